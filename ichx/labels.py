@@ -1,0 +1,15 @@
+"""The six labels of a slice, their order and their weights in the score."""
+
+from typing import Final
+
+SUBTYPES: Final = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
+"""The five hemorrhage subtypes, in the order that every array, file and table of ichx uses."""
+
+ANY: Final = "any"
+"""The sixth label: the maximum of the five subtypes."""
+
+LABELS: Final = (*SUBTYPES, ANY)
+"""The label axis of every `(N, 6)` array."""
+
+LABEL_WEIGHTS: Final = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0)
+"""Weights of the RSNA 2019 score, `any` counting double; their sum, 7, is its divisor."""
