@@ -1,0 +1,85 @@
+"""The plugin contract: a declared model and the recipe it trains with by default.
+
+A plugin is data. Its `build` function is the only part that touches torch, and only when it is called.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ichx.errors import IchxError
+from ichx.recipe import InputRecipe, ModelRecipe, Recipe, StageRecipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+REFERENCE_STAGES = (
+    StageRecipe(name="balanced", sampling="fixed", epochs=4, lr=1e-3),
+    StageRecipe(name="rebalanced", sampling="redrawn", epochs=2, lr=1e-5),
+    StageRecipe(name="full", sampling="all", epochs=2, lr=8e-6, milestones=(1,), gamma=0.5),
+)
+"""The three stages of the reference solution's model 1."""
+
+
+def build_timm(recipe: Recipe, pretrained: bool) -> "nn.Module":
+    """Return the timm classifier of `recipe`: `(N, 3, H, W)` in [0, 1] to `(N, 6)` logits."""
+    from ichx.plugins.timm_classifier import build
+
+    return build(recipe, pretrained)
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A declared model.
+
+    `recipe` is its default and the only source of it. `build(recipe, pretrained)` returns a `torch.nn.Module` that maps
+    `(N, 3, H, W)` windowed images to `(N, 6)` logits in the order of `ichx.labels.LABELS`; it raises `IchxError` when
+    pretrained weights cannot be had. `weights_licence` is the licence of the pretrained weights, and `notice` what
+    a user must be told about them wherever the plugin is chosen.
+    """
+
+    name: str
+    summary: str
+    recipe: Recipe
+    weights_licence: str = ""
+    notice: str = ""
+    build: Callable[[Recipe, bool], "nn.Module"] = build_timm
+
+    def __post_init__(self) -> None:
+        """Refuse a plugin whose recipe belongs to another one."""
+        if self.recipe.plugin != self.name:
+            raise ValueError(f"plugin {self.name!r} declares a recipe of {self.recipe.plugin!r}")
+
+    def recipe_for(self, *, size: int | None = None, crop: int | None = None, kind: str | None = None) -> Recipe:
+        """Return the default recipe at another `size` or `crop` (pixels) or window `kind`.
+
+        The plugin's own crop holds only at its own size: another size is trained whole unless `crop` says otherwise.
+        """
+        given = self.recipe.input
+        size = given.size if size is None else size
+        if crop is None:
+            crop = given.crop if size == given.size else 0
+        if crop > size:
+            raise IchxError(f"a crop of {crop} px does not fit into {size} px", "give a --crop of at most --size")
+        image = replace(given, size=size, crop=crop, window_kind=kind or given.window_kind)
+        return replace(self.recipe, input=image)
+
+
+def reference_recipe(
+    name: str,
+    backbone: str,
+    *,
+    batch: int,
+    size: int = 256,
+    crop: int = 224,
+    kind: str = "linear",
+    stages: tuple[StageRecipe, ...] = REFERENCE_STAGES,
+) -> Recipe:
+    """Return a recipe of the reference solution, which differ in nothing but these values."""
+    return Recipe(
+        plugin=name,
+        model=ModelRecipe(backbone=backbone),
+        input=InputRecipe(size=size, crop=crop, window_kind=kind),
+        stage=stages,
+        batch=batch,
+    )

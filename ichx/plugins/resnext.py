@@ -1,0 +1,19 @@
+"""ResNeXts: models 2 and 6 of the reference solution."""
+
+from ichx.plugins.contract import Plugin, reference_recipe
+
+PLUGINS = (
+    Plugin(
+        name="resnext50",
+        summary="ResNeXt-50 32x4d at 378 px with sigmoid windows; the reference's model 6",
+        recipe=reference_recipe("resnext50", "resnext50_32x4d.tv_in1k", batch=64, size=378, crop=0, kind="sigmoid"),
+        weights_licence="BSD-3-Clause",
+    ),
+    Plugin(
+        name="resnext101_wsl",
+        summary="ResNeXt-101 32x8d, weakly supervised weights; the reference's model 2",
+        recipe=reference_recipe("resnext101_wsl", "resnext101_32x8d.fb_wsl_ig1b_ft_in1k", batch=64),
+        weights_licence="CC BY-NC 4.0",
+        notice="its pretrained weights are licensed CC BY-NC 4.0: not for commercial use",
+    ),
+)

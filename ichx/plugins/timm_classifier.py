@@ -1,0 +1,57 @@
+"""Builds a timm backbone with a six-label head. The only file of the zoo that imports timm."""
+
+from typing import TYPE_CHECKING
+
+import timm
+from torch import nn
+
+from ichx.errors import IchxError
+from ichx.labels import LABELS
+
+if TYPE_CHECKING:
+    from ichx.recipe import Recipe
+
+
+def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
+    """Return the classifier of `recipe`, `(N, 3, H, W)` to `(N, 6)` logits, with random or pretrained weights.
+
+    Raises `IchxError` for a backbone that timm does not know and for weights that cannot be downloaded.
+    """
+    name = recipe.model.backbone
+    extra = {"img_size": recipe.input.pixels} if _needs_size(name) else {}
+    try:
+        model: nn.Module = timm.create_model(
+            name, pretrained=pretrained, num_classes=len(LABELS), in_chans=3, drop_rate=recipe.model.dropout, **extra
+        )
+    except RuntimeError as error:
+        if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
+            raise IchxError(
+                f"timm {timm.__version__} has no backbone {name!r}", "see `timm.list_models(pretrained=True)` for names"
+            ) from error
+        if pretrained:
+            raise _no_weights(name, error) from error
+        raise
+    except OSError as error:
+        # huggingface_hub's and urllib's network errors are OSErrors.
+        raise _no_weights(name, error) from error
+    except Exception as error:
+        # httpx, huggingface_hub's transport, has errors of its own, which are no OSErrors.
+        if pretrained and type(error).__module__.partition(".")[0] in {"httpx", "httpx2", "httpcore", "requests"}:
+            raise _no_weights(name, error) from error
+        raise
+    return model
+
+
+def _needs_size(name: str) -> bool:
+    """Tell whether the backbone fixes its image size when it is made, as vision transformers do."""
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return bool(config and config.fixed_input_size)
+
+
+def _no_weights(name: str, error: Exception) -> IchxError:
+    lines = str(error).strip().splitlines()
+    reason = lines[0][:160] if lines else type(error).__name__
+    return IchxError(
+        f"the pretrained weights of {name} cannot be downloaded: {reason}",
+        "give them with --weights FILE (safetensors or .pth), or train from random weights with --no-pretrained",
+    )
