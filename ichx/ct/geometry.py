@@ -1,0 +1,91 @@
+"""Where a slice lies in its series, and where the head lies in a slice. Not for resizing or augmentation."""
+
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+HEAD_OVER: Final = -500
+"""HU that separates a body from air."""
+
+FILL: Final = -1024
+"""HU of what a shift brings in: air."""
+
+
+def series_normals(series: npt.NDArray[np.integer[Any]], orientation: FloatArray) -> FloatArray:
+    """Return the unit normal of each slice's series, (N, 3).
+
+    `series` is (N,) int codes from 0, `orientation` (N, 6): the row's and the column's direction. A series' normal is the mean
+    of its slices' (row x column), so that one odd slice does not turn it; NaN where no slice has one.
+    """
+    normals = np.cross(orientation[:, :3], orientation[:, 3:])
+    known = np.isfinite(normals).all(axis=1)
+    sums = np.zeros((int(series.max(initial=-1)) + 1, 3))
+    np.add.at(sums, series[known], normals[known])
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    unit = np.divide(sums, lengths, out=np.full_like(sums, np.nan), where=lengths > 1e-6)
+    return np.asarray(unit[series], np.float64)
+
+
+def position_along_normal(position: FloatArray, normal: FloatArray) -> FloatArray:
+    """Return how far along `normal` (N, 3) each slice's first pixel at `position` (N, 3) lies, (N,) in mm; NaN if unknown.
+
+    Right for a tilted gantry too, where one coordinate alone is not.
+    """
+    return np.asarray(np.einsum("ij,ij->i", position, normal), np.float64)
+
+
+def order_series(
+    series: npt.NDArray[np.integer[Any]],
+    along: FloatArray,
+    instance_number: npt.NDArray[np.integer[Any]],
+    tie: npt.NDArray[np.integer[Any]],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """Return each slice's rank in its series from 0, (N,), and whether its series was ranked by instance number, (N,).
+
+    Ranks follow `along` (N,) in mm; a series in which any is NaN goes by `instance_number` (N,) as a whole. What is left
+    equal goes by `tie` (N,).
+    """
+    count = int(series.max(initial=-1)) + 1
+    missing = np.zeros(count, bool)
+    missing[series[~np.isfinite(along)]] = True
+    by_number = missing[series]
+    key = np.where(by_number, instance_number, np.where(np.isfinite(along), along, 0))
+    sequence = np.lexsort((tie, instance_number, key, series))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(series, minlength=count))])[:-1]
+    ranks = np.empty(len(series), np.int32)
+    ranks[sequence] = np.arange(len(series)) - starts[series[sequence]]
+    return ranks, by_number
+
+
+def head_centre(hu: npt.NDArray[np.int16]) -> tuple[float, float]:
+    """Return (row, column) of the centroid of the largest connected component over -500 HU in `hu` (H, W).
+
+    The image's centre, ((H - 1) / 2, (W - 1) / 2), where nothing is that dense.
+    """
+    mask = (hu > HEAD_OVER).view(np.uint8)
+    _, _, stats, centroids = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if not len(areas):
+        return (hu.shape[0] - 1) / 2, (hu.shape[1] - 1) / 2
+    column, row = centroids[1 + int(np.argmax(areas))]
+    return float(row), float(column)
+
+
+def shift_to_centre(hu: npt.NDArray[np.int16], centre: tuple[float, float]) -> npt.NDArray[np.int16]:
+    """Return `hu` (H, W) moved by whole pixels so that `centre` (row, column) comes to the image's centre.
+
+    What comes in from outside is -1024 HU.
+    """
+    height, width = hu.shape
+    down = round((height - 1) / 2 - centre[0])
+    right = round((width - 1) / 2 - centre[1])
+    down, right = max(-height, min(height, down)), max(-width, min(width, right))
+    moved = np.full_like(hu, FILL)
+    moved[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = hu[
+        max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
+    ]
+    return moved

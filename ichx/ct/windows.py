@@ -1,0 +1,69 @@
+"""Windows: Hounsfield units to the channels that a network or a person sees, in NumPy and in torch, equal to each other.
+
+Linear: clip((hu - c) / w + 1/2, 0, 1). Sigmoid: 1 / (1 + exp(-(2 ln 254 / w)(hu - c))), which is 1/255 at c - w/2 and
+254/255 at c + w/2. Always scaled by the window's own bounds, never by an image's. Not for normalization by a model.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+
+from ichx.recipe import FILE_WINDOW
+
+if TYPE_CHECKING:
+    import torch
+
+STEEPNESS: Final = 2 * math.log(254)
+"""The sigmoid's slope at the centre, times 4 and the width."""
+
+
+def windows_numpy(
+    hu: npt.NDArray[Any], header_window: npt.ArrayLike, windows: Sequence[tuple[float, float]], kind: str
+) -> npt.NDArray[np.float32]:
+    """Return `hu` (..., H, W) seen through each of `windows`: (..., C, H, W) float32 in [0, 1].
+
+    `windows` are (centre, width) in HU; (-1, -1) stands for the slice's own, from `header_window` (..., 2).
+    `kind` is `linear` or `sigmoid`. Raises `ValueError` for another kind.
+    """
+    header = np.asarray(header_window, np.float32)
+    bounds = np.stack([header if tuple(w) == FILE_WINDOW else np.broadcast_to(w, header.shape) for w in windows], -2)
+    bounds = bounds.astype(np.float32)[..., None, None]  # (..., C, 2, 1, 1)
+    x = hu[..., None, :, :] - bounds[..., 0, :, :]
+    x /= bounds[..., 1, :, :]
+    if _is_sigmoid(kind):
+        x *= np.float32(STEEPNESS)
+        expit(x, out=x)
+    else:
+        x += np.float32(0.5)
+        np.clip(x, 0, 1, out=x)
+    return x
+
+
+def windows_torch(
+    hu: "torch.Tensor", header_windows: "torch.Tensor", windows: Sequence[tuple[float, float]], kind: str
+) -> "torch.Tensor":
+    """Return `hu` (N, H, W) seen through each of `windows`: (N, C, H, W) float32 in [0, 1], on the device of `hu`.
+
+    `header_windows` is (N, 2) and has each slice's own (centre, width), for which (-1, -1) in `windows` stands.
+    Raises `ValueError` for a `kind` that is neither `linear` nor `sigmoid`.
+    """
+    import torch
+
+    header = header_windows.to(hu.device, torch.float32, non_blocking=True)
+    columns = [header if tuple(w) == FILE_WINDOW else header.new_tensor(w).expand(len(header), 2) for w in windows]
+    bounds = torch.stack(columns, 1)[..., None, None]  # (N, C, 2, 1, 1)
+    x = hu.unsqueeze(1).to(torch.float32) - bounds[:, :, 0]
+    x /= bounds[:, :, 1]
+    if _is_sigmoid(kind):
+        return x.mul_(STEEPNESS).sigmoid_()
+    return x.add_(0.5).clamp_(0, 1)
+
+
+def _is_sigmoid(kind: str) -> bool:
+    if kind not in ("linear", "sigmoid"):
+        raise ValueError(f"a window is linear or sigmoid, not {kind!r}")
+    return kind == "sigmoid"
