@@ -18,8 +18,8 @@ FILL: Final = -1024
 def series_normals(series: npt.NDArray[np.integer[Any]], orientation: FloatArray) -> FloatArray:
     """Return the unit normal of each slice's series, (N, 3).
 
-    `series` is (N,) int codes from 0, `orientation` (N, 6): the row's and the column's direction. A series' normal is the mean
-    of its slices' (row x column), so that one odd slice does not turn it; NaN where no slice has one.
+    `series` is (N,) int codes from 0, `orientation` (N, 6): the row's and the column's direction. A series' normal is
+    the mean of its slices' (row x column), so that one odd slice does not turn it; NaN where no slice has one.
     """
     normals = np.cross(orientation[:, :3], orientation[:, 3:])
     known = np.isfinite(normals).all(axis=1)
@@ -31,7 +31,7 @@ def series_normals(series: npt.NDArray[np.integer[Any]], orientation: FloatArray
 
 
 def position_along_normal(position: FloatArray, normal: FloatArray) -> FloatArray:
-    """Return how far along `normal` (N, 3) each slice's first pixel at `position` (N, 3) lies, (N,) in mm; NaN if unknown.
+    """Return how far along `normal` (N, 3) each slice's first pixel at `position` (N, 3) lies, (N,) in mm or NaN.
 
     Right for a tilted gantry too, where one coordinate alone is not.
     """
@@ -46,8 +46,8 @@ def order_series(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
     """Return each slice's rank in its series from 0, (N,), and whether its series was ranked by instance number, (N,).
 
-    Ranks follow `along` (N,) in mm; a series in which any is NaN goes by `instance_number` (N,) as a whole. What is left
-    equal goes by `tie` (N,).
+    Ranks follow `along` (N,) in mm; a series in which any is NaN goes by `instance_number` (N,) as a whole. What is
+    left equal goes by `tie` (N,).
     """
     count = int(series.max(initial=-1)) + 1
     missing = np.zeros(count, bool)

@@ -1,4 +1,4 @@
-"""Windows: Hounsfield units to the channels that a network or a person sees, in NumPy and in torch, equal to each other.
+"""Windows: HU to the channels that a network or a person sees, in NumPy and in torch, equal to each other.
 
 Linear: clip((hu - c) / w + 1/2, 0, 1). Sigmoid: 1 / (1 + exp(-(2 ln 254 / w)(hu - c))), which is 1/255 at c - w/2 and
 254/255 at c + w/2. Always scaled by the window's own bounds, never by an image's. Not for normalization by a model.
