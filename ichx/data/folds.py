@@ -1,0 +1,115 @@
+"""Patient-grouped folds, stratified over all six labels.
+
+A patient's slices stay together. The assignment is a pure function of slice ids, patients, labels, `k` and `seed`; it
+does not depend on the order of the rows or on how patients are named. Not for reading or storing folds
+(`ichx.data.dataset`).
+"""
+
+import hashlib
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ichx.errors import IchxError
+from ichx.labels import LABELS
+
+SWEEPS: Final = 20
+"""Most passes of the improvement; it stops earlier when a pass changes nothing."""
+
+
+def assign_folds(
+    slice_ids: npt.NDArray[np.object_],
+    patients: npt.NDArray[np.object_],
+    labels: npt.NDArray[np.float32],
+    k: int,
+    seed: int = 0,
+) -> npt.NDArray[np.int16]:
+    """Return the fold, 0 to k - 1, of each slice, (N,).
+
+    `slice_ids` and `patients` are (N,), `labels` (N, 6). First the patients who hold the largest share of anything are
+    dealt to the fold that lacks it most, then single patients are moved while that evens the folds out. What is evened
+    out is, squared and relative to the whole, each fold's number of slices and of positives of each label.
+
+    Raises `IchxError` for fewer than two folds or fewer patients than folds.
+    """
+    if k < 2:
+        raise IchxError(f"{k} folds cannot be made", "use at least 2")
+    order = np.argsort(slice_ids.astype(str), kind="stable")
+    _, first, patient = np.unique(patients[order].astype(str), return_index=True, return_inverse=True)
+    renumber = np.empty(len(first), np.int64)
+    renumber[np.argsort(first, kind="stable")] = np.arange(len(first))
+    patient = renumber[patient]  # numbered by their first slice id, so that no name counts
+    if len(first) < k:
+        patients_word = "1 patient" if len(first) == 1 else f"{len(first)} patients"
+        raise IchxError(
+            f"{patients_word} cannot be divided into {k} folds",
+            f"use fewer folds (--folds {max(2, len(first))}) or add slices of at least {k - len(first)} more patients",
+        )
+    counts = np.zeros((len(first), 1 + len(LABELS)))
+    np.add.at(counts, patient, np.column_stack([np.ones(len(order)), labels[order] > 0.5]))
+    totals = counts.sum(axis=0)
+    shares = counts / np.where(totals > 0, totals, 1)
+    fold = _improve(shares, _deal(shares, k, seed), k)
+    result = np.empty(len(order), np.int16)
+    result[order] = fold[patient]
+    return result
+
+
+def rare_labels(patients: npt.NDArray[np.object_], labels: npt.NDArray[np.float32], k: int) -> dict[str, int]:
+    """Return the labels that occur in fewer patients than `k` folds, with the number of those patients."""
+    positive = {name: len(np.unique(patients[labels[:, i] > 0.5].astype(str))) for i, name in enumerate(LABELS)}
+    return {name: count for name, count in positive.items() if count < k}
+
+
+def fold_prevalences(labels: npt.NDArray[np.float32], folds: npt.NDArray[np.int16], k: int) -> npt.NDArray[np.float64]:
+    """Return each fold's share of positive slices per label, (k, 6); NaN for a fold without slices."""
+    slices = np.bincount(folds, minlength=k).astype(float)
+    positives = np.stack([np.bincount(folds, weights=labels[:, i] > 0.5, minlength=k) for i in range(len(LABELS))], 1)
+    return np.divide(positives, slices[:, None], out=np.full(positives.shape, np.nan), where=slices[:, None] > 0)
+
+
+def fold_digest(slice_ids: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]) -> str:
+    """Return 16 hex digits that two assignments share exactly when the same slices are in the same folds."""
+    order = np.argsort(slice_ids.astype(str), kind="stable")
+    lines = (f"{slice_id}\t{fold}\n" for slice_id, fold in zip(slice_ids[order], folds[order], strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def _deal(shares: npt.NDArray[np.float64], k: int, seed: int) -> npt.NDArray[np.int64]:
+    """Return each patient's fold, (P,): large shares first, each to the fold where the sum of squares grows least.
+
+    An empty fold is always the least, so that none stays empty while there are as many patients as folds.
+    """
+    random = np.random.default_rng(seed)
+    shuffled = random.permutation(len(shares))
+    sequence = shuffled[np.argsort(-shares[shuffled].max(axis=1), kind="stable")]
+    filled = np.zeros((k, shares.shape[1]))
+    fold = np.empty(len(shares), np.int64)
+    for patient in sequence:
+        chosen = int(np.argmin(filled @ shares[patient]))
+        filled[chosen] += shares[patient]
+        fold[patient] = chosen
+    return fold
+
+
+def _improve(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
+    """Return `fold` after moving one patient at a time to where the sum of squared fold totals falls most."""
+    fold = fold.copy()
+    filled = np.stack([np.bincount(fold, weights=shares[:, i], minlength=k) for i in range(shares.shape[1])], 1)
+    for _ in range(SWEEPS):
+        moved = 0
+        for patient in np.argsort(-shares.max(axis=1), kind="stable"):
+            share, here = shares[patient], fold[patient]
+            # Moving from a to b changes the sum of squares by 2 (s.F_b - s.F_a + s.s).
+            change = filled @ share - filled[here] @ share + share @ share
+            change[here] = 0
+            there = int(np.argmin(change))
+            if change[there] < -1e-15:
+                filled[here] -= share
+                filled[there] += share
+                fold[patient] = there
+                moved += 1
+        if not moved:
+            break
+    return fold
