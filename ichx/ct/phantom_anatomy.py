@@ -1,0 +1,260 @@
+"""The phantom's head outside the brain: cavity, skull, skull base, sinuses, orbits, face and scalp.
+
+Head coordinates are mm: x to the patient's left, y backward, z upward, the third ventricle near the origin. Everything
+is a function of position, so that structures go on from slice to slice. The brain itself is in `phantom_brain`.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ichx.ct.phantom_noise import NoiseField
+from ichx.ct.phantom_shapes import Points, cover, ellipsoid, join, layer, meet, paint, ramp, reaches, tube
+
+FloatArray = NDArray[np.float32]
+
+CENTRE = (0.0, 5.0, 5.0)
+"""A point amid the cavity, from which directions are taken."""
+
+_MAP_STEP = 2.0
+_MAP_X = np.arange(-100, 101, _MAP_STEP, dtype=np.float32)
+_MAP_Y = np.arange(-120, 121, _MAP_STEP, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Head:
+    """One patient's head: proportions, position and irregularities. Lengths in mm, angles in radians, densities in HU."""
+
+    scale: tuple[float, float, float]
+    offset: tuple[float, float]
+    angles: tuple[float, float, float]
+    breadth: float
+    egg: float
+    skull: float
+    scalp: float
+    diploe: float
+    atrophy: float
+    ventricles: float
+    grey: float
+    white: float
+    csf: float
+    blood: float
+    pneumatised: float
+    warp: tuple[NoiseField, NoiseField]
+    lumps: NoiseField
+    sulci: NoiseField
+    cells: NoiseField
+    grain: NoiseField
+
+    @cached_property
+    def base(self) -> tuple[FloatArray, FloatArray]:
+        """The floor of the cavity as a height over (y, x), and the thickness of the bone beneath it."""
+        return _skull_base()
+
+
+def draw_head(rng: np.random.Generator) -> Head:
+    """Return a patient."""
+    atrophy = float(np.clip(rng.beta(1.6, 1.8), 0, 1))
+    common = rng.normal(1.0, 0.035)
+    return Head(
+        scale=(
+            float(common * rng.normal(1, 0.025)),
+            float(common * rng.normal(1, 0.025)),
+            float(common * rng.normal(1, 0.025)),
+        ),
+        offset=(float(np.clip(rng.normal(0, 6), -18, 18)), float(np.clip(rng.normal(2, 9), -20, 22))),
+        angles=(
+            float(np.deg2rad(rng.normal(0, 3.5))),
+            float(np.deg2rad(rng.normal(0, 2.2))),
+            float(np.deg2rad(rng.standard_t(4) * 3.5)),
+        ),
+        breadth=float(rng.normal(68, 1.5)),
+        egg=float(rng.uniform(0.05, 0.13)),
+        skull=float(np.clip(rng.normal(6.8, 1.2), 4.5, 10.5)),
+        scalp=float(np.clip(rng.normal(5.5, 1.4), 3.0, 9.5)),
+        diploe=float(rng.uniform(0.25, 0.6)),
+        atrophy=atrophy,
+        ventricles=float(np.clip(0.55 + 0.75 * atrophy + rng.normal(0, 0.15), 0.45, 1.7)),
+        grey=float(rng.normal(38, 1.2)),
+        white=float(rng.normal(29.5, 1.0)),
+        csf=float(rng.uniform(4, 10)),
+        blood=float(rng.uniform(42, 58)),
+        pneumatised=float(rng.uniform(0.4, 1.0)),
+        warp=(NoiseField.draw(rng, 60.0, 0.4), NoiseField.draw(rng, 60.0, 0.4)),
+        lumps=NoiseField.draw(rng, 32.0, 0.5),
+        sulci=NoiseField.draw(rng, 15.0, 0.22),
+        cells=NoiseField.draw(rng, 8.0, 0.45),
+        grain=NoiseField.draw(rng, 8.0, 0.45),
+    )
+
+
+def _skull_base() -> tuple[FloatArray, FloatArray]:
+    """Return floor height and bone thickness in mm over the grid of `_MAP_Y` and `_MAP_X`."""
+    x, y = np.meshgrid(np.abs(_MAP_X), _MAP_Y)
+    petrous = 2 + 0.42 * (x - 12)
+    sphenoid = -26 - 0.2 * (x - 12)
+    posterior = -66 + 22 * (x / 54) ** 4 + 16 * (np.abs(y - 40) / 48) ** 4
+    clivus = -22 - 1.9 * (y - 1) - 0.8 * np.maximum(x - 8, 0)
+    posterior = np.where(x < 26, np.maximum(posterior, np.clip(clivus, -66, -22)), posterior)
+    middle = -46 + 16 * (np.abs(x - 36) / 24) ** 4 + 5 * (np.abs(y + 10) / 22) ** 2
+    anterior = -18 + 5 * np.exp(-(((x - 27) / 13) ** 2) - ((y + 52) / 20) ** 2) - 5 * np.exp(-((x / 6) ** 2))
+    floor = np.where(y > petrous, posterior, np.where(y > sphenoid, middle, anterior))
+    sella = (x < 13) & (y > -30) & (y < 1)
+    floor = np.where(sella, np.where(y > -5, -22, -28), floor)
+    floor = cv2.GaussianBlur(floor.astype(np.float32), (0, 0), 1.4)
+    beside = np.maximum(x - 62, 0) * 2
+    floor = np.maximum(floor, np.where(x > 10, -20 - 0.12 * (x - 12) - 1.3 * np.abs(y - petrous) - beside, -200))
+    floor = np.maximum(floor, np.where(x > 10, -15 - 2.0 * np.abs(y - sphenoid) - 0.1 * x, -200))
+    thick = np.where(y > petrous, 6, np.where(y > sphenoid, 5, 3.5))
+    thick = thick + 22 * np.exp(-(((y - petrous - 2) / 9) ** 2)) * (x > 9) * (x < 66)
+    thick = thick + 20 * np.exp(-((x / 13) ** 2) - ((y - 10) / 12) ** 2)
+    thick = thick + 12 * np.exp(-(((x - 20) / 6) ** 2) - ((y - 28) / 9) ** 2)
+    thick = cv2.GaussianBlur(thick.astype(np.float32), (0, 0), 1.0)
+    hole = (x / 14) ** 2 + ((y - 38) / 17) ** 2 < 1
+    floor[hole] = -160
+    return floor.astype(np.float32), thick.astype(np.float32)
+
+
+def _from_map(values: FloatArray, p: Points) -> FloatArray:
+    u = (p.x - _MAP_X[0]) * np.float32(1 / _MAP_STEP)
+    v = (p.y - _MAP_Y[0]) * np.float32(1 / _MAP_STEP)
+    found: FloatArray = cv2.remap(values, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return found
+
+
+@dataclass(frozen=True)
+class Skull:
+    """Distances in mm on one plane: into the cavity (negative inside), to the calvaria's inner and outer face, the floor."""
+
+    cavity: FloatArray
+    inner: FloatArray
+    thickness: FloatArray
+    floor: FloatArray
+    skin: FloatArray
+    lumps: FloatArray
+
+
+def measure(head: Head, p: Points, spacing: float, swelling: FloatArray | float = 0.0) -> Skull:
+    """Return the skull's distance fields on a plane; `swelling` thickens the scalp by so many mm."""
+    lumps = head.lumps.smooth_at(p.x, p.y, p.z, spacing)
+    wide = 1 + np.float32(head.egg) * np.tanh((p.y - 12) * np.float32(1 / 45))
+    shaped = Points(p.x / wide, p.y, np.where(p.z > 15, p.z, 15 + (p.z - 15) * np.float32(0.58)))
+    inner = ellipsoid(shaped, (0, 4, 15), (head.breadth, 86, 64)) + np.float32(0.9) * lumps
+    floor = _from_map(head.base[0], p)
+    cavity = meet(inner, (floor - p.z) * np.float32(0.8), 6.0)
+    thickness = np.float32(head.skull) * (1 + np.float32(0.13) * lumps)
+    thickness = thickness + np.float32(4.5) * np.exp(-((p.x / 16) ** 2) - ((p.z + 22) / 14) ** 2) * (np.abs(p.y) > 40)
+    thickness = thickness - np.float32(0.32 * head.skull) * np.exp(-(((np.abs(p.x) - 66) / 10) ** 2)) * (p.z < 25)
+    scalp = np.float32(head.scalp) * (1 + np.float32(0.12) * lumps) + swelling
+    temporal = np.exp(-(((p.y + 22) / 24) ** 2) - ((p.z + 18) / 24) ** 2) * np.minimum(np.abs(p.x) / 60, 1)
+    skin = inner - thickness - scalp - np.float32(9) * temporal
+    if reaches(p, -140, -5):
+        face = ellipsoid(p, (0, -46, -58), (62, 52, 56))
+        neck = ellipsoid(p, (0, 34, -92), (62, 56, 62))
+        skin = join(join(skin, face, 18.0), neck, 18.0)
+        skin = join(skin, ellipsoid(p, (0, -96, -62), (11, 16, 16)), 6.0)
+    return Skull(cavity, inner, thickness, floor, skin, lumps)
+
+
+def render_outside(head: Head, p: Points, skull: Skull, softness: float) -> FloatArray:
+    """Return HU of everything but the cavity's content, on one plane."""
+    hu = np.full(p.x.shape, -1000, np.float32)
+    low = reaches(p, -160, -10)
+    cells = head.cells.at(p.x, p.y, p.z) if low else None
+    paint(hu, 42.0, cover(skull.skin, softness))
+    depth = -skull.skin
+    fat = cover(1.6 - depth, softness) * cover(depth - 0.72 * head.scalp, 1.5)
+    paint(hu, -92.0, fat)
+    if cells is not None:
+        _paint_soft_face(hu, p, skull, cells, softness)
+    _paint_bone(head, hu, p, skull, softness, cells)
+    if cells is not None:
+        _paint_cavities(head, hu, p, skull, cells, softness)
+    return hu
+
+
+def _paint_soft_face(hu: FloatArray, p: Points, skull: Skull, cells: FloatArray, softness: float) -> None:
+    inside = cover(skull.skin + 6, softness) * ramp(p.z, -8, -25)
+    paint(hu, 58.0, inside)
+    planes = layer(cells, 0.42, 0.5) * inside
+    paint(hu, -80.0, planes * ramp(np.abs(skull.lumps), 0.0, 0.6))
+
+
+def _paint_bone(head: Head, hu: FloatArray, p: Points, skull: Skull, softness: float, cells: FloatArray | None) -> None:
+    outer = skull.inner - skull.thickness
+    bone = np.maximum(outer, -skull.cavity)
+    below = None
+    if cells is not None:
+        below = skull.floor - _from_map(head.base[1], p)
+        bone = np.maximum(bone, below - p.z)
+        side = p.mirrored()
+        bone = np.minimum(bone, np.maximum(ellipsoid(side, (54, 30, -48), (12, 15, 20)), -skull.cavity))
+        bone = np.minimum(bone, tube(side, [(56, -44, -54), (67, -18, -50), (62, 4, -46)], [3.5, 2.4, 3.0]))
+        bone = np.minimum(bone, tube(side, [(50, -2, -56), (51, -12, -90)], [5.0, 4.0], 1.6))
+        orbit = ellipsoid(side, (31, -60, -38), (19, 28, 18))
+        wall = np.maximum(np.abs(orbit - 1.4) - 1.3, -76 - p.y)
+        bone = np.minimum(bone, np.maximum(wall, skull.skin + 5))
+        antrum = ellipsoid(side, (27, -56, -70), (16, 19, 15))
+        bone = np.minimum(bone, np.maximum(np.abs(antrum - 1.0) - 0.9, skull.skin + 5))
+        ring = np.sqrt((np.hypot(p.x * 0.85, p.y - 38) - 23) ** 2 + (p.z + 84) ** 2) - 6.5
+        bone = np.minimum(bone, ring)
+        bone = np.minimum(bone, ellipsoid(p, (0, 12, -92), (6.5, 6.5, 15)))
+    depth = np.minimum(-outer, skull.cavity)
+    spongy = ramp(depth, 1.4, 2.6) * np.float32(head.diploe + 0.25)
+    density = 1500 - 950 * spongy + 60 * skull.lumps
+    if cells is not None:
+        deep = ramp(p.z, 0, -25)
+        density = density + deep * (140 * cells - 150)
+        petrous = ellipsoid(p.mirrored(), (36, 12, -30), (26, 9, 9))
+        density = density + np.float32(700) * cover(petrous, 4.0)
+    paint(hu, density.astype(np.float32), cover(bone, softness))
+
+
+def _paint_cavities(head: Head, hu: FloatArray, p: Points, skull: Skull, cells: FloatArray, softness: float) -> None:
+    side = p.mirrored()
+    orbit = np.maximum(ellipsoid(side, (31, -60, -38), (19, 28, 18)), skull.skin + 4)
+    paint(hu, -95.0, cover(orbit, softness))
+    muscle = np.minimum(
+        tube(side, [(31, -62, -38), (13, -32, -32)], [2.4, 2.2]),
+        np.minimum(
+            tube(side, [(45, -68, -38), (16, -34, -34)], [1.8, 1.6]),
+            tube(side, [(18, -68, -38), (12, -34, -33)], [1.9, 1.5]),
+        ),
+    )
+    paint(hu, 42.0, cover(np.maximum(muscle, orbit), softness))
+    globe = ellipsoid(side, (31, -71, -38), (12.2, 12.4, 12.2))
+    paint(hu, 46.0, cover(globe, softness))
+    paint(hu, 12.0, cover(globe + 1.6, softness))
+    paint(hu, 78.0, cover(ellipsoid(side, (31, -79.5, -38), (4.6, 2.2, 4.6)), softness))
+    pneumatised = np.float32(head.pneumatised)
+    mastoid = np.maximum(ellipsoid(side, (55, 30, -42), (11, 14, 20)), -skull.cavity + 2)
+    paint(hu, -820.0, cover(mastoid, 2.0) * cover((0.75 - pneumatised - cells) * 2.5, softness))
+    canal = tube(side, [(84, 12, -44), (52, 10, -42)], [3.6, 3.0])
+    paint(hu, -950.0, cover(canal, softness))
+    ethmoid = np.maximum(ellipsoid(p, (0, -54, -40), (12, 34, 17)), skull.skin + 8)
+    paint(hu, -900.0, cover(ethmoid, softness))
+    septa = layer(cells, 0.16, 0.3) * cover(ethmoid, softness)
+    paint(hu, 350.0, septa * np.float32(0.6))
+    paint(hu, 500.0, layer(p.x, 0.7, softness) * cover(ethmoid, softness))
+    sphenoid = ellipsoid(side, (8, -15, -40), (8.5, 13 * head.pneumatised, 9))
+    paint(hu, -960.0, cover(sphenoid, softness))
+    nose = np.maximum(ellipsoid(p, (0, -60, -70), (13, 38, 24)), skull.skin + 7)
+    paint(hu, -900.0, cover(nose, softness))
+    turbinates = ellipsoid(side, (7, -60, -70), (3.4, 24, 12))
+    paint(hu, 45.0, cover(turbinates + cells, softness))
+    paint(hu, 300.0, layer(p.x + cells, 0.7, softness) * cover(nose, softness))
+    antrum = ellipsoid(side, (27, -56, -70), (16, 19, 15))
+    paint(hu, -970.0, cover(antrum, softness))
+    paint(
+        hu,
+        30.0,
+        cover(antrum, softness) * cover(-46 - p.y - 12 * (head.pneumatised - 0.6), softness) * (head.pneumatised < 0.6),
+    )
+    paint(hu, -970.0, cover(ellipsoid(p, (0, -14, -82), (13, 9, 16)), softness))
+    frontal = np.maximum(
+        ellipsoid(side, (9, -86, -18), (15 * head.pneumatised, 5, 15 * head.pneumatised)), 1.5 - skull.cavity
+    )
+    paint(hu, -960.0, cover(np.maximum(frontal, skull.skin + head.scalp + 1.5), softness))

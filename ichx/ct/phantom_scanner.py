@@ -1,0 +1,61 @@
+"""The scanners that the phantom lies in: how they cut, blur, make noise and write headers.
+
+The header itself is written by `phantom_dicom`.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+FIELD_OF_VIEW_PIXELS = 512
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """One study's scanner and protocol. Lengths in mm, `tilt` in degrees, `noise` in HU at 512 pixels."""
+
+    habit: str
+    spacing: float
+    thickness: float
+    tilt: float
+    noise: float
+    blur: float
+    circular: bool
+
+
+def draw_scanner(rng: np.random.Generator, size: int) -> Scanner:
+    """Return a scanner; `habit` is one of `ge`, `ge_flat`, `philips`, `toshiba`; `spacing` is the one at `size` pixels."""
+    habit = str(rng.choice(["ge", "ge_flat", "philips", "toshiba"], p=[0.5, 0.15, 0.25, 0.1]))
+    spacing = float(rng.choice([0.48828125, rng.uniform(0.41, 0.52)], p=[0.6, 0.4]))
+    thickness = float(rng.choice([rng.normal(5.0, 0.12), rng.uniform(4.5, 7.0)], p=[0.7, 0.3]))
+    tilt = float(np.clip(rng.normal(-16, 7), -30, 18)) if habit == "ge" or rng.random() < 0.3 else 0.0
+    return Scanner(
+        habit=habit,
+        spacing=round(spacing * FIELD_OF_VIEW_PIXELS / size, 6),
+        thickness=round(max(thickness, 4.5), 3),
+        tilt=round(tilt, 1),
+        noise=float(np.clip(rng.lognormal(np.log(4.2), 0.3), 2.2, 8.0)),
+        blur=float(rng.uniform(0.55, 1.1)),
+        circular=habit == "ge",
+    )
+
+
+def noise_image(rng: np.random.Generator, scanner: Scanner, size: int) -> FloatArray:
+    """Return `(size, size)` zero-mean noise in HU with the grain of a reconstruction kernel.
+
+    Its deviation falls with the pixel size as an average over pixels would make it fall.
+    """
+    grain = scanner.blur / scanner.spacing
+    white = rng.standard_normal((size, size), np.float32)
+    if grain > 0.35:
+        soft = cv2.GaussianBlur(white, (0, 0), grain)
+        wide = cv2.GaussianBlur(white, (0, 0), 2.2 * grain)
+        white = soft - np.float32(0.6) * wide
+        white /= white.std()
+    averaged = 1 / np.sqrt(1 + (scanner.spacing / 1.6) ** 2) / (1 / np.sqrt(1 + (0.488 / 1.6) ** 2))
+    noise: FloatArray = white * np.float32(scanner.noise * averaged)
+    return noise
