@@ -1,0 +1,72 @@
+"""The program `ichx`: the command groups, and how errors end it.
+
+Exit codes: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 interrupted.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ichx import __version__
+from ichx.cli import data, demo, ensemble, exp, plugin, run, setup
+from ichx.cli.render import err
+from ichx.errors import IchxError
+
+app = typer.Typer(
+    name="ichx",
+    help="From head-CT slices to a tracked, blended prediction of intracranial hemorrhage.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.add_typer(data.app, name="data")
+app.add_typer(plugin.app, name="plugin")
+app.add_typer(exp.app, name="exp")
+app.command("init")(setup.init)
+app.command("run")(run.run)
+app.command("ensemble")(ensemble.ensemble)
+app.command("demo")(demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ichx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["ICHX_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the program; an `IchxError` becomes two lines on standard error."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network for updates when imported
+    try:
+        app()
+    except IchxError as error:
+        if "ICHX_DEBUG" in os.environ:
+            raise
+        err.print("error: ", style="bold red", end="")
+        err.print(error.problem, markup=False)
+        err.print(f"       {error.remedy}", markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("interrupted", style="yellow")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone: point stdout elsewhere so that the interpreter's own flush stays silent.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""`ichx ensemble`: blend experiments on their out-of-fold predictions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ichx.cli.render import console, print_json, say, session, table, warn
+
+
+def ensemble(
+    top: Annotated[int, typer.Option("--top", help="How many of the best complete experiments.")] = 4,
+    tta: Annotated[str, typer.Option("--tta", help="Views to average: none, or hflip (the slice and its mirror).")] = "hflip",
+    dataset: Annotated[str | None, typer.Option("--dataset", help="The training dataset; default: the only one.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write the submission CSV.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Choose blend weights on OOF predictions and write the submission.
+
+    Example: `ichx ensemble --top 4 --tta hflip`
+    """
+    from ichx.evaluation.ensemble import make_ensemble
+
+    with session() as (workspace, store):
+        report = make_ensemble(workspace, store, top=top, tta=tta, dataset=dataset, out=out)
+    for note in report.notes:
+        warn(note)
+    if as_json:
+        print_json(report)
+        return
+    made = report.ensemble
+    rows: list[tuple[object, ...]] = [
+        (m.experiment, report.names[m.experiment], m.score, f"{m.weight:.4f}") for m in made.members
+    ]
+    rows += [("", "mean of the members", report.mean_score, ""), ("", "blend, in-sample", made.score, "1.0000")]
+    if made.nested_score is not None:
+        rows.append(("", "blend, nested", made.nested_score, ""))
+    table(f"ensemble {made.number} on {made.dataset}, tta {made.tta}", ("exp", "member", "OOF score", "weight"), rows)
+    console.print(
+        "nested: each fold is blended with weights chosen on the other folds; that is the score to claim", style="dim"
+    )
+    for submission in report.submissions:
+        console.print(f"submission for {submission.test_set}: {submission.path} ({submission.images} images)", markup=False)
+        if submission.filled:
+            say(
+                f"note: {submission.filled} images of the sample have no readable slice; they got the training prevalences",
+                style="yellow",
+            )

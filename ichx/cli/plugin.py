@@ -1,0 +1,81 @@
+"""`ichx plugin`: the model zoo."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ichx.cli.render import console, print_json, say, table, warn
+
+if TYPE_CHECKING:
+    from ichx.plugins import Registry
+
+app = typer.Typer(help="The model zoo.", no_args_is_help=True)
+
+
+def loaded_registry() -> "Registry":
+    """Return the registry, after a line for each plugin that could not be used."""
+    from ichx.plugins import load_registry
+
+    registry = load_registry()
+    for warning in registry.warnings:
+        warn(warning)
+    return registry
+
+
+@app.command("list")
+def list_plugins(as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False) -> None:
+    """List all plugins.
+
+    Example: `ichx plugin list`
+    """
+    plugins = loaded_registry().plugins.values()
+    if as_json:
+        print_json([_facts(plugin) for plugin in plugins])
+        return
+    rows = []
+    for plugin in plugins:
+        image = plugin.recipe.input
+        pixels = f"{image.size} px" + (f", crop {image.crop}" if image.crop else "")
+        rows.append((plugin.name, pixels, image.window_kind, plugin.recipe.batch, plugin.weights_licence, plugin.summary))
+    table("plugins", ("name", "image", "windows", "batch", "weights", "what it is"), rows)
+
+
+@app.command("show")
+def show_plugin(
+    name: Annotated[str, typer.Argument(help="The plugin's name.")],
+    toml: Annotated[bool, typer.Option("--toml", help="Only its recipe, as TOML.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Show a plugin and the recipe it trains with by default.
+
+    Example: `ichx plugin show resnext50 --toml > my.toml`
+    """
+    from ichx.recipe import flatten, to_toml
+
+    plugin = loaded_registry().get(name)
+    if as_json:
+        print_json(_facts(plugin) | {"recipe": flatten(plugin.recipe)})
+    elif toml:
+        console.print(to_toml(plugin.recipe), end="", markup=False)
+    else:
+        console.print(f"{plugin.name}: {plugin.summary}", markup=False)
+        console.print(f"weights: {plugin.weights_licence}", markup=False)
+        table("recipe", ("value", "default"), [(key, str(value)) for key, value in flatten(plugin.recipe).items()])
+    if plugin.notice and not as_json:
+        say(f"note: {plugin.notice}")
+
+
+def _facts(plugin: object) -> dict[str, object]:
+    from ichx.plugins import Plugin
+
+    assert isinstance(plugin, Plugin)
+    return {
+        "name": plugin.name,
+        "summary": plugin.summary,
+        "backbone": plugin.recipe.model.backbone,
+        "size": plugin.recipe.input.size,
+        "crop": plugin.recipe.input.crop,
+        "window_kind": plugin.recipe.input.window_kind,
+        "weights_licence": plugin.weights_licence,
+        "notice": plugin.notice,
+    }

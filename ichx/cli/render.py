@@ -1,0 +1,126 @@
+"""How results reach a person or a program: tables, JSON, progress, errors. No command has its own way.
+
+Data goes to standard output; progress and messages go to standard error.
+"""
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ichx.store import Store
+    from ichx.workspace import Workspace
+
+console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def print_json(value: object) -> None:
+    """Print `value` (dataclasses, paths and dates allowed) as JSON and nothing else."""
+    sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = "") -> None:
+    """Print a table; columns of numbers are aligned to the right, `None` is shown as a dash."""
+    sheet = Table(title=title or None, caption=caption or None, title_justify="left", caption_justify="left")
+    for index, column in enumerate(columns):
+        numeric = all(isinstance(row[index], int | float | None) for row in rows)
+        sheet.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        sheet.add_row(*(cell(value) for value in row))
+    console.print(sheet)
+
+
+def cell(value: object) -> str:
+    """Return what a table shows for `value`: scores with five decimals, as the challenge counts them."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.5f}"
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M")
+    return str(value)
+
+
+def say(message: str, *, style: str = "") -> None:
+    """Print a message for the person, beside the data; markup in it is not interpreted."""
+    err.print(message, style=style, markup=False)
+
+
+def warn(message: str) -> None:
+    """Print a warning, one line."""
+    err.print("warning: ", style="yellow", end="")
+    err.print(message, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it: `45 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@contextlib.contextmanager
+def progress(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield `report(done, total)`, shown as a bar with rate and time left on a terminal, as a last line elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, transient=True) as bar:
+        task = bar.add_task(description, total=None, rate="")
+        last = (0, 0)
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            last = (done, total)
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
+
+        yield report
+    if last[1]:
+        say(f"{description}: {last[0]:,} of {last[1]:,}")
+
+
+@contextlib.contextmanager
+def session() -> Iterator[tuple["Workspace", "Store"]]:
+    """Yield the workspace and its open store."""
+    from ichx.store import open_store
+    from ichx.workspace import find_workspace
+
+    workspace = find_workspace()
+    with open_store(workspace) as store:
+        yield workspace, store
+
+
+def _plain(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if hasattr(value, "item"):
+        return _plain(value.item())  # a NumPy scalar
+    raise TypeError(f"cannot show a {type(value).__name__} as JSON")

@@ -1,0 +1,1 @@
+"""Predictions to numbers: the metric, blending, out-of-fold tables, submissions."""

@@ -1,0 +1,123 @@
+"""Out-of-fold tables: each training slice as predicted by the one fold that did not train on its patient."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ichx.data.dataset import load_folds, load_version
+from ichx.data.predictions import Predictions, read_predictions
+from ichx.errors import IchxError
+from ichx.evaluation.metric import FloatArray, probabilities, score
+from ichx.labels import LABELS
+
+if TYPE_CHECKING:
+    from ichx.store import Experiment, Prediction, Store
+    from ichx.workspace import Workspace
+
+TTA_VIEWS = {"none": ("identity",), "hflip": ("identity", "hflip")}
+"""The views whose probabilities are averaged, by the name of the test-time augmentation."""
+
+
+@dataclass(frozen=True)
+class OofTable:
+    """The OOF predictions of an experiment, in the dataset's row order.
+
+    `slice_ids` (N,), `folds` (N,), `labels` and `probabilities` (N, 6) float64; `left_out` counts slices of these folds
+    without a prediction, whose pixels could not be decoded.
+    """
+
+    slice_ids: npt.NDArray[np.object_]
+    folds: npt.NDArray[np.int16]
+    labels: FloatArray
+    probabilities: FloatArray
+    left_out: int
+
+    @property
+    def score(self) -> float:
+        """The pooled weighted log loss over all slices."""
+        return score(self.labels, self.probabilities)
+
+    @property
+    def fold_scores(self) -> dict[int, float]:
+        """The score of each fold."""
+        return {
+            int(k): score(self.labels[self.folds == k], self.probabilities[self.folds == k])
+            for k in np.unique(self.folds)
+        }
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation of the folds' scores; None for a single fold."""
+        scores = list(self.fold_scores.values())
+        return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
+
+
+def read_oof(workspace: "Workspace", store: "Store", experiment: "Experiment", tta: str = "none") -> OofTable:
+    """Return the OOF table of the experiment's finished folds, averaged over the views of `tta`.
+
+    Raises `IchxError` when there is none, when a slice is predicted twice, or by a fold that trained on its patient.
+    """
+    version = store.version_by_id(experiment.version_id)
+    dataset = load_version(workspace, version)
+    fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
+    assigned = load_folds(workspace, version, fold_set)
+    ids = dataset.slices["slice_id"].to_numpy(dtype=object)
+    row_of = {slice_id: row for row, slice_id in enumerate(ids)}
+
+    predicted = np.full((len(ids), len(LABELS)), np.nan)
+    stored = store.predictions(experiment.number, role="oof")
+    folds = sorted({p.fold for p in stored})
+    for fold in folds:
+        views = [read_view(workspace, stored, fold, view, experiment.number) for view in TTA_VIEWS[tta]]
+        rows = np.array([row_of.get(i, -1) for i in views[0].slice_ids], dtype=np.int64)
+        name = f"experiment {experiment.number}, fold {fold}"
+        if (rows < 0).any():
+            raise IchxError(
+                f"{name}: {int((rows < 0).sum())} predicted slices are not in {version.dataset} version {version.number}",
+                f"run `ichx run {experiment.number} --fold {fold}` again",
+            )
+        wrong = int((assigned[rows] != fold).sum())
+        twice = len(rows) - len(np.unique(rows))
+        if wrong or twice:
+            raise IchxError(
+                f"{name}: {wrong} OOF predictions belong to other folds and {twice} slices are predicted twice",
+                "these predictions cannot be trusted; clone the experiment and run it anew",
+            )
+        predicted[rows] = mean_over_views(views)
+    if not folds:
+        raise IchxError(
+            f"experiment {experiment.number} has no finished fold", f"run it first: `ichx run {experiment.number}`"
+        )
+    have = np.isfinite(predicted).all(axis=1)
+    labels = dataset.slices[list(LABELS)].to_numpy(dtype=np.float64)
+    return OofTable(
+        slice_ids=ids[have],
+        folds=assigned[have],
+        labels=labels[have],
+        probabilities=predicted[have],
+        left_out=int((np.isin(assigned, folds) & ~have).sum()),
+    )
+
+
+def read_view(
+    workspace: "Workspace", stored: "list[Prediction]", fold: int, view: str, experiment: int
+) -> Predictions:
+    """Return the one stored prediction of `fold` and `view`; raises `IchxError` where there is none."""
+    found = [p for p in stored if p.fold == fold and p.view == view]
+    if not found:
+        raise IchxError(
+            f"experiment {experiment}, fold {fold} has no predictions of the view {view!r}",
+            f"run `ichx run {experiment}`, which makes what is missing",
+        )
+    return read_predictions(workspace.root / found[0].path)
+
+
+def mean_over_views(views: list[Predictions]) -> FloatArray:
+    """Return the mean probability (N, 6) over views of the same slices in the same order."""
+    for view in views[1:]:
+        if not np.array_equal(view.slice_ids, views[0].slice_ids):
+            raise IchxError("two views of one fold predict different slices", "run the experiment's fold again")
+    mean: FloatArray = np.mean([probabilities(view.logits) for view in views], axis=0)
+    return mean
