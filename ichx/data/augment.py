@@ -1,0 +1,166 @@
+"""Training augmentation of one HU channel: with a probability, exactly one of the recipe's transforms.
+
+The only file that knows albumentations. Everything outside the image is air (-1024 HU), and all draws come from the
+generator of the call: no state is kept between calls. Not for windows or their jitter, which belong to the device.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ichx.ct.dicom import AIR
+from ichx.recipe import AugmentationRecipe
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would look for a newer version over the network when imported
+
+Image = npt.NDArray[Any]
+Transform = Callable[[Image, np.random.Generator], Image]
+
+COARSE: Final = 3.0
+"""Cells per sigma of an elastic field's coarse grid: finer ones change the field by less than 0.02 of its spread."""
+
+
+class Augmenter:
+    """The augmentation of `recipe` for images of `size` x `size` pixels; may be pickled to worker processes."""
+
+    def __init__(self, recipe: AugmentationRecipe, size: int) -> None:
+        self.recipe = recipe
+        self.size = size
+        self._transforms = self._make()
+
+    def __call__(self, hu: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[Any]:
+        """Return `hu` (size, size) HU, int16 or float32, augmented: contiguous and of the same dtype.
+
+        The result depends on nothing but `hu`, the recipe and the state of `rng`. `hu` itself is never changed.
+        """
+        if not self._transforms or rng.random() >= self.recipe.probability:
+            return np.ascontiguousarray(hu)
+        transform = self._transforms[int(rng.integers(len(self._transforms)))]
+        if transform is _hflip or hu.dtype == np.float32:
+            return transform(hu, rng)
+        moved = transform(hu.astype(np.float32), rng)  # OpenCV warps float32 in half the time of int16
+        return np.rint(moved, out=moved).astype(hu.dtype)
+
+    def __reduce__(self) -> tuple[type["Augmenter"], tuple[AugmentationRecipe, int]]:
+        return type(self), (self.recipe, self.size)
+
+    def _make(self) -> list[Transform]:
+        recipe, size = self.recipe, self.size
+        transforms: list[Transform] = []
+        if recipe.hflip:
+            transforms.append(_hflip)
+        if recipe.shift or recipe.scale or recipe.rotate:
+            transforms.append(_affine(recipe.shift, recipe.scale, recipe.rotate))
+        if recipe.grid_limit:
+            transforms.append(_grid(size, recipe.grid_steps, recipe.grid_limit))
+        if recipe.anchors:
+            transforms.append(_anchors(size, recipe.anchors))
+        if recipe.elastic_alpha:
+            transforms.append(_elastic(size, recipe.elastic_alpha, recipe.elastic_sigma))
+        return transforms
+
+
+def _hflip(hu: Image, rng: np.random.Generator) -> Image:
+    flipped: Image = cv2.flip(hu, 1)
+    return flipped
+
+
+def _affine(shift: float, scale: float, rotate: float) -> Transform:
+    """Shift by up to a share of the size per axis, one scale in 1 +- `scale` for both, rotation up to `rotate` degrees.
+
+    What ShiftScaleRotate meant: today's class of that name draws two scales, so Affine is told to keep the ratio.
+    """
+    import albumentations
+
+    transform = albumentations.Affine(
+        scale=(1 - scale, 1 + scale),
+        translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
+        rotate=(-rotate, rotate),
+        keep_ratio=True,
+        interpolation=cv2.INTER_LINEAR,
+        border_mode=cv2.BORDER_CONSTANT,
+        fill=AIR,
+        p=1.0,
+    )
+
+    def apply(hu: Image, rng: np.random.Generator) -> Image:
+        transform.set_random_seed(int(rng.integers(2**32)))
+        moved: Image = transform(image=hu)["image"]
+        return moved
+
+    return apply
+
+
+def _grid(size: int, steps: int, limit: float) -> Transform:
+    """Stretch each of `steps` columns and rows by a factor in 1 +- `limit`; the border is reflected.
+
+    albumentations 2.0.8 fills what the steps do not divide evenly (4 of 256 columns at 20 steps) from column 0, so the
+    maps are made here. As in the reference the stretches add up: towards the far edge they may leave the image.
+    """
+    cell = max(1, size // steps)
+    knots = np.arange(0, size + cell, cell, dtype=np.float64)
+    pixels = np.arange(size, dtype=np.float64)
+
+    def axis(rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        stretched = np.concatenate([[0.0], np.cumsum(cell * rng.uniform(1 - limit, 1 + limit, len(knots) - 1))])
+        return np.asarray(np.interp(pixels, knots, stretched), np.float32)
+
+    def apply(hu: Image, rng: np.random.Generator) -> Image:
+        columns, rows = axis(rng), axis(rng)
+        map_x, map_y = np.tile(columns, (size, 1)), np.repeat(rows[:, None], size, axis=1)
+        moved: Image = cv2.remap(hu, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        return moved
+
+    return apply
+
+
+def _anchors(size: int, reach: float) -> Transform:
+    """Move three anchors, a third of the size from the centre, by up to `reach` pixels per axis: a random affine."""
+    middle, third = size // 2, size // 3
+    low, high = middle - third, middle + third
+    anchors = np.array([[high, high], [high, low], [low, low]], np.float32)
+
+    def apply(hu: Image, rng: np.random.Generator) -> Image:
+        moved_anchors = anchors + rng.uniform(-reach, reach, anchors.shape).astype(np.float32)
+        matrix = cv2.getAffineTransform(anchors, moved_anchors)
+        return _warp(hu, matrix)
+
+    return apply
+
+
+def _elastic(size: int, alpha: float, sigma: float) -> Transform:
+    """Displace by uniform noise in [-1, 1], smoothed by a Gaussian of `sigma` pixels, times `alpha` pixels.
+
+    As in Simard et al. 2003 (doi 10.1109/ICDAR.2003.1227801), so that the displacement's standard deviation is
+    about 0.16 `alpha` / `sigma` pixels per axis. Being smooth, it is made on a coarse grid and enlarged.
+    """
+    cells = math.ceil(size / max(1.0, sigma / COARSE))
+    step = size / cells
+    blur = sigma / step
+    edge = math.ceil(3 * blur)  # without a margin the field would be livelier at the border
+    rows, columns = np.mgrid[0:size, 0:size].astype(np.float32)
+
+    def apply(hu: Image, rng: np.random.Generator) -> Image:
+        noise = rng.uniform(-1, 1, (cells + 2 * edge, cells + 2 * edge, 2)).astype(np.float32)
+        smooth = cv2.GaussianBlur(noise, (2 * edge + 1, 2 * edge + 1), blur)[edge:-edge, edge:-edge]
+        # White noise of one value per `step` pixels carries `step` times as much into the smoothing, per axis.
+        field = cv2.resize(smooth * np.float32(alpha / step), (size, size), interpolation=cv2.INTER_CUBIC)
+        map_x, map_y = columns + field[..., 0], rows + field[..., 1]
+        moved: Image = cv2.remap(
+            hu, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=float(AIR)
+        )
+        return moved
+
+    return apply
+
+
+def _warp(hu: Image, matrix: npt.NDArray[Any]) -> Image:
+    moved: Image = cv2.warpAffine(
+        hu, matrix, hu.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=float(AIR)
+    )
+    return moved
