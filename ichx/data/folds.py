@@ -66,7 +66,8 @@ def fold_prevalences(labels: npt.NDArray[np.float32], folds: npt.NDArray[np.int1
     """Return each fold's share of positive slices per label, (k, 6); NaN for a fold without slices."""
     slices = np.bincount(folds, minlength=k).astype(float)
     positives = np.stack([np.bincount(folds, weights=labels[:, i] > 0.5, minlength=k) for i in range(len(LABELS))], 1)
-    return np.divide(positives, slices[:, None], out=np.full(positives.shape, np.nan), where=slices[:, None] > 0)
+    shares = np.divide(positives, slices[:, None], out=np.full(positives.shape, np.nan), where=slices[:, None] > 0)
+    return np.asarray(shares, np.float64)
 
 
 def fold_digest(slice_ids: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]) -> str:
