@@ -1,0 +1,189 @@
+"""`ichx data`: datasets."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ichx.cli.render import console, print_json, progress, say, session, table, warn
+
+if TYPE_CHECKING:
+    from ichx.data.dataset import AddReport
+
+app = typer.Typer(help="Datasets: folders of CT slices with labels, and their test sets.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+
+
+@app.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="The dataset's name; a known one gets a new version.")],
+    path: Annotated[Path, typer.Argument(help="Folder with the DICOM files, in any tree.")],
+    labels: Annotated[Path | None, typer.Option(help="CSV: `ID,Label`, or `image` and six columns; .gz too.")] = None,
+    test_of: Annotated[str | None, typer.Option(help="The labelled dataset whose test set this is.")] = None,
+    sample: Annotated[Path | None, typer.Option(help="Sample submission that says which ids are asked for.")] = None,
+    folds: Annotated[int, typer.Option(help="Number of patient-grouped folds.")] = 5,
+    fold_seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
+    keep_ids: Annotated[
+        bool, typer.Option("--keep-ids", help="Keep patient, study and series ids as they are.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add a folder of CT slices as a dataset; added again, a new version is made of what has changed.
+
+    Example: `ichx data add rsna stage_2_train --labels stage_2_train.csv`
+
+    Example: `ichx data add rsna-test stage_2_test --test-of rsna --sample stage_2_sample_submission.csv`
+    """
+    from ichx.data.dataset import add_dataset
+
+    with session() as (workspace, store), progress("reading headers") as report:
+        added = add_dataset(
+            workspace,
+            store,
+            name,
+            path,
+            labels=labels,
+            test_of=test_of,
+            sample=sample,
+            folds=folds,
+            fold_seed=fold_seed,
+            keep_ids=keep_ids,
+            progress=report,
+        )
+    if as_json:
+        print_json(added)
+    else:
+        _render_added(added)
+
+
+@app.command("list")
+def list_datasets(as_json: AsJson = False) -> None:
+    """List all datasets.
+
+    Example: `ichx data list`
+    """
+    with session() as (_, store):
+        datasets = store.datasets()
+        newest = [store.version(dataset.name) for dataset in datasets]
+    if as_json:
+        print_json([{"dataset": d, "version": v} for d, v in zip(datasets, newest, strict=True)])
+        return
+    rows = [
+        (
+            dataset.name,
+            f"test set of {dataset.test_of}" if dataset.test_of else "labelled" if dataset.trainable else "unlabelled",
+            version.number,
+            version.slices,
+            version.patients,
+            version.defects,
+            version.folds[0].k if version.folds else None,
+            version.created,
+        )
+        for dataset, version in zip(datasets, newest, strict=True)
+    ]
+    table("datasets", ("name", "what", "version", "slices", "patients", "left out", "folds", "added"), rows)
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="The dataset's name.")],
+    number: Annotated[int | None, typer.Option("--version", help="A version; the newest when left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a dataset holds: counts, prevalences, headers, what is left out and why, folds.
+
+    Example: `ichx data show rsna`
+    """
+    from ichx.data.dataset import describe
+
+    with session() as (workspace, store):
+        facts = describe(workspace, store, name, number)
+    if as_json:
+        print_json(facts)
+    else:
+        _render_facts(facts)
+
+
+@app.command("phantom")
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to; new or empty.")],
+    patients: Annotated[int, typer.Option(help="Number of labelled patients.")] = 40,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    size: Annotated[int, typer.Option(help="Rows and columns of a slice.")] = 512,
+    test_patients: Annotated[int, typer.Option(help="Further patients as a test set.")] = 0,
+    prevalence: Annotated[
+        list[str] | None, typer.Option(help="LABEL=SHARE of positive slices, as often as needed.")
+    ] = None,
+) -> None:
+    """Write synthetic head CT studies with hemorrhages, as DICOM in the RSNA layout with the label CSV.
+
+    Example: `ichx data phantom phantom --patients 40 --seed 7 --prevalence any=0.4`
+    """
+    from ichx.ct.phantom_dicom import write_phantom
+
+    with progress("writing slices") as report:
+        write_phantom(
+            folder,
+            patients=patients,
+            seed=seed,
+            size=size,
+            test_patients=test_patients,
+            prevalence=_shares(prevalence) if prevalence else None,
+            progress=report,
+        )
+    say(f"phantom studies in {folder}")
+    say(f"next: `ichx data add phantom {folder}/stage_2_train --labels {folder}/stage_2_train.csv`")
+
+
+def _shares(settings: list[str]) -> dict[str, float]:
+    from ichx.errors import raise_problems
+
+    shares: dict[str, float] = {}
+    problems = []
+    for setting in settings:
+        label, _, text = setting.partition("=")
+        try:
+            shares[label.strip()] = float(text)
+        except ValueError:
+            problems.append(f"--prevalence {setting}: not of the form LABEL=SHARE")
+    raise_problems(problems, "for example --prevalence any=0.4 --prevalence epidural=0.05")
+    return shares
+
+
+def _render_added(added: "AddReport") -> None:
+    version = added.version
+    for message in added.messages:
+        say(message)
+    for warning in added.warnings:
+        warn(warning)
+    done = "added" if added.created else "nothing has changed:"
+    console.print(f"{done} {version.dataset} version {version.number}: {version.slices:,} slices", markup=False)
+
+
+def _render_facts(facts: dict[str, Any]) -> None:
+    version, summary = facts["version"], facts["version"].summary
+    what = f"test set of {version.test_of}" if version.test_of else "dataset"
+    console.print(f"{version.dataset} version {version.number}, {what}: {version.source}", markup=False)
+    counts = ("files", "slices", "patients", "studies", "series", "intercept_repaired", "window_missing")
+    table("counts", ("what", "number"), [(name.replace("_", " "), summary[name]) for name in counts])
+    labels = list(summary["prevalences"] or ())
+    if labels:
+        rows = [("all", version.slices, version.patients, *summary["prevalences"].values())]
+        rows += [(f"fold {f['fold']}", f["slices"], f["patients"], *f["prevalences"].values()) for f in facts["folds"]]
+        table("share of positive slices", ("part", "slices", "patients", *labels), rows)
+    fields = ("bits_stored", "signed", "slope", "intercept", "rows", "columns", "syntax", "slices")
+    rows = [
+        (*(f"{value:g}" if isinstance(value, float) else value for value in f.values()),) for f in facts["families"]
+    ]
+    table("headers", [field.replace("_", " ") for field in fields], rows)
+    if facts["defects"]:
+        rows = [(d["reason"], d["files"], d["meaning"], "\n".join(d["examples"])) for d in facts["defects"]]
+        table("left out", ("reason", "files", "meaning", "such as"), rows)
+    asked = summary.get("sample")
+    if asked:
+        console.print(
+            f"sample: {asked['ids']:,} ids of {asked['images']:,} images; {asked['absent']:,} in no file, "
+            f"{asked['defective']:,} in files left out; {asked['not_asked']:,} slices are not in it",
+            markup=False,
+        )

@@ -1,0 +1,363 @@
+"""Datasets: adding a version of one to the workspace, and loading it.
+
+A version is immutable: a folder `datasets/NAME/vN/` with the catalog, the folds and the sample submission, and a row in
+the store. The folder is written first, under another name, and renamed: without its row it counts for nothing. Not for
+pixels (`ichx.data.cache`).
+"""
+
+import hashlib
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ichx.data.catalog import (
+    catalog_digest,
+    label_digest,
+    make_catalog,
+    read_catalog,
+    usable,
+    write_catalog,
+    write_parquet,
+)
+from ichx.data.folds import assign_folds, fold_digest, rare_labels
+from ichx.data.ingest import Progress, scan_folder
+from ichx.data.label_csv import LabelTable, SampleTable, read_labels, read_sample
+from ichx.data.matching import Match, join_labels, match_images
+from ichx.data.summary import defects, folds_told, header_families, summarize
+from ichx.errors import IchxError
+from ichx.labels import LABELS
+from ichx.store import DatasetVersion, FoldDraft, FoldSet, Store, VersionDraft
+from ichx.workspace import Workspace
+
+CATALOG_FILE: Final = "catalog.parquet"
+SAMPLE_FILE: Final = "sample.csv"
+DEFAULT_FOLDS: Final = "default"
+"""Name of the folds that every labelled version has."""
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What `add_dataset` did. `created` is False when nothing had changed and `version` is the one that was there.
+
+    `messages` tell what was found, `warnings` what deserves a look.
+    """
+
+    version: DatasetVersion
+    created: bool
+    messages: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoadedDataset:
+    """A version with its slices: those without a defect, sorted by patient, study, series and order, index 0..n-1.
+
+    This numbering of the rows is the one that cache, folds and loader use. `source` is the folder of the files.
+    """
+
+    version: DatasetVersion
+    source: Path
+    slices: pd.DataFrame
+
+
+def add_dataset(
+    workspace: Workspace,
+    store: Store,
+    name: str,
+    source: Path,
+    *,
+    labels: Path | None = None,
+    test_of: str | None = None,
+    sample: Path | None = None,
+    folds: int = 5,
+    fold_seed: int = 0,
+    keep_ids: bool = False,
+    progress: Progress | None = None,
+) -> AddReport:
+    """Add the files under `source` as dataset `name`, or as its next version; unchanged ones make none.
+
+    With `labels` it is trainable and gets `folds` patient-grouped folds drawn with `fold_seed`. With `test_of` it is a
+    test set of that dataset, whose submission has the ids of `sample`. Ids of patients, studies and series are kept as
+    keyed hashes unless `keep_ids`. `progress` is told files read.
+
+    Raises `IchxError` for anything a user can mend; then nothing is left behind.
+    """
+    _check_request(store, name, labels, test_of, sample)
+    source = source.expanduser().resolve()
+    table = read_labels(labels) if labels else None
+    asked = read_sample(sample) if sample else None
+    catalog, counts = make_catalog(
+        scan_folder(source, progress=progress), None if keep_ids else workspace.privacy_key()
+    )
+    _raise_unusable(source, catalog)
+    match, sample_match = None, None
+    if table is not None and labels is not None:
+        catalog, match = join_labels(catalog, table, labels)
+    if asked is not None and sample is not None:
+        sample_match = match_images(catalog, asked.images, sample)
+    slices = usable(catalog)
+    summary = summarize(catalog) | counts | {"keep_ids": keep_ids}
+    messages, warnings = _told(catalog, summary)
+    if match is not None and table is not None:
+        summary["labels_by"] = match.by
+        _tell_labels(table, match, summary, messages, warnings)
+    if sample_match is not None and asked is not None:
+        summary["sample"] = _sample_facts(asked, sample_match, len(slices))
+        _tell_sample(summary["sample"], sample_match, messages, warnings)
+    fold = None
+    if table is not None:
+        patients, truth = slices["patient"].to_numpy(object), slices[list(LABELS)].to_numpy(np.float32)
+        fold = assign_folds(slices["slice_id"].to_numpy(object), patients, truth, folds, fold_seed)
+        warnings += [
+            f"{label} occurs in {count} patient{'' if count == 1 else 's'} only: some of the {folds} folds have none"
+            for label, count in rare_labels(patients, truth, folds).items()
+        ]
+    known = [dataset for dataset in store.datasets() if dataset.name == name]
+    latest = store.version(name) if known else None
+    number = 1 if latest is None else latest.number + 1
+    folder = workspace.datasets_dir / name / f"v{number}"
+    draft = VersionDraft(
+        dataset=name,
+        test_of=test_of,
+        source=str(source),
+        path=folder.relative_to(workspace.root).as_posix(),
+        digest=catalog_digest(catalog),
+        label_digest=None if table is None else label_digest(slices),
+        slices=len(slices),
+        patients=int(slices["patient"].nunique()),
+        defects=int(catalog["defect"].notna().sum()),
+        sample=None if asked is None else (folder.relative_to(workspace.root) / SAMPLE_FILE).as_posix(),
+        summary=summary,
+        folds=()
+        if fold is None
+        else (FoldDraft(DEFAULT_FOLDS, folds, fold_seed, fold_digest(slices["slice_id"].to_numpy(object), fold)),),
+    )
+    if latest is not None:
+        changes = _changes(workspace, latest, draft, catalog)
+        if not changes:
+            return AddReport(latest, False, tuple(messages), tuple(warnings))
+        messages.append(f"changed since version {latest.number}: {', '.join(changes)}")
+
+    def write(into: Path) -> None:
+        write_catalog(catalog, into / CATALOG_FILE)
+        if fold is not None:
+            of_patient = pd.DataFrame({"patient": slices["patient"], "fold": fold}).drop_duplicates()
+            write_parquet(of_patient, into / f"folds-{DEFAULT_FOLDS}.parquet")
+        if asked is not None:
+            pd.DataFrame({"ID": asked.ids, "Label": 0.5}).to_csv(into / SAMPLE_FILE, index=False)
+
+    _write_folder(folder, write)
+    try:
+        version = store.add_version(draft)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return AddReport(version, True, tuple(messages), tuple(warnings))
+
+
+def load_dataset(workspace: Workspace, store: Store, name: str, number: int | None = None) -> LoadedDataset:
+    """Return version `number` (the newest when None) of dataset `name`.
+
+    Raises `IchxError` for an unknown name or number, and where the version's files are gone.
+    """
+    return load_version(workspace, store.version(name, number))
+
+
+def load_version(workspace: Workspace, version: DatasetVersion) -> LoadedDataset:
+    """Return `version` with its slices. Raises `IchxError` where its catalog is gone."""
+    catalog = load_catalog(workspace, version)
+    return LoadedDataset(version, Path(version.source), usable(catalog))
+
+
+def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:
+    """Return the catalog of `version`, a row for each file, defects too. Raises `IchxError` where it is gone."""
+    return _read(workspace, version, CATALOG_FILE, read_catalog)
+
+
+def load_folds(workspace: Workspace, version: DatasetVersion, fold_set: FoldSet) -> npt.NDArray[np.int16]:
+    """Return the fold of each row of the version's `LoadedDataset.slices`, (n,).
+
+    Raises `IchxError` where the fold file or the catalog is gone.
+    """
+    slices = load_version(workspace, version).slices
+    folds = _read(workspace, version, f"folds-{fold_set.name}.parquet", pd.read_parquet)
+    of_patient = folds.set_index("patient")["fold"]
+    return of_patient.reindex(slices["patient"]).to_numpy(np.int16)
+
+
+def describe(workspace: Workspace, store: Store, name: str, number: int | None = None) -> dict[str, Any]:
+    """Return what there is to tell of a version (the newest when `number` is None): `version`, `families`, `defects`, `folds`.
+
+    Raises `IchxError` for an unknown name or number, and where the version's files are gone.
+    """
+    version = store.version(name, number)
+    catalog = load_catalog(workspace, version)
+    slices = usable(catalog)
+    folds = [
+        fold
+        for fold_set in version.folds
+        for fold in folds_told(slices, load_folds(workspace, version, fold_set), fold_set.k)
+    ]
+    return {"version": version, "families": header_families(slices), "defects": defects(catalog), "folds": folds}
+
+
+def _read(
+    workspace: Workspace, version: DatasetVersion, file: str, read: Callable[[Path], pd.DataFrame]
+) -> pd.DataFrame:
+    path = workspace.root / version.path / file
+    try:
+        return read(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise IchxError(
+            f"{path}, a part of dataset {version.dataset} version {version.number}, cannot be read: {error}",
+            f"restore the file, or remove its folder and run `ichx data add {version.dataset} {version.source} ...` again",
+        ) from error
+
+
+def _check_request(store: Store, name: str, labels: Path | None, test_of: str | None, sample: Path | None) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise IchxError(
+            f"{name!r} is no name for a dataset",
+            "use letters, digits, '-', '_' and '.', at most 100, not beginning with '-' or '.'",
+        )
+    if test_of is not None and labels is not None:
+        raise IchxError(
+            "a test set has no labels here: --test-of and --labels exclude each other",
+            "leave out --labels, or leave out --test-of to make a dataset of its own",
+        )
+    if sample is not None and test_of is None:
+        raise IchxError("--sample belongs to a test set", "say whose test set it is: --test-of TRAIN")
+    if test_of is not None:
+        if test_of == name:
+            raise IchxError(f"{name!r} cannot be its own test set", "give the test set another name")
+        if not store.dataset(test_of).trainable:
+            raise IchxError(f"dataset {test_of!r} has no labels", "a test set belongs to a labelled dataset")
+    for dataset in store.datasets():
+        if dataset.name == name and dataset.test_of != test_of:
+            now = f"a test set of {dataset.test_of!r}" if dataset.test_of else "a dataset of its own"
+            raise IchxError(f"{name!r} is {now} already", "choose another name")
+        if dataset.name == name and dataset.trainable and labels is None:
+            raise IchxError(f"{name!r} has labels in its earlier versions", "give --labels, or choose another name")
+
+
+def _raise_unusable(source: Path, catalog: pd.DataFrame) -> None:
+    reasons = catalog["defect"].value_counts()
+    if catalog["defect"].isna().any():
+        return
+    looked = f"{len(catalog):,} file{'' if len(catalog) == 1 else 's'}"
+    if set(reasons.index) == {"not_dicom"}:
+        raise IchxError(f"no DICOM in {source}: looked at {looked}", "give the folder that holds the DICOM files")
+    told = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.items())
+    raise IchxError(f"no usable CT slice in {source}: {looked} refused as {told}", "give a folder with CT slices")
+
+
+def _told(catalog: pd.DataFrame, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
+    slices = f"{summary['slices']:,} slices of {summary['patients']:,} patients, {summary['studies']:,} studies"
+    messages, warnings = [f"{len(catalog):,} files: {slices}, {summary['series']:,} series"], []
+    if summary["defects"]:
+        told = ", ".join(f"{reason} {count:,}" for reason, count in summary["defects"].items())
+        warnings.append(f"{sum(summary['defects'].values()):,} files are left out: {told}")
+    if summary["no_patient_id"]:
+        warnings.append(
+            f"{summary['no_patient_id']:,} slices without a PatientID are grouped by study, series or alone"
+        )
+    if summary["by_instance_number"]:
+        warnings.append(f"{summary['by_instance_number']:,} series without positions are ordered by instance number")
+    if summary["window_missing"]:
+        warnings.append(f"{summary['window_missing']:,} slices without a usable window get the brain window [40, 80]")
+    if summary["intercept_repaired"]:
+        messages.append(f"{summary['intercept_repaired']:,} slices had a wrong intercept, which is repaired")
+    return messages, warnings
+
+
+def _tell_labels(
+    table: LabelTable, match: Match, summary: dict[str, Any], messages: list[str], warnings: list[str]
+) -> None:
+    messages.append(f"labels of {len(table.images):,} images, matched by {match.told}")
+    if table.merged:
+        messages.append(f"{table.merged:,} rows of the label CSV repeat others and are merged")
+    if match.absent:
+        such = ", ".join(match.absent_examples)
+        warnings.append(f"{match.absent:,} labelled images are in no file, such as {such}")
+    if match.defective:
+        warnings.append(f"{match.defective:,} labelled images are in files that are left out")
+    if table.any_differs:
+        such = ", ".join(table.any_examples)
+        warnings.append(f"{table.any_differs:,} images whose `any` is not the maximum of the subtypes, such as {such}")
+    summary["labels_absent"], summary["labels_merged"] = match.absent, table.merged
+    summary["any_differs"] = table.any_differs
+
+
+def _sample_facts(asked: SampleTable, match: Match, slices: int) -> dict[str, Any]:
+    matched = int((match.image >= 0).sum())
+    return {
+        "ids": len(asked.ids),
+        "images": len(asked.images),
+        "by": match.by,
+        "digest": _text_digest(asked.ids),
+        "absent": match.absent,
+        "defective": match.defective,
+        "not_asked": slices - matched,
+    }
+
+
+def _tell_sample(facts: dict[str, Any], match: Match, messages: list[str], warnings: list[str]) -> None:
+    messages.append(f"sample: {facts['ids']:,} ids of {facts['images']:,} images, matched by {match.told}")
+    if facts["absent"]:
+        such = ", ".join(match.absent_examples)
+        warnings.append(f"{facts['absent']:,} images of the sample are in no file, such as {such}")
+    if facts["defective"]:
+        warnings.append(f"{facts['defective']:,} images of the sample are in files that are left out")
+    if facts["not_asked"]:
+        warnings.append(f"{facts['not_asked']:,} slices are not in the sample")
+
+
+def _text_digest(ids: npt.NDArray[np.object_]) -> str:
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, catalog: pd.DataFrame) -> list[str]:
+    """Return what differs between `latest` and `draft`, in words; nothing when no new version is due."""
+    changes = []
+    if latest.source != draft.source:
+        changes.append("the folder")
+    if latest.digest != draft.digest or _times(load_catalog(workspace, latest)) != _times(catalog):
+        changes.append("the files")
+    if latest.label_digest != draft.label_digest:
+        changes.append("the labels")
+    before = [(f.k, f.seed, f.digest) for f in latest.folds if f.name == DEFAULT_FOLDS]
+    if before != [(f.k, f.seed, f.digest) for f in draft.folds]:
+        changes.append("the folds")
+    if latest.summary.get("sample") != draft.summary.get("sample"):
+        changes.append("the sample")
+    if latest.summary.get("keep_ids") != draft.summary.get("keep_ids"):
+        changes.append("how ids are kept")
+    return changes
+
+
+def _times(catalog: pd.DataFrame) -> dict[str, int]:
+    return dict(zip(catalog["file"], catalog["mtime_ns"], strict=True))
+
+
+def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill `folder`, which is complete or absent. What stands there already is the rest of a broken try."""
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        draft.mkdir(parents=True)
+        write(draft)
+        if folder.exists():
+            shutil.rmtree(folder)
+        draft.rename(folder)
+    except OSError as error:
+        what = error.strerror or str(error)
+        raise IchxError(f"cannot write the dataset to {folder}: {what}", "free space there and add it again") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
