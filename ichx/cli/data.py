@@ -25,7 +25,7 @@ def add(
     folds: Annotated[int, typer.Option(help="Number of patient-grouped folds.")] = 5,
     fold_seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
     keep_ids: Annotated[
-        bool, typer.Option("--keep-ids", help="Keep patient, study and series ids as they are.")
+        bool, typer.Option("--keep-ids", help="Keep ids of patients, studies, series unhashed.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -122,8 +122,8 @@ def phantom(
     """
     from ichx.ct.phantom_dicom import write_phantom
 
-    with progress("writing slices") as report:
-        write_phantom(
+    with progress("writing studies") as report:
+        written = write_phantom(
             folder,
             patients=patients,
             seed=seed,
@@ -132,8 +132,10 @@ def phantom(
             prevalence=_shares(prevalence) if prevalence else None,
             progress=report,
         )
-    say(f"phantom studies in {folder}")
-    say(f"next: `ichx data add phantom {folder}/stage_2_train --labels {folder}/stage_2_train.csv`")
+    say(f"{written.train_slices:,} training and {written.test_slices:,} test slices in {written.folder}")
+    say(f"next: `ichx data add phantom {written.train} --labels {written.train_labels}`")
+    if written.test:
+        say(f"then: `ichx data add phantom-test {written.test} --test-of phantom --sample {written.sample_submission}`")
 
 
 def _shares(settings: list[str]) -> dict[str, float]:

@@ -194,8 +194,9 @@ def load_folds(workspace: Workspace, version: DatasetVersion, fold_set: FoldSet)
 
 
 def describe(workspace: Workspace, store: Store, name: str, number: int | None = None) -> dict[str, Any]:
-    """Return what there is to tell of a version (the newest when `number` is None): `version`, `families`, `defects`, `folds`.
+    """Return what there is to tell of a version, the newest when `number` is None.
 
+    `version`; `families` of headers; `defects` by reason; `folds` with their prevalences (see `ichx.data.summary`).
     Raises `IchxError` for an unknown name or number, and where the version's files are gone.
     """
     version = store.version(name, number)
@@ -218,7 +219,7 @@ def _read(
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise IchxError(
             f"{path}, a part of dataset {version.dataset} version {version.number}, cannot be read: {error}",
-            f"restore the file, or remove its folder and run `ichx data add {version.dataset} {version.source} ...` again",
+            "restore the file from a backup, or make a new version with `ichx data add`",
         ) from error
 
 

@@ -64,7 +64,7 @@ def match_images(catalog: pd.DataFrame, images: npt.NDArray[np.object_], path: P
 
 
 def join_labels(catalog: pd.DataFrame, table: LabelTable, path: Path) -> tuple[pd.DataFrame, Match]:
-    """Return `catalog` with the labels of `table`, and how they matched; a slice without becomes a defect `no_label`."""
+    """Return `catalog` with the labels of `table`, and how they matched; a slice without any is a defect `no_label`."""
     match = match_images(catalog, table.images, path)
     labelled = match.image >= 0
     values = np.where(labelled[:, None], table.values[match.image], np.nan).astype(np.float32)

@@ -40,7 +40,8 @@ def header_families(slices: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the combinations of pixel format, intercept and image size that occur, the most frequent first."""
     fields = ["bits_stored", "signed", "slope", "intercept", "rows", "columns", "transfer_syntax"]
     counts = slices.groupby(fields, sort=True).size().sort_values(ascending=False, kind="stable")
-    return [dict(zip(fields, map(_plain, key), strict=True)) | {"slices": int(n)} for key, n in counts.items()]
+    families = counts.rename("slices").reset_index()
+    return [{str(name): _plain(value) for name, value in row.items()} for row in families.to_dict("records")]
 
 
 def defects(catalog: pd.DataFrame, examples: int = 3) -> list[dict[str, Any]]:
@@ -48,8 +49,8 @@ def defects(catalog: pd.DataFrame, examples: int = 3) -> list[dict[str, Any]]:
     refused = catalog[catalog["defect"].notna()]
     return [
         {
-            "reason": reason,
-            "meaning": DEFECTS[reason],
+            "reason": str(reason),
+            "meaning": DEFECTS[str(reason)],
             "files": int(count),
             "examples": refused["file"][refused["defect"] == reason].head(examples).tolist(),
         }
