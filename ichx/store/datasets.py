@@ -1,0 +1,163 @@
+"""Datasets, their versions and folds, as functions over an open connection."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, insert, select
+
+from ichx.errors import IchxError, NotFoundError
+from ichx.store.snapshots import Dataset, DatasetVersion, FoldSet, VersionDraft
+from ichx.store.tables import dataset, dataset_version, fold_set
+
+
+def add_version(connection: Connection, draft: VersionDraft) -> DatasetVersion:
+    """Record a version, and its dataset where that is new."""
+    # The row lock is for databases with several writers; SQLite's transaction is the only one.
+    known = select(dataset.c.test_of).where(dataset.c.name == draft.dataset).with_for_update()
+    row = connection.execute(known).first()
+    now = datetime.now(UTC)
+    if row is None:
+        if draft.test_of is not None:
+            _check_test_of(connection, draft)
+        values = {"name": draft.dataset, "test_of": draft.test_of, "created": now}
+        connection.execute(insert(dataset).values(values))
+    elif row.test_of != draft.test_of:
+        stands = f"a test set of {row.test_of}" if row.test_of else "no test set of another dataset"
+        raise IchxError(f"the dataset {draft.dataset} is {stands}, and stays so", "give the new data another name")
+    last = select(func.max(dataset_version.c.number)).where(dataset_version.c.dataset == draft.dataset)
+    number = (connection.scalar(last) or 0) + 1
+    added = connection.execute(
+        insert(dataset_version).values(
+            dataset=draft.dataset,
+            number=number,
+            source=draft.source,
+            path=draft.path,
+            digest=draft.digest,
+            label_digest=draft.label_digest,
+            slices=draft.slices,
+            patients=draft.patients,
+            defects=draft.defects,
+            sample=draft.sample,
+            summary=dict(draft.summary),
+            created=now,
+        )
+    )
+    version_id = added.inserted_primary_key[0]  # type: ignore[index]  # an insert always has one
+    if draft.folds:
+        folds = [
+            {"version_id": version_id, "name": f.name, "k": f.k, "seed": f.seed, "digest": f.digest, "leaky": f.leaky}
+            for f in draft.folds
+        ]
+        connection.execute(insert(fold_set), folds)
+    return version_by_id(connection, version_id)
+
+
+def datasets(connection: Connection, name: str | None = None) -> list[Dataset]:
+    """Return all datasets by name, or only the one called `name`."""
+    latest = _latest_numbers().subquery()
+    query = (
+        select(dataset, dataset_version.c.number, dataset_version.c.label_digest)
+        .join(latest, latest.c.dataset == dataset.c.name)
+        .join(
+            dataset_version,
+            (dataset_version.c.dataset == dataset.c.name) & (dataset_version.c.number == latest.c.number),
+        )
+        .order_by(dataset.c.name)
+    )
+    if name is not None:
+        query = query.where(dataset.c.name == name)
+    return [
+        Dataset(
+            name=row.name,
+            trainable=row.label_digest is not None and row.test_of is None,
+            test_of=row.test_of,
+            versions=row.number,
+            created=row.created,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def get_dataset(connection: Connection, name: str) -> Dataset:
+    """Return the dataset called `name`."""
+    found = datasets(connection, name)
+    if not found:
+        raise _no_dataset(connection, name)
+    return found[0]
+
+
+def version(connection: Connection, name: str, number: int | None) -> DatasetVersion:
+    """Return version `number` of a dataset, or its latest."""
+    last = get_dataset(connection, name).versions
+    wanted = last if number is None else number
+    query = _versions().where(dataset_version.c.dataset == name, dataset_version.c.number == wanted)
+    found = _read_versions(connection, query)
+    if not found:
+        raise NotFoundError(f"the dataset {name} has no version {number}", f"it has versions 1 to {last}")
+    return found[0]
+
+
+def version_by_id(connection: Connection, version_id: int) -> DatasetVersion:
+    """Return the version with this id."""
+    found = _read_versions(connection, _versions().where(dataset_version.c.id == version_id))
+    if not found:
+        raise NotFoundError(f"no dataset version has the id {version_id}", "`ichx data list` shows what there is")
+    return found[0]
+
+
+def test_sets(connection: Connection, name: str) -> list[DatasetVersion]:
+    """Return the latest version of each test set of the dataset `name`, by name."""
+    get_dataset(connection, name)
+    latest = _latest_numbers().subquery()
+    query = (
+        _versions()
+        .join(
+            latest,
+            (latest.c.dataset == dataset_version.c.dataset) & (latest.c.number == dataset_version.c.number),
+        )
+        .where(dataset.c.test_of == name)
+        .order_by(dataset.c.name)
+    )
+    return _read_versions(connection, query)
+
+
+def _latest_numbers() -> Select[Any]:
+    number = func.max(dataset_version.c.number).label("number")
+    return select(dataset_version.c.dataset, number).group_by(dataset_version.c.dataset)
+
+
+def _versions() -> Select[Any]:
+    return select(dataset_version, dataset.c.test_of).join(dataset, dataset.c.name == dataset_version.c.dataset)
+
+
+def _read_versions(connection: Connection, query: Select[Any]) -> list[DatasetVersion]:
+    rows = connection.execute(query).all()
+    folds = _folds(connection, [row.id for row in rows])
+    return [DatasetVersion(**row._mapping, folds=folds.get(row.id, ())) for row in rows]
+
+
+def _folds(connection: Connection, version_ids: Sequence[int]) -> dict[int, tuple[FoldSet, ...]]:
+    query = select(fold_set).where(fold_set.c.version_id.in_(version_ids)).order_by(fold_set.c.id)
+    found: dict[int, tuple[FoldSet, ...]] = {}
+    for row in connection.execute(query):
+        values = dict(row._mapping)
+        owner = values.pop("version_id")
+        found[owner] = (*found.get(owner, ()), FoldSet(**values))
+    return found
+
+
+def _check_test_of(connection: Connection, draft: VersionDraft) -> None:
+    assert draft.test_of is not None
+    if draft.test_of == draft.dataset:
+        raise IchxError(f"{draft.dataset} cannot be a test set of itself", "name the training set after --test-of")
+    owner = get_dataset(connection, draft.test_of)
+    if owner.test_of is not None:
+        problem = f"{owner.name} is itself a test set, of {owner.test_of}"
+        raise IchxError(problem, f"use --test-of {owner.test_of}")
+
+
+def _no_dataset(connection: Connection, name: str) -> NotFoundError:
+    known = connection.scalars(select(dataset.c.name).order_by(dataset.c.name)).all()
+    remedy = f"known: {', '.join(known[:10])}" if known else "there is none yet: add one with `ichx data add`"
+    return NotFoundError.named("dataset", name, known, remedy)

@@ -1,0 +1,61 @@
+"""Ensembles and their members, as functions over an open connection."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from ichx.errors import NotFoundError
+from ichx.store.snapshots import Ensemble, EnsembleDraft, EnsembleMember
+from ichx.store.tables import dataset_version, ensemble, ensemble_member
+
+
+def add_ensemble(connection: Connection, draft: EnsembleDraft, number: int) -> Ensemble:
+    """Record a blend and its members under `number`."""
+    version = select(dataset_version.c.dataset).where(dataset_version.c.id == draft.version_id)
+    if connection.scalar(version) != draft.dataset:
+        raise ValueError(f"dataset version {draft.version_id} is not one of {draft.dataset}")
+    values = {**vars(draft), "number": number, "submissions": list(draft.submissions), "created": datetime.now(UTC)}
+    del values["dataset"], values["members"]
+    connection.execute(insert(ensemble).values(values))
+    members = [{**vars(m), "ensemble": number, "position": i} for i, m in enumerate(draft.members)]
+    if members:
+        connection.execute(insert(ensemble_member), members)
+    return get_ensemble(connection, number)
+
+
+def get_ensemble(connection: Connection, number: int) -> Ensemble:
+    """Return ensemble `number`."""
+    found = _read(connection, ensemble.c.number == number)
+    if not found:
+        known = connection.scalars(select(ensemble.c.number).order_by(ensemble.c.number)).all()
+        remedy = f"there are: {', '.join(map(str, known))}" if known else "there is none yet: `ichx ensemble` makes one"
+        raise NotFoundError(f"no ensemble has the number {number}", remedy)
+    return found[0]
+
+
+def list_ensembles(connection: Connection) -> list[Ensemble]:
+    """Return all ensembles, oldest first."""
+    return _read(connection)
+
+
+def _read(connection: Connection, *conditions: Any) -> list[Ensemble]:
+    of_member = ensemble_member.c.ensemble == ensemble.c.number
+    members: dict[int, tuple[EnsembleMember, ...]] = {}
+    order = (ensemble_member.c.ensemble, ensemble_member.c.position)
+    for row in connection.execute(
+        select(ensemble_member).join(ensemble, of_member).where(*conditions).order_by(*order)
+    ):
+        member = EnsembleMember(experiment=row.experiment, weight=row.weight, score=row.score)
+        members[row.ensemble] = (*members.get(row.ensemble, ()), member)
+    query = (
+        select(ensemble, dataset_version.c.dataset)
+        .join(dataset_version, dataset_version.c.id == ensemble.c.version_id)
+        .where(*conditions)
+        .order_by(ensemble.c.number)
+    )
+    found = []
+    for row in connection.execute(query):
+        values = {**row._mapping, "submissions": tuple(row.submissions)}
+        found.append(Ensemble(**values, members=members.get(row.number, ())))
+    return found

@@ -1,0 +1,13 @@
+"""The numbers that users see (of experiments and ensembles): from 1 on, never given twice."""
+
+from sqlalchemy import Connection, select, update
+
+from ichx.store.tables import counter
+
+
+def take_numbers(connection: Connection, kind: str, count: int) -> range:
+    """Return the next `count` numbers of a `kind`; the update locks the counter until the transaction ends."""
+    of_kind = counter.c.kind == kind
+    connection.execute(update(counter).where(of_kind).values(last=counter.c.last + count))
+    last: int = connection.execute(select(counter.c.last).where(of_kind)).scalar_one()
+    return range(last - count + 1, last + 1)

@@ -1,0 +1,260 @@
+"""What goes into the store (drafts) and what comes out of it (snapshots): frozen dataclasses, never live rows.
+
+Datetimes are aware and in UTC; paths are relative to the workspace root unless said otherwise. No database here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FoldDraft:
+    """Patient-grouped folds of a dataset version to be recorded; `leaky` marks folds that split a patient."""
+
+    name: str
+    k: int
+    seed: int
+    digest: str
+    leaky: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldSet(FoldDraft):
+    """Recorded folds of a dataset version."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class VersionDraft:
+    """A dataset version to be recorded. `source` is the absolute path of its files, `path` its folder."""
+
+    dataset: str
+    test_of: str | None
+    source: str
+    path: str
+    digest: str
+    label_digest: str | None
+    slices: int
+    patients: int
+    defects: int
+    sample: str | None
+    summary: Mapping[str, Any]
+    folds: tuple[FoldDraft, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named set of slices; `versions` is its latest version's number.
+
+    It is trainable when its latest version has labels and it is no test set of another.
+    """
+
+    name: str
+    trainable: bool
+    test_of: str | None
+    versions: int
+    created: datetime
+
+
+@dataclass(frozen=True)
+class DatasetVersion:
+    """An immutable version of a dataset; its `number` counts from 1 within the dataset."""
+
+    id: int
+    dataset: str
+    number: int
+    test_of: str | None
+    source: str
+    path: str
+    digest: str
+    label_digest: str | None
+    slices: int
+    patients: int
+    defects: int
+    sample: str | None
+    summary: Mapping[str, Any]
+    folds: tuple[FoldSet, ...]
+    created: datetime
+
+
+@dataclass(frozen=True)
+class ExperimentDraft:
+    """An experiment to be registered: a recipe (TOML text) pinned to a dataset version, its labels and its folds.
+
+    `epochs` is the total per fold.
+    """
+
+    name: str
+    plugin: str
+    size: int
+    window_kind: str
+    recipe: str
+    recipe_digest: str
+    version_id: int
+    label_digest: str
+    fold_set_id: int
+    fold_digest: str
+    epochs: int
+    parent: int | None = None
+    kind: str = "experiment"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSummary:
+    """What a list shows of an experiment, without its recipe.
+
+    `state` is derived from the runs: `new`, `running`, `dead`, `stopped`, `failed`, `partial` or `done`; `stage` is the
+    newest run's. Scores are weighted log losses over all OOF slices, `_tta` of the mean over views; spreads are over folds.
+    """
+
+    number: int
+    name: str
+    plugin: str
+    size: int
+    window_kind: str
+    dataset: str
+    dataset_version: int
+    folds: int
+    folds_done: int
+    state: str
+    stage: str | None
+    score: float | None
+    spread: float | None
+    score_tta: float | None
+    spread_tta: float | None
+    selected: bool
+    leaked: bool
+    archived: bool
+    kind: str
+    parent: int | None
+    created: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(ExperimentSummary):
+    """Everything recorded of an experiment."""
+
+    recipe: str
+    recipe_digest: str
+    version_id: int
+    label_digest: str
+    fold_set_id: int
+    fold_digest: str
+    epochs: int
+
+
+@dataclass(frozen=True)
+class RunDraft:
+    """An attempt at one fold that is about to start, in process `pid` of `host` (`socket.gethostname()`)."""
+
+    experiment: int
+    fold: int
+    host: str
+    pid: int
+    code_version: str
+    libraries: Mapping[str, str]
+    device: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attempt at executing one fold.
+
+    `state` is `running`, `done`, `failed`, `stopped` or `dead`: a run recorded as running is shown as dead when its
+    heartbeat is old or its process is gone.
+    """
+
+    id: int
+    experiment: int
+    fold: int
+    attempt: int
+    state: str
+    host: str
+    pid: int
+    started: datetime
+    heartbeat: datetime
+    ended: datetime | None
+    code_version: str
+    libraries: Mapping[str, str]
+    device: str
+    command: str
+    stage: str | None
+    epoch: int | None
+    epochs_done: int
+    error: str | None
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """The metrics of one epoch of one stage; a value that is not a number comes back as NaN."""
+
+    stage: str
+    stage_index: int
+    epoch: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PredictionDraft:
+    """A file of logits: one fold's prediction of a dataset version in one view.
+
+    `role` is `oof` or `test`, `view` is `identity` or `hflip`; `slices` its rows; `score` where labels are known.
+    """
+
+    experiment: int
+    fold: int
+    version_id: int
+    role: str
+    view: str
+    path: str
+    slices: int
+    digest: str
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Prediction(PredictionDraft):
+    """A recorded prediction."""
+
+    created: datetime
+
+
+@dataclass(frozen=True)
+class EnsembleMember:
+    """An experiment in an ensemble with its weight and its own OOF score."""
+
+    experiment: int
+    weight: float
+    score: float
+
+
+@dataclass(frozen=True)
+class EnsembleDraft:
+    """A blend to be recorded.
+
+    `score` is in-sample, `nested_score` from weights fitted on other folds; `partial` says which folds it covers where
+    these are not all; `submissions` are paths.
+    """
+
+    dataset: str
+    version_id: int
+    fold_digest: str
+    tta: str
+    method: str
+    score: float
+    nested_score: float | None
+    partial: str | None
+    submissions: tuple[str, ...]
+    members: tuple[EnsembleMember, ...]
+
+
+@dataclass(frozen=True)
+class Ensemble(EnsembleDraft):
+    """A recorded blend."""
+
+    number: int
+    created: datetime

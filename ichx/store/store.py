@@ -1,0 +1,226 @@
+"""The store: what happened, and everything that is known of datasets, experiments, runs, predictions and ensembles.
+
+The contract, which `testing.StoreContract` checks:
+
+- Each method is one short transaction: all of it happens or nothing. Numbers are given once, whatever is deleted.
+- Out come frozen snapshots; they do not change when the store does.
+- Dataset versions and an experiment's recipe and pins are immutable. Nothing is removed but replaced predictions.
+- One store may be used by several threads, and one database by several processes; an open `Store` is not handed to
+  a forked child, which opens its own.
+- What a user can mend (a wrong name, a locked or unreadable file, a fold that another process runs) is `IchxError`.
+"""
+
+import math
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from ichx.store import database, datasets, ensembles, experiments, migrate, predictions, runs
+from ichx.store.numbers import take_numbers
+from ichx.store.snapshots import (
+    Dataset,
+    DatasetVersion,
+    Ensemble,
+    EnsembleDraft,
+    EpochRecord,
+    Experiment,
+    ExperimentDraft,
+    ExperimentSummary,
+    Prediction,
+    PredictionDraft,
+    Run,
+    RunDraft,
+    VersionDraft,
+)
+from ichx.workspace import Workspace
+
+
+def open_store(workspace: Workspace) -> "Store":
+    """Return the workspace's store, made or migrated where needed."""
+    return Store(workspace.store_url)
+
+
+class Store:
+    """The store at a SQLAlchemy URL; see this module's contract."""
+
+    def __init__(self, url: str) -> None:
+        """Open the store at `url`; make it, or bring it to this version's tables, where needed."""
+        self._engine = database.connect(url)
+        try:
+            migrate.prepare(self._engine)
+        except BaseException:
+            self._engine.dispose()
+            raise
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Datasets
+
+    def add_version(self, draft: VersionDraft) -> DatasetVersion:
+        """Record the next version of a dataset, and the dataset where it is new.
+
+        Raises `IchxError` when `test_of` names no dataset, a test set, or another dataset than it did before.
+        """
+        with database.writing(self._engine) as connection:
+            return datasets.add_version(connection, draft)
+
+    def datasets(self) -> list[Dataset]:
+        """Return all datasets, by name."""
+        with database.reading(self._engine) as connection:
+            return datasets.datasets(connection)
+
+    def dataset(self, name: str) -> Dataset:
+        """Return the dataset called `name`, or raise `NotFoundError` with the nearest names."""
+        with database.reading(self._engine) as connection:
+            return datasets.get_dataset(connection, name)
+
+    def version(self, name: str, number: int | None = None) -> DatasetVersion:
+        """Return version `number` of the dataset called `name`, the latest by default."""
+        with database.reading(self._engine) as connection:
+            return datasets.version(connection, name, number)
+
+    def version_by_id(self, id: int) -> DatasetVersion:
+        """Return the dataset version that experiments and predictions call `version_id`."""
+        with database.reading(self._engine) as connection:
+            return datasets.version_by_id(connection, id)
+
+    def test_sets(self, name: str) -> list[DatasetVersion]:
+        """Return the latest version of each test set of the dataset `name`."""
+        with database.reading(self._engine) as connection:
+            return datasets.test_sets(connection, name)
+
+    # Experiments
+
+    def add_experiments(self, drafts: Sequence[ExperimentDraft]) -> list[Experiment]:
+        """Register experiments, all or none, under consecutive numbers from 1 that are never given again.
+
+        Raises `ValueError` when a draft's digests are not those of the version and the folds that it is pinned to.
+        """
+        with database.writing(self._engine) as connection:
+            return experiments.add_experiments(connection, drafts)
+
+    def experiment(self, number: int) -> Experiment:
+        """Return experiment `number` with its recipe, or raise `NotFoundError`."""
+        with database.reading(self._engine) as connection:
+            return experiments.get_experiment(connection, number)
+
+    def experiments(self, *, limit: int | None = 50, dataset: str | None = None) -> list[ExperimentSummary]:
+        """Return the newest experiments (on `dataset`), newest first; all of them when `limit` is None."""
+        with database.reading(self._engine) as connection:
+            return experiments.list_experiments(connection, limit, dataset)
+
+    def count_experiments(self) -> int:
+        """Return how many experiments there are."""
+        with database.reading(self._engine) as connection:
+            return experiments.count_experiments(connection)
+
+    def set_scores(
+        self,
+        number: int,
+        *,
+        score: float | None,
+        spread: float | None,
+        score_tta: float | None,
+        spread_tta: float | None,
+    ) -> None:
+        """Record an experiment's OOF scores and their spreads over folds; None is not known."""
+        scores = {"score": score, "spread": spread, "score_tta": score_tta, "spread_tta": spread_tta}
+        wrong = {name: value for name, value in scores.items() if value is not None and not math.isfinite(value)}
+        if wrong:
+            raise ValueError(f"a score must be finite, not {wrong}")
+        with database.writing(self._engine) as connection:
+            experiments.set_scores(connection, number, scores)
+
+    # Runs
+
+    def start_run(self, draft: RunDraft) -> Run:
+        """Record that a process begins an attempt at a fold; of several at once, exactly one gets it.
+
+        Raises `IchxError`, naming host, process and since when, while a live run holds the fold. A dead one is closed.
+        """
+        with database.writing(self._engine) as connection:
+            experiments.check_fold(connection, draft.experiment, draft.fold)
+            return runs.start_run(connection, draft)
+
+    def heartbeat(
+        self, run_id: int, *, stage: str | None = None, epoch: int | None = None, epochs_done: int | None = None
+    ) -> None:
+        """Record that a run lives and where it is; at least every 30 s, as it is dead after 90 s without.
+
+        Raises `IchxError` when the run was ended meanwhile: its process no longer holds the fold.
+        """
+        with database.writing(self._engine) as connection:
+            runs.heartbeat(connection, run_id, {"stage": stage, "epoch": epoch, "epochs_done": epochs_done})
+
+    def record_epoch(self, run_id: int, record: EpochRecord) -> None:
+        """Record an epoch's metrics, in place of the same run's earlier ones of it; a heartbeat as well."""
+        with database.writing(self._engine) as connection:
+            runs.record_epoch(connection, run_id, record)
+
+    def finish_run(
+        self, run_id: int, state: str, *, error: str | None = None, predictions: Sequence[PredictionDraft] = ()
+    ) -> None:
+        """End a run as `done`, `failed` or `stopped`, and record its predictions in the same transaction."""
+        with database.writing(self._engine) as connection:
+            runs.finish_run(connection, run_id, state, error)
+            _add_predictions(connection, predictions)
+
+    def runs(self, experiment: int, fold: int | None = None) -> list[Run]:
+        """Return the runs of an experiment (of one fold), by fold and attempt."""
+        with database.reading(self._engine) as connection:
+            return runs.list_runs(connection, experiment, fold)
+
+    def history(self, experiment: int, fold: int) -> list[EpochRecord]:
+        """Return a fold's epochs over all attempts, in order of training; of one trained twice, the later one."""
+        with database.reading(self._engine) as connection:
+            return runs.history(connection, experiment, fold)
+
+    # Predictions
+
+    def add_predictions(self, drafts: Sequence[PredictionDraft]) -> None:
+        """Record predictions; one of the same experiment, fold, version and view is replaced."""
+        with database.writing(self._engine) as connection:
+            _add_predictions(connection, drafts)
+
+    def predictions(
+        self, experiment: int, *, role: str | None = None, view: str | None = None, version_id: int | None = None
+    ) -> list[Prediction]:
+        """Return an experiment's predictions that match, by version, view and fold."""
+        with database.reading(self._engine) as connection:
+            return predictions.list_predictions(connection, experiment, role, view, version_id)
+
+    # Ensembles
+
+    def reserve_ensemble(self) -> int:
+        """Return a number for an ensemble whose files are to be written before it is recorded."""
+        with database.writing(self._engine) as connection:
+            return take_numbers(connection, "ensemble", 1)[0]
+
+    def add_ensemble(self, draft: EnsembleDraft, number: int | None = None) -> Ensemble:
+        """Record a blend under a reserved `number`, or the next one."""
+        with database.writing(self._engine) as connection:
+            number = take_numbers(connection, "ensemble", 1)[0] if number is None else number
+            return ensembles.add_ensemble(connection, draft, number)
+
+    def ensembles(self) -> list[Ensemble]:
+        """Return all ensembles, oldest first."""
+        with database.reading(self._engine) as connection:
+            return ensembles.list_ensembles(connection)
+
+    def ensemble(self, number: int) -> Ensemble:
+        """Return ensemble `number`, or raise `NotFoundError`."""
+        with database.reading(self._engine) as connection:
+            return ensembles.get_ensemble(connection, number)
+
+
+_add_predictions = predictions.add_predictions  # `finish_run` has an argument of the module's name
