@@ -10,8 +10,12 @@ from ichx.cli.render import console, print_json, say, session, table, warn
 
 def ensemble(
     top: Annotated[int, typer.Option("--top", help="How many of the best complete experiments.")] = 4,
-    tta: Annotated[str, typer.Option("--tta", help="Views to average: none, or hflip (the slice and its mirror).")] = "hflip",
-    dataset: Annotated[str | None, typer.Option("--dataset", help="The training dataset; default: the only one.")] = None,
+    tta: Annotated[
+        str, typer.Option("--tta", help="Views to average: none, or hflip (the slice and its mirror).")
+    ] = "hflip",
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="The training dataset; default: the only one.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Where to write the submission CSV.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
@@ -40,9 +44,11 @@ def ensemble(
         "nested: each fold is blended with weights chosen on the other folds; that is the score to claim", style="dim"
     )
     for submission in report.submissions:
-        console.print(f"submission for {submission.test_set}: {submission.path} ({submission.images} images)", markup=False)
+        console.print(
+            f"submission for {submission.test_set}: {submission.path} ({submission.images} images)", markup=False
+        )
         if submission.filled:
             say(
-                f"note: {submission.filled} images of the sample have no readable slice; they got the training prevalences",
+                f"note: {submission.filled} images of the sample have no readable slice; got the training prevalences",
                 style="yellow",
             )

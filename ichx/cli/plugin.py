@@ -36,7 +36,9 @@ def list_plugins(as_json: Annotated[bool, typer.Option("--json", help="JSON on s
     for plugin in plugins:
         image = plugin.recipe.input
         pixels = f"{image.size} px" + (f", crop {image.crop}" if image.crop else "")
-        rows.append((plugin.name, pixels, image.window_kind, plugin.recipe.batch, plugin.weights_licence, plugin.summary))
+        rows.append(
+            (plugin.name, pixels, image.window_kind, plugin.recipe.batch, plugin.weights_licence, plugin.summary)
+        )
     table("plugins", ("name", "image", "windows", "batch", "weights", "what it is"), rows)
 
 

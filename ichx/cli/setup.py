@@ -9,7 +9,7 @@ from ichx.cli.render import say
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="The folder; made when missing.")] = Path("."),
+    folder: Annotated[Path, typer.Argument(help="The folder; made when missing.")] = Path(),
 ) -> None:
     """Make a workspace: the folder that holds the store, the experiments and the datasets.
 

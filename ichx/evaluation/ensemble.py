@@ -64,7 +64,8 @@ def make_ensemble(
         raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
     version, fold_digest, candidates, notes = _candidates(store, dataset)
     members = sorted(
-        (_Member(e, read_oof(workspace, store, e, tta)) for e in candidates), key=lambda m: (m.oof.score, m.experiment.number)
+        (_Member(e, read_oof(workspace, store, e, tta)) for e in candidates),
+        key=lambda m: (m.oof.score, m.experiment.number),
     )[:top]
     if len(members) < top:
         notes = [f"asked for {top} experiments, {len(members)} are complete; blending those", *notes]
@@ -80,13 +81,24 @@ def make_ensemble(
     tests = [t for t in store.test_sets(version.dataset) if t.sample is not None]
     if out is not None and len(tests) != 1:
         names = ", ".join(t.dataset for t in tests) or "none"
-        raise IchxError(f"--out needs exactly one test set with a sample; {version.dataset} has {names}", "leave out --out")
+        raise IchxError(
+            f"--out needs exactly one test set with a sample; {version.dataset} has {names}", "leave out --out"
+        )
     if not tests:
         notes.append(f"no test set with a sample belongs to {version.dataset}: blended, no submission written")
     number = len(store.ensembles()) + 1
     folder = workspace.ensembles_dir / f"{version.dataset}-{number}"
     submissions = [
-        _submit(workspace, store, members, solution.weights, tta, labels.mean(axis=0), test, out or folder / f"{test.dataset}.csv")
+        _submit(
+            workspace,
+            store,
+            members,
+            solution.weights,
+            tta,
+            labels.mean(axis=0),
+            test,
+            out or folder / f"{test.dataset}.csv",
+        )
         for test in tests
     ]
     ensemble = store.add_ensemble(
@@ -125,8 +137,9 @@ def predict_test(
     folds = sorted({p.fold for p in stored})
     missing = sorted(set(range(experiment.folds)) - set(folds))
     if missing:
+        named = ", ".join(map(str, missing))
         raise IchxError(
-            f"experiment {experiment.number} has no predictions of {test.dataset} from fold {', '.join(map(str, missing))}",
+            f"experiment {experiment.number} has no predictions of {test.dataset} from fold {named}",
             f"run `ichx run {experiment.number}`: it predicts test sets that were added later",
         )
     ids: npt.NDArray[np.object_] | None = None
@@ -137,7 +150,9 @@ def predict_test(
         if ids is None or total is None:
             ids, total = views[0].slice_ids, mean
         elif not np.array_equal(ids, views[0].slice_ids):
-            raise IchxError(f"folds of experiment {experiment.number} predict different slices of {test.dataset}", "run it again")
+            raise IchxError(
+                f"folds of experiment {experiment.number} predict different slices of {test.dataset}", "run it again"
+            )
         else:
             total = total + mean
     assert ids is not None
@@ -145,9 +160,7 @@ def predict_test(
     return ids, total / len(folds)
 
 
-def _candidates(
-    store: "Store", dataset: str | None
-) -> "tuple[DatasetVersion, str, list[Experiment], list[str]]":
+def _candidates(store: "Store", dataset: str | None) -> "tuple[DatasetVersion, str, list[Experiment], list[str]]":
     """Return the complete experiments of one dataset version and fold digest, and a line for each one left out."""
     if dataset is not None:
         store.dataset(dataset)
@@ -196,10 +209,8 @@ def _same_slices(members: Sequence[_Member]) -> None:
             )
 
 
-def _nested_score(
-    labels: FloatArray, folds: npt.NDArray[np.int16], predicted: Sequence[FloatArray]
-) -> float | None:
-    """Return the score with each fold blended by weights that were chosen on the other folds; None for a single fold."""
+def _nested_score(labels: FloatArray, folds: npt.NDArray[np.int16], predicted: Sequence[FloatArray]) -> float | None:
+    """Return the score with each fold blended by weights chosen on the other folds; None for a single fold."""
     parts = np.unique(folds)
     if len(parts) < 2:
         return None
@@ -228,7 +239,9 @@ def _submit(
     ids = tables[0][0]
     for other, _ in tables[1:]:
         if not np.array_equal(other, ids):
-            raise IchxError(f"members predict different slices of {test.dataset}", "run `ichx run` on each member again")
+            raise IchxError(
+                f"members predict different slices of {test.dataset}", "run `ichx run` on each member again"
+            )
     mixed = blend.mix([probabilities for _, probabilities in tables], [w for _, w in used])
 
     slices = load_version(workspace, test).slices
@@ -245,7 +258,9 @@ def _submit(
             rows[position] = prevalence
             filled += 1
     if filled == len(sample.images):
-        raise IchxError(f"no image of the sample is a slice of {test.dataset}", "add the test set with its own --sample CSV")
+        raise IchxError(
+            f"no image of the sample is a slice of {test.dataset}", "add the test set with its own --sample CSV"
+        )
     write_submission(path, sample, sample.images, rows)
     try:
         shown = path.resolve().relative_to(workspace.root).as_posix()

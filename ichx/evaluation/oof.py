@@ -75,7 +75,7 @@ def read_oof(workspace: "Workspace", store: "Store", experiment: "Experiment", t
         name = f"experiment {experiment.number}, fold {fold}"
         if (rows < 0).any():
             raise IchxError(
-                f"{name}: {int((rows < 0).sum())} predicted slices are not in {version.dataset} version {version.number}",
+                f"{name}: {int((rows < 0).sum())} predictions are not in {version.dataset} version {version.number}",
                 f"run `ichx run {experiment.number} --fold {fold}` again",
             )
         wrong = int((assigned[rows] != fold).sum())
@@ -101,9 +101,7 @@ def read_oof(workspace: "Workspace", store: "Store", experiment: "Experiment", t
     )
 
 
-def read_view(
-    workspace: "Workspace", stored: "list[Prediction]", fold: int, view: str, experiment: int
-) -> Predictions:
+def read_view(workspace: "Workspace", stored: "list[Prediction]", fold: int, view: str, experiment: int) -> Predictions:
     """Return the one stored prediction of `fold` and `view`; raises `IchxError` where there is none."""
     found = [p for p in stored if p.fold == fold and p.view == view]
     if not found:

@@ -22,7 +22,8 @@ def write_submission(path: Path, sample: SampleTable, images: npt.NDArray[np.obj
     missing = [image for image in sample.images if image not in row_of]
     if missing or len(row_of) != len(sample.images) or len(images) != len(row_of):
         raise IchxError(
-            f"the predictions ({len(images)} images) do not match the sample's {len(sample.images)} images", "predict anew"
+            f"the predictions ({len(images)} images) do not match the sample's {len(sample.images)} images",
+            "predict anew",
         )
     column_of = {label: column for column, label in enumerate(LABELS)}
     lines = ["ID,Label"]

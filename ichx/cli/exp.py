@@ -1,0 +1,177 @@
+"""`ichx exp`: register experiments, list them, look at one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ichx.cli.plugin import loaded_registry
+from ichx.cli.render import cell, console, print_json, say, session, table
+
+if TYPE_CHECKING:
+    from ichx.store import Experiment, ExperimentSummary
+
+app = typer.Typer(help="Experiments: register, list, look.", no_args_is_help=True)
+
+
+@app.command("new")
+def new(
+    plugin: Annotated[str | None, typer.Option("--plugin", help="The model; see `ichx plugin list`.")] = None,
+    size: Annotated[int | None, typer.Option("--size", help="Cached and trained image size, pixels; no crop.")] = None,
+    crop: Annotated[int | None, typer.Option("--crop", help="Centre crop of that size, pixels.")] = None,
+    sigmoid: Annotated[bool, typer.Option("--sigmoid", help="Sigmoid windows.")] = False,
+    linear: Annotated[bool, typer.Option("--linear", help="Linear windows.")] = False,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="The labelled dataset; default: the only one.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A value of the recipe, such as stage.balanced.lr=5e-4; repeatable."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--from", help="A recipe as `ichx plugin show NAME --toml` prints it.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="A name of your own.")] = None,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Register the reference solution's six, in order.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Register an experiment.
+
+    Example: `ichx exp new --plugin resnext50 --size 378 --sigmoid`
+    """
+    from ichx.errors import IchxError
+    from ichx.training.register import new_experiment, new_reference
+
+    if sigmoid and linear:
+        raise typer.BadParameter("give one of --sigmoid and --linear")
+    kind = "sigmoid" if sigmoid else "linear" if linear else None
+    registry = loaded_registry()
+    with session() as (_, store):
+        if reference:
+            if plugin or file or size or crop or kind or settings or name:
+                raise IchxError("--reference takes nothing but --dataset", "leave out the other options")
+            made = new_reference(store, registry, dataset=dataset)
+        else:
+            made = [
+                new_experiment(
+                    store,
+                    registry,
+                    plugin=plugin,
+                    file=file,
+                    size=size,
+                    crop=crop,
+                    kind=kind,
+                    settings=settings or (),
+                    dataset=dataset,
+                    name=name,
+                )
+            ]
+    if as_json:
+        print_json(made)
+    for e in made:
+        if not as_json:
+            console.print(f"experiment {e.number}: {e.name} on {e.dataset} v{e.dataset_version}", markup=False)
+        notice = registry.get(e.plugin).notice
+        if notice:
+            say(f"note: {e.plugin}: {notice}", style="yellow")
+    say(f"next: `ichx run {made[-1].number}`")
+
+
+@app.command("list")
+def list_experiments(
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only experiments on this dataset.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them, not the newest 50.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """List experiments, the newest first.
+
+    Example: `ichx exp list`
+    """
+    with session() as (_, store):
+        found = store.experiments(limit=None if everything else 50, dataset=dataset)
+        total = store.count_experiments()
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        say("no experiment yet; register one: `ichx exp new --plugin NAME`, or six: `ichx exp new --reference`")
+        return
+    rows = [
+        (e.number, e.name, f"{e.dataset} v{e.dataset_version}", f"{e.folds_done}/{e.folds}", e.state, scored(e))
+        for e in found
+    ]
+    shown = f"{len(found)} of {total}" if len(found) < total else f"{total}"
+    table("", ("exp", "name", "dataset", "folds", "state", "OOF score"), rows, caption=f"{shown} experiments")
+
+
+@app.command("show")
+def show(
+    number: Annotated[int, typer.Argument(help="The experiment's number.")],
+    toml: Annotated[bool, typer.Option("--toml", help="Only its recipe, as TOML.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Show an experiment: its recipe, what it is pinned to, its folds and their attempts.
+
+    Example: `ichx exp show 6`
+    """
+    with session() as (workspace, store):
+        experiment = store.experiment(number)
+        runs = store.runs(number)
+        history = {fold: store.history(number, fold) for fold in sorted({run.fold for run in runs})}
+    if toml:
+        console.print(experiment.recipe, end="", markup=False)
+        return
+    if as_json:
+        print_json({"experiment": experiment, "runs": runs, "history": history})
+        return
+    console.print(f"experiment {number}: {experiment.name} ({experiment.state})", markup=False, style="bold")
+    for name, value in _pinned(experiment):
+        console.print(f"  {name:<10} {value}", markup=False)
+    console.print(f"  {'files':<10} {workspace.experiment_dir(number)}", markup=False)
+    rows = []
+    for run in runs:
+        last = [r for r in history[run.fold] if "score" in r.values]
+        took = "-" if run.ended is None else _took((run.ended - run.started).total_seconds())
+        rows.append(
+            (
+                run.fold,
+                run.attempt,
+                run.state + (f": {run.error}" if run.error else ""),
+                f"{run.epochs_done}/{experiment.epochs}",
+                last[-1].values["score"] if last else None,
+                run.device,
+                took,
+            )
+        )
+    if rows:
+        table("runs", ("fold", "attempt", "state", "epochs", "score", "device", "time"), rows)
+    console.print(experiment.recipe, end="", markup=False)
+
+
+def scored(e: "ExperimentSummary") -> str:
+    """Return the score with its spread over folds and the marks that must follow it everywhere."""
+    if e.score is None:
+        return "-"
+    spread = f" ± {cell(e.spread)}" if e.spread is not None else ""
+    marks = [mark for mark, on in (("selected", e.selected), ("leaky folds", e.leaked)) if on]
+    if e.folds_done < e.folds:
+        marks.append(f"partial ({e.folds_done} of {e.folds} folds)")
+    return cell(e.score) + spread + (f" [{', '.join(marks)}]" if marks else "")
+
+
+def _pinned(e: "Experiment") -> list[tuple[str, str]]:
+    return [
+        ("dataset", f"{e.dataset} version {e.dataset_version}, labels {e.label_digest[:12]}"),
+        ("folds", f"{e.folds_done} of {e.folds} done, digest {e.fold_digest[:12]}"),
+        ("OOF score", scored(e) + (f"; with hflip {cell(e.score_tta)}" if e.score_tta is not None else "")),
+        ("recipe", e.recipe_digest),
+        ("created", cell(e.created)),
+    ]
+
+
+def _took(seconds: float) -> str:
+    from ichx.cli.render import duration
+
+    return duration(seconds)

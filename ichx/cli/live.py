@@ -1,0 +1,93 @@
+"""The live view of a run: stage, epoch, loss, score, throughput, time left."""
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+from ichx.cli.render import duration, err, say
+from ichx.training.events import FoldPlan, RunEvents
+
+if TYPE_CHECKING:
+    from ichx.store import EpochRecord
+
+
+class LiveView(RunEvents):
+    """Shows a run on standard error: bars on a terminal, and a line per fold and epoch everywhere."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+            console=err,
+            transient=True,
+        )
+        self._task = self._bars.add_task("", total=None, text="", visible=False)
+        self._plan: FoldPlan | None = None
+        self._label = ""
+        self._began = self._epoch_began = time.monotonic()
+        self._epochs_done = 0
+
+    def __enter__(self) -> "LiveView":
+        """Start the bars."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the bars."""
+        self._bars.stop()
+
+    def note(self, message: str) -> None:
+        """Print a note."""
+        say(f"note: {message}", style="yellow")
+
+    def fold_started(self, plan: FoldPlan) -> None:
+        """Print what the fold is going to do."""
+        self._plan, self._began, self._epochs_done = plan, time.monotonic(), 0
+        say(f"experiment {plan.experiment} ({plan.name}), fold {plan.fold} of 0..{plan.folds - 1}", style="bold")
+        say(f"  device: {plan.hardware}")
+        say(f"  from: {plan.start}; {plan.train:,} slices to train on, {plan.validation:,} to validate on")
+
+    def epoch_started(self, stage: str, epoch: int, epochs: int, batches: int) -> None:
+        """Set the bar up for an epoch."""
+        self._label = f"{stage} {epoch}/{epochs}"
+        self._epoch_began = time.monotonic()
+        self._show(0, batches, "")
+
+    def step(self, done: int, total: int, loss: float, images: int) -> None:
+        """Move the bar."""
+        seconds = time.monotonic() - self._epoch_began
+        left = (total - done) * seconds / done
+        self._show(done, total, f"loss {loss:.4f}  {images / seconds:,.0f} images/s  epoch ends in {duration(left)}")
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """Show what goes on beside training."""
+        label, self._label = self._label, name
+        self._show(done, total, f"{done:,} of {total:,}")
+        self._label = label
+
+    def epoch_ended(self, record: "EpochRecord") -> None:
+        """Print the epoch's line."""
+        values = record.values
+        self._epochs_done += 1
+        line = (
+            f"  {record.stage} {record.epoch}: loss {values['loss']:.5f}, score {values['score']:.5f}, "
+            f"lr {values['lr']:.1e}, {values['images_per_second']:,.0f} images/s, {duration(values['seconds'])}"
+        )
+        if self._plan is not None:
+            left = self._plan.epochs - self._plan.epochs_done - self._epochs_done
+            if left > 0:
+                line += f", fold ends in {duration(left * (time.monotonic() - self._began) / self._epochs_done)}"
+        say(line)
+
+    def fold_ended(self, fold: int, score: float) -> None:
+        """Print the fold's score."""
+        self._bars.update(self._task, visible=False)
+        say(f"  fold {fold} done: OOF score {score:.5f}")
+
+    def _show(self, done: int, total: int, text: str) -> None:
+        self._bars.update(self._task, completed=done, total=total, description=self._label, text=text, visible=True)

@@ -1,0 +1,95 @@
+"""A job: one experiment made ready to train on this machine - its recipe, slices, folds and cache."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ichx.data.cache import Cache, CacheSpec, ensure_cache
+from ichx.data.dataset import LoadedDataset, load_folds, load_version
+from ichx.errors import IchxError
+from ichx.labels import ANY
+from ichx.recipe import Recipe, from_toml
+
+if TYPE_CHECKING:
+    from ichx.plugins import Plugin, Registry
+    from ichx.store import DatasetVersion, Experiment, Store
+    from ichx.training.events import RunEvents
+    from ichx.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a fold of `experiment` needs. `folds` (N,) and `any_positive` (N,) are in the dataset's row order."""
+
+    workspace: "Workspace"
+    experiment: "Experiment"
+    plugin: "Plugin"
+    recipe: Recipe
+    data: LoadedDataset
+    cache: Cache
+    folds: npt.NDArray[np.int16]
+    any_positive: npt.NDArray[np.bool_]
+
+    @property
+    def fits(self) -> str:
+        """What a checkpoint must have in common with this job to go on from it."""
+        e = self.experiment
+        return f"{e.recipe_digest}/{e.label_digest}/{e.fold_digest}"
+
+    def training_rows(self, fold: int) -> npt.NDArray[np.int64]:
+        """Return the decodable slices of the other folds."""
+        return np.flatnonzero((self.folds != fold) & self.cache.valid)
+
+    def validation_rows(self, fold: int) -> npt.NDArray[np.int64]:
+        """Return the decodable slices of the fold."""
+        return np.flatnonzero((self.folds == fold) & self.cache.valid)
+
+
+def prepare_job(
+    workspace: "Workspace", store: "Store", registry: "Registry", experiment: "Experiment", events: "RunEvents"
+) -> Job:
+    """Return the job of `experiment`, building its cache where that is missing.
+
+    Raises `IchxError` when the dataset's files are gone or no longer those that the experiment was pinned to.
+    """
+    recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {experiment.number}")
+    version = store.version_by_id(experiment.version_id)
+    fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
+    data = load_version(workspace, version)
+    cache = open_cache(workspace, data, recipe, events)
+    if cache.defects:
+        events.note(f"{len(cache.defects)} slices cannot be decoded and are left out")
+    return Job(
+        workspace=workspace,
+        experiment=experiment,
+        plugin=registry.get(experiment.plugin),
+        recipe=recipe,
+        data=data,
+        cache=cache,
+        folds=load_folds(workspace, version, fold_set),
+        any_positive=data.slices[ANY].to_numpy() > 0.5,
+    )
+
+
+def open_cache(workspace: "Workspace", data: LoadedDataset, recipe: Recipe, events: "RunEvents") -> Cache:
+    """Return the HU cache of `data` that `recipe` reads, building what is missing of it."""
+    spec = CacheSpec(size=recipe.input.size, centre=recipe.input.centre, resize=recipe.input.resize)
+    name = data.version.dataset
+    return ensure_cache(
+        workspace.cache_dir,
+        name,
+        data.source,
+        data.slices,
+        spec,
+        progress=lambda done, total: events.phase(f"caching {name} at {spec.size} px", done, total),
+    )
+
+
+def test_data(workspace: "Workspace", version: "DatasetVersion") -> LoadedDataset:
+    """Return the slices of a test set; raises `IchxError` where it has none."""
+    data = load_version(workspace, version)
+    if data.slices.empty:
+        raise IchxError(f"the test set {version.dataset} has no readable slice", "see `ichx data show` for the reasons")
+    return data

@@ -1,0 +1,95 @@
+"""The runner: executes the folds of an experiment and keeps its score; what is done already is not done again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ichx.data.predictions import VIEWS
+from ichx.errors import IchxError
+from ichx.evaluation.oof import read_oof
+from ichx.training.device import choose_hardware
+from ichx.training.events import RunEvents
+from ichx.training.fold import FoldRun, RunOptions, missing_tests
+from ichx.training.job import prepare_job
+
+if TYPE_CHECKING:
+    from ichx.plugins import Registry
+    from ichx.store import Store
+    from ichx.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What `run_experiment` did: folds trained now, folds that had been done, test sets predicted now, the score."""
+
+    experiment: int
+    trained: tuple[int, ...]
+    already_done: tuple[int, ...]
+    folds: int
+    score: float | None
+    spread: float | None
+    score_tta: float | None
+
+
+def run_experiment(
+    workspace: "Workspace",
+    store: "Store",
+    registry: "Registry",
+    number: int,
+    *,
+    folds: Sequence[int] | None = None,
+    options: RunOptions | None = None,
+    events: RunEvents | None = None,
+) -> RunReport:
+    """Train and predict `folds` (all) of experiment `number`; what is done already is kept.
+
+    Raises `IchxError` for an unknown experiment or fold, a fold that another process runs, and all that a fold raises.
+    """
+    options, events = options or RunOptions(), events or RunEvents()
+    experiment = store.experiment(number)
+    wanted = range(experiment.folds) if folds is None else folds
+    for fold in wanted:
+        if not 0 <= fold < experiment.folds:
+            raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
+    done = _finished_folds(workspace, store, number)
+    trained, kept = [f for f in wanted if f not in done], [f for f in wanted if f in done]
+    behind = [f for f in kept if missing_tests(workspace, store, experiment.dataset, number, f)]
+    if trained or behind:
+        job = prepare_job(workspace, store, registry, experiment, events)
+        hardware = choose_hardware(options.device, job.recipe.precision)
+        for fold in wanted:
+            if fold in trained or fold in behind:
+                FoldRun(
+                    job, store, fold, trained=fold in behind, options=options, events=events, hardware=hardware
+                ).execute()
+    _update_scores(workspace, store, number)
+    after = store.experiment(number)
+    return RunReport(
+        experiment=number,
+        trained=tuple(trained),
+        already_done=tuple(kept),
+        folds=experiment.folds,
+        score=after.score,
+        spread=after.spread,
+        score_tta=after.score_tta,
+    )
+
+
+def _finished_folds(workspace: "Workspace", store: "Store", number: int) -> set[int]:
+    """Return the folds whose OOF predictions are recorded and whose files are there."""
+    stored = [p for p in store.predictions(number, role="oof") if (workspace.root / p.path).is_file()]
+    return {
+        fold
+        for fold in {p.fold for p in stored}
+        if {p.view for p in stored if p.fold == fold} >= set(VIEWS)
+        and (workspace.experiment_dir(number) / f"fold-{fold}" / "weights.safetensors").is_file()
+    }
+
+
+def _update_scores(workspace: "Workspace", store: "Store", number: int) -> None:
+    """Store the pooled OOF score over the finished folds, without and with test-time augmentation."""
+    experiment = store.experiment(number)
+    if not store.predictions(number, role="oof"):
+        return
+    plain, flipped = (read_oof(workspace, store, experiment, tta) for tta in ("none", "hflip"))
+    store.set_scores(number, score=plain.score, spread=plain.spread, score_tta=flipped.score, spread_tta=flipped.spread)
