@@ -289,7 +289,7 @@ def _header(dataset: pydicom.FileDataset, *, has_pixels: bool) -> SliceHeader:
 
 
 def _bytes(dataset: pydicom.FileDataset, tag: int) -> bytes:
-    element = dataset.get_item(tag)
+    element = dataset.get_item(tag, keep_deferred=True)  # an empty element would be converted otherwise
     value = None if element is None else element.value
     return value if isinstance(value, bytes) else b""
 

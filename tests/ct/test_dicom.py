@@ -1,0 +1,282 @@
+"""One file to HU, or to a named defect."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import SIDE, head, write_ct
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+
+from ichx.ct.dicom import DEFECTS, DicomDefectError, read_header, read_slice
+
+
+def defect(source, read=read_slice) -> str:
+    with pytest.raises(DicomDefectError) as caught:
+        read(source)
+    assert caught.value.reason in DEFECTS
+    return caught.value.reason
+
+
+def test_reads_what_the_header_says(tmp_path: Path) -> None:
+    path = write_ct(
+        tmp_path / "a.dcm",
+        InstanceNumber=7,
+        ImagePositionPatient=[-120.5, 3, 42.25],
+        PixelSpacing=[0.4, 0.5],
+        WindowCenter=["00036", "00600"],
+        WindowWidth=["00080", "02800"],
+    )
+    header = read_header(path)
+    assert (header.slice_id, header.patient_id, header.study_id, header.series_id) == (
+        "ID_a",
+        "p0",
+        "ID_study",
+        "ID_series",
+    )
+    assert (header.instance_number, header.rows, header.columns) == (7, SIDE, SIDE)
+    assert header.position == (-120.5, 3, 42.25)
+    assert header.orientation == (1, 0, 0, 0, 1, 0)
+    assert header.spacing == (0.4, 0.5)
+    assert (header.window, header.window_missing) == ((36, 80), False)
+    assert read_slice(path).header == header
+
+
+def test_reads_a_stream_and_leaves_it_open(tmp_path: Path) -> None:
+    stream = io.BytesIO(write_ct(tmp_path / "a.dcm").read_bytes())
+    assert read_header(stream).slice_id == "ID_a"
+    stream.seek(0)
+    assert read_slice(stream).hu.shape == (SIDE, SIDE)
+    assert not stream.closed
+
+
+def test_never_reads_names_and_raises_no_warnings(tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a.dcm", PatientName="Somebody^Else", StudyDescription="free text" * 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        header = read_header(path)
+        read_slice(path)
+    assert "Somebody" not in repr(header)
+
+
+@pytest.mark.parametrize(
+    ("elements", "window"),
+    [
+        ({"WindowCenter": None}, None),
+        ({"WindowWidth": 0}, None),
+        ({"WindowWidth": -80}, None),
+        ({"WindowCenter": ""}, None),
+        ({"WindowCenter": ["35", "700"], "WindowWidth": ["135", "3200"]}, (35, 135)),
+    ],
+)
+def test_window_is_the_first_or_the_brains(tmp_path: Path, elements: dict, window: tuple | None) -> None:
+    header = read_header(write_ct(tmp_path / "a.dcm", **elements))
+    assert header.window == (window or (40, 80))
+    assert header.window_missing == (window is None)
+
+
+def test_hu_is_rounded_and_clamped(tmp_path: Path) -> None:
+    stored = np.full((SIDE, SIDE), 100, np.int16)
+    stored[0, :6] = [-2000, -1, 0, 1, 3, 32767]
+    hu = read_slice(write_ct(tmp_path / "a.dcm", stored, RescaleSlope=1.5, RescaleIntercept=-0.25)).hu
+    assert hu.dtype == np.int16
+    assert hu[0, :6].tolist() == [-1024, -2, 0, 1, 4, 32767]
+    assert hu[1, 0] == 150
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    stored=st.lists(st.integers(-(2**15), 2**15 - 1), min_size=2, max_size=20, unique=True),
+    slope=st.sampled_from(["1", "2", "0.5", "0.244", "1.0001", "-1"]),
+    intercept=st.sampled_from(["0", "-1024", "-1000.4", "31.5"]),
+)
+def test_hu_follows_the_formula(tmp_path_factory: pytest.TempPathFactory, stored, slope, intercept) -> None:
+    image = np.zeros((SIDE, SIDE), np.int16)
+    image.flat[: len(stored)] = stored
+    path = tmp_path_factory.mktemp("hu") / "a.dcm"
+    expected = np.clip(np.rint(image.astype(float) * float(slope) + float(intercept)), -1024, 32767)
+    write_ct(path, image, RescaleSlope=slope, RescaleIntercept=intercept)
+    if expected.min() == expected.max():
+        assert defect(path) == "constant_image"
+    else:
+        assert (read_slice(path).hu == expected).all()
+
+
+def test_padding_is_air_even_where_it_is_bright(tmp_path: Path) -> None:
+    stored = head()
+    stored[:2] = 63536  # -2000 written by a scanner as unsigned
+    assert read_slice(write_ct(tmp_path / "a.dcm", stored)).hu[0, 0] > 3000
+    hu = read_slice(write_ct(tmp_path / "b.dcm", stored, PixelPaddingValue=63536)).hu
+    assert (hu[:2] == -1024).all()
+    assert (hu[2:] == stored[2:].astype(int) - 1024).all()
+
+
+def test_unused_bits_do_not_count(tmp_path: Path) -> None:
+    stored = head()
+    elements = {"BitsStored": 12, "HighBit": 11}
+    plain = read_slice(write_ct(tmp_path / "a.dcm", stored, **elements)).hu
+    overlaid = read_slice(write_ct(tmp_path / "b.dcm", stored | 0x8000, **elements)).hu
+    assert (plain == overlaid).all()
+    negative = (stored.astype(np.int16) - 1024) & 0x0FFF  # 12-bit two's complement without its sign spread out
+    hu = read_slice(write_ct(tmp_path / "c.dcm", negative, RescaleIntercept=0, **elements)).hu
+    assert (hu == stored.astype(int) - 1024).all()
+
+
+def test_byte_orders_agree(tmp_path: Path) -> None:
+    little = read_slice(write_ct(tmp_path / "a.dcm")).hu
+    implicit = read_slice(write_ct(tmp_path / "b.dcm", syntax=ImplicitVRLittleEndian)).hu
+    big = read_slice(write_ct(tmp_path / "c.dcm", head().byteswap(), syntax=ExplicitVRBigEndian)).hu
+    assert (little == implicit).all()
+    assert (little == big).all()
+
+
+def wrong_intercept(path: Path, shown: np.ndarray, intercept: float = 1.0) -> Path:
+    """Write HU `shown` as the RSNA files with the wrong intercept have them: moved down by 1000, around 4096."""
+    stored = np.where(shown < 0, shown + 4096, shown).astype(np.uint16)
+    return write_ct(path, stored, BitsStored=12, HighBit=11, RescaleIntercept=intercept)
+
+
+def test_wrong_intercept_is_repaired(tmp_path: Path) -> None:
+    shown = head().astype(int) - 1000  # what the scanner measured: air at -980 and tissue at 60
+    decoded = read_slice(wrong_intercept(tmp_path / "a.dcm", shown))
+    assert decoded.repaired
+    assert decoded.header.intercept == -1000
+    assert (decoded.hu == shown).all()
+
+
+def test_wrong_intercept_is_repaired_only_where_the_plain_reading_is_implausible(tmp_path: Path) -> None:
+    shown = head().astype(int) - 1000
+    plausible = write_ct(tmp_path / "a.dcm", head(), BitsStored=12, HighBit=11, RescaleIntercept=-1024)
+    assert not read_slice(plausible).repaired
+    borderline = read_slice(wrong_intercept(tmp_path / "b.dcm", shown, intercept=-100))
+    assert not borderline.repaired  # only intercepts above -100 are of the family
+    no_air = write_ct(tmp_path / "c.dcm", head() + np.uint16(100), BitsStored=12, HighBit=11, RescaleIntercept=0)
+    decoded = read_slice(no_air)  # neither reading has air where 1000 more goes around
+    assert not decoded.repaired
+    assert decoded.header.intercept == 0
+    assert (decoded.hu == head() + 100).all()
+    sixteen = write_ct(
+        tmp_path / "d.dcm", np.where(shown < 0, shown + 4096, shown).astype(np.uint16), RescaleIntercept=1
+    )
+    assert not read_slice(sixteen).repaired
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason"),
+    [
+        ({"Modality": "MR"}, "not_ct"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "not_ct"),
+        ({"SOPInstanceUID": None}, "no_slice_id"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer"),
+        ({"NumberOfFrames": 3}, "multi_frame"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "monochrome1"),
+        ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "unsupported_pixels"),
+        ({"BitsAllocated": 12}, "unsupported_pixels"),
+        ({"BitsStored": 17}, "unsupported_pixels"),
+        ({"Rows": 65535, "Columns": 65535}, "absurd_size"),
+        ({"Rows": 0}, "absurd_size"),
+        ({"Columns": None}, "absurd_size"),
+        ({"RescaleSlope": 0}, "bad_rescale"),
+        ({"PixelData": None}, "no_pixels"),
+        ({"PixelData": b""}, "no_pixels"),
+        ({"PixelData": b"\0" * 100}, "truncated"),
+        ({"Rows": SIDE + 1}, "truncated"),
+    ],
+)
+def test_header_defects_are_named_by_both_readers(tmp_path: Path, elements: dict, reason: str) -> None:
+    path = write_ct(tmp_path / "a.dcm", **elements)
+    assert defect(path, read_header) == reason
+    assert defect(path, read_slice) == reason
+
+
+def test_file_defects_are_named(tmp_path: Path) -> None:
+    whole = write_ct(tmp_path / "whole.dcm").read_bytes()
+    cut = tmp_path / "cut.dcm"
+    cut.write_bytes(whole[:-1])
+    assert defect(cut, read_header) == defect(cut) == "truncated"
+    cut.write_bytes(whole[:200])
+    assert defect(cut) in DEFECTS
+    text = tmp_path / "notes.txt"
+    text.write_text("not an image\n" * 30)
+    assert defect(text, read_header) == defect(text) == "not_dicom"
+    text.write_bytes(b"")
+    assert defect(text, read_header) == "not_dicom"
+    assert defect(tmp_path / "absent.dcm", read_header) == "unreadable"
+    assert defect(tmp_path, read_header) == "unreadable"
+
+
+def test_constant_image_is_a_defect_of_decoding(tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a.dcm", np.full((SIDE, SIDE), 1024, np.uint16))
+    assert read_header(path).slice_id == "ID_a"
+    assert defect(path) == "constant_image"
+
+
+def test_compressed_streams(tmp_path: Path) -> None:
+    for syntax in (JPEG2000Lossless, RLELossless):
+        path = write_ct(tmp_path / "a.dcm", syntax=syntax, PixelData=encapsulate([b"\xff\x4f\xff\x51" + b"\0" * 60]))
+        assert read_header(path).transfer_syntax == syntax
+        assert defect(path) == "undecodable"
+    known = write_ct(tmp_path / "b.dcm", syntax=JPEG2000Lossless, PixelData=encapsulate([b"\0" * 64]))
+    unknown = tmp_path / "c.dcm"
+    unknown.write_bytes(known.read_bytes().replace(b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.4.99"))
+    assert defect(unknown) == "unsupported_syntax"
+
+
+def test_every_defect_survives_a_process_boundary() -> None:
+    import pickle
+
+    error = pickle.loads(pickle.dumps(DicomDefectError("truncated", "3 of 4 bytes")))
+    assert (error.reason, error.detail) == ("truncated", "3 of 4 bytes")
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_a_slice_or_a_named_defect(tmp_path_factory: pytest.TempPathFactory, data) -> None:
+    whole = bytearray(write_ct(tmp_path_factory.mktemp("fuzz") / "a.dcm").read_bytes())
+    for place in data.draw(st.lists(st.integers(128, 900), max_size=6)):
+        whole[place] = data.draw(st.integers(0, 255))
+    end = data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))
+    for read in (read_header, read_slice):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert outcome(read, bytes(whole[:end])) in {"slice", *DEFECTS}
+
+
+def outcome(read, content: bytes) -> str:
+    try:
+        read(io.BytesIO(content))
+    except DicomDefectError as error:
+        return error.reason
+    return "slice"
+
+
+def test_real_slices(shared_data: Path) -> None:
+    signed = read_slice(shared_data / "rsna_mini/stage_2_train/ID_0000950d7.dcm")
+    assert (signed.header.bits_stored, signed.header.signed, signed.header.intercept) == (16, True, -1024)
+    assert signed.hu.min() == -1024  # its padding of -2000 would be -3024
+    unsigned = read_slice(shared_data / "rsna_mini/stage_2_test/ID_000000e27.dcm")
+    assert unsigned.header.window == (40, 80)  # written 00040\00040
+    assert 20 < np.median(unsigned.hu[(unsigned.hu > 0) & (unsigned.hu < 100)]) < 50  # brain
+
+
+def test_real_lossless_variants_are_equal(shared_data: Path) -> None:
+    folder = shared_data / "transfer_syntaxes"
+    expected = read_slice(folder / "CTImage.dcm").hu
+    lossless = ("1.2.2.dcm", "1.2.1.99.dcm", "4.90.dcm", "4.80.dcm", "4.70.dcm", "4.57.dcm", "1.2.5.dcm", "1.2.1.dcm")
+    paths = [path for path in sorted(folder.iterdir()) if path.name.endswith(lossless)]
+    assert len(paths) == len(lossless)
+    for path in paths:
+        assert (read_slice(path).hu == expected).all(), path.name
+    for path in sorted(folder.glob("*4.5[135].dcm")):  # 12-bit lossy JPEG
+        difference = read_slice(path).hu.astype(int) - expected
+        assert 0 < np.abs(difference).mean() < 20, path.name
+
+
+def test_real_defects(shared_data: Path) -> None:
+    for read in (read_header, read_slice):
+        assert defect(shared_data / "defects/GH1376.dcm", read) == "truncated"
+        assert defect(shared_data / "defects/GH178.dcm", read) == "no_pixels"
