@@ -72,6 +72,7 @@ class Cache:
         self.key: str = manifest["key"]
         self.spec = CacheSpec(**manifest["spec"])
         self.n: int = manifest["n"]
+        self._shard_rows: int = manifest["shard_rows"]
         self.defects: Mapping[int, str] = MappingProxyType({int(row): why for row, why in manifest["defects"].items()})
         self.nbytes: int = sum(manifest["shard_bytes"])
         # Mapped, not read: all workers share one copy.
@@ -122,7 +123,7 @@ class Cache:
     def _packed(self, row: int) -> bytes:
         if not 0 <= row < self.n:
             raise IndexError(f"row {row} of {self.n}")
-        shard, inner = divmod(row, SHARD_ROWS)
+        shard, inner = divmod(row, self._shard_rows)
         return read_packed(shard_path(self.folder, shard), inner, self._places[row])
 
 
@@ -162,10 +163,10 @@ def ensure_cache(
     """
     key = cache_key(slices, spec)
     folder = cache_dir / f"{name}-{spec.size}-{key[:12]}"
-    if _is_complete(folder, key):
-        return Cache(folder)
     count = -(-len(slices) // SHARD_ROWS)
     try:
+        if _is_complete(folder, key):
+            return Cache(folder)
         folder.mkdir(parents=True, exist_ok=True)
         remove_stale(folder)
         missing = [shard for shard in range(count) if not _is_whole(shard_path(folder, shard))]
@@ -181,7 +182,7 @@ def _is_complete(folder: Path, key: str) -> bool:
     """Whether the cache in `folder` is finished and none of its shards has gone or changed its size since."""
     try:
         manifest = json.loads((folder / "cache.json").read_text())
-        if manifest["key"] != key or manifest["format"] != FORMAT:
+        if (manifest.get("key"), manifest.get("format")) != (key, FORMAT):
             return False
         found = [shard_path(folder, shard).stat().st_size for shard in range(len(manifest["shard_bytes"]))]
         return found == manifest["shard_bytes"] and (folder / "places.npy").is_file()

@@ -58,12 +58,13 @@ def training_batches(
     A sample's augmentation depends on (seed, fold, stage, epoch, slice id) only. A ragged last batch is dropped, unless
     it is the only one. `start` skips that many batches. Raises `ValueError` when a row is a defect.
     """
+    _check(cache, slices, rows, recipe)
     whole = len(rows) - len(rows) % recipe.batch if len(rows) > recipe.batch else len(rows)
     address = (recipe.seed, fold, stage, epoch)
     augmenter = Augmenter(recipe.augmentation, recipe.input.size)
     source = _Source(cache, recipe.input.pixels, augmenter, address)
     parts = _split(rows[:whole], recipe.batch)[start:]
-    return _batches(source, slices, parts, workers)
+    return _iterate(source, slices, parts, workers)
 
 
 def inference_batches(
@@ -79,8 +80,9 @@ def inference_batches(
 
     Raises `ValueError` when a row is a defect.
     """
+    _check(cache, slices, rows, recipe)
     source = _Source(cache, recipe.input.pixels)
-    return _batches(source, slices, _split(rows, batch or recipe.batch), workers)
+    return _iterate(source, slices, _split(rows, batch or recipe.batch), workers)
 
 
 def centre_crop(image: npt.NDArray[Any], edge: int) -> npt.NDArray[Any]:
@@ -139,18 +141,14 @@ def _split(rows: npt.NDArray[np.int64], batch: int) -> list[npt.NDArray[np.int64
     return [rows[start : start + batch] for start in range(0, len(rows), batch)]
 
 
-def _batches(
-    source: _Source, slices: pd.DataFrame, parts: list[npt.NDArray[np.int64]], workers: int
-) -> Iterator[Batch]:
-    """Check the arguments now, and return the iterator that starts the workers."""
-    if len(slices) != source.cache.n:
-        raise ValueError(f"the cache has {source.cache.n} slices, the dataset {len(slices)}")
-    if source.edge > source.cache.spec.size or (source.augmenter and source.augmenter.size != source.cache.spec.size):
-        raise ValueError(f"a cache of {source.cache.spec.size} pixels does not fit the recipe")
-    bad = [row for part in parts for row in part[~source.cache.valid[part]].tolist()]
-    if bad:
-        raise ValueError(f"rows {bad[:5]} are defects: leave out what is not Cache.valid")
-    return _iterate(source, slices, parts, workers)
+def _check(cache: Cache, slices: pd.DataFrame, rows: npt.NDArray[np.int64], recipe: Recipe) -> None:
+    if len(slices) != cache.n:
+        raise ValueError(f"the cache has {cache.n} slices, the dataset {len(slices)}")
+    if cache.spec.size != recipe.input.size:
+        raise ValueError(f"a cache of {cache.spec.size} pixels does not fit a recipe of {recipe.input.size}")
+    bad = np.asarray(rows)[~cache.valid[rows]]
+    if len(bad):
+        raise ValueError(f"rows {bad[:5].tolist()} are defects: leave out what is not Cache.valid")
 
 
 def _iterate(
