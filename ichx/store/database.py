@@ -3,6 +3,7 @@
 SQLite's particulars stand here and in `migrate.py`, nowhere else in the store. No tables and no queries.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,11 +69,19 @@ def translated(url: URL) -> Iterator[None]:
     """Turn the database failures that a user can mend into `IchxError`; others pass as the bugs they are."""
     try:
         yield
-    except exc.DBAPIError as error:
-        remedy = _remedy(url, str(error.orig))
+    except (exc.DBAPIError, sqlite3.Error) as error:  # a new connection's settings fail without SQLAlchemy around them
+        message = str(error.orig) if isinstance(error, exc.DBAPIError) else str(error)
+        remedy = _remedy(url, message)
         if remedy is None and not isinstance(error, exc.OperationalError):
             raise
-        raise IchxError(f"the store {shown(url)} failed: {error.orig}", remedy or _GENERAL_REMEDY) from error
+        raise IchxError(f"the store {shown(url)} failed: {message}", remedy or _GENERAL_REMEDY) from error
+
+
+def within(url: str, root: Path) -> str:
+    """Return `url` with a relative SQLite file taken from `root`, so that the current directory does not matter."""
+    parsed = _parse(url)
+    file = sqlite_file(parsed) if is_sqlite(parsed) else None
+    return url if file is None else parsed.set(database=str(root / file)).render_as_string(hide_password=False)
 
 
 def is_sqlite(url: URL) -> bool:
@@ -122,16 +131,15 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _remedy(url: URL, message: str) -> str | None:
-    folder = sqlite_file(url).parent if is_sqlite(url) and sqlite_file(url) else "its folder"  # type: ignore[union-attr]
     for sign, remedy in (
         ("database or disk is full", "free some disk space, then run the command again: nothing was half-written"),
         ("disk I/O error", "see that the disk is whole, not full and within its quota, then run the command again"),
-        ("is locked", "another process is writing to it and did not finish: wait for it or end it, then try again"),
-        ("not a database", f"move that file away or name another with ICHX_STORE ({folder} is left as it is)"),
+        ("is locked", "another process is writing to it and does not finish: wait for it or end it, then try again"),
+        ("not a database", "name another store with ICHX_STORE or `store` in ichx.toml, or move that file away"),
         ("malformed", "restore the file from a backup: it is damaged"),
-        ("readonly database", f"make the file and {folder} writable, or name another store with ICHX_STORE"),
-        ("unable to open database file", f"make {folder} a writable folder, or name another store with ICHX_STORE"),
+        ("readonly database", "make the file and its folder writable, or name another store with ICHX_STORE"),
+        ("unable to open database file", "make its folder writable, or name another store with ICHX_STORE"),
     ):
-        if sign in message:
+        if is_sqlite(url) and sign in message:
             return remedy
     return None

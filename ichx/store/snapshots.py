@@ -107,7 +107,7 @@ class ExperimentSummary:
     """What a list shows of an experiment, without its recipe.
 
     `state` is derived from the runs: `new`, `running`, `dead`, `stopped`, `failed`, `partial` or `done`; `stage` is the
-    newest run's. Scores are weighted log losses over all OOF slices, `_tta` of the mean over views; spreads are over folds.
+    newest run's. Scores are weighted log losses over all OOF slices, `_tta` of the views' mean; spreads are over folds.
     """
 
     number: int

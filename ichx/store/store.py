@@ -36,8 +36,8 @@ from ichx.workspace import Workspace
 
 
 def open_store(workspace: Workspace) -> "Store":
-    """Return the workspace's store, made or migrated where needed."""
-    return Store(workspace.store_url)
+    """Return the workspace's store, made or migrated where needed; a relative SQLite file lies in the workspace."""
+    return Store(database.within(workspace.store_url, workspace.root))
 
 
 class Store:

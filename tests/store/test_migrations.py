@@ -1,0 +1,153 @@
+"""Migrations: they make the tables that the code has, once, whole or not at all, and only on what is ours."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from ichx.errors import IchxError
+from ichx.store import Store, migrate
+from ichx.store.tables import METADATA, VERSION_TABLE
+from ichx.store.testing import version_draft
+
+OPEN = "import sys; from ichx.store import Store; Store(sys.argv[1]).close()"
+UPGRADE_AND_HANG = """
+import sys, time
+from ichx.store import Store, migrate
+upgrade = migrate._upgrade
+def hang(connection):
+    upgrade(connection)
+    print("upgraded", flush=True)
+    time.sleep(60)
+migrate._upgrade = hang
+Store(sys.argv[1])
+"""
+
+
+def python(code: str, *args: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def tables(file: Path) -> set[str]:
+    connection = sqlite3.connect(file)
+    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    connection.close()
+    return found
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_code(tmp_path: Path) -> None:
+    with Store(f"sqlite:///{tmp_path / 'ichx.db'}") as store, store._engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
+        assert compare_metadata(context, METADATA) == []
+
+
+def test_primary_keys_and_rowids_are_those_of_the_code(tmp_path: Path) -> None:
+    """What compare_metadata does not look at."""
+    file = tmp_path / "ichx.db"
+    with Store(f"sqlite:///{file}"):
+        pass
+    connection = sqlite3.connect(file)
+    for table in METADATA.sorted_tables:
+        columns = connection.execute(f"PRAGMA table_info({table.name})").fetchall()
+        key = [name for _, name, _, _, _, place in sorted(columns, key=lambda c: c[5]) if place]
+        assert key == [column.name for column in table.primary_key], table.name
+        (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", [table.name]).fetchone()
+        assert ("WITHOUT ROWID" in sql) is (table.dialect_options["sqlite"]["with_rowid"] is False), table.name
+    connection.close()
+
+
+def test_head_is_the_newest_of_one_line_of_migrations() -> None:
+    script = ScriptDirectory(str(migrate.MIGRATIONS))
+    assert script.get_heads() == [migrate.HEAD]
+    numbers = [revision.revision for revision in script.walk_revisions()][::-1]
+    assert numbers == [f"{n:04}" for n in range(1, len(numbers) + 1)]
+
+
+def test_a_store_that_is_up_to_date_imports_nothing_heavy(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ichx.db'}"
+    Store(url).close()
+    heavy = ("alembic", "sqlalchemy.orm", "pandas", "numpy", "torch")
+    code = f"{OPEN}; print([m for m in {heavy} if m in sys.modules])"
+    out, err = python(code, url).communicate(timeout=60)
+    assert (out.strip(), err) == ("[]", "")
+
+
+def test_eight_processes_open_a_missing_store_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "db" / "ichx.db"
+    processes = [python(OPEN, f"sqlite:///{file}") for _ in range(8)]
+    results = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, results
+    connection = sqlite3.connect(file)
+    assert connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall() == [(migrate.HEAD,)]
+    assert connection.execute("SELECT count(*) FROM counter").fetchone() == (2,)
+    connection.close()
+
+
+def test_an_upgrade_that_was_killed_is_finished_by_the_next_command(tmp_path: Path) -> None:
+    file = tmp_path / "ichx.db"
+    process = python(UPGRADE_AND_HANG, f"sqlite:///{file}")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "upgraded\n"
+    process.kill()
+    process.communicate()
+    assert tables(file) == set()
+    with Store(f"sqlite:///{file}") as store:
+        assert store.add_version(version_draft()).number == 1
+    assert tables(file) == {*METADATA.tables, VERSION_TABLE}
+
+
+def test_an_upgrade_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "ichx.db"
+    upgrade = migrate._upgrade
+
+    def fail(connection: object) -> None:
+        upgrade(connection)
+        raise RuntimeError("after the last step")
+
+    monkeypatch.setattr(migrate, "_upgrade", fail)
+    with pytest.raises(RuntimeError, match="last step"):
+        Store(f"sqlite:///{file}")
+    assert tables(file) == set()
+
+
+@pytest.mark.parametrize("stamp", ["0999", None])
+def test_a_newer_store_is_refused_and_unchanged(tmp_path: Path, stamp: str | None) -> None:
+    file = tmp_path / "ichx.db"
+    Store(f"sqlite:///{file}").close()
+    connection = sqlite3.connect(file)
+    connection.execute(f"DELETE FROM {VERSION_TABLE}")
+    if stamp:
+        connection.execute(f"INSERT INTO {VERSION_TABLE} VALUES (?)", [stamp])
+    connection.commit()
+    connection.close()
+    before = file.read_bytes()
+    with pytest.raises(IchxError, match="does not know") as caught:
+        Store(f"sqlite:///{file}")
+    assert "upgrade ichx" in caught.value.remedy
+    assert file.read_bytes() == before
+
+
+def test_another_programs_database_is_refused_and_unchanged(tmp_path: Path) -> None:
+    file = tmp_path / "study.db"
+    connection = sqlite3.connect(file)
+    connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+    connection.execute("INSERT INTO alembic_version VALUES ('0001')")
+    connection.commit()
+    connection.close()
+    before = file.read_bytes()
+    with pytest.raises(IchxError, match="another program"):
+        Store(f"sqlite:///{file}")
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["study.db"]
+
+
+def test_the_migrations_are_packaged() -> None:
+    """They are found beside the code, wherever that is installed."""
+    assert (migrate.MIGRATIONS / "env.py").is_file()
+    assert list((migrate.MIGRATIONS / "versions").glob(f"{migrate.HEAD}_*.py"))

@@ -1,0 +1,172 @@
+"""What bad places and broken files get: one IchxError with a remedy, and nothing half-written."""
+
+import multiprocessing
+import os
+import resource
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from ichx.errors import IchxError
+from ichx.store import Store
+from ichx.store.testing import experiment_draft, version_draft
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[int], None]]:
+    """Bound the pages that new SQLite connections may use, as a full disk would."""
+    pages = [2**30]
+
+    def bound(connection: Any, _record: Any) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages[0]}")
+
+    event.listen(Engine, "connect", bound)
+    yield lambda count: pages.__setitem__(0, count)
+    event.remove(Engine, "connect", bound)
+
+
+def opened_by_nobody(url: str, pipe: Any, limit: int | None) -> None:
+    if os.getuid() == 0 and limit is None:
+        os.setuid(65534)
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        with Store(url) as store:
+            store.add_version(version_draft())
+        pipe.send(None)
+    except IchxError as error:
+        pipe.send((error.problem, error.remedy))
+
+
+def in_child(url: str, limit: int | None = None) -> Any:
+    """Open and write the store in a process without root's powers, or with a bound on a file's size."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    child = context.Process(target=opened_by_nobody, args=(url, there, limit))
+    child.start()
+    answer = here.recv() if here.poll(60) else "no answer"
+    child.join(60)
+    return answer
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can reach, which pytest's own are not."""
+    folder = Path("/tmp") / f"ichx-store-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_a_file_that_is_no_database_is_refused_and_unchanged(tmp_path: Path) -> None:
+    file = tmp_path / "notes.db"
+    file.write_text("a shopping list, long enough to be read as a header\n" * 100)
+    before = file.read_bytes()
+    with pytest.raises(IchxError, match="not a database") as caught:
+        Store(f"sqlite:///{file}")
+    assert str(file) in caught.value.problem
+    assert "ICHX_STORE" in caught.value.remedy
+    assert file.read_bytes() == before
+
+
+def test_a_folder_in_the_files_place(tmp_path: Path) -> None:
+    with pytest.raises(IchxError, match="unable to open"):
+        Store(f"sqlite:///{tmp_path}")
+
+
+def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
+    (tmp_path / "db").write_text("")
+    with pytest.raises(IchxError, match="cannot make the folder"):
+        Store(f"sqlite:///{tmp_path / 'db' / 'ichx.db'}")
+
+
+def test_a_folder_that_cannot_be_written(open_folder: Path) -> None:
+    open_folder.chmod(0o555)
+    problem, remedy = in_child(f"sqlite:///{open_folder / 'ichx.db'}")
+    assert "unable to open" in problem
+    assert "writable" in remedy
+    assert list(open_folder.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_written(open_folder: Path) -> None:
+    file = open_folder / "ichx.db"
+    Store(f"sqlite:///{file}").close()
+    file.chmod(0o444)
+    open_folder.chmod(0o555)
+    problem, remedy = in_child(f"sqlite:///{file}")
+    assert "readonly" in problem or "unable to open" in problem
+    assert "writable" in remedy
+
+
+def test_a_full_disk_while_the_store_is_made(tmp_path: Path, small_disk: Callable[[int], None]) -> None:
+    url = f"sqlite:///{tmp_path / 'ichx.db'}"
+    small_disk(5)
+    with pytest.raises(IchxError, match="disk is full") as caught:
+        Store(url)
+    assert "free some disk space" in caught.value.remedy
+    small_disk(2**30)
+    with Store(url) as store:
+        assert store.add_version(version_draft()).number == 1
+
+
+def test_a_full_disk_in_the_middle_of_a_transaction(tmp_path: Path, small_disk: Callable[[int], None]) -> None:
+    url = f"sqlite:///{tmp_path / 'ichx.db'}"
+    with Store(url) as store:
+        draft = experiment_draft(store.add_version(version_draft()))
+    small_disk(1)  # SQLite raises it to what is in use
+    with Store(url) as store, pytest.raises(IchxError, match="disk is full"):
+        store.add_experiments([draft] * 200)
+    small_disk(2**30)
+    with Store(url) as store:
+        assert store.count_experiments() == 0
+        assert store.add_experiments([draft])[0].number == 1
+
+
+def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ichx.db'}"
+    problem, remedy = in_child(url, limit=20_000)
+    assert "disk" in problem
+    assert "run the command again" in remedy
+    with Store(url) as store:
+        assert store.datasets() == []
+
+
+def test_a_store_that_stays_locked(tmp_path: Path) -> None:
+    file = tmp_path / "ichx.db"
+    Store(f"sqlite:///{file}").close()
+    other = sqlite3.connect(file)
+    other.execute("BEGIN IMMEDIATE")
+    with Store(f"sqlite:///{file}?timeout=0.1") as store:
+        assert store.datasets() == []  # readers do not wait for a writer
+        with pytest.raises(IchxError, match="is locked") as caught:
+            store.add_version(version_draft())
+        assert "another process" in caught.value.remedy
+        other.rollback()
+        assert store.add_version(version_draft()).number == 1
+    other.close()
+
+
+@pytest.mark.parametrize("url", ["", "ichx.db", "nosuchdb://me:secret@host/ichx", "sqlite:////tmp/x.db?timeout=soon"])
+def test_a_url_that_is_none(url: str) -> None:
+    with pytest.raises(IchxError) as caught:
+        Store(url)
+    assert "secret" not in caught.value.problem + caught.value.remedy
+    assert caught.value.remedy
+
+
+def test_a_damaged_store(tmp_path: Path) -> None:
+    file = tmp_path / "ichx.db"
+    with Store(f"sqlite:///{file}") as store:
+        store.add_version(version_draft())
+    data = bytearray(file.read_bytes())
+    data[4096:] = b"\x5a" * (len(data) - 4096)
+    file.write_bytes(data)
+    with pytest.raises(IchxError, match="malformed") as caught, Store(f"sqlite:///{file}") as store:
+        store.datasets()
+    assert "backup" in caught.value.remedy
