@@ -5,6 +5,7 @@ the store. The folder is written first, under another name, and renamed: without
 pixels (`ichx.data.cache`).
 """
 
+import dataclasses
 import hashlib
 import re
 import secrets
@@ -32,6 +33,7 @@ from ichx.data.ingest import Progress, scan_folder
 from ichx.data.label_csv import LabelTable, SampleTable, read_labels, read_sample
 from ichx.data.matching import Match, join_labels, match_images
 from ichx.data.summary import defects, folds_told, header_families, summarize
+from ichx.data.wording import counted, such_as
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.store import DatasetVersion, FoldDraft, FoldSet, Store, VersionDraft
@@ -107,7 +109,6 @@ def add_dataset(
     summary = summarize(catalog) | counts | {"keep_ids": keep_ids}
     messages, warnings = _told(catalog, summary)
     if match is not None and table is not None:
-        summary["labels_by"] = match.by
         _tell_labels(table, match, summary, messages, warnings)
     if sample_match is not None and asked is not None:
         summary["sample"] = _sample_facts(asked, sample_match, len(slices))
@@ -116,25 +117,25 @@ def add_dataset(
     if table is not None:
         patients, truth = slices["patient"].to_numpy(object), slices[list(LABELS)].to_numpy(np.float32)
         fold = assign_folds(slices["slice_id"].to_numpy(object), patients, truth, folds, fold_seed)
-        warnings += [
-            f"{label} occurs in {count} patient{'' if count == 1 else 's'} only: some of the {folds} folds have none"
-            for label, count in rare_labels(patients, truth, folds).items()
-        ]
+        rare = rare_labels(patients, truth, folds)
+        if rare:
+            told = ", ".join(f"{label} ({count})" for label, count in rare.items())
+            warnings.append(f"in fewer patients than {folds} folds, so that some folds have none: {told}")
     known = [dataset for dataset in store.datasets() if dataset.name == name]
     latest = store.version(name) if known else None
     number = 1 if latest is None else latest.number + 1
-    folder = workspace.datasets_dir / name / f"v{number}"
+    wanted = workspace.datasets_dir / name / f"v{number}"
     draft = VersionDraft(
         dataset=name,
         test_of=test_of,
         source=str(source),
-        path=folder.relative_to(workspace.root).as_posix(),
+        path="",
         digest=catalog_digest(catalog),
         label_digest=None if table is None else label_digest(slices),
         slices=len(slices),
         patients=int(slices["patient"].nunique()),
         defects=int(catalog["defect"].notna().sum()),
-        sample=None if asked is None else (folder.relative_to(workspace.root) / SAMPLE_FILE).as_posix(),
+        sample=None,
         summary=summary,
         folds=()
         if fold is None
@@ -154,9 +155,11 @@ def add_dataset(
         if asked is not None:
             pd.DataFrame({"ID": asked.ids, "Label": 0.5}).to_csv(into / SAMPLE_FILE, index=False)
 
-    _write_folder(folder, write)
+    folder = _write_folder(wanted, write)
+    path = folder.relative_to(workspace.root).as_posix()
+    placed = dataclasses.replace(draft, path=path, sample=f"{path}/{SAMPLE_FILE}" if asked else None)
     try:
-        version = store.add_version(draft)
+        version = store.add_version(placed)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -253,7 +256,7 @@ def _raise_unusable(source: Path, catalog: pd.DataFrame) -> None:
     reasons = catalog["defect"].value_counts()
     if catalog["defect"].isna().any():
         return
-    looked = f"{len(catalog):,} file{'' if len(catalog) == 1 else 's'}"
+    looked = counted(len(catalog), "file")
     if set(reasons.index) == {"not_dicom"}:
         raise IchxError(f"no DICOM in {source}: looked at {looked}", "give the folder that holds the DICOM files")
     told = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.items())
@@ -261,40 +264,43 @@ def _raise_unusable(source: Path, catalog: pd.DataFrame) -> None:
 
 
 def _told(catalog: pd.DataFrame, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
-    slices = f"{summary['slices']:,} slices of {summary['patients']:,} patients, {summary['studies']:,} studies"
-    messages, warnings = [f"{len(catalog):,} files: {slices}, {summary['series']:,} series"], []
+    parts = (
+        counted(summary["slices"], "slice"),
+        counted(summary["patients"], "patient"),
+        counted(summary["studies"], "study", "studies"),
+        counted(summary["series"], "series", "series"),
+    )
+    messages, warnings = [f"{counted(len(catalog), 'file')}: {', '.join(parts)}"], []
     if summary["defects"]:
         told = ", ".join(f"{reason} {count:,}" for reason, count in summary["defects"].items())
-        warnings.append(f"{sum(summary['defects'].values()):,} files are left out: {told}")
-    if summary["no_patient_id"]:
-        warnings.append(
-            f"{summary['no_patient_id']:,} slices without a PatientID are grouped by study, series or alone"
-        )
-    if summary["by_instance_number"]:
-        warnings.append(f"{summary['by_instance_number']:,} series without positions are ordered by instance number")
-    if summary["window_missing"]:
-        warnings.append(f"{summary['window_missing']:,} slices without a usable window get the brain window [40, 80]")
-    if summary["intercept_repaired"]:
-        messages.append(f"{summary['intercept_repaired']:,} slices had a wrong intercept, which is repaired")
+        warnings.append(f"left out: {counted(sum(summary['defects'].values()), 'file')}: {told}")
+    if count := summary["no_patient_id"]:
+        warnings.append(f"{counted(count, 'slice')} without a PatientID: grouped by study, by series or alone")
+    if count := summary["by_instance_number"]:
+        warnings.append(f"{counted(count, 'series', 'series')} without positions: ordered by instance number")
+    if count := summary["window_missing"]:
+        warnings.append(f"{counted(count, 'slice')} without a usable window: the brain window [40, 80] stands in")
+    if count := summary["intercept_repaired"]:
+        messages.append(f"{counted(count, 'slice')} with a wrong intercept: repaired")
     return messages, warnings
 
 
 def _tell_labels(
     table: LabelTable, match: Match, summary: dict[str, Any], messages: list[str], warnings: list[str]
 ) -> None:
-    messages.append(f"labels of {len(table.images):,} images, matched by {match.told}")
+    messages.append(f"labels of {counted(len(table.images), 'image')}, matched by {match.told}")
     if table.merged:
-        messages.append(f"{table.merged:,} rows of the label CSV repeat others and are merged")
+        messages.append(f"{counted(table.merged, 'row')} of the label CSV said again what others had said: merged")
     if match.absent:
-        such = ", ".join(match.absent_examples)
-        warnings.append(f"{match.absent:,} labelled images are in no file, such as {such}")
+        told = such_as(match.absent_examples, match.absent)
+        warnings.append(f"{counted(match.absent, 'labelled image')} in no file, {told}")
     if match.defective:
-        warnings.append(f"{match.defective:,} labelled images are in files that are left out")
+        warnings.append(f"{counted(match.defective, 'labelled image')} in files that are left out")
     if table.any_differs:
-        such = ", ".join(table.any_examples)
-        warnings.append(f"{table.any_differs:,} images whose `any` is not the maximum of the subtypes, such as {such}")
-    summary["labels_absent"], summary["labels_merged"] = match.absent, table.merged
-    summary["any_differs"] = table.any_differs
+        told = such_as(table.any_examples, table.any_differs)
+        warnings.append(f"{counted(table.any_differs, 'image')} whose `any` is not the maximum of the subtypes, {told}")
+    summary["labels_by"], summary["labels_merged"] = match.by, table.merged
+    summary["labels_absent"], summary["any_differs"] = match.absent, table.any_differs
 
 
 def _sample_facts(asked: SampleTable, match: Match, slices: int) -> dict[str, Any]:
@@ -311,14 +317,15 @@ def _sample_facts(asked: SampleTable, match: Match, slices: int) -> dict[str, An
 
 
 def _tell_sample(facts: dict[str, Any], match: Match, messages: list[str], warnings: list[str]) -> None:
-    messages.append(f"sample: {facts['ids']:,} ids of {facts['images']:,} images, matched by {match.told}")
+    asked = f"{counted(facts['ids'], 'id')} of {counted(facts['images'], 'image')}"
+    messages.append(f"sample: {asked}, matched by {match.told}")
     if facts["absent"]:
-        such = ", ".join(match.absent_examples)
-        warnings.append(f"{facts['absent']:,} images of the sample are in no file, such as {such}")
+        told = such_as(match.absent_examples, facts["absent"])
+        warnings.append(f"{counted(facts['absent'], 'image')} of the sample in no file, {told}")
     if facts["defective"]:
-        warnings.append(f"{facts['defective']:,} images of the sample are in files that are left out")
+        warnings.append(f"{counted(facts['defective'], 'image')} of the sample in files that are left out")
     if facts["not_asked"]:
-        warnings.append(f"{facts['not_asked']:,} slices are not in the sample")
+        warnings.append(f"{counted(facts['not_asked'], 'slice')} not in the sample")
 
 
 def _text_digest(ids: npt.NDArray[np.object_]) -> str:
@@ -348,17 +355,21 @@ def _times(catalog: pd.DataFrame) -> dict[str, int]:
     return dict(zip(catalog["file"], catalog["mtime_ns"], strict=True))
 
 
-def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill `folder`, which is complete or absent. What stands there already is the rest of a broken try."""
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+def _write_folder(wanted: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a folder, which is complete or absent, and return it.
+
+    It is `wanted`, or a name beside it where that is taken: by the rest of a try that broke before its row was in the
+    store, or by another process that adds the same dataset at this moment.
+    """
+    draft = wanted.with_name(f".{wanted.name}.{secrets.token_hex(4)}")
     try:
         draft.mkdir(parents=True)
         write(draft)
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.rename(folder)
+        folder = wanted.with_name(f"{wanted.name}-{secrets.token_hex(4)}") if wanted.exists() else wanted
+        return draft.rename(folder)
     except OSError as error:
         what = error.strerror or str(error)
-        raise IchxError(f"cannot write the dataset to {folder}: {what}", "free space there and add it again") from error
+        remedy = "make room there, or make it writable, and add the dataset again"
+        raise IchxError(f"cannot write the dataset to {wanted}: {what}", remedy) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)

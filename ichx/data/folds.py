@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from ichx.data.wording import counted
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 
@@ -34,17 +35,16 @@ def assign_folds(
     Raises `IchxError` for fewer than two folds or fewer patients than folds.
     """
     if k < 2:
-        raise IchxError(f"{k} folds cannot be made", "use at least 2")
+        raise IchxError(f"{counted(k, 'fold')} cannot be made", "use at least 2")
     order = np.argsort(slice_ids.astype(str), kind="stable")
     _, first, patient = np.unique(patients[order].astype(str), return_index=True, return_inverse=True)
     renumber = np.empty(len(first), np.int64)
     renumber[np.argsort(first, kind="stable")] = np.arange(len(first))
     patient = renumber[patient]  # numbered by their first slice id, so that no name counts
     if len(first) < k:
-        patients_word = "1 patient" if len(first) == 1 else f"{len(first)} patients"
         raise IchxError(
-            f"{patients_word} cannot be divided into {k} folds",
-            f"use fewer folds (--folds {max(2, len(first))}) or add slices of at least {k - len(first)} more patients",
+            f"{counted(len(first), 'patient')} cannot be divided into {k} folds",
+            f"use fewer folds, or add slices of at least {counted(k - len(first), 'more patient')}",
         )
     counts = np.zeros((len(first), 1 + len(LABELS)))
     np.add.at(counts, patient, np.column_stack([np.ones(len(order)), labels[order] > 0.5]))

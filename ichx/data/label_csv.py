@@ -4,7 +4,6 @@ Long (`ID,Label` with `ID = <image>_<label>`) and wide (`image` and the six labe
 problem of a file is told at once. Not for matching images with slices (`ichx.data.catalog`).
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,11 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from ichx.data.wording import EXAMPLES, counted, such_as
 from ichx.errors import IchxError, raise_problems
 from ichx.labels import ANY, LABELS
-
-EXAMPLES: Final = 3
-"""How many rows or ids a message names."""
 
 FORMS: Final = f"`ID,Label` with `ID = <image>_<label>`, or `image,{','.join(LABELS)}`"
 
@@ -79,7 +76,7 @@ def read_sample(path: Path) -> SampleTable:
     counts = np.bincount((image * 6 + label)[label >= 0], minlength=6 * len(images)).reshape(-1, 6)
     twice = [f"{images[i]}_{LABELS[k]}" for i, k in np.argwhere(counts > 1)]
     if twice:
-        problems.append(f"{_many(len(twice), 'id')} more than once, {_such_as(twice)}")
+        problems.append(f"{counted(len(twice), 'id')} more than once, {such_as(twice)}")
     problems += _incomplete(counts, images)
     raise_problems([f"{path}: {problem}" for problem in problems], "take the sample submission as it was handed out")
     return SampleTable(_objects(ids), images)
@@ -109,7 +106,7 @@ def _pivot(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> LabelTab
     bad = np.flatnonzero(~((values >= 0) & (values <= 1)))
     if len(bad):
         rows = [f"line {i + 2} ({ids[i].as_py()}): {texts[i].as_py()!r}" for i in bad[:EXAMPLES]]
-        problems.append(f"{_many(len(bad), 'label')} outside 0..1 or not a number, {_such_as(rows, len(bad))}")
+        problems.append(f"{counted(len(bad), 'label')} outside 0..1 or not a number, {such_as(rows, len(bad))}")
     known = label >= 0
     key = (image * 6 + label)[known]
     counts = np.bincount(key, minlength=6 * len(images)).reshape(-1, 6)
@@ -118,7 +115,7 @@ def _pivot(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> LabelTab
     disagree = np.unique(key[(flat[key] != values[known]) & np.isfinite(values[known] + flat[key])])
     if len(disagree):
         such = [f"{images[k // 6]}_{LABELS[k % 6]}" for k in disagree[:EXAMPLES]]
-        problems.append(f"{_many(len(disagree), 'id')} with rows that disagree, {_such_as(such, len(disagree))}")
+        problems.append(f"{counted(len(disagree), 'id')} with rows that disagree, {such_as(such, len(disagree))}")
     problems += _incomplete(counts, images)
     return _checked(path, problems, images, flat.reshape(-1, 6), int(np.maximum(counts - 1, 0).sum()))
 
@@ -128,20 +125,20 @@ def _from_wide(path: Path, table: pa.Table, names: list[str]) -> LabelTable:
     column = table.column(names.index("image"))
     empty = np.flatnonzero(np.asarray(pc.equal(pc.utf8_trim_whitespace(column), "")))
     if len(empty):
-        problems.append(f"{_many(len(empty), 'row')} without an image, {_such_as([f'line {i + 2}' for i in empty])}")
+        problems.append(f"{counted(len(empty), 'row')} without an image, {such_as([f'line {i + 2}' for i in empty])}")
     texts = [table.column(names.index(name)) for name in LABELS]
     values = np.stack([_numbers(text) for text in texts], axis=1)
     bad = np.argwhere(~((values >= 0) & (values <= 1)))
     if len(bad):
         rows = [f"line {i + 2} ({LABELS[k]}): {texts[k][int(i)].as_py()!r}" for i, k in bad[:EXAMPLES]]
-        problems.append(f"{_many(len(bad), 'label')} outside 0..1 or not a number, {_such_as(rows, len(bad))}")
+        problems.append(f"{counted(len(bad), 'label')} outside 0..1 or not a number, {such_as(rows, len(bad))}")
     image, images = _encode(column)
     merged = np.full((len(images), 6), np.nan, np.float32)
     merged[image] = values
     disagree = np.unique(image[((merged[image] != values) & np.isfinite(values + merged[image])).any(axis=1)])
     if len(disagree):
         such = [str(images[i]) for i in disagree[:EXAMPLES]]
-        problems.append(f"{_many(len(disagree), 'image')} with rows that disagree, {_such_as(such, len(disagree))}")
+        problems.append(f"{counted(len(disagree), 'image')} with rows that disagree, {such_as(such, len(disagree))}")
     return _checked(path, problems, images, merged, len(image) - len(images))
 
 
@@ -159,14 +156,17 @@ def _split(
     """Return each row's label code (-1 unknown), the images, and each row's image code."""
     label = np.full(len(ids), -1, np.int64)
     cut = np.zeros(len(ids), np.int64)
-    for code, name in enumerate(LABELS):
-        rows = np.asarray(pc.ends_with(ids, f"_{name}", ignore_case=True))
-        label[rows] = code
-        cut[rows] = len(name) + 1
+    for ignore_case in (False, True):  # which takes twice as long and is seldom needed
+        for code, name in enumerate(LABELS):
+            rows = np.asarray(pc.ends_with(ids, f"_{name}", ignore_case=ignore_case))
+            label[rows] = code
+            cut[rows] = len(name) + 1
+        if (label >= 0).all():
+            break
     bad = np.flatnonzero((label < 0) | (np.asarray(pc.binary_length(ids)) <= cut))
     if len(bad):
         rows_of = [f"line {i + 2}: {ids[int(i)].as_py()!r}" for i in bad[:EXAMPLES]]
-        problems.append(f"{_many(len(bad), 'id')} not of the form <image>_<label>, {_such_as(rows_of, len(bad))}")
+        problems.append(f"{counted(len(bad), 'id')} not of the form <image>_<label>, {such_as(rows_of, len(bad))}")
         label[bad] = -1
     pieces, places = [], []
     for length in np.unique(cut[label >= 0]):
@@ -227,14 +227,4 @@ def _incomplete(counts: npt.NDArray[np.int64], images: npt.NDArray[np.object_]) 
     such = []
     for i in short[:EXAMPLES]:
         such.append(f"{images[i]} lacks {', '.join(LABELS[k] for k in np.flatnonzero(counts[i] == 0))}")
-    return [f"{_many(len(short), 'image')} without all six labels, {_such_as(such, len(short))}"]
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _such_as(examples: Iterable[str], count: int | None = None) -> str:
-    shown = list(examples)
-    total = len(shown) if count is None else count
-    return ("namely " if total <= EXAMPLES else "such as ") + "; ".join(shown[:EXAMPLES])
+    return [f"{counted(len(short), 'image')} without all six labels, {such_as(such, len(short))}"]

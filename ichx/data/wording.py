@@ -1,0 +1,19 @@
+"""How counts and examples are said in messages. Not for tables or colours (`ichx.cli.render`)."""
+
+from collections.abc import Iterable
+from typing import Final
+
+EXAMPLES: Final = 3
+"""How many rows or ids a message names."""
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return `1 study` or `1,234 studies`; `many` is `one` with an s when left out."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def such_as(examples: Iterable[str], count: int | None = None) -> str:
+    """Return `namely a; b`, or `such as a; b; c` when there are more; `count` is the number of all of them."""
+    shown = list(examples)
+    total = len(shown) if count is None else count
+    return ("namely " if total <= EXAMPLES else "such as ") + "; ".join(shown[:EXAMPLES])
