@@ -75,8 +75,9 @@ class Cache:
         self._shard_rows: int = manifest["shard_rows"]
         self.defects: Mapping[int, str] = MappingProxyType({int(row): why for row, why in manifest["defects"].items()})
         self.nbytes: int = sum(manifest["shard_bytes"])
+        self._paths = [shard_path(folder, shard) for shard in range(len(manifest["shard_bytes"]))]
         # Mapped, not read: all workers share one copy.
-        self._places: npt.NDArray[np.int64] = np.load(folder / "places.npy", mmap_mode="r")
+        self._places: npt.NDArray[np.int64] = np.asarray(np.load(folder / "places.npy", mmap_mode="r"))
 
     def __reduce__(self) -> tuple[type["Cache"], tuple[Path]]:
         return type(self), (self.folder,)
@@ -124,7 +125,7 @@ class Cache:
         if not 0 <= row < self.n:
             raise IndexError(f"row {row} of {self.n}")
         shard, inner = divmod(row, self._shard_rows)
-        return read_packed(shard_path(self.folder, shard), inner, self._places[row])
+        return read_packed(self._paths[shard], inner, self._places[row])
 
 
 def shard_path(folder: Path, shard: int) -> Path:

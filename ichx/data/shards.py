@@ -73,7 +73,7 @@ def read_table(path: Path) -> ShardTable:
 
 def read_packed(path: Path, row: int, place: npt.NDArray[np.int64]) -> bytes:
     """Return the packed chunk of `row` in the shard at `path`; raises `OSError`, or `ValueError` where it is cut."""
-    offset, length = int(place[0]), int(place[1])
+    offset, length, _ = place.tolist()
     if offset < 0:
         chunk: bytes = blosc2.open(str(path), mode="r").get_chunk(row)
     else:
