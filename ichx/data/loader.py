@@ -155,11 +155,7 @@ def _iterate(
     source: _Source, slices: pd.DataFrame, parts: list[npt.NDArray[np.int64]], workers: int
 ) -> Iterator[Batch]:
     windows = slices[list(WINDOW_COLUMNS)].to_numpy(np.float32)
-    labels = (
-        slices[list(LABELS)].to_numpy(np.float32)
-        if set(LABELS) <= set(slices.columns)
-        else np.full((len(slices), len(LABELS)), np.nan, np.float32)
-    )
+    labels = slices[list(LABELS)].to_numpy(np.float32)
     slice_ids = None if source.augmenter is None else slices["slice_id"].to_numpy(object)
     loader: DataLoader[Any] = DataLoader(
         source,

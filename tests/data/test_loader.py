@@ -11,11 +11,18 @@ import pytest
 import torch
 from small_dicom import head, write_catalog
 
+from ichx.ct.dicom import read_slice
+from ichx.ct.geometry import head_centre, shift_to_centre
 from ichx.data.cache import Cache, CacheSpec, ensure_cache, shard_path
+from ichx.data.dataset import add_dataset, load_dataset
 from ichx.data.loader import Batch, centre_crop, inference_batches, training_batches
+from ichx.data.resize import fit_square
+from ichx.data.sampling import epoch_rows
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
+from ichx.store import open_store
+from ichx.workspace import init_workspace
 
 RECIPE = Recipe(
     plugin="tiny",
@@ -83,10 +90,28 @@ def test_windows_and_labels_belong_to_their_rows(cache, slices):
 
 
 def test_labels_are_nan_where_the_dataset_has_none(cache, slices):
-    unlabelled = slices.drop(columns=list(LABELS))
+    unlabelled = slices.assign(**dict.fromkeys(LABELS, np.nan))
     for batch in inference_batches(cache, unlabelled, ROWS, RECIPE, workers=0):
         assert batch.labels.shape == (len(batch.rows), 6)
         assert batch.labels.isnan().all()
+
+
+def test_real_slices_come_from_their_files_to_their_batches(tmp_path, shared_data):
+    workspace = init_workspace(tmp_path)
+    mini = shared_data / "rsna_mini"
+    with open_store(workspace) as store:
+        add_dataset(workspace, store, "rsna", mini / "stage_2_train", labels=mini / "stage_2_train.csv", folds=2)
+        data = load_dataset(workspace, store, "rsna")
+    spec = CacheSpec(48, "slice", "bilinear")
+    cache = ensure_cache(workspace.cache_dir, "rsna", data.source, data.slices, spec, processes=1)
+    rows = epoch_rows(np.zeros(20, bool), np.arange(20), "all", seed=0, **EPOCH)
+    batches = list(training_batches(cache, data.slices, rows, PLAIN, workers=0, **EPOCH))
+    assert torch.cat([batch.rows for batch in batches]).tolist() == rows.tolist()
+    assert not torch.cat([batch.labels for batch in batches]).any()  # all twenty are labelled negative
+    for image, row in zip(torch.cat([batch.hu for batch in batches]).numpy(), rows, strict=True):
+        hu = read_slice(data.source / data.slices.loc[row, "file"]).hu
+        expected = fit_square(shift_to_centre(hu, head_centre(hu)), 48, "bilinear")
+        assert np.array_equal(image, expected[4:44, 4:44])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
