@@ -1,0 +1,103 @@
+"""`ichx data`, as typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from dicom_files import write_study
+from typer.testing import CliRunner
+
+from ichx.cli.data import app
+from ichx.errors import IchxError
+from ichx.labels import LABELS
+from ichx.workspace import init_workspace
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with `train`, `train.csv`, `test` and `sample.csv`; a workspace is the current one."""
+    monkeypatch.setenv("ICHX_WORKSPACE", str(init_workspace(tmp_path / "workspace").root))
+    monkeypatch.setenv("COLUMNS", "200")
+    ids = [i for p in range(4) for i in write_study(tmp_path / "train", str(p), 3)]
+    rows = [f"{i}_{label},{int(n % 2)}" for n, i in enumerate(ids) for label in LABELS]
+    (tmp_path / "train.csv").write_text("ID,Label\n" + "\n".join(rows) + "\n")
+    (tmp_path / "train" / "notes.txt").write_text("hello")
+    asked = [f"{i}_{label},0.5" for i in write_study(tmp_path / "test", "9", 2) for label in LABELS]
+    (tmp_path / "sample.csv").write_text("ID,Label\n" + "\n".join(asked) + "\n")
+    return tmp_path
+
+
+def ichx_data(*arguments: object) -> tuple[str, str]:
+    """Return standard output and standard error of a command that succeeds."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout, result.stderr
+
+
+def add_both(files: Path) -> None:
+    ichx_data("add", "train", files / "train", "--labels", files / "train.csv", "--folds", 2)
+    ichx_data("add", "test", files / "test", "--test-of", "train", "--sample", files / "sample.csv")
+
+
+def test_add_says_what_it_found(files: Path) -> None:
+    arguments = ("add", "train", files / "train", "--labels", files / "train.csv", "--folds", 2)
+    out, err = ichx_data(*arguments)
+    assert out == "added train version 1: 12 slices\n"
+    assert "13 files: 12 slices, 4 patients, 4 studies, 4 series" in err
+    assert "not_dicom 1" in err
+    out, _ = ichx_data(*arguments)
+    assert out == "nothing has changed: train version 1: 12 slices\n"
+
+
+def test_json_is_all_there_is_on_standard_output(files: Path) -> None:
+    out, _ = ichx_data("add", "train", files / "train", "--labels", files / "train.csv", "--folds", 2, "--json")
+    added = json.loads(out)
+    assert (added["created"], added["version"]["number"], added["version"]["folds"][0]["k"]) == (True, 1, 2)
+    listed = json.loads(ichx_data("list", "--json")[0])
+    assert [(entry["dataset"]["name"], entry["version"]["slices"]) for entry in listed] == [("train", 12)]
+    shown = json.loads(ichx_data("show", "train", "--json")[0])
+    assert shown["defects"][0]["examples"] == ["notes.txt"]
+    assert shown["version"]["summary"]["prevalences"] == dict.fromkeys(LABELS, 0.5)
+    assert [fold["slices"] for fold in shown["folds"]] == [6, 6]
+
+
+def test_list_and_show_for_people(files: Path) -> None:
+    add_both(files)
+    out, _ = ichx_data("list")
+    assert "test set of train" in out
+    out, _ = ichx_data("show", "train")
+    for expected in ("fold 1", "epidural", "not_dicom", "notes.txt", "bits stored", "-1024"):
+        assert expected in out
+    out, _ = ichx_data("show", "test", "--version", 1)
+    assert "sample: 12 ids of 2 images; 0 in no file" in out
+
+
+def test_errors_are_left_to_the_program(files: Path) -> None:
+    add_both(files)
+    with pytest.raises(IchxError, match="no dataset is called 'trian'") as caught:
+        ichx_data("show", "trian")
+    assert "did you mean 'train'" in caught.value.remedy
+
+
+def test_phantom_is_a_dataset(files: Path) -> None:
+    folder = files / "phantom"
+    _, err = ichx_data("phantom", folder, "--patients", 2, "--seed", 3, "--size", 64, "--test-patients", 1)
+    next_steps = [line.split("`")[1].split()[2:] for line in err.splitlines() if "`ichx data add" in line]
+    assert len(next_steps) == 2
+    ichx_data(*next_steps[0], "--folds", 2)
+    ichx_data(*next_steps[1])
+    versions = {e["dataset"]["name"]: e["version"] for e in json.loads(ichx_data("list", "--json")[0])}
+    assert versions["phantom"]["patients"] == 2
+    assert versions["phantom"]["defects"] == 0
+    assert versions["phantom-test"]["summary"]["sample"]["absent"] == 0
+
+
+def test_prevalences_of_a_phantom_are_checked(files: Path) -> None:
+    with pytest.raises(IchxError, match="--prevalence any: not of the form LABEL=SHARE"):
+        ichx_data("phantom", files / "p", "--prevalence", "any", "--prevalence", "subdural=0.1")
+
+
+def test_every_help_ends_in_a_command_that_is_real() -> None:
+    for command in ("add", "list", "show", "phantom"):
+        out, _ = ichx_data(command, "--help")
+        assert f"ichx data {command}" in out.replace("\n", " ")
