@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,18 @@ def test_eight_processes_open_a_missing_store_at_once(tmp_path: Path) -> None:
     assert connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall() == [(migrate.HEAD,)]
     assert connection.execute("SELECT count(*) FROM counter").fetchone() == (2,)
     connection.close()
+
+
+def test_opening_waits_for_a_process_that_holds_the_new_file(tmp_path: Path) -> None:
+    file = tmp_path / "ichx.db"
+    holder = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, holder.rollback)
+    release.start()
+    Store(f"sqlite:///{file}").close()
+    release.join()
+    holder.close()
+    assert tables(file) == {*METADATA.tables, VERSION_TABLE}
 
 
 def test_an_upgrade_that_was_killed_is_finished_by_the_next_command(tmp_path: Path) -> None:
