@@ -262,8 +262,8 @@ def _header(dataset: pydicom.FileDataset, *, has_pixels: bool) -> SliceHeader:
     window = (centre[0], width[0]) if centre and width and width[0] > 0 else None
     instance = _numbers(dataset, INSTANCE_NUMBER, 1)
     orientation = _numbers(dataset, ORIENTATION, 6)
-    if orientation is not None and np.linalg.norm(np.cross(orientation[:3], orientation[3:])) < 0.5:
-        orientation = None  # not two directions across each other
+    if orientation is not None and not _across(orientation[:3], orientation[3:]):
+        orientation = None
     spacing = _numbers(dataset, SPACING, 2)
     return SliceHeader(
         slice_id=_text(dataset, SLICE_ID),
@@ -312,6 +312,13 @@ def _integer(dataset: pydicom.FileDataset, tag: int, *, signed: bool = False) ->
     value = _bytes(dataset, tag)[:2]
     order: Literal["big", "little"] = "little" if dataset.original_encoding[1] else "big"
     return int.from_bytes(value, order, signed=signed) if len(value) == 2 else None
+
+
+def _across(row: tuple[float, ...], column: tuple[float, ...]) -> bool:
+    """Whether the two are directions across each other, of about unit length."""
+    row_length, column_length = math.hypot(*row), math.hypot(*column)
+    along = sum(a * b for a, b in zip(row, column, strict=True))
+    return min(row_length, column_length) > 0.5 and abs(along) < 0.5 * row_length * column_length
 
 
 def _rescale(dataset: pydicom.FileDataset, tag: int, default: float) -> float:
