@@ -8,16 +8,19 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ichx.ct.phantom_anatomy import Head, draw_head, measure, render_outside
+from ichx.ct.phantom_anatomy import Head, Skull, draw_head, measure, render_outside
+from ichx.ct.phantom_artefacts import Artefacts, draw_artefacts
 from ichx.ct.phantom_bleeds import Bleeds, draw_bleeds
 from ichx.ct.phantom_brain import render_brain
+from ichx.ct.phantom_mimics import Mimics, draw_mimics
 from ichx.ct.phantom_prevalence import CHALLENGE_PREVALENCE, draw_subtypes
 from ichx.ct.phantom_scanner import Scanner, draw_scanner, noise_image
-from ichx.ct.phantom_shapes import Points
-from ichx.labels import LABELS, SUBTYPES
+from ichx.ct.phantom_shapes import Optics, Points
+from ichx.labels import LABELS
 
 __all__ = ["CHALLENGE_PREVALENCE", "PhantomStudy", "make_study", "study_rng", "study_scanner"]
 
@@ -26,7 +29,9 @@ FloatArray = NDArray[np.float32]
 VISIBLE_MM2 = 25.0
 """A slice has a subtype's label when at least this much of its area bleeds."""
 
-_SUBSLICES = (-0.25, 0.25)
+_SUBSLICES = (-0.25, 0.25)  # of a slice's thickness; two, as neighbours soften each other
+_MASK_SHARE = 0.4
+_TRACE = 0.2
 
 
 @dataclass(frozen=True)
@@ -64,23 +69,42 @@ def make_study(
     Raises `IchxError` where `prevalence` names no label or cannot be had.
     """
     scanner = study_scanner(seed, patient, size)
-    head = draw_head(study_rng(seed, patient, "head"))
-    subtypes = draw_subtypes(study_rng(seed, patient, "subtypes"), prevalence)
-    bleeds = draw_bleeds(study_rng(seed, patient, "bleeds"), head, subtypes)
-    heights = _heights(study_rng(seed, patient, "range"), head, scanner)
+    patient_parts = _draw_patient(seed, patient, prevalence)
+    heights = _heights(study_rng(seed, patient, "range"), patient_parts.head, scanner)
     noise = study_rng(seed, patient, "noise")
     hu = np.empty((len(heights), size, size), np.int16)
     mask = np.zeros((len(heights), size, size), np.uint8)
     labels = np.zeros((len(heights), len(LABELS)), np.uint8)
     outside = _outside_circle(size) if scanner.circular else None
+    rest = patient_parts.artefacts.head_rest(size, scanner.spacing)
     for index, height in enumerate(heights):
-        image, shares = _slice(head, bleeds, scanner, size, height)
-        image += noise_image(noise, scanner, size)
-        mask[index], labels[index] = _read_shares(shares, scanner.spacing)
+        image, shares = _slice(patient_parts, scanner, size, height)
+        image += rest * np.maximum(-200 - image, 0)
+        image += noise_image(noise, scanner, size, height / patient_parts.head.scale[2])
+        mask[index], labels[index] = _read_shares(shares, size, scanner.spacing)
         hu[index] = np.clip(np.rint(image), -1023 if scanner.circular else -1024, 3071)
         if outside is not None:
             hu[index][outside] = -1024
     return PhantomStudy(hu, mask, labels, scanner.spacing, scanner.thickness)
+
+
+@dataclass(frozen=True)
+class _Patient:
+    head: Head
+    bleeds: Bleeds
+    mimics: Mimics
+    artefacts: Artefacts
+
+
+def _draw_patient(seed: int, patient: int, prevalence: Mapping[str, float] | None) -> _Patient:
+    head = draw_head(study_rng(seed, patient, "head"))
+    subtypes = draw_subtypes(study_rng(seed, patient, "subtypes"), prevalence)
+    return _Patient(
+        head=head,
+        bleeds=draw_bleeds(study_rng(seed, patient, "bleeds"), head, subtypes),
+        mimics=draw_mimics(study_rng(seed, patient, "mimics"), head),
+        artefacts=draw_artefacts(study_rng(seed, patient, "artefacts")),
+    )
 
 
 def _heights(rng: np.random.Generator, head: Head, scanner: Scanner) -> list[float]:
@@ -115,35 +139,71 @@ def _rotation(axis: int, angle: float) -> NDArray[np.float64]:
     return matrix
 
 
-def _slice(
-    head: Head, bleeds: Bleeds, scanner: Scanner, size: int, height: float
-) -> tuple[FloatArray, list[FloatArray]]:
-    """Return one slice in HU without noise, and the share of each pixel that each subtype fills."""
-    softness = max(scanner.spacing, 0.9) * 1.1
-    total = np.zeros((size, size), np.float32)
-    shares = [np.zeros((size, size), np.float32) for _ in SUBTYPES]
-    for part in _SUBSLICES:
-        p = plane_points(head, scanner.spacing, size, height + part * scanner.thickness)
-        skull = measure(head, p, scanner.spacing)
-        image = render_outside(head, p, skull, softness)
+def _slice(patient: _Patient, scanner: Scanner, size: int, height: float) -> tuple[FloatArray, dict[int, FloatArray]]:
+    """Return one slice in HU without noise, and by subtype the share of each pixel that it fills."""
+    head, spacing = patient.head, scanner.spacing
+    optics = Optics(spacing, 1.1 * max(spacing, 0.9), scanner.thickness / len(_SUBSLICES))
+    whole = plane_points(head, spacing, size, height)
+    box = _box(np.hypot(whole.x / 92, (whole.y + 5) / 118) < 1)
+    planes = [plane_points(head, spacing, size, height + part * scanner.thickness).crop(box) for part in _SUBSLICES]
+    skulls = [measure(head, p, optics, patient.mimics.scalp_swelling(p)) for p in planes]
+    shares: dict[int, FloatArray] = {}
+    mean = np.zeros(whole.x[box].shape, np.float32)
+    for p, skull, other in zip(planes, skulls, reversed(skulls), strict=True):
+        soft_skull = skull.softened(other)
+        image = render_outside(head, p, soft_skull, optics)
         if skull.cavity.min() < 0:
-            extra = bleeds.extra_axial(p, skull)
-            brain, spaces = render_brain(head, p, skull, softness, extra.room, bleeds.distend(p))
-            for index, share in bleeds.fill(brain, p, skull, spaces, extra, softness):
-                shares[index] += share * np.float32(1 / len(_SUBSLICES))
-            image += (brain - image) * spaces.cavity
-        total += image
-    return total * np.float32(1 / len(_SUBSLICES)), shares
+            inner = _box(skull.cavity < 2 * optics.softness)
+            view = image[inner]
+            for index, share in _paint_content(patient, view, p.crop(inner), soft_skull.crop(inner), optics):
+                found = shares.setdefault(index, np.zeros((size, size), np.float32))
+                found[box][inner] += share / np.float32(len(_SUBSLICES))
+        mean += image / np.float32(len(_SUBSLICES))
+    image = np.full((size, size), -1000, np.float32)
+    image[box] = mean
+    if scanner.blur > 0.35 * spacing:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), scanner.blur / spacing), np.float32)
+    image = patient.artefacts.blur_motion(image, spacing, height)
+    patient.artefacts.streaked(image, whole)
+    patient.artefacts.ringed(image, spacing)
+    return image, shares
 
 
-def _read_shares(shares: list[FloatArray], spacing: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _paint_content(
+    patient: _Patient, image: FloatArray, p: Points, skull: Skull, optics: Optics
+) -> list[tuple[int, FloatArray]]:
+    """Paint what the cavity holds, in place; return subtype index and share of the pixels of every bleed."""
+    bleeds = patient.bleeds
+    extra = bleeds.extra_axial(p, skull)
+    moved = bleeds.displaced(p)
+    brain, spaces = render_brain(patient.head, p, moved, skull, optics, extra.room, bleeds.distend(p))
+    patient.mimics.render(brain, p, skull, spaces.brain, optics)
+    shares = list(bleeds.fill(brain, p, skull, spaces, extra, optics))
+    patient.artefacts.shade(brain, p, skull)
+    image += (brain - image) * spaces.cavity
+    return shares
+
+
+def _box(inside: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return the rows and columns that hold all True pixels, at least one of each."""
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if not len(rows):
+        return slice(0, 1), slice(0, 1)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _read_shares(
+    shares: dict[int, FloatArray], size: int, spacing: float
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return one slice's mask and its six labels."""
-    stack = np.stack(shares)
-    best = stack.argmax(axis=0)
-    mask = np.where(stack.max(axis=0) >= 0.4, best + 1, 0).astype(np.uint8)
-    area = np.where(stack > 0.2, stack, 0).sum(axis=(1, 2)) * spacing**2
+    mask = np.zeros((size, size), np.uint8)
     labels = np.zeros(len(LABELS), np.uint8)
-    for index in range(len(SUBTYPES)):
-        labels[index] = area[index] >= VISIBLE_MM2 and bool((mask == index + 1).any())
+    most = np.full((size, size), _MASK_SHARE, np.float32)
+    for index, share in shares.items():
+        mask[share >= most] = index + 1
+        np.maximum(most, share, out=most)
+    for index, share in shares.items():
+        area = float(share[share > _TRACE].sum()) * spacing**2
+        labels[index] = area >= VISIBLE_MM2 and bool((mask == index + 1).any())
     labels[-1] = labels[:-1].max()
     return mask, labels

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ichx.ct.phantom_anatomy import CENTRE, Head, Skull
 from ichx.ct.phantom_brain import Spaces, tentorium_height
 from ichx.ct.phantom_noise import NoiseField
-from ichx.ct.phantom_shapes import Points, Vector, cover, ellipsoid, layer, paint, ramp
+from ichx.ct.phantom_shapes import Optics, Points, Vector, cover, ellipsoid, layer, paint, ramp
 from ichx.labels import SUBTYPES
 
 FloatArray = NDArray[np.float32]
@@ -103,51 +103,67 @@ class Bleeds:
             np.maximum(room, depth, out=room)
         return Extra(room, depths)
 
+    def displaced(self, p: Points) -> Points:
+        """Return where the tissue at `p` was before hematomas and collections pushed it away."""
+        x, y, z = p.x, p.y, p.z
+        for hematoma in self.hematomas:
+            cube = float(np.prod(hematoma.axes))
+            dx, dy, dz = (axis - np.float32(c) for axis, c in zip((x, y, z), hematoma.centre, strict=True))
+            away = np.sqrt(dx * dx + dy * dy + dz * dz)
+            share = np.float32(0.45 * cube) / (away**3 + np.float32(cube))
+            x, y, z = x - dx * share, y - dy * share, z - dz * share
+        for collection in self.collections:
+            ux = collection.direction[0]
+            if abs(ux) > 0.3:
+                shift = np.float32(0.4 * np.sign(ux) * max(collection.thickness - 4, 0))
+                x = x + shift * np.maximum(1 - (x * np.float32(1 / 70)) ** 2, 0) * ramp(z, -45, 0)
+        return Points(x, y, z)
+
     def distend(self, p: Points) -> FloatArray | float:
         """Return by how many mm subarachnoid blood widens the sulci."""
         if not self.sulcal:
             return 0.0
-        return np.max([s.distend * _sulcal_weight(s, p) for s in self.sulcal], axis=0).astype(np.float32)
+        widened = np.zeros(p.x.shape, np.float32)
+        for sulcal in self.sulcal:
+            np.maximum(widened, np.float32(sulcal.distend) * _sulcal_weight(sulcal, p), out=widened)
+        return widened
 
     def fill(
-        self, hu: FloatArray, p: Points, skull: Skull, spaces: Spaces, extra: Extra, softness: float
+        self, hu: FloatArray, p: Points, skull: Skull, spaces: Spaces, extra: Extra, optics: Optics
     ) -> Iterator[tuple[int, FloatArray]]:
         """Paint all bleeds into `hu`, in place; yield each one's subtype index and its share of the pixels."""
-        texture = self.texture.at(p.x, p.y, p.z) if self.hematomas or self.collections else None
         for sulcal in self.sulcal:
             share = spaces.subarachnoid * _sulcal_weight(sulcal, p) * spaces.cavity
             paint(hu, sulcal.hu, share)
             yield _INDEX["subarachnoid"], share
         for hematoma in self.hematomas:
-            yield _INDEX["intraparenchymal"], self._fill_hematoma(hematoma, hu, p, spaces, softness)
+            yield _INDEX["intraparenchymal"], self._fill_hematoma(hematoma, hu, p, spaces, optics)
         for pool in self.ventricular:
             near = cover(ellipsoid(p, pool.centre, (pool.reach,) * 3), 3.0)
             share = spaces.ventricles * np.maximum(near, cover(pool.level - p.y, 1.5))
             paint(hu, pool.hu, share)
             yield _INDEX["intraventricular"], share
         for membrane in self.membranes:
-            share = _membrane_share(membrane, p, softness) * spaces.cavity
+            share = _membrane_share(membrane, p, optics) * spaces.cavity
             paint(hu, membrane.hu, share)
             yield _INDEX["subdural"], share
         for collection, room in zip(self.collections, extra.by_collection, strict=True):
-            share = cover(spaces.depth - room, softness) * (room > 0.8) * spaces.cavity
-            density = np.float32(collection.hu) + np.float32(collection.uneven) * (
-                texture if texture is not None else 0
-            )
-            paint(hu, density.astype(np.float32), share)
+            share = cover(spaces.depth - room, optics.softness) * (room > 0.8) * spaces.cavity
+            swirl = np.float32(collection.uneven) * self.texture.on_plane(p.x, p.y, p.z, optics.spacing)
+            paint(hu, np.float32(collection.hu) + swirl, share)
             yield _INDEX["epidural" if collection.epidural else "subdural"], share
 
     def _fill_hematoma(
-        self, hematoma: Hematoma, hu: FloatArray, p: Points, spaces: Spaces, softness: float
+        self, hematoma: Hematoma, hu: FloatArray, p: Points, spaces: Spaces, optics: Optics
     ) -> FloatArray:
         distance = ellipsoid(p, hematoma.centre, hematoma.axes)
         near = distance < 25
         if not near.any():
             return np.zeros(p.x.shape, np.float32)
-        lobes = self.shape.at(p.x, p.y, p.z)
+        lobes = self.shape.on_plane(p.x, p.y, p.z, optics.spacing)
         distance = distance + np.float32(0.22 * min(hematoma.axes)) * lobes
         paint(hu, 21.0, cover(distance - hematoma.rim, 4.0) * spaces.brain * np.float32(0.75))
-        share = cover(distance, softness + 0.4) * spaces.cavity * (1 - spaces.ventricles)
+        share = cover(distance, optics.softness + 0.4) * spaces.cavity * (1 - spaces.ventricles)
         paint(hu, (np.float32(hematoma.hu) + np.float32(hematoma.uneven) * lobes).astype(np.float32), share)
         return share
 
@@ -163,17 +179,21 @@ def _collection_depth(collection: Collection, p: Points) -> FloatArray:
     else:
         depth = np.float32(collection.thickness) * np.sqrt(np.maximum(1 - away**4, 0))
         depth = depth * ramp(p.x * np.float32(np.sign(ux)), 1, 9) * ramp(p.z - tentorium_height(p), -2, 6)
-    return depth.astype(np.float32)
+    return np.asarray(depth, np.float32)
 
 
-def _membrane_share(blood: MembraneBlood, p: Points, softness: float) -> FloatArray:
+def _membrane_share(blood: MembraneBlood, p: Points, optics: Optics) -> FloatArray:
     near = cover(ellipsoid(p, blood.middle, (blood.reach,) * 3), 6.0)
     half = blood.thickness / 2
     if blood.along == "falx":
-        sheet = layer(p.x - np.float32(blood.side * half), half, softness) * ramp(p.z - tentorium_height(p), 0, 4)
+        sheet = layer(p.x - np.float32(blood.side * half), half, optics.softness) * ramp(
+            p.z - tentorium_height(p), 0, 4
+        )
         return sheet * near * ramp(np.hypot(p.y - 8, p.z - 2), 38, 44)
     height = p.z - tentorium_height(p)
-    sheet = layer(height - np.float32(half), half, softness) * ramp(p.x * np.float32(blood.side), 4, 10)
+    sheet = layer(height - np.float32(half), half, max(optics.softness, optics.slab)) * ramp(
+        p.x * np.float32(blood.side), 4, 10
+    )
     return sheet * near * ramp(np.hypot(p.x / 0.9, p.y - 12), 22, 27) * (p.y > 0)
 
 

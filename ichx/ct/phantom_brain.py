@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ichx.ct.phantom_anatomy import CENTRE, Head, Skull
-from ichx.ct.phantom_shapes import FAR, Points, cover, ellipsoid, layer, paint, ramp, reaches, tube
+from ichx.ct.phantom_shapes import FAR, Optics, Points, cover, ellipsoid, layer, paint, ramp, reaches, tube
 
 FloatArray = NDArray[np.float32]
 
@@ -27,8 +27,8 @@ class Spaces:
 
 def tentorium_height(p: Points) -> FloatArray:
     """Return the height of the tentorium in mm over each point, highest at the midline behind the midbrain."""
-    height: FloatArray = -4 - np.float32(0.36) * np.abs(p.x) - np.float32(0.16) * np.maximum(p.y - 35, 0)
-    return height
+    fall = np.float32(0.36) * np.abs(p.x) + np.float32(0.16) * np.maximum(p.y - 35, 0)
+    return np.asarray(-4 - fall, np.float32)
 
 
 def ventricle_distance(head: Head, p: Points) -> FloatArray:
@@ -51,55 +51,66 @@ def ventricle_distance(head: Head, p: Points) -> FloatArray:
 
 
 def render_brain(
-    head: Head, p: Points, skull: Skull, softness: float, extra: FloatArray | float, distend: FloatArray | float
+    head: Head,
+    p: Points,
+    moved: Points,
+    skull: Skull,
+    optics: Optics,
+    extra: FloatArray,
+    distend: FloatArray | float,
 ) -> tuple[FloatArray, Spaces]:
     """Return HU of the cavity's content and its spaces on one plane.
 
-    `extra` is the room in mm that extra-axial blood takes inside the skull, `distend` how many mm blood widens sulci.
+    `moved` is where the tissue at `p` was before bleeds pushed it, `extra` the room in mm that extra-axial blood takes
+    inside the skull, `distend` how many mm blood widens sulci.
     """
+    spacing, softness = optics.spacing, optics.softness
+    grain = head.grain.on_plane(p.x, p.y, p.z, spacing)
+    bend = [2.2 * field.on_plane(p.x, p.y, p.z, spacing) for field in head.warp]
+    q = Points(moved.x + bend[0] * ramp(np.abs(p.x), -8, 25) + 0.8 * grain, moved.y + bend[1] - 0.8 * grain, moved.z)
     inside = -skull.cavity
     tent = p.z - tentorium_height(p)
     below = ramp(tent, 0.5, -0.5) * ramp(p.y, 2, 8)
-    gap = 1.0 + head.atrophy * (1.6 + 2.6 * ramp(p.y, -10, -60) * ramp(p.z, -10, 10)) + np.float32(0.5) * skull.lumps
-    depth = inside - np.maximum(gap, extra) - np.float32(0)
-    side = np.abs(p.x)
-    fissure = side - (0.9 + head.atrophy * 1.2 * ramp(p.y, 0, -50))
-    parted = ramp(p.z, 8, 30) + ramp(np.abs(p.y - 6), 32, 46)
-    hemisphere = np.where(below > 0.5, depth, np.minimum(depth, fissure + 40 * (1 - np.minimum(parted, 1))))
-    centre = tuple(np.float32(c) for c in CENTRE)
-    dx, dy, dz = p.x - centre[0], p.y - centre[1], p.z - centre[2]
-    radius = np.sqrt(dx * dx + dy * dy + dz * dz) + 1
-    stretch = 0.45 + 46 / radius
-    fold = head.sulci.at(centre[0] + dx * stretch, centre[1] + dy * stretch, centre[2] + dz * stretch) * np.float32(2.4)
-    grain = head.grain.at(p.x, p.y, p.z)
-    reach = 13 + 6 * skull.lumps
-    open_ = np.clip(1 - hemisphere / np.maximum(reach, 5), 0, 1) * (1 - below)
-    half = open_ * (0.25 + 1.35 * head.atrophy) + open_ * distend
-    sulcus = layer(fold, half, softness) * (open_ > 0)
+    gap = 0.8 + head.atrophy * (1.2 + 2.6 * ramp(p.y, -10, -60) * ramp(p.z, -10, 10)) + np.float32(0.4) * skull.lumps
+    depth = inside - np.maximum(gap, extra + np.float32(0.3))
+    parted = np.minimum(ramp(q.z, 14, 32) + ramp(np.abs(q.y - 6), 34, 48), 1)
+    fissure = np.abs(q.x) - (0.7 + head.atrophy * 1.3 * ramp(p.y, 0, -50)) + 60 * (1 - parted)
+    hemisphere = np.where(below > 0.5, depth, np.minimum(depth, fissure))
+    fold = _folds(head, q, spacing)
+    squeezed = 1 / (1 + np.float32(0.12) * extra)
+    reach = np.maximum(14 + 7 * skull.lumps, 5) * squeezed
+    opened = np.clip(1 - np.minimum(depth, fissure + 5) / reach, 0, 1) * (1 - below)
+    width = np.maximum(0.28 + 1.1 * head.atrophy + np.float32(0.1) * bend[0], 0.05)
+    half = opened * (width * squeezed + distend)
+    sulcus = layer(fold, half, softness) * (opened > 0)
     pial = cover(hemisphere, softness)
-    folia = (
-        layer(np.sin((p.z * 1.1 + p.y * 0.5 + grain) * 1.1), 0.15 + 0.3 * head.atrophy, 0.6)
-        * below
-        * ramp(depth, 12, 2)
-    )
-    cistern = _cisterns(head, p, softness)
-    fluid = np.maximum(np.maximum(sulcus, pial), np.maximum(cistern, np.float32(0.5) * folia))
-    ribbon = np.minimum(hemisphere, np.where(open_ > 0, np.abs(fold) - half, FAR))
-    nuclei = _nuclei(p)
-    grey = np.maximum(cover(ribbon - 3.4 - 0.7 * grain, 2.0), nuclei)
-    grey = np.maximum(grey, np.float32(0.75) * below)
-    hu = np.float32(head.white) + np.float32(head.grey - head.white) * grey + np.float32(0.6) * grain
-    ventricles = cover(ventricle_distance(head, p), softness)
+    folia = layer(np.sin(p.z * 0.9 + p.y * 0.55 + grain), 0.1 + 0.3 * head.atrophy, 0.7) * below * ramp(depth, 14, 2)
+    fluid = np.maximum(np.maximum(sulcus, pial), np.maximum(_cisterns(head, q, softness), np.float32(0.45) * folia))
+    ribbon = np.minimum(hemisphere, np.where(opened > 0, np.abs(fold) - half, FAR))
+    grey = np.maximum(cover(ribbon - 3.2 - 0.8 * grain, 2.2), _nuclei(q))
+    grey = np.maximum(grey, np.float32(0.6) * ramp(tent, 2.5, -2.5) * ramp(p.y, 0, 12))
+    away = ventricle_distance(head, q)
+    ventricles = cover(away, softness)
+    rarefied = np.float32(6 * head.leukoaraiosis) * cover(away - 7 - 3 * grain, 8.0) * (1 - grey)
+    hu = np.float32(head.white) + np.float32(head.grey - head.white) * grey + np.float32(0.5) * grain - rarefied
     paint(hu, head.csf, np.maximum(fluid, ventricles))
-    _paint_membranes(head, hu, p, skull, tent, softness)
+    _paint_membranes(head, hu, p, moved, skull, tent, optics)
     spaces = Spaces(
-        cavity=cover(skull.cavity, softness),
+        cavity=cover(skull.cavity, skull.steep),
         subarachnoid=fluid * (1 - ventricles),
         ventricles=ventricles,
-        brain=(1 - np.maximum(fluid, ventricles)) * cover(skull.cavity, softness),
+        brain=(1 - np.maximum(fluid, ventricles)) * cover(skull.cavity, skull.steep),
         depth=inside,
     )
     return hu.astype(np.float32), spaces
+
+
+def _folds(head: Head, p: Points, spacing: float) -> FloatArray:
+    """Return the distance in mm to the nearest sulcus' sheet; sheets run inward from the surface."""
+    dx, dy, dz = (axis - np.float32(c) for axis, c in zip((p.x, p.y, p.z), CENTRE, strict=True))
+    stretch = np.float32(0.35) + 52 / (np.sqrt(dx * dx + dy * dy + dz * dz) + 1)
+    folds: FloatArray = head.sulci.on_plane(dx * stretch, dy * stretch, dz * stretch, spacing) * np.float32(2.6)
+    return folds
 
 
 def _nuclei(p: Points) -> FloatArray:
@@ -121,17 +132,19 @@ def _cisterns(head: Head, p: Points, softness: float) -> FloatArray:
     arm = tube(side, [(6, -14, -20), (26, -20, -17)], [2.6 * wide, 1.6 * wide])
     front = tube(p, [(0, -14, -20), (0, -34, -12)], [2.4 * wide, 1.0 * wide])
     interpeduncular = ellipsoid(p, (0, -1, -19), (4.5, 5, 6))
-    ambient = np.maximum(np.abs(np.hypot(p.x / 0.95, p.y - 10) - 19) - 1.2 * wide, np.abs(p.z + 13) - 10)
-    ambient = np.maximum(ambient, -(p.y + 2))
+    ambient = np.maximum(np.abs(np.hypot(p.x / 0.95, p.y - 9) - 18) - 0.8 * wide, np.abs(p.z + 13) - 7)
+    ambient = np.maximum(ambient, 4 - p.y)
     quadrigeminal = ellipsoid(p, (0, 31, -6), (11, 3.5 * wide, 6))
     prepontine = np.maximum(ellipsoid(p, (0, 2, -38), (16, 5, 20)), -12 - p.y)
     angle = tube(side, [(10, 6, -38), (26, 15, -38)], [2.4 * wide, 1.6])
     magna = ellipsoid(p, (0, 62, -58), (14, 10, 9))
     canal = np.maximum(np.hypot(p.x, p.y - 36) - 15, p.z + 58)
-    insula = np.maximum(np.abs(side.x - (37 + 0.004 * (p.y + 4) ** 2)) - 0.9 * wide, np.abs(p.y + 3) - 21)
-    insula = np.maximum(insula, np.abs(p.z - 2) - 16)
-    slope = p.y + 22 - 0.55 * (p.z - 0) - 0.10 * (side.x - 38)
-    opening = np.maximum(np.abs(slope) - 1.1 * wide, np.maximum(37 - side.x, np.abs(p.z - 2) - 18))
+    insula = (
+        np.abs(side.x - 37 + 0.006 * (p.y + 4) ** 2) - 0.75 * wide + 0.02 * np.maximum(np.abs(p.y + 3) - 12, 0) ** 2
+    )
+    insula = insula + 0.03 * np.maximum(np.abs(p.z - 3) - 9, 0) ** 2
+    slope = p.y + 20 - 1.1 * p.z - 0.25 * (side.x - 38) + 4 * np.sin(side.x * 0.22)
+    opening = np.maximum(np.abs(slope) * 0.7 - 0.9 * wide, np.maximum(36 - side.x, np.abs(p.z - 3) - 15))
     nearest = star
     for other in (
         arm,
@@ -153,16 +166,18 @@ def _cisterns(head: Head, p: Points, softness: float) -> FloatArray:
     return share * (1 - cover(np.minimum(cord, medulla), softness))
 
 
-def _paint_membranes(head: Head, hu: FloatArray, p: Points, skull: Skull, tent: FloatArray, softness: float) -> None:
+def _paint_membranes(
+    head: Head, hu: FloatArray, p: Points, moved: Points, skull: Skull, tent: FloatArray, optics: Optics
+) -> None:
+    softness = optics.softness
     above = ramp(tent, -1, 3)
     reach = ramp(np.hypot(p.y - 8, p.z - 2), 38, 44)
-    falx = layer(p.x, 0.55, softness) * above * reach
+    falx = layer(0.2 * p.x + 0.8 * moved.x, head.dura / 2, softness) * above * reach
     paint(hu, 58.0, falx)
     incisura = ramp(np.hypot(p.x / 0.9, p.y - 12), 20, 25) * ramp(p.y, -4, 4)
-    sheet = layer(tent * np.float32(0.92), 0.7, softness) * incisura
+    sheet = layer(tent, 0.65 * head.dura, max(softness, optics.slab)) * incisura
     paint(hu, 56.0, sheet * (p.y > -2))
-    sagittal = np.maximum(ellipsoid(p, (0, 8, 8), (400, 84, 70)), np.float32(0))
-    triangle = np.maximum(skull.cavity + 1, np.abs(p.x) * 1.3 - (6.5 + skull.cavity)) + 0 * sagittal
+    triangle = np.maximum(skull.cavity + 1, np.abs(p.x) * 1.3 - (6.5 + skull.cavity))
     paint(hu, head.blood, cover(triangle, softness) * ramp(p.z, -12, 4) * ((p.y > 0) | (p.z > 40)))
     transverse = np.maximum(np.abs(tent) - 4, -skull.cavity - 6)
     paint(hu, head.blood, cover(transverse, softness) * ramp(p.y, 38, 50))

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import config
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ichx.ct.phantom import PhantomStudy, make_study, study_rng, study_scanner
 from ichx.ct.phantom_prevalence import CHALLENGE_PREVALENCE, combination_chances
@@ -68,10 +68,10 @@ def write_phantom(
 ) -> PhantomFiles:
     """Write `patients` training and `test_patients` test studies to `folder`, which must be empty or absent.
 
-    `size` is the edge in pixels, `prevalence` the per-slice shares by label name (the challenge's when None), `progress`
-    is called with the studies done and their number. The bytes depend on the seed and these arguments alone, not on
-    `processes` (one per core when None). Raises `IchxError` for bad arguments, a folder in use and a full disk; then
-    nothing is left behind.
+    `size` is the edge in pixels, `prevalence` the per-slice shares by label name (the challenge's when None);
+    `progress` is called with the studies done and their number. The bytes depend on the seed and these arguments alone,
+    not on `processes` (one per core when None). Raises `IchxError` for bad arguments, a folder in use and a full disk;
+    then nothing is left behind.
     """
     _check_arguments(patients, test_patients, seed, size, processes)
     wanted = dict(CHALLENGE_PREVALENCE if prevalence is None else prevalence)
@@ -200,18 +200,14 @@ class _StudyHeader:
     window: tuple[str, str]
     number: Callable[[float], str]
     origin: tuple[float, float, float]
-    step_sign: int
 
 
 def _study_header(job: _Job, scanner: Scanner, rng: np.random.Generator) -> _StudyHeader:
+    philips = (("00040\\00040", "00080\\00080"), ("00036\\00036", "00080\\00080"), ("00080\\00080", "00200\\00200"))
     windows = {
         "ge": ("30", "80"),
         "ge_flat": ("50", "100"),
-        "philips": (
-            ("00040\\00040", "00080\\00080"),
-            ("00036\\00036", "00080\\00080"),
-            ("00080\\00080", "00080\\00080"),
-        )[int(rng.choice(3, p=[0.5, 0.35, 0.15]))],
+        "philips": philips[int(rng.choice(3, p=[0.5, 0.35, 0.15]))],
         "toshiba": ("35.000000", "135.000000"),
     }
     numbers: dict[str, Callable[[float], str]] = {
@@ -229,7 +225,6 @@ def _study_header(job: _Job, scanner: Scanner, rng: np.random.Generator) -> _Stu
         window=windows[scanner.habit],
         number=numbers[scanner.habit],
         origin=origin,
-        step_sign=1,
     )
 
 
@@ -300,12 +295,16 @@ def _write_slice(path: Path, dataset: Dataset, scanner: Scanner, job: _Job, inde
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = _valid_uid("image", job.seed, job.patient, index)
-    meta.TransferSyntaxUID = ImplicitVRLittleEndian if scanner.habit == "philips" else ExplicitVRLittleEndian
-    meta.ImplementationClassUID = _valid_uid("ichx phantom")
+    meta.MediaStorageSOPInstanceUID = UID(_valid_uid("image", job.seed, job.patient, index))
+    implicit = scanner.habit == "philips"
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(_valid_uid("ichx phantom"))
     meta.ImplementationVersionName = "ICHX_PHANTOM"
-    file = FileDataset(None, dataset, preamble=b"\0" * 128, file_meta=meta)
-    dcmwrite(path, file, enforce_file_format=True)
+    meta.FileMetaInformationGroupLength = 0  # filled in when written
+    dataset.file_meta = meta
+    dataset.preamble = b"\0" * 128
+    # Enforcing the format would put the image's invalid UID into the meta group, where the challenge has a valid one.
+    dcmwrite(path, dataset, enforce_file_format=False)
 
 
 def _write_labels(path: Path, rows: list[tuple[str, tuple[int, ...]]] | list[tuple[str, tuple[float, ...]]]) -> None:

@@ -17,17 +17,18 @@ FloatArray = NDArray[np.float32]
 _CELLS = 96
 _CELL_MM = 2.0
 _SEED = 20191011
-_COARSE = 6
+_SAMPLES = 3.5
 
 
 @lru_cache(maxsize=4)
 def _volume(wavelength: float, bandwidth: float) -> FloatArray:
     """Return periodic noise of unit variance whose spectrum is a shell at `wavelength` mm, `bandwidth` octaves wide."""
-    white = np.random.default_rng([_SEED, round(wavelength * 10)]).standard_normal((_CELLS,) * 3)
-    frequency = np.fft.fftfreq(_CELLS, _CELL_MM)
-    k = np.sqrt(frequency[:, None, None] ** 2 + frequency[None, :, None] ** 2 + frequency[None, None, :] ** 2)
+    white = np.random.default_rng([_SEED, round(wavelength * 10)]).standard_normal((_CELLS,) * 3, np.float32)
+    full, half = fft.fftfreq(_CELLS, _CELL_MM), fft.rfftfreq(_CELLS, _CELL_MM)
+    k = np.sqrt(full[:, None, None] ** 2 + full[None, :, None] ** 2 + half[None, None, :] ** 2)
     octaves = np.log2(np.maximum(k, 1e-6) * wavelength)
-    shaped = fft.ifftn(fft.fftn(white) * np.exp(-0.5 * (octaves / bandwidth) ** 2)).real
+    gain = np.exp(-0.5 * (octaves / bandwidth) ** 2).astype(np.float32)
+    shaped = fft.irfftn(fft.rfftn(white) * gain, white.shape)
     volume: FloatArray = (shaped / shaped.std()).astype(np.float32)
     return volume
 
@@ -56,14 +57,14 @@ class NoiseField:
         sampled: FloatArray = ndimage.map_coordinates(volume, points, order=1, mode="grid-wrap", output=np.float32)
         return sampled
 
-    def smooth_at(self, x: FloatArray, y: FloatArray, z: FloatArray, spacing: float) -> FloatArray:
-        """Return the field on an image plane, sampled every few mm and interpolated; for wavelengths over 25 mm."""
-        step = max(1, round(_COARSE / spacing))
+    def on_plane(self, x: FloatArray, y: FloatArray, z: FloatArray, spacing: float) -> FloatArray:
+        """Return the field on an image plane with pixels of `spacing` mm, as `at` but interpolated between samples."""
+        step = max(1, int(self.wavelength / (_SAMPLES * spacing)))
         coarse = self.at(x[::step, ::step], y[::step, ::step], z[::step, ::step])
+        if step == 1:
+            return coarse
         rows, columns = x.shape
         sampling = np.array([[1 / step, 0, 0], [0, 1 / step, 0]])
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        fine: FloatArray = cv2.warpAffine(
-            coarse, sampling, (columns, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE
-        )
-        return fine
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        border = cv2.BORDER_REPLICATE
+        return np.asarray(cv2.warpAffine(coarse, sampling, (columns, rows), flags=flags, borderMode=border), np.float32)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import fmin_l_bfgs_b
 
 from ichx.errors import IchxError, did_you_mean, raise_problems
 from ichx.labels import LABELS, SUBTYPES
@@ -39,14 +39,13 @@ EXPECTED_SHARES: Mapping[str, float] = MappingProxyType(
 OVERLAP = 0.4
 """How much subtypes share slices: 0 were independent, 1 the most widespread one alone makes `any`."""
 
-# Shares of studies by combination, in rounded per mille, of the challenge's order of magnitude; unnamed ones get a trace.
+# Studies by combination, rounded per mille, of the challenge's order of magnitude; unnamed ones get a trace.
 _REALISTIC = {
     "": 600, "S": 65, "P": 58, "PV": 40, "PVA": 35, "V": 30, "PVAS": 25, "PAS": 24, "VA": 21, "A": 20, "PA": 19,
     "PS": 16, "AS": 10, "VAS": 8, "PVS": 7, "EPAS": 5, "ES": 3, "EPA": 3, "VS": 2, "EPVAS": 2, "EP": 2, "EAS": 2,
     "E": 3, "EPV": 1, "EPVA": 1, "EPS": 1, "EA": 1,
 }  # fmt: skip
 _LETTERS = "EPVAS"
-_SOLVER = {"ftol": 1e-14, "gtol": 1e-9, "maxiter": 1000}
 
 
 def draw_subtypes(rng: np.random.Generator, prevalence: Mapping[str, float] | None) -> tuple[str, ...]:
@@ -63,7 +62,7 @@ def draw_subtypes(rng: np.random.Generator, prevalence: Mapping[str, float] | No
 def combination_chances(prevalence: tuple[tuple[str, float], ...]) -> NDArray[np.float64]:
     """Return `(32,)` probabilities of `COMBINATIONS` that give the per-slice shares `(label, share), ...`.
 
-    Labels that are not named follow along, as they come together in reality. Raises `IchxError` as `draw_subtypes` does.
+    Labels that are not named follow along, as they come together in reality. Raises `IchxError` as `draw_subtypes`.
     """
     unknown = [name for name, _ in prevalence if name not in LABELS]
     problems = [f"{name!r} is no label; {did_you_mean(name, LABELS)}".rstrip("; ") for name in unknown]
@@ -72,13 +71,13 @@ def combination_chances(prevalence: tuple[tuple[str, float], ...]) -> NDArray[np
     base = _tilted(_base_chances(), tuple(CHALLENGE_PREVALENCE.items()))
     if base is None:
         raise AssertionError("the challenge's own prevalences are out of the phantom's reach")
-    chances = _tilted(base, prevalence)
+    chances: NDArray[np.float64] | None = _tilted(base, prevalence)
     if chances is None:
         asked = ", ".join(f"{name} {share:.3g}" for name, share in prevalence)
         most = ", ".join(f"{name} {share:.2f}" for name, share in EXPECTED_SHARES.items())
         raise IchxError(
             f"no phantom has these shares of positive slices together: {asked}",
-            f"keep each below what a study with that hemorrhage has ({most}), and 'any' between the largest and the sum",
+            f"keep each below what a study with that hemorrhage has ({most}), 'any' between the largest and the sum",
         )
     return chances
 
@@ -94,7 +93,8 @@ def slice_shares() -> NDArray[np.float64]:
 def _base_chances() -> NDArray[np.float64]:
     keys = ["".join(letter for letter, there in zip(_LETTERS, c, strict=True) if there) for c in COMBINATIONS]
     weights = np.array([_REALISTIC.get(key, 0.3) for key in keys], float)
-    return weights / weights.sum()
+    chances: NDArray[np.float64] = weights / weights.sum()
+    return chances
 
 
 def _tilted(base: NDArray[np.float64], wanted: tuple[tuple[str, float], ...]) -> NDArray[np.float64] | None:
@@ -118,8 +118,8 @@ def _tilted(base: NDArray[np.float64], wanted: tuple[tuple[str, float], ...]) ->
 
     if columns:
         bounds = [(-300.0, 300.0)] * len(columns)  # beyond these a combination is as good as barred
-        solved = minimize(dual, np.zeros(len(columns)), jac=True, method="L-BFGS-B", bounds=bounds, options=_SOLVER)
-        exponent = features @ solved.x
+        solved = fmin_l_bfgs_b(dual, np.zeros(len(columns)), bounds=bounds, factr=10, pgtol=1e-9)
+        exponent = features @ np.asarray(solved[0])
         start = start * np.exp(exponent - exponent.max())
     chances: NDArray[np.float64] = start / start.sum()
     return chances if np.allclose(features.T @ chances, target, rtol=0.01, atol=1e-5) else None

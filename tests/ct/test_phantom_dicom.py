@@ -27,7 +27,7 @@ def read_labels(path: Path) -> dict[str, str]:
     with path.open(newline="") as handle:
         rows = list(csv.reader(handle))
     assert rows[0] == ["ID", "Label"]
-    return {name: value for name, value in rows[1:]}
+    return dict(rows[1:])
 
 
 @pytest.fixture(scope="module")
