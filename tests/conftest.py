@@ -1,9 +1,47 @@
-"""Fixtures for the whole suite."""
+"""Fixtures for the whole suite: real CT data, a phantom on disk, a trained workspace, and the program itself."""
 
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from ichx.ct.phantom_dicom import PhantomFiles
+
+TRAINED = (
+    # (plugin, settings): short, different from each other, and the first with rates that change within its stages.
+    (
+        "tiny_resnet",
+        (
+            "stage.balanced.epochs=3",
+            "stage.balanced.milestones=[1, 2]",
+            "stage.balanced.gamma=0.5",
+            "stage.rebalanced.epochs=1",
+            "stage.full.epochs=2",
+        ),
+    ),
+    ("tiny_efficientnet", ("stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1")),
+    ("tiny_byobnet", ("stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1")),
+)
+"""The experiments 1, 2 and 3 of the workspace `trained`."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+Program = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +59,105 @@ def _no_inherited_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the user's own workspace and store out of the tests."""
     monkeypatch.delenv("ICHX_WORKSPACE", raising=False)
     monkeypatch.delenv("ICHX_STORE", raising=False)
+    monkeypatch.delenv("ICHX_DEBUG", raising=False)
+
+
+@pytest.fixture
+def ichx(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Program:
+    """Return `ichx(*arguments, cwd)`: the program's `main` in this process, with its exit code and output."""
+    from ichx.cli.app import main
+
+    def run(*arguments: object, cwd: Path) -> Outcome:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(sys, "argv", ["ichx", *map(str, arguments)])
+        capfd.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capfd.readouterr()
+        assert isinstance(code, int)
+        return Outcome(code, out, err)
+
+    return run
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """Return the environment of a process of its own: no workspace, no store, one thread."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ICHX_")}
+    return kept | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | extra
+
+
+@pytest.fixture(scope="session")
+def ichx_process() -> Program:
+    """Return `ichx_process(*arguments, cwd)`: the program in a process of its own."""
+
+    def run(*arguments: object, cwd: Path, **extra: str) -> Outcome:
+        done = subprocess.run(
+            [sys.executable, "-m", "ichx", *map(str, arguments)],
+            cwd=cwd,
+            env=clean_environment(**extra),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> "PhantomFiles":
+    """Return 8 labelled and 2 test patients of 64 px on disk, to be read only."""
+    from ichx.ct.phantom_dicom import write_phantom
+
+    folder = tmp_path_factory.mktemp("phantom") / "files"
+    return write_phantom(folder, patients=8, seed=1, size=64, test_patients=2, prevalence={"any": 0.4})
+
+
+@pytest.fixture(scope="session")
+def dataset_root(phantom: "PhantomFiles", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a workspace with the phantom as dataset `ph` (2 folds) and its test set `ph-test`, to be read only."""
+    from ichx.data.dataset import add_dataset
+    from ichx.store import open_store
+    from ichx.workspace import init_workspace
+
+    assert phantom.test is not None
+    workspace = init_workspace(tmp_path_factory.mktemp("dataset") / "workspace")
+    with open_store(workspace) as store:
+        add_dataset(workspace, store, "ph", phantom.train, labels=phantom.train_labels, folds=2)
+        add_dataset(workspace, store, "ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission)
+    return workspace.root
+
+
+@pytest.fixture(scope="session")
+def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of that workspace in which the experiments `TRAINED` are registered and done, to be read only."""
+    from ichx.plugins import load_registry
+    from ichx.store import open_store
+    from ichx.training.register import new_experiment
+    from ichx.training.runner import run_experiment
+    from ichx.workspace import open_workspace
+
+    root = tmp_path_factory.mktemp("trained") / "workspace"
+    shutil.copytree(dataset_root, root)
+    workspace, registry = open_workspace(root), load_registry()
+    with open_store(workspace) as store:
+        for plugin, settings in TRAINED:
+            made = new_experiment(store, registry, plugin=plugin, size=32, settings=settings)
+            run_experiment(workspace, store, registry, made.number)
+    return root
+
+
+@pytest.fixture
+def dataset_copy(dataset_root: Path, tmp_path: Path) -> Path:
+    """Return a workspace with the datasets `ph` and `ph-test`, and nothing trained, of the test's own."""
+    return Path(shutil.copytree(dataset_root, tmp_path / "workspace"))
+
+
+@pytest.fixture
+def trained_copy(trained_root: Path, tmp_path: Path) -> Path:
+    """Return the trained workspace, as a copy of the test's own."""
+    return Path(shutil.copytree(trained_root, tmp_path / "workspace"))
