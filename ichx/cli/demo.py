@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from ichx.cli.plugin import loaded_registry
+from ichx.cli.render import console, duration, print_json, table
+
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="A new folder, which becomes a workspace.")] = Path("ichx-demo"),
@@ -12,6 +15,28 @@ def demo(
 ) -> None:
     """Make a phantom dataset, train four small models on it, blend them, and judge the blend on unseen patients.
 
-    Takes minutes on a CPU. Example: `ichx demo`
+    Takes minutes on a CPU; interrupted, it goes on when it is called again.
+
+    Example: `ichx demo`
     """
-    raise NotImplementedError
+    from ichx.cli.ensemble import show_ensemble
+    from ichx.cli.live import LiveView
+    from ichx.training.demo import run_demo
+
+    registry = loaded_registry()
+    with LiveView() as view:
+        report = run_demo(folder, registry, view)
+    if as_json:
+        print_json(report)
+        return
+    show_ensemble(report.ensemble)
+    rows = [
+        ("constant prevalence", report.constant_score),
+        ("brightness threshold", report.brightness_score),
+        ("blend of the four", report.blend_score),
+    ]
+    table(f"on {report.test_slices:,} slices of patients that no model saw", ("prediction", "score"), rows)
+    console.print(f"the blend is {report.below:.0%} below the better baseline; {duration(report.seconds)} in all")
+    console.print(f"workspace: {report.workspace}", markup=False)
+    console.print(f"submission: {Path(report.workspace) / report.submission}", markup=False)
+    console.print(f"look around: `cd {report.workspace}`, then `ichx exp list`, `ichx exp show 1`", markup=False)

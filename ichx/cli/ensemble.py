@@ -1,11 +1,14 @@
 """`ichx ensemble`: blend experiments on their out-of-fold predictions."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ichx.cli.render import console, print_json, say, session, table, warn
+
+if TYPE_CHECKING:
+    from ichx.evaluation.ensemble import EnsembleReport
 
 
 def ensemble(
@@ -27,11 +30,18 @@ def ensemble(
 
     with session() as (workspace, store):
         report = make_ensemble(workspace, store, top=top, tta=tta, dataset=dataset, out=out)
+    if as_json:
+        for note in report.notes:
+            warn(note)
+        print_json(report)
+    else:
+        show_ensemble(report)
+
+
+def show_ensemble(report: "EnsembleReport") -> None:
+    """Print the members, their weights, the blend's scores and where its submissions are."""
     for note in report.notes:
         warn(note)
-    if as_json:
-        print_json(report)
-        return
     made = report.ensemble
     rows: list[tuple[object, ...]] = [
         (m.experiment, report.names[m.experiment], m.score, f"{m.weight:.4f}") for m in made.members

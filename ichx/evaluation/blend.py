@@ -95,8 +95,9 @@ def _interior_point(q: FloatArray, a: FloatArray) -> FloatArray:
         step_z = mu / w - z - z / w * step_w
         w = w + _reach(w, step_w) * step_w
         z = z + _reach(z, step_z) * step_z
-    weights: FloatArray = np.where(best < 1e-12, 0.0, best)
-    return weights / weights.sum()
+    kept = np.where(best < 1e-12, 0.0, best)
+    weights: FloatArray = kept / kept.sum()
+    return weights
 
 
 def _reach(point: FloatArray, step: FloatArray) -> float:

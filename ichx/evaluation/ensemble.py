@@ -86,8 +86,8 @@ def make_ensemble(
         )
     if not tests:
         notes.append(f"no test set with a sample belongs to {version.dataset}: blended, no submission written")
-    number = len(store.ensembles()) + 1
-    folder = workspace.ensembles_dir / f"{version.dataset}-{number}"
+    number = store.reserve_ensemble()
+    folder = workspace.ensembles_dir / str(number)
     submissions = [
         _submit(
             workspace,
@@ -116,7 +116,8 @@ def make_ensemble(
                 EnsembleMember(experiment=m.experiment.number, weight=float(w), score=m.oof.score)
                 for m, w in zip(members, solution.weights, strict=True)
             ),
-        )
+        ),
+        number,
     )
     return EnsembleReport(
         ensemble=ensemble,
@@ -245,10 +246,8 @@ def _submit(
     mixed = blend.mix([probabilities for _, probabilities in tables], [w for _, w in used])
 
     slices = load_version(workspace, test).slices
-    stem_of = dict(zip(slices["slice_id"], slices["stem"], strict=True))
-    wanted = set(sample.images)
-    by_stem = not wanted & set(ids)
-    row_of = {stem_of[i] if by_stem else i: row for row, i in enumerate(ids)}
+    image_of = dict(zip(slices["slice_id"], slices[test.summary["sample"]["by"]], strict=True))
+    row_of = {image_of[i]: row for row, i in enumerate(ids)}
     filled = 0
     rows = np.empty((len(sample.images), mixed.shape[1]))
     for position, image in enumerate(sample.images):

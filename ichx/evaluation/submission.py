@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
 
 from ichx.data.label_csv import SampleTable, read_sample
 from ichx.errors import IchxError, raise_problems
 from ichx.evaluation.metric import FloatArray
 from ichx.labels import LABELS
+
+_AS_NUMBERS = pyarrow.csv.ConvertOptions(column_types={"Label": pa.float64()})
 
 
 def write_submission(path: Path, sample: SampleTable, images: npt.NDArray[np.object_], predicted: FloatArray) -> None:
@@ -54,7 +58,11 @@ def check_submission(path: Path, sample: SampleTable) -> None:
         problems.append(
             f"{different} ids differ from the sample's" if different else "the ids are not in the sample's order"
         )
-    values = np.genfromtxt(path, delimiter=",", skip_header=1, usecols=1, ndmin=1)
+    try:
+        values = pyarrow.csv.read_csv(path, convert_options=_AS_NUMBERS).column("Label").to_numpy()
+    except pa.ArrowInvalid as error:
+        problems.append(f"not every Label is a number: {error}")
+        values = np.empty(0)
     bad = int((~((values >= 0) & (values <= 1))).sum())
     if bad:
         problems.append(f"{bad} values are no probabilities in 0..1")

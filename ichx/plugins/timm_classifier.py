@@ -1,6 +1,7 @@
 """Builds a timm backbone with a six-label head. The only file of the zoo that imports timm."""
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Any
 
 import timm
 from torch import nn
@@ -18,7 +19,10 @@ def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
     Raises `IchxError` for a backbone that timm does not know and for weights that cannot be downloaded.
     """
     name = recipe.model.backbone
-    extra = {"img_size": recipe.input.pixels} if _needs_size(name) else {}
+    extra: dict[str, Any] = {"img_size": recipe.input.pixels} if _needs_size(name) else {}
+    # The hub's client logs every retry; the one line that matters is raised below.
+    hub, level = logging.getLogger("huggingface_hub"), logging.getLogger("huggingface_hub").level
+    hub.setLevel(logging.CRITICAL)
     try:
         model: nn.Module = timm.create_model(
             name, pretrained=pretrained, num_classes=len(LABELS), in_chans=3, drop_rate=recipe.model.dropout, **extra
@@ -39,6 +43,8 @@ def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
         if pretrained and type(error).__module__.partition(".")[0] in {"httpx", "httpx2", "httpcore", "requests"}:
             raise _no_weights(name, error) from error
         raise
+    finally:
+        hub.setLevel(level)
     return model
 
 
@@ -49,8 +55,7 @@ def _needs_size(name: str) -> bool:
 
 
 def _no_weights(name: str, error: Exception) -> IchxError:
-    lines = str(error).strip().splitlines()
-    reason = lines[0][:160] if lines else type(error).__name__
+    reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".") or type(error).__name__
     return IchxError(
         f"the pretrained weights of {name} cannot be downloaded: {reason}",
         "give them with --weights FILE (safetensors or .pth), or train from random weights with --no-pretrained",

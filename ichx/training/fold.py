@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,7 +249,7 @@ class FoldRun:
         model: nn.Module,
         rows: npt.NDArray[np.int64],
     ) -> tuple[list[PredictionDraft], float]:
-        """Write the predictions of every view; return their drafts and the identity view's score, NaN without labels."""
+        """Write the predictions of every view; return their drafts and the identity view's score, or NaN."""
         ids = data.slices["slice_id"].to_numpy(dtype=object)[rows]
         labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
         name = role if role == "oof" else f"test-{data.version.dataset}-v{data.version.number}"
@@ -333,9 +334,7 @@ def _restore(
 ) -> None:
     accelerator.unwrap_model(model).load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(
-        {k: type(scheduler.milestones)(v) if k == "milestones" else v for k, v in state["scheduler"].items()}
-    )
+    scheduler.load_state_dict({k: Counter(v) if k == "milestones" else v for k, v in state["scheduler"].items()})
     if accelerator.scaler is not None and state["scaler"]:
         accelerator.scaler.load_state_dict(state["scaler"])
 

@@ -31,14 +31,13 @@ def lease(store: "Store", draft: "RunDraft", events: "RunEvents") -> Iterator["R
     heart.start()
     try:
         yield run
-    except KeyboardInterrupt:
-        store.finish_run(run.id, "stopped")
-        raise
-    except IchxError as error:
-        store.finish_run(run.id, "failed", error=error.problem)
-        raise
     except BaseException as error:
-        store.finish_run(run.id, "failed", error=f"{type(error).__name__}: {error}")
+        state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        reason = error.problem if isinstance(error, IchxError) else f"{type(error).__name__}: {error}"
+        try:
+            store.finish_run(run.id, state, error=reason if state == "failed" else None)
+        except IchxError as unrecorded:  # the first error is the one to raise
+            events.note(f"the end of this run is not recorded: {unrecorded.problem}")
         raise
     finally:
         stop.set()

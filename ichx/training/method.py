@@ -19,6 +19,8 @@ class WindowStep(nn.Module):
         self.windows = recipe.windows
         self.kind = recipe.window_kind
         self.normalize = recipe.normalize == "imagenet"
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
