@@ -15,7 +15,7 @@ BLOOD_HU = (50, 100)
 
 
 def bright_share(hu: npt.NDArray[np.int16]) -> float:
-    """Return the share of pixels within `BLOOD_HU` among those inside the skull of a slice `(H, W)`; 0 without skull."""
+    """Return the share of pixels within `BLOOD_HU` inside the skull of a slice `(H, W)`; 0 without a skull."""
     bone = (hu > BONE_HU).astype(np.uint8)
     contours, _ = cv2.findContours(bone, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     filled = cv2.drawContours(np.zeros_like(bone), contours, -1, 1, cv2.FILLED)
