@@ -152,13 +152,13 @@ def show(
 
 def scored(e: "ExperimentSummary") -> str:
     """Return the score with its spread over folds and the marks that must follow it everywhere."""
+    from ichx.store import marks
+
     if e.score is None:
         return "-"
     spread = f" ± {cell(e.spread)}" if e.spread is not None else ""
-    marks = [mark for mark, on in (("selected", e.selected), ("leaky folds", e.leaked)) if on]
-    if e.folds_done < e.folds:
-        marks.append(f"partial ({e.folds_done} of {e.folds} folds)")
-    return cell(e.score) + spread + (f" [{', '.join(marks)}]" if marks else "")
+    said = ", ".join(marks(e))
+    return cell(e.score) + spread + (f" [{said}]" if said else "")
 
 
 def _pinned(e: "Experiment") -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from ichx.store.snapshots import (
     Run,
     RunDraft,
     VersionDraft,
+    marks,
 )
 from ichx.store.store import Store, open_store
 
@@ -38,5 +39,6 @@ __all__ = [
     "RunDraft",
     "Store",
     "VersionDraft",
+    "marks",
     "open_store",
 ]

@@ -133,6 +133,14 @@ class ExperimentSummary:
     created: datetime
 
 
+def marks(summary: ExperimentSummary) -> tuple[str, ...]:
+    """Return what must be said beside an experiment's score wherever it is shown; nothing for a whole, honest one."""
+    found = [mark for mark, on in (("selected", summary.selected), ("leaky folds", summary.leaked)) if on]
+    if summary.folds_done < summary.folds:
+        found.append(f"partial ({summary.folds_done} of {summary.folds} folds)")
+    return tuple(found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment(ExperimentSummary):
     """Everything recorded of an experiment."""
