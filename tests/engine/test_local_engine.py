@@ -1,0 +1,65 @@
+"""Jobs as subprocesses."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ichx.engine import LocalEngine
+from ichx.engine.testing import ENOUGH, EngineContract, python_job
+from ichx.store.process import process_lives, process_mark
+
+
+class TestLocalEngine(EngineContract):
+    @pytest.fixture
+    def engine(self) -> Iterator[LocalEngine]:
+        with closing(LocalEngine(2)) as engine:
+            yield engine
+
+
+def wait_for(path: Path) -> str:
+    deadline = time.monotonic() + ENOUGH
+    while not (path.exists() and path.read_text().endswith("\n")):
+        assert time.monotonic() < deadline, f"{path} was never written"
+        time.sleep(0.01)
+    return path.read_text()
+
+
+def test_a_job_takes_its_own_children_along_and_may_ignore_sigterm(tmp_path: Path) -> None:
+    code = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print(child.pid, flush=True); time.sleep(600)"
+    )
+    with closing(LocalEngine(1, grace=0.2)) as engine:
+        handle = engine.submit(python_job(tmp_path / "log", code))
+        child = int(wait_for(tmp_path / "log"))
+        mark = process_mark(child)
+        assert process_lives(child, mark)
+        engine.cancel(handle)
+        result = engine.wait(handle, ENOUGH)
+        assert result is not None
+        assert result.exit_code == -9
+    assert not process_lives(child, mark)
+
+
+def test_sigterm_leaves_time_to_tidy_up(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('tidy'), sys.exit(7)))\n"
+        "print('ready', flush=True); time.sleep(600)"
+    )
+    with closing(LocalEngine(1)) as engine:
+        handle = engine.submit(python_job(tmp_path / "log", code))
+        wait_for(tmp_path / "log")
+        engine.close()
+        result = engine.poll(handle)
+    assert result is not None
+    assert result.exit_code == 7
+    assert (tmp_path / "log").read_text() == "ready\ntidy\n"
+
+
+def test_no_slots_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="max_workers"):
+        LocalEngine(0)
