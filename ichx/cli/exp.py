@@ -82,18 +82,27 @@ def new(
 @app.command("list")
 def list_experiments(
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only experiments on this dataset.")] = None,
+    parent: Annotated[
+        int | None, typer.Option("--parent", help="Only those made from this one, its tuning trials too.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of them, not the newest 50.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
-    """List experiments, the newest first.
+    """List experiments, the newest first; tuning trials only with --parent.
 
     Example: `ichx exp list`
     """
+    kind = "experiment" if parent is None else None
     with session() as (_, store):
-        found = store.experiments(limit=None if everything else 50, dataset=dataset)
-        total = store.count_experiments()
+        if parent is not None:
+            store.experiment(parent)
+        found = store.experiments(limit=None if everything else 50, dataset=dataset, kind=kind, parent=parent)
+        total = store.count_experiments(dataset=dataset, kind=kind, parent=parent)
     if as_json:
         print_json(found)
+        return
+    if not found and parent is not None:
+        say(f"nothing was made from experiment {parent}")
         return
     if not found:
         say("no experiment yet; register one: `ichx exp new --plugin NAME`, or six: `ichx exp new --reference`")

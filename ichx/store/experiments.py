@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
 
 from ichx.errors import NotFoundError
 from ichx.store import runs
@@ -63,7 +63,6 @@ def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft]) -
             **vars(draft),
             "number": number,
             "created": now,
-            "selected": False,
             "leaked": False,
             "archived": False,
         }
@@ -79,19 +78,20 @@ def get_experiment(connection: Connection, number: int) -> Experiment:
     return Experiment(**row._mapping, **vars(_progress(connection, [row])[number]))
 
 
-def list_experiments(connection: Connection, limit: int | None, dataset: str | None) -> list[ExperimentSummary]:
-    """Return the newest `limit` experiments, or those on `dataset`, newest first."""
+def list_experiments(
+    connection: Connection, limit: int | None, dataset: str | None, kind: str | None, parent: int | None
+) -> list[ExperimentSummary]:
+    """Return the newest `limit` experiments that match, newest first."""
     query = _select(*_SUMMARY).order_by(experiment.c.number.desc()).limit(limit)
-    if dataset is not None:
-        query = query.where(dataset_version.c.dataset == dataset)
-    rows = connection.execute(query).all()
+    rows = connection.execute(query.where(*_matching(dataset, kind, parent))).all()
     progress = _progress(connection, rows)
     return [ExperimentSummary(**row._mapping, **vars(progress[row.number])) for row in rows]
 
 
-def count_experiments(connection: Connection) -> int:
-    """Return how many experiments there are."""
-    return connection.execute(select(func.count()).select_from(experiment)).scalar_one()
+def count_experiments(connection: Connection, dataset: str | None, kind: str | None, parent: int | None) -> int:
+    """Return how many experiments match."""
+    query = _select(func.count()).where(*_matching(dataset, kind, parent))
+    return int(connection.execute(query).scalar_one())
 
 
 def set_scores(connection: Connection, number: int, scores: dict[str, float | None]) -> None:
@@ -114,6 +114,11 @@ def check_fold(connection: Connection, number: int, fold: int) -> None:
         raise _no_experiment(connection, number)
     if not 0 <= fold < folds:
         raise NotFoundError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {folds - 1}")
+
+
+def _matching(dataset: str | None, kind: str | None, parent: int | None) -> list[ColumnElement[bool]]:
+    wanted = {dataset_version.c.dataset: dataset, experiment.c.kind: kind, experiment.c.parent: parent}
+    return [column == value for column, value in wanted.items() if value is not None]
 
 
 def _select(*columns: Any) -> Select[Any]:

@@ -84,7 +84,8 @@ class DatasetVersion:
 class ExperimentDraft:
     """An experiment to be registered: a recipe (TOML text) pinned to a dataset version, its labels and its folds.
 
-    `epochs` is the total per fold.
+    `epochs` is the total per fold. `kind` is `experiment`, or `trial` for one of a study's; `selected` says that its
+    values were chosen by a validation score.
     """
 
     name: str
@@ -100,6 +101,7 @@ class ExperimentDraft:
     epochs: int
     parent: int | None = None
     kind: str = "experiment"
+    selected: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

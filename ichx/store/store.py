@@ -114,15 +114,27 @@ class Store:
         with database.reading(self._engine) as connection:
             return experiments.get_experiment(connection, number)
 
-    def experiments(self, *, limit: int | None = 50, dataset: str | None = None) -> list[ExperimentSummary]:
-        """Return the newest experiments (on `dataset`), newest first; all of them when `limit` is None."""
-        with database.reading(self._engine) as connection:
-            return experiments.list_experiments(connection, limit, dataset)
+    def experiments(
+        self,
+        *,
+        limit: int | None = 50,
+        dataset: str | None = None,
+        kind: str | None = "experiment",
+        parent: int | None = None,
+    ) -> list[ExperimentSummary]:
+        """Return the newest experiments, newest first; all of them when `limit` is None.
 
-    def count_experiments(self) -> int:
-        """Return how many experiments there are."""
+        Only those on `dataset`, of `kind` (`experiment` or `trial`; None is both) and made from `parent`, where given.
+        """
         with database.reading(self._engine) as connection:
-            return experiments.count_experiments(connection)
+            return experiments.list_experiments(connection, limit, dataset, kind, parent)
+
+    def count_experiments(
+        self, *, dataset: str | None = None, kind: str | None = "experiment", parent: int | None = None
+    ) -> int:
+        """Return how many experiments `experiments` would list without a limit."""
+        with database.reading(self._engine) as connection:
+            return experiments.count_experiments(connection, dataset, kind, parent)
 
     def set_scores(
         self,

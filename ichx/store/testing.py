@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError, replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -208,6 +209,24 @@ class StoreContract:
         found = [(e.number, e.dataset, e.state) for e in store.experiments(dataset="train")]
         assert found == [(3, "train", "new"), (1, "train", "new")]
         assert store.experiments(dataset="absent") == []
+
+    def test_trials_are_listed_when_asked_for(self, store: Store, version: DatasetVersion) -> None:
+        """By kind and by parent; the count counts what the list lists."""
+        other = store.add_version(version_draft("other"))
+        trial = replace(experiment_draft(version, "trial", parent=1), kind="trial", selected=True)
+        clone = experiment_draft(version, "clone", parent=1)
+        made = store.add_experiments([experiment_draft(version), trial, clone, experiment_draft(other)])
+        assert [e.selected for e in made] == [False, True, False, False]
+        cases: list[tuple[list[int], dict[str, Any]]] = [
+            ([4, 3, 1], {}),
+            ([2], {"kind": "trial"}),
+            ([3, 2], {"kind": None, "parent": 1}),
+            ([3], {"parent": 1}),
+            ([3, 2, 1], {"kind": None, "dataset": "train"}),
+        ]
+        for numbers, wanted in cases:
+            assert [e.number for e in store.experiments(**wanted)] == numbers
+            assert store.count_experiments(**wanted) == len(numbers)
 
     def test_wrong_pins_register_nothing_and_leave_no_gap(self, store: Store, version: DatasetVersion) -> None:
         """All drafts or none."""
