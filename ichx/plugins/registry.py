@@ -28,10 +28,13 @@ class Registry:
 
 
 def load_registry(points: Iterable[EntryPoint] | None = None) -> Registry:
-    """Return the plugins of `points` (all installed ones), in the order of their names."""
+    """Return the plugins of `points` (all installed ones), in the order of their names.
+
+    A name belongs to the first that declares it; the built-in ones come before all others.
+    """
     found: dict[str, Plugin] = {}
     warnings: list[str] = []
-    for point in sorted(entry_points(group=GROUP) if points is None else points, key=lambda p: (p.value, p.name)):
+    for point in sorted(entry_points(group=GROUP) if points is None else points, key=_rank):
         try:
             declared = point.load()
             plugins = (declared,) if isinstance(declared, Plugin) else tuple(declared)
@@ -46,3 +49,7 @@ def load_registry(points: Iterable[EntryPoint] | None = None) -> Registry:
             else:
                 found[plugin.name] = plugin
     return Registry(dict(sorted(found.items())), tuple(warnings))
+
+
+def _rank(point: EntryPoint) -> tuple[bool, str, str]:
+    return not point.value.startswith(f"{__package__}."), point.value, point.name

@@ -19,11 +19,11 @@ def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
     Raises `IchxError` for a backbone that timm does not know and for weights that cannot be downloaded.
     """
     name = recipe.model.backbone
-    extra: dict[str, Any] = {"img_size": recipe.input.pixels} if _needs_size(name) else {}
     # The hub's client logs every retry; the one line that matters is raised below.
     hub, level = logging.getLogger("huggingface_hub"), logging.getLogger("huggingface_hub").level
     hub.setLevel(logging.CRITICAL)
     try:
+        extra: dict[str, Any] = {"img_size": recipe.input.pixels} if _needs_size(name) else {}
         model: nn.Module = timm.create_model(
             name, pretrained=pretrained, num_classes=len(LABELS), in_chans=3, drop_rate=recipe.model.dropout, **extra
         )
