@@ -1,6 +1,5 @@
 """A workspace is found, made, configured, and keeps one privacy key."""
 
-import os
 import stat
 import subprocess
 import sys
@@ -97,7 +96,7 @@ def test_the_privacy_key_is_one_and_private(tmp_path: Path) -> None:
     assert workspace.privacy_key() == key
     assert init_workspace(tmp_path / "other").privacy_key() != key
     assert stat.S_IMODE((tmp_path / "db" / "privacy.key").stat().st_mode) == 0o600
-    assert os.listdir(tmp_path / "db") == ["privacy.key"]
+    assert [path.name for path in (tmp_path / "db").iterdir()] == ["privacy.key"]
 
 
 def test_processes_that_race_for_the_key_get_the_same(tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""The model zoo: the reference's models as the design's table has them, and networks that build and compute."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ichx.errors import IchxError
+from ichx.plugins import Registry, load_registry
+from ichx.plugins.contract import REFERENCE_STAGES
+from ichx.plugins.reference import REFERENCE, reference_files
+from ichx.recipe import Recipe, apply_settings, from_toml, invalid_values
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TABLE = {
+    # number: plugin, backbone with its weight tag, size, crop, windows, batch
+    1: ("efficientnet_b3", "tf_efficientnet_b3.aa_in1k", 256, 224, "linear", 128),
+    2: ("resnext101_wsl", "resnext101_32x8d.fb_wsl_ig1b_ft_in1k", 256, 224, "linear", 64),
+    3: ("seresnext50", "legacy_seresnext50_32x4d.in1k", 256, 224, "linear", 128),
+    4: ("efficientnet_b2", "tf_efficientnet_b2.aa_in1k", 256, 224, "linear", 128),
+    5: ("seresnext50", "legacy_seresnext50_32x4d.in1k", 256, 224, "linear", 128),
+    6: ("resnext50", "resnext50_32x4d.tv_in1k", 378, 0, "sigmoid", 64),
+}
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return load_registry()
+
+
+@pytest.fixture(scope="module")
+def reference(registry: Registry) -> dict[int, Recipe]:
+    return {number: model.recipe(registry) for number, model in enumerate(REFERENCE, start=1)}
+
+
+@pytest.mark.parametrize("number", TABLE)
+def test_the_reference_is_as_published(reference: dict[int, Recipe], number: int) -> None:
+    recipe = reference[number]
+    image = recipe.input
+    plugin, backbone, size, crop, kind, batch = TABLE[number]
+    found = (recipe.plugin, recipe.model.backbone, image.size, image.crop, image.window_kind, recipe.batch)
+    assert found == (plugin, backbone, size, crop, kind, batch)
+    assert image.windows == ((-1, -1), (80, 200), (600, 2800))
+    assert (image.centre, image.resize, image.normalize) == ("slice", "bilinear", "none")
+    assert (recipe.model.pretrained, recipe.model.dropout, recipe.optimizer.name) == (True, 0.0, "radam")
+
+
+@pytest.mark.parametrize("number", TABLE)
+def test_its_stages(reference: dict[int, Recipe], number: int) -> None:
+    balanced, rebalanced, full = reference[number].stage
+    assert [s.name for s in (balanced, rebalanced, full)] == ["balanced", "rebalanced", "full"]
+    assert [s.sampling for s in (balanced, rebalanced, full)] == ["fixed", "redrawn", "all"]
+    assert [s.scheduler for s in (balanced, rebalanced, full)] == ["multistep"] * 3
+    if number == 5:
+        assert (balanced.lr, balanced.epochs, balanced.milestones, balanced.gamma) == (8e-4, 2, (1,), 0.5)
+    else:
+        assert (balanced.lr, balanced.epochs, balanced.milestones) == (1e-3, 4, ())
+    assert (rebalanced.lr, rebalanced.epochs, rebalanced.milestones) == (1e-5, 2, ())
+    assert (full.lr, full.epochs, full.milestones, full.gamma) == (8e-6, 2, (1,), 0.5)
+
+
+def test_its_augmentation(reference: dict[int, Recipe]) -> None:
+    for recipe in reference.values():
+        a = recipe.augmentation
+        assert (a.probability, a.hflip, a.shift, a.scale, a.rotate) == (0.75, True, 0.05, 0.075, 25.0)
+        assert (a.grid_steps, a.grid_limit, a.anchors, a.elastic_alpha) == (20, 0.25, 5.0, 0.0)
+
+
+def test_the_files_in_experiments_are_written_from_the_plugins(registry: Registry) -> None:
+    written = reference_files(registry)
+    there = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "experiments").glob("*.toml")}
+    assert there == written, "write them anew: python -m ichx.plugins.reference experiments"
+    for number, text in enumerate(written.values(), start=1):
+        assert from_toml(text) == REFERENCE[number - 1].recipe(registry)
+
+
+def test_every_recipe_of_the_zoo_can_be_trained(registry: Registry) -> None:
+    for plugin in registry.plugins.values():
+        assert invalid_values(plugin.recipe) == []
+        assert plugin.weights_licence
+        assert "." in plugin.recipe.model.backbone, "weight tags are always written out"
+
+
+def test_the_licence_of_weights_for_research_only_is_told(registry: Registry) -> None:
+    assert "CC BY-NC 4.0" in registry.get("resnext101_wsl").notice
+    assert registry.get("resnext50").notice == ""
+
+
+def test_a_crop_holds_only_at_the_plugins_own_size(registry: Registry) -> None:
+    plugin = registry.get("efficientnet_b3")
+    assert plugin.recipe_for() == plugin.recipe
+    assert plugin.recipe_for(size=256).input.crop == 224
+    assert plugin.recipe_for(size=512).input.crop == 0
+    assert plugin.recipe_for(size=512, crop=448).input.crop == 448
+    assert plugin.recipe_for(crop=0).input.pixels == 256
+    assert plugin.recipe_for(kind="sigmoid").input.window_kind == "sigmoid"
+    with pytest.raises(IchxError, match="a crop of 300 px does not fit into 256 px"):
+        plugin.recipe_for(crop=300)
+
+
+@pytest.mark.parametrize("name", ["tiny_resnet", "tiny_efficientnet", "tiny_byobnet", "tiny_convnext"])
+@pytest.mark.parametrize("size", [32, 64])
+def test_tiny_networks_are_tiny_and_give_six_logits(registry: Registry, name: str, size: int) -> None:
+    plugin = registry.get(name)
+    recipe = plugin.recipe_for(size=size)
+    model = plugin.build(recipe, False).eval()
+    assert sum(p.numel() for p in model.parameters()) < 1_000_000
+    with torch.inference_mode():
+        assert model(torch.zeros(2, 3, size, size)).shape == (2, 6)
+    assert not recipe.model.pretrained
+
+
+def test_dropout_reaches_the_network(registry: Registry) -> None:
+    plugin = registry.get("tiny_resnet")
+    model = plugin.build(apply_settings(plugin.recipe, ["model.dropout=0.9"]), False).train()
+    images = torch.rand(4, 3, 32, 32)
+    model.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    assert not torch.equal(model(images), model(images))
+
+
+def test_an_unknown_backbone_is_a_clear_error(registry: Registry) -> None:
+    plugin = registry.get("tiny_resnet")
+    for backbone in ("resnot50.a1_in1k", "resnet18.no_such_tag"):
+        recipe = apply_settings(plugin.recipe, [f"model.backbone={backbone}"])
+        with pytest.raises(IchxError, match="has no backbone") as caught:
+            plugin.build(recipe, True)
+        assert backbone in caught.value.problem
+
+
+def test_the_stages_of_model_1_are_the_default() -> None:
+    assert sum(stage.epochs for stage in REFERENCE_STAGES) == 8

@@ -1,0 +1,215 @@
+"""A recipe: its names, its TOML form, and all that is wrong with one, told at once."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ichx.errors import IchxError
+from ichx.plugins.contract import reference_recipe
+from ichx.recipe import (
+    AugmentationRecipe,
+    InputRecipe,
+    ModelRecipe,
+    OptimizerRecipe,
+    Recipe,
+    StageRecipe,
+    apply_settings,
+    digest,
+    flatten,
+    from_toml,
+    invalid_values,
+    to_toml,
+)
+
+GIVEN = reference_recipe("mine", "resnet18.tv_in1k", batch=64)
+
+shares = st.floats(0, 0.99)
+names = st.from_regex(r"[a-z_][a-z0-9_]{0,9}", fullmatch=True).filter(str.isidentifier)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), max_size=20)
+windows = st.tuples(st.floats(-2000, 2000), st.floats(1e-3, 5000)) | st.just((-1.0, -1.0))
+stages = st.builds(
+    StageRecipe,
+    name=names,
+    sampling=st.sampled_from(["fixed", "redrawn", "all"]),
+    epochs=st.integers(1, 10000),
+    lr=st.floats(1e-12, 10),
+    milestones=st.sets(st.integers(1, 99), max_size=3).map(lambda s: tuple(sorted(s))),
+    gamma=st.floats(1e-6, 10),
+)
+recipes = st.builds(
+    Recipe,
+    plugin=texts,
+    model=st.builds(ModelRecipe, backbone=texts, pretrained=st.booleans(), dropout=shares),
+    input=st.builds(
+        InputRecipe,
+        size=st.integers(64, 4096),
+        crop=st.integers(16, 64) | st.just(0),
+        windows=st.tuples(windows, windows, windows),
+        window_kind=st.sampled_from(["linear", "sigmoid"]),
+        centre=st.sampled_from(["none", "slice", "series"]),
+        resize=st.sampled_from(["bilinear", "area"]),
+        normalize=st.sampled_from(["none", "imagenet"]),
+    ),
+    stage=st.lists(stages, min_size=1, max_size=3, unique_by=lambda s: s.name).map(tuple),
+    batch=st.integers(1, 65536),
+    seed=st.integers(0, 2**32 - 1),
+    precision=st.sampled_from(["auto", "fp32", "fp16", "bf16"]),
+    optimizer=st.builds(OptimizerRecipe, weight_decay=st.floats(0, 1)),
+    augmentation=st.builds(AugmentationRecipe, probability=st.floats(0, 1), shift=shares, rotate=st.floats(0, 90)),
+)
+
+
+@given(recipes)
+def test_toml_brings_an_equal_recipe_back(recipe: Recipe) -> None:
+    assert invalid_values(recipe) == []
+    again = from_toml(to_toml(recipe))
+    assert again == recipe
+    assert digest(again) == digest(recipe)
+
+
+@given(recipes)
+def test_every_value_can_be_set_by_its_name(recipe: Recipe) -> None:
+    blank = dataclasses.replace(
+        reference_recipe(recipe.plugin, "x", batch=1),
+        stage=tuple(StageRecipe(name=s.name, sampling="all", epochs=1, lr=1.0) for s in recipe.stage),
+    )
+    settings = [f"{name}={typed(value)}" for name, value in flatten(recipe).items() if name != "plugin"]
+    assert apply_settings(blank, settings) == recipe
+
+
+def typed(value: object) -> str:
+    """Return a value as a user would type it after `--set NAME=`."""
+    if isinstance(value, tuple):
+        return "[" + ", ".join(typed(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def test_a_digest_tells_every_value_apart() -> None:
+    digests = {digest(GIVEN), digest(apply_settings(GIVEN, ["seed=1"])), digest(apply_settings(GIVEN, ["batch=63"]))}
+    changed = apply_settings(GIVEN, ["stage.full.gamma=0.4999999999999999"])
+    assert len(digests | {digest(changed)}) == 4
+    assert len(digest(GIVEN)) == 16
+
+
+def test_names_are_those_of_the_toml() -> None:
+    flat = flatten(GIVEN)
+    assert flat["batch"] == 64
+    assert flat["input.size"] == 256
+    assert flat["stage.balanced.lr"] == 1e-3
+    assert flat["stage.full.milestones"] == (1,)
+    assert flat["augmentation.grid_steps"] == 20
+    assert flat["optimizer.name"] == "radam"
+
+
+def test_settings_are_read_as_people_type_them() -> None:
+    changed = apply_settings(
+        GIVEN,
+        ["stage.balanced.lr=5e-4", "input.window_kind=sigmoid", " batch = 32 ", "model.pretrained=false", "seed=7"],
+    )
+    assert changed.stage[0].lr == 5e-4
+    assert changed.input.window_kind == "sigmoid"
+    assert (changed.batch, changed.model.pretrained, changed.seed) == (32, False, 7)
+    assert changed.stage[1:] == GIVEN.stage[1:]
+    assert apply_settings(GIVEN, ["augmentation.rotate=20"]).augmentation.rotate == 20.0
+    assert apply_settings(GIVEN, ["input.windows=[[40,80],[-1,-1],[600,2800]]"]).input.windows[0] == (40.0, 80.0)
+    assert apply_settings(GIVEN, ["seed=1", "seed=2"]).seed == 2
+
+
+def test_all_wrong_settings_are_told_at_once() -> None:
+    settings = ["stage.balanced.lrr=1", "batch", "seed=x", "plugin=other", "stage.full.milestones=3"]
+    with pytest.raises(IchxError) as caught:
+        apply_settings(GIVEN, settings)
+    told = caught.value.problem.splitlines()
+    assert "a recipe has no value 'stage.balanced.lrr'; did you mean 'stage.balanced.lr'" in told[0]
+    assert "'batch' is not of the form NAME=VALUE" in told
+    assert any("no value 'plugin'" in line for line in told)
+    assert "seed = 'x': must be a whole number" in told
+    assert "stage.full.milestones = 3: must be a list" in told
+    assert len(told) == 5
+    assert "ichx plugin show" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("batch=0", "batch = 0: must be between 1 and 65536"),
+        ("batch=1.5", "batch = 1.5: must be a whole number"),
+        ("batch=true", "batch = True: must be a whole number"),
+        ("seed=-1", "seed = -1: must be between 0 and"),
+        ("input.size=8", "input.size = 8: must be between 16 and 4096 pixels"),
+        ("input.crop=300", "input.crop = 300: must be 0, or 16 to input.size"),
+        ("input.window_kind=linaer", "input.window_kind = 'linaer': must be one of linear, sigmoid"),
+        ("input.windows=[[1,2],[3,4]]", "must be three [centre, width] pairs"),
+        ("input.windows=[[40,0],[1,1],[1,1]]", "pairs of centre and positive width"),
+        ("input.windows=[[40],[1,1],[1,1]]", "must have 2 values"),
+        ("input.normalize=yes", "must be one of none, imagenet"),
+        ("model.dropout=1", "model.dropout = 1.0: must be in [0, 1)"),
+        ("optimizer.name=adam", "must be one of radam"),
+        ("optimizer.weight_decay=-1", "0 or more"),
+        ("augmentation.probability=1.1", "in [0, 1]"),
+        ("augmentation.shift=1.0", "in [0, 1)"),
+        ("augmentation.elastic_sigma=0", "positive"),
+        ("augmentation.rotate=inf", "finite"),
+        ("augmentation.hflip=1", "true or false"),
+        ("stage.full.epochs=0", "stage.full.epochs = 0: must be between 1 and 10000"),
+        ("stage.full.lr=0", "stage.full.lr = 0.0: must be in (0, 10]"),
+        ("stage.full.lr=nan", "stage.full.lr = nan"),
+        ("stage.full.gamma=0", "positive"),
+        ("stage.full.sampling=some", "must be one of fixed, redrawn, all"),
+        ("stage.full.milestones=[2, 1]", "rising epochs from 1"),
+        ("stage.full.milestones=[0]", "rising epochs from 1"),
+        ("precision=fp8", "must be one of auto"),
+    ],
+)
+def test_values_that_no_training_could_use(setting: str, told: str) -> None:
+    with pytest.raises(IchxError) as caught:
+        apply_settings(GIVEN, [setting])
+    assert told in caught.value.problem
+
+
+def test_a_partial_toml_goes_over_a_base() -> None:
+    text = "batch = 8\n[input]\nsize = 128\ncrop = 0\n"
+    merged = from_toml(text, GIVEN)
+    assert merged == apply_settings(GIVEN, ["batch=8", "input.size=128", "input.crop=0"])
+    stages = from_toml('[[stage]]\nname = "only"\nsampling = "all"\nepochs = 1\nlr = 1e-3\n', GIVEN)
+    assert [stage.name for stage in stages.stage] == ["only"]
+
+
+def test_what_is_wrong_with_a_file_is_told_with_its_name() -> None:
+    with pytest.raises(IchxError) as caught:
+        from_toml('plugin = 3\nbacth = 4\n[model]\n[[stage]]\nname = "a"\nepochs = "many"\n', source="my.toml")
+    told = caught.value.problem.splitlines()
+    assert all(line.startswith("my.toml: ") for line in told)
+    for expected in (
+        "a recipe has no value 'bacth'; did you mean 'batch'",
+        "plugin = 3: must be a text",
+        "model.backbone is missing",
+        "batch is missing",
+        "input is missing",
+        "stage.a.epochs = 'many': must be a whole number",
+        "stage.a.lr is missing",
+    ):
+        assert any(expected in line for line in told), (expected, told)
+
+
+@pytest.mark.parametrize("text", ["batch = ", "stage = 3", "input = 3", "stage = [1]", "[model]\nbackbone = ['a']"])
+def test_any_file_that_is_no_recipe_is_a_clear_error(text: str) -> None:
+    with pytest.raises(IchxError):
+        from_toml(text, GIVEN)
+
+
+def test_stages_have_names_of_their_own() -> None:
+    doubled = dataclasses.replace(GIVEN, stage=(GIVEN.stage[0], GIVEN.stage[0]))
+    assert invalid_values(doubled) == ["two stages are called 'balanced'"]
+    spaced = dataclasses.replace(GIVEN, stage=(dataclasses.replace(GIVEN.stage[0], name="a b"),))
+    assert "must be a word" in invalid_values(spaced)[0]
+    assert "at least one" in invalid_values(dataclasses.replace(GIVEN, stage=()))[0]
+
+
+def test_pixels_and_epochs() -> None:
+    assert GIVEN.input.pixels == 224
+    assert dataclasses.replace(GIVEN.input, crop=0).pixels == 256
+    assert GIVEN.epochs == 8
