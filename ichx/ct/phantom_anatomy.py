@@ -242,8 +242,8 @@ def _paint_bone(head: Head, hu: FloatArray, p: Points, skull: Skull, cells: Floa
         bone = np.minimum(bone, ring)
         bone = np.minimum(bone, ellipsoid(p, (0, 12, -92), (6.5, 6.5, 15)))
     depth = np.minimum(-outer, skull.cavity)
-    spongy = ramp(depth, 1.4, 2.6) * np.float32(head.diploe + 0.25)
-    density = 1500 - 950 * spongy + 60 * skull.lumps
+    spongy = ramp(depth, 1.4, 2.6) * np.float32(head.diploe + 0.3)
+    density = 1650 - 1150 * spongy + 60 * skull.lumps
     if cells is not None:
         deep = ramp(p.z, 0, -25)
         density = density + deep * (140 * cells - 150)

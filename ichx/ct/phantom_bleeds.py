@@ -17,6 +17,9 @@ from ichx.labels import SUBTYPES
 
 FloatArray = NDArray[np.float32]
 
+_CRESCENT = 1.7
+"""How much longer than high a subdural collection is."""
+
 _INDEX = {name: index for index, name in enumerate(SUBTYPES)}
 
 
@@ -162,7 +165,7 @@ class Bleeds:
             return np.zeros(p.x.shape, np.float32)
         lobes = self.shape.on_plane(p.x, p.y, p.z, optics.spacing)
         distance = distance + np.float32(0.22 * min(hematoma.axes)) * lobes
-        paint(hu, 21.0, cover(distance - hematoma.rim, 4.0) * spaces.brain * np.float32(0.75))
+        paint(hu, 19.0, cover(distance - hematoma.rim, 4.0) * spaces.brain * np.float32(0.85))
         share = cover(distance, optics.softness + 0.4) * spaces.cavity * (1 - spaces.ventricles)
         paint(hu, (np.float32(hematoma.hu) + np.float32(hematoma.uneven) * lobes).astype(np.float32), share)
         return share
@@ -172,14 +175,27 @@ def _collection_depth(collection: Collection, p: Points) -> FloatArray:
     dx, dy, dz = (axis - np.float32(c) for axis, c in zip((p.x, p.y, p.z), CENTRE, strict=True))
     radius = np.sqrt(dx * dx + dy * dy + dz * dz) + np.float32(1e-3)
     ux, uy, uz = collection.direction
-    cosine = (dx * np.float32(ux) + dy * np.float32(uy) + dz * np.float32(uz)) / radius
-    away = 75 * np.sqrt(np.maximum(2 - 2 * cosine, 0)) / np.float32(collection.reach)
+    ex, ey, ez = dx / radius - np.float32(ux), dy / radius - np.float32(uy), dz / radius - np.float32(uz)
+    along = 1.0 if collection.epidural else _CRESCENT
+    away = np.sqrt((ex * ex + ey * ey) * np.float32(along**-2) + ez * ez) * np.float32(75 / collection.reach)
     if collection.epidural:
-        depth = np.float32(collection.thickness) * np.maximum(1 - away * away, 0)
+        depth = np.float32(collection.thickness) * np.maximum(1 - away * away, 0) * _within_sutures(collection, p)
     else:
         depth = np.float32(collection.thickness) * np.sqrt(np.maximum(1 - away**4, 0))
         depth = depth * ramp(p.x * np.float32(np.sign(ux)), 1, 9) * ramp(p.z - tentorium_height(p), -2, 6)
     return np.asarray(depth, np.float32)
+
+
+def _within_sutures(collection: Collection, p: Points) -> FloatArray:
+    """Return 1 on the bone under which a lens began, falling to 0 at its sutures, where the dura is held."""
+    middle = tuple(c + 75 * u for c, u in zip(CENTRE, collection.direction, strict=True))
+
+    def held(value: FloatArray, at_middle: float) -> FloatArray:
+        return ramp(value * np.float32(1 if at_middle > 0 else -1), 0, 6)
+
+    coronal = held(p.y + 22 - np.float32(0.2) * p.z, middle[1] + 22 - 0.2 * middle[2])
+    lambdoid = held(p.y - 62 - np.float32(0.4) * p.z, middle[1] - 62 - 0.4 * middle[2])
+    return coronal * lambdoid * held(p.x, middle[0])
 
 
 def _membrane_share(blood: MembraneBlood, p: Points, optics: Optics) -> FloatArray:
@@ -194,7 +210,7 @@ def _membrane_share(blood: MembraneBlood, p: Points, optics: Optics) -> FloatArr
     sheet = layer(height - np.float32(half), half, max(optics.softness, optics.slab)) * ramp(
         p.x * np.float32(blood.side), 4, 10
     )
-    return sheet * near * ramp(np.hypot(p.x / 0.9, p.y - 12), 22, 27) * (p.y > 0)
+    return sheet * near * ramp(np.hypot(p.x / 0.9, p.y - 12), 22, 27) * ramp(p.y, -6, 8)
 
 
 def _sulcal_weight(blood: SulcalBlood, p: Points) -> FloatArray:
@@ -241,11 +257,12 @@ def _draw_epidural(rng: np.random.Generator, side: float) -> list[object]:
 def _draw_subdural(rng: np.random.Generator, side: float) -> list[object]:
     found: list[object] = []
     if rng.random() < 0.8:
-        where = _direction(side, rng.uniform(-0.6, 0.6), rng.uniform(0.0, 0.7))
+        where = _direction(side, rng.uniform(-0.8, 0.8), rng.uniform(-0.1, 0.9))
         hu = float(rng.normal(62, 7) if rng.random() < 0.7 else rng.uniform(36, 48))
-        reach, thickness = float(rng.uniform(50, 85)), float(np.clip(rng.lognormal(1.9, 0.5), 3, 20))
+        reach = float(rng.uniform(25, 62))
+        thickness = float(np.clip(rng.lognormal(1.85, 0.5), 3, 0.3 * reach))
         found.append(Collection(False, where, reach, thickness, hu, float(rng.uniform(1, 8))))
-    if rng.random() < 0.35 or not found:
+    if rng.random() < 0.22 or not found:
         along = str(rng.choice(["falx", "tentorium"]))
         middle = (0.0, float(rng.uniform(-40, 60)), float(rng.uniform(20, 50)))
         if along == "tentorium":
@@ -272,12 +289,21 @@ def _draw_subarachnoid(rng: np.random.Generator, side: float) -> list[object]:
 
 
 def _draw_ventricular(rng: np.random.Generator, side: float) -> list[object]:
-    level, reach = float(rng.uniform(48, 64)), 1.0
-    centre = (0.0, 0.0, 500.0)
-    if rng.random() < 0.5:
-        spots = [(side * 10.0, 0.0, 18.0), (0.0, 4.0, -3.0), (0.0, 27.0, -38.0), (side * 22.0, 36.0, 8.0)]
-        centre, reach = spots[int(rng.integers(len(spots)))], float(rng.uniform(14, 35))
-    return [VentricularBlood(level, centre, reach, float(rng.normal(62, 6)))]
+    hu = float(rng.normal(61, 6))
+    found: list[object] = []
+    if rng.random() < 0.7:
+        found.append(VentricularBlood(float(rng.uniform(40, 62)), (0.0, 0.0, 500.0), 1.0, hu))
+    spots = [
+        (side * 10.0, -8.0, 18.0),
+        (side * 9.0, 10.0, 22.0),
+        (0.0, 4.0, -3.0),
+        (0.0, 27.0, -38.0),
+        (side * 22.0, 36.0, 8.0),
+    ]
+    casts = int(rng.integers(0, 4)) if found else int(rng.integers(1, 4))
+    for pick in rng.permutation(len(spots))[:casts]:
+        found.append(VentricularBlood(500.0, spots[int(pick)], float(rng.uniform(10, 32)), hu))
+    return found
 
 
 def _draw_hematomas(rng: np.random.Generator, side: float) -> list[object]:
@@ -308,7 +334,7 @@ def _draw_hematomas(rng: np.random.Generator, side: float) -> list[object]:
                 size * float(rng.uniform(0.8, 1.2)),
             ),
             float(np.clip(rng.normal(64, 8), 50, 85)),
-            float(rng.uniform(1, 7)),
+            float(rng.uniform(2, 9)),
             float(rng.uniform(1, 5)),
         )
         for c in centres

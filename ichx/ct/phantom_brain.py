@@ -176,7 +176,7 @@ def _paint_membranes(
     paint(hu, 58.0, falx)
     incisura = ramp(np.hypot(p.x / 0.9, p.y - 12), 20, 25) * ramp(p.y, -4, 4)
     sheet = layer(tent, 0.65 * head.dura, max(softness, optics.slab)) * incisura
-    paint(hu, 56.0, sheet * (p.y > -2))
+    paint(hu, 56.0, sheet)
     triangle = np.maximum(skull.cavity + 1, np.abs(p.x) * 1.3 - (6.5 + skull.cavity))
     paint(hu, head.blood, cover(triangle, softness) * ramp(p.z, -12, 4) * ((p.y > 0) | (p.z > 40)))
     transverse = np.maximum(np.abs(tent) - 4, -skull.cavity - 6)

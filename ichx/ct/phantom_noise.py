@@ -49,20 +49,20 @@ class NoiseField:
         mirror = tuple(float(v) for v in rng.choice([-1.0, 1.0], 3))
         return cls(wavelength, bandwidth, (shift[0], shift[1], shift[2]), (mirror[0], mirror[1], mirror[2]))
 
-    def at(self, x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
-        """Return the field at points in mm, all arrays of one shape."""
+    def at(self, x: FloatArray, y: FloatArray, z: FloatArray, order: int = 1) -> FloatArray:
+        """Return the field at points in mm, all arrays of one shape; order 0 takes the nearest cell."""
         axes = zip((z, y, x), self.shift, self.mirror, strict=True)
         points = np.stack([axis * np.float32(m / _CELL_MM) + np.float32(s) for axis, s, m in axes])
         volume = _volume(self.wavelength, self.bandwidth)
-        sampled: FloatArray = ndimage.map_coordinates(volume, points, order=1, mode="grid-wrap", output=np.float32)
+        sampled: FloatArray = ndimage.map_coordinates(volume, points, order=order, mode="grid-wrap", output=np.float32)
         return sampled
 
     def on_plane(self, x: FloatArray, y: FloatArray, z: FloatArray, spacing: float) -> FloatArray:
         """Return the field on an image plane with pixels of `spacing` mm, as `at` but interpolated between samples."""
         step = max(1, int(self.wavelength / (_SAMPLES * spacing)))
+        if step == 1:  # pixels about as large as the cells
+            return self.at(x, y, z, order=0)
         coarse = self.at(x[::step, ::step], y[::step, ::step], z[::step, ::step])
-        if step == 1:
-            return coarse
         rows, columns = x.shape
         sampling = np.array([[1 / step, 0, 0], [0, 1 / step, 0]])
         flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP

@@ -14,6 +14,9 @@ from ichx.labels import LABELS
 
 SIZE = 48
 
+# The challenge's SOPInstanceUIDs are no valid UIDs, and so pydicom says each time one is read.
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+
 
 def digests(folder: Path) -> dict[str, str]:
     return {
@@ -37,16 +40,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read(path: Path) -> pydicom.Dataset:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pydicom.dcmread(path)
-
-
 def by_patient(folder: Path) -> dict[str, list[pydicom.Dataset]]:
     studies: dict[str, list[pydicom.Dataset]] = {}
     for path in folder.glob("*.dcm"):
-        dataset = read(path)
+        dataset = pydicom.dcmread(path)
         assert dataset.SOPInstanceUID == path.stem
         studies.setdefault(str(dataset.PatientID), []).append(dataset)
     return {name: sorted(files, key=lambda d: float(d.ImagePositionPatient[2])) for name, files in studies.items()}
@@ -133,6 +130,12 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(IchxError, match="not an empty folder"):
         write_phantom(tmp_path / "used", patients=1, seed=0, size=32, processes=1)
     assert [p.name for p in tmp_path.rglob("*")] == ["used", "mine.txt"]
+
+
+def test_writing_warns_of_nothing(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_phantom(tmp_path / "x", patients=1, seed=0, size=32, processes=1)
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
