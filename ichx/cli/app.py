@@ -1,33 +1,63 @@
-"""The program `ichx`: the command groups, and how errors end it.
+"""The program `ichx`: its commands, and how errors end it.
 
 Exit codes: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 interrupted.
 """
 
 import os
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ichx import __version__
-from ichx.cli import data, demo, ensemble, exp, plugin, run, setup
 from ichx.cli.render import err
 from ichx.errors import IchxError
 
+COMMANDS = {
+    "init": "setup:init",
+    "demo": "demo:demo",
+    "data": "data:app",
+    "plugin": "plugin:app",
+    "exp": "exp:app",
+    "run": "run:run",
+    "tune": "tune:tune",
+    "ensemble": "ensemble:ensemble",
+    "report": "report:report",
+}
+"""Each command, or group of commands, and where in `ichx.cli` it is declared."""
+
+
+class LazyCommands(TyperGroup):
+    """Imports and builds a command only when it is asked for: most of a command's start-up time is other commands'."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command called `cmd_name`, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        declared = getattr(import_module(f"ichx.cli.{module}"), attribute)
+        holder = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+        if isinstance(declared, typer.Typer):
+            holder.add_typer(declared, name=cmd_name)
+        else:
+            holder.command(cmd_name)(declared)
+        return typer.main.get_group(holder).commands[cmd_name]
+
+
 app = typer.Typer(
     name="ichx",
+    cls=LazyCommands,
     help="From head-CT slices to a tracked, blended prediction of intracranial hemorrhage.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-app.add_typer(data.app, name="data")
-app.add_typer(plugin.app, name="plugin")
-app.add_typer(exp.app, name="exp")
-app.command("init")(setup.init)
-app.command("run")(run.run)
-app.command("ensemble")(ensemble.ensemble)
-app.command("demo")(demo.demo)
 
 
 def _version(wanted: bool) -> None:
