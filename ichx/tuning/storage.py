@@ -1,0 +1,113 @@
+"""Optuna's side of a study: its file, its lock, its seeded sampler, and the quiet. Only the tuning process comes here.
+
+A study belongs to one experiment, fold and search space; another space is refused rather than mixed in.
+"""
+
+import contextlib
+import fcntl
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from optuna.samplers import TPESampler
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
+
+from ichx.errors import IchxError, raise_problems
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import Trial
+
+    from ichx.workspace import Workspace
+
+DATABASE = "tuning.db"
+BUSY_SECONDS = 30.0
+
+
+@contextlib.contextmanager
+def open_study(workspace: "Workspace", name: str, setup: Mapping[str, Any]) -> Iterator["Study"]:
+    """Yield the study called `name`, made where there is none, held against other processes.
+
+    `setup` (plain JSON values by what they are) is what its trials have in common. Raises `IchxError` where another
+    process holds the study, where it was made with another setup, or where its file is no database.
+    """
+    folder = workspace.root / "db"
+    folder.mkdir(exist_ok=True)
+    with _quiet(), _held(folder / f"tuning-{name}.lock", name):
+        path = folder / DATABASE
+        try:
+            storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
+        except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
+            line = str(error).splitlines()[0]
+            raise IchxError(f"{path} cannot be used: {line}", "upgrade Optuna, or move that file away") from error
+        try:
+            study = optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
+            _check_setup(study, name, setup)
+            yield study
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+def ask(study: "Study", seed: int) -> "Trial":
+    """Return a new trial, whose values depend on `seed`, its number and the trials finished before - on no stream."""
+    study.sampler = _sampler(seed, len(study.get_trials(deepcopy=False)))
+    return study.ask()
+
+
+def reopen(study: "Study", number: int, seed: int) -> "Trial":
+    """Return the unfinished trial `number`; the values it has been given stay."""
+    study.sampler = _sampler(seed, number)
+    return optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+
+
+def _sampler(seed: int, number: int) -> TPESampler:
+    state = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+    return TPESampler(seed=state, constant_liar=True)  # side by side, trials keep away from each other
+
+
+def _check_setup(study: "Study", name: str, setup: Mapping[str, Any]) -> None:
+    known = study.user_attrs.get("setup")
+    if known is None:
+        study.set_user_attr("setup", dict(setup))
+        return
+    raise_problems(
+        [
+            f"the study {name} was made with another {what}:\n  {_shown(known.get(what))}\nnot\n  {_shown(value)}"
+            for what, value in setup.items()
+            if known.get(what) != value
+        ],
+        "go on as it was made, or register the recipe again (`ichx exp new --from FILE`) and tune that experiment",
+    )
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@contextlib.contextmanager
+def _held(path: Path, name: str) -> Iterator[None]:
+    """Hold a lock that ends with this process, however that ends."""
+    with path.open("ab") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise IchxError(f"another process is tuning {name}", "wait for it, or end it; nothing is lost") from error
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna's own messages to itself, and leave its settings as they were."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
