@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ichx.ct.phantom import PhantomStudy, make_study
+from ichx.ct.phantom_prevalence import EXPECTED_SHARES
 from ichx.ct.windows import windows_numpy
 from ichx.labels import SUBTYPES
 from ichx.recipe import REFERENCE_WINDOWS
@@ -30,8 +31,15 @@ EXAMPLES = {
     "intraparenchymal": 8,
     "intraventricular": 2,
     "subarachnoid": 6,
-    "subdural": 13,
+    "subdural": 18,
 }
+
+
+def only(subtype: str) -> PhantomStudy:
+    """Return the example study of a subtype, which has no other one."""
+    others = dict.fromkeys(set(SUBTYPES) - {subtype}, 0.0)
+    share = 0.9 * EXPECTED_SHARES[subtype]
+    return make_study(SEED, EXAMPLES[subtype], size=SIZE, prevalence={**others, subtype: share})
 
 
 def clearest_slice(study: PhantomStudy, subtype: str) -> int:
@@ -54,8 +62,7 @@ def draw_types(path: Path) -> None:
     """Draw one slice of each type, plain above and outlined below."""
     figure, axes = plt.subplots(2, len(SUBTYPES), figsize=(12.5, 6.2), facecolor="black")
     for column, subtype in enumerate(SUBTYPES):
-        others = dict.fromkeys(set(SUBTYPES) - {subtype}, 0.0)
-        study = make_study(SEED, EXAMPLES[subtype], size=SIZE, prevalence={**others, subtype: 0.16})
+        study = only(subtype)
         index = clearest_slice(study, subtype)
         box = head_box(study.hu[index])
         seen = windows_numpy(study.hu[index][box], BRAIN, [BRAIN], "linear")[0]
@@ -73,7 +80,7 @@ def draw_types(path: Path) -> None:
 
 def draw_windows(path: Path) -> None:
     """Draw the three channels of one slice, linear and sigmoid."""
-    study = make_study(SEED, EXAMPLES["subdural"], size=SIZE, prevalence={"subdural": 0.16})
+    study = only("subdural")
     hu = study.hu[clearest_slice(study, "subdural")]
     box = head_box(hu)
     names = ["file's default [40, 80]", "subdural [80, 200]", "bone [600, 2800]"]

@@ -205,7 +205,7 @@ def _antrum(side: Points) -> FloatArray:
     """Return the distance to the maxillary sinus, a pyramid with its tip to the cheek."""
     if not reaches(side, -100, -40):
         return np.full(side.x.shape, FAR, np.float32)
-    front = -0.53 * (side.x - 13) - 0.85 * (side.y + 80)
+    front = 0.53 * (side.x - 13) - 0.85 * (side.y + 80)
     back = 0.62 * (side.x - 44) + 0.78 * (side.y + 60)
     walls = meet(np.maximum(front, 13 - side.x), back, 5.0)
     return meet(walls, np.abs(side.z + 71) - 17, 5.0)
@@ -285,7 +285,7 @@ def _paint_cavities(head: Head, hu: FloatArray, p: Points, skull: Skull, cells: 
     turbinates = ellipsoid(side, (7, -60, -70), (3.4, 24, 12))
     paint(hu, 45.0, cover(turbinates + cells, softness))
     paint(hu, 300.0, layer(p.x + cells, 0.7, softness) * cover(nose, softness))
-    antrum = _antrum(side)
+    antrum = np.maximum(_antrum(side), skull.skin + 5)
     paint(hu, -970.0, cover(antrum, softness))
     paint(
         hu,
