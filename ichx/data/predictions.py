@@ -27,19 +27,27 @@ class Predictions:
 
 
 def write_predictions(path: Path, predictions: Predictions) -> str:
-    """Write `predictions` to `path` atomically; return the file's SHA-256, 64 hex digits."""
+    """Write `predictions` to `path` atomically; return the file's SHA-256, 64 hex digits.
+
+    Raises `IchxError` on a full disk and where the folder cannot be written.
+    """
     columns = {"slice_id": pa.array(predictions.slice_ids, type=pa.string())}
     columns |= {label: pa.array(predictions.logits[:, i]) for i, label in enumerate(LABELS)}
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        pq.write_table(pa.table(columns), draft, compression="zstd")
-        content = draft.read_bytes()
-        with draft.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            pq.write_table(pa.table(columns), draft, compression="zstd")
+            content = draft.read_bytes()
+            with draft.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise IchxError(
+            f"cannot write the predictions {path}: {error.strerror or error}", "free some space, then run again"
+        ) from error
     return hashlib.sha256(content).hexdigest()
 
 

@@ -34,19 +34,20 @@ def write_submission(path: Path, sample: SampleTable, images: npt.NDArray[np.obj
     for name in sample.ids:
         image, _, label = name.rpartition("_")
         lines.append(f"{name},{float(predicted[row_of[image], column_of[label]])!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with draft.open("w", encoding="utf-8") as handle:
-            handle.write("\n".join(lines) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-        check_submission(draft, sample)
-        draft.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("w", encoding="utf-8") as handle:
+                handle.write("\n".join(lines) + "\n")
+                handle.flush()
+                os.fsync(handle.fileno())
+            check_submission(draft, sample)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise IchxError(f"cannot write {path}: {error.strerror}", "free some space or choose another --out") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def check_submission(path: Path, sample: SampleTable) -> None:

@@ -28,10 +28,10 @@ def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> 
 
     Raises `IchxError` on a full disk; the older checkpoints survive that.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"checkpoint-{position.stage:03d}-{position.epoch:05d}.pt"
     draft = target.with_suffix(".tmp")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as handle:
             torch.save(state | {"stage": position.stage, "epoch": position.epoch}, handle)
             handle.flush()

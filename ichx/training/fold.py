@@ -115,7 +115,6 @@ class FoldRun:
         model = accelerator.prepare(make_model(self.job.plugin, self.recipe, begin, self.events.note))
         remember_start(self.home, start)
         self._train(accelerator, model, run, start, newest)
-        self.folder.mkdir(parents=True, exist_ok=True)
         described = {"plugin": self.recipe.plugin, "fold": str(self.fold), "start": start.kind, "fits": self.job.fits}
         save_weights(weights, accelerator.unwrap_model(model), described)
         drafts, plain = self._predict_into(

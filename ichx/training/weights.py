@@ -66,11 +66,19 @@ def choose_start(folder: Path, recipe: "Recipe", *, pretrained: bool | None, wei
 
 
 def remember_start(folder: Path, start: Start) -> None:
-    """Write down what the experiment in `folder` starts from."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write down what the experiment in `folder` starts from; raises `IchxError` where that is not possible."""
     draft = folder / f"start.{os.getpid()}.tmp"
-    draft.write_text(json.dumps(asdict(start)) + "\n", encoding="utf-8")
-    draft.replace(folder / "start.json")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_text(json.dumps(asdict(start)) + "\n", encoding="utf-8")
+            draft.replace(folder / "start.json")
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise IchxError(
+            f"cannot write to {folder}: {error.strerror}", "free some space or make it writable, then run again"
+        ) from error
 
 
 def make_model(plugin: "Plugin", recipe: "Recipe", start: Start, note: Callable[[str], None]) -> nn.Module:
@@ -130,10 +138,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def save_weights(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:
-    """Write the model's weights as safetensors, atomically."""
+    """Write the model's weights as safetensors, atomically; raises `IchxError` on a full disk."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     draft = path.with_suffix(".tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file(tensors, draft, metadata=metadata)
         with draft.open("rb+") as handle:
             os.fsync(handle.fileno())
