@@ -14,6 +14,8 @@ import pytest
 if TYPE_CHECKING:
     from ichx.ct.phantom_dicom import PhantomFiles
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks train faster alone, and the suite shares its cores
+
 TRAINED = (
     # (plugin, settings): short, different from each other, and the first with rates that change within its stages.
     (

@@ -1,0 +1,229 @@
+"""The ensemble: the best complete experiments, blended on OOF predictions, and a submission joined by slice id."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from dicom_files import write_study
+
+from ichx.ct.phantom_dicom import PhantomFiles
+from ichx.data.dataset import add_dataset
+from ichx.data.predictions import read_predictions
+from ichx.errors import IchxError
+from ichx.evaluation import blend
+from ichx.evaluation.ensemble import make_ensemble, predict_test
+from ichx.evaluation.metric import score
+from ichx.evaluation.oof import read_oof
+from ichx.labels import LABELS
+from ichx.plugins import load_registry
+from ichx.store import Store, open_store
+from ichx.training.register import new_experiment
+from ichx.training.runner import run_experiment
+from ichx.workspace import Workspace, open_workspace
+
+
+@pytest.fixture
+def place(trained_copy: Path) -> Iterator[tuple[Workspace, Store]]:
+    workspace = open_workspace(trained_copy)
+    with open_store(workspace) as store:
+        yield workspace, store
+
+
+def read_submission(path: Path) -> pd.Series:
+    return pd.read_csv(path).set_index("ID")["Label"]
+
+
+def test_members_weights_and_scores(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    report = make_ensemble(workspace, store, top=3, tta="hflip")
+    tables = {n: read_oof(workspace, store, store.experiment(n), "hflip") for n in (1, 2, 3)}
+    members = report.ensemble.members
+    assert [m.experiment for m in members] == sorted(tables, key=lambda n: tables[n].score)
+    assert [m.score for m in members] == [tables[m.experiment].score for m in members]
+    labels = tables[1].labels
+    predicted = [tables[m.experiment].probabilities for m in members]
+    weights = np.array([m.weight for m in members])
+    solved = blend.solve(labels, predicted)
+    np.testing.assert_allclose(weights, solved.weights, atol=1e-9)
+    assert report.ensemble.score == pytest.approx(score(labels, blend.mix(predicted, weights)), rel=1e-9)
+    assert report.ensemble.score <= report.best_single == members[0].score
+    assert report.mean_score == pytest.approx(score(labels, np.mean(predicted, axis=0)), rel=1e-9)
+    assert report.ensemble.nested_score is not None
+    assert report.ensemble.nested_score >= report.ensemble.score
+    assert report.certificate <= 1e-9
+    assert report.notes == ()
+    assert store.ensemble(1) == report.ensemble
+
+
+def test_the_nested_score_by_hand(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    report = make_ensemble(workspace, store, top=3, tta="none")
+    tables = [read_oof(workspace, store, store.experiment(m.experiment), "none") for m in report.ensemble.members]
+    labels, folds = tables[0].labels, tables[0].folds
+    mixed = np.empty_like(labels)
+    for fold in (0, 1):
+        inside = folds == fold
+        weights = blend.solve(labels[~inside], [t.probabilities[~inside] for t in tables]).weights
+        mixed[inside] = sum(w * t.probabilities[inside] for w, t in zip(weights, tables, strict=True))
+    assert report.ensemble.nested_score == pytest.approx(score(labels, mixed), rel=1e-9)
+
+
+def test_the_submission_by_hand(place: tuple[Workspace, Store], phantom: PhantomFiles) -> None:
+    """Mean over views, then over folds, then the blend; every value found by its id."""
+    workspace, store = place
+    report = make_ensemble(workspace, store, top=3, tta="hflip")
+    expected: dict[str, np.ndarray] = {}
+    for member in report.ensemble.members:
+        for fold in (0, 1):
+            for view in ("identity", "hflip"):
+                folder = workspace.experiment_dir(member.experiment) / f"fold-{fold}"
+                table = read_predictions(folder / f"test-ph-test-v1-{view}.parquet")
+                p = 1 / (1 + np.exp(-table.logits.astype(np.float64)))
+                for name, row in zip(table.slice_ids, p * member.weight / 4, strict=True):
+                    expected[name] = expected.get(name, np.zeros(6)) + row
+    (submission,) = report.submissions
+    assert (submission.images, submission.filled) == (phantom.test_slices, 0)
+    written = read_submission(workspace.root / submission.path)
+    assert phantom.sample_submission is not None
+    assert written.index.tolist() == pd.read_csv(phantom.sample_submission)["ID"].tolist()
+    for name, value in written.items():
+        image, _, label = str(name).rpartition("_")
+        assert value == pytest.approx(expected[image][LABELS.index(label)], rel=1e-9)
+
+
+def test_top_takes_the_best(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    best = min((1, 2, 3), key=lambda n: read_oof(workspace, store, store.experiment(n), "hflip").score)
+    report = make_ensemble(workspace, store, top=1, tta="hflip")
+    assert [(m.experiment, m.weight) for m in report.ensemble.members] == [(best, 1.0)]
+    assert report.ensemble.score == pytest.approx(report.best_single, rel=1e-9)
+    two = make_ensemble(workspace, store, top=2, tta="hflip")
+    assert two.ensemble.number == 2
+    assert two.submissions[0].path != report.submissions[0].path
+
+
+def test_fewer_than_asked_for_is_said_and_what_is_missing(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    registry = load_registry()
+    new_experiment(store, registry, plugin="tiny_convnext", name="waiting")
+    half = new_experiment(
+        store,
+        registry,
+        plugin="tiny_resnet",
+        size=32,
+        settings=["stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1"],
+        name="half",
+    )
+    run_experiment(workspace, store, registry, half.number, folds=[1])
+    report = make_ensemble(workspace, store, top=5, tta="hflip")
+    assert [m.experiment for m in report.ensemble.members if m.experiment > 3] == []
+    assert report.notes[0] == "asked for 5 experiments, 3 are complete; blending those"
+    assert "4 (waiting) is not complete: 0 of 2 folds, new" in report.notes
+    assert "5 (half) is not complete: 1 of 2 folds, partial" in report.notes
+
+
+def test_nothing_complete(dataset_copy: Path) -> None:
+    workspace = open_workspace(dataset_copy)
+    with open_store(workspace) as store:
+        with pytest.raises(IchxError, match="no experiment is complete"):
+            make_ensemble(workspace, store, top=4, tta="hflip")
+        new_experiment(store, load_registry(), plugin="tiny_resnet", name="waiting")
+        with pytest.raises(IchxError) as caught:
+            make_ensemble(workspace, store, top=4, tta="hflip")
+        assert "1 (waiting) is not complete: 0 of 2 folds, new" in caught.value.problem
+        assert "ichx run" in caught.value.remedy
+        assert store.ensembles() == []
+    assert not workspace.ensembles_dir.exists()
+
+
+def test_what_cannot_be_asked_for(place: tuple[Workspace, Store], tmp_path: Path) -> None:
+    workspace, store = place
+    for options, told in (
+        ({"top": 0, "tta": "none"}, "--top 0 blends nothing"),
+        ({"top": 1, "tta": "vflip"}, "no test-time augmentation 'vflip'"),
+        ({"top": 1, "tta": "none", "dataset": "phh"}, "no dataset is called 'phh'"),
+        ({"top": 1, "tta": "none", "dataset": "ph-test"}, "no experiment on ph-test is complete"),
+    ):
+        with pytest.raises(IchxError, match=told):
+            make_ensemble(workspace, store, **options)  # type: ignore[arg-type]
+    assert store.ensembles() == []
+
+
+def test_out_names_the_file(place: tuple[Workspace, Store], tmp_path: Path) -> None:
+    workspace, store = place
+    out = tmp_path / "mine" / "final.csv"
+    report = make_ensemble(workspace, store, top=2, tta="none", out=out)
+    assert report.submissions[0].path == str(out.resolve())
+    assert out.is_file()
+
+
+def test_two_test_sets_get_a_submission_each(
+    place: tuple[Workspace, Store], phantom: PhantomFiles, tmp_path: Path
+) -> None:
+    """One added later is predicted from the stored weights; until then the ensemble says what to do."""
+    workspace, store = place
+    assert phantom.test is not None
+    assert phantom.sample_submission is not None
+    rows = phantom.sample_submission.read_text().splitlines()
+    half = tmp_path / "half.csv"
+    half.write_text("\n".join(rows[:1] + rows[-60:]) + "\nID_absent_any,0.5\n")
+    half.write_text(half.read_text() + "".join(f"ID_absent_{label},0.5\n" for label in LABELS[:-1]))
+    add_dataset(workspace, store, "late", phantom.test, test_of="ph", sample=half)
+    with pytest.raises(IchxError, match="no predictions of late from fold 0, 1") as caught:
+        make_ensemble(workspace, store, top=3, tta="hflip")
+    assert "ichx run" in caught.value.remedy
+    for number in (1, 2, 3):
+        run_experiment(workspace, store, load_registry(), number)
+    report = make_ensemble(workspace, store, top=3, tta="hflip")
+    by_set = {s.test_set: s for s in report.submissions}
+    assert set(by_set) == {"ph-test", "late"}
+    assert (by_set["late"].images, by_set["late"].filled) == (11, 1)
+    late, plain = (read_submission(workspace.root / by_set[name].path) for name in ("late", "ph-test"))
+    known = [name for name in late.index if not name.startswith("ID_absent")]
+    assert len(known) == 60
+    np.testing.assert_allclose(late[known], plain[known], rtol=1e-6)
+    prevalence = read_oof(workspace, store, store.experiment(1)).labels.mean(axis=0)
+    np.testing.assert_allclose([late[f"ID_absent_{label}"] for label in LABELS], prevalence, rtol=1e-9)
+    with pytest.raises(IchxError, match="--out needs exactly one test set"):
+        make_ensemble(workspace, store, top=3, tta="hflip", out=tmp_path / "x.csv")
+
+
+def test_a_dataset_that_moved_on_is_told(place: tuple[Workspace, Store], phantom: PhantomFiles) -> None:
+    """Experiments on other versions or folds are not mixed: those like the newest complete one are blended."""
+    workspace, store = place
+    registry = load_registry()
+    add_dataset(workspace, store, "ph", phantom.train, labels=phantom.train_labels, folds=2, fold_seed=1)
+    settings = ["stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1"]
+    later = new_experiment(store, registry, plugin="tiny_efficientnet", size=32, settings=settings, name="moved")
+    run_experiment(workspace, store, registry, later.number)
+    report = make_ensemble(workspace, store, top=4, tta="hflip")
+    assert [m.experiment for m in report.ensemble.members] == [4]
+    assert len([note for note in report.notes if "it has other data or folds than 4" in note]) == 3
+
+
+def test_experiments_on_two_datasets_need_a_choice(place: tuple[Workspace, Store], tmp_path: Path) -> None:
+    workspace, store = place
+    ids = [i for p in range(4) for i in write_study(tmp_path / "other", str(p), 3)]
+    rows = [f"{i}_{label},{n % 2}" for n, i in enumerate(ids) for label in LABELS]
+    (tmp_path / "other.csv").write_text("ID,Label\n" + "\n".join(rows) + "\n")
+    add_dataset(workspace, store, "other", tmp_path / "other", labels=tmp_path / "other.csv", folds=2)
+    new_experiment(store, load_registry(), plugin="tiny_resnet", dataset="other")
+    with pytest.raises(IchxError, match="experiments on 2 datasets: other, ph"):
+        make_ensemble(workspace, store, top=4, tta="hflip")
+    report = make_ensemble(workspace, store, top=3, tta="hflip", dataset="ph")
+    assert len(report.ensemble.members) == 3
+    assert report.notes == ()
+
+
+def test_predictions_of_a_test_set_are_means_over_all_folds(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    version = store.version("ph-test")
+    ids, mean = predict_test(workspace, store, store.experiment(2), version, "none")
+    parts = [
+        read_predictions(workspace.experiment_dir(2) / f"fold-{k}" / "test-ph-test-v1-identity.parquet") for k in (0, 1)
+    ]
+    assert ids.tolist() == parts[0].slice_ids.tolist()
+    expected = np.mean([1 / (1 + np.exp(-part.logits.astype(np.float64))) for part in parts], axis=0)
+    np.testing.assert_allclose(mean, expected, rtol=1e-12)

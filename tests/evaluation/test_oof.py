@@ -1,0 +1,177 @@
+"""Out-of-fold tables: every slice once, by the fold that did not train on its patient; anything else is refused."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ichx.data.dataset import load_dataset, load_folds
+from ichx.data.predictions import Predictions, read_predictions, write_predictions
+from ichx.errors import IchxError
+from ichx.evaluation.metric import probabilities, score
+from ichx.evaluation.oof import OofTable, mean_over_views, read_oof
+from ichx.labels import LABELS
+from ichx.store import Store, open_store
+from ichx.workspace import Workspace, open_workspace
+
+
+@pytest.fixture
+def place(trained_copy: Path) -> Iterator[tuple[Workspace, Store]]:
+    workspace = open_workspace(trained_copy)
+    with open_store(workspace) as store:
+        yield workspace, store
+
+
+def oof_file(workspace: Workspace, fold: int, view: str = "identity", number: int = 1) -> Path:
+    return workspace.experiment_dir(number) / f"fold-{fold}" / f"oof-{view}.parquet"
+
+
+def rewrite(workspace: Workspace, fold: int, rows: np.ndarray | list[int], number: int = 1) -> None:
+    """Keep `rows` of a fold's OOF predictions, in both views."""
+    for view in ("identity", "hflip"):
+        path = oof_file(workspace, fold, view, number)
+        old = read_predictions(path)
+        write_predictions(path, Predictions(old.slice_ids[rows], old.logits[rows]))
+
+
+def test_every_slice_is_there_once_in_the_datasets_order(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    data = load_dataset(workspace, store, "ph")
+    folds = load_folds(workspace, data.version, data.version.folds[0])
+    table = read_oof(workspace, store, store.experiment(1))
+    assert table.slice_ids.tolist() == data.slices["slice_id"].tolist()
+    assert table.folds.tolist() == folds.tolist()
+    np.testing.assert_array_equal(table.labels, data.slices[list(LABELS)].to_numpy())
+    assert table.left_out == 0
+    patients = [set(data.slices["patient"][folds == k]) for k in (0, 1)]
+    assert not patients[0] & patients[1]
+
+
+@pytest.mark.parametrize("tta", ["none", "hflip"])
+def test_scores_from_the_files_by_hand(place: tuple[Workspace, Store], tta: str) -> None:
+    workspace, store = place
+    table = read_oof(workspace, store, store.experiment(1), tta)
+    by_id = {}
+    for fold in (0, 1):
+        plain, flipped = (read_predictions(oof_file(workspace, fold, view)) for view in ("identity", "hflip"))
+        p = 1 / (1 + np.exp(-plain.logits.astype(np.float64)))
+        q = 1 / (1 + np.exp(-flipped.logits.astype(np.float64)))
+        by_id |= dict(zip(plain.slice_ids, (p + q) / 2 if tta == "hflip" else p, strict=True))
+    expected = np.array([by_id[i] for i in table.slice_ids])
+    np.testing.assert_allclose(table.probabilities, expected, rtol=1e-12)
+    assert table.score == pytest.approx(score(table.labels, expected), rel=1e-12)
+    of_fold = [score(table.labels[table.folds == k], expected[table.folds == k]) for k in (0, 1)]
+    assert table.fold_scores == pytest.approx({0: of_fold[0], 1: of_fold[1]})
+    assert table.spread == pytest.approx(abs(of_fold[0] - of_fold[1]) / np.sqrt(2))
+    recorded = store.experiment(1)
+    assert (recorded.score_tta if tta == "hflip" else recorded.score) == pytest.approx(table.score, rel=1e-12)
+
+
+def test_a_flip_is_another_view(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    plain, mean = (read_oof(workspace, store, store.experiment(1), tta) for tta in ("none", "hflip"))
+    assert not np.array_equal(plain.probabilities, mean.probabilities)
+
+
+def test_a_fold_that_is_not_finished_is_not_in_the_table(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    table = read_oof(workspace, store, store.experiment(1))
+    inside = table.folds == 0
+    only = OofTable(table.slice_ids[inside], table.folds[inside], table.labels[inside], table.probabilities[inside], 0)
+    assert list(only.fold_scores) == [0]
+    assert only.spread is None
+
+
+def test_slices_without_a_prediction_are_counted(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    whole = read_oof(workspace, store, store.experiment(1))
+    rewrite(workspace, 0, np.arange(3, int((whole.folds == 0).sum())))
+    table = read_oof(workspace, store, store.experiment(1))
+    assert (table.left_out, len(table.labels)) == (3, len(whole.labels) - 3)
+
+
+def test_predictions_of_another_fold_are_refused(place: tuple[Workspace, Store]) -> None:
+    """What a fold trained on is no out-of-fold prediction."""
+    workspace, store = place
+    for view in ("identity", "hflip"):
+        oof_file(workspace, 0, view).write_bytes(oof_file(workspace, 1, view).read_bytes())
+    with pytest.raises(IchxError, match="OOF predictions belong to other folds") as caught:
+        read_oof(workspace, store, store.experiment(1))
+    assert caught.value.problem.startswith("experiment 1, fold 0: ")
+
+
+def test_a_slice_predicted_twice_is_refused(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    rewrite(workspace, 1, [0, 1, 1, 2])
+    with pytest.raises(IchxError, match="1 slices are predicted twice"):
+        read_oof(workspace, store, store.experiment(1))
+
+
+def test_unknown_slices_are_refused(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    for view in ("identity", "hflip"):
+        old = read_predictions(oof_file(workspace, 0, view))
+        ids = old.slice_ids.copy()
+        ids[:2] = ["ID_x", "ID_y"]
+        write_predictions(oof_file(workspace, 0, view), Predictions(ids, old.logits))
+    with pytest.raises(IchxError, match="2 predictions are not in ph version 1") as caught:
+        read_oof(workspace, store, store.experiment(1))
+    assert "ichx run 1 --fold 0" in caught.value.remedy
+
+
+def test_views_of_different_slices_are_refused(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    path = oof_file(workspace, 0, "hflip")
+    old = read_predictions(path)
+    write_predictions(path, Predictions(old.slice_ids[::-1], old.logits[::-1]))
+    read_oof(workspace, store, store.experiment(1), "none")
+    with pytest.raises(IchxError, match="two views of one fold predict different slices"):
+        read_oof(workspace, store, store.experiment(1), "hflip")
+
+
+def test_missing_and_damaged_files_are_told(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    path = oof_file(workspace, 0)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(IchxError, match="cannot be read") as caught:
+        read_oof(workspace, store, store.experiment(1))
+    assert str(path) in caught.value.problem
+    path.unlink()
+    with pytest.raises(IchxError, match="are missing"):
+        read_oof(workspace, store, store.experiment(1))
+    path.write_bytes(content)
+    old = read_predictions(path)
+    old.logits[3, 1] = np.nan
+    write_predictions(path, old)
+    with pytest.raises(IchxError, match="holds 1 rows that are not finite"):
+        read_oof(workspace, store, store.experiment(1))
+
+
+def test_an_experiment_without_a_finished_fold(place: tuple[Workspace, Store]) -> None:
+    from ichx.plugins import load_registry
+    from ichx.training.register import new_experiment
+
+    workspace, store = place
+    fresh = new_experiment(store, load_registry(), plugin="tiny_resnet")
+    with pytest.raises(IchxError, match="experiment 4 has no finished fold") as caught:
+        read_oof(workspace, store, fresh)
+    assert "ichx run 4" in caught.value.remedy
+
+
+def test_predictions_come_back_as_they_were(tmp_path: Path) -> None:
+    given = Predictions(
+        np.array(["b", "a", "1.2.3#7"], object), np.random.default_rng(0).normal(0, 9, (3, 6)).astype(np.float32)
+    )
+    digest = write_predictions(tmp_path / "new" / "p.parquet", given)
+    again = read_predictions(tmp_path / "new" / "p.parquet")
+    assert again.slice_ids.tolist() == given.slice_ids.tolist()
+    np.testing.assert_array_equal(again.logits, given.logits)
+    assert again.logits.dtype == np.float32
+    assert len(digest) == 64
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["p.parquet"]
+    mean = mean_over_views([given, dataclasses.replace(given, logits=-given.logits)])
+    np.testing.assert_allclose(mean, 0.5, rtol=1e-12)
+    assert probabilities(given.logits).dtype == np.float64
