@@ -32,13 +32,15 @@ def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> 
     draft = target.with_suffix(".tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as handle:
-            torch.save(state | {"stage": position.stage, "epoch": position.epoch}, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        draft.replace(target)
+        try:
+            with draft.open("wb") as handle:
+                torch.save(state | {"stage": position.stage, "epoch": position.epoch}, handle)
+                handle.flush()
+                os.fsync(handle.fileno())
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
-        draft.unlink(missing_ok=True)
         # torch reports a failed write of its archive as a RuntimeError.
         raise IchxError(f"cannot write the checkpoint {target}: {error}", "free some space, then run again") from error
     for old in checkpoints(folder)[:-KEEP]:
