@@ -1,0 +1,87 @@
+"""The pieces of the method: loss, windows on the device, optimizer and scheduler."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ichx.ct.windows import windows_numpy
+from ichx.evaluation.metric import probabilities, score
+from ichx.recipe import InputRecipe, OptimizerRecipe, StageRecipe
+from ichx.training.device import choose_hardware
+from ichx.training.method import WindowStep, make_optimizer, make_scheduler, weighted_loss
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_the_loss_is_the_score(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(-1, 3, (n, 6)).astype(np.float32)
+    labels = (rng.random((n, 6)) < 0.3).astype(np.float32)
+    loss = weighted_loss(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert loss.item() == pytest.approx(score(labels, probabilities(logits)), rel=1e-5)
+
+
+def test_the_loss_is_computed_in_float32_under_mixed_precision() -> None:
+    logits = torch.full((4, 6), 12.0, dtype=torch.bfloat16, requires_grad=True)
+    loss = weighted_loss(logits, torch.ones(4, 6))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(np.log1p(np.exp(-12.0)), rel=1e-4)
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad != 0).all()
+
+
+@pytest.mark.parametrize("kind", ["linear", "sigmoid"])
+def test_the_window_step_is_the_numpy_window(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    hu = rng.integers(-1024, 3000, (5, 16, 16)).astype(np.int16)
+    header = np.array([[40, 80], [35, 90], [50, 1], [600, 2800], [-600, 1500]], np.float32)
+    recipe = InputRecipe(size=16, window_kind=kind)
+    found = WindowStep(recipe)(torch.from_numpy(hu), torch.from_numpy(header))
+    assert found.shape == (5, 3, 16, 16)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), windows_numpy(hu, header, recipe.windows, kind), atol=2e-6)
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def test_normalizing_is_for_weights_that_want_it() -> None:
+    hu, header = torch.full((1, 2, 2), 40, dtype=torch.int16), torch.tensor([[40.0, 80.0]])
+    plain = WindowStep(InputRecipe(size=16))(hu, header)
+    normalized = WindowStep(InputRecipe(size=16, normalize="imagenet"))(hu, header)
+    expected = (plain[0, :, 0, 0] - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(normalized[0, :, 0, 0], expected)
+    assert not WindowStep(InputRecipe(size=16, normalize="imagenet")).state_dict()
+
+
+def test_optimizer_and_scheduler_of_a_stage() -> None:
+    model = nn.Linear(2, 1)
+    stage = StageRecipe(name="a", sampling="all", epochs=5, lr=8e-4, milestones=(1, 3), gamma=0.5)
+    optimizer = make_optimizer(OptimizerRecipe(weight_decay=0.01), stage, model)
+    assert isinstance(optimizer, torch.optim.RAdam)
+    assert optimizer.param_groups[0]["weight_decay"] == 0.01
+    scheduler = make_scheduler(stage, optimizer)
+    rates = []
+    for _ in range(stage.epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([8e-4, 4e-4, 4e-4, 2e-4, 2e-4])
+
+
+def test_the_device_is_said_with_a_reason() -> None:
+    from ichx.errors import IchxError
+
+    chosen = choose_hardware("cpu", "auto")
+    assert str(chosen).startswith("cpu, fp32 (CPU, ")
+    assert choose_hardware("cpu", "bf16").precision == "bf16"
+    for device, precision, told in (
+        ("gpu", "auto", "no device"),
+        ("vulkan", "auto", "does not compute on"),
+        ("cuda:77", "auto", "there is no cuda:77 here"),
+        ("cpu", "fp16", "needs a CUDA GPU"),
+    ):
+        with pytest.raises(IchxError, match=told):
+            choose_hardware(device, precision)
