@@ -174,7 +174,9 @@ def from_toml(text: str, base: Recipe | None = None, *, source: str = "the recip
     problems: list[str] = []
     merged = _merge(dataclasses.asdict(base) if base else {}, tables)
     recipe = _build(Recipe, merged, "", problems)
-    raise_problems([f"{source}: {problem}" for problem in problems], "see `ichx plugin show NAME --toml` for a whole recipe")
+    raise_problems(
+        [f"{source}: {problem}" for problem in problems], "see `ichx plugin show NAME --toml` for a whole recipe"
+    )
     checked: Recipe = recipe
     _raise_invalid(checked)
     return checked

@@ -95,7 +95,9 @@ def init_workspace(root: Path) -> Workspace:
             lines = [f'# {name} = "..."  # {meaning}' for name, meaning in SETTINGS.items()]
             settings.write_text("# Settings of this ichx workspace.\n" + "\n".join(lines) + "\n", encoding="utf-8")
     except OSError as error:
-        raise IchxError(f"cannot make a workspace at {root}: {error.strerror}", "choose a writable directory") from error
+        raise IchxError(
+            f"cannot make a workspace at {root}: {error.strerror}", "choose a writable directory"
+        ) from error
     return open_workspace(root)
 
 

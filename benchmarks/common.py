@@ -1,0 +1,59 @@
+"""What the benchmarks share: the machine's description, the table of figures, JSON, the exit code."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure; `held` tells whether it reaches what it is held against."""
+
+    figure: str
+    measured: float
+    unit: str
+    against: str
+    reach: str
+    held: bool
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Return the parsed `--quick` and `--json FILE`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="the same work on less data, under 45 seconds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a JSON list")
+    return parser.parse_args()
+
+
+def machine() -> str:
+    """Return this machine in one line."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "sqlalchemy", "typer"))
+    return f"{os.cpu_count()} cores, {model}, Python {platform.python_version()}, {libraries}"
+
+
+def conclude(figures: Sequence[Figure], options: argparse.Namespace) -> None:
+    """Print the machine and the table, write the JSON, and exit 1 when a figure falls short."""
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(machine(), markup=False)
+    table = Table("figure", "measured", "against", "reach", "held")
+    for f in figures:
+        table.add_row(f.figure, f"{f.measured:.4g} {f.unit}", f.against, f.reach, "yes" if f.held else "NO")
+    console.print(table)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(f) for f in figures], indent=2) + "\n", encoding="utf-8")
+    sys.exit(0 if all(f.held for f in figures) else 1)
