@@ -1,0 +1,164 @@
+"""A run that died goes on where it was, and ends at the same weights as one that did not."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Program, clean_environment
+from full_disk import run_with_limit
+
+from ichx.data.predictions import read_predictions
+from ichx.plugins import load_registry
+from ichx.store import EpochRecord, open_store
+from ichx.training.register import new_experiment
+from ichx.training.weights import read_weights
+from ichx.workspace import open_workspace
+
+SETTINGS = (
+    "batch=4",
+    "stage.balanced.epochs=2",
+    "stage.balanced.milestones=[1]",
+    "stage.rebalanced.epochs=2",
+    "stage.full.epochs=2",
+    "model.dropout=0.2",
+)
+EPOCHS = [(stage, epoch) for stage in ("balanced", "rebalanced", "full") for epoch in (1, 2)]
+
+
+def register(root: Path, *settings: str, copies: int = 1) -> None:
+    with open_store(open_workspace(root)) as store:
+        for _ in range(copies):
+            new_experiment(store, load_registry(), plugin="tiny_resnet", settings=[*SETTINGS, *settings])
+
+
+def history(root: Path, number: int = 1) -> list[EpochRecord]:
+    with open_store(open_workspace(root)) as store:
+        return store.history(number, 0)
+
+
+def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ichx", "run", "1", "--fold", "0", *arguments],
+        cwd=root,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, f"the run ended early: {process.communicate()}"
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.02)
+
+
+def wait_for_the_middle_of_epoch(root: Path, number: int, process: subprocess.Popen[str]) -> None:
+    """Wait until `number - 1` epochs are on disk, and then a third of an epoch longer."""
+    done = number - 1
+    stage, epoch = divmod(done - 1, 2)
+    checkpoint = root / "experiments" / "1" / "fold-0" / f"checkpoint-{stage:03d}-{epoch + 1:05d}.pt"
+    wait_until(lambda: checkpoint.exists(), process)
+    time.sleep(history(root)[done - 1].values["seconds"] / 3)
+
+
+def test_killed_in_the_middle_of_an_epoch_it_ends_at_the_same_weights(
+    dataset_copy: Path, ichx: Program, ichx_process: Program
+) -> None:
+    register(dataset_copy, copies=2)
+    killed = []
+    for number in (2, 5):  # once within a stage, once in its first epoch
+        process = start(dataset_copy)
+        wait_for_the_middle_of_epoch(dataset_copy, number, process)
+        refused = ichx("run", 1, "--fold", 0, cwd=dataset_copy)
+        assert refused.code == 1
+        assert f"fold 0 of experiment 1 is being run by process {process.pid} on " in refused.err
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        before = history(dataset_copy)
+        assert number - 1 <= len(before) < len(EPOCHS), "killed while it trained"
+        killed.append(before)
+    assert "dead" in ichx("exp", "list", cwd=dataset_copy).out
+
+    resumed = ichx_process("run", 1, "--fold", 0, cwd=dataset_copy)
+    assert resumed.code == 0, resumed.err
+    assert f"checkpoint after epoch {len(killed[1])}" in resumed.err
+    after = history(dataset_copy)
+    assert [(record.stage, record.epoch) for record in after] == EPOCHS
+    assert after[: len(killed[1])] == killed[1], "finished epochs are not trained again"
+    assert killed[1][: len(killed[0])] == killed[0]
+    with open_store(open_workspace(dataset_copy)) as store:
+        assert [(run.attempt, run.state) for run in store.runs(1)] == [(1, "dead"), (2, "dead"), (3, "done")]
+
+    assert ichx_process("run", 2, "--fold", 0, cwd=dataset_copy).code == 0
+    homes = [dataset_copy / "experiments" / number / "fold-0" for number in ("1", "2")]
+    first, second = (read_weights(home / "weights.safetensors") for home in homes)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    for file in ("oof-identity", "oof-hflip", "test-ph-test-v1-identity"):
+        one, other = (read_predictions(home / f"{file}.parquet") for home in homes)
+        np.testing.assert_array_equal(one.logits, other.logits)
+    timing = {"seconds", "images_per_second"}
+    for one, other in zip(after, history(dataset_copy, 2), strict=True):
+        assert {k: v for k, v in one.values.items() if k not in timing} == {
+            k: v for k, v in other.values.items() if k not in timing
+        }
+
+
+def test_interrupted_it_says_how_to_go_on(dataset_copy: Path, ichx: Program) -> None:
+    register(dataset_copy)
+    process = start(dataset_copy)
+    wait_for_the_middle_of_epoch(dataset_copy, 2, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "stopped; finished epochs are kept, `ichx run 1` goes on from there" in err
+    assert "Traceback" not in err
+    with open_store(open_workspace(dataset_copy)) as store:
+        assert [run.state for run in store.runs(1)] == ["stopped"]
+        assert store.experiment(1).state == "stopped"
+    assert ichx("run", 1, "--fold", 0, cwd=dataset_copy).code == 0
+    assert [(record.stage, record.epoch) for record in history(dataset_copy)] == EPOCHS
+
+
+def test_a_damaged_checkpoint_costs_one_epoch(dataset_copy: Path, ichx: Program) -> None:
+    register(dataset_copy)
+    process = start(dataset_copy)
+    wait_for_the_middle_of_epoch(dataset_copy, 4, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    older, newest = sorted((dataset_copy / "experiments" / "1" / "fold-0").glob("checkpoint-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    resumed = ichx("run", 1, "--fold", 0, cwd=dataset_copy)
+    assert resumed.code == 0
+    assert f"note: {newest.name} is damaged" in resumed.err
+    assert f"note: {older.name}" not in resumed.err
+    assert [(record.stage, record.epoch) for record in history(dataset_copy)] == EPOCHS
+
+
+@pytest.mark.parametrize("kilobytes", [1024, 2500])  # too little for the weights; enough for these, not for their state
+def test_a_full_disk_stops_it_with_a_line_and_it_goes_on_later(
+    dataset_copy: Path, ichx: Program, kilobytes: int
+) -> None:
+    register(dataset_copy, "input.size=32", "batch=32")
+    assert ichx("run", 1, "--device", "cuda:77", cwd=dataset_copy).code == 1  # the cache is made before
+    full = run_with_limit(kilobytes, "-m", "ichx", "run", "1", "--fold", "0", cwd=dataset_copy)
+    assert full.code == 1
+    assert "Traceback" not in full.err
+    assert "error: cannot write the checkpoint" in full.err
+    assert "free some space, then run again" in full.err
+    folder = dataset_copy / "experiments" / "1" / "fold-0"
+    assert list(folder.iterdir()) == []
+    with open_store(open_workspace(dataset_copy)) as store:
+        assert [run.state for run in store.runs(1)] == ["failed"]
+    assert ichx("run", 1, "--fold", 0, cwd=dataset_copy).code == 0
+    assert [(record.stage, record.epoch) for record in history(dataset_copy)] == EPOCHS
