@@ -188,21 +188,22 @@ def apply_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     Raises `IchxError` with all unknown names and wrong values at once.
     """
     known = flatten(recipe)
+    unknown: list[str] = []
     problems: list[str] = []
     tables: dict[str, Any] = dataclasses.asdict(recipe)
     for setting in settings:
         name, equals, text = setting.partition("=")
         name = name.strip()
         if not equals:
-            problems.append(f"{setting!r} is not of the form NAME=VALUE")
+            unknown.append(f"{setting!r} is not of the form NAME=VALUE")
         elif name not in known or name == "plugin":
-            problems.append(f"a recipe has no value {name!r}; {did_you_mean(name, list(known))}".rstrip("; "))
+            unknown.append(f"a recipe has no value {name!r}; {did_you_mean(name, list(known))}".rstrip("; "))
         else:
             _assign(tables, name, _parse_value(text.strip()))
     built = _build(Recipe, tables, "", problems)
     if not problems:
         problems = invalid_values(built)
-    raise_problems(problems, "`ichx plugin show NAME --toml` lists every name and value")
+    raise_problems(unknown + problems, "`ichx plugin show NAME --toml` lists every name and value")
     result: Recipe = built
     return result
 

@@ -96,6 +96,8 @@ def list_experiments(
     with session() as (_, store):
         if parent is not None:
             store.experiment(parent)
+        if dataset is not None:
+            store.dataset(dataset)
         found = store.experiments(limit=None if everything else 50, dataset=dataset, kind=kind, parent=parent)
         total = store.count_experiments(dataset=dataset, kind=kind, parent=parent)
     if as_json:

@@ -23,6 +23,7 @@ class LiveView(RunEvents):
             TextColumn("{task.fields[text]}"),
             console=err,
             transient=True,
+            disable=not err.is_terminal,
         )
         self._task = self._bars.add_task("", total=None, text="", visible=False)
         self._plan: FoldPlan | None = None
