@@ -213,3 +213,13 @@ def test_pixels_and_epochs() -> None:
     assert GIVEN.input.pixels == 224
     assert dataclasses.replace(GIVEN.input, crop=0).pixels == 256
     assert GIVEN.epochs == 8
+
+
+def test_unknown_names_and_values_out_of_range_are_told_together() -> None:
+    with pytest.raises(IchxError) as caught:
+        apply_settings(GIVEN, ["batch=0", "bacth=4", "seed=-1"])
+    assert [line.split(";")[0].split(":")[0] for line in caught.value.problem.splitlines()] == [
+        "a recipe has no value 'bacth'",
+        "batch = 0",
+        "seed = -1",
+    ]
