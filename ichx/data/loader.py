@@ -7,6 +7,7 @@ small columns are added in the parent, so that workers hold nothing of the datas
 import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -166,10 +167,20 @@ def _iterate(
         multiprocessing_context=_context() if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-    for part, hu in zip(parts, loader, strict=True):
+    for part, hu in zip(parts, loader if workers else _ahead(loader), strict=True):
         if isinstance(hu, IchxError):
             raise hu
         yield Batch(hu, torch.from_numpy(windows[part]), torch.from_numpy(labels[part]), torch.from_numpy(part))
+
+
+def _ahead(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield `batches`, read one ahead by a thread: decompression and warping run beside the training step."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ichx-loader") as pool:
+        source = iter(batches)
+        waiting = pool.submit(next, source, None)
+        while (batch := waiting.result()) is not None:
+            waiting = pool.submit(next, source, None)
+            yield batch
 
 
 def _context() -> Any:

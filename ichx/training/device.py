@@ -1,6 +1,7 @@
 """Where a training computes and in which precision, and why."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -34,7 +35,9 @@ def choose_hardware(device: str, precision: str) -> Hardware:
     elif chosen.type == "mps":
         able, reason = "fp32", "Apple GPU"
     else:
-        able, reason = "fp32", f"CPU, {torch.get_num_threads()} threads"
+        flags = _cpu_flags() & {"amx_bf16", "avx512_bf16"}
+        able = "bf16" if flags else "fp32"
+        reason = ", ".join([f"CPU, {torch.get_num_threads()} threads", *sorted(flags)])
     if precision == "auto":
         return Hardware(chosen, able, reason)
     if precision == "fp16" and chosen.type != "cuda":
@@ -58,6 +61,15 @@ def release_accelerator() -> None:
     AcceleratorState._reset_state(True)
     PartialState._reset_state()
     GradientState._reset_state()
+
+
+def _cpu_flags() -> set[str]:
+    """Return what the processor says it can do; nothing where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
 
 
 def _device(name: str) -> torch.device:
