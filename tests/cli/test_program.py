@@ -1,0 +1,231 @@
+"""The program: exit codes, errors in two lines, JSON alone on standard output, help, and what it does not import."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+from conftest import Program, clean_environment
+
+from ichx.cli.app import COMMANDS, app
+from ichx.workspace import init_workspace
+
+
+def command_paths() -> list[tuple[str, ...]]:
+    """Return every command as it is typed, groups left out."""
+    found = []
+    group = typer.main.get_command(app)
+    context = typer.Context(group)
+    for name in COMMANDS:
+        command = group.get_command(context, name)  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        found += [(name,)] if inner is None else [(name, sub) for sub in inner]
+    return found
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    return init_workspace(tmp_path / "workspace").root
+
+
+@pytest.mark.parametrize("path", command_paths(), ids=" ".join)
+def test_every_help_ends_in_a_command_line(path: tuple[str, ...], ichx: Program, tmp_path: Path) -> None:
+    done = ichx(*path, "--help", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert "Example:" in done.out
+    assert re.search(r"Example: +`?ichx " + " ".join(path), done.out)
+    text = " ".join(done.out.split())
+    assert "--json" in text or path in {
+        ("init",),
+        ("data", "phantom"),
+        ("report",),
+    }, "every command that shows something speaks JSON"
+
+
+def test_help_lists_every_command(ichx: Program, tmp_path: Path) -> None:
+    done = ichx("--help", cwd=tmp_path)
+    assert done.code == 0
+    for name in COMMANDS:
+        assert re.search(rf"^\W*{name} +\w", done.out, re.MULTILINE), name
+
+
+def test_version(ichx: Program, tmp_path: Path) -> None:
+    from ichx import __version__
+
+    assert ichx("--version", cwd=tmp_path).out == f"ichx {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("exp",), ("exp", "lits"), ("ensembel",), ("run",), ("run", "six"), ("exp", "list", "--nothing")],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2(arguments: tuple[str, ...], ichx: Program, workspace: Path) -> None:
+    done = ichx(*arguments, cwd=workspace)
+    assert done.code == 2
+    assert "Usage: ichx" in done.out + done.err
+    assert "Traceback" not in done.err
+
+
+def test_sigmoid_and_linear_exclude_each_other(ichx: Program, workspace: Path) -> None:
+    done = ichx("exp", "new", "--plugin", "resnext50", "--sigmoid", "--linear", cwd=workspace)
+    assert done.code == 2
+    assert "give one of --sigmoid and --linear" in done.err
+
+
+def test_an_error_is_two_lines_and_debug_shows_the_traceback(ichx_process: Program, workspace: Path) -> None:
+    done = ichx_process("exp", "show", 6, cwd=workspace)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.splitlines() == [
+        "error: no experiment has the number 6",
+        "       there is none yet: `ichx exp new` makes one; `ichx exp list` shows all",
+    ]
+    debug = ichx_process("--debug", "exp", "show", 6, cwd=workspace)
+    assert debug.code == 1
+    assert "Traceback" in debug.err
+    assert "no experiment has the number 6" in debug.err
+
+
+def test_unknown_names_get_the_nearest(ichx: Program, dataset_root: Path) -> None:
+    for arguments, told in (
+        (("plugin", "show", "resnext5"), "did you mean 'resnext50'"),
+        (("data", "show", "pth"), "did you mean 'ph'"),
+        (("exp", "new", "--plugin", "tiny_resnext"), "did you mean 'tiny_resnet'"),
+        (("exp", "new", "--plugin", "tiny_resnet", "--set", "stage.ful.lr=1"), "did you mean 'stage.full.lr'"),
+        (("exp", "new", "--plugin", "tiny_resnet", "--dataset", "phh"), "did you mean 'ph'"),
+        (("exp", "list", "--dataset", "phh"), "did you mean 'ph'"),
+        (("ensemble", "--dataset", "phh"), "did you mean 'ph'"),
+    ):
+        done = ichx(*arguments, cwd=dataset_root)
+        assert (done.code, done.out) == (1, ""), arguments
+        assert told in done.err, arguments
+
+
+def test_interrupted_is_130(workspace: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ichx", "data", "phantom", str(tmp_path / "files"), "--patients", "500", "--size", "64"],
+        cwd=workspace,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 120
+    while not list(tmp_path.rglob("*.dcm")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert not (tmp_path / "files").exists(), "nothing half-written"
+
+
+def test_a_reader_that_leaves_is_no_error(trained_root: Path) -> None:
+    line = f"'{sys.executable}' -m ichx plugin list --json | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=trained_root, env=clean_environment(), capture_output=True, text=True
+    )
+    first, _code = done.stdout.splitlines()
+    assert first == "["
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plugin", "list"),
+        ("plugin", "show", "resnext101_wsl"),
+        ("exp", "list"),
+        ("exp", "show", "1"),
+        ("data", "list"),
+        ("data", "show", "ph"),
+        ("run", "1"),
+    ],
+    ids=" ".join,
+)
+def test_json_is_all_there_is_on_standard_output(arguments: tuple[str, ...], ichx: Program, trained_root: Path) -> None:
+    done = ichx(*arguments, "--json", cwd=trained_root)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)
+
+
+def test_json_of_commands_that_change_something(ichx: Program, trained_copy: Path) -> None:
+    made = json.loads(ichx("exp", "new", "--plugin", "tiny_resnet", "--name", "mine", "--json", cwd=trained_copy).out)
+    assert [(e["number"], e["name"], e["dataset"]) for e in made] == [(4, "mine", "ph")]
+    blended = ichx("ensemble", "--top", 4, "--tta", "hflip", "--json", cwd=trained_copy)
+    report = json.loads(blended.out)
+    assert sum(member["weight"] for member in report["ensemble"]["members"]) == pytest.approx(1)
+    assert "warning: asked for 4 experiments, 3 are complete" in blended.err
+
+
+def test_colour_is_for_terminals(ichx: Program, trained_root: Path) -> None:
+    done = ichx("exp", "list", cwd=trained_root)
+    assert "\x1b" not in done.out + done.err
+
+
+LIGHT = """
+import sys
+sys.argv = ["ichx", *sys.argv[1:]]
+from ichx.cli.app import main
+code = 0
+try:
+    main()
+except SystemExit as end:
+    code = end.code or 0
+heavy = [name for name in ("torch", "timm", "pandas", "alembic") if name in sys.modules]
+print("HEAVY", code, heavy, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("run", "--help"),
+        ("ensemble", "--help"),
+        ("init", "elsewhere"),
+        ("plugin", "list"),
+        ("plugin", "show", "resnext50", "--toml"),
+        ("exp", "list"),
+        ("exp", "show", "1"),
+        ("exp", "new", "--plugin", "resnext50", "--size", "378", "--sigmoid"),
+        ("exp", "new", "--reference"),
+        ("data", "list"),
+        ("run", "77"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_only_reads_imports_nothing_heavy(arguments: tuple[str, ...], trained_copy: Path) -> None:
+    """The store is up to date, but that of `init`, which is made."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, *arguments],
+        cwd=trained_copy,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    code = 1 if "77" in arguments else 0
+    allowed = "['alembic']" if arguments[0] == "init" else "[]"
+    assert done.stderr.splitlines()[-1] in {f"HEAVY {code} []", f"HEAVY {code} {allowed}"}, done.stderr
+
+
+def test_the_check_of_imports_can_fail(trained_copy: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, "data", "show", "ph"],
+        cwd=trained_copy,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert "'pandas'" in done.stderr.splitlines()[-1]
