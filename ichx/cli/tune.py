@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ichx.cli.render import cell, print_json, say, session, table, warn
+from ichx.data.wording import counted
 from ichx.tuning.events import TrialResult, TuneEvents, TuneReport
 from ichx.tuning.space import Value
 
@@ -96,15 +97,15 @@ def tune(
 def _show(report: TuneReport) -> None:
     failed = len(report.trials) - len(report.scored)
     if report.new == 0:
-        say(f"the study has its {len(report.trials)} trials already; a larger --trials adds to them")
+        say(f"the study has finished {counted(len(report.trials), 'trial')} before; a larger --trials adds to them")
     names = list(report.trials[0].values)
     rows: list[tuple[object, ...]] = [
         (t.experiment, t.score, *(_short(t.values[name]) for name in names)) for t in report.scored[:SHOWN]
     ]
-    counted = f"{len(report.trials)} trials" + (f", {failed} failed" if failed else "")
+    finished = counted(len(report.trials), "trial") + (f", {failed} failed" if failed else "")
     as_is = "" if report.as_is is None else f" Experiment {report.experiment} as it is: {cell(report.as_is)}."
     title = f"best trials of experiment {report.experiment}"
-    table(title, ("exp", "score", *_headers(names)), rows, caption=f"{counted}.{as_is}")
+    table(title, ("exp", "score", *_headers(names)), rows, caption=f"{finished}.{as_is}")
     say(
         f"these scores are of fold {report.fold}, which chose them [selected]: expect worse ones on the other folds",
         style="yellow",

@@ -64,7 +64,7 @@ def tune(
         results = tuple(sorted(map(_result, tuner.finished()), key=_rank))
     if results[0].score is None:
         raise IchxError(
-            f"all {len(results)} trials failed, the last one: {results[-1].error}",
+            f"no trial of {len(results)} succeeded; the last one: {results[-1].error}",
             "mend this; a larger --trials tries on",
         )
     return TuneReport(

@@ -1,6 +1,7 @@
 """Studies over a real store, a small phantom and a tiny model."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -174,7 +175,7 @@ def test_a_first_failure_ends_the_study_and_a_later_one_does_not(
         tune(workspace, store, 1, engine, trials=4, searches=SEARCH, choices=CPU, events=told)
     assert str(workspace.experiment_dir(2) / "trial.log") in caught.value.remedy
     assert "datasets" in caught.value.problem
-    with pytest.raises(IchxError, match="all 1 trials failed, the last one: exit code 1"):
+    with pytest.raises(IchxError, match="no trial of 1 succeeded; the last one: exit code 1"):
         tune(workspace, store, 1, engine, trials=1, searches=SEARCH, choices=CPU)
 
     report = tune(workspace, store, 1, engine, trials=4, searches=SEARCH, choices=CPU, events=told)
@@ -256,8 +257,11 @@ def test_killed_as_typed_it_goes_on(workspace: Workspace, store: Store, parent: 
 
     out, err = (last := start(1)).communicate()
     assert last.returncode == 0, err
-    assert "1 trials" in out
+    assert "1 trial." in out
     assert "[selected]" in err
+    asked = CliRunner().invoke(app, ["tune", "1", "--trials", "1", "--device", "cpu", "--fold", "1", "--json"])
+    report = json.loads(asked.stdout)
+    assert (report["new"], [t["experiment"] for t in report["trials"]]) == (0, [2])
     assert [e.number for e in store.experiments(kind="trial")] == [2]
     assert store.experiment(2).folds_done == 1
 
