@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from ichx.store import Store
@@ -36,7 +37,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], 
         numeric = all(isinstance(row[index], int | float | None) for row in rows)
         sheet.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        sheet.add_row(*(cell(value) for value in row))
+        sheet.add_row(*(Text(cell(value)) for value in row))  # never markup: marks of a score stand in brackets
     console.print(sheet)
 
 

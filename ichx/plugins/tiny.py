@@ -9,7 +9,7 @@ from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, St
 TINY_STAGES = (
     StageRecipe(name="balanced", sampling="fixed", epochs=1, lr=6e-3),
     StageRecipe(name="rebalanced", sampling="redrawn", epochs=1, lr=6e-3),
-    StageRecipe(name="full", sampling="all", epochs=8, lr=6e-3, milestones=(4, 6, 7), gamma=0.3),
+    StageRecipe(name="full", sampling="all", epochs=3, lr=6e-3, milestones=(1, 2), gamma=0.3),
 )
 
 

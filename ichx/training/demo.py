@@ -31,13 +31,13 @@ from ichx.training.runner import run_experiment
 from ichx.workspace import Workspace, init_workspace
 
 PLUGINS = ("tiny_resnet", "tiny_resnet_sigmoid", "tiny_byobnet", "tiny_efficientnet")
-PATIENTS = 120
+PATIENTS = 150
 TEST_PATIENTS = 40
 SEED = 7
 PIXELS = 96
 FOLDS = 3
 PREVALENCE = {label: round(2.8 * share, 4) for label, share in CHALLENGE_PREVALENCE.items()}
-"""The challenge's prevalences, nearly tripled (`any` 40 %): the demo has 120 patients and not 19,000."""
+"""The challenge's prevalences, nearly tripled (`any` 40 %): the demo has 150 patients and not 19,000."""
 
 
 @dataclass(frozen=True)
