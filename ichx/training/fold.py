@@ -100,6 +100,14 @@ class FoldRun:
                 raise IchxError(
                     f"fold {self.fold} has {len(rows)} readable slices for {what}", "add more data or use fewer folds"
                 )
+        drawn = [stage.name for stage in self.recipe.stage if stage.sampling != "all"]
+        if drawn and not self.trained and not self.job.any_positive[self.train_rows].any():
+            settings = " ".join(f"--set stage.{name}.sampling=all" for name in drawn)
+            raise IchxError(
+                f"fold {self.fold} has no slice positive for `any` to train on, "
+                f"so that {_listed(drawn)} would train on nothing",
+                f"add positive slices, or register an experiment that trains on every slice: {settings}",
+            )
 
     def _model_and_oof(
         self, accelerator: "Accelerator", run: "Run", start: Start
@@ -301,6 +309,10 @@ def _seeded(device: torch.device) -> Iterator[None]:
     """Leave torch's own random state as it was before the run."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
+
+
+def _listed(names: list[str]) -> str:
+    return f"stage {names[0]}" if len(names) == 1 else f"the stages {', '.join(names[:-1])} and {names[-1]}"
 
 
 def _seed(*address: int) -> int:
