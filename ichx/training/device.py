@@ -9,6 +9,8 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ichx.errors import IchxError
 
+SMALL_PIXELS = 96
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -17,17 +19,22 @@ class Hardware:
     device: torch.device
     precision: str
     reason: str
+    threads: int = 0
+    """CPU threads for the network's operations; 0 leaves torch's own choice."""
 
     def __str__(self) -> str:
         return f"{self.device}, {self.precision} ({self.reason})"
 
 
-def choose_hardware(device: str, precision: str) -> Hardware:
+def choose_hardware(device: str, precision: str, pixels: int = 224) -> Hardware:
     """Return what `device` (`auto`, `cpu`, `cuda`, `cuda:1`, `mps`) and `precision` (`auto` or a name) come to here.
 
+    `pixels` is the images' edge: at small ones a core is left to the loader, for several threads would spend their
+    time waiting for each other.
     Raises `IchxError` for a device that this machine does not have and a precision that it cannot compute.
     """
     chosen = _device(device)
+    threads = 0
     if chosen.type == "cuda":
         major, minor = torch.cuda.get_device_capability(chosen)
         able = "bf16" if major >= 8 else "fp16"
@@ -37,14 +44,15 @@ def choose_hardware(device: str, precision: str) -> Hardware:
     else:
         flags = _cpu_flags() & {"amx_bf16", "avx512_bf16"}
         able = "bf16" if flags else "fp32"
-        reason = ", ".join([f"CPU, {torch.get_num_threads()} threads", *sorted(flags)])
+        threads = max(torch.get_num_threads() - 1, 1) if pixels <= SMALL_PIXELS else torch.get_num_threads()
+        reason = ", ".join([f"CPU, {threads} thread{'s' if threads > 1 else ''}", *sorted(flags)])
     if precision == "auto":
-        return Hardware(chosen, able, reason)
+        return Hardware(chosen, able, reason, threads)
     if precision == "fp16" and chosen.type != "cuda":
         raise IchxError(f"precision fp16 needs a CUDA GPU, not {chosen}", "set precision to auto, fp32 or bf16")
     if precision == "bf16" and chosen.type == "cuda" and able != "bf16":
         raise IchxError(f"{reason} does not compute bf16", "set precision to auto or fp16")
-    return Hardware(chosen, precision, f"{reason}; precision as the recipe says")
+    return Hardware(chosen, precision, f"{reason}; precision as the recipe says", threads)
 
 
 def make_accelerator(hardware: Hardware) -> Accelerator:

@@ -84,7 +84,7 @@ class FoldRun:
         start = choose_start(self.home, self.recipe, pretrained=self.options.pretrained, weights=self.options.weights)
         self._check_rows()
         draft = run_draft(self.number, self.fold, str(self.hardware))
-        with lease(self.store, draft, self.events) as run, _seeded(self.hardware.device):
+        with lease(self.store, draft, self.events) as run, _torch_of_its_own(self.hardware):
             accelerator = make_accelerator(self.hardware)
             try:
                 model, drafts = self._model_and_oof(accelerator, run, start)
@@ -305,10 +305,15 @@ class FoldRun:
 
 
 @contextlib.contextmanager
-def _seeded(device: torch.device) -> Iterator[None]:
-    """Leave torch's own random state as it was before the run."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
+def _torch_of_its_own(hardware: Hardware) -> Iterator[None]:
+    """Leave torch's random state and number of threads as they were before the run."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[hardware.device] if hardware.device.type == "cuda" else []):
+        try:
+            torch.set_num_threads(hardware.threads or threads)
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _listed(names: list[str]) -> str:

@@ -56,7 +56,7 @@ def run_experiment(
     behind = [f for f in kept if missing_tests(workspace, store, experiment.dataset, number, f)]
     if trained or behind:
         job = prepare_job(workspace, store, registry, experiment, events)
-        hardware = choose_hardware(options.device, job.recipe.precision)
+        hardware = choose_hardware(options.device, job.recipe.precision, job.recipe.input.pixels)
         for fold in wanted:
             if fold in trained or fold in behind:
                 FoldRun(
