@@ -16,20 +16,29 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks train faster alone, and the suite shares its cores
 
+SHORT = ("stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1", "precision=fp32")
+"""Settings of a training that is over in a second, and computes alike on every CPU."""
+
 TRAINED = (
     # (plugin, settings): short, different from each other, and the first with rates that change within its stages.
     (
         "tiny_resnet",
         (
             "stage.balanced.epochs=3",
+            "stage.balanced.lr=4e-3",
             "stage.balanced.milestones=[1, 2]",
             "stage.balanced.gamma=0.5",
             "stage.rebalanced.epochs=1",
+            "stage.rebalanced.lr=2e-3",
             "stage.full.epochs=2",
+            "stage.full.lr=1e-3",
+            "stage.full.milestones=[1]",
+            "stage.full.gamma=0.3",
+            "precision=fp32",
         ),
     ),
-    ("tiny_efficientnet", ("stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1")),
-    ("tiny_byobnet", ("stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1")),
+    ("tiny_efficientnet", SHORT),
+    ("tiny_byobnet", SHORT),
 )
 """The experiments 1, 2 and 3 of the workspace `trained`."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SHORT
 from dicom_files import write_study
 
 from ichx.ct.phantom_dicom import PhantomFiles
@@ -107,13 +108,13 @@ def test_top_takes_the_best(place: tuple[Workspace, Store]) -> None:
 def test_fewer_than_asked_for_is_said_and_what_is_missing(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     registry = load_registry()
-    new_experiment(store, registry, plugin="tiny_convnext", name="waiting")
+    new_experiment(store, registry, plugin="tiny_resnet", name="waiting")
     half = new_experiment(
         store,
         registry,
         plugin="tiny_resnet",
         size=32,
-        settings=["stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1"],
+        settings=SHORT,
         name="half",
     )
     run_experiment(workspace, store, registry, half.number, folds=[1])
@@ -195,8 +196,7 @@ def test_a_dataset_that_moved_on_is_told(place: tuple[Workspace, Store], phantom
     workspace, store = place
     registry = load_registry()
     add_dataset(workspace, store, "ph", phantom.train, labels=phantom.train_labels, folds=2, fold_seed=1)
-    settings = ["stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1"]
-    later = new_experiment(store, registry, plugin="tiny_efficientnet", size=32, settings=settings, name="moved")
+    later = new_experiment(store, registry, plugin="tiny_efficientnet", size=32, settings=SHORT, name="moved")
     run_experiment(workspace, store, registry, later.number)
     report = make_ensemble(workspace, store, top=4, tta="hflip")
     assert [m.experiment for m in report.ensemble.members] == [4]

@@ -1,5 +1,7 @@
 """The pieces of the method: loss, windows on the device, optimizer and scheduler."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ichx.ct.windows import windows_numpy
+from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.recipe import InputRecipe, OptimizerRecipe, StageRecipe
 from ichx.training.device import choose_hardware
@@ -72,10 +75,9 @@ def test_optimizer_and_scheduler_of_a_stage() -> None:
 
 
 def test_the_device_is_said_with_a_reason() -> None:
-    from ichx.errors import IchxError
-
     chosen = choose_hardware("cpu", "auto")
-    assert str(chosen).startswith("cpu, fp32 (CPU, ")
+    assert re.fullmatch(r"cpu, (bf16 \(CPU, \d+ threads?, .*bf16\)|fp32 \(CPU, \d+ threads?\))", str(chosen))
+    assert str(choose_hardware("cpu", "fp32")).startswith("cpu, fp32 (CPU, ")
     assert choose_hardware("cpu", "bf16").precision == "bf16"
     for device, precision, told in (
         ("gpu", "auto", "no device"),

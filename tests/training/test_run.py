@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import Program
+from conftest import SHORT, Program
 
 from ichx.ct.phantom_dicom import PhantomFiles
 from ichx.data.cache import CacheSpec, ensure_cache
@@ -30,7 +30,6 @@ from ichx.training.weights import load_file, read_weights
 from ichx.workspace import Workspace, open_workspace
 
 Place = tuple[Workspace, Store]
-SHORT = ("stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1")
 
 
 @pytest.fixture
