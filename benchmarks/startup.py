@@ -1,4 +1,4 @@
-"""Start-up: how long `ichx exp list` takes as a whole process, against importing the libraries that it cannot do without.
+"""Start-up: how long `ichx exp list` takes as a whole process, against importing the libraries that it must have.
 
 python benchmarks/startup.py [--quick] [--json FILE]
 """
