@@ -21,13 +21,17 @@ from ichx.workspace import open_workspace
 
 SETTINGS = (
     "batch=4",
-    "stage.balanced.epochs=2",
+    "stage.balanced.epochs=3",
     "stage.balanced.milestones=[1]",
-    "stage.rebalanced.epochs=2",
+    "stage.rebalanced.epochs=1",
     "stage.full.epochs=2",
     "model.dropout=0.2",
 )
-EPOCHS = [(stage, epoch) for stage in ("balanced", "rebalanced", "full") for epoch in (1, 2)]
+EPOCHS = [
+    (stage, epoch)
+    for stage, epochs in (("balanced", 3), ("rebalanced", 1), ("full", 2))
+    for epoch in range(1, epochs + 1)
+]
 
 
 def register(root: Path, *settings: str, size: int | None = None, copies: int = 1) -> None:
@@ -60,13 +64,15 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
         time.sleep(0.02)
 
 
-def wait_for_the_middle_of_epoch(root: Path, number: int, process: subprocess.Popen[str]) -> None:
-    """Wait until `number - 1` epochs are on disk, and then a third of an epoch longer."""
-    done = number - 1
-    stage, epoch = divmod(done - 1, 2)
-    checkpoint = root / "experiments" / "1" / "fold-0" / f"checkpoint-{stage:03d}-{epoch + 1:05d}.pt"
-    wait_until(lambda: checkpoint.exists(), process)
+def stop_in_the_middle(root: Path, done: int, process: subprocess.Popen[str]) -> list[EpochRecord]:
+    """Freeze the run a third of an epoch after `done` epochs are on disk; return the epochs that it recorded."""
+    stage, epoch = EPOCHS[done - 1]
+    index = ("balanced", "rebalanced", "full").index(stage)
+    checkpoint = root / "experiments" / "1" / "fold-0" / f"checkpoint-{index:03d}-{epoch:05d}.pt"
+    wait_until(checkpoint.exists, process)
     time.sleep(history(root)[done - 1].values["seconds"] / 3)
+    process.send_signal(signal.SIGSTOP)
+    return history(root)
 
 
 def test_killed_in_the_middle_of_an_epoch_it_ends_at_the_same_weights(
@@ -74,17 +80,18 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_at_the_same_weights(
 ) -> None:
     register(dataset_copy, copies=2)
     killed = []
-    for number in (2, 5):  # once within a stage, once in its first epoch
+    for done in (1, 4):  # within a stage, whose optimizer and scheduler go on; then in the first epoch of one
         process = start(dataset_copy)
-        wait_for_the_middle_of_epoch(dataset_copy, number, process)
+        before = stop_in_the_middle(dataset_copy, done, process)
         refused = ichx("run", 1, "--fold", 0, cwd=dataset_copy)
-        assert refused.code == 1
-        assert f"fold 0 of experiment 1 is being run by process {process.pid} on " in refused.err
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        before = history(dataset_copy)
-        assert number - 1 <= len(before) < len(EPOCHS), "killed while it trained"
+        assert refused.code == 1
+        assert f"fold 0 of experiment 1 is being run by process {process.pid} on " in refused.err
+        assert history(dataset_copy) == before
         killed.append(before)
+    assert len(killed[0]) in (1, 2), "killed within the first stage"
+    assert 4 <= len(killed[1]) < len(EPOCHS), "killed while it trained"
     assert "dead" in ichx("exp", "list", cwd=dataset_copy).out
 
     resumed = ichx_process("run", 1, "--fold", 0, cwd=dataset_copy)
@@ -117,8 +124,9 @@ def test_interrupted_it_says_how_to_go_on_and_a_damaged_checkpoint_costs_one_epo
 ) -> None:
     register(dataset_copy)
     process = start(dataset_copy)
-    wait_for_the_middle_of_epoch(dataset_copy, 4, process)
+    stop_in_the_middle(dataset_copy, 2, process)
     process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert out == ""
