@@ -81,7 +81,7 @@ def main() -> None:
     """Run the program; an `IchxError` becomes two lines on standard error."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network for updates when imported
     try:
-        app()
+        app(prog_name="ichx")
     except IchxError as error:
         if "ICHX_DEBUG" in os.environ:
             raise

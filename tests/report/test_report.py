@@ -47,7 +47,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     registry = load_registry()
     stages = ("balanced", "rebalanced", "full")
-    settings = ("batch=4", "input.size=32", *(f"stage.{s}.{v}" for s in stages for v in ("epochs=1", "milestones=[]")))
+    settings = (
+        "batch=4",
+        "input.size=32",
+        "input.crop=0",
+        *(f"stage.{s}.{v}" for s in stages for v in ("epochs=1", "milestones=[]")),
+    )
     with open_store(workspace) as store:
         add_dataset(workspace, store, "small", folder / "files", labels=folder / "labels.csv", folds=2)
         for name in (NAME, "half", "never"):
