@@ -30,7 +30,7 @@ from ichx.training.lease import lease
 from ichx.training.loop import predict, train_epoch
 from ichx.training.method import WindowStep, make_optimizer, make_scheduler
 from ichx.training.provenance import run_draft
-from ichx.training.weights import Start, choose_start, load_file, make_model, remember_start, save_weights
+from ichx.training.weights import Start, choose_start, load_exactly, make_model, remember_start, save_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -81,13 +81,12 @@ class FoldRun:
 
     def execute(self) -> None:
         """Train, or load what was trained, predict what is not predicted yet, and record it all."""
-        start = choose_start(self.home, self.recipe, pretrained=self.options.pretrained, weights=self.options.weights)
         self._check_rows()
         draft = run_draft(self.number, self.fold, str(self.hardware))
         with lease(self.store, draft, self.events) as run, _torch_of_its_own(self.hardware):
             accelerator = make_accelerator(self.hardware)
             try:
-                model, drafts = self._model_and_oof(accelerator, run, start)
+                model, drafts = self._stored(accelerator) if self.trained else self._train_and_predict(accelerator, run)
                 drafts += self._predict_tests(model)
             finally:
                 release_accelerator()
@@ -109,22 +108,26 @@ class FoldRun:
                 f"add positive slices, or register an experiment that trains on every slice: {settings}",
             )
 
-    def _model_and_oof(
-        self, accelerator: "Accelerator", run: "Run", start: Start
-    ) -> tuple[nn.Module, list[PredictionDraft]]:
-        weights = self.folder / "weights.safetensors"
+    @property
+    def _weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    def _stored(self, accelerator: "Accelerator") -> tuple[nn.Module, list[PredictionDraft]]:
+        """Return the network that an earlier attempt trained; its OOF predictions are recorded already."""
+        model: nn.Module = accelerator.prepare(self.job.plugin.build(self.recipe, False))
+        load_exactly(accelerator.unwrap_model(model), self._weights)
+        return model, []
+
+    def _train_and_predict(self, accelerator: "Accelerator", run: "Run") -> tuple[nn.Module, list[PredictionDraft]]:
+        start = choose_start(self.home, self.recipe, pretrained=self.options.pretrained, weights=self.options.weights)
         torch.manual_seed(_seed(self.recipe.seed, self.fold))
-        if self.trained:
-            model: nn.Module = accelerator.prepare(self.job.plugin.build(self.recipe, False))
-            load_file(accelerator.unwrap_model(model), weights, lambda line: None)
-            return model, []
         newest = checkpoint.load_newest(self.folder, self.job.fits, self.events.note)
         begin = start if newest is None else Start("random")  # the checkpoint's weights replace these
-        model = accelerator.prepare(make_model(self.job.plugin, self.recipe, begin, self.events.note))
+        model: nn.Module = accelerator.prepare(make_model(self.job.plugin, self.recipe, begin, self.events.note))
         remember_start(self.home, start)
         self._train(accelerator, model, run, start, newest)
         described = {"plugin": self.recipe.plugin, "fold": str(self.fold), "start": start.kind, "fits": self.job.fits}
-        save_weights(weights, accelerator.unwrap_model(model), described)
+        save_weights(self._weights, accelerator.unwrap_model(model), described)
         drafts, plain = self._predict_into(
             "oof", self.job.experiment.version_id, self.job.data, self.job.cache, model, self.rows
         )

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from ichx.data.predictions import VIEWS
 from ichx.errors import IchxError
 from ichx.evaluation.oof import read_oof
+from ichx.recipe import from_toml
 from ichx.training.device import choose_hardware
 from ichx.training.events import RunEvents
 from ichx.training.fold import FoldRun, RunOptions, missing_tests
 from ichx.training.job import prepare_job
+from ichx.training.weights import choose_start
 
 if TYPE_CHECKING:
     from ichx.plugins import Registry
@@ -51,6 +53,11 @@ def run_experiment(
     for fold in wanted:
         if not 0 <= fold < experiment.folds:
             raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
+    if options.pretrained is not None or options.weights is not None:
+        # Told before anything runs, and also where every fold is done and the option would have no effect.
+        recipe = from_toml(experiment.recipe)
+        home = workspace.experiment_dir(number)
+        choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
     done = _finished_folds(workspace, store, number)
     trained, kept = [f for f in wanted if f not in done], [f for f in wanted if f in done]
     behind = [f for f in kept if missing_tests(workspace, store, experiment.dataset, number, f)]

@@ -110,6 +110,17 @@ def load_file(model: nn.Module, path: Path, note: Callable[[str], None]) -> None
     note(line)
 
 
+def load_exactly(model: nn.Module, path: Path) -> None:
+    """Load a fold's own final weights; raises `IchxError` unless every tensor of `model` is there, and no other."""
+    try:
+        model.load_state_dict(read_weights(path))
+    except RuntimeError as error:
+        raise IchxError(
+            f"{path} does not hold the weights of this model: {str(error).splitlines()[0]}",
+            "remove that file: the fold is trained anew by the next `ichx run`",
+        ) from error
+
+
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors in `path` by name; never runs code that a file may hold. Raises `IchxError`."""
     try:

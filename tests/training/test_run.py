@@ -235,6 +235,28 @@ def test_a_test_set_added_later_is_predicted_from_the_stored_weights(
         assert len(store.history(2, 0)) == 3
 
 
+def test_stored_weights_of_another_model_predict_nothing(trained_copy: Path, phantom: PhantomFiles) -> None:
+    workspace = open_workspace(trained_copy)
+    weights = workspace.experiment_dir(2) / "fold-0" / "weights.safetensors"
+    tensors = safetensors.torch.load_file(weights)
+    tensors.pop(sorted(tensors)[0])
+    safetensors.torch.save_file(tensors, weights)
+    assert phantom.test is not None
+    with open_store(workspace) as store:
+        add_dataset(workspace, store, "late", phantom.test, test_of="ph", sample=phantom.sample_submission)
+        with pytest.raises(IchxError, match="does not hold the weights of this model"):
+            run_experiment(workspace, store, load_registry(), 2)
+        assert not store.predictions(2, role="test", version_id=store.version("late").id)
+
+
+def test_an_option_without_effect_on_a_finished_experiment_is_refused(trained: Place, trained_root: Path) -> None:
+    workspace, store = trained
+    weights = trained_root / "experiments" / "2" / "fold-0" / "weights.safetensors"
+    for options in (RunOptions(pretrained=True), RunOptions(weights=weights)):
+        with pytest.raises(IchxError, match="this experiment's folds started from random weights"):
+            run_experiment(workspace, store, load_registry(), 1, options=options)
+
+
 def test_lost_files_are_made_again(trained_copy: Path) -> None:
     """Predictions that are gone make a fold unfinished: it is trained again, to the same values."""
     workspace = open_workspace(trained_copy)
