@@ -171,9 +171,12 @@ def _render_facts(facts: dict[str, Any]) -> None:
     table("counts", ("what", "number"), [(name.replace("_", " "), summary[name]) for name in counts])
     labels = list(summary["prevalences"] or ())
     if labels:
-        rows = [("all", version.slices, version.patients, *summary["prevalences"].values())]
-        rows += [(f"fold {f['fold']}", f["slices"], f["patients"], *f["prevalences"].values()) for f in facts["folds"]]
-        table("share of positive slices", ("part", "slices", "patients", *labels), rows)
+        whole = {"slices": version.slices, "patients": version.patients, "prevalences": summary["prevalences"]}
+        parts = [whole, *facts["folds"]]
+        rows: list[tuple[object, ...]] = [(name, *(part[name] for part in parts)) for name in ("slices", "patients")]
+        rows += [(label, *(f"{part['prevalences'][label]:.2%}" for part in parts)) for label in labels]
+        columns = ("", "all", *(f"fold {part['fold']}" for part in facts["folds"]))
+        table("share of positive slices", columns, rows)
     fields = ("bits_stored", "signed", "slope", "intercept", "rows", "columns", "syntax", "slices")
     rows = [
         (*(f"{value:g}" if isinstance(value, float) else value for value in f.values()),) for f in facts["families"]
