@@ -1,58 +1,22 @@
-"""The program `ichx`: its commands, and how errors end it.
+"""The program `ichx`: its own options, and how errors end it.
 
 Exit codes: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 interrupted.
 """
 
 import os
 import sys
-from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from ichx import __version__
+from ichx.cli.commands import Program
 from ichx.cli.render import err
 from ichx.errors import IchxError
 
-COMMANDS = {
-    "init": "setup:init",
-    "demo": "demo:demo",
-    "data": "data:app",
-    "plugin": "plugin:app",
-    "exp": "exp:app",
-    "run": "run:run",
-    "tune": "tune:tune",
-    "ensemble": "ensemble:ensemble",
-    "report": "report:report",
-}
-"""Each command, or group of commands, and where in `ichx.cli` it is declared."""
-
-
-class LazyCommands(TyperGroup):
-    """Imports and builds a command only when it is asked for: most of a command's start-up time is other commands'."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of all commands."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the command called `cmd_name`, or None."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
-        declared = getattr(import_module(f"ichx.cli.{module}"), attribute)
-        holder = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-        if isinstance(declared, typer.Typer):
-            holder.add_typer(declared, name=cmd_name)
-        else:
-            holder.command(cmd_name)(declared)
-        return typer.main.get_group(holder).commands[cmd_name]
-
-
 app = typer.Typer(
     name="ichx",
-    cls=LazyCommands,
+    cls=Program,
     help="From head-CT slices to a tracked, blended prediction of intracranial hemorrhage.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -12,7 +12,8 @@ import pytest
 import typer
 from conftest import Program, clean_environment
 
-from ichx.cli.app import COMMANDS, app
+from ichx.cli.app import app
+from ichx.cli.commands import COMMANDS
 from ichx.workspace import init_workspace
 
 

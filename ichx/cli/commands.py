@@ -1,0 +1,79 @@
+"""The commands as typer runs them: each is imported and built when it is asked for, and converts only what is given."""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+COMMANDS = {
+    "init": "setup:init",
+    "demo": "demo:demo",
+    "data": "data:app",
+    "plugin": "plugin:app",
+    "exp": "exp:app",
+    "run": "run:run",
+    "tune": "tune:tune",
+    "ensemble": "ensemble:ensemble",
+    "report": "report:report",
+}
+"""Each command, or group of commands, and where in `ichx.cli` it is declared."""
+
+
+class LazyCommands(Mapping[str, Any]):
+    """The commands by name, built when looked up: most of a command's start-up time is other commands'."""
+
+    def __getitem__(self, name: str) -> Any:
+        module, _, attribute = COMMANDS[name].partition(":")
+        declared = getattr(import_module(f"ichx.cli.{module}"), attribute)
+        holder = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+        if isinstance(declared, typer.Typer):
+            for command in declared.registered_commands:
+                command.cls = _Command
+            holder.add_typer(declared, name=name, cls=_Group)
+        else:
+            holder.command(name, cls=_Command)(declared)
+        return typer.main.get_group(holder).commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Option(TyperOption):
+    """An option that has nothing to convert where it is not given: typer imports pydantic before it looks."""
+
+    def process_value(self, ctx: Any, value: Any) -> Any:
+        if value is not None or self.required or self.multiple or self.nargs != 1:
+            return super().process_value(ctx, value)
+        return value if self.callback is None else self.callback(ctx, self, value)
+
+
+class _Sparing:
+    """A command with `_Option`s; typer makes options of its own class only, those of --help and completion too."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the command that this is mixed into
+        for param in params:
+            if type(param) is TyperOption:
+                param.__class__ = _Option
+        return params
+
+
+class _Command(_Sparing, TyperCommand):
+    """A command."""
+
+
+class _Group(_Sparing, TyperGroup):
+    """A group of commands."""
+
+
+class Program(_Group):
+    """The group of all commands."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = LazyCommands()  # type: ignore[assignment]  # nothing is added to them
