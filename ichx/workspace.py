@@ -4,7 +4,6 @@ It is found by walking up from the current directory; `ICHX_WORKSPACE` overrides
 """
 
 import os
-import secrets
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +52,8 @@ class Workspace:
             return path.read_bytes()
         except FileNotFoundError:
             pass
+        import secrets  # imported for this one time: it takes longer than finding the workspace
+
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:

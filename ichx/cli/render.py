@@ -4,6 +4,7 @@ Data goes to standard output; progress and messages go to standard error.
 """
 
 import contextlib
+import gc
 import json
 import math
 import sys
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from ichx.store import Store
     from ichx.workspace import Workspace
 
-console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 
 
 def print_json(value: object) -> None:
@@ -113,12 +114,28 @@ def progress(description: str) -> Iterator[Callable[[int, int], None]]:
 @contextlib.contextmanager
 def session() -> Iterator[tuple["Workspace", "Store"]]:
     """Yield the workspace and its open store."""
-    from ichx.store import open_store
-    from ichx.workspace import find_workspace
+    with _uncollected():
+        from ichx.store import open_store
+        from ichx.workspace import find_workspace
 
-    workspace = find_workspace()
-    with open_store(workspace) as store:
+        workspace = find_workspace()
+        opened = open_store(workspace)
+    with opened as store:
         yield workspace, store
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Import without garbage collection: modules are no garbage, and searching them takes as long as importing some."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.unfreeze()  # these two move all that there is to the oldest generation, unsearched
+        if enabled:
+            gc.enable()
 
 
 def _plain(value: object) -> Any:
