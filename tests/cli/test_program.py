@@ -107,6 +107,24 @@ def test_unknown_names_get_the_nearest(ichx: Program, dataset_root: Path) -> Non
         assert told in done.err, arguments
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(("ensembel",), "Did you mean 'ensemble'?"), (("exp", "lits"), "Did you mean 'list'?")],
+    ids=["top", "group"],
+)
+def test_unknown_commands_get_the_nearest(arguments: tuple[str, ...], told: str, ichx: Program, tmp_path: Path) -> None:
+    done = ichx(*arguments, cwd=tmp_path)
+    assert done.code == 2
+    assert told in done.err
+
+
+def test_the_shell_completes_commands_of_both_levels(ichx_process: Program, tmp_path: Path) -> None:
+    for typed, wanted in (("ichx e", ["exp", "ensemble"]), ("ichx exp ", ["new", "list", "show"])):
+        words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+        done = ichx_process(cwd=tmp_path, _ICHX_COMPLETE="complete_bash", **words)
+        assert (done.code, done.out.split()) == (0, wanted)
+
+
 def test_interrupted_is_130(workspace: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "ichx", "data", "phantom", str(tmp_path / "files"), "--patients", "500", "--size", "64"],
@@ -219,6 +237,18 @@ def test_a_command_that_only_reads_imports_nothing_heavy(arguments: tuple[str, .
     code = 1 if "77" in arguments else 0
     allowed = "['alembic']" if arguments[0] == "init" else "[]"
     assert done.stderr.splitlines()[-1] in {f"HEAVY {code} []", f"HEAVY {code} {allowed}"}, done.stderr
+
+
+def test_options_that_are_not_given_import_no_converter(trained_root: Path) -> None:
+    code = LIGHT.replace('"torch"', '"pydantic"')
+    done = subprocess.run(
+        [sys.executable, "-c", code, "exp", "list"],
+        cwd=trained_root,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.splitlines()[-1] == "HEAVY 0 []", done.stderr
 
 
 def test_the_check_of_imports_can_fail(trained_copy: Path) -> None:
