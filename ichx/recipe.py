@@ -28,7 +28,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "input.normalize": ("none", "imagenet"),
     "optimizer.name": ("radam",),
     "stage.*.sampling": ("fixed", "redrawn", "all"),
-    "stage.*.scheduler": ("multistep",),
+    "stage.*.scheduler": ("multistep", "cosine"),
     "precision": ("auto", "fp32", "fp16", "bf16"),
 }
 
@@ -92,7 +92,8 @@ class StageRecipe:
     """One part of a training.
 
     `sampling`: `fixed` takes all `any`-positive slices and as many negatives, the same in every epoch; `redrawn` draws
-    the negatives anew each epoch; `all` takes every slice. `milestones` count epochs of this stage.
+    the negatives anew each epoch; `all` takes every slice. `scheduler`: `multistep` multiplies `lr` by `gamma` at each
+    of `milestones`, counted in epochs of this stage; `cosine` lets `lr` fall to 0 over the stage.
     """
 
     name: str

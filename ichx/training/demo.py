@@ -31,19 +31,19 @@ from ichx.training.runner import run_experiment
 from ichx.workspace import Workspace, init_workspace
 
 MEMBERS = (
-    ("tiny_resnet", "linear"),
-    ("tiny_resnet", "sigmoid"),
-    ("tiny_byobnet", "linear"),
-    ("tiny_byobnet", "sigmoid"),
+    ("tiny_fine", "sigmoid"),
+    ("tiny_fine_thin", "sigmoid"),
+    ("tiny_fine", "linear"),
+    ("tiny_fine_thin", "linear"),
 )
 """Plugin and kind of windows of the four experiments."""
-PATIENTS = 130
+PATIENTS = 150
 TEST_PATIENTS = 40
 SEED = 7
 PIXELS = 96
 FOLDS = 3
 PREVALENCE = {label: round(2.8 * share, 4) for label, share in CHALLENGE_PREVALENCE.items()}
-"""The challenge's prevalences, nearly tripled (`any` 40 %): the demo has 130 patients and not 19,000."""
+"""The challenge's prevalences, nearly tripled (`any` 40 %): the demo has 150 patients and not 19,000."""
 
 
 @dataclass(frozen=True)

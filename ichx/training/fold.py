@@ -3,7 +3,6 @@
 import contextlib
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from ichx.training.events import FoldPlan, RunEvents
 from ichx.training.job import Job, open_cache, test_data
 from ichx.training.lease import lease
 from ichx.training.loop import predict, train_epoch
-from ichx.training.method import WindowStep, make_optimizer, make_scheduler
+from ichx.training.method import WindowStep, learning_rate, make_optimizer
 from ichx.training.provenance import run_draft
 from ichx.training.weights import Start, choose_start, load_exactly, make_model, remember_start, save_weights
 
@@ -114,7 +113,7 @@ class FoldRun:
 
     def _stored(self, accelerator: "Accelerator") -> tuple[nn.Module, list[PredictionDraft]]:
         """Return the network that an earlier attempt trained; its OOF predictions are recorded already."""
-        model: nn.Module = accelerator.prepare(self.job.plugin.build(self.recipe, False))
+        model: nn.Module = _prepared(accelerator, self.job.plugin.build(self.recipe, False))
         load_exactly(accelerator.unwrap_model(model), self._weights)
         return model, []
 
@@ -123,13 +122,13 @@ class FoldRun:
         torch.manual_seed(_seed(self.recipe.seed, self.fold))
         newest = checkpoint.load_newest(self.folder, self.job.fits, self.events.note)
         begin = start if newest is None else Start("random")  # the checkpoint's weights replace these
-        model: nn.Module = accelerator.prepare(make_model(self.job.plugin, self.recipe, begin, self.events.note))
+        model: nn.Module = _prepared(accelerator, make_model(self.job.plugin, self.recipe, begin, self.events.note))
         remember_start(self.home, start)
-        self._train(accelerator, model, run, start, newest)
+        validated = self._train(accelerator, model, run, start, newest)
         described = {"plugin": self.recipe.plugin, "fold": str(self.fold), "start": start.kind, "fits": self.job.fits}
         save_weights(self._weights, accelerator.unwrap_model(model), described)
         drafts, plain = self._predict_into(
-            "oof", self.job.experiment.version_id, self.job.data, self.job.cache, model, self.rows
+            "oof", self.job.experiment.version_id, self.job.data, self.job.cache, model, self.rows, validated
         )
         self.events.fold_ended(self.fold, plain)
         return model, drafts
@@ -141,8 +140,10 @@ class FoldRun:
         run: "Run",
         start: Start,
         newest: tuple[Position, dict[str, Any]] | None,
-    ) -> None:
+    ) -> npt.NDArray[np.float32] | None:
+        """Train what is left; return the last epoch's logits of the validation fold, or None if nothing was left."""
         stages = self.recipe.stage
+        validated = None
         position = Position(0, 0) if newest is None else newest[0]
         done = sum(s.epochs for s in stages[: position.stage]) + position.epoch
         self.events.fold_started(
@@ -163,21 +164,20 @@ class FoldRun:
             if index < position.stage:
                 continue
             raw = make_optimizer(self.recipe.optimizer, stage, model)
-            scheduler = make_scheduler(stage, raw)
             optimizer = accelerator.prepare(raw)
             first = 0
             if newest is not None and index == position.stage:
-                _restore(newest[1], accelerator, model, raw, scheduler)
+                _restore(newest[1], accelerator, model, raw)
                 first = position.epoch
             for epoch in range(first, stage.epochs):
-                record = self._epoch(accelerator, model, optimizer, index, epoch, run)
-                scheduler.step()
+                record, validated = self._epoch(accelerator, model, optimizer, index, epoch)
                 done += 1
                 self.store.record_epoch(run.id, record)
                 self.store.heartbeat(run.id, stage=stage.name, epoch=epoch + 1, epochs_done=done)
-                state = _state(accelerator, model, raw, scheduler, self.job.fits)
+                state = _state(accelerator, model, raw, self.job.fits)
                 checkpoint.save_checkpoint(self.folder, Position(index, epoch + 1), state)
                 self.events.epoch_ended(record)
+        return validated
 
     def _epoch(
         self,
@@ -186,8 +186,8 @@ class FoldRun:
         optimizer: torch.optim.Optimizer,
         index: int,
         epoch: int,
-        run: "Run",
-    ) -> EpochRecord:
+    ) -> tuple[EpochRecord, npt.NDArray[np.float32]]:
+        """Train one epoch and validate it; return its record and the logits of the validation fold."""
         stage = self.recipe.stage[index]
         rows = epoch_rows(
             self.job.any_positive,
@@ -211,7 +211,6 @@ class FoldRun:
             workers=self.workers,
         )
         torch.manual_seed(_seed(self.recipe.seed, self.fold, index, epoch))  # dropout is addressed, too
-        rate = optimizer.param_groups[0]["lr"]
         began = time.perf_counter()
         loss, images = train_epoch(
             model,
@@ -219,23 +218,23 @@ class FoldRun:
             batches,
             optimizer,
             accelerator,
+            lambda step: learning_rate(stage, epoch, step / total),
             lambda done, mean, seen: self.events.step(done, total, mean, seen),
         )
         seconds = time.perf_counter() - began
         labels = self.job.data.slices[list(LABELS)].to_numpy(np.float64)[self.rows]
-        predicted = probabilities(
-            self._logits(model, self.job.data, self.job.cache, self.rows, "identity", "validating")
-        )
+        logits = self._logits(model, self.job.data, self.job.cache, self.rows, "identity", "validating")
+        predicted = probabilities(logits)
         values = {
             "loss": loss,
             "score": score(labels, predicted),
-            "lr": rate,
+            "lr": learning_rate(stage, epoch, 0.0),
             "seconds": time.perf_counter() - began,
             "images": float(images),
             "images_per_second": images / seconds,
         }
         values |= {f"score_{name}": float(v) for name, v in zip(LABELS, label_losses(labels, predicted), strict=True)}
-        return EpochRecord(stage=stage.name, stage_index=index, epoch=epoch + 1, values=values)
+        return EpochRecord(stage=stage.name, stage_index=index, epoch=epoch + 1, values=values), logits
 
     def _predict_tests(self, model: nn.Module) -> list[PredictionDraft]:
         drafts = []
@@ -258,15 +257,22 @@ class FoldRun:
         cache: "Cache",
         model: nn.Module,
         rows: npt.NDArray[np.int64],
+        known: npt.NDArray[np.float32] | None = None,
     ) -> tuple[list[PredictionDraft], float]:
-        """Write the predictions of every view; return their drafts and the identity view's score, or NaN."""
+        """Write the predictions of every view; return their drafts and the identity view's score, or NaN.
+
+        `known` are the identity view's logits where these weights have predicted it before.
+        """
         ids = data.slices["slice_id"].to_numpy(dtype=object)[rows]
         labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
         name = role if role == "oof" else f"test-{data.version.dataset}-v{data.version.number}"
         drafts = []
         plain = float("nan")
         for view in VIEWS:
-            logits = self._logits(model, data, cache, rows, view, f"predicting {data.version.dataset}, {view}")
+            if view == "identity" and known is not None:
+                logits = known
+            else:
+                logits = self._logits(model, data, cache, rows, view, f"predicting {data.version.dataset}, {view}")
             value = score(labels, probabilities(logits)) if role == "oof" else None
             if view == "identity" and value is not None:
                 plain = value
@@ -319,6 +325,12 @@ def _torch_of_its_own(hardware: Hardware) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
+def _prepared(accelerator: "Accelerator", model: nn.Module) -> nn.Module:
+    """Return `model` on its device, with channels last, which is what convolutions compute in fastest."""
+    prepared: nn.Module = accelerator.prepare(model.to(memory_format=torch.channels_last))
+    return prepared
+
+
 def _listed(names: list[str]) -> str:
     return f"stage {names[0]}" if len(names) == 1 else f"the stages {', '.join(names[:-1])} and {names[-1]}"
 
@@ -331,15 +343,12 @@ def _state(
     accelerator: "Accelerator",
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
     fits: str,
 ) -> dict[str, Any]:
     return {
         "fits": fits,
         "model": accelerator.unwrap_model(model).state_dict(),
         "optimizer": optimizer.state_dict(),
-        # A Counter is no plain value for a reader that loads nothing but tensors.
-        "scheduler": {k: dict(v) if k == "milestones" else v for k, v in scheduler.state_dict().items()},
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
     }
 
@@ -349,11 +358,9 @@ def _restore(
     accelerator: "Accelerator",
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
     accelerator.unwrap_model(model).load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict({k: Counter(v) if k == "milestones" else v for k, v in state["scheduler"].items()})
     if accelerator.scaler is not None and state["scaler"]:
         accelerator.scaler.load_state_dict(state["scaler"])
 

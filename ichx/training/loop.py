@@ -27,11 +27,13 @@ def train_epoch(
     batches: "Iterable[Batch]",
     optimizer: torch.optim.Optimizer,
     accelerator: "Accelerator",
+    rate: Callable[[int], float],
     report: Callable[[int, float, int], None],
 ) -> tuple[float, int]:
     """Train `model` once over `batches`; return the mean loss and the number of images.
 
-    `report(batches, mean_loss, images)` is called now and then. Raises `IchxError` when the loss is not finite.
+    `rate(step)` is the learning rate of a step, counted from 0. `report(batches, mean_loss, images)` is called now and
+    then. Raises `IchxError` when the loss is not finite.
     """
     model.train()
     device = accelerator.device
@@ -40,6 +42,8 @@ def train_epoch(
     for batch in batches:
         hu, windows = batch.hu.to(device, non_blocking=True), batch.windows.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(count)
         loss = weighted_loss(model(window_step(hu, windows)), labels)
         accelerator.backward(loss)
         optimizer.step()
