@@ -36,6 +36,7 @@ TRAINED = (
             "stage.rebalanced.lr=2e-3",
             "stage.full.epochs=2",
             "stage.full.lr=1e-3",
+            "stage.full.scheduler=multistep",
             "stage.full.milestones=[1]",
             "stage.full.gamma=0.3",
             "precision=fp32",

@@ -14,7 +14,7 @@ from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.recipe import InputRecipe, OptimizerRecipe, StageRecipe
 from ichx.training.device import choose_hardware
-from ichx.training.method import WindowStep, make_optimizer, make_scheduler, weighted_loss
+from ichx.training.method import WindowStep, learning_rate, make_optimizer, weighted_loss
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
@@ -59,19 +59,44 @@ def test_normalizing_is_for_weights_that_want_it() -> None:
     assert not WindowStep(InputRecipe(size=16, normalize="imagenet")).state_dict()
 
 
-def test_optimizer_and_scheduler_of_a_stage() -> None:
-    model = nn.Linear(2, 1)
-    stage = StageRecipe(name="a", sampling="all", epochs=5, lr=8e-4, milestones=(1, 3), gamma=0.5)
-    optimizer = make_optimizer(OptimizerRecipe(weight_decay=0.01), stage, model)
+def test_a_stages_optimizer() -> None:
+    stage = StageRecipe(name="a", sampling="all", epochs=5, lr=8e-4)
+    optimizer = make_optimizer(OptimizerRecipe(weight_decay=0.01), stage, nn.Linear(2, 1))
     assert isinstance(optimizer, torch.optim.RAdam)
     assert optimizer.param_groups[0]["weight_decay"] == 0.01
-    scheduler = make_scheduler(stage, optimizer)
-    rates = []
-    for _ in range(stage.epochs):
-        rates.append(optimizer.param_groups[0]["lr"])
+    assert optimizer.param_groups[0]["lr"] == 8e-4
+
+
+@given(
+    lr=st.floats(1e-6, 1.0),
+    gamma=st.floats(0.1, 1.0),
+    milestones=st.sets(st.integers(1, 12), max_size=4).map(sorted).map(tuple),
+)
+def test_multistep_rates_are_torchs(lr: float, gamma: float, milestones: tuple[int, ...]) -> None:
+    stage = StageRecipe(name="a", sampling="all", epochs=12, lr=lr, milestones=milestones, gamma=gamma)
+    optimizer = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=lr)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(milestones), gamma)
+    for epoch in range(stage.epochs):
+        given_by_torch = optimizer.param_groups[0]["lr"]
+        assert [learning_rate(stage, epoch, part) for part in (0.0, 0.99)] == pytest.approx([given_by_torch] * 2)
         optimizer.step()
         scheduler.step()
-    assert rates == pytest.approx([8e-4, 4e-4, 4e-4, 2e-4, 2e-4])
+
+
+def test_cosine_rates_are_torchs_step_by_step() -> None:
+    stage = StageRecipe(name="a", sampling="all", epochs=3, lr=6e-3, scheduler="cosine")
+    steps = 7
+    optimizer = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=stage.lr)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, stage.epochs * steps)
+    expected = []
+    for _ in range(stage.epochs * steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    rates = [learning_rate(stage, epoch, step / steps) for epoch in range(stage.epochs) for step in range(steps)]
+    assert rates == pytest.approx(expected)
+    assert rates[0] == stage.lr
+    assert 0 < rates[-1] < 0.01 * stage.lr
 
 
 def test_the_device_is_said_with_a_reason() -> None:

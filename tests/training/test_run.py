@@ -14,6 +14,7 @@ from conftest import SHORT, Program
 from ichx.ct.phantom_dicom import PhantomFiles
 from ichx.data.cache import CacheSpec, ensure_cache
 from ichx.data.dataset import LoadedDataset, add_dataset, load_dataset, load_folds
+from ichx.data.loader import inference_batches
 from ichx.data.predictions import read_predictions
 from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
@@ -23,10 +24,12 @@ from ichx.recipe import from_toml
 from ichx.store import EpochRecord, Experiment, Store, open_store
 from ichx.training.events import FoldPlan, RunEvents
 from ichx.training.fold import RunOptions
-from ichx.training.method import WindowStep
+from ichx.training.job import prepare_job
+from ichx.training.loop import predict
+from ichx.training.method import WindowStep, learning_rate
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
-from ichx.training.weights import load_file, read_weights
+from ichx.training.weights import load_exactly, load_file, read_weights
 from ichx.workspace import Workspace, open_workspace
 
 Place = tuple[Workspace, Store]
@@ -104,14 +107,41 @@ def test_rates_are_those_of_the_recipe(trained: Place) -> None:
         assert [r.values["lr"] for r in history] == pytest.approx([lr for _, _, lr in expected], rel=1e-12)
 
 
-def test_optimizer_and_scheduler_begin_anew_in_each_stage(fresh: Place) -> None:
+def test_the_optimizer_begins_anew_in_each_stage(fresh: Place) -> None:
     experiment = register(fresh[1], "stage.balanced.epochs=2", "batch=16")
     watch = run_watched(fresh, experiment)
     steps = [int(state["optimizer"]["state"][0]["step"]) for state in watch.states]
     first, second, third, fourth = watch.batches
     assert steps == [first, first + second, third, fourth]
-    assert [state["scheduler"]["last_epoch"] for state in watch.states] == [1, 2, 1, 1]
     assert [(state["stage"], state["epoch"]) for state in watch.states] == [(0, 1), (0, 2), (1, 1), (2, 1)]
+
+
+def test_a_cosine_rate_falls_within_the_epoch(fresh: Place) -> None:
+    experiment = register(fresh[1], "stage.full.epochs=2", "stage.full.scheduler=cosine", "batch=16")
+    watch = run_watched(fresh, experiment)
+    stage = from_toml(experiment.recipe).stage[2]
+    steps = watch.batches[2:]
+    last = [state["optimizer"]["param_groups"][0]["lr"] for state in watch.states[2:]]
+    expected = [learning_rate(stage, epoch, (count - 1) / count) for epoch, count in enumerate(steps)]
+    assert last == pytest.approx(expected)
+    assert last[1] < last[0] < stage.lr
+
+
+def test_oof_predictions_are_those_of_the_stored_weights(trained: Place) -> None:
+    """The last validation is kept as the prediction: the weights on the disk must give the same."""
+    workspace, store = trained
+    registry = load_registry()
+    job = prepare_job(workspace, store, registry, store.experiment(1), RunEvents())
+    model = job.plugin.build(job.recipe, False).to(memory_format=torch.channels_last)
+    load_exactly(model, workspace.experiment_dir(1) / "fold-0" / "weights.safetensors")
+    for stored in store.predictions(1, role="oof"):
+        if stored.fold == 0:
+            batches = inference_batches(job.cache, job.data.slices, job.validation_rows(0), job.recipe, workers=0)
+            logits = predict(
+                model, WindowStep(job.recipe.input), batches, torch.device("cpu"), stored.view, lambda done: None
+            )
+            found = read_predictions(workspace.root / stored.path)
+            np.testing.assert_allclose(found.logits, logits, atol=1e-5)
 
 
 def test_weights_go_on_from_stage_to_stage(fresh: Place) -> None:
