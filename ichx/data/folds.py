@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from ichx.data.wording import counted
 from ichx.errors import IchxError
@@ -70,6 +71,12 @@ def fold_prevalences(labels: npt.NDArray[np.float32], folds: npt.NDArray[np.int1
     return np.asarray(shares, np.float64)
 
 
+def split_patients(patients: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]) -> npt.NDArray[np.object_]:
+    """Return the patients whose slices are in more than one fold, sorted; folds that have any leak."""
+    pairs = pd.DataFrame({"patient": patients, "fold": folds}).drop_duplicates()
+    return np.sort(pairs["patient"][pairs["patient"].duplicated()].unique().astype(object))
+
+
 def fold_digest(slice_ids: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]) -> str:
     """Return 16 hex digits that two assignments share exactly when the same slices are in the same folds."""
     order = np.argsort(slice_ids.astype(str), kind="stable")
@@ -88,7 +95,7 @@ def _deal(shares: npt.NDArray[np.float64], k: int, seed: int) -> npt.NDArray[np.
     filled = np.zeros((k, shares.shape[1]))
     fold = np.empty(len(shares), np.int64)
     for patient in sequence:
-        chosen = int(np.argmin(filled @ shares[patient]))
+        chosen = int(np.argmin(_overlap(filled, shares[patient])))
         filled[chosen] += shares[patient]
         fold[patient] = chosen
     return fold
@@ -103,7 +110,8 @@ def _improve(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: in
         for patient in np.argsort(-shares.max(axis=1), kind="stable"):
             share, here = shares[patient], fold[patient]
             # Moving from a to b changes the sum of squares by 2 (s.F_b - s.F_a + s.s).
-            change = filled @ share - filled[here] @ share + share @ share
+            overlap = _overlap(filled, share)
+            change = overlap - overlap[here] + _overlap(share, share)
             change[here] = 0
             there = int(np.argmin(change))
             if change[there] < -1e-15:
@@ -114,3 +122,11 @@ def _improve(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: in
         if not moved:
             break
     return fold
+
+
+def _overlap(filled: npt.NDArray[np.float64], share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the scalar product of each row of `filled` (..., 7) with `share` (7,).
+
+    Not by `@`: how that rounds depends on the processor, and near ties would fall another way on another machine.
+    """
+    return np.asarray((filled * share).sum(axis=-1))
