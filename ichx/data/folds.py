@@ -6,6 +6,7 @@ does not depend on the order of the rows or on how patients are named. Not for r
 """
 
 import hashlib
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -71,10 +72,28 @@ def fold_prevalences(labels: npt.NDArray[np.float32], folds: npt.NDArray[np.int1
     return np.asarray(shares, np.float64)
 
 
-def split_patients(patients: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]) -> npt.NDArray[np.object_]:
-    """Return the patients whose slices are in more than one fold, sorted; folds that have any leak."""
-    pairs = pd.DataFrame({"patient": patients, "fold": folds}).drop_duplicates()
-    return np.sort(pairs["patient"][pairs["patient"].duplicated()].unique().astype(object))
+@dataclass(frozen=True)
+class Leak:
+    """A patient with slices in more than one fold: `folds` counts them, `examples` is a row of each of these folds."""
+
+    patient: str
+    slices: int
+    folds: dict[int, int]
+    examples: dict[int, int]
+
+
+def find_leaks(patients: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]) -> list[Leak]:
+    """Return each patient whose slices, (N,), are in more than one of `folds`, (N,); those with most slices first."""
+    cells = pd.DataFrame({"patient": patients, "fold": folds, "row": np.arange(len(folds))})
+    cells = cells.groupby(["patient", "fold"], sort=True)["row"].agg(["size", "first"]).reset_index()
+    split = cells[cells["patient"].duplicated(keep=False)]
+    leaks = []
+    for patient, rows in split.groupby("patient", sort=True):
+        sizes, firsts = (
+            {int(f): int(v) for f, v in zip(rows["fold"], rows[c], strict=True)} for c in ("size", "first")
+        )
+        leaks.append(Leak(str(patient), sum(sizes.values()), sizes, firsts))
+    return sorted(leaks, key=lambda leak: -leak.slices)
 
 
 def fold_digest(slice_ids: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]) -> str:
@@ -104,11 +123,12 @@ def _deal(shares: npt.NDArray[np.float64], k: int, seed: int) -> npt.NDArray[np.
 def _improve(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
     """Return `fold` after moving one patient at a time to where the sum of squared fold totals falls most."""
     fold = fold.copy()
-    filled = np.stack([np.bincount(fold, weights=shares[:, i], minlength=k) for i in range(shares.shape[1])], 1)
+    sums = [np.bincount(fold, weights=shares[:, i], minlength=k) for i in range(shares.shape[1])]
+    filled = np.stack(sums, axis=1).astype(np.float64)
     for _ in range(SWEEPS):
         moved = 0
         for patient in np.argsort(-shares.max(axis=1), kind="stable"):
-            share, here = shares[patient], fold[patient]
+            share, here = shares[patient], int(fold[patient])
             # Moving from a to b changes the sum of squares by 2 (s.F_b - s.F_a + s.s).
             overlap = _overlap(filled, share)
             change = overlap - overlap[here] + _overlap(share, share)
