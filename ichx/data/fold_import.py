@@ -22,7 +22,7 @@ from ichx.data.folds import Leak, find_leaks, fold_digest
 from ichx.data.ingest import file_stem
 from ichx.data.summary import folds_told
 from ichx.data.wording import EXAMPLES, counted, such_as
-from ichx.errors import IchxError, NotFoundError, raise_problems
+from ichx.errors import IchxError, raise_problems
 from ichx.store import DatasetVersion, FoldDraft, FoldSet, Store, VersionDraft
 from ichx.workspace import Workspace
 
@@ -67,15 +67,16 @@ def import_folds(
     """
     version = store.version(dataset)
     if version.label_digest is None or version.test_of is not None:
-        raise IchxError(f"{dataset} is not trained on, so it has no folds", "name a dataset with labels")
+        raise _no_folds(dataset)
     name = _checked_name(name, path)
     table = read_folds(path)
     slices = load_version(workspace, version).slices
     folds, messages = _folds_of_slices(workspace, version, slices, table, path)
-    leaks = find_leaks(slices["patient"].to_numpy(object), folds)
+    ids = slices["slice_id"].to_numpy(object)
+    leaks = find_leaks(ids, slices["patient"].to_numpy(object), folds)
     if leaks and not allow_leaks:
         raise LeakyFoldsError(
-            f"{path}: {leaks_told(leaks, version.patients)}, {such_as(_examples(leaks, slices), len(leaks))}",
+            f"{path}: {leaks_told(leaks, version.patients)}, {such_as(_examples(leaks), len(leaks))}",
             "a model would be scored on patients that it was trained on, and the score would flatter it: leave the "
             f"import out (experiments then take {dataset}'s own patient-grouped folds), give all slices of a patient "
             "one fold in the file, or import it with --allow-leaks, which marks every score on these folds",
@@ -84,7 +85,7 @@ def import_folds(
     warnings = []
     if leaks:
         warnings.append(f"{leaks_told(leaks, version.patients)}: every score on these folds is marked `leaky folds`")
-    digest = fold_digest(slices["slice_id"].to_numpy(object), folds)
+    digest = fold_digest(ids, folds)
     draft = FoldDraft(name, table.k, 0, digest, leaking_patients=len(leaks), source=path.name)
     before = next((f for f in version.folds if f.name == name), None)
     if before is not None and (before.k, before.digest) == (draft.k, draft.digest):
@@ -110,10 +111,11 @@ def describe_folds(
     """
     version = store.version(dataset, number)
     if not version.folds:
-        raise IchxError(f"{dataset} is not trained on, so it has no folds", "name a dataset with labels")
-    chosen = version.folds if name is None else (choose_folds(version, name),)
+        raise _no_folds(dataset)
+    chosen = version.folds if name is None else (version.fold_set(name),)
     slices = load_version(workspace, version).slices
-    patients, whole = slices["patient"].to_numpy(object), version.summary["prevalences"]
+    ids, patients = (slices[column].to_numpy(object) for column in ("slice_id", "patient"))
+    whole = version.summary["prevalences"]
     told = []
     for fold_set in chosen:
         assigned = load_folds(workspace, version, fold_set)
@@ -126,26 +128,19 @@ def describe_folds(
                 "prevalences": whole,
                 "deviation": max(off, default=None),
                 "folds": folds,
-                "leaks": find_leaks(patients, assigned),
+                "leaks": find_leaks(ids, patients, assigned),
             }
         )
     return {"version": version, "fold_sets": told}
 
 
-def choose_folds(version: DatasetVersion, name: str | None = None) -> FoldSet:
-    """Return the fold set of `version` called `name`, by default those that ichx drew itself; `IchxError` if none is."""
-    wanted = DEFAULT_FOLDS if name is None else name
-    found = next((f for f in version.folds if f.name == wanted), None)
-    if found is None:
-        known = [f.name for f in version.folds]
-        what = f"folds of {version.dataset} version {version.number}"
-        raise NotFoundError.named(what, wanted, known, f"it has {', '.join(known)}; `ichx data folds` imports others")
-    return found
-
-
 def leaks_told(leaks: Sequence[Leak], patients: int) -> str:
     """Return how many of all `patients` are in more than one fold, in words."""
     return f"{len(leaks):,} of {counted(patients, 'patient')} ({len(leaks) / patients:.1%}) in more than one fold"
+
+
+def _no_folds(dataset: str) -> IchxError:
+    return IchxError(f"{dataset} is not trained on, so it has no folds", "name a dataset that was added with labels")
 
 
 def _checked_name(name: str | None, path: Path) -> str:
@@ -202,7 +197,7 @@ def _folds_of_slices(
         messages.append(f"{counted(int(defective.sum()), 'id')} in files that are left out")
     missing = np.flatnonzero(row < 0)
     if len(missing):
-        such = such_as(slices["stem"].iloc[missing[:EXAMPLES]], len(missing))
+        such = such_as(slices["slice_id" if table.of_patients else by].iloc[missing[:EXAMPLES]], len(missing))
         problems.append(f"{counted(len(missing), 'slice')} of {len(slices):,} without a fold, {such}")
     folds = np.where(row >= 0, table.folds[row], -1).astype(np.int16)
     empty = sorted(set(range(table.k)) - set(folds.tolist()))
@@ -243,11 +238,10 @@ def _best(forms: _Forms, slices: pd.DataFrame) -> tuple[str, npt.NDArray[np.obje
     return max(forms, key=lambda form: int(slices[form[0]].isin(form[1]).sum()))
 
 
-def _examples(leaks: Sequence[Leak], slices: pd.DataFrame) -> list[str]:
-    stems = slices["stem"]
+def _examples(leaks: Sequence[Leak]) -> list[str]:
     return [
-        f"{leak.patient} with "
-        + " and ".join(f"{stems.iloc[row]} in fold {fold}" for fold, row in list(leak.examples.items())[:2])
+        f"patient {leak.patient} with "
+        + " and ".join(f"{slice_id} in fold {fold}" for fold, slice_id in list(leak.examples.items())[:2])
         for leak in leaks[:EXAMPLES]
     ]
 

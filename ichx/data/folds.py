@@ -74,26 +74,29 @@ def fold_prevalences(labels: npt.NDArray[np.float32], folds: npt.NDArray[np.int1
 
 @dataclass(frozen=True)
 class Leak:
-    """A patient with slices in more than one fold: `folds` counts them, `examples` is a row of each of these folds."""
+    """A patient with slices in more than one fold: `folds` counts them, `examples` names a slice of each fold."""
 
     patient: str
     slices: int
     folds: dict[int, int]
-    examples: dict[int, int]
+    examples: dict[int, str]
 
 
-def find_leaks(patients: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]) -> list[Leak]:
-    """Return each patient whose slices, (N,), are in more than one of `folds`, (N,); those with most slices first."""
-    cells = pd.DataFrame({"patient": patients, "fold": folds, "row": np.arange(len(folds))})
-    cells = cells.groupby(["patient", "fold"], sort=True)["row"].agg(["size", "first"]).reset_index()
-    split = cells[cells["patient"].duplicated(keep=False)]
+def find_leaks(
+    slice_ids: npt.NDArray[np.object_], patients: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]
+) -> list[Leak]:
+    """Return each patient whose slices are in more than one fold, all (N,), by the number of slices, most first."""
+    codes, names = pd.factorize(patients)
+    k = int(folds.max()) + 1
+    cell, first, count = np.unique(codes * k + folds, return_index=True, return_counts=True)
+    owner, starts, parts = np.unique(cell // k, return_index=True, return_counts=True)
     leaks = []
-    for patient, rows in split.groupby("patient", sort=True):
-        sizes, firsts = (
-            {int(f): int(v) for f, v in zip(rows["fold"], rows[c], strict=True)} for c in ("size", "first")
-        )
-        leaks.append(Leak(str(patient), sum(sizes.values()), sizes, firsts))
-    return sorted(leaks, key=lambda leak: -leak.slices)
+    for split in np.flatnonzero(parts > 1):
+        of_patient = range(starts[split], starts[split] + parts[split])
+        sizes = {int(cell[c] % k): int(count[c]) for c in of_patient}
+        examples = {int(cell[c] % k): str(slice_ids[first[c]]) for c in of_patient}
+        leaks.append(Leak(str(names[owner[split]]), sum(sizes.values()), sizes, examples))
+    return sorted(leaks, key=lambda leak: (-leak.slices, leak.patient))
 
 
 def fold_digest(slice_ids: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ichx.errors import NotFoundError, did_you_mean
+
 
 @dataclass(frozen=True)
 class FoldDraft:
@@ -87,6 +89,18 @@ class DatasetVersion:
     summary: Mapping[str, Any]
     folds: tuple[FoldSet, ...]
     created: datetime
+
+    def fold_set(self, name: str | None = None) -> FoldSet:
+        """Return the folds called `name`, or those that came with the version; `NotFoundError` where there are none."""
+        found = next((folds for folds in self.folds if name in (None, folds.name)), None)
+        if found is None:
+            known = [folds.name for folds in self.folds]
+            has = f"it has {', '.join(known)}" if known else "it is not trained on"
+            raise NotFoundError(
+                f"{self.dataset} version {self.number} has no folds" + (f" {name!r}" if name else ""),
+                f"{did_you_mean(name or '', known)}{has}; `ichx data folds {self.dataset} --import FILE` adds folds",
+            )
+        return found
 
 
 @dataclass(frozen=True)
