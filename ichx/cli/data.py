@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ichx.cli.folds import folds as show_or_import_folds
 from ichx.cli.render import console, print_json, progress, say, session, table, warn
 
 if TYPE_CHECKING:
     from ichx.data.dataset import AddReport
 
 app = typer.Typer(help="Datasets: folders of CT slices with labels, and their test sets.", no_args_is_help=True)
+
+app.command("folds")(show_or_import_folds)
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.render import console, print_json, say, session, table, warn
+from ichx.cli.render import console, marked, print_json, say, session, table, warn
 
 if TYPE_CHECKING:
     from ichx.evaluation.ensemble import EnsembleReport
@@ -49,7 +49,11 @@ def show_ensemble(report: "EnsembleReport") -> None:
     rows += [("", "mean of the members", report.mean_score, ""), ("", "blend, in-sample", made.score, "1.0000")]
     if made.nested_score is not None:
         rows.append(("", "blend, nested", made.nested_score, ""))
-    table(f"ensemble {made.number} on {made.dataset}, tta {made.tta}", ("exp", "member", "OOF score", "weight"), rows)
+    table(
+        f"ensemble {made.number} on {made.dataset}, tta {made.tta}{marked(made)}",
+        ("exp", "member", "OOF score", "weight"),
+        rows,
+    )
     console.print(
         "nested: each fold is blended with weights chosen on the other folds; that is the score to claim", style="dim"
     )

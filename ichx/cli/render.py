@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ichx.store import Store
+    from ichx.store import Ensemble, ExperimentSummary, Store
     from ichx.workspace import Workspace
 
 console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
@@ -52,6 +52,14 @@ def cell(value: object) -> str:
     if isinstance(value, datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M")
     return str(value)
+
+
+def marked(scored: "ExperimentSummary | Ensemble") -> str:
+    """Return the marks that must follow a score everywhere, in brackets after a space; nothing where there are none."""
+    from ichx.store import marks
+
+    said = ", ".join(marks(scored))
+    return f" [{said}]" if said else ""
 
 
 def say(message: str, *, style: str = "") -> None:
