@@ -180,6 +180,9 @@ def _render_facts(facts: dict[str, Any]) -> None:
         rows += [(label, *(f"{part['prevalences'][label]:.2%}" for part in parts)) for label in labels]
         columns = ("", "all", *(f"fold {part['fold']}" for part in facts["folds"]))
         table("share of positive slices", columns, rows)
+        others = [fold_set.name for fold_set in version.folds[1:]]
+        if others:
+            say(f"other folds: {', '.join(others)}; see `ichx data folds {version.dataset}`")
     fields = ("bits_stored", "signed", "slope", "intercept", "rows", "columns", "syntax", "slices")
     rows = [
         (*(f"{value:g}" if isinstance(value, float) else value for value in f.values()),) for f in facts["families"]

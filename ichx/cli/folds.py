@@ -102,8 +102,7 @@ def _show(dataset: str, number: int | None, name: str | None, as_json: bool) -> 
 def _render_fold_set(told: dict[str, Any], whole: dict[str, Any]) -> None:
     fold_set = told["fold_set"]
     origin = f"imported from {fold_set.source}" if fold_set.source else f"patient-grouped, seed {fold_set.seed}"
-    default = ", the default" if told["default"] else ""
-    title = f"folds {fold_set.name}{default}: {fold_set.k}, {origin}, digest {fold_set.digest}"
+    title = f"folds {fold_set.name}: {fold_set.k} folds, {origin}, digest {fold_set.digest}"
     labels = list(whole["prevalences"])
     parts = [whole, *told["folds"]]
     rows: list[tuple[object, ...]] = [(name, *(part[name] for part in parts)) for name in ("slices", "patients")]

@@ -190,12 +190,14 @@ def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:
     return _read(workspace, version, CATALOG_FILE, read_catalog)
 
 
-def load_folds(workspace: Workspace, version: DatasetVersion, fold_set: FoldSet) -> npt.NDArray[np.int16]:
-    """Return the fold of each row of the version's `LoadedDataset.slices`, (n,).
+def load_folds(
+    workspace: Workspace, version: DatasetVersion, fold_set: FoldSet, slices: pd.DataFrame | None = None
+) -> npt.NDArray[np.int16]:
+    """Return the fold of each row of the version's `LoadedDataset.slices`, (n,); these are read where not given.
 
     Raises `IchxError` where the fold file or the catalog is gone.
     """
-    slices = load_version(workspace, version).slices
+    slices = load_version(workspace, version).slices if slices is None else slices
     folds = _read(workspace, version, folds_file(fold_set.name), pd.read_parquet)
     owner = "slice_id" if "slice_id" in folds else "patient"
     return folds.set_index(owner)["fold"].reindex(slices[owner]).to_numpy(np.int16)
@@ -219,7 +221,7 @@ def describe(workspace: Workspace, store: Store, name: str, number: int | None =
     folds = [
         fold
         for fold_set in version.folds[:1]
-        for fold in folds_told(slices, load_folds(workspace, version, fold_set), fold_set.k)
+        for fold in folds_told(slices, load_folds(workspace, version, fold_set, slices), fold_set.k)
     ]
     return {"version": version, "families": header_families(slices), "defects": defects(catalog), "folds": folds}
 

@@ -6,7 +6,7 @@ allowed, and then mark every score on them. Not for reading the CSV (`ichx.data.
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.data.catalog import hashed_ids, write_parquet
+from ichx.data.catalog import hashed_ids, usable, write_parquet
 from ichx.data.dataset import DEFAULT_FOLDS, folds_file, load_catalog, load_folds, load_version, write_folder
 from ichx.data.fold_csv import FoldTable, read_folds
 from ichx.data.folds import Leak, find_leaks, fold_digest
@@ -70,16 +70,18 @@ def import_folds(
         raise _no_folds(dataset)
     name = _checked_name(name, path)
     table = read_folds(path)
-    slices = load_version(workspace, version).slices
-    folds, messages = _folds_of_slices(workspace, version, slices, table, path)
+    catalog = load_catalog(workspace, version)
+    slices = usable(catalog)
+    key = None if version.summary["keep_ids"] else workspace.privacy_key()
+    folds, messages = _folds_of_slices(version, catalog, slices, table, path, key)
     ids = slices["slice_id"].to_numpy(object)
     leaks = find_leaks(ids, slices["patient"].to_numpy(object), folds)
     if leaks and not allow_leaks:
         raise LeakyFoldsError(
-            f"{path}: {leaks_told(leaks, version.patients)}, {such_as(_examples(leaks), len(leaks))}",
-            "a model would be scored on patients that it was trained on, and the score would flatter it: leave the "
-            f"import out (experiments then take {dataset}'s own patient-grouped folds), give all slices of a patient "
-            "one fold in the file, or import it with --allow-leaks, which marks every score on these folds",
+            f"{path}: {leaks_told(leaks, version.patients)}, {such_as(_examples(leaks), len(leaks))}\n"
+            "a model would be scored on patients that it was trained on, and its score would flatter it",
+            f"use {dataset}'s own folds, which are grouped by patient and need no import; or give all slices of a "
+            "patient one fold in the file; or import it with --allow-leaks, which marks every score on these folds",
             leaks,
         )
     warnings = []
@@ -118,7 +120,7 @@ def describe_folds(
     whole = version.summary["prevalences"]
     told = []
     for fold_set in chosen:
-        assigned = load_folds(workspace, version, fold_set)
+        assigned = load_folds(workspace, version, fold_set, slices)
         folds = folds_told(slices, assigned, fold_set.k)
         off = [abs(fold["prevalences"][label] / share - 1) for fold in folds for label, share in whole.items() if share]
         told.append(
@@ -157,18 +159,20 @@ def _checked_name(name: str | None, path: Path) -> str:
 
 
 def _folds_of_slices(
-    workspace: Workspace, version: DatasetVersion, slices: pd.DataFrame, table: FoldTable, path: Path
+    version: DatasetVersion,
+    catalog: pd.DataFrame,
+    slices: pd.DataFrame,
+    table: FoldTable,
+    path: Path,
+    key: bytes | None,
 ) -> tuple[npt.NDArray[np.int16], list[str]]:
-    """Return the fold of each of `slices`, (n,), and what is to be said of how `table` fits them."""
-    catalog = load_catalog(workspace, version)
+    """Return the fold of each of `slices`, (n,), and what is to be said of how `table` fits them.
+
+    `key` is what patient ids are hashed with, None where they are kept.
+    """
     refused = catalog[catalog["defect"].notna()]
-    if table.of_patients:
-        key = None if version.summary["keep_ids"] else workspace.privacy_key()
-        by, ids = _best(_patient_forms(table.ids, key), slices)
-    else:
-        by, ids = _best(_slice_forms(table.ids, slices), slices)
-    index = pd.Index(ids)
-    row = index.get_indexer(pd.Index(slices[by]))
+    forms = _patient_forms(table.ids, key) if table.of_patients else _slice_forms(table.ids, slices)
+    by, index, row = _best(forms, slices)
     owner = "patient" if table.of_patients else "slice"
     if not (row >= 0).any():
         first = slices.iloc[0]
@@ -182,13 +186,13 @@ def _folds_of_slices(
             f"it says such as {str(table.ids[0])!r}; {known}",
             "ids must be SOPInstanceUIDs, file names that occur once, or (in a column `patient_id`) PatientIDs",
         )
-    messages = [f"folds of {counted(len(ids), owner)}, {table.told}, matched by {_WORDS[by]}"]
+    messages = [f"folds of {counted(len(index), owner)}, {table.told}, matched by {_WORDS[by]}"]
     if table.merged:
         messages.append(f"{counted(table.merged, 'row')} said again what others had said: merged")
     problems = []
-    used = np.zeros(len(ids), bool)
+    used = np.zeros(len(index), bool)
     used[row[row >= 0]] = True
-    defective = ~used & index.isin(refused[by])
+    defective = ~used & index.isin(refused[by].to_numpy(object))
     unknown = np.flatnonzero(~used & ~defective)
     if len(unknown):
         such = such_as(table.ids[unknown[:EXAMPLES]], len(unknown))
@@ -213,37 +217,53 @@ def _folds_of_slices(
 
 _WORDS = {"slice_id": "SOPInstanceUID", "stem": "file name", "file": "path", "patient": "PatientID"}
 
-_Forms = list[tuple[str, npt.NDArray[np.object_]]]
+_Forms = Iterator[tuple[str, npt.NDArray[np.object_]]]
 
 
 def _slice_forms(ids: npt.NDArray[np.object_], slices: pd.DataFrame) -> _Forms:
-    """Return what the ids may be: a column of the catalog, and the ids as they would stand in it."""
-    forms: _Forms = [("slice_id", ids), ("file", ids)]
+    """Yield what the ids may be: a column of the catalog, and the ids as they would stand in it."""
+    yield "slice_id", ids
+    yield "file", ids
     if slices["stem"].is_unique:
+        yield "stem", ids
         stems = np.array([file_stem(str(i)) for i in ids], object)
-        forms += [("stem", ids)] + ([("stem", stems)] if len(set(stems)) == len(ids) else [])
-    return forms
+        if len(set(stems)) == len(ids):
+            yield "stem", stems
 
 
 def _patient_forms(ids: npt.NDArray[np.object_], key: bytes | None) -> _Forms:
-    """Return what the ids may be: PatientIDs, or the hashes that ichx shows of them."""
-    forms: _Forms = [("patient", ids)]
+    """Yield what the ids may be: PatientIDs, or the hashes that ichx shows of them."""
     if key is not None:
-        forms.append(("patient", hashed_ids(pd.Series(ids, dtype=object), key).to_numpy(object)))
-    return forms
+        yield "patient", hashed_ids(pd.Series(ids, dtype=object), key).to_numpy(object)
+    yield "patient", ids
 
 
-def _best(forms: _Forms, slices: pd.DataFrame) -> tuple[str, npt.NDArray[np.object_]]:
-    """Return the form under which most slices have an id, the first of equals."""
-    return max(forms, key=lambda form: int(slices[form[0]].isin(form[1]).sum()))
+def _best(forms: _Forms, slices: pd.DataFrame) -> tuple[str, "pd.Index[str]", npt.NDArray[np.int64]]:
+    """Return the form under which most slices have an id, the first of equals, and each slice's place among its ids.
+
+    The place is -1 for none. Forms are not made any more once every slice has an id.
+    """
+    best: tuple[str, pd.Index[str], npt.NDArray[np.int64]] | None = None
+    most = -1
+    for by, ids in forms:
+        index = pd.Index(ids)
+        row = index.get_indexer(pd.Index(slices[by].to_numpy(object)))
+        found = int((row >= 0).sum())
+        if found > most:
+            best, most = (by, index, row), found
+        if found == len(slices):
+            break
+    assert best is not None
+    return best
 
 
 def _examples(leaks: Sequence[Leak]) -> list[str]:
-    return [
-        f"patient {leak.patient} with "
-        + " and ".join(f"{slice_id} in fold {fold}" for fold, slice_id in list(leak.examples.items())[:2])
-        for leak in leaks[:EXAMPLES]
-    ]
+    """Return the first leaks in words, two slices of each."""
+    told = []
+    for leak in leaks[:EXAMPLES]:
+        slices = [f"{slice_id} in fold {fold}" for fold, slice_id in list(leak.examples.items())[:2]]
+        told.append(f"{leak.patient} ({', '.join(slices)})")
+    return told
 
 
 def _add_version(

@@ -62,7 +62,7 @@ def read_oof(workspace: "Workspace", store: "Store", experiment: "Experiment", t
     version = store.version_by_id(experiment.version_id)
     dataset = load_version(workspace, version)
     fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
-    assigned = load_folds(workspace, version, fold_set)
+    assigned = load_folds(workspace, version, fold_set, dataset.slices)
     ids = dataset.slices["slice_id"].to_numpy(dtype=object)
     row_of = {slice_id: row for row, slice_id in enumerate(ids)}
 

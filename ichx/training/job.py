@@ -71,7 +71,7 @@ def prepare_job(
         recipe=recipe,
         data=data,
         cache=cache,
-        folds=load_folds(workspace, version, fold_set),
+        folds=load_folds(workspace, version, fold_set, data.slices),
         any_positive=data.slices[ANY].to_numpy() > 0.5,
     )
 
