@@ -192,7 +192,8 @@ def _folds_of_slices(
     problems = []
     used = np.zeros(len(index), bool)
     used[row[row >= 0]] = True
-    defective = ~used & index.isin(refused[by].to_numpy(object))
+    defective = ~used
+    defective &= index.isin(pd.concat([refused[name] for name in ("slice_id", "file", "stem")]).to_numpy(object))
     unknown = np.flatnonzero(~used & ~defective)
     if len(unknown):
         such = such_as(table.ids[unknown[:EXAMPLES]], len(unknown))
