@@ -1,12 +1,16 @@
 """Patient-grouped, stratified folds."""
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ichx.data.folds import assign_folds, fold_digest, fold_prevalences, rare_labels
+from ichx.data.folds import assign_folds, find_leaks, fold_digest, fold_prevalences, rare_labels
+from ichx.data.label_csv import read_labels
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 
@@ -63,6 +67,104 @@ def test_real_patients(shared_data) -> None:
     deviation = np.abs(fold_prevalences(labels, folds, 5) / labels.mean(axis=0) - 1).max(axis=0)
     assert deviation[1:].max() < 0.01  # the common labels
     assert deviation[0] < 0.03  # epidural: a few dozen patients
+
+
+@pytest.fixture(scope="module")
+def whole_cohort(shared_data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the real images with their labels, given to as many patients as there are, as these are in the metadata.
+
+    Drawn patients of the metadata say how many slices a patient has and which label sets these carry; some patients
+    come again, until there are as many slices as images. Each image takes a place that carries its very labels; the
+    one in a hundred for which none is left takes any.
+    """
+    table = read_labels(shared_data / "labels/stage_2_train.csv.gz")
+    known = pd.read_csv(shared_data / "metadata/slices_78545.csv.gz", usecols=["PatientID", *LABELS])
+    bits = 1 << np.arange(6)
+    of_patient = [
+        sets.to_numpy() for _, sets in pd.Series(known[list(LABELS)].to_numpy() @ bits).groupby(known["PatientID"])
+    ]
+    random, images, patients = np.random.default_rng(0), len(table.images), 18_938
+    drawn, slices = [], 0
+    while slices < images:
+        drawn.append(of_patient[random.integers(len(of_patient))])
+        slices += len(drawn[-1])
+    who = np.concatenate([np.arange(patients), random.integers(0, patients, len(drawn) - patients)])
+    owner = np.repeat(who, [len(d) for d in drawn])[:images]
+    places = np.concatenate(drawn)[:images]
+    real = (table.values > 0.5) @ bits
+    image = np.full(images, -1)
+    for labels in range(64):
+        at, of = random.permutation(np.flatnonzero(places == labels)), np.flatnonzero(real == labels)
+        image[at[: len(of)]] = random.permutation(of)[: len(at)]
+    image[image < 0] = random.permutation(np.setdiff1d(np.arange(images), image))
+    return table.images[image], np.array([f"p{i}" for i in range(patients)], object)[owner], table.values[image]
+
+
+@pytest.mark.parametrize(("k", "seed"), [(5, 0), (5, 1), (2, 0), (3, 4), (10, 0)])
+def test_the_whole_training_set(whole_cohort, k: int, seed: int) -> None:
+    """Every label's prevalence within 1 % of the whole in each fold, epidural (0.42 %) too."""
+    ids, owner, labels = whole_cohort
+    assert (len(ids), len(set(ids)), len(set(owner))) == (752_803, 752_803, 18_938)
+    folds = assign_folds(ids, owner, labels, k, seed)
+    assert np.abs(fold_prevalences(labels, folds, k) / labels.mean(axis=0) - 1).max() < 0.01
+    assert np.abs(np.bincount(folds) / (len(ids) / k) - 1).max() < 0.001
+    assert find_leaks(ids, owner, folds) == []
+
+
+def test_one_patient_with_most_of_the_slices_has_a_fold_alone() -> None:
+    """The others are shared as evenly as without it."""
+    ids, owner, labels = cohort(400)
+    many = 5 * len(ids)
+    flood = np.tile(np.array([0, 1, 0, 0, 0, 1], np.float32), (many, 1))
+    all_ids = np.concatenate([ids, np.array([f"ID_z{i}" for i in range(many)], object)])
+    all_owners = np.concatenate([owner, np.full(many, "giant", object)])
+    folds = assign_folds(all_ids, all_owners, np.concatenate([labels, flood]), 5)
+    (giant,) = set(folds[len(ids) :])
+    assert find_leaks(all_ids, all_owners, folds) == []
+    sizes = np.bincount(folds[: len(ids)], minlength=5)
+    others = np.delete(sizes, giant)
+    assert sizes[giant] < others.min() / 2
+    assert others.max() - others.min() < 0.05 * others.mean()
+    assert sorted(set(folds)) == list(range(5))
+
+
+def test_a_label_that_few_patients_have_is_in_as_many_folds_as_can_be() -> None:
+    ids, owner, labels = cohort(300)
+    labels[:, 0] = 0
+    for patient in ("p3", "p50", "p99"):
+        labels[np.flatnonzero(owner == patient)[:2], 0] = 1
+    folds = assign_folds(ids, owner, labels, 5)
+    assert len(set(folds[labels[:, 0] > 0.5])) == 3
+    common = labels[:, 1:].mean(axis=0)
+    assert np.abs(fold_prevalences(labels, folds, 5)[:, 1:] / common - 1).max() < 0.1
+
+
+def test_labels_that_nobody_has_or_all_have() -> None:
+    ids, owner, labels = cohort(50)
+    for value in (0, 1):
+        folds = assign_folds(ids, owner, np.full_like(labels, value), 5)
+        assert find_leaks(ids, owner, folds) == []
+        assert np.ptp(np.bincount(folds)) <= np.bincount(folds).mean() * 0.1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 3)), min_size=1, max_size=30),
+    seed=st.integers(0, 9),
+)
+def test_leaks_are_the_patients_in_several_folds(rows: list[tuple[str, int]], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(rows))
+    ids = np.array([f"s{i}" for i in order], object)
+    owner = np.array([rows[i][0] for i in order], object)
+    folds = np.array([rows[i][1] for i in order], np.int16)
+    leaks = find_leaks(ids, owner, folds)
+    expected = {p: Counter(f for who, f in rows if who == p) for p, _ in rows}
+    assert {leak.patient: leak.folds for leak in leaks} == {p: dict(c) for p, c in expected.items() if len(c) > 1}
+    assert [leak.slices for leak in leaks] == sorted(len(list(expected[x.patient].elements())) for x in leaks)[::-1]
+    for leak in leaks:
+        for fold, slice_id in leak.examples.items():
+            assert rows[int(slice_id[1:])] == (leak.patient, fold)
 
 
 def test_impossible_numbers_of_folds_say_what_to_do() -> None:
