@@ -18,7 +18,11 @@ from ichx.errors import IchxError
 from ichx.labels import LABELS
 
 SWEEPS: Final = 20
-"""Most passes of the improvement; it stops earlier when a pass changes nothing."""
+"""Most passes of moving single patients; they stop earlier when a pass changes nothing."""
+
+SWAP_SWEEPS: Final = 4
+SWAP_PAIRS: Final = 4_000_000
+"""Most passes of exchanging two patients, and most pairs that a pass looks at: more would take longer than reading."""
 
 
 def assign_folds(
@@ -31,8 +35,9 @@ def assign_folds(
     """Return the fold, 0 to k - 1, of each slice, (N,).
 
     `slice_ids` and `patients` are (N,), `labels` (N, 6). First the patients who hold the largest share of anything are
-    dealt to the fold that lacks it most, then single patients are moved while that evens the folds out. What is evened
-    out is, squared and relative to the whole, each fold's number of slices and of positives of each label.
+    dealt to the fold that lacks it most, then single patients are moved, and pairs of them exchanged, while that evens
+    the folds out. What is evened out is, squared and relative to the whole, each fold's number of slices and of
+    positives of each label.
 
     Raises `IchxError` for fewer than two folds or fewer patients than folds.
     """
@@ -52,7 +57,7 @@ def assign_folds(
     np.add.at(counts, patient, np.column_stack([np.ones(len(order)), labels[order] > 0.5]))
     totals = counts.sum(axis=0)
     shares = counts / np.where(totals > 0, totals, 1)
-    fold = _improve(shares, _deal(shares, k, seed), k)
+    fold = _swap(shares, _move(shares, _deal(shares, k, seed), k), k)
     result = np.empty(len(order), np.int16)
     result[order] = fold[patient]
     return result
@@ -123,11 +128,9 @@ def _deal(shares: npt.NDArray[np.float64], k: int, seed: int) -> npt.NDArray[np.
     return fold
 
 
-def _improve(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
+def _move(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
     """Return `fold` after moving one patient at a time to where the sum of squared fold totals falls most."""
-    fold = fold.copy()
-    sums = [np.bincount(fold, weights=shares[:, i], minlength=k) for i in range(shares.shape[1])]
-    filled = np.stack(sums, axis=1).astype(np.float64)
+    fold, filled = fold.copy(), _filled(shares, fold, k)
     for _ in range(SWEEPS):
         moved = 0
         for patient in np.argsort(-shares.max(axis=1), kind="stable"):
@@ -147,8 +150,42 @@ def _improve(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: in
     return fold
 
 
+def _swap(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
+    """Return `fold` after exchanging patients of two folds where the sum of squared fold totals falls most.
+
+    It evens out the labels of few patients, of whom none can be moved alone. Of many patients, those with the largest
+    shares look for a partner among all.
+    """
+    fold, filled = fold.copy(), _filled(shares, fold, k)
+    seeking = np.argsort(-shares.max(axis=1), kind="stable")[: max(SWAP_PAIRS // len(shares), 1)]
+    for _ in range(SWAP_SWEEPS):
+        swapped = 0
+        for patient in seeking:
+            here = int(fold[patient])
+            gain = shares - shares[patient]
+            # Giving p of a for q of b changes the sum of squares by twice (q - p).(F_a - F_b + q - p).
+            change = _overlap(gain, (filled[here] - filled)[fold] + gain)
+            change[fold == here] = 0
+            partner = int(np.argmin(change))
+            if change[partner] < -1e-15:
+                there = int(fold[partner])
+                filled[here] += gain[partner]
+                filled[there] -= gain[partner]
+                fold[patient], fold[partner] = there, here
+                swapped += 1
+        if not swapped:
+            break
+    return fold
+
+
+def _filled(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.float64]:
+    """Return each fold's total of `shares`, (k, 7)."""
+    sums = [np.bincount(fold, weights=shares[:, i], minlength=k) for i in range(shares.shape[1])]
+    return np.stack(sums, axis=1).astype(np.float64)
+
+
 def _overlap(filled: npt.NDArray[np.float64], share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the scalar product of each row of `filled` (..., 7) with `share` (7,).
+    """Return the scalar products of the rows of `filled` (..., 7) with `share` (7,), or with its rows.
 
     Not by `@`: how that rounds depends on the processor, and near ties would fall another way on another machine.
     """
