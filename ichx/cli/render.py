@@ -32,12 +32,13 @@ def print_json(value: object) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = "") -> None:
     """Print a table; columns of numbers are aligned to the right, `None` is shown as a dash."""
-    sheet = Table(title=title or None, caption=caption or None, title_justify="left", caption_justify="left")
+    head, foot = (Text(text) if text else None for text in (title, caption))  # never markup: marks stand in brackets
+    sheet = Table(title=head, caption=foot, title_justify="left", caption_justify="left")
     for index, column in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in rows)
         sheet.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        sheet.add_row(*(Text(cell(value)) for value in row))  # never markup: marks of a score stand in brackets
+        sheet.add_row(*(Text(cell(value)) for value in row))
     console.print(sheet)
 
 

@@ -128,7 +128,22 @@ def test_the_mark_of_leaky_folds_is_everywhere(ichx: Program, dataset_copy: Path
 
     refused = ichx("ensemble", "--top", 1, cwd=dataset_copy)
     assert refused.code == 1
+    assert "no experiment is complete and fit to be ranked" in refused.err
     assert "1 (tiny_resnet-32-linear) is left out: its folds leak patients" in refused.err
+    out, err = run("ensemble", "--members", 1)
+    assert "ensemble 1 on ph, tta hflip [leaky folds]" in out
+    assert "the folds theirs split patients" in err
+    assert json.loads(run("ensemble", "--members", 1, "--json")[0])["ensemble"]["leaked"] is True
+
+    run("exp", "new", "--plugin", "tiny_resnet", "--size", 32, "--name", "honest", *settings)
+    run("run", 2)
+    out, err = run("ensemble", "--top", 2)
+    assert "honest" in out
+    assert "leaky" not in out
+    assert "1 (tiny_resnet-32-linear) is left out: its folds leak patients" in err
+    mixed = ichx("ensemble", "--members", "1,2", cwd=dataset_copy)
+    assert mixed.code == 1
+    assert "2 has other data or folds (ph v2, default) than 1 (ph v2, theirs)" in mixed.err
 
 
 @pytest.mark.parametrize(
