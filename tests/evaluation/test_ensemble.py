@@ -50,7 +50,7 @@ def test_members_weights_and_scores(place: tuple[Workspace, Store]) -> None:
     np.testing.assert_allclose(weights, solved.weights, atol=1e-9)
     assert report.ensemble.score == pytest.approx(score(labels, blend.mix(predicted, weights)), rel=1e-9)
     assert report.best_single == members[0].score
-    assert report.ensemble.score <= report.best_single + 1e-15  # one sum is taken by label, the other by slice
+    assert report.ensemble.score <= report.best_single + 1e-12  # one sum is taken by label, the other by slice
     assert report.mean_score == pytest.approx(score(labels, np.mean(predicted, axis=0)), rel=1e-9)
     assert report.ensemble.nested_score is not None
     assert report.ensemble.nested_score >= report.ensemble.score
