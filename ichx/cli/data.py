@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ichx.cli.folds import folds as show_or_import_folds
 from ichx.cli.render import console, print_json, progress, say, session, table, warn
 
 if TYPE_CHECKING:
     from ichx.data.dataset import AddReport
 
 app = typer.Typer(help="Datasets: folders of CT slices with labels, and their test sets.", no_args_is_help=True)
+
+app.command("folds")(show_or_import_folds)
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
@@ -177,6 +180,9 @@ def _render_facts(facts: dict[str, Any]) -> None:
         rows += [(label, *(f"{part['prevalences'][label]:.2%}" for part in parts)) for label in labels]
         columns = ("", "all", *(f"fold {part['fold']}" for part in facts["folds"]))
         table("share of positive slices", columns, rows)
+        others = [fold_set.name for fold_set in version.folds[1:]]
+        if others:
+            say(f"other folds: {', '.join(others)}; see `ichx data folds {version.dataset}`")
     fields = ("bits_stored", "signed", "slope", "intercept", "rows", "columns", "syntax", "slices")
     rows = [
         (*(f"{value:g}" if isinstance(value, float) else value for value in f.values()),) for f in facts["families"]

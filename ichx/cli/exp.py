@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import cell, console, print_json, say, session, table
+from ichx.cli.render import cell, console, marked, print_json, say, session, table, warn
+from ichx.data.wording import counted
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, ExperimentSummary
@@ -23,6 +24,9 @@ def new(
     linear: Annotated[bool, typer.Option("--linear", help="Linear windows.")] = False,
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="The labelled dataset; default: the only one.")
+    ] = None,
+    folds: Annotated[
+        str | None, typer.Option("--folds", help="Folds of the dataset, see `ichx data folds`; default: ichx's own.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -51,8 +55,8 @@ def new(
     with session() as (_, store):
         if reference:
             if plugin or file or size or crop or kind or settings or name:
-                raise IchxError("--reference takes nothing but --dataset", "leave out the other options")
-            made = new_reference(store, registry, dataset=dataset)
+                raise IchxError("--reference takes nothing but --dataset and --folds", "leave out the other options")
+            made = new_reference(store, registry, dataset=dataset, folds=folds)
         else:
             made = [
                 new_experiment(
@@ -65,6 +69,7 @@ def new(
                     kind=kind,
                     settings=settings or (),
                     dataset=dataset,
+                    folds=folds,
                     name=name,
                 )
             ]
@@ -76,6 +81,8 @@ def new(
         notice = registry.get(e.plugin).notice
         if notice:
             say(f"note: {e.plugin}: {notice}", style="yellow")
+    if made[0].leaked:
+        warn(f"the folds {made[0].fold_set} split patients: every score will be marked `leaky folds`")
     say(f"next: `ichx run {made[-1].number}`")
 
 
@@ -129,6 +136,7 @@ def show(
     """
     with session() as (workspace, store):
         experiment = store.experiment(number)
+        version = store.version_by_id(experiment.version_id)
         runs = store.runs(number)
         history = {fold: store.history(number, fold) for fold in sorted({run.fold for run in runs})}
     if toml:
@@ -138,7 +146,7 @@ def show(
         print_json({"experiment": experiment, "runs": runs, "history": history})
         return
     console.print(f"experiment {number}: {experiment.name} ({experiment.state})", markup=False, style="bold")
-    for name, value in _pinned(experiment):
+    for name, value in _pinned(experiment, version.fold_set(experiment.fold_set).leaking_patients):
         console.print(f"  {name:<10} {value}", markup=False)
     console.print(f"  {'files':<10} {workspace.experiment_dir(number)}", markup=False)
     rows = []
@@ -163,19 +171,17 @@ def show(
 
 def scored(e: "ExperimentSummary") -> str:
     """Return the score with its spread over folds and the marks that must follow it everywhere."""
-    from ichx.store import marks
-
     if e.score is None:
         return "-"
     spread = f" ± {cell(e.spread)}" if e.spread is not None else ""
-    said = ", ".join(marks(e))
-    return cell(e.score) + spread + (f" [{said}]" if said else "")
+    return cell(e.score) + spread + marked(e)
 
 
-def _pinned(e: "Experiment") -> list[tuple[str, str]]:
+def _pinned(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
+    leaks = f"; {counted(leaking, 'patient')} in more than one" if leaking else ""
     return [
         ("dataset", f"{e.dataset} version {e.dataset_version}, labels {e.label_digest[:12]}"),
-        ("folds", f"{e.folds_done} of {e.folds} done, digest {e.fold_digest[:12]}"),
+        ("folds", f"{e.folds_done} of {e.folds} done, {e.fold_set}, digest {e.fold_digest[:12]}{leaks}"),
         ("OOF score", scored(e) + (f"; with hflip {cell(e.score_tta)}" if e.score_tta is not None else "")),
         ("recipe", e.recipe_digest),
         ("created", cell(e.created)),

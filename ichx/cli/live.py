@@ -88,7 +88,8 @@ class LiveView(RunEvents):
     def fold_ended(self, fold: int, score: float) -> None:
         """Print the fold's score."""
         self._bars.update(self._task, visible=False)
-        say(f"  fold {fold} done: OOF score {score:.5f}")
+        mark = " [leaky folds]" if self._plan is not None and self._plan.leaked else ""
+        say(f"  fold {fold} done: OOF score {score:.5f}{mark}")
 
     def _show(self, done: int, total: int, text: str) -> None:
         self._bars.update(self._task, completed=done, total=total, description=self._label, text=text, visible=True)

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ichx.store import Store
+    from ichx.store import Ensemble, ExperimentSummary, Store
     from ichx.workspace import Workspace
 
 console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
@@ -33,12 +33,13 @@ def print_json(value: object) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = "") -> None:
     """Print a table; columns of numbers are aligned to the right, `None` is shown as a dash."""
-    sheet = Table(title=title or None, caption=caption or None, title_justify="left", caption_justify="left")
+    head, foot = (Text(text) if text else None for text in (title, caption))  # never markup: marks stand in brackets
+    sheet = Table(title=head, caption=foot, title_justify="left", caption_justify="left")
     for index, column in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in rows)
         sheet.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        sheet.add_row(*(Text(cell(value)) for value in row))  # never markup: marks of a score stand in brackets
+        sheet.add_row(*(Text(cell(value)) for value in row))
     console.print(sheet)
 
 
@@ -53,6 +54,14 @@ def cell(value: object) -> str:
     if isinstance(value, datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M")
     return str(value)
+
+
+def marked(scored: "ExperimentSummary | Ensemble") -> str:
+    """Return the marks that must follow a score everywhere, in brackets after a space; nothing where there are none."""
+    from ichx.store import marks
+
+    said = ", ".join(marks(scored))
+    return f" [{said}]" if said else ""
 
 
 def say(message: str, *, style: str = "") -> None:

@@ -51,4 +51,8 @@ def run(
         say(f"fold {done} of experiment {number} had been done before")
     if report.score is not None:
         spread = f" ± {cell(report.spread)} over folds" if report.spread is not None else ""
-        console.print(f"experiment {number}: OOF score {report.score:.5f}{spread}, with hflip {cell(report.score_tta)}")
+        said = f" [{', '.join(report.marks)}]" if report.marks else ""
+        console.print(
+            f"experiment {number}: OOF score {report.score:.5f}{spread}, with hflip {cell(report.score_tta)}{said}",
+            markup=False,
+        )

@@ -107,7 +107,8 @@ def _show(report: TuneReport) -> None:
     title = f"best trials of experiment {report.experiment}"
     table(title, ("exp", "score", *_headers(names)), rows, caption=f"{finished}.{as_is}")
     say(
-        f"these scores are of fold {report.fold}, which chose them [selected]: expect worse ones on the other folds",
+        f"these scores are of fold {report.fold}, which chose them [{', '.join(report.marks)}]: "
+        "expect worse ones on the other folds",
         style="yellow",
     )
     say(f"next: `ichx run {report.scored[0].experiment}` runs the best on all folds")

@@ -63,7 +63,7 @@ def make_catalog(scan: pd.DataFrame, key: bytes | None) -> tuple[pd.DataFrame, d
     study = scan["study_id"].where(scan["study_id"] != "", "series " + series)
     patient = scan["patient_id"].where(scan["patient_id"] != "", "study " + study)
     for name, ids in (("patient", patient), ("study", study), ("series", series)):
-        hashed = ids if key is None else _hashed(ids, key)
+        hashed = ids if key is None else hashed_ids(ids, key)
         catalog[name] = hashed.where(good, "")
     slices = catalog[catalog["defect"].isna()]
     along, order, by_number = _ordered(slices)
@@ -143,7 +143,8 @@ def _ordered(slices: pd.DataFrame) -> tuple[Any, Any, Any]:
     return along, order, by_number
 
 
-def _hashed(ids: "pd.Series[str]", key: bytes) -> "pd.Series[str]":
+def hashed_ids(ids: "pd.Series[str]", key: bytes) -> "pd.Series[str]":
+    """Return the hashes that a catalog keeps of patient, study and series ids, made with the workspace's key."""
     codes, names = pd.factorize(ids)
     hashes = np.array([hmac.digest(key, str(name).encode(), "sha256").hex()[:16] for name in names], object)
     return pd.Series(hashes[codes], index=ids.index)

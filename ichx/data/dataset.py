@@ -146,16 +146,21 @@ def add_dataset(
         if not changes:
             return AddReport(latest, False, tuple(messages), tuple(warnings))
         messages.append(f"changed since version {latest.number}: {', '.join(changes)}")
+        imported = [f.name for f in latest.folds if f.name != DEFAULT_FOLDS]
+        if imported:
+            warnings.append(
+                f"imported folds do not come along ({', '.join(imported)}): import them again with `ichx data folds`"
+            )
 
     def write(into: Path) -> None:
         write_catalog(catalog, into / CATALOG_FILE)
         if fold is not None:
             of_patient = pd.DataFrame({"patient": slices["patient"], "fold": fold}).drop_duplicates()
-            write_parquet(of_patient, into / f"folds-{DEFAULT_FOLDS}.parquet")
+            write_parquet(of_patient, into / folds_file(DEFAULT_FOLDS))
         if asked is not None:
             pd.DataFrame({"ID": asked.ids, "Label": 0.5}).to_csv(into / SAMPLE_FILE, index=False)
 
-    folder = _write_folder(wanted, write)
+    folder = write_folder(wanted, write)
     path = folder.relative_to(workspace.root).as_posix()
     placed = dataclasses.replace(draft, path=path, sample=f"{path}/{SAMPLE_FILE}" if asked else None)
     try:
@@ -185,21 +190,29 @@ def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:
     return _read(workspace, version, CATALOG_FILE, read_catalog)
 
 
-def load_folds(workspace: Workspace, version: DatasetVersion, fold_set: FoldSet) -> npt.NDArray[np.int16]:
-    """Return the fold of each row of the version's `LoadedDataset.slices`, (n,).
+def load_folds(
+    workspace: Workspace, version: DatasetVersion, fold_set: FoldSet, slices: pd.DataFrame | None = None
+) -> npt.NDArray[np.int16]:
+    """Return the fold of each row of the version's `LoadedDataset.slices`, (n,); these are read where not given.
 
     Raises `IchxError` where the fold file or the catalog is gone.
     """
-    slices = load_version(workspace, version).slices
-    folds = _read(workspace, version, f"folds-{fold_set.name}.parquet", pd.read_parquet)
-    of_patient = folds.set_index("patient")["fold"]
-    return of_patient.reindex(slices["patient"]).to_numpy(np.int16)
+    slices = load_version(workspace, version).slices if slices is None else slices
+    folds = _read(workspace, version, folds_file(fold_set.name), pd.read_parquet)
+    owner = "slice_id" if "slice_id" in folds else "patient"
+    return folds.set_index(owner)["fold"].reindex(slices[owner]).to_numpy(np.int16)
+
+
+def folds_file(name: str) -> str:
+    """Return the file of the folds `name` in a version's folder: a fold per patient, or per slice where they leak."""
+    return f"folds-{name}.parquet"
 
 
 def describe(workspace: Workspace, store: Store, name: str, number: int | None = None) -> dict[str, Any]:
     """Return what there is to tell of a version, the newest when `number` is None.
 
-    `version`; `families` of headers; `defects` by reason; `folds` with their prevalences (see `ichx.data.summary`).
+    `version`; `families` of headers; `defects` by reason; the default `folds` with their prevalences (see
+    `ichx.data.summary`; `ichx.data.fold_import` tells of all).
     Raises `IchxError` for an unknown name or number, and where the version's files are gone.
     """
     version = store.version(name, number)
@@ -207,8 +220,8 @@ def describe(workspace: Workspace, store: Store, name: str, number: int | None =
     slices = usable(catalog)
     folds = [
         fold
-        for fold_set in version.folds
-        for fold in folds_told(slices, load_folds(workspace, version, fold_set), fold_set.k)
+        for fold_set in version.folds[:1]
+        for fold in folds_told(slices, load_folds(workspace, version, fold_set, slices), fold_set.k)
     ]
     return {"version": version, "families": header_families(slices), "defects": defects(catalog), "folds": folds}
 
@@ -355,8 +368,8 @@ def _times(catalog: pd.DataFrame) -> dict[str, int]:
     return dict(zip(catalog["file"], catalog["mtime_ns"], strict=True))
 
 
-def _write_folder(wanted: Path, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a folder, which is complete or absent, and return it.
+def write_folder(wanted: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill the folder of a version, which is complete or absent, and return it.
 
     It is `wanted`, or a name beside it where that is taken: by the rest of a try that broke before its row was in the
     store, or by another process that adds the same dataset at this moment.

@@ -6,17 +6,23 @@ does not depend on the order of the rows or on how patients are named. Not for r
 """
 
 import hashlib
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from ichx.data.wording import counted
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 
 SWEEPS: Final = 20
-"""Most passes of the improvement; it stops earlier when a pass changes nothing."""
+"""Most passes of moving single patients; they stop earlier when a pass changes nothing."""
+
+SWAP_SWEEPS: Final = 4
+SWAP_PAIRS: Final = 4_000_000
+"""Most passes of exchanging two patients, and most pairs that a pass looks at: more would take longer than reading."""
 
 
 def assign_folds(
@@ -29,8 +35,9 @@ def assign_folds(
     """Return the fold, 0 to k - 1, of each slice, (N,).
 
     `slice_ids` and `patients` are (N,), `labels` (N, 6). First the patients who hold the largest share of anything are
-    dealt to the fold that lacks it most, then single patients are moved while that evens the folds out. What is evened
-    out is, squared and relative to the whole, each fold's number of slices and of positives of each label.
+    dealt to the fold that lacks it most, then single patients are moved, and pairs of them exchanged, while that evens
+    the folds out. What is evened out is, squared and relative to the whole, each fold's number of slices and of
+    positives of each label.
 
     Raises `IchxError` for fewer than two folds or fewer patients than folds.
     """
@@ -50,7 +57,7 @@ def assign_folds(
     np.add.at(counts, patient, np.column_stack([np.ones(len(order)), labels[order] > 0.5]))
     totals = counts.sum(axis=0)
     shares = counts / np.where(totals > 0, totals, 1)
-    fold = _improve(shares, _deal(shares, k, seed), k)
+    fold = _swap(shares, _move(shares, _deal(shares, k, seed), k), k)
     result = np.empty(len(order), np.int16)
     result[order] = fold[patient]
     return result
@@ -68,6 +75,33 @@ def fold_prevalences(labels: npt.NDArray[np.float32], folds: npt.NDArray[np.int1
     positives = np.stack([np.bincount(folds, weights=labels[:, i] > 0.5, minlength=k) for i in range(len(LABELS))], 1)
     shares = np.divide(positives, slices[:, None], out=np.full(positives.shape, np.nan), where=slices[:, None] > 0)
     return np.asarray(shares, np.float64)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A patient with slices in more than one fold: `folds` counts them, `examples` names a slice of each fold."""
+
+    patient: str
+    slices: int
+    folds: dict[int, int]
+    examples: dict[int, str]
+
+
+def find_leaks(
+    slice_ids: npt.NDArray[np.object_], patients: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]
+) -> list[Leak]:
+    """Return each patient whose slices are in more than one fold, all (N,), by the number of slices, most first."""
+    codes, names = pd.factorize(patients)
+    k = int(folds.max()) + 1
+    cell, first, count = np.unique(codes * k + folds, return_index=True, return_counts=True)
+    owner, starts, parts = np.unique(cell // k, return_index=True, return_counts=True)
+    leaks = []
+    for split in np.flatnonzero(parts > 1):
+        of_patient = range(starts[split], starts[split] + parts[split])
+        sizes = {int(cell[c] % k): int(count[c]) for c in of_patient}
+        examples = {int(cell[c] % k): str(slice_ids[first[c]]) for c in of_patient}
+        leaks.append(Leak(str(names[owner[split]]), sum(sizes.values()), sizes, examples))
+    return sorted(leaks, key=lambda leak: (-leak.slices, leak.patient))
 
 
 def fold_digest(slice_ids: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]) -> str:
@@ -88,22 +122,22 @@ def _deal(shares: npt.NDArray[np.float64], k: int, seed: int) -> npt.NDArray[np.
     filled = np.zeros((k, shares.shape[1]))
     fold = np.empty(len(shares), np.int64)
     for patient in sequence:
-        chosen = int(np.argmin(filled @ shares[patient]))
+        chosen = int(np.argmin(_overlap(filled, shares[patient])))
         filled[chosen] += shares[patient]
         fold[patient] = chosen
     return fold
 
 
-def _improve(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
+def _move(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
     """Return `fold` after moving one patient at a time to where the sum of squared fold totals falls most."""
-    fold = fold.copy()
-    filled = np.stack([np.bincount(fold, weights=shares[:, i], minlength=k) for i in range(shares.shape[1])], 1)
+    fold, filled = fold.copy(), _filled(shares, fold, k)
     for _ in range(SWEEPS):
         moved = 0
         for patient in np.argsort(-shares.max(axis=1), kind="stable"):
-            share, here = shares[patient], fold[patient]
+            share, here = shares[patient], int(fold[patient])
             # Moving from a to b changes the sum of squares by 2 (s.F_b - s.F_a + s.s).
-            change = filled @ share - filled[here] @ share + share @ share
+            overlap = _overlap(filled, share)
+            change = overlap - overlap[here] + _overlap(share, share)
             change[here] = 0
             there = int(np.argmin(change))
             if change[there] < -1e-15:
@@ -114,3 +148,45 @@ def _improve(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: in
         if not moved:
             break
     return fold
+
+
+def _swap(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
+    """Return `fold` after exchanging patients of two folds where the sum of squared fold totals falls most.
+
+    It evens out the labels of few patients, of whom none can be moved alone. Of many patients, those with the largest
+    shares look for a partner among all.
+    """
+    fold, filled = fold.copy(), _filled(shares, fold, k)
+    seeking = np.argsort(-shares.max(axis=1), kind="stable")[: max(SWAP_PAIRS // len(shares), 1)]
+    for _ in range(SWAP_SWEEPS):
+        swapped = 0
+        for patient in seeking:
+            here = int(fold[patient])
+            gain = shares - shares[patient]
+            # Giving p of a for q of b changes the sum of squares by twice (q - p).(F_a - F_b + q - p).
+            change = _overlap(gain, (filled[here] - filled)[fold] + gain)
+            change[fold == here] = 0
+            partner = int(np.argmin(change))
+            if change[partner] < -1e-15:
+                there = int(fold[partner])
+                filled[here] += gain[partner]
+                filled[there] -= gain[partner]
+                fold[patient], fold[partner] = there, here
+                swapped += 1
+        if not swapped:
+            break
+    return fold
+
+
+def _filled(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.float64]:
+    """Return each fold's total of `shares`, (k, 7)."""
+    sums = [np.bincount(fold, weights=shares[:, i], minlength=k) for i in range(shares.shape[1])]
+    return np.stack(sums, axis=1).astype(np.float64)
+
+
+def _overlap(filled: npt.NDArray[np.float64], share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the scalar products of the rows of `filled` (..., 7) with `share` (7,), or with its rows.
+
+    Not by `@`: how that rounds depends on the processor, and near ties would fall another way on another machine.
+    """
+    return np.asarray((filled * share).sum(axis=-1))

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
+from ichx.data.csv_text import encode, numbers, objects, read_texts
 from ichx.data.wording import EXAMPLES, counted, such_as
 from ichx.errors import IchxError, raise_problems
 from ichx.labels import ANY, LABELS
@@ -50,7 +50,7 @@ def read_labels(path: Path) -> LabelTable:
     Raises `IchxError` with everything that is wrong: form, ids, values outside 0..1, duplicates that disagree, images
     without six labels.
     """
-    table = _read(path)
+    table = read_texts(path, "a label CSV", FORMS)
     names = [name.strip().lower() for name in table.column_names]
     if sorted(names) == ["id", "label"]:
         ids, texts = table.column(names.index("id")), table.column(names.index("label"))
@@ -65,7 +65,7 @@ def read_sample(path: Path) -> SampleTable:
 
     Raises `IchxError` with everything that is wrong: form, ids, ids that occur twice, images without six rows.
     """
-    table = _read(path)
+    table = read_texts(path, "a label CSV", FORMS)
     names = [name.strip().lower() for name in table.column_names]
     if sorted(names) != ["id", "label"]:
         problem = f"{path} has the columns {', '.join(table.column_names)}"
@@ -73,42 +73,24 @@ def read_sample(path: Path) -> SampleTable:
     ids = table.column(names.index("id"))
     problems: list[str] = []
     label, images, image = _split(ids, problems)
-    counts = np.bincount((image * 6 + label)[label >= 0], minlength=6 * len(images)).reshape(-1, 6)
+    counts = np.bincount(_key(image, label), minlength=6 * len(images)).reshape(-1, 6)
     twice = [f"{images[i]}_{LABELS[k]}" for i, k in np.argwhere(counts > 1)]
     if twice:
         problems.append(f"{counted(len(twice), 'id')} more than once, {such_as(twice)}")
     problems += _incomplete(counts, images)
     raise_problems([f"{path}: {problem}" for problem in problems], "take the sample submission as it was handed out")
-    return SampleTable(_objects(ids), images)
-
-
-def _read(path: Path) -> pa.Table:
-    """Return the CSV with every column as text, so that no id is taken for a number or for a missing value."""
-    try:
-        with pyarrow.csv.open_csv(path) as reader:
-            names = reader.schema.names
-        types = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-        table = pyarrow.csv.read_csv(path, convert_options=types)
-    except FileNotFoundError as error:
-        raise IchxError(f"there is no file {path}", "give the path of an existing CSV") from error
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        what = str(error).splitlines()[0]
-        raise IchxError(f"{path} cannot be read as CSV: {what}", f"a label CSV has {FORMS}") from error
-    if table.num_rows == 0:
-        raise IchxError(f"{path} has no rows", f"a label CSV has {FORMS}")
-    return table
+    return SampleTable(objects(ids), images)
 
 
 def _pivot(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> LabelTable:
     problems: list[str] = []
     label, images, image = _split(ids, problems)
-    values = _numbers(texts)
+    values = numbers(texts)
     bad = np.flatnonzero(~((values >= 0) & (values <= 1)))
     if len(bad):
         rows = [f"line {i + 2} ({ids[i].as_py()}): {texts[i].as_py()!r}" for i in bad[:EXAMPLES]]
         problems.append(f"{counted(len(bad), 'label')} outside 0..1 or not a number, {such_as(rows, len(bad))}")
-    known = label >= 0
-    key = (image * 6 + label)[known]
+    known, key = label >= 0, _key(image, label)
     counts = np.bincount(key, minlength=6 * len(images)).reshape(-1, 6)
     flat = np.full(6 * len(images), np.nan, np.float32)
     flat[key] = values[known]
@@ -127,12 +109,12 @@ def _from_wide(path: Path, table: pa.Table, names: list[str]) -> LabelTable:
     if len(empty):
         problems.append(f"{counted(len(empty), 'row')} without an image, {such_as([f'line {i + 2}' for i in empty])}")
     texts = [table.column(names.index(name)) for name in LABELS]
-    values = np.stack([_numbers(text) for text in texts], axis=1)
+    values = np.stack([numbers(text) for text in texts], axis=1)
     bad = np.argwhere(~((values >= 0) & (values <= 1)))
     if len(bad):
         rows = [f"line {i + 2} ({LABELS[k]}): {texts[k][int(i)].as_py()!r}" for i, k in bad[:EXAMPLES]]
         problems.append(f"{counted(len(bad), 'label')} outside 0..1 or not a number, {such_as(rows, len(bad))}")
-    image, images = _encode(column)
+    image, images = encode(column)
     merged = np.full((len(images), 6), np.nan, np.float32)
     merged[image] = values
     disagree = np.unique(image[((merged[image] != values) & np.isfinite(values + merged[image])).any(axis=1)])
@@ -152,10 +134,13 @@ def _checked(
 
 def _split(
     ids: pa.ChunkedArray, problems: list[str]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.object_], npt.NDArray[np.int64]]:
-    """Return each row's label code (-1 unknown), the images, and each row's image code."""
-    label = np.full(len(ids), -1, np.int64)
-    cut = np.zeros(len(ids), np.int64)
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.object_], npt.NDArray[np.int32]]:
+    """Return each row's label code (-1 unknown), the images, and each row's image code.
+
+    Small types and one copy of the texts at a time: there are six rows for each of 752,803 images.
+    """
+    label = np.full(len(ids), -1, np.int8)
+    cut = np.zeros(len(ids), np.int8)
     for ignore_case in (False, True):  # which takes twice as long and is seldom needed
         for code, name in enumerate(LABELS):
             rows = np.asarray(pc.ends_with(ids, f"_{name}", ignore_case=ignore_case))
@@ -173,50 +158,33 @@ def _split(
         rows = (cut == length) & (label >= 0)
         pieces.append(pc.utf8_slice_codeunits(ids.filter(pa.array(rows)), 0, -int(length)))
         places.append(np.flatnonzero(rows))
-    image = np.full(len(ids), -1, np.int64)
+    image = np.full(len(ids), -1, np.int32)
     if not pieces:
         return label, np.empty(0, object), image
     place = np.concatenate(places)
-    codes, names = _encode(pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks], pa.string()))
+    codes, names = encode(pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks], pa.string()))
     image[place] = codes
     return (label, *_by_first_row(image, names))
 
 
+def _key(image: npt.NDArray[np.int32], label: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
+    """Return the place in a table of images by labels, of the rows that have one."""
+    known = label >= 0
+    return image[known] * np.int32(len(LABELS)) + label[known]
+
+
 def _by_first_row(
-    image: npt.NDArray[np.int64], names: npt.NDArray[np.object_]
-) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int64]]:
+    image: npt.NDArray[np.int32], names: npt.NDArray[np.object_]
+) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int32]]:
     """Return the names in the order of their first row, and the rows' codes to match."""
     first = np.full(len(names), len(image), np.int64)
     known = np.flatnonzero(image >= 0)
     np.minimum.at(first, image[known], known)
     order = np.argsort(first, kind="stable")
-    renumber = np.empty(len(names) + 1, np.int64)
+    renumber = np.empty(len(names) + 1, np.int32)
     renumber[order] = np.arange(len(names))
     renumber[-1] = -1
     return names[order], renumber[image]
-
-
-def _encode(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.object_]]:
-    """Return each row's code, and the values in the order of their first row."""
-    encoded = column.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    return np.asarray(encoded.indices, np.int64), _objects(encoded.dictionary)
-
-
-def _objects(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.object_]:
-    return np.asarray(column.to_numpy(zero_copy_only=False), object)
-
-
-def _numbers(texts: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """Return the column as numbers, NaN where a text is none."""
-    trimmed = pc.utf8_trim_whitespace(texts)
-    try:
-        numbers = np.asarray(pc.cast(trimmed, pa.float32()))
-    except pa.ArrowInvalid:
-        good = pc.match_substring_regex(trimmed, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
-        numbers = np.asarray(pc.cast(pc.if_else(good, trimmed, "nan"), pa.float32()))
-    return np.asarray(numbers, np.float32)
 
 
 def _incomplete(counts: npt.NDArray[np.int64], images: npt.NDArray[np.object_]) -> list[str]:

@@ -65,14 +65,23 @@ def solve(labels: npt.ArrayLike, members: Sequence[npt.ArrayLike]) -> Blend:
         raise IchxError("there is nothing to blend", "give at least one member with predictions")
     q, a = truth_probabilities(labels, members)
     weights = _interior_point(q, a)
+    alone = -(a @ np.log(q))
+    best = np.eye(len(members))[int(np.argmin(alone))]
+    if alone.min() <= -(a @ np.log(q @ weights)) and _certificate(q, a, best) <= GAP:
+        weights = best  # the method ends just beside a corner: one member alone is no worse
     mixture = q @ weights
-    certificate = float(np.max(q.T @ (a / mixture)) - 1.0)
+    certificate = _certificate(q, a, weights)
     if certificate > GAP:
         raise IchxError(
             f"the blend did not converge: certificate {certificate:.1e} instead of {GAP:.0e}",
             "leave out members that are nearly equal to each other",
         )
     return Blend(weights, float(-(a @ np.log(mixture))), certificate)
+
+
+def _certificate(q: FloatArray, a: FloatArray, weights: FloatArray) -> float:
+    """Return how far the loss of `weights`, which lie on the simplex, is from the optimum at most."""
+    return float(np.max(q.T @ (a / (q @ weights))) - 1.0)
 
 
 def _interior_point(q: FloatArray, a: FloatArray) -> FloatArray:

@@ -1,7 +1,7 @@
 """The ensemble: the best experiments by OOF score, their blend weights, and the submission they make together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ichx.data.dataset import load_version
 from ichx.data.label_csv import read_sample
-from ichx.errors import IchxError
+from ichx.errors import IchxError, raise_problems
 from ichx.evaluation import blend
 from ichx.evaluation.metric import FloatArray, score
 from ichx.evaluation.oof import TTA_VIEWS, OofTable, mean_over_views, read_oof, read_view
@@ -51,32 +51,59 @@ class _Member:
     oof: OofTable
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """Experiments to blend, on a dataset version's folds of one digest; only their `folds` count, of `k`."""
+
+    version: "DatasetVersion"
+    fold_digest: str
+    experiments: "tuple[Experiment, ...]"
+    folds: tuple[int, ...]
+    k: int
+    notes: tuple[str, ...]
+
+    @property
+    def partial(self) -> str | None:
+        """Which folds are blended, where these are not all."""
+        return None if len(self.folds) == self.k else f"{len(self.folds)} of {self.k} folds"
+
+
 def make_ensemble(
-    workspace: "Workspace", store: "Store", *, top: int, tta: str, dataset: str | None = None, out: Path | None = None
+    workspace: "Workspace",
+    store: "Store",
+    *,
+    tta: str,
+    top: int = 4,
+    members: Sequence[int] = (),
+    dataset: str | None = None,
+    out: Path | None = None,
 ) -> EnsembleReport:
     """Blend the `top` complete experiments of `dataset` by OOF score under `tta`, and write a submission per test set.
 
-    `out` names the submission file where there is one test set. Raises `IchxError` for too little to blend.
+    With `members`, blend these experiments instead, on the folds that all of them have finished. `out` names the
+    submission file where there is one test set. Raises `IchxError` for too little to blend.
     """
     if top < 1:
         raise IchxError(f"--top {top} blends nothing", "ask for at least 1")
     if tta not in TTA_VIEWS:
         raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
-    version, fold_digest, candidates, notes = _candidates(store, dataset)
-    members = sorted(
-        (_Member(e, read_oof(workspace, store, e, tta)) for e in candidates),
+    chosen = _named(store, members, dataset) if members else _candidates(store, dataset)
+    version, notes = chosen.version, list(chosen.notes)
+    ranked = sorted(
+        (_Member(e, read_oof(workspace, store, e, tta, chosen.folds)) for e in chosen.experiments),
         key=lambda m: (m.oof.score, m.experiment.number),
-    )[:top]
-    if len(members) < top:
-        notes = [f"asked for {top} experiments, {len(members)} are complete; blending those", *notes]
-    _same_slices(members)
+    )
+    blended = ranked if members else ranked[:top]
+    if not members and len(blended) < top:
+        notes = [f"asked for {top} experiments, {len(blended)} are complete; blending those", *notes]
+    _same_slices(blended)
 
-    labels, folds = members[0].oof.labels, members[0].oof.folds
-    predicted = [m.oof.probabilities for m in members]
+    labels, folds = blended[0].oof.labels, blended[0].oof.folds
+    predicted = [m.oof.probabilities for m in blended]
     solution = blend.solve(labels, predicted)
     nested = _nested_score(labels, folds, predicted)
-    if members[0].oof.left_out:
-        notes.append(f"{members[0].oof.left_out} slices could not be decoded and are not in any score")
+    if blended[0].oof.left_out:
+        notes.append(f"{blended[0].oof.left_out} slices could not be decoded and are not in any score")
 
     tests = [t for t in store.test_sets(version.dataset) if t.sample is not None]
     if out is not None and len(tests) != 1:
@@ -92,7 +119,8 @@ def make_ensemble(
         _submit(
             workspace,
             store,
-            members,
+            blended,
+            chosen.folds,
             solution.weights,
             tta,
             labels.mean(axis=0),
@@ -105,25 +133,25 @@ def make_ensemble(
         EnsembleDraft(
             dataset=version.dataset,
             version_id=version.id,
-            fold_digest=fold_digest,
+            fold_digest=chosen.fold_digest,
             tta=tta,
             method="convex",
             score=solution.loss,
             nested_score=nested,
-            partial=None,
+            partial=chosen.partial,
             submissions=tuple(s.path for s in submissions),
             members=tuple(
                 EnsembleMember(experiment=m.experiment.number, weight=float(w), score=m.oof.score)
-                for m, w in zip(members, solution.weights, strict=True)
+                for m, w in zip(blended, solution.weights, strict=True)
             ),
         ),
         number,
     )
     return EnsembleReport(
         ensemble=ensemble,
-        names={m.experiment.number: m.experiment.name for m in members},
-        best_single=members[0].oof.score,
-        mean_score=score(labels, blend.mix(predicted, np.full(len(members), 1 / len(members)))),
+        names={m.experiment.number: m.experiment.name for m in blended},
+        best_single=blended[0].oof.score,
+        mean_score=score(labels, blend.mix(predicted, np.full(len(blended), 1 / len(blended)))),
         certificate=solution.certificate,
         submissions=tuple(submissions),
         notes=tuple(notes),
@@ -131,12 +159,20 @@ def make_ensemble(
 
 
 def predict_test(
-    workspace: "Workspace", store: "Store", experiment: "Experiment", test: "DatasetVersion", tta: str
+    workspace: "Workspace",
+    store: "Store",
+    experiment: "Experiment",
+    test: "DatasetVersion",
+    tta: str,
+    only: Sequence[int] | None = None,
 ) -> tuple[npt.NDArray[np.object_], FloatArray]:
-    """Return `(slice_ids, probabilities (N, 6))` of a test set: the mean over views, then over finished folds."""
+    """Return `(slice_ids, probabilities (N, 6))` of a test set: the mean over views, then over folds (`only` some).
+
+    Raises `IchxError` when one of these folds has not predicted it.
+    """
     stored = store.predictions(experiment.number, role="test", version_id=test.id)
-    folds = sorted({p.fold for p in stored})
-    missing = sorted(set(range(experiment.folds)) - set(folds))
+    folds = list(range(experiment.folds)) if only is None else sorted(only)
+    missing = sorted(set(folds) - {p.fold for p in stored})
     if missing:
         named = ", ".join(map(str, missing))
         raise IchxError(
@@ -161,7 +197,45 @@ def predict_test(
     return ids, total / len(folds)
 
 
-def _candidates(store: "Store", dataset: str | None) -> "tuple[DatasetVersion, str, list[Experiment], list[str]]":
+def _named(store: "Store", numbers: Sequence[int], dataset: str | None) -> _Chosen:
+    """Return the experiments with these `numbers`, and the folds that all of them have finished."""
+    twice = sorted({n for n in numbers if numbers.count(n) > 1})
+    if twice:
+        raise IchxError(f"named more than once: {', '.join(map(str, twice))}", "name each experiment once")
+    experiments = [store.experiment(number) for number in numbers]
+    first = experiments[0]
+    problems = [
+        f"{e.number} is on {e.dataset}, not on {dataset}" for e in experiments if dataset not in (None, e.dataset)
+    ]
+    problems += [
+        f"{e.number} has other data or folds ({e.dataset} v{e.dataset_version}, {e.fold_set}) than {first.number} "
+        f"({first.dataset} v{first.dataset_version}, {first.fold_set})"
+        for e in experiments
+        if (e.version_id, e.fold_digest) != (first.version_id, first.fold_digest)
+    ]
+    raise_problems(problems, "members of an ensemble share the dataset version and the folds")
+    finished = [{p.fold for p in store.predictions(e.number, role="oof")} for e in experiments]
+    unfinished = [
+        f"experiment {e.number} has no finished fold" for e, f in zip(experiments, finished, strict=True) if not f
+    ]
+    raise_problems(unfinished, "run it first: `ichx run NUMBER`")
+    common = sorted(set.intersection(*finished))
+    if not common:
+        raise IchxError("no fold is finished by every member", "run one fold for all: `ichx run NUMBER --fold 0`")
+    chosen = _Chosen(
+        version=store.version_by_id(first.version_id),
+        fold_digest=first.fold_digest,
+        experiments=tuple(experiments),
+        folds=tuple(common),
+        k=first.folds,
+        notes=(f"the folds {first.fold_set} split patients: every score here flatters",) if first.leaked else (),
+    )
+    if chosen.partial is None:
+        return chosen
+    return replace(chosen, notes=(*chosen.notes, f"blended on the folds that every member has: {chosen.partial}"))
+
+
+def _candidates(store: "Store", dataset: str | None) -> _Chosen:
     """Return the complete experiments of one dataset version and fold digest, and a line for each one left out."""
     if dataset is not None:
         store.dataset(dataset)
@@ -172,8 +246,12 @@ def _candidates(store: "Store", dataset: str | None) -> "tuple[DatasetVersion, s
     done = [e for e in summaries if e.state == "done" and not e.leaked]
     if not done:
         where = f" on {dataset}" if dataset else ""
+        leaked = any(e.leaked and e.state == "done" for e in summaries)
         raise IchxError(
-            "\n".join([f"no experiment{where} is complete", *_incomplete(summaries)]), "run one with `ichx run NUMBER`"
+            "\n".join(
+                [f"no experiment{where} is complete" + " and fit to be ranked" * leaked, *_incomplete(summaries)]
+            ),
+            "run one with `ichx run NUMBER`" + ", or blend leaky ones, marked, with `--members`" * leaked,
         )
     complete = [store.experiment(e.number) for e in done]
     newest = max(complete, key=lambda e: e.number)
@@ -185,7 +263,14 @@ def _candidates(store: "Store", dataset: str | None) -> "tuple[DatasetVersion, s
         for e in complete
         if e not in same
     ]
-    return version, newest.fold_digest, same, notes + _incomplete(summaries)
+    return _Chosen(
+        version=version,
+        fold_digest=newest.fold_digest,
+        experiments=tuple(same),
+        folds=tuple(range(newest.folds)),
+        k=newest.folds,
+        notes=(*notes, *_incomplete(summaries)),
+    )
 
 
 def _incomplete(summaries: "Sequence[ExperimentSummary]") -> list[str]:
@@ -227,6 +312,7 @@ def _submit(
     workspace: "Workspace",
     store: "Store",
     members: Sequence[_Member],
+    folds: Sequence[int],
     weights: FloatArray,
     tta: str,
     prevalence: FloatArray,
@@ -236,7 +322,7 @@ def _submit(
     assert test.sample is not None
     sample = read_sample(workspace.root / test.sample)
     used = [(m, float(w)) for m, w in zip(members, weights, strict=True) if w > 0]
-    tables = [predict_test(workspace, store, m.experiment, test, tta) for m, _ in used]
+    tables = [predict_test(workspace, store, m.experiment, test, tta, folds) for m, _ in used]
     ids = tables[0][0]
     for other, _ in tables[1:]:
         if not np.array_equal(other, ids):

@@ -1,5 +1,9 @@
-"""Out-of-fold tables: each training slice as predicted by the one fold that did not train on its patient."""
+"""Out-of-fold tables: each training slice as predicted by the one fold that did not train on its patient.
 
+Where the folds split patients, that fold did train on others of the patient's slices: the experiment is marked.
+"""
+
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,21 +58,27 @@ class OofTable:
         return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
 
 
-def read_oof(workspace: "Workspace", store: "Store", experiment: "Experiment", tta: str = "none") -> OofTable:
-    """Return the OOF table of the experiment's finished folds, averaged over the views of `tta`.
+def read_oof(
+    workspace: "Workspace",
+    store: "Store",
+    experiment: "Experiment",
+    tta: str = "none",
+    only: Collection[int] | None = None,
+) -> OofTable:
+    """Return the OOF table of the experiment's finished folds (of `only` these), averaged over the views of `tta`.
 
     Raises `IchxError` when there is none, when a slice is predicted twice, or by a fold that trained on its patient.
     """
     version = store.version_by_id(experiment.version_id)
     dataset = load_version(workspace, version)
     fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
-    assigned = load_folds(workspace, version, fold_set)
+    assigned = load_folds(workspace, version, fold_set, dataset.slices)
     ids = dataset.slices["slice_id"].to_numpy(dtype=object)
     row_of = {slice_id: row for row, slice_id in enumerate(ids)}
 
     predicted = np.full((len(ids), len(LABELS)), np.nan)
     stored = store.predictions(experiment.number, role="oof")
-    folds = sorted({p.fold for p in stored})
+    folds = sorted({p.fold for p in stored if only is None or p.fold in only})
     for fold in folds:
         views = [read_view(workspace, stored, fold, view, experiment.number) for view in TTA_VIEWS[tta]]
         rows = np.array([row_of.get(i, -1) for i in views[0].slice_ids], dtype=np.int64)

@@ -46,7 +46,16 @@ def add_version(connection: Connection, draft: VersionDraft) -> DatasetVersion:
     version_id = added.inserted_primary_key[0]  # type: ignore[index]  # an insert always has one
     if draft.folds:
         folds = [
-            {"version_id": version_id, "name": f.name, "k": f.k, "seed": f.seed, "digest": f.digest, "leaky": f.leaky}
+            {
+                "version_id": version_id,
+                "name": f.name,
+                "k": f.k,
+                "seed": f.seed,
+                "digest": f.digest,
+                "leaky": f.leaky,
+                "leaking_patients": f.leaking_patients,
+                "source": f.source,
+            }
             for f in draft.folds
         ]
         connection.execute(insert(fold_set), folds)
@@ -143,6 +152,7 @@ def _folds(connection: Connection, version_ids: Sequence[int]) -> dict[int, tupl
     for row in connection.execute(query):
         values = dict(row._mapping)
         owner = values.pop("version_id")
+        del values["leaky"]  # follows from the number
         found[owner] = (*found.get(owner, ()), FoldSet(**values))
     return found
 

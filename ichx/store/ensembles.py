@@ -7,7 +7,7 @@ from sqlalchemy import Connection, insert, select
 
 from ichx.errors import NotFoundError
 from ichx.store.snapshots import Ensemble, EnsembleDraft, EnsembleMember
-from ichx.store.tables import dataset_version, ensemble, ensemble_member
+from ichx.store.tables import dataset_version, ensemble, ensemble_member, experiment
 
 
 def add_ensemble(connection: Connection, draft: EnsembleDraft, number: int) -> Ensemble:
@@ -43,11 +43,18 @@ def _read(connection: Connection, *conditions: Any) -> list[Ensemble]:
     of_member = ensemble_member.c.ensemble == ensemble.c.number
     members: dict[int, tuple[EnsembleMember, ...]] = {}
     order = (ensemble_member.c.ensemble, ensemble_member.c.position)
+    marked: dict[int, tuple[bool, bool]] = {}
     for row in connection.execute(
-        select(ensemble_member).join(ensemble, of_member).where(*conditions).order_by(*order)
+        select(ensemble_member, experiment.c.selected, experiment.c.leaked)
+        .join(ensemble, of_member)
+        .join(experiment, experiment.c.number == ensemble_member.c.experiment)
+        .where(*conditions)
+        .order_by(*order)
     ):
         member = EnsembleMember(experiment=row.experiment, weight=row.weight, score=row.score)
         members[row.ensemble] = (*members.get(row.ensemble, ()), member)
+        selected, leaked = marked.get(row.ensemble, (False, False))
+        marked[row.ensemble] = (selected or row.selected, leaked or row.leaked)
     query = (
         select(ensemble, dataset_version.c.dataset)
         .join(dataset_version, dataset_version.c.id == ensemble.c.version_id)
@@ -57,5 +64,6 @@ def _read(connection: Connection, *conditions: Any) -> list[Ensemble]:
     found = []
     for row in connection.execute(query):
         values = {**row._mapping, "submissions": tuple(row.submissions)}
-        found.append(Ensemble(**values, members=members.get(row.number, ())))
+        selected, leaked = marked.get(row.number, (False, False))
+        found.append(Ensemble(**values, members=members.get(row.number, ()), selected=selected, leaked=leaked))
     return found

@@ -31,6 +31,7 @@ _SUMMARY = (
     experiment.c.created,
     dataset_version.c.dataset,
     dataset_version.c.number.label("dataset_version"),
+    fold_set.c.name.label("fold_set"),
     fold_set.c.k.label("folds"),
 )
 _REST = (
@@ -58,12 +59,11 @@ def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft]) -
     numbers = take_numbers(connection, "experiment", len(drafts))
     now = datetime.now(UTC)
     for number, draft in zip(numbers, drafts, strict=True):
-        _check_pins(connection, draft)
         values = {
             **vars(draft),
             "number": number,
             "created": now,
-            "leaked": False,
+            "leaked": _check_pins(connection, draft),
             "archived": False,
         }
         connection.execute(insert(experiment).values(values))
@@ -172,17 +172,19 @@ def _progress_of(folds: int, attempts: Iterable[Any], now: datetime) -> _Progres
     return _Progress(folds_done=len(done), state=state, stage=stage)
 
 
-def _check_pins(connection: Connection, draft: ExperimentDraft) -> None:
+def _check_pins(connection: Connection, draft: ExperimentDraft) -> bool:
+    """Raise unless the draft's pins agree; return whether its folds leak."""
     query = (
-        select(fold_set.c.digest, dataset_version.c.label_digest)
+        select(fold_set.c.digest, dataset_version.c.label_digest, fold_set.c.leaking_patients)
         .join(dataset_version, dataset_version.c.id == fold_set.c.version_id)
         .where(fold_set.c.id == draft.fold_set_id, dataset_version.c.id == draft.version_id)
     )
     pinned = connection.execute(query).first()
     if pinned is None:
         raise ValueError(f"dataset version {draft.version_id} has no fold set {draft.fold_set_id}")
-    if tuple(pinned) != (draft.fold_digest, draft.label_digest):
+    if (pinned.digest, pinned.label_digest) != (draft.fold_digest, draft.label_digest):
         raise ValueError("the draft's fold and label digests are not those of its fold set and dataset version")
+    return bool(pinned.leaking_patients > 0)
 
 
 def _no_experiment(connection: Connection, number: int) -> NotFoundError:

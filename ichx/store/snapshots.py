@@ -8,16 +8,27 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ichx.errors import NotFoundError, did_you_mean
+
 
 @dataclass(frozen=True)
 class FoldDraft:
-    """Patient-grouped folds of a dataset version to be recorded; `leaky` marks folds that split a patient."""
+    """Folds of a dataset version to be recorded: `leaking_patients` have slices in more than one of them.
+
+    `source` is the name of the file that they were imported from; without, they are drawn with `seed`.
+    """
 
     name: str
     k: int
     seed: int
     digest: str
-    leaky: bool = False
+    leaking_patients: int = 0
+    source: str | None = None
+
+    @property
+    def leaky(self) -> bool:
+        """Whether the folds split a patient, so that every score on them is marked."""
+        return self.leaking_patients > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +90,18 @@ class DatasetVersion:
     folds: tuple[FoldSet, ...]
     created: datetime
 
+    def fold_set(self, name: str | None = None) -> FoldSet:
+        """Return the folds called `name`, or those that came with the version; `NotFoundError` where there are none."""
+        found = next((folds for folds in self.folds if name in (None, folds.name)), None)
+        if found is None:
+            known = [folds.name for folds in self.folds]
+            has = f"it has {', '.join(known)}" if known else "it is not trained on"
+            raise NotFoundError(
+                f"{self.dataset} version {self.number} has no folds" + (f" {name!r}" if name else ""),
+                f"{did_you_mean(name or '', known)}{has}; `ichx data folds {self.dataset} --import FILE` adds folds",
+            )
+        return found
+
 
 @dataclass(frozen=True)
 class ExperimentDraft:
@@ -108,6 +131,7 @@ class ExperimentDraft:
 class ExperimentSummary:
     """What a list shows of an experiment, without its recipe.
 
+    `leaked` says that its folds, the `fold_set` of its dataset version, split patients.
     `state` is derived from the runs: `new`, `running`, `dead`, `stopped`, `failed`, `partial` or `done`; `stage` is the
     newest run's. Scores are weighted log losses over all OOF slices, `_tta` of the views' mean; spreads are over folds.
     """
@@ -119,6 +143,7 @@ class ExperimentSummary:
     window_kind: str
     dataset: str
     dataset_version: int
+    fold_set: str
     folds: int
     folds_done: int
     state: str
@@ -133,14 +158,6 @@ class ExperimentSummary:
     kind: str
     parent: int | None
     created: datetime
-
-
-def marks(summary: ExperimentSummary) -> tuple[str, ...]:
-    """Return what must be said beside an experiment's score wherever it is shown; nothing for a whole, honest one."""
-    found = [mark for mark, on in (("selected", summary.selected), ("leaky folds", summary.leaked)) if on]
-    if summary.folds_done < summary.folds:
-        found.append(f"partial ({summary.folds_done} of {summary.folds} folds)")
-    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,7 +281,19 @@ class EnsembleDraft:
 
 @dataclass(frozen=True)
 class Ensemble(EnsembleDraft):
-    """A recorded blend."""
+    """A recorded blend; `selected` and `leaked` where a member is."""
 
     number: int
     created: datetime
+    selected: bool
+    leaked: bool
+
+
+def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
+    """Return what must be said beside a score wherever it is shown; nothing for a whole, honest one."""
+    found = [mark for mark, on in (("selected", scored.selected), ("leaky folds", scored.leaked)) if on]
+    if isinstance(scored, Ensemble):
+        found += [f"partial ({scored.partial})"] if scored.partial else []
+    elif scored.folds_done < scored.folds:
+        found.append(f"partial ({scored.folds_done} of {scored.folds} folds)")
+    return tuple(found)

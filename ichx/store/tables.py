@@ -91,7 +91,9 @@ fold_set = Table(
     Column("k", Integer, nullable=False),
     Column("seed", Integer, nullable=False),
     Column("digest", String(128), nullable=False),
-    Column("leaky", Boolean, nullable=False),
+    Column("leaky", Boolean, nullable=False),  # whether there are leaking patients
+    Column("leaking_patients", Integer, nullable=False, server_default="0"),
+    Column("source", Text),
     UniqueConstraint("version_id", "name"),
 )
 

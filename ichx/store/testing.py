@@ -25,13 +25,17 @@ from ichx.store import (
     RunDraft,
     Store,
     VersionDraft,
+    marks,
 )
 
 
 def version_draft(
-    dataset: str = "train", *, test_of: str | None = None, k: int = 3, digest: str = "d1"
+    dataset: str = "train", *, test_of: str | None = None, k: int = 3, digest: str = "d1", leaking: int = 0
 ) -> VersionDraft:
-    """Return a version of a labelled dataset with `k` folds, or of an unlabelled test set without."""
+    """Return a version of a labelled dataset with `k` folds, or of an unlabelled test set without.
+
+    `leaking` patients are split by its folds.
+    """
     return VersionDraft(
         dataset=dataset,
         test_of=test_of,
@@ -44,7 +48,7 @@ def version_draft(
         defects=1,
         sample="sample.csv" if test_of else None,
         summary={"positive": {"any": 17}, "spacing": [0.5, 5.0]},
-        folds=() if test_of else (FoldDraft(name="default", k=k, seed=7, digest=f"folds-{digest}"),),
+        folds=() if test_of else (FoldDraft("default", k, 7, f"folds-{digest}", leaking),),
     )
 
 
@@ -127,6 +131,7 @@ class StoreContract:
         assert [(f.name, f.k, f.seed, f.digest, f.leaky) for f in second.folds] == [
             ("default", 3, 7, "folds-d2", False)
         ]
+        assert second.folds[0].source is None
         assert second.created.utcoffset() == timedelta(0)
 
     def test_test_sets_belong_to_their_dataset(self, store: Store, version: DatasetVersion) -> None:
@@ -370,6 +375,52 @@ class StoreContract:
         assert [p.view for p in store.predictions(1, role="oof", view="hflip")] == ["hflip"]
         assert [p.score for p in store.predictions(1, version_id=hidden.id)] == [None]
         assert store.predictions(2) == []
+
+    def test_leaky_folds_mark_what_is_made_on_them(self, store: Store, version: DatasetVersion) -> None:
+        """Experiments, trials and ensembles; the number of patients and the file stay with the folds."""
+        draft = version_draft(digest="d2")
+        imported = FoldDraft("theirs", 3, 0, "leak", leaking_patients=4, source="theirs.csv")
+        leaky = store.add_version(replace(draft, folds=(*draft.folds, imported)))
+        assert [(f.name, f.leaking_patients, f.leaky, f.source) for f in leaky.folds] == [
+            ("default", 0, False, None),
+            ("theirs", 4, True, "theirs.csv"),
+        ]
+        honest = experiment_draft(leaky)
+        marked = replace(honest, fold_set_id=leaky.folds[1].id, fold_digest="leak")
+        drafts = [experiment_draft(version), honest, marked, replace(marked, kind="trial", selected=True)]
+        made = store.add_experiments(drafts)
+        assert [(e.leaked, e.fold_set) for e in made] == [(False, "default")] * 2 + [(True, "theirs")] * 2
+        assert [e.leaked for e in store.experiments(kind=None)] == [True, True, False, False]
+        store.set_scores(3, score=0.1, spread=None, score_tta=None, spread_tta=None)
+        assert store.experiment(3).leaked
+        assert [marks(e) for e in made[1:]] == [
+            ("partial (0 of 3 folds)",),
+            ("leaky folds", "partial (0 of 3 folds)"),
+            ("selected", "leaky folds", "partial (0 of 3 folds)"),
+        ]
+        blends = [
+            EnsembleDraft(
+                dataset="train",
+                version_id=leaky.id,
+                fold_digest="leak",
+                tta="none",
+                method="convex",
+                score=0.1,
+                nested_score=None,
+                partial=partial,
+                submissions=(),
+                members=tuple(EnsembleMember(number, 0.5, 0.1) for number in members),
+            )
+            for members, partial in (((2,), None), ((2, 3), "1 of 3 folds"), ((3, 4), None))
+        ]
+        for blend in blends:
+            store.add_ensemble(blend)
+        assert [(e.leaked, e.selected) for e in store.ensembles()] == [(False, False), (True, False), (True, True)]
+        assert [marks(e) for e in store.ensembles()] == [
+            (),
+            ("leaky folds", "partial (1 of 3 folds)"),
+            ("selected", "leaky folds"),
+        ]
 
     def test_ensembles_keep_their_members_in_order(self, store: Store, version: DatasetVersion) -> None:
         """A reserved number is nobody else's."""

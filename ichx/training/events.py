@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """What a fold is going to do."""
+    """What a fold is going to do; `leaked` marks its score: the folds split patients."""
 
     experiment: int
     name: str
@@ -21,6 +21,7 @@ class FoldPlan:
     validation: int
     epochs: int
     epochs_done: int
+    leaked: bool
 
 
 class RunEvents:

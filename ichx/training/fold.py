@@ -158,6 +158,7 @@ class FoldRun:
                 validation=len(self.rows),
                 epochs=self.recipe.epochs,
                 epochs_done=done,
+                leaked=self.job.experiment.leaked,
             )
         )
         for index, stage in enumerate(stages):

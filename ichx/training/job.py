@@ -61,6 +61,9 @@ def prepare_job(
     cache = open_cache(workspace, data, recipe, events)
     if cache.defects:
         events.note(f"{len(cache.defects)} slices cannot be decoded and are left out")
+    if fold_set.leaky:
+        split = f"{fold_set.leaking_patients:,} of {version.patients:,} patients"
+        events.note(f"the folds {fold_set.name} split {split}: every score on them is marked `leaky folds`")
     return Job(
         workspace=workspace,
         experiment=experiment,
@@ -68,7 +71,7 @@ def prepare_job(
         recipe=recipe,
         data=data,
         cache=cache,
-        folds=load_folds(workspace, version, fold_set),
+        folds=load_folds(workspace, version, fold_set, data.slices),
         any_positive=data.slices[ANY].to_numpy() > 0.5,
     )
 

@@ -25,24 +25,28 @@ def new_experiment(
     kind: str | None = None,
     settings: Sequence[str] = (),
     dataset: str | None = None,
+    folds: str | None = None,
     name: str | None = None,
 ) -> "Experiment":
     """Register one experiment, from a plugin's recipe or a TOML file, and return it.
 
+    It is pinned to the newest version of `dataset` and to its folds called `folds`, by default those drawn by ichx.
     Raises `IchxError` for unknown names, values that no training could use, and where there is no labelled dataset.
     """
     recipe = _recipe(registry, plugin, file, size, crop, kind)
     recipe = apply_settings(recipe, settings)
     version = labelled_version(store, dataset)
-    return store.add_experiments([draft(recipe, version, name=name)])[0]
+    return store.add_experiments([draft(recipe, version, folds=folds, name=name)])[0]
 
 
-def new_reference(store: "Store", registry: "Registry", *, dataset: str | None = None) -> "list[Experiment]":
+def new_reference(
+    store: "Store", registry: "Registry", *, dataset: str | None = None, folds: str | None = None
+) -> "list[Experiment]":
     """Register the reference solution's six experiments, in its order, and return them."""
     version = labelled_version(store, dataset)
     drafts = []
     for number, model in enumerate(REFERENCE, start=1):
-        drafts.append(draft(model.recipe(registry), version, name=f"reference-{number}"))
+        drafts.append(draft(model.recipe(registry), version, folds=folds, name=f"reference-{number}"))
     return store.add_experiments(drafts)
 
 
@@ -66,12 +70,13 @@ def draft(
     recipe: Recipe,
     version: "DatasetVersion",
     *,
+    folds: str | None = None,
     name: str | None = None,
     parent: int | None = None,
     kind: str = "experiment",
 ) -> ExperimentDraft:
-    """Return the draft of an experiment with `recipe`, pinned to `version` and its first fold set."""
-    folds = version.folds[0]
+    """Return the draft of an experiment with `recipe`, pinned to `version` and its `folds` (the default ones)."""
+    fold_set = version.fold_set(folds)
     image = recipe.input
     return ExperimentDraft(
         name=name or f"{recipe.plugin}-{image.size}-{image.window_kind}",
@@ -82,8 +87,8 @@ def draft(
         recipe_digest=digest(recipe),
         version_id=version.id,
         label_digest=version.label_digest or "",
-        fold_set_id=folds.id,
-        fold_digest=folds.digest,
+        fold_set_id=fold_set.id,
+        fold_digest=fold_set.digest,
         epochs=recipe.epochs,
         parent=parent,
         kind=kind,

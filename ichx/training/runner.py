@@ -8,6 +8,7 @@ from ichx.data.predictions import VIEWS
 from ichx.errors import IchxError
 from ichx.evaluation.oof import read_oof
 from ichx.recipe import from_toml
+from ichx.store import marks
 from ichx.training.device import choose_hardware
 from ichx.training.events import RunEvents
 from ichx.training.fold import FoldRun, RunOptions, missing_tests
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What `run_experiment` did: folds trained now, folds that had been done, test sets predicted now, the score."""
+    """What `run_experiment` did: folds trained now, folds that had been done, the score, and its `marks`."""
 
     experiment: int
     trained: tuple[int, ...]
@@ -31,6 +32,7 @@ class RunReport:
     score: float | None
     spread: float | None
     score_tta: float | None
+    marks: tuple[str, ...]
 
 
 def run_experiment(
@@ -79,6 +81,7 @@ def run_experiment(
         score=after.score,
         spread=after.spread,
         score_tta=after.score_tta,
+        marks=marks(after),
     )
 
 

@@ -22,7 +22,7 @@ class TrialResult:
 class TuneReport:
     """What a study has found. `trials` are all finished ones, the best first; `as_is` is the experiment's own score.
 
-    The scores chose the best trials on `fold`, so they flatter them: they are `selected`.
+    The scores chose the best trials on `fold`, so they flatter them: their `marks` say `selected`.
     """
 
     experiment: int
@@ -31,6 +31,7 @@ class TuneReport:
     as_is: float | None
     trials: tuple[TrialResult, ...]
     new: int
+    marks: tuple[str, ...]
 
     @property
     def scored(self) -> list[TrialResult]:

@@ -74,6 +74,7 @@ def tune(
         as_is=fold_score(store, number, choices.fold),
         trials=results,
         new=new,
+        marks=("selected", "leaky folds") if parent.leaked else ("selected",),
     )
 
 

@@ -79,6 +79,22 @@ def test_sigmoid_and_linear_exclude_each_other(ichx: Program, workspace: Path) -
     assert "give one of --sigmoid and --linear" in done.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--top", 2, "--members", "1,2"), "give one of --top and --members"),
+        (("--members", "1;2"), "give experiments' numbers, such as 1,2"),
+        (("--members", ""), "give experiments' numbers, such as 1,2"),
+    ],
+)
+def test_members_are_numbers_and_no_top(
+    arguments: tuple[object, ...], told: str, ichx: Program, workspace: Path
+) -> None:
+    done = ichx("ensemble", *arguments, cwd=workspace)
+    assert done.code == 2
+    assert told in done.err
+
+
 def test_an_error_is_two_lines_and_debug_shows_the_traceback(ichx_process: Program, workspace: Path) -> None:
     done = ichx_process("exp", "show", 6, cwd=workspace)
     assert (done.code, done.out) == (1, "")

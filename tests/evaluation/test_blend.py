@@ -82,6 +82,18 @@ def test_a_perfect_member_takes_all() -> None:
     assert found.loss < 1e-8
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_member_that_is_best_alone_is_taken_alone(seed: int) -> None:
+    """To the last digit: the blend of one that knows with two that guess is that one."""
+    random = np.random.default_rng(seed)
+    labels = (random.random((200, 6)) < 0.3).astype(float)
+    knows = np.where(labels == 1, 0.8, 0.1)
+    guesses = [np.clip(random.normal(0.5, 0.2, labels.shape), 0.01, 0.99) for _ in range(2)]
+    solved = blend.solve(labels, [guesses[0], knows, guesses[1]])
+    assert solved.weights.tolist() == [0, 1, 0]
+    assert solved.loss == pytest.approx(score(labels, knows), rel=1e-14)
+
+
 def test_probabilities_of_0_and_1_are_clipped_before_mixing() -> None:
     """A member that is certain and wrong somewhere is finite alone, and gets only what the others leave it."""
     labels, (one, other) = world(6, 60, [2.0, 1.0])

@@ -19,7 +19,7 @@ from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
-from ichx.store import Store, open_store
+from ichx.store import Store, marks, open_store
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
 from ichx.workspace import Workspace, open_workspace
@@ -49,7 +49,8 @@ def test_members_weights_and_scores(place: tuple[Workspace, Store]) -> None:
     solved = blend.solve(labels, predicted)
     np.testing.assert_allclose(weights, solved.weights, atol=1e-9)
     assert report.ensemble.score == pytest.approx(score(labels, blend.mix(predicted, weights)), rel=1e-9)
-    assert report.ensemble.score <= report.best_single == members[0].score
+    assert report.best_single == members[0].score
+    assert report.ensemble.score <= report.best_single + 1e-12  # one sum is taken by label, the other by slice
     assert report.mean_score == pytest.approx(score(labels, np.mean(predicted, axis=0)), rel=1e-9)
     assert report.ensemble.nested_score is not None
     assert report.ensemble.nested_score >= report.ensemble.score
@@ -123,6 +124,61 @@ def test_fewer_than_asked_for_is_said_and_what_is_missing(place: tuple[Workspace
     assert report.notes[0] == "asked for 5 experiments, 3 are complete; blending those"
     assert "4 (waiting) is not complete: 0 of 2 folds, new" in report.notes
     assert "5 (half) is not complete: 1 of 2 folds, partial" in report.notes
+
+
+def test_members_are_blended_as_named(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    best = make_ensemble(workspace, store, top=3, tta="hflip")
+    named = make_ensemble(workspace, store, members=[3, 1, 2], tta="hflip")
+    assert named.ensemble.members == best.ensemble.members
+    assert (named.ensemble.score, named.ensemble.nested_score) == (best.ensemble.score, best.ensemble.nested_score)
+    assert (named.ensemble.partial, named.notes) == (None, ())
+    alone = make_ensemble(workspace, store, members=[2], tta="none")
+    assert [(m.experiment, m.weight) for m in alone.ensemble.members] == [(2, 1.0)]
+    assert alone.ensemble.score == pytest.approx(read_oof(workspace, store, store.experiment(2)).score, rel=1e-9)
+
+
+def test_members_that_are_not_finished_share_the_folds_that_all_have(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    registry = load_registry()
+    half = new_experiment(store, registry, plugin="tiny_resnet", size=32, settings=SHORT, name="half")
+    with pytest.raises(IchxError, match="experiment 4 has no finished fold"):
+        make_ensemble(workspace, store, members=[1, half.number], tta="hflip")
+    run_experiment(workspace, store, registry, half.number, folds=[1])
+    report = make_ensemble(workspace, store, members=[1, half.number], tta="hflip")
+    assert report.ensemble.partial == "1 of 2 folds"
+    assert marks(report.ensemble) == ("partial (1 of 2 folds)",)
+    assert report.ensemble.nested_score is None
+    assert "blended on the folds that every member has: 1 of 2 folds" in report.notes
+    table = read_oof(workspace, store, store.experiment(1), "hflip")
+    inside = table.folds == 1
+    of_first = next(m for m in report.ensemble.members if m.experiment == 1)
+    assert of_first.score == pytest.approx(score(table.labels[inside], table.probabilities[inside]), rel=1e-12)
+    (submission,) = report.submissions
+    written = read_submission(workspace.root / submission.path)
+    test = store.test_sets("ph")[0]
+    parts = [predict_test(workspace, store, store.experiment(n), test, "hflip", [1]) for n in (1, half.number)]
+    weight = {m.experiment: m.weight for m in report.ensemble.members}
+    mixed = sum(weight[n] * p for n, (_, p) in zip((1, half.number), parts, strict=True))
+    for name, row in zip(parts[0][0], mixed, strict=True):
+        assert [written[f"{name}_{label}"] for label in LABELS] == pytest.approx(row.tolist(), rel=1e-6)
+
+    other = new_experiment(store, registry, plugin="tiny_resnet", size=32, settings=SHORT, name="other half")
+    run_experiment(workspace, store, registry, other.number, folds=[0])
+    with pytest.raises(IchxError, match="no fold is finished by every member"):
+        make_ensemble(workspace, store, members=[half.number, other.number], tta="none")
+
+
+def test_members_that_cannot_be_blended(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    for members, options, told in (
+        ([1, 9], {}, "no experiment has the number 9"),
+        ([1, 2, 1], {}, "named more than once: 1"),
+        ([1, 2], {"dataset": "ph-test"}, "1 is on ph, not on ph-test\n2 is on ph"),
+    ):
+        with pytest.raises(IchxError, match=told):
+            make_ensemble(workspace, store, members=members, tta="none", **options)
+    assert store.ensembles() == []
 
 
 def test_nothing_complete(dataset_copy: Path) -> None:

@@ -7,12 +7,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from ichx.errors import IchxError
-from ichx.store import Store, migrate
+from ichx.store import Store, database, migrate
 from ichx.store.tables import METADATA, VERSION_TABLE
 from ichx.store.testing import version_draft
 
@@ -68,6 +69,42 @@ def test_head_is_the_newest_of_one_line_of_migrations() -> None:
     assert script.get_heads() == [migrate.HEAD]
     numbers = [revision.revision for revision in script.walk_revisions()][::-1]
     assert numbers == [f"{n:04}" for n in range(1, len(numbers) + 1)]
+
+
+def test_what_stands_in_an_older_store_stays_and_leaks_are_marked(tmp_path: Path) -> None:
+    """From the first tables, with folds and experiments on them, to the newest."""
+    file = tmp_path / "ichx.db"
+    engine = database.connect(f"sqlite:///{file}")
+    with database.writing(engine) as connection:
+        command.upgrade(migrate.upgrade_config(connection), "0001")
+    engine.dispose()
+    connection = sqlite3.connect(file)
+    when = "2024-05-01 12:00:00.000000"
+    connection.execute("INSERT INTO dataset VALUES ('train', NULL, ?)", [when])
+    connection.execute(
+        "INSERT INTO dataset_version VALUES (1, 'train', 1, '/files', 'v1', 'd', 'l', 9, 3, 0, NULL, '{}', ?)", [when]
+    )
+    connection.executemany(
+        "INSERT INTO fold_set VALUES (?, 1, ?, 3, 7, ?, ?)", [(1, "default", "honest", 0), (2, "theirs", "leaks", 1)]
+    )
+    for number, folds, digest in ((1, 1, "honest"), (2, 2, "leaks")):
+        connection.execute(
+            "INSERT INTO experiment VALUES (?, 'experiment', 'e', 'tiny', 64, 'linear', 1, 'l', ?, ?, 8, NULL, ?,"
+            " 0, 0, 0, 0.25, 0.01, NULL, NULL, 'r', 'recipe')",
+            [number, folds, digest, when],
+        )
+    connection.execute("UPDATE counter SET last = 2 WHERE kind = 'experiment'")
+    connection.commit()
+    connection.close()
+    with Store(f"sqlite:///{file}") as store:
+        version = store.version("train")
+        assert [(f.name, f.seed, f.leaking_patients, f.source) for f in version.folds] == [
+            ("default", 7, 0, None),
+            ("theirs", 7, 1, None),
+        ]
+        found = [(e.number, e.fold_set, e.leaked, e.score, e.recipe) for e in map(store.experiment, (1, 2))]
+        assert found == [(1, "default", False, 0.25, "recipe"), (2, "theirs", True, 0.25, "recipe")]
+        assert store.add_version(version_draft(leaking=2)).folds[0].leaking_patients == 2
 
 
 def test_a_store_that_is_up_to_date_imports_nothing_heavy(tmp_path: Path) -> None:
