@@ -35,7 +35,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The network. `backbone` is a timm name with its weight tag."""
+    """The network. `backbone` is a timm name with its weight tag, or a name that the plugin's own builder knows."""
 
     backbone: str
     pretrained: bool = True
