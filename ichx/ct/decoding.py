@@ -21,6 +21,8 @@ from ichx.ct.decoding_worker import (
     ANSWER,
     CODEC_NAMES,
     DECODED,
+    FAILED,
+    LONGEST_MESSAGE,
     MEMORY_LIMIT,
     NO_CODEC,
     NO_MEMORY,
@@ -52,8 +54,8 @@ class Decoded:
 def decode(codec: str, codestream: bytes, rows: int, columns: int, itemsize: int) -> Decoded:
     """Return the values of one frame's `codestream`; `itemsize` is the header's bytes per value.
 
-    Raises `DicomDefectError` for what cannot be decoded within `SECONDS_LIMIT` and `MEMORY_LIMIT`, or kills the decoder,
-    and `IchxError` where no decoder can be started.
+    Raises `DicomDefectError` for what cannot be decoded within `SECONDS_LIMIT` and `MEMORY_LIMIT`, or kills the
+    decoder, and `IchxError` where no decoder can be started.
     """
     request = REQUEST.pack(CODEC_NAMES.index(codec), itemsize, rows, columns, len(codestream))
     with _LOCK:
@@ -118,7 +120,7 @@ class _Worker:
     def receive(self, length: int, budget: "_Budget") -> npt.NDArray[np.uint8]:
         """Return the next `length` bytes, or raise `_DiedError` or `_TimeoutError`."""
         content = np.empty(length, np.uint8)
-        view = memoryview(content)
+        view = content.data
         while view:
             try:
                 count = os.readv(self.answers, [view])
@@ -181,9 +183,12 @@ def _ask(worker: _Worker, request: bytes, codestream: bytes, rows: int, columns:
     budget = _Budget(SECONDS_LIMIT)
     worker.send(request, budget)
     worker.send(codestream, budget)
-    state, kind, itemsize, precision, length = ANSWER.unpack(worker.receive(ANSWER.size, budget))
+    state, kind, itemsize, precision, length = ANSWER.unpack(worker.receive(ANSWER.size, budget).tobytes())
+    values_follow = state == DECODED and kind in b"iu" and length == rows * columns * itemsize
+    if not values_follow and (state not in (FAILED, NO_MEMORY, NO_CODEC) or length > LONGEST_MESSAGE):
+        raise _DiedError("it answers nonsense")  # a codec has written into memory that is not its own
     payload = worker.receive(length, budget)
-    if state == DECODED:
+    if values_follow:
         return Decoded(payload.view(f"{kind.decode()}{itemsize}").reshape(rows, columns), precision)
     if state == NO_MEMORY:
         raise DicomDefectError("undecodable", f"needed more than {MEMORY_LIMIT // 2**20} MiB")

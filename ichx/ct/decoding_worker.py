@@ -20,12 +20,14 @@ REQUEST: Final = struct.Struct("<BBIIQ")
 """Number of the codec in `CODEC_NAMES`, bytes per value, rows, columns, bytes of the codestream that follows."""
 
 ANSWER: Final = struct.Struct("<ccBBQ")
-"""`DECODED`, `FAILED`, `NO_MEMORY` or `NO_CODEC`; kind (i or u), bytes per value, precision in bits; bytes that follow."""
+"""`DECODED`, `FAILED`, `NO_MEMORY` or `NO_CODEC`; kind (i or u), bytes per value, precision; bytes that follow."""
 
 DECODED, FAILED, NO_MEMORY, NO_CODEC = b"D", b"F", b"M", b"C"
 
 READY: Final = b"R"
 """Is said once, when the process can be asked."""
+
+LONGEST_MESSAGE: Final = 300
 
 CODEC_NAMES: Final = ("rle", "jpeg", "jpegls", "jpeg2k", "jpegxl")
 
@@ -34,6 +36,9 @@ MEMORY_LIMIT: Final = 512 * 2**20
 
 SECONDS_LIMIT: Final = 5
 """Time that the asking process allows for one slice."""
+
+_FRAME_HEADERS: Final = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+"""Markers of JPEG (SOF0 to SOF15) and JPEG-LS (SOF55) behind which the size stands."""
 
 Array = npt.NDArray[Any]
 
@@ -63,9 +68,7 @@ def main() -> None:
         _write(answers, payload)
 
 
-def _answer(
-    codecs: Any, codec: str, codestream: bytes, rows: int, columns: int, itemsize: int
-) -> tuple[bytes, bytes | memoryview]:
+def _answer(codecs: Any, codec: str, codestream: bytes, rows: int, columns: int, itemsize: int) -> tuple[bytes, bytes]:
     try:
         values, precision = _decode(codecs, codec, codestream, rows, columns, itemsize)
     except MemoryError:
@@ -77,17 +80,15 @@ def _answer(
     except Exception as error:  # codecs fail in any way on a damaged stream
         return _failure(FAILED, f"{type(error).__name__}: {error}")
     head = ANSWER.pack(DECODED, values.dtype.kind.encode(), values.itemsize, precision, values.nbytes)
-    return head, memoryview(np.ascontiguousarray(values)).cast("B")
+    return head, values.tobytes()
 
 
 def _failure(kind: bytes, message: str) -> tuple[bytes, bytes]:
-    payload = message[:300].encode()
+    payload = message.encode()[:LONGEST_MESSAGE]
     return ANSWER.pack(kind, b"-", 0, 0, len(payload)), payload
 
 
-def _decode(
-    codecs: Any, codec: str, codestream: bytes, rows: int, columns: int, itemsize: int
-) -> tuple[Array, int]:
+def _decode(codecs: Any, codec: str, codestream: bytes, rows: int, columns: int, itemsize: int) -> tuple[Array, int]:
     """Return the values, (rows, columns) int or uint of 1, 2 or 4 bytes, and their precision in bits."""
     precision = 8 * itemsize
     if codec == "rle":
@@ -118,7 +119,7 @@ def _no_size(codestream: bytes) -> None:
 
 
 def _jpeg_size(codestream: bytes) -> tuple[int, int, int] | None:
-    """Return (rows, columns, precision) of a JPEG or JPEG-LS codestream, or None where its frame header is not found."""
+    """Return (rows, columns, precision) of a JPEG or JPEG-LS frame header, or None where there is none."""
     place = 2
     while place + 9 <= len(codestream) and codestream[place] == 0xFF:
         marker = codestream[place + 1]
@@ -126,7 +127,7 @@ def _jpeg_size(codestream: bytes) -> tuple[int, int, int] | None:
             place += 1
             continue
         length = int.from_bytes(codestream[place + 2 : place + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) or marker == 0xF7:
+        if marker in _FRAME_HEADERS:
             precision, rows, columns = struct.unpack_from(">BHH", codestream, place + 4)
             return (rows, columns, precision) if rows else None  # rows may follow the scan
         place += 2 + length
@@ -153,7 +154,7 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _read(length: int) -> bytearray | bytes:
+def _read(length: int) -> bytes:
     """Return `length` bytes of standard input, or none where it has ended."""
     content = bytearray(length)
     view, done = memoryview(content), 0
@@ -162,7 +163,7 @@ def _read(length: int) -> bytearray | bytes:
         if not count:
             return b""
         done += count
-    return content
+    return bytes(content)
 
 
 def _write(descriptor: int, content: bytes | memoryview) -> None:

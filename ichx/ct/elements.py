@@ -5,6 +5,7 @@ Names and free text are never read: all other elements are passed over by their 
 """
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import BinaryIO, Final
@@ -34,13 +35,16 @@ WANTED: Final = frozenset(
 WANTED_OF_FRAME: Final = frozenset({FRAME_TYPE, POSITION, ORIENTATION, SPACING, CENTRE, WIDTH, INTERCEPT, SLOPE})
 """The only elements of functional groups whose values are read."""
 
-_MACROS: Final = {
+_Sequences = Mapping[int, "_Sequences"]
+"""Sequences to be read, by tag, and those in their items."""
+
+_MACROS: Final[_Sequences] = {
     # CT Image Frame Type, Plane Position, Plane Orientation, Pixel Measures, Frame VOI LUT, Pixel Value Transformation
-    tag: dict[int, object]()
+    tag: {}
     for tag in (0x00189329, 0x00209113, 0x00209116, 0x00289110, 0x00289132, 0x00289145)
 }
 _SHARED, _PER_FRAME = 0x52009229, 0x52009230
-_GROUPS: Final = {_SHARED: _MACROS, _PER_FRAME: _MACROS}
+_GROUPS: Final[_Sequences] = {_SHARED: _MACROS, _PER_FRAME: _MACROS}
 
 _SYNTAX: Final = 0x00020010
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -162,7 +166,7 @@ def _read(
     last: int,
     coding: _Coding,
     wanted: frozenset[int],
-    sequences: dict[int, dict[int, object]],
+    sequences: _Sequences,
     frame: int,
 ) -> tuple[_Found, int]:
     """Return what is `wanted` from `position` to `end`, or to the first tag after `last`; and where that stands."""
@@ -229,14 +233,13 @@ def _items(
     position: int,
     end: int | None,
     coding: _Coding,
-    sequences: object,
+    sequences: _Sequences,
     frame: int,
 ) -> tuple[list[Values], int]:
     """Return each item's values, those of its sequences among them, and where the sequence ends.
 
     With `frame` (from 1) the values of the other items are left empty.
     """
-    assert isinstance(sequences, dict)
     items: list[Values] = []
     while end is None or position < end:
         data = window.reach(position + 8)

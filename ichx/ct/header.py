@@ -129,7 +129,8 @@ def _image(elements: Elements) -> tuple[_Image, int]:
     allocated, stored = _bits(elements)
     if not supported(elements.syntax):
         raise DicomDefectError("unsupported_syntax", f"{describe(elements.syntax)}: {remedy(elements.syntax)}")
-    if pixels.length == UNDEFINED and elements.syntax in NATIVE:
+    expected = rows * columns * allocated // 8
+    if pixels.length == UNDEFINED and elements.syntax in NATIVE and (available is None or available >= expected):
         raise DicomDefectError("undecodable", f"pixels of undefined length in {describe(elements.syntax)}")
     signed = _integer(elements, tags.SIGNED) == 1
     ids = tuple(_text(values, tag) for tag in (tags.SLICE_ID, tags.PATIENT_ID, tags.STUDY_ID, tags.SERIES_ID))
@@ -208,9 +209,27 @@ def _refused(image: _Image, frame: int, reason: str) -> SliceHeader:
     """Return the header of a frame that is no slice: what holds for the file, and the reason."""
     slice_id, patient_id, study_id, series_id = image.ids
     return SliceHeader(
-        *(f"{slice_id}#{frame}", patient_id, study_id, series_id, frame, image.rows, image.columns),
-        *(image.allocated, image.stored, image.signed, image.padding, 1.0, 0.0, BRAIN_WINDOW, True),
-        *(None, None, None, image.syntax, frame, reason),
+        slice_id=f"{slice_id}#{frame}",
+        patient_id=patient_id,
+        study_id=study_id,
+        series_id=series_id,
+        instance_number=frame,
+        rows=image.rows,
+        columns=image.columns,
+        bits_allocated=image.allocated,
+        bits_stored=image.stored,
+        signed=image.signed,
+        padding=image.padding,
+        slope=1.0,
+        intercept=0.0,
+        window=BRAIN_WINDOW,
+        window_missing=True,
+        position=None,
+        orientation=None,
+        spacing=None,
+        transfer_syntax=image.syntax,
+        frame=frame,
+        defect=reason,
     )
 
 

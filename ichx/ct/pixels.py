@@ -58,10 +58,10 @@ def to_slice(header: SliceHeader, stored: npt.NDArray[Any]) -> DecodedSlice:
             header, hu, repaired = candidate, other, True
     if header.padding is not None:
         # Header and codestream may disagree about the sign, so what counts is the bits.
-        low = 2**header.bits_stored - 1
         hu[stored == header.padding] = AIR
         if stored.dtype.kind == "i" and not header.signed:
-            hu[(stored & low) == (header.padding & low)] = AIR
+            low = 2 ** min(header.bits_stored, 8 * stored.itemsize) - 1
+            hu[(stored.view(stored.dtype.str.replace("i", "u")) & low) == (header.padding & low)] = AIR
     if hu.min() == hu.max():
         raise DicomDefectError("constant_image", f"every pixel is {hu.flat[0]} HU")
     return DecodedSlice(header, hu, repaired)

@@ -1,4 +1,4 @@
-"""Transfer syntaxes: how a file's pixels are stored, and which codec undoes it. Not for decoding (`ichx.ct.decoding`)."""
+"""Transfer syntaxes: how a file's pixels are stored, and which codec undoes it. Not for decoding itself."""
 
 from typing import Final
 
@@ -50,10 +50,11 @@ def supported(syntax: str) -> bool:
 
 def describe(syntax: str) -> str:
     """Return the DICOM name and the UID of a transfer syntax, for people."""
-    from pydicom.uid import UID_dictionary
+    from pydicom import config
+    from pydicom.uid import UID
 
-    name = _NAMES.get(syntax) or UID_dictionary.get(syntax, ("an unknown or private syntax",))[0]
-    return f"{name} ({syntax})"
+    name = _NAMES.get(syntax) or UID(syntax[:64], config.IGNORE).name
+    return f"{name if name != syntax[:64] else 'unknown or private syntax'} ({syntax[:64]})"
 
 
 def remedy(syntax: str) -> str:

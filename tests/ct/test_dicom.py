@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from ichx.ct.dicom import DEFECTS, DicomDefectError, read_header, read_slice
+from ichx.ct.dicom import DEFECTS, DicomDefectError, read_headers, read_slice
 
 
 def defect(source, read=read_slice) -> str:
@@ -31,7 +31,7 @@ def test_reads_what_the_header_says(tmp_path: Path) -> None:
         WindowCenter=["00036", "00600"],
         WindowWidth=["00080", "02800"],
     )
-    header = read_header(path)
+    header = read_headers(path)
     assert (header.slice_id, header.patient_id, header.study_id, header.series_id) == (
         "ID_a",
         "p0",
@@ -48,7 +48,7 @@ def test_reads_what_the_header_says(tmp_path: Path) -> None:
 
 def test_reads_a_stream_and_leaves_it_open(tmp_path: Path) -> None:
     stream = io.BytesIO(write_ct(tmp_path / "a.dcm").read_bytes())
-    assert read_header(stream).slice_id == "ID_a"
+    assert read_headers(stream).slice_id == "ID_a"
     stream.seek(0)
     assert read_slice(stream).hu.shape == (SIDE, SIDE)
     assert not stream.closed
@@ -58,7 +58,7 @@ def test_never_reads_names_and_raises_no_warnings(tmp_path: Path) -> None:
     path = write_ct(tmp_path / "a.dcm", PatientName="Somebody^Else", StudyDescription="free text" * 40)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        header = read_header(path)
+        header = read_headers(path)
         read_slice(path)
     assert "Somebody" not in repr(header)
 
@@ -74,7 +74,7 @@ def test_never_reads_names_and_raises_no_warnings(tmp_path: Path) -> None:
     ],
 )
 def test_window_is_the_first_or_the_brains(tmp_path: Path, elements: dict, window: tuple | None) -> None:
-    header = read_header(write_ct(tmp_path / "a.dcm", **elements))
+    header = read_headers(write_ct(tmp_path / "a.dcm", **elements))
     assert header.window == (window or (40, 80))
     assert header.window_missing == (window is None)
 
@@ -189,7 +189,7 @@ def test_wrong_intercept_is_repaired_only_where_the_plain_reading_is_implausible
 )
 def test_header_defects_are_named_by_both_readers(tmp_path: Path, elements: dict, reason: str) -> None:
     path = write_ct(tmp_path / "a.dcm", **elements)
-    assert defect(path, read_header) == reason
+    assert defect(path, read_headers) == reason
     assert defect(path, read_slice) == reason
 
 
@@ -197,28 +197,28 @@ def test_file_defects_are_named(tmp_path: Path) -> None:
     whole = write_ct(tmp_path / "whole.dcm").read_bytes()
     cut = tmp_path / "cut.dcm"
     cut.write_bytes(whole[:-1])
-    assert defect(cut, read_header) == defect(cut) == "truncated"
+    assert defect(cut, read_headers) == defect(cut) == "truncated"
     cut.write_bytes(whole[:200])
     assert defect(cut) in DEFECTS
     text = tmp_path / "notes.txt"
     text.write_text("not an image\n" * 30)
-    assert defect(text, read_header) == defect(text) == "not_dicom"
+    assert defect(text, read_headers) == defect(text) == "not_dicom"
     text.write_bytes(b"")
-    assert defect(text, read_header) == "not_dicom"
-    assert defect(tmp_path / "absent.dcm", read_header) == "unreadable"
-    assert defect(tmp_path, read_header) == "unreadable"
+    assert defect(text, read_headers) == "not_dicom"
+    assert defect(tmp_path / "absent.dcm", read_headers) == "unreadable"
+    assert defect(tmp_path, read_headers) == "unreadable"
 
 
 def test_constant_image_is_a_defect_of_decoding(tmp_path: Path) -> None:
     path = write_ct(tmp_path / "a.dcm", np.full((SIDE, SIDE), 1024, np.uint16))
-    assert read_header(path).slice_id == "ID_a"
+    assert read_headers(path).slice_id == "ID_a"
     assert defect(path) == "constant_image"
 
 
 def test_compressed_streams(tmp_path: Path) -> None:
     for syntax in (JPEG2000Lossless, RLELossless):
         path = write_ct(tmp_path / "a.dcm", syntax=syntax, PixelData=encapsulate([b"\xff\x4f\xff\x51" + b"\0" * 60]))
-        assert read_header(path).transfer_syntax == syntax
+        assert read_headers(path).transfer_syntax == syntax
         assert defect(path) == "undecodable"
     known = write_ct(tmp_path / "b.dcm", syntax=JPEG2000Lossless, PixelData=encapsulate([b"\0" * 64]))
     unknown = tmp_path / "c.dcm"
@@ -240,7 +240,7 @@ def test_a_damaged_file_is_a_slice_or_a_named_defect(tmp_path_factory: pytest.Te
     for place in data.draw(st.lists(st.integers(128, 900), max_size=6)):
         whole[place] = data.draw(st.integers(0, 255))
     end = data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))
-    for read in (read_header, read_slice):
+    for read in (read_headers, read_slice):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert outcome(read, bytes(whole[:end])) in {"slice", *DEFECTS}
@@ -277,6 +277,6 @@ def test_real_lossless_variants_are_equal(shared_data: Path) -> None:
 
 
 def test_real_defects(shared_data: Path) -> None:
-    for read in (read_header, read_slice):
+    for read in (read_headers, read_slice):
         assert defect(shared_data / "defects/GH1376.dcm", read) == "truncated"
         assert defect(shared_data / "defects/GH178.dcm", read) == "no_pixels"
