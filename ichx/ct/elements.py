@@ -181,6 +181,7 @@ def _read(
             if position + 8 > known:
                 _check_reach(position, known)
                 break
+        window.count()
         value = position + 8
         kind = b""
         if implicit:
@@ -247,6 +248,7 @@ def _items(
             _check_reach(position + 8, len(data))
         group, element, length = coding.implicit_head(data, position)
         tag = group << 16 | element
+        window.count()
         position += 8
         if tag == _SEQUENCE_END:
             break
@@ -273,6 +275,7 @@ def _pass_over(window: Window, position: int, coding: _Coding) -> int:
     levels = [(True, coding)]  # (items are expected, otherwise elements; how they are encoded)
     data = window.data
     while levels:
+        window.count()
         if position + 12 > len(data):
             data = window.reach(position + 12)
             if position + 8 > len(data):

@@ -15,6 +15,9 @@ FIRST: Final = 8192
 HEADER_LIMIT: Final = 2**26
 """Bytes that a header may have."""
 
+MOST_ELEMENTS: Final = 2**20
+"""Elements and items that a header may have: ten times those of a file with thousands of frames."""
+
 _STEP: Final = 2**16
 
 
@@ -112,6 +115,13 @@ class Window:
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.data = stream.read_at(0, FIRST)
+        self._elements_left = MOST_ELEMENTS
+
+    def count(self) -> None:
+        """Count an element that is read; raise `DicomDefectError` where they are more than any header has."""
+        self._elements_left -= 1
+        if self._elements_left < 0:
+            raise DicomDefectError("damaged_header", f"more than {MOST_ELEMENTS} elements")
 
     def reach(self, end: int) -> bytes:
         """Return `data` grown to `end` at least, or to the stream's end.
