@@ -196,7 +196,9 @@ def _read(
         if length == UNDEFINED:
             inner = _IMPLICIT if kind == b"UN" else coding
             if tag in sequences:
-                found.items[tag], position = _items(window, value, None, inner, sequences[tag], frame)
+                found.items[tag], position = _items(
+                    window, value, None, inner, sequences[tag], frame if tag == _PER_FRAME else 0
+                )
             else:
                 position = _pass_over(window, value, inner)
             data = window.data
@@ -210,7 +212,9 @@ def _read(
                 _check_reach(position, known)
             if tag in sequences:
                 inner = _IMPLICIT if kind == b"UN" else coding
-                found.items[tag], _ = _items(window, value, position, inner, sequences[tag], frame)
+                found.items[tag], _ = _items(
+                    window, value, position, inner, sequences[tag], frame if tag == _PER_FRAME else 0
+                )
             elif length > LARGEST_VALUE:
                 raise DicomDefectError("damaged_header", f"element {group:04X},{element:04X} has {length} bytes")
             else:
