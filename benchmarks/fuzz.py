@@ -3,7 +3,7 @@
     python benchmarks/fuzz.py [--quick] [--json FILE] [--files N]
 
 The files are phantom slices, and those of the folder in ICHX_TEST_DATA where it is set. The same number of files is the
-same files. `--quick` tries 1,500.
+same files. `--quick` tries 1,500. Files that lie about their size are read too: a process that believed one would end.
 """
 
 import io
@@ -14,11 +14,13 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from common import Figure, arguments, conclude
@@ -55,20 +57,26 @@ def main() -> None:
         waiting = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
         while waiting:
             waiting = _run(bases, waiting, total, crashed)
+        damaged = total.outcomes.total()
+        lies = write_lying(Path(folder))
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            lying = pool.submit(read_lying, lies).result()
     seconds = time.perf_counter() - began
     console = Console(stderr=True, highlight=False)
-    for line in [*total.unnamed[:20], *(f"file {index} ends the process" for index in crashed[:20])]:
+    for line in [*total.unnamed[:20], *lying.unnamed, *(f"file {index} ends the process" for index in crashed[:20])]:
         console.print(line, markup=False)
     console.print(", ".join(f"{name} {n}" for name, n in total.outcomes.most_common()), markup=False)
-    tried = total.outcomes.total()
     conclude(
         [
-            Figure("files tried", tried, "", f"{len(bases)} whole files", f"{count}", tried == count),
+            Figure("damaged files tried", damaged, "", f"{len(bases)} whole files", f"{count}", damaged == count),
             Figure("crashes", len(crashed), "", "-", "0", not crashed),
             Figure("outcomes without a name", len(total.unnamed), "", "-", "0", not total.unnamed),
             Figure(f"reads over {HANG:.0f} s", total.hangs, "", "-", "0", not total.hangs),
             Figure("slowest read", total.slowest, "s", "-", f"{HANG:.0f} s", total.slowest <= HANG),
-            Figure("peak memory", total.memory / 2**20, "MiB", "reader and decoder", "1024 MiB", total.memory < MEMORY),
+            Figure("peak memory", total.memory / 2**20, "MiB", "damaged files", "1024 MiB", total.memory < MEMORY),
+            Figure("lying files tried", lying.outcomes.total(), "", "-", "-", not lying.unnamed),
+            Figure("slowest read of a lying file", lying.slowest, "s", "-", f"{HANG:.0f} s", not lying.hangs),
+            Figure("peak memory", lying.memory / 2**20, "MiB", "lying files", "1024 MiB", lying.memory < MEMORY),
             Figure("wall time", seconds, "s", "-", "-", True),
         ],
         options,
@@ -119,16 +127,35 @@ def read_chunk(bases: list[Path], chunk: range) -> Tally:
         rng = np.random.default_rng([20, index])
         content = damaged(bases[index % len(bases)].read_bytes(), rng)
         signal.alarm(KILLED_AFTER)
-        tally.outcomes[_outcome(content, index, tally)] += 1
+        tally.outcomes[_outcome(lambda content=content: io.BytesIO(content), f"file {index}", tally)] += 1
         signal.alarm(0)
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    tally.memory = own + max(ended, _running_children())
+    tally.memory = _peak()
     return tally
 
 
-def _outcome(content: bytes, index: int, tally: Tally) -> str:
-    """Return "slice" or the defect's name."""
+def write_lying(folder: Path) -> list[Path]:
+    """Write the files that ask for too much to `folder`, and return them."""
+    from ichx.ct.testing import lying_files
+
+    paths = []
+    for name, content in lying_files():
+        paths.append(folder / f"{name}.lie")
+        paths[-1].write_bytes(content)
+    return paths
+
+
+def read_lying(paths: list[Path]) -> Tally:
+    """Read the files at `paths`, in a process of their own."""
+    warnings.simplefilter("ignore")
+    tally = Tally()
+    for path in paths:
+        tally.outcomes[_outcome(lambda path=path: path, path.stem, tally)] += 1
+    tally.memory = _peak()
+    return tally
+
+
+def _outcome(source: Callable[[], Path | BinaryIO], name: str, tally: Tally) -> str:
+    """Return "slice" or the defect's name; `source` gives the file anew."""
     from ichx.ct.dicom import DEFECTS, DicomDefectError, read_headers, read_slice
 
     frames, outcome = [0], "slice"
@@ -136,16 +163,16 @@ def _outcome(content: bytes, index: int, tally: Tally) -> str:
         began = time.perf_counter()
         try:
             if read == "headers":
-                frames = [header.frame for header in read_headers(io.BytesIO(content))]
+                frames = [header.frame for header in read_headers(source())]
             else:
-                read_slice(io.BytesIO(content), frames[0 if read == "first" else -1])
+                read_slice(source(), frames[0 if read == "first" else -1])
         except DicomDefectError as defect:
             outcome = defect.reason
             if outcome not in DEFECTS:
-                tally.unnamed.append(f"file {index}: {defect}")
+                tally.unnamed.append(f"{name}: {defect}")
         except Exception as error:
             outcome = "unnamed"
-            tally.unnamed.append(f"file {index}: {type(error).__name__}: {error}")
+            tally.unnamed.append(f"{name}: {type(error).__name__}: {error}")
         seconds = time.perf_counter() - began
         tally.slowest = max(tally.slowest, seconds)
         tally.hangs += seconds > HANG
@@ -154,14 +181,14 @@ def _outcome(content: bytes, index: int, tally: Tally) -> str:
     return outcome
 
 
-def _running_children() -> int:
-    """Return the peak memory in bytes of the largest process that this one has running."""
-    peak = 0
+def _peak() -> int:
+    """Return the peak memory in bytes of this process and the largest one that it has started."""
+    own, peak = (1024 * resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     for children in Path("/proc/self/task").glob("*/children"):
         for child in children.read_text(encoding="ascii").split():
             status = Path(f"/proc/{child}/status").read_text(encoding="utf-8").splitlines()
             peak = max(peak, *(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM")))
-    return peak
+    return own + peak
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ def main() -> None:
         _write(answers, payload)
 
 
-def _answer(codecs: Any, codec: str, codestream: bytes, rows: int, columns: int, itemsize: int) -> tuple[bytes, bytes]:
+def _answer(
+    codecs: Any, codec: str, codestream: bytes, rows: int, columns: int, itemsize: int
+) -> tuple[bytes, bytes | memoryview]:
     try:
         values, precision = _decode(codecs, codec, codestream, rows, columns, itemsize)
     except MemoryError:
@@ -80,7 +82,7 @@ def _answer(codecs: Any, codec: str, codestream: bytes, rows: int, columns: int,
     except Exception as error:  # codecs fail in any way on a damaged stream
         return _failure(FAILED, f"{type(error).__name__}: {error}")
     head = ANSWER.pack(DECODED, values.dtype.kind.encode(), values.itemsize, precision, values.nbytes)
-    return head, values.tobytes()
+    return head, np.ascontiguousarray(values).data.cast("B")
 
 
 def _failure(kind: bytes, message: str) -> tuple[bytes, bytes]:

@@ -3,6 +3,7 @@
 What stands in the bytes is decided elsewhere (`ichx.ct.elements`).
 """
 
+import io
 import os
 import zlib
 from typing import BinaryIO, Final, Protocol
@@ -81,18 +82,18 @@ class Inflated:
         self._waiting = b""
         self._position = 0
 
-    def read_at(self, offset: int, count: int) -> bytes:
-        """Return `count` bytes from `offset`, which is not before the end of what was read; fewer at the end."""
+    def read_at(self, offset: int, count: int, known: bytes = b"") -> bytes:
+        """Return `known` and `count` bytes from `offset`, fewer at the end; `offset` lies not before what was read."""
         if offset + count > INFLATED_LIMIT:
             raise DicomDefectError("absurd_size", f"more than {INFLATED_LIMIT // 2**20} MiB inflated")
         while self._position < offset:
             if not self._inflate(min(offset - self._position, 2**20)):
-                return b""
-        parts, missing = [], count
-        while missing and (part := self._inflate(missing)):
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts)
+                return known
+        content = io.BytesIO()  # gives its bytes away without a second copy
+        content.write(known)
+        while count and (part := self._inflate(min(count, 2**20))):
+            count -= content.write(part)
+        return content.getvalue()
 
     def _inflate(self, most: int) -> bytes:
         """Return 1 to `most` bytes, or none at the end."""
@@ -142,6 +143,6 @@ class Window:
         known = self.data[offset : offset + count]
         if len(known) == count:
             return known
-        if self.stream.size is None:
-            return known + self.stream.read_at(offset + len(known), count - len(known))
+        if isinstance(self.stream, Inflated):
+            return self.stream.read_at(offset + len(known), count - len(known), known)
         return self.stream.read_at(offset, count)  # again from the start: cheaper than joining

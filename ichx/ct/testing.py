@@ -5,7 +5,8 @@ All of it follows from seeds. Not for phantom studies as such (`ichx.ct.phantom_
 
 import io
 import struct
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from ichx.ct.defects import MOST_FRAMES
 from ichx.ct.phantom_dicom import write_phantom
+from ichx.ct.syntaxes import DEFLATED, EXPLICIT_LITTLE
 
 Array = npt.NDArray[Any]
 
@@ -135,6 +138,86 @@ def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
         damage = _DAMAGES[int(rng.integers(len(_DAMAGES)))]
         damage(content, rng)
     return bytes(content)
+
+
+def element(tag: int, kind: str, value: bytes, length: int | None = None) -> bytes:
+    """Return an explicit little endian element; `length` is written instead of the value's where it is given."""
+    length = len(value) if length is None else length
+    head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, kind.encode())
+    if kind in ("SQ", "UN", "OB", "OW", "UT"):
+        return head + struct.pack("<HL", 0, length) + value
+    return head + struct.pack("<H", length) + value
+
+
+def preamble(syntax: str) -> bytes:
+    """Return what stands before the dataset in a file of the transfer syntax."""
+    body = element(0x00020010, "UI", syntax.encode() + b"\0" * (len(syntax) % 2))
+    return bytes(128) + b"DICM" + element(0x00020000, "UL", struct.pack("<L", len(body))) + body
+
+
+def deflated(parts: Iterable[bytes]) -> bytes:
+    """Return the joined `parts`, deflated as a file's dataset is."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return b"".join(packer.compress(part) for part in parts) + packer.flush()
+
+
+def lying_files() -> Iterator[tuple[str, bytes]]:
+    """Yield files by name that ask for more memory and time than any slice may have."""
+    import imagecodecs
+
+    plain, deflating = preamble(EXPLICIT_LITTLE), preamble(DEFLATED)
+    zeros = [bytes(2**20)]
+    undefined = 2**32 - 1
+    item = b"\xfe\xff\x00\xe0"
+    small, large = _header(32, 32, 16), _header(8192, 8192, 32)
+    pixels = element(0x7FE00010, "OW", bytes(range(256)) * 8)
+    nested = element(0x00081140, "SQ", item + b"\xff" * 4, undefined) * 100_000
+    yield "65535 x 65535 pixels", plain + _header(65535, 65535, 16) + pixels
+    yield "a million frames", plain + _header(32, 32, 16, frames=1_000_000) + pixels
+    yield "as many frames as may be", plain + _header(32, 32, 16, frames=MOST_FRAMES) + pixels
+    yield "an element beyond the file", plain + element(0x00080008, "UT", b"", 2**32 - 2) + small + pixels
+    yield "a value of 2 GiB", plain + element(0x00080018, "UT", b"ID", 2**31) + small + pixels
+    yield "sequences without an end", plain + nested + small + pixels
+    yield (
+        "sequences 100,000 deep",
+        plain + nested + b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0" * 100_000 + small,
+    )
+    yield "millions of elements", plain + element(0x00080001, "LO", b"") * 6_000_000
+    for name, tag in (("millions of items", 0x00081140), ("millions of frame groups", 0x52009230)):
+        yield name, plain + small + element(tag, "SQ", (item + bytes(4)) * 6_000_000, undefined)
+    yield "inflates to 2 GiB of elements", deflating + deflated(zeros * 2048)
+    yield "inflates to one long element", deflating + deflated([element(0x00091010, "OW", b"", 2**31), *zeros * 2048])
+    huge = element(0x7FE00010, "OW", b"", 2**28)
+    yield "inflates to 256 MiB of pixels", deflating + deflated([large, huge, bytes(range(256)), *zeros * 256])
+    fragments = element(0x7FE00010, "OB", (item + bytes(4)) * 6_000_000, undefined)
+    yield "millions of fragments", preamble(str(RLELossless)) + small + fragments
+    codestream = bytearray(imagecodecs.jpeg2k_encode(np.eye(32, dtype=np.uint16), codecformat="j2k"))
+    size = codestream.find(b"\xff\x51") + 6
+    for place in (size, size + 16):
+        codestream[place : place + 8] = struct.pack(">LL", 8192, 8192)
+    stripes = np.zeros((8192, 8192), np.uint16)
+    stripes[::64] = 1000
+    runs = (b"\x81\0" * 64) * 2**13
+    segments = struct.pack("<16L", 4, *(64 + place * len(runs) for place in range(4)), *(0,) * 11) + runs * 4
+    for name, syntax, bits, content in (
+        ("JPEG 2000 that claims 8192 x 8192 pixels", f"{_JPEG}90", 16, bytes(codestream)),
+        ("JPEG-LS of 8192 x 8192 pixels", f"{_JPEG}80", 16, bytes(imagecodecs.jpegls_encode(stripes))),
+        ("RLE of 8192 x 8192 pixels", str(RLELossless), 32, segments),
+    ):
+        fragment = element(0x7FE00010, "OB", encapsulate([content + b"\0" * (len(content) % 2)]), undefined)
+        yield name, preamble(syntax) + _header(8192, 8192, bits) + fragment
+
+
+def _header(rows: int, columns: int, bits: int, *, frames: int = 1) -> bytes:
+    """Return the elements of a CT slice up to its pixels."""
+    shorts = ((0x00280010, rows), (0x00280011, columns), (0x00280100, bits), (0x00280101, bits))
+    return (
+        element(0x00080018, "UI", b"ID_lying")
+        + element(0x00080060, "CS", b"CT")
+        + element(0x00280004, "CS", b"MONOCHROME2 ")
+        + element(0x00280008, "IS", f"{frames:08}".encode())
+        + b"".join(element(tag, "US", struct.pack("<H", value)) for tag, value in shorts)
+    )
 
 
 def _flip(content: bytearray, rng: np.random.Generator) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 from pathlib import Path
 
 import pydicom
@@ -23,31 +22,17 @@ from pydicom.uid import (
 from ichx.ct.defects import DicomDefectError
 from ichx.ct.elements import WANTED, Elements, read_elements
 from ichx.ct.syntaxes import DEFLATED
+from ichx.ct.testing import deflated, element, preamble
 
-META = b"\0" * 128 + b"DICM"
+MARK = bytes(128) + b"DICM"
 SLICE_ID = 0x00080018
 PIXELS = struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, 4) + b"\1\2\3\4"
 OPEN_ITEM = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
 CLOSED = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
 
 
-def element(tag: int, kind: str, value: bytes, length: int | None = None) -> bytes:
-    """Return an explicit little endian element; `length` is what is written instead of the value's."""
-    length = len(value) if length is None else length
-    head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, kind.encode())
-    if kind in ("SQ", "UN", "OB", "OW", "UT"):
-        return head + struct.pack("<HL", 0, length) + value
-    return head + struct.pack("<H", length) + value
-
-
-def meta(syntax: str) -> bytes:
-    value = syntax.encode() + b"\0" * (len(syntax) % 2)
-    body = element(0x00020010, "UI", value)
-    return META + element(0x00020000, "UL", struct.pack("<L", len(body))) + body
-
-
 def read(body: bytes, syntax: str = ExplicitVRLittleEndian) -> Elements:
-    return read_elements(io.BytesIO(meta(syntax) + body))
+    return read_elements(io.BytesIO(preamble(syntax) + body))
 
 
 def defect(body: bytes, syntax: str = ExplicitVRLittleEndian) -> str:
@@ -155,10 +140,10 @@ def test_reads_what_writers_do_against_the_rules() -> None:
         assert found.pixels is not None
     implicit = struct.pack("<HHL", 0x0008, 0x0018, 4) + b"ID_b"
     assert read(implicit).values == {SLICE_ID: b"ID_b"}  # although the file says explicit
-    unnamed = read_elements(io.BytesIO(META + implicit))
+    unnamed = read_elements(io.BytesIO(MARK + implicit))
     assert (unnamed.values, unnamed.syntax) == ({SLICE_ID: b"ID_b"}, ImplicitVRLittleEndian)
     big = struct.pack(">HH2sH", 0x0008, 0x0018, b"UI", 4) + b"ID_c"
-    unnamed = read_elements(io.BytesIO(META + big))
+    unnamed = read_elements(io.BytesIO(MARK + big))
     assert (unnamed.values, unnamed.syntax) == ({SLICE_ID: b"ID_c"}, ExplicitVRBigEndian)
 
 
@@ -178,11 +163,6 @@ def test_headers_that_lie_are_defects() -> None:
     groups = element(0x52009230, "SQ", b"\xfe\xff\x00\xe0\0\0\0\0" * 70_000, 2**32 - 1)
     assert defect(groups) == "absurd_size"
     assert defect(element(0x52009230, "SQ", b"no items")) == "damaged_header"
-
-
-def deflated(parts: list[bytes]) -> bytes:
-    packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return b"".join(packer.compress(part) for part in parts) + packer.flush()
 
 
 def test_deflated_files_are_inflated_no_further_than_needed() -> None:
