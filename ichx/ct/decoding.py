@@ -6,6 +6,7 @@ dies, takes too long or is left in the middle of an answer; it ends when its own
 """
 
 import atexit
+import fcntl
 import os
 import select
 import subprocess
@@ -199,8 +200,6 @@ def _ask(worker: _Worker, request: bytes, codestream: bytes, rows: int, columns:
 
 
 def _enlarge(pipe: int) -> None:
-    import fcntl
-
     resize = getattr(fcntl, "F_SETPIPE_SZ", None)
     if resize is not None:
         try:

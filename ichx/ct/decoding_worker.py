@@ -50,6 +50,7 @@ class _DimensionsError(Exception):
 def main() -> None:
     """Answer requests until standard input ends, which it does when the asking process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     import imagecodecs
 
     answers = os.dup(sys.stdout.fileno())
@@ -153,6 +154,9 @@ def _limit_memory() -> None:
     import resource
 
     limit = int(mapped.read_text(encoding="ascii").split()[0]) * resource.getpagesize() + MEMORY_LIMIT
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 

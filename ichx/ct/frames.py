@@ -16,7 +16,7 @@ from ichx.ct.syntaxes import CODECS, NATIVE
 MOST_FRAGMENTS: Final = 2**18
 """Fragments of one file; each has a header to be walked over."""
 
-LARGEST_FRAME: Final = 2**28
+LARGEST_FRAME: Final = 2**27
 """Bytes of a compressed frame."""
 
 _END_OF_IMAGE: Final = b"\xff\xd9"
