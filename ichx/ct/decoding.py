@@ -182,8 +182,7 @@ def _running_worker() -> _Worker:
 
 def _ask(worker: _Worker, request: bytes, codestream: bytes, rows: int, columns: int) -> Decoded:
     budget = _Budget(SECONDS_LIMIT)
-    worker.send(request, budget)
-    worker.send(codestream, budget)
+    worker.send(request + codestream, budget)
     state, kind, itemsize, precision, length = ANSWER.unpack(worker.receive(ANSWER.size, budget).tobytes())
     values_follow = state == DECODED and kind in b"iu" and length == rows * columns * itemsize
     if not values_follow and (state not in (FAILED, NO_MEMORY, NO_CODEC) or length > LONGEST_MESSAGE):

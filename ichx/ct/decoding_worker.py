@@ -58,15 +58,14 @@ def main() -> None:
     os.dup2(quiet, sys.stdout.fileno())  # codecs print
     _limit_memory()
     _write(answers, READY)
-    while head := _read(REQUEST.size):
-        number, itemsize, rows, columns, length = REQUEST.unpack(head)
+    while request := _read(REQUEST.size):
+        number, itemsize, rows, columns, length = REQUEST.unpack(request)
         codestream = _read(length)
         # Nobody may be left to end a decoder that hangs: the alarm kills this process.
         signal.alarm(2 * SECONDS_LIMIT)
-        kind, payload = _answer(imagecodecs, CODEC_NAMES[number], codestream, rows, columns, itemsize)
+        head, payload = _answer(imagecodecs, CODEC_NAMES[number], codestream, rows, columns, itemsize)
         signal.alarm(0)
-        _write(answers, kind)
-        _write(answers, payload)
+        _write(answers, head, payload)
 
 
 def _answer(
@@ -172,10 +171,15 @@ def _read(length: int) -> bytes:
     return bytes(content)
 
 
-def _write(descriptor: int, content: bytes | memoryview) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _write(descriptor: int, *parts: bytes | memoryview) -> None:
+    """Write all parts, at once where the pipe has room: the asking process is woken by each write."""
+    views = [memoryview(part) for part in parts if len(part)]
+    while views:
+        done = os.writev(descriptor, views)
+        while views and done >= len(views[0]):
+            done -= len(views.pop(0))
+        if views:
+            views[0] = views[0][done:]
 
 
 if __name__ == "__main__":
