@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from ichx.ct.dicom import DicomDefectError, SliceHeader, read_header, read_slice
+from ichx.ct.dicom import DicomDefectError, SliceHeader, read_headers, read_slice
 from ichx.errors import IchxError
 
 Progress = Callable[[int, int], None]
@@ -128,7 +128,10 @@ def _record(source: Path, file: str) -> Record:
     try:
         status = path.stat()
         size, mtime = status.st_size, status.st_mtime_ns
-        header, repaired = read_header(path), False
+        headers = read_headers(path)
+        if len(headers) > 1:
+            raise DicomDefectError("multi_frame", f"{len(headers)} frames")
+        header, repaired = headers[0], False
         if header.intercept_suspect:
             decoded = read_slice(path)
             header, repaired = decoded.header, decoded.repaired

@@ -1,0 +1,242 @@
+"""Compressed pixels to values, in a process beside this one that a damaged codestream may kill.
+
+One such process belongs to each process that decodes. It starts when it is first needed, stays, and is replaced when it
+dies, takes too long or is left in the middle of an answer; it ends when its owner does. Not for codecs
+(`ichx.ct.decoding_worker`) or for what values mean (`ichx.ct.pixels`).
+"""
+
+import atexit
+import fcntl
+import os
+import select
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ichx.ct.decoding_worker import (
+    ANSWER,
+    CODEC_NAMES,
+    DECODED,
+    FAILED,
+    LONGEST_MESSAGE,
+    MEMORY_LIMIT,
+    NO_CODEC,
+    NO_MEMORY,
+    READY,
+    REQUEST,
+    SECONDS_LIMIT,
+)
+from ichx.ct.defects import DicomDefectError
+from ichx.errors import IchxError
+
+_TICK: Final = 100
+"""Milliseconds of one wait. Time is counted in waits: a process that was stopped meanwhile has not waited."""
+
+_START_SECONDS: Final = 120
+"""Time to start in, on a machine that is busy and a disk that is slow."""
+
+_PIPE_BYTES: Final = 2**20
+"""Bytes that the pipes hold, where the system allows it: a whole slice, so that neither side waits for the other."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Decoded `values`, (rows, columns) of a signed type where the codestream says so; `precision` is its bits."""
+
+    values: npt.NDArray[Any]
+    precision: int
+
+
+def decode(codec: str, codestream: bytes, rows: int, columns: int, itemsize: int) -> Decoded:
+    """Return the values of one frame's `codestream`; `itemsize` is the header's bytes per value.
+
+    Raises `DicomDefectError` for what cannot be decoded within `SECONDS_LIMIT` and `MEMORY_LIMIT`, or kills the
+    decoder, and `IchxError` where no decoder can be started.
+    """
+    request = REQUEST.pack(CODEC_NAMES.index(codec), itemsize, rows, columns, len(codestream))
+    with _LOCK:
+        worker = _running_worker()
+        try:
+            return _ask(worker, request, codestream, rows, columns)
+        except _DiedError as error:
+            _end(worker)
+            raise DicomDefectError("undecodable", f"the decoder died ({error})") from error
+        except _TimeoutError as error:
+            _end(worker)
+            raise DicomDefectError("undecodable", f"took longer than {SECONDS_LIMIT} s") from error
+        except DicomDefectError:
+            raise  # a whole answer: the worker goes on
+        except BaseException:
+            _end(worker)  # interrupted: its answer would be taken for the next one's
+            raise
+
+
+class _DiedError(Exception):
+    """The worker is gone."""
+
+
+class _TimeoutError(Exception):
+    """The worker has not answered in time."""
+
+
+class _Worker:
+    """A started worker and the ends of its pipes."""
+
+    def __init__(self) -> None:
+        # The worker finds what this process finds, and nothing in the current directory.
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        command = [sys.executable, "-P", "-m", "ichx.ct.decoding_worker"]
+        self.process = subprocess.Popen(
+            command,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            process_group=0,  # Ctrl-C is for the owner
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.requests, self.answers = self.process.stdin.fileno(), self.process.stdout.fileno()
+        for pipe in (self.requests, self.answers):
+            os.set_blocking(pipe, False)
+            _enlarge(pipe)
+
+    def send(self, content: bytes, budget: "_Budget") -> None:
+        """Write `content`, or raise `_DiedError` or `_TimeoutError`."""
+        view = memoryview(content)
+        while view:
+            try:
+                view = view[os.write(self.requests, view) :]
+            except BlockingIOError:
+                budget.wait(self.requests, select.POLLOUT)
+            except BrokenPipeError:
+                raise self._death() from None
+
+    def receive(self, length: int, budget: "_Budget") -> npt.NDArray[np.uint8]:
+        """Return the next `length` bytes, or raise `_DiedError` or `_TimeoutError`."""
+        content = np.empty(length, np.uint8)
+        view = content.data
+        while view:
+            try:
+                count = os.readv(self.answers, [view])
+            except BlockingIOError:
+                budget.wait(self.answers, select.POLLIN)
+                continue
+            if not count:
+                raise self._death()
+            view = view[count:]
+        return content
+
+    def _death(self) -> _DiedError:
+        code = self.process.wait()
+        return _DiedError(f"signal {-code}" if code < 0 else f"exit code {code}")
+
+
+class _Budget:
+    """The waits that are left for one answer."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = round(1000 * seconds / _TICK)
+
+    def wait(self, descriptor: int, event: int) -> None:
+        poll = select.poll()
+        poll.register(descriptor, event)
+        while not poll.poll(_TICK):
+            self._left -= 1
+            if self._left <= 0:
+                raise _TimeoutError
+
+
+_LOCK = threading.Lock()
+_worker: _Worker | None = None
+
+
+def _running_worker() -> _Worker:
+    """Return the worker, a new one where there is none or it has died while nobody asked it."""
+    global _worker
+    if _worker is not None and _worker.process.poll() is not None:
+        _end(_worker)
+    if _worker is None:
+        worker = _Worker()
+        try:
+            if worker.receive(len(READY), _Budget(_START_SECONDS)).tobytes() != READY:
+                raise _DiedError("it says something else")
+        except (_DiedError, _TimeoutError) as error:
+            _end(worker)
+            raise IchxError(
+                f"the decoder of compressed pixels does not start ({error})",
+                f"run `{sys.executable} -m ichx.ct.decoding_worker` to see why",
+            ) from error
+        except BaseException:
+            _end(worker)
+            raise
+        _worker = worker
+    return _worker
+
+
+def _ask(worker: _Worker, request: bytes, codestream: bytes, rows: int, columns: int) -> Decoded:
+    budget = _Budget(SECONDS_LIMIT)
+    worker.send(request + codestream, budget)
+    state, kind, itemsize, precision, length = ANSWER.unpack(worker.receive(ANSWER.size, budget).tobytes())
+    values_follow = state == DECODED and kind in b"iu" and length == rows * columns * itemsize
+    if not values_follow and (state not in (FAILED, NO_MEMORY, NO_CODEC) or length > LONGEST_MESSAGE):
+        raise _DiedError("it answers nonsense")  # a codec has written into memory that is not its own
+    payload = worker.receive(length, budget)
+    if values_follow:
+        return Decoded(payload.view(f"{kind.decode()}{itemsize}").reshape(rows, columns), precision)
+    if state == NO_MEMORY:
+        raise DicomDefectError("undecodable", f"needed more than {MEMORY_LIMIT // 2**20} MiB")
+    message = payload.tobytes().decode(errors="replace")
+    if state == NO_CODEC:
+        raise DicomDefectError("unsupported_syntax", f"needs an imagecodecs with that codec: {message}")
+    raise DicomDefectError("undecodable", message)
+
+
+def _enlarge(pipe: int) -> None:
+    resize = getattr(fcntl, "F_SETPIPE_SZ", None)
+    if resize is not None:
+        try:
+            fcntl.fcntl(pipe, resize, _PIPE_BYTES)
+        except OSError:
+            pass  # the system allows less: the slice goes over in parts
+
+
+def _end(worker: _Worker) -> None:
+    """Kill the worker and forget it."""
+    global _worker
+    worker.process.kill()
+    worker.process.wait()
+    _close(worker)
+    if worker is _worker:
+        _worker = None
+
+
+def _close(worker: _Worker) -> None:
+    for pipe in (worker.process.stdin, worker.process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+@atexit.register
+def _end_at_exit() -> None:
+    if _worker is not None:
+        _end(_worker)
+
+
+def _forget_in_child() -> None:
+    """Leave the worker to the parent: two processes would take each other's answers."""
+    global _LOCK, _worker
+    _LOCK = threading.Lock()
+    if _worker is not None:
+        _worker.process.returncode = 0  # it is no child of this process
+        _close(_worker)
+        _worker = None
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,186 @@
+"""The process that decodes compressed pixels: `python -m ichx.ct.decoding_worker`, asked on standard input.
+
+Codecs are native code, which a damaged codestream can make abort, hang or ask for all memory; here that kills nothing
+but this process. Started and asked by `ichx.ct.decoding`. A request is `REQUEST` and the codestream, an answer is
+`ANSWER` and the values or a message. Nothing is pickled.
+"""
+
+import os
+import signal
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+REQUEST: Final = struct.Struct("<BBIIQ")
+"""Number of the codec in `CODEC_NAMES`, bytes per value, rows, columns, bytes of the codestream that follows."""
+
+ANSWER: Final = struct.Struct("<ccBBQ")
+"""`DECODED`, `FAILED`, `NO_MEMORY` or `NO_CODEC`; kind (i or u), bytes per value, precision; bytes that follow."""
+
+DECODED, FAILED, NO_MEMORY, NO_CODEC = b"D", b"F", b"M", b"C"
+
+READY: Final = b"R"
+"""Is said once, when the process can be asked."""
+
+LONGEST_MESSAGE: Final = 300
+
+CODEC_NAMES: Final = ("rle", "jpeg", "jpegls", "jpeg2k", "jpegxl")
+
+MEMORY_LIMIT: Final = 512 * 2**20
+"""Bytes that decoding a slice may take beyond what the process starts with."""
+
+SECONDS_LIMIT: Final = 5
+"""Time that the asking process allows for one slice."""
+
+_FRAME_HEADERS: Final = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+"""Markers of JPEG (SOF0 to SOF15) and JPEG-LS (SOF55) behind which the size stands."""
+
+Array = npt.NDArray[Any]
+
+
+class _DimensionsError(Exception):
+    """The codestream is of another size than the header says."""
+
+
+def main() -> None:
+    """Answer requests until standard input ends, which it does when the asking process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    import imagecodecs
+
+    answers = os.dup(sys.stdout.fileno())
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, sys.stdout.fileno())  # codecs print
+    _limit_memory()
+    _write(answers, READY)
+    while request := _read(REQUEST.size):
+        number, itemsize, rows, columns, length = REQUEST.unpack(request)
+        codestream = _read(length)
+        # Nobody may be left to end a decoder that hangs: the alarm kills this process.
+        signal.alarm(2 * SECONDS_LIMIT)
+        head, payload = _answer(imagecodecs, CODEC_NAMES[number], codestream, rows, columns, itemsize)
+        signal.alarm(0)
+        _write(answers, head, payload)
+
+
+def _answer(
+    codecs: Any, codec: str, codestream: bytes, rows: int, columns: int, itemsize: int
+) -> tuple[bytes, bytes | memoryview]:
+    try:
+        values, precision = _decode(codecs, codec, codestream, rows, columns, itemsize)
+    except MemoryError:
+        return _failure(NO_MEMORY, "")
+    except ImportError as error:
+        return _failure(NO_CODEC, str(error))
+    except _DimensionsError as error:
+        return _failure(FAILED, str(error))
+    except Exception as error:  # codecs fail in any way on a damaged stream
+        return _failure(FAILED, f"{type(error).__name__}: {error}")
+    head = ANSWER.pack(DECODED, values.dtype.kind.encode(), values.itemsize, precision, values.nbytes)
+    return head, np.ascontiguousarray(values).data.cast("B")
+
+
+def _failure(kind: bytes, message: str) -> tuple[bytes, bytes]:
+    payload = message.encode()[:LONGEST_MESSAGE]
+    return ANSWER.pack(kind, b"-", 0, 0, len(payload)), payload
+
+
+def _decode(codecs: Any, codec: str, codestream: bytes, rows: int, columns: int, itemsize: int) -> tuple[Array, int]:
+    """Return the values, (rows, columns) int or uint of 1, 2 or 4 bytes, and their precision in bits."""
+    precision = 8 * itemsize
+    if codec == "rle":
+        content = codecs.dicomrle_decode(codestream, dtype=f"<u{itemsize}")
+        values: Array = np.frombuffer(content, f"<u{itemsize}")
+        if values.size != rows * columns:
+            raise _DimensionsError(f"decoded to {values.size} values, not to {rows} x {columns}")
+        return values.reshape(rows, columns), precision
+    seen = {"jpeg": _jpeg_size, "jpegls": _jpeg_size, "jpeg2k": _jpeg2k_size}.get(codec, _no_size)(codestream)
+    if seen is not None:
+        _check((seen[0], seen[1]), rows, columns)  # before a size that nobody expects takes memory
+        precision = seen[2]
+    decode: Callable[[bytes], Array] = getattr(codecs, f"{'jpeg8' if codec == 'jpeg' else codec}_decode")
+    values = decode(codestream)
+    _check(values.shape, rows, columns)
+    if values.dtype.kind not in "iu" or values.itemsize > 4:
+        raise _DimensionsError(f"decoded to values of the type {values.dtype}")
+    return values, min(precision, 8 * values.itemsize)
+
+
+def _check(shape: tuple[int, ...], rows: int, columns: int) -> None:
+    if shape != (rows, columns):
+        raise _DimensionsError(f"decoded to {shape}, not to {(rows, columns)}")
+
+
+def _no_size(codestream: bytes) -> None:
+    return None
+
+
+def _jpeg_size(codestream: bytes) -> tuple[int, int, int] | None:
+    """Return (rows, columns, precision) of a JPEG or JPEG-LS frame header, or None where there is none."""
+    place = 2
+    while place + 9 <= len(codestream) and codestream[place] == 0xFF:
+        marker = codestream[place + 1]
+        if marker == 0xFF:  # fill bytes may stand before a marker
+            place += 1
+            continue
+        length = int.from_bytes(codestream[place + 2 : place + 4], "big")
+        if marker in _FRAME_HEADERS:
+            precision, rows, columns = struct.unpack_from(">BHH", codestream, place + 4)
+            return (rows, columns, precision) if rows else None  # rows may follow the scan
+        place += 2 + length
+    return None
+
+
+def _jpeg2k_size(codestream: bytes) -> tuple[int, int, int] | None:
+    """Return (rows, columns, precision) of the SIZ segment, or None where there is none."""
+    place = codestream.find(b"\xff\x4f\xff\x51")
+    if place < 0 or place + 43 > len(codestream):
+        return None
+    width, height, left, top = struct.unpack_from(">IIII", codestream, place + 8)
+    return height - top, width - left, (codestream[place + 42] & 0x7F) + 1
+
+
+def _limit_memory() -> None:
+    """Let allocations fail beyond what is mapped now and `MEMORY_LIMIT`, where the system tells what is mapped."""
+    mapped = Path("/proc/self/statm")
+    if not mapped.exists():
+        return
+    import resource
+
+    limit = int(mapped.read_text(encoding="ascii").split()[0]) * resource.getpagesize() + MEMORY_LIMIT
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _read(length: int) -> bytes:
+    """Return `length` bytes of standard input, or none where it has ended."""
+    content = bytearray(length)
+    view, done = memoryview(content), 0
+    while done < length:
+        count = os.readv(0, [view[done:]])
+        if not count:
+            return b""
+        done += count
+    return bytes(content)
+
+
+def _write(descriptor: int, *parts: bytes | memoryview) -> None:
+    """Write all parts, at once where the pipe has room: the asking process is woken by each write."""
+    views = [memoryview(part) for part in parts if len(part)]
+    while views:
+        done = os.writev(descriptor, views)
+        while views and done >= len(views[0]):
+            done -= len(views.pop(0))
+        if views:
+            views[0] = views[0][done:]
+
+
+if __name__ == "__main__":
+    main()

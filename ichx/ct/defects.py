@@ -1,0 +1,54 @@
+"""The reasons for which a file, or a frame of one, is no usable CT slice."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+SMALLEST, LARGEST = 16, 8192
+"""Rows and columns outside these are no CT slice."""
+
+MOST_FRAMES: Final = 65_536
+"""More frames than any scanner puts into a file."""
+
+INFLATED_LIMIT: Final = 2**30
+"""Bytes to which a deflated file may inflate."""
+
+DEFECTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "unreadable": "the operating system cannot read the file",
+        "not_dicom": "not a DICOM file (no DICM prefix)",
+        "damaged_header": "the header cannot be parsed",
+        "no_slice_id": "no SOPInstanceUID",
+        "not_ct": "another modality, or an object that is no CT image",
+        "localizer": "a localizer (scout), not an axial slice",
+        "multi_frame": "several frames in one file, and no frame that it has was asked for",
+        "monochrome1": "MONOCHROME1: inverted grey values, which are no HU",
+        "unsupported_pixels": "colour, floating point, or an impossible number of bits",
+        "absurd_size": f"rows or columns outside {SMALLEST} to {LARGEST}, or too many frames or inflated bytes",
+        "bad_rescale": "rescale slope or intercept is zero, or not a number",
+        "no_pixels": "no PixelData",
+        "truncated": "PixelData is shorter than rows x columns, or ends within a frame",
+        "unsupported_syntax": "no decoder for the transfer syntax",
+        "undecodable": "the compressed pixels cannot be decoded",
+        "constant_image": "every pixel has the same value",
+        "duplicate_instance": "another file, earlier by path, has the same SOPInstanceUID",
+        "no_label": "the label CSV does not speak of this slice",
+    }
+)
+"""Each reason for which a file is refused, and what it means. The last two only a whole dataset can show.
+
+Missing geometry (position, orientation, spacing) is no defect: one slice is complete without it.
+"""
+
+
+class DicomDefectError(Exception):
+    """The file is no usable CT slice: `reason` is a key of `DEFECTS`, `detail` says what was found."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail or DEFECTS[reason]}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["DicomDefectError"], tuple[str, str]]:
+        """Keep both parts when the error crosses a process boundary."""
+        return type(self), (self.reason, self.detail)

@@ -1,0 +1,284 @@
+"""What the header of a CT slice says: raw elements to a `SliceHeader` per frame, or to a named defect.
+
+Not for the bytes (`ichx.ct.elements`) or the pixels (`ichx.ct.pixels`).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from ichx.ct import elements as tags
+from ichx.ct.defects import LARGEST, MOST_FRAMES, SMALLEST, DicomDefectError
+from ichx.ct.elements import UNDEFINED, Elements, Pixels, Values
+from ichx.ct.syntaxes import NATIVE, describe, remedy, supported
+
+BRAIN_WINDOW: Final = (40.0, 80.0)
+"""(centre, width) in HU that stands in for a header without a usable window."""
+
+CT_CLASSES: Final = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+"""CT Image, Enhanced CT Image, and Legacy Converted Enhanced CT Image Storage."""
+
+
+@dataclass(frozen=True)
+class SliceHeader:
+    """What the header of one slice says. Missing ids are empty; `position` and `spacing` (row, column) in mm.
+
+    `window` is the (centre, width) in HU that counts: the file's first, or the brain window where `window_missing`.
+    `padding` is the stored value that stands for no measurement. `frame` is 0 for a file with one frame, otherwise from
+    1; then `slice_id` ends in `#frame`, `instance_number` is the frame, and `defect` names the reason (a key of
+    `DEFECTS`) for which this frame of the file is no slice. Missing geometry is None and no defect.
+    """
+
+    slice_id: str
+    patient_id: str
+    study_id: str
+    series_id: str
+    instance_number: int | None
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    signed: bool
+    padding: int | None
+    slope: float
+    intercept: float
+    window: tuple[float, float]
+    window_missing: bool
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing: tuple[float, ...] | None
+    transfer_syntax: str
+    frame: int = 0
+    defect: str = ""
+
+    @property
+    def intercept_suspect(self) -> bool:
+        """Whether the header is of the family in which some RSNA files carry a wrong intercept."""
+        return self.bits_stored == 12 and not self.signed and self.intercept > -100
+
+    @property
+    def frame_bytes(self) -> int:
+        """Return how many bytes the slice has uncompressed."""
+        return self.rows * self.columns * self.bits_allocated // 8
+
+
+def all_headers(elements: Elements) -> list[SliceHeader]:
+    """Return the header of each frame. Raises `DicomDefectError` where the file has no slice at all."""
+    image, frames = _image(elements)
+    if frames == 1:
+        return [_slice(elements, image, 1, 1)]
+    headers, first = [], None
+    for frame in range(1, frames + 1):
+        try:
+            headers.append(_slice(elements, image, frame, frames))
+        except DicomDefectError as defect:
+            first = first or defect
+            headers.append(_refused(image, frame, defect.reason))
+    if first is not None and all(header.defect for header in headers):
+        raise first
+    return headers
+
+
+def one_header(elements: Elements, frame: int) -> tuple[SliceHeader, int]:
+    """Return the header of `frame` (0 in a file with one) and the number of frames, or raise for its defect."""
+    image, frames = _image(elements)
+    if (frame == 0) != (frames == 1) or not 0 <= frame <= frames:
+        asked = f"frame {frame}" if frame else "none"
+        raise DicomDefectError("multi_frame", f"{frames} frames, {asked} of them asked for")
+    return _slice(elements, image, max(frame, 1), frames), frames
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What holds for all frames of a file."""
+
+    ids: tuple[str, str, str, str]
+    rows: int
+    columns: int
+    allocated: int
+    stored: int
+    signed: bool
+    padding: int | None
+    syntax: str
+    available: int | None
+
+
+def _image(elements: Elements) -> tuple[_Image, int]:
+    """Return what holds for all frames, and their number; raise for the first thing that makes the file no CT slice."""
+    values, pixels = elements.values, elements.pixels
+    modality, sop_class = _text(values, tags.MODALITY), _text(values, tags.SOP_CLASS)
+    if modality != "CT" and (modality or sop_class not in CT_CLASSES):
+        raise DicomDefectError("not_ct", f"modality {modality[:20]!r}")
+    if not _text(values, tags.SLICE_ID):
+        raise DicomDefectError("no_slice_id")
+    _check_type(values, tags.IMAGE_TYPE)
+    available = 0 if pixels is None else _available(elements, pixels)
+    if pixels is None or available == 0:
+        raise DicomDefectError("no_pixels")
+    if pixels.floating:
+        raise DicomDefectError("unsupported_pixels", "floating point")
+    if sop_class and sop_class not in CT_CLASSES:
+        raise DicomDefectError("not_ct", f"SOP class {sop_class[:64]}")
+    rows, columns = _integer(elements, tags.ROWS) or 0, _integer(elements, tags.COLUMNS) or 0
+    if not (SMALLEST <= rows <= LARGEST and SMALLEST <= columns <= LARGEST):
+        raise DicomDefectError("absurd_size", f"{rows} rows x {columns} columns")
+    count = _numbers(values, tags.FRAMES, 1)
+    frames = int(max(1.0, count[0])) if count else 1
+    if frames > MOST_FRAMES:
+        raise DicomDefectError("absurd_size", f"{frames} frames")
+    allocated, stored = _bits(elements)
+    if not supported(elements.syntax):
+        raise DicomDefectError("unsupported_syntax", f"{describe(elements.syntax)}: {remedy(elements.syntax)}")
+    expected = rows * columns * allocated // 8
+    if pixels.length == UNDEFINED and elements.syntax in NATIVE and (available is None or available >= expected):
+        raise DicomDefectError("undecodable", f"pixels of undefined length in {describe(elements.syntax)}")
+    signed = _integer(elements, tags.SIGNED) == 1
+    ids = tuple(_text(values, tag) for tag in (tags.SLICE_ID, tags.PATIENT_ID, tags.STUDY_ID, tags.SERIES_ID))
+    assert len(ids) == 4
+    padding = _integer(elements, tags.PADDING, signed=signed)
+    return _Image(ids, rows, columns, allocated, stored, signed, padding, elements.syntax, available), frames
+
+
+def _available(elements: Elements, pixels: Pixels) -> int | None:
+    """Return how many bytes of pixels there are; None where only reading on would show it."""
+    size = elements.window.stream.size
+    if size is None:
+        return None if pixels.length == UNDEFINED else pixels.length
+    return max(0, min(pixels.length, size - pixels.offset))  # an undefined length is the largest number
+
+
+def _bits(elements: Elements) -> tuple[int, int]:
+    """Return the bits allocated and stored of grey pixels."""
+    photometric = _text(elements.values, tags.PHOTOMETRIC)
+    if photometric == "MONOCHROME1":
+        raise DicomDefectError("monochrome1")
+    allocated = _integer(elements, tags.ALLOCATED) or 0
+    stored = _integer(elements, tags.STORED) or allocated
+    if photometric != "MONOCHROME2" or _integer(elements, tags.SAMPLES) not in (1, None):
+        raise DicomDefectError("unsupported_pixels", photometric[:20] or "no photometric interpretation")
+    if allocated not in (8, 16, 32) or not 1 <= stored <= allocated:
+        raise DicomDefectError("unsupported_pixels", f"{stored} of {allocated} bits")
+    return allocated, stored
+
+
+def _slice(elements: Elements, image: _Image, frame: int, frames: int) -> SliceHeader:
+    """Return the header of `frame` (from 1), or raise for what makes it no slice."""
+    values = elements.of_frame(frame)
+    _check_type(values, tags.FRAME_TYPE)
+    slope, intercept = _rescale(values, tags.SLOPE, 1.0), _rescale(values, tags.INTERCEPT, 0.0)
+    if slope == 0:
+        raise DicomDefectError("bad_rescale", "slope 0")
+    expected = image.rows * image.columns * image.allocated // 8
+    if image.available is not None and image.syntax in NATIVE and image.available < frame * expected:
+        raise DicomDefectError("truncated", f"{image.available} of {frame * expected} bytes")
+    centre, width = _numbers(values, tags.CENTRE, 1), _numbers(values, tags.WIDTH, 1)
+    window = (centre[0], width[0]) if centre and width and width[0] > 0 else None
+    orientation = _numbers(values, tags.ORIENTATION, 6)
+    if orientation is not None and not _across(orientation[:3], orientation[3:]):
+        orientation = None
+    # Where frames have no positions of their own, the file's does not say which frame it belongs to.
+    own = elements.values if frames == 1 else {}
+    place = own | elements.shared | (elements.frames[frame - 1] if frame <= len(elements.frames) else {})
+    spacing = _numbers(values, tags.SPACING, 2)
+    slice_id, patient_id, study_id, series_id = image.ids
+    return SliceHeader(
+        slice_id=slice_id if frames == 1 else f"{slice_id}#{frame}",
+        patient_id=patient_id,
+        study_id=study_id,
+        series_id=series_id,
+        instance_number=_instance_number(values) if frames == 1 else frame,
+        rows=image.rows,
+        columns=image.columns,
+        bits_allocated=image.allocated,
+        bits_stored=image.stored,
+        signed=image.signed,
+        padding=image.padding,
+        slope=slope,
+        intercept=intercept,
+        window=window or BRAIN_WINDOW,
+        window_missing=window is None,
+        position=_numbers(place, tags.POSITION, 3),
+        orientation=orientation,
+        spacing=spacing if spacing and min(spacing) > 0 else None,
+        transfer_syntax=image.syntax,
+        frame=0 if frames == 1 else frame,
+    )
+
+
+def _refused(image: _Image, frame: int, reason: str) -> SliceHeader:
+    """Return the header of a frame that is no slice: what holds for the file, and the reason."""
+    slice_id, patient_id, study_id, series_id = image.ids
+    return SliceHeader(
+        slice_id=f"{slice_id}#{frame}",
+        patient_id=patient_id,
+        study_id=study_id,
+        series_id=series_id,
+        instance_number=frame,
+        rows=image.rows,
+        columns=image.columns,
+        bits_allocated=image.allocated,
+        bits_stored=image.stored,
+        signed=image.signed,
+        padding=image.padding,
+        slope=1.0,
+        intercept=0.0,
+        window=BRAIN_WINDOW,
+        window_missing=True,
+        position=None,
+        orientation=None,
+        spacing=None,
+        transfer_syntax=image.syntax,
+        frame=frame,
+        defect=reason,
+    )
+
+
+def _check_type(values: Values, tag: int) -> None:
+    if "LOCALIZER" in _text(values, tag).upper().split("\\"):
+        raise DicomDefectError("localizer")
+
+
+def _instance_number(values: Values) -> int | None:
+    number = _numbers(values, tags.INSTANCE_NUMBER, 1)
+    return int(number[0]) if number and abs(number[0]) < 2**31 else None
+
+
+def _text(values: Values, tag: int) -> str:
+    raw = values.get(tag)
+    return raw.decode("latin-1").strip(" \0\t\r\n") if raw else ""
+
+
+def _numbers(values: Values, tag: int, count: int) -> tuple[float, ...] | None:
+    """Return the first `count` decimal numbers, or None where they are missing, not numbers or not finite."""
+    text = _text(values, tag)
+    if not text:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split("\\")[:count])
+    except ValueError:
+        return None
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) and "_" not in text else None
+
+
+def _integer(elements: Elements, tag: int, *, signed: bool = False) -> int | None:
+    """Return the first binary integer (US or SS, two bytes), or None where there is none."""
+    value = elements.values.get(tag, b"")[:2]
+    order: Literal["big", "little"] = "big" if elements.big else "little"
+    return int.from_bytes(value, order, signed=signed) if len(value) == 2 else None
+
+
+def _across(row: tuple[float, ...], column: tuple[float, ...]) -> bool:
+    """Whether the two are directions across each other, of about unit length."""
+    row_length, column_length = math.hypot(*row), math.hypot(*column)
+    along = sum(a * b for a, b in zip(row, column, strict=True))
+    return min(row_length, column_length) > 0.5 and abs(along) < 0.5 * row_length * column_length
+
+
+def _rescale(values: Values, tag: int, default: float) -> float:
+    text = _text(values, tag)
+    if not text:
+        return default
+    value = _numbers(values, tag, 1)
+    if value is None:
+        raise DicomDefectError("bad_rescale", f"{text[:40]!r} is no number")
+    return value[0]
