@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from ichx.workspace import Workspace
 
 
+INFERENCE_BATCH = 64
+"""Slices at once where nothing is learnt: a training's small batch would only cost time."""
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """What a run may choose without changing what the experiment is; `None` means as the recipe or machine has it."""
@@ -303,7 +307,8 @@ class FoldRun:
         view: str,
         phase: str,
     ) -> npt.NDArray[np.float32]:
-        batches = inference_batches(cache, data.slices, rows, self.recipe, workers=self.workers)
+        batch = max(self.recipe.batch, INFERENCE_BATCH)
+        batches = inference_batches(cache, data.slices, rows, self.recipe, batch=batch, workers=self.workers)
         return predict(
             model,
             self.window_step,
