@@ -42,7 +42,7 @@ class Tally:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     unnamed: list[str] = field(default_factory=list)
-    hangs: int = 0
+    hangs: list[str] = field(default_factory=list)
     slowest: float = 0.0
     memory: int = 0
 
@@ -63,7 +63,13 @@ def main() -> None:
             lying = pool.submit(read_lying, lies).result()
     seconds = time.perf_counter() - began
     console = Console(stderr=True, highlight=False)
-    for line in [*total.unnamed[:20], *lying.unnamed, *(f"file {index} ends the process" for index in crashed[:20])]:
+    for line in [
+        *total.unnamed[:20],
+        *total.hangs[:20],
+        *lying.unnamed,
+        *lying.hangs,
+        *(f"file {index} ends the process" for index in crashed[:20]),
+    ]:
         console.print(line, markup=False)
     console.print(", ".join(f"{name} {n}" for name, n in total.outcomes.most_common()), markup=False)
     conclude(
@@ -71,7 +77,7 @@ def main() -> None:
             Figure("damaged files tried", damaged, "", f"{len(bases)} whole files", f"{count}", damaged == count),
             Figure("crashes", len(crashed), "", "-", "0", not crashed),
             Figure("outcomes without a name", len(total.unnamed), "", "-", "0", not total.unnamed),
-            Figure(f"reads over {HANG:.0f} s", total.hangs, "", "-", "0", not total.hangs),
+            Figure(f"reads over {HANG:.0f} s", len(total.hangs), "", "-", "0", not total.hangs),
             Figure("slowest read", total.slowest, "s", "-", f"{HANG:.0f} s", total.slowest <= HANG),
             Figure("peak memory", total.memory / 2**20, "MiB", "damaged files", "1024 MiB", total.memory < MEMORY),
             Figure("lying files tried", lying.outcomes.total(), "", "-", "-", not lying.unnamed),
@@ -175,7 +181,8 @@ def _outcome(source: Callable[[], Path | BinaryIO], name: str, tally: Tally) -> 
             tally.unnamed.append(f"{name}: {type(error).__name__}: {error}")
         seconds = time.perf_counter() - began
         tally.slowest = max(tally.slowest, seconds)
-        tally.hangs += seconds > HANG
+        if seconds > HANG:
+            tally.hangs.append(f"{name}: {read} took {seconds:.1f} s, {outcome}")
         if frames == [0] and read == "first":
             break
     return outcome

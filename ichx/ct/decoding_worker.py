@@ -6,6 +6,7 @@ but this process. Started and asked by `ichx.ct.decoding`. A request is `REQUEST
 """
 
 import os
+import resource
 import signal
 import struct
 import sys
@@ -94,6 +95,7 @@ def _decode(codecs: Any, codec: str, codestream: bytes, rows: int, columns: int,
     """Return the values, (rows, columns) int or uint of 1, 2 or 4 bytes, and their precision in bits."""
     precision = 8 * itemsize
     if codec == "rle":
+        _check_segments(codestream, itemsize)
         content = codecs.dicomrle_decode(codestream, dtype=f"<u{itemsize}")
         values: Array = np.frombuffer(content, f"<u{itemsize}")
         if values.size != rows * columns:
@@ -114,6 +116,16 @@ def _decode(codecs: Any, codec: str, codestream: bytes, rows: int, columns: int,
 def _check(shape: tuple[int, ...], rows: int, columns: int) -> None:
     if shape != (rows, columns):
         raise _DimensionsError(f"decoded to {shape}, not to {(rows, columns)}")
+
+
+def _check_segments(codestream: bytes, itemsize: int) -> None:
+    """Raise where the header of RLE (DICOM PS3.5, G.5) names places outside it: the codec would go there."""
+    if len(codestream) < 64:
+        raise ValueError("no RLE header")
+    count, *places = struct.unpack_from("<16L", codestream)
+    places = [*places[:itemsize], len(codestream)]
+    if count != itemsize or places[0] < 64 or places != sorted(places):
+        raise ValueError(f"{count} RLE segments at {places}, which cannot be")
 
 
 def _no_size(codestream: bytes) -> None:
@@ -148,10 +160,9 @@ def _jpeg2k_size(codestream: bytes) -> tuple[int, int, int] | None:
 def _limit_memory() -> None:
     """Let allocations fail beyond what is mapped now and `MEMORY_LIMIT`, where the system tells what is mapped."""
     mapped = Path("/proc/self/statm")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump of each death would take time and space
     if not mapped.exists():
         return
-    import resource
-
     limit = int(mapped.read_text(encoding="ascii").split()[0]) * resource.getpagesize() + MEMORY_LIMIT
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import termios
@@ -89,6 +90,16 @@ def test_values_have_the_type_and_precision_of_the_codestream() -> None:
     assert (decoded.values.dtype, decoded.precision) == (np.int16, 13)
     assert (decoded.values == IMAGE.astype(int) - 2048).all()
     assert decode("jpegls", CODESTREAM, 64, 64, 2).precision in (12, 16)
+
+
+@pytest.mark.parametrize("places", [(2, 64, 2**31), (2, 9000, 9100), (2, 100, 64), (2, 0, 64), (1, 64, 0), (9, 64, 64)])
+def test_places_outside_an_rle_codestream_are_not_gone_to(places: tuple) -> None:
+    pid = worker_pid()
+    count, *starts = places
+    codestream = struct.pack("<16L", count, *starts, *(0,) * 13) + b"\x81\0" * 64
+    with pytest.raises(DicomDefectError, match="RLE segments"):
+        decode("rle", codestream, 64, 64, 2)
+    assert worker_pid() == pid
 
 
 def test_a_process_that_dies_is_named_and_replaced() -> None:
