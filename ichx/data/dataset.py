@@ -29,9 +29,10 @@ from ichx.data.catalog import (
     write_parquet,
 )
 from ichx.data.folds import assign_folds, fold_digest, rare_labels
-from ichx.data.ingest import Progress, scan_folder
+from ichx.data.ingest import Progress, scan_source
 from ichx.data.label_csv import LabelTable, SampleTable, read_labels, read_sample
 from ichx.data.matching import Match, join_labels, match_images
+from ichx.data.series import FLAGS, flag_examples, geometry_told, series_told
 from ichx.data.summary import defects, folds_told, header_families, summarize
 from ichx.data.wording import counted, such_as
 from ichx.errors import IchxError
@@ -97,7 +98,7 @@ def add_dataset(
     table = read_labels(labels) if labels else None
     asked = read_sample(sample) if sample else None
     catalog, counts = make_catalog(
-        scan_folder(source, progress=progress), None if keep_ids else workspace.privacy_key()
+        scan_source(source, progress=progress), None if keep_ids else workspace.privacy_key()
     )
     _raise_unusable(source, catalog)
     match, sample_match = None, None
@@ -107,7 +108,7 @@ def add_dataset(
         sample_match = match_images(catalog, asked.images, sample)
     slices = usable(catalog)
     summary = summarize(catalog) | counts | {"keep_ids": keep_ids}
-    messages, warnings = _told(catalog, summary)
+    messages, warnings = _told(catalog, slices, summary)
     if match is not None and table is not None:
         _tell_labels(table, match, summary, messages, warnings)
     if sample_match is not None and asked is not None:
@@ -199,7 +200,8 @@ def load_folds(workspace: Workspace, version: DatasetVersion, fold_set: FoldSet)
 def describe(workspace: Workspace, store: Store, name: str, number: int | None = None) -> dict[str, Any]:
     """Return what there is to tell of a version, the newest when `number` is None.
 
-    `version`; `families` of headers; `defects` by reason; `folds` with their prevalences (see `ichx.data.summary`).
+    `version`; `families` of headers; `series` and `geometry` (see `ichx.data.series`); `defects` by reason; `folds`
+    with their prevalences (see `ichx.data.summary`).
     Raises `IchxError` for an unknown name or number, and where the version's files are gone.
     """
     version = store.version(name, number)
@@ -210,7 +212,14 @@ def describe(workspace: Workspace, store: Store, name: str, number: int | None =
         for fold_set in version.folds
         for fold in folds_told(slices, load_folds(workspace, version, fold_set), fold_set.k)
     ]
-    return {"version": version, "families": header_families(slices), "defects": defects(catalog), "folds": folds}
+    return {
+        "version": version,
+        "families": header_families(slices),
+        "series": series_told(slices),
+        "geometry": geometry_told(slices),
+        "defects": defects(catalog),
+        "folds": folds,
+    }
 
 
 def _read(
@@ -263,7 +272,7 @@ def _raise_unusable(source: Path, catalog: pd.DataFrame) -> None:
     raise IchxError(f"no usable CT slice in {source}: {looked} refused as {told}", "give a folder with CT slices")
 
 
-def _told(catalog: pd.DataFrame, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _told(catalog: pd.DataFrame, slices: pd.DataFrame, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
     parts = (
         counted(summary["slices"], "slice"),
         counted(summary["patients"], "patient"),
@@ -276,8 +285,9 @@ def _told(catalog: pd.DataFrame, summary: dict[str, Any]) -> tuple[list[str], li
         warnings.append(f"left out: {counted(sum(summary['defects'].values()), 'file')}: {told}")
     if count := summary["no_patient_id"]:
         warnings.append(f"{counted(count, 'slice')} without a PatientID: grouped by study, by series or alone")
-    if count := summary["by_instance_number"]:
-        warnings.append(f"{counted(count, 'series', 'series')} without positions: ordered by instance number")
+    for flag, counts in summary["geometry"].items():
+        what = f"{counted(counts['series'], 'series', 'series')}, {counted(counts['slices'], 'slice')}"
+        warnings.append(f"{what}: {FLAGS[flag]}, {such_as(flag_examples(slices, flag), counts['series'])}")
     if count := summary["window_missing"]:
         warnings.append(f"{counted(count, 'slice')} without a usable window: the brain window [40, 80] stands in")
     if count := summary["intercept_repaired"]:

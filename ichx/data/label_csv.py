@@ -1,12 +1,12 @@
 """The label CSV and the sample submission: read, checked as a whole, and pivoted to six columns.
 
-Long (`ID,Label` with `ID = <image>_<label>`) and wide (`image` and the six labels) are both read, `.gz` too. Every
-problem of a file is told at once. Not for matching images with slices (`ichx.data.catalog`).
+Long (`ID,Label` with `ID = <image>_<label>`) and wide (`image` and the six labels) are both read, `.gz` too, and from
+inside a zip. Every problem of a file is told at once. Not for matching images with slices (`ichx.data.matching`).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from ichx.data.sources import read_archived
 from ichx.data.wording import EXAMPLES, counted, such_as
 from ichx.errors import IchxError, raise_problems
 from ichx.labels import ANY, LABELS
@@ -84,11 +85,19 @@ def read_sample(path: Path) -> SampleTable:
 
 def _read(path: Path) -> pa.Table:
     """Return the CSV with every column as text, so that no id is taken for a number or for a missing value."""
+    archived = read_archived(path)
+
+    def source() -> Any:
+        if archived is None:
+            return path
+        buffer = pa.BufferReader(archived)
+        return pa.CompressedInputStream(buffer, "gzip") if path.suffix == ".gz" else buffer
+
     try:
-        with pyarrow.csv.open_csv(path) as reader:
+        with pyarrow.csv.open_csv(source()) as reader:
             names = reader.schema.names
         types = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-        table = pyarrow.csv.read_csv(path, convert_options=types)
+        table = pyarrow.csv.read_csv(source(), convert_options=types)
     except FileNotFoundError as error:
         raise IchxError(f"there is no file {path}", "give the path of an existing CSV") from error
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
