@@ -128,7 +128,7 @@ def write_catalog(catalog: pd.DataFrame, path: Path) -> None:
 
 
 def read_catalog(path: Path) -> pd.DataFrame:
-    """Return the catalog in the Parquet file at `path`. Raises `ValueError` where an earlier ichx wrote another form."""
+    """Return the catalog in the Parquet file at `path`. Raises `ValueError` for one of an earlier form."""
     catalog = pd.read_parquet(path)
     if missing := set(COLUMNS) - set(catalog.columns):
         raise ValueError(f"written by another version of ichx: it has no column {', '.join(sorted(missing))}")

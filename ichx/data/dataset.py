@@ -28,6 +28,7 @@ from ichx.data.catalog import (
     write_catalog,
     write_parquet,
 )
+from ichx.data.check import check_slices, read_findings, told
 from ichx.data.folds import assign_folds, fold_digest, rare_labels
 from ichx.data.ingest import Progress, scan_source
 from ichx.data.label_csv import LabelTable, SampleTable, read_labels, read_sample
@@ -200,8 +201,8 @@ def load_folds(workspace: Workspace, version: DatasetVersion, fold_set: FoldSet)
 def describe(workspace: Workspace, store: Store, name: str, number: int | None = None) -> dict[str, Any]:
     """Return what there is to tell of a version, the newest when `number` is None.
 
-    `version`; `families` of headers; `series` and `geometry` (see `ichx.data.series`); `defects` by reason; `folds`
-    with their prevalences (see `ichx.data.summary`).
+    `version`; `families` of headers; `series` and `geometry` (see `ichx.data.series`); `defects` by reason; `check`,
+    what decoding showed (see `ichx.data.check`; None before); `folds` with their prevalences (see `ichx.data.summary`).
     Raises `IchxError` for an unknown name or number, and where the version's files are gone.
     """
     version = store.version(name, number)
@@ -212,14 +213,36 @@ def describe(workspace: Workspace, store: Store, name: str, number: int | None =
         for fold_set in version.folds
         for fold in folds_told(slices, load_folds(workspace, version, fold_set), fold_set.k)
     ]
+    findings = read_findings(workspace.root / version.path)
     return {
         "version": version,
         "families": header_families(slices),
         "series": series_told(slices),
         "geometry": geometry_told(slices),
         "defects": defects(catalog),
+        "check": None if findings is None else told(catalog, findings),
         "folds": folds,
     }
+
+
+def check_dataset(
+    workspace: Workspace,
+    store: Store,
+    name: str,
+    number: int | None = None,
+    *,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Decode every slice of a version; return what `ichx.data.check.told` tells, with the `version` and `new` files.
+
+    Raises `IchxError` for an unknown name or number, and where files are gone or have changed.
+    """
+    version = store.version(name, number)
+    catalog = load_catalog(workspace, version)
+    folder = workspace.root / version.path
+    findings, new = check_slices(folder, Path(version.source), catalog, processes=processes, progress=progress)
+    return {"version": version, **told(catalog, findings), "new": list(new)}
 
 
 def _read(
@@ -279,7 +302,7 @@ def _told(catalog: pd.DataFrame, slices: pd.DataFrame, summary: dict[str, Any]) 
         counted(summary["studies"], "study", "studies"),
         counted(summary["series"], "series", "series"),
     )
-    messages, warnings = [f"{counted(len(catalog), 'file')}: {', '.join(parts)}"], []
+    messages, warnings = [f"{counted(summary['files'], 'file')}: {', '.join(parts)}"], []
     if summary["defects"]:
         told = ", ".join(f"{reason} {count:,}" for reason, count in summary["defects"].items())
         warnings.append(f"left out: {counted(sum(summary['defects'].values()), 'file')}: {told}")
@@ -346,7 +369,7 @@ def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, 
     """Return what differs between `latest` and `draft`, in words; nothing when no new version is due."""
     changes = []
     if latest.source != draft.source:
-        changes.append("the folder")
+        changes.append("the place")
     if latest.digest != draft.digest or _times(load_catalog(workspace, latest)) != _times(catalog):
         changes.append("the files")
     if latest.label_digest != draft.label_digest:

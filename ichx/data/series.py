@@ -36,7 +36,7 @@ FLAGS: Final[Mapping[str, str]] = MappingProxyType(
         "by_number": "positions or orientations are missing: ordered by instance number",
     }
 )
-"""Boolean columns of a catalog that say how a slice lies in its series, and what they mean. They are facts, not defects."""
+"""Boolean columns of a catalog: how a slice lies in its series, and what that means. They are facts, not defects."""
 
 POSITIONS: Final = ["pos_x", "pos_y", "pos_z"]
 ORIENTATIONS: Final = [f"orientation_{i}" for i in range(6)]
@@ -129,7 +129,7 @@ def series_told(slices: pd.DataFrame) -> dict[str, Any]:
     return {
         "series": len(lengths),
         "lengths": {name: int(lengths.quantile(share, interpolation="nearest")) for name, share in shares.items()},
-        "spacings": [{"mm": float(mm), "series": int(count)} for mm, count in counts.items()],
+        "spacings": [{"mm": float(str(mm)), "series": int(count)} for mm, count in counts.items()],
         "tilted": len(tilted),
         "median_tilt": float(tilted.median()) if len(tilted) else None,
     }

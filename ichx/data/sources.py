@@ -114,12 +114,13 @@ def decode(handle: BinaryIO, frame: int) -> DecodedSlice:
 
 
 class SourceFiles:
-    """The files of `slices` under `source`, by row."""
+    """The files of `slices` under `source`, by row. Without a column `frame` each is a file's only one."""
 
     def __init__(self, source: Path, slices: pd.DataFrame) -> None:
         """Raise `IchxError` where a zip no longer holds what the catalog knows; other files are tested when read."""
         self._source = source
-        self._columns = [slices[column].to_numpy() for column in ("file", "bytes", "mtime_ns", "frame")]
+        self._columns = [slices[column].to_numpy() for column in ("file", "bytes", "mtime_ns")]
+        self._frames = slices["frame"].to_numpy() if "frame" in slices else np.zeros(len(slices), int)
         self._members: FileList | None = None
         self._numbers = np.empty(0, np.int64)
         if not source.is_dir() and len(slices):
@@ -134,13 +135,13 @@ class SourceFiles:
         return tuple(self._file(row) for row in rows)
 
     def _file(self, row: int) -> SourceFile:
-        files, sizes, mtimes, frames = self._columns
+        files, sizes, mtimes = self._columns
         place = (
             Place(str(self._source / files[row]))
             if self._members is None
             else self._members.place(int(self._numbers[row]))
         )
-        return SourceFile(place, int(sizes[row]), int(mtimes[row]), int(frames[row]))
+        return SourceFile(place, int(sizes[row]), int(mtimes[row]), int(self._frames[row]))
 
 
 @dataclass(frozen=True)

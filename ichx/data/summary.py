@@ -17,7 +17,7 @@ def summarize(catalog: pd.DataFrame) -> dict[str, Any]:
     """Return counts of what is usable in `catalog`, and of its defects by reason; all of it fit for JSON."""
     slices = usable(catalog)
     return {
-        "files": len(catalog),
+        "files": int((catalog["frame"] <= 1).sum()),
         "slices": len(slices),
         "patients": int(slices["patient"].nunique()),
         "studies": int(slices["study"].nunique()),

@@ -48,7 +48,6 @@ def write_catalog(folder: Path, images: Sequence[np.ndarray], copies: int = 1) -
                 {
                     "slice_id": f"ID_{copy}_{index}",
                     "file": f"{index}.dcm",
-                    "frame": 0,
                     "bytes": found.st_size,
                     "mtime_ns": found.st_mtime_ns,
                     "series": f"series{copy}",
