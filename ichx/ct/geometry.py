@@ -34,14 +34,19 @@ def series_normals(series: npt.NDArray[np.integer[Any]], orientation: FloatArray
     """Return the unit normal of each slice's series, (N, 3).
 
     `series` is (N,) int codes from 0, `orientation` (N, 6): the row's and the column's direction. A series' normal is
-    the mean of its slices' (row x column), so that one odd slice does not turn it; NaN where no slice has one.
+    the median of its slices' (row x column), so that one odd slice does not turn it; NaN where no slice has one.
     """
     normals = np.cross(orientation[:, :3], orientation[:, 3:])
     known = np.isfinite(normals).all(axis=1)
-    sums = np.zeros((int(series.max(initial=-1)) + 1, 3))
-    np.add.at(sums, series[known], normals[known])
-    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    unit = np.divide(sums, lengths, out=np.full_like(sums, np.nan), where=lengths > 1e-6)
+    code, count = series[known], int(series.max(initial=-1)) + 1
+    size = np.bincount(code, minlength=count)
+    middle = (np.cumsum(size) - size + (size - 1) // 2)[size > 0]
+    medians = np.full((count, 3), np.nan)
+    for axis in range(3):
+        values = normals[known, axis]
+        medians[size > 0, axis] = values[np.lexsort((values, code))][middle]
+    lengths = np.linalg.norm(medians, axis=1, keepdims=True)
+    unit = np.divide(medians, lengths, out=np.full_like(medians, np.nan), where=lengths > 1e-6)
     return np.asarray(unit[series], np.float64)
 
 

@@ -121,7 +121,7 @@ def series_told(slices: pd.DataFrame) -> dict[str, Any]:
     """
     grouped = slices.groupby("series", sort=False)
     lengths = grouped.size()
-    spacing = grouped["step"].median().round(1)
+    spacing = grouped["step"].median().astype(float).round(1)
     counts = spacing.value_counts().sort_index().sort_values(ascending=False, kind="stable")
     tilt = grouped["tilt"].first()
     tilted = tilt[(tilt > OFF_NORMAL) & (tilt <= NOT_AXIAL_FROM)]

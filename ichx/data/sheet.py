@@ -154,7 +154,7 @@ def draw_sheet(
             x = left + index * (EDGE + GAP)
             picture[top : top + EDGE, x : x + EDGE] = np.rint(channel * 255)[..., None]
             own = (row["window_centre"], row["window_width"]) if window == FILE_WINDOW else window
-            told = f"{name if name in WINDOWS else ''} [{own[0]:g}, {own[1]:g}]"
+            told = f"{name if name in WINDOWS else ''} [{own[0]:g}, {own[1]:g}]".strip()
             write(x, top - 13, _fitted(told, EDGE, 7), size=7, color="0.35")
         number = f"slice {row['order'] + 1} of {lengths[rows[place]]}"
         where = f", {row['position']:.1f} mm" if math.isfinite(row["position"]) else ""

@@ -1,31 +1,17 @@
 """A folder of files to records."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-from dicom_files import write_ct, write_study
+from dicom_files import head, write_ct, write_study
+from zip_files import change_entry, zip_folder
 
 from ichx.data import ingest
 from ichx.data.ingest import file_stem, scan_source
-from ichx.data.sources import list_files
-from ichx.errors import IchxError
-
-
-def test_finds_files_in_any_tree_but_hidden_ones(tmp_path: Path) -> None:
-    for name in ("b/c/2.dcm", "a.dcm", "b/IM1", ".hidden", ".git/x.dcm", "DICOMDIR", "b/dicomdir"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x")
-    assert list_files(tmp_path).names == ["a.dcm", "b/IM1", "b/c/2.dcm"]
-
-
-def test_follows_links_once(tmp_path: Path) -> None:
-    (tmp_path / "data/deep").mkdir(parents=True)
-    (tmp_path / "data/deep/a.dcm").write_text("x")
-    (tmp_path / "data/deep/up").symlink_to(tmp_path / "data")
-    (tmp_path / "all").mkdir()
-    (tmp_path / "all/linked").symlink_to(tmp_path / "data")
-    assert list_files(tmp_path / "all").names == ["linked/deep/a.dcm"]
 
 
 @pytest.mark.parametrize(
@@ -40,17 +26,6 @@ def test_follows_links_once(tmp_path: Path) -> None:
 )
 def test_stems(file: str, stem: str) -> None:
     assert file_stem(file) == stem
-
-
-def test_bad_folders(tmp_path: Path) -> None:
-    with pytest.raises(IchxError, match="there is no folder"):
-        scan_source(tmp_path / "absent")
-    with pytest.raises(IchxError, match="has no files"):
-        scan_source(tmp_path)
-    archive = tmp_path / "data.bin"
-    archive.write_bytes(b"text")
-    with pytest.raises(IchxError, match="neither a folder nor a zip"):
-        scan_source(archive)
 
 
 def test_a_record_for_every_file_whatever_the_number_of_processes(
@@ -71,3 +46,45 @@ def test_a_record_for_every_file_whatever_the_number_of_processes(
     assert found[["pos_x", "spacing_row"]].loc["bare.dcm"].isna().all()
     monkeypatch.setattr(ingest, "CHUNK", 3)
     pd.testing.assert_frame_equal(one, scan_source(tmp_path, processes=2))
+
+
+def test_a_zip_is_scanned_as_its_folder_is(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    write_study(folder / "p1", "1", 5)
+    write_ct(folder / "mr.dcm", Modality="MR")
+    write_ct(folder / "deflated.dcm", syntax="1.2.840.10008.1.2.1.99")
+    shown = head().astype(int) - 1000
+    stored = np.where(shown < 0, shown + 4096, shown).astype(np.uint16)
+    write_ct(folder / "repaired.dcm", stored, BitsStored=12, HighBit=11, RescaleIntercept=1)
+    (folder / "cut.dcm").write_bytes((folder / "mr.dcm").read_bytes()[:200])
+    plain = scan_source(folder)
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        archive = zip_folder(folder, tmp_path / "files.zip", "train/", method)
+        packed = scan_source(archive / "train")
+        pd.testing.assert_frame_equal(plain.drop(columns="mtime_ns"), packed.drop(columns="mtime_ns"))
+        crcs = [zlib.crc32((folder / name).read_bytes()) for name in packed["file"]]
+        assert packed["mtime_ns"].tolist() == crcs
+    assert plain["intercept_repaired"].sum() == 1
+
+
+def test_members_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    for name in ("ok", "secret", "bomb", "lost"):
+        write_ct(folder / f"{name}.dcm")
+    archive = zip_folder(folder, tmp_path / "files.zip")
+    change_entry(archive, "secret.dcm", flags=1)
+    change_entry(archive, "bomb.dcm", bytes=200)
+    change_entry(archive, "lost.dcm", offset=7)
+    with zipfile.ZipFile(archive, "a") as packed:
+        packed.write(folder / "ok.dcm", "../ok.dcm")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            packed.write(folder / "ok.dcm", "ok.dcm")
+    scan = scan_source(archive)
+    assert list(zip(scan["file"], scan["defect"], strict=True)) == [
+        ("../ok.dcm", "unsafe_name"),
+        ("bomb.dcm", "oversized_member"),
+        ("lost.dcm", "damaged_member"),
+        ("ok.dcm", ""),
+        ("ok.dcm", "duplicate_member"),
+        ("secret.dcm", "encrypted"),
+    ]
