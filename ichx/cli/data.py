@@ -122,6 +122,7 @@ def check(
     Example: `ichx data check rsna`
     """
     from ichx.data.dataset import check_dataset
+    from ichx.data.wording import such_as
 
     with session() as (workspace, store), progress("decoding") as report:
         checked = check_dataset(workspace, store, name, number, progress=report)
@@ -130,7 +131,8 @@ def check(
     else:
         show_checked(checked)
     if checked["new"]:
-        warn(f"{len(checked['new']):,} files are new there, such as {checked['new'][0]}: `ichx data add` takes them in")
+        new, are = checked["new"], "file is" if len(checked["new"]) == 1 else "files are"
+        warn(f"{len(new):,} {are} new there, {such_as(new)}: `ichx data add` takes them in")
 
 
 @app.command("sheet")
