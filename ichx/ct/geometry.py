@@ -102,8 +102,8 @@ def find_gaps_and_overlaps(
 
     `steps` (N,) as of `steps_between`. Series change their spacing (thin slices at the base of the skull, thick ones
     above), and part of a head is scanned again a few millimetres off. So a step is held against those around it: it is
-    an overlap when it is under 0.4 times both steps beside it, and a gap when it is over 1.8 times both of them and the
-    second largest of the six around it, and not beside an overlap or two slices at the same place.
+    an overlap when it is under 0.4 times both steps beside it and the second largest of the six around it, and a gap
+    when it is over 1.8 times the same, and not beside an overlap or two slices at the same place.
     """
     sequence = np.lexsort((order, series))
     known = sequence[np.isfinite(steps[sequence])]
@@ -120,7 +120,7 @@ def find_gaps_and_overlaps(
     before = np.where(here > begins, step[np.maximum(here - 1, 0)], np.nan)
     after = np.where(here < ends - 1, step[np.minimum(here + 1, len(step) - 1)], np.nan)
     beside, least = np.fmax(before, after), np.fmin(before, after)  # NaN for a series of two slices
-    crossing = (step >= SAME_PLACE) & (step < OVERLAP_UNDER * least)
+    crossing = (step >= SAME_PLACE) & (step < OVERLAP_UNDER * np.minimum(least, second))
     narrow = crossing | (step < SAME_PLACE)
     beside_narrow = np.zeros(len(step), bool)
     beside_narrow[1:] |= narrow[:-1] & (here[1:] > begins[1:])

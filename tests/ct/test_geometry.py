@@ -133,6 +133,7 @@ def flagged(*steps: float) -> tuple[list[int], list[int]]:
         ((2.5, 2.5, 2, 0.5, 2.5, 2, 0.5, 4.5, 0.5, 5, 5), [], [3, 6, 8]),  # over a change of thickness
         ((0, 5, 0, 5, 0, 5), [], []),  # all of it again, at the same places
         ((2.5, 2.5, 2.5, 0.9, 5, 5, 5), [], [3]),  # two blocks overlap
+        ((5, 5, 20, 5), [2], []),  # a step at an end is small only against all around it
         ((5,), [], []),
         ((), [], []),
     ],
