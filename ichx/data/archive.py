@@ -35,7 +35,7 @@ MEMBER_LIMIT: Final = 1 << 30
 """Bytes to which a member may inflate."""
 
 STEP: Final = 1 << 14
-"""Packed bytes that are read at once: a header fits in."""
+"""Packed bytes that are read at once at least: a header fits in."""
 
 END: Final = struct.Struct("<4s4H2LH")
 END64: Final = struct.Struct("<4sQ2H2L4Q")
@@ -161,7 +161,7 @@ class MemberStream(io.BufferedIOBase):
             if not self._started:
                 self._start()
             while len(self._content) < end or (end == self._member.bytes and not self._finished):
-                self._more()
+                self._more(end)
         except OSError as error:
             raise DicomDefectError("unreadable", error.strerror or str(error)) from error
         except (zlib.error, struct.error) as error:
@@ -175,9 +175,9 @@ class MemberStream(io.BufferedIOBase):
         self._handle.seek(head[9] + head[10], os.SEEK_CUR)
         self._started = True
 
-    def _more(self) -> None:
+    def _more(self, end: int) -> None:
         room = self._member.bytes - len(self._content)
-        packed = self._handle.read(min(STEP, self._left))
+        packed = self._handle.read(min(max(STEP, end - len(self._content)), self._left))
         self._left -= len(packed)
         if self._inflater is None:
             self._content += packed
