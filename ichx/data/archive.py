@@ -43,6 +43,8 @@ LOCATOR64: Final = struct.Struct("<4sLQL")
 ENTRY: Final = struct.Struct("<4s6H3L5H2L")
 LOCAL: Final = struct.Struct("<4s5H3L2H")
 STORED, DEFLATED = 0, 8
+MEMBER_BYTES, MEMBER_CRC = 2, 3
+"""Places among the five numbers of a member in an index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Member:
 
 @dataclass(frozen=True)
 class ZipIndex:
-    """The files among a zip's members, as columns: `names`, and five numbers of each in `numbers`, one after another.
+    """The files among a zip's members: `names`, and `numbers`, int64, of which each has five, one after another.
 
     These are offset, packed, bytes, crc and method; `defects` has a member's number for each one that is refused.
     """

@@ -5,6 +5,7 @@ The same files have the same names either way. Not for what a file says (`ichx.d
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,11 +18,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_slice
-from ichx.data.archive import Member, MemberStream, ZipIndex, open_member, read_index
+from ichx.data.archive import MEMBER_BYTES, MEMBER_CRC, Member, MemberStream, ZipIndex, open_member, read_index
 from ichx.data.wording import EXAMPLES, counted, such_as
 from ichx.errors import IchxError, did_you_mean
 
 ADD_AGAIN: Final = "bring the files back, or make a new version of them with `ichx data add`"
+
+
+PASSED_OVER: Final = re.compile(r"(?<![^/])(?:\.|__MACOSX|(?i:DICOMDIR)$)")
+"""Hidden files and folders, DICOMDIR, and what macOS adds to a zip: at the start of a part of a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +58,14 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class FileList:
-    """The files of a source by name, sorted: POSIX paths relative to it. `place(i)` is where the i-th one stands."""
+    """The files of a source by name, sorted: POSIX paths relative to it. `place(i)` is where the i-th one stands.
+
+    `fingerprints` (N, 2) int64 has bytes and CRC-32 of a zip's members; None for a folder, whose files are asked.
+    """
 
     names: list[str]
     place: Callable[[int], Place]
+    fingerprints: npt.NDArray[np.int64] | None = None
 
 
 def list_files(source: Path) -> FileList:
@@ -128,7 +137,7 @@ class SourceFiles:
             drift = find_drift(self._members, slices)
             if drift.told:
                 raise IchxError(f"{source} has changed since the dataset was added: {drift.told}", ADD_AGAIN)
-            self._numbers = _numbers_of(self._members, self._columns[0])
+            self._numbers = drift.numbers
 
     def of(self, rows: Iterable[int]) -> tuple[SourceFile, ...]:
         """Return the files of `rows`, in their order."""
@@ -146,8 +155,12 @@ class SourceFiles:
 
 @dataclass(frozen=True)
 class Drift:
-    """What differs between a source and a catalog: names of files that are gone, changed, or new, each sorted."""
+    """What differs between a source and a catalog: names of files that are gone, changed, or new, each sorted.
 
+    `numbers` (N,) is where each row's file stands in the source's list, -1 for one that is gone.
+    """
+
+    numbers: npt.NDArray[np.int64]
     gone: tuple[str, ...]
     changed: tuple[str, ...]
     new: tuple[str, ...]
@@ -164,18 +177,21 @@ class Drift:
 
 def find_drift(files: FileList, catalog: pd.DataFrame) -> Drift:
     """Return how `files` differ from those of `catalog`: by name, size, and time or checksum."""
-    known = catalog.drop_duplicates("file")
-    numbers = _numbers_of(files, known["file"].to_numpy())
-    changed = []
-    for name, number, size, mtime in zip(known["file"], numbers, known["bytes"], known["mtime_ns"], strict=True):
-        if number >= 0 and _fingerprint_or_none(files.place(int(number))) != (size, mtime):
-            changed.append(str(name))
+    names = catalog["file"].to_numpy(object)
+    known = catalog[["bytes", "mtime_ns"]].to_numpy(np.int64)
+    numbers = _numbers_of(files, names)
+    there = np.flatnonzero(numbers >= 0)
+    if files.fingerprints is not None:
+        found = files.fingerprints[numbers[there]]
+    else:
+        found = np.array([_fingerprint(files.place(int(number))) for number in numbers[there]]).reshape(-1, 2)
     new = np.ones(len(files.names), bool)
-    new[numbers[numbers >= 0]] = False
+    new[numbers[there]] = False
     return Drift(
-        tuple(sorted(map(str, known["file"][numbers < 0]))),
-        tuple(sorted(changed)),
-        tuple(sorted({files.names[number] for number in np.flatnonzero(new)} - set(known["file"]))),
+        numbers,
+        tuple(sorted(set(names[numbers < 0]))),
+        tuple(sorted(set(names[there[(found != known[there]).any(axis=1)]]))),
+        tuple(sorted({files.names[number] for number in np.flatnonzero(new)} - set(names))),
     )
 
 
@@ -217,7 +233,7 @@ def _members_below(archive: Path, folder: str, index: ZipIndex) -> FileList:
     numbers = [
         number
         for number, name in enumerate(index.names)
-        if name.startswith(prefix) and (number in index.defects or not _passed_over(name[len(prefix) :]))
+        if name.startswith(prefix) and (number in index.defects or not PASSED_OVER.search(name, len(prefix)))
     ]
     if not numbers and folder:
         folders = Counter(name.rpartition("/")[0] for name in index.names)
@@ -231,12 +247,10 @@ def _members_below(archive: Path, folder: str, index: ZipIndex) -> FileList:
         raise IchxError(f"{archive} has no files", "give the zip that holds the DICOM files")
     numbers.sort(key=index.names.__getitem__)
     names = [index.names[number][len(prefix) :] for number in numbers]
-    return FileList(names, lambda number: Place(str(archive), index.member(numbers[number])))
-
-
-def _passed_over(name: str) -> bool:
-    parts = name.split("/")
-    return parts[-1].upper() == "DICOMDIR" or any(part.startswith((".", "__MACOSX")) for part in parts)
+    columns = np.frombuffer(index.numbers, np.int64).reshape(-1, 5)[numbers]
+    return FileList(
+        names, lambda number: Place(str(archive), index.member(numbers[number])), columns[:, [MEMBER_BYTES, MEMBER_CRC]]
+    )
 
 
 def _find_files(source: Path) -> list[str]:
@@ -252,10 +266,10 @@ def _find_files(source: Path) -> list[str]:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not _passed_over(name))
+        folders[:] = sorted(name for name in folders if not PASSED_OVER.search(name))
         parent = Path(folder).relative_to(source).as_posix()
         prefix = "" if parent == "." else f"{parent}/"
-        found += [f"{prefix}{name}" for name in names if not _passed_over(name)]
+        found += [f"{prefix}{name}" for name in names if not PASSED_OVER.search(name)]
     if not found:
         raise IchxError(f"{source} has no files", "give the folder that holds the DICOM files")
     return sorted(found)
@@ -267,11 +281,12 @@ def _numbers_of(files: FileList, names: npt.NDArray[np.object_]) -> npt.NDArray[
     return np.array([number_of.get(name, -1) for name in names], np.int64)
 
 
-def _fingerprint_or_none(place: Place) -> tuple[int, int] | None:
+def _fingerprint(place: Place) -> tuple[int, int]:
+    """Return the fingerprint, or one that no file has where it cannot be told."""
     try:
         return fingerprint(place)
     except OSError:
-        return None
+        return -1, -1
 
 
 def _unreadable(place: Place, why: str) -> IchxError:
