@@ -1,17 +1,15 @@
 """`ichx data`: datasets."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from ichx.cli.data_views import show_added, show_checked, show_facts
 from ichx.cli.folds import folds as show_or_import_folds
-from ichx.cli.render import console, print_json, progress, say, session, table, warn
+from ichx.cli.render import print_json, progress, say, session, table, warn
 
-if TYPE_CHECKING:
-    from ichx.data.dataset import AddReport
-
-app = typer.Typer(help="Datasets: folders of CT slices with labels, and their test sets.", no_args_is_help=True)
+app = typer.Typer(help="Datasets: CT slices in a folder or zip, with labels, and test sets.", no_args_is_help=True)
 
 app.command("folds")(show_or_import_folds)
 
@@ -21,8 +19,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")
 @app.command("add")
 def add(
     name: Annotated[str, typer.Argument(help="The dataset's name; a known one gets a new version.")],
-    path: Annotated[Path, typer.Argument(help="Folder with the DICOM files, in any tree.")],
-    labels: Annotated[Path | None, typer.Option(help="CSV: `ID,Label`, or `image` and six columns; .gz too.")] = None,
+    path: Annotated[Path, typer.Argument(help="Folder tree or zip with DICOM files; ZIP/FOLDER for a part of a zip.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV: `ID,Label`, or `image` and six columns; .gz, ZIP/CSV.")
+    ] = None,
     test_of: Annotated[str | None, typer.Option(help="The labelled dataset whose test set this is.")] = None,
     sample: Annotated[Path | None, typer.Option(help="Sample submission that says which ids are asked for.")] = None,
     folds: Annotated[int, typer.Option(help="Number of patient-grouped folds.")] = 5,
@@ -32,9 +32,13 @@ def add(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add a folder of CT slices as a dataset; added again, a new version is made of what has changed.
+    """Add the CT slices in a folder or a zip as a dataset; added again, a new version is made of what has changed.
+
+    A zip is read in place. Every file is a slice or a named defect.
 
     Example: `ichx data add rsna stage_2_train --labels stage_2_train.csv`
+
+    Example: `ichx data add rsna rsna.zip/stage_2_train --labels rsna.zip/stage_2_train.csv`
 
     Example: `ichx data add rsna-test stage_2_test --test-of rsna --sample stage_2_sample_submission.csv`
     """
@@ -57,7 +61,7 @@ def add(
     if as_json:
         print_json(added)
     else:
-        _render_added(added)
+        show_added(added)
 
 
 @app.command("list")
@@ -94,7 +98,7 @@ def show(
     number: Annotated[int | None, typer.Option("--version", help="A version; the newest when left out.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a dataset holds: counts, prevalences, headers, what is left out and why, folds.
+    """Show what a dataset holds: counts, prevalences, folds, headers, series, what is left out and why.
 
     Example: `ichx data show rsna`
     """
@@ -105,7 +109,63 @@ def show(
     if as_json:
         print_json(facts)
     else:
-        _render_facts(facts)
+        show_facts(facts)
+
+
+@app.command("check")
+def check(
+    name: Annotated[str, typer.Argument(help="The dataset's name.")],
+    number: Annotated[int | None, typer.Option("--version", help="A version; the newest when left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Decode every slice, and name what only decoding shows. Interrupted, it goes on when it is called again.
+
+    Defects are facts: the exit code is 1 only where files are gone or have changed since the dataset was added.
+
+    Example: `ichx data check rsna`
+    """
+    from ichx.data.dataset import check_dataset
+    from ichx.data.wording import such_as
+
+    with session() as (workspace, store), progress("decoding") as report:
+        checked = check_dataset(workspace, store, name, number, progress=report)
+    if as_json:
+        print_json(checked)
+    else:
+        show_checked(checked)
+    if checked["new"]:
+        new, are = checked["new"], "file is" if len(checked["new"]) == 1 else "files are"
+        warn(f"{len(new):,} {are} new there, {such_as(new)}: `ichx data add` takes them in")
+
+
+@app.command("sheet")
+def sheet(
+    name: Annotated[str, typer.Argument(help="The dataset's name.")],
+    out: Annotated[Path, typer.Option(help="The PNG to write.")],
+    label: Annotated[str | None, typer.Option(help="Only slices that are positive for this label.")] = None,
+    windows: Annotated[
+        str, typer.Option(help="file, brain, subdural, stroke, bone or CENTRE:WIDTH, divided by commas.")
+    ] = "file,subdural,bone",
+    sigmoid: Annotated[bool, typer.Option("--sigmoid", help="Sigmoid windows; linear when left out.")] = False,
+    count: Annotated[int, typer.Option(help="Number of slices, spread evenly over the dataset.")] = 12,
+    number: Annotated[int | None, typer.Option("--version", help="A version; the newest when left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a contact sheet of slices in their windows, as a model sees them, with their labels.
+
+    Example: `ichx data sheet rsna --label subdural --windows brain,subdural --count 12 --out subdural.png`
+    """
+    from ichx.data.dataset import load_dataset
+    from ichx.data.sheet import draw_sheet, parse_windows
+
+    with session() as (workspace, store):
+        data = load_dataset(workspace, store, name, number)
+        kind = "sigmoid" if sigmoid else "linear"
+        drawn = draw_sheet(out, data, parse_windows(windows), kind=kind, count=count, label=label)
+    if as_json:
+        print_json({"sheet": drawn, "slices": data.slices["slice_id"].iloc[list(drawn.rows)].tolist()})
+    else:
+        say(f"{len(drawn.rows)} of {drawn.candidates:,} slices, {drawn.width} x {drawn.height} pixels: {drawn.path}")
 
 
 @app.command("phantom")
@@ -154,47 +214,3 @@ def _shares(settings: list[str]) -> dict[str, float]:
             problems.append(f"--prevalence {setting}: not of the form LABEL=SHARE")
     raise_problems(problems, "for example --prevalence any=0.4 --prevalence epidural=0.05")
     return shares
-
-
-def _render_added(added: "AddReport") -> None:
-    version = added.version
-    for message in added.messages:
-        say(message)
-    for warning in added.warnings:
-        warn(warning)
-    done = "added" if added.created else "nothing has changed:"
-    console.print(f"{done} {version.dataset} version {version.number}: {version.slices:,} slices", markup=False)
-
-
-def _render_facts(facts: dict[str, Any]) -> None:
-    version, summary = facts["version"], facts["version"].summary
-    what = f"test set of {version.test_of}" if version.test_of else "dataset"
-    console.print(f"{version.dataset} version {version.number}, {what}: {version.source}", markup=False)
-    counts = ("files", "slices", "patients", "studies", "series", "intercept_repaired", "window_missing")
-    table("counts", ("what", "number"), [(name.replace("_", " "), summary[name]) for name in counts])
-    labels = list(summary["prevalences"] or ())
-    if labels:
-        whole = {"slices": version.slices, "patients": version.patients, "prevalences": summary["prevalences"]}
-        parts = [whole, *facts["folds"]]
-        rows: list[tuple[object, ...]] = [(name, *(part[name] for part in parts)) for name in ("slices", "patients")]
-        rows += [(label, *(f"{part['prevalences'][label]:.2%}" for part in parts)) for label in labels]
-        columns = ("", "all", *(f"fold {part['fold']}" for part in facts["folds"]))
-        table("share of positive slices", columns, rows)
-        others = [fold_set.name for fold_set in version.folds[1:]]
-        if others:
-            say(f"other folds: {', '.join(others)}; see `ichx data folds {version.dataset}`")
-    fields = ("bits_stored", "signed", "slope", "intercept", "rows", "columns", "syntax", "slices")
-    rows = [
-        (*(f"{value:g}" if isinstance(value, float) else value for value in f.values()),) for f in facts["families"]
-    ]
-    table("headers", [field.replace("_", " ") for field in fields], rows)
-    if facts["defects"]:
-        rows = [(d["reason"], d["files"], d["meaning"], "\n".join(d["examples"])) for d in facts["defects"]]
-        table("left out", ("reason", "files", "meaning", "such as"), rows)
-    asked = summary.get("sample")
-    if asked:
-        console.print(
-            f"sample: {asked['ids']:,} ids of {asked['images']:,} images; {asked['absent']:,} in no file, "
-            f"{asked['defective']:,} in files left out; {asked['not_asked']:,} slices are not in it",
-            markup=False,
-        )

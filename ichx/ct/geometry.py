@@ -14,19 +14,39 @@ HEAD_OVER: Final = -500
 FILL: Final = -1024
 """HU of what a shift brings in: air."""
 
+SAME_PLACE: Final = 0.1
+"""Slices nearer to each other than this, in mm, show the same place."""
+
+GAP_OVER: Final = 1.8
+"""A step of more than so many regular steps around it is a gap."""
+
+OVERLAP_UNDER: Final = 0.4
+"""A step of less than this part of both steps beside it lies between two scans of the same place."""
+
+OFF_NORMAL: Final = 1.0
+"""Degrees that a slice may be turned against its series."""
+
+AROUND: Final = 3
+"""Steps on each side that a step is compared with."""
+
 
 def series_normals(series: npt.NDArray[np.integer[Any]], orientation: FloatArray) -> FloatArray:
     """Return the unit normal of each slice's series, (N, 3).
 
     `series` is (N,) int codes from 0, `orientation` (N, 6): the row's and the column's direction. A series' normal is
-    the mean of its slices' (row x column), so that one odd slice does not turn it; NaN where no slice has one.
+    the median of its slices' (row x column), so that one odd slice does not turn it; NaN where no slice has one.
     """
     normals = np.cross(orientation[:, :3], orientation[:, 3:])
     known = np.isfinite(normals).all(axis=1)
-    sums = np.zeros((int(series.max(initial=-1)) + 1, 3))
-    np.add.at(sums, series[known], normals[known])
-    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    unit = np.divide(sums, lengths, out=np.full_like(sums, np.nan), where=lengths > 1e-6)
+    code, count = series[known], int(series.max(initial=-1)) + 1
+    size = np.bincount(code, minlength=count)
+    middle = (np.cumsum(size) - size + (size - 1) // 2)[size > 0]
+    medians = np.full((count, 3), np.nan)
+    for axis in range(3):
+        values = normals[known, axis]
+        medians[size > 0, axis] = values[np.lexsort((values, code))][middle]
+    lengths = np.linalg.norm(medians, axis=1, keepdims=True)
+    unit = np.divide(medians, lengths, out=np.full_like(medians, np.nan), where=lengths > 1e-6)
     return np.asarray(unit[series], np.float64)
 
 
@@ -59,6 +79,63 @@ def order_series(
     ranks = np.empty(len(series), np.int32)
     ranks[sequence] = np.arange(len(series)) - starts[series[sequence]]
     return ranks, by_number
+
+
+def steps_between(
+    series: npt.NDArray[np.integer[Any]], order: npt.NDArray[np.integer[Any]], along: FloatArray
+) -> FloatArray:
+    """Return the distance of each slice from the one before it in its series, (N,) in mm; NaN for a first one.
+
+    `series` (N,) codes, `order` (N,) ranks, `along` (N,) in mm. NaN too where a position is missing.
+    """
+    sequence = np.lexsort((order, series))
+    steps = np.full(len(series), np.nan)
+    inner = np.flatnonzero(series[sequence[1:]] == series[sequence[:-1]]) + 1
+    steps[sequence[inner]] = along[sequence[inner]] - along[sequence[inner - 1]]
+    return steps
+
+
+def find_gaps_and_overlaps(
+    series: npt.NDArray[np.integer[Any]], order: npt.NDArray[np.integer[Any]], steps: FloatArray
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return which slices lie behind a gap, and which beside one of another scan of the same place, (N,) each.
+
+    `steps` (N,) as of `steps_between`. Series change their spacing (thin slices at the base of the skull, thick ones
+    above), and part of a head is scanned again a few millimetres off. So a step is held against those around it: it is
+    an overlap when it is under 0.4 times both steps beside it and the second largest of the six around it, and a gap
+    when it is over 1.8 times the same, and not beside an overlap or two slices at the same place.
+    """
+    sequence = np.lexsort((order, series))
+    known = sequence[np.isfinite(steps[sequence])]
+    step, code = steps[known], series[known]
+    begins = np.searchsorted(code, code, "left")
+    ends = np.searchsorted(code, code, "right")
+    here = np.arange(len(step))
+    # The window keeps its length at the ends of a series, as far as the series has it.
+    first = np.maximum(begins, np.minimum(here - AROUND, ends - 2 * AROUND - 1))
+    around = first[:, None] + np.arange(2 * AROUND + 1)
+    usable = (around < ends[:, None]) & (around != here[:, None])
+    values = np.where(usable, step[np.minimum(around, max(len(step) - 1, 0))], -np.inf)
+    second = np.sort(values, axis=1)[:, -2] if len(step) else step
+    before = np.where(here > begins, step[np.maximum(here - 1, 0)], np.nan)
+    after = np.where(here < ends - 1, step[np.minimum(here + 1, len(step) - 1)], np.nan)
+    beside, least = np.fmax(before, after), np.fmin(before, after)  # NaN for a series of two slices
+    crossing = (step >= SAME_PLACE) & (step < OVERLAP_UNDER * np.minimum(least, second))
+    narrow = crossing | (step < SAME_PLACE)
+    beside_narrow = np.zeros(len(step), bool)
+    beside_narrow[1:] |= narrow[:-1] & (here[1:] > begins[1:])
+    beside_narrow[:-1] |= narrow[1:] & (here[:-1] < ends[:-1] - 1)
+    gap, overlap = np.zeros(len(series), bool), np.zeros(len(series), bool)
+    gap[known] = (step > GAP_OVER * np.maximum(beside, second)) & ~beside_narrow
+    overlap[known] = crossing
+    return gap, overlap
+
+
+def degrees_between(one: FloatArray, other: FloatArray) -> FloatArray:
+    """Return the angle between the directions `one` and `other`, (N, 3) each, in degrees from 0 to 180; (N,)."""
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    cosine = np.divide(np.einsum("ij,ij->i", one, other), lengths, out=np.full(len(one), np.nan), where=lengths > 1e-6)
+    return np.asarray(np.degrees(np.arccos(np.clip(cosine, -1, 1))), np.float64)
 
 
 def head_centre(hu: npt.NDArray[np.int16]) -> tuple[float, float]:

@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.data.cache_jobs import CentresJob, ShardJob, SourceFile, build_shard, find_centres, run_jobs
+from ichx.data.cache_jobs import CentresJob, ShardJob, build_shard, find_centres, run_jobs
 from ichx.data.resize import METHODS
 from ichx.data.shards import SHARD_ROWS, crc32, read_packed, read_table, remove_stale, unpack, write_atomically
+from ichx.data.sources import SourceFiles
 from ichx.errors import IchxError
 
 DECODER_VERSION: Final = 1
@@ -221,7 +222,7 @@ def _build(
     if not todo:
         return
     workers = max(1, min(processes or _cores(), len(wanted)))
-    files = _Files(source, slices)
+    files = SourceFiles(source, slices)
     groups = _series_groups(slices) if spec.centre == "series" else np.zeros(n, np.int64)
     first_pass = np.empty(0, np.int64)
     if spec.centre == "series":
@@ -258,18 +259,6 @@ def _build(
     )
     for built in run_jobs(build_shard, jobs, workers):
         advance(built)
-
-
-class _Files:
-    """The slices' files, made into jobs a shard at a time."""
-
-    def __init__(self, source: Path, slices: pd.DataFrame) -> None:
-        self._source = source
-        self._columns = [slices[column].to_numpy() for column in ("file", "bytes", "mtime_ns")]
-
-    def of(self, rows: range | list[int]) -> tuple[SourceFile, ...]:
-        paths, sizes, mtimes = self._columns
-        return tuple(SourceFile(str(self._source / paths[row]), int(sizes[row]), int(mtimes[row])) for row in rows)
 
 
 def _series_groups(slices: pd.DataFrame) -> npt.NDArray[np.int64]:

@@ -19,25 +19,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ichx.ct.dicom import AIR, DicomDefectError, read_slice
+from ichx.ct.dicom import AIR, DicomDefectError
 from ichx.ct.geometry import head_centre, shift_to_centre
 from ichx.data.resize import fit_square
 from ichx.data.shards import write_shard
+from ichx.data.sources import SourceFile, read_known
 from ichx.errors import IchxError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 Centre = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A slice's file with the fingerprint that the catalog knows it by."""
-
-    path: str
-    bytes: int
-    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ def build_shard(job: ShardJob) -> int:
     defects: dict[int, str] = {}
     for row, file in enumerate(job.files):
         try:
-            hu = _decode(file)
+            hu = read_known(file).hu
         except DicomDefectError as defect:
             defects[row] = defect.reason
             images.append(np.full((job.size, job.size), AIR, np.int16))
@@ -85,7 +77,7 @@ def find_centres(job: CentresJob) -> tuple[tuple[int, ...], npt.NDArray[np.float
     centres = np.full((len(job.files), 2), np.nan)
     for index, file in enumerate(job.files):
         try:
-            centres[index] = head_centre(_decode(file))
+            centres[index] = head_centre(read_known(file).hu)
         except DicomDefectError:
             continue  # the shard names it
     return job.rows, centres
@@ -118,28 +110,6 @@ def run_jobs(work: Callable[[Job], Result], jobs: Iterable[Job], processes: int)
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _decode(file: SourceFile) -> npt.NDArray[np.int16]:
-    """Return the slice in `file`; raises `IchxError` when it is not the file that the catalog knows."""
-    try:
-        found = Path(file.path).stat()
-    except OSError as error:
-        raise _changed(file, error.strerror or str(error)) from error
-    if (found.st_size, found.st_mtime_ns) != (file.bytes, file.mtime_ns):
-        raise _changed(file, "it has changed since the dataset was added")
-    try:
-        return read_slice(Path(file.path)).hu
-    except DicomDefectError as defect:
-        if defect.reason == "unreadable":  # the disk's or the network's fault, which may pass
-            raise _changed(file, defect.detail) from defect
-        raise
-
-
-def _changed(file: SourceFile, why: str) -> IchxError:
-    return IchxError(
-        f"{file.path} cannot be read: {why}", "bring the file back, or add the folder again with `ichx data add`"
-    )
 
 
 def _prepare_worker() -> None:

@@ -9,13 +9,13 @@ import hmac
 import os
 import secrets
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from ichx.ct.geometry import order_series, position_along_normal, series_normals
 from ichx.data.ingest import SCANNED, TEXT, file_stem
+from ichx.data.series import FLAGS, neighbours, place_in_series
 from ichx.labels import LABELS
 
 COLUMNS: Final = {
@@ -24,6 +24,7 @@ COLUMNS: Final = {
     "file": TEXT,
     "bytes": "int64",
     "mtime_ns": "int64",
+    "frame": "int32",
     "patient": TEXT,
     "study": TEXT,
     "series": TEXT,
@@ -31,6 +32,9 @@ COLUMNS: Final = {
     **{name: SCANNED[name] for name in ("pos_x", "pos_y", "pos_z")},
     "position": "float64",
     "order": "int32",
+    "step": "float32",
+    "tilt": "float32",
+    **dict.fromkeys(FLAGS, "bool"),
     **{name: SCANNED[name] for name in ("window_centre", "window_width", "window_missing", "slope", "intercept")},
     **{name: SCANNED[name] for name in ("bits_stored", "signed", "intercept_repaired", "transfer_syntax")},
     **dict.fromkeys(LABELS, "float32"),
@@ -38,23 +42,31 @@ COLUMNS: Final = {
 }
 """Columns of a catalog and their types.
 
-`slice_id` SOPInstanceUID, `stem` the file's name without extension, `file` POSIX path under the source; `patient`,
-`study`, `series` keyed hashes; `spacing_*`, `pos_*` and `position` (along the series' own normal) in mm, NaN if
-missing; `order` rank in the series, -1 for none; `window_*` in HU; labels NaN without; `defect` a key of
-`ichx.ct.dicom.DEFECTS`, or null.
+`slice_id` SOPInstanceUID, `stem` the file's name without extension, `file` POSIX path under the source, `bytes` of the
+file, `mtime_ns` when it was last changed, or the CRC-32 of a zip's member; `frame` 0, or from 1 in a file of several;
+`patient`, `study`, `series` keyed hashes; `spacing_*`, `pos_*`, `position` (along the series' own normal) and `step`
+(from the slice before) in mm, NaN if missing; `order` rank in the series, -1 for none; `tilt` of the series in degrees;
+the booleans of `ichx.data.series.FLAGS`; `window_*` in HU; labels NaN without; `defect` a key of
+`ichx.data.defects.DEFECTS`, or null.
 """
+
+DERIVED: Final = ("step", "tilt", *FLAGS)
+"""Columns that follow from others."""
+
+EMPTY: Final = {"f": np.nan, "i": -1, "b": False}
+"""What a column of each kind of number has for a file that is refused."""
 
 ORDER_BY: Final = ["patient", "study", "series", "order", "slice_id"]
 """What a dataset's rows are sorted by."""
 
 
 def make_catalog(scan: pd.DataFrame, key: bytes | None) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return the catalog of a `scan_folder` result, without labels, and what is to be told about it, counted.
+    """Return the catalog of a `scan_source` result, without labels, and what is to be told about it, counted.
 
     Ids of patients, studies and series are hashed with `key`, or kept when it is None. Counts: `no_patient_id` (slices
-    that are grouped by study, series or alone), `by_instance_number` (series without usable positions).
+    that are grouped by study, series or alone).
     """
-    catalog = scan.copy()
+    catalog = scan.copy(deep=False)
     catalog["defect"] = scan["defect"].astype(object).where(scan["defect"] != "", None)
     good = catalog["defect"].isna()
     catalog.loc[good & catalog["slice_id"].where(good).duplicated(), "defect"] = "duplicate_instance"
@@ -65,19 +77,14 @@ def make_catalog(scan: pd.DataFrame, key: bytes | None) -> tuple[pd.DataFrame, d
     for name, ids in (("patient", patient), ("study", study), ("series", series)):
         hashed = ids if key is None else hashed_ids(ids, key)
         catalog[name] = hashed.where(good, "")
-    slices = catalog[catalog["defect"].isna()]
-    along, order, by_number = _ordered(slices)
-    catalog["position"] = np.nan
-    catalog["order"] = -1
-    catalog.loc[slices.index, "position"] = along
-    catalog.loc[slices.index, "order"] = order
+    kept = np.flatnonzero(catalog["defect"].isna())
+    for name, values in place_in_series(catalog["series"].iloc[kept], scan.iloc[kept]).items():
+        column = np.full(len(scan), EMPTY[values.dtype.kind], values.dtype)
+        column[kept] = values
+        catalog[name] = column
     for label in LABELS:
         catalog[label] = np.nan
-    counts = {
-        "no_patient_id": int((scan["patient_id"][slices.index] == "").sum()),
-        "by_instance_number": int(slices["series"][by_number].nunique()),
-    }
-    return typed(catalog), counts
+    return typed(catalog), {"no_patient_id": int((scan["patient_id"].iloc[kept] == "").sum())}
 
 
 def typed(catalog: pd.DataFrame) -> pd.DataFrame:
@@ -86,8 +93,12 @@ def typed(catalog: pd.DataFrame) -> pd.DataFrame:
 
 
 def usable(catalog: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows without a defect, sorted by patient, study, series and order, numbered from 0."""
-    return catalog[catalog["defect"].isna()].sort_values(ORDER_BY, kind="stable", ignore_index=True)
+    """Return the rows without a defect, sorted by patient, study, series and order, numbered from 0.
+
+    `previous` and `next` are added: the rows beside each one in its series, -1 for none.
+    """
+    slices = catalog[catalog["defect"].isna()].sort_values(ORDER_BY, kind="stable", ignore_index=True)
+    return pd.concat([slices, neighbours(slices)], axis=1)
 
 
 def catalog_digest(catalog: pd.DataFrame) -> str:
@@ -97,7 +108,7 @@ def catalog_digest(catalog: pd.DataFrame) -> str:
     on the workspace's key. Times do not count, nor do labels.
     """
     rows = catalog.sort_values("file", kind="stable", ignore_index=True)
-    left_out = {"mtime_ns", *LABELS}
+    left_out = {"mtime_ns", *DERIVED, *LABELS}
     plain = rows[[name for name in COLUMNS if name not in left_out]].copy()
     for name in ("patient", "study", "series"):
         plain[name] = pd.factorize(plain[name])[0]
@@ -117,8 +128,11 @@ def write_catalog(catalog: pd.DataFrame, path: Path) -> None:
 
 
 def read_catalog(path: Path) -> pd.DataFrame:
-    """Return the catalog in the Parquet file at `path`."""
-    return typed(pd.read_parquet(path))
+    """Return the catalog in the Parquet file at `path`. Raises `ValueError` for one of an earlier form."""
+    catalog = pd.read_parquet(path)
+    if missing := set(COLUMNS) - set(catalog.columns):
+        raise ValueError(f"written by another version of ichx: it has no column {', '.join(sorted(missing))}")
+    return typed(catalog)
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
@@ -131,16 +145,6 @@ def write_parquet(frame: pd.DataFrame, path: Path) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _ordered(slices: pd.DataFrame) -> tuple[Any, Any, Any]:
-    """Return position along the series' normal, rank, and whether the series went by instance number, each (N,)."""
-    series = pd.factorize(slices["series"])[0]
-    tie = np.argsort(np.argsort(slices["slice_id"].to_numpy(), kind="stable"))
-    normal = series_normals(series, slices[[f"orientation_{i}" for i in range(6)]].to_numpy(float))
-    along = position_along_normal(slices[["pos_x", "pos_y", "pos_z"]].to_numpy(float), normal)
-    order, by_number = order_series(series, along, slices["instance_number"].to_numpy(), tie)
-    return along, order, by_number
 
 
 def hashed_ids(ids: "pd.Series[str]", key: bytes) -> "pd.Series[str]":

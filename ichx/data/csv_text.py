@@ -4,6 +4,7 @@ What the columns mean stands elsewhere (`ichx.data.label_csv`, `ichx.data.fold_c
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +12,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from ichx.data.sources import read_archived
 from ichx.errors import IchxError
 
 
 def read_texts(path: Path, what: str, forms: str) -> pa.Table:
-    """Return the CSV at `path` with every column as text.
+    """Return the CSV at `path`, which may lead into a zip, with every column as text.
 
     Raises `IchxError` where there is none, where it cannot be read, and where it has no rows; the remedy says what
     `forms` a file that is `what` (`a label CSV`) has.
     """
+    archived = read_archived(path)
+
+    def source() -> Any:
+        if archived is None:
+            return path
+        buffer = pa.BufferReader(archived)
+        return pa.CompressedInputStream(buffer, "gzip") if path.suffix == ".gz" else buffer
+
     try:
-        with pyarrow.csv.open_csv(path) as reader:
+        with pyarrow.csv.open_csv(source()) as reader:
             names = reader.schema.names
         types = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-        table = pyarrow.csv.read_csv(path, convert_options=types)
+        table = pyarrow.csv.read_csv(source(), convert_options=types)
     except FileNotFoundError as error:
         raise IchxError(f"there is no file {path}", "give the path of an existing CSV") from error
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:

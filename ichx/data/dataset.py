@@ -28,10 +28,12 @@ from ichx.data.catalog import (
     write_catalog,
     write_parquet,
 )
+from ichx.data.check import check_slices, read_findings, told
 from ichx.data.folds import assign_folds, fold_digest, rare_labels
-from ichx.data.ingest import Progress, scan_folder
+from ichx.data.ingest import Progress, scan_source
 from ichx.data.label_csv import LabelTable, SampleTable, read_labels, read_sample
 from ichx.data.matching import Match, join_labels, match_images
+from ichx.data.series import FLAGS, flag_examples, geometry_told, series_told
 from ichx.data.summary import defects, folds_told, header_families, summarize
 from ichx.data.wording import counted, such_as
 from ichx.errors import IchxError
@@ -97,7 +99,7 @@ def add_dataset(
     table = read_labels(labels) if labels else None
     asked = read_sample(sample) if sample else None
     catalog, counts = make_catalog(
-        scan_folder(source, progress=progress), None if keep_ids else workspace.privacy_key()
+        scan_source(source, progress=progress), None if keep_ids else workspace.privacy_key()
     )
     _raise_unusable(source, catalog)
     match, sample_match = None, None
@@ -107,7 +109,7 @@ def add_dataset(
         sample_match = match_images(catalog, asked.images, sample)
     slices = usable(catalog)
     summary = summarize(catalog) | counts | {"keep_ids": keep_ids}
-    messages, warnings = _told(catalog, summary)
+    messages, warnings = _told(catalog, slices, summary)
     if match is not None and table is not None:
         _tell_labels(table, match, summary, messages, warnings)
     if sample_match is not None and asked is not None:
@@ -211,7 +213,8 @@ def folds_file(name: str) -> str:
 def describe(workspace: Workspace, store: Store, name: str, number: int | None = None) -> dict[str, Any]:
     """Return what there is to tell of a version, the newest when `number` is None.
 
-    `version`; `families` of headers; `defects` by reason; the default `folds` with their prevalences (see
+    `version`; `families` of headers; `series` and `geometry` (see `ichx.data.series`); `defects` by reason; `check`,
+    what decoding showed (see `ichx.data.check`; None before); the default `folds` with their prevalences (see
     `ichx.data.summary`; `ichx.data.fold_import` tells of all).
     Raises `IchxError` for an unknown name or number, and where the version's files are gone.
     """
@@ -223,7 +226,36 @@ def describe(workspace: Workspace, store: Store, name: str, number: int | None =
         for fold_set in version.folds[:1]
         for fold in folds_told(slices, load_folds(workspace, version, fold_set, slices), fold_set.k)
     ]
-    return {"version": version, "families": header_families(slices), "defects": defects(catalog), "folds": folds}
+    findings = read_findings(workspace.root / version.path)
+    return {
+        "version": version,
+        "families": header_families(slices),
+        "series": series_told(slices),
+        "geometry": geometry_told(slices),
+        "defects": defects(catalog),
+        "check": None if findings is None else told(catalog, findings),
+        "folds": folds,
+    }
+
+
+def check_dataset(
+    workspace: Workspace,
+    store: Store,
+    name: str,
+    number: int | None = None,
+    *,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Decode every slice of a version; return what `ichx.data.check.told` tells, with the `version` and `new` files.
+
+    Raises `IchxError` for an unknown name or number, and where files are gone or have changed.
+    """
+    version = store.version(name, number)
+    catalog = load_catalog(workspace, version)
+    folder = workspace.root / version.path
+    findings, new = check_slices(folder, Path(version.source), catalog, processes=processes, progress=progress)
+    return {"version": version, **told(catalog, findings), "new": list(new)}
 
 
 def _read(
@@ -276,21 +308,22 @@ def _raise_unusable(source: Path, catalog: pd.DataFrame) -> None:
     raise IchxError(f"no usable CT slice in {source}: {looked} refused as {told}", "give a folder with CT slices")
 
 
-def _told(catalog: pd.DataFrame, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _told(catalog: pd.DataFrame, slices: pd.DataFrame, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
     parts = (
         counted(summary["slices"], "slice"),
         counted(summary["patients"], "patient"),
         counted(summary["studies"], "study", "studies"),
         counted(summary["series"], "series", "series"),
     )
-    messages, warnings = [f"{counted(len(catalog), 'file')}: {', '.join(parts)}"], []
+    messages, warnings = [f"{counted(summary['files'], 'file')}: {', '.join(parts)}"], []
     if summary["defects"]:
         told = ", ".join(f"{reason} {count:,}" for reason, count in summary["defects"].items())
         warnings.append(f"left out: {counted(sum(summary['defects'].values()), 'file')}: {told}")
     if count := summary["no_patient_id"]:
         warnings.append(f"{counted(count, 'slice')} without a PatientID: grouped by study, by series or alone")
-    if count := summary["by_instance_number"]:
-        warnings.append(f"{counted(count, 'series', 'series')} without positions: ordered by instance number")
+    for flag, counts in summary["geometry"].items():
+        what = f"{counted(counts['series'], 'series', 'series')}, {counted(counts['slices'], 'slice')}"
+        warnings.append(f"{what}: {FLAGS[flag]}, {such_as(flag_examples(slices, flag), counts['series'])}")
     if count := summary["window_missing"]:
         warnings.append(f"{counted(count, 'slice')} without a usable window: the brain window [40, 80] stands in")
     if count := summary["intercept_repaired"]:
@@ -349,7 +382,7 @@ def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, 
     """Return what differs between `latest` and `draft`, in words; nothing when no new version is due."""
     changes = []
     if latest.source != draft.source:
-        changes.append("the folder")
+        changes.append("the place")
     if latest.digest != draft.digest or _times(load_catalog(workspace, latest)) != _times(catalog):
         changes.append("the files")
     if latest.label_digest != draft.label_digest:

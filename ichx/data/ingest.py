@@ -1,22 +1,22 @@
-"""A folder of files to one record per file: what its header says, or the defect for which it is refused.
+"""The files of a source to one record per slice: what its header says, or the defect for which its file is refused.
 
 Not for what needs the whole dataset: duplicates, order in a series, labels (`ichx.data.catalog`).
 """
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import pandas as pd
 
 from ichx.ct.dicom import DicomDefectError, SliceHeader, read_headers, read_slice
-from ichx.errors import IchxError
+from ichx.data.archive import MemberStream
+from ichx.data.cache_jobs import run_jobs
+from ichx.data.sources import Place, fingerprint, list_files, open_place
 
 Progress = Callable[[int, int], None]
 """Is told (done, total)."""
@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 CHUNK: Final = 512
 """Files that a process reads before it reports."""
 
-PARALLEL_FROM: Final = 10_000
+PARALLEL_FROM: Final = 4_000
 """Number of files from which starting processes pays."""
 
 TEXT: Final[Any] = pd.Series(["text"]).dtype
@@ -34,6 +34,7 @@ SCANNED: Final[dict[str, Any]] = {
     "file": TEXT,
     "bytes": "int64",
     "mtime_ns": "int64",
+    "frame": "int32",
     "slice_id": TEXT,
     "patient_id": TEXT,
     "study_id": TEXT,
@@ -63,53 +64,49 @@ Record = tuple[object, ...]
 NAN = float("nan")
 
 
-def scan_folder(source: Path, *, progress: Progress | None = None, processes: int | None = None) -> pd.DataFrame:
-    """Return one row per file under `source`, sorted by its path, with the columns of `SCANNED`.
+@dataclass(frozen=True)
+class ScanJob:
+    """Read the headers of the files `names` at `places`, which are those from number `start` on."""
+
+    start: int
+    names: tuple[str, ...]
+    places: tuple[Place, ...]
+
+
+def scan_source(source: Path, *, progress: Progress | None = None, processes: int | None = None) -> pd.DataFrame:
+    """Return one row per slice or refused file of `source` (see `list_files`), by name, with the columns of `SCANNED`.
 
     Many files are read by `processes` (one per core when None); the result does not depend on it. Slices of the header
-    family with wrong intercepts are decoded, to see whether they are repaired. Raises `IchxError` where `source` is no
-    folder or has no files.
+    family with wrong intercepts are decoded, to see whether they are repaired. `progress` is told files. Raises
+    `IchxError` where `source` cannot be read or has no files.
     """
-    files = find_files(source)
-    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
-    workers = processes or (os.cpu_count() or 1 if len(files) >= PARALLEL_FROM else 1)
-    frames, done = [], 0
-    for records in _map(partial(read_records, source), chunks, workers):
-        frames.append(_frame(records))
-        done += len(records)
+    files = list_files(source)
+    total = len(files.names)
+    workers = processes or (available_cores() if total >= PARALLEL_FROM else 1)
+    jobs = (
+        ScanJob(start, tuple(files.names[start : start + CHUNK]), tuple(map(files.place, _numbers(start, total))))
+        for start in range(0, total, CHUNK)
+    )
+    frames: dict[int, pd.DataFrame] = {}
+    done = 0
+    for start, read, frame in run_jobs(scan_chunk, jobs, min(workers, -(-total // CHUNK))):
+        frames[start] = frame
+        done += read
         if progress is not None:
-            progress(done, len(files))
-    return pd.concat(frames, ignore_index=True)
+            progress(done, total)
+    return pd.concat([frames.pop(start) for start in sorted(frames)], ignore_index=True)
 
 
-def find_files(source: Path) -> list[str]:
-    """Return the files under `source` as sorted POSIX paths relative to it.
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
-    Hidden files and folders and DICOMDIR are passed over; links to folders are followed, each folder once. Raises
-    `IchxError` where `source` is no folder, cannot be read, or has no files.
-    """
-    if not source.exists():
-        raise IchxError(f"there is no folder {source}", "give the path of a folder with DICOM files")
-    if not source.is_dir():
-        raise IchxError(f"{source} is a file, not a folder", "give a folder; unpack an archive first")
-    found: list[str] = []
-    visited: set[tuple[int, int]] = set()
 
-    def fail(error: OSError) -> None:
-        raise IchxError(f"cannot look into {error.filename}: {error.strerror}", "give yourself the right to read it")
-
-    for folder, folders, names in os.walk(source, followlinks=True, onerror=fail):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        parent = Path(folder).relative_to(source)
-        found += [(parent / n).as_posix() for n in names if not n.startswith(".") and n.upper() != "DICOMDIR"]
-    if not found:
-        raise IchxError(f"{source} has no files", "give the folder that holds the DICOM files")
-    return sorted(found)
+def scan_chunk(job: ScanJob) -> tuple[int, int, pd.DataFrame]:
+    """Return the job's `start`, its number of files, and their rows."""
+    records = [record for name, place in zip(job.names, job.places, strict=True) for record in _records(name, place)]
+    return job.start, len(job.names), _frame(records)
 
 
 def file_stem(file: str) -> str:
@@ -117,29 +114,45 @@ def file_stem(file: str) -> str:
     return re.sub(r"\.[A-Za-z]\w*$", "", file.rpartition("/")[2])
 
 
-def read_records(source: Path, files: list[str]) -> list[Record]:
-    """Return a record for each of `files` under `source`, in their order."""
-    return [_record(source, file) for file in files]
+def _numbers(start: int, total: int) -> range:
+    return range(start, min(start + CHUNK, total))
 
 
-def _record(source: Path, file: str) -> Record:
-    path = source / file
+def _records(name: str, place: Place) -> list[Record]:
     size, mtime = 0, 0
     try:
-        status = path.stat()
-        size, mtime = status.st_size, status.st_mtime_ns
-        headers = read_headers(path)
-        if len(headers) > 1:
-            raise DicomDefectError("multi_frame", f"{len(headers)} frames")
-        header, repaired = headers[0], False
-        if header.intercept_suspect:
-            decoded = read_slice(path)
-            header, repaired = decoded.header, decoded.repaired
+        size, mtime = fingerprint(place)
+        with open_place(place) as handle:
+            return [(name, size, mtime, *_record(handle, header)) for header in _headers(handle)]
     except OSError:
-        return (file, size, mtime, *_NOTHING, "unreadable")
+        reason = "unreadable"
     except DicomDefectError as defect:
-        return (file, size, mtime, *_NOTHING, defect.reason)
-    return (file, size, mtime, *_values(header, repaired), "")
+        reason = defect.reason
+    return [(name, size, mtime, 0, *_NOTHING, reason)]
+
+
+def _headers(handle: BinaryIO) -> list[SliceHeader]:
+    try:
+        return read_headers(handle)
+    except DicomDefectError as defect:
+        # What is wrong with a zip's member comes first: the parser has only seen that it broke off.
+        fault = handle.fault if isinstance(handle, MemberStream) else None
+        raise fault or defect from defect
+
+
+def _record(handle: BinaryIO, header: SliceHeader) -> Record:
+    """Return the columns from `frame` on of one frame."""
+    reason, repaired = header.defect, False
+    if not reason and header.intercept_suspect:
+        try:
+            handle.seek(0)
+            decoded = read_slice(handle, header.frame)
+            header, repaired = decoded.header, decoded.repaired
+        except DicomDefectError as defect:
+            reason = defect.reason
+    if reason:
+        return (header.frame, *_NOTHING, reason)
+    return (header.frame, *_values(header, repaired), "")
 
 
 def _values(header: SliceHeader, repaired: bool) -> Record:
@@ -177,11 +190,3 @@ def _frame(records: list[Record]) -> pd.DataFrame:
     return pd.DataFrame(
         {name: pd.Series(np.array(values, object)).astype(SCANNED[name]) for name, values in columns.items()}
     )
-
-
-def _map(work: Callable[[list[str]], list[Record]], chunks: list[list[str]], processes: int) -> Iterator[list[Record]]:
-    if processes == 1:
-        yield from map(work, chunks)
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(work, chunks)

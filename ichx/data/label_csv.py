@@ -1,7 +1,7 @@
 """The label CSV and the sample submission: read, checked as a whole, and pivoted to six columns.
 
-Long (`ID,Label` with `ID = <image>_<label>`) and wide (`image` and the six labels) are both read, `.gz` too. Every
-problem of a file is told at once. Not for matching images with slices (`ichx.data.catalog`).
+Long (`ID,Label` with `ID = <image>_<label>`) and wide (`image` and the six labels) are both read, `.gz` too, and from
+inside a zip. Every problem of a file is told at once. Not for matching images with slices (`ichx.data.matching`).
 """
 
 from dataclasses import dataclass

@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.ct.dicom import DEFECTS
 from ichx.data.catalog import usable
+from ichx.data.defects import DEFECTS
 from ichx.data.folds import fold_prevalences
+from ichx.data.series import count_flags
 from ichx.labels import LABELS
 
 
@@ -16,13 +17,14 @@ def summarize(catalog: pd.DataFrame) -> dict[str, Any]:
     """Return counts of what is usable in `catalog`, and of its defects by reason; all of it fit for JSON."""
     slices = usable(catalog)
     return {
-        "files": len(catalog),
+        "files": int((catalog["frame"] <= 1).sum()),
         "slices": len(slices),
         "patients": int(slices["patient"].nunique()),
         "studies": int(slices["study"].nunique()),
         "series": int(slices["series"].nunique()),
         "intercept_repaired": int(slices["intercept_repaired"].sum()),
         "window_missing": int(slices["window_missing"].sum()),
+        "geometry": count_flags(slices),
         "prevalences": prevalences(slices),
         "defects": {str(reason): int(count) for reason, count in catalog["defect"].value_counts().items()},
     }

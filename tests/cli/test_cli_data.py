@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from dicom_files import write_study
+from dicom_files import write_ct, write_study
 from typer.testing import CliRunner
+from zip_files import zip_folder
 
 from ichx.cli.data import app
 from ichx.errors import IchxError
@@ -66,10 +68,68 @@ def test_list_and_show_for_people(files: Path) -> None:
     out, _ = ichx_data("list")
     assert "test set of train" in out
     out, _ = ichx_data("show", "train")
-    for expected in ("fold 1", "epidural", "not_dicom", "notes.txt", "bits stored", "-1024"):
+    for expected in ("fold 1", "epidural", "not_dicom", "notes.txt", "16 bit unsigned", "-1024", "not decoded yet"):
         assert expected in out
     out, _ = ichx_data("show", "test", "--version", 1)
     assert "sample: 12 ids of 2 images; 0 in no file" in out
+
+
+def test_show_fits_80_columns(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_study(
+        files / "train", "7", 1, ImagePositionPatient=[0, 0, 200.0], PatientID="0", SeriesInstanceUID="ID_series0"
+    )
+    for number in range(20):
+        write_ct(files / f"train/{number}.dcm", np.zeros((32, 32), np.uint16), RescaleIntercept=-number)
+    ichx_data("add", "wide", files / "train")
+    ichx_data("check", "wide")
+    monkeypatch.setenv("COLUMNS", "80")
+    out, _ = ichx_data("show", "wide")
+    assert max(map(len, out.splitlines()[1:])) <= 80, "all but the path of the source"
+    assert "and 9 others, of 9 slices; --json has all" in out
+    assert "constant_image" in out
+    assert "slices are missing" in out
+
+
+def test_check_names_what_only_decoding_shows(files: Path) -> None:
+    write_ct(files / "train" / "black.dcm", np.zeros((32, 32), np.uint16))
+    ichx_data("add", "x", files / "train")
+    out, err = ichx_data("check", "x")
+    assert "14 found" in out
+    assert "= 12 slices + 1 refused in the headers + 1 in decoding" in out
+    assert "decoding: 13 of 13" in err
+    checked = json.loads(ichx_data("check", "x", "--json")[0])
+    assert {(r["reason"], r["seen_in"]) for r in checked["reasons"]} == {
+        ("not_dicom", "headers"),
+        ("constant_image", "decoding"),
+    }
+    (files / "train" / "more.dcm").write_bytes(b"new")
+    assert "1 file is new there, namely more.dcm" in ichx_data("check", "x")[1]
+    (files / "train" / "black.dcm").unlink()
+    with pytest.raises(IchxError, match="1 file gone"):
+        ichx_data("check", "x")
+
+
+def test_sheet_is_drawn_as_asked(files: Path) -> None:
+    add_both(files)
+    out = files / "sheet.png"
+    said = ichx_data("sheet", "train", "--label", "subdural", "--count", 3, "--sigmoid", "--out", out)[1]
+    assert said.startswith("3 of 6 slices")
+    assert out.read_bytes().startswith(b"\x89PNG")
+    drawn = json.loads(ichx_data("sheet", "train", "--windows", "brain", "--out", out, "--json")[0])
+    assert (drawn["sheet"]["candidates"], len(drawn["slices"])) == (12, 12)
+
+
+def test_a_zip_with_its_labels_inside(files: Path) -> None:
+    (files / "all").mkdir()
+    for name in ("train", "test", "train.csv", "sample.csv"):
+        (files / name).rename(files / "all" / name)
+    archive = zip_folder(files / "all", files / "comp.zip", "comp/")
+    inside = archive / "comp"
+    _, err = ichx_data("add", "train", inside / "train", "--labels", inside / "train.csv", "--folds", 2)
+    assert "13 files: 12 slices, 4 patients" in err
+    ichx_data("add", "test", inside / "test", "--test-of", "train", "--sample", inside / "sample.csv")
+    out, _ = ichx_data("add", "train", inside / "train", "--labels", inside / "train.csv", "--folds", 2)
+    assert out == "nothing has changed: train version 1: 12 slices\n"
 
 
 def test_errors_are_left_to_the_program(files: Path) -> None:
@@ -98,6 +158,6 @@ def test_prevalences_of_a_phantom_are_checked(files: Path) -> None:
 
 
 def test_every_help_ends_in_a_command_that_is_real() -> None:
-    for command in ("add", "list", "show", "phantom"):
+    for command in ("add", "list", "show", "check", "sheet", "phantom"):
         out, _ = ichx_data(command, "--help")
         assert f"ichx data {command}" in out.replace("\n", " ")

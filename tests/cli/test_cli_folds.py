@@ -62,7 +62,7 @@ def test_honest_folds_are_imported_and_chosen_by_name(ichx: Program, dataset_cop
     shown = ichx("data", "folds", "ph", "--name", "mine", cwd=dataset_copy)
     assert "folds mine: 4 folds, imported from mine.csv" in shown.out
     assert "default" not in shown.out
-    assert "other folds: mine" in ichx("data", "show", "ph", cwd=dataset_copy).err
+    assert "other folds: mine" in ichx("data", "show", "ph", cwd=dataset_copy).out
     new = ("exp", "new", "--plugin", "tiny_resnet", "--size", 32, "--json")
     for arguments, folds in (((), ("default", 2)), (("--folds", "mine"), ("mine", 4))):
         (made,) = json.loads(ichx(*new, *arguments, cwd=dataset_copy).out)

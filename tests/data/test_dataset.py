@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from dicom_files import head, write_ct, write_study
+from zip_files import change_entry, zip_folder
 
+from ichx.data.cache import CacheSpec, ensure_cache
 from ichx.data.catalog import read_catalog
 from ichx.data.dataset import AddReport, add_dataset, describe, load_catalog, load_dataset, load_folds
 from ichx.errors import IchxError, NotFoundError
@@ -324,6 +326,94 @@ def test_a_wrong_intercept_is_repaired_in_the_catalog(tmp_path: Path, workspace:
     assert catalog["intercept_repaired"].to_dict() == {"a.dcm": True, "b.dcm": False}
     assert catalog["intercept"]["a.dcm"] == -1000
     assert "1 slice with a wrong intercept: repaired" in told(report)
+
+
+def test_an_interrupted_add_leaves_nothing(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add(workspace, store, cohort, progress=stop)
+    assert store.datasets() == []
+    assert not workspace.datasets_dir.exists()
+    assert add(workspace, store, cohort).version.number == 1
+
+
+def test_a_zip_is_the_same_dataset(tmp_path: Path, workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    plain = add(workspace, store, cohort).version
+    archive = zip_folder(cohort.files, tmp_path / "c.zip", "comp/train/")
+    report = add_dataset(workspace, store, "z", archive / "comp/train", labels=cohort.labels, folds=3)
+    packed = report.version
+    assert (packed.digest, packed.label_digest) == (plain.digest, plain.label_digest)
+    assert packed.folds[0].digest == plain.folds[0].digest
+    assert packed.source == str(archive / "comp/train")
+    assert not add_dataset(workspace, store, "z", archive / "comp/train", labels=cohort.labels, folds=3).created
+    spec = CacheSpec(16, "series", "area")
+    loaded = load_dataset(workspace, store, "z")
+    cache = ensure_cache(tmp_path / "cache", "z", loaded.source, loaded.slices, spec, processes=2)
+    other = load_dataset(workspace, store, "train")
+    expected = ensure_cache(tmp_path / "cache", "f", other.source, other.slices, spec, processes=1)
+    assert loaded.slices["slice_id"].tolist() == other.slices["slice_id"].tolist()
+    assert all((cache.read(row) == expected.read(row)).all() for row in range(24))
+    member = loaded.slices["file"][0]
+    change_entry(archive, f"comp/train/{member}", crc=1)
+    with pytest.raises(IchxError, match=f"1 file changed, namely {member}"):
+        ensure_cache(tmp_path / "cache", "z", loaded.source, loaded.slices, CacheSpec(8, "none", "area"))
+    changed = add_dataset(workspace, store, "z", archive / "comp/train", labels=cohort.labels, folds=3)
+    assert (changed.version.number, "the files" in told(changed)) == (2, True)
+
+
+def test_a_hospital_tree(tmp_path: Path, workspace: Workspace, store: Store) -> None:
+    """Files without extension, DICOMDIR, several series in a study, objects that are no CT slices."""
+    root = tmp_path / "export"
+    (root / "CD1").mkdir(parents=True)
+    (root / "CD1/DICOMDIR").write_text("not looked at")
+    for series, (thickness, count) in enumerate(((5.0, 4), (1.25, 8))):
+        for index in range(count):
+            write_ct(
+                root / f"CD1/ST0/SE{series}/IM{index}",
+                head(index),
+                SOPInstanceUID=f"1.2.{series}.{index}",
+                SeriesInstanceUID=f"1.2.{series}",
+                ImagePositionPatient=[0, 0, thickness * index],
+            )
+    write_ct(
+        root / "CD1/ST0/SE2/IM0", SOPInstanceUID="1.2.9", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.67", Modality="SR"
+    )
+    write_ct(root / "CD1/ST0/SE3/IM0", SOPInstanceUID="1.2.8", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    labels = tmp_path / "labels.csv"
+    rows = [f"1.2.{s}.{i},0,0,0,0,1,1\n" for s, n in ((0, 4), (1, 8)) for i in range(n)]
+    labels.write_text(f"image,{','.join(LABELS)}\n" + "".join(rows))
+    with pytest.raises(IchxError, match="1 patient cannot be divided"):
+        add_dataset(workspace, store, "h", root, labels=labels)
+    report = add_dataset(workspace, store, "h", root)
+    slices = load_dataset(workspace, store, "h").slices
+    assert slices.groupby("series")["step"].median().sort_values().tolist() == [1.25, 5]
+    assert (slices["study"].nunique(), slices["series"].nunique(), len(slices)) == (1, 2, 12)
+    refused = load_catalog(workspace, report.version).set_index("file")["defect"].dropna()
+    assert refused.to_dict() == {"CD1/ST0/SE2/IM0": "not_ct", "CD1/ST0/SE3/IM0": "localizer"}
+
+
+def test_geometry_is_told(tmp_path: Path, workspace: Workspace, store: Store) -> None:
+    for index, place in enumerate((0.0, 5, 10, 30, 35)):
+        write_study(tmp_path / "f", "1", 1, start=index, ImagePositionPatient=[0, 0, place])
+    write_study(tmp_path / "f", "2", 2, ImagePositionPatient=None)
+    report = add_dataset(workspace, store, "x", tmp_path / "f")
+    assert "1 series, 1 slice: the step before the slice is much wider" in told(report)
+    assert "1 series, 2 slices: positions or orientations are missing: ordered by instance number" in told(report)
+    facts = describe(workspace, store, "x")
+    assert [(entry["flag"], entry["series"]) for entry in facts["geometry"]] == [("gap", 1), ("by_number", 1)]
+    assert report.version.summary["geometry"]["gap"] == {"series": 1, "slices": 1}
+    slices = load_dataset(workspace, store, "x").slices
+    assert slices["order"][slices["by_number"]].tolist() == [0, 1]
+
+
+def test_a_catalog_of_another_form_is_told(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    version = add(workspace, store, cohort).version
+    path = workspace.root / version.path / "catalog.parquet"
+    pd.read_parquet(path).drop(columns="step").to_parquet(path)
+    with pytest.raises(IchxError, match="written by another version of ichx: it has no column step"):
+        load_dataset(workspace, store, "train")
 
 
 def test_real_slices(shared_data: Path, workspace: Workspace, store: Store) -> None:

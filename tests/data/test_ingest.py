@@ -1,30 +1,22 @@
 """A folder of files to records."""
 
+import zipfile
+import zlib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from dicom_files import write_ct, write_study
+from dicom_files import SIDE, head, write_ct, write_study
+from pydicom import config
+from zip_files import change_entry, zip_folder
 
+from ichx.ct.testing import enhanced
 from ichx.data import ingest
-from ichx.data.ingest import file_stem, find_files, scan_folder
-from ichx.errors import IchxError
-
-
-def test_finds_files_in_any_tree_but_hidden_ones(tmp_path: Path) -> None:
-    for name in ("b/c/2.dcm", "a.dcm", "b/IM1", ".hidden", ".git/x.dcm", "DICOMDIR", "b/dicomdir"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x")
-    assert find_files(tmp_path) == ["a.dcm", "b/IM1", "b/c/2.dcm"]
-
-
-def test_follows_links_once(tmp_path: Path) -> None:
-    (tmp_path / "data/deep").mkdir(parents=True)
-    (tmp_path / "data/deep/a.dcm").write_text("x")
-    (tmp_path / "data/deep/up").symlink_to(tmp_path / "data")
-    (tmp_path / "all").mkdir()
-    (tmp_path / "all/linked").symlink_to(tmp_path / "data")
-    assert find_files(tmp_path / "all") == ["linked/deep/a.dcm"]
+from ichx.data.catalog import make_catalog, usable
+from ichx.data.ingest import file_stem, scan_source
+from ichx.data.sources import SourceFile, SourceFiles, read_known
 
 
 @pytest.mark.parametrize(
@@ -41,17 +33,6 @@ def test_stems(file: str, stem: str) -> None:
     assert file_stem(file) == stem
 
 
-def test_bad_folders(tmp_path: Path) -> None:
-    with pytest.raises(IchxError, match="there is no folder"):
-        scan_folder(tmp_path / "absent")
-    with pytest.raises(IchxError, match="has no files"):
-        scan_folder(tmp_path)
-    archive = tmp_path / "data.zip"
-    archive.write_bytes(b"PK")
-    with pytest.raises(IchxError, match="is a file, not a folder"):
-        scan_folder(archive)
-
-
 def test_a_record_for_every_file_whatever_the_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,7 +41,7 @@ def test_a_record_for_every_file_whatever_the_number_of_processes(
     write_ct(tmp_path / "bare.dcm", ImagePositionPatient=None, PixelSpacing=None, InstanceNumber=None)
     (tmp_path / "labels.csv").write_text("ID,Label\n")
     seen: list[tuple[int, int]] = []
-    one = scan_folder(tmp_path, progress=lambda done, total: seen.append((done, total)))
+    one = scan_source(tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (10, 10)
     assert one["file"].is_monotonic_increasing
     found = one.set_index("file")
@@ -69,4 +50,64 @@ def test_a_record_for_every_file_whatever_the_number_of_processes(
     assert found["instance_number"]["bare.dcm"] == -1
     assert found[["pos_x", "spacing_row"]].loc["bare.dcm"].isna().all()
     monkeypatch.setattr(ingest, "CHUNK", 3)
-    pd.testing.assert_frame_equal(one, scan_folder(tmp_path, processes=2))
+    pd.testing.assert_frame_equal(one, scan_source(tmp_path, processes=2))
+
+
+def test_a_zip_is_scanned_as_its_folder_is(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    write_study(folder / "p1", "1", 5)
+    write_ct(folder / "mr.dcm", Modality="MR")
+    write_ct(folder / "deflated.dcm", syntax="1.2.840.10008.1.2.1.99")
+    shown = head().astype(int) - 1000
+    stored = np.where(shown < 0, shown + 4096, shown).astype(np.uint16)
+    write_ct(folder / "repaired.dcm", stored, BitsStored=12, HighBit=11, RescaleIntercept=1)
+    (folder / "cut.dcm").write_bytes((folder / "mr.dcm").read_bytes()[:200])
+    plain = scan_source(folder)
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        archive = zip_folder(folder, tmp_path / "files.zip", "train/", method)
+        packed = scan_source(archive / "train")
+        pd.testing.assert_frame_equal(plain.drop(columns="mtime_ns"), packed.drop(columns="mtime_ns"))
+        crcs = [zlib.crc32((folder / name).read_bytes()) for name in packed["file"]]
+        assert packed["mtime_ns"].tolist() == crcs
+    assert plain["intercept_repaired"].sum() == 1
+
+
+def test_members_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    for name in ("ok", "secret", "bomb", "lost"):
+        write_ct(folder / f"{name}.dcm")
+    archive = zip_folder(folder, tmp_path / "files.zip")
+    change_entry(archive, "secret.dcm", flags=1)
+    change_entry(archive, "bomb.dcm", bytes=200)
+    change_entry(archive, "lost.dcm", offset=7)
+    with zipfile.ZipFile(archive, "a") as packed:
+        packed.write(folder / "ok.dcm", "../ok.dcm")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            packed.write(folder / "ok.dcm", "ok.dcm")
+    scan = scan_source(archive)
+    assert list(zip(scan["file"], scan["defect"], strict=True)) == [
+        ("../ok.dcm", "unsafe_name"),
+        ("bomb.dcm", "oversized_member"),
+        ("lost.dcm", "damaged_member"),
+        ("ok.dcm", ""),
+        ("ok.dcm", "duplicate_member"),
+        ("secret.dcm", "encrypted"),
+    ]
+
+
+def test_frames_are_slices_of_their_own(tmp_path: Path) -> None:
+    frames = [head(seed) for seed in range(3)]
+    write_ct(tmp_path / "f/one.dcm")
+    with config.disable_value_validation():
+        enhanced(write_ct(tmp_path / "f/many.dcm"), frames).save_as(tmp_path / "f/many.dcm", enforce_file_format=False)
+    archive = zip_folder(tmp_path / "f", tmp_path / "f.zip")
+    for source in (tmp_path / "f", archive):
+        slices = usable(make_catalog(scan_source(source), None)[0])
+        assert sorted(slices["frame"]) == [0, 1, 2, 3]
+        decoded = {int(row.frame): read_known(file).hu for row, file in _known(source, slices)}
+        assert all(decoded[frame].shape == (SIDE, SIDE) for frame in decoded)
+        assert len({decoded[frame].tobytes() for frame in (1, 2, 3)}) == 3
+
+
+def _known(source: Path, slices: pd.DataFrame) -> list[tuple[Any, SourceFile]]:
+    return list(zip(slices.itertuples(), SourceFiles(source, slices).of(range(len(slices))), strict=True))

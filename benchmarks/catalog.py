@@ -1,0 +1,174 @@
+"""How fast files become a catalog: a zip's index, headers from folder and zip, the catalog of 752,803 slices.
+
+python benchmarks/catalog.py [--quick] [--json FILE]
+"""
+
+import io
+import resource
+import statistics
+import struct
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from common import Figure, arguments, conclude
+
+from ichx.ct.dicom import read_slice
+from ichx.ct.phantom_dicom import write_phantom
+from ichx.data.archive import END, END64, ENTRY, LOCATOR64, read_index
+from ichx.data.catalog import make_catalog, read_catalog, usable, write_catalog
+from ichx.data.check import CheckJob, decode_chunk
+from ichx.data.ingest import SCANNED, scan_source
+from ichx.data.sources import SourceFiles, list_files
+
+T = TypeVar("T")
+
+SLICES, MEMBERS = 752_803, 884_085
+"""Training slices of the RSNA challenge, and members of its archive."""
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    part = 20 if options.quick else 1
+    with tempfile.TemporaryDirectory() as folder:
+        figures = [*catalog(Path(folder), SLICES // part), *index(Path(folder), MEMBERS // part)]
+        figures += files(Path(folder), 2 if options.quick else 12)
+    conclude(figures, options)
+
+
+def catalog(folder: Path, n: int) -> list[Figure]:
+    scan = synthetic_scan(n)
+    seconds, (made, _) = timed(lambda: make_catalog(scan, b"k" * 32))
+    used = peak()
+    path = folder / "catalog.parquet"
+    writing, _ = timed(lambda: write_catalog(made, path))
+    reading, _ = timed(lambda: usable(read_catalog(path)))
+    limit = max(2.0, 10 * n / SLICES)
+    return [
+        Figure(f"catalog of {n:,} slices", seconds, "s", "", f"<= {limit:g} s", seconds <= limit),
+        Figure("most memory until then, with the scan", used, "MB", "", "<= 2000 MB", used <= 2000),
+        Figure("catalog written", writing, "s", "", f"<= {limit:g} s", writing <= limit),
+        Figure("catalog read and sorted", reading, "s", "", f"<= {limit:g} s", reading <= limit),
+    ]
+
+
+def index(folder: Path, n: int) -> list[Figure]:
+    path = folder / "large.zip"
+    write_index(path, n)
+    ours, theirs = [], []
+    for _ in range(3):
+        ours.append(timed(lambda: read_index(path))[0])
+        theirs.append(timed(lambda: zipfile.ZipFile(path).close())[0])
+    measured, peer = statistics.median(ours), statistics.median(theirs)
+    against = f"zipfile {peer:.3g} s"
+    return [Figure(f"index of {n:,} members", measured, "s", against, "<= zipfile", measured <= peer)]
+
+
+def files(folder: Path, patients: int) -> list[Figure]:
+    phantom = write_phantom(folder / "phantom", patients=patients, seed=1, size=512)
+    archive = folder / "phantom.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in sorted(phantom.train.iterdir()):
+            packed.write(file, file.name)
+    n = len(list_files(archive).names)
+    rates: dict[str, list[float]] = {"folder": [], "zip": [], "decoded": [], "decoded zip": [], "peer": []}
+    sources = {"folder": phantom.train, "zip": archive}
+    jobs = {}
+    for name, source in sources.items():
+        of = SourceFiles(source, scan_source(source, processes=1))
+        jobs[name] = CheckJob(0, of.of(range(n)))
+    for _ in range(3):
+        for name, source in sources.items():
+            rates[name].append(n / timed(lambda source=source: scan_source(source, processes=1))[0])  # type: ignore[misc]
+        rates["decoded"].append(n / timed(lambda: decode_chunk(jobs["folder"]))[0])
+        rates["decoded zip"].append(n / timed(lambda: decode_chunk(jobs["zip"]))[0])
+        rates["peer"].append(n / timed(lambda: decode_with_zipfile(archive))[0])
+    folder_rate, zip_rate, decoded, decoded_zip, peer = (statistics.median(rate) for rate in rates.values())
+    return [
+        Figure("headers from a folder, one process", folder_rate, "files/s", "", ">= 200", folder_rate >= 200),
+        Figure(
+            "headers from a zip, one process",
+            zip_rate,
+            "files/s",
+            f"folder {folder_rate:.0f}",
+            ">= half of it",
+            zip_rate >= folder_rate / 2,
+        ),
+        Figure("slices decoded from a folder", decoded, "files/s", "", ">= 50", decoded >= 50),
+        Figure(
+            "slices decoded from a zip",
+            decoded_zip,
+            "files/s",
+            f"zipfile {peer:.0f}",
+            ">= 0.9 of it",
+            decoded_zip >= 0.9 * peer,
+        ),
+    ]
+
+
+def decode_with_zipfile(archive: Path) -> None:
+    """Decode all members as a user of Python's zipfile would."""
+    with zipfile.ZipFile(archive) as packed:
+        for name in packed.namelist():
+            read_slice(io.BytesIO(packed.read(name)))
+
+
+def synthetic_scan(n: int) -> pd.DataFrame:
+    """Return the scan of `n` slices in series of 34, half of them tilted, their files in no order."""
+    random = np.random.default_rng(0)
+    number = random.permutation(n)
+    series, place = number // 34, number % 34
+    tilt = np.where(series % 2, np.radians(15), 0)
+    values: dict[str, object] = dict.fromkeys(SCANNED, 0)
+    values |= {
+        "file": [f"ID_{i * 7919:09x}.dcm" for i in range(n)],
+        "slice_id": [f"ID_{i * 7919:09x}" for i in range(n)],
+        "patient_id": [f"ID_p{s // 2}" for s in series],
+        "study_id": [f"ID_t{s}" for s in series],
+        "series_id": [f"ID_s{s}" for s in series],
+        "pos_x": -120.0,
+        "pos_y": -place * 5 * np.sin(tilt),
+        "pos_z": place * 5 * np.cos(tilt),
+        "orientation_0": 1.0,
+        "orientation_4": np.cos(tilt),
+        "orientation_5": np.sin(tilt),
+        "transfer_syntax": "1.2.840.10008.1.2.1",
+        "defect": "",
+    }
+    return pd.DataFrame(values)[list(SCANNED)].astype(SCANNED)
+
+
+def write_index(path: Path, n: int) -> None:
+    """Write a zip64 that is nothing but its index, of `n` members as in the challenge's archive."""
+    entries = bytearray()
+    for number in range(n):
+        name = b"rsna-intracranial-hemorrhage-detection/stage_2_train/ID_%09x.dcm" % (number * 7919)
+        wide = struct.pack("<HHQ", 1, 8, number * 200_000)
+        numbers = (45, 45, 0, 8, 0, 0, number, 200_000, 525_000, len(name), len(wide), 0, 0, 0, 0, 0xFFFFFFFF)
+        entries += ENTRY.pack(b"PK\1\2", *numbers) + name + wide
+    end = END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, n, n, len(entries), 4)
+    end += LOCATOR64.pack(b"PK\6\7", 0, 4 + len(entries), 1)
+    end += END.pack(b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    path.write_bytes(b"PK\3\4" + bytes(entries) + end)
+
+
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def peak() -> float:
+    """Return the most memory that this process has had, in MB."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+if __name__ == "__main__":
+    main()
