@@ -1,6 +1,6 @@
-"""The work of building a cache, a shard at a time, in worker processes: decode, centre, resize, pack.
+"""The work of building caches, a shard at a time, in worker processes: decode once; centre, resize, pack per size.
 
-A job has plain arguments and may run twice. Not for deciding which shards are missing (`ichx.data.cache`).
+A job has plain arguments and may run twice. Not for deciding which shards are missing (`ichx.data.cache_build`).
 """
 
 import multiprocessing
@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from ichx.ct.dicom import AIR, DicomDefectError, read_slice
 from ichx.ct.geometry import head_centre, shift_to_centre
 from ichx.data.resize import fit_square
-from ichx.data.shards import write_shard
+from ichx.data.shards import pack, write_shard
 from ichx.errors import IchxError
 
 Job = TypeVar("Job")
@@ -41,14 +42,24 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
-class ShardJob:
-    """Build the shard at `path` from `files`. `centres` are given for `series` centring, one per file; NaN for none."""
+class Target:
+    """A shard to be written to `path`, for a cache of `size` pixels, `centre` and `resize`."""
 
     path: str
-    files: tuple[SourceFile, ...]
     size: int
     centre: str
     resize: str
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """Build the `targets` of one shard number from `files`, each decoded once.
+
+    `centres` are given where a target has `series` centring, one per file; NaN for none.
+    """
+
+    files: tuple[SourceFile, ...]
+    targets: tuple[Target, ...]
     centres: tuple[Centre, ...] = ()
 
 
@@ -60,24 +71,27 @@ class CentresJob:
     files: tuple[SourceFile, ...]
 
 
-def build_shard(job: ShardJob) -> int:
-    """Write the shard of `job`; return its number of slices. What cannot be decoded is air, and noted as a defect."""
-    images: list[npt.NDArray[np.int16]] = []
+def build_shards(job: ShardJob) -> int:
+    """Write the shards of `job`; return its number of slices. What cannot be decoded is air, and noted as a defect."""
+    chunks: list[list[bytes]] = [[] for _ in job.targets]
     defects: dict[int, str] = {}
     for row, file in enumerate(job.files):
         try:
             hu = _decode(file)
         except DicomDefectError as defect:
             defects[row] = defect.reason
-            images.append(np.full((job.size, job.size), AIR, np.int16))
+            for target, packed in zip(job.targets, chunks, strict=True):
+                packed.append(pack(np.full((target.size, target.size), AIR, np.int16)))
             continue
-        if job.centre == "slice":
-            hu = shift_to_centre(hu, head_centre(hu))
-        elif job.centre == "series":
-            hu = shift_to_centre(hu, job.centres[row])
-        images.append(fit_square(hu, job.size, job.resize))
-    write_shard(Path(job.path), images, defects)
-    return len(images)
+        centred = {"none": hu}
+        for target, packed in zip(job.targets, chunks, strict=True):
+            if target.centre not in centred:
+                centre = head_centre(hu) if target.centre == "slice" else job.centres[row]
+                centred[target.centre] = shift_to_centre(hu, centre)
+            packed.append(pack(fit_square(centred[target.centre], target.size, target.resize)))
+    for target, packed in zip(job.targets, chunks, strict=True):
+        write_shard(Path(target.path), packed, defects)
+    return len(job.files)
 
 
 def find_centres(job: CentresJob) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
@@ -105,11 +119,13 @@ def run_jobs(work: Callable[[Job], Result], jobs: Iterable[Job], processes: int)
     try:
         waiting = iter(jobs)
         # Few at a time: the jobs of a large dataset together would hold all its paths once more.
-        running: set[Future[Result]] = {pool.submit(work, job) for job in islice(waiting, 2 * processes)}
+        with _interrupts_held():
+            running: set[Future[Result]] = {pool.submit(work, job) for job in islice(waiting, 2 * processes)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                running |= {pool.submit(work, job) for job in islice(waiting, 1)}
+                with _interrupts_held():
+                    running |= {pool.submit(work, job) for job in islice(waiting, 1)}
                 yield future.result()
     except BrokenProcessPool as error:
         raise IchxError(
@@ -118,6 +134,19 @@ def run_jobs(work: Callable[[Job], Result], jobs: Iterable[Job], processes: int)
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back: a worker that starts meanwhile never gets it, not even before it can say so itself."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _decode(file: SourceFile) -> npt.NDArray[np.int16]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ichx.data.cache import Cache, CacheSpec, ensure_cache
+from ichx.data.cache import Cache, CacheSpec
+from ichx.data.cache_build import ensure_cache
 from ichx.data.dataset import LoadedDataset, load_folds, load_version
 from ichx.errors import IchxError
 from ichx.labels import ANY
