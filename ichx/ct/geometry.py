@@ -12,7 +12,7 @@ HEAD_OVER: Final = -500
 """HU that separates a body from air."""
 
 SPARSE: Final = 8
-"""Every so many rows and columns are looked at for the largest component: its whole is counted only when it is found."""
+"""Every so many rows and columns the largest component is looked for; only what is found is counted as a whole."""
 
 FILL: Final = -1024
 """HU of what a shift brings in: air."""

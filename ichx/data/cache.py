@@ -104,9 +104,10 @@ class Cache:
         try:
             unpack(self._files.read(shard, offset, length), checksum, out)
         except (OSError, ValueError, RuntimeError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise IchxError(
-                f"slice {row} of the cache {self.folder} cannot be read: {shard_path(self.folder, shard).name}: {error}",
-                f"`ichx data cache {name_of(self.folder)} --verify` takes out what is damaged; the next use builds it again",
+                f"slice {row} of the cache {self.folder} cannot be read: {shard_path(self.folder, shard).name}: {why}",
+                f"`ichx data cache {name_of(self.folder)} --verify` takes out the damage; the next use rebuilds it",
             ) from error
         return out
 

@@ -7,7 +7,6 @@ is done to a slice is in `ichx.data.cache_jobs`, reading in `ichx.data.cache`.
 import errno
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -33,9 +32,18 @@ from ichx.data.cache import (
     shard_rows,
     slices_digest,
 )
-from ichx.data.cache_jobs import CentresJob, ShardJob, SourceFile, Target, build_shards, find_centres, run_jobs
+from ichx.data.cache_jobs import (
+    CentresJob,
+    ShardJob,
+    SourceFile,
+    Target,
+    build_shards,
+    find_centres,
+    run_jobs,
+    worker_count,
+)
 from ichx.data.shards import SHARD_ROWS, read_table, remove_stale, write_atomically
-from ichx.data.wording import bytes_told
+from ichx.data.wording import bytes_told, counted
 from ichx.errors import IchxError
 
 Progress = Callable[[int, int], None]
@@ -62,6 +70,16 @@ class CachePlan:
     def bytes_needed(self) -> int:
         """About how much disk is still to be filled."""
         return estimated_bytes(sum(len(shard_rows(shard, self.n)) for shard in self.missing), self.spec.size)
+
+    @property
+    def told(self) -> str:
+        """The plan in a line."""
+        whole = f"{self.spec}: {counted(self.n, 'slice')}"
+        if self.complete:
+            return f"{whole}, cached already"
+        kept = self.shards - len(self.missing)
+        rest = f", {kept:,} of {self.shards:,} shards are there" if kept else ""
+        return f"{whole}, about {bytes_told(self.bytes_needed)} to write{rest}"
 
 
 def plan_caches(cache_dir: Path, name: str, slices: pd.DataFrame, specs: Sequence[CacheSpec]) -> list[CachePlan]:
@@ -166,7 +184,7 @@ def _build(
     todo = sum(len(shard_rows(shard, n)) for shard in numbers)
     if not todo:
         return
-    workers = max(1, min(processes or _cores(), len(numbers)))
+    workers = worker_count(processes, len(numbers))
     files = _Files(source, slices)
     by_series = sorted({shard for plan in plans if plan.spec.centre == "series" for shard in plan.missing})
     first_pass = np.empty(0, np.int64)
@@ -241,11 +259,6 @@ def _finish(plan: CachePlan) -> None:
     write_atomically(plan.folder / PLACES_FILE, [buffer.getvalue()])
     manifest = _described(plan) | {"defects": defects, "shard_bytes": sizes}
     write_atomically(plan.folder / CACHE_FILE, [json.dumps(manifest).encode()])
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _write_error(error: OSError, folder: Path, needed: int) -> IchxError:

@@ -21,9 +21,9 @@ from ichx.data.cache import (
     shard_path,
     shard_rows,
 )
-from ichx.data.cache_jobs import run_jobs
+from ichx.data.cache_jobs import run_jobs, worker_count
 from ichx.data.shards import SHARD_ROWS, damaged_chunks, read_table
-from ichx.errors import IchxError
+from ichx.errors import IchxError, raise_problems
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def find_caches(cache_dir: Path, name: str, of_slices: str) -> list[FoundCache]:
     try:
         folders = sorted(cache_dir.iterdir()) if cache_dir.is_dir() else []
         found = [
-            _found(folder, of_slices) for folder in folders if re.fullmatch(rf"{re.escape(name)}-\d+-\w{{12}}", folder.name)
+            _found(folder, of_slices)
+            for folder in folders
+            if re.fullmatch(rf"{re.escape(name)}-\d+-\w{{12}}", folder.name)
         ]
     except OSError as error:
         raise _unreadable(cache_dir, error) from error
@@ -82,11 +84,12 @@ def find_caches(cache_dir: Path, name: str, of_slices: str) -> list[FoundCache]:
 
 
 def verify_caches(
-    caches: Sequence[FoundCache], *, processes: int = 1, progress: Callable[[int, int], None] | None = None
+    caches: Sequence[FoundCache], *, processes: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> list[Verified]:
     """Read every byte of `caches`, and take out each shard that is damaged, so that the next build makes it again.
 
-    `progress(done, total)` counts shards. Raises `IchxError` where something cannot be read or removed.
+    `progress(done, total)` counts shards, which `processes` (one per core when None) read. Raises `IchxError` where
+    something cannot be read or removed.
     """
     total, done, verified = sum(cache.shards for cache in caches), 0, []
     for cache in caches:
@@ -100,7 +103,7 @@ def verify_caches(
         damaged: dict[str, str] = {}
         index_wrong = cache.complete and index is None
         try:
-            for file, problem, agrees in run_jobs(check_shard, jobs, min(processes, max(1, len(jobs)))):
+            for file, problem, agrees in run_jobs(check_shard, jobs, worker_count(processes, len(jobs))):
                 if problem:
                     damaged[file] = problem
                 index_wrong |= not agrees
@@ -116,6 +119,21 @@ def verify_caches(
             raise _unreadable(cache.folder, error) from error
         verified.append(Verified(cache.folder, cache.spec, len(jobs), dict(sorted(damaged.items()))))
     return verified
+
+
+def raise_damaged(name: str, verified: Sequence[Verified]) -> None:
+    """Raise an `IchxError` that names each file of the caches of dataset `name` that was damaged; else do nothing."""
+    damaged = [cache for cache in verified if cache.damaged]
+    problems = [
+        f"{cache.folder / file} was damaged and is taken out: {why}"
+        for cache in damaged
+        for file, why in cache.damaged.items()
+    ]
+    again = " and ".join(
+        f"`ichx data cache {name} --size {cache.spec.size} --centre {cache.spec.centre} --resize {cache.spec.resize}`"
+        for cache in damaged
+    )
+    raise_problems(problems, f"{again} builds only that again")
 
 
 def check_shard(job: CheckJob) -> tuple[str, str, bool]:
@@ -166,5 +184,6 @@ def _index(cache: FoundCache) -> npt.NDArray[np.int64] | None:
 
 def _unreadable(folder: Path, error: OSError) -> IchxError:
     return IchxError(
-        f"the cache {folder} cannot be checked: {error.strerror or error}", "give yourself the right to read and write it"
+        f"the cache {folder} cannot be checked: {error.strerror or error}",
+        "give yourself the right to read and write it",
     )

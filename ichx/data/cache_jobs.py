@@ -105,6 +105,13 @@ def find_centres(job: CentresJob) -> tuple[tuple[int, ...], npt.NDArray[np.float
     return job.rows, centres
 
 
+def worker_count(processes: int | None, jobs: int) -> int:
+    """Return how many processes to use: as asked, one per core when None, but none without a job."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(processes or cores, jobs))
+
+
 def run_jobs(work: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> Iterator[Result]:
     """Yield `work(job)` of all `jobs` as they finish; in this process when `processes` is 1.
 

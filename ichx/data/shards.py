@@ -49,7 +49,7 @@ _UNPACKED_BYTES: Final = slice(4, 8)
 
 @dataclass(frozen=True)
 class ShardTable:
-    """What a shard holds: `places` (n, 3) int64: offset, length, CRC-32 of each chunk; `defects`: row in it -> reason."""
+    """What a shard holds: `places` (n, 3) int64, offset, length, CRC-32 of each chunk; `defects`, row -> reason."""
 
     places: npt.NDArray[np.int64]
     defects: Mapping[int, str]

@@ -130,6 +130,32 @@ def _truncate(path: Path, slices: pd.DataFrame, row: int) -> None:
     slices.loc[row, "mtime_ns"] = path.stat().st_mtime_ns
 
 
+def test_several_caches_from_one_decoding_are_each_as_if_built_alone(tmp_path, source):
+    slices = write_catalog(source, [*_heads(5), head(64, 40, (30, 20))], copies=50)
+    _truncate(source / "2.dcm", slices, 2)
+    same = slices["file"] == "2.dcm"
+    slices.loc[same, ["bytes", "mtime_ns"]] = slices.loc[2, ["bytes", "mtime_ns"]].tolist()
+    specs = [
+        CacheSpec(48, "none", "bilinear"),
+        CacheSpec(64, "slice", "bilinear"),
+        CacheSpec(64, "series", "area"),
+        CacheSpec(40, "slice", "area"),
+    ]
+    alone = [ensure_cache(tmp_path / "alone", "d", source, slices, spec, processes=1) for spec in specs]
+    first = ensure_cache(tmp_path, "d", source, slices, specs[1], processes=1)
+    shard_path(first.folder, 1).unlink()
+    plans = plan_caches(tmp_path, "d", slices, [*specs, specs[0]])
+    assert [plan.missing for plan in plans] == [(0, 1), (1,), (0, 1), (0, 1)]
+    assert plans[1].bytes_needed == estimated_bytes(300 - 256, 64)
+    seen: list[tuple[int, int]] = []
+    together = build_caches(source, slices, plans, processes=2, progress=lambda *at: seen.append(at))
+    assert seen[-1] == (600, 600)  # a first pass for the centres of the series
+    for one, other in zip(alone, together, strict=True):
+        names = sorted(path.name for path in one.folder.iterdir())
+        assert names == sorted(path.name for path in other.folder.iterdir())
+        assert all((one.folder / name).read_bytes() == (other.folder / name).read_bytes() for name in names)
+
+
 def test_what_cannot_be_decoded_is_a_named_defect_also_when_opened_again(tmp_path, source):
     slices = write_catalog(source, _heads())
     _truncate(source / "1.dcm", slices, 1)
@@ -316,7 +342,7 @@ def test_a_full_disk_is_told_with_the_space_that_is_needed(tmp_path, source, mon
 
     def full(descriptor: int) -> None:
         flushed.append(descriptor)
-        if len(flushed) == 2:
+        if len(flushed) == 3:  # after build.json and the first shard
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:

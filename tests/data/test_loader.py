@@ -192,7 +192,8 @@ def test_a_damaged_cache_is_told_by_its_own_error(damaged, workers):
     shard_path(cache.folder, 0).unlink()
     with pytest.raises(IchxError, match="cannot be read") as caught:
         list(inference_batches(cache, slices, np.array([0, 1]), RECIPE, workers=workers))
-    assert "remove that folder" in caught.value.remedy
+    assert "00000.shard: No such file" in caught.value.problem
+    assert "ichx data cache d --verify" in caught.value.remedy
 
 
 def test_what_does_not_fit_is_refused_at_once(cache, slices):
