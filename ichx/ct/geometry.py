@@ -77,10 +77,10 @@ def head_centre(hu: npt.NDArray[np.int16]) -> tuple[float, float]:
     # The most frequent label of a coarse grid is the largest component, if it holds more than half of what is dense.
     seen = np.bincount(labels[::SPARSE, ::SPARSE].ravel(), minlength=count)
     seen[0] = 0
-    component = (labels == seen.argmax()).view(np.uint8)
+    component = (labels == int(seen.argmax())).view(np.uint8)
     if not seen.any() or 2 * cv2.countNonZero(component) <= dense:
         sizes = np.bincount(labels.ravel(), minlength=count)
-        component = (labels == 1 + sizes[1:].argmax()).view(np.uint8)
+        component = (labels == 1 + int(sizes[1:].argmax())).view(np.uint8)
     return _centroid(component)
 
 

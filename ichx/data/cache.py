@@ -97,10 +97,7 @@ class Cache:
             out = np.empty(self._shape, np.int16)
         elif out.shape != self._shape or out.dtype != np.int16 or not out.flags.c_contiguous:
             raise ValueError(f"out must be contiguous int16 of {self.spec.size} x {self.spec.size}")
-        if not 0 <= row < self.n:
-            raise IndexError(f"row {row} of {self.n}")
-        shard = row // self._shard_rows
-        offset, length, checksum = self._places[row].tolist()
+        shard, offset, length, checksum = self._place(row)
         try:
             unpack(self._files.read(shard, offset, length), checksum, out)
         except (OSError, ValueError, RuntimeError) as error:
@@ -110,6 +107,18 @@ class Cache:
                 f"`ichx data cache {name_of(self.folder)} --verify` takes out the damage; the next use rebuilds it",
             ) from error
         return out
+
+    def packed(self, row: int) -> bytes:
+        """Return the stored bytes of slice `row`, a blosc2 chunk, unchecked. Raises `IndexError` or `OSError`."""
+        shard, offset, length, _ = self._place(row)
+        return self._files.read(shard, offset, length)
+
+    def _place(self, row: int) -> tuple[int, int, int, int]:
+        """Return the shard of `row`, and offset, length and checksum in it."""
+        if not 0 <= row < self.n:
+            raise IndexError(f"row {row} of {self.n}")
+        offset, length, checksum = self._places[row].tolist()
+        return row // self._shard_rows, offset, length, checksum
 
 
 def cache_folder(cache_dir: Path, name: str, spec: CacheSpec, key: str) -> Path:
