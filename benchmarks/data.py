@@ -143,7 +143,7 @@ def three_windows(file: str) -> np.ndarray:
 
 
 def scaling(place: Path, slices: pd.DataFrame, repeats: int) -> Figure:
-    """Two processes against one in wall time, from the first finished shard on: what starting them takes is left out."""
+    """Two processes against one in wall time, from the first finished shards on: starting them is left out."""
 
     def rate(processes: int) -> float:
         shutil.rmtree(place / "cache", ignore_errors=True)
@@ -214,7 +214,7 @@ def loading(place: Path, slices: pd.DataFrame, repeats: int) -> list[Figure]:
         figures.append(Figure(name, ratio, "x", against, f"{reach} x", ratio >= reach))
         figures.append(Figure(name, 1 / seconds, "samples/s a core", "-", "-", True))
     plain = lambda of: lambda: spend(inference_batches(of, slices, rows[:n], recipe(of.spec.size), workers=0))  # noqa: E731
-    ratio, seconds, other = compare(plain(cache), decompression(cache, rows[:n]), 2 * repeats, n)
+    ratio, _, other = compare(plain(cache), decompression(cache, rows[:n]), 2 * repeats, n)
     figures.append(
         Figure(
             "loading, no augmentation",
@@ -233,12 +233,12 @@ def loading(place: Path, slices: pd.DataFrame, repeats: int) -> list[Figure]:
 
 
 def decompression(cache: Cache, rows: np.ndarray) -> Callable[[], None]:
-    """Return what decompresses the chunks of `rows`, which are in memory already, one after the other."""
+    """Return what decompresses the chunks of `rows`, which are in memory already, to their places in a batch."""
     chunks = [cache.packed(row) for row in rows.tolist()]
-    out = np.empty((cache.spec.size, cache.spec.size), np.int16)
+    batch = np.empty((BATCH, cache.spec.size, cache.spec.size), np.int16)
 
     def run() -> None:
-        for chunk in chunks:
+        for chunk, out in zip(chunks, cycle(batch), strict=False):
             blosc2.decompress2(chunk, dst=out, nthreads=1)
 
     return run
@@ -272,7 +272,7 @@ def headers(place: Path, files: list[Path], count: int, repeats: int) -> Figure:
         for name in names:
             pydicom.dcmread(name, stop_before_pixels=True)
 
-    ratio, seconds, other = compare(ours, peer, repeats, count)
+    ratio, _, other = compare(ours, peer, repeats, count)
     figure = "catalog from headers, one process"
     against = f"pydicom.dcmread alone ({1 / other:,.0f}/s)"
     return Figure(figure, 1 / ratio, "x the time", against, "1.1 x", 1 / ratio <= 1.1)

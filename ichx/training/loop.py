@@ -40,7 +40,8 @@ def train_epoch(
     for batch in batches:
         hu, windows = batch.hu.to(device, non_blocking=True), batch.windows.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
-        loss = weighted_loss(model(window_step(hu, windows)), labels)
+        jitter = None if batch.jitter is None else batch.jitter.to(device, non_blocking=True)
+        loss = weighted_loss(model(window_step(hu, windows, jitter)), labels)
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
