@@ -182,7 +182,7 @@ def _elastic(size: int, alpha: float, sigma: float) -> Transform:
         # White noise of one value per `step` pixels carries `step` times as much into the smoothing, per axis.
         noise *= 2 * alpha / step
         smooth = cv2.GaussianBlur(noise, (2 * edge + 1, 2 * edge + 1), blur)[edge:-edge, edge:-edge]
-        cv2.resize(smooth, (size, size), dst=field, interpolation=cv2.INTER_CUBIC)
+        cv2.resize(smooth, (size, size), dst=field, interpolation=cv2.INTER_LINEAR)
         np.add(field, grid, out=field)
         moved: Image = cv2.remap(
             hu, field, none, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_CONSTANT, borderValue=AIR
