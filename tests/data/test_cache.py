@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ from ichx.ct.dicom import read_slice
 from ichx.ct.geometry import head_centre, shift_to_centre
 from ichx.data import cache as cache_module
 from ichx.data import cache_build
+from ichx.data import shards as shards_module
 from ichx.data.cache import (
     BUILD_FILE,
     CACHE_FILE,
@@ -304,6 +306,26 @@ def test_reading(tmp_path, source):
     for wrong in (np.empty((48, 47), np.int16), np.empty((48, 48), np.int32), np.empty((48, 96), np.int16)[:, ::2]):
         with pytest.raises(ValueError, match="out must be"):
             cache.read(0, wrong)
+
+
+def test_more_shards_than_may_be_open_are_read_by_many_threads(tmp_path, monkeypatch):
+    images = [np.full((16, 16), number, np.int16) for number in range(12)]
+    paths = [tmp_path / f"{number}.shard" for number in range(12)]
+    tables = [write_shard(path, [pack(image)], {}) for path, image in zip(paths, images, strict=True)]
+    monkeypatch.setattr(shards_module, "OPEN_SHARDS", 3)
+    files = ShardFiles(paths)
+    opened = len(os.listdir("/dev/fd"))
+
+    def read(number: int) -> int:
+        out = np.empty((16, 16), np.int16)
+        offset, length, checksum = tables[number].places[0].tolist()
+        unpack(files.read(number, offset, length), checksum, out)
+        return int(out[3, 3])
+
+    with ThreadPoolExecutor(8) as pool:
+        numbers = [number % 12 for number in range(600)]
+        assert list(pool.map(read, numbers)) == numbers
+    assert len(os.listdir("/dev/fd")) == opened + 3
 
 
 @settings(deadline=None, max_examples=30)

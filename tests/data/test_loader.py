@@ -1,8 +1,11 @@
 import dataclasses
+import gc
+import os
 import pickle
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +172,24 @@ def test_memory_is_used_again_but_never_under_a_batch_that_is_held(cache, slices
     assert len(addresses) < 12
     assert all(torch.equal(batch.hu, copy) for batch, copy in held)
     assert len({batch.hu.data_ptr() for batch, _ in held}) == len(held) == 4
+
+
+def test_nothing_is_left_behind_by_an_epoch(cache, slices):
+    def epochs(count: int) -> tuple[int, int]:
+        for epoch in range(count):
+            for _ in training_batches(cache, slices, ROWS, RECIPE, workers=0, fold=0, stage=0, epoch=epoch):
+                pass
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0], len(os.listdir("/dev/fd"))
+
+    tracemalloc.start()
+    try:
+        before, open_before = epochs(3)
+        after, open_after = epochs(40)
+    finally:
+        tracemalloc.stop()
+    assert after - before < 40 * 48 * 48 * 2  # less than a slice per epoch
+    assert open_after == open_before
 
 
 def test_training_drops_a_ragged_last_batch_unless_it_is_the_only_one(cache, slices):
