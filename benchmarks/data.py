@@ -54,18 +54,18 @@ def main() -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="albumentations")
-    repeats = 3 if options.quick else 7
+    repeats = 3 if options.quick else 5
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         files = slice_files(place)
-        count = 256 if options.quick else 2048
+        count = 256 if options.quick else 1024
         slices = catalog(files, count)
         figures = [
             *building(place, slices, repeats),
-            scaling(place, catalog(files, 1536 if options.quick else 6144), 1 if options.quick else 5),
+            scaling(place, catalog(files, 1536 if options.quick else 4096), 1 if options.quick else 3),
             *loading(place, slices, repeats),
             headers(place, files, count, repeats),
-            *memory(files, 128 if options.quick else 1024),
+            *memory(files, 128 if options.quick else 512),
         ]
     conclude(figures, options)
 

@@ -314,7 +314,7 @@ def test_more_shards_than_may_be_open_are_read_by_many_threads(tmp_path, monkeyp
     tables = [write_shard(path, [pack(image)], {}) for path, image in zip(paths, images, strict=True)]
     monkeypatch.setattr(shards_module, "OPEN_SHARDS", 3)
     files = ShardFiles(paths)
-    opened = len(os.listdir("/dev/fd"))
+    opened = len(list(Path("/dev/fd").iterdir()))
 
     def read(number: int) -> int:
         out = np.empty((16, 16), np.int16)
@@ -325,7 +325,7 @@ def test_more_shards_than_may_be_open_are_read_by_many_threads(tmp_path, monkeyp
     with ThreadPoolExecutor(8) as pool:
         numbers = [number % 12 for number in range(600)]
         assert list(pool.map(read, numbers)) == numbers
-    assert len(os.listdir("/dev/fd")) == opened + 3
+    assert len(list(Path("/dev/fd").iterdir())) == opened + 3
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,6 +1,5 @@
 import dataclasses
 import gc
-import os
 import pickle
 import subprocess
 import sys
@@ -180,7 +179,7 @@ def test_nothing_is_left_behind_by_an_epoch(cache, slices):
             for _ in training_batches(cache, slices, ROWS, RECIPE, workers=0, fold=0, stage=0, epoch=epoch):
                 pass
         gc.collect()
-        return tracemalloc.get_traced_memory()[0], len(os.listdir("/dev/fd"))
+        return tracemalloc.get_traced_memory()[0], len(list(Path("/dev/fd").iterdir()))
 
     tracemalloc.start()
     try:
