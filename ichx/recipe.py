@@ -73,6 +73,8 @@ class AugmentationRecipe:
     """With `probability` exactly one, evenly drawn, of the transforms that are on.
 
     `shift` and `scale` are shares of the image, `rotate` degrees, `anchors` and `elastic_*` pixels; 0 turns one off.
+    Beside it, in every sample, each window's centre moves by up to `window_shift` HU, and its width changes by up to
+    the share `window_scale`.
     """
 
     probability: float = 0.75
@@ -85,6 +87,8 @@ class AugmentationRecipe:
     anchors: float = 5.0
     elastic_alpha: float = 0.0
     elastic_sigma: float = 15.0
+    window_shift: float = 0.0
+    window_scale: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -237,9 +241,9 @@ def invalid_values(recipe: Recipe) -> list[str]:
     need(0 <= recipe.model.dropout < 1, "model.dropout", "in [0, 1)")
     need(recipe.optimizer.weight_decay >= 0, "optimizer.weight_decay", "0 or more")
     need(0 <= recipe.augmentation.probability <= 1, "augmentation.probability", "in [0, 1]")
-    for name in ("shift", "scale", "grid_limit"):
+    for name in ("shift", "scale", "grid_limit", "window_scale"):
         need(0 <= getattr(recipe.augmentation, name) < 1, f"augmentation.{name}", "in [0, 1)")
-    for name in ("rotate", "anchors", "elastic_alpha"):
+    for name in ("rotate", "anchors", "elastic_alpha", "window_shift"):
         need(getattr(recipe.augmentation, name) >= 0, f"augmentation.{name}", "0 or more")
     need(recipe.augmentation.grid_steps >= 1, "augmentation.grid_steps", "1 or more")
     need(recipe.augmentation.elastic_sigma > 0, "augmentation.elastic_sigma", "positive")

@@ -151,6 +151,8 @@ def test_all_wrong_settings_are_told_at_once() -> None:
         ("optimizer.weight_decay=-1", "0 or more"),
         ("augmentation.probability=1.1", "in [0, 1]"),
         ("augmentation.shift=1.0", "in [0, 1)"),
+        ("augmentation.window_scale=1.0", "in [0, 1)"),
+        ("augmentation.window_shift=-1", "0 or more"),
         ("augmentation.elastic_sigma=0", "positive"),
         ("augmentation.rotate=inf", "finite"),
         ("augmentation.hflip=1", "true or false"),

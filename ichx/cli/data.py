@@ -1,13 +1,16 @@
 """`ichx data`: datasets."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ichx.cli.data_views import show_added, show_checked, show_facts
 from ichx.cli.folds import folds as show_or_import_folds
-from ichx.cli.render import print_json, progress, say, session, table, warn
+from ichx.cli.render import console, print_json, progress, say, session, table, warn
+
+if TYPE_CHECKING:
+    from ichx.data.cache_care import FoundCache
 
 app = typer.Typer(help="Datasets: CT slices in a folder or zip, with labels, and test sets.", no_args_is_help=True)
 
@@ -201,6 +204,62 @@ def phantom(
         say(f"then: `ichx data add phantom-test {written.test} --test-of phantom --sample {written.sample_submission}`")
 
 
+@app.command("cache")
+def cache(
+    name: Annotated[str, typer.Argument(help="The dataset's name.")],
+    size: Annotated[
+        list[int] | None, typer.Option(min=16, max=4096, help="Pixels; several times for several sizes from one pass.")
+    ] = None,
+    for_: Annotated[list[int] | None, typer.Option("--for", help="Number of an experiment: as it reads them.")] = None,
+    centre: Annotated[
+        Literal["none", "slice", "series"], typer.Option(help="How `--size` centres the head.")
+    ] = "slice",
+    resize: Annotated[Literal["bilinear", "area"], typer.Option(help="How `--size` resizes.")] = "bilinear",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every byte of the caches that are there; take out what is damaged.")
+    ] = False,
+    processes: Annotated[int | None, typer.Option(min=1, help="Processes; one per core when left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Decode a dataset's slices once and keep them as Hounsfield units; with neither size nor `--for`, list the caches.
+
+    A build that was stopped goes on when it is asked for again. `ichx run` builds what it needs by itself.
+
+    Example: `ichx data cache rsna --size 378 --size 256`
+
+    Example: `ichx data cache rsna --for 6`
+
+    Example: `ichx data cache rsna --verify`
+    """
+    from ichx.data.cache import CacheSpec
+    from ichx.data.cache_build import build_caches
+    from ichx.data.cache_care import raise_damaged, verify_caches
+    from ichx.data.cache_request import caches_of, request_caches
+    from ichx.errors import IchxError
+
+    specs = [CacheSpec(pixels, centre, resize) for pixels in size or ()]
+    if verify and (specs or for_):
+        raise IchxError("--verify looks at the caches that are there, all of them", "leave out --size and --for")
+    with session() as (workspace, store):
+        for request in request_caches(workspace, store, name, specs, for_ or ()):
+            for plan in request.plans:
+                say(plan.told)
+            with progress(f"caching {name}") as report:
+                build_caches(
+                    request.data.source, request.data.slices, request.plans, processes=processes, progress=report
+                )
+        verified = []
+        if verify:
+            with progress("checking shards") as report:
+                verified = verify_caches(caches_of(workspace, store, name), processes=processes, progress=report)
+        found = caches_of(workspace, store, name)
+    if as_json:
+        print_json({"caches": found, "verified": verified})
+    else:
+        _render_caches(name, found)
+    raise_damaged(name, verified)
+
+
 def _shares(settings: list[str]) -> dict[str, float]:
     from ichx.errors import raise_problems
 
@@ -214,3 +273,20 @@ def _shares(settings: list[str]) -> dict[str, float]:
             problems.append(f"--prevalence {setting}: not of the form LABEL=SHARE")
     raise_problems(problems, "for example --prevalence any=0.4 --prevalence epidural=0.05")
     return shares
+
+
+def _render_caches(name: str, found: "list[FoundCache]") -> None:
+    from ichx.data.wording import bytes_told
+
+    def state(cache: "FoundCache") -> str:
+        if not cache.complete:
+            return f"unfinished: {cache.shards:,} of {cache.of_shards:,} shards"
+        return "whole" if cache.current else "whole, of an older version"
+
+    rows = [
+        (c.spec.size, c.spec.centre, c.spec.resize, c.n, c.defects, bytes_told(c.nbytes), state(c), c.folder.name)
+        for c in found
+    ]
+    table(f"caches of {name}", ("pixels", "centre", "resize", "slices", "left out", "disk", "state", "folder"), rows)
+    if found:
+        console.print(f"{bytes_told(sum(c.nbytes for c in found))} in {found[0].folder.parent}", markup=False)

@@ -11,6 +11,9 @@ FloatArray = npt.NDArray[np.float64]
 HEAD_OVER: Final = -500
 """HU that separates a body from air."""
 
+SPARSE: Final = 8
+"""Every so many rows and columns the largest component is looked for; only what is found is counted as a whole."""
+
 FILL: Final = -1024
 """HU of what a shift brings in: air."""
 
@@ -144,12 +147,30 @@ def head_centre(hu: npt.NDArray[np.int16]) -> tuple[float, float]:
     The image's centre, ((H - 1) / 2, (W - 1) / 2), where nothing is that dense.
     """
     mask = (hu > HEAD_OVER).view(np.uint8)
-    _, _, stats, centroids = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    if not len(areas):
+    left, top, width, height = cv2.boundingRect(mask)
+    if not width:
         return (hu.shape[0] - 1) / 2, (hu.shape[1] - 1) / 2
-    column, row = centroids[1 + int(np.argmax(areas))]
-    return float(row), float(column)
+    mask = mask[top : top + height, left : left + width]
+    count, labels = cv2.connectedComponents(mask, connectivity=8)
+    # The most frequent label of a coarse grid is the largest component, if it holds more than half of what is dense.
+    seen = np.bincount(labels[::SPARSE, ::SPARSE].ravel(), minlength=count)
+    seen[0] = 0
+    component = (labels == int(seen.argmax())).view(np.uint8)
+    if not seen.any() or 2 * cv2.countNonZero(component) <= cv2.countNonZero(mask):
+        sizes = np.bincount(labels.ravel(), minlength=count)
+        component = (labels == 1 + int(sizes[1:].argmax())).view(np.uint8)
+    return _centroid(component, top, left)
+
+
+def _centroid(mask: npt.NDArray[np.uint8], top: int, left: int) -> tuple[float, float]:
+    """Return (row, column) of the centroid of the ones in `mask` (H, W), whose first pixel is at `top`, `left`."""
+    rows = cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel().astype(np.int64)
+    columns = cv2.reduce(mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel().astype(np.int64)
+    total = int(rows.sum())
+    return (
+        int(rows @ np.arange(top, top + len(rows))) / total,
+        int(columns @ np.arange(left, left + len(columns))) / total,
+    )
 
 
 def shift_to_centre(hu: npt.NDArray[np.int16], centre: tuple[float, float]) -> npt.NDArray[np.int16]:

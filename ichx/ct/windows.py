@@ -44,18 +44,26 @@ def windows_numpy(
 
 
 def windows_torch(
-    hu: "torch.Tensor", header_windows: "torch.Tensor", windows: Sequence[tuple[float, float]], kind: str
+    hu: "torch.Tensor",
+    header_windows: "torch.Tensor",
+    windows: Sequence[tuple[float, float]],
+    kind: str,
+    jitter: "torch.Tensor | None" = None,
 ) -> "torch.Tensor":
     """Return `hu` (N, H, W) seen through each of `windows`: (N, C, H, W) float32 in [0, 1], on the device of `hu`.
 
     `header_windows` is (N, 2) and has each slice's own (centre, width), for which (-1, -1) in `windows` stands.
-    Raises `ValueError` for a `kind` that is neither `linear` nor `sigmoid`.
+    `jitter` (N, C, 2) has what is added to each window's centre, in HU, and what its width is multiplied by. Raises
+    `ValueError` for a `kind` that is neither `linear` nor `sigmoid`.
     """
     import torch
 
     header = header_windows.to(hu.device, torch.float32, non_blocking=True)
     columns = [header if tuple(w) == FILE_WINDOW else header.new_tensor(w).expand(len(header), 2) for w in windows]
     bounds = torch.stack(columns, 1)[..., None, None]  # (N, C, 2, 1, 1)
+    if jitter is not None:
+        moved = jitter.to(bounds)[..., None, None]
+        bounds = torch.stack((bounds[:, :, 0] + moved[:, :, 0], bounds[:, :, 1] * moved[:, :, 1]), 2)
     x = hu.unsqueeze(1).to(torch.float32) - bounds[:, :, 0]
     x /= bounds[:, :, 1]
     if _is_sigmoid(kind):

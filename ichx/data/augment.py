@@ -1,7 +1,8 @@
 """Training augmentation of one HU channel: with a probability, exactly one of the recipe's transforms.
 
 The only file that knows albumentations. Everything outside the image is air (-1024 HU), and all draws come from the
-generator of the call: no state is kept between calls. Not for windows or their jitter, which belong to the device.
+generator of the call: nothing but working memory is kept between calls. Windows are applied on the device; of their
+jitter only the draws are made here.
 """
 
 import math
@@ -19,32 +20,47 @@ from ichx.recipe import AugmentationRecipe
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would look for a newer version over the network when imported
 
 Image = npt.NDArray[Any]
-Transform = Callable[[Image, np.random.Generator], Image]
+Transform = Callable[[Image, np.random.Generator, Image], Image]
+"""Moves a float32 image, into the working memory that it gets or into memory of its own, and returns where it is."""
 
 COARSE: Final = 3.0
 """Cells per sigma of an elastic field's coarse grid: finer ones change the field by less than 0.02 of its spread."""
 
 
 class Augmenter:
-    """The augmentation of `recipe` for images of `size` x `size` pixels; may be pickled to worker processes."""
+    """The augmentation of `recipe` for images of `size` x `size` pixels; may be pickled to worker processes.
+
+    Not for several threads at once.
+    """
 
     def __init__(self, recipe: AugmentationRecipe, size: int) -> None:
         self.recipe = recipe
         self.size = size
         self._transforms = self._make()
+        # Kept, because fresh memory costs a third of a warp.
+        self._source = np.empty((size, size), np.float32)
+        self._moved = np.empty((size, size), np.float32)
 
     def __call__(self, hu: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[Any]:
-        """Return `hu` (size, size) HU, int16 or float32, augmented: contiguous and of the same dtype.
+        """Return `hu` (size, size) HU, int16 or float32, augmented: contiguous, of the same dtype, of its own memory.
 
         The result depends on nothing but `hu`, the recipe and the state of `rng`. `hu` itself is never changed.
         """
+        moved = self.move(hu, rng)
+        return (moved if moved.dtype == hu.dtype else np.rint(moved)).astype(hu.dtype)
+
+    def move(self, hu: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[Any]:
+        """Return the same without rounding: `hu` itself, or an image that the next call may write over.
+
+        It is float32 where it is neither `hu` nor its mirror image.
+        """
         if not self._transforms or rng.random() >= self.recipe.probability:
-            return np.ascontiguousarray(hu)
+            return hu
         transform = self._transforms[int(rng.integers(len(self._transforms)))]
-        if transform is _hflip or hu.dtype == np.float32:
-            return transform(hu, rng)
-        moved = transform(hu.astype(np.float32), rng)  # OpenCV warps float32 in half the time of int16
-        return np.rint(moved, out=moved).astype(hu.dtype)
+        if transform is _hflip:
+            return _hflip(hu, rng, hu)
+        np.copyto(self._source, hu)  # OpenCV warps float32 in half the time of int16
+        return transform(self._source, rng, self._moved)
 
     def __reduce__(self) -> tuple[type["Augmenter"], tuple[AugmentationRecipe, int]]:
         return type(self), (self.recipe, self.size)
@@ -65,7 +81,18 @@ class Augmenter:
         return transforms
 
 
-def _hflip(hu: Image, rng: np.random.Generator) -> Image:
+def jitters_windows(recipe: AugmentationRecipe) -> bool:
+    """Whether `recipe` changes windows."""
+    return recipe.window_shift > 0 or recipe.window_scale > 0
+
+
+def window_jitter(recipe: AugmentationRecipe, windows: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Return (windows, 2) float32: HU to add to each window's centre, and the factor of its width; drawn evenly."""
+    reach = np.array([recipe.window_shift, recipe.window_scale], np.float32)
+    return rng.uniform(-1, 1, (windows, 2)).astype(np.float32) * reach + np.array([0, 1], np.float32)
+
+
+def _hflip(hu: Image, rng: np.random.Generator, out: Image) -> Image:
     flipped: Image = cv2.flip(hu, 1)
     return flipped
 
@@ -88,7 +115,7 @@ def _affine(shift: float, scale: float, rotate: float) -> Transform:
         p=1.0,
     )
 
-    def apply(hu: Image, rng: np.random.Generator) -> Image:
+    def apply(hu: Image, rng: np.random.Generator, out: Image) -> Image:
         transform.set_random_seed(int(rng.integers(2**32)))
         moved: Image = transform(image=hu)["image"]
         return moved
@@ -105,16 +132,15 @@ def _grid(size: int, steps: int, limit: float) -> Transform:
     cell = max(1, size // steps)
     knots = np.arange(0, size + cell, cell, dtype=np.float64)
     pixels = np.arange(size, dtype=np.float64)
+    map_x, map_y = np.empty((2, size, size), np.float32)
 
     def axis(rng: np.random.Generator) -> npt.NDArray[np.float32]:
         stretched = np.concatenate([[0.0], np.cumsum(cell * rng.uniform(1 - limit, 1 + limit, len(knots) - 1))])
         return np.asarray(np.interp(pixels, knots, stretched), np.float32)
 
-    def apply(hu: Image, rng: np.random.Generator) -> Image:
-        columns, rows = axis(rng), axis(rng)
-        map_x, map_y = np.tile(columns, (size, 1)), np.repeat(rows[:, None], size, axis=1)
-        moved: Image = cv2.remap(hu, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-        return moved
+    def apply(hu: Image, rng: np.random.Generator, out: Image) -> Image:
+        map_x[:], map_y[:] = axis(rng), axis(rng)[:, None]
+        return np.asarray(cv2.remap(hu, map_x, map_y, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REFLECT_101))
 
     return apply
 
@@ -125,10 +151,13 @@ def _anchors(size: int, reach: float) -> Transform:
     low, high = middle - third, middle + third
     anchors = np.array([[high, high], [high, low], [low, low]], np.float32)
 
-    def apply(hu: Image, rng: np.random.Generator) -> Image:
+    def apply(hu: Image, rng: np.random.Generator, out: Image) -> Image:
         moved_anchors = anchors + rng.uniform(-reach, reach, anchors.shape).astype(np.float32)
         matrix = cv2.getAffineTransform(anchors, moved_anchors)
-        return _warp(hu, matrix)
+        warped: Image = cv2.warpAffine(
+            hu, matrix, (size, size), dst=out, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=AIR
+        )
+        return warped
 
     return apply
 
@@ -143,24 +172,21 @@ def _elastic(size: int, alpha: float, sigma: float) -> Transform:
     step = size / cells
     blur = sigma / step
     edge = math.ceil(3 * blur)  # without a margin the field would be livelier at the border
-    rows, columns = np.mgrid[0:size, 0:size].astype(np.float32)
+    grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).astype(np.float32)  # (row, column, (x, y))
+    field = np.empty_like(grid)
+    none: Any = None
 
-    def apply(hu: Image, rng: np.random.Generator) -> Image:
-        noise = rng.uniform(-1, 1, (cells + 2 * edge, cells + 2 * edge, 2)).astype(np.float32)
-        smooth = cv2.GaussianBlur(noise, (2 * edge + 1, 2 * edge + 1), blur)[edge:-edge, edge:-edge]
+    def apply(hu: Image, rng: np.random.Generator, out: Image) -> Image:
+        noise = rng.random((cells + 2 * edge, cells + 2 * edge, 2), np.float32)
+        noise -= 0.5
         # White noise of one value per `step` pixels carries `step` times as much into the smoothing, per axis.
-        field = cv2.resize(smooth * np.float32(alpha / step), (size, size), interpolation=cv2.INTER_CUBIC)
-        map_x, map_y = columns + field[..., 0], rows + field[..., 1]
+        noise *= 2 * alpha / step
+        smooth = cv2.GaussianBlur(noise, (2 * edge + 1, 2 * edge + 1), blur)[edge:-edge, edge:-edge]
+        cv2.resize(smooth, (size, size), dst=field, interpolation=cv2.INTER_LINEAR)
+        np.add(field, grid, out=field)
         moved: Image = cv2.remap(
-            hu, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=float(AIR)
+            hu, field, none, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_CONSTANT, borderValue=AIR
         )
         return moved
 
     return apply
-
-
-def _warp(hu: Image, matrix: npt.NDArray[Any]) -> Image:
-    moved: Image = cv2.warpAffine(
-        hu, matrix, hu.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=float(AIR)
-    )
-    return moved

@@ -18,10 +18,10 @@ import pandas as pd
 
 from ichx.ct.dicom import DicomDefectError
 from ichx.data.cache import DECODER_VERSION
-from ichx.data.cache_jobs import run_jobs
 from ichx.data.catalog import usable
 from ichx.data.defects import DEFECTS
-from ichx.data.ingest import Progress, available_cores
+from ichx.data.ingest import Progress
+from ichx.data.processes import run_jobs, worker_count
 from ichx.data.sources import ADD_AGAIN, SourceFile, SourceFiles, find_drift, list_files, read_known
 from ichx.data.wording import EXAMPLES
 from ichx.errors import IchxError
@@ -69,7 +69,7 @@ def check_slices(
     done = sum(min(CHUNK, total - start) for start in found)
     of = SourceFiles(source, slices)
     jobs = (CheckJob(start, of.of(range(start, min(start + CHUNK, total)))) for start in todo)
-    workers = max(1, min(processes or available_cores(), len(todo)))
+    workers = worker_count(processes, len(todo))
     if progress is not None:
         progress(done, total)
     try:

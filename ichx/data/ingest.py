@@ -3,7 +3,6 @@
 Not for what needs the whole dataset: duplicates, order in a series, labels (`ichx.data.catalog`).
 """
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pandas as pd
 
 from ichx.ct.dicom import DicomDefectError, SliceHeader, read_headers, read_slice
 from ichx.data.archive import MemberStream
-from ichx.data.cache_jobs import run_jobs
+from ichx.data.processes import run_jobs, worker_count
 from ichx.data.sources import Place, fingerprint, list_files, open_place
 
 Progress = Callable[[int, int], None]
@@ -82,25 +81,19 @@ def scan_source(source: Path, *, progress: Progress | None = None, processes: in
     """
     files = list_files(source)
     total = len(files.names)
-    workers = processes or (available_cores() if total >= PARALLEL_FROM else 1)
+    workers = worker_count(processes or (None if total >= PARALLEL_FROM else 1), -(-total // CHUNK))
     jobs = (
         ScanJob(start, tuple(files.names[start : start + CHUNK]), tuple(map(files.place, _numbers(start, total))))
         for start in range(0, total, CHUNK)
     )
     frames: dict[int, pd.DataFrame] = {}
     done = 0
-    for start, read, frame in run_jobs(scan_chunk, jobs, min(workers, -(-total // CHUNK))):
+    for start, read, frame in run_jobs(scan_chunk, jobs, workers):
         frames[start] = frame
         done += read
         if progress is not None:
             progress(done, total)
     return pd.concat([frames.pop(start) for start in sorted(frames)], ignore_index=True)
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def scan_chunk(job: ScanJob) -> tuple[int, int, pd.DataFrame]:

@@ -6,6 +6,7 @@ small columns are added in the parent, so that workers hold nothing of the datas
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ichx.data.augment import Augmenter
+from ichx.data.augment import Augmenter, jitters_windows, window_jitter
 from ichx.data.cache import Cache
-from ichx.data.sampling import AUGMENTATION, generator, id_number
+from ichx.data.sampling import AUGMENTATION, WINDOWS, generator, id_number
 from ichx.errors import IchxError
 from ichx.labels import LABELS
-from ichx.recipe import Recipe
+from ichx.recipe import AugmentationRecipe, InputRecipe, Recipe
 
 WINDOW_COLUMNS: Final = ("window_centre", "window_width")
 
@@ -34,12 +35,14 @@ class Batch:
     """`hu` (N, H, W) int16 HU; `windows` (N, 2) float32 HU, the header's centre and width; `labels` (N, 6) float32.
 
     Labels are NaN where the dataset has none. `rows` (N,) int64 are rows of the dataset, in the order asked for.
+    `jitter` (N, windows, 2) float32: HU to add to each window's centre, factor of its width; None where there is none.
     """
 
     hu: Tensor
     windows: Tensor
     labels: Tensor
     rows: Tensor
+    jitter: Tensor | None = None
 
 
 def training_batches(
@@ -62,8 +65,7 @@ def training_batches(
     _check(cache, slices, rows, recipe)
     whole = len(rows) - len(rows) % recipe.batch if len(rows) > recipe.batch else len(rows)
     address = (recipe.seed, fold, stage, epoch)
-    augmenter = Augmenter(recipe.augmentation, recipe.input.size)
-    source = _Source(cache, recipe.input.pixels, augmenter, address)
+    source = _Source(cache, recipe.input, _Augmentation(recipe.augmentation, address))
     parts = _split(rows[:whole], recipe.batch)[start:]
     return _iterate(source, slices, parts, workers)
 
@@ -82,7 +84,7 @@ def inference_batches(
     Raises `ValueError` when a row is a defect.
     """
     _check(cache, slices, rows, recipe)
-    source = _Source(cache, recipe.input.pixels)
+    source = _Source(cache, recipe.input)
     return _iterate(source, slices, _split(rows, batch or recipe.batch), workers)
 
 
@@ -92,35 +94,75 @@ def centre_crop(image: npt.NDArray[Any], edge: int) -> npt.NDArray[Any]:
     return image[..., top : top + edge, left : left + edge]
 
 
+@dataclass(frozen=True)
+class _Augmentation:
+    """What is done to a sample: `recipe`, with draws at `address` and the slice's number."""
+
+    recipe: AugmentationRecipe
+    address: tuple[int, ...]
+
+
 class _Source(Dataset[Any]):
-    """Reads a batch: the item (rows, slice numbers) becomes (N, edge, edge) int16 HU. All that a worker holds."""
+    """Reads a batch: (rows, slice numbers) becomes (N, edge, edge) int16 HU and its jitter. All that a worker holds."""
 
-    def __init__(
-        self, cache: Cache, edge: int, augmenter: Augmenter | None = None, address: tuple[int, ...] = ()
-    ) -> None:
-        self.cache, self.edge, self.augmenter, self.address = cache, edge, augmenter, address
+    def __init__(self, cache: Cache, recipe: InputRecipe, augmentation: _Augmentation | None = None) -> None:
+        self.cache, self.recipe, self.augmentation = cache, recipe, augmentation
+        self._augmenter = Augmenter(augmentation.recipe, recipe.size) if augmentation else None
+        self._memory = _Memory()
 
-    def __getitem__(self, item: tuple[npt.NDArray[np.int64], list[int]]) -> Tensor | IchxError:
+    def __reduce__(self) -> tuple[type["_Source"], tuple[Cache, InputRecipe, _Augmentation | None]]:
+        return type(self), (self.cache, self.recipe, self.augmentation)
+
+    def __getitem__(self, item: tuple[npt.NDArray[np.int64], list[int]]) -> tuple[Tensor, Tensor | None] | IchxError:
+        rows, numbers = item
         try:
-            return torch.from_numpy(self._read(*item))
+            return self._read(rows, numbers), self._jitter(numbers)
         except IchxError as error:
             return error  # raised by the parent: torch would turn it into a RuntimeError on the way
 
-    def _read(self, rows: npt.NDArray[np.int64], numbers: list[int]) -> npt.NDArray[np.int16]:
-        size = self.cache.spec.size
-        hu = np.empty((len(rows), self.edge, self.edge), np.int16)
-        if self.augmenter is None and self.edge == size:
-            for image, row in zip(hu, rows.tolist(), strict=True):
-                self.cache.read(row, image)
-            return hu
-        whole = np.empty((size, size), np.int16)
+    def _read(self, rows: npt.NDArray[np.int64], numbers: list[int]) -> Tensor:
+        size, edge = self.recipe.size, self.recipe.pixels
+        hu = self._memory.take((len(rows), edge, edge))
+        whole = None if edge == size else np.empty((size, size), np.int16)
         for index, row in enumerate(rows.tolist()):
-            self.cache.read(row, whole)
-            image = whole
-            if self.augmenter is not None:
-                image = self.augmenter(whole, generator(AUGMENTATION, *self.address, numbers[index]))
-            hu[index] = centre_crop(image, self.edge)
-        return hu
+            target = hu[index]
+            image: npt.NDArray[Any] = self.cache.read(row, target if whole is None else whole)
+            if self._augmenter is not None and self.augmentation is not None:
+                rng = generator(AUGMENTATION, *self.augmentation.address, numbers[index])
+                image = self._augmenter.move(image, rng)
+            if image is not target:
+                part = centre_crop(image, edge)
+                target[...] = part if part.dtype == np.int16 else np.rint(part, out=part)
+        return torch.from_numpy(hu)
+
+    def _jitter(self, numbers: list[int]) -> Tensor | None:
+        if self.augmentation is None or not jitters_windows(self.augmentation.recipe):
+            return None
+        recipe, address, windows = self.augmentation.recipe, self.augmentation.address, len(self.recipe.windows)
+        draws = [window_jitter(recipe, windows, generator(WINDOWS, *address, number)) for number in numbers]
+        return torch.from_numpy(np.stack(draws))
+
+
+class _Memory:
+    """Memory of batches, used again once nobody holds them: fresh memory costs a third of a decompression."""
+
+    def __init__(self) -> None:
+        self._arrays: list[npt.NDArray[np.int16]] = []
+        self._unheld = _references([np.empty(0, np.int16)])[0]
+
+    def take(self, shape: tuple[int, ...]) -> npt.NDArray[np.int16]:
+        """Return an int16 array of `shape` that nobody holds, with any content."""
+        self._arrays = [array for array in self._arrays if array.shape == shape]
+        for index, references in enumerate(_references(self._arrays)):
+            if references == self._unheld:
+                return self._arrays[index]
+        self._arrays.append(np.empty(shape, np.int16))
+        return self._arrays[-1]
+
+
+def _references(arrays: list[npt.NDArray[np.int16]]) -> list[int]:
+    """Return how many references each of `arrays` has; a tensor or a view of it is one."""
+    return [sys.getrefcount(array) for array in arrays]
 
 
 class _Plan(Iterable[Any]):
@@ -157,7 +199,7 @@ def _iterate(
 ) -> Iterator[Batch]:
     windows = slices[list(WINDOW_COLUMNS)].to_numpy(np.float32)
     labels = slices[list(LABELS)].to_numpy(np.float32)
-    slice_ids = None if source.augmenter is None else slices["slice_id"].to_numpy(object)
+    slice_ids = None if source.augmentation is None else slices["slice_id"].to_numpy(object)
     loader: DataLoader[Any] = DataLoader(
         source,
         batch_size=None,
@@ -167,10 +209,14 @@ def _iterate(
         multiprocessing_context=_context() if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-    for part, hu in zip(parts, loader if workers else _ahead(loader), strict=True):
-        if isinstance(hu, IchxError):
-            raise hu
-        yield Batch(hu, torch.from_numpy(windows[part]), torch.from_numpy(labels[part]), torch.from_numpy(part))
+    for part, read in zip(parts, loader if workers else _ahead(loader), strict=True):
+        if isinstance(read, IchxError):
+            raise read
+        hu, jitter = read
+        del read  # what the consumer lets go of can be filled again
+        of_part = [torch.from_numpy(column) for column in (windows[part], labels[part], part)]
+        yield Batch(hu, of_part[0], of_part[1], of_part[2], jitter)
+        del hu, jitter
 
 
 def _ahead(batches: Iterable[Any]) -> Iterator[Any]:

@@ -1,17 +1,15 @@
 """What an epoch trains on, in which order, and the addressed randomness behind it. Not for folds or for loading."""
 
 import hashlib
-from typing import Final
+import struct
 
 import numpy as np
 import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
 
-NEGATIVES, ORDER, AUGMENTATION = range(3)
+NEGATIVES, ORDER, AUGMENTATION, WINDOWS = range(4)
 """What a draw is for: the first number of its address, so that no two purposes share one."""
-
-_WORD: Final = 2**32
 
 
 def generator(*address: int) -> np.random.Generator:
@@ -21,9 +19,10 @@ def generator(*address: int) -> np.random.Generator:
     """
     if any(not 0 <= number < 2**64 for number in address):
         raise ValueError(f"an address has numbers from 0 to 2^64 - 1, not {address}")
-    # SeedSequence pads with zeros and splits large numbers: length and two words each keep addresses apart.
-    words = [len(address), *(word for number in address for word in (number % _WORD, number // _WORD))]
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
+    # The length keeps (1,) and (1, 0) apart. A key from a hash costs half of what NumPy's own seeding does.
+    packed = struct.pack(f"<{1 + len(address)}Q", len(address), *address)
+    key = np.frombuffer(hashlib.blake2b(packed, digest_size=16).digest(), "<u8")
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def id_number(slice_id: str) -> int:

@@ -17,3 +17,10 @@ def such_as(examples: Iterable[str], count: int | None = None) -> str:
     shown = list(examples)
     total = len(shown) if count is None else count
     return ("namely " if total <= EXAMPLES else "such as ") + "; ".join(shown[:EXAMPLES])
+
+
+def bytes_told(count: int) -> str:
+    """Return an amount of storage as people say it: `0.4 MB`, `31 MB`, `91.2 GB`."""
+    if count >= 1e9:
+        return f"{count / 1e9:,.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e7 else f"{count / 1e6:.1f} MB"

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ichx.data.cache import Cache, CacheSpec, ensure_cache
+from ichx.data.cache import Cache
+from ichx.data.cache_build import ensure_cache
+from ichx.data.cache_request import recipe_spec
 from ichx.data.dataset import LoadedDataset, load_folds, load_version
 from ichx.errors import IchxError
 from ichx.labels import ANY
@@ -78,7 +80,7 @@ def prepare_job(
 
 def open_cache(workspace: "Workspace", data: LoadedDataset, recipe: Recipe, events: "RunEvents") -> Cache:
     """Return the HU cache of `data` that `recipe` reads, building what is missing of it."""
-    spec = CacheSpec(size=recipe.input.size, centre=recipe.input.centre, resize=recipe.input.resize)
+    spec = recipe_spec(recipe)
     name = data.version.dataset
     return ensure_cache(
         workspace.cache_dir,

@@ -44,7 +44,8 @@ def train_epoch(
         labels = batch.labels.to(device, non_blocking=True)
         for group in optimizer.param_groups:
             group["lr"] = rate(count)
-        loss = weighted_loss(model(window_step(hu, windows)), labels)
+        jitter = None if batch.jitter is None else batch.jitter.to(device, non_blocking=True)
+        loss = weighted_loss(model(window_step(hu, windows, jitter)), labels)
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -26,9 +26,11 @@ class WindowStep(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, hu: torch.Tensor, header_windows: torch.Tensor) -> torch.Tensor:
-        """Return the windowed channels, in [0, 1] unless the recipe normalizes them."""
-        image = windows_torch(hu, header_windows, self.windows, self.kind)
+    def forward(
+        self, hu: torch.Tensor, header_windows: torch.Tensor, jitter: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the windowed channels, in [0, 1] unless the recipe normalizes them; `jitter` as in `Batch`."""
+        image = windows_torch(hu, header_windows, self.windows, self.kind, jitter)
         image = (image - self.mean) / self.std if self.normalize else image
         return image.contiguous(memory_format=torch.channels_last)
 

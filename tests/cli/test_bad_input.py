@@ -239,7 +239,7 @@ def test_a_full_disk_while_caching(ichx: Program, dataset_copy: Path) -> None:
     done = run_with_limit(600, "-m", "ichx", "run", "1", cwd=dataset_copy)
     assert_told(done, "the cache")
     assert not list((dataset_copy / "cache").rglob("cache.json"))
-    assert not list((dataset_copy / "cache").rglob("*.b2frame"))
+    assert not list((dataset_copy / "cache").rglob("*.shard"))
 
 
 def test_a_full_disk_while_blending(ichx: Program, trained_copy: Path) -> None:

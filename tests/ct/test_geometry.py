@@ -1,5 +1,6 @@
 """Order of slices in a series, and the head's centre."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -77,6 +78,17 @@ def test_the_largest_component_is_the_head() -> None:
     hu[10:31, 40:61] = 40
     hu[50:55, 5:10] = 800  # the table
     assert head_centre(hu) == pytest.approx((20, 50))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.02, 0.9), st.sampled_from([(7, 9), (40, 60), (96, 96)]))
+def test_the_largest_component_is_found_among_many(seed: int, share: float, shape: tuple[int, int]) -> None:
+    noise = np.random.default_rng(seed).random(shape)
+    hu = np.where(noise < share, 40, -1000).astype(np.int16)
+    _, _, stats, centroids = cv2.connectedComponentsWithStats((hu > -500).view(np.uint8), connectivity=8)
+    if len(stats) > 1:
+        column, row = centroids[1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))]
+        assert head_centre(hu) == (row, column)
 
 
 def test_without_a_head_the_image_is_the_centre() -> None:

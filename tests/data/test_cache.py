@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -22,10 +23,25 @@ from small_dicom import head, write_catalog
 from ichx.ct.dicom import read_slice
 from ichx.ct.geometry import head_centre, shift_to_centre
 from ichx.data import cache as cache_module
-from ichx.data.cache import Cache, CacheSpec, cache_key, ensure_cache, estimated_bytes, shard_path
-from ichx.data.cache_jobs import run_jobs
+from ichx.data import cache_build
+from ichx.data import shards as shards_module
+from ichx.data.cache import (
+    BUILD_FILE,
+    CACHE_FILE,
+    PLACES_FILE,
+    Cache,
+    CacheSpec,
+    cache_folder,
+    cache_key,
+    estimated_bytes,
+    shard_path,
+    slices_digest,
+)
+from ichx.data.cache_build import build_caches, ensure_cache, plan_caches
+from ichx.data.cache_care import find_caches, verify_caches
+from ichx.data.processes import run_jobs
 from ichx.data.resize import fit_square
-from ichx.data.shards import read_packed, read_table, unpack, write_shard
+from ichx.data.shards import ShardFiles, pack, read_table, unpack, write_shard
 from ichx.errors import IchxError
 
 PLAIN = CacheSpec(48, "none", "bilinear")
@@ -41,7 +57,16 @@ def _heads(count: int = 4) -> list[np.ndarray]:
 
 
 def _folder(tmp_path: Path, slices: pd.DataFrame, spec: CacheSpec = PLAIN) -> Path:
-    return tmp_path / f"d-{spec.size}-{cache_key(slices, spec)[:12]}"
+    return cache_folder(tmp_path, "d", spec, _key(slices, spec))
+
+
+def _key(slices: pd.DataFrame, spec: CacheSpec) -> str:
+    return cache_key(slices_digest(slices), spec)
+
+
+def _damaged(tmp_path: Path, slices: pd.DataFrame) -> dict[str, str]:
+    (verified,) = verify_caches(find_caches(tmp_path, "d", slices_digest(slices)))
+    return verified.damaged
 
 
 @pytest.mark.parametrize("resize", ["bilinear", "area"])
@@ -83,8 +108,9 @@ def test_series_centring_survives_a_series_split_over_shards_and_a_defect(tmp_pa
     _truncate(source / "2.dcm", slices, 2)
     whole = ensure_cache(tmp_path, "whole", source, slices, CacheSpec(64, "series", "bilinear"))
     monkeypatch.setattr(cache_module, "SHARD_ROWS", 3)
+    monkeypatch.setattr(cache_build, "SHARD_ROWS", 3)
     split = ensure_cache(tmp_path, "split", source, slices, CacheSpec(64, "series", "bilinear"), processes=1)
-    assert len(list(split.folder.glob("*.b2frame"))) == 3
+    assert len(list(split.folder.glob("*.shard"))) == 3
     assert [np.array_equal(whole.read(row), split.read(row)) for row in range(7)] == [True] * 7
     assert dict(split.defects) == dict(whole.defects) == {2: "truncated"}
 
@@ -104,6 +130,32 @@ def _truncate(path: Path, slices: pd.DataFrame, row: int) -> None:
     path.write_bytes(path.read_bytes()[:-500])
     slices.loc[row, "bytes"] = path.stat().st_size
     slices.loc[row, "mtime_ns"] = path.stat().st_mtime_ns
+
+
+def test_several_caches_from_one_decoding_are_each_as_if_built_alone(tmp_path, source):
+    slices = write_catalog(source, [*_heads(5), head(64, 40, (30, 20))], copies=50)
+    _truncate(source / "2.dcm", slices, 2)
+    same = slices["file"] == "2.dcm"
+    slices.loc[same, ["bytes", "mtime_ns"]] = slices.loc[2, ["bytes", "mtime_ns"]].tolist()
+    specs = [
+        CacheSpec(48, "none", "bilinear"),
+        CacheSpec(64, "slice", "bilinear"),
+        CacheSpec(64, "series", "area"),
+        CacheSpec(40, "slice", "area"),
+    ]
+    alone = [ensure_cache(tmp_path / "alone", "d", source, slices, spec, processes=1) for spec in specs]
+    first = ensure_cache(tmp_path, "d", source, slices, specs[1], processes=1)
+    shard_path(first.folder, 1).unlink()
+    plans = plan_caches(tmp_path, "d", slices, [*specs, specs[0]])
+    assert [plan.missing for plan in plans] == [(0, 1), (1,), (0, 1), (0, 1)]
+    assert plans[1].bytes_needed == estimated_bytes(300 - 256, 64)
+    seen: list[tuple[int, int]] = []
+    together = build_caches(source, slices, plans, processes=2, progress=lambda *at: seen.append(at))
+    assert seen[-1] == (600, 600)  # a first pass for the centres of the series
+    for one, other in zip(alone, together, strict=True):
+        names = sorted(path.name for path in one.folder.iterdir())
+        assert names == sorted(path.name for path in other.folder.iterdir())
+        assert all((one.folder / name).read_bytes() == (other.folder / name).read_bytes() for name in names)
 
 
 def test_what_cannot_be_decoded_is_a_named_defect_also_when_opened_again(tmp_path, source):
@@ -144,17 +196,17 @@ def test_a_real_dataset_is_cached(tmp_path, shared_data):
 
 def test_the_key_covers_order_fingerprints_and_spec_but_not_labels_or_paths(source):
     slices = write_catalog(source, _heads())
-    key = cache_key(slices, PLAIN)
+    key = _key(slices, PLAIN)
     same = slices.assign(any=0.0, file="elsewhere/" + slices["file"], series="x")
-    assert cache_key(same, PLAIN) == key
+    assert _key(same, PLAIN) == key
     others = [
-        cache_key(slices.assign(bytes=slices["bytes"] + 1), PLAIN),
-        cache_key(slices.assign(mtime_ns=slices["mtime_ns"] + 1), PLAIN),
-        cache_key(slices.iloc[::-1], PLAIN),
-        cache_key(slices.iloc[:3], PLAIN),
-        cache_key(slices, CacheSpec(49, "none", "bilinear")),
-        cache_key(slices, CacheSpec(48, "slice", "bilinear")),
-        cache_key(slices, CacheSpec(48, "none", "area")),
+        _key(slices.assign(bytes=slices["bytes"] + 1), PLAIN),
+        _key(slices.assign(mtime_ns=slices["mtime_ns"] + 1), PLAIN),
+        _key(slices.iloc[::-1], PLAIN),
+        _key(slices.iloc[:3], PLAIN),
+        _key(slices, CacheSpec(49, "none", "bilinear")),
+        _key(slices, CacheSpec(48, "slice", "bilinear")),
+        _key(slices, CacheSpec(48, "none", "area")),
     ]
     assert len({key, *others}) == 8
 
@@ -170,7 +222,7 @@ def test_several_processes_build_the_same_as_one(tmp_path, source):
     two = ensure_cache(tmp_path, "two", source, slices, PLAIN, processes=2)
     names = sorted(path.name for path in one.folder.iterdir())
     assert names == sorted(path.name for path in two.folder.iterdir())
-    assert "00003.b2frame" in names
+    assert "00003.shard" in names
     assert all((one.folder / name).read_bytes() == (two.folder / name).read_bytes() for name in names)
 
 
@@ -182,7 +234,7 @@ def test_only_what_is_missing_is_built_again(tmp_path, source):
     slices.loc[same, ["bytes", "mtime_ns"]] = [found.st_size, found.st_mtime_ns]
     first = ensure_cache(tmp_path, "d", source, slices, PLAIN, processes=1)
     images = [first.read(row) for row in range(first.n)]
-    (first.folder / "cache.json").unlink()
+    (first.folder / CACHE_FILE).unlink()
     shard_path(first.folder, 1).unlink()
     shard_path(first.folder, 2).write_bytes(b"not a frame")
     kept = [shard_path(first.folder, shard).stat().st_ino for shard in (0, 3)]
@@ -203,20 +255,40 @@ def test_a_finished_cache_that_lost_a_shard_is_mended(tmp_path, source, harm):
     path.unlink() if harm == "gone" else path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(IchxError, match="cannot be read"):
         cache.read(255)
-    assert 255 in list(cache.damaged_rows())
     mended = ensure_cache(tmp_path, "d", source, slices, PLAIN, processes=1)
     assert path.read_bytes() == whole
-    assert not list(mended.damaged_rows())
+    assert not _damaged(tmp_path, slices)
+    assert np.array_equal(mended.read(255), fit_square(_heads(8)[7], 48, "bilinear"))
 
 
-def test_a_changed_byte_is_found_by_the_checksums(tmp_path, source):
-    cache = ensure_cache(tmp_path, "d", source, write_catalog(source, _heads()), PLAIN)
-    path = shard_path(cache.folder, 0)
-    content = bytearray(path.read_bytes())
-    offset, length, _ = read_table(path).places[2].tolist()
-    content[offset + length - 5] ^= 1
-    path.write_bytes(content)
-    assert list(cache.damaged_rows()) == [2]
+@pytest.mark.parametrize("part", ["chunk", "table", "index", "cut"])
+def test_any_damage_is_found_by_the_checksums_taken_out_and_built_again(tmp_path, source, part):
+    slices = _large(source, 3)
+    cache = ensure_cache(tmp_path, "d", source, slices, PLAIN, processes=1)
+    path = cache.folder / PLACES_FILE if part == "index" else shard_path(cache.folder, 1)
+    whole = {file: file.read_bytes() for file in cache.folder.iterdir()}
+    written = {file: file.stat().st_mtime_ns for file in cache.folder.glob("*.shard")}
+    assert _damaged(tmp_path, slices) == {}
+    content = bytearray(whole[path])
+    offset, length, _ = read_table(shard_path(cache.folder, 1)).places[2].tolist()
+    content[{"chunk": offset + length - 5, "table": -40, "index": -4, "cut": 0}[part]] ^= 1
+    path.write_bytes(content[:-1] if part == "cut" else content)
+    if part == "chunk":
+        with pytest.raises(IchxError, match=r"slice 258 of .* 00001\.shard: its bytes") as caught:
+            Cache(cache.folder).read(258)
+        assert "`ichx data cache d --verify`" in caught.value.remedy
+    found = _damaged(tmp_path, slices)
+    assert list(found) == [path.name]
+    if part == "chunk":
+        assert found[path.name] == "1 of 256 slices do not have their checksum"
+    (plan,) = plan_caches(tmp_path, "d", slices, [PLAIN])
+    assert not plan.complete
+    assert plan.missing == (() if part == "index" else (1,))
+    build_caches(source, slices, [plan], processes=1)
+    assert {file: file.read_bytes() for file in cache.folder.iterdir()} == whole
+    changed = {file.name for file, when in written.items() if file.stat().st_mtime_ns != when}
+    assert changed == (set() if part == "index" else {path.name})
+    assert _damaged(tmp_path, slices) == {}
 
 
 def test_reading(tmp_path, source):
@@ -236,19 +308,41 @@ def test_reading(tmp_path, source):
             cache.read(0, wrong)
 
 
+def test_more_shards_than_may_be_open_are_read_by_many_threads(tmp_path, monkeypatch):
+    images = [np.full((16, 16), number, np.int16) for number in range(12)]
+    paths = [tmp_path / f"{number}.shard" for number in range(12)]
+    tables = [write_shard(path, [pack(image)], {}) for path, image in zip(paths, images, strict=True)]
+    monkeypatch.setattr(shards_module, "OPEN_SHARDS", 3)
+    files = ShardFiles(paths)
+    opened = len(list(Path("/dev/fd").iterdir()))
+
+    def read(number: int) -> int:
+        out = np.empty((16, 16), np.int16)
+        offset, length, checksum = tables[number].places[0].tolist()
+        unpack(files.read(number, offset, length), checksum, out)
+        return int(out[3, 3])
+
+    with ThreadPoolExecutor(8) as pool:
+        numbers = [number % 12 for number in range(600)]
+        assert list(pool.map(read, numbers)) == numbers
+    assert len(list(Path("/dev/fd").iterdir())) == opened + 3
+
+
 @settings(deadline=None, max_examples=30)
 @given(arrays(np.int16, st.tuples(st.integers(1, 4), st.just(16), st.just(16))))
 def test_any_image_comes_back_exactly(tmp_path_factory, images):
-    path = tmp_path_factory.mktemp("shard") / "s.b2frame"
-    zeros = np.zeros((16, 16), np.int16)  # which the frame only describes
+    path = tmp_path_factory.mktemp("shard") / "s.shard"
+    zeros = np.zeros((16, 16), np.int16)
     written = [zeros, *images, zeros]
-    table = write_shard(path, written, {0: "truncated"})
+    table = write_shard(path, [pack(image) for image in written], {0: "truncated"})
     again = read_table(path)
     assert np.array_equal(table.places, again.places)
     assert dict(again.defects) == {0: "truncated"}
+    files = ShardFiles([path])
     for row, image in enumerate(written):
         out = np.empty((16, 16), np.int16)
-        unpack(read_packed(path, row, table.places[row]), out)
+        offset, length, checksum = table.places[row].tolist()
+        unpack(files.read(0, offset, length), checksum, out)
         assert np.array_equal(out, image)
 
 
@@ -261,7 +355,7 @@ def test_a_file_that_is_not_the_catalogs_any_more_is_an_error(tmp_path, source, 
     with pytest.raises(IchxError, match=r"5\.dcm cannot be read") as caught:
         ensure_cache(tmp_path, "d", source, slices, PLAIN, processes=processes)
     assert "ichx data add" in caught.value.remedy
-    assert not list(_folder(tmp_path, slices).iterdir())
+    assert [path.name for path in _folder(tmp_path, slices).iterdir()] == [BUILD_FILE]
 
 
 def test_a_full_disk_is_told_with_the_space_that_is_needed(tmp_path, source, monkeypatch):
@@ -270,15 +364,15 @@ def test_a_full_disk_is_told_with_the_space_that_is_needed(tmp_path, source, mon
 
     def full(descriptor: int) -> None:
         flushed.append(descriptor)
-        if len(flushed) == 2:
+        if len(flushed) == 3:  # after build.json and the first shard
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(IchxError, match=r"needs about 0\.0 GB"):
+        with pytest.raises(IchxError, match=r"about 1\.8 MB are needed"):
             ensure_cache(tmp_path, "d", source, slices, PLAIN, processes=1)
     folder = _folder(tmp_path, slices)
-    assert [path.name for path in folder.iterdir()] == ["00000.b2frame"]
+    assert sorted(path.name for path in folder.iterdir()) == ["00000.shard", BUILD_FILE]
     assert ensure_cache(tmp_path, "d", source, slices, PLAIN, processes=1).n == len(slices)
 
 
@@ -313,7 +407,7 @@ def test_two_builds_at_once_do_not_disturb_each_other(tmp_path, source):
         both = [pool.apply_async(ensure_cache, arguments, {"processes": 1}) for _ in range(2)]
         first, second = (result.get(timeout=120) for result in both)
     assert first.folder == second.folder
-    assert not list(first.damaged_rows())
+    assert not _damaged(tmp_path, slices)
     assert not list(first.folder.glob(".*"))
     alone = ensure_cache(tmp_path, "alone", source, slices, PLAIN, processes=1)
     assert all(np.array_equal(first.read(row), alone.read(row)) for row in range(alone.n))
@@ -327,7 +421,8 @@ def _start_build(tmp_path: Path, source: Path, slices: pd.DataFrame) -> subproce
         textwrap.dedent(f"""
             from pathlib import Path
             import pandas as pd
-            from ichx.data.cache import CacheSpec, ensure_cache
+            from ichx.data.cache import CacheSpec
+            from ichx.data.cache_build import ensure_cache
 
             if __name__ == "__main__":
                 slices = pd.read_pickle({str(tmp_path / "slices.pickle")!r})
@@ -338,7 +433,7 @@ def _start_build(tmp_path: Path, source: Path, slices: pd.DataFrame) -> subproce
     build = subprocess.Popen([sys.executable, str(script)], start_new_session=True, stderr=subprocess.PIPE, text=True)
     folder = _folder(tmp_path, slices)
     until = time.monotonic() + 120
-    while not list(folder.glob("*.b2frame")):
+    while not list(folder.glob("*.shard")):
         assert build.poll() is None
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -368,23 +463,23 @@ def test_a_build_that_was_stopped_leaves_whole_shards_and_goes_on(tmp_path, sour
     _, complaint = build.communicate(timeout=60)
     assert build.returncode != 0
     _wait_until_gone(build.pid)
-    finished = {path: path.stat().st_ino for path in folder.glob("*.b2frame")}
+    finished = {path: path.stat().st_ino for path in folder.glob("*.shard")}
     assert 1 <= len(finished) < 20
-    assert not (folder / "cache.json").exists()
+    assert not (folder / CACHE_FILE).exists()
     if kill == "SIGINT":
         assert complaint.count("Traceback") == 1
         assert not list(folder.glob(".*"))
     cache = ensure_cache(tmp_path, "d", source, slices, PLAIN, processes=1)
     assert {path: path.stat().st_ino for path in finished} == finished
     assert cache.n == len(slices)
-    assert not list(cache.damaged_rows())
+    assert not _damaged(tmp_path, slices)
 
 
 def test_temporary_files_of_a_dead_build_are_removed_but_not_those_of_a_living_one(tmp_path, source):
     slices = write_catalog(source, _heads())
     folder = _folder(tmp_path, slices)
     folder.mkdir()
-    old, young = folder / ".00000.b2frame.1-aa.tmp", folder / ".00000.b2frame.2-bb.tmp"
+    old, young = folder / ".00000.shard.1-aa.tmp", folder / ".00000.shard.2-bb.tmp"
     for path in (old, young):
         path.write_text("half")
     os.utime(old, (time.time() - 7200, time.time() - 7200))

@@ -1,8 +1,10 @@
 import dataclasses
+import gc
 import pickle
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from small_dicom import head, write_catalog
 
 from ichx.ct.dicom import read_slice
 from ichx.ct.geometry import head_centre, shift_to_centre
-from ichx.data.cache import Cache, CacheSpec, ensure_cache, shard_path
+from ichx.data.cache import Cache, CacheSpec, shard_path
+from ichx.data.cache_build import ensure_cache
 from ichx.data.dataset import add_dataset, load_dataset
 from ichx.data.loader import Batch, centre_crop, inference_batches, training_batches
 from ichx.data.resize import fit_square
@@ -31,7 +34,7 @@ RECIPE = Recipe(
     stage=(StageRecipe("only", "all", 1, 1e-3),),
     batch=4,
     seed=5,
-    augmentation=AugmentationRecipe(probability=0.9, elastic_alpha=60.0),
+    augmentation=AugmentationRecipe(probability=0.9, elastic_alpha=60.0, window_shift=10.0, window_scale=0.2),
 )
 PLAIN = dataclasses.replace(RECIPE, augmentation=AugmentationRecipe(probability=0.0))
 EPOCH = {"fold": 1, "stage": 0, "epoch": 2}
@@ -55,9 +58,9 @@ def cache(slices: pd.DataFrame) -> Cache:
 
 def _same(first: list[Batch], second: list[Batch]) -> bool:
     return len(first) == len(second) and all(
-        torch.equal(getattr(a, name), getattr(b, name))
+        all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("hu", "windows", "labels", "rows"))
+        and (b.jitter is None if a.jitter is None else b.jitter is not None and torch.equal(a.jitter, b.jitter))
         for a, b in zip(first, second, strict=True)
-        for name in ("hu", "windows", "labels", "rows")
     )
 
 
@@ -114,7 +117,7 @@ def test_real_slices_come_from_their_files_to_their_batches(tmp_path, shared_dat
         assert np.array_equal(image, expected[4:44, 4:44])
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_batches_do_not_depend_on_the_number_of_workers(cache, slices, workers):
     alone = list(training_batches(cache, slices, ROWS, RECIPE, workers=0, **EPOCH))
     assert _same(list(training_batches(cache, slices, ROWS, RECIPE, workers=workers, **EPOCH)), alone)
@@ -134,6 +137,58 @@ def test_a_sample_depends_on_its_address_and_not_on_its_place(cache, slices):
         assert sum(np.array_equal(hu, first[row]) for row, hu in other.items()) < 6
     reseeded = images(ROWS[:12], dataclasses.replace(RECIPE, seed=6))
     assert sum(np.array_equal(hu, first[row]) for row, hu in reseeded.items()) < 6
+
+
+def test_windows_jitter_per_sample_and_window_within_their_reach(cache, slices):
+    def jitter(epoch: int, rows: np.ndarray = ROWS[:12], recipe: Recipe = RECIPE) -> dict[int, np.ndarray]:
+        batches = training_batches(cache, slices, rows, recipe, workers=0, fold=0, stage=0, epoch=epoch)
+        return {row: j for batch in batches for row, j in zip(batch.rows.tolist(), batch.jitter.numpy(), strict=True)}
+
+    draws = np.array([list(jitter(epoch).values()) for epoch in range(60)])
+    assert draws.shape == (60, 12, 3, 2)
+    assert draws.dtype == np.float32
+    shift, scale = draws[..., 0], draws[..., 1]
+    assert (shift.min(), shift.max()) == pytest.approx((-10, 10), abs=0.1)
+    assert (scale.min(), scale.max()) == pytest.approx((0.8, 1.2), abs=0.002)
+    assert abs(shift.mean()) < 0.5  # 4 standard deviations
+    assert abs(np.corrcoef(shift.reshape(-1, 3).T)[0, 1]) < 0.15
+    turned = jitter(7, ROWS[:12][::-1])
+    assert all(np.array_equal(j, turned[row]) for row, j in jitter(7).items())
+    for still in (PLAIN, dataclasses.replace(RECIPE, augmentation=AugmentationRecipe())):
+        assert all(b.jitter is None for b in training_batches(cache, slices, ROWS, still, workers=0, **EPOCH))
+    assert all(batch.jitter is None for batch in inference_batches(cache, slices, ROWS, RECIPE, workers=0))
+
+
+def test_memory_is_used_again_but_never_under_a_batch_that_is_held(cache, slices):
+    rows = np.tile(np.arange(18), 4)
+    held: list[tuple[Batch, torch.Tensor]] = []
+    addresses = set()
+    for number, batch in enumerate(inference_batches(cache, slices, rows, RECIPE, batch=6, workers=0)):
+        addresses.add(batch.hu.data_ptr())
+        if number % 3 == 0:
+            held.append((batch, batch.hu.clone()))
+        del batch
+    assert len(addresses) < 12
+    assert all(torch.equal(batch.hu, copy) for batch, copy in held)
+    assert len({batch.hu.data_ptr() for batch, _ in held}) == len(held) == 4
+
+
+def test_nothing_is_left_behind_by_an_epoch(cache, slices):
+    def epochs(count: int) -> tuple[int, int]:
+        for epoch in range(count):
+            for _ in training_batches(cache, slices, ROWS, RECIPE, workers=0, fold=0, stage=0, epoch=epoch):
+                pass
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0], len(list(Path("/dev/fd").iterdir()))
+
+    tracemalloc.start()
+    try:
+        before, open_before = epochs(3)
+        after, open_after = epochs(40)
+    finally:
+        tracemalloc.stop()
+    assert after - before < 40 * 48 * 48 * 2  # less than a slice per epoch
+    assert open_after == open_before
 
 
 def test_training_drops_a_ragged_last_batch_unless_it_is_the_only_one(cache, slices):
@@ -191,7 +246,8 @@ def test_a_damaged_cache_is_told_by_its_own_error(damaged, workers):
     shard_path(cache.folder, 0).unlink()
     with pytest.raises(IchxError, match="cannot be read") as caught:
         list(inference_batches(cache, slices, np.array([0, 1]), RECIPE, workers=workers))
-    assert "remove that folder" in caught.value.remedy
+    assert "00000.shard: No such file" in caught.value.problem
+    assert "ichx data cache d --verify" in caught.value.remedy
 
 
 def test_what_does_not_fit_is_refused_at_once(cache, slices):

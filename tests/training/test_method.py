@@ -50,6 +50,21 @@ def test_the_window_step_is_the_numpy_window(kind: str) -> None:
     assert found.max() <= 1
 
 
+@pytest.mark.parametrize("kind", ["linear", "sigmoid"])
+def test_jitter_moves_each_slices_windows(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    hu = rng.integers(-1024, 3000, (4, 16, 16)).astype(np.int16)
+    header = np.array([[40, 80], [35, 90], [50, 10], [600, 2800]], np.float32)
+    jitter = np.stack([rng.uniform(-10, 10, (4, 3)), rng.uniform(0.8, 1.2, (4, 3))], -1).astype(np.float32)
+    recipe = InputRecipe(size=16, window_kind=kind)
+    found = WindowStep(recipe)(torch.from_numpy(hu), torch.from_numpy(header), torch.from_numpy(jitter))
+    for index in range(4):
+        own = [header[index], *recipe.windows[1:]]
+        moved = [(w[0] + j[0], w[1] * j[1]) for w, j in zip(own, jitter[index], strict=True)]
+        expected = windows_numpy(hu[index], header[index], moved, kind)
+        np.testing.assert_allclose(found[index].numpy(), expected, atol=5e-6)
+
+
 def test_normalizing_is_for_weights_that_want_it() -> None:
     hu, header = torch.full((1, 2, 2), 40, dtype=torch.int16), torch.tensor([[40.0, 80.0]])
     plain = WindowStep(InputRecipe(size=16))(hu, header)
