@@ -15,8 +15,8 @@ from ichx.ct.syntaxes import CODECS, EXPLICIT_BIG, LOSSLESS
 AIR: Final = -1024
 """HU of air, and of everything that is darker: padding, and what lies outside the scanner's circle."""
 
-_BLOCK: Final = 2**18
-"""Pixels that are computed at a time, so that a large slice takes no multiple of its memory."""
+_BLOCK: Final = 2**15
+"""Pixels that are computed at a time: they stay in the processor's cache, and a large slice takes no more memory."""
 
 
 @dataclass(frozen=True)
