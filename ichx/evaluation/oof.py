@@ -29,7 +29,7 @@ class OofTable:
     """The OOF predictions of an experiment, in the dataset's row order.
 
     `slice_ids` (N,), `folds` (N,), `labels` and `probabilities` (N, 6) float64; `left_out` counts slices of these folds
-    without a prediction, whose pixels could not be decoded.
+    without a prediction, whose pixels could not be decoded; `patients` and `studies` (N,) are ids as the catalog has them.
     """
 
     slice_ids: npt.NDArray[np.object_]
@@ -37,6 +37,8 @@ class OofTable:
     labels: FloatArray
     probabilities: FloatArray
     left_out: int
+    patients: npt.NDArray[np.object_]
+    studies: npt.NDArray[np.object_]
 
     @property
     def score(self) -> float:
@@ -108,6 +110,8 @@ def read_oof(
         labels=labels[have],
         probabilities=predicted[have],
         left_out=int((np.isin(assigned, folds) & ~have).sum()),
+        patients=dataset.slices["patient"].to_numpy(dtype=object)[have],
+        studies=dataset.slices["study"].to_numpy(dtype=object)[have],
     )
 
 

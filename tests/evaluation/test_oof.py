@@ -79,7 +79,15 @@ def test_a_fold_that_is_not_finished_is_not_in_the_table(place: tuple[Workspace,
     workspace, store = place
     table = read_oof(workspace, store, store.experiment(1))
     inside = table.folds == 0
-    only = OofTable(table.slice_ids[inside], table.folds[inside], table.labels[inside], table.probabilities[inside], 0)
+    only = OofTable(
+        slice_ids=table.slice_ids[inside],
+        folds=table.folds[inside],
+        labels=table.labels[inside],
+        probabilities=table.probabilities[inside],
+        left_out=0,
+        patients=table.patients[inside],
+        studies=table.studies[inside],
+    )
     assert list(only.fold_scores) == [0]
     assert only.spread is None
 
