@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import cell, console, marked, print_json, say, session, table, warn
+from ichx.cli.render import cell, console, interval, marked, print_json, say, session, table, warn
 from ichx.data.wording import counted
 
 if TYPE_CHECKING:
@@ -182,10 +182,22 @@ def _pinned(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
     return [
         ("dataset", f"{e.dataset} version {e.dataset_version}, labels {e.label_digest[:12]}"),
         ("folds", f"{e.folds_done} of {e.folds} done, {e.fold_set}, digest {e.fold_digest[:12]}{leaks}"),
-        ("OOF score", scored(e) + (f"; with hflip {cell(e.score_tta)}" if e.score_tta is not None else "")),
+        ("OOF score", _score_told(e)),
         ("recipe", e.recipe_digest),
         ("created", cell(e.created)),
     ]
+
+
+def _score_told(e: "Experiment") -> str:
+    """Return the score as `scored` does, with its interval, and what it is with hflip."""
+    if e.score is None:
+        return "-"
+    plain = interval(e.score_low, e.score_high)
+    told = scored(e) + (f"; 95 % interval over patients {plain}" if plain else "")
+    if e.score_tta is None:
+        return told
+    flipped = interval(e.score_tta_low, e.score_tta_high)
+    return f"{told}; with hflip {cell(e.score_tta)}" + (f", {flipped}" if flipped else "") + marked(e)
 
 
 def _took(seconds: float) -> str:

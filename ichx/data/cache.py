@@ -163,7 +163,7 @@ def ensure_cache(
     too small or full, the folder cannot be written, a file has changed since the dataset was added, or a worker died.
     """
     key = cache_key(slices, spec)
-    folder = cache_dir / f"{name}-{spec.size}-{key[:12]}"
+    folder = _folder(cache_dir, name, spec, key)
     count = -(-len(slices) // SHARD_ROWS)
     try:
         if _is_complete(folder, key):
@@ -258,6 +258,17 @@ def _build(
     )
     for built in run_jobs(build_shard, jobs, workers):
         advance(built)
+
+
+def find_cache(cache_dir: Path, name: str, slices: pd.DataFrame, spec: CacheSpec) -> Cache | None:
+    """Return the finished cache that `ensure_cache` would return, or None where it would have to build."""
+    key = cache_key(slices, spec)
+    folder = _folder(cache_dir, name, spec, key)
+    return Cache(folder) if _is_complete(folder, key) else None
+
+
+def _folder(cache_dir: Path, name: str, spec: CacheSpec, key: str) -> Path:
+    return cache_dir / f"{name}-{spec.size}-{key[:12]}"
 
 
 class _Files:

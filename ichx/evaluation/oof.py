@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from ichx.data.dataset import load_folds, load_version
 from ichx.data.predictions import Predictions, read_predictions
-from ichx.errors import IchxError
+from ichx.data.wording import counted, such_as
+from ichx.errors import IchxError, raise_problems
 from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.labels import LABELS
 
@@ -29,7 +30,7 @@ class OofTable:
     """The OOF predictions of an experiment, in the dataset's row order.
 
     `slice_ids` (N,), `folds` (N,), `labels` and `probabilities` (N, 6) float64; `left_out` counts slices of these folds
-    without a prediction, whose pixels could not be decoded; `patients` and `studies` (N,) are ids as the catalog has them.
+    without a prediction, whose pixels could not be decoded; `patients` and `studies` (N,) are the catalog's ids.
     """
 
     slice_ids: npt.NDArray[np.object_]
@@ -69,7 +70,8 @@ def read_oof(
 ) -> OofTable:
     """Return the OOF table of the experiment's finished folds (of `only` these), averaged over the views of `tta`.
 
-    Raises `IchxError` when there is none, when a slice is predicted twice, or by a fold that trained on its patient.
+    Raises `IchxError` when there is none; when predictions that were recorded are missing, a slice is predicted twice,
+    or by a fold that trained on its patient; each with a count and examples.
     """
     version = store.version_by_id(experiment.version_id)
     dataset = load_version(workspace, version)
@@ -83,20 +85,13 @@ def read_oof(
     folds = sorted({p.fold for p in stored if only is None or p.fold in only})
     for fold in folds:
         views = [read_view(workspace, stored, fold, view, experiment.number) for view in TTA_VIEWS[tta]]
-        rows = np.array([row_of.get(i, -1) for i in views[0].slice_ids], dtype=np.int64)
-        name = f"experiment {experiment.number}, fold {fold}"
-        if (rows < 0).any():
-            raise IchxError(
-                f"{name}: {int((rows < 0).sum())} predictions are not in {version.dataset} version {version.number}",
-                f"run `ichx run {experiment.number} --fold {fold}` again",
-            )
-        wrong = int((assigned[rows] != fold).sum())
-        twice = len(rows) - len(np.unique(rows))
-        if wrong or twice:
-            raise IchxError(
-                f"{name}: {wrong} OOF predictions belong to other folds and {twice} slices are predicted twice",
-                "these predictions cannot be trusted; clone the experiment and run it anew",
-            )
+        recorded = next(p.slices for p in stored if p.fold == fold)
+        problems = fold_problems(views[0].slice_ids, ids, assigned, fold, recorded)
+        raise_problems(
+            [f"experiment {experiment.number}, fold {fold}: {problem}" for problem in problems],
+            f"these predictions cannot be trusted; `ichx audit {experiment.number}` checks all of them",
+        )
+        rows = np.array([row_of[i] for i in views[0].slice_ids], dtype=np.int64)
         predicted[rows] = mean_over_views(views)
     if not folds:
         raise IchxError(
@@ -113,6 +108,44 @@ def read_oof(
         patients=dataset.slices["patient"].to_numpy(dtype=object)[have],
         studies=dataset.slices["study"].to_numpy(dtype=object)[have],
     )
+
+
+def fold_problems(
+    predicted: npt.NDArray[np.object_],
+    slice_ids: npt.NDArray[np.object_],
+    folds: npt.NDArray[np.int16],
+    fold: int,
+    recorded: int,
+) -> list[str]:
+    """Return what is wrong with a fold that predicted the slices `predicted`, each with a count and examples.
+
+    It must be `recorded` slices, each once, each one of the dataset's `slice_ids` (N,) that `folds` (N,) gives to
+    `fold`: it trained on all others. Fewer than the fold's slices are no problem where as many were recorded, as
+    some cannot be decoded.
+    """
+    fold_of = dict(zip(slice_ids, folds, strict=True))
+    unique, first, times = np.unique(predicted.astype(str), return_index=True, return_counts=True)
+    once = predicted[np.sort(first)]
+    unknown = [str(i) for i in once if i not in fold_of]
+    trained = [str(i) for i in once if fold_of.get(i, fold) != fold]
+    twice = [str(i) for i in unique[times > 1]]
+    problems = []
+    if unknown:
+        problems.append(f"{counted(len(unknown), 'prediction')} of slices that are not in the dataset version, ")
+        problems[-1] += such_as(unknown)
+    if trained:
+        problems.append(f"{counted(len(trained), 'slice')} of other folds, which this one trained on, ")
+        problems[-1] += such_as(trained)
+    if twice:
+        problems.append(f"{counted(len(twice), 'slice')} predicted more than once, {such_as(twice)}")
+    if not problems and len(predicted) != recorded:
+        have = set(predicted)
+        absent = [str(i) for i in slice_ids[folds == fold] if i not in have]
+        problems.append(
+            f"incomplete: {len(predicted):,} of the {recorded:,} predictions that were recorded; "
+            f"no prediction of {counted(len(absent), 'slice')}, {such_as(absent)}"
+        )
+    return problems
 
 
 def read_view(workspace: "Workspace", stored: "list[Prediction]", fold: int, view: str, experiment: int) -> Predictions:
