@@ -7,7 +7,9 @@ approximated: a draw's score is the score of the slices that it drew.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Final
 
 import numpy as np
@@ -40,7 +42,7 @@ MIN_PATIENTS: Final = 5
 """Patients without which there is no interval: in all, and with and without a label for what ranks it."""
 
 _SHARE = np.asarray(LABEL_WEIGHTS) / sum(LABEL_WEIGHTS)
-_CHUNK = 50
+_CHUNK = 32
 """Draws that are computed at once: they bound the memory."""
 
 
@@ -223,18 +225,19 @@ def _draw(
         gaps += np.bincount(place, weights=p[:, k] - y[:, k], minlength=gaps.size).reshape(gaps.shape)
     rankings = _rankings(y, p, code, count) if ranked else []
     parts: dict[str, list[FloatArray]] = {}
-    for weights in draw_weights(count, draws, seed):
-        total = rows @ weights
-        means = sums @ weights / total
-        distance = np.abs(gaps @ weights).reshape(labels, CALIBRATION_BINS, -1).sum(axis=1) / total
-        made = {"log_loss": means[:labels], "brier": means[labels:], "calibration_error": distance}
-        if ranked:
-            found = [rank_scores(ranking, weights) for ranking in rankings]
-            made["auc"] = np.stack([f.auc for f in found])
-            made["average_precision"] = np.stack([f.average_precision for f in found])
-            made |= {name: np.stack([f.sensitivity[i] for f in found]) for i, name in enumerate(SENSITIVITIES)}
-        for metric, values in made.items():
-            parts.setdefault(metric, []).append(values)
+    with ThreadPoolExecutor(labels) as threads:
+        for weights in draw_weights(count, draws, seed):
+            total = rows @ weights
+            means = sums @ weights / total
+            distance = np.abs(gaps @ weights).reshape(labels, CALIBRATION_BINS, -1).sum(axis=1) / total
+            made = {"log_loss": means[:labels], "brier": means[labels:], "calibration_error": distance}
+            if ranked:
+                found = list(threads.map(rank_scores, rankings, repeat(weights)))
+                made["auc"] = np.stack([f.auc for f in found])
+                made["average_precision"] = np.stack([f.average_precision for f in found])
+                made |= {name: np.stack([f.sensitivity[i] for f in found]) for i, name in enumerate(SENSITIVITIES)}
+            for metric, values in made.items():
+                parts.setdefault(metric, []).append(values)
     return {metric: np.concatenate(values, axis=1) for metric, values in parts.items()}
 
 
@@ -247,14 +250,15 @@ def _auc_differences(
     draws: int,
     seed: int,
 ) -> dict[str, Interval]:
-    rankings = [_rankings(y, one, code, count) for one in (p, q)]
+    rankings = _rankings(y, p, code, count) + _rankings(y, q, code, count)
 
     def gaps(weights: FloatArray) -> FloatArray:
-        first, second = ([rank_scores(r, weights).auc for r in of_one] for of_one in rankings)
-        return np.stack(first) - np.stack(second)
+        found = np.stack([one.auc for one in threads.map(rank_scores, rankings, repeat(weights))])
+        return found[: len(LABELS)] - found[len(LABELS) :]
 
-    value = gaps(np.ones((count, 1)))[:, 0]
-    drawn = np.concatenate([gaps(weights) for weights in draw_weights(count, draws, seed)], axis=1)
+    with ThreadPoolExecutor(len(LABELS)) as threads:
+        value = gaps(np.ones((count, 1)))[:, 0]
+        drawn = np.concatenate([gaps(weights) for weights in draw_weights(count, draws, seed)], axis=1)
     found = {}
     for k, name in enumerate(LABELS):
         truth = positive(y[:, k])

@@ -17,16 +17,21 @@ SPECIFICITIES: Final = (0.80, 0.90, 0.95)
 """Specificities at which the sensitivity is told."""
 
 
+_TILE = 2048
+"""Blocks whose sums are computed at once, so that they stay in the processor's cache."""
+
+
 @dataclass(frozen=True)
 class Ranking:
     """One label's rows, sorted by falling probability, as counts (blocks, groups) of positive and negative rows.
 
     A block holds the rows of one probability; neighbouring blocks that hold negative rows alone are one block, for no
-    threshold between them is better than the one above them.
+    threshold between them is better than the one above them. `tiles` are the counts of `_TILE` blocks at a time, and
+    `totals` (2, groups) those of all blocks, positive and negative.
     """
 
-    positive: csr_array
-    negative: csr_array
+    tiles: tuple[tuple[csr_array, csr_array], ...]
+    totals: FloatArray
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,9 @@ def rank(
         found, times = np.unique(block[rows] * count + owner[rows], return_counts=True)
         return csr_array((times.astype(np.float64), (found // count, found % count)), shape=shape)
 
-    return Ranking(counts(is_positive), counts(~is_positive))
+    found, passed = counts(is_positive), counts(~is_positive)
+    tiles = tuple((found[at : at + _TILE], passed[at : at + _TILE]) for at in range(0, shape[0], _TILE))
+    return Ranking(tiles, np.stack([np.bincount(owner[rows], minlength=count) for rows in (is_positive, ~is_positive)]))
 
 
 def rank_scores(ranking: Ranking, weights: npt.ArrayLike) -> RankScores:
@@ -79,24 +86,24 @@ def rank_scores(ranking: Ranking, weights: npt.ArrayLike) -> RankScores:
     specificity is at least the wanted one. Counts are whole numbers, so that their sums are exact.
     """
     by_group = np.asarray(weights, np.float64)
-    found, passed = ranking.positive @ by_group, ranking.negative @ by_group
-    hits, alarms = np.cumsum(found, axis=0), np.cumsum(passed, axis=0)
-    positives, negatives = hits[-1], alarms[-1]
+    positives, negatives = ranking.totals @ by_group
+    hits, alarms = np.zeros_like(positives), np.zeros_like(positives)
+    ordered, average = np.zeros_like(positives), np.zeros_like(positives)
+    caught = np.zeros((len(SPECIFICITIES), len(positives)))
     with np.errstate(invalid="ignore", divide="ignore"):
-        auc = np.einsum("bd,bd->d", passed, hits - found / 2) / (positives * negatives)
-        precision = np.divide(hits, hits + alarms, out=np.zeros_like(hits), where=hits > 0)
-        average = np.einsum("bd,bd->d", found, precision) / positives
-        sensitivity = np.stack([_sensitivity(hits, alarms, wanted) for wanted in SPECIFICITIES])
+        for of_positive, of_negative in ranking.tiles:
+            found, passed = of_positive @ by_group, of_negative @ by_group
+            hit, alarm = hits + np.cumsum(found, axis=0), alarms + np.cumsum(passed, axis=0)
+            ordered += np.einsum("bd,bd->d", passed, hit - found / 2)
+            precision = np.divide(hit, hit + alarm, out=np.zeros_like(hit), where=hit > 0)
+            average += np.einsum("bd,bd->d", found, precision)
+            specificity = (negatives - alarm) / negatives
+            for reached, wanted in zip(caught, SPECIFICITIES, strict=True):
+                if (specificity[0] >= wanted).any():  # it only falls, and so soon that few tiles count
+                    np.maximum(reached, np.where(specificity >= wanted, hit, 0).max(axis=0), out=reached)
+            hits, alarms = hit[-1], alarm[-1]
+        auc, average, sensitivity = ordered / (positives * negatives), average / positives, caught / positives
     undefined = (positives == 0) | (negatives == 0)
     for values in (auc, average, sensitivity):
         values[..., undefined] = np.nan
     return RankScores(auc, average, sensitivity)
-
-
-def _sensitivity(hits: FloatArray, alarms: FloatArray, specificity: float) -> FloatArray:
-    """Return the largest sensitivity with at least `specificity`; calling nothing positive is a threshold, too."""
-    negatives = alarms[-1]
-    allowed = ((negatives - alarms) / negatives >= specificity).sum(axis=0)  # blocks from the top, as alarms only rise
-    reached = np.take_along_axis(hits, np.maximum(allowed - 1, 0)[None, :], axis=0)[0]
-    share: FloatArray = np.where(allowed > 0, reached, 0.0) / hits[-1]
-    return share
