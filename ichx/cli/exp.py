@@ -1,10 +1,11 @@
-"""`ichx exp`: register experiments, list them, look at one."""
+"""`ichx exp`: register experiments, list them, look at one, compare two."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ichx.cli.compared import show_scores
 from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import cell, console, interval, marked, print_json, say, session, table, warn
 from ichx.data.wording import counted
@@ -12,7 +13,7 @@ from ichx.data.wording import counted
 if TYPE_CHECKING:
     from ichx.store import Experiment, ExperimentSummary
 
-app = typer.Typer(help="Experiments: register, list, look.", no_args_is_help=True)
+app = typer.Typer(help="Experiments: register, list, look, compare.", no_args_is_help=True)
 
 
 @app.command("new")
@@ -167,6 +168,54 @@ def show(
     if rows:
         table("runs", ("fold", "attempt", "state", "epochs", "score", "device", "time"), rows)
     console.print(experiment.recipe, end="", markup=False)
+
+
+@app.command("diff")
+def diff(
+    first: Annotated[int, typer.Argument(help="An experiment's number.")],
+    second: Annotated[int, typer.Argument(help="Another's.")],
+    tta: Annotated[
+        str, typer.Option("--tta", help="Views to average: none, or hflip (the slice and its mirror).")
+    ] = "none",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Compare two experiments: values that differ, and their OOF scores, paired over the same patients.
+
+    Example: `ichx exp diff 5 6`
+    """
+    from ichx.recipe import differences, from_toml
+    from ichx.store import marks
+
+    scores = None
+    with session() as (workspace, store):
+        one, two = store.experiment(first), store.experiment(second)
+        recipe = differences(from_toml(one.recipe), from_toml(two.recipe))
+        pins = {
+            name: (getattr(one, name), getattr(two, name))
+            for name in ("dataset", "dataset_version", "label_digest", "fold_set", "fold_digest")
+            if getattr(one, name) != getattr(two, name)
+        }
+        if one.folds_done and two.folds_done and one.label_digest == two.label_digest:
+            from ichx.evaluation.compare import compare_scores
+
+            scores = compare_scores(workspace, store, one, two, tta=tta)
+    if as_json:
+        said = {str(e.number): marks(e) for e in (one, two)}
+        print_json({"recipe": recipe, "pins": pins, "marks": said, "scores": scores})
+        return
+    heads = (f"{first}: {one.name}", f"{second}: {two.name}")
+    rows = [(name, cell(a), cell(b)) for name, (a, b) in (pins | recipe).items()]
+    if rows:
+        table("", ("value", *heads), rows)
+    else:
+        say("their recipes, data and folds are the same")
+    if scores is not None:
+        show_scores(scores, one, two)
+    elif one.label_digest != two.label_digest:
+        say("they have other slices or labels: their scores cannot be compared")
+    else:
+        unrun = [str(e.number) for e in (one, two) if not e.folds_done]
+        say(f"no scores to compare: no fold is finished of experiment {' and '.join(unrun)}")
 
 
 def scored(e: "ExperimentSummary") -> str:
