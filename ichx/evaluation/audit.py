@@ -158,17 +158,7 @@ def _folds(
     fold_set: "FoldSet",
     slices: pd.DataFrame,
 ) -> tuple[str, npt.NDArray[np.int16]]:
-    try:
-        folds = load_folds(workspace, version, fold_set, slices)
-    except (KeyError, ValueError) as error:  # no column of that name, a slice without a fold, a patient with two
-        raise _WrongError(
-            f"the file of the folds {fold_set.name} does not give each slice one fold: {error}"
-        ) from error
-    outside = int(((folds < 0) | (folds >= fold_set.k)).sum())
-    if outside:
-        raise _WrongError(
-            f"the file of the folds {fold_set.name} gives {counted(outside, 'slice')} no fold of {fold_set.k}"
-        )
+    folds = load_folds(workspace, version, fold_set, slices)
     found = fold_digest(slices["slice_id"].to_numpy(object), folds)
     for whose, recorded in (
         (f"the folds {fold_set.name}", fold_set.digest),
