@@ -28,7 +28,7 @@ def show_scores(found: "ScoreComparison", one: "Experiment", two: "Experiment") 
         + [(label, *_difference(made.labels[label]), *_difference(made.auc[label])) for label in LABELS],
         caption=f"paired, over {made.draws:,} draws of patients",
     )
-    console.print(_verdict(made.low, made.high, made.undefined, a, b), markup=False)
+    console.print(_verdict(made, one, two), markup=False)
     if found.disagreements:
         rows = []
         for d in found.disagreements:
@@ -55,10 +55,13 @@ def _difference(found: "Interval | Difference") -> tuple[str, str]:
     return value, f"{found.low:+.5f} to {found.high:+.5f}"
 
 
-def _verdict(low: float | None, high: float | None, undefined: str | None, a: int, b: int) -> str:
+def _verdict(found: "Difference", one: "Experiment", two: "Experiment") -> str:
     """Return what the interval of the difference says in words."""
-    if low is None or high is None:
-        return f"the difference has no interval: {undefined}"
-    if low <= 0 <= high:
+    if one.leaked or two.leaked:
+        return "their folds leak patients: the difference may be what each remembers of them"
+    if found.low is None or found.high is None:
+        return f"the difference has no interval: {found.undefined}"
+    if found.low <= 0 <= found.high:
         return "the interval includes 0: these patients do not tell which is better"
-    return f"experiment {a if high < 0 else b} is better, beyond what the choice of patients explains"
+    better = one if found.high < 0 else two
+    return f"experiment {better.number} is better, beyond what the choice of patients explains"

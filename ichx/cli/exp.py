@@ -1,5 +1,6 @@
 """`ichx exp`: register experiments, list them, look at one, compare two."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -204,7 +205,7 @@ def diff(
         print_json({"recipe": recipe, "pins": pins, "marks": said, "scores": scores})
         return
     heads = (f"{first}: {one.name}", f"{second}: {two.name}")
-    rows = [(name, cell(a), cell(b)) for name, (a, b) in (pins | recipe).items()]
+    rows = [(name, _value(a), _value(b)) for name, (a, b) in (pins | recipe).items()]
     if rows:
         table("", ("value", *heads), rows)
     else:
@@ -216,6 +217,13 @@ def diff(
     else:
         unrun = [str(e.number) for e in (one, two) if not e.folds_done]
         say(f"no scores to compare: no fold is finished of experiment {' and '.join(unrun)}")
+
+
+def _value(value: object) -> str:
+    """Return a recipe's value as TOML has it, texts without quotes; a dash for one that a recipe does not have."""
+    if value is None or isinstance(value, str):
+        return value or "-"
+    return json.dumps(value)
 
 
 def scored(e: "ExperimentSummary") -> str:

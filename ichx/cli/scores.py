@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.render import cell, console, print_json, say, session, table
+from ichx.cli.render import cell, console, interval, print_json, say, session, table
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Bootstrap, Interval
@@ -45,9 +45,15 @@ def scores(
         print_json(card)
         return
     said = f" [{', '.join(card.marks)}]" if card.marks else ""
-    pooled = f"the largest of its slices' probabilities ({pooling})" if pooling == "max" else pooling
-    _show(f"experiment {number}: {card.name}, tta {card.tta}, per slice{said}", card.slices)
-    _show(f"experiment {number}: {card.name}, tta {card.tta}, per study by {pooled}{said}", card.studies)
+    pooled = "the largest of its slices" if pooling == "max" else "noisy_or of its slices"
+    for unit, found in (("per slice", card.slices), (f"per study, {pooled}", card.studies)):
+        low, high = found.log_loss.low, found.log_loss.high
+        told = f", {interval(low, high)}" if low is not None else f" ({found.log_loss.undefined})"
+        _show(
+            f"experiment {number}: {card.name}, tta {card.tta}, {unit}: "
+            f"weighted log loss {cell(found.scores.log_loss)}{told}{said}",
+            found,
+        )
     by_fold = ", ".join(f"{fold}: {cell(value)}" for fold, value in card.folds.items())
     console.print(f"log loss by fold{said}  {by_fold}", markup=False)
     if card.left_out:
@@ -55,17 +61,18 @@ def scores(
 
 
 def _show(title: str, found: "Bootstrap") -> None:
-    """Print one row per label, each score above its interval; what is undefined is a dash, with the reason below."""
-    rows: list[tuple[object, ...]] = [("weighted", "", _told(found.log_loss), *[""] * (len(HEADINGS) - 1))]
+    """Print a column per label, each score above its interval; what is undefined is a dash, with the reason below."""
+    points = found.scores.labels
+    rows: list[tuple[object, ...]] = [("positive", *(f"{point.positives:,}" for point in points))]
     reasons: dict[str, list[str]] = {}
-    for label, point in zip(found.labels, found.scores.labels, strict=True):
-        intervals = [found.labels[label][metric] for metric in HEADINGS]
-        rows.append((label, f"{point.positives:,}", *map(_told, intervals)))
-        for reason in dict.fromkeys(i.undefined for i in intervals if i.undefined):
+    for metric, heading in HEADINGS.items():
+        rows.append((heading, *(_told(of_label[metric]) for of_label in found.labels.values())))
+    for label, of_label in found.labels.items():
+        for reason in dict.fromkeys(i.undefined for i in of_label.values() if i.undefined):
             reasons.setdefault(reason, []).append(label)
     caption = f"{found.scores.count:,} {_many(found)} of {found.patients:,} patients; below each score its "
     caption += f"{found.level:.0%} interval from {found.draws:,} draws of patients"
-    table(title, ("label", "positive", *HEADINGS.values()), rows, caption=caption)
+    table(title, ("", *found.labels), rows, caption=caption)
     for reason, labels in reasons.items():
         console.print(f"{', '.join(labels)}: {reason}", style="dim", markup=False)
 
@@ -74,7 +81,7 @@ def _many(found: "Bootstrap") -> str:
     return "slices" if found.scores.unit == "slice" else "studies"
 
 
-def _told(interval: "Interval") -> str:
-    if interval.low is None or interval.high is None:
-        return f"{cell(interval.value)}\n-"
-    return f"{cell(interval.value)}\n{interval.low:.4f}-{interval.high:.4f}"
+def _told(found: "Interval") -> str:
+    if found.low is None or found.high is None:
+        return f"{cell(found.value)}\n-"
+    return f"{cell(found.value)}\n{found.low:.4f}-{found.high:.4f}"
