@@ -230,7 +230,7 @@ def _predictions(
     fold: int,
     stored: "list[Prediction]",
 ) -> tuple[str, None]:
-    ids = slices["slice_id"].to_numpy(object)
+    ids = pd.Index(slices["slice_id"].to_numpy(object))
     problems, views, digests = [], [], []
     missing = sorted(set(VIEWS) - {p.view for p in stored})
     if missing:
@@ -270,8 +270,7 @@ def _predictions(
 
 
 def _recorded_score(prediction: "Prediction", view: Predictions, slices: pd.DataFrame) -> list[str]:
-    row_of = dict(zip(slices["slice_id"], range(len(slices)), strict=True))
-    rows = [row_of[i] for i in view.slice_ids]
+    rows = pd.Index(slices["slice_id"]).get_indexer(pd.Index(view.slice_ids))
     found = score(slices[list(LABELS)].to_numpy(np.float64)[rows], probabilities(view.logits))
     if _same(found, prediction.score):
         return []

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from ichx.data.wording import counted
 from ichx.errors import IchxError
@@ -92,10 +93,9 @@ def compare_scores(
 
 def _common(one: OofTable, two: OofTable) -> tuple[Any, Any]:
     """Return the rows of `one` and the rows of `two` that are the same slices, in the order of `one`."""
-    row_of = {slice_id: row for row, slice_id in enumerate(two.slice_ids)}
-    pairs = [(row, row_of[i]) for row, i in enumerate(one.slice_ids) if i in row_of]
-    found = np.array(pairs, np.int64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
+    other = pd.Index(two.slice_ids).get_indexer(pd.Index(one.slice_ids))
+    rows = np.flatnonzero(other >= 0)
+    return rows, other[rows]
 
 
 def _disagreements(ids: Any, labels: FloatArray, p: FloatArray, q: FloatArray) -> tuple[Disagreement, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from ichx.data.dataset import load_folds, load_version
 from ichx.data.predictions import Predictions, read_predictions
@@ -78,7 +79,7 @@ def read_oof(
     fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
     assigned = load_folds(workspace, version, fold_set, dataset.slices)
     ids = dataset.slices["slice_id"].to_numpy(dtype=object)
-    row_of = {slice_id: row for row, slice_id in enumerate(ids)}
+    index = pd.Index(ids)
 
     predicted = np.full((len(ids), len(LABELS)), np.nan)
     stored = store.predictions(experiment.number, role="oof")
@@ -86,13 +87,12 @@ def read_oof(
     for fold in folds:
         views = [read_view(workspace, stored, fold, view, experiment.number) for view in TTA_VIEWS[tta]]
         recorded = next(p.slices for p in stored if p.fold == fold)
-        problems = fold_problems(views[0].slice_ids, ids, assigned, fold, recorded)
+        problems = fold_problems(views[0].slice_ids, index, assigned, fold, recorded)
         raise_problems(
             [f"experiment {experiment.number}, fold {fold}: {problem}" for problem in problems],
             f"these predictions cannot be trusted; `ichx audit {experiment.number}` checks all of them",
         )
-        rows = np.array([row_of[i] for i in views[0].slice_ids], dtype=np.int64)
-        predicted[rows] = mean_over_views(views)
+        predicted[index.get_indexer(pd.Index(views[0].slice_ids))] = mean_over_views(views)
     if not folds:
         raise IchxError(
             f"experiment {experiment.number} has no finished fold", f"run it first: `ichx run {experiment.number}`"
@@ -112,7 +112,7 @@ def read_oof(
 
 def fold_problems(
     predicted: npt.NDArray[np.object_],
-    slice_ids: npt.NDArray[np.object_],
+    slice_ids: "pd.Index[str]",
     folds: npt.NDArray[np.int16],
     fold: int,
     recorded: int,
@@ -123,27 +123,27 @@ def fold_problems(
     `fold`: it trained on all others. Fewer than the fold's slices are no problem where as many were recorded, as
     some cannot be decoded.
     """
-    fold_of = dict(zip(slice_ids, folds, strict=True))
-    unique, first, times = np.unique(predicted.astype(str), return_index=True, return_counts=True)
-    once = predicted[np.sort(first)]
-    unknown = [str(i) for i in once if i not in fold_of]
-    trained = [str(i) for i in once if fold_of.get(i, fold) != fold]
-    twice = [str(i) for i in unique[times > 1]]
-    problems = []
-    if unknown:
-        problems.append(f"{counted(len(unknown), 'prediction')} of slices that are not in the dataset version, ")
-        problems[-1] += such_as(unknown)
-    if trained:
-        problems.append(f"{counted(len(trained), 'slice')} of other folds, which this one trained on, ")
-        problems[-1] += such_as(trained)
-    if twice:
-        problems.append(f"{counted(len(twice), 'slice')} predicted more than once, {such_as(twice)}")
+    row = slice_ids.get_indexer(pd.Index(predicted))
+    later = np.asarray(pd.Series(predicted).duplicated())
+    unknown = predicted[(row < 0) & ~later]
+    trained = predicted[(row >= 0) & (folds[row] != fold) & ~later]
+    twice = pd.unique(predicted[later])
+    problems = [
+        f"{counted(len(found), one)} {what}, {such_as(map(str, found), len(found))}"
+        for found, one, what in (
+            (unknown, "prediction", "of slices that are not in the dataset version"),
+            (trained, "slice", "of other folds, which this one trained on"),
+            (twice, "slice", "predicted more than once"),
+        )
+        if len(found)
+    ]
     if not problems and len(predicted) != recorded:
-        have = set(predicted)
-        absent = [str(i) for i in slice_ids[folds == fold] if i not in have]
+        wanted = folds == fold
+        wanted[row] = False
+        absent = slice_ids[wanted]
         problems.append(
             f"incomplete: {len(predicted):,} of the {recorded:,} predictions that were recorded; "
-            f"no prediction of {counted(len(absent), 'slice')}, {such_as(absent)}"
+            f"no prediction of {counted(len(absent), 'slice')}, {such_as(map(str, absent), len(absent))}"
         )
     return problems
 
