@@ -147,6 +147,12 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
     return flat
 
 
+def differences(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Return the values that differ by name, in the first's order; None stands for one that a recipe does not have."""
+    one, two = flatten(first), flatten(second)
+    return {name: (one.get(name), two.get(name)) for name in one | two if one.get(name) != two.get(name)}
+
+
 def digest(recipe: Recipe) -> str:
     """Return 16 hex digits that two recipes share exactly when they are equal."""
     text = json.dumps(dataclasses.asdict(recipe), sort_keys=True)

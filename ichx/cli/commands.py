@@ -15,7 +15,10 @@ COMMANDS = {
     "exp": "exp:app",
     "run": "run:run",
     "tune": "tune:tune",
+    "audit": "audit:audit",
+    "scores": "scores:scores",
     "ensemble": "ensemble:ensemble",
+    "submit": "submit:app",
     "report": "report:report",
 }
 """Each command, or group of commands, and where in `ichx.cli` it is declared."""

@@ -1,18 +1,20 @@
-"""`ichx exp`: register experiments, list them, look at one."""
+"""`ichx exp`: register experiments, list them, look at one, compare two."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ichx.cli.compared import show_scores
 from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import cell, console, marked, print_json, say, session, table, warn
+from ichx.cli.render import cell, console, interval, marked, print_json, say, session, table, warn
 from ichx.data.wording import counted
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, ExperimentSummary
 
-app = typer.Typer(help="Experiments: register, list, look.", no_args_is_help=True)
+app = typer.Typer(help="Experiments: register, list, look, compare.", no_args_is_help=True)
 
 
 @app.command("new")
@@ -169,6 +171,61 @@ def show(
     console.print(experiment.recipe, end="", markup=False)
 
 
+@app.command("diff")
+def diff(
+    first: Annotated[int, typer.Argument(help="An experiment's number.")],
+    second: Annotated[int, typer.Argument(help="Another's.")],
+    tta: Annotated[
+        str, typer.Option("--tta", help="Views to average: none, or hflip (the slice and its mirror).")
+    ] = "none",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Compare two experiments: values that differ, and their OOF scores, paired over the same patients.
+
+    Example: `ichx exp diff 5 6`
+    """
+    from ichx.recipe import differences, from_toml
+    from ichx.store import marks
+
+    scores = None
+    with session() as (workspace, store):
+        one, two = store.experiment(first), store.experiment(second)
+        recipe = differences(from_toml(one.recipe), from_toml(two.recipe))
+        pins = {
+            name: (getattr(one, name), getattr(two, name))
+            for name in ("dataset", "dataset_version", "label_digest", "fold_set", "fold_digest")
+            if getattr(one, name) != getattr(two, name)
+        }
+        if one.folds_done and two.folds_done and one.label_digest == two.label_digest:
+            from ichx.evaluation.compare import compare_scores
+
+            scores = compare_scores(workspace, store, one, two, tta=tta)
+    if as_json:
+        said = {str(e.number): marks(e) for e in (one, two)}
+        print_json({"recipe": recipe, "pins": pins, "marks": said, "scores": scores})
+        return
+    heads = (f"{first}: {one.name}", f"{second}: {two.name}")
+    rows = [(name, _value(a), _value(b)) for name, (a, b) in (pins | recipe).items()]
+    if rows:
+        table("", ("value", *heads), rows)
+    else:
+        say("their recipes, data and folds are the same")
+    if scores is not None:
+        show_scores(scores, one, two)
+    elif one.label_digest != two.label_digest:
+        say("they have other slices or labels: their scores cannot be compared")
+    else:
+        unrun = [str(e.number) for e in (one, two) if not e.folds_done]
+        say(f"no scores to compare: no fold is finished of experiment {' and '.join(unrun)}")
+
+
+def _value(value: object) -> str:
+    """Return a recipe's value as TOML has it, texts without quotes; a dash for one that a recipe does not have."""
+    if value is None or isinstance(value, str):
+        return value or "-"
+    return json.dumps(value)
+
+
 def scored(e: "ExperimentSummary") -> str:
     """Return the score with its spread over folds and the marks that must follow it everywhere."""
     if e.score is None:
@@ -182,10 +239,22 @@ def _pinned(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
     return [
         ("dataset", f"{e.dataset} version {e.dataset_version}, labels {e.label_digest[:12]}"),
         ("folds", f"{e.folds_done} of {e.folds} done, {e.fold_set}, digest {e.fold_digest[:12]}{leaks}"),
-        ("OOF score", scored(e) + (f"; with hflip {cell(e.score_tta)}" if e.score_tta is not None else "")),
+        ("OOF score", _score_told(e)),
         ("recipe", e.recipe_digest),
         ("created", cell(e.created)),
     ]
+
+
+def _score_told(e: "Experiment") -> str:
+    """Return the score as `scored` does, with its interval, and what it is with hflip."""
+    if e.score is None:
+        return "-"
+    plain = interval(e.score_low, e.score_high)
+    told = scored(e) + (f"; 95 % interval over patients {plain}" if plain else "")
+    if e.score_tta is None:
+        return told
+    flipped = interval(e.score_tta_low, e.score_tta_high)
+    return f"{told}; with hflip {cell(e.score_tta)}" + (f", {flipped}" if flipped else "") + marked(e)
 
 
 def _took(seconds: float) -> str:

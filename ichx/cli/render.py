@@ -56,6 +56,11 @@ def cell(value: object) -> str:
     return str(value)
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """Return `0.05123 to 0.06544`, or nothing where there is no interval."""
+    return "" if low is None or high is None else f"{cell(low)} to {cell(high)}"
+
+
 def marked(scored: "ExperimentSummary | Ensemble") -> str:
     """Return the marks that must follow a score everywhere, in brackets after a space; nothing where there are none."""
     from ichx.store import marks

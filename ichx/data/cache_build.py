@@ -116,6 +116,12 @@ def ensure_cache(
     return build_caches(source, slices, plans, processes=processes, progress=progress)[0]
 
 
+def find_cache(cache_dir: Path, name: str, slices: pd.DataFrame, spec: CacheSpec) -> Cache | None:
+    """Return the finished cache that `ensure_cache` would return, or None where it would have to build."""
+    (plan,) = plan_caches(cache_dir, name, slices, [spec])
+    return Cache(plan.folder) if plan.complete else None
+
+
 def build_caches(
     source: Path,
     slices: pd.DataFrame,

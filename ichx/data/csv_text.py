@@ -58,12 +58,12 @@ def objects(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.object_]:
     return np.asarray(column.to_numpy(zero_copy_only=False), object)
 
 
-def numbers(texts: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """Return the column as numbers, NaN where a text is none."""
+def numbers(texts: pa.ChunkedArray, kind: pa.DataType | None = None) -> npt.NDArray[Any]:
+    """Return the column as numbers of `kind` (float32), NaN where a text is none."""
+    kind = kind or pa.float32()
     trimmed = pc.utf8_trim_whitespace(texts)
     try:
-        found = np.asarray(pc.cast(trimmed, pa.float32()))
+        return np.asarray(pc.cast(trimmed, kind))
     except pa.ArrowInvalid:
         good = pc.match_substring_regex(trimmed, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
-        found = np.asarray(pc.cast(pc.if_else(good, trimmed, "nan"), pa.float32()))
-    return np.asarray(found, np.float32)
+        return np.asarray(pc.cast(pc.if_else(good, trimmed, "nan"), kind))

@@ -197,12 +197,26 @@ def load_folds(
 ) -> npt.NDArray[np.int16]:
     """Return the fold of each row of the version's `LoadedDataset.slices`, (n,); these are read where not given.
 
-    Raises `IchxError` where the fold file or the catalog is gone.
+    Raises `IchxError` where the fold file or the catalog is gone, and where it does not give each slice one fold.
     """
     slices = load_version(workspace, version).slices if slices is None else slices
     folds = _read(workspace, version, folds_file(fold_set.name), pd.read_parquet)
     owner = "slice_id" if "slice_id" in folds else "patient"
-    return folds.set_index(owner)["fold"].reindex(slices[owner]).to_numpy(np.int16)
+    if not {owner, "fold"} <= set(folds) or folds[owner].duplicated().any():
+        raise _broken_folds(version, fold_set, f"it does not give each {owner} one fold")
+    found = folds.set_index(owner)["fold"].reindex(slices[owner])
+    without = slices["slice_id"].to_numpy(object)[~found.between(0, fold_set.k - 1).to_numpy()]
+    if len(without):
+        told = f"{counted(len(without), 'slice')} in none of its {fold_set.k} folds, {such_as(map(str, without))}"
+        raise _broken_folds(version, fold_set, told)
+    return found.to_numpy(np.int16)
+
+
+def _broken_folds(version: DatasetVersion, fold_set: FoldSet, told: str) -> IchxError:
+    return IchxError(
+        f"the file of the folds {fold_set.name} of {version.dataset} version {version.number} was changed: {told}",
+        "restore the file from a backup, or make a new version with `ichx data add`",
+    )
 
 
 def folds_file(name: str) -> str:

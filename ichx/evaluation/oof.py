@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from ichx.data.dataset import load_folds, load_version
 from ichx.data.predictions import Predictions, read_predictions
-from ichx.errors import IchxError
+from ichx.data.wording import counted, such_as
+from ichx.errors import IchxError, raise_problems
 from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.labels import LABELS
 
@@ -29,7 +31,7 @@ class OofTable:
     """The OOF predictions of an experiment, in the dataset's row order.
 
     `slice_ids` (N,), `folds` (N,), `labels` and `probabilities` (N, 6) float64; `left_out` counts slices of these folds
-    without a prediction, whose pixels could not be decoded.
+    without a prediction, whose pixels could not be decoded; `patients` and `studies` (N,) are the catalog's ids.
     """
 
     slice_ids: npt.NDArray[np.object_]
@@ -37,6 +39,8 @@ class OofTable:
     labels: FloatArray
     probabilities: FloatArray
     left_out: int
+    patients: npt.NDArray[np.object_]
+    studies: npt.NDArray[np.object_]
 
     @property
     def score(self) -> float:
@@ -67,35 +71,28 @@ def read_oof(
 ) -> OofTable:
     """Return the OOF table of the experiment's finished folds (of `only` these), averaged over the views of `tta`.
 
-    Raises `IchxError` when there is none, when a slice is predicted twice, or by a fold that trained on its patient.
+    Raises `IchxError` when there is none; when predictions that were recorded are missing, a slice is predicted twice,
+    or by a fold that trained on its patient; each with a count and examples.
     """
     version = store.version_by_id(experiment.version_id)
     dataset = load_version(workspace, version)
     fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
     assigned = load_folds(workspace, version, fold_set, dataset.slices)
     ids = dataset.slices["slice_id"].to_numpy(dtype=object)
-    row_of = {slice_id: row for row, slice_id in enumerate(ids)}
+    index = pd.Index(ids)
 
     predicted = np.full((len(ids), len(LABELS)), np.nan)
     stored = store.predictions(experiment.number, role="oof")
     folds = sorted({p.fold for p in stored if only is None or p.fold in only})
     for fold in folds:
         views = [read_view(workspace, stored, fold, view, experiment.number) for view in TTA_VIEWS[tta]]
-        rows = np.array([row_of.get(i, -1) for i in views[0].slice_ids], dtype=np.int64)
-        name = f"experiment {experiment.number}, fold {fold}"
-        if (rows < 0).any():
-            raise IchxError(
-                f"{name}: {int((rows < 0).sum())} predictions are not in {version.dataset} version {version.number}",
-                f"run `ichx run {experiment.number} --fold {fold}` again",
-            )
-        wrong = int((assigned[rows] != fold).sum())
-        twice = len(rows) - len(np.unique(rows))
-        if wrong or twice:
-            raise IchxError(
-                f"{name}: {wrong} OOF predictions belong to other folds and {twice} slices are predicted twice",
-                "these predictions cannot be trusted; clone the experiment and run it anew",
-            )
-        predicted[rows] = mean_over_views(views)
+        recorded = next(p.slices for p in stored if p.fold == fold)
+        problems = fold_problems(views[0].slice_ids, index, assigned, fold, recorded)
+        raise_problems(
+            [f"experiment {experiment.number}, fold {fold}: {problem}" for problem in problems],
+            f"these predictions cannot be trusted; `ichx audit {experiment.number}` checks all of them",
+        )
+        predicted[index.get_indexer(pd.Index(views[0].slice_ids))] = mean_over_views(views)
     if not folds:
         raise IchxError(
             f"experiment {experiment.number} has no finished fold", f"run it first: `ichx run {experiment.number}`"
@@ -108,7 +105,47 @@ def read_oof(
         labels=labels[have],
         probabilities=predicted[have],
         left_out=int((np.isin(assigned, folds) & ~have).sum()),
+        patients=dataset.slices["patient"].to_numpy(dtype=object)[have],
+        studies=dataset.slices["study"].to_numpy(dtype=object)[have],
     )
+
+
+def fold_problems(
+    predicted: npt.NDArray[np.object_],
+    slice_ids: "pd.Index[str]",
+    folds: npt.NDArray[np.int16],
+    fold: int,
+    recorded: int,
+) -> list[str]:
+    """Return what is wrong with a fold that predicted the slices `predicted`, each with a count and examples.
+
+    It must be `recorded` slices, each once, each one of the dataset's `slice_ids` (N,) that `folds` (N,) gives to
+    `fold`: it trained on all others. Fewer than the fold's slices are no problem where as many were recorded, as
+    some cannot be decoded.
+    """
+    row = slice_ids.get_indexer(pd.Index(predicted))
+    later = np.asarray(pd.Series(predicted).duplicated())
+    unknown = predicted[(row < 0) & ~later]
+    trained = predicted[(row >= 0) & (folds[row] != fold) & ~later]
+    twice = pd.unique(predicted[later])
+    problems = [
+        f"{counted(len(found), one)} {what}, {such_as(map(str, found), len(found))}"
+        for found, one, what in (
+            (unknown, "prediction", "of slices that are not in the dataset version"),
+            (trained, "slice", "of other folds, which this one trained on"),
+            (twice, "slice", "predicted more than once"),
+        )
+        if len(found)
+    ]
+    if not problems and len(predicted) != recorded:
+        wanted = folds == fold
+        wanted[row] = False
+        absent = slice_ids[wanted]
+        problems.append(
+            f"incomplete: {len(predicted):,} of the {recorded:,} predictions that were recorded; "
+            f"no prediction of {counted(len(absent), 'slice')}, {such_as(map(str, absent), len(absent))}"
+        )
+    return problems
 
 
 def read_view(workspace: "Workspace", stored: "list[Prediction]", fold: int, view: str, experiment: int) -> Predictions:

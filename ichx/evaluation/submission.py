@@ -2,19 +2,20 @@
 
 import os
 import secrets
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 
-from ichx.data.label_csv import SampleTable, read_sample
+from ichx.data.csv_text import numbers, objects, read_texts
+from ichx.data.label_csv import SampleTable
+from ichx.data.wording import EXAMPLES, counted, such_as
 from ichx.errors import IchxError, raise_problems
 from ichx.evaluation.metric import FloatArray
 from ichx.labels import LABELS
-
-_AS_NUMBERS = pyarrow.csv.ConvertOptions(column_types={"Label": pa.float64()})
 
 
 def write_submission(path: Path, sample: SampleTable, images: npt.NDArray[np.object_], predicted: FloatArray) -> None:
@@ -42,7 +43,7 @@ def write_submission(path: Path, sample: SampleTable, images: npt.NDArray[np.obj
                 handle.write("\n".join(lines) + "\n")
                 handle.flush()
                 os.fsync(handle.fileno())
-            check_submission(draft, sample)
+            check_submission(draft, sample, path.name)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
@@ -50,21 +51,61 @@ def write_submission(path: Path, sample: SampleTable, images: npt.NDArray[np.obj
         raise IchxError(f"cannot write {path}: {error.strerror}", "free some space or choose another --out") from error
 
 
-def check_submission(path: Path, sample: SampleTable) -> None:
-    """Raise `IchxError` with everything that keeps the CSV at `path` from being a submission for `sample`."""
-    table = read_sample(path)
+def check_submission(path: Path, sample: SampleTable, name: str | None = None) -> None:
+    """Raise `IchxError` with everything that keeps the CSV at `path` from being a submission for `sample`.
+
+    It is called `name` in there, or what it is called.
+    """
+    problems = submission_problems(path, sample)
+    raise_problems([f"{name or path.name}: {problem}" for problem in problems], "write it anew with `ichx ensemble`")
+
+
+def submission_problems(path: Path, sample: SampleTable) -> list[str]:
+    """Return everything that keeps the CSV at `path` from being a submission for `sample`, with counts and examples.
+
+    It must have the columns `ID,Label`, exactly the sample's ids, each once, in its order, and probabilities. Raises
+    `IchxError` where there is no file, or none that can be read as CSV.
+    """
+    table = read_texts(path, "a submission", "`ID,Label` with the ids of the sample submission")
+    if table.column_names != ["ID", "Label"]:
+        return [f"its columns are {', '.join(table.column_names)} instead of ID, Label"]
+    return _id_problems(objects(table["ID"]), sample) + _value_problems(table["ID"], table["Label"])
+
+
+def _id_problems(ids: npt.NDArray[np.object_], sample: SampleTable) -> list[str]:
+    if np.array_equal(ids, sample.ids):
+        return []
+    wanted, times = set(sample.ids), Counter(ids)
     problems = []
-    if not np.array_equal(table.ids, sample.ids):
-        different = len(set(table.ids) ^ set(sample.ids))
-        problems.append(
-            f"{different} ids differ from the sample's" if different else "the ids are not in the sample's order"
-        )
-    try:
-        values = pyarrow.csv.read_csv(path, convert_options=_AS_NUMBERS).column("Label").to_numpy()
-    except pa.ArrowInvalid as error:
-        problems.append(f"not every Label is a number: {error}")
-        values = np.empty(0)
-    bad = int((~((values >= 0) & (values <= 1))).sum())
-    if bad:
-        problems.append(f"{bad} values are no probabilities in 0..1")
-    raise_problems([f"{path.name}: {problem}" for problem in problems], "write it anew with `ichx ensemble`")
+    for what, found in (
+        ("{} of the sample missing", [i for i in sample.ids if i not in times]),
+        ("{} that the sample does not have", [i for i in times if i not in wanted]),
+        ("{} more than once", [i for i, count in times.items() if count > 1]),
+    ):
+        if found:
+            problems.append(f"{what.format(counted(len(found), 'id'))}, {such_as(map(repr, found))}")
+    if not problems:
+        moved = np.flatnonzero(ids != sample.ids)
+        such = [f"line {i + 2} has {ids[i]!r} where the sample has {sample.ids[i]!r}" for i in moved[:EXAMPLES]]
+        problems.append(f"{counted(len(moved), 'id')} not in the sample's order, {such_as(such, len(moved))}")
+    return problems
+
+
+def _value_problems(ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> list[str]:
+    values = numbers(texts, pa.float64())
+    trimmed = pc.utf8_trim_whitespace(texts)
+    empty = np.asarray(pc.equal(trimmed, ""))
+    nan = np.asarray(pc.equal(pc.utf8_lower(trimmed), "nan"))
+    outside = np.isfinite(values) & ((values < 0) | (values > 1))
+    problems = []
+    for what, bad in (
+        ("without a value", empty),
+        ("whose value is NaN", nan),
+        ("whose value is no number", ~np.isfinite(values) & ~empty & ~nan),
+        ("whose value is outside 0..1", outside),
+    ):
+        rows = np.flatnonzero(bad)
+        if len(rows):
+            such = [f"line {i + 2} ({ids[int(i)].as_py()}): {texts[int(i)].as_py()!r}" for i in rows[:EXAMPLES]]
+            problems.append(f"{counted(len(rows), 'id')} {what}, {such_as(such, len(rows))}")
+    return problems

@@ -16,6 +16,7 @@ from ichx.store.snapshots import (
     PredictionDraft,
     Run,
     RunDraft,
+    ScoreDraft,
     VersionDraft,
     marks,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "PredictionDraft",
     "Run",
     "RunDraft",
+    "ScoreDraft",
     "Store",
     "VersionDraft",
     "marks",

@@ -42,6 +42,10 @@ _REST = (
     experiment.c.fold_set_id,
     experiment.c.fold_digest,
     experiment.c.epochs,
+    experiment.c.score_low,
+    experiment.c.score_high,
+    experiment.c.score_tta_low,
+    experiment.c.score_tta_high,
 )
 
 

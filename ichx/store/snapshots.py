@@ -162,7 +162,7 @@ class ExperimentSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(ExperimentSummary):
-    """Everything recorded of an experiment."""
+    """Everything recorded of an experiment; `low` and `high` bound the scores' 95 % intervals over patients."""
 
     recipe: str
     recipe_digest: str
@@ -171,6 +171,20 @@ class Experiment(ExperimentSummary):
     fold_set_id: int
     fold_digest: str
     epochs: int
+    score_low: float | None
+    score_high: float | None
+    score_tta_low: float | None
+    score_tta_high: float | None
+
+
+@dataclass(frozen=True)
+class ScoreDraft:
+    """An OOF score to be recorded: its `spread` over folds, and `low` and `high` of its interval over patients."""
+
+    score: float | None = None
+    spread: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)

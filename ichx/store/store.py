@@ -30,6 +30,7 @@ from ichx.store.snapshots import (
     PredictionDraft,
     Run,
     RunDraft,
+    ScoreDraft,
     VersionDraft,
 )
 from ichx.workspace import Workspace
@@ -136,17 +137,11 @@ class Store:
         with database.reading(self._engine) as connection:
             return experiments.count_experiments(connection, dataset, kind, parent)
 
-    def set_scores(
-        self,
-        number: int,
-        *,
-        score: float | None,
-        spread: float | None,
-        score_tta: float | None,
-        spread_tta: float | None,
-    ) -> None:
-        """Record an experiment's OOF scores and their spreads over folds; None is not known."""
-        scores = {"score": score, "spread": spread, "score_tta": score_tta, "spread_tta": spread_tta}
+    def set_scores(self, number: int, plain: ScoreDraft, tta: ScoreDraft) -> None:
+        """Record an experiment's OOF scores, without and with test-time augmentation; None is not known."""
+        scores = {"score": plain.score, "spread": plain.spread, "score_low": plain.low, "score_high": plain.high}
+        scores |= {"score_tta": tta.score, "spread_tta": tta.spread}
+        scores |= {"score_tta_low": tta.low, "score_tta_high": tta.high}
         wrong = {name: value for name, value in scores.items() if value is not None and not math.isfinite(value)}
         if wrong:
             raise ValueError(f"a score must be finite, not {wrong}")

@@ -120,6 +120,10 @@ experiment = Table(
     Column("spread", Float),
     Column("score_tta", Float),
     Column("spread_tta", Float),
+    Column("score_low", Float),
+    Column("score_high", Float),
+    Column("score_tta_low", Float),
+    Column("score_tta_high", Float),
     Column("recipe_digest", String(128), nullable=False),
     Column("recipe", Text, nullable=False),  # last: a listing never reads the page it may spill to
 )

@@ -23,6 +23,7 @@ from ichx.store import (
     FoldDraft,
     PredictionDraft,
     RunDraft,
+    ScoreDraft,
     Store,
     VersionDraft,
     marks,
@@ -176,7 +177,7 @@ class StoreContract:
             lambda: store.version_by_id(99),
             lambda: store.test_sets("trian"),
             lambda: store.experiment(1),
-            lambda: store.set_scores(1, score=0.1, spread=None, score_tta=None, spread_tta=None),
+            lambda: store.set_scores(1, ScoreDraft(0.1), ScoreDraft()),
             lambda: store.start_run(run_draft()),
             lambda: store.heartbeat(1),
             lambda: store.finish_run(1, "done"),
@@ -251,11 +252,18 @@ class StoreContract:
     def test_scores_are_kept(self, store: Store, version: DatasetVersion) -> None:
         """A score that is no number is the caller's bug."""
         store.add_experiments([experiment_draft(version)])
-        store.set_scores(1, score=0.0731, spread=0.004, score_tta=0.07, spread_tta=None)
+        store.set_scores(1, ScoreDraft(0.0731, 0.004, 0.07, 0.08), ScoreDraft(0.07))
         found = store.experiments()[0]
         assert (found.score, found.spread, found.score_tta, found.spread_tta) == (0.0731, 0.004, 0.07, None)
+        whole = store.experiment(1)
+        assert (whole.score_low, whole.score_high, whole.score_tta_low, whole.score_tta_high) == (
+            0.07,
+            0.08,
+            None,
+            None,
+        )
         with pytest.raises(ValueError, match="finite"):
-            store.set_scores(1, score=math.nan, spread=None, score_tta=None, spread_tta=None)
+            store.set_scores(1, ScoreDraft(math.nan), ScoreDraft())
         assert store.experiment(1).score == 0.0731
 
     def test_a_live_run_holds_its_fold(self, store: Store, version: DatasetVersion) -> None:
@@ -391,7 +399,7 @@ class StoreContract:
         made = store.add_experiments(drafts)
         assert [(e.leaked, e.fold_set) for e in made] == [(False, "default")] * 2 + [(True, "theirs")] * 2
         assert [e.leaked for e in store.experiments(kind=None)] == [True, True, False, False]
-        store.set_scores(3, score=0.1, spread=None, score_tta=None, spread_tta=None)
+        store.set_scores(3, ScoreDraft(0.1), ScoreDraft())
         assert store.experiment(3).leaked
         assert [marks(e) for e in made[1:]] == [
             ("partial (0 of 3 folds)",),

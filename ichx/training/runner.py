@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from ichx.data.predictions import VIEWS
 from ichx.errors import IchxError
-from ichx.evaluation.oof import read_oof
+from ichx.evaluation.bootstrap import loss_interval
+from ichx.evaluation.oof import OofTable, read_oof
 from ichx.recipe import from_toml
-from ichx.store import marks
+from ichx.store import ScoreDraft, marks
 from ichx.training.device import choose_hardware
 from ichx.training.events import RunEvents
 from ichx.training.fold import FoldRun, RunOptions, missing_tests
@@ -101,5 +102,9 @@ def _update_scores(workspace: "Workspace", store: "Store", number: int) -> None:
     experiment = store.experiment(number)
     if not store.predictions(number, role="oof"):
         return
-    plain, flipped = (read_oof(workspace, store, experiment, tta) for tta in ("none", "hflip"))
-    store.set_scores(number, score=plain.score, spread=plain.spread, score_tta=flipped.score, spread_tta=flipped.spread)
+    store.set_scores(number, *(_score(read_oof(workspace, store, experiment, tta)) for tta in ("none", "hflip")))
+
+
+def _score(oof: OofTable) -> ScoreDraft:
+    interval = loss_interval(oof.labels, oof.probabilities, oof.patients)
+    return ScoreDraft(score=oof.score, spread=oof.spread, low=interval.low, high=interval.high)

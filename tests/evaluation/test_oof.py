@@ -13,7 +13,7 @@ from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import OofTable, mean_over_views, read_oof
 from ichx.labels import LABELS
-from ichx.store import Store, open_store
+from ichx.store import PredictionDraft, Store, open_store
 from ichx.workspace import Workspace, open_workspace
 
 
@@ -79,15 +79,44 @@ def test_a_fold_that_is_not_finished_is_not_in_the_table(place: tuple[Workspace,
     workspace, store = place
     table = read_oof(workspace, store, store.experiment(1))
     inside = table.folds == 0
-    only = OofTable(table.slice_ids[inside], table.folds[inside], table.labels[inside], table.probabilities[inside], 0)
+    only = OofTable(
+        slice_ids=table.slice_ids[inside],
+        folds=table.folds[inside],
+        labels=table.labels[inside],
+        probabilities=table.probabilities[inside],
+        left_out=0,
+        patients=table.patients[inside],
+        studies=table.studies[inside],
+    )
     assert list(only.fold_scores) == [0]
     assert only.spread is None
 
 
-def test_slices_without_a_prediction_are_counted(place: tuple[Workspace, Store]) -> None:
+def test_an_incomplete_table_is_refused(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     whole = read_oof(workspace, store, store.experiment(1))
-    rewrite(workspace, 0, np.arange(3, int((whole.folds == 0).sum())))
+    before = int((whole.folds == 0).sum())
+    rewrite(workspace, 0, np.arange(3, before))
+    with pytest.raises(IchxError) as caught:
+        read_oof(workspace, store, store.experiment(1))
+    absent = "; ".join(whole.slice_ids[whole.folds == 0][:3])
+    assert caught.value.problem == (
+        f"experiment 1, fold 0: incomplete: {before - 3} of the {before} predictions that were recorded; "
+        f"no prediction of 3 slices, namely {absent}"
+    )
+
+
+def test_slices_that_were_never_predicted_are_counted(place: tuple[Workspace, Store]) -> None:
+    """As many as could be decoded were recorded."""
+    workspace, store = place
+    whole = read_oof(workspace, store, store.experiment(1))
+    before = int((whole.folds == 0).sum())
+    rewrite(workspace, 0, np.arange(3, before))
+    drafts = [p for p in store.predictions(1, role="oof") if p.fold == 0]
+    names = [field.name for field in dataclasses.fields(PredictionDraft)]
+    store.add_predictions(
+        [PredictionDraft(**{name: getattr(p, name) for name in names} | {"slices": before - 3}) for p in drafts]
+    )
     table = read_oof(workspace, store, store.experiment(1))
     assert (table.left_out, len(table.labels)) == (3, len(whole.labels) - 3)
 
@@ -97,7 +126,7 @@ def test_predictions_of_another_fold_are_refused(place: tuple[Workspace, Store])
     workspace, store = place
     for view in ("identity", "hflip"):
         oof_file(workspace, 0, view).write_bytes(oof_file(workspace, 1, view).read_bytes())
-    with pytest.raises(IchxError, match="OOF predictions belong to other folds") as caught:
+    with pytest.raises(IchxError, match="slices of other folds, which this one trained on, such as ") as caught:
         read_oof(workspace, store, store.experiment(1))
     assert caught.value.problem.startswith("experiment 1, fold 0: ")
 
@@ -105,7 +134,7 @@ def test_predictions_of_another_fold_are_refused(place: tuple[Workspace, Store])
 def test_a_slice_predicted_twice_is_refused(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     rewrite(workspace, 1, [0, 1, 1, 2])
-    with pytest.raises(IchxError, match="1 slices are predicted twice"):
+    with pytest.raises(IchxError, match="1 slice predicted more than once, namely "):
         read_oof(workspace, store, store.experiment(1))
 
 
@@ -116,9 +145,11 @@ def test_unknown_slices_are_refused(place: tuple[Workspace, Store]) -> None:
         ids = old.slice_ids.copy()
         ids[:2] = ["ID_x", "ID_y"]
         write_predictions(oof_file(workspace, 0, view), Predictions(ids, old.logits))
-    with pytest.raises(IchxError, match="2 predictions are not in ph version 1") as caught:
+    with pytest.raises(
+        IchxError, match="2 predictions of slices that are not in the dataset version, namely ID_x; ID_y"
+    ) as caught:
         read_oof(workspace, store, store.experiment(1))
-    assert "ichx run 1 --fold 0" in caught.value.remedy
+    assert "ichx audit 1" in caught.value.remedy
 
 
 def test_views_of_different_slices_are_refused(place: tuple[Workspace, Store]) -> None:

@@ -8,7 +8,7 @@ from full_disk import run_with_limit
 
 from ichx.data.label_csv import SampleTable, read_sample
 from ichx.errors import IchxError
-from ichx.evaluation.submission import check_submission, write_submission
+from ichx.evaluation.submission import check_submission, submission_problems, write_submission
 from ichx.labels import LABELS
 
 IMAGES = ("ID_b", "ID_a", "ID_c_with_bars")
@@ -49,15 +49,23 @@ def test_images_are_matched_by_id_and_not_by_row(sample: SampleTable, tmp_path: 
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -1e-9, 1 + 1e-9])
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (np.nan, "1 id whose value is NaN"),
+        (np.inf, "1 id whose value is no number"),
+        (-1e-9, "1 id whose value is outside"),
+        (1 + 1e-9, "1 id whose value is outside"),
+    ],
+)
 def test_what_is_no_probability_is_refused_and_what_stood_there_stays(
-    sample: SampleTable, tmp_path: Path, bad: float
+    sample: SampleTable, tmp_path: Path, bad: float, told: str
 ) -> None:
     path, predicted = tmp_path / "submission.csv", predictions(sample)
     write_submission(path, sample, sample.images, predicted)
     before = path.read_bytes()
     predicted[1, 2] = bad
-    with pytest.raises(IchxError, match="1 values are no probabilities"):
+    with pytest.raises(IchxError, match=f"submission.csv: {told}"):
         write_submission(path, sample, sample.images, predicted)
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["sample.csv", "submission.csv"]
@@ -77,19 +85,46 @@ def test_missing_doubled_and_foreign_images_are_refused(sample: SampleTable, tmp
     assert not path.exists()
 
 
+def told(path: Path, sample: SampleTable, lines: list[str]) -> list[str]:
+    path.write_text("\n".join(lines) + "\n")
+    return submission_problems(path, sample)
+
+
 def test_a_file_that_was_changed_by_hand_is_told(sample: SampleTable, tmp_path: Path) -> None:
     path = tmp_path / "submission.csv"
     write_submission(path, sample, sample.images, predictions(sample))
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]) + "\n")
-    with pytest.raises(IchxError, match="not in the sample's order"):
+    head, *rows = path.read_text().splitlines()
+    first, second = (row.split(",")[0] for row in rows[:2])
+    assert told(path, sample, [head, *rows]) == []
+    assert told(path, sample, [head, rows[1], rows[0], *rows[2:]]) == [
+        f"2 ids not in the sample's order, namely line 2 has {second!r} where the sample has {first!r}; "
+        f"line 3 has {first!r} where the sample has {second!r}"
+    ]
+    missing, foreign = told(path, sample, [head, *(row.replace("ID_a_", "ID_q_") for row in rows)])
+    assert missing.startswith("6 ids of the sample missing, such as 'ID_a_")
+    assert foreign.startswith("6 ids that the sample does not have, such as 'ID_q_")
+    assert told(path, sample, [head, *rows, rows[0]]) == [f"1 id more than once, namely {first!r}"]
+    assert told(path, sample, [head, *rows[1:]]) == [f"1 id of the sample missing, namely {first!r}"]
+    assert told(path, sample, ["id,probability", *rows]) == ["its columns are id, probability instead of ID, Label"]
+    with pytest.raises(IchxError, match=r"submission\.csv: its columns are id, probability"):
         check_submission(path, sample)
-    path.write_text("\n".join(lines).replace("ID_a_", "ID_q_") + "\n")
-    with pytest.raises(IchxError, match="12 ids differ from the sample's"):
-        check_submission(path, sample)
-    path.write_text("\n".join([lines[0], lines[1].split(",")[0] + ",much", *lines[2:]]) + "\n")
-    with pytest.raises(IchxError, match="number"):
-        check_submission(path, sample)
+
+
+def test_everything_is_told_at_once(sample: SampleTable, tmp_path: Path) -> None:
+    path = tmp_path / "submission.csv"
+    ids = list(sample.ids)
+    values = ["much", "", "nan", "1.5", "-0.1", " 0.25 ", "1e-7", "inf"] + ["0.5"] * (len(ids) - 8)
+    rows = [f"{i},{v}" for i, v in zip(ids, values, strict=True)]
+    assert told(path, sample, ["ID,Label", *rows[:-1], rows[3], "ID_z_any,0.5"]) == [
+        f"1 id of the sample missing, namely {ids[-1]!r}",
+        "1 id that the sample does not have, namely 'ID_z_any'",
+        f"1 id more than once, namely {ids[3]!r}",
+        f"1 id without a value, namely line 3 ({ids[1]}): ''",
+        f"1 id whose value is NaN, namely line 4 ({ids[2]}): 'nan'",
+        f"2 ids whose value is no number, namely line 2 ({ids[0]}): 'much'; line 9 ({ids[7]}): 'inf'",
+        f"3 ids whose value is outside 0..1, namely line 5 ({ids[3]}): '1.5'; line 6 ({ids[4]}): '-0.1'; "
+        f"line {len(ids) + 1} ({ids[3]}): '1.5'",
+    ]
 
 
 def test_a_place_that_cannot_be_written(sample: SampleTable, tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""Intervals over patients: time and memory of 1,000 draws of a training set of full size; patients against slices.
+
+python benchmarks/intervals.py [--quick] [--json FILE]
+
+With ICHX_TEST_DATA, labels are the real ones and predictions are resampled from a real network's; without, both are
+drawn. Full-size predictions are synthetic either way.
+"""
+
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from cohort import Cohort, data_folder, drawn_cohort, label_file, real_cohort
+from common import Figure, arguments, conclude
+
+from ichx.data.label_csv import read_labels
+from ichx.evaluation.bootstrap import patient_bootstrap
+from ichx.evaluation.metric import probabilities
+from ichx.labels import LABELS
+
+SECONDS, GIB = 30.0, 2.0
+QUICK = 0.1
+"""Share of the images and of the draws of --quick."""
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    folder = data_folder()
+    cohort = real_cohort(folder) if folder else drawn_cohort()
+    print(cohort.origin)
+    predicted = predictions(cohort, folder)
+    part = cohort.first(round(QUICK * len(cohort.images))) if options.quick else cohort
+    figures = bootstrap_figures(part, predicted[: len(part.images)], 100 if options.quick else 1000)
+    conclude(figures + (real_figures(folder) if folder else []), options)
+
+
+def bootstrap_figures(cohort: Cohort, predicted: npt.NDArray[np.float64], draws: int = 1000) -> list[Figure]:
+    """Return time and memory of all scores with their intervals, of slices: log loss, six AUCs and what comes along."""
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        found = patient_bootstrap(cohort.labels, predicted, cohort.patients, draws=draws)
+        times.append(time.perf_counter() - began)
+    seconds, peak = statistics.median(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    size = f"{len(cohort.images):,} slices, {found.patients:,} patients, {draws:,} draws"
+    return [
+        Figure(
+            "intervals of log loss, six AUCs and the rest", seconds, "s", size, f"{SECONDS:g} s", seconds <= SECONDS
+        ),
+        Figure("peak memory of the process", peak, "GiB", size, f"{GIB:g} GiB", peak <= GIB),
+    ]
+
+
+def real_figures(folder: Path) -> list[Figure]:
+    """Return the standard error of a real network's score over patients, held against that over slices."""
+    labels, predicted = _real(folder)
+    known = pd.read_csv(folder / "metadata" / "slices_78545.csv.gz").set_index("SOPInstanceUID")["PatientID"]
+    images = predicted.index.intersection(known.index)
+    y, p, patients = labels.loc[images].to_numpy(), predicted.loc[images].to_numpy(), known[images].to_numpy(object)
+    by_patient, by_slice = (
+        patient_bootstrap(y, p, who, ranked=False).log_loss for who in (patients, np.arange(len(images)))
+    )
+    print(f"a real network's log loss on {len(images):,} slices of {len(set(patients)):,} patients: {by_patient}")
+    against = f"{by_slice.standard_error:.4g} over slices"
+    wider = by_patient.standard_error > by_slice.standard_error
+    return [Figure("its standard error over patients", by_patient.standard_error, "", against, "larger", wider)]
+
+
+def predictions(cohort: Cohort, folder: Path | None) -> npt.NDArray[np.float64]:
+    """Return probabilities (N, 6) for `cohort`, all distinct: those of real slices of the same labels, or drawn."""
+    random = np.random.default_rng(0)
+    noise = random.normal(0, 0.1, cohort.labels.shape)
+    if folder is None:
+        return probabilities(6 * cohort.labels - 5 + 20 * noise)
+    labels, predicted = _real(folder)
+    bits = 1 << np.arange(len(LABELS))
+    have, want = (labels.to_numpy() > 0.5) @ bits, (cohort.labels > 0.5) @ bits
+    row = np.empty(len(want), np.int64)
+    for one in np.unique(want):
+        rows = np.flatnonzero(have == one)
+        row[want == one] = random.choice(rows if len(rows) else len(have), int((want == one).sum()))
+    p = np.clip(predicted.to_numpy()[row], 1e-7, 1 - 1e-7)
+    return probabilities(np.log(p / (1 - p)) + noise)
+
+
+def _real(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    predicted = pd.read_csv(folder / "predictions" / "resnet50_holdout.csv.gz").set_index("Image")[list(LABELS)]
+    table = read_labels(label_file(folder))
+    return pd.DataFrame(table.values, index=table.images, columns=list(LABELS)).loc[predicted.index], predicted
+
+
+if __name__ == "__main__":
+    main()

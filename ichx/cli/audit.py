@@ -1,0 +1,37 @@
+"""`ichx audit`: is an experiment's score what its stored files say, and out of fold?"""
+
+from typing import Annotated
+
+import typer
+
+from ichx.cli.render import console, print_json, say, session
+
+
+def audit(
+    number: Annotated[int, typer.Argument(help="The experiment's number.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Prove an experiment's OOF score from what is stored, and print what was checked; exit 1 if anything is wrong.
+
+    Example: `ichx audit 6`
+    """
+    with session() as (workspace, store):
+        store.experiment(number)  # an unknown number is told before pandas is imported
+        from ichx.evaluation.audit import audit as audited
+
+        found = audited(workspace, store, number)
+    if as_json:
+        print_json({"sound": found.sound, "audit": found})
+    else:
+        said = f" [{', '.join(found.marks)}]" if found.marks else ""
+        console.print(f"experiment {number}: {found.name}{said}", markup=False, style="bold")
+        width = max(len(check.subject) for check in found.checks)
+        styles = {"ok": "green", "wrong": "bold red", "unknown": "yellow"}
+        for check in found.checks:
+            console.print(f"  {check.state:<7} ", style=styles[check.state], end="")
+            console.print(f"  {check.subject:<{width}}  {check.told}", markup=False)
+    wrong = sum(check.state == "wrong" for check in found.checks)
+    if wrong:
+        say(f"{wrong} of {len(found.checks)} checks found something wrong: this score cannot be trusted", style="red")
+        raise typer.Exit(1)
+    say(f"nothing is wrong in {len(found.checks)} checks")

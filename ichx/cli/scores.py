@@ -1,0 +1,87 @@
+"""`ichx scores`: every score of an experiment, per slice and per study, with its interval."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ichx.cli.render import cell, console, interval, print_json, say, session, table
+
+if TYPE_CHECKING:
+    from ichx.evaluation.bootstrap import Bootstrap, Interval
+
+HEADINGS = {
+    "log_loss": "log loss",
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "brier": "Brier",
+    "calibration_error": "calibration error",
+    "sensitivity_80": "sens. at spec. 0.80",
+    "sensitivity_90": "sens. at spec. 0.90",
+    "sensitivity_95": "sens. at spec. 0.95",
+}
+
+
+def scores(
+    number: Annotated[int, typer.Argument(help="The experiment's number.")],
+    tta: Annotated[
+        str, typer.Option("--tta", help="Views to average: none, or hflip (the slice and its mirror).")
+    ] = "none",
+    pooling: Annotated[
+        str,
+        typer.Option("--pooling", help="A study's probability: max over its slices, or noisy_or, 1 - prod(1 - p)."),
+    ] = "max",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Show all scores of an experiment's OOF predictions, with 95 % intervals from a bootstrap over patients.
+
+    Example: `ichx scores 6 --tta hflip`
+    """
+    with session() as (workspace, store):
+        store.experiment(number)  # an unknown number is told before pandas is imported
+        from ichx.evaluation.scorecard import scorecard
+
+        card = scorecard(workspace, store, number, tta=tta, pooling=pooling)
+    if as_json:
+        print_json(card)
+        return
+    said = f" [{', '.join(card.marks)}]" if card.marks else ""
+    pooled = "the largest of its slices" if pooling == "max" else "noisy_or of its slices"
+    for unit, found in (("per slice", card.slices), (f"per study, {pooled}", card.studies)):
+        low, high = found.log_loss.low, found.log_loss.high
+        told = f", {interval(low, high)}" if low is not None else f" ({found.log_loss.undefined})"
+        _show(
+            f"experiment {number}: {card.name}, tta {card.tta}, {unit}: "
+            f"weighted log loss {cell(found.scores.log_loss)}{told}{said}",
+            found,
+        )
+    by_fold = ", ".join(f"{fold}: {cell(value)}" for fold, value in card.folds.items())
+    console.print(f"log loss by fold{said}  {by_fold}", markup=False)
+    if card.left_out:
+        say(f"note: {card.left_out} slices could not be decoded and are not in any score", style="yellow")
+
+
+def _show(title: str, found: "Bootstrap") -> None:
+    """Print a column per label, each score above its interval; what is undefined is a dash, with the reason below."""
+    points = found.scores.labels
+    rows: list[tuple[object, ...]] = [("positive", *(f"{point.positives:,}" for point in points))]
+    reasons: dict[str, list[str]] = {}
+    for metric, heading in HEADINGS.items():
+        rows.append((heading, *(_told(of_label[metric]) for of_label in found.labels.values())))
+    for label, of_label in found.labels.items():
+        for reason in dict.fromkeys(i.undefined for i in of_label.values() if i.undefined):
+            reasons.setdefault(reason, []).append(label)
+    caption = f"{found.scores.count:,} {_many(found)} of {found.patients:,} patients; below each score its "
+    caption += f"{found.level:.0%} interval from {found.draws:,} draws of patients"
+    table(title, ("", *found.labels), rows, caption=caption)
+    for reason, labels in reasons.items():
+        console.print(f"{', '.join(labels)}: {reason}", style="dim", markup=False)
+
+
+def _many(found: "Bootstrap") -> str:
+    return "slices" if found.scores.unit == "slice" else "studies"
+
+
+def _told(found: "Interval") -> str:
+    if found.low is None or found.high is None:
+        return f"{cell(found.value)}\n-"
+    return f"{cell(found.value)}\n{found.low:.4f}-{found.high:.4f}"

@@ -1,0 +1,57 @@
+"""An experiment's scores from its OOF predictions, per slice and per study, with their intervals over patients."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ichx.errors import IchxError
+from ichx.evaluation.bootstrap import Bootstrap, patient_bootstrap
+from ichx.evaluation.oof import TTA_VIEWS, read_oof
+from ichx.evaluation.scores import pool_studies, study_scores
+from ichx.store import marks
+
+if TYPE_CHECKING:
+    from ichx.store import Store
+    from ichx.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """Scores over all finished folds, of slices and of studies (pooled as their scores say), and by fold."""
+
+    experiment: int
+    name: str
+    tta: str
+    marks: tuple[str, ...]
+    folds: dict[int, float]
+    slices: Bootstrap
+    studies: Bootstrap
+    left_out: int
+
+
+def scorecard(
+    workspace: "Workspace", store: "Store", number: int, *, tta: str = "none", pooling: str = "max"
+) -> Scorecard:
+    """Return all scores of experiment `number`, of the mean over the views of `tta`; `pooling` is that of studies.
+
+    Raises `IchxError` for unknown names, and where the OOF predictions are missing or refused.
+    """
+    if tta not in TTA_VIEWS:
+        raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
+    experiment = store.experiment(number)
+    table = read_oof(workspace, store, experiment, tta)
+    pooled = pool_studies(table.labels, table.probabilities, table.studies, pooling)
+    return Scorecard(
+        experiment=number,
+        name=experiment.name,
+        tta=tta,
+        marks=marks(experiment),
+        folds=table.fold_scores,
+        slices=patient_bootstrap(table.labels, table.probabilities, table.patients),
+        studies=patient_bootstrap(
+            pooled.labels,
+            pooled.probabilities,
+            table.patients[pooled.row],
+            scores=study_scores(table.labels, table.probabilities, table.studies, pooling),
+        ),
+        left_out=table.left_out,
+    )

@@ -1,0 +1,125 @@
+"""`ichx scores`, `ichx exp diff`, `ichx audit`: figures with their intervals and marks, and exit codes."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from conftest import SHORT, Program
+
+from ichx.evaluation.oof import read_oof
+from ichx.evaluation.scores import slice_scores, study_scores
+from ichx.labels import LABELS
+from ichx.store import open_store
+from ichx.workspace import open_workspace
+
+
+def set_mark(root: Path, mark: str, number: int = 1) -> None:
+    with sqlite3.connect(root / "db" / "ichx.db") as connection:
+        connection.execute(f"UPDATE experiment SET {mark} = 1 WHERE number = ?", (number,))
+    connection.close()
+
+
+@pytest.mark.parametrize(("tta", "pooling"), [("none", "max"), ("hflip", "noisy_or")])
+def test_scores_per_slice_and_per_study(ichx: Program, trained_copy: Path, tta: str, pooling: str) -> None:
+    done = ichx("scores", 1, "--tta", tta, "--pooling", pooling, "--json", cwd=trained_copy)
+    assert (done.code, done.err) == (0, "")
+    card = json.loads(done.out)
+    workspace = open_workspace(trained_copy)
+    with open_store(workspace) as store:
+        table = read_oof(workspace, store, store.experiment(1), tta)
+    for name, expected in (
+        ("slices", slice_scores(table.labels, table.probabilities)),
+        ("studies", study_scores(table.labels, table.probabilities, table.studies, pooling)),
+    ):
+        found = card[name]
+        assert found["scores"]["log_loss"] == expected.log_loss
+        assert (found["patients"], found["draws"], found["level"]) == (8, 1000, 0.95)
+        assert found["log_loss"]["low"] < expected.log_loss < found["log_loss"]["high"]
+        for of_label in expected.labels:
+            assert found["labels"][of_label.label]["auc"]["value"] == of_label.auc
+            assert found["labels"][of_label.label]["brier"]["value"] == of_label.brier
+
+
+def test_scores_as_people_read_them(ichx: Program, trained_copy: Path) -> None:
+    done = ichx("scores", 1, cwd=trained_copy)
+    assert done.code == 0
+    with open_store(open_workspace(trained_copy)) as store:
+        e = store.experiment(1)
+    assert f"per slice: weighted log loss {e.score:.5f}, {e.score_low:.5f} to {e.score_high:.5f}\n" in done.out
+    assert "per study, the largest of its slices: weighted log loss " in done.out
+    for text in (*LABELS, "average precision", "calibration error", "sens. at spec. 0.95", "of 8 patients"):
+        assert text in done.out
+    assert "no interval from" in done.out, "of eight patients, few have a rare label"
+
+
+def test_marks_follow_the_scores(ichx: Program, trained_copy: Path) -> None:
+    set_mark(trained_copy, "selected")
+    set_mark(trained_copy, "leaked")
+    for command in (("scores", 1), ("exp", "show", 1), ("exp", "diff", 1, 2), ("audit", 1)):
+        assert "[selected, leaky folds]" in ichx(*command, cwd=trained_copy).out, command
+    assert json.loads(ichx("scores", 1, "--json", cwd=trained_copy).out)["marks"] == ["selected", "leaky folds"]
+    said = json.loads(ichx("exp", "diff", 1, 2, "--json", cwd=trained_copy).out)["marks"]
+    assert said == {"1": ["selected", "leaky folds"], "2": []}
+    assert "their folds leak patients" in ichx("exp", "diff", 1, 2, cwd=trained_copy).out
+
+
+def test_show_tells_the_interval(ichx: Program, trained_copy: Path) -> None:
+    shown = json.loads(ichx("exp", "show", 1, "--json", cwd=trained_copy).out)["experiment"]
+    assert shown["score_low"] < shown["score"] < shown["score_high"]
+    assert shown["score_tta_low"] < shown["score_tta"] < shown["score_tta_high"]
+    told = f"95 % interval over patients {shown['score_low']:.5f} to {shown['score_high']:.5f}"
+    assert told in ichx("exp", "show", 1, cwd=trained_copy).out
+
+
+def test_an_experiment_that_is_scored_before_it_is_run(ichx: Program, trained_copy: Path) -> None:
+    assert ichx("exp", "new", "--plugin", "tiny_resnet", cwd=trained_copy).code == 0
+    done = ichx("scores", 4, cwd=trained_copy)
+    assert (done.code, done.out) == (1, "")
+    assert "experiment 4 has no finished fold" in done.err
+    done = ichx("scores", 1, "--pooling", "mean", cwd=trained_copy)
+    assert (done.code, "choose one of max, noisy_or" in done.err) == (1, True)
+
+
+def test_diff_of_recipes_and_scores(ichx: Program, trained_copy: Path) -> None:
+    done = ichx("exp", "diff", 1, 2, "--json", cwd=trained_copy)
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    assert found["recipe"]["plugin"] == ["tiny_resnet", "tiny_efficientnet"]
+    assert found["recipe"]["stage.balanced.milestones"] == [[1, 2], []]
+    assert "seed" not in found["recipe"]
+    assert found["pins"] == {}
+    scores = found["scores"]
+    assert scores["difference"]["value"] == pytest.approx(scores["first"] - scores["second"])
+    assert scores["difference"]["low"] < scores["difference"]["value"] < scores["difference"]["high"]
+    shown = ichx("exp", "diff", 1, 2, cwd=trained_copy).out
+    assert "[1, 2]" in shown
+    assert f"{scores['difference']['value']:+.5f}" in shown
+    assert scores["disagreements"][0]["slice_id"] in shown
+    assert "the interval includes 0" in shown or "is better, beyond what" in shown
+
+
+def test_diff_without_scores_says_why(ichx: Program, trained_copy: Path) -> None:
+    new = ("exp", "new", "--plugin", "tiny_resnet", "--size", 32, "--set", "seed=5")
+    assert ichx(*new, *(f"--set={s}" for s in SHORT), cwd=trained_copy).code == 0
+    done = ichx("exp", "diff", 1, 4, cwd=trained_copy)
+    assert done.code == 0
+    assert "seed" in done.out
+    assert "no scores to compare: no fold is finished of experiment 4" in done.err
+    same = ichx("exp", "diff", 1, 1, cwd=trained_copy)
+    assert "their recipes, data and folds are the same" in same.err
+    assert "no experiment has the number 9" in ichx("exp", "diff", 1, 9, cwd=trained_copy).err
+
+
+def test_the_audit_prints_its_checks_and_exits_1_when_something_is_wrong(ichx: Program, trained_copy: Path) -> None:
+    done = ichx("audit", 1, cwd=trained_copy)
+    assert done.code == 0
+    assert [line.split()[0] for line in done.out.splitlines()[1:]] == ["ok"] * 12
+    assert done.err == "nothing is wrong in 12 checks\n"
+    (trained_copy / "experiments" / "1" / "fold-0" / "weights.safetensors").unlink()
+    done = ichx("audit", 1, cwd=trained_copy)
+    assert done.code == 1
+    assert "  wrong     fold 0 weights      experiments/1/fold-0/weights.safetensors is missing" in done.out
+    assert done.err.startswith("1 of 12 checks found something wrong")
+    done = ichx("audit", 1, "--json", cwd=trained_copy)
+    assert (done.code, json.loads(done.out)["sound"]) == (1, False)
