@@ -17,6 +17,7 @@ from ichx.recipe import (
     Recipe,
     StageRecipe,
     apply_settings,
+    differences,
     digest,
     flatten,
     from_toml,
@@ -225,3 +226,13 @@ def test_unknown_names_and_values_out_of_range_are_told_together() -> None:
         "batch = 0",
         "seed = -1",
     ]
+
+
+def test_differences_are_told_by_name() -> None:
+    first = GIVEN
+    second = apply_settings(first, ["batch=32", "stage.full.lr=1e-5"])
+    assert differences(first, first) == {}
+    assert differences(first, second) == {"batch": (64, 32), "stage.full.lr": (8e-6, 1e-5)}
+    fewer = dataclasses.replace(first, stage=first.stage[:1])
+    assert differences(first, fewer)["stage.full.lr"] == (8e-6, None)
+    assert differences(fewer, first)["stage.full.lr"] == (None, 8e-6)
