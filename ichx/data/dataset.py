@@ -383,7 +383,7 @@ def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, 
     changes = []
     if latest.source != draft.source:
         changes.append("the place")
-    if latest.digest != draft.digest or _times(load_catalog(workspace, latest)) != _times(catalog):
+    if latest.digest != draft.digest or _known_times(workspace, latest) != _times(catalog):
         changes.append("the files")
     if latest.label_digest != draft.label_digest:
         changes.append("the labels")
@@ -395,6 +395,13 @@ def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, 
     if latest.summary.get("keep_ids") != draft.summary.get("keep_ids"):
         changes.append("how ids are kept")
     return changes
+
+
+def _known_times(workspace: Workspace, version: DatasetVersion) -> dict[str, int] | None:
+    try:
+        return _times(load_catalog(workspace, version))
+    except IchxError:
+        return None  # gone or damaged: what it tells the user to do, adding again, must make a whole version
 
 
 def _times(catalog: pd.DataFrame) -> dict[str, int]:

@@ -316,6 +316,23 @@ def test_missing_files_of_a_version_are_told(workspace: Workspace, store: Store,
         load_dataset(workspace, store, "train", 7)
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_version_without_its_catalog_is_replaced_by_adding_again(
+    workspace: Workspace, store: Store, cohort: Cohort, damage: str
+) -> None:
+    first = add(workspace, store, cohort).version
+    catalog = workspace.root / first.path / "catalog.parquet"
+    if damage == "gone":
+        catalog.unlink()
+    else:
+        catalog.write_bytes(catalog.read_bytes()[:500])
+    with pytest.raises(IchxError, match=r"catalog\.parquet"):
+        load_dataset(workspace, store, "train")
+    again = add(workspace, store, cohort)
+    assert (again.created, again.version.number) == (True, 2)
+    assert len(load_dataset(workspace, store, "train").slices) == 24
+
+
 def test_a_wrong_intercept_is_repaired_in_the_catalog(tmp_path: Path, workspace: Workspace, store: Store) -> None:
     shown = head().astype(int) - 1000
     stored = np.where(shown < 0, shown + 4096, shown).astype(np.uint16)
