@@ -259,7 +259,8 @@ def _find_files(source: Path) -> list[str]:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not PASSED_OVER.search(name))
+        # With a slash, as in a zip's names: only a file can be a DICOMDIR.
+        folders[:] = sorted(name for name in folders if not PASSED_OVER.search(f"{name}/"))
         parent = Path(folder).relative_to(source).as_posix()
         prefix = "" if parent == "." else f"{parent}/"
         found += [f"{prefix}{name}" for name in names if not PASSED_OVER.search(name)]

@@ -44,6 +44,23 @@ def test_a_zip_has_the_files_of_its_folder(tmp_path: Path) -> None:
     assert member.name == "deep/train/b/IM1"
 
 
+def test_a_folder_called_dicomdir_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "f/DICOMDIR").mkdir(parents=True)
+    (tmp_path / "f/DICOMDIR/IM1").write_text("x")
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
+    assert list_files(tmp_path / "f").names == list_files(archive).names == ["DICOMDIR/IM1"]
+
+
+def test_names_in_a_zip_that_begin_with_a_dot_and_a_slash(tmp_path: Path) -> None:
+    write_study(tmp_path / "f", "1", 2)
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip", "X/train/")
+    archive.write_bytes(archive.read_bytes().replace(b"X/train/", b"./train/"))
+    assert list_files(archive / "train").names == list_files(tmp_path / "f").names
+    scan = scan_source(archive)
+    assert (scan["defect"] == "").all()
+    assert scan["file"].str.startswith("train/").all()
+
+
 def test_sources_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
