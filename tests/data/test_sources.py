@@ -8,6 +8,8 @@ from dicom_files import head, write_ct, write_study
 from zip_files import change_entry, zip_folder
 
 from ichx.ct.dicom import DicomDefectError
+from ichx.ct.testing import enhanced
+from ichx.data import sources
 from ichx.data.ingest import scan_source
 from ichx.data.sources import SourceFiles, find_drift, list_files, read_archived, read_known
 from ichx.errors import IchxError
@@ -86,6 +88,19 @@ def test_slices_are_read_from_a_zip_as_from_a_folder(tmp_path: Path) -> None:
     plain, packed = (SourceFiles(source, scan_source(source)) for source in (tmp_path / "f", archive / "train"))
     for one, other in zip(plain.of(range(4)), packed.of(range(4)), strict=True):
         assert (read_known(one).hu == read_known(other).hu).all()
+
+
+def test_a_member_of_several_frames_is_inflated_once(tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "f/a.dcm")
+    dataset = enhanced(path, [head(seed) for seed in range(5)])
+    dataset.save_as(path)
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
+    plain, packed = (SourceFiles(source, scan_source(source)).of(range(5)) for source in (tmp_path / "f", archive))
+    before = sources._kept_contents.cache_info()
+    for one, other in zip(plain, packed, strict=True):
+        assert (read_known(one).hu == read_known(other).hu).all()
+    after = sources._kept_contents.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (1, 4)
 
 
 def test_a_zip_that_has_changed_is_told_before_anything_is_read(tmp_path: Path) -> None:
