@@ -318,7 +318,9 @@ def _told(catalog: pd.DataFrame, slices: pd.DataFrame, summary: dict[str, Any]) 
     messages, warnings = [f"{counted(summary['files'], 'file')}: {', '.join(parts)}"], []
     if summary["defects"]:
         told = ", ".join(f"{reason} {count:,}" for reason, count in summary["defects"].items())
-        warnings.append(f"left out: {counted(sum(summary['defects'].values()), 'file')}: {told}")
+        what = "file or frame" if (catalog["frame"] > 0).any() else "file"
+        many = what.replace("file", "files").replace("frame", "frames")
+        warnings.append(f"left out: {counted(sum(summary['defects'].values()), what, many)}: {told}")
     if count := summary["no_patient_id"]:
         warnings.append(f"{counted(count, 'slice')} without a PatientID: grouped by study, by series or alone")
     for flag, counts in summary["geometry"].items():
