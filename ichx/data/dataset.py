@@ -62,7 +62,7 @@ class AddReport:
 
 @dataclass(frozen=True)
 class LoadedDataset:
-    """A version with its slices: those without a defect, sorted by patient, study, series and order, index 0..n-1.
+    """A version with its slices: those without a defect, by patient, study, series and order, index 0..n-1.
 
     This numbering of the rows is the one that cache, folds and loader use. `source` is the folder of the files.
     """

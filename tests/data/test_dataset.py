@@ -105,13 +105,16 @@ def test_identifiers_are_hashed_with_a_key_unless_kept(workspace: Workspace, sto
     )
 
 
-def test_digests_do_not_depend_on_the_workspace(
+def test_digests_and_rows_do_not_depend_on_the_workspace(
     tmp_path: Path, workspace: Workspace, store: Store, cohort: Cohort
 ) -> None:
     here = add(workspace, store, cohort).version
     other = init_workspace(tmp_path / "other")
     with open_store(other) as its_store:
         there = add(other, its_store, cohort).version
+        its_ids = load_dataset(other, its_store, "train").slices["slice_id"].tolist()
+    # What an epoch draws are rows: the same seed is to draw the same slices in every workspace, whatever its key.
+    assert load_dataset(workspace, store, "train").slices["slice_id"].tolist() == its_ids
     assert here.digest == there.digest
     assert here.label_digest == there.label_digest
     assert here.folds[0].digest == there.folds[0].digest
