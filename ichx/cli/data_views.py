@@ -136,6 +136,9 @@ def _by_decoding(reason: dict[str, Any]) -> bool:
 
 
 def _say_sum(checked: dict[str, Any]) -> None:
-    console.print(f"decoded {cell(datetime.fromisoformat(checked['when']))}: {checked['found']:,} found", markup=False)
+    files = f" in {counted(checked['files'], 'file')}" if checked["files"] != checked["found"] else ""
+    console.print(
+        f"decoded {cell(datetime.fromisoformat(checked['when']))}: {checked['found']:,} found{files}", markup=False
+    )
     parts = f"= {checked['slices']:,} slices + {checked['refused_in_headers']:,} refused in the headers"
     console.print(f"{parts} + {checked['refused_in_decoding']:,} in decoding", markup=False)

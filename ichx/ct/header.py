@@ -53,8 +53,8 @@ class SliceHeader:
 
     @property
     def intercept_suspect(self) -> bool:
-        """Whether the header is of the family in which some RSNA files carry a wrong intercept."""
-        return self.bits_stored == 12 and not self.signed and self.intercept > -100
+        """Whether the header is of the family in which some RSNA files, all of one frame, carry a wrong intercept."""
+        return self.frame == 0 and self.bits_stored == 12 and not self.signed and self.intercept > -100
 
     @property
     def frame_bytes(self) -> int:

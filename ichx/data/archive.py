@@ -252,7 +252,9 @@ def _members(index: bytes, count: int, shift: int) -> ZipIndex:
             size, packed, offset = _wide(index[start + named : start + named + extra], size, packed, offset)
         raw = index[start : start + named]
         name = raw.decode("utf-8" if flags & 0x800 else "cp437", "replace").replace("\\", "/")
-        if name.endswith("/"):
+        while name.startswith("./"):  # some packers begin each name with the folder itself
+            name = name[2:]
+        if name.endswith("/") or not name:
             continue
         if name in known:
             defects[len(names)] = "duplicate_member"

@@ -56,9 +56,6 @@ DERIVED: Final = ("step", "tilt", *FLAGS)
 EMPTY: Final = {"f": np.nan, "i": -1, "b": False}
 """What a column of each kind of number has for a file that is refused."""
 
-ORDER_BY: Final = ["patient", "study", "series", "order", "slice_id"]
-"""What a dataset's rows are sorted by."""
-
 
 def make_catalog(scan: pd.DataFrame, key: bytes | None) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return the catalog of a `scan_source` result, without labels, and what is to be told about it, counted.
@@ -93,11 +90,15 @@ def typed(catalog: pd.DataFrame) -> pd.DataFrame:
 
 
 def usable(catalog: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows without a defect, sorted by patient, study, series and order, numbered from 0.
+    """Return the rows without a defect, by patient, study, series and order, numbered from 0.
 
-    `previous` and `next` are added: the rows beside each one in its series, -1 for none.
+    Patients, studies and series follow each other by their first slice id, not by name: their names are hashes with the
+    workspace's key, and the same training anywhere is to draw the same rows. `previous` and `next` are added: the rows
+    beside each one in its series, -1 for none.
     """
-    slices = catalog[catalog["defect"].isna()].sort_values(ORDER_BY, kind="stable", ignore_index=True)
+    slices = catalog[catalog["defect"].isna()].sort_values("slice_id", kind="stable")
+    owners = [pd.factorize(slices[name])[0] for name in ("series", "study", "patient")]
+    slices = slices.iloc[np.lexsort([slices["order"].to_numpy(), *owners])].reset_index(drop=True)
     return pd.concat([slices, neighbours(slices)], axis=1)
 
 

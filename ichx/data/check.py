@@ -7,7 +7,6 @@ goes on where it was. Not for training: a cache names the same defects itself wh
 import json
 import os
 import secrets
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,11 +18,10 @@ import pandas as pd
 from ichx.ct.dicom import DicomDefectError
 from ichx.data.cache import DECODER_VERSION
 from ichx.data.catalog import usable
-from ichx.data.defects import DEFECTS
 from ichx.data.ingest import Progress
 from ichx.data.processes import run_jobs, worker_count
 from ichx.data.sources import ADD_AGAIN, SourceFile, SourceFiles, find_drift, list_files, read_known
-from ichx.data.wording import EXAMPLES
+from ichx.data.summary import defects
 from ichx.errors import IchxError
 
 CHECK_FILE: Final = "check.json"
@@ -77,15 +75,15 @@ def check_slices(
             if not found:
                 handle.truncate(0)
                 handle.write(json.dumps({"decoder": DECODER_VERSION, "chunk": CHUNK}) + "\n")
-            for start, read, defects in run_jobs(decode_chunk, jobs, workers):
-                found[start] = defects
-                handle.write(json.dumps({"start": start, "defects": defects}) + "\n")
+            for start, read, found_defects in run_jobs(decode_chunk, jobs, workers):
+                found[start] = found_defects
+                handle.write(json.dumps({"start": start, "defects": found_defects}) + "\n")
                 handle.flush()
                 done += read
                 if progress is not None:
                     progress(done, total)
         ids = slices["slice_id"].to_numpy()
-        named = {str(ids[int(row)]): reason for defects in found.values() for row, reason in defects.items()}
+        named = {str(ids[int(row)]): reason for of_chunk in found.values() for row, reason in of_chunk.items()}
         findings = Findings(total, datetime.now(UTC).isoformat(timespec="seconds"), named)
         _write(folder / CHECK_FILE, findings)
         part.unlink(missing_ok=True)
@@ -97,13 +95,13 @@ def check_slices(
 
 def decode_chunk(job: CheckJob) -> tuple[int, int, dict[str, str]]:
     """Return the job's `start`, its number of slices, and row -> reason of those that cannot be decoded."""
-    defects = {}
+    undecoded = {}
     for row, file in enumerate(job.files, job.start):
         try:
             read_known(file)
         except DicomDefectError as defect:
-            defects[str(row)] = defect.reason
-    return job.start, len(job.files), defects
+            undecoded[str(row)] = defect.reason
+    return job.start, len(job.files), undecoded
 
 
 def read_findings(folder: Path) -> Findings | None:
@@ -126,38 +124,25 @@ def read_findings(folder: Path) -> Findings | None:
 def told(catalog: pd.DataFrame, findings: Findings) -> dict[str, Any]:
     """Return what a checked dataset amounts to; the counts add up.
 
-    `found` = `slices` + `refused_in_headers` + `refused_in_decoding`, and `reasons` lists what is behind these, with
-    `seen_in` (headers or decoding), `files`, `meaning` and `examples`.
+    `found` = `slices` + `refused_in_headers` + `refused_in_decoding`, in `files`: a file of several frames is found once
+    per frame. `reasons` lists what is behind these, as `ichx.data.summary.defects` does, with `seen_in` (headers or
+    decoding).
     """
-    refused = catalog[catalog["defect"].notna()]
-    reasons = []
-    for reason, count in Counter(refused["defect"]).most_common():
-        examples = refused["file"][refused["defect"] == reason].head(EXAMPLES)
-        reasons.append(_reason(reason, "headers", count, list(map(str, examples))))
-    undecoded = catalog[["slice_id", "file"]][
-        catalog["defect"].isna() & catalog["slice_id"].isin(list(findings.defects))
-    ]
-    reason_of = undecoded["slice_id"].map(dict(findings.defects))
-    for reason, count in Counter(reason_of).most_common():
-        examples = undecoded["file"][reason_of == reason].head(EXAMPLES)
-        reasons.append(_reason(reason, "decoding", count, list(map(str, examples))))
+    undecoded = catalog[catalog["defect"].isna() & catalog["slice_id"].isin(list(findings.defects))]
+    undecoded = undecoded.assign(defect=undecoded["slice_id"].map(dict(findings.defects)))
+    in_headers = int(catalog["defect"].notna().sum())
     return {
+        "files": int(catalog["file"].nunique()),
         "found": len(catalog),
-        "slices": len(catalog) - len(refused) - len(undecoded),
-        "refused_in_headers": len(refused),
+        "slices": len(catalog) - in_headers - len(undecoded),
+        "refused_in_headers": in_headers,
         "refused_in_decoding": len(undecoded),
         "when": findings.when,
-        "reasons": reasons,
-    }
-
-
-def _reason(reason: str, seen_in: str, files: int, examples: list[str]) -> dict[str, Any]:
-    return {
-        "reason": reason,
-        "seen_in": seen_in,
-        "files": files,
-        "meaning": DEFECTS[reason],
-        "examples": examples,
+        "reasons": [
+            {"seen_in": seen_in} | reason
+            for seen_in, refused in (("headers", catalog), ("decoding", undecoded))
+            for reason in defects(refused)
+        ],
     }
 
 

@@ -62,7 +62,7 @@ class AddReport:
 
 @dataclass(frozen=True)
 class LoadedDataset:
-    """A version with its slices: those without a defect, sorted by patient, study, series and order, index 0..n-1.
+    """A version with its slices: those without a defect, by patient, study, series and order, index 0..n-1.
 
     This numbering of the rows is the one that cache, folds and loader use. `source` is the folder of the files.
     """
@@ -332,7 +332,9 @@ def _told(catalog: pd.DataFrame, slices: pd.DataFrame, summary: dict[str, Any]) 
     messages, warnings = [f"{counted(summary['files'], 'file')}: {', '.join(parts)}"], []
     if summary["defects"]:
         told = ", ".join(f"{reason} {count:,}" for reason, count in summary["defects"].items())
-        warnings.append(f"left out: {counted(sum(summary['defects'].values()), 'file')}: {told}")
+        what = "file or frame" if (catalog["frame"] > 0).any() else "file"
+        many = what.replace("file", "files").replace("frame", "frames")
+        warnings.append(f"left out: {counted(sum(summary['defects'].values()), what, many)}: {told}")
     if count := summary["no_patient_id"]:
         warnings.append(f"{counted(count, 'slice')} without a PatientID: grouped by study, by series or alone")
     for flag, counts in summary["geometry"].items():
@@ -397,7 +399,7 @@ def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, 
     changes = []
     if latest.source != draft.source:
         changes.append("the place")
-    if latest.digest != draft.digest or _times(load_catalog(workspace, latest)) != _times(catalog):
+    if latest.digest != draft.digest or _known_times(workspace, latest) != _times(catalog):
         changes.append("the files")
     if latest.label_digest != draft.label_digest:
         changes.append("the labels")
@@ -409,6 +411,13 @@ def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, 
     if latest.summary.get("keep_ids") != draft.summary.get("keep_ids"):
         changes.append("how ids are kept")
     return changes
+
+
+def _known_times(workspace: Workspace, version: DatasetVersion) -> dict[str, int] | None:
+    try:
+        return _times(load_catalog(workspace, version))
+    except IchxError:
+        return None  # gone or damaged: what it tells the user to do, adding again, must make a whole version
 
 
 def _times(catalog: pd.DataFrame) -> dict[str, int]:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_slice
-from ichx.data.archive import MEMBER_BYTES, MEMBER_CRC, Member, MemberStream, ZipIndex, open_member, read_index
+from ichx.data.archive import MEMBER_BYTES, MEMBER_CRC, Member, ZipIndex, open_member, read_index
 from ichx.data.wording import EXAMPLES, counted, such_as
 from ichx.errors import IchxError, did_you_mean
 
@@ -104,9 +105,11 @@ def read_known(file: SourceFile) -> DecodedSlice:
     try:
         if fingerprint(file.place) != (file.bytes, file.mtime_ns):
             raise _unreadable(file.place, "it has changed since the dataset was added")
+        if file.place.member is not None:
+            contents = _kept_contents(file.place) if file.frame else _contents(file.place)
+            return read_slice(BytesIO(contents), file.frame)
         with open_place(file.place) as handle:
-            whole = BytesIO(handle.read()) if isinstance(handle, MemberStream) else handle
-            return read_slice(whole, file.frame)
+            return read_slice(handle, file.frame)
     except OSError as error:
         raise _unreadable(file.place, error.strerror or str(error)) from error
     except DicomDefectError as defect:
@@ -259,7 +262,8 @@ def _find_files(source: Path) -> list[str]:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not PASSED_OVER.search(name))
+        # With a slash, as in a zip's names: only a file can be a DICOMDIR.
+        folders[:] = sorted(name for name in folders if not PASSED_OVER.search(f"{name}/"))
         parent = Path(folder).relative_to(source).as_posix()
         prefix = "" if parent == "." else f"{parent}/"
         found += [f"{prefix}{name}" for name in names if not PASSED_OVER.search(name)]
@@ -272,6 +276,15 @@ def _numbers_of(files: FileList, names: npt.NDArray[np.object_]) -> npt.NDArray[
     """Return the number in `files` of each of `names`, (N,), the first of that name; -1 for none."""
     number_of = dict(zip(reversed(files.names), range(len(files.names) - 1, -1, -1), strict=True))
     return np.array([number_of.get(name, -1) for name in names], np.int64)
+
+
+def _contents(place: Place) -> bytes:
+    with open_place(place) as handle:
+        return handle.read()
+
+
+_kept_contents = lru_cache(maxsize=1)(_contents)
+"""The same, kept until another place is asked for: a member's frames are read one after another."""
 
 
 def _fingerprint(place: Place) -> tuple[int, int]:

@@ -47,14 +47,17 @@ def header_families(slices: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def defects(catalog: pd.DataFrame, examples: int = 3) -> list[dict[str, Any]]:
-    """Return each reason for which files are left out, with its meaning, count and first files."""
+    """Return each reason for which files are left out, with its meaning, count and first files.
+
+    `files` counts what is refused: of a file of several frames, each frame.
+    """
     refused = catalog[catalog["defect"].notna()]
     return [
         {
             "reason": str(reason),
             "meaning": DEFECTS[str(reason)],
             "files": int(count),
-            "examples": refused["file"][refused["defect"] == reason].head(examples).tolist(),
+            "examples": refused["file"][refused["defect"] == reason].drop_duplicates().head(examples).tolist(),
         }
         for reason, count in refused["defect"].value_counts().items()
     ]

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from zip_files import zip_folder
 
 from ichx.cli.data import app
+from ichx.cli.render import console
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.workspace import init_workspace
@@ -19,7 +20,7 @@ from ichx.workspace import init_workspace
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with `train`, `train.csv`, `test` and `sample.csv`; a workspace is the current one."""
     monkeypatch.setenv("ICHX_WORKSPACE", str(init_workspace(tmp_path / "workspace").root))
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console, "_width", 200)  # the environment was asked when it was made
     ids = [i for p in range(4) for i in write_study(tmp_path / "train", str(p), 3)]
     rows = [f"{i}_{label},{int(n % 2)}" for n, i in enumerate(ids) for label in LABELS]
     (tmp_path / "train.csv").write_text("ID,Label\n" + "\n".join(rows) + "\n")
@@ -82,7 +83,7 @@ def test_show_fits_80_columns(files: Path, monkeypatch: pytest.MonkeyPatch) -> N
         write_ct(files / f"train/{number}.dcm", np.zeros((32, 32), np.uint16), RescaleIntercept=-number)
     ichx_data("add", "wide", files / "train")
     ichx_data("check", "wide")
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(console, "_width", 80)
     out, _ = ichx_data("show", "wide")
     assert max(map(len, out.splitlines()[1:])) <= 80, "all but the path of the source"
     assert "and 9 others, of 9 slices; --json has all" in out

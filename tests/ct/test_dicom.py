@@ -9,11 +9,12 @@ import pytest
 from dicom_files import SIDE, head, write_ct
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from ichx.ct.dicom import DEFECTS, DicomDefectError, read_headers, read_slice
-from ichx.ct.testing import damaged, whole_files
+from ichx.ct.testing import damaged, enhanced, whole_files
 
 
 def defect(source, read=read_slice) -> str:
@@ -147,6 +148,16 @@ def test_wrong_intercept_is_repaired(tmp_path: Path) -> None:
     assert decoded.repaired
     assert decoded.header.intercept == -1000
     assert (decoded.hu == shown).all()
+
+
+def test_no_frame_of_several_is_of_the_family_with_wrong_intercepts(tmp_path: Path) -> None:
+    path = wrong_intercept(tmp_path / "a.dcm", head().astype(int) - 1000)
+    assert read_slice(path).repaired
+    stored = dcmread(path).pixel_array
+    enhanced(path, [stored, stored]).save_as(path)
+    # Otherwise a catalog would decode each frame of such a file, of which there may be thousands.
+    assert not any(header.intercept_suspect for header in read_headers(path))
+    assert not read_slice(path, 2).repaired
 
 
 def test_wrong_intercept_is_repaired_only_where_the_plain_reading_is_implausible(tmp_path: Path) -> None:

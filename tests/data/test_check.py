@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_files import head, write_ct, write_study
+from pydicom.dataset import Dataset
 from zip_files import change_entry, zip_folder
 
+from ichx.ct.testing import enhanced
 from ichx.data import check
 from ichx.data.check import CHECK_FILE, PART_FILE
 from ichx.data.dataset import add_dataset, check_dataset, describe
@@ -76,6 +78,24 @@ def test_a_zip_is_checked_too(tmp_path: Path, workspace: Workspace, store: Store
     checked = check_dataset(workspace, store, "x", processes=2)
     assert counts(checked)[("damaged_member", "decoding")] == 1
     assert (checked["found"], checked["slices"]) == (13, 8)
+
+
+def test_the_frames_of_a_file_are_counted_one_by_one(tmp_path: Path, workspace: Workspace, store: Store) -> None:
+    path = write_ct(tmp_path / "files/many.dcm")
+    flat = np.zeros((32, 32), np.uint16)
+    enhanced(path, [head(0), flat, head(1), flat]).save_as(path)
+    write_ct(tmp_path / "files/one.dcm")
+    path = write_ct(tmp_path / "files/scout.dcm")
+    dataset = enhanced(path, [head(2), head(3)])
+    dataset.PerFrameFunctionalGroupsSequence[1].CTImageFrameTypeSequence = [Dataset()]
+    dataset.PerFrameFunctionalGroupsSequence[1].CTImageFrameTypeSequence[0].FrameType = ["ORIGINAL", "LOCALIZER"]
+    dataset.save_as(path)
+    added = add_dataset(workspace, store, "x", tmp_path / "files")
+    assert "left out: 1 file or frame: localizer 1" in added.warnings
+    checked = check_dataset(workspace, store, "x")
+    assert (checked["files"], checked["found"], checked["slices"]) == (3, 7, 4)
+    assert counts(checked) == {("localizer", "headers"): 1, ("constant_image", "decoding"): 2}
+    assert [entry["examples"] for entry in checked["reasons"]] == [["scout.dcm"], ["many.dcm"]]
 
 
 def test_a_check_that_was_stopped_goes_on(

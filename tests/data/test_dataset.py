@@ -105,13 +105,16 @@ def test_identifiers_are_hashed_with_a_key_unless_kept(workspace: Workspace, sto
     )
 
 
-def test_digests_do_not_depend_on_the_workspace(
+def test_digests_and_rows_do_not_depend_on_the_workspace(
     tmp_path: Path, workspace: Workspace, store: Store, cohort: Cohort
 ) -> None:
     here = add(workspace, store, cohort).version
     other = init_workspace(tmp_path / "other")
     with open_store(other) as its_store:
         there = add(other, its_store, cohort).version
+        its_ids = load_dataset(other, its_store, "train").slices["slice_id"].tolist()
+    # What an epoch draws are rows: the same seed is to draw the same slices in every workspace, whatever its key.
+    assert load_dataset(workspace, store, "train").slices["slice_id"].tolist() == its_ids
     assert here.digest == there.digest
     assert here.label_digest == there.label_digest
     assert here.folds[0].digest == there.folds[0].digest
@@ -315,6 +318,23 @@ def test_missing_files_of_a_version_are_told(workspace: Workspace, store: Store,
         load_dataset(workspace, store, "trian")
     with pytest.raises(IchxError, match="no version 7"):
         load_dataset(workspace, store, "train", 7)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_version_without_its_catalog_is_replaced_by_adding_again(
+    workspace: Workspace, store: Store, cohort: Cohort, damage: str
+) -> None:
+    first = add(workspace, store, cohort).version
+    catalog = workspace.root / first.path / "catalog.parquet"
+    if damage == "gone":
+        catalog.unlink()
+    else:
+        catalog.write_bytes(catalog.read_bytes()[:500])
+    with pytest.raises(IchxError, match=r"catalog\.parquet"):
+        load_dataset(workspace, store, "train")
+    again = add(workspace, store, cohort)
+    assert (again.created, again.version.number) == (True, 2)
+    assert len(load_dataset(workspace, store, "train").slices) == 24
 
 
 def test_a_wrong_intercept_is_repaired_in_the_catalog(tmp_path: Path, workspace: Workspace, store: Store) -> None:

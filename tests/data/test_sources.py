@@ -8,6 +8,8 @@ from dicom_files import head, write_ct, write_study
 from zip_files import change_entry, zip_folder
 
 from ichx.ct.dicom import DicomDefectError
+from ichx.ct.testing import enhanced
+from ichx.data import sources
 from ichx.data.ingest import scan_source
 from ichx.data.sources import SourceFiles, find_drift, list_files, read_archived, read_known
 from ichx.errors import IchxError
@@ -44,6 +46,23 @@ def test_a_zip_has_the_files_of_its_folder(tmp_path: Path) -> None:
     assert member.name == "deep/train/b/IM1"
 
 
+def test_a_folder_called_dicomdir_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "f/DICOMDIR").mkdir(parents=True)
+    (tmp_path / "f/DICOMDIR/IM1").write_text("x")
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
+    assert list_files(tmp_path / "f").names == list_files(archive).names == ["DICOMDIR/IM1"]
+
+
+def test_names_in_a_zip_that_begin_with_a_dot_and_a_slash(tmp_path: Path) -> None:
+    write_study(tmp_path / "f", "1", 2)
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip", "X/train/")
+    archive.write_bytes(archive.read_bytes().replace(b"X/train/", b"./train/"))
+    assert list_files(archive / "train").names == list_files(tmp_path / "f").names
+    scan = scan_source(archive)
+    assert (scan["defect"] == "").all()
+    assert scan["file"].str.startswith("train/").all()
+
+
 def test_sources_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
@@ -69,6 +88,19 @@ def test_slices_are_read_from_a_zip_as_from_a_folder(tmp_path: Path) -> None:
     plain, packed = (SourceFiles(source, scan_source(source)) for source in (tmp_path / "f", archive / "train"))
     for one, other in zip(plain.of(range(4)), packed.of(range(4)), strict=True):
         assert (read_known(one).hu == read_known(other).hu).all()
+
+
+def test_a_member_of_several_frames_is_inflated_once(tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "f/a.dcm")
+    dataset = enhanced(path, [head(seed) for seed in range(5)])
+    dataset.save_as(path)
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
+    plain, packed = (SourceFiles(source, scan_source(source)).of(range(5)) for source in (tmp_path / "f", archive))
+    before = sources._kept_contents.cache_info()
+    for one, other in zip(plain, packed, strict=True):
+        assert (read_known(one).hu == read_known(other).hu).all()
+    after = sources._kept_contents.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (1, 4)
 
 
 def test_a_zip_that_has_changed_is_told_before_anything_is_read(tmp_path: Path) -> None:
