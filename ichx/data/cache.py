@@ -146,6 +146,13 @@ def estimated_bytes(n: int, size: int) -> int:
     return int(n * size * size * 2 * PACKED_SHARE)
 
 
+def find_cache(cache_dir: Path, name: str, slices: pd.DataFrame, spec: CacheSpec) -> Cache | None:
+    """Return the finished cache of `slices` in `cache_dir`; None where there is none, and nothing is built."""
+    key = cache_key(slices, spec)
+    folder = _folder(cache_dir, name, spec, key)
+    return Cache(folder) if _is_complete(folder, key) else None
+
+
 def ensure_cache(
     cache_dir: Path,
     name: str,
@@ -163,7 +170,7 @@ def ensure_cache(
     too small or full, the folder cannot be written, a file has changed since the dataset was added, or a worker died.
     """
     key = cache_key(slices, spec)
-    folder = cache_dir / f"{name}-{spec.size}-{key[:12]}"
+    folder = _folder(cache_dir, name, spec, key)
     count = -(-len(slices) // SHARD_ROWS)
     try:
         if _is_complete(folder, key):
@@ -177,6 +184,10 @@ def ensure_cache(
     except OSError as error:
         raise _write_error(error, folder, len(slices), spec) from error
     return Cache(folder)
+
+
+def _folder(cache_dir: Path, name: str, spec: CacheSpec, key: str) -> Path:
+    return cache_dir / f"{name}-{spec.size}-{key[:12]}"
 
 
 def _is_complete(folder: Path, key: str) -> bool:
