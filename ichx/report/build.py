@@ -22,6 +22,7 @@ from markupsafe import Markup
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.report import plots
+from ichx.report.chart import RIGHT
 from ichx.report.collect import STEPS, Progress, ReportData, collect_ensemble, collect_experiment
 from ichx.store import marks
 
@@ -94,12 +95,14 @@ def render(data: ReportData) -> str:
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         environments=_environments(data.runs),
-        curves=plots.learning_curves(data.recipe, data.history) if data.history else None,
+        curves=plots.learning_curves(data.recipe, data.history) if data.history else (),
         roc=plots.roc_curves(found.roc) if found else None,
         precision_recall=plots.precision_recall_curves(found.precision_recall) if found else None,
         reliability=plots.reliability_diagram(found.calibration) if found else None,
         strip=plots.head_strip(strip) if strip else None,
         strip_width=plots.strip_width(strip) if strip else 0,
+        strip_left=plots.STRIP_LEFT,
+        strip_right=RIGHT,
     )
 
 

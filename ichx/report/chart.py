@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH = 440.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 10.0, 12.0, 40.0
-"""Room beside a panel's plotting area, in the units of the drawing."""
+WIDTH = 380.0
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 18.0, 12.0, 42.0
+"""Room beside a panel's plotting area, in the units of the drawing; texts are 12 units high."""
+
+NOTE = 15.0
+"""Height of a line of notes above a panel."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Series:
     """What is drawn of `points` (x, y), of which `said` tells each; `colour` counts the page's `--series-N`.
 
     `label` names the label that it belongs to, for figures in which a reader chooses one. `kind` is `line`, `marked`
-    (a line with a dot at each point), `step` (values hold between points), `bars` (on the axis) or `dots` (no line).
+    (a line with a dot at each point), `step` (values hold half a unit around their points), `bars` (on the axis) or `dots` (no line).
     A point that is not finite breaks the line.
     """
 
@@ -85,21 +88,25 @@ def log_axis(low: float, high: float, title: str, say: Callable[[int], str] | No
     last = max(last, first + 1)
     step = max(1, math.ceil((last - first) / 4))
     powers = range(first, last + 1, step)
-    return Axis(10.0**first, 10.0**last, title, tuple((10.0**p, say(p) if say else f"1e{p}") for p in powers), log=True)
+    return Axis(
+        10.0**first, 10.0**last, title, tuple((10.0**p, say(p) if say else f"{10.0**p:g}") for p in powers), log=True
+    )
 
 
-def chart(name: str, title: str, description: str, panels: Sequence[Panel], width: float = WIDTH) -> Markup:
+def chart(
+    name: str, title: str, description: str, panels: Sequence[Panel], *, width: float = WIDTH, left: float = LEFT
+) -> Markup:
     """Return `panels`, one under another, as one `svg` element called `name`, with `title` and `description` read out.
 
-    The last panel's x axis has the ticks and the title of all.
+    The last panel's x axis has the ticks and the title of all. `left` of `width` is room for the y axes.
     """
     parts: list[str] = []
     points: list[dict[str, object]] = []
     top = 0.0
     for place, panel in enumerate(panels):
         last = place == len(panels) - 1
-        top += TOP + (14 if panel.notes else 0)
-        _draw(panel, top, width, last, parts, points)
+        top += TOP + NOTE * min(2, len(panel.notes))
+        _draw(panel, _Frame(left, width - RIGHT, top, top + panel.height, last), parts, points)
         top += panel.height + (BOTTOM if last else 8)
     told = escape(json.dumps(points, separators=(",", ":"), ensure_ascii=False))
     head = (
@@ -110,54 +117,63 @@ def chart(name: str, title: str, description: str, panels: Sequence[Panel], widt
     return Markup(head + "".join(parts) + "</svg>")
 
 
-def _draw(
-    panel: Panel, top: float, width: float, last: bool, parts: list[str], points: list[dict[str, object]]
-) -> None:
-    inner, bottom = width - LEFT - RIGHT, top + panel.height
+@dataclass(frozen=True)
+class _Frame:
+    """Where a panel's plotting area lies, and whether it is the last one."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    last: bool
+
+
+def _draw(panel: Panel, frame: _Frame, parts: list[str], points: list[dict[str, object]]) -> None:
+    left, right, top, bottom = frame.left, frame.right, frame.top, frame.bottom
 
     def at(x: float, y: float) -> tuple[float, float]:
-        return LEFT + inner * panel.x.share(x), bottom - panel.height * panel.y.share(y)
+        return left + (right - left) * panel.x.share(x), bottom - panel.height * panel.y.share(y)
 
     for value, text in panel.y.ticks:
         y = at(panel.x.low, value)[1]
-        parts.append(f'<path class="grid" d="M{_n(LEFT)} {_n(y)}H{_n(width - RIGHT)}"/>')
-        parts.append(f'<text class="tick" x="{_n(LEFT - 6)}" y="{_n(y + 3.5)}" text-anchor="end">{escape(text)}</text>')
+        parts.append(f'<path class="grid" d="M{_n(left)} {_n(y)}H{_n(right)}"/>')
+        parts.append(f'<text class="tick" x="{_n(left - 6)}" y="{_n(y + 4)}" text-anchor="end">{escape(text)}</text>')
     for value, text in panel.x.ticks:
         x = at(value, panel.y.low)[0]
         parts.append(f'<path class="grid" d="M{_n(x)} {_n(top)}V{_n(bottom)}"/>')
-        if last:
-            place = f'x="{_n(x)}" y="{_n(bottom + 15)}" text-anchor="middle"'
+        if frame.last:
+            place = f'x="{_n(x)}" y="{_n(bottom + 16)}" text-anchor="middle"'
             parts.append(f'<text class="tick" {place}>{escape(text)}</text>')
-    middle = _n(top + panel.height / 2)
     if panel.y.title:
-        turned = f'transform="translate(11 {middle}) rotate(-90)" text-anchor="middle"'
+        turned = f'transform="translate(11 {_n((top + bottom) / 2)}) rotate(-90)" text-anchor="middle"'
         parts.append(f'<text class="axis" {turned}>{escape(panel.y.title)}</text>')
-    if last and panel.x.title:
-        place = f'x="{_n(LEFT + inner / 2)}" y="{_n(bottom + 33)}" text-anchor="middle"'
+    if frame.last and panel.x.title:
+        place = f'x="{_n((left + right) / 2)}" y="{_n(bottom + 35)}" text-anchor="middle"'
         parts.append(f'<text class="axis" {place}>{escape(panel.x.title)}</text>')
     for begin, end in panel.guides:
         (x, y), (to_x, to_y) = at(*begin), at(*end)
         parts.append(f'<path class="guide" d="M{_n(x)} {_n(y)}L{_n(to_x)} {_n(to_y)}"/>')
-    for x, text in panel.notes:
-        place = f'x="{_n(at(x, panel.y.low)[0])}" y="{_n(top - 6)}" text-anchor="middle"'
+    for row, (x, text) in enumerate(panel.notes):
+        up = 6 + NOTE * (row % 2)  # neighbours stand on two lines
+        place = f'x="{_n(at(x, panel.y.low)[0])}" y="{_n(top - up)}" text-anchor="middle"'
         parts.append(f'<text class="note" {place}>{escape(text)}</text>')
+    half = (right - left) * (panel.x.share(panel.x.low + 0.5) - panel.x.share(panel.x.low)) if not panel.x.log else 0.0
     for series in panel.series:
         placed = [at(x, y) if _drawn(y, panel.y) else None for x, y in series.points]
         label = f' data-label="{escape(series.label)}"' if series.label else ""
         style = f'class="series c{series.colour}{" dashed" if series.dashed else ""}"{label}'
-        parts.append(f"<g {style}>{_shape(series, placed, bottom)}</g>")
+        parts.append(f"<g {style}>{_shape(series, placed, bottom, half)}</g>")
         kept = [(p, said) for p, said in zip(placed, series.said, strict=True) if p is not None]
         points.append(
             {
                 "label": series.label,
-                "colour": series.colour,
                 "at": [[round(x, 1), round(y, 1)] for (x, y), _ in kept],
                 "said": [said for _, said in kept],
             }
         )
 
 
-def _shape(series: Series, placed: Sequence[tuple[float, float] | None], bottom: float) -> str:
+def _shape(series: Series, placed: Sequence[tuple[float, float] | None], bottom: float, half: float) -> str:
     if series.kind == "bars":
         return "".join(f'<path class="bar" d="M{_n(p[0])} {_n(bottom)}V{_n(p[1])}"/>' for p in placed if p)
     dots = "".join(f'<circle class="dot" cx="{_n(p[0])}" cy="{_n(p[1])}" r="2.6"/>' for p in placed if p)
@@ -165,10 +181,12 @@ def _shape(series: Series, placed: Sequence[tuple[float, float] | None], bottom:
         return dots
     path, before = "", None
     for point in placed:
-        if point is not None and before is None:
-            path += f"M{_n(point[0])} {_n(point[1])}"
-        elif point is not None and before is not None:
-            path += f"H{_n(point[0])}V{_n(point[1])}" if series.kind == "step" else f"L{_n(point[0])} {_n(point[1])}"
+        if point is not None:
+            x, y = point
+            if series.kind == "step":
+                path += (f"M{_n(x - half)} {_n(y)}" if before is None else f"V{_n(y)}") + f"H{_n(x + half)}"
+            else:
+                path += f"{'M' if before is None else 'L'}{_n(x)} {_n(y)}"
         before = point
     return (f'<path class="line" d="{path}"/>' if path else "") + (dots if series.kind == "marked" else "")
 

@@ -206,9 +206,7 @@ def _gallery(
 ) -> Gallery:
     plugin = load_registry().plugins.get(experiment.plugin)
     folder = workspace.experiment_dir(experiment.number)
-    return make_gallery(
-        workspace, load_version(workspace, version), recipe, plugin, folder, oof, anonymous=anonymous
-    )
+    return make_gallery(workspace, load_version(workspace, version), recipe, plugin, folder, oof, anonymous=anonymous)
 
 
 def _silent(done: int, total: int) -> None:

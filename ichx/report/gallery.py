@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ichx.plugins import Plugin
     from ichx.workspace import Workspace
 
-WORST, SAMPLE, STRIP = 12, 12, 64
+WORST, SAMPLE, STRIP = 12, 8, 64
 """How many slices of each kind are shown at most."""
 
 EDGE, THUMB = 256, 96

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from ichx.labels import LABELS
 from ichx.recipe import Recipe
-from ichx.report.chart import Axis, Panel, Series, chart, linear_axis, log_axis, whole_axis
+from ichx.report.chart import RIGHT, Axis, Panel, Series, chart, linear_axis, log_axis, whole_axis
 from ichx.report.diagnostics import Curve, thinned_places
 from ichx.report.gallery import Strip
 from ichx.report.scoring import Calibration
@@ -17,48 +17,47 @@ EPOCHS = 300
 """Epochs of a fold that the learning curves draw; of longer trainings, a thinned choice."""
 
 SLICE_WIDTH = 64.0
-"""Width of one slice of the strip, in the units of its drawing."""
+STRIP_LEFT = 112.0
+"""Width of one slice of the strip, and room for the names of the labels, in the units of its drawing."""
 
 Shares = Axis(0.0, 1.0, "", tuple((v / 5, f"{20 * v}%") for v in range(6)))
 
 
-def learning_curves(recipe: Recipe, history: Mapping[int, Sequence[EpochRecord]]) -> Markup:
+def learning_curves(recipe: Recipe, history: Mapping[int, Sequence[EpochRecord]]) -> tuple[Markup, ...]:
     """Return training loss, validation score and learning rate over the epochs of all stages, a line per fold."""
     ends = [sum(stage.epochs for stage in recipe.stage[: i + 1]) for i in range(len(recipe.stage))]
     starts = [0, *ends[:-1]]
     axis = whole_axis(1, ends[-1], "epoch")
-    stages = [
-        (start + (stage.epochs + 1) / 2, stage.name) for stage, start in zip(recipe.stage, starts, strict=True)
-    ]
-    panels = []
-    for value, title, height in (
-        ("loss", "training loss", 120.0),
-        ("score", "validation score", 120.0),
-        ("lr", "learning rate", 70.0),
-    ):
-        drawn = []
-        for fold, records in sorted(history.items()):
-            values = [r.values.get(value, math.nan) for r in records]
-            epochs = [float(starts[r.stage_index] + r.epoch) for r in records]
-            kept = thinned_places(range(len(records)), points=EPOCHS)
-            said = [
-                f"fold {fold}, epoch {epochs[i]:.0f} ({records[i].stage}): {title} "
-                + (f"{values[i]:.3g}" if value == "lr" else f"{values[i]:.5f}")
-                for i in kept
-            ]
-            points = [(epochs[i], values[i]) for i in kept]
-            kind = "step" if value == "lr" else "marked" if len(kept) <= 60 else "line"
-            drawn.append(Series(points, said, fold % 10, kind=kind, dashed=fold % 2 == 1))
-        finite = [y for s in drawn for _, y in s.points if math.isfinite(y) and (y > 0 or value != "lr")]
+    stages = [(start + (stage.epochs + 1) / 2, stage.name) for stage, start in zip(recipe.stage, starts, strict=True)]
+    crowded = len(stages) > 5 or min(stage.epochs for stage in recipe.stage) < 0.1 * recipe.epochs
+    charts = []
+    for value, title in (("loss", "training loss"), ("score", "validation score"), ("lr", "learning rate")):
+        series = [_epochs(fold, records, starts, value, title) for fold, records in sorted(history.items())]
+        finite = [y for s in series for _, y in s.points if math.isfinite(y) and (y > 0 or value != "lr")]
         low, high = (min(finite), max(finite)) if finite else (0.1, 1.0)
-        y = log_axis(low, high, title) if value == "lr" else linear_axis(low, high, title, count=4)
+        y = log_axis(low, high, title) if value == "lr" else linear_axis(low, high, title)
         guides = [((start + 0.5, y.low), (start + 0.5, y.high)) for start in starts[1:]]
-        panels.append(Panel(axis, y, drawn, height, guides, stages if value == "loss" and len(stages) <= 6 else ()))
-    described = "; ".join(
-        f"fold {fold} ends at a validation score of {records[-1].values.get('score', math.nan):.5f}"
-        for fold, records in sorted(history.items())
-    )
-    return chart("curves", "Training loss, validation score and learning rate by epoch", described, panels)
+        panel = Panel(axis, y, series, 190.0, guides, () if crowded else stages)
+        last = [f"fold {fold}: {_told(value, records[-1])}" for fold, records in sorted(history.items())]
+        described = f"in the last epoch, {'; '.join(last)}"
+        charts.append(chart(f"curve-{value}", f"{title.capitalize()} by epoch", described, [panel]))
+    return tuple(charts)
+
+
+def _epochs(fold: int, records: Sequence[EpochRecord], starts: Sequence[int], value: str, title: str) -> Series:
+    kept = [records[i] for i in thinned_places(range(len(records)), points=EPOCHS)]
+    points = [(float(starts[r.stage_index] + r.epoch), r.values.get(value, math.nan)) for r in kept]
+    said = [
+        f"fold {fold}, epoch {epoch:.0f} ({r.stage}): {title} {_told(value, r)}"
+        for r, (epoch, _) in zip(kept, points, strict=True)
+    ]
+    kind = "step" if value == "lr" else "marked" if len(kept) <= 60 else "line"
+    return Series(points, said, fold % 10, kind=kind, dashed=fold % 2 == 1)
+
+
+def _told(value: str, record: EpochRecord) -> str:
+    number = record.values.get(value, math.nan)
+    return f"{number:.3g}" if value == "lr" else f"{number:.5f}"
 
 
 def roc_curves(curves: Mapping[str, Curve | None]) -> Markup:
@@ -90,7 +89,7 @@ def reliability_diagram(found: Mapping[str, Calibration]) -> Markup:
     for place, (label, one) in enumerate(found.items()):
         rows = list(zip(one.predicted.tolist(), one.observed.tolist(), one.counts.tolist(), strict=True))
         said = [f"{label}: predicted {p:.3f}, positive {o:.3f}, of {n:,} slices" for p, o, n in rows]
-        lines.append(Series([(p, o) for p, o, _ in rows], said, place, label, "marked", place % 2 == 1))
+        lines.append(Series([(p, o) for p, o, _ in rows], said, place, label, "marked", place % 2 == 0))
         bars.append(Series([(p, float(n)) for p, _, n in rows], said, place, label, "bars"))
     counts = log_axis(0.5, max(most, 2), "slices", lambda power: f"{10**power:,}" if power >= 0 else "")
     panels = [
@@ -114,24 +113,26 @@ def head_strip(strip: Strip) -> Markup:
             for i, p in enumerate(values)
         ]
         points = [(float(i), p) for i, p in enumerate(values)]
-        series.append(Series(points, said, column, label, "marked", column % 2 == 1))
-    rows = tuple((len(LABELS) - 0.5 - i, label[:8]) for i, label in enumerate(LABELS))
+        series.append(Series(points, said, column, label, "marked", column % 2 == 0))
+    rows = tuple((len(LABELS) - 0.5 - i, label) for i, label in enumerate(LABELS))
     truths = []
     for column, label in enumerate(LABELS):
         height = len(LABELS) - 0.5 - column
         held = [(float(i), height) for i in range(count) if strip.labels[i, column] > 0.5]
-        truths.append(Series(held, [f"slice {i + 1:.0f} is positive for {label}" for i, _ in held], column, kind="dots"))
+        truths.append(
+            Series(held, [f"slice {i + 1:.0f} is positive for {label}" for i, _ in held], column, kind="dots")
+        )
     panels = [
         Panel(axis, _titled("probability"), series, 150.0),
         Panel(axis, Axis(0.0, float(len(LABELS)), "", rows), truths, 78.0),
     ]
     described = f"{count} slices from one end of the head to the other; the table of the slices tells their numbers"
-    return chart("strip", "Probability along the head", described, panels, width=strip_width(strip))
+    return chart("strip", "Probability along the head", described, panels, width=strip_width(strip), left=STRIP_LEFT)
 
 
 def strip_width(strip: Strip) -> float:
     """Return the width of the strip's drawing, in its own units."""
-    return SLICE_WIDTH * len(strip.names) + 62.0
+    return STRIP_LEFT + SLICE_WIDTH * len(strip.names) + RIGHT
 
 
 def _label_series(curves: Mapping[str, Curve | None], say: Callable[[float, float, float], str]) -> list[Series]:
@@ -141,7 +142,7 @@ def _label_series(curves: Mapping[str, Curve | None], say: Callable[[float, floa
             continue
         rows = list(zip(curve.threshold.tolist(), curve.x.tolist(), curve.y.tolist(), strict=True))
         said = [f"{label}: {say(t, x, y)}" for t, x, y in rows]
-        series.append(Series([(x, y) for _, x, y in rows], said, place, label, dashed=place % 2 == 1))
+        series.append(Series([(x, y) for _, x, y in rows], said, place, label, dashed=place % 2 == 0))
     return series
 
 
