@@ -18,15 +18,17 @@ def probabilities(logits: npt.ArrayLike) -> FloatArray:
     return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
-def slice_losses(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> FloatArray:
-    """Return the weighted log loss of each slice, `(N,)`: its mean over slices is the score."""
-    weighted: FloatArray = np.average(_entry_losses(labels, predicted), axis=1, weights=LABEL_WEIGHTS)
-    return weighted
+def row_losses(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> FloatArray:
+    """Return the log loss of each slice and label, `(N, 6)`, for `(N, 6)` labels in 0..1 and probabilities."""
+    y = np.asarray(labels, dtype=np.float64)
+    p = np.clip(np.asarray(predicted, dtype=np.float64), CLIP, 1.0 - CLIP)
+    losses: FloatArray = -(y * np.log(p) + (1.0 - y) * np.log1p(-p))
+    return losses
 
 
 def label_losses(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> FloatArray:
     """Return the mean log loss of each label, `(6,)`, for `(N, 6)` labels in 0..1 and probabilities."""
-    losses: FloatArray = _entry_losses(labels, predicted).mean(axis=0)
+    losses: FloatArray = row_losses(labels, predicted).mean(axis=0)
     return losses
 
 
@@ -43,10 +45,3 @@ def constant_score(train_labels: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     y = np.asarray(labels, dtype=np.float64)
     prevalence = np.asarray(train_labels, dtype=np.float64).mean(axis=0)
     return score(y, np.broadcast_to(prevalence, y.shape))
-
-
-def _entry_losses(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> FloatArray:
-    y = np.asarray(labels, dtype=np.float64)
-    p = np.clip(np.asarray(predicted, dtype=np.float64), CLIP, 1.0 - CLIP)
-    losses: FloatArray = -(y * np.log(p) + (1.0 - y) * np.log1p(-p))
-    return losses

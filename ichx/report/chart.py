@@ -40,8 +40,8 @@ class Series:
     """What is drawn of `points` (x, y), of which `said` tells each; `colour` counts the page's `--series-N`.
 
     `label` names the label that it belongs to, for figures in which a reader chooses one. `kind` is `line`, `marked`
-    (a line with a dot at each point), `step` (values hold half a unit around their points), `bars` (on the axis) or `dots` (no line).
-    A point that is not finite breaks the line.
+    (a line with a dot at each point), `step` (values hold half a unit around their points), `bars` (on the axis) or
+    `dots` (no line). A point that is not finite breaks the line.
     """
 
     points: Sequence[tuple[float, float]]

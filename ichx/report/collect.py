@@ -12,7 +12,7 @@ from ichx.labels import LABELS
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe, from_toml
 from ichx.report.blended import read_blend
-from ichx.report.diagnostics import Curve, precision_recall, roc
+from ichx.report.diagnostics import Curves, curves
 from ichx.report.gallery import Gallery, make_gallery
 from ichx.report.scoring import Calibration, Scores, calibration, slice_scores
 
@@ -51,8 +51,7 @@ class Diagnosis:
     prevalence_score: float
     left_out: int
     folds: tuple[FoldScore, ...]
-    roc: Mapping[str, Curve | None]
-    precision_recall: Mapping[str, Curve | None]
+    curves: Mapping[str, Curves | None]
     calibration: Mapping[str, Calibration]
 
 
@@ -190,8 +189,7 @@ def diagnose(oof: OofTable, flipped: OofTable | None = None) -> Diagnosis:
         prevalence_score=constant_score(oof.labels, oof.labels),
         left_out=oof.left_out,
         folds=tuple(folds),
-        roc={name: roc(*column) for name, column in columns.items()},
-        precision_recall={name: precision_recall(*column) for name, column in columns.items()},
+        curves={name: curves(*column) for name, column in columns.items()},
         calibration={name: calibration(*column) for name, column in columns.items()},
     )
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ichx.evaluation.metric import FloatArray
 from ichx.report.scoring import positive
@@ -25,26 +24,34 @@ class Curve:
     threshold: FloatArray
 
 
-def roc(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> Curve | None:
-    """Return the true positive rate over the false positive rate; None for labels without both classes.
+@dataclass(frozen=True)
+class Curves:
+    """A label's ROC, true over false positive rate, and its precision over its recall."""
 
-    The first threshold is infinite: nothing is called.
+    roc: Curve
+    precision_recall: Curve
+
+
+def curves(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> Curves | None:
+    """Return the curves of `(N,)` probabilities on `(N,)` labels; None for labels without both classes.
+
+    A point stands for each probability that occurs, from the highest on. The ROC begins with one more, in which nothing
+    is called and which has an infinite threshold; precision means nothing there.
     """
-    truth = positive(labels)
-    if not _both_classes(truth):
+    truth, p = positive(labels), np.asarray(predicted, dtype=np.float64)
+    if truth.all() or not truth.any():
         return None
-    false_positive, true_positive, threshold = roc_curve(truth, np.asarray(predicted, dtype=np.float64))
-    return _thinned(false_positive, true_positive, threshold)
-
-
-def precision_recall(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> Curve | None:
-    """Return the precision over the recall, from the highest threshold on; None for labels without both classes."""
-    truth = positive(labels)
-    if not _both_classes(truth):
-        return None
-    precision, recall, threshold = precision_recall_curve(truth, np.asarray(predicted, dtype=np.float64))
-    # The last point, recall 0 with precision 1, belongs to no threshold: it is scikit-learn's convention.
-    return _thinned(recall[-2::-1], precision[-2::-1], threshold[::-1])
+    order = np.argsort(-p, kind="stable")
+    falling = p[order]
+    last = np.append(np.flatnonzero(np.diff(falling)), len(p) - 1)  # equal probabilities are called together
+    hits, called = np.cumsum(truth[order], dtype=np.float64)[last], last + 1.0
+    alarms, threshold = called - hits, falling[last]
+    recall = hits / hits[-1]
+    begin = np.zeros(1)
+    return Curves(
+        roc=_thinned(np.append(begin, alarms / alarms[-1]), np.append(begin, recall), np.append(np.inf, threshold)),
+        precision_recall=_thinned(recall, hits / called, threshold),
+    )
 
 
 def thinned_places(*values: npt.ArrayLike, points: int = CURVE_POINTS) -> npt.NDArray[np.int64]:
@@ -61,7 +68,3 @@ def thinned_places(*values: npt.ArrayLike, points: int = CURVE_POINTS) -> npt.ND
 def _thinned(x: FloatArray, y: FloatArray, threshold: FloatArray) -> Curve:
     kept = thinned_places(x, y)
     return Curve(x[kept], y[kept], threshold[kept])
-
-
-def _both_classes(truth: npt.NDArray[np.bool_]) -> bool:
-    return bool(truth.any() and not truth.all())

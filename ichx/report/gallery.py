@@ -1,12 +1,12 @@
 """The slices that a report shows: which ones, their images, and where the network looked. No layout here.
 
 Chosen are the slices of the highest loss, at most one per series so that one head does not fill the page; a random
-sample, half of it positive; and one series whole. All choices are functions of the predictions, drawn with a fixed seed.
+sample, half of it positive; and one series whole. What is chosen follows from the predictions and a fixed seed.
 """
 
 import base64
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +16,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 
 from ichx.ct.windows import windows_numpy
 from ichx.data.cache import Cache, CacheSpec, ensure_cache, find_cache
 from ichx.data.dataset import LoadedDataset
 from ichx.data.loader import WINDOW_COLUMNS, centre_crop, inference_batches
 from ichx.errors import IchxError
-from ichx.evaluation.metric import FloatArray, slice_losses
+from ichx.evaluation.metric import FloatArray, row_losses
 from ichx.evaluation.oof import OofTable
-from ichx.labels import ANY, LABELS
+from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
 from ichx.recipe import FILE_WINDOW, Recipe
-from ichx.report.heatmap import grad_cam, last_spatial_layer
+from ichx.report.heatmap import SpatialLayer, grad_cam, last_spatial_layer
 from ichx.training.method import WindowStep
 from ichx.training.weights import load_exactly
 
@@ -97,7 +96,7 @@ class Choice:
 
 def choose(oof: OofTable, series: npt.NDArray[Any]) -> Choice:
     """Return the rows of `oof` to show; `series` (N,) are the codes of its slices' series, in their order within it."""
-    losses = slice_losses(oof.labels, oof.probabilities)
+    losses = _slice_losses(oof.labels, oof.probabilities)
     falling = np.argsort(-losses, kind="stable")
     first = np.unique(series[falling], return_index=True)[1]
     worst = falling[np.sort(first)][:WORST]
@@ -119,11 +118,11 @@ def make_gallery(
     oof: OofTable,
     *,
     anonymous: bool = False,
-) -> Gallery | None:
+) -> Gallery:
     """Return the slices to show of `oof`, in the windows of `recipe`, with heat maps by the weights in `folder`.
 
-    The pixels are those of the cache, or decoded anew for these slices where it is gone. Returns None where nothing is
-    predicted; what is missing (files, weights, the plugin) is told in the gallery's notes.
+    The pixels are those of the cache, or decoded anew for these slices where it is gone. What is missing (files,
+    weights, the plugin) is told in the gallery's notes.
     """
     row_of = pd.Index(data.slices["slice_id"].to_numpy(object))
     rows = np.asarray(row_of.get_indexer(pd.Index(oof.slice_ids)), np.int64)
@@ -141,7 +140,7 @@ def make_gallery(
     except IchxError as error:
         notes.append(f"no slices are shown: {error.problem}")
         return Gallery((), (), None, windows, 0, None, tuple(notes))
-    losses = slice_losses(oof.labels[wanted], oof.probabilities[wanted])
+    losses = _slice_losses(oof.labels[wanted], oof.probabilities[wanted])
 
     def shown(row: int) -> Shown:
         at = int(np.searchsorted(wanted, row))
@@ -173,6 +172,12 @@ def make_gallery(
     )
 
 
+def _slice_losses(labels: FloatArray, probabilities: FloatArray) -> FloatArray:
+    """Return the weighted log loss of each slice, (N,): its mean over slices is the score."""
+    weighted: FloatArray = np.average(row_losses(labels, probabilities), axis=1, weights=LABEL_WEIGHTS)
+    return weighted
+
+
 def _typical_series(
     series: npt.NDArray[Any], losses: FloatArray, positive: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
@@ -187,11 +192,11 @@ def _typical_series(
 
 
 def _names(oof: OofTable, wanted: npt.NDArray[np.int64], anonymous: bool) -> list[str]:
-    """Return the slices' ids, or for an anonymous page `slice 1`, ... in an order that tells nothing of the dataset's."""
+    """Return the slices' ids; for an anonymous page `image 1`, ... in an order that says nothing of the dataset's."""
     if not anonymous:
         return [str(slice_id) for slice_id in oof.slice_ids[wanted]]
     numbers = np.random.default_rng(SEED).permutation(len(wanted))
-    return [f"slice {number + 1}" for number in numbers]
+    return [f"image {number + 1}" for number in numbers]
 
 
 @contextmanager
@@ -242,29 +247,28 @@ def _heat(
     if plugin is None:
         notes.append(f"no heat maps: the plugin {recipe.plugin} is not installed")
         return found, None
-    edge = None
+    layer: SpatialLayer | None = None
     window_step = WindowStep(recipe.input)
     for fold in np.unique(folds).tolist():
         of_fold = np.flatnonzero((folds == fold) & cache.valid[rows])
         try:
             model = plugin.build(recipe, False)
             load_exactly(model, folder / f"fold-{fold}" / "weights.safetensors")
-            layer = last_spatial_layer(model, recipe.input.pixels)
+            layer = layer or last_spatial_layer(model, recipe.input.pixels)
         except IchxError as error:
             notes.append(f"no heat maps for fold {fold}: {error.problem}")
             continue
-        edge = layer.edge
         begun = 0
         for batch in inference_batches(cache, slices, rows[of_fold], recipe, batch=8, workers=0):
             maps = grad_cam(model, layer, window_step(batch.hu, batch.windows)).maps
             for i, of_labels in enumerate(maps):
                 found[int(of_fold[begun + i])] = tuple(_heat_png(one) for one in of_labels)
             begun += len(maps)
-    return found, edge
+    return found, layer.edge if layer and found else None
 
 
 def _heat_png(heat: npt.NDArray[np.float32]) -> str:
-    """Return a heat map (h, w), scaled to its own maximum, as a transparent PNG of h x w pixels that a page enlarges."""
+    """Return a heat map (h, w), scaled to its own maximum, as a transparent PNG of as many pixels."""
     most = float(heat.max())
     share = heat / most if most > 0 else np.zeros_like(heat)
     level = np.rint(255 * share).astype(np.uint8)

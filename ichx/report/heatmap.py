@@ -28,12 +28,12 @@ class HeatMaps:
 
 @dataclass(frozen=True)
 class SpatialLayer:
-    """A module whose output has places: `layout` is `nchw`, `nhwc` or `tokens`, of which the first `prefix` have none.
+    """The module called `name`, whose output has places: in `layout` `nchw`, `nhwc` or `tokens`.
 
-    `edge` is the number of places along one side; the network's images are square.
+    Of tokens, the first `prefix` have no place. `edge` is the number of places along a side; images are square.
     """
 
-    module: nn.Module
+    name: str
     layout: str
     edge: int
     prefix: int = 0
@@ -51,31 +51,37 @@ class SpatialLayer:
 def last_spatial_layer(model: nn.Module, pixels: int) -> SpatialLayer:
     """Return the last module of `model` whose output has places that the logits of a `pixels` image depend on.
 
-    A vision transformer's last block, of which only the class token counts, is thus not taken, but what it reads.
+    A vision transformer's last block, of which only the class token counts, is thus not taken, but what it reads. The
+    layer is one of the architecture: it serves other weights of the same network.
     Raises `IchxError` where there is none.
     """
     seen: list[tuple[SpatialLayer, Tensor]] = []
     prefix = int(getattr(model, "num_prefix_tokens", 0))
 
+    names = {module: name for name, module in model.named_modules() if module is not model}
+
     def note(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor) and not isinstance(module, nn.Dropout | nn.Identity):
-            layer = _layout(module, output, pixels, prefix)
+            layer = _layout(names[module], output, pixels, prefix)
             if layer is not None and output.requires_grad:
                 seen.append((layer, output))
 
-    handles = [module.register_forward_hook(note) for module in model.modules() if module is not model]
+    handles = [module.register_forward_hook(note) for module in names]
     try:
         with _frozen(model), torch.enable_grad():
             image = torch.rand((1, 3, pixels, pixels), generator=torch.Generator().manual_seed(0))
             logits = model(image.requires_grad_())
-            gradients = torch.autograd.grad(logits.sum(), [output for _, output in seen], allow_unused=True)
+            outputs = [output for _, output in seen]
+            gradients = torch.autograd.grad(logits.sum(), outputs, allow_unused=True) if outputs else ()
     finally:
         for handle in handles:
             handle.remove()
     for (layer, _), gradient in zip(reversed(seen), reversed(gradients), strict=True):
         if gradient is not None and bool(layer.spatial(gradient).abs().sum() > 0):
             return layer
-    raise IchxError("this network has no feature map with places, so there is no heat map", "leave heat maps out")
+    raise IchxError(
+        "this network has no feature map with places, so there is no heat map", "its slices are shown without"
+    )
 
 
 def grad_cam(model: nn.Module, layer: SpatialLayer, images: Tensor) -> HeatMaps:
@@ -89,7 +95,7 @@ def grad_cam(model: nn.Module, layer: SpatialLayer, images: Tensor) -> HeatMaps:
         kept[:] = [output.detach().requires_grad_()]
         return kept[0].clone()  # what follows may work in place, which a leaf does not allow
 
-    handle = layer.module.register_forward_hook(cut)
+    handle = model.get_submodule(layer.name).register_forward_hook(cut)
     try:
         with _frozen(model), torch.enable_grad():
             logits: Tensor = model(images)
@@ -104,16 +110,16 @@ def grad_cam(model: nn.Module, layer: SpatialLayer, images: Tensor) -> HeatMaps:
     return HeatMaps(torch.stack(maps, 1).float().numpy(), logits.detach().float().numpy())
 
 
-def _layout(module: nn.Module, output: Tensor, pixels: int, prefix: int) -> SpatialLayer | None:
+def _layout(name: str, output: Tensor, pixels: int, prefix: int) -> SpatialLayer | None:
     """Return how `output` is laid out over the places of a square image, or None where it is not."""
     shape: Sequence[int] = output.shape
     if output.ndim == 4 and 1 < shape[2] == shape[3] <= pixels:
-        return SpatialLayer(module, "nchw", shape[2])
+        return SpatialLayer(name, "nchw", shape[2])
     if output.ndim == 4 and 1 < shape[1] == shape[2] <= pixels:
-        return SpatialLayer(module, "nhwc", shape[1])
+        return SpatialLayer(name, "nhwc", shape[1])
     if output.ndim == 3 and shape[1] - prefix > 1:
         edge = math.isqrt(shape[1] - prefix)
-        return SpatialLayer(module, "tokens", edge, prefix) if edge * edge == shape[1] - prefix else None
+        return SpatialLayer(name, "tokens", edge, prefix) if edge * edge == shape[1] - prefix else None
     return None
 
 

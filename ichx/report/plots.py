@@ -8,7 +8,7 @@ from markupsafe import Markup
 from ichx.labels import LABELS
 from ichx.recipe import Recipe
 from ichx.report.chart import RIGHT, Axis, Panel, Series, chart, linear_axis, log_axis, whole_axis
-from ichx.report.diagnostics import Curve, thinned_places
+from ichx.report.diagnostics import Curve, Curves, thinned_places
 from ichx.report.gallery import Strip
 from ichx.report.scoring import Calibration
 from ichx.store import EpochRecord
@@ -60,25 +60,26 @@ def _told(value: str, record: EpochRecord) -> str:
     return f"{number:.3g}" if value == "lr" else f"{number:.5f}"
 
 
-def roc_curves(curves: Mapping[str, Curve | None]) -> Markup:
+def roc_curves(curves: Mapping[str, Curves | None]) -> Markup:
     """Return the ROC of each label that has one."""
 
     def said(threshold: float, x: float, y: float) -> str:
         return f"sensitivity {100 * y:.1f}%, specificity {100 * (1 - x):.1f}%, {_called(threshold)}"
 
-    series = _label_series(curves, said)
+    series = _label_series({label: c.roc for label, c in curves.items() if c}, said)
     x, y = _titled("false positive rate"), _titled("true positive rate")
     panel = Panel(x, y, series, 300.0, guides=[((0, 0), (1, 1))])
     return chart("roc", "Receiver operating characteristic of each label", _present(curves), [panel])
 
 
-def precision_recall_curves(curves: Mapping[str, Curve | None]) -> Markup:
+def precision_recall_curves(curves: Mapping[str, Curves | None]) -> Markup:
     """Return precision over recall of each label that has both classes."""
 
     def said(threshold: float, x: float, y: float) -> str:
         return f"recall {100 * x:.1f}%, precision {100 * y:.1f}%, {_called(threshold)}"
 
-    panel = Panel(_titled("recall"), _titled("precision"), _label_series(curves, said), 300.0)
+    series = _label_series({label: c.precision_recall for label, c in curves.items() if c}, said)
+    panel = Panel(_titled("recall"), _titled("precision"), series, 300.0)
     return chart("pr", "Precision over recall of each label", _present(curves), [panel])
 
 
@@ -135,11 +136,10 @@ def strip_width(strip: Strip) -> float:
     return STRIP_LEFT + SLICE_WIDTH * len(strip.names) + RIGHT
 
 
-def _label_series(curves: Mapping[str, Curve | None], say: Callable[[float, float, float], str]) -> list[Series]:
+def _label_series(curves: Mapping[str, Curve], say: Callable[[float, float, float], str]) -> list[Series]:
     series = []
-    for place, (label, curve) in enumerate(curves.items()):
-        if curve is None:
-            continue
+    for label, curve in curves.items():
+        place = LABELS.index(label)
         rows = list(zip(curve.threshold.tolist(), curve.x.tolist(), curve.y.tolist(), strict=True))
         said = [f"{label}: {say(t, x, y)}" for t, x, y in rows]
         series.append(Series([(x, y) for _, x, y in rows], said, place, label, dashed=place % 2 == 0))
@@ -154,6 +154,6 @@ def _titled(title: str) -> Axis:
     return Axis(Shares.low, Shares.high, title, Shares.ticks)
 
 
-def _present(curves: Mapping[str, Curve | None]) -> str:
+def _present(curves: Mapping[str, Curves | None]) -> str:
     absent = [label for label, curve in curves.items() if curve is None]
     return "undefined for " + ", ".join(absent) if absent else "the table of the labels tells the areas"

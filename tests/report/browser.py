@@ -28,9 +28,14 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
+WRAPPER = """
+import fcntl, os, sys
 # Chromium reads commands from descriptor 3 and writes answers to 4.
-WRAPPER = "import fcntl, os, sys; r, w = map(int, sys.argv[1:3]); r, w = (fcntl.fcntl(f, fcntl.F_DUPFD, 10) for f in (r, w)); "
-WRAPPER += "[os.set_inheritable(os.dup2(f, n), True) for f, n in ((r, 3), (w, 4))]; os.execv(sys.argv[3], sys.argv[3:])"
+given = [fcntl.fcntl(int(descriptor), fcntl.F_DUPFD, 10) for descriptor in sys.argv[1:3]]
+for descriptor, number in zip(given, (3, 4)):
+    os.dup2(descriptor, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 TIMEOUT = 60.0
 
 
