@@ -249,10 +249,10 @@ def _heat(
         return found, None
     layer: SpatialLayer | None = None
     window_step = WindowStep(recipe.input)
+    model = plugin.build(recipe, False)
     for fold in np.unique(folds).tolist():
         of_fold = np.flatnonzero((folds == fold) & cache.valid[rows])
         try:
-            model = plugin.build(recipe, False)
             load_exactly(model, folder / f"fold-{fold}" / "weights.safetensors")
             layer = layer or last_spatial_layer(model, recipe.input.pixels)
         except IchxError as error:
