@@ -86,7 +86,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Choice:
-    """Rows of an OOF table."""
+    """Rows of an OOF table; `strip` are those of a series with `strip_total` slices."""
 
     worst: npt.NDArray[np.int64]
     sample: npt.NDArray[np.int64]
@@ -94,14 +94,17 @@ class Choice:
     strip_total: int
 
 
-def choose(oof: OofTable, series: npt.NDArray[Any]) -> Choice:
-    """Return the rows of `oof` to show; `series` (N,) are the codes of its slices' series, in their order within it."""
-    losses = _slice_losses(oof.labels, oof.probabilities)
+def choose(labels: FloatArray, probabilities: FloatArray, series: npt.NDArray[Any]) -> Choice:
+    """Return the rows to show of `(N, 6)` labels and probabilities.
+
+    `series` (N,) are the codes of the slices' series; the rows of one are in their order along the head.
+    """
+    losses = _slice_losses(labels, probabilities)
     falling = np.argsort(-losses, kind="stable")
     first = np.unique(series[falling], return_index=True)[1]
     worst = falling[np.sort(first)][:WORST]
     random = np.random.default_rng(SEED)
-    positive = oof.labels[:, LABELS.index(ANY)] > 0.5
+    positive = labels[:, LABELS.index(ANY)] > 0.5
     groups = [np.flatnonzero(positive), np.flatnonzero(~positive)]
     drawn = [random.permutation(group)[: SAMPLE // 2] for group in groups]
     whole = _typical_series(series, losses, positive)
@@ -126,7 +129,7 @@ def make_gallery(
     """
     row_of = pd.Index(data.slices["slice_id"].to_numpy(object))
     rows = np.asarray(row_of.get_indexer(pd.Index(oof.slice_ids)), np.int64)
-    choice = choose(oof, pd.factorize(data.slices["series"])[0][rows])
+    choice = choose(oof.labels, oof.probabilities, pd.factorize(data.slices["series"])[0][rows])
     wanted = np.unique(np.concatenate([choice.worst, choice.sample, choice.strip]))
     notes: list[str] = []
     windows = tuple("the file's own" if w == FILE_WINDOW else f"{w[0]:g} / {w[1]:g}" for w in recipe.input.windows)
