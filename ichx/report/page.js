@@ -3,6 +3,7 @@
 (() => {
   const tip = document.getElementById("tip");
   const chosen = () => document.querySelector("input[name=label]:checked")?.value ?? "all";
+  let follow = null; // shows the same point again, where it has moved to
   const svg = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
 
   for (const chart of document.querySelectorAll("svg.chart")) {
@@ -17,6 +18,7 @@
 
     const show = (one, index) => {
       now = [one, index];
+      follow = () => show(one, index);
       cursor.setAttribute("cx", one.at[index][0]);
       cursor.setAttribute("cy", one.at[index][1]);
       chart.append(cursor);
@@ -28,7 +30,7 @@
       tip.style.left = Math.max(4, Math.min(left, innerWidth - box.width - 4)) + "px";
       tip.style.top = top + "px";
     };
-    const hide = () => { now = null; cursor.remove(); tip.hidden = true; };
+    const hide = () => { now = follow = null; cursor.remove(); tip.hidden = true; };
 
     chart.addEventListener("pointermove", (event) => {
       const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(chart.getScreenCTM().inverse());
@@ -52,7 +54,7 @@
       show(one, Math.max(0, Math.min(one.at.length - 1, now[1] + step[1])));
     });
   }
-  addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+  addEventListener("scroll", () => follow?.(), { passive: true, capture: true });
 
   const large = document.getElementById("large");
   const enlarge = (views) => {
