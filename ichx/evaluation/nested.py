@@ -13,6 +13,8 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ichx.data.wording import counted
+from ichx.errors import raise_problems
 from ichx.evaluation.bootstrap import paired_difference
 from ichx.evaluation.calibration import Consistent, fit_bounds, fit_isotonic, fit_temperature, fit_temperatures
 from ichx.evaluation.heads import Heads, IntArray
@@ -127,6 +129,8 @@ class Folded:
     """Slices in their folds, for fits on some of them. A pool that was fitted on the same ones is not fitted again."""
 
     def __init__(self, slices: Slices, options: Options) -> None:
+        """Raise `IchxError` for members that are no probabilities of these slices, with what is wrong and how often."""
+        _check(slices)
         self.slices, self.options = slices, options
         self._groups = 2 * slices.folds + _halves(slices.patients, slices.folds)
         self._pools: dict[tuple[str, frozenset[int]], Pool] = {}
@@ -228,6 +232,20 @@ class Folded:
 
     def _members(self, rows: BoolArray, wanted: tuple[int, ...]) -> Members:
         return {k: self.slices.members[k] if rows.all() else self.slices.members[k][rows] for k in wanted}
+
+
+def _check(slices: Slices) -> None:
+    problems = []
+    for k, p in enumerate(slices.members):
+        if p.shape != slices.labels.shape:
+            problems.append(f"member {k + 1} has {len(p):,} slices instead of {len(slices.labels):,}")
+            continue
+        unknown, outside = int(np.isnan(p).sum()), int(((p < 0) | (p > 1)).sum())
+        problems += [f"member {k + 1}: {counted(unknown, 'value')} NaN"] if unknown else []
+        problems += [f"member {k + 1}: {counted(outside, 'value')} outside 0..1"] if outside else []
+    if not slices.members or not len(slices.labels):
+        problems.append("there is nothing to blend")
+    raise_problems(problems, "give each member's probabilities of the same slices")
 
 
 def _halves(patients: IntArray, folds: IntArray) -> IntArray:
