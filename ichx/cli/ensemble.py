@@ -112,7 +112,7 @@ def show_ensemble(report: "EnsembleReport") -> None:
                 f"nested: 95 % interval over patients {report.interval.low:.5f} to {report.interval.high:.5f}"
             )
         claim = "no score to claim, as the folds leak" if made.leaked else "that is the score to claim"
-        console.print(f"nested: each fold is blended as the other folds choose; {claim}", style="dim")
+        console.print(f"nested: each fold blended as the others choose; {claim}", style="dim")
     for submission in report.submissions:
         console.print(
             f"submission for {submission.test_set}: {submission.path} ({submission.images} images)", markup=False
@@ -127,12 +127,15 @@ def show_ensemble(report: "EnsembleReport") -> None:
 def _show_choices(report: "EnsembleReport") -> None:
     """Print what follows the blend, with the gain on held-out folds of what was taken, or of the best refused."""
     rows: list[tuple[object, ...]] = []
-    for part in dict.fromkeys(trial.part for trial in report.choice.trials if trial.part != "method"):
+    for part in dict.fromkeys(trial.part for trial in report.choice.trials):
         trials = [trial for trial in report.choice.trials if trial.part == part]
         taken = [trial for trial in trials if trial.taken]
         best = taken[-1] if taken else max(trials, key=lambda trial: trial.gain)
-        said = report.choice.steps[part] if taken else f"none ({best.name} offered)"
-        alike = sum((part in other.steps) == bool(taken) for other in report.fold_choices)
-        rows.append((part, said, best.gain, best.error, f"{alike} of {len(report.fold_choices)}"))
+        if part == "method":
+            said, alike = report.choice.method, [other.method == report.choice.method for other in report.fold_choices]
+        else:
+            said = report.choice.steps[part] if taken else f"none, not {best.name}"
+            alike = [(part in other.steps) == bool(taken) for other in report.fold_choices]
+        rows.append((part, said, best.gain, best.error, f"{sum(alike)} of {len(alike)}" if alike else None))
     if rows:
-        table("", ("part", "chosen", "gain", "std. error", "in folds"), rows)
+        table("", ("part", "chosen", "gain", "s.e.", "in folds"), rows)

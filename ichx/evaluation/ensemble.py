@@ -138,6 +138,7 @@ def make_ensemble(
     nested = folded.nested(progress)
     fitted = folded.fit()
     scores = [score(slices.labels, p) for p in slices.members]
+    ranked = sorted(fitted.candidates, key=lambda k: (scores[k], k))
 
     number = store.reserve_ensemble()
     folder = workspace.ensembles_dir / str(number)
@@ -157,8 +158,8 @@ def make_ensemble(
     )
     weights = _weights(fitted, experiments)
     in_sample = score(slices.labels, folded.apply(fitted))
-    kept = [k for k in fitted.ranked if k in fitted.pool.members]
-    mean = blend.mix([slices.members[k] for k in fitted.ranked], np.full(len(fitted.ranked), 1 / len(fitted.ranked)))
+    kept = [k for k in ranked if k in fitted.pool.members]
+    mean = blend.mix([slices.members[k] for k in ranked], np.full(len(ranked), 1 / len(ranked)))
     draft = EnsembleDraft(
         dataset=version.dataset,
         version_id=version.id,
@@ -172,8 +173,8 @@ def make_ensemble(
         members=tuple(EnsembleMember(experiments[k].number, weights[experiments[k].number], scores[k]) for k in kept),
     )
     told = Findings(
-        names={experiments[k].number: experiments[k].name for k in fitted.ranked},
-        best_single=min(scores[k] for k in fitted.ranked),
+        names={experiments[k].number: experiments[k].name for k in ranked},
+        best_single=min(scores[k] for k in ranked),
         mean_score=score(slices.labels, mean),
         gap=None if nested is None else nested.score - in_sample,
         interval=None if nested is None else loss_interval(slices.labels, nested.predicted, slices.patients),
@@ -286,8 +287,8 @@ def _choice(fitted: Fitted, experiments: "Sequence[Experiment]", options: Option
         fold=fold,
         method=fitted.method,
         why=_why(fitted, options),
-        members=tuple(experiments[k].number for k in fitted.ranked),
-        dropped=tuple(experiments[k].number for k in fitted.ranked if k not in fitted.pool.members),
+        members=tuple(experiments[k].number for k in fitted.candidates),
+        dropped=tuple(experiments[k].number for k in fitted.candidates if k not in fitted.pool.members),
         weights=_weights(fitted, experiments),
         certificate=fitted.pool.certificate,
         steps={part: str(step) for part, step in fitted.steps.items()},
@@ -298,13 +299,13 @@ def _choice(fitted: Fitted, experiments: "Sequence[Experiment]", options: Option
 def _why(fitted: Fitted, options: Options) -> str:
     if options.method != "auto":
         return "as asked"
-    if len(fitted.ranked) == 1:
+    if len(fitted.candidates) == 1:
         return "there is one member"
     trial = next((t for t in fitted.trials if t.part == "method"), None)
     if trial is None or trial.error is None:
         return "too few patients to tell convex from the mean"
-    relation = "more" if trial.taken else "not more"
-    return f"convex gains {trial.gain:.5f} over the mean, {relation} than one standard error ({trial.error:.5f})"
+    relation = "more" if trial.taken else "no more"
+    return f"convex gains {relation} over the mean than a standard error"
 
 
 def _keep(folder: Path, told: Findings, ids: npt.NDArray[np.object_], nested: Nested | None) -> None:

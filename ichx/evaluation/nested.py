@@ -8,6 +8,7 @@ and one is taken only where its gain is more than one standard error of a bootst
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Protocol
 
 import numpy as np
@@ -99,11 +100,11 @@ class Trial:
 class Fitted:
     """A frozen blend: the `pool` of `method`, the `steps` that follow by part, and the trials that chose them.
 
-    `ranked` are the candidates that went into the pool, best first; it may have given some of them no weight.
+    `candidates` are those that went into the pool, which may have given some of them no weight.
     """
 
     method: str
-    ranked: tuple[int, ...]
+    candidates: tuple[int, ...]
     pool: Pool
     steps: dict[str, Step]
     trials: tuple[Trial, ...]
@@ -134,8 +135,6 @@ class Folded:
         self.slices, self.options = slices, options
         self._groups = 2 * slices.folds + _halves(slices.patients, slices.folds)
         self._pools: dict[tuple[str, frozenset[int]], Pool] = {}
-        losses = [row_losses(slices.labels, p) @ np.asarray(LABEL_WEIGHTS) for p in slices.members]
-        self._sums = np.stack([np.bincount(self._groups, loss) for loss in losses])
 
     def fit(self, folds: Iterable[int] | None = None) -> Fitted:
         """Return the blend that some `folds`, or all, choose."""
@@ -143,13 +142,7 @@ class Folded:
         groups = frozenset(int(g) for g in np.unique(self._groups) if g // 2 in wanted)
         method, chosen, trials = self._choose(groups)
         pool = self._pool(method, groups)
-        rows = self._rows(groups)
-        heads, labels = self.slices.heads.take(rows), self.slices.labels[rows]
-        p, steps = pool.apply(self._members(rows, pool.members), heads), {}
-        for part, name in chosen.items():
-            steps[part] = _STEPS[part][name](p, labels, heads)
-            p = steps[part].apply(p, heads)
-        return Fitted(method, self._ranked(groups), pool, steps, trials)
+        return Fitted(method, self._best(groups), pool, self._steps(pool, chosen, groups), trials)
 
     def nested(self, report: Report | None = None) -> Nested | None:
         """Return the nested predictions; None where there is one fold only."""
@@ -178,7 +171,7 @@ class Folded:
         method = "mean" if self.options.method == "auto" else self.options.method
         inner = _inner(groups)
         rows = self._rows(groups)
-        if len(inner) < 2:
+        if len(inner) < 2 or not (self.options.steps or self.options.method == "auto"):
             return method, {}, ()
         labels, patients = self.slices.labels[rows], self.slices.patients[rows]
         heads, of_group = self.slices.heads.take(rows), self._groups[rows]
@@ -198,7 +191,7 @@ class Folded:
             return found
 
         current = pooled(method)
-        if self.options.method == "auto" and len(self._ranked(groups)) > 1:
+        if self.options.method == "auto" and len(self._best(groups)) > 1:
             convex = pooled("convex")
             if judged("method", "convex", "mean", convex, current).taken:
                 method, current = "convex", convex
@@ -214,18 +207,39 @@ class Folded:
                     chosen[part], standing, current = name, name, after
         return method, chosen, tuple(trials)
 
+    def _steps(self, pool: Pool, chosen: dict[str, str], groups: frozenset[int]) -> dict[str, Step]:
+        """Return the chosen steps, each fitted to what `groups` look like after those before it."""
+        steps: dict[str, Step] = {}
+        if not chosen:
+            return steps
+        rows = self._rows(groups)
+        heads, labels = self.slices.heads.take(rows), self.slices.labels[rows]
+        p = pool.apply(self._members(rows, pool.members), heads)
+        for part, name in chosen.items():
+            steps[part] = _STEPS[part][name](p, labels, heads)
+            p = steps[part].apply(p, heads)
+        return steps
+
     def _pool(self, method: str, groups: frozenset[int]) -> Pool:
         key = (method, groups)
         if key not in self._pools:
             rows = self._rows(groups)
-            members = self._members(rows, self._ranked(groups))
+            members = self._members(rows, self._best(groups))
             self._pools[key] = fit_pool(method, members, self.slices.labels[rows], self.slices.heads.take(rows))
         return self._pools[key]
 
-    def _ranked(self, groups: frozenset[int]) -> tuple[int, ...]:
+    def _best(self, groups: frozenset[int]) -> tuple[int, ...]:
         """Return the candidates that `groups` choose, by their score there; among equals the first."""
-        sums = self._sums[:, sorted(groups)].sum(axis=1)
-        return tuple(int(k) for k in np.argsort(sums, kind="stable")[: self.options.top])
+        if self.options.top is None or self.options.top >= len(self.slices.members):
+            return tuple(range(len(self.slices.members)))
+        sums = self._losses[:, sorted(groups)].sum(axis=1)
+        return tuple(sorted(int(k) for k in np.argsort(sums, kind="stable")[: self.options.top]))
+
+    @cached_property
+    def _losses(self) -> FloatArray:
+        """The candidates' summed losses in each group, `(K, groups)`."""
+        losses = [row_losses(self.slices.labels, p) @ np.asarray(LABEL_WEIGHTS) for p in self.slices.members]
+        return np.stack([np.bincount(self._groups, loss) for loss in losses])
 
     def _rows(self, groups: frozenset[int]) -> BoolArray:
         return np.isin(self._groups, list(groups))
