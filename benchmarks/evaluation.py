@@ -189,7 +189,7 @@ def _members(labels: FloatArray, first: FloatArray) -> list[FloatArray]:
     random, made = np.random.default_rng(1), [probabilities(first)]
     for k in range(1, MANY):
         noise, temperature, confusion = 0.3 + 0.05 * k, 1.0 + 0.02 * (k % 7), 0.03 * (k % 4)
-        other = first[:, random.permutation(len(LABELS))]
+        other = np.ascontiguousarray(first[:, random.permutation(len(LABELS))])
         mixed = (1 - confusion) * first + confusion * other + random.normal(0, noise, first.shape)
         made.append(probabilities(mixed / temperature))
     return made

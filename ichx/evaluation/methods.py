@@ -181,7 +181,7 @@ def _logit(members: Members, labels: FloatArray, heads: Heads) -> LogitPool:
     weights = np.broadcast_to(_LABEL_WEIGHTS, labels.shape).ravel()
     even = np.full(len(features), 1.0 / len(features))
     found = fit_logistic(features, labels.ravel(), weights, towards=even, positive=True)
-    kept = np.flatnonzero(found)
+    kept = np.flatnonzero(found) if found.any() else np.array([0])  # without any use: one half for every slice
     return LogitPool(tuple(np.array(list(members))[kept].tolist()), found[kept])
 
 

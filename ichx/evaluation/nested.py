@@ -52,7 +52,8 @@ _STEPS: Final[dict[str, dict[str, _Fit]]] = {
 
 @dataclass(frozen=True)
 class Slices:
-    """What is blended: `members` (candidates) with probabilities `(N, 6)`, `labels` (N, 6), patients and folds (N,)."""
+    """What is blended: `members` (candidates) with probabilities `(N, 6)`, `labels` (N, 6), patients and
+    folds as numbers from 0 (N,)."""
 
     members: tuple[FloatArray, ...]
     labels: FloatArray
@@ -134,12 +135,13 @@ class Folded:
         _check(slices)
         self.slices, self.options = slices, options
         self._groups = 2 * slices.folds + _halves(slices.patients, slices.folds)
+        self._folds = {int(k) for k in np.flatnonzero(np.bincount(slices.folds))}
         self._pools: dict[tuple[str, frozenset[int]], Pool] = {}
 
     def fit(self, folds: Iterable[int] | None = None) -> Fitted:
         """Return the blend that some `folds`, or all, choose."""
-        wanted = set(np.unique(self.slices.folds)) if folds is None else set(folds)
-        groups = frozenset(int(g) for g in np.unique(self._groups) if g // 2 in wanted)
+        wanted = self._folds if folds is None else set(folds)
+        groups = frozenset(int(g) for g in np.flatnonzero(np.bincount(self._groups)) if g // 2 in wanted)
         method, chosen, trials = self._choose(groups)
         pool = self._pool(method, groups)
         return Fitted(method, self._best(groups), pool, self._steps(pool, chosen, groups), trials)
@@ -147,7 +149,7 @@ class Folded:
     def nested(self, report: Report | None = None) -> Nested | None:
         """Return the nested predictions; None where there is one fold only."""
         slices = self.slices
-        parts = [int(k) for k in np.unique(slices.folds)]
+        parts = sorted(self._folds)
         if len(parts) < 2:
             return None
         predicted, fits = np.empty_like(slices.labels), {}
@@ -265,9 +267,10 @@ def _check(slices: Slices) -> None:
 def _halves(patients: IntArray, folds: IntArray) -> IntArray:
     """Return 0 or 1 by row: the patients of each fold are dealt in turn to its two halves."""
     half = np.empty(len(patients), np.int64)
-    for fold in np.unique(folds):
-        rows = folds == fold
-        half[rows] = np.unique(patients[rows], return_inverse=True)[1] % 2
+    for fold in np.flatnonzero(np.bincount(folds)):
+        inside = patients[folds == fold]
+        there = np.bincount(inside) > 0
+        half[folds == fold] = (np.cumsum(there)[inside] - 1) % 2
     return half
 
 

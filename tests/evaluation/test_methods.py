@@ -65,7 +65,8 @@ def test_a_logit_pool_of_independent_evidence_sums_it() -> None:
     assert isinstance(pool, LogitPool)
     np.testing.assert_allclose(pool.weights, 1, atol=0.05)
     np.testing.assert_allclose(
-        pool.apply(members, heads), probabilities(sum(w * logits(p) for w, p in zip(pool.weights, members.values())))
+        pool.apply(members, heads),
+        probabilities(sum(w * logits(p) for w, p in zip(pool.weights, members.values(), strict=True))),
     )
 
 
@@ -80,7 +81,7 @@ def test_ranks_do_not_see_a_monotone_distortion() -> None:
 
 def test_a_member_without_use_is_left_out() -> None:
     members, labels, heads = world(6, (3.0, 3.0))
-    members[2] = probabilities(np.random.default_rng(0).normal(3, 1, labels.shape))
+    members[2] = probabilities(0.5 - labels + np.random.default_rng(0).normal(0, 1, labels.shape))
     for method in ("convex", "greedy", "logit", "per-label"):
         assert 2 not in fit_pool(method, members, labels, heads).members, method
 
