@@ -26,8 +26,8 @@ class Heads:
         codes = pd.factorize(slices["study"] + "/" + slices["series"])[0]
         return cls(codes.astype(np.int64), slices["order"].to_numpy(np.int64))
 
-    def take(self, rows: npt.NDArray[np.bool_]) -> "Heads":
-        """Return those of some rows, `(N,)`; slices of other rows are nobody's neighbours."""
+    def take(self, rows: npt.NDArray[np.bool_] | IntArray) -> "Heads":
+        """Return those of some rows, a mask or their numbers; slices of other rows are nobody's neighbours."""
         return Heads(self.series[rows], self.order[rows])
 
     def neighbour(self, distance: int) -> IntArray:

@@ -157,24 +157,24 @@ class Folded:
             if report is not None:
                 report(done, len(parts))
             fits[part] = self.fit(set(parts) - {part})
-            rows = slices.folds == part
+            rows = np.flatnonzero(slices.folds == part)
             predicted[rows] = self.apply(fits[part], rows)
         if report is not None:
             report(len(parts), len(parts))
         return Nested(predicted, score(slices.labels, predicted), fits)
 
-    def apply(self, fitted: Fitted, rows: BoolArray | None = None) -> FloatArray:
-        """Return what `fitted` makes of some rows, `(N,)`, or of all."""
-        inside = np.ones(len(self.slices.labels), bool) if rows is None else rows
+    def apply(self, fitted: Fitted, rows: IntArray | None = None) -> FloatArray:
+        """Return what `fitted` makes of some rows, in ascending order, or of all."""
+        inside = np.arange(len(self.slices.labels)) if rows is None else rows
         return fitted.apply(self._members(inside, fitted.pool.members), self.slices.heads.take(inside))
 
     def _choose(self, groups: frozenset[int]) -> tuple[str, dict[str, str], tuple[Trial, ...]]:
         """Return method, alternatives by part and the trials, judged on the inner folds of `groups`."""
         method = "mean" if self.options.method == "auto" else self.options.method
         inner = _inner(groups)
-        rows = self._rows(groups)
         if len(inner) < 2 or not (self.options.steps or self.options.method == "auto"):
             return method, {}, ()
+        rows = self._rows(groups)
         labels, patients = self.slices.labels[rows], self.slices.patients[rows]
         heads, of_group = self.slices.heads.take(rows), self._groups[rows]
         held = [np.isin(of_group, list(part)) for part in inner]
@@ -243,11 +243,14 @@ class Folded:
         losses = [row_losses(self.slices.labels, p) @ np.asarray(LABEL_WEIGHTS) for p in self.slices.members]
         return np.stack([np.bincount(self._groups, loss) for loss in losses])
 
-    def _rows(self, groups: frozenset[int]) -> BoolArray:
-        return np.isin(self._groups, list(groups))
+    def _rows(self, groups: frozenset[int]) -> IntArray:
+        wanted = np.zeros(self._groups.max() + 1, bool)
+        wanted[list(groups)] = True
+        return np.flatnonzero(wanted[self._groups])
 
-    def _members(self, rows: BoolArray, wanted: tuple[int, ...]) -> Members:
-        return {k: self.slices.members[k] if rows.all() else self.slices.members[k][rows] for k in wanted}
+    def _members(self, rows: IntArray, wanted: tuple[int, ...]) -> Members:
+        members = self.slices.members
+        return {k: members[k] if len(rows) == len(members[k]) else members[k].take(rows, axis=0) for k in wanted}
 
 
 def _check(slices: Slices) -> None:
