@@ -3,25 +3,27 @@
 The problem is convex, so it is solved and not searched. With q the probability that a member gives to the truth of an
 entry and a that entry's weight (summing to 1), the loss is f(w) = -sum_i a_i log(sum_k w_k q_ik). Minimising
 f(w) + sum_k w_k over w >= 0 has its optimum on the simplex, for f(c w) = f(w) - log c; that leaves only sign
-constraints, which a primal-dual interior-point Newton method handles in a few dozen steps.
+constraints, which a primal-dual interior-point Newton method handles in a few dozen steps. A step reads the entries
+once, block by block, so that it needs no memory beside them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from ichx.errors import IchxError
-from ichx.evaluation.metric import CLIP
+from ichx.evaluation.metric import CLIP, FloatArray
 from ichx.labels import LABEL_WEIGHTS
-
-FloatArray = npt.NDArray[np.float64]
 
 GAP = 1e-9
 """The certificate that a solution must reach; it bounds the distance of its loss to the optimum."""
 
 _MAX_STEPS = 200
+_BLOCK = 8_192
+"""Entries that are worked on at once: few enough to stay in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -38,50 +40,108 @@ def truth_probabilities(labels: npt.ArrayLike, members: Sequence[npt.ArrayLike])
 
     `labels` is `(N, 6)` in 0..1, each member `(N, 6)` probabilities. A soft label counts as both truths, in its shares.
     """
+    return _truth(labels, members, np.asarray(LABEL_WEIGHTS))
+
+
+def _truth(
+    labels: npt.ArrayLike, members: Sequence[npt.ArrayLike], label_weights: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     y = np.asarray(labels, dtype=np.float64)
-    share = np.asarray(LABEL_WEIGHTS) / (sum(LABEL_WEIGHTS) * len(y))
-    p = np.stack([np.clip(np.asarray(m, dtype=np.float64), CLIP, 1.0 - CLIP).ravel() for m in members], axis=1)
-    flat, weight = y.ravel(), np.broadcast_to(share, y.shape).ravel()
-    hard = (flat == 0.0) | (flat == 1.0)
+    weight = np.broadcast_to(label_weights / (label_weights.sum() * len(y)), y.shape).ravel()
+    flat = y.ravel()
+    negative = flat == 0.0
+    hard = negative | (flat == 1.0)
+    p = np.empty((len(members), flat.size))
+    for row, member in zip(p, members, strict=True):
+        np.clip(np.asarray(member, dtype=np.float64).ravel(), CLIP, 1.0 - CLIP, out=row)
     if hard.all():
-        return np.where(flat[:, None] == 1.0, p, 1.0 - p), weight.copy()
-    return np.concatenate([p, 1.0 - p]), np.concatenate([weight * flat, weight * (1.0 - flat)])
+        for row in p:
+            np.subtract(1.0, row, out=row, where=negative)
+        return p.T, weight
+    return np.concatenate([p, 1.0 - p], axis=1).T, np.concatenate([weight * flat, weight * (1.0 - flat)])
 
 
 def mix(members: Sequence[npt.ArrayLike], weights: npt.ArrayLike) -> FloatArray:
-    """Return the weighted mean of the members' probabilities, each clipped before mixing."""
+    """Return the weighted mean of the members' probabilities, each clipped before mixing.
+
+    `weights` are `(K,)`, or `(K, 6)` with a column per label.
+    """
     total: FloatArray = np.zeros(np.shape(members[0]), dtype=np.float64)
     for member, weight in zip(members, np.asarray(weights, dtype=np.float64), strict=True):
         total += weight * np.clip(np.asarray(member, dtype=np.float64), CLIP, 1.0 - CLIP)
     return total
 
 
-def solve(labels: npt.ArrayLike, members: Sequence[npt.ArrayLike]) -> Blend:
-    """Return the optimal blend of `members`, each `(N, 6)` probabilities, on `(N, 6)` labels.
+def solve(
+    labels: npt.ArrayLike, members: Sequence[npt.ArrayLike], label_weights: Sequence[float] = LABEL_WEIGHTS
+) -> Blend:
+    """Return the optimal blend of `members`, each `(N, L)` probabilities, on `(N, L)` labels.
 
     Raises `IchxError` when there is nothing to blend or the method does not reach its certificate.
     """
     if not members or not np.size(labels):
         raise IchxError("there is nothing to blend", "give at least one member with predictions")
-    q, a = truth_probabilities(labels, members)
+    q, a = _truth(labels, members, np.asarray(label_weights))
+    with threadpool_limits(1, "blas"):  # threads that wait for each other at every block take longer
+        return _solve(q, a)
+
+
+def _solve(q: FloatArray, a: FloatArray) -> Blend:
+    vertices = np.eye(q.shape[1])
     weights = _interior_point(q, a)
-    alone = -(a @ np.log(q))
-    best = np.eye(len(members))[int(np.argmin(alone))]
-    if alone.min() <= -(a @ np.log(q @ weights)) and _certificate(q, a, best) <= GAP:
-        weights = best  # the method ends just beside a corner: one member alone is no worse
-    mixture = q @ weights
-    certificate = _certificate(q, a, weights)
+    alone = np.array([_loss(q, a, vertex) for vertex in vertices])
+    loss, certificate = _loss(q, a, weights), _certificate(q, a, weights)
+    corner = vertices[int(np.argmin(alone))]
+    if alone.min() <= loss and (at_corner := _certificate(q, a, corner)) <= GAP:
+        # The method ends just beside a corner: one member alone is no worse.
+        weights, loss, certificate = corner, float(alone.min()), at_corner
     if certificate > GAP:
         raise IchxError(
             f"the blend did not converge: certificate {certificate:.1e} instead of {GAP:.0e}",
             "leave out members that are nearly equal to each other",
         )
-    return Blend(weights, float(-(a @ np.log(mixture))), certificate)
+    return Blend(*_without_traces(q, a, weights, loss, certificate))
+
+
+def _without_traces(
+    q: FloatArray, a: FloatArray, weights: FloatArray, loss: float, certificate: float
+) -> tuple[FloatArray, float, float]:
+    """Return the point with its smallest weights set to zero, where the certificate holds without them."""
+    for trace in (1e-3, 1e-4, 1e-5, 1e-6):
+        if not ((weights > 0) & (weights < trace)).any():
+            continue
+        kept = np.where(weights < trace, 0.0, weights)
+        kept /= kept.sum()
+        if (found := _certificate(q, a, kept)) <= GAP:
+            return kept, _loss(q, a, kept), found
+    return weights, loss, certificate
+
+
+def _blocks(entries: int) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, entries, _BLOCK))
+
+
+def _loss(q: FloatArray, a: FloatArray, weights: FloatArray) -> float:
+    return -sum(float(a[block] @ np.log(weights @ q[block].T)) for block in _blocks(len(a)))
 
 
 def _certificate(q: FloatArray, a: FloatArray, weights: FloatArray) -> float:
     """Return how far the loss of `weights`, which lie on the simplex, is from the optimum at most."""
-    return float(np.max(q.T @ (a / (q @ weights))) - 1.0)
+    pull = np.zeros(len(weights))
+    for block in _blocks(len(a)):
+        pull += q[block].T @ (a[block] / (weights @ q[block].T))
+    return float(pull.max() - 1.0)
+
+
+def _pull_and_curvature(q: FloatArray, a: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return minus the gradient `(K,)` of the loss at `w`, and its Hessian `(K, K)`."""
+    pull, curvature = np.zeros(len(w)), np.zeros((len(w), len(w)))
+    for block in _blocks(len(a)):
+        root = np.sqrt(a[block])
+        scaled = q[block].T * (root / (w @ q[block].T))  # contiguous: q is kept member by member
+        pull += scaled @ root
+        curvature += scaled @ scaled.T
+    return pull, curvature
 
 
 def _interior_point(q: FloatArray, a: FloatArray) -> FloatArray:
@@ -91,14 +151,12 @@ def _interior_point(q: FloatArray, a: FloatArray) -> FloatArray:
     z = np.full(members, 1.0)
     best, best_certificate = w, np.inf
     for _ in range(_MAX_STEPS):
-        ratio = q / (q @ w)[:, None]
-        pull = ratio.T @ a
+        pull, hessian = _pull_and_curvature(q, a, w)
         certificate = float(np.max(pull) * w.sum() - 1.0)  # at w scaled to the simplex
         if certificate < best_certificate:
             best, best_certificate = w, certificate
         if certificate <= GAP / 10 or (w @ z / members < 1e-14 and certificate <= GAP):
             break
-        hessian = ratio.T @ (a[:, None] * ratio)
         mu = 0.1 * (w @ z) / members
         step_w = np.linalg.lstsq(hessian + np.diag(z / w), pull - 1.0 + mu / w, rcond=None)[0]
         step_z = mu / w - z - z / w * step_w

@@ -1,25 +1,41 @@
-"""The ensemble: the best experiments by OOF score, their blend weights, and the submission they make together."""
+"""The ensemble: the best experiments by OOF score, blended, with the score it may claim and its submission."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from ichx.data.dataset import load_version
 from ichx.data.label_csv import read_sample
-from ichx.errors import IchxError, raise_problems
+from ichx.data.predictions import Predictions, write_predictions
+from ichx.data.wording import counted
+from ichx.errors import IchxError
 from ichx.evaluation import blend
+from ichx.evaluation.bootstrap import Interval, loss_interval
+from ichx.evaluation.heads import Heads
+from ichx.evaluation.logistic import logits
+from ichx.evaluation.members import candidates, named
 from ichx.evaluation.metric import FloatArray, score
+from ichx.evaluation.nested import METHODS, Fitted, Folded, Nested, Options, Slices, Trial
 from ichx.evaluation.oof import TTA_VIEWS, OofTable, mean_over_views, read_oof, read_view
 from ichx.evaluation.submission import write_submission
 from ichx.store import EnsembleDraft, EnsembleMember
 
 if TYPE_CHECKING:
-    from ichx.store import DatasetVersion, Ensemble, Experiment, ExperimentSummary, Store
+    from ichx.store import DatasetVersion, Ensemble, Experiment, Store
     from ichx.workspace import Workspace
+
+OOF_FILE = "oof.parquet"
+"""The nested predictions of an ensemble, in its folder: what its score is the score of."""
+BLEND_FILE = "blend.json"
+"""What an ensemble chose and why, in its folder: all of its report but what the store has."""
 
 
 @dataclass(frozen=True)
@@ -33,39 +49,53 @@ class Submission:
 
 
 @dataclass(frozen=True)
-class EnsembleReport:
-    """What `ichx ensemble` tells."""
+class Choice:
+    """What was chosen: the method with its reason, the experiments that went in, and what follows, by part.
 
-    ensemble: "Ensemble"
+    `dropped` are those of `members` without any weight. `fold` is the one that this was chosen without; None: all
+    were used. `certificate` bounds the loss's distance to the optimum where the method finds one.
+    """
+
+    fold: int | None
+    method: str
+    why: str
+    members: tuple[int, ...]
+    dropped: tuple[int, ...]
+    weights: dict[int, float]
+    certificate: float | None
+    steps: dict[str, str]
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is told of an ensemble beside what the store keeps of it.
+
+    `best_single` and `mean_score` are OOF scores, `gap` the nested score less the in-sample one, `interval` that of the
+    nested score over patients. `choice` made the submissions, `fold_choices` the nested score.
+    """
+
     names: dict[int, str]
     best_single: float
     mean_score: float
-    certificate: float
+    gap: float | None
+    interval: Interval | None
+    choice: Choice
+    fold_choices: tuple[Choice, ...]
     submissions: tuple[Submission, ...]
     notes: tuple[str, ...]
 
-
-@dataclass(frozen=True)
-class _Member:
-    experiment: "Experiment"
-    oof: OofTable
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Experiments to blend, on a dataset version's folds of one digest; only their `folds` count, of `k`."""
-
-    version: "DatasetVersion"
-    fold_digest: str
-    experiments: "tuple[Experiment, ...]"
-    folds: tuple[int, ...]
-    k: int
-    notes: tuple[str, ...]
-
     @property
-    def partial(self) -> str | None:
-        """Which folds are blended, where these are not all."""
-        return None if len(self.folds) == self.k else f"{len(self.folds)} of {self.k} folds"
+    def certificate(self) -> float | None:
+        """By how much the loss of the weights may be above the optimum at most, where the method finds one."""
+        return self.choice.certificate
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleReport(Findings):
+    """What `ichx ensemble` tells."""
+
+    ensemble: "Ensemble"
 
 
 def make_ensemble(
@@ -75,87 +105,88 @@ def make_ensemble(
     tta: str,
     top: int = 4,
     members: Sequence[int] = (),
+    method: str = "auto",
+    smooth: bool = False,
+    calibrate: bool = True,
     dataset: str | None = None,
     out: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> EnsembleReport:
     """Blend the `top` complete experiments of `dataset` by OOF score under `tta`, and write a submission per test set.
 
-    With `members`, blend these experiments instead, on the folds that all of them have finished. `out` names the
-    submission file where there is one test set. Raises `IchxError` for too little to blend.
+    With `members`, blend these experiments instead, on the folds that all of them have finished. `method` is one of
+    `METHODS`; `smooth` and `calibrate` offer smoothing along the head, and calibration, consistency and clipping, each
+    taken where it gains on inner folds. `out` names the submission file where there is one test set. `progress` is told
+    folds done of the nested score. Raises `IchxError` for too little to blend.
     """
-    if top < 1:
-        raise IchxError(f"--top {top} blends nothing", "ask for at least 1")
-    if tta not in TTA_VIEWS:
-        raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
-    chosen = _named(store, members, dataset) if members else _candidates(store, dataset)
+    _check_request(top, tta, method)
+    chosen = named(workspace, store, members, dataset) if members else candidates(store, dataset)
     version, notes = chosen.version, list(chosen.notes)
-    ranked = sorted(
-        (_Member(e, read_oof(workspace, store, e, tta, chosen.folds)) for e in chosen.experiments),
-        key=lambda m: (m.oof.score, m.experiment.number),
-    )
-    blended = ranked if members else ranked[:top]
-    if not members and len(blended) < top:
-        notes = [f"asked for {top} experiments, {len(blended)} are complete; blending those", *notes]
-    _same_slices(blended)
-
-    labels, folds = blended[0].oof.labels, blended[0].oof.folds
-    predicted = [m.oof.probabilities for m in blended]
-    solution = blend.solve(labels, predicted)
-    nested = _nested_score(labels, folds, predicted)
-    if blended[0].oof.left_out:
-        notes.append(f"{blended[0].oof.left_out} slices could not be decoded and are not in any score")
-
-    tests = [t for t in store.test_sets(version.dataset) if t.sample is not None]
-    if out is not None and len(tests) != 1:
-        names = ", ".join(t.dataset for t in tests) or "none"
-        raise IchxError(
-            f"--out needs exactly one test set with a sample; {version.dataset} has {names}", "leave out --out"
-        )
+    if not members and len(chosen.experiments) < top:
+        notes.insert(0, f"asked for {top} experiments, {len(chosen.experiments)} are complete; blending those")
+    tests = _tests(store, version, out)
     if not tests:
         notes.append(f"no test set with a sample belongs to {version.dataset}: blended, no submission written")
+
+    experiments = sorted(chosen.experiments, key=lambda e: e.number)
+    tables = [read_oof(workspace, store, e, tta, chosen.folds) for e in experiments]
+    if tables[0].left_out:
+        notes.append(f"{tables[0].left_out} slices could not be decoded and are not in any score")
+    slices = _slices(workspace, version, experiments, tables)
+    options = Options(method, None if members else top, smooth, calibrate)
+    folded = Folded(slices, options)
+    nested = folded.nested(progress)
+    fitted = folded.fit()
+    scores = [score(slices.labels, p) for p in slices.members]
+    ranked = sorted(fitted.candidates, key=lambda k: (scores[k], k))
+
     number = store.reserve_ensemble()
     folder = workspace.ensembles_dir / str(number)
-    submissions = [
+    submissions = tuple(
         _submit(
             workspace,
             store,
-            blended,
+            {k: experiments[k] for k in fitted.pool.members},
             chosen.folds,
-            solution.weights,
+            fitted,
             tta,
-            labels.mean(axis=0),
+            slices.labels.mean(axis=0),
             test,
             out or folder / f"{test.dataset}.csv",
         )
         for test in tests
-    ]
-    ensemble = store.add_ensemble(
-        EnsembleDraft(
-            dataset=version.dataset,
-            version_id=version.id,
-            fold_digest=chosen.fold_digest,
-            tta=tta,
-            method="convex",
-            score=solution.loss,
-            nested_score=nested,
-            partial=chosen.partial,
-            submissions=tuple(s.path for s in submissions),
-            members=tuple(
-                EnsembleMember(experiment=m.experiment.number, weight=float(w), score=m.oof.score)
-                for m, w in zip(blended, solution.weights, strict=True)
-            ),
-        ),
-        number,
     )
-    return EnsembleReport(
-        ensemble=ensemble,
-        names={m.experiment.number: m.experiment.name for m in blended},
-        best_single=blended[0].oof.score,
-        mean_score=score(labels, blend.mix(predicted, np.full(len(blended), 1 / len(blended)))),
-        certificate=solution.certificate,
-        submissions=tuple(submissions),
+    weights = _weights(fitted, experiments)
+    in_sample = score(slices.labels, folded.apply(fitted))
+    kept = [k for k in ranked if k in fitted.pool.members]
+    mean = blend.mix([slices.members[k] for k in ranked], np.full(len(ranked), 1 / len(ranked)))
+    draft = EnsembleDraft(
+        dataset=version.dataset,
+        version_id=version.id,
+        fold_digest=chosen.fold_digest,
+        tta=tta,
+        method=fitted.method,
+        score=in_sample,
+        nested_score=None if nested is None else nested.score,
+        partial=chosen.partial,
+        submissions=tuple(s.path for s in submissions),
+        members=tuple(EnsembleMember(experiments[k].number, weights[experiments[k].number], scores[k]) for k in kept),
+    )
+    told = Findings(
+        names={experiments[k].number: experiments[k].name for k in ranked},
+        best_single=min(scores[k] for k in ranked),
+        mean_score=score(slices.labels, mean),
+        gap=None if nested is None else nested.score - in_sample,
+        interval=None if nested is None else loss_interval(slices.labels, nested.predicted, slices.patients),
+        choice=_choice(fitted, experiments, options, None),
+        fold_choices=tuple(
+            _choice(f, experiments, options, fold) for fold, f in ({} if nested is None else nested.fits).items()
+        ),
+        submissions=submissions,
         notes=tuple(notes),
     )
+    _keep(folder, told, tables[0].slice_ids, nested)
+    return EnsembleReport(ensemble=store.add_ensemble(draft, number), **vars(told))
 
 
 def predict_test(
@@ -197,123 +228,108 @@ def predict_test(
     return ids, total / len(folds)
 
 
-def _named(store: "Store", numbers: Sequence[int], dataset: str | None) -> _Chosen:
-    """Return the experiments with these `numbers`, and the folds that all of them have finished."""
-    twice = sorted({n for n in numbers if numbers.count(n) > 1})
-    if twice:
-        raise IchxError(f"named more than once: {', '.join(map(str, twice))}", "name each experiment once")
-    experiments = [store.experiment(number) for number in numbers]
-    first = experiments[0]
-    problems = [
-        f"{e.number} is on {e.dataset}, not on {dataset}" for e in experiments if dataset not in (None, e.dataset)
-    ]
-    problems += [
-        f"{e.number} has other data or folds ({e.dataset} v{e.dataset_version}, {e.fold_set}) than {first.number} "
-        f"({first.dataset} v{first.dataset_version}, {first.fold_set})"
-        for e in experiments
-        if (e.version_id, e.fold_digest) != (first.version_id, first.fold_digest)
-    ]
-    raise_problems(problems, "members of an ensemble share the dataset version and the folds")
-    finished = [{p.fold for p in store.predictions(e.number, role="oof")} for e in experiments]
-    unfinished = [
-        f"experiment {e.number} has no finished fold" for e, f in zip(experiments, finished, strict=True) if not f
-    ]
-    raise_problems(unfinished, "run it first: `ichx run NUMBER`")
-    common = sorted(set.intersection(*finished))
-    if not common:
-        raise IchxError("no fold is finished by every member", "run one fold for all: `ichx run NUMBER --fold 0`")
-    chosen = _Chosen(
-        version=store.version_by_id(first.version_id),
-        fold_digest=first.fold_digest,
-        experiments=tuple(experiments),
-        folds=tuple(common),
-        k=first.folds,
-        notes=(f"the folds {first.fold_set} split patients: every score here flatters",) if first.leaked else (),
-    )
-    if chosen.partial is None:
-        return chosen
-    return replace(chosen, notes=(*chosen.notes, f"blended on the folds that every member has: {chosen.partial}"))
+def _check_request(top: int, tta: str, method: str) -> None:
+    if top < 1:
+        raise IchxError(f"--top {top} blends nothing", "ask for at least 1")
+    if tta not in TTA_VIEWS:
+        raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
+    if method not in METHODS:
+        raise IchxError(f"there is no method {method!r}", f"choose one of {', '.join(METHODS)}")
 
 
-def _candidates(store: "Store", dataset: str | None) -> _Chosen:
-    """Return the complete experiments of one dataset version and fold digest, and a line for each one left out."""
-    if dataset is not None:
-        store.dataset(dataset)
-    summaries = [e for e in store.experiments(limit=None, dataset=dataset) if e.kind == "experiment" and not e.archived]
-    names = sorted({e.dataset for e in summaries})
-    if len(names) > 1:
-        raise IchxError(f"experiments on {len(names)} datasets: {', '.join(names)}", "choose one with --dataset NAME")
-    done = [e for e in summaries if e.state == "done" and not e.leaked]
-    if not done:
-        where = f" on {dataset}" if dataset else ""
-        leaked = any(e.leaked and e.state == "done" for e in summaries)
+def _tests(store: "Store", version: "DatasetVersion", out: Path | None) -> list["DatasetVersion"]:
+    """Return the test sets that get a submission."""
+    tests = [t for t in store.test_sets(version.dataset) if t.sample is not None]
+    if out is not None and len(tests) != 1:
+        names = ", ".join(t.dataset for t in tests) or "none"
         raise IchxError(
-            "\n".join(
-                [f"no experiment{where} is complete" + " and fit to be ranked" * leaked, *_incomplete(summaries)]
-            ),
-            "run one with `ichx run NUMBER`" + ", or blend leaky ones, marked, with `--members`" * leaked,
+            f"--out needs exactly one test set with a sample; {version.dataset} has {names}", "leave out --out"
         )
-    complete = [store.experiment(e.number) for e in done]
-    newest = max(complete, key=lambda e: e.number)
-    pinned = (newest.version_id, newest.fold_digest)
-    same = [e for e in complete if (e.version_id, e.fold_digest) == pinned]
-    version = store.version_by_id(newest.version_id)
-    notes = [
-        f"{e.number} ({e.name}) is left out: it has other data or folds than {newest.number}, the newest"
-        for e in complete
-        if e not in same
-    ]
-    return _Chosen(
-        version=version,
-        fold_digest=newest.fold_digest,
-        experiments=tuple(same),
-        folds=tuple(range(newest.folds)),
-        k=newest.folds,
-        notes=(*notes, *_incomplete(summaries)),
-    )
+    return tests
 
 
-def _incomplete(summaries: "Sequence[ExperimentSummary]") -> list[str]:
-    lines = []
-    for e in sorted(summaries, key=lambda s: s.number):
-        if e.leaked:
-            lines.append(f"{e.number} ({e.name}) is left out: its folds leak patients")
-        elif e.state != "done":
-            lines.append(f"{e.number} ({e.name}) is not complete: {e.folds_done} of {e.folds} folds, {e.state}")
-    return lines
-
-
-def _same_slices(members: Sequence[_Member]) -> None:
-    first = members[0]
-    for other in members[1:]:
-        if not np.array_equal(other.oof.slice_ids, first.oof.slice_ids):
-            differ = len(set(other.oof.slice_ids) ^ set(first.oof.slice_ids))
+def _slices(
+    workspace: "Workspace", version: "DatasetVersion", experiments: "Sequence[Experiment]", tables: Sequence[OofTable]
+) -> Slices:
+    """Return the experiments' predictions in the rows of the first, joined by slice id."""
+    first = tables[0]
+    members = []
+    for experiment, table in zip(experiments, tables, strict=True):
+        if np.array_equal(table.slice_ids, first.slice_ids):
+            members.append(table.probabilities)
+            continue
+        differ = len(set(table.slice_ids) ^ set(first.slice_ids))
+        if differ:
             raise IchxError(
-                f"experiments {first.experiment.number} and {other.experiment.number} predict different slices: "
+                f"experiments {experiments[0].number} and {experiment.number} predict different slices: "
                 f"{differ} are only in one of them",
                 "run the one with fewer again",
             )
+        row_of = {slice_id: row for row, slice_id in enumerate(table.slice_ids)}
+        members.append(table.probabilities[[row_of[i] for i in first.slice_ids]])
+    catalog = load_version(workspace, version).slices.set_index("slice_id").loc[pd.Index(first.slice_ids)]
+    return Slices(
+        members=tuple(members),
+        labels=first.labels,
+        heads=Heads.of(catalog),
+        patients=pd.factorize(catalog["patient"])[0].astype(np.int64),
+        folds=first.folds.astype(np.int64),
+    )
 
 
-def _nested_score(labels: FloatArray, folds: npt.NDArray[np.int16], predicted: Sequence[FloatArray]) -> float | None:
-    """Return the score with each fold blended by weights chosen on the other folds; None for a single fold."""
-    parts = np.unique(folds)
-    if len(parts) < 2:
-        return None
-    mixed = np.empty_like(labels)
-    for part in parts:
-        inside = folds == part
-        weights = blend.solve(labels[~inside], [p[~inside] for p in predicted]).weights
-        mixed[inside] = blend.mix([p[inside] for p in predicted], weights)
-    return score(labels, mixed)
+def _weights(fitted: Fitted, experiments: "Sequence[Experiment]") -> dict[int, float]:
+    pairs = zip(fitted.pool.members, fitted.pool.shares, strict=True)
+    return {experiments[k].number: float(share) for k, share in pairs}
+
+
+def _choice(fitted: Fitted, experiments: "Sequence[Experiment]", options: Options, fold: int | None) -> Choice:
+    return Choice(
+        fold=fold,
+        method=fitted.method,
+        why=_why(fitted, options),
+        members=tuple(experiments[k].number for k in fitted.candidates),
+        dropped=tuple(experiments[k].number for k in fitted.candidates if k not in fitted.pool.members),
+        weights=_weights(fitted, experiments),
+        certificate=fitted.pool.certificate,
+        steps={part: str(step) for part, step in fitted.steps.items()},
+        trials=fitted.trials,
+    )
+
+
+def _why(fitted: Fitted, options: Options) -> str:
+    if options.method != "auto":
+        return "as asked"
+    if len(fitted.candidates) == 1:
+        return "there is one member"
+    trial = next((t for t in fitted.trials if t.part == "method"), None)
+    if trial is None or trial.error is None:
+        return "too few patients to tell convex from the mean"
+    relation = "more" if trial.taken else "no more"
+    return f"convex gains {relation} over the mean than a standard error"
+
+
+def _keep(folder: Path, told: Findings, ids: npt.NDArray[np.object_], nested: Nested | None) -> None:
+    """Write what an ensemble chose, and its nested predictions, into its folder."""
+    if nested is not None:
+        write_predictions(folder / OOF_FILE, Predictions(ids, logits(nested.predicted).astype(np.float32)))
+    draft = folder / f".{BLEND_FILE}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_text(json.dumps(dataclasses.asdict(told), indent=2) + "\n", encoding="utf-8")
+            draft.replace(folder / BLEND_FILE)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise IchxError(f"cannot write to {folder}: {error.strerror}", "free some space or make it writable") from error
 
 
 def _submit(
     workspace: "Workspace",
     store: "Store",
-    members: Sequence[_Member],
+    members: "Mapping[int, Experiment]",
     folds: Sequence[int],
-    weights: FloatArray,
+    fitted: Fitted,
     tta: str,
     prevalence: FloatArray,
     test: "DatasetVersion",
@@ -321,17 +337,26 @@ def _submit(
 ) -> Submission:
     assert test.sample is not None
     sample = read_sample(workspace.root / test.sample)
-    used = [(m, float(w)) for m, w in zip(members, weights, strict=True) if w > 0]
-    tables = [predict_test(workspace, store, m.experiment, test, tta, folds) for m, _ in used]
-    ids = tables[0][0]
-    for other, _ in tables[1:]:
+    tables = {k: predict_test(workspace, store, e, test, tta, folds) for k, e in members.items()}
+    ids = next(iter(tables.values()))[0]
+    for k, (other, _) in tables.items():
         if not np.array_equal(other, ids):
+            differ = len(set(other) ^ set(ids))
             raise IchxError(
-                f"members predict different slices of {test.dataset}", "run `ichx run` on each member again"
+                f"members predict different slices of {test.dataset}: "
+                f"{differ} are not predicted by all, as by experiment {members[k].number}",
+                "run `ichx run` on each member again",
             )
-    mixed = blend.mix([probabilities for _, probabilities in tables], [w for _, w in used])
-
     slices = load_version(workspace, test).slices
+    unknown = len(set(ids) - set(slices["slice_id"]))
+    if unknown:
+        raise IchxError(
+            f"the members predict {counted(unknown, 'slice')} that {test.dataset} version {test.number} does not have",
+            "run `ichx run` on each member again",
+        )
+    heads = Heads.of(slices.set_index("slice_id").loc[pd.Index(ids)])
+    mixed = fitted.apply({k: predicted for k, (_, predicted) in tables.items()}, heads)
+
     image_of = dict(zip(slices["slice_id"], slices[test.summary["sample"]["by"]], strict=True))
     row_of = {image_of[i]: row for row, i in enumerate(ids)}
     filled = 0

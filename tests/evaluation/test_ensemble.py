@@ -1,5 +1,6 @@
 """The ensemble: the best complete experiments, blended on OOF predictions, and a submission joined by slice id."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from dicom_files import write_study
 
 from ichx.ct.phantom_dicom import PhantomFiles
 from ichx.data.dataset import add_dataset
+from ichx.data.fold_import import import_folds
 from ichx.data.predictions import read_predictions
 from ichx.errors import IchxError
 from ichx.evaluation import blend
 from ichx.evaluation.ensemble import make_ensemble, predict_test
 from ichx.evaluation.metric import score
+from ichx.evaluation.nested import METHODS
 from ichx.evaluation.oof import read_oof
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
@@ -23,6 +26,8 @@ from ichx.store import Store, marks, open_store
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
 from ichx.workspace import Workspace, open_workspace
+
+PLAIN = {"method": "convex", "calibrate": False}
 
 
 @pytest.fixture
@@ -38,22 +43,29 @@ def read_submission(path: Path) -> pd.Series:
 
 def test_members_weights_and_scores(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
-    report = make_ensemble(workspace, store, top=3, tta="hflip")
+    report = make_ensemble(workspace, store, top=3, tta="hflip", **PLAIN)
     tables = {n: read_oof(workspace, store, store.experiment(n), "hflip") for n in (1, 2, 3)}
     members = report.ensemble.members
-    assert [m.experiment for m in members] == sorted(tables, key=lambda n: tables[n].score)
+    ranked = [n for n in sorted(tables, key=lambda n: tables[n].score) if n not in report.choice.dropped]
+    assert [m.experiment for m in members] == ranked
     assert [m.score for m in members] == [tables[m.experiment].score for m in members]
     labels = tables[1].labels
     predicted = [tables[m.experiment].probabilities for m in members]
     weights = np.array([m.weight for m in members])
-    solved = blend.solve(labels, predicted)
-    np.testing.assert_allclose(weights, solved.weights, atol=1e-9)
+    solved = blend.solve(labels, [tables[n].probabilities for n in (1, 2, 3)])
+    assert weights.sum() == pytest.approx(1, abs=1e-12)
+    for number, weight in zip((1, 2, 3), solved.weights, strict=True):
+        assert report.choice.weights.get(number, 0.0) == pytest.approx(weight, abs=1e-9)
+        assert (number in report.choice.dropped) == (weight == 0)
     assert report.ensemble.score == pytest.approx(score(labels, blend.mix(predicted, weights)), rel=1e-9)
     assert report.best_single == members[0].score
     assert report.ensemble.score <= report.best_single + 1e-12  # one sum is taken by label, the other by slice
-    assert report.mean_score == pytest.approx(score(labels, np.mean(predicted, axis=0)), rel=1e-9)
+    mean = np.mean([t.probabilities for t in tables.values()], axis=0)
+    assert report.mean_score == pytest.approx(score(labels, mean), rel=1e-9)
     assert report.ensemble.nested_score is not None
     assert report.ensemble.nested_score >= report.ensemble.score
+    assert report.gap == pytest.approx(report.ensemble.nested_score - report.ensemble.score, abs=1e-15)
+    assert report.certificate is not None
     assert report.certificate <= 1e-9
     assert report.notes == ()
     assert store.ensemble(1) == report.ensemble
@@ -61,8 +73,8 @@ def test_members_weights_and_scores(place: tuple[Workspace, Store]) -> None:
 
 def test_the_nested_score_by_hand(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
-    report = make_ensemble(workspace, store, top=3, tta="none")
-    tables = [read_oof(workspace, store, store.experiment(m.experiment), "none") for m in report.ensemble.members]
+    report = make_ensemble(workspace, store, top=3, tta="none", **PLAIN)
+    tables = [read_oof(workspace, store, store.experiment(n), "none") for n in (1, 2, 3)]
     labels, folds = tables[0].labels, tables[0].folds
     mixed = np.empty_like(labels)
     for fold in (0, 1):
@@ -70,12 +82,15 @@ def test_the_nested_score_by_hand(place: tuple[Workspace, Store]) -> None:
         weights = blend.solve(labels[~inside], [t.probabilities[~inside] for t in tables]).weights
         mixed[inside] = sum(w * t.probabilities[inside] for w, t in zip(weights, tables, strict=True))
     assert report.ensemble.nested_score == pytest.approx(score(labels, mixed), rel=1e-9)
+    kept = read_predictions(workspace.ensembles_dir / "1" / "oof.parquet")
+    assert kept.slice_ids.tolist() == tables[0].slice_ids.tolist()
+    np.testing.assert_allclose(1 / (1 + np.exp(-kept.logits.astype(float))), mixed, rtol=1e-5)
 
 
 def test_the_submission_by_hand(place: tuple[Workspace, Store], phantom: PhantomFiles) -> None:
     """Mean over views, then over folds, then the blend; every value found by its id."""
     workspace, store = place
-    report = make_ensemble(workspace, store, top=3, tta="hflip")
+    report = make_ensemble(workspace, store, top=3, tta="hflip", **PLAIN)
     expected: dict[str, np.ndarray] = {}
     for member in report.ensemble.members:
         for fold in (0, 1):
@@ -98,7 +113,7 @@ def test_the_submission_by_hand(place: tuple[Workspace, Store], phantom: Phantom
 def test_top_takes_the_best(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     best = min((1, 2, 3), key=lambda n: read_oof(workspace, store, store.experiment(n), "hflip").score)
-    report = make_ensemble(workspace, store, top=1, tta="hflip")
+    report = make_ensemble(workspace, store, top=1, tta="hflip", calibrate=False)
     assert [(m.experiment, m.weight) for m in report.ensemble.members] == [(best, 1.0)]
     assert report.ensemble.score == pytest.approx(report.best_single, rel=1e-9)
     two = make_ensemble(workspace, store, top=2, tta="hflip")
@@ -133,7 +148,7 @@ def test_members_are_blended_as_named(place: tuple[Workspace, Store]) -> None:
     assert named.ensemble.members == best.ensemble.members
     assert (named.ensemble.score, named.ensemble.nested_score) == (best.ensemble.score, best.ensemble.nested_score)
     assert (named.ensemble.partial, named.notes) == (None, ())
-    alone = make_ensemble(workspace, store, members=[2], tta="none")
+    alone = make_ensemble(workspace, store, members=[2], tta="none", calibrate=False)
     assert [(m.experiment, m.weight) for m in alone.ensemble.members] == [(2, 1.0)]
     assert alone.ensemble.score == pytest.approx(read_oof(workspace, store, store.experiment(2)).score, rel=1e-9)
 
@@ -145,7 +160,7 @@ def test_members_that_are_not_finished_share_the_folds_that_all_have(place: tupl
     with pytest.raises(IchxError, match="experiment 4 has no finished fold"):
         make_ensemble(workspace, store, members=[1, half.number], tta="hflip")
     run_experiment(workspace, store, registry, half.number, folds=[1])
-    report = make_ensemble(workspace, store, members=[1, half.number], tta="hflip")
+    report = make_ensemble(workspace, store, members=[1, half.number], tta="hflip", method="mean", calibrate=False)
     assert report.ensemble.partial == "1 of 2 folds"
     assert marks(report.ensemble) == ("partial (1 of 2 folds)",)
     assert report.ensemble.nested_score is None
@@ -181,6 +196,41 @@ def test_members_that_cannot_be_blended(place: tuple[Workspace, Store]) -> None:
     assert store.ensembles() == []
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_makes_a_submission(place: tuple[Workspace, Store], phantom: PhantomFiles, method: str) -> None:
+    workspace, store = place
+    report = make_ensemble(workspace, store, top=3, tta="hflip", method=method, smooth=True)
+    made = report.ensemble
+    assert made.method == method or (method == "auto" and made.method in ("convex", "mean"))
+    assert made.nested_score is not None
+    assert 0 < made.nested_score < 1
+    assert {m.experiment for m in made.members} | set(report.choice.dropped) == {1, 2, 3}
+    assert [choice.fold for choice in report.fold_choices] == [0, 1]
+    assert report.interval is not None
+    assert report.interval.value == pytest.approx(made.nested_score, rel=1e-9)
+    told = json.loads((workspace.ensembles_dir / "1" / "blend.json").read_text())
+    assert told["choice"]["method"] == made.method
+    (submission,) = report.submissions
+    assert submission.images == phantom.test_slices
+
+
+def test_an_import_of_folds_keeps_experiments_together(place: tuple[Workspace, Store], tmp_path: Path) -> None:
+    """The next version has the same files, labels and default folds: its experiments join the others."""
+    workspace, store = place
+    table = pd.read_parquet(workspace.root / store.version("ph").path / "catalog.parquet")
+    theirs = table[["slice_id", "patient"]].assign(fold=pd.factorize(table["patient"])[0] % 2)
+    theirs[["slice_id", "fold"]].to_csv(tmp_path / "folds.csv", index=False)
+    import_folds(workspace, store, "ph", tmp_path / "folds.csv", name="theirs")
+    later = new_experiment(store, load_registry(), plugin="tiny_byobnet", size=32, settings=SHORT, name="later")
+    run_experiment(workspace, store, load_registry(), later.number)
+    assert store.experiment(later.number).dataset_version == 2
+    report = make_ensemble(workspace, store, members=[1, later.number], tta="none", method="mean")
+    assert {m.experiment for m in report.ensemble.members} == {1, later.number}
+    other = new_experiment(store, load_registry(), plugin="tiny_byobnet", size=32, settings=SHORT, folds="theirs")
+    with pytest.raises(IchxError, match=r"slices with another fold \(theirs, default\)"):
+        make_ensemble(workspace, store, members=[1, other.number], tta="none")
+
+
 def test_nothing_complete(dataset_copy: Path) -> None:
     workspace = open_workspace(dataset_copy)
     with open_store(workspace) as store:
@@ -200,6 +250,7 @@ def test_what_cannot_be_asked_for(place: tuple[Workspace, Store], tmp_path: Path
     for options, told in (
         ({"top": 0, "tta": "none"}, "--top 0 blends nothing"),
         ({"top": 1, "tta": "vflip"}, "no test-time augmentation 'vflip'"),
+        ({"tta": "none", "method": "median"}, "there is no method 'median'"),
         ({"top": 1, "tta": "none", "dataset": "phh"}, "no dataset is called 'phh'"),
         ({"top": 1, "tta": "none", "dataset": "ph-test"}, "no experiment on ph-test is complete"),
     ):
@@ -251,12 +302,16 @@ def test_a_dataset_that_moved_on_is_told(place: tuple[Workspace, Store], phantom
     """Experiments on other versions or folds are not mixed: those like the newest complete one are blended."""
     workspace, store = place
     registry = load_registry()
-    add_dataset(workspace, store, "ph", phantom.train, labels=phantom.train_labels, folds=2, fold_seed=1)
+    add_dataset(workspace, store, "ph", phantom.train, labels=phantom.train_labels, folds=3)
     later = new_experiment(store, registry, plugin="tiny_efficientnet", size=32, settings=SHORT, name="moved")
     run_experiment(workspace, store, registry, later.number)
     report = make_ensemble(workspace, store, top=4, tta="hflip")
     assert [m.experiment for m in report.ensemble.members] == [4]
     assert len([note for note in report.notes if "it has other data or folds than 4" in note]) == 3
+    with pytest.raises(
+        IchxError, match=r"4 and 1 do not belong together: \d+ slices with another fold \(default, default\)"
+    ):
+        make_ensemble(workspace, store, members=[1, 4], tta="none")
 
 
 def test_experiments_on_two_datasets_need_a_choice(place: tuple[Workspace, Store], tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""Calibration of probabilities, consistency of `any` with the subtypes, and clipping: fitted once, applied anywhere.
+
+Temperature scaling divides logits by one number (Guo et al., On calibration of modern neural networks, ICML 2017),
+for all labels or for each. Isotonic calibration is the best non-decreasing map (Zadrozny and Elkan, KDD 2002). Not for
+measuring how well calibrated probabilities are, nor for the choice among these (`ichx.evaluation.nested`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from ichx.evaluation.heads import Heads
+from ichx.evaluation.logistic import fit_logistic, logits
+from ichx.evaluation.metric import CLIP, FloatArray, probabilities
+from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
+
+BOUNDS = (CLIP, 1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+"""Lower bounds, and distances of upper bounds from 1, that clipping chooses from."""
+
+_ANY = LABELS.index(ANY)
+
+
+@dataclass(frozen=True)
+class Temperatures:
+    """Numbers that logits are divided by: `(1,)` for all labels, or `(6,)`."""
+
+    values: FloatArray
+
+    def apply(self, p: FloatArray, heads: Heads) -> FloatArray:
+        """Return the probabilities `(N, 6)` at these temperatures."""
+        return probabilities(logits(p) / self.values)
+
+    def __str__(self) -> str:
+        if len(self.values) == 1:
+            return f"temperature {self.values[0]:.3f}"
+        return f"temperature per label ({', '.join(f'{t:.2f}' for t in self.values)})"
+
+
+@dataclass(frozen=True)
+class Isotonic:
+    """A non-decreasing map per label: probabilities `before` that become `after`, straight lines between them."""
+
+    before: tuple[FloatArray, ...]
+    after: tuple[FloatArray, ...]
+
+    def apply(self, p: FloatArray, heads: Heads) -> FloatArray:
+        """Return the mapped probabilities `(N, 6)`."""
+        columns = zip(p.T, self.before, self.after, strict=True)
+        return np.stack([np.interp(column, before, after) for column, before, after in columns], axis=1)
+
+    def __str__(self) -> str:
+        return "isotonic per label"
+
+
+@dataclass(frozen=True)
+class Consistent:
+    """`any` raised to the largest subtype where it is below it."""
+
+    def apply(self, p: FloatArray, heads: Heads) -> FloatArray:
+        """Return the probabilities `(N, 6)` with any >= max of the subtypes."""
+        raised = p.copy()
+        raised[:, _ANY] = p.max(axis=1)
+        return raised
+
+    def __str__(self) -> str:
+        return "any >= max of the subtypes"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Probabilities are kept within `low` and 1 - `high`."""
+
+    low: float
+    high: float
+
+    def apply(self, p: FloatArray, heads: Heads) -> FloatArray:
+        """Return the clipped probabilities `(N, 6)`."""
+        return np.clip(p, self.low, 1.0 - self.high)
+
+    def __str__(self) -> str:
+        return f"to [{self.low:g}, 1 - {self.high:g}]"
+
+
+def fit_temperature(p: FloatArray, labels: FloatArray, heads: Heads) -> Temperatures:
+    """Return the one temperature of least weighted log loss for probabilities `(N, 6)`."""
+    weights = np.broadcast_to(np.asarray(LABEL_WEIGHTS), labels.shape).ravel()
+    return Temperatures(1.0 / _slope(logits(p).ravel(), labels.ravel(), weights))
+
+
+def fit_temperatures(p: FloatArray, labels: FloatArray, heads: Heads) -> Temperatures:
+    """Return the temperature of least log loss of each label."""
+    return Temperatures(1.0 / np.concatenate([_slope(z, y) for z, y in zip(logits(p).T, labels.T, strict=True)]))
+
+
+def fit_isotonic(p: FloatArray, labels: FloatArray, heads: Heads) -> Isotonic:
+    """Return the non-decreasing map of least squares, and so of least log loss, of each label.
+
+    One observation with the label's prevalence stands at either end, so that no certainty comes out of few slices.
+    """
+    maps = [_monotone(x, y) for x, y in zip(p.T, labels.T, strict=True)]
+    return Isotonic(tuple(before for before, _ in maps), tuple(after for _, after in maps))
+
+
+def fit_bounds(p: FloatArray, labels: FloatArray, heads: Heads) -> Bounds:
+    """Return the bounds among `BOUNDS` of least weighted log loss; the widest among equals."""
+    low = min(BOUNDS, key=lambda bound: (_loss_beyond(p, labels, bound), bound))
+    high = min(BOUNDS, key=lambda bound: (_loss_beyond(1.0 - p, 1.0 - labels, bound), bound))
+    return Bounds(low, high)
+
+
+def _slope(z: FloatArray, y: FloatArray, weights: FloatArray | None = None) -> FloatArray:
+    found = fit_logistic([z], y, weights, towards=[1.0], positive=True)
+    slope: FloatArray = np.maximum(found, 1e-3)  # of a label predicted at random it is 0: its temperature stays finite
+    return slope
+
+
+def _monotone(p: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return ascending knots and their values, two of them for each level."""
+    points, index, counts = np.unique(p, return_inverse=True, return_counts=True)
+    sums = np.bincount(index, y, len(points))
+    prevalence = y.mean()
+    points = np.concatenate([points[:1], points, points[-1:]])
+    rates = np.concatenate([[prevalence], sums / counts, [prevalence]])
+    fitted = isotonic_regression(rates, weights=np.concatenate([[1.0], counts, [1.0]]))
+    begins, ends = fitted.blocks[:-1], fitted.blocks[1:] - 1
+    knots = np.unique(np.concatenate([begins, ends]))
+    return points[knots], fitted.x[knots]
+
+
+def _loss_beyond(p: FloatArray, labels: FloatArray, bound: float) -> float:
+    """Return the weighted log loss, up to a constant, of the entries that a lower bound changes at its widest."""
+    low = p < BOUNDS[-1]
+    y = labels[low]
+    clipped = np.clip(p[low], max(bound, CLIP), 1.0 - CLIP)
+    weights = np.broadcast_to(np.asarray(LABEL_WEIGHTS), p.shape)[low]
+    return float(-(weights * (y * np.log(clipped) + (1.0 - y) * np.log1p(-clipped))).sum())

@@ -1,0 +1,97 @@
+"""Calibration mends what is known to be wrong, and makes no certainty out of few slices."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ichx.data.label_csv import read_labels
+from ichx.evaluation.calibration import (
+    Bounds,
+    Consistent,
+    fit_bounds,
+    fit_isotonic,
+    fit_temperature,
+    fit_temperatures,
+)
+from ichx.evaluation.heads import Heads
+from ichx.evaluation.logistic import logits
+from ichx.evaluation.metric import probabilities, score
+from ichx.labels import LABELS
+
+NOWHERE = Heads(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def calibrated(seed: int, n: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    p = probabilities(rng.normal(-1, 2, (n, 6)))
+    return p, (rng.random((n, 6)) < p).astype(float)
+
+
+def test_a_known_temperature_is_found() -> None:
+    p, labels = calibrated(0)
+    hot = probabilities(logits(p) * 2.0)
+    found = fit_temperature(hot, labels, NOWHERE)
+    assert found.values == pytest.approx([2.0], rel=0.03)
+    assert score(labels, found.apply(hot, NOWHERE)) == pytest.approx(score(labels, p), rel=1e-3)
+    each = np.array([0.5, 1, 1.5, 2, 3, 4])
+    np.testing.assert_allclose(
+        fit_temperatures(probabilities(logits(p) * each), labels, NOWHERE).values, each, rtol=0.06
+    )
+
+
+def test_isotonic_mends_any_monotone_distortion() -> None:
+    p, labels = calibrated(1)
+    bent = p**3
+    found = fit_isotonic(bent, labels, NOWHERE)
+    fresh, truth = calibrated(2)
+    assert score(truth, found.apply(fresh**3, NOWHERE)) < score(truth, fresh) + 0.003
+    assert score(truth, fresh**3) > score(truth, fresh) + 0.1
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([0.0, 0.02, 0.5, 1.0]), st.booleans())
+def test_isotonic_keeps_order_and_is_never_certain(seed: int, n: int, prevalence: float, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    p = np.round(rng.random((n, 6)), 1 if ties else 8)
+    labels = (rng.random((n, 6)) < prevalence).astype(float)
+    found = fit_isotonic(p, labels, NOWHERE)
+    grid = np.tile(np.linspace(0, 1, 50)[:, None], 6)
+    mapped = found.apply(grid, NOWHERE)
+    assert (np.diff(mapped, axis=0) >= -1e-12).all()
+    mixed = (labels.min(axis=0) == 0) & (labels.max(axis=0) == 1)
+    assert (mapped[:, mixed] > 0).all()
+    assert (mapped[:, mixed] < 1).all()
+
+
+def test_any_is_raised_and_nothing_lowered() -> None:
+    p = np.array([[0.1, 0.6, 0.2, 0.1, 0.1, 0.4], [0.1, 0.2, 0.2, 0.1, 0.1, 0.4]])
+    assert Consistent().apply(p, NOWHERE).tolist() == [[*p[0, :5], 0.6], p[1].tolist()]
+
+
+def test_bounds_take_back_certainties_that_were_wrong() -> None:
+    p, labels = calibrated(3)
+    p = np.where(p < 0.05, 1e-9, p)
+    found = fit_bounds(p, labels, NOWHERE)
+    assert found.low == 1e-2
+    assert found.high < 1e-2
+    assert score(labels, found.apply(p, NOWHERE)) < score(labels, p) - 0.05
+    best = min(score(labels, Bounds(low, found.high).apply(p, NOWHERE)) for low in (1e-6, 1e-4, 1e-3, 1e-2))
+    assert score(labels, found.apply(p, NOWHERE)) == pytest.approx(best)
+
+
+def test_a_real_model_gains_from_calibration_on_images_that_were_not_seen(shared_data: Path) -> None:
+    with gzip.open(shared_data / "predictions" / "resnet50_holdout.csv.gz", "rt") as handle:
+        table = pd.read_csv(handle)
+    known = read_labels(shared_data / "labels" / "stage_2_train.csv.gz")
+    row_of = dict(zip(known.images, range(len(known.images)), strict=True))
+    labels = known.values[[row_of[image] for image in table["Image"]]].astype(np.float64)
+    p = table[list(LABELS)].to_numpy(np.float64)
+    first = np.arange(len(p)) % 2 == 0
+    plain = score(labels[~first], p[~first])
+    for fit in (fit_temperature, fit_temperatures, fit_isotonic):
+        assert score(labels[~first], fit(p[first], labels[first], NOWHERE).apply(p[~first], NOWHERE)) < plain, fit
