@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.data.dataset import load_folds, load_version
+from ichx.data.folds import Leak, find_leaks
 from ichx.data.predictions import Predictions, read_predictions
 from ichx.data.wording import counted, such_as
 from ichx.errors import IchxError, raise_problems
@@ -79,6 +80,9 @@ def read_oof(
     fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
     assigned = load_folds(workspace, version, fold_set, dataset.slices)
     ids = dataset.slices["slice_id"].to_numpy(dtype=object)
+    patients = dataset.slices["patient"].to_numpy(dtype=object)
+    if not experiment.leaked:
+        _refuse_leaks(experiment, find_leaks(ids, patients, assigned), len(pd.unique(patients)))
     index = pd.Index(ids)
 
     predicted = np.full((len(ids), len(LABELS)), np.nan)
@@ -105,9 +109,20 @@ def read_oof(
         labels=labels[have],
         probabilities=predicted[have],
         left_out=int((np.isin(assigned, folds) & ~have).sum()),
-        patients=dataset.slices["patient"].to_numpy(dtype=object)[have],
+        patients=patients[have],
         studies=dataset.slices["study"].to_numpy(dtype=object)[have],
     )
+
+
+def _refuse_leaks(experiment: "Experiment", leaks: list[Leak], patients: int) -> None:
+    """Raise `IchxError` where folds that are not marked as leaky split patients."""
+    if leaks:
+        such = [f"{leak.patient} (folds {', '.join(map(str, leak.folds))})" for leak in leaks]
+        raise IchxError(
+            f"experiment {experiment.number}: {len(leaks):,} of {counted(patients, 'patient')} in more than one fold, "
+            f"so that folds trained on patients that they predict, {such_as(such)}",
+            f"the fold file was changed; `ichx audit {experiment.number}` checks all that belongs to the score",
+        )
 
 
 def fold_problems(

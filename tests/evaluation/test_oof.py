@@ -131,6 +131,23 @@ def test_predictions_of_another_fold_are_refused(place: tuple[Workspace, Store])
     assert caught.value.problem.startswith("experiment 1, fold 0: ")
 
 
+def test_folds_that_split_a_patient_are_refused_unless_the_score_is_marked(place: tuple[Workspace, Store]) -> None:
+    workspace, store = place
+    data = load_dataset(workspace, store, "ph")
+    folds = load_folds(workspace, data.version, data.version.folds[0])
+    split = data.slices[["slice_id"]].assign(fold=folds)
+    first = int(np.flatnonzero(folds == 0)[0])
+    split.loc[first, "fold"] = 1
+    split.to_parquet(workspace.root / data.version.path / "folds-default.parquet", index=False)
+    experiment = store.experiment(1)
+    with pytest.raises(IchxError) as caught:
+        read_oof(workspace, store, experiment)
+    assert caught.value.problem.startswith("experiment 1: 1 of 8 patients in more than one fold, ")
+    assert f"namely {data.slices['patient'][first]} (folds 0, 1)" in caught.value.problem
+    with pytest.raises(IchxError, match="fold 0: 1 slice of other folds"):
+        read_oof(workspace, store, dataclasses.replace(experiment, leaked=True))
+
+
 def test_a_slice_predicted_twice_is_refused(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     rewrite(workspace, 1, [0, 1, 1, 2])
