@@ -1,33 +1,53 @@
-"""`ichx report`: an experiment as one HTML page."""
+"""`ichx report`: an experiment or an ensemble as one HTML page."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ichx.cli.render import cell, console, print_json, say, session
+from ichx.cli.render import cell, console, print_json, progress, say, session, warn
 
 
 def report(
-    number: Annotated[int, typer.Argument(help="The experiment's number.")],
+    number: Annotated[int | None, typer.Argument(help="The experiment's number.")] = None,
+    ensemble: Annotated[int | None, typer.Option("--ensemble", help="An ensemble's number instead.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The file to write; default: report.html in the experiment's folder.")
+        Path | None, typer.Option("--out", help="The file to write; default: report.html in its folder.")
     ] = None,
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="Numbers instead of slice ids, and no host names.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
-    """Write an experiment's report: one HTML page that opens anywhere, without network.
+    """Write a report: one HTML page that opens anywhere, without network.
 
     Example: `ichx report 6`
-    """
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before matplotlib and pandas are imported
-        from ichx.report import write_report
 
-        written = write_report(workspace, store, number, out)
+    Example: `ichx report --ensemble 3 --anonymous --out blend.html`
+    """
+    if (number is None) == (ensemble is None):
+        raise typer.BadParameter("give an experiment's number or --ensemble NUMBER, one of them")
+    with session() as (workspace, store):
+        # an unknown number is told before torch and pandas are imported
+        if number is not None:
+            store.experiment(number)
+        elif ensemble is not None:
+            store.ensemble(ensemble)
+        from ichx.report import write_ensemble_report, write_report
+
+        with progress("report") as told:
+            if number is not None:
+                written = write_report(workspace, store, number, out, anonymous=anonymous, progress=told)
+            else:
+                assert ensemble is not None
+                written = write_ensemble_report(workspace, store, ensemble, out, anonymous=anonymous, progress=told)
+    for note in written.notes:
+        warn(note)
     if as_json:
         print_json(written)
         return
+    what = f"experiment {number}" if number is not None else f"ensemble {ensemble}"
     score = "no fold is finished yet" if written.score is None else f"OOF score {cell(written.score)}"
     said = f" [{', '.join(written.marks)}]" if written.marks else ""
-    say(f"experiment {number}: {score}{said}")
+    say(f"{what}: {score}{said}")
     console.print(str(written.path), markup=False)

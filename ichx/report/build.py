@@ -1,13 +1,15 @@
-"""Collects what is known of an experiment from the store and its OOF tables, and writes it as one HTML page.
+"""Writes a report: one HTML page that needs no network and no other file. What it shows is in `ichx.report.collect`.
 
-The page needs no network, no script and no other file. It is a function of what is stored: the same again gives the
-same bytes. No path and no slice, patient or study id stands in it.
+The page is a function of what is stored: the same again gives the same bytes. No path and no id of a patient, study
+or series stands in it.
 """
 
+import base64
+import hashlib
 import os
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -15,174 +17,129 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from ichx.errors import IchxError
-from ichx.evaluation.metric import constant_score, label_losses
-from ichx.evaluation.oof import OofTable, read_oof
-from ichx.labels import ANY, LABELS
-from ichx.recipe import Recipe, from_toml
+from ichx.labels import LABELS
 from ichx.report import plots
-from ichx.report.diagnostics import Reliability, Roc, positive, reliability, roc
+from ichx.report.chart import RIGHT
+from ichx.report.collect import STEPS, Progress, ReportData, collect_ensemble, collect_experiment
 from ichx.store import marks
 
 if TYPE_CHECKING:
-    from ichx.store import DatasetVersion, EpochRecord, Experiment, FoldSet, Run, Store
+    from ichx.store import Run, Store
     from ichx.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class FoldScore:
-    """A row of the score table: weighted log loss, plain and with hflip, and the log loss of each label `(6,)`."""
-
-    name: str
-    slices: int
-    score: float
-    score_tta: float
-    losses: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class LabelScore:
-    """A row of the label table; `roc` is None for a label without both classes."""
-
-    name: str
-    positives: int
-    share: float
-    loss: float
-    roc: Roc | None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What the OOF tables of the finished folds say, with one view and with the mean of both (`_tta`).
-
-    `prevalence_score` is that of predicting the same slices' prevalences; `left_out` counts undecodable slices.
-    """
-
-    slices: int
-    left_out: int
-    score: float
-    spread: float | None
-    score_tta: float
-    spread_tta: float | None
-    prevalence_score: float
-    folds: tuple[FoldScore, ...]
-    labels: tuple[LabelScore, ...]
-    reliability: Reliability | None
-
-
-@dataclass(frozen=True)
-class ReportData:
-    """Everything that a report shows. `scores` is None while no fold is finished; `history` has folds with epochs."""
-
-    experiment: "Experiment"
-    version: "DatasetVersion"
-    fold_set: "FoldSet"
-    recipe: Recipe
-    runs: "tuple[Run, ...]"
-    history: "Mapping[int, Sequence[EpochRecord]]"
-    scores: Scores | None
-
-
-@dataclass(frozen=True)
 class WrittenReport:
-    """A written page, and what stands at its head."""
+    """A written page, and what stands at its head; `notes` say what it could not show. One of two numbers is None."""
 
-    experiment: int
+    experiment: int | None
+    ensemble: int | None
     path: Path
     score: float | None
     marks: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
-def write_report(workspace: "Workspace", store: "Store", number: int, out: Path | None = None) -> WrittenReport:
+def write_report(
+    workspace: "Workspace",
+    store: "Store",
+    number: int,
+    out: Path | None = None,
+    *,
+    anonymous: bool = False,
+    progress: Progress | None = None,
+) -> WrittenReport:
     """Write the page of experiment `number` to `out`, or to `report.html` in its folder, atomically.
 
-    Raises `IchxError` for an unknown experiment, predictions that cannot be trusted and a file that cannot be written.
+    An `anonymous` page has numbers for slice ids, and no host. Raises `IchxError` for an experiment that is unknown or
+    has trained nothing, for predictions that cannot be trusted, and for a file that cannot be written.
     """
-    data = collect(workspace, store, number)
-    path = (out.expanduser() if out else workspace.experiment_dir(number) / "report.html").resolve()
-    _write(path, render(data))
-    score = data.scores.score if data.scores else None
-    return WrittenReport(number, path, score, marks(data.experiment) if data.scores else ())
+    data = collect_experiment(workspace, store, number, anonymous=anonymous, progress=progress)
+    return _finish(data, out or workspace.experiment_dir(number) / "report.html", progress)
 
 
-def collect(workspace: "Workspace", store: "Store", number: int) -> ReportData:
-    """Return what is known of experiment `number`; raises `IchxError` as `write_report` does."""
-    experiment = store.experiment(number)
-    version = store.version_by_id(experiment.version_id)
-    runs = tuple(store.runs(number))
-    history = {fold: store.history(number, fold) for fold in sorted({run.fold for run in runs})}
-    scores = None
-    if store.predictions(number, role="oof"):
-        plain, flipped = (read_oof(workspace, store, experiment, tta) for tta in ("none", "hflip"))
-        scores = _scores(plain, flipped)
-        # A fold may end while its experiment is read: the marks tell of the folds that the scores hold.
-        experiment = replace(experiment, folds_done=len(scores.folds))
-    return ReportData(
-        experiment=experiment,
-        version=version,
-        fold_set=next(f for f in version.folds if f.id == experiment.fold_set_id),
-        recipe=from_toml(experiment.recipe, source=f"the recipe of experiment {number}"),
-        runs=runs,
-        history={fold: records for fold, records in history.items() if records},
-        scores=scores,
-    )
+def write_ensemble_report(
+    workspace: "Workspace",
+    store: "Store",
+    number: int,
+    out: Path | None = None,
+    *,
+    anonymous: bool = False,
+    progress: Progress | None = None,
+) -> WrittenReport:
+    """Write the page of ensemble `number` as `write_report` does that of an experiment."""
+    data = collect_ensemble(workspace, store, number, anonymous=anonymous, progress=progress)
+    return _finish(data, out or workspace.ensembles_dir / str(number) / "report.html", progress)
 
 
 def render(data: ReportData) -> str:
     """Return the page of `data` as HTML."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"score": _five, "utc": _utc}
-    template = environment.from_string(files("ichx.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
-    found = data.scores
-    return template.render(
+    environment.filters |= {"score": _five, "utc": _utc, "count": "{:,}".format}
+    script, style = _part("page.js"), _part("page.css")
+    found, gallery = data.diagnosis, data.gallery
+    strip = gallery.strip if gallery else None
+    return environment.from_string(_part("page.html.j2")).render(
         data=data,
         experiment=data.experiment,
-        scores=found,
-        marks=marks(data.experiment),
+        ensemble=data.ensemble,
+        found=found,
+        gallery=gallery,
+        marks=_marks(data),
+        marks_of=marks,
         label_names=LABELS,
+        style=Markup(style),
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         environments=_environments(data.runs),
-        curves=plots.learning_curves(data.recipe, data.history) if data.history else None,
-        roc=plots.roc_curves({label.name: label.roc for label in found.labels}) if found else None,
-        reliability=plots.reliability_diagram(found.reliability) if found and found.reliability else None,
+        curves=plots.learning_curves(data.recipe, data.history) if data.history else (),
+        roc=plots.roc_curves(found.curves) if found else None,
+        precision_recall=plots.precision_recall_curves(found.curves) if found else None,
+        reliability=plots.reliability_diagram(found.calibration) if found else None,
+        strip=plots.head_strip(strip) if strip else None,
+        strip_width=plots.strip_width(strip) if strip else 0,
+        strip_left=plots.STRIP_LEFT,
+        strip_right=RIGHT,
     )
 
 
-def _scores(plain: OofTable, flipped: OofTable) -> Scores:
-    losses = label_losses(plain.labels, plain.probabilities)
-    by_fold = flipped.fold_scores
-    folds = []
-    for fold, score in plain.fold_scores.items():
-        rows = plain.folds == fold
-        of_labels = label_losses(plain.labels[rows], plain.probabilities[rows])
-        folds.append(FoldScore(str(fold), int(rows.sum()), score, by_fold[fold], tuple(map(float, of_labels))))
-    labels = []
-    for column, name in enumerate(LABELS):
-        truth, predicted = plain.labels[:, column], plain.probabilities[:, column]
-        positives = int(positive(truth).sum())
-        share = positives / len(truth)
-        labels.append(LabelScore(name, positives, share, float(losses[column]), roc(truth, predicted)))
-    any_column = LABELS.index(ANY)
-    return Scores(
-        slices=len(plain.slice_ids),
-        left_out=plain.left_out,
-        score=plain.score,
-        spread=plain.spread,
-        score_tta=flipped.score,
-        spread_tta=flipped.spread,
-        prevalence_score=constant_score(plain.labels, plain.labels),
-        folds=tuple(folds),
-        labels=tuple(labels),
-        reliability=reliability(plain.labels[:, any_column], plain.probabilities[:, any_column]),
+def _finish(data: ReportData, out: Path, progress: Progress | None) -> WrittenReport:
+    path = out.expanduser().resolve()
+    _write(path, render(data))
+    if progress:
+        progress(STEPS, STEPS)
+    return WrittenReport(
+        experiment=data.experiment.number if data.experiment else None,
+        ensemble=data.ensemble.number if data.ensemble else None,
+        path=path,
+        score=data.diagnosis.scores.log_loss if data.diagnosis else None,
+        marks=_marks(data) if data.diagnosis else (),
+        notes=data.gallery.notes if data.gallery else (),
     )
+
+
+def _marks(data: ReportData) -> tuple[str, ...]:
+    scored = data.experiment or data.ensemble
+    assert scored is not None
+    found = marks(scored)
+    return (*found, "in-sample") if data.ensemble and not data.nested else found
+
+
+def _part(name: str) -> str:
+    return files("ichx.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _environments(runs: "Sequence[Run]") -> list[tuple[str, str]]:
     """Return each set of library versions once, with the runs that had it."""
     found: dict[str, list[str]] = {}
+    several = len({run.experiment for run in runs}) > 1
     for run in runs:
         libraries = ", ".join(f"{name} {version}" for name, version in run.libraries.items())
-        found.setdefault(libraries, []).append(f"fold {run.fold} attempt {run.attempt}")
+        whose = f"experiment {run.experiment} " if several else ""
+        found.setdefault(libraries, []).append(f"{whose}fold {run.fold} attempt {run.attempt}")
     return [(libraries, ", ".join(used)) for libraries, used in found.items()]
 
 

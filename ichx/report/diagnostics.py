@@ -1,72 +1,70 @@
-"""Receiver operating characteristic and reliability of one label: what the report's diagrams show. No drawing here."""
+"""The curves of one label that a report draws: ROC and precision-recall, thinned to what an eye can tell apart.
+
+The areas under them are no matter of this file: they are scores, taken from every threshold.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import auc, roc_curve
 
 from ichx.evaluation.metric import FloatArray
+from ichx.report.scoring import positive
 
-BINS = 10
-"""Equal-width bins of probability in a reliability diagram."""
-
-ROC_POINTS = 400
-"""Points that a drawn ROC curve keeps; its area is taken from all of them."""
+CURVE_POINTS = 160
+"""Points that a drawn curve keeps."""
 
 
 @dataclass(frozen=True)
-class Roc:
-    """False and true positive rates, each `(P,)` and rising from 0 to 1, and the area under the whole curve."""
+class Curve:
+    """Points `(P,)` in [0, 1] of a drawn curve, with the threshold at and over which a slice counts as called."""
 
-    false_positive: FloatArray
-    true_positive: FloatArray
-    auc: float
+    x: FloatArray
+    y: FloatArray
+    threshold: FloatArray
 
 
 @dataclass(frozen=True)
-class Reliability:
-    """Per non-empty bin `(B,)`: the mean predicted probability, the share of positives and the number of slices."""
+class Curves:
+    """A label's ROC, true over false positive rate, and its precision over its recall."""
 
-    predicted: FloatArray
-    observed: FloatArray
-    counts: npt.NDArray[np.int64]
-
-
-def positive(labels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Return which of `labels` in 0..1 count as positive: those over 1/2."""
-    return np.asarray(labels, dtype=np.float64) > 0.5
+    roc: Curve
+    precision_recall: Curve
 
 
-def roc(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> Roc | None:
-    """Return the ROC of `(N,)` probabilities on `(N,)` labels; None where they do not have both classes."""
-    truth = positive(labels)
-    if not _both_classes(truth):
+def curves(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> Curves | None:
+    """Return the curves of `(N,)` probabilities on `(N,)` labels; None for labels without both classes.
+
+    A point stands for each probability that occurs, from the highest on. The ROC begins with one more, in which nothing
+    is called and which has an infinite threshold; precision means nothing there.
+    """
+    truth, p = positive(labels), np.asarray(predicted, dtype=np.float64)
+    if truth.all() or not truth.any():
         return None
-    false_positive, true_positive, _ = roc_curve(truth, np.asarray(predicted, dtype=np.float64))
-    kept = _evenly_along(false_positive + true_positive, ROC_POINTS)
-    return Roc(false_positive[kept], true_positive[kept], float(auc(false_positive, true_positive)))
+    order = np.argsort(-p, kind="stable")
+    falling = p[order]
+    last = np.append(np.flatnonzero(np.diff(falling)), len(p) - 1)  # equal probabilities are called together
+    hits, called = np.cumsum(truth[order], dtype=np.float64)[last], last + 1.0
+    alarms, threshold = called - hits, falling[last]
+    recall = hits / hits[-1]
+    begin = np.zeros(1)
+    return Curves(
+        roc=_thinned(np.append(begin, alarms / alarms[-1]), np.append(begin, recall), np.append(np.inf, threshold)),
+        precision_recall=_thinned(recall, hits / called, threshold),
+    )
 
 
-def reliability(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> Reliability | None:
-    """Return the reliability of `(N,)` probabilities on `(N,)` labels; None where they do not have both classes."""
-    y, p = np.asarray(labels, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
-    if not _both_classes(positive(y)):
-        return None
-    bins = np.minimum((p * BINS).astype(np.int64), BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    filled = counts > 0
-    sums = [np.bincount(bins, weights=values, minlength=BINS)[filled] / counts[filled] for values in (p, y)]
-    return Reliability(predicted=sums[0], observed=sums[1], counts=counts[filled])
+def thinned_places(*values: npt.ArrayLike, points: int = CURVE_POINTS) -> npt.NDArray[np.int64]:
+    """Return indices of at most `points` of the curve `values` (P,) each, evenly along its length, ends included."""
+    columns = [np.asarray(v, dtype=np.float64) for v in values]
+    count = len(columns[0])
+    if count <= points:
+        return np.arange(count)
+    length = np.concatenate([[0.0], np.cumsum(sum(np.abs(np.diff(c)) for c in columns))])
+    wanted = np.linspace(0, length[-1], points - 1)
+    return np.unique(np.append(np.minimum(np.searchsorted(length, wanted), count - 1), count - 1))
 
 
-def _both_classes(truth: npt.NDArray[np.bool_]) -> bool:
-    return bool(truth.any() and not truth.all())
-
-
-def _evenly_along(position: FloatArray, points: int) -> npt.NDArray[np.int64]:
-    """Return indices of at most `points` values of rising `position`, evenly spread over its range, ends included."""
-    if len(position) <= points:
-        return np.arange(len(position))
-    wanted = np.linspace(position[0], position[-1], points - 1)
-    return np.unique(np.append(np.searchsorted(position, wanted), len(position) - 1))
+def _thinned(x: FloatArray, y: FloatArray, threshold: FloatArray) -> Curve:
+    kept = thinned_places(x, y)
+    return Curve(x[kept], y[kept], threshold[kept])

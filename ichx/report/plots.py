@@ -1,150 +1,159 @@
-"""The report's diagrams as inline SVG that follows the page: its font, and its colours in light and dark.
+"""The report's diagrams: which lines and which words. How they become SVG is in `ichx.report.chart`."""
 
-Drawn with matplotlib's objects, without pyplot. The same figures give the same bytes. They are computed elsewhere.
-"""
-
-import io
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import matplotlib as mpl
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from ichx.labels import LABELS
 from ichx.recipe import Recipe
-from ichx.report.diagnostics import Reliability, Roc
+from ichx.report.chart import RIGHT, Axis, Panel, Series, chart, linear_axis, log_axis, whole_axis
+from ichx.report.diagnostics import Curve, Curves, thinned_places
+from ichx.report.gallery import Strip
+from ichx.report.scoring import Calibration
 from ichx.store import EpochRecord
 
-# Colours that stand for the page's own; `_inline` puts its CSS variables in their places.
-_INK, _LINE = "#0a0b01", "#0a0b02"
-SERIES = tuple(f"#0a0c{i:02x}" for i in range(10))
-_CSS = {_INK: "currentColor", _LINE: "var(--line)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES)}
+EPOCHS = 300
+"""Epochs of a fold that the learning curves draw; of longer trainings, a thinned choice."""
 
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "font.family": ["sans-serif"],
-    "font.sans-serif": ["DejaVu Sans"],  # measures the text; the page sets its own
-    "font.size": 9.0,
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 3.5,
-    "legend.frameon": False,
-    "grid.color": _LINE,
-    "grid.linewidth": 0.6,
-    **{f"{part}.color": _INK for part in ("text", "xtick", "ytick")},
-    **{f"axes.{part}": _INK for part in ("labelcolor", "edgecolor")},
-}
+SLICE_WIDTH = 64.0
+STRIP_LEFT = 112.0
+"""Width of one slice of the strip, and room for the names of the labels, in the units of its drawing."""
+
+Shares = Axis(0.0, 1.0, "", tuple((v / 5, f"{20 * v}%") for v in range(6)))
 
 
-def learning_curves(recipe: Recipe, history: Mapping[int, Sequence[EpochRecord]]) -> Markup:
+def learning_curves(recipe: Recipe, history: Mapping[int, Sequence[EpochRecord]]) -> tuple[Markup, ...]:
     """Return training loss, validation score and learning rate over the epochs of all stages, a line per fold."""
     ends = [sum(stage.epochs for stage in recipe.stage[: i + 1]) for i in range(len(recipe.stage))]
     starts = [0, *ends[:-1]]
-
-    def draw(figure: Figure) -> None:
-        loss, score, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.6))
-        for fold, records in sorted(history.items()):
-            epochs = [starts[r.stage_index] + r.epoch for r in records]
-            for axes, name in ((loss, "loss"), (score, "score"), (rate, "lr")):
-                values = [r.values.get(name, math.nan) for r in records]
-                drawn = {"drawstyle": "steps-mid"} if name == "lr" else {"marker": "o"}
-                axes.plot(epochs, values, label=f"fold {fold}", **_line(fold), **drawn)
-        rate.set_yscale("log")
-        rate.set_xlim(0.5, ends[-1] + 0.5)
-        rate.xaxis.set_major_locator(MaxNLocator(integer=True))
-        for axes, title in ((loss, "training loss"), (score, "validation score"), (rate, "learning rate")):
-            axes.set_ylabel(title)
-            for boundary in starts[1:]:
-                axes.axvline(boundary + 0.5, color=_INK, linewidth=0.8, linestyle=":")
-        rate.set_xlabel("epoch")
-        _name_stages(loss, recipe, starts)
-        figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-
-    return _svg("curves", "Training loss, validation score and learning rate by epoch", (4.6, 5.6), draw)
+    axis = whole_axis(1, ends[-1], "epoch")
+    stages = [(start + (stage.epochs + 1) / 2, stage.name) for stage, start in zip(recipe.stage, starts, strict=True)]
+    crowded = len(stages) > 5 or min(stage.epochs for stage in recipe.stage) < 0.1 * recipe.epochs
+    charts = []
+    for value, title in (("loss", "training loss"), ("score", "validation score"), ("lr", "learning rate")):
+        series = [_epochs(fold, records, starts, value, title) for fold, records in sorted(history.items())]
+        finite = [y for s in series for _, y in s.points if math.isfinite(y) and (y > 0 or value != "lr")]
+        low, high = (min(finite), max(finite)) if finite else (0.1, 1.0)
+        y = log_axis(low, high, title) if value == "lr" else linear_axis(low, high, title)
+        guides = [((start + 0.5, y.low), (start + 0.5, y.high)) for start in starts[1:]]
+        panel = Panel(axis, y, series, 190.0, guides, () if crowded else stages)
+        last = [f"fold {fold}: {_told(value, records[-1])}" for fold, records in sorted(history.items())]
+        described = f"in the last epoch, {'; '.join(last)}"
+        charts.append(chart(f"curve-{value}", f"{title.capitalize()} by epoch", described, [panel]))
+    return tuple(charts)
 
 
-def roc_curves(curves: Mapping[str, Roc | None]) -> Markup:
-    """Return the ROC of each label that has one, with its area; the others are named as undefined."""
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.plot((0, 1), (0, 1), color=_INK, linewidth=0.8, linestyle=":")
-        for place, (label, curve) in enumerate(curves.items()):
-            x, y = (curve.false_positive, curve.true_positive) if curve else ((), ())
-            said = f"AUC {curve.auc:.4f}" if curve else "undefined"
-            axes.plot(x, y, label=f"{label}: {said}", **_line(place))
-        _unit_square(axes, "false positive rate", "true positive rate")
-        figure.legend(loc="outside lower center", ncols=2)
-
-    return _svg("roc", "Receiver operating characteristic of each label", (4.6, 5.2), draw)
+def _epochs(fold: int, records: Sequence[EpochRecord], starts: Sequence[int], value: str, title: str) -> Series:
+    kept = [records[i] for i in thinned_places(range(len(records)), points=EPOCHS)]
+    points = [(float(starts[r.stage_index] + r.epoch), r.values.get(value, math.nan)) for r in kept]
+    said = [
+        f"fold {fold}, epoch {epoch:.0f} ({r.stage}): {title} {_told(value, r)}"
+        for r, (epoch, _) in zip(kept, points, strict=True)
+    ]
+    kind = "step" if value == "lr" else "marked" if len(kept) <= 60 else "line"
+    return Series(points, said, fold % 10, kind=kind, dashed=fold % 2 == 1)
 
 
-def reliability_diagram(found: Reliability) -> Markup:
-    """Return the observed share of positives against the predicted probability, and the slices per bin below."""
-
-    def draw(figure: Figure) -> None:
-        axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-        axes.plot((0, 1), (0, 1), color=_INK, linewidth=0.8, linestyle=":")
-        axes.plot(found.predicted, found.observed, marker="o", **_line(0))
-        _unit_square(axes, "", "share of positive slices")
-        below.vlines(found.predicted, 0.5, found.counts, color=SERIES[0], linewidth=5)
-        below.set_yscale("log")
-        below.set_ylim(bottom=0.5)
-        below.set_ylabel("slices")
-        below.set_xlabel("predicted probability")
-
-    return _svg("reliability", "Reliability of the probability of any hemorrhage", (4.6, 5.2), draw)
+def _told(value: str, record: EpochRecord) -> str:
+    number = record.values.get(value, math.nan)
+    return f"{number:.3g}" if value == "lr" else f"{number:.5f}"
 
 
-def _line(place: int) -> dict[str, Any]:
-    """Return colour and dashes of the `place`-th series, so that colour alone need not tell neighbours apart."""
-    return {"color": SERIES[place % len(SERIES)], "linestyle": ("-", (0, (4, 1.5)))[place % 2]}
+def roc_curves(curves: Mapping[str, Curves | None]) -> Markup:
+    """Return the ROC of each label that has one."""
+
+    def said(threshold: float, x: float, y: float) -> str:
+        return f"sensitivity {100 * y:.1f}%, specificity {100 * (1 - x):.1f}%, {_called(threshold)}"
+
+    series = _label_series({label: c.roc for label, c in curves.items() if c}, said)
+    x, y = _titled("false positive rate"), _titled("true positive rate")
+    panel = Panel(x, y, series, 300.0, guides=[((0, 0), (1, 1))])
+    return chart("roc", "Receiver operating characteristic of each label", _present(curves), [panel])
 
 
-def _unit_square(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0))
+def precision_recall_curves(curves: Mapping[str, Curves | None]) -> Markup:
+    """Return precision over recall of each label that has both classes."""
+
+    def said(threshold: float, x: float, y: float) -> str:
+        return f"recall {100 * x:.1f}%, precision {100 * y:.1f}%, {_called(threshold)}"
+
+    series = _label_series({label: c.precision_recall for label, c in curves.items() if c}, said)
+    panel = Panel(_titled("recall"), _titled("precision"), series, 300.0)
+    return chart("pr", "Precision over recall of each label", _present(curves), [panel])
 
 
-def _name_stages(axes: Axes, recipe: Recipe, starts: Sequence[int]) -> None:
-    narrow = min(stage.epochs for stage in recipe.stage) < 0.2 * recipe.epochs
-    how: dict[str, Any] = {"rotation": 25, "ha": "left"} if narrow else {"ha": "center"}
-    for stage, start in zip(recipe.stage, starts, strict=True):
-        middle = start + (stage.epochs + 1) / 2
-        axes.text(middle, 1.03, stage.name, transform=axes.get_xaxis_transform(), fontsize=8, **how)
+def reliability_diagram(found: Mapping[str, Calibration]) -> Markup:
+    """Return each label's share of positives over the predicted probability, and the slices per bin below."""
+    most = max((int(c.counts.max()) for c in found.values()), default=1)
+    lines, bars = [], []
+    for place, (label, one) in enumerate(found.items()):
+        rows = list(zip(one.predicted.tolist(), one.observed.tolist(), one.counts.tolist(), strict=True))
+        said = [f"{label}: predicted {p:.3f}, positive {o:.3f}, of {n:,} slices" for p, o, n in rows]
+        lines.append(Series([(p, o) for p, o, _ in rows], said, place, label, "marked", place % 2 == 0))
+        bars.append(Series([(p, float(n)) for p, _, n in rows], said, place, label, "bars"))
+    counts = log_axis(0.5, max(most, 2), "slices", lambda power: f"{10**power:,}" if power >= 0 else "")
+    panels = [
+        Panel(_titled(""), _titled("share of positive slices"), lines, 230.0, guides=[((0, 0), (1, 1))]),
+        Panel(_titled("predicted probability"), counts, bars, 56.0),
+    ]
+    described = "; ".join(f"{label}: calibration error {one.error:.4f}" for label, one in found.items())
+    return chart("reliability", "Reliability of each label's probability", described, panels)
 
 
-def _svg(name: str, title: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> Markup:
-    """Return the figure of `size` (inches) that `draw` draws, as one `svg` element whose ids begin with `name`."""
-    style: Any = _STYLE | {"svg.hashsalt": name}
-    with mpl.rc_context():  # puts the process's own settings back
-        mpl.rcdefaults()
-        mpl.rcParams.update(style)
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        text = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(text, format="svg", metadata=nothing)
-    return _inline(text.getvalue(), name, title)
+def head_strip(strip: Strip) -> Markup:
+    """Return the probability of each label along the head, one place per slice, and the true labels below."""
+    count = len(strip.names)
+    axis = Axis(-0.5, count - 0.5, "", tuple((float(i), str(i + 1)) for i in range(count)))
+    series = []
+    for column, label in enumerate(LABELS):
+        values = strip.probabilities[:, column].tolist()
+        truth = strip.labels[:, column] > 0.5
+        said = [
+            f"slice {i + 1}: {label} predicted {p:.3f}, {'positive' if truth[i] else 'negative'}"
+            for i, p in enumerate(values)
+        ]
+        points = [(float(i), p) for i, p in enumerate(values)]
+        series.append(Series(points, said, column, label, "marked", column % 2 == 0))
+    rows = tuple((len(LABELS) - 0.5 - i, label) for i, label in enumerate(LABELS))
+    truths = []
+    for column, label in enumerate(LABELS):
+        height = len(LABELS) - 0.5 - column
+        held = [(float(i), height) for i in range(count) if strip.labels[i, column] > 0.5]
+        truths.append(
+            Series(held, [f"slice {i + 1:.0f} is positive for {label}" for i, _ in held], column, kind="dots")
+        )
+    panels = [
+        Panel(axis, _titled("probability"), series, 150.0),
+        Panel(axis, Axis(0.0, float(len(LABELS)), "", rows), truths, 78.0),
+    ]
+    described = f"{count} slices from one end of the head to the other; the table of the slices tells their numbers"
+    return chart("strip", "Probability along the head", described, panels, width=strip_width(strip), left=STRIP_LEFT)
 
 
-def _inline(document: str, name: str, title: str) -> Markup:
-    """Return the `svg` element of `document`, with page colours and ids of its own."""
-    svg = document[document.index("<svg") :]
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub("|".join(_CSS), lambda found: _CSS[found.group()], svg)
-    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1))
+def strip_width(strip: Strip) -> float:
+    """Return the width of the strip's drawing, in its own units."""
+    return STRIP_LEFT + SLICE_WIDTH * len(strip.names) + RIGHT
+
+
+def _label_series(curves: Mapping[str, Curve], say: Callable[[float, float, float], str]) -> list[Series]:
+    series = []
+    for label, curve in curves.items():
+        place = LABELS.index(label)
+        rows = list(zip(curve.threshold.tolist(), curve.x.tolist(), curve.y.tolist(), strict=True))
+        said = [f"{label}: {say(t, x, y)}" for t, x, y in rows]
+        series.append(Series([(x, y) for _, x, y in rows], said, place, label, dashed=place % 2 == 0))
+    return series
+
+
+def _called(threshold: float) -> str:
+    return f"called from {threshold:.3g}" if math.isfinite(threshold) else "nothing called"
+
+
+def _titled(title: str) -> Axis:
+    return Axis(Shares.low, Shares.high, title, Shares.ticks)
+
+
+def _present(curves: Mapping[str, Curves | None]) -> str:
+    absent = [label for label, curve in curves.items() if curve is None]
+    return "undefined for " + ", ".join(absent) if absent else "the table of the labels tells the areas"

@@ -1,65 +1,97 @@
-"""ROC and reliability: equal to their definitions, and undefined where they are."""
+"""Scores and curves: equal to their definitions, thinned without harm, and undefined where they are."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ichx.report.diagnostics import BINS, ROC_POINTS, reliability, roc
+from ichx.labels import LABELS
+from ichx.report.diagnostics import CURVE_POINTS, curves, thinned_places
+from ichx.report.scoring import CALIBRATION_BINS, calibration, slice_scores
 
 some = st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=2, max_size=40).map(
     lambda pairs: (np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs]))
 )
 
 
+def at_threshold(labels: np.ndarray, predicted: np.ndarray, threshold: float) -> tuple[int, int, int, int]:
+    """Return how many slices are truly and falsely called, and truly and falsely not, by counting."""
+    called, truth = predicted >= threshold, labels == 1
+    pairs = ((called, truth), (called, ~truth), (~called, ~truth), (~called, truth))
+    return tuple(int((a & b).sum()) for a, b in pairs)  # type: ignore[return-value]
+
+
 @given(some)
-def test_auc_is_the_share_of_pairs_in_the_right_order(data: tuple[np.ndarray, np.ndarray]) -> None:
+def test_each_point_of_a_curve_is_what_its_threshold_gives(data: tuple[np.ndarray, np.ndarray]) -> None:
     labels, predicted = data
-    positives, negatives = predicted[labels == 1], predicted[labels == 0]
-    found = roc(labels, predicted)
-    if not len(positives) or not len(negatives):
+    found = curves(labels, predicted)
+    if labels.min() == labels.max():
         assert found is None
-        assert reliability(labels, predicted) is None
         return
-    above = (positives[:, None] > negatives).mean() + (positives[:, None] == negatives).mean() / 2
     assert found is not None
-    assert found.auc == pytest.approx(above, abs=1e-12)
-    for rate in (found.false_positive, found.true_positive):
-        assert (rate[0], rate[-1]) == (0, 1)
-        assert (np.diff(rate) >= 0).all()
+    operating, precision = found.roc, found.precision_recall
+    assert len(operating.x) == len(precision.x) + 1 == len(set(predicted)) + 1
+    assert (operating.x[0], operating.y[0], operating.x[-1], operating.y[-1]) == (0, 0, 1, 1)
+    assert precision.x[-1] == 1
+    for x, y, threshold in zip(operating.x, operating.y, operating.threshold, strict=True):
+        hits, alarms, passed, missed = at_threshold(labels, predicted, threshold)
+        assert (x, y) == pytest.approx((alarms / (alarms + passed), hits / (hits + missed)))
+    for x, y, threshold in zip(precision.x, precision.y, precision.threshold, strict=True):
+        hits, alarms, _, missed = at_threshold(labels, predicted, threshold)
+        assert (x, y) == pytest.approx((hits / (hits + missed), hits / (hits + alarms)))
 
 
-def test_a_long_curve_is_thinned_but_its_area_is_not() -> None:
+def test_a_long_curve_is_thinned_and_keeps_its_shape() -> None:
     random = np.random.default_rng(0)
     labels = (random.random(20_000) < 0.3).astype(float)
     predicted = np.clip(random.normal(0.3 + 0.2 * labels, 0.2), 0, 1)
-    found = roc(labels, predicted)
-    assert found is not None
-    assert len(found.false_positive) <= ROC_POINTS
-    heights = (found.true_positive[1:] + found.true_positive[:-1]) / 2
-    drawn = float(heights @ np.diff(found.false_positive))
-    assert drawn == pytest.approx(found.auc, abs=1e-3)
-    assert drawn != found.auc
+    both = curves(labels, predicted)
+    assert both is not None
+    found = both.roc
+    assert len(found.x) <= CURVE_POINTS
+    positives, negatives = predicted[labels == 1], np.sort(predicted[labels == 0])
+    below = np.searchsorted(negatives, positives) + np.searchsorted(negatives, positives, side="right")
+    assert np.trapezoid(found.y, found.x) == pytest.approx(below.mean() / 2 / len(negatives), abs=1e-3)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=400), st.integers(2, 50))
+def test_thinning_keeps_the_ends_and_the_order(values: list[float], points: int) -> None:
+    places = thinned_places(values, points=points)
+    assert (places[0], places[-1]) == (0, len(values) - 1)
+    assert (np.diff(places) > 0).all()
+    assert len(places) <= max(points, 1)
+    assert len(values) > points or len(places) == len(values)
 
 
 @given(some)
-def test_reliability_holds_every_slice_once(data: tuple[np.ndarray, np.ndarray]) -> None:
+def test_calibration_holds_every_slice_once(data: tuple[np.ndarray, np.ndarray]) -> None:
     labels, predicted = data
-    found = reliability(labels, predicted)
-    if found is None:
-        assert labels.min() == labels.max()
-        return
+    found = calibration(labels, predicted)
     assert found.counts.sum() == len(labels)
     assert (found.counts > 0).all()
     assert found.observed @ found.counts == pytest.approx(labels.sum())
     assert found.predicted @ found.counts == pytest.approx(predicted.sum())
-    assert len(found.counts) <= BINS
+    assert len(found.counts) <= CALIBRATION_BINS
     assert (np.diff(found.predicted) >= 0).all()
 
 
-def test_reliability_by_hand() -> None:
-    found = reliability([0, 1, 1, 1, 0], [0.05, 0.02, 0.95, 1.0, 0.5])
-    assert found is not None
+def test_calibration_by_hand() -> None:
+    found = calibration([0, 1, 1, 1, 0], [0.05, 0.02, 0.95, 1.0, 0.5])
     assert found.counts.tolist() == [2, 1, 2]
     assert found.observed.tolist() == [0.5, 0, 1]
     assert found.predicted == pytest.approx([0.035, 0.5, 0.975])
+    assert found.error == pytest.approx((2 * 0.465 + 0.5 + 2 * 0.025) / 5)
+
+
+def test_scores_without_both_classes_say_so() -> None:
+    labels = np.zeros((4, len(LABELS)))
+    labels[:, 1] = 1
+    labels[:2, 5] = 1
+    predicted = np.tile([[0.1], [0.4], [0.3], [0.2]], (1, len(LABELS)))
+    never, always, *_, both = slice_scores(labels, predicted).labels
+    assert (never.undefined, never.auc, never.average_precision) == ("the label never occurs", None, None)
+    assert (always.undefined, always.auc) == ("the label always occurs", None)
+    assert both.undefined is None
+    assert both.auc == pytest.approx(0.5)  # of four pairs, two are in order
+    assert both.average_precision == pytest.approx((1 / 1 + 2 / 4) / 2)
+    assert both.brier == pytest.approx(np.mean([0.81, 0.36, 0.09, 0.04]))

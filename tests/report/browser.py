@@ -1,0 +1,132 @@
+"""Debian's chromium without a window, spoken to through the pipe of its DevTools protocol.
+
+Every request and every refusal is noted, so that a page that asks for anything can be told from one that does not.
+"""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
+WRAPPER = """
+import fcntl, os, sys
+# Chromium reads commands from descriptor 3 and writes answers to 4.
+given = [fcntl.fcntl(int(descriptor), fcntl.F_DUPFD, 10) for descriptor in sys.argv[1:3]]
+for descriptor, number in zip(given, (3, 4)):
+    os.dup2(descriptor, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+TIMEOUT = 60.0
+
+
+class Browser:
+    """A browser with one page open. `requests` are addresses asked for, `refused` what the page was not allowed."""
+
+    def __init__(self, width: int = 1280, height: int = 900, *, dark: bool = False, mobile: bool = False) -> None:
+        assert PROGRAM is not None
+        self.requests: list[str] = []
+        self.refused: list[str] = []
+        self._events: list[str] = []
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        read_here, write_there = os.pipe()
+        read_there, write_here = os.pipe()
+        inherited = (read_there, write_there)
+        command = [sys.executable, "-c", WRAPPER, *map(str, inherited), PROGRAM, *FLAGS]
+        command += [f"--user-data-dir={self._profile.name}", "about:blank"]
+        self._process = subprocess.Popen(
+            command, pass_fds=inherited, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for descriptor in inherited:
+            os.close(descriptor)
+        self._in, self._out = os.fdopen(read_here, "rb", buffering=0), os.fdopen(write_here, "wb", buffering=0)
+        self._rest, self._number, self._session = b"", 0, ""
+        target = self.command("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self.command(f"{domain}.enable")
+        self.command(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.command("Emulation.setEmulatedMedia", features=[scheme])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(TIMEOUT)
+        self._in.close()
+        self._out.close()
+        self._profile.cleanup()
+
+    def open(self, path: Path) -> None:
+        """Open the file at `path` and wait until it is loaded."""
+        self._events.clear()
+        self.command("Page.navigate", url=path.resolve().as_uri())
+        end = time.monotonic() + TIMEOUT
+        while "Page.loadEventFired" not in self._events:
+            self._receive(end)
+
+    def run(self, script: str) -> Any:
+        """Return what the JavaScript expression `script` (or the promise it gives) is in the page."""
+        answer = self.command("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def screenshot(self, path: Path, *, whole: bool = False) -> None:
+        """Write what the window shows (or the whole page) to `path` as PNG."""
+        answer = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+    def command(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Return the answer to a command of the DevTools protocol."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        self._out.write(json.dumps(message).encode() + b"\0")
+        end = time.monotonic() + TIMEOUT
+        while True:
+            answer = self._receive(end)
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return dict(answer["result"])
+
+    def _receive(self, end: float) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            part = os.read(self._in.fileno(), 1 << 20)
+            assert part, "chromium has ended"
+            assert time.monotonic() < end, "chromium does not answer"
+            self._rest += part
+        text, _, self._rest = self._rest.partition(b"\0")
+        message: dict[str, Any] = json.loads(text)
+        method, parameters = message.get("method", ""), message.get("params", {})
+        self._events.append(method)
+        if method == "Network.requestWillBeSent":
+            self.requests.append(parameters["request"]["url"])
+        elif method == "Runtime.exceptionThrown":
+            self.refused.append(json.dumps(parameters["exceptionDetails"]))
+        elif method == "Log.entryAdded" and parameters["entry"]["level"] == "error":
+            self.refused.append(parameters["entry"]["text"])
+        return message

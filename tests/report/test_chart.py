@@ -1,0 +1,70 @@
+"""Axes and drawings: ticks that are round and within, points where they belong, names that are no markup."""
+
+import json
+import re
+from html import unescape
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ichx.report.chart import Axis, Panel, Series, chart, linear_axis, log_axis, whole_axis
+
+numbers = st.floats(-1e6, 1e6).map(lambda v: round(v, 6))
+
+
+@given(numbers, numbers)
+def test_linear_axes_hold_their_values_between_round_ticks(first: float, second: float) -> None:
+    low, high = sorted((first, second))
+    axis = linear_axis(low, high, "")
+    slack = 1e-6 * (axis.high - axis.low)
+    assert axis.low <= low + slack
+    assert axis.high >= high - slack
+    assert 2 <= len(axis.ticks) <= 8
+    assert [v for v, _ in axis.ticks][:: len(axis.ticks) - 1] == pytest.approx([axis.low, axis.high])
+    assert all(float(text) == pytest.approx(value, abs=slack) for value, text in axis.ticks)
+
+
+@given(st.integers(-9, 5), st.integers(0, 9), st.floats(1, 9.9))
+def test_logarithmic_axes_reach_from_power_to_power(power: int, more: int, factor: float) -> None:
+    low, high = factor * 10.0**power, factor * 10.0 ** (power + more)
+    axis = log_axis(low, high, "")
+    assert axis.low <= low * (1 + 1e-9)
+    assert axis.high >= high * (1 - 1e-9)
+    assert 1 <= len(axis.ticks) <= 6
+    assert axis.share(low) + 1e-9 >= 0
+    assert axis.share(high) <= 1 + 1e-9
+
+
+@given(st.integers(1, 10_000))
+def test_axes_of_whole_numbers_have_few_whole_ticks(last: int) -> None:
+    axis = whole_axis(1, last, "epoch")
+    assert (axis.low, axis.high) == (0.5, last + 0.5)
+    assert 1 <= len(axis.ticks) <= 9
+    assert all(text == str(int(value)) for value, text in axis.ticks)
+
+
+def test_points_are_told_where_they_are_drawn() -> None:
+    axis = Axis(0.0, 1.0, "share", ((0.0, "0"), (1.0, "1")))
+    points = [(0.0, 0.0), (0.5, float("nan")), (1.0, 1.0)]
+    series = Series(points, ["first", "no number", '<last> & "least"'], 3, label="any", kind="marked")
+    drawn = str(chart("c", "A <title>", "told", [Panel(axis, axis, [series], 100.0)], width=200, left=50))
+    told = json.loads(unescape(re.search(r'data-points="([^"]*)"', drawn)[1]))  # type: ignore[index]
+    assert told == [{"label": "any", "at": [[50, 112], [182, 12]], "said": ["first", '<last> & "least"']}]
+    assert "A &lt;title&gt;" in drawn
+    assert '<path class="line" d="M50 112M182 12"/>' in drawn  # broken where there is no number
+    assert re.findall(r'<circle class="dot" cx="(\S+)" cy="(\S+)"', drawn) == [("50", "112"), ("182", "12")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("line", '<path class="line" d="M50 112L116 62"/>'),
+        ("step", '<path class="line" d="M-16 112H116V62H182"/>'),
+        ("bars", '<path class="bar" d="M50 112V112"/><path class="bar" d="M116 112V62"/>'),
+    ],
+)
+def test_kinds_of_series(kind: str, shape: str) -> None:
+    axis = Axis(0.0, 1.0, "", ())
+    panel = Panel(axis, axis, [Series([(0, 0), (0.5, 0.5)], ["a", "b"], 0, kind=kind)], 100.0)
+    assert shape in str(chart("c", "t", "d", [panel], width=200, left=50))

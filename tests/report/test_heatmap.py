@@ -1,0 +1,94 @@
+"""Grad-CAM: right by hand where that is possible, and at home in every kind of backbone."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from ichx.errors import IchxError
+from ichx.labels import LABELS
+from ichx.plugins import load_registry
+from ichx.report.heatmap import grad_cam, last_spatial_layer
+
+
+class ByHand(nn.Module):
+    """A network of which Grad-CAM is known: 4 x 4 means of the image, their mean, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.AvgPool2d(4)
+        self.head = nn.Linear(3, len(LABELS), bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+def test_maps_are_those_of_the_formula() -> None:
+    torch.manual_seed(0)
+    model, images = ByHand(), torch.rand(2, 3, 16, 16)
+    layer = last_spatial_layer(model, 16)
+    assert (layer.name, layer.edge, layer.layout) == ("features", 4, "nchw")
+    found = grad_cam(model, layer, images)
+    means = nn.functional.avg_pool2d(images, 4)
+    expected = torch.relu(torch.einsum("lc,nchw->nlhw", model.head.weight / 16, means))
+    np.testing.assert_allclose(found.maps, expected.detach().numpy(), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.logits, model(images).detach().numpy(), rtol=1e-5)
+
+
+def test_the_model_is_as_it_was() -> None:
+    model = ByHand().train()
+    model.head.weight.requires_grad_(True)
+    grad_cam(model, last_spatial_layer(model, 16), torch.rand(1, 3, 16, 16))
+    assert model.training
+    assert model.head.weight.requires_grad
+    assert model.head.weight.grad is None
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "pixels", "edge", "layout"),
+    [
+        ("resnext50_32x4d", 64, 2, "nchw"),
+        ("legacy_seresnext50_32x4d", 64, 2, "nchw"),
+        ("tf_efficientnet_b3", 64, 2, "nchw"),
+        ("convnext_atto", 64, 2, "nchw"),
+        ("swin_tiny_patch4_window7_224", 224, 7, "nhwc"),
+        ("vit_tiny_patch16_224", 224, 14, "tokens"),
+    ],
+)
+def test_any_backbone_has_a_map(backbone: str, pixels: int, edge: int, layout: str) -> None:
+    torch.manual_seed(1)
+    model = timm.create_model(backbone, pretrained=False, num_classes=len(LABELS))
+    layer = last_spatial_layer(model, pixels)
+    assert (layer.edge, layer.layout) == (edge, layout)
+    images = torch.rand(1, 3, pixels, pixels)
+    found = grad_cam(model, layer, images)
+    assert found.maps.shape == (1, len(LABELS), edge, edge)
+    assert (found.maps >= 0).all()
+    with torch.inference_mode():
+        np.testing.assert_allclose(found.logits, model.eval()(images).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n in load_registry().plugins if n.startswith("tiny")])
+def test_every_tiny_plugin_has_a_map(name: str) -> None:
+    plugin = load_registry().get(name)
+    pixels = plugin.recipe.input.pixels
+    layer = last_spatial_layer(plugin.build(plugin.recipe, False), pixels)
+    assert 1 < layer.edge <= pixels // 8
+
+
+def test_a_bright_place_is_found() -> None:
+    """A network that answers to brightness alone looks at the bright place."""
+    model = ByHand()
+    nn.init.ones_(model.head.weight)
+    image = torch.zeros(1, 3, 16, 16)
+    image[..., 8:12, 4:8] = 1
+    (heat,) = grad_cam(model, last_spatial_layer(model, 16), image).maps[:, 0]
+    assert np.unravel_index(heat.argmax(), heat.shape) == (2, 1)
+
+
+def test_a_network_without_places_is_told() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, len(LABELS)))
+    with pytest.raises(IchxError, match="no feature map with places"):
+        last_spatial_layer(model, 16)
