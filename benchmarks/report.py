@@ -25,7 +25,7 @@ from ichx.ct.phantom_dicom import write_phantom
 from ichx.data.catalog import COLUMNS, catalog_digest, label_digest, make_catalog, usable, write_catalog, write_parquet
 from ichx.data.dataset import CATALOG_FILE, DEFAULT_FOLDS, folds_file
 from ichx.data.folds import assign_folds, fold_digest
-from ichx.data.ingest import scan_folder
+from ichx.data.ingest import scan_source
 from ichx.data.predictions import VIEWS, Predictions, write_predictions
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
@@ -82,7 +82,7 @@ def main() -> None:
 def _register(workspace: Workspace, store: Store, cohort: Cohort) -> None:
     """Put the cohort as a dataset, and an experiment whose folds are all done, into the workspace."""
     files = write_phantom(workspace.root / "files", patients=1, seed=1, size=512)
-    catalog = _catalog(cohort, make_catalog(scan_folder(files.train), None)[0])
+    catalog = _catalog(cohort, make_catalog(scan_source(files.train), None)[0])
     slices = usable(catalog)
     ids = slices["slice_id"].to_numpy(object)
     labels = slices[list(LABELS)].to_numpy(np.float32)
