@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 from ichx.data.dataset import load_version
 from ichx.errors import IchxError
+from ichx.evaluation.bootstrap import Interval, loss_interval
 from ichx.evaluation.metric import constant_score, label_losses
 from ichx.evaluation.oof import OofTable, read_oof
+from ichx.evaluation.scores import Calibration, Scores, calibration, slice_scores
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe, from_toml
 from ichx.report.blended import read_blend
 from ichx.report.diagnostics import Curves, curves
 from ichx.report.gallery import Gallery, make_gallery
-from ichx.report.scoring import Calibration, Scores, calibration, slice_scores
 
 if TYPE_CHECKING:
     from ichx.store import DatasetVersion, Ensemble, EpochRecord, Experiment, FoldSet, Run, Store
@@ -40,11 +41,13 @@ class FoldScore:
 class Diagnosis:
     """What OOF predictions say: scores, and by label the curves (None where undefined) and the calibration.
 
-    `spread` is over folds, None for one; `score_tta` that with hflip where the rest is without. `prevalence_score` is
-    that of predicting the same slices' prevalences; `left_out` counts undecodable slices.
+    `interval` is that of the weighted log loss over patients; `spread` is over folds, None for one; `score_tta` is with
+    hflip where the rest is without. `prevalence_score` is that of predicting the same slices' prevalences; `left_out`
+    counts undecodable slices.
     """
 
     scores: Scores
+    interval: Interval
     spread: float | None
     score_tta: float | None
     spread_tta: float | None
@@ -183,6 +186,7 @@ def diagnose(oof: OofTable, flipped: OofTable | None = None) -> Diagnosis:
     columns = {name: (oof.labels[:, k], oof.probabilities[:, k]) for k, name in enumerate(LABELS)}
     return Diagnosis(
         scores=slice_scores(oof.labels, oof.probabilities),
+        interval=loss_interval(oof.labels, oof.probabilities, oof.patients),
         spread=oof.spread,
         score_tta=flipped.score if flipped else None,
         spread_tta=flipped.spread if flipped else None,

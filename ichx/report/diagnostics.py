@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.evaluation.metric import FloatArray
-from ichx.report.scoring import positive
+from ichx.evaluation.scores import positive
 
 CURVE_POINTS = 160
 """Points that a drawn curve keeps."""

@@ -1,13 +1,11 @@
-"""Scores and curves: equal to their definitions, thinned without harm, and undefined where they are."""
+"""Curves: equal to their definitions, thinned without harm, and undefined where they are."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ichx.labels import LABELS
 from ichx.report.diagnostics import CURVE_POINTS, curves, thinned_places
-from ichx.report.scoring import CALIBRATION_BINS, calibration, slice_scores
 
 some = st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=2, max_size=40).map(
     lambda pairs: (np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs]))
@@ -61,37 +59,3 @@ def test_thinning_keeps_the_ends_and_the_order(values: list[float], points: int)
     assert (np.diff(places) > 0).all()
     assert len(places) <= max(points, 1)
     assert len(values) > points or len(places) == len(values)
-
-
-@given(some)
-def test_calibration_holds_every_slice_once(data: tuple[np.ndarray, np.ndarray]) -> None:
-    labels, predicted = data
-    found = calibration(labels, predicted)
-    assert found.counts.sum() == len(labels)
-    assert (found.counts > 0).all()
-    assert found.observed @ found.counts == pytest.approx(labels.sum())
-    assert found.predicted @ found.counts == pytest.approx(predicted.sum())
-    assert len(found.counts) <= CALIBRATION_BINS
-    assert (np.diff(found.predicted) >= 0).all()
-
-
-def test_calibration_by_hand() -> None:
-    found = calibration([0, 1, 1, 1, 0], [0.05, 0.02, 0.95, 1.0, 0.5])
-    assert found.counts.tolist() == [2, 1, 2]
-    assert found.observed.tolist() == [0.5, 0, 1]
-    assert found.predicted == pytest.approx([0.035, 0.5, 0.975])
-    assert found.error == pytest.approx((2 * 0.465 + 0.5 + 2 * 0.025) / 5)
-
-
-def test_scores_without_both_classes_say_so() -> None:
-    labels = np.zeros((4, len(LABELS)))
-    labels[:, 1] = 1
-    labels[:2, 5] = 1
-    predicted = np.tile([[0.1], [0.4], [0.3], [0.2]], (1, len(LABELS)))
-    never, always, *_, both = slice_scores(labels, predicted).labels
-    assert (never.undefined, never.auc, never.average_precision) == ("the label never occurs", None, None)
-    assert (always.undefined, always.auc) == ("the label always occurs", None)
-    assert both.undefined is None
-    assert both.auc == pytest.approx(0.5)  # of four pairs, two are in order
-    assert both.average_precision == pytest.approx((1 / 1 + 2 / 4) / 2)
-    assert both.brier == pytest.approx(np.mean([0.81, 0.36, 0.09, 0.04]))

@@ -18,6 +18,7 @@ from ichx.cli.report import report
 from ichx.data.dataset import add_dataset, load_version
 from ichx.data.predictions import read_predictions, write_predictions
 from ichx.errors import IchxError, NotFoundError
+from ichx.evaluation.bootstrap import loss_interval
 from ichx.evaluation.ensemble import make_ensemble
 from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
@@ -169,6 +170,9 @@ def test_figures_are_those_of_the_store_and_the_oof_table(
     assert [row[:3] for row in folds] == [[str(k), "12", f"{s:.5f}"] for k, s in oof.fold_scores.items()]
     assert pooled[:4] == ["pooled", "24", f"{experiment.score:.5f}", f"{experiment.score_tta:.5f}"]
     assert f"{experiment.score:.5f} ± {experiment.spread:.5f} over folds" in seen.text
+    reason = loss_interval(oof.labels, oof.probabilities, oof.patients).undefined  # four patients are too few
+    assert reason
+    assert f"undefined {reason}" in seen.text
     weighted = sum(float(loss) for loss in (*pooled[4:], pooled[-1])) / 7
     assert weighted == pytest.approx(experiment.score, abs=1e-5)
     assert "partial" not in seen.text
