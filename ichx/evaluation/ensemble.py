@@ -23,7 +23,7 @@ from ichx.evaluation.heads import Heads
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.members import candidates, named
 from ichx.evaluation.metric import FloatArray, score
-from ichx.evaluation.nested import METHODS, Fitted, Folded, Nested, Options, Slices, Trial
+from ichx.evaluation.nested import METHODS, Fitted, Folded, Options, Slices, Trial
 from ichx.evaluation.oof import TTA_VIEWS, OofTable, mean_over_views, read_oof, read_view
 from ichx.evaluation.submission import write_submission
 from ichx.store import EnsembleDraft, EnsembleMember
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from ichx.workspace import Workspace
 
 OOF_FILE = "oof.parquet"
-"""The nested predictions of an ensemble, in its folder: what its score is the score of."""
+"""The nested predictions of an ensemble, in its folder, or where there is one fold the in-sample ones: what its score
+is the score of."""
 BLEND_FILE = "blend.json"
 """What an ensemble chose and why, in its folder: all of its report but what the store has."""
 
@@ -157,7 +158,8 @@ def make_ensemble(
         for test in tests
     )
     weights = _weights(fitted, experiments)
-    in_sample = score(slices.labels, folded.apply(fitted))
+    blended = folded.apply(fitted)
+    in_sample = score(slices.labels, blended)
     kept = [k for k in ranked if k in fitted.pool.members]
     mean = blend.mix([slices.members[k] for k in ranked], np.full(len(ranked), 1 / len(ranked)))
     draft = EnsembleDraft(
@@ -185,7 +187,7 @@ def make_ensemble(
         submissions=submissions,
         notes=tuple(notes),
     )
-    _keep(folder, told, tables[0].slice_ids, nested)
+    _keep(folder, told, tables[0].slice_ids, blended if nested is None else nested.predicted)
     return EnsembleReport(ensemble=store.add_ensemble(draft, number), **vars(told))
 
 
@@ -308,10 +310,9 @@ def _why(fitted: Fitted, options: Options) -> str:
     return f"convex gains {relation} over the mean than a standard error"
 
 
-def _keep(folder: Path, told: Findings, ids: npt.NDArray[np.object_], nested: Nested | None) -> None:
-    """Write what an ensemble chose, and its nested predictions, into its folder."""
-    if nested is not None:
-        write_predictions(folder / OOF_FILE, Predictions(ids, logits(nested.predicted).astype(np.float32)))
+def _keep(folder: Path, told: Findings, ids: npt.NDArray[np.object_], predicted: FloatArray) -> None:
+    """Write what an ensemble chose, and the predictions that its score is of, into its folder."""
+    write_predictions(folder / OOF_FILE, Predictions(ids, logits(predicted).astype(np.float32)))
     draft = folder / f".{BLEND_FILE}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,26 +1,29 @@
-"""The out-of-fold predictions of an ensemble, for the scores that its report shows."""
+"""The out-of-fold predictions of an ensemble, as they were kept when it was made: what its report shows scores of."""
 
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from ichx.data.predictions import read_predictions
 from ichx.errors import IchxError
-from ichx.evaluation import blend
-from ichx.evaluation.metric import score
+from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
+from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import OofTable, read_oof
 
 if TYPE_CHECKING:
     from ichx.store import Ensemble, Store
     from ichx.workspace import Workspace
 
-SAME = 1e-6
-"""How far a score worked out again may be from the recorded one."""
+SAME = 1e-5
+"""How far the score of the kept predictions, which are float32 logits, may be from the recorded one."""
 
 
 @dataclass(frozen=True)
 class Blended:
-    """The blend's OOF table; `nested` says that each fold is blended by weights chosen on the other folds."""
+    """The blend's OOF table; `nested` says that everything was chosen for each fold on the other folds."""
 
     oof: OofTable
     nested: bool
@@ -29,30 +32,26 @@ class Blended:
 def read_blend(workspace: "Workspace", store: "Store", ensemble: "Ensemble") -> Blended:
     """Return the nested predictions of `ensemble`, or for a single fold its in-sample ones.
 
-    Raises `IchxError` when the members' predictions are gone, or no longer give the score that was recorded.
+    Raises `IchxError` when they or its members' predictions are gone, or no longer give the score that was recorded.
     """
-    experiments = [store.experiment(member.experiment) for member in ensemble.members]
-    finished = [{p.fold for p in store.predictions(e.number, role="oof")} for e in experiments]
+    folder = workspace.ensembles_dir / str(ensemble.number)
+    kept = read_predictions(folder / OOF_FILE)
+    try:
+        candidates = json.loads((folder / BLEND_FILE).read_text(encoding="utf-8"))["choice"]["members"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _changed(ensemble, f"{folder / BLEND_FILE} cannot be read: {error}") from error
+    finished = [{p.fold for p in store.predictions(number, role="oof")} for number in candidates]
     common = sorted(set.intersection(*finished))
-    tables = [read_oof(workspace, store, e, ensemble.tta, common) for e in experiments]
-    first = tables[0]
-    if any(not np.array_equal(first.slice_ids, other.slice_ids) for other in tables[1:]):
-        raise _changed(ensemble, "its members predict different slices")
-    predicted = [table.probabilities for table in tables]
-    nested = ensemble.nested_score is not None
-    if not nested:
-        mixed = blend.mix(predicted, [member.weight for member in ensemble.members])
-    else:
-        mixed = np.empty_like(first.probabilities)
-        for fold in np.unique(first.folds):
-            inside = first.folds == fold
-            weights = blend.solve(first.labels[~inside], [p[~inside] for p in predicted]).weights
-            mixed[inside] = blend.mix([p[inside] for p in predicted], weights)
-    recorded = ensemble.nested_score if ensemble.nested_score is not None else ensemble.score
+    first = read_oof(workspace, store, store.experiment(ensemble.members[0].experiment), ensemble.tta, common)
+    row = pd.Index(kept.slice_ids).get_indexer(pd.Index(first.slice_ids))
+    if len(row) != len(kept.slice_ids) or (row < 0).any():
+        raise _changed(ensemble, "its members predict other slices now")
+    mixed = probabilities(kept.logits[row])
+    recorded = ensemble.score if ensemble.nested_score is None else ensemble.nested_score
     again = score(first.labels, mixed)
-    if abs(again - recorded) > SAME:
-        raise _changed(ensemble, f"its members' predictions score {again:.5f} now, and not {recorded:.5f}")
-    return Blended(replace(first, probabilities=mixed), nested)
+    if not np.isclose(again, recorded, rtol=0, atol=SAME):
+        raise _changed(ensemble, f"its predictions score {again:.5f} now, and not {recorded:.5f}")
+    return Blended(replace(first, probabilities=mixed), ensemble.nested_score is not None)
 
 
 def _changed(ensemble: "Ensemble", problem: str) -> IchxError:
