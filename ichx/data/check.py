@@ -124,9 +124,9 @@ def read_findings(folder: Path) -> Findings | None:
 def told(catalog: pd.DataFrame, findings: Findings) -> dict[str, Any]:
     """Return what a checked dataset amounts to; the counts add up.
 
-    `found` = `slices` + `refused_in_headers` + `refused_in_decoding`, in `files`: a file of several frames is found once
-    per frame. `reasons` lists what is behind these, as `ichx.data.summary.defects` does, with `seen_in` (headers or
-    decoding).
+    `found` = `slices` + `refused_in_headers` + `refused_in_decoding`, in `files`: of a file of several frames,
+    each is found. `reasons` lists what is behind these, as `ichx.data.summary.defects` does, with `seen_in` (headers
+    or decoding).
     """
     undecoded = catalog[catalog["defect"].isna() & catalog["slice_id"].isin(list(findings.defects))]
     undecoded = undecoded.assign(defect=undecoded["slice_id"].map(dict(findings.defects)))
