@@ -268,7 +268,7 @@ def _read(
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise IchxError(
             f"{path}, a part of dataset {version.dataset} version {version.number}, cannot be read: {error}",
-            "restore the file from a backup, or make a new version with `ichx data add`",
+            f"make a new version with `ichx data add {version.dataset} ...`, or restore the file from a backup",
         ) from error
 
 
