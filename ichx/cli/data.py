@@ -233,8 +233,9 @@ def cache(
     """
     from ichx.data.cache import CacheSpec
     from ichx.data.cache_build import build_caches
-    from ichx.data.cache_care import raise_damaged, verify_caches
+    from ichx.data.cache_care import foreign_caches, raise_damaged, verify_caches
     from ichx.data.cache_request import caches_of, request_caches
+    from ichx.data.wording import such_as
     from ichx.errors import IchxError
 
     specs = [CacheSpec(pixels, centre, resize) for pixels in size or ()]
@@ -253,6 +254,9 @@ def cache(
             with progress("checking shards") as report:
                 verified = verify_caches(caches_of(workspace, store, name), processes=processes, progress=report)
         found = caches_of(workspace, store, name)
+        foreign = foreign_caches(workspace.cache_dir, name)
+    if foreign:
+        warn(f"made by another version of ichx, never read, to be removed: {such_as(map(str, foreign))}")
     if as_json:
         print_json({"caches": found, "verified": verified})
     else:

@@ -122,8 +122,8 @@ def list_experiments(
         (e.number, e.name, f"{e.dataset} v{e.dataset_version}", f"{e.folds_done}/{e.folds}", e.state, scored(e))
         for e in found
     ]
-    shown = f"{len(found)} of {total}" if len(found) < total else f"{total}"
-    table("", ("exp", "name", "dataset", "folds", "state", "OOF score"), rows, caption=f"{shown} experiments")
+    shown = f"{len(found)} of " * (len(found) < total) + counted(total, "experiment")
+    table("", ("exp", "name", "dataset", "folds", "state", "OOF score"), rows, caption=shown)
 
 
 @app.command("show")

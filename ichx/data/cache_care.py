@@ -72,15 +72,22 @@ def find_caches(cache_dir: Path, name: str, of_slices: str) -> list[FoundCache]:
     `of_slices` is the digest of the current version's slices. Raises `IchxError` where the folder cannot be read.
     """
     try:
-        folders = sorted(cache_dir.iterdir()) if cache_dir.is_dir() else []
-        found = [
-            _found(folder, of_slices)
-            for folder in folders
-            if re.fullmatch(rf"{re.escape(name)}-\d+-\w{{12}}", folder.name)
-        ]
+        found = [_found(folder, of_slices) for folder in _folders(cache_dir, name)]
     except OSError as error:
         raise _unreadable(cache_dir, error) from error
     return sorted((cache for cache in found if cache), key=lambda cache: (cache.spec.size, cache.folder.name))
+
+
+def foreign_caches(cache_dir: Path, name: str) -> list[Path]:
+    """Return the folders of dataset `name` that another version of ichx made, which only take space here.
+
+    Raises `IchxError` where the folder cannot be read.
+    """
+    try:
+        folders = _folders(cache_dir, name)
+        return [f for f in folders if read_manifest(f) is None and read_manifest(f, BUILD_FILE) is None]
+    except OSError as error:
+        raise _unreadable(cache_dir, error) from error
 
 
 def verify_caches(
@@ -147,6 +154,11 @@ def check_shard(job: CheckJob) -> tuple[str, str, bool]:
     damaged = damaged_chunks(job.path, table)
     problem = f"{damaged} of {job.rows} slices do not have their checksum" if damaged else ""
     return job.path.name, problem, job.places is None or np.array_equal(job.places, table.places)
+
+
+def _folders(cache_dir: Path, name: str) -> list[Path]:
+    folders = sorted(cache_dir.iterdir()) if cache_dir.is_dir() else []
+    return [folder for folder in folders if re.fullmatch(rf"{re.escape(name)}-\d+-\w{{12}}", folder.name)]
 
 
 def _found(folder: Path, of_slices: str) -> FoundCache | None:

@@ -31,11 +31,12 @@ from ichx.data.catalog import (
 from ichx.data.check import check_slices, read_findings, told
 from ichx.data.folds import assign_folds, fold_digest, rare_labels
 from ichx.data.ingest import Progress, scan_source
-from ichx.data.label_csv import LabelTable, SampleTable, read_labels, read_sample
+from ichx.data.label_csv import SampleTable, read_labels, read_sample
 from ichx.data.matching import Match, join_labels, match_images
-from ichx.data.series import FLAGS, flag_examples, geometry_told, series_told
+from ichx.data.series import geometry_told, series_told
 from ichx.data.summary import defects, folds_told, header_families, summarize
-from ichx.data.wording import counted, such_as
+from ichx.data.telling import catalog_told, tell_labels, tell_sample
+from ichx.data.wording import counted
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.store import DatasetVersion, FoldDraft, FoldSet, Store, VersionDraft
@@ -109,12 +110,12 @@ def add_dataset(
         sample_match = match_images(catalog, asked.images, sample)
     slices = usable(catalog)
     summary = summarize(catalog) | counts | {"keep_ids": keep_ids}
-    messages, warnings = _told(catalog, slices, summary)
+    messages, warnings = catalog_told(catalog, slices, summary)
     if match is not None and table is not None:
-        _tell_labels(table, match, summary, messages, warnings)
+        tell_labels(table, match, summary, messages, warnings)
     if sample_match is not None and asked is not None:
         summary["sample"] = _sample_facts(asked, sample_match, len(slices))
-        _tell_sample(summary["sample"], sample_match, messages, warnings)
+        tell_sample(summary["sample"], sample_match, messages, warnings)
     fold = None
     if table is not None:
         patients, truth = slices["patient"].to_numpy(object), slices[list(LABELS)].to_numpy(np.float32)
@@ -281,7 +282,7 @@ def _read(
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise IchxError(
             f"{path}, a part of dataset {version.dataset} version {version.number}, cannot be read: {error}",
-            "restore the file from a backup, or make a new version with `ichx data add`",
+            f"make a new version with `ichx data add {version.dataset} ...`, or restore the file from a backup",
         ) from error
 
 
@@ -322,49 +323,6 @@ def _raise_unusable(source: Path, catalog: pd.DataFrame) -> None:
     raise IchxError(f"no usable CT slice in {source}: {looked} refused as {told}", "give a folder with CT slices")
 
 
-def _told(catalog: pd.DataFrame, slices: pd.DataFrame, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
-    parts = (
-        counted(summary["slices"], "slice"),
-        counted(summary["patients"], "patient"),
-        counted(summary["studies"], "study", "studies"),
-        counted(summary["series"], "series", "series"),
-    )
-    messages, warnings = [f"{counted(summary['files'], 'file')}: {', '.join(parts)}"], []
-    if summary["defects"]:
-        told = ", ".join(f"{reason} {count:,}" for reason, count in summary["defects"].items())
-        what = "file or frame" if (catalog["frame"] > 0).any() else "file"
-        many = what.replace("file", "files").replace("frame", "frames")
-        warnings.append(f"left out: {counted(sum(summary['defects'].values()), what, many)}: {told}")
-    if count := summary["no_patient_id"]:
-        warnings.append(f"{counted(count, 'slice')} without a PatientID: grouped by study, by series or alone")
-    for flag, counts in summary["geometry"].items():
-        what = f"{counted(counts['series'], 'series', 'series')}, {counted(counts['slices'], 'slice')}"
-        warnings.append(f"{what}: {FLAGS[flag]}, {such_as(flag_examples(slices, flag), counts['series'])}")
-    if count := summary["window_missing"]:
-        warnings.append(f"{counted(count, 'slice')} without a usable window: the brain window [40, 80] stands in")
-    if count := summary["intercept_repaired"]:
-        messages.append(f"{counted(count, 'slice')} with a wrong intercept: repaired")
-    return messages, warnings
-
-
-def _tell_labels(
-    table: LabelTable, match: Match, summary: dict[str, Any], messages: list[str], warnings: list[str]
-) -> None:
-    messages.append(f"labels of {counted(len(table.images), 'image')}, matched by {match.told}")
-    if table.merged:
-        messages.append(f"{counted(table.merged, 'row')} of the label CSV said again what others had said: merged")
-    if match.absent:
-        told = such_as(match.absent_examples, match.absent)
-        warnings.append(f"{counted(match.absent, 'labelled image')} in no file, {told}")
-    if match.defective:
-        warnings.append(f"{counted(match.defective, 'labelled image')} in files that are left out")
-    if table.any_differs:
-        told = such_as(table.any_examples, table.any_differs)
-        warnings.append(f"{counted(table.any_differs, 'image')} whose `any` is not the maximum of the subtypes, {told}")
-    summary["labels_by"], summary["labels_merged"] = match.by, table.merged
-    summary["labels_absent"], summary["any_differs"] = match.absent, table.any_differs
-
-
 def _sample_facts(asked: SampleTable, match: Match, slices: int) -> dict[str, Any]:
     matched = int((match.image >= 0).sum())
     return {
@@ -376,18 +334,6 @@ def _sample_facts(asked: SampleTable, match: Match, slices: int) -> dict[str, An
         "defective": match.defective,
         "not_asked": slices - matched,
     }
-
-
-def _tell_sample(facts: dict[str, Any], match: Match, messages: list[str], warnings: list[str]) -> None:
-    asked = f"{counted(facts['ids'], 'id')} of {counted(facts['images'], 'image')}"
-    messages.append(f"sample: {asked}, matched by {match.told}")
-    if facts["absent"]:
-        told = such_as(match.absent_examples, facts["absent"])
-        warnings.append(f"{counted(facts['absent'], 'image')} of the sample in no file, {told}")
-    if facts["defective"]:
-        warnings.append(f"{counted(facts['defective'], 'image')} of the sample in files that are left out")
-    if facts["not_asked"]:
-        warnings.append(f"{counted(facts['not_asked'], 'slice')} not in the sample")
 
 
 def _text_digest(ids: npt.NDArray[np.object_]) -> str:

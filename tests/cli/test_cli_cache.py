@@ -74,6 +74,19 @@ def test_damage_is_named_and_only_that_is_built_again(ichx: Program, dataset_cop
     assert ichx("data", "cache", "ph", "--verify", cwd=dataset_copy).code == 0
 
 
+def test_caches_of_another_version_are_told(ichx: Program, tmp_path: Path) -> None:
+    ichx("init", tmp_path / "w", cwd=tmp_path)
+    write_ct(tmp_path / "files" / "0.dcm")
+    assert ichx("data", "add", "d", tmp_path / "files", cwd=tmp_path / "w").code == 0
+    assert "another version" not in ichx("data", "cache", "d", "--size", 32, cwd=tmp_path / "w").err
+    [folder] = (tmp_path / "w" / "cache").iterdir()
+    for file in ("cache.json", "build.json"):
+        (folder / file).write_text('{"format": 1}')
+    done = ichx("data", "cache", "d", cwd=tmp_path / "w")
+    assert done.code == 0
+    assert f"made by another version of ichx, never read, to be removed: namely {folder}" in done.err
+
+
 @pytest.mark.parametrize("problem", ["gone", "changed", "unwritable", "full"])
 def test_what_stands_in_the_way_is_told_in_a_line(ichx: Program, tmp_path: Path, problem: str) -> None:
     ichx("init", tmp_path / "w", cwd=tmp_path)
