@@ -134,7 +134,7 @@ def _show_choices(report: "EnsembleReport") -> None:
         if part == "method":
             said, alike = report.choice.method, [other.method == report.choice.method for other in report.fold_choices]
         else:
-            said = report.choice.steps[part] if taken else f"none, not {best.name}"
+            said = report.choice.steps[part] if taken else f"none; best: {best.name}"
             alike = [(part in other.steps) == bool(taken) for other in report.fold_choices]
         rows.append((part, said, best.gain, best.error, f"{sum(alike)} of {len(alike)}" if alike else None))
     if rows:
