@@ -266,6 +266,8 @@ def invalid_values(recipe: Recipe) -> list[str]:
         need(stage.gamma > 0, f"{prefix}.gamma", "positive")
         rising = all(a < b for a, b in zip(stage.milestones, stage.milestones[1:], strict=False))
         need(rising and all(m >= 1 for m in stage.milestones), f"{prefix}.milestones", "rising epochs from 1")
+        if stage.scheduler == "cosine" and stage.milestones:
+            problems.append(f"{prefix}.milestones = {stage.milestones!r}: must be empty, for `cosine` has none")
     return problems
 
 

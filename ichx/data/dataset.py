@@ -36,7 +36,7 @@ from ichx.data.matching import Match, join_labels, match_images
 from ichx.data.series import geometry_told, series_told
 from ichx.data.summary import defects, folds_told, header_families, summarize
 from ichx.data.telling import catalog_told, tell_labels, tell_sample
-from ichx.data.wording import counted
+from ichx.data.wording import counted, such_as
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.store import DatasetVersion, FoldDraft, FoldSet, Store, VersionDraft

@@ -37,14 +37,15 @@ def train_epoch(
     """
     model.train()
     device = accelerator.device
+    ahead = device.type == "cuda"  # from pinned memory; elsewhere a copy could see what the loader writes next
     total = torch.zeros((), device=device)
     count = images = 0
     for batch in batches:
-        hu, windows = batch.hu.to(device, non_blocking=True), batch.windows.to(device, non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True)
+        hu, windows = batch.hu.to(device, non_blocking=ahead), batch.windows.to(device, non_blocking=ahead)
+        labels = batch.labels.to(device, non_blocking=ahead)
         for group in optimizer.param_groups:
             group["lr"] = rate(count)
-        jitter = None if batch.jitter is None else batch.jitter.to(device, non_blocking=True)
+        jitter = None if batch.jitter is None else batch.jitter.to(device, non_blocking=ahead)
         loss = weighted_loss(model(window_step(hu, windows, jitter)), labels)
         accelerator.backward(loss)
         optimizer.step()
@@ -68,12 +69,13 @@ def predict(
 ) -> npt.NDArray[np.float32]:
     """Return the logits `(N, 6)` of all slices in `batches`, in their order, under `view` (`identity` or `hflip`)."""
     model.eval()
+    ahead = device.type == "cuda"
     parts: list[npt.NDArray[np.float32]] = []
     done = 0
     for batch in batches:
-        hu = batch.hu.to(device, non_blocking=True)
+        hu = batch.hu.to(device, non_blocking=ahead)
         hu = hu.flip(-1) if view == "hflip" else hu
-        logits = model(window_step(hu, batch.windows.to(device, non_blocking=True)))
+        logits = model(window_step(hu, batch.windows.to(device, non_blocking=ahead)))
         parts.append(logits.float().cpu().numpy())
         done += len(hu)
         report(done)

@@ -19,7 +19,7 @@ from ichx.data.dataset import add_dataset, load_version
 from ichx.data.predictions import read_predictions, write_predictions
 from ichx.errors import IchxError, NotFoundError
 from ichx.evaluation.bootstrap import loss_interval
-from ichx.evaluation.ensemble import make_ensemble
+from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE, make_ensemble
 from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
 from ichx.labels import LABELS
@@ -352,14 +352,21 @@ def test_an_ensemble_of_one_fold_is_marked(trained: Workspace, store: Store) -> 
     assert f'<p class="score">{store.ensemble(2).score:.5f} <span class="mark">partial (1 of 2 folds)</span>' in html
 
 
-def test_an_ensemble_whose_members_changed_is_refused(trained: Workspace, tmp_path: Path) -> None:
+def test_an_ensemble_whose_predictions_changed_is_refused(trained: Workspace, tmp_path: Path) -> None:
     workspace = open_workspace(Path(shutil.copytree(trained.root, tmp_path / "workspace")))
     with open_store(workspace) as opened:
-        path = workspace.root / next(p.path for p in opened.predictions(WHOLE, role="oof", view="identity"))
+        path = workspace.ensembles_dir / "1" / OOF_FILE
         before = read_predictions(path)
         write_predictions(path, replace(before, logits=before.logits + 1))
         with pytest.raises(IchxError, match=r"ensemble 1 cannot be reported: .* score .* now, and not"):
             write_ensemble_report(workspace, opened, 1)
+        write_predictions(path, replace(before, slice_ids=before.slice_ids[1:], logits=before.logits[1:]))
+        with pytest.raises(IchxError, match="its members predict other slices now"):
+            write_ensemble_report(workspace, opened, 1)
+        (path.parent / BLEND_FILE).unlink()
+        with pytest.raises(IchxError, match=r"blend.json cannot be read") as caught:
+            write_ensemble_report(workspace, opened, 1)
+        assert "ichx ensemble --members" in caught.value.remedy
 
 
 def test_without_a_finished_fold_there_are_curves_and_no_score(trained: Workspace, store: Store) -> None:
