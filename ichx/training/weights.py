@@ -84,9 +84,7 @@ def remember_start(folder: Path, start: Start) -> None:
 def make_model(plugin: "Plugin", recipe: "Recipe", start: Start, note: Callable[[str], None]) -> nn.Module:
     """Return the plugin's network with the weights of `start`; what a file's weights filled is told through `note`."""
     if start.kind == "pretrained":
-        note(
-            f"loading the pretrained weights of {recipe.model.backbone}, from the hub where they are not on this machine"
-        )
+        note(f"loading the pretrained weights of {recipe.model.backbone}; what is not on this machine is downloaded")
     model = plugin.build(recipe, start.kind == "pretrained")
     if start.kind == "file":
         load_file(model, Path(start.path), note)
