@@ -163,12 +163,12 @@ def to_toml(recipe: Recipe) -> str:
     """Return the recipe as TOML with nothing implied; `from_toml` reads it back to an equal recipe."""
     tables: dict[str, Any] = dataclasses.asdict(recipe)
     stages = tables.pop("stage")
-    lines = [f"{name} = {_literal(value)}" for name, value in tables.items() if not isinstance(value, dict)]
+    lines = [f"{name} = {literal(value)}" for name, value in tables.items() if not isinstance(value, dict)]
     for title, table in tables.items():
         if isinstance(table, dict):
-            lines += ["", f"[{title}]", *(f"{name} = {_literal(value)}" for name, value in table.items())]
+            lines += ["", f"[{title}]", *(f"{name} = {literal(value)}" for name, value in table.items())]
     for stage in stages:
-        lines += ["", "[[stage]]", *(f"{name} = {_literal(value)}" for name, value in stage.items())]
+        lines += ["", "[[stage]]", *(f"{name} = {literal(value)}" for name, value in stage.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -275,14 +275,14 @@ def _raise_invalid(recipe: Recipe) -> None:
     raise_problems(invalid_values(recipe), "correct these values")
 
 
-def _literal(value: object) -> str:
-    """Return a TOML literal; floats keep their shortest exact form."""
+def literal(value: object) -> str:
+    """Return `value` as TOML has it and `apply_settings` takes it; floats keep their shortest exact form."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_literal(item) for item in value) + "]"
+        return "[" + ", ".join(literal(item) for item in value) + "]"
     return repr(value)
 
 

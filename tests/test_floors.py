@@ -6,7 +6,7 @@ from pathlib import Path
 import ichx
 
 FLOORS = (
-    ("labels", "errors"),
+    ("labels", "errors", "processes"),
     ("ct", "recipe", "workspace"),
     ("data", "plugins", "store"),
     ("evaluation", "engine"),

@@ -53,6 +53,11 @@ def main() -> None:
         err.print(error.problem, markup=False)
         err.print(f"       {error.remedy}", markup=False)
         sys.exit(1)
+    except SystemExit as ended:
+        # typer turns Ctrl-C into an exit code; a command that has said how to go on exits with 130 by itself
+        if isinstance(ended.__context__, typer.Exit) and isinstance(ended.__context__.__cause__, KeyboardInterrupt):
+            err.print("interrupted", style="yellow")
+        raise
     except KeyboardInterrupt:
         err.print("interrupted", style="yellow")
         sys.exit(130)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Datasets: CT slices in a folder or zip, with labels, and test sets.", no_args_is_help=True)
 
-app.command("folds")(show_or_import_folds)
-
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
 
@@ -262,6 +260,9 @@ def cache(
     else:
         _render_caches(name, found)
     raise_damaged(name, verified)
+
+
+app.command("folds")(show_or_import_folds)
 
 
 def _shares(settings: list[str]) -> dict[str, float]:

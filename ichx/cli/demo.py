@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import console, duration, print_json, table
+from ichx.cli.render import console, duration, print_json, say, table
 
 
 def demo(
@@ -24,8 +24,12 @@ def demo(
     from ichx.training.demo import run_demo
 
     registry = loaded_registry()
-    with LiveView() as view:
-        report = run_demo(folder, registry, view)
+    try:
+        with LiveView() as view:
+            report = run_demo(folder, registry, view)
+    except KeyboardInterrupt:
+        say(f"stopped; `ichx demo {folder}` goes on, with what is finished kept", style="yellow")
+        raise
     if as_json:
         print_json(report)
         return
@@ -36,7 +40,7 @@ def demo(
         ("blend of the four", report.blend_score),
     ]
     table(f"on {report.test_slices:,} slices of patients that no model saw", ("prediction", "score"), rows)
-    console.print(f"the blend is {report.below:.0%} below the better baseline; {duration(report.seconds)} in all")
+    console.print(f"the blend is {report.below:.0%} below the better baseline; {duration(report.seconds)} in this call")
     console.print(f"workspace: {report.workspace}", markup=False)
     console.print(f"submission: {Path(report.workspace) / report.submission}", markup=False)
     console.print(f"look around: `cd {report.workspace}`, then `ichx exp list`, `ichx exp show 1`", markup=False)

@@ -52,7 +52,7 @@ def show_plugin(
 
     Example: `ichx plugin show resnext50 --toml > my.toml`
     """
-    from ichx.recipe import flatten, to_toml
+    from ichx.recipe import flatten, literal, to_toml
 
     plugin = loaded_registry().get(name)
     if as_json:
@@ -62,7 +62,7 @@ def show_plugin(
     else:
         console.print(f"{plugin.name}: {plugin.summary}", markup=False)
         console.print(f"weights: {plugin.weights_licence}", markup=False)
-        table("recipe", ("value", "default"), [(key, str(value)) for key, value in flatten(plugin.recipe).items()])
+        table("recipe", ("value", "default"), [(key, literal(value)) for key, value in flatten(plugin.recipe).items()])
     if plugin.notice and not as_json:
         say(f"note: {plugin.notice}")
 

@@ -9,10 +9,9 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from ichx.ct.phantom_prevalence import CHALLENGE_PREVALENCE, combination_chances
 from ichx.ct.phantom_scanner import Scanner
 from ichx.errors import IchxError, raise_problems
 from ichx.labels import LABELS
+from ichx.processes import run_jobs, worker_count
 
 TRAIN_FOLDER = "stage_2_train"
 TEST_FOLDER = "stage_2_test"
@@ -86,7 +86,7 @@ def write_phantom(
             for patient in range(total)
         ]
         rows: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
-        for patient, labelled in _run(jobs, min(processes or os.cpu_count() or 1, total)):
+        for patient, labelled in run_jobs(_write_study, jobs, worker_count(processes, total)):
             rows[patient] = labelled
             if progress:
                 progress(len(rows), total)
@@ -136,10 +136,16 @@ def _check_arguments(patients: int, test_patients: int, seed: int, size: int, pr
 
 @contextmanager
 def _draft(folder: Path) -> Iterator[Path]:
-    """Give a hidden sibling of `folder` that becomes `folder` at the end, or vanishes when anything goes wrong."""
+    """Give a hidden sibling of `folder` that becomes `folder` at the end, or vanishes when anything goes wrong.
+
+    What a killed process has left of earlier drafts is removed.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise IchxError(f"{folder} exists and is not an empty folder", "give a new folder for the phantom")
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    for left in folder.parent.glob(f".{escape(folder.name)}.*-*"):
+        if not _is_alive(left.name.rpartition(".")[2].partition("-")[0]):
+            shutil.rmtree(left, ignore_errors=True)
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         draft.mkdir(parents=True)
         yield draft
@@ -153,22 +159,19 @@ def _draft(folder: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _run(jobs: list[_Job], processes: int) -> Iterator[tuple[int, list[tuple[str, tuple[int, ...]]]]]:
-    """Yield the patient and labelled slices of each job as it is done."""
-    if processes == 1:
-        for job in jobs:
-            yield job.patient, _write_study(job)
-        return
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+def _is_alive(pid: str) -> bool:
+    """Whether a process of this machine has that number; what is no number counts as alive."""
     try:
-        futures = {pool.submit(_write_study, job): job.patient for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, PermissionError):
+        return True
+    return True
 
 
-def _write_study(job: _Job) -> list[tuple[str, tuple[int, ...]]]:
+def _write_study(job: _Job) -> tuple[int, list[tuple[str, tuple[int, ...]]]]:
+    """Write the study of a job; return its patient and its labelled slices."""
     study = make_study(job.seed, job.patient, size=job.size, prevalence=job.prevalence)
     scanner = study_scanner(job.seed, job.patient, job.size)
     rng = study_rng(job.seed, job.patient, "header")
@@ -177,7 +180,7 @@ def _write_study(job: _Job) -> list[tuple[str, tuple[int, ...]]]:
     for index, name in enumerate(names):
         dataset = _slice_header(shared, study, scanner, index, name)
         _write_slice(job.folder / f"{name}.dcm", dataset, scanner, job, index)
-    return [(name, tuple(int(v) for v in row)) for name, row in zip(names, study.labels, strict=True)]
+    return job.patient, [(name, tuple(int(v) for v in row)) for name, row in zip(names, study.labels, strict=True)]
 
 
 def _identifier(digits: int, *parts: object) -> str:

@@ -39,11 +39,11 @@ from ichx.data.cache_jobs import (
     build_shards,
     find_centres,
 )
-from ichx.data.processes import run_jobs, worker_count
 from ichx.data.shards import SHARD_ROWS, read_table, remove_stale, write_atomically
 from ichx.data.sources import SourceFiles
 from ichx.data.wording import bytes_told, counted
 from ichx.errors import IchxError
+from ichx.processes import run_jobs, worker_count
 
 Progress = Callable[[int, int], None]
 """Is told (done, total)."""

@@ -21,9 +21,9 @@ from ichx.data.cache import (
     shard_path,
     shard_rows,
 )
-from ichx.data.processes import run_jobs, worker_count
 from ichx.data.shards import SHARD_ROWS, damaged_chunks, read_table
 from ichx.errors import IchxError, raise_problems
+from ichx.processes import run_jobs, worker_count
 
 
 @dataclass(frozen=True)

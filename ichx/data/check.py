@@ -19,10 +19,10 @@ from ichx.ct.dicom import DicomDefectError
 from ichx.data.cache import DECODER_VERSION
 from ichx.data.catalog import usable
 from ichx.data.ingest import Progress
-from ichx.data.processes import run_jobs, worker_count
 from ichx.data.sources import ADD_AGAIN, SourceFile, SourceFiles, find_drift, list_files, read_known
 from ichx.data.summary import defects
 from ichx.errors import IchxError
+from ichx.processes import run_jobs, worker_count
 
 CHECK_FILE: Final = "check.json"
 PART_FILE: Final = "check.part.jsonl"

@@ -35,7 +35,7 @@ from ichx.data.label_csv import SampleTable, read_labels, read_sample
 from ichx.data.matching import Match, join_labels, match_images
 from ichx.data.series import geometry_told, series_told
 from ichx.data.summary import defects, folds_told, header_families, summarize
-from ichx.data.telling import catalog_told, tell_labels, tell_sample
+from ichx.data.telling import catalog_told, shared_told, tell_labels, tell_sample
 from ichx.data.wording import counted, such_as
 from ichx.errors import IchxError
 from ichx.labels import LABELS
@@ -116,6 +116,8 @@ def add_dataset(
     if sample_match is not None and asked is not None:
         summary["sample"] = _sample_facts(asked, sample_match, len(slices))
         tell_sample(summary["sample"], sample_match, messages, warnings)
+    if test_of is not None:
+        warnings += shared_told(slices, load_dataset(workspace, store, test_of).slices, test_of)
     fold = None
     if table is not None:
         patients, truth = slices["patient"].to_numpy(object), slices[list(LABELS)].to_numpy(np.float32)

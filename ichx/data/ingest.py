@@ -14,8 +14,8 @@ import pandas as pd
 
 from ichx.ct.dicom import DicomDefectError, SliceHeader, read_headers, read_slice
 from ichx.data.archive import MemberStream
-from ichx.data.processes import run_jobs, worker_count
 from ichx.data.sources import Place, fingerprint, list_files, open_place
+from ichx.processes import run_jobs, worker_count
 
 Progress = Callable[[int, int], None]
 """Is told (done, total)."""

@@ -288,11 +288,11 @@ _kept_contents = lru_cache(maxsize=1)(_contents)
 
 
 def _fingerprint(place: Place) -> tuple[int, int]:
-    """Return the fingerprint, or one that no file has where it cannot be told."""
+    """Return the fingerprint, or where it cannot be told the one that a catalog has of an unreadable file."""
     try:
         return fingerprint(place)
     except OSError:
-        return -1, -1
+        return 0, 0
 
 
 def _unreadable(place: Place, why: str) -> IchxError:

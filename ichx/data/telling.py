@@ -69,3 +69,13 @@ def tell_sample(facts: dict[str, Any], match: Match, messages: list[str], warnin
         warnings.append(f"{counted(facts['defective'], 'image')} of the sample in files that are left out")
     if facts["not_asked"]:
         warnings.append(f"{counted(facts['not_asked'], 'slice')} not in the sample")
+
+
+def shared_told(test: pd.DataFrame, train: pd.DataFrame, name: str) -> list[str]:
+    """Return a warning where slices or patients of a test set are in the training set `name`, too; else nothing."""
+    slices = set(test["slice_id"]) & set(train["slice_id"])
+    patients = set(test["patient"]) & set(train["patient"])
+    if not patients and not slices:
+        return []
+    told = f"{counted(len(slices), 'slice')} and {counted(len(patients), 'patient')} are in {name} as well"
+    return [f"{told}: what is predicted here was trained on, so no score of it is one of unseen patients"]

@@ -124,7 +124,8 @@ def make_ensemble(
     chosen = named(workspace, store, members, dataset) if members else candidates(store, dataset)
     version, notes = chosen.version, list(chosen.notes)
     if not members and len(chosen.experiments) < top:
-        notes.insert(0, f"asked for {top} experiments, {len(chosen.experiments)} are complete; blending those")
+        are = "is" if len(chosen.experiments) == 1 else "are"
+        notes.insert(0, f"asked for {top} experiments, {len(chosen.experiments)} {are} complete; blending those")
     tests = _tests(store, version, out)
     if not tests:
         notes.append(f"no test set with a sample belongs to {version.dataset}: blended, no submission written")

@@ -75,6 +75,12 @@ def run_demo(folder: Path, registry: Registry, events: RunEvents) -> DemoReport:
     if folder.exists() and any(folder.iterdir()) and not (folder / "ichx.toml").exists():
         raise IchxError(f"{folder} holds something else", "name a new folder: `ichx demo FOLDER`")
     workspace = init_workspace(folder)
+    with open_store(workspace) as store:
+        others = sorted({dataset.name for dataset in store.datasets()} - {"phantom", "phantom-test"})
+    if others:
+        raise IchxError(
+            f"{folder} is a workspace of yours, with {', '.join(others)}", "name a new folder: `ichx demo FOLDER`"
+        )
     if not phantom.exists():
         write_phantom(
             phantom,

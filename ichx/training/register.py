@@ -107,10 +107,15 @@ def _recipe(
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        what = getattr(error, "strerror", None) or error
         raise IchxError(
-            f"cannot read {file}: {error}", "give a recipe as `ichx plugin show NAME --toml` prints it"
+            f"cannot read {file}: {what}", "give a recipe as `ichx plugin show NAME --toml` prints it"
         ) from error
     base = registry.get(plugin).recipe if plugin is not None else None
     recipe = from_toml(text, base, source=str(file))
     registry.get(recipe.plugin)
+    if plugin is not None and recipe.plugin != plugin:
+        raise IchxError(
+            f"{file} is a recipe of {recipe.plugin!r}, not of {plugin!r}", "leave out --plugin, or give the other file"
+        )
     return recipe

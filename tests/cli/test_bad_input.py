@@ -143,12 +143,14 @@ def test_without_a_workspace_or_a_dataset(ichx: Program, tmp_path: Path, place: 
 def test_unknown_models_recipes_and_values(ichx: Program, dataset_copy: Path) -> None:
     (dataset_copy / "broken.toml").write_text("batch = [")
     (dataset_copy / "foreign.toml").write_text('plugin = "nobody"\n')
+    (dataset_copy / "resnext.toml").write_text(ichx("plugin", "show", "resnext50", "--toml", cwd=dataset_copy).out)
     for arguments, told in (
         (("--plugin", "nobodys"), "no plugin is called 'nobodys'"),
         ((), "no model was chosen"),
         (("--from", "none.toml"), "cannot read none.toml"),
         (("--from", "broken.toml"), "broken.toml is not valid TOML"),
         (("--from", "."), "cannot read ."),
+        (("--from", "resnext.toml", "--plugin", "tiny_resnet"), "resnext.toml is a recipe of 'resnext50', not of"),
         (("--plugin", "resnext50", "--crop", 999), "a crop of 999 px does not fit into 378 px"),
         (("--plugin", "resnext50", "--set", "batch=0"), "batch = 0: must be between 1 and 65536"),
         (("--plugin", "resnext50", "--set", "batch"), "'batch' is not of the form NAME=VALUE"),

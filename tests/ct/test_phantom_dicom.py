@@ -1,5 +1,8 @@
 import csv
 import hashlib
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -168,3 +171,14 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(IchxError, match="cannot write the phantom"):
         write_phantom(tmp_path / "file" / "x", patients=1, seed=0, size=32, processes=1)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left, alive = tmp_path / f".ph.{ended.pid}-0a0a0a0a", tmp_path / f".ph.{os.getpid()}-0b0b0b0b"
+    for folder in (left, alive):
+        folder.mkdir()
+    write_phantom(tmp_path / "ph", patients=1, seed=0, size=32, processes=1)
+    assert not left.exists()
+    assert alive.exists()

@@ -39,10 +39,10 @@ from ichx.data.cache import (
 )
 from ichx.data.cache_build import build_caches, ensure_cache, plan_caches
 from ichx.data.cache_care import find_caches, verify_caches
-from ichx.data.processes import run_jobs
 from ichx.data.resize import fit_square
 from ichx.data.shards import ShardFiles, pack, read_table, unpack, write_shard
 from ichx.errors import IchxError
+from ichx.processes import run_jobs
 
 PLAIN = CacheSpec(48, "none", "bilinear")
 

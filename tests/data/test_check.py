@@ -145,3 +145,9 @@ def test_damaged_findings_are_told_and_old_ones_do_not_count(workspace: Workspac
     path.write_text("{")
     with pytest.raises(IchxError, match="cannot be read"):
         describe(workspace, store, "x")
+
+
+def test_a_link_to_nothing_is_no_change(workspace: Workspace, store: Store, files: Path) -> None:
+    (files / "dangling.dcm").symlink_to("nowhere")
+    add_dataset(workspace, store, "d", files)
+    assert counts(check_dataset(workspace, store, "d"))["unreadable", "headers"] == 1

@@ -456,3 +456,9 @@ def test_real_slices(shared_data: Path, workspace: Workspace, store: Store) -> N
     steps = slices["position"].diff().dropna()
     assert steps.between(4.9, 5.1).all()  # 5 mm along the tilted normal
     assert slices["pos_z"].diff().dropna().between(5.09, 5.11).all()  # where one axis alone is off
+
+
+def test_a_test_set_that_was_trained_on_is_told(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    add(workspace, store, cohort)
+    report = add(workspace, store, cohort, "again", labels=None, test_of="train")
+    assert "are in train as well: what is predicted here was trained on" in told(report)
