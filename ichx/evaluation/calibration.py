@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from ichx.evaluation.heads import Heads
-from ichx.evaluation.logistic import fit_logistic, logits
+from ichx.evaluation.logistic import fit_logistic, logits, varying
 from ichx.evaluation.metric import CLIP, FloatArray, probabilities
 from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
 
@@ -83,22 +83,29 @@ class Bounds:
 
 
 def fit_temperature(p: FloatArray, labels: FloatArray, heads: Heads) -> Temperatures:
-    """Return the one temperature of least weighted log loss for probabilities `(N, 6)`."""
-    weights = np.broadcast_to(np.asarray(LABEL_WEIGHTS), labels.shape).ravel()
-    return Temperatures(1.0 / _slope(logits(p).ravel(), labels.ravel(), weights))
+    """Return the one temperature of least weighted log loss for probabilities `(N, 6)`, by the labels that vary."""
+    varied = varying(labels)
+    if not varied.any():
+        return Temperatures(np.ones(1))
+    y = labels[:, varied]
+    weights = np.broadcast_to(np.asarray(LABEL_WEIGHTS)[varied], y.shape).ravel()
+    return Temperatures(1.0 / _slope(logits(p[:, varied]).ravel(), y.ravel(), weights))
 
 
 def fit_temperatures(p: FloatArray, labels: FloatArray, heads: Heads) -> Temperatures:
-    """Return the temperature of least log loss of each label."""
-    return Temperatures(1.0 / np.concatenate([_slope(z, y) for z, y in zip(logits(p).T, labels.T, strict=True)]))
+    """Return the temperature of least log loss of each label; 1 for one that does not vary."""
+    columns = zip(logits(p).T, labels.T, varying(labels), strict=True)
+    return Temperatures(1.0 / np.concatenate([_slope(z, y) if varied else np.ones(1) for z, y, varied in columns]))
 
 
 def fit_isotonic(p: FloatArray, labels: FloatArray, heads: Heads) -> Isotonic:
     """Return the non-decreasing map of least squares, and so of least log loss, of each label.
 
-    One observation with the label's prevalence stands at either end, so that no certainty comes out of few slices.
+    One observation with the label's prevalence stands at either end, so that no certainty comes out of few slices. A
+    label that does not vary keeps its probabilities.
     """
-    maps = [_monotone(x, y) for x, y in zip(p.T, labels.T, strict=True)]
+    columns = zip(p.T, labels.T, varying(labels), strict=True)
+    maps = [_monotone(x, y) if varied else (np.array([0.0, 1.0]), np.array([0.0, 1.0])) for x, y, varied in columns]
     return Isotonic(tuple(before for before, _ in maps), tuple(after for _, after in maps))
 
 

@@ -31,6 +31,11 @@ def logits(p: npt.ArrayLike) -> FloatArray:
     return found
 
 
+def varying(labels: FloatArray) -> npt.NDArray[np.bool_]:
+    """Return which labels (6,) of `(N, 6)` both occur and do not: of others there is only certainty to be learnt."""
+    return np.asarray(labels.min(axis=0) < labels.max(axis=0))
+
+
 def fit_logistic(
     features: Sequence[FloatArray],
     labels: FloatArray,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ichx.evaluation.heads import Heads
-from ichx.evaluation.logistic import fit_logistic, logits
+from ichx.evaluation.logistic import fit_logistic, logits, varying
 from ichx.evaluation.metric import FloatArray, probabilities
 
 RADIUS = 3
@@ -37,7 +37,10 @@ class Kernels:
 
 
 def fit_kernels(p: FloatArray, labels: FloatArray, heads: Heads) -> Kernels:
-    """Return the kernels for probabilities `(N, 6)` and their labels; those that change nothing without neighbours."""
+    """Return the kernels for probabilities `(N, 6)` and their labels.
+
+    Those that change nothing where no slice has neighbours, and for a label that does not vary.
+    """
     unchanged = np.zeros(RADIUS + 2)
     unchanged[0] = 1.0
     rows = ~heads.alone
@@ -50,7 +53,9 @@ def fit_kernels(p: FloatArray, labels: FloatArray, heads: Heads) -> Kernels:
         np.stack(
             [
                 fit_logistic([own[:, k], *(m[:, k] for m in means), constant], labels[rows, k], towards=unchanged)
-                for k in range(p.shape[1])
+                if varied
+                else unchanged
+                for k, varied in enumerate(varying(labels[rows]))
             ]
         )
     )

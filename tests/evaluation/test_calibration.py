@@ -95,3 +95,15 @@ def test_a_real_model_gains_from_calibration_on_images_that_were_not_seen(shared
     plain = score(labels[~first], p[~first])
     for fit in (fit_temperature, fit_temperatures, fit_isotonic):
         assert score(labels[~first], fit(p[first], labels[first], NOWHERE).apply(p[~first], NOWHERE)) < plain, fit
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_label_that_does_not_vary_keeps_its_probabilities(value: float) -> None:
+    """Twenty negative slices do not prove that nobody bleeds."""
+    p, labels = calibrated(3, 20)
+    labels[:, 2] = value
+    for fit in (fit_isotonic, fit_temperatures):
+        np.testing.assert_allclose(fit(p, labels, NOWHERE).apply(p, NOWHERE)[:, 2], p[:, 2], rtol=1e-9)
+    labels[:] = value
+    for fit in (fit_isotonic, fit_temperatures, fit_temperature):
+        np.testing.assert_allclose(fit(p, labels, NOWHERE).apply(p, NOWHERE), p, rtol=1e-9)
