@@ -143,7 +143,7 @@ def test_the_mark_of_leaky_folds_is_everywhere(ichx: Program, dataset_copy: Path
     assert "1 (tiny_resnet-32-linear) is left out: its folds leak patients" in err
     mixed = ichx("ensemble", "--members", "1,2", cwd=dataset_copy)
     assert mixed.code == 1
-    assert "2 has other data or folds (ph v2, default) than 1 (ph v2, theirs)" in mixed.err
+    assert "2 and 1 do not belong together: 124 slices with another fold (default, theirs)" in mixed.err
 
 
 @pytest.mark.parametrize(

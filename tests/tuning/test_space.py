@@ -27,7 +27,7 @@ def test_three_forms() -> None:
             "stage.full.epochs=1..4",
             "input.window_kind=linear,sigmoid",
             "batch=16, 32",
-            "stage.full.milestones=[],[1, 2]",
+            "stage.balanced.milestones=[],[1, 2]",
             "augmentation.hflip=true,false",
         ],
         RECIPE,
@@ -38,7 +38,7 @@ def test_three_forms() -> None:
         Range("stage.full.epochs", 1.0, 4.0, False, True),
         Choice("input.window_kind", ('"linear"', '"sigmoid"')),
         Choice("batch", ("16", "32")),
-        Choice("stage.full.milestones", ("[]", "[1, 2]")),
+        Choice("stage.balanced.milestones", ("[]", "[1, 2]")),
         Choice("augmentation.hflip", ("true", "false")),
     )
     assert parse_space([str(dimension) for dimension in space], RECIPE) == space
