@@ -32,7 +32,7 @@ from common import Figure, arguments, conclude
 from ichx.data.cache import Cache, CacheSpec
 from ichx.data.cache_build import ensure_cache
 from ichx.data.catalog import make_catalog
-from ichx.data.ingest import scan_folder
+from ichx.data.ingest import scan_source
 from ichx.data.loader import inference_batches, training_batches
 from ichx.labels import LABELS
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
@@ -269,7 +269,7 @@ def headers(place: Path, files: list[Path], count: int, repeats: int) -> Figure:
     names = sorted(folder.iterdir())
 
     def ours() -> None:
-        make_catalog(scan_folder(folder, processes=1), b"key")
+        make_catalog(scan_source(folder, processes=1), b"key")
 
     def peer() -> None:
         for name in names:
@@ -320,7 +320,7 @@ def _measure_memory(source: Path, count: int, cache_dir: Path) -> None:
         peaks[name] = int(status.partition("VmHWM:")[2].split()[0])
         return result
 
-    step("ingest", lambda: make_catalog(scan_folder(source, processes=1), b"key"))
+    step("ingest", lambda: make_catalog(scan_source(source, processes=1), b"key"))
     slices = catalog(sorted(source.iterdir()), count)
     spec = CacheSpec(96, "slice", "bilinear")
     step("cache building", lambda: ensure_cache(cache_dir, "d", Path("/"), slices, spec, processes=1))
