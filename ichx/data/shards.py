@@ -12,14 +12,18 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import blosc2
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
+
+_crc32: Final[Callable[[bytes], int]] = imagecodecs.deflate_crc32 if imagecodecs.DEFLATE.available else zlib.crc32
+"""CRC-32; libdeflate has the same sum in a tenth of zlib's time, which a read would spend a sixth of its time on."""
 
 SHARD_ROWS: Final = 256
 """Slices per shard; at 378 px a shard is about 31 MB."""
@@ -85,7 +89,7 @@ def pack(image: npt.NDArray[np.int16]) -> bytes:
 
 def unpack(chunk: bytes, checksum: int, out: npt.NDArray[np.int16]) -> None:
     """Decompress `chunk` into `out`, contiguous int16; raises `ValueError` or `RuntimeError` when it is damaged."""
-    if zlib.crc32(chunk) != checksum:
+    if _crc32(chunk) != checksum:
         raise ValueError("its bytes do not have their checksum")
     if int.from_bytes(chunk[_UNPACKED_BYTES], "little") != out.nbytes:
         raise ValueError("it is of another size")
@@ -96,10 +100,10 @@ def write_shard(path: Path, chunks: Sequence[bytes], defects: Mapping[int, str])
     """Write packed `chunks` and their `defects` to `path`, atomically; return the shard's table."""
     lengths = [len(chunk) for chunk in chunks]
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[:-1]
-    places = np.column_stack([offsets, lengths, [zlib.crc32(chunk) for chunk in chunks]]).astype(np.int64)
+    places = np.column_stack([offsets, lengths, [_crc32(chunk) for chunk in chunks]]).astype(np.int64)
     content = {"places": places.tolist(), "defects": sorted(defects.items())}
     table = json.dumps(content, separators=(",", ":")).encode()
-    write_atomically(path, [*chunks, table, _FOOTER.pack(len(table), zlib.crc32(table), _MAGIC)])
+    write_atomically(path, [*chunks, table, _FOOTER.pack(len(table), _crc32(table), _MAGIC)])
     return ShardTable(places, dict(defects))
 
 
@@ -117,7 +121,7 @@ def read_table(path: Path) -> ShardTable:
             raise ValueError(f"{path} is no shard")
         file.seek(start)
         table = file.read(length)
-    if zlib.crc32(table) != checksum:
+    if _crc32(table) != checksum:
         raise ValueError(f"the table of {path} is damaged")
     content = json.loads(table)
     places = np.array(content["places"], np.int64).reshape(-1, 3)
@@ -129,7 +133,7 @@ def read_table(path: Path) -> ShardTable:
 def damaged_chunks(path: Path, table: ShardTable) -> int:
     """Return how many chunks of the shard at `path` do not have their checksum. Raises `OSError`."""
     with path.open("rb") as file:
-        return sum(zlib.crc32(file.read(length)) != checksum for _, length, checksum in table.places.tolist())
+        return sum(_crc32(file.read(length)) != checksum for _, length, checksum in table.places.tolist())
 
 
 def write_atomically(path: Path, parts: Iterable[bytes]) -> None:
