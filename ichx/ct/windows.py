@@ -43,29 +43,38 @@ def windows_numpy(
     return x
 
 
+def window_bounds(windows: Sequence[tuple[float, float]]) -> "torch.Tensor":
+    """Return `windows` as `windows_torch` takes them: (C, 2) float32 HU, NaN for the slice's own window."""
+    import torch
+
+    return torch.tensor([(math.nan, math.nan) if tuple(w) == FILE_WINDOW else w for w in windows], dtype=torch.float32)
+
+
 def windows_torch(
     hu: "torch.Tensor",
     header_windows: "torch.Tensor",
-    windows: Sequence[tuple[float, float]],
+    windows: "torch.Tensor | Sequence[tuple[float, float]]",
     kind: str,
     jitter: "torch.Tensor | None" = None,
 ) -> "torch.Tensor":
     """Return `hu` (N, H, W) seen through each of `windows`: (N, C, H, W) float32 in [0, 1], on the device of `hu`.
 
-    `header_windows` is (N, 2) and has each slice's own (centre, width), for which (-1, -1) in `windows` stands.
-    `jitter` (N, C, 2) has what is added to each window's centre, in HU, and what its width is multiplied by. Raises
-    `ValueError` for a `kind` that is neither `linear` nor `sigmoid`.
+    `windows` are pairs, or the `window_bounds` of them on the same device, so that nothing has to be sent there.
+    `header_windows` (N, 2) has each slice's own (centre, width), for which (-1, -1) in `windows` stands. `jitter`
+    (N, C, 2) has what is added to each window's centre, in HU, and what its width is multiplied by. Raises `ValueError`
+    for a `kind` that is neither `linear` nor `sigmoid`.
     """
     import torch
 
     header = header_windows.to(hu.device, torch.float32, non_blocking=True)
-    columns = [header if tuple(w) == FILE_WINDOW else header.new_tensor(w).expand(len(header), 2) for w in windows]
-    bounds = torch.stack(columns, 1)[..., None, None]  # (N, C, 2, 1, 1)
+    if not isinstance(windows, torch.Tensor):
+        windows = window_bounds(windows).to(hu.device)
+    centres, widths = torch.where(windows.isnan(), header[:, None], windows).unbind(2)  # (N, C) each
     if jitter is not None:
-        moved = jitter.to(bounds)[..., None, None]
-        bounds = torch.stack((bounds[:, :, 0] + moved[:, :, 0], bounds[:, :, 1] * moved[:, :, 1]), 2)
-    x = hu.unsqueeze(1).to(torch.float32) - bounds[:, :, 0]
-    x /= bounds[:, :, 1]
+        moved = jitter.to(centres)
+        centres, widths = centres + moved[..., 0], widths * moved[..., 1]
+    x = hu.unsqueeze(1).to(torch.float32) - centres[..., None, None]
+    x /= widths[..., None, None]
     if _is_sigmoid(kind):
         return x.mul_(STEEPNESS).sigmoid_()
     return x.add_(0.5).clamp_(0, 1)

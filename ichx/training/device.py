@@ -1,5 +1,8 @@
 """Where a training computes and in which precision, and why."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ichx.errors import IchxError
+from ichx.training.memory import is_out_of_memory, told
 
 SMALL_PIXELS = 96
 
@@ -21,6 +25,8 @@ class Hardware:
     reason: str
     threads: int = 0
     """CPU threads for the network's operations; 0 leaves torch's own choice."""
+    tf32: bool = False
+    """Whether float32 products of matrices are rounded to TF32's 10 bits before they are summed in float32."""
 
     def __str__(self) -> str:
         return f"{self.device}, {self.precision} ({self.reason})"
@@ -36,23 +42,71 @@ def choose_hardware(device: str, precision: str, pixels: int = 224) -> Hardware:
     chosen = _device(device)
     threads = 0
     if chosen.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(chosen)
-        able = "bf16" if major >= 8 else "fp16"
-        reason = f"{torch.cuda.get_device_name(chosen)}, compute capability {major}.{minor}"
+        capability = torch.cuda.get_device_capability(chosen)
+        able, why = of_cuda(*capability)
+        reason = f"{torch.cuda.get_device_name(chosen)}, {why}"
     elif chosen.type == "mps":
         able, reason = "fp32", "Apple GPU"
     else:
-        flags = _cpu_flags() & {"amx_bf16", "avx512_bf16"}
-        able = "bf16" if flags else "fp32"
+        able, why = of_cpu(_cpu_flags())
         threads = max(torch.get_num_threads() - 1, 1) if pixels <= SMALL_PIXELS else torch.get_num_threads()
-        reason = ", ".join([f"CPU, {threads} thread{'s' if threads > 1 else ''}", *sorted(flags)])
-    if precision == "auto":
-        return Hardware(chosen, able, reason, threads)
+        reason = f"CPU, {threads} thread{'s' if threads > 1 else ''}, {why}"
     if precision == "fp16" and chosen.type != "cuda":
         raise IchxError(f"precision fp16 needs a CUDA GPU, not {chosen}", "set precision to auto, fp32 or bf16")
     if precision == "bf16" and chosen.type == "cuda" and able != "bf16":
-        raise IchxError(f"{reason} does not compute bf16", "set precision to auto or fp16")
-    return Hardware(chosen, precision, f"{reason}; precision as the recipe says", threads)
+        raise IchxError(f"{reason}: it does not compute bf16", "set precision to auto or fp16")
+    if precision != "auto":
+        able, reason = precision, f"{reason}; precision as the recipe says"
+    tf32 = able == "fp32" and chosen.type == "cuda" and capability >= (8, 0)
+    return Hardware(chosen, able, f"{reason}; products in TF32" if tf32 else reason, threads, tf32)
+
+
+def of_cuda(major: int, minor: int) -> tuple[str, str]:
+    """Return the precision for a GPU of this compute capability, and why.
+
+    bf16 has the range of fp32 and needs no scaling. fp16 is as fast where there is no bf16, but its gradients have to
+    be scaled. Before tensor cores (7.0) half precision is slower than fp32.
+    """
+    said = f"compute capability {major}.{minor}"
+    if (major, minor) >= (8, 0):
+        return "bf16", said
+    if (major, minor) >= (7, 0):
+        return "fp16", f"{said} has no bf16; gradients are scaled"
+    return "fp32", f"{said} has no tensor cores"
+
+
+def of_cpu(flags: set[str]) -> tuple[str, str]:
+    """Return the precision for a processor with `flags`, as /proc/cpuinfo names them, and why."""
+    able = sorted(flags & {"amx_bf16", "avx512_bf16"})
+    return ("bf16", ", ".join(able)) if able else ("fp32", "no AVX512-BF16 or AMX")
+
+
+@contextlib.contextmanager
+def torch_set_for(hardware: Hardware) -> Iterator[None]:
+    """Set torch up for a run on `hardware`, and leave its settings and random state as they were before.
+
+    An error of memory that nothing could be done about is raised as `IchxError`.
+    """
+    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    trying = torch.backends.cudnn.benchmark
+    on_gpu = hardware.device.type == "cuda"
+    with torch.random.fork_rng(devices=[hardware.device] if on_gpu else []):
+        try:
+            torch.set_num_threads(hardware.threads or threads)
+            if hardware.tf32:
+                torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.benchmark = on_gpu  # batches have one shape: its fastest algorithm is looked for once
+            yield
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise told(error) from error
+            raise
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision(products)
+            torch.backends.cudnn.benchmark = trying
+            if on_gpu and "torch._dynamo" in sys.modules:
+                torch.compiler.reset()  # what is compiled holds the networks of this run
 
 
 def make_accelerator(hardware: Hardware) -> Accelerator:

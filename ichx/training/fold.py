@@ -1,9 +1,7 @@
 """One attempt at one fold: train stage by stage from where an earlier attempt ended, then predict."""
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +19,14 @@ from ichx.labels import LABELS
 from ichx.store import EpochRecord, PredictionDraft
 from ichx.training import checkpoint
 from ichx.training.checkpoint import Position
-from ichx.training.device import Hardware, make_accelerator, release_accelerator
+from ichx.training.device import Hardware, make_accelerator, release_accelerator, torch_set_for
 from ichx.training.events import FoldPlan, RunEvents
+from ichx.training.execution import compiler_for
 from ichx.training.job import Job
 from ichx.training.learner import Learner, address_seed, prepared
 from ichx.training.lease import lease
 from ichx.training.loop import train_epoch
+from ichx.training.memory import Portions
 from ichx.training.method import WindowStep, learning_rate
 from ichx.training.predicting import FoldPredictor
 from ichx.training.provenance import run_draft
@@ -80,6 +80,7 @@ class FoldRun:
             workers=self.workers,
             window_step=WindowStep(self.recipe.input).to(hardware.device),
             events=events,
+            portions=Portions(events.note),
         )
         self.rows = job.validation_rows(fold)
         self.train_rows = job.training_rows(fold)
@@ -88,7 +89,7 @@ class FoldRun:
         """Train, or load what was trained, predict what is not predicted yet, and record it all."""
         self._check_rows()
         draft = run_draft(self.number, self.fold, str(self.hardware))
-        with lease(self.store, draft, self.events) as run, _torch_of_its_own(self.hardware):
+        with lease(self.store, draft, self.events) as run, torch_set_for(self.hardware):
             accelerator = make_accelerator(self.hardware)
             try:
                 model, drafts = self._stored(accelerator) if self.trained else self._train_and_predict(accelerator, run)
@@ -129,7 +130,8 @@ class FoldRun:
         newest = checkpoint.load_newest(self.folder, self.job.fits, self.events.note)
         begin = start if newest is None else Start("random")  # the checkpoint's weights replace these
         model = prepared(accelerator, make_model(self.job.plugin, self.recipe, begin, self.events.note))
-        learner = Learner(self.recipe, self.fold, model, accelerator)
+        compiler = compiler_for(self.hardware.device, self._steps(), accelerator.num_processes)
+        learner = Learner(self.recipe, self.fold, model, accelerator, self.events.note, compiler)
         remember_start(self.home, start)
         validated = self._train(learner, run, start, newest)
         described = {"plugin": self.recipe.plugin, "fold": str(self.fold), "start": start.kind, "fits": self.job.fits}
@@ -183,18 +185,30 @@ class FoldRun:
                 self.events.epoch_ended(record)
         return validated
 
-    def _epoch(self, learner: Learner, index: int, epoch: int) -> tuple[EpochRecord, npt.NDArray[np.float32]]:
-        """Train one epoch and validate it; return its record and the logits of the validation fold."""
-        stage = self.recipe.stage[index]
-        rows = epoch_rows(
+    def _rows_of(self, index: int, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the rows that stage `index` trains on in `epoch`, in their order."""
+        return epoch_rows(
             self.job.any_positive,
             self.train_rows,
-            stage.sampling,
+            self.recipe.stage[index].sampling,
             seed=self.recipe.seed,
             fold=self.fold,
             stage=index,
             epoch=epoch,
         )
+
+    def _steps(self) -> int:
+        """Return how many steps the whole training has; every epoch of a stage has as many."""
+        lengths = [len(self._rows_of(index, 0)) for index in range(len(self.recipe.stage))]
+        return sum(
+            stage.epochs * max(length // self.recipe.batch, 1)
+            for stage, length in zip(self.recipe.stage, lengths, strict=True)
+        )
+
+    def _epoch(self, learner: Learner, index: int, epoch: int) -> tuple[EpochRecord, npt.NDArray[np.float32]]:
+        """Train one epoch and validate it; return its record and the logits of the validation fold."""
+        stage = self.recipe.stage[index]
+        rows = self._rows_of(index, epoch)
         total = max(len(rows) // self.recipe.batch, 1)
         self.events.epoch_started(stage.name, epoch + 1, stage.epochs, total)
         batches = training_batches(
@@ -227,18 +241,6 @@ class FoldRun:
         }
         values |= {f"score_{name}": float(v) for name, v in zip(LABELS, label_losses(labels, predicted), strict=True)}
         return EpochRecord(stage=stage.name, stage_index=index, epoch=epoch + 1, values=values), logits
-
-
-@contextlib.contextmanager
-def _torch_of_its_own(hardware: Hardware) -> Iterator[None]:
-    """Leave torch's random state and number of threads as they were before the run."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[hardware.device] if hardware.device.type == "cuda" else []):
-        try:
-            torch.set_num_threads(hardware.threads or threads)
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
 
 def _listed(names: list[str]) -> str:

@@ -1,5 +1,6 @@
 """The network while it learns: one step at a time, and all that a checkpoint must hold to go on from it."""
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,9 +8,13 @@ import torch
 from torch import nn
 
 from ichx.recipe import Recipe
+from ichx.training.execution import Execution, Forward
+from ichx.training.head import exact_head
 from ichx.training.method import WindowStep, learning_rate, make_optimizer, weighted_loss
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from accelerate import Accelerator
 
     from ichx.data.loader import Batch
@@ -18,9 +23,21 @@ if TYPE_CHECKING:
 class Learner:
     """A network, its optimizer and its precision. What a step does depends on the weights, the batch and `at` only."""
 
-    def __init__(self, recipe: Recipe, fold: int, model: nn.Module, accelerator: "Accelerator") -> None:
-        """Take over `model`, as `prepared` returns it; `begin_stage` comes before the first step."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        fold: int,
+        model: nn.Module,
+        accelerator: "Accelerator",
+        note: "Callable[[str], None]",
+        compiler: str | None = None,
+    ) -> None:
+        """Take over `model`, as `prepared` returns it; `begin_stage` comes before the first step.
+
+        `note` is told what the hardware makes necessary, `compiler` is that of `Execution`.
+        """
         self.recipe, self.fold, self.model, self.accelerator = recipe, fold, model, accelerator
+        self.execution = Execution(model, note, compiler)
         self.window_step = WindowStep(recipe.input).to(accelerator.device)
         self._stage = 0
         self._raw: torch.optim.Optimizer | None = None
@@ -39,7 +56,7 @@ class Learner:
         addressed by them: a run that is resumed here draws the same.
         """
         stage = self.recipe.stage[self._stage]
-        torch.manual_seed(address_seed(self.recipe.seed, self.fold, self._stage, epoch, number))
+        seed = address_seed(self.recipe.seed, self.fold, self._stage, epoch, number)
         device = self.accelerator.device
         ahead = device.type == "cuda"  # from pinned memory; elsewhere a copy could see what the loader writes next
         hu, windows = batch.hu.to(device, non_blocking=ahead), batch.windows.to(device, non_blocking=ahead)
@@ -47,11 +64,33 @@ class Learner:
         jitter = None if batch.jitter is None else batch.jitter.to(device, non_blocking=ahead)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(stage, epoch, number / total)
-        loss = weighted_loss(self.model(self.window_step(hu, windows, jitter)), labels)
-        self.accelerator.backward(loss)
+        loss = self._gradients(self.window_step.in_parts(hu, windows, jitter), labels, seed)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        return loss
+
+    def _gradients(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> torch.Tensor:
+        """Leave the gradients of the batch's loss at the weights; return the loss, on the device.
+
+        Where memory is short the batch is taken in parts, whose losses weigh as much as they have images: the gradients
+        are the same, but for batch normalization, which sees the statistics of a part, and the draws of dropout.
+        """
+
+        def attempt(network: Forward, parts: list[slice]) -> torch.Tensor:
+            torch.manual_seed(seed)
+            self._optimizer.zero_grad(set_to_none=True)
+            losses = []
+            for part in parts:
+                # other processes are waited for once in a batch, whatever its parts are
+                last = part.stop == len(images)
+                with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                    loss = weighted_loss(network(images[part]), labels[part])
+                    loss = loss if len(parts) == 1 else loss * ((part.stop - part.start) / len(images))
+                    self.accelerator.backward(loss)
+                losses.append(loss.detach())
+            return losses[0] if len(parts) == 1 else torch.stack(losses).sum()
+
+        return self.execution.run(len(images), attempt)
 
     @property
     def network(self) -> nn.Module:
@@ -86,7 +125,12 @@ class Learner:
 
 
 def prepared(accelerator: "Accelerator", model: nn.Module) -> nn.Module:
-    """Return `model` on its device, with channels last, which is what convolutions compute in fastest."""
+    """Return `model` on its device, with channels last, which is what convolutions compute in fastest.
+
+    In mixed precision its last layer computes in float32, so that no logit is rounded.
+    """
+    if accelerator.mixed_precision != "no":
+        exact_head(model)
     ready: nn.Module = accelerator.prepare(model.to(memory_format=torch.channels_last))
     return ready
 

@@ -1,6 +1,7 @@
 """One epoch of training, and prediction: the innermost loops, free of stages, stores and files."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.training.learner import Learner
+from ichx.training.memory import Portions
 from ichx.training.method import WindowStep
 
 if TYPE_CHECKING:
@@ -51,20 +53,30 @@ def predict(
     device: torch.device,
     view: str,
     report: Callable[[int], None],
+    portions: Portions | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Return the logits `(N, 6)` of all slices in `batches`, in their order, under `view` (`identity` or `hflip`)."""
+    """Return the logits `(N, 6)` of all slices in `batches`, in their order, under `view` (`identity` or `hflip`).
+
+    `portions` knows how many slices fit into memory at once where that has been found out before.
+    """
     model.eval()
+    portions = portions or Portions(lambda _: None)
     ahead = device.type == "cuda"
     parts: list[npt.NDArray[np.float32]] = []
     done = 0
     for batch in batches:
         hu = batch.hu.to(device, non_blocking=ahead)
         hu = hu.flip(-1) if view == "hflip" else hu
-        logits = model(window_step(hu, batch.windows.to(device, non_blocking=ahead)))
+        images = window_step.in_parts(hu, batch.windows.to(device, non_blocking=ahead))
+        logits = portions.run(len(hu), partial(_in_parts, model, images))
         parts.append(logits.float().cpu().numpy())
         done += len(hu)
         report(done)
     return np.concatenate(parts) if parts else np.empty((0, len(LABELS)), dtype=np.float32)
+
+
+def _in_parts(model: nn.Module, images: torch.Tensor, parts: list[slice]) -> torch.Tensor:
+    return torch.cat([model(images[part]) for part in parts])
 
 
 def _finite(loss: float) -> float:

@@ -1,16 +1,19 @@
 """The pieces of the method that a recipe names: windows as the network's input, loss, optimizer, learning rate."""
 
+import functools
 import math
 
 import torch
 from torch import nn
 
-from ichx.ct.windows import windows_torch
+from ichx.ct.windows import window_bounds, windows_torch
 from ichx.labels import LABEL_WEIGHTS
 from ichx.recipe import InputRecipe, OptimizerRecipe, StageRecipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PART = 2**16
+"""HU that are windowed at once on a CPU: with their channels in float32 they fit into a core's own cache."""
 
 
 class WindowStep(nn.Module):
@@ -19,6 +22,8 @@ class WindowStep(nn.Module):
     def __init__(self, recipe: InputRecipe) -> None:
         super().__init__()
         self.windows = recipe.windows
+        self.bounds: torch.Tensor
+        self.register_buffer("bounds", window_bounds(recipe.windows), persistent=False)
         self.kind = recipe.window_kind
         self.normalize = recipe.normalize == "imagenet"
         self.mean: torch.Tensor
@@ -30,16 +35,39 @@ class WindowStep(nn.Module):
         self, hu: torch.Tensor, header_windows: torch.Tensor, jitter: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return the windowed channels, in [0, 1] unless the recipe normalizes them; `jitter` as in `Batch`."""
-        image = windows_torch(hu, header_windows, self.windows, self.kind, jitter)
-        image = (image - self.mean) / self.std if self.normalize else image
-        return image.contiguous(memory_format=torch.channels_last)
+        return self._channels(hu, header_windows, jitter).contiguous(memory_format=torch.channels_last)
+
+    def in_parts(
+        self, hu: torch.Tensor, header_windows: torch.Tensor, jitter: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the same, computed on a CPU in parts that stay in its cache, which takes half the time or less."""
+        count = max(PART // hu[0].numel(), 1)
+        if hu.device.type != "cpu" or len(hu) <= count:
+            return self.forward(hu, header_windows, jitter)
+        shape = (len(hu), len(self.windows), *hu.shape[-2:])
+        images = torch.empty(shape, memory_format=torch.channels_last)
+        for start in range(0, len(hu), count):
+            part = slice(start, start + count)
+            images[part] = self._channels(hu[part], header_windows[part], None if jitter is None else jitter[part])
+        return images
+
+    def _channels(self, hu: torch.Tensor, header_windows: torch.Tensor, jitter: torch.Tensor | None) -> torch.Tensor:
+        image = windows_torch(hu, header_windows, self.bounds, self.kind, jitter)
+        return (image - self.mean) / self.std if self.normalize else image
 
 
 def weighted_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return binary cross-entropy with logits, weighted over the six labels as the score is."""
-    weights = logits.new_tensor(LABEL_WEIGHTS, dtype=torch.float32)
+    weights = _label_weights(logits.device)
     losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
     return (losses.mean(dim=0) * weights).sum() / weights.sum()
+
+
+@functools.cache
+def _label_weights(device: torch.device) -> torch.Tensor:
+    """Return the weights on `device`, kept there: sending them anew would make the device wait in each step."""
+    with torch.inference_mode(False):
+        return torch.tensor(LABEL_WEIGHTS, dtype=torch.float32, device=device)
 
 
 def make_optimizer(recipe: OptimizerRecipe, stage: StageRecipe, model: nn.Module) -> torch.optim.Optimizer:

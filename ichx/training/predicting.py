@@ -17,6 +17,7 @@ from ichx.training.device import Hardware
 from ichx.training.events import RunEvents
 from ichx.training.job import Job, open_cache, test_data
 from ichx.training.loop import predict
+from ichx.training.memory import Portions
 from ichx.training.method import WindowStep
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class FoldPredictor:
     workers: int
     window_step: WindowStep
     events: RunEvents
+    portions: Portions
 
     def logits(
         self,
@@ -62,6 +64,7 @@ class FoldPredictor:
             self.hardware.device,
             view,
             lambda done: self.events.phase(phase, done, len(rows)),
+            self.portions,
         )
 
     def validation(
