@@ -33,6 +33,11 @@ class Execution:
             self._compiled = torch.compile(network, backend=compiler, dynamic=False)
         self._buffers = [buffer.clone() for buffer in network.buffers()]
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the network is executed compiled, as far as is known."""
+        return self._compiled is not None
+
     def run(self, count: int, work: Callable[[Forward, list[slice]], Result]) -> Result:
         """Return `work(network, parts)` for the parts of a batch of `count` images that memory has room for.
 
@@ -56,7 +61,8 @@ class Execution:
             except IchxError:
                 raise
             except Exception as error:  # a compiler calls many tools, and fails with errors of any of them
-                said = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
+                cause = getattr(error, "inner_exception", error)  # torch puts a frame around what it was told
+                said = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or ['no reason given'])[0]}"
             self._compiled = None
             release()
             self._note(f"the network cannot be compiled and is trained as it is, which is slower ({said})")

@@ -1,7 +1,5 @@
 """The pieces of the method: loss, windows on the device, optimizer and scheduler."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -10,11 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ichx.ct.windows import windows_numpy
-from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.recipe import InputRecipe, OptimizerRecipe, StageRecipe
-from ichx.training.device import choose_hardware
-from ichx.training.method import WindowStep, learning_rate, make_optimizer, weighted_loss
+from ichx.training.method import PART, WindowStep, learning_rate, make_optimizer, weighted_loss
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
@@ -114,16 +110,15 @@ def test_cosine_rates_are_torchs_step_by_step() -> None:
     assert 0 < rates[-1] < 0.01 * stage.lr
 
 
-def test_the_device_is_said_with_a_reason() -> None:
-    chosen = choose_hardware("cpu", "auto")
-    assert re.fullmatch(r"cpu, (bf16 \(CPU, \d+ threads?, .*bf16\)|fp32 \(CPU, \d+ threads?\))", str(chosen))
-    assert str(choose_hardware("cpu", "fp32")).startswith("cpu, fp32 (CPU, ")
-    assert choose_hardware("cpu", "bf16").precision == "bf16"
-    for device, precision, told in (
-        ("gpu", "auto", "no device"),
-        ("vulkan", "auto", "does not compute on"),
-        ("cuda:77", "auto", "there is no cuda:77 here"),
-        ("cpu", "fp16", "needs a CUDA GPU"),
-    ):
-        with pytest.raises(IchxError, match=told):
-            choose_hardware(device, precision)
+@pytest.mark.parametrize("normalize", ["none", "imagenet"])
+@pytest.mark.parametrize("jittered", [True, False])
+def test_windows_in_parts_are_the_same(normalize: str, jittered: bool) -> None:
+    rng = np.random.default_rng(0)
+    hu = torch.from_numpy(rng.integers(-1024, 3000, (7, 160, 160)).astype(np.int16))
+    header = torch.from_numpy(np.stack([rng.uniform(30, 50, 7), rng.uniform(60, 100, 7)], -1).astype(np.float32))
+    jitter = torch.from_numpy(rng.uniform(0.9, 1.1, (7, 3, 2)).astype(np.float32)) if jittered else None
+    step = WindowStep(InputRecipe(size=160, normalize=normalize))
+    assert len(hu) > PART // hu[0].numel() > 1, "there are several parts, of several slices, and a ragged one"
+    found = step.in_parts(hu, header, jitter)
+    assert torch.equal(found, step(hu, header, jitter))
+    assert found.is_contiguous(memory_format=torch.channels_last)
