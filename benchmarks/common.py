@@ -26,13 +26,15 @@ class Figure:
     held: bool
 
 
-def arguments(description: str, *, files: int | None = None) -> argparse.Namespace:
-    """Return the parsed `--quick` and `--json FILE`, and `--files N` where a benchmark has that default."""
+def arguments(description: str, *, files: int | None = None, device: bool = False) -> argparse.Namespace:
+    """Return the parsed `--quick` and `--json FILE`; `--files N` and `--device NAME` where a benchmark has them."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="the same work on less data, under 45 seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a JSON list")
     if files is not None:
         parser.add_argument("--files", type=int, default=files, metavar="N", help=f"files to try ({files})")
+    if device:
+        parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to train (cpu)")
     return parser.parse_args()
 
 

@@ -1,0 +1,386 @@
+"""Training: what `ichx run` makes of the hardware, against bare PyTorch loops of the same network.
+
+    python benchmarks/training.py [--quick] [--json FILE] [--device cuda]
+
+What is measured of ichx is a fold that the library runs, on phantom slices in a real cache, from the first step after
+its warm-up on. With `--device cuda` the reference's four models are trained at their sizes and batches, else ResNeXt50
+at 224 px and a tiny network at 96 px.
+"""
+
+import contextlib
+import gc
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import cv2
+import numpy as np
+import timm
+import torch
+from common import Figure, arguments, conclude
+from torch import nn
+
+from ichx.ct.phantom_dicom import write_phantom
+from ichx.data.dataset import add_dataset
+from ichx.data.loader import Batch, training_batches
+from ichx.labels import LABEL_WEIGHTS
+from ichx.plugins import load_registry
+from ichx.recipe import from_toml
+from ichx.store import EpochRecord, Experiment, Store, open_store
+from ichx.training import fold as fold_module
+from ichx.training.checkpoint import Position, save_checkpoint
+from ichx.training.device import choose_hardware, make_accelerator, release_accelerator
+from ichx.training.events import RunEvents
+from ichx.training.execution import WORTH_STEPS
+from ichx.training.fold import RunOptions
+from ichx.training.job import Job, prepare_job
+from ichx.training.learner import Learner, prepared
+from ichx.training.method import WindowStep
+from ichx.training.register import new_experiment
+from ichx.training.runner import run_experiment
+from ichx.workspace import Workspace, init_workspace
+
+INTERVAL = 300.0
+"""Seconds between two checkpoints of a run."""
+SHARE, WAITING, CHECKPOINT, FASTER, LOADING_MS, GROWTH_MB = 0.95, 0.03, 0.02, 1.4, 0.25, 8.0
+REFERENCES = ("efficientnet_b3", "resnext101_wsl", "seresnext50", "resnext50")
+"""The plugins of the reference's numbers 1, 2, 5 and 6, whose sizes and batches are their own."""
+ON_GPU, SHARE_OF_COMPILED, FASTER_THAN_EAGER = "cuda", 0.95, 1.4
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast steps were: images a second, the share of the time waiting for batches, peak memory."""
+
+    rate: float
+    waiting: float = 0.0
+    peak_gib: float = 0.0
+
+
+@dataclass
+class Bench:
+    """A workspace with a phantom dataset, and the device to measure on."""
+
+    workspace: Workspace
+    store: Store
+    device: str
+    registry: Any = field(default_factory=load_registry)
+
+    def experiment(self, plugin: str, *settings: str, size: int | None = None) -> Experiment:
+        """Register an experiment whose first stage takes every slice, so that a phantom of few patients has enough."""
+        settings = (*settings, "stage.balanced.sampling=all")
+        return new_experiment(self.store, self.registry, plugin=plugin, size=size, settings=settings)
+
+    def job(self, experiment: Experiment) -> Job:
+        """Return the experiment's job, with its cache."""
+        return prepare_job(self.workspace, self.store, self.registry, experiment, RunEvents())
+
+    def run(self, experiment: Experiment, events: RunEvents | None = None) -> None:
+        """Do what `ichx run N --fold 0` does."""
+        options = RunOptions(device=self.device, pretrained=False)
+        run_experiment(
+            self.workspace, self.store, self.registry, experiment.number, folds=[0], options=options, events=events
+        )
+
+
+class EnoughError(Exception):
+    """So many steps have been measured."""
+
+
+def main() -> None:
+    options = arguments(__doc__, device=True)
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        patients = 150 if options.device == ON_GPU else 12
+        files = write_phantom(place / "files", patients=patients, seed=1, size=128)
+        workspace = init_workspace(place / "workspace")
+        with open_store(workspace) as store:
+            add_dataset(workspace, store, "phantom", files.train, labels=files.train_labels)
+            bench = Bench(workspace, store, options.device)
+            figures = on_gpu(bench, options.quick) if options.device == ON_GPU else on_cpu(bench, options.quick)
+    conclude(figures, options)
+
+
+def on_cpu(bench: Bench, quick: bool) -> list[Figure]:
+    return [
+        *large_network(bench, batch=8 if quick else 16, steps=2 if quick else 4, repeats=1 if quick else 5),
+        *tiny_network(bench, steps=12, repeats=3 if quick else 9),
+        loading(bench, 2 if quick else 10),
+        checkpoint_cost(bench, 2 if quick else 5),
+        memory(bench),
+    ]
+
+
+def large_network(bench: Bench, *, batch: int, steps: int, repeats: int) -> list[Figure]:
+    """ResNeXt50 at 224 px: the run, the same by hand, and as the reference solution trained it."""
+    experiment = bench.experiment("resnext50", f"batch={batch}", size=224)
+    half = choose_hardware("cpu", "auto").precision == "bf16"
+    by_hand = BareLoop("resnext50_32x4d", 224, batch, channels_last=True, half=torch.bfloat16 if half else None)
+    reference = BareLoop("resnext50_32x4d", 224, batch, channels_last=False, half=None)
+    for loop in (by_hand, reference):
+        loop.pace(1)
+    turns = [
+        (paced_run(bench, experiment, 1, steps), by_hand.pace(steps), reference.pace(steps)) for _ in range(repeats)
+    ]
+    share = statistics.median(run.rate / bare.rate for run, bare, _ in turns)
+    faster = statistics.median(run.rate / old.rate for run, _, old in turns)
+    waiting = statistics.median(run.waiting for run, _, _ in turns)
+    rate, bare, old = (statistics.median(pace.rate for pace in paces) for paces in zip(*turns, strict=True))
+    what = "ResNeXt50, 224 px"
+    held = faster >= FASTER or not half
+    return [
+        Figure(what, rate, "images/s", "-", "-", True),
+        Figure(what, share, "x", f"the same by hand ({bare:.3g}/s)", f"{SHARE} x", share >= SHARE),
+        Figure(what, faster, "x", f"fp32, contiguous ({old:.3g}/s)", f"{FASTER} x with AVX512-BF16", held),
+        Figure(f"{what}, waiting for data", 100 * waiting, "%", "of a step", "3 %", waiting < WAITING),
+    ]
+
+
+def tiny_network(bench: Bench, *, steps: int, repeats: int) -> list[Figure]:
+    """A tiny network at 96 px: the run, and a loop by hand that the same loader feeds."""
+    experiment = bench.experiment("tiny_resnet", "batch=16", size=96)
+    job = bench.job(experiment)
+    half = torch.bfloat16 if choose_hardware("cpu", "auto").precision == "bf16" else None
+    by_hand = BareLoop("test_resnet.r160_in1k", 96, 16, channels_last=True, half=half, fed_by=job)
+    by_hand.pace(3)
+    turns = [(paced_run(bench, experiment, 3, steps), by_hand.pace(steps, warm_up=1)) for _ in range(repeats)]
+    share = statistics.median(run.rate / bare.rate for run, bare in turns)
+    rate, bare = (statistics.median(pace.rate for pace in paces) for paces in zip(*turns, strict=True))
+    against = f"by hand, the same loader ({bare:.4g}/s)"
+    return [
+        Figure("tiny ResNet, 96 px", rate, "images/s", "-", "-", True),
+        Figure("tiny ResNet, 96 px", share, "x", against, f"{SHARE} x", share >= SHARE),
+    ]
+
+
+def paced_run(bench: Bench, experiment: Experiment, warm_up: int, steps: int) -> Pace:
+    """Run fold 0 until `steps` steps after `warm_up` are done, and return how fast these were."""
+    shutil.rmtree(bench.workspace.experiment_dir(experiment.number), ignore_errors=True)
+    waits, times, images = [0.0], [0.0], 0
+
+    def watched(*given: Any, **named: Any) -> Iterator[Batch]:
+        nonlocal images
+        batches = training_batches(*given, **named)
+        for number in range(warm_up + steps):
+            asked = time.perf_counter()
+            if number == warm_up:
+                _wait_for_device()
+                asked = time.perf_counter()
+                times[0] = asked
+            batch = next(batches, None)
+            assert batch is not None, "the phantom has too few slices for so many steps"
+            if number >= warm_up:
+                waits[0] += time.perf_counter() - asked
+                images += len(batch.rows)
+            yield batch
+        _wait_for_device()
+        times.append(time.perf_counter())
+        raise EnoughError
+
+    if bench.device == ON_GPU:
+        torch.cuda.reset_peak_memory_stats()
+    with patch.object(fold_module, "training_batches", watched):  # the runner's own, with a clock beside it
+        try:
+            bench.run(experiment)
+        except EnoughError:
+            pass
+    seconds = times[1] - times[0]
+    peak = torch.cuda.max_memory_allocated() / 2**30 if bench.device == ON_GPU else 0.0
+    gc.collect()
+    return Pace(images / seconds, waits[0] / seconds, peak)
+
+
+class BareLoop:
+    """A training loop as people write it: data in memory, or from the loader of ichx that `fed_by` has."""
+
+    def __init__(
+        self,
+        backbone: str,
+        pixels: int,
+        batch: int,
+        *,
+        channels_last: bool,
+        half: torch.dtype | None,
+        fed_by: Job | None = None,
+        device: str = "cpu",
+        compiled: bool = False,
+    ) -> None:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.device, self.half, self.batch = device, half, batch
+        self.model: nn.Module = timm.create_model(backbone, num_classes=6).to(device, memory_format=layout)
+        self.optimizer = torch.optim.RAdam(self.model.parameters(), lr=1e-4)
+        self.weights = torch.tensor(LABEL_WEIGHTS, dtype=torch.float32, device=device)
+        self.run = torch.compile(self.model) if compiled else self.model
+        self.fed_by = fed_by
+        if fed_by is None:
+            images = [torch.rand(batch, 3, pixels, pixels, device=device).to(memory_format=layout) for _ in range(2)]
+            labels = [(torch.rand(batch, 6, device=device) < 0.2).float() for _ in range(2)]
+            self.data = list(zip(images, labels, strict=True))
+        else:
+            self.window_step = WindowStep(fed_by.recipe.input)
+
+    def pace(self, steps: int, warm_up: int = 0) -> Pace:
+        """Return the pace of `steps` steps after `warm_up` ones."""
+        self.model.train()
+        began = 0.0
+        for number, (images, labels) in enumerate(self._batches(warm_up + steps)):
+            if number == warm_up:
+                _wait_for_device()
+                began = time.perf_counter()
+            with torch.autocast(self.device, self.half, enabled=self.half is not None):
+                logits = self.run(images)
+            losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
+            loss = (losses.mean(0) * self.weights).sum() / self.weights.sum()
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        _wait_for_device()
+        return Pace(steps * self.batch / (time.perf_counter() - began))
+
+    def _batches(self, count: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        if self.fed_by is None:
+            return (self.data[number % 2] for number in range(count))
+        job = self.fed_by
+        rows = np.random.default_rng(0).permutation(job.training_rows(0))[: count * self.batch]
+        assert len(rows) == count * self.batch
+        loaded = training_batches(job.cache, job.data.slices, rows, job.recipe, fold=0, stage=0, epoch=0, workers=0)
+        return ((self.window_step(batch.hu, batch.windows, batch.jitter), batch.labels) for batch in loaded)
+
+
+def loading(bench: Bench, repeats: int) -> Figure:
+    """What loading for the tiny network costs, in processor time of one thread."""
+    job = bench.job(bench.experiment("tiny_resnet", "batch=16", size=96))
+    rows = job.training_rows(0)
+    taken = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for epoch in range(repeats + 1):
+        began = time.process_time()
+        loaded = training_batches(job.cache, job.data.slices, rows, job.recipe, fold=0, stage=0, epoch=epoch, workers=0)
+        count = sum(len(batch.rows) for batch in loaded)
+        taken.append(1000 * (time.process_time() - began) / count)
+    torch.set_num_threads(threads)
+    ms = statistics.median(taken[1:])
+    return Figure("loading at 96 px", ms, "core-ms", "a sample", f"{LOADING_MS} ms", ms <= LOADING_MS)
+
+
+def checkpoint_cost(bench: Bench, repeats: int) -> Figure:
+    """Writing what ResNeXt50 has to go on from, as a share of the time between two checkpoints."""
+    experiment = bench.experiment("resnext50", "batch=2", size=64)
+    recipe = from_toml(experiment.recipe)
+    accelerator = make_accelerator(choose_hardware("cpu", "auto"))
+    model = prepared(accelerator, bench.registry.get("resnext50").build(recipe, False))
+    learner = Learner(recipe, 0, model, accelerator, print)
+    learner.begin_stage(0)
+    job = bench.job(experiment)
+    rows = job.training_rows(0)[:2]
+    for batch in training_batches(job.cache, job.data.slices, rows, recipe, fold=0, stage=0, epoch=0, workers=0):
+        learner.step(batch, 0, 0, 1)  # so that the optimizer has a state
+    folder = bench.workspace.root / "checkpoints"
+    seconds = []
+    for number in range(repeats):
+        began = time.perf_counter()
+        save_checkpoint(folder, Position(0, number), {"fits": job.fits} | learner.state())
+        seconds.append(time.perf_counter() - began)
+    size = max(path.stat().st_size for path in folder.iterdir()) / 1e6
+    release_accelerator()
+    shutil.rmtree(folder)
+    share = statistics.median(seconds) / INTERVAL
+    against = f"{statistics.median(seconds):.2f} s for {size:.0f} MB each {INTERVAL:.0f} s"
+    return Figure("checkpoints, ResNeXt50", 100 * share, "%", against, "2 %", share < CHECKPOINT)
+
+
+def memory(bench: Bench) -> Figure:
+    """How much larger the process is after the last of 20 epochs than after the second."""
+
+    class Watch(RunEvents):
+        sizes: list[float]
+
+        def epoch_ended(self, record: EpochRecord) -> None:
+            gc.collect()
+            resident = int(Path("/proc/self/statm").read_text().split()[1])
+            self.sizes.append(resident * 4096 / 1e6)
+
+    watch = Watch()
+    watch.sizes = []
+    epochs = ["stage.balanced.epochs=10", "stage.rebalanced.epochs=5", "stage.full.epochs=5"]
+    bench.run(bench.experiment("tiny_resnet", *epochs, "batch=16", size=64), watch)
+    second, last = watch.sizes[1], statistics.median(watch.sizes[-3:])
+    grown = last - second
+    against = f"{second:.0f} MB after the second of {len(watch.sizes)} epochs"
+    return Figure("memory, growth", grown, "MB", against, f"{GROWTH_MB:g} MB", grown <= GROWTH_MB)
+
+
+def on_gpu(bench: Bench, quick: bool) -> list[Figure]:
+    """The reference's models: the run, eager fp32, and a compiled loop in half precision on synthetic images."""
+    figures = []
+    half = torch.bfloat16 if choose_hardware("cuda", "auto").precision == "bf16" else torch.float16
+    for name in REFERENCES[-1:] if quick else REFERENCES:
+        # so long a training, if it were not ended, that it is worth compiling
+        experiment = bench.experiment(name, f"stage.full.epochs={WORTH_STEPS}")
+        recipe = from_toml(experiment.recipe)
+        job = bench.job(experiment)
+        size = recipe.input.pixels, recipe.batch
+        steps = min(len(job.training_rows(0)) // recipe.batch - 5, 40)
+        with utilization() as busy:
+            run = paced_run(bench, experiment, 5, steps)
+        paces = []
+        for dtype, last, compiled in ((None, False, False), (half, True, True)):
+            loop = BareLoop(
+                recipe.model.backbone,
+                *size,
+                channels_last=last,
+                half=dtype,
+                device="cuda",
+                compiled=compiled,
+            )
+            paces.append(loop.pace(steps, warm_up=5).rate)
+            del loop
+            gc.collect()
+            torch.cuda.empty_cache()
+        what = f"{name}, {size[0]} px, batch {size[1]}"
+        faster, share = run.rate / paces[0], run.rate / paces[1]
+        eager, bare = f"eager fp32 ({paces[0]:.0f}/s)", f"compiled, synthetic images ({paces[1]:.0f}/s)"
+        figures += [
+            Figure(what, run.rate, "images/s", "-", "-", True),
+            Figure(what, faster, "x", eager, f"{FASTER_THAN_EAGER} x", faster >= FASTER_THAN_EAGER),
+            Figure(what, share, "x", bare, f"{SHARE_OF_COMPILED} x", share >= SHARE_OF_COMPILED),
+            Figure(f"{what}, waiting for data", 100 * run.waiting, "%", "of a step", "3 %", run.waiting < WAITING),
+            Figure(f"{what}, peak memory", run.peak_gib, "GiB", "-", "-", True),
+        ]
+        if busy:
+            figures.append(Figure(f"{what}, GPU in use", statistics.median(busy[-steps:]), "%", "-", "-", True))
+    return figures
+
+
+@contextlib.contextmanager
+def utilization() -> Iterator[list[float]]:
+    """Yield a list that holds, afterwards, what nvidia-smi said five times a second, in percent; empty without it."""
+    busy: list[float] = []
+    if shutil.which("nvidia-smi") is None:
+        yield busy
+        return
+    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200", "-i", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield busy
+    finally:
+        process.terminate()
+        busy += [float(line) for line in process.communicate()[0].split() if line.isdigit()]
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
