@@ -19,6 +19,7 @@ TINY_STAGES = (
 
 # No file's own window among them: it differs from scanner to scanner, which a few hundred patients do not teach.
 BRAIN_SUBDURAL_BONE = ((40.0, 80.0), (80.0, 200.0), (600.0, 2800.0))
+SUBDURAL = ((80.0, 200.0),)
 BRAIN_BLOOD_SUBDURAL = ((40.0, 80.0), (60.0, 40.0), (80.0, 200.0))
 
 
@@ -30,13 +31,25 @@ def build_fine(recipe: Recipe, pretrained: bool) -> "nn.Module":
 
 
 def _tiny(
-    name: str, backbone: str, summary: str, kind: str, windows: tuple[tuple[float, float], ...] = BRAIN_SUBDURAL_BONE
+    name: str,
+    backbone: str,
+    summary: str,
+    kind: str,
+    windows: tuple[tuple[float, float], ...] = BRAIN_SUBDURAL_BONE,
+    neighbours: int = 0,
 ) -> Plugin:
     recipe = Recipe(
         plugin=name,
         model=ModelRecipe(backbone=backbone, pretrained=False),
         # The crop fills the frame with the head: of 64 px, none is spent on the air around it.
-        input=InputRecipe(size=88, crop=64, window_kind=kind, windows=windows),
+        input=InputRecipe(
+            size=88,
+            crop=64,
+            window_kind=kind,
+            windows=windows,
+            centre="series" if neighbours else "slice",
+            neighbours=neighbours,
+        ),
         stage=TINY_STAGES,
         # Random weights need many steps more than they need smooth ones.
         batch=16,
@@ -55,6 +68,14 @@ PLUGINS = (
         "0.07 M, fine grid, fewer channels; brain, blood, subdural; sigmoid",
         "sigmoid",
         BRAIN_BLOOD_SUBDURAL,
+    ),
+    _tiny(
+        "tiny_fine_25d",
+        "fine_resnet8",
+        "0.1 M, fine grid, on a slice and its two neighbours; subdural; sigmoid",
+        "sigmoid",
+        SUBDURAL,
+        neighbours=1,
     ),
     _tiny("tiny_resnet", "test_resnet.r160_in1k", "0.4 M, residual; linear windows", "linear"),
     _tiny("tiny_byobnet", "test_byobnet.r160_in1k", "0.2 M, squeeze-and-excitation; linear windows", "linear"),
