@@ -20,6 +20,9 @@ from ichx.recipe import AugmentationRecipe
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would look for a newer version over the network when imported
 
 Image = npt.NDArray[Any]
+Move = Callable[[Image], Image]
+"""Moves an int16 or float32 image without rounding."""
+
 Warp = Callable[[Image, Image], Image]
 """Moves a float32 image, into the working memory that it gets or into memory of its own, and returns where it is."""
 
@@ -59,16 +62,16 @@ class Augmenter:
         """
         return self.draw(rng)(hu)
 
-    def draw(self, rng: np.random.Generator) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+    def draw(self, rng: np.random.Generator) -> Move:
         """Return what `move` does at this state of `rng`, to be done to several images alike before the next draw."""
         if not self._transforms or rng.random() >= self.recipe.probability:
-            return _unmoved
+            return unmoved
         transform = self._transforms[int(rng.integers(len(self._transforms)))]
         if transform is _hflip:
             return _mirrored
         warp = transform(rng)
 
-        def moved(hu: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        def moved(hu: Image) -> Image:
             np.copyto(self._source, hu)  # OpenCV warps float32 in half the time of int16
             return warp(self._source, self._moved)
 
@@ -83,7 +86,7 @@ class Augmenter:
         if recipe.hflip:
             transforms.append(_hflip)
         if recipe.shift or recipe.scale or recipe.rotate:
-            transforms.append(_affine(recipe.shift, recipe.scale, recipe.rotate))
+            transforms.append(_affine(size, recipe.shift, recipe.scale, recipe.rotate))
         if recipe.grid_limit:
             transforms.append(_grid(size, recipe.grid_steps, recipe.grid_limit))
         if recipe.anchors:
@@ -104,7 +107,8 @@ def window_jitter(recipe: AugmentationRecipe, windows: int, rng: np.random.Gener
     return rng.uniform(-1, 1, (windows, 2)).astype(np.float32) * reach + np.array([0, 1], np.float32)
 
 
-def _unmoved(hu: Image) -> Image:
+def unmoved(hu: Image) -> Image:
+    """Return `hu` as it is: the `Move` of a sample that is not augmented."""
     return hu
 
 
@@ -118,7 +122,7 @@ def _hflip(rng: np.random.Generator) -> Warp:
     return lambda hu, out: _mirrored(hu)
 
 
-def _affine(shift: float, scale: float, rotate: float) -> Transform:
+def _affine(size: int, shift: float, scale: float, rotate: float) -> Transform:
     """Shift by up to a share of the size per axis, one scale in 1 +- `scale` for both, rotation up to `rotate` degrees.
 
     What ShiftScaleRotate meant: today's class of that name draws two scales, so Affine is told to keep the ratio.
@@ -130,23 +134,19 @@ def _affine(shift: float, scale: float, rotate: float) -> Transform:
         translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
         rotate=(-rotate, rotate),
         keep_ratio=True,
-        interpolation=cv2.INTER_LINEAR,
-        border_mode=cv2.BORDER_CONSTANT,
-        fill=AIR,
-        p=1.0,
     )
 
     def draw(rng: np.random.Generator) -> Warp:
-        seed = int(rng.integers(2**32))
-
-        def warp(hu: Image, out: Image) -> Image:
-            transform.set_random_seed(seed)
-            moved: Image = transform(image=hu)["image"]
-            return moved
-
-        return warp
+        transform.set_random_seed(int(rng.integers(2**32)))
+        return _by_matrix(transform.get_params_dependent_on_data({"shape": (size, size)}, {})["matrix"][:2], size)
 
     return draw
+
+
+def _by_matrix(matrix: npt.NDArray[Any], size: int) -> Warp:
+    """Return the warp by an affine (2, 3) `matrix`, beyond which is air."""
+    how: Any = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_CONSTANT, "borderValue": AIR}
+    return lambda hu, out: np.asarray(cv2.warpAffine(hu, matrix, (size, size), dst=out, **how))
 
 
 def _grid(size: int, steps: int, limit: float) -> Transform:
@@ -182,9 +182,7 @@ def _anchors(size: int, reach: float) -> Transform:
 
     def draw(rng: np.random.Generator) -> Warp:
         moved_anchors = anchors + rng.uniform(-reach, reach, anchors.shape).astype(np.float32)
-        matrix = cv2.getAffineTransform(anchors, moved_anchors)
-        how: Any = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_CONSTANT, "borderValue": AIR}
-        return lambda hu, out: np.asarray(cv2.warpAffine(hu, matrix, (size, size), dst=out, **how))
+        return _by_matrix(cv2.getAffineTransform(anchors, moved_anchors), size)
 
     return draw
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ichx.data.augment import Augmenter, jitters_windows, window_jitter
+from ichx.data.augment import Augmenter, Move, jitters_windows, unmoved, window_jitter
 from ichx.data.cache import Cache
 from ichx.data.sampling import AUGMENTATION, WINDOWS, generator, id_number
 from ichx.data.series import stacks
@@ -128,7 +128,7 @@ class _Source(Dataset[Any]):
         size, edge = self.recipe.size, self.recipe.pixels
         hu = self._memory.take((*rows.shape, edge, edge))
         whole = None if edge == size else np.empty((size, size), np.int16)
-        moved = _unmoved
+        moved: Move = unmoved
         read: dict[int, npt.NDArray[np.int16]] = {}
         for index, stack in enumerate(rows.tolist()):
             if self._augmenter is not None and self.augmentation is not None:
@@ -151,10 +151,6 @@ class _Source(Dataset[Any]):
         recipe, address, windows = self.augmentation.recipe, self.augmentation.address, len(self.recipe.windows)
         draws = [window_jitter(recipe, windows, generator(WINDOWS, *address, number)) for number in numbers]
         return torch.from_numpy(np.stack(draws))
-
-
-def _unmoved(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return image
 
 
 class _Memory:

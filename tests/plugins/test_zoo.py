@@ -112,6 +112,25 @@ def test_tiny_networks_are_tiny_and_give_six_logits(registry: Registry, name: st
     assert not recipe.model.pretrained
 
 
+@pytest.mark.parametrize("name", ["tiny_fine", "tiny_resnet", "tiny_byobnet", "tiny_efficientnet", "tiny_fine_25d"])
+@pytest.mark.parametrize(("neighbours", "windows"), [(1, 3), (2, 1), (3, 1)])
+def test_networks_take_the_recipes_channels(registry: Registry, name: str, neighbours: int, windows: int) -> None:
+    plugin = registry.get(name)
+    settings = ["input.centre=series", f"input.neighbours={neighbours}", f"input.windows={[[40, 80]] * windows}"]
+    recipe = apply_settings(plugin.recipe, settings)
+    model = plugin.build(recipe, False).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(2, recipe.input.channels, 32, 32)).shape == (2, 6)
+
+
+@pytest.mark.parametrize("name", ["resnext50_25d", "tiny_fine_25d"])
+def test_three_slices_in_one_window_are_the_three_channels_of_pretrained_weights(registry: Registry, name: str) -> None:
+    image = registry.get(name).recipe.input
+    assert (image.slices, len(image.windows), image.channels, image.centre) == (3, 1, 3, "series")
+    three = apply_settings(registry.get(name).recipe, ["input.windows=[[40,80],[80,200],[600,2800]]"])
+    assert three.input.channels == 9
+
+
 def test_dropout_reaches_the_network(registry: Registry) -> None:
     plugin = registry.get("tiny_resnet")
     model = plugin.build(apply_settings(plugin.recipe, ["model.dropout=0.9"]), False).train()
