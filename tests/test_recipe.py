@@ -134,9 +134,9 @@ def test_neighbours_fit_their_windows_and_centring() -> None:
     assert count == "input.neighbours = 4: must be between 0 and 3"
     assert windows.endswith("must be one or three [centre, width] pairs")
     assert centre.startswith("input.centre = 'slice': must be series or none with input.neighbours")
-    with pytest.raises(IchxError, match=r"input.neighbours = -1: must be between 0 and 3"):
+    with pytest.raises(IchxError, match=r"input\.neighbours = -1: must be between 0 and 3"):
         apply_settings(GIVEN, ["input.neighbours=-1", "input.centre=none"])
-    with pytest.raises(IchxError, match="three .* pairs, or one with input.neighbours"):
+    with pytest.raises(IchxError, match=r"three .* pairs, or one with input\.neighbours"):
         apply_settings(GIVEN, ["input.windows=[[40,80]]"])
 
 

@@ -1,4 +1,4 @@
-"""Training augmentation of HU: with a probability, exactly one of the recipe's transforms, alike for neighbouring slices.
+"""Training augmentation of HU: with a probability, exactly one of the recipe's transforms, alike for all slices.
 
 The only file that knows albumentations. Everything outside the image is air (-1024 HU), and all draws come from the
 generator of the call: nothing but working memory is kept between calls. Windows are applied on the device; of their

@@ -38,8 +38,9 @@ WINDOW_COLUMNS: Final = ("window_centre", "window_width")
 class Batch:
     """`hu` (N, H, W) int16 HU; `windows` (N, 2) float32 HU, the header's centre and width; `labels` (N, 6) float32.
 
-    With neighbours `hu` is (N, S, H, W), of which the slice itself is the middle one; all else is of that. Labels are NaN where the dataset has none. `rows` (N,) int64 are rows of the dataset, in the order asked for.
-    `jitter` (N, windows, 2) float32: HU to add to each window's centre, factor of its width; None where there is none.
+    With neighbours `hu` is (N, S, H, W), of which the middle is the slice itself; all else is of that one. Labels are
+    NaN where the dataset has none. `rows` (N,) int64 are rows of the dataset, in the order asked for. `jitter`
+    (N, windows, 2) float32: HU to add to each window's centre, factor of its width; None where there is none.
     """
 
     hu: Tensor

@@ -65,9 +65,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, pd.DataFra
 
 def stacked(batches: list[Batch]) -> dict[int, np.ndarray]:
     """Return the stack of each row."""
-    return {
-        row: hu for batch in batches for row, hu in zip(batch.rows.tolist(), batch.hu.numpy().copy(), strict=True)
-    }
+    return {row: hu for batch in batches for row, hu in zip(batch.rows.tolist(), batch.hu.numpy().copy(), strict=True)}
 
 
 @pytest.mark.parametrize(("neighbours", "crop"), [(1, 40), (1, 0), (2, 40), (3, 0)])

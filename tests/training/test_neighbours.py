@@ -1,4 +1,4 @@
-"""A network that sees neighbouring slices, from the command line to the report: trained, resumed, predicted, pictured."""
+"""A network that sees neighbouring slices: trained, resumed, predicted and pictured, from the command line."""
 
 import shutil
 from pathlib import Path
@@ -13,24 +13,26 @@ from ichx.plugins import load_registry
 from ichx.recipe import from_toml
 from ichx.store import EpochRecord, open_store
 from ichx.training.events import RunEvents
+from ichx.training.fold import RunOptions
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
-SETTINGS = [f"--set={setting}" for setting in (*SHORT, "augmentation.window_shift=5.0")]
+SETTINGS = (*SHORT, "augmentation.window_shift=5.0")
 FILES = ("oof-identity", "oof-hflip", "test-ph-test-v1-identity", "test-ph-test-v1-hflip")
 
 
 @pytest.fixture(scope="module")
-def stacked_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory, ichx_process: Program) -> Path:
+def stacked_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a workspace in which experiment 1 is trained without a worker, and fold 0 of 2, its twin, with two."""
     root = Path(shutil.copytree(dataset_root, tmp_path_factory.mktemp("stacked") / "workspace"))
-    for number, arguments in ((1, ["--workers", 0]), (2, ["--workers", 2, "--fold", 0])):
-        made = ichx_process("exp", "new", "--plugin", "tiny_fine_25d", *SETTINGS, cwd=root)
-        assert made.code == 0, made.err
-        done = ichx_process("run", number, *arguments, "--device", "cpu", cwd=root)
-        assert done.code == 0, done.err
+    workspace, registry = open_workspace(root), load_registry()
+    with open_store(workspace) as store:
+        for workers, folds in ((0, None), (2, [0])):
+            made = new_experiment(store, registry, plugin="tiny_fine_25d", settings=SETTINGS)
+            options = RunOptions(device="cpu", workers=workers)
+            run_experiment(workspace, store, registry, made.number, folds=folds, options=options)
     return root
 
 
@@ -83,8 +85,7 @@ def test_interrupted_it_ends_at_the_same_weights(stacked_root: Path, tmp_path: P
     root = Path(shutil.copytree(stacked_root, tmp_path / "workspace"))
     workspace, registry = open_workspace(root), load_registry()
     with open_store(workspace) as store:
-        settings = [setting.removeprefix("--set=") for setting in SETTINGS]
-        made = new_experiment(store, registry, plugin="tiny_fine_25d", settings=settings)
+        made = new_experiment(store, registry, plugin="tiny_fine_25d", settings=SETTINGS)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(workspace, store, registry, made.number, folds=[0], events=Stop())
         run_experiment(workspace, store, registry, made.number, folds=[0])
