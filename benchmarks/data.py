@@ -247,7 +247,7 @@ def neighbours(cache: Cache, slices: pd.DataFrame, rows: np.ndarray, repeats: in
         return lambda: spend(inference_batches(cache, slices, np.sort(rows), of, workers=0))
 
     figures = []
-    for name, work, reach in (("reference augmentation", training, 3.2), ("inference, in order", inference, 1.6)):
+    for name, work, reach in (("reference augmentation", training, 3.2), ("inference, in order", inference, 1.7)):
         ratio, _, other = compare(work(three), work(alone), repeats, len(rows))
         figures.append(
             Figure(
