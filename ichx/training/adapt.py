@@ -145,7 +145,10 @@ def _head(model: nn.Module) -> frozenset[str]:
 
 
 def _share(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], head: frozenset[str]) -> float:
-    backbone = {name: value.numel() for name, value in own.items() if name not in head or len(head) == len(own)}
+    """Return the loaded part of the backbone: of the encoder, where a network has one, or of all but its head."""
+    encoder = [name for name in own if name.startswith("encoder.")]
+    names = encoder or [name for name in own if name not in head] or list(own)
+    backbone = {name: own[name].numel() for name in names}
     loaded = sum(count for name, count in backbone.items() if name in tensors)
     return loaded / max(sum(backbone.values()), 1)
 

@@ -140,6 +140,16 @@ def test_a_backbones_weights_fit_the_network_that_wraps_it(tmp_path: Path) -> No
     assert_equal(wrapped["encoder"], given)
 
 
+def test_a_backbones_weights_start_the_encoder_of_a_network_with_a_large_decoder(tmp_path: Path) -> None:
+    given = Net().state_dict()
+    parts = {"encoder": nn.ModuleDict({"model": Net()}), "decoder": nn.Linear(100, 100), "last": nn.Linear(8, 6)}
+    model = nn.ModuleDict(parts)
+    note = load(model, write(tmp_path / "w.pth", given))
+    assert f"{TENSORS} of {TENSORS + 4} tensors loaded, 100 % of the backbone's weights" in note
+    assert "random: decoder.weight, decoder.bias" in note
+    assert_equal(model.get_submodule("encoder.model"), given)
+
+
 def test_prefixes_stay_where_the_model_has_them(tmp_path: Path) -> None:
     """A network with a part called `encoder` beside one of the same names: nothing is mixed up."""
     model = nn.ModuleDict({"encoder": nn.Linear(3, 3), "decoder": nn.Linear(3, 3), "head": nn.Linear(3, 6)})
