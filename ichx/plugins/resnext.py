@@ -8,7 +8,7 @@ from ichx.recipe import Recipe
 
 def _with_neighbours(recipe: Recipe) -> Recipe:
     """Return `recipe` for three slices in one window: three channels, which is what the pretrained weights have."""
-    return replace(recipe, input=replace(recipe.input, windows=((80.0, 200.0),), centre="series", neighbours=1))
+    return replace(recipe, input=replace(recipe.input, windows=((40.0, 80.0),), centre="series", neighbours=1))
 
 
 PLUGINS = (
@@ -27,7 +27,7 @@ PLUGINS = (
     ),
     Plugin(
         name="resnext50_25d",
-        summary="ResNeXt-50 32x4d at 378 px on a slice and its two neighbours in the subdural window; sigmoid",
+        summary="ResNeXt-50 32x4d at 378 px on a slice and its two neighbours in the brain window; sigmoid",
         recipe=_with_neighbours(
             reference_recipe("resnext50_25d", "resnext50_32x4d.tv_in1k", batch=64, size=378, crop=0, kind="sigmoid")
         ),

@@ -19,7 +19,6 @@ TINY_STAGES = (
 
 # No file's own window among them: it differs from scanner to scanner, which a few hundred patients do not teach.
 BRAIN_SUBDURAL_BONE = ((40.0, 80.0), (80.0, 200.0), (600.0, 2800.0))
-SUBDURAL = ((80.0, 200.0),)
 BRAIN_BLOOD_SUBDURAL = ((40.0, 80.0), (60.0, 40.0), (80.0, 200.0))
 
 
@@ -72,9 +71,8 @@ PLUGINS = (
     _tiny(
         "tiny_fine_25d",
         "fine_resnet8",
-        "0.1 M, fine grid, on a slice and its two neighbours; subdural; sigmoid",
+        "0.1 M, fine grid, on a slice and its two neighbours; brain, subdural, bone; sigmoid",
         "sigmoid",
-        SUBDURAL,
         neighbours=1,
     ),
     _tiny("tiny_resnet", "test_resnet.r160_in1k", "0.4 M, residual; linear windows", "linear"),

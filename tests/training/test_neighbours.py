@@ -19,7 +19,7 @@ from ichx.training.runner import run_experiment
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
-SETTINGS = (*SHORT, "augmentation.window_shift=5.0")
+SETTINGS = (*SHORT, "augmentation.window_shift=5.0", "input.windows=[[80, 200]]")
 FILES = ("oof-identity", "oof-hflip", "test-ph-test-v1-identity", "test-ph-test-v1-hflip")
 
 
@@ -100,7 +100,7 @@ def test_interrupted_it_ends_at_the_same_weights(stacked_root: Path, tmp_path: P
     "settings",
     [
         ["input.windows=[[-1, -1], [80, 200], [600, 2800]]", "input.normalize=imagenet"],
-        ["input.neighbours=2", "input.centre=none", "input.size=48", "input.crop=0"],
+        ["input.neighbours=2", "input.windows=[[40, 80]]", "input.centre=none", "input.size=48", "input.crop=0"],
     ],
 )
 def test_other_numbers_of_channels(dataset_copy: Path, ichx: Program, settings: list[str]) -> None:
@@ -109,12 +109,12 @@ def test_other_numbers_of_channels(dataset_copy: Path, ichx: Program, settings: 
     done = ichx("run", 1, "--fold", 0, "--device", "cpu", cwd=dataset_copy)
     assert done.code == 0, done.err
     weights = read_weights(dataset_copy / "experiments" / "1" / "fold-0" / "weights.safetensors")
-    assert weights["features.0.0.weight"].shape[1] == (9 if "normalize" in settings[1] else 5)
+    assert weights["features.0.0.weight"].shape[1] == (5 if "neighbours" in settings[0] else 9)
 
 
 def test_a_search_over_neighbours(dataset_copy: Path, ichx: Program) -> None:
     """A network for one slice in one window is refused where it is asked for, and not in the middle of a study."""
-    given = [f"--set={setting}" for setting in SHORT]
+    given = [f"--set={setting}" for setting in SETTINGS]
     assert ichx("exp", "new", "--plugin", "tiny_fine_25d", *given, cwd=dataset_copy).code == 0
     refused = ichx("tune", 1, "--trials", 2, "--search", "input.neighbours=0..2", cwd=dataset_copy)
     assert refused.code == 1

@@ -202,7 +202,7 @@ def test_a_head_of_other_classes_stays_random(tmp_path: Path, classes: int) -> N
     assert torch.equal(model.fc.weight, before)
 
 
-@pytest.mark.parametrize("name", ["tiny_resnet", "tiny_byobnet", "tiny_efficientnet", "tiny_fine", "tiny_fine_25d"])
+@pytest.mark.parametrize("name", ["tiny_resnet", "tiny_byobnet", "tiny_efficientnet", "tiny_fine"])
 def test_networks_of_the_zoo_take_each_others_channels(tmp_path: Path, name: str) -> None:
     """Weights of three channels and a thousand classes, as the hub has them, start a network of nine channels."""
     plugin = load_registry().get(name)
