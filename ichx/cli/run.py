@@ -18,7 +18,7 @@ def run(
         typer.Option("--pretrained/--no-pretrained", help="Start from the hub's weights, or from random ones."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="Start from this .safetensors or .pth file.")
+        Path | None, typer.Option("--weights", help="Start from what fits in this .safetensors or .pth file.")
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Loader processes.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
