@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ichx.cli.compared import show_scores
+from ichx.cli.exp_list import list_experiments, scored
 from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import cell, console, interval, marked, print_json, say, session, table, warn
 from ichx.data.wording import counted
 
 if TYPE_CHECKING:
-    from ichx.store import Experiment, ExperimentSummary
+    from ichx.store import Experiment
 
 app = typer.Typer(help="Experiments: register, list, look, compare.", no_args_is_help=True)
+app.command("list")(list_experiments)
 
 
 @app.command("new")
@@ -86,44 +88,6 @@ def new(
     if made[0].leaked:
         warn(f"the folds {made[0].fold_set} split patients: every score will be marked `leaky folds`")
     say(f"next: `ichx run {made[-1].number}`")
-
-
-@app.command("list")
-def list_experiments(
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Only experiments on this dataset.")] = None,
-    parent: Annotated[
-        int | None, typer.Option("--parent", help="Only those made from this one, its tuning trials too.")
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them, not the newest 50.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
-) -> None:
-    """List experiments, the newest first; tuning trials only with --parent.
-
-    Example: `ichx exp list`
-    """
-    kind = "experiment" if parent is None else None
-    with session() as (_, store):
-        if parent is not None:
-            store.experiment(parent)
-        if dataset is not None:
-            store.dataset(dataset)
-        found = store.experiments(limit=None if everything else 50, dataset=dataset, kind=kind, parent=parent)
-        total = store.count_experiments(dataset=dataset, kind=kind, parent=parent)
-    if as_json:
-        print_json(found)
-        return
-    if not found and parent is not None:
-        say(f"nothing was made from experiment {parent}")
-        return
-    if not found:
-        say("no experiment yet; register one: `ichx exp new --plugin NAME`, or six: `ichx exp new --reference`")
-        return
-    rows = [
-        (e.number, e.name, f"{e.dataset} v{e.dataset_version}", f"{e.folds_done}/{e.folds}", e.state, scored(e))
-        for e in found
-    ]
-    shown = f"{len(found)} of " * (len(found) < total) + counted(total, "experiment")
-    table("", ("exp", "name", "dataset", "folds", "state", "OOF score"), rows, caption=shown)
 
 
 @app.command("show")
@@ -224,14 +188,6 @@ def _value(value: object) -> str:
     if value is None or isinstance(value, str):
         return value or "-"
     return json.dumps(value)
-
-
-def scored(e: "ExperimentSummary") -> str:
-    """Return the score with its spread over folds and the marks that must follow it everywhere."""
-    if e.score is None:
-        return "-"
-    spread = f" ± {cell(e.spread)}" if e.spread is not None else ""
-    return cell(e.score) + spread + marked(e)
 
 
 def _pinned(e: "Experiment", leaking: int) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """The store: tables, migrations, and the `Store` class that hands out frozen snapshots."""
 
+from ichx.store.selection import Selection
 from ichx.store.snapshots import (
     Dataset,
     DatasetVersion,
@@ -12,6 +13,7 @@ from ichx.store.snapshots import (
     ExperimentSummary,
     FoldDraft,
     FoldSet,
+    Note,
     Prediction,
     PredictionDraft,
     Run,
@@ -34,11 +36,13 @@ __all__ = [
     "ExperimentSummary",
     "FoldDraft",
     "FoldSet",
+    "Note",
     "Prediction",
     "PredictionDraft",
     "Run",
     "RunDraft",
     "ScoreDraft",
+    "Selection",
     "Store",
     "VersionDraft",
     "marks",

@@ -11,8 +11,14 @@ from ichx.store.process import process_lives, process_mark, this_host
 from ichx.store.snapshots import EpochRecord, Run, RunDraft
 from ichx.store.tables import epoch_metric, run, run_stage
 
+STALLED_AFTER = timedelta(seconds=45)
+"""A running run whose last heartbeat is older than this is stalled: it missed several."""
+
 DEAD_AFTER = timedelta(seconds=90)
-"""A running run whose last heartbeat is older than this is dead."""
+"""A running run of another host, or of one that cannot be asked, whose last heartbeat is older than this is dead."""
+
+LIVE_STATES = ("running", "stalled")
+"""The states of a run that holds its fold."""
 
 END_STATES = ("done", "failed", "stopped")
 """How a run may end; `dead` is what others say of it."""
@@ -31,13 +37,18 @@ STATE_COLUMNS = (
 
 
 def shown_state(row: Any, now: datetime) -> str:
-    """Return the state of a run (a row with `STATE_COLUMNS`): the recorded one, or `dead` for a lost running one."""
+    """Return the state of a run (a row with `STATE_COLUMNS`): the recorded one, or what became of a running one.
+
+    `stalled`: its process lives but has been silent for long, or a host that cannot be asked is late. `dead`: its
+    process is gone, or that host has been silent for too long.
+    """
     if row.state != "running":
         return str(row.state)
-    if now - row.heartbeat > DEAD_AFTER:
+    silent = now - row.heartbeat
+    lives = process_lives(row.pid, row.process) if row.host == this_host() else None
+    if lives is False or (lives is None and silent > DEAD_AFTER):
         return "dead"
-    gone = row.host == this_host() and process_lives(row.pid, row.process) is False
-    return "dead" if gone else "running"
+    return "stalled" if silent > STALLED_AFTER else "running"
 
 
 def start_run(connection: Connection, draft: RunDraft) -> Run:
@@ -45,7 +56,7 @@ def start_run(connection: Connection, draft: RunDraft) -> Run:
     now = datetime.now(UTC)
     held = and_(run.c.experiment == draft.experiment, run.c.fold == draft.fold)
     for row in connection.execute(select(*STATE_COLUMNS, run.c.started).where(held, run.c.state == "running")).all():
-        if shown_state(row, now) == "running":
+        if shown_state(row, now) in LIVE_STATES:
             raise IchxError(
                 f"fold {draft.fold} of experiment {draft.experiment} is being run by process {row.pid} on {row.host} "
                 f"since {row.started:%Y-%m-%d %H:%M:%S} UTC",

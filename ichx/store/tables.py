@@ -116,6 +116,7 @@ experiment = Table(
     Column("selected", Boolean, nullable=False),
     Column("leaked", Boolean, nullable=False),
     Column("archived", Boolean, nullable=False),
+    Column("trashed", UtcDateTime),  # since when it waits to be deleted
     Column("score", Float),
     Column("spread", Float),
     Column("score_tta", Float),
@@ -124,8 +125,33 @@ experiment = Table(
     Column("score_high", Float),
     Column("score_tta_low", Float),
     Column("score_tta_high", Float),
+    Column("origin", JSON),  # number and workspace that an imported one had
     Column("recipe_digest", String(128), nullable=False),
     Column("recipe", Text, nullable=False),  # last: a listing never reads the page it may spill to
+)
+
+tag = Table(
+    "tag",
+    METADATA,
+    Column("experiment", Integer, ForeignKey("experiment.number", ondelete="CASCADE"), primary_key=True),
+    Column("tag", String(200), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+note = Table(
+    "note",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("experiment", Integer, ForeignKey("experiment.number", ondelete="CASCADE"), nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("text", Text, nullable=False),
+)
+
+setting = Table(
+    "setting",  # what a user chose once and for all in this workspace, such as the columns of a list
+    METADATA,
+    Column("name", String(200), primary_key=True),
+    Column("value", JSON, nullable=False),
 )
 
 run = Table(
@@ -149,6 +175,7 @@ run = Table(
     Column("device", Text, nullable=False),
     Column("command", Text, nullable=False),
     Column("libraries", JSON, nullable=False),
+    Column("provenance", JSON),  # the code's commit and changes, the machine, the seed
     Column("error", Text),
     UniqueConstraint("experiment", "fold", "attempt"),
 )
@@ -215,5 +242,8 @@ ensemble_member = Table(
 )
 
 Index(None, dataset.c.test_of)
+Index(None, experiment.c.parent)
+Index(None, note.c.experiment)
+Index(None, tag.c.tag)
 Index(None, experiment.c.version_id)
 Index(None, ensemble_member.c.experiment)
