@@ -129,9 +129,9 @@ def _lists(environment: dict[str, str], experiments: int, repetitions: int) -> l
     """Time each list against importing what it must import, alternately."""
     found = []
     for name, words, reach in LISTS:
-        for command in (MAIN + [*words], PEER):
+        for command in ([*MAIN, *words], PEER):
             _seconds(command, environment)
-        pairs = [(_seconds(MAIN + [*words], environment), _seconds(PEER, environment)) for _ in range(repetitions)]
+        pairs = [(_seconds([*MAIN, *words], environment), _seconds(PEER, environment)) for _ in range(repetitions)]
         ratio = statistics.median(a / b for a, b in pairs)
         mine, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
         against = f"import typer, rich, sqlalchemy ({peer:.2f} s)"

@@ -12,7 +12,7 @@ from ichx.cli.render import cell, console, duration, marked, print_json, say, se
 from ichx.data.wording import counted
 from ichx.errors import IchxError
 from ichx.store import Selection
-from ichx.store.selection import KINDS, is_recipe_value, recipe_values, unknown_name
+from ichx.store.selection import KINDS, is_recipe_value, recipe_values
 
 if TYPE_CHECKING:
     from ichx.store import ExperimentSummary, Store
@@ -127,6 +127,8 @@ def _columns(store: "Store", given: str | None) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     for name in names:
         if name not in KINDS and not is_recipe_value(name):
+            from ichx.store.expression import unknown_name
+
             raise unknown_name(name, KINDS)
     if not names:
         raise IchxError("--columns names nothing", "name some, such as number,name,score; or `default`")
@@ -160,9 +162,7 @@ def _told(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]])
     """Return a value as a table shows it, a score with what must follow it everywhere."""
     if name not in KINDS:
         value = recipes[e.number][name]
-        return (
-            json.dumps(value) if isinstance(value, tuple) else value if not isinstance(value, float) else f"{value:g}"
-        )
+        return json.dumps(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
     if name == "folds_done":
         return f"{e.folds_done}/{e.folds}"
     if name == "dataset":

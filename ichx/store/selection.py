@@ -1,16 +1,17 @@
-"""Which experiments a list shows and in which order: what may be asked for, and what each asked-for value is called."""
+"""Which experiments a list shows and in which order: what may be asked for, and what each asked-for value is called.
 
-import dataclasses
-import tomllib
-import typing
+Parsing conditions and recipes is imported when it is asked for: a plain list must be there at once.
+"""
+
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ichx.errors import IchxError
-from ichx.recipe import Recipe, StageRecipe
-from ichx.store.expression import Expression, parse_expression, unknown_name
+
+if TYPE_CHECKING:
+    from ichx.store.expression import Expression
 
 KINDS: Mapping[str, type] = {
     "number": float,
@@ -72,6 +73,8 @@ class Selection:
         self.condition()
         name = self.sorted_by
         if name is not None and name not in KINDS and not is_recipe_value(name):
+            from ichx.store.expression import unknown_name
+
             raise unknown_name(name, KINDS)
 
     @property
@@ -79,9 +82,13 @@ class Selection:
         """The name that is sorted by."""
         return None if self.sort is None else self.sort.removeprefix("-")
 
-    def condition(self) -> Expression | None:
+    def condition(self) -> "Expression | None":
         """Return what `where` says."""
-        return None if self.where is None else parse_expression(self.where, KINDS, is_recipe_value)
+        if self.where is None:
+            return None
+        from ichx.store.expression import parse_expression
+
+        return parse_expression(self.where, KINDS, is_recipe_value)
 
 
 EXPERIMENTS = Selection()
@@ -90,19 +97,25 @@ EXPERIMENTS = Selection()
 
 def is_recipe_value(name: str) -> bool:
     """Tell whether some recipe may have a value of that name, such as `input.size` or `stage.full.lr`."""
+    import typing
+
+    from ichx.recipe import Recipe, StageRecipe
+
     first, *rest = name.split(".")
     hints = typing.get_type_hints(Recipe)
     if first not in hints or first == "plugin":
         return False
     if first == "stage":
-        return len(rest) == 2 and rest[1] in {spec.name for spec in dataclasses.fields(StageRecipe)} - {"name"}
-    if dataclasses.is_dataclass(hints[first]):
-        return len(rest) == 1 and rest[0] in {spec.name for spec in dataclasses.fields(hints[first])}
+        return len(rest) == 2 and rest[1] in {spec.name for spec in fields(StageRecipe)} - {"name"}
+    if is_dataclass(hints[first]):
+        return len(rest) == 1 and rest[0] in {spec.name for spec in fields(hints[first])}
     return not rest
 
 
 def recipe_values(recipe: str, names: "frozenset[str] | set[str]") -> dict[str, Any]:
     """Return the values `names` of a recipe in TOML; None for those that it does not have."""
+    import tomllib
+
     tables = tomllib.loads(recipe)
     stages = {stage["name"]: stage for stage in tables.get("stage", ())}
     found: dict[str, Any] = {}

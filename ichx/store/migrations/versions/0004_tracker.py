@@ -1,4 +1,4 @@
-"""What organises experiments: tags, notes, the trash, the origin of an imported one; and what a run says of its machine."""
+"""Tags, notes, the trash, where an imported experiment came from, and what a run says of its machine."""
 
 import sqlalchemy as sa
 from alembic import op
