@@ -20,6 +20,7 @@ COMMANDS = {
     "ensemble": "ensemble:ensemble",
     "submit": "submit:app",
     "report": "report:report",
+    "gc": "gc:gc",
 }
 """Each command, or group of commands, and where in `ichx.cli` it is declared."""
 

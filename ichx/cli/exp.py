@@ -1,22 +1,22 @@
 """`ichx exp`: register experiments, list them, look at one, compare two."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.compared import show_scores
-from ichx.cli.exp_list import list_experiments, scored
+from ichx.cli.exp_diff import diff
+from ichx.cli.exp_list import list_experiments
+from ichx.cli.exp_order import archive, clone, name, note, restore, rm, tag, tags
+from ichx.cli.exp_show import history, log, show
+from ichx.cli.exp_watch import watch
 from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import cell, console, interval, marked, print_json, say, session, table, warn
-from ichx.data.wording import counted
+from ichx.cli.render import console, print_json, say, session, warn
 
 if TYPE_CHECKING:
-    from ichx.store import Experiment
+    pass
 
-app = typer.Typer(help="Experiments: register, list, look, compare.", no_args_is_help=True)
-app.command("list")(list_experiments)
+app = typer.Typer(help="Experiments: register, find, look at, compare, keep in order.", no_args_is_help=True)
 
 
 @app.command("new")
@@ -90,130 +90,6 @@ def new(
     say(f"next: `ichx run {made[-1].number}`")
 
 
-@app.command("show")
-def show(
-    number: Annotated[int, typer.Argument(help="The experiment's number.")],
-    toml: Annotated[bool, typer.Option("--toml", help="Only its recipe, as TOML.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
-) -> None:
-    """Show an experiment: its recipe, what it is pinned to, its folds and their attempts.
-
-    Example: `ichx exp show 6`
-    """
-    with session() as (workspace, store):
-        experiment = store.experiment(number)
-        version = store.version_by_id(experiment.version_id)
-        runs = store.runs(number)
-        history = {fold: store.history(number, fold) for fold in sorted({run.fold for run in runs})}
-    if toml:
-        console.print(experiment.recipe, end="", markup=False)
-        return
-    if as_json:
-        print_json({"experiment": experiment, "runs": runs, "history": history})
-        return
-    console.print(f"experiment {number}: {experiment.name} ({experiment.state})", markup=False, style="bold")
-    for name, value in _pinned(experiment, version.fold_set(experiment.fold_set).leaking_patients):
-        console.print(f"  {name:<10} {value}", markup=False)
-    console.print(f"  {'files':<10} {workspace.experiment_dir(number)}", markup=False)
-    rows = []
-    for run in runs:
-        last = [r for r in history[run.fold][: run.epochs_done] if "score" in r.values]
-        took = "-" if run.ended is None else _took((run.ended - run.started).total_seconds())
-        rows.append(
-            (
-                run.fold,
-                run.attempt,
-                run.state + (f": {run.error}" if run.error else ""),
-                f"{run.epochs_done}/{experiment.epochs}",
-                last[-1].values["score"] if last else None,
-                run.device,
-                took,
-            )
-        )
-    if rows:
-        table("runs", ("fold", "attempt", "state", "epochs", "score", "device", "time"), rows)
-    console.print(experiment.recipe, end="", markup=False)
-
-
-@app.command("diff")
-def diff(
-    first: Annotated[int, typer.Argument(help="An experiment's number.")],
-    second: Annotated[int, typer.Argument(help="Another's.")],
-    tta: Annotated[
-        str, typer.Option("--tta", help="Views to average: none, or hflip (the slice and its mirror).")
-    ] = "none",
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
-) -> None:
-    """Compare two experiments: values that differ, and their OOF scores, paired over the same patients.
-
-    Example: `ichx exp diff 5 6`
-    """
-    from ichx.recipe import differences, from_toml
-    from ichx.store import marks
-
-    scores = None
-    with session() as (workspace, store):
-        one, two = store.experiment(first), store.experiment(second)
-        recipe = differences(from_toml(one.recipe), from_toml(two.recipe))
-        pins = {
-            name: (getattr(one, name), getattr(two, name))
-            for name in ("dataset", "dataset_version", "label_digest", "fold_set", "fold_digest")
-            if getattr(one, name) != getattr(two, name)
-        }
-        if one.folds_done and two.folds_done and one.label_digest == two.label_digest:
-            from ichx.evaluation.compare import compare_scores
-
-            scores = compare_scores(workspace, store, one, two, tta=tta)
-    if as_json:
-        said = {str(e.number): marks(e) for e in (one, two)}
-        print_json({"recipe": recipe, "pins": pins, "marks": said, "scores": scores})
-        return
-    heads = (f"{first}: {one.name}", f"{second}: {two.name}")
-    rows = [(name, _value(a), _value(b)) for name, (a, b) in (pins | recipe).items()]
-    if rows:
-        table("", ("value", *heads), rows)
-    else:
-        say("their recipes, data and folds are the same")
-    if scores is not None:
-        show_scores(scores, one, two)
-    elif one.label_digest != two.label_digest:
-        say("they have other slices or labels: their scores cannot be compared")
-    else:
-        unrun = [str(e.number) for e in (one, two) if not e.folds_done]
-        say(f"no scores to compare: no fold is finished of experiment {' and '.join(unrun)}")
-
-
-def _value(value: object) -> str:
-    """Return a recipe's value as TOML has it, texts without quotes; a dash for one that a recipe does not have."""
-    if value is None or isinstance(value, str):
-        return value or "-"
-    return json.dumps(value)
-
-
-def _pinned(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
-    leaks = f"; {counted(leaking, 'patient')} in more than one" if leaking else ""
-    return [
-        ("dataset", f"{e.dataset} version {e.dataset_version}, labels {e.label_digest[:12]}"),
-        ("folds", f"{e.folds_done} of {e.folds} done, {e.fold_set}, digest {e.fold_digest[:12]}{leaks}"),
-        ("OOF score", _score_told(e)),
-        ("recipe", e.recipe_digest),
-        ("created", cell(e.created)),
-    ]
-
-
-def _score_told(e: "Experiment") -> str:
-    """Return the score as `scored` does, with its interval, and what it is with hflip."""
-    if e.score is None:
-        return "-"
-    plain = interval(e.score_low, e.score_high)
-    told = scored(e) + (f"; 95 % interval over patients {plain}" if plain else "")
-    if e.score_tta is None:
-        return told
-    flipped = interval(e.score_tta_low, e.score_tta_high)
-    return f"{told}; with hflip {cell(e.score_tta)}" + (f", {flipped}" if flipped else "") + marked(e)
-
-
-def _took(seconds: float) -> str:
-    from ichx.cli.render import duration
-
-    return duration(seconds)
+app.command("list")(list_experiments)
+for command in (show, diff, history, log, watch, clone, name, tag, tags, note, archive, rm, restore):
+    app.command(command.__name__)(command)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, exists, func, insert, select, update
 
-from ichx.errors import NotFoundError
+from ichx.errors import IchxError, NotFoundError
 from ichx.store import progress
 from ichx.store.numbers import take_numbers
 from ichx.store.selection import Selection, recipe_values
@@ -186,16 +186,18 @@ def check_numbers(connection: Connection, numbers: Sequence[int]) -> None:
 def check_fold(connection: Connection, number: int, fold: int) -> None:
     """Raise unless experiment `number` has `fold`; hold its row until the transaction ends (SQLite holds all)."""
     query = (
-        select(fold_set.c.k)
+        select(fold_set.c.k, experiment.c.trashed)
         .join(experiment, experiment.c.fold_set_id == fold_set.c.id)
         .where(experiment.c.number == number)
         .with_for_update(of=experiment)
     )
-    folds = connection.scalar(query)
-    if folds is None:
+    row = connection.execute(query).first()
+    if row is None:
         raise no_experiment(connection, number)
-    if not 0 <= fold < folds:
-        raise NotFoundError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {folds - 1}")
+    if row.trashed is not None:
+        raise IchxError(f"experiment {number} is in the trash", f"`ichx exp restore {number}` takes it out")
+    if not 0 <= fold < row.k:
+        raise NotFoundError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {row.k - 1}")
 
 
 def _matching(selection: Selection) -> list[ColumnElement[bool]]:
