@@ -113,9 +113,10 @@ def _caches(workspace: "Workspace", store: "Store") -> Iterator[Garbage]:
     for path, manifest in manifests.items():
         if path.name.endswith(DELETING):
             yield Garbage("unused cache", path, size_of(path), "its deletion was interrupted")
-        elif manifest is not None and manifest["key"] not in used and _rests(path):
-            if path.name.rsplit("-", 2)[0] not in unknown:
-                yield Garbage("unused cache", path, size_of(path), "no experiment reads it")
+        elif manifest is None or manifest["key"] in used or path.name.rsplit("-", 2)[0] in unknown:
+            continue
+        elif _rests(path):
+            yield Garbage("unused cache", path, size_of(path), "no experiment reads it")
 
 
 def _used_keys(workspace: "Workspace", store: "Store") -> tuple[set[str], set[str]]:
@@ -127,8 +128,8 @@ def _used_keys(workspace: "Workspace", store: "Store") -> tuple[set[str], set[st
     for e in store.experiments(Selection(kind=None), limit=None):
         whole = store.experiment(e.number)
         spec = recipe_spec(from_toml(whole.recipe))
-        for version in (whole.version_id, *(test.id for test in store.test_sets(e.dataset))):
-            wanted.setdefault(version, set()).add(spec)
+        for version_id in (whole.version_id, *(test.id for test in store.test_sets(e.dataset))):
+            wanted.setdefault(version_id, set()).add(spec)
     keys, unknown = set(), set()
     for version_id, specs in wanted.items():
         version = store.version_by_id(version_id)
