@@ -21,6 +21,7 @@ COMMANDS = {
     "submit": "submit:app",
     "report": "report:report",
     "gc": "gc:gc",
+    "store": "store:app",
 }
 """Each command, or group of commands, and where in `ichx.cli` it is declared."""
 

@@ -14,8 +14,9 @@ The contract, which `testing.StoreContract` checks:
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import Connection
 
@@ -40,6 +41,9 @@ from ichx.store.snapshots import (
     VersionDraft,
 )
 from ichx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ichx.store.maintenance import Answer, Checked
 
 
 def open_store(workspace: Workspace) -> "Store":
@@ -142,6 +146,32 @@ class Store:
             raise ValueError(f"a score must be finite, not {wrong}")
         with database.writing(self._engine) as connection:
             experiments.set_scores(connection, number, scores)
+
+    # The store's own file
+
+    def check_file(self) -> "list[Checked]":
+        """Return what was looked at in the store's file and what is wrong there; nothing for another database."""
+        from ichx.store import maintenance
+
+        return maintenance.check_file(self._engine)
+
+    def back_up(self, target: Path) -> int:
+        """Write a whole copy to `target`, while others may write to the store; return its bytes."""
+        from ichx.store import maintenance
+
+        return maintenance.back_up(self._engine, target)
+
+    def ask(self, question: str) -> "Answer":
+        """Return what one SELECT comes to; everything but reading is refused."""
+        from ichx.store import maintenance
+
+        return maintenance.ask(self._engine, question)
+
+    def network_file_system(self) -> str | None:
+        """Return the kind of network file system that the store lies on; None on a local disk, or where unknown."""
+        from ichx.store import maintenance
+
+        return maintenance.network_file_system(self._engine)
 
     # Order among experiments
 

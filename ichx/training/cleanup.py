@@ -16,6 +16,7 @@ from ichx.data.dataset import load_version
 from ichx.errors import IchxError
 from ichx.recipe import from_toml
 from ichx.store import Selection
+from ichx.store.maintenance import Checked
 from ichx.training.checkpoint import checkpoints
 
 if TYPE_CHECKING:
@@ -153,3 +154,14 @@ def size_of(path: Path) -> int:
     if path.is_dir() and not path.is_symlink():
         return sum(inner.lstat().st_size for inner in path.rglob("*") if inner.is_file())
     return path.lstat().st_size if path.exists() else 0
+
+
+def check_files(workspace: "Workspace", store: "Store") -> Checked:
+    """Return which recorded predictions have no file."""
+    missing = [
+        f"experiment {e.number}, fold {p.fold}: {p.path} is gone; `ichx run {e.number}` makes it again"
+        for e in store.experiments(Selection(kind=None), limit=None)
+        for p in store.predictions(e.number)
+        if not (workspace.root / p.path).is_file()
+    ]
+    return Checked("files of recorded predictions", tuple(missing))
