@@ -8,6 +8,7 @@ import typer
 from ichx.cli.exp_diff import diff
 from ichx.cli.exp_list import list_experiments
 from ichx.cli.exp_order import archive, clone, name, note, restore, rm, tag, tags
+from ichx.cli.exp_repro import repro
 from ichx.cli.exp_show import history, log, show
 from ichx.cli.exp_watch import watch
 from ichx.cli.plugin import loaded_registry
@@ -91,5 +92,5 @@ def new(
 
 
 app.command("list")(list_experiments)
-for command in (show, diff, history, log, watch, clone, name, tag, tags, note, archive, rm, restore):
+for command in (show, diff, history, log, watch, repro, clone, name, tag, tags, note, archive, rm, restore):
     app.command(command.__name__)(command)
