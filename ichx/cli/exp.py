@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ichx.cli.exp_diff import diff
+from ichx.cli.exp_file import export, import_
 from ichx.cli.exp_list import list_experiments
 from ichx.cli.exp_order import archive, clone, name, note, restore, rm, tag, tags
 from ichx.cli.exp_repro import repro
@@ -94,3 +95,5 @@ def new(
 app.command("list")(list_experiments)
 for command in (show, diff, history, log, watch, repro, clone, name, tag, tags, note, archive, rm, restore):
     app.command(command.__name__)(command)
+app.command("export")(export)
+app.command("import")(import_)

@@ -48,9 +48,9 @@ def all_tags(connection: Connection) -> dict[str, int]:
     return {row.tag: row.uses for row in connection.execute(query)}
 
 
-def add_note(connection: Connection, number: int, text: str) -> Note:
-    """Write a note down."""
-    now = datetime.now(UTC)
+def add_note(connection: Connection, number: int, text: str, created: datetime | None = None) -> Note:
+    """Write a note down, by default now."""
+    now = datetime.now(UTC) if created is None else created
     added = connection.execute(insert(note).values(experiment=number, created=now, text=text))
     return Note(id=added.inserted_primary_key[0], experiment=number, created=now, text=text)  # type: ignore[index]
 

@@ -1,6 +1,7 @@
 """Runs, their heartbeats and their history, as functions over an open connection."""
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,7 +9,7 @@ from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from ichx.errors import IchxError, NotFoundError
 from ichx.store.process import process_lives, process_mark, this_host
-from ichx.store.snapshots import EpochRecord, Run, RunDraft
+from ichx.store.snapshots import EpochRecord, ImportedRun, Run, RunDraft
 from ichx.store.tables import epoch_metric, run, run_stage
 
 STALLED_AFTER = timedelta(seconds=45)
@@ -78,6 +79,18 @@ def start_run(connection: Connection, draft: RunDraft) -> Run:
     return _read(connection, run.c.id == added.inserted_primary_key[0])[0]  # type: ignore[index]
 
 
+def add_ended(connection: Connection, experiment: int, ended: Sequence[ImportedRun]) -> None:
+    """Record runs that ended elsewhere; a fold's history goes to its newest attempt."""
+    newest = {r.fold: r.attempt for r in sorted(ended, key=lambda r: r.attempt)}
+    for one in ended:
+        if one.state not in (*END_STATES, "dead"):
+            raise ValueError(f"a run that is {one.state!r} has not ended")
+        values = {name: value for name, value in vars(one).items() if name != "history"}
+        added = connection.execute(insert(run).values(**values, experiment=experiment))
+        for record in one.history if newest[one.fold] == one.attempt else ():
+            _add_epoch(connection, added.inserted_primary_key[0], record)  # type: ignore[index]
+
+
 def list_runs(connection: Connection, experiment: int, fold: int | None) -> list[Run]:
     """Return the runs of an experiment (of one fold), by fold and attempt."""
     return _read(connection, run.c.experiment == experiment, *([] if fold is None else [run.c.fold == fold]))
@@ -92,6 +105,10 @@ def heartbeat(connection: Connection, run_id: int, values: dict[str, Any]) -> No
 def record_epoch(connection: Connection, run_id: int, record: EpochRecord) -> None:
     """Record the metrics of an epoch in place of the run's earlier ones of it; also a heartbeat."""
     heartbeat(connection, run_id, {"stage": record.stage, "epoch": record.epoch})
+    _add_epoch(connection, run_id, record)
+
+
+def _add_epoch(connection: Connection, run_id: int, record: EpochRecord) -> None:
     in_stage = and_(run_stage.c.run_id == run_id, run_stage.c.stage_index == record.stage_index)
     if connection.execute(update(run_stage).where(in_stage).values(stage=record.stage)).rowcount == 0:
         stage = {"run_id": run_id, "stage_index": record.stage_index, "stage": record.stage}

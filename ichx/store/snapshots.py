@@ -325,6 +325,41 @@ class Ensemble(EnsembleDraft):
     leaked: bool
 
 
+@dataclass(frozen=True)
+class ImportedRun:
+    """A run that ended in another store, with its fold's history; of several, the newest attempt's is kept."""
+
+    fold: int
+    attempt: int
+    state: str
+    host: str
+    pid: int
+    started: datetime
+    heartbeat: datetime
+    ended: datetime | None
+    stage: str | None
+    epoch: int | None
+    epochs_done: int
+    code_version: str
+    device: str
+    command: str
+    libraries: Mapping[str, str]
+    provenance: Mapping[str, Any] | None
+    error: str | None
+    history: tuple[EpochRecord, ...]
+
+
+@dataclass(frozen=True)
+class ImportDraft:
+    """An experiment of another store, whole; its predictions' paths are relative to its own folder."""
+
+    experiment: ExperimentDraft
+    runs: tuple[ImportedRun, ...]
+    predictions: tuple[PredictionDraft, ...]
+    tags: tuple[str, ...]
+    notes: tuple[Note, ...]
+
+
 def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
     """Return what must be said beside a score wherever it is shown; nothing for a whole, honest one."""
     found = [mark for mark, on in (("selected", scored.selected), ("leaky folds", scored.leaked)) if on]

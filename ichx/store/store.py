@@ -12,8 +12,9 @@ The contract, which `testing.StoreContract` checks:
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -32,6 +33,7 @@ from ichx.store.snapshots import (
     Experiment,
     ExperimentDraft,
     ExperimentSummary,
+    ImportDraft,
     Note,
     Prediction,
     PredictionDraft,
@@ -119,6 +121,25 @@ class Store:
         """
         with database.writing(self._engine) as connection:
             return experiments.add_experiments(connection, drafts)
+
+    def import_experiment(self, draft: ImportDraft, *, place: Callable[[int], object], root: str) -> Experiment:
+        """Register an experiment of another store with all that is recorded of it, under the next number.
+
+        `place(number)` puts its files where they belong, below `root` (relative to the workspace) and the number; when
+        it fails nothing is recorded. Raises `ValueError` for a run that did not end.
+        """
+        with database.writing(self._engine) as connection:
+            made = experiments.add_experiments(connection, [draft.experiment])[0]
+            runs.add_ended(connection, made.number, draft.runs)
+            _add_predictions(
+                connection,
+                [replace(p, experiment=made.number, path=f"{root}/{made.number}/{p.path}") for p in draft.predictions],
+            )
+            organise.change_tags(connection, made.number, draft.tags, ())
+            for written in draft.notes:
+                organise.add_note(connection, made.number, written.text, written.created)
+            place(made.number)
+            return made
 
     def experiment(self, number: int) -> Experiment:
         """Return experiment `number` with its recipe, or raise `NotFoundError`."""

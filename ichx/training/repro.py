@@ -67,7 +67,9 @@ def repro(workspace: "Workspace", store: "Store", number: int) -> Repro:
     if run is not None and (run.provenance or {}).get("commit"):
         commit = (run.provenance or {})["commit"]
         preparations.append(f"check out commit {commit[:12]} of ichx" + _changes(workspace, run))
-    return Repro(tuple(preparations), tuple(commands), () if run is None else _differences(run), run and run.id)
+    return Repro(
+        tuple(preparations), tuple(commands), () if run is None else _differences(run), None if run is None else run.id
+    )
 
 
 def _start(workspace: "Workspace", number: int) -> str:
