@@ -12,6 +12,7 @@ from ichx.cli.exp_order import archive, clone, name, note, restore, rm, tag, tag
 from ichx.cli.exp_repro import repro
 from ichx.cli.exp_show import history, log, show
 from ichx.cli.exp_watch import watch
+from ichx.cli.numbers import complete_plugin
 from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import console, print_json, say, session, warn
 
@@ -23,7 +24,9 @@ app = typer.Typer(help="Experiments: register, find, look at, compare, keep in o
 
 @app.command("new")
 def new(
-    plugin: Annotated[str | None, typer.Option("--plugin", help="The model; see `ichx plugin list`.")] = None,
+    plugin: Annotated[
+        str | None, typer.Option("--plugin", autocompletion=complete_plugin, help="The model; see `ichx plugin list`.")
+    ] = None,
     size: Annotated[int | None, typer.Option("--size", help="Cached and trained image size, pixels; no crop.")] = None,
     crop: Annotated[int | None, typer.Option("--crop", help="Centre crop of that size, pixels.")] = None,
     sigmoid: Annotated[bool, typer.Option("--sigmoid", help="Sigmoid windows.")] = False,

@@ -17,6 +17,8 @@ from ichx.store.selection import KINDS, is_recipe_value, recipe_values
 if TYPE_CHECKING:
     from ichx.store import ExperimentSummary, Store
 
+NEWEST = 50
+"""How many a list shows."""
 DEFAULT_COLUMNS = ("number", "name", "dataset", "folds_done", "state", "score")
 HEADS = {"number": "exp", "folds_done": "folds", "score": "OOF score", "score_tta": "with hflip", "seconds": "time"}
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -46,7 +48,7 @@ def list_experiments(
         str | None,
         typer.Option("--columns", help="What to show from now on, such as number,name,input.size,score; or `default`."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many.")] = 50,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="How many; default: 50.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
     archived: Annotated[bool, typer.Option("--archived", help="Those in the archive, too.")] = False,
     trashed: Annotated[bool, typer.Option("--trash", help="What is in the trash.")] = False,
@@ -78,7 +80,7 @@ def list_experiments(
         if dataset is not None:
             store.dataset(dataset)
         shown = _columns(store, columns)
-        found, total = store.listing(selection, limit=None if everything else limit)
+        found, total = store.listing(selection, limit=None if everything else limit or NEWEST)
         recipes = _of_recipes(store, found, shown)
         there = total or store.listing(Selection(kind=None, trashed=None), limit=1)[1]
     if as_json:
