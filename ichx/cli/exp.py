@@ -1,7 +1,7 @@
 """`ichx exp`: register experiments, list them, look at one, compare two."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,16 +16,14 @@ from ichx.cli.numbers import complete_plugin
 from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import console, print_json, say, session, warn
 
-if TYPE_CHECKING:
-    pass
-
 app = typer.Typer(help="Experiments: register, find, look at, compare, keep in order.", no_args_is_help=True)
 
 
 @app.command("new")
 def new(
     plugin: Annotated[
-        str | None, typer.Option("--plugin", autocompletion=complete_plugin, help="The model; see `ichx plugin list`.")
+        str | None,
+        typer.Option("--plugin", autocompletion=complete_plugin, help="The model; see `ichx plugin list`."),
     ] = None,
     size: Annotated[int | None, typer.Option("--size", help="Cached and trained image size, pixels; no crop.")] = None,
     crop: Annotated[int | None, typer.Option("--crop", help="Centre crop of that size, pixels.")] = None,
