@@ -87,7 +87,7 @@ class FoldRun:
     def execute(self) -> None:
         """Train, or load what was trained, predict what is not predicted yet, and record it all."""
         self._check_rows()
-        draft = run_draft(self.number, self.fold, str(self.hardware))
+        draft = run_draft(self.number, self.fold, str(self.hardware), self.recipe.seed, self.folder)
         with lease(self.store, draft, self.events) as run, _torch_of_its_own(self.hardware):
             accelerator = make_accelerator(self.hardware)
             try:

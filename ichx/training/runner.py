@@ -73,7 +73,7 @@ def run_experiment(
                 FoldRun(
                     job, store, fold, trained=fold in behind, options=options, events=events, hardware=hardware
                 ).execute()
-    _update_scores(workspace, store, number)
+    update_scores(workspace, store, number)
     after = store.experiment(number)
     return RunReport(
         experiment=number,
@@ -98,7 +98,7 @@ def _finished_folds(workspace: "Workspace", store: "Store", number: int) -> set[
     }
 
 
-def _update_scores(workspace: "Workspace", store: "Store", number: int) -> None:
+def update_scores(workspace: "Workspace", store: "Store", number: int) -> None:
     """Store the pooled OOF score over the finished folds, without and with test-time augmentation."""
     experiment = store.experiment(number)
     if not store.predictions(number, role="oof"):

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 ENTRIES: Final = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model")
 """Where training programs keep the weights in their checkpoints; averaged ones, where they are kept, are the better."""
 
+START_FILE = "start.json"
+"""In an experiment's folder: what all its folds started from."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -55,7 +58,7 @@ def choose_start(folder: Path, recipe: "Recipe", *, pretrained: bool | None, wei
         wanted = None
     else:
         wanted = Start("pretrained" if pretrained else "random")
-    path = folder / "start.json"
+    path = folder / START_FILE
     if path.exists():
         remembered = Start(**json.loads(path.read_text(encoding="utf-8")))
         if wanted is not None and (wanted.kind, wanted.sha256) != (remembered.kind, remembered.sha256):
@@ -76,7 +79,7 @@ def remember_start(folder: Path, start: Start) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             draft.write_text(json.dumps(asdict(start)) + "\n", encoding="utf-8")
-            draft.replace(folder / "start.json")
+            draft.replace(folder / START_FILE)
         finally:
             draft.unlink(missing_ok=True)
     except OSError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ichx.engine import Job
 from ichx.recipe import apply_settings, digest, from_toml
+from ichx.store import Selection
 from ichx.training.register import draft
 from ichx.tuning.space import Value, settings
 
@@ -32,7 +33,7 @@ def register_trial(store: "Store", parent: "Experiment", fold: int, number: int,
     """
     recipe = apply_settings(from_toml(parent.recipe), settings(values))
     name = f"{parent.name}-fold{fold}-trial{number}"
-    for known in store.experiments(limit=None, kind="trial", parent=parent.number):
+    for known in store.experiments(Selection(kind="trial", parent=parent.number), limit=None):
         if known.name == name and store.experiment(known.number).recipe_digest == digest(recipe):
             return known.number  # the study was interrupted before it could note this
     made = replace(
