@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+MOST_WORKERS = 16
+"""Loader processes of a run that nobody limits, where there are as many cores."""
+
 
 @dataclass(frozen=True)
 class RunOptions:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def update_scores(workspace: "Workspace", store: "Store", number: int) -> None:
     """Store the pooled OOF score over the finished folds, without and with test-time augmentation.
 
-    Whichever of several processes writes last has seen every fold: one that finds another fold afterwards does it again.
+    Whichever of several processes writes last has seen every fold: who finds another one afterwards does it again.
     """
     experiment = store.experiment(number)
     seen = store.predictions(number, role="oof")
