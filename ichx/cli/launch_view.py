@@ -46,7 +46,8 @@ class LaunchView(LaunchEvents):
 
     def unit_started(self, unit: Unit, device: str, log: str) -> None:
         """Print where a fold runs, and add its bar."""
-        say(f"{unit} begins on {device}; its log: {log}")
+        where = "" if device == "auto" else f" on {device}"
+        say(f"{unit} begins{where}; its log: {log}")
         self._tasks[unit] = self._bars.add_task(str(unit), total=None, what="epochs", words="")
 
     def unit_moved(self, unit: Unit, progress: UnitProgress) -> None:

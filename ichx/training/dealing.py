@@ -1,6 +1,6 @@
 """What each of several runs side by side on one machine gets: a device, CPU threads, loader processes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ichx.processes import core_count
@@ -8,12 +8,18 @@ from ichx.training.options import MOST_WORKERS
 
 
 @dataclass(frozen=True)
-class Shares:
-    """What runs side by side get.
+class Machine:
+    """What there is to share: cores, the threads that one run alone would use, CUDA devices, and an Apple GPU."""
 
-    `devices` are dealt out, each run the one with the fewest; `environment` and `workers` are each run's, None where
-    the run's own choice does.
-    """
+    cores: int
+    threads: int
+    cuda: int = 0
+    mps: bool = False
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What each run gets: one of `devices`, the variables `environment`, and `workers`; None leaves it the choice."""
 
     devices: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -27,21 +33,33 @@ class Shares:
         told += [f"{self.workers} loader process{'es' if self.workers != 1 else ''} each"] if self.workers else []
         return ", ".join(told)
 
+    def device(self, taken: Sequence[str]) -> str:
+        """Return the device for one more run beside those on the devices `taken`: the one with the fewest."""
+        return min(self.devices, key=taken.count)
+
 
 def share_machine(device: str, jobs: int) -> Shares:
-    """Return the shares of `jobs` runs that are told `device`: all CUDA devices where `auto` or `cuda` leaves a choice.
-
-    On a CPU its cores are divided into threads: with more threads than cores, runs wait for each other's. Beside a GPU
-    they are divided into loader processes.
-    """
+    """Return the shares of `jobs` runs on this machine that are told `device`."""
     if jobs == 1:
         return Shares((device,))
     import torch  # takes seconds, and is not needed for one run at a time
 
-    open_choice = device in {"auto", "cuda"}
-    cuda = torch.cuda.device_count() if open_choice else 0
-    share = max(core_count() // jobs, 1)
-    if device == "cpu" or (device == "auto" and not cuda and not torch.backends.mps.is_available()):
-        return Shares((device,), {"OMP_NUM_THREADS": str(min(share, torch.get_num_threads()))})
-    devices = tuple(f"cuda:{index}" for index in range(cuda)) if cuda > 1 else (device,)
-    return Shares(devices, workers=min(share, MOST_WORKERS))
+    return share(
+        Machine(core_count(), torch.get_num_threads(), torch.cuda.device_count(), torch.backends.mps.is_available()),
+        device,
+        jobs,
+    )
+
+
+def share(machine: Machine, device: str, jobs: int) -> Shares:
+    """Return the shares of `jobs` runs that are told `device`: every CUDA device, where that leaves the choice.
+
+    On a CPU the cores are divided into threads: with more threads than cores, runs wait for each other's. Beside a GPU
+    they are divided into loader processes.
+    """
+    part = max(machine.cores // jobs, 1)
+    if device == "cpu" or (device == "auto" and not machine.cuda and not machine.mps):
+        return Shares((device,), {"OMP_NUM_THREADS": str(min(part, machine.threads))})
+    every = device in {"auto", "cuda"} and machine.cuda > 1
+    devices = tuple(f"cuda:{index}" for index in range(machine.cuda)) if every else (device,)
+    return Shares(devices, workers=min(part, MOST_WORKERS))

@@ -165,8 +165,7 @@ class _Launch:
     def _begin(self, unit: Unit) -> None:
         if self._is_held(unit):
             return
-        taken = [a.device for a in self.active]
-        device = min(self.shares.devices, key=taken.count)
+        device = self.shares.device([a.device for a in self.active])
         workers = self.shares.workers if self.options.workers is None else self.options.workers
         log = self.workspace.experiment_dir(unit.experiment) / f"fold-{unit.fold}" / "run.log"
         job = fold_job(
