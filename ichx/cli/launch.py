@@ -35,7 +35,7 @@ def launch_folds(
     Exits with 1 where something was asked for and is not done, with 130 when stopped.
     """
     # A job that stops may take as long as its step does; who does not want to wait asks twice.
-    with _stops() as stops, LaunchView() as view, contextlib.closing(LocalEngine(jobs, grace=None)) as engine:
+    with stops_heard() as stops, LaunchView() as view, contextlib.closing(LocalEngine(jobs, grace=None)) as engine:
         report = launch(
             workspace,
             store,
@@ -84,7 +84,7 @@ def _why(unit: UnitResult) -> str | None:
 
 
 @contextlib.contextmanager
-def _stops() -> Iterator[list[int]]:
+def stops_heard() -> Iterator[list[int]]:
     """Yield a list that gets each Ctrl-C and SIGTERM that comes, neither of which ends this process meanwhile."""
     heard: list[int] = []
 

@@ -1,5 +1,6 @@
 """What each of several runs side by side on one machine gets: a device, CPU threads, loader processes."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from ichx.training.options import MOST_WORKERS
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to share: cores, the threads that one run alone would use, CUDA devices, and an Apple GPU."""
+    """What there is to share: cores, the threads that a run may have, CUDA devices, and an Apple GPU."""
 
     cores: int
     threads: int
@@ -42,13 +43,15 @@ def share_machine(device: str, jobs: int) -> Shares:
     """Return the shares of `jobs` runs on this machine that are told `device`."""
     if jobs == 1:
         return Shares((device,))
-    import torch  # takes seconds, and is not needed for one run at a time
+    cores = core_count()
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(asked) if asked.isdecimal() and int(asked) else cores
+    if device == "cpu":
+        return share(Machine(cores, threads), device, jobs)
+    import torch  # takes seconds, and only it knows of GPUs
 
-    return share(
-        Machine(core_count(), torch.get_num_threads(), torch.cuda.device_count(), torch.backends.mps.is_available()),
-        device,
-        jobs,
-    )
+    machine = Machine(cores, threads, torch.cuda.device_count(), torch.backends.mps.is_available())
+    return share(machine, device, jobs)
 
 
 def share(machine: Machine, device: str, jobs: int) -> Shares:

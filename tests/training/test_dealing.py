@@ -2,6 +2,7 @@
 
 import pytest
 
+from ichx.processes import core_count
 from ichx.training.dealing import Machine, Shares, share, share_machine
 
 WORKSTATION = Machine(cores=16, threads=8, cuda=2)
@@ -45,3 +46,14 @@ def test_a_run_goes_where_the_fewest_are() -> None:
         taken.append(shares.device(taken))
     assert taken == ["cuda:0", "cuda:1"] * 2
     assert shares.device(["cuda:0", "cuda:0", "cuda:1"]) == "cuda:1"
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("1000", None), ("0", None), ("all", None), (None, None)])
+def test_fewer_threads_that_were_asked_for_stay_fewer(
+    asked: str | None, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    part = max(core_count() // 2, 1)
+    assert share_machine("cpu", 2).environment == {"OMP_NUM_THREADS": str(threads or part)}
