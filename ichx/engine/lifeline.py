@@ -11,8 +11,8 @@ import time
 VARIABLE = "ICHX_LIFELINE"
 """The environment variable that tells a job the pipe's descriptor."""
 
-GRACE_SECONDS = 60.0
-"""How long a job that lost its engine has to end by itself."""
+GRACE_SECONDS = 300.0
+"""How long a job that lost its engine has to end by itself: a large step on a CPU, and a checkpoint."""
 
 
 def watch_lifeline() -> None:

@@ -36,8 +36,8 @@ TICK_SECONDS = 0.2
 LOOK_SECONDS = 1.0
 """How often a job is looked at for its progress."""
 
-STOPPED_CODES = {130, -2, -9, -15}
-"""How a job ends that was told to stop; the first is `ichx`'s own."""
+STOPPED_CODES = {130, 143, -2, -9, -15}
+"""How a job ends that was told to stop: the first two are of `ichx` itself."""
 
 
 def launch(
