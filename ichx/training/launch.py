@@ -150,17 +150,19 @@ class _Launch:
         return heard > 0
 
     def _not_done(self, units: Sequence[Unit]) -> list[Unit]:
-        done = {number: finished_folds(self.workspace, self.store, number) for number in self.experiments}
         left = []
         for unit in units:
-            dataset = self.experiments[unit.experiment].dataset
-            if unit.fold not in done[unit.experiment] or missing_tests(
-                self.workspace, self.store, dataset, unit.experiment, unit.fold
-            ):
-                left.append(unit)
-            else:
+            if self._is_done(unit):
                 self._end(unit, "already done")
+            else:
+                left.append(unit)
         return left
+
+    def _is_done(self, unit: Unit) -> bool:
+        dataset = self.experiments[unit.experiment].dataset
+        where = (unit.experiment, unit.fold)
+        finished = unit.fold in finished_folds(self.workspace, self.store, unit.experiment)
+        return finished and not missing_tests(self.workspace, self.store, dataset, *where)
 
     def _begin(self, unit: Unit) -> None:
         if self._is_held(unit):
@@ -187,7 +189,8 @@ class _Launch:
         if result is None:
             self._look(active)
             return False
-        if result.exit_code == 0:
+        # One that was stopped or killed while it updated the experiment's score has done its work.
+        if result.exit_code == 0 or self._is_done(active.unit):
             self._end(active.unit, "done", active, result)
         elif stopping and result.exit_code in STOPPED_CODES:
             self._end(active.unit, "stopped", active, result)

@@ -11,7 +11,7 @@ import pytest
 from conftest import SHORT
 from inline_engine import InlineEngine
 
-from ichx.engine import LocalEngine
+from ichx.engine import Job, JobResult, LocalEngine
 from ichx.errors import IchxError
 from ichx.plugins import load_registry
 from ichx.store import PredictionDraft, ScoreDraft, Store, open_store
@@ -132,6 +132,19 @@ def test_a_fold_that_another_process_holds_is_told_and_the_others_go_on(
     assert (holder.host, holder.pid, holder.since) == (held.host, held.pid, run.started)
     assert not report.complete
     assert (report.experiments[0].folds_done, report.experiments[0].marks) == (1, ("partial (1 of 2 folds)",))
+
+
+def test_a_job_that_dies_after_its_fold_is_finished_leaves_it_done(workspace: Workspace, store: Store) -> None:
+    class Dying(InlineEngine):
+        def submit(self, job: Job) -> int:
+            handle = super().submit(job)
+            self.results[handle] = JobResult(-9, 1.0)
+            return handle
+
+    number = register(store)
+    report = launch(workspace, store, [number], Dying(), options=CPU)
+    assert report.complete
+    assert states(report.units) == [(number, 0, "done"), (number, 1, "done")]
 
 
 def test_mistakes_are_told_before_anything_runs(workspace: Workspace, store: Store, tmp_path: Path) -> None:
