@@ -203,9 +203,12 @@ class _Launch:
         if time.monotonic() - active.looked < LOOK_SECONDS:
             return
         active.looked = time.monotonic()
-        run = live_run(self.store, active.unit.experiment, active.unit.fold)
-        done = active.progress.epochs_done if run is None else run.epochs_done
-        words = last_line(active.job.log, active.log_start)
+        done, words = active.progress.epochs_done, last_line(active.job.log, active.log_start)
+        try:
+            run = live_run(self.store, active.unit.experiment, active.unit.fold)
+            done = done if run is None else run.epochs_done
+        except IchxError as error:  # a store that is busy for a while is no reason to stop the jobs
+            words = error.problem
         progress = UnitProgress(done, active.progress.epochs, words)
         if progress != active.progress:
             active.progress = progress
