@@ -24,7 +24,7 @@ from ichx.errors import IchxError
 from ichx.recipe import digest, from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, ImportedRun, Note, PredictionDraft
 from ichx.training.exporting import FORMAT, INDEX, WEIGHTS
-from ichx.training.runner import update_scores
+from ichx.training.pooled import update_scores
 
 if TYPE_CHECKING:
     from ichx.plugins import Registry

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from inline_engine import InlineEngine
 from typer.testing import CliRunner
 
 from ichx.cli.app import app
 from ichx.ct.phantom_dicom import write_phantom
 from ichx.data.dataset import add_dataset
-from ichx.engine import Job, JobResult, LocalEngine
+from ichx.engine import LocalEngine
 from ichx.errors import IchxError
 from ichx.plugins import load_registry
 from ichx.recipe import apply_settings, from_toml
@@ -75,39 +76,6 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-class InlineEngine:
-    """Executes `ichx` jobs in this process, one by one: the same command without the seconds that torch takes."""
-
-    def __init__(self, before: Callable[[int], None] = lambda n: None) -> None:
-        """`before` is called with the number of jobs before this one."""
-        self.jobs: list[Job] = []
-        self.results: list[JobResult] = []
-        self._before = before
-
-    def submit(self, job: Job) -> int:
-        self._before(len(self.jobs))
-        self.jobs.append(job)
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        result = CliRunner().invoke(app, job.argv[3:])
-        problem = f"error: {result.exception.problem}\n" if isinstance(result.exception, IchxError) else ""
-        with job.log.open("a") as log:
-            log.write(result.output + problem)
-        self.results.append(JobResult(result.exit_code, 0.0))
-        return len(self.jobs) - 1
-
-    def poll(self, handle: int) -> JobResult | None:
-        return self.results[handle]
-
-    def wait(self, handle: int, timeout: float | None = None) -> JobResult | None:
-        return self.results[handle]
-
-    def cancel(self, handle: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 class Told(TuneEvents):
