@@ -59,7 +59,7 @@ def windows_torch(
     import torch
 
     header = header_windows.to(hu.device, torch.float32, non_blocking=True)
-    columns = [header if tuple(w) == FILE_WINDOW else header.new_tensor(w).expand(len(header), 2) for w in windows]
+    columns = [header if tuple(w) == FILE_WINDOW else header.new_tensor(w).expand(header.shape[0], 2) for w in windows]
     bounds = torch.stack(columns, 1)[..., None, None]  # (N, C, 2, 1, 1)
     if jitter is not None:
         moved = jitter.to(bounds)[..., None, None]
