@@ -15,6 +15,7 @@ COMMANDS = {
     "exp": "exp:app",
     "run": "run:run",
     "tune": "tune:tune",
+    "predict": "predict:predict",
     "audit": "audit:audit",
     "scores": "scores:scores",
     "ensemble": "ensemble:ensemble",

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ichx.cli.options import Save, saves_features
 from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import cell, console, print_json, say, session
 
@@ -21,12 +22,14 @@ def run(
         Path | None, typer.Option("--weights", help="Start from this .safetensors or .pth file.")
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Loader processes.")] = None,
+    save: Save = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Train and predict an experiment's folds; asked again, it goes on where it ended.
 
     Example: `ichx run 6 --fold 0`
     """
+    with_features = saves_features(save)
     registry = loaded_registry()
     with session() as (workspace, store):
         store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
@@ -34,7 +37,13 @@ def run(
         from ichx.training.fold import RunOptions
         from ichx.training.runner import run_experiment
 
-        options = RunOptions(device=device, pretrained=pretrained, weights=weights, workers=workers)
+        options = RunOptions(
+            device=device,
+            pretrained=pretrained,
+            weights=weights,
+            workers=workers,
+            save_features=with_features,
+        )
         try:
             with LiveView() as view:
                 report = run_experiment(

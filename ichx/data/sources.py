@@ -124,7 +124,7 @@ class SourceFiles:
     """The files of `slices` under `source`, by row. Without a column `frame` each is a file's only one."""
 
     def __init__(self, source: Path, slices: pd.DataFrame) -> None:
-        """Raise `IchxError` where a zip, or a file alone, no longer holds what the catalog knows; other files are tested when read."""
+        """Raise `IchxError` where a zip (or the one file) differs from the catalog; others are tested when read."""
         self._source = source
         self._columns = [slices[column].to_numpy() for column in ("file", "bytes", "mtime_ns")]
         self._frames = slices["frame"].to_numpy() if "frame" in slices else np.zeros(len(slices), int)

@@ -34,8 +34,9 @@ class Plugin:
 
     `recipe` is its default and the only source of it. `build(recipe, pretrained)` returns a `torch.nn.Module` that maps
     `(N, 3, H, W)` windowed images to `(N, 6)` logits in the order of `ichx.labels.LABELS`; it raises `IchxError` when
-    pretrained weights cannot be had. `weights_licence` is the licence of the pretrained weights, and `notice` what
-    a user must be told about them wherever the plugin is chosen.
+    pretrained weights cannot be had. Where the module has `get_classifier()`, as timm's have, what goes into the layer
+    that this returns are its pooled features, `(N, D)`, for `--save features`. `weights_licence` is the licence of the
+    pretrained weights, and `notice` what a user must be told about them wherever the plugin is chosen.
     """
 
     name: str

@@ -14,7 +14,7 @@ from ichx.training.device import choose_hardware
 from ichx.training.events import RunEvents
 from ichx.training.fold import FoldRun, RunOptions
 from ichx.training.job import prepare_job
-from ichx.training.predicting import missing_tests
+from ichx.training.predicting import missing_features, missing_tests
 from ichx.training.weights import choose_start
 
 if TYPE_CHECKING:
@@ -64,7 +64,12 @@ def run_experiment(
         choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
     done = _finished_folds(workspace, store, number)
     trained, kept = [f for f in wanted if f not in done], [f for f in wanted if f in done]
-    behind = [f for f in kept if missing_tests(workspace, store, experiment.dataset, number, f)]
+    behind = [
+        f
+        for f in kept
+        if missing_tests(workspace, store, experiment.dataset, number, f)
+        or (options.save_features and missing_features(workspace, store, number, f))
+    ]
     if trained or behind:
         job = prepare_job(workspace, store, registry, experiment, events)
         hardware = choose_hardware(options.device, job.recipe.precision, job.recipe.input.pixels)

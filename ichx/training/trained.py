@@ -1,6 +1,6 @@
 """What an experiment's finished folds have learnt, made ready to predict anything: files, datasets, exports."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from ichx.data.cache import Cache
+from ichx.data.features import FeatureWriter
 from ichx.data.loader import inference_batches
 from ichx.errors import IchxError
 from ichx.recipe import Recipe, from_toml
-from ichx.training.device import Hardware, choose_hardware, make_accelerator, release_accelerator
-from ichx.training.fold import INFERENCE_BATCH, RunOptions, _prepared, _torch_of_its_own
+from ichx.training.device import (
+    Hardware,
+    choose_hardware,
+    loader_workers,
+    make_accelerator,
+    release_accelerator,
+    torch_of_its_own,
+)
+from ichx.training.features import captured
+from ichx.training.learner import prepared
 from ichx.training.loop import predict
 from ichx.training.method import WindowStep
+from ichx.training.predicting import INFERENCE_BATCH
 from ichx.training.weights import load_exactly
 
 if TYPE_CHECKING:
@@ -26,7 +35,6 @@ if TYPE_CHECKING:
 
     from ichx.plugins import Plugin, Registry
     from ichx.store import Experiment, Store
-    from ichx.training.events import RunEvents
     from ichx.workspace import Workspace
 
 
@@ -86,7 +94,7 @@ class Network:
     def __init__(self, trained: Trained, hardware: Hardware, accelerator: "Accelerator", workers: int) -> None:
         self.trained, self.hardware, self.workers = trained, hardware, workers
         self._accelerator = accelerator
-        self._model: nn.Module = _prepared(accelerator, trained.plugin.build(trained.recipe, False))
+        self._model = prepared(accelerator, trained.plugin.build(trained.recipe, False))
         self._window_step = WindowStep(trained.recipe.input).to(hardware.device)
 
     def load(self, fold: int) -> None:
@@ -100,15 +108,18 @@ class Network:
         rows: npt.NDArray[np.int64],
         view: str,
         report: Callable[[int], None],
+        features: FeatureWriter | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return the logits (N, 6) of `rows` under `view`; `report` is told how many are done.
+
+        The pooled features of the same pass go to `features`, where that is given.
 
         Raises `IchxError` where the network gives something else than numbers.
         """
         recipe = self.trained.recipe
-        batch = max(recipe.batch, INFERENCE_BATCH)
-        batches = inference_batches(cache, slices, rows, recipe, batch=batch, workers=self.workers)
-        found = predict(self._model, self._window_step, batches, self.hardware.device, view, report)
+        batches = inference_batches(cache, slices, rows, recipe, batch=INFERENCE_BATCH, workers=self.workers)
+        with captured(self._model, slices["slice_id"].to_numpy(object)[rows], features):
+            found = predict(self._model, self._window_step, batches, self.hardware.device, view, report)
         bad = int((~np.isfinite(found)).any(axis=1).sum())
         if bad:
             raise IchxError(
@@ -119,15 +130,15 @@ class Network:
 
 
 @contextmanager
-def network_of(trained: Trained, options: RunOptions) -> Iterator[Network]:
-    """Yield the network of `trained` on the device of `options`; torch is left as it was before.
+def network_of(trained: Trained, device: str = "auto", workers: int | None = None) -> Iterator[Network]:
+    """Yield the network of `trained` on `device`, fed by `workers` processes; torch is left as it was before.
 
     Raises `IchxError` for a device that this machine does not have.
     """
-    hardware = choose_hardware(options.device, trained.recipe.precision, trained.recipe.input.pixels)
-    with _torch_of_its_own(hardware):
+    hardware = choose_hardware(device, trained.recipe.precision, trained.recipe.input.pixels)
+    with torch_of_its_own(hardware):
         accelerator = make_accelerator(hardware)
         try:
-            yield Network(trained, hardware, accelerator, options.loaders(hardware))
+            yield Network(trained, hardware, accelerator, loader_workers(hardware, workers))
         finally:
             release_accelerator()
