@@ -16,6 +16,8 @@ COMMANDS = {
     "run": "run:run",
     "tune": "tune:tune",
     "predict": "predict:predict",
+    "evaluate": "evaluate:evaluate",
+    "export": "export:export",
     "audit": "audit:audit",
     "scores": "scores:scores",
     "ensemble": "ensemble:ensemble",

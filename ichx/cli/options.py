@@ -9,6 +9,9 @@ FoldTexts = Annotated[
     list[str] | None, typer.Option("--fold", help="A finished fold, from 0, repeatable; or all (the default).")
 ]
 Tta = Annotated[str, typer.Option("--tta", help="Views to average: none, or hflip (the slice and its mirror).")]
+Pooling = Annotated[
+    str, typer.Option("--pooling", help="A study's probability: max over its slices, or noisy_or, 1 - prod(1 - p).")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Loader processes.")]
 Save = Annotated[

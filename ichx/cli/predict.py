@@ -9,7 +9,7 @@ import typer
 from ichx.cli.options import AsJson, Device, FoldTexts, Save, Tta, Workers, fold_numbers, saves_features
 from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import console, print_json, say, session, table, warn
-from ichx.labels import LABELS
+from ichx.labels import ANY
 
 if TYPE_CHECKING:
     from ichx.training.inference import FilePredictions
@@ -94,8 +94,10 @@ def _tell(found: "FilePredictions") -> None:
 
 def _show(found: "FilePredictions") -> None:
     """Print the studies, the most suspicious first."""
-    most = found.studies.sort_values("any", ascending=False, kind="stable").head(SHOWN)
-    names = ["study", "slices", "left_out", *LABELS, "suspicious_slice_id"]
-    rows = [tuple(None if value != value else value for value in row) for row in most[names].itertuples(index=False)]
-    caption = f"{len(rows)} of {len(found.studies):,} studies; each label's largest probability over the slices"
-    table("", ("study", "slices", "left out", *LABELS, "most suspicious slice"), rows, caption=caption)
+    from ichx.training.prediction_files import as_records
+
+    most = found.studies.sort_values(ANY, ascending=False, kind="stable").head(SHOWN)
+    names = ["study", "slices", "left_out", ANY, "suspicious_slice_id"]
+    caption = f"{len(most)} of {len(found.studies):,} studies, by the largest probability of `any` over their slices"
+    rows = [[row[name] for name in names] for row in as_records(most)]
+    table("", ("study", "slices", "left out", ANY, "most suspicious slice"), rows, caption=caption)

@@ -127,7 +127,7 @@ def predict_files(
     return found
 
 
-def portions(slices: pd.DataFrame, size: int = PORTION) -> Iterator[tuple[int, int]]:
+def portions(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) of consecutive rows of `slices`: whole series, `size` rows or as many as these take."""
     position = pd.Series(np.arange(len(slices)))
     last = position.groupby(pd.factorize(slices["series"])[0]).transform("max").cummax().to_numpy()
@@ -153,7 +153,7 @@ def _predict(
     trained, total = network.trained, len(slices)
     predicted = np.full((total, len(LABELS)), np.nan)
     reasons: dict[int, str] = {}
-    for start, stop in portions(slices):
+    for start, stop in portions(slices, PORTION):
         part = slices.iloc[start:stop].reset_index(drop=True)
         part = part.assign(**neighbours(part))
 
