@@ -154,8 +154,8 @@ def described(trained: Trained, fold: int) -> dict[str, Any]:
 def preprocessing(image: InputRecipe) -> list[str]:
     """Return what is left to do before the network sees a slice, step by step."""
     moved = (
-        "move the image by whole pixels so that the centroid of its largest 8-connected component over -500 HU comes to "
-        "the image's centre; fill with -1024 HU"
+        "move the image by whole pixels so that the centroid of its largest 8-connected component over -500 HU comes "
+        "to the image's centre; fill with -1024 HU"
     )
     if image.centre == "series":
         moved += "; the centroid is the median over the slices of the series"
