@@ -15,6 +15,9 @@ from ichx.labels import LABELS
 COLUMNS = ["slice_id", "patient", "study", "series", "order", "position", *LABELS, "defect", "file", "frame"]
 
 
+PAGE = (Path(__file__).parents[2] / "docs/inference.md").read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def new_files(tmp_path: Path) -> Path:
     """Return a folder with two slices of a study, an empty one, and a text."""
@@ -61,6 +64,8 @@ def test_every_form_holds_the_same(ichx: Program, trained_root: Path, new_files:
     parquet = pd.read_parquet(tmp_path / "made/out.parquet")
     studies = pd.read_csv(tmp_path / "made/out.studies.csv")
     assert studies.shape[0] == len(printed["studies"]) == 1
+    for name in {*plain.columns, *studies.columns} - set(LABELS):
+        assert f"`{name}`" in PAGE
     for label in LABELS:
         assert parquet[label].tolist()[:2] == plain[label].tolist()[:2]
         assert [row[label] for row in printed["slices"]][:2] == plain[label].tolist()[:2]

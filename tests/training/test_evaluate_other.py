@@ -70,9 +70,9 @@ def test_asked_again_nothing_is_predicted(place: tuple[Workspace, Store, Path]) 
     shutil.rmtree(files)
     shutil.rmtree(workspace.cache_dir)
     assert evaluated(workspace, store, folds=[0]) == first
-    with pytest.raises(IchxError, match="cannot be read|there is no folder"):
+    with pytest.raises(IchxError, match=r"cannot be read|there is no folder"):
         evaluated(workspace, store, folds=[0], tta="hflip")
-    with pytest.raises(IchxError, match="cannot be read|there is no folder"):
+    with pytest.raises(IchxError, match=r"cannot be read|there is no folder"):
         evaluated(workspace, store)
 
 
