@@ -24,7 +24,7 @@ from ichx.training.trained import Trained, find_trained, network_of
 
 if TYPE_CHECKING:
     from ichx.plugins import Registry
-    from ichx.store import DatasetVersion, Store
+    from ichx.store import Store
     from ichx.training.events import RunEvents
     from ichx.workspace import Workspace
 
@@ -83,7 +83,7 @@ def evaluate_dataset(
     if trained.partial is not None and folds is None:
         events.note(f"experiment {number} predicts with {trained.partial}")
     _predict_missing(workspace, store, trained, data, TTA_VIEWS[tta], events, device, workers)
-    predicted = _read(workspace, store, trained, version, TTA_VIEWS[tta])
+    predicted = _read(workspace, store, trained, data, TTA_VIEWS[tta])
     ids = next(iter(predicted.values()))[0]
     rows = data.slices.set_index("slice_id").loc[list(ids)]
     labels = rows[list(LABELS)].to_numpy(np.float64)
@@ -191,19 +191,20 @@ def _predict_missing(
 
 
 def _read(
-    workspace: "Workspace", store: "Store", trained: Trained, version: "DatasetVersion", views: Sequence[str]
+    workspace: "Workspace", store: "Store", trained: Trained, data: LoadedDataset, views: Sequence[str]
 ) -> dict[int, tuple[npt.NDArray[np.object_], FloatArray]]:
     """Return each fold's (slice ids, mean probabilities (N, 6) over `views`), all folds in the same order."""
-    number = trained.experiment.number
+    number, version = trained.experiment.number, data.version
     stored = {(p.fold, p.view): p for p in store.predictions(number, role=ROLE, version_id=version.id)}
     found: dict[int, tuple[npt.NDArray[np.object_], FloatArray]] = {}
     for fold in trained.weights:
         read = [read_predictions(workspace.root / stored[fold, view].path) for view in views]
         found[fold] = read[0].slice_ids, mean_over_views(read)
     ids = next(iter(found.values()))[0]
-    if any(not np.array_equal(ids, other) for other, _ in found.values()):
+    same = all(np.array_equal(ids, other) for other, _ in found.values())
+    if not same or not data.slices["slice_id"].isin(ids).sum() == len(ids):
         raise IchxError(
-            f"folds of experiment {number} predict different slices of {version.dataset}",
+            f"the kept predictions of experiment {number} are not of one and the same slices of {version.dataset}",
             f"remove the evaluation files of {version.dataset} in {next(iter(trained.weights.values())).parent.parent}",
         )
     return found

@@ -135,7 +135,10 @@ def test_unknown_commands_get_the_nearest(arguments: tuple[str, ...], told: str,
 
 
 def test_the_shell_completes_commands_of_both_levels(ichx_process: Program, tmp_path: Path) -> None:
-    for typed, wanted in (("ichx e", ["exp", "evaluate", "export", "ensemble"]), ("ichx exp ", ["new", "list", "show", "diff"])):
+    for typed, wanted in (
+        ("ichx e", ["exp", "evaluate", "export", "ensemble"]),
+        ("ichx exp ", ["new", "list", "show", "diff"]),
+    ):
         words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
         done = ichx_process(cwd=tmp_path, _ICHX_COMPLETE="complete_bash", **words)
         assert (done.code, done.out.split()) == (0, wanted)

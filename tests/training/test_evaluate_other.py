@@ -74,6 +74,10 @@ def test_asked_again_nothing_is_predicted(place: tuple[Workspace, Store, Path]) 
         evaluated(workspace, store, folds=[0], tta="hflip")
     with pytest.raises(IchxError, match=r"cannot be read|there is no folder"):
         evaluated(workspace, store)
+    kept = workspace.root / store.predictions(2, role="evaluation")[0].path
+    shutil.copy(workspace.experiment_dir(2) / "fold-0" / "oof-identity.parquet", kept)
+    with pytest.raises(IchxError, match="not of one and the same slices of other"):
+        evaluated(workspace, store, folds=[0])
 
 
 @pytest.mark.parametrize("keep_ids", [False, True])
