@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sklearn.isotonic import IsotonicRegression
+
 from ichx.data.label_csv import read_labels
 from ichx.evaluation.calibration import (
     Bounds,
@@ -66,6 +68,24 @@ def test_isotonic_keeps_order_and_is_never_certain(seed: int, n: int, prevalence
     mixed = (labels.min(axis=0) == 0) & (labels.max(axis=0) == 1)
     assert (mapped[:, mixed] > 0).all()
     assert (mapped[:, mixed] < 1).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 80), st.sampled_from([1, 2, 8]), st.booleans())
+def test_isotonic_is_the_best_of_all_non_decreasing_maps(seed: int, n: int, digits: int, soft: bool) -> None:
+    """Row by row: scikit-learn's, with one row of the label's prevalence at either end."""
+    rng = np.random.default_rng(seed)
+    p = np.round(rng.random((n, 6)), digits)
+    labels = (rng.random((n, 6)) < p).astype(float)
+    if soft:
+        labels = 0.1 + 0.8 * labels
+    mapped = fit_isotonic(p, labels, NOWHERE).apply(p, NOWHERE)
+    for x, y, found in zip(p.T, labels.T, mapped.T, strict=True):
+        if y.min() == y.max():
+            continue
+        ends = [x.min() - 1e-9, x.max() + 1e-9]
+        model = IsotonicRegression().fit([ends[0], *x, ends[1]], [y.mean(), *y, y.mean()])
+        np.testing.assert_allclose(found, model.predict(x), atol=1e-12)
 
 
 def test_any_is_raised_and_nothing_lowered() -> None:
