@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import cell, console, print_json, say, session
+from ichx.cli.render import cell, console, interval, print_json, say, session
 
 
 def run(
@@ -51,8 +51,10 @@ def run(
         say(f"fold {done} of experiment {number} had been done before")
     if report.score is not None:
         spread = f" ± {cell(report.spread)} over folds" if report.spread is not None else ""
+        bounds = interval(report.score_low, report.score_high)
+        told = f", 95 % interval over patients {bounds}" if bounds else ""
         said = f" [{', '.join(report.marks)}]" if report.marks else ""
         console.print(
-            f"experiment {number}: OOF score {report.score:.5f}{spread}, with hflip {cell(report.score_tta)}{said}",
+            f"experiment {number}: OOF score {report.score:.5f}{spread}{told}, with hflip {cell(report.score_tta)}{said}",
             markup=False,
         )

@@ -7,11 +7,14 @@ and one is taken only where its gain is more than one standard error of a bootst
 """
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import Final, Protocol
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ichx.data.wording import counted
 from ichx.errors import raise_problems
@@ -141,9 +144,10 @@ class Folded:
         """Return the blend that some `folds`, or all, choose."""
         wanted = self._folds if folds is None else set(folds)
         groups = frozenset(int(g) for g in np.flatnonzero(np.bincount(self._groups)) if g // 2 in wanted)
-        method, chosen, trials = self._choose(groups)
-        pool = self._pool(method, groups)
-        return Fitted(method, self._best(groups), pool, self._steps(pool, chosen, groups), trials)
+        with threadpool_limits(1, "blas"):  # here, for threads that set and reset it on their own leave it at anything
+            method, chosen, trials = self._choose(groups)
+            pool = self._pool(method, groups)
+            return Fitted(method, self._best(groups), pool, self._steps(pool, chosen, groups), trials)
 
     def nested(self, report: Report | None = None) -> Nested | None:
         """Return the nested predictions; None where there is one fold only."""
@@ -207,8 +211,9 @@ class Folded:
         for key in self.options.steps:
             before, standing, steps = outside, "none", None
             for name, fit in _STEPS[key].items():
-                made = [fit(p, part.labels, part.heads) for p, part in zip(inside, parts, strict=True)]
-                after = [step.apply(p, part.held_heads) for step, p, part in zip(made, before, parts, strict=True)]
+                with ThreadPoolExecutor(len(parts)) as threads:  # most of it is NumPy's, beside Python's lock
+                    tried = list(threads.map(_Part.tried, parts, repeat(fit), inside, before))
+                made, after = [step for step, _ in tried], [p for _, p in tried]
                 if taken(key, name, standing, after_losses := judged(after), losses):
                     chosen[key], standing, steps, outside, losses = name, name, made, after, after_losses
             if steps is not None:
@@ -279,6 +284,11 @@ class _Part:
         self.fitted, self.held = fitted, held
         self.labels, self.held_labels = slices.labels[fitted], slices.labels[held]
         self.heads, self.held_heads = slices.heads.take(fitted), slices.heads.take(held)
+
+    def tried(self, fit: _Fit, inside: FloatArray, outside: FloatArray) -> tuple[Step, FloatArray]:
+        """Return a step as it is fitted to what the fitted rows look like, and what it makes of the held ones."""
+        step = fit(inside, self.labels, self.heads)
+        return step, step.apply(outside, self.held_heads)
 
     def losses(self, p: FloatArray) -> FloatArray:
         """Return the weighted loss of each held row, of which `p` (H, 6) are predictions."""
