@@ -24,7 +24,7 @@ from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
-from ichx.report import write_ensemble_report, write_report
+from ichx.report import write_report
 from ichx.report.blended import read_blend
 from ichx.report.build import render
 from ichx.report.collect import collect_ensemble, collect_experiment
@@ -339,7 +339,7 @@ def test_an_ensemble_claims_its_nested_score(trained: Workspace, store: Store, b
         experiment = store.experiment(member.experiment)
         assert experiment.recipe in found.text
         assert experiment.recipe_digest in found.text
-    written = write_ensemble_report(trained, store, 1)
+    written = write_report(trained, store, 1, ensemble=True)
     assert written.path == trained.ensembles_dir / "1" / "report.html"
     assert (written.ensemble, written.experiment, written.score) == (1, None, pytest.approx(ensemble.nested_score))
     assert read_blend(trained, store, ensemble).nested
@@ -347,7 +347,7 @@ def test_an_ensemble_claims_its_nested_score(trained: Workspace, store: Store, b
 
 def test_an_ensemble_of_one_fold_is_marked(trained: Workspace, store: Store) -> None:
     html, found = seen(render(collect_ensemble(trained, store, 2)))
-    assert write_ensemble_report(trained, store, 2).marks == ("partial (1 of 2 folds)", "in-sample")
+    assert write_report(trained, store, 2, ensemble=True).marks == ("partial (1 of 2 folds)", "in-sample")
     assert "it flatters" in found.text
     assert f'<p class="score">{store.ensemble(2).score:.5f} <span class="mark">partial (1 of 2 folds)</span>' in html
 
@@ -359,13 +359,13 @@ def test_an_ensemble_whose_predictions_changed_is_refused(trained: Workspace, tm
         before = read_predictions(path)
         write_predictions(path, replace(before, logits=before.logits + 1))
         with pytest.raises(IchxError, match=r"ensemble 1 cannot be reported: .* score .* now, and not"):
-            write_ensemble_report(workspace, opened, 1)
+            write_report(workspace, opened, 1, ensemble=True)
         write_predictions(path, replace(before, slice_ids=before.slice_ids[1:], logits=before.logits[1:]))
         with pytest.raises(IchxError, match="its members predict other slices now"):
-            write_ensemble_report(workspace, opened, 1)
+            write_report(workspace, opened, 1, ensemble=True)
         (path.parent / BLEND_FILE).unlink()
         with pytest.raises(IchxError, match=r"blend.json cannot be read") as caught:
-            write_ensemble_report(workspace, opened, 1)
+            write_report(workspace, opened, 1, ensemble=True)
         assert "ichx ensemble --members" in caught.value.remedy
 
 
@@ -407,7 +407,7 @@ def test_unknown_numbers_and_unwritable_files_are_told(trained: Workspace, store
     with pytest.raises(NotFoundError, match="no experiment has the number 9"):
         write_report(trained, store, 9)
     with pytest.raises(NotFoundError, match="no ensemble has the number 9"):
-        write_ensemble_report(trained, store, 9)
+        write_report(trained, store, 9, ensemble=True)
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path, tmp_path / "file" / "report.html"):
         with pytest.raises(IchxError, match="cannot write"):
