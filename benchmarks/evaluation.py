@@ -153,7 +153,9 @@ def _ensemble(workspace: Path, asked: tuple[str, ...], size: str, reach: float) 
     seconds = time.perf_counter() - began
     told = json.loads(done.stdout)
     busy, peak = map(float, done.stderr.split()[-2:])
-    print(f"{' '.join(command[3:])}: {told['choice']['method']}, {told['choice']['steps']}, processor time {busy:.1f} s")
+    print(
+        f"{' '.join(command[3:])}: {told['choice']['method']}, {told['choice']['steps']}, processor time {busy:.1f} s"
+    )
     name = " ".join(("ichx ensemble", *asked))
     return [
         Figure(name, seconds, "s", f"{size}, {FEW} members", f"{reach:g} s", seconds <= reach),

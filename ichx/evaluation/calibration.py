@@ -176,9 +176,9 @@ def _losses(p: FloatArray, labels: FloatArray) -> FloatArray:
     weights = np.broadcast_to(np.asarray(LABEL_WEIGHTS), p.shape)[few]
     place = np.searchsorted(BOUNDS, below, "right")  # the first bound that changes it
     alone = -(y * np.log(below) + (1.0 - y) * np.log1p(-below))
-    lost, positive, negative = (
-        np.bincount(place, weights * values, len(BOUNDS)) for values in (alone, y, 1.0 - y)
-    )
+    lost, positive, negative = (np.bincount(place, weights * values, len(BOUNDS)) for values in (alone, y, 1.0 - y))
     kept = np.append(np.cumsum(lost[:0:-1])[::-1], 0.0)
-    changed: FloatArray = kept - np.cumsum(positive) * np.log(BOUNDS) - np.cumsum(negative) * np.log1p(-np.array(BOUNDS))
+    changed: FloatArray = (
+        kept - np.cumsum(positive) * np.log(BOUNDS) - np.cumsum(negative) * np.log1p(-np.array(BOUNDS))
+    )
     return changed

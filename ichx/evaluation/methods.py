@@ -235,9 +235,7 @@ FITS: Final[Mapping[str, Callable[[Members, FloatArray, Heads], Pool]]] = {
 """Every method's fit: from members `(N, 6)` each, labels `(N, 6)` and neighbours to what it blends with."""
 
 
-def fit_pool(
-    method: str, members: Members, labels: FloatArray, heads: Heads, *, near: Sequence[Pool] = ()
-) -> Pool:
+def fit_pool(method: str, members: Members, labels: FloatArray, heads: Heads, *, near: Sequence[Pool] = ()) -> Pool:
     """Return the pool that `method`, a key of `FITS`, fits to the members' probabilities.
 
     `near` are fits of the same to parts of these slices, of which `convex` has most of its work done.

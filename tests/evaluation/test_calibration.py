@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from sklearn.isotonic import IsotonicRegression
 
 from ichx.data.label_csv import read_labels
 from ichx.evaluation.calibration import (
+    BOUNDS,
     Bounds,
     Consistent,
     fit_bounds,
@@ -102,6 +102,19 @@ def test_bounds_take_back_certainties_that_were_wrong() -> None:
     assert score(labels, found.apply(p, NOWHERE)) < score(labels, p) - 0.05
     best = min(score(labels, Bounds(low, found.high).apply(p, NOWHERE)) for low in (1e-6, 1e-4, 1e-3, 1e-2))
     assert score(labels, found.apply(p, NOWHERE)) == pytest.approx(best)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([1.0, 6.0]), st.booleans())
+def test_no_other_bounds_are_better(seed: int, n: int, spread: float, soft: bool) -> None:
+    rng = np.random.default_rng(seed)
+    p = probabilities(rng.normal(-2, spread, (n, 6)))
+    p[rng.random(p.shape) < 0.1] = 0.0
+    labels = (rng.random(p.shape) < 0.2).astype(float) * (0.9 if soft else 1.0)
+    found = fit_bounds(p, labels, NOWHERE)
+    reached = score(labels, found.apply(p, NOWHERE))
+    best = min(score(labels, Bounds(low, high).apply(p, NOWHERE)) for low in BOUNDS for high in BOUNDS)
+    assert reached == pytest.approx(best, abs=1e-12)
 
 
 def test_a_real_model_gains_from_calibration_on_images_that_were_not_seen(shared_data: Path) -> None:
