@@ -55,6 +55,7 @@ def run(
         told = f", 95 % interval over patients {bounds}" if bounds else ""
         said = f" [{', '.join(report.marks)}]" if report.marks else ""
         console.print(
-            f"experiment {number}: OOF score {report.score:.5f}{spread}{told}, with hflip {cell(report.score_tta)}{said}",
+            f"experiment {number}: OOF score {report.score:.5f}{spread}{told}, "
+            f"with hflip {cell(report.score_tta)}{said}",
             markup=False,
         )

@@ -82,7 +82,8 @@ def solve(
 ) -> Blend:
     """Return the optimal blend of `members`, each `(N, L)` probabilities, on `(N, L)` labels.
 
-    Weights `near` (K,) the optimum, on the simplex, save most of the work; the certificate is the same. Raises `IchxError` when there is nothing to blend or the method does not reach its certificate.
+    Weights `near` (K,) the optimum, on the simplex, save most of the work; the certificate is the same. Raises
+    `IchxError` when there is nothing to blend or the method does not reach its certificate.
     """
     if not members or not np.size(labels):
         raise IchxError("there is nothing to blend", "give at least one member with predictions")

@@ -146,7 +146,7 @@ def _runs(p: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatAr
     positive, negative = y == 1.0, y == 0.0
     if not (positive | negative).all():
         points, index, counts = np.unique(p, return_inverse=True, return_counts=True)
-        return points, points, np.bincount(index, y, len(points)), counts.astype(np.float64)
+        return points, points, np.bincount(index, y, len(points)).astype(np.float64), counts.astype(np.float64)
     below = np.sort(p[negative])
     points, times = np.unique(p[positive], return_counts=True)
     left, right = np.searchsorted(below, points, "left"), np.searchsorted(below, points, "right")
@@ -161,9 +161,9 @@ def _runs(p: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatAr
     gap = np.flatnonzero(ends > begins)
     gap = gap[gap % 2 == 0]
     first[gap], last[gap] = below[begins[gap]], below[ends[gap] - 1]
-    counts = ends - begins + sums
-    filled = counts > 0
-    return first[filled], last[filled], sums[filled], counts[filled]
+    rows = ends - begins + sums
+    filled = rows > 0
+    return first[filled], last[filled], sums[filled], rows[filled]
 
 
 def _losses(p: FloatArray, labels: FloatArray) -> FloatArray:

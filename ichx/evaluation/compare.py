@@ -54,8 +54,8 @@ def compare_scores(
 ) -> ScoreComparison:
     """Return the paired comparison of the OOF predictions of two experiments, of the mean over the views of `tta`.
 
-    Raises `IchxError` for an unknown `tta`, for twice the same experiment, where one has no finished fold or its table is refused, and where the
-    labels differ or no slice is in both.
+    Raises `IchxError` for an unknown `tta`, for twice the same experiment, where one has no finished fold or its table
+    is refused, and where the labels differ or no slice is in both.
     """
     if tta not in TTA_VIEWS:
         raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")

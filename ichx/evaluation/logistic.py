@@ -60,8 +60,8 @@ def fit_logistic(
     with threadpool_limits(1, "blas"):  # threads that wait for each other at every block take longer
         begin = pulled
         if len(labels) >= _MANY:
-            thin = [np.ascontiguousarray(values[::_THIN]) for values in (*features, labels, a)]
-            begin = _newton(_problem(thin[:-2], *thin[-2:], pulled, strength), pulled, positive)
+            *few, y, weighed = (np.ascontiguousarray(values[::_THIN]) for values in (*features, labels, a))
+            begin = _newton(_problem(few, y, weighed, pulled, strength), pulled, positive)
         return _newton(_problem(features, labels, a, pulled, strength), begin, positive)
 
 

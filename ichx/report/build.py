@@ -53,7 +53,7 @@ def write_report(
     anonymous: bool = False,
     progress: Progress | None = None,
 ) -> WrittenReport:
-    """Write the page of experiment `number`, or of that `ensemble`, to `out` or `report.html` in its folder, atomically.
+    """Write the page of experiment (or `ensemble`) `number` to `out`, or to `report.html` in its folder, atomically.
 
     An `anonymous` page has numbers for slice ids, and no host. Raises `IchxError` for one that is unknown, for an
     experiment that has trained nothing, for predictions that cannot be trusted, and for a file that cannot be written.

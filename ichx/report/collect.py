@@ -39,7 +39,7 @@ class FoldScore:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What OOF predictions say: scores with their intervals, by label the curves (None where undefined) and calibration.
+    """What OOF predictions say: scores and their intervals, by label the curves (None where undefined), calibration.
 
     `spread` is over folds, None for one; `score_tta` is with
     hflip where the rest is without. `prevalence_score` is that of predicting the same slices' prevalences; `left_out`

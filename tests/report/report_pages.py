@@ -1,4 +1,4 @@
-"""What the tests of reports share: a workspace with trained experiments and ensembles, and pages as a browser sees them."""
+"""What the tests of reports share: a workspace with trained experiments and ensembles, pages as a browser sees them."""
 
 from html.parser import HTMLParser
 from pathlib import Path

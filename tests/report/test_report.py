@@ -104,11 +104,11 @@ def test_slices_are_shown_with_their_labels_and_probabilities(
 
 
 def test_the_page_needs_nothing_but_itself(whole: tuple[str, Page], blend: tuple[str, Page]) -> None:
-    for html, seen in (whole, blend):
-        assert not seen.tags & {"iframe", "object", "embed", "base", "form", "video", "audio"}
-        assert all(address.startswith(("#", "data:")) for address in seen.addresses)
-        assert {address[1:] for address in seen.addresses if address.startswith("#")} <= set(seen.ids)
-        assert len(seen.ids) == len(set(seen.ids))
+    for html, found in (whole, blend):
+        assert not found.tags & {"iframe", "object", "embed", "base", "form", "video", "audio"}
+        assert all(address.startswith(("#", "data:")) for address in found.addresses)
+        assert {address[1:] for address in found.addresses if address.startswith("#")} <= set(found.ids)
+        assert len(found.ids) == len(set(found.ids))
         assert not re.findall(r"url\(|@import|https?://(?!www.w3.org/2000/svg)", html)  # a name, not an address
         assert "default-src 'none'" in html
         assert 'name="viewport"' in html
@@ -116,9 +116,9 @@ def test_the_page_needs_nothing_but_itself(whole: tuple[str, Page], blend: tuple
 
 
 def test_every_picture_has_a_text_and_every_figure_keys(whole: tuple[str, Page], blend: tuple[str, Page]) -> None:
-    for html, seen in (whole, blend):
-        assert seen.unnamed == []
-        assert {name for names in seen.named for name in names.split()} <= set(seen.ids)
+    for html, found in (whole, blend):
+        assert found.unnamed == []
+        assert {name for names in found.named for name in names.split()} <= set(found.ids)
         assert html.count("<svg ") == len(re.findall(r"<svg [^>]*tabindex=\"0\"", html))
         assert len(re.findall(r'<svg class="chart"', html)) == len(re.findall(r"<desc ", html))
 
