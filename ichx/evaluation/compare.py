@@ -54,13 +54,11 @@ def compare_scores(
 ) -> ScoreComparison:
     """Return the paired comparison of the OOF predictions of two experiments, of the mean over the views of `tta`.
 
-    Raises `IchxError` for an unknown `tta`, for twice the same experiment, where one has no finished fold or its table
-    is refused, and where the labels differ or no slice is in both.
+    Raises `IchxError` for an unknown `tta`, where one has no finished fold or its table is refused, and where the
+    labels differ or no slice is in both.
     """
     if tta not in TTA_VIEWS:
         raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
-    if first.number == second.number:
-        raise IchxError(f"experiment {first.number} is compared with itself", "name two experiments")
     if first.label_digest != second.label_digest:
         raise IchxError(
             f"experiments {first.number} and {second.number} have other slices or labels "
