@@ -101,7 +101,7 @@ def candidates(store: "Store", dataset: str | None) -> Chosen:
     pinned = _pinned(store, newest)
     same = [e for e in complete if _pinned(store, e) == pinned]
     version = store.version_by_id(newest.version_id)
-    apart = [_titled(e) for e in complete if e not in same]
+    apart = [_titled(e) for e in sorted(complete, key=lambda e: e.number) if e not in same]
     notes = _told(apart, f"left out: other data or folds than {newest.number}, the newest")
     return Chosen(
         version=version,
