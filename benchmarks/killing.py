@@ -25,7 +25,7 @@ TIMING = {"seconds", "images_per_second"}
 
 @dataclass(frozen=True)
 class Kill:
-    """A kill in a `phase`: `lost` seconds of work since the newest checkpoint; `half` where a file was being written."""
+    """A kill in a `phase`: `lost` seconds of work since the newest checkpoint; `half` if it left half a file."""
 
     phase: str
     lost: float
