@@ -285,7 +285,11 @@ class FoldRun:
         try:
             train_epoch(learner, batches, part, sums, self.group, self.looks, looked)
         except LossError as error:
-            self._stop_at(error, part, index, rows[error.step * size : (error.step + 1) * size])
+            self._stop_at(
+                f"the training loss is no longer a finite number: {error.loss}", error.step, part, index, rows
+            )
+        except NotFiniteError as error:
+            self._stop_at(error.problem, self.progress.position.batch - 1, part, index, rows)
         self.group.share_buffers(learner.network)
         self._validating = time.perf_counter()
         labels = self.job.data.slices[list(LABELS)].to_numpy(np.float64)[self.rows]
@@ -329,12 +333,7 @@ class FoldRun:
         if (at.stage, at.epoch) == (len(stages) - 1, stages[-1].epochs):
             predicted = sum(map(len, self.progress.logits.values()))
             self.progress.position = Position(at.stage, at.epoch, predicted)
-        try:
-            self.saver.save(self.progress, {} if self.learner is None else self.learner.state())
-        except NotFiniteError as error:
-            name, step = stages[at.stage].name, f"batch {at.batch} of epoch {at.epoch + 1}"
-            step = step if at.batch else f"epoch {at.epoch}"
-            raise NotFiniteError(f"after {step} of stage {name}, {error.problem}", error.remedy) from error
+        self.saver.save(self.progress, {} if self.learner is None else self.learner.state())
 
     def _check_parts(self, size: int) -> None:
         if size < self.group.size:
@@ -342,38 +341,29 @@ class FoldRun:
                 f"a batch of {size} slices cannot be dealt to {self.group.size} processes", "use fewer processes"
             )
 
-    def _stop_at(self, error: LossError, part: EpochPart, index: int, rows: npt.NDArray[np.int64]) -> NoReturn:
-        """Write down what led to a loss that is not finite, and raise that as an error."""
+    def _stop_at(self, what: str, step: int, part: EpochPart, index: int, rows: npt.NDArray[np.int64]) -> NoReturn:
+        """Write down which step (from 0) of an epoch on `rows` led to `what`, and raise that as an error."""
         stage = self.recipe.stage[index]
-        lr = learning_rate(stage, part.epoch, error.step / part.total)
-        slice_ids = self.job.data.slices["slice_id"].to_numpy(object)[rows].tolist()
-        told = {
-            "experiment": self.number,
-            "fold": self.fold,
-            "stage": stage.name,
-            "epoch": part.epoch + 1,
-            "step": error.step + 1,
-            "steps": part.total,
-            "lr": lr,
-            "loss": str(error.loss),
-            "slice_ids": slice_ids,
-        }
-        written = ""
+        lr = learning_rate(stage, part.epoch, step / part.total)
+        ids = self.job.data.slices["slice_id"].to_numpy(object)[rows]
+        batch, before = (ids[max(at, 0) * part.size : (at + 1) * part.size].tolist() for at in (step, step - 1))
+        more = f" and {len(batch) - 3} more" if len(batch) > 3 else ""
+        problem = (
+            f"{what} at step {step + 1} of {part.total} of epoch {part.epoch + 1} of stage {stage.name}, lr {lr:.1e}, "
+            f"on the slices {', '.join(batch[:3])}{more}"
+        )
         if self.group.leads:
             self.held.check()
-            written = f"; all are listed in {self._not_finite}"
+            told = {"experiment": self.number, "fold": self.fold, "stage": stage.name, "epoch": part.epoch + 1}
+            told |= {"step": step + 1, "steps": part.total, "lr": lr, "problem": what}
+            told |= {"slice_ids": batch, "slice_ids_of_the_step_before": before}
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._not_finite.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-            except OSError as unwritten:
-                written = f"; {self._not_finite} cannot be written: {unwritten.strerror}"
-        more = f" and {len(slice_ids) - 3} more" if len(slice_ids) > 3 else ""
-        raise AgreedError(
-            f"the training loss is no longer a finite number: {error.loss} at step {error.step + 1} of {part.total} of "
-            f"epoch {part.epoch + 1} of stage {stage.name}, lr {lr:.1e}, on the slices {', '.join(slice_ids[:3])}{more}"
-            + written,
-            NOT_FINITE_REMEDY,
-        ) from error
+                problem += f"; all are listed in {self._not_finite}"
+            except OSError as error:
+                problem += f"; {self._not_finite} cannot be written: {error.strerror}"
+        raise AgreedError(problem, NOT_FINITE_REMEDY)
 
 
 @contextlib.contextmanager
