@@ -1,7 +1,6 @@
 """One attempt at one fold: train stage by stage from where an earlier attempt ended, then predict."""
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -31,8 +30,9 @@ from ichx.training.lease import Lease, NoLease, lease
 from ichx.training.looks import Agreed, Looks
 from ichx.training.loop import EpochPart, LossError, train_epoch
 from ichx.training.method import WindowStep, learning_rate
+from ichx.training.notfinite import NOT_FINITE_REMEDY, Divergence, NotFiniteError
 from ichx.training.predicting import FoldPredictor
-from ichx.training.progress import EVERY_SECONDS, NOT_FINITE_REMEDY, EpochSums, NotFiniteError, Progress, Saver
+from ichx.training.progress import EVERY_SECONDS, EpochSums, Progress, Saver
 from ichx.training.provenance import run_draft
 from ichx.training.stop import RunStopped, StopRequest
 from ichx.training.weights import Start, choose_start, load_exactly, make_model, remember_start, save_weights
@@ -139,6 +139,7 @@ class FoldRun:
             kept=self.progress.logits,
             looked=self._heed,
             held=self.held.check,
+            waiting=self._waiting,
         )
 
     def _check_rows(self) -> None:
@@ -327,6 +328,16 @@ class FoldRun:
         if agreed.stop is not None:
             raise RunStopped(agreed.stop)
 
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Let a stop find work that has no looks, and save what came before it."""
+        try:
+            with self.stop.at_once():
+                yield
+        except RunStopped:
+            self._save()
+            raise
+
     def _save(self) -> None:
         """Write a checkpoint of where the fold is."""
         at, stages = self.progress.position, self.recipe.stage
@@ -344,25 +355,24 @@ class FoldRun:
     def _stop_at(self, what: str, step: int, part: EpochPart, index: int, rows: npt.NDArray[np.int64]) -> NoReturn:
         """Write down which step (from 0) of an epoch on `rows` led to `what`, and raise that as an error."""
         stage = self.recipe.stage[index]
-        lr = learning_rate(stage, part.epoch, step / part.total)
         ids = self.job.data.slices["slice_id"].to_numpy(object)[rows]
         batch, before = (ids[max(at, 0) * part.size : (at + 1) * part.size].tolist() for at in (step, step - 1))
-        more = f" and {len(batch) - 3} more" if len(batch) > 3 else ""
-        problem = (
-            f"{what} at step {step + 1} of {part.total} of epoch {part.epoch + 1} of stage {stage.name}, lr {lr:.1e}, "
-            f"on the slices {', '.join(batch[:3])}{more}"
+        divergence = Divergence(
+            experiment=self.number,
+            fold=self.fold,
+            stage=stage.name,
+            epoch=part.epoch + 1,
+            step=step + 1,
+            steps=part.total,
+            lr=learning_rate(stage, part.epoch, step / part.total),
+            problem=what,
+            slice_ids=batch,
+            slice_ids_of_the_step_before=before,
         )
+        problem = str(divergence)
         if self.group.leads:
             self.held.check()
-            told = {"experiment": self.number, "fold": self.fold, "stage": stage.name, "epoch": part.epoch + 1}
-            told |= {"step": step + 1, "steps": part.total, "lr": lr, "problem": what}
-            told |= {"slice_ids": batch, "slice_ids_of_the_step_before": before}
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._not_finite.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-                problem += f"; all are listed in {self._not_finite}"
-            except OSError as error:
-                problem += f"; {self._not_finite} cannot be written: {error.strerror}"
+            problem += f"; {divergence.write(self._not_finite)}"
         raise AgreedError(problem, NOT_FINITE_REMEDY)
 
 
