@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ichx.errors import IchxError
+from ichx.training.group import local_size
 from ichx.training.options import MOST_WORKERS
 
 SMALL_PIXELS = 96
@@ -89,7 +90,7 @@ def torch_of_its_own(hardware: Hardware) -> Iterator[None]:
 
 def loader_workers(hardware: Hardware, asked: int | None) -> int:
     """Return how many processes load slices: as `asked`, or as many as keep the device fed."""
-    default = 0 if hardware.device.type == "cpu" else min(os.cpu_count() or 1, MOST_WORKERS)
+    default = 0 if hardware.device.type == "cpu" else min((os.cpu_count() or 1) // local_size(), MOST_WORKERS)
     return default if asked is None else asked
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ichx.recipe import Recipe
 from ichx.training.method import WindowStep, learning_rate, make_optimizer, weighted_loss
@@ -32,14 +33,17 @@ class Learner:
         self._raw = make_optimizer(self.recipe.optimizer, self.recipe.stage[index], self.model)
         self._optimizer = self.accelerator.prepare(self._raw)
 
-    def step(self, batch: "Batch", epoch: int, number: int, total: int) -> torch.Tensor:
+    def step(self, batch: "Batch", epoch: int, number: int, total: int, share: float = 1.0) -> torch.Tensor:
         """Learn from `batch`; return its loss, still on the device.
 
         It is number `number`, from 0, of the `total` of the stage's `epoch`, from 0. Random draws of the network are
-        addressed by them: a run that is resumed here draws the same.
+        addressed by them: a run that is resumed here draws the same. Of several processes each learns from a part of
+        the batch, with the mean of their gradients: `share`, this part's by an even part's size, makes that the whole
+        batch's.
         """
         stage = self.recipe.stage[self._stage]
-        torch.manual_seed(address_seed(self.recipe.seed, self.fold, self._stage, epoch, number))
+        others = [rank] if (rank := self.accelerator.process_index) else []
+        torch.manual_seed(address_seed(self.recipe.seed, self.fold, self._stage, epoch, number, *others))
         device = self.accelerator.device
         ahead = device.type == "cuda"  # from pinned memory; elsewhere a copy could see what the loader writes next
         hu, windows = batch.hu.to(device, non_blocking=ahead), batch.windows.to(device, non_blocking=ahead)
@@ -48,15 +52,15 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(stage, epoch, number / total)
         loss = weighted_loss(self.model(self.window_step(hu, windows, jitter)), labels)
-        self.accelerator.backward(loss)
+        self.accelerator.backward(loss if share == 1.0 else loss * share)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
     @property
     def network(self) -> nn.Module:
-        """The network that predicts."""
-        return self.model
+        """The network that predicts, without the wrapper that makes processes wait for each other's gradients."""
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
     @property
     def bare(self) -> nn.Module:

@@ -25,7 +25,7 @@ from ichx.store import Store, open_store
 from ichx.training import export
 from ichx.training.events import RunEvents
 from ichx.training.export import Exported, export_experiment, preprocessing, sample
-from ichx.training.fold import RunOptions
+from ichx.training.options import RunOptions
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
 from ichx.workspace import Workspace, open_workspace

@@ -13,7 +13,7 @@ from ichx.plugins import load_registry
 from ichx.recipe import from_toml
 from ichx.store import EpochRecord, open_store
 from ichx.training.events import RunEvents
-from ichx.training.fold import RunOptions
+from ichx.training.options import RunOptions
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
 from ichx.training.weights import read_weights

@@ -15,7 +15,7 @@ from ichx.errors import IchxError
 from ichx.plugins import Registry, load_registry
 from ichx.recipe import Recipe
 from ichx.store import Experiment, Store, open_store
-from ichx.training.fold import RunOptions
+from ichx.training.options import RunOptions
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
 from ichx.workspace import Workspace, open_workspace
