@@ -39,16 +39,14 @@ from ichx.training.checkpoint import Position, save_checkpoint
 from ichx.training.device import choose_hardware, make_accelerator, release_accelerator
 from ichx.training.events import RunEvents
 from ichx.training.execution import WORTH_STEPS
-from ichx.training.fold import RunOptions
 from ichx.training.job import Job, prepare_job
 from ichx.training.learner import Learner, prepared
 from ichx.training.method import WindowStep
+from ichx.training.options import EVERY_SECONDS, RunOptions
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
 from ichx.workspace import Workspace, init_workspace
 
-INTERVAL = 300.0
-"""Seconds between two checkpoints of a run."""
 SHARE, WAITING, CHECKPOINT, FASTER, LOADING_MS, GROWTH_MB = 0.95, 0.03, 0.02, 1.4, 0.25, 8.0
 REFERENCES = ("efficientnet_b3", "resnext101_wsl", "seresnext50", "resnext50")
 """The plugins of the reference's numbers 1, 2, 5 and 6, whose sizes and batches are their own."""
@@ -293,8 +291,8 @@ def checkpoint_cost(bench: Bench, repeats: int) -> Figure:
     size = max(path.stat().st_size for path in folder.iterdir()) / 1e6
     release_accelerator()
     shutil.rmtree(folder)
-    share = statistics.median(seconds) / INTERVAL
-    against = f"{statistics.median(seconds):.2f} s for {size:.0f} MB each {INTERVAL:.0f} s"
+    share = statistics.median(seconds) / EVERY_SECONDS
+    against = f"{statistics.median(seconds):.2f} s for {size:.0f} MB each {EVERY_SECONDS:.0f} s"
     return Figure("checkpoints, ResNeXt50", 100 * share, "%", against, "2 %", share < CHECKPOINT)
 
 

@@ -22,11 +22,15 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
+def core_count() -> int:
+    """Return how many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def worker_count(processes: int | None, jobs: int) -> int:
     """Return how many processes to use: as asked, one per core when None, but none without a job."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(processes or cores, jobs))
+    return max(1, min(processes or core_count(), jobs))
 
 
 def run_jobs(work: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> Iterator[Result]:
@@ -62,11 +66,11 @@ def run_jobs(work: Callable[[Job], Result], jobs: Iterable[Job], processes: int)
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back: a worker that starts meanwhile never gets it, not even before it can say so itself."""
+    """Hold Ctrl-C and SIGTERM back: a worker that starts meanwhile never gets them, even before it says so."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -74,8 +78,9 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _prepare_worker() -> None:
-    """Leave Ctrl-C to the parent, use one thread, and end when the parent was killed."""
+    """Leave Ctrl-C and SIGTERM to the parent, use one thread, and end when the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,6 +1,6 @@
 """The program `ichx`: its own options, and how errors end it.
 
-Exit codes: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 interrupted, 143 a run that SIGTERM stopped.
 """
 
 import os
@@ -44,6 +44,10 @@ def _root(
 def main() -> None:
     """Run the program; an `IchxError` becomes two lines on standard error."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network for updates when imported
+    if "ICHX_LIFELINE" in os.environ:  # a job of an engine
+        from ichx.engine.lifeline import watch_lifeline
+
+        watch_lifeline()
     try:
         app(prog_name="ichx")
     except IchxError as error:

@@ -1,58 +1,116 @@
-"""`ichx run`: execute an experiment."""
+"""`ichx run`: execute experiments."""
 
+import os
+import re
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ichx.cli.numbers import Numbers
+from ichx.cli.options import Save, saves_features
 from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import cell, console, print_json, say, session
+from ichx.cli.render import print_json, print_score, say, session
+from ichx.errors import IchxError
 
 
 def run(
-    number: Annotated[int, typer.Argument(help="The experiment's number.")],
+    numbers: Numbers,
     folds: Annotated[list[int] | None, typer.Option("--fold", help="Only this fold, from 0; repeatable.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Folds that run side by side.")] = 1,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     pretrained: Annotated[
         bool | None,
         typer.Option("--pretrained/--no-pretrained", help="Start from the hub's weights, or from random ones."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="Start from this .safetensors or .pth file.")
+        Path | None, typer.Option("--weights", help="Start from what fits in this .safetensors or .pth file.")
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Loader processes.")] = None,
+    save: Save = None,
+    checkpoint_every: Annotated[
+        str, typer.Option("--checkpoint-every", help="Time between checkpoints: 90s, 5m, 1h; 0: after each epoch only.")
+    ] = "5m",
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that train together.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
-    """Train and predict an experiment's folds; asked again, it goes on where it ended.
+    """Train and predict experiments' folds; asked again, it goes on where it ended.
+
+    Several experiments, or folds side by side, run in processes of their own, each with a log; what fails does not stop
+    the others. GPUs, or the CPU's cores, are divided among them.
 
     Example: `ichx run 6 --fold 0`
+
+    Example: `ichx run 6 7 8 --jobs 2`
     """
+    with_features = saves_features(save)
     registry = loaded_registry()
     with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
-        from ichx.cli.live import LiveView
-        from ichx.training.fold import RunOptions
-        from ichx.training.runner import run_experiment
+        for number in numbers:
+            store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
+        from ichx.training.options import RunOptions
 
-        options = RunOptions(device=device, pretrained=pretrained, weights=weights, workers=workers)
+        options = RunOptions(
+            device=device,
+            pretrained=pretrained,
+            weights=weights,
+            workers=workers,
+            checkpoint_every=_seconds(checkpoint_every),
+            save_features=with_features,
+        )
+        if jobs > 1 or len(numbers) > 1:
+            if processes > 1:
+                raise typer.BadParameter("--processes is for one experiment; leave out --jobs and the other numbers")
+            from ichx.cli.launch import launch_folds
+
+            launch_folds(workspace, store, numbers, jobs, folds=folds or None, options=options, as_json=as_json)
+            return
+        (number,) = numbers
+        rank = int(os.environ.get("RANK", "0"))  # set where this is one of several processes already
+        if processes > 1 and "RANK" not in os.environ:
+            from ichx.training.spawn import run_processes
+
+            raise typer.Exit(run_processes(sys.argv[1:], processes))
+        from ichx.cli.live import LiveView
+        from ichx.training.group import AgreedError
+        from ichx.training.runner import run_experiment
+        from ichx.training.stop import RunStopped
+
         try:
-            with LiveView() as view:
+            with LiveView() if rank == 0 else nullcontext() as view:
                 report = run_experiment(
                     workspace, store, registry, number, folds=folds or None, options=options, events=view
                 )
+        except RunStopped as stopped:
+            if rank == 0:
+                say(f"stopped; `ichx run {number}` goes on from here", style="yellow")
+            raise typer.Exit(stopped.exit_code) from stopped
         except KeyboardInterrupt:
-            say(f"stopped; finished epochs are kept, `ichx run {number}` goes on from there", style="yellow")
+            if rank == 0:
+                say(f"stopped at once; `ichx run {number}` goes on from the last checkpoint", style="yellow")
             raise
+        except IchxError as error:
+            if rank == 0:
+                raise
+            if isinstance(error, AgreedError):
+                raise typer.Exit(1) from error  # the first process tells it
+            raise IchxError(f"process {rank}: {error.problem}", error.remedy) from error
+    if rank > 0:
+        return
     if as_json:
         print_json(report)
         return
     if report.already_done:
         done = ", ".join(map(str, report.already_done))
         say(f"fold {done} of experiment {number} had been done before")
-    if report.score is not None:
-        spread = f" ± {cell(report.spread)} over folds" if report.spread is not None else ""
-        said = f" [{', '.join(report.marks)}]" if report.marks else ""
-        console.print(
-            f"experiment {number}: OOF score {report.score:.5f}{spread}, with hflip {cell(report.score_tta)}{said}",
-            markup=False,
-        )
+    print_score(number, report)
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds in a duration such as `90s`, `5m` or `1.5h`; 0 needs no unit."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if found is None or (not found[2] and float(found[1])):
+        raise typer.BadParameter(f"{text!r} is no duration such as 90s, 5m or 1h", param_hint="--checkpoint-every")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "": 0}[found[2]]

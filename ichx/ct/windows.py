@@ -57,12 +57,12 @@ def windows_torch(
     kind: str,
     jitter: "torch.Tensor | None" = None,
 ) -> "torch.Tensor":
-    """Return `hu` (N, H, W) seen through each of `windows`: (N, C, H, W) float32 in [0, 1], on the device of `hu`.
+    """Return `hu` (N, ..., H, W) seen through each of `windows`: (N, ..., C, H, W) float32 in [0, 1], on its device.
 
     `windows` are pairs, or the `window_bounds` of them on the same device, so that nothing has to be sent there.
-    `header_windows` (N, 2) has each slice's own (centre, width), for which (-1, -1) in `windows` stands. `jitter`
-    (N, C, 2) has what is added to each window's centre, in HU, and what its width is multiplied by. Raises `ValueError`
-    for a `kind` that is neither `linear` nor `sigmoid`.
+    `header_windows` (N, 2) has each sample's own (centre, width), for which (-1, -1) in `windows` stands. `jitter`
+    (N, C, 2) has what is added to each window's centre, in HU, and what its width is multiplied by. Raises
+    `ValueError` for a `kind` that is neither `linear` nor `sigmoid`.
     """
     import torch
 
@@ -73,8 +73,9 @@ def windows_torch(
     if jitter is not None:
         moved = jitter.to(centres)
         centres, widths = centres + moved[..., 0], widths * moved[..., 1]
-    x = hu.unsqueeze(1).to(torch.float32) - centres[..., None, None]
-    x /= widths[..., None, None]
+    per_channel = (hu.shape[0], *[1] * (hu.ndim - 3), windows.shape[0], 1, 1)
+    x = hu.unsqueeze(-3).to(torch.float32) - centres.view(per_channel)
+    x /= widths.view(per_channel)
     if _is_sigmoid(kind):
         return x.mul_(STEEPNESS).sigmoid_()
     return x.add_(0.5).clamp_(0, 1)

@@ -1,4 +1,4 @@
-"""Training augmentation of one HU channel: with a probability, exactly one of the recipe's transforms.
+"""Training augmentation of HU: with a probability, exactly one of the recipe's transforms, alike for all slices.
 
 The only file that knows albumentations. Everything outside the image is air (-1024 HU), and all draws come from the
 generator of the call: nothing but working memory is kept between calls. Windows are applied on the device; of their
@@ -20,8 +20,14 @@ from ichx.recipe import AugmentationRecipe
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would look for a newer version over the network when imported
 
 Image = npt.NDArray[Any]
-Transform = Callable[[Image, np.random.Generator, Image], Image]
+Move = Callable[[Image], Image]
+"""Moves an int16 or float32 image without rounding."""
+
+Warp = Callable[[Image, Image], Image]
 """Moves a float32 image, into the working memory that it gets or into memory of its own, and returns where it is."""
+
+Transform = Callable[[np.random.Generator], Warp]
+"""Draws what is done; the warp holds until the next draw of the same transform."""
 
 COARSE: Final = 3.0
 """Cells per sigma of an elastic field's coarse grid: finer ones change the field by less than 0.02 of its spread."""
@@ -54,13 +60,22 @@ class Augmenter:
 
         It is float32 where it is neither `hu` nor its mirror image.
         """
+        return self.draw(rng)(hu)
+
+    def draw(self, rng: np.random.Generator) -> Move:
+        """Return what `move` does at this state of `rng`, to be done to several images alike before the next draw."""
         if not self._transforms or rng.random() >= self.recipe.probability:
-            return hu
+            return unmoved
         transform = self._transforms[int(rng.integers(len(self._transforms)))]
         if transform is _hflip:
-            return _hflip(hu, rng, hu)
-        np.copyto(self._source, hu)  # OpenCV warps float32 in half the time of int16
-        return transform(self._source, rng, self._moved)
+            return _mirrored
+        warp = transform(rng)
+
+        def moved(hu: Image) -> Image:
+            np.copyto(self._source, hu)  # OpenCV warps float32 in half the time of int16
+            return warp(self._source, self._moved)
+
+        return moved
 
     def __reduce__(self) -> tuple[type["Augmenter"], tuple[AugmentationRecipe, int]]:
         return type(self), (self.recipe, self.size)
@@ -71,7 +86,7 @@ class Augmenter:
         if recipe.hflip:
             transforms.append(_hflip)
         if recipe.shift or recipe.scale or recipe.rotate:
-            transforms.append(_affine(recipe.shift, recipe.scale, recipe.rotate))
+            transforms.append(_affine(size, recipe.shift, recipe.scale, recipe.rotate))
         if recipe.grid_limit:
             transforms.append(_grid(size, recipe.grid_steps, recipe.grid_limit))
         if recipe.anchors:
@@ -92,12 +107,22 @@ def window_jitter(recipe: AugmentationRecipe, windows: int, rng: np.random.Gener
     return rng.uniform(-1, 1, (windows, 2)).astype(np.float32) * reach + np.array([0, 1], np.float32)
 
 
-def _hflip(hu: Image, rng: np.random.Generator, out: Image) -> Image:
+def unmoved(hu: Image) -> Image:
+    """Return `hu` as it is: the `Move` of a sample that is not augmented."""
+    return hu
+
+
+def _mirrored(hu: Image) -> Image:
     flipped: Image = cv2.flip(hu, 1)
     return flipped
 
 
-def _affine(shift: float, scale: float, rotate: float) -> Transform:
+def _hflip(rng: np.random.Generator) -> Warp:
+    """Stand for `_mirrored`, which needs no float32."""
+    return lambda hu, out: _mirrored(hu)
+
+
+def _affine(size: int, shift: float, scale: float, rotate: float) -> Transform:
     """Shift by up to a share of the size per axis, one scale in 1 +- `scale` for both, rotation up to `rotate` degrees.
 
     What ShiftScaleRotate meant: today's class of that name draws two scales, so Affine is told to keep the ratio.
@@ -109,18 +134,19 @@ def _affine(shift: float, scale: float, rotate: float) -> Transform:
         translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
         rotate=(-rotate, rotate),
         keep_ratio=True,
-        interpolation=cv2.INTER_LINEAR,
-        border_mode=cv2.BORDER_CONSTANT,
-        fill=AIR,
-        p=1.0,
     )
 
-    def apply(hu: Image, rng: np.random.Generator, out: Image) -> Image:
+    def draw(rng: np.random.Generator) -> Warp:
         transform.set_random_seed(int(rng.integers(2**32)))
-        moved: Image = transform(image=hu)["image"]
-        return moved
+        return _by_matrix(transform.get_params_dependent_on_data({"shape": (size, size)}, {})["matrix"][:2], size)
 
-    return apply
+    return draw
+
+
+def _by_matrix(matrix: npt.NDArray[Any], size: int) -> Warp:
+    """Return the warp by an affine (2, 3) `matrix`, beyond which is air."""
+    how: Any = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_CONSTANT, "borderValue": AIR}
+    return lambda hu, out: np.asarray(cv2.warpAffine(hu, matrix, (size, size), dst=out, **how))
 
 
 def _grid(size: int, steps: int, limit: float) -> Transform:
@@ -138,11 +164,14 @@ def _grid(size: int, steps: int, limit: float) -> Transform:
         stretched = np.concatenate([[0.0], np.cumsum(cell * rng.uniform(1 - limit, 1 + limit, len(knots) - 1))])
         return np.asarray(np.interp(pixels, knots, stretched), np.float32)
 
-    def apply(hu: Image, rng: np.random.Generator, out: Image) -> Image:
-        map_x[:], map_y[:] = axis(rng), axis(rng)[:, None]
+    def warp(hu: Image, out: Image) -> Image:
         return np.asarray(cv2.remap(hu, map_x, map_y, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REFLECT_101))
 
-    return apply
+    def draw(rng: np.random.Generator) -> Warp:
+        map_x[:], map_y[:] = axis(rng), axis(rng)[:, None]
+        return warp
+
+    return draw
 
 
 def _anchors(size: int, reach: float) -> Transform:
@@ -151,15 +180,11 @@ def _anchors(size: int, reach: float) -> Transform:
     low, high = middle - third, middle + third
     anchors = np.array([[high, high], [high, low], [low, low]], np.float32)
 
-    def apply(hu: Image, rng: np.random.Generator, out: Image) -> Image:
+    def draw(rng: np.random.Generator) -> Warp:
         moved_anchors = anchors + rng.uniform(-reach, reach, anchors.shape).astype(np.float32)
-        matrix = cv2.getAffineTransform(anchors, moved_anchors)
-        warped: Image = cv2.warpAffine(
-            hu, matrix, (size, size), dst=out, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=AIR
-        )
-        return warped
+        return _by_matrix(cv2.getAffineTransform(anchors, moved_anchors), size)
 
-    return apply
+    return draw
 
 
 def _elastic(size: int, alpha: float, sigma: float) -> Transform:
@@ -176,7 +201,13 @@ def _elastic(size: int, alpha: float, sigma: float) -> Transform:
     field = np.empty_like(grid)
     none: Any = None
 
-    def apply(hu: Image, rng: np.random.Generator, out: Image) -> Image:
+    def warp(hu: Image, out: Image) -> Image:
+        moved: Image = cv2.remap(
+            hu, field, none, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_CONSTANT, borderValue=AIR
+        )
+        return moved
+
+    def draw(rng: np.random.Generator) -> Warp:
         noise = rng.random((cells + 2 * edge, cells + 2 * edge, 2), np.float32)
         noise -= 0.5
         # White noise of one value per `step` pixels carries `step` times as much into the smoothing, per axis.
@@ -184,9 +215,6 @@ def _elastic(size: int, alpha: float, sigma: float) -> Transform:
         smooth = cv2.GaussianBlur(noise, (2 * edge + 1, 2 * edge + 1), blur)[edge:-edge, edge:-edge]
         cv2.resize(smooth, (size, size), dst=field, interpolation=cv2.INTER_LINEAR)
         np.add(field, grid, out=field)
-        moved: Image = cv2.remap(
-            hu, field, none, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_CONSTANT, borderValue=AIR
-        )
-        return moved
+        return warp
 
-    return apply
+    return draw

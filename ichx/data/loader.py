@@ -2,6 +2,9 @@
 
 Windows are applied on the device (`ichx.ct.windows`). What crosses from a worker is a whole batch of int16 HU; the
 small columns are added in the parent, so that workers hold nothing of the dataset. Batches do not depend on `workers`.
+
+Where a recipe has neighbours, a sample is a stack: the slice and those beside it in its series (`series.stacks`), all
+moved alike, so that the anatomy stays aligned.
 """
 
 import multiprocessing
@@ -20,9 +23,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ichx.data.augment import Augmenter, jitters_windows, window_jitter
+from ichx.data.augment import Augmenter, Move, jitters_windows, unmoved, window_jitter
 from ichx.data.cache import Cache
 from ichx.data.sampling import AUGMENTATION, WINDOWS, generator, id_number
+from ichx.data.series import stacks
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.recipe import AugmentationRecipe, InputRecipe, Recipe
@@ -34,8 +38,9 @@ WINDOW_COLUMNS: Final = ("window_centre", "window_width")
 class Batch:
     """`hu` (N, H, W) int16 HU; `windows` (N, 2) float32 HU, the header's centre and width; `labels` (N, 6) float32.
 
-    Labels are NaN where the dataset has none. `rows` (N,) int64 are rows of the dataset, in the order asked for.
-    `jitter` (N, windows, 2) float32: HU to add to each window's centre, factor of its width; None where there is none.
+    With neighbours `hu` is (N, S, H, W), of which the middle is the slice itself; all else is of that one. Labels are
+    NaN where the dataset has none. `rows` (N,) int64 are rows of the dataset, in the order asked for. `jitter`
+    (N, windows, 2) float32: HU to add to each window's centre, factor of its width; None where there is none.
     """
 
     hu: Tensor
@@ -56,17 +61,20 @@ def training_batches(
     epoch: int,
     workers: int,
     start: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Yield the epoch's batches of `recipe.batch` slices in the order of `rows`, augmented, then cropped to the centre.
 
     A sample's augmentation depends on (seed, fold, stage, epoch, slice id) only. A ragged last batch is dropped, unless
-    it is the only one. `start` skips that many batches. Raises `ValueError` when a row is a defect.
+    it is the only one. `start` skips that many batches; of each batch only `part`, number k of n, is read: the parts of
+    a batch are as even as can be, and together the whole of it. Raises `ValueError` when a row is a defect.
     """
     _check(cache, slices, rows, recipe)
     whole = len(rows) - len(rows) % recipe.batch if len(rows) > recipe.batch else len(rows)
     address = (recipe.seed, fold, stage, epoch)
     source = _Source(cache, recipe.input, _Augmentation(recipe.augmentation, address))
-    parts = _split(rows[:whole], recipe.batch)[start:]
+    number, of = part
+    parts = [np.array_split(batch, of)[number] for batch in _split(rows[:whole], recipe.batch)[start:]]
     return _iterate(source, slices, parts, workers)
 
 
@@ -114,7 +122,7 @@ class _Source(Dataset[Any]):
         return type(self), (self.cache, self.recipe, self.augmentation)
 
     def __getitem__(self, item: tuple[npt.NDArray[np.int64], list[int]]) -> tuple[Tensor, Tensor | None] | IchxError:
-        rows, numbers = item
+        rows, numbers = item  # (N, S) rows of the slices to read
         try:
             return self._read(rows, numbers), self._jitter(numbers)
         except IchxError as error:
@@ -122,18 +130,24 @@ class _Source(Dataset[Any]):
 
     def _read(self, rows: npt.NDArray[np.int64], numbers: list[int]) -> Tensor:
         size, edge = self.recipe.size, self.recipe.pixels
-        hu = self._memory.take((len(rows), edge, edge))
+        hu = self._memory.take((*rows.shape, edge, edge))
         whole = None if edge == size else np.empty((size, size), np.int16)
-        for index, row in enumerate(rows.tolist()):
-            target = hu[index]
-            image: npt.NDArray[Any] = self.cache.read(row, target if whole is None else whole)
+        moved: Move = unmoved
+        read: dict[int, npt.NDArray[np.int16]] = {}
+        for index, stack in enumerate(rows.tolist()):
             if self._augmenter is not None and self.augmentation is not None:
-                rng = generator(AUGMENTATION, *self.augmentation.address, numbers[index])
-                image = self._augmenter.move(image, rng)
-            if image is not target:
-                part = centre_crop(image, edge)
-                target[...] = part if part.dtype == np.int16 else np.rint(part, out=part)
-        return torch.from_numpy(hu)
+                moved = self._augmenter.draw(generator(AUGMENTATION, *self.augmentation.address, numbers[index]))
+                read.clear()  # another sample moves otherwise
+            for target, row in zip(hu[index], stack, strict=True):
+                if row in read:
+                    target[...] = read[row]
+                    continue
+                image = moved(self.cache.read(row, target if whole is None else whole))
+                if image is not target:
+                    part = centre_crop(image, edge)
+                    target[...] = part if part.dtype == np.int16 else np.rint(part, out=part)
+                read[row] = target
+        return torch.from_numpy(hu if self.recipe.neighbours else hu[:, 0])
 
     def _jitter(self, numbers: list[int]) -> Tensor | None:
         if self.augmentation is None or not jitters_windows(self.augmentation.recipe):
@@ -166,14 +180,22 @@ def _references(arrays: list[npt.NDArray[np.int16]]) -> list[int]:
 
 
 class _Plan(Iterable[Any]):
-    """The items of an epoch in order; slice numbers are worked out as they are needed."""
+    """The items of an epoch in order: `stacks` (n, S) of its rows; slice numbers are worked out as they are needed."""
 
-    def __init__(self, parts: list[npt.NDArray[np.int64]], slice_ids: npt.NDArray[Any] | None) -> None:
-        self.parts, self.slice_ids = parts, slice_ids
+    def __init__(
+        self,
+        parts: list[npt.NDArray[np.int64]],
+        stacks: npt.NDArray[np.int64],
+        slice_ids: npt.NDArray[Any] | None,
+    ) -> None:
+        self.parts, self.stacks, self.slice_ids = parts, stacks, slice_ids
 
     def __iter__(self) -> Iterator[tuple[npt.NDArray[np.int64], list[int]]]:
+        begun = 0
         for part in self.parts:
-            yield part, [] if self.slice_ids is None else [id_number(name) for name in self.slice_ids[part]]
+            numbers = [] if self.slice_ids is None else [id_number(name) for name in self.slice_ids[part]]
+            yield self.stacks[begun : begun + len(part)], numbers
+            begun += len(part)
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -199,11 +221,14 @@ def _iterate(
 ) -> Iterator[Batch]:
     windows = slices[list(WINDOW_COLUMNS)].to_numpy(np.float32)
     labels = slices[list(LABELS)].to_numpy(np.float32)
+    rows = np.concatenate([*parts, np.empty(0, np.int64)])
+    reach = source.recipe.neighbours
+    stacked = stacks(slices["series"], source.cache.valid, rows, reach) if reach else rows[:, None]
     slice_ids = None if source.augmentation is None else slices["slice_id"].to_numpy(object)
     loader: DataLoader[Any] = DataLoader(
         source,
         batch_size=None,
-        sampler=_Plan(parts, slice_ids),
+        sampler=_Plan(parts, stacked, slice_ids),
         num_workers=workers,
         worker_init_fn=_prepare_worker,
         multiprocessing_context=_context() if workers else None,
@@ -242,6 +267,7 @@ def _context() -> Any:
 
 
 def _prepare_worker(worker: int) -> None:
-    """Leave Ctrl-C to the parent, and use one thread: the workers are the parallelism."""
+    """Leave Ctrl-C and SIGTERM to the parent, and use one thread: the workers are the parallelism."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(1)

@@ -1,6 +1,7 @@
 """Where a training computes and in which precision, and why."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ichx.errors import IchxError
+from ichx.training.group import local_size
 from ichx.training.memory import is_out_of_memory, told
+from ichx.training.options import MOST_WORKERS
 
 SMALL_PIXELS = 96
 
@@ -82,7 +85,7 @@ def of_cpu(flags: set[str]) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def torch_set_for(hardware: Hardware) -> Iterator[None]:
+def torch_of_its_own(hardware: Hardware) -> Iterator[None]:
     """Set torch up for a run on `hardware`, and leave its settings and random state as they were before.
 
     An error of memory that nothing could be done about is raised as `IchxError`.
@@ -123,6 +126,12 @@ def release_accelerator() -> None:
     AcceleratorState._reset_state(True)
     PartialState._reset_state()
     GradientState._reset_state()
+
+
+def loader_workers(hardware: Hardware, asked: int | None) -> int:
+    """Return how many processes load slices: as `asked`, or as many as keep the device fed."""
+    default = 0 if hardware.device.type == "cpu" else min((os.cpu_count() or 1) // local_size(), MOST_WORKERS)
+    return default if asked is None else asked
 
 
 def _cpu_flags() -> set[str]:

@@ -1,10 +1,10 @@
 """One attempt at one fold: train stage by stage from where an earlier attempt ended, then predict."""
 
-import os
+import contextlib
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -19,37 +19,40 @@ from ichx.labels import LABELS
 from ichx.store import EpochRecord, PredictionDraft
 from ichx.training import checkpoint
 from ichx.training.checkpoint import Position
-from ichx.training.device import Hardware, make_accelerator, release_accelerator, torch_set_for
+from ichx.training.device import (
+    Hardware,
+    loader_workers,
+    make_accelerator,
+    release_accelerator,
+    torch_of_its_own,
+)
 from ichx.training.events import FoldPlan, RunEvents
 from ichx.training.execution import compiler_for
+from ichx.training.features import last_layer
+from ichx.training.group import AgreedError, Group, watching
 from ichx.training.job import Job
 from ichx.training.learner import Learner, address_seed, prepared
-from ichx.training.lease import lease
-from ichx.training.loop import train_epoch
+from ichx.training.lease import Lease, NoLease, lease
+from ichx.training.looks import Agreed, Looks
+from ichx.training.loop import EpochPart, LossError, train_epoch
 from ichx.training.memory import Portions
 from ichx.training.method import WindowStep, learning_rate
+from ichx.training.notfinite import NOT_FINITE_REMEDY, Divergence, NotFiniteError
+from ichx.training.options import RunOptions
 from ichx.training.predicting import FoldPredictor
+from ichx.training.progress import EpochSums, Progress, Saver
 from ichx.training.provenance import run_draft
+from ichx.training.stop import RunStopped, StopRequest
 from ichx.training.weights import Start, choose_start, load_exactly, make_model, remember_start, save_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from ichx.store import Run, Store
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run may choose without changing what the experiment is; `None` means as the recipe or machine has it."""
-
-    device: str = "auto"
-    pretrained: bool | None = None
-    weights: Path | None = None
-    workers: int | None = None
+    from ichx.store import Store
 
 
 class FoldRun:
-    """One attempt at one fold."""
+    """One attempt at one fold, by this process or by a group of them."""
 
     def __init__(
         self,
@@ -61,43 +64,80 @@ class FoldRun:
         options: RunOptions,
         events: RunEvents,
         hardware: Hardware,
+        group: Group,
+        stop: StopRequest,
     ) -> None:
-        """Prepare the attempt; `trained` folds only predict the test sets that they have not predicted."""
+        """Prepare the attempt; `trained` folds only predict what they have not predicted."""
         self.job, self.store, self.fold, self.trained = job, store, fold, trained
         self.options, self.events, self.hardware = options, events, hardware
+        self.group, self.stop = group, stop
         self.recipe = job.recipe
         self.number = job.experiment.number
         self.home = job.workspace.experiment_dir(self.number)
         self.folder = self.home / f"fold-{fold}"
-        on_cpu = hardware.device.type == "cpu"
-        default = 0 if on_cpu else min(os.cpu_count() or 1, 16)
-        self.workers = default if options.workers is None else options.workers
-        self.predictor = FoldPredictor(
-            job=job,
-            fold=fold,
-            folder=self.folder,
-            hardware=hardware,
-            workers=self.workers,
-            window_step=WindowStep(self.recipe.input).to(hardware.device),
-            events=events,
-            portions=Portions(events.note),
-        )
+        self.workers = loader_workers(hardware, options.workers)
         self.rows = job.validation_rows(fold)
         self.train_rows = job.training_rows(fold)
+        self.progress = Progress()
+        self.learner: Learner | None = None
+        self._validating: float | None = None
 
     def execute(self) -> None:
         """Train, or load what was trained, predict what is not predicted yet, and record it all."""
         self._check_rows()
-        draft = run_draft(self.number, self.fold, str(self.hardware))
-        with lease(self.store, draft, self.events) as run, torch_set_for(self.hardware):
+        with self._lease() as held, watching(self.group, self.stop, self.number), torch_of_its_own(self.hardware):
+            self.group.share(None)  # the others go on when the first one holds the fold
+            self.held = held
+            if self.group.leads:
+                checkpoint.remove_drafts(self.folder)
+            # what a trained fold has predicted says nothing to one that is to be trained anew
+            fits = f"{self.job.fits}/trained" if self.trained else self.job.fits
+            self.saver = Saver(self.folder, fits, self.options.checkpoint_every, held.check, self.group.leads)
+            self.looks = Looks(self.group, self.stop, self.saver.due)
+            newest = checkpoint.load_newest(self.folder, fits, self.events.note)
+            if newest is not None:
+                self.progress = Progress.of(*newest)
+            predictor = self._predictor()
             accelerator = make_accelerator(self.hardware)
             try:
-                model, drafts = self._stored(accelerator) if self.trained else self._train_and_predict(accelerator, run)
-                drafts += self.predictor.tests(model, self.store)
+                if self.trained:
+                    model, drafts = self._stored(accelerator), list[PredictionDraft]()
+                else:
+                    model, drafts = self._train_and_predict(accelerator, predictor, newest)
+                drafts += predictor.tests(model, self.store)
+                if self.trained and self.options.save_features:
+                    predictor.features(model, self.store)
             finally:
                 release_accelerator()
-            self.store.finish_run(run.id, "done", predictions=drafts)
-        checkpoint.remove_checkpoints(self.folder)
+            held.finish(drafts)
+        if self.group.leads:
+            checkpoint.remove_checkpoints(self.folder)
+            self._not_finite.unlink(missing_ok=True)
+
+    def _lease(self) -> contextlib.AbstractContextManager[Lease]:
+        if not self.group.leads:
+            return contextlib.nullcontext(NoLease())
+        draft = run_draft(self.number, self.fold, str(self.hardware), self.recipe.seed, self.folder)
+        return lease(self.store, draft, self.events)
+
+    def _predictor(self) -> FoldPredictor:
+        return FoldPredictor(
+            job=self.job,
+            fold=self.fold,
+            folder=self.folder,
+            hardware=self.hardware,
+            workers=self.workers,
+            window_step=WindowStep(self.recipe.input).to(self.hardware.device),
+            events=self.events,
+            group=self.group,
+            looks=self.looks,
+            kept=self.progress.logits,
+            looked=self._heed,
+            held=self.held.check,
+            waiting=self._waiting,
+            portions=Portions(self.events.note),
+            save_features=self.options.save_features,
+        )
 
     def _check_rows(self) -> None:
         for rows, what in ((self.train_rows, "training"), (self.rows, "validation")):
@@ -118,72 +158,92 @@ class FoldRun:
     def _weights(self) -> Path:
         return self.folder / "weights.safetensors"
 
-    def _stored(self, accelerator: "Accelerator") -> tuple[nn.Module, list[PredictionDraft]]:
-        """Return the network that an earlier attempt trained; its OOF predictions are recorded already."""
-        model = prepared(accelerator, self.job.plugin.build(self.recipe, False))
-        load_exactly(accelerator.unwrap_model(model), self._weights)
-        return model, []
+    @property
+    def _not_finite(self) -> Path:
+        return self.folder / "nonfinite.json"
 
-    def _train_and_predict(self, accelerator: "Accelerator", run: "Run") -> tuple[nn.Module, list[PredictionDraft]]:
+    def _stored(self, accelerator: "Accelerator") -> nn.Module:
+        """Return the network that an earlier attempt trained; its OOF predictions are recorded already."""
+        model: nn.Module = accelerator.unwrap_model(prepared(accelerator, self.job.plugin.build(self.recipe, False)))
+        load_exactly(model, self._weights)
+        # a checkpoint within the prediction counts from the end of training
+        self.progress.position = Position(len(self.recipe.stage) - 1, self.recipe.stage[-1].epochs)
+        return model
+
+    def _train_and_predict(
+        self, accelerator: "Accelerator", predictor: FoldPredictor, newest: tuple[Position, dict[str, Any]] | None
+    ) -> tuple[nn.Module, list[PredictionDraft]]:
         start = choose_start(self.home, self.recipe, pretrained=self.options.pretrained, weights=self.options.weights)
         torch.manual_seed(address_seed(self.recipe.seed, self.fold))
-        newest = checkpoint.load_newest(self.folder, self.job.fits, self.events.note)
         begin = start if newest is None else Start("random")  # the checkpoint's weights replace these
-        model = prepared(accelerator, make_model(self.job.plugin, self.recipe, begin, self.events.note))
-        compiler = compiler_for(self.hardware.device, self._steps(), accelerator.num_processes)
-        learner = Learner(self.recipe, self.fold, model, accelerator, self.events.note, compiler)
-        remember_start(self.home, start)
-        validated = self._train(learner, run, start, newest)
-        described = {"plugin": self.recipe.plugin, "fold": str(self.fold), "start": start.kind, "fits": self.job.fits}
-        save_weights(self._weights, learner.bare, described)
-        drafts, plain = self.predictor.validation(learner.network, self.rows, validated)
+        with self.stop.at_once():  # weights may be downloaded
+            made = self.group.first(lambda: make_model(self.job.plugin, self.recipe, begin, self.events.note))
+        compiler = compiler_for(self.hardware.device, self._steps(), self.group.size)
+        model = prepared(accelerator, made)
+        learner = self.learner = Learner(self.recipe, self.fold, model, accelerator, self.events.note, compiler)
+        if self.options.save_features:
+            last_layer(learner.bare)  # that there is none is told before hours of training
+        if self.group.leads:
+            self.held.check()
+            remember_start(self.home, start)
+        self._train(learner, predictor, start, newest)
+        if self.group.leads:
+            described = {"plugin": self.recipe.plugin, "fold": str(self.fold), "start": start.kind}
+            self.held.check()
+            save_weights(self._weights, learner.bare, described | {"fits": self.job.fits})
+        drafts, plain = predictor.validation(learner.network, self.rows)
         self.events.fold_ended(self.fold, plain)
         return learner.network, drafts
 
     def _train(
         self,
         learner: Learner,
-        run: "Run",
+        predictor: FoldPredictor,
         start: Start,
         newest: tuple[Position, dict[str, Any]] | None,
-    ) -> npt.NDArray[np.float32] | None:
-        """Train what is left; return the last epoch's logits of the validation fold, or None if nothing was left."""
+    ) -> None:
+        """Train what is left; the last epoch's logits of the validation fold are kept as its OOF prediction."""
         stages = self.recipe.stage
-        validated = None
-        position = Position(0, 0) if newest is None else newest[0]
-        done = sum(s.epochs for s in stages[: position.stage]) + position.epoch
+        at = self.progress.position
+        done = sum(s.epochs for s in stages[: at.stage]) + at.epoch
         self.events.fold_started(
-            FoldPlan(
-                experiment=self.number,
-                name=self.job.experiment.name,
-                fold=self.fold,
-                folds=self.job.experiment.folds,
-                hardware=str(self.hardware),
-                start=str(start) if newest is None else f"checkpoint after epoch {done}",
-                train=len(self.train_rows),
-                validation=len(self.rows),
-                epochs=self.recipe.epochs,
-                epochs_done=done,
-                leaked=self.job.experiment.leaked,
-            )
+            self._plan(str(start) if newest is None else _told(at, done, self.recipe.epochs), done)
         )
         for index, stage in enumerate(stages):
-            if index < position.stage:
+            if index < at.stage:
                 continue
             learner.begin_stage(index)
             first = 0
-            if newest is not None and index == position.stage:
+            if newest is not None and index == at.stage:
                 learner.restore(newest[1])
-                first = position.epoch
+                newest = None  # its tensors have been copied
+                first = at.epoch
             for epoch in range(first, stage.epochs):
-                record, validated = self._epoch(learner, index, epoch)
+                record, logits = self._epoch(learner, predictor, index, epoch)
                 done += 1
-                self.store.record_epoch(run.id, record)
-                self.store.heartbeat(run.id, stage=stage.name, epoch=epoch + 1, epochs_done=done)
-                state = {"fits": self.job.fits} | learner.state()
-                checkpoint.save_checkpoint(self.folder, Position(index, epoch + 1), state)
+                # In this order: died between the two, a run validates again, and its record replaces this one.
+                self.held.record_epoch(record, done)
+                self.progress.position, self.progress.sums = Position(index, epoch + 1), EpochSums()
+                self.progress.logits.clear()
+                if done == self.recipe.epochs:
+                    self.progress.logits["oof-identity"] = logits
+                self._save()
                 self.events.epoch_ended(record)
-        return validated
+
+    def _plan(self, start: str, done: int) -> FoldPlan:
+        return FoldPlan(
+            experiment=self.number,
+            name=self.job.experiment.name,
+            fold=self.fold,
+            folds=self.job.experiment.folds,
+            hardware=str(self.hardware),
+            start=start,
+            train=len(self.train_rows),
+            validation=len(self.rows),
+            epochs=self.recipe.epochs,
+            epochs_done=done,
+            leaked=self.job.experiment.leaked,
+        )
 
     def _rows_of(self, index: int, epoch: int) -> npt.NDArray[np.int64]:
         """Return the rows that stage `index` trains on in `epoch`, in their order."""
@@ -205,12 +265,19 @@ class FoldRun:
             for stage, length in zip(self.recipe.stage, lengths, strict=True)
         )
 
-    def _epoch(self, learner: Learner, index: int, epoch: int) -> tuple[EpochRecord, npt.NDArray[np.float32]]:
-        """Train one epoch and validate it; return its record and the logits of the validation fold."""
-        stage = self.recipe.stage[index]
+    def _epoch(
+        self, learner: Learner, predictor: FoldPredictor, index: int, epoch: int
+    ) -> tuple[EpochRecord, npt.NDArray[np.float32]]:
+        """Train what is left of one epoch and validate it; return its record and the validation fold's logits."""
+        stage, sums = self.recipe.stage[index], self.progress.sums
         rows = self._rows_of(index, epoch)
-        total = max(len(rows) // self.recipe.batch, 1)
-        self.events.epoch_started(stage.name, epoch + 1, stage.epochs, total)
+        at = self.progress.position
+        size = min(self.recipe.batch, len(rows))
+        begun = at.batch if (at.stage, at.epoch) == (index, epoch) else 0
+        part = EpochPart(epoch, begun, max(len(rows) // self.recipe.batch, 1), size)
+        self.progress.position = Position(index, epoch, begun)
+        self._check_parts(size)
+        self.events.epoch_started(stage.name, epoch + 1, stage.epochs, part.total)
         batches = training_batches(
             self.job.cache,
             self.job.data.slices,
@@ -220,28 +287,115 @@ class FoldRun:
             stage=index,
             epoch=epoch,
             workers=self.workers,
+            start=begun,
+            part=(self.group.rank, self.group.size),
         )
-        began = time.perf_counter()
-        loss, images = train_epoch(
-            learner, batches, epoch, total, lambda done, mean, seen: self.events.step(done, total, mean, seen)
-        )
-        seconds = time.perf_counter() - began
+
+        def looked(done: int, agreed: Agreed) -> None:
+            self.progress.position = Position(index, epoch, done)
+            self.events.step(done, part.total, sums.loss / done, sums.images)
+            self._heed(agreed)
+
+        try:
+            train_epoch(learner, batches, part, sums, self.group, self.looks, looked)
+        except LossError as error:
+            self._stop_at(
+                f"the training loss is no longer a finite number: {error.loss}", error.step, part, index, rows
+            )
+        except NotFiniteError as error:
+            self._stop_at(error.problem, self.progress.position.batch - 1, part, index, rows)
+        self.group.share_buffers(learner.network)
+        self._validating = time.perf_counter()
         labels = self.job.data.slices[list(LABELS)].to_numpy(np.float64)[self.rows]
-        logits = self.predictor.logits(
-            learner.network, self.job.data, self.job.cache, self.rows, "identity", "validating"
+        logits = predictor.logits(
+            learner.network, self.job.data, self.job.cache, self.rows, "identity", "validation", "validating"
         )
+        self._count_validating()
         predicted = probabilities(logits)
         values = {
-            "loss": loss,
+            "loss": sums.loss / part.total,
             "score": score(labels, predicted),
             "lr": learning_rate(stage, epoch, 0.0),
-            "seconds": time.perf_counter() - began,
-            "images": float(images),
-            "images_per_second": images / seconds,
+            "seconds": sums.training + sums.validating,
+            "images": float(sums.images),
+            "images_per_second": sums.images / sums.training,
         }
         values |= {f"score_{name}": float(v) for name, v in zip(LABELS, label_losses(labels, predicted), strict=True)}
+        self._validating = None
         return EpochRecord(stage=stage.name, stage_index=index, epoch=epoch + 1, values=values), logits
+
+    def _count_validating(self) -> None:
+        """Add what validation has taken since it was last counted to the epoch's seconds."""
+        if self._validating is not None:
+            now = time.perf_counter()
+            self.progress.sums.validating += now - self._validating
+            self._validating = now
+
+    def _heed(self, agreed: Agreed) -> None:
+        """Do what a look came to: save where it is time to, and stop where that is asked for."""
+        if self.held.lost is not None:
+            raise self.held.lost
+        if agreed.save or agreed.stop is not None:
+            self._count_validating()
+            self._save()
+        if agreed.stop is not None:
+            raise RunStopped(agreed.stop)
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Let a stop find work that has no looks, and save what came before it."""
+        try:
+            with self.stop.at_once():
+                yield
+        except RunStopped:
+            self._save()
+            raise
+
+    def _save(self) -> None:
+        """Write a checkpoint of where the fold is."""
+        at, stages = self.progress.position, self.recipe.stage
+        if (at.stage, at.epoch) == (len(stages) - 1, stages[-1].epochs):
+            predicted = sum(map(len, self.progress.logits.values()))
+            self.progress.position = Position(at.stage, at.epoch, predicted)
+        self.saver.save(self.progress, {} if self.learner is None else self.learner.state())
+
+    def _check_parts(self, size: int) -> None:
+        if size < self.group.size:
+            raise AgreedError(
+                f"a batch of {size} slices cannot be dealt to {self.group.size} processes", "use fewer processes"
+            )
+
+    def _stop_at(self, what: str, step: int, part: EpochPart, index: int, rows: npt.NDArray[np.int64]) -> NoReturn:
+        """Write down which step (from 0) of an epoch on `rows` led to `what`, and raise that as an error."""
+        stage = self.recipe.stage[index]
+        ids = self.job.data.slices["slice_id"].to_numpy(object)[rows]
+        batch, before = (ids[max(at, 0) * part.size : (at + 1) * part.size].tolist() for at in (step, step - 1))
+        divergence = Divergence(
+            experiment=self.number,
+            fold=self.fold,
+            stage=stage.name,
+            epoch=part.epoch + 1,
+            step=step + 1,
+            steps=part.total,
+            lr=learning_rate(stage, part.epoch, step / part.total),
+            problem=what,
+            slice_ids=batch,
+            slice_ids_of_the_step_before=before,
+        )
+        problem = str(divergence)
+        if self.group.leads:
+            self.held.check()
+            problem += f"; {divergence.write(self._not_finite)}"
+        raise AgreedError(problem, NOT_FINITE_REMEDY)
 
 
 def _listed(names: list[str]) -> str:
     return f"stage {names[0]}" if len(names) == 1 else f"the stages {', '.join(names[:-1])} and {names[-1]}"
+
+
+def _told(at: Position, epochs_done: int, epochs: int) -> str:
+    """Return where a checkpoint goes on, for people."""
+    after = f"checkpoint after epoch {epochs_done}"
+    if epochs_done == epochs:
+        return f"{after}, the last one"
+    return f"{after} and {at.batch:,} batches of the next one" if at.batch else after

@@ -1,11 +1,13 @@
 """The network while it learns: one step at a time, and all that a checkpoint must hold to go on from it."""
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ichx.recipe import Recipe
 from ichx.training.execution import Execution, Forward
@@ -13,8 +15,6 @@ from ichx.training.head import exact_head
 from ichx.training.method import WindowStep, learning_rate, make_optimizer, weighted_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from accelerate import Accelerator
 
     from ichx.data.loader import Batch
@@ -29,12 +29,12 @@ class Learner:
         fold: int,
         model: nn.Module,
         accelerator: "Accelerator",
-        note: "Callable[[str], None]",
+        note: Callable[[str], None],
         compiler: str | None = None,
     ) -> None:
         """Take over `model`, as `prepared` returns it; `begin_stage` comes before the first step.
 
-        `note` is told what the hardware makes necessary, `compiler` is that of `Execution`.
+        `note` is told what the hardware makes necessary; `compiler` is that of `Execution`.
         """
         self.recipe, self.fold, self.model, self.accelerator = recipe, fold, model, accelerator
         self.execution = Execution(model, note, compiler)
@@ -49,14 +49,17 @@ class Learner:
         self._raw = make_optimizer(self.recipe.optimizer, self.recipe.stage[index], self.model)
         self._optimizer = self.accelerator.prepare(self._raw)
 
-    def step(self, batch: "Batch", epoch: int, number: int, total: int) -> torch.Tensor:
+    def step(self, batch: "Batch", epoch: int, number: int, total: int, share: float = 1.0) -> torch.Tensor:
         """Learn from `batch`; return its loss, still on the device.
 
         It is number `number`, from 0, of the `total` of the stage's `epoch`, from 0. Random draws of the network are
-        addressed by them: a run that is resumed here draws the same.
+        addressed by them: a run that is resumed here draws the same. Of several processes each learns from a part of
+        the batch, with the mean of their gradients: `share`, this part's by an even part's size, makes that the whole
+        batch's.
         """
         stage = self.recipe.stage[self._stage]
-        seed = address_seed(self.recipe.seed, self.fold, self._stage, epoch, number)
+        others = [rank] if (rank := self.accelerator.process_index) else []
+        seed = address_seed(self.recipe.seed, self.fold, self._stage, epoch, number, *others)
         device = self.accelerator.device
         ahead = device.type == "cuda"  # from pinned memory; elsewhere a copy could see what the loader writes next
         hu, windows = batch.hu.to(device, non_blocking=ahead), batch.windows.to(device, non_blocking=ahead)
@@ -64,13 +67,13 @@ class Learner:
         jitter = None if batch.jitter is None else batch.jitter.to(device, non_blocking=ahead)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(stage, epoch, number / total)
-        loss = self._gradients(self.window_step.in_parts(hu, windows, jitter), labels, seed)
+        loss = self._gradients(self.window_step.in_parts(hu, windows, jitter), labels, seed, share)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return loss
 
-    def _gradients(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> torch.Tensor:
-        """Leave the gradients of the batch's loss at the weights; return the loss, on the device.
+    def _gradients(self, images: torch.Tensor, labels: torch.Tensor, seed: int, share: float) -> torch.Tensor:
+        """Leave the gradients of the batch's loss, `share` times, at the weights; return the loss, on the device.
 
         Where memory is short the batch is taken in parts, whose losses weigh as much as they have images: the gradients
         are the same, but for batch normalization, which sees the statistics of a part, and the draws of dropout.
@@ -86,7 +89,7 @@ class Learner:
                 with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                     loss = weighted_loss(network(images[part]), labels[part])
                     loss = loss if len(parts) == 1 else loss * ((part.stop - part.start) / len(images))
-                    self.accelerator.backward(loss)
+                    self.accelerator.backward(loss if share == 1.0 else loss * share)
                 losses.append(loss.detach())
             return losses[0] if len(parts) == 1 else torch.stack(losses).sum()
 
@@ -94,8 +97,8 @@ class Learner:
 
     @property
     def network(self) -> nn.Module:
-        """The network that predicts."""
-        return self.model
+        """The network that predicts, without the wrapper that makes processes wait for each other's gradients."""
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
     @property
     def bare(self) -> nn.Module:

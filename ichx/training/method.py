@@ -17,25 +17,31 @@ PART = 2**16
 
 
 class WindowStep(nn.Module):
-    """HU `(N, H, W)` and header windows `(N, 2)` to the network's input, `(N, 3, H, W)`, channels last in memory."""
+    """HU and header windows `(N, 2)` to the network's input, `(N, C, H, W)`, channels last in memory.
+
+    HU is `(N, H, W)`, or `(N, S, H, W)` with neighbours. The channels are those of `InputRecipe.channels`: the first
+    slice in all windows, then the next one. The file's own window is for all of a sample that of its middle slice.
+    """
 
     def __init__(self, recipe: InputRecipe) -> None:
         super().__init__()
-        self.windows = recipe.windows
+        self.channels = recipe.channels
         self.bounds: torch.Tensor
         self.register_buffer("bounds", window_bounds(recipe.windows), persistent=False)
         self.kind = recipe.window_kind
         self.normalize = recipe.normalize == "imagenet"
         self.mean: torch.Tensor
         self.std: torch.Tensor
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        for name, of_colours in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            # Weights for three colours are repeated over more channels, and what they expect with them.
+            of_channels = torch.tensor(of_colours).repeat(recipe.slices)[: recipe.channels]
+            self.register_buffer(name, of_channels.view(1, -1, 1, 1), persistent=False)
 
     def forward(
         self, hu: torch.Tensor, header_windows: torch.Tensor, jitter: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return the windowed channels, in [0, 1] unless the recipe normalizes them; `jitter` as in `Batch`."""
-        return self._channels(hu, header_windows, jitter).contiguous(memory_format=torch.channels_last)
+        return self._windowed(hu, header_windows, jitter).contiguous(memory_format=torch.channels_last)
 
     def in_parts(
         self, hu: torch.Tensor, header_windows: torch.Tensor, jitter: torch.Tensor | None = None
@@ -44,15 +50,15 @@ class WindowStep(nn.Module):
         count = max(PART // hu[0].numel(), 1)
         if hu.device.type != "cpu" or len(hu) <= count:
             return self.forward(hu, header_windows, jitter)
-        shape = (len(hu), len(self.windows), *hu.shape[-2:])
-        images = torch.empty(shape, memory_format=torch.channels_last)
+        images = torch.empty((len(hu), self.channels, *hu.shape[-2:]), memory_format=torch.channels_last)
         for start in range(0, len(hu), count):
             part = slice(start, start + count)
-            images[part] = self._channels(hu[part], header_windows[part], None if jitter is None else jitter[part])
+            images[part] = self._windowed(hu[part], header_windows[part], None if jitter is None else jitter[part])
         return images
 
-    def _channels(self, hu: torch.Tensor, header_windows: torch.Tensor, jitter: torch.Tensor | None) -> torch.Tensor:
+    def _windowed(self, hu: torch.Tensor, header_windows: torch.Tensor, jitter: torch.Tensor | None) -> torch.Tensor:
         image = windows_torch(hu, header_windows, self.bounds, self.kind, jitter)
+        image = image.flatten(1, 2) if image.ndim == 5 else image
         return (image - self.mean) / self.std if self.normalize else image
 
 

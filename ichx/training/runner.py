@@ -2,19 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ichx.data.predictions import VIEWS
+import torch
+
 from ichx.errors import IchxError
-from ichx.evaluation.bootstrap import loss_interval
-from ichx.evaluation.oof import OofTable, read_oof
 from ichx.recipe import from_toml
-from ichx.store import ScoreDraft, marks
+from ichx.store import marks
 from ichx.training.device import choose_hardware
 from ichx.training.events import RunEvents
-from ichx.training.fold import FoldRun, RunOptions
+from ichx.training.fold import FoldRun
+from ichx.training.fold_state import finished_folds, missing_tests
+from ichx.training.group import joined, local_rank, local_size, watching
 from ichx.training.job import prepare_job
-from ichx.training.predicting import missing_tests
+from ichx.training.options import RunOptions
+from ichx.training.pooled import update_scores
+from ichx.training.predicting import missing_features
+from ichx.training.stop import listening
 from ichx.training.weights import choose_start
 
 if TYPE_CHECKING:
@@ -25,13 +30,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What `run_experiment` did: folds trained now, folds that had been done, the score, and its `marks`."""
+    """What `run_experiment` did: folds trained now, folds that had been done, the score, and its `marks`.
+
+    `score_low` and `score_high` bound the score's 95 % interval over patients.
+    """
 
     experiment: int
     trained: tuple[int, ...]
     already_done: tuple[int, ...]
     folds: int
     score: float | None
+    score_low: float | None
+    score_high: float | None
     spread: float | None
     score_tta: float | None
     marks: tuple[str, ...]
@@ -49,31 +59,63 @@ def run_experiment(
 ) -> RunReport:
     """Train and predict `folds` (all) of experiment `number`; what is done already is kept.
 
-    Raises `IchxError` for an unknown experiment or fold, a fold that another process runs, and all that a fold raises.
+    Started as one of several processes (by torchrun, or `ichx.training.spawn`), it does so together with the others.
+    Ctrl-C and SIGTERM are listened to meanwhile. Raises `RunStopped` for them, and `IchxError` for an unknown
+    experiment or fold, a fold that another process runs, and all that a fold raises.
     """
     options, events = options or RunOptions(), events or RunEvents()
     experiment = store.experiment(number)
-    wanted = range(experiment.folds) if folds is None else folds
+    wanted = list(range(experiment.folds) if folds is None else folds)
     for fold in wanted:
         if not 0 <= fold < experiment.folds:
             raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
+    recipe = from_toml(experiment.recipe)
     if options.pretrained is not None or options.weights is not None:
         # Told before anything runs, and also where every fold is done and the option would have no effect.
-        recipe = from_toml(experiment.recipe)
         home = workspace.experiment_dir(number)
         choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
-    done = _finished_folds(workspace, store, number)
-    trained, kept = [f for f in wanted if f not in done], [f for f in wanted if f in done]
-    behind = [f for f in kept if missing_tests(workspace, store, experiment.dataset, number, f)]
-    if trained or behind:
-        job = prepare_job(workspace, store, registry, experiment, events)
-        hardware = choose_hardware(options.device, job.recipe.precision, job.recipe.input.pixels)
-        for fold in wanted:
-            if fold in trained or fold in behind:
-                FoldRun(
-                    job, store, fold, trained=fold in behind, options=options, events=events, hardware=hardware
-                ).execute()
-    _update_scores(workspace, store, number)
+    hardware = choose_hardware(_own_device(options.device), recipe.precision, recipe.input.pixels)
+    with (
+        listening(events.note) as stop,
+        joined(hardware.device) as group,
+        watching(group, stop, number),
+    ):
+        if group.size > 1 and options.save_features:
+            raise IchxError(
+                "features are saved by one process",
+                f"train without --save, then run `ichx run {number} --save features` in one process",
+            )
+        own = events if group.leads else RunEvents()  # the others would say the same
+        done = group.share(finished_folds(workspace, store, number))
+        trained, kept = [f for f in wanted if f not in done], [f for f in wanted if f in done]
+        behind = group.share(
+            [
+                f
+                for f in kept
+                if missing_tests(workspace, store, experiment.dataset, number, f)
+                or (options.save_features and missing_features(workspace, store, number, f))
+            ]
+        )
+        if trained or behind:
+            with stop.at_once():  # a cache keeps its finished shards
+                job = group.first(partial(prepare_job, workspace, store, registry, experiment, own))
+            for fold in wanted:
+                if fold in trained or fold in behind:
+                    stop.heed()
+                    FoldRun(
+                        job,
+                        store,
+                        fold,
+                        trained=fold in behind,
+                        options=options,
+                        events=own,
+                        hardware=hardware,
+                        group=group,
+                        stop=stop,
+                    ).execute()
+        if group.leads:
+            update_scores(workspace, store, number)
+        group.share(None)  # all of them report the same
     after = store.experiment(number)
     return RunReport(
         experiment=number,
@@ -81,31 +123,20 @@ def run_experiment(
         already_done=tuple(kept),
         folds=experiment.folds,
         score=after.score,
+        score_low=after.score_low,
+        score_high=after.score_high,
         spread=after.spread,
         score_tta=after.score_tta,
         marks=marks(after),
     )
 
 
-def _finished_folds(workspace: "Workspace", store: "Store", number: int) -> set[int]:
-    """Return the folds whose OOF predictions are recorded and whose files are there."""
-    stored = [p for p in store.predictions(number, role="oof") if (workspace.root / p.path).is_file()]
-    return {
-        fold
-        for fold in {p.fold for p in stored}
-        if {p.view for p in stored if p.fold == fold} >= set(VIEWS)
-        and (workspace.experiment_dir(number) / f"fold-{fold}" / "weights.safetensors").is_file()
-    }
-
-
-def _update_scores(workspace: "Workspace", store: "Store", number: int) -> None:
-    """Store the pooled OOF score over the finished folds, without and with test-time augmentation."""
-    experiment = store.experiment(number)
-    if not store.predictions(number, role="oof"):
-        return
-    store.set_scores(number, *(_score(read_oof(workspace, store, experiment, tta)) for tta in ("none", "hflip")))
-
-
-def _score(oof: OofTable) -> ScoreDraft:
-    interval = loss_interval(oof.labels, oof.probabilities, oof.patients)
-    return ScoreDraft(score=oof.score, spread=oof.spread, low=interval.low, high=interval.high)
+def _own_device(device: str) -> str:
+    """Return what of `device` this process takes: each on a machine has a GPU of its own."""
+    if local_size() == 1:
+        return device
+    if device not in ("auto", "cuda", "cpu"):
+        raise IchxError(f"several processes cannot all compute on {device}", "choose --device auto, cuda or cpu")
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    return f"cuda:{local_rank()}"

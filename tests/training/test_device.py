@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ichx.errors import IchxError
-from ichx.training.device import Hardware, choose_hardware, of_cpu, of_cuda, torch_set_for
+from ichx.training.device import Hardware, choose_hardware, of_cpu, of_cuda, torch_of_its_own
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_torch_is_set_for_a_run_only() -> None:
 
     before = settings()
     hardware = Hardware(torch.device("cpu"), "fp32", "for a test", threads=before[0] + 1, tf32=True)  # type: ignore[operator]
-    with torch_set_for(hardware):
+    with torch_of_its_own(hardware):
         assert settings() == (hardware.threads, "high", False)
         torch.rand(3)
     assert settings() == before
@@ -73,7 +73,7 @@ def test_torch_is_set_for_a_run_only() -> None:
 
 def test_memory_that_runs_out_anywhere_in_a_run_is_one_line() -> None:
     hardware = Hardware(torch.device("cpu"), "fp32", "for a test")
-    with pytest.raises(IchxError, match="not enough memory"), torch_set_for(hardware):
+    with pytest.raises(IchxError, match="not enough memory"), torch_of_its_own(hardware):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    with pytest.raises(RuntimeError, match="shapes"), torch_set_for(hardware):
+    with pytest.raises(RuntimeError, match="shapes"), torch_of_its_own(hardware):
         raise RuntimeError("shapes cannot be multiplied")

@@ -214,7 +214,8 @@ def test_compiled_it_is_compiled_once(make: Make) -> None:
     steps(learner, 3)
     for count in (5, 12):
         batches = iter([batch(count)])
-        predict(learner.network, learner.window_step, batches, torch.device("cpu"), "identity", lambda done: None)
+        step, portions = learner.window_step, Portions(notes.append)
+        predict(learner.network, step, batches, torch.device("cpu"), "identity", lambda done: None, portions)
     learner.model.train()
     steps(learner, 2)
     assert len(compiled) == 1

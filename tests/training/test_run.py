@@ -1,5 +1,6 @@
 """A run: stages as the recipe says, validation on the whole fold, what is done is not done again."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +25,11 @@ from ichx.plugins import load_registry
 from ichx.recipe import from_toml
 from ichx.store import EpochRecord, Experiment, Store, open_store
 from ichx.training.events import FoldPlan, RunEvents
-from ichx.training.fold import RunOptions
 from ichx.training.job import prepare_job
 from ichx.training.loop import predict
+from ichx.training.memory import Portions
 from ichx.training.method import WindowStep, learning_rate
+from ichx.training.options import RunOptions
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
 from ichx.training.weights import load_exactly, load_file, read_weights
@@ -138,9 +140,8 @@ def test_oof_predictions_are_those_of_the_stored_weights(trained: Place) -> None
     for stored in store.predictions(1, role="oof"):
         if stored.fold == 0:
             batches = inference_batches(job.cache, job.data.slices, job.validation_rows(0), job.recipe, workers=0)
-            logits = predict(
-                model, WindowStep(job.recipe.input), batches, torch.device("cpu"), stored.view, lambda done: None
-            )
+            step, portions = WindowStep(job.recipe.input), Portions(pytest.fail)
+            logits = predict(model, step, batches, torch.device("cpu"), stored.view, lambda done: None, portions)
             found = read_predictions(workspace.root / stored.path)
             np.testing.assert_allclose(found.logits, logits, atol=1e-5)
 
@@ -341,14 +342,39 @@ def test_unknown_experiments_and_folds(fresh: Place) -> None:
     assert store.runs(experiment.number) == []
 
 
-def test_a_loss_that_diverges_is_told_and_the_run_is_marked(fresh: Place) -> None:
+@pytest.mark.parametrize(
+    ("every", "what", "step"),
+    [
+        (0, "the training loss is no longer a finite number: nan", 2),
+        (1e-6, "the weights conv_stem.weight are no longer finite numbers", 1),  # a checkpoint whenever one looks
+    ],
+)
+def test_a_training_that_diverges_is_told_and_the_run_is_marked(
+    fresh: Place, every: float, what: str, step: int
+) -> None:
     workspace, store = fresh
-    experiment = register(store)
+    experiment = register(store, "batch=16")
     weights = workspace.root / "huge.safetensors"
     model = load_registry().get("tiny_efficientnet").build(from_toml(experiment.recipe), False)
     safetensors.torch.save_file({name: value * 1e30 for name, value in model.named_parameters()}, weights)
-    with pytest.raises(IchxError, match="loss is no longer a finite number"):
-        run_experiment(workspace, store, load_registry(), experiment.number, options=RunOptions(weights=weights))
+    options = RunOptions(weights=weights, checkpoint_every=every)
+    with pytest.raises(IchxError) as caught:
+        run_experiment(workspace, store, load_registry(), experiment.number, options=options)
+    folder = workspace.experiment_dir(experiment.number) / "fold-0"
+    told = json.loads((folder / "nonfinite.json").read_text())
+    assert (told["stage"], told["epoch"], told["step"]) == ("balanced", 1, step)
+    assert told["lr"] == from_toml(experiment.recipe).stage[0].lr
+    known = set(load_dataset(workspace, store, "ph").slices["slice_id"])
+    ids, before = told["slice_ids"], told["slice_ids_of_the_step_before"]
+    assert len(set(ids) & known) == len(ids) == 16
+    assert len(set(before) & known) == len(before) == (16 if step > 1 else 0)
+    assert not set(ids) & set(before)
+    assert caught.value.problem == (
+        f"{what} at step {step} of {told['steps']} of epoch 1 of stage balanced, lr {told['lr']:.1e}, on the slices "
+        f"{', '.join(ids[:3])} and 13 more; all are listed in {folder / 'nonfinite.json'}"
+    )
+    assert "run again as it is, it fails in the same place" in caught.value.remedy
+    assert sorted(path.name for path in folder.iterdir()) == ["nonfinite.json"], "no checkpoint of it"
     (run,) = store.runs(experiment.number)
     assert run.state == "failed"
     assert "finite" in (run.error or "")
