@@ -16,14 +16,12 @@ from ichx.recipe import (
     OptimizerRecipe,
     Recipe,
     StageRecipe,
-    apply_settings,
     differences,
     digest,
     flatten,
-    from_toml,
-    invalid_values,
-    to_toml,
 )
+from ichx.recipe_rules import invalid_values
+from ichx.recipe_text import apply_settings, from_toml, to_toml
 
 GIVEN = reference_recipe("mine", "resnet18.tv_in1k", batch=64)
 

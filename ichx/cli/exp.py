@@ -184,7 +184,8 @@ def diff(
 
     Example: `ichx exp diff 5 6`
     """
-    from ichx.recipe import differences, from_toml
+    from ichx.recipe import differences
+    from ichx.recipe_text import from_toml
     from ichx.store import marks
 
     scores = None

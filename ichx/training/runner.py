@@ -8,7 +8,7 @@ from ichx.data.predictions import VIEWS
 from ichx.errors import IchxError
 from ichx.evaluation.bootstrap import loss_interval
 from ichx.evaluation.oof import OofTable, read_oof
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 from ichx.store import ScoreDraft, marks
 from ichx.training.device import choose_hardware
 from ichx.training.events import RunEvents

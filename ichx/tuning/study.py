@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from ichx.engine import Engine, Job, JobResult
 from ichx.errors import IchxError, raise_problems
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 from ichx.tuning.events import TrialResult, TuneEvents, TuneReport
 from ichx.tuning.space import Space, default_space, parse_space
 from ichx.tuning.storage import ask, open_study, reopen

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.engine import Job
-from ichx.recipe import apply_settings, digest, from_toml
+from ichx.recipe import digest
+from ichx.recipe_text import apply_settings, from_toml
 from ichx.training.register import draft
 from ichx.tuning.space import Value, settings
 

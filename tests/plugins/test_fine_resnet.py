@@ -5,7 +5,7 @@ import torch
 
 from ichx.errors import IchxError
 from ichx.plugins import load_registry
-from ichx.recipe import apply_settings
+from ichx.recipe_text import apply_settings
 
 PLUGIN = load_registry().get("tiny_fine")
 

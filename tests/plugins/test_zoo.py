@@ -9,7 +9,9 @@ from ichx.errors import IchxError
 from ichx.plugins import Registry, load_registry
 from ichx.plugins.contract import REFERENCE_STAGES, build_timm
 from ichx.plugins.reference import REFERENCE, reference_files
-from ichx.recipe import Recipe, apply_settings, from_toml, invalid_values
+from ichx.recipe import Recipe
+from ichx.recipe_rules import invalid_values
+from ichx.recipe_text import apply_settings, from_toml
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ichx.errors import IchxError
 from ichx.plugins.contract import reference_recipe
-from ichx.recipe import apply_settings
+from ichx.recipe_text import apply_settings
 from ichx.training.weights import Start, choose_start, load_file, read_weights, remember_start, save_weights
 
 RECIPE = reference_recipe("mine", "resnet18.tv_in1k", batch=8)

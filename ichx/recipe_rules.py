@@ -1,0 +1,69 @@
+"""What a recipe may hold: the choices, the bounds, and which values do not go together."""
+
+import math
+from collections.abc import Mapping
+
+from ichx.recipe import FILE_WINDOW, Recipe, flatten
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "input.window_kind": ("linear", "sigmoid"),
+    "input.centre": ("none", "slice", "series"),
+    "input.resize": ("bilinear", "area"),
+    "input.normalize": ("none", "imagenet"),
+    "optimizer.name": ("radam",),
+    "stage.*.sampling": ("fixed", "redrawn", "all"),
+    "stage.*.scheduler": ("multistep", "cosine"),
+    "precision": ("auto", "fp32", "fp16", "bf16"),
+}
+
+
+def invalid_values(recipe: Recipe) -> list[str]:
+    """Return one line for each value that no training could use; an empty list for a good recipe."""
+    problems: list[str] = []
+    flat = flatten(recipe)
+
+    def need(good: bool, name: str, what: str) -> None:
+        if not good:
+            problems.append(f"{name} = {flat[name]!r}: must be {what}")
+
+    for name, value in flat.items():
+        generic = ".".join(["stage", "*", name.split(".")[-1]]) if name.startswith("stage.") else name
+        if generic in CHOICES:
+            need(value in CHOICES[generic], name, "one of " + ", ".join(CHOICES[generic]))
+        elif isinstance(value, float):
+            need(math.isfinite(value), name, "a finite number")
+    need(16 <= recipe.input.size <= 4096, "input.size", "between 16 and 4096 pixels")
+    need(recipe.input.crop == 0 or 16 <= recipe.input.crop <= recipe.input.size, "input.crop", "0, or 16 to input.size")
+    need(len(recipe.input.windows) == 3, "input.windows", "three [centre, width] pairs")
+    need(
+        all(len(w) == 2 and (tuple(w) == FILE_WINDOW or w[1] > 0) for w in recipe.input.windows),
+        "input.windows",
+        "pairs of centre and positive width, or [-1, -1] for the file's own",
+    )
+    need(1 <= recipe.batch <= 65536, "batch", "between 1 and 65536")
+    need(0 <= recipe.seed < 2**32, "seed", "between 0 and 2^32 - 1")
+    need(0 <= recipe.model.dropout < 1, "model.dropout", "in [0, 1)")
+    need(recipe.optimizer.weight_decay >= 0, "optimizer.weight_decay", "0 or more")
+    need(0 <= recipe.augmentation.probability <= 1, "augmentation.probability", "in [0, 1]")
+    for name in ("shift", "scale", "grid_limit", "window_scale"):
+        need(0 <= getattr(recipe.augmentation, name) < 1, f"augmentation.{name}", "in [0, 1)")
+    for name in ("rotate", "anchors", "elastic_alpha", "window_shift"):
+        need(getattr(recipe.augmentation, name) >= 0, f"augmentation.{name}", "0 or more")
+    need(recipe.augmentation.grid_steps >= 1, "augmentation.grid_steps", "1 or more")
+    need(recipe.augmentation.elastic_sigma > 0, "augmentation.elastic_sigma", "positive")
+    if not recipe.stage:
+        problems.append("a recipe needs at least one [[stage]]")
+    names = [stage.name for stage in recipe.stage]
+    problems += [f"two stages are called {name!r}" for name in sorted({n for n in names if names.count(n) > 1})]
+    for stage in recipe.stage:
+        if not stage.name.isidentifier():
+            problems.append(f"stage name {stage.name!r}: must be a word of letters, digits and _")
+        prefix = f"stage.{stage.name}"
+        need(1 <= stage.epochs <= 10000, f"{prefix}.epochs", "between 1 and 10000")
+        need(0 < stage.lr <= 10, f"{prefix}.lr", "in (0, 10]")
+        need(stage.gamma > 0, f"{prefix}.gamma", "positive")
+        rising = all(a < b for a, b in zip(stage.milestones, stage.milestones[1:], strict=False))
+        need(rising and all(m >= 1 for m in stage.milestones), f"{prefix}.milestones", "rising epochs from 1")
+        if stage.scheduler == "cosine" and stage.milestones:
+            problems.append(f"{prefix}.milestones = {stage.milestones!r}: must be empty, for `cosine` has none")
+    return problems
