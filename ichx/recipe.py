@@ -17,13 +17,23 @@ REFERENCE_WINDOWS = (FILE_WINDOW, (80.0, 200.0), (600.0, 2800.0))
 """The reference's three channels, (centre, width) in HU: the file's default, subdural, bone."""
 
 
+def _added(default: Any) -> Any:
+    """Return a field that recipes did not always have: at its default it is no part of the digest."""
+    return field(default=default, metadata={"added": True})
+
+
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The network. `backbone` is a timm name with its weight tag, or a name that the plugin's own builder knows."""
+    """The network. `backbone` is a timm name with its weight tag, or a name that the plugin's own builder knows.
+
+    `dropout` and `drop_path` are the shares of features and, growing with depth to this value, of residual branches
+    that a training step leaves out.
+    """
 
     backbone: str
     pretrained: bool = True
     dropout: float = 0.0
+    drop_path: float = _added(0.0)
 
 
 @dataclass(frozen=True)
@@ -46,10 +56,30 @@ class InputRecipe:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """The optimizer, made anew in each stage."""
+    """The optimizer, made anew in each stage.
+
+    `layer_decay` multiplies the learning rate once per layer from the head down (1: all learn alike), and `clip` bounds
+    the norm of all gradients together (0: no bound).
+    """
 
     name: str = "radam"
     weight_decay: float = 0.0
+    layer_decay: float = _added(1.0)
+    clip: float = _added(0.0)
+
+
+@dataclass(frozen=True)
+class LossRecipe:
+    """The loss. `label_smoothing` moves every label by half of it towards 1/2."""
+
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class EmaRecipe:
+    """The moving average of the weights, which predicts in their place; `decay` is the share it keeps, 0 for none."""
+
+    decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +89,9 @@ class AugmentationRecipe:
     `shift` and `scale` are shares of the image, `rotate` degrees, `anchors` and `elastic_*` pixels; 0 turns one off.
     Beside it, in every sample, each window's centre moves by up to `window_shift` HU, and its width changes by up to
     the share `window_scale`.
+
+    Whole batches are mixed with `mix_probability`, each slice with its neighbour: `mixup` and `cutmix` are the alpha of
+    the Beta distribution that the share is drawn from, 0 for off; where both are on, either is as likely.
     """
 
     probability: float = 0.75
@@ -73,6 +106,9 @@ class AugmentationRecipe:
     elastic_sigma: float = 15.0
     window_shift: float = 0.0
     window_scale: float = 0.0
+    mixup: float = _added(0.0)
+    cutmix: float = _added(0.0)
+    mix_probability: float = _added(1.0)
 
 
 @dataclass(frozen=True)
@@ -81,7 +117,10 @@ class StageRecipe:
 
     `sampling`: `fixed` takes all `any`-positive slices and as many negatives, the same in every epoch; `redrawn` draws
     the negatives anew each epoch; `all` takes every slice. `scheduler`: `multistep` multiplies `lr` by `gamma` at each
-    of `milestones`, counted in epochs of this stage; `cosine` lets `lr` fall to 0 over the stage.
+    of `milestones`, counted in epochs of this stage; `cosine` lets `lr` fall to 0 over the stage; `onecycle` lets it
+    rise to `lr` and then fall to almost 0. `warmup` epochs, a fraction allowed, come before with a rising rate. In the
+    first `freeze` epochs only the head learns. With `patience` the stage ends after so many epochs in a row without a
+    better validation score, 0 for never, and hands on the weights of its best epoch.
     """
 
     name: str
@@ -91,6 +130,9 @@ class StageRecipe:
     scheduler: str = "multistep"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
+    warmup: float = _added(0.0)
+    freeze: int = _added(0)
+    patience: int = _added(0)
 
 
 @dataclass(frozen=True)
@@ -106,11 +148,18 @@ class Recipe:
     precision: str = "auto"
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
+    loss: LossRecipe = _added(LossRecipe())  # noqa: RUF009 (a field)
+    ema: EmaRecipe = _added(EmaRecipe())  # noqa: RUF009 (a field)
 
     @property
     def epochs(self) -> int:
         """Epochs of all stages together."""
         return sum(stage.epochs for stage in self.stage)
+
+    @property
+    def selects(self) -> bool:
+        """Whether the training chooses by the validation score, which that score then flatters."""
+        return any(stage.patience > 0 for stage in self.stage)
 
 
 def flatten(recipe: Recipe) -> dict[str, Any]:
@@ -138,6 +187,20 @@ def differences(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:
 
 
 def digest(recipe: Recipe) -> str:
-    """Return 16 hex digits that two recipes share exactly when they are equal."""
-    text = json.dumps(dataclasses.asdict(recipe), sort_keys=True)
+    """Return 16 hex digits that two recipes share exactly when they are equal.
+
+    Those of a recipe stay what they are when ichx comes to know more values, as long as it has their defaults.
+    """
+    text = json.dumps(_digested(recipe), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _digested(value: Any) -> Any:
+    """Return `value` as JSON has it, without added fields that are at their default."""
+    if not dataclasses.is_dataclass(value):
+        return [_digested(item) for item in value] if isinstance(value, tuple) else value
+    return {
+        spec.name: _digested(getattr(value, spec.name))
+        for spec in dataclasses.fields(value)
+        if not ("added" in spec.metadata and getattr(value, spec.name) == spec.default)
+    }

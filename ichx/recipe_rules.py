@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 
-from ichx.recipe import FILE_WINDOW, Recipe, flatten
+from ichx.recipe import FILE_WINDOW, Recipe, StageRecipe, flatten
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "input.window_kind": ("linear", "sigmoid"),
     "input.centre": ("none", "slice", "series"),
     "input.resize": ("bilinear", "area"),
     "input.normalize": ("none", "imagenet"),
-    "optimizer.name": ("radam",),
+    "optimizer.name": ("radam", "adamw", "sgd"),
     "stage.*.sampling": ("fixed", "redrawn", "all"),
-    "stage.*.scheduler": ("multistep", "cosine"),
+    "stage.*.scheduler": ("multistep", "cosine", "onecycle"),
     "precision": ("auto", "fp32", "fp16", "bf16"),
 }
 
@@ -42,12 +43,16 @@ def invalid_values(recipe: Recipe) -> list[str]:
     )
     need(1 <= recipe.batch <= 65536, "batch", "between 1 and 65536")
     need(0 <= recipe.seed < 2**32, "seed", "between 0 and 2^32 - 1")
-    need(0 <= recipe.model.dropout < 1, "model.dropout", "in [0, 1)")
-    need(recipe.optimizer.weight_decay >= 0, "optimizer.weight_decay", "0 or more")
-    need(0 <= recipe.augmentation.probability <= 1, "augmentation.probability", "in [0, 1]")
+    for name in ("model.dropout", "model.drop_path", "loss.label_smoothing", "ema.decay"):
+        need(0 <= flat[name] < 1, name, "in [0, 1)")
+    for name in ("optimizer.weight_decay", "optimizer.clip"):
+        need(flat[name] >= 0, name, "0 or more")
+    need(0 < recipe.optimizer.layer_decay <= 1, "optimizer.layer_decay", "in (0, 1]")
+    for name in ("probability", "mix_probability"):
+        need(0 <= getattr(recipe.augmentation, name) <= 1, f"augmentation.{name}", "in [0, 1]")
     for name in ("shift", "scale", "grid_limit", "window_scale"):
         need(0 <= getattr(recipe.augmentation, name) < 1, f"augmentation.{name}", "in [0, 1)")
-    for name in ("rotate", "anchors", "elastic_alpha", "window_shift"):
+    for name in ("rotate", "anchors", "elastic_alpha", "window_shift", "mixup", "cutmix"):
         need(getattr(recipe.augmentation, name) >= 0, f"augmentation.{name}", "0 or more")
     need(recipe.augmentation.grid_steps >= 1, "augmentation.grid_steps", "1 or more")
     need(recipe.augmentation.elastic_sigma > 0, "augmentation.elastic_sigma", "positive")
@@ -64,6 +69,21 @@ def invalid_values(recipe: Recipe) -> list[str]:
         need(stage.gamma > 0, f"{prefix}.gamma", "positive")
         rising = all(a < b for a, b in zip(stage.milestones, stage.milestones[1:], strict=False))
         need(rising and all(m >= 1 for m in stage.milestones), f"{prefix}.milestones", "rising epochs from 1")
-        if stage.scheduler == "cosine" and stage.milestones:
-            problems.append(f"{prefix}.milestones = {stage.milestones!r}: must be empty, for `cosine` has none")
+        need(0 <= stage.warmup < stage.epochs, f"{prefix}.warmup", "0, or fewer epochs than the stage has")
+        need(0 <= stage.freeze <= stage.epochs, f"{prefix}.freeze", "0, or at most the stage's epochs")
+        need(stage.patience >= 0, f"{prefix}.patience", "0 or more")
+        problems += _unused(stage, prefix)
     return problems
+
+
+def _unused(stage: StageRecipe, prefix: str) -> list[str]:
+    """Return one line for each value that the stage's scheduler does not have."""
+    if stage.scheduler not in ("cosine", "onecycle"):
+        return []
+    foreign = ["milestones", "gamma", *(["warmup"] if stage.scheduler == "onecycle" else [])]
+    defaults = {spec.name: spec.default for spec in fields(StageRecipe)}
+    return [
+        f"{prefix}.{name} = {getattr(stage, name)!r}: must be {defaults[name]!r}, for `{stage.scheduler}` has none"
+        for name in foreign
+        if getattr(stage, name) != defaults[name]
+    ]

@@ -28,6 +28,7 @@ from ichx.training.learner import Learner, address_seed, prepared
 from ichx.training.lease import lease
 from ichx.training.loop import train_epoch
 from ichx.training.method import WindowStep, learning_rate
+from ichx.training.patience import Patience
 from ichx.training.predicting import FoldPredictor
 from ichx.training.provenance import run_draft
 from ichx.training.weights import Start, choose_start, load_exactly, make_model, remember_start, save_weights
@@ -149,7 +150,8 @@ class FoldRun:
         stages = self.recipe.stage
         validated = None
         position = Position(0, 0) if newest is None else newest[0]
-        done = sum(s.epochs for s in stages[: position.stage]) + position.epoch
+        trained = self.store.history(self.number, self.fold)  # of a stage with patience fewer epochs than it could have
+        done = sum((record.stage_index, record.epoch) <= (position.stage, position.epoch) for record in trained)
         self.events.fold_started(
             FoldPlan(
                 experiment=self.number,
@@ -169,19 +171,36 @@ class FoldRun:
             if index < position.stage:
                 continue
             learner.begin_stage(index)
+            patience = Patience(stage.patience)
             first = 0
             if newest is not None and index == position.stage:
                 learner.restore(newest[1])
+                if stage.patience > 0:
+                    patience.restore(newest[1]["patience"])
                 first = position.epoch
             for epoch in range(first, stage.epochs):
+                if patience.over:
+                    break
                 record, validated = self._epoch(learner, index, epoch)
                 done += 1
                 self.store.record_epoch(run.id, record)
                 self.store.heartbeat(run.id, stage=stage.name, epoch=epoch + 1, epochs_done=done)
-                state = {"fits": self.job.fits} | learner.state()
+                patience.look(record.values["score"], learner.weights)
+                state = {"fits": self.job.fits, "patience": patience.state()} | learner.state()
                 checkpoint.save_checkpoint(self.folder, Position(index, epoch + 1), state)
                 self.events.epoch_ended(record)
+            if patience.scores:
+                validated = self._go_back(learner, index, patience, validated)
         return validated
+
+    def _go_back(
+        self, learner: Learner, index: int, patience: Patience, validated: npt.NDArray[np.float32] | None
+    ) -> npt.NDArray[np.float32] | None:
+        """Give the learner the weights of the stage's best epoch; return the last logits where they are those."""
+        learner.set_weights(patience.weights)
+        stage, trained = self.recipe.stage[index], len(patience.scores)
+        self.events.stage_ended(stage.name, patience.best + 1, trained, stage.epochs - trained)
+        return validated if patience.best + 1 == trained else None
 
     def _epoch(self, learner: Learner, index: int, epoch: int) -> tuple[EpochRecord, npt.NDArray[np.float32]]:
         """Train one epoch and validate it; return its record and the logits of the validation fold."""

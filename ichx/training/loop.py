@@ -31,7 +31,7 @@ def train_epoch(
 
     `report(batches, mean_loss, images)` is called now and then. Raises `IchxError` when the loss is not finite.
     """
-    learner.model.train()
+    learner.begin_epoch(epoch)
     sum_of_losses = torch.zeros((), device=learner.accelerator.device)
     count = images = 0
     for batch in batches:

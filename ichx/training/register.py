@@ -93,6 +93,7 @@ def draft(
         epochs=recipe.epochs,
         parent=parent,
         kind=kind,
+        selected=recipe.selects,
     )
 
 

@@ -14,7 +14,8 @@ from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.recipe import InputRecipe, OptimizerRecipe, StageRecipe
 from ichx.training.device import choose_hardware
-from ichx.training.method import WindowStep, learning_rate, make_optimizer, weighted_loss
+from ichx.training.method import WindowStep, learning_rate, weighted_loss
+from ichx.training.optimizer import make_optimizer
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
