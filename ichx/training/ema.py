@@ -18,22 +18,25 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Begin as a copy of `model`; `decay` is the share that an update keeps of the average, once it is warm."""
+        """Begin as a copy of `model`; `decay` is the share that an update keeps of the average, once it is warm.
+
+        `model` is where it will be trained: what an update reads and writes is looked up here, once.
+        """
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0
+        own, followed = (list(m.state_dict(keep_vars=True).values()) for m in (self.module, model))
+        self._averages, self._followed = ([v for v in of if v.is_floating_point()] for of in (own, followed))
+        self._copies, self._copied = ([v for v in of if not v.is_floating_point()] for of in (own, followed))
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the weights of `model`; the first ones replace the average."""
+    def update(self) -> None:
+        """Take in the weights that the network has now; the first ones replace the average."""
         self.updates += 1
         decay = min(self.decay, 1 - self.updates**-WARMUP_POWER)
-        pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
-        for average, value in pairs:
-            if not average.is_floating_point():
-                average.copy_(value)
-        averages, values = zip(*[pair for pair in pairs if pair[0].is_floating_point()], strict=True)
-        torch._foreach_lerp_(averages, values, weight=1.0 - decay)
+        torch._foreach_lerp_(self._averages, self._followed, weight=1.0 - decay)
+        if self._copies:
+            torch._foreach_copy_(self._copies, self._copied)
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs."""

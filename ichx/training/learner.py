@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Learner:
-    """A network, its optimizer and its precision. What a step does depends on the weights, the batch and `at` only."""
+    """A network, its optimizer, its average. What a step does depends on them, the batch and the step's place only."""
 
     def __init__(self, recipe: Recipe, fold: int, model: nn.Module, accelerator: "Accelerator") -> None:
         """Take over `model`, as `prepared` returns it; `begin_stage` comes before the first step."""
@@ -59,7 +59,7 @@ class Learner:
         self.accelerator.backward(loss)
         take_step(optimizer, self._own, self.recipe.optimizer.clip, self.accelerator.scaler)
         if self.average is not None:
-            self.average.update(self._own)
+            self.average.update()
         return loss.detach()
 
     def _loss(self, batch: "Batch", address: tuple[int, ...]) -> torch.Tensor:
@@ -89,7 +89,8 @@ class Learner:
     def weights(self) -> dict[str, Any]:
         """Return the weights of this moment, those that learn and their average, in the processor's memory."""
         average = {} if self.average is None else self.average.state()
-        return _copied({"model": self._own.state_dict(), "average": average})
+        copied: dict[str, Any] = _copied({"model": self._own.state_dict(), "average": average})
+        return copied
 
     def set_weights(self, weights: dict[str, Any]) -> None:
         """Go back to `weights`, as `weights()` returned them."""
@@ -138,13 +139,8 @@ def address_seed(*address: int) -> int:
     return int(np.random.SeedSequence(address).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _copied(state: dict[str, Any]) -> dict[str, Any]:
+def _copied(state: Any) -> Any:
     """Return `state` with every tensor, in dictionaries within it too, copied into the processor's memory."""
-    return {
-        name: _copied(value)
-        if isinstance(value, dict)
-        else value.detach().to("cpu", copy=True)
-        if isinstance(value, torch.Tensor)
-        else value
-        for name, value in state.items()
-    }
+    if isinstance(state, dict):
+        return {name: _copied(value) for name, value in state.items()}
+    return state.detach().to("cpu", copy=True) if isinstance(state, torch.Tensor) else state

@@ -125,6 +125,17 @@ def test_dropout_reaches_the_network(registry: Registry) -> None:
     assert not torch.equal(model(images), model(images))
 
 
+def test_stochastic_depth_reaches_the_network_or_is_refused(registry: Registry) -> None:
+    plugin = registry.get("tiny_resnet")
+    model = plugin.build(apply_settings(plugin.recipe, ["model.drop_path=0.3"]), False)
+    depths = [module.drop_prob for module in model.modules() if type(module).__name__ == "DropPath"]
+    assert depths
+    assert max(depths) == pytest.approx(0.3)
+    plugin = registry.get("seresnext50")
+    with pytest.raises(IchxError, match="has no stochastic depth"):
+        plugin.build(apply_settings(plugin.recipe, ["model.drop_path=0.3"]), False)
+
+
 def test_an_unknown_backbone_is_a_clear_error(registry: Registry) -> None:
     plugin = registry.get("tiny_resnet")
     for backbone in ("resnot50.a1_in1k", "resnet18.no_such_tag"):

@@ -19,7 +19,7 @@ def test_it_is_timms_model_ema_v3() -> None:
         model(torch.randn(8, 3, 8, 8)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        ours.update(model)
+        ours.update()
         timms.update(model, step=step)
         if step == 1:
             assert all(torch.equal(a, b) for a, b in zip(ours.module.parameters(), model.parameters(), strict=True))
@@ -33,13 +33,12 @@ def test_it_is_timms_model_ema_v3() -> None:
 def test_it_goes_on_from_its_state() -> None:
     torch.manual_seed(0)
     model = nn.Linear(3, 3)
-    whole, first = WeightAverage(model, 0.9), WeightAverage(model, 0.9)
-    second = WeightAverage(nn.Linear(3, 3), 0.9)
+    whole, first, second = (WeightAverage(model, 0.9) for _ in range(3))
     for step in range(10):
         with torch.no_grad():
             model.weight.add_(torch.randn(3, 3))
-        whole.update(model)
-        (first if step < 5 else second).update(model)
+        whole.update()
+        (first if step < 5 else second).update()
         if step == 4:
             second.restore(copy.deepcopy(first.state()))
     assert torch.equal(whole.module.weight, second.module.weight)
