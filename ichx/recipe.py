@@ -157,6 +157,11 @@ class Recipe:
         return sum(stage.epochs for stage in self.stage)
 
     @property
+    def freezes(self) -> bool:
+        """Whether there are epochs in which a part of the network does not learn."""
+        return any(stage.freeze > 0 for stage in self.stage)
+
+    @property
     def selects(self) -> bool:
         """Whether the training chooses by the validation score, which that score then flatters."""
         return any(stage.patience > 0 for stage in self.stage)

@@ -153,7 +153,8 @@ def show(
     console.print(f"  {'files':<10} {workspace.experiment_dir(number)}", markup=False)
     rows = []
     for run in runs:
-        last = [r for r in history[run.fold][: run.epochs_done] if "score" in r.values]
+        reached = [i for i, r in enumerate(history[run.fold], 1) if (r.stage, r.epoch) == (run.stage, run.epoch)]
+        last = [r for r in history[run.fold][: max(reached, default=0)] if "score" in r.values]
         took = "-" if run.ended is None else _took((run.ended - run.started).total_seconds())
         rows.append(
             (

@@ -88,7 +88,8 @@ class LiveView(RunEvents):
 
     def stage_ended(self, stage: str, best: int, trained: int, left_out: int) -> None:
         """Print which epoch a stage with patience hands on."""
-        self._left_out += left_out
+        if self._epochs_done > 0:  # else an earlier attempt has trained it, and the plan knows
+            self._left_out += left_out
         early = f"ends after {trained} of {trained + left_out} epochs" if left_out else "ends"
         say(f"  {stage} {early}; the weights of epoch {best} go on")
 

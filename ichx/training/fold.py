@@ -90,7 +90,7 @@ class FoldRun:
         self._check_rows()
         draft = run_draft(self.number, self.fold, str(self.hardware))
         with lease(self.store, draft, self.events) as run, _torch_of_its_own(self.hardware):
-            accelerator = make_accelerator(self.hardware)
+            accelerator = make_accelerator(self.hardware, freezes=self.recipe.freezes)
             try:
                 model, drafts = self._stored(accelerator) if self.trained else self._train_and_predict(accelerator, run)
                 drafts += self.predictor.tests(model, self.store)
@@ -150,8 +150,7 @@ class FoldRun:
         stages = self.recipe.stage
         validated = None
         position = Position(0, 0) if newest is None else newest[0]
-        trained = self.store.history(self.number, self.fold)  # of a stage with patience fewer epochs than it could have
-        done = sum((record.stage_index, record.epoch) <= (position.stage, position.epoch) for record in trained)
+        done = sum(s.epochs for s in stages[: position.stage]) + position.epoch
         self.events.fold_started(
             FoldPlan(
                 experiment=self.number,
@@ -179,16 +178,17 @@ class FoldRun:
                     patience.restore(newest[1]["patience"])
                 first = position.epoch
             for epoch in range(first, stage.epochs):
-                if patience.over:
-                    break
                 record, validated = self._epoch(learner, index, epoch)
-                done += 1
+                patience.look(record.values["score"], learner.weights)
+                reached = stage.epochs if patience.over else epoch + 1  # what patience leaves out is done too
+                done = sum(s.epochs for s in stages[:index]) + reached
                 self.store.record_epoch(run.id, record)
                 self.store.heartbeat(run.id, stage=stage.name, epoch=epoch + 1, epochs_done=done)
-                patience.look(record.values["score"], learner.weights)
                 state = {"fits": self.job.fits, "patience": patience.state()} | learner.state()
-                checkpoint.save_checkpoint(self.folder, Position(index, epoch + 1), state)
+                checkpoint.save_checkpoint(self.folder, Position(index, reached), state)
                 self.events.epoch_ended(record)
+                if patience.over:
+                    break
             if patience.scores:
                 validated = self._go_back(learner, index, patience, validated)
         return validated

@@ -55,15 +55,16 @@ class Learner:
         rate = learning_rate(self.recipe.stage[self._stage], epoch, number / total)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)  # a checkpoint of an older version has none
-        loss = self._loss(batch, address)
+        images, labels = self._inputs(batch, address)
+        loss = weighted_loss(self.model(images), labels, self.recipe.loss.label_smoothing)
         self.accelerator.backward(loss)
         take_step(optimizer, self._own, self.recipe.optimizer.clip, self.accelerator.scaler)
         if self.average is not None:
             self.average.update()
         return loss.detach()
 
-    def _loss(self, batch: "Batch", address: tuple[int, ...]) -> torch.Tensor:
-        """Return the loss of `batch`, which is mixed as drawn at `address`."""
+    def _inputs(self, batch: "Batch", address: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the windowed images of `batch` and their labels, mixed as drawn at `address`."""
         device = self.accelerator.device
         ahead = device.type == "cuda"  # from pinned memory; elsewhere a copy could see what the loader writes next
         hu, windows = batch.hu.to(device, non_blocking=ahead), batch.windows.to(device, non_blocking=ahead)
@@ -71,9 +72,7 @@ class Learner:
         jitter = None if batch.jitter is None else batch.jitter.to(device, non_blocking=ahead)
         images = self.window_step(hu, windows, jitter)
         mix = draw_mix(self.recipe.augmentation, self.recipe.input.pixels, *address)
-        if mix is not None:
-            images, labels = mix.images(images), mix.labels(labels)
-        return weighted_loss(self.model(images), labels, self.recipe.loss.label_smoothing)
+        return (images, labels) if mix is None else (mix.images(images), mix.labels(labels))
 
     @property
     def network(self) -> nn.Module:

@@ -1,12 +1,19 @@
 """The learner: what a step does depends on weights, batch and address only, whatever a recipe asks for."""
 
+import hashlib
 import io
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from conftest import clean_environment
 
 from ichx.data.loader import Batch
 from ichx.plugins import load_registry
@@ -60,7 +67,9 @@ def learner(given: Recipe, accelerator: Accelerator, seed: int = 0) -> Learner:
 
 
 def batch(*address: int, count: int = 4) -> Batch:
-    rng = torch.Generator().manual_seed(sum(n * 100**place for place, n in enumerate(address)))
+    """Return the batch at `address`; each of several processes gets another one."""
+    rank = int(os.environ.get("RANK", "0"))
+    rng = torch.Generator().manual_seed(sum(n * 100**place for place, n in enumerate((*address, rank))))
     hu = torch.randint(-1024, 1500, (count, 32, 32), generator=rng).to(torch.int16)
     labels = (torch.rand(count, 6, generator=rng) < 0.4).float()
     return Batch(hu, torch.tensor([[40.0, 80.0]] * count), labels, torch.arange(count))
@@ -104,28 +113,24 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
             assert value == other[name], name
 
 
-# Within the frozen first epoch, at its end, in the middle of the stage, in the next one, at the last step but one.
-@pytest.mark.parametrize("stop", [1, 3, 4, 8, 17])
-def test_interrupted_between_any_steps_it_ends_at_the_same_state(accelerator: Accelerator, stop: int) -> None:
+def test_interrupted_between_any_steps_it_ends_at_the_same_state(accelerator: Accelerator) -> None:
+    # Within the frozen first epoch, at its end, in the middle of the stage, in the next one, at the last step but one.
+    stops = (1, STEPS, STEPS + 1, 2 * STEPS + 2, 6 * STEPS - 1)
     given = recipe(*EVERYTHING)
     whole = learner(given, accelerator)
-    losses = train(whole)
+    states, losses = {}, list[float]()
+    for begin, stop in zip((0, *stops), (*stops, 6 * STEPS), strict=True):
+        losses += train(whole, begin, stop)
+        states[stop] = kept(whole)
     assert len(losses) == 6 * STEPS
 
-    first = learner(given, accelerator)
-    before = train(first, end=stop)
-    state = kept(first)
-    second = learner(given, accelerator, seed=1)
-    stage, into = divmod(stop, 2 * STEPS)
-    second.begin_stage(stage)
-    if into:
-        second.restore(state)
-    else:
-        second.set_weights(state)
-    after = train(second, begin=stop)
-    assert before + after == losses
-    assert_equal(second.state(), whole.state())
-    assert (logits(second) == logits(whole)).all()
+    for stop in stops:
+        second = learner(given, accelerator, seed=1)
+        second.begin_stage(stop // (2 * STEPS))
+        second.restore(states[stop])
+        assert train(second, begin=stop) == losses[stop:]
+        assert_equal(second.state(), whole.state())
+        assert (logits(second) == logits(whole)).all()
 
 
 def test_the_average_predicts_in_the_precision_of_the_training(accelerator: Accelerator) -> None:
@@ -180,3 +185,40 @@ def test_groups_learn_at_their_own_rates(accelerator: Accelerator) -> None:
 def test_no_stage_no_state(accelerator: Accelerator) -> None:
     with pytest.raises(ValueError, match="no stage has begun"):
         learner(recipe(), accelerator).state()
+
+
+def in_a_group() -> None:
+    """Train as one of two processes, each on batches of its own; print what the weights came to."""
+    given = recipe(*EVERYTHING)
+    accelerator = make_accelerator(Hardware(torch.device("cpu"), "fp32", "a test"), freezes=given.freezes)
+    one = learner(given, accelerator)
+    begin = one.weights()["model"]
+    train(one, end=STEPS)
+    frozen = one.weights()["model"]
+    moved = sorted(name for name, value in frozen.items() if not torch.equal(value, begin[name]))
+    train(one, begin=STEPS)
+    own = one.weights()["model"]
+    digest = hashlib.sha256(b"".join(own[name].numpy().tobytes() for name in own if "running" not in name))
+    print(accelerator.num_processes, moved, digest.hexdigest())
+
+
+def test_processes_train_together_where_a_part_is_frozen() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared["PYTHONPATH"] = os.pathsep.join([*sys.path, str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", "import test_learner; test_learner.in_a_group()"],
+            env=clean_environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    first, second = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], first[1] + second[1]
+    assert first[0] == second[0]
+    assert first[0].startswith("2 ['fc.bias', 'fc.weight'] ")
