@@ -17,6 +17,10 @@ class IchxError(Exception):
         return type(self), (self.problem, self.remedy)
 
 
+class RunEndedError(IchxError):
+    """A run that has ended in the store, perhaps by another process that took its fold over."""
+
+
 class NotFoundError(IchxError):
     """A name or number that nothing has."""
 

@@ -62,11 +62,11 @@ def run_jobs(work: Callable[[Job], Result], jobs: Iterable[Job], processes: int)
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back: a worker that starts meanwhile never gets it, not even before it can say so itself."""
+    """Hold Ctrl-C and SIGTERM back: a worker that starts meanwhile never gets them, even before it says so."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -74,8 +74,9 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _prepare_worker() -> None:
-    """Leave Ctrl-C to the parent, use one thread, and end when the parent was killed."""
+    """Leave Ctrl-C and SIGTERM to the parent, use one thread, and end when the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -30,6 +30,7 @@ class LiveView(RunEvents):
         self._label = ""
         self._began = self._epoch_began = time.monotonic()
         self._epochs_done = self._left_out = 0
+        self._first = (0, 0)
 
     def __enter__(self) -> "LiveView":
         """Start the bars."""
@@ -58,13 +59,20 @@ class LiveView(RunEvents):
         """Set the bar up for an epoch."""
         self._label = f"{stage} {epoch}/{epochs}"
         self._epoch_began = time.monotonic()
+        self._first = (0, 0)
         self._show(0, batches, "")
 
     def step(self, done: int, total: int, loss: float, images: int) -> None:
-        """Move the bar."""
-        seconds = time.monotonic() - self._epoch_began
-        left = (total - done) * seconds / done
-        self._show(done, total, f"loss {loss:.4f}  {images / seconds:,.0f} images/s  epoch ends in {duration(left)}")
+        """Move the bar; rates count from the first look, as an epoch may go on from its middle."""
+        now = time.monotonic()
+        text = f"loss {loss:.4f}"
+        if self._first == (0, 0):
+            self._first, self._epoch_began = (done, images), now
+        elif now > self._epoch_began:
+            rate = (images - self._first[1]) / (now - self._epoch_began)
+            left = (total - done) * (now - self._epoch_began) / (done - self._first[0])
+            text += f"  {rate:,.0f} images/s  epoch ends in {duration(left)}"
+        self._show(done, total, text)
 
     def phase(self, name: str, done: int, total: int) -> None:
         """Show what goes on beside training."""

@@ -1,5 +1,9 @@
 """`ichx run`: execute an experiment."""
 
+import os
+import re
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +11,7 @@ import typer
 
 from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import cell, console, print_json, say, session
+from ichx.errors import IchxError
 
 
 def run(
@@ -21,6 +26,10 @@ def run(
         Path | None, typer.Option("--weights", help="Start from this .safetensors or .pth file.")
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Loader processes.")] = None,
+    checkpoint_every: Annotated[
+        str, typer.Option("--checkpoint-every", help="Time between checkpoints: 90s, 5m, 1h; 0: after each epoch only.")
+    ] = "5m",
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that train together.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Train and predict an experiment's folds; asked again, it goes on where it ended.
@@ -30,19 +39,42 @@ def run(
     registry = loaded_registry()
     with session() as (workspace, store):
         store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
+        seconds = _seconds(checkpoint_every)
+        rank = int(os.environ.get("RANK", "0"))  # set where this is one of several processes already
+        if processes > 1 and "RANK" not in os.environ:
+            from ichx.training.spawn import run_processes
+
+            raise typer.Exit(run_processes(sys.argv[1:], processes))
         from ichx.cli.live import LiveView
         from ichx.training.fold import RunOptions
+        from ichx.training.group import AgreedError
         from ichx.training.runner import run_experiment
+        from ichx.training.stop import RunStopped
 
-        options = RunOptions(device=device, pretrained=pretrained, weights=weights, workers=workers)
+        options = RunOptions(
+            device=device, pretrained=pretrained, weights=weights, workers=workers, checkpoint_every=seconds
+        )
         try:
-            with LiveView() as view:
+            with LiveView() if rank == 0 else nullcontext() as view:
                 report = run_experiment(
                     workspace, store, registry, number, folds=folds or None, options=options, events=view
                 )
+        except RunStopped as stopped:
+            if rank == 0:
+                say(f"stopped; `ichx run {number}` goes on from here", style="yellow")
+            raise typer.Exit(stopped.exit_code) from stopped
         except KeyboardInterrupt:
-            say(f"stopped; finished epochs are kept, `ichx run {number}` goes on from there", style="yellow")
+            if rank == 0:
+                say(f"stopped at once; `ichx run {number}` goes on from the last checkpoint", style="yellow")
             raise
+        except IchxError as error:
+            if rank == 0:
+                raise
+            if isinstance(error, AgreedError):
+                raise typer.Exit(1) from error  # the first process tells it
+            raise IchxError(f"process {rank}: {error.problem}", error.remedy) from error
+    if rank > 0:
+        return
     if as_json:
         print_json(report)
         return
@@ -56,3 +88,11 @@ def run(
             f"experiment {number}: OOF score {report.score:.5f}{spread}, with hflip {cell(report.score_tta)}{said}",
             markup=False,
         )
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds in a duration such as `90s`, `5m` or `1.5h`; 0 needs no unit."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if found is None or (not found[2] and float(found[1])):
+        raise typer.BadParameter(f"{text!r} is no duration such as 90s, 5m or 1h", param_hint="--checkpoint-every")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "": 0}[found[2]]

@@ -56,17 +56,20 @@ def training_batches(
     epoch: int,
     workers: int,
     start: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Yield the epoch's batches of `recipe.batch` slices in the order of `rows`, augmented, then cropped to the centre.
 
     A sample's augmentation depends on (seed, fold, stage, epoch, slice id) only. A ragged last batch is dropped, unless
-    it is the only one. `start` skips that many batches. Raises `ValueError` when a row is a defect.
+    it is the only one. `start` skips that many batches; of each batch only `part`, number k of n, is read: the parts of
+    a batch are as even as can be, and together the whole of it. Raises `ValueError` when a row is a defect.
     """
     _check(cache, slices, rows, recipe)
     whole = len(rows) - len(rows) % recipe.batch if len(rows) > recipe.batch else len(rows)
     address = (recipe.seed, fold, stage, epoch)
     source = _Source(cache, recipe.input, _Augmentation(recipe.augmentation, address))
-    parts = _split(rows[:whole], recipe.batch)[start:]
+    number, of = part
+    parts = [np.array_split(batch, of)[number] for batch in _split(rows[:whole], recipe.batch)[start:]]
     return _iterate(source, slices, parts, workers)
 
 
@@ -242,6 +245,7 @@ def _context() -> Any:
 
 
 def _prepare_worker(worker: int) -> None:
-    """Leave Ctrl-C to the parent, and use one thread: the workers are the parallelism."""
+    """Leave Ctrl-C and SIGTERM to the parent, and use one thread: the workers are the parallelism."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(1)

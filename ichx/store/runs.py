@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
-from ichx.errors import IchxError, NotFoundError
+from ichx.errors import IchxError, NotFoundError, RunEndedError
 from ichx.store.process import process_lives, process_mark, this_host
 from ichx.store.snapshots import EpochRecord, Run, RunDraft
 from ichx.store.tables import epoch_metric, run, run_stage
@@ -134,7 +134,7 @@ def _update_running(connection: Connection, run_id: int, values: dict[str, Any])
         row = connection.execute(select(run.c.experiment, run.c.fold, run.c.state).where(run.c.id == run_id)).first()
         if row is None:
             raise NotFoundError(f"no run has the id {run_id}", "`ichx exp show` shows an experiment's runs")
-        raise IchxError(
+        raise RunEndedError(
             f"this run of fold {row.fold} of experiment {row.experiment} has already ended ({row.state})",
             "if it slept for long, another process took over: look at `ichx exp show`, then run again",
         )

@@ -1,10 +1,11 @@
 """Checkpoints: what a fold needs to go on after its process died. Written atomically, the last two are kept."""
 
+import io
 import os
 import pickle
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,17 @@ from ichx.errors import IchxError
 KEEP = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Position:
-    """How far a fold has come: `epoch` epochs of stage `stage` are done, both counted from 0."""
+    """How far a fold has come: `epoch` epochs of stage `stage` are done, and `batch` batches of the next one.
+
+    All are counted from 0. When an epoch's batches are all done, its validation goes on; when a stage's epochs are, the
+    next stage begins. When all of the last one's are, `batch` counts the slices that have been predicted.
+    """
 
     stage: int
     epoch: int
+    batch: int = 0
 
 
 def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> None:
@@ -28,21 +34,30 @@ def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> 
 
     Raises `IchxError` on a full disk; the older checkpoints survive that.
     """
-    target = folder / f"checkpoint-{position.stage:03d}-{position.epoch:05d}.pt"
-    draft = target.with_suffix(".tmp")
+    target = folder / f"checkpoint-{position.stage:03d}-{position.epoch:05d}-{position.batch:09d}.pt"
+    draft = target.with_suffix(f".{os.getpid()}.tmp")
+    handle = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with draft.open("wb") as handle:
-                torch.save(state | {"stage": position.stage, "epoch": position.epoch}, handle)
-                handle.flush()
-                os.fsync(handle.fileno())
+            with draft.open("wb", buffering=0) as raw:
+                handle = _Telling(raw)
+                torch.save(state | asdict(position), handle)  # type: ignore[arg-type]  # needs `write` only
+                os.fsync(raw.fileno())
             draft.replace(target)
+            _flush_folder(folder)
         finally:
             draft.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
-        # torch reports a failed write of its archive as a RuntimeError.
-        raise IchxError(f"cannot write the checkpoint {target}: {error}", "free some space, then run again") from error
+        # torch reports a failed write of its archive as a RuntimeError that does not say why it failed
+        cause = error if handle is None or handle.error is None else handle.error
+        if not isinstance(cause, OSError):
+            raise
+        kept = "the one before is kept" if checkpoints(folder) else "there is none before it"
+        raise IchxError(
+            f"cannot write the checkpoint {target}: {cause.strerror or cause} ({kept})",
+            "free some space or make the folder writable, then run again",
+        ) from error
     for old in checkpoints(folder)[:-KEEP]:
         old.unlink(missing_ok=True)
 
@@ -55,7 +70,7 @@ def load_newest(folder: Path, fits: str, note: Callable[[str], None]) -> tuple[P
     for path in reversed(checkpoints(folder)):
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            position = Position(stage=state["stage"], epoch=state["epoch"])
+            position = Position(stage=state["stage"], epoch=state["epoch"], batch=state["batch"])
         except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
             note(f"{path.name} is damaged ({type(error).__name__}); trying the one before")
             continue
@@ -71,7 +86,47 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*.pt"))
 
 
+def remove_drafts(folder: Path) -> None:
+    """Remove what processes that died while they wrote have left: drafts of checkpoints, weights and predictions."""
+    for path in [*folder.glob("*.tmp"), *folder.glob(".*.parquet.*")]:
+        path.unlink(missing_ok=True)
+
+
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints and drafts of a finished fold."""
-    for path in [*checkpoints(folder), *folder.glob("checkpoint-*.tmp")]:
+    for path in checkpoints(folder):
         path.unlink(missing_ok=True)
+    remove_drafts(folder)
+
+
+class _Telling(io.RawIOBase):
+    """A file that remembers why a write failed, and writes all it is given."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest:
+                rest = rest[self._raw.write(rest) or 0 :]
+        except OSError as error:
+            self.error = error
+            raise
+        return size
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename in `folder` outlive a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

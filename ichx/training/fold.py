@@ -1,12 +1,13 @@
 """One attempt at one fold: train stage by stage from where an earlier attempt ended, then predict."""
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -23,34 +24,42 @@ from ichx.training import checkpoint
 from ichx.training.checkpoint import Position
 from ichx.training.device import Hardware, make_accelerator, release_accelerator
 from ichx.training.events import FoldPlan, RunEvents
+from ichx.training.group import AgreedError, Group, local_size, watching
 from ichx.training.job import Job
 from ichx.training.learner import Learner, address_seed, prepared
-from ichx.training.lease import lease
-from ichx.training.loop import train_epoch
+from ichx.training.lease import Lease, NoLease, lease
+from ichx.training.looks import Agreed, Looks
+from ichx.training.loop import EpochPart, LossError, train_epoch
 from ichx.training.method import WindowStep, learning_rate
 from ichx.training.patience import Patience
 from ichx.training.predicting import FoldPredictor
+from ichx.training.progress import EVERY_SECONDS, NOT_FINITE_REMEDY, EpochSums, NotFiniteError, Progress, Saver
 from ichx.training.provenance import run_draft
+from ichx.training.stop import RunStopped, StopRequest
 from ichx.training.weights import Start, choose_start, load_exactly, make_model, remember_start, save_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from ichx.store import Run, Store
+    from ichx.store import Store
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run may choose without changing what the experiment is; `None` means as the recipe or machine has it."""
+    """What a run may choose without changing what the experiment is; `None` means as the recipe or machine has it.
+
+    `checkpoint_every` is in seconds: 0 leaves it at one checkpoint per epoch.
+    """
 
     device: str = "auto"
     pretrained: bool | None = None
     weights: Path | None = None
     workers: int | None = None
+    checkpoint_every: float = EVERY_SECONDS
 
 
 class FoldRun:
-    """One attempt at one fold."""
+    """One attempt at one fold, by this process or by a group of them."""
 
     def __init__(
         self,
@@ -62,42 +71,77 @@ class FoldRun:
         options: RunOptions,
         events: RunEvents,
         hardware: Hardware,
+        group: Group,
+        stop: StopRequest,
     ) -> None:
         """Prepare the attempt; `trained` folds only predict the test sets that they have not predicted."""
         self.job, self.store, self.fold, self.trained = job, store, fold, trained
         self.options, self.events, self.hardware = options, events, hardware
+        self.group, self.stop = group, stop
         self.recipe = job.recipe
         self.number = job.experiment.number
         self.home = job.workspace.experiment_dir(self.number)
         self.folder = self.home / f"fold-{fold}"
         on_cpu = hardware.device.type == "cpu"
-        default = 0 if on_cpu else min(os.cpu_count() or 1, 16)
+        default = 0 if on_cpu else min((os.cpu_count() or 1) // local_size(), 16)
         self.workers = default if options.workers is None else options.workers
-        self.predictor = FoldPredictor(
-            job=job,
-            fold=fold,
-            folder=self.folder,
-            hardware=hardware,
-            workers=self.workers,
-            window_step=WindowStep(self.recipe.input).to(hardware.device),
-            events=events,
-        )
         self.rows = job.validation_rows(fold)
         self.train_rows = job.training_rows(fold)
+        self.progress = Progress()
+        self.learner: Learner | None = None
+        self.patience = Patience(0)
+        self._validating: float | None = None
 
     def execute(self) -> None:
         """Train, or load what was trained, predict what is not predicted yet, and record it all."""
         self._check_rows()
-        draft = run_draft(self.number, self.fold, str(self.hardware))
-        with lease(self.store, draft, self.events) as run, _torch_of_its_own(self.hardware):
+        with self._lease() as held, watching(self.group, self.stop, self.number), _torch_of_its_own(self.hardware):
+            self.group.share(None)  # the others go on when the first one holds the fold
+            self.held = held
+            if self.group.leads:
+                checkpoint.remove_drafts(self.folder)
+            # what a trained fold has predicted says nothing to one that is to be trained anew
+            fits = f"{self.job.fits}/trained" if self.trained else self.job.fits
+            self.saver = Saver(self.folder, fits, self.options.checkpoint_every, held.check, self.group.leads)
+            self.looks = Looks(self.group, self.stop, self.saver.due)
+            newest = checkpoint.load_newest(self.folder, fits, self.events.note)
+            if newest is not None:
+                self.progress = Progress.of(*newest)
+            predictor = self._predictor()
             accelerator = make_accelerator(self.hardware, freezes=self.recipe.freezes)
             try:
-                model, drafts = self._stored(accelerator) if self.trained else self._train_and_predict(accelerator, run)
-                drafts += self.predictor.tests(model, self.store)
+                if self.trained:
+                    model, drafts = self._stored(accelerator), list[PredictionDraft]()
+                else:
+                    model, drafts = self._train_and_predict(accelerator, predictor, newest)
+                drafts += predictor.tests(model, self.store)
             finally:
                 release_accelerator()
-            self.store.finish_run(run.id, "done", predictions=drafts)
-        checkpoint.remove_checkpoints(self.folder)
+            held.finish(drafts)
+        if self.group.leads:
+            checkpoint.remove_checkpoints(self.folder)
+            self._not_finite.unlink(missing_ok=True)
+
+    def _lease(self) -> contextlib.AbstractContextManager[Lease]:
+        if not self.group.leads:
+            return contextlib.nullcontext(NoLease())
+        return lease(self.store, run_draft(self.number, self.fold, str(self.hardware)), self.events)
+
+    def _predictor(self) -> FoldPredictor:
+        return FoldPredictor(
+            job=self.job,
+            fold=self.fold,
+            folder=self.folder,
+            hardware=self.hardware,
+            workers=self.workers,
+            window_step=WindowStep(self.recipe.input).to(self.hardware.device),
+            events=self.events,
+            group=self.group,
+            looks=self.looks,
+            kept=self.progress.logits,
+            looked=self._heed,
+            held=self.held.check,
+        )
 
     def _check_rows(self) -> None:
         for rows, what in ((self.train_rows, "training"), (self.rows, "validation")):
@@ -118,93 +162,105 @@ class FoldRun:
     def _weights(self) -> Path:
         return self.folder / "weights.safetensors"
 
-    def _stored(self, accelerator: "Accelerator") -> tuple[nn.Module, list[PredictionDraft]]:
-        """Return the network that an earlier attempt trained; its OOF predictions are recorded already."""
-        model = prepared(accelerator, self.job.plugin.build(self.recipe, False))
-        load_exactly(accelerator.unwrap_model(model), self._weights)
-        return model, []
+    @property
+    def _not_finite(self) -> Path:
+        return self.folder / "nonfinite.json"
 
-    def _train_and_predict(self, accelerator: "Accelerator", run: "Run") -> tuple[nn.Module, list[PredictionDraft]]:
+    def _stored(self, accelerator: "Accelerator") -> nn.Module:
+        """Return the network that an earlier attempt trained; its OOF predictions are recorded already."""
+        model: nn.Module = accelerator.unwrap_model(prepared(accelerator, self.job.plugin.build(self.recipe, False)))
+        load_exactly(model, self._weights)
+        # a checkpoint within the prediction counts from the end of training
+        self.progress.position = Position(len(self.recipe.stage) - 1, self.recipe.stage[-1].epochs)
+        return model
+
+    def _train_and_predict(
+        self, accelerator: "Accelerator", predictor: FoldPredictor, newest: tuple[Position, dict[str, Any]] | None
+    ) -> tuple[nn.Module, list[PredictionDraft]]:
         start = choose_start(self.home, self.recipe, pretrained=self.options.pretrained, weights=self.options.weights)
         torch.manual_seed(address_seed(self.recipe.seed, self.fold))
-        newest = checkpoint.load_newest(self.folder, self.job.fits, self.events.note)
         begin = start if newest is None else Start("random")  # the checkpoint's weights replace these
-        model = prepared(accelerator, make_model(self.job.plugin, self.recipe, begin, self.events.note))
-        learner = Learner(self.recipe, self.fold, model, accelerator)
-        remember_start(self.home, start)
-        validated = self._train(learner, run, start, newest)
-        described = {"plugin": self.recipe.plugin, "fold": str(self.fold), "start": start.kind, "fits": self.job.fits}
-        save_weights(self._weights, learner.bare, described)
-        drafts, plain = self.predictor.validation(learner.network, self.rows, validated)
+        with self.stop.at_once():  # weights may be downloaded
+            made = self.group.first(lambda: make_model(self.job.plugin, self.recipe, begin, self.events.note))
+        learner = self.learner = Learner(self.recipe, self.fold, prepared(accelerator, made), accelerator)
+        if self.group.leads:
+            self.held.check()
+            remember_start(self.home, start)
+        self._train(learner, predictor, start, newest)
+        if self.group.leads:
+            described = {"plugin": self.recipe.plugin, "fold": str(self.fold), "start": start.kind}
+            self.held.check()
+            save_weights(self._weights, learner.bare, described | {"fits": self.job.fits})
+        drafts, plain = predictor.validation(learner.network, self.rows)
         self.events.fold_ended(self.fold, plain)
         return learner.network, drafts
 
     def _train(
         self,
         learner: Learner,
-        run: "Run",
+        predictor: FoldPredictor,
         start: Start,
         newest: tuple[Position, dict[str, Any]] | None,
-    ) -> npt.NDArray[np.float32] | None:
-        """Train what is left; return the last epoch's logits of the validation fold, or None if nothing was left."""
+    ) -> None:
+        """Train what is left; the last epoch's logits of the validation fold are kept as its OOF prediction."""
         stages = self.recipe.stage
-        validated = None
-        position = Position(0, 0) if newest is None else newest[0]
-        done = sum(s.epochs for s in stages[: position.stage]) + position.epoch
+        at = self.progress.position
+        done = sum(s.epochs for s in stages[: at.stage]) + at.epoch
         self.events.fold_started(
-            FoldPlan(
-                experiment=self.number,
-                name=self.job.experiment.name,
-                fold=self.fold,
-                folds=self.job.experiment.folds,
-                hardware=str(self.hardware),
-                start=str(start) if newest is None else f"checkpoint after epoch {done}",
-                train=len(self.train_rows),
-                validation=len(self.rows),
-                epochs=self.recipe.epochs,
-                epochs_done=done,
-                leaked=self.job.experiment.leaked,
-            )
+            self._plan(str(start) if newest is None else _told(at, done, self.recipe.epochs), done)
         )
         for index, stage in enumerate(stages):
-            if index < position.stage:
+            if index < at.stage:
                 continue
             learner.begin_stage(index)
-            patience = Patience(stage.patience)
+            self.patience = Patience(stage.patience)
             first = 0
-            if newest is not None and index == position.stage:
+            if newest is not None and index == at.stage:
                 learner.restore(newest[1])
                 if stage.patience > 0:
-                    patience.restore(newest[1]["patience"])
-                first = position.epoch
+                    self.patience.restore(newest[1]["patience"])
+                newest = None  # its tensors have been copied
+                first = at.epoch
             for epoch in range(first, stage.epochs):
-                record, validated = self._epoch(learner, index, epoch)
-                patience.look(record.values["score"], learner.weights)
-                reached = stage.epochs if patience.over else epoch + 1  # what patience leaves out is done too
+                record, logits = self._epoch(learner, predictor, index, epoch)
+                self.patience.look(record.values["score"], learner.weights)
+                reached = stage.epochs if self.patience.over else epoch + 1  # what patience leaves out is done too
                 done = sum(s.epochs for s in stages[:index]) + reached
-                self.store.record_epoch(run.id, record)
-                self.store.heartbeat(run.id, stage=stage.name, epoch=epoch + 1, epochs_done=done)
-                state = {"fits": self.job.fits, "patience": patience.state()} | learner.state()
-                checkpoint.save_checkpoint(self.folder, Position(index, reached), state)
+                # In this order: died between the two, a run validates again, and its record replaces this one.
+                self.held.record_epoch(record, done)
+                self.progress.position, self.progress.sums = Position(index, reached), EpochSums()
+                self.progress.logits.clear()
+                if done == self.recipe.epochs and self.patience.stays:
+                    self.progress.logits["oof-identity"] = logits
+                self._save()
                 self.events.epoch_ended(record)
-                if patience.over:
+                if self.patience.over:
                     break
-            if patience.scores:
-                validated = self._go_back(learner, index, patience, validated)
-        return validated
+            if self.patience.scores:
+                learner.set_weights(self.patience.weights)
+                trained = len(self.patience.scores)
+                self.events.stage_ended(stage.name, self.patience.best + 1, trained, stage.epochs - trained)
 
-    def _go_back(
-        self, learner: Learner, index: int, patience: Patience, validated: npt.NDArray[np.float32] | None
-    ) -> npt.NDArray[np.float32] | None:
-        """Give the learner the weights of the stage's best epoch; return the last logits where they are those."""
-        learner.set_weights(patience.weights)
-        stage, trained = self.recipe.stage[index], len(patience.scores)
-        self.events.stage_ended(stage.name, patience.best + 1, trained, stage.epochs - trained)
-        return validated if patience.best + 1 == trained else None
+    def _plan(self, start: str, done: int) -> FoldPlan:
+        return FoldPlan(
+            experiment=self.number,
+            name=self.job.experiment.name,
+            fold=self.fold,
+            folds=self.job.experiment.folds,
+            hardware=str(self.hardware),
+            start=start,
+            train=len(self.train_rows),
+            validation=len(self.rows),
+            epochs=self.recipe.epochs,
+            epochs_done=done,
+            leaked=self.job.experiment.leaked,
+        )
 
-    def _epoch(self, learner: Learner, index: int, epoch: int) -> tuple[EpochRecord, npt.NDArray[np.float32]]:
-        """Train one epoch and validate it; return its record and the logits of the validation fold."""
-        stage = self.recipe.stage[index]
+    def _epoch(
+        self, learner: Learner, predictor: FoldPredictor, index: int, epoch: int
+    ) -> tuple[EpochRecord, npt.NDArray[np.float32]]:
+        """Train what is left of one epoch and validate it; return its record and the validation fold's logits."""
+        stage, sums = self.recipe.stage[index], self.progress.sums
         rows = epoch_rows(
             self.job.any_positive,
             self.train_rows,
@@ -214,8 +270,13 @@ class FoldRun:
             stage=index,
             epoch=epoch,
         )
-        total = max(len(rows) // self.recipe.batch, 1)
-        self.events.epoch_started(stage.name, epoch + 1, stage.epochs, total)
+        at = self.progress.position
+        size = min(self.recipe.batch, len(rows))
+        begun = at.batch if (at.stage, at.epoch) == (index, epoch) else 0
+        part = EpochPart(epoch, begun, max(len(rows) // self.recipe.batch, 1), size)
+        self.progress.position = Position(index, epoch, begun)
+        self._check_parts(size)
+        self.events.epoch_started(stage.name, epoch + 1, stage.epochs, part.total)
         batches = training_batches(
             self.job.cache,
             self.job.data.slices,
@@ -225,27 +286,109 @@ class FoldRun:
             stage=index,
             epoch=epoch,
             workers=self.workers,
+            start=begun,
+            part=(self.group.rank, self.group.size),
         )
-        began = time.perf_counter()
-        loss, images = train_epoch(
-            learner, batches, epoch, total, lambda done, mean, seen: self.events.step(done, total, mean, seen)
-        )
-        seconds = time.perf_counter() - began
+
+        def looked(done: int, agreed: Agreed) -> None:
+            self.progress.position = Position(index, epoch, done)
+            self.events.step(done, part.total, sums.loss / done, sums.images)
+            self._heed(agreed)
+
+        try:
+            train_epoch(learner, batches, part, sums, self.group, self.looks, looked)
+        except LossError as error:
+            self._stop_at(error, part, index, rows[error.step * size : (error.step + 1) * size])
+        self.group.share_buffers(learner.network)
+        self._validating = time.perf_counter()
         labels = self.job.data.slices[list(LABELS)].to_numpy(np.float64)[self.rows]
-        logits = self.predictor.logits(
-            learner.network, self.job.data, self.job.cache, self.rows, "identity", "validating"
+        logits = predictor.logits(
+            learner.network, self.job.data, self.job.cache, self.rows, "identity", "validation", "validating"
         )
+        self._count_validating()
         predicted = probabilities(logits)
         values = {
-            "loss": loss,
+            "loss": sums.loss / part.total,
             "score": score(labels, predicted),
             "lr": learning_rate(stage, epoch, 0.0),
-            "seconds": time.perf_counter() - began,
-            "images": float(images),
-            "images_per_second": images / seconds,
+            "seconds": sums.training + sums.validating,
+            "images": float(sums.images),
+            "images_per_second": sums.images / sums.training,
         }
         values |= {f"score_{name}": float(v) for name, v in zip(LABELS, label_losses(labels, predicted), strict=True)}
+        self._validating = None
         return EpochRecord(stage=stage.name, stage_index=index, epoch=epoch + 1, values=values), logits
+
+    def _count_validating(self) -> None:
+        """Add what validation has taken since it was last counted to the epoch's seconds."""
+        if self._validating is not None:
+            now = time.perf_counter()
+            self.progress.sums.validating += now - self._validating
+            self._validating = now
+
+    def _heed(self, agreed: Agreed) -> None:
+        """Do what a look came to: save where it is time to, and stop where that is asked for."""
+        if self.held.lost is not None:
+            raise self.held.lost
+        if agreed.save or agreed.stop is not None:
+            self._count_validating()
+            self._save()
+        if agreed.stop is not None:
+            raise RunStopped(agreed.stop)
+
+    def _save(self) -> None:
+        """Write a checkpoint of where the fold is."""
+        at, stages = self.progress.position, self.recipe.stage
+        if (at.stage, at.epoch) == (len(stages) - 1, stages[-1].epochs):
+            predicted = sum(map(len, self.progress.logits.values()))
+            self.progress.position = Position(at.stage, at.epoch, predicted)
+        waits = {"patience": self.patience.state()}
+        learnt = {} if self.learner is None else self.learner.state() | waits
+        try:
+            self.saver.save(self.progress, learnt)
+        except NotFiniteError as error:
+            name, step = stages[at.stage].name, f"batch {at.batch} of epoch {at.epoch + 1}"
+            step = step if at.batch else f"epoch {at.epoch}"
+            raise NotFiniteError(f"after {step} of stage {name}, {error.problem}", error.remedy) from error
+
+    def _check_parts(self, size: int) -> None:
+        if size < self.group.size:
+            raise AgreedError(
+                f"a batch of {size} slices cannot be dealt to {self.group.size} processes", "use fewer processes"
+            )
+
+    def _stop_at(self, error: LossError, part: EpochPart, index: int, rows: npt.NDArray[np.int64]) -> NoReturn:
+        """Write down what led to a loss that is not finite, and raise that as an error."""
+        stage = self.recipe.stage[index]
+        lr = learning_rate(stage, part.epoch, error.step / part.total)
+        slice_ids = self.job.data.slices["slice_id"].to_numpy(object)[rows].tolist()
+        told = {
+            "experiment": self.number,
+            "fold": self.fold,
+            "stage": stage.name,
+            "epoch": part.epoch + 1,
+            "step": error.step + 1,
+            "steps": part.total,
+            "lr": lr,
+            "loss": str(error.loss),
+            "slice_ids": slice_ids,
+        }
+        written = ""
+        if self.group.leads:
+            self.held.check()
+            written = f"; all are listed in {self._not_finite}"
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._not_finite.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+            except OSError as unwritten:
+                written = f"; {self._not_finite} cannot be written: {unwritten.strerror}"
+        more = f" and {len(slice_ids) - 3} more" if len(slice_ids) > 3 else ""
+        raise AgreedError(
+            f"the training loss is no longer a finite number: {error.loss} at step {error.step + 1} of {part.total} of "
+            f"epoch {part.epoch + 1} of stage {stage.name}, lr {lr:.1e}, on the slices {', '.join(slice_ids[:3])}{more}"
+            + written,
+            NOT_FINITE_REMEDY,
+        ) from error
 
 
 @contextlib.contextmanager
@@ -262,3 +405,11 @@ def _torch_of_its_own(hardware: Hardware) -> Iterator[None]:
 
 def _listed(names: list[str]) -> str:
     return f"stage {names[0]}" if len(names) == 1 else f"the stages {', '.join(names[:-1])} and {names[-1]}"
+
+
+def _told(at: Position, epochs_done: int, epochs: int) -> str:
+    """Return where a checkpoint goes on, for people."""
+    after = f"checkpoint after epoch {epochs_done}"
+    if epochs_done == epochs:
+        return f"{after}, the last one"
+    return f"{after} and {at.batch:,} batches of the next one" if at.batch else after

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ichx.recipe import Recipe
 from ichx.training.ema import WeightAverage
@@ -44,20 +45,22 @@ class Learner:
         else:
             train_whole(self._own, self._learning)
 
-    def step(self, batch: "Batch", epoch: int, number: int, total: int) -> torch.Tensor:
+    def step(self, batch: "Batch", epoch: int, number: int, total: int, share: float = 1.0) -> torch.Tensor:
         """Learn from `batch`; return its loss, still on the device.
 
         It is number `number`, from 0, of the `total` of the stage's `epoch`, from 0. Random draws are addressed by
-        them: a run that is resumed here draws the same.
+        them: a run that is resumed here draws the same. Of several processes each learns from a part of the batch, with
+        the mean of their gradients: `share`, this part's by an even part's size, makes that the whole batch's.
         """
         optimizer, address = self._begun, (self.recipe.seed, self.fold, self._stage, epoch, number)
-        torch.manual_seed(address_seed(*address))
+        others = [rank] if (rank := self.accelerator.process_index) else []
+        torch.manual_seed(address_seed(*address, *others))
         rate = learning_rate(self.recipe.stage[self._stage], epoch, number / total)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)  # a checkpoint of an older version has none
         images, labels = self._inputs(batch, address)
         loss = weighted_loss(self.model(images), labels, self.recipe.loss.label_smoothing)
-        self.accelerator.backward(loss)
+        self.accelerator.backward(loss if share == 1.0 else loss * share)
         take_step(optimizer, self._own, self.recipe.optimizer.clip, self.accelerator.scaler)
         if self.average is not None:
             self.average.update()
@@ -76,8 +79,13 @@ class Learner:
 
     @property
     def network(self) -> nn.Module:
-        """The network that predicts: the average of the weights where the recipe has one."""
-        return self.model if self.average is None else self.average.module
+        """The network that predicts, the average of the weights where there is one.
+
+        It is without the wrapper that makes processes wait for each other's gradients.
+        """
+        if self.average is not None:
+            return self.average.module
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
     @property
     def bare(self) -> nn.Module:

@@ -1,6 +1,9 @@
 """One epoch of training, and prediction: the innermost loops, free of stages, stores and files."""
 
+import math
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,42 +11,75 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ichx.errors import IchxError
 from ichx.labels import LABELS
+from ichx.training.group import Group
 from ichx.training.learner import Learner
+from ichx.training.looks import Agreed, Looks
 from ichx.training.method import WindowStep
+from ichx.training.progress import EpochSums
 
 if TYPE_CHECKING:
     from ichx.data.loader import Batch
 
-REPORT_EVERY = 16
-"""Batches between looks at the loss, which make the device wait."""
+
+@dataclass(frozen=True)
+class EpochPart:
+    """What is left of an epoch: of its `total` batches of `size` slices (over all processes), `done` are done."""
+
+    epoch: int
+    done: int
+    total: int
+    size: int
+
+
+class LossError(Exception):
+    """The loss of step `step` (from 0) is `loss`, which is not finite."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"the loss of step {step} is {loss}")
+        self.step, self.loss = step, loss
 
 
 def train_epoch(
     learner: Learner,
     batches: "Iterable[Batch]",
-    epoch: int,
-    total: int,
-    report: Callable[[int, float, int], None],
-) -> tuple[float, int]:
-    """Train once over the `total` `batches` of the stage's `epoch`; return the mean loss and the number of images.
+    part: EpochPart,
+    sums: EpochSums,
+    group: Group,
+    looks: Looks,
+    looked: Callable[[int, Agreed], None],
+) -> None:
+    """Train on what is left of an epoch, of whose batches this process gets its share, and add to `sums`.
 
-    `report(batches, mean_loss, images)` is called now and then. Raises `IchxError` when the loss is not finite.
+    `looked(batches_done, agreed)` is called after each look. Raises `LossError` at the first look after the loss has
+    stopped being finite.
     """
-    learner.begin_epoch(epoch)
-    sum_of_losses = torch.zeros((), device=learner.accelerator.device)
-    count = images = 0
+    learner.begin_epoch(part.epoch)
+    looks.begin()
+    done, since = part.done, time.perf_counter()
+    losses: list[torch.Tensor] = []
     for batch in batches:
-        sum_of_losses += learner.step(batch, epoch, count, total)
-        count += 1
-        images += len(batch.rows)
-        if count % REPORT_EVERY == 0:
-            report(count, _finite(sum_of_losses.item() / count), images)
-    return _finite(sum_of_losses.item() / max(count, 1)), images
+        share = len(batch.rows) / part.size
+        loss = learner.step(batch, part.epoch, done, part.total, share * group.size)
+        losses.append(loss if share == 1.0 else loss * share)
+        done += 1
+        if not looks.after_step(done == part.total):
+            continue
+        agreed = looks.exchange(torch.stack(losses).tolist())  # here the device is waited for
+        for step, values in enumerate(zip(*agreed.brought, strict=True), done - len(losses)):
+            # one by one and by rank: the sum does not depend on when it was looked at
+            value = sum(values)
+            if not math.isfinite(value):
+                raise LossError(step, value)
+            sums.loss += value
+        sums.images += len(losses) * part.size
+        losses.clear()
+        now = time.perf_counter()
+        sums.training += now - since
+        looked(done, agreed)
+        since = time.perf_counter()  # what a checkpoint takes is no training
 
 
-@torch.inference_mode()
 def predict(
     model: nn.Module,
     window_step: WindowStep,
@@ -54,23 +90,23 @@ def predict(
 ) -> npt.NDArray[np.float32]:
     """Return the logits `(N, 6)` of all slices in `batches`, in their order, under `view` (`identity` or `hflip`)."""
     model.eval()
-    ahead = device.type == "cuda"
     parts: list[npt.NDArray[np.float32]] = []
     done = 0
     for batch in batches:
-        hu = batch.hu.to(device, non_blocking=ahead)
-        hu = hu.flip(-1) if view == "hflip" else hu
-        logits = model(window_step(hu, batch.windows.to(device, non_blocking=ahead)))
-        parts.append(logits.float().cpu().numpy())
-        done += len(hu)
+        parts.append(predict_batch(model, window_step, batch, device, view))
+        done += len(parts[-1])
         report(done)
     return np.concatenate(parts) if parts else np.empty((0, len(LABELS)), dtype=np.float32)
 
 
-def _finite(loss: float) -> float:
-    if not np.isfinite(loss):
-        raise IchxError(
-            "the training loss is no longer a finite number",
-            "lower the learning rate (--set stage.NAME.lr=...) or train in fp32 (--set precision=fp32)",
-        )
-    return loss
+@torch.inference_mode()
+def predict_batch(
+    model: nn.Module, window_step: WindowStep, batch: "Batch", device: torch.device, view: str
+) -> npt.NDArray[np.float32]:
+    """Return the logits `(n, 6)` of one batch by `model`, which is in evaluation mode."""
+    ahead = device.type == "cuda"
+    hu = batch.hu.to(device, non_blocking=ahead)
+    hu = hu.flip(-1) if view == "hflip" else hu
+    logits = model(window_step(hu, batch.windows.to(device, non_blocking=ahead)))
+    found: npt.NDArray[np.float32] = logits.float().cpu().numpy()
+    return found

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
+
+import torch
 
 from ichx.data.predictions import VIEWS
 from ichx.errors import IchxError
@@ -13,8 +16,10 @@ from ichx.store import ScoreDraft, marks
 from ichx.training.device import choose_hardware
 from ichx.training.events import RunEvents
 from ichx.training.fold import FoldRun, RunOptions
+from ichx.training.group import joined, local_rank, local_size, watching
 from ichx.training.job import prepare_job
 from ichx.training.predicting import missing_tests
+from ichx.training.stop import listening
 from ichx.training.weights import choose_start
 
 if TYPE_CHECKING:
@@ -49,31 +54,51 @@ def run_experiment(
 ) -> RunReport:
     """Train and predict `folds` (all) of experiment `number`; what is done already is kept.
 
-    Raises `IchxError` for an unknown experiment or fold, a fold that another process runs, and all that a fold raises.
+    Started as one of several processes (by torchrun, or `ichx.training.spawn`), it does so together with the others.
+    Ctrl-C and SIGTERM are listened to meanwhile. Raises `RunStopped` for them, and `IchxError` for an unknown
+    experiment or fold, a fold that another process runs, and all that a fold raises.
     """
     options, events = options or RunOptions(), events or RunEvents()
     experiment = store.experiment(number)
-    wanted = range(experiment.folds) if folds is None else folds
+    wanted = list(range(experiment.folds) if folds is None else folds)
     for fold in wanted:
         if not 0 <= fold < experiment.folds:
             raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
+    recipe = from_toml(experiment.recipe)
     if options.pretrained is not None or options.weights is not None:
         # Told before anything runs, and also where every fold is done and the option would have no effect.
-        recipe = from_toml(experiment.recipe)
         home = workspace.experiment_dir(number)
         choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
-    done = _finished_folds(workspace, store, number)
-    trained, kept = [f for f in wanted if f not in done], [f for f in wanted if f in done]
-    behind = [f for f in kept if missing_tests(workspace, store, experiment.dataset, number, f)]
-    if trained or behind:
-        job = prepare_job(workspace, store, registry, experiment, events)
-        hardware = choose_hardware(options.device, job.recipe.precision, job.recipe.input.pixels)
-        for fold in wanted:
-            if fold in trained or fold in behind:
-                FoldRun(
-                    job, store, fold, trained=fold in behind, options=options, events=events, hardware=hardware
-                ).execute()
-    _update_scores(workspace, store, number)
+    hardware = choose_hardware(_own_device(options.device), recipe.precision, recipe.input.pixels)
+    with (
+        listening(events.note) as stop,
+        joined(hardware.device) as group,
+        watching(group, stop, number),
+    ):
+        own = events if group.leads else RunEvents()  # the others would say the same
+        done = group.share(_finished_folds(workspace, store, number))
+        trained, kept = [f for f in wanted if f not in done], [f for f in wanted if f in done]
+        behind = group.share([f for f in kept if missing_tests(workspace, store, experiment.dataset, number, f)])
+        if trained or behind:
+            with stop.at_once():  # a cache keeps its finished shards
+                job = group.first(partial(prepare_job, workspace, store, registry, experiment, own))
+            for fold in wanted:
+                if fold in trained or fold in behind:
+                    stop.heed()
+                    FoldRun(
+                        job,
+                        store,
+                        fold,
+                        trained=fold in behind,
+                        options=options,
+                        events=own,
+                        hardware=hardware,
+                        group=group,
+                        stop=stop,
+                    ).execute()
+        if group.leads:
+            _update_scores(workspace, store, number)
+        group.share(None)  # all of them report the same
     after = store.experiment(number)
     return RunReport(
         experiment=number,
@@ -85,6 +110,17 @@ def run_experiment(
         score_tta=after.score_tta,
         marks=marks(after),
     )
+
+
+def _own_device(device: str) -> str:
+    """Return what of `device` this process takes: each on a machine has a GPU of its own."""
+    if local_size() == 1:
+        return device
+    if device not in ("auto", "cuda", "cpu"):
+        raise IchxError(f"several processes cannot all compute on {device}", "choose --device auto, cuda or cpu")
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    return f"cuda:{local_rank()}"
 
 
 def _finished_folds(workspace: "Workspace", store: "Store", number: int) -> set[int]:

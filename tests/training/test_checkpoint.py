@@ -8,7 +8,14 @@ import torch
 from full_disk import run_with_limit
 
 from ichx.errors import IchxError
-from ichx.training.checkpoint import Position, checkpoints, load_newest, remove_checkpoints, save_checkpoint
+from ichx.training.checkpoint import (
+    Position,
+    checkpoints,
+    load_newest,
+    remove_checkpoints,
+    remove_drafts,
+    save_checkpoint,
+)
 
 
 def state(value: float) -> dict[str, object]:
@@ -22,13 +29,13 @@ def notes_of(folder: Path, fits: str = "this") -> tuple[object, list[str]]:
 
 
 def test_the_last_two_are_kept_in_the_order_of_training(tmp_path: Path) -> None:
-    for place, position in enumerate([(0, 1), (0, 2), (0, 11), (1, 1), (2, 1)]):
+    for place, position in enumerate([(0, 1), (0, 2), (0, 11), (1, 1), (1, 1, 9), (1, 1, 120), (2, 1)]):
         save_checkpoint(tmp_path / "fold", Position(*position), state(place))
+        assert notes_of(tmp_path / "fold") == ((Position(*position), place), [])
     assert [path.name for path in sorted((tmp_path / "fold").iterdir())] == [
-        "checkpoint-001-00001.pt",
-        "checkpoint-002-00001.pt",
+        "checkpoint-001-00001-000000120.pt",
+        "checkpoint-002-00001-000000000.pt",
     ]
-    assert notes_of(tmp_path / "fold") == ((Position(2, 1), 4.0), [])
 
 
 def test_there_is_none(tmp_path: Path) -> None:
@@ -46,13 +53,13 @@ def test_a_damaged_newest_falls_back_with_a_note(tmp_path: Path, harm: str) -> N
         "empty": b"",
         "text": b"not a checkpoint at all\n" * 20,
         "flipped": content[:-40] + bytes(40),
-        "pickle": pickle.dumps({"stage": 0, "epoch": 9, "fits": "this", "code": Path("x")}),
+        "pickle": pickle.dumps({"stage": 0, "epoch": 9, "batch": 0, "fits": "this", "code": Path("x")}),
     }
     newest.write_bytes(harmed[harm])
     found, notes = notes_of(tmp_path)
     assert found == (Position(0, 1), 1.0)
     assert len(notes) == 1
-    assert notes[0].startswith("checkpoint-000-00002.pt is damaged")
+    assert notes[0].startswith("checkpoint-000-00002-000000000.pt is damaged")
 
 
 def test_all_damaged_is_a_start_from_the_beginning(tmp_path: Path) -> None:
@@ -77,7 +84,10 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (Path.touch, (tmp_path / "executed",))  # type: ignore[return-value]
 
-    torch.save({"stage": 0, "epoch": 1, "fits": "this", "model": Trap()}, tmp_path / "checkpoint-000-00001.pt")
+    torch.save(
+        {"stage": 0, "epoch": 1, "batch": 0, "fits": "this", "model": Trap()},
+        tmp_path / "checkpoint-000-00001-000000000.pt",
+    )
     found, notes = notes_of(tmp_path)
     assert found is None
     assert len(notes) == 1
@@ -86,7 +96,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 
 def test_a_finished_fold_keeps_none(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, Position(0, 1), state(1))
-    (tmp_path / "checkpoint-000-00002.tmp").write_bytes(b"half")
+    (tmp_path / "checkpoint-000-00002-000000000.77.tmp").write_bytes(b"half")
     (tmp_path / "weights.safetensors").write_bytes(b"mine")
     remove_checkpoints(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
@@ -109,10 +119,19 @@ def test_a_full_disk_leaves_the_older_one(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "fold", Position(0, 1), state(1))
     done = run_with_limit(1024, "-c", SCRIPT, cwd=tmp_path)
     assert done.code == 0, done.err
-    assert done.out.startswith("cannot write the checkpoint fold/checkpoint-000-00002.pt: ")
-    assert "free some space, then run again" in done.out
-    assert [path.name for path in (tmp_path / "fold").iterdir()] == ["checkpoint-000-00001.pt"]
+    name = "fold/checkpoint-000-00002-000000000.pt"
+    assert done.out.startswith(f"cannot write the checkpoint {name}: File too large (the one before is kept)")
+    assert "free some space or make the folder writable, then run again" in done.out
+    assert [path.name for path in (tmp_path / "fold").iterdir()] == ["checkpoint-000-00001-000000000.pt"]
     assert notes_of(tmp_path / "fold") == ((Position(0, 1), 1.0), [])
+
+
+def test_what_died_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    for name in ("checkpoint-000-00002-000000007.77.tmp", "weights.tmp", ".oof-identity.parquet.0a1b"):
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / "oof-identity.parquet").write_bytes(b"mine")
+    remove_drafts(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["oof-identity.parquet"]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

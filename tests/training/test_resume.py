@@ -1,6 +1,8 @@
 """A run that died goes on where it was, and ends at the same weights as one that did not."""
 
+import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -8,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from conftest import Program, clean_environment
 from full_disk import run_with_limit
@@ -68,7 +71,7 @@ def stop_in_the_middle(root: Path, done: int, process: subprocess.Popen[str]) ->
     """Freeze the run a third of an epoch after `done` epochs are on disk; return the epochs that it recorded."""
     stage, epoch = EPOCHS[done - 1]
     index = ("balanced", "rebalanced", "full").index(stage)
-    checkpoint = root / "experiments" / "1" / "fold-0" / f"checkpoint-{index:03d}-{epoch:05d}.pt"
+    checkpoint = root / "experiments" / "1" / "fold-0" / f"checkpoint-{index:03d}-{epoch:05d}-000000000.pt"
     wait_until(checkpoint.exists, process)
     time.sleep(history(root)[done - 1].values["seconds"] / 3)
     process.send_signal(signal.SIGSTOP)
@@ -119,18 +122,19 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_at_the_same_weights(
         }
 
 
-def test_interrupted_it_says_how_to_go_on_and_a_damaged_checkpoint_costs_one_epoch(
-    dataset_copy: Path, ichx: Program
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_says_how_to_go_on_and_a_damaged_checkpoint_is_not_the_last(
+    dataset_copy: Path, ichx: Program, number: signal.Signals
 ) -> None:
     register(dataset_copy)
     process = start(dataset_copy)
     stop_in_the_middle(dataset_copy, 2, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     assert out == ""
-    assert "stopped; finished epochs are kept, `ichx run 1` goes on from there" in err
+    assert "stopped; `ichx run 1` goes on from here" in err
     assert "Traceback" not in err
     with open_store(open_workspace(dataset_copy)) as store:
         assert [run.state for run in store.runs(1)] == ["stopped"]
@@ -138,24 +142,50 @@ def test_interrupted_it_says_how_to_go_on_and_a_damaged_checkpoint_costs_one_epo
 
     older, newest = sorted((dataset_copy / "experiments" / "1" / "fold-0").glob("checkpoint-*.pt"))
     newest.write_bytes(newest.read_bytes()[:1000])
+    assert not newest.name.endswith("-000000000.pt"), "it is within an epoch"
     resumed = ichx("run", 1, "--fold", 0, cwd=dataset_copy)
     assert resumed.code == 0
     assert f"note: {newest.name} is damaged" in resumed.err
+    assert "  from: checkpoint after epoch 2; " in resumed.err
     assert f"note: {older.name}" not in resumed.err
     assert [(record.stage, record.epoch) for record in history(dataset_copy)] == EPOCHS
 
 
-def test_a_full_disk_stops_it_with_a_line_and_it_goes_on_later(dataset_copy: Path, ichx: Program) -> None:
+@pytest.mark.parametrize("every", ["0", "0.1s"])
+def test_a_full_disk_stops_it_with_a_line_and_it_goes_on_later(dataset_copy: Path, ichx: Program, every: str) -> None:
     register(dataset_copy, "batch=32", size=32)
     assert ichx("run", 1, "--device", "cuda:77", cwd=dataset_copy).code == 1  # the cache is made before
-    full = run_with_limit(2500, "-m", "ichx", "run", "1", "--fold", "0", cwd=dataset_copy)  # the weights would fit
+    command = ("-m", "ichx", "run", "1", "--fold", "0", "--checkpoint-every", every)
+    full = run_with_limit(2500, *command, cwd=dataset_copy)  # the weights would fit
     assert full.code == 1
     assert "Traceback" not in full.err
     assert "error: cannot write the checkpoint" in full.err
-    assert "free some space, then run again" in full.err
+    assert ": File too large (there is none before it)\n" in full.err
+    assert "free some space or make the folder writable, then run again" in full.err
+    assert ("-000000000.pt: File" in full.err) == (every == "0"), "the first one is within an epoch, or after it"
     folder = dataset_copy / "experiments" / "1" / "fold-0"
     assert list(folder.iterdir()) == []
     with open_store(open_workspace(dataset_copy)) as store:
         assert [run.state for run in store.runs(1)] == ["failed"]
     assert ichx("run", 1, "--fold", 0, cwd=dataset_copy).code == 0
     assert [(record.stage, record.epoch) for record in history(dataset_copy)] == EPOCHS
+
+
+def test_one_that_slept_while_another_took_over_writes_nothing_more(dataset_copy: Path, ichx: Program) -> None:
+    register(dataset_copy, copies=2)
+    slept = start(dataset_copy, "--checkpoint-every", "0.1s")
+    stop_in_the_middle(dataset_copy, 2, slept)
+    with contextlib.closing(sqlite3.connect(dataset_copy / "db" / "ichx.db")) as database, database:
+        database.execute("UPDATE run SET heartbeat = '2026-01-01 00:00:00.000000'")  # as after a night
+    assert ichx("run", 1, "--fold", 0, cwd=dataset_copy).code == 0
+    folder = dataset_copy / "experiments" / "1" / "fold-0"
+    left = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    slept.send_signal(signal.SIGCONT)
+    _, err = slept.communicate(timeout=120)
+    assert slept.returncode == 1
+    assert "error: this run of fold 0 of experiment 1 has already ended (dead)" in err
+    assert "if it slept for long, another process took over" in err
+    assert "note:" not in err
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()} == left
+    with open_store(open_workspace(dataset_copy)) as store:
+        assert [(run.attempt, run.state) for run in store.runs(1)] == [(1, "dead"), (2, "done")]

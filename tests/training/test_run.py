@@ -1,5 +1,6 @@
 """A run: stages as the recipe says, validation on the whole fold, what is done is not done again."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -347,8 +348,22 @@ def test_a_loss_that_diverges_is_told_and_the_run_is_marked(fresh: Place) -> Non
     weights = workspace.root / "huge.safetensors"
     model = load_registry().get("tiny_efficientnet").build(from_toml(experiment.recipe), False)
     safetensors.torch.save_file({name: value * 1e30 for name, value in model.named_parameters()}, weights)
-    with pytest.raises(IchxError, match="loss is no longer a finite number"):
-        run_experiment(workspace, store, load_registry(), experiment.number, options=RunOptions(weights=weights))
+    options = RunOptions(weights=weights, checkpoint_every=1e-6)  # a checkpoint whenever one looks
+    with pytest.raises(IchxError, match="loss is no longer a finite number") as caught:
+        run_experiment(workspace, store, load_registry(), experiment.number, options=options)
+    folder = workspace.experiment_dir(experiment.number) / "fold-0"
+    told = json.loads((folder / "nonfinite.json").read_text())
+    assert (told["stage"], told["epoch"], told["step"]) == ("balanced", 1, 1)
+    assert told["lr"] == from_toml(experiment.recipe).stage[0].lr
+    known = set(load_dataset(workspace, store, "ph").slices["slice_id"])
+    batch = from_toml(experiment.recipe).batch
+    assert len(set(told["slice_ids"]) & known) == len(told["slice_ids"]) == batch
+    first = ", ".join(told["slice_ids"][:3])
+    where = f"at step 1 of {told['steps']} of epoch 1 of stage balanced, lr {told['lr']:.1e}, on the slices {first} and"
+    assert where in caught.value.problem
+    assert str(folder / "nonfinite.json") in caught.value.problem
+    assert "run again as it is, it fails in the same place" in caught.value.remedy
+    assert sorted(path.name for path in folder.iterdir()) == ["nonfinite.json"], "no checkpoint of it"
     (run,) = store.runs(experiment.number)
     assert run.state == "failed"
     assert "finite" in (run.error or "")
