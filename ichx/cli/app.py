@@ -1,6 +1,6 @@
 """The program `ichx`: its own options, and how errors end it.
 
-Exit codes: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 interrupted, 143 a run that SIGTERM stopped.
 """
 
 import os

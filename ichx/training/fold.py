@@ -1,7 +1,6 @@
 """One attempt at one fold: train stage by stage from where an earlier attempt ended, then predict."""
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -31,9 +30,10 @@ from ichx.training.lease import Lease, NoLease, lease
 from ichx.training.looks import Agreed, Looks
 from ichx.training.loop import EpochPart, LossError, train_epoch
 from ichx.training.method import WindowStep, learning_rate
+from ichx.training.notfinite import NOT_FINITE_REMEDY, Divergence, NotFiniteError
 from ichx.training.patience import Patience
 from ichx.training.predicting import FoldPredictor
-from ichx.training.progress import EVERY_SECONDS, NOT_FINITE_REMEDY, EpochSums, NotFiniteError, Progress, Saver
+from ichx.training.progress import EVERY_SECONDS, EpochSums, Progress, Saver
 from ichx.training.provenance import run_draft
 from ichx.training.stop import RunStopped, StopRequest
 from ichx.training.weights import Start, choose_start, load_exactly, make_model, remember_start, save_weights
@@ -141,6 +141,7 @@ class FoldRun:
             kept=self.progress.logits,
             looked=self._heed,
             held=self.held.check,
+            waiting=self._waiting,
         )
 
     def _check_rows(self) -> None:
@@ -298,7 +299,11 @@ class FoldRun:
         try:
             train_epoch(learner, batches, part, sums, self.group, self.looks, looked)
         except LossError as error:
-            self._stop_at(error, part, index, rows[error.step * size : (error.step + 1) * size])
+            self._stop_at(
+                f"the training loss is no longer a finite number: {error.loss}", error.step, part, index, rows
+            )
+        except NotFiniteError as error:
+            self._stop_at(error.problem, self.progress.position.batch - 1, part, index, rows)
         self.group.share_buffers(learner.network)
         self._validating = time.perf_counter()
         labels = self.job.data.slices[list(LABELS)].to_numpy(np.float64)[self.rows]
@@ -336,6 +341,16 @@ class FoldRun:
         if agreed.stop is not None:
             raise RunStopped(agreed.stop)
 
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Let a stop find work that has no looks, and save what came before it."""
+        try:
+            with self.stop.at_once():
+                yield
+        except RunStopped:
+            self._save()
+            raise
+
     def _save(self) -> None:
         """Write a checkpoint of where the fold is."""
         at, stages = self.progress.position, self.recipe.stage
@@ -343,13 +358,7 @@ class FoldRun:
             predicted = sum(map(len, self.progress.logits.values()))
             self.progress.position = Position(at.stage, at.epoch, predicted)
         waits = {"patience": self.patience.state()}
-        learnt = {} if self.learner is None else self.learner.state() | waits
-        try:
-            self.saver.save(self.progress, learnt)
-        except NotFiniteError as error:
-            name, step = stages[at.stage].name, f"batch {at.batch} of epoch {at.epoch + 1}"
-            step = step if at.batch else f"epoch {at.epoch}"
-            raise NotFiniteError(f"after {step} of stage {name}, {error.problem}", error.remedy) from error
+        self.saver.save(self.progress, {} if self.learner is None else self.learner.state() | waits)
 
     def _check_parts(self, size: int) -> None:
         if size < self.group.size:
@@ -357,38 +366,28 @@ class FoldRun:
                 f"a batch of {size} slices cannot be dealt to {self.group.size} processes", "use fewer processes"
             )
 
-    def _stop_at(self, error: LossError, part: EpochPart, index: int, rows: npt.NDArray[np.int64]) -> NoReturn:
-        """Write down what led to a loss that is not finite, and raise that as an error."""
+    def _stop_at(self, what: str, step: int, part: EpochPart, index: int, rows: npt.NDArray[np.int64]) -> NoReturn:
+        """Write down which step (from 0) of an epoch on `rows` led to `what`, and raise that as an error."""
         stage = self.recipe.stage[index]
-        lr = learning_rate(stage, part.epoch, error.step / part.total)
-        slice_ids = self.job.data.slices["slice_id"].to_numpy(object)[rows].tolist()
-        told = {
-            "experiment": self.number,
-            "fold": self.fold,
-            "stage": stage.name,
-            "epoch": part.epoch + 1,
-            "step": error.step + 1,
-            "steps": part.total,
-            "lr": lr,
-            "loss": str(error.loss),
-            "slice_ids": slice_ids,
-        }
-        written = ""
+        ids = self.job.data.slices["slice_id"].to_numpy(object)[rows]
+        batch, before = (ids[max(at, 0) * part.size : (at + 1) * part.size].tolist() for at in (step, step - 1))
+        divergence = Divergence(
+            experiment=self.number,
+            fold=self.fold,
+            stage=stage.name,
+            epoch=part.epoch + 1,
+            step=step + 1,
+            steps=part.total,
+            lr=learning_rate(stage, part.epoch, step / part.total),
+            problem=what,
+            slice_ids=batch,
+            slice_ids_of_the_step_before=before,
+        )
+        problem = str(divergence)
         if self.group.leads:
             self.held.check()
-            written = f"; all are listed in {self._not_finite}"
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._not_finite.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-            except OSError as unwritten:
-                written = f"; {self._not_finite} cannot be written: {unwritten.strerror}"
-        more = f" and {len(slice_ids) - 3} more" if len(slice_ids) > 3 else ""
-        raise AgreedError(
-            f"the training loss is no longer a finite number: {error.loss} at step {error.step + 1} of {part.total} of "
-            f"epoch {part.epoch + 1} of stage {stage.name}, lr {lr:.1e}, on the slices {', '.join(slice_ids[:3])}{more}"
-            + written,
-            NOT_FINITE_REMEDY,
-        ) from error
+            problem += f"; {divergence.write(self._not_finite)}"
+        raise AgreedError(problem, NOT_FINITE_REMEDY)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ predicted go into checkpoints.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -58,6 +59,8 @@ class FoldPredictor:
     """Is called after each look, with what has been predicted in `kept`."""
     held: Callable[[], None]
     """Raises where the fold is no longer this run's, before a file is written."""
+    waiting: Callable[[], AbstractContextManager[None]]
+    """Surrounds work that has no looks, so that it can be stopped as well."""
 
     def logits(
         self,
@@ -114,7 +117,8 @@ class FoldPredictor:
         missing = missing_tests(self.job.workspace, store, experiment.dataset, experiment.number, self.fold)
         for version in self.group.share(missing):  # all processes predict the same, whatever is added meanwhile
             data = test_data(self.job.workspace, version)
-            cache = self.group.first(partial(open_cache, self.job.workspace, data, self.job.recipe, self.events))
+            with self.waiting():
+                cache = self.group.first(partial(open_cache, self.job.workspace, data, self.job.recipe, self.events))
             if cache.defects:
                 self.events.note(f"{len(cache.defects)} slices of {version.dataset} cannot be decoded and are left out")
             drafts += self._write("test", version.id, data, cache, model, np.flatnonzero(cache.valid))[0]

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ichx.errors import IchxError
 from ichx.training import checkpoint
 from ichx.training.checkpoint import Position
+from ichx.training.notfinite import check_finite
 
 EVERY_SECONDS = 300.0
 """Between two checkpoints within an epoch, unless a run asks for something else."""
@@ -77,24 +77,3 @@ class Saver:
             state = {"fits": self._fits} | learnt | progress.state()
             checkpoint.save_checkpoint(self._folder, progress.position, state)
         self._at = time.monotonic()
-
-
-NOT_FINITE_REMEDY = (
-    "run again as it is, it fails in the same place: register another experiment with a lower learning rate "
-    "(--set stage.NAME.lr=...) or in fp32 (--set precision=fp32)"
-)
-
-
-class NotFiniteError(IchxError):
-    """A training that has run into infinity, or nothing at all."""
-
-
-def check_finite(tensors: dict[str, torch.Tensor]) -> None:
-    """Raise `NotFiniteError` unless all floating-point values are finite; the device is waited for once."""
-    floating = {name: value for name, value in tensors.items() if value.is_floating_point()}
-    if not floating:
-        return
-    finite = torch.stack([value.isfinite().all() for value in floating.values()]).tolist()
-    bad = [name for name, good in zip(floating, finite, strict=True) if not good]
-    if bad:
-        raise NotFiniteError(f"the weights {bad[0]} are no longer finite numbers", NOT_FINITE_REMEDY)

@@ -204,6 +204,21 @@ def test_an_epoch_resumed_in_the_middle_goes_on_exactly(cache, slices, start):
     assert _same(list(training_batches(cache, slices, ROWS, RECIPE, workers=0, start=start, **EPOCH)), whole[start:])
 
 
+@pytest.mark.parametrize("of", [2, 3])
+def test_the_parts_of_a_batch_are_the_whole_of_it(cache, slices, of):
+    """A batch is dealt as evenly as can be; what a slice becomes does not depend on which part it is in."""
+    whole = list(training_batches(cache, slices, ROWS, RECIPE, workers=0, start=1, **EPOCH))
+    parts = [
+        list(training_batches(cache, slices, ROWS, RECIPE, workers=0, start=1, part=(k, of), **EPOCH))
+        for k in range(of)
+    ]
+    for batch, *dealt in zip(whole, *parts, strict=True):
+        sizes = [len(part.rows) for part in dealt]
+        assert max(sizes) - min(sizes) <= 1
+        for name in ("hu", "windows", "labels", "rows"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in dealt]), getattr(batch, name))
+
+
 def test_without_augmentation_training_sees_the_cache(cache, slices):
     for batch in training_batches(cache, slices, ROWS, PLAIN, workers=0, **EPOCH):
         for row, image in zip(batch.rows.tolist(), batch.hu.numpy(), strict=True):

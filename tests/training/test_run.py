@@ -342,26 +342,37 @@ def test_unknown_experiments_and_folds(fresh: Place) -> None:
     assert store.runs(experiment.number) == []
 
 
-def test_a_loss_that_diverges_is_told_and_the_run_is_marked(fresh: Place) -> None:
+@pytest.mark.parametrize(
+    ("every", "what", "step"),
+    [
+        (0, "the training loss is no longer a finite number: nan", 2),
+        (1e-6, "the weights conv_stem.weight are no longer finite numbers", 1),  # a checkpoint whenever one looks
+    ],
+)
+def test_a_training_that_diverges_is_told_and_the_run_is_marked(
+    fresh: Place, every: float, what: str, step: int
+) -> None:
     workspace, store = fresh
-    experiment = register(store)
+    experiment = register(store, "batch=16")
     weights = workspace.root / "huge.safetensors"
     model = load_registry().get("tiny_efficientnet").build(from_toml(experiment.recipe), False)
     safetensors.torch.save_file({name: value * 1e30 for name, value in model.named_parameters()}, weights)
-    options = RunOptions(weights=weights, checkpoint_every=1e-6)  # a checkpoint whenever one looks
-    with pytest.raises(IchxError, match="loss is no longer a finite number") as caught:
+    options = RunOptions(weights=weights, checkpoint_every=every)
+    with pytest.raises(IchxError) as caught:
         run_experiment(workspace, store, load_registry(), experiment.number, options=options)
     folder = workspace.experiment_dir(experiment.number) / "fold-0"
     told = json.loads((folder / "nonfinite.json").read_text())
-    assert (told["stage"], told["epoch"], told["step"]) == ("balanced", 1, 1)
+    assert (told["stage"], told["epoch"], told["step"]) == ("balanced", 1, step)
     assert told["lr"] == from_toml(experiment.recipe).stage[0].lr
     known = set(load_dataset(workspace, store, "ph").slices["slice_id"])
-    batch = from_toml(experiment.recipe).batch
-    assert len(set(told["slice_ids"]) & known) == len(told["slice_ids"]) == batch
-    first = ", ".join(told["slice_ids"][:3])
-    where = f"at step 1 of {told['steps']} of epoch 1 of stage balanced, lr {told['lr']:.1e}, on the slices {first} and"
-    assert where in caught.value.problem
-    assert str(folder / "nonfinite.json") in caught.value.problem
+    ids, before = told["slice_ids"], told["slice_ids_of_the_step_before"]
+    assert len(set(ids) & known) == len(ids) == 16
+    assert len(set(before) & known) == len(before) == (16 if step > 1 else 0)
+    assert not set(ids) & set(before)
+    assert caught.value.problem == (
+        f"{what} at step {step} of {told['steps']} of epoch 1 of stage balanced, lr {told['lr']:.1e}, on the slices "
+        f"{', '.join(ids[:3])} and 13 more; all are listed in {folder / 'nonfinite.json'}"
+    )
     assert "run again as it is, it fails in the same place" in caught.value.remedy
     assert sorted(path.name for path in folder.iterdir()) == ["nonfinite.json"], "no checkpoint of it"
     (run,) = store.runs(experiment.number)
