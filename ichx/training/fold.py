@@ -200,7 +200,7 @@ class FoldRun:
         learner.set_weights(patience.weights)
         stage, trained = self.recipe.stage[index], len(patience.scores)
         self.events.stage_ended(stage.name, patience.best + 1, trained, stage.epochs - trained)
-        return validated if patience.best + 1 == trained else None
+        return validated if patience.stays else None
 
     def _epoch(self, learner: Learner, index: int, epoch: int) -> tuple[EpochRecord, npt.NDArray[np.float32]]:
         """Train one epoch and validate it; return its record and the logits of the validation fold."""

@@ -41,6 +41,11 @@ class Patience:
         return best_epoch(self.scores)
 
     @property
+    def stays(self) -> bool:
+        """Whether the weights of the last epoch go on: they are the best so far, or nothing is looked at."""
+        return not self.scores or self.best == len(self.scores) - 1
+
+    @property
     def over(self) -> bool:
         """Whether the stage ends here."""
         return runs_out(self.scores, self.patience)
