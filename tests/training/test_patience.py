@@ -53,6 +53,7 @@ def test_the_weights_of_the_best_epoch_are_kept() -> None:
         patience.look(0.35, lambda: {"epoch": 3})
         assert patience.over
         assert (patience.best, patience.weights) == (1, {"epoch": 1})
+        assert not patience.stays
     assert one.scores == [0.5, 0.3, 0.4, 0.35]
 
 
@@ -61,6 +62,7 @@ def test_without_patience_nothing_is_looked_at() -> None:
     for score in (0.1, 0.2, 0.3):
         one.look(score, lambda: pytest.fail("no weights are needed"))
     assert not one.over
+    assert one.stays
     assert one.state() == {"scores": [], "weights": None}
 
 
