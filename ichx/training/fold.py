@@ -242,7 +242,6 @@ class FoldRun:
                 trained = len(self.patience.scores)
                 self.events.stage_ended(stage.name, self.patience.best + 1, trained, stage.epochs - trained)
 
-<<<<<<< HEAD
     def _plan(self, start: str, done: int) -> FoldPlan:
         return FoldPlan(
             experiment=self.number,
@@ -257,16 +256,6 @@ class FoldRun:
             epochs_done=done,
             leaked=self.job.experiment.leaked,
         )
-=======
-    def _go_back(
-        self, learner: Learner, index: int, patience: Patience, validated: npt.NDArray[np.float32] | None
-    ) -> npt.NDArray[np.float32] | None:
-        """Give the learner the weights of the stage's best epoch; return the last logits where they are those."""
-        learner.set_weights(patience.weights)
-        stage, trained = self.recipe.stage[index], len(patience.scores)
-        self.events.stage_ended(stage.name, patience.best + 1, trained, stage.epochs - trained)
-        return validated if patience.stays else None
->>>>>>> 011319a30642fed572fc65f3a1b4f6c9e95f15ea
 
     def _epoch(
         self, learner: Learner, predictor: FoldPredictor, index: int, epoch: int
