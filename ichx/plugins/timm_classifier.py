@@ -25,6 +25,8 @@ def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
     hub.setLevel(logging.CRITICAL)
     try:
         extra: dict[str, Any] = {"img_size": recipe.input.pixels} if _needs_size(name) else {}
+        if recipe.model.drop_path > 0:
+            extra["drop_path_rate"] = recipe.model.drop_path
         model: nn.Module = timm.create_model(
             name,
             pretrained=pretrained,
@@ -33,6 +35,10 @@ def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
             drop_rate=recipe.model.dropout,
             **extra,
         )
+    except TypeError as error:
+        if "drop_path_rate" in str(error):
+            raise IchxError(f"timm's {name!r} has no stochastic depth", "leave model.drop_path at 0") from error
+        raise
     except RuntimeError as error:
         if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
             raise IchxError(

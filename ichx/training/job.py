@@ -12,7 +12,8 @@ from ichx.data.cache_request import recipe_spec
 from ichx.data.dataset import LoadedDataset, load_folds, load_version
 from ichx.errors import IchxError
 from ichx.labels import ANY
-from ichx.recipe import Recipe, from_toml
+from ichx.recipe import Recipe
+from ichx.recipe_text import from_toml
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin, Registry

@@ -54,7 +54,7 @@ def train_epoch(
     `looked(batches_done, agreed)` is called after each look. Raises `LossError` at the first look after the loss has
     stopped being finite.
     """
-    learner.model.train()
+    learner.begin_epoch(part.epoch)
     looks.begin()
     done, since = part.done, time.perf_counter()
     losses: list[torch.Tensor] = []
