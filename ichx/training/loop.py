@@ -10,11 +10,10 @@ from torch import nn
 
 from ichx.errors import IchxError
 from ichx.labels import LABELS
-from ichx.training.method import WindowStep, weighted_loss
+from ichx.training.learner import Learner
+from ichx.training.method import WindowStep
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from ichx.data.loader import Batch
 
 REPORT_EVERY = 16
@@ -22,40 +21,26 @@ REPORT_EVERY = 16
 
 
 def train_epoch(
-    model: nn.Module,
-    window_step: WindowStep,
+    learner: Learner,
     batches: "Iterable[Batch]",
-    optimizer: torch.optim.Optimizer,
-    accelerator: "Accelerator",
-    rate: Callable[[int], float],
+    epoch: int,
+    total: int,
     report: Callable[[int, float, int], None],
 ) -> tuple[float, int]:
-    """Train `model` once over `batches`; return the mean loss and the number of images.
+    """Train once over the `total` `batches` of the stage's `epoch`; return the mean loss and the number of images.
 
-    `rate(step)` is the learning rate of a step, counted from 0. `report(batches, mean_loss, images)` is called now and
-    then. Raises `IchxError` when the loss is not finite.
+    `report(batches, mean_loss, images)` is called now and then. Raises `IchxError` when the loss is not finite.
     """
-    model.train()
-    device = accelerator.device
-    ahead = device.type == "cuda"  # from pinned memory; elsewhere a copy could see what the loader writes next
-    total = torch.zeros((), device=device)
+    learner.model.train()
+    sum_of_losses = torch.zeros((), device=learner.accelerator.device)
     count = images = 0
     for batch in batches:
-        hu, windows = batch.hu.to(device, non_blocking=ahead), batch.windows.to(device, non_blocking=ahead)
-        labels = batch.labels.to(device, non_blocking=ahead)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(count)
-        jitter = None if batch.jitter is None else batch.jitter.to(device, non_blocking=ahead)
-        loss = weighted_loss(model(window_step(hu, windows, jitter)), labels)
-        accelerator.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        total += loss.detach()
+        sum_of_losses += learner.step(batch, epoch, count, total)
         count += 1
-        images += len(labels)
+        images += len(batch.rows)
         if count % REPORT_EVERY == 0:
-            report(count, _finite(total.item() / count), images)
-    return _finite(total.item() / max(count, 1)), images
+            report(count, _finite(sum_of_losses.item() / count), images)
+    return _finite(sum_of_losses.item() / max(count, 1)), images
 
 
 @torch.inference_mode()

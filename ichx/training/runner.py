@@ -12,8 +12,9 @@ from ichx.recipe import from_toml
 from ichx.store import ScoreDraft, marks
 from ichx.training.device import choose_hardware
 from ichx.training.events import RunEvents
-from ichx.training.fold import FoldRun, RunOptions, missing_tests
+from ichx.training.fold import FoldRun, RunOptions
 from ichx.training.job import prepare_job
+from ichx.training.predicting import missing_tests
 from ichx.training.weights import choose_start
 
 if TYPE_CHECKING:

@@ -1,0 +1,143 @@
+"""What a fold predicts: logits of slices in a view, written down with what the store must know of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from ichx.data.loader import inference_batches
+from ichx.data.predictions import VIEWS, Predictions, write_predictions
+from ichx.evaluation.metric import probabilities, score
+from ichx.labels import LABELS
+from ichx.store import PredictionDraft
+from ichx.training.device import Hardware
+from ichx.training.events import RunEvents
+from ichx.training.job import Job, open_cache, test_data
+from ichx.training.loop import predict
+from ichx.training.method import WindowStep
+
+if TYPE_CHECKING:
+    from ichx.data.cache import Cache
+    from ichx.data.dataset import LoadedDataset
+    from ichx.store import DatasetVersion, Store
+    from ichx.workspace import Workspace
+
+
+INFERENCE_BATCH = 64
+"""Slices at once where nothing is learnt: a training's small batch would only cost time."""
+
+
+@dataclass(frozen=True)
+class FoldPredictor:
+    """Predicts with the network of one fold. `folder` is the fold's own, for its prediction files."""
+
+    job: Job
+    fold: int
+    folder: Path
+    hardware: Hardware
+    workers: int
+    window_step: WindowStep
+    events: RunEvents
+
+    def logits(
+        self,
+        model: nn.Module,
+        data: "LoadedDataset",
+        cache: "Cache",
+        rows: npt.NDArray[np.int64],
+        view: str,
+        phase: str,
+    ) -> npt.NDArray[np.float32]:
+        """Return the logits `(N, 6)` of `rows` of `data`, in their order; `phase` says what this is for."""
+        batches = inference_batches(
+            cache, data.slices, rows, self.job.recipe, batch=INFERENCE_BATCH, workers=self.workers
+        )
+        return predict(
+            model,
+            self.window_step,
+            batches,
+            self.hardware.device,
+            view,
+            lambda done: self.events.phase(phase, done, len(rows)),
+        )
+
+    def validation(
+        self, model: nn.Module, rows: npt.NDArray[np.int64], known: npt.NDArray[np.float32] | None
+    ) -> tuple[list[PredictionDraft], float]:
+        """Write the OOF predictions of `rows`; return their drafts and the score without test-time augmentation.
+
+        `known` are the identity view's logits where these weights have predicted them before.
+        """
+        return self._write("oof", self.job.experiment.version_id, self.job.data, self.job.cache, model, rows, known)
+
+    def tests(self, model: nn.Module, store: "Store") -> list[PredictionDraft]:
+        """Write the predictions of every test set that the fold has not predicted; return their drafts."""
+        drafts = []
+        experiment = self.job.experiment
+        for version in missing_tests(self.job.workspace, store, experiment.dataset, experiment.number, self.fold):
+            data = test_data(self.job.workspace, version)
+            cache = open_cache(self.job.workspace, data, self.job.recipe, self.events)
+            if cache.defects:
+                self.events.note(f"{len(cache.defects)} slices of {version.dataset} cannot be decoded and are left out")
+            drafts += self._write("test", version.id, data, cache, model, np.flatnonzero(cache.valid))[0]
+        return drafts
+
+    def _write(
+        self,
+        role: str,
+        version_id: int,
+        data: "LoadedDataset",
+        cache: "Cache",
+        model: nn.Module,
+        rows: npt.NDArray[np.int64],
+        known: npt.NDArray[np.float32] | None = None,
+    ) -> tuple[list[PredictionDraft], float]:
+        """Write the predictions of every view; return their drafts and the identity view's score, or NaN."""
+        ids = data.slices["slice_id"].to_numpy(dtype=object)[rows]
+        labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
+        name = role if role == "oof" else f"test-{data.version.dataset}-v{data.version.number}"
+        drafts = []
+        plain = float("nan")
+        for view in VIEWS:
+            if view == "identity" and known is not None:
+                logits = known
+            else:
+                logits = self.logits(model, data, cache, rows, view, f"predicting {data.version.dataset}, {view}")
+            value = score(labels, probabilities(logits)) if role == "oof" else None
+            if view == "identity" and value is not None:
+                plain = value
+            path = self.folder / f"{name}-{view}.parquet"
+            digest = write_predictions(path, Predictions(ids, logits))
+            drafts.append(
+                PredictionDraft(
+                    experiment=self.job.experiment.number,
+                    fold=self.fold,
+                    version_id=version_id,
+                    role=role,
+                    view=view,
+                    path=path.relative_to(self.job.workspace.root).as_posix(),
+                    slices=len(rows),
+                    digest=digest,
+                    score=value,
+                )
+            )
+        return drafts, plain
+
+
+def missing_tests(
+    workspace: "Workspace", store: "Store", dataset: str, number: int, fold: int
+) -> "list[DatasetVersion]":
+    """Return the test sets that the fold has not predicted in every view."""
+    missing = []
+    for version in store.test_sets(dataset):
+        have = {
+            p.view
+            for p in store.predictions(number, role="test", version_id=version.id)
+            if p.fold == fold and (workspace.root / p.path).is_file()
+        }
+        if have < set(VIEWS):
+            missing.append(version)
+    return missing
