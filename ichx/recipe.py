@@ -33,13 +33,22 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def _added(default: Any) -> Any:
+    """Return a field that recipes of earlier versions do not have: at its default it is no part of a digest."""
+    return field(default=default, metadata={"added": True})
+
+
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The network. `backbone` is a timm name with its weight tag, or a name that the plugin's own builder knows."""
+    """The network. `backbone` is a timm name with its weight tag, or a name that the plugin's own builder knows.
+
+    `mask_weight` is what the loss of the masks counts beside that of the labels, in a network that predicts masks.
+    """
 
     backbone: str
     pretrained: bool = True
     dropout: float = 0.0
+    mask_weight: float = _added(0.0)
 
 
 @dataclass(frozen=True)
@@ -154,9 +163,23 @@ def differences(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:
 
 
 def digest(recipe: Recipe) -> str:
-    """Return 16 hex digits that two recipes share exactly when they are equal."""
-    text = json.dumps(dataclasses.asdict(recipe), sort_keys=True)
+    """Return 16 hex digits that two recipes share exactly when they are equal, in whichever version they were made."""
+    text = json.dumps(_digested(recipe), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _digested(value: Any) -> Any:
+    """Return `value` as plain tables and lists, without the added fields that are at their default."""
+    if isinstance(value, tuple):
+        return [_digested(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    values = {spec: getattr(value, spec.name) for spec in dataclasses.fields(value)}
+    return {
+        spec.name: _digested(one)
+        for spec, one in values.items()
+        if not (spec.metadata.get("added") and one == spec.default)
+    }
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -245,6 +268,7 @@ def invalid_values(recipe: Recipe) -> list[str]:
     need(1 <= recipe.batch <= 65536, "batch", "between 1 and 65536")
     need(0 <= recipe.seed < 2**32, "seed", "between 0 and 2^32 - 1")
     need(0 <= recipe.model.dropout < 1, "model.dropout", "in [0, 1)")
+    need(0 <= recipe.model.mask_weight <= 1000, "model.mask_weight", "between 0 and 1000")
     need(recipe.optimizer.weight_decay >= 0, "optimizer.weight_decay", "0 or more")
     need(0 <= recipe.augmentation.probability <= 1, "augmentation.probability", "in [0, 1]")
     for name in ("shift", "scale", "grid_limit", "window_scale"):
