@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ichx.data.augment import Augmenter, jitters_windows, window_jitter
+from ichx.data.augment import MASK, Augmenter, jitters_windows, window_jitter
 from ichx.data.cache import Cache
+from ichx.data.mask_cache import MaskCache
+from ichx.data.masks import UNKNOWN
 from ichx.data.sampling import AUGMENTATION, WINDOWS, generator, id_number
 from ichx.errors import IchxError
 from ichx.labels import LABELS
@@ -36,6 +38,8 @@ class Batch:
 
     Labels are NaN where the dataset has none. `rows` (N,) int64 are rows of the dataset, in the order asked for.
     `jitter` (N, windows, 2) float32: HU to add to each window's centre, factor of its width; None where there is none.
+    `masks` (N, H, W) uint8: 0, or 1 + the index in `ichx.labels.SUBTYPES`; UNKNOWN all over where nobody has drawn one;
+    None where they are not asked for.
     """
 
     hu: Tensor
@@ -43,6 +47,7 @@ class Batch:
     labels: Tensor
     rows: Tensor
     jitter: Tensor | None = None
+    masks: Tensor | None = None
 
 
 def training_batches(
@@ -56,16 +61,18 @@ def training_batches(
     epoch: int,
     workers: int,
     start: int = 0,
+    masks: MaskCache | None = None,
 ) -> Iterator[Batch]:
     """Yield the epoch's batches of `recipe.batch` slices in the order of `rows`, augmented, then cropped to the centre.
 
     A sample's augmentation depends on (seed, fold, stage, epoch, slice id) only. A ragged last batch is dropped, unless
-    it is the only one. `start` skips that many batches. Raises `ValueError` when a row is a defect.
+    it is the only one. `start` skips that many batches. With `masks` the batches have them, moved as the slices are.
+    Raises `ValueError` when a row is a defect.
     """
     _check(cache, slices, rows, recipe)
     whole = len(rows) - len(rows) % recipe.batch if len(rows) > recipe.batch else len(rows)
     address = (recipe.seed, fold, stage, epoch)
-    source = _Source(cache, recipe.input, _Augmentation(recipe.augmentation, address))
+    source = _Source(cache, recipe.input, _Augmentation(recipe.augmentation, address), masks)
     parts = _split(rows[:whole], recipe.batch)[start:]
     return _iterate(source, slices, parts, workers)
 
@@ -78,13 +85,14 @@ def inference_batches(
     *,
     batch: int | None = None,
     workers: int,
+    masks: MaskCache | None = None,
 ) -> Iterator[Batch]:
     """Yield all of `rows` in their order, cropped to the centre but not augmented, `batch` (or the recipe's) at a time.
 
     Raises `ValueError` when a row is a defect.
     """
     _check(cache, slices, rows, recipe)
-    source = _Source(cache, recipe.input)
+    source = _Source(cache, recipe.input, masks=masks)
     return _iterate(source, slices, _split(rows, batch or recipe.batch), workers)
 
 
@@ -103,20 +111,34 @@ class _Augmentation:
 
 
 class _Source(Dataset[Any]):
-    """Reads a batch: (rows, slice numbers) becomes (N, edge, edge) int16 HU and its jitter. All that a worker holds."""
+    """Reads a batch: (rows, slice numbers) becomes (N, edge, edge) int16 HU, its jitter and its masks.
 
-    def __init__(self, cache: Cache, recipe: InputRecipe, augmentation: _Augmentation | None = None) -> None:
-        self.cache, self.recipe, self.augmentation = cache, recipe, augmentation
+    All that a worker holds.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        recipe: InputRecipe,
+        augmentation: _Augmentation | None = None,
+        masks: MaskCache | None = None,
+    ) -> None:
+        self.cache, self.recipe, self.augmentation, self.masks = cache, recipe, augmentation, masks
         self._augmenter = Augmenter(augmentation.recipe, recipe.size) if augmentation else None
+        self._mask_augmenter = (
+            Augmenter(augmentation.recipe, recipe.size, MASK) if augmentation and masks is not None else None
+        )
         self._memory = _Memory()
 
-    def __reduce__(self) -> tuple[type["_Source"], tuple[Cache, InputRecipe, _Augmentation | None]]:
-        return type(self), (self.cache, self.recipe, self.augmentation)
+    def __reduce__(self) -> tuple[type["_Source"], tuple[Cache, InputRecipe, _Augmentation | None, MaskCache | None]]:
+        return type(self), (self.cache, self.recipe, self.augmentation, self.masks)
 
-    def __getitem__(self, item: tuple[npt.NDArray[np.int64], list[int]]) -> tuple[Tensor, Tensor | None] | IchxError:
+    def __getitem__(
+        self, item: tuple[npt.NDArray[np.int64], list[int]]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None] | IchxError:
         rows, numbers = item
         try:
-            return self._read(rows, numbers), self._jitter(numbers)
+            return self._read(rows, numbers), self._jitter(numbers), self._read_masks(rows, numbers)
         except IchxError as error:
             return error  # raised by the parent: torch would turn it into a RuntimeError on the way
 
@@ -134,6 +156,23 @@ class _Source(Dataset[Any]):
                 part = centre_crop(image, edge)
                 target[...] = part if part.dtype == np.int16 else np.rint(part, out=part)
         return torch.from_numpy(hu)
+
+    def _read_masks(self, rows: npt.NDArray[np.int64], numbers: list[int]) -> Tensor | None:
+        if self.masks is None:
+            return None
+        edge = self.recipe.pixels
+        masks = np.zeros((len(rows), edge, edge), np.uint8)
+        masks[~self.masks.known[rows]] = UNKNOWN
+        for index, row in enumerate(rows.tolist()):
+            mask = self.masks.read(row)
+            if mask is not None and self._mask_augmenter is not None and self.augmentation is not None:
+                # The slice's own draws, once more: its mask goes where it went.
+                mask = self._mask_augmenter.move(
+                    mask, generator(AUGMENTATION, *self.augmentation.address, numbers[index])
+                )
+            if mask is not None:
+                masks[index] = centre_crop(mask, edge)
+        return torch.from_numpy(masks)
 
     def _jitter(self, numbers: list[int]) -> Tensor | None:
         if self.augmentation is None or not jitters_windows(self.augmentation.recipe):
@@ -212,11 +251,11 @@ def _iterate(
     for part, read in zip(parts, loader if workers else _ahead(loader), strict=True):
         if isinstance(read, IchxError):
             raise read
-        hu, jitter = read
+        hu, jitter, masks = read
         del read  # what the consumer lets go of can be filled again
         of_part = [torch.from_numpy(column) for column in (windows[part], labels[part], part)]
-        yield Batch(hu, of_part[0], of_part[1], of_part[2], jitter)
-        del hu, jitter
+        yield Batch(hu, of_part[0], of_part[1], of_part[2], jitter, masks)
+        del hu, jitter, masks
 
 
 def _ahead(batches: Iterable[Any]) -> Iterator[Any]:
