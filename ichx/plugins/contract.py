@@ -5,13 +5,13 @@ A plugin is data. Its `build` function is the only part that touches torch, and 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ichx.errors import IchxError
 from ichx.recipe import InputRecipe, ModelRecipe, Recipe, StageRecipe
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 REFERENCE_STAGES = (
     StageRecipe(name="balanced", sampling="fixed", epochs=4, lr=1e-3),
@@ -28,14 +28,25 @@ def build_timm(recipe: Recipe, pretrained: bool) -> "nn.Module":
     return build(recipe, pretrained)
 
 
+class Segmented(NamedTuple):
+    """What a network with masks returns when it is asked for them: `logits` (N, 6) and `masks` (N, 5, H, W).
+
+    `masks` are logits of each pixel, in the order of `ichx.labels.SUBTYPES`, at the size of the image.
+    """
+
+    logits: "Tensor"
+    masks: "Tensor"
+
+
 @dataclass(frozen=True)
 class Plugin:
     """A declared model.
 
     `recipe` is its default and the only source of it. `build(recipe, pretrained)` returns a `torch.nn.Module` that maps
     `(N, 3, H, W)` windowed images to `(N, 6)` logits in the order of `ichx.labels.LABELS`; it raises `IchxError` when
-    pretrained weights cannot be had. `weights_licence` is the licence of the pretrained weights, and `notice` what
-    a user must be told about them wherever the plugin is chosen.
+    pretrained weights cannot be had. With `masks` that module also segments: called as `module(images, masks=True)` it
+    returns `Segmented`; else, as any other, the logits alone. `weights_licence` is the licence of the pretrained
+    weights, and `notice` what a user must be told about them wherever the plugin is chosen.
     """
 
     name: str
@@ -43,6 +54,7 @@ class Plugin:
     recipe: Recipe
     weights_licence: str = ""
     notice: str = ""
+    masks: bool = False
     build: Callable[[Recipe, bool], "nn.Module"] = build_timm
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ from ichx.training.job import Job
 from ichx.training.learner import Learner, address_seed, prepared
 from ichx.training.lease import lease
 from ichx.training.loop import train_epoch
+from ichx.training.mask_loss import Overlap
 from ichx.training.method import WindowStep, learning_rate
 from ichx.training.predicting import FoldPredictor
 from ichx.training.provenance import run_draft
@@ -206,6 +207,7 @@ class FoldRun:
             stage=index,
             epoch=epoch,
             workers=self.workers,
+            masks=self.job.masks,
         )
         began = time.perf_counter()
         loss, images = train_epoch(
@@ -213,8 +215,9 @@ class FoldRun:
         )
         seconds = time.perf_counter() - began
         labels = self.job.data.slices[list(LABELS)].to_numpy(np.float64)[self.rows]
+        overlap = None if self.job.masks is None else Overlap(self.hardware.device)
         logits = self.predictor.logits(
-            learner.network, self.job.data, self.job.cache, self.rows, "identity", "validating"
+            learner.network, self.job.data, self.job.cache, self.rows, "identity", "validating", overlap
         )
         predicted = probabilities(logits)
         values = {
@@ -226,6 +229,7 @@ class FoldRun:
             "images_per_second": images / seconds,
         }
         values |= {f"score_{name}": float(v) for name, v in zip(LABELS, label_losses(labels, predicted), strict=True)}
+        values |= overlap.dice() if overlap is not None else {}
         return EpochRecord(stage=stage.name, stage_index=index, epoch=epoch + 1, values=values), logits
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ichx.recipe import Recipe
+from ichx.training.mask_loss import mask_loss
 from ichx.training.method import WindowStep, learning_rate, make_optimizer, weighted_loss
 
 if TYPE_CHECKING:
@@ -47,7 +48,13 @@ class Learner:
         jitter = None if batch.jitter is None else batch.jitter.to(device, non_blocking=ahead)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(stage, epoch, number / total)
-        loss = weighted_loss(self.model(self.window_step(hu, windows, jitter)), labels)
+        images = self.window_step(hu, windows, jitter)
+        if batch.masks is None:
+            loss = weighted_loss(self.model(images), labels)
+        else:
+            logits, pixels = self.model(images, masks=True)
+            of_masks = mask_loss(pixels, batch.masks.to(device, non_blocking=ahead))
+            loss = weighted_loss(logits, labels) + self.recipe.model.mask_weight * of_masks
         self.accelerator.backward(loss)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)

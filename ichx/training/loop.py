@@ -11,6 +11,7 @@ from torch import nn
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.training.learner import Learner
+from ichx.training.mask_loss import Overlap
 from ichx.training.method import WindowStep
 
 if TYPE_CHECKING:
@@ -51,8 +52,12 @@ def predict(
     device: torch.device,
     view: str,
     report: Callable[[int], None],
+    overlap: Overlap | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Return the logits `(N, 6)` of all slices in `batches`, in their order, under `view` (`identity` or `hflip`)."""
+    """Return the logits `(N, 6)` of all slices in `batches`, in their order, under `view` (`identity` or `hflip`).
+
+    Where the batches have masks, `overlap` counts how the network's agree with them, under `identity`.
+    """
     model.eval()
     ahead = device.type == "cuda"
     parts: list[npt.NDArray[np.float32]] = []
@@ -60,7 +65,12 @@ def predict(
     for batch in batches:
         hu = batch.hu.to(device, non_blocking=ahead)
         hu = hu.flip(-1) if view == "hflip" else hu
-        logits = model(window_step(hu, batch.windows.to(device, non_blocking=ahead)))
+        images = window_step(hu, batch.windows.to(device, non_blocking=ahead))
+        if overlap is None or batch.masks is None:
+            logits = model(images)
+        else:
+            logits, pixels = model(images, masks=True)
+            overlap.add(pixels, batch.masks.to(device, non_blocking=ahead))
         parts.append(logits.float().cpu().numpy())
         done += len(hu)
         report(done)

@@ -17,6 +17,7 @@ from ichx.training.device import Hardware
 from ichx.training.events import RunEvents
 from ichx.training.job import Job, open_cache, test_data
 from ichx.training.loop import predict
+from ichx.training.mask_loss import Overlap
 from ichx.training.method import WindowStep
 
 if TYPE_CHECKING:
@@ -50,10 +51,20 @@ class FoldPredictor:
         rows: npt.NDArray[np.int64],
         view: str,
         phase: str,
+        overlap: Overlap | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Return the logits `(N, 6)` of `rows` of `data`, in their order; `phase` says what this is for."""
+        """Return the logits `(N, 6)` of `rows` of `data`, in their order; `phase` says what this is for.
+
+        With `overlap`, `data` are the job's own, and it counts how the network's masks agree with theirs.
+        """
         batches = inference_batches(
-            cache, data.slices, rows, self.job.recipe, batch=INFERENCE_BATCH, workers=self.workers
+            cache,
+            data.slices,
+            rows,
+            self.job.recipe,
+            batch=INFERENCE_BATCH,
+            workers=self.workers,
+            masks=None if overlap is None else self.job.masks,
         )
         return predict(
             model,
@@ -62,6 +73,7 @@ class FoldPredictor:
             self.hardware.device,
             view,
             lambda done: self.events.phase(phase, done, len(rows)),
+            overlap,
         )
 
     def validation(

@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,10 @@ from ichx.errors import IchxError
 if TYPE_CHECKING:
     from ichx.plugins import Plugin
     from ichx.recipe import Recipe
+
+
+ENCODER = "encoder.model."
+"""Where a network with a decoder has the backbone that it shares with a classifier."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,8 @@ def load_file(model: nn.Module, path: Path, note: Callable[[str], None]) -> None
 
     Raises `IchxError` for a file that is missing, damaged, holds code, or fits nowhere.
     """
-    given = read_weights(path)
     own = model.state_dict()
+    given = _named_as(own, read_weights(path))
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     if not fitting:
         raise IchxError(f"no tensor in {path} fits this model", "give weights of the same backbone")
@@ -110,6 +114,14 @@ def load_file(model: nn.Module, path: Path, note: Callable[[str], None]) -> None
     if skipped:
         line += f"; not used: {_few(skipped)}"
     note(line)
+
+
+def _named_as(own: Mapping[str, object], given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors `given`, those of a classifier by the names that a network with an encoder has for them."""
+    return {
+        name if name in own or f"{ENCODER}{name}" not in own else f"{ENCODER}{name}": value
+        for name, value in given.items()
+    }
 
 
 def load_exactly(model: nn.Module, path: Path) -> None:
