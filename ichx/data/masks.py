@@ -37,13 +37,13 @@ MOST_BYTES: Final = 1 << 26
 
 MISTAKES: Final = {
     "unreadable": "cannot be read",
-    "form": "are no PNG of 8-bit grey values",
-    "damaged": "are damaged",
-    "size": "are not of their slice's size",
-    "value": f"have values beyond {len(SUBTYPES)}",
-    "twice": "are of a slice that has another mask",
+    "form": "no PNG of 8-bit grey values",
+    "damaged": "damaged",
+    "size": "not of the slice's size",
+    "value": f"a value beyond {len(SUBTYPES)}",
+    "twice": "the slice has another one",
 }
-"""Why a mask is refused, in words that follow their number."""
+"""Why a mask is refused, in words."""
 
 _HEADER: Final = struct.Struct(">8sI4sIIBB")
 _GREY: Final = (b"\x89PNG\r\n\x1a\n", 13, b"IHDR")
@@ -221,7 +221,7 @@ def _raise_refused(source: Path, names: list[str], taken: list[tuple[int, int]],
         if mistake:
             refused[mistake].append(f"{names[number]} ({mask.detail})" if mask.detail else names[number])
     problems = [
-        f"{source}: {counted(len(refused[mistake]), 'mask')} that {words}, {such_as(refused[mistake])}"
+        f"{source}: {counted(len(refused[mistake]), 'mask')} refused: {words}, {such_as(refused[mistake])}"
         for mistake, words in MISTAKES.items()
         if mistake in refused
     ]
@@ -237,11 +237,11 @@ def _held_against_labels(
     labelled = catalog[list(SUBTYPES)].to_numpy()[rows] > 0.5
     beyond, short = marked & ~labelled, labelled & ~marked
     warnings = []
-    for which, words in ((beyond, "mark a subtype that the labels lack"), (short, "lack a subtype of the labels")):
+    for which, words in ((beyond, "with a subtype that the labels lack"), (short, "without a subtype of the labels")):
         wrong = np.flatnonzero(which.any(axis=1))
         if len(wrong):
             such = [f"{ids[i]} ({', '.join(np.array(SUBTYPES)[which[i]])})" for i in wrong[:3]]
-            warnings.append(f"{counted(len(wrong), 'mask')} that {words}, {such_as(such, len(wrong))}")
+            warnings.append(f"{counted(len(wrong), 'mask')} {words}, {such_as(such, len(wrong))}")
     without = catalog["defect"].isna().to_numpy() & (catalog[ANY].to_numpy() > 0.5)
     without[rows] = False
     if without.any():

@@ -3,6 +3,7 @@
 Ronneberger et al. 2015, arXiv 1505.04597. The only file of the zoo that imports segmentation-models-pytorch.
 """
 
+import math
 from typing import TYPE_CHECKING, Literal, overload
 
 import segmentation_models_pytorch as smp
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 STRIDE = 32
 """The encoder's coarsest map has a place for so many pixels along a side."""
+
+
+RARE = 0.01
+"""The probability of blood in a pixel that a new network begins with (Lin et al. 2017, arXiv 1708.02002)."""
 
 
 class UNet(nn.Module):
@@ -36,6 +41,8 @@ class UNet(nn.Module):
         self.encoder: nn.Module = whole.encoder
         self.decoder: nn.Module = whole.decoder
         self.segmentation_head: nn.Module = whole.segmentation_head
+        # From 1/2 everywhere, the first steps would teach that nothing bleeds, and the next ones nothing else.
+        nn.init.constant_(whole.segmentation_head[0].bias, math.log(RARE / (1 - RARE)))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(2 * whole.encoder.out_channels[-1], len(LABELS))
 
