@@ -11,7 +11,8 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Return the loss of mask logits `(N, 5, H, W)` against `masks` `(N, H, W)` as in `Batch`, in float32.
 
     It is the binary cross-entropy, a mean over known pixels and subtypes, plus the soft dice loss of each subtype over
-    the batch (Milletari et al. 2016, arXiv 1606.04797), a mean over the subtypes that are in it. 0 where none is known.
+    the batch (with squares, as in Milletari et al. 2016, arXiv 1606.04797), a mean over the subtypes that are in it.
+    0 where none is known.
     """
     known = (masks != UNKNOWN).unsqueeze(1).float()
     truth = _by_subtype(masks).float()
@@ -21,7 +22,7 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     predicted = torch.sigmoid(logits) * known
     places = (0, 2, 3)
     there = truth.sum(places)
-    dice = 2 * (predicted * truth).sum(places) / (predicted.sum(places) + there).clamp(min=1)
+    dice = 2 * (predicted * truth).sum(places) / (predicted.square().sum(places) + there).clamp(min=1)
     occurs = (there > 0).float()
     return cross_entropy + ((1 - dice) * occurs).sum() / occurs.sum().clamp(min=1)
 

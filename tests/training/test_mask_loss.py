@@ -22,7 +22,7 @@ def masks_at_random(seed: int = 0) -> torch.Tensor:
 def test_by_hand() -> None:
     """One pixel of four is epidural; the network says 1/2 everywhere."""
     masks = torch.tensor([[[1, 0], [0, 0]]], dtype=torch.uint8)
-    expected = math.log(2) + 1 - 2 * 0.5 / (2 + 1)
+    expected = math.log(2) + 1 - 2 * 0.5 / (4 * 0.5**2 + 1)
     assert math.isclose(mask_loss(torch.zeros(1, 5, 2, 2), masks).item(), expected, rel_tol=1e-6)
 
 
