@@ -41,7 +41,7 @@ PLUGINS = (
         summary="0.6 M, U-Net on a residual encoder: six labels and masks; brain, subdural, bone; linear",
         recipe=Recipe(
             plugin="tiny_unet",
-            model=ModelRecipe(backbone="test_resnet.r160_in1k", pretrained=False, mask_weight=1.0),
+            model=ModelRecipe(backbone="test_resnet.r160_in1k", pretrained=False, mask_weight=3.0),
             input=TINY_INPUT,
             stage=TINY_STAGES,
             batch=16,
