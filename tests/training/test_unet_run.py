@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import SHORT, Program
 
@@ -37,26 +36,30 @@ def bled(phantom: PhantomFiles, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return workspace.root
 
 
-def dice(root: Path, number: int) -> list[float | None]:
+def dice(root: Path, number: int) -> list[dict[str, float]]:
+    """Return what each epoch of fold 0 recorded of the masks."""
     with open_store(open_workspace(root)) as store:
-        return [record.values.get("dice") for record in store.history(number, 0)]
+        history = store.history(number, 0)
+    return [{name: value for name, value in r.values.items() if name.startswith("dice")} for r in history]
 
 
 def test_a_unet_learns_where_it_bleeds(bled: Path, ichx: Program) -> None:
     """From the command line to the report, against a network that stays as it began."""
     new = ("exp", "new", "--plugin", "tiny_unet", "--size", 48, "--dataset", "ph")
-    learning = ("batch=8", "stage.full.epochs=8", "precision=fp32")
+    learning = ("batch=8", "stage.full.epochs=5", "precision=fp32")
     still = ("stage.balanced.lr=1e-9", "stage.rebalanced.lr=1e-9", "stage.full.lr=1e-9", *SHORT)
     for number, settings in enumerate((learning, still), start=1):
         chosen = [part for setting in settings for part in ("--set", setting)]
         for arguments in ((*new, *chosen), ("run", number, "--fold", 0, "--device", "cpu")):
             done = ichx(*arguments, cwd=bled)
             assert done.code == 0, done.err
-    learnt, untrained = dice(bled, 1), dice(bled, 2)
-    assert np.isfinite(np.array(learnt, float)).all()
-    assert max(filter(None, untrained), default=0) < 0.05
-    assert learnt[-1] is not None
-    assert learnt[-1] > 0.15
+    learnt, untrained = dice(bled, 1)[-1], dice(bled, 2)[-1]
+    assert set(learnt) == set(untrained)
+    assert {"dice", "dice_subdural"} <= set(learnt)
+    assert all(0 <= value <= 1 for value in learnt.values())
+    # Subdural bleeds are large, and so the first that few steps teach.
+    assert learnt["dice_subdural"] > untrained["dice_subdural"] + 0.15
+    assert learnt["dice"] > untrained["dice"]
     assert ichx("report", 1, cwd=bled).code == 0
     page = (bled / "experiments" / "1" / "report.html").read_text(encoding="utf-8")
     assert "the mask that the network predicts" in page
@@ -87,7 +90,7 @@ def test_without_masks_labels_alone_are_learnt_and_that_is_told_once(bled: Path)
             "bare has no masks: model.mask_weight has no effect, only labels are learnt"
         ]
         assert store.experiment(made.number).score is not None
-        assert dice(bled, made.number) == [None] * 3
+        assert dice(bled, made.number) == [{}] * 3
 
 
 def test_masks_have_no_effect_where_they_are_not_asked_for(bled: Path) -> None:
