@@ -203,8 +203,8 @@ def phantom(
             progress=report,
         )
     say(f"{written.train_slices:,} training and {written.test_slices:,} test slices in {written.folder}")
-    masks = f"--masks {written.train_masks}"
-    say(f"next: `ichx data add phantom {written.train} --labels {written.train_labels} {masks}`")
+    masks = f" --masks {written.train_masks}" if written.train_masks else ""
+    say(f"next: `ichx data add phantom {written.train} --labels {written.train_labels}{masks}`")
     if written.test:
         say(f"then: `ichx data add phantom-test {written.test} --test-of phantom --sample {written.sample_submission}`")
 

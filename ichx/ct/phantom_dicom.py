@@ -44,12 +44,15 @@ PADDING = -2000
 
 @dataclass(frozen=True)
 class PhantomFiles:
-    """What `write_phantom` wrote. Without test patients the test set's paths are None."""
+    """What `write_phantom` wrote.
+
+    Without test patients the test set's paths are None, and without a positive training slice `train_masks` is.
+    """
 
     folder: Path
     train: Path
     train_labels: Path
-    train_masks: Path
+    train_masks: Path | None
     test: Path | None
     sample_submission: Path | None
     test_labels: Path | None
@@ -101,6 +104,9 @@ def write_phantom(
                 progress(len(rows), total)
         train = sorted(row for patient in range(patients) for row in rows[patient])
         test = sorted(row for patient in range(patients, total) for row in rows[patient])
+        bleeding = any(values[-1] for _, values in train)
+        if not bleeding:
+            (draft / TRAIN_MASKS).rmdir()
         _write_labels(draft / TRAIN_LABELS, train)
         if test_patients:
             _write_labels(draft / SAMPLE_SUBMISSION, [(name, (0.5,) * len(LABELS)) for name, _ in test])
@@ -109,7 +115,7 @@ def write_phantom(
         folder=folder,
         train=folder / TRAIN_FOLDER,
         train_labels=folder / TRAIN_LABELS,
-        train_masks=folder / TRAIN_MASKS,
+        train_masks=folder / TRAIN_MASKS if bleeding else None,
         test=folder / TEST_FOLDER if test_patients else None,
         sample_submission=folder / SAMPLE_SUBMISSION if test_patients else None,
         test_labels=folder / TEST_LABELS if test_patients else None,

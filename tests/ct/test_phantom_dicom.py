@@ -160,7 +160,8 @@ def test_writing_warns_of_nothing(tmp_path: Path) -> None:
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     files = write_phantom(tmp_path, patients=1, seed=0, size=32, processes=1)
     assert files.test is None
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["stage_2_train", "stage_2_train.csv", "stage_2_train_masks"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["stage_2_train", "stage_2_train.csv"]
+    assert files.train_masks is None  # its one patient does not bleed
 
 
 def test_all_silly_arguments_are_told_at_once(tmp_path: Path) -> None:
