@@ -214,6 +214,7 @@ def loading(place: Path, slices: pd.DataFrame, repeats: int) -> list[Figure]:
         against = f"PNG, uint8 x 3, albumentations ({1 / other:,.0f}/s)"
         figures.append(Figure(name, ratio, "x", against, f"{reach} x", ratio >= reach))
         figures.append(Figure(name, 1 / seconds, "samples/s a core", "-", "-", True))
+    figures += neighbours(cache, slices, rows, repeats)
     rows = np.tile(rows, -(-2048 // len(rows)))
     n = len(rows)
     plain = lambda of: lambda: spend(inference_batches(of, slices, rows, recipe(of.spec.size), workers=0))  # noqa: E731
@@ -235,6 +236,32 @@ def loading(place: Path, slices: pd.DataFrame, repeats: int) -> list[Figure]:
     return figures
 
 
+def neighbours(cache: Cache, slices: pd.DataFrame, rows: np.ndarray, repeats: int) -> list[Figure]:
+    """Three slices a sample against one: training in a random order, where each is read, and inference in theirs."""
+    alone, three = recipe(SIZE), recipe(SIZE, neighbours=1)
+
+    def training(of: Recipe) -> Callable[[], None]:
+        return lambda: spend(training_batches(cache, slices, rows, of, fold=0, stage=0, epoch=0, workers=0))
+
+    def inference(of: Recipe) -> Callable[[], None]:
+        return lambda: spend(inference_batches(cache, slices, np.sort(rows), of, workers=0))
+
+    figures = []
+    for name, work, reach in (("reference augmentation", training, 3.2), ("inference, in order", inference, 1.7)):
+        ratio, _, other = compare(work(three), work(alone), repeats, len(rows))
+        figures.append(
+            Figure(
+                f"loading three slices a sample, {name}",
+                1 / ratio,
+                "x the time",
+                f"one slice ({1e3 * other:.3f} ms)",
+                f"{reach} x",
+                1 / ratio <= reach,
+            )
+        )
+    return figures
+
+
 def decompression(cache: Cache, rows: np.ndarray) -> Callable[[], None]:
     """Return what decompresses the chunks of `rows`, which are in memory already, to their places in a batch."""
     chunks = [cache.packed(row) for row in rows.tolist()]
@@ -247,11 +274,11 @@ def decompression(cache: Cache, rows: np.ndarray) -> Callable[[], None]:
     return run
 
 
-def recipe(size: int, augmentation: AugmentationRecipe | None = None) -> Recipe:
+def recipe(size: int, augmentation: AugmentationRecipe | None = None, neighbours: int = 0) -> Recipe:
     return Recipe(
         plugin="benchmark",
         model=ModelRecipe("none"),
-        input=InputRecipe(size=size),
+        input=InputRecipe(size=size, neighbours=neighbours),
         stage=(StageRecipe("full", "all", 1, 1e-3),),
         batch=BATCH,
         augmentation=augmentation or AugmentationRecipe(),

@@ -22,11 +22,15 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
+def core_count() -> int:
+    """Return how many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def worker_count(processes: int | None, jobs: int) -> int:
     """Return how many processes to use: as asked, one per core when None, but none without a job."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(processes or cores, jobs))
+    return max(1, min(processes or core_count(), jobs))
 
 
 def run_jobs(work: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> Iterator[Result]:

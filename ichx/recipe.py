@@ -21,6 +21,9 @@ FILE_WINDOW = (-1.0, -1.0)
 REFERENCE_WINDOWS = (FILE_WINDOW, (80.0, 200.0), (600.0, 2800.0))
 """The reference's three channels, (centre, width) in HU: the file's default, subdural, bone."""
 
+MOST_NEIGHBOURS = 3
+"""Slices above, and as many below, that may be channels."""
+
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "input.window_kind": ("linear", "sigmoid"),
     "input.centre": ("none", "slice", "series"),
@@ -53,7 +56,11 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class InputRecipe:
-    """What the network sees. `size` and `crop` in pixels; `crop = 0` keeps the whole image."""
+    """What the network sees. `size` and `crop` in pixels; `crop = 0` keeps the whole image.
+
+    `neighbours` is the number of slices above and below that are channels beside the slice itself, each in all of
+    `windows`.
+    """
 
     size: int
     crop: int = 0
@@ -62,11 +69,22 @@ class InputRecipe:
     centre: str = "slice"
     resize: str = "bilinear"
     normalize: str = "none"
+    neighbours: int = _added(0)
 
     @property
     def pixels(self) -> int:
         """Edge length of the image that the network gets."""
         return self.crop or self.size
+
+    @property
+    def slices(self) -> int:
+        """Slices that the network sees at once: one, or one with its neighbours."""
+        return 2 * self.neighbours + 1
+
+    @property
+    def channels(self) -> int:
+        """Channels of the image that the network gets: slice by slice in their order, each in all windows."""
+        return self.slices * len(self.windows)
 
 
 @dataclass(frozen=True)
@@ -259,7 +277,14 @@ def invalid_values(recipe: Recipe) -> list[str]:
             need(math.isfinite(value), name, "a finite number")
     need(16 <= recipe.input.size <= 4096, "input.size", "between 16 and 4096 pixels")
     need(recipe.input.crop == 0 or 16 <= recipe.input.crop <= recipe.input.size, "input.crop", "0, or 16 to input.size")
-    need(len(recipe.input.windows) == 3, "input.windows", "three [centre, width] pairs")
+    neighbours, windows = recipe.input.neighbours, len(recipe.input.windows)
+    need(0 <= neighbours <= MOST_NEIGHBOURS, "input.neighbours", f"between 0 and {MOST_NEIGHBOURS}")
+    if neighbours:
+        need(windows in (1, 3), "input.windows", "one or three [centre, width] pairs")
+        told = "series or none with input.neighbours, for slices that are moved one by one are no longer aligned"
+        need(recipe.input.centre != "slice", "input.centre", told)
+    else:
+        need(windows == 3, "input.windows", "three [centre, width] pairs, or one with input.neighbours")
     need(
         all(len(w) == 2 and (tuple(w) == FILE_WINDOW or w[1] > 0) for w in recipe.input.windows),
         "input.windows",

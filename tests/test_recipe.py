@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ichx.errors import IchxError
+from ichx.plugins import load_registry
 from ichx.plugins.contract import reference_recipe
+from ichx.plugins.reference import REFERENCE
 from ichx.recipe import (
     AugmentationRecipe,
     InputRecipe,
@@ -93,6 +95,49 @@ def test_a_digest_tells_every_value_apart() -> None:
     changed = apply_settings(GIVEN, ["stage.full.gamma=0.4999999999999999"])
     assert len(digests | {digest(changed)}) == 4
     assert len(digest(GIVEN)) == 16
+
+
+def test_values_that_were_added_change_no_digest_until_they_are_used() -> None:
+    """The digests of the reference's recipes from before there were neighbours: stored experiments have them."""
+    registry = load_registry()
+    assert [digest(model.recipe(registry)) for model in REFERENCE] == [
+        "10221f0a9e298c6c",
+        "dc503518ae7483db",
+        "a9f945acb0793e38",
+        "afb8d1b80af0f2de",
+        "d58aecd7d7915741",
+        "2c9f67c04db36a25",
+    ]
+    stacked = apply_settings(GIVEN, ["input.neighbours=1", "input.centre=series"])
+    assert digest(stacked) != digest(apply_settings(GIVEN, ["input.centre=series"]))
+    assert digest(from_toml(to_toml(GIVEN).replace("neighbours = 0\n", ""))) == digest(GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("settings", "slices", "channels"),
+    [
+        ([], 1, 3),
+        (["input.neighbours=1", "input.centre=series"], 3, 9),
+        (["input.neighbours=2", "input.centre=none", "input.windows=[[40,80]]"], 5, 5),
+        (["input.neighbours=3", "input.centre=series", "input.windows=[[-1,-1]]"], 7, 7),
+    ],
+)
+def test_channels_are_slices_by_windows(settings: list[str], slices: int, channels: int) -> None:
+    recipe = apply_settings(GIVEN, settings)
+    assert (recipe.input.slices, recipe.input.channels) == (slices, channels)
+
+
+def test_neighbours_fit_their_windows_and_centring() -> None:
+    with pytest.raises(IchxError) as caught:
+        apply_settings(GIVEN, ["input.neighbours=4", "input.windows=[[40,80],[80,200]]"])
+    count, windows, centre = caught.value.problem.splitlines()
+    assert count == "input.neighbours = 4: must be between 0 and 3"
+    assert windows.endswith("must be one or three [centre, width] pairs")
+    assert centre.startswith("input.centre = 'slice': must be series or none with input.neighbours")
+    with pytest.raises(IchxError, match=r"input\.neighbours = -1: must be between 0 and 3"):
+        apply_settings(GIVEN, ["input.neighbours=-1", "input.centre=none"])
+    with pytest.raises(IchxError, match=r"three .* pairs, or one with input\.neighbours"):
+        apply_settings(GIVEN, ["input.windows=[[40,80]]"])
 
 
 def test_names_are_those_of_the_toml() -> None:

@@ -20,6 +20,8 @@ COMMANDS = {
     "ensemble": "ensemble:ensemble",
     "submit": "submit:app",
     "report": "report:report",
+    "gc": "gc:gc",
+    "store": "store:app",
 }
 """Each command, or group of commands, and where in `ichx.cli` it is declared."""
 
@@ -50,8 +52,10 @@ class _Option(TyperOption):
     """An option that has nothing to convert where it is not given: typer imports pydantic before it looks."""
 
     def process_value(self, ctx: Any, value: Any) -> Any:
-        if value is not None or self.required or self.multiple or self.nargs != 1:
+        given = value not in (None, ()) if self.multiple else value is not None
+        if given or self.required or self.nargs != 1:
             return super().process_value(ctx, value)
+        value = None if self.multiple else value
         return value if self.callback is None else self.callback(ctx, self, value)
 
 

@@ -8,6 +8,7 @@ from ichx.cli.render import console, print_json, say, table, warn
 
 if TYPE_CHECKING:
     from ichx.plugins import Registry
+    from ichx.recipe import InputRecipe
 
 app = typer.Typer(help="The model zoo.", no_args_is_help=True)
 
@@ -36,9 +37,8 @@ def list_plugins(as_json: Annotated[bool, typer.Option("--json", help="JSON on s
     for plugin in plugins:
         image = plugin.recipe.input
         pixels = f"{image.size} px" + (f", crop {image.crop}" if image.crop else "")
-        rows.append(
-            (plugin.name, pixels, image.window_kind, plugin.recipe.batch, plugin.weights_licence, plugin.summary)
-        )
+        windows = f"{len(image.windows)} {image.window_kind}" + (f", {image.slices} slices" if image.neighbours else "")
+        rows.append((plugin.name, pixels, windows, plugin.recipe.batch, plugin.weights_licence, plugin.summary))
     table("plugins", ("name", "image", "windows", "batch", "weights", "what it is"), rows)
 
 
@@ -62,9 +62,17 @@ def show_plugin(
     else:
         console.print(f"{plugin.name}: {plugin.summary}", markup=False)
         console.print(f"weights: {plugin.weights_licence}", markup=False)
+        console.print(f"input: {_input(plugin.recipe.input)}", markup=False)
         table("recipe", ("value", "default"), [(key, literal(value)) for key, value in flatten(plugin.recipe).items()])
     if plugin.notice and not as_json:
         say(f"note: {plugin.notice}")
+
+
+def _input(image: "InputRecipe") -> str:
+    """Return in words what the network gets."""
+    windows = f"{len(image.windows)} {image.window_kind} window{'s' if len(image.windows) > 1 else ''}"
+    slices = f"{image.slices} slices (neighbours along the head) in " if image.neighbours else ""
+    return f"{image.pixels} x {image.pixels} px, {image.channels} channels: {slices}{windows}"
 
 
 def _facts(plugin: object) -> dict[str, object]:
@@ -78,6 +86,8 @@ def _facts(plugin: object) -> dict[str, object]:
         "size": plugin.recipe.input.size,
         "crop": plugin.recipe.input.crop,
         "window_kind": plugin.recipe.input.window_kind,
+        "slices": plugin.recipe.input.slices,
+        "channels": plugin.recipe.input.channels,
         "weights_licence": plugin.weights_licence,
         "notice": plugin.notice,
     }

@@ -69,6 +69,16 @@ def marked(scored: "ExperimentSummary | Ensemble") -> str:
     return f" [{said}]" if said else ""
 
 
+def print_score(
+    experiment: int, score: float, spread: float | None, score_tta: float | None, marks: Sequence[str]
+) -> None:
+    """Print the line of an experiment's pooled OOF score."""
+    over = f" ± {cell(spread)} over folds" if spread is not None else ""
+    said = f" [{', '.join(marks)}]" if marks else ""
+    line = f"experiment {experiment}: OOF score {score:.5f}{over}, with hflip {cell(score_tta)}{said}"
+    console.print(line, markup=False)
+
+
 def say(message: str, *, style: str = "") -> None:
     """Print a message for the person, beside the data; markup in it is not interpreted."""
     err.print(message, style=style, markup=False)

@@ -50,9 +50,9 @@ def windows_torch(
     kind: str,
     jitter: "torch.Tensor | None" = None,
 ) -> "torch.Tensor":
-    """Return `hu` (N, H, W) seen through each of `windows`: (N, C, H, W) float32 in [0, 1], on the device of `hu`.
+    """Return `hu` (N, ..., H, W) seen through each of `windows`: (N, ..., C, H, W) float32 in [0, 1], on its device.
 
-    `header_windows` is (N, 2) and has each slice's own (centre, width), for which (-1, -1) in `windows` stands.
+    `header_windows` is (N, 2) and has each sample's own (centre, width), for which (-1, -1) in `windows` stands.
     `jitter` (N, C, 2) has what is added to each window's centre, in HU, and what its width is multiplied by. Raises
     `ValueError` for a `kind` that is neither `linear` nor `sigmoid`.
     """
@@ -60,12 +60,13 @@ def windows_torch(
 
     header = header_windows.to(hu.device, torch.float32, non_blocking=True)
     columns = [header if tuple(w) == FILE_WINDOW else header.new_tensor(w).expand(len(header), 2) for w in windows]
-    bounds = torch.stack(columns, 1)[..., None, None]  # (N, C, 2, 1, 1)
+    centres, widths = torch.stack(columns, 1).unbind(2)  # (N, C) each
     if jitter is not None:
-        moved = jitter.to(bounds)[..., None, None]
-        bounds = torch.stack((bounds[:, :, 0] + moved[:, :, 0], bounds[:, :, 1] * moved[:, :, 1]), 2)
-    x = hu.unsqueeze(1).to(torch.float32) - bounds[:, :, 0]
-    x /= bounds[:, :, 1]
+        moved = jitter.to(centres)
+        centres, widths = centres + moved[..., 0], widths * moved[..., 1]
+    per_channel = (len(hu), *[1] * (hu.ndim - 3), len(windows), 1, 1)
+    x = hu.unsqueeze(-3).to(torch.float32) - centres.view(per_channel)
+    x /= widths.view(per_channel)
     if _is_sigmoid(kind):
         return x.mul_(STEEPNESS).sigmoid_()
     return x.add_(0.5).clamp_(0, 1)

@@ -4,12 +4,14 @@ Several sizes are built from one decoding. A build that is killed at any moment 
 is done to a slice is in `ichx.data.cache_jobs`, reading in `ichx.data.cache`.
 """
 
+import contextlib
 import errno
+import fcntl
 import io
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +34,16 @@ from ichx.data.cache import (
     shard_rows,
     slices_digest,
 )
-from ichx.data.cache_jobs import (
-    CentresJob,
-    ShardJob,
-    Target,
-    build_shards,
-    find_centres,
-)
+from ichx.data.cache_jobs import CentresJob, ShardJob, Target, build_shards, find_centres
 from ichx.data.shards import SHARD_ROWS, read_table, remove_stale, write_atomically
 from ichx.data.sources import SourceFiles
 from ichx.data.wording import bytes_told, counted
 from ichx.errors import IchxError
 from ichx.processes import run_jobs, worker_count
+
+LOCK_FILE = "building.lock"
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
+"""What a file system without locks answers."""
 
 Progress = Callable[[int, int], None]
 """Is told (done, total)."""
@@ -92,12 +92,9 @@ def plan_caches(cache_dir: Path, name: str, slices: pd.DataFrame, specs: Sequenc
         key = cache_key(of_slices, spec)
         folder = cache_folder(cache_dir, name, spec, key)
         try:
-            complete = _is_complete(folder, key)
-            count = 0 if complete else -(-len(slices) // SHARD_ROWS)
-            missing = tuple(shard for shard in range(count) if not _is_whole(shard_path(folder, shard)))
+            plans.append(_as_it_is(CachePlan(spec, key, folder, len(slices), complete=False, missing=())))
         except OSError as error:
             raise _write_error(error, folder, 0) from error
-        plans.append(CachePlan(spec, key, folder, len(slices), complete, missing))
     return plans
 
 
@@ -133,14 +130,29 @@ def build_caches(
     """Return the caches of `slices` (a dataset's, their files under `source`), building what their `plans` miss.
 
     `processes` is by default one per core. `progress(done, total)` counts slices, twice over for `series` centring,
-    which decodes twice. Raises `IchxError` when the disk is too small or full, the folder cannot be written, a file
+    which decodes twice. Where another process builds one of them, this waits for it and builds what is missing then.
+    Raises `IchxError` when the disk is too small or full, the folder cannot be written, a file
     has changed since the dataset was added, or a worker died; shards that are finished are kept.
     """
-    todo = [plan for plan in plans if not plan.complete]
+    asked = [plan for plan in plans if not plan.complete]
+    if asked:
+        with _building(asked):
+            _build_now(source, slices, asked, processes, progress)
+    return [Cache(plan.folder) for plan in plans]
+
+
+def _build_now(
+    source: Path, slices: pd.DataFrame, asked: Sequence[CachePlan], processes: int | None, progress: Progress | None
+) -> None:
+    """Build what is missing of the caches `asked` for, which no other process builds meanwhile."""
+    try:
+        # Another process may have built some of it while this one waited.
+        todo = [plan for plan in map(_as_it_is, asked) if not plan.complete]
+    except OSError as error:
+        raise _write_error(error, asked[0].folder, 0) from error
     needed = sum(plan.bytes_needed for plan in todo)
     for plan in todo:
         try:
-            plan.folder.mkdir(parents=True, exist_ok=True)
             remove_stale(plan.folder)
             if needed > shutil.disk_usage(plan.folder).free:
                 raise _no_space(plan.folder, needed)
@@ -157,7 +169,29 @@ def build_caches(
                 _finish(plan)
         except OSError as error:
             raise _write_error(error, folder, needed) from error
-    return [Cache(plan.folder) for plan in plans]
+
+
+@contextlib.contextmanager
+def _building(plans: Sequence[CachePlan]) -> Iterator[None]:
+    """Hold the folders of `plans` for this process alone, waiting for others; a process that dies lets go."""
+    with contextlib.ExitStack() as held:
+        for folder in sorted({plan.folder for plan in plans}):  # in one order, so that no two wait for each other
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context((folder / LOCK_FILE).open("ab"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:  # without locks, two may decode the same; shards are whole all the same
+                    raise _write_error(error, folder, 0) from error
+        yield
+
+
+def _as_it_is(plan: CachePlan) -> CachePlan:
+    """Return `plan` with what is there and what is missing at this moment. Raises `OSError`."""
+    complete = _is_complete(plan.folder, plan.key)
+    shards = range(0 if complete else plan.shards)
+    missing = tuple(shard for shard in shards if not _is_whole(shard_path(plan.folder, shard)))
+    return replace(plan, complete=complete, missing=missing)
 
 
 def _is_complete(folder: Path, key: str) -> bool:

@@ -2,6 +2,9 @@
 
 Windows are applied on the device (`ichx.ct.windows`). What crosses from a worker is a whole batch of int16 HU; the
 small columns are added in the parent, so that workers hold nothing of the dataset. Batches do not depend on `workers`.
+
+Where a recipe has neighbours, a sample is a stack: the slice and those beside it in its series (`series.stacks`), all
+moved alike, so that the anatomy stays aligned.
 """
 
 import multiprocessing
@@ -20,11 +23,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ichx.data.augment import MASK, Augmenter, jitters_windows, window_jitter
+from ichx.data.augment import MASK, Augmenter, Move, jitters_windows, unmoved, window_jitter
 from ichx.data.cache import Cache
 from ichx.data.mask_cache import MaskCache
 from ichx.data.masks import UNKNOWN
 from ichx.data.sampling import AUGMENTATION, WINDOWS, generator, id_number
+from ichx.data.series import stacks
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.recipe import AugmentationRecipe, InputRecipe, Recipe
@@ -36,8 +40,9 @@ WINDOW_COLUMNS: Final = ("window_centre", "window_width")
 class Batch:
     """`hu` (N, H, W) int16 HU; `windows` (N, 2) float32 HU, the header's centre and width; `labels` (N, 6) float32.
 
-    Labels are NaN where the dataset has none. `rows` (N,) int64 are rows of the dataset, in the order asked for.
-    `jitter` (N, windows, 2) float32: HU to add to each window's centre, factor of its width; None where there is none.
+    With neighbours `hu` is (N, S, H, W), of which the middle is the slice itself; all else is of that one. Labels are
+    NaN where the dataset has none. `rows` (N,) int64 are rows of the dataset, in the order asked for. `jitter`
+    (N, windows, 2) float32: HU to add to each window's centre, factor of its width; None where there is none.
     `masks` (N, H, W) uint8: 0, or 1 + the index in `ichx.labels.SUBTYPES`; UNKNOWN all over where nobody has drawn one;
     None where they are not asked for.
     """
@@ -111,7 +116,7 @@ class _Augmentation:
 
 
 class _Source(Dataset[Any]):
-    """Reads a batch: (rows, slice numbers) becomes (N, edge, edge) int16 HU, its jitter and its masks.
+    """Reads a batch: (rows, slice numbers) becomes (N, edge, edge) int16 HU, its masks and its jitter.
 
     All that a worker holds.
     """
@@ -125,9 +130,6 @@ class _Source(Dataset[Any]):
     ) -> None:
         self.cache, self.recipe, self.augmentation, self.masks = cache, recipe, augmentation, masks
         self._augmenter = Augmenter(augmentation.recipe, recipe.size) if augmentation else None
-        self._mask_augmenter = (
-            Augmenter(augmentation.recipe, recipe.size, MASK) if augmentation and masks is not None else None
-        )
         self._memory = _Memory()
 
     def __reduce__(self) -> tuple[type["_Source"], tuple[Cache, InputRecipe, _Augmentation | None, MaskCache | None]]:
@@ -136,43 +138,45 @@ class _Source(Dataset[Any]):
     def __getitem__(
         self, item: tuple[npt.NDArray[np.int64], list[int]]
     ) -> tuple[Tensor, Tensor | None, Tensor | None] | IchxError:
-        rows, numbers = item
+        rows, numbers = item  # (N, S) rows of the slices to read
         try:
-            return self._read(rows, numbers), self._jitter(numbers), self._read_masks(rows, numbers)
+            return *self._read(rows, numbers), self._jitter(numbers)
         except IchxError as error:
             return error  # raised by the parent: torch would turn it into a RuntimeError on the way
 
-    def _read(self, rows: npt.NDArray[np.int64], numbers: list[int]) -> Tensor:
+    def _read(self, rows: npt.NDArray[np.int64], numbers: list[int]) -> tuple[Tensor, Tensor | None]:
         size, edge = self.recipe.size, self.recipe.pixels
-        hu = self._memory.take((len(rows), edge, edge))
+        hu = self._memory.take((*rows.shape, edge, edge))
         whole = None if edge == size else np.empty((size, size), np.int16)
-        for index, row in enumerate(rows.tolist()):
-            target = hu[index]
-            image: npt.NDArray[Any] = self.cache.read(row, target if whole is None else whole)
+        masks = None if self.masks is None else np.zeros((len(rows), edge, edge), np.uint8)
+        moved: Move = unmoved
+        read: dict[int, npt.NDArray[np.int16]] = {}
+        for index, stack in enumerate(rows.tolist()):
             if self._augmenter is not None and self.augmentation is not None:
-                rng = generator(AUGMENTATION, *self.augmentation.address, numbers[index])
-                image = self._augmenter.move(image, rng)
-            if image is not target:
-                part = centre_crop(image, edge)
-                target[...] = part if part.dtype == np.int16 else np.rint(part, out=part)
-        return torch.from_numpy(hu)
+                moved = self._augmenter.draw(generator(AUGMENTATION, *self.augmentation.address, numbers[index]))
+                read.clear()  # another sample moves otherwise
+            for target, row in zip(hu[index], stack, strict=True):
+                if row in read:
+                    target[...] = read[row]
+                    continue
+                image = moved(self.cache.read(row, target if whole is None else whole))
+                if image is not target:
+                    part = centre_crop(image, edge)
+                    target[...] = part if part.dtype == np.int16 else np.rint(part, out=part)
+                read[row] = target
+            if masks is not None:
+                self._read_mask(stack[len(stack) // 2], moved, masks[index])
+        slices = torch.from_numpy(hu if self.recipe.neighbours else hu[:, 0])
+        return slices, None if masks is None else torch.from_numpy(masks)
 
-    def _read_masks(self, rows: npt.NDArray[np.int64], numbers: list[int]) -> Tensor | None:
-        if self.masks is None:
-            return None
-        edge = self.recipe.pixels
-        masks = np.zeros((len(rows), edge, edge), np.uint8)
-        masks[~self.masks.known[rows]] = UNKNOWN
-        for index, row in enumerate(rows.tolist()):
-            mask = self.masks.read(row)
-            if mask is not None and self._mask_augmenter is not None and self.augmentation is not None:
-                # The slice's own draws, once more: its mask goes where it went.
-                mask = self._mask_augmenter.move(
-                    mask, generator(AUGMENTATION, *self.augmentation.address, numbers[index])
-                )
-            if mask is not None:
-                masks[index] = centre_crop(mask, edge)
-        return torch.from_numpy(masks)
+    def _read_mask(self, row: int, moved: Move, target: npt.NDArray[np.uint8]) -> None:
+        """Put the mask of `row` into `target`, which is empty."""
+        assert self.masks is not None
+        mask = self.masks.read(row)
+        if mask is not None:
+            target[...] = centre_crop(moved(mask, MASK), len(target))
+        elif not self.masks.known[row]:
+            target[...] = UNKNOWN
 
     def _jitter(self, numbers: list[int]) -> Tensor | None:
         if self.augmentation is None or not jitters_windows(self.augmentation.recipe):
@@ -205,14 +209,22 @@ def _references(arrays: list[npt.NDArray[np.int16]]) -> list[int]:
 
 
 class _Plan(Iterable[Any]):
-    """The items of an epoch in order; slice numbers are worked out as they are needed."""
+    """The items of an epoch in order: `stacks` (n, S) of its rows; slice numbers are worked out as they are needed."""
 
-    def __init__(self, parts: list[npt.NDArray[np.int64]], slice_ids: npt.NDArray[Any] | None) -> None:
-        self.parts, self.slice_ids = parts, slice_ids
+    def __init__(
+        self,
+        parts: list[npt.NDArray[np.int64]],
+        stacks: npt.NDArray[np.int64],
+        slice_ids: npt.NDArray[Any] | None,
+    ) -> None:
+        self.parts, self.stacks, self.slice_ids = parts, stacks, slice_ids
 
     def __iter__(self) -> Iterator[tuple[npt.NDArray[np.int64], list[int]]]:
+        begun = 0
         for part in self.parts:
-            yield part, [] if self.slice_ids is None else [id_number(name) for name in self.slice_ids[part]]
+            numbers = [] if self.slice_ids is None else [id_number(name) for name in self.slice_ids[part]]
+            yield self.stacks[begun : begun + len(part)], numbers
+            begun += len(part)
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -238,11 +250,14 @@ def _iterate(
 ) -> Iterator[Batch]:
     windows = slices[list(WINDOW_COLUMNS)].to_numpy(np.float32)
     labels = slices[list(LABELS)].to_numpy(np.float32)
+    rows = np.concatenate([*parts, np.empty(0, np.int64)])
+    reach = source.recipe.neighbours
+    stacked = stacks(slices["series"], source.cache.valid, rows, reach) if reach else rows[:, None]
     slice_ids = None if source.augmentation is None else slices["slice_id"].to_numpy(object)
     loader: DataLoader[Any] = DataLoader(
         source,
         batch_size=None,
-        sampler=_Plan(parts, slice_ids),
+        sampler=_Plan(parts, stacked, slice_ids),
         num_workers=workers,
         worker_init_fn=_prepare_worker,
         multiprocessing_context=_context() if workers else None,
@@ -251,11 +266,11 @@ def _iterate(
     for part, read in zip(parts, loader if workers else _ahead(loader), strict=True):
         if isinstance(read, IchxError):
             raise read
-        hu, jitter, masks = read
+        hu, masks, jitter = read
         del read  # what the consumer lets go of can be filled again
         of_part = [torch.from_numpy(column) for column in (windows[part], labels[part], part)]
         yield Batch(hu, of_part[0], of_part[1], of_part[2], jitter, masks)
-        del hu, jitter, masks
+        del hu, masks, jitter
 
 
 def _ahead(batches: Iterable[Any]) -> Iterator[Any]:

@@ -89,6 +89,24 @@ def neighbours(slices: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"previous": previous, "next": following}, index=slices.index)
 
 
+def stacks(
+    series: pd.Series, readable: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], reach: int
+) -> npt.NDArray[np.int64]:
+    """Return each of `rows` with the `reach` slices before and after it in its series, (N, 2 `reach` + 1) int64 rows.
+
+    `series` (n,) is sorted by series and order. Slices that are not `readable` (n,) do not count: the next readable one
+    takes their place, and where a series ends its outermost readable slice is repeated. `rows` are readable.
+    """
+    kept = np.flatnonzero(readable)
+    codes = pd.factorize(series)[0][kept]
+    places = np.searchsorted(kept, rows)
+    of_rows = codes[places]
+    first, last = np.searchsorted(codes, of_rows, "left"), np.searchsorted(codes, of_rows, "right") - 1
+    wanted = places[:, None] + np.arange(-reach, reach + 1)
+    found: npt.NDArray[np.int64] = kept[np.clip(wanted, first[:, None], last[:, None])]
+    return found
+
+
 def count_flags(slices: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Return the number of series and of slices of each of `FLAGS` that occurs."""
     counts = {}

@@ -10,6 +10,7 @@ from typing import Protocol
 class Job:
     """A command to execute, without input; its output and errors are appended to `log`.
 
+    A job must not outlive the process that submitted it: `ichx` sees to that itself, through its lifeline.
     `environment` is set beside what the submitting process has. Jobs are safe to run again after any end.
     """
 
@@ -48,6 +49,10 @@ class Engine(Protocol):
 
     def cancel(self, handle: int) -> None:
         """Have the job ended with all processes it started, politely first; returns at once, harmless after its end."""
+        ...
+
+    def kill(self, handle: int) -> None:
+        """As `cancel`, but at once and not politely; also for a job that was cancelled and takes its time."""
         ...
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Jobs as subprocesses of this one, a few at a time. POSIX only: each job is a process group."""
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from ichx.engine import lifeline
 from ichx.engine.job import Job, JobResult
 
 TICK_SECONDS = 0.05
@@ -18,26 +20,30 @@ TICK_SECONDS = 0.05
 class _Task:
     future: "Future[JobResult]"
     cancelled: threading.Event = field(default_factory=threading.Event)
+    killed: threading.Event = field(default_factory=threading.Event)
 
 
 class LocalEngine:
     """Runs at most `slots` jobs at once; a cancelled one gets SIGTERM, and SIGKILL `grace` seconds later.
 
-    Use it with `contextlib.closing`: jobs that nobody cancels hold up the end of the program.
+    With `grace` None it gets all the time it takes. Use it with `contextlib.closing`: jobs that nobody cancels hold up
+    the end of the program.
     """
 
-    def __init__(self, slots: int, *, grace: float = 10.0) -> None:
+    def __init__(self, slots: int, *, grace: float | None = 10.0) -> None:
         """Raise `ValueError` for less than one slot."""
         self._pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="ichx-job")
         self._tasks: list[_Task] = []
         self._lock = threading.Lock()
         self._grace = grace
+        self._pipe: tuple[int, ...] = os.pipe()  # jobs get the first end; the second is this process's alone
 
     def submit(self, job: Job) -> int:
         """See `Engine.submit`."""
-        cancelled = threading.Event()
+        cancelled, killed = threading.Event(), threading.Event()
         with self._lock:
-            self._tasks.append(_Task(self._pool.submit(self._execute, job, cancelled), cancelled))
+            future = self._pool.submit(self._execute, job, cancelled, killed)
+            self._tasks.append(_Task(future, cancelled, killed))
             return len(self._tasks) - 1
 
     def poll(self, handle: int) -> JobResult | None:
@@ -56,14 +62,22 @@ class LocalEngine:
         """See `Engine.cancel`."""
         self._tasks[handle].cancelled.set()
 
+    def kill(self, handle: int) -> None:
+        """See `Engine.kill`."""
+        self._tasks[handle].killed.set()
+        self._tasks[handle].cancelled.set()
+
     def close(self) -> None:
         """See `Engine.close`."""
         with self._lock:
             for task in self._tasks:
                 task.cancelled.set()
-        self._pool.shutdown()
+            self._pool.shutdown()
+            for end in self._pipe:
+                os.close(end)
+            self._pipe = ()
 
-    def _execute(self, job: Job, cancelled: threading.Event) -> JobResult:
+    def _execute(self, job: Job, cancelled: threading.Event, killed: threading.Event) -> JobResult:
         """Run `job` to its end, in a thread of the pool; only this thread signals the process, so its id is its own."""
         if cancelled.is_set():
             return JobResult(-signal.SIGTERM, 0.0)
@@ -77,7 +91,8 @@ class LocalEngine:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     process_group=0,
-                    env={**os.environ, **job.environment},
+                    pass_fds=self._pipe[:1],
+                    env={**os.environ, **job.environment, lifeline.VARIABLE: str(self._pipe[0])},
                 )
             except OSError as error:
                 log.write(f"cannot start {job.argv[0]}: {error.strerror}\n".encode())
@@ -85,9 +100,11 @@ class LocalEngine:
         while process.poll() is None and not cancelled.wait(TICK_SECONDS):
             pass
         if process.poll() is None:
-            _signal(process, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(self._grace)
+            if not killed.is_set():
+                _signal(process, signal.SIGTERM)
+            until = math.inf if self._grace is None else time.monotonic() + self._grace
+            while process.poll() is None and time.monotonic() < until and not killed.wait(TICK_SECONDS):
+                pass
         _signal(process, signal.SIGKILL)  # it, if it lives, and what it left behind
         return JobResult(process.wait(), time.monotonic() - began)
 

@@ -4,6 +4,7 @@ Derive from `EngineContract` and give it an `engine` fixture that runs two jobs 
 """
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ ENOUGH = 60.0
 def python_job(log: Path, code: str, *arguments: object) -> Job:
     """Return a job that runs Python `code`."""
     return Job((sys.executable, "-c", code, *map(str, arguments)), log, log.stem)
+
+
+def _wait_for(log: Path, content: str) -> None:
+    until = time.monotonic() + ENOUGH
+    while not (log.exists() and log.read_text() == content):
+        assert time.monotonic() < until, f"{log} never read {content!r}"
+        time.sleep(0.01)
 
 
 class EngineContract:
@@ -58,6 +66,24 @@ class EngineContract:
         assert [r and r.exit_code for r in results] == [-15, 0, -15, 0]
         engine.cancel(handles[1])
         assert not jobs[2].log.exists()
+
+    def test_a_killed_job_ends_at_once(self, engine: Engine, tmp_path: Path) -> None:
+        """Also one that was cancelled before, and does not listen to that."""
+        code = (
+            "import signal, time; signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n"
+            "print('begun', flush=True); time.sleep(600)"
+        )
+        jobs = [python_job(tmp_path / f"{n}.log", code) for n in range(2)]
+        handles = [engine.submit(job) for job in jobs]
+        for job in jobs:
+            _wait_for(job.log, "begun\n")
+        engine.cancel(handles[0])
+        _wait_for(jobs[0].log, "begun\nasked\n")
+        for handle in handles:
+            engine.kill(handle)
+        results = [engine.wait(handle, ENOUGH) for handle in handles]
+        assert [r and r.exit_code for r in results] == [-9, -9]
+        assert jobs[1].log.read_text() == "begun\n"
 
     def test_what_cannot_be_started_says_so(self, engine: Engine, tmp_path: Path) -> None:
         """As a result like others."""

@@ -14,6 +14,7 @@ from ichx.data.dataset import load_folds, load_version
 from ichx.data.wording import counted
 from ichx.errors import IchxError, raise_problems
 from ichx.labels import LABELS
+from ichx.store import Selection
 
 if TYPE_CHECKING:
     from ichx.store import DatasetVersion, Experiment, ExperimentSummary, Store
@@ -82,7 +83,7 @@ def candidates(store: "Store", dataset: str | None) -> Chosen:
     """Return the complete experiments that share data and folds with the newest, and a line for each one left out."""
     if dataset is not None:
         store.dataset(dataset)
-    summaries = [e for e in store.experiments(limit=None, dataset=dataset) if e.kind == "experiment" and not e.archived]
+    summaries = store.experiments(Selection(dataset=dataset, archived=False), limit=None)
     names = sorted({e.dataset for e in summaries})
     if len(names) > 1:
         raise IchxError(f"experiments on {len(names)} datasets: {', '.join(names)}", "choose one with --dataset NAME")

@@ -22,7 +22,7 @@ REFERENCE_STAGES = (
 
 
 def build_timm(recipe: Recipe, pretrained: bool) -> "nn.Module":
-    """Return the timm classifier of `recipe`: `(N, 3, H, W)` in [0, 1] to `(N, 6)` logits."""
+    """Return the timm classifier of `recipe`: `(N, recipe.input.channels, H, W)` to `(N, 6)` logits."""
     from ichx.plugins.timm_classifier import build
 
     return build(recipe, pretrained)
@@ -43,10 +43,12 @@ class Plugin:
     """A declared model.
 
     `recipe` is its default and the only source of it. `build(recipe, pretrained)` returns a `torch.nn.Module` that maps
-    `(N, 3, H, W)` windowed images to `(N, 6)` logits in the order of `ichx.labels.LABELS`; it raises `IchxError` when
-    pretrained weights cannot be had. With `masks` that module also segments: called as `module(images, masks=True)` it
-    returns `Segmented`; else, as any other, the logits alone. `weights_licence` is the licence of the pretrained
-    weights, and `notice` what a user must be told about them wherever the plugin is chosen.
+    `(N, C, H, W)` windowed images to `(N, 6)` logits in the order of `ichx.labels.LABELS`; it raises `IchxError` when
+    pretrained weights cannot be had. C is `recipe.input.channels`: the three windows, or with `input.neighbours` the
+    windows of each slice, slice by slice. Values are in [0, 1] unless `input.normalize` says otherwise.
+    With `masks` that module also segments: called as `module(images, masks=True)` it returns `Segmented`; else, as any
+    other, the logits alone. `weights_licence` is the licence of the pretrained weights, and `notice` what a user must
+    be told about them wherever the plugin is chosen.
     """
 
     name: str

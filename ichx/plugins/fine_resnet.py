@@ -36,12 +36,11 @@ class Block(nn.Module):
 
 
 class FineResNet(nn.Module):
-    """`(N, 3, H, W)` to `(N, 6)` logits, from the mean and the maximum of features at an eighth of H and W."""
+    """`(N, channels, H, W)` to `(N, 6)` logits, from the mean and the maximum of features at an eighth of H and W."""
 
-    def __init__(self, sizes: tuple[tuple[int, int], ...], dropout: float) -> None:
+    def __init__(self, sizes: tuple[tuple[int, int], ...], dropout: float, channels: int) -> None:
         super().__init__()
         parts: list[nn.Module] = []
-        channels = 3
         for width, blocks in sizes:
             parts += [_convolution(channels, width, stride=2), nn.ReLU(), *(Block(width) for _ in range(blocks))]
             channels = width
@@ -66,7 +65,7 @@ def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
         raise NotFoundError.named("network", recipe.model.backbone, SIZES, f"{recipe.plugin} knows: {', '.join(SIZES)}")
     if pretrained:
         raise IchxError(f"{recipe.model.backbone} has no pretrained weights", "train it with --no-pretrained")
-    return FineResNet(SIZES[recipe.model.backbone], recipe.model.dropout)
+    return FineResNet(SIZES[recipe.model.backbone], recipe.model.dropout, recipe.input.channels)
 
 
 def _convolution(given: int, made: int, stride: int) -> nn.Sequential:

@@ -16,15 +16,21 @@ if TYPE_CHECKING:
 
 
 def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
-    """Return the classifier of `recipe`, `(N, 3, H, W)` to `(N, 6)` logits, with random or pretrained weights.
+    """Return the classifier of `recipe`, `(N, C, H, W)` to `(N, 6)` logits, with random or pretrained weights.
 
+    C are the recipe's channels: timm repeats and rescales a first convolution that was trained on three.
     Raises `IchxError` for a backbone that timm does not know and for weights that cannot be downloaded.
     """
     name = recipe.model.backbone
     with timm_errors(name, pretrained):
         extra: dict[str, Any] = {"img_size": recipe.input.pixels} if _needs_size(name) else {}
         model: nn.Module = timm.create_model(
-            name, pretrained=pretrained, num_classes=len(LABELS), in_chans=3, drop_rate=recipe.model.dropout, **extra
+            name,
+            pretrained=pretrained,
+            num_classes=len(LABELS),
+            in_chans=recipe.input.channels,
+            drop_rate=recipe.model.dropout,
+            **extra,
         )
     return model
 

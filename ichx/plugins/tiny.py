@@ -37,12 +37,23 @@ def build_fine(recipe: Recipe, pretrained: bool) -> "nn.Module":
 
 
 def _tiny(
-    name: str, backbone: str, summary: str, kind: str, windows: tuple[tuple[float, float], ...] = BRAIN_SUBDURAL_BONE
+    name: str,
+    backbone: str,
+    summary: str,
+    kind: str,
+    windows: tuple[tuple[float, float], ...] = BRAIN_SUBDURAL_BONE,
+    neighbours: int = 0,
 ) -> Plugin:
     recipe = Recipe(
         plugin=name,
         model=ModelRecipe(backbone=backbone, pretrained=False),
-        input=replace(TINY_INPUT, window_kind=kind, windows=windows),
+        input=replace(
+            TINY_INPUT,
+            window_kind=kind,
+            windows=windows,
+            centre="series" if neighbours else "slice",
+            neighbours=neighbours,
+        ),
         stage=TINY_STAGES,
         # Random weights need many steps more than they need smooth ones.
         batch=16,
@@ -60,6 +71,13 @@ PLUGINS = (
         "0.07 M, fine grid, fewer channels; brain, blood, subdural; sigmoid",
         "sigmoid",
         BRAIN_BLOOD_SUBDURAL,
+    ),
+    _tiny(
+        "tiny_fine_25d",
+        "fine_resnet8",
+        "0.1 M, fine grid, on a slice and its two neighbours; brain, subdural, bone; sigmoid",
+        "sigmoid",
+        neighbours=1,
     ),
     _tiny("tiny_resnet", "test_resnet.r160_in1k", "0.4 M, residual; linear windows", "linear"),
     _tiny("tiny_byobnet", "test_byobnet.r160_in1k", "0.2 M, squeeze-and-excitation; linear windows", "linear"),

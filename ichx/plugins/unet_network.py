@@ -26,15 +26,16 @@ RARE = 0.01
 
 
 class UNet(nn.Module):
-    """`(N, 3, H, W)` to `(N, 6)` logits, or on demand to `Segmented`. Any H and W: what is missing to 32 is padded."""
+    """`(N, C, H, W)` to `(N, 6)` logits, or on demand to `Segmented`. Any H and W: what is missing to 32 is padded."""
 
-    def __init__(self, backbone: str, pretrained: bool, channels: tuple[int, ...], dropout: float) -> None:
+    def __init__(self, backbone: str, pretrained: bool, channels: tuple[int, ...], dropout: float, inputs: int) -> None:
         """Take the backbone of a timm name; `channels` are the decoder's, from the coarsest map to the finest."""
         super().__init__()
         whole = smp.Unet(
             f"tu-{backbone}",
             encoder_weights=True if pretrained else None,
             decoder_channels=channels,
+            in_channels=inputs,
             classes=len(SUBTYPES),
         )
         # `model` is the timm backbone within smp's encoder: its weights have the names that timm gives them.
@@ -72,4 +73,4 @@ def build(recipe: "Recipe", pretrained: bool, channels: tuple[int, ...]) -> UNet
     Raises `IchxError` for a backbone that timm does not know and for weights that cannot be downloaded.
     """
     with timm_errors(recipe.model.backbone, pretrained):
-        return UNet(recipe.model.backbone, pretrained, channels, recipe.model.dropout)
+        return UNet(recipe.model.backbone, pretrained, channels, recipe.model.dropout, recipe.input.channels)

@@ -221,7 +221,7 @@ def _pixels(
         yield whole, data.slices, rows
         return
     taken = rows
-    if spec.centre == "series":  # a series is centred as a whole
+    if spec.centre == "series" or recipe.input.neighbours:  # a series is centred, and stands in stacks, as a whole
         mates = np.isin(data.slices["series"].to_numpy(), data.slices["series"].to_numpy()[rows])
         taken = np.flatnonzero(mates)
     few = data.slices.iloc[taken].reset_index(drop=True)
@@ -269,7 +269,7 @@ def _heat(
         of_fold = np.flatnonzero((folds == fold) & cache.valid[rows])
         try:
             load_exactly(model, folder / f"fold-{fold}" / "weights.safetensors")
-            layer = None if masks else layer or last_spatial_layer(model, recipe.input.pixels)
+            layer = None if masks else layer or last_spatial_layer(model, recipe.input.pixels, recipe.input.channels)
         except IchxError as error:
             notes.append(f"no heat maps for fold {fold}: {error.problem}")
             continue

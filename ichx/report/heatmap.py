@@ -48,11 +48,11 @@ class SpatialLayer:
         return tokens.transpose(1, 2).reshape(len(output), -1, self.edge, self.edge)
 
 
-def last_spatial_layer(model: nn.Module, pixels: int) -> SpatialLayer:
+def last_spatial_layer(model: nn.Module, pixels: int, channels: int = 3) -> SpatialLayer:
     """Return the last module of `model` whose output has places that the logits of a `pixels` image depend on.
 
-    A vision transformer's last block, of which only the class token counts, is thus not taken, but what it reads. The
-    layer is one of the architecture: it serves other weights of the same network.
+    The image has `channels`. A vision transformer's last block, of which only the class token counts, is thus not
+    taken, but what it reads. The layer is one of the architecture: it serves other weights of the same network.
     Raises `IchxError` where there is none.
     """
     seen: list[tuple[SpatialLayer, Tensor]] = []
@@ -69,7 +69,7 @@ def last_spatial_layer(model: nn.Module, pixels: int) -> SpatialLayer:
     handles = [module.register_forward_hook(note) for module in names]
     try:
         with _frozen(model), torch.enable_grad():
-            image = torch.rand((1, 3, pixels, pixels), generator=torch.Generator().manual_seed(0))
+            image = torch.rand((1, channels, pixels, pixels), generator=torch.Generator().manual_seed(0))
             logits = model(image.requires_grad_())
             outputs = [output for _, output in seen]
             gradients = torch.autograd.grad(logits.sum(), outputs, allow_unused=True) if outputs else ()
@@ -85,7 +85,7 @@ def last_spatial_layer(model: nn.Module, pixels: int) -> SpatialLayer:
 
 
 def grad_cam(model: nn.Module, layer: SpatialLayer, images: Tensor) -> HeatMaps:
-    """Return the heat maps of `images` (N, 3, H, W) for each of the model's logits.
+    """Return the heat maps of `images` (N, C, H, W) for each of the model's logits.
 
     The pass goes once through the network up to `layer`, and back only from the logits to it.
     """

@@ -1,5 +1,6 @@
 """The store: tables, migrations, and the `Store` class that hands out frozen snapshots."""
 
+from ichx.store.selection import Selection
 from ichx.store.snapshots import (
     Dataset,
     DatasetVersion,
@@ -12,6 +13,9 @@ from ichx.store.snapshots import (
     ExperimentSummary,
     FoldDraft,
     FoldSet,
+    ImportDraft,
+    ImportedRun,
+    Note,
     Prediction,
     PredictionDraft,
     Run,
@@ -34,11 +38,15 @@ __all__ = [
     "ExperimentSummary",
     "FoldDraft",
     "FoldSet",
+    "ImportDraft",
+    "ImportedRun",
+    "Note",
     "Prediction",
     "PredictionDraft",
     "Run",
     "RunDraft",
     "ScoreDraft",
+    "Selection",
     "Store",
     "VersionDraft",
     "marks",

@@ -1,17 +1,17 @@
-"""Experiments, with the state that their runs put them in, as functions over an open connection."""
+"""Experiments, as functions over an open connection: registering, finding, listing, scoring them."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, exists, func, insert, select, update
 
-from ichx.errors import NotFoundError
-from ichx.store import runs
+from ichx.errors import IchxError, NotFoundError
+from ichx.store import progress
 from ichx.store.numbers import take_numbers
+from ichx.store.selection import Selection, recipe_values
 from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary
-from ichx.store.tables import dataset_version, experiment, fold_set, run
+from ichx.store.tables import dataset_version, experiment, fold_set, tag
 
 _SUMMARY = (
     experiment.c.number,
@@ -26,6 +26,7 @@ _SUMMARY = (
     experiment.c.selected,
     experiment.c.leaked,
     experiment.c.archived,
+    experiment.c.trashed,
     experiment.c.kind,
     experiment.c.parent,
     experiment.c.created,
@@ -46,14 +47,11 @@ _REST = (
     experiment.c.score_high,
     experiment.c.score_tta_low,
     experiment.c.score_tta_high,
+    experiment.c.origin,
 )
-
-
-@dataclass(frozen=True)
-class _Progress:
-    folds_done: int
-    state: str
-    stage: str | None
+_PROGRESS = ("folds_done", "state", "stage", "seconds")
+_CHUNK = 500
+"""Numbers in one IN: databases limit its length."""
 
 
 def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft]) -> list[Experiment]:
@@ -78,51 +76,146 @@ def get_experiment(connection: Connection, number: int) -> Experiment:
     """Return experiment `number` with its recipe."""
     row = connection.execute(_select(*_SUMMARY, *_REST).where(experiment.c.number == number)).first()
     if row is None:
-        raise _no_experiment(connection, number)
-    return Experiment(**row._mapping, **vars(_progress(connection, [row])[number]))
+        raise no_experiment(connection, number)
+    return Experiment(**row._mapping, **_beside(connection, [row])[number])
 
 
 def list_experiments(
-    connection: Connection, limit: int | None, dataset: str | None, kind: str | None, parent: int | None
-) -> list[ExperimentSummary]:
-    """Return the newest `limit` experiments that match, newest first."""
-    query = _select(*_SUMMARY).order_by(experiment.c.number.desc()).limit(limit)
-    rows = connection.execute(query.where(*_matching(dataset, kind, parent))).all()
-    progress = _progress(connection, rows)
-    return [ExperimentSummary(**row._mapping, **vars(progress[row.number])) for row in rows]
+    connection: Connection, selection: Selection, limit: int | None
+) -> tuple[list[ExperimentSummary], int]:
+    """Return the first `limit` experiments of `selection`, and how many there are without a limit."""
+    if selection.where is None and selection.sort is None and not selection.states:
+        query = _select(*_SUMMARY).order_by(experiment.c.number.desc()).limit(limit)
+        rows = connection.execute(query.where(*_matching(selection))).all()
+        count = len(rows)
+        if limit is not None and count == limit:
+            count = int(connection.execute(_select(func.count()).where(*_matching(selection))).scalar_one())
+    else:
+        numbers = _find(connection, selection)
+        count = len(numbers)
+        rows = _rows(connection, numbers[:limit])
+    beside = _beside(connection, rows)
+    return [ExperimentSummary(**row._mapping, **beside[row.number]) for row in rows], count
 
 
-def count_experiments(connection: Connection, dataset: str | None, kind: str | None, parent: int | None) -> int:
-    """Return how many experiments match."""
-    query = _select(func.count()).where(*_matching(dataset, kind, parent))
-    return int(connection.execute(query).scalar_one())
+def _find(connection: Connection, selection: Selection) -> list[int]:
+    """Return the numbers of the experiments of `selection`, in its order, reading no more than it looks at."""
+    condition, by = selection.condition(), selection.sorted_by
+    names = (condition.names if condition else frozenset()) | ({by} if by else set())
+    if selection.states:
+        names |= {"state"}
+    stored = {column.name: column for column in _SUMMARY}
+    wanted = [stored[name] for name in sorted(names & stored.keys() - {"number"})]
+    of_recipe = names - stored.keys() - {*_PROGRESS, "tags"}
+    if of_recipe:
+        wanted.append(experiment.c.recipe)
+    query = _select(experiment.c.number, *wanted).order_by(experiment.c.number.desc())
+    found = [dict(row._mapping) for row in connection.execute(query.where(*_matching(selection)))]
+    numbers = [values["number"] for values in found]
+    if names & set(_PROGRESS):
+        _join(found, progress.of_all(connection, numbers, detailed=bool(names & {"stage", "seconds"})))
+    if "tags" in names:
+        _join(found, {number: {"tags": tags} for number, tags in _tags(connection, numbers).items()})
+    for values in found if of_recipe else ():
+        values |= recipe_values(values.pop("recipe"), of_recipe)
+    if selection.states:
+        found = [values for values in found if values["state"] in selection.states]
+    if condition is not None:
+        found = [values for values in found if condition.matches(values)]
+    if by is not None:
+        there = [values for values in found if values[by] is not None]
+        # Values of a recipe may be of several kinds; the kind's name keeps them apart.
+        there.sort(key=lambda v: (_kind(v[by]), v[by]), reverse=(selection.sort or "").startswith("-"))
+        found = there + [values for values in found if values[by] is None]
+    return [values["number"] for values in found]
+
+
+def _kind(value: object) -> str:
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def _join(found: list[dict[str, Any]], beside: Mapping[int, Mapping[str, Any]]) -> None:
+    for values in found:
+        values |= beside[values["number"]]
+
+
+def _rows(connection: Connection, numbers: Sequence[int]) -> list[Any]:
+    """Return the summary rows of `numbers`, in their order."""
+    by_number: dict[int, Any] = {}
+    for start in range(0, len(numbers), _CHUNK):
+        chunk = experiment.c.number.in_(numbers[start : start + _CHUNK])
+        by_number |= {row.number: row for row in connection.execute(_select(*_SUMMARY).where(chunk))}
+    return [by_number[number] for number in numbers]
+
+
+def _beside(connection: Connection, rows: Sequence[Any]) -> dict[int, dict[str, Any]]:
+    """Return by number what stands in other tables of the experiments of `rows`: progress and tags."""
+    numbers = [row.number for row in rows]
+    tags = _tags(connection, numbers)
+    return {
+        number: {**values, "tags": tags[number]} for number, values in progress.of_some(connection, numbers).items()
+    }
+
+
+def _tags(connection: Connection, numbers: Sequence[int]) -> dict[int, tuple[str, ...]]:
+    """Return the tags of each of `numbers`, sorted."""
+    found: dict[int, tuple[str, ...]] = dict.fromkeys(numbers, ())
+    if numbers:
+        query = select(tag).where(tag.c.experiment.between(min(numbers), max(numbers))).order_by(tag.c.tag)
+        for row in connection.execute(query):
+            if row.experiment in found:
+                found[row.experiment] += (row.tag,)
+    return found
 
 
 def set_scores(connection: Connection, number: int, scores: dict[str, float | None]) -> None:
     """Record the scores of experiment `number`."""
     changed = connection.execute(update(experiment).where(experiment.c.number == number).values(scores))
     if changed.rowcount == 0:
-        raise _no_experiment(connection, number)
+        raise no_experiment(connection, number)
+
+
+def check_numbers(connection: Connection, numbers: Sequence[int]) -> None:
+    """Raise `NotFoundError` unless there is an experiment of each of `numbers`."""
+    there = set(connection.scalars(select(experiment.c.number).where(experiment.c.number.in_(numbers))))
+    for number in numbers:
+        if number not in there:
+            raise no_experiment(connection, number)
 
 
 def check_fold(connection: Connection, number: int, fold: int) -> None:
     """Raise unless experiment `number` has `fold`; hold its row until the transaction ends (SQLite holds all)."""
     query = (
-        select(fold_set.c.k)
+        select(fold_set.c.k, experiment.c.trashed)
         .join(experiment, experiment.c.fold_set_id == fold_set.c.id)
         .where(experiment.c.number == number)
         .with_for_update(of=experiment)
     )
-    folds = connection.scalar(query)
-    if folds is None:
-        raise _no_experiment(connection, number)
-    if not 0 <= fold < folds:
-        raise NotFoundError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {folds - 1}")
+    row = connection.execute(query).first()
+    if row is None:
+        raise no_experiment(connection, number)
+    if row.trashed is not None:
+        raise IchxError(f"experiment {number} is in the trash", f"`ichx exp restore {number}` takes it out")
+    if not 0 <= fold < row.k:
+        raise NotFoundError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {row.k - 1}")
 
 
-def _matching(dataset: str | None, kind: str | None, parent: int | None) -> list[ColumnElement[bool]]:
-    wanted = {dataset_version.c.dataset: dataset, experiment.c.kind: kind, experiment.c.parent: parent}
-    return [column == value for column, value in wanted.items() if value is not None]
+def _matching(selection: Selection) -> list[ColumnElement[bool]]:
+    """Return the conditions that the database decides."""
+    wanted = {
+        dataset_version.c.dataset: selection.dataset,
+        experiment.c.kind: selection.kind,
+        experiment.c.parent: selection.parent,
+        experiment.c.archived: selection.archived,
+    }
+    found = [column == value for column, value in wanted.items() if value is not None]
+    if selection.trashed is not None:
+        found.append(experiment.c.trashed.is_not(None) if selection.trashed else experiment.c.trashed.is_(None))
+    if selection.since is not None:
+        found.append(experiment.c.created >= selection.since)
+    for name in selection.tags:
+        found.append(exists().where(tag.c.experiment == experiment.c.number, tag.c.tag == name))
+    return found
 
 
 def _select(*columns: Any) -> Select[Any]:
@@ -132,48 +225,6 @@ def _select(*columns: Any) -> Select[Any]:
         .join(dataset_version, dataset_version.c.id == experiment.c.version_id)
         .join(fold_set, fold_set.c.id == experiment.c.fold_set_id)
     )
-
-
-def _progress(connection: Connection, rows: Sequence[Any]) -> dict[int, _Progress]:
-    """Return by number how far the experiments of `rows` (with `number` and `folds`) are."""
-    if not rows:
-        return {}
-    folds = {row.number: row.folds for row in rows}
-    query = (
-        select(*runs.STATE_COLUMNS, run.c.stage)
-        .where(run.c.experiment.between(min(folds), max(folds)))  # not IN: databases limit its length
-        .order_by(run.c.id)
-    )
-    found: dict[int, list[Any]] = {number: [] for number in folds}
-    for row in connection.execute(query):
-        if row.experiment in found:
-            found[row.experiment].append(row)
-    now = datetime.now(UTC)
-    return {number: _progress_of(folds[number], attempts, now) for number, attempts in found.items()}
-
-
-def _progress_of(folds: int, attempts: Iterable[Any], now: datetime) -> _Progress:
-    """Return the progress from all attempts, oldest first."""
-    done: set[int] = set()
-    latest: dict[int, str] = {}  # the newest attempt's state of each fold; the newest attempt stands last
-    stage = None
-    for row in attempts:
-        state = runs.shown_state(row, now)
-        latest.pop(row.fold, None)
-        latest[row.fold] = state
-        stage = row.stage
-        if state == "done":
-            done.add(row.fold)
-    unfinished = [state for fold, state in latest.items() if fold not in done]
-    if "running" in latest.values():
-        state = "running"
-    elif len(done) == folds:
-        state = "done"
-    elif unfinished:
-        state = unfinished[-1]
-    else:
-        state = "partial" if done else "new"
-    return _Progress(folds_done=len(done), state=state, stage=stage)
 
 
 def _check_pins(connection: Connection, draft: ExperimentDraft) -> bool:
@@ -191,7 +242,8 @@ def _check_pins(connection: Connection, draft: ExperimentDraft) -> bool:
     return bool(pinned.leaking_patients > 0)
 
 
-def _no_experiment(connection: Connection, number: int) -> NotFoundError:
+def no_experiment(connection: Connection, number: int) -> NotFoundError:
+    """Return the error for a number that no experiment has."""
     known = connection.scalars(select(experiment.c.number).order_by(experiment.c.number.desc()).limit(10)).all()
     remedy = (
         f"the newest are {', '.join(map(str, known))}; " if known else "there is none yet: `ichx exp new` makes one; "

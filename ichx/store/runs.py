@@ -1,6 +1,7 @@
 """Runs, their heartbeats and their history, as functions over an open connection."""
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,11 +9,17 @@ from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from ichx.errors import IchxError, NotFoundError
 from ichx.store.process import process_lives, process_mark, this_host
-from ichx.store.snapshots import EpochRecord, Run, RunDraft
+from ichx.store.snapshots import EpochRecord, ImportedRun, Run, RunDraft
 from ichx.store.tables import epoch_metric, run, run_stage
 
+STALLED_AFTER = timedelta(seconds=45)
+"""A running run whose last heartbeat is older than this is stalled: it missed several."""
+
 DEAD_AFTER = timedelta(seconds=90)
-"""A running run whose last heartbeat is older than this is dead."""
+"""A running run of another host, or of one that cannot be asked, whose last heartbeat is older than this is dead."""
+
+LIVE_STATES = ("running", "stalled")
+"""The states of a run that holds its fold."""
 
 END_STATES = ("done", "failed", "stopped")
 """How a run may end; `dead` is what others say of it."""
@@ -31,13 +38,18 @@ STATE_COLUMNS = (
 
 
 def shown_state(row: Any, now: datetime) -> str:
-    """Return the state of a run (a row with `STATE_COLUMNS`): the recorded one, or `dead` for a lost running one."""
+    """Return the state of a run (a row with `STATE_COLUMNS`): the recorded one, or what became of a running one.
+
+    `stalled`: its process lives but has been silent for long, or a host that cannot be asked is late. `dead`: its
+    process is gone, or that host has been silent for too long.
+    """
     if row.state != "running":
         return str(row.state)
-    if now - row.heartbeat > DEAD_AFTER:
+    silent = now - row.heartbeat
+    lives = process_lives(row.pid, row.process) if row.host == this_host() else None
+    if lives is False or (lives is None and silent > DEAD_AFTER):
         return "dead"
-    gone = row.host == this_host() and process_lives(row.pid, row.process) is False
-    return "dead" if gone else "running"
+    return "stalled" if silent > STALLED_AFTER else "running"
 
 
 def start_run(connection: Connection, draft: RunDraft) -> Run:
@@ -45,7 +57,7 @@ def start_run(connection: Connection, draft: RunDraft) -> Run:
     now = datetime.now(UTC)
     held = and_(run.c.experiment == draft.experiment, run.c.fold == draft.fold)
     for row in connection.execute(select(*STATE_COLUMNS, run.c.started).where(held, run.c.state == "running")).all():
-        if shown_state(row, now) == "running":
+        if shown_state(row, now) in LIVE_STATES:
             raise IchxError(
                 f"fold {draft.fold} of experiment {draft.experiment} is being run by process {row.pid} on {row.host} "
                 f"since {row.started:%Y-%m-%d %H:%M:%S} UTC",
@@ -67,6 +79,18 @@ def start_run(connection: Connection, draft: RunDraft) -> Run:
     return _read(connection, run.c.id == added.inserted_primary_key[0])[0]  # type: ignore[index]
 
 
+def add_ended(connection: Connection, experiment: int, ended: Sequence[ImportedRun]) -> None:
+    """Record runs that ended elsewhere; a fold's history goes to its newest attempt."""
+    newest = {r.fold: r.attempt for r in sorted(ended, key=lambda r: r.attempt)}
+    for one in ended:
+        if one.state not in (*END_STATES, "dead"):
+            raise ValueError(f"a run that is {one.state!r} has not ended")
+        values = {name: value for name, value in vars(one).items() if name != "history"}
+        added = connection.execute(insert(run).values(**values, experiment=experiment))
+        for record in one.history if newest[one.fold] == one.attempt else ():
+            _add_epoch(connection, added.inserted_primary_key[0], record)  # type: ignore[index]
+
+
 def list_runs(connection: Connection, experiment: int, fold: int | None) -> list[Run]:
     """Return the runs of an experiment (of one fold), by fold and attempt."""
     return _read(connection, run.c.experiment == experiment, *([] if fold is None else [run.c.fold == fold]))
@@ -81,6 +105,10 @@ def heartbeat(connection: Connection, run_id: int, values: dict[str, Any]) -> No
 def record_epoch(connection: Connection, run_id: int, record: EpochRecord) -> None:
     """Record the metrics of an epoch in place of the run's earlier ones of it; also a heartbeat."""
     heartbeat(connection, run_id, {"stage": record.stage, "epoch": record.epoch})
+    _add_epoch(connection, run_id, record)
+
+
+def _add_epoch(connection: Connection, run_id: int, record: EpochRecord) -> None:
     in_stage = and_(run_stage.c.run_id == run_id, run_stage.c.stage_index == record.stage_index)
     if connection.execute(update(run_stage).where(in_stage).values(stage=record.stage)).rowcount == 0:
         stage = {"run_id": run_id, "stage_index": record.stage_index, "stage": record.stage}

@@ -125,6 +125,7 @@ class ExperimentDraft:
     parent: int | None = None
     kind: str = "experiment"
     selected: bool = False
+    origin: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +133,9 @@ class ExperimentSummary:
     """What a list shows of an experiment, without its recipe.
 
     `leaked` says that its folds, the `fold_set` of its dataset version, split patients.
-    `state` is derived from the runs: `new`, `running`, `dead`, `stopped`, `failed`, `partial` or `done`; `stage` is the
-    newest run's. Scores are weighted log losses over all OOF slices, `_tta` of the views' mean; spreads are over folds.
+    `state` is derived from the runs: `new`, `running`, `stalled`, `dead`, `stopped`, `failed`, `partial` or `done`;
+    `stage` is the newest run's, `seconds` what all runs took together. `trashed` is since when it waits to be deleted.
+    Scores are weighted log losses over all OOF slices, `_tta` of the views' mean; spreads are over folds.
     """
 
     number: int
@@ -148,6 +150,7 @@ class ExperimentSummary:
     folds_done: int
     state: str
     stage: str | None
+    seconds: float | None
     score: float | None
     spread: float | None
     score_tta: float | None
@@ -155,14 +158,19 @@ class ExperimentSummary:
     selected: bool
     leaked: bool
     archived: bool
+    trashed: datetime | None
     kind: str
     parent: int | None
     created: datetime
+    tags: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(ExperimentSummary):
-    """Everything recorded of an experiment; `low` and `high` bound the scores' 95 % intervals over patients."""
+    """Everything recorded of an experiment; `low` and `high` bound the scores' 95 % intervals over patients.
+
+    `origin` tells of an imported one which `number` it had in which workspace.
+    """
 
     recipe: str
     recipe_digest: str
@@ -175,6 +183,17 @@ class Experiment(ExperimentSummary):
     score_high: float | None
     score_tta_low: float | None
     score_tta_high: float | None
+    origin: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a user wrote down about an experiment."""
+
+    id: int
+    experiment: int
+    created: datetime
+    text: str
 
 
 @dataclass(frozen=True)
@@ -199,14 +218,16 @@ class RunDraft:
     libraries: Mapping[str, str]
     device: str
     command: str
+    provenance: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Run:
     """One attempt at executing one fold.
 
-    `state` is `running`, `done`, `failed`, `stopped` or `dead`: a run recorded as running is shown as dead when its
-    heartbeat is old or its process is gone.
+    `state` is `running`, `stalled`, `done`, `failed`, `stopped` or `dead`: a run recorded as running is shown as
+    stalled when its heartbeat is late, and as dead when its process is gone or its host has long been silent.
+    `provenance` is what it says of its code and machine beside the versions.
     """
 
     id: int
@@ -227,6 +248,7 @@ class Run:
     epoch: int | None
     epochs_done: int
     error: str | None
+    provenance: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -301,6 +323,41 @@ class Ensemble(EnsembleDraft):
     created: datetime
     selected: bool
     leaked: bool
+
+
+@dataclass(frozen=True)
+class ImportedRun:
+    """A run that ended in another store, with its fold's history; of several, the newest attempt's is kept."""
+
+    fold: int
+    attempt: int
+    state: str
+    host: str
+    pid: int
+    started: datetime
+    heartbeat: datetime
+    ended: datetime | None
+    stage: str | None
+    epoch: int | None
+    epochs_done: int
+    code_version: str
+    device: str
+    command: str
+    libraries: Mapping[str, str]
+    provenance: Mapping[str, Any] | None
+    error: str | None
+    history: tuple[EpochRecord, ...]
+
+
+@dataclass(frozen=True)
+class ImportDraft:
+    """An experiment of another store, whole; its predictions' paths are relative to its own folder."""
+
+    experiment: ExperimentDraft
+    runs: tuple[ImportedRun, ...]
+    predictions: tuple[PredictionDraft, ...]
+    tags: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:

@@ -4,19 +4,26 @@ The contract, which `testing.StoreContract` checks:
 
 - Each method is one short transaction: all of it happens or nothing. Numbers are given once, whatever is deleted.
 - Out come frozen snapshots; they do not change when the store does.
-- Dataset versions and an experiment's recipe and pins are immutable. Nothing is removed but replaced predictions.
+- Dataset versions and an experiment's recipe and pins are immutable. Nothing is removed but replaced predictions, and
+  experiments that were put into the trash before.
 - One store may be used by several threads, and one database by several processes; an open `Store` is not handed to
   a forked child, which opens its own.
 - What a user can mend (a wrong name, a locked or unreadable file, a fold that another process runs) is `IchxError`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
-from ichx.store import database, datasets, ensembles, experiments, migrate, predictions, runs
+from sqlalchemy import Connection
+
+from ichx.store import database, datasets, ensembles, experiments, migrate, organise, predictions, runs
 from ichx.store.numbers import take_numbers
+from ichx.store.selection import EXPERIMENTS, Selection
 from ichx.store.snapshots import (
     Dataset,
     DatasetVersion,
@@ -26,6 +33,8 @@ from ichx.store.snapshots import (
     Experiment,
     ExperimentDraft,
     ExperimentSummary,
+    ImportDraft,
+    Note,
     Prediction,
     PredictionDraft,
     Run,
@@ -34,6 +43,9 @@ from ichx.store.snapshots import (
     VersionDraft,
 )
 from ichx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ichx.store.maintenance import Answer, Checked
 
 
 def open_store(workspace: Workspace) -> "Store":
@@ -110,32 +122,40 @@ class Store:
         with database.writing(self._engine) as connection:
             return experiments.add_experiments(connection, drafts)
 
+    def import_experiment(self, draft: ImportDraft, *, place: Callable[[int], object], root: str) -> Experiment:
+        """Register an experiment of another store with all that is recorded of it, under the next number.
+
+        `place(number)` puts its files where they belong, below `root` (relative to the workspace) and the number; when
+        it fails nothing is recorded. Raises `ValueError` for a run that did not end.
+        """
+        with database.writing(self._engine) as connection:
+            made = experiments.add_experiments(connection, [draft.experiment])[0]
+            runs.add_ended(connection, made.number, draft.runs)
+            _add_predictions(
+                connection,
+                [replace(p, experiment=made.number, path=f"{root}/{made.number}/{p.path}") for p in draft.predictions],
+            )
+            organise.change_tags(connection, made.number, draft.tags, ())
+            for written in draft.notes:
+                organise.add_note(connection, made.number, written.text, written.created)
+            place(made.number)
+            return made
+
     def experiment(self, number: int) -> Experiment:
         """Return experiment `number` with its recipe, or raise `NotFoundError`."""
         with database.reading(self._engine) as connection:
             return experiments.get_experiment(connection, number)
 
-    def experiments(
-        self,
-        *,
-        limit: int | None = 50,
-        dataset: str | None = None,
-        kind: str | None = "experiment",
-        parent: int | None = None,
-    ) -> list[ExperimentSummary]:
-        """Return the newest experiments, newest first; all of them when `limit` is None.
+    def experiments(self, selection: Selection = EXPERIMENTS, *, limit: int | None = 50) -> list[ExperimentSummary]:
+        """Return the first `limit` experiments of `selection`, by default the newest; all of them when it is None."""
+        return self.listing(selection, limit=limit)[0]
 
-        Only those on `dataset`, of `kind` (`experiment` or `trial`; None is both) and made from `parent`, where given.
-        """
+    def listing(
+        self, selection: Selection = EXPERIMENTS, *, limit: int | None = 50
+    ) -> tuple[list[ExperimentSummary], int]:
+        """Return what `experiments` does, and how many there are without a limit."""
         with database.reading(self._engine) as connection:
-            return experiments.list_experiments(connection, limit, dataset, kind, parent)
-
-    def count_experiments(
-        self, *, dataset: str | None = None, kind: str | None = "experiment", parent: int | None = None
-    ) -> int:
-        """Return how many experiments `experiments` would list without a limit."""
-        with database.reading(self._engine) as connection:
-            return experiments.count_experiments(connection, dataset, kind, parent)
+            return experiments.list_experiments(connection, selection, limit)
 
     def set_scores(self, number: int, plain: ScoreDraft, tta: ScoreDraft) -> None:
         """Record an experiment's OOF scores, without and with test-time augmentation; None is not known."""
@@ -147,6 +167,104 @@ class Store:
             raise ValueError(f"a score must be finite, not {wrong}")
         with database.writing(self._engine) as connection:
             experiments.set_scores(connection, number, scores)
+
+    # The store's own file
+
+    def check_file(self) -> "list[Checked]":
+        """Return what was looked at in the store's file and what is wrong there; nothing for another database."""
+        from ichx.store import maintenance
+
+        return maintenance.check_file(self._engine)
+
+    def back_up(self, target: Path) -> int:
+        """Write a whole copy to `target`, while others may write to the store; return its bytes."""
+        from ichx.store import maintenance
+
+        return maintenance.back_up(self._engine, target)
+
+    def ask(self, question: str) -> "Answer":
+        """Return what one SELECT comes to; everything but reading is refused."""
+        from ichx.store import maintenance
+
+        return maintenance.ask(self._engine, question)
+
+    def network_file_system(self) -> str | None:
+        """Return the kind of network file system that the store lies on; None on a local disk, or where unknown."""
+        from ichx.store import maintenance
+
+        return maintenance.network_file_system(self._engine)
+
+    # Order among experiments
+
+    def rename(self, number: int, name: str) -> None:
+        """Give experiment `number` another name."""
+        with self._of([number]) as connection:
+            organise.rename(connection, number, name)
+
+    def change_tags(self, number: int, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
+        """Add tags to experiment `number`, and remove some; those that are there, or not, already are no matter."""
+        with self._of([number]) as connection:
+            organise.change_tags(connection, number, add, remove)
+
+    def tags(self) -> dict[str, int]:
+        """Return every tag with the number of experiments that have it."""
+        with database.reading(self._engine) as connection:
+            return organise.all_tags(connection)
+
+    def add_note(self, number: int, text: str) -> Note:
+        """Write a note about experiment `number` down."""
+        with self._of([number]) as connection:
+            return organise.add_note(connection, number, text)
+
+    def notes(self, number: int) -> list[Note]:
+        """Return the notes about experiment `number`, oldest first."""
+        with database.reading(self._engine) as connection:
+            return organise.notes(connection, number)
+
+    def archive(self, numbers: Sequence[int], archived: bool = True) -> None:
+        """Put experiments into the archive, or take them out of it."""
+        with self._of(numbers) as connection:
+            organise.archive(connection, numbers, archived)
+
+    def trash(self, numbers: Sequence[int]) -> None:
+        """Put experiments into the trash, all or none; raises `IchxError` while one is running."""
+        with self._of(numbers) as connection:
+            organise.trash(connection, numbers)
+
+    def restore(self, numbers: Sequence[int]) -> None:
+        """Take experiments out of the trash."""
+        with self._of(numbers) as connection:
+            organise.restore(connection, numbers)
+
+    def blended_in(self, numbers: Sequence[int]) -> dict[int, list[int]]:
+        """Return by number the ensembles that each of `numbers` is a member of, where it is in any."""
+        with database.reading(self._engine) as connection:
+            return organise.blended_in(connection, numbers)
+
+    def purge(self, number: int) -> None:
+        """Delete experiment `number`, which is in the trash, and all that is recorded of it, for good.
+
+        Raises `IchxError` for one that is not in the trash, or is a member of an ensemble.
+        """
+        with self._of([number]) as connection:
+            organise.purge(connection, number)
+
+    def choice(self, name: str) -> Any:
+        """Return what is remembered under `name`; None where nothing is."""
+        with database.reading(self._engine) as connection:
+            return organise.choice(connection, name)
+
+    def remember(self, name: str, value: Any) -> None:
+        """Remember `value`, as JSON has it, under `name`; None forgets."""
+        with database.writing(self._engine) as connection:
+            organise.remember(connection, name, value)
+
+    @contextmanager
+    def _of(self, numbers: Sequence[int]) -> Iterator[Connection]:
+        """Yield a transaction on experiments `numbers`; raises `NotFoundError` unless they are all there."""
+        with database.writing(self._engine) as connection:
+            experiments.check_numbers(connection, numbers)
+            yield connection
 
     # Runs
 
@@ -162,7 +280,7 @@ class Store:
     def heartbeat(
         self, run_id: int, *, stage: str | None = None, epoch: int | None = None, epochs_done: int | None = None
     ) -> None:
-        """Record that a run lives and where it is; at least every 30 s, as it is dead after 90 s without.
+        """Record that a run lives and where it is; at least every 30 s, as other hosts take it for dead after 90 s.
 
         Raises `IchxError` when the run was ended meanwhile: its process no longer holds the fold.
         """

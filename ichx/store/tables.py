@@ -49,18 +49,20 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 counter = Table(
-    "counter",  # the last number given to a kind of thing, so that a deleted one's number never comes back
+    "counter",
     METADATA,
-    Column("kind", String(32), primary_key=True),
-    Column("last", Integer, nullable=False),
+    Column("kind", String(32), primary_key=True, doc="experiment or ensemble"),
+    Column("last", Integer, nullable=False, doc="the last number given"),
+    info={"doc": "the last number given to each kind of thing; a deleted one's number never comes back"},
 )
 
 dataset = Table(
     "dataset",
     METADATA,
     Column("name", String(200), primary_key=True),
-    Column("test_of", String(200), ForeignKey("dataset.name")),
+    Column("test_of", String(200), ForeignKey("dataset.name"), doc="the training set that this test set belongs to"),
     Column("created", UtcDateTime, nullable=False),
+    info={"doc": "named sets of slices"},
 )
 
 dataset_version = Table(
@@ -68,18 +70,19 @@ dataset_version = Table(
     METADATA,
     Column("id", Integer, primary_key=True),
     Column("dataset", String(200), ForeignKey("dataset.name"), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("source", Text, nullable=False),
-    Column("path", Text, nullable=False),
-    Column("digest", String(128), nullable=False),
-    Column("label_digest", String(128)),
-    Column("slices", Integer, nullable=False),
+    Column("number", Integer, nullable=False, doc="counts from 1 within the dataset"),
+    Column("source", Text, nullable=False, doc="absolute path of the files"),
+    Column("path", Text, nullable=False, doc="folder in the workspace"),
+    Column("digest", String(128), nullable=False, doc="SHA-256 of files, labels and folds"),
+    Column("label_digest", String(128), doc="SHA-256 of slice ids and labels; null without labels"),
+    Column("slices", Integer, nullable=False, doc="readable slices"),
     Column("patients", Integer, nullable=False),
-    Column("defects", Integer, nullable=False),
-    Column("sample", Text),
-    Column("summary", JSON, nullable=False),
+    Column("defects", Integer, nullable=False, doc="files left out"),
+    Column("sample", Text, doc="the sample submission of a test set"),
+    Column("summary", JSON, nullable=False, doc="counts for `ichx data show`"),
     Column("created", UtcDateTime, nullable=False),
     UniqueConstraint("dataset", "number"),
+    info={"doc": "immutable versions of datasets"},
 )
 
 fold_set = Table(
@@ -88,44 +91,86 @@ fold_set = Table(
     Column("id", Integer, primary_key=True),
     Column("version_id", Integer, ForeignKey("dataset_version.id"), nullable=False),
     Column("name", String(200), nullable=False),
-    Column("k", Integer, nullable=False),
-    Column("seed", Integer, nullable=False),
-    Column("digest", String(128), nullable=False),
-    Column("leaky", Boolean, nullable=False),  # whether there are leaking patients
-    Column("leaking_patients", Integer, nullable=False, server_default="0"),
-    Column("source", Text),
+    Column("k", Integer, nullable=False, doc="how many folds"),
+    Column("seed", Integer, nullable=False, doc="what they were drawn with"),
+    Column("digest", String(128), nullable=False, doc="SHA-256 of the assignment"),
+    Column("leaky", Boolean, nullable=False, doc="whether they split patients"),
+    Column("leaking_patients", Integer, nullable=False, server_default="0", doc="patients in more than one fold"),
+    Column("source", Text, doc="the file that they were imported from"),
     UniqueConstraint("version_id", "name"),
+    info={"doc": "folds of a dataset version"},
 )
 
 experiment = Table(
     "experiment",
     METADATA,
     Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("kind", String(32), nullable=False),
+    Column("kind", String(32), nullable=False, doc="experiment or trial"),
     Column("name", String(200), nullable=False),
     Column("plugin", String(200), nullable=False),
-    Column("size", Integer, nullable=False),
-    Column("window_kind", String(32), nullable=False),
-    Column("version_id", Integer, ForeignKey("dataset_version.id"), nullable=False),
-    Column("label_digest", String(128), nullable=False),
+    Column("size", Integer, nullable=False, doc="pixels"),
+    Column("window_kind", String(32), nullable=False, doc="linear or sigmoid"),
+    Column(
+        "version_id",
+        Integer,
+        ForeignKey("dataset_version.id"),
+        nullable=False,
+        doc="dataset version",
+    ),
+    Column("label_digest", String(128), nullable=False, doc="of that version"),
     Column("fold_set_id", Integer, ForeignKey("fold_set.id"), nullable=False),
     Column("fold_digest", String(128), nullable=False),
-    Column("epochs", Integer, nullable=False),
-    Column("parent", Integer, ForeignKey("experiment.number", ondelete="SET NULL")),
-    Column("created", UtcDateTime, nullable=False),
-    Column("selected", Boolean, nullable=False),
-    Column("leaked", Boolean, nullable=False),
+    Column("epochs", Integer, nullable=False, doc="of all stages, for one fold"),
+    Column(
+        "parent",
+        Integer,
+        ForeignKey("experiment.number", ondelete="SET NULL"),
+        doc="what it was made from",
+    ),
+    Column("created", UtcDateTime, nullable=False, doc="UTC"),
+    Column("selected", Boolean, nullable=False, doc="a validation score was looked at to choose it"),
+    Column("leaked", Boolean, nullable=False, doc="its folds split patients"),
     Column("archived", Boolean, nullable=False),
-    Column("score", Float),
-    Column("spread", Float),
-    Column("score_tta", Float),
+    Column("trashed", UtcDateTime, doc="since when it waits to be deleted"),
+    Column("score", Float, doc="weighted log loss over all OOF slices"),
+    Column("spread", Float, doc="standard deviation over folds"),
+    Column("score_tta", Float, doc="the same, averaged with the mirrored slice"),
     Column("spread_tta", Float),
-    Column("score_low", Float),
+    Column("score_low", Float, doc="95 % interval over patients"),
     Column("score_high", Float),
     Column("score_tta_low", Float),
     Column("score_tta_high", Float),
+    Column("origin", JSON, doc="number and workspace that an imported one had"),
     Column("recipe_digest", String(128), nullable=False),
-    Column("recipe", Text, nullable=False),  # last: a listing never reads the page it may spill to
+    Column("recipe", Text, nullable=False, doc="TOML"),
+    info={"doc": "registered experiments and tuning trials"},
+)
+
+tag = Table(
+    "tag",
+    METADATA,
+    Column("experiment", Integer, ForeignKey("experiment.number", ondelete="CASCADE"), primary_key=True),
+    Column("tag", String(200), primary_key=True),
+    sqlite_with_rowid=False,
+    info={"doc": "tags of experiments"},
+)
+
+note = Table(
+    "note",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("experiment", Integer, ForeignKey("experiment.number", ondelete="CASCADE"), nullable=False),
+    Column("created", UtcDateTime, nullable=False, doc="UTC"),
+    Column("text", Text, nullable=False),
+    info={"doc": "what users wrote down about experiments"},
+)
+
+setting = Table(
+    "setting",
+    METADATA,
+    Column("name", String(200), primary_key=True),
+    Column("value", JSON, nullable=False),
+    info={"doc": "what a user chose once and for all, such as the columns of a list"},
 )
 
 run = Table(
@@ -133,44 +178,48 @@ run = Table(
     METADATA,
     Column("id", Integer, primary_key=True),
     Column("experiment", Integer, ForeignKey("experiment.number"), nullable=False),
-    Column("fold", Integer, nullable=False),
-    Column("attempt", Integer, nullable=False),
-    Column("state", String(16), nullable=False),
+    Column("fold", Integer, nullable=False, doc="from 0"),
+    Column("attempt", Integer, nullable=False, doc="from 1 within the fold"),
+    Column("state", String(16), nullable=False, doc="as recorded; a lost process leaves running"),
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("process", String(255)),  # which process that pid was, where the system can tell: see process.py
-    Column("started", UtcDateTime, nullable=False),
-    Column("heartbeat", UtcDateTime, nullable=False),
-    Column("ended", UtcDateTime),
-    Column("stage", String(200)),
-    Column("epoch", Integer),
-    Column("epochs_done", Integer, nullable=False),
-    Column("code_version", Text, nullable=False),
+    Column("process", String(255), doc="which process that pid was, where the system can tell"),
+    Column("started", UtcDateTime, nullable=False, doc="UTC"),
+    Column("heartbeat", UtcDateTime, nullable=False, doc="UTC"),
+    Column("ended", UtcDateTime, doc="UTC"),
+    Column("stage", String(200), doc="the last that it came to"),
+    Column("epoch", Integer, doc="the last of that stage"),
+    Column("epochs_done", Integer, nullable=False, doc="of all stages"),
+    Column("code_version", Text, nullable=False, doc="version and git commit of ichx"),
     Column("device", Text, nullable=False),
     Column("command", Text, nullable=False),
-    Column("libraries", JSON, nullable=False),
-    Column("error", Text),
+    Column("libraries", JSON, nullable=False, doc="versions"),
+    Column("provenance", JSON, doc="the code's changes, the machine, the seed"),
+    Column("error", Text, doc="why it failed"),
     UniqueConstraint("experiment", "fold", "attempt"),
+    info={"doc": "attempts at folds"},
 )
 
 run_stage = Table(
     "run_stage",
     METADATA,
     Column("run_id", Integer, ForeignKey("run.id", ondelete="CASCADE"), primary_key=True),
-    Column("stage_index", Integer, primary_key=True),
+    Column("stage_index", Integer, primary_key=True, doc="from 0"),
     Column("stage", String(200), nullable=False),
     sqlite_with_rowid=False,
+    info={"doc": "names of the stages that runs came to"},
 )
 
 epoch_metric = Table(
-    "epoch_metric",  # millions of rows: the key is the table (no rowid, no second index)
+    "epoch_metric",
     METADATA,
     Column("run_id", Integer, ForeignKey("run.id", ondelete="CASCADE"), primary_key=True),
     Column("stage_index", Integer, primary_key=True),
-    Column("epoch", Integer, primary_key=True),
-    Column("metric", String(200), primary_key=True),
-    Column("value", Float),  # NULL is NaN: SQLite has no NaN
+    Column("epoch", Integer, primary_key=True, doc="from 1 within the stage"),
+    Column("metric", String(200), primary_key=True, doc="loss, score, lr, ..."),
+    Column("value", Float, doc="null is not a number"),
     sqlite_with_rowid=False,
+    info={"doc": "history: one row for each metric of each epoch"},
 )
 
 prediction = Table(
@@ -178,15 +227,16 @@ prediction = Table(
     METADATA,
     Column("experiment", Integer, ForeignKey("experiment.number"), primary_key=True),
     Column("fold", Integer, primary_key=True),
-    Column("version_id", Integer, ForeignKey("dataset_version.id"), primary_key=True),
-    Column("view", String(32), primary_key=True),
-    Column("role", String(32), nullable=False),
-    Column("path", Text, nullable=False),
+    Column("version_id", Integer, ForeignKey("dataset_version.id"), primary_key=True, doc="what is predicted"),
+    Column("view", String(32), primary_key=True, doc="identity or hflip"),
+    Column("role", String(32), nullable=False, doc="oof or test"),
+    Column("path", Text, nullable=False, doc="in the workspace"),
     Column("slices", Integer, nullable=False),
-    Column("digest", String(128), nullable=False),
-    Column("score", Float),
-    Column("created", UtcDateTime, nullable=False),
+    Column("digest", String(128), nullable=False, doc="SHA-256 of the file"),
+    Column("score", Float, doc="where labels are known"),
+    Column("created", UtcDateTime, nullable=False, doc="UTC"),
     sqlite_with_rowid=False,
+    info={"doc": "files of logits"},
 )
 
 ensemble = Table(
@@ -195,13 +245,14 @@ ensemble = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("version_id", Integer, ForeignKey("dataset_version.id"), nullable=False),
     Column("fold_digest", String(128), nullable=False),
-    Column("tta", String(32), nullable=False),
+    Column("tta", String(32), nullable=False, doc="none or hflip"),
     Column("method", String(64), nullable=False),
-    Column("score", Float, nullable=False),
-    Column("nested_score", Float),
-    Column("partial", Text),
-    Column("submissions", JSON, nullable=False),
-    Column("created", UtcDateTime, nullable=False),
+    Column("score", Float, nullable=False, doc="in-sample"),
+    Column("nested_score", Float, doc="weights fitted on other folds"),
+    Column("partial", Text, doc="which folds it covers, where not all"),
+    Column("submissions", JSON, nullable=False, doc="files in the workspace"),
+    Column("created", UtcDateTime, nullable=False, doc="UTC"),
+    info={"doc": "blends"},
 )
 
 ensemble_member = Table(
@@ -209,11 +260,15 @@ ensemble_member = Table(
     METADATA,
     Column("ensemble", Integer, ForeignKey("ensemble.number", ondelete="CASCADE"), primary_key=True),
     Column("experiment", Integer, ForeignKey("experiment.number"), primary_key=True),
-    Column("position", Integer, nullable=False),
+    Column("position", Integer, nullable=False, doc="from 0"),
     Column("weight", Float, nullable=False),
-    Column("score", Float, nullable=False),
+    Column("score", Float, nullable=False, doc="its own"),
+    info={"doc": "members of blends"},
 )
 
 Index(None, dataset.c.test_of)
+Index(None, experiment.c.parent)
+Index(None, note.c.experiment)
+Index(None, tag.c.tag)
 Index(None, experiment.c.version_id)
 Index(None, ensemble_member.c.experiment)

@@ -24,6 +24,7 @@ from ichx.store import (
     PredictionDraft,
     RunDraft,
     ScoreDraft,
+    Selection,
     Store,
     VersionDraft,
     marks,
@@ -200,7 +201,7 @@ class StoreContract:
         assert third.recipe == experiment_draft(version).recipe
         assert [e.number for e in store.experiments()] == [3, 2, 1]
         assert [e.number for e in store.experiments(limit=2)] == [3, 2]
-        assert store.count_experiments() == 3
+        assert store.listing(limit=1)[1] == 3
         summary = store.experiments(limit=1)[0]
         assert {name: getattr(third, name) for name in vars(summary)} == vars(summary)
         assert not hasattr(summary, "recipe")
@@ -212,9 +213,9 @@ class StoreContract:
         other = store.add_version(version_draft("other"))
         store.add_experiments([experiment_draft(version), experiment_draft(other), experiment_draft(version)])
         store.start_run(run_draft(2))
-        found = [(e.number, e.dataset, e.state) for e in store.experiments(dataset="train")]
+        found = [(e.number, e.dataset, e.state) for e in store.experiments(Selection(dataset="train"))]
         assert found == [(3, "train", "new"), (1, "train", "new")]
-        assert store.experiments(dataset="absent") == []
+        assert store.experiments(Selection(dataset="absent")) == []
 
     def test_trials_are_listed_when_asked_for(self, store: Store, version: DatasetVersion) -> None:
         """By kind and by parent; the count counts what the list lists."""
@@ -231,8 +232,8 @@ class StoreContract:
             ([3, 2, 1], {"kind": None, "dataset": "train"}),
         ]
         for numbers, wanted in cases:
-            assert [e.number for e in store.experiments(**wanted)] == numbers
-            assert store.count_experiments(**wanted) == len(numbers)
+            assert [e.number for e in store.experiments(Selection(**wanted))] == numbers
+            assert store.listing(Selection(**wanted))[1] == len(numbers)
 
     def test_wrong_pins_register_nothing_and_leave_no_gap(self, store: Store, version: DatasetVersion) -> None:
         """All drafts or none."""
@@ -245,7 +246,7 @@ class StoreContract:
         ):
             with pytest.raises(ValueError, match="fold"):
                 store.add_experiments([good, wrong])
-        assert store.count_experiments() == 0
+        assert store.listing()[1] == 0
         assert store.add_experiments([good])[0].number == 1
         assert store.add_experiments([]) == []
 
@@ -398,7 +399,7 @@ class StoreContract:
         drafts = [experiment_draft(version), honest, marked, replace(marked, kind="trial", selected=True)]
         made = store.add_experiments(drafts)
         assert [(e.leaked, e.fold_set) for e in made] == [(False, "default")] * 2 + [(True, "theirs")] * 2
-        assert [e.leaked for e in store.experiments(kind=None)] == [True, True, False, False]
+        assert [e.leaked for e in store.experiments(Selection(kind=None))] == [True, True, False, False]
         store.set_scores(3, ScoreDraft(0.1), ScoreDraft())
         assert store.experiment(3).leaked
         assert [marks(e) for e in made[1:]] == [

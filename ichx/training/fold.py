@@ -4,7 +4,6 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from ichx.training.lease import lease
 from ichx.training.loop import train_epoch
 from ichx.training.mask_loss import Overlap
 from ichx.training.method import WindowStep, learning_rate
+from ichx.training.options import MOST_WORKERS, RunOptions
 from ichx.training.predicting import FoldPredictor
 from ichx.training.provenance import run_draft
 from ichx.training.weights import Start, choose_start, load_exactly, make_model, remember_start, save_weights
@@ -37,16 +37,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from ichx.store import Run, Store
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run may choose without changing what the experiment is; `None` means as the recipe or machine has it."""
-
-    device: str = "auto"
-    pretrained: bool | None = None
-    weights: Path | None = None
-    workers: int | None = None
 
 
 class FoldRun:
@@ -71,7 +61,7 @@ class FoldRun:
         self.home = job.workspace.experiment_dir(self.number)
         self.folder = self.home / f"fold-{fold}"
         on_cpu = hardware.device.type == "cpu"
-        default = 0 if on_cpu else min(os.cpu_count() or 1, 16)
+        default = 0 if on_cpu else min(os.cpu_count() or 1, MOST_WORKERS)
         self.workers = default if options.workers is None else options.workers
         self.predictor = FoldPredictor(
             job=job,
@@ -88,7 +78,7 @@ class FoldRun:
     def execute(self) -> None:
         """Train, or load what was trained, predict what is not predicted yet, and record it all."""
         self._check_rows()
-        draft = run_draft(self.number, self.fold, str(self.hardware))
+        draft = run_draft(self.number, self.fold, str(self.hardware), self.recipe.seed, self.folder)
         with lease(self.store, draft, self.events) as run, _torch_of_its_own(self.hardware):
             accelerator = make_accelerator(self.hardware)
             try:

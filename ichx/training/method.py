@@ -14,7 +14,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class WindowStep(nn.Module):
-    """HU `(N, H, W)` and header windows `(N, 2)` to the network's input, `(N, 3, H, W)`, channels last in memory."""
+    """HU and header windows `(N, 2)` to the network's input, `(N, C, H, W)`, channels last in memory.
+
+    HU is `(N, H, W)`, or `(N, S, H, W)` with neighbours. The channels are those of `InputRecipe.channels`: the first
+    slice in all windows, then the next one. The file's own window is for all of a sample that of its middle slice.
+    """
 
     def __init__(self, recipe: InputRecipe) -> None:
         super().__init__()
@@ -23,14 +27,17 @@ class WindowStep(nn.Module):
         self.normalize = recipe.normalize == "imagenet"
         self.mean: torch.Tensor
         self.std: torch.Tensor
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        for name, of_colours in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            # Weights for three colours are repeated over more channels, and what they expect with them.
+            of_channels = torch.tensor(of_colours).repeat(recipe.slices)[: recipe.channels]
+            self.register_buffer(name, of_channels.view(1, -1, 1, 1), persistent=False)
 
     def forward(
         self, hu: torch.Tensor, header_windows: torch.Tensor, jitter: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return the windowed channels, in [0, 1] unless the recipe normalizes them; `jitter` as in `Batch`."""
         image = windows_torch(hu, header_windows, self.windows, self.kind, jitter)
+        image = image.flatten(1, 2) if image.ndim == 5 else image
         image = (image - self.mean) / self.std if self.normalize else image
         return image.contiguous(memory_format=torch.channels_last)
 

@@ -15,6 +15,7 @@ from ichx.labels import LABELS
 from ichx.store import PredictionDraft
 from ichx.training.device import Hardware
 from ichx.training.events import RunEvents
+from ichx.training.fold_state import missing_tests
 from ichx.training.job import Job, open_cache, test_data
 from ichx.training.loop import predict
 from ichx.training.mask_loss import Overlap
@@ -23,8 +24,7 @@ from ichx.training.method import WindowStep
 if TYPE_CHECKING:
     from ichx.data.cache import Cache
     from ichx.data.dataset import LoadedDataset
-    from ichx.store import DatasetVersion, Store
-    from ichx.workspace import Workspace
+    from ichx.store import Store
 
 
 INFERENCE_BATCH = 64
@@ -137,19 +137,3 @@ class FoldPredictor:
                 )
             )
         return drafts, plain
-
-
-def missing_tests(
-    workspace: "Workspace", store: "Store", dataset: str, number: int, fold: int
-) -> "list[DatasetVersion]":
-    """Return the test sets that the fold has not predicted in every view."""
-    missing = []
-    for version in store.test_sets(dataset):
-        have = {
-            p.view
-            for p in store.predictions(number, role="test", version_id=version.id)
-            if p.fold == fold and (workspace.root / p.path).is_file()
-        }
-        if have < set(VIEWS):
-            missing.append(version)
-    return missing

@@ -1,6 +1,7 @@
 """Registers experiments: a plugin's recipe with the user's settings, pinned to a dataset version and its folds."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,31 @@ def new_reference(
     for number, model in enumerate(REFERENCE, start=1):
         drafts.append(draft(model.recipe(registry), version, folds=folds, name=f"reference-{number}"))
     return store.add_experiments(drafts)
+
+
+def clone_experiment(
+    store: "Store",
+    registry: "Registry",
+    number: int,
+    *,
+    settings: Sequence[str] = (),
+    version: int | None = None,
+    folds: str | None = None,
+    name: str | None = None,
+) -> "Experiment":
+    """Register an experiment like `number`, with `settings` changed, and return it; its parent is `number`.
+
+    It stands on the same data and folds, or on another `version` of its dataset or other `folds`. What was chosen by a
+    validation score stays marked so. Raises `IchxError` for settings, versions and folds that there are not.
+    """
+    model = store.experiment(number)
+    recipe = apply_settings(from_toml(model.recipe, source=f"the recipe of experiment {number}"), settings)
+    registry.get(recipe.plugin)
+    pinned = store.version_by_id(model.version_id)
+    if version is not None:
+        pinned = store.version(model.dataset, version)
+    drafted = draft(recipe, pinned, folds=folds or model.fold_set, name=name, parent=number)
+    return store.add_experiments([replace(drafted, selected=drafted.selected or model.selected)])[0]
 
 
 def labelled_version(store: "Store", dataset: str | None) -> "DatasetVersion":

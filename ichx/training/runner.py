@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ichx.data.predictions import VIEWS
 from ichx.errors import IchxError
-from ichx.evaluation.bootstrap import loss_interval
-from ichx.evaluation.oof import OofTable, read_oof
 from ichx.recipe import from_toml
-from ichx.store import ScoreDraft, marks
+from ichx.store import marks
 from ichx.training.device import choose_hardware
 from ichx.training.events import RunEvents
-from ichx.training.fold import FoldRun, RunOptions
+from ichx.training.fold import FoldRun
+from ichx.training.fold_state import finished_folds, missing_tests
 from ichx.training.job import prepare_job
-from ichx.training.predicting import missing_tests
+from ichx.training.options import RunOptions
+from ichx.training.pooled import update_scores
 from ichx.training.weights import choose_start
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def run_experiment(
         recipe = from_toml(experiment.recipe)
         home = workspace.experiment_dir(number)
         choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
-    done = _finished_folds(workspace, store, number)
+    done = finished_folds(workspace, store, number)
     trained, kept = [f for f in wanted if f not in done], [f for f in wanted if f in done]
     behind = [f for f in kept if missing_tests(workspace, store, experiment.dataset, number, f)]
     if trained or behind:
@@ -73,7 +72,7 @@ def run_experiment(
                 FoldRun(
                     job, store, fold, trained=fold in behind, options=options, events=events, hardware=hardware
                 ).execute()
-    _update_scores(workspace, store, number)
+    update_scores(workspace, store, number)
     after = store.experiment(number)
     return RunReport(
         experiment=number,
@@ -85,27 +84,3 @@ def run_experiment(
         score_tta=after.score_tta,
         marks=marks(after),
     )
-
-
-def _finished_folds(workspace: "Workspace", store: "Store", number: int) -> set[int]:
-    """Return the folds whose OOF predictions are recorded and whose files are there."""
-    stored = [p for p in store.predictions(number, role="oof") if (workspace.root / p.path).is_file()]
-    return {
-        fold
-        for fold in {p.fold for p in stored}
-        if {p.view for p in stored if p.fold == fold} >= set(VIEWS)
-        and (workspace.experiment_dir(number) / f"fold-{fold}" / "weights.safetensors").is_file()
-    }
-
-
-def _update_scores(workspace: "Workspace", store: "Store", number: int) -> None:
-    """Store the pooled OOF score over the finished folds, without and with test-time augmentation."""
-    experiment = store.experiment(number)
-    if not store.predictions(number, role="oof"):
-        return
-    store.set_scores(number, *(_score(read_oof(workspace, store, experiment, tta)) for tta in ("none", "hflip")))
-
-
-def _score(oof: OofTable) -> ScoreDraft:
-    interval = loss_interval(oof.labels, oof.probabilities, oof.patients)
-    return ScoreDraft(score=oof.score, spread=oof.spread, low=interval.low, high=interval.high)

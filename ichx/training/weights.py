@@ -7,11 +7,10 @@ import hashlib
 import json
 import os
 import pickle
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import safetensors
 import safetensors.torch
@@ -19,14 +18,18 @@ import torch
 from torch import nn
 
 from ichx.errors import IchxError
+from ichx.training.adapt import LEAST, few, fit, told
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin
     from ichx.recipe import Recipe
 
 
-ENCODER = "encoder.model."
-"""Where a network with a decoder has the backbone that it shares with a classifier."""
+ENTRIES: Final = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model")
+"""Where training programs keep the weights in their checkpoints; averaged ones, where they are kept, are the better."""
+
+START_FILE = "start.json"
+"""In an experiment's folder: what all its folds started from."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def choose_start(folder: Path, recipe: "Recipe", *, pretrained: bool | None, wei
         wanted = None
     else:
         wanted = Start("pretrained" if pretrained else "random")
-    path = folder / "start.json"
+    path = folder / START_FILE
     if path.exists():
         remembered = Start(**json.loads(path.read_text(encoding="utf-8")))
         if wanted is not None and (wanted.kind, wanted.sha256) != (remembered.kind, remembered.sha256):
@@ -76,7 +79,7 @@ def remember_start(folder: Path, start: Start) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             draft.write_text(json.dumps(asdict(start)) + "\n", encoding="utf-8")
-            draft.replace(folder / "start.json")
+            draft.replace(folder / START_FILE)
         finally:
             draft.unlink(missing_ok=True)
     except OSError as error:
@@ -96,32 +99,22 @@ def make_model(plugin: "Plugin", recipe: "Recipe", start: Start, note: Callable[
 
 
 def load_file(model: nn.Module, path: Path, note: Callable[[str], None]) -> None:
-    """Load the weights of a safetensors or `.pth` file that fit `model` by name and shape, and tell which did not.
+    """Load what fits `model` of a safetensors or `.pth` file, adapted, and tell what was loaded, adapted and not.
 
-    Raises `IchxError` for a file that is missing, damaged, holds code, or fits nowhere.
+    See `ichx.training.adapt` for what fits. Raises `IchxError` for a file that is missing, damaged or holds code, and
+    for one that has less than half of the backbone's weights.
     """
-    own = model.state_dict()
-    given = _named_as(own, read_weights(path))
-    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
-    if not fitting:
-        raise IchxError(f"no tensor in {path} fits this model", "give weights of the same backbone")
-    model.load_state_dict(fitting, strict=False)
-    skipped = sorted(set(given) - set(fitting))
-    fresh = sorted(set(own) - set(fitting))
-    line = f"{path.name}: {len(fitting)} of {len(own)} tensors loaded"
-    if fresh:
-        line += f"; random: {_few(fresh)}"
-    if skipped:
-        line += f"; not used: {_few(skipped)}"
-    note(line)
-
-
-def _named_as(own: Mapping[str, object], given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors `given`, those of a classifier by the names that a network with an encoder has for them."""
-    return {
-        name if name in own or f"{ENCODER}{name}" not in own else f"{ENCODER}{name}": value
-        for name, value in given.items()
-    }
+    entry, given = _read(path)
+    fitted = fit(model, given)
+    if fitted.share < LEAST:
+        wrong = few(fitted.fresh or fitted.head)
+        raise IchxError(
+            f"{path} has {100 * fitted.share:.0f} % of this backbone's weights ({len(fitted.tensors)} tensors of "
+            f"{len(model.state_dict())} fit): the rest, such as {wrong}, would be random",
+            "give weights of the same backbone, or leave out --weights",
+        )
+    model.load_state_dict(fitted.tensors, strict=False)
+    note(f"{path.name}{f', its {entry}' if entry else ''}: {told(fitted)}")
 
 
 def load_exactly(model: nn.Module, path: Path) -> None:
@@ -136,10 +129,18 @@ def load_exactly(model: nn.Module, path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors in `path` by name; never runs code that a file may hold. Raises `IchxError`."""
+    """Return the tensors in `path` by name; never runs code that a file may hold. Raises `IchxError`.
+
+    Of a training program's checkpoint these are the ones of the first of `ENTRIES` that it has.
+    """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
+    """Return the entry of the file that the tensors are in, `a/b` for one in another, and the tensors by name."""
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return "", safetensors.torch.load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise IchxError(f"there is no weights file {path}", "give a .safetensors or .pth file") from error
@@ -148,17 +149,28 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is refused: it is damaged or holds more than tensors",
             "convert it to safetensors on a machine you trust",
         ) from error
-    except (OSError, RuntimeError, EOFError, KeyError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+    except Exception as error:  # of a damaged file, torch's unpickler raises anything, also assertions
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise IchxError(
-            f"the weights file {path} cannot be read: {error}", "give a .safetensors or .pth file"
+            f"the weights file {path} cannot be read: {reason}", "give a whole .safetensors or .pth file"
         ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict):
+    entry, tensors = _tensors(loaded)
+    if not tensors:
         raise IchxError(f"{path} holds no state dict", "give a .safetensors or .pth file of weights")
-    return {
-        str(name).removeprefix("module."): value for name, value in loaded.items() if isinstance(value, torch.Tensor)
+    return entry, tensors
+
+
+def _tensors(loaded: object, depth: int = 3) -> tuple[str, dict[str, torch.Tensor]]:
+    """Return the tensors of a state dict, or those of the first of `ENTRIES` that has some, with its name."""
+    if not isinstance(loaded, dict) or depth == 0:  # a damaged file's dict may hold itself
+        return "", {}
+    for key in ENTRIES:
+        entry, tensors = _tensors(loaded.get(key), depth - 1)
+        if tensors:
+            return f"{key}/{entry}".rstrip("/"), tensors
+    found = {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+    return "", {
+        name: value for name, value in found.items() if value.layout == torch.strided and not value.is_quantized
     }
 
 
@@ -185,7 +197,3 @@ def _sha256(path: Path) -> str:
         raise IchxError(
             f"cannot read the weights file {path}: {error.strerror}", "give a .safetensors or .pth file"
         ) from error
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

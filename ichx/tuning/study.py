@@ -11,10 +11,12 @@ from optuna.trial import TrialState
 from ichx.engine import Engine, Job, JobResult
 from ichx.errors import IchxError, raise_problems
 from ichx.recipe import from_toml
+from ichx.training.fold_job import failure, log_size
+from ichx.training.fold_state import fold_score, live_run
 from ichx.tuning.events import TrialResult, TuneEvents, TuneReport
 from ichx.tuning.space import Space, default_space, parse_space
 from ichx.tuning.storage import ask, open_study, reopen
-from ichx.tuning.trial import RunChoices, fold_score, last_words, live_run, register_trial, trial_job
+from ichx.tuning.trial import RunChoices, register_trial, trial_job
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -149,8 +151,7 @@ class _Tuner:
         if active.handle is None:
             if self._held_elsewhere(active):
                 return False
-            log = active.job.log
-            active.log_start = log.stat().st_size if log.exists() else 0
+            active.log_start = log_size(active.job)
             active.handle = self.engine.submit(active.job)
         result = self.engine.poll(active.handle)
         if result is None:
@@ -211,8 +212,6 @@ def _rank(result: TrialResult) -> tuple[float, int]:
 
 
 def _reason(result: JobResult, active: _Active) -> str:
-    words = last_words(active.job.log, active.log_start)
     if result.exit_code == 0:
         return "it ended without a finite score"
-    ended = f"signal {-result.exit_code}" if result.exit_code < 0 else f"exit code {result.exit_code}"
-    return f"{ended}: {words}"
+    return failure(result, active.job.log, active.log_start)

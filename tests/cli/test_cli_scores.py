@@ -85,10 +85,9 @@ def test_diff_of_recipes_and_scores(ichx: Program, trained_copy: Path) -> None:
     done = ichx("exp", "diff", 1, 2, "--json", cwd=trained_copy)
     assert (done.code, done.err) == (0, "")
     found = json.loads(done.out)
-    assert found["recipe"]["plugin"] == ["tiny_resnet", "tiny_efficientnet"]
-    assert found["recipe"]["stage.balanced.milestones"] == [[1, 2], []]
-    assert "seed" not in found["recipe"]
-    assert found["pins"] == {}
+    assert found["values"]["plugin"] == {"1": "tiny_resnet", "2": "tiny_efficientnet"}
+    assert found["values"]["stage.balanced.milestones"] == {"1": [1, 2], "2": []}
+    assert not {"seed", "dataset", "fold_digest"} & found["values"].keys()
     scores = found["scores"]
     assert scores["difference"]["value"] == pytest.approx(scores["first"] - scores["second"])
     assert scores["difference"]["low"] < scores["difference"]["value"] < scores["difference"]["high"]
@@ -106,8 +105,10 @@ def test_diff_without_scores_says_why(ichx: Program, trained_copy: Path) -> None
     assert done.code == 0
     assert "seed" in done.out
     assert "no scores to compare: no fold is finished of experiment 4" in done.err
-    same = ichx("exp", "diff", 1, 1, cwd=trained_copy)
+    ichx("exp", "clone", 1, cwd=trained_copy)
+    same = ichx("exp", "diff", 1, 5, cwd=trained_copy)
     assert "their recipes, data and folds are the same" in same.err
+    assert ichx("exp", "diff", 1, 1, cwd=trained_copy).code == 2
     assert "no experiment has the number 9" in ichx("exp", "diff", 1, 9, cwd=trained_copy).err
 
 

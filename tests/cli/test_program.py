@@ -45,6 +45,8 @@ def test_every_help_ends_in_a_command_line(path: tuple[str, ...], ichx: Program,
         ("init",),
         ("data", "phantom"),
         ("report",),
+        *(("store", silent) for silent in ("backup", "upgrade")),
+        *(("exp", silent) for silent in ("log", "name", "archive", "rm", "restore")),
     }, "every command that shows something speaks JSON"
 
 
@@ -135,10 +137,23 @@ def test_unknown_commands_get_the_nearest(arguments: tuple[str, ...], told: str,
 
 
 def test_the_shell_completes_commands_of_both_levels(ichx_process: Program, tmp_path: Path) -> None:
-    for typed, wanted in (("ichx e", ["exp", "ensemble"]), ("ichx exp ", ["new", "list", "show", "diff"])):
+    for typed, wanted in (("ichx e", ["exp", "ensemble"]), ("ichx exp n", ["new", "name", "note"])):
         words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
         done = ichx_process(cwd=tmp_path, _ICHX_COMPLETE="complete_bash", **words)
         assert (done.code, done.out.split()) == (0, wanted)
+
+
+def test_the_shell_completes_experiments_plugins_and_tags(dataset_copy: Path, ichx_process: Program) -> None:
+    for command in ("exp new --reference", "exp tag 3 best"):
+        assert ichx_process(*command.split(), cwd=dataset_copy).code == 0
+    for typed, wanted in (
+        ("ichx exp show ", ["6", "5", "4", "3", "2", "1", "last"]),
+        ("ichx exp tag 6 b", ["best"]),
+        ("ichx exp new --plugin resnext5", ["resnext50"]),
+    ):
+        words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+        done = ichx_process(cwd=dataset_copy, _ICHX_COMPLETE="complete_bash", **words)
+        assert (done.code, done.out.split()[: len(wanted)]) == (0, wanted), done.err
 
 
 def test_interrupted_is_130(workspace: Path, tmp_path: Path) -> None:

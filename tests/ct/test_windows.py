@@ -82,3 +82,16 @@ def test_another_kind_is_refused() -> None:
         windows_numpy(np.zeros((1, 1)), (40, 80), [(40, 80)], "cubic")
     with pytest.raises(ValueError, match="cubic"):
         windows_torch(torch.zeros(1, 1, 1), torch.tensor([[40, 80]]), [(40, 80)], "cubic")
+
+
+def test_a_stack_is_seen_slice_by_slice():
+    rng = np.random.default_rng(0)
+    hu = rng.integers(-1024, 3000, (4, 3, 8, 8)).astype(np.int16)
+    header = np.array([[40, 80], [35, 90], [50, 10], [600, 2800]], np.float32)
+    jitter = np.stack([rng.uniform(-10, 10, (4, 3)), rng.uniform(0.8, 1.2, (4, 3))], -1).astype(np.float32)
+    given = [torch.from_numpy(array) for array in (hu, header, jitter)]
+    seen = windows_torch(given[0], given[1], REFERENCE_WINDOWS, "sigmoid", given[2])
+    assert seen.shape == (4, 3, 3, 8, 8)
+    for place in range(3):
+        alone = windows_torch(given[0][:, place], given[1], REFERENCE_WINDOWS, "sigmoid", given[2])
+        assert torch.equal(seen[:, place], alone)

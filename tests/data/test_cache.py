@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -37,7 +37,7 @@ from ichx.data.cache import (
     shard_path,
     slices_digest,
 )
-from ichx.data.cache_build import build_caches, ensure_cache, plan_caches
+from ichx.data.cache_build import LOCK_FILE, build_caches, ensure_cache, plan_caches
 from ichx.data.cache_care import find_caches, verify_caches
 from ichx.data.resize import fit_square
 from ichx.data.shards import ShardFiles, pack, read_table, unpack, write_shard
@@ -355,7 +355,7 @@ def test_a_file_that_is_not_the_catalogs_any_more_is_an_error(tmp_path, source, 
     with pytest.raises(IchxError, match=r"5\.dcm cannot be read") as caught:
         ensure_cache(tmp_path, "d", source, slices, PLAIN, processes=processes)
     assert "ichx data add" in caught.value.remedy
-    assert [path.name for path in _folder(tmp_path, slices).iterdir()] == [BUILD_FILE]
+    assert {path.name for path in _folder(tmp_path, slices).iterdir()} == {BUILD_FILE, LOCK_FILE}
 
 
 def test_a_full_disk_is_told_with_the_space_that_is_needed(tmp_path, source, monkeypatch):
@@ -411,6 +411,37 @@ def test_two_builds_at_once_do_not_disturb_each_other(tmp_path, source):
     assert not list(first.folder.glob(".*"))
     alone = ensure_cache(tmp_path, "alone", source, slices, PLAIN, processes=1)
     assert all(np.array_equal(first.read(row), alone.read(row)) for row in range(alone.n))
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_one_that_finds_another_building_waits_and_builds_only_what_is_left(tmp_path, source, dies):
+    slices = _large(source, 3)
+    plans = plan_caches(tmp_path, "d", slices, [PLAIN])
+    calls: list[tuple[int, int]] = []
+    waiting: list[Future[list[Cache]]] = []
+
+    with ThreadPoolExecutor(1) as other:
+
+        def told(done: int, total: int) -> None:
+            if not waiting:
+                waiting.append(other.submit(build_caches, source, slices, plans, processes=1, progress=count))
+                with pytest.raises(TimeoutError):
+                    waiting[0].result(timeout=1.0)
+            if dies and done:
+                raise KeyboardInterrupt
+
+        def count(done: int, total: int) -> None:
+            calls.append((done, total))
+
+        try:
+            build_caches(source, slices, plans, processes=1, progress=told)
+            assert not dies
+        except KeyboardInterrupt:
+            assert dies
+        (cache,) = waiting[0].result(timeout=120)
+    assert calls == ([(n, len(slices)) for n in (256, 512, len(slices))] if dies else [])
+    assert cache.n == len(slices)
+    assert not _damaged(tmp_path, slices)
 
 
 def _start_build(tmp_path: Path, source: Path, slices: pd.DataFrame) -> subprocess.Popen[str]:

@@ -9,7 +9,7 @@ from dicom_files import write_study
 
 from ichx.data.catalog import make_catalog, usable
 from ichx.data.ingest import scan_source
-from ichx.data.series import FLAGS, geometry_told, place_in_series, series_told
+from ichx.data.series import FLAGS, geometry_told, place_in_series, series_told, stacks
 
 
 def slices_of(source: Path) -> pd.DataFrame:
@@ -95,3 +95,31 @@ def test_real_series(shared_data: Path) -> None:
     series = series_told(placed)
     assert (series["series"], series["tilted"]) == (2214, 2024)
     assert series["spacings"][0]["mm"] == 5.0
+
+
+def test_stacks_skip_what_is_not_readable_and_repeat_the_outermost() -> None:
+    series = pd.Series(["b"] * 6 + ["a"] + ["c"] * 2)
+    readable = np.array([0, 1, 1, 0, 1, 1, 1, 1, 1], bool)
+    rows = np.array([8, 1, 2, 4, 5, 6, 7])
+    assert stacks(series, readable, rows, 1).tolist() == [
+        [7, 8, 8],
+        [1, 1, 2],
+        [1, 2, 4],
+        [2, 4, 5],
+        [4, 5, 5],
+        [6, 6, 6],
+        [7, 7, 8],
+    ]
+    assert stacks(series, readable, np.array([2]), 3).tolist() == [[1, 1, 1, 2, 4, 5, 5]]
+    assert stacks(series, readable, np.empty(0, np.int64), 2).shape == (0, 5)
+
+
+def test_stacks_are_previous_and_next_where_all_is_readable(tmp_path: Path) -> None:
+    for name, patient, count in (("a", "1", 3), ("b", "2", 1), ("c", "3", 4)):
+        write_study(tmp_path / name, patient, count)
+    slices = slices_of(tmp_path)
+    rows = np.arange(len(slices))
+    beside = slices[["previous", "next"]].to_numpy()
+    beside = np.where(beside < 0, rows[:, None], beside)
+    found = stacks(slices["series"], np.ones(len(slices), bool), rows, 1)
+    assert found.tolist() == np.stack([beside[:, 0], rows, beside[:, 1]], 1).tolist()

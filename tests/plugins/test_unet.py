@@ -84,7 +84,8 @@ def test_a_classifiers_weights_fit_the_encoder(tmp_path: Path) -> None:
     for name in loaded:
         torch.testing.assert_close(own[f"encoder.model.{name}"], given[name], rtol=0, atol=0)
     assert f"{len(loaded)} of {len(own)} tensors loaded" in notes[0]
-    assert "not used: fc.bias, fc.weight" in notes[0]
+    assert "100 % of the backbone's weights" in notes[0]
+    assert "not used: fc.weight, fc.bias" in notes[0]
 
 
 def test_an_unknown_backbone_is_a_clear_error() -> None:

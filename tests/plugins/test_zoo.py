@@ -108,8 +108,26 @@ def test_tiny_networks_are_tiny_and_give_six_logits(registry: Registry, name: st
     model = plugin.build(recipe, False).eval()
     assert sum(p.numel() for p in model.parameters()) < 1_000_000
     with torch.inference_mode():
-        assert model(torch.zeros(2, 3, size, size)).shape == (2, 6)
+        assert model(torch.zeros(2, recipe.input.channels, size, size)).shape == (2, 6)
     assert not recipe.model.pretrained
+
+
+@pytest.mark.parametrize("name", ["tiny_fine", "tiny_resnet", "tiny_byobnet", "tiny_efficientnet", "tiny_fine_25d"])
+@pytest.mark.parametrize(("neighbours", "windows"), [(1, 3), (2, 1), (3, 1)])
+def test_networks_take_the_recipes_channels(registry: Registry, name: str, neighbours: int, windows: int) -> None:
+    plugin = registry.get(name)
+    settings = ["input.centre=series", f"input.neighbours={neighbours}", f"input.windows={[[40, 80]] * windows}"]
+    recipe = apply_settings(plugin.recipe, settings)
+    model = plugin.build(recipe, False).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(2, recipe.input.channels, 32, 32)).shape == (2, 6)
+
+
+def test_three_slices_in_one_window_are_the_three_channels_of_pretrained_weights(registry: Registry) -> None:
+    image = registry.get("resnext50_25d").recipe.input
+    assert (image.slices, len(image.windows), image.channels, image.centre) == (3, 1, 3, "series")
+    image = registry.get("tiny_fine_25d").recipe.input
+    assert (image.slices, len(image.windows), image.channels, image.centre) == (3, 3, 9, "series")
 
 
 def test_dropout_reaches_the_network(registry: Registry) -> None:

@@ -75,7 +75,7 @@ def test_any_backbone_has_a_map(backbone: str, pixels: int, edge: int, layout: s
 def test_every_tiny_plugin_has_a_map(name: str) -> None:
     plugin = load_registry().get(name)
     pixels = plugin.recipe.input.pixels
-    layer = last_spatial_layer(plugin.build(plugin.recipe, False), pixels)
+    layer = last_spatial_layer(plugin.build(plugin.recipe, False), pixels, plugin.recipe.input.channels)
     assert 1 < layer.edge <= pixels // 8
 
 

@@ -29,7 +29,7 @@ from ichx.report.blended import read_blend
 from ichx.report.build import render
 from ichx.report.collect import collect_ensemble, collect_experiment
 from ichx.store import EpochRecord, Store, open_store
-from ichx.training.fold import RunOptions
+from ichx.training.options import RunOptions
 from ichx.training.provenance import run_draft
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment

@@ -124,10 +124,14 @@ def test_a_killed_process_is_seen_as_dead_at_once_and_its_fold_is_free(store: St
     assert store.experiment(1).state == "running"
 
 
-def test_a_silent_run_is_dead_after_90_seconds_and_loses_its_fold(store: Store, url: str) -> None:
-    run = store.start_run(run_draft())
-    age(url, 80)
+def test_a_silent_run_elsewhere_is_dead_after_90_seconds_and_loses_its_fold(store: Store, url: str) -> None:
+    run = store.start_run(run_draft(host="elsewhere"))
+    age(url, 40)
     assert store.experiments()[0].state == "running"
+    age(url, 80)
+    assert store.experiments()[0].state == "stalled"
+    with pytest.raises(IchxError, match="on elsewhere since"):
+        store.start_run(run_draft())
     age(url, 100)
     assert store.experiments()[0].state == "dead"
     store.heartbeat(run.id)  # it only slept
@@ -137,6 +141,14 @@ def test_a_silent_run_is_dead_after_90_seconds_and_loses_its_fold(store: Store, 
     with pytest.raises(IchxError, match=r"already ended \(dead\)"):
         store.record_epoch(run.id, EpochRecord("full", 0, 0, {"loss": 1.0}))
     assert store.history(1, 0) == []
+
+
+def test_a_silent_run_whose_process_lives_here_is_stalled_and_keeps_its_fold(store: Store, url: str) -> None:
+    store.start_run(run_draft())
+    age(url, 3600)
+    assert store.experiments()[0].state == "stalled"
+    with pytest.raises(IchxError, match=f"is being run by process {os.getpid()}"):
+        store.start_run(run_draft())
 
 
 def test_another_hosts_run_lives_by_its_heartbeat_alone(store: Store, url: str) -> None:

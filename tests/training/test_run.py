@@ -24,10 +24,10 @@ from ichx.plugins import load_registry
 from ichx.recipe import from_toml
 from ichx.store import EpochRecord, Experiment, Store, open_store
 from ichx.training.events import FoldPlan, RunEvents
-from ichx.training.fold import RunOptions
 from ichx.training.job import prepare_job
 from ichx.training.loop import predict
 from ichx.training.method import WindowStep, learning_rate
+from ichx.training.options import RunOptions
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
 from ichx.training.weights import load_exactly, load_file, read_weights

@@ -4,17 +4,28 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
 import torch
 from full_disk import run_with_limit
+from timm.models import adapt_input_conv
 from torch import nn
 
 from ichx.errors import IchxError
+from ichx.plugins import load_registry
 from ichx.plugins.contract import reference_recipe
 from ichx.recipe import apply_settings
-from ichx.training.weights import Start, choose_start, load_file, read_weights, remember_start, save_weights
+from ichx.training.weights import (
+    Start,
+    choose_start,
+    load_exactly,
+    load_file,
+    read_weights,
+    remember_start,
+    save_weights,
+)
 
 RECIPE = reference_recipe("mine", "resnet18.tv_in1k", batch=8)
 UNTRAINED = apply_settings(RECIPE, ["model.pretrained=false"])
@@ -49,30 +60,206 @@ def test_a_whole_file(tmp_path: Path, name: str) -> None:
         torch.testing.assert_close(value, given.state_dict()[key], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("wrap", ["state_dict", "model", "module."])
-def test_files_as_other_programs_write_them(tmp_path: Path, wrap: str) -> None:
-    given = small().state_dict()
-    content: dict[str, object] = {f"module.{key}": value for key, value in given.items()}
-    if wrap != "module.":
-        content = {wrap: dict(given), "epoch": 3}
-    model = small()
-    assert "4 of 4" in load(model, write(tmp_path / "w.pth", content))
-    torch.testing.assert_close(model.state_dict()["1.bias"], given["1.bias"], rtol=0, atol=0)
+class Net(nn.Module):
+    """A small network of the usual form: a first convolution, a body, a head of six."""
+
+    def __init__(self, channels: int = 3, classes: int = 6, width: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, width, 3, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.body = nn.Conv2d(width, width, 3)
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.fc(self.body(self.norm(self.stem(x))).mean((2, 3)))
+        return features
+
+
+TENSORS = len(Net().state_dict())
+
+
+def assert_equal(model: nn.Module, given: dict[str, torch.Tensor], but: tuple[str, ...] = ()) -> None:
+    for name, value in model.state_dict().items():
+        if name not in but:
+            torch.testing.assert_close(value, given[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "content"),
+    [
+        ("state_dict", {"state_dict": 0, "epoch": 3, "optimizer": {"state": {}}}),
+        ("model", {"model": 0, "lr": [1e-3]}),
+        ("model_state_dict", {"model_state_dict": 0, "loss": 0.3}),
+        ("ema", {"ema": 0, "epoch": 1}),
+        ("ema", {"model": 1, "ema": 0}),
+        ("state_dict_ema", {"state_dict": 1, "state_dict_ema": 0}),
+        ("model", {"ema": {"decay": 0.999}, "model": 0}),
+        ("model/state_dict", {"model": {"state_dict": 0, "name": "net"}}),
+    ],
+)
+def test_checkpoints_of_other_programs(tmp_path: Path, entry: str, content: dict[str, object]) -> None:
+    """0 stands for the weights that count, 1 for others."""
+    given, other, model = Net().state_dict(), Net().state_dict(), Net()
+
+    def filled(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: filled(inner) for name, inner in value.items()}
+        return [given, other][value] if type(value) is int and value in (0, 1) else value
+
+    content = {key: value if key == "epoch" else filled(value) for key, value in content.items()}
+    note = load(model, write(tmp_path / "w.pth", content))
+    assert note == f"w.pth, its {entry}: {TENSORS} of {TENSORS} tensors loaded"
+    assert_equal(model, given)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "model.",
+        "backbone.",
+        "encoder.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "_orig_mod.module.model.backbone.",
+    ],
+)
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_prefixes_of_wrappers_are_taken_off(tmp_path: Path, name: str, prefix: str) -> None:
+    given, model = Net().state_dict(), Net()
+    content = {f"{prefix}{key}": value for key, value in given.items()}
+    assert load(model, write(tmp_path / name, content)) == f"{name}: {TENSORS} of {TENSORS} tensors loaded"
+    assert_equal(model, given)
+
+
+def test_a_backbones_weights_fit_the_network_that_wraps_it(tmp_path: Path) -> None:
+    given = Net().state_dict()
+    wrapped = nn.ModuleDict({"encoder": Net(), "last": nn.Linear(8, 6)})
+    note = load(wrapped, write(tmp_path / "w.pth", given))
+    assert note == f"w.pth: {TENSORS} of {TENSORS + 2} tensors loaded; the head is random: last.weight, last.bias"
+    assert_equal(wrapped["encoder"], given)
+
+
+def test_a_backbones_weights_start_the_encoder_of_a_network_with_a_large_decoder(tmp_path: Path) -> None:
+    given = Net().state_dict()
+    parts = {"encoder": nn.ModuleDict({"model": Net()}), "decoder": nn.Linear(100, 100), "last": nn.Linear(8, 6)}
+    model = nn.ModuleDict(parts)
+    note = load(model, write(tmp_path / "w.pth", given))
+    assert f"{TENSORS} of {TENSORS + 4} tensors loaded, 100 % of the backbone's weights" in note
+    assert "random: decoder.weight, decoder.bias" in note
+    assert_equal(model.get_submodule("encoder.model"), given)
+
+
+def test_prefixes_stay_where_the_model_has_them(tmp_path: Path) -> None:
+    """A network with a part called `encoder` beside one of the same names: nothing is mixed up."""
+    model = nn.ModuleDict({"encoder": nn.Linear(3, 3), "decoder": nn.Linear(3, 3), "head": nn.Linear(3, 6)})
+    given = nn.ModuleDict(
+        {"encoder": nn.Linear(3, 3), "decoder": nn.Linear(3, 3), "head": nn.Linear(3, 6)}
+    ).state_dict()
+    content = {f"model.{key}": value for key, value in given.items()} | {"weight": torch.ones(3, 3)}
+    assert load(model, write(tmp_path / "w.pth", content)) == "w.pth: 6 of 6 tensors loaded; not used: weight"
+    assert_equal(model, given)
+
+
+@pytest.mark.parametrize(("given_channels", "channels"), [(3, 9), (3, 5), (3, 1), (1, 3), (9, 3), (5, 3), (1, 7)])
+def test_the_first_convolutions_channels_are_adapted(tmp_path: Path, given_channels: int, channels: int) -> None:
+    given, model = Net(given_channels).eval(), Net(channels).eval()
+    note = load(model, write(tmp_path / "w.safetensors", given.state_dict()))
+    assert note == (
+        f"w.safetensors: {TENSORS} of {TENSORS} tensors loaded; "
+        f"stem.weight adapted from {given_channels} to {channels} channels"
+    )
+    assert_equal(model, given.state_dict(), but=("stem.weight",))
+    grey = torch.rand(2, 1, 8, 8)
+    with torch.inference_mode():
+        first, second = given(grey.expand(2, given_channels, 8, 8)), model(grey.expand(2, channels, 8, 8))
+    if given_channels % channels == 0 or channels % given_channels == 0 or channels < given_channels:
+        torch.testing.assert_close(first, second)
+    if given_channels == 3:
+        expected = adapt_input_conv(channels, given.state_dict()["stem.weight"])
+        torch.testing.assert_close(model.state_dict()["stem.weight"], expected)
+
+
+def test_half_precision_is_adapted_in_full(tmp_path: Path) -> None:
+    content = {name: value.half() if value.is_floating_point() else value for name, value in Net().state_dict().items()}
+    model = Net(9)
+    assert "adapted from 3 to 9" in load(model, write(tmp_path / "w.safetensors", content))
+    assert model.state_dict()["stem.weight"].dtype == torch.float32
+    expected = content["stem.weight"].float().repeat(1, 3, 1, 1) / 3
+    torch.testing.assert_close(model.state_dict()["stem.weight"], expected, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [1000, 1])
+def test_a_head_of_other_classes_stays_random(tmp_path: Path, classes: int) -> None:
+    given, model = Net(classes=classes).state_dict(), Net()
+    before = model.fc.weight.detach().clone()
+    note = load(model, write(tmp_path / "w.pth", given))
+    assert note == (
+        f"w.pth: {TENSORS - 2} of {TENSORS} tensors loaded; the head is random: fc.weight, fc.bias; "
+        "not used: fc.weight, fc.bias"
+    )
+    assert_equal(model, given, but=("fc.weight", "fc.bias"))
+    assert torch.equal(model.fc.weight, before)
+
+
+@pytest.mark.parametrize("name", ["tiny_resnet", "tiny_byobnet", "tiny_efficientnet", "tiny_fine"])
+def test_networks_of_the_zoo_take_each_others_channels(tmp_path: Path, name: str) -> None:
+    """Weights of three channels and a thousand classes, as the hub has them, start a network of nine channels."""
+    plugin = load_registry().get(name)
+    nine = ["input.neighbours=1", "input.centre=series", "input.windows=[[40,80],[80,200],[600,2800]]"]
+    three, model = plugin.build(plugin.recipe, False), plugin.build(apply_settings(plugin.recipe, nine), False)
+    content = dict(three.state_dict())
+    *_, head = (name for name, module in three.named_modules() if isinstance(module, nn.Linear | nn.Conv2d))
+    for part in ("weight", "bias"):
+        content[f"{head}.{part}"] = torch.zeros(1000, *content[f"{head}.{part}"].shape[1:])
+    note = load(model, write(tmp_path / "w.safetensors", content))
+    total = len(content)
+    assert f"{total - 2} of {total} tensors loaded" in note
+    assert "adapted from 3 to 9 channels" in note
+    assert f"the head is random: {head}.weight, {head}.bias" in note
+    assert "; random:" not in note
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 def test_wrong_shapes_and_names_are_told(tmp_path: Path, name: str) -> None:
-    content = small().state_dict() | {"1.weight": torch.zeros(1000, 4), "fc.bias": torch.zeros(3)}
-    model = small()
-    before = model.state_dict()["1.weight"].clone()
+    content = Net().state_dict() | {"norm.weight": torch.zeros(9), "pool.bias": torch.zeros(3)}
+    model = Net()
+    before = model.state_dict()["norm.weight"].clone()
     note = load(model, write(tmp_path / name, content))
-    assert note == f"{name}: 3 of 4 tensors loaded; random: 1.weight; not used: 1.weight, fc.bias"
-    torch.testing.assert_close(model.state_dict()["1.weight"], before, rtol=0, atol=0)
+    assert note == (
+        f"{name}: {TENSORS - 1} of {TENSORS} tensors loaded, 99 % of the backbone's weights; random: norm.weight; "
+        "not used: norm.weight, pool.bias"
+    )
+    torch.testing.assert_close(model.state_dict()["norm.weight"], before, rtol=0, atol=0)
 
 
-def test_nothing_fits(tmp_path: Path) -> None:
-    with pytest.raises(IchxError, match=r"no tensor in .* fits this model"):
-        load(small(), write(tmp_path / "w.pth", {"other": torch.zeros(2)}))
+@pytest.mark.parametrize(
+    ("content", "share"),
+    [
+        ({"other": torch.zeros(2)}, "0 %"),
+        (Net(width=7).state_dict(), "0 %"),  # the same names, other widths
+        ({name: value for name, value in Net().state_dict().items() if name.startswith(("fc", "stem"))}, "26 %"),
+    ],
+)
+def test_under_half_a_backbone_is_refused_and_nothing_is_loaded(
+    tmp_path: Path, content: dict[str, torch.Tensor], share: str
+) -> None:
+    model = Net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(IchxError, match=f"{share} of this backbone's weights") as caught:
+        load(model, write(tmp_path / "w.pth", content))
+    assert "would be random" in caught.value.problem
+    assert "same backbone" in caught.value.remedy
+    assert_equal(model, before)
+
+
+def test_a_folds_own_weights_are_loaded_exactly_or_not_at_all(tmp_path: Path) -> None:
+    given, model = Net().state_dict(), Net()
+    load_exactly(model, write(tmp_path / "w.safetensors", given))
+    assert_equal(model, given)
+    for other in ({f"module.{name}": value for name, value in given.items()}, Net(9).state_dict()):
+        with pytest.raises(IchxError, match="does not hold the weights of this model"):
+            load_exactly(model, write(tmp_path / "w.safetensors", other))
 
 
 class Trap:
@@ -118,8 +305,37 @@ def test_other_things_that_are_no_weights(tmp_path: Path) -> None:
     for name, told in (("text.pth", "refused|cannot be read"), ("folder.pth", "cannot be read"), ("no.pth", "no weig")):
         with pytest.raises(IchxError, match=told):
             read_weights(tmp_path / name)
-    with pytest.raises(IchxError, match="holds no state dict"):
-        read_weights(write(tmp_path / "tensor.pth", torch.zeros(3)))
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(IchxError, match="cannot be read"):
+        read_weights(tmp_path / "folder.safetensors")
+    itself: dict[str, object] = {}
+    itself["model"] = itself
+    for content in (torch.zeros(3), {}, {"model": {}}, itself, [torch.zeros(3)], {"x": torch.zeros(3).to_sparse()}):
+        with pytest.raises(IchxError, match="holds no state dict"):
+            read_weights(write(tmp_path / "none.pth", content))
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+def test_bytes_changed_anywhere_are_read_or_refused(tmp_path: Path, form: str) -> None:
+    """Of a damaged file, torch's reader raises almost anything; a user gets a line."""
+    path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
+    if form == "safetensors":
+        write(path, small().state_dict())
+    else:
+        torch.save(small().state_dict(), path, _use_new_zipfile_serialization=form == "zip")
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    refused: list[str] = []
+    for _ in range(300):
+        changed = bytearray(whole)
+        for place in rng.integers(len(whole), size=int(rng.integers(1, 9))):
+            changed[place] = int(rng.integers(256))
+        path.write_bytes(changed)
+        try:
+            assert all(isinstance(value, torch.Tensor) for value in read_weights(path).values())
+        except IchxError as error:
+            refused.append(error.problem)
+    assert len(refused) > 100
+    assert all(str(path) in problem and "\n" not in problem for problem in refused)
 
 
 def test_saved_weights_come_back_with_what_they_are(tmp_path: Path) -> None:

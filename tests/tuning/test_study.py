@@ -13,16 +13,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from inline_engine import InlineEngine
 from typer.testing import CliRunner
 
 from ichx.cli.app import app
 from ichx.ct.phantom_dicom import write_phantom
 from ichx.data.dataset import add_dataset
-from ichx.engine import Job, JobResult, LocalEngine
+from ichx.engine import LocalEngine
 from ichx.errors import IchxError
 from ichx.plugins import load_registry
 from ichx.recipe import apply_settings, from_toml
-from ichx.store import Experiment, Store, open_store
+from ichx.store import Experiment, Selection, Store, open_store
 from ichx.training.register import draft
 from ichx.tuning.events import TrialResult, TuneEvents
 from ichx.tuning.space import Value
@@ -77,39 +78,6 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-class InlineEngine:
-    """Executes `ichx` jobs in this process, one by one: the same command without the seconds that torch takes."""
-
-    def __init__(self, before: Callable[[int], None] = lambda n: None) -> None:
-        """`before` is called with the number of jobs before this one."""
-        self.jobs: list[Job] = []
-        self.results: list[JobResult] = []
-        self._before = before
-
-    def submit(self, job: Job) -> int:
-        self._before(len(self.jobs))
-        self.jobs.append(job)
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        result = CliRunner().invoke(app, job.argv[3:])
-        problem = f"error: {result.exception.problem}\n" if isinstance(result.exception, IchxError) else ""
-        with job.log.open("a") as log:
-            log.write(result.output + problem)
-        self.results.append(JobResult(result.exit_code, 0.0))
-        return len(self.jobs) - 1
-
-    def poll(self, handle: int) -> JobResult | None:
-        return self.results[handle]
-
-    def wait(self, handle: int, timeout: float | None = None) -> JobResult | None:
-        return self.results[handle]
-
-    def cancel(self, handle: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 class Told(TuneEvents):
     def __init__(self) -> None:
         self.started: list[int] = []
@@ -158,7 +126,7 @@ def test_trials_are_experiments_and_a_finished_study_stays(
     other = RunChoices(fold=1, pretrained=False)
     with pytest.raises(IchxError, match=r"another start"):
         tune(workspace, store, parent.number, InlineEngine(), trials=3, searches=SEARCH, choices=other)
-    assert store.count_experiments(kind="trial") == 2
+    assert store.listing(Selection(kind="trial"))[1] == 2
 
 
 def test_a_first_failure_ends_the_study_and_a_later_one_does_not(
@@ -194,7 +162,7 @@ def test_an_interrupted_trial_goes_on_as_the_same_experiment(
 
     with pytest.raises(KeyboardInterrupt):
         tune(workspace, store, 1, InlineEngine(interrupt), trials=3, searches=SEARCH, choices=CPU)
-    assert store.count_experiments(kind="trial") == 2
+    assert store.listing(Selection(kind="trial"))[1] == 2
     engine, told = InlineEngine(), Told()
     report = tune(workspace, store, 1, engine, trials=2, searches=SEARCH, choices=CPU, events=told)
     assert (told.started, [t.experiment for t in told.ended]) == ([3], [3])
@@ -212,7 +180,7 @@ def test_values_that_do_not_go_together_fail_without_an_experiment(
     misfits = [t for t in told.ended if t.values == {"input.size": "48", "input.crop": "64"}]
     assert 0 < len(misfits) < 6
     assert all((t.experiment, t.log) == (None, None) and "input.crop" in (t.error or "") for t in misfits)
-    assert store.count_experiments(kind="trial") == 6 - len(misfits)
+    assert store.listing(Selection(kind="trial"))[1] == 6 - len(misfits)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +230,7 @@ def test_killed_as_typed_it_goes_on(workspace: Workspace, store: Store, parent: 
     asked = CliRunner().invoke(app, ["tune", "1", "--trials", "1", "--device", "cpu", "--fold", "1", "--json"])
     report = json.loads(asked.stdout)
     assert (report["new"], [t["experiment"] for t in report["trials"]]) == (0, [2])
-    assert [e.number for e in store.experiments(kind="trial")] == [2]
+    assert [e.number for e in store.experiments(Selection(kind="trial"))] == [2]
     assert store.experiment(2).folds_done == 1
 
 

@@ -1,0 +1,271 @@
+"""The store after months: how fast its lists are, and what it keeps when many write at once or are killed.
+
+python benchmarks/store.py [--quick] [--json FILE]
+"""
+
+import os
+import random
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from common import Figure, arguments, conclude
+
+MAIN = [sys.executable, "-c", "from ichx.cli.app import main; main()"]
+PEER = [sys.executable, "-c", "import typer, rich, sqlalchemy"]
+LISTS = (
+    ("exp list", ("exp", "list"), 2.0),
+    (
+        "exp list --where --sort score",
+        ("exp", "list", "--where", 'plugin == "resnext50" and size >= 378 and state == "done"', "--sort", "score"),
+        3.0,
+    ),
+    ("exp list --all --json", ("exp", "list", "--all", "--json"), 10.0),
+)
+WRITER = """
+import sys
+from ichx.store import EpochRecord, Store
+from ichx.store.testing import run_draft
+with Store(sys.argv[1]) as store:
+    fold, writes = int(sys.argv[2]), int(sys.argv[3])
+    run = store.start_run(run_draft(1, fold))
+    for epoch in range(writes):
+        store.record_epoch(run.id, EpochRecord("full", 0, epoch, {"loss": 0.5, "score": 0.1 + epoch}))
+        print(epoch, flush=True)
+"""
+READER = """
+import sys
+from ichx.store import Store
+with Store(sys.argv[1]) as store:
+    while True:
+        epochs = [len(store.history(1, fold)) for fold in range(int(sys.argv[2]))]
+        store.experiments()
+"""
+OPENER = "import sys; from ichx.store import Store; Store(sys.argv[1]).close()"
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    quick = options.quick
+    figures = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        environment = os.environ | {"ICHX_WORKSPACE": str(folder / "big"), "PYTHONPYCACHEPREFIX": f"{folder}/bytecode"}
+        for unwanted in ("PYTHONDONTWRITEBYTECODE", "ICHX_STORE"):
+            environment.pop(unwanted, None)  # bytecode as an installed package has it
+        experiments = 2_000 if quick else 10_000
+        _fill(folder / "big", experiments, folds=5, metrics=100)
+        figures += _lists(environment, experiments, repetitions=3 if quick else 11)
+        figures.append(_together(folder, processes=16, writes=20 if quick else 1000))
+        figures += _openings(folder, rounds=2 if quick else 10)
+        figures.append(_killed_upgrades(folder, kills=5 if quick else 50))
+        figures.append(_killed_writers(folder, kills=8 if quick else 200))
+    conclude(figures, options)
+
+
+def _fill(root: Path, experiments: int, *, folds: int, metrics: int) -> None:
+    """Make a workspace with `experiments`, `folds` finished runs each, and `metrics` rows of history for each run."""
+    from ichx.plugins import load_registry
+    from ichx.recipe import to_toml
+    from ichx.store import open_store
+    from ichx.store.testing import experiment_draft, version_draft
+    from ichx.workspace import init_workspace
+
+    workspace = init_workspace(root)
+    with open_store(workspace) as store:
+        version = store.add_version(version_draft(k=folds))
+        store.add_experiments([experiment_draft(version)])
+    recipe = to_toml(load_registry().get("resnext50").recipe)
+    database = sqlite3.connect(root / "db" / "ichx.db")
+    columns = [row[1] for row in database.execute("PRAGMA table_info(experiment)")]
+    first = dict(zip(columns, database.execute("SELECT * FROM experiment").fetchone(), strict=True))
+    rng, start = random.Random(1), datetime.now(UTC).replace(tzinfo=None) - timedelta(days=60)
+    rows, runs = [], []
+    for number in range(1, experiments + 1):
+        made = start + timedelta(minutes=8 * number)
+        plugin = rng.choice(("resnext50", "efficientnet_b3", "seresnext50"))
+        score = rng.uniform(0.05, 0.2)
+        values = {"number": number, "name": f"{plugin}-{number}", "plugin": plugin, "size": rng.choice((256, 378, 512))}
+        values |= {"recipe": recipe, "created": str(made), "score": score, "spread": 0.01, "score_tta": score * 0.99}
+        rows.append(tuple({**first, **values}[column] for column in columns))
+        for fold in range(folds):
+            state = "done" if rng.random() < 0.97 else rng.choice(("failed", "stopped", "dead"))
+            times = [str(made + timedelta(hours=fold + extra)) for extra in (0, 1)]
+            runs.append(
+                (number, fold, 1, state, "there", 1, times[0], times[1], times[1], "full", 8, 8, "1", "cpu", "", "{}")
+            )
+    with database:
+        database.execute("DELETE FROM experiment")
+        marks = ",".join("?" * len(columns))
+        database.executemany(f"INSERT INTO experiment ({','.join(columns)}) VALUES ({marks})", rows)
+        database.execute("UPDATE counter SET last = ? WHERE kind = 'experiment'", [experiments])
+        database.executemany(
+            "INSERT INTO run (experiment, fold, attempt, state, host, pid, started, heartbeat, ended, stage, epoch, "
+            "epochs_done, code_version, device, command, libraries) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            runs,
+        )
+        database.execute("INSERT INTO run_stage SELECT id, 0, 'full' FROM run")
+        names = [f"metric_{i:02}" for i in range(10)]
+        database.executemany(
+            "INSERT INTO epoch_metric VALUES (?,0,?,?,?)",
+            (
+                (run, epoch, name, 0.1)
+                for run in range(1, len(runs) + 1)
+                for epoch in range(metrics // len(names))
+                for name in names
+            ),
+        )
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+
+
+def _lists(environment: dict[str, str], experiments: int, repetitions: int) -> list[Figure]:
+    """Time each list against importing what it must import, alternately."""
+    found = []
+    for name, words, reach in LISTS:
+        for command in ([*MAIN, *words], PEER):
+            _seconds(command, environment)
+        pairs = [(_seconds([*MAIN, *words], environment), _seconds(PEER, environment)) for _ in range(repetitions)]
+        ratio = statistics.median(a / b for a, b in pairs)
+        mine, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
+        against = f"import typer, rich, sqlalchemy ({peer:.2f} s)"
+        label = f"{name}, {experiments:,} experiments ({mine:.2f} s)"
+        found.append(Figure(label, ratio, "x", against, f"{reach:g} x", ratio <= reach))
+    return found
+
+
+def _together(folder: Path, processes: int, writes: int) -> Figure:
+    """Let `processes` write at once beside a reader; count what failed and what is missing."""
+    url = _new_store(folder / "together.db", processes)
+    reader = _python(READER, url, str(processes))
+    writers = [_python(WRITER, url, str(fold), str(writes)) for fold in range(processes)]
+    failed = sum(bool(writer.communicate()[1]) or writer.returncode != 0 for writer in writers)
+    failed += reader.poll() is not None
+    reader.kill()
+    reader.communicate()
+    missing = processes * writes - _epochs(url, processes)
+    label = f"{processes} processes, {writes:,} writes each, and a reader: errors and lost rows"
+    return Figure(label, failed + missing, "", "-", "0", failed + missing == 0)
+
+
+def _openings(folder: Path, rounds: int) -> list[Figure]:
+    """Let 8 processes open a missing or an old store at the same moment."""
+    found = []
+    for what in ("missing", "old"):
+        wrong = 0
+        for index in range(rounds):
+            file = folder / f"{what}-{index}.db"
+            if what == "old":
+                _old_store(file)
+            openers = [_python(OPENER, f"sqlite:///{file}") for _ in range(8)]
+            wrong += sum(bool(opener.communicate()[1]) or opener.returncode != 0 for opener in openers)
+            wrong += _stamps(file) != 1
+        found.append(
+            Figure(f"8 processes open a store that is {what}, {rounds} x: errors", wrong, "", "-", "0", wrong == 0)
+        )
+    return found
+
+
+def _killed_upgrades(folder: Path, kills: int) -> Figure:
+    """Kill an upgrade at random moments; the next command must finish it."""
+    rng, wrong = random.Random(2), 0
+    file = folder / "upgrade-time.db"
+    _old_store(file)
+    began = time.perf_counter()
+    _python(OPENER, f"sqlite:///{file}").communicate()
+    whole = time.perf_counter() - began
+    for index in range(kills):
+        file = folder / f"upgrade-{index}.db"
+        _old_store(file)
+        process = _python(OPENER, f"sqlite:///{file}")
+        time.sleep(rng.uniform(0.2, 1.0) * whole)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        after = _python(OPENER, f"sqlite:///{file}")
+        wrong += bool(after.communicate()[1]) or after.returncode != 0 or _stamps(file) != 1 or not _whole(file)
+    return Figure(f"{kills} upgrades killed: not finished by the next command", wrong, "", "-", "0", wrong == 0)
+
+
+def _killed_writers(folder: Path, kills: int) -> Figure:
+    """Kill a writer at random moments; every epoch that it said was recorded must be there, and the file whole."""
+    rng, wrong = random.Random(3), 0
+    for index in range(kills):
+        file = folder / f"writer-{index}.db"
+        url = _new_store(file, 1)
+        process = _python(WRITER, url, "0", "100000")
+        assert process.stdout is not None
+        said = [process.stdout.readline()]
+        time.sleep(rng.uniform(0.0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        said += process.communicate()[0].splitlines()
+        committed = len([line for line in said if line.strip()])
+        wrong += _epochs(url, 1) < committed or not _whole(file)
+    return Figure(f"{kills} writers killed: lost rows or damaged files", wrong, "", "-", "0", wrong == 0)
+
+
+def _new_store(file: Path, folds: int) -> str:
+    from ichx.store import Store
+    from ichx.store.testing import experiment_draft, version_draft
+
+    url = f"sqlite:///{file}"
+    with Store(url) as store:
+        store.add_experiments([experiment_draft(store.add_version(version_draft(k=folds)))])
+    return url
+
+
+def _old_store(file: Path) -> None:
+    """Make a store as the first version of ichx had it."""
+    from alembic import command
+
+    from ichx.store import database, migrate
+
+    engine = database.connect(f"sqlite:///{file}")
+    with database.writing(engine) as connection:
+        command.upgrade(migrate.upgrade_config(connection), "0001")
+    engine.dispose()
+
+
+def _epochs(url: str, folds: int) -> int:
+    from ichx.store import Store
+
+    with Store(url) as store:
+        return sum(len(store.history(1, fold)) for fold in range(folds))
+
+
+def _stamps(file: Path) -> int:
+    """Return how many version stamps the store has that are this version's."""
+    from ichx.store.migrate import HEAD
+
+    connection = sqlite3.connect(file)
+    (found,) = connection.execute("SELECT count(*) FROM ichx_version WHERE version_num = ?", [HEAD]).fetchone()
+    connection.close()
+    return int(found)
+
+
+def _whole(file: Path) -> bool:
+    connection = sqlite3.connect(file)
+    (said,) = connection.execute("PRAGMA integrity_check").fetchone()
+    connection.close()
+    return bool(said == "ok")
+
+
+def _python(code: str, *words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _seconds(command: list[str], environment: dict[str, str]) -> float:
+    began = time.perf_counter()
+    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""`ichx exp diff`: what differs between experiments, in their recipes and in their results."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ichx.cli.compared import show_scores
+from ichx.cli.exp_list import scored
+from ichx.cli.numbers import Numbers
+from ichx.cli.render import print_json, say, session, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ichx.store import Experiment
+
+_PINS = ("plugin", "dataset", "dataset_version", "label_digest", "fold_set", "fold_digest")
+
+
+def diff(
+    numbers: Numbers,
+    tta: Annotated[
+        str, typer.Option("--tta", help="Views to average: none, or hflip (the slice and its mirror).")
+    ] = "none",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Compare experiments: only the values that differ, and their scores; of two, paired over the same patients.
+
+    Example: `ichx exp diff 5 6`
+    """
+    if len(set(numbers)) < 2:
+        raise typer.BadParameter("name two different experiments or more")
+    from ichx.store import marks
+
+    scores = None
+    with session() as (workspace, store):
+        found = [store.experiment(number) for number in dict.fromkeys(numbers)]
+        one, two = found[:2]
+        comparable = one.label_digest == two.label_digest
+        if len(found) == 2 and one.folds_done and two.folds_done and comparable:
+            from ichx.evaluation.compare import compare_scores
+
+            scores = compare_scores(workspace, store, one, two, tta=tta)
+    values = _values(found)
+    if as_json:
+        print_json(
+            {
+                "values": {name: dict(zip(map(_number, found), row, strict=True)) for name, row in values.items()},
+                "score": {_number(e): e.score for e in found},
+                "marks": {_number(e): marks(e) for e in found},
+                "scores": scores,
+            }
+        )
+        return
+    if not values:
+        say("their recipes, data and folds are the same")
+    results = [("OOF score", *map(scored, found))] if scores is None and any(e.folds_done for e in found) else []
+    rows = [(name, *map(_told, row)) for name, row in values.items()] + results
+    if rows:
+        table("", ("value", *(f"{e.number}: {e.name}" for e in found)), rows)
+    if scores is not None:
+        show_scores(scores, one, two)
+    elif len(found) == 2 and not comparable:
+        say("they have other slices or labels: their scores cannot be compared")
+    elif len(found) == 2:
+        unrun = [str(e.number) for e in found if not e.folds_done]
+        say(f"no scores to compare: no fold is finished of experiment {' and '.join(unrun)}")
+
+
+def _values(found: "Sequence[Experiment]") -> dict[str, tuple[Any, ...]]:
+    """Return by name what the experiments are pinned to and their recipes' values, where these are not all the same."""
+    from ichx.recipe import flatten, from_toml
+
+    recipes = [flatten(from_toml(e.recipe)) for e in found]
+    rows = {name: tuple(getattr(e, name) for e in found) for name in _PINS}
+    for name in dict.fromkeys(name for recipe in recipes for name in recipe):
+        rows.setdefault(name, tuple(recipe.get(name) for recipe in recipes))
+    return {name: row for name, row in rows.items() if any(value != row[0] for value in row)}
+
+
+def _number(e: "Experiment") -> str:
+    return str(e.number)
+
+
+def _told(value: object) -> str:
+    """Return a recipe's value as TOML has it, texts without quotes; a dash for one that a recipe does not have."""
+    if value is None or isinstance(value, str):
+        return value or "-"
+    return json.dumps(value)

@@ -1,0 +1,56 @@
+"""`ichx exp export` and `import`: take an experiment to another machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ichx.cli.numbers import Number
+from ichx.cli.plugin import loaded_registry
+from ichx.cli.render import console, print_json, say, session
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+
+
+def export(
+    number: Number,
+    file: Annotated[Path, typer.Argument(help="The new file, a zip.")],
+    weights: Annotated[bool, typer.Option("--weights", help="With the weights of every fold.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write an experiment to one file: recipe, runs, history, predictions, tags and notes.
+
+    Example: `ichx exp export 6 resnext50.zip --weights`
+    """
+    from ichx.data.wording import bytes_told
+
+    with session() as (workspace, store):
+        store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
+        from ichx.training.exporting import export_experiment
+
+        written = export_experiment(workspace, store, number, file, weights=weights)
+    if as_json:
+        print_json(written)
+    else:
+        say(f"experiment {number}: {written.files} files, {bytes_told(written.nbytes)} in {written.file}")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file that `ichx exp export` wrote.")],
+    as_json: AsJson = False,
+) -> None:
+    """Register the experiment in a file under a new number, on the dataset here that has its labels and folds.
+
+    Example: `ichx exp import resnext50.zip`
+    """
+    registry = loaded_registry()
+    with session() as (workspace, store):
+        from ichx.training.importing import import_experiment
+
+        found = import_experiment(workspace, store, registry, file)
+    if as_json:
+        print_json(found)
+    else:
+        console.print(f"experiment {found.number}: it was experiment {found.was} where it comes from", markup=False)
+    for line in found.left_out:
+        say(f"note: {line}", style="yellow")

@@ -1,0 +1,41 @@
+"""`ichx exp repro`: how to repeat an experiment."""
+
+from typing import Annotated
+
+import typer
+
+from ichx.cli.numbers import Number
+from ichx.cli.render import cell, console, print_json, say, session, table
+
+
+def repro(
+    number: Number,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Print the command lines that repeat an experiment, and what here differs from where it ran.
+
+    Example: `ichx exp repro 6`
+    """
+    with session() as (workspace, store):
+        store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
+        from ichx.training.repro import repro as find
+
+        found = find(workspace, store, number)
+    if as_json:
+        print_json(found)
+        return
+    for line in found.preparations:
+        say(f"before: {line}")
+    for line in found.commands:
+        console.print(line, markup=False, soft_wrap=True)
+    if found.run is None:
+        say("it has not run yet: there is nothing to compare this machine with")
+    elif not found.differences:
+        say("nothing that was written down differs here")
+    else:
+        rows = [(d.what, _told(d.then), _told(d.now)) for d in found.differences]
+        table("what differs here", ("what", "then", "now"), rows)
+
+
+def _told(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else cell(value)

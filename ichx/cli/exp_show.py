@@ -1,0 +1,231 @@
+"""`ichx exp show`, `history` and `log`: look closely at one experiment."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ichx.cli.exp_list import scored
+from ichx.cli.numbers import Number
+from ichx.cli.render import cell, console, duration, interval, marked, print_json, say, session, table
+from ichx.data.wording import bytes_told, counted
+from ichx.errors import IchxError
+
+if TYPE_CHECKING:
+    from ichx.store import EpochRecord, Experiment, Run
+
+TICKS = "▁▂▃▄▅▆▇█"
+Histories = Mapping[int, Sequence["EpochRecord"]]
+
+
+def show(
+    number: Number,
+    toml: Annotated[bool, typer.Option("--toml", help="Only its recipe, as TOML.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Show an experiment: what it is pinned to, its folds and their attempts, history, files, notes and recipe.
+
+    Example: `ichx exp show 6`
+    """
+    with session() as (workspace, store):
+        experiment = store.experiment(number)
+        version = store.version_by_id(experiment.version_id)
+        runs = store.runs(number)
+        history = {fold: store.history(number, fold) for fold in sorted({run.fold for run in runs})}
+        notes = store.notes(number)
+        blends = store.blended_in([number]).get(number, [])
+    if toml:
+        console.print(experiment.recipe, end="", markup=False)
+        return
+    files = _files(workspace.experiment_dir(number))
+    if as_json:
+        found = {"experiment": experiment, "runs": runs, "history": history, "notes": notes}
+        print_json(found | {"files": files, "ensembles": blends})
+        return
+    console.print(f"experiment {number}: {experiment.name} ({experiment.state})", markup=False, style="bold")
+    facts = _facts(experiment, version.fold_set(experiment.fold_set).leaking_patients)
+    if blends:
+        facts.append(("blended in", "ensemble " + ", ".join(map(str, blends))))
+    facts.append(("files", f"{workspace.experiment_dir(number)}, {bytes_told(sum(files.values()))}"))
+    for name, value in facts:
+        console.print(f"  {name:<10} {value}", markup=False, soft_wrap=True)
+    if runs:
+        heads = ("fold", "try", "state", "epochs", "score", "time", "started")
+        table("runs", heads, [_run_row(run, experiment, history) for run in runs])
+        for run in runs:
+            if run.error:
+                say(f"fold {run.fold}, try {run.attempt}: {run.error}")
+    _print_curves(history)
+    if files:
+        table("files", ("file", "size"), [(name, bytes_told(size)) for name, size in files.items()])
+    for written in notes:
+        console.print(f"{cell(written.created)}: {written.text}", markup=False, soft_wrap=True)
+    console.print(experiment.recipe, end="", markup=False, soft_wrap=True)
+
+
+def history(
+    number: Number,
+    folds: Annotated[list[int] | None, typer.Option("--fold", help="Only this fold, from 0; repeatable.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output, with every metric.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Print the metrics of every epoch of every fold.
+
+    Example: `ichx exp history 6 --csv`
+    """
+    with session() as (_, store):
+        experiment = store.experiment(number)
+        for fold in folds or ():
+            if not 0 <= fold < experiment.folds:
+                raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
+        wanted = folds or range(experiment.folds)
+        found = {fold: records for fold in wanted if (records := store.history(number, fold))}
+    if as_json:
+        print_json(found)
+        return
+    if as_csv:
+        import csv
+        import sys
+
+        names = list(dict.fromkeys(name for records in found.values() for r in records for name in r.values))
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["fold", "stage", "epoch", *names])
+        for fold, records in found.items():
+            for r in records:
+                writer.writerow([fold, r.stage, r.epoch, *(r.values.get(name, "") for name in names)])
+        return
+    if not found:
+        say(f"no epoch of experiment {number} is trained yet: `ichx run {number}`")
+        return
+    rows = [
+        (
+            fold,
+            r.stage,
+            r.epoch,
+            r.values.get("loss"),
+            r.values.get("score"),
+            f"{r.values['lr']:.1e}" if "lr" in r.values else None,
+            duration(r.values["seconds"]) if "seconds" in r.values else None,
+        )
+        for fold, records in found.items()
+        for r in records
+    ]
+    table("", ("fold", "stage", "epoch", "loss", "score", "lr", "time"), rows)
+
+
+def log(
+    number: Number,
+    fold: Annotated[int | None, typer.Option("--fold", help="Of this fold; default: the newest run's.")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing what is added, until Ctrl-C.")] = False,
+) -> None:
+    """Print what an experiment's runs said.
+
+    Example: `ichx exp log 6 -f`
+    """
+    with session() as (workspace, store):
+        experiment = store.experiment(number)
+        runs = store.runs(number)
+    if fold is not None and not 0 <= fold < experiment.folds:
+        raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
+    if fold is None:
+        fold = max(runs, key=lambda run: run.id).fold if runs else 0
+    path = workspace.experiment_dir(number) / f"fold-{fold}" / "run.log"
+    if not path.exists():
+        raise IchxError(f"fold {fold} of experiment {number} has no log", f"`ichx run {number}` writes one")
+    with path.open(encoding="utf-8", errors="replace") as handle:
+        while True:
+            text = handle.read()
+            if text:
+                console.print(text, end="", markup=False, soft_wrap=True)
+            elif not follow:
+                return
+            else:
+                time.sleep(0.5)
+
+
+def _run_row(run: "Run", experiment: "Experiment", history: Histories) -> tuple[object, ...]:
+    last = [r for r in history[run.fold][: run.epochs_done] if "score" in r.values]
+    end = run.heartbeat if run.ended is None else run.ended
+    return (
+        run.fold,
+        run.attempt,
+        run.state,
+        f"{run.epochs_done}/{experiment.epochs}",
+        last[-1].values["score"] if last else None,
+        duration((end - run.started).total_seconds()),
+        run.started,
+    )
+
+
+def _print_curves(history: Histories) -> None:
+    """Print the loss and the score of each fold as rows of ticks, from the first epoch to the last."""
+    for fold, records in history.items():
+        for name in ("loss", "score"):
+            values = [r.values[name] for r in records if name in r.values]
+            if values:
+                line = f"  fold {fold} {name:<5} {sparkline(values)}  {cell(values[0])} to {cell(values[-1])}"
+                console.print(line, markup=False, soft_wrap=True)
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return one tick for each of `values`, from the lowest to the highest of them; a blank for what is no number."""
+    known = [value for value in values if value == value]
+    if not known:
+        return " " * len(values)
+    low, span = min(known), max(known) - min(known)
+    steps = len(TICKS) - 1
+    return "".join(
+        " " if value != value else TICKS[round((value - low) / span * steps) if span else steps // 2]
+        for value in values
+    )
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """Return the files of an experiment with their sizes in bytes; those of a fold together, by what they are."""
+    found: dict[str, int] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            if name.startswith("fold-"):
+                inner = name.partition("/")[2]
+                name = "fold-*/checkpoint-*.pt" if inner.startswith("checkpoint-") else f"fold-*/{inner}"
+            found[name] = found.get(name, 0) + path.stat().st_size
+    return found
+
+
+def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
+    leaks = f"; {counted(leaking, 'patient')} in more than one" if leaking else ""
+    facts = [
+        ("dataset", f"{e.dataset} version {e.dataset_version}, labels {e.label_digest[:12]}"),
+        ("folds", f"{e.folds_done} of {e.folds} done, {e.fold_set}, digest {e.fold_digest[:12]}{leaks}"),
+        ("OOF score", _score_told(e)),
+        ("recipe", e.recipe_digest),
+        ("created", cell(e.created)),
+    ]
+    if e.seconds is not None:
+        facts.append(("time", duration(e.seconds)))
+    if e.tags:
+        facts.append(("tags", ", ".join(e.tags)))
+    if e.parent is not None:
+        facts.append(("made from", f"experiment {e.parent}"))
+    if e.origin is not None:
+        facts.append(("imported", f"it was experiment {e.origin['number']} in {e.origin['workspace']}"))
+    if e.archived:
+        facts.append(("archived", "yes: it is in no list and no `--top`"))
+    if e.trashed is not None:
+        facts.append(("trash", f"since {cell(e.trashed)}: `ichx exp restore {e.number}` takes it out"))
+    return facts
+
+
+def _score_told(e: "Experiment") -> str:
+    """Return the score as `scored` does, with its interval, and what it is with hflip."""
+    if e.score is None:
+        return "-"
+    plain = interval(e.score_low, e.score_high)
+    told = scored(e) + (f"; 95 % interval over patients {plain}" if plain else "")
+    if e.score_tta is None:
+        return told
+    flipped = interval(e.score_tta_low, e.score_tta_high)
+    return f"{told}; with hflip {cell(e.score_tta)}" + (f", {flipped}" if flipped else "") + marked(e)

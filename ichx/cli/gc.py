@@ -1,0 +1,54 @@
+"""`ichx gc`: delete what only takes space, after naming it."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ichx.cli.render import print_json, say, session, table
+from ichx.data.wording import bytes_told, counted
+
+
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only name it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output; only names it.")] = False,
+) -> None:
+    """Delete what is in the trash, old checkpoints, folders that belong to nothing and caches that nothing reads.
+
+    Everything is named with its size first, and nothing is deleted before you say yes.
+
+    Example: `ichx gc --dry-run`
+    """
+    from ichx.training.cleanup import delete, find_garbage
+
+    with session() as (workspace, store):
+        found = find_garbage(workspace, store)
+        if as_json:
+            print_json(found)
+            return
+        if not found:
+            say("there is nothing to delete")
+            return
+        rows = [
+            (
+                g.kind,
+                g.path.relative_to(workspace.root) if g.path.is_relative_to(workspace.root) else g.path,
+                bytes_told(g.nbytes),
+                g.reason,
+            )
+            for g in found
+        ]
+        total = f"{counted(len(found), 'thing')}, {bytes_told(sum(g.nbytes for g in found))}"
+        table("", ("what", "where", "size", "why"), rows, caption=total)
+        if dry_run:
+            return
+        if not yes and not sys.stdin.isatty():
+            say("nothing is deleted; `ichx gc --yes` deletes it")
+            return
+        if not yes and not typer.confirm("delete all of this for good?", err=True):
+            say("nothing is deleted")
+            return
+        for garbage in found:
+            delete(store, garbage)
+    say(f"deleted {total}")

@@ -1,0 +1,81 @@
+"""The live view of several folds that run side by side: a bar for each on a terminal, and lines everywhere."""
+
+from types import TracebackType
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
+
+from ichx.cli.render import cell, duration, err, say
+from ichx.data.wording import counted
+from ichx.training.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
+
+
+class LaunchView(LaunchEvents):
+    """Shows a launch on standard error."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.completed} of {task.total} {task.fields[what]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[words]}", table_column=Column(no_wrap=True, overflow="ellipsis"), markup=False),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._all = self._bars.add_task("all", total=0, what="folds", words="", visible=False)
+        self._tasks: dict[Unit, TaskID] = {}
+        self._words: dict[Unit, str] = {}
+
+    def __enter__(self) -> "LaunchView":
+        """Start the bars."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the bars."""
+        self._bars.stop()
+
+    def planned(self, units: int, jobs: int, shares: str) -> None:
+        """Print what is going to happen."""
+        say(f"{counted(units, 'fold')} to run, {jobs} at a time" + (f": {shares}" if shares else ""), style="bold")
+        self._bars.update(self._all, total=units, visible=True)
+
+    def unit_started(self, unit: Unit, device: str, log: str) -> None:
+        """Print where a fold runs, and add its bar."""
+        where = "" if device == "auto" else f" on {device}"
+        say(f"{unit} begins{where}; its log: {log}")
+        self._tasks[unit] = self._bars.add_task(str(unit), total=None, what="epochs", words="")
+
+    def unit_moved(self, unit: Unit, progress: UnitProgress) -> None:
+        """Move a fold's bar, and print what it has said last."""
+        self._bars.update(
+            self._tasks[unit], completed=progress.epochs_done, total=progress.epochs, words=progress.words
+        )
+        if self._bars.disable and progress.words and progress.words != self._words.get(unit):
+            say(f"{unit}: {progress.words}")
+        self._words[unit] = progress.words
+
+    def unit_ended(self, result: UnitResult) -> None:
+        """Print what came of a fold, and take its bar away."""
+        unit = Unit(result.experiment, result.fold)
+        if result.state == "already done":
+            say(f"{unit} had been done before")
+            return
+        told = "is held by another process" if result.holder else f"is {result.state}"
+        told = "failed" if result.state == "failed" else told
+        told += f": {result.reason}" if result.reason else ""
+        told += f": OOF score {cell(result.score)}" if result.state == "done" else ""
+        took = "" if result.seconds is None else f" after {duration(result.seconds)}"
+        say(f"{unit} {told}{took}", style="yellow" if result.reason or result.holder else "")
+        if unit in self._tasks:
+            self._bars.remove_task(self._tasks.pop(unit))
+        self._bars.advance(self._all)
+
+    def stopping(self, running: int, at_once: bool) -> None:
+        """Print that the jobs are told to stop."""
+        how = "killing" if at_once else "stopping, each after its step (again kills):"
+        say(f"{how} {counted(running, 'job')}", style="yellow")

@@ -1,0 +1,29 @@
+"""What a run may choose without changing what the experiment is. Without torch, for those who only pass it on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MOST_WORKERS = 16
+"""Loader processes of a run that nobody limits, where there are as many cores."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The choices of a run; `None` means as the recipe or the machine has it."""
+
+    device: str = "auto"
+    pretrained: bool | None = None
+    weights: Path | None = None
+    workers: int | None = None
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The options as `ichx run` is told them."""
+        told = ["--device", self.device]
+        if self.pretrained is not None:
+            told.append("--pretrained" if self.pretrained else "--no-pretrained")
+        if self.weights is not None:
+            told += ["--weights", str(self.weights.resolve())]
+        if self.workers is not None:
+            told += ["--workers", str(self.workers)]
+        return tuple(told)

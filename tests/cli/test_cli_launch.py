@@ -1,0 +1,135 @@
+"""`ichx run` with several experiments and jobs, as typed: processes, logs, the table, signals."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SHORT, Program, clean_environment
+
+from ichx.cli.launch import stops_heard
+from ichx.plugins import load_registry
+from ichx.store import EpochRecord, Run, Store, open_store
+from ichx.store.process import process_lives, process_mark
+from ichx.training.register import new_experiment
+from ichx.training.runner import run_experiment
+from ichx.training.weights import read_weights
+from ichx.workspace import open_workspace
+
+TIMES = {"seconds", "images_per_second"}
+ENOUGH = 240.0
+
+
+def register(root: Path, *settings: str) -> int:
+    with open_store(open_workspace(root)) as store:
+        made = new_experiment(store, load_registry(), plugin="tiny_resnet", size=32, settings=[*SHORT, *settings])
+        return made.number
+
+
+def without_times(records: list[EpochRecord]) -> list[tuple[object, ...]]:
+    return [(r.stage, r.epoch, {name: value for name, value in r.values.items() if name not in TIMES}) for r in records]
+
+
+def outcome(root: Path, number: int) -> tuple[object, ...]:
+    """Return all that a training leaves: the bytes of weights and predictions, the history, the score."""
+    with open_store(open_workspace(root)) as store:
+        folder = root / "experiments" / str(number) / "fold-0"
+        files = {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+        tensors = read_weights(folder / "weights.safetensors")  # the file's own header is in no fixed order
+        weights = {name: tensor.numpy().tobytes() for name, tensor in sorted(tensors.items())}
+        experiment = store.experiment(number)
+        scores = [experiment.score, experiment.score_tta, experiment.spread]
+        return files, weights, without_times(store.history(number, 0)), scores
+
+
+def test_side_by_side_is_as_one_after_another_and_a_failure_is_told(
+    dataset_root: Path, tmp_path: Path, ichx_process: Program
+) -> None:
+    serial, parallel = (Path(shutil.copytree(dataset_root, tmp_path / name)) for name in ("serial", "parallel"))
+    for root in (serial, parallel):
+        assert [register(root), register(root, "precision=fp16"), register(root, "seed=5")] == [1, 2, 3]
+    done = ichx_process("run", 1, 2, 3, "--fold", 0, "--jobs", 2, "--device", "cpu", cwd=parallel)
+    assert done.code == 1, done.err
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in done.out.splitlines() if line.startswith("│")]
+    assert rows == [["1", "0", "done"], ["2", "0", "failed"], ["3", "0", "done"]]
+    why = "warning: experiment 2, fold 0 failed: exit code 1: precision fp16 needs a CUDA GPU, not cpu"
+    assert f"{why}; its log: experiments/2/fold-0/run.log" in done.err
+    assert "3 folds to run, 2 at a time: 1 CPU thread each" in done.err
+    assert "Traceback" not in done.err
+    assert "fold 0 done: OOF score" in (parallel / "experiments/1/fold-0/run.log").read_text()
+
+    workspace = open_workspace(serial)
+    with open_store(workspace) as store:
+        for number in (1, 3):
+            run_experiment(workspace, store, load_registry(), number, folds=[0])
+    for number in (1, 3):
+        assert outcome(parallel, number) == outcome(serial, number)
+
+    again = ichx_process("run", 3, 1, "--fold", 0, "--json", cwd=parallel)
+    assert again.code == 0
+    told = json.loads(again.out)
+    assert [(unit["experiment"], unit["state"]) for unit in told["units"]] == [(3, "already done"), (1, "already done")]
+    assert [pooled["experiment"] for pooled in told["experiments"]] == [3, 1]
+
+
+def start(root: Path, *arguments: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "ichx", "run", *map(str, arguments), "--device", "cpu"],
+        cwd=root,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
+    until = time.monotonic() + ENOUGH
+    while not condition():
+        assert process is None or process.poll() is None, f"it ended early: {process and process.communicate()}"
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.05)
+
+
+def running(store: Store, number: int) -> list[Run]:
+    """Return the live runs that have finished an epoch."""
+    return [run for run in store.runs(number) if run.state == "running" and run.epochs_done]
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
+def test_no_job_outlives_its_launch(how: str, dataset_copy: Path) -> None:
+    number = register(dataset_copy, "stage.balanced.epochs=2000", "stage.balanced.milestones=[]")
+    with open_store(open_workspace(dataset_copy)) as store:
+        launched = start(dataset_copy, number, "--jobs", 2)
+        wait_until(lambda: len(running(store, number)) == 2, launched)
+        jobs = [(run.pid, process_mark(run.pid)) for run in running(store, number)]
+        assert len({pid for pid, _ in jobs} - {launched.pid}) == 2
+        assert all(process_lives(pid, mark) for pid, mark in jobs)
+        launched.send_signal(getattr(signal, how))
+        out, err = launched.communicate(timeout=ENOUGH)
+        wait_until(lambda: not any(process_lives(pid, mark) for pid, mark in jobs))
+        assert not any(run.state == "running" for run in store.runs(number))
+    for fold in (0, 1):
+        assert list((dataset_copy / f"experiments/{number}/fold-{fold}").glob("checkpoint-*.pt"))
+    if how == "SIGKILL":
+        return
+    assert launched.returncode == 130
+    assert out.count("stopped") == 2
+    assert "stopping, each after its step (again kills): 2 jobs" in err
+    assert "the same command goes on with the rest" in err
+    assert "Traceback" not in err
+
+
+def test_sigterm_is_heard_like_ctrl_c_and_afterwards_both_are_as_before() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with stops_heard() as heard:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert heard == [signal.SIGTERM, signal.SIGINT]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

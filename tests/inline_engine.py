@@ -1,0 +1,45 @@
+"""An engine for tests that want the jobs' effects without the seconds that a process takes to import torch."""
+
+from collections.abc import Callable
+
+from typer.testing import CliRunner
+
+from ichx.cli.app import app
+from ichx.engine import Job, JobResult
+from ichx.errors import IchxError
+
+
+class InlineEngine:
+    """Executes `ichx` jobs in this process, one by one: the same command without the seconds that torch takes."""
+
+    def __init__(self, before: Callable[[int], None] = lambda n: None) -> None:
+        """`before` is called with the number of jobs before this one."""
+        self.jobs: list[Job] = []
+        self.results: list[JobResult] = []
+        self._before = before
+
+    def submit(self, job: Job) -> int:
+        self._before(len(self.jobs))
+        self.jobs.append(job)
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        result = CliRunner().invoke(app, job.argv[3:])
+        problem = f"error: {result.exception.problem}\n" if isinstance(result.exception, IchxError) else ""
+        with job.log.open("a") as log:
+            log.write(result.output + problem)
+        self.results.append(JobResult(result.exit_code, 0.0))
+        return len(self.jobs) - 1
+
+    def poll(self, handle: int) -> JobResult | None:
+        return self.results[handle]
+
+    def wait(self, handle: int, timeout: float | None = None) -> JobResult | None:
+        return self.results[handle]
+
+    def cancel(self, handle: int) -> None:
+        pass
+
+    def kill(self, handle: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
