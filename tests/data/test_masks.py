@@ -348,6 +348,19 @@ def test_a_mask_goes_where_its_slice_goes(shown: Data, centre: str, augmentation
     assert (moved > 8) if augmentation else (still == len(rows))
 
 
+def test_among_neighbours_the_mask_is_that_of_the_slice_itself(shown: Data) -> None:
+    cache, masks = shown.caches("series")
+    varied = recipe(hflip=True, rotate=25.0)
+    stacked = dataclasses.replace(varied, input=dataclasses.replace(varied.input, centre="series", neighbours=1))
+    rows = np.array([1, 2, 7, 8, 10, 11])
+    (batch,) = training_batches(cache, shown.slices, rows, stacked, fold=0, stage=0, epoch=1, workers=0, masks=masks)
+    assert batch.masks is not None
+    assert batch.hu.shape == (6, 3, 40, 40)
+    assert batch.masks.shape == (6, 40, 40)
+    for hu, mask in zip(batch.hu.numpy(), batch.masks.numpy(), strict=True):
+        assert agreement(hu[1], mask) > 0.8
+
+
 def test_what_comes_from_outside_is_background(shown: Data) -> None:
     """At 45 degrees the corners of a mask that fills its slice come from outside."""
     whole = {row: imagecodecs.png_encode(np.full((64, 64), 4, np.uint8)) for row in range(18)}

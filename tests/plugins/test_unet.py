@@ -36,6 +36,14 @@ def test_logits_alone_or_with_masks(name: str, height: int, width: int) -> None:
     assert torch.sigmoid(found.masks).mean() < 0.1  # blood is rare, and a new network knows it
 
 
+def test_neighbours_are_more_channels() -> None:
+    unet = plugin("tiny_unet")
+    recipe = apply_settings(unet.recipe, ["input.neighbours=1", "input.centre=series"])
+    model = unet.build(recipe, False).eval()
+    with torch.inference_mode():
+        assert model(torch.rand(2, 9, 64, 64), masks=True).masks.shape == (2, 5, 64, 64)
+
+
 def test_other_plugins_have_no_masks() -> None:
     with_masks = {name for name, one in load_registry().plugins.items() if one.masks}
     assert with_masks == {"tiny_unet", "unet_resnext50"}
@@ -85,7 +93,7 @@ def test_a_classifiers_weights_fit_the_encoder(tmp_path: Path) -> None:
         torch.testing.assert_close(own[f"encoder.model.{name}"], given[name], rtol=0, atol=0)
     assert f"{len(loaded)} of {len(own)} tensors loaded" in notes[0]
     assert "100 % of the backbone's weights" in notes[0]
-    assert "not used: fc.weight, fc.bias" in notes[0]
+    assert "not used: fc.bias, fc.weight" in notes[0]
 
 
 def test_an_unknown_backbone_is_a_clear_error() -> None:
