@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
+from ichx.cli.numbers import Number
 from ichx.cli.render import console, print_json, say, session
 
 
 def audit(
-    number: Annotated[int, typer.Argument(help="The experiment's number.")],
+    number: Number,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Prove an experiment's OOF score from what is stored, and print what was checked; exit 1 if anything is wrong.

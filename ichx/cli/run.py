@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ichx.cli.numbers import Numbers
+from ichx.cli.options import Save, saves_features
 from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import print_json, print_score, say, session
 
@@ -23,6 +24,7 @@ def run(
         Path | None, typer.Option("--weights", help="Start from what fits in this .safetensors or .pth file.")
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=0, help="Loader processes.")] = None,
+    save: Save = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Train and predict experiments' folds; asked again, it goes on where it ended.
@@ -34,13 +36,16 @@ def run(
 
     Example: `ichx run 6 7 8 --jobs 2`
     """
+    with_features = saves_features(save)
     registry = loaded_registry()
     with session() as (workspace, store):
         for number in numbers:
             store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
         from ichx.training.options import RunOptions
 
-        options = RunOptions(device=device, pretrained=pretrained, weights=weights, workers=workers)
+        options = RunOptions(
+            device=device, pretrained=pretrained, weights=weights, workers=workers, save_features=with_features
+        )
         if jobs > 1 or len(numbers) > 1:
             from ichx.cli.launch import launch_folds
 

@@ -1,13 +1,15 @@
 """`ichx scores`: every score of an experiment, per slice and per study, with its interval."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from ichx.cli.numbers import Number
+from ichx.cli.options import AsJson, Pooling, Tta
 from ichx.cli.render import cell, console, interval, print_json, say, session, table
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Bootstrap, Interval
+    from ichx.evaluation.scorecard import Scorecard
+    from ichx.training.evaluating import Evaluation
 
 HEADINGS = {
     "log_loss": "log loss",
@@ -22,15 +24,10 @@ HEADINGS = {
 
 
 def scores(
-    number: Annotated[int, typer.Argument(help="The experiment's number.")],
-    tta: Annotated[
-        str, typer.Option("--tta", help="Views to average: none, or hflip (the slice and its mirror).")
-    ] = "none",
-    pooling: Annotated[
-        str,
-        typer.Option("--pooling", help="A study's probability: max over its slices, or noisy_or, 1 - prod(1 - p)."),
-    ] = "max",
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    number: Number,
+    tta: Tta = "none",
+    pooling: Pooling = "max",
+    as_json: AsJson = False,
 ) -> None:
     """Show all scores of an experiment's OOF predictions, with 95 % intervals from a bootstrap over patients.
 
@@ -44,16 +41,17 @@ def scores(
     if as_json:
         print_json(card)
         return
+    show_scores(f"experiment {number}: {card.name}, tta {card.tta}", card, pooling)
+
+
+def show_scores(what: str, card: "Scorecard | Evaluation", pooling: str) -> None:
+    """Print the scores of `what`: tables of slices and of studies, and a line by fold."""
     said = f" [{', '.join(card.marks)}]" if card.marks else ""
     pooled = "the largest of its slices" if pooling == "max" else "noisy_or of its slices"
     for unit, found in (("per slice", card.slices), (f"per study, {pooled}", card.studies)):
         low, high = found.log_loss.low, found.log_loss.high
         told = f", {interval(low, high)}" if low is not None else f" ({found.log_loss.undefined})"
-        _show(
-            f"experiment {number}: {card.name}, tta {card.tta}, {unit}: "
-            f"weighted log loss {cell(found.scores.log_loss)}{told}{said}",
-            found,
-        )
+        _show(f"{what}, {unit}: weighted log loss {cell(found.scores.log_loss)}{told}{said}", found)
     by_fold = ", ".join(f"{fold}: {cell(value)}" for fold, value in card.folds.items())
     console.print(f"log loss by fold{said}  {by_fold}", markup=False)
     if card.left_out:

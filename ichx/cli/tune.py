@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ichx.cli.numbers import Number
 from ichx.cli.render import cell, print_json, say, session, table, warn
 from ichx.data.wording import counted
 from ichx.tuning.events import TrialResult, TuneEvents, TuneReport
@@ -42,7 +43,7 @@ class TuneView(TuneEvents):
 
 
 def tune(
-    number: Annotated[int, typer.Argument(help="The experiment's number.")],
+    number: Number,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Trials that the study shall have in the end.")] = 30,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trials that run side by side.")] = 1,
     searches: Annotated[

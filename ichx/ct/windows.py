@@ -59,12 +59,12 @@ def windows_torch(
     import torch
 
     header = header_windows.to(hu.device, torch.float32, non_blocking=True)
-    columns = [header if tuple(w) == FILE_WINDOW else header.new_tensor(w).expand(len(header), 2) for w in windows]
+    columns = [header if tuple(w) == FILE_WINDOW else header.new_tensor(w).expand(header.shape[0], 2) for w in windows]
     centres, widths = torch.stack(columns, 1).unbind(2)  # (N, C) each
     if jitter is not None:
         moved = jitter.to(centres)
         centres, widths = centres + moved[..., 0], widths * moved[..., 1]
-    per_channel = (len(hu), *[1] * (hu.ndim - 3), len(windows), 1, 1)
+    per_channel = (hu.shape[0], *[1] * (hu.ndim - 3), len(windows), 1, 1)
     x = hu.unsqueeze(-3).to(torch.float32) - centres.view(per_channel)
     x /= widths.view(per_channel)
     if _is_sigmoid(kind):

@@ -107,7 +107,7 @@ def add_dataset(
     catalog, counts = make_catalog(
         scan_source(source, progress=progress), None if keep_ids else workspace.privacy_key()
     )
-    _raise_unusable(source, catalog)
+    raise_unusable(source, catalog)
     match, sample_match = None, None
     if table is not None and labels is not None:
         catalog, match = join_labels(catalog, table, labels)
@@ -348,7 +348,8 @@ def _check_request(
             raise IchxError(f"{name!r} has masks in its earlier versions", "give --masks, or choose another name")
 
 
-def _raise_unusable(source: Path, catalog: pd.DataFrame) -> None:
+def raise_unusable(source: Path, catalog: pd.DataFrame) -> None:
+    """Raise an `IchxError` that counts the reasons where no file of `source` in `catalog` is a usable slice."""
     reasons = catalog["defect"].value_counts()
     if catalog["defect"].isna().any():
         return

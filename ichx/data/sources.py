@@ -1,4 +1,4 @@
-"""Where a dataset's files stand: a folder tree, or a zip (or a folder in one) that is read in place.
+"""Where a dataset's files stand: a folder tree, a zip (or a folder in one) that is read in place, or one file alone.
 
 The same files have the same names either way. Not for what a file says (`ichx.data.ingest`) or for the form of zips
 (`ichx.data.archive`).
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_slice
+from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_headers, read_slice
 from ichx.data.archive import MEMBER_BYTES, MEMBER_CRC, Member, ZipIndex, open_member, read_index
 from ichx.data.wording import EXAMPLES, counted, such_as
 from ichx.errors import IchxError, did_you_mean
@@ -70,7 +70,7 @@ class FileList:
 
 
 def list_files(source: Path) -> FileList:
-    """Return the files of `source`: a folder, a zip, or a folder in a zip, named like `data.zip/train`.
+    """Return the files of `source`: a folder, a zip, a folder in a zip, named like `data.zip/train`, or a DICOM file.
 
     Hidden files and folders, DICOMDIR and what macOS adds to a zip (`__MACOSX`) are passed over; links to folders are
     followed, each folder once. Raises `IchxError` where `source` is none of these, cannot be read, or has no files.
@@ -78,6 +78,8 @@ def list_files(source: Path) -> FileList:
     if source.is_dir():
         names = _find_files(source)
         return FileList(names, lambda number: Place(str(source / names[number])))
+    if source.is_file() and _is_dicom(source):
+        return FileList([source.name], lambda _: Place(str(source)))
     archive, inner = _split(source)
     return _members_below(archive, inner, read_index(archive))
 
@@ -122,7 +124,7 @@ class SourceFiles:
     """The files of `slices` under `source`, by row. Without a column `frame` each is a file's only one."""
 
     def __init__(self, source: Path, slices: pd.DataFrame) -> None:
-        """Raise `IchxError` where a zip no longer holds what the catalog knows; other files are tested when read."""
+        """Raise `IchxError` where a zip (or the one file) differs from the catalog; others are tested when read."""
         self._source = source
         self._columns = [slices[column].to_numpy() for column in ("file", "bytes", "mtime_ns")]
         self._frames = slices["frame"].to_numpy() if "frame" in slices else np.zeros(len(slices), int)
@@ -211,6 +213,15 @@ def read_archived(path: Path) -> bytes | None:
         raise IchxError(f"{path} cannot be read: {defect.detail}", "copy or download the zip again") from defect
     except OSError as error:
         raise IchxError(f"{archive} cannot be read: {error.strerror}", "give yourself the right to read it") from error
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether the file at `path` is DICOM, whatever is wrong with it."""
+    try:
+        read_headers(path)
+    except DicomDefectError as defect:
+        return defect.reason not in ("not_dicom", "unreadable")
+    return True
 
 
 def _split(source: Path) -> tuple[Path, str]:

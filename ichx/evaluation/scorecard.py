@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from ichx.errors import IchxError
 from ichx.evaluation.bootstrap import Bootstrap, patient_bootstrap
+from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.oof import TTA_VIEWS, read_oof
 from ichx.evaluation.scores import pool_studies, study_scores
 from ichx.store import marks
@@ -39,19 +43,31 @@ def scorecard(
         raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
     experiment = store.experiment(number)
     table = read_oof(workspace, store, experiment, tta)
-    pooled = pool_studies(table.labels, table.probabilities, table.studies, pooling)
+    slices, studies = both_scores(table.labels, table.probabilities, table.patients, table.studies, pooling)
     return Scorecard(
         experiment=number,
         name=experiment.name,
         tta=tta,
         marks=marks(experiment),
         folds=table.fold_scores,
-        slices=patient_bootstrap(table.labels, table.probabilities, table.patients),
-        studies=patient_bootstrap(
-            pooled.labels,
-            pooled.probabilities,
-            table.patients[pooled.row],
-            scores=study_scores(table.labels, table.probabilities, table.studies, pooling),
-        ),
+        slices=slices,
+        studies=studies,
         left_out=table.left_out,
+    )
+
+
+def both_scores(
+    labels: FloatArray,
+    probabilities: FloatArray,
+    patients: npt.NDArray[np.object_],
+    studies: npt.NDArray[np.object_],
+    pooling: str,
+) -> tuple[Bootstrap, Bootstrap]:
+    """Return the scores of (N, 6) `probabilities` with their intervals: of slices, and of studies, pooled."""
+    pooled = pool_studies(labels, probabilities, studies, pooling)
+    return patient_bootstrap(labels, probabilities, patients), patient_bootstrap(
+        pooled.labels,
+        pooled.probabilities,
+        patients[pooled.row],
+        scores=study_scores(labels, probabilities, studies, pooling),
     )

@@ -45,10 +45,11 @@ class Plugin:
     `recipe` is its default and the only source of it. `build(recipe, pretrained)` returns a `torch.nn.Module` that maps
     `(N, C, H, W)` windowed images to `(N, 6)` logits in the order of `ichx.labels.LABELS`; it raises `IchxError` when
     pretrained weights cannot be had. C is `recipe.input.channels`: the three windows, or with `input.neighbours` the
-    windows of each slice, slice by slice. Values are in [0, 1] unless `input.normalize` says otherwise.
-    With `masks` that module also segments: called as `module(images, masks=True)` it returns `Segmented`; else, as any
-    other, the logits alone. `weights_licence` is the licence of the pretrained weights, and `notice` what a user must
-    be told about them wherever the plugin is chosen.
+    windows of each slice, slice by slice. Values are in [0, 1] unless `input.normalize` says otherwise. Where the
+    module has `get_classifier()`, as timm's have, what goes into the layer that this returns are its pooled features,
+    `(N, D)`, for `--save features`. With `masks` that module also segments: called as `module(images, masks=True)` it
+    returns `Segmented`; else, as any other, the logits alone. `weights_licence` is the licence of the pretrained
+    weights, and `notice` what a user must be told about them wherever the plugin is chosen.
     """
 
     name: str

@@ -55,6 +55,10 @@ class FineResNet(nn.Module):
         logits: torch.Tensor = self.head(self.dropout(pooled))
         return logits
 
+    def get_classifier(self) -> nn.Module:
+        """Return the layer that makes logits of pooled features."""
+        return self.head
+
 
 def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
     """Return the network that `recipe.model.backbone` names in `SIZES`.

@@ -47,6 +47,10 @@ class UNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(2 * whole.encoder.out_channels[-1], len(LABELS))
 
+    def get_classifier(self) -> nn.Module:
+        """Return the layer that makes logits of the pooled features, as timm's classifiers do."""
+        return self.head
+
     @overload
     def forward(self, x: torch.Tensor, masks: Literal[False] = False) -> torch.Tensor: ...
     @overload

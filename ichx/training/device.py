@@ -1,5 +1,8 @@
 """Where a training computes and in which precision, and why."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ichx.errors import IchxError
+from ichx.training.options import MOST_WORKERS
 
 SMALL_PIXELS = 96
 
@@ -69,6 +73,24 @@ def release_accelerator() -> None:
     AcceleratorState._reset_state(True)
     PartialState._reset_state()
     GradientState._reset_state()
+
+
+@contextlib.contextmanager
+def torch_of_its_own(hardware: Hardware) -> Iterator[None]:
+    """Leave torch's random state and number of threads as they were before the run."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[hardware.device] if hardware.device.type == "cuda" else []):
+        try:
+            torch.set_num_threads(hardware.threads or threads)
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def loader_workers(hardware: Hardware, asked: int | None) -> int:
+    """Return how many processes load slices: as `asked`, or as many as keep the device fed."""
+    default = 0 if hardware.device.type == "cpu" else min(os.cpu_count() or 1, MOST_WORKERS)
+    return default if asked is None else asked
 
 
 def _cpu_flags() -> set[str]:

@@ -1,9 +1,6 @@
 """One attempt at one fold: train stage by stage from where an earlier attempt ended, then predict."""
 
-import contextlib
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +17,22 @@ from ichx.labels import LABELS
 from ichx.store import EpochRecord, PredictionDraft
 from ichx.training import checkpoint
 from ichx.training.checkpoint import Position
-from ichx.training.device import Hardware, make_accelerator, release_accelerator
+from ichx.training.device import (
+    Hardware,
+    loader_workers,
+    make_accelerator,
+    release_accelerator,
+    torch_of_its_own,
+)
 from ichx.training.events import FoldPlan, RunEvents
+from ichx.training.features import last_layer
 from ichx.training.job import Job
 from ichx.training.learner import Learner, address_seed, prepared
 from ichx.training.lease import lease
 from ichx.training.loop import train_epoch
 from ichx.training.mask_loss import Overlap
 from ichx.training.method import WindowStep, learning_rate
-from ichx.training.options import MOST_WORKERS, RunOptions
+from ichx.training.options import RunOptions
 from ichx.training.predicting import FoldPredictor
 from ichx.training.provenance import run_draft
 from ichx.training.weights import Start, choose_start, load_exactly, make_model, remember_start, save_weights
@@ -53,16 +57,14 @@ class FoldRun:
         events: RunEvents,
         hardware: Hardware,
     ) -> None:
-        """Prepare the attempt; `trained` folds only predict the test sets that they have not predicted."""
+        """Prepare the attempt; `trained` folds only predict what they have not predicted."""
         self.job, self.store, self.fold, self.trained = job, store, fold, trained
         self.options, self.events, self.hardware = options, events, hardware
         self.recipe = job.recipe
         self.number = job.experiment.number
         self.home = job.workspace.experiment_dir(self.number)
         self.folder = self.home / f"fold-{fold}"
-        on_cpu = hardware.device.type == "cpu"
-        default = 0 if on_cpu else min(os.cpu_count() or 1, MOST_WORKERS)
-        self.workers = default if options.workers is None else options.workers
+        self.workers = loader_workers(hardware, options.workers)
         self.predictor = FoldPredictor(
             job=job,
             fold=fold,
@@ -71,6 +73,7 @@ class FoldRun:
             workers=self.workers,
             window_step=WindowStep(self.recipe.input).to(hardware.device),
             events=events,
+            save_features=options.save_features,
         )
         self.rows = job.validation_rows(fold)
         self.train_rows = job.training_rows(fold)
@@ -79,11 +82,13 @@ class FoldRun:
         """Train, or load what was trained, predict what is not predicted yet, and record it all."""
         self._check_rows()
         draft = run_draft(self.number, self.fold, str(self.hardware), self.recipe.seed, self.folder)
-        with lease(self.store, draft, self.events) as run, _torch_of_its_own(self.hardware):
+        with lease(self.store, draft, self.events) as run, torch_of_its_own(self.hardware):
             accelerator = make_accelerator(self.hardware)
             try:
                 model, drafts = self._stored(accelerator) if self.trained else self._train_and_predict(accelerator, run)
                 drafts += self.predictor.tests(model, self.store)
+                if self.trained and self.options.save_features:
+                    self.predictor.features(model, self.store)
             finally:
                 release_accelerator()
             self.store.finish_run(run.id, "done", predictions=drafts)
@@ -121,6 +126,8 @@ class FoldRun:
         begin = start if newest is None else Start("random")  # the checkpoint's weights replace these
         model = prepared(accelerator, make_model(self.job.plugin, self.recipe, begin, self.events.note))
         learner = Learner(self.recipe, self.fold, model, accelerator)
+        if self.options.save_features:
+            last_layer(learner.bare)  # that there is none is told before hours of training
         remember_start(self.home, start)
         validated = self._train(learner, run, start, newest)
         described = {"plugin": self.recipe.plugin, "fold": str(self.fold), "start": start.kind, "fits": self.job.fits}
@@ -207,7 +214,7 @@ class FoldRun:
         labels = self.job.data.slices[list(LABELS)].to_numpy(np.float64)[self.rows]
         overlap = None if self.job.masks is None else Overlap(self.hardware.device)
         logits = self.predictor.logits(
-            learner.network, self.job.data, self.job.cache, self.rows, "identity", "validating", overlap
+            learner.network, self.job.data, self.job.cache, self.rows, "identity", "validating", overlap=overlap
         )
         predicted = probabilities(logits)
         values = {
@@ -221,18 +228,6 @@ class FoldRun:
         values |= {f"score_{name}": float(v) for name, v in zip(LABELS, label_losses(labels, predicted), strict=True)}
         values |= overlap.dice() if overlap is not None else {}
         return EpochRecord(stage=stage.name, stage_index=index, epoch=epoch + 1, values=values), logits
-
-
-@contextlib.contextmanager
-def _torch_of_its_own(hardware: Hardware) -> Iterator[None]:
-    """Leave torch's random state and number of threads as they were before the run."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[hardware.device] if hardware.device.type == "cuda" else []):
-        try:
-            torch.set_num_threads(hardware.threads or threads)
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
 
 def _listed(names: list[str]) -> str:

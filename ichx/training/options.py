@@ -15,6 +15,7 @@ class RunOptions:
     pretrained: bool | None = None
     weights: Path | None = None
     workers: int | None = None
+    save_features: bool = False
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -26,4 +27,6 @@ class RunOptions:
             told += ["--weights", str(self.weights.resolve())]
         if self.workers is not None:
             told += ["--workers", str(self.workers)]
+        if self.save_features:
+            told += ["--save", "features"]
         return tuple(told)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from ichx.data.features import FeatureWriter, features_file
 from ichx.data.loader import inference_batches
 from ichx.data.predictions import VIEWS, Predictions, write_predictions
 from ichx.evaluation.metric import probabilities, score
@@ -15,6 +16,7 @@ from ichx.labels import LABELS
 from ichx.store import PredictionDraft
 from ichx.training.device import Hardware
 from ichx.training.events import RunEvents
+from ichx.training.features import captured
 from ichx.training.fold_state import missing_tests
 from ichx.training.job import Job, open_cache, test_data
 from ichx.training.loop import predict
@@ -24,7 +26,8 @@ from ichx.training.method import WindowStep
 if TYPE_CHECKING:
     from ichx.data.cache import Cache
     from ichx.data.dataset import LoadedDataset
-    from ichx.store import Store
+    from ichx.store import Prediction, Store
+    from ichx.workspace import Workspace
 
 
 INFERENCE_BATCH = 64
@@ -42,6 +45,7 @@ class FoldPredictor:
     workers: int
     window_step: WindowStep
     events: RunEvents
+    save_features: bool = False
 
     def logits(
         self,
@@ -51,11 +55,13 @@ class FoldPredictor:
         rows: npt.NDArray[np.int64],
         view: str,
         phase: str,
+        features: FeatureWriter | None = None,
         overlap: Overlap | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return the logits `(N, 6)` of `rows` of `data`, in their order; `phase` says what this is for.
 
-        With `overlap`, `data` are the job's own, and it counts how the network's masks agree with theirs.
+        The pooled features of the same pass go to `features`, where that is given. With `overlap`, `data` are the job's
+        own, and it counts how the network's masks agree with theirs.
         """
         batches = inference_batches(
             cache,
@@ -66,15 +72,16 @@ class FoldPredictor:
             workers=self.workers,
             masks=None if overlap is None else self.job.masks,
         )
-        return predict(
-            model,
-            self.window_step,
-            batches,
-            self.hardware.device,
-            view,
-            lambda done: self.events.phase(phase, done, len(rows)),
-            overlap,
-        )
+        with captured(model, data.slices["slice_id"].to_numpy(object)[rows], features):
+            return predict(
+                model,
+                self.window_step,
+                batches,
+                self.hardware.device,
+                view,
+                lambda done: self.events.phase(phase, done, len(rows)),
+                overlap,
+            )
 
     def validation(
         self, model: nn.Module, rows: npt.NDArray[np.int64], known: npt.NDArray[np.float32] | None
@@ -97,6 +104,19 @@ class FoldPredictor:
             drafts += self._write("test", version.id, data, cache, model, np.flatnonzero(cache.valid))[0]
         return drafts
 
+    def features(self, model: nn.Module, store: "Store") -> None:
+        """Write the pooled features beside those recorded predictions of the fold that have none."""
+        for prediction in missing_features(self.job.workspace, store, self.job.experiment.number, self.fold):
+            if prediction.role == "oof":
+                data, cache, rows = self.job.data, self.job.cache, self.job.validation_rows(self.fold)
+            else:
+                data = test_data(self.job.workspace, store.version_by_id(prediction.version_id))
+                cache = open_cache(self.job.workspace, data, self.job.recipe, self.events)
+                rows = np.flatnonzero(cache.valid)
+            phase = f"features of {data.version.dataset}, {prediction.view}"
+            with FeatureWriter(features_file(self.job.workspace.root / prediction.path)) as features:
+                self.logits(model, data, cache, rows, prediction.view, phase, features)
+
     def _write(
         self,
         role: str,
@@ -114,14 +134,18 @@ class FoldPredictor:
         drafts = []
         plain = float("nan")
         for view in VIEWS:
-            if view == "identity" and known is not None:
+            path = self.folder / f"{name}-{view}.parquet"
+            phase = f"predicting {data.version.dataset}, {view}"
+            if self.save_features:
+                with FeatureWriter(features_file(path)) as features:
+                    logits = self.logits(model, data, cache, rows, view, phase, features)
+            elif view == "identity" and known is not None:
                 logits = known
             else:
-                logits = self.logits(model, data, cache, rows, view, f"predicting {data.version.dataset}, {view}")
+                logits = self.logits(model, data, cache, rows, view, phase)
             value = score(labels, probabilities(logits)) if role == "oof" else None
             if view == "identity" and value is not None:
                 plain = value
-            path = self.folder / f"{name}-{view}.parquet"
             digest = write_predictions(path, Predictions(ids, logits))
             drafts.append(
                 PredictionDraft(
@@ -137,3 +161,12 @@ class FoldPredictor:
                 )
             )
         return drafts, plain
+
+
+def missing_features(workspace: "Workspace", store: "Store", number: int, fold: int) -> "list[Prediction]":
+    """Return the fold's OOF and test predictions that have no pooled features beside them."""
+    return [
+        p
+        for p in store.predictions(number)
+        if p.fold == fold and p.role in ("oof", "test") and not features_file(workspace.root / p.path).is_file()
+    ]

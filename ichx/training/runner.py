@@ -14,6 +14,7 @@ from ichx.training.fold_state import finished_folds, missing_tests
 from ichx.training.job import prepare_job
 from ichx.training.options import RunOptions
 from ichx.training.pooled import update_scores
+from ichx.training.predicting import missing_features
 from ichx.training.weights import choose_start
 
 if TYPE_CHECKING:
@@ -63,7 +64,12 @@ def run_experiment(
         choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
     done = finished_folds(workspace, store, number)
     trained, kept = [f for f in wanted if f not in done], [f for f in wanted if f in done]
-    behind = [f for f in kept if missing_tests(workspace, store, experiment.dataset, number, f)]
+    behind = [
+        f
+        for f in kept
+        if missing_tests(workspace, store, experiment.dataset, number, f)
+        or (options.save_features and missing_features(workspace, store, number, f))
+    ]
     if trained or behind:
         job = prepare_job(workspace, store, registry, experiment, events)
         hardware = choose_hardware(options.device, job.recipe.precision, job.recipe.input.pixels)

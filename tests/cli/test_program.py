@@ -137,7 +137,10 @@ def test_unknown_commands_get_the_nearest(arguments: tuple[str, ...], told: str,
 
 
 def test_the_shell_completes_commands_of_both_levels(ichx_process: Program, tmp_path: Path) -> None:
-    for typed, wanted in (("ichx e", ["exp", "ensemble"]), ("ichx exp n", ["new", "name", "note"])):
+    for typed, wanted in (
+        ("ichx e", ["exp", "evaluate", "export", "ensemble"]),
+        ("ichx exp n", ["new", "name", "note"]),
+    ):
         words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
         done = ichx_process(cwd=tmp_path, _ICHX_COMPLETE="complete_bash", **words)
         assert (done.code, done.out.split()) == (0, wanted)
@@ -243,6 +246,9 @@ print("HEAVY", code, heavy, file=sys.stderr)
         ("--help",),
         ("run", "--help"),
         ("ensemble", "--help"),
+        ("predict", "--help"),
+        ("evaluate", "--help"),
+        ("export", "--help"),
         ("init", "elsewhere"),
         ("plugin", "list"),
         ("plugin", "show", "resnext50", "--toml"),
@@ -252,6 +258,9 @@ print("HEAVY", code, heavy, file=sys.stderr)
         ("exp", "new", "--reference"),
         ("data", "list"),
         ("run", "77"),
+        ("predict", "77", "files"),
+        ("evaluate", "77", "--dataset", "ph"),
+        ("export", "77"),
     ],
     ids=" ".join,
 )

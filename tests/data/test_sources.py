@@ -7,7 +7,7 @@ import pytest
 from dicom_files import head, write_ct, write_study
 from zip_files import change_entry, zip_folder
 
-from ichx.ct.dicom import DicomDefectError
+from ichx.ct.dicom import DicomDefectError, read_slice
 from ichx.ct.testing import enhanced
 from ichx.data import sources
 from ichx.data.ingest import scan_source
@@ -80,6 +80,23 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(IchxError) as caught:
         list_files(archive / "trian")
     assert "did you mean 'train'" in caught.value.remedy
+
+
+def test_a_dicom_file_alone_is_a_source(tmp_path: Path) -> None:
+    """Also one that is no usable slice; the catalog says why."""
+    path = write_ct(tmp_path / "f/a.dcm")
+    other = write_ct(tmp_path / "mr.dcm", Modality="MR")
+    for source, defect in ((path, ""), (other, "not_ct")):
+        assert list_files(source).names == [source.name]
+        scan = scan_source(source)
+        assert scan[["file", "defect"]].to_numpy().tolist() == [[source.name, defect]]
+    scan = scan_source(path)
+    (file,) = SourceFiles(path, scan).of([0])
+    hu = read_known(file).hu
+    assert (hu == read_slice(path).hu).all()
+    write_ct(path, stored=head(1, side=40))
+    with pytest.raises(IchxError, match="1 file changed, namely a"):
+        SourceFiles(path, scan)
 
 
 def test_slices_are_read_from_a_zip_as_from_a_folder(tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""`ichx evaluate`: an experiment's scores on a labelled dataset that it was not made on."""
+
+from typing import Annotated
+
+import typer
+
+from ichx.cli.numbers import Number
+from ichx.cli.options import AsJson, Device, FoldTexts, Pooling, Tta, Workers, fold_numbers
+from ichx.cli.plugin import loaded_registry
+from ichx.cli.render import print_json, session
+from ichx.cli.scores import show_scores
+
+
+def evaluate(
+    number: Number,
+    dataset: Annotated[str, typer.Option("--dataset", help="The labelled dataset to score.")],
+    tta: Tta = "none",
+    pooling: Pooling = "max",
+    folds: FoldTexts = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score an experiment on another labelled dataset, as `ichx scores` does on its own; predictions are kept.
+
+    A probability is the mean over the views, then over the finished folds. Patients and slices of the experiment's own
+    dataset are refused: it was trained on them.
+
+    Example: `ichx evaluate 6 --dataset cq500 --tta hflip`
+    """
+    wanted = fold_numbers(folds)
+    registry = loaded_registry()
+    with session() as (workspace, store):
+        store.experiment(number)  # an unknown number or name is told before torch is imported, which takes seconds
+        store.dataset(dataset)
+        from ichx.cli.live import LiveView
+        from ichx.training.evaluating import evaluate_dataset
+
+        with LiveView() as view:
+            found = evaluate_dataset(
+                workspace,
+                store,
+                registry,
+                number,
+                dataset,
+                events=view,
+                tta=tta,
+                pooling=pooling,
+                folds=wanted,
+                device=device,
+                workers=workers,
+            )
+    if as_json:
+        print_json(found)
+        return
+    what = f"experiment {number}: {found.name}, on {dataset} version {found.dataset_version}, tta {tta}"
+    show_scores(what, found, pooling)

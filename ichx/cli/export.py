@@ -1,0 +1,51 @@
+"""`ichx export`: an experiment's networks as files for other programs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ichx.cli.numbers import Number
+from ichx.cli.options import AsJson, FoldTexts, fold_numbers
+from ichx.cli.plugin import loaded_registry
+from ichx.cli.render import console, print_json, say, session
+
+
+def export(
+    number: Number,
+    format: Annotated[str, typer.Option("--format", help="onnx, torch-export or safetensors.")] = "onnx",
+    folds: FoldTexts = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The file to write; default: in the experiment's folder. A fold each if several."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the networks of an experiment's finished folds, a file each, compared with the original.
+
+    onnx and torch-export take HU and header windows, and give logits and probabilities; safetensors has the weights
+    with their recipe, for `ichx run --weights`.
+
+    Example: `ichx export 6 --format onnx --fold 0 --out bleed.onnx`
+    """
+    wanted = fold_numbers(folds)
+    registry = loaded_registry()
+    with session() as (workspace, store):
+        store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
+        from ichx.cli.live import LiveView
+        from ichx.training.export import export_experiment
+
+        with LiveView() as view:
+            written = export_experiment(
+                workspace, store, registry, number, format=format, events=view, folds=wanted, out=out
+            )
+    for file in written:
+        say(
+            f"fold {file.fold}: probabilities differ from the original's by at most {file.difference:.1e} "
+            f"on {file.compared} slices"
+        )
+    if as_json:
+        print_json(written)
+        return
+    for file in written:
+        console.print(str(file.path), markup=False)

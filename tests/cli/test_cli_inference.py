@@ -1,0 +1,182 @@
+"""`ichx predict`, `ichx evaluate`, `ichx export`, `--save features`: data, messages and exit codes."""
+
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import SHORT, Program
+from dicom_files import write_ct
+
+from ichx.ct.phantom_dicom import PhantomFiles, write_phantom
+from ichx.labels import LABELS
+
+COLUMNS = ["slice_id", "patient", "study", "series", "order", "position", *LABELS, "defect", "file", "frame"]
+
+
+PAGE = (Path(__file__).parents[2] / "docs/inference.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def new_files(tmp_path: Path) -> Path:
+    """Return a folder with two slices of a study, an empty one, and a text."""
+    folder = tmp_path / "new"
+    for name, height in (("a", 0), ("b", 5)):
+        write_ct(folder / f"{name}.dcm", ImagePositionPatient=[-120, -120, height])
+    write_ct(folder / "c.dcm", SOPInstanceUID=None)
+    (folder / "notes.txt").write_text("two slices")
+    return folder
+
+
+def test_csv_on_standard_output_and_messages_beside_it(ichx: Program, trained_root: Path, new_files: Path) -> None:
+    done = ichx("predict", 2, new_files, "--tta", "hflip", cwd=trained_root)
+    assert done.code == 0, done.err
+    table = pd.read_csv(io.StringIO(done.out))
+    assert list(table.columns) == COLUMNS
+    assert table["file"].tolist() == ["a.dcm", "b.dcm", "c.dcm", "notes.txt"]
+    assert table["order"].tolist()[:2] == [0, 1]
+    assert table["position"].tolist()[:2] == [0, 5]
+    assert table.loc[:1, list(LABELS)].ge(0).all(axis=None)
+    assert table.loc[2:, [*LABELS, "order", "study"]].isna().all(axis=None)
+    assert table["defect"].tolist()[2:] == ["no_slice_id", "not_dicom"]
+    assert "ID_study" not in done.out, "studies and series are keyed hashes"
+    assert "2 slices of 1 study predicted by experiment 2, 2 folds (0, 1), tta hflip" in done.err
+    assert "warning: 2 files or frames without probabilities: no_slice_id 1, not_dicom 1" in done.err
+
+
+def test_every_form_holds_the_same(ichx: Program, trained_root: Path, new_files: Path, tmp_path: Path) -> None:
+    plain = pd.read_csv(io.StringIO(ichx("predict", 2, new_files, cwd=trained_root).out))
+    printed = json.loads(ichx("predict", 2, new_files, "--json", cwd=trained_root).out)
+    for name in ("out.csv", "out.parquet", "out.json"):
+        done = ichx("predict", 2, new_files, "--out", tmp_path / "made" / name, cwd=trained_root)
+        assert done.code == 0, done.err
+        assert str(tmp_path / "made" / name) in done.out
+    written = sorted(path.name for path in (tmp_path / "made").iterdir())
+    assert written == ["out.csv", "out.json", "out.parquet", "out.studies.csv", "out.studies.parquet"]
+    assert json.loads((tmp_path / "made/out.json").read_text()) == printed
+    assert (printed["experiment"], printed["folds"], printed["defects"]) == (
+        2,
+        [0, 1],
+        {"no_slice_id": 1, "not_dicom": 1},
+    )
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "made/out.csv"), plain)
+    parquet = pd.read_parquet(tmp_path / "made/out.parquet")
+    studies = pd.read_csv(tmp_path / "made/out.studies.csv")
+    assert studies.shape[0] == len(printed["studies"]) == 1
+    for name in {*plain.columns, *studies.columns} - set(LABELS):
+        assert f"`{name}`" in PAGE
+    for label in LABELS:
+        assert parquet[label].tolist()[:2] == plain[label].tolist()[:2]
+        assert [row[label] for row in printed["slices"]][:2] == plain[label].tolist()[:2]
+        assert printed["slices"][3][label] is None
+        assert studies[label][0] == plain[label].max() == printed["studies"][0][label]
+
+
+def test_one_fold_or_all(ichx: Program, trained_root: Path, new_files: Path) -> None:
+    def folds(*options: object) -> list[int]:
+        found = json.loads(ichx("predict", 2, new_files, "--json", *options, cwd=trained_root).out)["folds"]
+        assert isinstance(found, list)
+        return found
+
+    assert folds("--fold", 1) == [1]
+    assert folds("--fold", 1, "--fold", 0) == folds("--fold", "all") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (("--fold", "one"), 2, "give numbers, or all"),
+        (("--save", "logits"), 2, "cannot be saved"),
+        (("--save", "features"), 2, "needs --out"),
+        (("--out", "x.txt"), 1, ".csv, .json, .parquet"),
+        (("--fold", "7"), 1, "experiment 2 has no fold 7"),
+        (("--tta", "vflip"), 1, "no test-time augmentation 'vflip'"),
+        (("--device", "tpu"), 1, "'tpu' is no device"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_wrong_options(
+    ichx: Program, trained_root: Path, new_files: Path, options: tuple[str, ...], code: int, told: str
+) -> None:
+    done = ichx("predict", 2, new_files, *options, cwd=trained_root)
+    assert (done.code, done.out) == (code, "")
+    assert told in done.err
+
+
+def test_nothing_readable_ends_with_1_and_writes_nothing(ichx: Program, trained_root: Path, tmp_path: Path) -> None:
+    write_ct(tmp_path / "mr/a.dcm", Modality="MR")
+    done = ichx("predict", 2, tmp_path / "mr", "--out", tmp_path / "out/x.csv", cwd=trained_root)
+    assert (done.code, done.out) == (1, "")
+    assert "1 file refused as not_ct (1)" in done.err
+    assert not list((tmp_path / "out").iterdir())
+    absent = ichx("predict", 2, tmp_path / "absent", cwd=trained_root)
+    assert absent.code == 1
+    assert "there is no folder" in absent.err
+
+
+def test_real_slices_and_real_defects(ichx: Program, trained_root: Path, shared_data: Path, tmp_path: Path) -> None:
+    study = ichx("predict", 2, shared_data / "rsna_mini/stage_2_test", "--json", cwd=trained_root)
+    found = json.loads(study.out)
+    assert [s["slices"] for s in found["studies"]] == [32]
+    assert [s["order"] for s in found["slices"]] == list(range(32))
+    assert found["defects"] == {}
+    syntaxes = json.loads(ichx("predict", 2, shared_data / "transfer_syntaxes", "--json", cwd=trained_root).out)
+    assert len(syntaxes["slices"]) == 18
+    assert set(syntaxes["defects"]) == {"duplicate_instance"}
+    alone = ichx("predict", 2, shared_data / "defects/GH178.dcm", cwd=trained_root)
+    assert alone.code == 1
+    assert "no_pixels (1)" in alone.err
+
+
+def test_features_stand_beside_the_file(ichx: Program, trained_root: Path, new_files: Path, tmp_path: Path) -> None:
+    done = ichx("predict", 2, new_files, "--save", "features", "--out", tmp_path / "out/x.csv", cwd=trained_root)
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "x-fold-0-identity-features.parquet",
+        "x-fold-1-identity-features.parquet",
+        "x.csv",
+        "x.studies.csv",
+    ]
+
+
+def test_a_run_saves_features(ichx: Program, dataset_copy: Path) -> None:
+    settings = [f"--set={setting}" for setting in SHORT]
+    assert ichx("exp", "new", "--plugin", "tiny_fine", "--size", 32, *settings, cwd=dataset_copy).code == 0
+    done = ichx("run", 1, "--fold", 0, "--save", "features", cwd=dataset_copy)
+    assert done.code == 0, done.err
+    assert (dataset_copy / "experiments/1/fold-0/oof-identity-features.parquet").is_file()
+
+
+def test_evaluate_shows_and_keeps(ichx: Program, trained_copy: Path, tmp_path: Path, phantom: PhantomFiles) -> None:
+    other = write_phantom(tmp_path / "other", patients=6, seed=2, size=64, prevalence={"any": 0.5})
+    for name, files in (("other", other), ("again", phantom)):
+        added = ichx("data", "add", name, files.train, "--labels", files.train_labels, cwd=trained_copy)
+        assert added.code == 0, added.err
+    first = ichx("evaluate", 2, "--dataset", "other", "--tta", "hflip", "--json", cwd=trained_copy)
+    assert first.code == 0, first.err
+    found = json.loads(first.out)
+    assert (found["experiment"], found["dataset"], found["tta"], found["left_out"]) == (2, "other", "hflip", 0)
+    assert found["slices"]["patients"] == 6
+    assert set(found["folds"]) == {"0", "1"}
+    shown = ichx("evaluate", 2, "--dataset", "other", "--tta", "hflip", cwd=trained_copy)
+    loss = found["slices"]["scores"]["log_loss"]
+    assert f"on other version 1, tta hflip, per slice: weighted log loss {loss:.5f}" in shown.out
+    assert "device" not in shown.err, "nothing is predicted again"
+    refused = ichx("evaluate", 2, "--dataset", "again", cwd=trained_copy)
+    assert (refused.code, refused.out) == (1, "")
+    assert "8 patients of again" in refused.err
+    unknown = ichx("evaluate", 2, "--dataset", "othr", cwd=trained_copy)
+    assert unknown.code == 1
+    assert "did you mean 'other'" in unknown.err
+
+
+def test_export_tells_the_difference(ichx: Program, trained_root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "net.safetensors"
+    done = ichx("export", 2, "--format", "safetensors", "--fold", 0, "--out", out, "--json", cwd=trained_root)
+    assert done.code == 0, done.err
+    (made,) = json.loads(done.out)
+    assert (made["fold"], made["path"], made["bytes"]) == (0, str(out), out.stat().st_size)
+    assert "fold 0: probabilities differ from the original's by at most" in done.err
+    plain = ichx("export", 2, "--format", "safetensors", "--fold", 1, "--out", out, cwd=trained_root)
+    assert plain.out == f"{out}\n"
