@@ -1,4 +1,5 @@
-"""Blending at the size of the RSNA training set: the optimal weights against a search for them, nested, intervals.
+"""Blending at the size of the RSNA training set: the optimal weights against a search for them, nested, intervals, and
+`ichx ensemble` from start to end.
 
 python benchmarks/evaluation.py [--quick] [--json FILE]
 
@@ -7,6 +8,7 @@ predictions, drawn for each slice from those of the slices with the same labels.
 with noise, temperature and confusions. These predictions are synthetic; without the data, all is.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -20,9 +22,11 @@ import optuna
 import pandas as pd
 from cohort import PATIENTS, Cohort, data_folder, drawn_cohort, label_file, real_cohort
 from common import Figure, arguments, conclude
+from registered import add_cohort, add_finished
 
 from ichx.data.folds import assign_folds
 from ichx.data.label_csv import read_labels
+from ichx.data.predictions import VIEWS
 from ichx.evaluation import blend
 from ichx.evaluation.bootstrap import patient_bootstrap
 from ichx.evaluation.heads import Heads
@@ -30,6 +34,8 @@ from ichx.evaluation.logistic import logits
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.nested import Folded, Options, Slices
 from ichx.labels import LABEL_WEIGHTS, LABELS
+from ichx.store import open_store
+from ichx.workspace import init_workspace
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -52,8 +58,18 @@ else:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(seconds, peak / 2**30, found.certificate, found.loss)
 """
+ENSEMBLE = """
+import resource, sys
+from ichx.cli.app import main
+try:
+    main()
+finally:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20, file=sys.stderr)
+"""
 FEW, MANY, FOLDS, TRIALS, DRAWS = 4, 30, 5, 200, 1000
 FEW_SECONDS, FEW_GIB, MANY_SECONDS, NESTED_TIMES, TRIALS_TIMES, BOOTSTRAP_SECONDS = 3.0, 2.0, 60.0, 5.0, 5.0, 30.0
+ENSEMBLE_SECONDS, SMOOTH_SECONDS, ENSEMBLE_GIB = 60.0, 120.0, 4.0
 QUICK = 0.05
 """Share of the slices of --quick."""
 
@@ -110,7 +126,41 @@ def main() -> None:
     figures.append(
         Figure("intervals, with AUC", seconds, "s", told, f"{BOOTSTRAP_SECONDS:g} s", seconds <= BOOTSTRAP_SECONDS)
     )
+    with tempfile.TemporaryDirectory() as scratch:
+        workspace = _registered(Path(scratch) / "workspace", cohort, members[:FEW])
+        for asked, reach in (((), ENSEMBLE_SECONDS), (("--smooth",), SMOOTH_SECONDS)):
+            figures += _ensemble(workspace, asked, size, reach)
     conclude(figures, options)
+
+
+def _registered(root: Path, cohort: Cohort, members: list[FloatArray]) -> Path:
+    """Return a workspace with the cohort and an experiment with these predictions for each of `members`."""
+    workspace = init_workspace(root)
+    with open_store(workspace) as store:
+        data = add_cohort(workspace, store, cohort, FOLDS)
+        for p in members:
+            add_finished(workspace, store, data, "resnext50", {view: logits(p) for view in VIEWS})
+    return root
+
+
+def _ensemble(workspace: Path, asked: tuple[str, ...], size: str, reach: float) -> list[Figure]:
+    """Return wall time and peak memory of a process that blends all experiments with the default pipeline."""
+    command = [sys.executable, "-c", ENSEMBLE, "ensemble", "--top", str(FEW), "--json", *asked]
+    began = time.perf_counter()
+    done = subprocess.run(
+        command, env=os.environ | {"ICHX_WORKSPACE": str(workspace)}, capture_output=True, text=True, check=True
+    )
+    seconds = time.perf_counter() - began
+    told = json.loads(done.stdout)
+    busy, peak = map(float, done.stderr.split()[-2:])
+    print(
+        f"{' '.join(command[3:])}: {told['choice']['method']}, {told['choice']['steps']}, processor time {busy:.1f} s"
+    )
+    name = " ".join(("ichx ensemble", *asked))
+    return [
+        Figure(name, seconds, "s", f"{size}, {FEW} members", f"{reach:g} s", seconds <= reach),
+        Figure(f"{name}: peak memory", peak, "GiB", size, f"{ENSEMBLE_GIB:g} GiB", peak <= ENSEMBLE_GIB),
+    ]
 
 
 def _peak(name: str, gib: float, size: str) -> Figure:

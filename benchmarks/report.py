@@ -17,28 +17,18 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from cohort import Cohort, data_folder, drawn_cohort, real_cohort
 from common import Figure, arguments, conclude
+from registered import add_cohort, add_finished
 
-from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.catalog import COLUMNS, catalog_digest, label_digest, make_catalog, usable, write_catalog, write_parquet
-from ichx.data.dataset import CATALOG_FILE, DEFAULT_FOLDS, folds_file
-from ichx.data.folds import assign_folds, fold_digest
-from ichx.data.ingest import scan_source
-from ichx.data.predictions import VIEWS, Predictions, write_predictions
-from ichx.labels import LABELS
+from ichx.data.predictions import VIEWS
 from ichx.plugins import load_registry
 from ichx.recipe import from_toml
-from ichx.store import EpochRecord, FoldDraft, PredictionDraft, Store, VersionDraft, open_store
-from ichx.training.provenance import run_draft
-from ichx.training.register import new_experiment
+from ichx.store import Store, open_store
 from ichx.training.weights import save_weights
 from ichx.workspace import Workspace, init_workspace
 
 FOLDS = 5
-SERIES = 35
-"""Slices of a series."""
 SECONDS, MEGABYTES = 60.0, 5.0
 QUICK = 0.1
 REPORT = """
@@ -81,71 +71,15 @@ def main() -> None:
 
 def _register(workspace: Workspace, store: Store, cohort: Cohort) -> None:
     """Put the cohort as a dataset, and an experiment whose folds are all done, into the workspace."""
-    files = write_phantom(workspace.root / "files", patients=1, seed=1, size=512)
-    catalog = _catalog(cohort, make_catalog(scan_source(files.train), None)[0])
-    slices = usable(catalog)
-    ids = slices["slice_id"].to_numpy(object)
-    labels = slices[list(LABELS)].to_numpy(np.float32)
-    folds = assign_folds(ids, slices["patient"].to_numpy(object), labels, FOLDS, 0)
-    path = workspace.datasets_dir / "rsna" / "v1"
-    path.mkdir(parents=True)
-    write_catalog(catalog, path / CATALOG_FILE)
-    of_patient = pd.DataFrame({"patient": slices["patient"], "fold": folds}).drop_duplicates()
-    write_parquet(of_patient, path / folds_file(DEFAULT_FOLDS))
-    version = store.add_version(
-        VersionDraft(
-            dataset="rsna",
-            test_of=None,
-            source=str(files.train),
-            path=path.relative_to(workspace.root).as_posix(),
-            digest=catalog_digest(catalog),
-            label_digest=label_digest(slices),
-            slices=len(slices),
-            patients=slices["patient"].nunique(),
-            defects=0,
-            sample=None,
-            summary={},
-            folds=(FoldDraft(DEFAULT_FOLDS, FOLDS, 0, fold_digest(ids, folds)),),
-        )
-    )
-    registry = load_registry()
-    experiment = new_experiment(store, registry, plugin="resnext50")
-    recipe = from_toml(experiment.recipe)
-    home = workspace.experiment_dir(experiment.number)
-    save_weights(home / "weights.safetensors", registry.get("resnext50").build(recipe, False), {})
+    data = add_cohort(workspace, store, cohort, FOLDS)
     random = np.random.default_rng(0)
+    logits = {view: random.normal(7 * data.labels - 4.5, 1.6) for view in VIEWS}
+    number = add_finished(workspace, store, data, "resnext50", logits)
+    home = workspace.experiment_dir(number)
+    recipe = from_toml(store.experiment(number).recipe)
+    save_weights(home / "weights.safetensors", load_registry().get("resnext50").build(recipe, False), {})
     for fold in range(FOLDS):
-        rows = np.flatnonzero(folds == fold)
-        run = store.start_run(run_draft(experiment.number, fold, "none: drawn"))
-        for index, stage in enumerate(recipe.stage):
-            for epoch in range(stage.epochs):
-                values = {"loss": 0.1 / (epoch + 1), "score": 0.08 / (index + 1), "lr": stage.lr}
-                store.record_epoch(run.id, EpochRecord(stage.name, index, epoch + 1, values))
-        drafts = []
-        for view in VIEWS:
-            logits = random.normal(7 * labels[rows] - 4.5, 1.6).astype(np.float32)
-            file = home / f"fold-{fold}" / f"oof-{view}.parquet"
-            digest = write_predictions(file, Predictions(ids[rows], logits))
-            place = file.relative_to(workspace.root).as_posix()
-            drafts.append(
-                PredictionDraft(experiment.number, fold, version.id, "oof", view, place, len(rows), digest, None)
-            )
         os.link(home / "weights.safetensors", home / f"fold-{fold}" / "weights.safetensors")
-        store.finish_run(run.id, "done", predictions=drafts)
-
-
-def _catalog(cohort: Cohort, phantom: pd.DataFrame) -> pd.DataFrame:
-    """Return a catalog of the cohort's images whose files are the phantom's, in turn."""
-    count = len(cohort.images)
-    catalog = phantom.iloc[np.arange(count) % len(phantom)].reset_index(drop=True)
-    owner = pd.factorize(cohort.patients)[0]
-    place = pd.Series(owner).groupby(owner).cumcount().to_numpy()
-    catalog["slice_id"] = catalog["stem"] = cohort.images
-    catalog["patient"] = cohort.patients
-    catalog["study"] = catalog["series"] = [f"s{o:05}-{p}" for o, p in zip(owner, place // SERIES, strict=True)]
-    catalog["order"] = (place % SERIES).astype(np.int32)
-    catalog[list(LABELS)] = cohort.labels
-    return catalog[list(COLUMNS)]
 
 
 def _report(workspace: Workspace) -> tuple[float, float, float]:

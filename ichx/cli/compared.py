@@ -61,6 +61,8 @@ def _verdict(found: "Difference", one: "Experiment", two: "Experiment") -> str:
         return "their folds leak patients: the difference may be what each remembers of them"
     if found.low is None or found.high is None:
         return f"the difference has no interval: {found.undefined}"
+    if found.low == found.high == 0:
+        return "they predict the same"
     if found.low <= 0 <= found.high:
         return "the interval includes 0: these patients do not tell which is better"
     better = one if found.high < 0 else two

@@ -102,7 +102,8 @@ def show_ensemble(report: "EnsembleReport") -> None:
     )
     if choice.dropped:
         console.print(f"no weight: {', '.join(f'{n} ({report.names[n]})' for n in choice.dropped)}", markup=False)
-    console.print(f"method: {choice.method}; {choice.why}", markup=False)
+    of_logits = "; its weights are of logits and need not sum to 1" if choice.method in ("logit", "stack") else ""
+    console.print(f"method: {choice.method}; {choice.why}{of_logits}", markup=False)
     if choice.certificate is not None:
         console.print(f"certificate: at most {max(choice.certificate, 0.0):.1e} above the optimum", markup=False)
     _show_choices(report)
@@ -113,6 +114,10 @@ def show_ensemble(report: "EnsembleReport") -> None:
             )
         claim = "no score to claim, as the folds leak" if made.leaked else "that is the score to claim"
         console.print(f"nested: each fold blended as the others choose; {claim}", style="dim")
+    else:
+        console.print(
+            "there is one fold, so no nested score: the one in-sample flatters, no score to claim", style="dim"
+        )
     for submission in report.submissions:
         console.print(
             f"submission for {submission.test_set}: {submission.path} ({submission.images} images)", markup=False

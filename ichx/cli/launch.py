@@ -70,8 +70,8 @@ def _show(report: LaunchReport) -> None:
     for pooled in report.experiments:
         if pooled.error is not None:
             warn(f"experiment {pooled.experiment} has no score: {pooled.error}")
-        elif pooled.score is not None:
-            print_score(pooled.experiment, pooled.score, pooled.spread, pooled.score_tta, pooled.marks)
+        else:
+            print_score(pooled.experiment, pooled)
 
 
 def _why(unit: UnitResult) -> str | None:

@@ -20,6 +20,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from ichx.store import Ensemble, ExperimentSummary, Store
+    from ichx.training.launch_events import PooledScore
+    from ichx.training.runner import RunReport
     from ichx.workspace import Workspace
 
 console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
@@ -69,14 +71,16 @@ def marked(scored: "ExperimentSummary | Ensemble") -> str:
     return f" [{said}]" if said else ""
 
 
-def print_score(
-    experiment: int, score: float, spread: float | None, score_tta: float | None, marks: Sequence[str]
-) -> None:
-    """Print the line of an experiment's pooled OOF score."""
-    over = f" ± {cell(spread)} over folds" if spread is not None else ""
-    said = f" [{', '.join(marks)}]" if marks else ""
-    line = f"experiment {experiment}: OOF score {score:.5f}{over}, with hflip {cell(score_tta)}{said}"
-    console.print(line, markup=False)
+def print_score(experiment: int, scored: "RunReport | PooledScore") -> None:
+    """Print the line of an experiment's pooled OOF score, where it has one."""
+    if scored.score is None:
+        return
+    spread = f" ± {cell(scored.spread)} over folds" if scored.spread is not None else ""
+    bounds = interval(scored.score_low, scored.score_high)
+    told = f", 95 % interval over patients {bounds}" if bounds else ""
+    said = f" [{', '.join(scored.marks)}]" if scored.marks else ""
+    line = f"experiment {experiment}: OOF score {scored.score:.5f}{spread}{told}, "
+    console.print(line + f"with hflip {cell(scored.score_tta)}{said}", markup=False)
 
 
 def say(message: str, *, style: str = "") -> None:

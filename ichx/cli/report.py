@@ -27,26 +27,32 @@ def report(
     """
     if (number is None) == (ensemble is None):
         raise typer.BadParameter("give an experiment's number or --ensemble NUMBER, one of them")
+    wanted = ensemble if number is None else number
+    assert wanted is not None
     with session() as (workspace, store):
         # an unknown number is told before torch and pandas are imported
-        if number is not None:
-            store.experiment(number)
-        elif ensemble is not None:
-            store.ensemble(ensemble)
-        from ichx.report import write_ensemble_report, write_report
+        if number is None:
+            store.ensemble(wanted)
+        else:
+            store.experiment(wanted)
+        from ichx.report import write_report
 
         with progress("report") as told:
-            if number is not None:
-                written = write_report(workspace, store, number, out, anonymous=anonymous, progress=told)
-            else:
-                assert ensemble is not None
-                written = write_ensemble_report(workspace, store, ensemble, out, anonymous=anonymous, progress=told)
+            written = write_report(
+                workspace,
+                store,
+                wanted,
+                out,
+                ensemble=number is None,
+                anonymous=anonymous,
+                progress=told,
+            )
     for note in written.notes:
         warn(note)
     if as_json:
         print_json(written)
         return
-    what = f"experiment {number}" if number is not None else f"ensemble {ensemble}"
+    what = f"ensemble {wanted}" if number is None else f"experiment {wanted}"
     score = "no fold is finished yet" if written.score is None else f"OOF score {cell(written.score)}"
     said = f" [{', '.join(written.marks)}]" if written.marks else ""
     say(f"{what}: {score}{said}")

@@ -69,5 +69,4 @@ def run(
     if report.already_done:
         done = ", ".join(map(str, report.already_done))
         say(f"fold {done} of experiment {number} had been done before")
-    if report.score is not None:
-        print_score(number, report.score, report.spread, report.score_tta, report.marks)
+    print_score(number, report)

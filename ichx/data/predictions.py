@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ichx.data.wording import counted
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 
@@ -51,19 +52,24 @@ def write_predictions(path: Path, predictions: Predictions) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+_ANEW = "restore the file; or delete it and run the experiment again: `ichx run` makes what is missing"
+
+
 def read_predictions(path: Path) -> Predictions:
     """Return the predictions in `path`; raises `IchxError` where the file is missing, damaged or not finite."""
     try:
         table = pq.read_table(path)
     except FileNotFoundError as error:
-        raise IchxError(f"the predictions {path} are missing", "run the experiment's fold again") from error
+        raise IchxError(
+            f"the predictions {path} are missing", "run the experiment again: `ichx run` makes them"
+        ) from error
     except (pa.ArrowInvalid, OSError) as error:
-        raise IchxError(f"the predictions {path} cannot be read: {error}", "run the experiment's fold again") from error
+        raise IchxError(f"the predictions {path} cannot be read: {error}", _ANEW) from error
     missing = [name for name in ("slice_id", *LABELS) if name not in table.column_names]
     if missing:
         raise IchxError(f"{path} lacks the columns {', '.join(missing)}", "it is no prediction file of ichx")
     logits = np.column_stack([table[label].to_numpy() for label in LABELS]).astype(np.float32, copy=False)
     bad = int((~np.isfinite(logits)).any(axis=1).sum())
     if bad:
-        raise IchxError(f"{path} holds {bad} rows that are not finite", "run the experiment's fold again")
+        raise IchxError(f"{path} holds NaN or infinity in {counted(bad, 'row')}", _ANEW)
     return Predictions(table["slice_id"].to_numpy(zero_copy_only=False).astype(object), logits)

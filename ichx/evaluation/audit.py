@@ -306,7 +306,7 @@ def _complete(
     lost = [row for row in absent if row not in cache.defects]
     if lost:
         raise _WrongError(
-            f"{counted(len(lost), 'slice')} can be decoded and have no prediction, {such_as(map(str, ids[lost]))}"
+            f"no prediction of {counted(len(lost), 'slice')} that can be decoded, {such_as(map(str, ids[lost]))}"
         )
     return (
         f"all slices of the finished folds but {len(absent):,}, which cannot be decoded, have their predictions",

@@ -22,6 +22,7 @@ GAP = 1e-9
 """The certificate that a solution must reach; it bounds the distance of its loss to the optimum."""
 
 _MAX_STEPS = 200
+_MAX_NEWTON = 8
 _BLOCK = 8_192
 """Entries that are worked on at once: few enough to stay in a core's cache."""
 
@@ -73,28 +74,38 @@ def mix(members: Sequence[npt.ArrayLike], weights: npt.ArrayLike) -> FloatArray:
 
 
 def solve(
-    labels: npt.ArrayLike, members: Sequence[npt.ArrayLike], label_weights: Sequence[float] = LABEL_WEIGHTS
+    labels: npt.ArrayLike,
+    members: Sequence[npt.ArrayLike],
+    label_weights: Sequence[float] = LABEL_WEIGHTS,
+    *,
+    near: FloatArray | None = None,
 ) -> Blend:
     """Return the optimal blend of `members`, each `(N, L)` probabilities, on `(N, L)` labels.
 
-    Raises `IchxError` when there is nothing to blend or the method does not reach its certificate.
+    Weights `near` (K,) the optimum, on the simplex, save most of the work; the certificate is the same. Raises
+    `IchxError` when there is nothing to blend or the method does not reach its certificate.
     """
     if not members or not np.size(labels):
         raise IchxError("there is nothing to blend", "give at least one member with predictions")
     q, a = _truth(labels, members, np.asarray(label_weights))
     with threadpool_limits(1, "blas"):  # threads that wait for each other at every block take longer
-        return _solve(q, a)
+        weights = None if near is None else _newton(q, a, near)
+        return _solve(q, a) if weights is None else _certified(q, a, weights)
 
 
 def _solve(q: FloatArray, a: FloatArray) -> Blend:
     vertices = np.eye(q.shape[1])
     weights = _interior_point(q, a)
     alone = np.array([_loss(q, a, vertex) for vertex in vertices])
-    loss, certificate = _loss(q, a, weights), _certificate(q, a, weights)
+    loss = _loss(q, a, weights)
     corner = vertices[int(np.argmin(alone))]
-    if alone.min() <= loss and (at_corner := _certificate(q, a, corner)) <= GAP:
-        # The method ends just beside a corner: one member alone is no worse.
-        weights, loss, certificate = corner, float(alone.min()), at_corner
+    if alone.min() <= loss and _certificate(q, a, corner) <= GAP:
+        weights = corner  # The method ends just beside a corner: one member alone is no worse.
+    return _certified(q, a, weights)
+
+
+def _certified(q: FloatArray, a: FloatArray, weights: FloatArray) -> Blend:
+    loss, certificate = _loss(q, a, weights), _certificate(q, a, weights)
     if certificate > GAP:
         raise IchxError(
             f"the blend did not converge: certificate {certificate:.1e} instead of {GAP:.0e}",
@@ -165,6 +176,26 @@ def _interior_point(q: FloatArray, a: FloatArray) -> FloatArray:
     kept = np.where(best < 1e-12, 0.0, best)
     weights: FloatArray = kept / kept.sum()
     return weights
+
+
+def _newton(q: FloatArray, a: FloatArray, near: FloatArray) -> FloatArray | None:
+    """Return the same minimiser on the simplex by projected Newton steps from `near`; None where they do not reach it.
+
+    Of the weights at zero only those move whose gradient calls for more of them.
+    """
+    w = near
+    for _ in range(_MAX_NEWTON):
+        pull, hessian = _pull_and_curvature(q, a, w)
+        if np.max(pull) * w.sum() - 1.0 <= GAP / 10:
+            weights: FloatArray = w / w.sum()
+            return weights
+        free = np.flatnonzero((w > 0) | (pull > 1.0))
+        step = np.zeros(len(w))
+        step[free] = np.linalg.lstsq(hessian[np.ix_(free, free)], pull[free] - 1.0, rcond=None)[0]
+        w = np.maximum(w + step, 0.0)
+        if not w.any():
+            return None
+    return None
 
 
 def _reach(point: FloatArray, step: FloatArray) -> float:

@@ -133,12 +133,15 @@ def loss_interval(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, patients: npt.ArrayLike, *, draws: int = DRAWS, seed: int = 0
 ) -> Interval:
     """Return the weighted log loss alone with its interval: that of `patient_bootstrap`, without the rest."""
-    y, p = checked(labels, probabilities)
+    return mean_interval(row_losses(*checked(labels, probabilities)) @ _SHARE, patients, draws=draws, seed=seed)
+
+
+def mean_interval(values: FloatArray, patients: npt.ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Return the mean of `values` (N,) with its interval over the `patients` (N,) that they belong to."""
     code, count = patient_codes(patients)
-    losses = row_losses(y, p) @ _SHARE
-    sums = _patient_sums(losses[:, None], code, count)
+    sums = _patient_sums(values[:, None], code, count)
     (drawn,) = _means(sums, np.bincount(code, minlength=count), draws, seed)
-    return _interval(float(losses.mean()), drawn, _shortage(count))
+    return _interval(float(values.mean()), drawn, _shortage(count))
 
 
 def paired_difference(

@@ -6,6 +6,7 @@ measuring how well calibrated probabilities are, nor for the choice among these 
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -60,7 +61,7 @@ class Consistent:
     def apply(self, p: FloatArray, heads: Heads) -> FloatArray:
         """Return the probabilities `(N, 6)` with any >= max of the subtypes."""
         raised = p.copy()
-        raised[:, _ANY] = p.max(axis=1)
+        raised[:, _ANY] = reduce(np.maximum, p.T)
         return raised
 
     def __str__(self) -> str:
@@ -111,8 +112,7 @@ def fit_isotonic(p: FloatArray, labels: FloatArray, heads: Heads) -> Isotonic:
 
 def fit_bounds(p: FloatArray, labels: FloatArray, heads: Heads) -> Bounds:
     """Return the bounds among `BOUNDS` of least weighted log loss; the widest among equals."""
-    low = min(BOUNDS, key=lambda bound: (_loss_beyond(p, labels, bound), bound))
-    high = min(BOUNDS, key=lambda bound: (_loss_beyond(1.0 - p, 1.0 - labels, bound), bound))
+    low, high = (BOUNDS[int(np.argmin(losses))] for losses in (_losses(p, labels), _losses(1.0 - p, 1.0 - labels)))
     return Bounds(low, high)
 
 
@@ -124,21 +124,61 @@ def _slope(z: FloatArray, y: FloatArray, weights: FloatArray | None = None) -> F
 
 def _monotone(p: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return ascending knots and their values, two of them for each level."""
-    points, index, counts = np.unique(p, return_inverse=True, return_counts=True)
-    sums = np.bincount(index, y, len(points))
+    first, last, sums, counts = _runs(p, y)
     prevalence = y.mean()
-    points = np.concatenate([points[:1], points, points[-1:]])
+    first, last = (np.concatenate([first[:1], points, last[-1:]]) for points in (first, last))
     rates = np.concatenate([[prevalence], sums / counts, [prevalence]])
     fitted = isotonic_regression(rates, weights=np.concatenate([[1.0], counts, [1.0]]))
     begins, ends = fitted.blocks[:-1], fitted.blocks[1:] - 1
-    knots = np.unique(np.concatenate([begins, ends]))
-    return points[knots], fitted.x[knots]
+    levels = fitted.x[begins]
+    wide = first[begins] < last[ends]  # others are one point
+    knots, values = np.stack([first[begins], last[ends]], axis=1), np.stack([levels, levels], axis=1)
+    kept = np.stack([np.ones(len(wide), bool), wide], axis=1)
+    return knots[kept], values[kept]
 
 
-def _loss_beyond(p: FloatArray, labels: FloatArray, bound: float) -> float:
-    """Return the weighted log loss, up to a constant, of the entries that a lower bound changes at its widest."""
-    low = p < BOUNDS[-1]
-    y = labels[low]
-    clipped = np.clip(p[low], max(bound, CLIP), 1.0 - CLIP)
-    weights = np.broadcast_to(np.asarray(LABEL_WEIGHTS), p.shape)[low]
-    return float(-(weights * (y * np.log(clipped) + (1.0 - y) * np.log1p(-clipped))).sum())
+def _runs(p: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return the first and last probability of ascending runs of rows, the sums of their labels, how many they are.
+
+    A run has rows of one probability; of labels that are 0 or 1 it has all negative rows between two positive ones,
+    which the best non-decreasing map never parts: sorting these alone is much faster.
+    """
+    positive, negative = y == 1.0, y == 0.0
+    if not (positive | negative).all():
+        points, index, counts = np.unique(p, return_inverse=True, return_counts=True)
+        return points, points, np.bincount(index, y, len(points)).astype(np.float64), counts.astype(np.float64)
+    below = np.sort(p[negative])
+    points, times = np.unique(p[positive], return_counts=True)
+    left, right = np.searchsorted(below, points, "left"), np.searchsorted(below, points, "right")
+    # By turns: negatives below the first positive, those of its probability, negatives up to the next, ...
+    begins, ends = np.zeros((2, 2 * len(points) + 1), np.int64)
+    begins[1::2], ends[1::2] = left, right
+    begins[2::2], ends[:-1:2], ends[-1] = right, left, len(below)
+    sums = np.zeros(len(begins))
+    sums[1::2] = times
+    first, last = np.empty((2, len(begins)))
+    first[1::2] = last[1::2] = points
+    gap = np.flatnonzero(ends > begins)
+    gap = gap[gap % 2 == 0]
+    first[gap], last[gap] = below[begins[gap]], below[ends[gap] - 1]
+    rows = ends - begins + sums
+    filled = rows > 0
+    return first[filled], last[filled], sums[filled], rows[filled]
+
+
+def _losses(p: FloatArray, labels: FloatArray) -> FloatArray:
+    """Return the weighted log loss under each lower bound of `BOUNDS`, up to the part that none of them changes.
+
+    What a bound makes of an entry is the same for all that it changes, so that sums between bounds are enough.
+    """
+    few = p < BOUNDS[-1]
+    y, below = labels[few], np.maximum(p[few], CLIP)
+    weights = np.broadcast_to(np.asarray(LABEL_WEIGHTS), p.shape)[few]
+    place = np.searchsorted(BOUNDS, below, "right")  # the first bound that changes it
+    alone = -(y * np.log(below) + (1.0 - y) * np.log1p(-below))
+    lost, positive, negative = (np.bincount(place, weights * values, len(BOUNDS)) for values in (alone, y, 1.0 - y))
+    kept = np.append(np.cumsum(lost[:0:-1])[::-1], 0.0)
+    changed: FloatArray = (
+        kept - np.cumsum(positive) * np.log(BOUNDS) - np.cumsum(negative) * np.log1p(-np.array(BOUNDS))
+    )
+    return changed

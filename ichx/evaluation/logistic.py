@@ -2,8 +2,8 @@
 
 It minimises sum_i a_i (log(1 + exp(x_i w)) - y_i x_i w) + ridge / 2 |w - towards|^2, where the a_i are made to sum to
 1, by Newton's method with step halving; coefficients that must not be negative are held at zero where the gradient
-pushes them there (the projected Newton method of Bertsekas, SIAM J. Control Optim. 20, 1982). Both are deterministic
-and read the rows block by block.
+pushes them there (the projected Newton method of Bertsekas, SIAM J. Control Optim. 20, 1982). Of many rows every
+sixteenth is solved first and says where to begin. All is deterministic, and rows are read block by block.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,11 @@ TOLERANCE = 1e-10
 _MAX_STEPS = 100
 _HALVINGS = 20
 _BLOCK = 8_192
+_THIN = 16
+"""Every how many rows are solved first, where there are `_MANY`."""
+_MANY = 2**17
+_TOLD = 1e-13
+"""The relative decrease below which rounding decides which of two values is lower."""
 
 
 def logits(p: npt.ArrayLike) -> FloatArray:
@@ -33,7 +38,7 @@ def logits(p: npt.ArrayLike) -> FloatArray:
 
 def varying(labels: FloatArray) -> npt.NDArray[np.bool_]:
     """Return which labels (6,) of `(N, 6)` both occur and do not: of others there is only certainty to be learnt."""
-    return np.asarray(labels.min(axis=0) < labels.max(axis=0))
+    return np.asarray((labels != labels[:1]).any(axis=0))
 
 
 def fit_logistic(
@@ -51,13 +56,23 @@ def fit_logistic(
     `positive` keeps them from being negative. Raises `IchxError` where the method does not converge.
     """
     a = np.ones(len(labels)) if weights is None else weights
-    problem = _Problem(features, labels, a / a.sum(), np.asarray(towards, np.float64), strength / len(labels))
+    pulled = np.asarray(towards, np.float64)
     with threadpool_limits(1, "blas"):  # threads that wait for each other at every block take longer
-        return _newton(problem, positive)
+        begin = pulled
+        if len(labels) >= _MANY:
+            *few, y, weighed = (np.ascontiguousarray(values[::_THIN]) for values in (*features, labels, a))
+            begin = _newton(_problem(few, y, weighed, pulled, strength), pulled, positive)
+        return _newton(_problem(features, labels, a, pulled, strength), begin, positive)
 
 
-def _newton(problem: "_Problem", positive: bool) -> FloatArray:
-    here = problem.at(problem.towards.copy())
+def _problem(
+    features: Sequence[FloatArray], labels: FloatArray, a: FloatArray, towards: FloatArray, strength: float
+) -> "_Problem":
+    return _Problem(features, labels, a / a.sum(), towards, strength / len(labels))
+
+
+def _newton(problem: "_Problem", begin: FloatArray, positive: bool) -> FloatArray:
+    here = problem.at(begin.copy())
     for _ in range(_MAX_STEPS):
         w, gradient = here.w, here.gradient
         free = ~((w <= 0) & (gradient > 0)) if positive else np.ones(len(w), bool)
@@ -65,6 +80,8 @@ def _newton(problem: "_Problem", positive: bool) -> FloatArray:
             return w
         step = np.zeros(len(w))
         step[free] = np.linalg.lstsq(here.curvature[np.ix_(free, free)], gradient[free], rcond=None)[0]
+        if gradient @ step <= _TOLD * here.value:
+            return np.maximum(w - step, 0.0) if positive else w - step
         moved = _line_search(problem, here, step, positive)
         if moved is None:  # no lower value can be told from this one
             return w

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx.data.dataset import load_folds, load_version
-from ichx.data.wording import counted
+from ichx.data.wording import counted, such_as
 from ichx.errors import IchxError, raise_problems
 from ichx.labels import LABELS
 from ichx.store import Selection
@@ -102,11 +102,8 @@ def candidates(store: "Store", dataset: str | None) -> Chosen:
     pinned = _pinned(store, newest)
     same = [e for e in complete if _pinned(store, e) == pinned]
     version = store.version_by_id(newest.version_id)
-    notes = [
-        f"{e.number} ({e.name}) is left out: it has other data or folds than {newest.number}, the newest"
-        for e in complete
-        if e not in same
-    ]
+    apart = [_titled(e) for e in sorted(complete, key=lambda e: e.number) if e not in same]
+    notes = _told(apart, f"left out: other data or folds than {newest.number}, the newest")
     return Chosen(
         version=version,
         fold_digest=newest.fold_digest,
@@ -118,13 +115,24 @@ def candidates(store: "Store", dataset: str | None) -> Chosen:
 
 
 def _incomplete(summaries: "Sequence[ExperimentSummary]") -> list[str]:
-    lines = []
-    for e in sorted(summaries, key=lambda s: s.number):
-        if e.leaked:
-            lines.append(f"{e.number} ({e.name}) is left out: its folds leak patients")
-        elif e.state != "done":
-            lines.append(f"{e.number} ({e.name}) is not complete: {e.folds_done} of {e.folds} folds, {e.state}")
-    return lines
+    """Return a line for the experiments whose folds leak, and one for those that are not complete."""
+    ordered = sorted(summaries, key=lambda e: e.number)
+    leaky = [_titled(e) for e in ordered if e.leaked]
+    undone = [
+        f"{_titled(e)}: {e.folds_done} of {e.folds} folds, {e.state}"
+        for e in ordered
+        if e.state != "done" and not e.leaked
+    ]
+    return _told(leaky, "left out: their folds leak patients") + _told(undone, "not complete")
+
+
+def _told(found: Sequence[str], what: str) -> list[str]:
+    """Return a line that counts experiments and names the first, nothing where there are none."""
+    return [f"{counted(len(found), 'experiment')} {what}, {such_as(found, len(found))}"] if found else []
+
+
+def _titled(experiment: "Experiment | ExperimentSummary") -> str:
+    return f"{experiment.number} ({experiment.name})"
 
 
 def _pinned(store: "Store", experiment: "Experiment") -> tuple[str, str, str]:

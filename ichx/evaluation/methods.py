@@ -139,7 +139,10 @@ def _mean(members: Members, labels: FloatArray, heads: Heads) -> LinearPool:
 
 
 def _convex(members: Members, labels: FloatArray, heads: Heads) -> LinearPool:
-    solved = blend.solve(labels, list(members.values()))
+    return _convex_pool(members, blend.solve(labels, list(members.values())))
+
+
+def _convex_pool(members: Members, solved: blend.Blend) -> LinearPool:
     kept = np.flatnonzero(solved.weights)
     return LinearPool(
         tuple(np.array(list(members))[kept].tolist()),
@@ -232,6 +235,15 @@ FITS: Final[Mapping[str, Callable[[Members, FloatArray, Heads], Pool]]] = {
 """Every method's fit: from members `(N, 6)` each, labels `(N, 6)` and neighbours to what it blends with."""
 
 
-def fit_pool(method: str, members: Members, labels: FloatArray, heads: Heads) -> Pool:
-    """Return the pool that `method`, a key of `FITS`, fits to the members' probabilities."""
+def fit_pool(method: str, members: Members, labels: FloatArray, heads: Heads, *, near: Sequence[Pool] = ()) -> Pool:
+    """Return the pool that `method`, a key of `FITS`, fits to the members' probabilities.
+
+    `near` are fits of the same to parts of these slices, of which `convex` has most of its work done.
+    """
+    if method == "convex" and near:
+        weights = np.zeros(len(members))
+        place = {k: at for at, k in enumerate(members)}
+        for pool in near:
+            weights[[place[k] for k in pool.members]] += pool.shares / len(near)
+        return _convex_pool(members, blend.solve(labels, list(members.values()), near=weights))
     return FITS[method](members, labels, heads)

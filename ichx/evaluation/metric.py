@@ -22,7 +22,9 @@ def row_losses(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> FloatArray:
     """Return the log loss of each slice and label, `(N, 6)`, for `(N, 6)` labels in 0..1 and probabilities."""
     y = np.asarray(labels, dtype=np.float64)
     p = np.clip(np.asarray(predicted, dtype=np.float64), CLIP, 1.0 - CLIP)
-    losses: FloatArray = -(y * np.log(p) + (1.0 - y) * np.log1p(-p))
+    losses: FloatArray = -np.log1p(-p)
+    some = np.nonzero(y)  # few of the entries
+    losses[some] = (1.0 - y[some]) * losses[some] - y[some] * np.log(p[some])
     return losses
 
 

@@ -7,16 +7,18 @@ and one is taken only where its gain is more than one standard error of a bootst
 """
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from ichx.data.wording import counted
 from ichx.errors import raise_problems
-from ichx.evaluation.bootstrap import paired_difference
+from ichx.evaluation.bootstrap import mean_interval
 from ichx.evaluation.calibration import Consistent, fit_bounds, fit_isotonic, fit_temperature, fit_temperatures
 from ichx.evaluation.heads import Heads, IntArray
 from ichx.evaluation.methods import FITS, Members, Pool, fit_pool
@@ -28,7 +30,7 @@ METHODS: Final = ("auto", *FITS)
 DRAWS = 200
 """Draws of the bootstrap over patients that a gain is held against."""
 
-BoolArray = npt.NDArray[np.bool_]
+_SHARE = np.asarray(LABEL_WEIGHTS) / sum(LABEL_WEIGHTS)
 Report = Callable[[int, int], None]
 
 
@@ -136,15 +138,16 @@ class Folded:
         self.slices, self.options = slices, options
         self._groups = 2 * slices.folds + _halves(slices.patients, slices.folds)
         self._folds = {int(k) for k in np.flatnonzero(np.bincount(slices.folds))}
-        self._pools: dict[tuple[str, frozenset[int]], Pool] = {}
+        self._pools: dict[tuple[str, frozenset[int], tuple[int, ...]], Pool] = {}
 
     def fit(self, folds: Iterable[int] | None = None) -> Fitted:
         """Return the blend that some `folds`, or all, choose."""
         wanted = self._folds if folds is None else set(folds)
         groups = frozenset(int(g) for g in np.flatnonzero(np.bincount(self._groups)) if g // 2 in wanted)
-        method, chosen, trials = self._choose(groups)
-        pool = self._pool(method, groups)
-        return Fitted(method, self._best(groups), pool, self._steps(pool, chosen, groups), trials)
+        with threadpool_limits(1, "blas"):  # here, for threads that set and reset it on their own leave it at anything
+            method, chosen, trials = self._choose(groups)
+            pool = self._pool(method, groups)
+            return Fitted(method, self._best(groups), pool, self._steps(pool, chosen, groups), trials)
 
     def nested(self, report: Report | None = None) -> Nested | None:
         """Return the nested predictions; None where there is one fold only."""
@@ -174,39 +177,47 @@ class Folded:
         inner = _inner(groups)
         if len(inner) < 2 or not (self.options.steps or self.options.method == "auto"):
             return method, {}, ()
-        rows = self._rows(groups)
-        labels, patients = self.slices.labels[rows], self.slices.patients[rows]
-        heads, of_group = self.slices.heads.take(rows), self._groups[rows]
-        held = [np.isin(of_group, list(part)) for part in inner]
+        parts = [_Part(self.slices, self._rows(groups - part), self._rows(part)) for part in inner]
+        patients = np.concatenate([self.slices.patients[part.held] for part in parts])
         trials: list[Trial] = []
 
-        def judged(part: str, name: str, against: str, new: list[FloatArray], old: list[FloatArray]) -> Trial:
-            gain = paired_difference(labels, _joined(old, held), _joined(new, held), patients, draws=DRAWS)
+        def taken(part: str, name: str, against: str, new: FloatArray, old: FloatArray) -> bool:
+            gain = mean_interval(old - new, patients, draws=DRAWS)
+            assert gain.value is not None
             trials.append(Trial(part, name, against, gain.value, gain.standard_error))
-            return trials[-1]
+            return trials[-1].taken
 
-        def pooled(name: str) -> list[FloatArray]:
-            found = []
-            for part in inner:
-                pool = self._pool(name, groups - part)
-                found.append(pool.apply(self._members(rows, pool.members), heads))
-            return found
+        def pools(name: str) -> list[Pool]:
+            return [self._pool(name, groups - part) for part in inner]
 
-        current = pooled(method)
+        def judged(outside: list[FloatArray]) -> FloatArray:
+            return np.concatenate([part.losses(p) for part, p in zip(parts, outside, strict=True)])
+
+        def held(of: list[Pool]) -> list[FloatArray]:
+            return [self._pooled(pool, part.held) for pool, part in zip(of, parts, strict=True)]
+
+        chosen_pools = pools(method)
+        outside = held(chosen_pools)
+        losses = judged(outside)
         if self.options.method == "auto" and len(self._best(groups)) > 1:
-            convex = pooled("convex")
-            if judged("method", "convex", "mean", convex, current).taken:
-                method, current = "convex", convex
+            convex_pools = pools("convex")
+            convex = held(convex_pools)
+            if taken("method", "convex", "mean", convex_losses := judged(convex), losses):
+                method, chosen_pools, outside, losses = "convex", convex_pools, convex, convex_losses
         chosen: dict[str, str] = {}
-        for part in self.options.steps:
-            before, standing = current, "none"
-            for name, fit in _STEPS[part].items():
-                after = []
-                for p, out in zip(before, held, strict=True):
-                    step = fit(p[~out], labels[~out], heads.take(~out))
-                    after.append(step.apply(p, heads))
-                if judged(part, name, standing, after, current).taken:
-                    chosen[part], standing, current = name, name, after
+        if not self.options.steps:
+            return method, chosen, tuple(trials)
+        inside = [self._pooled(pool, part.fitted) for pool, part in zip(chosen_pools, parts, strict=True)]
+        for key in self.options.steps:
+            before, standing, steps = outside, "none", None
+            for name, fit in _STEPS[key].items():
+                with ThreadPoolExecutor(len(parts)) as threads:  # most of it is NumPy's, beside Python's lock
+                    tried = list(threads.map(_Part.tried, parts, repeat(fit), inside, before))
+                made, after = [step for step, _ in tried], [p for _, p in tried]
+                if taken(key, name, standing, after_losses := judged(after), losses):
+                    chosen[key], standing, steps, outside, losses = name, name, made, after, after_losses
+            if steps is not None:
+                inside = [step.apply(p, part.heads) for step, p, part in zip(steps, inside, parts, strict=True)]
         return method, chosen, tuple(trials)
 
     def _steps(self, pool: Pool, chosen: dict[str, str], groups: frozenset[int]) -> dict[str, Step]:
@@ -216,19 +227,32 @@ class Folded:
             return steps
         rows = self._rows(groups)
         heads, labels = self.slices.heads.take(rows), self.slices.labels[rows]
-        p = pool.apply(self._members(rows, pool.members), heads)
+        p = self._pooled(pool, rows)
         for part, name in chosen.items():
             steps[part] = _STEPS[part][name](p, labels, heads)
             p = steps[part].apply(p, heads)
         return steps
 
     def _pool(self, method: str, groups: frozenset[int]) -> Pool:
-        key = (method, groups)
+        return self._fitted_pool(method, groups, self._best(groups))
+
+    def _fitted_pool(self, method: str, groups: frozenset[int], candidates: tuple[int, ...]) -> Pool:
+        key = (method, groups, candidates)
         if key not in self._pools:
+            folds = _inner(groups) if method == "convex" and len({group // 2 for group in groups}) > 1 else []
+            of_folds = [self._fitted_pool(method, fold, candidates) for fold in folds]
             rows = self._rows(groups)
-            members = self._members(rows, self._best(groups))
-            self._pools[key] = fit_pool(method, members, self.slices.labels[rows], self.slices.heads.take(rows))
+            self._pools[key] = fit_pool(
+                method,
+                self._members(rows, candidates),
+                self.slices.labels[rows],
+                self.slices.heads.take(rows),
+                near=of_folds,
+            )
         return self._pools[key]
+
+    def _pooled(self, pool: Pool, rows: IntArray) -> FloatArray:
+        return pool.apply(self._members(rows, pool.members), self.slices.heads.take(rows))
 
     def _best(self, groups: frozenset[int]) -> tuple[int, ...]:
         """Return the candidates that `groups` choose, by their score there; among equals the first."""
@@ -251,6 +275,24 @@ class Folded:
     def _members(self, rows: IntArray, wanted: tuple[int, ...]) -> Members:
         members = self.slices.members
         return {k: members[k] if len(rows) == len(members[k]) else members[k].take(rows, axis=0) for k in wanted}
+
+
+class _Part:
+    """What an inner fold needs: the rows that are `fitted` and those that are `held` out, each with its neighbours."""
+
+    def __init__(self, slices: Slices, fitted: IntArray, held: IntArray) -> None:
+        self.fitted, self.held = fitted, held
+        self.labels, self.held_labels = slices.labels[fitted], slices.labels[held]
+        self.heads, self.held_heads = slices.heads.take(fitted), slices.heads.take(held)
+
+    def tried(self, fit: _Fit, inside: FloatArray, outside: FloatArray) -> tuple[Step, FloatArray]:
+        """Return a step as it is fitted to what the fitted rows look like, and what it makes of the held ones."""
+        step = fit(inside, self.labels, self.heads)
+        return step, step.apply(outside, self.held_heads)
+
+    def losses(self, p: FloatArray) -> FloatArray:
+        """Return the weighted loss of each held row, of which `p` (H, 6) are predictions."""
+        return row_losses(self.held_labels, p) @ _SHARE
 
 
 def _check(slices: Slices) -> None:
@@ -283,11 +325,3 @@ def _inner(groups: frozenset[int]) -> list[frozenset[int]]:
     if len(folds) == 1:
         return [frozenset([group]) for group in sorted(groups)]
     return [frozenset(group for group in groups if group // 2 == fold) for fold in folds]
-
-
-def _joined(parts: list[FloatArray], held: list[BoolArray]) -> FloatArray:
-    """Return the predictions of each inner fold by what was fitted without it."""
-    joined = np.empty_like(parts[0])
-    for p, out in zip(parts, held, strict=True):
-        joined[out] = p[out]
-    return joined

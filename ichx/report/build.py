@@ -49,30 +49,30 @@ def write_report(
     number: int,
     out: Path | None = None,
     *,
+    ensemble: bool = False,
     anonymous: bool = False,
     progress: Progress | None = None,
 ) -> WrittenReport:
-    """Write the page of experiment `number` to `out`, or to `report.html` in its folder, atomically.
+    """Write the page of experiment (or `ensemble`) `number` to `out`, or to `report.html` in its folder, atomically.
 
-    An `anonymous` page has numbers for slice ids, and no host. Raises `IchxError` for an experiment that is unknown or
-    has trained nothing, for predictions that cannot be trusted, and for a file that cannot be written.
+    An `anonymous` page has numbers for slice ids, and no host. Raises `IchxError` for one that is unknown, for an
+    experiment that has trained nothing, for predictions that cannot be trusted, and for a file that cannot be written.
     """
-    data = collect_experiment(workspace, store, number, anonymous=anonymous, progress=progress)
-    return _finish(data, out or workspace.experiment_dir(number) / "report.html", progress)
-
-
-def write_ensemble_report(
-    workspace: "Workspace",
-    store: "Store",
-    number: int,
-    out: Path | None = None,
-    *,
-    anonymous: bool = False,
-    progress: Progress | None = None,
-) -> WrittenReport:
-    """Write the page of ensemble `number` as `write_report` does that of an experiment."""
-    data = collect_ensemble(workspace, store, number, anonymous=anonymous, progress=progress)
-    return _finish(data, out or workspace.ensembles_dir / str(number) / "report.html", progress)
+    collect = collect_ensemble if ensemble else collect_experiment
+    folder = workspace.ensembles_dir / str(number) if ensemble else workspace.experiment_dir(number)
+    data = collect(workspace, store, number, anonymous=anonymous, progress=progress)
+    path = (out or folder / "report.html").expanduser().resolve()
+    _write(path, render(data))
+    if progress:
+        progress(STEPS, STEPS)
+    return WrittenReport(
+        experiment=data.experiment.number if data.experiment else None,
+        ensemble=data.ensemble.number if data.ensemble else None,
+        path=path,
+        score=data.diagnosis.bootstrap.scores.log_loss if data.diagnosis else None,
+        marks=_marks(data) if data.diagnosis else (),
+        notes=data.gallery.notes if data.gallery else (),
+    )
 
 
 def render(data: ReportData) -> str:
@@ -87,7 +87,9 @@ def render(data: ReportData) -> str:
         experiment=data.experiment,
         ensemble=data.ensemble,
         found=found,
+        scores=found.bootstrap.scores if found else None,
         gallery=gallery,
+        widest=max((1.0, *(member.weight for member in data.members))),
         marks=_marks(data),
         marks_of=marks,
         label_names=LABELS,
@@ -103,21 +105,6 @@ def render(data: ReportData) -> str:
         strip_width=plots.strip_width(strip) if strip else 0,
         strip_left=plots.STRIP_LEFT,
         strip_right=RIGHT,
-    )
-
-
-def _finish(data: ReportData, out: Path, progress: Progress | None) -> WrittenReport:
-    path = out.expanduser().resolve()
-    _write(path, render(data))
-    if progress:
-        progress(STEPS, STEPS)
-    return WrittenReport(
-        experiment=data.experiment.number if data.experiment else None,
-        ensemble=data.ensemble.number if data.ensemble else None,
-        path=path,
-        score=data.diagnosis.scores.log_loss if data.diagnosis else None,
-        marks=_marks(data) if data.diagnosis else (),
-        notes=data.gallery.notes if data.gallery else (),
     )
 
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from ichx.data.dataset import load_version
 from ichx.errors import IchxError
-from ichx.evaluation.bootstrap import Interval, loss_interval
+from ichx.evaluation.bootstrap import Bootstrap, patient_bootstrap
 from ichx.evaluation.metric import constant_score, label_losses
 from ichx.evaluation.oof import OofTable, read_oof
-from ichx.evaluation.scores import Calibration, Scores, calibration, slice_scores
+from ichx.evaluation.scores import Calibration, calibration
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe, from_toml
@@ -39,15 +39,14 @@ class FoldScore:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What OOF predictions say: scores, and by label the curves (None where undefined) and the calibration.
+    """What OOF predictions say: scores and their intervals, by label the curves (None where undefined), calibration.
 
-    `interval` is that of the weighted log loss over patients; `spread` is over folds, None for one; `score_tta` is with
+    `spread` is over folds, None for one; `score_tta` is with
     hflip where the rest is without. `prevalence_score` is that of predicting the same slices' prevalences; `left_out`
     counts undecodable slices.
     """
 
-    scores: Scores
-    interval: Interval
+    bootstrap: Bootstrap
     spread: float | None
     score_tta: float | None
     spread_tta: float | None
@@ -185,8 +184,7 @@ def diagnose(oof: OofTable, flipped: OofTable | None = None) -> Diagnosis:
         folds.append(FoldScore(str(fold), int(rows.sum()), score, flipped_scores.get(fold), losses))
     columns = {name: (oof.labels[:, k], oof.probabilities[:, k]) for k, name in enumerate(LABELS)}
     return Diagnosis(
-        scores=slice_scores(oof.labels, oof.probabilities),
-        interval=loss_interval(oof.labels, oof.probabilities, oof.patients),
+        bootstrap=patient_bootstrap(oof.labels, oof.probabilities, oof.patients),
         spread=oof.spread,
         score_tta=flipped.score if flipped else None,
         spread_tta=flipped.spread if flipped else None,

@@ -260,6 +260,8 @@ def _pooled(workspace: "Workspace", store: "Store", number: int) -> PooledScore:
         folds_done=after.folds_done,
         folds=after.folds,
         score=after.score,
+        score_low=after.score_low,
+        score_high=after.score_high,
         spread=after.spread,
         score_tta=after.score_tta,
         marks=marks(after),

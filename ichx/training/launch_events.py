@@ -51,6 +51,8 @@ class PooledScore:
     folds_done: int
     folds: int
     score: float | None
+    score_low: float | None
+    score_high: float | None
     spread: float | None
     score_tta: float | None
     marks: tuple[str, ...]

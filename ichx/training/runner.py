@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What `run_experiment` did: folds trained now, folds that had been done, the score, and its `marks`."""
+    """What `run_experiment` did: folds trained now, folds that had been done, the score, and its `marks`.
+
+    `score_low` and `score_high` bound the score's 95 % interval over patients.
+    """
 
     experiment: int
     trained: tuple[int, ...]
     already_done: tuple[int, ...]
     folds: int
     score: float | None
+    score_low: float | None
+    score_high: float | None
     spread: float | None
     score_tta: float | None
     marks: tuple[str, ...]
@@ -86,6 +91,8 @@ def run_experiment(
         already_done=tuple(kept),
         folds=experiment.folds,
         score=after.score,
+        score_low=after.score_low,
+        score_high=after.score_high,
         spread=after.spread,
         score_tta=after.score_tta,
         marks=marks(after),

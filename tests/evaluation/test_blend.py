@@ -150,6 +150,32 @@ def test_the_order_of_members_does_not_matter(seed: int, order: list[int]) -> No
     np.testing.assert_allclose(permuted.weights, plain.weights[order], atol=1e-4)
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 200),
+    st.lists(st.floats(-4, 12), min_size=1, max_size=6),
+    st.sampled_from([0.0, 0.01, 0.3, 1.0]),
+    st.sampled_from(["corner", "even", "elsewhere"]),
+)
+def test_beginning_elsewhere_ends_at_the_same_optimum(
+    seed: int, n: int, skills: list[float], prevalence: float, begin: str
+) -> None:
+    labels, members = world(seed, n, skills, prevalence)
+    count = len(members)
+    random = np.random.default_rng(seed)
+    near = {
+        "corner": np.eye(count)[random.integers(count)],
+        "even": np.full(count, 1 / count),
+        "elsewhere": random.dirichlet(np.ones(count)),
+    }[begin]
+    found, plain = blend.solve(labels, members, near=near), blend.solve(labels, members)
+    assert found.certificate <= 1e-9
+    assert found.weights.sum() == pytest.approx(1, abs=1e-12)
+    assert (found.weights >= 0).all()
+    assert found.loss == pytest.approx(plain.loss, abs=2e-9)
+
+
 def test_many_members_and_many_slices() -> None:
     labels, members = world(8, 5000, list(np.linspace(0, 4, 20)))
     found = assert_optimal(labels, members)

@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.isotonic import IsotonicRegression
 
 from ichx.data.label_csv import read_labels
 from ichx.evaluation.calibration import (
+    BOUNDS,
     Bounds,
     Consistent,
     fit_bounds,
@@ -68,6 +70,24 @@ def test_isotonic_keeps_order_and_is_never_certain(seed: int, n: int, prevalence
     assert (mapped[:, mixed] < 1).all()
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 80), st.sampled_from([1, 2, 8]), st.booleans())
+def test_isotonic_is_the_best_of_all_non_decreasing_maps(seed: int, n: int, digits: int, soft: bool) -> None:
+    """Row by row: scikit-learn's, with one row of the label's prevalence at either end."""
+    rng = np.random.default_rng(seed)
+    p = np.round(rng.random((n, 6)), digits)
+    labels = (rng.random((n, 6)) < p).astype(float)
+    if soft:
+        labels = 0.1 + 0.8 * labels
+    mapped = fit_isotonic(p, labels, NOWHERE).apply(p, NOWHERE)
+    for x, y, found in zip(p.T, labels.T, mapped.T, strict=True):
+        if y.min() == y.max():
+            continue
+        ends = [x.min() - 1e-9, x.max() + 1e-9]
+        model = IsotonicRegression().fit([ends[0], *x, ends[1]], [y.mean(), *y, y.mean()])
+        np.testing.assert_allclose(found, model.predict(x), atol=1e-12)
+
+
 def test_any_is_raised_and_nothing_lowered() -> None:
     p = np.array([[0.1, 0.6, 0.2, 0.1, 0.1, 0.4], [0.1, 0.2, 0.2, 0.1, 0.1, 0.4]])
     assert Consistent().apply(p, NOWHERE).tolist() == [[*p[0, :5], 0.6], p[1].tolist()]
@@ -82,6 +102,19 @@ def test_bounds_take_back_certainties_that_were_wrong() -> None:
     assert score(labels, found.apply(p, NOWHERE)) < score(labels, p) - 0.05
     best = min(score(labels, Bounds(low, found.high).apply(p, NOWHERE)) for low in (1e-6, 1e-4, 1e-3, 1e-2))
     assert score(labels, found.apply(p, NOWHERE)) == pytest.approx(best)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([1.0, 6.0]), st.booleans())
+def test_no_other_bounds_are_better(seed: int, n: int, spread: float, soft: bool) -> None:
+    rng = np.random.default_rng(seed)
+    p = probabilities(rng.normal(-2, spread, (n, 6)))
+    p[rng.random(p.shape) < 0.1] = 0.0
+    labels = (rng.random(p.shape) < 0.2).astype(float) * (0.9 if soft else 1.0)
+    found = fit_bounds(p, labels, NOWHERE)
+    reached = score(labels, found.apply(p, NOWHERE))
+    best = min(score(labels, Bounds(low, high).apply(p, NOWHERE)) for low in BOUNDS for high in BOUNDS)
+    assert reached == pytest.approx(best, abs=1e-12)
 
 
 def test_a_real_model_gains_from_calibration_on_images_that_were_not_seen(shared_data: Path) -> None:

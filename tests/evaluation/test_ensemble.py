@@ -137,8 +137,10 @@ def test_fewer_than_asked_for_is_said_and_what_is_missing(place: tuple[Workspace
     report = make_ensemble(workspace, store, top=5, tta="hflip")
     assert [m.experiment for m in report.ensemble.members if m.experiment > 3] == []
     assert report.notes[0] == "asked for 5 experiments, 3 are complete; blending those"
-    assert "4 (waiting) is not complete: 0 of 2 folds, new" in report.notes
-    assert "5 (half) is not complete: 1 of 2 folds, partial" in report.notes
+    assert (
+        "2 experiments not complete, namely 4 (waiting): 0 of 2 folds, new; 5 (half): 1 of 2 folds, partial"
+        in report.notes
+    )
 
 
 def test_members_are_blended_as_named(place: tuple[Workspace, Store]) -> None:
@@ -236,10 +238,14 @@ def test_nothing_complete(dataset_copy: Path) -> None:
     with open_store(workspace) as store:
         with pytest.raises(IchxError, match="no experiment is complete"):
             make_ensemble(workspace, store, top=4, tta="hflip")
-        new_experiment(store, load_registry(), plugin="tiny_resnet", name="waiting")
+        for number in range(20):
+            new_experiment(store, load_registry(), plugin="tiny_resnet", name=f"waiting-{number}")
         with pytest.raises(IchxError) as caught:
             make_ensemble(workspace, store, top=4, tta="hflip")
-        assert "1 (waiting) is not complete: 0 of 2 folds, new" in caught.value.problem
+        first, told = caught.value.problem.splitlines()
+        assert first == "no experiment is complete"
+        assert told.startswith("20 experiments not complete, such as 1 (waiting-0): 0 of 2 folds, new; 2 (waiting-1)")
+        assert "waiting-19" not in told
         assert "ichx run" in caught.value.remedy
         assert store.ensembles() == []
     assert not workspace.ensembles_dir.exists()
@@ -307,7 +313,7 @@ def test_a_dataset_that_moved_on_is_told(place: tuple[Workspace, Store], phantom
     run_experiment(workspace, store, registry, later.number)
     report = make_ensemble(workspace, store, top=4, tta="hflip")
     assert [m.experiment for m in report.ensemble.members] == [4]
-    assert len([note for note in report.notes if "it has other data or folds than 4" in note]) == 3
+    assert report.notes[1].startswith("3 experiments left out: other data or folds than 4, the newest, namely 1 (")
     with pytest.raises(
         IchxError, match=r"4 and 1 do not belong together: \d+ slices with another fold \(default, default\)"
     ):

@@ -23,6 +23,15 @@ def test_the_ridge_towards_zero_is_that_of_scikit_learn(strength: float) -> None
     np.testing.assert_allclose(found, model.coef_[0], atol=1e-5)
 
 
+def test_many_rows_are_solved_as_exactly() -> None:
+    """Those that begin with some of their rows: the gradient vanishes over all of them."""
+    features, labels = world(4, 140_000)
+    found = fit_logistic(features, labels, towards=np.zeros(3), strength=1.0)
+    p = probabilities(sum(w * f for w, f in zip(found, features, strict=True)))
+    gradient = np.array([f @ (p - labels) for f in features]) + found
+    assert np.abs(gradient / len(labels)).max() < 1e-10
+
+
 def test_weights_count_as_rows() -> None:
     features, labels = world(1, 400)
     weights = np.where(np.arange(400) < 100, 2.0, 1.0)

@@ -194,7 +194,7 @@ def test_missing_and_damaged_files_are_told(place: tuple[Workspace, Store]) -> N
     old = read_predictions(path)
     old.logits[3, 1] = np.nan
     write_predictions(path, old)
-    with pytest.raises(IchxError, match="holds 1 rows that are not finite"):
+    with pytest.raises(IchxError, match="holds NaN or infinity in 1 row"):
         read_oof(workspace, store, store.experiment(1))
 
 

@@ -12,7 +12,7 @@ from browser import PROGRAM, Browser
 
 from ichx.evaluation.ensemble import make_ensemble
 from ichx.labels import LABELS
-from ichx.report import write_ensemble_report, write_report
+from ichx.report import write_report
 from ichx.store import open_store
 from ichx.workspace import open_workspace
 
@@ -71,7 +71,7 @@ def pages(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         number = make_ensemble(workspace, store, tta="hflip").ensemble.number
         return {
             "experiment": write_report(workspace, store, 1, folder / "experiment.html").path,
-            "ensemble": write_ensemble_report(workspace, store, number, folder / "ensemble.html").path,
+            "ensemble": write_report(workspace, store, number, folder / "ensemble.html", ensemble=True).path,
         }
 
 

@@ -1,7 +1,7 @@
 """Which slices a report shows."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ichx.evaluation.metric import score
@@ -19,6 +19,7 @@ def drawn(sizes: list[int], seed: int, bleeding: float = 0.5) -> tuple[np.ndarra
     return labels, random.random(labels.shape), series
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 99))
 def test_the_worst_slices_are_the_worst_of_their_series(sizes: list[int], seed: int) -> None:
     labels, predicted, series = drawn(sizes, seed)
@@ -31,6 +32,7 @@ def test_the_worst_slices_are_the_worst_of_their_series(sizes: list[int], seed: 
     assert all(losses[row] == losses[series == series[row]].max() for row in worst)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 99))
 def test_the_sample_is_half_positive_where_it_can_be(sizes: list[int], seed: int) -> None:
     labels, predicted, series = drawn(sizes, seed)
@@ -42,6 +44,7 @@ def test_the_sample_is_half_positive_where_it_can_be(sizes: list[int], seed: int
     assert (choose(labels, predicted, series).sample == sample).all()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=15), st.integers(0, 99), st.sampled_from([0.0, 0.5, 1.0]))
 def test_the_strip_is_one_series_in_order(sizes: list[int], seed: int, bleeding: float) -> None:
     labels, predicted, series = drawn(sizes, seed, bleeding)

@@ -17,7 +17,13 @@ def test_every_option_reaches_the_command(tmp_path: Path) -> None:
     plain = fold_job(workspace, 6, 2, RunOptions(), tmp_path / "log")
     assert plain.argv == (sys.executable, "-m", "ichx", "run", "6", "--fold", "2", "--device", "auto")
     assert plain.environment == {"ICHX_WORKSPACE": str(workspace.root)}
-    changed = {"device": "cuda:1", "pretrained": False, "weights": tmp_path / "w.pth", "workers": 3, "save_features": True}
+    changed = {
+        "device": "cuda:1",
+        "pretrained": False,
+        "weights": tmp_path / "w.pth",
+        "workers": 3,
+        "save_features": True,
+    }
     for option in fields(RunOptions):
         value = changed.get(option.name, 5)
         job = fold_job(workspace, 6, 2, RunOptions(**{option.name: value}), tmp_path / "log", {"A": "b"})
