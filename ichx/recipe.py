@@ -30,13 +30,15 @@ class ModelRecipe:
     """The network. `backbone` is a timm name with its weight tag, or a name that the plugin's own builder knows.
 
     `dropout` and `drop_path` are the shares of features and, growing with depth to this value, of residual branches
-    that a training step leaves out.
+    that a training step leaves out. `mask_weight` is what the loss of the masks counts beside that of the labels, in a
+    network that predicts masks.
     """
 
     backbone: str
     pretrained: bool = True
     dropout: float = 0.0
     drop_path: float = _added(0.0)
+    mask_weight: float = _added(0.0)
 
 
 @dataclass(frozen=True)

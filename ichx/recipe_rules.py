@@ -50,6 +50,7 @@ def invalid_values(recipe: Recipe) -> list[str]:
     )
     need(1 <= recipe.batch <= 65536, "batch", "between 1 and 65536")
     need(0 <= recipe.seed < 2**32, "seed", "between 0 and 2^32 - 1")
+    need(0 <= recipe.model.mask_weight <= 1000, "model.mask_weight", "between 0 and 1000")
     for name in ("model.dropout", "model.drop_path", "loss.label_smoothing", "ema.decay"):
         need(0 <= flat[name] < 1, name, "in [0, 1)")
     for name in ("optimizer.weight_decay", "optimizer.clip"):

@@ -363,3 +363,9 @@ def test_differences_are_told_by_name() -> None:
     fewer = dataclasses.replace(first, stage=first.stage[:1])
     assert differences(first, fewer)["stage.full.lr"] == (8e-6, None)
     assert differences(fewer, first)["stage.full.lr"] == (None, 8e-6)
+
+
+def test_added_fields_leave_the_digest_of_older_recipes() -> None:
+    """The digest that a recipe had before `model.mask_weight` was a part of it."""
+    assert digest(GIVEN) == "c019020a4c140627"
+    assert digest(apply_settings(GIVEN, ["model.mask_weight=0.5"])) != digest(GIVEN)

@@ -34,6 +34,7 @@ from ichx.training.learner import Learner, address_seed, prepared
 from ichx.training.lease import Lease, NoLease, lease
 from ichx.training.looks import Agreed, Looks
 from ichx.training.loop import EpochPart, LossError, train_epoch
+from ichx.training.mask_loss import Overlap, dice
 from ichx.training.method import WindowStep, learning_rate
 from ichx.training.notfinite import NOT_FINITE_REMEDY, Divergence, NotFiniteError
 from ichx.training.options import RunOptions
@@ -98,7 +99,8 @@ class FoldRun:
             if newest is not None:
                 self.progress = Progress.of(*newest)
             predictor = self._predictor()
-            accelerator = make_accelerator(self.hardware, freezes=self.recipe.freezes)
+            idle = self.job.plugin.masks and self.job.masks is None  # a decoder that nothing teaches
+            accelerator = make_accelerator(self.hardware, freezes=self.recipe.freezes or idle)
             try:
                 if self.trained:
                     model, drafts = self._stored(accelerator), list[PredictionDraft]()
@@ -285,6 +287,7 @@ class FoldRun:
             workers=self.workers,
             start=begun,
             part=(self.group.rank, self.group.size),
+            masks=self.job.masks,
         )
 
         def looked(done: int, agreed: Agreed) -> None:
@@ -303,8 +306,16 @@ class FoldRun:
         self.group.share_buffers(learner.network)
         self._validating = time.perf_counter()
         labels = self.job.data.slices[list(LABELS)].to_numpy(np.float64)[self.rows]
+        overlap = None if self.job.masks is None else Overlap(self.hardware.device)
         logits = predictor.logits(
-            learner.network, self.job.data, self.job.cache, self.rows, "identity", "validation", "validating"
+            learner.network,
+            self.job.data,
+            self.job.cache,
+            self.rows,
+            "identity",
+            "validation",
+            "validating",
+            overlap=overlap,
         )
         self._count_validating()
         predicted = probabilities(logits)
@@ -317,6 +328,7 @@ class FoldRun:
             "images_per_second": sums.images / sums.training,
         }
         values |= {f"score_{name}": float(v) for name, v in zip(LABELS, label_losses(labels, predicted), strict=True)}
+        values |= dice(self.group.gather(overlap.counts())) if overlap is not None else {}
         self._validating = None
         return EpochRecord(stage=stage.name, stage_index=index, epoch=epoch + 1, values=values), logits
 

@@ -1,5 +1,6 @@
 """The network while it learns: one step at a time, and all that a checkpoint must hold to go on from it."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ichx.recipe import Recipe
 from ichx.training.ema import WeightAverage
 from ichx.training.layers import train_head, train_whole
+from ichx.training.mask_loss import mask_loss
 from ichx.training.method import WindowStep, learning_rate, weighted_loss
 from ichx.training.mixing import draw_mix
 from ichx.training.optimizer import make_optimizer, take_step
@@ -58,24 +60,35 @@ class Learner:
         rate = learning_rate(self.recipe.stage[self._stage], epoch, number / total)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)  # a checkpoint of an older version has none
-        images, labels = self._inputs(batch, address)
-        loss = weighted_loss(self.model(images), labels, self.recipe.loss.label_smoothing)
+        loss = self._loss(self._inputs(batch, address))
         self.accelerator.backward(loss if share == 1.0 else loss * share)
         take_step(optimizer, self._own, self.recipe.optimizer.clip, self.accelerator.scaler)
         if self.average is not None:
             self.average.update()
         return loss.detach()
 
-    def _inputs(self, batch: "Batch", address: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the windowed images of `batch` and their labels, mixed as drawn at `address`."""
+    def _inputs(self, batch: "Batch", address: tuple[int, ...]) -> "_Inputs":
+        """Return the windowed images of `batch` and what they are to teach, mixed as drawn at `address`."""
         device = self.accelerator.device
         ahead = device.type == "cuda"  # from pinned memory; elsewhere a copy could see what the loader writes next
         hu, windows = batch.hu.to(device, non_blocking=ahead), batch.windows.to(device, non_blocking=ahead)
         labels = batch.labels.to(device, non_blocking=ahead)
         jitter = None if batch.jitter is None else batch.jitter.to(device, non_blocking=ahead)
+        masks = None if batch.masks is None else batch.masks.to(device, non_blocking=ahead)
         images = self.window_step(hu, windows, jitter)
         mix = draw_mix(self.recipe.augmentation, self.recipe.input.pixels, *address)
-        return (images, labels) if mix is None else (mix.images(images), mix.labels(labels))
+        if mix is None:
+            return _Inputs(images, labels, () if masks is None else ((1.0, masks),))
+        return _Inputs(mix.images(images), mix.labels(labels), () if masks is None else mix.masks(masks))
+
+    def _loss(self, inputs: "_Inputs") -> torch.Tensor:
+        """Return the loss of the labels, and where there are masks of these as well."""
+        smoothing = self.recipe.loss.label_smoothing
+        if not inputs.masks:
+            return weighted_loss(self.model(inputs.images), inputs.labels, smoothing)
+        logits, pixels = self.model(inputs.images, masks=True)
+        of_masks = torch.stack([share * mask_loss(pixels, masks) for share, masks in inputs.masks]).sum()
+        return weighted_loss(logits, inputs.labels, smoothing) + self.recipe.model.mask_weight * of_masks
 
     @property
     def network(self) -> nn.Module:
@@ -133,6 +146,15 @@ class Learner:
         if self._optimizer is None:
             raise ValueError("no stage has begun")
         return self._optimizer
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """`images` (N, C, H, W), `labels` (N, 6), and masks as in `Batch`, each with what its loss counts; none or some."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    masks: tuple[tuple[float, torch.Tensor], ...] = ()
 
 
 def prepared(accelerator: "Accelerator", model: nn.Module) -> nn.Module:

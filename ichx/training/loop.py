@@ -15,6 +15,7 @@ from ichx.labels import LABELS
 from ichx.training.group import Group
 from ichx.training.learner import Learner
 from ichx.training.looks import Agreed, Looks
+from ichx.training.mask_loss import Overlap
 from ichx.training.method import WindowStep
 from ichx.training.progress import EpochSums
 
@@ -101,12 +102,25 @@ def predict(
 
 @torch.inference_mode()
 def predict_batch(
-    model: nn.Module, window_step: WindowStep, batch: "Batch", device: torch.device, view: str
+    model: nn.Module,
+    window_step: WindowStep,
+    batch: "Batch",
+    device: torch.device,
+    view: str,
+    overlap: Overlap | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Return the logits `(n, 6)` of one batch by `model`, which is in evaluation mode."""
+    """Return the logits `(n, 6)` of one batch by `model`, which is in evaluation mode.
+
+    Where the batch has masks, `overlap` counts how the network's agree with them, under `identity`.
+    """
     ahead = device.type == "cuda"
     hu = batch.hu.to(device, non_blocking=ahead)
     hu = hu.flip(-1) if view == "hflip" else hu
-    logits = model(window_step(hu, batch.windows.to(device, non_blocking=ahead)))
+    images = window_step(hu, batch.windows.to(device, non_blocking=ahead))
+    if overlap is None or batch.masks is None:
+        logits = model(images)
+    else:
+        logits, pixels = model(images, masks=True)
+        overlap.add(pixels, batch.masks.to(device, non_blocking=ahead))
     found: npt.NDArray[np.float32] = logits.float().cpu().numpy()
     return found

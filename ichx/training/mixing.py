@@ -26,7 +26,7 @@ class Mix:
     box: tuple[int, int, int, int] | None = None
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
-        """Return mixed `images` (N, C, H, W), in the layout in memory that they have; masks too."""
+        """Return mixed `images` (N, C, H, W), in the layout in memory that they have."""
         partner = _partners(len(images), images.device)
         if self.box is None:
             return images * self.share + images[partner] * (1 - self.share)
@@ -38,6 +38,16 @@ class Mix:
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Return mixed `labels` (N, 6): what the losses of both slices, weighted by their shares, amount to."""
         return labels * self.share + labels[_partners(len(labels), labels.device)] * (1 - self.share)
+
+    def masks(self, masks: torch.Tensor) -> tuple[tuple[float, torch.Tensor], ...]:
+        """Return masks (N, H, W) of the mixed images, each with what its loss counts: blended ones have two."""
+        other = masks[_partners(len(masks), masks.device)]
+        if self.box is None:
+            return (self.share, masks), (1 - self.share, other)
+        top, bottom, left, right = self.box
+        cut = masks.clone()
+        cut[..., top:bottom, left:right] = other[..., top:bottom, left:right]
+        return ((1.0, cut),)
 
 
 def draw_mix(recipe: AugmentationRecipe, pixels: int, *address: int) -> Mix | None:

@@ -120,3 +120,15 @@ def test_nothing_is_drawn_where_nothing_is_on() -> None:
     assert draw_mix(AugmentationRecipe(), 64, 0) is None
     assert draw_mix(AugmentationRecipe(mixup=1.0, mix_probability=0.0), 64, 0) is None
     assert all(draw_mix(AugmentationRecipe(mixup=1.0), 64, n).box is None for n in range(9))  # type: ignore[union-attr]
+
+
+def test_masks_are_mixed_as_their_images_are() -> None:
+    masks = torch.arange(4, dtype=torch.uint8).view(4, 1, 1).expand(4, 6, 6).contiguous()
+    (first, own), (second, other) = Mix(0.7).masks(masks)
+    assert (first, second) == pytest.approx((0.7, 0.3))
+    assert torch.equal(own, masks)
+    assert other[:, 0, 0].tolist() == [1, 0, 3, 2]
+    ((weight, cut),) = Mix(0.5, (1, 3, 2, 6)).masks(masks)
+    assert weight == 1.0
+    images = Mix(0.5, (1, 3, 2, 6)).images(masks.unsqueeze(1).float())
+    assert torch.equal(cut.float(), images[:, 0])
