@@ -19,7 +19,7 @@ from ichx.data.ingest import scan_source
 from ichx.data.predictions import Predictions, write_predictions
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 from ichx.store import DatasetVersion, EpochRecord, FoldDraft, PredictionDraft, Store, VersionDraft
 from ichx.training.provenance import run_draft
 from ichx.training.register import new_experiment

@@ -23,7 +23,7 @@ from registered import add_cohort, add_finished
 
 from ichx.data.predictions import VIEWS
 from ichx.plugins import load_registry
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
 from ichx.training.weights import save_weights
 from ichx.workspace import Workspace, init_workspace

@@ -72,7 +72,7 @@ def main() -> None:
 def _fill(root: Path, experiments: int, *, folds: int, metrics: int) -> None:
     """Make a workspace with `experiments`, `folds` finished runs each, and `metrics` rows of history for each run."""
     from ichx.plugins import load_registry
-    from ichx.recipe import to_toml
+    from ichx.recipe_text import to_toml
     from ichx.store import open_store
     from ichx.store.testing import experiment_draft, version_draft
     from ichx.workspace import init_workspace

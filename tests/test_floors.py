@@ -7,7 +7,7 @@ import ichx
 
 FLOORS = (
     ("labels", "errors", "processes"),
-    ("ct", "recipe", "workspace"),
+    ("ct", "recipe", "recipe_rules", "recipe_text", "workspace"),
     ("data", "plugins", "store"),
     ("evaluation", "engine"),
     ("training", "tuning", "report"),

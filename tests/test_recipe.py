@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,19 +14,19 @@ from ichx.plugins.contract import reference_recipe
 from ichx.plugins.reference import REFERENCE
 from ichx.recipe import (
     AugmentationRecipe,
+    EmaRecipe,
     InputRecipe,
+    LossRecipe,
     ModelRecipe,
     OptimizerRecipe,
     Recipe,
     StageRecipe,
-    apply_settings,
     differences,
     digest,
     flatten,
-    from_toml,
-    invalid_values,
-    to_toml,
 )
+from ichx.recipe_rules import invalid_values
+from ichx.recipe_text import apply_settings, from_toml, to_toml
 
 GIVEN = reference_recipe("mine", "resnet18.tv_in1k", batch=64)
 
@@ -33,19 +34,25 @@ shares = st.floats(0, 0.99)
 names = st.from_regex(r"[a-z_][a-z0-9_]{0,9}", fullmatch=True).filter(str.isidentifier)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), max_size=20)
 windows = st.tuples(st.floats(-2000, 2000), st.floats(1e-3, 5000)) | st.just((-1.0, -1.0))
-stages = st.builds(
-    StageRecipe,
-    name=names,
-    sampling=st.sampled_from(["fixed", "redrawn", "all"]),
-    epochs=st.integers(1, 10000),
-    lr=st.floats(1e-12, 10),
-    milestones=st.sets(st.integers(1, 99), max_size=3).map(lambda s: tuple(sorted(s))),
-    gamma=st.floats(1e-6, 10),
+common: dict[str, st.SearchStrategy[Any]] = {
+    "name": names,
+    "sampling": st.sampled_from(["fixed", "redrawn", "all"]),
+    "epochs": st.integers(2, 10000),
+    "lr": st.floats(1e-12, 10),
+    "freeze": st.integers(0, 2),
+    "patience": st.integers(0, 99),
+}
+warmups = st.floats(0, 1.99)
+milestones = st.sets(st.integers(1, 99), max_size=3).map(lambda s: tuple(sorted(s)))
+stages = (
+    st.builds(StageRecipe, **common, warmup=warmups, milestones=milestones, gamma=st.floats(1e-6, 10))
+    | st.builds(StageRecipe, **common, warmup=warmups, scheduler=st.just("cosine"))
+    | st.builds(StageRecipe, **common, scheduler=st.just("onecycle"))
 )
 recipes = st.builds(
     Recipe,
     plugin=texts,
-    model=st.builds(ModelRecipe, backbone=texts, pretrained=st.booleans(), dropout=shares),
+    model=st.builds(ModelRecipe, backbone=texts, pretrained=st.booleans(), dropout=shares, drop_path=shares),
     input=st.builds(
         InputRecipe,
         size=st.integers(64, 4096),
@@ -60,8 +67,24 @@ recipes = st.builds(
     batch=st.integers(1, 65536),
     seed=st.integers(0, 2**32 - 1),
     precision=st.sampled_from(["auto", "fp32", "fp16", "bf16"]),
-    optimizer=st.builds(OptimizerRecipe, weight_decay=st.floats(0, 1)),
-    augmentation=st.builds(AugmentationRecipe, probability=st.floats(0, 1), shift=shares, rotate=st.floats(0, 90)),
+    optimizer=st.builds(
+        OptimizerRecipe,
+        name=st.sampled_from(["radam", "adamw", "sgd"]),
+        weight_decay=st.floats(0, 1),
+        layer_decay=st.floats(0.01, 1),
+        clip=st.floats(0, 10),
+    ),
+    augmentation=st.builds(
+        AugmentationRecipe,
+        probability=st.floats(0, 1),
+        shift=shares,
+        rotate=st.floats(0, 90),
+        mixup=st.floats(0, 2),
+        cutmix=st.floats(0, 2),
+        mix_probability=st.floats(0, 1),
+    ),
+    loss=st.builds(LossRecipe, label_smoothing=shares),
+    ema=st.builds(EmaRecipe, decay=shares),
 )
 
 
@@ -77,7 +100,7 @@ def test_toml_brings_an_equal_recipe_back(recipe: Recipe) -> None:
 def test_every_value_can_be_set_by_its_name(recipe: Recipe) -> None:
     blank = dataclasses.replace(
         reference_recipe(recipe.plugin, "x", batch=1),
-        stage=tuple(StageRecipe(name=s.name, sampling="all", epochs=1, lr=1.0) for s in recipe.stage),
+        stage=tuple(StageRecipe(name=s.name, sampling="all", epochs=2, lr=1.0) for s in recipe.stage),
     )
     settings = [f"{name}={typed(value)}" for name, value in flatten(recipe).items() if name != "plugin"]
     assert apply_settings(blank, settings) == recipe
@@ -193,8 +216,17 @@ def test_all_wrong_settings_are_told_at_once() -> None:
         ("input.windows=[[40],[1,1],[1,1]]", "must have 2 values"),
         ("input.normalize=yes", "must be one of none, imagenet"),
         ("model.dropout=1", "model.dropout = 1.0: must be in [0, 1)"),
-        ("optimizer.name=adam", "must be one of radam"),
+        ("model.drop_path=1", "model.drop_path = 1.0: must be in [0, 1)"),
+        ("optimizer.name=adam", "must be one of radam, adamw, sgd"),
         ("optimizer.weight_decay=-1", "0 or more"),
+        ("optimizer.clip=-1", "0 or more"),
+        ("optimizer.layer_decay=0", "in (0, 1]"),
+        ("optimizer.layer_decay=1.1", "in (0, 1]"),
+        ("loss.label_smoothing=1", "in [0, 1)"),
+        ("ema.decay=1", "in [0, 1)"),
+        ("augmentation.mixup=-1", "0 or more"),
+        ("augmentation.cutmix=nan", "finite"),
+        ("augmentation.mix_probability=2", "in [0, 1]"),
         ("augmentation.probability=1.1", "in [0, 1]"),
         ("augmentation.shift=1.0", "in [0, 1)"),
         ("augmentation.window_scale=1.0", "in [0, 1)"),
@@ -209,6 +241,10 @@ def test_all_wrong_settings_are_told_at_once() -> None:
         ("stage.full.sampling=some", "must be one of fixed, redrawn, all"),
         ("stage.full.milestones=[2, 1]", "rising epochs from 1"),
         ("stage.full.milestones=[0]", "rising epochs from 1"),
+        ("stage.full.scheduler=linear", "must be one of multistep, cosine, onecycle"),
+        ("stage.full.warmup=2", "fewer epochs than the stage has"),
+        ("stage.full.freeze=3", "at most the stage's epochs"),
+        ("stage.full.patience=-1", "0 or more"),
         ("precision=fp8", "must be one of auto"),
     ],
 )
@@ -216,6 +252,52 @@ def test_values_that_no_training_could_use(setting: str, told: str) -> None:
     with pytest.raises(IchxError) as caught:
         apply_settings(GIVEN, [setting])
     assert told in caught.value.problem
+
+
+def test_a_scheduler_refuses_what_it_does_not_have() -> None:
+    settings = ["stage.full.milestones=[1]", "stage.full.gamma=0.5", "stage.full.warmup=0.5"]
+    assert invalid_values(apply_settings(GIVEN, settings)) == []
+    for scheduler, refused in (("cosine", ("milestones", "gamma")), ("onecycle", ("milestones", "gamma", "warmup"))):
+        with pytest.raises(IchxError) as caught:
+            apply_settings(GIVEN, [*settings, f"stage.full.scheduler={scheduler}"])
+        told = caught.value.problem.splitlines()
+        assert [line.split(" = ")[0] for line in told] == [f"stage.full.{name}" for name in refused]
+        assert all(line.endswith(f"for `{scheduler}` has none") for line in told)
+
+
+def test_values_that_were_added_leave_old_digests_alone() -> None:
+    """The digests that the reference's recipes had before there was a loss, an EMA or a mixing to choose."""
+    before = {
+        "efficientnet_b3": "10221f0a9e298c6c",
+        "resnext101_wsl": "dc503518ae7483db",
+        "seresnext50": "d58aecd7d7915741",
+        "efficientnet_b2": "afb8d1b80af0f2de",
+        "resnext50": "2c9f67c04db36a25",
+        "tiny_fine": "bdef8372e3dbbb17",
+    }
+    plugins = load_registry().plugins
+    assert {name: digest(plugins[name].recipe) for name in before} == before
+
+
+def test_a_value_that_was_added_is_part_of_the_digest_where_it_is_set() -> None:
+    changes = ("loss.label_smoothing=0.1", "ema.decay=0.9", "model.drop_path=0.1", "optimizer.clip=1")
+    changes += ("augmentation.mixup=0.2", "stage.full.warmup=1", "stage.full.patience=1", "stage.balanced.freeze=1")
+    changed = [apply_settings(GIVEN, [change]) for change in changes]
+    assert len({digest(recipe) for recipe in [GIVEN, *changed]}) == len(changes) + 1
+    for recipe in changed:
+        assert digest(from_toml(to_toml(recipe))) == digest(recipe)
+
+
+def test_a_recipe_from_before_a_value_was_added_still_loads() -> None:
+    added = ("drop_path", "layer_decay", "clip", "mixup", "cutmix", "mix_probability", "warmup", "freeze", "patience")
+    added += ("[loss]", "label_smoothing", "[ema]", "decay")
+    old = [line for line in to_toml(GIVEN).splitlines() if line.split(" = ")[0] not in added]
+    assert from_toml("\n".join(old)) == GIVEN
+
+
+def test_a_recipe_with_patience_selects() -> None:
+    assert not GIVEN.selects
+    assert apply_settings(GIVEN, ["stage.rebalanced.patience=1"]).selects
 
 
 def test_a_partial_toml_goes_over_a_base() -> None:
@@ -281,3 +363,9 @@ def test_differences_are_told_by_name() -> None:
     fewer = dataclasses.replace(first, stage=first.stage[:1])
     assert differences(first, fewer)["stage.full.lr"] == (8e-6, None)
     assert differences(fewer, first)["stage.full.lr"] == (None, 8e-6)
+
+
+def test_added_fields_leave_the_digest_of_older_recipes() -> None:
+    """The digest that a recipe had before `model.mask_weight` was a part of it."""
+    assert digest(GIVEN) == "c019020a4c140627"
+    assert digest(apply_settings(GIVEN, ["model.mask_weight=0.5"])) != digest(GIVEN)

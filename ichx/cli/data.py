@@ -26,6 +26,9 @@ def add(
     ] = None,
     test_of: Annotated[str | None, typer.Option(help="The labelled dataset whose test set this is.")] = None,
     sample: Annotated[Path | None, typer.Option(help="Sample submission that says which ids are asked for.")] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder or zip of masks: an 8-bit PNG by a slice's id, 0 or 1 to 5 a subtype.")
+    ] = None,
     folds: Annotated[int, typer.Option(help="Number of patient-grouped folds.")] = 5,
     fold_seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
     keep_ids: Annotated[
@@ -41,6 +44,8 @@ def add(
 
     Example: `ichx data add rsna rsna.zip/stage_2_train --labels rsna.zip/stage_2_train.csv`
 
+    Example: `ichx data add bhsd slices --labels labels.csv --masks masks`
+
     Example: `ichx data add rsna-test stage_2_test --test-of rsna --sample stage_2_sample_submission.csv`
     """
     from ichx.data.dataset import add_dataset
@@ -54,6 +59,7 @@ def add(
             labels=labels,
             test_of=test_of,
             sample=sample,
+            masks=masks,
             folds=folds,
             fold_seed=fold_seed,
             keep_ids=keep_ids,
@@ -180,7 +186,7 @@ def phantom(
         list[str] | None, typer.Option(help="LABEL=SHARE of positive slices, as often as needed.")
     ] = None,
 ) -> None:
-    """Write synthetic head CT studies with hemorrhages, as DICOM in the RSNA layout with the label CSV.
+    """Write synthetic head CT studies with hemorrhages, as DICOM in the RSNA layout with the label CSV and masks.
 
     Example: `ichx data phantom phantom --patients 40 --seed 7 --prevalence any=0.4`
     """
@@ -197,7 +203,8 @@ def phantom(
             progress=report,
         )
     say(f"{written.train_slices:,} training and {written.test_slices:,} test slices in {written.folder}")
-    say(f"next: `ichx data add phantom {written.train} --labels {written.train_labels}`")
+    masks = f" --masks {written.train_masks}" if written.train_masks else ""
+    say(f"next: `ichx data add phantom {written.train} --labels {written.train_labels}{masks}`")
     if written.test:
         say(f"then: `ichx data add phantom-test {written.test} --test-of phantom --sample {written.sample_submission}`")
 

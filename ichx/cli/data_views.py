@@ -65,6 +65,11 @@ def show_facts(facts: dict[str, Any]) -> None:
             table("cannot be decoded", ("reason", "files", "meaning"), rows)
     else:
         console.print(f"not decoded yet: `ichx data check {version.dataset}` does it", markup=False)
+    if masks := summary.get("masks"):
+        said = f"masks of {masks['slices']:,} slices; {masks['undrawn']:,} positive slices have none,"
+        console.print(said, markup=False)
+        rest = f"{masks['beyond_labels']:,} have a subtype that the labels lack, {masks['short_of_labels']:,} lack one"
+        console.print(rest, markup=False)
     asked = summary.get("sample")
     if asked:
         said = f"sample: {asked['ids']:,} ids of {asked['images']:,} images; {asked['absent']:,} in no file,"

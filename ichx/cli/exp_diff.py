@@ -70,7 +70,8 @@ def diff(
 
 def _values(found: "Sequence[Experiment]") -> dict[str, tuple[Any, ...]]:
     """Return by name what the experiments are pinned to and their recipes' values, where these are not all the same."""
-    from ichx.recipe import flatten, from_toml
+    from ichx.recipe import flatten
+    from ichx.recipe_text import from_toml
 
     recipes = [flatten(from_toml(e.recipe)) for e in found]
     rows = {name: tuple(getattr(e, name) for e in found) for name in _PINS}

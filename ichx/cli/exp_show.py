@@ -146,7 +146,9 @@ def log(
 
 
 def _run_row(run: "Run", experiment: "Experiment", history: Histories) -> tuple[object, ...]:
-    last = [r for r in history[run.fold][: run.epochs_done] if "score" in r.values]
+    records = history[run.fold]
+    reached = [i for i, r in enumerate(records, 1) if (r.stage, r.epoch) == (run.stage, run.epoch)]
+    last = [r for r in records[: max(reached, default=0)] if "score" in r.values]
     end = run.heartbeat if run.ended is None else run.ended
     return (
         run.fold,

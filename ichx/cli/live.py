@@ -29,7 +29,7 @@ class LiveView(RunEvents):
         self._plan: FoldPlan | None = None
         self._label = ""
         self._began = self._epoch_began = time.monotonic()
-        self._epochs_done = 0
+        self._epochs_done = self._left_out = 0
         self._first = (0, 0)
 
     def __enter__(self) -> "LiveView":
@@ -49,7 +49,8 @@ class LiveView(RunEvents):
 
     def fold_started(self, plan: FoldPlan) -> None:
         """Print what the fold is going to do."""
-        self._plan, self._began, self._epochs_done = plan, time.monotonic(), 0
+        self._plan, self._began = plan, time.monotonic()
+        self._epochs_done = self._left_out = 0
         say(f"experiment {plan.experiment} ({plan.name}), fold {plan.fold} of 0..{plan.folds - 1}", style="bold")
         say(f"  device: {plan.hardware}")
         say(f"  from: {plan.start}; {plan.train:,} slices to train on, {plan.validation:,} to validate on")
@@ -88,10 +89,17 @@ class LiveView(RunEvents):
             f"lr {values['lr']:.1e}, {values['images_per_second']:,.0f} images/s, {duration(values['seconds'])}"
         )
         if self._plan is not None:
-            left = self._plan.epochs - self._plan.epochs_done - self._epochs_done
+            left = self._plan.epochs - self._plan.epochs_done - self._left_out - self._epochs_done
             if left > 0:
                 line += f", fold ends in {duration(left * (time.monotonic() - self._began) / self._epochs_done)}"
         say(line)
+
+    def stage_ended(self, stage: str, best: int, trained: int, left_out: int) -> None:
+        """Print which epoch a stage with patience hands on."""
+        if self._epochs_done > 0:  # else an earlier attempt has trained it, and the plan knows
+            self._left_out += left_out
+        early = f"ends after {trained} of {trained + left_out} epochs" if left_out else "ends"
+        say(f"  {stage} {early}; the weights of epoch {best} go on")
 
     def fold_ended(self, fold: int, score: float) -> None:
         """Print the fold's score."""

@@ -173,16 +173,16 @@ def _centroid(mask: npt.NDArray[np.uint8], top: int, left: int) -> tuple[float, 
     )
 
 
-def shift_to_centre(hu: npt.NDArray[np.int16], centre: tuple[float, float]) -> npt.NDArray[np.int16]:
-    """Return `hu` (H, W) moved by whole pixels so that `centre` (row, column) comes to the image's centre.
+def shift_to_centre(hu: npt.NDArray[Any], centre: tuple[float, float], fill: int = FILL) -> npt.NDArray[Any]:
+    """Return `hu` (H, W), HU or a mask, moved by whole pixels so that `centre` (row, column) comes to its centre.
 
-    What comes in from outside is -1024 HU.
+    What comes in from outside is `fill`, air when left out.
     """
     height, width = hu.shape
     down = round((height - 1) / 2 - centre[0])
     right = round((width - 1) / 2 - centre[1])
     down, right = max(-height, min(height, down)), max(-width, min(width, right))
-    moved = np.full_like(hu, FILL)
+    moved = np.full_like(hu, fill)
     moved[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = hu[
         max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
     ]

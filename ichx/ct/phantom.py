@@ -38,9 +38,9 @@ _TRACE = 0.2
 class PhantomStudy:
     """One synthetic study, from the lowest slice upward.
 
-    `hu` is `(S, size, size)` int16 HU; `mask` `(S, size, size)` uint8, 0 or 1 + the index in `ichx.labels.SUBTYPES`;
-    `labels` `(S, 6)` uint8 in the order of `ichx.labels.LABELS`; `spacing` in mm between pixels and `thickness` in mm
-    between slices.
+    `hu` is `(S, size, size)` int16 HU; `mask` `(S, size, size)` uint8, 0 or 1 + the index in `ichx.labels.SUBTYPES` of
+    a subtype that the slice is labelled with; `labels` `(S, 6)` uint8 in the order of `ichx.labels.LABELS`; `spacing`
+    in mm between pixels and `thickness` in mm between slices.
     """
 
     hu: NDArray[np.int16]
@@ -205,5 +205,7 @@ def _read_shares(
     for index, share in shares.items():
         area = float(share[share > _TRACE].sum()) * spacing**2
         labels[index] = area >= VISIBLE_MM2 and bool((mask == index + 1).any())
+        if not labels[index]:
+            mask[mask == index + 1] = 0  # what is too little for the label is none for the mask
     labels[-1] = labels[:-1].max()
     return mask, labels

@@ -1,9 +1,10 @@
-"""Phantom studies as DICOM files in the layout of the RSNA 2019 challenge, with label files.
+"""Phantom studies as DICOM files in the layout of the RSNA 2019 challenge, with label files and masks.
 
 What a head looks like is decided elsewhere (`phantom`); here stand headers, identifiers, folders and processes.
 """
 
 import csv
+import dataclasses
 import hashlib
 import os
 import secrets
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import config
@@ -31,6 +33,7 @@ from ichx.processes import run_jobs, worker_count
 
 TRAIN_FOLDER = "stage_2_train"
 TEST_FOLDER = "stage_2_test"
+TRAIN_MASKS = "stage_2_train_masks"
 TRAIN_LABELS = "stage_2_train.csv"
 SAMPLE_SUBMISSION = "stage_2_sample_submission.csv"
 TEST_LABELS = "stage_2_test_labels.csv"
@@ -41,11 +44,15 @@ PADDING = -2000
 
 @dataclass(frozen=True)
 class PhantomFiles:
-    """What `write_phantom` wrote. Without test patients the test set's paths are None."""
+    """What `write_phantom` wrote.
+
+    Without test patients the test set's paths are None, and without a positive training slice `train_masks` is.
+    """
 
     folder: Path
     train: Path
     train_labels: Path
+    train_masks: Path | None
     test: Path | None
     sample_submission: Path | None
     test_labels: Path | None
@@ -68,6 +75,9 @@ def write_phantom(
 ) -> PhantomFiles:
     """Write `patients` training and `test_patients` test studies to `folder`, which must be empty or absent.
 
+    Each positive training slice has a mask, an 8-bit PNG of its id's name: 0, or 1 + the index in
+    `ichx.labels.SUBTYPES`.
+
     `size` is the edge in pixels, `prevalence` the per-slice shares by label name (the challenge's when None);
     `progress` is called with the studies done and their number. The bytes depend on the seed and these arguments alone,
     not on `processes` (one per core when None). Raises `IchxError` for bad arguments, a folder in use and a full disk;
@@ -78,11 +88,13 @@ def write_phantom(
     combination_chances(tuple(sorted(wanted.items())))
     folder = folder.expanduser().absolute()
     with _draft(folder) as draft:
-        for name in (TRAIN_FOLDER, TEST_FOLDER) if test_patients else (TRAIN_FOLDER,):
+        for name in (TRAIN_FOLDER, TRAIN_MASKS, *([TEST_FOLDER] if test_patients else [])):
             (draft / name).mkdir()
         total = patients + test_patients
+        train_job = _Job(draft / TRAIN_FOLDER, draft / TRAIN_MASKS, seed, 0, size, wanted)
+        test_job = dataclasses.replace(train_job, folder=draft / TEST_FOLDER, masks=None)
         jobs = [
-            _Job(draft / (TRAIN_FOLDER if patient < patients else TEST_FOLDER), seed, patient, size, wanted)
+            dataclasses.replace(train_job if patient < patients else test_job, patient=patient)
             for patient in range(total)
         ]
         rows: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
@@ -92,6 +104,9 @@ def write_phantom(
                 progress(len(rows), total)
         train = sorted(row for patient in range(patients) for row in rows[patient])
         test = sorted(row for patient in range(patients, total) for row in rows[patient])
+        bleeding = any(values[-1] for _, values in train)
+        if not bleeding:
+            (draft / TRAIN_MASKS).rmdir()
         _write_labels(draft / TRAIN_LABELS, train)
         if test_patients:
             _write_labels(draft / SAMPLE_SUBMISSION, [(name, (0.5,) * len(LABELS)) for name, _ in test])
@@ -100,6 +115,7 @@ def write_phantom(
         folder=folder,
         train=folder / TRAIN_FOLDER,
         train_labels=folder / TRAIN_LABELS,
+        train_masks=folder / TRAIN_MASKS if bleeding else None,
         test=folder / TEST_FOLDER if test_patients else None,
         sample_submission=folder / SAMPLE_SUBMISSION if test_patients else None,
         test_labels=folder / TEST_LABELS if test_patients else None,
@@ -113,6 +129,7 @@ def write_phantom(
 @dataclass(frozen=True)
 class _Job:
     folder: Path
+    masks: Path | None
     seed: int
     patient: int
     size: int
@@ -180,6 +197,8 @@ def _write_study(job: _Job) -> tuple[int, list[tuple[str, tuple[int, ...]]]]:
     for index, name in enumerate(names):
         dataset = _slice_header(shared, study, scanner, index, name)
         _write_slice(job.folder / f"{name}.dcm", dataset, scanner, job, index)
+        if job.masks is not None and study.labels[index].any():
+            (job.masks / f"{name}.png").write_bytes(imagecodecs.png_encode(study.mask[index]))
     return job.patient, [(name, tuple(int(v) for v in row)) for name, row in zip(names, study.labels, strict=True)]
 
 

@@ -1,14 +1,15 @@
-"""Training augmentation of HU: with a probability, exactly one of the recipe's transforms, alike for all slices.
+"""Training augmentation: with a probability, exactly one of the recipe's transforms, alike for all slices and masks.
 
-The only file that knows albumentations. Everything outside the image is air (-1024 HU), and all draws come from the
-generator of the call: nothing but working memory is kept between calls. Windows are applied on the device; of their
-jitter only the draws are made here.
+The only file that knows albumentations. Everything outside the image is air (-1024 HU), or background, and all draws
+come from the generator of the call: nothing but working memory is kept between calls. Windows are applied on the
+device; of their jitter only the draws are made here.
 """
 
 import math
 import os
 from collections.abc import Callable
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import cv2
 import numpy as np
@@ -20,11 +21,32 @@ from ichx.recipe import AugmentationRecipe
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would look for a newer version over the network when imported
 
 Image = npt.NDArray[Any]
-Move = Callable[[Image], Image]
-"""Moves an int16 or float32 image without rounding."""
 
-Warp = Callable[[Image, Image], Image]
-"""Moves a float32 image, into the working memory that it gets or into memory of its own, and returns where it is."""
+
+@dataclass(frozen=True)
+class Kind:
+    """What is moved: how it is interpolated (as OpenCV has it), what lies outside of it, and the type to compute in."""
+
+    interpolation: int
+    fill: int
+    dtype: str
+
+
+HU: Final = Kind(cv2.INTER_LINEAR, AIR, "float32")  # OpenCV warps float32 in half the time of int16
+MASK: Final = Kind(cv2.INTER_NEAREST, 0, "uint8")
+KINDS: Final = (HU, MASK)
+
+
+class Move(Protocol):
+    """Moves an image without rounding: int16 or float32 HU, or a uint8 mask, which goes where the slice goes."""
+
+    def __call__(self, image: Image, kind: Kind = HU, /) -> Image:
+        """Return `image`, or where it is now."""
+        ...
+
+
+Warp = Callable[[Image, Image, Kind], Image]
+"""Moves an image of a kind, into the working memory that it gets or into its own, and returns where it is."""
 
 Transform = Callable[[np.random.Generator], Warp]
 """Draws what is done; the warp holds until the next draw of the same transform."""
@@ -44,8 +66,9 @@ class Augmenter:
         self.size = size
         self._transforms = self._make()
         # Kept, because fresh memory costs a third of a warp.
-        self._source = np.empty((size, size), np.float32)
-        self._moved = np.empty((size, size), np.float32)
+        self._memory = {
+            kind: (np.empty((size, size), kind.dtype), np.empty((size, size), kind.dtype)) for kind in KINDS
+        }
 
     def __call__(self, hu: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[Any]:
         """Return `hu` (size, size) HU, int16 or float32, augmented: contiguous, of the same dtype, of its own memory.
@@ -71,9 +94,10 @@ class Augmenter:
             return _mirrored
         warp = transform(rng)
 
-        def moved(hu: Image) -> Image:
-            np.copyto(self._source, hu)  # OpenCV warps float32 in half the time of int16
-            return warp(self._source, self._moved)
+        def moved(image: Image, kind: Kind = HU, /) -> Image:
+            source, out = self._memory[kind]
+            np.copyto(source, image)
+            return warp(source, out, kind)
 
         return moved
 
@@ -107,19 +131,19 @@ def window_jitter(recipe: AugmentationRecipe, windows: int, rng: np.random.Gener
     return rng.uniform(-1, 1, (windows, 2)).astype(np.float32) * reach + np.array([0, 1], np.float32)
 
 
-def unmoved(hu: Image) -> Image:
-    """Return `hu` as it is: the `Move` of a sample that is not augmented."""
-    return hu
+def unmoved(image: Image, kind: Kind = HU, /) -> Image:
+    """Return `image` as it is: the `Move` of a sample that is not augmented."""
+    return image
 
 
-def _mirrored(hu: Image) -> Image:
-    flipped: Image = cv2.flip(hu, 1)
+def _mirrored(image: Image, kind: Kind = HU, /) -> Image:
+    flipped: Image = cv2.flip(image, 1)
     return flipped
 
 
 def _hflip(rng: np.random.Generator) -> Warp:
     """Stand for `_mirrored`, which needs no float32."""
-    return lambda hu, out: _mirrored(hu)
+    return lambda image, out, kind: _mirrored(image)
 
 
 def _affine(size: int, shift: float, scale: float, rotate: float) -> Transform:
@@ -145,8 +169,12 @@ def _affine(size: int, shift: float, scale: float, rotate: float) -> Transform:
 
 def _by_matrix(matrix: npt.NDArray[Any], size: int) -> Warp:
     """Return the warp by an affine (2, 3) `matrix`, beyond which is air."""
-    how: Any = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_CONSTANT, "borderValue": AIR}
-    return lambda hu, out: np.asarray(cv2.warpAffine(hu, matrix, (size, size), dst=out, **how))
+
+    def warp(image: Image, out: Image, kind: Kind) -> Image:
+        how: Any = {"flags": kind.interpolation, "borderMode": cv2.BORDER_CONSTANT, "borderValue": kind.fill}
+        return np.asarray(cv2.warpAffine(image, matrix, (size, size), dst=out, **how))
+
+    return warp
 
 
 def _grid(size: int, steps: int, limit: float) -> Transform:
@@ -164,8 +192,9 @@ def _grid(size: int, steps: int, limit: float) -> Transform:
         stretched = np.concatenate([[0.0], np.cumsum(cell * rng.uniform(1 - limit, 1 + limit, len(knots) - 1))])
         return np.asarray(np.interp(pixels, knots, stretched), np.float32)
 
-    def warp(hu: Image, out: Image) -> Image:
-        return np.asarray(cv2.remap(hu, map_x, map_y, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REFLECT_101))
+    def warp(image: Image, out: Image, kind: Kind) -> Image:
+        reflected: Any = {"dst": out, "borderMode": cv2.BORDER_REFLECT_101}
+        return np.asarray(cv2.remap(image, map_x, map_y, kind.interpolation, **reflected))
 
     def draw(rng: np.random.Generator) -> Warp:
         map_x[:], map_y[:] = axis(rng), axis(rng)[:, None]
@@ -201,9 +230,9 @@ def _elastic(size: int, alpha: float, sigma: float) -> Transform:
     field = np.empty_like(grid)
     none: Any = None
 
-    def warp(hu: Image, out: Image) -> Image:
+    def warp(image: Image, out: Image, kind: Kind) -> Image:
         moved: Image = cv2.remap(
-            hu, field, none, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_CONSTANT, borderValue=AIR
+            image, field, none, kind.interpolation, dst=out, borderMode=cv2.BORDER_CONSTANT, borderValue=kind.fill
         )
         return moved
 

@@ -226,12 +226,8 @@ def _build(
     workers = worker_count(processes, len(numbers))
     files = SourceFiles(source, slices)
     by_series = sorted({shard for plan in plans if plan.spec.centre == "series" for shard in plan.missing})
-    first_pass = np.empty(0, np.int64)
-    groups = np.zeros(n, np.int64)
-    if by_series:
-        groups = _series_groups(slices)
-        asked = np.unique(groups[np.concatenate([np.asarray(shard_rows(shard, n)) for shard in by_series])])
-        first_pass = np.flatnonzero(np.isin(groups, asked))
+    asked = np.concatenate([np.asarray(shard_rows(shard, n)) for shard in by_series]) if by_series else np.empty(0, int)
+    first_pass = series_mates(slices, asked)
     done, total = n - todo, n + len(first_pass)
 
     def advance(by: int) -> None:
@@ -241,13 +237,7 @@ def _build(
             progress(done, total)
 
     advance(0)
-    centres = np.full((n if by_series else 0, 2), np.nan)
-    parts = [first_pass[start : start + SHARD_ROWS] for start in range(0, len(first_pass), SHARD_ROWS)]
-    searches = (CentresJob(tuple(part.tolist()), files.of(part.tolist())) for part in parts)
-    for rows, found in run_jobs(find_centres, searches, workers):
-        centres[list(rows)] = found
-        advance(len(rows))
-    medians = pd.DataFrame(centres).groupby(groups[: len(centres)]).transform("median").to_numpy()
+    medians = series_centres(files, slices, first_pass, workers, advance)
 
     def job(shard: int) -> ShardJob:
         rows = shard_rows(shard, n)
@@ -261,6 +251,33 @@ def _build(
 
     for built in run_jobs(build_shards, map(job, numbers), workers):
         advance(built)
+
+
+def series_mates(slices: pd.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the rows that a centre of the series of `rows` takes: all of these series, in the shapes asked for."""
+    if not len(rows):
+        return np.empty(0, np.int64)
+    groups = _series_groups(slices)
+    return np.flatnonzero(np.isin(groups, np.unique(groups[rows])))
+
+
+def series_centres(
+    files: SourceFiles, slices: pd.DataFrame, rows: npt.NDArray[np.int64], workers: int, advance: Callable[[int], None]
+) -> npt.NDArray[np.float64]:
+    """Return the (row, column) that each slice's series is centred by, (n, 2) in pixels.
+
+    `rows` are those of `series_mates`, and are decoded; other slices have NaN, and without any the result is empty.
+    `advance` is told how many slices were decoded.
+    """
+    if not len(rows):
+        return np.empty((0, 2))
+    centres = np.full((len(slices), 2), np.nan)
+    parts = [rows[start : start + SHARD_ROWS] for start in range(0, len(rows), SHARD_ROWS)]
+    searches = (CentresJob(tuple(part.tolist()), files.of(part.tolist())) for part in parts)
+    for searched, found in run_jobs(find_centres, searches, workers):
+        centres[list(searched)] = found
+        advance(len(searched))
+    return pd.DataFrame(centres).groupby(_series_groups(slices)).transform("median").to_numpy()
 
 
 def _series_groups(slices: pd.DataFrame) -> npt.NDArray[np.int64]:

@@ -11,7 +11,8 @@ from ichx.data.cache_build import CachePlan, plan_caches
 from ichx.data.cache_care import FoundCache, find_caches
 from ichx.data.dataset import LoadedDataset, load_dataset, load_version
 from ichx.errors import IchxError
-from ichx.recipe import Recipe, from_toml
+from ichx.recipe import Recipe
+from ichx.recipe_text import from_toml
 from ichx.store import Store
 from ichx.workspace import Workspace
 

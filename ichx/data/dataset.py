@@ -1,8 +1,8 @@
 """Datasets: adding a version of one to the workspace, and loading it.
 
-A version is immutable: a folder `datasets/NAME/vN/` with the catalog, the folds and the sample submission, and a row in
-the store. The folder is written first, under another name, and renamed: without its row it counts for nothing. Not for
-pixels (`ichx.data.cache`).
+A version is immutable: a folder `datasets/NAME/vN/` with the catalog, the folds, the masks and the sample submission,
+and a row in the store. The folder is written first, under another name, and renamed: without its row it counts for
+nothing. Not for pixels (`ichx.data.cache`).
 """
 
 import dataclasses
@@ -10,10 +10,10 @@ import hashlib
 import re
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from ichx.data.check import check_slices, read_findings, told
 from ichx.data.folds import assign_folds, fold_digest, rare_labels
 from ichx.data.ingest import Progress, scan_source
 from ichx.data.label_csv import SampleTable, read_labels, read_sample
+from ichx.data.masks import MASKS_FILE, kept_masks, masks_frame, read_masks
 from ichx.data.matching import Match, join_labels, match_images
 from ichx.data.series import geometry_told, series_told
 from ichx.data.summary import defects, folds_told, header_families, summarize
@@ -46,6 +47,8 @@ CATALOG_FILE: Final = "catalog.parquet"
 SAMPLE_FILE: Final = "sample.csv"
 DEFAULT_FOLDS: Final = "default"
 """Name of the folds that every labelled version has."""
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def add_dataset(
     labels: Path | None = None,
     test_of: str | None = None,
     sample: Path | None = None,
+    masks: Path | None = None,
     folds: int = 5,
     fold_seed: int = 0,
     keep_ids: bool = False,
@@ -89,13 +93,14 @@ def add_dataset(
 ) -> AddReport:
     """Add the files under `source` as dataset `name`, or as its next version; unchanged ones make none.
 
-    With `labels` it is trainable and gets `folds` patient-grouped folds drawn with `fold_seed`. With `test_of` it is a
-    test set of that dataset, whose submission has the ids of `sample`. Ids of patients, studies and series are kept as
+    With `labels` it is trainable and gets `folds` patient-grouped folds drawn with `fold_seed`; `masks` say where they
+    bleed (see `ichx.data.masks`). With `test_of` it is a test set of that dataset, whose submission has the ids of
+    `sample`. Ids of patients, studies and series are kept as
     keyed hashes unless `keep_ids`. `progress` is told files read.
 
     Raises `IchxError` for anything a user can mend; then nothing is left behind.
     """
-    _check_request(store, name, labels, test_of, sample)
+    _check_request(store, name, labels, test_of, sample, masks)
     source = source.expanduser().resolve()
     table = read_labels(labels) if labels else None
     asked = read_sample(sample) if sample else None
@@ -116,6 +121,11 @@ def add_dataset(
     if sample_match is not None and asked is not None:
         summary["sample"] = _sample_facts(asked, sample_match, len(slices))
         tell_sample(summary["sample"], sample_match, messages, warnings)
+    drawn = None if masks is None else read_masks(masks.expanduser().resolve(), catalog)
+    if drawn is not None:
+        summary["masks"] = drawn.facts
+        messages += drawn.messages
+        warnings += drawn.warnings
     if test_of is not None:
         warnings += shared_told(slices, load_dataset(workspace, store, test_of).slices, test_of)
     fold = None
@@ -162,6 +172,8 @@ def add_dataset(
         if fold is not None:
             of_patient = pd.DataFrame({"patient": slices["patient"], "fold": fold}).drop_duplicates()
             write_parquet(of_patient, into / folds_file(DEFAULT_FOLDS))
+        if drawn is not None:
+            write_parquet(masks_frame(drawn), into / MASKS_FILE)
         if asked is not None:
             pd.DataFrame({"ID": asked.ids, "Label": 0.5}).to_csv(into / SAMPLE_FILE, index=False)
 
@@ -213,6 +225,24 @@ def load_folds(
         told = f"{counted(len(without), 'slice')} in none of its {fold_set.k} folds, {such_as(map(str, without))}"
         raise _broken_folds(version, fold_set, told)
     return found.to_numpy(np.int16)
+
+
+def load_masks(workspace: Workspace, data: LoadedDataset) -> dict[int, bytes] | None:
+    """Return the masks of `data` as PNGs by row, or None where its version has none.
+
+    Raises `IchxError` where the file is gone, or is not what the version knows.
+    """
+    facts = data.version.summary.get("masks")
+    if facts is None:
+        return None
+    kept = _read(workspace, data.version, MASKS_FILE, lambda path: kept_masks(pd.read_parquet(path), data.slices))
+    if len(kept) != facts["slices"]:
+        raise IchxError(
+            f"the masks of {data.version.dataset} version {data.version.number} were changed: "
+            f"{counted(len(kept), 'mask')} instead of {facts['slices']:,}",
+            "restore the file from a backup, or make a new version with `ichx data add`",
+        )
+    return kept
 
 
 def _broken_folds(version: DatasetVersion, fold_set: FoldSet, told: str) -> IchxError:
@@ -275,9 +305,7 @@ def check_dataset(
     return {"version": version, **told(catalog, findings), "new": list(new)}
 
 
-def _read(
-    workspace: Workspace, version: DatasetVersion, file: str, read: Callable[[Path], pd.DataFrame]
-) -> pd.DataFrame:
+def _read(workspace: Workspace, version: DatasetVersion, file: str, read: Callable[[Path], Read]) -> Read:
     path = workspace.root / version.path / file
     try:
         return read(path)
@@ -288,7 +316,9 @@ def _read(
         ) from error
 
 
-def _check_request(store: Store, name: str, labels: Path | None, test_of: str | None, sample: Path | None) -> None:
+def _check_request(
+    store: Store, name: str, labels: Path | None, test_of: str | None, sample: Path | None, masks: Path | None
+) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise IchxError(
             f"{name!r} is no name for a dataset",
@@ -299,6 +329,8 @@ def _check_request(store: Store, name: str, labels: Path | None, test_of: str | 
             "a test set has no labels here: --test-of and --labels exclude each other",
             "leave out --labels, or leave out --test-of to make a dataset of its own",
         )
+    if masks is not None and labels is None:
+        raise IchxError("--masks say where labelled slices bleed, and there are no --labels", "give --labels, too")
     if sample is not None and test_of is None:
         raise IchxError("--sample belongs to a test set", "say whose test set it is: --test-of TRAIN")
     if test_of is not None:
@@ -312,6 +344,8 @@ def _check_request(store: Store, name: str, labels: Path | None, test_of: str | 
             raise IchxError(f"{name!r} is {now} already", "choose another name")
         if dataset.name == name and dataset.trainable and labels is None:
             raise IchxError(f"{name!r} has labels in its earlier versions", "give --labels, or choose another name")
+        if dataset.name == name and masks is None and "masks" in store.version(name).summary:
+            raise IchxError(f"{name!r} has masks in its earlier versions", "give --masks, or choose another name")
 
 
 def raise_unusable(source: Path, catalog: pd.DataFrame) -> None:
@@ -352,6 +386,8 @@ def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, 
         changes.append("the files")
     if latest.label_digest != draft.label_digest:
         changes.append("the labels")
+    if _mask_digest(latest.summary) != _mask_digest(draft.summary):
+        changes.append("the masks")
     before = [(f.k, f.seed, f.digest) for f in latest.folds if f.name == DEFAULT_FOLDS]
     if before != [(f.k, f.seed, f.digest) for f in draft.folds]:
         changes.append("the folds")
@@ -360,6 +396,10 @@ def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, 
     if latest.summary.get("keep_ids") != draft.summary.get("keep_ids"):
         changes.append("how ids are kept")
     return changes
+
+
+def _mask_digest(summary: Mapping[str, Any]) -> object:
+    return summary.get("masks", {}).get("digest")
 
 
 def _known_times(workspace: Workspace, version: DatasetVersion) -> dict[str, int] | None:

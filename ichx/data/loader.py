@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ichx.data.augment import Augmenter, Move, jitters_windows, unmoved, window_jitter
+from ichx.data.augment import MASK, Augmenter, Move, jitters_windows, unmoved, window_jitter
 from ichx.data.cache import Cache
+from ichx.data.mask_cache import MaskCache
+from ichx.data.masks import UNKNOWN
 from ichx.data.sampling import AUGMENTATION, WINDOWS, generator, id_number
 from ichx.data.series import stacks
 from ichx.errors import IchxError
@@ -41,6 +43,8 @@ class Batch:
     With neighbours `hu` is (N, S, H, W), of which the middle is the slice itself; all else is of that one. Labels are
     NaN where the dataset has none. `rows` (N,) int64 are rows of the dataset, in the order asked for. `jitter`
     (N, windows, 2) float32: HU to add to each window's centre, factor of its width; None where there is none.
+    `masks` (N, H, W) uint8: 0, or 1 + the index in `ichx.labels.SUBTYPES`; UNKNOWN all over where nobody has drawn one;
+    None where they are not asked for.
     """
 
     hu: Tensor
@@ -48,6 +52,7 @@ class Batch:
     labels: Tensor
     rows: Tensor
     jitter: Tensor | None = None
+    masks: Tensor | None = None
 
 
 def training_batches(
@@ -62,17 +67,19 @@ def training_batches(
     workers: int,
     start: int = 0,
     part: tuple[int, int] = (0, 1),
+    masks: MaskCache | None = None,
 ) -> Iterator[Batch]:
     """Yield the epoch's batches of `recipe.batch` slices in the order of `rows`, augmented, then cropped to the centre.
 
     A sample's augmentation depends on (seed, fold, stage, epoch, slice id) only. A ragged last batch is dropped, unless
     it is the only one. `start` skips that many batches; of each batch only `part`, number k of n, is read: the parts of
-    a batch are as even as can be, and together the whole of it. Raises `ValueError` when a row is a defect.
+    a batch are as even as can be, and together the whole of it. With `masks` the batches have them, moved as the slices
+    are. Raises `ValueError` when a row is a defect.
     """
     _check(cache, slices, rows, recipe)
     whole = len(rows) - len(rows) % recipe.batch if len(rows) > recipe.batch else len(rows)
     address = (recipe.seed, fold, stage, epoch)
-    source = _Source(cache, recipe.input, _Augmentation(recipe.augmentation, address))
+    source = _Source(cache, recipe.input, _Augmentation(recipe.augmentation, address), masks)
     number, of = part
     parts = [np.array_split(batch, of)[number] for batch in _split(rows[:whole], recipe.batch)[start:]]
     return _iterate(source, slices, parts, workers)
@@ -86,13 +93,14 @@ def inference_batches(
     *,
     batch: int | None = None,
     workers: int,
+    masks: MaskCache | None = None,
 ) -> Iterator[Batch]:
     """Yield all of `rows` in their order, cropped to the centre but not augmented, `batch` (or the recipe's) at a time.
 
     Raises `ValueError` when a row is a defect.
     """
     _check(cache, slices, rows, recipe)
-    source = _Source(cache, recipe.input)
+    source = _Source(cache, recipe.input, masks=masks)
     return _iterate(source, slices, _split(rows, batch or recipe.batch), workers)
 
 
@@ -111,27 +119,39 @@ class _Augmentation:
 
 
 class _Source(Dataset[Any]):
-    """Reads a batch: (rows, slice numbers) becomes (N, edge, edge) int16 HU and its jitter. All that a worker holds."""
+    """Reads a batch: (rows, slice numbers) becomes (N, edge, edge) int16 HU, its masks and its jitter.
 
-    def __init__(self, cache: Cache, recipe: InputRecipe, augmentation: _Augmentation | None = None) -> None:
-        self.cache, self.recipe, self.augmentation = cache, recipe, augmentation
+    All that a worker holds.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        recipe: InputRecipe,
+        augmentation: _Augmentation | None = None,
+        masks: MaskCache | None = None,
+    ) -> None:
+        self.cache, self.recipe, self.augmentation, self.masks = cache, recipe, augmentation, masks
         self._augmenter = Augmenter(augmentation.recipe, recipe.size) if augmentation else None
         self._memory = _Memory()
 
-    def __reduce__(self) -> tuple[type["_Source"], tuple[Cache, InputRecipe, _Augmentation | None]]:
-        return type(self), (self.cache, self.recipe, self.augmentation)
+    def __reduce__(self) -> tuple[type["_Source"], tuple[Cache, InputRecipe, _Augmentation | None, MaskCache | None]]:
+        return type(self), (self.cache, self.recipe, self.augmentation, self.masks)
 
-    def __getitem__(self, item: tuple[npt.NDArray[np.int64], list[int]]) -> tuple[Tensor, Tensor | None] | IchxError:
+    def __getitem__(
+        self, item: tuple[npt.NDArray[np.int64], list[int]]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None] | IchxError:
         rows, numbers = item  # (N, S) rows of the slices to read
         try:
-            return self._read(rows, numbers), self._jitter(numbers)
+            return *self._read(rows, numbers), self._jitter(numbers)
         except IchxError as error:
             return error  # raised by the parent: torch would turn it into a RuntimeError on the way
 
-    def _read(self, rows: npt.NDArray[np.int64], numbers: list[int]) -> Tensor:
+    def _read(self, rows: npt.NDArray[np.int64], numbers: list[int]) -> tuple[Tensor, Tensor | None]:
         size, edge = self.recipe.size, self.recipe.pixels
         hu = self._memory.take((*rows.shape, edge, edge))
         whole = None if edge == size else np.empty((size, size), np.int16)
+        masks = None if self.masks is None else np.zeros((len(rows), edge, edge), np.uint8)
         moved: Move = unmoved
         read: dict[int, npt.NDArray[np.int16]] = {}
         for index, stack in enumerate(rows.tolist()):
@@ -147,7 +167,19 @@ class _Source(Dataset[Any]):
                     part = centre_crop(image, edge)
                     target[...] = part if part.dtype == np.int16 else np.rint(part, out=part)
                 read[row] = target
-        return torch.from_numpy(hu if self.recipe.neighbours else hu[:, 0])
+            if masks is not None:
+                self._read_mask(stack[len(stack) // 2], moved, masks[index])
+        slices = torch.from_numpy(hu if self.recipe.neighbours else hu[:, 0])
+        return slices, None if masks is None else torch.from_numpy(masks)
+
+    def _read_mask(self, row: int, moved: Move, target: npt.NDArray[np.uint8]) -> None:
+        """Put the mask of `row` into `target`, which is empty."""
+        assert self.masks is not None
+        mask = self.masks.read(row)
+        if mask is not None:
+            target[...] = centre_crop(moved(mask, MASK), len(target))
+        elif not self.masks.known[row]:
+            target[...] = UNKNOWN
 
     def _jitter(self, numbers: list[int]) -> Tensor | None:
         if self.augmentation is None or not jitters_windows(self.augmentation.recipe):
@@ -237,11 +269,11 @@ def _iterate(
     for part, read in zip(parts, loader if workers else _ahead(loader), strict=True):
         if isinstance(read, IchxError):
             raise read
-        hu, jitter = read
+        hu, masks, jitter = read
         del read  # what the consumer lets go of can be filled again
         of_part = [torch.from_numpy(column) for column in (windows[part], labels[part], part)]
-        yield Batch(hu, of_part[0], of_part[1], of_part[2], jitter)
-        del hu, jitter
+        yield Batch(hu, of_part[0], of_part[1], of_part[2], jitter, masks)
+        del hu, masks, jitter
 
 
 def _ahead(batches: Iterable[Any]) -> Iterator[Any]:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
 
-NEGATIVES, ORDER, AUGMENTATION, WINDOWS = range(4)
+NEGATIVES, ORDER, AUGMENTATION, WINDOWS, MIXING = range(5)
 """What a draw is for: the first number of its address, so that no two purposes share one."""
 
 

@@ -25,7 +25,8 @@ from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import fold_problems, read_oof
 from ichx.labels import LABELS
-from ichx.recipe import Recipe, digest, from_toml
+from ichx.recipe import Recipe, digest
+from ichx.recipe_text import from_toml
 from ichx.store import marks
 
 if TYPE_CHECKING:

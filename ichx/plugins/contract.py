@@ -5,13 +5,13 @@ A plugin is data. Its `build` function is the only part that touches torch, and 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ichx.errors import IchxError
 from ichx.recipe import InputRecipe, ModelRecipe, Recipe, StageRecipe
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 REFERENCE_STAGES = (
     StageRecipe(name="balanced", sampling="fixed", epochs=4, lr=1e-3),
@@ -28,6 +28,16 @@ def build_timm(recipe: Recipe, pretrained: bool) -> "nn.Module":
     return build(recipe, pretrained)
 
 
+class Segmented(NamedTuple):
+    """What a network with masks returns when it is asked for them: `logits` (N, 6) and `masks` (N, 5, H, W).
+
+    `masks` are logits of each pixel, in the order of `ichx.labels.SUBTYPES`, at the size of the image.
+    """
+
+    logits: "Tensor"
+    masks: "Tensor"
+
+
 @dataclass(frozen=True)
 class Plugin:
     """A declared model.
@@ -37,8 +47,9 @@ class Plugin:
     pretrained weights cannot be had. C is `recipe.input.channels`: the three windows, or with `input.neighbours` the
     windows of each slice, slice by slice. Values are in [0, 1] unless `input.normalize` says otherwise. Where the
     module has `get_classifier()`, as timm's have, what goes into the layer that this returns are its pooled features,
-    `(N, D)`, for `--save features`. `weights_licence` is the licence of the pretrained weights, and `notice` what a
-    user must be told about them wherever the plugin is chosen.
+    `(N, D)`, for `--save features`. With `masks` that module also segments: called as `module(images, masks=True)` it
+    returns `Segmented`; else, as any other, the logits alone. `weights_licence` is the licence of the pretrained
+    weights, and `notice` what a user must be told about them wherever the plugin is chosen.
     """
 
     name: str
@@ -46,6 +57,7 @@ class Plugin:
     recipe: Recipe
     weights_licence: str = ""
     notice: str = ""
+    masks: bool = False
     build: Callable[[Recipe, bool], "nn.Module"] = build_timm
 
     def __post_init__(self) -> None:

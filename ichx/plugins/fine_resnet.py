@@ -63,10 +63,12 @@ class FineResNet(nn.Module):
 def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
     """Return the network that `recipe.model.backbone` names in `SIZES`.
 
-    Raises `IchxError` for another name, and for pretrained weights, of which there are none.
+    Raises `IchxError` for another name, for stochastic depth, and for pretrained weights: it has none of them.
     """
     if recipe.model.backbone not in SIZES:
         raise NotFoundError.named("network", recipe.model.backbone, SIZES, f"{recipe.plugin} knows: {', '.join(SIZES)}")
+    if recipe.model.drop_path > 0:
+        raise IchxError(f"{recipe.model.backbone} has no stochastic depth", "leave model.drop_path at 0")
     if pretrained:
         raise IchxError(f"{recipe.model.backbone} has no pretrained weights", "train it with --no-pretrained")
     return FineResNet(SIZES[recipe.model.backbone], recipe.model.dropout, recipe.input.channels)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ichx.plugins.contract import REFERENCE_STAGES
 from ichx.plugins.registry import Registry, load_registry
-from ichx.recipe import Recipe, StageRecipe, to_toml
+from ichx.recipe import Recipe, StageRecipe
+from ichx.recipe_text import to_toml
 
 
 @dataclass(frozen=True)

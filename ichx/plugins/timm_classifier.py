@@ -1,6 +1,8 @@
-"""Builds a timm backbone with a six-label head. The only file of the zoo that imports timm."""
+"""Builds a timm backbone with a six-label head, and tells why timm could not. No other file of the zoo imports timm."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -20,11 +22,10 @@ def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
     Raises `IchxError` for a backbone that timm does not know and for weights that cannot be downloaded.
     """
     name = recipe.model.backbone
-    # The hub's client logs every retry; the one line that matters is raised below.
-    hub, level = logging.getLogger("huggingface_hub"), logging.getLogger("huggingface_hub").level
-    hub.setLevel(logging.CRITICAL)
-    try:
+    with timm_errors(name, pretrained):
         extra: dict[str, Any] = {"img_size": recipe.input.pixels} if _needs_size(name) else {}
+        if recipe.model.drop_path > 0:
+            extra["drop_path_rate"] = recipe.model.drop_path
         model: nn.Module = timm.create_model(
             name,
             pretrained=pretrained,
@@ -33,6 +34,21 @@ def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
             drop_rate=recipe.model.dropout,
             **extra,
         )
+    return model
+
+
+@contextmanager
+def timm_errors(name: str, pretrained: bool) -> Iterator[None]:
+    """Raise what timm raises while it makes the backbone `name` as an `IchxError`, where a user can mend it."""
+    # The hub's client logs every retry; the one line that matters is raised below.
+    hub, level = logging.getLogger("huggingface_hub"), logging.getLogger("huggingface_hub").level
+    hub.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except TypeError as error:
+        if "drop_path_rate" in str(error):
+            raise IchxError(f"timm's {name!r} has no stochastic depth", "leave model.drop_path at 0") from error
+        raise
     except RuntimeError as error:
         if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
             raise IchxError(
@@ -51,7 +67,6 @@ def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
         raise
     finally:
         hub.setLevel(level)
-    return model
 
 
 def _needs_size(name: str) -> bool:

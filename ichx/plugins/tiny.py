@@ -3,6 +3,7 @@
 They start from random weights, so all three stages have learning rates to match.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ichx.plugins.contract import Plugin, build_timm
@@ -20,6 +21,12 @@ TINY_STAGES = (
 # No file's own window among them: it differs from scanner to scanner, which a few hundred patients do not teach.
 BRAIN_SUBDURAL_BONE = ((40.0, 80.0), (80.0, 200.0), (600.0, 2800.0))
 BRAIN_BLOOD_SUBDURAL = ((40.0, 80.0), (60.0, 40.0), (80.0, 200.0))
+
+
+# The crop fills the frame with the head: of 64 px, none is spent on the air around it.
+TINY_INPUT = InputRecipe(size=88, crop=64, windows=BRAIN_SUBDURAL_BONE)
+# Distortions meant for 256 px and more blur what little 64 px show.
+TINY_AUGMENTATION = AugmentationRecipe(probability=0.5, grid_limit=0.0, anchors=0.0, rotate=10.0)
 
 
 def build_fine(recipe: Recipe, pretrained: bool) -> "nn.Module":
@@ -40,10 +47,8 @@ def _tiny(
     recipe = Recipe(
         plugin=name,
         model=ModelRecipe(backbone=backbone, pretrained=False),
-        # The crop fills the frame with the head: of 64 px, none is spent on the air around it.
-        input=InputRecipe(
-            size=88,
-            crop=64,
+        input=replace(
+            TINY_INPUT,
             window_kind=kind,
             windows=windows,
             centre="series" if neighbours else "slice",
@@ -52,8 +57,7 @@ def _tiny(
         stage=TINY_STAGES,
         # Random weights need many steps more than they need smooth ones.
         batch=16,
-        # Distortions meant for 256 px and more blur what little 64 px show.
-        augmentation=AugmentationRecipe(probability=0.5, grid_limit=0.0, anchors=0.0, rotate=10.0),
+        augmentation=TINY_AUGMENTATION,
     )
     build = build_fine if backbone.startswith("fine_") else build_timm
     return Plugin(name=name, summary=summary, recipe=recipe, weights_licence="random weights", build=build)

@@ -12,7 +12,8 @@ from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.scores import Calibration, calibration
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
-from ichx.recipe import Recipe, from_toml
+from ichx.recipe import Recipe
+from ichx.recipe_text import from_toml
 from ichx.report.blended import read_blend
 from ichx.report.diagnostics import Curves, curves
 from ichx.report.gallery import Gallery, make_gallery

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -27,7 +27,8 @@ from ichx.evaluation.metric import FloatArray, row_losses
 from ichx.evaluation.oof import OofTable
 from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
 from ichx.recipe import FILE_WINDOW, Recipe
-from ichx.report.heatmap import SpatialLayer, grad_cam, last_spatial_layer
+from ichx.report.heatmap import SpatialLayer, grad_cam, last_spatial_layer, mask_maps
+from ichx.training.job import learns_masks
 from ichx.training.method import WindowStep
 from ichx.training.weights import load_exactly
 
@@ -43,6 +44,7 @@ EDGE, THUMB = 256, 96
 
 SEED = 2019
 Image = npt.NDArray[np.uint8]
+Shrinkable = TypeVar("Shrinkable", npt.NDArray[np.uint8], npt.NDArray[np.float32])
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Strip:
 class Gallery:
     """What is shown, in which `windows`; `heat_edge` is the number of the heat maps' places along a side, if any.
 
+    `masks`: the heat maps are predicted masks, in probabilities, and not Grad-CAM.
     `notes` say what could not be shown, and why.
     """
 
@@ -82,6 +85,7 @@ class Gallery:
     windows: tuple[str, ...]
     edge: int
     heat_edge: int | None
+    masks: bool
     notes: tuple[str, ...]
 
 
@@ -135,15 +139,16 @@ def make_gallery(
     notes: list[str] = []
     windows = tuple("the file's own" if w == FILE_WINDOW else f"{w[0]:g} / {w[1]:g}" for w in recipe.input.windows)
     names = _names(oof, wanted, anonymous)
+    masks = plugin is not None and learns_masks(plugin, recipe, data.version)
     try:
         with _pixels(workspace, data, recipe, rows[wanted]) as (cache, slices, places):
             images = _images(cache, slices, places, recipe)
             cards = np.unique(np.concatenate([choice.worst, choice.sample]))
             at = np.searchsorted(wanted, cards)
-            heat, heat_edge = _heat(plugin, recipe, folder, cache, slices, places[at], oof.folds[cards], notes)
+            heat, heat_edge = _heat(plugin, recipe, folder, cache, slices, places[at], oof.folds[cards], masks, notes)
     except IchxError as error:
         notes.append(f"no slices are shown: {error.problem}")
-        return Gallery((), (), None, windows, 0, None, tuple(notes))
+        return Gallery((), (), None, windows, 0, None, False, tuple(notes))
     losses = _slice_losses(oof.labels[wanted], oof.probabilities[wanted])
 
     def shown(row: int) -> Shown:
@@ -172,6 +177,7 @@ def make_gallery(
         windows=windows,
         edge=images[0].shape[-1],
         heat_edge=heat_edge,
+        masks=masks,
         notes=tuple(notes),
     )
 
@@ -244,36 +250,46 @@ def _heat(
     slices: pd.DataFrame,
     rows: npt.NDArray[np.int64],
     folds: npt.NDArray[np.int16],
+    masks: bool,
     notes: list[str],
 ) -> tuple[Mapping[int, tuple[str, ...]], int | None]:
-    """Return the heat maps of `rows` by their place, each by the weights of its fold, and their edge."""
+    """Return the heat maps of `rows` by their place, each by the weights of its fold, and their edge.
+
+    They are Grad-CAM, or the network's own `masks`.
+    """
     found: dict[int, tuple[str, ...]] = {}
     if plugin is None:
         notes.append(f"no heat maps: the plugin {recipe.plugin} is not installed")
         return found, None
     layer: SpatialLayer | None = None
+    edge: int | None = None
     window_step = WindowStep(recipe.input)
     model = plugin.build(recipe, False)
     for fold in np.unique(folds).tolist():
         of_fold = np.flatnonzero((folds == fold) & cache.valid[rows])
         try:
             load_exactly(model, folder / f"fold-{fold}" / "weights.safetensors")
-            layer = layer or last_spatial_layer(model, recipe.input.pixels, recipe.input.channels)
+            layer = None if masks else layer or last_spatial_layer(model, recipe.input.pixels, recipe.input.channels)
         except IchxError as error:
             notes.append(f"no heat maps for fold {fold}: {error.problem}")
             continue
         begun = 0
         for batch in inference_batches(cache, slices, rows[of_fold], recipe, batch=8, workers=0):
-            maps = grad_cam(model, layer, window_step(batch.hu, batch.windows)).maps
+            images = window_step(batch.hu, batch.windows)
+            maps = (mask_maps(model, images) if layer is None else grad_cam(model, layer, images)).maps
+            edge = maps.shape[-1]
             for i, of_labels in enumerate(maps):
-                found[int(of_fold[begun + i])] = tuple(_heat_png(one) for one in of_labels)
+                if masks:
+                    drawn = tuple(_heat_png(_shrunk(one, EDGE), 1.0) for one in of_labels)
+                else:
+                    drawn = tuple(_heat_png(one, float(one.max())) for one in of_labels)
+                found[int(of_fold[begun + i])] = drawn
             begun += len(maps)
-    return found, layer.edge if layer and found else None
+    return found, edge
 
 
-def _heat_png(heat: npt.NDArray[np.float32]) -> str:
-    """Return a heat map (h, w), scaled to its own maximum, as a transparent PNG of as many pixels."""
-    most = float(heat.max())
+def _heat_png(heat: npt.NDArray[np.float32], most: float) -> str:
+    """Return a heat map (h, w), scaled so that `most` is full colour, as a transparent PNG of as many pixels."""
     share = heat / most if most > 0 else np.zeros_like(heat)
     level = np.rint(255 * share).astype(np.uint8)
     colours = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)
@@ -291,7 +307,7 @@ def _data_uri(kind: str, image: npt.NDArray[np.uint8], options: Sequence[int]) -
     return f"data:image/{kind[1:]};base64,{base64.b64encode(content.tobytes()).decode()}"
 
 
-def _shrunk(image: Image, edge: int) -> Image:
+def _shrunk(image: Shrinkable, edge: int) -> Shrinkable:
     if image.shape[0] <= edge:
         return image
-    return np.asarray(cv2.resize(image, (edge, edge), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(image, (edge, edge), interpolation=cv2.INTER_AREA), image.dtype)

@@ -1,4 +1,4 @@
-"""Where a classifier looked: Grad-CAM by hooks on the last spatial feature map, whatever the network.
+"""Where a network looked: Grad-CAM by hooks on the last spatial feature map, or the masks of one that predicts them.
 
 Selvaraju et al. 2017, arXiv 1610.02391: the map's channels, weighted by the mean gradient of a label's logit over the
 places, summed, and cut at 0. Not for choosing slices or for colours.
@@ -108,6 +108,17 @@ def grad_cam(model: nn.Module, layer: SpatialLayer, images: Tensor) -> HeatMaps:
     finally:
         handle.remove()
     return HeatMaps(torch.stack(maps, 1).float().numpy(), logits.detach().float().numpy())
+
+
+def mask_maps(model: nn.Module, images: Tensor) -> HeatMaps:
+    """Return what a network with masks says of each pixel of `images` (N, 3, H, W): (N, 6, H, W) probabilities.
+
+    Those of the subtypes, and for `any` the largest of them.
+    """
+    with _frozen(model), torch.inference_mode():
+        logits, masks = model(images, masks=True)
+        subtypes = torch.sigmoid(masks.float())
+    return HeatMaps(torch.cat([subtypes, subtypes.amax(1, keepdim=True)], 1).numpy(), logits.float().numpy())
 
 
 def _layout(name: str, output: Tensor, pixels: int, prefix: int) -> SpatialLayer | None:

@@ -14,7 +14,7 @@ from ichx.data.cache import BUILD_FILE, CacheSpec, cache_key, read_manifest, sli
 from ichx.data.cache_request import recipe_spec
 from ichx.data.dataset import load_version
 from ichx.errors import IchxError
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 from ichx.store import Selection
 from ichx.store.maintenance import Checked
 from ichx.training.checkpoint import checkpoints

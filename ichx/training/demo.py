@@ -22,7 +22,8 @@ from ichx.evaluation.ensemble import EnsembleReport, make_ensemble
 from ichx.evaluation.metric import constant_score, score
 from ichx.labels import LABELS
 from ichx.plugins import Registry
-from ichx.recipe import Recipe, from_toml
+from ichx.recipe import Recipe
+from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
 from ichx.training.events import RunEvents
 from ichx.training.job import open_cache

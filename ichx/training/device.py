@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ichx.errors import IchxError
@@ -112,13 +112,17 @@ def torch_of_its_own(hardware: Hardware) -> Iterator[None]:
                 torch.compiler.reset()  # what is compiled holds the networks of this run
 
 
-def make_accelerator(hardware: Hardware) -> Accelerator:
-    """Return accelerate's handle on `hardware`, free of what an earlier run in this process had chosen."""
+def make_accelerator(hardware: Hardware, *, freezes: bool = False) -> Accelerator:
+    """Return accelerate's handle on `hardware`, free of what an earlier run in this process had chosen.
+
+    A training that `freezes` parts of its network has steps in which processes do not wait for gradients of those.
+    """
     release_accelerator()
     if hardware.device.type == "cuda":
         torch.cuda.set_device(hardware.device)
     mixed = {"fp32": "no"}.get(hardware.precision, hardware.precision)
-    return Accelerator(cpu=hardware.device.type == "cpu", mixed_precision=mixed)
+    exchange = DistributedDataParallelKwargs(find_unused_parameters=freezes)
+    return Accelerator(cpu=hardware.device.type == "cpu", mixed_precision=mixed, kwargs_handlers=[exchange])
 
 
 def release_accelerator() -> None:

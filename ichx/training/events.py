@@ -45,5 +45,11 @@ class RunEvents:
     def epoch_ended(self, record: "EpochRecord") -> None:
         """An epoch is trained, validated and recorded."""
 
+    def stage_ended(self, stage: str, best: int, trained: int, left_out: int) -> None:
+        """A stage with patience is over after `trained` epochs, `left_out` fewer than it could have.
+
+        It hands on the weights of epoch `best` (from 1).
+        """
+
     def fold_ended(self, fold: int, score: float) -> None:
         """A fold is finished; `score` is its OOF score without test-time augmentation."""

@@ -5,7 +5,7 @@ alike, and their last batches have any shape.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from ichx.errors import IchxError
 from ichx.training.memory import Portions, release
 
 Result = TypeVar("Result")
-Forward = Callable[[torch.Tensor], torch.Tensor]
+Forward = Callable[..., Any]
 
 WORTH_STEPS = 2000
 """Steps of a training from which on a minute of compiling is worth some hundredths of a second saved in each."""

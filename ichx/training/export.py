@@ -29,7 +29,8 @@ from ichx.data.resize import fit_square
 from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities
 from ichx.labels import LABELS
-from ichx.recipe import InputRecipe, to_toml
+from ichx.recipe import InputRecipe
+from ichx.recipe_text import to_toml
 from ichx.training.method import WindowStep
 from ichx.training.trained import Trained, find_trained
 from ichx.training.weights import load_exactly, save_weights

@@ -35,10 +35,12 @@ from ichx.training.learner import Learner, address_seed, prepared
 from ichx.training.lease import Lease, NoLease, lease
 from ichx.training.looks import Agreed, Looks
 from ichx.training.loop import EpochPart, LossError, train_epoch
+from ichx.training.mask_loss import Overlap, dice
 from ichx.training.memory import Portions
 from ichx.training.method import WindowStep, learning_rate
 from ichx.training.notfinite import NOT_FINITE_REMEDY, Divergence, NotFiniteError
 from ichx.training.options import RunOptions
+from ichx.training.patience import Patience
 from ichx.training.predicting import FoldPredictor
 from ichx.training.progress import EpochSums, Progress, Saver
 from ichx.training.provenance import run_draft
@@ -80,6 +82,7 @@ class FoldRun:
         self.train_rows = job.training_rows(fold)
         self.progress = Progress()
         self.learner: Learner | None = None
+        self.patience = Patience(0)
         self._validating: float | None = None
 
     def execute(self) -> None:
@@ -98,7 +101,8 @@ class FoldRun:
             if newest is not None:
                 self.progress = Progress.of(*newest)
             predictor = self._predictor()
-            accelerator = make_accelerator(self.hardware)
+            idle = self.job.plugin.masks and self.job.masks is None  # a decoder that nothing teaches
+            accelerator = make_accelerator(self.hardware, freezes=self.recipe.freezes or idle)
             try:
                 if self.trained:
                     model, drafts = self._stored(accelerator), list[PredictionDraft]()
@@ -213,22 +217,33 @@ class FoldRun:
             if index < at.stage:
                 continue
             learner.begin_stage(index)
+            self.patience = Patience(stage.patience)
             first = 0
             if newest is not None and index == at.stage:
                 learner.restore(newest[1])
+                if stage.patience > 0:
+                    self.patience.restore(newest[1]["patience"])
                 newest = None  # its tensors have been copied
                 first = at.epoch
             for epoch in range(first, stage.epochs):
                 record, logits = self._epoch(learner, predictor, index, epoch)
-                done += 1
+                self.patience.look(record.values["score"], learner.weights)
+                reached = stage.epochs if self.patience.over else epoch + 1  # what patience leaves out is done too
+                done = sum(s.epochs for s in stages[:index]) + reached
                 # In this order: died between the two, a run validates again, and its record replaces this one.
                 self.held.record_epoch(record, done)
-                self.progress.position, self.progress.sums = Position(index, epoch + 1), EpochSums()
+                self.progress.position, self.progress.sums = Position(index, reached), EpochSums()
                 self.progress.logits.clear()
-                if done == self.recipe.epochs:
+                if done == self.recipe.epochs and self.patience.stays:
                     self.progress.logits["oof-identity"] = logits
                 self._save()
                 self.events.epoch_ended(record)
+                if self.patience.over:
+                    break
+            if self.patience.scores:
+                learner.set_weights(self.patience.weights)
+                trained = len(self.patience.scores)
+                self.events.stage_ended(stage.name, self.patience.best + 1, trained, stage.epochs - trained)
 
     def _plan(self, start: str, done: int) -> FoldPlan:
         return FoldPlan(
@@ -289,6 +304,7 @@ class FoldRun:
             workers=self.workers,
             start=begun,
             part=(self.group.rank, self.group.size),
+            masks=self.job.masks,
         )
 
         def looked(done: int, agreed: Agreed) -> None:
@@ -307,8 +323,16 @@ class FoldRun:
         self.group.share_buffers(learner.network)
         self._validating = time.perf_counter()
         labels = self.job.data.slices[list(LABELS)].to_numpy(np.float64)[self.rows]
+        overlap = None if self.job.masks is None else Overlap(self.hardware.device)
         logits = predictor.logits(
-            learner.network, self.job.data, self.job.cache, self.rows, "identity", "validation", "validating"
+            learner.network,
+            self.job.data,
+            self.job.cache,
+            self.rows,
+            "identity",
+            "validation",
+            "validating",
+            overlap=overlap,
         )
         self._count_validating()
         predicted = probabilities(logits)
@@ -321,6 +345,7 @@ class FoldRun:
             "images_per_second": sums.images / sums.training,
         }
         values |= {f"score_{name}": float(v) for name, v in zip(LABELS, label_losses(labels, predicted), strict=True)}
+        values |= dice(self.group.gather(overlap.counts())) if overlap is not None else {}
         self._validating = None
         return EpochRecord(stage=stage.name, stage_index=index, epoch=epoch + 1, values=values), logits
 
@@ -357,7 +382,8 @@ class FoldRun:
         if (at.stage, at.epoch) == (len(stages) - 1, stages[-1].epochs):
             predicted = sum(map(len, self.progress.logits.values()))
             self.progress.position = Position(at.stage, at.epoch, predicted)
-        self.saver.save(self.progress, {} if self.learner is None else self.learner.state())
+        waits = {"patience": self.patience.state()}
+        self.saver.save(self.progress, {} if self.learner is None else self.learner.state() | waits)
 
     def _check_parts(self, size: int) -> None:
         if size < self.group.size:

@@ -21,7 +21,8 @@ from ichx.data.dataset import load_version
 from ichx.data.predictions import read_predictions
 from ichx.data.wording import counted
 from ichx.errors import IchxError
-from ichx.recipe import digest, from_toml
+from ichx.recipe import digest
+from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, ImportedRun, Note, PredictionDraft
 from ichx.training.exporting import FORMAT, INDEX, WEIGHTS
 from ichx.training.pooled import update_scores

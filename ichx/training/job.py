@@ -9,10 +9,12 @@ import numpy.typing as npt
 from ichx.data.cache import Cache
 from ichx.data.cache_build import ensure_cache
 from ichx.data.cache_request import recipe_spec
-from ichx.data.dataset import LoadedDataset, load_folds, load_version
+from ichx.data.dataset import LoadedDataset, load_folds, load_masks, load_version
+from ichx.data.mask_cache import MaskCache, ensure_masks
 from ichx.errors import IchxError
 from ichx.labels import ANY
-from ichx.recipe import Recipe, from_toml
+from ichx.recipe import Recipe
+from ichx.recipe_text import from_toml
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin, Registry
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a fold of `experiment` needs. `folds` (N,) and `any_positive` (N,) are in the dataset's row order."""
+    """Everything a fold of `experiment` needs. `folds` (N,) and `any_positive` (N,) are in the dataset's row order.
+
+    `masks` is None where the network learns from labels alone.
+    """
 
     workspace: "Workspace"
     experiment: "Experiment"
@@ -33,6 +38,7 @@ class Job:
     cache: Cache
     folds: npt.NDArray[np.int16]
     any_positive: npt.NDArray[np.bool_]
+    masks: MaskCache | None = None
 
     @property
     def fits(self) -> str:
@@ -66,15 +72,43 @@ def prepare_job(
     if fold_set.leaky:
         split = f"{fold_set.leaking_patients:,} of {version.patients:,} patients"
         events.note(f"the folds {fold_set.name} split {split}: every score on them is marked `leaky folds`")
+    plugin = registry.get(experiment.plugin)
     return Job(
         workspace=workspace,
         experiment=experiment,
-        plugin=registry.get(experiment.plugin),
+        plugin=plugin,
         recipe=recipe,
         data=data,
         cache=cache,
         folds=load_folds(workspace, version, fold_set, data.slices),
         any_positive=data.slices[ANY].to_numpy() > 0.5,
+        masks=_open_masks(workspace, data, plugin, recipe, cache, events),
+    )
+
+
+def learns_masks(plugin: "Plugin", recipe: Recipe, version: "DatasetVersion") -> bool:
+    """Tell whether a network of `plugin`, trained by `recipe` on `version`, learns where it bleeds."""
+    return plugin.masks and recipe.model.mask_weight > 0 and "masks" in version.summary
+
+
+def _open_masks(
+    workspace: "Workspace", data: LoadedDataset, plugin: "Plugin", recipe: Recipe, cache: Cache, events: "RunEvents"
+) -> MaskCache | None:
+    """Return the masks that the network is to learn, or tell why a weight that the recipe gives them has no effect."""
+    if not learns_masks(plugin, recipe, data.version):
+        if recipe.model.mask_weight > 0:
+            lacks = f"{data.version.dataset} has no masks" if plugin.masks else f"{plugin.name} predicts no masks"
+            events.note(f"{lacks}: model.mask_weight has no effect, only labels are learnt")
+        return None
+    kept = load_masks(workspace, data)
+    assert kept is not None  # the version has them
+    return ensure_masks(
+        cache,
+        kept,
+        data.version.summary["masks"]["digest"],
+        data.source,
+        data.slices,
+        progress=lambda done, total: events.phase(f"masks at {cache.spec.size} px", done, total),
     )
 
 

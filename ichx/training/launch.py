@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ichx.engine import Engine, Job, JobResult
 from ichx.errors import IchxError, raise_problems
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 from ichx.store import marks
 from ichx.training.dealing import Shares, share_machine
 from ichx.training.fold_job import failure, fold_job, last_line, log_size

@@ -16,6 +16,7 @@ from ichx.labels import LABELS
 from ichx.training.group import Group
 from ichx.training.learner import Learner
 from ichx.training.looks import Agreed, Looks
+from ichx.training.mask_loss import Overlap
 from ichx.training.memory import Portions
 from ichx.training.method import WindowStep
 from ichx.training.progress import EpochSums
@@ -56,7 +57,7 @@ def train_epoch(
     `looked(batches_done, agreed)` is called after each look. Raises `LossError` at the first look after the loss has
     stopped being finite.
     """
-    learner.model.train()
+    learner.begin_epoch(part.epoch)
     looks.begin()
     done, since = part.done, time.perf_counter()
     losses: list[torch.Tensor] = []
@@ -107,22 +108,40 @@ def predict(
 
 @torch.inference_mode()
 def predict_batch(
-    model: nn.Module, window_step: WindowStep, batch: "Batch", device: torch.device, view: str, portions: Portions
+    model: nn.Module,
+    window_step: WindowStep,
+    batch: "Batch",
+    device: torch.device,
+    view: str,
+    portions: Portions,
+    overlap: Overlap | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Return the logits `(n, 6)` of one batch by `model`, which is in evaluation mode."""
+    """Return the logits `(n, 6)` of one batch by `model`, which is in evaluation mode.
+
+    Where the batch has masks, `overlap` counts how the network's agree with them, under `identity`.
+    """
     ahead = device.type == "cuda"
     hu = batch.hu.to(device, non_blocking=ahead)
     hu = hu.flip(-1) if view == "hflip" else hu
     images = window_step.in_parts(hu, batch.windows.to(device, non_blocking=ahead))
+    masks = None if overlap is None or batch.masks is None else batch.masks.to(device, non_blocking=ahead)
     logits = images.new_empty((0, len(LABELS)))
-    while left := len(images) - len(logits):
-        # part by part: what has been predicted is not predicted again, and its features are not captured twice
-        rest = images[len(logits) :]
-        logits = torch.cat([logits, portions.run(left, partial(_first, model, rest)).float()])
+    while left := len(images) - (done := len(logits)):
+        # part by part: what has been predicted is not predicted again, nor are its features captured twice
+        part, pixels = portions.run(left, partial(_first, model, images[done:], masks is not None))
+        logits = torch.cat([logits, part.float()])
+        if overlap is not None and masks is not None:
+            overlap.add(pixels, masks[done : len(logits)])
     found: npt.NDArray[np.float32] = logits.cpu().numpy()
     return found
 
 
-def _first(model: nn.Module, images: torch.Tensor, parts: list[slice]) -> torch.Tensor:
-    found: torch.Tensor = model(images[parts[0]])
-    return found
+def _first(
+    model: nn.Module, images: torch.Tensor, with_masks: bool, parts: list[slice]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of the first of `parts` of `images`, and those of its masks or none."""
+    if with_masks:
+        logits, pixels = model(images[parts[0]], masks=True)
+        return logits, pixels
+    logits = model(images[parts[0]])
+    return logits, logits[:0]

@@ -1,4 +1,4 @@
-"""The pieces of the method that a recipe names: windows as the network's input, loss, optimizer, learning rate."""
+"""The pieces of the method that a recipe names: windows as the network's input, loss, learning rate."""
 
 import functools
 import math
@@ -8,12 +8,18 @@ from torch import nn
 
 from ichx.ct.windows import window_bounds, windows_torch
 from ichx.labels import LABEL_WEIGHTS
-from ichx.recipe import InputRecipe, OptimizerRecipe, StageRecipe
+from ichx.recipe import InputRecipe, StageRecipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PART = 2**16
 """HU that are windowed at once on a CPU: with their channels in float32 they fit into a core's own cache."""
+
+WARMUP_START = 0.01
+"""The share of the rate that a warm-up begins with: a step at rate 0 would be wasted."""
+
+RISE, RISE_START, FALL_END = 0.3, 1 / 25, 1e-4
+"""`onecycle`: the share of the stage in which the rate rises, its first share of `lr`, and its last share of that."""
 
 
 class WindowStep(nn.Module):
@@ -62,8 +68,14 @@ class WindowStep(nn.Module):
         return (image - self.mean) / self.std if self.normalize else image
 
 
-def weighted_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return binary cross-entropy with logits, weighted over the six labels as the score is."""
+def weighted_loss(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """Return binary cross-entropy with logits, weighted over the six labels as the score is.
+
+    `smoothing` moves the labels towards 1/2, to 1 - smoothing / 2 and smoothing / 2 (Szegedy et al. 2016, arXiv
+    1512.00567, for two classes).
+    """
+    if smoothing > 0:
+        labels = labels * (1 - smoothing) + smoothing / 2
     weights = _label_weights(logits.device)
     losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
     return (losses.mean(dim=0) * weights).sum() / weights.sum()
@@ -76,19 +88,32 @@ def _label_weights(device: torch.device) -> torch.Tensor:
         return torch.tensor(LABEL_WEIGHTS, dtype=torch.float32, device=device)
 
 
-def make_optimizer(recipe: OptimizerRecipe, stage: StageRecipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Return a new optimizer for a stage."""
-    # foreach: one call for all tensors, which a small network spends a tenth of its step on otherwise
-    return torch.optim.RAdam(model.parameters(), lr=stage.lr, weight_decay=recipe.weight_decay, foreach=True)
-
-
 def learning_rate(stage: StageRecipe, epoch: int, part: float) -> float:
     """Return the rate in epoch `epoch` (from 0) of `stage`, of which the share `part` in [0, 1) is done.
 
     `multistep` multiplies by gamma from each milestone on, as torch's MultiStepLR stepped per epoch; `cosine` falls
-    from lr to 0 over the stage (Loshchilov and Hutter 2017, arXiv 1608.03983). No state is kept that could leak from
-    one stage into the next or be lost in an interruption.
+    from lr to 0 over the stage (Loshchilov and Hutter 2017, arXiv 1608.03983); `onecycle` rises to lr and falls, as
+    torch's OneCycleLR with its defaults (Smith and Topin 2017, arXiv 1708.07120), without a cycle of the momentum.
+    Before the first two a warm-up rises linearly; the cosine takes what is left of the stage. No state is kept that
+    could leak from one stage into the next or be lost in an interruption.
     """
+    done = epoch + part
+    if stage.scheduler == "onecycle":
+        return _one_cycle(stage.lr, done / stage.epochs)
+    warm = WARMUP_START + (1 - WARMUP_START) * done / stage.warmup if done < stage.warmup else 1.0
     if stage.scheduler == "cosine":
-        return stage.lr * (1 + math.cos(math.pi * (epoch + part) / stage.epochs)) / 2
-    return stage.lr * stage.gamma ** sum(milestone <= epoch for milestone in stage.milestones)
+        done = max(done - stage.warmup, 0.0)
+        return warm * stage.lr * (1 + math.cos(math.pi * done / (stage.epochs - stage.warmup))) / 2
+    return warm * stage.lr * stage.gamma ** sum(milestone <= epoch for milestone in stage.milestones)
+
+
+def _one_cycle(lr: float, done: float) -> float:
+    """Return the rate when the share `done` of the stage is over: one cosine up, another one down."""
+    first, last = lr * RISE_START, lr * RISE_START * FALL_END
+    if done < RISE:
+        return _between(first, lr, done / RISE)
+    return _between(lr, last, (done - RISE) / (1 - RISE))
+
+
+def _between(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2

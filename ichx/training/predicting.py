@@ -30,6 +30,7 @@ from ichx.training.group import Group
 from ichx.training.job import Job, open_cache, test_data
 from ichx.training.looks import Agreed, Looks
 from ichx.training.loop import predict_batch
+from ichx.training.mask_loss import Overlap
 from ichx.training.memory import Portions
 from ichx.training.method import WindowStep
 
@@ -78,14 +79,16 @@ class FoldPredictor:
         name: str,
         phase: str,
         features: FeatureWriter | None = None,
+        overlap: Overlap | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return the logits `(N, 6)` of `rows` of `data`, in their order.
 
         What is kept under `name` is not predicted anew; `phase` says what this is for. The pooled features of the same
-        pass go to `features`, where that is given: then all is predicted anew, by this process alone.
+        pass go to `features`, where that is given, by this process alone; with `overlap`, `data` are the job's own, and
+        it counts how the network's masks agree with theirs. For either, all is predicted anew.
         """
         nothing = np.empty((0, len(LABELS)), np.float32)
-        found = self.kept.get(name, nothing) if features is None else nothing
+        found = self.kept.get(name, nothing) if features is None and overlap is None else nothing
         if len(found) == len(rows):
             return found
         if len(found) > len(rows) or len(found) % INFERENCE_BATCH:
@@ -95,7 +98,13 @@ class FoldPredictor:
         ahead = [rows[start : start + INFERENCE_BATCH] for start in range(len(found), len(rows), INFERENCE_BATCH)]
         mine = np.concatenate([rows[:0], *ahead[rank::size]])
         batches = inference_batches(
-            cache, data.slices, mine, self.job.recipe, batch=INFERENCE_BATCH, workers=self.workers
+            cache,
+            data.slices,
+            mine,
+            self.job.recipe,
+            batch=INFERENCE_BATCH,
+            workers=self.workers,
+            masks=None if overlap is None else self.job.masks,
         )
         rounds = -(-len(ahead) // size)
         fresh: list[npt.NDArray[np.float32]] = []
@@ -105,9 +114,10 @@ class FoldPredictor:
             batch = next(batches, None)  # in the last round there may be none for this process
             if batch is not None:
                 with captured(model, ids[batch.rows.numpy()], features):
-                    fresh.append(
-                        predict_batch(model, self.window_step, batch, self.hardware.device, view, self.portions)
+                    predicted = predict_batch(
+                        model, self.window_step, batch, self.hardware.device, view, self.portions, overlap
                     )
+                fresh.append(predicted)
             if self.looks.after_step(number == rounds):
                 agreed = self.looks.exchange(fresh)
                 dealt = zip_longest(*agreed.brought)

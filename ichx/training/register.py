@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError
 from ichx.plugins.reference import REFERENCE
-from ichx.recipe import Recipe, apply_settings, digest, from_toml, to_toml
+from ichx.recipe import Recipe, digest
+from ichx.recipe_text import apply_settings, from_toml, to_toml
 from ichx.store import ExperimentDraft
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def draft(
         epochs=recipe.epochs,
         parent=parent,
         kind=kind,
+        selected=recipe.selects,
     )
 
 

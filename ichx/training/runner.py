@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ichx.errors import IchxError
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 from ichx.store import marks
 from ichx.training.device import choose_hardware
 from ichx.training.events import RunEvents

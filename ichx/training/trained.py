@@ -13,7 +13,8 @@ from ichx.data.cache import Cache
 from ichx.data.features import FeatureWriter
 from ichx.data.loader import inference_batches
 from ichx.errors import IchxError
-from ichx.recipe import Recipe, from_toml
+from ichx.recipe import Recipe
+from ichx.recipe_text import from_toml
 from ichx.training.device import (
     Hardware,
     choose_hardware,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError, raise_problems
-from ichx.recipe import Recipe, apply_settings, flatten
+from ichx.recipe import Recipe, flatten
+from ichx.recipe_text import apply_settings
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -96,7 +97,7 @@ def parse_space(searches: Sequence[str], recipe: Recipe) -> Space:
 
 
 def settings(values: Mapping[str, Value]) -> list[str]:
-    """Return drawn values as `ichx.recipe.apply_settings` takes them."""
+    """Return drawn values as `ichx.recipe_text.apply_settings` takes them."""
     return [f"{name}={value if isinstance(value, str) else repr(value)}" for name, value in values.items()]
 
 

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from ichx.engine import Engine, Job, JobResult
 from ichx.errors import IchxError, raise_problems
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 from ichx.training.fold_job import failure, log_size
 from ichx.training.fold_state import fold_score, live_run
 from ichx.tuning.events import TrialResult, TuneEvents, TuneReport

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ichx.engine import Job
-from ichx.recipe import apply_settings, digest, from_toml
+from ichx.recipe import digest
+from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Selection
 from ichx.training.fold_job import fold_job
 from ichx.training.options import RunOptions

@@ -9,7 +9,7 @@ from conftest import Program
 
 from ichx.plugins import load_registry
 from ichx.plugins.reference import reference_files
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 
 
 def test_the_first_experiment_as_typed(ichx: Program, dataset_copy: Path) -> None:

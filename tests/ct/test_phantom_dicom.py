@@ -6,6 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
@@ -120,6 +121,21 @@ def test_label_files_agree_with_the_images(written: Path) -> None:
     assert set(sample.values()) == {"0.5"}
 
 
+def test_masks_are_those_of_the_study_and_only_of_positive_training_slices(tmp_path: Path) -> None:
+    files = write_phantom(tmp_path / "masks", patients=2, test_patients=1, seed=4, size=64, prevalence={"any": 0.6})
+    rows = read_labels(files.train_labels)
+    positive = {name for path in files.train.glob("*.dcm") for name in [path.stem] if rows[f"{name}_any"] == "1"}
+    assert {path.stem for path in files.train_masks.iterdir()} == positive
+    studies = [make_study(4, patient, size=64, prevalence={"any": 0.6}) for patient in range(2)]
+    drawn = [mask.tobytes() for study in studies for mask in study.mask if mask.any()]
+    assert sorted(drawn) == sorted(
+        imagecodecs.png_decode(path.read_bytes()).tobytes() for path in files.train_masks.iterdir()
+    )
+    for study in studies:
+        marked = np.array([[(mask == 1 + k).any() for k in range(5)] for mask in study.mask])
+        assert np.array_equal(marked, study.labels[:, :5] == 1)
+
+
 def test_file_order_does_not_follow_the_head(written: Path) -> None:
     for files in by_patient(written / "stage_2_train").values():
         names = [str(d.SOPInstanceUID) for d in files]
@@ -145,6 +161,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     files = write_phantom(tmp_path, patients=1, seed=0, size=32, processes=1)
     assert files.test is None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["stage_2_train", "stage_2_train.csv"]
+    assert files.train_masks is None  # its one patient does not bleed
 
 
 def test_all_silly_arguments_are_told_at_once(tmp_path: Path) -> None:

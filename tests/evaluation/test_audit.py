@@ -190,7 +190,8 @@ def test_a_changed_recipe(place: tuple[Workspace, Store]) -> None:
 
 def test_a_changed_recipe_with_its_digest(place: tuple[Workspace, Store]) -> None:
     """The weights remember what they were trained with."""
-    from ichx.recipe import digest, from_toml
+    from ichx.recipe import digest
+    from ichx.recipe_text import from_toml
 
     workspace, store = place
     text = store.experiment(1).recipe.replace("seed = 0", "seed = 1")

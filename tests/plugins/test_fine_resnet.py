@@ -5,7 +5,7 @@ import torch
 
 from ichx.errors import IchxError
 from ichx.plugins import load_registry
-from ichx.recipe import apply_settings
+from ichx.recipe_text import apply_settings
 
 PLUGIN = load_registry().get("tiny_fine")
 
@@ -40,3 +40,5 @@ def test_other_names_and_pretrained_weights_are_refused() -> None:
     assert "did you mean 'fine_resnet8'" in caught.value.remedy
     with pytest.raises(IchxError, match="has no pretrained weights"):
         PLUGIN.build(PLUGIN.recipe, True)
+    with pytest.raises(IchxError, match="fine_resnet8 has no stochastic depth"):
+        PLUGIN.build(apply_settings(PLUGIN.recipe, ["model.drop_path=0.1"]), False)

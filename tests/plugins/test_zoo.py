@@ -9,7 +9,9 @@ from ichx.errors import IchxError
 from ichx.plugins import Registry, load_registry
 from ichx.plugins.contract import REFERENCE_STAGES, build_timm
 from ichx.plugins.reference import REFERENCE, reference_files
-from ichx.recipe import Recipe, apply_settings, from_toml, invalid_values
+from ichx.recipe import Recipe
+from ichx.recipe_rules import invalid_values
+from ichx.recipe_text import apply_settings, from_toml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -139,6 +141,17 @@ def test_dropout_reaches_the_network(registry: Registry) -> None:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
     assert not torch.equal(model(images), model(images))
+
+
+def test_stochastic_depth_reaches_the_network_or_is_refused(registry: Registry) -> None:
+    plugin = registry.get("tiny_resnet")
+    model = plugin.build(apply_settings(plugin.recipe, ["model.drop_path=0.3"]), False)
+    depths = [module.drop_prob for module in model.modules() if type(module).__name__ == "DropPath"]
+    assert depths
+    assert max(depths) == pytest.approx(0.3)
+    plugin = registry.get("seresnext50")
+    with pytest.raises(IchxError, match="has no stochastic depth"):
+        plugin.build(apply_settings(plugin.recipe, ["model.drop_path=0.3"]), False)
 
 
 def test_an_unknown_backbone_is_a_clear_error(registry: Registry) -> None:

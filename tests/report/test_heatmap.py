@@ -1,4 +1,4 @@
-"""Grad-CAM: right by hand where that is possible, and at home in every kind of backbone."""
+"""Grad-CAM: right by hand where that is possible, and at home in every kind of backbone. Masks as predicted."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,8 @@ from torch import nn
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
-from ichx.report.heatmap import grad_cam, last_spatial_layer
+from ichx.plugins.contract import Segmented
+from ichx.report.heatmap import grad_cam, last_spatial_layer, mask_maps
 
 
 class ByHand(nn.Module):
@@ -92,3 +93,26 @@ def test_a_network_without_places_is_told() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, len(LABELS)))
     with pytest.raises(IchxError, match="no feature map with places"):
         last_spatial_layer(model, 16)
+
+
+class Segmenting(nn.Module):
+    """A network that predicts a subtype where its own channel is bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: torch.Tensor, masks: bool = False) -> torch.Tensor | Segmented:
+        logits = x.new_zeros(len(x), len(LABELS))
+        pixels = self.scale * torch.cat([x, x[:, :2] - 5], 1)
+        return Segmented(logits, pixels) if masks else logits
+
+
+def test_masks_are_probabilities_and_any_the_largest_of_them() -> None:
+    model, images = Segmenting().train(), torch.randn(2, 3, 12, 12)
+    found = mask_maps(model, images)
+    assert found.maps.shape == (2, len(LABELS), 12, 12)
+    np.testing.assert_allclose(found.maps[:, :3], torch.sigmoid(2 * images).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(found.maps[:, -1], found.maps[:, :-1].max(axis=1))
+    assert model.training
+    assert model.scale.requires_grad

@@ -20,7 +20,8 @@ from ichx.data.predictions import read_predictions
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
-from ichx.recipe import InputRecipe, from_toml
+from ichx.recipe import InputRecipe
+from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
 from ichx.training import export
 from ichx.training.events import RunEvents

@@ -11,8 +11,8 @@ from torch import nn
 
 from ichx.ct.windows import windows_numpy
 from ichx.evaluation.metric import probabilities, score
-from ichx.recipe import InputRecipe, OptimizerRecipe, StageRecipe
-from ichx.training.method import PART, WindowStep, learning_rate, make_optimizer, weighted_loss
+from ichx.recipe import InputRecipe, StageRecipe
+from ichx.training.method import PART, WindowStep, learning_rate, weighted_loss
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
@@ -110,14 +110,6 @@ def test_normalizing_repeats_the_colours_as_their_weights_are(neighbours: int, w
     assert found[0, :, 0, 0].tolist() == pytest.approx(expected)
 
 
-def test_a_stages_optimizer() -> None:
-    stage = StageRecipe(name="a", sampling="all", epochs=5, lr=8e-4)
-    optimizer = make_optimizer(OptimizerRecipe(weight_decay=0.01), stage, nn.Linear(2, 1))
-    assert isinstance(optimizer, torch.optim.RAdam)
-    assert optimizer.param_groups[0]["weight_decay"] == 0.01
-    assert optimizer.param_groups[0]["lr"] == 8e-4
-
-
 @given(
     lr=st.floats(1e-6, 1.0),
     gamma=st.floats(0.1, 1.0),
@@ -162,3 +154,55 @@ def test_windows_in_parts_are_the_same(normalize: str, jittered: bool) -> None:
     found = step.in_parts(hu, header, jitter)
     assert torch.equal(found, step(hu, header, jitter))
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_one_cycle_rates_are_torchs() -> None:
+    """torch's phases end on its steps 0.3 n - 1 and n - 1; between those ends the curve is the same."""
+    stage = StageRecipe(name="a", sampling="all", epochs=4, lr=2e-3, scheduler="onecycle")
+    steps = 1000
+    optimizer = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, stage.lr, total_steps=steps, cycle_momentum=False)
+    top, end = 0.3 * steps - 1, steps - 1
+    rates = []
+    for step in range(steps):
+        done = 0.3 * step / top if step <= top else 0.3 + 0.7 * (step - top) / (end - top)
+        epoch, part = divmod(done * stage.epochs, 1)
+        rates.append(learning_rate(stage, int(epoch), part))
+        assert rates[-1] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+    assert max(rates) == pytest.approx(stage.lr)
+    assert rates[0] == pytest.approx(stage.lr / 25)
+    assert rates[-1] == pytest.approx(stage.lr / 25e4)
+
+
+@pytest.mark.parametrize("scheduler", ["multistep", "cosine"])
+def test_a_warm_up_is_torchs_linear_one(scheduler: str) -> None:
+    steps, warm = 8, 12  # steps of an epoch and of the warm-up
+    stage = StageRecipe(name="a", sampling="all", epochs=4, lr=6e-3, scheduler=scheduler, warmup=warm / steps)
+    optimizer = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=stage.lr)
+    linear = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warm)
+    after: torch.optim.lr_scheduler.LRScheduler = (
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, stage.epochs * steps - warm)
+        if scheduler == "cosine"
+        else torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    )
+    torchs = torch.optim.lr_scheduler.SequentialLR(optimizer, [linear, after], [warm])
+    for epoch in range(stage.epochs):
+        for step in range(steps):
+            assert learning_rate(stage, epoch, step / steps) == pytest.approx(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            torchs.step()
+
+
+def test_a_warm_up_and_a_milestone_are_both_heeded() -> None:
+    stage = StageRecipe(name="a", sampling="all", epochs=3, lr=1.0, milestones=(1,), gamma=0.5, warmup=2.0)
+    assert [learning_rate(stage, epoch, 0.0) for epoch in range(3)] == pytest.approx([0.01, 0.5 * 0.505, 0.5])
+
+
+def test_label_smoothing_moves_labels_towards_a_half() -> None:
+    logits, labels = torch.tensor([[2.0, -1.0] * 3]), torch.tensor([[1.0, 0.0] * 3])
+    smooth = weighted_loss(logits, labels, 0.2)
+    torch.testing.assert_close(smooth, weighted_loss(logits, torch.tensor([[0.9, 0.1] * 3])))
+    at_one, at_zero = (0.9 * np.log1p(np.exp(-z)) + 0.1 * np.log1p(np.exp(z)) for z in (2.0, 1.0))
+    assert smooth.item() == pytest.approx((3 * at_one + 4 * at_zero) / 7, rel=1e-6)  # `any`, the last, counts twice

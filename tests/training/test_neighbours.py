@@ -10,7 +10,7 @@ from conftest import SHORT, Program
 
 from ichx.data.predictions import read_predictions
 from ichx.plugins import load_registry
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, open_store
 from ichx.training.events import RunEvents
 from ichx.training.options import RunOptions

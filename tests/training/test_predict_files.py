@@ -28,7 +28,7 @@ from ichx.evaluation.ensemble import predict_test
 from ichx.evaluation.metric import probabilities
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
 from ichx.training import inference
 from ichx.training.events import RunEvents

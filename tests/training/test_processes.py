@@ -36,7 +36,7 @@ import sys
 import torch
 from accelerate import Accelerator
 from ichx.data.loader import Batch
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 from ichx.training.group import joined
 from ichx.training.learner import Learner, prepared
 
@@ -118,7 +118,7 @@ def state(root: Path) -> str:
 def test_the_gradient_is_that_of_the_whole_batch(tmp_path: Path) -> None:
     """Of five slices, two processes take three and two, three take two, two and one."""
     plugin = load_registry().get("tiny_resnet")
-    from ichx.recipe import to_toml
+    from ichx.recipe_text import to_toml
 
     (tmp_path / "recipe.toml").write_text(to_toml(plugin.recipe))
     found = {}

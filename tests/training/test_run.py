@@ -22,7 +22,7 @@ from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, Experiment, Store, open_store
 from ichx.training.events import FoldPlan, RunEvents
 from ichx.training.job import prepare_job

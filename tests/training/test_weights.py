@@ -16,7 +16,7 @@ from torch import nn
 from ichx.errors import IchxError
 from ichx.plugins import load_registry
 from ichx.plugins.contract import reference_recipe
-from ichx.recipe import apply_settings
+from ichx.recipe_text import apply_settings
 from ichx.training.weights import (
     Start,
     choose_start,

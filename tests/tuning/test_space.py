@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from ichx.errors import IchxError
 from ichx.plugins import load_registry
-from ichx.recipe import Recipe, apply_settings, flatten
+from ichx.recipe import Recipe, flatten
+from ichx.recipe_text import apply_settings
 from ichx.tuning.space import Choice, Range, default_space, parse_space, settings
 
 RECIPE: Recipe = load_registry().get("tiny_resnet").recipe

@@ -22,7 +22,7 @@ from ichx.data.dataset import add_dataset
 from ichx.engine import LocalEngine
 from ichx.errors import IchxError
 from ichx.plugins import load_registry
-from ichx.recipe import apply_settings, from_toml
+from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Experiment, Selection, Store, open_store
 from ichx.training.register import draft
 from ichx.tuning.events import TrialResult, TuneEvents

@@ -1,0 +1,80 @@
+"""Builds a U-Net of segmentation-models-pytorch whose encoder, a timm backbone, also feeds a six-label head.
+
+Ronneberger et al. 2015, arXiv 1505.04597. The only file of the zoo that imports segmentation-models-pytorch.
+"""
+
+import math
+from typing import TYPE_CHECKING, Literal, overload
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from ichx.labels import LABELS, SUBTYPES
+from ichx.plugins.contract import Segmented
+from ichx.plugins.timm_classifier import timm_errors
+
+if TYPE_CHECKING:
+    from ichx.recipe import Recipe
+
+STRIDE = 32
+"""The encoder's coarsest map has a place for so many pixels along a side."""
+
+
+RARE = 0.01
+"""The probability of blood in a pixel that a new network begins with (Lin et al. 2017, arXiv 1708.02002)."""
+
+
+class UNet(nn.Module):
+    """`(N, C, H, W)` to `(N, 6)` logits, or on demand to `Segmented`. Any H and W: what is missing to 32 is padded."""
+
+    def __init__(self, backbone: str, pretrained: bool, channels: tuple[int, ...], dropout: float, inputs: int) -> None:
+        """Take the backbone of a timm name; `channels` are the decoder's, from the coarsest map to the finest."""
+        super().__init__()
+        whole = smp.Unet(
+            f"tu-{backbone}",
+            encoder_weights=True if pretrained else None,
+            decoder_channels=channels,
+            in_channels=inputs,
+            classes=len(SUBTYPES),
+        )
+        # `model` is the timm backbone within smp's encoder: its weights have the names that timm gives them.
+        self.encoder: nn.Module = whole.encoder
+        self.decoder: nn.Module = whole.decoder
+        self.segmentation_head: nn.Module = whole.segmentation_head
+        # From 1/2 everywhere, the first steps would teach that nothing bleeds, and the next ones nothing else.
+        nn.init.constant_(whole.segmentation_head[0].bias, math.log(RARE / (1 - RARE)))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(2 * whole.encoder.out_channels[-1], len(LABELS))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the layer that makes logits of the pooled features, as timm's classifiers do."""
+        return self.head
+
+    @overload
+    def forward(self, x: torch.Tensor, masks: Literal[False] = False) -> torch.Tensor: ...
+    @overload
+    def forward(self, x: torch.Tensor, masks: Literal[True]) -> Segmented: ...
+    def forward(self, x: torch.Tensor, masks: bool = False) -> torch.Tensor | Segmented:
+        """Return the logits of the images `x`, and with `masks` those of every pixel, too."""
+        height, width = x.shape[-2:]
+        down, right = -height % STRIDE, -width % STRIDE
+        top, left = down // 2, right // 2
+        # The border is air, whatever the windows make of it.
+        padded = nn.functional.pad(x, (left, right - left, top, down - top), mode="replicate") if down or right else x
+        features = self.encoder(padded)
+        pooled = torch.cat([features[-1].mean((2, 3)), features[-1].amax((2, 3))], dim=1)
+        logits: torch.Tensor = self.head(self.dropout(pooled))
+        if not masks:
+            return logits
+        pixels = self.segmentation_head(self.decoder(features))
+        return Segmented(logits, pixels[..., top : top + height, left : left + width])
+
+
+def build(recipe: "Recipe", pretrained: bool, channels: tuple[int, ...]) -> UNet:
+    """Return the network of `recipe`, its decoder of `channels`, with a random or a pretrained encoder.
+
+    Raises `IchxError` for a backbone that timm does not know and for weights that cannot be downloaded.
+    """
+    with timm_errors(recipe.model.backbone, pretrained):
+        return UNet(recipe.model.backbone, pretrained, channels, recipe.model.dropout, recipe.input.channels)

@@ -1,0 +1,159 @@
+"""A recipe as text: its TOML form and the settings `NAME=VALUE`, read with every problem told at once."""
+
+import dataclasses
+import json
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ichx.errors import did_you_mean, raise_problems
+from ichx.recipe import Recipe, flatten
+from ichx.recipe_rules import invalid_values
+
+
+def to_toml(recipe: Recipe) -> str:
+    """Return the recipe as TOML with nothing implied; `from_toml` reads it back to an equal recipe."""
+    tables: dict[str, Any] = dataclasses.asdict(recipe)
+    stages = tables.pop("stage")
+    lines = [f"{name} = {literal(value)}" for name, value in tables.items() if not isinstance(value, dict)]
+    for title, table in tables.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{title}]", *(f"{name} = {literal(value)}" for name, value in table.items())]
+    for stage in stages:
+        lines += ["", "[[stage]]", *(f"{name} = {literal(value)}" for name, value in stage.items())]
+    return "\n".join(lines) + "\n"
+
+
+def from_toml(text: str, base: Recipe | None = None, *, source: str = "the recipe") -> Recipe:
+    """Return the recipe in `text`; what it leaves out comes from `base`, or from the fields' defaults.
+
+    Raises `IchxError` with every problem: not TOML, unknown names, wrong types, values out of range.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise_problems([f"{source} is not valid TOML: {error}"], "mend the file")
+        raise AssertionError from error  # raise_problems has raised
+    problems: list[str] = []
+    merged = _merge(dataclasses.asdict(base) if base else {}, tables)
+    recipe = _build(Recipe, merged, "", problems)
+    raise_problems(
+        [f"{source}: {problem}" for problem in problems], "see `ichx plugin show NAME --toml` for a whole recipe"
+    )
+    checked: Recipe = recipe
+    _raise_invalid(checked)
+    return checked
+
+
+def apply_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """Return `recipe` with `NAME=VALUE` settings, such as `stage.balanced.lr=5e-4`, applied in order.
+
+    Raises `IchxError` with all unknown names and wrong values at once.
+    """
+    known = flatten(recipe)
+    unknown: list[str] = []
+    problems: list[str] = []
+    tables: dict[str, Any] = dataclasses.asdict(recipe)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        name = name.strip()
+        if not equals:
+            unknown.append(f"{setting!r} is not of the form NAME=VALUE")
+        elif name not in known or name == "plugin":
+            unknown.append(f"a recipe has no value {name!r}; {did_you_mean(name, list(known))}".rstrip("; "))
+        else:
+            _assign(tables, name, _parse_value(text.strip()))
+    built = _build(Recipe, tables, "", problems)
+    if not problems:
+        problems = invalid_values(built)
+    raise_problems(unknown + problems, "`ichx plugin show NAME --toml` lists every name and value")
+    result: Recipe = built
+    return result
+
+
+def _raise_invalid(recipe: Recipe) -> None:
+    raise_problems(invalid_values(recipe), "correct these values")
+
+
+def literal(value: object) -> str:
+    """Return `value` as TOML has it and `apply_settings` takes it; floats keep their shortest exact form."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(literal(item) for item in value) + "]"
+    return repr(value)
+
+
+def _parse_value(text: str) -> object:
+    """Return `text` read as a TOML value; what is none is a plain text, so that quotes may be left out."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        old = merged.get(name)
+        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _assign(tables: dict[str, Any], name: str, value: object) -> None:
+    *path, last = name.split(".")
+    if path and path[0] == "stage":
+        target = next(stage for stage in tables["stage"] if stage["name"] == path[1])
+    else:
+        target = tables[path[0]] if path else tables
+    target[last] = value
+
+
+def _build(kind: type, raw: object, name: str, problems: list[str]) -> Any:
+    """Return `raw` (tables and lists as TOML has them) as a dataclass `kind`, noting what does not fit."""
+    if not isinstance(raw, dict):
+        problems.append(f"{name} must be a table")
+        return None
+    hints = typing.get_type_hints(kind)
+    specs = {spec.name: spec for spec in dataclasses.fields(kind)}
+    dotted = f"{name}." if name else ""
+    problems += [
+        f"a recipe has no value {dotted + key!r}; {did_you_mean(key, list(specs))}".rstrip("; ")
+        for key in raw
+        if key not in specs
+    ]
+    values: dict[str, Any] = {}
+    for key, spec in specs.items():
+        if key in raw:
+            values[key] = _convert(hints[key], raw[key], dotted + key, problems)
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            problems.append(f"{dotted + key} is missing")
+    return kind(**values) if not problems else None
+
+
+def _convert(hint: Any, value: object, name: str, problems: list[str]) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, value, name, problems)
+    if typing.get_origin(hint) is tuple:
+        inner, *rest = typing.get_args(hint)
+        if not isinstance(value, list | tuple):
+            problems.append(f"{name} = {value!r}: must be a list")
+            return ()
+        if rest != [...] and len(value) != 1 + len(rest):
+            problems.append(f"{name} = {value!r}: must have {1 + len(rest)} values")
+            return ()
+        return tuple(_convert(inner, item, _item_name(name, item), problems) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+        problems.append(f"{name} = {value!r}: must be {words[hint]}")
+    return value
+
+
+def _item_name(name: str, item: object) -> str:
+    """Return the dotted name of a stage table; other list items go by their list's name."""
+    return f"stage.{item.get('name', '?')}" if name == "stage" and isinstance(item, dict) else name

@@ -1,0 +1,225 @@
+"""The learner: what a step does depends on weights, batch and address only, whatever a recipe asks for."""
+
+import hashlib
+import io
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import clean_environment
+
+from ichx.data.loader import Batch
+from ichx.plugins import load_registry
+from ichx.recipe import Recipe
+from ichx.recipe_text import apply_settings
+from ichx.training.device import Hardware, make_accelerator, release_accelerator
+from ichx.training.learner import Learner, prepared
+from ichx.training.loop import predict
+
+SMALL = ("input.size=32", "input.crop=0")
+
+EVERYTHING = (
+    *SMALL,
+    "model.dropout=0.2",
+    "model.drop_path=0.2",
+    "optimizer.name=adamw",
+    "optimizer.weight_decay=0.05",
+    "optimizer.layer_decay=0.8",
+    "optimizer.clip=0.5",
+    "loss.label_smoothing=0.1",
+    "ema.decay=0.9",
+    "augmentation.mixup=0.4",
+    "augmentation.cutmix=1.0",
+    "stage.balanced.epochs=2",
+    "stage.balanced.freeze=1",
+    "stage.balanced.scheduler=onecycle",
+    "stage.rebalanced.epochs=2",
+    "stage.rebalanced.freeze=1",
+    "stage.rebalanced.warmup=0.5",
+    "stage.full.epochs=2",
+    "stage.full.warmup=1.0",
+)
+STEPS = 3
+"""Of an epoch."""
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def accelerator(request: pytest.FixtureRequest) -> Iterator[Accelerator]:
+    yield make_accelerator(Hardware(torch.device("cpu"), request.param, "a test"))
+    release_accelerator()
+
+
+def recipe(*settings: str, plugin: str = "tiny_resnet") -> Recipe:
+    return apply_settings(load_registry().get(plugin).recipe, settings)
+
+
+def learner(given: Recipe, accelerator: Accelerator, seed: int = 0) -> Learner:
+    torch.manual_seed(seed)
+    model = load_registry().get(given.plugin).build(given, False)
+    return Learner(given, 0, prepared(accelerator, model), accelerator, pytest.fail)
+
+
+def batch(*address: int, count: int = 4) -> Batch:
+    """Return the batch at `address`; each of several processes gets another one."""
+    rank = int(os.environ.get("RANK", "0"))
+    rng = torch.Generator().manual_seed(sum(n * 100**place for place, n in enumerate((*address, rank))))
+    hu = torch.randint(-1024, 1500, (count, 32, 32), generator=rng).to(torch.int16)
+    labels = (torch.rand(count, 6, generator=rng) < 0.4).float()
+    return Batch(hu, torch.tensor([[40.0, 80.0]] * count), labels, torch.arange(count))
+
+
+def train(one: Learner, begin: int = 0, end: int | None = None) -> list[float]:
+    """Take the steps from `begin` to `end` of all stages, counted through; return their losses."""
+    given = one.recipe
+    plan = [(s, e, n) for s, stage in enumerate(given.stage) for e in range(stage.epochs) for n in range(STEPS)]
+    losses = []
+    for place, (stage, epoch, number) in list(enumerate(plan))[begin:end]:
+        if epoch == number == 0:
+            one.begin_stage(stage)
+        if number == 0 or place == begin:
+            one.begin_epoch(epoch)
+        losses.append(one.step(batch(stage, epoch, number), epoch, number, STEPS).item())
+    return losses
+
+
+def logits(one: Learner) -> Any:
+    step, portions = one.window_step, Portions(pytest.fail)
+    return predict(one.network, step, [batch(9, 9, 9)], torch.device("cpu"), "identity", lambda done: None, portions)
+
+
+def kept(one: Learner) -> dict[str, Any]:
+    """Return the state as it comes back from a disk."""
+    file = io.BytesIO()
+    torch.save(one.state(), file)
+    file.seek(0)
+    state: dict[str, Any] = torch.load(file, weights_only=True)
+    return state
+
+
+def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, dict):
+            assert_equal(value, other[name])
+        elif isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[name]), name
+        else:
+            assert value == other[name], name
+
+
+def test_interrupted_between_any_steps_it_ends_at_the_same_state(accelerator: Accelerator) -> None:
+    # Within the frozen first epoch, at its end, in the middle of the stage, in the next one, at the last step but one.
+    stops = (1, STEPS, STEPS + 1, 2 * STEPS + 2, 6 * STEPS - 1)
+    given = recipe(*EVERYTHING)
+    whole = learner(given, accelerator)
+    states, losses = {}, list[float]()
+    for begin, stop in zip((0, *stops), (*stops, 6 * STEPS), strict=True):
+        losses += train(whole, begin, stop)
+        states[stop] = kept(whole)
+    assert len(losses) == 6 * STEPS
+
+    for stop in stops:
+        second = learner(given, accelerator, seed=1)
+        second.begin_stage(stop // (2 * STEPS))
+        second.restore(states[stop])
+        assert train(second, begin=stop) == losses[stop:]
+        assert_equal(second.state(), whole.state())
+        assert (logits(second) == logits(whole)).all()
+
+
+def test_the_average_predicts_in_the_precision_of_the_training(accelerator: Accelerator) -> None:
+    given = recipe(*SMALL, "ema.decay=0.5")
+    one = learner(given, accelerator)
+    train(one)
+    assert one.average is not None
+    average = one.average.module.state_dict()
+    learnt = one.accelerator.unwrap_model(one.model).state_dict()
+    assert not torch.equal(average["fc.weight"], learnt["fc.weight"])
+    found = logits(one)
+    other = learner(recipe(*SMALL), accelerator, seed=1)
+    assert (logits(other) != found).any()
+    other.accelerator.unwrap_model(other.model).load_state_dict(average)
+    assert (logits(other) == found).all()
+    assert one.bare.state_dict().keys() == learnt.keys()
+
+
+def test_a_frozen_epoch_changes_the_head_only(accelerator: Accelerator) -> None:
+    given = recipe(*SMALL, "optimizer.name=adamw", "stage.balanced.epochs=2", "stage.balanced.freeze=1")
+    one = learner(given, accelerator)
+    begin = {name: value.clone() for name, value in one.bare.state_dict().items()}
+    train(one, end=STEPS)
+    moved = {name for name, value in one.bare.state_dict().items() if not torch.equal(value, begin[name])}
+    assert moved == {"fc.weight", "fc.bias"}
+    train(one, begin=STEPS, end=2 * STEPS)
+    still = {name for name, value in one.bare.state_dict().items() if torch.equal(value, begin[name])}
+    assert not still
+
+
+def test_weights_can_be_gone_back_to(accelerator: Accelerator) -> None:
+    one = learner(recipe(*EVERYTHING), accelerator)
+    train(one, end=4)
+    weights, before = one.weights(), logits(one)
+    train(one, begin=4, end=9)
+    assert (logits(one) != before).any()
+    one.set_weights(weights)
+    assert (logits(one) == before).all()
+    assert_equal(one.weights(), weights)
+
+
+def test_groups_learn_at_their_own_rates(accelerator: Accelerator) -> None:
+    one = learner(recipe(*EVERYTHING), accelerator)
+    train(one, end=2)
+    groups = one.state()["optimizer"]["param_groups"]
+    rates = {group["scale"]: group["lr"] for group in groups}
+    assert len(rates) > 3
+    for scale, rate in rates.items():
+        assert rate == pytest.approx(rates[1.0] * scale)
+
+
+def test_no_stage_no_state(accelerator: Accelerator) -> None:
+    with pytest.raises(ValueError, match="no stage has begun"):
+        learner(recipe(), accelerator).state()
+
+
+def in_a_group() -> None:
+    """Train as one of two processes, each on batches of its own; print what the weights came to."""
+    given = recipe(*EVERYTHING)
+    accelerator = make_accelerator(Hardware(torch.device("cpu"), "fp32", "a test"), freezes=given.freezes)
+    one = learner(given, accelerator)
+    begin = one.weights()["model"]
+    train(one, end=STEPS)
+    frozen = one.weights()["model"]
+    moved = sorted(name for name, value in frozen.items() if not torch.equal(value, begin[name]))
+    train(one, begin=STEPS)
+    own = one.weights()["model"]
+    digest = hashlib.sha256(b"".join(own[name].numpy().tobytes() for name in own if "running" not in name))
+    print(accelerator.num_processes, moved, digest.hexdigest())
+
+
+def test_processes_train_together_where_a_part_is_frozen() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared["PYTHONPATH"] = os.pathsep.join([*sys.path, str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", "import test_learner; test_learner.in_a_group()"],
+            env=clean_environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    first, second = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], first[1] + second[1]
+    assert first[0] == second[0]
+    assert first[0].startswith("2 ['fc.bias', 'fc.weight'] ")
