@@ -32,7 +32,7 @@ from ichx.data.dataset import add_dataset
 from ichx.data.loader import Batch, training_batches
 from ichx.labels import LABEL_WEIGHTS
 from ichx.plugins import load_registry
-from ichx.recipe import from_toml
+from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, Experiment, Store, open_store
 from ichx.training import fold as fold_module
 from ichx.training.checkpoint import Position, save_checkpoint

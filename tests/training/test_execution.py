@@ -12,7 +12,8 @@ from torch import nn
 from ichx.data.loader import Batch
 from ichx.errors import IchxError
 from ichx.plugins import load_registry
-from ichx.recipe import Recipe, apply_settings
+from ichx.recipe import Recipe
+from ichx.recipe_text import apply_settings
 from ichx.training.device import Hardware, make_accelerator, release_accelerator
 from ichx.training.execution import WORTH_STEPS, compiler_for
 from ichx.training.learner import Learner, prepared

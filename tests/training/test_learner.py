@@ -22,6 +22,7 @@ from ichx.recipe_text import apply_settings
 from ichx.training.device import Hardware, make_accelerator, release_accelerator
 from ichx.training.learner import Learner, prepared
 from ichx.training.loop import predict
+from ichx.training.memory import Portions
 
 SMALL = ("input.size=32", "input.crop=0")
 
