@@ -13,7 +13,6 @@ from torch import nn
 
 from ichx.data.loader import training_batches
 from ichx.data.sampling import epoch_rows
-from ichx.errors import IchxError
 from ichx.evaluation.metric import label_losses, probabilities, score
 from ichx.labels import LABELS
 from ichx.store import EpochRecord, PredictionDraft
@@ -26,9 +25,10 @@ from ichx.training.device import (
     release_accelerator,
     torch_of_its_own,
 )
-from ichx.training.events import FoldPlan, RunEvents
+from ichx.training.events import RunEvents
 from ichx.training.execution import compiler_for
 from ichx.training.features import last_layer
+from ichx.training.fold_plan import check_rows, fold_plan, told_position
 from ichx.training.group import AgreedError, Group, watching
 from ichx.training.job import Job
 from ichx.training.learner import Learner, address_seed, prepared
@@ -87,7 +87,7 @@ class FoldRun:
 
     def execute(self) -> None:
         """Train, or load what was trained, predict what is not predicted yet, and record it all."""
-        self._check_rows()
+        check_rows(self.job, self.fold, trained=self.trained)
         with self._lease() as held, watching(self.group, self.stop, self.number), torch_of_its_own(self.hardware):
             self.group.share(None)  # the others go on when the first one holds the fold
             self.held = held
@@ -143,21 +143,6 @@ class FoldRun:
             save_features=self.options.save_features,
         )
 
-    def _check_rows(self) -> None:
-        for rows, what in ((self.train_rows, "training"), (self.rows, "validation")):
-            if len(rows) < 2:
-                raise IchxError(
-                    f"fold {self.fold} has {len(rows)} readable slices for {what}", "add more data or use fewer folds"
-                )
-        drawn = [stage.name for stage in self.recipe.stage if stage.sampling != "all"]
-        if drawn and not self.trained and not self.job.any_positive[self.train_rows].any():
-            settings = " ".join(f"--set stage.{name}.sampling=all" for name in drawn)
-            raise IchxError(
-                f"fold {self.fold} has no slice positive for `any` to train on, "
-                f"so that {_listed(drawn)} would train on nothing",
-                f"add positive slices, or register an experiment that trains on every slice: {settings}",
-            )
-
     @property
     def _weights(self) -> Path:
         return self.folder / "weights.safetensors"
@@ -211,7 +196,13 @@ class FoldRun:
         at = self.progress.position
         done = sum(s.epochs for s in stages[: at.stage]) + at.epoch
         self.events.fold_started(
-            self._plan(str(start) if newest is None else _told(at, done, self.recipe.epochs), done)
+            fold_plan(
+                self.job,
+                self.fold,
+                str(self.hardware),
+                str(start) if newest is None else told_position(at, done, self.recipe.epochs),
+                done,
+            )
         )
         for index, stage in enumerate(stages):
             if index < at.stage:
@@ -244,21 +235,6 @@ class FoldRun:
                 learner.set_weights(self.patience.weights)
                 trained = len(self.patience.scores)
                 self.events.stage_ended(stage.name, self.patience.best + 1, trained, stage.epochs - trained)
-
-    def _plan(self, start: str, done: int) -> FoldPlan:
-        return FoldPlan(
-            experiment=self.number,
-            name=self.job.experiment.name,
-            fold=self.fold,
-            folds=self.job.experiment.folds,
-            hardware=str(self.hardware),
-            start=start,
-            train=len(self.train_rows),
-            validation=len(self.rows),
-            epochs=self.recipe.epochs,
-            epochs_done=done,
-            leaked=self.job.experiment.leaked,
-        )
 
     def _rows_of(self, index: int, epoch: int) -> npt.NDArray[np.int64]:
         """Return the rows that stage `index` trains on in `epoch`, in their order."""
@@ -413,15 +389,3 @@ class FoldRun:
             self.held.check()
             problem += f"; {divergence.write(self._not_finite)}"
         raise AgreedError(problem, NOT_FINITE_REMEDY)
-
-
-def _listed(names: list[str]) -> str:
-    return f"stage {names[0]}" if len(names) == 1 else f"the stages {', '.join(names[:-1])} and {names[-1]}"
-
-
-def _told(at: Position, epochs_done: int, epochs: int) -> str:
-    """Return where a checkpoint goes on, for people."""
-    after = f"checkpoint after epoch {epochs_done}"
-    if epochs_done == epochs:
-        return f"{after}, the last one"
-    return f"{after} and {at.batch:,} batches of the next one" if at.batch else after
