@@ -372,7 +372,7 @@ def test_a_full_disk_is_told_with_the_space_that_is_needed(tmp_path, source, mon
         with pytest.raises(IchxError, match=r"about 1\.8 MB are needed"):
             ensure_cache(tmp_path, "d", source, slices, PLAIN, processes=1)
     folder = _folder(tmp_path, slices)
-    assert sorted(path.name for path in folder.iterdir()) == ["00000.shard", BUILD_FILE]
+    assert sorted(path.name for path in folder.iterdir()) == ["00000.shard", BUILD_FILE, "building.lock"]
     assert ensure_cache(tmp_path, "d", source, slices, PLAIN, processes=1).n == len(slices)
 
 
@@ -382,7 +382,7 @@ def test_too_little_space_is_told_before_anything_is_decoded(tmp_path, source):
     spec = CacheSpec(2 * math.isqrt(free), "none", "bilinear")
     with pytest.raises(IchxError, match="no space for the cache"):
         ensure_cache(tmp_path, "d", source, slices, spec)
-    assert not list(_folder(tmp_path, slices, spec).iterdir())
+    assert [path.name for path in _folder(tmp_path, slices, spec).iterdir()] == ["building.lock"]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, source):

@@ -176,7 +176,8 @@ def test_one_that_slept_while_another_took_over_writes_nothing_more(dataset_copy
     slept = start(dataset_copy, "--checkpoint-every", "0.1s")
     stop_in_the_middle(dataset_copy, 2, slept)
     with contextlib.closing(sqlite3.connect(dataset_copy / "db" / "ichx.db")) as database, database:
-        database.execute("UPDATE run SET heartbeat = '2026-01-01 00:00:00.000000'")  # as after a night
+        # as after a night, and as another machine sees it: here it is known to live
+        database.execute("UPDATE run SET heartbeat = '2026-01-01 00:00:00.000000', host = 'elsewhere'")
     assert ichx("run", 1, "--fold", 0, cwd=dataset_copy).code == 0
     folder = dataset_copy / "experiments" / "1" / "fold-0"
     left = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
