@@ -49,6 +49,8 @@ def gc(
         if not yes and not typer.confirm("delete all of this for good?", err=True):
             say("nothing is deleted")
             return
+        again = find_garbage(workspace, store)  # a question may stand for hours
         for garbage in found:
-            delete(store, garbage)
+            if any((g.kind, g.path, g.experiment) == (garbage.kind, garbage.path, garbage.experiment) for g in again):
+                delete(store, garbage)
     say(f"deleted {total}")

@@ -61,8 +61,11 @@ def run(
             save_features=with_features,
         )
         if jobs > 1 or len(numbers) > 1:
-            if processes > 1:
-                raise typer.BadParameter("--processes is for one experiment; leave out --jobs and the other numbers")
+            if processes > 1 or "RANK" in os.environ:
+                raise typer.BadParameter(
+                    "several processes train one experiment; leave out --processes (or torchrun), or --jobs and the "
+                    "other numbers"
+                )
             from ichx.cli.launch import launch_folds
 
             launch_folds(workspace, store, numbers, jobs, folds=folds or None, options=options, as_json=as_json)

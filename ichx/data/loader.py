@@ -10,7 +10,7 @@ moved alike, so that the anatomy stays aligned.
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -257,6 +257,7 @@ def _iterate(
     reach = source.recipe.neighbours
     stacked = stacks(slices["series"], source.cache.valid, rows, reach) if reach else rows[:, None]
     slice_ids = None if source.augmentation is None else slices["slice_id"].to_numpy(object)
+    on_gpu: Callable[[], bool] = torch.cuda.is_initialized  # a run on the CPU leaves GPUs alone
     loader: DataLoader[Any] = DataLoader(
         source,
         batch_size=None,
@@ -264,7 +265,7 @@ def _iterate(
         num_workers=workers,
         worker_init_fn=_prepare_worker,
         multiprocessing_context=_context() if workers else None,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=on_gpu(),
     )
     for part, read in zip(parts, loader if workers else _ahead(loader), strict=True):
         if isinstance(read, IchxError):

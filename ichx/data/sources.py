@@ -23,7 +23,10 @@ from ichx.data.archive import MEMBER_BYTES, MEMBER_CRC, Member, ZipIndex, open_m
 from ichx.data.wording import EXAMPLES, counted, such_as
 from ichx.errors import IchxError, did_you_mean
 
-ADD_AGAIN: Final = "bring the files back, or make a new version of them with `ichx data add`"
+ADD_AGAIN: Final = (
+    "bring the files back, or make a new version of them with `ichx data add`, and go on to it with "
+    "`ichx exp clone NUMBER --dataset-version N`"
+)
 
 
 PASSED_OVER: Final = re.compile(r"(?<![^/])(?:\.|__MACOSX|(?i:DICOMDIR)$)")

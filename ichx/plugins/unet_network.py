@@ -10,6 +10,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
+from ichx.errors import IchxError
 from ichx.labels import LABELS, SUBTYPES
 from ichx.plugins.contract import Segmented
 from ichx.plugins.timm_classifier import timm_errors
@@ -76,5 +77,7 @@ def build(recipe: "Recipe", pretrained: bool, channels: tuple[int, ...]) -> UNet
 
     Raises `IchxError` for a backbone that timm does not know and for weights that cannot be downloaded.
     """
+    if recipe.model.drop_path > 0:
+        raise IchxError(f"{recipe.plugin} has no stochastic depth", "leave model.drop_path at 0")
     with timm_errors(recipe.model.backbone, pretrained):
         return UNet(recipe.model.backbone, pretrained, channels, recipe.model.dropout, recipe.input.channels)

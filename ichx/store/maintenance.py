@@ -112,11 +112,9 @@ def ask(engine: Engine, question: str) -> Answer:
             if str(error) == "interrupted":
                 raise KeyboardInterrupt from error
             told = str(error).replace("not authorized", "only reading is allowed")
-            raise IchxError(
-                f"the question failed: {told}", "ask one SELECT; `ichx store schema` lists the tables"
-            ) from error
+            raise IchxError(f"the question failed: {told}", _QUESTION) from error
         if cursor.description is None:
-            raise IchxError("that is no question", "ask one SELECT; `ichx store schema` lists the tables")
+            raise IchxError("that is no question", _QUESTION)
     return Answer(tuple(column[0] for column in cursor.description), rows)
 
 

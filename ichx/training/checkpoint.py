@@ -1,5 +1,6 @@
 """Checkpoints: what a fold needs to go on after its process died. Written atomically, the last two are kept."""
 
+import contextlib
 import io
 import os
 import pickle
@@ -14,6 +15,8 @@ import torch
 from ichx.errors import IchxError
 
 KEEP = 2
+FORMAT = 1
+"""Of what a checkpoint holds; changed whenever that is."""
 
 
 @dataclass(frozen=True, order=True)
@@ -42,7 +45,7 @@ def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> 
         try:
             with draft.open("wb", buffering=0) as raw:
                 handle = _Telling(raw)
-                torch.save(state | asdict(position), handle)  # type: ignore[arg-type]  # needs `write` only
+                torch.save(state | asdict(position) | {"format": FORMAT}, handle)  # type: ignore[arg-type]  # needs `write` only
                 os.fsync(raw.fileno())
             draft.replace(target)
             _flush_folder(folder)
@@ -74,16 +77,23 @@ def load_newest(folder: Path, fits: str, note: Callable[[str], None]) -> tuple[P
         except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
             note(f"{path.name} is damaged ({type(error).__name__}); trying the one before")
             continue
+        if state.get("format") != FORMAT:
+            note(f"{path.name} was written by another version of ichx; not used")
+            continue
         if state.get("fits") != fits:
-            note(f"{path.name} belongs to another recipe or other data; not used")
+            note(f"{path.name} belongs to another training or other data; not used")
             continue
         return position, state
     return None
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return the folder's checkpoints, oldest first."""
-    return sorted(folder.glob("checkpoint-*.pt"))
+    """Return the folder's checkpoints, oldest first: by time, for another training's may stand further on."""
+    found = []
+    for path in sorted(folder.glob("checkpoint-*.pt")):
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+            found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found)]
 
 
 def remove_drafts(folder: Path) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ichx.store import Store
     from ichx.workspace import Workspace
 
+IMPORTING = ".import-"
+"""Begins the name of a folder into which an experiment is read."""
 DELETING = ".deleting"
 """Ends the name of a folder whose deletion has begun."""
 FRESH_SECONDS = 24 * 3600
@@ -99,6 +101,8 @@ def _orphans(workspace: "Workspace", store: "Store") -> Iterator[Garbage]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_dir() and path.name.endswith(DELETING):
             yield Garbage("orphaned folder", path, size_of(path), "its deletion was interrupted")
+        elif path.is_dir() and path.name.startswith(IMPORTING) and _rests(path):
+            yield Garbage("orphaned folder", path, size_of(path), "its import was interrupted")
         elif path.is_dir() and path.name.isdecimal() and int(path.name) not in known:
             yield Garbage("orphaned folder", path, size_of(path), "no experiment has this number")
 

@@ -23,10 +23,12 @@ WORTH_STEPS = 2000
 class Execution:
     """Runs attempts at a step of `network`, which itself is left as it is: compiled, its weights keep their names."""
 
-    def __init__(self, network: nn.Module, note: Callable[[str], None], compiler: str | None = None) -> None:
-        """Execute `network` with torch's `compiler` of that name (`inductor`), or uncompiled."""
+    def __init__(
+        self, network: nn.Module, note: Callable[[str], None], compiler: str | None = None, *, alone: bool = True
+    ) -> None:
+        """Execute `network` with torch's `compiler` of that name (`inductor`), or none; `alone` as in `Portions`."""
         self.network, self._note = network, note
-        self.portions = Portions(note)
+        self.portions = Portions(note, alone=alone)
         self._compiled: Forward | None = None
         if compiler is not None:
             # The shapes of a training's batches never change, and those of their parts hardly ever.

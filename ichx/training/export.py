@@ -108,9 +108,9 @@ def export_experiment(
     trained = find_trained(workspace, store, registry, number, folds)
     if trained.plugin.notice:
         events.note(trained.plugin.notice)
+    many = trained.experiment.folds > 1 if out is None else len(trained.weights) > 1
     if out is None:
         out = workspace.experiment_dir(number) / "export" / f"experiment-{number}{SUFFIXES[format]}"
-    many = len(trained.weights) > 1
     written = []
     for done, fold in enumerate(trained.weights):
         events.phase(f"exporting fold {fold}", done, len(trained.weights))

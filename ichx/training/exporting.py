@@ -83,6 +83,8 @@ def _index(workspace: "Workspace", store: "Store", experiment: "Experiment") -> 
     version = store.version_by_id(experiment.version_id)
     predictions, files = [], []
     for p in store.predictions(number):
+        if p.role not in ("oof", "test"):
+            continue  # of another dataset, which the reader need not have
         path = workspace.root / p.path
         if not path.is_file():
             raise IchxError(f"{p.path} is gone", f"`ichx run {number}` makes it again")
@@ -114,20 +116,7 @@ def _index(workspace: "Workspace", store: "Store", experiment: "Experiment") -> 
         "ichx": __version__,
         "number": number,
         "workspace": workspace.root.name,
-        "experiment": {
-            name: getattr(experiment, name)
-            for name in (
-                "name",
-                "plugin",
-                "size",
-                "window_kind",
-                "recipe",
-                "recipe_digest",
-                "epochs",
-                "selected",
-                "kind",
-            )
-        },
+        "experiment": {name: getattr(experiment, name) for name in _FACTS},
         "dataset": {
             "name": experiment.dataset,
             "version": experiment.dataset_version,

@@ -29,6 +29,7 @@ from ichx.training.events import RunEvents
 from ichx.training.execution import compiler_for
 from ichx.training.features import last_layer
 from ichx.training.fold_plan import check_rows, fold_plan, told_position
+from ichx.training.fold_state import finished_folds
 from ichx.training.group import AgreedError, Group, watching
 from ichx.training.job import Job
 from ichx.training.learner import Learner, address_seed, prepared
@@ -106,6 +107,8 @@ class FoldRun:
             try:
                 if self.trained:
                     model, drafts = self._stored(accelerator), list[PredictionDraft]()
+                    if self.fold not in finished_folds(self.job.workspace, self.store, self.number):
+                        drafts += predictor.validation(model, self.rows)[0]
                 else:
                     model, drafts = self._train_and_predict(accelerator, predictor, newest)
                 drafts += predictor.tests(model, self.store)

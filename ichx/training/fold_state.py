@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ichx.data.predictions import VIEWS
+from ichx.store.runs import LIVE_STATES
 
 if TYPE_CHECKING:
     from ichx.store import DatasetVersion, Run, Store
@@ -18,6 +19,14 @@ def finished_folds(workspace: "Workspace", store: "Store", number: int) -> set[i
         if {p.view for p in stored if p.fold == fold} >= set(VIEWS)
         and (workspace.experiment_dir(number) / f"fold-{fold}" / "weights.safetensors").is_file()
     }
+
+
+def unpredicted_folds(workspace: "Workspace", store: "Store", number: int) -> set[int]:
+    """Return the folds that were finished and have their weights, but whose OOF predictions are gone."""
+    recorded = {p.fold for p in store.predictions(number, role="oof")}
+    home = workspace.experiment_dir(number)
+    weighed = {fold for fold in recorded if (home / f"fold-{fold}" / "weights.safetensors").is_file()}
+    return weighed - finished_folds(workspace, store, number)
 
 
 def missing_tests(
@@ -44,4 +53,4 @@ def fold_score(store: "Store", experiment: int, fold: int) -> float | None:
 
 def live_run(store: "Store", experiment: int, fold: int) -> "Run | None":
     """Return the run that holds the fold at this moment, if any does."""
-    return next((run for run in store.runs(experiment, fold) if run.state == "running"), None)
+    return next((run for run in store.runs(experiment, fold) if run.state in LIVE_STATES), None)

@@ -6,6 +6,7 @@ nothing is left behind when something is wrong.
 
 import hashlib
 import json
+import math
 import re
 import secrets
 import shutil
@@ -16,6 +17,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy.exc import IntegrityError
+
 from ichx import __version__
 from ichx.data.dataset import load_version
 from ichx.data.predictions import read_predictions
@@ -24,6 +29,7 @@ from ichx.errors import IchxError
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, ImportedRun, Note, PredictionDraft
+from ichx.training.cleanup import IMPORTING
 from ichx.training.exporting import FORMAT, INDEX, WEIGHTS
 from ichx.training.pooled import update_scores
 
@@ -55,17 +61,18 @@ def import_experiment(workspace: "Workspace", store: "Store", registry: "Registr
     Raises `IchxError`, leaving nothing behind, for what is no such archive, for a damaged or hostile one, where no
     dataset here is the one that it was made on, and for a plugin that is not installed.
     """
-    folder = workspace.experiments_dir / f".import-{secrets.token_hex(4)}"
+    folder = workspace.experiments_dir / f"{IMPORTING}{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True)
         with _opened(file) as archive:
             index = _read_index(archive, file)
             return _import(workspace, store, registry, archive, index, folder, file)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, pa.ArrowException) as error:
         raise IchxError(f"{file} is damaged: {error}", "export the experiment again") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IntegrityError) as error:
         raise IchxError(
-            f"the {INDEX} in {file} is not one of ichx's: {type(error).__name__} {error}", "export the experiment again"
+            f"the {INDEX} in {file} is not one of ichx's: {type(error).__name__} {str(error).splitlines()[0]}",
+            "export the experiment again",
         ) from error
     except OSError as error:
         raise IchxError(
@@ -101,7 +108,10 @@ def _import(
     ]
     if not any(name.endswith(WEIGHTS) for name in archive.namelist()) and predictions:
         left_out.append("it comes without weights: `ichx run` would train its folds again")
-    runs = tuple(_run(entry, index["history"]) for entry in index["runs"])
+    runs = tuple(_run(entry, index["history"], fold_set.k) for entry in index["runs"])
+    places = [(draft.role, draft.fold, draft.version_id, draft.view) for _, draft in predictions]
+    if len(set(places)) < len(places):
+        raise ValueError("it has a prediction twice")
     imported = ImportDraft(
         experiment=ExperimentDraft(
             name=str(given["name"])[:200],
@@ -226,14 +236,20 @@ def _prediction(
     with path.open("rb") as handle:
         if hashlib.file_digest(handle, "sha256").hexdigest() != entry["digest"]:
             raise ValueError(f"{name} is not the file that was recorded")
+    with pq.ParquetFile(path) as content:
+        rows = content.metadata.num_rows
+    tests = store.test_sets(version.dataset) if role == "test" else []
+    most = version.slices if role == "oof" else max((test.slices for test in tests), default=0)
+    if rows != int(entry["slices"]) or (role == "oof" and rows > most):
+        raise ValueError(f"{name} has {rows:,} rows, not those of its slices")
+    if rows > most:  # looked at before it is read: a small file may hold any number of equal rows
+        return _without(path, entry, left_out)
     ids = read_predictions(path).slice_ids
     target: DatasetVersion | None = version
     if role == "test":
         target = _test_set(workspace, store, version.dataset, set(ids))
         if target is None:
-            left_out.append(f"{name}: no test set here has the slices of {entry['dataset']}")
-            path.unlink()
-            return []
+            return _without(path, entry, left_out)
     assert target is not None
     draft = PredictionDraft(
         experiment=0,
@@ -244,9 +260,16 @@ def _prediction(
         path=name,
         slices=len(ids),
         digest=str(entry["digest"]),
-        score=None if entry["score"] is None else float(entry["score"]),
+        score=None if entry["score"] is None else _finite(entry["score"]),
     )
     return [(name, draft)]
+
+
+def _without(path: Path, entry: Mapping[str, Any], left_out: list[str]) -> list[tuple[str, PredictionDraft]]:
+    """Leave out the prediction of a test set that is not here."""
+    left_out.append(f"{entry['file']}: no test set here has the slices of {entry['dataset']}")
+    path.unlink()
+    return []
 
 
 def _test_set(workspace: "Workspace", store: "Store", dataset: str, ids: set[str]) -> "DatasetVersion | None":
@@ -256,8 +279,10 @@ def _test_set(workspace: "Workspace", store: "Store", dataset: str, ids: set[str
     return None
 
 
-def _run(entry: Mapping[str, Any], history: Mapping[str, Any]) -> ImportedRun:
+def _run(entry: Mapping[str, Any], history: Mapping[str, Any], folds: int) -> ImportedRun:
     fold, attempt = int(entry["fold"]), int(entry["attempt"])
+    if not 0 <= fold < folds:
+        raise ValueError(f"it has a run of fold {fold}")
     return ImportedRun(
         fold=fold,
         attempt=attempt,
@@ -286,6 +311,13 @@ def _run(entry: Mapping[str, Any], history: Mapping[str, Any]) -> ImportedRun:
             for r in history.get(str(fold), [])
         ),
     )
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"it has a score {number}")
+    return number
 
 
 def _date(text: str) -> datetime:

@@ -43,7 +43,7 @@ class Learner:
         `note` is told what the hardware makes necessary; `compiler` is that of `Execution`.
         """
         self.recipe, self.fold, self.model, self.accelerator = recipe, fold, model, accelerator
-        self.execution = Execution(model, note, compiler)
+        self.execution = Execution(model, note, compiler, alone=accelerator.num_processes == 1)
         self.window_step = WindowStep(recipe.input).to(accelerator.device)
         decay = recipe.ema.decay
         self.average = WeightAverage(accelerator.unwrap_model(model), decay) if decay > 0 else None
@@ -74,7 +74,7 @@ class Learner:
         others = [rank] if (rank := self.accelerator.process_index) else []
         rate = learning_rate(self.recipe.stage[self._stage], epoch, number / total)
         for group in optimizer.param_groups:
-            group["lr"] = rate * group.get("scale", 1.0)  # a checkpoint of an older version has none
+            group["lr"] = rate * group.get("scale", 1.0)
         loss = self._learn_from(self._inputs(batch, address), share, address_seed(*address, *others))
         take_step(optimizer, self._own, self.recipe.optimizer.clip, self.accelerator.scaler)
         if self.average is not None:

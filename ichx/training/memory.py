@@ -21,9 +21,10 @@ class Portions:
     What has been found holds for as long as the object lives. It is told once, through `note`.
     """
 
-    def __init__(self, note: Callable[[str], None]) -> None:
+    def __init__(self, note: Callable[[str], None], *, alone: bool = True) -> None:
+        """Tell `note`; not `alone`, a process must not do a step again that others do with it."""
         self.most: int | None = None
-        self._note = note
+        self._note, self._alone = note, alone
 
     def parts(self, count: int) -> list[slice]:
         """Return the parts of a batch of `count` images: as few and as even as can be, the larger ones first."""
@@ -47,6 +48,11 @@ class Portions:
                 largest = parts[0].stop
                 if largest == 1:
                     raise told(error) from error
+                if not self._alone:
+                    raise IchxError(
+                        f"{largest} images at once do not fit into the memory of one of several processes",
+                        "use one process, which then takes a batch in parts, or register a smaller --set batch=...",
+                    ) from error
             # Here the error is gone, and with it all that the failed attempt held.
             self.most = (largest + 1) // 2
             release()

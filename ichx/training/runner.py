@@ -13,7 +13,7 @@ from ichx.store import marks
 from ichx.training.device import choose_hardware
 from ichx.training.events import RunEvents
 from ichx.training.fold import FoldRun
-from ichx.training.fold_state import finished_folds, missing_tests
+from ichx.training.fold_state import finished_folds, missing_tests, unpredicted_folds
 from ichx.training.group import joined, local_rank, local_size, watching
 from ichx.training.job import prepare_job
 from ichx.training.options import RunOptions
@@ -87,12 +87,14 @@ def run_experiment(
             )
         own = events if group.leads else RunEvents()  # the others would say the same
         done = group.share(finished_folds(workspace, store, number))
-        trained, kept = [f for f in wanted if f not in done], [f for f in wanted if f in done]
+        lost = group.share(unpredicted_folds(workspace, store, number))
+        trained, kept = [f for f in wanted if f not in done | lost], [f for f in wanted if f in done | lost]
         behind = group.share(
             [
                 f
                 for f in kept
-                if missing_tests(workspace, store, experiment.dataset, number, f)
+                if f in lost
+                or missing_tests(workspace, store, experiment.dataset, number, f)
                 or (options.save_features and missing_features(workspace, store, number, f))
             ]
         )
@@ -102,6 +104,8 @@ def run_experiment(
             for fold in wanted:
                 if fold in trained or fold in behind:
                     stop.heed()
+                    if fold in lost:
+                        own.note(f"the OOF predictions of fold {fold} are gone: they are made again with its weights")
                     FoldRun(
                         job,
                         store,

@@ -66,6 +66,13 @@ def choose_start(folder: Path, recipe: "Recipe", *, pretrained: bool | None, wei
                 f"this experiment's folds started from {remembered}, not from {wanted}",
                 "leave out the option to go on, or register another experiment for the other weights",
             )
+        if wanted is not None:
+            return wanted  # the same weights, perhaps in another place
+        if remembered.kind == "file" and not Path(remembered.path).is_file():
+            raise IchxError(
+                f"the weights {remembered.path}, from which this experiment's folds started, are gone",
+                f"name them with --weights FILE; their SHA-256 is {remembered.sha256}",
+            )
         if remembered.kind == "file" and _sha256(Path(remembered.path)) != remembered.sha256:
             raise IchxError(f"{remembered.path} has changed since the first fold started from it", "restore that file")
         return remembered
@@ -183,10 +190,18 @@ def save_weights(path: Path, model: nn.Module, metadata: dict[str, str]) -> None
         safetensors.torch.save_file(tensors, draft, metadata=metadata)
         with draft.open("rb+") as handle:
             os.fsync(handle.fileno())
+        share_as_others(draft)
         draft.replace(path)
     except (OSError, safetensors.SafetensorError) as error:
         draft.unlink(missing_ok=True)
         raise IchxError(f"cannot write the weights {path}: {error}", "free some space, then run again") from error
+
+
+def share_as_others(path: Path) -> None:
+    """Give a file the rights that others get: safetensors makes it for its owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def _sha256(path: Path) -> str:

@@ -76,7 +76,7 @@ def test_one_of_another_recipe_is_not_used(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, Position(0, 1), state(1))
     found, notes = notes_of(tmp_path, fits="another")
     assert found is None
-    assert "belongs to another recipe or other data" in notes[0]
+    assert "belongs to another training or other data" in notes[0]
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
@@ -138,3 +138,13 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(IchxError, match="cannot write the checkpoint"):
         save_checkpoint(tmp_path / "file", Position(0, 1), state(1))
+
+
+def test_checkpoints_of_another_training_do_not_push_out_new_ones(tmp_path: Path) -> None:
+    for batch in (8000, 9000):
+        save_checkpoint(tmp_path, Position(2, 9, batch), {"fits": "other"})
+    for batch in (1, 2, 3):
+        save_checkpoint(tmp_path, Position(0, 0, batch), {"fits": "mine"})
+    found = load_newest(tmp_path, "mine", lambda _: None)
+    assert found is not None
+    assert found[0] == Position(0, 0, 3)

@@ -289,18 +289,6 @@ def test_an_option_without_effect_on_a_finished_experiment_is_refused(trained: P
             run_experiment(workspace, store, load_registry(), 1, options=options)
 
 
-def test_lost_files_are_made_again(trained_copy: Path) -> None:
-    """Predictions that are gone make a fold unfinished: it is trained again, to the same values."""
-    workspace = open_workspace(trained_copy)
-    path = workspace.experiment_dir(2) / "fold-1" / "oof-hflip.parquet"
-    before = read_predictions(path)
-    path.unlink()
-    with open_store(workspace) as store:
-        report = run_experiment(workspace, store, load_registry(), 2)
-    assert (report.trained, report.already_done) == ((1,), (0,))
-    np.testing.assert_array_equal(read_predictions(path).logits, before.logits)
-
-
 def test_no_pretrained_is_remembered_for_the_later_folds(fresh: Place) -> None:
     workspace, store = fresh
     experiment = register(store, "model.pretrained=true")
@@ -393,3 +381,15 @@ def test_torch_is_left_as_it_was(fresh: Place) -> None:
     run_experiment(workspace, store, load_registry(), experiment.number, folds=[0])
     torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
     assert PartialState._shared_state == {}
+
+
+def test_lost_predictions_are_made_again_with_the_weights_that_are_there(trained_copy: Path, ichx: Program) -> None:
+    folder = trained_copy / "experiments" / "2" / "fold-1"
+    before = {name: (folder / name).read_bytes() for name in ("oof-identity.parquet", "weights.safetensors")}
+    (folder / "oof-identity.parquet").unlink()
+    done = ichx("run", 2, cwd=trained_copy)
+    assert done.code == 0, done.err
+    assert "the OOF predictions of fold 1 are gone: they are made again with its weights" in done.err
+    assert "to train on" not in done.err
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert ichx("audit", 2, cwd=trained_copy).code == 0

@@ -377,13 +377,15 @@ def test_a_weights_file_is_remembered_by_its_content(tmp_path: Path) -> None:
         choose_start(home, RECIPE, pretrained=None, weights=other)
     copied = tmp_path / "copy.safetensors"
     copied.write_bytes(first.read_bytes())
-    assert choose_start(home, RECIPE, pretrained=None, weights=copied) == start
+    moved = choose_start(home, RECIPE, pretrained=None, weights=copied)
+    assert (moved.sha256, moved.path) == (start.sha256, str(copied.resolve())), "the same weights in another place"
     first.write_bytes(other.read_bytes())
     with pytest.raises(IchxError, match="has changed since the first fold started from it"):
         choose_start(home, RECIPE, pretrained=None, weights=None)
     first.unlink()
-    with pytest.raises(IchxError, match="cannot read the weights file"):
+    with pytest.raises(IchxError, match="are gone") as caught:
         choose_start(home, RECIPE, pretrained=None, weights=None)
+    assert start.sha256 in caught.value.remedy
 
 
 def test_contradicting_options_and_missing_files(tmp_path: Path) -> None:
