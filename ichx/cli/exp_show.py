@@ -12,6 +12,7 @@ from ichx.cli.numbers import Number
 from ichx.cli.render import cell, console, duration, interval, marked, print_json, say, session, table
 from ichx.data.wording import bytes_told, counted
 from ichx.errors import IchxError
+from ichx.training.run_log import log_file
 
 if TYPE_CHECKING:
     from ichx.store import EpochRecord, Experiment, Run
@@ -131,7 +132,7 @@ def log(
         raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
     if fold is None:
         fold = max(runs, key=lambda run: run.id).fold if runs else 0
-    path = workspace.experiment_dir(number) / f"fold-{fold}" / "run.log"
+    path = log_file(workspace, number, fold)
     if not path.exists():
         raise IchxError(f"fold {fold} of experiment {number} has no log", f"`ichx run {number}` writes one")
     with path.open(encoding="utf-8", errors="replace") as handle:
