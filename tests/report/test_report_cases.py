@@ -112,7 +112,7 @@ def test_an_ensemble_whose_predictions_changed_is_refused(trained: Workspace, tm
 def test_without_a_finished_fold_there_are_curves_and_no_score(trained: Workspace, store: Store) -> None:
     with pytest.raises(IchxError, match="experiment 3 has nothing to report: no epoch of it is trained"):
         write_report(trained, store, NEW)
-    run = store.start_run(run_draft(NEW, 0, "cpu, fp32"))
+    run = store.start_run(run_draft(NEW, 0, "cpu, fp32", 0, trained.experiment_dir(NEW)))
     store.record_epoch(run.id, EpochRecord("balanced", 0, 1, {"loss": 0.7, "score": float("nan"), "lr": 1e-3}))
     store.finish_run(run.id, "stopped")
     html, found = page(trained, store, NEW)

@@ -115,7 +115,7 @@ def test_a_fold_that_another_process_holds_is_told_and_the_others_go_on(
     when: str, workspace: Workspace, store: Store
 ) -> None:
     number = register(store)
-    held = run_draft(number, 0, "cpu")
+    held = run_draft(number, 0, "cpu", 0, workspace.experiment_dir(number))
 
     def take(job: int) -> None:
         if job == 0:
@@ -214,7 +214,7 @@ def test_a_score_that_was_overtaken_is_made_again(trained_root: Path, tmp_path: 
         assert half.score != whole.score
 
         def finish_other() -> None:
-            run = store.start_run(run_draft(1, 1, "cpu"))
+            run = store.start_run(run_draft(1, 1, "cpu", 0, workspace.experiment_dir(1)))
             store.finish_run(run.id, "done", predictions=taken)
             update_scores(workspace, store, 1)
             assert store.experiment(1).score == whole.score
