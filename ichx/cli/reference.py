@@ -28,8 +28,8 @@ This page is written by `python -m ichx.cli.reference docs`.
 """
 TABLES_BEGIN = """# The store's tables
 
-What `ichx store sql` asks; `ichx store schema` prints the same. Times are UTC. Columns that end in `_id` hold the `id` of
-a row elsewhere, `->` says of which table a value is a key. A later ichx may add tables and columns.
+What `ichx store sql` asks; `ichx store schema` prints the same. Times are UTC. `->` says of which
+table a value is a key. A later ichx may add tables and columns.
 
 This page is written by `python -m ichx.cli.reference docs`.
 """
