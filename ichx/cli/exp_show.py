@@ -12,7 +12,6 @@ from ichx.cli.numbers import Number
 from ichx.cli.render import cell, console, duration, interval, marked, print_json, say, session, table
 from ichx.data.wording import bytes_told, counted
 from ichx.errors import IchxError
-from ichx.training.run_log import log_file
 
 if TYPE_CHECKING:
     from ichx.store import EpochRecord, Experiment, Run
@@ -125,6 +124,8 @@ def log(
 
     Example: `ichx exp log 6 -f`
     """
+    from ichx.training.run_log import log_file
+
     with session() as (workspace, store):
         experiment = store.experiment(number)
         runs = store.runs(number)
