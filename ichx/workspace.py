@@ -15,6 +15,8 @@ SETTINGS_FILE = "ichx.toml"
 SETTINGS = {
     "store": "SQLAlchemy URL of the store; default: db/ichx.db (SQLite)",
     "cache": "directory for HU caches, 80 GB and more for a full dataset; default: cache/",
+    "mlflow": "MLflow server, folder or database that runs are sent to, too; default: none",
+    "tensorboard": "true, or a folder, for TensorBoard files of runs; default: none",
 }
 
 
@@ -25,6 +27,8 @@ class Workspace:
     root: Path
     store_url: str
     cache_dir: Path
+    mlflow: str | None = None
+    tensorboard: Path | None = None
 
     @property
     def experiments_dir(self) -> Path:
@@ -107,14 +111,22 @@ def open_workspace(root: Path) -> Workspace:
     settings = _read_settings(root / SETTINGS_FILE)
     store = os.environ.get("ICHX_STORE") or settings.get("store") or f"sqlite:///{root / 'db' / 'ichx.db'}"
     cache = root / Path(settings.get("cache", "cache")).expanduser()
-    return Workspace(root=root, store_url=store, cache_dir=cache)
+    board = settings.get("tensorboard", False)
+    folder = "tensorboard" if board is True else board
+    return Workspace(
+        root=root,
+        store_url=store,
+        cache_dir=cache,
+        mlflow=settings.get("mlflow") or None,
+        tensorboard=root / Path(folder).expanduser() if folder else None,
+    )
 
 
 def _is_workspace(root: Path) -> bool:
     return (root / SETTINGS_FILE).is_file() or ((root / "db").is_dir() and (root / "experiments").is_dir())
 
 
-def _read_settings(path: Path) -> dict[str, str]:
+def _read_settings(path: Path) -> dict[str, Any]:
     try:
         raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -125,6 +137,6 @@ def _read_settings(path: Path) -> dict[str, str]:
         if name not in SETTINGS:
             hint = did_you_mean(name, list(SETTINGS))
             raise IchxError(f"{path} sets {name!r}, which is no setting", f"{hint}settings are: {', '.join(SETTINGS)}")
-        if not isinstance(value, str):
+        if not isinstance(value, str) and not (name == "tensorboard" and isinstance(value, bool)):
             raise IchxError(f"{path}: {name} must be a text in quotes", f"it is the {SETTINGS[name]}")
     return raw

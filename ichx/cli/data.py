@@ -96,7 +96,8 @@ def list_datasets(as_json: AsJson = False) -> None:
         )
         for dataset, version in zip(datasets, newest, strict=True)
     ]
-    table("datasets", ("name", "what", "version", "slices", "patients", "left out", "folds", "added"), rows)
+    heads = ("name", "what", "version", "slices", "patients", "left out", "folds", "added")
+    table("datasets", heads, rows, drop=("added", "version"), cut={"name": 16, "what": 14})
 
 
 @app.command("show")

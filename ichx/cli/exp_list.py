@@ -94,7 +94,8 @@ def list_experiments(
         return
     rows = [[_told(e, name, recipes) for name in shown] for e in found]
     caption = f"{len(found)} of " * (len(found) < total) + counted(total, "experiment")
-    table("", [HEADS.get(name, name.replace("_", " ")) for name in shown], rows, caption=caption)
+    heads = [HEADS.get(name, name.replace("_", " ")) for name in shown]
+    table("", heads, rows, caption=caption, cut={"name": 16, "plugin": 16, "tags": 12, "dataset": 10})
 
 
 def _say_nothing(parent: int | None, others: bool) -> None:

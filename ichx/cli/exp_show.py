@@ -124,6 +124,8 @@ def log(
 
     Example: `ichx exp log 6 -f`
     """
+    from ichx.training.run_log import log_file
+
     with session() as (workspace, store):
         experiment = store.experiment(number)
         runs = store.runs(number)
@@ -131,7 +133,7 @@ def log(
         raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
     if fold is None:
         fold = max(runs, key=lambda run: run.id).fold if runs else 0
-    path = workspace.experiment_dir(number) / f"fold-{fold}" / "run.log"
+    path = log_file(workspace, number, fold)
     if not path.exists():
         raise IchxError(f"fold {fold} of experiment {number} has no log", f"`ichx run {number}` writes one")
     with path.open(encoding="utf-8", errors="replace") as handle:

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
-from ichx.cli.render import cell, console, duration, print_json, session
+from ichx.cli.render import console, duration, print_json, session, sheet
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Run, Store
@@ -51,27 +50,26 @@ def _live(store: "Store") -> "list[tuple[Experiment, Run]]":
 
 
 def _sheet(store: "Store") -> Table:
-    sheet = Table(caption=f"at {datetime.now():%H:%M:%S}", caption_justify="left")
-    for head in ("exp", "name", "fold", "state", "stage", "epochs", "score", "for", "ends in"):
-        sheet.add_column(head, overflow="fold")
+    rows = []
     for experiment, run in _live(store):
         passed = (datetime.now(UTC) - run.started).total_seconds()
         history = store.history(experiment.number, run.fold)
         own = [record.values.get("seconds", 0.0) for record in history[-3:]]
         left = (experiment.epochs - run.epochs_done) * sum(own) / len(own) if own else None
         score = history[-1].values.get("score") if history else None
-        values = (
-            experiment.number,
-            experiment.name,
-            run.fold,
-            run.state,
-            run.stage,
-            f"{run.epochs_done}/{experiment.epochs}",
-            score,
-            duration(passed),
-            None if left is None else duration(left),
+        rows.append(
+            (
+                experiment.number,
+                experiment.name,
+                run.fold,
+                run.state,
+                run.stage,
+                f"{run.epochs_done}/{experiment.epochs}",
+                score,
+                duration(passed),
+                None if left is None else duration(left),
+            )
         )
-        sheet.add_row(*(Text(cell(value)) for value in values))
-    if not sheet.row_count:
-        sheet.add_row("-", "nothing runs")
-    return sheet
+    heads = ("exp", "name", "fold", "state", "stage", "epochs", "score", "for", "ends in")
+    caption = f"at {datetime.now():%H:%M:%S}" if rows else f"nothing runs at {datetime.now():%H:%M:%S}"
+    return sheet("", heads, rows, caption=caption, drop=("stage", "for"), cut={"name": 12})

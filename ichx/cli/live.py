@@ -19,7 +19,7 @@ class LiveView(RunEvents):
     def __init__(self) -> None:
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             TextColumn("{task.fields[text]}"),
             console=err,
             transient=True,
@@ -71,7 +71,7 @@ class LiveView(RunEvents):
         elif now > self._epoch_began:
             rate = (images - self._first[1]) / (now - self._epoch_began)
             left = (total - done) * (now - self._epoch_began) / (done - self._first[0])
-            text += f"  {rate:,.0f} images/s  epoch ends in {duration(left)}"
+            text += f"  {rate:,.0f}/s  ends in {duration(left)}"
         self._show(done, total, text)
 
     def phase(self, name: str, done: int, total: int) -> None:
@@ -84,14 +84,13 @@ class LiveView(RunEvents):
         """Print the epoch's line."""
         values = record.values
         self._epochs_done += 1
-        line = (
-            f"  {record.stage} {record.epoch}: loss {values['loss']:.5f}, score {values['score']:.5f}, "
-            f"lr {values['lr']:.1e}, {values['images_per_second']:,.0f} images/s, {duration(values['seconds'])}"
-        )
+        # within 80 columns, also with hours left; the run log has the rest
+        line = f"  {record.stage} {record.epoch}: loss {values['loss']:.4f}, score {values['score']:.5f}"
+        line += f", {duration(values['seconds'])}"
         if self._plan is not None:
             left = self._plan.epochs - self._plan.epochs_done - self._left_out - self._epochs_done
             if left > 0:
-                line += f", fold ends in {duration(left * (time.monotonic() - self._began) / self._epochs_done)}"
+                line += f", {duration(left * (time.monotonic() - self._began) / self._epochs_done)} to go"
         say(line)
 
     def stage_ended(self, stage: str, best: int, trained: int, left_out: int) -> None:

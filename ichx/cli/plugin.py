@@ -36,10 +36,11 @@ def list_plugins(as_json: Annotated[bool, typer.Option("--json", help="JSON on s
     rows = []
     for plugin in plugins:
         image = plugin.recipe.input
-        pixels = f"{image.size} px" + (f", crop {image.crop}" if image.crop else "")
+        pixels = f"{image.size}, crop {image.crop}" if image.crop else str(image.size)
         windows = f"{len(image.windows)} {image.window_kind}" + (f", {image.slices} slices" if image.neighbours else "")
         rows.append((plugin.name, pixels, windows, plugin.recipe.batch, plugin.weights_licence, plugin.summary))
-    table("plugins", ("name", "image", "windows", "batch", "weights", "what it is"), rows)
+    heads = ("name", "pixels", "windows", "batch", "weights", "what it is")
+    table("plugins", heads, rows, drop=("weights", "batch", "windows"), cut={"name": 16, "what it is": 36})
 
 
 @app.command("show")

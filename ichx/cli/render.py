@@ -8,12 +8,13 @@ import gc
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -33,16 +34,72 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = "") -> None:
-    """Print a table; columns of numbers are aligned to the right, `None` is shown as a dash."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    caption: str = "",
+    drop: Sequence[str] = (),
+    cut: Mapping[str, int] | None = None,
+) -> None:
+    """Print a table as `sheet` makes it."""
+    console.print(sheet(title, columns, rows, caption=caption, drop=drop, cut=cut))
+
+
+def sheet(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    caption: str = "",
+    drop: Sequence[str] = (),
+    cut: Mapping[str, int] | None = None,
+) -> Table:
+    """Return a table; columns of numbers are aligned to the right, `None` is shown as a dash.
+
+    Where it is too wide, the columns of `drop` are left out, the first one first, and those of `cut` end in an
+    ellipsis, at that many characters or more; the others fold.
+    """
     head, foot = (Text(text) if text else None for text in (title, caption))  # never markup: marks stand in brackets
-    sheet = Table(title=head, caption=foot, title_justify="left", caption_justify="left")
-    for index, column in enumerate(columns):
+    made = Table(title=head, caption=foot, title_justify="left", caption_justify="left")
+    texts = [[cell(value) for value in row] for row in rows]
+    wide = [max(map(cell_len, (name, *(row[i] for row in texts)))) for i, name in enumerate(columns)]
+    shown, limits = _fit(columns, wide, drop, cut or {})
+    for index in shown:
         numeric = all(isinstance(row[index], int | float | None) for row in rows)
-        sheet.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        sheet.add_row(*(Text(cell(value)) for value in row))
-    console.print(sheet)
+        limited = columns[index] in limits
+        made.add_column(
+            columns[index],
+            justify="right" if numeric else "left",
+            overflow="ellipsis" if limited else "fold",
+            no_wrap=limited or numeric,
+            width=limits.get(columns[index]),
+        )
+    for row in texts:
+        made.add_row(*(Text(row[index]) for index in shown))
+    return made
+
+
+def _fit(
+    columns: Sequence[str], wide: Sequence[int], drop: Sequence[str], cut: Mapping[str, int]
+) -> tuple[list[int], dict[str, int]]:
+    """Return which columns are shown, and how wide those of `cut` are."""
+    shown = list(range(len(columns)))
+    going = [name for name in drop if name in columns]
+    while True:
+        least = {i: min(wide[i], max(cut[columns[i]], len(columns[i]))) for i in shown if columns[i] in cut}
+        room = console.width - 1 - sum(3 + wide[i] for i in shown if i not in least) - 3 * len(least)
+        if room >= sum(least.values()) or not going:
+            break
+        shown.remove(columns.index(going.pop(0)))
+    limits = dict(least)
+    spare = room - sum(least.values())
+    for index in least:  # the first gets what it needs before the next one
+        more = max(min(spare, wide[index] - limits[index]), 0)
+        limits[index] += more
+        spare -= more
+    return shown, {columns[index]: width for index, width in limits.items()}
 
 
 def cell(value: object) -> str:

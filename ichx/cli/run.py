@@ -78,11 +78,14 @@ def run(
             raise typer.Exit(run_processes(sys.argv[1:], processes))
         from ichx.cli.live import LiveView
         from ichx.training.group import AgreedError
+        from ichx.training.run_log import log_file, prints_into
         from ichx.training.runner import run_experiment
         from ichx.training.stop import RunStopped
 
+        # The log of a job gets what it prints, too: the view would say everything there a second time.
+        logged = any(prints_into(log_file(workspace, number, fold)) for fold in folds or ())
         try:
-            with LiveView() if rank == 0 else nullcontext() as view:
+            with LiveView() if rank == 0 and not logged else nullcontext() as view:
                 report = run_experiment(
                     workspace, store, registry, number, folds=folds or None, options=options, events=view
                 )

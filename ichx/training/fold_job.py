@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ichx.engine import Job, JobResult
 from ichx.training.options import RunOptions
+from ichx.training.run_log import unstamped
 
 if TYPE_CHECKING:
     from ichx.workspace import Workspace
@@ -55,4 +56,5 @@ def _last_lines(log: Path, start: int) -> list[str]:
     with log.open("rb") as handle:
         handle.seek(max(start, handle.seek(0, os.SEEK_END) - TAIL_BYTES))
         text = handle.read().decode(errors="replace")
-    return [line.strip() for line in text.splitlines(keepends=True) if line.endswith("\n") and line.strip()]
+    whole = [line.strip() for line in text.splitlines(keepends=True) if line.endswith("\n") and line.strip()]
+    return [unstamped(line) for line in whole]

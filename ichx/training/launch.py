@@ -27,6 +27,7 @@ from ichx.training.launch_events import (
     UnitResult,
 )
 from ichx.training.options import RunOptions
+from ichx.training.run_log import log_file
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Store
@@ -169,7 +170,7 @@ class _Launch:
             return
         device = self.shares.device([a.device for a in self.active])
         workers = self.shares.workers if self.options.workers is None else self.options.workers
-        log = self.workspace.experiment_dir(unit.experiment) / f"fold-{unit.fold}" / "run.log"
+        log = log_file(self.workspace, unit.experiment, unit.fold)
         job = fold_job(
             self.workspace,
             unit.experiment,

@@ -55,8 +55,12 @@ class NoLease(Lease):
 
 @contextlib.contextmanager
 def lease(store: "Store", draft: "RunDraft", events: "RunEvents") -> Iterator[Lease]:
-    """Hold the fold in the store with a beating heart; record how the attempt ends when it does not end well."""
+    """Hold the fold in the store with a beating heart; record how the attempt ends when it does not end well.
+
+    `events` are told of its beginning and its end.
+    """
     run = store.start_run(draft)
+    events.attempt_started(run)
     held = Lease(store, run)
     stop = threading.Event()
 
@@ -74,7 +78,9 @@ def lease(store: "Store", draft: "RunDraft", events: "RunEvents") -> Iterator[Le
     heart.start()
     try:
         yield held
-    except RunEndedError:
+        events.attempt_ended("done", None)
+    except RunEndedError as error:
+        events.attempt_ended("lost", error.problem)
         raise  # its end is recorded already
     except BaseException as error:
         state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -83,6 +89,7 @@ def lease(store: "Store", draft: "RunDraft", events: "RunEvents") -> Iterator[Le
             store.finish_run(run.id, state, error=reason if state == "failed" else None)
         except IchxError as unrecorded:  # the first error is the one to raise
             events.note(f"the end of this run is not recorded: {unrecorded.problem}")
+        events.attempt_ended(state, reason if state == "failed" else str(error) or None)
         raise
     finally:
         stop.set()

@@ -14,6 +14,7 @@ from ichx.training.device import choose_hardware
 from ichx.training.events import RunEvents
 from ichx.training.fold import FoldRun
 from ichx.training.fold_state import finished_folds, missing_tests, unpredicted_folds
+from ichx.training.follow import followed
 from ichx.training.group import joined, local_rank, local_size, watching
 from ichx.training.job import prepare_job
 from ichx.training.options import RunOptions
@@ -63,7 +64,7 @@ def run_experiment(
     Ctrl-C and SIGTERM are listened to meanwhile. Raises `RunStopped` for them, and `IchxError` for an unknown
     experiment or fold, a fold that another process runs, and all that a fold raises.
     """
-    options, events = options or RunOptions(), events or RunEvents()
+    options = options or RunOptions()
     experiment = store.experiment(number)
     wanted = list(range(experiment.folds) if folds is None else folds)
     for fold in wanted:
@@ -76,7 +77,8 @@ def run_experiment(
         choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
     hardware = choose_hardware(_own_device(options.device), recipe.precision, recipe.input.pixels)
     with (
-        listening(events.note) as stop,
+        followed(workspace, experiment, recipe, events or RunEvents()) as told,
+        listening(told.note) as stop,
         joined(hardware.device) as group,
         watching(group, stop, number),
     ):
@@ -85,7 +87,7 @@ def run_experiment(
                 "features are saved by one process",
                 f"train without --save, then run `ichx run {number} --save features` in one process",
             )
-        own = events if group.leads else RunEvents()  # the others would say the same
+        own = told if group.leads else RunEvents()  # the others would say the same
         done = group.share(finished_folds(workspace, store, number))
         lost = group.share(unpredicted_folds(workspace, store, number))
         trained, kept = [f for f in wanted if f not in done | lost], [f for f in wanted if f in done | lost]

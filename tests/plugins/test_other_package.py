@@ -1,0 +1,60 @@
+"""A package of somebody else's adds a model: installed without ichx knowing of it, and used from the command line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Program, clean_environment
+
+PACKAGE = Path(__file__).parents[1] / "plugin_package"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment in which the package is installed, in a folder of its own; nothing is downloaded."""
+    folder = tmp_path_factory.mktemp("package")
+    source = shutil.copytree(PACKAGE, folder / "source")  # a build leaves files beside it
+    target = folder / "site"
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--target", str(target)]
+    command = [sys.executable, "-m", "pip", "install", *options, str(source)]
+    done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    before = os.environ.get("PYTHONPATH", "")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (before, str(target))))}
+
+
+def test_it_is_listed_and_trains(dataset_copy: Path, installed: dict[str, str], ichx_process: Program) -> None:
+    listed = json.loads(ichx_process("plugin", "list", "--json", cwd=dataset_copy, **installed).out)
+    (facts,) = [plugin for plugin in listed if plugin["name"] == "shallow_ct"]
+    assert (facts["size"], facts["channels"]) == (64, 3)
+
+    made = ichx_process("exp", "new", "--plugin", "shallow_ct", "--size", 32, cwd=dataset_copy, **installed)
+    assert (made.code, "experiment 1: shallow_ct" in made.out) == (0, True), made.err
+    ran = ichx_process("run", 1, "--device", "cpu", "--save", "features", cwd=dataset_copy, **installed)
+    assert (ran.code, "experiment 1: OOF score" in ran.out) == (0, True), ran.err
+    folder = dataset_copy / "experiments" / "1"
+    assert len(list(folder.glob("fold-*/weights.safetensors"))) == 2
+    assert list(folder.rglob("*-features.parquet"))
+
+
+def test_without_the_package_its_experiments_stay_and_say_what_is_missing(
+    dataset_copy: Path, installed: dict[str, str], ichx_process: Program
+) -> None:
+    assert ichx_process("exp", "new", "--plugin", "shallow_ct", cwd=dataset_copy, **installed).code == 0
+    assert "shallow_ct" in ichx_process("exp", "list", cwd=dataset_copy).out
+    ran = ichx_process("run", 1, "--device", "cpu", cwd=dataset_copy)
+    assert (ran.code, "Traceback" in ran.err) == (1, False)
+    assert "no plugin is called 'shallow_ct'" in ran.err
+
+
+def test_what_it_cannot_do_is_an_error_of_its_own(
+    dataset_copy: Path, installed: dict[str, str], ichx_process: Program
+) -> None:
+    assert ichx_process("exp", "new", "--plugin", "shallow_ct", cwd=dataset_copy, **installed).code == 0
+    ran = ichx_process("run", 1, "--device", "cpu", "--pretrained", cwd=dataset_copy, **installed)
+    assert (ran.code, "Traceback" in ran.err) == (1, False)
+    assert "shallow_ct has no pretrained weights" in ran.err
