@@ -97,7 +97,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        patients = 150 if options.device == ON_GPU else 12
+        patients = 150 if options.device == ON_GPU else 8 if options.quick else 12
         files = write_phantom(place / "files", patients=patients, seed=1, size=128)
         workspace = init_workspace(place / "workspace")
         with open_store(workspace) as store:
@@ -109,8 +109,8 @@ def main() -> None:
 
 def on_cpu(bench: Bench, quick: bool) -> list[Figure]:
     return [
-        *large_network(bench, batch=8 if quick else 16, steps=2 if quick else 4, repeats=1 if quick else 5),
-        *tiny_network(bench, steps=12, repeats=3 if quick else 9),
+        *large_network(bench, batch=8 if quick else 16, steps=1 if quick else 4, repeats=3 if quick else 5),
+        *tiny_network(bench, steps=8 if quick else 12, repeats=3 if quick else 9),
         loading(bench, 2 if quick else 10),
         checkpoint_cost(bench, 2 if quick else 5),
         memory(bench),

@@ -12,7 +12,7 @@ import typer
 from ichx.cli.numbers import Numbers
 from ichx.cli.options import Save, saves_features
 from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import print_json, print_score, say, session
+from ichx.cli.render import print_json, print_score, say, session, warn
 from ichx.errors import IchxError
 
 
@@ -48,6 +48,9 @@ def run(
     with_features = saves_features(save)
     registry = loaded_registry()
     with session() as (workspace, store):
+        network = store.network_file_system()
+        if network is not None:
+            warn(f"the store lies on a network file system ({network}), where locks may fail: keep it on a local disk")
         for number in numbers:
             store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
         from ichx.training.options import RunOptions
