@@ -11,7 +11,7 @@ import typer
 from ichx.cli.render import cell, console, duration, marked, print_json, say, session, table
 from ichx.data.wording import counted
 from ichx.errors import IchxError
-from ichx.store import Selection
+from ichx.store import Selection, marks
 from ichx.store.selection import KINDS, is_recipe_value, recipe_values
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def list_experiments(
         print_json(found)
         return
     if as_csv or as_md:
-        _print_text([[_plain(e, name, recipes) for name in shown] for e in found], shown, markdown=as_md)
+        rows_of_text = [[*(_plain(e, name, recipes) for name in shown), "; ".join(marks(e))] for e in found]
+        _print_text(rows_of_text, [*shown, "marks"], markdown=as_md)
         return
     if not found:
         _say_nothing(parent, there > 0)
@@ -136,6 +137,7 @@ def _columns(store: "Store", given: str | None) -> tuple[str, ...]:
     if not names:
         raise IchxError("--columns names nothing", "name some, such as number,name,score; or `default`")
     store.remember(_REMEMBERED, list(names))
+    say("lists have these columns from now on; `--columns default` goes back")
     return names
 
 

@@ -173,7 +173,8 @@ class _Parser:
     def _named(self, node: ast.expr) -> _Part:
         name = ast.unparse(node)
         if name not in self.kinds and not self.is_recipe_value(name):
-            raise unknown_name(name, self.kinds)
+            unknown = unknown_name(name, self.kinds)
+            raise IchxError(unknown.problem, f"{unknown.remedy}; a text stands in quotes")
         self.names.add(name)
         return _Part(lambda values: values[name], self.kinds.get(name))
 

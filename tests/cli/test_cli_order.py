@@ -57,9 +57,9 @@ def test_chosen_columns_are_remembered(six: Path, ichx: Program) -> None:
     rows = list(
         csv.reader(io.StringIO(ichx("exp", "list", "--columns", "number,batch,stage.full.lr", "--csv", cwd=six).out))
     )
-    assert rows[:2] == [["number", "batch", "stage.full.lr"], ["6", "64", "8e-06"]]
+    assert rows[:2] == [["number", "batch", "stage.full.lr", "marks"], ["6", "64", "8e-06", "partial (0 of 2 folds)"]]
     again = ichx("exp", "list", "--md", cwd=six).out.splitlines()
-    assert again[0] == "| number | batch | stage.full.lr |"
+    assert again[0] == "| number | batch | stage.full.lr | marks |"
     assert len(again) == 8
     assert "8e-06" in ichx("exp", "list", cwd=six).out
     assert "OOF score" in ichx("exp", "list", "--columns", "default", cwd=six).out
