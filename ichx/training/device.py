@@ -16,7 +16,7 @@ from ichx.training.group import local_size
 from ichx.training.memory import is_out_of_memory, told
 from ichx.training.options import MOST_WORKERS
 
-SMALL_PIXELS = 96
+SMALL_PIXELS = 64
 
 
 @dataclass(frozen=True)

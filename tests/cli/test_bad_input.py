@@ -176,7 +176,7 @@ def test_runs_that_cannot_begin(ichx: Program, dataset_copy: Path) -> None:
         (("--weights", "text.pth", "--pretrained"), "contradict each other"),
     ):
         assert_told(ichx("run", 1, *arguments, cwd=dataset_copy), told)
-    assert {path.name for path in (dataset_copy / "experiments").rglob("fold-*/*")} <= {"run.log"}
+    assert {path.name for path in (dataset_copy / "experiments").rglob("fold-*/*")} <= {"run.log", "code.diff"}
     assert ichx("run", 1, "--workers", -1, cwd=dataset_copy).code == 2
 
 
