@@ -79,7 +79,7 @@ def add_finished(
     home = workspace.experiment_dir(experiment.number)
     for fold in np.unique(data.folds).tolist():
         rows = np.flatnonzero(data.folds == fold)
-        run = store.start_run(run_draft(experiment.number, fold, "none: drawn"))
+        run = store.start_run(run_draft(experiment.number, fold, "none: drawn", 0, home / f"fold-{fold}"))
         for index, stage in enumerate(from_toml(experiment.recipe).stage):
             for epoch in range(stage.epochs):
                 values = {"loss": 0.1 / (epoch + 1), "score": 0.08 / (index + 1), "lr": stage.lr}
