@@ -50,8 +50,6 @@ _REST = (
     experiment.c.origin,
 )
 _PROGRESS = ("folds_done", "state", "stage", "seconds")
-_CHUNK = 500
-"""Numbers in one IN: databases limit its length."""
 
 
 def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft]) -> list[Experiment]:
@@ -142,8 +140,8 @@ def _join(found: list[dict[str, Any]], beside: Mapping[int, Mapping[str, Any]]) 
 def _rows(connection: Connection, numbers: Sequence[int]) -> list[Any]:
     """Return the summary rows of `numbers`, in their order."""
     by_number: dict[int, Any] = {}
-    for start in range(0, len(numbers), _CHUNK):
-        chunk = experiment.c.number.in_(numbers[start : start + _CHUNK])
+    for start in range(0, len(numbers), progress.CHUNK):
+        chunk = experiment.c.number.in_(numbers[start : start + progress.CHUNK])
         by_number |= {row.number: row for row in connection.execute(_select(*_SUMMARY).where(chunk))}
     return [by_number[number] for number in numbers]
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from ichx.store import runs
 from ichx.store.tables import experiment, fold_set, run
 
-_CHUNK = 500
+CHUNK = 500
 """Numbers in one IN: databases limit its length."""
 
 Progress = dict[str, Any]
@@ -113,6 +113,6 @@ def _choosing(column: Any, numbers: Sequence[int]) -> list[ColumnElement[bool]]:
     """Return conditions that find `numbers`: by name where they are few, else all between the first and the last."""
     if not numbers:
         return []
-    if len(numbers) <= _CHUNK:
+    if len(numbers) <= CHUNK:
         return [column.in_(numbers)]
     return [column.between(min(numbers), max(numbers))]

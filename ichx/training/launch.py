@@ -37,6 +37,9 @@ TICK_SECONDS = 0.2
 LOOK_SECONDS = 1.0
 """How often a job is looked at for its progress."""
 
+MOST_UNREAD = 5
+"""How often the store may fail to say what came of a job; each time it has been waited for already."""
+
 STOPPED_CODES = {130, 143, -2, -9, -15}
 """How a job ends that was told to stop: the first two are of `ichx` itself."""
 
@@ -102,6 +105,7 @@ class _Active:
     log_start: int
     progress: UnitProgress
     looked: float
+    unread: int = 0
 
 
 class _Launch:
@@ -153,7 +157,8 @@ class _Launch:
     def _not_done(self, units: Sequence[Unit]) -> list[Unit]:
         left = []
         for unit in units:
-            if self._is_done(unit):
+            # Whether a finished fold has its features, its own run knows.
+            if self._is_done(unit) and not self.options.save_features:
                 self._end(unit, "already done")
             else:
                 left.append(unit)
@@ -190,6 +195,17 @@ class _Launch:
         if result is None:
             self._look(active)
             return False
+        try:
+            self._settle(active, result, stopping=stopping)
+        except IchxError:  # a store that is busy for a while is no reason to stop the other jobs
+            active.unread += 1
+            if active.unread > MOST_UNREAD:
+                raise
+            return False
+        return True
+
+    def _settle(self, active: _Active, result: JobResult, *, stopping: bool) -> None:
+        """Record what came of a job that has ended."""
         # One that was stopped or killed while it updated the experiment's score has done its work.
         if result.exit_code == 0 or self._is_done(active.unit):
             self._end(active.unit, "done", active, result)
@@ -197,7 +213,6 @@ class _Launch:
             self._end(active.unit, "stopped", active, result)
         elif not self._is_held(active.unit):  # it may have lost the race for the fold against another process
             self._end(active.unit, "failed", active, result)
-        return True
 
     def _look(self, active: _Active) -> None:
         """Tell what has changed since a job was looked at last."""

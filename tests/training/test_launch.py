@@ -14,7 +14,7 @@ from inline_engine import InlineEngine
 from ichx.engine import Job, JobResult, LocalEngine
 from ichx.errors import IchxError
 from ichx.plugins import load_registry
-from ichx.store import PredictionDraft, ScoreDraft, Store, open_store
+from ichx.store import Prediction, PredictionDraft, ScoreDraft, Store, open_store
 from ichx.store.process import process_lives, process_mark
 from ichx.training.launch import launch
 from ichx.training.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
@@ -144,6 +144,25 @@ def test_a_job_that_dies_after_its_fold_is_finished_leaves_it_done(workspace: Wo
     number = register(store)
     report = launch(workspace, store, [number], Dying(), options=CPU)
     assert report.complete
+    assert states(report.units) == [(number, 0, "done"), (number, 1, "done")]
+
+
+def test_a_store_that_is_busy_when_a_job_ends_does_not_end_the_others(workspace: Workspace, store: Store) -> None:
+    class Busy(Store):
+        """A store that fails once when it is asked for predictions after the first job."""
+
+        left = 1
+
+        def predictions(self, *given: object, **named: object) -> list[Prediction]:
+            if engine.jobs and self.left:
+                self.left -= 1
+                raise IchxError("the store is locked", "wait")
+            return super().predictions(*given, **named)  # type: ignore[arg-type]
+
+    number, engine = register(store), InlineEngine()
+    with Busy(workspace.store_url) as busy:
+        report = launch(workspace, busy, [number], engine, options=CPU)
+        assert busy.left == 0
     assert states(report.units) == [(number, 0, "done"), (number, 1, "done")]
 
 
