@@ -16,6 +16,9 @@ FILE_WINDOW = (-1.0, -1.0)
 REFERENCE_WINDOWS = (FILE_WINDOW, (80.0, 200.0), (600.0, 2800.0))
 """The reference's three channels, (centre, width) in HU: the file's default, subdural, bone."""
 
+WINDOW_PARTS = ("centre", "width")
+"""What a window's two numbers are called."""
+
 MOST_NEIGHBOURS = 3
 """Slices above, and as many below, that may be channels."""
 
@@ -203,6 +206,19 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
         else:
             flat[spec.name] = value
     return flat
+
+
+def settable(recipe: Recipe) -> dict[str, Any]:
+    """Return every value of `recipe` that can be set, by its name: those of `flatten`, and parts of them.
+
+    Such parts are the windows' centres and widths in HU: `input.windows.2.centre` is that of the second window. The
+    file's own window has none.
+    """
+    values = {name: value for name, value in flatten(recipe).items() if name != "plugin"}
+    for number, window in enumerate(recipe.input.windows, start=1):
+        if window != FILE_WINDOW:
+            values |= {f"input.windows.{number}.{part}": window[at] for at, part in enumerate(WINDOW_PARTS)}
+    return values
 
 
 def differences(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ichx.errors import did_you_mean, raise_problems
-from ichx.recipe import Recipe, flatten
+from ichx.recipe import WINDOW_PARTS, Recipe, settable
 from ichx.recipe_rules import invalid_values
 
 
@@ -51,7 +51,7 @@ def apply_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
 
     Raises `IchxError` with all unknown names and wrong values at once.
     """
-    known = flatten(recipe)
+    known = settable(recipe)
     unknown: list[str] = []
     problems: list[str] = []
     tables: dict[str, Any] = dataclasses.asdict(recipe)
@@ -60,7 +60,7 @@ def apply_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         name = name.strip()
         if not equals:
             unknown.append(f"{setting!r} is not of the form NAME=VALUE")
-        elif name not in known or name == "plugin":
+        elif name not in known:
             unknown.append(f"a recipe has no value {name!r}; {did_you_mean(name, list(known))}".rstrip("; "))
         else:
             _assign(tables, name, _parse_value(text.strip()))
@@ -107,6 +107,11 @@ def _assign(tables: dict[str, Any], name: str, value: object) -> None:
     *path, last = name.split(".")
     if path and path[0] == "stage":
         target = next(stage for stage in tables["stage"] if stage["name"] == path[1])
+    elif path[:2] == ["input", "windows"]:
+        windows = [list(window) for window in tables["input"]["windows"]]
+        windows[int(path[2]) - 1][WINDOW_PARTS.index(last)] = value
+        tables["input"]["windows"] = windows
+        return
     else:
         target = tables[path[0]] if path else tables
     target[last] = value

@@ -24,6 +24,7 @@ from ichx.recipe import (
     differences,
     digest,
     flatten,
+    settable,
 )
 from ichx.recipe_rules import invalid_values
 from ichx.recipe_text import apply_settings, from_toml, to_toml
@@ -145,6 +146,18 @@ def test_values_that_were_added_change_no_digest_until_they_are_used() -> None:
         (["input.neighbours=3", "input.centre=series", "input.windows=[[-1,-1]]"], 7, 7),
     ],
 )
+def test_a_windows_centre_and_width_have_names() -> None:
+    tuned = apply_settings(GIVEN, ["input.windows=[[-1,-1],[40,80],[80,200]]"])
+    found = apply_settings(tuned, ["input.windows.2.centre=45.5", "input.windows.3.width=150"])
+    assert found.input.windows == ((-1, -1), (45.5, 80), (80, 150))
+    assert settable(tuned)["input.windows.2.width"] == 80
+    for name in ("input.windows.1.centre", "input.windows.4.width", "input.windows.2.centr", "plugin"):
+        with pytest.raises(IchxError, match=f"no value '{name}'"):
+            apply_settings(tuned, [f"{name}=50"])
+    with pytest.raises(IchxError, match="positive width"):
+        apply_settings(tuned, ["input.windows.2.width=0"])
+
+
 def test_channels_are_slices_by_windows(settings: list[str], slices: int, channels: int) -> None:
     recipe = apply_settings(GIVEN, settings)
     assert (recipe.input.slices, recipe.input.channels) == (slices, channels)

@@ -14,6 +14,7 @@ import pandas as pd
 from ichx.data.dataset import load_folds, load_version
 from ichx.data.folds import Leak, find_leaks
 from ichx.data.predictions import Predictions, read_predictions
+from ichx.data.subset import subset_folds
 from ichx.data.wording import counted, such_as
 from ichx.errors import IchxError, raise_problems
 from ichx.evaluation.metric import FloatArray, probabilities, score
@@ -79,6 +80,8 @@ def read_oof(
     dataset = load_version(workspace, version)
     fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
     assigned = load_folds(workspace, version, fold_set, dataset.slices)
+    if experiment.tuned is not None:
+        assigned = subset_folds(dataset.slices, assigned, experiment.tuned.subset)
     ids = dataset.slices["slice_id"].to_numpy(dtype=object)
     patients = dataset.slices["patient"].to_numpy(dtype=object)
     if not experiment.leaked:

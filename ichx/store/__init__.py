@@ -21,6 +21,7 @@ from ichx.store.snapshots import (
     Run,
     RunDraft,
     ScoreDraft,
+    Tuned,
     VersionDraft,
     marks,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "ScoreDraft",
     "Selection",
     "Store",
+    "Tuned",
     "VersionDraft",
     "marks",
     "open_store",

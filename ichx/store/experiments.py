@@ -1,6 +1,7 @@
 """Experiments, as functions over an open connection: registering, finding, listing, scoring them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from ichx.errors import IchxError, NotFoundError
 from ichx.store import progress
 from ichx.store.numbers import take_numbers
 from ichx.store.selection import Selection, recipe_values
-from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary
+from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, Tuned
 from ichx.store.tables import dataset_version, experiment, fold_set, tag
 
 _SUMMARY = (
@@ -48,6 +49,7 @@ _REST = (
     experiment.c.score_tta_low,
     experiment.c.score_tta_high,
     experiment.c.origin,
+    experiment.c.tuned,
 )
 _PROGRESS = ("folds_done", "state", "stage", "seconds")
 
@@ -61,6 +63,7 @@ def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft]) -
     for number, draft in zip(numbers, drafts, strict=True):
         values = {
             **vars(draft),
+            "tuned": None if draft.tuned is None else asdict(draft.tuned),
             "number": number,
             "created": now,
             "leaked": _check_pins(connection, draft),
@@ -75,7 +78,22 @@ def get_experiment(connection: Connection, number: int) -> Experiment:
     row = connection.execute(_select(*_SUMMARY, *_REST).where(experiment.c.number == number)).first()
     if row is None:
         raise no_experiment(connection, number)
-    return Experiment(**row._mapping, **_beside(connection, [row])[number])
+    return _whole(row, _beside(connection, [row])[number])
+
+
+def get_trials(connection: Connection, parent: int) -> list[Experiment]:
+    """Return the tuning trials of experiment `parent`, oldest first, those in the trash too."""
+    query = _select(*_SUMMARY, *_REST).where(experiment.c.parent == parent, experiment.c.kind == "trial")
+    rows = connection.execute(query.order_by(experiment.c.number)).all()
+    beside = _beside(connection, rows)
+    return [_whole(row, beside[row.number]) for row in rows]
+
+
+def _whole(row: Any, beside: Mapping[str, Any]) -> Experiment:
+    """Return the experiment that a row of all columns tells of, with what stands in other tables."""
+    values = dict(row._mapping)
+    tuned = values.pop("tuned")
+    return Experiment(**values, **beside, tuned=None if tuned is None else Tuned(**tuned))
 
 
 def list_experiments(

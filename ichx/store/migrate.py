@@ -17,7 +17,7 @@ from ichx.store.tables import VERSION_TABLE
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest migration, which the tables of this ichx stand for."""
 
 MIGRATIONS = Path(__file__).with_name("migrations")

@@ -104,6 +104,24 @@ class DatasetVersion:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """The place of an experiment in a search for better values: a trial of `study`, or one promoted from a trial.
+
+    `values` are what the trial tries in place of its parent's, by name; `fold` is the one whose score the search looks
+    at. `subset` is the share of the patients that a trial has, `length` the share of each stage's epochs. A promoted
+    experiment has all of both; its `score` is the trial's, which chose it.
+    """
+
+    study: str
+    trial: int
+    fold: int
+    values: Mapping[str, float | int | str]
+    subset: float = 1.0
+    length: float = 1.0
+    score: float | None = None
+
+
+@dataclass(frozen=True)
 class ExperimentDraft:
     """An experiment to be registered: a recipe (TOML text) pinned to a dataset version, its labels and its folds.
 
@@ -126,6 +144,7 @@ class ExperimentDraft:
     kind: str = "experiment"
     selected: bool = False
     origin: Mapping[str, Any] | None = None
+    tuned: Tuned | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +188,7 @@ class ExperimentSummary:
 class Experiment(ExperimentSummary):
     """Everything recorded of an experiment; `low` and `high` bound the scores' 95 % intervals over patients.
 
-    `origin` tells of an imported one which `number` it had in which workspace.
+    `origin` tells of an imported one which `number` it had in which workspace, `tuned` of a trial what it tries.
     """
 
     recipe: str
@@ -184,6 +203,7 @@ class Experiment(ExperimentSummary):
     score_tta_low: float | None
     score_tta_high: float | None
     origin: Mapping[str, Any] | None
+    tuned: Tuned | None
 
 
 @dataclass(frozen=True)

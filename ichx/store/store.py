@@ -146,6 +146,11 @@ class Store:
         with database.reading(self._engine) as connection:
             return experiments.get_experiment(connection, number)
 
+    def trials(self, parent: int) -> list[Experiment]:
+        """Return the tuning trials of experiment `parent`, oldest first, those in the trash too."""
+        with database.reading(self._engine) as connection:
+            return experiments.get_trials(connection, parent)
+
     def experiments(self, selection: Selection = EXPERIMENTS, *, limit: int | None = 50) -> list[ExperimentSummary]:
         """Return the first `limit` experiments of `selection`, by default the newest; all of them when it is None."""
         return self.listing(selection, limit=limit)[0]

@@ -147,6 +147,7 @@ experiment = Table(
     Column("score_tta_low", Float, doc="95 % interval over patients of score_tta"),
     Column("score_tta_high", Float, doc="the interval's other end"),
     Column("origin", JSON, doc="number and workspace that an imported one had"),
+    Column("tuned", JSON(none_as_null=True), doc="the study that it belongs to, its fold, values and budget"),
     Column("recipe_digest", String(128), nullable=False, doc="equal for equal recipes"),
     Column("recipe", Text, nullable=False, doc="TOML"),
     info={"doc": "registered experiments and tuning trials"},

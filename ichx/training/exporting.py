@@ -26,7 +26,7 @@ FORMAT = 1
 INDEX = "experiment.json"
 _PATH = re.compile(r"""(?<![\w.])(?:/|~/)(?:[^\s/'"]+/)+""")
 WEIGHTS = "weights.safetensors"
-_FACTS = ("name", "plugin", "size", "window_kind", "recipe", "recipe_digest", "epochs", "selected", "kind")
+_FACTS = ("name", "plugin", "size", "window_kind", "recipe", "recipe_digest", "epochs", "selected", "kind", "tuned")
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,13 @@ def _index(workspace: "Workspace", store: "Store", experiment: "Experiment") -> 
             )
         values = {name: value for name, value in asdict(run).items() if name not in ("id", "experiment")}
         runs.append(values | {"command": _scrubbed(run.command), "error": _scrubbed(run.error or "") or None})
+    facts = asdict(experiment)
     index = {
         "format": FORMAT,
         "ichx": __version__,
         "number": number,
         "workspace": workspace.root.name,
-        "experiment": {name: getattr(experiment, name) for name in _FACTS},
+        "experiment": {name: facts[name] for name in _FACTS},
         "dataset": {
             "name": experiment.dataset,
             "version": experiment.dataset_version,

@@ -6,7 +6,7 @@ from ichx.data.predictions import VIEWS
 from ichx.store.runs import LIVE_STATES
 
 if TYPE_CHECKING:
-    from ichx.store import DatasetVersion, Run, Store
+    from ichx.store import DatasetVersion, Experiment, Run, Store
     from ichx.workspace import Workspace
 
 
@@ -30,14 +30,16 @@ def unpredicted_folds(workspace: "Workspace", store: "Store", number: int) -> se
 
 
 def missing_tests(
-    workspace: "Workspace", store: "Store", dataset: str, number: int, fold: int
+    workspace: "Workspace", store: "Store", experiment: "Experiment", fold: int
 ) -> "list[DatasetVersion]":
-    """Return the test sets that the fold has not predicted in every view."""
-    missing = []
-    for version in store.test_sets(dataset):
+    """Return the test sets that the fold has not predicted in every view; a tuning trial predicts none."""
+    missing: list[DatasetVersion] = []
+    if experiment.kind == "trial":
+        return missing
+    for version in store.test_sets(experiment.dataset):
         have = {
             p.view
-            for p in store.predictions(number, role="test", version_id=version.id)
+            for p in store.predictions(experiment.number, role="test", version_id=version.id)
             if p.fold == fold and (workspace.root / p.path).is_file()
         }
         if have < set(VIEWS):

@@ -28,7 +28,7 @@ from ichx.data.wording import counted
 from ichx.errors import IchxError
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
-from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, ImportedRun, Note, PredictionDraft
+from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, ImportedRun, Note, PredictionDraft, Tuned
 from ichx.training.cleanup import IMPORTING
 from ichx.training.exporting import FORMAT, INDEX, WEIGHTS
 from ichx.training.pooled import update_scores
@@ -128,6 +128,7 @@ def _import(
             kind="trial" if given["kind"] == "trial" else "experiment",
             selected=bool(given["selected"]),
             origin={"number": int(index["number"]), "workspace": str(index["workspace"])[:200]},
+            tuned=_tuned(given.get("tuned")),
         ),
         runs=runs,
         predictions=tuple(draft for _, draft in predictions),
@@ -141,6 +142,26 @@ def _import(
     )
     update_scores(workspace, store, made.number)
     return Imported(made.number, int(index["number"]), tuple(left_out))
+
+
+def _tuned(told: Mapping[str, Any] | None) -> Tuned | None:
+    """Return what an archive says of a trial; raises `ValueError` and the like for what no trial has."""
+    if told is None:
+        return None
+    if not all(isinstance(value, int | float | str) for value in told["values"].values()):
+        raise ValueError("a trial's values are numbers and texts")
+    subset, length = float(told["subset"]), float(told["length"])
+    if not (0 < subset <= 1 and 0 < length <= 1):
+        raise ValueError("a trial has no such share of the patients or of the epochs")
+    return Tuned(
+        study=str(told["study"])[:200],
+        trial=int(told["trial"]),
+        fold=int(told["fold"]),
+        values={str(name)[:200]: value for name, value in told["values"].items()},
+        subset=subset,
+        length=length,
+        score=None if told["score"] is None else float(told["score"]),
+    )
 
 
 def _opened(file: Path) -> zipfile.ZipFile:

@@ -11,6 +11,7 @@ from ichx.data.cache_build import ensure_cache
 from ichx.data.cache_request import recipe_spec
 from ichx.data.dataset import LoadedDataset, load_folds, load_masks, load_version
 from ichx.data.mask_cache import MaskCache, ensure_masks
+from ichx.data.subset import LEFT_OUT, subset_folds
 from ichx.errors import IchxError
 from ichx.labels import ANY
 from ichx.recipe import Recipe
@@ -18,7 +19,7 @@ from ichx.recipe_text import from_toml
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin, Registry
-    from ichx.store import DatasetVersion, Experiment, Store
+    from ichx.store import DatasetVersion, Experiment, FoldSet, Store
     from ichx.training.events import RunEvents
     from ichx.workspace import Workspace
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 class Job:
     """Everything a fold of `experiment` needs. `folds` (N,) and `any_positive` (N,) are in the dataset's row order.
 
+    Where it is a trial on a subset of the patients, the others' fold is `LEFT_OUT`.
     `masks` is None where the network learns from labels alone.
     """
 
@@ -48,7 +50,7 @@ class Job:
 
     def training_rows(self, fold: int) -> npt.NDArray[np.int64]:
         """Return the decodable slices of the other folds."""
-        return np.flatnonzero((self.folds != fold) & self.cache.valid)
+        return np.flatnonzero((self.folds != fold) & (self.folds != LEFT_OUT) & self.cache.valid)
 
     def validation_rows(self, fold: int) -> npt.NDArray[np.int64]:
         """Return the decodable slices of the fold."""
@@ -80,10 +82,22 @@ def prepare_job(
         recipe=recipe,
         data=data,
         cache=cache,
-        folds=load_folds(workspace, version, fold_set, data.slices),
+        folds=_folds(workspace, version, fold_set, data, experiment),
         any_positive=data.slices[ANY].to_numpy() > 0.5,
         masks=_open_masks(workspace, data, plugin, recipe, cache, events),
     )
+
+
+def _folds(
+    workspace: "Workspace",
+    version: "DatasetVersion",
+    fold_set: "FoldSet",
+    data: LoadedDataset,
+    experiment: "Experiment",
+) -> npt.NDArray[np.int16]:
+    """Return the folds that `experiment` is trained on, of a trial on a subset those of its patients."""
+    folds = load_folds(workspace, version, fold_set, data.slices)
+    return folds if experiment.tuned is None else subset_folds(data.slices, folds, experiment.tuned.subset)
 
 
 def learns_masks(plugin: "Plugin", recipe: Recipe, version: "DatasetVersion") -> bool:

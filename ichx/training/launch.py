@@ -165,10 +165,9 @@ class _Launch:
         return left
 
     def _is_done(self, unit: Unit) -> bool:
-        dataset = self.experiments[unit.experiment].dataset
-        where = (unit.experiment, unit.fold)
         finished = unit.fold in finished_folds(self.workspace, self.store, unit.experiment)
-        return finished and not missing_tests(self.workspace, self.store, dataset, *where)
+        experiment = self.experiments[unit.experiment]
+        return finished and not missing_tests(self.workspace, self.store, experiment, unit.fold)
 
     def _begin(self, unit: Unit) -> None:
         if self._is_held(unit):

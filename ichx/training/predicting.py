@@ -136,7 +136,7 @@ class FoldPredictor:
         """Write the predictions of every test set that the fold has not predicted; return their drafts."""
         drafts = []
         experiment = self.job.experiment
-        missing = missing_tests(self.job.workspace, store, experiment.dataset, experiment.number, self.fold)
+        missing = missing_tests(self.job.workspace, store, experiment, self.fold)
         for version in self.group.share(missing):  # all processes predict the same, whatever is added meanwhile
             data = test_data(self.job.workspace, version)
             with self.waiting():

@@ -96,7 +96,7 @@ def run_experiment(
                 f
                 for f in kept
                 if f in lost
-                or missing_tests(workspace, store, experiment.dataset, number, f)
+                or missing_tests(workspace, store, experiment, f)
                 or (options.save_features and missing_features(workspace, store, number, f))
             ]
         )

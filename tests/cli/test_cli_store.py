@@ -40,4 +40,4 @@ def test_questions_and_the_schema(trained_copy: Path, ichx: Program) -> None:
     assert (refused.code, "only reading is allowed" in refused.err) == (1, True)
     assert "weighted log loss over all OOF slices" in ichx("store", "schema", "experiment", cwd=trained_copy).out
     assert "no table 'exp'" in ichx("store", "schema", "exp", cwd=trained_copy).err
-    assert "0004" in ichx("store", "upgrade", cwd=trained_copy).err
+    assert "0005" in ichx("store", "upgrade", cwd=trained_copy).err
