@@ -146,6 +146,11 @@ def test_values_that_were_added_change_no_digest_until_they_are_used() -> None:
         (["input.neighbours=3", "input.centre=series", "input.windows=[[-1,-1]]"], 7, 7),
     ],
 )
+def test_channels_are_slices_by_windows(settings: list[str], slices: int, channels: int) -> None:
+    recipe = apply_settings(GIVEN, settings)
+    assert (recipe.input.slices, recipe.input.channels) == (slices, channels)
+
+
 def test_a_windows_centre_and_width_have_names() -> None:
     tuned = apply_settings(GIVEN, ["input.windows=[[-1,-1],[40,80],[80,200]]"])
     found = apply_settings(tuned, ["input.windows.2.centre=45.5", "input.windows.3.width=150"])
@@ -156,11 +161,6 @@ def test_a_windows_centre_and_width_have_names() -> None:
             apply_settings(tuned, [f"{name}=50"])
     with pytest.raises(IchxError, match="positive width"):
         apply_settings(tuned, ["input.windows.2.width=0"])
-
-
-def test_channels_are_slices_by_windows(settings: list[str], slices: int, channels: int) -> None:
-    recipe = apply_settings(GIVEN, settings)
-    assert (recipe.input.slices, recipe.input.channels) == (slices, channels)
 
 
 def test_neighbours_fit_their_windows_and_centring() -> None:
