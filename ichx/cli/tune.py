@@ -16,6 +16,8 @@ from ichx.tuning.space import Value
 
 SHOWN = 10
 
+app = typer.Typer()
+
 
 class TuneView(TuneEvents):
     """Shows a study on standard error, a line for each beginning and end."""
@@ -42,6 +44,7 @@ class TuneView(TuneEvents):
             say(f"  trial {result.trial + 1}: score {cell(result.score)}, {so_far}")
 
 
+@app.callback(invoke_without_command=True)
 def tune(
     number: Number,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Trials that the study shall have in the end.")] = 30,
