@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 COMMANDS = {
     "init": "setup:init",
@@ -81,14 +81,34 @@ class _Group(_Sparing, TyperGroup):
     """A group of commands."""
 
 
+class _Argument(TyperArgument):
+    """An argument in whose place a command under its command may stand: a shell completes these, too."""
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        return [*super().shell_complete(ctx, incomplete), *ctx.command.shell_complete(ctx, incomplete)]
+
+
 class _OpenCommand(_Group):
-    """A command that has others under it, too: `ichx tune 6` and `ichx tune show 6`."""
+    """A command that has others under it, too: `ichx tune 6` and `ichx tune show 6`. Its argument is one word."""
 
     allow_extra_args = False
     allow_interspersed_args = True
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return super().collect_usage_pieces(ctx)[:-1]  # all but that a command follows
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        if ctx.command is not self:
+            return []  # a command under it does not begin with them
+        params = super().get_params(ctx)
+        for param in params:
+            if type(param) is TyperArgument:
+                param.__class__ = _Argument
+        return params
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        begun = any(ctx.params.get(p.name) is not None for p in self.get_params(ctx) if isinstance(p, _Argument))
+        return [item for item in super().shell_complete(ctx, incomplete) if not (begun and item.value in self.commands)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] in self.commands:

@@ -10,6 +10,7 @@ import typer
 
 from ichx.cli.numbers import Number
 from ichx.cli.render import cell, print_json, say, session, table, warn
+from ichx.cli.tune_show import show
 from ichx.data.wording import counted
 from ichx.tuning.events import TrialResult, TuneEvents, TuneReport
 from ichx.tuning.space import Value
@@ -17,6 +18,7 @@ from ichx.tuning.space import Value
 SHOWN = 10
 
 app = typer.Typer()
+app.command("show")(show)
 
 
 class TuneView(TuneEvents):

@@ -1,4 +1,4 @@
-"""How much each searched value mattered for the score: Optuna's fANOVA over finished trials. What is shown is elsewhere."""
+"""How much each searched value mattered for the score: Optuna's fANOVA over finished trials. Nothing is shown here."""
 
 import warnings
 from collections.abc import Sequence

@@ -115,7 +115,7 @@ def test_a_missing_study_tells_what_to_do(workspace: Workspace, store: Store) ->
     with pytest.raises(IchxError, match="experiment 3 has no study"):
         read_study(workspace, store, 3)
     (workspace.root / "db" / "tuning.db").write_text("no database")
-    with pytest.raises(IchxError, match="tuning.db cannot be read"):
+    with pytest.raises(IchxError, match=r"tuning\.db cannot be read"):
         read_study(workspace, store, 1)
 
 
