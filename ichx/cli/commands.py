@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 COMMANDS = {
     "init": "setup:init",
@@ -14,7 +14,7 @@ COMMANDS = {
     "plugin": "plugin:app",
     "exp": "exp:app",
     "run": "run:run",
-    "tune": "tune:tune",
+    "tune": "tune:app",
     "predict": "predict:predict",
     "evaluate": "evaluate:evaluate",
     "export": "export:export",
@@ -39,7 +39,7 @@ class LazyCommands(Mapping[str, Any]):
         if isinstance(declared, typer.Typer):
             for command in declared.registered_commands:
                 command.cls = _Command
-            holder.add_typer(declared, name=name, cls=_Group)
+            holder.add_typer(declared, name=name, cls=_OpenCommand if declared.registered_callback else _Group)
         else:
             holder.command(name, cls=_Command)(declared)
         return typer.main.get_group(holder).commands[name]
@@ -79,6 +79,51 @@ class _Command(_Sparing, TyperCommand):
 
 class _Group(_Sparing, TyperGroup):
     """A group of commands."""
+
+
+class _Argument(TyperArgument):
+    """An argument in whose place a command under its command may stand: a shell completes these, too."""
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        return [*super().shell_complete(ctx, incomplete), *ctx.command.shell_complete(ctx, incomplete)]
+
+
+class _OpenCommand(_Group):
+    """A command that has others under it, too: `ichx tune 6` and `ichx tune show 6`. Its argument is one word."""
+
+    allow_extra_args = False
+    allow_interspersed_args = True
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return super().collect_usage_pieces(ctx)[:-1]  # all but that a command follows
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        if ctx.command is not self:
+            return []  # a command under it does not begin with them
+        params = super().get_params(ctx)
+        for param in params:
+            if type(param) is TyperArgument:
+                param.__class__ = _Argument
+        return params
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        begun = any(ctx.params.get(p.name) is not None for p in self.get_params(ctx) if isinstance(p, _Argument))
+        return [item for item in super().shell_complete(ctx, incomplete) if not (begun and item.value in self.commands)]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] in self.commands:
+            ctx.args = args
+            return args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        if not ctx.args:
+            return super().invoke(ctx)
+        name, command, rest = self.resolve_command(ctx, ctx.args)
+        assert command is not None
+        ctx.invoked_subcommand = name
+        with command.make_context(name, rest, parent=ctx) as inner:
+            return command.invoke(inner)
 
 
 class Program(_Group):

@@ -54,6 +54,9 @@ def commands() -> Iterator[tuple[str, Callable[..., Any]]]:
         if not isinstance(declared, typer.Typer):
             yield name, declared
             continue
+        if declared.registered_callback is not None:  # a command itself
+            assert declared.registered_callback.callback is not None
+            yield name, declared.registered_callback.callback
         for command in declared.registered_commands:
             assert command.callback is not None
             yield f"{name} {command.name or command.callback.__name__}", command.callback

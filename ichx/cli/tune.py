@@ -9,12 +9,18 @@ import typer
 
 from ichx.cli.numbers import Number
 from ichx.cli.options import duration_seconds, gigabytes
-from ichx.cli.render import cell, say, session, warn
+from ichx.cli.render import cell, print_json, say, session, warn
+from ichx.cli.tune_show import print_study, show
+from ichx.cli.tune_space import space as space_
 from ichx.tuning.budget import Value
 from ichx.tuning.events import TrialResult, TuneEvents
 
 MOST_NAMED = 6
 """So many values of a trial are told in its line."""
+
+app = typer.Typer()
+app.command("show")(show)
+app.command("space")(space_)
 
 
 class TuneView(TuneEvents):
@@ -61,6 +67,7 @@ class TuneView(TuneEvents):
         say(f"{jobs} trial{'s' if jobs != 1 else ''} {how}", style="yellow")
 
 
+@app.callback(invoke_without_command=True)
 def tune(
     number: Number,
     trials: Annotated[
@@ -140,6 +147,8 @@ def tune(
             searched = parse_space(searches, recipe)
         options = RunOptions(device=device, pretrained=pretrained, weights=weights, workers=workers)
         # A trial that stops may take as long as its step does; who does not want to wait asks twice.
+        from ichx.tuning.results import read_study
+
         with stops_heard() as stops, contextlib.closing(LocalEngine(jobs, grace=None)) as engine:
             ending = run_study(
                 workspace,
@@ -158,6 +167,11 @@ def tune(
                 events=TuneView(workspace.root, number),
                 stops=lambda: len(stops),
             )
+        found = read_study(workspace, store, number, study) if ending.finished else None
+    if as_json:
+        print_json(found)
+    elif found is not None:
+        print_study(found, workspace.root)
     if ending.why != "complete":
         why = "stopped" if ending.why == "stopped" else f"stopped after {timeout}"
         say(f"{why}; what is finished is kept, and the same command goes on with the rest", style="yellow")

@@ -25,7 +25,8 @@ def command_paths() -> list[tuple[str, ...]]:
     for name in COMMANDS:
         command = group.get_command(context, name)  # type: ignore[attr-defined]
         inner = getattr(command, "commands", None)
-        found += [(name,)] if inner is None else [(name, sub) for sub in inner]
+        itself = inner is None or getattr(command, "invoke_without_command", False)
+        found += [(name,)] * itself + [(name, sub) for sub in inner or ()]
     return found
 
 

@@ -65,7 +65,7 @@ def test_trials_are_experiments_and_a_finished_study_stays(
     other = replace(CPU, options=RunOptions(device="cpu", pretrained=False))
     with pytest.raises(IchxError, match=r"another start"):
         tune(workspace, store, 1, InlineEngine(), trials=4, space=space, budget=other)
-    with pytest.raises(IchxError, match=r"another share of the patients:\n  1.0\nnot\n  0.5") as caught:
+    with pytest.raises(IchxError, match=r"another subset:\n  1.0\nnot\n  0.5") as caught:
         tune(workspace, store, 1, InlineEngine(), trials=4, space=space, budget=replace(CPU, subset=0.5))
     assert "--study NAME" in caught.value.remedy
     assert store.listing(Selection(kind="trial"))[1] == 3

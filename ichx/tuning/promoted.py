@@ -1,0 +1,107 @@
+"""Experiments promoted from a trial: their score on the fold that chose them, beside the score over the other folds."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ichx.errors import IchxError
+
+if TYPE_CHECKING:
+    from ichx.store import Experiment, Store
+    from ichx.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """An experiment that took over the values of `trial`'s experiment, on all patients and for all epochs.
+
+    `chosen` is the trial's score on `fold`, which chose it; it flatters. `score` is the experiment's own over its other
+    finished folds, pooled, `folds` of `others`; `parent_score` that of the tuned experiment `parent` over the same
+    folds. None where they are not run; `problem` says why predictions that there are cannot be read.
+    """
+
+    experiment: int
+    trial: int
+    study: str
+    fold: int
+    chosen: float
+    folds: tuple[int, ...]
+    others: int
+    score: float | None
+    parent: int | None
+    parent_score: float | None
+    problem: str | None = None
+
+    @property
+    def better_by(self) -> float | None:
+        """How much lower its score is than the tuned experiment's over the same folds; None until both are there."""
+        return None if self.score is None or self.parent_score is None else self.parent_score - self.score
+
+
+def read_promoted(workspace: "Workspace", store: "Store", trials: Iterable[int]) -> tuple[Promoted, ...]:
+    """Return what was promoted from the experiments `trials`, oldest first, without what is in the trash."""
+    from ichx.store import Selection
+
+    wanted = set(trials)
+    numbers = sorted(e.number for e in store.experiments(Selection(), limit=None) if e.parent in wanted)
+    known: dict[tuple[int, tuple[int, ...]], float] = {}
+    found = (read_one(workspace, store, store.experiment(number), known) for number in numbers)
+    return tuple(one for one in found if one is not None)
+
+
+def read_one(
+    workspace: "Workspace",
+    store: "Store",
+    experiment: "Experiment",
+    known: dict[tuple[int, tuple[int, ...]], float] | None = None,
+) -> Promoted | None:
+    """Return what is to be said of `experiment` where it is a promoted one, else None.
+
+    Scores that are `known` by experiment and folds are not computed again.
+    """
+    tuned = experiment.tuned
+    if experiment.kind != "experiment" or experiment.parent is None or tuned is None or tuned.score is None:
+        return None
+    known = {} if known is None else known
+    folds = tuple(sorted(_finished(store, experiment.number) - {tuned.fold}))
+    parent = store.experiment(experiment.parent).parent
+    score, parent_score, problem = None, None, None
+    try:
+        if folds:
+            score = _pooled(workspace, store, experiment.number, folds, known)
+        if folds and parent is not None and set(folds) <= _finished(store, parent):
+            parent_score = _pooled(workspace, store, parent, folds, known)
+    except IchxError as error:
+        problem = error.problem
+    return Promoted(
+        experiment=experiment.number,
+        trial=experiment.parent,
+        study=tuned.study,
+        fold=tuned.fold,
+        chosen=tuned.score,
+        folds=folds,
+        others=experiment.folds - 1,
+        score=score,
+        parent=parent,
+        parent_score=parent_score,
+        problem=problem,
+    )
+
+
+def _finished(store: "Store", number: int) -> set[int]:
+    return {p.fold for p in store.predictions(number, role="oof", view="identity")}
+
+
+def _pooled(
+    workspace: "Workspace",
+    store: "Store",
+    number: int,
+    folds: tuple[int, ...],
+    known: dict[tuple[int, tuple[int, ...]], float],
+) -> float:
+    """Return the weighted log loss over the OOF slices of `folds`, without test-time augmentation."""
+    if (number, folds) not in known:
+        from ichx.evaluation.oof import read_oof  # pandas takes a while, and there may be nothing to read
+
+        known[number, folds] = read_oof(workspace, store, store.experiment(number), only=folds).score
+    return known[number, folds]

@@ -1,0 +1,159 @@
+"""What is read from a study: trials and states, the best, what was learned, what pruning saved, what was promoted."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from made_study import BEST_LR, SPACE, fill, frozen, new_study, register, score_of, storage
+from optuna.trial import TrialState, create_trial
+
+from ichx.errors import IchxError
+from ichx.evaluation.metric import score
+from ichx.evaluation.oof import read_oof
+from ichx.plugins import load_registry
+from ichx.store import Store, open_store
+from ichx.training.runner import run_experiment
+from ichx.tuning.importance import importances
+from ichx.tuning.results import read_study, study_names
+from ichx.workspace import Workspace, open_workspace
+
+
+@pytest.fixture
+def workspace(trained_copy: Path) -> Workspace:
+    return open_workspace(trained_copy)
+
+
+@pytest.fixture
+def store(workspace: Workspace) -> Iterator[Store]:
+    with open_store(workspace) as opened:
+        yield opened
+
+
+def test_trials_are_read_as_they_ended(workspace: Workspace, store: Store) -> None:
+    parent = store.experiment(1)
+    with storage(workspace) as made:
+        study = new_study(made, parent, fold=1, subset=0.5, limits={"seconds": 90})
+        fill(store, parent, study, 20)
+        values = {"stage.balanced.lr": BEST_LR, "model.dropout": 0.1, "batch": "16"}
+        study.add_trial(frozen(values, TrialState.COMPLETE, score_of(values), [("seconds", 5.0)], experiment=999))
+        study.enqueue_trial({"batch": "16"})
+        study.ask({"batch": SPACE["batch"]})
+    found = read_study(workspace, store, 1)
+    assert (found.experiment, found.study, found.name, found.fold, found.subset) == (1, "experiment-1", "", 1, 0.5)
+    assert found.marks == ("selected",)
+    assert [t.trial for t in found.trials] == list(range(22))
+    states = ["done", "failed", "done", "pruned", *["done", "done", "done", "pruned"] * 4, "done", "running"]
+    assert [t.state for t in found.trials] == states
+    first, failed, _, pruned = found.trials[:4]
+    assert found.baseline == first
+    assert first.values == {"stage.balanced.lr": 4e-3, "model.dropout": 0.0, "batch": "16"}
+    assert (failed.error, failed.log, failed.score) == ("exit code 1: no memory", "experiments/9/t.log", None)
+    assert pruned.score == pytest.approx(score_of(pruned.values) + 0.01), "the last one that it reported"
+    assert (pruned.epochs, pruned.planned, pruned.seconds) == (2, 6, 20.0)
+    over = found.trials[20]
+    assert (over.score, over.exceeded) == (score_of(values), ("seconds",))
+    done = [t for t in found.trials if t.state == "done" and t is not over]
+    assert found.best == min(done, key=lambda t: t.score or 1.0), "what exceeds a limit is never the best"
+    assert (found.saved.trials, found.saved.epochs, found.saved.seconds) == (5, 20, 200.0)
+
+
+def test_what_matters_is_found_and_the_same_again(workspace: Workspace, store: Store) -> None:
+    parent = store.experiment(1)
+    with storage(workspace) as made:
+        fill(store, parent, new_study(made, parent), 32)
+    found = read_study(workspace, store, 1)
+    assert found.importances is not None
+    assert next(iter(found.importances)) == "stage.balanced.lr"
+    assert found.importances["stage.balanced.lr"] > 0.8
+    assert sum(found.importances.values()) == pytest.approx(1)
+    assert read_study(workspace, store, 1) == found
+    rate, *rest = found.learned
+    assert (rate.name, rate.low, rate.high, rate.log, rate.as_is) == ("stage.balanced.lr", 1e-4, 1e-1, True, 4e-3)
+    assert {learned.name for learned in rest} == {"model.dropout", "batch"}
+    assert found.best is not None
+    assert rate.best == found.best.values["stage.balanced.lr"]
+    low, high = rate.good
+    assert 1e-3 < float(low) <= float(rate.best or 0) <= float(high) < 1e-1
+    choice = next(learned for learned in rest if learned.name == "batch")
+    assert choice.choices == ("16", "32")
+    assert set(choice.good) <= {"16", "32"}
+
+
+def test_nothing_is_said_of_what_too_few_trials_tell(workspace: Workspace, store: Store) -> None:
+    parent = store.experiment(1)
+    with storage(workspace) as made:
+        fill(store, parent, new_study(made, parent), 7)
+    found = read_study(workspace, store, 1)
+    assert found.importances is None
+    assert [(learned.importance, learned.good) for learned in found.learned] == [(None, ())] * 3
+    lr = {"stage.balanced.lr": SPACE["stage.balanced.lr"]}
+    same = [create_trial(params={"stage.balanced.lr": 1e-3 + i / 1e4}, distributions=lr, value=0.1) for i in range(9)]
+    assert importances(same) is None, "no score differs"
+    fixed = [create_trial(params={"stage.balanced.lr": 1e-3}, distributions=lr, value=0.1 + i) for i in range(9)]
+    assert importances(fixed) is None, "no value differs"
+
+
+def test_a_missing_study_tells_what_to_do(workspace: Workspace, store: Store) -> None:
+    for _ in range(2):
+        with pytest.raises(IchxError, match="experiment 1 has no study") as caught:
+            read_study(workspace, store, 1)
+        assert "`ichx tune 1`" in caught.value.remedy
+        assert not (workspace.root / "db" / "tuning.db").exists()
+    assert study_names(workspace, 1) == []
+    with storage(workspace) as made:
+        new_study(made, store.experiment(1), "wide")
+        new_study(made, store.experiment(2))
+    assert read_study(workspace, store, 1).name == "wide", "the only one"
+    with storage(workspace) as made:
+        new_study(made, store.experiment(1), "narrow")
+    assert study_names(workspace, 1) == ["narrow", "wide"]
+    with pytest.raises(IchxError, match="has several studies: narrow, wide"):
+        read_study(workspace, store, 1)
+    with pytest.raises(IchxError, match="has no study 'wied'") as caught:
+        read_study(workspace, store, 1, "wied")
+    assert "did you mean 'wide'" in caught.value.remedy
+    with pytest.raises(IchxError, match="experiment 3 has no study"):
+        read_study(workspace, store, 3)
+    (workspace.root / "db" / "tuning.db").write_text("no database")
+    with pytest.raises(IchxError, match=r"tuning\.db cannot be read"):
+        read_study(workspace, store, 1)
+
+
+def test_a_study_can_be_read_while_it_is_written(workspace: Workspace, store: Store) -> None:
+    with storage(workspace) as made:
+        study = new_study(made, store.experiment(1))
+        trial = study.ask(SPACE)
+        trial.report(0.3, 10)
+        (found,) = read_study(workspace, store, 1).trials
+        assert (found.state, found.score) == ("running", 0.3)
+        study.tell(trial, 0.2)
+        assert read_study(workspace, store, 1).trials[0].state == "done"
+
+
+def test_promoted_experiments_have_the_score_of_the_folds_that_did_not_choose(
+    workspace: Workspace, store: Store
+) -> None:
+    parent = store.experiment(1)
+    with storage(workspace) as made:
+        numbers = fill(store, parent, new_study(made, parent), 3)
+    values = {"stage.balanced.lr": 2e-3}
+    number = register(store, parent, "experiment-1", 2, values, of=numbers[-1], score=0.123)
+    (found,) = read_study(workspace, store, 1).promoted
+    assert (found.experiment, found.trial, found.chosen, found.fold) == (number, numbers[-1], 0.123, 0)
+    assert (found.folds, found.others, found.score, found.parent, found.parent_score) == ((), 1, None, 1, None)
+
+    run_experiment(workspace, store, load_registry(), number, folds=[0])
+    (found,) = read_study(workspace, store, 1).promoted
+    assert found.folds == (), "the fold that chose it tells nothing"
+    run_experiment(workspace, store, load_registry(), number)
+    (found,) = read_study(workspace, store, 1).promoted
+    whole, own = (read_oof(workspace, store, store.experiment(n)) for n in (1, number))
+    wanted = [score(o.labels[o.folds == 1], o.probabilities[o.folds == 1]) for o in (own, whole)]
+    assert (found.folds, found.score, found.parent_score) == ((1,), *wanted)
+    assert found.better_by == wanted[1] - wanted[0]
+
+    for kept in store.predictions(number, role="oof"):
+        (workspace.root / kept.path).unlink()
+    (found,) = read_study(workspace, store, 1).promoted
+    assert found.score is None
+    assert found.problem
