@@ -62,7 +62,7 @@ def print_study(view: "StudyView", root: Path) -> None:
     for trial in failed[-SHOWN:]:
         which = f", experiment {trial.experiment}," if trial.experiment is not None else ""
         log = f"; its log: {root / trial.log}" if trial.log else ""
-        warn(f"trial {trial.trial}{which} failed: {trial.error}{log}")
+        warn(f"trial {trial.trial + 1}{which} failed: {trial.error}{log}")
     if len(failed) > SHOWN:
         warn(f"{counted(len(failed) - SHOWN, 'earlier trial')} failed, too; --json tells why")
     _print_promoted(view.promoted, marked)
@@ -141,13 +141,13 @@ def _print_head(view: "StudyView") -> None:
 
 
 def _print_trials(view: "StudyView", marked: str) -> None:
-    scored = [t for t in view.trials if t.score is not None]
+    scored = [t for t in view.trials if t.score is not None and t.state != "failed"]
     if not scored:
         return
     ranked = sorted(scored, key=lambda t: (not t.chosen_from, t.state != "done", t.score, t.trial))
     shown = ranked[:SHOWN]
     baseline = view.baseline
-    if baseline is not None and baseline.score is not None and baseline not in shown:
+    if baseline in scored and baseline not in shown:
         shown.append(baseline)
     names = [learned.name for learned in view.learned][:VALUES]
     heads = headers(names)
