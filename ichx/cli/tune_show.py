@@ -154,7 +154,8 @@ def _print_trials(view: "StudyView", marked: str) -> None:
     rows = [(t.experiment, t.score, _state(t), *(told(t.values.get(name)) for name in names)) for t in shown]
     title = f"best trials, scores of fold {view.fold} {marked}"
     left = len(view.learned) - len(names)
-    caption = f"values that matter most; {counted(left, 'other')} in --json" if left else ""
+    which = "values that matter most" if view.importances else "some of the values"
+    caption = f"{which}; {counted(left, 'other')} in --json" if left else ""
     table(
         title, ("exp", "score", "state", *heads), rows, caption=caption, drop=heads[:1:-1], cut=dict.fromkeys(heads, 6)
     )

@@ -25,15 +25,16 @@ class TuneView(TuneEvents):
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
-            TextColumn("{task.completed} of {task.total} {task.fields[what]}"),
+            TextColumn("{task.fields[at]}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[score]}"),
             console=err,
             transient=True,
             disable=not err.is_terminal,
         )
-        self._all = self._bars.add_task("all", total=0, what="trials", score="", visible=False)
+        self._all = self._bars.add_task("all", total=0, at="", score="", visible=False)
         self._tasks: dict[int, TaskID] = {}
+        self._left = self._ended = 0
 
     def __enter__(self) -> "TuneView":
         """Start the bars."""
@@ -52,9 +53,10 @@ class TuneView(TuneEvents):
 
     def planned(self, left: int, jobs: int, shares: str) -> None:
         """Print how many trials are to come."""
+        self._left = left
         beside = f", {jobs} at a time" + (f": {shares}" if shares else "") if jobs > 1 else ""
         say(f"{counted(left, 'trial')} to run{beside}", style="bold")
-        self._bars.update(self._all, total=left, visible=True)
+        self._bars.update(self._all, total=left, at=f"0 of {left} trials", visible=True)
 
     def trial_started(self, trial: int, trials: int, experiment: int, values: Mapping[str, Value]) -> None:
         """Print what a trial tries, and add its bar."""
@@ -62,17 +64,19 @@ class TuneView(TuneEvents):
         if len(values) > MOST_NAMED:
             tried = f"{len(values)} values, see `ichx exp diff {self._number} {experiment}`"
         say(f"trial {trial + 1} of {trials}, experiment {experiment}: {tried}")
-        self._tasks[trial] = self._bars.add_task(f"trial {trial + 1}", total=None, what="epochs", score="")
+        self._tasks[trial] = self._bars.add_task(f"trial {trial + 1}", total=None, at="starting", score="")
 
     def trial_moved(self, trial: int, epochs_done: int, epochs: int, score: float) -> None:
         """Move a trial's bar."""
-        self._bars.update(self._tasks[trial], completed=epochs_done, total=epochs, score=f"score {cell(score)}")
+        at = f"{epochs_done} of {epochs} epochs"
+        self._bars.update(self._tasks[trial], completed=epochs_done, total=epochs, at=at, score=f"score {cell(score)}")
 
     def trial_ended(self, result: TrialResult, best: TrialResult | None) -> None:
         """Print a trial's score, or why it has none, and take its bar away."""
         if result.trial in self._tasks:
             self._bars.remove_task(self._tasks.pop(result.trial))
-        self._bars.advance(self._all)
+        self._ended += 1
+        self._bars.update(self._all, completed=self._ended, at=f"{self._ended} of {self._left} trials")
         name = f"trial {result.trial + 1}"
         if result.state == "failed":
             log = f"; its log: {self._root / result.log}" if result.log else ""
