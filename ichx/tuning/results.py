@@ -21,6 +21,7 @@ from ichx.recipe import settable
 from ichx.recipe_text import from_toml, literal
 from ichx.tuning.importance import ENOUGH, importances
 from ichx.tuning.promoted import Promoted, read_promoted
+from ichx.tuning.space import Value
 from ichx.tuning.storage import BUSY_SECONDS, DATABASE
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
     from ichx.store import Experiment, Store
     from ichx.workspace import Workspace
-
-Value = float | int | str
-"""What a trial has for a name; a text is a choice, as TOML."""
 
 STATES = {
     TrialState.COMPLETE: "done",

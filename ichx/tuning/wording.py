@@ -1,0 +1,42 @@
+"""How searched values and their names are written, on the terminal and in reports. Optuna is not needed for it."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ichx.tuning.space import Value
+
+if TYPE_CHECKING:
+    from ichx.tuning.results import Learned
+
+
+def told(value: Value | None) -> str | None:
+    """Return a searched value as a table has it: three digits of a number, a choice without quotes."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, str) and value.startswith('"'):
+        return str(json.loads(value))
+    return None if value is None else str(value)
+
+
+def headers(names: Sequence[str]) -> list[str]:
+    """Return the names' last words, with what stands before where that alone is not clear."""
+    last = [name.rpartition(".")[2] for name in names]
+    short = [name.removeprefix("stage.") for name in names]
+    return [whole if last.count(word) > 1 else word for whole, word in zip(short, last, strict=True)]
+
+
+def good(learned: "Learned") -> str | None:
+    """Return the values of the best quarter of the trials: from the lowest to the highest, or the choices."""
+    if not learned.good:
+        return None
+    if learned.choices:
+        return ", ".join(str(told(value)) for value in learned.good)
+    return " to ".join(dict.fromkeys(str(told(value)) for value in learned.good))
+
+
+def searched(learned: "Learned") -> str:
+    """Return where a value was searched."""
+    if learned.choices:
+        return ", ".join(str(told(value)) for value in learned.choices)
+    return f"{told(learned.low)} to {told(learned.high)}" + ", log" * learned.log
