@@ -19,7 +19,7 @@ from ichx.store import open_store
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
-TIMING = {"seconds", "images_per_second"}
+TIMING = {"seconds", "images_per_second", "memory_gb"}
 """Metrics of an epoch that two runs need not have in common."""
 
 

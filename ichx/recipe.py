@@ -190,6 +190,19 @@ class Recipe:
         return any(stage.patience > 0 for stage in self.stage)
 
 
+def literal(value: object) -> str:
+    """Return `value` as TOML has it and settings take it; floats keep their shortest exact form."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(literal(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {literal(item)}" for key, item in value.items()) + "}"
+    return str(value)
+
+
 def flatten(recipe: Recipe) -> dict[str, Any]:
     """Return every value of `recipe` by its name, in the recipe's order."""
     flat: dict[str, Any] = {}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields
 
-from ichx.recipe import FILE_WINDOW, MOST_NEIGHBOURS, Recipe, StageRecipe, flatten
+from ichx.recipe import FILE_WINDOW, MOST_NEIGHBOURS, Recipe, StageRecipe, flatten, literal
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "input.window_kind": ("linear", "sigmoid"),
@@ -25,7 +25,7 @@ def invalid_values(recipe: Recipe) -> list[str]:
 
     def need(good: bool, name: str, what: str) -> None:
         if not good:
-            problems.append(f"{name} = {flat[name]!r}: must be {what}")
+            problems.append(f"{name} = {literal(flat[name])}: must be {what}")
 
     for name, value in flat.items():
         generic = ".".join(["stage", "*", name.split(".")[-1]]) if name.startswith("stage.") else name
@@ -67,10 +67,10 @@ def invalid_values(recipe: Recipe) -> list[str]:
     if not recipe.stage:
         problems.append("a recipe needs at least one [[stage]]")
     names = [stage.name for stage in recipe.stage]
-    problems += [f"two stages are called {name!r}" for name in sorted({n for n in names if names.count(n) > 1})]
+    problems += [f"two stages are called {literal(name)}" for name in sorted({n for n in names if names.count(n) > 1})]
     for stage in recipe.stage:
         if not stage.name.isidentifier():
-            problems.append(f"stage name {stage.name!r}: must be a word of letters, digits and _")
+            problems.append(f"stage name {literal(stage.name)}: must be a word of letters, digits and _")
         prefix = f"stage.{stage.name}"
         need(1 <= stage.epochs <= 10000, f"{prefix}.epochs", "between 1 and 10000")
         need(0 < stage.lr <= 10, f"{prefix}.lr", "in (0, 10]")
@@ -89,9 +89,9 @@ def _unused(stage: StageRecipe, prefix: str) -> list[str]:
     if stage.scheduler not in ("cosine", "onecycle"):
         return []
     foreign = ["milestones", "gamma", *(["warmup"] if stage.scheduler == "onecycle" else [])]
-    defaults = {spec.name: spec.default for spec in fields(StageRecipe)}
+    values = {spec.name: (getattr(stage, spec.name), spec.default) for spec in fields(StageRecipe)}
     return [
-        f"{prefix}.{name} = {getattr(stage, name)!r}: must be {defaults[name]!r}, for `{stage.scheduler}` has none"
-        for name in foreign
-        if getattr(stage, name) != defaults[name]
+        f"{prefix}.{name} = {literal(value)}: must be {literal(default)}, for `{stage.scheduler}` has none"
+        for name, (value, default) in values.items()
+        if name in foreign and value != default
     ]

@@ -1,7 +1,6 @@
 """A recipe as text: its TOML form and the settings `NAME=VALUE`, read with every problem told at once."""
 
 import dataclasses
-import json
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping
@@ -9,6 +8,7 @@ from typing import Any
 
 from ichx.errors import did_you_mean, raise_problems
 from ichx.recipe import WINDOW_PARTS, Recipe, settable
+from ichx.recipe import literal as literal  # part of the text form: named here, too
 from ichx.recipe_rules import invalid_values
 
 
@@ -36,14 +36,11 @@ def from_toml(text: str, base: Recipe | None = None, *, source: str = "the recip
         raise_problems([f"{source} is not valid TOML: {error}"], "mend the file")
         raise AssertionError from error  # raise_problems has raised
     problems: list[str] = []
-    merged = _merge(dataclasses.asdict(base) if base else {}, tables)
-    recipe = _build(Recipe, merged, "", problems)
-    raise_problems(
-        [f"{source}: {problem}" for problem in problems], "see `ichx plugin show NAME --toml` for a whole recipe"
-    )
-    checked: Recipe = recipe
-    _raise_invalid(checked)
-    return checked
+    recipe: Recipe = _build(Recipe, _merge(dataclasses.asdict(base) if base else {}, tables), "", problems)
+    remedy = "see `ichx plugin show NAME --toml` for a whole recipe" if problems else "correct these values"
+    problems += invalid_values(recipe)
+    raise_problems([f"{source}: {problem}" for problem in problems], remedy)
+    return recipe
 
 
 def apply_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
@@ -52,39 +49,21 @@ def apply_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     Raises `IchxError` with all unknown names and wrong values at once.
     """
     known = settable(recipe)
-    unknown: list[str] = []
     problems: list[str] = []
     tables: dict[str, Any] = dataclasses.asdict(recipe)
     for setting in settings:
         name, equals, text = setting.partition("=")
         name = name.strip()
         if not equals:
-            unknown.append(f"{setting!r} is not of the form NAME=VALUE")
+            problems.append(f"{setting!r} is not of the form NAME=VALUE")
         elif name not in known:
-            unknown.append(f"a recipe has no value {name!r}; {did_you_mean(name, list(known))}".rstrip("; "))
+            problems.append(f"a recipe has no value {name!r}; {did_you_mean(name, list(known))}".rstrip("; "))
         else:
             _assign(tables, name, _parse_value(text.strip()))
-    built = _build(Recipe, tables, "", problems)
-    if not problems:
-        problems = invalid_values(built)
-    raise_problems(unknown + problems, "`ichx plugin show NAME --toml` lists every name and value")
-    result: Recipe = built
-    return result
-
-
-def _raise_invalid(recipe: Recipe) -> None:
-    raise_problems(invalid_values(recipe), "correct these values")
-
-
-def literal(value: object) -> str:
-    """Return `value` as TOML has it and `apply_settings` takes it; floats keep their shortest exact form."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(literal(item) for item in value) + "]"
-    return repr(value)
+    built: Recipe = _build(Recipe, tables, "", problems)
+    problems += invalid_values(built)
+    raise_problems(problems, "`ichx plugin show NAME --toml` lists every name and value")
+    return built
 
 
 def _parse_value(text: str) -> object:
@@ -118,10 +97,13 @@ def _assign(tables: dict[str, Any], name: str, value: object) -> None:
 
 
 def _build(kind: type, raw: object, name: str, problems: list[str]) -> Any:
-    """Return `raw` (tables and lists as TOML has them) as a dataclass `kind`, noting what does not fit."""
+    """Return `raw` (tables and lists as TOML has them) as a dataclass `kind`, noting what does not fit.
+
+    What does not fit is replaced by values that have no fault, so that faults of the others can be told with it.
+    """
     if not isinstance(raw, dict):
-        problems.append(f"{name} must be a table")
-        return None
+        problems.append(f"{name} = {literal(raw)}: must be a table")
+        return _build(kind, {}, name, [])
     hints = typing.get_type_hints(kind)
     specs = {spec.name: spec for spec in dataclasses.fields(kind)}
     dotted = f"{name}." if name else ""
@@ -132,11 +114,31 @@ def _build(kind: type, raw: object, name: str, problems: list[str]) -> Any:
     ]
     values: dict[str, Any] = {}
     for key, spec in specs.items():
+        before = len(problems)
         if key in raw:
             values[key] = _convert(hints[key], raw[key], dotted + key, problems)
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             problems.append(f"{dotted + key} is missing")
-    return kind(**values) if not problems else None
+        if key not in values or (len(problems) > before and not _holds_tables(hints[key])):
+            values[key] = _faultless(spec, hints[key])
+    return kind(**values)
+
+
+def _faultless(spec: dataclasses.Field[Any], hint: Any) -> Any:
+    """Return a value for a field that has no fault, by itself or beside the others: its default where it has one."""
+    if spec.default is not dataclasses.MISSING:
+        return spec.default
+    if spec.default_factory is not dataclasses.MISSING:
+        return spec.default_factory()
+    if typing.get_origin(hint) is tuple:
+        return (_build(typing.get_args(hint)[0], {}, spec.name, []),)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, {}, spec.name, [])
+    return {str: "all", int: 4096, float: 1.0}[hint]  # a sampling, a size or number of epochs, a rate
+
+
+def _holds_tables(hint: Any) -> bool:
+    return any(dataclasses.is_dataclass(kind) for kind in (hint, *typing.get_args(hint)))
 
 
 def _convert(hint: Any, value: object, name: str, problems: list[str]) -> Any:
@@ -145,17 +147,17 @@ def _convert(hint: Any, value: object, name: str, problems: list[str]) -> Any:
     if typing.get_origin(hint) is tuple:
         inner, *rest = typing.get_args(hint)
         if not isinstance(value, list | tuple):
-            problems.append(f"{name} = {value!r}: must be a list")
-            return ()
+            problems.append(f"{name} = {literal(value)}: must be a list")
+            return (_build(inner, {}, name, []),) if _holds_tables(hint) else ()
         if rest != [...] and len(value) != 1 + len(rest):
-            problems.append(f"{name} = {value!r}: must have {1 + len(rest)} values")
+            problems.append(f"{name} = {literal(value)}: must have {1 + len(rest)} values")
             return ()
         return tuple(_convert(inner, item, _item_name(name, item), problems) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:
         words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-        problems.append(f"{name} = {value!r}: must be {words[hint]}")
+        problems.append(f"{name} = {literal(value)}: must be {words[hint]}")
     return value
 
 

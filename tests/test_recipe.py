@@ -146,6 +146,11 @@ def test_values_that_were_added_change_no_digest_until_they_are_used() -> None:
         (["input.neighbours=3", "input.centre=series", "input.windows=[[-1,-1]]"], 7, 7),
     ],
 )
+def test_channels_are_slices_by_windows(settings: list[str], slices: int, channels: int) -> None:
+    recipe = apply_settings(GIVEN, settings)
+    assert (recipe.input.slices, recipe.input.channels) == (slices, channels)
+
+
 def test_a_windows_centre_and_width_have_names() -> None:
     tuned = apply_settings(GIVEN, ["input.windows=[[-1,-1],[40,80],[80,200]]"])
     found = apply_settings(tuned, ["input.windows.2.centre=45.5", "input.windows.3.width=150"])
@@ -158,18 +163,13 @@ def test_a_windows_centre_and_width_have_names() -> None:
         apply_settings(tuned, ["input.windows.2.width=0"])
 
 
-def test_channels_are_slices_by_windows(settings: list[str], slices: int, channels: int) -> None:
-    recipe = apply_settings(GIVEN, settings)
-    assert (recipe.input.slices, recipe.input.channels) == (slices, channels)
-
-
 def test_neighbours_fit_their_windows_and_centring() -> None:
     with pytest.raises(IchxError) as caught:
         apply_settings(GIVEN, ["input.neighbours=4", "input.windows=[[40,80],[80,200]]"])
     count, windows, centre = caught.value.problem.splitlines()
     assert count == "input.neighbours = 4: must be between 0 and 3"
     assert windows.endswith("must be one or three [centre, width] pairs")
-    assert centre.startswith("input.centre = 'slice': must be series or none with input.neighbours")
+    assert centre.startswith('input.centre = "slice": must be series or none with input.neighbours')
     with pytest.raises(IchxError, match=r"input\.neighbours = -1: must be between 0 and 3"):
         apply_settings(GIVEN, ["input.neighbours=-1", "input.centre=none"])
     with pytest.raises(IchxError, match=r"three .* pairs, or one with input\.neighbours"):
@@ -208,7 +208,7 @@ def test_all_wrong_settings_are_told_at_once() -> None:
     assert "a recipe has no value 'stage.balanced.lrr'; did you mean 'stage.balanced.lr'" in told[0]
     assert "'batch' is not of the form NAME=VALUE" in told
     assert any("no value 'plugin'" in line for line in told)
-    assert "seed = 'x': must be a whole number" in told
+    assert 'seed = "x": must be a whole number' in told
     assert "stage.full.milestones = 3: must be a list" in told
     assert len(told) == 5
     assert "ichx plugin show" in caught.value.remedy
@@ -219,11 +219,11 @@ def test_all_wrong_settings_are_told_at_once() -> None:
     [
         ("batch=0", "batch = 0: must be between 1 and 65536"),
         ("batch=1.5", "batch = 1.5: must be a whole number"),
-        ("batch=true", "batch = True: must be a whole number"),
+        ("batch=true", "batch = true: must be a whole number"),
         ("seed=-1", "seed = -1: must be between 0 and"),
         ("input.size=8", "input.size = 8: must be between 16 and 4096 pixels"),
         ("input.crop=300", "input.crop = 300: must be 0, or 16 to input.size"),
-        ("input.window_kind=linaer", "input.window_kind = 'linaer': must be one of linear, sigmoid"),
+        ("input.window_kind=linaer", 'input.window_kind = "linaer": must be one of linear, sigmoid'),
         ("input.windows=[[1,2],[3,4]]", "must be three [centre, width] pairs"),
         ("input.windows=[[40,0],[1,1],[1,1]]", "pairs of centre and positive width"),
         ("input.windows=[[40],[1,1],[1,1]]", "must have 2 values"),
@@ -332,7 +332,7 @@ def test_what_is_wrong_with_a_file_is_told_with_its_name() -> None:
         "model.backbone is missing",
         "batch is missing",
         "input is missing",
-        "stage.a.epochs = 'many': must be a whole number",
+        'stage.a.epochs = "many": must be a whole number',
         "stage.a.lr is missing",
     ):
         assert any(expected in line for line in told), (expected, told)
@@ -346,7 +346,7 @@ def test_any_file_that_is_no_recipe_is_a_clear_error(text: str) -> None:
 
 def test_stages_have_names_of_their_own() -> None:
     doubled = dataclasses.replace(GIVEN, stage=(GIVEN.stage[0], GIVEN.stage[0]))
-    assert invalid_values(doubled) == ["two stages are called 'balanced'"]
+    assert invalid_values(doubled) == ['two stages are called "balanced"']
     spaced = dataclasses.replace(GIVEN, stage=(dataclasses.replace(GIVEN.stage[0], name="a b"),))
     assert "must be a word" in invalid_values(spaced)[0]
     assert "at least one" in invalid_values(dataclasses.replace(GIVEN, stage=()))[0]
@@ -358,14 +358,50 @@ def test_pixels_and_epochs() -> None:
     assert GIVEN.epochs == 8
 
 
-def test_unknown_names_and_values_out_of_range_are_told_together() -> None:
+def test_unknown_names_wrong_types_and_values_out_of_range_are_told_together() -> None:
+    settings = ["batch=0", "bacth=4", "stage.full.lr=fast", "input.windows=[[40, 80]]", "precision=fp8"]
+    settings += ["input.windows=[[40.0, 0], [1, 2], [3, 4]]", "input.crop=big", "stage.full.epochs=two"]
     with pytest.raises(IchxError) as caught:
-        apply_settings(GIVEN, ["batch=0", "bacth=4", "seed=-1"])
-    assert [line.split(";")[0].split(":")[0] for line in caught.value.problem.splitlines()] == [
+        apply_settings(GIVEN, settings)
+    assert [line.split(";")[0] for line in caught.value.problem.splitlines()] == [
         "a recipe has no value 'bacth'",
-        "batch = 0",
-        "seed = -1",
+        'input.crop = "big": must be a whole number',
+        'stage.full.epochs = "two": must be a whole number',
+        'stage.full.lr = "fast": must be a number',
+        'precision = "fp8": must be one of auto, fp32, fp16, bf16',
+        "input.windows = [[40.0, 0.0], [1.0, 2.0], [3.0, 4.0]]: must be pairs of centre and positive width, "
+        "or [-1, -1] for the file's own",
+        "batch = 0: must be between 1 and 65536",
     ]
+
+
+def test_all_faults_of_a_file_are_told_together_and_none_that_it_has_not() -> None:
+    text = """
+    batch = 0
+    seed = {a = 1}
+    input = 3
+    model = {backbone = "x", dropout = 2, pretrained = "yes"}
+    optimizer = {name = "adam", clip = "much"}
+    stage = [{name = "one", epochs = "many", warmup = 7, freeze = 3, lr = 0}]
+    """
+    with pytest.raises(IchxError) as caught:
+        from_toml(text, source="my.toml")
+    assert [line.removeprefix("my.toml: ") for line in caught.value.problem.splitlines()] == [
+        "plugin is missing",
+        'model.pretrained = "yes": must be true or false',
+        "input = 3: must be a table",
+        "stage.one.sampling is missing",
+        'stage.one.epochs = "many": must be a whole number',
+        "seed = {a = 1}: must be a whole number",
+        'optimizer.clip = "much": must be a number',
+        'optimizer.name = "adam": must be one of radam, adamw, sgd',
+        "batch = 0: must be between 1 and 65536",
+        "model.dropout = 2.0: must be in [0, 1)",
+        "stage.one.lr = 0.0: must be in (0, 10]",
+    ]
+    with pytest.raises(IchxError) as caught:
+        from_toml("stage = 3\n", GIVEN, source="my.toml")
+    assert caught.value.problem == "my.toml: stage = 3: must be a list"
 
 
 def test_differences_are_told_by_name() -> None:

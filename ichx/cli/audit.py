@@ -3,6 +3,8 @@
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from ichx.cli.numbers import Number
 from ichx.cli.render import console, print_json, say, session
@@ -26,11 +28,14 @@ def audit(
     else:
         said = f" [{', '.join(found.marks)}]" if found.marks else ""
         console.print(f"experiment {number}: {found.name}{said}", markup=False, style="bold")
-        width = max(len(check.subject) for check in found.checks)
         styles = {"ok": "green", "wrong": "bold red", "unknown": "yellow"}
+        lines = Table.grid(padding=(0, 2))
         for check in found.checks:
-            console.print(f"  {check.state:<7} ", style=styles[check.state], end="")
-            console.print(f"  {check.subject:<{width}}  {check.told}", markup=False)
+            lines.add_row(Text(f"  {check.state}", styles[check.state]), Text(check.subject), Text(check.told))
+        for column in lines.columns:
+            column.no_wrap, column.overflow = column is not lines.columns[-1], "fold"
+        lines.columns[0].min_width = 10
+        console.print(lines)
     wrong = sum(check.state == "wrong" for check in found.checks)
     if wrong:
         say(f"{wrong} of {len(found.checks)} checks found something wrong: this score cannot be trusted", style="red")

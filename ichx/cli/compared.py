@@ -17,42 +17,41 @@ def show_scores(found: "ScoreComparison", one: "Experiment", two: "Experiment") 
         warn(note)
     made, a, b = found.difference, one.number, two.number
     console.print(
-        f"log loss on {found.slices:,} slices of {made.patients:,} patients, tta {found.tta}: "
-        f"experiment {a} {cell(found.first)}{marked(one)}, experiment {b} {cell(found.second)}{marked(two)}",
+        f"log loss on {found.slices:,} slices of {made.patients:,} patients, tta {found.tta}\n"
+        f"  exp {a}  {cell(found.first)}{marked(one)}\n"
+        f"  exp {b}  {cell(found.second)}{marked(two)}",
         markup=False,
     )
+    of_label = [(label, _told(made.labels[label]), _told(made.auc[label])) for label in LABELS]
     table(
         f"{a} less {b}: under 0, the loss of {a} is lower",
-        ("label", "log loss", "95 % interval", "AUC", "95 % interval"),
-        [("weighted", *_difference(made), "", "")]
-        + [(label, *_difference(made.labels[label]), *_difference(made.auc[label])) for label in LABELS],
-        caption=f"paired, over {made.draws:,} draws of patients",
+        ("label", "log loss", "AUC"),
+        [("weighted", _told(made), ""), *of_label],
+        caption=f"below each difference its 95% interval, paired, from {made.draws:,} draws of patients",
     )
+    reasons: dict[str, list[str]] = {}
+    for label in LABELS:
+        for reason in dict.fromkeys(d.undefined for d in (made.labels[label], made.auc[label]) if d.undefined):
+            reasons.setdefault(reason, []).append(label)
+    for reason, labels in reasons.items():
+        console.print(f"{', '.join(labels)}: {reason}", style="dim", markup=False)
     console.print(_verdict(made, one, two), markup=False)
-    if found.disagreements:
-        rows = []
-        for d in found.disagreements:
-            k = max(range(len(LABELS)), key=lambda k: abs(d.first[k] - d.second[k]))
-            rows.append(
-                (
-                    d.slice_id,
-                    ", ".join(d.positive) or "none",
-                    d.first_loss,
-                    d.second_loss,
-                    LABELS[k],
-                    f"{d.first[k]:.4f}",
-                    f"{d.second[k]:.4f}",
-                )
-            )
-        heads = ("slice", "positive", f"loss {a}", f"loss {b}", "furthest apart in", f"p of {a}", f"p of {b}")
+    rows = []
+    for d in found.disagreements:
+        k = max(range(len(LABELS)), key=lambda k: abs(d.first[k] - d.second[k]))
+        losses = f"{cell(d.first_loss)}\n{cell(d.second_loss)}"
+        chances = f"{d.first[k]:.4f}\n{d.second[k]:.4f}"
+        rows.append((d.slice_id, "\n".join(d.positive) or "none", f"{a}\n{b}", losses, LABELS[k], chances))
+    if rows:
+        heads = ("slice", "positive", "exp", "loss", "furthest apart in", "probability")
         table("where they disagree most", heads, rows)
 
 
-def _difference(found: "Interval | Difference") -> tuple[str, str]:
+def _told(found: "Interval | Difference") -> str:
     value = "-" if found.value is None else f"{found.value:+.5f}"
     if found.low is None or found.high is None:
-        return value, found.undefined or "-"
-    return value, f"{found.low:+.5f} to {found.high:+.5f}"
+        return f"{value}\n-"
+    return f"{value}\n{found.low:+.5f} to {found.high:+.5f}"
 
 
 def _verdict(found: "Difference", one: "Experiment", two: "Experiment") -> str:

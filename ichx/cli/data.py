@@ -300,6 +300,7 @@ def _render_caches(name: str, found: "list[FoundCache]") -> None:
         (c.spec.size, c.spec.centre, c.spec.resize, c.n, c.defects, bytes_told(c.nbytes), state(c), c.folder.name)
         for c in found
     ]
-    table(f"caches of {name}", ("pixels", "centre", "resize", "slices", "left out", "disk", "state", "folder"), rows)
+    heads = ("pixels", "centre", "resize", "slices", "left out", "disk", "state", "folder")
+    table(f"caches of {name}", heads, rows, drop=("folder",))
     if found:
         console.print(f"{bytes_told(sum(c.nbytes for c in found))} in {found[0].folder.parent}", markup=False)

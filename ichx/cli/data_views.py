@@ -95,7 +95,7 @@ def _show_prevalences(facts: dict[str, Any]) -> None:
     rows: list[tuple[object, ...]] = [(name, *(part[name] for part in parts)) for name in ("slices", "patients")]
     rows += [(label, *(f"{part['prevalences'][label]:.2%}" for part in parts)) for label in shares]
     columns = ("", "all", *(f"fold {part['fold']}" for part in facts["folds"]))
-    table("share of positive slices", columns, rows)
+    table("share of positive slices", columns, rows, split=True)
     others = [fold_set.name for fold_set in version.folds[1:]]
     if others:
         console.print(f"other folds: {', '.join(others)}; see `ichx data folds {version.dataset}`", markup=False)

@@ -9,6 +9,7 @@ from ichx.cli.exp_diff import diff
 from ichx.cli.exp_file import export, import_
 from ichx.cli.exp_list import list_experiments
 from ichx.cli.exp_order import archive, clone, name, note, restore, rm, tag, tags
+from ichx.cli.exp_promote import promote
 from ichx.cli.exp_repro import repro
 from ichx.cli.exp_show import history, log, show
 from ichx.cli.exp_watch import watch
@@ -94,7 +95,7 @@ def new(
 
 
 app.command("list")(list_experiments)
-for command in (show, diff, history, log, watch, repro, clone, name, tag, tags, note, archive, rm, restore):
+for command in (show, diff, history, log, watch, repro, clone, promote, name, tag, tags, note, archive, rm, restore):
     app.command(command.__name__)(command)
 app.command("export")(export)
 app.command("import")(import_)

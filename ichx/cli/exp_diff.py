@@ -1,6 +1,5 @@
 """`ichx exp diff`: what differs between experiments, in their recipes and in their results."""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,7 +7,7 @@ import typer
 from ichx.cli.compared import show_scores
 from ichx.cli.exp_list import scored
 from ichx.cli.numbers import Numbers
-from ichx.cli.render import print_json, say, session, table
+from ichx.cli.render import console, print_json, say, session, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,9 +55,11 @@ def diff(
     if not values:
         say("their recipes, data and folds are the same")
     results = [("OOF score", *map(scored, found))] if scores is None and any(e.folds_done for e in found) else []
-    rows = [(name, *map(_told, row)) for name, row in values.items()] + results
+    rows = [(name, *(_told(name, value) for value in row)) for name, row in values.items()] + results
     if rows:
-        table("", ("value", *(f"{e.number}: {e.name}" for e in found)), rows)
+        for e in found:
+            console.print(f"experiment {e.number}: {e.name}", markup=False)
+        table("", ("", *(f"exp {e.number}" for e in found)), rows)
     if scores is not None:
         show_scores(scores, one, two)
     elif len(found) == 2 and not comparable:
@@ -84,8 +85,10 @@ def _number(e: "Experiment") -> str:
     return str(e.number)
 
 
-def _told(value: object) -> str:
-    """Return a recipe's value as TOML has it, texts without quotes; a dash for one that a recipe does not have."""
+def _told(name: str, value: object) -> str:
+    """Return a value as TOML has it, texts without quotes; a dash for one that a recipe does not have."""
+    from ichx.recipe import literal
+
     if value is None or isinstance(value, str):
-        return value or "-"
-    return json.dumps(value)
+        return (value or "-")[: 12 if name.endswith("_digest") else None]
+    return literal(value)

@@ -75,7 +75,7 @@ def note(
     if not found:
         say(f"experiment {number} has no notes")
     for written in found:
-        console.print(f"{cell(written.created)}: {written.text}", markup=False, soft_wrap=True)
+        console.print(f"{cell(written.created)}: {written.text}", markup=False)
 
 
 def clone(

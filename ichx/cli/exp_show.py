@@ -47,10 +47,10 @@ def show(
     console.print(f"experiment {number}: {experiment.name} ({experiment.state})", markup=False, style="bold")
     facts = _facts(experiment, version.fold_set(experiment.fold_set).leaking_patients)
     if blends:
-        facts.append(("blended in", "ensemble " + ", ".join(map(str, blends))))
+        facts.append(("blended", "in ensemble " + ", ".join(map(str, blends))))
     facts.append(("files", f"{workspace.experiment_dir(number)}, {bytes_told(sum(files.values()))}"))
     for name, value in facts:
-        console.print(f"  {name:<10} {value}", markup=False, soft_wrap=True)
+        console.print(f"  {name:<10} {value}", markup=False)
     if runs:
         heads = ("fold", "try", "state", "epochs", "score", "time", "started")
         table("runs", heads, [_run_row(run, experiment, history) for run in runs])
@@ -61,7 +61,7 @@ def show(
     if files:
         table("files", ("file", "size"), [(name, bytes_told(size)) for name, size in files.items()])
     for written in notes:
-        console.print(f"{cell(written.created)}: {written.text}", markup=False, soft_wrap=True)
+        console.print(f"{cell(written.created)}: {written.text}", markup=False)
     console.print(experiment.recipe, end="", markup=False, soft_wrap=True)
 
 
@@ -204,10 +204,13 @@ def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
     facts = [
         ("dataset", f"{e.dataset} version {e.dataset_version}, labels {e.label_digest[:12]}"),
         ("folds", f"{e.folds_done} of {e.folds} done, {e.fold_set}, digest {e.fold_digest[:12]}{leaks}"),
-        ("OOF score", _score_told(e)),
+        ("OOF score", _with_interval(scored(e), e.score_low, e.score_high)),
         ("recipe", e.recipe_digest),
         ("created", cell(e.created)),
     ]
+    if e.score_tta is not None:
+        flipped = _with_interval(cell(e.score_tta) + marked(e), e.score_tta_low, e.score_tta_high)
+        facts.insert(3, ("with hflip", flipped))
     if e.seconds is not None:
         facts.append(("time", duration(e.seconds)))
     if e.tags:
@@ -223,13 +226,7 @@ def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
     return facts
 
 
-def _score_told(e: "Experiment") -> str:
-    """Return the score as `scored` does, with its interval, and what it is with hflip."""
-    if e.score is None:
-        return "-"
-    plain = interval(e.score_low, e.score_high)
-    told = scored(e) + (f"; 95 % interval over patients {plain}" if plain else "")
-    if e.score_tta is None:
-        return told
-    flipped = interval(e.score_tta_low, e.score_tta_high)
-    return f"{told}; with hflip {cell(e.score_tta)}" + (f", {flipped}" if flipped else "") + marked(e)
+def _with_interval(score: str, low: float | None, high: float | None) -> str:
+    """Return a score with its interval over patients, where it has one."""
+    bounds = interval(low, high)
+    return f"{score}, 95 % interval over patients {bounds}" if bounds else score

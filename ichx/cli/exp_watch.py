@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.console import Group
 
 from ichx.cli.render import console, duration, print_json, session, sheet
 
@@ -49,7 +49,7 @@ def _live(store: "Store") -> "list[tuple[Experiment, Run]]":
     ]
 
 
-def _sheet(store: "Store") -> Table:
+def _sheet(store: "Store") -> Group:
     rows = []
     for experiment, run in _live(store):
         passed = (datetime.now(UTC) - run.started).total_seconds()
@@ -71,5 +71,6 @@ def _sheet(store: "Store") -> Table:
             )
         )
     heads = ("exp", "name", "fold", "state", "stage", "epochs", "score", "for", "ends in")
-    caption = f"at {datetime.now():%H:%M:%S}" if rows else f"nothing runs at {datetime.now():%H:%M:%S}"
-    return sheet("", heads, rows, caption=caption, drop=("stage", "for"), cut={"name": 12})
+    if not rows:
+        return Group(f"nothing runs at {datetime.now():%H:%M:%S}")
+    return sheet("", heads, rows, caption=f"at {datetime.now():%H:%M:%S}", drop=("stage", "for"), cut={"name": 12})

@@ -110,8 +110,8 @@ def _render_fold_set(told: dict[str, Any], whole: dict[str, Any]) -> None:
     columns = ("", "all", *(f"fold {part['fold']}" for part in told["folds"]))
     off = "" if told["deviation"] is None else f"prevalences within {told['deviation']:.2%} of the whole; "
     leaks = fold_set.leaking_patients
-    split = f"{counted(leaks, 'patient')} in more than one fold" if leaks else "no patient in more than one fold"
-    table(title, columns, rows, caption=off + split)
+    split = counted(leaks, "patient") if leaks else "no patient"
+    table(title, columns, rows, caption=f"{off}{split} in more than one fold", split=True)
     if told["leaks"]:
         warn("leaky folds: every score on them is marked, and `ichx ensemble --top` leaves it out")
         _leak_table(told["leaks"])

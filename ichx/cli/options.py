@@ -1,5 +1,6 @@
 """Options that several commands share, and how their texts are read."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -35,3 +36,19 @@ def saves_features(save: str | None) -> bool:
     if save not in (None, "features"):
         raise typer.BadParameter(f"{save!r} cannot be saved; it takes: features", param_hint="--save")
     return save is not None
+
+
+def duration_seconds(text: str, option: str) -> float:
+    """Return the seconds in a duration such as `90s`, `5m` or `1.5h`, wrong usage else; 0 needs no unit."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if found is None or (not found[2] and float(found[1])):
+        raise typer.BadParameter(f"{text!r} is no duration such as 90s, 5m or 1h", param_hint=option)
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "": 0}[found[2]]
+
+
+def gigabytes(text: str, option: str) -> float:
+    """Return the GB (1e9 bytes) in a size such as `24GB` or `800MB`; wrong usage else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])B?", text.strip(), flags=re.IGNORECASE)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no size such as 24GB", param_hint=option)
+    return float(found[1]) * {"M": 1e-3, "G": 1, "T": 1e3}[found[2].upper()]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -42,9 +42,20 @@ def table(
     caption: str = "",
     drop: Sequence[str] = (),
     cut: Mapping[str, int] | None = None,
+    split: bool = False,
 ) -> None:
-    """Print a table as `sheet` makes it."""
-    console.print(sheet(title, columns, rows, caption=caption, drop=drop, cut=cut))
+    """Print a table as `sheet` makes it; with `split`, as several that fit, each with the first column."""
+    groups = _groups(columns, rows) if split else [list(range(len(columns)))]
+    for group in groups:
+        made = sheet(
+            title if group is groups[0] else "",
+            [columns[i] for i in group],
+            [[row[i] for i in group] for row in rows],
+            caption=caption if group is groups[-1] else "",
+            drop=drop,
+            cut=cut,
+        )
+        console.print(made)
 
 
 def sheet(
@@ -55,51 +66,102 @@ def sheet(
     caption: str = "",
     drop: Sequence[str] = (),
     cut: Mapping[str, int] | None = None,
-) -> Table:
+) -> Group:
     """Return a table; columns of numbers are aligned to the right, `None` is shown as a dash.
 
     Where it is too wide, the columns of `drop` are left out, the first one first, and those of `cut` end in an
-    ellipsis, at that many characters or more; the others fold.
+    ellipsis, at that many characters or more; the others fold between words. Where that is not enough, each row is
+    a paragraph, with a line for each value.
     """
-    head, foot = (Text(text) if text else None for text in (title, caption))  # never markup: marks stand in brackets
-    made = Table(title=head, caption=foot, title_justify="left", caption_justify="left")
     texts = [[cell(value) for value in row] for row in rows]
-    wide = [max(map(cell_len, (name, *(row[i] for row in texts)))) for i, name in enumerate(columns)]
-    shown, limits = _fit(columns, wide, drop, cut or {})
-    for index in shown:
-        numeric = all(isinstance(row[index], int | float | None) for row in rows)
-        limited = columns[index] in limits
-        made.add_column(
-            columns[index],
-            justify="right" if numeric else "left",
-            overflow="ellipsis" if limited else "fold",
-            no_wrap=limited or numeric,
-            width=limits.get(columns[index]),
-        )
-    for row in texts:
-        made.add_row(*(Text(row[index]) for index in shown))
-    return made
+    shown, widths = _fit(columns, texts, drop, cut or {})
+    # Text, never markup: marks stand in brackets
+    parts: list[Text | Table] = [Text(title, style="italic", no_wrap=False, overflow="fold")] if title else []
+    if widths is None:
+        parts += [_paragraph(columns, row) for row in texts]
+    else:
+        made = Table()
+        for index in shown:
+            numeric = all(isinstance(row[index], int | float | None) for row in rows)
+            limited = columns[index] in (cut or {})
+            made.add_column(
+                columns[index],
+                justify="right" if numeric else "left",
+                overflow="ellipsis" if limited else "fold",
+                no_wrap=limited,
+                width=widths[index],
+            )
+        for row in texts:
+            made.add_row(*(Text(row[index]) for index in shown))
+        parts.append(made)
+    if caption:
+        parts.append(Text(caption, style="dim italic", no_wrap=False, overflow="fold"))
+    return Group(*parts)
+
+
+SHORT = 12
+"""A cell of up to so many characters, such as `3 min 20 s`, does not fold."""
+
+
+def _wide(text: str) -> int:
+    return max(map(cell_len, text.split("\n")))
+
+
+def _least(text: str) -> int:
+    """Return how narrow a cell can be without a fold inside a word."""
+    return wide if (wide := _wide(text)) <= SHORT else max(map(cell_len, text.split()))
 
 
 def _fit(
-    columns: Sequence[str], wide: Sequence[int], drop: Sequence[str], cut: Mapping[str, int]
-) -> tuple[list[int], dict[str, int]]:
-    """Return which columns are shown, and how wide those of `cut` are."""
+    columns: Sequence[str], texts: Sequence[Sequence[str]], drop: Sequence[str], cut: Mapping[str, int]
+) -> tuple[list[int], dict[int, int] | None]:
+    """Return which columns are shown and how wide each is; no widths where words would have to be folded."""
+    wide = [max(map(_wide, (name, *(row[i] for row in texts)))) for i, name in enumerate(columns)]
+    least = [
+        min(wide[i], max(cut[name], cell_len(name)))
+        if name in cut
+        else max((*map(cell_len, name.split()), *(_least(row[i]) for row in texts), 1))
+        for i, name in enumerate(columns)
+    ]
     shown = list(range(len(columns)))
     going = [name for name in drop if name in columns]
     while True:
-        least = {i: min(wide[i], max(cut[columns[i]], len(columns[i]))) for i in shown if columns[i] in cut}
-        room = console.width - 1 - sum(3 + wide[i] for i in shown if i not in least) - 3 * len(least)
-        if room >= sum(least.values()) or not going:
+        room = console.width - 1 - 3 * len(shown)
+        whole = {i: least[i] if columns[i] in cut else wide[i] for i in shown}
+        if sum(whole.values()) <= room or not going:
             break
         shown.remove(columns.index(going.pop(0)))
-    limits = dict(least)
-    spare = room - sum(least.values())
-    for index in least:  # the first gets what it needs before the next one
-        more = max(min(spare, wide[index] - limits[index]), 0)
-        limits[index] += more
+    widths = whole if sum(whole.values()) <= room else {i: least[i] for i in shown}
+    spare = room - sum(widths.values())
+    if spare < 0:
+        return shown, None
+    # What lacks least is served first, and the columns that may be cut in their order, after the others.
+    for index in sorted(shown, key=lambda i: (columns[i] in cut, 0 if columns[i] in cut else wide[i] - widths[i])):
+        more = min(spare, wide[index] - widths[index])
+        widths[index] += more
         spare -= more
-    return shown, {columns[index]: width for index, width in limits.items()}
+    return shown, widths
+
+
+def _groups(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[list[int]]:
+    """Return the columns of as few tables as it takes for each to fit, the first column in all, the others evenly."""
+    others = range(1, len(columns))
+    for most in range(len(others), 1, -1):
+        groups = [[0, *others[start : start + most]] for start in range(0, len(others), most)]
+        texts = [[[cell(row[i]) for i in group] for row in rows] for group in groups]
+        if all(_fit([columns[i] for i in g], t, (), {})[1] for g, t in zip(groups, texts, strict=True)):
+            return groups
+    return [[0, index] for index in others]
+
+
+def _paragraph(columns: Sequence[str], row: Sequence[str]) -> Text:
+    """Return a row as lines: its first value, and below it the others, each after its column's name."""
+    wide = max(map(cell_len, columns[1:]), default=0)
+    head, *lines = (
+        f"{name:<{wide}}  {' '.join(text.split())}" if place else f"{name} {text}".strip()
+        for place, (name, text) in enumerate(zip(columns, row, strict=True))
+    )
+    return Text("\n  ".join([head, *lines]), no_wrap=False, overflow="fold")
 
 
 def cell(value: object) -> str:

@@ -1,7 +1,6 @@
 """`ichx run`: execute experiments."""
 
 import os
-import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ichx.cli.numbers import Numbers
-from ichx.cli.options import Save, saves_features
+from ichx.cli.options import Save, duration_seconds, saves_features
 from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import print_json, print_score, say, session, warn
 from ichx.errors import IchxError
@@ -60,7 +59,7 @@ def run(
             pretrained=pretrained,
             weights=weights,
             workers=workers,
-            checkpoint_every=_seconds(checkpoint_every),
+            checkpoint_every=duration_seconds(checkpoint_every, "--checkpoint-every"),
             save_features=with_features,
         )
         if jobs > 1 or len(numbers) > 1:
@@ -115,11 +114,3 @@ def run(
         done = ", ".join(map(str, report.already_done))
         say(f"fold {done} of experiment {number} had been done before")
     print_score(number, report)
-
-
-def _seconds(text: str) -> float:
-    """Return the seconds in a duration such as `90s`, `5m` or `1.5h`; 0 needs no unit."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    if found is None or (not found[2] and float(found[1])):
-        raise typer.BadParameter(f"{text!r} is no duration such as 90s, 5m or 1h", param_hint="--checkpoint-every")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "": 0}[found[2]]

@@ -59,18 +59,18 @@ def show_scores(what: str, card: "Scorecard | Evaluation", pooling: str) -> None
 
 
 def _show(title: str, found: "Bootstrap") -> None:
-    """Print a column per label, each score above its interval; what is undefined is a dash, with the reason below."""
-    points = found.scores.labels
-    rows: list[tuple[object, ...]] = [("positive", *(f"{point.positives:,}" for point in points))]
+    """Print a row per label, each score above its interval; what is undefined is a dash, with the reason below."""
+    rows = [
+        (label, f"{point.positives:,}", *(_told(found.labels[label][metric]) for metric in HEADINGS))
+        for label, point in zip(found.labels, found.scores.labels, strict=True)
+    ]
     reasons: dict[str, list[str]] = {}
-    for metric, heading in HEADINGS.items():
-        rows.append((heading, *(_told(of_label[metric]) for of_label in found.labels.values())))
     for label, of_label in found.labels.items():
         for reason in dict.fromkeys(i.undefined for i in of_label.values() if i.undefined):
             reasons.setdefault(reason, []).append(label)
     caption = f"{found.scores.count:,} {_many(found)} of {found.patients:,} patients; below each score its "
     caption += f"{found.level:.0%} interval from {found.draws:,} draws of patients"
-    table(title, ("", *found.labels), rows, caption=caption)
+    table(title, ("label", "positive", *HEADINGS.values()), rows, caption=caption, split=True)
     for reason, labels in reasons.items():
         console.print(f"{', '.join(labels)}: {reason}", style="dim", markup=False)
 

@@ -29,7 +29,7 @@ def check(as_json: AsJson = False) -> None:
         for checked in found:
             console.print(f"{'ok   ' if not checked.problems else 'WRONG'} {checked.what}", markup=False)
             for problem in checked.problems:
-                console.print(f"      {problem}", markup=False, soft_wrap=True)
+                console.print(f"      {problem}", markup=False)
     if any(checked.problems for checked in found):
         raise typer.Exit(1)
 

@@ -1,55 +1,78 @@
 """`ichx tune`: search a better recipe for an experiment."""
 
 import contextlib
-import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ichx.cli.numbers import Number
-from ichx.cli.render import cell, print_json, say, session, table, warn
-from ichx.cli.tune_show import show
-from ichx.data.wording import counted
-from ichx.tuning.events import TrialResult, TuneEvents, TuneReport
-from ichx.tuning.space import Value
+from ichx.cli.options import duration_seconds, gigabytes
+from ichx.cli.render import cell, print_json, say, session, warn
+from ichx.cli.tune_show import print_study, show
+from ichx.cli.tune_space import space as space_
+from ichx.tuning.budget import Value
+from ichx.tuning.events import TrialResult, TuneEvents
 
-SHOWN = 10
+MOST_NAMED = 6
+"""So many values of a trial are told in its line."""
 
 app = typer.Typer()
 app.command("show")(show)
+app.command("space")(space_)
 
 
 class TuneView(TuneEvents):
     """Shows a study on standard error, a line for each beginning and end."""
 
-    def __init__(self, root: Path) -> None:
-        """Take the workspace's `root`, which logs are told from."""
-        self._root = root
+    def __init__(self, root: Path, number: int) -> None:
+        """Take the workspace's `root`, which logs are told from, and the `number` of the experiment that is tuned."""
+        self._root, self._number = root, number
 
     def note(self, message: str) -> None:
         """Print a note."""
         say(f"note: {message}", style="yellow")
 
+    def planned(self, left: int, jobs: int, shares: str) -> None:
+        """Print how many trials are to come."""
+        told = f", {jobs} at a time" + (f": {shares}" if shares else "") if jobs > 1 else ""
+        say(f"{left} trial{'s' if left > 1 else ''} to run{told}")
+
     def trial_started(self, trial: int, trials: int, experiment: int, values: Mapping[str, Value]) -> None:
         """Print what a trial tries."""
-        say(f"trial {trial + 1} of {trials}, experiment {experiment}: {_written(values)}")
+        tried = ", ".join(f"{name} {short(value)}" for name, value in values.items()) or "the recipe as it is"
+        if len(values) > MOST_NAMED:
+            tried = f"{len(values)} values, see `ichx exp diff {self._number} {experiment}`"
+        say(f"trial {trial + 1} of {trials}, experiment {experiment}: {tried}")
 
     def trial_ended(self, result: TrialResult, best: TrialResult | None) -> None:
         """Print a trial's score, or why it has none."""
-        if result.score is None:
+        name = f"trial {result.trial + 1}"
+        if result.state == "failed":
             log = f"; its log: {self._root / result.log}" if result.log else ""
-            warn(f"trial {result.trial + 1} failed: {result.error}{log}")
-        elif best is not None:
-            so_far = "the best so far" if best == result else f"best {cell(best.score)}"
-            say(f"  trial {result.trial + 1}: score {cell(result.score)}, {so_far}")
+            warn(f"{name} failed: {result.reason}{log}")
+            return
+        if result.state == "pruned":
+            told = f"ended early: {result.reason}"
+        else:
+            over = f", but {result.excess}" if result.excess else ""
+            told = f"score {cell(result.score)}{over}"
+        so_far = "" if best is None else ", the best so far" if best == result else f"; best {cell(best.score)}"
+        say(f"  {name}: {told}{so_far}")
+
+    def stopping(self, jobs: int, at_once: bool) -> None:
+        """Print that the trials that run are being stopped."""
+        how = "killed" if at_once else "stopping after their step; again to kill them"
+        say(f"{jobs} trial{'s' if jobs != 1 else ''} {how}", style="yellow")
 
 
 @app.callback(invoke_without_command=True)
 def tune(
     number: Number,
-    trials: Annotated[int, typer.Option("--trials", min=1, help="Trials that the study shall have in the end.")] = 30,
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Trials that the study shall have in the end, those before counted.")
+    ] = 30,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trials that run side by side.")] = 1,
     searches: Annotated[
         list[str] | None,
@@ -58,89 +81,104 @@ def tune(
             help="Instead of the default space: NAME=LOW..HIGH, NAME=log:LOW..HIGH or NAME=A,B,C; repeatable.",
         ),
     ] = None,
+    space: Annotated[
+        Path | None, typer.Option("--space", help="The same as a TOML file; `ichx tune space` prints the default one.")
+    ] = None,
     fold: Annotated[int, typer.Option("--fold", min=0, help="The fold whose score is searched on.")] = 0,
+    subset: Annotated[float, typer.Option("--subset", help="Share of the patients that trials see, such as 0.1.")] = 1,
+    length: Annotated[float, typer.Option("--length", help="Share of each stage's epochs that trials train.")] = 1,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", help="Stop after that time: 90m, 8h. The same command goes on.")
+    ] = None,
+    sampler: Annotated[str, typer.Option("--sampler", help="tpe, gp (Gaussian process) or random.")] = "tpe",
+    pruner: Annotated[
+        str, typer.Option("--pruner", help="What ends trials that lag behind: median, hyperband or none.")
+    ] = "median",
+    epoch_time: Annotated[
+        str | None, typer.Option("--max-epoch-time", help="The longest epoch that is wanted, on all patients: 20m.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--max-memory", help="The most memory of the device that is wanted: 24GB.")
+    ] = None,
+    study: Annotated[str | None, typer.Option("--study", help="A name, for another study of the experiment.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     pretrained: Annotated[
         bool | None,
         typer.Option("--pretrained/--no-pretrained", help="Start from the hub's weights, or from random ones."),
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Start from what fits in this .safetensors or .pth file.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Loader processes of a trial.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Search better values for an experiment's recipe; each trial is an experiment. Asked again, it goes on.
 
-    By default: each stage's learning rate, weight decay, the share of augmented slices, dropout.
+    The first trial is the recipe as it is. By default learning rates and lengths of the stages, weight decay, batch,
+    augmentation, windows, dropout, label smoothing and averaging of the weights are searched.
 
     Example: `ichx tune 6 --trials 30`
+
+    Example: `ichx tune 6 --trials 60 --subset 0.1 --length 0.5 --jobs 2 --timeout 8h`
     """
+    from ichx.errors import IchxError
+
+    if searches and space:
+        raise IchxError("--space and --search both say what is searched", "give one of them")
+    seconds = None if timeout is None else duration_seconds(timeout, "--timeout")
+    longest = None if epoch_time is None else duration_seconds(epoch_time, "--max-epoch-time")
+    most = None if memory is None else gigabytes(memory, "--max-memory")
     with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before Optuna is imported, which takes a second
+        experiment = store.experiment(number)  # an unknown number is told before Optuna is imported
+        from ichx.cli.launch import stops_heard
         from ichx.engine import LocalEngine
+        from ichx.recipe_text import from_toml
+        from ichx.training.options import RunOptions
+        from ichx.tuning.limits import Limits
+        from ichx.tuning.space import parse_space, read_space
         from ichx.tuning.study import tune as run_study
-        from ichx.tuning.trial import RunChoices
+        from ichx.tuning.trial import Budget
 
-        try:
-            with _sigterm_as_interrupt(), contextlib.closing(LocalEngine(jobs)) as engine:
-                report = run_study(
-                    workspace,
-                    store,
-                    number,
-                    engine,
-                    trials=trials,
-                    jobs=jobs,
-                    searches=searches or (),
-                    choices=RunChoices(fold=fold, device=device, pretrained=pretrained),
-                    events=TuneView(workspace.root),
-                )
-        except KeyboardInterrupt:
-            say("stopped; finished trials are kept, the same command goes on with the others", style="yellow")
-            raise
+        recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
+        searched = None
+        if space is not None:
+            searched = read_space(space, recipe)
+        elif searches:
+            searched = parse_space(searches, recipe)
+        options = RunOptions(device=device, pretrained=pretrained, weights=weights, workers=workers)
+        # A trial that stops may take as long as its step does; who does not want to wait asks twice.
+        from ichx.tuning.results import read_study
+
+        with stops_heard() as stops, contextlib.closing(LocalEngine(jobs, grace=None)) as engine:
+            ending = run_study(
+                workspace,
+                store,
+                number,
+                engine,
+                trials=trials,
+                jobs=jobs,
+                space=searched,
+                budget=Budget(fold, subset, length, options),
+                limits=Limits(longest, most),
+                sampler=sampler,
+                pruner=pruner,
+                study=study,
+                timeout=seconds,
+                events=TuneView(workspace.root, number),
+                stops=lambda: len(stops),
+            )
+        found = read_study(workspace, store, number, study) if ending.finished else None
     if as_json:
-        print_json(report)
-    else:
-        _show(report)
+        print_json(found)
+    elif found is not None:
+        print_study(found, workspace.root)
+    if ending.why != "complete":
+        why = "stopped" if ending.why == "stopped" else f"stopped after {timeout}"
+        say(f"{why}; what is finished is kept, and the same command goes on with the rest", style="yellow")
+    if ending.why == "stopped":
+        raise typer.Exit(130)
 
 
-def _show(report: TuneReport) -> None:
-    failed = len(report.trials) - len(report.scored)
-    if report.new == 0:
-        say(f"the study has finished {counted(len(report.trials), 'trial')} before; a larger --trials adds to them")
-    names = list(report.trials[0].values)
-    rows: list[tuple[object, ...]] = [
-        (t.experiment, t.score, *(_short(t.values[name]) for name in names)) for t in report.scored[:SHOWN]
-    ]
-    finished = counted(len(report.trials), "trial") + (f", {failed} failed" if failed else "")
-    as_is = "" if report.as_is is None else f" Experiment {report.experiment} as it is: {cell(report.as_is)}."
-    title = f"best trials of experiment {report.experiment}"
-    table(title, ("exp", "score", *_headers(names)), rows, caption=f"{finished}.{as_is}")
-    say(
-        f"these scores are of fold {report.fold}, which chose them [{', '.join(report.marks)}]: "
-        "expect worse ones on the other folds",
-        style="yellow",
-    )
-    say(f"next: `ichx run {report.scored[0].experiment}` runs the best on all folds")
-
-
-def _headers(names: list[str]) -> list[str]:
-    """Return the names' last words, with what stands before where that alone is not clear."""
-    last = [name.rpartition(".")[2] for name in names]
-    return [
-        name.removeprefix("stage.") if last.count(word) > 1 else word for name, word in zip(names, last, strict=True)
-    ]
-
-
-def _written(values: Mapping[str, Value]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
-
-
-def _short(value: Value) -> str:
+def short(value: Value) -> str:
+    """Return a trial's value for a line of a table."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let a cluster's or a system's polite end do what Ctrl-C does: end the jobs and keep what is finished."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

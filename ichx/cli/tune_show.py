@@ -61,7 +61,7 @@ def print_study(view: "StudyView", root: Path) -> None:
     for trial in failed[-SHOWN:]:
         which = f", experiment {trial.experiment}," if trial.experiment is not None else ""
         log = f"; its log: {root / trial.log}" if trial.log else ""
-        warn(f"trial {trial.trial}{which} failed: {trial.error}{log}")
+        warn(f"trial {trial.trial + 1}{which} failed: {trial.error}{log}")
     if len(failed) > SHOWN:
         warn(f"{counted(len(failed) - SHOWN, 'earlier trial')} failed, too; --json tells why")
     _print_promoted(view.promoted, marked)
@@ -177,7 +177,8 @@ def _print_promoted(promoted: "Sequence[Promoted]", marked: str) -> None:
         for p in promoted
     ]
     heads = ("exp", "trial", f"fold {fold}", "other folds", f"exp {parent} there", "better by", "folds run")
-    caption = f"fold {fold} chose them {marked}; the other folds did not. Scores are pooled over these."
+    leaky = f" [{', '.join(promoted[0].marks)}]" if promoted[0].marks else ""
+    caption = f"fold {fold} chose them {marked}; the other folds did not{leaky}. Scores are pooled over these."
     table("promoted trials", heads, rows, caption=caption, drop=("folds run", "trial"))
     for p in promoted:
         if p.problem:

@@ -20,7 +20,8 @@ def such_as(examples: Iterable[str], count: int | None = None) -> str:
 
 
 def bytes_told(count: int) -> str:
-    """Return an amount of storage as people say it: `0.4 MB`, `31 MB`, `91.2 GB`."""
-    if count >= 1e9:
-        return f"{count / 1e9:,.1f} GB"
-    return f"{count / 1e6:.0f} MB" if count >= 1e7 else f"{count / 1e6:.1f} MB"
+    """Return an amount of storage as people say it: `812 B`, `4.2 kB`, `31 MB`, `91.2 GB`."""
+    if count < 1000:
+        return f"{count} B"
+    unit, name = (1e9, "GB") if count >= 999.5e6 else (1e6, "MB") if count >= 999.5e3 else (1e3, "kB")
+    return f"{count / unit:,.0f} {name}" if name != "GB" and count >= 10 * unit else f"{count / unit:,.1f} {name}"

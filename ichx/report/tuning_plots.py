@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from ichx.report.chart import RIGHT, WIDTH, Axis, Panel, Series, chart, linear_axis, log_axis, whole_axis
-from ichx.tuning.space import Value
+from ichx.tuning.budget import Value
 from ichx.tuning.wording import headers, told
 
 if TYPE_CHECKING:
@@ -28,17 +28,17 @@ DONE, PRUNED, FAILED, OVER, BEST, OTHER = 1, 7, 0, 3, 2, 7
 def history(view: "StudyView", name: str) -> Markup:
     """Return the score of each trial in the order of the trials, with the best one so far."""
     y = score_axis(view)
-    x = whole_axis(0, max(t.trial for t in view.trials), "trial")
+    x = whole_axis(1, max(t.trial for t in view.trials) + 1, "trial")
     best, lowest = [], math.inf
     for trial in view.trials:
         lowest = min(lowest, trial.score) if trial.chosen_from and trial.score is not None else lowest
         if lowest < math.inf:
-            best.append((float(trial.trial), min(lowest, y.high)))
+            best.append((_place(trial), min(lowest, y.high)))
     said = [f"best of the trials to {trial:.0f}: {score:.5f}" for trial, score in best]
     series = [Series(best, said, BEST, kind="step")]
-    series += _by_state(view.trials, lambda trial: float(trial.trial), y)
+    series += _by_state(view.trials, _place, y)
     failed = [t for t in view.trials if t.state == "failed"]
-    edge = [(float(t.trial), y.high) for t in failed]
+    edge = [(_place(t), y.high) for t in failed]
     series.append(Series(edge, [f"{_whose(t)} failed" for t in failed], FAILED, kind="crosses"))
     baseline = view.baseline
     guides = []
@@ -186,5 +186,10 @@ def _round(value: float) -> str:
     return f"{value:.3g}"
 
 
+def _place(trial: "TrialView") -> float:
+    """Return where a trial stands in their order, from 1."""
+    return trial.trial + 1.0
+
+
 def _whose(trial: "TrialView") -> str:
-    return f"trial {trial.trial}" + (f", experiment {trial.experiment}" if trial.experiment is not None else "")
+    return f"trial {trial.trial + 1}" + (f", experiment {trial.experiment}" if trial.experiment is not None else "")

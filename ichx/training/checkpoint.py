@@ -1,6 +1,5 @@
 """Checkpoints: what a fold needs to go on after its process died. Written atomically, the last two are kept."""
 
-import contextlib
 import io
 import os
 import pickle
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from ichx.errors import IchxError
+from ichx.training.checkpoint_files import checkpoints
 
 KEEP = 2
 FORMAT = 1
@@ -85,28 +85,6 @@ def load_newest(folder: Path, fits: str, note: Callable[[str], None]) -> tuple[P
             continue
         return position, state
     return None
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Return the folder's checkpoints, oldest first: by time, for another training's may stand further on."""
-    found = []
-    for path in sorted(folder.glob("checkpoint-*.pt")):
-        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
-            found.append((path.stat().st_mtime_ns, path))
-    return [path for _, path in sorted(found)]
-
-
-def remove_drafts(folder: Path) -> None:
-    """Remove what processes that died while they wrote have left: drafts of checkpoints, weights and predictions."""
-    for path in [*folder.glob("*.tmp"), *folder.glob(".*.parquet.*")]:
-        path.unlink(missing_ok=True)
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove all checkpoints and drafts of a finished fold."""
-    for path in checkpoints(folder):
-        path.unlink(missing_ok=True)
-    remove_drafts(folder)
 
 
 class _Telling(io.RawIOBase):

@@ -18,6 +18,7 @@ from ichx.labels import LABELS
 from ichx.store import EpochRecord, PredictionDraft
 from ichx.training import checkpoint
 from ichx.training.checkpoint import Position
+from ichx.training.checkpoint_files import remove_checkpoints, remove_drafts
 from ichx.training.device import (
     Hardware,
     loader_workers,
@@ -37,7 +38,7 @@ from ichx.training.lease import Lease, NoLease, lease
 from ichx.training.looks import Agreed, Looks
 from ichx.training.loop import EpochPart, LossError, train_epoch
 from ichx.training.mask_loss import Overlap, dice
-from ichx.training.memory import Portions
+from ichx.training.memory import Portions, forget_peak, peak_gb
 from ichx.training.method import WindowStep, learning_rate
 from ichx.training.notfinite import NOT_FINITE_REMEDY, Divergence, NotFiniteError
 from ichx.training.options import RunOptions
@@ -93,7 +94,7 @@ class FoldRun:
             self.group.share(None)  # the others go on when the first one holds the fold
             self.held = held
             if self.group.leads:
-                checkpoint.remove_drafts(self.folder)
+                remove_drafts(self.folder)
             # what a trained fold has predicted says nothing to one that is to be trained anew
             fits = f"{self.job.fits}/trained" if self.trained else self.job.fits
             self.saver = Saver(self.folder, fits, self.options.checkpoint_every, held.check, self.group.leads)
@@ -118,7 +119,7 @@ class FoldRun:
                 release_accelerator()
             held.finish(drafts)
         if self.group.leads:
-            checkpoint.remove_checkpoints(self.folder)
+            remove_checkpoints(self.folder)
             self._not_finite.unlink(missing_ok=True)
 
     def _lease(self) -> contextlib.AbstractContextManager[Lease]:
@@ -271,6 +272,7 @@ class FoldRun:
         part = EpochPart(epoch, begun, max(len(rows) // self.recipe.batch, 1), size)
         self.progress.position = Position(index, epoch, begun)
         self._check_parts(size)
+        forget_peak(self.hardware.device)
         self.events.epoch_started(stage.name, epoch + 1, stage.epochs, part.total)
         batches = training_batches(
             self.job.cache,
@@ -322,6 +324,7 @@ class FoldRun:
             "seconds": sums.training + sums.validating,
             "images": float(sums.images),
             "images_per_second": sums.images / sums.training,
+            "memory_gb": peak_gb(self.hardware.device),
         }
         values |= {f"score_{name}": float(v) for name, v in zip(LABELS, label_losses(labels, predicted), strict=True)}
         values |= dice(self.group.gather(overlap.counts())) if overlap is not None else {}

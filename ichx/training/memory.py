@@ -1,6 +1,11 @@
-"""Batches that do not fit into memory: in how many parts a network takes them. Not for what is learnt from a part."""
+"""Memory: in how many parts a network takes a batch that does not fit, and how much was needed at most.
+
+Not for what is learnt from a part.
+"""
 
 import gc
+import resource
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TypeVar
@@ -13,6 +18,23 @@ Result = TypeVar("Result")
 
 SAID = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 """What torch's allocators of CPUs and Apple GPUs, cuDNN and cuBLAS say, whose errors have no type of their own."""
+
+
+def forget_peak(device: torch.device) -> None:
+    """Have `peak_gb` count from here on, where the device can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_gb(device: torch.device) -> float:
+    """Return the most memory that was needed at once, in GB (1e9 bytes).
+
+    On a CUDA device what tensors took since `forget_peak`; elsewhere the main memory of this process since it began.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / 1e9 if sys.platform == "darwin" else most * 1024 / 1e9  # macOS counts bytes, Linux KiB
 
 
 class Portions:

@@ -19,9 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from ichx.errors import IchxError, did_you_mean
 from ichx.recipe import settable
 from ichx.recipe_text import from_toml, literal
+from ichx.tuning.budget import Value
 from ichx.tuning.importance import ENOUGH, importances
 from ichx.tuning.promoted import Promoted, read_promoted
-from ichx.tuning.space import Value
 from ichx.tuning.storage import BUSY_SECONDS, DATABASE
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class TrialView:
     """A trial. `state` is `done`, `pruned`, `failed` or `running`; `exceeded` names the limits that it does not keep.
 
     `baseline` is the recipe as it is. `score` is the final one of a done trial, of another the last that it reported.
-    `epochs` are trained of `planned`. `experiment` is None where the values did not go together.
+    `epochs` are trained of `planned`. `experiment` is None where the values did not go together. `error` is why it
+    failed or was ended early.
     """
 
     trial: int
@@ -255,7 +256,7 @@ def _trial(trial: "FrozenTrial", as_is: Mapping[str, Value]) -> TrialView:
         epochs=epochs,
         planned=planned,
         seconds=attrs.get("seconds"),
-        error=attrs.get("error"),
+        error=attrs.get("error", attrs.get("ended")),
         log=attrs.get("log"),
     )
 

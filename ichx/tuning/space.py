@@ -1,26 +1,26 @@
 """The search space: which values of a recipe a study varies, within which bounds. Checked before anything runs.
 
-Written `NAME=LOW..HIGH`, `NAME=log:LOW..HIGH` or `NAME=A,B,C`; names are those of `ichx.recipe.flatten`.
+Written `NAME=LOW..HIGH`, `NAME=log:LOW..HIGH` or `NAME=A,B,C`, or as a TOML file; names are those of
+`ichx.recipe.settable`. What is searched when nothing is asked for is in `ichx.tuning.default_space`.
 """
 
 import json
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ichx.errors import IchxError, raise_problems
-from ichx.recipe import Recipe, flatten
-from ichx.recipe_text import apply_settings
+from ichx.recipe import Recipe, settable
+from ichx.recipe_text import literal
+from ichx.tuning.budget import Value, trial_recipe
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
 FORMS = "NAME=LOW..HIGH, NAME=log:LOW..HIGH or NAME=A,B,C"
-
-Value = float | int | str
-"""What a trial gets for a name; a text is a choice, as TOML."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,15 @@ class Range:
     def __str__(self) -> str:
         ends = (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
         return f"{self.name}={'log:' if self.log else ''}{ends[0]!r}..{ends[1]!r}"
+
+    @property
+    def toml(self) -> str:
+        """The range as `read_space` takes it."""
+        return json.dumps(str(self).removeprefix(f"{self.name}="))
+
+    def holds(self, value: Any) -> Value | None:
+        """Return `value` of a recipe as a trial may get it; None where it is outside."""
+        return value if self.low <= value <= self.high else None
 
     def draw(self, trial: "Trial") -> Value:
         """Return the value that Optuna suggests, the same one when asked again."""
@@ -54,6 +63,16 @@ class Choice:
     def __str__(self) -> str:
         return f"{self.name}={','.join(self.values)}"
 
+    @property
+    def toml(self) -> str:
+        """The choice as `read_space` takes it."""
+        return f"[{', '.join(self.values)}]"
+
+    def holds(self, value: Any) -> Value | None:
+        """Return `value` of a recipe as a trial may get it; None where it is no choice."""
+        own = tomllib.loads(f"value = {literal(value)}")["value"]
+        return next((text for text in self.values if tomllib.loads(f"value = {text}")["value"] == own), None)
+
     def draw(self, trial: "Trial") -> Value:
         """Return the value that Optuna suggests, the same one when asked again."""
         return trial.suggest_categorical(self.name, self.values)
@@ -61,16 +80,6 @@ class Choice:
 
 Dimension = Range | Choice
 Space = tuple[Dimension, ...]
-
-
-def default_space(recipe: Recipe) -> Space:
-    """Return the space that is searched when nothing else is asked for: learning rates, weight decay, regularization.
-
-    The learning rate of each stage from a fifth to five times the recipe's, logarithmically.
-    """
-    rates = [f"stage.{s.name}.lr=log:{s.lr / 5!r}..{min(s.lr * 5, 10.0)!r}" for s in recipe.stage]
-    rest = ("optimizer.weight_decay=log:1e-6..1e-2", "augmentation.probability=0.2..1.0", "model.dropout=0..0.4")
-    return parse_space([*rates, *rest], recipe)
 
 
 def parse_space(searches: Sequence[str], recipe: Recipe) -> Space:
@@ -92,18 +101,54 @@ def parse_space(searches: Sequence[str], recipe: Recipe) -> Space:
             problems += [f"{name}={text}: {line}" for line in wrong]
             if dimension is not None:
                 found[name] = dimension
-    raise_problems(problems, f"a search is {FORMS}; `ichx exp show NUMBER --toml` lists names and values")
+    raise_problems(problems, f"a search is {FORMS}; `ichx tune space NUMBER` shows the default one")
     return tuple(found.values())
 
 
-def settings(values: Mapping[str, Value]) -> list[str]:
-    """Return drawn values as `ichx.recipe_text.apply_settings` takes them."""
-    return [f"{name}={value if isinstance(value, str) else repr(value)}" for name, value in values.items()]
+def read_space(path: Path, recipe: Recipe) -> Space:
+    """Return the space in the TOML file at `path`: `NAME = "LOW..HIGH"` or `NAME = [A, B, C]`, in tables or not.
+
+    Raises `IchxError` for a file that cannot be read or is no TOML, and as `parse_space` does.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise IchxError(f"cannot read {path}: {what}", "`ichx tune space NUMBER` prints one to begin with") from error
+    except tomllib.TOMLDecodeError as error:
+        raise IchxError(
+            f"{path} is not valid TOML: {error}", "`ichx tune space NUMBER` prints one to begin with"
+        ) from error
+    found, problems = [], []
+    for name, value in _flat(tables):
+        if isinstance(value, str):
+            found.append(f"{name}={value}")
+        elif isinstance(value, list):
+            found.append(f"{name}={','.join(literal(item) for item in value)}")
+        else:
+            problems.append(f'{path}: {name} = {literal(value)}: must be a range, "LOW..HIGH", or a list of choices')
+    if not found and not problems:
+        problems.append(f"{path} searches nothing")
+    raise_problems(problems, "`ichx tune space NUMBER` prints one to begin with")
+    return parse_space(found, recipe)
+
+
+def to_toml(space: Space) -> str:
+    """Return `space` as `read_space` takes it."""
+    return "".join(f"{dimension.name} = {dimension.toml}\n" for dimension in space)
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tables.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _parse(name: str, text: str, recipe: Recipe) -> tuple[Dimension | None, list[str]]:
-    known = flatten(recipe)
-    if name not in known or name == "plugin":
+    known = settable(recipe)
+    if name not in known:
         return None, _refused(recipe, name, "0")
     kind = type(known[name])
     if ".." not in text and not text.startswith("log:"):
@@ -131,7 +176,7 @@ def _parse(name: str, text: str, recipe: Recipe) -> tuple[Dimension | None, list
 def _refused(recipe: Recipe, name: str, value: str) -> list[str]:
     """Return why `recipe` cannot have the value; nothing for a good one."""
     try:
-        apply_settings(recipe, [f"{name}={value}"])
+        trial_recipe(recipe, {name: value})
     except IchxError as error:
         return error.problem.splitlines()
     return []

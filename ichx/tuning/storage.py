@@ -1,6 +1,6 @@
-"""Optuna's side of a study: its file, its lock, its seeded sampler, and the quiet. Only the tuning process comes here.
+"""Optuna's side of a study: its file, its lock, its seeded sampler, and the quiet. Only one process writes there.
 
-A study belongs to one experiment, fold and search space; another space is refused rather than mixed in.
+A study belongs to one experiment, fold, search space and budget; another one is refused rather than mixed in.
 """
 
 import contextlib
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
-from optuna.samplers import TPESampler
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -26,10 +27,24 @@ if TYPE_CHECKING:
 
 DATABASE = "tuning.db"
 BUSY_SECONDS = 30.0
+SAMPLERS = ("tpe", "gp", "random")
+"""Tree-structured Parzen estimators (the default), a Gaussian process, and chance."""
+PRUNERS = ("median", "hyperband", "none")
+STAGE_STEPS = 10
+"""Steps of a pruner in each stage, of whatever length: epochs are compared at the same part of the same stage."""
+STARTUP_TRIALS = 5
+"""Whole trials that the median is first taken of."""
+
+
+def study_name(experiment: int, name: str | None) -> str:
+    """Return what an experiment's study is called in the file, where it has several by their `name`."""
+    return f"experiment-{experiment}" + (f"-{name}" if name else "")
 
 
 @contextlib.contextmanager
-def open_study(workspace: "Workspace", name: str, setup: Mapping[str, Any]) -> Iterator["Study"]:
+def open_study(
+    workspace: "Workspace", name: str, setup: Mapping[str, Any], pruner: BasePruner | None = None
+) -> Iterator["Study"]:
     """Yield the study called `name`, made where there is none, held against other processes.
 
     `setup` (plain JSON values by what they are) is what its trials have in common. Raises `IchxError` where another
@@ -45,7 +60,13 @@ def open_study(workspace: "Workspace", name: str, setup: Mapping[str, Any]) -> I
             line = str(error).splitlines()[0]
             raise IchxError(f"{path} cannot be used: {line}", "upgrade Optuna, or move that file away") from error
         try:
-            study = optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
+            study = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                direction="minimize",
+                load_if_exists=True,
+                pruner=pruner or NopPruner(),
+            )
             _check_setup(study, name, setup)
             yield study
         finally:
@@ -53,20 +74,39 @@ def open_study(workspace: "Workspace", name: str, setup: Mapping[str, Any]) -> I
             storage.engine.dispose()
 
 
-def ask(study: "Study", seed: int) -> "Trial":
+def make_pruner(name: str, stages: int) -> BasePruner:
+    """Return the pruner `name` of `PRUNERS` for trials of so many stages."""
+    if name == "median":
+        return MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1)
+    if name == "hyperband":
+        return HyperbandPruner(min_resource=STAGE_STEPS // 2, max_resource=stages * STAGE_STEPS, reduction_factor=3)
+    return NopPruner()
+
+
+def begin_with(study: "Study", values: Mapping[str, Any]) -> None:
+    """Have the first trial of a new study try `values`: those that the recipe has, as far as the space holds them."""
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial(dict(values), user_attrs={"baseline": True})
+
+
+def ask(study: "Study", seed: int, sampler: str = "tpe") -> "Trial":
     """Return a new trial, whose values depend on `seed`, its number and the trials finished before - on no stream."""
-    study.sampler = _sampler(seed, len(study.get_trials(deepcopy=False)))
+    study.sampler = make_sampler(sampler, seed, len(study.get_trials(deepcopy=False)))
     return study.ask()
 
 
-def reopen(study: "Study", number: int, seed: int) -> "Trial":
-    """Return the unfinished trial `number`; the values it has been given stay."""
-    study.sampler = _sampler(seed, number)
+def reopen(study: "Study", number: int) -> "Trial":
+    """Return the unfinished trial `number`, with the study's sampler; the values it has been given stay."""
     return optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
-def _sampler(seed: int, number: int) -> TPESampler:
+def make_sampler(name: str, seed: int, number: int) -> BaseSampler:
+    """Return the sampler `name` of `SAMPLERS` for trial `number`."""
     state = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+    if name == "random":
+        return RandomSampler(seed=state)
+    if name == "gp":
+        return GPSampler(seed=state)
     return TPESampler(seed=state, constant_liar=True)  # side by side, trials keep away from each other
 
 
@@ -81,7 +121,7 @@ def _check_setup(study: "Study", name: str, setup: Mapping[str, Any]) -> None:
             for what, value in setup.items()
             if known.get(what) != value
         ],
-        "go on as it was made, or register the recipe again (`ichx exp new --from FILE`) and tune that experiment",
+        "go on as it was made, or begin another study of this experiment with --study NAME",
     )
 
 

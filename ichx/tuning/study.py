@@ -1,31 +1,46 @@
-"""A study: asks Optuna for values, has each trial run, tells the score, and reports. Asked again, it goes on."""
+"""A study: asks Optuna for values, has trials run side by side, and ends in good time. Asked again, it goes on.
 
-import math
+What becomes of one trial is in `ichx.tuning.running`.
+"""
+
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from optuna.trial import TrialState
-
-from ichx.engine import Engine, Job, JobResult
+from ichx.data.dataset import load_folds, load_version
+from ichx.data.subset import subset_folds
+from ichx.engine import Engine
 from ichx.errors import IchxError, raise_problems
+from ichx.recipe import Recipe, settable
 from ichx.recipe_text import from_toml
-from ichx.training.fold_job import failure, log_size
-from ichx.training.fold_state import fold_score, live_run
-from ichx.tuning.events import TrialResult, TuneEvents, TuneReport
-from ichx.tuning.space import Space, default_space, parse_space
-from ichx.tuning.storage import ask, open_study, reopen
-from ichx.tuning.trial import RunChoices, register_trial, trial_job
+from ichx.training.dealing import share_machine
+from ichx.tuning.default_space import default_space
+from ichx.tuning.events import TuneEnding, TuneEvents
+from ichx.tuning.limits import Limits
+from ichx.tuning.running import Running, TrialRunner
+from ichx.tuning.space import Space
+from ichx.tuning.storage import (
+    PRUNERS,
+    SAMPLERS,
+    ask,
+    begin_with,
+    make_pruner,
+    make_sampler,
+    open_study,
+    reopen,
+    study_name,
+)
+from ichx.tuning.trial import Budget
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.trial import FrozenTrial, Trial
 
     from ichx.store import Experiment, Store
     from ichx.workspace import Workspace
 
-TICK_SECONDS = 0.2
+TICK_SECONDS = 0.1
+MOST_FAILED = 3
+"""So many trials in a row that fail end a study: what hinders them will hinder the next one, too."""
 
 
 def tune(
@@ -36,182 +51,191 @@ def tune(
     *,
     trials: int,
     jobs: int = 1,
-    searches: Sequence[str] = (),
-    choices: RunChoices | None = None,
+    space: Space | None = None,
+    budget: Budget | None = None,
+    limits: Limits | None = None,
+    sampler: str = "tpe",
+    pruner: str = "median",
+    study: str | None = None,
+    timeout: float | None = None,
     events: TuneEvents | None = None,
-) -> TuneReport:
+    stops: Callable[[], int] = lambda: 0,
+) -> TuneEnding:
     """Search better values for experiment `number` until its study has `trials` finished trials, `jobs` at a time.
 
-    `searches` replace the default space. Raises `IchxError` before any trial for a wrong space, fold or study, and when
-    a trial fails before any has succeeded. Interrupted at any moment, the study goes on when asked again.
+    The first trial is the experiment's own recipe, the baseline. After `timeout` seconds, or when `stops` says that
+    the user asked for it (twice: at once), trials that run are told to stop, and go on when asked again. Raises
+    `IchxError` before any trial for a wrong fold, budget or study, and where trials fail for a reason that will stay.
     """
-    choices = choices or RunChoices(fold=0)
+    budget, limits, events = budget or Budget(), limits or Limits(), events or TuneEvents()
     parent = store.experiment(number)
     recipe = from_toml(parent.recipe, source=f"the recipe of experiment {number}")
-    problems = [f"--{name} must be 1 or more" for name, n in (("trials", trials), ("jobs", jobs)) if n < 1]
-    if not 0 <= choices.fold < parent.folds:
-        problems.append(f"experiment {number} has no fold {choices.fold}; its folds are 0 to {parent.folds - 1}")
-    raise_problems(problems, "see `ichx tune --help`")
-    space = parse_space(searches, recipe) if searches else default_space(recipe)
-    setup = {
+    space = default_space(recipe) if space is None else space
+    raise_problems(_problems(parent, trials, jobs, budget, limits, sampler, pruner, timeout), "see `ichx tune --help`")
+    _check_data(workspace, store, parent, budget)
+    if budget.options.weights is not None:
+        from ichx.training.weights import choose_start  # imports torch
+
+        told = budget.options
+        choose_start(workspace.experiments_dir, recipe, pretrained=told.pretrained, weights=told.weights)
+    own = _own(space, recipe)
+    with open_study(
+        workspace,
+        study_name(number, study),
+        _setup(parent, space, budget, limits),
+        make_pruner(pruner, len(recipe.stage)),
+    ) as held:
+        for name in sorted({dimension.name for dimension in space} - own.keys()):
+            events.note(f"what the recipe has for {name} lies outside of what is searched")
+        begin_with(held, own)
+        runner = TrialRunner(workspace, store, parent, engine, held, space, budget, limits, events)
+        before = len(runner.finished())
+        why = _Tuner(held, runner, events, recipe.seed, sampler).run(trials, jobs, timeout, stops)
+        finished = runner.finished()
+    if why == "failing":
+        last = next(result for result in reversed(finished) if result.state == "failed")
+        first = not any(result.state in ("done", "pruned") for result in finished)
+        raise IchxError(
+            f"trial {last.trial + 1} failed before any succeeded: {last.reason}"
+            if first
+            else f"{MOST_FAILED} trials in a row failed, the last one: {last.reason}",
+            f"mend this and tune again; its log is {workspace.root / (last.log or '')}",
+        )
+    if why == "complete" and not any(result.state == "done" for result in finished):
+        raise IchxError(
+            f"no trial of {len(finished)} succeeded; the last one: {finished[-1].reason}",
+            "mend this; a larger --trials tries on",
+        )
+    return TuneEnding(len(finished), len(finished) - before, why)
+
+
+class _Tuner:
+    def __init__(self, study: "Study", runner: TrialRunner, events: TuneEvents, seed: int, sampler: str) -> None:
+        self.study, self.runner, self.events = study, runner, events
+        self.seed, self.sampler = seed, sampler
+        self.active: list[Running] = []
+        self.before = len(runner.finished())
+        self.draining = False
+
+    def run(self, trials: int, jobs: int, timeout: float | None, stops: Callable[[], int]) -> str:
+        """Run trials until `trials` are finished, and return why no more are run."""
+        until = None if timeout is None else time.monotonic() + timeout
+        left = trials - len(self.runner.finished())
+        if left <= 0:
+            return "complete"
+        # This process holds the study, so a trial that runs in Optuna's eyes is one that was interrupted.
+        interrupted = self.runner.interrupted()
+        jobs = min(jobs, left)
+        shares = share_machine(self.runner.budget.options.device, jobs)
+        self.events.planned(left, jobs, str(shares))
+        why, heard = "complete", 0
+        try:
+            while True:
+                if (asked := stops()) > heard:
+                    heard, why = asked, "stopped"
+                    self._drain(at_once=asked > 1)
+                elif until is not None and not self.draining and time.monotonic() >= until:
+                    why = "timeout"
+                    self._drain(at_once=False)
+                while not self.draining and len(self.active) < jobs and self._wanted(trials):
+                    if interrupted:
+                        number = interrupted.pop(0)
+                        self.study.sampler = make_sampler(self.sampler, self.seed, number)
+                        trial = reopen(self.study, number)
+                    else:
+                        trial = ask(self.study, self.seed, self.sampler)
+                    device = shares.device([running.device for running in self.active])
+                    began = self.runner.begin(trial, trials, device, shares)
+                    self.active += [] if began is None else [began]
+                self.active = [running for running in self.active if not self.runner.ended(running, self.draining)]
+                if not self.draining and self._failing():
+                    why = "failing"
+                    self._drain(at_once=False)
+                if not self.active and (self.draining or not self._wanted(trials)):
+                    return why
+                time.sleep(TICK_SECONDS)
+        finally:
+            for running in self.active:
+                self.runner.cancel(running, wait=False)
+            for running in self.active:
+                self.runner.cancel(running, wait=True)
+
+    def _wanted(self, trials: int) -> bool:
+        """Whether trials are lacking, those that run counted."""
+        return len(self.runner.finished()) + len(self.active) < trials
+
+    def _failing(self) -> bool:
+        """Whether trials fail for a reason that will stay: the newest have all failed, or none has ever done else."""
+        finished = self.runner.finished()
+        newest = finished[self.before :][-MOST_FAILED:]
+        if not newest or any(result.state != "failed" for result in newest):
+            return False
+        return len(newest) == MOST_FAILED or not any(result.state in ("done", "pruned") for result in finished)
+
+    def _drain(self, *, at_once: bool) -> None:
+        """Have the trials that run stop; they go on when the study does."""
+        self.draining = True
+        if self.active:
+            self.events.stopping(len(self.active), at_once)
+        for running in self.active:
+            self.runner.stop(running, at_once=at_once)
+
+
+def _check_data(workspace: "Workspace", store: "Store", parent: "Experiment", budget: Budget) -> None:
+    """Raise `IchxError` where a fold has none of the patients that trials shall have."""
+    if budget.subset < 1:
+        version = store.version_by_id(parent.version_id)
+        slices = load_version(workspace, version).slices
+        subset_folds(slices, load_folds(workspace, version, version.fold_set(parent.fold_set), slices), budget.subset)
+
+
+def _own(space: Space, recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe's own values as far as the space holds them."""
+    values = settable(recipe)
+    held = {dimension.name: dimension.holds(values[dimension.name]) for dimension in space}
+    return {name: value for name, value in held.items() if value is not None}
+
+
+def _setup(parent: "Experiment", space: Space, budget: Budget, limits: Limits) -> dict[str, Any]:
+    """Return what all trials of a study have in common, as plain JSON by what it is."""
+    options = budget.options
+    return {
         "search space": sorted(map(str, space)),
         "recipe": parent.recipe_digest,
         "labels": parent.label_digest,
         "folds": parent.fold_digest,
-        "start (pretrained)": choices.pretrained,
+        "fold": budget.fold,
+        "subset": budget.subset,
+        "length": budget.length,
+        "start (pretrained)": options.pretrained,
+        "start (weights)": None if options.weights is None else str(options.weights.resolve()),
+        "limits": limits.given(),
     }
-    with open_study(workspace, f"experiment-{number}-fold-{choices.fold}", setup) as study:
-        tuner = _Tuner(workspace, store, parent, engine, study, space, choices, events or TuneEvents(), recipe.seed)
-        new = tuner.run(trials, jobs)
-        results = tuple(sorted(map(_result, tuner.finished()), key=_rank))
-    if results[0].score is None:
-        raise IchxError(
-            f"no trial of {len(results)} succeeded; the last one: {results[-1].error}",
-            "mend this; a larger --trials tries on",
-        )
-    return TuneReport(
-        experiment=number,
-        fold=choices.fold,
-        space=tuple(map(str, space)),
-        as_is=fold_score(store, number, choices.fold),
-        trials=results,
-        new=new,
-        marks=("selected", "leaky folds") if parent.leaked else ("selected",),
-    )
 
 
-@dataclass
-class _Active:
-    trial: "Trial"
-    experiment: int
-    job: Job
-    handle: int | None = None
-    log_start: int = 0
-    told: bool = False
-
-
-class _Tuner:
-    def __init__(
-        self,
-        workspace: "Workspace",
-        store: "Store",
-        parent: "Experiment",
-        engine: Engine,
-        study: "Study",
-        space: Space,
-        choices: RunChoices,
-        events: TuneEvents,
-        seed: int,
-    ) -> None:
-        self.workspace, self.store, self.parent, self.engine = workspace, store, parent, engine
-        self.study, self.space, self.choices, self.events, self.seed = study, space, choices, events, seed
-
-    def finished(self) -> "list[FrozenTrial]":
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-
-    def run(self, trials: int, jobs: int) -> int:
-        """Run trials until `trials` are finished; return how many were finished now."""
-        # This process holds the study, so a trial that runs in Optuna's eyes is one that was interrupted.
-        interrupted = [t.number for t in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
-        before = len(self.finished())
-        active: list[_Active] = []
-        try:
-            while True:
-                while len(active) < jobs and len(self.finished()) + len(active) < trials:
-                    resumed = bool(interrupted)
-                    trial = reopen(self.study, interrupted.pop(0), self.seed) if resumed else ask(self.study, self.seed)
-                    active += self._begin(trial, trials)
-                if not active:
-                    return len(self.finished()) - before
-                time.sleep(TICK_SECONDS)
-                active = [a for a in active if not self._ended(a)]
-        finally:
-            handles = [a.handle for a in active if a.handle is not None]
-            for handle in handles:
-                self.engine.cancel(handle)
-            for handle in handles:
-                self.engine.wait(handle)
-
-    def _begin(self, trial: "Trial", trials: int) -> list[_Active]:
-        """Return the trial with its experiment; nothing where its values do not go together."""
-        values = {dimension.name: dimension.draw(trial) for dimension in self.space}
-        try:
-            experiment = trial.user_attrs.get("experiment") or register_trial(
-                self.store, self.parent, self.choices.fold, trial.number, values
-            )
-        except IchxError as error:
-            self._fail(trial, error.problem, None)
-            return []
-        trial.set_user_attr("experiment", experiment)
-        self.events.trial_started(trial.number, trials, experiment, values)
-        return [_Active(trial, experiment, trial_job(self.workspace, experiment, self.choices))]
-
-    def _ended(self, active: _Active) -> bool:
-        """Move the trial on; return whether it has ended."""
-        if active.handle is None:
-            if self._held_elsewhere(active):
-                return False
-            active.log_start = log_size(active.job)
-            active.handle = self.engine.submit(active.job)
-        result = self.engine.poll(active.handle)
-        if result is None:
-            return False
-        score = fold_score(self.store, active.experiment, self.choices.fold)
-        if result.exit_code == 0 and score is not None and math.isfinite(score):
-            self.study.tell(active.trial.number, score)
-            self._tell_ended(active.trial.number)
-        elif self._held_elsewhere(active):
-            active.handle = None  # it lost the race against a job of an earlier process; run it again after that one
-            return False
-        else:
-            active.handle = None
-            self._fail(active.trial, _reason(result, active), active.job)
-        return True
-
-    def _held_elsewhere(self, active: _Active) -> bool:
-        run = live_run(self.store, active.experiment, self.choices.fold)
-        if run is not None and not active.told:
-            self.events.note(f"experiment {active.experiment} is still run by process {run.pid} on {run.host}; waiting")
-            active.told = True
-        return run is not None
-
-    def _fail(self, trial: "Trial", reason: str, job: Job | None) -> None:
-        trial.set_user_attr("error", reason)
-        if job is not None:
-            trial.set_user_attr("log", job.log.relative_to(self.workspace.root).as_posix())
-        self.study.tell(trial.number, state=TrialState.FAIL)
-        self._tell_ended(trial.number)
-        if not any(t.state == TrialState.COMPLETE for t in self.finished()):
-            where = f"its log is {job.log}" if job is not None else "choose a space whose values go together"
-            raise IchxError(
-                f"trial {trial.number} failed before any succeeded: {reason}",
-                f"mend this and tune again; {where}",
-            )
-
-    def _tell_ended(self, number: int) -> None:
-        results = {t.number: _result(t) for t in self.finished()}
-        best = min(results.values(), key=_rank)
-        self.events.trial_ended(results[number], best if best.score is not None else None)
-
-
-def _result(trial: "FrozenTrial") -> TrialResult:
-    attrs = trial.user_attrs
-    done = trial.state == TrialState.COMPLETE
-    return TrialResult(
-        trial=trial.number,
-        experiment=attrs.get("experiment"),
-        values=trial.params,
-        score=trial.value if done else None,
-        error=None if done else attrs.get("error"),
-        log=None if done else attrs.get("log"),
-    )
-
-
-def _rank(result: TrialResult) -> tuple[float, int]:
-    return (math.inf if result.score is None else result.score, result.trial)
-
-
-def _reason(result: JobResult, active: _Active) -> str:
-    if result.exit_code == 0:
-        return "it ended without a finite score"
-    return failure(result, active.job.log, active.log_start)
+def _problems(
+    parent: "Experiment",
+    trials: int,
+    jobs: int,
+    budget: Budget,
+    limits: Limits,
+    sampler: str,
+    pruner: str,
+    timeout: float | None,
+) -> list[str]:
+    problems = [f"--{name} must be 1 or more" for name, n in (("trials", trials), ("jobs", jobs)) if n < 1]
+    if not 0 <= budget.fold < parent.folds:
+        problems.append(f"experiment {parent.number} has no fold {budget.fold}; its folds are 0 to {parent.folds - 1}")
+    problems += budget.problems()
+    problems += [f"the limit {name} must be above 0" for name, bound in limits.given().items() if not bound > 0]
+    if sampler not in SAMPLERS:
+        problems.append(f"--sampler {sampler}: must be one of {', '.join(SAMPLERS)}")
+    if pruner not in PRUNERS:
+        problems.append(f"--pruner {pruner}: must be one of {', '.join(PRUNERS)}")
+    if timeout is not None and timeout <= 0:
+        problems.append("--timeout must be above 0")
+    if parent.kind == "trial":
+        problems.append(f"experiment {parent.number} is itself a trial: promote it first (`ichx exp promote`)")
+    if parent.trashed is not None:
+        problems.append(f"experiment {parent.number} is in the trash: `ichx exp restore {parent.number}` takes it out")
+    return problems

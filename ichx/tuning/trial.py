@@ -1,53 +1,71 @@
 """A trial as an experiment: registering it, and the job that runs its fold."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ichx.engine import Job
 from ichx.recipe import digest
-from ichx.recipe_text import apply_settings, from_toml
-from ichx.store import Selection
+from ichx.recipe_text import from_toml
+from ichx.store import Tuned
 from ichx.training.fold_job import fold_job
 from ichx.training.options import RunOptions
 from ichx.training.register import draft
-from ichx.tuning.space import Value, settings
+from ichx.training.run_log import log_file
+from ichx.tuning.budget import Value, trial_recipe
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Store
+    from ichx.training.dealing import Shares
     from ichx.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class RunChoices:
-    """What `ichx run` is told for every trial: the fold, the device, and whether to start from the hub's weights."""
+class Budget:
+    """What every trial of a study trains: one fold, with a share `subset` of the patients and `length` of the epochs.
 
-    fold: int
-    device: str = "auto"
-    pretrained: bool | None = None
+    `options` are those of `ichx run`.
+    """
+
+    fold: int = 0
+    subset: float = 1.0
+    length: float = 1.0
+    options: RunOptions = field(default_factory=RunOptions)
+
+    def problems(self) -> list[str]:
+        """Return what no trial could be run with."""
+        shares = (("subset", self.subset), ("length", self.length))
+        return [f"--{name} {share:g}: must be above 0 and at most 1" for name, share in shares if not 0 < share <= 1]
 
 
-def register_trial(store: "Store", parent: "Experiment", fold: int, number: int, values: Mapping[str, Value]) -> int:
-    """Return the experiment of trial `number`: `parent` with `values`, on the same data and folds; made at most once.
+def register_trial(
+    store: "Store", parent: "Experiment", study: str, number: int, values: Mapping[str, Value], budget: Budget
+) -> int:
+    """Return the experiment of trial `number` of `study`: `parent` with `values`, on its data and folds; made once.
 
     Raises `IchxError` for values that no training could use together.
     """
-    recipe = apply_settings(from_toml(parent.recipe), settings(values))
-    name = f"{parent.name}-fold{fold}-trial{number}"
-    for known in store.experiments(Selection(kind="trial", parent=parent.number), limit=None):
-        if known.name == name and store.experiment(known.number).recipe_digest == digest(recipe):
-            return known.number  # the study was interrupted before it could note this
+    recipe = trial_recipe(from_toml(parent.recipe), values, budget.length)
+    tuned = Tuned(study, number, budget.fold, dict(values), budget.subset, budget.length)
+    for known in store.trials(parent.number):
+        # The study may have been interrupted before it could note this; another file's study may have had the name.
+        if known.tuned == tuned and known.recipe_digest == digest(recipe) and known.trashed is None:
+            return known.number
+    name = f"{parent.name}-{study.removeprefix(f'experiment-{parent.number}').lstrip('-') or 'tune'}-{number}"
     made = replace(
         draft(recipe, store.version_by_id(parent.version_id), name=name, parent=parent.number, kind="trial"),
         fold_set_id=parent.fold_set_id,
         fold_digest=parent.fold_digest,
         selected=True,
+        tuned=tuned,
     )
     return store.add_experiments([made])[0].number
 
 
-def trial_job(workspace: "Workspace", experiment: int, choices: RunChoices) -> Job:
-    """Return the job that runs the fold of a trial's experiment; run again, it goes on."""
-    log = workspace.experiment_dir(experiment) / "trial.log"
-    options = RunOptions(device=choices.device, pretrained=choices.pretrained)
-    return fold_job(workspace, experiment, choices.fold, options, log)
+def trial_job(workspace: "Workspace", experiment: int, budget: Budget, device: str, shares: "Shares") -> Job:
+    """Return the job that runs the fold of a trial's experiment on `device`, with its share; run again, it goes on."""
+    options = replace(budget.options, device=device)
+    if options.workers is None:
+        options = replace(options, workers=shares.workers)
+    log = log_file(workspace, experiment, budget.fold)
+    return fold_job(workspace, experiment, budget.fold, options, log, shares.environment)

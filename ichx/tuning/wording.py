@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ichx.tuning.space import Value
+from ichx.tuning.budget import Value
 
 if TYPE_CHECKING:
     from ichx.tuning.results import Learned

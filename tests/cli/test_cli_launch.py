@@ -22,7 +22,7 @@ from ichx.training.runner import run_experiment
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
-TIMES = {"seconds", "images_per_second"}
+TIMES = {"seconds", "images_per_second", "memory_gb"}
 ENOUGH = 240.0
 
 

@@ -48,7 +48,7 @@ def test_a_study_is_shown_with_its_marks(tuned: Path, ichx: Program) -> None:
     assert "1 done trial over a limit, the best one experiment" in done.err
     assert "0.09000 [selected], over minutes" in done.err
     log = tuned / "experiments/9/t.log"
-    assert f"warning: trial 1 failed: exit code 1: no memory; its log: {log}" in done.err
+    assert f"warning: trial 2 failed: exit code 1: no memory; its log: {log}" in done.err
     assert f"next: `ichx exp promote {best['experiment']}`" in done.err
 
 

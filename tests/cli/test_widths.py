@@ -2,6 +2,8 @@
 
 import io
 import json
+import shlex
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from rich.console import Console
 from ichx.cli import live, render
 from ichx.cli.live import LiveView
 from ichx.cli.render import sheet
+from ichx.data.dataset import add_dataset
 from ichx.plugins import load_registry
 from ichx.store import EpochRecord, ScoreDraft, open_store
 from ichx.training.events import FoldPlan
+from ichx.training.register import new_experiment
 from ichx.workspace import open_workspace
 
 LONG = "wide-windows-and-a-name-that-says-all-of-what-was-changed-since-the-last-one"
@@ -84,6 +88,101 @@ def test_datasets(phantom: object, tmp_path: Path, ichx: Program, ichx_process: 
     assert len(found) == 2
     assert any(LONG.startswith(row[0][:-1]) and row[0].endswith("…") for row in found)
     assert LONG in ichx_process("data", "list", "--json", cwd=root).out
+
+
+@pytest.fixture(scope="module")
+def crowded(trained_root: Path, phantom: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the trained workspace with all that makes tables wide: long names, many folds, notes, tags, a trash."""
+    root = Path(shutil.copytree(trained_root, tmp_path_factory.mktemp("crowded") / "workspace"))
+    workspace = open_workspace(root)
+    with open_store(workspace) as store:
+        files = phantom.train, phantom.train_labels  # type: ignore[attr-defined]
+        add_dataset(workspace, store, "eight", files[0], labels=files[1], folds=8)
+        settings = ("stage.full.milestones=[1, 2, 3]", "stage.full.gamma=0.123456789012345678", "stage.full.epochs=4")
+        reference = new_experiment(store, load_registry(), plugin="resnext101_wsl", dataset="ph", settings=settings)
+        trashed = new_experiment(store, load_registry(), plugin="tiny_resnet", dataset="ph", name=LONG)
+        store.rename(2, LONG)
+        store.change_tags(1, add=["best", "to-be-shown-in-the-paper"], remove=[])
+        store.add_note(1, "epidural is weak below 5 mm, " * 6)
+        store.trash([trashed.number])
+    assert (reference.number, trashed.number) == (4, 5)
+    (root / "experiments" / "5").mkdir()
+    return root
+
+
+TABLES = (
+    "audit 1",
+    "data cache ph --size 32",
+    "data check ph",
+    "data folds eight",
+    "data list",
+    "data show eight",
+    "data show ph-test",
+    "ensemble --members 1,2 --method stack",
+    "ensemble --members 1,2,3",
+    "exp diff 1 2",
+    "exp diff 1 2 3",
+    "exp diff 1 4",
+    "exp history 1",
+    "exp list",
+    "exp list --columns number,name,plugin,input.size,input.windows,stage.full.lr,tags,score,score_tta,created",
+    "exp list --columns default",
+    "exp note 1",
+    "exp repro 1",
+    "exp show 1",
+    "exp tags",
+    "exp watch --once",
+    "gc --dry-run",
+    "plugin list",
+    "plugin show resnext101_wsl",
+    "scores 1",
+    "scores 2 --tta hflip --pooling noisy_or",
+    "store check",
+    "store schema",
+    "store sql 'select * from experiment'",
+    "store sql 'select number, name, plugin from experiment'",
+)
+"""Every command that prints a table, but for `predict`, `evaluate` and `run`, whose tables are tried elsewhere."""
+
+DROPPING = {"data list": "added", "plugin list": "batch", "data cache ph --size 32": "folder"}
+"""Commands that leave out columns, each with one of these."""
+
+
+@pytest.mark.parametrize("command", TABLES)
+def test_every_table_fits_and_no_word_is_folded(
+    command: str, crowded: Path, ichx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def words(width: int) -> list[str]:
+        for console in (render.console, render.err):
+            monkeypatch.setattr(console, "soft_wrap", False)  # as on a terminal
+            monkeypatch.setattr(console, "_width", width)
+        done = ichx(*shlex.split(command), cwd=crowded)
+        assert done.code == 0, done.err
+        assert [line for line in (done.out + done.err).splitlines() if cell_len(line) > width] == []
+        return [word for word in done.out.split() if not set(word) & set("━─│┃")]
+
+    narrow, wide = words(80), words(400)
+    cut = tuple(word[:-1] for word in narrow if word.endswith("…"))
+    lost = {word for word in wide if word not in narrow and not (cut and word.startswith(cut))}
+    if command in DROPPING:
+        assert DROPPING[command] in lost
+    else:
+        # what a table of another shape has no need of, what differs each time, and what no line has the room for
+        kept = {w for w in lost if len(w) < 60 and ":" not in w and not w.startswith("ensembles/") and not w.isdigit()}
+        assert kept <= {"exp", "number"}
+
+
+def test_a_table_is_split_or_told_in_paragraphs_before_a_word_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(**how: bool) -> str:
+        written = io.StringIO()
+        monkeypatch.setattr(render, "console", Console(file=written, width=40))
+        heads = ("label", "this", "that", "these", "those")
+        render.table("title", heads, [("subdural", *["0.12345\n0.1234-0.2345"] * 4), ("any", 1, 2, 3, 4)], **how)
+        return written.getvalue()
+
+    assert rows(shown(split=True))[:3] == [["subdural", "0.12345"], ["", "0.1234-0.2345"], ["any", "1"]]
+    assert shown(split=True).count("subdural") == 4
+    assert shown().splitlines()[:3] == ["title", "label subdural", "  this   0.12345 0.1234-0.2345"]
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])

@@ -8,14 +8,8 @@ import torch
 from full_disk import run_with_limit
 
 from ichx.errors import IchxError
-from ichx.training.checkpoint import (
-    Position,
-    checkpoints,
-    load_newest,
-    remove_checkpoints,
-    remove_drafts,
-    save_checkpoint,
-)
+from ichx.training.checkpoint import Position, load_newest, save_checkpoint
+from ichx.training.checkpoint_files import checkpoints, remove_checkpoints, remove_drafts
 
 
 def state(value: float) -> dict[str, object]:

@@ -115,7 +115,7 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_at_the_same_weights(
     for file in ("oof-identity", "oof-hflip", "test-ph-test-v1-identity"):
         one, other = (read_predictions(home / f"{file}.parquet") for home in homes)
         np.testing.assert_array_equal(one.logits, other.logits)
-    timing = {"seconds", "images_per_second"}
+    timing = {"seconds", "images_per_second", "memory_gb"}
     for one, other in zip(after, history(dataset_copy, 2), strict=True):
         assert {k: v for k, v in one.values.items() if k not in timing} == {
             k: v for k, v in other.values.items() if k not in timing

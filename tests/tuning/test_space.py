@@ -1,5 +1,9 @@
 """Search spaces: what is written, what is refused, what is drawn."""
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import optuna
 import pytest
 from hypothesis import given
@@ -7,9 +11,12 @@ from hypothesis import strategies as st
 
 from ichx.errors import IchxError
 from ichx.plugins import load_registry
-from ichx.recipe import Recipe, flatten
-from ichx.recipe_text import apply_settings
-from ichx.tuning.space import Choice, Range, default_space, parse_space, settings
+from ichx.recipe import Recipe, settable
+from ichx.recipe_text import apply_settings, to_toml
+from ichx.tuning.budget import resized, settings, trial_recipe
+from ichx.tuning.default_space import default_space
+from ichx.tuning.space import Choice, Range, parse_space, read_space
+from ichx.tuning.space import to_toml as space_toml
 
 RECIPE: Recipe = load_registry().get("tiny_resnet").recipe
 
@@ -55,19 +62,79 @@ def test_what_is_drawn_is_a_recipe_within_its_bounds(seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(load_registry().plugins))
-def test_every_plugin_has_a_default_space(name: str) -> None:
+def test_every_plugin_has_a_default_space_that_holds_its_recipe(name: str, tmp_path: Path) -> None:
     recipe = load_registry().get(name).recipe
     space = {dimension.name: dimension for dimension in default_space(recipe)}
+    own = settable(recipe)
+    assert all(dimension.holds(own[name]) is not None for name, dimension in space.items())
     first = space[f"stage.{recipe.stage[0].name}.lr"]
     assert isinstance(first, Range)
     assert first.log
-    assert (first.low, first.high) == pytest.approx((recipe.stage[0].lr / 5, recipe.stage[0].lr * 5))
-    assert set(space) - {f"stage.{stage.name}.lr" for stage in recipe.stage} == {
-        "optimizer.weight_decay",
-        "augmentation.probability",
-        "model.dropout",
-    }
-    assert set(space) <= set(flatten(recipe))
+    assert (first.low, first.high) == pytest.approx((recipe.stage[0].lr / 10, recipe.stage[0].lr * 10))
+    wanted = ("optimizer.weight_decay", "batch", "augmentation.mixup", "augmentation.window_shift", "model.dropout")
+    assert {*wanted, "ema.decay", "loss.label_smoothing", f"stage.{recipe.stage[-1].name}.epochs"} <= space.keys()
+    assert any(name.startswith("input.windows.") for name in space)
+    (tmp_path / "space.toml").write_text(space_toml(default_space(recipe)))
+    assert read_space(tmp_path / "space.toml", recipe) == default_space(recipe)
+    for seed in range(5):
+        trial_recipe(recipe, draw(default_space(recipe), seed), 0.5)
+
+
+def test_a_recipe_outside_of_the_usual_bounds_is_held_too() -> None:
+    odd = ["augmentation.rotate=90", "ema.decay=0.5", "optimizer.weight_decay=0.3", "batch=1", "model.dropout=0.7"]
+    recipe = apply_settings(RECIPE, odd)
+    own = settable(recipe)
+    assert all(dimension.holds(own[dimension.name]) is not None for dimension in default_space(recipe))
+
+
+def test_a_space_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text(
+        'batch = [16, 32]\ninput.window_kind = ["linear", "sigmoid"]\n'
+        '[stage.balanced]\nlr = "log:1e-4..3e-3"\nmilestones = [[], [1, 2]]\n[augmentation]\nrotate = "0..30"\n'
+    )
+    assert read_space(file, RECIPE) == parse_space(
+        [
+            "batch=16,32",
+            "input.window_kind=linear,sigmoid",
+            "stage.balanced.lr=log:1e-4..3e-3",
+            "stage.balanced.milestones=[],[1, 2]",
+            "augmentation.rotate=0..30",
+        ],
+        RECIPE,
+    )
+    for text, problem in {
+        "batch = 16": 'batch = 16: must be a range, "LOW..HIGH", or a list',
+        "": "searches nothing",
+        "batch = ": "is not valid TOML",
+        'batch = "0..0"': "the range is empty",
+        'bach = "1..4"': "did you mean 'batch'",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(IchxError, match=re.escape(problem)):
+            read_space(file, RECIPE)
+    with pytest.raises(IchxError, match=r"cannot read .*none.toml: No such file"):
+        read_space(tmp_path / "none.toml", RECIPE)
+
+
+def test_windows_are_searched_by_their_numbers() -> None:
+    (centre,) = parse_space(["input.windows.2.centre=50..110"], RECIPE)
+    assert centre == Range("input.windows.2.centre", 50.0, 110.0, False, False)
+    assert trial_recipe(RECIPE, {"input.windows.2.centre": 60.5}).input.windows[1][0] == 60.5
+
+
+def test_a_stage_keeps_its_shape_at_another_length() -> None:
+    stage = replace(RECIPE.stage[0], epochs=8, milestones=(4, 6), warmup=1.0, freeze=2, patience=4)
+    assert resized(stage, 4) == replace(stage, epochs=4, milestones=(2, 3), warmup=0.5, freeze=1, patience=2)
+    assert resized(stage, 1) == replace(stage, epochs=1, milestones=(1,), warmup=0.125, freeze=0, patience=1)
+    assert resized(stage, 8) is stage
+    recipe = replace(RECIPE, stage=(stage, *RECIPE.stage[1:]))
+    found = trial_recipe(recipe, {"stage.balanced.epochs": 4, "batch": "8"}, 0.5)
+    assert (found.stage[0], found.batch) == (resized(resized(stage, 4), 2), 8)
+    assert trial_recipe(recipe, {"stage.balanced.epochs": "16"}).stage[0].milestones == (8, 12)
+    with pytest.raises(IchxError, match="between 1 and 10000"):
+        trial_recipe(recipe, {"stage.balanced.epochs": 0})
+    assert to_toml(trial_recipe(recipe, {})) == to_toml(recipe)
 
 
 def test_all_problems_are_told_at_once() -> None:

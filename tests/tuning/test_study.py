@@ -1,244 +1,181 @@
-"""Studies over a real store, a small phantom and a tiny model."""
+"""Studies over a real store: what trials are, what is refused, and how a study goes on."""
 
-import contextlib
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from inline_engine import InlineEngine
-from typer.testing import CliRunner
+from scripted_engine import CPU, ScriptedEngine, Told, far_from
 
-from ichx.cli.app import app
-from ichx.ct.phantom_dicom import write_phantom
 from ichx.data.dataset import add_dataset
-from ichx.engine import LocalEngine
 from ichx.errors import IchxError
-from ichx.plugins import load_registry
 from ichx.recipe_text import apply_settings, from_toml
-from ichx.store import Experiment, Selection, Store, open_store
-from ichx.training.register import draft
-from ichx.tuning.events import TrialResult, TuneEvents
-from ichx.tuning.space import Value
+from ichx.store import Experiment, Selection, Store, Tuned
+from ichx.training.options import RunOptions
+from ichx.training.run_log import log_file
+from ichx.tuning.events import TuneEnding
+from ichx.tuning.limits import Limits
+from ichx.tuning.running import best_of
+from ichx.tuning.space import Space, parse_space
 from ichx.tuning.study import tune
-from ichx.tuning.trial import RunChoices
-from ichx.workspace import Workspace, init_workspace, open_workspace
-
-SEARCH = ("stage.balanced.lr=log:1e-4..1e-2", "batch=16,32")
-CPU = RunChoices(fold=1, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a workspace with a small labelled dataset in two folds."""
-    root = tmp_path_factory.mktemp("tuned")
-    workspace = init_workspace(root / "workspace")
-    files = write_phantom(root / "phantom", patients=4, seed=1, size=64)
-    with open_store(workspace) as store:
-        add_dataset(workspace, store, "phantom", files.train, labels=files.train_labels, folds=2)
-    return workspace.root
-
-
-@pytest.fixture
-def workspace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    root = shutil.copytree(made, tmp_path / "workspace")
-    monkeypatch.setenv("ICHX_WORKSPACE", str(root))
-    monkeypatch.setenv("COLUMNS", "200")
-    return open_workspace(root)
-
-
-@pytest.fixture
-def store(workspace: Workspace) -> Iterator[Store]:
-    with open_store(workspace) as store:
-        yield store
-
-
-@pytest.fixture
-def parent(store: Store) -> Experiment:
-    recipe = load_registry().get("tiny_byobnet").recipe
-    short = [f"stage.{stage.name}.{value}" for stage in recipe.stage for value in ("epochs=1", "milestones=[]")]
-    recipe = apply_settings(recipe, [*short, "input.size=64", "input.crop=0"])
-    return store.add_experiments([draft(recipe, store.version("phantom"), name="short")])[0]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """So small a model only loses by more threads, most of all on a busy machine."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-class Told(TuneEvents):
-    def __init__(self) -> None:
-        self.started: list[int] = []
-        self.ended: list[TrialResult] = []
-
-    def trial_started(self, trial: int, trials: int, experiment: int, values: Mapping[str, Value]) -> None:
-        self.started.append(experiment)
-
-    def trial_ended(self, result: TrialResult, best: TrialResult | None) -> None:
-        self.ended.append(result)
+from ichx.tuning.trial import Budget
+from ichx.workspace import Workspace
 
 
 def test_trials_are_experiments_and_a_finished_study_stays(
-    workspace: Workspace, store: Store, parent: Experiment
+    workspace: Workspace, store: Store, parent: Experiment, space: Space
 ) -> None:
     source = Path(store.version("phantom").source)
     (labels,) = source.parent.glob("*train.csv")
     add_dataset(workspace, store, "phantom", source, labels=labels, folds=3)
     told = Told()
-    report = tune(workspace, store, parent.number, InlineEngine(), trials=2, searches=SEARCH, choices=CPU, events=told)
-    assert (report.new, [t.experiment for t in sorted(report.trials, key=lambda t: t.trial)]) == (2, [2, 3])
-    assert [t.score for t in report.trials] == sorted(t.score or 0.0 for t in report.trials)
-    assert told.started == [2, 3]
-    assert sorted(told.ended, key=lambda t: t.score or 0.0) == list(report.trials)
-    for trial in report.trials:
+    ending = tune(workspace, store, 1, InlineEngine(), trials=3, space=space, budget=CPU, events=told)
+    assert ending == TuneEnding(3, 3, "complete")
+    assert told.started == [t.experiment for t in told.ended] == [2, 3, 4]
+    given = from_toml(parent.recipe)
+    assert [(t.baseline, t.state) for t in told.ended] == [(True, "done"), (False, "done"), (False, "done")]
+    assert from_toml(store.experiment(2).recipe) == given
+    for trial in told.ended:
         child = store.experiment(trial.experiment or 0)
         assert (child.kind, child.parent, child.selected, child.folds_done) == ("trial", parent.number, True, 1)
         pinned = ("version_id", "label_digest", "fold_set_id", "fold_digest")
         assert [getattr(child, p) for p in pinned] == [getattr(parent, p) for p in pinned]
         assert store.version("phantom").id != child.version_id  # the dataset has moved on, the trials have not
-        recipe, given = from_toml(child.recipe), from_toml(parent.recipe)
-        assert recipe.stage[0].lr == trial.values["stage.balanced.lr"]
-        assert recipe.batch == int(str(trial.values["batch"]))
-        settings = [f"stage.balanced.lr={recipe.stage[0].lr!r}", f"batch={recipe.batch}"]
-        assert recipe == apply_settings(given, settings)
+        recipe = from_toml(child.recipe)
+        if not trial.baseline:
+            assert child.tuned == Tuned("experiment-1", trial.trial, 1, trial.values)
+            assert recipe.stage[0].lr == trial.values["stage.balanced.lr"]
+            assert recipe.batch == int(str(trial.values["batch"]))
+            settings = [f"stage.balanced.lr={recipe.stage[0].lr!r}", f"batch={recipe.batch}"]
+            assert recipe == apply_settings(given, settings)
         (run,) = store.runs(child.number)
         assert (run.fold, run.state) == (1, "done")
         (oof,) = store.predictions(child.number, role="oof", view="identity")
         assert oof.score == trial.score
+        assert log_file(workspace, child.number, 1).exists()
     assert [e.number for e in store.experiments()] == [1]
+    assert store.listing(Selection(kind=None, parent=1))[1] == 3
 
-    again = tune(workspace, store, parent.number, InlineEngine(), trials=2, searches=SEARCH, choices=CPU)
-    assert (again.new, again.trials) == (0, report.trials)
+    again = tune(workspace, store, 1, InlineEngine(), trials=3, space=space, budget=CPU)
+    assert again == TuneEnding(3, 0, "complete")
     with pytest.raises(IchxError, match=r"another search space:\n  batch=16,32 stage.balanced.lr=log:0.0001..0.01"):
-        tune(workspace, store, parent.number, InlineEngine(), trials=3, choices=CPU)
-    other = RunChoices(fold=1, pretrained=False)
+        tune(workspace, store, 1, InlineEngine(), trials=4, budget=CPU)
+    other = replace(CPU, options=RunOptions(device="cpu", pretrained=False))
     with pytest.raises(IchxError, match=r"another start"):
-        tune(workspace, store, parent.number, InlineEngine(), trials=3, searches=SEARCH, choices=other)
-    assert store.listing(Selection(kind="trial"))[1] == 2
+        tune(workspace, store, 1, InlineEngine(), trials=4, space=space, budget=other)
+    with pytest.raises(IchxError, match=r"another subset:\n  1.0\nnot\n  0.5") as caught:
+        tune(workspace, store, 1, InlineEngine(), trials=4, space=space, budget=replace(CPU, subset=0.5))
+    assert "--study NAME" in caught.value.remedy
+    assert store.listing(Selection(kind="trial"))[1] == 3
+
+
+def test_stopped_and_timed_out_it_goes_on_where_it_was(workspace: Workspace, store: Store, space: Space) -> None:
+    heard = [0]
+
+    def hear(job: int) -> None:
+        heard[0] = int(job == 2)
+
+    engine = ScriptedEngine(store, far_from(1e-3), before=hear)
+    ending = tune(workspace, store, 1, engine, trials=5, space=space, stops=lambda: heard[0])
+    assert ending == TuneEnding(2, 2, "stopped")
+    assert [run.state for run in store.runs(4)] == ["stopped"]
+    ending = tune(workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), trials=5, space=space, timeout=1e-9)
+    assert ending == TuneEnding(2, 0, "timeout")
+    told = Told()
+    engine = ScriptedEngine(store, far_from(1e-3))
+    ending = tune(workspace, store, 1, engine, trials=5, space=space, events=told)
+    assert (ending, told.started) == (TuneEnding(5, 3, "complete"), [4, 5, 6])
+
+    whole = Told()
+    tune(workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), trials=5, space=space, events=whole, study="b")
+    assert [t.values for t in whole.ended[2:]] == [t.values for t in told.ended]  # as if nothing had happened
 
 
 def test_a_first_failure_ends_the_study_and_a_later_one_does_not(
-    workspace: Workspace, store: Store, parent: Experiment
+    workspace: Workspace, store: Store, space: Space
 ) -> None:
-    def break_third(number: int) -> None:
-        if number in (0, 2):
-            (workspace.root / store.version("phantom").path).rename(workspace.root / "away")
-        elif number in (1, 3) and (workspace.root / "away").exists():
-            (workspace.root / "away").rename(workspace.root / store.version("phantom").path)
+    broken = {0}
+    engine = ScriptedEngine(store, far_from(1e-3), fails=lambda job: job in broken)
+    told = Told()
+    with pytest.raises(IchxError, match="trial 1 failed before any succeeded: exit code 1: out of luck") as caught:
+        tune(workspace, store, 1, engine, trials=4, space=space, budget=CPU, events=told)
+    assert str(log_file(workspace, 2, 1)) in caught.value.remedy
 
-    engine, told = InlineEngine(break_third), Told()
-    with pytest.raises(IchxError, match="trial 0 failed before any succeeded: exit code 1: ") as caught:
-        tune(workspace, store, 1, engine, trials=4, searches=SEARCH, choices=CPU, events=told)
-    assert str(workspace.experiment_dir(2) / "trial.log") in caught.value.remedy
-    assert "datasets" in caught.value.problem
-    with pytest.raises(IchxError, match="no trial of 1 succeeded; the last one: exit code 1"):
-        tune(workspace, store, 1, engine, trials=1, searches=SEARCH, choices=CPU)
+    broken |= {2}
+    ending = tune(workspace, store, 1, engine, trials=4, space=space, budget=CPU, events=told)
+    assert ending == TuneEnding(4, 3, "complete")
+    assert [t.state for t in told.ended] == ["failed", "done", "failed", "done"]
+    assert told.ended[2].log == log_file(workspace, 4, 1).relative_to(workspace.root).as_posix()
 
-    report = tune(workspace, store, 1, engine, trials=4, searches=SEARCH, choices=CPU, events=told)
-    assert [t.error is None for t in sorted(report.trials, key=lambda t: t.trial)] == [False, True, False, True]
-    assert [t.score is None for t in report.trials] == [False, False, True, True]
-    assert [t.log for t in report.trials[2:]] == ["experiments/2/trial.log", "experiments/4/trial.log"]
-    assert [t.trial for t in told.ended] == [0, 1, 2, 3]
+    broken |= set(range(20))
+    with pytest.raises(IchxError, match="3 trials in a row failed, the last one: exit code 1"):
+        tune(workspace, store, 1, engine, trials=20, space=space, budget=CPU, events=told)
+    assert len(told.ended) == 7
 
 
-def test_an_interrupted_trial_goes_on_as_the_same_experiment(
-    workspace: Workspace, store: Store, parent: Experiment
-) -> None:
+def test_an_interrupted_trial_goes_on_as_the_same_experiment(workspace: Workspace, store: Store, space: Space) -> None:
     def interrupt(number: int) -> None:
         if number == 1:
             raise KeyboardInterrupt
 
+    engine = ScriptedEngine(store, far_from(1e-3), before=interrupt)
     with pytest.raises(KeyboardInterrupt):
-        tune(workspace, store, 1, InlineEngine(interrupt), trials=3, searches=SEARCH, choices=CPU)
+        tune(workspace, store, 1, engine, trials=3, space=space, budget=CPU)
     assert store.listing(Selection(kind="trial"))[1] == 2
-    engine, told = InlineEngine(), Told()
-    report = tune(workspace, store, 1, engine, trials=2, searches=SEARCH, choices=CPU, events=told)
+    engine, told = ScriptedEngine(store, far_from(1e-3)), Told()
+    ending = tune(workspace, store, 1, engine, trials=2, space=space, budget=CPU, events=told)
     assert (told.started, [t.experiment for t in told.ended]) == ([3], [3])
-    assert (report.new, len(report.trials), len(engine.jobs)) == (1, 2, 1)
+    assert (ending, len(engine.jobs)) == (TuneEnding(2, 1, "complete"), 1)
 
 
-def test_values_that_do_not_go_together_fail_without_an_experiment(
-    workspace: Workspace, store: Store, parent: Experiment
-) -> None:
-    searches, told = ("input.size=48,64", "input.crop=0,64"), Told()
-    nowhere = RunChoices(fold=1, device="cuda:77")  # those that do go together fail, too, but as experiments
-    for trials in range(1, 7):
-        with pytest.raises(IchxError, match=r"failed before any succeeded"):
-            tune(workspace, store, 1, InlineEngine(), trials=trials, searches=searches, choices=nowhere, events=told)
+def test_values_that_do_not_go_together_are_passed_over(workspace: Workspace, store: Store, parent: Experiment) -> None:
+    space = parse_space(("input.size=48,64", "input.crop=0,64"), from_toml(parent.recipe))
+    engine, told = ScriptedEngine(store, far_from(1e-3)), Told()
+    tune(workspace, store, 1, engine, trials=12, space=space, events=told, sampler="random", pruner="none")
     misfits = [t for t in told.ended if t.values == {"input.size": "48", "input.crop": "64"}]
-    assert 0 < len(misfits) < 6
-    assert all((t.experiment, t.log) == (None, None) and "input.crop" in (t.error or "") for t in misfits)
-    assert store.listing(Selection(kind="trial"))[1] == 6 - len(misfits)
+    assert misfits
+    assert all((t.state, t.experiment) == ("pruned", None) and "input.crop" in (t.reason or "") for t in misfits)
+    assert store.listing(Selection(kind="trial"))[1] == 12 - len(misfits)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp"])
+def test_every_sampler_finds_what_is_better(
+    workspace: Workspace, store: Store, parent: Experiment, sampler: str
+) -> None:
+    space = parse_space(["stage.balanced.lr=log:1e-6..1e0", "model.dropout=0.1..0.5"], from_toml(parent.recipe))
+    told = Told()
+    engine = ScriptedEngine(store, far_from(1e-3))
+    tune(workspace, store, 1, engine, trials=15, space=space, events=told, sampler=sampler, pruner="none")
+    assert told.notes == ["what the recipe has for model.dropout lies outside of what is searched"]
+    assert len({str(t.values) for t in told.ended}) == 15
+    best = best_of(told.ended)
+    assert best is not None
+    assert abs(math.log10(float(best.values["stage.balanced.lr"]) / 1e-3)) < 1
 
 
 @pytest.mark.parametrize(
-    ("trials", "jobs", "fold", "problem"),
-    [(0, 1, 0, "--trials must be 1"), (1, 0, 0, "--jobs must be 1"), (1, 1, 2, "no fold 2; its folds are 0 to 1")],
+    ("wrong", "problem"),
+    [
+        ({"trials": 0}, "--trials must be 1"),
+        ({"jobs": 0}, "--jobs must be 1"),
+        ({"budget": Budget(fold=2)}, "no fold 2; its folds are 0 to 1"),
+        ({"budget": Budget(subset=0.0)}, "--subset 0: must be above 0 and at most 1"),
+        ({"budget": Budget(length=2)}, "--length 2: must be above 0 and at most 1"),
+        ({"budget": Budget(subset=0.01)}, "a share of 0.01 leaves none of the 2 patients of fold 0"),
+        ({"sampler": "tep"}, "--sampler tep: must be one of tpe, gp, random"),
+        ({"pruner": "mean"}, "--pruner mean: must be one of median, hyperband, none"),
+        ({"timeout": 0.0}, "--timeout must be above 0"),
+        ({"limits": Limits(memory_gb=0)}, "the limit memory_gb must be above 0"),
+        ({"budget": Budget(options=RunOptions(weights=Path("none.pth")))}, "none.pth"),
+    ],
 )
 def test_what_cannot_be_is_said_at_once(
-    workspace: Workspace, store: Store, parent: Experiment, trials: int, jobs: int, fold: int, problem: str
+    workspace: Workspace, store: Store, parent: Experiment, wrong: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(IchxError, match=problem):
-        tune(workspace, store, 1, InlineEngine(), trials=trials, jobs=jobs, choices=RunChoices(fold=fold))
+        tune(workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), **{"trials": 1, **wrong})
     with pytest.raises(IchxError, match="no experiment has the number 9"):
         tune(workspace, store, 9, InlineEngine(), trials=1)
     assert not (workspace.root / "db" / "tuning.db").exists()
-
-
-def until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 180
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def test_killed_as_typed_it_goes_on(workspace: Workspace, store: Store, parent: Experiment) -> None:
-    def start(trials: int) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "ichx", "tune", "1", "--trials", str(trials), "--device", "cpu", "--fold", "1"]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    stopped = start(1)
-    until(lambda: [run.state for run in store.runs(2)] == ["running"], stopped)
-    stopped.terminate()
-    _, err = stopped.communicate()
-    assert stopped.returncode == 130
-    assert "the same command goes on" in err
-    assert [run.state for run in store.runs(2)] != ["running"]
-
-    killed = start(1)
-    until(lambda: [run.state for run in store.runs(2)][-1:] == ["running"], killed)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
-
-    out, err = (last := start(1)).communicate()
-    assert last.returncode == 0, err
-    assert "1 trial." in out
-    assert "[selected]" in err
-    asked = CliRunner().invoke(app, ["tune", "1", "--trials", "1", "--device", "cpu", "--fold", "1", "--json"])
-    report = json.loads(asked.stdout)
-    assert (report["new"], [t["experiment"] for t in report["trials"]]) == (0, [2])
-    assert [e.number for e in store.experiments(Selection(kind="trial"))] == [2]
-    assert store.experiment(2).folds_done == 1
-
-
-def test_a_job_that_dies_is_told_with_its_log(workspace: Workspace, store: Store, parent: Experiment) -> None:
-    choices = RunChoices(fold=1, device="cuda:77")
-    with (
-        contextlib.closing(LocalEngine(2)) as engine,
-        pytest.raises(IchxError, match=r"exit code 1: .*cuda:77") as caught,
-    ):
-        tune(workspace, store, 1, engine, trials=3, jobs=2, choices=choices)
-    assert "trial.log" in caught.value.remedy

@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from ichx.errors import IchxError
-from ichx.tuning.storage import ask, open_study, reopen
+from ichx.tuning.storage import ask, make_sampler, open_study, reopen
 from ichx.workspace import Workspace, init_workspace
 
 SETUP = {"search space": ["batch=2..64"], "recipe": "r1"}
@@ -31,7 +31,8 @@ def values(workspace: Workspace, name: str, trials: int, *, interrupted: bool) -
         if interrupted:
             with open_study(workspace, name, SETUP) as study:
                 (lost,) = study.get_trials(states=(TrialState.RUNNING,))
-                again = reopen(study, lost.number, seed=7)
+                study.sampler = make_sampler("tpe", 7, lost.number)
+                again = reopen(study, lost.number)
                 assert (again.number, again.suggest_float("x", 0, 1)) == (number, x)
                 found.append((x, again.suggest_int("n", 1, 1000)))
                 study.tell(again.number, x**2)

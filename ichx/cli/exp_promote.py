@@ -1,0 +1,37 @@
+"""`ichx exp promote`: a tuning trial becomes an experiment."""
+
+from typing import Annotated
+
+import typer
+
+from ichx.cli.numbers import Number
+from ichx.cli.render import cell, console, print_json, say, session
+
+
+def promote(
+    number: Number,
+    name: Annotated[str | None, typer.Option("--name", help="A name of your own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Register what a tuning trial tried as an experiment: all patients, whole stages, all folds.
+
+    Example: `ichx exp promote 17`
+    """
+    from ichx.tuning.promote import promote as register
+
+    with session() as (_, store):
+        found = register(store, number, name)
+        tuned = store.experiment(number).parent
+    made = found.experiment
+    if as_json:
+        print_json(made)
+        return
+    if not found.created:
+        say(f"trial {number} had been promoted before")
+    console.print(f"experiment {made.number}: {made.name} on {made.dataset} v{made.dataset_version}", markup=False)
+    assert made.tuned is not None
+    say(
+        f"trial {number} had {cell(made.tuned.score)} on fold {made.tuned.fold} [selected]; "
+        "the other folds say how good its values are"
+    )
+    say(f"next: `ichx run {made.number}`, then `ichx tune show {tuned}` holds it against others")

@@ -1,0 +1,21 @@
+"""`ichx tune space`: what is searched when nothing else is asked for, as a file to change."""
+
+import sys
+
+from ichx.cli.numbers import Number
+from ichx.cli.render import session
+
+
+def space(number: Number) -> None:
+    """Print what `ichx tune NUMBER` searches by default, as TOML that `--space` takes.
+
+    Example: `ichx tune space 6 > space.toml`
+    """
+    with session() as (_, store):
+        experiment = store.experiment(number)
+    from ichx.recipe_text import from_toml
+    from ichx.tuning.default_space import default_space
+    from ichx.tuning.space import to_toml
+
+    recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
+    sys.stdout.write(to_toml(default_space(recipe)))

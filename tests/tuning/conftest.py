@@ -1,0 +1,73 @@
+"""A workspace with a small phantom, and an experiment of a tiny model to tune."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from scripted_engine import SEARCH
+
+from ichx.ct.phantom_dicom import write_phantom
+from ichx.data.dataset import add_dataset
+from ichx.plugins import load_registry
+from ichx.recipe_text import apply_settings, from_toml
+from ichx.store import Experiment, Store, open_store
+from ichx.training.register import draft
+from ichx.tuning.space import Space, parse_space
+from ichx.workspace import Workspace, init_workspace, open_workspace
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a workspace with a small labelled dataset in two folds."""
+    root = tmp_path_factory.mktemp("tuned")
+    workspace = init_workspace(root / "workspace")
+    files = write_phantom(root / "phantom", patients=4, seed=1, size=64)
+    with open_store(workspace) as store:
+        add_dataset(workspace, store, "phantom", files.train, labels=files.train_labels, folds=2)
+    return workspace.root
+
+
+@pytest.fixture
+def workspace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    root = shutil.copytree(made, tmp_path / "workspace")
+    monkeypatch.setenv("ICHX_WORKSPACE", str(root))
+    monkeypatch.setenv("COLUMNS", "200")
+    return open_workspace(root)
+
+
+@pytest.fixture
+def store(workspace: Workspace) -> Iterator[Store]:
+    with open_store(workspace) as store:
+        yield store
+
+
+@pytest.fixture
+def parent(store: Store) -> Experiment:
+    recipe = load_registry().get("tiny_byobnet").recipe
+    short = [f"stage.{stage.name}.{value}" for stage in recipe.stage for value in ("epochs=1", "milestones=[]")]
+    recipe = apply_settings(recipe, [*short, "input.size=64", "input.crop=0"])
+    return store.add_experiments([draft(recipe, store.version("phantom"), name="short")])[0]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """So small a model only loses by more threads, most of all on a busy machine."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def space(parent: Experiment) -> Space:
+    return parse_space(SEARCH, from_toml(parent.recipe))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine of a test is looked at all the time."""
+    monkeypatch.setattr("ichx.tuning.study.TICK_SECONDS", 0.001)
+    monkeypatch.setattr("ichx.tuning.running.LOOK_SECONDS", 0.0)

@@ -1,0 +1,62 @@
+"""`ichx tune` as typed, in processes: stopped, killed, failing."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from ichx.engine import LocalEngine
+from ichx.errors import IchxError
+from ichx.store import Experiment, Selection, Store
+from ichx.training.options import RunOptions
+from ichx.tuning.study import tune
+from ichx.tuning.trial import Budget
+from ichx.workspace import Workspace
+
+
+def until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 180
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_killed_as_typed_it_goes_on(workspace: Workspace, store: Store, parent: Experiment) -> None:
+    def start(trials: int) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "ichx", "tune", "1", "--trials", str(trials), "--device", "cpu", "--fold", "1"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    stopped = start(1)
+    until(lambda: [run.state for run in store.runs(2)] == ["running"], stopped)
+    stopped.terminate()
+    _, err = stopped.communicate()
+    assert stopped.returncode == 130
+    assert "the same command goes on" in err
+    assert [run.state for run in store.runs(2)] != ["running"]
+
+    killed = start(1)
+    until(lambda: [run.state for run in store.runs(2)][-1:] == ["running"], killed)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+
+    _, err = (last := start(1)).communicate()
+    assert last.returncode == 0, err
+    assert "the recipe as it is" in err
+    assert [e.number for e in store.experiments(Selection(kind="trial"))] == [2]
+    assert store.experiment(2).folds_done == 1
+
+
+def test_a_job_that_dies_is_told_with_its_log(workspace: Workspace, store: Store, parent: Experiment) -> None:
+    nowhere = Budget(fold=1, options=RunOptions(device="cuda:77"))
+    with (
+        contextlib.closing(LocalEngine(2)) as engine,
+        pytest.raises(IchxError, match=r"exit code 1: .*cuda:77") as caught,
+    ):
+        tune(workspace, store, 1, engine, trials=3, jobs=2, budget=nowhere)
+    assert "run.log" in caught.value.remedy
