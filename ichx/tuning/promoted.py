@@ -17,8 +17,8 @@ class Promoted:
 
     `chosen` is the trial's score on `fold`, which chose it; it flatters. `score` is the experiment's own over its other
     finished folds, pooled, `folds` of `others`; `parent_score` that of the tuned experiment `parent` over the same
-    folds. None where they are not run; `problem` says why predictions that there are cannot be read. `leaked`: the folds split
-    patients, so all of these flatter.
+    folds. None where they are not run; `problem` says why predictions that there are cannot be read. Where `leaked`,
+    the folds split patients, and all of these flatter.
     """
 
     experiment: int
