@@ -133,11 +133,12 @@ def _print_trials(view: "StudyView", marked: str) -> None:
     if baseline is not None and baseline.score is not None and baseline not in shown:
         shown.append(baseline)
     names = [learned.name for learned in view.learned][:VALUES]
-    heads = headers(names)
+    heads = headers(names, [learned.name for learned in view.learned])
     rows = [(t.experiment, t.score, _state(t), *(told(t.values.get(name)) for name in names)) for t in shown]
     title = f"best trials, scores of fold {view.fold} {marked}"
     left = len(view.learned) - len(names)
-    caption = f"values that matter most; {counted(left, 'other')} in --json" if left else ""
+    which = "the values that matter most" if view.importances else "the first values"
+    caption = f"{which}; {counted(left, 'other')} in --json" if left else ""
     table(
         title, ("exp", "score", "state", *heads), rows, caption=caption, drop=heads[:1:-1], cut=dict.fromkeys(heads, 6)
     )
@@ -152,20 +153,26 @@ def _state(trial: "TrialView") -> str:
 def _print_learned(view: "StudyView") -> None:
     if view.best is None:
         return
-    rows = [
-        (
-            learned.name,
-            None if learned.importance is None else f"{100 * learned.importance:.0f} %",
-            told(learned.as_is),
-            told(learned.best),
-            good(learned),
-            searched(learned),
-        )
-        for learned in view.learned
-    ]
-    caption = "" if view.importances else "too little varies, or too few trials are done, to tell what matters"
-    heads = ("value", "matters", "as it is", "best", "best quarter", "searched")
-    table("what was learned", heads, rows, caption=caption, drop=("searched",), cut={"value": 16, "best quarter": 12})
+    if view.importances is None:
+        say("too few trials are done, or too little varies, to tell what matters")
+    else:
+        rows = [
+            (
+                learned.name,
+                f"{100 * (learned.importance or 0):.0f} %",
+                told(learned.as_is),
+                told(learned.best),
+                good(learned),
+                searched(learned),
+            )
+            for learned in view.learned[:SHOWN]
+        ]
+        left = len(view.learned) - len(rows)
+        caption = f"{counted(left, 'other')}, which matter less, in --json" if left else ""
+        heads = ("value", "matters", "as it is", "best", "best quarter", "searched")
+        table("what was learned", heads, rows, caption=caption, drop=("searched",), cut={"value": 16})
+    if not view.best.baseline:
+        say(f"`ichx exp diff {view.experiment} {view.best.experiment}` shows what the best trial changes")
 
 
 def _print_promoted(promoted: "Sequence[Promoted]", marked: str) -> None:

@@ -18,8 +18,10 @@ SLICES = 6
 """How many values have a diagram of their own, those that matter most."""
 
 COLUMN = 104.0
-MOST_LINES = 300
-"""Width of a column where values stand side by side, in units of the drawing; and how many trials are drawn there."""
+COLUMNS = 8
+LINES = 300
+"""Where values stand side by side: a column's width in units of the drawing, how many there are, and for how many
+trials."""
 
 DONE, PRUNED, FAILED, OVER, BEST, OTHER = 1, 7, 0, 3, 2, 7
 """The colours of the trials, as `Series` counts them."""
@@ -70,18 +72,19 @@ def slices(view: "StudyView", name: str) -> list[tuple[str, Markup]]:
 
 
 def parallel(view: "StudyView", name: str) -> tuple[Markup, float] | None:
-    """Return a line for each done trial across an axis for each value, and the width of that drawing.
+    """Return a line for each done trial across an axis for each value that matters most, and the drawing's width.
 
     The last axis is the score. None where fewer than two trials have all values.
     """
     y = score_axis(view)
-    names = [learned.name for learned in view.learned]
+    most = view.learned[:COLUMNS]
+    names = [learned.name for learned in most]
     whole = [t for t in view.trials if t.chosen_from and set(names) <= t.values.keys()]
-    whole = sorted(whole, key=lambda t: (t.score or 0.0, t.trial))[:MOST_LINES]
-    axes = [value_axis(learned, whole, "") for learned in view.learned]
+    whole = sorted(whole, key=lambda t: (t.score or 0.0, t.trial))[:LINES]
+    axes = [value_axis(learned, whole, "") for learned in most]
     lines = []
     for trial in whole:
-        places = [_at(one, axis, trial.values[one.name]) for one, axis in zip(view.learned, axes, strict=True)]
+        places = [_at(one, axis, trial.values[one.name]) for one, axis in zip(most, axes, strict=True)]
         shares = [math.nan if at is None else axis.share(at) for at, axis in zip(places, axes, strict=True)]
         lines.append([*shares, y.share(min(trial.score or 0.0, y.high))])
     if len(lines) < 2:
@@ -95,9 +98,9 @@ def parallel(view: "StudyView", name: str) -> tuple[Markup, float] | None:
         points = [(float(i), share) for i, share in enumerate(lines[place])]
         good = place < quarter
         series.append(Series(points, said, BEST if good else OTHER, kind="line" if good else "faint"))
-    ends = [_ends(one, axis) for one, axis in zip(view.learned, axes, strict=True)]
+    ends = [_ends(one, axis) for one, axis in zip(most, axes, strict=True)]
     ends.append(f"{_round(y.low)} – {_round(y.high)}")
-    columns = [*headers(names), "score"]
+    columns = [*headers(names, [learned.name for learned in view.learned]), "score"]
     x = Axis(-0.5, len(columns) - 0.5, "", tuple((float(i), end) for i, end in enumerate(ends)))
     notes = [(float(i), column) for i, column in enumerate(columns)]
     width = max(WIDTH, 8 + RIGHT + COLUMN * len(columns))
@@ -183,7 +186,7 @@ def _ends(learned: "Learned", axis: Axis) -> str:
 
 
 def _round(value: float) -> str:
-    return f"{value:.3g}"
+    return str(told(value))
 
 
 def _place(trial: "TrialView") -> float:

@@ -13,17 +13,20 @@ if TYPE_CHECKING:
 def told(value: Value | None) -> str | None:
     """Return a searched value as a table has it: three digits of a number, a choice without quotes."""
     if isinstance(value, float):
-        return f"{value:.3g}"
+        return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
     if isinstance(value, str) and value.startswith('"'):
         return str(json.loads(value))
     return None if value is None else str(value)
 
 
-def headers(names: Sequence[str]) -> list[str]:
-    """Return the names' last words, with what stands before where that alone is not clear."""
-    last = [name.rpartition(".")[2] for name in names]
-    short = [name.removeprefix("stage.") for name in names]
-    return [whole if last.count(word) > 1 else word for whole, word in zip(short, last, strict=True)]
+def headers(names: Sequence[str], among: Sequence[str]) -> list[str]:
+    """Return the last words of `names`, with what stands before where another one `among` all has the same."""
+    last = [name.rpartition(".")[2] for name in among]
+    found = []
+    for name in names:
+        word = name.rpartition(".")[2]
+        found.append(name.removeprefix("stage.").removeprefix("input.") if last.count(word) > 1 else word)
+    return found
 
 
 def good(learned: "Learned") -> str | None:

@@ -262,6 +262,9 @@ print("HEAVY", code, heavy, file=sys.stderr)
         ("predict", "77", "files"),
         ("evaluate", "77", "--dataset", "ph"),
         ("export", "77"),
+        ("tune", "--help"),
+        ("tune", "77"),
+        ("tune", "show", "77"),
     ],
     ids=" ".join,
 )
