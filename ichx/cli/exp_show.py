@@ -14,7 +14,7 @@ from ichx.data.wording import bytes_told, counted
 from ichx.errors import IchxError
 
 if TYPE_CHECKING:
-    from ichx.store import EpochRecord, Experiment, Run
+    from ichx.store import EpochRecord, Experiment, Run, Tuned
 
 TICKS = "▁▂▃▄▅▆▇█"
 Histories = Mapping[int, Sequence["EpochRecord"]]
@@ -217,6 +217,8 @@ def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
         facts.append(("tags", ", ".join(e.tags)))
     if e.parent is not None:
         facts.append(("made from", f"experiment {e.parent}"))
+    if e.tuned is not None:
+        facts.append(("tuning", _tuned_told(e.kind, e.tuned)))
     if e.origin is not None:
         facts.append(("imported", f"it was experiment {e.origin['number']} in {e.origin['workspace']}"))
     if e.archived:
@@ -224,6 +226,17 @@ def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
     if e.trashed is not None:
         facts.append(("trash", f"since {cell(e.trashed)}: `ichx exp restore {e.number}` takes it out"))
     return facts
+
+
+def _tuned_told(kind: str, tuned: "Tuned") -> str:
+    """Return what a trial is one of and trains, or what chose an experiment that was promoted from one."""
+    study = f"{tuned.study}, trial {tuned.trial + 1}"
+    if kind != "trial":
+        return f"promoted from {study}, which had {cell(tuned.score)} on fold {tuned.fold} [selected]"
+    part = [f"fold {tuned.fold}"]
+    part += [f"{tuned.subset:.3g} of the patients"] if tuned.subset < 1 else []
+    part += [f"{tuned.length:.3g} of each stage's epochs"] if tuned.length < 1 else []
+    return f"{study}: {', '.join(part)}"
 
 
 def _with_interval(score: str, low: float | None, high: float | None) -> str:

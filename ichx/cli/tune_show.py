@@ -124,20 +124,20 @@ def _print_head(view: "StudyView") -> None:
 
 
 def _print_trials(view: "StudyView", marked: str) -> None:
-    scored = [t for t in view.trials if t.score is not None]
+    scored = [t for t in view.trials if t.score is not None and t.state != "failed"]
     if not scored:
         return
     ranked = sorted(scored, key=lambda t: (not t.chosen_from, t.state != "done", t.score, t.trial))
     shown = ranked[:SHOWN]
     baseline = view.baseline
-    if baseline is not None and baseline.score is not None and baseline not in shown:
+    if baseline in scored and baseline not in shown:
         shown.append(baseline)
     names = [learned.name for learned in view.learned][:VALUES]
     heads = headers(names, [learned.name for learned in view.learned])
     rows = [(t.experiment, t.score, _state(t), *(told(t.values.get(name)) for name in names)) for t in shown]
     title = f"best trials, scores of fold {view.fold} {marked}"
     left = len(view.learned) - len(names)
-    which = "the values that matter most" if view.importances else "the first values"
+    which = "values that matter most" if view.importances else "some of the values"
     caption = f"{which}; {counted(left, 'other')} in --json" if left else ""
     table(
         title, ("exp", "score", "state", *heads), rows, caption=caption, drop=heads[:1:-1], cut=dict.fromkeys(heads, 6)

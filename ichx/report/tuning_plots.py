@@ -56,7 +56,7 @@ def slices(view: "StudyView", name: str) -> list[tuple[str, Markup]]:
     y = score_axis(view)
     found = []
     for place, learned in enumerate(view.learned[:SLICES]):
-        tried = [t for t in view.trials if t.score is not None and learned.name in t.values]
+        tried = [t for t in _scored(view.trials) if learned.name in t.values]
         x = value_axis(learned, tried, learned.name)
         drawn = [t for t in tried if _at(learned, x, t.values[learned.name]) is not None]
         if not drawn:
@@ -111,7 +111,7 @@ def parallel(view: "StudyView", name: str) -> tuple[Markup, float] | None:
 
 def score_axis(view: "StudyView") -> Axis:
     """Return an axis of scores on which those near the best one can be told apart; worse ones stand at its end."""
-    scores = sorted(t.score for t in view.trials if t.score is not None)
+    scores = sorted(t.score or 0.0 for t in _scored(view.trials))
     if not scores:
         return linear_axis(0.0, 1.0, "score")
     low, upper = scores[0], scores[min(len(scores) - 1, math.ceil(0.75 * len(scores)))]
@@ -121,7 +121,7 @@ def score_axis(view: "StudyView") -> Axis:
 def beyond(view: "StudyView") -> int:
     """Return how many trials have a score over the end of `score_axis`."""
     high = score_axis(view).high
-    return sum(t.score is not None and t.score > high for t in view.trials)
+    return sum((t.score or 0.0) > high for t in _scored(view.trials))
 
 
 def value_axis(learned: "Learned", trials: "Sequence[TrialView]", title: str) -> Axis:
@@ -162,7 +162,7 @@ def _by_state(
 ) -> list[Series]:
     """Return trials with a score: done ones as dots, those over a limit in another colour, the others as rings."""
     found = []
-    scored = [t for t in trials if t.score is not None]
+    scored = _scored(trials)
     done = [t for t in scored if t.state == "done"]
     for colour, kind, what, these in (
         (PRUNED, "rings", "last score", [t for t in scored if t.state != "done"]),
@@ -187,6 +187,11 @@ def _ends(learned: "Learned", axis: Axis) -> str:
 
 def _round(value: float) -> str:
     return str(told(value))
+
+
+def _scored(trials: "Sequence[TrialView]") -> "list[TrialView]":
+    """Return the trials that have a score to be drawn; what a failed one reported is none."""
+    return [t for t in trials if t.score is not None and t.state != "failed"]
 
 
 def _place(trial: "TrialView") -> float:

@@ -121,7 +121,7 @@ def test_tune_is_a_command_and_has_one_under_it(ichx: Program, trained_copy: Pat
 
 def test_the_shell_completes_what_stands_under_tune(ichx_process: Program, trained_root: Path) -> None:
     for typed, wanted in (
-        ("ichx tune sh", ["show"]),
+        ("ichx tune s", ["show", "space"]),
         ("ichx tune ", ["3", "2", "1", "last", "show", "space"]),
         ("ichx tune show ", ["3", "2", "1", "last"]),
         ("ichx tune 1 s", []),

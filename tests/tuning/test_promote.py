@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from inline_engine import InlineEngine
 from scripted_engine import CPU, Told
+from tuned_workspace import made, store, workspace  # noqa: F401
 
 from ichx.errors import IchxError
 from ichx.evaluation.oof import read_oof

@@ -3,6 +3,7 @@
 import optuna
 import pytest
 from scripted_engine import ScriptedEngine, Told, far_from
+from tuned_workspace import made, parent, space, store, workspace  # noqa: F401
 
 from ichx.errors import IchxError
 from ichx.plugins import load_registry

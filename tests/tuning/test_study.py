@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from inline_engine import InlineEngine
 from scripted_engine import CPU, ScriptedEngine, Told, far_from
+from tuned_workspace import made, parent, space, store, workspace  # noqa: F401
 
 from ichx.data.dataset import add_dataset
 from ichx.errors import IchxError

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from tuned_workspace import made, parent, store, workspace  # noqa: F401
 
 from ichx.engine import LocalEngine
 from ichx.errors import IchxError

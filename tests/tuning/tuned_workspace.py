@@ -30,11 +30,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workspace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def workspace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    """Return a copy of it that commands find, where a study never waits."""
     root = shutil.copytree(made, tmp_path / "workspace")
     monkeypatch.setenv("ICHX_WORKSPACE", str(root))
     monkeypatch.setenv("COLUMNS", "200")
-    return open_workspace(root)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so small a model only loses by more
+    monkeypatch.setattr("ichx.tuning.study.TICK_SECONDS", 0.001)
+    monkeypatch.setattr("ichx.tuning.running.LOOK_SECONDS", 0.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield open_workspace(root)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -51,23 +58,6 @@ def parent(store: Store) -> Experiment:
     return store.add_experiments([draft(recipe, store.version("phantom"), name="short")])[0]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """So small a model only loses by more threads, most of all on a busy machine."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def space(parent: Experiment) -> Space:
     return parse_space(SEARCH, from_toml(parent.recipe))
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine of a test is looked at all the time."""
-    monkeypatch.setattr("ichx.tuning.study.TICK_SECONDS", 0.001)
-    monkeypatch.setattr("ichx.tuning.running.LOOK_SECONDS", 0.0)
