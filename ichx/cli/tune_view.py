@@ -7,10 +7,10 @@ from types import TracebackType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ichx.cli.render import cell, err, say, warn
-from ichx.cli.tune_show import told
 from ichx.data.wording import counted
 from ichx.tuning.budget import Value
 from ichx.tuning.events import TrialResult, TuneEvents
+from ichx.tuning.wording import told
 
 MOST_NAMED = 6
 """So many values of a trial are told in its line."""

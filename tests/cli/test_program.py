@@ -46,6 +46,7 @@ def test_every_help_ends_in_a_command_line(path: tuple[str, ...], ichx: Program,
         ("init",),
         ("data", "phantom"),
         ("report",),
+        ("tune", "space"),  # TOML
         *(("store", silent) for silent in ("backup", "upgrade")),
         *(("exp", silent) for silent in ("log", "name", "archive", "rm", "restore")),
     }, "every command that shows something speaks JSON"
@@ -262,6 +263,9 @@ print("HEAVY", code, heavy, file=sys.stderr)
         ("predict", "77", "files"),
         ("evaluate", "77", "--dataset", "ph"),
         ("export", "77"),
+        ("tune", "--help"),
+        ("tune", "77"),
+        ("tune", "show", "77"),
     ],
     ids=" ".join,
 )
