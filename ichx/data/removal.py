@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.data.cache_care import find_caches, foreign_caches
+from ichx.data.wording import counted
 from ichx.errors import IchxError
 
 if TYPE_CHECKING:
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Belonging:
-    """A part of a dataset in the workspace: a file or folder at `path` of `nbytes` in all."""
+    """A part of a dataset in the workspace: what is at `path`, or only `files` there, of `nbytes` in all."""
 
     what: str
     path: Path
     nbytes: int
+    files: tuple[Path, ...] = ()
 
 
 def belongings(workspace: "Workspace", store: "Store", name: str) -> list[Belonging]:
@@ -33,15 +35,16 @@ def belongings(workspace: "Workspace", store: "Store", name: str) -> list[Belong
     store.check_unused(name)
     folders = {cache.folder for cache in find_caches(workspace.cache_dir, name, "")}
     folders |= set(foreign_caches(workspace.cache_dir, name))
-    predicted = [
-        (f"prediction by experiment {p.experiment}", workspace.root / p.path) for p in store.predictions_of(name)
-    ]
-    parts = [
-        ("catalog and folds", workspace.root / "datasets" / name),
-        *(("cache", folder) for folder in sorted(folders)),
-        *predicted,
-    ]
-    return [Belonging(what, path, _size(path)) for what, path in parts]
+    predicted: dict[int, list[Path]] = {}
+    for prediction in store.predictions_of(name):
+        predicted.setdefault(prediction.experiment, []).append(workspace.root / prediction.path)
+    own = workspace.root / "datasets" / name
+    found = [Belonging("catalog, folds", own, _size(own))]
+    found += [Belonging("cache", folder, _size(folder)) for folder in sorted(folders)]
+    for number, files in predicted.items():
+        told, size = counted(len(files), "prediction"), sum(map(_size, files))
+        found.append(Belonging(told, workspace.experiment_dir(number), size, tuple(files)))
+    return found
 
 
 def remove_dataset(workspace: "Workspace", store: "Store", name: str) -> None:
@@ -51,16 +54,15 @@ def remove_dataset(workspace: "Workspace", store: "Store", name: str) -> None:
     """
     doomed = belongings(workspace, store, name)
     store.delete_dataset(name)
-    for part in doomed:
+    for path in (path for part in doomed for path in part.files or (part.path,)):
         try:
-            if part.path.is_dir() and not part.path.is_symlink():
-                shutil.rmtree(part.path)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
             else:
-                part.path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
         except OSError as error:
-            raise IchxError(
-                f"{name} is removed, but {part.path} could not be deleted: {error.strerror}", "delete it by hand"
-            ) from error
+            problem = f"{name} is removed, but {path} could not be deleted: {error.strerror}"
+            raise IchxError(problem, "delete it by hand") from error
 
 
 def _size(path: Path) -> int:

@@ -28,7 +28,7 @@ def check_unused(connection: Connection, name: str) -> None:
     blends = connection.scalars(select(ensemble.c.number).where(ensemble.c.version_id.in_(versions))).all()
     tests = connection.scalars(select(dataset.c.name).where(dataset.c.test_of == name).order_by(dataset.c.name)).all()
     problems = [
-        f"{name} is in use: {what} {_listed(found)} {'stands' if len(found) == 1 else 'stand'} on it"
+        f"{name} is in use: {_listed(what, found)} on it"
         for what, found in (("experiment", numbers), ("ensemble", blends), ("test set", tests))
         if found
     ]
@@ -68,5 +68,6 @@ def _busy(connection: Connection, train: str) -> list[str]:
     ]
 
 
-def _listed(found: Sequence[object]) -> str:
-    return ", ".join(map(str, found))
+def _listed(what: str, found: Sequence[object]) -> str:
+    names = ", ".join(map(str, found))
+    return f"{what} {names} stands" if len(found) == 1 else f"{what}s {names} stand"

@@ -185,11 +185,11 @@ class OrganiseContract:
         with pytest.raises(IchxError) as caught:
             store.delete_dataset("train")
         assert caught.value.problem.splitlines() == [
-            "train is in use: experiment 1, 2, 3 stand on it",
+            "train is in use: experiments 1, 2, 3 stand on it",
             "train is in use: test set test stands on it",
         ]
         store.trash([1])
-        with pytest.raises(IchxError, match="experiment 1, 2, 3 stand on it"):
+        with pytest.raises(IchxError, match="experiments 1, 2, 3 stand on it"):
             store.check_unused("train")
         store.restore([1])
         run = store.start_run(run_draft(3, 0))

@@ -174,22 +174,24 @@ def test_a_dataset_is_removed_with_what_was_made_of_it_and_the_files_stay(
 ) -> None:
     refused = ichx("data", "rm", "ph", "--yes", cwd=trained_copy)
     assert refused.code == 1
-    assert "ph is in use: experiment 1, 2, 3 stand on it" in refused.err
+    assert "ph is in use: experiments 1, 2, 3 stand on it" in refused.err
     assert "delete that first: `ichx exp rm 1 2 3` and `ichx gc`, `ichx data rm ph-test`" in refused.err
     assert "did you mean 'ph'" in ichx("data", "rm", "hp", cwd=trained_copy).err
 
     predicted = sorted((trained_copy / "experiments").glob("*/fold-*/test-ph-test-*.parquet"))
     caches = sorted((trained_copy / "cache").glob("ph-test-*"))
     asked = ichx("data", "rm", "ph-test", cwd=trained_copy)
-    assert (asked.code, asked.out.count("prediction by experiment")) == (0, len(predicted))
+    assert (asked.code, asked.out.count("4 predictions"), len(predicted)) == (0, 3, 12)
     assert "nothing is deleted; `ichx data rm ph-test --yes` deletes it" in asked.err
     named = json.loads(ichx("data", "rm", "ph-test", "--json", cwd=trained_copy).out)
-    assert {Path(part["path"]) for part in named} == {*predicted, *caches, trained_copy / "datasets" / "ph-test"}
-    assert all(path.exists() for path in (*predicted, *caches))
+    paths = {Path(path) for part in named for path in part["files"] or [part["path"]]}
+    assert paths == {*predicted, *caches, trained_copy / "datasets" / "ph-test"}
+    assert all(path.exists() for path in paths)
 
     done = ichx("data", "rm", "ph-test", "--yes", cwd=trained_copy)
     assert (done.code, "removed ph-test: " in done.err) == (0, True)
-    assert not any(Path(part["path"]).exists() for part in named)
+    assert not any(path.exists() for path in paths)
+    assert (trained_copy / "experiments" / "1" / "fold-0" / "oof-hflip.parquet").exists()
     assert [found["dataset"]["name"] for found in json.loads(ichx("data", "list", "--json", cwd=trained_copy).out)] == [
         "ph"
     ]
