@@ -14,9 +14,11 @@ from ichx.data.wording import bytes_told, counted
 from ichx.errors import IchxError
 
 if TYPE_CHECKING:
-    from ichx.store import EpochRecord, Experiment, Run, Tuned
+    from ichx.store import EpochRecord, Experiment, Run, Store, Tuned
 
 TICKS = "▁▂▃▄▅▆▇█"
+FOLLOW_SECONDS = 0.5
+"""How often a log that is followed is looked at."""
 Histories = Mapping[int, Sequence["EpochRecord"]]
 
 
@@ -120,7 +122,7 @@ def log(
     fold: Annotated[int | None, typer.Option("--fold", help="Of this fold; default: the newest run's.")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing what is added, until Ctrl-C.")] = False,
 ) -> None:
-    """Print what an experiment's runs said.
+    """Print what an experiment's runs said. With -f and without --fold, it goes on with each fold that begins.
 
     Example: `ichx exp log 6 -f`
     """
@@ -128,23 +130,31 @@ def log(
 
     with session() as (workspace, store):
         experiment = store.experiment(number)
-        runs = store.runs(number)
-    if fold is not None and not 0 <= fold < experiment.folds:
-        raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
-    if fold is None:
-        fold = max(runs, key=lambda run: run.id).fold if runs else 0
-    path = log_file(workspace, number, fold)
-    if not path.exists():
-        raise IchxError(f"fold {fold} of experiment {number} has no log", f"`ichx run {number}` writes one")
-    with path.open(encoding="utf-8", errors="replace") as handle:
+        if fold is not None and not 0 <= fold < experiment.folds:
+            raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
+        shown = _newest_fold(store, number) if fold is None else fold
+        path = log_file(workspace, number, shown)
+        if not path.exists():
+            raise IchxError(f"fold {shown} of experiment {number} has no log", f"`ichx run {number}` writes one")
+        place = 0
         while True:
-            text = handle.read()
-            if text:
-                console.print(text, end="", markup=False, soft_wrap=True)
-            elif not follow:
+            with path.open(encoding="utf-8", errors="replace") as handle:
+                handle.seek(place)
+                text = handle.read()
+                place = handle.tell()
+            console.print(text, end="", markup=False, soft_wrap=True)
+            if not follow:
                 return
-            else:
-                time.sleep(0.5)
+            time.sleep(FOLLOW_SECONDS)
+            newest = shown if fold is not None else _newest_fold(store, number)
+            if newest != shown and not text and log_file(workspace, number, newest).exists():
+                shown, path, place = newest, log_file(workspace, number, newest), 0
+
+
+def _newest_fold(store: "Store", number: int) -> int:
+    """Return the fold of the newest run; the first where there is none."""
+    runs = store.runs(number)
+    return max(runs, key=lambda run: run.id).fold if runs else 0
 
 
 def _run_row(run: "Run", experiment: "Experiment", history: Histories) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ from conftest import Program
 
 from ichx.cli.exp_show import sparkline
 from ichx.store import open_store
+from ichx.store.testing import run_draft
 from ichx.workspace import open_workspace
 
 
@@ -191,3 +192,43 @@ def test_sparklines() -> None:
 def test_watching_nothing(six: Path, ichx: Program) -> None:
     assert "nothing runs" in ichx("exp", "watch", "--once", cwd=six).out
     assert json.loads(ichx("exp", "watch", "--json", cwd=six).out) == []
+
+
+def test_the_trash_says_what_gc_will_not_delete(trained_copy: Path, ichx: Program) -> None:
+    ichx("ensemble", "--members", "1,2", cwd=trained_copy)
+    kept = "experiment 1 stays on disk all the same, for ensemble 1 was made of it"
+    assert ichx("exp", "rm", 1, cwd=trained_copy).err.splitlines() == [
+        "experiment 1 is in the trash; `ichx exp restore 1` takes it out",
+        kept,
+    ]
+    assert ichx("exp", "rm", 1, 3, cwd=trained_copy).err.splitlines() == [
+        "experiments 1, 3 are in the trash; `ichx exp restore 1 3` takes them out, `ichx gc` deletes for good",
+        kept,
+    ]
+
+
+def test_a_followed_log_goes_on_with_the_next_fold(
+    trained_copy: Path, ichx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = trained_copy / "experiments" / "1"
+    (folder / "fold-0" / "run.log").write_text("of fold 0\n", encoding="utf-8")
+    (folder / "fold-1" / "run.log").write_text("the first, ä\n", encoding="utf-8")
+    looks = 0
+
+    def meanwhile(_seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            with (folder / "fold-1" / "run.log").open("a", encoding="utf-8") as log:
+                log.write("the second\n")
+            with open_store(open_workspace(trained_copy)) as store:
+                store.start_run(run_draft(1, 0))
+        elif looks == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("ichx.cli.exp_show.time.sleep", meanwhile)
+    done = ichx("exp", "log", 1, "-f", cwd=trained_copy)
+    assert (done.code, done.out) == (130, "the first, ä\nthe second\nof fold 0\n")
+    looks = 1
+    done = ichx("exp", "log", 1, "-f", "--fold", 1, cwd=trained_copy)
+    assert done.out == "the first, ä\nthe second\n", "a fold that was asked for is kept to"

@@ -100,6 +100,15 @@ def test_windows_by_name_and_by_numbers() -> None:
             parse_windows(text)
 
 
+@pytest.mark.parametrize("name", ["sheet.jpg", "sheet", "sheet.png.txt"])
+def test_a_sheet_is_a_png_by_name_too(name: str, tmp_path: Path, data: LoadedDataset) -> None:
+    with pytest.raises(IchxError, match="a sheet is a PNG") as caught:
+        draw_sheet(tmp_path / name, data, parse_windows("brain"), kind="linear", count=1)
+    assert caught.value.remedy.endswith(".png")
+    assert not (tmp_path / name).exists()
+    draw_sheet(tmp_path / "SHEET.PNG", data, parse_windows("brain"), kind="linear", count=1)
+
+
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, data: LoadedDataset) -> None:
     with pytest.raises(IchxError, match="cannot write"):
         draw_sheet(tmp_path / "absent/s.png", data, parse_windows("brain"), kind="linear", count=1)
