@@ -1,4 +1,4 @@
-"""Optuna's side of a study: its file, its lock, its seeded sampler, and the quiet. Only one process writes there.
+"""Optuna's side of a study: its file, its lock, its pruner, and the quiet. Only one process writes there.
 
 A study belongs to one experiment, fold, search space and budget; another one is refused rather than mixed in.
 """
@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 DATABASE = "tuning.db"
 BUSY_SECONDS = 30.0
-SAMPLERS = ("tpe", "gp", "random")
-"""Tree-structured Parzen estimators (the default), a Gaussian process, and chance."""
 PRUNERS = ("median", "hyperband", "none")
 STAGE_STEPS = 10
 """Steps of a pruner in each stage, of whatever length: epochs are compared at the same part of the same stage."""
@@ -43,7 +40,11 @@ def study_name(experiment: int, name: str | None) -> str:
 
 @contextlib.contextmanager
 def open_study(
-    workspace: "Workspace", name: str, setup: Mapping[str, Any], pruner: BasePruner | None = None
+    workspace: "Workspace",
+    name: str,
+    setup: Mapping[str, Any],
+    pruner: BasePruner | None = None,
+    sampler: BaseSampler | None = None,
 ) -> Iterator["Study"]:
     """Yield the study called `name`, made where there is none, held against other processes.
 
@@ -66,6 +67,7 @@ def open_study(
                 direction="minimize",
                 load_if_exists=True,
                 pruner=pruner or NopPruner(),
+                sampler=sampler,
             )
             _check_setup(study, name, setup)
             yield study
@@ -89,25 +91,9 @@ def begin_with(study: "Study", values: Mapping[str, Any]) -> None:
         study.enqueue_trial(dict(values), user_attrs={"baseline": True})
 
 
-def ask(study: "Study", seed: int, sampler: str = "tpe") -> "Trial":
-    """Return a new trial, whose values depend on `seed`, its number and the trials finished before - on no stream."""
-    study.sampler = make_sampler(sampler, seed, len(study.get_trials(deepcopy=False)))
-    return study.ask()
-
-
 def reopen(study: "Study", number: int) -> "Trial":
-    """Return the unfinished trial `number`, with the study's sampler; the values it has been given stay."""
+    """Return the unfinished trial `number`; the values it has been given stay."""
     return optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
-
-
-def make_sampler(name: str, seed: int, number: int) -> BaseSampler:
-    """Return the sampler `name` of `SAMPLERS` for trial `number`."""
-    state = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-    if name == "random":
-        return RandomSampler(seed=state)
-    if name == "gp":
-        return GPSampler(seed=state)
-    return TPESampler(seed=state, constant_liar=True)  # side by side, trials keep away from each other
 
 
 def _check_setup(study: "Study", name: str, setup: Mapping[str, Any]) -> None:

@@ -18,18 +18,9 @@ from ichx.tuning.default_space import default_space
 from ichx.tuning.events import TuneEnding, TuneEvents
 from ichx.tuning.limits import Limits
 from ichx.tuning.running import Running, TrialRunner
+from ichx.tuning.sampling import SAMPLERS, make_sampler
 from ichx.tuning.space import Space
-from ichx.tuning.storage import (
-    PRUNERS,
-    SAMPLERS,
-    ask,
-    begin_with,
-    make_pruner,
-    make_sampler,
-    open_study,
-    reopen,
-    study_name,
-)
+from ichx.tuning.storage import PRUNERS, begin_with, make_pruner, open_study, reopen, study_name
 from ichx.tuning.trial import Budget
 
 if TYPE_CHECKING:
@@ -84,13 +75,14 @@ def tune(
         study_name(number, study),
         _setup(parent, space, budget, limits),
         make_pruner(pruner, len(recipe.stage)),
+        make_sampler(sampler, recipe.seed),
     ) as held:
         for name in sorted({dimension.name for dimension in space} - own.keys()):
             events.note(f"what the recipe has for {name} lies outside of what is searched")
         begin_with(held, own)
         runner = TrialRunner(workspace, store, parent, engine, held, space, budget, limits, events)
         before = len(runner.finished())
-        why = _Tuner(held, runner, events, recipe.seed, sampler).run(trials, jobs, timeout, stops)
+        why = _Tuner(held, runner, events).run(trials, jobs, timeout, stops)
         finished = runner.finished()
     if why == "failing":
         last = next(result for result in reversed(finished) if result.state == "failed")
@@ -110,9 +102,8 @@ def tune(
 
 
 class _Tuner:
-    def __init__(self, study: "Study", runner: TrialRunner, events: TuneEvents, seed: int, sampler: str) -> None:
+    def __init__(self, study: "Study", runner: TrialRunner, events: TuneEvents) -> None:
         self.study, self.runner, self.events = study, runner, events
-        self.seed, self.sampler = seed, sampler
         self.active: list[Running] = []
         self.before = len(runner.finished())
         self.draining = False
@@ -138,12 +129,7 @@ class _Tuner:
                     why = "timeout"
                     self._drain(at_once=False)
                 while not self.draining and len(self.active) < jobs and self._wanted(trials):
-                    if interrupted:
-                        number = interrupted.pop(0)
-                        self.study.sampler = make_sampler(self.sampler, self.seed, number)
-                        trial = reopen(self.study, number)
-                    else:
-                        trial = ask(self.study, self.seed, self.sampler)
+                    trial = reopen(self.study, interrupted.pop(0)) if interrupted else self.study.ask()
                     device = shares.device([running.device for running in self.active])
                     began = self.runner.begin(trial, trials, device, shares)
                     self.active += [] if began is None else [began]
