@@ -105,7 +105,7 @@ class _Tuner:
     def __init__(self, study: "Study", runner: TrialRunner, events: TuneEvents) -> None:
         self.study, self.runner, self.events = study, runner, events
         self.active: list[Running] = []
-        self.before = len(runner.finished())
+        self.before = {result.trial for result in runner.finished()}
         self.draining = False
 
     def run(self, trials: int, jobs: int, timeout: float | None, stops: Callable[[], int]) -> str:
@@ -153,7 +153,7 @@ class _Tuner:
     def _failing(self) -> bool:
         """Whether trials fail for a reason that will stay: the newest have all failed, or none has ever done else."""
         finished = self.runner.finished()
-        newest = finished[self.before :][-MOST_FAILED:]
+        newest = [result for result in finished if result.trial not in self.before][-MOST_FAILED:]
         if not newest or any(result.state != "failed" for result in newest):
             return False
         return len(newest) == MOST_FAILED or not any(result.state in ("done", "pruned") for result in finished)

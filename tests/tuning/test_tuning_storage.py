@@ -1,5 +1,6 @@
 """Studies in their file: resumed with the same values, held, and not mixed up."""
 
+import contextlib
 from pathlib import Path
 
 import optuna
@@ -8,7 +9,7 @@ from optuna.trial import TrialState
 
 from ichx.errors import IchxError
 from ichx.tuning.sampling import SAMPLERS, make_sampler
-from ichx.tuning.storage import open_study, reopen
+from ichx.tuning.storage import open_study, reopen, study_name
 from ichx.workspace import Workspace, init_workspace
 
 SETUP = {"search space": ["batch=2..64"], "recipe": "r1"}
@@ -80,3 +81,32 @@ def test_optuna_is_quiet_and_left_as_it_was(workspace: Workspace, capfd: pytest.
     values(workspace, "study", 2, "tpe", interrupted=False)
     assert optuna.logging.get_verbosity() == level
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_is_damaged_or_a_disk_that_is_full_is_told(workspace: Workspace) -> None:
+    with (
+        pytest.raises(IchxError, match=r"tuning.db cannot be used: database or disk is full") as caught,
+        open_study(workspace, "study", SETUP) as study,
+        contextlib.closing(study._storage._backend.engine.raw_connection()) as connection,  # type: ignore[attr-defined]
+    ):
+        connection.execute("PRAGMA max_page_count = 1")
+        connection.close()  # back into the pool, where the study takes it from
+        for number in range(200):
+            study.set_user_attr(f"a{number}", "x" * 2000)
+    assert "the same command goes on" in caught.value.remedy
+    path = workspace.root / "db" / "tuning.db"
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\x55" * (len(content) - 4096)
+    path.write_bytes(content)
+    with (
+        pytest.raises(IchxError, match=r"tuning.db cannot be used: .*malformed"),
+        open_study(workspace, "study", SETUP),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "-x", "x" * 65, "a b", " "])
+def test_a_name_that_is_none(name: str) -> None:
+    with pytest.raises(IchxError, match="is no name"):
+        study_name(1, name)
+    assert study_name(1, "wide-2.b_c") == "experiment-1-wide-2.b_c"
