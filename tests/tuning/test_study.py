@@ -194,9 +194,10 @@ def test_what_an_earlier_process_had_decided_is_told_with_what_it_needed(
     def tell(self: TrialRunner, *_: object) -> None:
         raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrialRunner, "_prune", tell)
-        tune(workspace, store, 1, engine, trials=9, space=space, budget=CPU, limits=limits)
+        with pytest.raises(KeyboardInterrupt):
+            tune(workspace, store, 1, engine, trials=9, space=space, budget=CPU, limits=limits)
     lost = store.experiments(Selection(kind="trial"))[0]
     assert lost.state == "stopped"
     again, told = ScriptedEngine(store, far_from(1e-3), **slow), Told()

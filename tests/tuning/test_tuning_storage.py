@@ -84,15 +84,15 @@ def test_optuna_is_quiet_and_left_as_it_was(workspace: Workspace, capfd: pytest.
 
 
 def test_a_file_that_is_damaged_or_a_disk_that_is_full_is_told(workspace: Workspace) -> None:
-    with (
-        pytest.raises(IchxError, match=r"tuning.db cannot be used: database or disk is full") as caught,
-        open_study(workspace, "study", SETUP) as study,
-        contextlib.closing(study._storage._backend.engine.raw_connection()) as connection,  # type: ignore[attr-defined]
-    ):
-        connection.execute("PRAGMA max_page_count = 1")
-        connection.close()  # back into the pool, where the study takes it from
-        for number in range(200):
-            study.set_user_attr(f"a{number}", "x" * 2000)
+    def fill() -> None:
+        with open_study(workspace, "study", SETUP) as study:
+            with contextlib.closing(study._storage._backend.engine.raw_connection()) as pooled:  # type: ignore[attr-defined]
+                pooled.execute("PRAGMA max_page_count = 1")
+            for number in range(200):
+                study.set_user_attr(f"a{number}", "x" * 2000)
+
+    with pytest.raises(IchxError, match=r"tuning.db cannot be used: database or disk is full") as caught:
+        fill()
     assert "the same command goes on" in caught.value.remedy
     path = workspace.root / "db" / "tuning.db"
     content = bytearray(path.read_bytes())
