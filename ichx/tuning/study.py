@@ -77,6 +77,8 @@ def tune(
         make_pruner(pruner, len(recipe.stage)),
         make_sampler(sampler, recipe.seed),
     ) as held:
+        if sampler == "gp" and pruner != "none":
+            events.note("gp learns from done trials alone, not from what is ended early: --pruner none suits it")
         for name in sorted({dimension.name for dimension in space} - own.keys()):
             events.note(f"what the recipe has for {name} lies outside of what is searched")
         begin_with(held, own)

@@ -49,8 +49,9 @@ def register_trial(
     """Return the experiment of trial `number` of `study`: `parent` with `values`, on its data and folds; made once.
 
     One that was deleted or is in the trash is made again. Raises `UnfitError` for values that no training could use
-    together.
+    together, and `IchxError` where `parent` is gone.
     """
+    store.experiment(parent.number)
     given = from_toml(parent.recipe)
     try:
         recipe = trial_recipe(given, values, budget.length)

@@ -241,3 +241,17 @@ def test_an_interrupted_trial_whose_experiment_was_deleted_is_made_again(
     )
     assert (ending.finished, [t.state for t in told.ended]) == (3, ["done", "done"])
     assert told.started[0] > 3
+
+
+def test_a_study_whose_experiment_is_deleted_meanwhile_says_so(
+    workspace: Workspace, store: Store, space: Space
+) -> None:
+    def purge(job: int) -> None:
+        if job == 1:
+            store.trash([1])
+            store.purge(1)
+
+    engine = ScriptedEngine(store, far_from(1e-3), before=purge)
+    with pytest.raises(IchxError, match="no experiment has the number 1"):
+        tune(workspace, store, 1, engine, trials=5, space=space, budget=CPU)
+    assert [(e.parent, e.folds_done) for e in store.experiments(Selection(kind="trial"))] == [(None, 1)] * 2
