@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ichx.errors import IchxError
+from ichx.errors import IchxError, NotFoundError
 from ichx.recipe_text import from_toml
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Promoted:
-    """An experiment that took over the values of `trial`'s experiment, on all patients and for all epochs.
+    """An experiment that took over the values of `trial`'s experiment (None where that was deleted), on all patients.
 
     `chosen` is the trial's score on `fold`, which chose it; it flatters. `score` is the experiment's own over the
     finished ones of the `others` folds, pooled, `folds` of them; `parent_score` that of the tuned experiment `parent`
@@ -25,7 +25,7 @@ class Promoted:
     """
 
     experiment: int
-    trial: int
+    trial: int | None
     study: str
     fold: int
     chosen: float
@@ -50,15 +50,18 @@ class Promoted:
         return None if self.score is None or self.parent_score is None else self.parent_score - self.score
 
 
-def read_promoted(workspace: "Workspace", store: "Store", trials: Iterable[int]) -> tuple[Promoted, ...]:
-    """Return what was promoted from the experiments `trials`, oldest first, without what is in the trash."""
+def read_promoted(workspace: "Workspace", store: "Store", study: str, trials: Iterable[int]) -> tuple[Promoted, ...]:
+    """Return what was promoted from the experiments `trials` of `study`, oldest first, without what is in the trash."""
     from ichx.store import Selection
 
     wanted = set(trials)
-    numbers = sorted(e.number for e in store.experiments(Selection(), limit=None) if e.parent in wanted)
     known: dict[tuple[int, tuple[int, ...]], float] = {}
-    found = (read_one(workspace, store, store.experiment(number), known) for number in numbers)
-    return tuple(one for one in found if one is not None)
+    found = []
+    for e in sorted(store.experiments(Selection(), limit=None), key=lambda e: e.number):
+        if e.parent in wanted or (e.parent is None and e.selected):  # a trial that was deleted is no parent any more
+            one = read_one(workspace, store, store.experiment(e.number), known)
+            found += [one] if one is not None and one.study == study else []
+    return tuple(found)
 
 
 def read_one(
@@ -72,12 +75,12 @@ def read_one(
     Scores that are `known` by experiment and folds are not computed again.
     """
     tuned = experiment.tuned
-    if experiment.kind != "experiment" or experiment.parent is None or tuned is None or tuned.score is None:
-        return None
+    if experiment.kind != "experiment" or experiment.origin or tuned is None or tuned.score is None:
+        return None  # also what was imported: its study is not here
     known = {} if known is None else known
     choosers, elsewhere = _choosers(store, experiment)
     folds = tuple(sorted(_finished(store, experiment.number) - choosers))
-    parent = store.experiment(experiment.parent).parent
+    parent = _tuned(store, experiment, tuned.study)
     score, parent_score, problem = None, None, None
     try:
         if folds:
@@ -101,6 +104,16 @@ def read_one(
         selected=elsewhere or from_toml(experiment.recipe).selects,
         problem=problem,
     )
+
+
+def _tuned(store: "Store", experiment: "Experiment", study: str) -> int | None:
+    """Return the experiment that was tuned: the trial's parent, or the study's own where the trial was deleted."""
+    if experiment.parent is not None:
+        return store.experiment(experiment.parent).parent
+    try:
+        return store.experiment(int(study.split("-")[1])).number
+    except NotFoundError:
+        return None
 
 
 def _choosers(store: "Store", experiment: "Experiment") -> tuple[set[int], bool]:

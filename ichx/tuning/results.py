@@ -204,7 +204,9 @@ def summarize(workspace: "Workspace", store: "Store", parent: "Experiment", stud
             if name in distributions
         ),
         saved=_saved(trials),
-        promoted=read_promoted(workspace, store, [t.experiment for t in trials if t.experiment is not None]),
+        promoted=read_promoted(
+            workspace, store, study.study_name, [t.experiment for t in trials if t.experiment is not None]
+        ),
     )
 
 

@@ -148,6 +148,11 @@ def test_promoted_experiments_have_the_score_of_the_folds_that_did_not_choose(
     run_experiment(workspace, store, load_registry(), number, folds=[0])
     (found,) = read_study(workspace, store, 1).promoted
     assert found.folds == (), "the fold that chose it tells nothing"
+    store.trash([numbers[-1]])
+    store.purge(numbers[-1])
+    (gone,) = read_study(workspace, store, 1).promoted
+    assert gone == replace(found, trial=None), "it outlives its trial"
+    assert read_one(workspace, store, replace(store.experiment(number), origin={"number": 7})) is None
     run_experiment(workspace, store, load_registry(), number)
     (found,) = read_study(workspace, store, 1).promoted
     whole, own = (read_oof(workspace, store, store.experiment(n)) for n in (1, number))
