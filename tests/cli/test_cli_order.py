@@ -187,6 +187,9 @@ def test_sparklines() -> None:
     assert sparkline([0.0, 1.0, 2.0, float("nan"), 7.0]) == "▁▂▃ █"
     assert sparkline([3.0, 3.0]) == "▄▄"
     assert sparkline([float("nan")]) == " "
+    long = sparkline([float(value) for value in range(1000)])
+    assert (len(long), long[0], long[-1]) == (40, "▁", "█")
+    assert list(long) == sorted(long)
 
 
 def test_watching_nothing(six: Path, ichx: Program) -> None:
