@@ -15,7 +15,7 @@ SETTINGS_FILE = "ichx.toml"
 SETTINGS = {
     "store": "SQLAlchemy URL of the store; default: db/ichx.db (SQLite)",
     "cache": "directory for HU caches, 80 GB and more for a full dataset; default: cache/",
-    "mlflow": "MLflow server, folder or database that runs are sent to, too; default: none",
+    "mlflow": "MLflow server or database that runs are sent to, too; default: none",
     "tensorboard": "true, or a folder, for TensorBoard files of runs; default: none",
 }
 

@@ -11,6 +11,7 @@ import typer
 
 from ichx import __version__
 from ichx.cli.commands import Program
+from ichx.cli.interrupts import imports_end_at_once
 from ichx.cli.render import err
 from ichx.errors import IchxError
 
@@ -49,17 +50,17 @@ def main() -> None:
 
         watch_lifeline()
     try:
-        app(prog_name="ichx")
+        with imports_end_at_once():
+            app(prog_name="ichx")
     except IchxError as error:
         if "ICHX_DEBUG" in os.environ:
             raise
         err.print("error: ", style="bold red", end="")
-        err.print(error.problem, markup=False)
-        err.print(f"       {error.remedy}", markup=False)
+        err.print(f"{error.problem}\n{error.remedy}".replace("\n", "\n       "), markup=False)
         sys.exit(1)
     except SystemExit as ended:
-        # typer turns Ctrl-C into an exit code; a command that has said how to go on exits with 130 by itself
-        if isinstance(ended.__context__, typer.Exit) and isinstance(ended.__context__.__cause__, KeyboardInterrupt):
+        # typer turns Ctrl-C into an exit code; a run that has said how to go on raises another kind of it
+        if isinstance(ended.__context__, typer.Exit) and type(ended.__context__.__cause__) is KeyboardInterrupt:
             err.print("interrupted", style="yellow")
         raise
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """`ichx data`: datasets."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -48,7 +49,7 @@ def add(
 
     Example: `ichx data add rsna-test stage_2_test --test-of rsna --sample stage_2_sample_submission.csv`
     """
-    from ichx.data.dataset import add_dataset
+    from ichx.data.adding import add_dataset
 
     with session() as (workspace, store), progress("reading headers") as report:
         added = add_dataset(
@@ -271,6 +272,43 @@ def cache(
 
 
 app.command("folds")(show_or_import_folds)
+
+
+@app.command("rm")
+def rm(
+    name: Annotated[str, typer.Argument(help="The dataset's name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output; only names it.")] = False,
+) -> None:
+    """Remove a dataset on which no experiment and no test set stands, with its caches and the predictions of it.
+
+    Everything is named with its size first, and nothing is deleted before you say yes. The DICOM files stay.
+
+    Example: `ichx data rm rsna-test`
+    """
+    from ichx.data.removal import belongings, remove_dataset
+    from ichx.data.wording import bytes_told, counted
+
+    with session() as (workspace, store):
+        found = belongings(workspace, store, name)
+        if as_json:
+            print_json(found)
+            return
+        root = workspace.root
+        rows = [
+            (b.what, b.path.relative_to(root) if b.path.is_relative_to(root) else b.path, bytes_told(b.nbytes))
+            for b in found
+        ]
+        total = f"{counted(len(found), 'thing')}, {bytes_told(sum(b.nbytes for b in found))}"
+        table("", ("what", "where", "size"), rows, caption=f"{total}; the files in {store.version(name).source} stay")
+        if not yes and not sys.stdin.isatty():
+            say(f"nothing is deleted; `ichx data rm {name} --yes` deletes it")
+            return
+        if not yes and not typer.confirm(f"delete all of this, and {name}, for good?", err=True):
+            say("nothing is deleted")
+            return
+        remove_dataset(workspace, store, name)
+    say(f"removed {name}: {total}")
 
 
 def _shares(settings: list[str]) -> dict[str, float]:

@@ -130,9 +130,12 @@ def rm(numbers: Numbers) -> None:
     with session() as (_, store):
         blends = store.blended_in(numbers)
         store.trash(numbers)
+    back = f"`ichx exp restore {' '.join(map(str, numbers))}` takes {'it' if len(numbers) == 1 else 'them'} out"
+    going = "" if set(numbers) <= set(blends) else ", `ichx gc` deletes for good"
+    say(f"{_listed(numbers)} in the trash; {back}{going}")
     for number, ensembles in blends.items():
-        say(f"experiment {number} stays on disk: it is a member of ensemble {', '.join(map(str, ensembles))}")
-    say(f"{_listed(numbers)} in the trash; `ichx exp restore {numbers[0]}` takes it out, `ichx gc` deletes for good")
+        told = f"ensemble{'s' if len(ensembles) > 1 else ''} {', '.join(map(str, ensembles))}"
+        say(f"experiment {number} stays on disk all the same, for {told} was made of it")
 
 
 def restore(numbers: Numbers) -> None:

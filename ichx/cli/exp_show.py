@@ -14,9 +14,13 @@ from ichx.data.wording import bytes_told, counted
 from ichx.errors import IchxError
 
 if TYPE_CHECKING:
-    from ichx.store import EpochRecord, Experiment, Run
+    from ichx.store import EpochRecord, Experiment, Run, Store, Tuned
 
 TICKS = "▁▂▃▄▅▆▇█"
+MOST_TICKS = 40
+"""Ticks in a row: of more epochs, as many are shown, evenly spread, the first and the last among them."""
+FOLLOW_SECONDS = 0.5
+"""How often a log that is followed is looked at."""
 Histories = Mapping[int, Sequence["EpochRecord"]]
 
 
@@ -120,7 +124,7 @@ def log(
     fold: Annotated[int | None, typer.Option("--fold", help="Of this fold; default: the newest run's.")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing what is added, until Ctrl-C.")] = False,
 ) -> None:
-    """Print what an experiment's runs said.
+    """Print what an experiment's runs said. With -f and without --fold, it goes on with each fold that begins.
 
     Example: `ichx exp log 6 -f`
     """
@@ -128,23 +132,31 @@ def log(
 
     with session() as (workspace, store):
         experiment = store.experiment(number)
-        runs = store.runs(number)
-    if fold is not None and not 0 <= fold < experiment.folds:
-        raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
-    if fold is None:
-        fold = max(runs, key=lambda run: run.id).fold if runs else 0
-    path = log_file(workspace, number, fold)
-    if not path.exists():
-        raise IchxError(f"fold {fold} of experiment {number} has no log", f"`ichx run {number}` writes one")
-    with path.open(encoding="utf-8", errors="replace") as handle:
+        if fold is not None and not 0 <= fold < experiment.folds:
+            raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
+        shown = _newest_fold(store, number) if fold is None else fold
+        path = log_file(workspace, number, shown)
+        if not path.exists():
+            raise IchxError(f"fold {shown} of experiment {number} has no log", f"`ichx run {number}` writes one")
+        place = 0
         while True:
-            text = handle.read()
-            if text:
-                console.print(text, end="", markup=False, soft_wrap=True)
-            elif not follow:
+            with path.open(encoding="utf-8", errors="replace") as handle:
+                handle.seek(place)
+                text = handle.read()
+                place = handle.tell()
+            console.print(text, end="", markup=False, soft_wrap=True)
+            if not follow:
                 return
-            else:
-                time.sleep(0.5)
+            time.sleep(FOLLOW_SECONDS)
+            newest = shown if fold is not None else _newest_fold(store, number)
+            if newest != shown and not text and log_file(workspace, number, newest).exists():
+                shown, path, place = newest, log_file(workspace, number, newest), 0
+
+
+def _newest_fold(store: "Store", number: int) -> int:
+    """Return the fold of the newest run; the first where there is none."""
+    runs = store.runs(number)
+    return max(runs, key=lambda run: run.id).fold if runs else 0
 
 
 def _run_row(run: "Run", experiment: "Experiment", history: Histories) -> tuple[object, ...]:
@@ -170,11 +182,13 @@ def _print_curves(history: Histories) -> None:
             values = [r.values[name] for r in records if name in r.values]
             if values:
                 line = f"  fold {fold} {name:<5} {sparkline(values)}  {cell(values[0])} to {cell(values[-1])}"
-                console.print(line, markup=False, soft_wrap=True)
+                console.print(line, markup=False)
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return one tick for each of `values`, from the lowest to the highest of them; a blank for what is no number."""
+    """Return a tick for each of `values`, or of `MOST_TICKS` of them, by its height; a blank for what is no number."""
+    if len(values) > MOST_TICKS:
+        values = [values[place * (len(values) - 1) // (MOST_TICKS - 1)] for place in range(MOST_TICKS)]
     known = [value for value in values if value == value]
     if not known:
         return " " * len(values)
@@ -217,6 +231,8 @@ def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
         facts.append(("tags", ", ".join(e.tags)))
     if e.parent is not None:
         facts.append(("made from", f"experiment {e.parent}"))
+    if e.tuned is not None:
+        facts.append(("tuning", _tuned_told(e.kind, e.tuned)))
     if e.origin is not None:
         facts.append(("imported", f"it was experiment {e.origin['number']} in {e.origin['workspace']}"))
     if e.archived:
@@ -224,6 +240,17 @@ def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
     if e.trashed is not None:
         facts.append(("trash", f"since {cell(e.trashed)}: `ichx exp restore {e.number}` takes it out"))
     return facts
+
+
+def _tuned_told(kind: str, tuned: "Tuned") -> str:
+    """Return what a trial is one of and trains, or what chose an experiment that was promoted from one."""
+    study = f"{tuned.study}, trial {tuned.trial + 1}"
+    if kind != "trial":
+        return f"promoted from {study}, which had {cell(tuned.score)} on fold {tuned.fold} [selected]"
+    part = [f"fold {tuned.fold}"]
+    part += [f"{tuned.subset:.3g} of the patients"] if tuned.subset < 1 else []
+    part += [f"{tuned.length:.3g} of each stage's epochs"] if tuned.length < 1 else []
+    return f"{study}: {', '.join(part)}"
 
 
 def _with_interval(score: str, low: float | None, high: float | None) -> str:

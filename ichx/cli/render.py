@@ -146,7 +146,8 @@ def _fit(
 def _groups(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[list[int]]:
     """Return the columns of as few tables as it takes for each to fit, the first column in all, the others evenly."""
     others = range(1, len(columns))
-    for most in range(len(others), 1, -1):
+    for tables in range(1, len(others)):
+        most = math.ceil(len(others) / tables)
         groups = [[0, *others[start : start + most]] for start in range(0, len(others), most)]
         texts = [[[cell(row[i]) for i in group] for row in rows] for group in groups]
         if all(_fit([columns[i] for i in g], t, (), {})[1] for g, t in zip(groups, texts, strict=True)):

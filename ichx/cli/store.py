@@ -15,14 +15,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")
 
 @app.command("check")
 def check(as_json: AsJson = False) -> None:
-    """Check the store: its file, its version, and that every recorded prediction is there. Exits 1 when one is not.
+    """Check the store: its file, its version, that every recorded prediction is there, and that weights are whole.
+
+    Exits 1 where something is wrong.
 
     Example: `ichx store check`
     """
+    from ichx.evaluation.weight_files import check_weights
     from ichx.training.cleanup import check_files
 
     with session() as (workspace, store):
-        found = [*store.check_file(), check_files(workspace, store)]
+        found = [*store.check_file(), check_files(workspace, store), check_weights(workspace, store)]
     if as_json:
         print_json(found)
     else:

@@ -1,7 +1,6 @@
 """`ichx tune`: search a better recipe for an experiment."""
 
 import contextlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -9,62 +8,14 @@ import typer
 
 from ichx.cli.numbers import Number
 from ichx.cli.options import duration_seconds, gigabytes
-from ichx.cli.render import cell, print_json, say, session, warn
+from ichx.cli.render import print_json, say, session
 from ichx.cli.tune_show import print_study, show
 from ichx.cli.tune_space import space as space_
-from ichx.tuning.budget import Value
-from ichx.tuning.events import TrialResult, TuneEvents
-
-MOST_NAMED = 6
-"""So many values of a trial are told in its line."""
+from ichx.data.wording import counted
 
 app = typer.Typer()
 app.command("show")(show)
 app.command("space")(space_)
-
-
-class TuneView(TuneEvents):
-    """Shows a study on standard error, a line for each beginning and end."""
-
-    def __init__(self, root: Path, number: int) -> None:
-        """Take the workspace's `root`, which logs are told from, and the `number` of the experiment that is tuned."""
-        self._root, self._number = root, number
-
-    def note(self, message: str) -> None:
-        """Print a note."""
-        say(f"note: {message}", style="yellow")
-
-    def planned(self, left: int, jobs: int, shares: str) -> None:
-        """Print how many trials are to come."""
-        told = f", {jobs} at a time" + (f": {shares}" if shares else "") if jobs > 1 else ""
-        say(f"{left} trial{'s' if left > 1 else ''} to run{told}")
-
-    def trial_started(self, trial: int, trials: int, experiment: int, values: Mapping[str, Value]) -> None:
-        """Print what a trial tries."""
-        tried = ", ".join(f"{name} {short(value)}" for name, value in values.items()) or "the recipe as it is"
-        if len(values) > MOST_NAMED:
-            tried = f"{len(values)} values, see `ichx exp diff {self._number} {experiment}`"
-        say(f"trial {trial + 1} of {trials}, experiment {experiment}: {tried}")
-
-    def trial_ended(self, result: TrialResult, best: TrialResult | None) -> None:
-        """Print a trial's score, or why it has none."""
-        name = f"trial {result.trial + 1}"
-        if result.state == "failed":
-            log = f"; its log: {self._root / result.log}" if result.log else ""
-            warn(f"{name} failed: {result.reason}{log}")
-            return
-        if result.state == "pruned":
-            told = f"ended early: {result.reason}"
-        else:
-            over = f", but {result.excess}" if result.excess else ""
-            told = f"score {cell(result.score)}{over}"
-        so_far = "" if best is None else ", the best so far" if best == result else f"; best {cell(best.score)}"
-        say(f"  {name}: {told}{so_far}")
-
-    def stopping(self, jobs: int, at_once: bool) -> None:
-        """Print that the trials that run are being stopped."""
-        how = "killed" if at_once else "stopping after their step; again to kill them"
-        say(f"{jobs} trial{'s' if jobs != 1 else ''} {how}", style="yellow")
 
 
 @app.callback(invoke_without_command=True)
@@ -131,10 +82,12 @@ def tune(
     with session() as (workspace, store):
         experiment = store.experiment(number)  # an unknown number is told before Optuna is imported
         from ichx.cli.launch import stops_heard
+        from ichx.cli.tune_view import TuneView
         from ichx.engine import LocalEngine
         from ichx.recipe_text import from_toml
         from ichx.training.options import RunOptions
         from ichx.tuning.limits import Limits
+        from ichx.tuning.results import read_study
         from ichx.tuning.space import parse_space, read_space
         from ichx.tuning.study import tune as run_study
         from ichx.tuning.trial import Budget
@@ -147,9 +100,11 @@ def tune(
             searched = parse_space(searches, recipe)
         options = RunOptions(device=device, pretrained=pretrained, weights=weights, workers=workers)
         # A trial that stops may take as long as its step does; who does not want to wait asks twice.
-        from ichx.tuning.results import read_study
-
-        with stops_heard() as stops, contextlib.closing(LocalEngine(jobs, grace=None)) as engine:
+        with (
+            stops_heard() as stops,
+            TuneView(workspace.root, number) as view,
+            contextlib.closing(LocalEngine(jobs, grace=None)) as engine,
+        ):
             ending = run_study(
                 workspace,
                 store,
@@ -164,7 +119,7 @@ def tune(
                 pruner=pruner,
                 study=study,
                 timeout=seconds,
-                events=TuneView(workspace.root, number),
+                events=view,
                 stops=lambda: len(stops),
             )
         found = read_study(workspace, store, number, study) if ending.finished else None
@@ -172,13 +127,10 @@ def tune(
         print_json(found)
     elif found is not None:
         print_study(found, workspace.root)
+    if ending.why == "complete" and ending.new == 0:
+        say(f"the study had {counted(ending.finished, 'trial')} before; a larger --trials adds to them")
     if ending.why != "complete":
         why = "stopped" if ending.why == "stopped" else f"stopped after {timeout}"
         say(f"{why}; what is finished is kept, and the same command goes on with the rest", style="yellow")
     if ending.why == "stopped":
         raise typer.Exit(130)
-
-
-def short(value: Value) -> str:
-    """Return a trial's value for a line of a table."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,6 @@
 """`ichx tune show`: what a study has found, and what its best trial is worth on the folds that did not choose it."""
 
 import csv
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +11,11 @@ import typer
 from ichx.cli.numbers import Number
 from ichx.cli.render import cell, duration, print_json, say, session, table, warn
 from ichx.data.wording import counted
-from ichx.tuning.budget import Value
+from ichx.tuning.wording import good, headers, searched, told
 
 if TYPE_CHECKING:
     from ichx.tuning.promoted import Promoted
-    from ichx.tuning.results import Learned, StudyView, TrialView
+    from ichx.tuning.results import StudyView, TrialView
 
 SHOWN = 10
 VALUES = 4
@@ -62,7 +61,7 @@ def print_study(view: "StudyView", root: Path) -> None:
     for trial in failed[-SHOWN:]:
         which = f", experiment {trial.experiment}," if trial.experiment is not None else ""
         log = f"; its log: {root / trial.log}" if trial.log else ""
-        warn(f"trial {trial.trial}{which} failed: {trial.error}{log}")
+        warn(f"trial {trial.trial + 1}{which} failed: {trial.error}{log}")
     if len(failed) > SHOWN:
         warn(f"{counted(len(failed) - SHOWN, 'earlier trial')} failed, too; --json tells why")
     _print_promoted(view.promoted, marked)
@@ -114,22 +113,6 @@ def following(view: "StudyView") -> list[str]:
     return []
 
 
-def told(value: Value | None) -> str | None:
-    """Return a searched value as a table has it: three digits of a number, a choice without quotes."""
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, str) and value.startswith('"'):
-        return str(json.loads(value))
-    return None if value is None else str(value)
-
-
-def headers(names: Sequence[str]) -> list[str]:
-    """Return the names' last words, with what stands before where that alone is not clear."""
-    last = [name.rpartition(".")[2] for name in names]
-    short = [name.removeprefix("stage.") for name in names]
-    return [whole if last.count(word) > 1 else word for whole, word in zip(short, last, strict=True)]
-
-
 def _print_head(view: "StudyView") -> None:
     states = [f"{view.counted(state)} {state}" for state in ("done", "pruned", "failed", "running")]
     present = ", ".join(state for state in states if not state.startswith("0 "))
@@ -141,20 +124,21 @@ def _print_head(view: "StudyView") -> None:
 
 
 def _print_trials(view: "StudyView", marked: str) -> None:
-    scored = [t for t in view.trials if t.score is not None]
+    scored = [t for t in view.trials if t.score is not None and t.state != "failed"]
     if not scored:
         return
     ranked = sorted(scored, key=lambda t: (not t.chosen_from, t.state != "done", t.score, t.trial))
     shown = ranked[:SHOWN]
     baseline = view.baseline
-    if baseline is not None and baseline.score is not None and baseline not in shown:
+    if baseline in scored and baseline not in shown:
         shown.append(baseline)
     names = [learned.name for learned in view.learned][:VALUES]
-    heads = headers(names)
+    heads = headers(names, [learned.name for learned in view.learned])
     rows = [(t.experiment, t.score, _state(t), *(told(t.values.get(name)) for name in names)) for t in shown]
     title = f"best trials, scores of fold {view.fold} {marked}"
     left = len(view.learned) - len(names)
-    caption = f"values that matter most; {counted(left, 'other')} in --json" if left else ""
+    which = "values that matter most" if view.importances else "some of the values"
+    caption = f"{which}; {counted(left, 'other')} in --json" if left else ""
     table(
         title, ("exp", "score", "state", *heads), rows, caption=caption, drop=heads[:1:-1], cut=dict.fromkeys(heads, 6)
     )
@@ -169,36 +153,26 @@ def _state(trial: "TrialView") -> str:
 def _print_learned(view: "StudyView") -> None:
     if view.best is None:
         return
-    rows = [
-        (
-            learned.name,
-            None if learned.importance is None else f"{100 * learned.importance:.0f} %",
-            told(learned.as_is),
-            told(learned.best),
-            good(learned),
-            searched(learned),
-        )
-        for learned in view.learned
-    ]
-    caption = "" if view.importances else "too little varies, or too few trials are done, to tell what matters"
-    heads = ("value", "matters", "as it is", "best", "best quarter", "searched")
-    table("what was learned", heads, rows, caption=caption, drop=("searched",), cut={"value": 16, "best quarter": 12})
-
-
-def good(learned: "Learned") -> str | None:
-    """Return the values of the best quarter of the trials: from the lowest to the highest, or the choices."""
-    if not learned.good:
-        return None
-    if learned.choices:
-        return ", ".join(str(told(value)) for value in learned.good)
-    return " to ".join(dict.fromkeys(str(told(value)) for value in learned.good))
-
-
-def searched(learned: "Learned") -> str:
-    """Return where a value was searched."""
-    if learned.choices:
-        return ", ".join(str(told(value)) for value in learned.choices)
-    return f"{told(learned.low)} to {told(learned.high)}" + ", log" * learned.log
+    if view.importances is None:
+        say("too few trials are done, or too little varies, to tell what matters")
+    else:
+        rows = [
+            (
+                learned.name,
+                f"{100 * (learned.importance or 0):.0f} %",
+                told(learned.as_is),
+                told(learned.best),
+                good(learned),
+                searched(learned),
+            )
+            for learned in view.learned[:SHOWN]
+        ]
+        left = len(view.learned) - len(rows)
+        caption = f"{counted(left, 'other')}, which matter less, in --json" if left else ""
+        heads = ("value", "matters", "as it is", "best", "best quarter", "searched")
+        table("what was learned", heads, rows, caption=caption, drop=("searched",), cut={"value": 16})
+    if not view.best.baseline:
+        say(f"`ichx exp diff {view.experiment} {view.best.experiment}` shows what the best trial changes")
 
 
 def _print_promoted(promoted: "Sequence[Promoted]", marked: str) -> None:
@@ -210,7 +184,8 @@ def _print_promoted(promoted: "Sequence[Promoted]", marked: str) -> None:
         for p in promoted
     ]
     heads = ("exp", "trial", f"fold {fold}", "other folds", f"exp {parent} there", "better by", "folds run")
-    caption = f"fold {fold} chose them {marked}; the other folds did not. Scores are pooled over these."
+    leaky = f" [{', '.join(promoted[0].marks)}]" if promoted[0].marks else ""
+    caption = f"fold {fold} chose them {marked}; the other folds did not{leaky}. Scores are pooled over these."
     table("promoted trials", heads, rows, caption=caption, drop=("folds run", "trial"))
     for p in promoted:
         if p.problem:

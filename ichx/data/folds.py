@@ -90,7 +90,12 @@ class Leak:
 def find_leaks(
     slice_ids: npt.NDArray[np.object_], patients: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]
 ) -> list[Leak]:
-    """Return each patient whose slices are in more than one fold, all (N,), by the number of slices, most first."""
+    """Return each patient whose slices are in more than one fold, all (N,), by the number of slices, most first.
+
+    Every slice is in a fold, 0 or more: raises `ValueError` for one that is in none.
+    """
+    if len(folds) and folds.min() < 0:
+        raise ValueError("a slice is in no fold")
     codes, names = pd.factorize(patients)
     k = int(folds.max()) + 1
     cell, first, count = np.unique(codes * k + folds, return_index=True, return_counts=True)

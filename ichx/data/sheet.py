@@ -115,8 +115,10 @@ def draw_sheet(
     """Draw `count` slices of `data` in `windows` (`kind` linear or sigmoid) to the PNG at `path`.
 
     Which ones, `choose_rows` says. A slice that cannot be decoded is a grey field with the reason. Raises `IchxError`
-    where a file is gone or changed, and where `path` cannot be written.
+    where a file is gone or changed, and where `path` is no .png or cannot be written.
     """
+    if path.suffix.lower() != ".png":
+        raise IchxError(f"a sheet is a PNG, and {path} is not called so", f"give --out {path.with_suffix('.png')}")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

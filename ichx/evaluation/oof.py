@@ -80,12 +80,12 @@ def read_oof(
     dataset = load_version(workspace, version)
     fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
     assigned = load_folds(workspace, version, fold_set, dataset.slices)
-    if experiment.tuned is not None:
-        assigned = subset_folds(dataset.slices, assigned, experiment.tuned.subset)
     ids = dataset.slices["slice_id"].to_numpy(dtype=object)
     patients = dataset.slices["patient"].to_numpy(dtype=object)
     if not experiment.leaked:
         _refuse_leaks(experiment, find_leaks(ids, patients, assigned), len(pd.unique(patients)))
+    if experiment.tuned is not None:
+        assigned = subset_folds(dataset.slices, assigned, experiment.tuned.subset)
     index = pd.Index(ids)
 
     predicted = np.full((len(ids), len(LABELS)), np.nan)

@@ -24,7 +24,9 @@ from ichx.labels import LABELS
 from ichx.report import plots
 from ichx.report.chart import RIGHT
 from ichx.report.collect import STEPS, Progress, ReportData, collect_ensemble, collect_experiment
+from ichx.report.tuned import pictures
 from ichx.store import marks
+from ichx.tuning.wording import good, searched, told
 
 if TYPE_CHECKING:
     from ichx.store import Run, Store
@@ -71,7 +73,7 @@ def write_report(
         path=path,
         score=data.diagnosis.bootstrap.scores.log_loss if data.diagnosis else None,
         marks=_marks(data) if data.diagnosis else (),
-        notes=data.gallery.notes if data.gallery else (),
+        notes=(*(data.gallery.notes if data.gallery else ()), *(data.tuning.notes if data.tuning is not None else ())),
     )
 
 
@@ -98,6 +100,7 @@ def render(data: ReportData) -> str:
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         environments=_environments(data.runs),
         curves=plots.learning_curves(data.recipe, data.history) if data.history else (),
+        tuning=_tuning(environment, data),
         roc=plots.roc_curves(found.curves) if found else None,
         precision_recall=plots.precision_recall_curves(found.curves) if found else None,
         reliability=plots.reliability_diagram(found.calibration) if found else None,
@@ -106,6 +109,15 @@ def render(data: ReportData) -> str:
         strip_left=plots.STRIP_LEFT,
         strip_right=RIGHT,
     )
+
+
+def _tuning(environment: Environment, data: ReportData) -> Markup | None:
+    """Return the section on tuning, where there is something to tell."""
+    if not data.tuning:
+        return None
+    words = {"searched": searched, "told": told, "good": good}
+    template = environment.from_string(_part("tuning.html.j2"))
+    return Markup(template.render(tuning=data.tuning, pictures=pictures(data.tuning), **words))
 
 
 def _marks(data: ReportData) -> tuple[str, ...]:

@@ -40,8 +40,9 @@ class Series:
     """What is drawn of `points` (x, y), of which `said` tells each; `colour` counts the page's `--series-N`.
 
     `label` names the label that it belongs to, for figures in which a reader chooses one. `kind` is `line`, `marked`
-    (a line with a dot at each point), `step` (values hold half a unit around their points), `bars` (on the axis) or
-    `dots` (no line). A point that is not finite breaks the line.
+    (a line with a dot at each point), `step` (values hold half a unit around their points), `bars` (on the axis),
+    `faint` (a thin line, one of many), or without a line `dots`, `rings` or `crosses`. A point that is not finite
+    breaks the line.
     """
 
     points: Sequence[tuple[float, float]]
@@ -161,7 +162,8 @@ def _draw(panel: Panel, frame: _Frame, parts: list[str], points: list[dict[str, 
     for series in panel.series:
         placed = [at(x, y) if _drawn(y, panel.y) else None for x, y in series.points]
         label = f' data-label="{escape(series.label)}"' if series.label else ""
-        style = f'class="series c{series.colour}{" dashed" if series.dashed else ""}"{label}'
+        looks = " dashed" * series.dashed + " thin" * (series.kind == "faint")
+        style = f'class="series c{series.colour}{looks}"{label}'
         parts.append(f"<g {style}>{_shape(series, placed, bottom, half)}</g>")
         kept = [(p, said) for p, said in zip(placed, series.said, strict=True) if p is not None]
         points.append(
@@ -176,6 +178,11 @@ def _draw(panel: Panel, frame: _Frame, parts: list[str], points: list[dict[str, 
 def _shape(series: Series, placed: Sequence[tuple[float, float] | None], bottom: float, half: float) -> str:
     if series.kind == "bars":
         return "".join(f'<path class="bar" d="M{_n(p[0])} {_n(bottom)}V{_n(p[1])}"/>' for p in placed if p)
+    if series.kind == "crosses":
+        arm = "l3.5 3.5m0 -7l-7 7m0 -7l3.5 3.5"
+        return "".join(f'<path class="line" d="M{_n(p[0])} {_n(p[1])}{arm}"/>' for p in placed if p)
+    if series.kind == "rings":
+        return "".join(f'<circle class="ring" cx="{_n(p[0])}" cy="{_n(p[1])}" r="2.6"/>' for p in placed if p)
     dots = "".join(f'<circle class="dot" cx="{_n(p[0])}" cy="{_n(p[1])}" r="2.6"/>' for p in placed if p)
     if series.kind == "dots":
         return dots

@@ -17,6 +17,7 @@ from ichx.recipe_text import from_toml
 from ichx.report.blended import read_blend
 from ichx.report.diagnostics import Curves, curves
 from ichx.report.gallery import Gallery, make_gallery
+from ichx.report.tuned import Tuning, read_tuning
 
 if TYPE_CHECKING:
     from ichx.store import DatasetVersion, Ensemble, EpochRecord, Experiment, FoldSet, Run, Store
@@ -73,7 +74,7 @@ class ReportData:
 
     `diagnosis` is None while no fold is finished; `history` has the folds with epochs; `runs` are all members'.
     `pictured` is the experiment whose windows and heat maps the gallery has. `nested` tells how an ensemble's figures
-    come about.
+    come about. `tuning` is what an experiment has of it.
     """
 
     experiment: "Experiment | None"
@@ -89,6 +90,7 @@ class ReportData:
     gallery: Gallery | None
     pictured: int
     anonymous: bool
+    tuning: Tuning | None = None
 
 
 def collect_experiment(
@@ -96,7 +98,8 @@ def collect_experiment(
 ) -> ReportData:
     """Return what is known of experiment `number`.
 
-    Raises `IchxError` for an unknown one, one that has trained nothing, and predictions that are gone or not sound.
+    Raises `IchxError` for an unknown one, one that has trained nothing and was never tuned, and predictions that are
+    gone or not sound.
     """
     tell = progress or _silent
     tell(0, STEPS)
@@ -106,6 +109,7 @@ def collect_experiment(
     history = {fold: records for fold, records in history.items() if records}
     recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
     version = store.version_by_id(experiment.version_id)
+    tuning = read_tuning(workspace, store, experiment)
     diagnosis, gallery = None, None
     if store.predictions(number, role="oof"):
         plain, flipped = (read_oof(workspace, store, experiment, tta) for tta in ("none", "hflip"))
@@ -115,7 +119,7 @@ def collect_experiment(
         # A fold may end while its experiment is read: the marks tell of the folds that the scores hold.
         experiment = replace(experiment, folds_done=len(diagnosis.folds))
         gallery = _gallery(workspace, version, experiment, recipe, plain, anonymous)
-    elif not history:
+    elif not history and not tuning:
         raise IchxError(
             f"experiment {number} has nothing to report: no epoch of it is trained", f"run it: `ichx run {number}`"
         )
@@ -134,6 +138,7 @@ def collect_experiment(
         gallery=gallery,
         pictured=number,
         anonymous=anonymous,
+        tuning=tuning,
     )
 
 

@@ -4,8 +4,8 @@ The contract, which `testing.StoreContract` checks:
 
 - Each method is one short transaction: all of it happens or nothing. Numbers are given once, whatever is deleted.
 - Out come frozen snapshots; they do not change when the store does.
-- Dataset versions and an experiment's recipe and pins are immutable. Nothing is removed but replaced predictions, and
-  experiments that were put into the trash before.
+- Dataset versions and an experiment's recipe and pins are immutable. Nothing is removed but replaced predictions,
+  experiments that were put into the trash before, and datasets that nothing stands on, with the predictions of them.
 - One store may be used by several threads, and one database by several processes; an open `Store` is not handed to
   a forked child, which opens its own.
 - What a user can mend (a wrong name, a locked or unreadable file, a fold that another process runs) is `IchxError`.
@@ -111,6 +111,27 @@ class Store:
         """Return the latest version of each test set of the dataset `name`."""
         with database.reading(self._engine) as connection:
             return datasets.test_sets(connection, name)
+
+    def predictions_of(self, name: str) -> list[Prediction]:
+        """Return the predictions that there are of the dataset `name`, by experiment."""
+        from ichx.store import removal
+
+        with database.reading(self._engine) as connection:
+            return removal.predictions_of(connection, name)
+
+    def check_unused(self, name: str) -> None:
+        """Raise `IchxError` where an experiment, also one in the trash, or a test set stands on the dataset `name`."""
+        from ichx.store import removal
+
+        with database.reading(self._engine) as connection:
+            removal.check_unused(connection, name)
+
+    def delete_dataset(self, name: str) -> None:
+        """Delete the dataset `name`, all its versions, and the predictions of it; raises as `check_unused` does."""
+        from ichx.store import removal
+
+        with database.writing(self._engine) as connection:
+            removal.delete_dataset(connection, name)
 
     # Experiments
 

@@ -176,6 +176,41 @@ class OrganiseContract:
         assert store.tags() == {}
         assert store.add_experiments([experiment_draft(version)])[0].number == 5, "numbers never come back"
 
+    def test_a_dataset_goes_where_nothing_stands_on_it_and_takes_its_predictions_along(self, store: Store) -> None:
+        """A dataset goes where nothing stands on it, with all its versions, and takes predictions of it along."""
+        for digest in ("d1", "d2"):
+            test = store.add_version(version_draft("test", test_of="train", digest=digest))
+        store.add_predictions([prediction_draft(test.id, fold, role="test") for fold in (0, 1)])
+        store.add_predictions([prediction_draft(store.version("train").id)])
+        with pytest.raises(IchxError) as caught:
+            store.delete_dataset("train")
+        assert caught.value.problem.splitlines() == [
+            "train is in use: experiments 1, 2, 3 stand on it",
+            "train is in use: test set test stands on it",
+        ]
+        store.trash([1])
+        with pytest.raises(IchxError, match="experiments 1, 2, 3 stand on it"):
+            store.check_unused("train")
+        store.restore([1])
+        run = store.start_run(run_draft(3, 0))
+        with pytest.raises(IchxError, match="fold 0 of experiment 3 is being run, and predicts train's test sets"):
+            store.delete_dataset("test")
+        store.finish_run(run.id, "stopped")
+        assert [p.fold for p in store.predictions_of("test")] == [0, 1]
+        store.delete_dataset("test")
+        assert [d.name for d in store.datasets()] == ["train"]
+        assert [p.role for p in store.predictions(1)] == ["oof"]
+        for act in (store.delete_dataset, store.predictions_of, store.check_unused):
+            with pytest.raises(NotFoundError, match="no dataset is called 'test'"):
+                act("test")
+        assert store.add_version(version_draft("test", test_of="train")).number == 1
+        for number in (1, 2, 3):
+            store.trash([number])
+            store.purge(number)
+        store.delete_dataset("test")
+        store.delete_dataset("train")
+        assert store.datasets() == []
+
     def test_choices_are_remembered_and_forgotten(self, store: Store) -> None:
         """Choices are remembered and forgotten."""
         assert store.choice("columns") is None

@@ -17,7 +17,8 @@ class Promoted:
 
     `chosen` is the trial's score on `fold`, which chose it; it flatters. `score` is the experiment's own over its other
     finished folds, pooled, `folds` of `others`; `parent_score` that of the tuned experiment `parent` over the same
-    folds. None where they are not run; `problem` says why predictions that there are cannot be read.
+    folds. None where they are not run; `problem` says why predictions that there are cannot be read. Where `leaked`,
+    the folds split patients, and all of these flatter.
     """
 
     experiment: int
@@ -30,7 +31,13 @@ class Promoted:
     score: float | None
     parent: int | None
     parent_score: float | None
+    leaked: bool
     problem: str | None = None
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What must be said beside the scores over the other folds."""
+        return ("leaky folds",) if self.leaked else ()
 
     @property
     def better_by(self) -> float | None:
@@ -84,6 +91,7 @@ def read_one(
         score=score,
         parent=parent,
         parent_score=parent_score,
+        leaked=experiment.leaked,
         problem=problem,
     )
 

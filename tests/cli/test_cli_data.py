@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from conftest import Program
 from dicom_files import write_ct, write_study
 from typer.testing import CliRunner
 from zip_files import zip_folder
@@ -14,6 +16,9 @@ from ichx.cli.render import console
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.workspace import init_workspace
+
+if TYPE_CHECKING:
+    from ichx.ct.phantom_dicom import PhantomFiles
 
 
 @pytest.fixture
@@ -162,3 +167,42 @@ def test_every_help_ends_in_a_command_that_is_real() -> None:
     for command in ("add", "list", "show", "check", "sheet", "phantom"):
         out, _ = ichx_data(command, "--help")
         assert f"ichx data {command}" in out.replace("\n", " ")
+
+
+def test_a_dataset_is_removed_with_what_was_made_of_it_and_the_files_stay(
+    trained_copy: Path, phantom: "PhantomFiles", ichx: Program
+) -> None:
+    refused = ichx("data", "rm", "ph", "--yes", cwd=trained_copy)
+    assert refused.code == 1
+    assert "ph is in use: experiments 1, 2, 3 stand on it" in refused.err
+    assert "delete that first: `ichx exp rm 1 2 3` and `ichx gc`, `ichx data rm ph-test`" in refused.err
+    assert "did you mean 'ph'" in ichx("data", "rm", "hp", cwd=trained_copy).err
+
+    predicted = sorted((trained_copy / "experiments").glob("*/fold-*/test-ph-test-*.parquet"))
+    caches = sorted((trained_copy / "cache").glob("ph-test-*"))
+    asked = ichx("data", "rm", "ph-test", cwd=trained_copy)
+    assert (asked.code, asked.out.count("4 predictions"), len(predicted)) == (0, 3, 12)
+    assert "nothing is deleted; `ichx data rm ph-test --yes` deletes it" in asked.err
+    named = json.loads(ichx("data", "rm", "ph-test", "--json", cwd=trained_copy).out)
+    paths = {Path(path) for part in named for path in part["files"] or [part["path"]]}
+    assert paths == {*predicted, *caches, trained_copy / "datasets" / "ph-test"}
+    assert all(path.exists() for path in paths)
+
+    done = ichx("data", "rm", "ph-test", "--yes", cwd=trained_copy)
+    assert (done.code, "removed ph-test: " in done.err) == (0, True)
+    assert not any(path.exists() for path in paths)
+    assert (trained_copy / "experiments" / "1" / "fold-0" / "oof-hflip.parquet").exists()
+    assert [found["dataset"]["name"] for found in json.loads(ichx("data", "list", "--json", cwd=trained_copy).out)] == [
+        "ph"
+    ]
+    assert ichx("store", "check", cwd=trained_copy).code == 0
+    assert phantom.test is not None
+    added = ichx("data", "add", "ph-test", phantom.test, "--test-of", "ph", cwd=trained_copy)
+    assert (added.code, "added ph-test version 1" in added.out) == (0, True)
+
+    assert ichx("exp", "rm", 1, 2, 3, cwd=trained_copy).code == 0
+    assert ichx("gc", "--yes", cwd=trained_copy).code == 0
+    for name in ("ph-test", "ph"):
+        assert ichx("data", "rm", name, "--yes", cwd=trained_copy).code == 0
+    assert json.loads(ichx("data", "list", "--json", cwd=trained_copy).out) == []
+    assert phantom.train.is_dir()

@@ -13,6 +13,7 @@ from conftest import Program
 
 from ichx.cli.exp_show import sparkline
 from ichx.store import open_store
+from ichx.store.testing import run_draft
 from ichx.workspace import open_workspace
 
 
@@ -122,17 +123,23 @@ def test_gc_names_everything_first_and_deletes_only_when_told(trained_copy: Path
     (experiments / "2" / "fold-0" / "checkpoint-000-00001.pt").write_bytes(b"x" * 1000)
     (experiments / "77").mkdir()
     (experiments / "77" / "left.txt").write_text("left")
+    for name, age in (("gone", 2 * 24 * 3600), ("new", 0)):  # the second one is perhaps being added
+        left = trained_copy / "datasets" / name / "left.txt"
+        left.parent.mkdir()
+        left.write_text("left")
+        os.utime(left, (time.time() - age, time.time() - age))
     ichx("exp", "rm", 3, cwd=trained_copy)
     found = json.loads(ichx("gc", "--json", cwd=trained_copy).out)
     assert [(g["kind"], Path(g["path"]).name) for g in found] == [
         ("experiment in the trash", "3"),
         ("old checkpoint", "checkpoint-000-00001.pt"),
         ("orphaned folder", "77"),
+        ("orphaned folder", "gone"),
     ]
     assert found[1]["nbytes"] == 1000
     before = sorted(path for path in experiments.rglob("*"))
     dry = ichx("gc", "--dry-run", cwd=trained_copy)
-    assert "3 things" in dry.out
+    assert "4 things" in dry.out
     assert "nothing is deleted" in ichx("gc", cwd=trained_copy).err, "without a terminal nobody is asked"
     assert sorted(path for path in experiments.rglob("*")) == before
     assert ichx("gc", "--yes", cwd=trained_copy).code == 0
@@ -186,8 +193,51 @@ def test_sparklines() -> None:
     assert sparkline([0.0, 1.0, 2.0, float("nan"), 7.0]) == "▁▂▃ █"
     assert sparkline([3.0, 3.0]) == "▄▄"
     assert sparkline([float("nan")]) == " "
+    long = sparkline([float(value) for value in range(1000)])
+    assert (len(long), long[0], long[-1]) == (40, "▁", "█")
+    assert list(long) == sorted(long)
 
 
 def test_watching_nothing(six: Path, ichx: Program) -> None:
     assert "nothing runs" in ichx("exp", "watch", "--once", cwd=six).out
     assert json.loads(ichx("exp", "watch", "--json", cwd=six).out) == []
+
+
+def test_the_trash_says_what_gc_will_not_delete(trained_copy: Path, ichx: Program) -> None:
+    ichx("ensemble", "--members", "1,2", cwd=trained_copy)
+    kept = "experiment 1 stays on disk all the same, for ensemble 1 was made of it"
+    assert ichx("exp", "rm", 1, cwd=trained_copy).err.splitlines() == [
+        "experiment 1 is in the trash; `ichx exp restore 1` takes it out",
+        kept,
+    ]
+    assert ichx("exp", "rm", 1, 3, cwd=trained_copy).err.splitlines() == [
+        "experiments 1, 3 are in the trash; `ichx exp restore 1 3` takes them out, `ichx gc` deletes for good",
+        kept,
+    ]
+
+
+def test_a_followed_log_goes_on_with_the_next_fold(
+    trained_copy: Path, ichx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = trained_copy / "experiments" / "1"
+    (folder / "fold-0" / "run.log").write_text("of fold 0\n", encoding="utf-8")
+    (folder / "fold-1" / "run.log").write_text("the first, ä\n", encoding="utf-8")
+    looks = 0
+
+    def meanwhile(_seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            with (folder / "fold-1" / "run.log").open("a", encoding="utf-8") as log:
+                log.write("the second\n")
+            with open_store(open_workspace(trained_copy)) as store:
+                store.start_run(run_draft(1, 0))
+        elif looks == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("ichx.cli.exp_show.time.sleep", meanwhile)
+    done = ichx("exp", "log", 1, "-f", cwd=trained_copy)
+    assert (done.code, done.out) == (130, "the first, ä\nthe second\nof fold 0\n")
+    looks = 1
+    done = ichx("exp", "log", 1, "-f", "--fold", 1, cwd=trained_copy)
+    assert done.out == "the first, ä\nthe second\n", "a fold that was asked for is kept to"

@@ -15,7 +15,29 @@ def test_a_missing_prediction_is_named_and_exits_1(trained_copy: Path, ichx: Pro
     assert done.code == 1
     assert "experiments/1/fold-0/oof-hflip.parquet is gone; `ichx run 1` makes it again" in done.out
     found = json.loads(ichx("store", "check", "--json", cwd=trained_copy).out)
-    assert [len(checked["problems"]) for checked in found] == [0, 0, 0, 0, 1]
+    assert [len(checked["problems"]) for checked in found] == [0, 0, 0, 0, 1, 0]
+
+
+def test_weights_that_are_not_whole_are_named(trained_copy: Path, ichx: Program) -> None:
+    folder = trained_copy / "experiments" / "1"
+    weights = [folder / f"fold-{fold}" / "weights.safetensors" for fold in (0, 1)]
+    whole = weights[0].read_bytes()
+    for content, told in (
+        (whole[:-1], f"has {len(whole) - 1:,} bytes, and its header tells of {len(whole):,}"),
+        (whole + b"x", f"has {len(whole) + 1:,} bytes"),
+        (whole[:100], "is cut off"),
+        (b"", "is cut off"),
+        (whole[:8] + b"\xff" + whole[9:], "has a damaged header"),
+        ((2).to_bytes(8, "little") + b"[]", "has a damaged header"),
+    ):
+        weights[0].write_bytes(content)
+        done = ichx("store", "check", cwd=trained_copy)
+        assert done.code == 1
+        assert f"experiment 1, fold 0: experiments/1/fold-0/weights.safetensors {told}" in done.out
+        assert done.out.count("weights.safetensors") == 1
+    weights[0].write_bytes(whole)
+    weights[1].unlink()  # as an import without weights
+    assert ichx("store", "check", cwd=trained_copy).code == 0
 
 
 def test_a_backup_opens_in_the_stores_place(trained_copy: Path, ichx: Program, ichx_process: Program) -> None:

@@ -48,7 +48,7 @@ def test_a_study_is_shown_with_its_marks(tuned: Path, ichx: Program) -> None:
     assert "1 done trial over a limit, the best one experiment" in done.err
     assert "0.09000 [selected], over minutes" in done.err
     log = tuned / "experiments/9/t.log"
-    assert f"warning: trial 1 failed: exit code 1: no memory; its log: {log}" in done.err
+    assert f"warning: trial 2 failed: exit code 1: no memory; its log: {log}" in done.err
     assert f"next: `ichx exp promote {best['experiment']}`" in done.err
 
 
@@ -68,7 +68,7 @@ def test_what_is_shown_fits_a_narrow_terminal(tuned: Path) -> None:
 def test_studies_have_names(tuned: Path, ichx: Program) -> None:
     done = ichx("tune", "show", 1, "--study", "wide", cwd=tuned)
     assert "study wide of experiment 1, fold 0, 50 % of the patients, 25 % of the epochs: 5 trials" in done.err
-    assert "too few trials are done" in done.out
+    assert "too few trials are done" in done.err
     wrong = ichx("tune", "show", 1, "--study", "wied", cwd=tuned)
     assert (wrong.code, wrong.out) == (1, "")
     assert "did you mean 'wide'" in wrong.err

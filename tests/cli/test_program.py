@@ -1,6 +1,8 @@
 """The program: exit codes, errors in two lines, JSON alone on standard output, help, and what it does not import."""
 
+import importlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from conftest import Program, clean_environment
 
 from ichx.cli.app import app
 from ichx.cli.commands import COMMANDS
+from ichx.cli.interrupts import imports_end_at_once
 from ichx.workspace import init_workspace
 
 
@@ -46,6 +49,7 @@ def test_every_help_ends_in_a_command_line(path: tuple[str, ...], ichx: Program,
         ("init",),
         ("data", "phantom"),
         ("report",),
+        ("tune", "space"),  # TOML
         *(("store", silent) for silent in ("backup", "upgrade")),
         *(("exp", silent) for silent in ("log", "name", "archive", "rm", "restore")),
     }, "every command that shows something speaks JSON"
@@ -183,6 +187,43 @@ def test_interrupted_is_130(workspace: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "files").exists(), "nothing half-written"
 
 
+SWALLOWS = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(10)
+except KeyboardInterrupt:
+    pass  # as callbacks and some libraries do
+raise ImportError("half of it is missing")
+"""
+
+
+@pytest.mark.parametrize("command", [("scores", 1), ("exp", "diff", 1, 2)])
+def test_an_interruption_during_imports_is_not_lost(
+    command: tuple[object, ...], trained_root: Path, tmp_path: Path, ichx_process: Program
+) -> None:
+    (tmp_path / "pandas.py").write_text(SWALLOWS, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = ichx_process(*command, cwd=trained_root, PYTHONPATH=path)
+    assert (done.code, done.out, done.err) == (130, "", "interrupted\n")
+
+
+def test_an_interruption_elsewhere_raises_as_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also during an import that work does in between."""
+    (tmp_path / "interrupts_itself.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for begun in (lambda: os.kill(os.getpid(), signal.SIGINT), lambda: importlib.import_module("interrupts_itself")):
+        with pytest.raises(KeyboardInterrupt), imports_end_at_once():
+            begun()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with imports_end_at_once():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN, "as a shell starts background jobs"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_reader_that_leaves_is_no_error(trained_root: Path) -> None:
     line = f"'{sys.executable}' -m ichx plugin list --json | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
@@ -262,6 +303,9 @@ print("HEAVY", code, heavy, file=sys.stderr)
         ("predict", "77", "files"),
         ("evaluate", "77", "--dataset", "ph"),
         ("export", "77"),
+        ("tune", "--help"),
+        ("tune", "77"),
+        ("tune", "show", "77"),
     ],
     ids=" ".join,
 )

@@ -12,7 +12,8 @@ from zip_files import zip_folder
 
 from ichx.ct.dicom import read_slice
 from ichx.ct.windows import windows_numpy
-from ichx.data.dataset import LoadedDataset, add_dataset, load_dataset
+from ichx.data.adding import add_dataset
+from ichx.data.dataset import LoadedDataset, load_dataset
 from ichx.data.resize import fit_square
 from ichx.data.sheet import EDGE, GAP, MARGIN, TITLE, choose_rows, draw_sheet, parse_windows
 from ichx.errors import IchxError
@@ -98,6 +99,15 @@ def test_windows_by_name_and_by_numbers() -> None:
     for text in ("brian", "40:0", "40", "", "nan:80", "40:-80"):
         with pytest.raises(IchxError, match="is no window"):
             parse_windows(text)
+
+
+@pytest.mark.parametrize("name", ["sheet.jpg", "sheet", "sheet.png.txt"])
+def test_a_sheet_is_a_png_by_name_too(name: str, tmp_path: Path, data: LoadedDataset) -> None:
+    with pytest.raises(IchxError, match="a sheet is a PNG") as caught:
+        draw_sheet(tmp_path / name, data, parse_windows("brain"), kind="linear", count=1)
+    assert caught.value.remedy.endswith(".png")
+    assert not (tmp_path / name).exists()
+    draw_sheet(tmp_path / "SHEET.PNG", data, parse_windows("brain"), kind="linear", count=1)
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, data: LoadedDataset) -> None:

@@ -62,6 +62,9 @@ def test_points_are_told_where_they_are_drawn() -> None:
         ("line", '<path class="line" d="M50 112L116 62"/>'),
         ("step", '<path class="line" d="M-16 112H116V62H182"/>'),
         ("bars", '<path class="bar" d="M50 112V112"/><path class="bar" d="M116 112V62"/>'),
+        ("faint", 'class="series c0 thin"><path class="line" d="M50 112L116 62"/>'),
+        ("rings", '<circle class="ring" cx="50" cy="112" r="2.6"/><circle class="ring" cx="116" cy="62" r="2.6"/>'),
+        ("crosses", '<path class="line" d="M116 62l3.5 3.5m0 -7l-7 7m0 -7l3.5 3.5"/>'),
     ],
 )
 def test_kinds_of_series(kind: str, shape: str) -> None:

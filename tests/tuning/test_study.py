@@ -10,7 +10,7 @@ from inline_engine import InlineEngine
 from scripted_engine import CPU, ScriptedEngine, Told, far_from
 from tuned_workspace import made, parent, space, store, workspace  # noqa: F401
 
-from ichx.data.dataset import add_dataset
+from ichx.data.adding import add_dataset
 from ichx.errors import IchxError
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Experiment, Selection, Store, Tuned
