@@ -5,6 +5,7 @@ A study belongs to one experiment, fold, search space and budget; another one is
 
 import contextlib
 import fcntl
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -54,12 +55,7 @@ def open_study(
     folder = workspace.root / "db"
     folder.mkdir(exist_ok=True)
     with _quiet(), _held(folder / f"tuning-{name}.lock", name):
-        path = folder / DATABASE
-        try:
-            storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
-        except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
-            line = str(error).splitlines()[0]
-            raise IchxError(f"{path} cannot be used: {line}", "upgrade Optuna, or move that file away") from error
+        storage = _open_storage(folder)
         try:
             study = optuna.create_study(
                 storage=storage,
@@ -113,6 +109,21 @@ def _check_setup(study: "Study", name: str, setup: Mapping[str, Any]) -> None:
 
 def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _open_storage(folder: Path) -> RDBStorage:
+    """Return Optuna's storage in its file in `folder`, made where there is none; by one process at a time."""
+    path = folder / DATABASE
+    with (folder / "tuning.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            # With a log written ahead, one that is killed while it writes leaves a file that can be read right away.
+            with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+            return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
+        except (sqlite3.Error, SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
+            line = str(error).splitlines()[0]
+            raise IchxError(f"{path} cannot be used: {line}", "upgrade Optuna, or move that file away") from error
 
 
 @contextlib.contextmanager
