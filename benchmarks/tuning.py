@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from common import Figure, arguments, conclude
 from studies import finished, ichx, kill_often, make_workspace, new, recipes, register, told
@@ -35,7 +36,8 @@ comes less far, and what is held back had not been learned by heart. It trains a
 """
 
 SHORT = ("stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1")
-"""Trainings that are over soon, where only what surrounds them is measured."""
+FEW = 9
+"""Trainings that are over soon, and patients, where only what surrounds them is measured."""
 
 OVERHEAD = 3.0
 """Seconds that a trial may cost beside the run of its fold."""
@@ -43,7 +45,7 @@ OVERHEAD = 3.0
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done."""
+    """How much is done; `patients` are those that a better recipe is searched on."""
 
     patients: int
     seeds: tuple[int, ...]
@@ -68,7 +70,7 @@ FULL = Size(
     killed_trials=20,
 )
 QUICK = Size(
-    patients=9, seeds=(0,), trials=2, others=(1,), chance=False, timed=2, repetitions=1, kills=2, killed_trials=2
+    patients=FEW, seeds=(0,), trials=2, others=(1,), chance=False, timed=2, repetitions=1, kills=2, killed_trials=2
 )
 
 
@@ -77,11 +79,12 @@ def main() -> None:
     options = arguments(__doc__)
     size = QUICK if options.quick else FULL
     with tempfile.TemporaryDirectory() as scratch:
-        root = make_workspace(Path(scratch), size.patients)
-        short = new(root, SHORT)
-        ichx(root, "data", "cache", "phantom", "--for", short)
-        figures, seconds = cost(root, short, size)
-        figures += kills(root, short, size, seconds)
+        few = make_workspace(Path(scratch, "few"), FEW)
+        short = new(few, SHORT)
+        ichx(few, "data", "cache", "phantom", "--for", short)
+        figures, seconds = cost(few, short, size)
+        figures += kills(few, short, size, seconds)
+        root = few if size.patients == FEW else make_workspace(Path(scratch, "all"), size.patients)
         for seed in size.seeds:
             figures += gain(root, seed, size)
     conclude(figures, options)
@@ -140,43 +143,61 @@ def search(root: Path, bad: int, trials: int, more: Sequence[str]) -> Found:
     return Found(made, seconds, counted)
 
 
+class Times(NamedTuple):
+    """Seconds that something took: on the clock, and of a processor, which others that use the machine change less."""
+
+    wall: float
+    processor: float
+
+
 def cost(root: Path, short: int, size: Size) -> tuple[list[Figure], float]:
     """Hold studies against runs of the same recipes, each a process, in turn; the cache is there for both.
 
     Return also how many seconds a trial takes.
     """
-    studies: list[float] = []
-    runs: list[float] = []
+    studies: list[Times] = []
+    runs: list[Times] = []
     for repetition in range(size.repetitions):
         tune = _tune(short, f"timed-{repetition}", size.timed)
         if repetition % 2 == 0:
             studies.append(_timed(root, tune))
         numbers = [register(root, recipe) for recipe in recipes(root, short, "timed-0")]
-        runs.append(sum(_timed(root, ("run", number, "--fold", 0, "--device", "cpu")) for number in numbers))
+        runs.append(_timed(root, *(("run", number, "--fold", 0, "--device", "cpu") for number in numbers)))
         if repetition % 2 == 1:
             studies.append(_timed(root, tune))
         if recipes(root, short, f"timed-{repetition}") != recipes(root, short, "timed-0"):
             raise SystemExit("two studies of the same seed have tried different recipes: there is nothing to compare")
-    print(f"{size.timed} trials: {_listed(studies)} s; the runs alone: {_listed(runs)} s", flush=True)
-    each = statistics.median((study - run) / size.timed for study, run in zip(studies, runs, strict=True))
-    alone = statistics.median(runs) / size.timed
+    print(f"{size.timed} trials: {_listed(studies)}; the runs alone: {_listed(runs)}", flush=True)
+    each = [
+        ((s.wall - r.wall) / size.timed, (s.processor - r.processor) / size.timed)
+        for s, r in zip(studies, runs, strict=True)
+    ]
+    whole, processor = (statistics.median(one) for one in zip(*each, strict=True))
+    alone = statistics.median(run.wall for run in runs) / size.timed
     against = f"`ichx run N --fold 0`, {alone:.1f} s"
-    figure = Figure("a trial beside its run", each, "s", against, f"{OVERHEAD:g} s", each <= OVERHEAD)
-    return [figure], statistics.median(studies) / size.timed
+    figures = [
+        Figure("a trial beside its run", whole, "s", against, f"{OVERHEAD:g} s", whole <= OVERHEAD),
+        Figure("the same in processor time", processor, "s", "-", "-", True),
+    ]
+    return figures, statistics.median(study.wall for study in studies) / size.timed
 
 
 def _tune(number: int, study: str, trials: int) -> tuple[object, ...]:
     return ("tune", number, "--study", study, "--trials", trials, "--pruner", "none", "--device", "cpu")
 
 
-def _timed(root: Path, command: Sequence[object]) -> float:
-    began = time.perf_counter()
-    ichx(root, *command)
-    return time.perf_counter() - began
+def _timed(root: Path, *commands: Sequence[object]) -> Times:
+    """Return what the commands take one after the other, with all processes that they start."""
+    began, before = time.perf_counter(), os.times()
+    for command in commands:
+        ichx(root, *command)
+    after = os.times()
+    processor = (after.children_user - before.children_user) + (after.children_system - before.children_system)
+    return Times(time.perf_counter() - began, processor)
 
 
-def _listed(seconds: Sequence[float]) -> str:
-    return ", ".join(f"{s:.1f}" for s in seconds)
+def _listed(times: Sequence[Times]) -> str:
+    return ", ".join(f"{one.wall:.1f} s ({one.processor:.1f} s of a processor)" for one in times)
 
 
 def kills(root: Path, short: int, size: Size, seconds: float) -> list[Figure]:
