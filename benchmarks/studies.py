@@ -16,7 +16,7 @@ import optuna
 
 from ichx.ct.phantom import CHALLENGE_PREVALENCE
 from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.dataset import add_dataset
+from ichx.data.adding import add_dataset
 from ichx.store import Store, open_store
 from ichx.workspace import init_workspace, open_workspace
 
