@@ -184,8 +184,9 @@ def _print_promoted(promoted: "Sequence[Promoted]", marked: str) -> None:
         for p in promoted
     ]
     heads = ("exp", "trial", f"fold {fold}", "other folds", f"exp {parent} there", "better by", "folds run")
-    leaky = f" [{', '.join(promoted[0].marks)}]" if promoted[0].marks else ""
-    caption = f"fold {fold} chose them {marked}; the other folds did not{leaky}. Scores are pooled over these."
+    marks = sorted({mark for p in promoted for mark in p.marks})
+    also = f", but see their marks [{', '.join(marks)}]" if marks else ""
+    caption = f"fold {fold} chose them {marked}; the other folds did not{also}. Scores are pooled over these."
     table("promoted trials", heads, rows, caption=caption, drop=("folds run", "trial"))
     for p in promoted:
         if p.problem:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError
+from ichx.recipe_text import from_toml
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Store
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
 class Promoted:
     """An experiment that took over the values of `trial`'s experiment, on all patients and for all epochs.
 
-    `chosen` is the trial's score on `fold`, which chose it; it flatters. `score` is the experiment's own over its other
-    finished folds, pooled, `folds` of `others`; `parent_score` that of the tuned experiment `parent` over the same
-    folds. None where they are not run; `problem` says why predictions that there are cannot be read. Where `leaked`,
-    the folds split patients, and all of these flatter.
+    `chosen` is the trial's score on `fold`, which chose it; it flatters. `score` is the experiment's own over the
+    finished ones of the `others` folds, pooled, `folds` of them; `parent_score` that of the tuned experiment `parent`
+    over the same folds. None where they are not run; `problem` says why predictions that there are cannot be read.
+    `others` is how many folds have chosen nothing: where what was tuned came from a trial itself, that one's fold is
+    none of them. Where `leaked`, the folds split patients, and all of these flatter; where `selected`, something looked
+    at the other folds as well: a stage's patience, or an earlier tuning on other folds of these patients.
     """
 
     experiment: int
@@ -32,12 +35,14 @@ class Promoted:
     parent: int | None
     parent_score: float | None
     leaked: bool
+    selected: bool = False
     problem: str | None = None
 
     @property
     def marks(self) -> tuple[str, ...]:
         """What must be said beside the scores over the other folds."""
-        return ("leaky folds",) if self.leaked else ()
+        said = (("selected", self.selected), ("leaky folds", self.leaked))
+        return tuple(mark for mark, on in said if on)
 
     @property
     def better_by(self) -> float | None:
@@ -70,7 +75,8 @@ def read_one(
     if experiment.kind != "experiment" or experiment.parent is None or tuned is None or tuned.score is None:
         return None
     known = {} if known is None else known
-    folds = tuple(sorted(_finished(store, experiment.number) - {tuned.fold}))
+    choosers, elsewhere = _choosers(store, experiment)
+    folds = tuple(sorted(_finished(store, experiment.number) - choosers))
     parent = store.experiment(experiment.parent).parent
     score, parent_score, problem = None, None, None
     try:
@@ -87,13 +93,29 @@ def read_one(
         fold=tuned.fold,
         chosen=tuned.score,
         folds=folds,
-        others=experiment.folds - 1,
+        others=experiment.folds - len(choosers),
         score=score,
         parent=parent,
         parent_score=parent_score,
         leaked=experiment.leaked,
+        selected=elsewhere or from_toml(experiment.recipe).selects,
         problem=problem,
     )
+
+
+def _choosers(store: "Store", experiment: "Experiment") -> tuple[set[int], bool]:
+    """Return the folds whose scores chose values of `experiment`, and whether other folds of its patients did, too.
+
+    What it was made from counts, and what that was made from, as far as these are still there.
+    """
+    found, elsewhere = set(), False
+    at: Experiment | None = experiment
+    while at is not None:
+        if at.tuned is not None and at.fold_digest == experiment.fold_digest:
+            found.add(at.tuned.fold)
+        elsewhere = elsewhere or (at.tuned is not None and at.fold_digest != experiment.fold_digest)
+        at = None if at.parent is None else store.experiment(at.parent)
+    return found, elsewhere
 
 
 def _finished(store: "Store", number: int) -> set[int]:

@@ -77,6 +77,8 @@ def tune(
         make_pruner(pruner, len(recipe.stage)),
         make_sampler(sampler, recipe.seed),
     ) as held:
+        if sampler == "gp" and pruner != "none":
+            events.note("gp learns from done trials alone, not from what is ended early: --pruner none suits it")
         for name in sorted({dimension.name for dimension in space} - own.keys()):
             events.note(f"what the recipe has for {name} lies outside of what is searched")
         begin_with(held, own)
@@ -105,7 +107,7 @@ class _Tuner:
     def __init__(self, study: "Study", runner: TrialRunner, events: TuneEvents) -> None:
         self.study, self.runner, self.events = study, runner, events
         self.active: list[Running] = []
-        self.before = len(runner.finished())
+        self.before = {result.trial for result in runner.finished()}
         self.draining = False
 
     def run(self, trials: int, jobs: int, timeout: float | None, stops: Callable[[], int]) -> str:
@@ -153,7 +155,7 @@ class _Tuner:
     def _failing(self) -> bool:
         """Whether trials fail for a reason that will stay: the newest have all failed, or none has ever done else."""
         finished = self.runner.finished()
-        newest = finished[self.before :][-MOST_FAILED:]
+        newest = [result for result in finished if result.trial not in self.before][-MOST_FAILED:]
         if not newest or any(result.state != "failed" for result in newest):
             return False
         return len(newest) == MOST_FAILED or not any(result.state in ("done", "pruned") for result in finished)

@@ -18,7 +18,8 @@ from ichx.training.options import RunOptions
 from ichx.training.run_log import log_file
 from ichx.tuning.events import TuneEnding
 from ichx.tuning.limits import Limits
-from ichx.tuning.running import best_of
+from ichx.tuning.results import read_study
+from ichx.tuning.running import TrialRunner, best_of
 from ichx.tuning.space import Space, parse_space
 from ichx.tuning.study import tune
 from ichx.tuning.trial import Budget
@@ -180,3 +181,77 @@ def test_what_cannot_be_is_said_at_once(
     with pytest.raises(IchxError, match="no experiment has the number 9"):
         tune(workspace, store, 9, InlineEngine(), trials=1)
     assert not (workspace.root / "db" / "tuning.db").exists()
+
+
+def test_what_an_earlier_process_had_decided_is_told_with_what_it_needed(
+    workspace: Workspace, store: Store, space: Space
+) -> None:
+    """It is killed between the decision to end a trial and telling so; the job ends on its own."""
+    slow = {"seconds": lambda recipe: 1.0 if recipe.batch == 16 else 9.0}
+    engine = ScriptedEngine(store, far_from(1e-3), **slow)
+    limits = Limits(epoch_seconds=5)
+
+    def tell(self: TrialRunner, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrialRunner, "_prune", tell)
+        with pytest.raises(KeyboardInterrupt):
+            tune(workspace, store, 1, engine, trials=9, space=space, budget=CPU, limits=limits)
+    lost = store.experiments(Selection(kind="trial"))[0]
+    assert lost.state == "stopped"
+    again, told = ScriptedEngine(store, far_from(1e-3), **slow), Told()
+    tune(workspace, store, 1, again, trials=9, space=space, budget=CPU, limits=limits, events=told)
+    first = told.ended[0]
+    assert (first.experiment, first.state) == (lost.number, "pruned")
+    assert "more than 5 s" in first.excess
+    assert str(lost.number) not in [job.argv[4] for job in again.jobs]
+    view = next(t for t in read_study(workspace, store, 1).trials if t.experiment == lost.number)
+    assert (view.exceeded, view.epochs is not None) == (("epoch_seconds",), True)
+
+
+def test_a_baseline_that_failed_is_tried_again(workspace: Workspace, store: Store, space: Space) -> None:
+    engine = ScriptedEngine(store, far_from(1e-3), fails=lambda job: job == 0)
+    with pytest.raises(IchxError, match="trial 1 failed before any succeeded"):
+        tune(workspace, store, 1, engine, trials=3, space=space, budget=CPU)
+    told = Told()
+    tune(workspace, store, 1, engine, trials=3, space=space, budget=CPU, events=told)
+    assert [(t.trial, t.baseline, t.state) for t in told.ended] == [(1, True, "done"), (2, False, "done")]
+    baseline = read_study(workspace, store, 1).baseline
+    assert baseline is not None
+    assert (baseline.trial, baseline.score) == (1, told.ended[0].score)
+    tune(workspace, store, 1, engine, trials=4, space=space, budget=CPU, events=told)
+    assert [t.baseline for t in told.ended] == [True, False, False]
+
+
+def test_an_interrupted_trial_whose_experiment_was_deleted_is_made_again(
+    workspace: Workspace, store: Store, space: Space
+) -> None:
+    heard = [0]
+
+    def hear(job: int) -> None:
+        heard[0] = int(job == 1)
+
+    engine, told = ScriptedEngine(store, far_from(1e-3), before=hear), Told()
+    tune(workspace, store, 1, engine, trials=3, space=space, budget=CPU, stops=lambda: heard[0])
+    store.trash([3])
+    store.purge(3)
+    ending = tune(
+        workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), trials=3, space=space, events=told, budget=CPU
+    )
+    assert (ending.finished, [t.state for t in told.ended]) == (3, ["done", "done"])
+    assert told.started[0] > 3
+
+
+def test_a_study_whose_experiment_is_deleted_meanwhile_says_so(
+    workspace: Workspace, store: Store, space: Space
+) -> None:
+    def purge(job: int) -> None:
+        if job == 1:
+            store.trash([1])
+            store.purge(1)
+
+    engine = ScriptedEngine(store, far_from(1e-3), before=purge)
+    with pytest.raises(IchxError, match="no experiment has the number 1"):
+        tune(workspace, store, 1, engine, trials=5, space=space, budget=CPU)
+    assert [(e.parent, e.folds_done) for e in store.experiments(Selection(kind="trial"))] == [(None, 1)] * 2
