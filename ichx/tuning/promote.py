@@ -32,15 +32,18 @@ def promote(store: "Store", number: int, name: str | None = None) -> Promoted:
     trial = store.experiment(number)
     tuned = trial.tuned
     if trial.kind != "trial" or tuned is None:
-        raise IchxError(f"experiment {number} is no tuning trial", "`ichx tune show EXPERIMENT` lists an experiment's")
+        raise IchxError(
+            f"experiment {number} is no tuning trial", "`ichx tune show EXPERIMENT` lists the trials of one"
+        )
     if not tuned.values:
         raise IchxError(
-            f"trial {number} is experiment {trial.parent} as it is", f"run that on all folds: `ichx run {trial.parent}`"
+            f"experiment {number} tried experiment {trial.parent} as it is",
+            f"run that on all folds: `ichx run {trial.parent}`",
         )
     score = fold_score(store, number, tuned.fold)
     if score is None:
         raise IchxError(
-            f"trial {number} has not been trained to its end, so that nothing is known of it",
+            f"experiment {number} has not been trained to its end, so that nothing is known of it",
             f"`ichx run {number} --fold {tuned.fold}` goes on with it; or promote another trial",
         )
     if trial.parent is None:

@@ -88,6 +88,12 @@ def parse_space(searches: Sequence[str], recipe: Recipe) -> Space:
     Raises `IchxError` with all problems at once: unknown names, empty ranges, log ranges that reach 0, values that
     `recipe` could not have.
     """
+    found, problems = _parsed(searches, recipe)
+    raise_problems(problems, f"a search is {FORMS}; `ichx tune space NUMBER` shows the default one")
+    return found
+
+
+def _parsed(searches: Sequence[str], recipe: Recipe) -> tuple[Space, list[str]]:
     problems: list[str] = []
     found: dict[str, Dimension] = {}
     for search in searches:
@@ -101,8 +107,7 @@ def parse_space(searches: Sequence[str], recipe: Recipe) -> Space:
             problems += [f"{name}={text}: {line}" for line in wrong]
             if dimension is not None:
                 found[name] = dimension
-    raise_problems(problems, f"a search is {FORMS}; `ichx tune space NUMBER` shows the default one")
-    return tuple(found.values())
+    return tuple(found.values()), problems
 
 
 def read_space(path: Path, recipe: Recipe) -> Space:
@@ -126,11 +131,14 @@ def read_space(path: Path, recipe: Recipe) -> Space:
         elif isinstance(value, list):
             found.append(f"{name}={','.join(literal(item) for item in value)}")
         else:
-            problems.append(f'{path}: {name} = {literal(value)}: must be a range, "LOW..HIGH", or a list of choices')
+            problems.append(f'{name} = {literal(value)}: must be a range, "LOW..HIGH", or a list of choices')
     if not found and not problems:
-        problems.append(f"{path} searches nothing")
-    raise_problems(problems, "`ichx tune space NUMBER` prints one to begin with")
-    return parse_space(found, recipe)
+        problems.append("it searches nothing")
+    space, wrong = _parsed(found, recipe)
+    raise_problems(
+        [f"{path}: {line}" for line in (*problems, *wrong)], "`ichx tune space NUMBER` prints one to begin with"
+    )
+    return space
 
 
 def to_toml(space: Space) -> str:

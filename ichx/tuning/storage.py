@@ -19,7 +19,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from ichx.errors import IchxError, raise_problems
+from ichx.errors import IchxError
+from ichx.tuning.wording import differences
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -146,18 +147,12 @@ def _check_setup(study: "Study", name: str, setup: Mapping[str, Any]) -> None:
     if known is None:
         study.set_user_attr("setup", dict(setup))
         return
-    raise_problems(
-        [
-            f"the study {name} was made with another {what}:\n  {_shown(known.get(what))}\nnot\n  {_shown(value)}"
-            for what, value in setup.items()
-            if known.get(what) != value
-        ],
-        "go on as it was made, or begin another study of this experiment with --study NAME",
-    )
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    found = differences(known, setup)
+    if found:
+        raise IchxError(
+            "\n  ".join([f"the study {name} is another one than is asked for:", *found]),
+            "ask with all that it was made with, or begin another study of this experiment with --study NAME",
+        )
 
 
 def _log_ahead(path: Path) -> None:

@@ -22,6 +22,7 @@ from ichx.tuning.sampling import SAMPLERS, make_sampler
 from ichx.tuning.space import Space
 from ichx.tuning.storage import PRUNERS, begin_with, make_pruner, open_study, reopen, study_name
 from ichx.tuning.trial import Budget
+from ichx.tuning.wording import OPTIONS
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -215,7 +216,7 @@ def _problems(
     if not 0 <= budget.fold < parent.folds:
         problems.append(f"experiment {parent.number} has no fold {budget.fold}; its folds are 0 to {parent.folds - 1}")
     problems += budget.problems()
-    problems += [f"the limit {name} must be above 0" for name, bound in limits.given().items() if not bound > 0]
+    problems += [f"{OPTIONS[name]} must be above 0" for name, bound in limits.given().items() if not bound > 0]
     if sampler not in SAMPLERS:
         problems.append(f"--sampler {sampler}: must be one of {', '.join(SAMPLERS)}")
     if pruner not in PRUNERS:
@@ -223,7 +224,7 @@ def _problems(
     if timeout is not None and timeout <= 0:
         problems.append("--timeout must be above 0")
     if parent.kind == "trial":
-        problems.append(f"experiment {parent.number} is itself a trial: promote it first (`ichx exp promote`)")
+        problems.append(f"experiment {parent.number} is itself a trial: `ichx exp promote {parent.number}` comes first")
     if parent.trashed is not None:
         problems.append(f"experiment {parent.number} is in the trash: `ichx exp restore {parent.number}` takes it out")
     return problems

@@ -137,6 +137,20 @@ def test_a_stage_keeps_its_shape_at_another_length() -> None:
     assert to_toml(trial_recipe(recipe, {})) == to_toml(recipe)
 
 
+def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text('batch = 8\n[augmentation]\nrotate = "30..0"\nfoo = "1..2"\n', encoding="utf-8")
+    with pytest.raises(IchxError) as caught:
+        read_space(file, RECIPE)
+    told = caught.value.problem.splitlines()
+    assert len(told) == 3
+    for line, expected in zip(
+        told, ("must be a range", "the range is empty", "no value 'augmentation.foo'"), strict=True
+    ):
+        assert line.startswith(f"{file}: ")
+        assert expected in line
+
+
 def test_all_problems_are_told_at_once() -> None:
     wrong = {
         "stage.balanced.lrr=1e-4..1e-3": "did you mean 'stage.balanced.lr'",

@@ -55,7 +55,7 @@ def test_another_setup_is_refused_with_both(workspace: Workspace) -> None:
     with open_study(workspace, "study", SETUP):
         pass
     with (
-        pytest.raises(IchxError, match=r"another search space:\n  batch=2..64\nnot\n  batch=2..32"),
+        pytest.raises(IchxError, match=r"it searches batch=2..64, not 2..32"),
         open_study(workspace, "study", {**SETUP, "search space": ["batch=2..32"]}),
     ):
         pass
