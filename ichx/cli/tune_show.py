@@ -107,8 +107,8 @@ def print_study(view: "StudyView", root: Path) -> None:
         warn(f"{counted(len(failed) - SHOWN, 'earlier trial')} failed, too; --json tells why")
     if view.best is not None and view.baseline in failed:
         warn(
-            "the recipe as it is has failed, so that nothing here says whether the best trial is better; another study "
-            "(--study NAME) tries it anew"
+            "the recipe as it is has failed, so that nothing here says whether the best trial is better; a larger "
+            "--trials tries it again"
         )
     _print_promoted(view, marked)
     for line in following(view):
