@@ -20,8 +20,8 @@ def promote(
     """
     from ichx.tuning.promote import promote as register
 
-    with session() as (_, store):
-        found = register(store, number, name)
+    with session() as (workspace, store):
+        found = register(workspace, store, number, name)
         tuned = store.experiment(number).parent
     made = found.experiment
     if as_json:

@@ -42,6 +42,11 @@ class Range:
         """The range as `read_space` takes it."""
         return json.dumps(str(self).removeprefix(f"{self.name}="))
 
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """The lowest and the highest value."""
+        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+
     def holds(self, value: Any) -> Value | None:
         """Return `value` of a recipe as a trial may get it; None where it is outside."""
         return value if self.low <= value <= self.high else None
@@ -67,6 +72,11 @@ class Choice:
     def toml(self) -> str:
         """The choice as `read_space` takes it."""
         return f"[{', '.join(self.values)}]"
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """All values."""
+        return self.values
 
     def holds(self, value: Any) -> Value | None:
         """Return `value` of a recipe as a trial may get it; None where it is no choice."""
@@ -107,6 +117,10 @@ def _parsed(searches: Sequence[str], recipe: Recipe) -> tuple[Space, list[str]]:
             problems += [f"{name}={text}: {line}" for line in wrong]
             if dimension is not None:
                 found[name] = dimension
+    for dimension in found.values():
+        others = [other for other in found.values() if other is not dimension]
+        wrong = [line for value in dimension.ends for line in _refused_with(recipe, dimension.name, value, others)]
+        problems += [f"{dimension}: {line}" for line in wrong]
     return tuple(found.values()), problems
 
 
@@ -157,13 +171,13 @@ def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _parse(name: str, text: str, recipe: Recipe) -> tuple[Dimension | None, list[str]]:
     known = settable(recipe)
     if name not in known:
-        return None, _refused(recipe, name, "0")
+        return None, _refused(recipe, {name: "0"})
     kind = type(known[name])
     if ".." not in text and not text.startswith("log:"):
         choice = Choice(name, _choices(text))
         if len(set(choice.values)) < max(2, len(choice.values)):
             return None, ["a choice needs two or more different values"]
-        return choice, [line for value in choice.values for line in _refused(recipe, name, value)]
+        return choice, []
     if kind not in (int, float):
         return None, [f"its value {known[name]!r} is no number: give choices, A,B,C"]
     log = text.startswith("log:")
@@ -177,14 +191,21 @@ def _parse(name: str, text: str, recipe: Recipe) -> tuple[Dimension | None, list
         return None, ["the range is empty"]
     if log and low <= 0:
         return None, ["a log range must stay above 0"]
-    ends = [repr(int(end) if kind is int else end) for end in (low, high)]
-    return found, [line for end in ends for line in _refused(recipe, name, end)]
+    return found, []
 
 
-def _refused(recipe: Recipe, name: str, value: str) -> list[str]:
-    """Return why `recipe` cannot have the value; nothing for a good one."""
+def _refused_with(recipe: Recipe, name: str, value: Value, others: Sequence[Dimension]) -> list[str]:
+    """Return why `recipe` cannot have the value, also not beside another one that is searched."""
+    wrong = _refused(recipe, {name: value})
+    if wrong and any(not _refused(recipe, {name: value, o.name: end}) for o in others for end in o.ends):
+        return []
+    return wrong
+
+
+def _refused(recipe: Recipe, values: Mapping[str, Value]) -> list[str]:
+    """Return why `recipe` cannot have the values; nothing for good ones."""
     try:
-        trial_recipe(recipe, {name: value})
+        trial_recipe(recipe, values)
     except IchxError as error:
         return error.problem.splitlines()
     return []

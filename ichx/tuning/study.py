@@ -3,6 +3,7 @@
 What becomes of one trial is in `ichx.tuning.running`.
 """
 
+import json
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,11 @@ from ichx.data.dataset import load_folds, load_version
 from ichx.data.subset import subset_folds
 from ichx.engine import Engine
 from ichx.errors import IchxError, raise_problems
+from ichx.plugins import load_registry
 from ichx.recipe import Recipe, settable
 from ichx.recipe_text import from_toml
 from ichx.training.dealing import share_machine
+from ichx.training.fold_state import START_FILE
 from ichx.tuning.default_space import default_space
 from ichx.tuning.events import TuneEnding, TuneEvents
 from ichx.tuning.limits import Limits
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from ichx.store import Experiment, Store
     from ichx.workspace import Workspace
 
-TICK_SECONDS = 0.1
+TICK_SECONDS = 0.3
 MOST_FAILED = 3
 """So many trials in a row that fail end a study: what hinders them will hinder the next one, too."""
 
@@ -66,10 +69,13 @@ def tune(
     raise_problems(_problems(parent, trials, jobs, budget, limits, sampler, pruner, timeout), "see `ichx tune --help`")
     _check_data(workspace, store, parent, budget)
     if budget.options.weights is not None:
-        from ichx.training.weights import choose_start  # imports torch
+        from ichx.training.weights import choose_start, read_weights  # imports torch
 
         told = budget.options
         choose_start(workspace.experiments_dir, recipe, pretrained=told.pretrained, weights=told.weights)
+        read_weights(budget.options.weights)
+    load_registry().get(recipe.plugin)  # tells which there are
+    _note_start(workspace, parent, recipe, budget, events)
     own = _own(space, recipe)
     with open_study(
         workspace,
@@ -176,6 +182,24 @@ def _check_data(workspace: "Workspace", store: "Store", parent: "Experiment", bu
         version = store.version_by_id(parent.version_id)
         slices = load_version(workspace, version).slices
         subset_folds(slices, load_folds(workspace, version, version.fold_set(parent.fold_set), slices), budget.subset)
+
+
+def _note_start(
+    workspace: "Workspace", parent: "Experiment", recipe: Recipe, budget: Budget, events: TuneEvents
+) -> None:
+    """Tell where trials start from other weights than the folds of `parent` did."""
+    path = workspace.experiment_dir(parent.number) / START_FILE
+    if not path.exists():
+        return
+    did, asked = json.loads(path.read_text(encoding="utf-8"))["kind"], budget.options
+    pretrained = recipe.model.pretrained if asked.pretrained is None else asked.pretrained
+    will = "file" if asked.weights is not None else "pretrained" if pretrained else "random"
+    if will != did:
+        words = {"file": "a file's weights", "pretrained": "pretrained weights", "random": "random weights"}
+        events.note(
+            f"the folds of experiment {parent.number} started from {words[did]}, its trials start from {words[will]}: "
+            "--weights, --pretrained or --no-pretrained has them start alike"
+        )
 
 
 def _own(space: Space, recipe: Recipe) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def test_what_lags_behind_is_ended_and_its_checkpoints_go(workspace: Workspace, 
         assert len(store.history(child.number, 0)) < recipe.epochs
         assert not list(log_file(workspace, child.number, 0).parent.glob("checkpoint*"))
         with pytest.raises(IchxError, match="not been trained to its end"):
-            promote(store, child.number)
+            promote(workspace, store, child.number)
     done = [t for t in told.ended if t.state == "done"]
     assert min(done, key=lambda t: t.score or 9).score < told.ended[0].score
     for pruner in ("hyperband", "none"):

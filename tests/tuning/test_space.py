@@ -117,6 +117,14 @@ def test_a_space_in_a_file(tmp_path: Path) -> None:
         read_space(tmp_path / "none.toml", RECIPE)
 
 
+def test_values_that_only_fit_beside_others_may_be_searched_together() -> None:
+    recipe = apply_settings(RECIPE, ["input.size=96", "input.crop=0"])
+    size, crop = parse_space(["input.size=88,128", "input.crop=64,112"], recipe)
+    assert (size.ends, crop.ends) == (("88", "128"), ("64", "112"))
+    with pytest.raises(IchxError, match=r"input\.crop = 112"):
+        parse_space(["input.size=88,100", "input.crop=64,112"], recipe)
+
+
 def test_windows_are_searched_by_their_numbers() -> None:
     (centre,) = parse_space(["input.windows.2.centre=50..110"], RECIPE)
     assert centre == Range("input.windows.2.centre", 50.0, 110.0, False, False)

@@ -15,7 +15,9 @@ from ichx.errors import IchxError
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Experiment, Selection, Store, Tuned
 from ichx.training.options import RunOptions
+from ichx.training.register import draft
 from ichx.training.run_log import log_file
+from ichx.training.weights import Start, remember_start
 from ichx.tuning.events import TuneEnding
 from ichx.tuning.limits import Limits
 from ichx.tuning.results import read_study
@@ -257,3 +259,24 @@ def test_a_study_whose_experiment_is_deleted_meanwhile_says_so(
     with pytest.raises(IchxError, match="no experiment has the number 1"):
         tune(workspace, store, 1, engine, trials=5, space=space, budget=CPU)
     assert [(e.parent, e.folds_done) for e in store.experiments(Selection(kind="trial"))] == [(None, 1)] * 2
+
+
+def test_a_plugin_that_is_gone_is_told_before_any_trial(workspace: Workspace, store: Store, parent: Experiment) -> None:
+    recipe = replace(from_toml(parent.recipe), plugin="gone")
+    number = store.add_experiments([draft(recipe, store.version("phantom"))])[0].number
+    with pytest.raises(IchxError, match="no plugin is called 'gone'"):
+        tune(workspace, store, number, ScriptedEngine(store, far_from(1e-3)), trials=1)
+    assert store.listing(Selection(kind="trial"))[1] == 0
+
+
+def test_trials_that_start_from_other_weights_than_their_experiment_are_told(
+    workspace: Workspace, store: Store, space: Space
+) -> None:
+    remember_start(workspace.experiment_dir(1), Start("file", "own.pth", "0"))
+    told = Told()
+    tune(workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), trials=1, space=space, events=told)
+    (note,) = told.notes
+    assert note.startswith("the folds of experiment 1 started from a file's weights, its trials start from random")
+    remember_start(workspace.experiment_dir(1), Start("random"))
+    tune(workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), trials=2, space=space, events=told)
+    assert told.notes == [note]
