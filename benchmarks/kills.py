@@ -15,7 +15,7 @@ from common import Figure, arguments, conclude
 from killing import Kill, Victim, batches_of_epochs, differences
 
 from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.dataset import add_dataset
+from ichx.data.adding import add_dataset
 from ichx.plugins import load_registry
 from ichx.store import open_store
 from ichx.training.register import new_experiment

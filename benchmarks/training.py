@@ -28,7 +28,7 @@ from common import Figure, arguments, conclude
 from torch import nn
 
 from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.dataset import add_dataset
+from ichx.data.adding import add_dataset
 from ichx.data.loader import Batch, training_batches
 from ichx.labels import LABEL_WEIGHTS
 from ichx.plugins import load_registry

@@ -77,8 +77,10 @@ def invalid_values(recipe: Recipe) -> list[str]:
         need(stage.gamma > 0, f"{prefix}.gamma", "positive")
         rising = all(a < b for a, b in zip(stage.milestones, stage.milestones[1:], strict=False))
         need(rising and all(m >= 1 for m in stage.milestones), f"{prefix}.milestones", "rising epochs from 1")
-        need(0 <= stage.warmup < stage.epochs, f"{prefix}.warmup", "0, or fewer epochs than the stage has")
-        need(0 <= stage.freeze <= stage.epochs, f"{prefix}.freeze", "0, or at most the stage's epochs")
+        warmed = stage.warmup == 0 or 0 < stage.warmup < stage.epochs
+        need(warmed, f"{prefix}.warmup", "0, or fewer epochs than the stage has")
+        frozen = stage.freeze == 0 or 0 < stage.freeze <= stage.epochs
+        need(frozen, f"{prefix}.freeze", "0, or at most the stage's epochs")
         need(stage.patience >= 0, f"{prefix}.patience", "0 or more")
         problems += _unused(stage, prefix)
     return problems

@@ -136,7 +136,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> "PhantomFiles":
 @pytest.fixture(scope="session")
 def dataset_root(phantom: "PhantomFiles", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a workspace with the phantom as dataset `ph` (2 folds) and its test set `ph-test`, to be read only."""
-    from ichx.data.dataset import add_dataset
+    from ichx.data.adding import add_dataset
     from ichx.store import open_store
     from ichx.workspace import init_workspace
 

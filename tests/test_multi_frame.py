@@ -12,7 +12,8 @@ from zip_files import zip_folder
 
 from ichx.ct.dicom import read_slice
 from ichx.ct.testing import enhanced
-from ichx.data.dataset import add_dataset, check_dataset, load_dataset
+from ichx.data.adding import add_dataset
+from ichx.data.dataset import check_dataset, load_dataset
 from ichx.data.sources import SourceFiles, read_known
 from ichx.evaluation.ensemble import make_ensemble
 from ichx.plugins import load_registry

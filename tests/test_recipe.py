@@ -267,6 +267,13 @@ def test_values_that_no_training_could_use(setting: str, told: str) -> None:
     assert told in caught.value.problem
 
 
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_a_stage_without_epochs_is_one_fault(epochs: int) -> None:
+    with pytest.raises(IchxError) as caught:
+        apply_settings(GIVEN, [f"stage.full.epochs={epochs}"])
+    assert caught.value.problem == f"stage.full.epochs = {epochs}: must be between 1 and 10000"
+
+
 def test_a_scheduler_refuses_what_it_does_not_have() -> None:
     settings = ["stage.full.milestones=[1]", "stage.full.gamma=0.5", "stage.full.warmup=0.5"]
     assert invalid_values(apply_settings(GIVEN, settings)) == []

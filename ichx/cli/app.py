@@ -56,8 +56,7 @@ def main() -> None:
         if "ICHX_DEBUG" in os.environ:
             raise
         err.print("error: ", style="bold red", end="")
-        err.print(error.problem, markup=False)
-        err.print(f"       {error.remedy}", markup=False)
+        err.print(f"{error.problem}\n{error.remedy}".replace("\n", "\n       "), markup=False)
         sys.exit(1)
     except SystemExit as ended:
         # typer turns Ctrl-C into an exit code; a run that has said how to go on raises another kind of it

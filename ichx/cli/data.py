@@ -49,7 +49,7 @@ def add(
 
     Example: `ichx data add rsna-test stage_2_test --test-of rsna --sample stage_2_sample_submission.csv`
     """
-    from ichx.data.dataset import add_dataset
+    from ichx.data.adding import add_dataset
 
     with session() as (workspace, store), progress("reading headers") as report:
         added = add_dataset(

@@ -7,7 +7,7 @@ from ichx.cli.render import cell, console, say, table, warn
 from ichx.data.wording import counted
 
 if TYPE_CHECKING:
-    from ichx.data.dataset import AddReport
+    from ichx.data.adding import AddReport
 
 SYNTAXES = {
     "1.2.840.10008.1.2": "implicit VR",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ichx.store import EpochRecord, Experiment, Run, Store, Tuned
 
 TICKS = "▁▂▃▄▅▆▇█"
+MOST_TICKS = 40
+"""Ticks in a row: of more epochs, as many are shown, evenly spread, the first and the last among them."""
 FOLLOW_SECONDS = 0.5
 """How often a log that is followed is looked at."""
 Histories = Mapping[int, Sequence["EpochRecord"]]
@@ -180,11 +182,13 @@ def _print_curves(history: Histories) -> None:
             values = [r.values[name] for r in records if name in r.values]
             if values:
                 line = f"  fold {fold} {name:<5} {sparkline(values)}  {cell(values[0])} to {cell(values[-1])}"
-                console.print(line, markup=False, soft_wrap=True)
+                console.print(line, markup=False)
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return one tick for each of `values`, from the lowest to the highest of them; a blank for what is no number."""
+    """Return a tick for each of `values`, or of `MOST_TICKS` of them, by its height; a blank for what is no number."""
+    if len(values) > MOST_TICKS:
+        values = [values[place * (len(values) - 1) // (MOST_TICKS - 1)] for place in range(MOST_TICKS)]
     known = [value for value in values if value == value]
     if not known:
         return " " * len(values)

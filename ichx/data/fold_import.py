@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ichx.data.adding import write_folder
 from ichx.data.catalog import hashed_ids, usable, write_parquet
-from ichx.data.dataset import DEFAULT_FOLDS, folds_file, load_catalog, load_folds, load_version, write_folder
+from ichx.data.dataset import DEFAULT_FOLDS, folds_file, load_catalog, load_folds, load_version
 from ichx.data.fold_csv import FoldTable, read_folds
 from ichx.data.folds import Leak, find_leaks, fold_digest
 from ichx.data.ingest import file_stem

@@ -95,7 +95,7 @@ def _leftovers(workspace: "Workspace", store: "Store") -> Iterator[Garbage]:
 
 
 def _orphans(workspace: "Workspace", store: "Store") -> Iterator[Garbage]:
-    """Find folders of experiments that the store does not know."""
+    """Find folders of experiments and datasets that the store does not know."""
     folder = workspace.experiments_dir
     known = {e.number for e in store.experiments(Selection(kind=None, trashed=None), limit=None)}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -105,6 +105,11 @@ def _orphans(workspace: "Workspace", store: "Store") -> Iterator[Garbage]:
             yield Garbage("orphaned folder", path, size_of(path), "its import was interrupted")
         elif path.is_dir() and path.name.isdecimal() and int(path.name) not in known:
             yield Garbage("orphaned folder", path, size_of(path), "no experiment has this number")
+    folder = workspace.root / "datasets"
+    names = {dataset.name for dataset in store.datasets()}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir() and path.name not in names and _rests(path):  # one that is being added is not known yet
+            yield Garbage("orphaned folder", path, size_of(path), "no dataset has this name")
 
 
 def _caches(workspace: "Workspace", store: "Store") -> Iterator[Garbage]:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from ichx.ct.phantom import CHALLENGE_PREVALENCE
 from ichx.ct.phantom_dicom import write_phantom
+from ichx.data.adding import add_dataset
 from ichx.data.cache import Cache
-from ichx.data.dataset import LoadedDataset, add_dataset, load_dataset
+from ichx.data.dataset import LoadedDataset, load_dataset
 from ichx.data.label_csv import read_labels
 from ichx.errors import IchxError
 from ichx.evaluation.baseline import bright_share, brightness_baseline

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ichx.data.adding import raise_unusable
 from ichx.data.cache import Cache
 from ichx.data.cache_build import ensure_cache
 from ichx.data.cache_request import recipe_spec
 from ichx.data.catalog import make_catalog, usable
-from ichx.data.dataset import raise_unusable
 from ichx.data.features import FeatureWriter
 from ichx.data.ingest import scan_source
 from ichx.data.series import neighbours

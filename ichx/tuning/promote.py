@@ -35,15 +35,18 @@ def promote(workspace: "Workspace", store: "Store", number: int, name: str | Non
     trial = store.experiment(number)
     tuned = trial.tuned
     if trial.kind != "trial" or tuned is None:
-        raise IchxError(f"experiment {number} is no tuning trial", "`ichx tune show EXPERIMENT` lists an experiment's")
+        raise IchxError(
+            f"experiment {number} is no tuning trial", "`ichx tune show EXPERIMENT` lists the trials of one"
+        )
     if not tuned.values:
         raise IchxError(
-            f"trial {number} is experiment {trial.parent} as it is", f"run that on all folds: `ichx run {trial.parent}`"
+            f"experiment {number} tried experiment {trial.parent} as it is",
+            f"run that on all folds: `ichx run {trial.parent}`",
         )
     score = fold_score(store, number, tuned.fold)
     if score is None:
         raise IchxError(
-            f"trial {number} has not been trained to its end, so that nothing is known of it",
+            f"experiment {number} has not been trained to its end, so that nothing is known of it",
             f"`ichx run {number} --fold {tuned.fold}` goes on with it; or promote another trial",
         )
     if trial.parent is None:
@@ -51,13 +54,14 @@ def promote(workspace: "Workspace", store: "Store", number: int, name: str | Non
             f"the experiment that trial {number} was tried for is gone, and its recipe with it",
             f"`ichx exp show {number} --toml > FILE` and `ichx exp new --from FILE` register the trial's own recipe",
         )
-    recipe = trial_recipe(from_toml(store.experiment(trial.parent).recipe), tuned.values)
+    parent = store.experiment(trial.parent)
+    recipe = trial_recipe(from_toml(parent.recipe), tuned.values)
     for known in store.experiments(Selection(parent=number), limit=None):
         whole = store.experiment(known.number)
         if whole.tuned is not None and whole.recipe_digest == digest(recipe):
             return Promoted(whole, created=False)
     made = replace(
-        draft(recipe, store.version_by_id(trial.version_id), name=name or f"{trial.name}-promoted", parent=number),
+        draft(recipe, store.version_by_id(trial.version_id), name=name or f"{parent.name}-{trial.name}", parent=number),
         fold_set_id=trial.fold_set_id,
         fold_digest=trial.fold_digest,
         selected=True,

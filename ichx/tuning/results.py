@@ -154,11 +154,11 @@ def read_study(workspace: "Workspace", store: "Store", number: int, study: str |
         if wanted not in names:
             called = [name for name in names if name]
             first = ", or leave --study out for the first" if "" in names else ""
-            which = f"has no study {wanted!r}" if wanted else f"has several studies: {', '.join(called)}"
-            raise IchxError(
-                f"experiment {number} {which}",
-                f"{did_you_mean(wanted, called)}choose with --study {'|'.join(called) or 'NAME'}{first}; {tune}",
+            choice = (
+                f"choose with --study {'|'.join(called)}{first}" if called else "leave --study out for its only one"
             )
+            which = f"has no study {wanted!r}" if wanted else f"has several studies: {', '.join(called)}"
+            raise IchxError(f"experiment {number} {which}", f"{did_you_mean(wanted, called)}{choice}")
         found = optuna.load_study(study_name=_full(number, wanted), storage=storage)
         return summarize(workspace, store, parent, found)
 
@@ -200,7 +200,7 @@ def summarize(workspace: "Workspace", store: "Store", parent: "Experiment", stud
         importances=shares,
         learned=tuple(
             _learned(name, distributions[name], as_is.get(name), ranked, (shares or {}).get(name))
-            for name in sorted(names, key=lambda name: -(shares or {}).get(name, 0.0))
+            for name in sorted(names, key=lambda name: (-(shares or {}).get(name, 0.0), not name.endswith(".lr")))
             if name in distributions
         ),
         saved=_saved(trials),

@@ -6,6 +6,7 @@ A study belongs to one experiment, fold, search space and budget; another one is
 import contextlib
 import fcntl
 import re
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from ichx.errors import IchxError, raise_problems
+from ichx.errors import IchxError
+from ichx.tuning.wording import differences
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -66,7 +68,9 @@ def open_study(
     folder.mkdir(exist_ok=True)
     with _quiet(), _held(folder / f"tuning-{name}.lock", name):
         path = folder / DATABASE
-        with _made(folder / "tuning.lock"), told_of(path, "used", RuntimeError):  # the last: of another version
+        more = (RuntimeError, sqlite3.Error)  # the first: of another version
+        with _made(folder / "tuning.lock"), told_of(path, "used", *more):
+            _log_ahead(path)
             storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
         try:
             with told_of(path, "used"):
@@ -143,18 +147,18 @@ def _check_setup(study: "Study", name: str, setup: Mapping[str, Any]) -> None:
     if known is None:
         study.set_user_attr("setup", dict(setup))
         return
-    raise_problems(
-        [
-            f"the study {name} was made with another {what}:\n  {_shown(known.get(what))}\nnot\n  {_shown(value)}"
-            for what, value in setup.items()
-            if known.get(what) != value
-        ],
-        "go on as it was made, or begin another study of this experiment with --study NAME",
-    )
+    found = differences(known, setup)
+    if found:
+        raise IchxError(
+            "\n  ".join([f"the study {name} is another one than is asked for:", *found]),
+            "ask with all that it was made with, or begin another study of this experiment with --study NAME",
+        )
 
 
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _log_ahead(path: Path) -> None:
+    """Have the file log ahead: a process that is killed while it writes leaves one that can be read right away."""
+    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
 
 
 @contextlib.contextmanager

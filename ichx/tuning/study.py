@@ -25,6 +25,7 @@ from ichx.tuning.sampling import SAMPLERS, make_sampler
 from ichx.tuning.space import Space
 from ichx.tuning.storage import PRUNERS, begin_with, make_pruner, open_study, reopen, study_name
 from ichx.tuning.trial import Budget
+from ichx.tuning.wording import OPTIONS
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -68,10 +69,11 @@ def tune(
     raise_problems(_problems(parent, trials, jobs, budget, limits, sampler, pruner, timeout), "see `ichx tune --help`")
     _check_data(workspace, store, parent, budget)
     if budget.options.weights is not None:
-        from ichx.training.weights import choose_start  # imports torch
+        from ichx.training.weights import choose_start, read_weights  # imports torch
 
         told = budget.options
         choose_start(workspace.experiments_dir, recipe, pretrained=told.pretrained, weights=told.weights)
+        read_weights(budget.options.weights)
     load_registry().get(recipe.plugin)  # tells which there are
     _note_start(workspace, parent, recipe, budget, events)
     own = _own(space, recipe)
@@ -238,7 +240,7 @@ def _problems(
     if not 0 <= budget.fold < parent.folds:
         problems.append(f"experiment {parent.number} has no fold {budget.fold}; its folds are 0 to {parent.folds - 1}")
     problems += budget.problems()
-    problems += [f"the limit {name} must be above 0" for name, bound in limits.given().items() if not bound > 0]
+    problems += [f"{OPTIONS[name]} must be above 0" for name, bound in limits.given().items() if not bound > 0]
     if sampler not in SAMPLERS:
         problems.append(f"--sampler {sampler}: must be one of {', '.join(SAMPLERS)}")
     if pruner not in PRUNERS:
@@ -246,7 +248,7 @@ def _problems(
     if timeout is not None and timeout <= 0:
         problems.append("--timeout must be above 0")
     if parent.kind == "trial":
-        problems.append(f"experiment {parent.number} is itself a trial: promote it first (`ichx exp promote`)")
+        problems.append(f"experiment {parent.number} is itself a trial: `ichx exp promote {parent.number}` comes first")
     if parent.trashed is not None:
         problems.append(f"experiment {parent.number} is in the trash: `ichx exp restore {parent.number}` takes it out")
     return problems

@@ -62,7 +62,7 @@ def register_trial(
         # The study may have been interrupted before it could note this; another file's study may have had the name.
         if known.tuned == tuned and known.recipe_digest == digest(recipe) and known.trashed is None:
             return known.number
-    name = f"{parent.name}-{study.removeprefix(f'experiment-{parent.number}').lstrip('-') or 'tune'}-{number}"
+    name = f"{study.removeprefix(f'experiment-{parent.number}').lstrip('-') or 'tune'}-{number + 1}"
     made = replace(
         draft(recipe, store.version_by_id(parent.version_id), name=name, parent=parent.number, kind="trial"),
         fold_set_id=parent.fold_set_id,

@@ -123,17 +123,23 @@ def test_gc_names_everything_first_and_deletes_only_when_told(trained_copy: Path
     (experiments / "2" / "fold-0" / "checkpoint-000-00001.pt").write_bytes(b"x" * 1000)
     (experiments / "77").mkdir()
     (experiments / "77" / "left.txt").write_text("left")
+    for name, age in (("gone", 2 * 24 * 3600), ("new", 0)):  # the second one is perhaps being added
+        left = trained_copy / "datasets" / name / "left.txt"
+        left.parent.mkdir()
+        left.write_text("left")
+        os.utime(left, (time.time() - age, time.time() - age))
     ichx("exp", "rm", 3, cwd=trained_copy)
     found = json.loads(ichx("gc", "--json", cwd=trained_copy).out)
     assert [(g["kind"], Path(g["path"]).name) for g in found] == [
         ("experiment in the trash", "3"),
         ("old checkpoint", "checkpoint-000-00001.pt"),
         ("orphaned folder", "77"),
+        ("orphaned folder", "gone"),
     ]
     assert found[1]["nbytes"] == 1000
     before = sorted(path for path in experiments.rglob("*"))
     dry = ichx("gc", "--dry-run", cwd=trained_copy)
-    assert "3 things" in dry.out
+    assert "4 things" in dry.out
     assert "nothing is deleted" in ichx("gc", cwd=trained_copy).err, "without a terminal nobody is asked"
     assert sorted(path for path in experiments.rglob("*")) == before
     assert ichx("gc", "--yes", cwd=trained_copy).code == 0
@@ -187,6 +193,9 @@ def test_sparklines() -> None:
     assert sparkline([0.0, 1.0, 2.0, float("nan"), 7.0]) == "▁▂▃ █"
     assert sparkline([3.0, 3.0]) == "▄▄"
     assert sparkline([float("nan")]) == " "
+    long = sparkline([float(value) for value in range(1000)])
+    assert (len(long), long[0], long[-1]) == (40, "▁", "█")
+    assert list(long) == sorted(long)
 
 
 def test_watching_nothing(six: Path, ichx: Program) -> None:

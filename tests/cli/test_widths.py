@@ -15,7 +15,7 @@ from rich.console import Console
 from ichx.cli import live, render
 from ichx.cli.live import LiveView
 from ichx.cli.render import sheet
-from ichx.data.dataset import add_dataset
+from ichx.data.adding import add_dataset
 from ichx.plugins import load_registry
 from ichx.store import EpochRecord, ScoreDraft, open_store
 from ichx.training.events import FoldPlan

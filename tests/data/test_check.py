@@ -13,8 +13,9 @@ from zip_files import change_entry, zip_folder
 
 from ichx.ct.testing import enhanced
 from ichx.data import check
+from ichx.data.adding import add_dataset
 from ichx.data.check import CHECK_FILE, PART_FILE
-from ichx.data.dataset import add_dataset, check_dataset, describe
+from ichx.data.dataset import check_dataset, describe
 from ichx.errors import IchxError
 from ichx.store import Store, open_store
 from ichx.workspace import Workspace, init_workspace

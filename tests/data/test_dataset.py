@@ -10,10 +10,11 @@ import pytest
 from dicom_files import head, write_ct, write_study
 from zip_files import change_entry, zip_folder
 
+from ichx.data.adding import AddReport, add_dataset
 from ichx.data.cache import CacheSpec
 from ichx.data.cache_build import ensure_cache
 from ichx.data.catalog import read_catalog
-from ichx.data.dataset import AddReport, add_dataset, describe, load_catalog, load_dataset, load_folds
+from ichx.data.dataset import describe, load_catalog, load_dataset, load_folds
 from ichx.errors import IchxError, NotFoundError
 from ichx.labels import LABELS
 from ichx.store import Store, open_store

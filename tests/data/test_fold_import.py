@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from dicom_files import write_ct, write_study
 
-from ichx.data.dataset import add_dataset, describe, load_dataset, load_folds
+from ichx.data.adding import add_dataset
+from ichx.data.dataset import describe, load_dataset, load_folds
 from ichx.data.fold_import import LeakyFoldsError, describe_folds, import_folds
 from ichx.errors import IchxError, NotFoundError
 from ichx.labels import LABELS

@@ -15,9 +15,10 @@ from small_dicom import head, write_catalog
 
 from ichx.ct.dicom import read_slice
 from ichx.ct.geometry import head_centre, shift_to_centre
+from ichx.data.adding import add_dataset
 from ichx.data.cache import Cache, CacheSpec, shard_path
 from ichx.data.cache_build import ensure_cache
-from ichx.data.dataset import add_dataset, load_dataset
+from ichx.data.dataset import load_dataset
 from ichx.data.loader import Batch, centre_crop, inference_batches, training_batches
 from ichx.data.resize import fit_square
 from ichx.data.sampling import epoch_rows

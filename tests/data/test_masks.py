@@ -15,9 +15,10 @@ from small_dicom import write_catalog
 from zip_files import zip_folder
 
 from ichx.ct.phantom_dicom import PhantomFiles
+from ichx.data.adding import AddReport, add_dataset
 from ichx.data.cache import Cache, CacheSpec
 from ichx.data.cache_build import ensure_cache
-from ichx.data.dataset import AddReport, add_dataset, load_dataset, load_masks
+from ichx.data.dataset import load_dataset, load_masks
 from ichx.data.loader import inference_batches, training_batches
 from ichx.data.mask_cache import MaskCache, ensure_masks
 from ichx.data.masks import MASKS_FILE, UNKNOWN, decode_mask, drawn

@@ -12,7 +12,8 @@ from zip_files import zip_folder
 
 from ichx.ct.dicom import read_slice
 from ichx.ct.windows import windows_numpy
-from ichx.data.dataset import LoadedDataset, add_dataset, load_dataset
+from ichx.data.adding import add_dataset
+from ichx.data.dataset import LoadedDataset, load_dataset
 from ichx.data.resize import fit_square
 from ichx.data.sheet import EDGE, GAP, MARGIN, TITLE, choose_rows, draw_sheet, parse_windows
 from ichx.errors import IchxError

@@ -11,7 +11,7 @@ from conftest import SHORT
 from dicom_files import write_study
 
 from ichx.ct.phantom_dicom import PhantomFiles
-from ichx.data.dataset import add_dataset
+from ichx.data.adding import add_dataset
 from ichx.data.fold_import import import_folds
 from ichx.data.predictions import read_predictions
 from ichx.errors import IchxError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dicom_files import write_study
 
-from ichx.data.dataset import add_dataset
+from ichx.data.adding import add_dataset
 from ichx.evaluation.ensemble import make_ensemble
 from ichx.labels import LABELS
 from ichx.plugins import load_registry

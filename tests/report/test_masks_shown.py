@@ -11,7 +11,7 @@ from browser import PROGRAM, Browser
 from conftest import SHORT
 
 from ichx.ct.phantom_dicom import PhantomFiles
-from ichx.data.dataset import add_dataset
+from ichx.data.adding import add_dataset
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
 from ichx.report import write_report

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from ichx.ct.phantom_dicom import PhantomFiles, write_phantom
-from ichx.data.dataset import add_dataset, load_dataset
+from ichx.data.adding import add_dataset
+from ichx.data.dataset import load_dataset
 from ichx.errors import IchxError
 from ichx.evaluation.metric import score
 from ichx.evaluation.scores import study_scores

@@ -15,7 +15,7 @@ import torch
 from conftest import Program, clean_environment
 
 from ichx.ct.phantom_dicom import PhantomFiles
-from ichx.data.dataset import add_dataset
+from ichx.data.adding import add_dataset
 from ichx.data.predictions import read_predictions
 from ichx.plugins import load_registry
 from ichx.store import open_store

@@ -13,9 +13,10 @@ import torch
 from conftest import SHORT, Program
 
 from ichx.ct.phantom_dicom import PhantomFiles
+from ichx.data.adding import add_dataset
 from ichx.data.cache import CacheSpec
 from ichx.data.cache_build import ensure_cache
-from ichx.data.dataset import LoadedDataset, add_dataset, load_dataset, load_folds
+from ichx.data.dataset import LoadedDataset, load_dataset, load_folds
 from ichx.data.loader import inference_batches
 from ichx.data.predictions import read_predictions
 from ichx.errors import IchxError

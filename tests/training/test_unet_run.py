@@ -7,7 +7,7 @@ import pytest
 from conftest import SHORT, Program
 
 from ichx.ct.phantom_dicom import PhantomFiles
-from ichx.data.dataset import add_dataset
+from ichx.data.adding import add_dataset
 from ichx.plugins import load_registry
 from ichx.store import open_store
 from ichx.training.events import RunEvents

@@ -62,7 +62,7 @@ def test_trials_train_a_share_of_the_patients_and_epochs(workspace: Workspace, s
     assert (whole.kind, whole.parent, whole.selected) == ("experiment", chosen.experiment, True)
     assert (whole.tuned.subset, whole.tuned.length, whole.tuned.score) == (1, 1, chosen.score)
     assert promote(workspace, store, chosen.experiment or 0).experiment == whole
-    with pytest.raises(IchxError, match="is experiment 1 as it is"):
+    with pytest.raises(IchxError, match="tried experiment 1 as it is"):
         promote(workspace, store, told.ended[0].experiment or 0)
     with pytest.raises(IchxError, match="experiment 1 is no tuning trial"):
         promote(workspace, store, 1)

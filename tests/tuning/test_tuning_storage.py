@@ -1,6 +1,10 @@
 """Studies in their file: resumed with the same values, held, and not mixed up."""
 
 import contextlib
+import signal
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import optuna
@@ -51,7 +55,7 @@ def test_another_setup_is_refused_with_both(workspace: Workspace) -> None:
     with open_study(workspace, "study", SETUP):
         pass
     with (
-        pytest.raises(IchxError, match=r"another search space:\n  batch=2..64\nnot\n  batch=2..32"),
+        pytest.raises(IchxError, match=r"it searches batch=2..64, not 2..32"),
         open_study(workspace, "study", {**SETUP, "search space": ["batch=2..32"]}),
     ):
         pass
@@ -74,6 +78,48 @@ def test_a_file_that_is_no_database(workspace: Workspace) -> None:
     (workspace.root / "db" / "tuning.db").write_bytes(b"no database at all " * 100)
     with pytest.raises(IchxError, match=r"tuning.db cannot be used"), open_study(workspace, "study", SETUP):
         pass
+
+
+def test_studies_that_begin_at_once_share_their_new_file(workspace: Workspace) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ichx.tuning.storage import open_study\n"
+        "from ichx.workspace import open_workspace; print('ready', flush=True); sys.stdin.readline()\n"
+        "with open_study(open_workspace(Path(sys.argv[1])), sys.argv[2], {}) as study: study.ask()"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(workspace.root), f"study-{number}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, said
+
+
+def test_a_tuner_killed_while_it_writes_leaves_a_file_to_read(workspace: Workspace) -> None:
+    with open_study(workspace, "study", SETUP) as study:
+        study.tell(study.ask().number, 0.5)
+    path = workspace.root / "db" / "tuning.db"
+    code = (
+        "import os, signal, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('PRAGMA cache_size = 1'); c.execute('BEGIN IMMEDIATE')\n"  # so that not all of it waits in memory
+        "c.execute('CREATE TABLE half (value TEXT)')\n"
+        "c.executemany('INSERT INTO half VALUES (?)', [('x' * 1000,)] * 1000); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -signal.SIGKILL
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:  # as tune show reads
+        assert connection.execute("SELECT value FROM trial_values").fetchall() == [(0.5,)]
 
 
 def test_optuna_is_quiet_and_left_as_it_was(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:

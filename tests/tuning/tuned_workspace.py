@@ -9,7 +9,7 @@ import torch
 from scripted_engine import SEARCH
 
 from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.dataset import add_dataset
+from ichx.data.adding import add_dataset
 from ichx.plugins import load_registry
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Experiment, Store, open_store
