@@ -134,7 +134,7 @@ def saved(view: "StudyView") -> list[str]:
     planned = sum(t.planned or 0 for t in view.trials)
     time = f", about {duration(view.saved.seconds)}" if view.saved.seconds else ""
     return [
-        f"pruning {counted(view.saved.trials, 'trial')} spared {view.saved.epochs:,} of "
+        f"ending {counted(view.saved.trials, 'trial')} early spared {view.saved.epochs:,} of "
         f"{counted(planned, 'epoch')}{time}"
     ]
 

@@ -84,8 +84,10 @@ class TrialRunner:
         return [t.number for t in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
     def begin(self, trial: "Trial", trials: int, device: str, shares: Shares) -> Running | None:
-        """Return the trial with its experiment; None where its values do not go together, and it is over."""
+        """Return the trial with its experiment; None where it is over: its values are known, or do not go together."""
         values = self._values(trial)
+        if values and self._is_known(trial):
+            return None
         try:
             number = register_trial(self.store, self.parent, self.study.study_name, trial.number, values, self.budget)
         except UnfitError as error:
@@ -142,6 +144,24 @@ class TrialRunner:
             if dimension.name in fixed:
                 dimension.draw(trial)
         return {}
+
+    def _is_known(self, trial: "Trial") -> bool:
+        """Tell the score of a done trial that had the same values, where there is one: it would be the same again."""
+        own = self.study.get_trials(deepcopy=False)[trial.number].params
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        twin = next((t for t in done if t.params == own), None)
+        if twin is None or twin.value is None:
+            return False
+        self.events.note(f"trial {trial.number + 1} has the values of trial {twin.number + 1}, and so its score")
+        for name in ("experiment", "excess", "epochs", "seconds"):
+            if name in twin.user_attrs:
+                trial.set_user_attr(name, twin.user_attrs[name])
+        for name, value in twin.constraints.items():
+            if name not in trial.constraints:
+                trial.set_constraint(name, value)
+        self.study.tell(trial.number, twin.value)
+        self._tell_ended(trial.number)
+        return True
 
     def _history(self, running: Running) -> "list[EpochRecord]":
         return self.store.history(running.experiment, self.budget.fold)

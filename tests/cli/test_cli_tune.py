@@ -44,7 +44,7 @@ def test_a_study_is_shown_with_its_marks(tuned: Path, ichx: Program) -> None:
     learned = next(row for row in rows if row[0].strip() == "stage.balanced.lr")
     assert learned[1].strip().endswith("%")
     assert "experiment 1, fold 0: 25 trials: 18 done, 6 pruned, 1 failed" in done.err
-    assert "pruning 6 trials spared 24 of 138 epochs, about 4 min 00 s" in done.err
+    assert "ending 6 trials early spared 24 of 138 epochs, about 4 min 00 s" in done.err
     assert "1 done trial over a limit, the best one experiment" in done.err
     assert "0.09000 [selected], over minutes" in done.err
     log = tuned / "experiments/9/t.log"

@@ -143,7 +143,19 @@ def test_values_that_do_not_go_together_are_passed_over(workspace: Workspace, st
     misfits = [t for t in told.ended if t.values == {"input.size": "48", "input.crop": "64"}]
     assert misfits
     assert all((t.state, t.experiment) == ("pruned", None) and "input.crop" in (t.reason or "") for t in misfits)
-    assert store.listing(Selection(kind="trial"))[1] == 12 - len(misfits)
+    fitting = {str(t.values) for t in told.ended if t not in misfits}
+    assert store.listing(Selection(kind="trial"))[1] == len(fitting)
+
+
+def test_the_same_values_are_not_trained_twice(workspace: Workspace, store: Store, parent: Experiment) -> None:
+    space = parse_space(["batch=8,16"], from_toml(parent.recipe))
+    engine, told = ScriptedEngine(store, lambda recipe, part: recipe.batch / 100), Told()
+    ending = tune(workspace, store, 1, engine, trials=6, space=space, events=told)
+    assert (ending, len(engine.jobs)) == (TuneEnding(6, 6, "complete"), len({str(t.values) for t in told.ended}))
+    assert len(engine.jobs) == 2
+    for trial in told.ended:
+        assert trial.score == int(str(trial.values["batch"])) / 100
+    assert any("has the values of trial 1, and so its score" in note for note in told.notes)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "gp"])
