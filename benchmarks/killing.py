@@ -16,7 +16,7 @@ import torch
 
 from ichx.data.predictions import read_predictions
 from ichx.store import open_store
-from ichx.training.weights import read_weights
+from ichx.training.network.weights import read_weights
 from ichx.workspace import open_workspace
 
 TIMING = {"seconds", "images_per_second", "memory_gb"}

@@ -25,7 +25,7 @@ from ichx.data.predictions import VIEWS
 from ichx.plugins import load_registry
 from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
-from ichx.training.weights import save_weights
+from ichx.training.network.weights import save_weights
 from ichx.workspace import Workspace, init_workspace
 
 FOLDS = 5

@@ -35,13 +35,13 @@ from ichx.plugins import load_registry
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, Experiment, Store, open_store
 from ichx.training import fold as fold_module
-from ichx.training.checkpoint import Position, save_checkpoint
-from ichx.training.device import choose_hardware, make_accelerator, release_accelerator
 from ichx.training.events import RunEvents
-from ichx.training.execution import WORTH_STEPS
 from ichx.training.job import Job, prepare_job
-from ichx.training.learner import Learner, prepared
-from ichx.training.method import WindowStep
+from ichx.training.lasting.checkpoint import Position, save_checkpoint
+from ichx.training.network.device import choose_hardware, make_accelerator, release_accelerator
+from ichx.training.network.execution import WORTH_STEPS
+from ichx.training.network.learner import Learner, prepared
+from ichx.training.network.method import WindowStep
 from ichx.training.options import EVERY_SECONDS, RunOptions
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment

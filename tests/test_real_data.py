@@ -13,7 +13,7 @@ from ichx.data.predictions import read_predictions
 from ichx.evaluation.metric import probabilities
 from ichx.labels import LABELS
 from ichx.store import open_store
-from ichx.training.weights import read_weights
+from ichx.training.network.weights import read_weights
 from ichx.workspace import init_workspace, open_workspace
 
 STAGES = ("balanced", "rebalanced", "full")

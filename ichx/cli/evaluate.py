@@ -34,7 +34,7 @@ def evaluate(
         store.experiment(number)  # an unknown number or name is told before torch is imported, which takes seconds
         store.dataset(dataset)
         from ichx.cli.live import LiveView
-        from ichx.training.evaluating import evaluate_dataset
+        from ichx.training.using.evaluating import evaluate_dataset
 
         with LiveView() as view:
             found = evaluate_dataset(

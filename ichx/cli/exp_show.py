@@ -128,7 +128,7 @@ def log(
 
     Example: `ichx exp log 6 -f`
     """
-    from ichx.training.run_log import log_file
+    from ichx.training.following.run_log import log_file
 
     with session() as (workspace, store):
         experiment = store.experiment(number)

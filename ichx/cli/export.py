@@ -33,7 +33,7 @@ def export(
     with session() as (workspace, store):
         store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
         from ichx.cli.live import LiveView
-        from ichx.training.export import export_experiment
+        from ichx.training.using.export import export_experiment
 
         with LiveView() as view:
             written = export_experiment(

@@ -20,7 +20,7 @@ def gc(
 
     Example: `ichx gc --dry-run`
     """
-    from ichx.training.cleanup import delete, find_garbage
+    from ichx.training.moving.cleanup import delete, find_garbage
 
     with session() as (workspace, store):
         found = find_garbage(workspace, store)

@@ -11,8 +11,8 @@ import typer
 from ichx.cli.launch_view import LaunchView
 from ichx.cli.render import duration, print_json, print_score, say, table, warn
 from ichx.engine import LocalEngine
-from ichx.training.launch import launch
-from ichx.training.launch_events import LaunchReport, UnitResult
+from ichx.training.launching.launch import launch
+from ichx.training.launching.launch_events import LaunchReport, UnitResult
 
 if TYPE_CHECKING:
     from ichx.store import Store

@@ -7,7 +7,7 @@ from rich.table import Column
 
 from ichx.cli.render import cell, duration, err, say
 from ichx.data.wording import counted
-from ichx.training.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
+from ichx.training.launching.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
 
 
 class LaunchView(LaunchEvents):

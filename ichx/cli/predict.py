@@ -13,7 +13,7 @@ from ichx.cli.render import console, print_json, say, session, table, warn
 from ichx.labels import ANY
 
 if TYPE_CHECKING:
-    from ichx.training.inference import FilePredictions
+    from ichx.training.using.inference import FilePredictions
 
 SHOWN = 50
 """Studies that a table shows."""
@@ -47,8 +47,8 @@ def predict(
     with session() as (workspace, store):
         store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
         from ichx.cli.live import LiveView
-        from ichx.training.inference import predict_files
-        from ichx.training.prediction_files import as_document, check_out, write_files
+        from ichx.training.using.inference import predict_files
+        from ichx.training.using.prediction_files import as_document, check_out, write_files
 
         if out is not None:
             check_out(out)
@@ -95,7 +95,7 @@ def _tell(found: "FilePredictions") -> None:
 
 def _show(found: "FilePredictions") -> None:
     """Print the studies, the most suspicious first."""
-    from ichx.training.prediction_files import as_records
+    from ichx.training.using.prediction_files import as_records
 
     most = found.studies.sort_values(ANY, ascending=False, kind="stable").head(SHOWN)
     names = ["study", "slices", "left_out", ANY, "suspicious_slice_id"]

@@ -21,7 +21,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from ichx.store import Ensemble, ExperimentSummary, Store
-    from ichx.training.launch_events import PooledScore
+    from ichx.training.launching.launch_events import PooledScore
     from ichx.training.runner import RunReport
     from ichx.workspace import Workspace
 

@@ -75,14 +75,14 @@ def run(
         (number,) = numbers
         rank = int(os.environ.get("RANK", "0"))  # set where this is one of several processes already
         if processes > 1 and "RANK" not in os.environ:
-            from ichx.training.spawn import run_processes
+            from ichx.training.launching.spawn import run_processes
 
             raise typer.Exit(run_processes(sys.argv[1:], processes))
         from ichx.cli.live import LiveView
-        from ichx.training.group import AgreedError
-        from ichx.training.run_log import log_file, prints_into
+        from ichx.training.following.run_log import log_file, prints_into
+        from ichx.training.lasting.stop import RunStopped
+        from ichx.training.launching.group import AgreedError
         from ichx.training.runner import run_experiment
-        from ichx.training.stop import RunStopped
 
         # The log of a job gets what it prints, too: the view would say everything there a second time.
         logged = any(prints_into(log_file(workspace, number, fold)) for fold in folds or ())

@@ -9,7 +9,7 @@ from ichx.cli.render import cell, console, interval, print_json, say, session, t
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Bootstrap, Interval
     from ichx.evaluation.scorecard import Scorecard
-    from ichx.training.evaluating import Evaluation
+    from ichx.training.using.evaluating import Evaluation
 
 HEADINGS = {
     "log_loss": "log loss",

@@ -22,7 +22,7 @@ def check(as_json: AsJson = False) -> None:
     Example: `ichx store check`
     """
     from ichx.evaluation.weight_files import check_weights
-    from ichx.training.cleanup import check_files
+    from ichx.training.moving.cleanup import check_files
 
     with session() as (workspace, store):
         found = [*store.check_file(), check_files(workspace, store), check_weights(workspace, store)]

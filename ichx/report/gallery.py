@@ -29,8 +29,8 @@ from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
 from ichx.recipe import FILE_WINDOW, Recipe
 from ichx.report.heatmap import SpatialLayer, grad_cam, last_spatial_layer, mask_maps
 from ichx.training.job import learns_masks
-from ichx.training.method import WindowStep
-from ichx.training.weights import load_exactly
+from ichx.training.network.method import WindowStep
+from ichx.training.network.weights import load_exactly
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin

@@ -16,38 +16,38 @@ from ichx.data.sampling import epoch_rows
 from ichx.evaluation.metric import label_losses, probabilities, score
 from ichx.labels import LABELS
 from ichx.store import EpochRecord, PredictionDraft
-from ichx.training import checkpoint
-from ichx.training.checkpoint import Position
-from ichx.training.checkpoint_files import remove_checkpoints, remove_drafts
-from ichx.training.device import (
+from ichx.training.events import RunEvents
+from ichx.training.fold_plan import check_rows, fold_plan, told_position
+from ichx.training.fold_state import finished_folds
+from ichx.training.job import Job
+from ichx.training.lasting import checkpoint
+from ichx.training.lasting.checkpoint import Position
+from ichx.training.lasting.checkpoint_files import remove_checkpoints, remove_drafts
+from ichx.training.lasting.lease import Lease, NoLease, lease
+from ichx.training.lasting.looks import Agreed, Looks
+from ichx.training.lasting.progress import EpochSums, Progress, Saver
+from ichx.training.lasting.stop import RunStopped, StopRequest
+from ichx.training.launching.group import AgreedError, Group, watching
+from ichx.training.network.device import (
     Hardware,
     loader_workers,
     make_accelerator,
     release_accelerator,
     torch_of_its_own,
 )
-from ichx.training.events import RunEvents
-from ichx.training.execution import compiler_for
-from ichx.training.features import last_layer
-from ichx.training.fold_plan import check_rows, fold_plan, told_position
-from ichx.training.fold_state import finished_folds
-from ichx.training.group import AgreedError, Group, watching
-from ichx.training.job import Job
-from ichx.training.learner import Learner, address_seed, prepared
-from ichx.training.lease import Lease, NoLease, lease
-from ichx.training.looks import Agreed, Looks
-from ichx.training.loop import EpochPart, LossError, train_epoch
-from ichx.training.mask_loss import Overlap, dice
-from ichx.training.memory import Portions, forget_peak, peak_gb
-from ichx.training.method import WindowStep, learning_rate
-from ichx.training.notfinite import NOT_FINITE_REMEDY, Divergence, NotFiniteError
+from ichx.training.network.execution import compiler_for
+from ichx.training.network.features import last_layer
+from ichx.training.network.learner import Learner, address_seed, prepared
+from ichx.training.network.loop import EpochPart, LossError, train_epoch
+from ichx.training.network.mask_loss import Overlap, dice
+from ichx.training.network.memory import Portions, forget_peak, peak_gb
+from ichx.training.network.method import WindowStep, learning_rate
+from ichx.training.network.notfinite import NOT_FINITE_REMEDY, Divergence, NotFiniteError
+from ichx.training.network.patience import Patience
+from ichx.training.network.weights import Start, choose_start, load_exactly, make_model, remember_start, save_weights
 from ichx.training.options import RunOptions
-from ichx.training.patience import Patience
 from ichx.training.predicting import FoldPredictor
-from ichx.training.progress import EpochSums, Progress, Saver
 from ichx.training.provenance import run_draft
-from ichx.training.stop import RunStopped, StopRequest
-from ichx.training.weights import Start, choose_start, load_exactly, make_model, remember_start, save_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -6,8 +6,8 @@ from ichx.errors import IchxError
 from ichx.training.events import FoldPlan
 
 if TYPE_CHECKING:
-    from ichx.training.checkpoint import Position
     from ichx.training.job import Job
+    from ichx.training.lasting.checkpoint import Position
 
 
 def check_rows(job: "Job", fold: int, *, trained: bool) -> None:

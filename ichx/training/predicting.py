@@ -22,17 +22,17 @@ from ichx.data.predictions import VIEWS, Predictions, write_predictions
 from ichx.evaluation.metric import probabilities, score
 from ichx.labels import LABELS
 from ichx.store import PredictionDraft
-from ichx.training.device import Hardware
 from ichx.training.events import RunEvents
-from ichx.training.features import captured
 from ichx.training.fold_state import missing_tests
-from ichx.training.group import Group
 from ichx.training.job import Job, open_cache, test_data
-from ichx.training.looks import Agreed, Looks
-from ichx.training.loop import predict_batch
-from ichx.training.mask_loss import Overlap
-from ichx.training.memory import Portions
-from ichx.training.method import WindowStep
+from ichx.training.lasting.looks import Agreed, Looks
+from ichx.training.launching.group import Group
+from ichx.training.network.device import Hardware
+from ichx.training.network.features import captured
+from ichx.training.network.loop import predict_batch
+from ichx.training.network.mask_loss import Overlap
+from ichx.training.network.memory import Portions
+from ichx.training.network.method import WindowStep
 
 if TYPE_CHECKING:
     from ichx.data.cache import Cache

@@ -10,18 +10,18 @@ import torch
 from ichx.errors import IchxError
 from ichx.recipe_text import from_toml
 from ichx.store import marks
-from ichx.training.device import choose_hardware
 from ichx.training.events import RunEvents
 from ichx.training.fold import FoldRun
 from ichx.training.fold_state import finished_folds, missing_tests, unpredicted_folds
-from ichx.training.follow import followed
-from ichx.training.group import joined, local_rank, local_size, watching
+from ichx.training.following.follow import followed
 from ichx.training.job import prepare_job
+from ichx.training.lasting.stop import listening
+from ichx.training.launching.group import joined, local_rank, local_size, watching
+from ichx.training.network.device import choose_hardware
+from ichx.training.network.weights import choose_start
 from ichx.training.options import RunOptions
 from ichx.training.pooled import update_scores
 from ichx.training.predicting import missing_features
-from ichx.training.stop import listening
-from ichx.training.weights import choose_start
 
 if TYPE_CHECKING:
     from ichx.plugins import Registry
@@ -60,8 +60,8 @@ def run_experiment(
 ) -> RunReport:
     """Train and predict `folds` (all) of experiment `number`; what is done already is kept.
 
-    Started as one of several processes (by torchrun, or `ichx.training.spawn`), it does so together with the others.
-    Ctrl-C and SIGTERM are listened to meanwhile. Raises `RunStopped` for them, and `IchxError` for an unknown
+    Started as one of several processes (by torchrun, or `ichx.training.launching.spawn`), it does so together with the
+    others. Ctrl-C and SIGTERM are listened to meanwhile. Raises `RunStopped` for them, and `IchxError` for an unknown
     experiment or fold, a fold that another process runs, and all that a fold raises.
     """
     options = options or RunOptions()

@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 from ichx.engine import Engine, Job, JobResult
 from ichx.errors import IchxError
 from ichx.recipe_text import from_toml
-from ichx.training.checkpoint_files import remove_checkpoints
-from ichx.training.dealing import Shares
-from ichx.training.fold_job import failure, log_size
 from ichx.training.fold_state import fold_score, live_run
+from ichx.training.lasting.checkpoint_files import remove_checkpoints
+from ichx.training.launching.dealing import Shares
+from ichx.training.launching.fold_job import failure, log_size
 from ichx.tuning.budget import Value
 from ichx.tuning.events import TrialResult, TuneEvents
 from ichx.tuning.limits import Limits

@@ -15,8 +15,8 @@ from ichx.errors import IchxError, raise_problems
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe, settable
 from ichx.recipe_text import from_toml
-from ichx.training.dealing import share_machine
 from ichx.training.fold_state import START_FILE
+from ichx.training.launching.dealing import share_machine
 from ichx.tuning.default_space import default_space
 from ichx.tuning.events import TuneEnding, TuneEvents
 from ichx.tuning.limits import Limits
@@ -69,7 +69,7 @@ def tune(
     raise_problems(_problems(parent, trials, jobs, budget, limits, sampler, pruner, timeout), "see `ichx tune --help`")
     _check_data(workspace, store, parent, budget)
     if budget.options.weights is not None:
-        from ichx.training.weights import choose_start, read_weights  # imports torch
+        from ichx.training.network.weights import choose_start, read_weights  # imports torch
 
         told = budget.options
         choose_start(workspace.experiments_dir, recipe, pretrained=told.pretrained, weights=told.weights)

@@ -9,15 +9,15 @@ from ichx.errors import IchxError
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import Tuned
-from ichx.training.fold_job import fold_job
+from ichx.training.following.run_log import log_file
+from ichx.training.launching.fold_job import fold_job
 from ichx.training.options import RunOptions
 from ichx.training.register import draft
-from ichx.training.run_log import log_file
 from ichx.tuning.budget import Value, trial_recipe
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Store
-    from ichx.training.dealing import Shares
+    from ichx.training.launching.dealing import Shares
     from ichx.workspace import Workspace
 
 

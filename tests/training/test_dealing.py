@@ -3,7 +3,7 @@
 import pytest
 
 from ichx.processes import core_count
-from ichx.training.dealing import Machine, Shares, share, share_machine
+from ichx.training.launching.dealing import Machine, Shares, share, share_machine
 
 WORKSTATION = Machine(cores=16, threads=8, cuda=2)
 

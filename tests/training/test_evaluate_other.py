@@ -18,9 +18,9 @@ from ichx.evaluation.scores import study_scores
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
 from ichx.store import Store, open_store
-from ichx.training.evaluating import Evaluation, evaluate_dataset
 from ichx.training.events import RunEvents
-from ichx.training.inference import predict_files
+from ichx.training.using.evaluating import Evaluation, evaluate_dataset
+from ichx.training.using.inference import predict_files
 from ichx.workspace import Workspace, open_workspace
 
 

@@ -14,11 +14,11 @@ from ichx.errors import IchxError
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe
 from ichx.recipe_text import apply_settings
-from ichx.training.device import Hardware, make_accelerator, release_accelerator
-from ichx.training.execution import WORTH_STEPS, compiler_for
-from ichx.training.learner import Learner, prepared
-from ichx.training.loop import predict
-from ichx.training.memory import Portions, is_out_of_memory
+from ichx.training.network.device import Hardware, make_accelerator, release_accelerator
+from ichx.training.network.execution import WORTH_STEPS, compiler_for
+from ichx.training.network.learner import Learner, prepared
+from ichx.training.network.loop import predict
+from ichx.training.network.memory import Portions, is_out_of_memory
 
 FULL = "[enforce fail at alloc_cpu.cpp:128] DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"
 

@@ -23,12 +23,12 @@ from ichx.plugins import load_registry
 from ichx.recipe import InputRecipe
 from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
-from ichx.training import export
 from ichx.training.events import RunEvents
-from ichx.training.export import Exported, export_experiment, preprocessing, sample
 from ichx.training.options import RunOptions
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
+from ichx.training.using import export
+from ichx.training.using.export import Exported, export_experiment, preprocessing, sample
 from ichx.workspace import Workspace, open_workspace
 
 Arrays = tuple[np.ndarray, np.ndarray]

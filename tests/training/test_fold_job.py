@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ichx.engine import JobResult
-from ichx.training.fold_job import TAIL_BYTES, failure, fold_job, last_line, log_size
+from ichx.training.launching.fold_job import TAIL_BYTES, failure, fold_job, last_line, log_size
 from ichx.training.options import RunOptions
 from ichx.workspace import init_workspace
 

@@ -17,8 +17,8 @@ from conftest import SHORT, Outcome, Program, clean_environment
 from ichx.errors import IchxError
 from ichx.plugins import load_registry
 from ichx.store import EpochRecord, open_store
-from ichx.training import follow
 from ichx.training.events import Fanout, RunEvents
+from ichx.training.following import follow
 from ichx.training.register import new_experiment
 from ichx.workspace import open_workspace
 

@@ -13,9 +13,9 @@ import pytest
 from ichx.plugins import load_registry
 from ichx.store import open_store
 from ichx.training.events import RunEvents
+from ichx.training.lasting.stop import RunStopped
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
-from ichx.training.stop import RunStopped
 from ichx.workspace import open_workspace
 
 BATCH = 4

@@ -16,8 +16,8 @@ from ichx.errors import IchxError
 from ichx.plugins import load_registry
 from ichx.store import Prediction, PredictionDraft, ScoreDraft, Store, open_store
 from ichx.store.process import process_lives, process_mark
-from ichx.training.launch import launch
-from ichx.training.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
+from ichx.training.launching.launch import launch
+from ichx.training.launching.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
 from ichx.training.options import RunOptions
 from ichx.training.pooled import update_scores
 from ichx.training.provenance import run_draft

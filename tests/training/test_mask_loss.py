@@ -6,7 +6,7 @@ import torch
 
 from ichx.data.masks import UNKNOWN
 from ichx.labels import SUBTYPES
-from ichx.training.mask_loss import Overlap, dice, mask_loss
+from ichx.training.network.mask_loss import Overlap, dice, mask_loss
 
 
 def logits_of(masks: torch.Tensor, sure: float) -> torch.Tensor:

@@ -11,8 +11,8 @@ from timm.data import Mixup
 
 from ichx.labels import LABELS
 from ichx.recipe import AugmentationRecipe
-from ichx.training.method import weighted_loss
-from ichx.training.mixing import Mix, draw_mix
+from ichx.training.network.method import weighted_loss
+from ichx.training.network.mixing import Mix, draw_mix
 
 BOTH = AugmentationRecipe(mixup=0.4, cutmix=1.0)
 

@@ -12,8 +12,8 @@ from conftest import Program
 from ichx.errors import IchxError
 from ichx.plugins import load_registry
 from ichx.store import open_store
-from ichx.training.exporting import export_experiment
-from ichx.training.importing import import_experiment
+from ichx.training.moving.exporting import export_experiment
+from ichx.training.moving.importing import import_experiment
 from ichx.workspace import open_workspace
 
 

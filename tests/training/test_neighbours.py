@@ -13,10 +13,10 @@ from ichx.plugins import load_registry
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, open_store
 from ichx.training.events import RunEvents
+from ichx.training.network.weights import read_weights
 from ichx.training.options import RunOptions
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
-from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
 SETTINGS = (*SHORT, "augmentation.window_shift=5.0", "input.windows=[[80, 200]]")

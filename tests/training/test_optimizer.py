@@ -9,8 +9,8 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from ichx.recipe import OptimizerRecipe, StageRecipe
-from ichx.training.layers import head_names, layer_numbers, train_head, train_whole
-from ichx.training.optimizer import make_optimizer, take_step
+from ichx.training.network.layers import head_names, layer_numbers, train_head, train_whole
+from ichx.training.network.optimizer import make_optimizer, take_step
 
 STAGE = StageRecipe(name="a", sampling="all", epochs=5, lr=8e-4)
 

@@ -14,10 +14,10 @@ from ichx.plugins import load_registry
 from ichx.store import EpochRecord, open_store
 from ichx.training.events import RunEvents
 from ichx.training.fold import RunOptions
-from ichx.training.patience import Patience, best_epoch, runs_out
+from ichx.training.network.patience import Patience, best_epoch, runs_out
+from ichx.training.network.weights import read_weights
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
-from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
 

@@ -30,13 +30,13 @@ from ichx.labels import LABELS
 from ichx.plugins import load_registry
 from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
-from ichx.training import inference
 from ichx.training.events import RunEvents
-from ichx.training.inference import FilePredictions, portions, predict_files
+from ichx.training.lasting.scratch import PREFIX, scratch_folder
+from ichx.training.network.weights import load_exactly
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
-from ichx.training.scratch import PREFIX, scratch_folder
-from ichx.training.weights import load_exactly
+from ichx.training.using import inference
+from ichx.training.using.inference import FilePredictions, portions, predict_files
 from ichx.workspace import Workspace, open_workspace
 
 Place = tuple[Workspace, Store]
@@ -263,7 +263,7 @@ def test_features_are_what_the_last_layer_makes_the_logits_of(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ichx.training.scratch import scratch_folder
+from ichx.training.lasting.scratch import scratch_folder
 with scratch_folder(Path(sys.argv[1])) as folder:
     (folder / "00000.shard").write_bytes(bytes(1000))
     print(folder, flush=True)

@@ -37,8 +37,8 @@ import torch
 from accelerate import Accelerator
 from ichx.data.loader import Batch
 from ichx.recipe_text import from_toml
-from ichx.training.group import joined
-from ichx.training.learner import Learner, prepared
+from ichx.training.launching.group import joined
+from ichx.training.network.learner import Learner, prepared
 
 generator = torch.Generator().manual_seed(1)
 hu = torch.randint(-1000, 1000, (3, 5, 4, 4), generator=generator, dtype=torch.int16)

@@ -18,8 +18,8 @@ from full_disk import run_with_limit
 from ichx.data.predictions import read_predictions
 from ichx.plugins import load_registry
 from ichx.store import EpochRecord, open_store
+from ichx.training.network.weights import read_weights
 from ichx.training.register import new_experiment
-from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
 SETTINGS = (

@@ -27,13 +27,13 @@ from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, Experiment, Store, open_store
 from ichx.training.events import FoldPlan, RunEvents
 from ichx.training.job import prepare_job
-from ichx.training.loop import predict
-from ichx.training.memory import Portions
-from ichx.training.method import WindowStep, learning_rate
+from ichx.training.network.loop import predict
+from ichx.training.network.memory import Portions
+from ichx.training.network.method import WindowStep, learning_rate
+from ichx.training.network.weights import load_exactly, load_file, read_weights
 from ichx.training.options import RunOptions
 from ichx.training.register import new_experiment
 from ichx.training.runner import run_experiment
-from ichx.training.weights import load_exactly, load_file, read_weights
 from ichx.workspace import Workspace, open_workspace
 
 Place = tuple[Workspace, Store]

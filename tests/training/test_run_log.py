@@ -11,10 +11,10 @@ from conftest import SHORT, Program
 from ichx.plugins import load_registry
 from ichx.store import EpochRecord, open_store
 from ichx.training.events import Fanout, RunEvents
+from ichx.training.following.run_log import RunLog, unstamped
+from ichx.training.lasting.stop import RunStopped
 from ichx.training.register import new_experiment
-from ichx.training.run_log import RunLog, unstamped
 from ichx.training.runner import run_experiment
-from ichx.training.stop import RunStopped
 from ichx.workspace import open_workspace
 
 STAMPED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")

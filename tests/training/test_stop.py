@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ichx.training.stop import RunStopped, listening
+from ichx.training.lasting.stop import RunStopped, listening
 
 
 @pytest.fixture(params=["default", "ignored"])

@@ -14,10 +14,10 @@ from ichx.data.adding import add_dataset
 from ichx.errors import IchxError
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Experiment, Selection, Store, Tuned
+from ichx.training.following.run_log import log_file
+from ichx.training.network.weights import Start, remember_start
 from ichx.training.options import RunOptions
 from ichx.training.register import draft
-from ichx.training.run_log import log_file
-from ichx.training.weights import Start, remember_start
 from ichx.tuning.events import TuneEnding
 from ichx.tuning.limits import Limits
 from ichx.tuning.results import read_study

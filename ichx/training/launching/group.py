@@ -1,7 +1,7 @@
 """The processes that train one fold together: who this one is, and what they tell each other.
 
 Alone, a process is a group of one, and all of this costs nothing. Gradients are not exchanged here but by the network's
-wrapper (`ichx.training.learner`).
+wrapper (`ichx.training.network.learner`).
 """
 
 import contextlib
@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch import nn
 
 from ichx.errors import IchxError
-from ichx.training.spawn import PARENT
-from ichx.training.stop import StopRequest
+from ichx.training.lasting.stop import StopRequest
+from ichx.training.launching.spawn import PARENT
 
 Result = TypeVar("Result")
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ichx.recipe import OptimizerRecipe, StageRecipe
-from ichx.training.layers import layer_numbers
+from ichx.training.network.layers import layer_numbers
 
 MOMENTUM = 0.9
 """Of `sgd`, in Nesterov's form."""

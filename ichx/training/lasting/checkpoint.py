@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ichx.errors import IchxError
-from ichx.training.checkpoint_files import checkpoints
+from ichx.training.lasting.checkpoint_files import checkpoints
 
 KEEP = 2
 FORMAT = 1

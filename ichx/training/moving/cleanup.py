@@ -17,7 +17,7 @@ from ichx.errors import IchxError
 from ichx.recipe_text import from_toml
 from ichx.store import Selection
 from ichx.store.maintenance import Checked
-from ichx.training.checkpoint_files import checkpoints
+from ichx.training.lasting.checkpoint_files import checkpoints
 
 if TYPE_CHECKING:
     from ichx.store import Store

@@ -31,9 +31,9 @@ from ichx.evaluation.metric import probabilities
 from ichx.labels import LABELS
 from ichx.recipe import InputRecipe
 from ichx.recipe_text import to_toml
-from ichx.training.method import WindowStep
-from ichx.training.trained import Trained, find_trained
-from ichx.training.weights import load_exactly, save_weights
+from ichx.training.network.method import WindowStep
+from ichx.training.network.weights import load_exactly, save_weights
+from ichx.training.using.trained import Trained, find_trained
 
 if TYPE_CHECKING:
     from ichx.plugins import Registry

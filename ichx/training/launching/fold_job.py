@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.engine import Job, JobResult
+from ichx.training.following.run_log import unstamped
 from ichx.training.options import RunOptions
-from ichx.training.run_log import unstamped
 
 if TYPE_CHECKING:
     from ichx.workspace import Workspace

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ichx.errors import IchxError
-from ichx.training.memory import Portions, release
+from ichx.training.network.memory import Portions, release
 
 Result = TypeVar("Result")
 Forward = Callable[..., Any]

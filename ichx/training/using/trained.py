@@ -15,7 +15,7 @@ from ichx.data.loader import inference_batches
 from ichx.errors import IchxError
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
-from ichx.training.device import (
+from ichx.training.network.device import (
     Hardware,
     choose_hardware,
     loader_workers,
@@ -23,13 +23,13 @@ from ichx.training.device import (
     release_accelerator,
     torch_of_its_own,
 )
-from ichx.training.features import captured
-from ichx.training.learner import prepared
-from ichx.training.loop import predict
-from ichx.training.memory import Portions
-from ichx.training.method import WindowStep
+from ichx.training.network.features import captured
+from ichx.training.network.learner import prepared
+from ichx.training.network.loop import predict
+from ichx.training.network.memory import Portions
+from ichx.training.network.method import WindowStep
+from ichx.training.network.weights import load_exactly
 from ichx.training.predicting import INFERENCE_BATCH
-from ichx.training.weights import load_exactly
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ichx.recipe import Recipe
-from ichx.training.ema import WeightAverage
-from ichx.training.execution import Execution, Forward
-from ichx.training.head import exact_head
-from ichx.training.layers import train_head, train_whole
-from ichx.training.mask_loss import mask_loss
-from ichx.training.method import WindowStep, learning_rate, weighted_loss
-from ichx.training.mixing import draw_mix
-from ichx.training.optimizer import make_optimizer, take_step
+from ichx.training.network.ema import WeightAverage
+from ichx.training.network.execution import Execution, Forward
+from ichx.training.network.head import exact_head
+from ichx.training.network.layers import train_head, train_whole
+from ichx.training.network.mask_loss import mask_loss
+from ichx.training.network.method import WindowStep, learning_rate, weighted_loss
+from ichx.training.network.mixing import draw_mix
+from ichx.training.network.optimizer import make_optimizer, take_step
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -20,7 +20,7 @@ from ichx.evaluation.scores import POOLINGS
 from ichx.labels import LABELS
 from ichx.store import PredictionDraft, marks
 from ichx.training.job import open_cache
-from ichx.training.trained import Trained, find_trained, network_of
+from ichx.training.using.trained import Trained, find_trained, network_of
 
 if TYPE_CHECKING:
     from ichx.plugins import Registry

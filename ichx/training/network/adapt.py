@@ -1,6 +1,6 @@
 """Fits the tensors of a weights file to a network: other names, other input channels, another head.
 
-Not for reading files (`ichx.training.weights`).
+Not for reading files (`ichx.training.network.weights`).
 """
 
 from collections.abc import Mapping, Sequence

@@ -12,8 +12,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ichx.errors import IchxError
-from ichx.training.group import local_size
-from ichx.training.memory import is_out_of_memory, told
+from ichx.training.launching.group import local_size
+from ichx.training.network.memory import is_out_of_memory, told
 from ichx.training.options import MOST_WORKERS
 
 SMALL_PIXELS = 64

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ichx.training.group import Group
-from ichx.training.stop import StopRequest
+from ichx.training.lasting.stop import StopRequest
+from ichx.training.launching.group import Group
 
 MOST = 16
 SECONDS = 1.0

@@ -29,8 +29,8 @@ from ichx.errors import IchxError
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, ImportedRun, Note, PredictionDraft, Tuned
-from ichx.training.cleanup import IMPORTING
-from ichx.training.exporting import FORMAT, INDEX, WEIGHTS
+from ichx.training.moving.cleanup import IMPORTING
+from ichx.training.moving.exporting import FORMAT, INDEX, WEIGHTS
 from ichx.training.pooled import update_scores
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError
 from ichx.training.events import Fanout, RunEvents
-from ichx.training.run_log import RunLog
+from ichx.training.following.run_log import RunLog
 
 if TYPE_CHECKING:
     from ichx.recipe import Recipe
@@ -29,11 +29,11 @@ def followed(
     """Yield what a run of `experiment` tells its events to; `events` are among those that listen."""
     sinks: list[RunEvents] = [events, RunLog(workspace)]
     if workspace.tensorboard is not None:
-        from ichx.training.follow_tensorboard import TensorBoard
+        from ichx.training.following.follow_tensorboard import TensorBoard
 
         sinks.append(TensorBoard(workspace.tensorboard, recipe))
     if workspace.mlflow is not None:
-        from ichx.training.follow_mlflow import Mlflow
+        from ichx.training.following.follow_mlflow import Mlflow
 
         sinks.append(InBackground(Mlflow(workspace.mlflow, workspace.root.name, experiment, recipe)))
     told = Fanout(*sinks)

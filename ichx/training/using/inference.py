@@ -2,7 +2,7 @@
 
 Slices go the way that training's go: header, series, HU cache, loader, windows, network. The cache is a folder for the
 time of the command, filled and emptied a portion of whole series at a time, so that neither disk nor memory has to
-hold all pixels. Not for writing the result down (`ichx.training.prediction_files`).
+hold all pixels. Not for writing the result down (`ichx.training.using.prediction_files`).
 """
 
 import shutil
@@ -29,8 +29,8 @@ from ichx.evaluation.metric import FloatArray, probabilities
 from ichx.evaluation.oof import TTA_VIEWS
 from ichx.labels import ANY, LABELS
 from ichx.store import marks
-from ichx.training.scratch import scratch_folder
-from ichx.training.trained import Network, find_trained, network_of
+from ichx.training.lasting.scratch import scratch_folder
+from ichx.training.using.trained import Network, find_trained, network_of
 
 if TYPE_CHECKING:
     from ichx.plugins import Registry

@@ -14,10 +14,11 @@ from ichx.engine import Engine, Job, JobResult
 from ichx.errors import IchxError, raise_problems
 from ichx.recipe_text import from_toml
 from ichx.store import marks
-from ichx.training.dealing import Shares, share_machine
-from ichx.training.fold_job import failure, fold_job, last_line, log_size
 from ichx.training.fold_state import finished_folds, fold_score, live_run, missing_tests
-from ichx.training.launch_events import (
+from ichx.training.following.run_log import log_file
+from ichx.training.launching.dealing import Shares, share_machine
+from ichx.training.launching.fold_job import failure, fold_job, last_line, log_size
+from ichx.training.launching.launch_events import (
     Holder,
     LaunchEvents,
     LaunchReport,
@@ -27,7 +28,6 @@ from ichx.training.launch_events import (
     UnitResult,
 )
 from ichx.training.options import RunOptions
-from ichx.training.run_log import log_file
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Store
@@ -88,7 +88,7 @@ def _units(experiments: "Sequence[Experiment]", folds: Sequence[int] | None) -> 
 
 def _check_start(workspace: "Workspace", experiments: "Sequence[Experiment]", options: RunOptions) -> None:
     """Raise `IchxError` where an experiment cannot start from the weights that are asked for."""
-    from ichx.training.weights import choose_start  # imports torch
+    from ichx.training.network.weights import choose_start  # imports torch
 
     for experiment in experiments:
         home = workspace.experiment_dir(experiment.number)

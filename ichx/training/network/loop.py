@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from ichx.labels import LABELS
-from ichx.training.group import Group
-from ichx.training.learner import Learner
-from ichx.training.looks import Agreed, Looks
-from ichx.training.mask_loss import Overlap
-from ichx.training.memory import Portions
-from ichx.training.method import WindowStep
-from ichx.training.progress import EpochSums
+from ichx.training.lasting.looks import Agreed, Looks
+from ichx.training.lasting.progress import EpochSums
+from ichx.training.launching.group import Group
+from ichx.training.network.learner import Learner
+from ichx.training.network.mask_loss import Overlap
+from ichx.training.network.memory import Portions
+from ichx.training.network.method import WindowStep
 
 if TYPE_CHECKING:
     from ichx.data.loader import Batch

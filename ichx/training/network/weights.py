@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from ichx.errors import IchxError
-from ichx.training.adapt import LEAST, few, fit, told
 from ichx.training.fold_state import START_FILE
+from ichx.training.network.adapt import LEAST, few, fit, told
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin
@@ -106,8 +106,8 @@ def make_model(plugin: "Plugin", recipe: "Recipe", start: Start, note: Callable[
 def load_file(model: nn.Module, path: Path, note: Callable[[str], None]) -> None:
     """Load what fits `model` of a safetensors or `.pth` file, adapted, and tell what was loaded, adapted and not.
 
-    See `ichx.training.adapt` for what fits. Raises `IchxError` for a file that is missing, damaged or holds code, and
-    for one that has less than half of the backbone's weights.
+    See `ichx.training.network.adapt` for what fits. Raises `IchxError` for a file that is missing, damaged or holds
+    code, and for one that has less than half of the backbone's weights.
     """
     entry, given = _read(path)
     fitted = fit(model, given)

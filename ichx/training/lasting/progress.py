@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ichx.training import checkpoint
-from ichx.training.checkpoint import Position
-from ichx.training.notfinite import check_finite
+from ichx.training.lasting import checkpoint
+from ichx.training.lasting.checkpoint import Position
+from ichx.training.network.notfinite import check_finite
 
 START = Position(0, 0)
 

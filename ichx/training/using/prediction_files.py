@@ -11,7 +11,7 @@ from typing import Any, Final
 import pandas as pd
 
 from ichx.errors import IchxError
-from ichx.training.inference import FilePredictions
+from ichx.training.using.inference import FilePredictions
 
 SUFFIXES: Final = (".csv", ".json", ".parquet")
 

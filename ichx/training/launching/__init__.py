@@ -1,0 +1,1 @@
+"""Runs in several processes: folds side by side, and processes that train one fold together."""

@@ -1,0 +1,1 @@
+"""Experiments as things to keep in order: moved, repeated, removed."""

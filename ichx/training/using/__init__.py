@@ -1,0 +1,1 @@
+"""What trained folds are used for: new files, other datasets, other programs."""
