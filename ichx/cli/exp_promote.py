@@ -6,6 +6,7 @@ import typer
 
 from ichx.cli.numbers import Number
 from ichx.cli.render import cell, console, print_json, say, session
+from ichx.cli.tune_show import named
 
 
 def promote(
@@ -19,19 +20,19 @@ def promote(
     """
     from ichx.tuning.promote import promote as register
 
-    with session() as (_, store):
-        found = register(store, number, name)
+    with session() as (workspace, store):
+        found = register(workspace, store, number, name)
         tuned = store.experiment(number).parent
     made = found.experiment
     if as_json:
         print_json(made)
         return
     if not found.created:
-        say(f"trial {number} had been promoted before")
+        say(f"experiment {number} had been promoted before")
     console.print(f"experiment {made.number}: {made.name} on {made.dataset} v{made.dataset_version}", markup=False)
     assert made.tuned is not None
-    say(
-        f"trial {number} had {cell(made.tuned.score)} on fold {made.tuned.fold} [selected]; "
-        "the other folds say how good its values are"
-    )
-    say(f"next: `ichx run {made.number}`, then `ichx tune show {tuned}` holds it against others")
+    assert tuned is not None
+    study = named(made.tuned.study, tuned)
+    had = f"{cell(made.tuned.score)} on fold {made.tuned.fold} [selected]"
+    say(f"experiment {number}, trial {made.tuned.trial + 1}, had {had}; the other folds say how good its values are")
+    say(f"next: `ichx run {made.number}`, then `ichx tune show {tuned}{study}` holds it against others")

@@ -1,6 +1,7 @@
 """`ichx tune`: search a better recipe for an experiment."""
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,13 @@ import typer
 from ichx.cli.numbers import Number
 from ichx.cli.options import duration_seconds, gigabytes
 from ichx.cli.render import print_json, say, session
-from ichx.cli.tune_show import print_study, show
+from ichx.cli.tune_show import numbered, print_study, show
 from ichx.cli.tune_space import space as space_
 from ichx.data.wording import counted
+
+DEVICE = r"auto|cpu|mps|cuda(:\d+)?"
+STUDY = r"[\w][\w.-]{0,63}"
+"""What a study may be called: its lock is a file of that name."""
 
 app = typer.Typer()
 app.command("show")(show)
@@ -74,6 +79,10 @@ def tune(
     """
     from ichx.errors import IchxError
 
+    if study and not re.fullmatch(STUDY, study):
+        raise typer.BadParameter(f"{study!r}: give letters, digits, - and _, at most 64", param_hint="--study")
+    if not re.fullmatch(DEVICE, device):  # here, for a first trial that fails would leave the study without the recipe
+        raise typer.BadParameter(f"{device!r} is no device: auto, cpu, cuda, cuda:1 or mps", param_hint="--device")
     if searches and space:
         raise IchxError("--space and --search both say what is searched", "give one of them")
     seconds = None if timeout is None else duration_seconds(timeout, "--timeout")
@@ -124,7 +133,7 @@ def tune(
             )
         found = read_study(workspace, store, number, study) if ending.finished else None
     if as_json:
-        print_json(found)
+        print_json(numbered(found) if found else None)
     elif found is not None:
         print_study(found, workspace.root)
     if ending.why == "complete" and ending.new == 0:

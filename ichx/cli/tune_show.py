@@ -2,7 +2,8 @@
 
 import csv
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +12,18 @@ import typer
 from ichx.cli.numbers import Number
 from ichx.cli.render import cell, duration, print_json, say, session, table, warn
 from ichx.data.wording import counted
-from ichx.tuning.wording import good, headers, searched, told
+from ichx.errors import IchxError
+from ichx.tuning.wording import good, headers, over, searched, told
 
 if TYPE_CHECKING:
+    from ichx.store import Experiment, Store
     from ichx.tuning.promoted import Promoted
     from ichx.tuning.results import StudyView, TrialView
 
 SHOWN = 10
+STATES = ("done", "pruned", "failed", "running")
+UNFINISHED = {"running": "unfinished"}
+"""What begun trials are called: whether they run now or go on with the next `ichx tune` is not known here."""
 VALUES = 4
 """How many values the table of trials has, those that matter most; `--json` and `--csv` have all."""
 
@@ -36,17 +42,52 @@ def show(
 
     Example: `ichx tune show 6`
     """
+    if as_json and as_csv:
+        raise typer.BadParameter("give one of --json and --csv")
     with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before Optuna is imported, which takes a second
-        from ichx.tuning.results import read_study
+        experiment = store.experiment(number)  # an unknown number is told before Optuna is imported, in a second
+        from ichx.tuning.results import read_study, study_names
 
+        others = study_names(workspace, number)
+        if not others and experiment.tuned is not None:
+            raise _of_another(store, experiment)
         found = read_study(workspace, store, number, study)
     if as_json:
-        print_json(found)
+        print_json(numbered(found))
     elif as_csv:
         _write_csv(found)
     else:
         print_study(found, workspace.root)
+        called = [f"`--study {name}`" if name else "the first" for name in others if name != found.name]
+        if called:
+            say(f"other studies of experiment {number}: {', '.join(called)}")
+
+
+def numbered(view: "StudyView") -> "StudyView":
+    """Return `view` with trials counted from 1, as everything that is shown of them is; Optuna counts from 0."""
+    trials = tuple(replace(trial, trial=trial.trial + 1) for trial in view.trials)
+    best = None if view.best is None else replace(view.best, trial=view.best.trial + 1)
+    return replace(view, trials=trials, best=best)
+
+
+def named(study: str, experiment: int) -> str:
+    """Return ` --study NAME` for the full name of a study of `experiment`, nothing for the first."""
+    name = study.removeprefix(f"experiment-{experiment}").removeprefix("-")
+    return f" --study {name}" if name else ""
+
+
+def _of_another(store: "Store", experiment: "Experiment") -> IchxError:
+    """Return the error for a trial, or what was promoted from one, that was not tuned itself: where to look."""
+    tuned, at = experiment.tuned, experiment
+    if experiment.kind != "trial" and experiment.parent is not None:
+        at = store.experiment(experiment.parent)
+    assert tuned is not None
+    of = "a trial" if experiment.kind == "trial" else "promoted from a trial"
+    shown = "" if at.parent is None else f"`ichx tune show {at.parent}{named(tuned.study, at.parent)}` shows that; "
+    remedy = shown + ("" if experiment.kind == "trial" else f"`ichx tune {experiment.number}` makes one")
+    return IchxError(
+        f"experiment {experiment.number} has no study: it is {of} of {tuned.study}", remedy.removesuffix("; ")
+    )
 
 
 def print_study(view: "StudyView", root: Path) -> None:
@@ -55,7 +96,7 @@ def print_study(view: "StudyView", root: Path) -> None:
     _print_head(view)
     _print_trials(view, marked)
     _print_learned(view)
-    for line in (*over(view, marked), *saved(view)):
+    for line in (*beyond(view, marked), *saved(view)):
         say(line)
     failed = [t for t in view.trials if t.state == "failed"]
     for trial in failed[-SHOWN:]:
@@ -64,12 +105,17 @@ def print_study(view: "StudyView", root: Path) -> None:
         warn(f"trial {trial.trial + 1}{which} failed: {trial.error}{log}")
     if len(failed) > SHOWN:
         warn(f"{counted(len(failed) - SHOWN, 'earlier trial')} failed, too; --json tells why")
-    _print_promoted(view.promoted, marked)
+    if view.best is not None and view.baseline in failed:
+        warn(
+            "the recipe as it is has failed, so that nothing here says whether the best trial is better; a larger "
+            "--trials tries it again"
+        )
+    _print_promoted(view, marked)
     for line in following(view):
         say(line)
 
 
-def over(view: "StudyView", marked: str) -> list[str]:
+def beyond(view: "StudyView", marked: str) -> list[str]:
     """Return what is to be said of done trials that a limit rules out."""
     found = sorted((t for t in view.trials if t.state == "done" and t.exceeded), key=lambda t: t.score or 0.0)
     if not found:
@@ -77,7 +123,7 @@ def over(view: "StudyView", marked: str) -> list[str]:
     best = found[0]
     return [
         f"{counted(len(found), 'done trial')} over a limit, the best one experiment {best.experiment}: "
-        f"{cell(best.score)} {marked}, over {', '.join(best.exceeded)}"
+        f"{cell(best.score)} {marked}, {over(best.exceeded)}"
     ]
 
 
@@ -95,9 +141,10 @@ def saved(view: "StudyView") -> list[str]:
 
 def following(view: "StudyView") -> list[str]:
     """Return what is to be done next."""
-    best, named = view.best, f" --study {view.name}" if view.name else ""
+    best = view.best
     if best is None:
-        return [f"no trial is done within the limits yet: `ichx tune {view.experiment}{named}` goes on"]
+        why = "" if view.limits == {} else " within the limits"
+        return [f"no trial is done{why} yet: the same `ichx tune` goes on, with a larger --trials where all have ended"]
     taken = next((p for p in view.promoted if p.trial == best.experiment), None)
     if best.baseline:
         return ["no trial is better than the recipe as it is: more trials or another space may find one"]
@@ -114,13 +161,16 @@ def following(view: "StudyView") -> list[str]:
 
 
 def _print_head(view: "StudyView") -> None:
-    states = [f"{view.counted(state)} {state}" for state in ("done", "pruned", "failed", "running")]
+    states = [f"{view.counted(state)} {UNFINISHED.get(state, state)}" for state in STATES]
     present = ", ".join(state for state in states if not state.startswith("0 "))
     called = f"study {view.name} of " if view.name else ""
-    part = [f"fold {view.fold}"]
-    part += [f"{100 * view.subset:.3g} % of the patients"] if view.subset < 1 else []
-    part += [f"{100 * view.length:.3g} % of the epochs"] if view.length < 1 else []
+    part = [f"fold {view.fold}", *_budget(view)]
     say(f"{called}experiment {view.experiment}, {', '.join(part)}: {counted(len(view.trials), 'trial')}: {present}")
+
+
+def _budget(view: "StudyView") -> list[str]:
+    part = [f"{100 * view.subset:.3g} % of the patients"] if view.subset < 1 else []
+    return part + ([f"{100 * view.length:.3g} % of the epochs"] if view.length < 1 else [])
 
 
 def _print_trials(view: "StudyView", marked: str) -> None:
@@ -146,15 +196,21 @@ def _print_trials(view: "StudyView", marked: str) -> None:
 
 def _state(trial: "TrialView") -> str:
     if trial.exceeded:
-        return f"over {', '.join(trial.exceeded)}"
-    return "as it is" if trial.baseline else trial.state
+        return over(trial.exceeded)
+    return "as it is" if trial.baseline else UNFINISHED.get(trial.state, trial.state)
 
 
 def _print_learned(view: "StudyView") -> None:
     if view.best is None:
         return
     if view.importances is None:
-        say("too few trials are done, or too little varies, to tell what matters")
+        from ichx.tuning.importance import ENOUGH
+
+        done = view.counted("done")
+        if done < ENOUGH:
+            say(f"{counted(done, 'done trial')}: what matters is told from {ENOUGH} on")
+        else:
+            say("too little varies in the done trials to tell what matters")
     else:
         rows = [
             (
@@ -175,7 +231,8 @@ def _print_learned(view: "StudyView") -> None:
         say(f"`ichx exp diff {view.experiment} {view.best.experiment}` shows what the best trial changes")
 
 
-def _print_promoted(promoted: "Sequence[Promoted]", marked: str) -> None:
+def _print_promoted(view: "StudyView", marked: str) -> None:
+    promoted = view.promoted
     if not promoted:
         return
     fold, parent = promoted[0].fold, promoted[0].parent
@@ -183,10 +240,13 @@ def _print_promoted(promoted: "Sequence[Promoted]", marked: str) -> None:
         (p.experiment, p.trial, p.chosen, p.score, p.parent_score, _difference(p), f"{len(p.folds)} of {p.others}")
         for p in promoted
     ]
-    heads = ("exp", "trial", f"fold {fold}", "other folds", f"exp {parent} there", "better by", "folds run")
-    leaky = f" [{', '.join(promoted[0].marks)}]" if promoted[0].marks else ""
-    caption = f"fold {fold} chose them {marked}; the other folds did not{leaky}. Scores are pooled over these."
-    table("promoted trials", heads, rows, caption=caption, drop=("folds run", "trial"))
+    heads = ("exp", "from exp", f"fold {fold}", "other folds", f"exp {parent} there", "better by", "folds run")
+    marks = sorted({mark for p in promoted for mark in p.marks})
+    also = f", but see their marks [{', '.join(marks)}]" if marks else ""
+    caption = f"fold {fold} chose them {marked}; the other folds did not{also}. Scores are pooled over these."
+    if part := _budget(view):
+        caption += f" Fold {fold}'s is a trial's, with {' and '.join(part)}, and compares with trials only."
+    table("promoted trials", heads, rows, caption=caption, drop=("folds run", "from exp"))
     for p in promoted:
         if p.problem:
             warn(f"experiment {p.experiment} cannot be compared: {p.problem.splitlines()[0]}")
@@ -201,7 +261,7 @@ def _write_csv(view: "StudyView") -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     facts = ("trial", "experiment", "state", "baseline", "score", "epochs", "planned", "seconds", "exceeded", "error")
     writer.writerow([*facts, *names])
-    for trial in view.trials:
+    for trial in numbered(view).trials:
         told_of: Mapping[str, object] = {fact: getattr(trial, fact) for fact in facts}
         row = {**told_of, "exceeded": " ".join(trial.exceeded), "baseline": "yes" if trial.baseline else "no"}
         writer.writerow(["" if v is None else v for v in row.values()] + [trial.values.get(n, "") for n in names])

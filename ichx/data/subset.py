@@ -19,18 +19,20 @@ def subset_folds(
     """Return `folds` (N,) with `LEFT_OUT` for the slices of all but a `share` of each fold's patients.
 
     `slices` has `slice_id`, `patient` and the labels. The patients of a fold who have the same labels are thinned
-    alike, so that the subset has about the prevalences of the whole; no name of a patient counts. Raises `IchxError`
-    where a fold would have no patient left.
+    alike, and those who have a rare label stand together, so that the subset has about the prevalences of the whole, of
+    the rarest label most closely; no name of a patient counts. Raises `IchxError` where a fold would have no patient
+    left.
     """
     if share >= 1:
         return folds
     labels = slices[list(LABELS)].to_numpy() > 0.5
+    bits = 1 << np.argsort(np.argsort(-_patients_with(slices["patient"], labels), kind="stable"))  # the rarest highest
     table = pd.DataFrame(
         {
             "patient": slices["patient"].to_numpy(object),
             "fold": folds,
             "first": slices["slice_id"].to_numpy(object),
-            "pattern": labels @ (1 << np.arange(len(LABELS))),
+            "pattern": labels @ bits,
         }
     )
     # A patient may have slices in several folds where these leak: each part is thinned as a patient of its own.
@@ -51,3 +53,9 @@ def subset_folds(
         kept[chosen] = True
     stays = kept.reindex(pd.MultiIndex.from_frame(table[["fold", "patient"]])).to_numpy(bool)
     return np.where(stays, folds, np.int16(LEFT_OUT)).astype(np.int16)
+
+
+def _patients_with(patients: pd.Series, labels: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return how many patients have each label in some slice."""
+    found: npt.NDArray[np.int64] = pd.DataFrame(labels).groupby(patients.to_numpy(object)).any().to_numpy().sum(axis=0)
+    return found

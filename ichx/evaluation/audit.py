@@ -20,6 +20,7 @@ from ichx.data.catalog import catalog_digest, label_digest, usable
 from ichx.data.dataset import load_catalog, load_folds
 from ichx.data.folds import find_leaks, fold_digest
 from ichx.data.predictions import VIEWS, Predictions, read_predictions
+from ichx.data.subset import LEFT_OUT, subset_folds
 from ichx.data.wording import counted, such_as
 from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
@@ -77,7 +78,11 @@ def audit(workspace: "Workspace", store: "Store", number: int) -> Audit:
         record.of("labels", lambda: _labels(experiment, version, slices))
         folds = record.of("folds", lambda: _folds(workspace, experiment, version, fold_set, slices))
         if folds is not None:
-            record.of("patients", lambda: _patients(experiment, fold_set, slices, folds))
+            whole = folds
+            record.of("patients", lambda: _patients(experiment, fold_set, slices, whole))
+            if experiment.tuned is not None and experiment.tuned.subset < 1:
+                share = experiment.tuned.subset
+                folds = record.of("subset", lambda: _subset(slices, whole, share))
     stored = store.predictions(number, role="oof")
     finished = sorted({p.fold for p in stored})
     record.of("finished", lambda: _finished(experiment, store, finished))
@@ -184,6 +189,13 @@ def _patients(
     if experiment.leaked or fold_set.leaking_patients:
         raise _WrongError("the folds are recorded as splitting patients, and the fold file splits none")
     return f"each of {counted(patients, 'patient')} is in one fold", None
+
+
+def _subset(slices: pd.DataFrame, folds: npt.NDArray[np.int16], share: float) -> tuple[str, npt.NDArray[np.int16]]:
+    """Return the folds of a trial that saw a share of the patients."""
+    kept = subset_folds(slices, folds, share)
+    patients, seen = slices["patient"].nunique(), slices.loc[kept != LEFT_OUT, "patient"].nunique()
+    return f"a trial on {share:g} of the patients, {seen:,} of {patients:,}; the score is marked so", kept
 
 
 def _finished(experiment: "Experiment", store: "Store", finished: list[int]) -> tuple[str, None]:

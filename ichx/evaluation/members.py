@@ -47,6 +47,10 @@ def named(workspace: "Workspace", store: "Store", numbers: Sequence[int], datase
     if twice:
         raise IchxError(f"named more than once: {', '.join(map(str, twice))}", "name each experiment once")
     experiments = [store.experiment(number) for number in numbers]
+    trials = [f"{e.number} is a tuning trial, which predicts no test set" for e in experiments if e.kind == "trial"]
+    raise_problems(
+        trials, "`ichx exp promote NUMBER` makes a trial an experiment, which can be blended once it has run"
+    )
     first = experiments[0]
     problems = [
         f"{e.number} is on {e.dataset}, not on {dataset}" for e in experiments if dataset not in (None, e.dataset)

@@ -30,6 +30,7 @@ _SUMMARY = (
     experiment.c.trashed,
     experiment.c.kind,
     experiment.c.parent,
+    func.coalesce(experiment.c.tuned["subset"].as_float(), 1.0).label("subset"),
     experiment.c.created,
     dataset_version.c.dataset,
     dataset_version.c.number.label("dataset_version"),

@@ -155,6 +155,7 @@ class ExperimentSummary:
     `state` is derived from the runs: `new`, `running`, `stalled`, `dead`, `stopped`, `failed`, `partial` or `done`;
     `stage` is the newest run's, `seconds` what all runs took together. `trashed` is since when it waits to be deleted.
     Scores are weighted log losses over all OOF slices, `_tta` of the views' mean; spreads are over folds.
+    `subset` is the share of the patients that it sees: 1, but for a tuning trial that was given less.
     """
 
     number: int
@@ -180,6 +181,7 @@ class ExperimentSummary:
     trashed: datetime | None
     kind: str
     parent: int | None
+    subset: float
     created: datetime
     tags: tuple[str, ...]
 
@@ -383,6 +385,8 @@ class ImportDraft:
 def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
     """Return what must be said beside a score wherever it is shown; nothing for a whole, honest one."""
     found = [mark for mark, on in (("selected", scored.selected), ("leaky folds", scored.leaked)) if on]
+    if isinstance(scored, ExperimentSummary) and scored.subset < 1:
+        found.append(f"{100 * scored.subset:.3g} % of the patients")
     if isinstance(scored, Ensemble):
         found += [f"partial ({scored.partial})"] if scored.partial else []
     elif scored.folds_done < scored.folds:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ichx import __version__
 from ichx.errors import IchxError
+from ichx.training.fold_state import START_FILE
 from ichx.training.provenance import DIFF_FILE
-from ichx.training.weights import START_FILE
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Store

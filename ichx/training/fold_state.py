@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from ichx.store import DatasetVersion, Experiment, Run, Store
     from ichx.workspace import Workspace
 
+START_FILE = "start.json"
+"""In an experiment's folder: what all its folds started from."""
+
 
 def finished_folds(workspace: "Workspace", store: "Store", number: int) -> set[int]:
     """Return the folds whose OOF predictions are recorded and whose files are there."""

@@ -5,8 +5,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ichx.training.fold_state import START_FILE
 from ichx.training.provenance import code_version, library_versions, machine
-from ichx.training.weights import START_FILE
 
 if TYPE_CHECKING:
     from ichx.store import Run, Store

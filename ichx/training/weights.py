@@ -19,6 +19,7 @@ from torch import nn
 
 from ichx.errors import IchxError
 from ichx.training.adapt import LEAST, few, fit, told
+from ichx.training.fold_state import START_FILE
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 ENTRIES: Final = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model")
 """Where training programs keep the weights in their checkpoints; averaged ones, where they are kept, are the better."""
-
-START_FILE = "start.json"
-"""In an experiment's folder: what all its folds started from."""
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,14 @@ class Limits:
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def excess(self, history: "Sequence[EpochRecord]", subset: float, *, whole: bool) -> dict[str, float]:
-        """Return by how much each bound is exceeded, 0 or less where it is kept; nothing of what is not known yet.
+        """Return by what part of it each bound is exceeded, 0 or less where it is kept; nothing of what is not known.
 
+        Parts, because samplers add them up: seconds and GB would not weigh the same.
         An epoch of a trial that has a `subset` of the patients stands for one that is longer in proportion. A `whole`
         history is one that no epoch comes after.
         """
         needs = needed(history, subset, whole=whole)
-        return {name: needs[name] - bound for name, bound in self.given().items() if name in needs}
+        return {name: needs[name] / bound - 1 for name, bound in self.given().items() if name in needs}
 
     def told(self, excess: Mapping[str, float]) -> str:
         """Return in words which bounds are exceeded."""
@@ -44,7 +45,7 @@ class Limits:
         }
         bounds = self.given()
         return "; ".join(
-            words[name].format(bounds[name] + over, bounds[name]) for name, over in excess.items() if over > 0
+            words[name].format(bounds[name] * (1 + over), bounds[name]) for name, over in excess.items() if over > 0
         )
 
 

@@ -1,5 +1,6 @@
 """From a trial to an experiment: the same values, but all patients, whole stages and every fold."""
 
+import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -7,12 +8,13 @@ from ichx.errors import IchxError
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import Selection
-from ichx.training.fold_state import fold_score
+from ichx.training.fold_state import START_FILE, fold_score
 from ichx.training.register import draft
 from ichx.tuning.budget import trial_recipe
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Store
+    from ichx.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -23,24 +25,28 @@ class Promoted:
     created: bool
 
 
-def promote(store: "Store", number: int, name: str | None = None) -> Promoted:
+def promote(workspace: "Workspace", store: "Store", number: int, name: str | None = None) -> Promoted:
     """Register the recipe that trial `number` tried as an experiment of its own, and return it; the trial stays.
 
-    Its score is marked as selected: the trial's fold chose it. Raises `IchxError` for what is no trial, for one
-    without a score, for the recipe as it is, and where the tuned experiment is gone.
+    It starts from the same weights as the trial. Its score is marked as selected: the trial's fold chose it. Raises
+    `IchxError` for what is no trial, for one without a score, for the recipe as it is, and where the tuned experiment
+    is gone.
     """
     trial = store.experiment(number)
     tuned = trial.tuned
     if trial.kind != "trial" or tuned is None:
-        raise IchxError(f"experiment {number} is no tuning trial", "`ichx tune show EXPERIMENT` lists an experiment's")
+        raise IchxError(
+            f"experiment {number} is no tuning trial", "`ichx tune show EXPERIMENT` lists the trials of one"
+        )
     if not tuned.values:
         raise IchxError(
-            f"trial {number} is experiment {trial.parent} as it is", f"run that on all folds: `ichx run {trial.parent}`"
+            f"experiment {number} tried experiment {trial.parent} as it is",
+            f"run that on all folds: `ichx run {trial.parent}`",
         )
     score = fold_score(store, number, tuned.fold)
     if score is None:
         raise IchxError(
-            f"trial {number} has not been trained to its end, so that nothing is known of it",
+            f"experiment {number} has not been trained to its end, so that nothing is known of it",
             f"`ichx run {number} --fold {tuned.fold}` goes on with it; or promote another trial",
         )
     if trial.parent is None:
@@ -48,16 +54,23 @@ def promote(store: "Store", number: int, name: str | None = None) -> Promoted:
             f"the experiment that trial {number} was tried for is gone, and its recipe with it",
             f"`ichx exp show {number} --toml > FILE` and `ichx exp new --from FILE` register the trial's own recipe",
         )
-    recipe = trial_recipe(from_toml(store.experiment(trial.parent).recipe), tuned.values)
+    parent = store.experiment(trial.parent)
+    recipe = trial_recipe(from_toml(parent.recipe), tuned.values)
     for known in store.experiments(Selection(parent=number), limit=None):
         whole = store.experiment(known.number)
         if whole.tuned is not None and whole.recipe_digest == digest(recipe):
             return Promoted(whole, created=False)
     made = replace(
-        draft(recipe, store.version_by_id(trial.version_id), name=name or f"{trial.name}-promoted", parent=number),
+        draft(recipe, store.version_by_id(trial.version_id), name=name or f"{parent.name}-{trial.name}", parent=number),
         fold_set_id=trial.fold_set_id,
         fold_digest=trial.fold_digest,
         selected=True,
         tuned=replace(tuned, subset=1.0, length=1.0, score=score),
     )
-    return Promoted(store.add_experiments([made])[0], created=True)
+    promoted = store.add_experiments([made])[0]
+    start = workspace.experiment_dir(number) / START_FILE
+    if start.exists():
+        folder = workspace.experiment_dir(promoted.number)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(start, folder / START_FILE)
+    return Promoted(promoted, created=True)

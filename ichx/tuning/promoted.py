@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ichx.errors import IchxError
+from ichx.errors import IchxError, NotFoundError
+from ichx.recipe_text import from_toml
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Store
@@ -13,16 +14,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Promoted:
-    """An experiment that took over the values of `trial`'s experiment, on all patients and for all epochs.
+    """An experiment that took over the values of `trial`'s experiment (None where that was deleted), on all patients.
 
-    `chosen` is the trial's score on `fold`, which chose it; it flatters. `score` is the experiment's own over its other
-    finished folds, pooled, `folds` of `others`; `parent_score` that of the tuned experiment `parent` over the same
-    folds. None where they are not run; `problem` says why predictions that there are cannot be read. Where `leaked`,
-    the folds split patients, and all of these flatter.
+    `chosen` is the trial's score on `fold`, which chose it; it flatters. `score` is the experiment's own over the
+    finished ones of the `others` folds, pooled, `folds` of them; `parent_score` that of the tuned experiment `parent`
+    over the same folds. None where they are not run; `problem` says why predictions that there are cannot be read.
+    `others` is how many folds have chosen nothing: where what was tuned came from a trial itself, that one's fold is
+    none of them. Where `leaked`, the folds split patients, and all of these flatter; where `selected`, something looked
+    at the other folds as well: a stage's patience, or an earlier tuning on other folds of these patients.
     """
 
     experiment: int
-    trial: int
+    trial: int | None
     study: str
     fold: int
     chosen: float
@@ -32,12 +35,14 @@ class Promoted:
     parent: int | None
     parent_score: float | None
     leaked: bool
+    selected: bool = False
     problem: str | None = None
 
     @property
     def marks(self) -> tuple[str, ...]:
         """What must be said beside the scores over the other folds."""
-        return ("leaky folds",) if self.leaked else ()
+        said = (("selected", self.selected), ("leaky folds", self.leaked))
+        return tuple(mark for mark, on in said if on)
 
     @property
     def better_by(self) -> float | None:
@@ -45,15 +50,18 @@ class Promoted:
         return None if self.score is None or self.parent_score is None else self.parent_score - self.score
 
 
-def read_promoted(workspace: "Workspace", store: "Store", trials: Iterable[int]) -> tuple[Promoted, ...]:
-    """Return what was promoted from the experiments `trials`, oldest first, without what is in the trash."""
+def read_promoted(workspace: "Workspace", store: "Store", study: str, trials: Iterable[int]) -> tuple[Promoted, ...]:
+    """Return what was promoted from the experiments `trials` of `study`, oldest first, without what is in the trash."""
     from ichx.store import Selection
 
     wanted = set(trials)
-    numbers = sorted(e.number for e in store.experiments(Selection(), limit=None) if e.parent in wanted)
     known: dict[tuple[int, tuple[int, ...]], float] = {}
-    found = (read_one(workspace, store, store.experiment(number), known) for number in numbers)
-    return tuple(one for one in found if one is not None)
+    found = []
+    for e in sorted(store.experiments(Selection(), limit=None), key=lambda e: e.number):
+        if e.parent in wanted or (e.parent is None and e.selected):  # a trial that was deleted is no parent any more
+            one = read_one(workspace, store, store.experiment(e.number), known)
+            found += [one] if one is not None and one.study == study else []
+    return tuple(found)
 
 
 def read_one(
@@ -67,11 +75,12 @@ def read_one(
     Scores that are `known` by experiment and folds are not computed again.
     """
     tuned = experiment.tuned
-    if experiment.kind != "experiment" or experiment.parent is None or tuned is None or tuned.score is None:
-        return None
+    if experiment.kind != "experiment" or experiment.origin or tuned is None or tuned.score is None:
+        return None  # also what was imported: its study is not here
     known = {} if known is None else known
-    folds = tuple(sorted(_finished(store, experiment.number) - {tuned.fold}))
-    parent = store.experiment(experiment.parent).parent
+    choosers, elsewhere = _choosers(store, experiment)
+    folds = tuple(sorted(_finished(store, experiment.number) - choosers))
+    parent = _tuned(store, experiment, tuned.study)
     score, parent_score, problem = None, None, None
     try:
         if folds:
@@ -87,13 +96,39 @@ def read_one(
         fold=tuned.fold,
         chosen=tuned.score,
         folds=folds,
-        others=experiment.folds - 1,
+        others=experiment.folds - len(choosers),
         score=score,
         parent=parent,
         parent_score=parent_score,
         leaked=experiment.leaked,
+        selected=elsewhere or from_toml(experiment.recipe).selects,
         problem=problem,
     )
+
+
+def _tuned(store: "Store", experiment: "Experiment", study: str) -> int | None:
+    """Return the experiment that was tuned: the trial's parent, or the study's own where the trial was deleted."""
+    if experiment.parent is not None:
+        return store.experiment(experiment.parent).parent
+    try:
+        return store.experiment(int(study.split("-")[1])).number
+    except NotFoundError:
+        return None
+
+
+def _choosers(store: "Store", experiment: "Experiment") -> tuple[set[int], bool]:
+    """Return the folds whose scores chose values of `experiment`, and whether other folds of its patients did, too.
+
+    What it was made from counts, and what that was made from, as far as these are still there.
+    """
+    found, elsewhere = set(), False
+    at: Experiment | None = experiment
+    while at is not None:
+        if at.tuned is not None and at.fold_digest == experiment.fold_digest:
+            found.add(at.tuned.fold)
+        elsewhere = elsewhere or (at.tuned is not None and at.fold_digest != experiment.fold_digest)
+        at = None if at.parent is None else store.experiment(at.parent)
+    return found, elsewhere
 
 
 def _finished(store: "Store", number: int) -> set[int]:

@@ -14,7 +14,6 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from ichx.errors import IchxError, did_you_mean
 from ichx.recipe import settable
@@ -22,7 +21,7 @@ from ichx.recipe_text import from_toml, literal
 from ichx.tuning.budget import Value
 from ichx.tuning.importance import ENOUGH, importances
 from ichx.tuning.promoted import Promoted, read_promoted
-from ichx.tuning.storage import BUSY_SECONDS, DATABASE
+from ichx.tuning.storage import BUSY_SECONDS, DATABASE, told_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -122,8 +121,8 @@ class StudyView:
 
     @property
     def baseline(self) -> TrialView | None:
-        """The trial of the recipe as it is."""
-        return next((t for t in self.trials if t.baseline), None)
+        """The trial of the recipe as it is; the newest, where one has failed."""
+        return next((t for t in reversed(self.trials) if t.baseline), None)
 
     def counted(self, state: str) -> int:
         """Return how many trials are in `state`."""
@@ -155,11 +154,11 @@ def read_study(workspace: "Workspace", store: "Store", number: int, study: str |
         if wanted not in names:
             called = [name for name in names if name]
             first = ", or leave --study out for the first" if "" in names else ""
-            which = f"has no study {wanted!r}" if wanted else f"has several studies: {', '.join(called)}"
-            raise IchxError(
-                f"experiment {number} {which}",
-                f"{did_you_mean(wanted, called)}choose with --study {'|'.join(called) or 'NAME'}{first}; {tune}",
+            choice = (
+                f"choose with --study {'|'.join(called)}{first}" if called else "leave --study out for its only one"
             )
+            which = f"has no study {wanted!r}" if wanted else f"has several studies: {', '.join(called)}"
+            raise IchxError(f"experiment {number} {which}", f"{did_you_mean(wanted, called)}{choice}")
         found = optuna.load_study(study_name=_full(number, wanted), storage=storage)
         return summarize(workspace, store, parent, found)
 
@@ -201,11 +200,13 @@ def summarize(workspace: "Workspace", store: "Store", parent: "Experiment", stud
         importances=shares,
         learned=tuple(
             _learned(name, distributions[name], as_is.get(name), ranked, (shares or {}).get(name))
-            for name in sorted(names, key=lambda name: -(shares or {}).get(name, 0.0))
+            for name in sorted(names, key=lambda name: (-(shares or {}).get(name, 0.0), not name.endswith(".lr")))
             if name in distributions
         ),
         saved=_saved(trials),
-        promoted=read_promoted(workspace, store, [t.experiment for t in trials if t.experiment is not None]),
+        promoted=read_promoted(
+            workspace, store, study.study_name, [t.experiment for t in trials if t.experiment is not None]
+        ),
     )
 
 
@@ -213,16 +214,14 @@ def summarize(workspace: "Workspace", store: "Store", parent: "Experiment", stud
 def _opened(workspace: "Workspace") -> Iterator[RDBStorage]:
     """Yield Optuna's storage, which is not written to: a study may be running."""
     path = workspace.root / "db" / DATABASE
-    try:
+    with told_of(path, "read", RuntimeError):  # of another version
         storage = RDBStorage(
             f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true",
             engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
         )
-    except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
-        line = str(error).splitlines()[0]
-        raise IchxError(f"{path} cannot be read: {line}", "upgrade Optuna, or move that file away") from error
     try:
-        yield storage
+        with told_of(path, "read"):
+            yield storage
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -256,8 +255,8 @@ def _trial(trial: "FrozenTrial", as_is: Mapping[str, Value]) -> TrialView:
         epochs=epochs,
         planned=planned,
         seconds=attrs.get("seconds"),
-        error=attrs.get("error", attrs.get("ended")),
-        log=attrs.get("log"),
+        error={"failed": attrs.get("error"), "pruned": attrs.get("ended")}.get(STATES[trial.state]),
+        log=attrs.get("log") if trial.state == TrialState.FAIL else None,
     )
 
 

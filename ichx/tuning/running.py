@@ -19,8 +19,7 @@ from ichx.tuning.budget import Value
 from ichx.tuning.events import TrialResult, TuneEvents
 from ichx.tuning.limits import Limits
 from ichx.tuning.space import Space
-from ichx.tuning.storage import reopen
-from ichx.tuning.trial import Budget, register_trial, trial_job
+from ichx.tuning.trial import Budget, UnfitError, register_trial, trial_job
 from ichx.tuning.watch import Watch
 
 if TYPE_CHECKING:
@@ -81,23 +80,15 @@ class TrialRunner:
         return [_result(trial) for trial in self.study.get_trials(deepcopy=False, states=over)]
 
     def interrupted(self) -> list[int]:
-        """Return the trials that an earlier process has begun and not ended; those it had decided to prune are over."""
-        left = []
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if "ended" in trial.user_attrs:
-                self._settle_as(reopen(self.study, trial.number), TrialState.PRUNED, trial.user_attrs["ended"])
-            else:
-                left.append(trial.number)
-        return left
+        """Return the trials that an earlier process has begun and not ended."""
+        return [t.number for t in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
     def begin(self, trial: "Trial", trials: int, device: str, shares: Shares) -> Running | None:
         """Return the trial with its experiment; None where its values do not go together, and it is over."""
         values = self._values(trial)
         try:
-            number = trial.user_attrs.get("experiment") or register_trial(
-                self.store, self.parent, self.study.study_name, trial.number, values, self.budget
-            )
-        except IchxError as error:
+            number = register_trial(self.store, self.parent, self.study.study_name, trial.number, values, self.budget)
+        except UnfitError as error:
             # Told as pruned, not as failed: the sampler then keeps away from such values.
             self._settle_as(trial, TrialState.PRUNED, error.problem)
             return None
@@ -105,7 +96,8 @@ class TrialRunner:
         recipe = from_toml(self.store.experiment(number).recipe)
         self.events.trial_started(trial.number, trials, number, values)
         job = trial_job(self.workspace, number, self.budget, device, shares)
-        return Running(trial, number, device, job, Watch(trial, recipe, self.budget, self.limits))
+        watch = Watch(trial, recipe, self.budget, self.limits)
+        return Running(trial, number, device, job, watch, ending=trial.user_attrs.get("ended"))
 
     def ended(self, running: Running, stopping: bool) -> bool:
         """Move a trial on; return whether it has ended, or, where all are `stopping`, its job has."""
@@ -114,6 +106,9 @@ class TrialRunner:
                 return True
             if self._held_elsewhere(running):
                 return False
+            if running.ending is not None:  # an earlier process had decided so, and was ended before it could tell
+                self._prune(running, running.ending)
+                return True
             running.log_start = log_size(running.job)
             running.handle = self.engine.submit(running.job)
         result = self.engine.poll(running.handle)
@@ -175,17 +170,14 @@ class TrialRunner:
             self.study.tell(trial.number, score)
             self._tell_ended(trial.number)
         elif running.ending is not None:
-            self._close(running, whole=False)
-            self._settle_as(trial, TrialState.PRUNED, running.ending)
+            self._prune(running, running.ending)
         elif stopping:
             pass  # it stays as it is and goes on when the study does
         elif self._held_elsewhere(running):
             running.handle = None  # it lost the race against a job of an earlier process; run it again after that one
             return False
         elif (self.workspace.experiment_dir(running.experiment) / f"fold-{self.budget.fold}" / NOT_FINITE).exists():
-            self._close(running, whole=False)
-            told = failure(result, running.job.log, running.log_start)
-            self._settle_as(trial, TrialState.PRUNED, f"diverged: {told}")
+            self._prune(running, f"diverged: {failure(result, running.job.log, running.log_start)}")
         else:
             self._close(running, whole=False)
             trial.set_user_attr("log", running.job.log.relative_to(self.workspace.root).as_posix())
@@ -200,6 +192,10 @@ class TrialRunner:
         excess = running.watch.close(self._history(running), whole=whole)
         running.trial.set_user_attr("excess", excess)
         running.trial.set_user_attr("seconds", self.store.experiment(running.experiment).seconds)
+
+    def _prune(self, running: Running, reason: str) -> None:
+        self._close(running, whole=False)
+        self._settle_as(running.trial, TrialState.PRUNED, reason)
 
     def _settle_as(self, trial: "Trial", state: TrialState, reason: str) -> None:
         trial.set_user_attr("error" if state == TrialState.FAIL else "ended", reason)
@@ -241,7 +237,7 @@ def _result(trial: "FrozenTrial") -> TrialResult:
         values=trial.params,
         score=trial.value if state != "failed" else None,
         baseline=bool(attrs.get("baseline")),
-        reason=attrs.get("error" if state == "failed" else "ended"),
+        reason={"failed": attrs.get("error"), "pruned": attrs.get("ended")}.get(state),
         excess=attrs.get("excess", ""),
         log=attrs.get("log"),
     )

@@ -42,6 +42,11 @@ class Range:
         """The range as `read_space` takes it."""
         return json.dumps(str(self).removeprefix(f"{self.name}="))
 
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """The lowest and the highest value."""
+        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+
     def holds(self, value: Any) -> Value | None:
         """Return `value` of a recipe as a trial may get it; None where it is outside."""
         return value if self.low <= value <= self.high else None
@@ -68,6 +73,11 @@ class Choice:
         """The choice as `read_space` takes it."""
         return f"[{', '.join(self.values)}]"
 
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """All values."""
+        return self.values
+
     def holds(self, value: Any) -> Value | None:
         """Return `value` of a recipe as a trial may get it; None where it is no choice."""
         own = tomllib.loads(f"value = {literal(value)}")["value"]
@@ -88,6 +98,12 @@ def parse_space(searches: Sequence[str], recipe: Recipe) -> Space:
     Raises `IchxError` with all problems at once: unknown names, empty ranges, log ranges that reach 0, values that
     `recipe` could not have.
     """
+    found, problems = _parsed(searches, recipe)
+    raise_problems(problems, f"a search is {FORMS}; `ichx tune space NUMBER` shows the default one")
+    return found
+
+
+def _parsed(searches: Sequence[str], recipe: Recipe) -> tuple[Space, list[str]]:
     problems: list[str] = []
     found: dict[str, Dimension] = {}
     for search in searches:
@@ -101,8 +117,11 @@ def parse_space(searches: Sequence[str], recipe: Recipe) -> Space:
             problems += [f"{name}={text}: {line}" for line in wrong]
             if dimension is not None:
                 found[name] = dimension
-    raise_problems(problems, f"a search is {FORMS}; `ichx tune space NUMBER` shows the default one")
-    return tuple(found.values())
+    for dimension in found.values():
+        others = [other for other in found.values() if other is not dimension]
+        wrong = [line for value in dimension.ends for line in _refused_with(recipe, dimension.name, value, others)]
+        problems += [f"{dimension}: {line}" for line in wrong]
+    return tuple(found.values()), problems
 
 
 def read_space(path: Path, recipe: Recipe) -> Space:
@@ -126,11 +145,14 @@ def read_space(path: Path, recipe: Recipe) -> Space:
         elif isinstance(value, list):
             found.append(f"{name}={','.join(literal(item) for item in value)}")
         else:
-            problems.append(f'{path}: {name} = {literal(value)}: must be a range, "LOW..HIGH", or a list of choices')
+            problems.append(f'{name} = {literal(value)}: must be a range, "LOW..HIGH", or a list of choices')
     if not found and not problems:
-        problems.append(f"{path} searches nothing")
-    raise_problems(problems, "`ichx tune space NUMBER` prints one to begin with")
-    return parse_space(found, recipe)
+        problems.append("it searches nothing")
+    space, wrong = _parsed(found, recipe)
+    raise_problems(
+        [f"{path}: {line}" for line in (*problems, *wrong)], "`ichx tune space NUMBER` prints one to begin with"
+    )
+    return space
 
 
 def to_toml(space: Space) -> str:
@@ -149,13 +171,13 @@ def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _parse(name: str, text: str, recipe: Recipe) -> tuple[Dimension | None, list[str]]:
     known = settable(recipe)
     if name not in known:
-        return None, _refused(recipe, name, "0")
+        return None, _refused(recipe, {name: "0"})
     kind = type(known[name])
     if ".." not in text and not text.startswith("log:"):
         choice = Choice(name, _choices(text))
         if len(set(choice.values)) < max(2, len(choice.values)):
             return None, ["a choice needs two or more different values"]
-        return choice, [line for value in choice.values for line in _refused(recipe, name, value)]
+        return choice, []
     if kind not in (int, float):
         return None, [f"its value {known[name]!r} is no number: give choices, A,B,C"]
     log = text.startswith("log:")
@@ -169,14 +191,21 @@ def _parse(name: str, text: str, recipe: Recipe) -> tuple[Dimension | None, list
         return None, ["the range is empty"]
     if log and low <= 0:
         return None, ["a log range must stay above 0"]
-    ends = [repr(int(end) if kind is int else end) for end in (low, high)]
-    return found, [line for end in ends for line in _refused(recipe, name, end)]
+    return found, []
 
 
-def _refused(recipe: Recipe, name: str, value: str) -> list[str]:
-    """Return why `recipe` cannot have the value; nothing for a good one."""
+def _refused_with(recipe: Recipe, name: str, value: Value, others: Sequence[Dimension]) -> list[str]:
+    """Return why `recipe` cannot have the value, also not beside another one that is searched."""
+    wrong = _refused(recipe, {name: value})
+    if wrong and any(not _refused(recipe, {name: value, o.name: end}) for o in others for end in o.ends):
+        return []
+    return wrong
+
+
+def _refused(recipe: Recipe, values: Mapping[str, Value]) -> list[str]:
+    """Return why `recipe` cannot have the values; nothing for good ones."""
     try:
-        trial_recipe(recipe, {name: value})
+        trial_recipe(recipe, values)
     except IchxError as error:
         return error.problem.splitlines()
     return []

@@ -3,6 +3,7 @@
 What becomes of one trial is in `ichx.tuning.running`.
 """
 
+import json
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,11 @@ from ichx.data.dataset import load_folds, load_version
 from ichx.data.subset import subset_folds
 from ichx.engine import Engine
 from ichx.errors import IchxError, raise_problems
+from ichx.plugins import load_registry
 from ichx.recipe import Recipe, settable
 from ichx.recipe_text import from_toml
 from ichx.training.dealing import share_machine
+from ichx.training.fold_state import START_FILE
 from ichx.tuning.default_space import default_space
 from ichx.tuning.events import TuneEnding, TuneEvents
 from ichx.tuning.limits import Limits
@@ -22,6 +25,7 @@ from ichx.tuning.sampling import SAMPLERS, make_sampler
 from ichx.tuning.space import Space
 from ichx.tuning.storage import PRUNERS, begin_with, make_pruner, open_study, reopen, study_name
 from ichx.tuning.trial import Budget
+from ichx.tuning.wording import OPTIONS
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
     from ichx.store import Experiment, Store
     from ichx.workspace import Workspace
 
-TICK_SECONDS = 0.1
+TICK_SECONDS = 0.3
 MOST_FAILED = 3
 """So many trials in a row that fail end a study: what hinders them will hinder the next one, too."""
 
@@ -65,10 +69,13 @@ def tune(
     raise_problems(_problems(parent, trials, jobs, budget, limits, sampler, pruner, timeout), "see `ichx tune --help`")
     _check_data(workspace, store, parent, budget)
     if budget.options.weights is not None:
-        from ichx.training.weights import choose_start  # imports torch
+        from ichx.training.weights import choose_start, read_weights  # imports torch
 
         told = budget.options
         choose_start(workspace.experiments_dir, recipe, pretrained=told.pretrained, weights=told.weights)
+        read_weights(budget.options.weights)
+    load_registry().get(recipe.plugin)  # tells which there are
+    _note_start(workspace, parent, recipe, budget, events)
     own = _own(space, recipe)
     with open_study(
         workspace,
@@ -77,6 +84,8 @@ def tune(
         make_pruner(pruner, len(recipe.stage)),
         make_sampler(sampler, recipe.seed),
     ) as held:
+        if sampler == "gp" and pruner != "none":
+            events.note("gp learns from done trials alone, not from what is ended early: --pruner none suits it")
         for name in sorted({dimension.name for dimension in space} - own.keys()):
             events.note(f"what the recipe has for {name} lies outside of what is searched")
         begin_with(held, own)
@@ -105,7 +114,7 @@ class _Tuner:
     def __init__(self, study: "Study", runner: TrialRunner, events: TuneEvents) -> None:
         self.study, self.runner, self.events = study, runner, events
         self.active: list[Running] = []
-        self.before = len(runner.finished())
+        self.before = {result.trial for result in runner.finished()}
         self.draining = False
 
     def run(self, trials: int, jobs: int, timeout: float | None, stops: Callable[[], int]) -> str:
@@ -153,7 +162,7 @@ class _Tuner:
     def _failing(self) -> bool:
         """Whether trials fail for a reason that will stay: the newest have all failed, or none has ever done else."""
         finished = self.runner.finished()
-        newest = finished[self.before :][-MOST_FAILED:]
+        newest = [result for result in finished if result.trial not in self.before][-MOST_FAILED:]
         if not newest or any(result.state != "failed" for result in newest):
             return False
         return len(newest) == MOST_FAILED or not any(result.state in ("done", "pruned") for result in finished)
@@ -173,6 +182,24 @@ def _check_data(workspace: "Workspace", store: "Store", parent: "Experiment", bu
         version = store.version_by_id(parent.version_id)
         slices = load_version(workspace, version).slices
         subset_folds(slices, load_folds(workspace, version, version.fold_set(parent.fold_set), slices), budget.subset)
+
+
+def _note_start(
+    workspace: "Workspace", parent: "Experiment", recipe: Recipe, budget: Budget, events: TuneEvents
+) -> None:
+    """Tell where trials start from other weights than the folds of `parent` did."""
+    path = workspace.experiment_dir(parent.number) / START_FILE
+    if not path.exists():
+        return
+    did, asked = json.loads(path.read_text(encoding="utf-8"))["kind"], budget.options
+    pretrained = recipe.model.pretrained if asked.pretrained is None else asked.pretrained
+    will = "file" if asked.weights is not None else "pretrained" if pretrained else "random"
+    if will != did:
+        words = {"file": "a file's weights", "pretrained": "pretrained weights", "random": "random weights"}
+        events.note(
+            f"the folds of experiment {parent.number} started from {words[did]}, its trials start from {words[will]}: "
+            "--weights, --pretrained or --no-pretrained has them start alike"
+        )
 
 
 def _own(space: Space, recipe: Recipe) -> dict[str, Any]:
@@ -213,7 +240,7 @@ def _problems(
     if not 0 <= budget.fold < parent.folds:
         problems.append(f"experiment {parent.number} has no fold {budget.fold}; its folds are 0 to {parent.folds - 1}")
     problems += budget.problems()
-    problems += [f"the limit {name} must be above 0" for name, bound in limits.given().items() if not bound > 0]
+    problems += [f"{OPTIONS[name]} must be above 0" for name, bound in limits.given().items() if not bound > 0]
     if sampler not in SAMPLERS:
         problems.append(f"--sampler {sampler}: must be one of {', '.join(SAMPLERS)}")
     if pruner not in PRUNERS:
@@ -221,7 +248,7 @@ def _problems(
     if timeout is not None and timeout <= 0:
         problems.append("--timeout must be above 0")
     if parent.kind == "trial":
-        problems.append(f"experiment {parent.number} is itself a trial: promote it first (`ichx exp promote`)")
+        problems.append(f"experiment {parent.number} is itself a trial: `ichx exp promote {parent.number}` comes first")
     if parent.trashed is not None:
         problems.append(f"experiment {parent.number} is in the trash: `ichx exp restore {parent.number}` takes it out")
     return problems

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ichx.engine import Job
+from ichx.errors import IchxError
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import Tuned
@@ -38,20 +39,30 @@ class Budget:
         return [f"--{name} {share:g}: must be above 0 and at most 1" for name, share in shares if not 0 < share <= 1]
 
 
+class UnfitError(IchxError):
+    """Values that each could be trained with, but not together."""
+
+
 def register_trial(
     store: "Store", parent: "Experiment", study: str, number: int, values: Mapping[str, Value], budget: Budget
 ) -> int:
     """Return the experiment of trial `number` of `study`: `parent` with `values`, on its data and folds; made once.
 
-    Raises `IchxError` for values that no training could use together.
+    One that was deleted or is in the trash is made again. Raises `UnfitError` for values that no training could use
+    together, and `IchxError` where `parent` is gone.
     """
-    recipe = trial_recipe(from_toml(parent.recipe), values, budget.length)
+    store.experiment(parent.number)
+    given = from_toml(parent.recipe)
+    try:
+        recipe = trial_recipe(given, values, budget.length)
+    except IchxError as error:
+        raise UnfitError(error.problem, error.remedy) from error
     tuned = Tuned(study, number, budget.fold, dict(values), budget.subset, budget.length)
     for known in store.trials(parent.number):
         # The study may have been interrupted before it could note this; another file's study may have had the name.
         if known.tuned == tuned and known.recipe_digest == digest(recipe) and known.trashed is None:
             return known.number
-    name = f"{parent.name}-{study.removeprefix(f'experiment-{parent.number}').lstrip('-') or 'tune'}-{number}"
+    name = f"{study.removeprefix(f'experiment-{parent.number}').lstrip('-') or 'tune'}-{number + 1}"
     made = replace(
         draft(recipe, store.version_by_id(parent.version_id), name=name, parent=parent.number, kind="trial"),
         fold_set_id=parent.fold_set_id,

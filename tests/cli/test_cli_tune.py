@@ -68,7 +68,8 @@ def test_what_is_shown_fits_a_narrow_terminal(tuned: Path) -> None:
 def test_studies_have_names(tuned: Path, ichx: Program) -> None:
     done = ichx("tune", "show", 1, "--study", "wide", cwd=tuned)
     assert "study wide of experiment 1, fold 0, 50 % of the patients, 25 % of the epochs: 5 trials" in done.err
-    assert "too few trials are done" in done.err
+    assert "3 done trials: what matters is told from 8 on" in done.err
+    assert "other studies of experiment 1: the first" in done.err
     wrong = ichx("tune", "show", 1, "--study", "wied", cwd=tuned)
     assert (wrong.code, wrong.out) == (1, "")
     assert "did you mean 'wide'" in wrong.err
@@ -76,7 +77,7 @@ def test_studies_have_names(tuned: Path, ichx: Program) -> None:
 
 def test_all_trials_as_csv(tuned: Path, ichx: Program) -> None:
     rows = list(csv.DictReader(io.StringIO(ichx("tune", "show", 1, "--csv", cwd=tuned).out)))
-    assert [row["trial"] for row in rows] == [str(i) for i in range(25)]
+    assert [row["trial"] for row in rows] == [str(i) for i in range(1, 26)]
     assert (rows[0]["baseline"], rows[0]["stage.balanced.lr"], rows[0]["state"]) == ("yes", "0.004", "done")
     assert rows[24]["exceeded"] == "minutes"
 
@@ -98,6 +99,34 @@ def test_promoted_ones_are_shown_with_both_scores(tuned: Path, ichx: Program) ->
         assert f"{promoted[key]:.5f}" in row
     assert f"{promoted['parent_score'] - promoted['score']:+.5f}" in row
     assert "next:" not in after.err
+
+
+def test_a_trial_says_whose_study_it_is_of(tuned: Path, ichx: Program) -> None:
+    number = json.loads(ichx("tune", "show", 1, "--study", "wide", "--json", cwd=tuned).out)["trials"][2]["experiment"]
+    done = ichx("tune", "show", number, cwd=tuned)
+    assert (done.code, done.out) == (1, "")
+    assert "it is a trial of experiment-1-wide\n       `ichx tune show 1 --study wide` shows that\n" in done.err
+
+
+def test_trials_are_counted_from_one_everywhere(tuned: Path, ichx: Program) -> None:
+    found = json.loads(ichx("tune", "show", 1, "--json", cwd=tuned).out)
+    assert [t["trial"] for t in found["trials"]] == list(range(1, 26))
+    best = found["best"]
+    assert found["trials"][best["trial"] - 1] == best
+    told = ichx("exp", "show", best["experiment"], cwd=tuned).out
+    assert f"experiment-1, trial {best['trial']}:" in told
+
+
+def test_what_cannot_be_asked_for_is_told_before_any_trial(tuned: Path, ichx: Program) -> None:
+    for option, value, told in (
+        ("--study", "a/b", "give letters"),
+        ("--device", "gpu", "is no device"),
+        ("--timeout", "soon", "is no duration"),
+    ):
+        done = ichx("tune", 1, option, value, cwd=tuned)
+        assert done.code == 2
+        assert told in done.err
+    assert ichx("tune", "show", 1, "--json", "--csv", cwd=tuned).code == 2
 
 
 def test_without_a_study_there_is_a_remedy(trained_copy: Path, ichx: Program) -> None:

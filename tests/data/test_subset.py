@@ -49,3 +49,21 @@ def test_too_small_a_share_is_said() -> None:
     slices, folds = cohort(patients=8)
     with pytest.raises(IchxError, match="none of the 2 patients of fold 0"):
         subset_folds(slices, folds, 0.01)
+
+
+def test_a_rare_label_has_its_share_in_every_fold() -> None:
+    rng = np.random.default_rng(3)
+    rare = dict(zip(LABELS, (0.03, 0.22, 0.16, 0.18, 0.2, 0.0), strict=True))
+    labels = {name: (rng.random(3000) < share).astype(float) for name, share in rare.items()}
+    labels["any"] = np.max(list(labels.values()), axis=0)
+    slices = pd.DataFrame({"slice_id": [f"s{i}" for i in range(3000)], "patient": [f"p{i}" for i in range(3000)]})
+    slices = slices.assign(**labels)
+    folds = (np.arange(3000) % 5).astype(np.int16)
+    for share in (0.1, 0.25):
+        found = subset_folds(slices, folds, share)
+        for fold in range(5):
+            wanted = share * labels["epidural"][folds == fold].sum()
+            assert abs(labels["epidural"][found == fold].sum() - wanted) <= 1, "they stand side by side"
+            for name in LABELS[1:]:
+                wanted = share * labels[name][folds == fold].mean() * 600
+                assert labels[name][found == fold].sum() == pytest.approx(wanted, abs=5)

@@ -8,10 +8,13 @@ from scripted_engine import CPU, Told
 from tuned_workspace import made, store, workspace  # noqa: F401
 
 from ichx.errors import IchxError
+from ichx.evaluation.audit import audit
+from ichx.evaluation.members import named
 from ichx.evaluation.oof import read_oof
 from ichx.plugins import load_registry
 from ichx.recipe_text import apply_settings, from_toml
-from ichx.store import Store
+from ichx.store import Store, marks
+from ichx.training.fold_state import START_FILE
 from ichx.training.register import draft
 from ichx.tuning.promote import promote
 from ichx.tuning.space import parse_space
@@ -40,15 +43,26 @@ def test_trials_train_a_share_of_the_patients_and_epochs(workspace: Workspace, s
         assert len(set(oof.patients)) == 1  # of the fold's two
         assert oof.left_out == 0
         assert oof.score == pytest.approx(trial.score)
+        assert marks(child) == ("selected", "50 % of the patients", "partial (1 of 2 folds)")
+        found = audit(workspace, store, child.number)
+        assert found.sound, found
+        assert next(c.told for c in found.checks if c.subject == "subset").startswith(
+            "a trial on 0.5 of the patients, 2 of 4"
+        )
+    with pytest.raises(IchxError, match="2 is a tuning trial, which predicts no test set\n3 is a tuning trial"):
+        named(workspace, store, [2, 3], None)
     chosen = told.ended[1]
-    whole = promote(store, chosen.experiment or 0).experiment
+    whole = promote(workspace, store, chosen.experiment or 0).experiment
     found = from_toml(whole.recipe)
     assert found.stage[-1].epochs == chosen.values["stage.full.epochs"]
     assert whole.tuned is not None
+    started = [workspace.experiment_dir(n) / START_FILE for n in (whole.number, chosen.experiment or 0)]
+    assert started[0].read_text() == started[1].read_text()
+    assert (whole.subset, marks(whole)) == (1, ("selected", "partial (0 of 2 folds)"))
     assert (whole.kind, whole.parent, whole.selected) == ("experiment", chosen.experiment, True)
     assert (whole.tuned.subset, whole.tuned.length, whole.tuned.score) == (1, 1, chosen.score)
-    assert promote(store, chosen.experiment or 0).experiment == whole
-    with pytest.raises(IchxError, match="is experiment 1 as it is"):
-        promote(store, told.ended[0].experiment or 0)
+    assert promote(workspace, store, chosen.experiment or 0).experiment == whole
+    with pytest.raises(IchxError, match="tried experiment 1 as it is"):
+        promote(workspace, store, told.ended[0].experiment or 0)
     with pytest.raises(IchxError, match="experiment 1 is no tuning trial"):
-        promote(store, 1)
+        promote(workspace, store, 1)

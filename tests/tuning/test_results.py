@@ -1,6 +1,7 @@
 """What is read from a study: trials and states, the best, what was learned, what pruning saved, what was promoted."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from ichx.errors import IchxError
 from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
 from ichx.plugins import load_registry
+from ichx.recipe_text import apply_settings, from_toml, to_toml
 from ichx.store import Store, open_store
 from ichx.training.runner import run_experiment
 from ichx.tuning.importance import importances
+from ichx.tuning.promoted import read_one
 from ichx.tuning.results import read_study, study_names
 from ichx.workspace import Workspace, open_workspace
 
@@ -145,6 +148,11 @@ def test_promoted_experiments_have_the_score_of_the_folds_that_did_not_choose(
     run_experiment(workspace, store, load_registry(), number, folds=[0])
     (found,) = read_study(workspace, store, 1).promoted
     assert found.folds == (), "the fold that chose it tells nothing"
+    store.trash([numbers[-1]])
+    store.purge(numbers[-1])
+    (gone,) = read_study(workspace, store, 1).promoted
+    assert gone == replace(found, trial=None), "it outlives its trial"
+    assert read_one(workspace, store, replace(store.experiment(number), origin={"number": 7})) is None
     run_experiment(workspace, store, load_registry(), number)
     (found,) = read_study(workspace, store, 1).promoted
     whole, own = (read_oof(workspace, store, store.experiment(n)) for n in (1, number))
@@ -157,3 +165,24 @@ def test_promoted_experiments_have_the_score_of_the_folds_that_did_not_choose(
     (found,) = read_study(workspace, store, 1).promoted
     assert found.score is None
     assert found.problem
+
+
+def test_a_fold_that_chose_what_was_tuned_again_is_none_of_the_others(workspace: Workspace, store: Store) -> None:
+    """Promoted from a trial on fold 0, tuned again on fold 1: in two folds nothing is left that chose nothing."""
+    first = store.experiment(1)
+    trial = register(store, first, "experiment-1", 1, {"model.dropout": 0.1})
+    promoted = store.experiment(register(store, first, "experiment-1", 1, {"model.dropout": 0.1}, of=trial, score=0.1))
+    again = register(store, promoted, f"experiment-{promoted.number}", 1, {"batch": "32"})
+    last = store.experiment(
+        register(store, promoted, f"experiment-{promoted.number}", 1, {"batch": "32"}, of=again, score=0.1)
+    )
+    assert last.tuned is not None
+    on_another = replace(last, tuned=replace(last.tuned, fold=1))
+    assert [found.others for e in (promoted, last, on_another) if (found := read_one(workspace, store, e))] == [1, 1, 0]
+    elsewhere = read_one(workspace, store, replace(last, fold_digest="another"))
+    assert elsewhere is not None
+    assert elsewhere.marks == ("selected",), "other folds of its patients chose"
+    patient = to_toml(apply_settings(from_toml(last.recipe), ["stage.full.patience=1"]))
+    looked = read_one(workspace, store, replace(last, recipe=patient))
+    assert looked is not None
+    assert looked.marks == ("selected",)

@@ -117,6 +117,14 @@ def test_a_space_in_a_file(tmp_path: Path) -> None:
         read_space(tmp_path / "none.toml", RECIPE)
 
 
+def test_values_that_only_fit_beside_others_may_be_searched_together() -> None:
+    recipe = apply_settings(RECIPE, ["input.size=96", "input.crop=0"])
+    size, crop = parse_space(["input.size=88,128", "input.crop=64,112"], recipe)
+    assert (size.ends, crop.ends) == (("88", "128"), ("64", "112"))
+    with pytest.raises(IchxError, match=r"input\.crop = 112"):
+        parse_space(["input.size=88,100", "input.crop=64,112"], recipe)
+
+
 def test_windows_are_searched_by_their_numbers() -> None:
     (centre,) = parse_space(["input.windows.2.centre=50..110"], RECIPE)
     assert centre == Range("input.windows.2.centre", 50.0, 110.0, False, False)
@@ -135,6 +143,20 @@ def test_a_stage_keeps_its_shape_at_another_length() -> None:
     with pytest.raises(IchxError, match="between 1 and 10000"):
         trial_recipe(recipe, {"stage.balanced.epochs": 0})
     assert to_toml(trial_recipe(recipe, {})) == to_toml(recipe)
+
+
+def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text('batch = 8\n[augmentation]\nrotate = "30..0"\nfoo = "1..2"\n', encoding="utf-8")
+    with pytest.raises(IchxError) as caught:
+        read_space(file, RECIPE)
+    told = caught.value.problem.splitlines()
+    assert len(told) == 3
+    for line, expected in zip(
+        told, ("must be a range", "the range is empty", "no value 'augmentation.foo'"), strict=True
+    ):
+        assert line.startswith(f"{file}: ")
+        assert expected in line
 
 
 def test_all_problems_are_told_at_once() -> None:

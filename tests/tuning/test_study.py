@@ -15,10 +15,13 @@ from ichx.errors import IchxError
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Experiment, Selection, Store, Tuned
 from ichx.training.options import RunOptions
+from ichx.training.register import draft
 from ichx.training.run_log import log_file
+from ichx.training.weights import Start, remember_start
 from ichx.tuning.events import TuneEnding
 from ichx.tuning.limits import Limits
-from ichx.tuning.running import best_of
+from ichx.tuning.results import read_study
+from ichx.tuning.running import TrialRunner, best_of
 from ichx.tuning.space import Space, parse_space
 from ichx.tuning.study import tune
 from ichx.tuning.trial import Budget
@@ -61,12 +64,14 @@ def test_trials_are_experiments_and_a_finished_study_stays(
 
     again = tune(workspace, store, 1, InlineEngine(), trials=3, space=space, budget=CPU)
     assert again == TuneEnding(3, 0, "complete")
-    with pytest.raises(IchxError, match=r"another search space:\n  batch=16,32 stage.balanced.lr=log:0.0001..0.01"):
+    with pytest.raises(
+        IchxError, match=r"it searches batch=16,32, not [0-9,]+; stage.balanced.lr=log:0.0001..0.01, not log"
+    ):
         tune(workspace, store, 1, InlineEngine(), trials=4, budget=CPU)
     other = replace(CPU, options=RunOptions(device="cpu", pretrained=False))
-    with pytest.raises(IchxError, match=r"another start"):
+    with pytest.raises(IchxError, match=r"it was made without --pretrained, not with --no-pretrained"):
         tune(workspace, store, 1, InlineEngine(), trials=4, space=space, budget=other)
-    with pytest.raises(IchxError, match=r"another subset:\n  1.0\nnot\n  0.5") as caught:
+    with pytest.raises(IchxError, match=r"it was made with --subset 1, not with --subset 0.5") as caught:
         tune(workspace, store, 1, InlineEngine(), trials=4, space=space, budget=replace(CPU, subset=0.5))
     assert "--study NAME" in caught.value.remedy
     assert store.listing(Selection(kind="trial"))[1] == 3
@@ -168,7 +173,7 @@ def test_every_sampler_finds_what_is_better(
         ({"sampler": "tep"}, "--sampler tep: must be one of tpe, gp, random"),
         ({"pruner": "mean"}, "--pruner mean: must be one of median, hyperband, none"),
         ({"timeout": 0.0}, "--timeout must be above 0"),
-        ({"limits": Limits(memory_gb=0)}, "the limit memory_gb must be above 0"),
+        ({"limits": Limits(memory_gb=0)}, "--max-memory must be above 0"),
         ({"budget": Budget(options=RunOptions(weights=Path("none.pth")))}, "none.pth"),
     ],
 )
@@ -180,3 +185,98 @@ def test_what_cannot_be_is_said_at_once(
     with pytest.raises(IchxError, match="no experiment has the number 9"):
         tune(workspace, store, 9, InlineEngine(), trials=1)
     assert not (workspace.root / "db" / "tuning.db").exists()
+
+
+def test_what_an_earlier_process_had_decided_is_told_with_what_it_needed(
+    workspace: Workspace, store: Store, space: Space
+) -> None:
+    """It is killed between the decision to end a trial and telling so; the job ends on its own."""
+    slow = {"seconds": lambda recipe: 1.0 if recipe.batch == 16 else 9.0}
+    engine = ScriptedEngine(store, far_from(1e-3), **slow)
+    limits = Limits(epoch_seconds=5)
+
+    def tell(self: TrialRunner, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrialRunner, "_prune", tell)
+        with pytest.raises(KeyboardInterrupt):
+            tune(workspace, store, 1, engine, trials=9, space=space, budget=CPU, limits=limits)
+    lost = store.experiments(Selection(kind="trial"))[0]
+    assert lost.state == "stopped"
+    again, told = ScriptedEngine(store, far_from(1e-3), **slow), Told()
+    tune(workspace, store, 1, again, trials=9, space=space, budget=CPU, limits=limits, events=told)
+    first = told.ended[0]
+    assert (first.experiment, first.state) == (lost.number, "pruned")
+    assert "more than 5 s" in first.excess
+    assert str(lost.number) not in [job.argv[4] for job in again.jobs]
+    view = next(t for t in read_study(workspace, store, 1).trials if t.experiment == lost.number)
+    assert (view.exceeded, view.epochs is not None) == (("epoch_seconds",), True)
+
+
+def test_a_baseline_that_failed_is_tried_again(workspace: Workspace, store: Store, space: Space) -> None:
+    engine = ScriptedEngine(store, far_from(1e-3), fails=lambda job: job == 0)
+    with pytest.raises(IchxError, match="trial 1 failed before any succeeded"):
+        tune(workspace, store, 1, engine, trials=3, space=space, budget=CPU)
+    told = Told()
+    tune(workspace, store, 1, engine, trials=3, space=space, budget=CPU, events=told)
+    assert [(t.trial, t.baseline, t.state) for t in told.ended] == [(1, True, "done"), (2, False, "done")]
+    baseline = read_study(workspace, store, 1).baseline
+    assert baseline is not None
+    assert (baseline.trial, baseline.score) == (1, told.ended[0].score)
+    tune(workspace, store, 1, engine, trials=4, space=space, budget=CPU, events=told)
+    assert [t.baseline for t in told.ended] == [True, False, False]
+
+
+def test_an_interrupted_trial_whose_experiment_was_deleted_is_made_again(
+    workspace: Workspace, store: Store, space: Space
+) -> None:
+    heard = [0]
+
+    def hear(job: int) -> None:
+        heard[0] = int(job == 1)
+
+    engine, told = ScriptedEngine(store, far_from(1e-3), before=hear), Told()
+    tune(workspace, store, 1, engine, trials=3, space=space, budget=CPU, stops=lambda: heard[0])
+    store.trash([3])
+    store.purge(3)
+    ending = tune(
+        workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), trials=3, space=space, events=told, budget=CPU
+    )
+    assert (ending.finished, [t.state for t in told.ended]) == (3, ["done", "done"])
+    assert told.started[0] > 3
+
+
+def test_a_study_whose_experiment_is_deleted_meanwhile_says_so(
+    workspace: Workspace, store: Store, space: Space
+) -> None:
+    def purge(job: int) -> None:
+        if job == 1:
+            store.trash([1])
+            store.purge(1)
+
+    engine = ScriptedEngine(store, far_from(1e-3), before=purge)
+    with pytest.raises(IchxError, match="no experiment has the number 1"):
+        tune(workspace, store, 1, engine, trials=5, space=space, budget=CPU)
+    assert [(e.parent, e.folds_done) for e in store.experiments(Selection(kind="trial"))] == [(None, 1)] * 2
+
+
+def test_a_plugin_that_is_gone_is_told_before_any_trial(workspace: Workspace, store: Store, parent: Experiment) -> None:
+    recipe = replace(from_toml(parent.recipe), plugin="gone")
+    number = store.add_experiments([draft(recipe, store.version("phantom"))])[0].number
+    with pytest.raises(IchxError, match="no plugin is called 'gone'"):
+        tune(workspace, store, number, ScriptedEngine(store, far_from(1e-3)), trials=1)
+    assert store.listing(Selection(kind="trial"))[1] == 0
+
+
+def test_trials_that_start_from_other_weights_than_their_experiment_are_told(
+    workspace: Workspace, store: Store, space: Space
+) -> None:
+    remember_start(workspace.experiment_dir(1), Start("file", "own.pth", "0"))
+    told = Told()
+    tune(workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), trials=1, space=space, events=told)
+    (note,) = told.notes
+    assert note.startswith("the folds of experiment 1 started from a file's weights, its trials start from random")
+    remember_start(workspace.experiment_dir(1), Start("random"))
+    tune(workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), trials=2, space=space, events=told)
+    assert told.notes == [note]

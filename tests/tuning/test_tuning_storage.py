@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from ichx.errors import IchxError
 from ichx.tuning.sampling import SAMPLERS, make_sampler
-from ichx.tuning.storage import open_study, reopen
+from ichx.tuning.storage import open_study, reopen, study_name
 from ichx.workspace import Workspace, init_workspace
 
 SETUP = {"search space": ["batch=2..64"], "recipe": "r1"}
@@ -55,7 +55,7 @@ def test_another_setup_is_refused_with_both(workspace: Workspace) -> None:
     with open_study(workspace, "study", SETUP):
         pass
     with (
-        pytest.raises(IchxError, match=r"another search space:\n  batch=2..64\nnot\n  batch=2..32"),
+        pytest.raises(IchxError, match=r"it searches batch=2..64, not 2..32"),
         open_study(workspace, "study", {**SETUP, "search space": ["batch=2..32"]}),
     ):
         pass
@@ -127,3 +127,32 @@ def test_optuna_is_quiet_and_left_as_it_was(workspace: Workspace, capfd: pytest.
     values(workspace, "study", 2, "tpe", interrupted=False)
     assert optuna.logging.get_verbosity() == level
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_is_damaged_or_a_disk_that_is_full_is_told(workspace: Workspace) -> None:
+    def fill() -> None:
+        with open_study(workspace, "study", SETUP) as study:
+            with contextlib.closing(study._storage._backend.engine.raw_connection()) as pooled:  # type: ignore[attr-defined]
+                pooled.execute("PRAGMA max_page_count = 1")
+            for number in range(200):
+                study.set_user_attr(f"a{number}", "x" * 2000)
+
+    with pytest.raises(IchxError, match=r"tuning.db cannot be used: database or disk is full") as caught:
+        fill()
+    assert "the same command goes on" in caught.value.remedy
+    path = workspace.root / "db" / "tuning.db"
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\x55" * (len(content) - 4096)
+    path.write_bytes(content)
+    with (
+        pytest.raises(IchxError, match=r"tuning.db cannot be used: .*malformed"),
+        open_study(workspace, "study", SETUP),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "-x", "x" * 65, "a b", " "])
+def test_a_name_that_is_none(name: str) -> None:
+    with pytest.raises(IchxError, match="is no name"):
+        study_name(1, name)
+    assert study_name(1, "wide-2.b_c") == "experiment-1-wide-2.b_c"
