@@ -41,16 +41,23 @@ def check(as_json: AsJson = False) -> None:
 def backup(
     file: Annotated[Path | None, typer.Argument(help="Where to; default: db/backup-DATE.db in the workspace.")] = None,
 ) -> None:
-    """Write a whole copy of the store, also while runs write to it.
+    """Write a whole copy of the store, and of the studies of tuning, also while runs write to them.
 
     Example: `ichx store backup /mnt/backup/ichx.db`
     """
     from ichx.data.wording import bytes_told
+    from ichx.store.maintenance import copy_database
+    from ichx.tuning.database import DATABASE
 
     with session() as (workspace, store):
         target = file or workspace.root / "db" / f"backup-{datetime.now():%Y-%m-%d-%H%M%S}.db"
         size = store.back_up(target)
+        studies = workspace.root / "db" / DATABASE
+        beside = target.with_name(f"{target.stem}.{DATABASE}")
+        tuned = copy_database(studies, beside) if studies.is_file() else None
     say(f"copied the store to {target}, {bytes_told(size)}; ICHX_STORE=sqlite:///{target.resolve()} opens it")
+    if tuned is not None:
+        say(f"copied what tuning knows to {beside}, {bytes_told(tuned)}; as db/{DATABASE} of a workspace it goes on")
 
 
 @app.command("upgrade")

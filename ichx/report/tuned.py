@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from ichx.errors import IchxError
 from ichx.report import tuning_plots as plots
+from ichx.tuning.database import DATABASE
 from ichx.tuning.promoted import Promoted, read_one
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ class Tuning:
 
 def read_tuning(workspace: "Workspace", store: "Store", experiment: "Experiment") -> Tuning:
     """Return what is known of the tuning of `experiment`; a study that cannot be read is a note."""
-    from ichx.tuning.results import read_study, study_names
+    if experiment.tuned is None and not (workspace.root / "db" / DATABASE).is_file():
+        return Tuning((), None, ())
+    from ichx.tuning.results import read_study, study_names  # imports Optuna
 
     studies, notes = [], []
     try:

@@ -69,11 +69,15 @@ def check_file(engine: Engine) -> list[Checked]:
 
 
 def back_up(engine: Engine, target: Path) -> int:
-    """Write a whole copy of the store to `target`, while others may write to it; return its bytes.
+    """Write a whole copy of the store to `target`, as `copy_database` does."""
+    return copy_database(_file(engine), target)
+
+
+def copy_database(file: Path, target: Path) -> int:
+    """Write a whole copy of the SQLite database `file` to `target`, while others may write to it; return its bytes.
 
     Raises `IchxError` where `target` is there already or cannot be written; no half-written file is left.
     """
-    file = _file(engine)
     if target.exists():
         raise IchxError(f"{target} is there already", "name another file")
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
@@ -90,7 +94,7 @@ def back_up(engine: Engine, target: Path) -> int:
     except (OSError, sqlite3.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise IchxError(
-            f"cannot copy the store to {target}: {reason}", "choose a writable place with enough space"
+            f"cannot copy {file.name} to {target}: {reason}", "choose a writable place with enough space"
         ) from error
     finally:
         if draft.exists():

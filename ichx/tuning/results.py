@@ -19,9 +19,10 @@ from ichx.errors import IchxError, did_you_mean
 from ichx.recipe import settable
 from ichx.recipe_text import from_toml, literal
 from ichx.tuning.budget import Value
+from ichx.tuning.database import DATABASE
 from ichx.tuning.importance import ENOUGH, importances
 from ichx.tuning.promoted import Promoted, read_promoted
-from ichx.tuning.storage import BUSY_SECONDS, DATABASE, told_of
+from ichx.tuning.storage import BUSY_SECONDS, told_of
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from ichx.errors import IchxError
+from ichx.tuning.database import DATABASE
 from ichx.tuning.wording import differences
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from ichx.workspace import Workspace
 
-DATABASE = "tuning.db"
 BUSY_SECONDS = 30.0
 PRUNERS = ("median", "hyperband", "none")
 STAGE_STEPS = 10

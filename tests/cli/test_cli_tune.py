@@ -172,3 +172,12 @@ def test_show_imports_no_torch(tuned: Path) -> None:
         text=True,
     )
     assert done.stderr.splitlines()[-1] == "HEAVY 0 []", done.stderr
+
+
+def test_a_backup_has_the_studies_too(tuned: Path, ichx: Program) -> None:
+    done = ichx("store", "backup", "copy.db", cwd=tuned)
+    assert done.code == 0, done.err
+    (tuned / "db" / "tuning.db").unlink()
+    assert "has no study" in ichx("tune", "show", 1, cwd=tuned).err
+    (tuned / "copy.tuning.db").rename(tuned / "db" / "tuning.db")
+    assert ichx("tune", "show", 1, cwd=tuned).code == 0
