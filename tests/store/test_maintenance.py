@@ -74,7 +74,7 @@ def test_a_copy_never_replaces_a_file(store: Store, tmp_path: Path) -> None:
         store.back_up(target)
     assert target.read_text() == "mine"
     (tmp_path / "file").write_text("")
-    with pytest.raises(IchxError, match="cannot copy .* to "):
+    with pytest.raises(IchxError, match=r"cannot copy .* to "):
         store.back_up(tmp_path / "file" / "copy.db")
 
 
