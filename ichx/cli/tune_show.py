@@ -248,8 +248,15 @@ def _print_promoted(view: "StudyView", marked: str) -> None:
         caption += f" Fold {fold}'s is a trial's, with {' and '.join(part)}, and compares with trials only."
     table("promoted trials", heads, rows, caption=caption, drop=("folds run", "from exp"))
     for p in promoted:
+        if p.better_by is not None and p.better_low is not None and p.better_high is not None:
+            bounds = f"{p.better_low:+.5f} to {p.better_high:+.5f}"
+            say(f"experiment {p.experiment} gains {p.better_by:+.5f}, 95 % interval over patients {bounds}{_marked(p)}")
         if p.problem:
             warn(f"experiment {p.experiment} cannot be compared: {p.problem.splitlines()[0]}")
+
+
+def _marked(promoted: "Promoted") -> str:
+    return f" [{', '.join(promoted.marks)}]" if promoted.marks else ""
 
 
 def _difference(promoted: "Promoted") -> str | None:

@@ -66,7 +66,7 @@ def compare_scores(
             "compare experiments on the same dataset version",
         )
     one, two = (read_oof(workspace, store, e, tta) for e in (first, second))
-    rows, others = _common(one, two)
+    rows, others = common_rows(one, two)
     if not len(rows):
         raise IchxError(
             f"experiments {first.number} and {second.number} have no finished fold in common",
@@ -91,7 +91,7 @@ def compare_scores(
     )
 
 
-def _common(one: OofTable, two: OofTable) -> tuple[Any, Any]:
+def common_rows(one: OofTable, two: OofTable) -> tuple[Any, Any]:
     """Return the rows of `one` and the rows of `two` that are the same slices, in the order of `one`."""
     other = pd.Index(two.slice_ids).get_indexer(pd.Index(one.slice_ids))
     rows = np.flatnonzero(other >= 0)

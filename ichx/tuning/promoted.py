@@ -8,8 +8,12 @@ from ichx.errors import IchxError, NotFoundError
 from ichx.recipe_text import from_toml
 
 if TYPE_CHECKING:
+    from ichx.evaluation.bootstrap import Difference
+    from ichx.evaluation.oof import OofTable
     from ichx.store import Experiment, Store
     from ichx.workspace import Workspace
+
+    Tables = dict[tuple[int, tuple[int, ...]], OofTable]
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class Promoted:
 
     `chosen` is the trial's score on `fold`, which chose it; it flatters. `score` is the experiment's own over the
     finished ones of the `others` folds, pooled, `folds` of them; `parent_score` that of the tuned experiment `parent`
-    over the same folds. None where they are not run; `problem` says why predictions that there are cannot be read.
+    over the same folds, and `better_by` how much higher that is, with its paired 95 % interval over patients. None
+    where they are not run; `problem` says why predictions that there are cannot be read.
     `others` is how many folds have chosen nothing: where what was tuned came from a trial itself, that one's fold is
     none of them. Where `leaked`, the folds split patients, and all of these flatter; where `selected`, something looked
     at the other folds as well: a stage's patience, or an earlier tuning on other folds of these patients.
@@ -34,6 +39,9 @@ class Promoted:
     score: float | None
     parent: int | None
     parent_score: float | None
+    better_by: float | None
+    better_low: float | None
+    better_high: float | None
     leaked: bool
     selected: bool = False
     problem: str | None = None
@@ -44,18 +52,13 @@ class Promoted:
         said = (("selected", self.selected), ("leaky folds", self.leaked))
         return tuple(mark for mark, on in said if on)
 
-    @property
-    def better_by(self) -> float | None:
-        """How much lower its score is than the tuned experiment's over the same folds; None until both are there."""
-        return None if self.score is None or self.parent_score is None else self.parent_score - self.score
-
 
 def read_promoted(workspace: "Workspace", store: "Store", study: str, trials: Iterable[int]) -> tuple[Promoted, ...]:
     """Return what was promoted from the experiments `trials` of `study`, oldest first, without what is in the trash."""
     from ichx.store import Selection
 
     wanted = set(trials)
-    known: dict[tuple[int, tuple[int, ...]], float] = {}
+    known: Tables = {}
     found = []
     for e in sorted(store.experiments(Selection(), limit=None), key=lambda e: e.number):
         if e.parent in wanted or (e.parent is None and e.selected):  # a trial that was deleted is no parent any more
@@ -68,11 +71,11 @@ def read_one(
     workspace: "Workspace",
     store: "Store",
     experiment: "Experiment",
-    known: dict[tuple[int, tuple[int, ...]], float] | None = None,
+    known: "Tables | None" = None,
 ) -> Promoted | None:
     """Return what is to be said of `experiment` where it is a promoted one, else None.
 
-    Scores that are `known` by experiment and folds are not computed again.
+    Predictions that are `known` by experiment and folds are not read again.
     """
     tuned = experiment.tuned
     if experiment.kind != "experiment" or experiment.origin or tuned is None or tuned.score is None:
@@ -81,14 +84,15 @@ def read_one(
     choosers, elsewhere = _choosers(store, experiment)
     folds = tuple(sorted(_finished(store, experiment.number) - choosers))
     parent = _tuned(store, experiment, tuned.study)
-    score, parent_score, problem = None, None, None
+    own, given, problem = None, None, None
     try:
         if folds:
-            score = _pooled(workspace, store, experiment.number, folds, known)
+            own = _read(workspace, store, experiment.number, folds, known)
         if folds and parent is not None and set(folds) <= _finished(store, parent):
-            parent_score = _pooled(workspace, store, parent, folds, known)
+            given = _read(workspace, store, parent, folds, known)
     except IchxError as error:
         problem = error.problem
+    better = None if own is None or given is None else _better(given, own)
     return Promoted(
         experiment=experiment.number,
         trial=experiment.parent,
@@ -97,9 +101,12 @@ def read_one(
         chosen=tuned.score,
         folds=folds,
         others=experiment.folds - len(choosers),
-        score=score,
+        score=None if own is None else own.score,
         parent=parent,
-        parent_score=parent_score,
+        parent_score=None if given is None else given.score,
+        better_by=None if better is None else better.value,
+        better_low=None if better is None else better.low,
+        better_high=None if better is None else better.high,
         leaked=experiment.leaked,
         selected=elsewhere or from_toml(experiment.recipe).selects,
         problem=problem,
@@ -135,16 +142,21 @@ def _finished(store: "Store", number: int) -> set[int]:
     return {p.fold for p in store.predictions(number, role="oof", view="identity")}
 
 
-def _pooled(
-    workspace: "Workspace",
-    store: "Store",
-    number: int,
-    folds: tuple[int, ...],
-    known: dict[tuple[int, tuple[int, ...]], float],
-) -> float:
-    """Return the weighted log loss over the OOF slices of `folds`, without test-time augmentation."""
+def _read(workspace: "Workspace", store: "Store", number: int, folds: tuple[int, ...], known: "Tables") -> "OofTable":
+    """Return the OOF predictions of `folds`, without test-time augmentation."""
     if (number, folds) not in known:
         from ichx.evaluation.oof import read_oof  # pandas takes a while, and there may be nothing to read
 
-        known[number, folds] = read_oof(workspace, store, store.experiment(number), only=folds).score
+        known[number, folds] = read_oof(workspace, store, store.experiment(number), only=folds)
     return known[number, folds]
+
+
+def _better(given: "OofTable", own: "OofTable") -> "Difference":
+    """Return how much higher the score `given` is than the `own` one, on the slices that both predict."""
+    from ichx.evaluation.bootstrap import paired_difference
+    from ichx.evaluation.compare import common_rows
+
+    rows, others = common_rows(given, own)
+    return paired_difference(
+        given.labels[rows], given.probabilities[rows], own.probabilities[others], given.patients[rows]
+    )

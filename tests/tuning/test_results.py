@@ -9,6 +9,7 @@ from made_study import BEST_LR, SPACE, fill, frozen, new_study, register, score_
 from optuna.trial import TrialState, create_trial
 
 from ichx.errors import IchxError
+from ichx.evaluation.compare import compare_scores
 from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
 from ichx.plugins import load_registry
@@ -158,7 +159,10 @@ def test_promoted_experiments_have_the_score_of_the_folds_that_did_not_choose(
     whole, own = (read_oof(workspace, store, store.experiment(n)) for n in (1, number))
     wanted = [score(o.labels[o.folds == 1], o.probabilities[o.folds == 1]) for o in (own, whole)]
     assert (found.folds, found.score, found.parent_score) == ((1,), *wanted)
-    assert found.better_by == wanted[1] - wanted[0]
+    assert found.better_by == pytest.approx(wanted[1] - wanted[0])
+    paired = compare_scores(workspace, store, store.experiment(1), store.experiment(number)).difference
+    assert (found.better_low is None) == (paired.low is None)
+    assert found.better_low is None or found.better_low <= found.better_by <= (found.better_high or 0)
 
     for kept in store.predictions(number, role="oof"):
         (workspace.root / kept.path).unlink()
