@@ -92,7 +92,7 @@ def read_one(
             given = _read(workspace, store, parent, folds, known)
     except IchxError as error:
         problem = error.problem
-    better = None if own is None or given is None else _better(given, own)
+    better = None if own is None or given is None else gain(given, own)
     return Promoted(
         experiment=experiment.number,
         trial=experiment.parent,
@@ -151,7 +151,7 @@ def _read(workspace: "Workspace", store: "Store", number: int, folds: tuple[int,
     return known[number, folds]
 
 
-def _better(given: "OofTable", own: "OofTable") -> "Difference":
+def gain(given: "OofTable", own: "OofTable") -> "Difference":
     """Return how much higher the score `given` is than the `own` one, on the slices that both predict."""
     from ichx.evaluation.bootstrap import paired_difference
     from ichx.evaluation.compare import common_rows

@@ -17,7 +17,7 @@ from ichx.recipe_text import apply_settings, from_toml, to_toml
 from ichx.store import Store, open_store
 from ichx.training.runner import run_experiment
 from ichx.tuning.importance import importances
-from ichx.tuning.promoted import read_one
+from ichx.tuning.promoted import gain, read_one
 from ichx.tuning.results import read_study, study_names
 from ichx.workspace import Workspace, open_workspace
 
@@ -160,9 +160,9 @@ def test_promoted_experiments_have_the_score_of_the_folds_that_did_not_choose(
     wanted = [score(o.labels[o.folds == 1], o.probabilities[o.folds == 1]) for o in (own, whole)]
     assert (found.folds, found.score, found.parent_score) == ((1,), *wanted)
     assert found.better_by == pytest.approx(wanted[1] - wanted[0])
+    assert (found.better_low, found.better_high) == (None, None)  # of a single patient there is no interval
     paired = compare_scores(workspace, store, store.experiment(1), store.experiment(number)).difference
-    assert (found.better_low is None) == (paired.low is None)
-    assert found.better_low is None or found.better_low <= found.better_by <= (found.better_high or 0)
+    assert gain(whole, own).low == pytest.approx(paired.low)
 
     for kept in store.predictions(number, role="oof"):
         (workspace.root / kept.path).unlink()
