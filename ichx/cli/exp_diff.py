@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from ichx.store import Experiment
 
+LONG = 10
+"""A number of more characters is told with fewer digits."""
+
 _PINS = ("plugin", "dataset", "dataset_version", "label_digest", "fold_set", "fold_digest")
 
 
@@ -86,9 +89,16 @@ def _number(e: "Experiment") -> str:
 
 
 def _told(name: str, value: object) -> str:
-    """Return a value as TOML has it, texts without quotes; a dash for one that a recipe does not have."""
+    """Return a value as TOML has it, texts without quotes; a dash for one that a recipe does not have.
+
+    Of numbers with many digits, such as a search draws, the first six are told.
+    """
     from ichx.recipe import literal
 
     if value is None or isinstance(value, str):
         return (value or "-")[: 12 if name.endswith("_digest") else None]
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_told("", item) for item in value) + "]"
+    if isinstance(value, float) and len(literal(value)) > LONG:
+        return f"{value:.6g}"
     return literal(value)
