@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ichx.errors import IchxError
 from ichx.tuning.database import DATABASE
-from ichx.tuning.wording import differences
+from ichx.tuning.setup import differences
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -22,10 +22,10 @@ from ichx.tuning.events import TuneEnding, TuneEvents
 from ichx.tuning.limits import Limits
 from ichx.tuning.running import Running, TrialRunner
 from ichx.tuning.sampling import SAMPLERS, make_sampler
+from ichx.tuning.setup import OPTIONS
 from ichx.tuning.space import Space
 from ichx.tuning.storage import PRUNERS, begin_with, make_pruner, open_study, reopen, study_name
 from ichx.tuning.trial import Budget
-from ichx.tuning.wording import OPTIONS
 
 if TYPE_CHECKING:
     from optuna import Study
