@@ -1,43 +1,28 @@
 """The live view of several folds that run side by side: a bar for each on a terminal, and lines everywhere."""
 
-from types import TracebackType
-
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from ichx.cli.render import cell, duration, err, say
+from ichx.cli.bars import Bars
+from ichx.cli.render import cell, duration, say
 from ichx.data.wording import counted
 from ichx.training.launching.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
 
 
-class LaunchView(LaunchEvents):
+class LaunchView(Bars, LaunchEvents):
     """Shows a launch on standard error."""
 
     def __init__(self) -> None:
-        self._bars = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
             TextColumn("{task.completed} of {task.total} {task.fields[what]}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[words]}", table_column=Column(no_wrap=True, overflow="ellipsis"), markup=False),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
         )
         self._all = self._bars.add_task("all", total=0, what="folds", words="", visible=False)
         self._tasks: dict[Unit, TaskID] = {}
         self._words: dict[Unit, str] = {}
-
-    def __enter__(self) -> "LaunchView":
-        """Start the bars."""
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove the bars."""
-        self._bars.stop()
 
     def planned(self, units: int, jobs: int, shares: str) -> None:
         """Print what is going to happen."""

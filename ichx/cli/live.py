@@ -1,29 +1,26 @@
 """The live view of a run: stage, epoch, loss, score, throughput, time left."""
 
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
 
-from ichx.cli.render import duration, err, say
+from ichx.cli.bars import Bars
+from ichx.cli.render import duration, say
 from ichx.training.events import FoldPlan, RunEvents
 
 if TYPE_CHECKING:
     from ichx.store import EpochRecord
 
 
-class LiveView(RunEvents):
+class LiveView(Bars, RunEvents):
     """Shows a run on standard error: bars on a terminal, and a line per fold and epoch everywhere."""
 
     def __init__(self) -> None:
-        self._bars = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
             TextColumn("{task.fields[text]}"),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
         )
         self._task = self._bars.add_task("", total=None, text="", visible=False)
         self._plan: FoldPlan | None = None
@@ -31,17 +28,6 @@ class LiveView(RunEvents):
         self._began = self._epoch_began = time.monotonic()
         self._epochs_done = self._left_out = 0
         self._first = (0, 0)
-
-    def __enter__(self) -> "LiveView":
-        """Start the bars."""
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove the bars."""
-        self._bars.stop()
 
     def note(self, message: str) -> None:
         """Print a note."""

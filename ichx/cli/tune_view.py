@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from ichx.cli.render import cell, err, say, warn
+from ichx.cli.bars import Bars
+from ichx.cli.render import cell, say, warn
 from ichx.data.wording import counted
 from ichx.tuning.budget import Value
 from ichx.tuning.events import TrialResult, TuneEvents
@@ -16,36 +16,22 @@ MOST_NAMED = 6
 """So many values of a trial are told in its line."""
 
 
-class TuneView(TuneEvents):
+class TuneView(Bars, TuneEvents):
     """Shows a study on standard error."""
 
     def __init__(self, root: Path, number: int) -> None:
         """Take the workspace's `root`, which logs are told from, and the `number` of the experiment that is tuned."""
         self._root, self._number = root, number
-        self._bars = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
             TextColumn("{task.fields[at]}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[score]}"),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
         )
         self._all = self._bars.add_task("all", total=0, at="", score="", visible=False)
         self._tasks: dict[int, TaskID] = {}
         self._left = self._ended = 0
-
-    def __enter__(self) -> "TuneView":
-        """Start the bars."""
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove the bars."""
-        self._bars.stop()
 
     def note(self, message: str) -> None:
         """Print a note."""
