@@ -4,7 +4,7 @@ import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from ichx.cli.options import Save, duration_seconds, saves_features
 from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import print_json, print_score, say, session, warn
 from ichx.errors import IchxError
+
+if TYPE_CHECKING:
+    from ichx.training.runner import RunReport
 
 
 def run(
@@ -81,7 +84,7 @@ def run(
         from ichx.cli.live import LiveView
         from ichx.training.following.run_log import log_file, prints_into
         from ichx.training.lasting.stop import RunStopped
-        from ichx.training.launching.group import AgreedError
+        from ichx.training.launching.group import AgreedError, end_process, started_in_group
         from ichx.training.runner import run_experiment
 
         # The log of a job gets what it prints, too: the view would say everything there a second time.
@@ -105,8 +108,13 @@ def run(
             if isinstance(error, AgreedError):
                 raise typer.Exit(1) from error  # the first process tells it
             raise IchxError(f"process {rank}: {error.problem}", error.remedy) from error
-    if rank > 0:
-        return
+    if rank == 0:
+        _show(number, report, as_json=as_json)
+    if started_in_group():
+        end_process()
+
+
+def _show(number: int, report: "RunReport", *, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return

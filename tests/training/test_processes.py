@@ -37,7 +37,7 @@ import torch
 from accelerate import Accelerator
 from ichx.data.loader import Batch
 from ichx.recipe_text import from_toml
-from ichx.training.launching.group import joined
+from ichx.training.launching.group import end_process, joined
 from ichx.training.network.learner import Learner, prepared
 
 generator = torch.Generator().manual_seed(1)
@@ -59,6 +59,7 @@ with joined(torch.device("cpu")) as group:
         losses.append(sum(group.gather(loss.item() * len(own) / 5)))
     if group.leads:
         torch.save({"losses": torch.tensor(losses), **learner.network.state_dict()}, sys.argv[1])
+end_process()
 """
 
 
