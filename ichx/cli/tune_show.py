@@ -148,6 +148,8 @@ def following(view: "StudyView") -> list[str]:
     taken = next((p for p in view.promoted if p.trial == best.experiment), None)
     if best.baseline:
         return ["no trial is better than the recipe as it is: more trials or another space may find one"]
+    if taken is None and best.deleted:
+        return [f"experiment {best.experiment}, the best trial, was deleted: `ichx tune show --csv` has its values"]
     if taken is None:
         return [
             f"next: `ichx exp promote {best.experiment}` makes the best trial an experiment, whose other folds tell "

@@ -45,7 +45,7 @@ class TrialView:
 
     `baseline` is the recipe as it is. `score` is the final one of a done trial, of another the last that it reported.
     `epochs` are trained of `planned`. `experiment` is None where the values did not go together. `error` is why it
-    failed or was ended early.
+    failed or was ended early. `deleted` says that its experiment is gone.
     """
 
     trial: int
@@ -60,6 +60,7 @@ class TrialView:
     seconds: float | None
     error: str | None
     log: str | None
+    deleted: bool = False
 
     @property
     def chosen_from(self) -> bool:
@@ -182,7 +183,8 @@ def summarize(workspace: "Workspace", store: "Store", parent: "Experiment", stud
         for name in names
         if name in recipe
     }
-    trials = tuple(_trial(t, as_is) for t in frozen)
+    there = {trial.number for trial in store.trials(parent.number)}
+    trials = tuple(_trial(t, as_is, there) for t in frozen)
     ranked = sorted((t for t in trials if t.chosen_from), key=_rank)
     best = ranked[0] if ranked else None
     shares = importances([t for t in frozen if t.state == TrialState.COMPLETE])
@@ -238,8 +240,9 @@ def _names(storage: RDBStorage, number: int) -> list[str]:
     return [name.removeprefix(first).removeprefix("-") for name in sorted(found)]
 
 
-def _trial(trial: "FrozenTrial", as_is: Mapping[str, Value]) -> TrialView:
+def _trial(trial: "FrozenTrial", as_is: Mapping[str, Value], there: "set[int]") -> TrialView:
     attrs = trial.user_attrs
+    number = attrs.get("experiment")
     score = trial.values[0] if trial.state == TrialState.COMPLETE else None
     if score is None and trial.intermediate_values:
         score = trial.intermediate_values[max(trial.intermediate_values)]
@@ -247,7 +250,7 @@ def _trial(trial: "FrozenTrial", as_is: Mapping[str, Value]) -> TrialView:
     baseline = bool(attrs.get("baseline", False))
     return TrialView(
         trial=trial.number,
-        experiment=attrs.get("experiment"),
+        experiment=number,
         state=STATES[trial.state],
         baseline=baseline,
         values={name: trial.params.get(name, value) for name, value in as_is.items()} if baseline else trial.params,
@@ -258,6 +261,7 @@ def _trial(trial: "FrozenTrial", as_is: Mapping[str, Value]) -> TrialView:
         seconds=attrs.get("seconds"),
         error={"failed": attrs.get("error"), "pruned": attrs.get("ended")}.get(STATES[trial.state]),
         log=attrs.get("log") if trial.state == TrialState.FAIL else None,
+        deleted=number is not None and number not in there,
     )
 
 

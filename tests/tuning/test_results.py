@@ -153,6 +153,7 @@ def test_promoted_experiments_have_the_score_of_the_folds_that_did_not_choose(
     store.purge(numbers[-1])
     (gone,) = read_study(workspace, store, 1).promoted
     assert gone == replace(found, trial=None), "it outlives its trial"
+    assert [t.deleted for t in read_study(workspace, store, 1).trials] == [False, False, True]
     assert read_one(workspace, store, replace(store.experiment(number), origin={"number": 7})) is None
     run_experiment(workspace, store, load_registry(), number)
     (found,) = read_study(workspace, store, 1).promoted
