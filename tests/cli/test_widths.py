@@ -12,7 +12,7 @@ from conftest import Program
 from rich.cells import cell_len
 from rich.console import Console
 
-from ichx.cli import live, render
+from ichx.cli import bars, render
 from ichx.cli.live import LiveView
 from ichx.cli.render import sheet
 from ichx.data.adding import add_dataset
@@ -207,7 +207,7 @@ def test_what_is_dropped_and_cut(width: int, monkeypatch: pytest.MonkeyPatch) ->
 def test_epoch_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr(render, "err", Console(file=written, width=80, force_terminal=True, color_system=None))
-    monkeypatch.setattr(live, "err", render.err)
+    monkeypatch.setattr(bars, "err", render.err)
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     view = LiveView()
