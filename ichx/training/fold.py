@@ -18,7 +18,7 @@ from ichx.labels import LABELS
 from ichx.store import EpochRecord, PredictionDraft
 from ichx.training.events import RunEvents
 from ichx.training.fold_plan import check_rows, fold_plan, told_position
-from ichx.training.fold_state import finished_folds
+from ichx.training.fold_state import NOT_FINITE_FILE, finished_folds
 from ichx.training.job import Job
 from ichx.training.lasting import checkpoint
 from ichx.training.lasting.checkpoint import Position
@@ -153,7 +153,7 @@ class FoldRun:
 
     @property
     def _not_finite(self) -> Path:
-        return self.folder / "nonfinite.json"
+        return self.folder / NOT_FINITE_FILE
 
     def _stored(self, accelerator: "Accelerator") -> nn.Module:
         """Return the network that an earlier attempt trained; its OOF predictions are recorded already."""

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from ichx.store import DatasetVersion, Experiment, Run, Store
     from ichx.workspace import Workspace
 
+NOT_FINITE_FILE = "nonfinite.json"
+"""In a fold's folder where its training diverged: the step, and its slices."""
+
 START_FILE = "start.json"
 """In an experiment's folder: what all its folds started from."""
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
@@ -11,7 +12,7 @@ from optuna.trial import TrialState
 from ichx.engine import Engine, Job, JobResult
 from ichx.errors import IchxError
 from ichx.recipe_text import from_toml
-from ichx.training.fold_state import fold_score, live_run
+from ichx.training.fold_state import NOT_FINITE_FILE, fold_score, live_run
 from ichx.training.lasting.checkpoint_files import remove_checkpoints
 from ichx.training.launching.dealing import Shares
 from ichx.training.launching.fold_job import failure, log_size
@@ -34,9 +35,6 @@ LOOK_SECONDS = 0.5
 
 MOST_UNREAD = 5
 """How often the store may fail to say what came of a trial; each time it has been waited for already."""
-
-NOT_FINITE = "nonfinite.json"
-"""What a fold leaves where its training diverged."""
 
 
 @dataclass
@@ -163,6 +161,9 @@ class TrialRunner:
         self._tell_ended(trial.number)
         return True
 
+    def _folder(self, experiment: int) -> Path:
+        return self.workspace.experiment_dir(experiment) / f"fold-{self.budget.fold}"
+
     def _history(self, running: Running) -> "list[EpochRecord]":
         return self.store.history(running.experiment, self.budget.fold)
 
@@ -196,7 +197,7 @@ class TrialRunner:
         elif self._held_elsewhere(running):
             running.handle = None  # it lost the race against a job of an earlier process; run it again after that one
             return False
-        elif (self.workspace.experiment_dir(running.experiment) / f"fold-{self.budget.fold}" / NOT_FINITE).exists():
+        elif (self._folder(running.experiment) / NOT_FINITE_FILE).exists():
             self._prune(running, f"diverged: {failure(result, running.job.log, running.log_start)}")
         else:
             self._close(running, whole=False)
@@ -222,7 +223,7 @@ class TrialRunner:
         number = trial.user_attrs.get("experiment")
         if state == TrialState.PRUNED and number is not None:
             # Nothing goes on from them: thirty trials' checkpoints fill a disk.
-            remove_checkpoints(self.workspace.experiment_dir(number) / f"fold-{self.budget.fold}")
+            remove_checkpoints(self._folder(number))
             self.store.change_tags(number, add=["pruned"])
         self.study.tell(trial.number, state=state)  # last: what comes before may be done twice
         self._tell_ended(trial.number)
