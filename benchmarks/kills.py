@@ -14,11 +14,11 @@ from pathlib import Path
 from common import Figure, arguments, conclude
 from killing import Kill, Victim, batches_of_epochs, differences
 
-from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.adding import add_dataset
+from ichx.datasets.adding import add_dataset
+from ichx.experiments.register import new_experiment
+from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
 from ichx.store import open_store
-from ichx.training.register import new_experiment
 from ichx.workspace import init_workspace
 
 BATCH = 4

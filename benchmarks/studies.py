@@ -14,9 +14,9 @@ from typing import Any
 
 import optuna
 
-from ichx.ct.phantom import CHALLENGE_PREVALENCE
-from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.adding import add_dataset
+from ichx.datasets.adding import add_dataset
+from ichx.phantom.dicom_files import write_phantom
+from ichx.phantom.study import CHALLENGE_PREVALENCE
 from ichx.store import Store, open_store
 from ichx.workspace import init_workspace, open_workspace
 

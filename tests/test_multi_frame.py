@@ -10,20 +10,21 @@ from pydicom import config, dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from zip_files import zip_folder
 
+from ichx.cache.decode_check import check_dataset
 from ichx.ct.dicom import read_slice
-from ichx.ct.testing import enhanced
-from ichx.data.adding import add_dataset
-from ichx.data.dataset import check_dataset, load_dataset
-from ichx.data.sources import SourceFiles, read_known
+from ichx.datasets.adding import add_dataset
+from ichx.datasets.dataset import load_dataset
+from ichx.datasets.sources import SourceFiles, read_known
 from ichx.evaluation.ensemble import make_ensemble
+from ichx.experiments.register import new_experiment
+from ichx.experiments.run import run_experiment
+from ichx.phantom.encoded_files import enhanced
 from ichx.plugins import load_registry
 from ichx.store import open_store
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
 from ichx.workspace import init_workspace
 
 if TYPE_CHECKING:
-    from ichx.ct.phantom_dicom import PhantomFiles
+    from ichx.phantom.dicom_files import PhantomFiles
 
 
 def join_series(source: Path, target: Path) -> dict[str, Path]:

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from conftest import Program
 
-from ichx.data.dataset import load_dataset
-from ichx.data.predictions import read_predictions
+from ichx.datasets.dataset import load_dataset
 from ichx.evaluation.metric import probabilities
+from ichx.evaluation.predictions import read_predictions
 from ichx.labels import LABELS
 from ichx.store import open_store
-from ichx.training.network.weights import read_weights
+from ichx.training.weights import read_weights
 from ichx.workspace import init_workspace, open_workspace
 
 STAGES = ("balanced", "rebalanced", "full")

@@ -11,7 +11,7 @@ from ichx.cli.folds import folds as show_or_import_folds
 from ichx.cli.render import console, print_json, progress, say, session, table, warn
 
 if TYPE_CHECKING:
-    from ichx.data.cache_care import FoundCache
+    from ichx.cache.verify import FoundCache
 
 app = typer.Typer(help="Datasets: CT slices in a folder or zip, with labels, and test sets.", no_args_is_help=True)
 
@@ -49,7 +49,7 @@ def add(
 
     Example: `ichx data add rsna-test stage_2_test --test-of rsna --sample stage_2_sample_submission.csv`
     """
-    from ichx.data.adding import add_dataset
+    from ichx.datasets.adding import add_dataset
 
     with session() as (workspace, store), progress("reading headers") as report:
         added = add_dataset(
@@ -111,7 +111,7 @@ def show(
 
     Example: `ichx data show rsna`
     """
-    from ichx.data.dataset import describe
+    from ichx.datasets.dataset import describe
 
     with session() as (workspace, store):
         facts = describe(workspace, store, name, number)
@@ -133,8 +133,8 @@ def check(
 
     Example: `ichx data check rsna`
     """
-    from ichx.data.dataset import check_dataset
-    from ichx.data.wording import such_as
+    from ichx.cache.decode_check import check_dataset
+    from ichx.text import such_as
 
     with session() as (workspace, store), progress("decoding") as report:
         checked = check_dataset(workspace, store, name, number, progress=report)
@@ -164,8 +164,8 @@ def sheet(
 
     Example: `ichx data sheet rsna --label subdural --windows brain,subdural --count 12 --out subdural.png`
     """
-    from ichx.data.dataset import load_dataset
-    from ichx.data.sheet import draw_sheet, parse_windows
+    from ichx.datasets.dataset import load_dataset
+    from ichx.loading.contact_sheet import draw_sheet, parse_windows
 
     with session() as (workspace, store):
         data = load_dataset(workspace, store, name, number)
@@ -192,7 +192,7 @@ def phantom(
 
     Example: `ichx data phantom phantom --patients 40 --seed 7 --prevalence any=0.4`
     """
-    from ichx.ct.phantom_dicom import write_phantom
+    from ichx.phantom.dicom_files import write_phantom
 
     with progress("writing studies") as report:
         written = write_phantom(
@@ -238,12 +238,12 @@ def cache(
 
     Example: `ichx data cache rsna --verify`
     """
-    from ichx.data.cache import CacheSpec
-    from ichx.data.cache_build import build_caches
-    from ichx.data.cache_care import foreign_caches, raise_damaged, verify_caches
-    from ichx.data.cache_request import caches_of, request_caches
-    from ichx.data.wording import such_as
+    from ichx.cache.build import build_caches
+    from ichx.cache.hu_cache import CacheSpec
+    from ichx.cache.requests import caches_of, request_caches
+    from ichx.cache.verify import foreign_caches, raise_damaged, verify_caches
     from ichx.errors import IchxError
+    from ichx.text import such_as
 
     specs = [CacheSpec(pixels, centre, resize) for pixels in size or ()]
     if verify and (specs or for_):
@@ -286,8 +286,8 @@ def rm(
 
     Example: `ichx data rm rsna-test`
     """
-    from ichx.data.removal import belongings, remove_dataset
-    from ichx.data.wording import bytes_told, counted
+    from ichx.cache.dataset_removal import belongings, remove_dataset
+    from ichx.text import bytes_told, counted
 
     with session() as (workspace, store):
         found = belongings(workspace, store, name)
@@ -327,7 +327,7 @@ def _shares(settings: list[str]) -> dict[str, float]:
 
 
 def _render_caches(name: str, found: "list[FoundCache]") -> None:
-    from ichx.data.wording import bytes_told
+    from ichx.text import bytes_told
 
     def state(cache: "FoundCache") -> str:
         if not cache.complete:

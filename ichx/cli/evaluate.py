@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from ichx.cli.numbers import Number
-from ichx.cli.options import AsJson, Device, FoldTexts, Pooling, Tta, Workers, fold_numbers
 from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import print_json, session
 from ichx.cli.scores import show_scores
+from ichx.cli.shared_options import AsJson, Device, FoldTexts, Pooling, Tta, Workers, fold_numbers
 
 
 def evaluate(
@@ -34,7 +34,7 @@ def evaluate(
         store.experiment(number)  # an unknown number or name is told before torch is imported, which takes seconds
         store.dataset(dataset)
         from ichx.cli.live import LiveView
-        from ichx.training.using.evaluating import evaluate_dataset
+        from ichx.inference.evaluate import evaluate_dataset
 
         with LiveView() as view:
             found = evaluate_dataset(

@@ -54,7 +54,7 @@ def new(
     Example: `ichx exp new --plugin resnext50 --size 378 --sigmoid`
     """
     from ichx.errors import IchxError
-    from ichx.training.register import new_experiment, new_reference
+    from ichx.experiments.register import new_experiment, new_reference
 
     if sigmoid and linear:
         raise typer.BadParameter("give one of --sigmoid and --linear")

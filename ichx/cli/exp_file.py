@@ -22,11 +22,11 @@ def export(
 
     Example: `ichx exp export 6 resnext50.zip --weights`
     """
-    from ichx.data.wording import bytes_told
+    from ichx.text import bytes_told
 
     with session() as (workspace, store):
         store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
-        from ichx.training.moving.exporting import export_experiment
+        from ichx.experiments.archive_export import export_experiment
 
         written = export_experiment(workspace, store, number, file, weights=weights)
     if as_json:
@@ -45,7 +45,7 @@ def import_(
     """
     registry = loaded_registry()
     with session() as (workspace, store):
-        from ichx.training.moving.importing import import_experiment
+        from ichx.experiments.archive_import import import_experiment
 
         found = import_experiment(workspace, store, registry, file)
     if as_json:

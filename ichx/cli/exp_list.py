@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ichx.cli.render import cell, console, duration, marked, print_json, say, session, table
-from ichx.data.wording import counted
 from ichx.errors import IchxError
 from ichx.store import Selection, marks
 from ichx.store.selection import KINDS, is_recipe_value, recipe_values
+from ichx.text import counted
 
 if TYPE_CHECKING:
     from ichx.store import ExperimentSummary, Store

@@ -95,7 +95,7 @@ def clone(
 
     Example: `ichx exp clone 6 --set stage.full.lr=5e-6`
     """
-    from ichx.training.register import clone_experiment
+    from ichx.experiments.register import clone_experiment
 
     registry = loaded_registry()
     with session() as (_, store):

@@ -18,7 +18,7 @@ def repro(
     """
     with session() as (workspace, store):
         store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
-        from ichx.training.moving.repro import repro as find
+        from ichx.experiments.repro import repro as find
 
         found = find(workspace, store, number)
     if as_json:

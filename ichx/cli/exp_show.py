@@ -10,8 +10,8 @@ import typer
 from ichx.cli.exp_list import scored
 from ichx.cli.numbers import Number
 from ichx.cli.render import cell, console, duration, interval, marked, print_json, say, session, table
-from ichx.data.wording import bytes_told, counted
 from ichx.errors import IchxError
+from ichx.text import bytes_told, counted
 
 if TYPE_CHECKING:
     from ichx.store import EpochRecord, Experiment, Run, Store, Tuned
@@ -128,7 +128,7 @@ def log(
 
     Example: `ichx exp log 6 -f`
     """
-    from ichx.training.following.run_log import log_file
+    from ichx.experiments.loggers.run_log import log_file
 
     with session() as (workspace, store):
         experiment = store.experiment(number)

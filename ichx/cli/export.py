@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from ichx.cli.numbers import Number
-from ichx.cli.options import AsJson, FoldTexts, fold_numbers
 from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import console, print_json, say, session
+from ichx.cli.shared_options import AsJson, FoldTexts, fold_numbers
 
 
 def export(
@@ -33,7 +33,7 @@ def export(
     with session() as (workspace, store):
         store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
         from ichx.cli.live import LiveView
-        from ichx.training.using.export import export_experiment
+        from ichx.inference.export import export_experiment
 
         with LiveView() as view:
             written = export_experiment(

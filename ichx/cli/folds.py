@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ichx.cli.render import console, print_json, say, session, table, warn
-from ichx.data.wording import counted
+from ichx.text import counted
 
 if TYPE_CHECKING:
-    from ichx.data.fold_import import ImportReport
-    from ichx.data.folds import Leak
+    from ichx.datasets.fold_import import ImportReport
+    from ichx.datasets.folds import Leak
 
 SHOWN = 50
 """How many leaking patients a table lists; `--json` has all."""
@@ -51,7 +51,7 @@ def folds(
 
 
 def _import(dataset: str, file: Path, name: str | None, allow_leaks: bool, as_json: bool) -> None:
-    from ichx.data.fold_import import LeakyFoldsError, import_folds
+    from ichx.datasets.fold_import import LeakyFoldsError, import_folds
 
     try:
         with session() as (workspace, store):
@@ -85,7 +85,7 @@ def _render_import(report: "ImportReport") -> None:
 
 
 def _show(dataset: str, number: int | None, name: str | None, as_json: bool) -> None:
-    from ichx.data.fold_import import describe_folds
+    from ichx.datasets.fold_import import describe_folds
 
     with session() as (workspace, store):
         facts = describe_folds(workspace, store, dataset, number, name)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ichx.cli.render import print_json, say, session, table
-from ichx.data.wording import bytes_told, counted
+from ichx.text import bytes_told, counted
 
 
 def gc(
@@ -20,7 +20,7 @@ def gc(
 
     Example: `ichx gc --dry-run`
     """
-    from ichx.training.moving.cleanup import delete, find_garbage
+    from ichx.experiments.gc import delete, find_garbage
 
     with session() as (workspace, store):
         found = find_garbage(workspace, store)

@@ -10,13 +10,13 @@ import typer
 
 from ichx.cli.launch_view import LaunchView
 from ichx.cli.render import duration, print_json, print_score, say, table, warn
-from ichx.engine import LocalEngine
-from ichx.training.launching.launch import launch
-from ichx.training.launching.launch_events import LaunchReport, UnitResult
+from ichx.jobs import LocalEngine
+from ichx.jobs.launch import launch
+from ichx.jobs.launch_events import LaunchReport, UnitResult
 
 if TYPE_CHECKING:
     from ichx.store import Store
-    from ichx.training.options import RunOptions
+    from ichx.training.run_options import RunOptions
     from ichx.workspace import Workspace
 
 

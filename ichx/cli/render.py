@@ -20,9 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from ichx.experiments.run import RunReport
+    from ichx.jobs.launch_events import PooledScore
     from ichx.store import Ensemble, ExperimentSummary, Store
-    from ichx.training.launching.launch_events import PooledScore
-    from ichx.training.runner import RunReport
     from ichx.workspace import Workspace
 
 console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())

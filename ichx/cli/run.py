@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ichx.cli.numbers import Numbers
-from ichx.cli.options import Save, duration_seconds, saves_features
 from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import print_json, print_score, say, session, warn
+from ichx.cli.shared_options import Save, duration_seconds, saves_features
 from ichx.errors import IchxError
 
 if TYPE_CHECKING:
-    from ichx.training.runner import RunReport
+    from ichx.experiments.run import RunReport
 
 
 def run(
@@ -55,7 +55,7 @@ def run(
             warn(f"the store lies on a network file system ({network}), where locks may fail: keep it on a local disk")
         for number in numbers:
             store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
-        from ichx.training.options import RunOptions
+        from ichx.training.run_options import RunOptions
 
         options = RunOptions(
             device=device,
@@ -78,14 +78,14 @@ def run(
         (number,) = numbers
         rank = int(os.environ.get("RANK", "0"))  # set where this is one of several processes already
         if processes > 1 and "RANK" not in os.environ:
-            from ichx.training.launching.spawn import run_processes
+            from ichx.training.spawn import run_processes
 
             raise typer.Exit(run_processes(sys.argv[1:], processes))
         from ichx.cli.live import LiveView
-        from ichx.training.following.run_log import log_file, prints_into
-        from ichx.training.lasting.stop import RunStopped
-        from ichx.training.launching.group import AgreedError, end_process, started_in_group
-        from ichx.training.runner import run_experiment
+        from ichx.experiments.loggers.run_log import log_file, prints_into
+        from ichx.experiments.run import run_experiment
+        from ichx.training.distributed import AgreedError, end_process, started_in_group
+        from ichx.training.stop_request import RunStopped
 
         # The log of a job gets what it prints, too: the view would say everything there a second time.
         logged = any(prints_into(log_file(workspace, number, fold)) for fold in folds or ())

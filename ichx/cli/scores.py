@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from ichx.cli.numbers import Number
-from ichx.cli.options import AsJson, Pooling, Tta
 from ichx.cli.render import cell, console, interval, print_json, say, session, table
+from ichx.cli.shared_options import AsJson, Pooling, Tta
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Bootstrap, Interval
     from ichx.evaluation.scorecard import Scorecard
-    from ichx.training.using.evaluating import Evaluation
+    from ichx.inference.evaluate import Evaluation
 
 HEADINGS = {
     "log_loss": "log loss",

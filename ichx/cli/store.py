@@ -22,7 +22,7 @@ def check(as_json: AsJson = False) -> None:
     Example: `ichx store check`
     """
     from ichx.evaluation.weight_files import check_weights
-    from ichx.training.moving.cleanup import check_files
+    from ichx.experiments.gc import check_files
 
     with session() as (workspace, store):
         found = [*store.check_file(), check_files(workspace, store), check_weights(workspace, store)]
@@ -45,8 +45,8 @@ def backup(
 
     Example: `ichx store backup /mnt/backup/ichx.db`
     """
-    from ichx.data.wording import bytes_told
     from ichx.store.maintenance import copy_database
+    from ichx.text import bytes_told
     from ichx.tuning.database import DATABASE
 
     with session() as (workspace, store):

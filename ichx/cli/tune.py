@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from ichx.cli.numbers import Number
-from ichx.cli.options import duration_seconds, gigabytes
 from ichx.cli.render import print_json, say, session
+from ichx.cli.shared_options import duration_seconds, gigabytes
 from ichx.cli.tune_show import numbered, print_study, show
 from ichx.cli.tune_space import space as space_
-from ichx.data.wording import counted
+from ichx.text import counted
 
 DEVICE = r"auto|cpu|mps|cuda(:\d+)?"
 STUDY = r"[\w][\w.-]{0,63}"
@@ -92,9 +92,9 @@ def tune(
         experiment = store.experiment(number)  # an unknown number is told before Optuna is imported
         from ichx.cli.launch import stops_heard
         from ichx.cli.tune_view import TuneView
-        from ichx.engine import LocalEngine
+        from ichx.jobs import LocalEngine
         from ichx.recipe_text import from_toml
-        from ichx.training.options import RunOptions
+        from ichx.training.run_options import RunOptions
         from ichx.tuning.limits import Limits
         from ichx.tuning.results import read_study
         from ichx.tuning.space import parse_space, read_space

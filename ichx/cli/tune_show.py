@@ -11,9 +11,9 @@ import typer
 
 from ichx.cli.numbers import Number
 from ichx.cli.render import cell, duration, print_json, say, session, table, warn
-from ichx.data.wording import counted
 from ichx.errors import IchxError
-from ichx.tuning.wording import good, headers, over, searched, told
+from ichx.text import counted
+from ichx.tuning.describe import good, headers, over, searched, told
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Store

@@ -14,21 +14,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.data.cache import CacheSpec
-from ichx.data.cache_build import find_cache
-from ichx.data.catalog import catalog_digest, label_digest, usable
-from ichx.data.dataset import load_catalog, load_folds
-from ichx.data.folds import find_leaks, fold_digest
-from ichx.data.predictions import VIEWS, Predictions, read_predictions
-from ichx.data.subset import LEFT_OUT, subset_folds
-from ichx.data.wording import counted, such_as
+from ichx.cache.build import find_cache
+from ichx.cache.hu_cache import CacheSpec
+from ichx.datasets.catalog import catalog_digest, label_digest, usable
+from ichx.datasets.dataset import load_catalog, load_folds
+from ichx.datasets.folds import find_leaks, fold_digest
+from ichx.datasets.patient_subset import LEFT_OUT, subset_folds
 from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import fold_problems, read_oof
+from ichx.evaluation.predictions import VIEWS, Predictions, read_predictions
 from ichx.labels import LABELS
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
 from ichx.store import marks
+from ichx.text import counted, such_as
 
 if TYPE_CHECKING:
     from ichx.store import DatasetVersion, Experiment, FoldSet, Prediction, Store

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ichx.data.wording import counted
 from ichx.errors import IchxError
 from ichx.evaluation.bootstrap import Difference, paired_difference
 from ichx.evaluation.metric import FloatArray, row_losses, score
 from ichx.evaluation.oof import TTA_VIEWS, OofTable, read_oof
 from ichx.labels import LABEL_WEIGHTS, LABELS
+from ichx.text import counted
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Store

@@ -12,21 +12,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.data.dataset import load_version
-from ichx.data.label_csv import read_sample
-from ichx.data.predictions import Predictions, write_predictions
-from ichx.data.wording import counted
+from ichx.datasets.dataset import load_version
+from ichx.datasets.label_csv import read_sample
 from ichx.errors import IchxError
 from ichx.evaluation import blend
 from ichx.evaluation.bootstrap import Interval, loss_interval
-from ichx.evaluation.heads import Heads
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.members import candidates, named
 from ichx.evaluation.metric import FloatArray, score
-from ichx.evaluation.nested import METHODS, Fitted, Folded, Options, Slices, Trial
+from ichx.evaluation.nested_score import METHODS, Fitted, Folded, Options, Slices, Trial
 from ichx.evaluation.oof import TTA_VIEWS, OofTable, mean_over_views, read_oof, read_view
+from ichx.evaluation.predictions import Predictions, write_predictions
+from ichx.evaluation.series_neighbours import Heads
 from ichx.evaluation.submission import write_submission
 from ichx.store import EnsembleDraft, EnsembleMember
+from ichx.text import counted
 
 if TYPE_CHECKING:
     from ichx.store import DatasetVersion, Ensemble, Experiment, Store

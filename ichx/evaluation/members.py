@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ichx.data.dataset import load_folds, load_version
-from ichx.data.wording import counted, such_as
+from ichx.datasets.dataset import load_folds, load_version
 from ichx.errors import IchxError, raise_problems
 from ichx.labels import LABELS
 from ichx.store import Selection
+from ichx.text import counted, such_as
 
 if TYPE_CHECKING:
     from ichx.store import DatasetVersion, Experiment, ExperimentSummary, Store

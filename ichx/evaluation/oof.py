@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.data.dataset import load_folds, load_version
-from ichx.data.folds import Leak, find_leaks
-from ichx.data.predictions import Predictions, read_predictions
-from ichx.data.subset import subset_folds
-from ichx.data.wording import counted, such_as
+from ichx.datasets.dataset import load_folds, load_version
+from ichx.datasets.folds import Leak, find_leaks
+from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import IchxError, raise_problems
 from ichx.evaluation.metric import FloatArray, probabilities, score
+from ichx.evaluation.predictions import Predictions, read_predictions
 from ichx.labels import LABELS
+from ichx.text import counted, such_as
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Prediction, Store

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ichx.data.predictions import read_predictions
 from ichx.errors import IchxError
 from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import OofTable, read_oof
+from ichx.evaluation.predictions import read_predictions
 
 if TYPE_CHECKING:
     from ichx.store import Ensemble, Store

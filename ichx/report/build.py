@@ -26,7 +26,7 @@ from ichx.report.chart import RIGHT
 from ichx.report.collect import STEPS, Progress, ReportData, collect_ensemble, collect_experiment
 from ichx.report.tuned import pictures
 from ichx.store import marks
-from ichx.tuning.wording import good, searched, told
+from ichx.tuning.describe import good, searched, told
 
 if TYPE_CHECKING:
     from ichx.store import Run, Store

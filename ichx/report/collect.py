@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ichx.data.dataset import load_version
+from ichx.datasets.dataset import load_version
 from ichx.errors import IchxError
 from ichx.evaluation.bootstrap import Bootstrap, patient_bootstrap
 from ichx.evaluation.metric import constant_score, label_losses

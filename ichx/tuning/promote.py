@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError
+from ichx.experiment_files import START_FILE
+from ichx.experiments.fold_files import fold_score
+from ichx.experiments.register import draft
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import Selection
-from ichx.training.fold_state import START_FILE, fold_score
-from ichx.training.register import draft
 from ichx.tuning.budget import trial_recipe
 
 if TYPE_CHECKING:

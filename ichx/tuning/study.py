@@ -8,23 +8,23 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ichx.data.dataset import load_folds, load_version
-from ichx.data.subset import subset_folds
-from ichx.engine import Engine
+from ichx.datasets.dataset import load_folds, load_version
+from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import IchxError, raise_problems
+from ichx.experiment_files import START_FILE
+from ichx.jobs import Engine
+from ichx.jobs.resources import share_machine
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe, settable
 from ichx.recipe_text import from_toml
-from ichx.training.fold_state import START_FILE
-from ichx.training.launching.dealing import share_machine
 from ichx.tuning.default_space import default_space
-from ichx.tuning.events import TuneEnding, TuneEvents
 from ichx.tuning.limits import Limits
 from ichx.tuning.running import Running, TrialRunner
 from ichx.tuning.sampling import SAMPLERS, make_sampler
 from ichx.tuning.setup import OPTIONS
 from ichx.tuning.space import Space
 from ichx.tuning.storage import PRUNERS, begin_with, make_pruner, open_study, reopen, study_name
+from ichx.tuning.study_events import TuneEnding, TuneEvents
 from ichx.tuning.trial import Budget
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def tune(
     raise_problems(_problems(parent, trials, jobs, budget, limits, sampler, pruner, timeout), "see `ichx tune --help`")
     _check_data(workspace, store, parent, budget)
     if budget.options.weights is not None:
-        from ichx.training.network.weights import choose_start, read_weights  # imports torch
+        from ichx.training.weights import choose_start, read_weights  # imports torch
 
         told = budget.options
         choose_start(workspace.experiments_dir, recipe, pretrained=told.pretrained, weights=told.weights)

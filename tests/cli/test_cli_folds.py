@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import SHORT, Program
 
-from ichx.data.dataset import load_dataset
+from ichx.datasets.dataset import load_dataset
 from ichx.store import open_store
 from ichx.workspace import open_workspace
 

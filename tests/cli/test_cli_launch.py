@@ -14,12 +14,12 @@ import pytest
 from conftest import SHORT, Program, clean_environment
 
 from ichx.cli.launch import stops_heard
+from ichx.experiments.register import new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.store import EpochRecord, Run, Store, open_store
 from ichx.store.process import process_lives, process_mark
-from ichx.training.network.weights import read_weights
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
+from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
 TIMES = {"seconds", "images_per_second", "memory_gb"}

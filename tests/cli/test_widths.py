@@ -15,11 +15,11 @@ from rich.console import Console
 from ichx.cli import bars, render
 from ichx.cli.live import LiveView
 from ichx.cli.render import sheet
-from ichx.data.adding import add_dataset
+from ichx.datasets.adding import add_dataset
+from ichx.experiments.register import new_experiment
 from ichx.plugins import load_registry
 from ichx.store import EpochRecord, ScoreDraft, open_store
-from ichx.training.events import FoldPlan
-from ichx.training.register import new_experiment
+from ichx.training.callbacks import FoldPlan
 from ichx.workspace import open_workspace
 
 LONG = "wide-windows-and-a-name-that-says-all-of-what-was-changed-since-the-last-one"

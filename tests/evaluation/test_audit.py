@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ichx.data.dataset import load_dataset
-from ichx.data.predictions import Predictions, read_predictions, write_predictions
+from ichx.datasets.dataset import load_dataset
 from ichx.evaluation.audit import Audit, audit
+from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
+from ichx.experiments.register import new_experiment
 from ichx.plugins import load_registry
 from ichx.store import PredictionDraft, ScoreDraft, Store, open_store
-from ichx.training.register import new_experiment
 from ichx.workspace import Workspace, open_workspace
 
 
@@ -159,7 +159,7 @@ def test_a_changed_fold_file(place: tuple[Workspace, Store]) -> None:
 
 def test_folds_that_split_a_patient_are_no_proof(place: tuple[Workspace, Store]) -> None:
     """Even where every digest was made to agree."""
-    from ichx.data.folds import fold_digest
+    from ichx.datasets.folds import fold_digest
 
     workspace, store = place
     data = load_dataset(workspace, store, "ph")

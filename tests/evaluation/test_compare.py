@@ -13,11 +13,11 @@ from ichx.evaluation.bootstrap import paired_difference
 from ichx.evaluation.compare import SHOWN, compare_scores
 from ichx.evaluation.metric import row_losses
 from ichx.evaluation.oof import read_oof
+from ichx.experiments.register import new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.labels import LABEL_WEIGHTS, LABELS
 from ichx.plugins import load_registry
 from ichx.store import Store, open_store
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
 from ichx.workspace import Workspace, open_workspace
 
 

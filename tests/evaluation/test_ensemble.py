@@ -10,21 +10,21 @@ import pytest
 from conftest import SHORT
 from dicom_files import write_study
 
-from ichx.ct.phantom_dicom import PhantomFiles
-from ichx.data.adding import add_dataset
-from ichx.data.fold_import import import_folds
-from ichx.data.predictions import read_predictions
+from ichx.datasets.adding import add_dataset
+from ichx.datasets.fold_import import import_folds
 from ichx.errors import IchxError
 from ichx.evaluation import blend
 from ichx.evaluation.ensemble import make_ensemble, predict_test
 from ichx.evaluation.metric import score
-from ichx.evaluation.nested import METHODS
+from ichx.evaluation.nested_score import METHODS
 from ichx.evaluation.oof import read_oof
+from ichx.evaluation.predictions import read_predictions
+from ichx.experiments.register import new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
+from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
 from ichx.store import Store, marks, open_store
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
 from ichx.workspace import Workspace, open_workspace
 
 PLAIN = {"method": "convex", "calibrate": False}

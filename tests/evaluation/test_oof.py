@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ichx.data.dataset import load_dataset, load_folds
-from ichx.data.predictions import Predictions, read_predictions, write_predictions
+from ichx.datasets.dataset import load_dataset, load_folds
 from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import OofTable, mean_over_views, read_oof
+from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
 from ichx.labels import LABELS
 from ichx.store import PredictionDraft, Store, open_store
 from ichx.workspace import Workspace, open_workspace
@@ -199,8 +199,8 @@ def test_missing_and_damaged_files_are_told(place: tuple[Workspace, Store]) -> N
 
 
 def test_an_experiment_without_a_finished_fold(place: tuple[Workspace, Store]) -> None:
+    from ichx.experiments.register import new_experiment
     from ichx.plugins import load_registry
-    from ichx.training.register import new_experiment
 
     workspace, store = place
     fresh = new_experiment(store, load_registry(), plugin="tiny_resnet")

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from dicom_files import write_study
 
-from ichx.data.adding import add_dataset
+from ichx.datasets.adding import add_dataset
 from ichx.evaluation.ensemble import make_ensemble
+from ichx.experiments.register import new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
 from ichx.report.build import render
 from ichx.report.collect import collect_experiment
 from ichx.store import Store, open_store
-from ichx.training.options import RunOptions
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
+from ichx.training.run_options import RunOptions
 from ichx.workspace import Workspace, init_workspace
 
 WHOLE, PARTIAL, NEW, OTHER = 1, 2, 3, 4

@@ -10,15 +10,15 @@ import pytest
 from browser import PROGRAM, Browser
 from conftest import SHORT
 
-from ichx.ct.phantom_dicom import PhantomFiles
-from ichx.data.adding import add_dataset
+from ichx.datasets.adding import add_dataset
+from ichx.experiments.fold_run import RunOptions
+from ichx.experiments.register import new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
+from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
 from ichx.report import write_report
 from ichx.store import open_store
-from ichx.training.fold import RunOptions
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
 from ichx.workspace import init_workspace
 
 SIZE = 48

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from report_pages import NAME, WHOLE, Page, page, seen, train
 
-from ichx.data.dataset import load_version
+from ichx.datasets.dataset import load_version
 from ichx.evaluation.bootstrap import loss_interval
 from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof

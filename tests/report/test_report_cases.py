@@ -13,15 +13,15 @@ from report_pages import NEW, PARTIAL, WHOLE, Page, page, seen, train
 from typer.testing import CliRunner
 
 from ichx.cli.report import report
-from ichx.data.predictions import read_predictions, write_predictions
 from ichx.errors import IchxError, NotFoundError
 from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
+from ichx.evaluation.predictions import read_predictions, write_predictions
+from ichx.experiments.provenance import run_draft
 from ichx.report import write_report
 from ichx.report.blended import read_blend
 from ichx.report.build import render
 from ichx.report.collect import collect_ensemble, collect_experiment
 from ichx.store import EpochRecord, Store, open_store
-from ichx.training.provenance import run_draft
 from ichx.workspace import Workspace, open_workspace
 
 

@@ -13,14 +13,14 @@ from report_pages import Page, page
 from test_browser import DRAWN
 
 from ichx.errors import IchxError
+from ichx.experiments.register import new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.report import write_report
 from ichx.report.build import render
 from ichx.report.collect import collect_experiment
 from ichx.report.tuning_plots import beyond, score_axis
 from ichx.store import Store, open_store
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
 from ichx.tuning.results import read_study
 from ichx.workspace import Workspace, open_workspace
 

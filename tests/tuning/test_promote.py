@@ -11,11 +11,11 @@ from ichx.errors import IchxError
 from ichx.evaluation.audit import audit
 from ichx.evaluation.members import named
 from ichx.evaluation.oof import read_oof
+from ichx.experiment_files import START_FILE
+from ichx.experiments.register import draft
 from ichx.plugins import load_registry
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Store, marks
-from ichx.training.fold_state import START_FILE
-from ichx.training.register import draft
 from ichx.tuning.promote import promote
 from ichx.tuning.space import parse_space
 from ichx.tuning.study import tune

@@ -6,10 +6,10 @@ from scripted_engine import ScriptedEngine, Told, far_from
 from tuned_workspace import made, parent, space, store, workspace  # noqa: F401
 
 from ichx.errors import IchxError
+from ichx.experiments.loggers.run_log import log_file
+from ichx.experiments.register import draft
 from ichx.plugins import load_registry
 from ichx.store import Store
-from ichx.training.following.run_log import log_file
-from ichx.training.register import draft
 from ichx.tuning.limits import Limits
 from ichx.tuning.promote import promote
 from ichx.tuning.running import best_of

@@ -12,10 +12,10 @@ from ichx.errors import IchxError
 from ichx.evaluation.compare import compare_scores
 from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
+from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.recipe_text import apply_settings, from_toml, to_toml
 from ichx.store import Store, open_store
-from ichx.training.runner import run_experiment
 from ichx.tuning.importance import importances
 from ichx.tuning.promoted import gain, read_one
 from ichx.tuning.results import read_study, study_names

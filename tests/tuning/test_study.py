@@ -10,20 +10,20 @@ from inline_engine import InlineEngine
 from scripted_engine import CPU, ScriptedEngine, Told, far_from
 from tuned_workspace import made, parent, space, store, workspace  # noqa: F401
 
-from ichx.data.adding import add_dataset
+from ichx.datasets.adding import add_dataset
 from ichx.errors import IchxError
+from ichx.experiments.loggers.run_log import log_file
+from ichx.experiments.register import draft
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Experiment, Selection, Store, Tuned
-from ichx.training.following.run_log import log_file
-from ichx.training.network.weights import Start, remember_start
-from ichx.training.options import RunOptions
-from ichx.training.register import draft
-from ichx.tuning.events import TuneEnding
+from ichx.training.run_options import RunOptions
+from ichx.training.weights import Start, remember_start
 from ichx.tuning.limits import Limits
 from ichx.tuning.results import read_study
 from ichx.tuning.running import TrialRunner, best_of
 from ichx.tuning.space import Space, parse_space
 from ichx.tuning.study import tune
+from ichx.tuning.study_events import TuneEnding
 from ichx.tuning.trial import Budget
 from ichx.workspace import Workspace
 

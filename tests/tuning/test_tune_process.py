@@ -11,10 +11,10 @@ from collections.abc import Callable
 import pytest
 from tuned_workspace import made, parent, store, workspace  # noqa: F401
 
-from ichx.engine import LocalEngine
 from ichx.errors import IchxError
+from ichx.jobs import LocalEngine
 from ichx.store import Experiment, Selection, Store
-from ichx.training.options import RunOptions
+from ichx.training.run_options import RunOptions
 from ichx.tuning.study import tune
 from ichx.tuning.trial import Budget
 from ichx.workspace import Workspace

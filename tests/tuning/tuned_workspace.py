@@ -8,12 +8,12 @@ import pytest
 import torch
 from scripted_engine import SEARCH
 
-from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.adding import add_dataset
+from ichx.datasets.adding import add_dataset
+from ichx.experiments.register import draft
+from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Experiment, Store, open_store
-from ichx.training.register import draft
 from ichx.tuning.space import Space, parse_space
 from ichx.workspace import Workspace, init_workspace, open_workspace
 
