@@ -15,7 +15,7 @@ import pytest
 from conftest import SHORT, Outcome, Program, clean_environment
 
 from ichx.errors import IchxError
-from ichx.experiments.loggers import follow
+from ichx.experiments.loggers import attach as follow
 from ichx.experiments.register import new_experiment
 from ichx.plugins import load_registry
 from ichx.store import EpochRecord, open_store

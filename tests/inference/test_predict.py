@@ -27,7 +27,7 @@ from ichx.evaluation.metric import probabilities
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
-from ichx.inference import inference
+from ichx.inference import predict as inference
 from ichx.inference.predict import FilePredictions, portions, predict_files
 from ichx.inference.scratch import PREFIX, scratch_folder
 from ichx.labels import LABELS
