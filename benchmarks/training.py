@@ -36,6 +36,7 @@ from ichx.labels import LABEL_WEIGHTS
 from ichx.loading.loader import Batch, training_batches
 from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, Experiment, Store, open_store
 from ichx.training.callbacks import RunEvents
@@ -78,13 +79,17 @@ class Bench:
 
     def job(self, experiment: Experiment) -> Job:
         """Return the experiment's job, with its cache."""
-        return prepare_job(self.workspace, self.store, self.registry, experiment, RunEvents())
+        return prepare_job(Project(self.workspace, self.store, self.registry), experiment, RunEvents())
 
     def run(self, experiment: Experiment, events: RunEvents | None = None) -> None:
         """Do what `ichx run N --fold 0` does."""
         options = RunOptions(device=self.device, pretrained=False)
         run_experiment(
-            self.workspace, self.store, self.registry, experiment.number, folds=[0], options=options, events=events
+            Project(self.workspace, self.store, self.registry),
+            experiment.number,
+            folds=[0],
+            options=options,
+            events=events,
         )
 
 
@@ -101,7 +106,7 @@ def main() -> None:
         files = write_phantom(place / "files", patients=patients, seed=1, size=128)
         workspace = init_workspace(place / "workspace")
         with open_store(workspace) as store:
-            add_dataset(workspace, store, "phantom", files.train, labels=files.train_labels)
+            add_dataset(Project(workspace, store), "phantom", files.train, labels=files.train_labels)
             bench = Bench(workspace, store, options.device)
             figures = on_gpu(bench, options.quick) if options.device == ON_GPU else on_cpu(bench, options.quick)
     conclude(figures, options)

@@ -43,8 +43,9 @@ class Project:
         from ichx.plugins import load_registry
 
         registry = load_registry()
-        for warning in registry.warnings if self._warn is not None else ():
-            self._warn(warning)
+        if self._warn is not None:
+            for warning in registry.warnings:
+                self._warn(warning)
         return registry
 
 

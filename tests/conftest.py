@@ -137,14 +137,15 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> "PhantomFiles":
 def dataset_root(phantom: "PhantomFiles", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a workspace with the phantom as dataset `ph` (2 folds) and its test set `ph-test`, to be read only."""
     from ichx.datasets.adding import add_dataset
+    from ichx.project import Project
     from ichx.store import open_store
     from ichx.workspace import init_workspace
 
     assert phantom.test is not None
     workspace = init_workspace(tmp_path_factory.mktemp("dataset") / "workspace")
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "ph", phantom.train, labels=phantom.train_labels, folds=2)
-        add_dataset(workspace, store, "ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission)
+        add_dataset(Project(workspace, store), "ph", phantom.train, labels=phantom.train_labels, folds=2)
+        add_dataset(Project(workspace, store), "ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission)
     return workspace.root
 
 
@@ -154,6 +155,7 @@ def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     from ichx.experiments.register import new_experiment
     from ichx.experiments.run import run_experiment
     from ichx.plugins import load_registry
+    from ichx.project import Project
     from ichx.store import open_store
     from ichx.workspace import open_workspace
 
@@ -163,7 +165,7 @@ def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     with open_store(workspace) as store:
         for plugin, settings in TRAINED:
             made = new_experiment(store, registry, plugin=plugin, size=32, settings=settings)
-            run_experiment(workspace, store, registry, made.number)
+            run_experiment(Project(workspace, store, registry), made.number)
     return root
 
 

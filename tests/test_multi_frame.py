@@ -20,6 +20,7 @@ from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.phantom.encoded_files import enhanced
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import open_store
 from ichx.workspace import init_workspace
 
@@ -67,12 +68,12 @@ def test_frames_go_the_whole_way(phantom: "PhantomFiles", tmp_path: Path) -> Non
     archive = zip_folder(tmp_path / "files", tmp_path / "files.zip")
     workspace, registry = init_workspace(tmp_path / "workspace"), load_registry()
     with open_store(workspace) as store:
-        added = add_dataset(workspace, store, "x", archive / "train", labels=tmp_path / "labels.csv", folds=2)
+        added = add_dataset(Project(workspace, store), "x", archive / "train", labels=tmp_path / "labels.csv", folds=2)
         assert added.messages[0].startswith(f"8 files: {len(origin)} slices, 8 patients")
-        add_dataset(workspace, store, "x-test", archive / "test", test_of="x", sample=tmp_path / "sample.csv")
-        checked = check_dataset(workspace, store, "x")
+        add_dataset(Project(workspace, store), "x-test", archive / "test", test_of="x", sample=tmp_path / "sample.csv")
+        checked = check_dataset(Project(workspace, store), "x")
         assert (checked["files"], checked["slices"], checked["reasons"]) == (8, len(origin), [])
-        data = load_dataset(workspace, store, "x")
+        data = load_dataset(Project(workspace, store), "x")
         files = SourceFiles(data.source, data.slices).of(range(len(data.slices)))
         for slice_id, file in list(zip(data.slices["slice_id"], files, strict=True))[::7]:
             assert (read_known(file).hu == read_slice(origin[slice_id]).hu).all()
@@ -83,8 +84,8 @@ def test_frames_go_the_whole_way(phantom: "PhantomFiles", tmp_path: Path) -> Non
             size=32,
             settings=[f"stage.{stage}.epochs=1" for stage in ("balanced", "rebalanced", "full")],
         ).number
-        assert run_experiment(workspace, store, registry, number).score is not None
-        [submission] = make_ensemble(workspace, store, tta="hflip", top=1).submissions
+        assert run_experiment(Project(workspace, store, registry), number).score is not None
+        [submission] = make_ensemble(Project(workspace, store), tta="hflip", top=1).submissions
     written = pd.read_csv(workspace.root / submission.path)
     assert written["ID"].tolist() == asked
     assert (submission.images, submission.filled) == (len(test_origin), 0)

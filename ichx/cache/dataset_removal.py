@@ -13,8 +13,7 @@ from ichx.errors import IchxError
 from ichx.text import counted
 
 if TYPE_CHECKING:
-    from ichx.store import Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
 
 
 @dataclass(frozen=True)
@@ -27,33 +26,33 @@ class Belonging:
     files: tuple[Path, ...] = ()
 
 
-def belongings(workspace: "Workspace", store: "Store", name: str) -> list[Belonging]:
+def belongings(project: "Project", name: str) -> list[Belonging]:
     """Return what goes with the dataset `name`: its folder, its caches, and experiments' predictions of it.
 
     Nothing is changed. Raises `IchxError` for an unknown name and where something stands on the dataset.
     """
-    store.check_unused(name)
-    folders = {cache.folder for cache in find_caches(workspace.cache_dir, name, "")}
-    folders |= set(foreign_caches(workspace.cache_dir, name))
+    project.store.check_unused(name)
+    folders = {cache.folder for cache in find_caches(project.workspace.cache_dir, name, "")}
+    folders |= set(foreign_caches(project.workspace.cache_dir, name))
     predicted: dict[int, list[Path]] = {}
-    for prediction in store.predictions_of(name):
-        predicted.setdefault(prediction.experiment, []).append(workspace.root / prediction.path)
-    own = workspace.root / "datasets" / name
+    for prediction in project.store.predictions_of(name):
+        predicted.setdefault(prediction.experiment, []).append(project.workspace.root / prediction.path)
+    own = project.workspace.root / "datasets" / name
     found = [Belonging("catalog, folds", own, _size(own))]
     found += [Belonging("cache", folder, _size(folder)) for folder in sorted(folders)]
     for number, files in predicted.items():
         told, size = counted(len(files), "prediction"), sum(map(_size, files))
-        found.append(Belonging(told, workspace.experiment_dir(number), size, tuple(files)))
+        found.append(Belonging(told, project.workspace.experiment_dir(number), size, tuple(files)))
     return found
 
 
-def remove_dataset(workspace: "Workspace", store: "Store", name: str) -> None:
+def remove_dataset(project: "Project", name: str) -> None:
     """Delete the dataset `name` for good, with its `belongings`; raises as they do, and for files that stay.
 
     The store forgets it first: what is left of an interrupted deletion takes space, and belongs to nothing.
     """
-    doomed = belongings(workspace, store, name)
-    store.delete_dataset(name)
+    doomed = belongings(project, name)
+    project.store.delete_dataset(name)
     for path in (path for part in doomed for path in part.files or (part.path,)):
         try:
             if path.is_dir() and not path.is_symlink():

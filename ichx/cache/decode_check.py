@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
@@ -19,9 +19,11 @@ from ichx.datasets.decode_findings import CHECK_FILE, Findings, told, write_find
 from ichx.datasets.ingest import Progress
 from ichx.datasets.sources import ADD_AGAIN, SourceFile, SourceFiles, find_drift, list_files, read_known
 from ichx.errors import IchxError
-from ichx.store import Store
 from ichx.worker_pool import run_jobs, worker_count
-from ichx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+
 
 PART_FILE: Final = "check.part.jsonl"
 CHUNK: Final = 128
@@ -37,8 +39,7 @@ class CheckJob:
 
 
 def check_dataset(
-    workspace: Workspace,
-    store: Store,
+    project: "Project",
     name: str,
     number: int | None = None,
     *,
@@ -49,9 +50,9 @@ def check_dataset(
 
     Raises `IchxError` for an unknown name or number, and where files are gone or have changed.
     """
-    version = store.version(name, number)
-    catalog = load_catalog(workspace, version)
-    folder = workspace.root / version.path
+    version = project.store.version(name, number)
+    catalog = load_catalog(project.workspace, version)
+    folder = project.workspace.root / version.path
     findings, new = check_slices(folder, Path(version.source), catalog, processes=processes, progress=progress)
     return {"version": version, **told(catalog, findings), "new": list(new)}
 

@@ -5,6 +5,7 @@ Not for building them (`ichx.cache.build`) or for looking after them (`ichx.cach
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ichx.cache.build import CachePlan, plan_caches
 from ichx.cache.hu_cache import CacheSpec, slices_digest
@@ -13,8 +14,9 @@ from ichx.datasets.dataset import LoadedDataset, load_dataset, load_version
 from ichx.errors import IchxError
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
-from ichx.store import Store
-from ichx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ichx.project import Project
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,7 @@ def recipe_spec(recipe: Recipe) -> CacheSpec:
 
 
 def request_caches(
-    workspace: Workspace,
-    store: Store,
+    project: "Project",
     name: str,
     specs: Sequence[CacheSpec] = (),
     experiments: Sequence[int] = (),
@@ -43,10 +44,10 @@ def request_caches(
     `IchxError` for an unknown dataset or experiment, for experiments that read other datasets, and where the version
     has no slice.
     """
-    newest = store.version(name)
+    newest = project.store.version(name)
     wanted: dict[int, list[CacheSpec]] = {newest.id: list(specs)} if specs else {}
     for number in experiments:
-        experiment = store.experiment(number)
+        experiment = project.store.experiment(number)
         if name != experiment.dataset and newest.test_of != experiment.dataset:
             raise IchxError(
                 f"experiment {number} is made on {experiment.dataset}, and does not read {name}",
@@ -57,14 +58,14 @@ def request_caches(
         wanted.setdefault(version_id, []).append(recipe_spec(recipe))
     requests = []
     for version_id, of_version in wanted.items():
-        data = load_version(workspace, store.version_by_id(version_id))
+        data = load_version(project.workspace, project.store.version_by_id(version_id))
         if data.slices.empty:
             raise IchxError(f"{name} has no readable slice", f"see `ichx data show {name}` for the reasons")
-        requests.append(CacheRequest(data, plan_caches(workspace.cache_dir, name, data.slices, of_version)))
+        requests.append(CacheRequest(data, plan_caches(project.workspace.cache_dir, name, data.slices, of_version)))
     return requests
 
 
-def caches_of(workspace: Workspace, store: Store, name: str) -> list[FoundCache]:
+def caches_of(project: "Project", name: str) -> list[FoundCache]:
     """Return the caches of dataset `name` that are on disk, by size; `current` ones are of its newest version."""
-    slices = load_dataset(workspace, store, name).slices
-    return find_caches(workspace.cache_dir, name, slices_digest(slices))
+    slices = load_dataset(project, name).slices
+    return find_caches(project.workspace.cache_dir, name, slices_digest(slices))

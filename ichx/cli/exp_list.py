@@ -74,15 +74,15 @@ def list_experiments(
         where=where,
         sort=sort,
     )
-    with session() as (_, store):
+    with session() as project:
         if parent is not None:
-            store.experiment(parent)
+            project.store.experiment(parent)
         if dataset is not None:
-            store.dataset(dataset)
-        shown = _columns(store, columns)
-        found, total = store.listing(selection, limit=None if everything else limit or NEWEST)
-        recipes = _of_recipes(store, found, shown)
-        there = total or store.listing(Selection(kind=None, trashed=None), limit=1)[1]
+            project.store.dataset(dataset)
+        shown = _columns(project.store, columns)
+        found, total = project.store.listing(selection, limit=None if everything else limit or NEWEST)
+        recipes = _of_recipes(project.store, found, shown)
+        there = total or project.store.listing(Selection(kind=None, trashed=None), limit=1)[1]
     if as_json:
         print_json(found)
         return

@@ -54,8 +54,8 @@ def _import(dataset: str, file: Path, name: str | None, allow_leaks: bool, as_js
     from ichx.datasets.fold_import import LeakyFoldsError, import_folds
 
     try:
-        with session() as (workspace, store):
-            report = import_folds(workspace, store, dataset, file, name=name, allow_leaks=allow_leaks)
+        with session() as project:
+            report = import_folds(project, dataset, file, name=name, allow_leaks=allow_leaks)
     except LeakyFoldsError as error:
         if as_json:
             print_json({"created": False, "leaks": error.leaks})
@@ -87,8 +87,8 @@ def _render_import(report: "ImportReport") -> None:
 def _show(dataset: str, number: int | None, name: str | None, as_json: bool) -> None:
     from ichx.datasets.fold_import import describe_folds
 
-    with session() as (workspace, store):
-        facts = describe_folds(workspace, store, dataset, number, name)
+    with session() as project:
+        facts = describe_folds(project, dataset, number, name)
     if as_json:
         print_json(facts)
         return

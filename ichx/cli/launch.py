@@ -15,14 +15,12 @@ from ichx.jobs.launch import launch
 from ichx.jobs.launch_events import LaunchReport, UnitResult
 
 if TYPE_CHECKING:
-    from ichx.store import Store
+    from ichx.project import Project
     from ichx.training.run_options import RunOptions
-    from ichx.workspace import Workspace
 
 
 def launch_folds(
-    workspace: "Workspace",
-    store: "Store",
+    project: "Project",
     numbers: Sequence[int],
     jobs: int,
     *,
@@ -37,8 +35,7 @@ def launch_folds(
     # A job that stops may take as long as its step does; who does not want to wait asks twice.
     with stops_heard() as stops, LaunchView() as view, contextlib.closing(LocalEngine(jobs, grace=None)) as engine:
         report = launch(
-            workspace,
-            store,
+            project,
             numbers,
             engine,
             jobs=jobs,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ichx.cli.numbers import Number
-from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import console, print_json, say, session, table, warn
 from ichx.cli.shared_options import AsJson, Device, FoldTexts, Save, Tta, Workers, fold_numbers, saves_features
 from ichx.labels import ANY
@@ -43,9 +42,8 @@ def predict(
     wanted, with_features = fold_numbers(folds), saves_features(save)
     if with_features and out is None:
         raise typer.BadParameter("--save features needs --out: the features go beside that file")
-    registry = loaded_registry()
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
+    with session() as project:
+        project.store.experiment(number)  # report an unknown number before torch is imported
         from ichx.cli.live import LiveView
         from ichx.inference.predict import predict_files
         from ichx.inference.prediction_files import as_document, check_out, write_files
@@ -54,9 +52,7 @@ def predict(
             check_out(out)
         with LiveView() as view:
             found = predict_files(
-                workspace,
-                store,
-                registry,
+                project,
                 number,
                 path,
                 events=view,

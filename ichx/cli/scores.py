@@ -33,11 +33,11 @@ def scores(
 
     Example: `ichx scores 6 --tta hflip`
     """
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before pandas is imported
+    with session() as project:
+        project.store.experiment(number)  # an unknown number is told before pandas is imported
         from ichx.evaluation.scorecard import scorecard
 
-        card = scorecard(workspace, store, number, tta=tta, pooling=pooling)
+        card = scorecard(project, number, tta=tta, pooling=pooling)
     if as_json:
         print_json(card)
         return

@@ -88,8 +88,8 @@ def tune(
     seconds = None if timeout is None else duration_seconds(timeout, "--timeout")
     longest = None if epoch_time is None else duration_seconds(epoch_time, "--max-epoch-time")
     most = None if memory is None else gigabytes(memory, "--max-memory")
-    with session() as (workspace, store):
-        experiment = store.experiment(number)  # an unknown number is told before Optuna is imported
+    with session() as project:
+        experiment = project.store.experiment(number)  # an unknown number is told before Optuna is imported
         from ichx.cli.launch import stops_heard
         from ichx.cli.tune_view import TuneView
         from ichx.jobs import LocalEngine
@@ -111,12 +111,11 @@ def tune(
         # A trial that stops may take as long as its step does; who does not want to wait asks twice.
         with (
             stops_heard() as stops,
-            TuneView(workspace.root, number) as view,
+            TuneView(project.workspace.root, number) as view,
             contextlib.closing(LocalEngine(jobs, grace=None)) as engine,
         ):
             ending = run_study(
-                workspace,
-                store,
+                project,
                 number,
                 engine,
                 trials=trials,
@@ -131,11 +130,11 @@ def tune(
                 events=view,
                 stops=lambda: len(stops),
             )
-        found = read_study(workspace, store, number, study) if ending.finished else None
+        found = read_study(project, number, study) if ending.finished else None
     if as_json:
         print_json(numbered(found) if found else None)
     elif found is not None:
-        print_study(found, workspace.root)
+        print_study(found, project.workspace.root)
     if ending.why == "complete" and ending.new == 0:
         say(f"the study had {counted(ending.finished, 'trial')} before; a larger --trials adds to them")
     if ending.why != "complete":

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,9 @@ from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
 from ichx.text import counted
 from ichx.workspace import Workspace
 
+if TYPE_CHECKING:
+    from ichx.project import Project
+
 
 @dataclass(frozen=True)
 class AddReport:
@@ -55,8 +58,7 @@ class AddReport:
 
 
 def add_dataset(
-    workspace: Workspace,
-    store: Store,
+    project: "Project",
     name: str,
     source: Path,
     *,
@@ -78,12 +80,12 @@ def add_dataset(
 
     Raises `IchxError` for anything a user can mend; then nothing is left behind.
     """
-    _check_request(store, name, labels, test_of, sample, masks)
+    _check_request(project.store, name, labels, test_of, sample, masks)
     source = source.expanduser().resolve()
     table = read_labels(labels) if labels else None
     asked = read_sample(sample) if sample else None
     catalog, counts = make_catalog(
-        scan_source(source, progress=progress), None if keep_ids else workspace.privacy_key()
+        scan_source(source, progress=progress), None if keep_ids else project.workspace.privacy_key()
     )
     raise_unusable(source, catalog)
     match, sample_match = None, None
@@ -105,7 +107,7 @@ def add_dataset(
         messages += drawn.messages
         warnings += drawn.warnings
     if test_of is not None:
-        warnings += shared_told(slices, load_dataset(workspace, store, test_of).slices, test_of)
+        warnings += shared_told(slices, load_dataset(project, test_of).slices, test_of)
     fold = None
     if table is not None:
         patients, truth = slices["patient"].to_numpy(object), slices[list(LABELS)].to_numpy(np.float32)
@@ -114,10 +116,10 @@ def add_dataset(
         if rare:
             told = ", ".join(f"{label} ({count})" for label, count in rare.items())
             warnings.append(f"in fewer patients than {folds} folds, so that some folds have none: {told}")
-    known = [dataset for dataset in store.datasets() if dataset.name == name]
-    latest = store.version(name) if known else None
+    known = [dataset for dataset in project.store.datasets() if dataset.name == name]
+    latest = project.store.version(name) if known else None
     number = 1 if latest is None else latest.number + 1
-    wanted = workspace.datasets_dir / name / f"v{number}"
+    wanted = project.workspace.datasets_dir / name / f"v{number}"
     draft = VersionDraft(
         dataset=name,
         test_of=test_of,
@@ -135,7 +137,7 @@ def add_dataset(
         else (FoldDraft(DEFAULT_FOLDS, folds, fold_seed, fold_digest(slices["slice_id"].to_numpy(object), fold)),),
     )
     if latest is not None:
-        changes = _changes(workspace, latest, draft, catalog)
+        changes = _changes(project.workspace, latest, draft, catalog)
         if not changes:
             return AddReport(latest, False, tuple(messages), tuple(warnings))
         messages.append(f"changed since version {latest.number}: {', '.join(changes)}")
@@ -156,10 +158,10 @@ def add_dataset(
             pd.DataFrame({"ID": asked.ids, "Label": 0.5}).to_csv(into / SAMPLE_FILE, index=False)
 
     folder = write_folder(wanted, write)
-    path = folder.relative_to(workspace.root).as_posix()
+    path = folder.relative_to(project.workspace.root).as_posix()
     placed = dataclasses.replace(draft, path=path, sample=f"{path}/{SAMPLE_FILE}" if asked else None)
     try:
-        version = store.add_version(placed)
+        version = project.store.add_version(placed)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -7,7 +7,7 @@ and a row in the store. Not for pixels (`ichx.cache.hu_cache`).
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,13 @@ from ichx.datasets.masks import MASKS_FILE, kept_masks
 from ichx.datasets.series import geometry_told, series_told
 from ichx.datasets.summary import defects, folds_told, header_families
 from ichx.errors import IchxError
-from ichx.store import DatasetVersion, FoldSet, Store
+from ichx.store import DatasetVersion, FoldSet
 from ichx.text import counted, such_as
 from ichx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+
 
 CATALOG_FILE: Final = "catalog.parquet"
 SAMPLE_FILE: Final = "sample.csv"
@@ -46,12 +50,12 @@ class LoadedDataset:
     slices: pd.DataFrame
 
 
-def load_dataset(workspace: Workspace, store: Store, name: str, number: int | None = None) -> LoadedDataset:
+def load_dataset(project: "Project", name: str, number: int | None = None) -> LoadedDataset:
     """Return version `number` (the newest when None) of dataset `name`.
 
     Raises `IchxError` for an unknown name or number, and where the version's files are gone.
     """
-    return load_version(workspace, store.version(name, number))
+    return load_version(project.workspace, project.store.version(name, number))
 
 
 def load_version(workspace: Workspace, version: DatasetVersion) -> LoadedDataset:
@@ -115,22 +119,22 @@ def folds_file(name: str) -> str:
     return f"folds-{name}.parquet"
 
 
-def describe(workspace: Workspace, store: Store, name: str, number: int | None = None) -> dict[str, Any]:
+def describe(project: "Project", name: str, number: int | None = None) -> dict[str, Any]:
     """Return what there is to tell of a version, the newest when `number` is None.
 
     `version`; `families` of headers; `series` and `geometry` (see `series`); `defects` by reason; `check`, what
     decoding showed (see `decode_findings`; None before); the default `folds` with their prevalences (see `summary`).
     Raises `IchxError` for an unknown name or number, and where the version's files are gone.
     """
-    version = store.version(name, number)
-    catalog = load_catalog(workspace, version)
+    version = project.store.version(name, number)
+    catalog = load_catalog(project.workspace, version)
     slices = usable(catalog)
     folds = [
         fold
         for fold_set in version.folds[:1]
-        for fold in folds_told(slices, load_folds(workspace, version, fold_set, slices), fold_set.k)
+        for fold in folds_told(slices, load_folds(project.workspace, version, fold_set, slices), fold_set.k)
     ]
-    findings = read_findings(workspace.root / version.path)
+    findings = read_findings(project.workspace.root / version.path)
     return {
         "version": version,
         "families": header_families(slices),

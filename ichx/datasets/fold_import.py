@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,11 @@ from ichx.datasets.folds import Leak, find_leaks, fold_digest
 from ichx.datasets.ingest import file_stem
 from ichx.datasets.summary import folds_told
 from ichx.errors import IchxError, raise_problems
-from ichx.store import DatasetVersion, FoldDraft, FoldSet, Store, VersionDraft
+from ichx.store import DatasetVersion, FoldDraft, FoldSet, VersionDraft
 from ichx.text import EXAMPLES, counted, such_as
-from ichx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ichx.project import Project
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,7 @@ class LeakyFoldsError(IchxError):
 
 
 def import_folds(
-    workspace: Workspace,
-    store: Store,
+    project: "Project",
     dataset: str,
     path: Path,
     *,
@@ -66,14 +67,14 @@ def import_folds(
     Raises `LeakyFoldsError` for folds that split patients unless `allow_leaks`, and `IchxError` for a dataset without
     labels, a name that cannot be, and all that is wrong with the file: its form, unknown ids, slices without a fold.
     """
-    version = store.version(dataset)
+    version = project.store.version(dataset)
     if version.label_digest is None or version.test_of is not None:
         raise _no_folds(dataset)
     name = _checked_name(name, path)
     table = read_folds(path)
-    catalog = load_catalog(workspace, version)
+    catalog = load_catalog(project.workspace, version)
     slices = usable(catalog)
-    key = None if version.summary["keep_ids"] else workspace.privacy_key()
+    key = None if version.summary["keep_ids"] else project.workspace.privacy_key()
     folds, messages = _folds_of_slices(version, catalog, slices, table, path, key)
     ids = slices["slice_id"].to_numpy(object)
     leaks = find_leaks(ids, slices["patient"].to_numpy(object), folds)
@@ -98,13 +99,13 @@ def import_folds(
     twin = next((f.name for f in version.folds if f.digest == digest), None)
     if twin is not None:
         messages.append(f"each slice is in the same fold as in the folds {twin}")
-    added = _add_version(workspace, store, version, draft, slices, folds)
+    added = _add_version(project, version, draft, slices, folds)
     fold_set = next(f for f in added.folds if f.name == name)
     return ImportReport(added, fold_set, True, tuple(leaks), tuple(messages), tuple(warnings))
 
 
 def describe_folds(
-    workspace: Workspace, store: Store, dataset: str, number: int | None = None, name: str | None = None
+    project: "Project", dataset: str, number: int | None = None, name: str | None = None
 ) -> dict[str, Any]:
     """Return what there is to tell of the folds of a version (the newest), or of those called `name` alone.
 
@@ -112,16 +113,16 @@ def describe_folds(
     largest relative `deviation` of a fold's prevalence from it (None where a label has no positives), its `folds` (see
     `ichx.datasets.summary`) and its `leaks`. Raises `IchxError` for unknown names.
     """
-    version = store.version(dataset, number)
+    version = project.store.version(dataset, number)
     if not version.folds:
         raise _no_folds(dataset)
     chosen = version.folds if name is None else (version.fold_set(name),)
-    slices = load_version(workspace, version).slices
+    slices = load_version(project.workspace, version).slices
     ids, patients = (slices[column].to_numpy(object) for column in ("slice_id", "patient"))
     whole = version.summary["prevalences"]
     told = []
     for fold_set in chosen:
-        assigned = load_folds(workspace, version, fold_set, slices)
+        assigned = load_folds(project.workspace, version, fold_set, slices)
         folds = folds_told(slices, assigned, fold_set.k)
         off = [abs(fold["prevalences"][label] / share - 1) for fold in folds for label, share in whole.items() if share]
         told.append(
@@ -269,8 +270,7 @@ def _examples(leaks: Sequence[Leak]) -> list[str]:
 
 
 def _add_version(
-    workspace: Workspace,
-    store: Store,
+    project: "Project",
     version: DatasetVersion,
     folds: FoldDraft,
     slices: pd.DataFrame,
@@ -281,16 +281,16 @@ def _add_version(
     frame = pd.DataFrame({owner: slices[owner], "fold": assigned}).drop_duplicates()
 
     def write(into: Path) -> None:
-        shutil.copytree(workspace.root / version.path, into, dirs_exist_ok=True)
+        shutil.copytree(project.workspace.root / version.path, into, dirs_exist_ok=True)
         write_parquet(frame, into / folds_file(folds.name))
 
-    folder = write_folder(workspace.datasets_dir / version.dataset / f"v{version.number + 1}", write)
+    folder = write_folder(project.workspace.datasets_dir / version.dataset / f"v{version.number + 1}", write)
     kept = {field.name: getattr(version, field.name) for field in fields(VersionDraft)}
     others = [FoldDraft(**{f.name: getattr(old, f.name) for f in fields(FoldDraft)}) for old in version.folds]
     kept["folds"] = (*(old for old in others if old.name != folds.name), folds)
-    kept["path"] = folder.relative_to(workspace.root).as_posix()
+    kept["path"] = folder.relative_to(project.workspace.root).as_posix()
     try:
-        return store.add_version(VersionDraft(**kept))
+        return project.store.add_version(VersionDraft(**kept))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -7,20 +7,19 @@ from ichx.evaluation.oof import OofTable, read_oof
 from ichx.store import ScoreDraft
 
 if TYPE_CHECKING:
-    from ichx.store import Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
 
 
-def update_scores(workspace: "Workspace", store: "Store", number: int) -> None:
+def update_scores(project: "Project", number: int) -> None:
     """Store the pooled OOF score over the finished folds, without and with test-time augmentation.
 
     Whichever of several processes writes last has seen every fold: who finds another one afterwards does it again.
     """
-    experiment = store.experiment(number)
-    seen = store.predictions(number, role="oof")
+    experiment = project.store.experiment(number)
+    seen = project.store.predictions(number, role="oof")
     while seen:
-        store.set_scores(number, *(_score(read_oof(workspace, store, experiment, tta)) for tta in ("none", "hflip")))
-        before, seen = seen, store.predictions(number, role="oof")
+        project.store.set_scores(number, *(_score(read_oof(project, experiment, tta)) for tta in ("none", "hflip")))
+        before, seen = seen, project.store.predictions(number, role="oof")
         if seen == before:
             return
 

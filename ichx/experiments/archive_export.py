@@ -19,8 +19,8 @@ from ichx.experiment_files import START_FILE
 from ichx.experiments.provenance import DIFF_FILE
 
 if TYPE_CHECKING:
-    from ichx.store import Experiment, Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
+    from ichx.store import Experiment
 
 FORMAT = 1
 INDEX = "experiment.json"
@@ -38,18 +38,16 @@ class Exported:
     files: int
 
 
-def export_experiment(
-    workspace: "Workspace", store: "Store", number: int, target: Path, *, weights: bool = False
-) -> Exported:
+def export_experiment(project: "Project", number: int, target: Path, *, weights: bool = False) -> Exported:
     """Write experiment `number` to the new file `target`, its weights only if asked for.
 
     Raises `IchxError` where `target` is there already or cannot be written, and where a recorded file is gone.
     """
-    experiment = store.experiment(number)
+    experiment = project.store.experiment(number)
     if target.exists():
         raise IchxError(f"{target} is there already", "name another file")
-    folder = workspace.experiment_dir(number)
-    index, files = _index(workspace, store, experiment)
+    folder = project.workspace.experiment_dir(number)
+    index, files = _index(project, experiment)
     names = [name for name in (START_FILE,) if (folder / name).exists()]
     for fold in range(experiment.folds):
         extra = ("run.log", DIFF_FILE, *((WEIGHTS,) if weights else ()))
@@ -77,15 +75,15 @@ def export_experiment(
     return Exported(target, target.stat().st_size, len(files) + len(names))
 
 
-def _index(workspace: "Workspace", store: "Store", experiment: "Experiment") -> tuple[dict[str, Any], list[str]]:
+def _index(project: "Project", experiment: "Experiment") -> tuple[dict[str, Any], list[str]]:
     """Return what `experiment.json` says, and the prediction files, in the experiment's folder, that it speaks of."""
-    number, folder = experiment.number, workspace.experiment_dir(experiment.number)
-    version = store.version_by_id(experiment.version_id)
+    number, folder = experiment.number, project.workspace.experiment_dir(experiment.number)
+    version = project.store.version_by_id(experiment.version_id)
     predictions, files = [], []
-    for p in store.predictions(number):
+    for p in project.store.predictions(number):
         if p.role not in ("oof", "test"):
             continue  # of another dataset, which the reader need not have
-        path = workspace.root / p.path
+        path = project.workspace.root / p.path
         if not path.is_file():
             raise IchxError(f"{p.path} is gone", f"`ichx run {number}` makes it again")
         name = path.relative_to(folder).as_posix()
@@ -99,11 +97,11 @@ def _index(workspace: "Workspace", store: "Store", experiment: "Experiment") -> 
                 "slices": p.slices,
                 "digest": p.digest,
                 "score": p.score,
-                "dataset": store.version_by_id(p.version_id).dataset,
+                "dataset": project.store.version_by_id(p.version_id).dataset,
             }
         )
     runs = []
-    for run in store.runs(number):
+    for run in project.store.runs(number):
         if run.state in ("running", "stalled"):
             raise IchxError(
                 f"fold {run.fold} of experiment {number} is being run by process {run.pid} on {run.host}",
@@ -116,7 +114,7 @@ def _index(workspace: "Workspace", store: "Store", experiment: "Experiment") -> 
         "format": FORMAT,
         "ichx": __version__,
         "number": number,
-        "workspace": workspace.root.name,
+        "workspace": project.workspace.root.name,
         "experiment": {name: facts[name] for name in _FACTS},
         "dataset": {
             "name": experiment.dataset,
@@ -129,11 +127,12 @@ def _index(workspace: "Workspace", store: "Store", experiment: "Experiment") -> 
         },
         "runs": runs,
         "history": {
-            str(fold): [asdict(record) for record in store.history(number, fold)] for fold in range(experiment.folds)
+            str(fold): [asdict(record) for record in project.store.history(number, fold)]
+            for fold in range(experiment.folds)
         },
         "predictions": predictions,
         "tags": list(experiment.tags),
-        "notes": [{"created": note.created, "text": note.text} for note in store.notes(number)],
+        "notes": [{"created": note.created, "text": note.text} for note in project.store.notes(number)],
     }
     return json.loads(json.dumps(index, default=_plain)), files
 

@@ -34,9 +34,8 @@ from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, ImportedRun, N
 from ichx.text import counted
 
 if TYPE_CHECKING:
-    from ichx.plugins import Registry
+    from ichx.project import Project
     from ichx.store import DatasetVersion, FoldSet, Store
-    from ichx.workspace import Workspace
 
 INDEX_BYTES = 100_000_000
 """An index longer than this is none."""
@@ -55,18 +54,18 @@ class Imported:
     left_out: tuple[str, ...]
 
 
-def import_experiment(workspace: "Workspace", store: "Store", registry: "Registry", file: Path) -> Imported:
+def import_experiment(project: "Project", file: Path) -> Imported:
     """Register the experiment in `file` under a new number, on the dataset here that has its labels and folds.
 
     Raises `IchxError`, leaving nothing behind, for what is no such archive, for a damaged or hostile one, where no
     dataset here is the one that it was made on, and for a plugin that is not installed.
     """
-    folder = workspace.experiments_dir / f"{IMPORTING}{secrets.token_hex(4)}"
+    folder = project.workspace.experiments_dir / f"{IMPORTING}{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True)
         with _opened(file) as archive:
             index = _read_index(archive, file)
-            return _import(workspace, store, registry, archive, index, folder, file)
+            return _import(project, archive, index, folder, file)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, pa.ArrowException) as error:
         raise IchxError(f"{file} is damaged: {error}", "export the experiment again") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IntegrityError) as error:
@@ -76,16 +75,15 @@ def import_experiment(workspace: "Workspace", store: "Store", registry: "Registr
         ) from error
     except OSError as error:
         raise IchxError(
-            f"cannot write to {workspace.experiments_dir}: {error.strerror}", "free some space or make it writable"
+            f"cannot write to {project.workspace.experiments_dir}: {error.strerror}",
+            "free some space or make it writable",
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _import(
-    workspace: "Workspace",
-    store: "Store",
-    registry: "Registry",
+    project: "Project",
     archive: zipfile.ZipFile,
     index: Mapping[str, Any],
     folder: Path,
@@ -95,8 +93,8 @@ def _import(
     recipe = from_toml(given["recipe"], source=f"the recipe in {file}")
     if digest(recipe) != given["recipe_digest"]:
         raise ValueError("its recipe does not have the digest that was recorded")
-    registry.get(recipe.plugin)
-    version, fold_set = _pinned(store, index["dataset"])
+    project.registry.get(recipe.plugin)
+    version, fold_set = _pinned(project.store, index["dataset"])
     left_out: list[str] = []
     for member in archive.infolist():
         if member.filename != INDEX:
@@ -104,7 +102,7 @@ def _import(
     predictions = [
         (name, draft)
         for entry in index["predictions"]
-        for name, draft in _prediction(workspace, store, entry, folder, version, fold_set, left_out)
+        for name, draft in _prediction(project, entry, folder, version, fold_set, left_out)
     ]
     if not any(name.endswith(WEIGHTS) for name in archive.namelist()) and predictions:
         left_out.append("it comes without weights: `ichx run` would train its folds again")
@@ -137,10 +135,10 @@ def _import(
             Note(id=0, experiment=0, created=_date(note["created"]), text=str(note["text"])) for note in index["notes"]
         ),
     )
-    made = store.import_experiment(
-        imported, place=lambda number: folder.rename(workspace.experiment_dir(number)), root="experiments"
+    made = project.store.import_experiment(
+        imported, place=lambda number: folder.rename(project.workspace.experiment_dir(number)), root="experiments"
     )
-    update_scores(workspace, store, made.number)
+    update_scores(project, made.number)
     return Imported(made.number, int(index["number"]), tuple(left_out))
 
 
@@ -239,8 +237,7 @@ def _pinned(store: "Store", wanted: Mapping[str, Any]) -> "tuple[DatasetVersion,
 
 
 def _prediction(
-    workspace: "Workspace",
-    store: "Store",
+    project: "Project",
     entry: Mapping[str, Any],
     folder: Path,
     version: "DatasetVersion",
@@ -259,7 +256,7 @@ def _prediction(
             raise ValueError(f"{name} is not the file that was recorded")
     with pq.ParquetFile(path) as content:
         rows = content.metadata.num_rows
-    tests = store.test_sets(version.dataset) if role == "test" else []
+    tests = project.store.test_sets(version.dataset) if role == "test" else []
     most = version.slices if role == "oof" else max((test.slices for test in tests), default=0)
     if rows != int(entry["slices"]) or (role == "oof" and rows > most):
         raise ValueError(f"{name} has {rows:,} rows, not those of its slices")
@@ -268,7 +265,7 @@ def _prediction(
     ids = read_predictions(path).slice_ids
     target: DatasetVersion | None = version
     if role == "test":
-        target = _test_set(workspace, store, version.dataset, set(ids))
+        target = _test_set(project, version.dataset, set(ids))
         if target is None:
             return _without(path, entry, left_out)
     assert target is not None
@@ -293,9 +290,9 @@ def _without(path: Path, entry: Mapping[str, Any], left_out: list[str]) -> list[
     return []
 
 
-def _test_set(workspace: "Workspace", store: "Store", dataset: str, ids: set[str]) -> "DatasetVersion | None":
-    for version in store.test_sets(dataset):
-        if ids <= set(load_version(workspace, version).slices["slice_id"]):
+def _test_set(project: "Project", dataset: str, ids: set[str]) -> "DatasetVersion | None":
+    for version in project.store.test_sets(dataset):
+        if ids <= set(load_version(project.workspace, version).slices["slice_id"]):
             return version
     return None
 

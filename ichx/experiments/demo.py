@@ -26,9 +26,10 @@ from ichx.labels import LABELS
 from ichx.phantom.dicom_files import write_phantom
 from ichx.phantom.study import CHALLENGE_PREVALENCE
 from ichx.plugins import Registry
+from ichx.project import Project
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
-from ichx.store import Store, open_store
+from ichx.store import open_store
 from ichx.training.callbacks import RunEvents
 from ichx.workspace import Workspace, init_workspace
 
@@ -95,11 +96,14 @@ def run_demo(folder: Path, registry: Registry, events: RunEvents) -> DemoReport:
         )
     with open_store(workspace) as store:
         add_dataset(
-            workspace, store, "phantom", phantom / "stage_2_train", labels=phantom / "stage_2_train.csv", folds=FOLDS
+            Project(workspace, store),
+            "phantom",
+            phantom / "stage_2_train",
+            labels=phantom / "stage_2_train.csv",
+            folds=FOLDS,
         )
         add_dataset(
-            workspace,
-            store,
+            Project(workspace, store),
             "phantom-test",
             phantom / "stage_2_test",
             test_of="phantom",
@@ -109,9 +113,9 @@ def run_demo(folder: Path, registry: Registry, events: RunEvents) -> DemoReport:
         if not numbers:
             numbers = [new_experiment(store, registry, plugin=name, kind=kind).number for name, kind in MEMBERS]
         for number in numbers:
-            run_experiment(workspace, store, registry, number, events=events)
-        ensemble = make_ensemble(workspace, store, top=len(MEMBERS), tta="hflip", smooth=True)
-        judged = _judge(workspace, store, phantom, numbers[0], ensemble, events)
+            run_experiment(Project(workspace, store, registry), number, events=events)
+        ensemble = make_ensemble(Project(workspace, store), top=len(MEMBERS), tta="hflip", smooth=True)
+        judged = _judge(Project(workspace, store), phantom, numbers[0], ensemble, events)
     return DemoReport(
         workspace=str(workspace.root),
         ensemble=ensemble,
@@ -132,19 +136,17 @@ class _Judged:
     blend: float
 
 
-def _judge(
-    workspace: Workspace, store: Store, phantom: Path, number: int, ensemble: EnsembleReport, events: RunEvents
-) -> _Judged:
+def _judge(project: "Project", phantom: Path, number: int, ensemble: EnsembleReport, events: RunEvents) -> _Judged:
     """Score the submission and the two baselines on the phantom's held-out truth."""
     truth = read_labels(phantom / "stage_2_test_labels.csv")
-    submitted = read_labels(workspace.root / ensemble.submissions[0].path)
+    submitted = read_labels(project.workspace.root / ensemble.submissions[0].path)
     row_of = {image: row for row, image in enumerate(submitted.images)}
     predicted = submitted.values[[row_of[image] for image in truth.images]]
 
-    recipe = from_toml(store.experiment(number).recipe)
-    train, test = (load_dataset(workspace, store, name) for name in ("phantom", "phantom-test"))
+    recipe = from_toml(project.store.experiment(number).recipe)
+    train, test = (load_dataset(project, name) for name in ("phantom", "phantom-test"))
     labels = train.slices[list(LABELS)].to_numpy(np.float64)
-    shares = [_shares(workspace, data, recipe, events) for data in (train, test)]
+    shares = [_shares(project.workspace, data, recipe, events) for data in (train, test)]
     truth_of = dict(zip(truth.images, truth.values, strict=True))
     truth_by_row = np.array([truth_of[i] for i in test.slices["slice_id"]], dtype=np.float64)
     return _Judged(

@@ -6,41 +6,39 @@ from ichx.evaluation.predictions import VIEWS
 from ichx.store.runs import LIVE_STATES
 
 if TYPE_CHECKING:
+    from ichx.project import Project
     from ichx.store import DatasetVersion, Experiment, Run, Store
-    from ichx.workspace import Workspace
 
 
-def finished_folds(workspace: "Workspace", store: "Store", number: int) -> set[int]:
+def finished_folds(project: "Project", number: int) -> set[int]:
     """Return the folds whose OOF predictions are recorded and whose files are there."""
-    stored = [p for p in store.predictions(number, role="oof") if (workspace.root / p.path).is_file()]
+    stored = [p for p in project.store.predictions(number, role="oof") if (project.workspace.root / p.path).is_file()]
     return {
         fold
         for fold in {p.fold for p in stored}
         if {p.view for p in stored if p.fold == fold} >= set(VIEWS)
-        and (workspace.experiment_dir(number) / f"fold-{fold}" / "weights.safetensors").is_file()
+        and (project.workspace.experiment_dir(number) / f"fold-{fold}" / "weights.safetensors").is_file()
     }
 
 
-def unpredicted_folds(workspace: "Workspace", store: "Store", number: int) -> set[int]:
+def unpredicted_folds(project: "Project", number: int) -> set[int]:
     """Return the folds that were finished and have their weights, but whose OOF predictions are gone."""
-    recorded = {p.fold for p in store.predictions(number, role="oof")}
-    home = workspace.experiment_dir(number)
+    recorded = {p.fold for p in project.store.predictions(number, role="oof")}
+    home = project.workspace.experiment_dir(number)
     weighed = {fold for fold in recorded if (home / f"fold-{fold}" / "weights.safetensors").is_file()}
-    return weighed - finished_folds(workspace, store, number)
+    return weighed - finished_folds(project, number)
 
 
-def missing_tests(
-    workspace: "Workspace", store: "Store", experiment: "Experiment", fold: int
-) -> "list[DatasetVersion]":
+def missing_tests(project: "Project", experiment: "Experiment", fold: int) -> "list[DatasetVersion]":
     """Return the test sets that the fold has not predicted in every view; a tuning trial predicts none."""
     missing: list[DatasetVersion] = []
     if experiment.kind == "trial":
         return missing
-    for version in store.test_sets(experiment.dataset):
+    for version in project.store.test_sets(experiment.dataset):
         have = {
             p.view
-            for p in store.predictions(experiment.number, role="test", version_id=version.id)
-            if p.fold == fold and (workspace.root / p.path).is_file()
+            for p in project.store.predictions(experiment.number, role="test", version_id=version.id)
+            if p.fold == fold and (project.workspace.root / p.path).is_file()
         }
         if have < set(VIEWS):
             missing.append(version)

@@ -23,6 +23,7 @@ from ichx.experiments.fold_files import missing_tests
 from ichx.experiments.prepare import Job, open_cache, test_data
 from ichx.labels import LABELS
 from ichx.loading.loader import inference_batches
+from ichx.project import Project
 from ichx.store import PredictionDraft
 from ichx.training.callbacks import RunEvents
 from ichx.training.device import Hardware
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from ichx.cache.hu_cache import Cache
     from ichx.datasets.dataset import LoadedDataset
     from ichx.store import Prediction, Store
-    from ichx.workspace import Workspace
 
 
 INFERENCE_BATCH = 64
@@ -136,7 +136,7 @@ class FoldPredictor:
         """Write the predictions of every test set that the fold has not predicted; return their drafts."""
         drafts = []
         experiment = self.job.experiment
-        missing = missing_tests(self.job.workspace, store, experiment, self.fold)
+        missing = missing_tests(Project(self.job.workspace, store), experiment, self.fold)
         for version in self.group.share(missing):  # all processes predict the same, whatever is added meanwhile
             data = test_data(self.job.workspace, version)
             with self.waiting():
@@ -148,7 +148,7 @@ class FoldPredictor:
 
     def features(self, model: nn.Module, store: "Store") -> None:
         """Write the pooled features beside those recorded predictions of the fold that have none."""
-        for prediction in missing_features(self.job.workspace, store, self.job.experiment.number, self.fold):
+        for prediction in missing_features(Project(self.job.workspace, store), self.job.experiment.number, self.fold):
             if prediction.role == "oof":
                 data, cache, rows = self.job.data, self.job.cache, self.job.validation_rows(self.fold)
             else:
@@ -202,10 +202,10 @@ class FoldPredictor:
         return drafts, plain
 
 
-def missing_features(workspace: "Workspace", store: "Store", number: int, fold: int) -> "list[Prediction]":
+def missing_features(project: "Project", number: int, fold: int) -> "list[Prediction]":
     """Return the fold's OOF and test predictions that have no pooled features beside them."""
     return [
         p
-        for p in store.predictions(number)
-        if p.fold == fold and p.role in ("oof", "test") and not features_file(workspace.root / p.path).is_file()
+        for p in project.store.predictions(number)
+        if p.fold == fold and p.role in ("oof", "test") and not features_file(project.workspace.root / p.path).is_file()
     ]

@@ -22,6 +22,7 @@ from ichx.experiments.provenance import run_draft
 from ichx.labels import LABELS
 from ichx.loading.loader import training_batches
 from ichx.loading.sampling import epoch_rows
+from ichx.project import Project
 from ichx.store import EpochRecord, PredictionDraft
 from ichx.training import checkpoint
 from ichx.training.callbacks import RunEvents
@@ -109,7 +110,7 @@ class FoldRun:
             try:
                 if self.trained:
                     model, drafts = self._stored(accelerator), list[PredictionDraft]()
-                    if self.fold not in finished_folds(self.job.workspace, self.store, self.number):
+                    if self.fold not in finished_folds(Project(self.job.workspace, self.store), self.number):
                         drafts += predictor.validation(model, self.rows)[0]
                 else:
                     model, drafts = self._train_and_predict(accelerator, predictor, newest)

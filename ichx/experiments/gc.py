@@ -20,8 +20,8 @@ from ichx.store.maintenance import Checked
 from ichx.training.checkpoint_files import checkpoints
 
 if TYPE_CHECKING:
+    from ichx.project import Project
     from ichx.store import Store
-    from ichx.workspace import Workspace
 
 IMPORTING = ".import-"
 """Begins the name of a folder into which an experiment is read."""
@@ -42,13 +42,13 @@ class Garbage:
     experiment: int | None = None
 
 
-def find_garbage(workspace: "Workspace", store: "Store") -> list[Garbage]:
+def find_garbage(project: "Project") -> list[Garbage]:
     """Return everything that could be deleted, by kind. Nothing is changed."""
     return [
-        *_trashed(workspace, store),
-        *_leftovers(workspace, store),
-        *_orphans(workspace, store),
-        *_caches(workspace, store),
+        *_trashed(project),
+        *_leftovers(project),
+        *_orphans(project),
+        *_caches(project),
     ]
 
 
@@ -73,31 +73,31 @@ def delete(store: "Store", garbage: Garbage) -> None:
         ) from error
 
 
-def _trashed(workspace: "Workspace", store: "Store") -> Iterator[Garbage]:
-    found = store.experiments(Selection(kind=None, trashed=True), limit=None)
-    blends = store.blended_in([e.number for e in found]) if found else {}
+def _trashed(project: "Project") -> Iterator[Garbage]:
+    found = project.store.experiments(Selection(kind=None, trashed=True), limit=None)
+    blends = project.store.blended_in([e.number for e in found]) if found else {}
     for e in found:
         if e.number not in blends:
-            folder = workspace.experiment_dir(e.number)
+            folder = project.workspace.experiment_dir(e.number)
             yield Garbage("experiment in the trash", folder, size_of(folder), f"{e.number}: {e.name}", e.number)
 
 
-def _leftovers(workspace: "Workspace", store: "Store") -> Iterator[Garbage]:
+def _leftovers(project: "Project") -> Iterator[Garbage]:
     """Find checkpoints of folds that are done, which no run needs any more."""
-    for e in store.experiments(Selection(kind=None), limit=None):
+    for e in project.store.experiments(Selection(kind=None), limit=None):
         if not e.folds_done:
             continue
-        runs = store.runs(e.number)
+        runs = project.store.runs(e.number)
         busy = {run.fold for run in runs if run.state in ("running", "stalled")}
         for fold in sorted({run.fold for run in runs if run.state == "done"} - busy):
-            for path in checkpoints(workspace.experiment_dir(e.number) / f"fold-{fold}"):
+            for path in checkpoints(project.workspace.experiment_dir(e.number) / f"fold-{fold}"):
                 yield Garbage("old checkpoint", path, size_of(path), f"fold {fold} of experiment {e.number} is done")
 
 
-def _orphans(workspace: "Workspace", store: "Store") -> Iterator[Garbage]:
+def _orphans(project: "Project") -> Iterator[Garbage]:
     """Find folders of experiments and datasets that the store does not know."""
-    folder = workspace.experiments_dir
-    known = {e.number for e in store.experiments(Selection(kind=None, trashed=None), limit=None)}
+    folder = project.workspace.experiments_dir
+    known = {e.number for e in project.store.experiments(Selection(kind=None, trashed=None), limit=None)}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_dir() and path.name.endswith(DELETING):
             yield Garbage("orphaned folder", path, size_of(path), "its deletion was interrupted")
@@ -105,21 +105,21 @@ def _orphans(workspace: "Workspace", store: "Store") -> Iterator[Garbage]:
             yield Garbage("orphaned folder", path, size_of(path), "its import was interrupted")
         elif path.is_dir() and path.name.isdecimal() and int(path.name) not in known:
             yield Garbage("orphaned folder", path, size_of(path), "no experiment has this number")
-    folder = workspace.root / "datasets"
-    names = {dataset.name for dataset in store.datasets()}
+    folder = project.workspace.root / "datasets"
+    names = {dataset.name for dataset in project.store.datasets()}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_dir() and path.name not in names and _rests(path):  # one that is being added is not known yet
             yield Garbage("orphaned folder", path, size_of(path), "no dataset has this name")
 
 
-def _caches(workspace: "Workspace", store: "Store") -> Iterator[Garbage]:
+def _caches(project: "Project") -> Iterator[Garbage]:
     """Find caches that no experiment outside the trash reads."""
-    folder = workspace.cache_dir
+    folder = project.workspace.cache_dir
     there = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
     manifests = {path: read_manifest(path) or read_manifest(path, BUILD_FILE) for path in there}
     if not any(manifests.values()):
         return
-    used, unknown = _used_keys(workspace, store)
+    used, unknown = _used_keys(project)
     for path, manifest in manifests.items():
         if path.name.endswith(DELETING):
             yield Garbage("unused cache", path, size_of(path), "its deletion was interrupted")
@@ -129,22 +129,22 @@ def _caches(workspace: "Workspace", store: "Store") -> Iterator[Garbage]:
             yield Garbage("unused cache", path, size_of(path), "no experiment reads it")
 
 
-def _used_keys(workspace: "Workspace", store: "Store") -> tuple[set[str], set[str]]:
+def _used_keys(project: "Project") -> tuple[set[str], set[str]]:
     """Return the keys of all caches that some experiment reads, for itself or for its test sets.
 
     And the datasets of which this cannot be told, since a catalog is gone: their caches are kept.
     """
     wanted: dict[int, set[CacheSpec]] = {}
-    for e in store.experiments(Selection(kind=None), limit=None):
-        whole = store.experiment(e.number)
+    for e in project.store.experiments(Selection(kind=None), limit=None):
+        whole = project.store.experiment(e.number)
         spec = recipe_spec(from_toml(whole.recipe))
-        for version_id in (whole.version_id, *(test.id for test in store.test_sets(e.dataset))):
+        for version_id in (whole.version_id, *(test.id for test in project.store.test_sets(e.dataset))):
             wanted.setdefault(version_id, set()).add(spec)
     keys, unknown = set(), set()
     for version_id, specs in wanted.items():
-        version = store.version_by_id(version_id)
+        version = project.store.version_by_id(version_id)
         try:
-            digest = slices_digest(load_version(workspace, version).slices)
+            digest = slices_digest(load_version(project.workspace, version).slices)
         except IchxError:
             unknown.add(version.dataset)
         else:
@@ -165,12 +165,12 @@ def size_of(path: Path) -> int:
     return path.lstat().st_size if path.exists() else 0
 
 
-def check_files(workspace: "Workspace", store: "Store") -> Checked:
+def check_files(project: "Project") -> Checked:
     """Return which recorded predictions have no file."""
     missing = [
         f"experiment {e.number}, fold {p.fold}: {p.path} is gone; `ichx run {e.number}` makes it again"
-        for e in store.experiments(Selection(kind=None), limit=None)
-        for p in store.predictions(e.number)
-        if not (workspace.root / p.path).is_file()
+        for e in project.store.experiments(Selection(kind=None), limit=None)
+        for p in project.store.predictions(e.number)
+        if not (project.workspace.root / p.path).is_file()
     ]
     return Checked("files of recorded predictions", tuple(missing))

@@ -18,8 +18,9 @@ from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 
 if TYPE_CHECKING:
-    from ichx.plugins import Plugin, Registry
-    from ichx.store import DatasetVersion, Experiment, FoldSet, Store
+    from ichx.plugins import Plugin
+    from ichx.project import Project
+    from ichx.store import DatasetVersion, Experiment, FoldSet
     from ichx.training.callbacks import RunEvents
     from ichx.workspace import Workspace
 
@@ -57,34 +58,32 @@ class Job:
         return np.flatnonzero((self.folds == fold) & self.cache.valid)
 
 
-def prepare_job(
-    workspace: "Workspace", store: "Store", registry: "Registry", experiment: "Experiment", events: "RunEvents"
-) -> Job:
+def prepare_job(project: "Project", experiment: "Experiment", events: "RunEvents") -> Job:
     """Return the job of `experiment`, building its cache where that is missing.
 
     Raises `IchxError` when the dataset's files are gone or no longer those that the experiment was pinned to.
     """
     recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {experiment.number}")
-    version = store.version_by_id(experiment.version_id)
+    version = project.store.version_by_id(experiment.version_id)
     fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
-    data = load_version(workspace, version)
-    cache = open_cache(workspace, data, recipe, events)
+    data = load_version(project.workspace, version)
+    cache = open_cache(project.workspace, data, recipe, events)
     if cache.defects:
         events.note(f"{len(cache.defects)} slices cannot be decoded and are left out")
     if fold_set.leaky:
         split = f"{fold_set.leaking_patients:,} of {version.patients:,} patients"
         events.note(f"the folds {fold_set.name} split {split}: every score on them is marked `leaky folds`")
-    plugin = registry.get(experiment.plugin)
+    plugin = project.registry.get(experiment.plugin)
     return Job(
-        workspace=workspace,
+        workspace=project.workspace,
         experiment=experiment,
         plugin=plugin,
         recipe=recipe,
         data=data,
         cache=cache,
-        folds=_folds(workspace, version, fold_set, data, experiment),
+        folds=_folds(project.workspace, version, fold_set, data, experiment),
         any_positive=data.slices[ANY].to_numpy() > 0.5,
-        masks=_open_masks(workspace, data, plugin, recipe, cache, events),
+        masks=_open_masks(project.workspace, data, plugin, recipe, cache, events),
     )
 
 

@@ -9,7 +9,8 @@ from ichx.experiment_files import START_FILE
 from ichx.experiments.provenance import code_version, library_versions, machine
 
 if TYPE_CHECKING:
-    from ichx.store import Run, Store
+    from ichx.project import Project
+    from ichx.store import Run
     from ichx.workspace import Workspace
 
 _MACHINE = ("cpu", "cores", "gpus", "cuda", "driver", "system")
@@ -37,13 +38,13 @@ class Repro:
     run: int | None
 
 
-def repro(workspace: "Workspace", store: "Store", number: int) -> Repro:
+def repro(project: "Project", number: int) -> Repro:
     """Return how experiment `number` is repeated in a workspace that has its dataset."""
-    experiment = store.experiment(number)
-    runs = store.runs(number)
+    experiment = project.store.experiment(number)
+    runs = project.store.runs(number)
     ended = [run for run in runs if run.state == "done"] or runs
     run = max(ended, key=lambda r: r.id) if ended else None
-    version = store.version_by_id(experiment.version_id)
+    version = project.store.version_by_id(experiment.version_id)
     folds = version.fold_set(experiment.fold_set)
     recipe = f"experiment-{number}.toml"
     new = ["ichx", "exp", "new", "--from", recipe, "--dataset", experiment.dataset]
@@ -53,10 +54,10 @@ def repro(workspace: "Workspace", store: "Store", number: int) -> Repro:
     commands = [
         f"ichx exp show {number} --toml > {recipe}",
         " ".join(shlex.quote(word) for word in new),
-        f"ichx run last{_start(workspace, number)}",
+        f"ichx run last{_start(project.workspace, number)}",
     ]
     preparations = []
-    newest = store.version(experiment.dataset)
+    newest = project.store.version(experiment.dataset)
     if newest.id != version.id:
         preparations.append(
             f"{experiment.dataset} is at version {newest.number}; to stay at version {version.number}: "
@@ -66,7 +67,7 @@ def repro(workspace: "Workspace", store: "Store", number: int) -> Repro:
         preparations.append(f"its folds {folds.name} were imported from {folds.source} (digest {folds.digest[:12]})")
     if run is not None and (run.provenance or {}).get("commit"):
         commit = (run.provenance or {})["commit"]
-        preparations.append(f"check out commit {commit[:12]} of ichx" + _changes(workspace, run))
+        preparations.append(f"check out commit {commit[:12]} of ichx" + _changes(project.workspace, run))
     return Repro(
         tuple(preparations), tuple(commands), () if run is None else _differences(run), None if run is None else run.id
     )

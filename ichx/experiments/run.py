@@ -24,9 +24,7 @@ from ichx.training.stop_request import listening
 from ichx.training.weights import choose_start
 
 if TYPE_CHECKING:
-    from ichx.plugins import Registry
-    from ichx.store import Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,7 @@ class RunReport:
 
 
 def run_experiment(
-    workspace: "Workspace",
-    store: "Store",
-    registry: "Registry",
+    project: "Project",
     number: int,
     *,
     folds: Sequence[int] | None = None,
@@ -65,7 +61,7 @@ def run_experiment(
     experiment or fold, a fold that another process runs, and all that a fold raises.
     """
     options = options or RunOptions()
-    experiment = store.experiment(number)
+    experiment = project.store.experiment(number)
     wanted = list(range(experiment.folds) if folds is None else folds)
     for fold in wanted:
         if not 0 <= fold < experiment.folds:
@@ -73,11 +69,11 @@ def run_experiment(
     recipe = from_toml(experiment.recipe)
     if options.pretrained is not None or options.weights is not None:
         # Told before anything runs, and also where every fold is done and the option would have no effect.
-        home = workspace.experiment_dir(number)
+        home = project.workspace.experiment_dir(number)
         choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
     hardware = choose_hardware(_own_device(options.device), recipe.precision, recipe.input.pixels)
     with (
-        followed(workspace, experiment, recipe, events or RunEvents()) as told,
+        followed(project.workspace, experiment, recipe, events or RunEvents()) as told,
         listening(told.note) as stop,
         joined(hardware.device) as group,
         watching(group, stop, number),
@@ -88,21 +84,21 @@ def run_experiment(
                 f"train without --save, then run `ichx run {number} --save features` in one process",
             )
         own = told if group.leads else RunEvents()  # the others would say the same
-        done = group.share(finished_folds(workspace, store, number))
-        lost = group.share(unpredicted_folds(workspace, store, number))
+        done = group.share(finished_folds(project, number))
+        lost = group.share(unpredicted_folds(project, number))
         trained, kept = [f for f in wanted if f not in done | lost], [f for f in wanted if f in done | lost]
         behind = group.share(
             [
                 f
                 for f in kept
                 if f in lost
-                or missing_tests(workspace, store, experiment, f)
-                or (options.save_features and missing_features(workspace, store, number, f))
+                or missing_tests(project, experiment, f)
+                or (options.save_features and missing_features(project, number, f))
             ]
         )
         if trained or behind:
             with stop.at_once():  # a cache keeps its finished shards
-                job = group.first(partial(prepare_job, workspace, store, registry, experiment, own))
+                job = group.first(partial(prepare_job, project, experiment, own))
             for fold in wanted:
                 if fold in trained or fold in behind:
                     stop.heed()
@@ -110,7 +106,7 @@ def run_experiment(
                         own.note(f"the OOF predictions of fold {fold} are gone: they are made again with its weights")
                     FoldRun(
                         job,
-                        store,
+                        project.store,
                         fold,
                         trained=fold in behind,
                         options=options,
@@ -120,9 +116,9 @@ def run_experiment(
                         stop=stop,
                     ).execute()
         if group.leads:
-            update_scores(workspace, store, number)
+            update_scores(project, number)
         group.share(None)  # all of them report the same
-    after = store.experiment(number)
+    after = project.store.experiment(number)
     return RunReport(
         experiment=number,
         trained=tuple(trained),

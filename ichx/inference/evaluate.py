@@ -23,8 +23,7 @@ from ichx.store import PredictionDraft, marks
 from ichx.text import counted, such_as
 
 if TYPE_CHECKING:
-    from ichx.plugins import Registry
-    from ichx.store import Store
+    from ichx.project import Project
     from ichx.training.callbacks import RunEvents
     from ichx.workspace import Workspace
 
@@ -52,9 +51,7 @@ class Evaluation:
 
 
 def evaluate_dataset(
-    workspace: "Workspace",
-    store: "Store",
-    registry: "Registry",
+    project: "Project",
     number: int,
     dataset: str,
     *,
@@ -74,16 +71,16 @@ def evaluate_dataset(
         raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
     if pooling not in POOLINGS:
         raise IchxError(f"there is no pooling {pooling!r}", f"choose one of {', '.join(POOLINGS)}")
-    trained = find_trained(workspace, store, registry, number, folds)
-    version = store.version(dataset)
+    trained = find_trained(project, number, folds)
+    version = project.store.version(dataset)
     if version.label_digest is None:
         raise IchxError(f"{dataset} has no labels to score against", "predict it: `ichx predict`")
-    data = load_version(workspace, version)
-    _refuse_shared(workspace, store, trained, data)
+    data = load_version(project.workspace, version)
+    _refuse_shared(project, trained, data)
     if trained.partial is not None and folds is None:
         events.note(f"experiment {number} predicts with {trained.partial}")
-    _predict_missing(workspace, store, trained, data, TTA_VIEWS[tta], events, device, workers)
-    predicted = _read(workspace, store, trained, data, TTA_VIEWS[tta])
+    _predict_missing(project, trained, data, TTA_VIEWS[tta], events, device, workers)
+    predicted = _read(project, trained, data, TTA_VIEWS[tta])
     ids = next(iter(predicted.values()))[0]
     rows = data.slices.set_index("slice_id").loc[list(ids)]
     labels = rows[list(LABELS)].to_numpy(np.float64)
@@ -105,12 +102,12 @@ def evaluate_dataset(
     )
 
 
-def _refuse_shared(workspace: "Workspace", store: "Store", trained: Trained, data: LoadedDataset) -> None:
+def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) -> None:
     """Raise `IchxError` where `data` holds patients or slices of the dataset that the experiment is made on."""
     experiment = trained.experiment
-    own = load_version(workspace, store.version_by_id(experiment.version_id))
-    patients = _patients(workspace, data)
-    known_patient = np.isin(patients, np.unique(_patients(workspace, own)))
+    own = load_version(project.workspace, project.store.version_by_id(experiment.version_id))
+    patients = _patients(project.workspace, data)
+    known_patient = np.isin(patients, np.unique(_patients(project.workspace, own)))
     known_slice = data.slices["slice_id"].isin(own.slices["slice_id"]).to_numpy()
     shared = known_patient | known_slice
     if not shared.any():
@@ -134,8 +131,7 @@ def _patients(workspace: "Workspace", data: LoadedDataset) -> npt.NDArray[np.obj
 
 
 def _predict_missing(
-    workspace: "Workspace",
-    store: "Store",
+    project: "Project",
     trained: Trained,
     data: LoadedDataset,
     views: Sequence[str],
@@ -147,13 +143,13 @@ def _predict_missing(
     version, number = data.version, trained.experiment.number
     have = {
         (p.fold, p.view)
-        for p in store.predictions(number, role=ROLE, version_id=version.id)
-        if (workspace.root / p.path).is_file()
+        for p in project.store.predictions(number, role=ROLE, version_id=version.id)
+        if (project.workspace.root / p.path).is_file()
     }
     todo = {fold: [view for view in views if (fold, view) not in have] for fold in trained.weights}
     if not any(todo.values()):
         return
-    cache = open_cache(workspace, data, trained.recipe, events)
+    cache = open_cache(project.workspace, data, trained.recipe, events)
     rows = np.flatnonzero(cache.valid)
     if not len(rows):
         raise IchxError(f"no slice of {version.dataset} can be decoded", f"see `ichx data check {version.dataset}`")
@@ -181,24 +177,24 @@ def _predict_missing(
                         version_id=version.id,
                         role=ROLE,
                         view=view,
-                        path=path.relative_to(workspace.root).as_posix(),
+                        path=path.relative_to(project.workspace.root).as_posix(),
                         slices=len(rows),
                         digest=write_predictions(path, Predictions(ids, logits)),
                         score=score(labels, probabilities(logits)),
                     )
                 )
-            store.add_predictions(drafts)
+            project.store.add_predictions(drafts)
 
 
 def _read(
-    workspace: "Workspace", store: "Store", trained: Trained, data: LoadedDataset, views: Sequence[str]
+    project: "Project", trained: Trained, data: LoadedDataset, views: Sequence[str]
 ) -> dict[int, tuple[npt.NDArray[np.object_], FloatArray]]:
     """Return each fold's (slice ids, mean probabilities (N, 6) over `views`), all folds in the same order."""
     number, version = trained.experiment.number, data.version
-    stored = {(p.fold, p.view): p for p in store.predictions(number, role=ROLE, version_id=version.id)}
+    stored = {(p.fold, p.view): p for p in project.store.predictions(number, role=ROLE, version_id=version.id)}
     found: dict[int, tuple[npt.NDArray[np.object_], FloatArray]] = {}
     for fold in trained.weights:
-        read = [read_predictions(workspace.root / stored[fold, view].path) for view in views]
+        read = [read_predictions(project.workspace.root / stored[fold, view].path) for view in views]
         found[fold] = read[0].slice_ids, mean_over_views(read)
     ids = next(iter(found.values()))[0]
     same = all(np.array_equal(ids, other) for other, _ in found.values())

@@ -36,10 +36,8 @@ from ichx.training.method import WindowStep
 from ichx.training.weights import load_exactly, save_weights
 
 if TYPE_CHECKING:
-    from ichx.plugins import Registry
-    from ichx.store import Store
+    from ichx.project import Project
     from ichx.training.callbacks import RunEvents
-    from ichx.workspace import Workspace
 
 SUFFIXES: Final = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
 """The formats, and the suffix of each."""
@@ -80,9 +78,7 @@ class HuNetwork(nn.Module):
 
 
 def export_experiment(
-    workspace: "Workspace",
-    store: "Store",
-    registry: "Registry",
+    project: "Project",
     number: int,
     *,
     format: str,
@@ -105,12 +101,12 @@ def export_experiment(
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" and find_spec(name) is None]
     if missing:
         raise IchxError(f"ONNX needs {', '.join(missing)}, which are not installed", "pip install 'ichx[export]'")
-    trained = find_trained(workspace, store, registry, number, folds)
+    trained = find_trained(project, number, folds)
     if trained.plugin.notice:
         events.note(trained.plugin.notice)
     many = trained.experiment.folds > 1 if out is None else len(trained.weights) > 1
     if out is None:
-        out = workspace.experiment_dir(number) / "export" / f"experiment-{number}{SUFFIXES[format]}"
+        out = project.workspace.experiment_dir(number) / "export" / f"experiment-{number}{SUFFIXES[format]}"
     written = []
     for done, fold in enumerate(trained.weights):
         events.phase(f"exporting fold {fold}", done, len(trained.weights))

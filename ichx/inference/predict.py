@@ -33,10 +33,8 @@ from ichx.labels import ANY, LABELS
 from ichx.store import marks
 
 if TYPE_CHECKING:
-    from ichx.plugins import Registry
-    from ichx.store import Store
+    from ichx.project import Project
     from ichx.training.callbacks import RunEvents
-    from ichx.workspace import Workspace
 
 PORTION: Final = 16_384
 """Slices that are cached at once; at 378 px they take 2 GB of disk."""
@@ -69,9 +67,7 @@ class FilePredictions:
 
 
 def predict_files(
-    workspace: "Workspace",
-    store: "Store",
-    registry: "Registry",
+    project: "Project",
     number: int,
     source: Path,
     *,
@@ -90,16 +86,16 @@ def predict_files(
     """
     if tta not in TTA_VIEWS:
         raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
-    trained = find_trained(workspace, store, registry, number, folds)
+    trained = find_trained(project, number, folds)
     if trained.partial is not None and folds is None:
         events.note(f"experiment {number} predicts with {trained.partial}")
     source = source.expanduser().resolve()
     scan = scan_source(source, progress=lambda done, total: events.phase("reading headers", done, total))
-    catalog, _ = make_catalog(scan, workspace.privacy_key())
+    catalog, _ = make_catalog(scan, project.workspace.privacy_key())
     raise_unusable(source, catalog)
     slices = usable(catalog)
     with ExitStack() as stack:
-        folder = stack.enter_context(scratch_folder(workspace.cache_dir))
+        folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))
         network = stack.enter_context(network_of(trained, device, workers, events.note))
         views = TTA_VIEWS[tta]
         writers = {

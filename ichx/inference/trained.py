@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from accelerate import Accelerator
 
-    from ichx.plugins import Plugin, Registry
-    from ichx.store import Experiment, Store
-    from ichx.workspace import Workspace
+    from ichx.plugins import Plugin
+    from ichx.project import Project
+    from ichx.store import Experiment
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,13 @@ class Trained:
         return f"{len(self.weights)} of {self.experiment.folds} folds: {named}"
 
 
-def find_trained(
-    workspace: "Workspace", store: "Store", registry: "Registry", number: int, folds: Sequence[int] | None = None
-) -> Trained:
+def find_trained(project: "Project", number: int, folds: Sequence[int] | None = None) -> Trained:
     """Return experiment `number` with its finished folds, or these `folds` of it.
 
     Raises `IchxError` for an unknown experiment or fold, one that is not finished, and where weights are gone.
     """
-    experiment = store.experiment(number)
-    finished = sorted({p.fold for p in store.predictions(number, role="oof")})
+    experiment = project.store.experiment(number)
+    finished = sorted({p.fold for p in project.store.predictions(number, role="oof")})
     for fold in folds or ():
         if not 0 <= fold < experiment.folds:
             raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
@@ -78,7 +76,7 @@ def find_trained(
     if not finished:
         raise IchxError(f"experiment {number} has no finished fold", f"run it first: `ichx run {number}`")
     wanted = sorted(set(folds)) if folds else finished
-    home = workspace.experiment_dir(number)
+    home = project.workspace.experiment_dir(number)
     weights = {fold: home / f"fold-{fold}" / "weights.safetensors" for fold in wanted}
     gone = [str(path) for path in weights.values() if not path.is_file()]
     if gone:
@@ -87,7 +85,7 @@ def find_trained(
             f"restore them from a backup, or train these folds again: `ichx run {number}`",
         )
     recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
-    return Trained(experiment, registry.get(experiment.plugin), recipe, weights)
+    return Trained(experiment, project.registry.get(experiment.plugin), recipe, weights)
 
 
 class Network:

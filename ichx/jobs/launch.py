@@ -25,6 +25,7 @@ from ichx.jobs.launch_events import (
     UnitResult,
 )
 from ichx.jobs.resources import Shares, share_machine
+from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.store import marks
 from ichx.training.run_options import RunOptions
@@ -45,8 +46,7 @@ STOPPED_CODES = {130, 143, -2, -9, -15}
 
 
 def launch(
-    workspace: "Workspace",
-    store: "Store",
+    project: "Project",
     numbers: Sequence[int],
     engine: Engine,
     *,
@@ -62,15 +62,15 @@ def launch(
     `IchxError` before anything runs for unknown experiments and folds, and options that do not fit.
     """
     options = options or RunOptions()
-    experiments = [store.experiment(number) for number in dict.fromkeys(numbers)]
+    experiments = [project.store.experiment(number) for number in dict.fromkeys(numbers)]
     units = _units(experiments, folds)
     if options.pretrained is not None or options.weights is not None:
-        _check_start(workspace, experiments, options)
-    launched = _Launch(workspace, store, engine, options, events or LaunchEvents(), stops, experiments)
+        _check_start(project.workspace, experiments, options)
+    launched = _Launch(project.workspace, project.store, engine, options, events or LaunchEvents(), stops, experiments)
     stopped = launched.run(units, jobs)
     return LaunchReport(
         units=tuple(launched.results[unit] for unit in units),
-        experiments=tuple(_pooled(workspace, store, e.number) for e in experiments),
+        experiments=tuple(_pooled(project, e.number) for e in experiments),
         stopped=stopped,
     )
 
@@ -165,9 +165,9 @@ class _Launch:
         return left
 
     def _is_done(self, unit: Unit) -> bool:
-        finished = unit.fold in finished_folds(self.workspace, self.store, unit.experiment)
+        finished = unit.fold in finished_folds(Project(self.workspace, self.store), unit.experiment)
         experiment = self.experiments[unit.experiment]
-        return finished and not missing_tests(self.workspace, self.store, experiment, unit.fold)
+        return finished and not missing_tests(Project(self.workspace, self.store), experiment, unit.fold)
 
     def _begin(self, unit: Unit) -> None:
         if self._is_held(unit):
@@ -260,16 +260,16 @@ class _Launch:
         return job.log.relative_to(self.workspace.root).as_posix()
 
 
-def _pooled(workspace: "Workspace", store: "Store", number: int) -> PooledScore:
+def _pooled(project: "Project", number: int) -> PooledScore:
     """Return an experiment's score, brought up to date: the job of its last fold may have been killed before that."""
     from ichx.evaluation.pooled import update_scores  # imports pandas, which the jobs need not wait for
 
     error = None
     try:
-        update_scores(workspace, store, number)
+        update_scores(project, number)
     except IchxError as problem:
         error = problem.problem
-    after = store.experiment(number)
+    after = project.store.experiment(number)
     return PooledScore(
         experiment=number,
         folds_done=after.folds_done,

@@ -18,6 +18,7 @@ from ichx.datasets.dataset import describe
 from ichx.datasets.decode_findings import CHECK_FILE
 from ichx.errors import IchxError
 from ichx.phantom.encoded_files import enhanced
+from ichx.project import Project
 from ichx.store import Store, open_store
 from ichx.workspace import Workspace, init_workspace
 
@@ -52,10 +53,10 @@ def counts(checked: dict) -> dict[tuple[str, str], int]:
 
 
 def test_findings_are_named_add_up_and_are_kept(workspace: Workspace, store: Store, files: Path) -> None:
-    add_dataset(workspace, store, "x", files)
-    assert describe(workspace, store, "x")["check"] is None
+    add_dataset(Project(workspace, store), "x", files)
+    assert describe(Project(workspace, store), "x")["check"] is None
     seen: list[tuple[int, int]] = []
-    checked = check_dataset(workspace, store, "x", progress=lambda *at: seen.append(at))
+    checked = check_dataset(Project(workspace, store), "x", progress=lambda *at: seen.append(at))
     assert (seen[0], seen[-1]) == ((0, 10), (10, 10))
     assert (checked["found"], checked["slices"]) == (12, 8)
     assert (checked["refused_in_headers"], checked["refused_in_decoding"]) == (2, 2)
@@ -68,7 +69,9 @@ def test_findings_are_named_add_up_and_are_kept(workspace: Workspace, store: Sto
     assert {entry["reason"]: entry["examples"] for entry in checked["reasons"]}["undecodable"] == ["broken.dcm"]
     assert all(entry["meaning"] for entry in checked["reasons"])
     assert checked["new"] == []
-    assert describe(workspace, store, "x")["check"] == {k: v for k, v in checked.items() if k not in ("version", "new")}
+    assert describe(Project(workspace, store), "x")["check"] == {
+        k: v for k, v in checked.items() if k not in ("version", "new")
+    }
     assert not (workspace.root / checked["version"].path / PART_FILE).exists()
 
 
@@ -76,8 +79,8 @@ def test_a_zip_is_checked_too(tmp_path: Path, workspace: Workspace, store: Store
     write_ct(files / "large.dcm", head(side=256))
     archive = zip_folder(files, tmp_path / "files.zip")
     change_entry(archive, "large.dcm", crc=77)
-    add_dataset(workspace, store, "x", archive)
-    checked = check_dataset(workspace, store, "x", processes=2)
+    add_dataset(Project(workspace, store), "x", archive)
+    checked = check_dataset(Project(workspace, store), "x", processes=2)
     assert counts(checked)[("damaged_member", "decoding")] == 1
     assert (checked["found"], checked["slices"]) == (13, 8)
 
@@ -92,9 +95,9 @@ def test_the_frames_of_a_file_are_counted_one_by_one(tmp_path: Path, workspace: 
     dataset.PerFrameFunctionalGroupsSequence[1].CTImageFrameTypeSequence = [Dataset()]
     dataset.PerFrameFunctionalGroupsSequence[1].CTImageFrameTypeSequence[0].FrameType = ["ORIGINAL", "LOCALIZER"]
     dataset.save_as(path)
-    added = add_dataset(workspace, store, "x", tmp_path / "files")
+    added = add_dataset(Project(workspace, store), "x", tmp_path / "files")
     assert "left out: 1 file or frame: localizer 1" in added.warnings
-    checked = check_dataset(workspace, store, "x")
+    checked = check_dataset(Project(workspace, store), "x")
     assert (checked["files"], checked["found"], checked["slices"]) == (3, 7, 4)
     assert counts(checked) == {("localizer", "headers"): 1, ("constant_image", "decoding"): 2}
     assert [entry["examples"] for entry in checked["reasons"]] == [["scout.dcm"], ["many.dcm"]]
@@ -104,7 +107,7 @@ def test_a_check_that_was_stopped_goes_on(
     workspace: Workspace, store: Store, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check, "CHUNK", 3)
-    version = add_dataset(workspace, store, "x", files).version
+    version = add_dataset(Project(workspace, store), "x", files).version
     folder = workspace.root / version.path
 
     def stop(done: int, total: int) -> None:
@@ -112,44 +115,44 @@ def test_a_check_that_was_stopped_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        check_dataset(workspace, store, "x", processes=1, progress=stop)
+        check_dataset(Project(workspace, store), "x", processes=1, progress=stop)
     assert not (folder / CHECK_FILE).exists()
     with (folder / PART_FILE).open("a") as part:
         part.write('{"start": 6, "def')  # as a process leaves it that is killed while it writes
     seen: list[tuple[int, int]] = []
-    checked = check_dataset(workspace, store, "x", processes=1, progress=lambda *at: seen.append(at))
+    checked = check_dataset(Project(workspace, store), "x", processes=1, progress=lambda *at: seen.append(at))
     assert [done for done, _ in seen] == [6, 9, 10]
     assert checked["refused_in_decoding"] == 2
     (folder / PART_FILE).write_text(json.dumps({"decoder": -1, "chunk": 3}) + '\n{"start": 0, "defects": {"0": "x"}}\n')
-    assert counts(check_dataset(workspace, store, "x", processes=1)) == counts(checked)
+    assert counts(check_dataset(Project(workspace, store), "x", processes=1)) == counts(checked)
 
 
 def test_what_has_changed_is_told_before_anything_is_decoded(workspace: Workspace, store: Store, files: Path) -> None:
-    add_dataset(workspace, store, "x", files)
+    add_dataset(Project(workspace, store), "x", files)
     (files / "new.dcm").write_bytes((files / "black.dcm").read_bytes())
-    assert check_dataset(workspace, store, "x")["new"] == ["new.dcm"]
+    assert check_dataset(Project(workspace, store), "x")["new"] == ["new.dcm"]
     os.utime(files / "black.dcm", ns=(1, 1))
     (files / "mr.dcm").unlink()
     with pytest.raises(IchxError, match=r"1 file gone, namely mr.dcm; 1 file changed, namely black.dcm"):
-        check_dataset(workspace, store, "x")
+        check_dataset(Project(workspace, store), "x")
     files.rename(files.with_name("elsewhere"))
     with pytest.raises(IchxError, match="there is no folder"):
-        check_dataset(workspace, store, "x")
+        check_dataset(Project(workspace, store), "x")
 
 
 def test_damaged_findings_are_told_and_old_ones_do_not_count(workspace: Workspace, store: Store, files: Path) -> None:
-    version = add_dataset(workspace, store, "x", files).version
-    check_dataset(workspace, store, "x")
+    version = add_dataset(Project(workspace, store), "x", files).version
+    check_dataset(Project(workspace, store), "x")
     path = workspace.root / version.path / CHECK_FILE
     kept = json.loads(path.read_text())
     path.write_text(json.dumps(kept | {"decoder": -1}))
-    assert describe(workspace, store, "x")["check"] is None
+    assert describe(Project(workspace, store), "x")["check"] is None
     path.write_text("{")
     with pytest.raises(IchxError, match="cannot be read"):
-        describe(workspace, store, "x")
+        describe(Project(workspace, store), "x")
 
 
 def test_a_link_to_nothing_is_no_change(workspace: Workspace, store: Store, files: Path) -> None:
     (files / "dangling.dcm").symlink_to("nowhere")
-    add_dataset(workspace, store, "d", files)
-    assert counts(check_dataset(workspace, store, "d"))["unreadable", "headers"] == 1
+    add_dataset(Project(workspace, store), "d", files)
+    assert counts(check_dataset(Project(workspace, store), "d"))["unreadable", "headers"] == 1

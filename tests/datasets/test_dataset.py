@@ -17,6 +17,7 @@ from ichx.datasets.catalog import read_catalog
 from ichx.datasets.dataset import describe, load_catalog, load_dataset, load_folds
 from ichx.errors import IchxError, NotFoundError
 from ichx.labels import LABELS
+from ichx.project import Project
 from ichx.store import Store, open_store
 from ichx.workspace import Workspace, init_workspace
 
@@ -56,7 +57,7 @@ def cohort(tmp_path: Path) -> Cohort:
 
 
 def add(workspace: Workspace, store: Store, cohort: Cohort, name: str = "train", **options) -> AddReport:
-    return add_dataset(workspace, store, name, cohort.files, **{"labels": cohort.labels, "folds": 3} | options)
+    return add_dataset(Project(workspace, store), name, cohort.files, **{"labels": cohort.labels, "folds": 3} | options)
 
 
 def told(report: AddReport) -> str:
@@ -74,7 +75,7 @@ def test_a_labelled_dataset(workspace: Workspace, store: Store, cohort: Cohort) 
     )
     assert store.dataset("train").trainable
     assert "matched by SOPInstanceUID" in told(report)
-    loaded = load_dataset(workspace, store, "train")
+    loaded = load_dataset(Project(workspace, store), "train")
     assert loaded.source == cohort.files
     slices = loaded.slices
     assert sorted(slices["slice_id"]) == sorted(cohort.ids)
@@ -113,9 +114,9 @@ def test_digests_and_rows_do_not_depend_on_the_workspace(
     other = init_workspace(tmp_path / "other")
     with open_store(other) as its_store:
         there = add(other, its_store, cohort).version
-        its_ids = load_dataset(other, its_store, "train").slices["slice_id"].tolist()
+        its_ids = load_dataset(Project(other, its_store), "train").slices["slice_id"].tolist()
     # What an epoch draws are rows: the same seed is to draw the same slices in every workspace, whatever its key.
-    assert load_dataset(workspace, store, "train").slices["slice_id"].tolist() == its_ids
+    assert load_dataset(Project(workspace, store), "train").slices["slice_id"].tolist() == its_ids
     assert here.digest == there.digest
     assert here.label_digest == there.label_digest
     assert here.folds[0].digest == there.folds[0].digest
@@ -131,7 +132,7 @@ def test_added_again_nothing_changes(workspace: Workspace, store: Store, cohort:
 
 def test_each_kind_of_change_makes_a_version(workspace: Workspace, store: Store, cohort: Cohort) -> None:
     add(workspace, store, cohort)
-    before = load_dataset(workspace, store, "train", 1).slices
+    before = load_dataset(Project(workspace, store), "train", 1).slices
     cohort.positive.add(cohort.ids[1])
     cohort.write_labels()
     labels = add(workspace, store, cohort)
@@ -148,7 +149,7 @@ def test_each_kind_of_change_makes_a_version(workspace: Workspace, store: Store,
     rewritten.write_bytes(rewritten.read_bytes()[:-100])
     files = add(workspace, store, cohort, fold_seed=5)
     assert (files.version.number, files.version.slices, files.version.defects) == (5, 23, 1)
-    pd.testing.assert_frame_equal(load_dataset(workspace, store, "train", 1).slices, before)
+    pd.testing.assert_frame_equal(load_dataset(Project(workspace, store), "train", 1).slices, before)
 
 
 def test_what_is_refused_is_named_and_adds_up(workspace: Workspace, store: Store, cohort: Cohort) -> None:
@@ -169,8 +170,8 @@ def test_what_is_refused_is_named_and_adds_up(workspace: Workspace, store: Store
     assert (report.version.slices, report.version.defects, len(catalog)) == (24, 4, 28)
     for reason in refused.values():
         assert f"{reason} 1" in told(report)
-    assert not set(load_dataset(workspace, store, "train").slices["file"]) & set(refused)
-    facts = describe(workspace, store, "train")
+    assert not set(load_dataset(Project(workspace, store), "train").slices["file"]) & set(refused)
+    facts = describe(Project(workspace, store), "train")
     assert {d["reason"]: d["examples"] for d in facts["defects"]} == {v: [k] for k, v in refused.items()}
     assert sum(fold["slices"] for fold in facts["folds"]) == 24
     assert facts["families"][0]["slices"] == 24
@@ -195,13 +196,13 @@ def test_labels_match_by_file_name_when_all_do(tmp_path: Path, workspace: Worksp
     labels = tmp_path / "labels.csv"
     header = f"image,{','.join(LABELS)}\n"
     labels.write_text(header + "".join(f"scan{i},0,0,0,0,{i % 2},{i % 2}\n" for i in range(4)))
-    report = add_dataset(workspace, store, "train", tmp_path / "files", labels=labels, folds=2)
+    report = add_dataset(Project(workspace, store), "train", tmp_path / "files", labels=labels, folds=2)
     assert "matched by file name" in told(report)
-    slices = load_dataset(workspace, store, "train").slices.set_index("slice_id")
+    slices = load_dataset(Project(workspace, store), "train").slices.set_index("slice_id")
     assert slices["subdural"].to_dict() == {"1.2.0": 0, "1.2.1": 1, "1.2.2": 0, "1.2.3": 1}
     labels.write_text(header + "scan0,0,0,0,0,0,0\nother,0,0,0,0,0,0\n")
     with pytest.raises(IchxError, match=r"'scan0'.*'1.2.0'"):
-        add_dataset(workspace, store, "other", tmp_path / "files", labels=labels, folds=2)
+        add_dataset(Project(workspace, store), "other", tmp_path / "files", labels=labels, folds=2)
 
 
 def test_slices_without_patient_are_grouped_by_what_there_is(
@@ -212,9 +213,9 @@ def test_slices_without_patient_are_grouped_by_what_there_is(
         study = "ID_x" if index < 3 else None
         series = f"ID_s{index}" if index < 5 else None
         write_ct(source / f"{index}.dcm", PatientID="", StudyInstanceUID=study, SeriesInstanceUID=series)
-    report = add_dataset(workspace, store, "loose", source)
+    report = add_dataset(Project(workspace, store), "loose", source)
     assert "6 slices without a PatientID" in told(report)
-    slices = load_dataset(workspace, store, "loose").slices.set_index("file")
+    slices = load_dataset(Project(workspace, store), "loose").slices.set_index("file")
     assert slices["patient"][["0.dcm", "1.dcm", "2.dcm"]].nunique() == 1
     assert slices["patient"].nunique() == 4
     assert not store.dataset("loose").trainable
@@ -273,10 +274,10 @@ def test_sources_that_hold_nothing_usable(tmp_path: Path, workspace: Workspace, 
     folder.mkdir()
     (folder / "notes.txt").write_text("hello")
     with pytest.raises(IchxError, match=r"no DICOM in .*: looked at 1 file"):
-        add_dataset(workspace, store, "x", folder)
+        add_dataset(Project(workspace, store), "x", folder)
     write_ct(folder / "mr.dcm", Modality="MR")
     with pytest.raises(IchxError, match=r"no usable CT slice .*: 2 files refused as .*not_ct \(1\)"):
-        add_dataset(workspace, store, "x", folder)
+        add_dataset(Project(workspace, store), "x", folder)
     other = Cohort(tmp_path / "y", patients=1)
     cohort.write_labels(["ID_1", "ID_2"])
     with pytest.raises(IchxError, match=r"no id in .* belongs to a slice: it says such as 'ID_1'"):
@@ -301,7 +302,7 @@ def test_the_rest_of_a_broken_try_does_no_harm(workspace: Workspace, store: Stor
     (rest / "catalog.parquet").write_bytes(b"half")
     report = add(workspace, store, cohort)
     assert report.created
-    assert len(load_dataset(workspace, store, "train").slices) == 24
+    assert len(load_dataset(Project(workspace, store), "train").slices) == 24
     assert load_folds(workspace, report.version, report.version.folds[0]).shape == (24,)
 
 
@@ -311,14 +312,14 @@ def test_missing_files_of_a_version_are_told(workspace: Workspace, store: Store,
     good = catalog.read_bytes()
     catalog.write_bytes(good[: len(good) // 2])
     with pytest.raises(IchxError, match="a part of dataset train version 1, cannot be read"):
-        load_dataset(workspace, store, "train")
+        load_dataset(Project(workspace, store), "train")
     catalog.unlink()
     with pytest.raises(IchxError, match="a part of dataset train version 1, cannot be read"):
-        load_dataset(workspace, store, "train")
+        load_dataset(Project(workspace, store), "train")
     with pytest.raises(NotFoundError):
-        load_dataset(workspace, store, "trian")
+        load_dataset(Project(workspace, store), "trian")
     with pytest.raises(IchxError, match="no version 7"):
-        load_dataset(workspace, store, "train", 7)
+        load_dataset(Project(workspace, store), "train", 7)
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut"])
@@ -332,10 +333,10 @@ def test_a_version_without_its_catalog_is_replaced_by_adding_again(
     else:
         catalog.write_bytes(catalog.read_bytes()[:500])
     with pytest.raises(IchxError, match=r"catalog\.parquet"):
-        load_dataset(workspace, store, "train")
+        load_dataset(Project(workspace, store), "train")
     again = add(workspace, store, cohort)
     assert (again.created, again.version.number) == (True, 2)
-    assert len(load_dataset(workspace, store, "train").slices) == 24
+    assert len(load_dataset(Project(workspace, store), "train").slices) == 24
 
 
 def test_a_wrong_intercept_is_repaired_in_the_catalog(tmp_path: Path, workspace: Workspace, store: Store) -> None:
@@ -343,7 +344,7 @@ def test_a_wrong_intercept_is_repaired_in_the_catalog(tmp_path: Path, workspace:
     stored = np.where(shown < 0, shown + 4096, shown).astype(np.uint16)
     write_ct(tmp_path / "files/a.dcm", stored, BitsStored=12, HighBit=11, RescaleIntercept=1)
     write_ct(tmp_path / "files/b.dcm")
-    report = add_dataset(workspace, store, "x", tmp_path / "files")
+    report = add_dataset(Project(workspace, store), "x", tmp_path / "files")
     catalog = read_catalog(workspace.root / report.version.path / "catalog.parquet").set_index("file")
     assert catalog["intercept_repaired"].to_dict() == {"a.dcm": True, "b.dcm": False}
     assert catalog["intercept"]["a.dcm"] == -1000
@@ -364,16 +365,18 @@ def test_an_interrupted_add_leaves_nothing(workspace: Workspace, store: Store, c
 def test_a_zip_is_the_same_dataset(tmp_path: Path, workspace: Workspace, store: Store, cohort: Cohort) -> None:
     plain = add(workspace, store, cohort).version
     archive = zip_folder(cohort.files, tmp_path / "c.zip", "comp/train/")
-    report = add_dataset(workspace, store, "z", archive / "comp/train", labels=cohort.labels, folds=3)
+    report = add_dataset(Project(workspace, store), "z", archive / "comp/train", labels=cohort.labels, folds=3)
     packed = report.version
     assert (packed.digest, packed.label_digest) == (plain.digest, plain.label_digest)
     assert packed.folds[0].digest == plain.folds[0].digest
     assert packed.source == str(archive / "comp/train")
-    assert not add_dataset(workspace, store, "z", archive / "comp/train", labels=cohort.labels, folds=3).created
+    assert not add_dataset(
+        Project(workspace, store), "z", archive / "comp/train", labels=cohort.labels, folds=3
+    ).created
     spec = CacheSpec(16, "series", "area")
-    loaded = load_dataset(workspace, store, "z")
+    loaded = load_dataset(Project(workspace, store), "z")
     cache = ensure_cache(tmp_path / "cache", "z", loaded.source, loaded.slices, spec, processes=2)
-    other = load_dataset(workspace, store, "train")
+    other = load_dataset(Project(workspace, store), "train")
     expected = ensure_cache(tmp_path / "cache", "f", other.source, other.slices, spec, processes=1)
     assert loaded.slices["slice_id"].tolist() == other.slices["slice_id"].tolist()
     assert all((cache.read(row) == expected.read(row)).all() for row in range(24))
@@ -381,7 +384,7 @@ def test_a_zip_is_the_same_dataset(tmp_path: Path, workspace: Workspace, store: 
     change_entry(archive, f"comp/train/{member}", crc=1)
     with pytest.raises(IchxError, match=f"1 file changed, namely {member}"):
         ensure_cache(tmp_path / "cache", "z", loaded.source, loaded.slices, CacheSpec(8, "none", "area"))
-    changed = add_dataset(workspace, store, "z", archive / "comp/train", labels=cohort.labels, folds=3)
+    changed = add_dataset(Project(workspace, store), "z", archive / "comp/train", labels=cohort.labels, folds=3)
     assert (changed.version.number, "the files" in told(changed)) == (2, True)
 
 
@@ -407,9 +410,9 @@ def test_a_hospital_tree(tmp_path: Path, workspace: Workspace, store: Store) -> 
     rows = [f"1.2.{s}.{i},0,0,0,0,1,1\n" for s, n in ((0, 4), (1, 8)) for i in range(n)]
     labels.write_text(f"image,{','.join(LABELS)}\n" + "".join(rows))
     with pytest.raises(IchxError, match="1 patient cannot be divided"):
-        add_dataset(workspace, store, "h", root, labels=labels)
-    report = add_dataset(workspace, store, "h", root)
-    slices = load_dataset(workspace, store, "h").slices
+        add_dataset(Project(workspace, store), "h", root, labels=labels)
+    report = add_dataset(Project(workspace, store), "h", root)
+    slices = load_dataset(Project(workspace, store), "h").slices
     assert slices.groupby("series")["step"].median().sort_values().tolist() == [1.25, 5]
     assert (slices["study"].nunique(), slices["series"].nunique(), len(slices)) == (1, 2, 12)
     refused = load_catalog(workspace, report.version).set_index("file")["defect"].dropna()
@@ -420,13 +423,13 @@ def test_geometry_is_told(tmp_path: Path, workspace: Workspace, store: Store) ->
     for index, place in enumerate((0.0, 5, 10, 30, 35)):
         write_study(tmp_path / "f", "1", 1, start=index, ImagePositionPatient=[0, 0, place])
     write_study(tmp_path / "f", "2", 2, ImagePositionPatient=None)
-    report = add_dataset(workspace, store, "x", tmp_path / "f")
+    report = add_dataset(Project(workspace, store), "x", tmp_path / "f")
     assert "1 series, 1 slice: the step before the slice is much wider" in told(report)
     assert "1 series, 2 slices: positions or orientations are missing: ordered by instance number" in told(report)
-    facts = describe(workspace, store, "x")
+    facts = describe(Project(workspace, store), "x")
     assert [(entry["flag"], entry["series"]) for entry in facts["geometry"]] == [("gap", 1), ("by_number", 1)]
     assert report.version.summary["geometry"]["gap"] == {"series": 1, "slices": 1}
-    slices = load_dataset(workspace, store, "x").slices
+    slices = load_dataset(Project(workspace, store), "x").slices
     assert slices["order"][slices["by_number"]].tolist() == [0, 1]
 
 
@@ -435,23 +438,22 @@ def test_a_catalog_of_another_form_is_told(workspace: Workspace, store: Store, c
     path = workspace.root / version.path / "catalog.parquet"
     pd.read_parquet(path).drop(columns="step").to_parquet(path)
     with pytest.raises(IchxError, match="written by another version of ichx: it has no column step"):
-        load_dataset(workspace, store, "train")
+        load_dataset(Project(workspace, store), "train")
 
 
 def test_real_slices(shared_data: Path, workspace: Workspace, store: Store) -> None:
     mini = shared_data / "rsna_mini"
-    train = add_dataset(workspace, store, "rsna", mini / "stage_2_train", labels=mini / "stage_2_train.csv")
+    train = add_dataset(Project(workspace, store), "rsna", mini / "stage_2_train", labels=mini / "stage_2_train.csv")
     assert (train.version.slices, train.version.patients, train.version.defects) == (20, 20, 0)
     test = add_dataset(
-        workspace,
-        store,
+        Project(workspace, store),
         "rsna-test",
         mini / "stage_2_test",
         test_of="rsna",
         sample=mini / "stage_2_sample_submission.csv",
     )
     assert (test.version.summary["sample"]["ids"], test.version.summary["sample"]["absent"]) == (192, 0)
-    slices = load_dataset(workspace, store, "rsna-test").slices
+    slices = load_dataset(Project(workspace, store), "rsna-test").slices
     assert slices["order"].tolist() == list(range(32))
     assert slices["pos_z"].is_monotonic_increasing  # from the neck to the crown
     steps = slices["position"].diff().dropna()

@@ -25,6 +25,7 @@ from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.loading.loader import inference_batches, training_batches
 from ichx.phantom.dicom_files import PhantomFiles
+from ichx.project import Project
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
 from ichx.store import Store, open_store
 from ichx.workspace import Workspace, init_workspace
@@ -78,7 +79,7 @@ def cohort(tmp_path: Path) -> Cohort:
 
 def add(workspace: Workspace, store: Store, cohort: Cohort, **options) -> AddReport:
     given = {"labels": cohort.labels, "folds": 2, "masks": cohort.masks} | options
-    return add_dataset(workspace, store, "train", cohort.files, **given)
+    return add_dataset(Project(workspace, store), "train", cohort.files, **given)
 
 
 def told(report: AddReport) -> str:
@@ -86,7 +87,7 @@ def told(report: AddReport) -> str:
 
 
 def kept(workspace: Workspace, store: Store, number: int | None = None) -> dict[str, np.ndarray]:
-    data = load_dataset(workspace, store, "train", number)
+    data = load_dataset(Project(workspace, store), "train", number)
     masks = load_masks(workspace, data)
     assert masks is not None
     return {data.slices.loc[row, "slice_id"]: decode_mask(png) for row, png in masks.items()}
@@ -236,7 +237,7 @@ def test_a_lost_or_changed_file_is_told(workspace: Workspace, store: Store, coho
     report = add(workspace, store, cohort)
     path = workspace.root / report.version.path / MASKS_FILE
     pd.read_parquet(path).iloc[1:].to_parquet(path, index=False)
-    data = load_dataset(workspace, store, "train")
+    data = load_dataset(Project(workspace, store), "train")
     with pytest.raises(IchxError, match="were changed: 7 masks instead of 8"):
         load_masks(workspace, data)
     path.unlink()
@@ -246,9 +247,9 @@ def test_a_lost_or_changed_file_is_told(workspace: Workspace, store: Store, coho
 
 def test_the_phantoms_masks_go_with_its_slices(workspace: Workspace, store: Store, phantom: PhantomFiles) -> None:
     report = add_dataset(
-        workspace, store, "ph", phantom.train, labels=phantom.train_labels, masks=phantom.train_masks, folds=2
+        Project(workspace, store), "ph", phantom.train, labels=phantom.train_labels, masks=phantom.train_masks, folds=2
     )
-    data = load_dataset(workspace, store, "ph")
+    data = load_dataset(Project(workspace, store), "ph")
     masks = load_masks(workspace, data)
     assert masks is not None
     assert set(masks) == set(np.flatnonzero(data.slices["any"] > 0.5))

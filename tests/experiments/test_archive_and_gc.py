@@ -13,6 +13,7 @@ from ichx.errors import IchxError
 from ichx.experiments.archive_export import export_experiment
 from ichx.experiments.archive_import import import_experiment
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import open_store
 from ichx.workspace import open_workspace
 
@@ -26,7 +27,7 @@ def exported(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     with open_store(workspace) as store:
         store.change_tags(2, add=["best"])
         store.add_note(2, "weak on epidural")
-        export_experiment(workspace, store, 2, root.parent / "two.zip")
+        export_experiment(Project(workspace, store), 2, root.parent / "two.zip")
     return root.parent / "two.zip"
 
 
@@ -174,7 +175,7 @@ def test_an_import_whose_files_cannot_be_placed_records_nothing(
     workspace = open_workspace(dataset_copy)
     with open_store(workspace) as store:
         with pytest.raises(IchxError, match="cannot write to"):
-            import_experiment(workspace, store, load_registry(), exported)
+            import_experiment(Project(workspace, store, load_registry()), exported)
         assert store.experiments() == []
     assert [path.name for path in (dataset_copy / "experiments").iterdir()] == ["1"]
 

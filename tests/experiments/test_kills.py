@@ -13,6 +13,7 @@ import pytest
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import open_store
 from ichx.training.callbacks import RunEvents
 from ichx.training.stop_request import RunStopped
@@ -85,15 +86,15 @@ def test_stopped_in_other_work_than_training_nothing_is_lost(dataset_copy: Path,
         for when in ("caching ph ", "validating", "predicting ph,", "caching ph-test", "predicting ph-test, identity"):
             watch = Interrupter(when)
             with pytest.raises(RunStopped) as caught:
-                run_experiment(workspace, store, registry, 1, folds=[0], events=watch)
+                run_experiment(Project(workspace, store, registry), 1, folds=[0], events=watch)
             assert caught.value.exit_code == 143
             assert not watch.when
             states.append([run.state for run in store.runs(1)])
         last = Interrupter("")
-        run_experiment(workspace, store, registry, 1, folds=[0], events=last)
+        run_experiment(Project(workspace, store, registry), 1, folds=[0], events=last)
         assert states[0] == [], "a cache is built before the fold is held"
         assert states[-1] == ["stopped"] * (len(states) - 1)
         assert set(last.phases) == {"predicting ph-test, hflip"}, "what was predicted before is kept"
         assert last.starts == ["checkpoint after epoch 3, the last one"]
-        run_experiment(workspace, store, registry, 2, folds=[0])
+        run_experiment(Project(workspace, store, registry), 2, folds=[0])
     assert killing.differences(dataset_copy, 1, 2) == []

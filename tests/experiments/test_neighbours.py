@@ -12,6 +12,7 @@ from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, open_store
 from ichx.training.callbacks import RunEvents
@@ -32,7 +33,7 @@ def stacked_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -
         for workers, folds in ((0, None), (2, [0])):
             made = new_experiment(store, registry, plugin="tiny_fine_25d", settings=SETTINGS)
             options = RunOptions(device="cpu", workers=workers)
-            run_experiment(workspace, store, registry, made.number, folds=folds, options=options)
+            run_experiment(Project(workspace, store, registry), made.number, folds=folds, options=options)
     return root
 
 
@@ -87,8 +88,8 @@ def test_interrupted_it_ends_at_the_same_weights(stacked_root: Path, tmp_path: P
     with open_store(workspace) as store:
         made = new_experiment(store, registry, plugin="tiny_fine_25d", settings=SETTINGS)
         with pytest.raises(KeyboardInterrupt):
-            run_experiment(workspace, store, registry, made.number, folds=[0], events=Stop())
-        run_experiment(workspace, store, registry, made.number, folds=[0])
+            run_experiment(Project(workspace, store, registry), made.number, folds=[0], events=Stop())
+        run_experiment(Project(workspace, store, registry), made.number, folds=[0])
         assert [run.state for run in store.runs(made.number)] == ["stopped", "done"]
     homes = [root / "experiments" / str(number) / "fold-0" for number in (1, made.number)]
     whole, resumed = (read_weights(home / "weights.safetensors") for home in homes)

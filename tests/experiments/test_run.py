@@ -26,6 +26,7 @@ from ichx.labels import LABELS
 from ichx.loading.loader import inference_batches
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, Experiment, Store, open_store
 from ichx.training.callbacks import FoldPlan, RunEvents
@@ -91,7 +92,7 @@ class Watch(RunEvents):
 def run_watched(place: Place, experiment: Experiment, fold: int = 0) -> Watch:
     workspace, store = place
     watch = Watch(workspace.experiment_dir(experiment.number) / f"fold-{fold}")
-    run_experiment(workspace, store, load_registry(), experiment.number, folds=[fold], events=watch)
+    run_experiment(Project(workspace, store, load_registry()), experiment.number, folds=[fold], events=watch)
     return watch
 
 
@@ -135,7 +136,7 @@ def test_oof_predictions_are_those_of_the_stored_weights(trained: Place) -> None
     """The last validation is kept as the prediction: the weights on the disk must give the same."""
     workspace, store = trained
     registry = load_registry()
-    job = prepare_job(workspace, store, registry, store.experiment(1), RunEvents())
+    job = prepare_job(Project(workspace, store, registry), store.experiment(1), RunEvents())
     model = job.plugin.build(job.recipe, False).to(memory_format=torch.channels_last)
     load_exactly(model, workspace.experiment_dir(1) / "fold-0" / "weights.safetensors")
     for stored in store.predictions(1, role="oof"):
@@ -163,7 +164,7 @@ def test_weights_go_on_from_stage_to_stage(fresh: Place) -> None:
 def test_what_each_stage_trains_on(fresh: Place) -> None:
     workspace, store = fresh
     watch = run_watched(fresh, register(store, "batch=16"))
-    data = load_dataset(workspace, store, "ph")
+    data = load_dataset(Project(workspace, store), "ph")
     folds = load_folds(workspace, data.version, data.version.folds[0])
     positives = int((data.slices["any"].to_numpy()[folds != 0] > 0.5).sum())
     drawn = positives + min(positives, int((folds != 0).sum()) - positives)
@@ -196,7 +197,7 @@ def test_validation_is_on_the_whole_fold_without_augmentation(fresh: Place) -> N
     workspace, store = fresh
     experiment = register(store, "batch=48")
     watch = run_watched(fresh, experiment)
-    data = load_dataset(workspace, store, "ph")
+    data = load_dataset(Project(workspace, store), "ph")
     rows = np.flatnonzero(load_folds(workspace, data.version, data.version.folds[0]) == 0)
     assert len(rows) % 48, "the last batch of the fold is a ragged one"
     assert watch.phases["validating"] == (len(rows), len(rows))
@@ -218,7 +219,7 @@ def test_validation_is_on_the_whole_fold_without_augmentation(fresh: Place) -> N
 
 def test_a_test_set_is_predicted_with_the_stored_weights(trained: Place) -> None:
     workspace, store = trained
-    data = load_dataset(workspace, store, "ph-test")
+    data = load_dataset(Project(workspace, store), "ph-test")
     expected = by_hand(workspace, data, store.experiment(2), np.arange(len(data.slices)))
     stored = read_predictions(workspace.experiment_dir(2) / "fold-0" / "test-ph-test-v1-identity.parquet")
     assert stored.slice_ids.tolist() == data.slices["slice_id"].tolist()
@@ -255,7 +256,7 @@ def test_a_test_set_added_later_is_predicted_from_the_stored_weights(
     weights = (home / "fold-0" / "weights.safetensors").read_bytes()
     assert phantom.test is not None
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "late", phantom.test, test_of="ph", sample=phantom.sample_submission)
+        add_dataset(Project(workspace, store), "late", phantom.test, test_of="ph", sample=phantom.sample_submission)
     assert ichx("run", 2, cwd=trained_copy).code == 0
     for view in ("identity", "hflip"):
         early, late = (read_predictions(home / "fold-0" / f"test-{n}-v1-{view}.parquet") for n in ("ph-test", "late"))
@@ -276,9 +277,9 @@ def test_stored_weights_of_another_model_predict_nothing(trained_copy: Path, pha
     safetensors.torch.save_file(tensors, weights)
     assert phantom.test is not None
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "late", phantom.test, test_of="ph", sample=phantom.sample_submission)
+        add_dataset(Project(workspace, store), "late", phantom.test, test_of="ph", sample=phantom.sample_submission)
         with pytest.raises(IchxError, match="does not hold the weights of this model"):
-            run_experiment(workspace, store, load_registry(), 2)
+            run_experiment(Project(workspace, store, load_registry()), 2)
         assert not store.predictions(2, role="test", version_id=store.version("late").id)
 
 
@@ -287,7 +288,7 @@ def test_an_option_without_effect_on_a_finished_experiment_is_refused(trained: P
     weights = trained_root / "experiments" / "2" / "fold-0" / "weights.safetensors"
     for options in (RunOptions(pretrained=True), RunOptions(weights=weights)):
         with pytest.raises(IchxError, match="this experiment's folds started from random weights"):
-            run_experiment(workspace, store, load_registry(), 1, options=options)
+            run_experiment(Project(workspace, store, load_registry()), 1, options=options)
 
 
 def test_no_pretrained_is_remembered_for_the_later_folds(fresh: Place) -> None:
@@ -295,11 +296,11 @@ def test_no_pretrained_is_remembered_for_the_later_folds(fresh: Place) -> None:
     experiment = register(store, "model.pretrained=true")
     registry = load_registry()
     options = RunOptions(pretrained=False)
-    run_experiment(workspace, store, registry, experiment.number, folds=[0], options=options)
+    run_experiment(Project(workspace, store, registry), experiment.number, folds=[0], options=options)
     with pytest.raises(IchxError, match="started from random weights, not from pretrained weights"):
-        run_experiment(workspace, store, registry, experiment.number, options=RunOptions(pretrained=True))
+        run_experiment(Project(workspace, store, registry), experiment.number, options=RunOptions(pretrained=True))
     watch = Watch(workspace.experiment_dir(experiment.number) / "fold-1")
-    run_experiment(workspace, store, registry, experiment.number, events=watch)
+    run_experiment(Project(workspace, store, registry), experiment.number, events=watch)
     assert [plan.start for plan in watch.plans] == ["random weights"]
 
 
@@ -309,7 +310,9 @@ def test_weights_from_a_file_are_where_training_begins(fresh: Place, trained_roo
     experiment = register(store, *(f"stage.{name}.lr=1e-12" for name in ("balanced", "rebalanced", "full")))
     watch = Watch(workspace.experiment_dir(experiment.number) / "fold-0")
     options = RunOptions(weights=given)
-    run_experiment(workspace, store, load_registry(), experiment.number, folds=[0], options=options, events=watch)
+    run_experiment(
+        Project(workspace, store, load_registry()), experiment.number, folds=[0], options=options, events=watch
+    )
     tensors = len(read_weights(given))
     assert watch.notes == [f"weights.safetensors: {tensors} of {tensors} tensors loaded"]
     assert watch.plans[0].start == f"the weights {given}"
@@ -322,11 +325,11 @@ def test_weights_from_a_file_are_where_training_begins(fresh: Place, trained_roo
 def test_unknown_experiments_and_folds(fresh: Place) -> None:
     workspace, store = fresh
     with pytest.raises(IchxError, match="no experiment has the number 7"):
-        run_experiment(workspace, store, load_registry(), 7)
+        run_experiment(Project(workspace, store, load_registry()), 7)
     experiment = register(store)
     for fold in (2, -1):
         with pytest.raises(IchxError, match=f"experiment 1 has no fold {fold}") as caught:
-            run_experiment(workspace, store, load_registry(), experiment.number, folds=[fold])
+            run_experiment(Project(workspace, store, load_registry()), experiment.number, folds=[fold])
         assert "0 to 1" in caught.value.remedy
     assert store.runs(experiment.number) == []
 
@@ -348,12 +351,12 @@ def test_a_training_that_diverges_is_told_and_the_run_is_marked(
     safetensors.torch.save_file({name: value * 1e30 for name, value in model.named_parameters()}, weights)
     options = RunOptions(weights=weights, checkpoint_every=every)
     with pytest.raises(IchxError) as caught:
-        run_experiment(workspace, store, load_registry(), experiment.number, options=options)
+        run_experiment(Project(workspace, store, load_registry()), experiment.number, options=options)
     folder = workspace.experiment_dir(experiment.number) / "fold-0"
     told = json.loads((folder / "nonfinite.json").read_text())
     assert (told["stage"], told["epoch"], told["step"]) == ("balanced", 1, step)
     assert told["lr"] == from_toml(experiment.recipe).stage[0].lr
-    known = set(load_dataset(workspace, store, "ph").slices["slice_id"])
+    known = set(load_dataset(Project(workspace, store), "ph").slices["slice_id"])
     ids, before = told["slice_ids"], told["slice_ids_of_the_step_before"]
     assert len(set(ids) & known) == len(ids) == 16
     assert len(set(before) & known) == len(before) == (16 if step > 1 else 0)
@@ -380,7 +383,7 @@ def test_torch_is_left_as_it_was(fresh: Place) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    run_experiment(workspace, store, load_registry(), experiment.number, folds=[0])
+    run_experiment(Project(workspace, store, load_registry()), experiment.number, folds=[0])
     torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
     assert PartialState._shared_state == {}
 

@@ -15,6 +15,7 @@ from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import Registry, load_registry
+from ichx.project import Project
 from ichx.recipe import Recipe
 from ichx.store import Experiment, Store, open_store
 from ichx.training.run_options import RunOptions
@@ -41,15 +42,15 @@ def test_a_run_keeps_features_and_a_finished_one_gets_the_same_later(dataset_cop
         first, second = (
             new_experiment(store, registry, plugin="tiny_fine_thin", size=32, settings=SHORT) for _ in range(2)
         )
-        run_experiment(workspace, store, registry, first.number, options=SAVING)
+        run_experiment(Project(workspace, store, registry), first.number, options=SAVING)
         at_once = kept(workspace, store, first)
         assert len(at_once) == 8  # OOF and test set, two views, two folds
         assert {features.values.shape[1] for features in at_once.values()} == {96}
 
-        run_experiment(workspace, store, registry, second.number)
+        run_experiment(Project(workspace, store, registry), second.number)
         assert not list(workspace.experiment_dir(second.number).rglob("*features*"))
         before = [(p.path, p.digest) for p in store.predictions(second.number)]
-        report = run_experiment(workspace, store, registry, second.number, options=SAVING)
+        report = run_experiment(Project(workspace, store, registry), second.number, options=SAVING)
         assert report.trained == ()
         assert [(p.path, p.digest) for p in store.predictions(second.number)] == before
         later = kept(workspace, store, second)
@@ -62,7 +63,7 @@ def test_a_run_keeps_features_and_a_finished_one_gets_the_same_later(dataset_cop
             twin = workspace.root / prediction.path.replace("experiments/1/", "experiments/2/", 1)
             np.testing.assert_array_equal(read_predictions(path).logits, read_predictions(twin).logits)
         runs = len(store.runs(second.number))
-        run_experiment(workspace, store, registry, second.number, options=SAVING)
+        run_experiment(Project(workspace, store, registry), second.number, options=SAVING)
         assert len(store.runs(second.number)) == runs, "nothing is left to do"
 
 
@@ -88,10 +89,10 @@ def test_a_network_without_a_last_layer_is_told_before_it_is_trained(dataset_cop
     with open_store(workspace) as store:
         made = new_experiment(store, closed, plugin="tiny_fine", size=32, settings=SHORT)
         with pytest.raises(IchxError, match="the network Closed has no pooled features") as caught:
-            run_experiment(workspace, store, closed, made.number, options=SAVING)
+            run_experiment(Project(workspace, store, closed), made.number, options=SAVING)
         assert "leave out --save features" in caught.value.remedy
         assert store.history(made.number, 0) == []
-        assert run_experiment(workspace, store, closed, made.number).trained == (0, 1)
+        assert run_experiment(Project(workspace, store, closed), made.number).trained == (0, 1)
 
 
 def test_features_that_are_none(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import new_experiment
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import open_store
 from ichx.workspace import open_workspace
 
@@ -151,7 +152,7 @@ def test_predictions_do_not_depend_on_how_many_predict(
     predicted = []
     for size in (1, 2, 3):
         with open_store(open_workspace(trained_copy)) as store:
-            add_dataset(open_workspace(trained_copy), store, f"late-{size}", phantom.train, test_of="ph")
+            add_dataset(Project(open_workspace(trained_copy), store), f"late-{size}", phantom.train, test_of="ph")
         done = ichx_process("run", 1, "--fold", 0, "--device", "cpu", "--processes", size, cwd=trained_copy)
         assert done.code == 0, done.err
         folder = trained_copy / "experiments" / "1" / "fold-0"

@@ -13,6 +13,7 @@ from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import open_store
 from ichx.training.callbacks import RunEvents
 from ichx.workspace import init_workspace, open_workspace
@@ -32,7 +33,9 @@ def bled(phantom: PhantomFiles, tmp_path_factory: pytest.TempPathFactory) -> Pat
     workspace = init_workspace(tmp_path_factory.mktemp("unet") / "workspace")
     with open_store(workspace) as store:
         for name, masks in (("ph", phantom.train_masks), ("bare", None)):
-            add_dataset(workspace, store, name, phantom.train, labels=phantom.train_labels, masks=masks, folds=2)
+            add_dataset(
+                Project(workspace, store), name, phantom.train, labels=phantom.train_labels, masks=masks, folds=2
+            )
     return workspace.root
 
 
@@ -84,7 +87,10 @@ def test_without_masks_labels_alone_are_learnt_and_that_is_told_once(bled: Path)
     with open_store(workspace) as store:
         made = new_experiment(store, load_registry(), plugin="tiny_unet", dataset="bare", size=32, settings=SHORT)
         run_experiment(
-            workspace, store, load_registry(), made.number, events=notes, options=RunOptions(device="cpu", workers=0)
+            Project(workspace, store, load_registry()),
+            made.number,
+            events=notes,
+            options=RunOptions(device="cpu", workers=0),
         )
         assert [note for note in notes.said if "mask" in note] == [
             "bare has no masks: model.mask_weight has no effect, only labels are learnt"
@@ -99,5 +105,5 @@ def test_masks_have_no_effect_where_they_are_not_asked_for(bled: Path) -> None:
         for plugin, weight in (("tiny_unet", 0), ("tiny_resnet", 0), ("tiny_resnet", 2)):
             settings = (*SHORT, f"model.mask_weight={weight}")
             made = new_experiment(store, load_registry(), plugin=plugin, dataset="ph", size=32, settings=settings)
-            assert prepare_job(workspace, store, load_registry(), made, notes).masks is None
+            assert prepare_job(Project(workspace, store, load_registry()), made, notes).masks is None
     assert notes.said == ["tiny_resnet predicts no masks: model.mask_weight has no effect, only labels are learnt"]

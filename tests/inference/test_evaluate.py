@@ -19,6 +19,7 @@ from ichx.inference.predict import predict_files
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import Store, open_store
 from ichx.training.callbacks import RunEvents
 from ichx.workspace import Workspace, open_workspace
@@ -39,19 +40,21 @@ def place(trained_copy: Path, other: PhantomFiles, tmp_path: Path) -> Iterator[t
     shutil.copytree(other.train, files)
     workspace = open_workspace(trained_copy)
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "other", files, labels=other.train_labels)
+        add_dataset(Project(workspace, store), "other", files, labels=other.train_labels)
         yield workspace, store, files
 
 
 def evaluated(workspace: Workspace, store: Store, dataset: str = "other", **options: Any) -> Evaluation:
-    return evaluate_dataset(workspace, store, load_registry(), 2, dataset, events=RunEvents(), **options)
+    return evaluate_dataset(Project(workspace, store, load_registry()), 2, dataset, events=RunEvents(), **options)
 
 
 def test_the_scores_are_those_of_what_is_predicted(place: tuple[Workspace, Store, Path]) -> None:
     workspace, store, files = place
     found = evaluated(workspace, store, tta="hflip", pooling="noisy_or")
-    predicted = predict_files(workspace, store, load_registry(), 2, files, events=RunEvents(), tta="hflip").slices
-    truth = load_dataset(workspace, store, "other").slices.set_index("slice_id").loc[predicted["slice_id"]]
+    predicted = predict_files(
+        Project(workspace, store, load_registry()), 2, files, events=RunEvents(), tta="hflip"
+    ).slices
+    truth = load_dataset(Project(workspace, store), "other").slices.set_index("slice_id").loc[predicted["slice_id"]]
     labels, made = truth[list(LABELS)].to_numpy(float), predicted[list(LABELS)].to_numpy(float)
     assert found.slices.scores.log_loss == pytest.approx(score(labels, made), abs=1e-6)
     assert found.slices.log_loss.low < found.slices.scores.log_loss < found.slices.log_loss.high  # type: ignore[operator]
@@ -87,13 +90,13 @@ def test_patients_that_were_trained_on_are_refused(
 ) -> None:
     """Matched whether the other dataset keeps hashes or ids; new patients beside them do not hide them."""
     workspace, store, files = place
-    own = load_dataset(workspace, store, "ph").slices
+    own = load_dataset(Project(workspace, store), "ph").slices
     one = own["patient"].iloc[0]
     for file in own["file"][own["patient"] == one]:
         shutil.copy(phantom.train / file, files / file)
     labels = pd.concat([pd.read_csv(phantom.train_labels), pd.read_csv(other.train_labels)])
     labels.to_csv(tmp_path / "labels.csv", index=False)
-    add_dataset(workspace, store, "mixed", files, labels=tmp_path / "labels.csv", keep_ids=keep_ids)
+    add_dataset(Project(workspace, store), "mixed", files, labels=tmp_path / "labels.csv", keep_ids=keep_ids)
     count = int((own["patient"] == one).sum())
     with pytest.raises(IchxError, match=f"1 patient of mixed with {count} slices also stands in ph, .* namely") as told:
         evaluated(workspace, store, "mixed")
@@ -113,8 +116,8 @@ def test_slices_that_were_trained_on_are_refused_under_another_patient_id(
         dataset.PatientID = f"renamed-{dataset.PatientID}"
         (tmp_path / "renamed").mkdir(exist_ok=True)
         dataset.save_as(tmp_path / "renamed" / path.name)
-    add_dataset(workspace, store, "renamed", tmp_path / "renamed", labels=phantom.train_labels)
-    own, theirs = (load_dataset(workspace, store, name).slices for name in ("ph", "renamed"))
+    add_dataset(Project(workspace, store), "renamed", tmp_path / "renamed", labels=phantom.train_labels)
+    own, theirs = (load_dataset(Project(workspace, store), name).slices for name in ("ph", "renamed"))
     assert not set(own["patient"]) & set(theirs["patient"])
     with pytest.raises(IchxError, match=f"8 patients of renamed with {len(theirs)} slices also stand in ph"):
         evaluated(workspace, store, "renamed")
@@ -136,7 +139,7 @@ def test_slices_that_cannot_be_decoded_are_counted(place: tuple[Workspace, Store
     dataset = pydicom.dcmread(path)
     dataset.PixelData = np.zeros(dataset.Rows * dataset.Columns, np.uint16).tobytes()
     dataset.save_as(path)
-    add_dataset(workspace, store, "other", files, labels=other.train_labels)
+    add_dataset(Project(workspace, store), "other", files, labels=other.train_labels)
     found = evaluated(workspace, store)
     assert (found.dataset_version, found.left_out) == (2, 1)
     assert found.slices.scores.count == store.version("other").slices - 1

@@ -24,6 +24,7 @@ from ichx.inference import export
 from ichx.inference.export import Exported, export_experiment, preprocessing, sample
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe import InputRecipe
 from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
@@ -77,7 +78,7 @@ def test_an_exported_fold_predicts_from_cached_hu_what_the_fold_predicted(
     (made,) = exported(trained, format, folds=[1], out=tmp_path / f"net.{suffix}")
     assert (made.fold, made.path, made.bytes) == (1, tmp_path / f"net.{suffix}", made.path.stat().st_size)
     assert made.difference <= 1e-6
-    data = load_dataset(workspace, store, "ph")
+    data = load_dataset(Project(workspace, store), "ph")
     cache = find_cache(workspace.cache_dir, "ph", data.slices, recipe_spec(from_toml(store.experiment(2).recipe)))
     assert cache is not None
     kept = read_predictions(workspace.experiment_dir(2) / "fold-1" / "oof-identity.parquet")
@@ -141,7 +142,7 @@ def test_weights_tell_their_recipe_and_start_another_experiment(trained_copy: Pa
                 notes.append(message)
 
         options = RunOptions(weights=made.path)
-        run_experiment(workspace, store, registry, new.number, folds=[0], options=options, events=Notes())
+        run_experiment(Project(workspace, store, registry), new.number, folds=[0], options=options, events=Notes())
         assert notes == [f"net.safetensors: {len(names)} of {len(names)} tensors loaded"]
 
 

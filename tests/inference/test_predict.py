@@ -33,6 +33,7 @@ from ichx.inference.scratch import PREFIX, scratch_folder
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
 from ichx.training.callbacks import RunEvents
@@ -91,7 +92,7 @@ def test_pixels_of_a_portion_are_those_of_the_training_cache(
 ) -> None:
     """To the bit, with a series' centre as well: a portion holds whole series."""
     workspace, store = trained
-    data = load_dataset(workspace, store, "ph")
+    data = load_dataset(Project(workspace, store), "ph")
     spec = recipe_spec(from_toml(store.experiment(2).recipe))
     spec = type(spec)(spec.size, centre, spec.resize)
     whole = ensure_cache(tmp_path / "whole", "ph", data.source, data.slices, spec)
@@ -131,7 +132,7 @@ def test_files_of_a_test_set_get_what_the_run_predicted_for_it(trained: Place, p
     workspace, store = trained
     assert phantom.test is not None
     for tta in ("none", "hflip"):
-        ids, expected = predict_test(workspace, store, store.experiment(2), store.version("ph-test"), tta)
+        ids, expected = predict_test(Project(workspace, store), store.experiment(2), store.version("ph-test"), tta)
         found = predicted(trained, phantom.test, tta=tta)
         assert (found.folds, found.predicted, found.defects) == ((0, 1), len(ids), {})
         np.testing.assert_allclose(by_id(found).loc[list(ids)], expected, rtol=0, atol=1e-6)
@@ -218,13 +219,13 @@ def test_folds_that_cannot_predict(trained_copy: Path, phantom: PhantomFiles) ->
         with pytest.raises(IchxError, match=f"experiment {new} has no finished fold") as caught:
             predicted(place, phantom.test, new)
         assert f"ichx run {new}" in caught.value.remedy
-        run_experiment(workspace, store, registry, new, folds=[1])
+        run_experiment(Project(workspace, store, registry), new, folds=[1])
         with pytest.raises(IchxError, match=f"fold 0 of experiment {new} is not finished"):
             predicted(place, phantom.test, new, folds=[0])
         with pytest.raises(IchxError, match=f"experiment {new} has no fold 2"):
             predicted(place, phantom.test, new, folds=[2])
         watch = Notes()
-        found = predict_files(workspace, store, registry, new, phantom.test, events=watch)
+        found = predict_files(Project(workspace, store, registry), new, phantom.test, events=watch)
         assert found.folds == (1,)
         assert f"experiment {new} predicts with 1 of 2 folds: 1" in watch.notes
         weights = workspace.experiment_dir(new) / "fold-1" / "weights.safetensors"
@@ -243,7 +244,7 @@ def test_features_are_what_the_last_layer_makes_the_logits_of(
     assert phantom.test is not None
     with open_store(workspace) as store:
         made = new_experiment(store, registry, plugin=plugin, size=32, settings=SHORT)
-        run_experiment(workspace, store, registry, made.number, folds=[0])
+        run_experiment(Project(workspace, store, registry), made.number, folds=[0])
         beside = tmp_path / "new.csv"
         found = predicted((workspace, store), phantom.test, made.number, tta="hflip", features=beside)
     model = registry.get(plugin).build(from_toml(made.recipe), False)

@@ -19,6 +19,7 @@ from ichx.jobs import Job, JobResult, LocalEngine
 from ichx.jobs.launch import launch
 from ichx.jobs.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import Prediction, PredictionDraft, ScoreDraft, Store, open_store
 from ichx.store.process import process_lives, process_mark
 from ichx.training.run_options import RunOptions
@@ -75,7 +76,7 @@ def states(units: tuple[UnitResult, ...]) -> list[tuple[int, int, str]]:
 def test_one_that_fails_stops_no_other_and_what_is_done_stays(workspace: Workspace, store: Store) -> None:
     good, bad, other = register(store), register(store, BROKEN), register(store, "seed=5")
     told, engine = Told(), InlineEngine()
-    report = launch(workspace, store, [good, bad, other, good], engine, folds=[1, 0], options=CPU, events=told)
+    report = launch(Project(workspace, store), [good, bad, other, good], engine, folds=[1, 0], options=CPU, events=told)
     asked = [(number, fold) for number in (good, bad, other) for fold in (1, 0)]
     assert states(report.units) == [(n, k, "failed" if n == bad else "done") for n, k in asked]
     assert told.said == [(6, 1), *(f"experiment {n}, fold {k}" for n, k in asked)]
@@ -95,7 +96,7 @@ def test_one_that_fails_stops_no_other_and_what_is_done_stays(workspace: Workspa
         (other, 2, 2, False),
     ]
 
-    again = launch(workspace, store, [good, other], InlineEngine(), jobs=2, options=CPU)
+    again = launch(Project(workspace, store), [good, other], InlineEngine(), jobs=2, options=CPU)
     assert again.complete
     assert [state for *_, state in states(again.units)] == ["already done"] * 4
     assert again.experiments == (report.experiments[0], report.experiments[2])
@@ -105,7 +106,7 @@ def test_the_pooled_score_does_not_depend_on_the_order_of_the_folds(workspace: W
     pooled = []
     for order in ((0, 1), (1, 0)):
         number = register(store)
-        report = launch(workspace, store, [number], InlineEngine(), folds=order, options=CPU)
+        report = launch(Project(workspace, store), [number], InlineEngine(), folds=order, options=CPU)
         pooled.append([getattr(report.experiments[0], name) for name in ("score", "spread", "score_tta")])
     assert pooled[0] == pooled[1]
 
@@ -124,7 +125,7 @@ def test_a_fold_that_another_process_holds_is_told_and_the_others_go_on(
     if when == "before":
         store.start_run(held)
     engine = InlineEngine(take) if when == "in between" else InlineEngine()
-    report = launch(workspace, store, [number], engine, options=CPU)
+    report = launch(Project(workspace, store), [number], engine, options=CPU)
     (run,) = store.runs(number, 0)
     assert states(report.units) == [(number, 0, "held"), (number, 1, "done")]
     holder = report.units[0].holder
@@ -142,7 +143,7 @@ def test_a_job_that_dies_after_its_fold_is_finished_leaves_it_done(workspace: Wo
             return handle
 
     number = register(store)
-    report = launch(workspace, store, [number], Dying(), options=CPU)
+    report = launch(Project(workspace, store), [number], Dying(), options=CPU)
     assert report.complete
     assert states(report.units) == [(number, 0, "done"), (number, 1, "done")]
 
@@ -161,7 +162,7 @@ def test_a_store_that_is_busy_when_a_job_ends_does_not_end_the_others(workspace:
 
     number, engine = register(store), InlineEngine()
     with Busy(workspace.store_url) as busy:
-        report = launch(workspace, busy, [number], engine, options=CPU)
+        report = launch(Project(workspace, busy), [number], engine, options=CPU)
         assert busy.left == 0
     assert states(report.units) == [(number, 0, "done"), (number, 1, "done")]
 
@@ -169,10 +170,15 @@ def test_a_store_that_is_busy_when_a_job_ends_does_not_end_the_others(workspace:
 def test_mistakes_are_told_before_anything_runs(workspace: Workspace, store: Store, tmp_path: Path) -> None:
     number, engine = register(store), InlineEngine()
     wrong: list[tuple[Callable[[], object], str]] = [
-        (lambda: launch(workspace, store, [number, 9], engine), "no experiment has the number 9"),
-        (lambda: launch(workspace, store, [number], engine, folds=[0, 2]), "has no fold 2; its folds are 0 to 1"),
+        (lambda: launch(Project(workspace, store), [number, 9], engine), "no experiment has the number 9"),
         (
-            lambda: launch(workspace, store, [number], engine, options=RunOptions(weights=tmp_path / "none.pth")),
+            lambda: launch(Project(workspace, store), [number], engine, folds=[0, 2]),
+            "has no fold 2; its folds are 0 to 1",
+        ),
+        (
+            lambda: launch(
+                Project(workspace, store), [number], engine, options=RunOptions(weights=tmp_path / "none.pth")
+            ),
             "cannot read the weights file",
         ),
     ]
@@ -193,7 +199,9 @@ def test_asked_to_stop_it_begins_no_more_and_asked_again_it_kills(workspace: Wor
         return 2 if seen else 0
 
     with closing(LocalEngine(1, grace=None)) as engine:
-        report = launch(workspace, store, [number, other], engine, folds=[0], options=CPU, events=told, stops=stops)
+        report = launch(
+            Project(workspace, store), [number, other], engine, folds=[0], options=CPU, events=told, stops=stops
+        )
     assert report.stopped
     assert states(report.units) == [(number, 0, "stopped"), (other, 0, "not begun")]
     assert (1, True) in told.said
@@ -202,7 +210,7 @@ def test_asked_to_stop_it_begins_no_more_and_asked_again_it_kills(workspace: Wor
     assert process_lives(pid, mark) is False
     assert [run.state for run in store.runs(number, 0)] == ["dead"]
 
-    late = launch(workspace, store, [other], InlineEngine(), folds=[0], options=CPU, stops=lambda: 1)
+    late = launch(Project(workspace, store), [other], InlineEngine(), folds=[0], options=CPU, stops=lambda: 1)
     assert states(late.units) == [(other, 0, "not begun")]
 
 
@@ -228,17 +236,17 @@ def test_a_score_that_was_overtaken_is_made_again(trained_root: Path, tmp_path: 
         ]
         with closing(sqlite3.connect(workspace.root / "db" / "ichx.db")) as connection, connection:
             connection.execute("DELETE FROM prediction WHERE experiment = 1 AND fold = 1")
-        update_scores(workspace, store, 1)
+        update_scores(Project(workspace, store), 1)
         half = store.experiment(1)
         assert half.score != whole.score
 
         def finish_other() -> None:
             run = store.start_run(run_draft(1, 1, "cpu", 0, workspace.experiment_dir(1) / "fold-1"))
             store.finish_run(run.id, "done", predictions=taken)
-            update_scores(workspace, store, 1)
+            update_scores(Project(workspace, store), 1)
             assert store.experiment(1).score == whole.score
 
         late.other = finish_other
-        update_scores(workspace, late, 1)
+        update_scores(Project(workspace, late), 1)
         after = store.experiment(1)
     assert (after.score, after.spread, after.score_tta) == (whole.score, whole.spread, whole.score_tta)

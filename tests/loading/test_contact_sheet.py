@@ -18,6 +18,7 @@ from ichx.datasets.dataset import LoadedDataset, load_dataset
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.loading.contact_sheet import EDGE, GAP, MARGIN, TITLE, choose_rows, draw_sheet, parse_windows
+from ichx.project import Project
 from ichx.store import Store, open_store
 from ichx.workspace import Workspace, init_workspace
 
@@ -39,8 +40,8 @@ def data(tmp_path: Path, workspace: Workspace, store: Store) -> LoadedDataset:
     rows = [f"{i}_{label},{int(n == 2)}" for n, i in enumerate(ids) for label in LABELS]
     (tmp_path / "labels.csv").write_text("ID,Label\n" + "\n".join(rows) + "\n")
     write_study(tmp_path / "files", "2", 1)
-    add_dataset(workspace, store, "x", tmp_path / "files")
-    return load_dataset(workspace, store, "x")
+    add_dataset(Project(workspace, store), "x", tmp_path / "files")
+    return load_dataset(Project(workspace, store), "x")
 
 
 @pytest.mark.parametrize("kind", ["linear", "sigmoid"])
@@ -49,8 +50,8 @@ def test_the_pixels_are_what_a_model_sees(
     tmp_path: Path, workspace: Workspace, store: Store, data: LoadedDataset, kind: str, packed: bool
 ) -> None:
     if packed:
-        add_dataset(workspace, store, "z", zip_folder(data.source, tmp_path / "x.zip"))
-        data = load_dataset(workspace, store, "z")
+        add_dataset(Project(workspace, store), "z", zip_folder(data.source, tmp_path / "x.zip"))
+        data = load_dataset(Project(workspace, store), "z")
     windows = parse_windows("file,subdural")
     drawn = draw_sheet(tmp_path / "sheet.png", data, windows, kind=kind, count=2)
     picture = cv2.imread(str(tmp_path / "sheet.png"), cv2.IMREAD_GRAYSCALE)
@@ -67,8 +68,10 @@ def test_the_pixels_are_what_a_model_sees(
 def test_a_slice_that_cannot_be_decoded_is_a_grey_field(tmp_path: Path, workspace: Workspace, store: Store) -> None:
     write_ct(tmp_path / "f/black.dcm", np.zeros((32, 32), np.uint16))
     write_ct(tmp_path / "f/good.dcm", head(), ImagePositionPatient=None)
-    add_dataset(workspace, store, "x", tmp_path / "f")
-    draw_sheet(tmp_path / "s.png", load_dataset(workspace, store, "x"), parse_windows("brain"), kind="linear", count=9)
+    add_dataset(Project(workspace, store), "x", tmp_path / "f")
+    draw_sheet(
+        tmp_path / "s.png", load_dataset(Project(workspace, store), "x"), parse_windows("brain"), kind="linear", count=9
+    )
     picture = cv2.imread(str(tmp_path / "s.png"), cv2.IMREAD_GRAYSCALE)
     fields = picture[TITLE + 18 : TITLE + 18 + EDGE, MARGIN : MARGIN + 2 * EDGE + MARGIN]
     assert (fields == 204).sum() >= EDGE * EDGE

@@ -24,6 +24,7 @@ from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.loading.loader import Batch, centre_crop, inference_batches, training_batches
 from ichx.loading.sampling import epoch_rows
+from ichx.project import Project
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
 from ichx.store import open_store
 from ichx.workspace import init_workspace
@@ -104,8 +105,10 @@ def test_real_slices_come_from_their_files_to_their_batches(tmp_path, shared_dat
     workspace = init_workspace(tmp_path)
     mini = shared_data / "rsna_mini"
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "rsna", mini / "stage_2_train", labels=mini / "stage_2_train.csv", folds=2)
-        data = load_dataset(workspace, store, "rsna")
+        add_dataset(
+            Project(workspace, store), "rsna", mini / "stage_2_train", labels=mini / "stage_2_train.csv", folds=2
+        )
+        data = load_dataset(Project(workspace, store), "rsna")
     spec = CacheSpec(48, "slice", "bilinear")
     cache = ensure_cache(workspace.cache_dir, "rsna", data.source, data.slices, spec, processes=1)
     rows = epoch_rows(np.zeros(20, bool), np.arange(20), "all", seed=0, **EPOCH)

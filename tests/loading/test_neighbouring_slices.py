@@ -13,6 +13,7 @@ from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache, CacheSpec
 from ichx.datasets.dataset import load_dataset
 from ichx.loading.loader import Batch, centre_crop, inference_batches, training_batches
+from ichx.project import Project
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
 from ichx.store import open_store
 from ichx.workspace import open_workspace
@@ -34,7 +35,7 @@ def phantom_data(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     """Return the slices of eight phantom patients and their cache."""
     workspace = open_workspace(dataset_root)
     with open_store(workspace) as store:
-        data = load_dataset(workspace, store, "ph")
+        data = load_dataset(Project(workspace, store), "ph")
     folder = tmp_path_factory.mktemp("stacks")
     return ensure_cache(folder, "ph", data.source, data.slices, CacheSpec(48, "series", "bilinear")), data.slices
 

@@ -14,6 +14,7 @@ from ichx.experiments.fold_run import RunOptions
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import EpochRecord, open_store
 from ichx.training.callbacks import RunEvents
 from ichx.training.early_stopping import Patience, best_epoch, runs_out
@@ -105,7 +106,9 @@ def register(root: Path, *settings: str, copies: int = 1) -> None:
 def run(root: Path, number: int, events: RunEvents) -> None:
     workspace = open_workspace(root)
     with open_store(workspace) as store:
-        run_experiment(workspace, store, load_registry(), number, folds=[0], options=RunOptions(), events=events)
+        run_experiment(
+            Project(workspace, store, load_registry()), number, folds=[0], options=RunOptions(), events=events
+        )
 
 
 def history(root: Path, number: int) -> list[tuple[str, int, float]]:

@@ -12,6 +12,7 @@ from ichx.datasets.adding import add_dataset
 from ichx.experiments.register import draft
 from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Experiment, Store, open_store
 from ichx.tuning.space import Space, parse_space
@@ -25,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workspace = init_workspace(root / "workspace")
     files = write_phantom(root / "phantom", patients=4, seed=1, size=64)
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "phantom", files.train, labels=files.train_labels, folds=2)
+        add_dataset(Project(workspace, store), "phantom", files.train, labels=files.train_labels, folds=2)
     return workspace.root
 
 
