@@ -49,7 +49,7 @@ def complete_tag(incomplete: str) -> list[str]:
     from ichx.cli.render import session
 
     with contextlib.suppress(IchxError), session() as project:
-        return [name for name in store.tags() if name.startswith(incomplete)]
+        return [name for name in project.store.tags() if name.startswith(incomplete)]
     return []
 
 
