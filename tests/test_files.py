@@ -27,10 +27,15 @@ def test_a_written_file_replaces_the_old_one(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "table.csv"
     target.write_text("old")
-    with pytest.raises(ValueError, match="broken"), atomic_path(target) as draft:
-        assert draft.suffix == ".csv"
-        draft.write_text("half")
-        raise ValueError("broken")
+
+    def write_half() -> None:
+        with atomic_path(target) as draft:
+            assert draft.suffix == ".csv"
+            draft.write_text("half")
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        write_half()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
