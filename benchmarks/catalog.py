@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 from common import Figure, arguments, conclude
 
+from ichx.cache.decode_check import CheckJob, decode_chunk
 from ichx.ct.dicom import read_slice
-from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.archive import END, END64, ENTRY, LOCATOR64, read_index
-from ichx.data.catalog import make_catalog, read_catalog, usable, write_catalog
-from ichx.data.check import CheckJob, decode_chunk
-from ichx.data.ingest import SCANNED, scan_source
-from ichx.data.sources import SourceFiles, list_files
+from ichx.datasets.catalog import make_catalog, read_catalog, usable, write_catalog
+from ichx.datasets.ingest import SCANNED, scan_source
+from ichx.datasets.sources import SourceFiles, list_files
+from ichx.datasets.zip_archive import END, END64, ENTRY, LOCATOR64, read_index
+from ichx.phantom.dicom_files import write_phantom
 
 T = TypeVar("T")
 

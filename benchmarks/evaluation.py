@@ -24,15 +24,15 @@ from cohort import PATIENTS, Cohort, data_folder, drawn_cohort, label_file, real
 from common import Figure, arguments, conclude
 from registered import add_cohort, add_finished
 
-from ichx.data.folds import assign_folds
-from ichx.data.label_csv import read_labels
-from ichx.data.predictions import VIEWS
+from ichx.datasets.folds import assign_folds
+from ichx.datasets.label_csv import read_labels
 from ichx.evaluation import blend
 from ichx.evaluation.bootstrap import patient_bootstrap
-from ichx.evaluation.heads import Heads
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.metric import probabilities, score
-from ichx.evaluation.nested import Folded, Options, Slices
+from ichx.evaluation.nested_score import Folded, Options, Slices
+from ichx.evaluation.predictions import VIEWS
+from ichx.evaluation.series_neighbours import Heads
 from ichx.labels import LABEL_WEIGHTS, LABELS
 from ichx.store import open_store
 from ichx.workspace import init_workspace

@@ -17,7 +17,7 @@ import pandas as pd
 from cohort import Cohort, data_folder, drawn_cohort, label_file, real_cohort
 from common import Figure, arguments, conclude
 
-from ichx.data.label_csv import read_labels
+from ichx.datasets.label_csv import read_labels
 from ichx.evaluation.bootstrap import patient_bootstrap
 from ichx.evaluation.metric import probabilities
 from ichx.labels import LABELS

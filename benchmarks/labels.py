@@ -17,12 +17,12 @@ import numpy as np
 from cohort import Cohort, data_folder, drawn_cohort, label_file, real_cohort, write_long, write_wide
 from common import Figure, arguments, conclude
 
-from ichx.data.folds import assign_folds, find_leaks, fold_prevalences
+from ichx.datasets.folds import assign_folds, find_leaks, fold_prevalences
 
 READ = """
 import resource, sys, time
 from pathlib import Path
-from ichx.data.label_csv import read_labels
+from ichx.datasets.label_csv import read_labels
 began = time.perf_counter()
 table = read_labels(Path(sys.argv[1]))
 seconds = time.perf_counter() - began

@@ -11,18 +11,26 @@ import numpy.typing as npt
 import pandas as pd
 from cohort import Cohort
 
-from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.catalog import COLUMNS, catalog_digest, label_digest, make_catalog, usable, write_catalog, write_parquet
-from ichx.data.dataset import CATALOG_FILE, DEFAULT_FOLDS, folds_file
-from ichx.data.folds import assign_folds, fold_digest
-from ichx.data.ingest import scan_source
-from ichx.data.predictions import Predictions, write_predictions
+from ichx.datasets.catalog import (
+    COLUMNS,
+    catalog_digest,
+    label_digest,
+    make_catalog,
+    usable,
+    write_catalog,
+    write_parquet,
+)
+from ichx.datasets.dataset import CATALOG_FILE, DEFAULT_FOLDS, folds_file
+from ichx.datasets.folds import assign_folds, fold_digest
+from ichx.datasets.ingest import scan_source
+from ichx.evaluation.predictions import Predictions, write_predictions
+from ichx.experiments.provenance import run_draft
+from ichx.experiments.register import new_experiment
 from ichx.labels import LABELS
+from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
 from ichx.recipe_text import from_toml
 from ichx.store import DatasetVersion, EpochRecord, FoldDraft, PredictionDraft, Store, VersionDraft
-from ichx.training.provenance import run_draft
-from ichx.training.register import new_experiment
 from ichx.workspace import Workspace
 
 SERIES = 35

@@ -21,11 +21,11 @@ from cohort import Cohort, data_folder, drawn_cohort, real_cohort
 from common import Figure, arguments, conclude
 from registered import add_cohort, add_finished
 
-from ichx.data.predictions import VIEWS
+from ichx.evaluation.predictions import VIEWS
 from ichx.plugins import load_registry
 from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
-from ichx.training.network.weights import save_weights
+from ichx.training.weights import save_weights
 from ichx.workspace import Workspace, init_workspace
 
 FOLDS = 5

@@ -27,24 +27,25 @@ import torch
 from common import Figure, arguments, conclude
 from torch import nn
 
-from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.adding import add_dataset
-from ichx.data.loader import Batch, training_batches
+from ichx.datasets.adding import add_dataset
+from ichx.experiments import fold_run as fold_module
+from ichx.experiments.prepare import Job, prepare_job
+from ichx.experiments.register import new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.labels import LABEL_WEIGHTS
+from ichx.loading.loader import Batch, training_batches
+from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, Experiment, Store, open_store
-from ichx.training import fold as fold_module
-from ichx.training.events import RunEvents
-from ichx.training.job import Job, prepare_job
-from ichx.training.lasting.checkpoint import Position, save_checkpoint
-from ichx.training.network.device import choose_hardware, make_accelerator, release_accelerator
-from ichx.training.network.execution import WORTH_STEPS
-from ichx.training.network.learner import Learner, prepared
-from ichx.training.network.method import WindowStep
-from ichx.training.options import EVERY_SECONDS, RunOptions
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
+from ichx.training.callbacks import RunEvents
+from ichx.training.checkpoint import Position, save_checkpoint
+from ichx.training.compilation import WORTH_STEPS
+from ichx.training.device import choose_hardware, make_accelerator, release_accelerator
+from ichx.training.learner import Learner, prepared
+from ichx.training.method import WindowStep
+from ichx.training.run_options import EVERY_SECONDS, RunOptions
 from ichx.workspace import Workspace, init_workspace
 
 SHARE, WAITING, CHECKPOINT, FASTER, LOADING_MS, GROWTH_MB = 0.95, 0.03, 0.02, 1.4, 0.25, 8.0
@@ -78,13 +79,17 @@ class Bench:
 
     def job(self, experiment: Experiment) -> Job:
         """Return the experiment's job, with its cache."""
-        return prepare_job(self.workspace, self.store, self.registry, experiment, RunEvents())
+        return prepare_job(Project(self.workspace, self.store, self.registry), experiment, RunEvents())
 
     def run(self, experiment: Experiment, events: RunEvents | None = None) -> None:
         """Do what `ichx run N --fold 0` does."""
         options = RunOptions(device=self.device, pretrained=False)
         run_experiment(
-            self.workspace, self.store, self.registry, experiment.number, folds=[0], options=options, events=events
+            Project(self.workspace, self.store, self.registry),
+            experiment.number,
+            folds=[0],
+            options=options,
+            events=events,
         )
 
 
@@ -101,7 +106,7 @@ def main() -> None:
         files = write_phantom(place / "files", patients=patients, seed=1, size=128)
         workspace = init_workspace(place / "workspace")
         with open_store(workspace) as store:
-            add_dataset(workspace, store, "phantom", files.train, labels=files.train_labels)
+            add_dataset(Project(workspace, store), "phantom", files.train, labels=files.train_labels)
             bench = Bench(workspace, store, options.device)
             figures = on_gpu(bench, options.quick) if options.device == ON_GPU else on_cpu(bench, options.quick)
     conclude(figures, options)

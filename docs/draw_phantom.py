@@ -10,10 +10,10 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from ichx.ct.phantom import PhantomStudy, make_study
-from ichx.ct.phantom_prevalence import EXPECTED_SHARES
 from ichx.ct.windows import windows_numpy
 from ichx.labels import SUBTYPES
+from ichx.phantom.prevalence import EXPECTED_SHARES
+from ichx.phantom.study import PhantomStudy, make_study
 from ichx.recipe import REFERENCE_WINDOWS
 
 matplotlib.use("Agg")

@@ -16,7 +16,7 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
-    from ichx.ct.phantom_dicom import PhantomFiles
+    from ichx.phantom.dicom_files import PhantomFiles
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks train faster alone, and the suite shares its cores
 
@@ -127,7 +127,7 @@ def ichx_process() -> Program:
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> "PhantomFiles":
     """Return 8 labelled and 2 test patients of 64 px on disk, to be read only."""
-    from ichx.ct.phantom_dicom import write_phantom
+    from ichx.phantom.dicom_files import write_phantom
 
     folder = tmp_path_factory.mktemp("phantom") / "files"
     return write_phantom(folder, patients=8, seed=1, size=64, test_patients=2, prevalence={"any": 0.4})
@@ -136,25 +136,27 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> "PhantomFiles":
 @pytest.fixture(scope="session")
 def dataset_root(phantom: "PhantomFiles", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a workspace with the phantom as dataset `ph` (2 folds) and its test set `ph-test`, to be read only."""
-    from ichx.data.adding import add_dataset
+    from ichx.datasets.adding import add_dataset
+    from ichx.project import Project
     from ichx.store import open_store
     from ichx.workspace import init_workspace
 
     assert phantom.test is not None
     workspace = init_workspace(tmp_path_factory.mktemp("dataset") / "workspace")
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "ph", phantom.train, labels=phantom.train_labels, folds=2)
-        add_dataset(workspace, store, "ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission)
+        add_dataset(Project(workspace, store), "ph", phantom.train, labels=phantom.train_labels, folds=2)
+        add_dataset(Project(workspace, store), "ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission)
     return workspace.root
 
 
 @pytest.fixture(scope="session")
 def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of that workspace in which the experiments `TRAINED` are registered and done, to be read only."""
+    from ichx.experiments.register import new_experiment
+    from ichx.experiments.run import run_experiment
     from ichx.plugins import load_registry
+    from ichx.project import Project
     from ichx.store import open_store
-    from ichx.training.register import new_experiment
-    from ichx.training.runner import run_experiment
     from ichx.workspace import open_workspace
 
     root = tmp_path_factory.mktemp("trained") / "workspace"
@@ -163,7 +165,7 @@ def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     with open_store(workspace) as store:
         for plugin, settings in TRAINED:
             made = new_experiment(store, registry, plugin=plugin, size=32, settings=settings)
-            run_experiment(workspace, store, registry, made.number)
+            run_experiment(Project(workspace, store, registry), made.number)
     return root
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typer.testing import CliRunner
 
 from ichx.cli.app import app
-from ichx.engine import Job, JobResult
 from ichx.errors import IchxError
+from ichx.jobs import Job, JobResult
 
 
 class InlineEngine:

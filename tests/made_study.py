@@ -12,10 +12,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ichx.experiments.register import draft
 from ichx.recipe import Recipe
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Experiment, Store, Tuned
-from ichx.training.register import draft
 from ichx.workspace import Workspace
 
 SPACE: dict[str, BaseDistribution] = {

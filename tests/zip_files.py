@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ichx.data.archive import END, END64, ENTRY, LOCAL, LOCATOR64
+from ichx.datasets.zip_archive import END, END64, ENTRY, LOCAL, LOCATOR64
 
 
 def zip_folder(folder: Path, archive: Path, prefix: str = "", method: int = zipfile.ZIP_DEFLATED) -> Path:

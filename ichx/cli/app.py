@@ -46,7 +46,7 @@ def main() -> None:
     """Run the program; an `IchxError` becomes two lines on standard error."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network for updates when imported
     if "ICHX_LIFELINE" in os.environ:  # a job of an engine
-        from ichx.engine.lifeline import watch_lifeline
+        from ichx.jobs.lifeline import watch_lifeline
 
         watch_lifeline()
     try:

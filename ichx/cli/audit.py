@@ -18,11 +18,11 @@ def audit(
 
     Example: `ichx audit 6`
     """
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before pandas is imported
+    with session() as project:
+        project.store.experiment(number)  # an unknown number is told before pandas is imported
         from ichx.evaluation.audit import audit as audited
 
-        found = audited(workspace, store, number)
+        found = audited(project, number)
     if as_json:
         print_json({"sound": found.sound, "audit": found})
     else:

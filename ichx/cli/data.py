@@ -11,7 +11,7 @@ from ichx.cli.folds import folds as show_or_import_folds
 from ichx.cli.render import console, print_json, progress, say, session, table, warn
 
 if TYPE_CHECKING:
-    from ichx.data.cache_care import FoundCache
+    from ichx.cache.verify import FoundCache
 
 app = typer.Typer(help="Datasets: CT slices in a folder or zip, with labels, and test sets.", no_args_is_help=True)
 
@@ -49,12 +49,11 @@ def add(
 
     Example: `ichx data add rsna-test stage_2_test --test-of rsna --sample stage_2_sample_submission.csv`
     """
-    from ichx.data.adding import add_dataset
+    from ichx.datasets.adding import add_dataset
 
-    with session() as (workspace, store), progress("reading headers") as report:
+    with session() as project, progress("reading headers") as report:
         added = add_dataset(
-            workspace,
-            store,
+            project,
             name,
             path,
             labels=labels,
@@ -78,9 +77,9 @@ def list_datasets(as_json: AsJson = False) -> None:
 
     Example: `ichx data list`
     """
-    with session() as (_, store):
-        datasets = store.datasets()
-        newest = [store.version(dataset.name) for dataset in datasets]
+    with session() as project:
+        datasets = project.store.datasets()
+        newest = [project.store.version(dataset.name) for dataset in datasets]
     if as_json:
         print_json([{"dataset": d, "version": v} for d, v in zip(datasets, newest, strict=True)])
         return
@@ -111,10 +110,10 @@ def show(
 
     Example: `ichx data show rsna`
     """
-    from ichx.data.dataset import describe
+    from ichx.datasets.dataset import describe
 
-    with session() as (workspace, store):
-        facts = describe(workspace, store, name, number)
+    with session() as project:
+        facts = describe(project, name, number)
     if as_json:
         print_json(facts)
     else:
@@ -133,11 +132,11 @@ def check(
 
     Example: `ichx data check rsna`
     """
-    from ichx.data.dataset import check_dataset
-    from ichx.data.wording import such_as
+    from ichx.cache.decode_check import check_dataset
+    from ichx.text import such_as
 
-    with session() as (workspace, store), progress("decoding") as report:
-        checked = check_dataset(workspace, store, name, number, progress=report)
+    with session() as project, progress("decoding") as report:
+        checked = check_dataset(project, name, number, progress=report)
     if as_json:
         print_json(checked)
     else:
@@ -164,11 +163,11 @@ def sheet(
 
     Example: `ichx data sheet rsna --label subdural --windows brain,subdural --count 12 --out subdural.png`
     """
-    from ichx.data.dataset import load_dataset
-    from ichx.data.sheet import draw_sheet, parse_windows
+    from ichx.datasets.dataset import load_dataset
+    from ichx.loading.contact_sheet import draw_sheet, parse_windows
 
-    with session() as (workspace, store):
-        data = load_dataset(workspace, store, name, number)
+    with session() as project:
+        data = load_dataset(project, name, number)
         kind = "sigmoid" if sigmoid else "linear"
         drawn = draw_sheet(out, data, parse_windows(windows), kind=kind, count=count, label=label)
     if as_json:
@@ -192,7 +191,7 @@ def phantom(
 
     Example: `ichx data phantom phantom --patients 40 --seed 7 --prevalence any=0.4`
     """
-    from ichx.ct.phantom_dicom import write_phantom
+    from ichx.phantom.dicom_files import write_phantom
 
     with progress("writing studies") as report:
         written = write_phantom(
@@ -238,18 +237,18 @@ def cache(
 
     Example: `ichx data cache rsna --verify`
     """
-    from ichx.data.cache import CacheSpec
-    from ichx.data.cache_build import build_caches
-    from ichx.data.cache_care import foreign_caches, raise_damaged, verify_caches
-    from ichx.data.cache_request import caches_of, request_caches
-    from ichx.data.wording import such_as
+    from ichx.cache.build import build_caches
+    from ichx.cache.hu_cache import CacheSpec
+    from ichx.cache.requests import caches_of, request_caches
+    from ichx.cache.verify import foreign_caches, raise_damaged, verify_caches
     from ichx.errors import IchxError
+    from ichx.text import such_as
 
     specs = [CacheSpec(pixels, centre, resize) for pixels in size or ()]
     if verify and (specs or for_):
         raise IchxError("--verify looks at the caches that are there, all of them", "leave out --size and --for")
-    with session() as (workspace, store):
-        for request in request_caches(workspace, store, name, specs, for_ or ()):
+    with session() as project:
+        for request in request_caches(project, name, specs, for_ or ()):
             for plan in request.plans:
                 say(plan.told)
             with progress(f"caching {name}") as report:
@@ -259,9 +258,9 @@ def cache(
         verified = []
         if verify:
             with progress("checking shards") as report:
-                verified = verify_caches(caches_of(workspace, store, name), processes=processes, progress=report)
-        found = caches_of(workspace, store, name)
-        foreign = foreign_caches(workspace.cache_dir, name)
+                verified = verify_caches(caches_of(project, name), processes=processes, progress=report)
+        found = caches_of(project, name)
+        foreign = foreign_caches(project.workspace.cache_dir, name)
     if foreign:
         warn(f"made by another version of ichx, never read, to be removed: {such_as(map(str, foreign))}")
     if as_json:
@@ -286,28 +285,33 @@ def rm(
 
     Example: `ichx data rm rsna-test`
     """
-    from ichx.data.removal import belongings, remove_dataset
-    from ichx.data.wording import bytes_told, counted
+    from ichx.cache.dataset_removal import belongings, remove_dataset
+    from ichx.text import bytes_told, counted
 
-    with session() as (workspace, store):
-        found = belongings(workspace, store, name)
+    with session() as project:
+        found = belongings(project, name)
         if as_json:
             print_json(found)
             return
-        root = workspace.root
+        root = project.workspace.root
         rows = [
             (b.what, b.path.relative_to(root) if b.path.is_relative_to(root) else b.path, bytes_told(b.nbytes))
             for b in found
         ]
         total = f"{counted(len(found), 'thing')}, {bytes_told(sum(b.nbytes for b in found))}"
-        table("", ("what", "where", "size"), rows, caption=f"{total}; the files in {store.version(name).source} stay")
+        table(
+            "",
+            ("what", "where", "size"),
+            rows,
+            caption=f"{total}; the files in {project.store.version(name).source} stay",
+        )
         if not yes and not sys.stdin.isatty():
             say(f"nothing is deleted; `ichx data rm {name} --yes` deletes it")
             return
         if not yes and not typer.confirm(f"delete all of this, and {name}, for good?", err=True):
             say("nothing is deleted")
             return
-        remove_dataset(workspace, store, name)
+        remove_dataset(project, name)
     say(f"removed {name}: {total}")
 
 
@@ -327,7 +331,7 @@ def _shares(settings: list[str]) -> dict[str, float]:
 
 
 def _render_caches(name: str, found: "list[FoundCache]") -> None:
-    from ichx.data.wording import bytes_told
+    from ichx.text import bytes_told
 
     def state(cache: "FoundCache") -> str:
         if not cache.complete:

@@ -4,10 +4,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ichx.cli.render import cell, console, say, table, warn
-from ichx.data.wording import counted
+from ichx.text import counted
 
 if TYPE_CHECKING:
-    from ichx.data.adding import AddReport
+    from ichx.datasets.adding import AddReport
 
 SYNTAXES = {
     "1.2.840.10008.1.2": "implicit VR",
@@ -45,7 +45,7 @@ def show_added(added: "AddReport") -> None:
 
 
 def show_facts(facts: dict[str, Any]) -> None:
-    """Show what `ichx.data.dataset.describe` tells of a version."""
+    """Show what `ichx.datasets.dataset.describe` tells of a version."""
     version, summary = facts["version"], facts["version"].summary
     what = f"test set of {version.test_of}" if version.test_of else "dataset"
     console.print(f"{version.dataset} version {version.number}, {what}: {version.source}", markup=False)
@@ -79,7 +79,7 @@ def show_facts(facts: dict[str, Any]) -> None:
 
 
 def show_checked(checked: dict[str, Any]) -> None:
-    """Show what `ichx.data.dataset.check_dataset` found."""
+    """Show what `ichx.cache.decode_check.check_dataset` found."""
     rows = [(r["reason"], r["seen_in"], r["files"], _with_examples(r)) for r in checked["reasons"]]
     if rows:
         table("refused", ("reason", "seen in", "files", "meaning"), rows)

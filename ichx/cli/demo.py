@@ -21,7 +21,7 @@ def demo(
     """
     from ichx.cli.ensemble import show_ensemble
     from ichx.cli.live import LiveView
-    from ichx.training.demo import run_demo
+    from ichx.experiments.demo import run_demo
 
     registry = loaded_registry()
     try:

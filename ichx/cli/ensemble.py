@@ -53,10 +53,9 @@ def ensemble(
     numbers = [] if members is None else _numbers(members)
     from ichx.evaluation.ensemble import make_ensemble
 
-    with session() as (workspace, store), progress("folds judged by the others") as judged:
+    with session() as project, progress("folds judged by the others") as judged:
         report = make_ensemble(
-            workspace,
-            store,
+            project,
             top=4 if top is None else top,
             members=numbers,
             tta=tta,

@@ -5,10 +5,9 @@ from typing import Annotated
 import typer
 
 from ichx.cli.numbers import Number
-from ichx.cli.options import AsJson, Device, FoldTexts, Pooling, Tta, Workers, fold_numbers
-from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import print_json, session
 from ichx.cli.scores import show_scores
+from ichx.cli.shared_options import AsJson, Device, FoldTexts, Pooling, Tta, Workers, fold_numbers
 
 
 def evaluate(
@@ -29,18 +28,15 @@ def evaluate(
     Example: `ichx evaluate 6 --dataset cq500 --tta hflip`
     """
     wanted = fold_numbers(folds)
-    registry = loaded_registry()
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number or name is told before torch is imported, which takes seconds
-        store.dataset(dataset)
+    with session() as project:
+        project.store.experiment(number)  # report unknown names before torch is imported
+        project.store.dataset(dataset)
         from ichx.cli.live import LiveView
-        from ichx.training.using.evaluating import evaluate_dataset
+        from ichx.inference.evaluate import evaluate_dataset
 
         with LiveView() as view:
             found = evaluate_dataset(
-                workspace,
-                store,
-                registry,
+                project,
                 number,
                 dataset,
                 events=view,

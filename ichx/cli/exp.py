@@ -14,7 +14,6 @@ from ichx.cli.exp_repro import repro
 from ichx.cli.exp_show import history, log, show
 from ichx.cli.exp_watch import watch
 from ichx.cli.numbers import complete_plugin
-from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import console, print_json, say, session, warn
 
 app = typer.Typer(help="Experiments: register, find, look at, compare, keep in order.", no_args_is_help=True)
@@ -54,22 +53,21 @@ def new(
     Example: `ichx exp new --plugin resnext50 --size 378 --sigmoid`
     """
     from ichx.errors import IchxError
-    from ichx.training.register import new_experiment, new_reference
+    from ichx.experiments.register import new_experiment, new_reference
 
     if sigmoid and linear:
         raise typer.BadParameter("give one of --sigmoid and --linear")
     kind = "sigmoid" if sigmoid else "linear" if linear else None
-    registry = loaded_registry()
-    with session() as (_, store):
+    with session() as project:
         if reference:
             if plugin or file or size or crop or kind or settings or name:
                 raise IchxError("--reference takes nothing but --dataset and --folds", "leave out the other options")
-            made = new_reference(store, registry, dataset=dataset, folds=folds)
+            made = new_reference(project.store, project.registry, dataset=dataset, folds=folds)
         else:
             made = [
                 new_experiment(
-                    store,
-                    registry,
+                    project.store,
+                    project.registry,
                     plugin=plugin,
                     file=file,
                     size=size,
@@ -86,7 +84,7 @@ def new(
     for e in made:
         if not as_json:
             console.print(f"experiment {e.number}: {e.name} on {e.dataset} v{e.dataset_version}", markup=False)
-        notice = registry.get(e.plugin).notice
+        notice = project.registry.get(e.plugin).notice
         if notice:
             say(f"note: {e.plugin}: {notice}", style="yellow")
     if made[0].leaked:

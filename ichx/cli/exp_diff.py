@@ -36,14 +36,14 @@ def diff(
     from ichx.store import marks
 
     scores = None
-    with session() as (workspace, store):
-        found = [store.experiment(number) for number in dict.fromkeys(numbers)]
+    with session() as project:
+        found = [project.store.experiment(number) for number in dict.fromkeys(numbers)]
         one, two = found[:2]
         comparable = one.label_digest == two.label_digest
         if len(found) == 2 and one.folds_done and two.folds_done and comparable:
             from ichx.evaluation.compare import compare_scores
 
-            scores = compare_scores(workspace, store, one, two, tta=tta)
+            scores = compare_scores(project, one, two, tta=tta)
     values = _values(found)
     if as_json:
         print_json(

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from ichx.cli.numbers import Number
-from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import console, print_json, say, session
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
@@ -22,13 +21,13 @@ def export(
 
     Example: `ichx exp export 6 resnext50.zip --weights`
     """
-    from ichx.data.wording import bytes_told
+    from ichx.text import bytes_told
 
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
-        from ichx.training.moving.exporting import export_experiment
+    with session() as project:
+        project.store.experiment(number)  # report an unknown number before torch is imported
+        from ichx.experiments.archive_export import export_experiment
 
-        written = export_experiment(workspace, store, number, file, weights=weights)
+        written = export_experiment(project, number, file, weights=weights)
     if as_json:
         print_json(written)
     else:
@@ -43,11 +42,10 @@ def import_(
 
     Example: `ichx exp import resnext50.zip`
     """
-    registry = loaded_registry()
-    with session() as (workspace, store):
-        from ichx.training.moving.importing import import_experiment
+    with session() as project:
+        from ichx.experiments.archive_import import import_experiment
 
-        found = import_experiment(workspace, store, registry, file)
+        found = import_experiment(project, file)
     if as_json:
         print_json(found)
     else:

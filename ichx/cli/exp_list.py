@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ichx.cli.render import cell, console, duration, marked, print_json, say, session, table
-from ichx.data.wording import counted
 from ichx.errors import IchxError
 from ichx.store import Selection, marks
 from ichx.store.selection import KINDS, is_recipe_value, recipe_values
+from ichx.text import counted
 
 if TYPE_CHECKING:
     from ichx.store import ExperimentSummary, Store
@@ -74,15 +74,15 @@ def list_experiments(
         where=where,
         sort=sort,
     )
-    with session() as (_, store):
+    with session() as project:
         if parent is not None:
-            store.experiment(parent)
+            project.store.experiment(parent)
         if dataset is not None:
-            store.dataset(dataset)
-        shown = _columns(store, columns)
-        found, total = store.listing(selection, limit=None if everything else limit or NEWEST)
-        recipes = _of_recipes(store, found, shown)
-        there = total or store.listing(Selection(kind=None, trashed=None), limit=1)[1]
+            project.store.dataset(dataset)
+        shown = _columns(project.store, columns)
+        found, total = project.store.listing(selection, limit=None if everything else limit or NEWEST)
+        recipes = _of_recipes(project.store, found, shown)
+        there = total or project.store.listing(Selection(kind=None, trashed=None), limit=1)[1]
     if as_json:
         print_json(found)
         return

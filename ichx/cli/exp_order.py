@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from ichx.cli.numbers import Number, Numbers, complete_tag
-from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import cell, console, print_json, say, session, table
 from ichx.errors import IchxError, raise_problems
 
@@ -20,8 +19,8 @@ def name(number: Number, new: Annotated[str, typer.Argument(metavar="NAME", help
     new = new.strip()
     if not new or len(new) > 200:
         raise IchxError("a name has between 1 and 200 characters", "choose another")
-    with session() as (_, store):
-        store.rename(number, new)
+    with session() as project:
+        project.store.rename(number, new)
     say(f"experiment {number} is called {new}")
 
 
@@ -41,10 +40,10 @@ def tag(
     """
     wrong = [word for word in tags or () if not word.strip() or "," in word or len(word) > 200]
     raise_problems([f"{word!r} is no tag" for word in wrong], "a tag is a word of at most 200 characters, no comma")
-    with session() as (_, store):
+    with session() as project:
         if tags or remove:
-            store.change_tags(number, add=[word.strip() for word in tags or ()], remove=remove or ())
-        found = store.experiment(number).tags
+            project.store.change_tags(number, add=[word.strip() for word in tags or ()], remove=remove or ())
+        found = project.store.experiment(number).tags
     if as_json:
         print_json(found)
     elif found:
@@ -64,11 +63,11 @@ def note(
     """
     if text is not None and not text.strip():
         raise IchxError("the note is empty", "write something")
-    with session() as (_, store):
-        store.experiment(number)
+    with session() as project:
+        project.store.experiment(number)
         if text is not None:
-            store.add_note(number, text.strip())
-        found = store.notes(number)
+            project.store.add_note(number, text.strip())
+        found = project.store.notes(number)
     if as_json:
         print_json(found)
         return
@@ -95,12 +94,17 @@ def clone(
 
     Example: `ichx exp clone 6 --set stage.full.lr=5e-6`
     """
-    from ichx.training.register import clone_experiment
+    from ichx.experiments.register import clone_experiment
 
-    registry = loaded_registry()
-    with session() as (_, store):
+    with session() as project:
         made = clone_experiment(
-            store, registry, number, settings=settings or (), version=dataset_version, folds=folds, name=new_name
+            project.store,
+            project.registry,
+            number,
+            settings=settings or (),
+            version=dataset_version,
+            folds=folds,
+            name=new_name,
         )
     if as_json:
         print_json(made)
@@ -117,8 +121,8 @@ def archive(
 
     Example: `ichx exp archive 3 4`
     """
-    with session() as (_, store):
-        store.archive(numbers, not undo)
+    with session() as project:
+        project.store.archive(numbers, not undo)
     say(f"{_listed(numbers)} {'out of' if undo else 'in'} the archive")
 
 
@@ -127,9 +131,9 @@ def rm(numbers: Numbers) -> None:
 
     Example: `ichx exp rm 3 4`
     """
-    with session() as (_, store):
-        blends = store.blended_in(numbers)
-        store.trash(numbers)
+    with session() as project:
+        blends = project.store.blended_in(numbers)
+        project.store.trash(numbers)
     back = f"`ichx exp restore {' '.join(map(str, numbers))}` takes {'it' if len(numbers) == 1 else 'them'} out"
     going = "" if set(numbers) <= set(blends) else ", `ichx gc` deletes for good"
     say(f"{_listed(numbers)} in the trash; {back}{going}")
@@ -143,8 +147,8 @@ def restore(numbers: Numbers) -> None:
 
     Example: `ichx exp restore 3`
     """
-    with session() as (_, store):
-        store.restore(numbers)
+    with session() as project:
+        project.store.restore(numbers)
     say(f"{_listed(numbers)} out of the trash")
 
 
@@ -153,8 +157,8 @@ def tags(as_json: AsJson = False) -> None:
 
     Example: `ichx exp tags`
     """
-    with session() as (_, store):
-        found = store.tags()
+    with session() as project:
+        found = project.store.tags()
     if as_json:
         print_json(found)
     elif found:

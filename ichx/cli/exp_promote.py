@@ -20,9 +20,9 @@ def promote(
     """
     from ichx.tuning.promote import promote as register
 
-    with session() as (workspace, store):
-        found = register(workspace, store, number, name)
-        tuned = store.experiment(number).parent
+    with session() as project:
+        found = register(project, number, name)
+        tuned = project.store.experiment(number).parent
     made = found.experiment
     if as_json:
         print_json(made)

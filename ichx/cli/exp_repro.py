@@ -16,11 +16,11 @@ def repro(
 
     Example: `ichx exp repro 6`
     """
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
-        from ichx.training.moving.repro import repro as find
+    with session() as project:
+        project.store.experiment(number)  # report an unknown number before torch is imported
+        from ichx.experiments.repro import repro as find
 
-        found = find(workspace, store, number)
+        found = find(project, number)
     if as_json:
         print_json(found)
         return

@@ -10,8 +10,8 @@ import typer
 from ichx.cli.exp_list import scored
 from ichx.cli.numbers import Number
 from ichx.cli.render import cell, console, duration, interval, marked, print_json, say, session, table
-from ichx.data.wording import bytes_told, counted
 from ichx.errors import IchxError
+from ichx.text import bytes_told, counted
 
 if TYPE_CHECKING:
     from ichx.store import EpochRecord, Experiment, Run, Store, Tuned
@@ -33,17 +33,17 @@ def show(
 
     Example: `ichx exp show 6`
     """
-    with session() as (workspace, store):
-        experiment = store.experiment(number)
-        version = store.version_by_id(experiment.version_id)
-        runs = store.runs(number)
-        history = {fold: store.history(number, fold) for fold in sorted({run.fold for run in runs})}
-        notes = store.notes(number)
-        blends = store.blended_in([number]).get(number, [])
+    with session() as project:
+        experiment = project.store.experiment(number)
+        version = project.store.version_by_id(experiment.version_id)
+        runs = project.store.runs(number)
+        history = {fold: project.store.history(number, fold) for fold in sorted({run.fold for run in runs})}
+        notes = project.store.notes(number)
+        blends = project.store.blended_in([number]).get(number, [])
     if toml:
         console.print(experiment.recipe, end="", markup=False)
         return
-    files = _files(workspace.experiment_dir(number))
+    files = _files(project.workspace.experiment_dir(number))
     if as_json:
         found = {"experiment": experiment, "runs": runs, "history": history, "notes": notes}
         print_json(found | {"files": files, "ensembles": blends})
@@ -52,7 +52,7 @@ def show(
     facts = _facts(experiment, version.fold_set(experiment.fold_set).leaking_patients)
     if blends:
         facts.append(("blended", "in ensemble " + ", ".join(map(str, blends))))
-    facts.append(("files", f"{workspace.experiment_dir(number)}, {bytes_told(sum(files.values()))}"))
+    facts.append(("files", f"{project.workspace.experiment_dir(number)}, {bytes_told(sum(files.values()))}"))
     for name, value in facts:
         console.print(f"  {name:<10} {value}", markup=False)
     if runs:
@@ -79,13 +79,13 @@ def history(
 
     Example: `ichx exp history 6 --csv`
     """
-    with session() as (_, store):
-        experiment = store.experiment(number)
+    with session() as project:
+        experiment = project.store.experiment(number)
         for fold in folds or ():
             if not 0 <= fold < experiment.folds:
                 raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
         wanted = folds or range(experiment.folds)
-        found = {fold: records for fold in wanted if (records := store.history(number, fold))}
+        found = {fold: records for fold in wanted if (records := project.store.history(number, fold))}
     if as_json:
         print_json(found)
         return
@@ -128,14 +128,14 @@ def log(
 
     Example: `ichx exp log 6 -f`
     """
-    from ichx.training.following.run_log import log_file
+    from ichx.experiments.loggers.run_log import log_file
 
-    with session() as (workspace, store):
-        experiment = store.experiment(number)
+    with session() as project:
+        experiment = project.store.experiment(number)
         if fold is not None and not 0 <= fold < experiment.folds:
             raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
-        shown = _newest_fold(store, number) if fold is None else fold
-        path = log_file(workspace, number, shown)
+        shown = _newest_fold(project.store, number) if fold is None else fold
+        path = log_file(project.workspace, number, shown)
         if not path.exists():
             raise IchxError(f"fold {shown} of experiment {number} has no log", f"`ichx run {number}` writes one")
         place = 0
@@ -148,9 +148,9 @@ def log(
             if not follow:
                 return
             time.sleep(FOLLOW_SECONDS)
-            newest = shown if fold is not None else _newest_fold(store, number)
-            if newest != shown and not text and log_file(workspace, number, newest).exists():
-                shown, path, place = newest, log_file(workspace, number, newest), 0
+            newest = shown if fold is not None else _newest_fold(project.store, number)
+            if newest != shown and not text and log_file(project.workspace, number, newest).exists():
+                shown, path, place = newest, log_file(project.workspace, number, newest), 0
 
 
 def _newest_fold(store: "Store", number: int) -> int:

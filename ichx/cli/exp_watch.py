@@ -24,17 +24,17 @@ def watch(
     """
     from rich.live import Live
 
-    with session() as (_, store):
+    with session() as project:
         if as_json:
-            print_json([run for _, run in _live(store)])
+            print_json([run for _, run in _live(project.store)])
             return
         if once or not console.is_terminal:
-            console.print(_sheet(store))
+            console.print(_sheet(project.store))
             return
-        with Live(_sheet(store), console=console, auto_refresh=False) as view:
+        with Live(_sheet(project.store), console=console, auto_refresh=False) as view:
             while True:
                 time.sleep(every)
-                view.update(_sheet(store), refresh=True)
+                view.update(_sheet(project.store), refresh=True)
 
 
 def _live(store: "Store") -> "list[tuple[Experiment, Run]]":

@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from ichx.cli.numbers import Number
-from ichx.cli.options import AsJson, FoldTexts, fold_numbers
-from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import console, print_json, say, session
+from ichx.cli.shared_options import AsJson, FoldTexts, fold_numbers
 
 
 def export(
@@ -29,16 +28,13 @@ def export(
     Example: `ichx export 6 --format onnx --fold 0 --out bleed.onnx`
     """
     wanted = fold_numbers(folds)
-    registry = loaded_registry()
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
+    with session() as project:
+        project.store.experiment(number)  # report an unknown number before torch is imported
         from ichx.cli.live import LiveView
-        from ichx.training.using.export import export_experiment
+        from ichx.inference.export import export_experiment
 
         with LiveView() as view:
-            written = export_experiment(
-                workspace, store, registry, number, format=format, events=view, folds=wanted, out=out
-            )
+            written = export_experiment(project, number, format=format, events=view, folds=wanted, out=out)
     for file in written:
         say(
             f"fold {file.fold}: probabilities differ from the original's by at most {file.difference:.1e} "

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ichx.cli.render import console, print_json, say, session, table, warn
-from ichx.data.wording import counted
+from ichx.text import counted
 
 if TYPE_CHECKING:
-    from ichx.data.fold_import import ImportReport
-    from ichx.data.folds import Leak
+    from ichx.datasets.fold_import import ImportReport
+    from ichx.datasets.folds import Leak
 
 SHOWN = 50
 """How many leaking patients a table lists; `--json` has all."""
@@ -51,11 +51,11 @@ def folds(
 
 
 def _import(dataset: str, file: Path, name: str | None, allow_leaks: bool, as_json: bool) -> None:
-    from ichx.data.fold_import import LeakyFoldsError, import_folds
+    from ichx.datasets.fold_import import LeakyFoldsError, import_folds
 
     try:
-        with session() as (workspace, store):
-            report = import_folds(workspace, store, dataset, file, name=name, allow_leaks=allow_leaks)
+        with session() as project:
+            report = import_folds(project, dataset, file, name=name, allow_leaks=allow_leaks)
     except LeakyFoldsError as error:
         if as_json:
             print_json({"created": False, "leaks": error.leaks})
@@ -85,10 +85,10 @@ def _render_import(report: "ImportReport") -> None:
 
 
 def _show(dataset: str, number: int | None, name: str | None, as_json: bool) -> None:
-    from ichx.data.fold_import import describe_folds
+    from ichx.datasets.fold_import import describe_folds
 
-    with session() as (workspace, store):
-        facts = describe_folds(workspace, store, dataset, number, name)
+    with session() as project:
+        facts = describe_folds(project, dataset, number, name)
     if as_json:
         print_json(facts)
         return

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ichx.cli.render import print_json, say, session, table
-from ichx.data.wording import bytes_told, counted
+from ichx.text import bytes_told, counted
 
 
 def gc(
@@ -20,10 +20,10 @@ def gc(
 
     Example: `ichx gc --dry-run`
     """
-    from ichx.training.moving.cleanup import delete, find_garbage
+    from ichx.experiments.gc import delete, find_garbage
 
-    with session() as (workspace, store):
-        found = find_garbage(workspace, store)
+    with session() as project:
+        found = find_garbage(project)
         if as_json:
             print_json(found)
             return
@@ -33,7 +33,7 @@ def gc(
         rows = [
             (
                 g.kind,
-                g.path.relative_to(workspace.root) if g.path.is_relative_to(workspace.root) else g.path,
+                g.path.relative_to(project.workspace.root) if g.path.is_relative_to(project.workspace.root) else g.path,
                 bytes_told(g.nbytes),
                 g.reason,
             )
@@ -49,8 +49,8 @@ def gc(
         if not yes and not typer.confirm("delete all of this for good?", err=True):
             say("nothing is deleted")
             return
-        again = find_garbage(workspace, store)  # a question may stand for hours
+        again = find_garbage(project)  # a question may stand for hours
         for garbage in found:
             if any((g.kind, g.path, g.experiment) == (garbage.kind, garbage.path, garbage.experiment) for g in again):
-                delete(store, garbage)
+                delete(project.store, garbage)
     say(f"deleted {total}")

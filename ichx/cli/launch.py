@@ -10,19 +10,17 @@ import typer
 
 from ichx.cli.launch_view import LaunchView
 from ichx.cli.render import duration, print_json, print_score, say, table, warn
-from ichx.engine import LocalEngine
-from ichx.training.launching.launch import launch
-from ichx.training.launching.launch_events import LaunchReport, UnitResult
+from ichx.jobs import LocalEngine
+from ichx.jobs.launch import launch
+from ichx.jobs.launch_events import LaunchReport, UnitResult
 
 if TYPE_CHECKING:
-    from ichx.store import Store
-    from ichx.training.options import RunOptions
-    from ichx.workspace import Workspace
+    from ichx.project import Project
+    from ichx.training.run_options import RunOptions
 
 
 def launch_folds(
-    workspace: "Workspace",
-    store: "Store",
+    project: "Project",
     numbers: Sequence[int],
     jobs: int,
     *,
@@ -37,8 +35,7 @@ def launch_folds(
     # A job that stops may take as long as its step does; who does not want to wait asks twice.
     with stops_heard() as stops, LaunchView() as view, contextlib.closing(LocalEngine(jobs, grace=None)) as engine:
         report = launch(
-            workspace,
-            store,
+            project,
             numbers,
             engine,
             jobs=jobs,

@@ -5,8 +5,8 @@ from rich.table import Column
 
 from ichx.cli.bars import Bars
 from ichx.cli.render import cell, duration, say
-from ichx.data.wording import counted
-from ichx.training.launching.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
+from ichx.jobs.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
+from ichx.text import counted
 
 
 class LaunchView(Bars, LaunchEvents):

@@ -7,7 +7,7 @@ from rich.progress import BarColumn, TextColumn
 
 from ichx.cli.bars import Bars
 from ichx.cli.render import duration, say
-from ichx.training.events import FoldPlan, RunEvents
+from ichx.training.callbacks import FoldPlan, RunEvents
 
 if TYPE_CHECKING:
     from ichx.store import EpochRecord

@@ -20,8 +20,8 @@ def parse_number(text: str) -> int:
         return number
     from ichx.cli.render import session
 
-    with session() as (_, store):
-        newest = store.experiments(limit=1)
+    with session() as project:
+        newest = project.store.experiments(limit=1)
     if not newest:
         raise IchxError("there is no experiment yet", "`ichx exp new --plugin NAME` makes one")
     return newest[0].number
@@ -32,8 +32,8 @@ def complete_number(incomplete: str) -> list[tuple[str, str]]:
     from ichx.cli.render import session
 
     found: list[tuple[str, str]] = []
-    with contextlib.suppress(IchxError), session() as (_, store):  # a shell has no place for an error
-        found = [(str(e.number), e.name) for e in store.experiments(limit=200)]
+    with contextlib.suppress(IchxError), session() as project:  # a shell has no place for an error
+        found = [(str(e.number), e.name) for e in project.store.experiments(limit=200)]
     return [(number, name) for number, name in [*found, ("last", "the newest")] if number.startswith(incomplete)]
 
 
@@ -48,8 +48,8 @@ def complete_tag(incomplete: str) -> list[str]:
     """Return the tags that begin with `incomplete`."""
     from ichx.cli.render import session
 
-    with contextlib.suppress(IchxError), session() as (_, store):
-        return [name for name in store.tags() if name.startswith(incomplete)]
+    with contextlib.suppress(IchxError), session() as project:
+        return [name for name in project.store.tags() if name.startswith(incomplete)]
     return []
 
 

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ichx.cli.numbers import Number
-from ichx.cli.options import AsJson, Device, FoldTexts, Save, Tta, Workers, fold_numbers, saves_features
-from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import console, print_json, say, session, table, warn
+from ichx.cli.shared_options import AsJson, Device, FoldTexts, Save, Tta, Workers, fold_numbers, saves_features
 from ichx.labels import ANY
 
 if TYPE_CHECKING:
-    from ichx.training.using.inference import FilePredictions
+    from ichx.inference.predict import FilePredictions
 
 SHOWN = 50
 """Studies that a table shows."""
@@ -43,20 +42,17 @@ def predict(
     wanted, with_features = fold_numbers(folds), saves_features(save)
     if with_features and out is None:
         raise typer.BadParameter("--save features needs --out: the features go beside that file")
-    registry = loaded_registry()
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
+    with session() as project:
+        project.store.experiment(number)  # report an unknown number before torch is imported
         from ichx.cli.live import LiveView
-        from ichx.training.using.inference import predict_files
-        from ichx.training.using.prediction_files import as_document, check_out, write_files
+        from ichx.inference.predict import predict_files
+        from ichx.inference.prediction_files import as_document, check_out, write_files
 
         if out is not None:
             check_out(out)
         with LiveView() as view:
             found = predict_files(
-                workspace,
-                store,
-                registry,
+                project,
                 number,
                 path,
                 events=view,
@@ -80,7 +76,7 @@ def predict(
 
 def _tell(found: "FilePredictions") -> None:
     """Say on standard error what was predicted and what was not."""
-    from ichx.data.wording import counted
+    from ichx.text import counted
 
     by = f"{counted(len(found.folds), 'fold')} ({', '.join(map(str, found.folds))}), tta {found.tta}"
     studies = counted(len(found.studies), "study", "studies")
@@ -95,7 +91,7 @@ def _tell(found: "FilePredictions") -> None:
 
 def _show(found: "FilePredictions") -> None:
     """Print the studies, the most suspicious first."""
-    from ichx.training.using.prediction_files import as_records
+    from ichx.inference.prediction_files import as_records
 
     most = found.studies.sort_values(ANY, ascending=False, kind="stable").head(SHOWN)
     names = ["study", "slices", "left_out", ANY, "suspicious_slice_id"]

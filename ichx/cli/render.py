@@ -20,10 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ichx.store import Ensemble, ExperimentSummary, Store
-    from ichx.training.launching.launch_events import PooledScore
-    from ichx.training.runner import RunReport
-    from ichx.workspace import Workspace
+    from ichx.experiments.run import RunReport
+    from ichx.jobs.launch_events import PooledScore
+    from ichx.project import Project
+    from ichx.store import Ensemble, ExperimentSummary
 
 console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
@@ -260,16 +260,17 @@ def progress(description: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextlib.contextmanager
-def session() -> Iterator[tuple["Workspace", "Store"]]:
-    """Yield the workspace and its open store."""
+def session() -> Iterator["Project"]:
+    """Yield the open project; plugins that cannot be used are reported when the registry is loaded."""
     with _uncollected():
+        from ichx.project import Project
         from ichx.store import open_store
         from ichx.workspace import find_workspace
 
         workspace = find_workspace()
         opened = open_store(workspace)
     with opened as store:
-        yield workspace, store
+        yield Project(workspace, store, warn=warn)
 
 
 @contextlib.contextmanager

@@ -29,18 +29,17 @@ def report(
         raise typer.BadParameter("give an experiment's number or --ensemble NUMBER, one of them")
     wanted = ensemble if number is None else number
     assert wanted is not None
-    with session() as (workspace, store):
+    with session() as project:
         # an unknown number is told before torch and pandas are imported
         if number is None:
-            store.ensemble(wanted)
+            project.store.ensemble(wanted)
         else:
-            store.experiment(wanted)
+            project.store.experiment(wanted)
         from ichx.report import write_report
 
         with progress("report") as told:
             written = write_report(
-                workspace,
-                store,
+                project,
                 wanted,
                 out,
                 ensemble=number is None,

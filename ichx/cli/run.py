@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ichx.cli.numbers import Numbers
-from ichx.cli.options import Save, duration_seconds, saves_features
-from ichx.cli.plugin import loaded_registry
 from ichx.cli.render import print_json, print_score, say, session, warn
+from ichx.cli.shared_options import Save, duration_seconds, saves_features
 from ichx.errors import IchxError
 
 if TYPE_CHECKING:
-    from ichx.training.runner import RunReport
+    from ichx.experiments.run import RunReport
 
 
 def run(
@@ -48,14 +47,13 @@ def run(
     Example: `ichx run 6 7 8 --jobs 2`
     """
     with_features = saves_features(save)
-    registry = loaded_registry()
-    with session() as (workspace, store):
-        network = store.network_file_system()
+    with session() as project:
+        network = project.store.network_file_system()
         if network is not None:
             warn(f"the store lies on a network file system ({network}), where locks may fail: keep it on a local disk")
         for number in numbers:
-            store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
-        from ichx.training.options import RunOptions
+            project.store.experiment(number)  # report an unknown number before torch is imported
+        from ichx.training.run_options import RunOptions
 
         options = RunOptions(
             device=device,
@@ -73,27 +71,25 @@ def run(
                 )
             from ichx.cli.launch import launch_folds
 
-            launch_folds(workspace, store, numbers, jobs, folds=folds or None, options=options, as_json=as_json)
+            launch_folds(project, numbers, jobs, folds=folds or None, options=options, as_json=as_json)
             return
         (number,) = numbers
         rank = int(os.environ.get("RANK", "0"))  # set where this is one of several processes already
         if processes > 1 and "RANK" not in os.environ:
-            from ichx.training.launching.spawn import run_processes
+            from ichx.training.spawn import run_processes
 
             raise typer.Exit(run_processes(sys.argv[1:], processes))
         from ichx.cli.live import LiveView
-        from ichx.training.following.run_log import log_file, prints_into
-        from ichx.training.lasting.stop import RunStopped
-        from ichx.training.launching.group import AgreedError, end_process, started_in_group
-        from ichx.training.runner import run_experiment
+        from ichx.experiments.loggers.run_log import log_file, prints_into
+        from ichx.experiments.run import run_experiment
+        from ichx.training.distributed import AgreedError, end_process, started_in_group
+        from ichx.training.stop_request import RunStopped
 
         # The log of a job gets what it prints, too: the view would say everything there a second time.
-        logged = any(prints_into(log_file(workspace, number, fold)) for fold in folds or ())
+        logged = any(prints_into(log_file(project.workspace, number, fold)) for fold in folds or ())
         try:
             with LiveView() if rank == 0 and not logged else nullcontext() as view:
-                report = run_experiment(
-                    workspace, store, registry, number, folds=folds or None, options=options, events=view
-                )
+                report = run_experiment(project, number, folds=folds or None, options=options, events=view)
         except RunStopped as stopped:
             if rank == 0:
                 say(f"stopped; `ichx run {number}` goes on from here", style="yellow")

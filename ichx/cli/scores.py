@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from ichx.cli.numbers import Number
-from ichx.cli.options import AsJson, Pooling, Tta
 from ichx.cli.render import cell, console, interval, print_json, say, session, table
+from ichx.cli.shared_options import AsJson, Pooling, Tta
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Bootstrap, Interval
     from ichx.evaluation.scorecard import Scorecard
-    from ichx.training.using.evaluating import Evaluation
+    from ichx.inference.evaluate import Evaluation
 
 HEADINGS = {
     "log_loss": "log loss",
@@ -33,11 +33,11 @@ def scores(
 
     Example: `ichx scores 6 --tta hflip`
     """
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before pandas is imported
+    with session() as project:
+        project.store.experiment(number)  # an unknown number is told before pandas is imported
         from ichx.evaluation.scorecard import scorecard
 
-        card = scorecard(workspace, store, number, tta=tta, pooling=pooling)
+        card = scorecard(project, number, tta=tta, pooling=pooling)
     if as_json:
         print_json(card)
         return

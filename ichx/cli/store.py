@@ -22,10 +22,10 @@ def check(as_json: AsJson = False) -> None:
     Example: `ichx store check`
     """
     from ichx.evaluation.weight_files import check_weights
-    from ichx.training.moving.cleanup import check_files
+    from ichx.experiments.gc import check_files
 
-    with session() as (workspace, store):
-        found = [*store.check_file(), check_files(workspace, store), check_weights(workspace, store)]
+    with session() as project:
+        found = [*project.store.check_file(), check_files(project), check_weights(project)]
     if as_json:
         print_json(found)
     else:
@@ -45,14 +45,14 @@ def backup(
 
     Example: `ichx store backup /mnt/backup/ichx.db`
     """
-    from ichx.data.wording import bytes_told
     from ichx.store.maintenance import copy_database
+    from ichx.text import bytes_told
     from ichx.tuning.database import DATABASE
 
-    with session() as (workspace, store):
-        target = file or workspace.root / "db" / f"backup-{datetime.now():%Y-%m-%d-%H%M%S}.db"
-        size = store.back_up(target)
-        studies = workspace.root / "db" / DATABASE
+    with session() as project:
+        target = file or project.workspace.root / "db" / f"backup-{datetime.now():%Y-%m-%d-%H%M%S}.db"
+        size = project.store.back_up(target)
+        studies = project.workspace.root / "db" / DATABASE
         beside = target.with_name(f"{target.stem}.{DATABASE}")
         tuned = copy_database(studies, beside) if studies.is_file() else None
     say(f"copied the store to {target}, {bytes_told(size)}; ICHX_STORE=sqlite:///{target.resolve()} opens it")
@@ -82,8 +82,8 @@ def sql(
 
     Example: `ichx store sql "select plugin, min(score) from experiment group by plugin"`
     """
-    with session() as (_, store):
-        answer = store.ask(question)
+    with session() as project:
+        answer = project.store.ask(question)
     if as_json:
         print_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
     elif as_csv:

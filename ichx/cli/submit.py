@@ -20,7 +20,7 @@ def check(file: File, sample: Sample, as_json: AsJson = False) -> None:
 
     Example: `ichx submit check submission.csv --sample stage_2_sample_submission.csv`
     """
-    from ichx.data.label_csv import read_sample
+    from ichx.datasets.label_csv import read_sample
     from ichx.evaluation.submission import submission_problems
 
     asked = read_sample(sample)
@@ -51,7 +51,7 @@ def send(
 
     Example: `ichx submit send submission.csv --sample stage_2_sample_submission.csv --message "blend of four"`
     """
-    from ichx.data.label_csv import read_sample
+    from ichx.datasets.label_csv import read_sample
     from ichx.evaluation.kaggle import send_submission
 
     said = send_submission(file, read_sample(sample), message, competition)

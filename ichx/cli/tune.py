@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from ichx.cli.numbers import Number
-from ichx.cli.options import duration_seconds, gigabytes
 from ichx.cli.render import print_json, say, session
+from ichx.cli.shared_options import duration_seconds, gigabytes
 from ichx.cli.tune_show import numbered, print_study, show
 from ichx.cli.tune_space import space as space_
-from ichx.data.wording import counted
+from ichx.text import counted
 
 DEVICE = r"auto|cpu|mps|cuda(:\d+)?"
 STUDY = r"[\w][\w.-]{0,63}"
@@ -88,13 +88,13 @@ def tune(
     seconds = None if timeout is None else duration_seconds(timeout, "--timeout")
     longest = None if epoch_time is None else duration_seconds(epoch_time, "--max-epoch-time")
     most = None if memory is None else gigabytes(memory, "--max-memory")
-    with session() as (workspace, store):
-        experiment = store.experiment(number)  # an unknown number is told before Optuna is imported
+    with session() as project:
+        experiment = project.store.experiment(number)  # an unknown number is told before Optuna is imported
         from ichx.cli.launch import stops_heard
         from ichx.cli.tune_view import TuneView
-        from ichx.engine import LocalEngine
+        from ichx.jobs import LocalEngine
         from ichx.recipe_text import from_toml
-        from ichx.training.options import RunOptions
+        from ichx.training.run_options import RunOptions
         from ichx.tuning.limits import Limits
         from ichx.tuning.results import read_study
         from ichx.tuning.space import parse_space, read_space
@@ -111,12 +111,11 @@ def tune(
         # A trial that stops may take as long as its step does; who does not want to wait asks twice.
         with (
             stops_heard() as stops,
-            TuneView(workspace.root, number) as view,
+            TuneView(project.workspace.root, number) as view,
             contextlib.closing(LocalEngine(jobs, grace=None)) as engine,
         ):
             ending = run_study(
-                workspace,
-                store,
+                project,
                 number,
                 engine,
                 trials=trials,
@@ -131,11 +130,11 @@ def tune(
                 events=view,
                 stops=lambda: len(stops),
             )
-        found = read_study(workspace, store, number, study) if ending.finished else None
+        found = read_study(project, number, study) if ending.finished else None
     if as_json:
         print_json(numbered(found) if found else None)
     elif found is not None:
-        print_study(found, workspace.root)
+        print_study(found, project.workspace.root)
     if ending.why == "complete" and ending.new == 0:
         say(f"the study had {counted(ending.finished, 'trial')} before; a larger --trials adds to them")
     if ending.why != "complete":

@@ -11,9 +11,9 @@ import typer
 
 from ichx.cli.numbers import Number
 from ichx.cli.render import cell, duration, print_json, say, session, table, warn
-from ichx.data.wording import counted
 from ichx.errors import IchxError
-from ichx.tuning.wording import good, headers, over, searched, told
+from ichx.text import counted
+from ichx.tuning.describe import good, headers, over, searched, told
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Store
@@ -44,20 +44,20 @@ def show(
     """
     if as_json and as_csv:
         raise typer.BadParameter("give one of --json and --csv")
-    with session() as (workspace, store):
-        experiment = store.experiment(number)  # an unknown number is told before Optuna is imported, in a second
+    with session() as project:
+        experiment = project.store.experiment(number)  # report an unknown number before Optuna is imported
         from ichx.tuning.results import read_study, study_names
 
-        others = study_names(workspace, number)
+        others = study_names(project.workspace, number)
         if not others and experiment.tuned is not None:
-            raise _of_another(store, experiment)
-        found = read_study(workspace, store, number, study)
+            raise _of_another(project.store, experiment)
+        found = read_study(project, number, study)
     if as_json:
         print_json(numbered(found))
     elif as_csv:
         _write_csv(found)
     else:
-        print_study(found, workspace.root)
+        print_study(found, project.workspace.root)
         called = [f"`--study {name}`" if name else "the first" for name in others if name != found.name]
         if called:
             say(f"other studies of experiment {number}: {', '.join(called)}")

@@ -11,8 +11,8 @@ def space(number: Number) -> None:
 
     Example: `ichx tune space 6 > space.toml`
     """
-    with session() as (_, store):
-        experiment = store.experiment(number)
+    with session() as project:
+        experiment = project.store.experiment(number)
     from ichx.recipe_text import from_toml
     from ichx.tuning.default_space import default_space
     from ichx.tuning.space import to_toml

@@ -7,10 +7,10 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from ichx.cli.bars import Bars
 from ichx.cli.render import cell, say, warn
-from ichx.data.wording import counted
+from ichx.text import counted
 from ichx.tuning.budget import Value
-from ichx.tuning.events import TrialResult, TuneEvents
-from ichx.tuning.wording import told
+from ichx.tuning.describe import told
+from ichx.tuning.study_events import TrialResult, TuneEvents
 
 MOST_NAMED = 6
 """So many values of a trial are told in its line."""

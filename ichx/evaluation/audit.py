@@ -14,23 +14,24 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.data.cache import CacheSpec
-from ichx.data.cache_build import find_cache
-from ichx.data.catalog import catalog_digest, label_digest, usable
-from ichx.data.dataset import load_catalog, load_folds
-from ichx.data.folds import find_leaks, fold_digest
-from ichx.data.predictions import VIEWS, Predictions, read_predictions
-from ichx.data.subset import LEFT_OUT, subset_folds
-from ichx.data.wording import counted, such_as
+from ichx.cache.build import find_cache
+from ichx.cache.hu_cache import CacheSpec
+from ichx.datasets.catalog import catalog_digest, label_digest, usable
+from ichx.datasets.dataset import load_catalog, load_folds
+from ichx.datasets.folds import find_leaks, fold_digest
+from ichx.datasets.patient_subset import LEFT_OUT, subset_folds
 from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import fold_problems, read_oof
+from ichx.evaluation.predictions import VIEWS, Predictions, read_predictions
 from ichx.labels import LABELS
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
 from ichx.store import marks
+from ichx.text import counted, such_as
 
 if TYPE_CHECKING:
+    from ichx.project import Project
     from ichx.store import DatasetVersion, Experiment, FoldSet, Prediction, Store
     from ichx.workspace import Workspace
 
@@ -65,41 +66,41 @@ class Audit:
         return all(check.state != "wrong" for check in self.checks)
 
 
-def audit(workspace: "Workspace", store: "Store", number: int) -> Audit:
+def audit(project: "Project", number: int) -> Audit:
     """Return what is proven of experiment `number` and what is wrong with it; raises `IchxError` for an unknown one."""
-    experiment = store.experiment(number)
-    version = store.version_by_id(experiment.version_id)
+    experiment = project.store.experiment(number)
+    version = project.store.version_by_id(experiment.version_id)
     fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
     record = _Record()
     recipe = record.of("recipe", lambda: _recipe(experiment))
-    slices = record.of("dataset", lambda: _dataset(workspace, version))
+    slices = record.of("dataset", lambda: _dataset(project.workspace, version))
     folds = None
     if slices is not None:
         record.of("labels", lambda: _labels(experiment, version, slices))
-        folds = record.of("folds", lambda: _folds(workspace, experiment, version, fold_set, slices))
+        folds = record.of("folds", lambda: _folds(project.workspace, experiment, version, fold_set, slices))
         if folds is not None:
             whole = folds
             record.of("patients", lambda: _patients(experiment, fold_set, slices, whole))
             if experiment.tuned is not None and experiment.tuned.subset < 1:
                 share = experiment.tuned.subset
                 folds = record.of("subset", lambda: _subset(slices, whole, share))
-    stored = store.predictions(number, role="oof")
+    stored = project.store.predictions(number, role="oof")
     finished = sorted({p.fold for p in stored})
-    record.of("finished", lambda: _finished(experiment, store, finished))
+    record.of("finished", lambda: _finished(experiment, project.store, finished))
     for fold in finished:
-        record.of(f"fold {fold} weights", lambda fold=fold: _weights(workspace, experiment, fold))  # type: ignore[misc]
+        record.of(f"fold {fold} weights", lambda fold=fold: _weights(project.workspace, experiment, fold))  # type: ignore[misc]
         if slices is not None and folds is not None:
             of_fold = [p for p in stored if p.fold == fold]
             record.of(
                 f"fold {fold} predictions",
                 lambda fold=fold, of_fold=of_fold: _predictions(  # type: ignore[misc]
-                    workspace, version, slices, folds, fold, of_fold
+                    project.workspace, version, slices, folds, fold, of_fold
                 ),
             )
     if recipe is not None and slices is not None and folds is not None and finished:
-        record.of("complete", lambda: _complete(workspace, version, recipe, slices, folds, stored))
+        record.of("complete", lambda: _complete(project.workspace, version, recipe, slices, folds, stored))
     if finished:
-        record.of("score", lambda: _score(workspace, store, experiment))
+        record.of("score", lambda: _score(project, experiment))
     return Audit(number, experiment.name, marks(experiment), tuple(record.checks))
 
 
@@ -327,10 +328,10 @@ def _complete(
     )
 
 
-def _score(workspace: "Workspace", store: "Store", experiment: "Experiment") -> tuple[str, None]:
+def _score(project: "Project", experiment: "Experiment") -> tuple[str, None]:
     problems, told = [], []
     for tta, name in (("none", "score"), ("hflip", "score_tta")):
-        table = read_oof(workspace, store, experiment, tta)
+        table = read_oof(project, experiment, tta)
         recorded, spread = getattr(experiment, name), getattr(experiment, name.replace("score", "spread"))
         if not _same(table.score, recorded):
             problems.append(f"the OOF score, tta {tta}, is {table.score:.9f}, {recorded} was recorded")

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.data.wording import counted
 from ichx.evaluation.metric import FloatArray, row_losses
 from ichx.evaluation.ranking import Ranking, rank, rank_scores
 from ichx.evaluation.scores import (
@@ -31,6 +30,7 @@ from ichx.evaluation.scores import (
     slice_scores,
 )
 from ichx.labels import LABEL_WEIGHTS, LABELS
+from ichx.text import counted
 
 LEVEL: Final = 0.95
 """The confidence of every interval."""

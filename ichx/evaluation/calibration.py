@@ -2,7 +2,7 @@
 
 Temperature scaling divides logits by one number (Guo et al., On calibration of modern neural networks, ICML 2017),
 for all labels or for each. Isotonic calibration is the best non-decreasing map (Zadrozny and Elkan, KDD 2002). Not for
-measuring how well calibrated probabilities are, nor for the choice among these (`ichx.evaluation.nested`).
+measuring how well calibrated probabilities are, nor for the choice among these (`ichx.evaluation.nested_score`).
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from functools import reduce
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from ichx.evaluation.heads import Heads
 from ichx.evaluation.logistic import fit_logistic, logits, varying
 from ichx.evaluation.metric import CLIP, FloatArray, probabilities
+from ichx.evaluation.series_neighbours import Heads
 from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
 
 BOUNDS = (CLIP, 1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)

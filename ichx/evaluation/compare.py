@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ichx.data.wording import counted
 from ichx.errors import IchxError
 from ichx.evaluation.bootstrap import Difference, paired_difference
 from ichx.evaluation.metric import FloatArray, row_losses, score
 from ichx.evaluation.oof import TTA_VIEWS, OofTable, read_oof
 from ichx.labels import LABEL_WEIGHTS, LABELS
+from ichx.text import counted
 
 if TYPE_CHECKING:
-    from ichx.store import Experiment, Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
+    from ichx.store import Experiment
 
 SHOWN = 10
 """Slices of most disagreement that a comparison names."""
@@ -50,7 +50,7 @@ class ScoreComparison:
 
 
 def compare_scores(
-    workspace: "Workspace", store: "Store", first: "Experiment", second: "Experiment", *, tta: str = "none"
+    project: "Project", first: "Experiment", second: "Experiment", *, tta: str = "none"
 ) -> ScoreComparison:
     """Return the paired comparison of the OOF predictions of two experiments, of the mean over the views of `tta`.
 
@@ -65,7 +65,7 @@ def compare_scores(
             f"({first.dataset} v{first.dataset_version} and {second.dataset} v{second.dataset_version})",
             "compare experiments on the same dataset version",
         )
-    one, two = (read_oof(workspace, store, e, tta) for e in (first, second))
+    one, two = (read_oof(project, e, tta) for e in (first, second))
     rows, others = common_rows(one, two)
     if not len(rows):
         raise IchxError(

@@ -12,23 +12,24 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.data.dataset import load_version
-from ichx.data.label_csv import read_sample
-from ichx.data.predictions import Predictions, write_predictions
-from ichx.data.wording import counted
+from ichx.datasets.dataset import load_version
+from ichx.datasets.label_csv import read_sample
 from ichx.errors import IchxError
 from ichx.evaluation import blend
 from ichx.evaluation.bootstrap import Interval, loss_interval
-from ichx.evaluation.heads import Heads
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.members import candidates, named
 from ichx.evaluation.metric import FloatArray, score
-from ichx.evaluation.nested import METHODS, Fitted, Folded, Options, Slices, Trial
+from ichx.evaluation.nested_score import METHODS, Fitted, Folded, Options, Slices, Trial
 from ichx.evaluation.oof import TTA_VIEWS, OofTable, mean_over_views, read_oof, read_view
+from ichx.evaluation.predictions import Predictions, write_predictions
+from ichx.evaluation.series_neighbours import Heads
 from ichx.evaluation.submission import write_submission
 from ichx.store import EnsembleDraft, EnsembleMember
+from ichx.text import counted
 
 if TYPE_CHECKING:
+    from ichx.project import Project
     from ichx.store import DatasetVersion, Ensemble, Experiment, Store
     from ichx.workspace import Workspace
 
@@ -100,8 +101,7 @@ class EnsembleReport(Findings):
 
 
 def make_ensemble(
-    workspace: "Workspace",
-    store: "Store",
+    project: "Project",
     *,
     tta: str,
     top: int = 4,
@@ -121,20 +121,20 @@ def make_ensemble(
     folds done of the nested score. Raises `IchxError` for too little to blend.
     """
     _check_request(top, tta, method)
-    chosen = named(workspace, store, members, dataset) if members else candidates(store, dataset)
+    chosen = named(project, members, dataset) if members else candidates(project.store, dataset)
     version, notes = chosen.version, list(chosen.notes)
     if not members and len(chosen.experiments) < top:
         are = "is" if len(chosen.experiments) == 1 else "are"
         notes.insert(0, f"asked for {top} experiments, {len(chosen.experiments)} {are} complete; blending those")
-    tests = _tests(store, version, out)
+    tests = _tests(project.store, version, out)
     if not tests:
         notes.append(f"no test set with a sample belongs to {version.dataset}: blended, no submission written")
 
     experiments = sorted(chosen.experiments, key=lambda e: e.number)
-    tables = [read_oof(workspace, store, e, tta, chosen.folds) for e in experiments]
+    tables = [read_oof(project, e, tta, chosen.folds) for e in experiments]
     if tables[0].left_out:
         notes.append(f"{tables[0].left_out} slices could not be decoded and are not in any score")
-    slices = _slices(workspace, version, experiments, tables)
+    slices = _slices(project.workspace, version, experiments, tables)
     options = Options(method, None if members else top, smooth, calibrate)
     folded = Folded(slices, options)
     nested = folded.nested(progress)
@@ -142,12 +142,11 @@ def make_ensemble(
     scores = [score(slices.labels, p) for p in slices.members]
     ranked = sorted(fitted.candidates, key=lambda k: (scores[k], k))
 
-    number = store.reserve_ensemble()
-    folder = workspace.ensembles_dir / str(number)
+    number = project.store.reserve_ensemble()
+    folder = project.workspace.ensembles_dir / str(number)
     submissions = tuple(
         _submit(
-            workspace,
-            store,
+            project,
             {k: experiments[k] for k in fitted.pool.members},
             chosen.folds,
             fitted,
@@ -189,12 +188,11 @@ def make_ensemble(
         notes=tuple(notes),
     )
     _keep(folder, told, tables[0].slice_ids, blended if nested is None else nested.predicted)
-    return EnsembleReport(ensemble=store.add_ensemble(draft, number), **vars(told))
+    return EnsembleReport(ensemble=project.store.add_ensemble(draft, number), **vars(told))
 
 
 def predict_test(
-    workspace: "Workspace",
-    store: "Store",
+    project: "Project",
     experiment: "Experiment",
     test: "DatasetVersion",
     tta: str,
@@ -204,7 +202,7 @@ def predict_test(
 
     Raises `IchxError` when one of these folds has not predicted it.
     """
-    stored = store.predictions(experiment.number, role="test", version_id=test.id)
+    stored = project.store.predictions(experiment.number, role="test", version_id=test.id)
     folds = list(range(experiment.folds)) if only is None else sorted(only)
     missing = sorted(set(folds) - {p.fold for p in stored})
     if missing:
@@ -216,7 +214,7 @@ def predict_test(
     ids: npt.NDArray[np.object_] | None = None
     total: FloatArray | None = None
     for fold in folds:
-        views = [read_view(workspace, stored, fold, view, experiment.number) for view in TTA_VIEWS[tta]]
+        views = [read_view(project.workspace, stored, fold, view, experiment.number) for view in TTA_VIEWS[tta]]
         mean = mean_over_views(views)
         if ids is None or total is None:
             ids, total = views[0].slice_ids, mean
@@ -327,8 +325,7 @@ def _keep(folder: Path, told: Findings, ids: npt.NDArray[np.object_], predicted:
 
 
 def _submit(
-    workspace: "Workspace",
-    store: "Store",
+    project: "Project",
     members: "Mapping[int, Experiment]",
     folds: Sequence[int],
     fitted: Fitted,
@@ -338,8 +335,8 @@ def _submit(
     path: Path,
 ) -> Submission:
     assert test.sample is not None
-    sample = read_sample(workspace.root / test.sample)
-    tables = {k: predict_test(workspace, store, e, test, tta, folds) for k, e in members.items()}
+    sample = read_sample(project.workspace.root / test.sample)
+    tables = {k: predict_test(project, e, test, tta, folds) for k, e in members.items()}
     ids = next(iter(tables.values()))[0]
     for k, (other, _) in tables.items():
         if not np.array_equal(other, ids):
@@ -349,7 +346,7 @@ def _submit(
                 f"{differ} are not predicted by all, as by experiment {members[k].number}",
                 "run `ichx run` on each member again",
             )
-    slices = load_version(workspace, test).slices
+    slices = load_version(project.workspace, test).slices
     unknown = len(set(ids) - set(slices["slice_id"]))
     if unknown:
         raise IchxError(
@@ -375,7 +372,7 @@ def _submit(
         )
     write_submission(path, sample, sample.images, rows)
     try:
-        shown = path.resolve().relative_to(workspace.root).as_posix()
+        shown = path.resolve().relative_to(project.workspace.root).as_posix()
     except ValueError:
         shown = str(path.resolve())
     return Submission(test.dataset, shown, len(sample.images), filled)

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from ichx.data.label_csv import SampleTable
+from ichx.datasets.label_csv import SampleTable
 from ichx.errors import IchxError
 from ichx.evaluation.submission import check_submission
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ichx.data.dataset import load_folds, load_version
-from ichx.data.wording import counted, such_as
+from ichx.datasets.dataset import load_folds, load_version
 from ichx.errors import IchxError, raise_problems
 from ichx.labels import LABELS
 from ichx.store import Selection
+from ichx.text import counted, such_as
 
 if TYPE_CHECKING:
+    from ichx.project import Project
     from ichx.store import DatasetVersion, Experiment, ExperimentSummary, Store
-    from ichx.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Chosen:
         return None if len(self.folds) == self.k else f"{len(self.folds)} of {self.k} folds"
 
 
-def named(workspace: "Workspace", store: "Store", numbers: Sequence[int], dataset: str | None) -> Chosen:
+def named(project: "Project", numbers: Sequence[int], dataset: str | None) -> Chosen:
     """Return the experiments with these `numbers`, and the folds that all of them have finished.
 
     Raises `IchxError` for experiments that do not belong together, with what differs and how much.
@@ -46,7 +46,7 @@ def named(workspace: "Workspace", store: "Store", numbers: Sequence[int], datase
     twice = sorted({n for n in numbers if numbers.count(n) > 1})
     if twice:
         raise IchxError(f"named more than once: {', '.join(map(str, twice))}", "name each experiment once")
-    experiments = [store.experiment(number) for number in numbers]
+    experiments = [project.store.experiment(number) for number in numbers]
     trials = [f"{e.number} is a tuning trial, which predicts no test set" for e in experiments if e.kind == "trial"]
     raise_problems(
         trials, "`ichx exp promote NUMBER` makes a trial an experiment, which can be blended once it has run"
@@ -57,12 +57,12 @@ def named(workspace: "Workspace", store: "Store", numbers: Sequence[int], datase
     ]
     raise_problems(problems, "blend experiments on one dataset")
     problems = [
-        f"{e.number} and {first.number} do not belong together: {_difference(workspace, store, e, first)}"
+        f"{e.number} and {first.number} do not belong together: {_difference(project, e, first)}"
         for e in experiments
-        if _pinned(store, e) != _pinned(store, first)
+        if _pinned(project.store, e) != _pinned(project.store, first)
     ]
     raise_problems(problems, "members of an ensemble share files, labels and folds")
-    finished = [{p.fold for p in store.predictions(e.number, role="oof")} for e in experiments]
+    finished = [{p.fold for p in project.store.predictions(e.number, role="oof")} for e in experiments]
     unfinished = [
         f"experiment {e.number} has no finished fold" for e, f in zip(experiments, finished, strict=True) if not f
     ]
@@ -71,7 +71,7 @@ def named(workspace: "Workspace", store: "Store", numbers: Sequence[int], datase
     if not common:
         raise IchxError("no fold is finished by every member", "run one fold for all: `ichx run NUMBER --fold 0`")
     chosen = Chosen(
-        version=store.version_by_id(first.version_id),
+        version=project.store.version_by_id(first.version_id),
         fold_digest=first.fold_digest,
         experiments=tuple(experiments),
         folds=tuple(common),
@@ -144,14 +144,16 @@ def _pinned(store: "Store", experiment: "Experiment") -> tuple[str, str, str]:
     return store.version_by_id(experiment.version_id).digest, experiment.label_digest, experiment.fold_digest
 
 
-def _difference(workspace: "Workspace", store: "Store", one: "Experiment", other: "Experiment") -> str:
+def _difference(project: "Project", one: "Experiment", other: "Experiment") -> str:
     """Return in what two experiments differ, and in how many slices."""
     slices, folds = [], []
     for experiment in (one, other):
-        version = store.version_by_id(experiment.version_id)
+        version = project.store.version_by_id(experiment.version_id)
         fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
-        table = load_version(workspace, version).slices
-        folds.append(load_folds(workspace, version, fold_set, table)[np.argsort(table["slice_id"].to_numpy(str))])
+        table = load_version(project.workspace, version).slices
+        folds.append(
+            load_folds(project.workspace, version, fold_set, table)[np.argsort(table["slice_id"].to_numpy(str))]
+        )
         slices.append(table.sort_values("slice_id", ignore_index=True))
     ids = [table["slice_id"].to_numpy(object) for table in slices]
     if only := len(set(ids[0]) ^ set(ids[1])):

@@ -11,17 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.data.dataset import load_folds, load_version
-from ichx.data.folds import Leak, find_leaks
-from ichx.data.predictions import Predictions, read_predictions
-from ichx.data.subset import subset_folds
-from ichx.data.wording import counted, such_as
+from ichx.datasets.dataset import load_folds, load_version
+from ichx.datasets.folds import Leak, find_leaks
+from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import IchxError, raise_problems
 from ichx.evaluation.metric import FloatArray, probabilities, score
+from ichx.evaluation.predictions import Predictions, read_predictions
 from ichx.labels import LABELS
+from ichx.text import counted, such_as
 
 if TYPE_CHECKING:
-    from ichx.store import Experiment, Prediction, Store
+    from ichx.project import Project
+    from ichx.store import Experiment, Prediction
     from ichx.workspace import Workspace
 
 TTA_VIEWS = {"none": ("identity",), "hflip": ("identity", "hflip")}
@@ -65,8 +66,7 @@ class OofTable:
 
 
 def read_oof(
-    workspace: "Workspace",
-    store: "Store",
+    project: "Project",
     experiment: "Experiment",
     tta: str = "none",
     only: Collection[int] | None = None,
@@ -76,10 +76,10 @@ def read_oof(
     Raises `IchxError` when there is none; when predictions that were recorded are missing, a slice is predicted twice,
     or by a fold that trained on its patient; each with a count and examples.
     """
-    version = store.version_by_id(experiment.version_id)
-    dataset = load_version(workspace, version)
+    version = project.store.version_by_id(experiment.version_id)
+    dataset = load_version(project.workspace, version)
     fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
-    assigned = load_folds(workspace, version, fold_set, dataset.slices)
+    assigned = load_folds(project.workspace, version, fold_set, dataset.slices)
     ids = dataset.slices["slice_id"].to_numpy(dtype=object)
     patients = dataset.slices["patient"].to_numpy(dtype=object)
     if not experiment.leaked:
@@ -89,10 +89,10 @@ def read_oof(
     index = pd.Index(ids)
 
     predicted = np.full((len(ids), len(LABELS)), np.nan)
-    stored = store.predictions(experiment.number, role="oof")
+    stored = project.store.predictions(experiment.number, role="oof")
     folds = sorted({p.fold for p in stored if only is None or p.fold in only})
     for fold in folds:
-        views = [read_view(workspace, stored, fold, view, experiment.number) for view in TTA_VIEWS[tta]]
+        views = [read_view(project.workspace, stored, fold, view, experiment.number) for view in TTA_VIEWS[tta]]
         recorded = next(p.slices for p in stored if p.fold == fold)
         problems = fold_problems(views[0].slice_ids, index, assigned, fold, recorded)
         raise_problems(

@@ -14,8 +14,7 @@ from ichx.evaluation.scores import pool_studies, study_scores
 from ichx.store import marks
 
 if TYPE_CHECKING:
-    from ichx.store import Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
 
 
 @dataclass(frozen=True)
@@ -32,17 +31,15 @@ class Scorecard:
     left_out: int
 
 
-def scorecard(
-    workspace: "Workspace", store: "Store", number: int, *, tta: str = "none", pooling: str = "max"
-) -> Scorecard:
+def scorecard(project: "Project", number: int, *, tta: str = "none", pooling: str = "max") -> Scorecard:
     """Return all scores of experiment `number`, of the mean over the views of `tta`; `pooling` is that of studies.
 
     Raises `IchxError` for unknown names, and where the OOF predictions are missing or refused.
     """
     if tta not in TTA_VIEWS:
         raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
-    experiment = store.experiment(number)
-    table = read_oof(workspace, store, experiment, tta)
+    experiment = project.store.experiment(number)
+    table = read_oof(project, experiment, tta)
     slices, studies = both_scores(table.labels, table.probabilities, table.patients, table.studies, pooling)
     return Scorecard(
         experiment=number,

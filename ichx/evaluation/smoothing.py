@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ichx.evaluation.heads import Heads
 from ichx.evaluation.logistic import fit_logistic, logits, varying
 from ichx.evaluation.metric import FloatArray, probabilities
+from ichx.evaluation.series_neighbours import Heads
 
 RADIUS = 3
 

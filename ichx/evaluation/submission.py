@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ichx.data.csv_text import numbers, objects, read_texts
-from ichx.data.label_csv import SampleTable
-from ichx.data.wording import EXAMPLES, counted, such_as
+from ichx.datasets.csv_text import numbers, objects, read_texts
+from ichx.datasets.label_csv import SampleTable
 from ichx.errors import IchxError, raise_problems
 from ichx.evaluation.metric import FloatArray
 from ichx.labels import LABELS
+from ichx.text import EXAMPLES, counted, such_as
 
 
 def write_submission(path: Path, sample: SampleTable, images: npt.NDArray[np.object_], predicted: FloatArray) -> None:

@@ -8,23 +8,22 @@ from ichx.store import Selection
 from ichx.store.maintenance import Checked
 
 if TYPE_CHECKING:
-    from ichx.store import Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
 
 LONGEST = 100_000_000
 """Bytes that the header of a safetensors file may have, as its own reader has it."""
 
 
-def check_weights(workspace: "Workspace", store: "Store") -> Checked:
+def check_weights(project: "Project") -> Checked:
     """Return which weights of finished folds are there and not whole; an import may have none, which is no fault."""
     problems = []
-    for e in store.experiments(Selection(kind=None), limit=None):
+    for e in project.store.experiments(Selection(kind=None), limit=None):
         if not e.folds_done:
             continue
-        for path in sorted(workspace.experiment_dir(e.number).glob("fold-*/weights.safetensors")):
+        for path in sorted(project.workspace.experiment_dir(e.number).glob("fold-*/weights.safetensors")):
             if fault := fault_of(path):
                 fold = path.parent.name.removeprefix("fold-")
-                shown = path.relative_to(workspace.root).as_posix()
+                shown = path.relative_to(project.workspace.root).as_posix()
                 problems.append(
                     f"experiment {e.number}, fold {fold}: {shown} {fault}; restore it from a copy, or delete it, for "
                     f"nothing can predict with it"

@@ -26,11 +26,11 @@ from ichx.report.chart import RIGHT
 from ichx.report.collect import STEPS, Progress, ReportData, collect_ensemble, collect_experiment
 from ichx.report.tuned import pictures
 from ichx.store import marks
-from ichx.tuning.wording import good, searched, told
+from ichx.tuning.describe import good, searched, told
 
 if TYPE_CHECKING:
-    from ichx.store import Run, Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
+    from ichx.store import Run
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class WrittenReport:
 
 
 def write_report(
-    workspace: "Workspace",
-    store: "Store",
+    project: "Project",
     number: int,
     out: Path | None = None,
     *,
@@ -61,8 +60,8 @@ def write_report(
     experiment that has trained nothing, for predictions that cannot be trusted, and for a file that cannot be written.
     """
     collect = collect_ensemble if ensemble else collect_experiment
-    folder = workspace.ensembles_dir / str(number) if ensemble else workspace.experiment_dir(number)
-    data = collect(workspace, store, number, anonymous=anonymous, progress=progress)
+    folder = project.workspace.ensembles_dir / str(number) if ensemble else project.workspace.experiment_dir(number)
+    data = collect(project, number, anonymous=anonymous, progress=progress)
     path = (out or folder / "report.html").expanduser().resolve()
     _write(path, render(data))
     if progress:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from ichx.report.chart import RIGHT, WIDTH, Axis, Panel, Series, chart, linear_axis, log_axis, whole_axis
 from ichx.tuning.budget import Value
-from ichx.tuning.wording import headers, told
+from ichx.tuning.describe import headers, told
 
 if TYPE_CHECKING:
     from ichx.tuning.results import Learned, StudyView, TrialView

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, exists, func, insert, select, update
 
 from ichx.errors import IchxError, NotFoundError
-from ichx.store import progress
+from ichx.store import experiment_state as progress
 from ichx.store.numbers import take_numbers
 from ichx.store.selection import Selection, recipe_values
 from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, Tuned

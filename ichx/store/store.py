@@ -114,21 +114,21 @@ class Store:
 
     def predictions_of(self, name: str) -> list[Prediction]:
         """Return the predictions that there are of the dataset `name`, by experiment."""
-        from ichx.store import removal
+        from ichx.store import dataset_removal as removal
 
         with database.reading(self._engine) as connection:
             return removal.predictions_of(connection, name)
 
     def check_unused(self, name: str) -> None:
         """Raise `IchxError` where an experiment, also one in the trash, or a test set stands on the dataset `name`."""
-        from ichx.store import removal
+        from ichx.store import dataset_removal as removal
 
         with database.reading(self._engine) as connection:
             removal.check_unused(connection, name)
 
     def delete_dataset(self, name: str) -> None:
         """Delete the dataset `name`, all its versions, and the predictions of it; raises as `check_unused` does."""
-        from ichx.store import removal
+        from ichx.store import dataset_removal as removal
 
         with database.writing(self._engine) as connection:
             removal.delete_dataset(connection, name)

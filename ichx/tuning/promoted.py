@@ -10,8 +10,8 @@ from ichx.recipe_text import from_toml
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Difference
     from ichx.evaluation.oof import OofTable
+    from ichx.project import Project
     from ichx.store import Experiment, Store
-    from ichx.workspace import Workspace
 
     Tables = dict[tuple[int, tuple[int, ...]], OofTable]
 
@@ -53,23 +53,22 @@ class Promoted:
         return tuple(mark for mark, on in said if on)
 
 
-def read_promoted(workspace: "Workspace", store: "Store", study: str, trials: Iterable[int]) -> tuple[Promoted, ...]:
+def read_promoted(project: "Project", study: str, trials: Iterable[int]) -> tuple[Promoted, ...]:
     """Return what was promoted from the experiments `trials` of `study`, oldest first, without what is in the trash."""
     from ichx.store import Selection
 
     wanted = set(trials)
     known: Tables = {}
     found = []
-    for e in sorted(store.experiments(Selection(), limit=None), key=lambda e: e.number):
+    for e in sorted(project.store.experiments(Selection(), limit=None), key=lambda e: e.number):
         if e.parent in wanted or (e.parent is None and e.selected):  # a trial that was deleted is no parent any more
-            one = read_one(workspace, store, store.experiment(e.number), known)
+            one = read_one(project, project.store.experiment(e.number), known)
             found += [one] if one is not None and one.study == study else []
     return tuple(found)
 
 
 def read_one(
-    workspace: "Workspace",
-    store: "Store",
+    project: "Project",
     experiment: "Experiment",
     known: "Tables | None" = None,
 ) -> Promoted | None:
@@ -81,15 +80,15 @@ def read_one(
     if experiment.kind != "experiment" or experiment.origin or tuned is None or tuned.score is None:
         return None  # also what was imported: its study is not here
     known = {} if known is None else known
-    choosers, elsewhere = _choosers(store, experiment)
-    folds = tuple(sorted(_finished(store, experiment.number) - choosers))
-    parent = _tuned(store, experiment, tuned.study)
+    choosers, elsewhere = _choosers(project.store, experiment)
+    folds = tuple(sorted(_finished(project.store, experiment.number) - choosers))
+    parent = _tuned(project.store, experiment, tuned.study)
     own, given, problem = None, None, None
     try:
         if folds:
-            own = _read(workspace, store, experiment.number, folds, known)
-        if folds and parent is not None and set(folds) <= _finished(store, parent):
-            given = _read(workspace, store, parent, folds, known)
+            own = _read(project, experiment.number, folds, known)
+        if folds and parent is not None and set(folds) <= _finished(project.store, parent):
+            given = _read(project, parent, folds, known)
     except IchxError as error:
         problem = error.problem
     better = None if own is None or given is None else gain(given, own)
@@ -142,12 +141,12 @@ def _finished(store: "Store", number: int) -> set[int]:
     return {p.fold for p in store.predictions(number, role="oof", view="identity")}
 
 
-def _read(workspace: "Workspace", store: "Store", number: int, folds: tuple[int, ...], known: "Tables") -> "OofTable":
+def _read(project: "Project", number: int, folds: tuple[int, ...], known: "Tables") -> "OofTable":
     """Return the OOF predictions of `folds`, without test-time augmentation."""
     if (number, folds) not in known:
         from ichx.evaluation.oof import read_oof  # pandas takes a while, and there may be nothing to read
 
-        known[number, folds] = read_oof(workspace, store, store.experiment(number), only=folds)
+        known[number, folds] = read_oof(project, project.store.experiment(number), only=folds)
     return known[number, folds]
 
 

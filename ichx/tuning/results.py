@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-    from ichx.store import Experiment, Store
+    from ichx.project import Project
+    from ichx.store import Experiment
     from ichx.workspace import Workspace
 
 STATES = {
@@ -139,16 +140,16 @@ def study_names(workspace: "Workspace", number: int) -> list[str]:
         return _names(storage, number)
 
 
-def read_study(workspace: "Workspace", store: "Store", number: int, study: str | None = None) -> StudyView:
+def read_study(project: "Project", number: int, study: str | None = None) -> StudyView:
     """Return what the study called `study` of experiment `number` has found so far.
 
     Without a name it is the first one, or the only one. Raises `IchxError` where there is none.
     """
-    parent = store.experiment(number)
+    parent = project.store.experiment(number)
     tune = f"`ichx tune {number}` makes one"
-    if not (workspace.root / "db" / DATABASE).is_file():
+    if not (project.workspace.root / "db" / DATABASE).is_file():
         raise IchxError(f"experiment {number} has no study", tune)
-    with _opened(workspace) as storage:
+    with _opened(project.workspace) as storage:
         names = _names(storage, number)
         if not names:
             raise IchxError(f"experiment {number} has no study", tune)
@@ -162,10 +163,10 @@ def read_study(workspace: "Workspace", store: "Store", number: int, study: str |
             which = f"has no study {wanted!r}" if wanted else f"has several studies: {', '.join(called)}"
             raise IchxError(f"experiment {number} {which}", f"{did_you_mean(wanted, called)}{choice}")
         found = optuna.load_study(study_name=_full(number, wanted), storage=storage)
-        return summarize(workspace, store, parent, found)
+        return summarize(project, parent, found)
 
 
-def summarize(workspace: "Workspace", store: "Store", parent: "Experiment", study: "Study") -> StudyView:
+def summarize(project: "Project", parent: "Experiment", study: "Study") -> StudyView:
     """Return what `study` of experiment `parent` has found so far; it may be running."""
     setup = study.user_attrs.get("setup", {})
     if "fold" not in setup:
@@ -183,7 +184,7 @@ def summarize(workspace: "Workspace", store: "Store", parent: "Experiment", stud
         for name in names
         if name in recipe
     }
-    there = {trial.number for trial in store.trials(parent.number)}
+    there = {trial.number for trial in project.store.trials(parent.number)}
     trials = tuple(_trial(t, as_is, there) for t in frozen)
     ranked = sorted((t for t in trials if t.chosen_from), key=_rank)
     best = ranked[0] if ranked else None
@@ -207,9 +208,7 @@ def summarize(workspace: "Workspace", store: "Store", parent: "Experiment", stud
             if name in distributions
         ),
         saved=_saved(trials),
-        promoted=read_promoted(
-            workspace, store, study.study_name, [t.experiment for t in trials if t.experiment is not None]
-        ),
+        promoted=read_promoted(project, study.study_name, [t.experiment for t in trials if t.experiment is not None]),
     )
 
 

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
-from ichx.engine import Engine, Job, JobResult
 from ichx.errors import IchxError
+from ichx.experiment_files import NOT_FINITE_FILE
+from ichx.experiments.fold_files import fold_score, live_run
+from ichx.jobs import Engine, Job, JobResult
+from ichx.jobs.fold_job import failure, log_size
+from ichx.jobs.resources import Shares
 from ichx.recipe_text import from_toml
-from ichx.training.fold_state import NOT_FINITE_FILE, fold_score, live_run
-from ichx.training.lasting.checkpoint_files import remove_checkpoints
-from ichx.training.launching.dealing import Shares
-from ichx.training.launching.fold_job import failure, log_size
+from ichx.training.checkpoint_files import remove_checkpoints
 from ichx.tuning.budget import Value
-from ichx.tuning.events import TrialResult, TuneEvents
 from ichx.tuning.limits import Limits
 from ichx.tuning.space import Space
+from ichx.tuning.study_events import TrialResult, TuneEvents
 from ichx.tuning.trial import Budget, UnfitError, register_trial, trial_job
 from ichx.tuning.watch import Watch
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ichx.data.wording import counted
+from ichx.text import counted
 
 LIMITS = {"epoch_seconds": "time", "memory_gb": "memory"}
 """The limits of trials, as a table has them."""

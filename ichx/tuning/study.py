@@ -8,29 +8,30 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ichx.data.dataset import load_folds, load_version
-from ichx.data.subset import subset_folds
-from ichx.engine import Engine
+from ichx.datasets.dataset import load_folds, load_version
+from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import IchxError, raise_problems
+from ichx.experiment_files import START_FILE
+from ichx.jobs import Engine
+from ichx.jobs.resources import share_machine
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe, settable
 from ichx.recipe_text import from_toml
-from ichx.training.fold_state import START_FILE
-from ichx.training.launching.dealing import share_machine
 from ichx.tuning.default_space import default_space
-from ichx.tuning.events import TuneEnding, TuneEvents
 from ichx.tuning.limits import Limits
 from ichx.tuning.running import Running, TrialRunner
 from ichx.tuning.sampling import SAMPLERS, make_sampler
 from ichx.tuning.setup import OPTIONS
 from ichx.tuning.space import Space
 from ichx.tuning.storage import PRUNERS, begin_with, make_pruner, open_study, reopen, study_name
+from ichx.tuning.study_events import TuneEnding, TuneEvents
 from ichx.tuning.trial import Budget
 
 if TYPE_CHECKING:
     from optuna import Study
 
-    from ichx.store import Experiment, Store
+    from ichx.project import Project
+    from ichx.store import Experiment
     from ichx.workspace import Workspace
 
 TICK_SECONDS = 0.3
@@ -39,8 +40,7 @@ MOST_FAILED = 3
 
 
 def tune(
-    workspace: "Workspace",
-    store: "Store",
+    project: "Project",
     number: int,
     engine: Engine,
     *,
@@ -63,22 +63,22 @@ def tune(
     `IchxError` before any trial for a wrong fold, budget or study, and where trials fail for a reason that will stay.
     """
     budget, limits, events = budget or Budget(), limits or Limits(), events or TuneEvents()
-    parent = store.experiment(number)
+    parent = project.store.experiment(number)
     recipe = from_toml(parent.recipe, source=f"the recipe of experiment {number}")
     space = default_space(recipe) if space is None else space
     raise_problems(_problems(parent, trials, jobs, budget, limits, sampler, pruner, timeout), "see `ichx tune --help`")
-    _check_data(workspace, store, parent, budget)
+    _check_data(project, parent, budget)
     if budget.options.weights is not None:
-        from ichx.training.network.weights import choose_start, read_weights  # imports torch
+        from ichx.training.weights import choose_start, read_weights  # imports torch
 
         told = budget.options
-        choose_start(workspace.experiments_dir, recipe, pretrained=told.pretrained, weights=told.weights)
+        choose_start(project.workspace.experiments_dir, recipe, pretrained=told.pretrained, weights=told.weights)
         read_weights(budget.options.weights)
     load_registry().get(recipe.plugin)  # tells which there are
-    _note_start(workspace, parent, recipe, budget, events)
+    _note_start(project.workspace, parent, recipe, budget, events)
     own = _own(space, recipe)
     with open_study(
-        workspace,
+        project.workspace,
         study_name(number, study),
         _setup(parent, space, budget, limits),
         make_pruner(pruner, len(recipe.stage)),
@@ -89,7 +89,7 @@ def tune(
         for name in sorted({dimension.name for dimension in space} - own.keys()):
             events.note(f"what the recipe has for {name} lies outside of what is searched")
         begin_with(held, own)
-        runner = TrialRunner(workspace, store, parent, engine, held, space, budget, limits, events)
+        runner = TrialRunner(project.workspace, project.store, parent, engine, held, space, budget, limits, events)
         before = len(runner.finished())
         why = _Tuner(held, runner, events).run(trials, jobs, timeout, stops)
         finished = runner.finished()
@@ -100,7 +100,7 @@ def tune(
             f"trial {last.trial + 1} failed before any succeeded: {last.reason}"
             if first
             else f"{MOST_FAILED} trials in a row failed, the last one: {last.reason}",
-            f"mend this and tune again; its log is {workspace.root / (last.log or '')}",
+            f"mend this and tune again; its log is {project.workspace.root / (last.log or '')}",
         )
     if why == "complete" and not any(result.state == "done" for result in finished):
         raise IchxError(
@@ -176,12 +176,14 @@ class _Tuner:
             self.runner.stop(running, at_once=at_once)
 
 
-def _check_data(workspace: "Workspace", store: "Store", parent: "Experiment", budget: Budget) -> None:
+def _check_data(project: "Project", parent: "Experiment", budget: Budget) -> None:
     """Raise `IchxError` where a fold has none of the patients that trials shall have."""
     if budget.subset < 1:
-        version = store.version_by_id(parent.version_id)
-        slices = load_version(workspace, version).slices
-        subset_folds(slices, load_folds(workspace, version, version.fold_set(parent.fold_set), slices), budget.subset)
+        version = project.store.version_by_id(parent.version_id)
+        slices = load_version(project.workspace, version).slices
+        subset_folds(
+            slices, load_folds(project.workspace, version, version.fold_set(parent.fold_set), slices), budget.subset
+        )
 
 
 def _note_start(

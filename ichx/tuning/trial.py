@@ -4,20 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ichx.engine import Job
 from ichx.errors import IchxError
+from ichx.experiments.loggers.run_log import log_file
+from ichx.experiments.register import draft
+from ichx.jobs import Job
+from ichx.jobs.fold_job import fold_job
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import Tuned
-from ichx.training.following.run_log import log_file
-from ichx.training.launching.fold_job import fold_job
-from ichx.training.options import RunOptions
-from ichx.training.register import draft
+from ichx.training.run_options import RunOptions
 from ichx.tuning.budget import Value, trial_recipe
 
 if TYPE_CHECKING:
+    from ichx.jobs.resources import Shares
     from ichx.store import Experiment, Store
-    from ichx.training.launching.dealing import Shares
     from ichx.workspace import Workspace
 
 

@@ -8,8 +8,8 @@ from conftest import Outcome, Program
 from dicom_files import write_ct, write_study
 from full_disk import run_with_limit
 
-from ichx.ct.phantom_dicom import PhantomFiles
 from ichx.labels import LABELS
+from ichx.phantom.dicom_files import PhantomFiles
 from ichx.workspace import init_workspace
 
 

@@ -13,7 +13,7 @@ from conftest import Program, clean_environment
 from dicom_files import head, write_ct
 from full_disk import run_with_limit
 
-from ichx.data.cache import Cache
+from ichx.cache.hu_cache import Cache
 
 
 def caches(root: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from ichx.labels import LABELS
 from ichx.workspace import init_workspace
 
 if TYPE_CHECKING:
-    from ichx.ct.phantom_dicom import PhantomFiles
+    from ichx.phantom.dicom_files import PhantomFiles
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import SHORT, Program
 
-from ichx.data.dataset import load_dataset
+from ichx.datasets.dataset import load_dataset
+from ichx.project import Project
 from ichx.store import open_store
 from ichx.workspace import open_workspace
 
@@ -15,7 +16,7 @@ def slices_of(root: Path) -> list[tuple[str, str]]:
     """Return slice id and patient of each slice of the dataset `ph`."""
     workspace = open_workspace(root)
     with open_store(workspace) as store:
-        slices = load_dataset(workspace, store, "ph").slices
+        slices = load_dataset(Project(workspace, store), "ph").slices
     return list(zip(slices["slice_id"], slices["patient"], strict=True))
 
 

@@ -9,8 +9,8 @@ import pytest
 from conftest import SHORT, Program
 from dicom_files import write_ct
 
-from ichx.ct.phantom_dicom import PhantomFiles, write_phantom
 from ichx.labels import LABELS
+from ichx.phantom.dicom_files import PhantomFiles, write_phantom
 
 COLUMNS = ["slice_id", "patient", "study", "series", "order", "position", *LABELS, "defect", "file", "frame"]
 

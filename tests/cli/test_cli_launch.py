@@ -14,12 +14,13 @@ import pytest
 from conftest import SHORT, Program, clean_environment
 
 from ichx.cli.launch import stops_heard
+from ichx.experiments.register import new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import EpochRecord, Run, Store, open_store
 from ichx.store.process import process_lives, process_mark
-from ichx.training.network.weights import read_weights
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
+from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
 TIMES = {"seconds", "images_per_second", "memory_gb"}
@@ -67,7 +68,7 @@ def test_side_by_side_is_as_one_after_another_and_a_failure_is_told(
     workspace = open_workspace(serial)
     with open_store(workspace) as store:
         for number in (1, 3):
-            run_experiment(workspace, store, load_registry(), number, folds=[0])
+            run_experiment(Project(workspace, store, load_registry()), number, folds=[0])
     for number in (1, 3):
         assert outcome(parallel, number) == outcome(serial, number)
 

@@ -10,6 +10,7 @@ from conftest import SHORT, Program
 from ichx.evaluation.oof import read_oof
 from ichx.evaluation.scores import slice_scores, study_scores
 from ichx.labels import LABELS
+from ichx.project import Project
 from ichx.store import open_store
 from ichx.workspace import open_workspace
 
@@ -27,7 +28,7 @@ def test_scores_per_slice_and_per_study(ichx: Program, trained_copy: Path, tta: 
     card = json.loads(done.out)
     workspace = open_workspace(trained_copy)
     with open_store(workspace) as store:
-        table = read_oof(workspace, store, store.experiment(1), tta)
+        table = read_oof(Project(workspace, store), store.experiment(1), tta)
     for name, expected in (
         ("slices", slice_scores(table.labels, table.probabilities)),
         ("studies", study_scores(table.labels, table.probabilities, table.studies, pooling)),

@@ -6,7 +6,7 @@ import pytest
 from conftest import Program
 from typer import BadParameter
 
-from ichx.cli.options import duration_seconds, gigabytes
+from ichx.cli.shared_options import duration_seconds, gigabytes
 
 
 @pytest.mark.parametrize(

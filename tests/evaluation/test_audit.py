@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ichx.data.dataset import load_dataset
-from ichx.data.predictions import Predictions, read_predictions, write_predictions
+from ichx.datasets.dataset import load_dataset
 from ichx.evaluation.audit import Audit, audit
+from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
+from ichx.experiments.register import new_experiment
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import PredictionDraft, ScoreDraft, Store, open_store
-from ichx.training.register import new_experiment
 from ichx.workspace import Workspace, open_workspace
 
 
@@ -58,7 +59,7 @@ def record_again(workspace: Workspace, store: Store, fold: int, rows: np.ndarray
 
 def test_a_sound_experiment_is_proven(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
-    found = audit(workspace, store, 1)
+    found = audit(Project(workspace, store), 1)
     assert found.sound
     assert {check.state for check in found.checks} == {"ok"}
     assert [check.subject for check in found.checks] == [
@@ -89,7 +90,7 @@ def test_a_changed_prediction(place: tuple[Workspace, Store]) -> None:
     old = read_predictions(path)
     old.logits[3] += 1
     write_predictions(path, old)
-    found = wrong(audit(workspace, store, 1))
+    found = wrong(audit(Project(workspace, store), 1))
     assert set(found) == {"fold 0 predictions", "score"}
     assert found["fold 0 predictions"].startswith("experiments/1/fold-0/oof-identity.parquet was changed: SHA-256 ")
     assert "was recorded" in found["score"]
@@ -103,7 +104,7 @@ def test_a_dropped_slice_and_a_doubled_one(place: tuple[Workspace, Store]) -> No
             old = read_predictions(path)
             write_predictions(path, Predictions(old.slice_ids[rows], old.logits[rows]))
     gone = old.slice_ids
-    found = wrong(audit(workspace, store, 1))
+    found = wrong(audit(Project(workspace, store), 1))
     assert "was changed" in found["fold 0 predictions"]
     assert "incomplete: " in found["fold 0 predictions"]
     assert "no prediction of 2 slices, namely " in found["fold 0 predictions"]
@@ -118,10 +119,10 @@ def test_slices_dropped_in_the_store_as_well(place: tuple[Workspace, Store]) -> 
     workspace, store = place
     count = len(read_predictions(oof_file(workspace, 1)).slice_ids)
     record_again(workspace, store, 1, np.arange(2, count))
-    found = wrong(audit(workspace, store, 1))
+    found = wrong(audit(Project(workspace, store), 1))
     assert found["complete"].startswith("no prediction of 2 slices that can be decoded, namely ")
     shutil.rmtree(workspace.cache_dir)
-    checks = {check.subject: check for check in audit(workspace, store, 1).checks}
+    checks = {check.subject: check for check in audit(Project(workspace, store), 1).checks}
     assert checks["complete"].state == "unknown"
     assert "the cache, which knows whether they can be decoded, is gone" in checks["complete"].told
 
@@ -133,7 +134,7 @@ def test_a_fold_that_predicts_what_it_trained_on(place: tuple[Workspace, Store])
     own = read_predictions(path)
     ids = np.concatenate([own.slice_ids[:-1], other.slice_ids[:1]])
     write_predictions(path, Predictions(ids, own.logits))
-    found = wrong(audit(workspace, store, 1))
+    found = wrong(audit(Project(workspace, store), 1))
     assert f"1 slice of other folds, which this one trained on, namely {ids[-1]}" in found["fold 1 predictions"]
 
 
@@ -143,26 +144,26 @@ def test_a_changed_fold_file(place: tuple[Workspace, Store]) -> None:
     path = workspace.root / store.version("ph").path / "folds-default.parquet"
     folds = pd.read_parquet(path)
     folds.assign(fold=[1 - folds["fold"][0], *folds["fold"][1:]]).to_parquet(path, index=False)
-    found = wrong(audit(workspace, store, 1))
+    found = wrong(audit(Project(workspace, store), 1))
     assert found["folds"].startswith("the fold file was changed: its digest is ")
     folds[1:].to_parquet(path, index=False)
-    found = wrong(audit(workspace, store, 1))
+    found = wrong(audit(Project(workspace, store), 1))
     assert found["folds"].startswith("the file of the folds default of ph version 1 was changed: ")
     assert "in none of its 2 folds, such as " in found["folds"]
     pd.concat([folds, folds[:1]]).to_parquet(path, index=False)
-    assert wrong(audit(workspace, store, 1))["folds"].endswith("it does not give each patient one fold")
+    assert wrong(audit(Project(workspace, store), 1))["folds"].endswith("it does not give each patient one fold")
     folds.drop(columns="fold").to_parquet(path, index=False)
-    assert "folds" in wrong(audit(workspace, store, 1))
+    assert "folds" in wrong(audit(Project(workspace, store), 1))
     path.unlink()
-    assert "folds-default.parquet" in wrong(audit(workspace, store, 1))["folds"]
+    assert "folds-default.parquet" in wrong(audit(Project(workspace, store), 1))["folds"]
 
 
 def test_folds_that_split_a_patient_are_no_proof(place: tuple[Workspace, Store]) -> None:
     """Even where every digest was made to agree."""
-    from ichx.data.folds import fold_digest
+    from ichx.datasets.folds import fold_digest
 
     workspace, store = place
-    data = load_dataset(workspace, store, "ph")
+    data = load_dataset(Project(workspace, store), "ph")
     path = workspace.root / data.version.path / "folds-default.parquet"
     patients = pd.read_parquet(path).set_index("patient")["fold"]
     split = data.slices[["slice_id"]].assign(fold=patients.reindex(data.slices["patient"]).to_numpy())
@@ -171,7 +172,7 @@ def test_folds_that_split_a_patient_are_no_proof(place: tuple[Workspace, Store])
     digest = fold_digest(split["slice_id"].to_numpy(object), split["fold"].to_numpy(np.int16))
     execute(workspace, "UPDATE fold_set SET digest = ? WHERE id = ?", digest, data.version.folds[0].id)
     execute(workspace, "UPDATE experiment SET fold_digest = ? WHERE number = 1", digest)
-    found = wrong(audit(workspace, store, 1))
+    found = wrong(audit(Project(workspace, store), 1))
     assert found["patients"].startswith("a fold trained on patients that it predicts: 1 of 8 patients in more than one")
     assert "and the score is not marked so" in found["patients"]
     assert "trained on something else" in found["fold 0 weights"]
@@ -181,11 +182,11 @@ def test_a_changed_recipe(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     text = store.experiment(1).recipe
     execute(workspace, "UPDATE experiment SET recipe = ? WHERE number = 1", text.replace("seed = 0", "seed = 1"))
-    found = wrong(audit(workspace, store, 1))
+    found = wrong(audit(Project(workspace, store), 1))
     assert set(found) == {"recipe"}
     assert found["recipe"].startswith("the recipe was changed: its digest is ")
     execute(workspace, "UPDATE experiment SET recipe = 'x' WHERE number = 1")
-    assert "recipe" in wrong(audit(workspace, store, 1))
+    assert "recipe" in wrong(audit(Project(workspace, store), 1))
 
 
 def test_a_changed_recipe_with_its_digest(place: tuple[Workspace, Store]) -> None:
@@ -198,7 +199,7 @@ def test_a_changed_recipe_with_its_digest(place: tuple[Workspace, Store]) -> Non
     execute(
         workspace, "UPDATE experiment SET recipe = ?, recipe_digest = ? WHERE number = 1", text, digest(from_toml(text))
     )
-    found = wrong(audit(workspace, store, 1))
+    found = wrong(audit(Project(workspace, store), 1))
     assert set(found) == {"fold 0 weights", "fold 1 weights"}
     assert "was trained on something else: fits " in found["fold 0 weights"]
 
@@ -208,24 +209,24 @@ def test_changed_labels_and_a_changed_catalog(place: tuple[Workspace, Store]) ->
     path = workspace.root / store.version("ph").path / "catalog.parquet"
     catalog = pd.read_parquet(path)
     catalog.assign(any=1 - catalog["any"]).to_parquet(path, index=False)
-    found = wrong(audit(workspace, store, 1))
+    found = wrong(audit(Project(workspace, store), 1))
     assert {"labels", "score", "fold 0 predictions"} <= set(found)
     assert "dataset" not in found, "the catalog's digest is of the files, not of their labels"
     catalog.assign(rows=catalog["rows"] + 1).to_parquet(path, index=False)
-    assert wrong(audit(workspace, store, 1))["dataset"].startswith("the catalog of ph version 1 was changed")
+    assert wrong(audit(Project(workspace, store), 1))["dataset"].startswith("the catalog of ph version 1 was changed")
     path.unlink()
-    assert "catalog.parquet" in wrong(audit(workspace, store, 1))["dataset"]
+    assert "catalog.parquet" in wrong(audit(Project(workspace, store), 1))["dataset"]
 
 
 def test_weights_that_are_gone_or_another_folds(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     first, second = (workspace.experiment_dir(1) / f"fold-{k}" / "weights.safetensors" for k in (0, 1))
     shutil.copy(first, second)
-    assert "fold '0' instead of '1'" in wrong(audit(workspace, store, 1))["fold 1 weights"]
+    assert "fold '0' instead of '1'" in wrong(audit(Project(workspace, store), 1))["fold 1 weights"]
     second.write_bytes(b"no weights")
-    assert "cannot be read" in wrong(audit(workspace, store, 1))["fold 1 weights"]
+    assert "cannot be read" in wrong(audit(Project(workspace, store), 1))["fold 1 weights"]
     second.unlink()
-    found = wrong(audit(workspace, store, 1))
+    found = wrong(audit(Project(workspace, store), 1))
     assert found == {"fold 1 weights": "experiments/1/fold-1/weights.safetensors is missing"}
 
 
@@ -234,7 +235,7 @@ def test_a_score_that_does_not_follow(place: tuple[Workspace, Store]) -> None:
     e = store.experiment(1)
     assert e.score is not None
     store.set_scores(1, ScoreDraft(e.score - 1e-6, e.spread), ScoreDraft(e.score_tta, e.spread_tta))
-    found = wrong(audit(workspace, store, 1))
+    found = wrong(audit(Project(workspace, store), 1))
     assert set(found) == {"score"}
     assert found["score"].startswith("the OOF score, tta none, is ")
 
@@ -245,7 +246,7 @@ def test_a_view_that_is_missing_and_one_in_another_order(place: tuple[Workspace,
     path = oof_file(workspace, 1, "hflip")
     old = read_predictions(path)
     write_predictions(path, Predictions(old.slice_ids[::-1], old.logits[::-1]))
-    found = wrong(audit(workspace, store, 1))
+    found = wrong(audit(Project(workspace, store), 1))
     assert found["fold 0 predictions"] == "no prediction is recorded of the view hflip"
     assert "its views predict different slices, or the same in another order" in found["fold 1 predictions"]
 
@@ -253,5 +254,5 @@ def test_a_view_that_is_missing_and_one_in_another_order(place: tuple[Workspace,
 def test_an_experiment_that_was_never_run(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     fresh = new_experiment(store, load_registry(), plugin="tiny_resnet")
-    found = audit(workspace, store, fresh.number)
+    found = audit(Project(workspace, store), fresh.number)
     assert wrong(found) == {"finished": "no fold is finished: there is no score"}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
-from ichx.data.label_csv import read_labels
+from ichx.datasets.label_csv import read_labels
 from ichx.evaluation.calibration import (
     BOUNDS,
     Bounds,
@@ -20,9 +20,9 @@ from ichx.evaluation.calibration import (
     fit_temperature,
     fit_temperatures,
 )
-from ichx.evaluation.heads import Heads
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.metric import probabilities, score
+from ichx.evaluation.series_neighbours import Heads
 from ichx.labels import LABELS
 
 NOWHERE = Heads(np.zeros(0, np.int64), np.zeros(0, np.int64))

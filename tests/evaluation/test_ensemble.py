@@ -10,21 +10,22 @@ import pytest
 from conftest import SHORT
 from dicom_files import write_study
 
-from ichx.ct.phantom_dicom import PhantomFiles
-from ichx.data.adding import add_dataset
-from ichx.data.fold_import import import_folds
-from ichx.data.predictions import read_predictions
+from ichx.datasets.adding import add_dataset
+from ichx.datasets.fold_import import import_folds
 from ichx.errors import IchxError
 from ichx.evaluation import blend
 from ichx.evaluation.ensemble import make_ensemble, predict_test
 from ichx.evaluation.metric import score
-from ichx.evaluation.nested import METHODS
+from ichx.evaluation.nested_score import METHODS
 from ichx.evaluation.oof import read_oof
+from ichx.evaluation.predictions import read_predictions
+from ichx.experiments.register import new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
+from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import Store, marks, open_store
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
 from ichx.workspace import Workspace, open_workspace
 
 PLAIN = {"method": "convex", "calibrate": False}
@@ -43,8 +44,8 @@ def read_submission(path: Path) -> pd.Series:
 
 def test_members_weights_and_scores(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
-    report = make_ensemble(workspace, store, top=3, tta="hflip", **PLAIN)
-    tables = {n: read_oof(workspace, store, store.experiment(n), "hflip") for n in (1, 2, 3)}
+    report = make_ensemble(Project(workspace, store), top=3, tta="hflip", **PLAIN)
+    tables = {n: read_oof(Project(workspace, store), store.experiment(n), "hflip") for n in (1, 2, 3)}
     members = report.ensemble.members
     ranked = [n for n in sorted(tables, key=lambda n: tables[n].score) if n not in report.choice.dropped]
     assert [m.experiment for m in members] == ranked
@@ -73,8 +74,8 @@ def test_members_weights_and_scores(place: tuple[Workspace, Store]) -> None:
 
 def test_the_nested_score_by_hand(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
-    report = make_ensemble(workspace, store, top=3, tta="none", **PLAIN)
-    tables = [read_oof(workspace, store, store.experiment(n), "none") for n in (1, 2, 3)]
+    report = make_ensemble(Project(workspace, store), top=3, tta="none", **PLAIN)
+    tables = [read_oof(Project(workspace, store), store.experiment(n), "none") for n in (1, 2, 3)]
     labels, folds = tables[0].labels, tables[0].folds
     mixed = np.empty_like(labels)
     for fold in (0, 1):
@@ -90,7 +91,7 @@ def test_the_nested_score_by_hand(place: tuple[Workspace, Store]) -> None:
 def test_the_submission_by_hand(place: tuple[Workspace, Store], phantom: PhantomFiles) -> None:
     """Mean over views, then over folds, then the blend; every value found by its id."""
     workspace, store = place
-    report = make_ensemble(workspace, store, top=3, tta="hflip", **PLAIN)
+    report = make_ensemble(Project(workspace, store), top=3, tta="hflip", **PLAIN)
     expected: dict[str, np.ndarray] = {}
     for member in report.ensemble.members:
         for fold in (0, 1):
@@ -112,11 +113,11 @@ def test_the_submission_by_hand(place: tuple[Workspace, Store], phantom: Phantom
 
 def test_top_takes_the_best(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
-    best = min((1, 2, 3), key=lambda n: read_oof(workspace, store, store.experiment(n), "hflip").score)
-    report = make_ensemble(workspace, store, top=1, tta="hflip", calibrate=False)
+    best = min((1, 2, 3), key=lambda n: read_oof(Project(workspace, store), store.experiment(n), "hflip").score)
+    report = make_ensemble(Project(workspace, store), top=1, tta="hflip", calibrate=False)
     assert [(m.experiment, m.weight) for m in report.ensemble.members] == [(best, 1.0)]
     assert report.ensemble.score == pytest.approx(report.best_single, rel=1e-9)
-    two = make_ensemble(workspace, store, top=2, tta="hflip")
+    two = make_ensemble(Project(workspace, store), top=2, tta="hflip")
     assert two.ensemble.number == 2
     assert two.submissions[0].path != report.submissions[0].path
 
@@ -133,8 +134,8 @@ def test_fewer_than_asked_for_is_said_and_what_is_missing(place: tuple[Workspace
         settings=SHORT,
         name="half",
     )
-    run_experiment(workspace, store, registry, half.number, folds=[1])
-    report = make_ensemble(workspace, store, top=5, tta="hflip")
+    run_experiment(Project(workspace, store, registry), half.number, folds=[1])
+    report = make_ensemble(Project(workspace, store), top=5, tta="hflip")
     assert [m.experiment for m in report.ensemble.members if m.experiment > 3] == []
     assert report.notes[0] == "asked for 5 experiments, 3 are complete; blending those"
     assert (
@@ -145,14 +146,16 @@ def test_fewer_than_asked_for_is_said_and_what_is_missing(place: tuple[Workspace
 
 def test_members_are_blended_as_named(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
-    best = make_ensemble(workspace, store, top=3, tta="hflip")
-    named = make_ensemble(workspace, store, members=[3, 1, 2], tta="hflip")
+    best = make_ensemble(Project(workspace, store), top=3, tta="hflip")
+    named = make_ensemble(Project(workspace, store), members=[3, 1, 2], tta="hflip")
     assert named.ensemble.members == best.ensemble.members
     assert (named.ensemble.score, named.ensemble.nested_score) == (best.ensemble.score, best.ensemble.nested_score)
     assert (named.ensemble.partial, named.notes) == (None, ())
-    alone = make_ensemble(workspace, store, members=[2], tta="none", calibrate=False)
+    alone = make_ensemble(Project(workspace, store), members=[2], tta="none", calibrate=False)
     assert [(m.experiment, m.weight) for m in alone.ensemble.members] == [(2, 1.0)]
-    assert alone.ensemble.score == pytest.approx(read_oof(workspace, store, store.experiment(2)).score, rel=1e-9)
+    assert alone.ensemble.score == pytest.approx(
+        read_oof(Project(workspace, store), store.experiment(2)).score, rel=1e-9
+    )
 
 
 def test_members_that_are_not_finished_share_the_folds_that_all_have(place: tuple[Workspace, Store]) -> None:
@@ -160,30 +163,32 @@ def test_members_that_are_not_finished_share_the_folds_that_all_have(place: tupl
     registry = load_registry()
     half = new_experiment(store, registry, plugin="tiny_resnet", size=32, settings=SHORT, name="half")
     with pytest.raises(IchxError, match="experiment 4 has no finished fold"):
-        make_ensemble(workspace, store, members=[1, half.number], tta="hflip")
-    run_experiment(workspace, store, registry, half.number, folds=[1])
-    report = make_ensemble(workspace, store, members=[1, half.number], tta="hflip", method="mean", calibrate=False)
+        make_ensemble(Project(workspace, store), members=[1, half.number], tta="hflip")
+    run_experiment(Project(workspace, store, registry), half.number, folds=[1])
+    report = make_ensemble(
+        Project(workspace, store), members=[1, half.number], tta="hflip", method="mean", calibrate=False
+    )
     assert report.ensemble.partial == "1 of 2 folds"
     assert marks(report.ensemble) == ("partial (1 of 2 folds)",)
     assert report.ensemble.nested_score is None
     assert "blended on the folds that every member has: 1 of 2 folds" in report.notes
-    table = read_oof(workspace, store, store.experiment(1), "hflip")
+    table = read_oof(Project(workspace, store), store.experiment(1), "hflip")
     inside = table.folds == 1
     of_first = next(m for m in report.ensemble.members if m.experiment == 1)
     assert of_first.score == pytest.approx(score(table.labels[inside], table.probabilities[inside]), rel=1e-12)
     (submission,) = report.submissions
     written = read_submission(workspace.root / submission.path)
     test = store.test_sets("ph")[0]
-    parts = [predict_test(workspace, store, store.experiment(n), test, "hflip", [1]) for n in (1, half.number)]
+    parts = [predict_test(Project(workspace, store), store.experiment(n), test, "hflip", [1]) for n in (1, half.number)]
     weight = {m.experiment: m.weight for m in report.ensemble.members}
     mixed = sum(weight[n] * p for n, (_, p) in zip((1, half.number), parts, strict=True))
     for name, row in zip(parts[0][0], mixed, strict=True):
         assert [written[f"{name}_{label}"] for label in LABELS] == pytest.approx(row.tolist(), rel=1e-6)
 
     other = new_experiment(store, registry, plugin="tiny_resnet", size=32, settings=SHORT, name="other half")
-    run_experiment(workspace, store, registry, other.number, folds=[0])
+    run_experiment(Project(workspace, store, registry), other.number, folds=[0])
     with pytest.raises(IchxError, match="no fold is finished by every member"):
-        make_ensemble(workspace, store, members=[half.number, other.number], tta="none")
+        make_ensemble(Project(workspace, store), members=[half.number, other.number], tta="none")
 
 
 def test_members_that_cannot_be_blended(place: tuple[Workspace, Store]) -> None:
@@ -194,14 +199,14 @@ def test_members_that_cannot_be_blended(place: tuple[Workspace, Store]) -> None:
         ([1, 2], {"dataset": "ph-test"}, "1 is on ph, not on ph-test\n2 is on ph"),
     ):
         with pytest.raises(IchxError, match=told):
-            make_ensemble(workspace, store, members=members, tta="none", **options)
+            make_ensemble(Project(workspace, store), members=members, tta="none", **options)
     assert store.ensembles() == []
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_makes_a_submission(place: tuple[Workspace, Store], phantom: PhantomFiles, method: str) -> None:
     workspace, store = place
-    report = make_ensemble(workspace, store, top=3, tta="hflip", method=method, smooth=True)
+    report = make_ensemble(Project(workspace, store), top=3, tta="hflip", method=method, smooth=True)
     made = report.ensemble
     assert made.method == method or (method == "auto" and made.method in ("convex", "mean"))
     assert made.nested_score is not None
@@ -222,26 +227,26 @@ def test_an_import_of_folds_keeps_experiments_together(place: tuple[Workspace, S
     table = pd.read_parquet(workspace.root / store.version("ph").path / "catalog.parquet")
     theirs = table[["slice_id", "patient"]].assign(fold=pd.factorize(table["patient"])[0] % 2)
     theirs[["slice_id", "fold"]].to_csv(tmp_path / "folds.csv", index=False)
-    import_folds(workspace, store, "ph", tmp_path / "folds.csv", name="theirs")
+    import_folds(Project(workspace, store), "ph", tmp_path / "folds.csv", name="theirs")
     later = new_experiment(store, load_registry(), plugin="tiny_byobnet", size=32, settings=SHORT, name="later")
-    run_experiment(workspace, store, load_registry(), later.number)
+    run_experiment(Project(workspace, store, load_registry()), later.number)
     assert store.experiment(later.number).dataset_version == 2
-    report = make_ensemble(workspace, store, members=[1, later.number], tta="none", method="mean")
+    report = make_ensemble(Project(workspace, store), members=[1, later.number], tta="none", method="mean")
     assert {m.experiment for m in report.ensemble.members} == {1, later.number}
     other = new_experiment(store, load_registry(), plugin="tiny_byobnet", size=32, settings=SHORT, folds="theirs")
     with pytest.raises(IchxError, match=r"slices with another fold \(theirs, default\)"):
-        make_ensemble(workspace, store, members=[1, other.number], tta="none")
+        make_ensemble(Project(workspace, store), members=[1, other.number], tta="none")
 
 
 def test_nothing_complete(dataset_copy: Path) -> None:
     workspace = open_workspace(dataset_copy)
     with open_store(workspace) as store:
         with pytest.raises(IchxError, match="no experiment is complete"):
-            make_ensemble(workspace, store, top=4, tta="hflip")
+            make_ensemble(Project(workspace, store), top=4, tta="hflip")
         for number in range(20):
             new_experiment(store, load_registry(), plugin="tiny_resnet", name=f"waiting-{number}")
         with pytest.raises(IchxError) as caught:
-            make_ensemble(workspace, store, top=4, tta="hflip")
+            make_ensemble(Project(workspace, store), top=4, tta="hflip")
         first, told = caught.value.problem.splitlines()
         assert first == "no experiment is complete"
         assert told.startswith("20 experiments not complete, such as 1 (waiting-0): 0 of 2 folds, new; 2 (waiting-1)")
@@ -261,14 +266,14 @@ def test_what_cannot_be_asked_for(place: tuple[Workspace, Store], tmp_path: Path
         ({"top": 1, "tta": "none", "dataset": "ph-test"}, "no experiment on ph-test is complete"),
     ):
         with pytest.raises(IchxError, match=told):
-            make_ensemble(workspace, store, **options)  # type: ignore[arg-type]
+            make_ensemble(Project(workspace, store), **options)  # type: ignore[arg-type]
     assert store.ensembles() == []
 
 
 def test_out_names_the_file(place: tuple[Workspace, Store], tmp_path: Path) -> None:
     workspace, store = place
     out = tmp_path / "mine" / "final.csv"
-    report = make_ensemble(workspace, store, top=2, tta="none", out=out)
+    report = make_ensemble(Project(workspace, store), top=2, tta="none", out=out)
     assert report.submissions[0].path == str(out.resolve())
     assert out.is_file()
 
@@ -284,13 +289,13 @@ def test_two_test_sets_get_a_submission_each(
     half = tmp_path / "half.csv"
     half.write_text("\n".join(rows[:1] + rows[-60:]) + "\nID_absent_any,0.5\n")
     half.write_text(half.read_text() + "".join(f"ID_absent_{label},0.5\n" for label in LABELS[:-1]))
-    add_dataset(workspace, store, "late", phantom.test, test_of="ph", sample=half)
+    add_dataset(Project(workspace, store), "late", phantom.test, test_of="ph", sample=half)
     with pytest.raises(IchxError, match="no predictions of late from fold 0, 1") as caught:
-        make_ensemble(workspace, store, top=3, tta="hflip")
+        make_ensemble(Project(workspace, store), top=3, tta="hflip")
     assert "ichx run" in caught.value.remedy
     for number in (1, 2, 3):
-        run_experiment(workspace, store, load_registry(), number)
-    report = make_ensemble(workspace, store, top=3, tta="hflip")
+        run_experiment(Project(workspace, store, load_registry()), number)
+    report = make_ensemble(Project(workspace, store), top=3, tta="hflip")
     by_set = {s.test_set: s for s in report.submissions}
     assert set(by_set) == {"ph-test", "late"}
     assert (by_set["late"].images, by_set["late"].filled) == (11, 1)
@@ -298,26 +303,26 @@ def test_two_test_sets_get_a_submission_each(
     known = [name for name in late.index if not name.startswith("ID_absent")]
     assert len(known) == 60
     np.testing.assert_allclose(late[known], plain[known], rtol=1e-6)
-    prevalence = read_oof(workspace, store, store.experiment(1)).labels.mean(axis=0)
+    prevalence = read_oof(Project(workspace, store), store.experiment(1)).labels.mean(axis=0)
     np.testing.assert_allclose([late[f"ID_absent_{label}"] for label in LABELS], prevalence, rtol=1e-9)
     with pytest.raises(IchxError, match="--out needs exactly one test set"):
-        make_ensemble(workspace, store, top=3, tta="hflip", out=tmp_path / "x.csv")
+        make_ensemble(Project(workspace, store), top=3, tta="hflip", out=tmp_path / "x.csv")
 
 
 def test_a_dataset_that_moved_on_is_told(place: tuple[Workspace, Store], phantom: PhantomFiles) -> None:
     """Experiments on other versions or folds are not mixed: those like the newest complete one are blended."""
     workspace, store = place
     registry = load_registry()
-    add_dataset(workspace, store, "ph", phantom.train, labels=phantom.train_labels, folds=3)
+    add_dataset(Project(workspace, store), "ph", phantom.train, labels=phantom.train_labels, folds=3)
     later = new_experiment(store, registry, plugin="tiny_efficientnet", size=32, settings=SHORT, name="moved")
-    run_experiment(workspace, store, registry, later.number)
-    report = make_ensemble(workspace, store, top=4, tta="hflip")
+    run_experiment(Project(workspace, store, registry), later.number)
+    report = make_ensemble(Project(workspace, store), top=4, tta="hflip")
     assert [m.experiment for m in report.ensemble.members] == [4]
     assert report.notes[1].startswith("3 experiments left out: other data or folds than 4, the newest, namely 1 (")
     with pytest.raises(
         IchxError, match=r"4 and 1 do not belong together: \d+ slices with another fold \(default, default\)"
     ):
-        make_ensemble(workspace, store, members=[1, 4], tta="none")
+        make_ensemble(Project(workspace, store), members=[1, 4], tta="none")
 
 
 def test_experiments_on_two_datasets_need_a_choice(place: tuple[Workspace, Store], tmp_path: Path) -> None:
@@ -325,11 +330,11 @@ def test_experiments_on_two_datasets_need_a_choice(place: tuple[Workspace, Store
     ids = [i for p in range(4) for i in write_study(tmp_path / "other", str(p), 3)]
     rows = [f"{i}_{label},{n % 2}" for n, i in enumerate(ids) for label in LABELS]
     (tmp_path / "other.csv").write_text("ID,Label\n" + "\n".join(rows) + "\n")
-    add_dataset(workspace, store, "other", tmp_path / "other", labels=tmp_path / "other.csv", folds=2)
+    add_dataset(Project(workspace, store), "other", tmp_path / "other", labels=tmp_path / "other.csv", folds=2)
     new_experiment(store, load_registry(), plugin="tiny_resnet", dataset="other")
     with pytest.raises(IchxError, match="experiments on 2 datasets: other, ph"):
-        make_ensemble(workspace, store, top=4, tta="hflip")
-    report = make_ensemble(workspace, store, top=3, tta="hflip", dataset="ph")
+        make_ensemble(Project(workspace, store), top=4, tta="hflip")
+    report = make_ensemble(Project(workspace, store), top=3, tta="hflip", dataset="ph")
     assert len(report.ensemble.members) == 3
     assert report.notes == ()
 
@@ -337,7 +342,7 @@ def test_experiments_on_two_datasets_need_a_choice(place: tuple[Workspace, Store
 def test_predictions_of_a_test_set_are_means_over_all_folds(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     version = store.version("ph-test")
-    ids, mean = predict_test(workspace, store, store.experiment(2), version, "none")
+    ids, mean = predict_test(Project(workspace, store), store.experiment(2), version, "none")
     parts = [
         read_predictions(workspace.experiment_dir(2) / f"fold-{k}" / "test-ph-test-v1-identity.parquet") for k in (0, 1)
     ]

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ichx.data.dataset import load_dataset, load_folds
-from ichx.data.predictions import Predictions, read_predictions, write_predictions
+from ichx.datasets.dataset import load_dataset, load_folds
 from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import OofTable, mean_over_views, read_oof
+from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
 from ichx.labels import LABELS
+from ichx.project import Project
 from ichx.store import PredictionDraft, Store, open_store
 from ichx.workspace import Workspace, open_workspace
 
@@ -38,9 +39,9 @@ def rewrite(workspace: Workspace, fold: int, rows: np.ndarray | list[int], numbe
 
 def test_every_slice_is_there_once_in_the_datasets_order(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
-    data = load_dataset(workspace, store, "ph")
+    data = load_dataset(Project(workspace, store), "ph")
     folds = load_folds(workspace, data.version, data.version.folds[0])
-    table = read_oof(workspace, store, store.experiment(1))
+    table = read_oof(Project(workspace, store), store.experiment(1))
     assert table.slice_ids.tolist() == data.slices["slice_id"].tolist()
     assert table.folds.tolist() == folds.tolist()
     np.testing.assert_array_equal(table.labels, data.slices[list(LABELS)].to_numpy())
@@ -52,7 +53,7 @@ def test_every_slice_is_there_once_in_the_datasets_order(place: tuple[Workspace,
 @pytest.mark.parametrize("tta", ["none", "hflip"])
 def test_scores_from_the_files_by_hand(place: tuple[Workspace, Store], tta: str) -> None:
     workspace, store = place
-    table = read_oof(workspace, store, store.experiment(1), tta)
+    table = read_oof(Project(workspace, store), store.experiment(1), tta)
     by_id = {}
     for fold in (0, 1):
         plain, flipped = (read_predictions(oof_file(workspace, fold, view)) for view in ("identity", "hflip"))
@@ -71,13 +72,13 @@ def test_scores_from_the_files_by_hand(place: tuple[Workspace, Store], tta: str)
 
 def test_a_flip_is_another_view(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
-    plain, mean = (read_oof(workspace, store, store.experiment(1), tta) for tta in ("none", "hflip"))
+    plain, mean = (read_oof(Project(workspace, store), store.experiment(1), tta) for tta in ("none", "hflip"))
     assert not np.array_equal(plain.probabilities, mean.probabilities)
 
 
 def test_a_fold_that_is_not_finished_is_not_in_the_table(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
-    table = read_oof(workspace, store, store.experiment(1))
+    table = read_oof(Project(workspace, store), store.experiment(1))
     inside = table.folds == 0
     only = OofTable(
         slice_ids=table.slice_ids[inside],
@@ -94,11 +95,11 @@ def test_a_fold_that_is_not_finished_is_not_in_the_table(place: tuple[Workspace,
 
 def test_an_incomplete_table_is_refused(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
-    whole = read_oof(workspace, store, store.experiment(1))
+    whole = read_oof(Project(workspace, store), store.experiment(1))
     before = int((whole.folds == 0).sum())
     rewrite(workspace, 0, np.arange(3, before))
     with pytest.raises(IchxError) as caught:
-        read_oof(workspace, store, store.experiment(1))
+        read_oof(Project(workspace, store), store.experiment(1))
     absent = "; ".join(whole.slice_ids[whole.folds == 0][:3])
     assert caught.value.problem == (
         f"experiment 1, fold 0: incomplete: {before - 3} of the {before} predictions that were recorded; "
@@ -109,7 +110,7 @@ def test_an_incomplete_table_is_refused(place: tuple[Workspace, Store]) -> None:
 def test_slices_that_were_never_predicted_are_counted(place: tuple[Workspace, Store]) -> None:
     """As many as could be decoded were recorded."""
     workspace, store = place
-    whole = read_oof(workspace, store, store.experiment(1))
+    whole = read_oof(Project(workspace, store), store.experiment(1))
     before = int((whole.folds == 0).sum())
     rewrite(workspace, 0, np.arange(3, before))
     drafts = [p for p in store.predictions(1, role="oof") if p.fold == 0]
@@ -117,7 +118,7 @@ def test_slices_that_were_never_predicted_are_counted(place: tuple[Workspace, St
     store.add_predictions(
         [PredictionDraft(**{name: getattr(p, name) for name in names} | {"slices": before - 3}) for p in drafts]
     )
-    table = read_oof(workspace, store, store.experiment(1))
+    table = read_oof(Project(workspace, store), store.experiment(1))
     assert (table.left_out, len(table.labels)) == (3, len(whole.labels) - 3)
 
 
@@ -127,13 +128,13 @@ def test_predictions_of_another_fold_are_refused(place: tuple[Workspace, Store])
     for view in ("identity", "hflip"):
         oof_file(workspace, 0, view).write_bytes(oof_file(workspace, 1, view).read_bytes())
     with pytest.raises(IchxError, match="slices of other folds, which this one trained on, such as ") as caught:
-        read_oof(workspace, store, store.experiment(1))
+        read_oof(Project(workspace, store), store.experiment(1))
     assert caught.value.problem.startswith("experiment 1, fold 0: ")
 
 
 def test_folds_that_split_a_patient_are_refused_unless_the_score_is_marked(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
-    data = load_dataset(workspace, store, "ph")
+    data = load_dataset(Project(workspace, store), "ph")
     folds = load_folds(workspace, data.version, data.version.folds[0])
     split = data.slices[["slice_id"]].assign(fold=folds)
     first = int(np.flatnonzero(folds == 0)[0])
@@ -141,18 +142,18 @@ def test_folds_that_split_a_patient_are_refused_unless_the_score_is_marked(place
     split.to_parquet(workspace.root / data.version.path / "folds-default.parquet", index=False)
     experiment = store.experiment(1)
     with pytest.raises(IchxError) as caught:
-        read_oof(workspace, store, experiment)
+        read_oof(Project(workspace, store), experiment)
     assert caught.value.problem.startswith("experiment 1: 1 of 8 patients in more than one fold, ")
     assert f"namely {data.slices['patient'][first]} (folds 0, 1)" in caught.value.problem
     with pytest.raises(IchxError, match="fold 0: 1 slice of other folds"):
-        read_oof(workspace, store, dataclasses.replace(experiment, leaked=True))
+        read_oof(Project(workspace, store), dataclasses.replace(experiment, leaked=True))
 
 
 def test_a_slice_predicted_twice_is_refused(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     rewrite(workspace, 1, [0, 1, 1, 2])
     with pytest.raises(IchxError, match="1 slice predicted more than once, namely "):
-        read_oof(workspace, store, store.experiment(1))
+        read_oof(Project(workspace, store), store.experiment(1))
 
 
 def test_unknown_slices_are_refused(place: tuple[Workspace, Store]) -> None:
@@ -165,7 +166,7 @@ def test_unknown_slices_are_refused(place: tuple[Workspace, Store]) -> None:
     with pytest.raises(
         IchxError, match="2 predictions of slices that are not in the dataset version, namely ID_x; ID_y"
     ) as caught:
-        read_oof(workspace, store, store.experiment(1))
+        read_oof(Project(workspace, store), store.experiment(1))
     assert "ichx audit 1" in caught.value.remedy
 
 
@@ -174,9 +175,9 @@ def test_views_of_different_slices_are_refused(place: tuple[Workspace, Store]) -
     path = oof_file(workspace, 0, "hflip")
     old = read_predictions(path)
     write_predictions(path, Predictions(old.slice_ids[::-1], old.logits[::-1]))
-    read_oof(workspace, store, store.experiment(1), "none")
+    read_oof(Project(workspace, store), store.experiment(1), "none")
     with pytest.raises(IchxError, match="two views of one fold predict different slices"):
-        read_oof(workspace, store, store.experiment(1), "hflip")
+        read_oof(Project(workspace, store), store.experiment(1), "hflip")
 
 
 def test_missing_and_damaged_files_are_told(place: tuple[Workspace, Store]) -> None:
@@ -185,27 +186,27 @@ def test_missing_and_damaged_files_are_told(place: tuple[Workspace, Store]) -> N
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(IchxError, match="cannot be read") as caught:
-        read_oof(workspace, store, store.experiment(1))
+        read_oof(Project(workspace, store), store.experiment(1))
     assert str(path) in caught.value.problem
     path.unlink()
     with pytest.raises(IchxError, match="are missing"):
-        read_oof(workspace, store, store.experiment(1))
+        read_oof(Project(workspace, store), store.experiment(1))
     path.write_bytes(content)
     old = read_predictions(path)
     old.logits[3, 1] = np.nan
     write_predictions(path, old)
     with pytest.raises(IchxError, match="holds NaN or infinity in 1 row"):
-        read_oof(workspace, store, store.experiment(1))
+        read_oof(Project(workspace, store), store.experiment(1))
 
 
 def test_an_experiment_without_a_finished_fold(place: tuple[Workspace, Store]) -> None:
+    from ichx.experiments.register import new_experiment
     from ichx.plugins import load_registry
-    from ichx.training.register import new_experiment
 
     workspace, store = place
     fresh = new_experiment(store, load_registry(), plugin="tiny_resnet")
     with pytest.raises(IchxError, match="experiment 4 has no finished fold") as caught:
-        read_oof(workspace, store, fresh)
+        read_oof(Project(workspace, store), fresh)
     assert "ichx run 4" in caught.value.remedy
 
 

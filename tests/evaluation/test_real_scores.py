@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from ichx.data.label_csv import read_labels
+from ichx.datasets.label_csv import read_labels
 from ichx.evaluation.bootstrap import patient_bootstrap
 from ichx.evaluation.metric import CLIP
 from ichx.evaluation.scores import slice_scores, study_scores

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ichx.evaluation.heads import Heads
 from ichx.evaluation.metric import probabilities, score
+from ichx.evaluation.series_neighbours import Heads
 from ichx.evaluation.smoothing import RADIUS, Kernels, fit_kernels
 
 

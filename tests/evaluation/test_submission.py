@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from full_disk import run_with_limit
 
-from ichx.data.label_csv import SampleTable, read_sample
+from ichx.datasets.label_csv import SampleTable, read_sample
 from ichx.errors import IchxError
 from ichx.evaluation.submission import check_submission, submission_problems, write_submission
 from ichx.labels import LABELS
@@ -140,7 +140,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
-from ichx.data.label_csv import read_sample
+from ichx.datasets.label_csv import read_sample
 from ichx.errors import IchxError
 from ichx.evaluation.submission import write_submission
 sample = read_sample(Path("sample.csv"))

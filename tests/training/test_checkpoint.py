@@ -8,8 +8,8 @@ import torch
 from full_disk import run_with_limit
 
 from ichx.errors import IchxError
-from ichx.training.lasting.checkpoint import Position, load_newest, save_checkpoint
-from ichx.training.lasting.checkpoint_files import checkpoints, remove_checkpoints, remove_drafts
+from ichx.training.checkpoint import Position, load_newest, save_checkpoint
+from ichx.training.checkpoint_files import checkpoints, remove_checkpoints, remove_drafts
 
 
 def state(value: float) -> dict[str, object]:
@@ -101,7 +101,7 @@ import sys
 from pathlib import Path
 import torch
 from ichx.errors import IchxError
-from ichx.training.lasting.checkpoint import Position, save_checkpoint
+from ichx.training.checkpoint import Position, save_checkpoint
 try:
     save_checkpoint(Path("fold"), Position(0, 2), {"fits": "this", "model": {"weight": torch.ones(1_000_000)}})
 except IchxError as error:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ichx.errors import IchxError
-from ichx.training.network.device import Hardware, choose_hardware, of_cpu, of_cuda, torch_of_its_own
+from ichx.training.device import Hardware, choose_hardware, of_cpu, of_cuda, torch_of_its_own
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ import torch
 from accelerate import Accelerator
 from conftest import clean_environment
 
-from ichx.data.loader import Batch
+from ichx.loading.loader import Batch
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe
 from ichx.recipe_text import apply_settings
-from ichx.training.network.device import Hardware, make_accelerator, release_accelerator
-from ichx.training.network.learner import Learner, prepared
-from ichx.training.network.loop import predict
-from ichx.training.network.memory import Portions
+from ichx.training.device import Hardware, make_accelerator, release_accelerator
+from ichx.training.epoch_loop import predict
+from ichx.training.learner import Learner, prepared
+from ichx.training.micro_batches import Portions
 
 SMALL = ("input.size=32", "input.crop=0")
 

@@ -12,7 +12,7 @@ from torch import nn
 from ichx.ct.windows import windows_numpy
 from ichx.evaluation.metric import probabilities, score
 from ichx.recipe import InputRecipe, StageRecipe
-from ichx.training.network.method import PART, WindowStep, learning_rate, weighted_loss
+from ichx.training.method import PART, WindowStep, learning_rate, weighted_loss
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))

@@ -17,7 +17,7 @@ from ichx.errors import IchxError
 from ichx.plugins import load_registry
 from ichx.plugins.contract import reference_recipe
 from ichx.recipe_text import apply_settings
-from ichx.training.network.weights import (
+from ichx.training.weights import (
     Start,
     choose_start,
     load_exactly,
@@ -400,7 +400,7 @@ SCRIPT = """
 from pathlib import Path
 import torch
 from ichx.errors import IchxError
-from ichx.training.network.weights import Start, remember_start, save_weights
+from ichx.training.weights import Start, remember_start, save_weights
 for write in (
     lambda: save_weights(Path("w.safetensors"), torch.nn.Linear(1000, 1000), {}),
     lambda: remember_start(Path("."), Start("file", "x" * 100_000)),

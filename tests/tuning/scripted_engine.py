@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ichx.engine import Job, JobResult
+from ichx.jobs import Job, JobResult
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, PredictionDraft, Run, RunDraft, Store
 from ichx.store.process import this_host
-from ichx.training.options import RunOptions
+from ichx.training.run_options import RunOptions
 from ichx.tuning.budget import Value
-from ichx.tuning.events import TrialResult, TuneEvents
+from ichx.tuning.study_events import TrialResult, TuneEvents
 from ichx.tuning.trial import Budget
 
 SEARCH = ("stage.balanced.lr=log:1e-4..1e-2", "batch=16,32")

@@ -11,11 +11,12 @@ from ichx.errors import IchxError
 from ichx.evaluation.audit import audit
 from ichx.evaluation.members import named
 from ichx.evaluation.oof import read_oof
+from ichx.experiment_files import START_FILE
+from ichx.experiments.register import draft
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Store, marks
-from ichx.training.fold_state import START_FILE
-from ichx.training.register import draft
 from ichx.tuning.promote import promote
 from ichx.tuning.space import parse_space
 from ichx.tuning.study import tune
@@ -31,7 +32,7 @@ def test_trials_train_a_share_of_the_patients_and_epochs(workspace: Workspace, s
     space = parse_space(["stage.full.epochs=2..6", "batch=8,16"], recipe)
     budget = replace(CPU, subset=0.5, length=0.5)
     told = Told()
-    tune(workspace, store, parent.number, InlineEngine(), trials=2, space=space, budget=budget, events=told)
+    tune(Project(workspace, store), parent.number, InlineEngine(), trials=2, space=space, budget=budget, events=told)
     for trial in told.ended:
         child = store.experiment(trial.experiment or 0)
         assert child.tuned is not None
@@ -39,20 +40,20 @@ def test_trials_train_a_share_of_the_patients_and_epochs(workspace: Workspace, s
         full = from_toml(child.recipe).stage[-1]
         wanted = int(trial.values.get("stage.full.epochs", 4))
         assert full.epochs == max(round(wanted / 2), 1)
-        oof = read_oof(workspace, store, child)
+        oof = read_oof(Project(workspace, store), child)
         assert len(set(oof.patients)) == 1  # of the fold's two
         assert oof.left_out == 0
         assert oof.score == pytest.approx(trial.score)
         assert marks(child) == ("selected", "50 % of the patients", "partial (1 of 2 folds)")
-        found = audit(workspace, store, child.number)
+        found = audit(Project(workspace, store), child.number)
         assert found.sound, found
         assert next(c.told for c in found.checks if c.subject == "subset").startswith(
             "a trial on 0.5 of the patients, 2 of 4"
         )
     with pytest.raises(IchxError, match="2 is a tuning trial, which predicts no test set\n3 is a tuning trial"):
-        named(workspace, store, [2, 3], None)
+        named(Project(workspace, store), [2, 3], None)
     chosen = told.ended[1]
-    whole = promote(workspace, store, chosen.experiment or 0).experiment
+    whole = promote(Project(workspace, store), chosen.experiment or 0).experiment
     found = from_toml(whole.recipe)
     assert found.stage[-1].epochs == chosen.values["stage.full.epochs"]
     assert whole.tuned is not None
@@ -61,8 +62,8 @@ def test_trials_train_a_share_of_the_patients_and_epochs(workspace: Workspace, s
     assert (whole.subset, marks(whole)) == (1, ("selected", "partial (0 of 2 folds)"))
     assert (whole.kind, whole.parent, whole.selected) == ("experiment", chosen.experiment, True)
     assert (whole.tuned.subset, whole.tuned.length, whole.tuned.score) == (1, 1, chosen.score)
-    assert promote(workspace, store, chosen.experiment or 0).experiment == whole
+    assert promote(Project(workspace, store), chosen.experiment or 0).experiment == whole
     with pytest.raises(IchxError, match="tried experiment 1 as it is"):
-        promote(workspace, store, told.ended[0].experiment or 0)
+        promote(Project(workspace, store), told.ended[0].experiment or 0)
     with pytest.raises(IchxError, match="experiment 1 is no tuning trial"):
-        promote(workspace, store, 1)
+        promote(Project(workspace, store), 1)

@@ -6,10 +6,11 @@ from scripted_engine import ScriptedEngine, Told, far_from
 from tuned_workspace import made, parent, space, store, workspace  # noqa: F401
 
 from ichx.errors import IchxError
+from ichx.experiments.loggers.run_log import log_file
+from ichx.experiments.register import draft
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import Store
-from ichx.training.following.run_log import log_file
-from ichx.training.register import draft
 from ichx.tuning.limits import Limits
 from ichx.tuning.promote import promote
 from ichx.tuning.running import best_of
@@ -25,7 +26,7 @@ def test_what_lags_behind_is_ended_and_its_checkpoints_go(workspace: Workspace, 
     space = parse_space(["stage.balanced.lr=log:1e-6..1e-1"], recipe)
     told = Told()
     engine = ScriptedEngine(store, far_from(1e-3))
-    ending = tune(workspace, store, parent.number, engine, trials=20, space=space, events=told, jobs=2)
+    ending = tune(Project(workspace, store), parent.number, engine, trials=20, space=space, events=told, jobs=2)
     assert ending.finished == 20
     pruned = [t for t in told.ended if t.state == "pruned"]
     assert 2 <= len(pruned) <= 14
@@ -37,15 +38,14 @@ def test_what_lags_behind_is_ended_and_its_checkpoints_go(workspace: Workspace, 
         assert len(store.history(child.number, 0)) < recipe.epochs
         assert not list(log_file(workspace, child.number, 0).parent.glob("checkpoint*"))
         with pytest.raises(IchxError, match="not been trained to its end"):
-            promote(workspace, store, child.number)
+            promote(Project(workspace, store), child.number)
     done = [t for t in told.ended if t.state == "done"]
     assert min(done, key=lambda t: t.score or 9).score < told.ended[0].score
     for pruner in ("hyperband", "none"):
         name = f"by-{pruner}"
         told = Told()
         tune(
-            workspace,
-            store,
+            Project(workspace, store),
             1,
             ScriptedEngine(store, far_from(1e-3)),
             trials=12,
@@ -65,8 +65,7 @@ def test_limits_end_a_trial_and_keep_it_from_being_the_best(workspace: Workspace
     engine = ScriptedEngine(store, lambda recipe, part: recipe.batch / 100, seconds=lambda r: 40 / r.batch)
     told = Told()
     tune(
-        workspace,
-        store,
+        Project(workspace, store),
         parent.number,
         engine,
         trials=12,
@@ -91,7 +90,16 @@ def test_limits_end_a_trial_and_keep_it_from_being_the_best(workspace: Workspace
 
     told = Told()
     engine = ScriptedEngine(store, lambda recipe, part: 0.5, memory=5.0)
-    tune(workspace, store, 1, engine, trials=2, space=space, limits=Limits(memory_gb=4.0), events=told, study="small")
+    tune(
+        Project(workspace, store),
+        1,
+        engine,
+        trials=2,
+        space=space,
+        limits=Limits(memory_gb=4.0),
+        events=told,
+        study="small",
+    )
     assert [t.state for t in told.ended] == ["done", "pruned"]  # the others are held against the first
     assert best_of(told.ended) is None
     assert told.ended[0].excess == told.ended[1].reason == "it needs 5 GB, more than 4 GB"
@@ -104,6 +112,6 @@ def test_what_diverges_is_kept_away_from(workspace: Workspace, store: Store, spa
         return job == 1
 
     engine, told = ScriptedEngine(store, far_from(1e-3), fails=diverge), Told()
-    tune(workspace, store, 1, engine, trials=3, space=space, events=told)
+    tune(Project(workspace, store), 1, engine, trials=3, space=space, events=told)
     assert [t.state for t in told.ended] == ["done", "pruned", "done"]
     assert told.ended[1].reason == "diverged: exit code 1: out of luck"

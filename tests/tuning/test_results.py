@@ -12,10 +12,11 @@ from ichx.errors import IchxError
 from ichx.evaluation.compare import compare_scores
 from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
+from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml, to_toml
 from ichx.store import Store, open_store
-from ichx.training.runner import run_experiment
 from ichx.tuning.importance import importances
 from ichx.tuning.promoted import gain, read_one
 from ichx.tuning.results import read_study, study_names
@@ -42,7 +43,7 @@ def test_trials_are_read_as_they_ended(workspace: Workspace, store: Store) -> No
         study.add_trial(frozen(values, TrialState.COMPLETE, score_of(values), [("seconds", 5.0)], experiment=999))
         study.enqueue_trial({"batch": "16"})
         study.ask({"batch": SPACE["batch"]})
-    found = read_study(workspace, store, 1)
+    found = read_study(Project(workspace, store), 1)
     assert (found.experiment, found.study, found.name, found.fold, found.subset) == (1, "experiment-1", "", 1, 0.5)
     assert found.marks == ("selected",)
     assert [t.trial for t in found.trials] == list(range(22))
@@ -65,12 +66,12 @@ def test_what_matters_is_found_and_the_same_again(workspace: Workspace, store: S
     parent = store.experiment(1)
     with storage(workspace) as made:
         fill(store, parent, new_study(made, parent), 32)
-    found = read_study(workspace, store, 1)
+    found = read_study(Project(workspace, store), 1)
     assert found.importances is not None
     assert next(iter(found.importances)) == "stage.balanced.lr"
     assert found.importances["stage.balanced.lr"] > 0.8
     assert sum(found.importances.values()) == pytest.approx(1)
-    assert read_study(workspace, store, 1) == found
+    assert read_study(Project(workspace, store), 1) == found
     rate, *rest = found.learned
     assert (rate.name, rate.low, rate.high, rate.log, rate.as_is) == ("stage.balanced.lr", 1e-4, 1e-1, True, 4e-3)
     assert {learned.name for learned in rest} == {"model.dropout", "batch"}
@@ -87,7 +88,7 @@ def test_nothing_is_said_of_what_too_few_trials_tell(workspace: Workspace, store
     parent = store.experiment(1)
     with storage(workspace) as made:
         fill(store, parent, new_study(made, parent), 7)
-    found = read_study(workspace, store, 1)
+    found = read_study(Project(workspace, store), 1)
     assert found.importances is None
     assert [(learned.importance, learned.good) for learned in found.learned] == [(None, ())] * 3
     lr = {"stage.balanced.lr": SPACE["stage.balanced.lr"]}
@@ -100,27 +101,27 @@ def test_nothing_is_said_of_what_too_few_trials_tell(workspace: Workspace, store
 def test_a_missing_study_tells_what_to_do(workspace: Workspace, store: Store) -> None:
     for _ in range(2):
         with pytest.raises(IchxError, match="experiment 1 has no study") as caught:
-            read_study(workspace, store, 1)
+            read_study(Project(workspace, store), 1)
         assert "`ichx tune 1`" in caught.value.remedy
         assert not (workspace.root / "db" / "tuning.db").exists()
     assert study_names(workspace, 1) == []
     with storage(workspace) as made:
         new_study(made, store.experiment(1), "wide")
         new_study(made, store.experiment(2))
-    assert read_study(workspace, store, 1).name == "wide", "the only one"
+    assert read_study(Project(workspace, store), 1).name == "wide", "the only one"
     with storage(workspace) as made:
         new_study(made, store.experiment(1), "narrow")
     assert study_names(workspace, 1) == ["narrow", "wide"]
     with pytest.raises(IchxError, match="has several studies: narrow, wide"):
-        read_study(workspace, store, 1)
+        read_study(Project(workspace, store), 1)
     with pytest.raises(IchxError, match="has no study 'wied'") as caught:
-        read_study(workspace, store, 1, "wied")
+        read_study(Project(workspace, store), 1, "wied")
     assert "did you mean 'wide'" in caught.value.remedy
     with pytest.raises(IchxError, match="experiment 3 has no study"):
-        read_study(workspace, store, 3)
+        read_study(Project(workspace, store), 3)
     (workspace.root / "db" / "tuning.db").write_text("no database")
     with pytest.raises(IchxError, match=r"tuning\.db cannot be read"):
-        read_study(workspace, store, 1)
+        read_study(Project(workspace, store), 1)
 
 
 def test_a_study_can_be_read_while_it_is_written(workspace: Workspace, store: Store) -> None:
@@ -128,10 +129,10 @@ def test_a_study_can_be_read_while_it_is_written(workspace: Workspace, store: St
         study = new_study(made, store.experiment(1))
         trial = study.ask(SPACE)
         trial.report(0.3, 10)
-        (found,) = read_study(workspace, store, 1).trials
+        (found,) = read_study(Project(workspace, store), 1).trials
         assert (found.state, found.score) == ("running", 0.3)
         study.tell(trial, 0.2)
-        assert read_study(workspace, store, 1).trials[0].state == "done"
+        assert read_study(Project(workspace, store), 1).trials[0].state == "done"
 
 
 def test_promoted_experiments_have_the_score_of_the_folds_that_did_not_choose(
@@ -142,32 +143,32 @@ def test_promoted_experiments_have_the_score_of_the_folds_that_did_not_choose(
         numbers = fill(store, parent, new_study(made, parent), 3)
     values = {"stage.balanced.lr": 2e-3}
     number = register(store, parent, "experiment-1", 2, values, of=numbers[-1], score=0.123)
-    (found,) = read_study(workspace, store, 1).promoted
+    (found,) = read_study(Project(workspace, store), 1).promoted
     assert (found.experiment, found.trial, found.chosen, found.fold) == (number, numbers[-1], 0.123, 0)
     assert (found.folds, found.others, found.score, found.parent, found.parent_score) == ((), 1, None, 1, None)
 
-    run_experiment(workspace, store, load_registry(), number, folds=[0])
-    (found,) = read_study(workspace, store, 1).promoted
+    run_experiment(Project(workspace, store, load_registry()), number, folds=[0])
+    (found,) = read_study(Project(workspace, store), 1).promoted
     assert found.folds == (), "the fold that chose it tells nothing"
     store.trash([numbers[-1]])
     store.purge(numbers[-1])
-    (gone,) = read_study(workspace, store, 1).promoted
+    (gone,) = read_study(Project(workspace, store), 1).promoted
     assert gone == replace(found, trial=None), "it outlives its trial"
-    assert [t.deleted for t in read_study(workspace, store, 1).trials] == [False, False, True]
-    assert read_one(workspace, store, replace(store.experiment(number), origin={"number": 7})) is None
-    run_experiment(workspace, store, load_registry(), number)
-    (found,) = read_study(workspace, store, 1).promoted
-    whole, own = (read_oof(workspace, store, store.experiment(n)) for n in (1, number))
+    assert [t.deleted for t in read_study(Project(workspace, store), 1).trials] == [False, False, True]
+    assert read_one(Project(workspace, store), replace(store.experiment(number), origin={"number": 7})) is None
+    run_experiment(Project(workspace, store, load_registry()), number)
+    (found,) = read_study(Project(workspace, store), 1).promoted
+    whole, own = (read_oof(Project(workspace, store), store.experiment(n)) for n in (1, number))
     wanted = [score(o.labels[o.folds == 1], o.probabilities[o.folds == 1]) for o in (own, whole)]
     assert (found.folds, found.score, found.parent_score) == ((1,), *wanted)
     assert found.better_by == pytest.approx(wanted[1] - wanted[0])
     assert (found.better_low, found.better_high) == (None, None)  # of a single patient there is no interval
-    paired = compare_scores(workspace, store, store.experiment(1), store.experiment(number)).difference
+    paired = compare_scores(Project(workspace, store), store.experiment(1), store.experiment(number)).difference
     assert gain(whole, own).low == pytest.approx(paired.low)
 
     for kept in store.predictions(number, role="oof"):
         (workspace.root / kept.path).unlink()
-    (found,) = read_study(workspace, store, 1).promoted
+    (found,) = read_study(Project(workspace, store), 1).promoted
     assert found.score is None
     assert found.problem
 
@@ -183,11 +184,13 @@ def test_a_fold_that_chose_what_was_tuned_again_is_none_of_the_others(workspace:
     )
     assert last.tuned is not None
     on_another = replace(last, tuned=replace(last.tuned, fold=1))
-    assert [found.others for e in (promoted, last, on_another) if (found := read_one(workspace, store, e))] == [1, 1, 0]
-    elsewhere = read_one(workspace, store, replace(last, fold_digest="another"))
+    assert [
+        found.others for e in (promoted, last, on_another) if (found := read_one(Project(workspace, store), e))
+    ] == [1, 1, 0]
+    elsewhere = read_one(Project(workspace, store), replace(last, fold_digest="another"))
     assert elsewhere is not None
     assert elsewhere.marks == ("selected",), "other folds of its patients chose"
     patient = to_toml(apply_settings(from_toml(last.recipe), ["stage.full.patience=1"]))
-    looked = read_one(workspace, store, replace(last, recipe=patient))
+    looked = read_one(Project(workspace, store), replace(last, recipe=patient))
     assert looked is not None
     assert looked.marks == ("selected",)

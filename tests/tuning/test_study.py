@@ -10,20 +10,21 @@ from inline_engine import InlineEngine
 from scripted_engine import CPU, ScriptedEngine, Told, far_from
 from tuned_workspace import made, parent, space, store, workspace  # noqa: F401
 
-from ichx.data.adding import add_dataset
+from ichx.datasets.adding import add_dataset
 from ichx.errors import IchxError
+from ichx.experiments.loggers.run_log import log_file
+from ichx.experiments.register import draft
+from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Experiment, Selection, Store, Tuned
-from ichx.training.following.run_log import log_file
-from ichx.training.network.weights import Start, remember_start
-from ichx.training.options import RunOptions
-from ichx.training.register import draft
-from ichx.tuning.events import TuneEnding
+from ichx.training.run_options import RunOptions
+from ichx.training.weights import Start, remember_start
 from ichx.tuning.limits import Limits
 from ichx.tuning.results import read_study
 from ichx.tuning.running import TrialRunner, best_of
 from ichx.tuning.space import Space, parse_space
 from ichx.tuning.study import tune
+from ichx.tuning.study_events import TuneEnding
 from ichx.tuning.trial import Budget
 from ichx.workspace import Workspace
 
@@ -33,9 +34,9 @@ def test_trials_are_experiments_and_a_finished_study_stays(
 ) -> None:
     source = Path(store.version("phantom").source)
     (labels,) = source.parent.glob("*train.csv")
-    add_dataset(workspace, store, "phantom", source, labels=labels, folds=3)
+    add_dataset(Project(workspace, store), "phantom", source, labels=labels, folds=3)
     told = Told()
-    ending = tune(workspace, store, 1, InlineEngine(), trials=3, space=space, budget=CPU, events=told)
+    ending = tune(Project(workspace, store), 1, InlineEngine(), trials=3, space=space, budget=CPU, events=told)
     assert ending == TuneEnding(3, 3, "complete")
     assert told.started == [t.experiment for t in told.ended] == [2, 3, 4]
     given = from_toml(parent.recipe)
@@ -62,17 +63,17 @@ def test_trials_are_experiments_and_a_finished_study_stays(
     assert [e.number for e in store.experiments()] == [1]
     assert store.listing(Selection(kind=None, parent=1))[1] == 3
 
-    again = tune(workspace, store, 1, InlineEngine(), trials=3, space=space, budget=CPU)
+    again = tune(Project(workspace, store), 1, InlineEngine(), trials=3, space=space, budget=CPU)
     assert again == TuneEnding(3, 0, "complete")
     with pytest.raises(
         IchxError, match=r"it searches batch=16,32, not [0-9,]+; stage.balanced.lr=log:0.0001..0.01, not log"
     ):
-        tune(workspace, store, 1, InlineEngine(), trials=4, budget=CPU)
+        tune(Project(workspace, store), 1, InlineEngine(), trials=4, budget=CPU)
     other = replace(CPU, options=RunOptions(device="cpu", pretrained=False))
     with pytest.raises(IchxError, match=r"it was made without --pretrained, not with --no-pretrained"):
-        tune(workspace, store, 1, InlineEngine(), trials=4, space=space, budget=other)
+        tune(Project(workspace, store), 1, InlineEngine(), trials=4, space=space, budget=other)
     with pytest.raises(IchxError, match=r"it was made with --subset 1, not with --subset 0.5") as caught:
-        tune(workspace, store, 1, InlineEngine(), trials=4, space=space, budget=replace(CPU, subset=0.5))
+        tune(Project(workspace, store), 1, InlineEngine(), trials=4, space=space, budget=replace(CPU, subset=0.5))
     assert "--study NAME" in caught.value.remedy
     assert store.listing(Selection(kind="trial"))[1] == 3
 
@@ -84,18 +85,28 @@ def test_stopped_and_timed_out_it_goes_on_where_it_was(workspace: Workspace, sto
         heard[0] = int(job == 2)
 
     engine = ScriptedEngine(store, far_from(1e-3), before=hear)
-    ending = tune(workspace, store, 1, engine, trials=5, space=space, stops=lambda: heard[0])
+    ending = tune(Project(workspace, store), 1, engine, trials=5, space=space, stops=lambda: heard[0])
     assert ending == TuneEnding(2, 2, "stopped")
     assert [run.state for run in store.runs(4)] == ["stopped"]
-    ending = tune(workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), trials=5, space=space, timeout=1e-9)
+    ending = tune(
+        Project(workspace, store), 1, ScriptedEngine(store, far_from(1e-3)), trials=5, space=space, timeout=1e-9
+    )
     assert ending == TuneEnding(2, 0, "timeout")
     told = Told()
     engine = ScriptedEngine(store, far_from(1e-3))
-    ending = tune(workspace, store, 1, engine, trials=5, space=space, events=told)
+    ending = tune(Project(workspace, store), 1, engine, trials=5, space=space, events=told)
     assert (ending, told.started) == (TuneEnding(5, 3, "complete"), [4, 5, 6])
 
     whole = Told()
-    tune(workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), trials=5, space=space, events=whole, study="b")
+    tune(
+        Project(workspace, store),
+        1,
+        ScriptedEngine(store, far_from(1e-3)),
+        trials=5,
+        space=space,
+        events=whole,
+        study="b",
+    )
     assert [t.values for t in whole.ended[2:]] == [t.values for t in told.ended]  # as if nothing had happened
 
 
@@ -106,18 +117,18 @@ def test_a_first_failure_ends_the_study_and_a_later_one_does_not(
     engine = ScriptedEngine(store, far_from(1e-3), fails=lambda job: job in broken)
     told = Told()
     with pytest.raises(IchxError, match="trial 1 failed before any succeeded: exit code 1: out of luck") as caught:
-        tune(workspace, store, 1, engine, trials=4, space=space, budget=CPU, events=told)
+        tune(Project(workspace, store), 1, engine, trials=4, space=space, budget=CPU, events=told)
     assert str(log_file(workspace, 2, 1)) in caught.value.remedy
 
     broken |= {2}
-    ending = tune(workspace, store, 1, engine, trials=4, space=space, budget=CPU, events=told)
+    ending = tune(Project(workspace, store), 1, engine, trials=4, space=space, budget=CPU, events=told)
     assert ending == TuneEnding(4, 3, "complete")
     assert [t.state for t in told.ended] == ["failed", "done", "failed", "done"]
     assert told.ended[2].log == log_file(workspace, 4, 1).relative_to(workspace.root).as_posix()
 
     broken |= set(range(20))
     with pytest.raises(IchxError, match="3 trials in a row failed, the last one: exit code 1"):
-        tune(workspace, store, 1, engine, trials=20, space=space, budget=CPU, events=told)
+        tune(Project(workspace, store), 1, engine, trials=20, space=space, budget=CPU, events=told)
     assert len(told.ended) == 7
 
 
@@ -128,10 +139,10 @@ def test_an_interrupted_trial_goes_on_as_the_same_experiment(workspace: Workspac
 
     engine = ScriptedEngine(store, far_from(1e-3), before=interrupt)
     with pytest.raises(KeyboardInterrupt):
-        tune(workspace, store, 1, engine, trials=3, space=space, budget=CPU)
+        tune(Project(workspace, store), 1, engine, trials=3, space=space, budget=CPU)
     assert store.listing(Selection(kind="trial"))[1] == 2
     engine, told = ScriptedEngine(store, far_from(1e-3)), Told()
-    ending = tune(workspace, store, 1, engine, trials=2, space=space, budget=CPU, events=told)
+    ending = tune(Project(workspace, store), 1, engine, trials=2, space=space, budget=CPU, events=told)
     assert (told.started, [t.experiment for t in told.ended]) == ([3], [3])
     assert (ending, len(engine.jobs)) == (TuneEnding(2, 1, "complete"), 1)
 
@@ -139,7 +150,7 @@ def test_an_interrupted_trial_goes_on_as_the_same_experiment(workspace: Workspac
 def test_values_that_do_not_go_together_are_passed_over(workspace: Workspace, store: Store, parent: Experiment) -> None:
     space = parse_space(("input.size=48,64", "input.crop=0,64"), from_toml(parent.recipe))
     engine, told = ScriptedEngine(store, far_from(1e-3)), Told()
-    tune(workspace, store, 1, engine, trials=12, space=space, events=told, sampler="random", pruner="none")
+    tune(Project(workspace, store), 1, engine, trials=12, space=space, events=told, sampler="random", pruner="none")
     misfits = [t for t in told.ended if t.values == {"input.size": "48", "input.crop": "64"}]
     assert misfits
     assert all((t.state, t.experiment) == ("pruned", None) and "input.crop" in (t.reason or "") for t in misfits)
@@ -150,7 +161,7 @@ def test_values_that_do_not_go_together_are_passed_over(workspace: Workspace, st
 def test_the_same_values_are_not_trained_twice(workspace: Workspace, store: Store, parent: Experiment) -> None:
     space = parse_space(["batch=8,16"], from_toml(parent.recipe))
     engine, told = ScriptedEngine(store, lambda recipe, part: recipe.batch / 100), Told()
-    ending = tune(workspace, store, 1, engine, trials=6, space=space, events=told)
+    ending = tune(Project(workspace, store), 1, engine, trials=6, space=space, events=told)
     assert (ending, len(engine.jobs)) == (TuneEnding(6, 6, "complete"), len({str(t.values) for t in told.ended}))
     assert len(engine.jobs) == 2
     for trial in told.ended:
@@ -165,7 +176,7 @@ def test_every_sampler_finds_what_is_better(
     space = parse_space(["stage.balanced.lr=log:1e-6..1e0", "model.dropout=0.1..0.5"], from_toml(parent.recipe))
     told = Told()
     engine = ScriptedEngine(store, far_from(1e-3))
-    tune(workspace, store, 1, engine, trials=15, space=space, events=told, sampler=sampler, pruner="none")
+    tune(Project(workspace, store), 1, engine, trials=15, space=space, events=told, sampler=sampler, pruner="none")
     assert told.notes == ["what the recipe has for model.dropout lies outside of what is searched"]
     assert len({str(t.values) for t in told.ended}) == 15
     best = best_of(told.ended)
@@ -193,9 +204,9 @@ def test_what_cannot_be_is_said_at_once(
     workspace: Workspace, store: Store, parent: Experiment, wrong: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(IchxError, match=problem):
-        tune(workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), **{"trials": 1, **wrong})
+        tune(Project(workspace, store), 1, ScriptedEngine(store, far_from(1e-3)), **{"trials": 1, **wrong})
     with pytest.raises(IchxError, match="no experiment has the number 9"):
-        tune(workspace, store, 9, InlineEngine(), trials=1)
+        tune(Project(workspace, store), 9, InlineEngine(), trials=1)
     assert not (workspace.root / "db" / "tuning.db").exists()
 
 
@@ -213,30 +224,30 @@ def test_what_an_earlier_process_had_decided_is_told_with_what_it_needed(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrialRunner, "_prune", tell)
         with pytest.raises(KeyboardInterrupt):
-            tune(workspace, store, 1, engine, trials=9, space=space, budget=CPU, limits=limits)
+            tune(Project(workspace, store), 1, engine, trials=9, space=space, budget=CPU, limits=limits)
     lost = store.experiments(Selection(kind="trial"))[0]
     assert lost.state == "stopped"
     again, told = ScriptedEngine(store, far_from(1e-3), **slow), Told()
-    tune(workspace, store, 1, again, trials=9, space=space, budget=CPU, limits=limits, events=told)
+    tune(Project(workspace, store), 1, again, trials=9, space=space, budget=CPU, limits=limits, events=told)
     first = told.ended[0]
     assert (first.experiment, first.state) == (lost.number, "pruned")
     assert "more than 5 s" in first.excess
     assert str(lost.number) not in [job.argv[4] for job in again.jobs]
-    view = next(t for t in read_study(workspace, store, 1).trials if t.experiment == lost.number)
+    view = next(t for t in read_study(Project(workspace, store), 1).trials if t.experiment == lost.number)
     assert (view.exceeded, view.epochs is not None) == (("epoch_seconds",), True)
 
 
 def test_a_baseline_that_failed_is_tried_again(workspace: Workspace, store: Store, space: Space) -> None:
     engine = ScriptedEngine(store, far_from(1e-3), fails=lambda job: job == 0)
     with pytest.raises(IchxError, match="trial 1 failed before any succeeded"):
-        tune(workspace, store, 1, engine, trials=3, space=space, budget=CPU)
+        tune(Project(workspace, store), 1, engine, trials=3, space=space, budget=CPU)
     told = Told()
-    tune(workspace, store, 1, engine, trials=3, space=space, budget=CPU, events=told)
+    tune(Project(workspace, store), 1, engine, trials=3, space=space, budget=CPU, events=told)
     assert [(t.trial, t.baseline, t.state) for t in told.ended] == [(1, True, "done"), (2, False, "done")]
-    baseline = read_study(workspace, store, 1).baseline
+    baseline = read_study(Project(workspace, store), 1).baseline
     assert baseline is not None
     assert (baseline.trial, baseline.score) == (1, told.ended[0].score)
-    tune(workspace, store, 1, engine, trials=4, space=space, budget=CPU, events=told)
+    tune(Project(workspace, store), 1, engine, trials=4, space=space, budget=CPU, events=told)
     assert [t.baseline for t in told.ended] == [True, False, False]
 
 
@@ -249,11 +260,17 @@ def test_an_interrupted_trial_whose_experiment_was_deleted_is_made_again(
         heard[0] = int(job == 1)
 
     engine, told = ScriptedEngine(store, far_from(1e-3), before=hear), Told()
-    tune(workspace, store, 1, engine, trials=3, space=space, budget=CPU, stops=lambda: heard[0])
+    tune(Project(workspace, store), 1, engine, trials=3, space=space, budget=CPU, stops=lambda: heard[0])
     store.trash([3])
     store.purge(3)
     ending = tune(
-        workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), trials=3, space=space, events=told, budget=CPU
+        Project(workspace, store),
+        1,
+        ScriptedEngine(store, far_from(1e-3)),
+        trials=3,
+        space=space,
+        events=told,
+        budget=CPU,
     )
     assert (ending.finished, [t.state for t in told.ended]) == (3, ["done", "done"])
     assert told.started[0] > 3
@@ -269,7 +286,7 @@ def test_a_study_whose_experiment_is_deleted_meanwhile_says_so(
 
     engine = ScriptedEngine(store, far_from(1e-3), before=purge)
     with pytest.raises(IchxError, match="no experiment has the number 1"):
-        tune(workspace, store, 1, engine, trials=5, space=space, budget=CPU)
+        tune(Project(workspace, store), 1, engine, trials=5, space=space, budget=CPU)
     assert [(e.parent, e.folds_done) for e in store.experiments(Selection(kind="trial"))] == [(None, 1)] * 2
 
 
@@ -277,7 +294,7 @@ def test_a_plugin_that_is_gone_is_told_before_any_trial(workspace: Workspace, st
     recipe = replace(from_toml(parent.recipe), plugin="gone")
     number = store.add_experiments([draft(recipe, store.version("phantom"))])[0].number
     with pytest.raises(IchxError, match="no plugin is called 'gone'"):
-        tune(workspace, store, number, ScriptedEngine(store, far_from(1e-3)), trials=1)
+        tune(Project(workspace, store), number, ScriptedEngine(store, far_from(1e-3)), trials=1)
     assert store.listing(Selection(kind="trial"))[1] == 0
 
 
@@ -286,9 +303,9 @@ def test_trials_that_start_from_other_weights_than_their_experiment_are_told(
 ) -> None:
     remember_start(workspace.experiment_dir(1), Start("file", "own.pth", "0"))
     told = Told()
-    tune(workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), trials=1, space=space, events=told)
+    tune(Project(workspace, store), 1, ScriptedEngine(store, far_from(1e-3)), trials=1, space=space, events=told)
     (note,) = told.notes
     assert note.startswith("the folds of experiment 1 started from a file's weights, its trials start from random")
     remember_start(workspace.experiment_dir(1), Start("random"))
-    tune(workspace, store, 1, ScriptedEngine(store, far_from(1e-3)), trials=2, space=space, events=told)
+    tune(Project(workspace, store), 1, ScriptedEngine(store, far_from(1e-3)), trials=2, space=space, events=told)
     assert told.notes == [note]

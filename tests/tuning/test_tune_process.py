@@ -11,10 +11,11 @@ from collections.abc import Callable
 import pytest
 from tuned_workspace import made, parent, store, workspace  # noqa: F401
 
-from ichx.engine import LocalEngine
 from ichx.errors import IchxError
+from ichx.jobs import LocalEngine
+from ichx.project import Project
 from ichx.store import Experiment, Selection, Store
-from ichx.training.options import RunOptions
+from ichx.training.run_options import RunOptions
 from ichx.tuning.study import tune
 from ichx.tuning.trial import Budget
 from ichx.workspace import Workspace
@@ -59,5 +60,5 @@ def test_a_job_that_dies_is_told_with_its_log(workspace: Workspace, store: Store
         contextlib.closing(LocalEngine(2)) as engine,
         pytest.raises(IchxError, match=r"exit code 1: .*cuda:77") as caught,
     ):
-        tune(workspace, store, 1, engine, trials=3, jobs=2, budget=nowhere)
+        tune(Project(workspace, store), 1, engine, trials=3, jobs=2, budget=nowhere)
     assert "run.log" in caught.value.remedy

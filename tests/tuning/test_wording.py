@@ -2,8 +2,8 @@
 
 import pytest
 
+from ichx.tuning.describe import headers, over, told
 from ichx.tuning.setup import differences
-from ichx.tuning.wording import headers, over, told
 
 ALL = ["stage.full.lr", "stage.balanced.lr", "input.windows.2.width", "input.windows.1.width", "model.dropout"]
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from scripted_engine import SEARCH
 
-from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.adding import add_dataset
+from ichx.datasets.adding import add_dataset
+from ichx.experiments.register import draft
+from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Experiment, Store, open_store
-from ichx.training.register import draft
 from ichx.tuning.space import Space, parse_space
 from ichx.workspace import Workspace, init_workspace, open_workspace
 
@@ -25,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workspace = init_workspace(root / "workspace")
     files = write_phantom(root / "phantom", patients=4, seed=1, size=64)
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "phantom", files.train, labels=files.train_labels, folds=2)
+        add_dataset(Project(workspace, store), "phantom", files.train, labels=files.train_labels, folds=2)
     return workspace.root
 
 

@@ -1,0 +1,229 @@
+"""Predicting files that belong to no dataset, with the finished folds of an experiment.
+
+Slices go the way that training's go: header, series, HU cache, loader, windows, network. The cache is a folder for the
+time of the command, filled and emptied a portion of whole series at a time, so that neither disk nor memory has to
+hold all pixels. Not for writing the result down (`ichx.inference.prediction_files`).
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ichx.cache.build import ensure_cache
+from ichx.cache.hu_cache import Cache
+from ichx.cache.requests import recipe_spec
+from ichx.datasets.adding import raise_unusable
+from ichx.datasets.catalog import make_catalog, usable
+from ichx.datasets.ingest import scan_source
+from ichx.datasets.series import neighbours
+from ichx.errors import IchxError
+from ichx.evaluation.feature_files import FeatureWriter
+from ichx.evaluation.metric import FloatArray, probabilities
+from ichx.evaluation.oof import TTA_VIEWS
+from ichx.inference.scratch import scratch_folder
+from ichx.inference.trained import Network, find_trained, network_of
+from ichx.labels import ANY, LABELS
+from ichx.store import marks
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+    from ichx.training.callbacks import RunEvents
+
+PORTION: Final = 16_384
+"""Slices that are cached at once; at 378 px they take 2 GB of disk."""
+
+
+@dataclass(frozen=True)
+class FilePredictions:
+    """What `predict_files` found.
+
+    `slices` has a row for each slice, by patient, study, series and order, then one for each file or frame that is no
+    usable slice: `slice_id`, `patient`, `study`, `series` (keyed hashes), `order` (from 0), `position` (mm along the
+    series), a probability per label, `defect`, `file` (under the source), `frame`. Without probabilities where `defect`
+    says why. `studies` has for each study the number of `slices`, of those `left_out`, per label the largest
+    probability, and the most suspicious slice, with the largest probability of `any`. `defects` counts by reason.
+    """
+
+    experiment: int
+    name: str
+    folds: tuple[int, ...]
+    tta: str
+    marks: tuple[str, ...]
+    slices: pd.DataFrame
+    studies: pd.DataFrame
+    defects: dict[str, int]
+
+    @property
+    def predicted(self) -> int:
+        """Number of slices that have probabilities."""
+        return int(self.slices["defect"].isna().sum())
+
+
+def predict_files(
+    project: "Project",
+    number: int,
+    source: Path,
+    *,
+    events: "RunEvents",
+    tta: str = "none",
+    folds: Sequence[int] | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    features: Path | None = None,
+) -> FilePredictions:
+    """Predict the DICOM files of `source` (a file, a folder, a zip, a folder in a zip) with experiment `number`.
+
+    A probability is the mean over the views of `tta`, then over the finished folds (`folds`: these). `features` is a
+    file beside which the pooled features go, one file for each fold and view. Raises `IchxError` where the experiment
+    has no finished fold, and where no file is a usable slice.
+    """
+    if tta not in TTA_VIEWS:
+        raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
+    trained = find_trained(project, number, folds)
+    if trained.partial is not None and folds is None:
+        events.note(f"experiment {number} predicts with {trained.partial}")
+    source = source.expanduser().resolve()
+    scan = scan_source(source, progress=lambda done, total: events.phase("reading headers", done, total))
+    catalog, _ = make_catalog(scan, project.workspace.privacy_key())
+    raise_unusable(source, catalog)
+    slices = usable(catalog)
+    with ExitStack() as stack:
+        folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))
+        network = stack.enter_context(network_of(trained, device, workers, events.note))
+        views = TTA_VIEWS[tta]
+        writers = {
+            (fold, view): stack.enter_context(FeatureWriter(_features_path(features, fold, view)))
+            for fold in trained.weights
+            for view in views
+            if features is not None
+        }
+        events.note(f"device: {network.hardware}")
+        predicted, reasons = _predict(network, source, slices, views, folder, writers, events)
+    table = _table(catalog, slices, predicted, reasons)
+    found = FilePredictions(
+        experiment=number,
+        name=trained.experiment.name,
+        folds=tuple(trained.weights),
+        tta=tta,
+        marks=marks(trained.experiment),
+        slices=table,
+        studies=_studies(table),
+        defects={str(reason): int(count) for reason, count in table["defect"].value_counts().items()},
+    )
+    if not found.predicted:
+        told = ", ".join(f"{reason} ({count:,})" for reason, count in found.defects.items())
+        raise IchxError(f"no slice in {source} can be decoded: {told}", "export or copy the files again")
+    return found
+
+
+def portions(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of consecutive rows of `slices`: whole series, `size` rows or as many as these take."""
+    position = pd.Series(np.arange(len(slices)))
+    last = position.groupby(pd.factorize(slices["series"])[0]).transform("max").cummax().to_numpy()
+    ends = np.flatnonzero(last == position.to_numpy()) + 1
+    start = 0
+    while start < len(slices):
+        within = ends[(ends > start) & (ends <= start + size)]
+        stop = int(within[-1] if len(within) else ends[ends > start][0])
+        yield start, stop
+        start = stop
+
+
+def _predict(
+    network: Network,
+    source: Path,
+    slices: pd.DataFrame,
+    views: Sequence[str],
+    folder: Path,
+    writers: dict[tuple[int, str], FeatureWriter],
+    events: "RunEvents",
+) -> tuple[FloatArray, dict[int, str]]:
+    """Return the probabilities (N, 6) of `slices`, NaN where decoding fails, and row -> reason of these."""
+    trained, total = network.trained, len(slices)
+    predicted = np.full((total, len(LABELS)), np.nan)
+    reasons: dict[int, str] = {}
+    for start, stop in portions(slices, PORTION):
+        part = slices.iloc[start:stop].reset_index(drop=True)
+        part = part.assign(**neighbours(part))
+
+        def caching(done: int, of: int, start: int = start, stop: int = stop) -> None:
+            events.phase("decoding", start + done * (stop - start) // max(of, 1), total)
+
+        cache = ensure_cache(folder, "files", source, part, recipe_spec(trained.recipe), progress=caching)
+        reasons |= {start + row: reason for row, reason in cache.defects.items()}
+        rows = np.flatnonzero(cache.valid)
+        predicted[start + rows] = _mean(network, cache, part, rows, views, writers, start, total, events)
+        shutil.rmtree(cache.folder, ignore_errors=True)
+    return predicted, reasons
+
+
+def _mean(
+    network: Network,
+    cache: Cache,
+    part: pd.DataFrame,
+    rows: npt.NDArray[np.int64],
+    views: Sequence[str],
+    writers: dict[tuple[int, str], FeatureWriter],
+    before: int,
+    total: int,
+    events: "RunEvents",
+) -> FloatArray:
+    """Return the mean probabilities (N, 6) of `rows` over views, then folds."""
+    weights = network.trained.weights
+    passes = len(weights) * len(views)
+    mean = np.zeros((len(rows), len(LABELS)))
+    for place, fold in enumerate(weights):
+        network.load(fold)
+        of_views = []
+        for index, view in enumerate(views):
+            through = place * len(views) + index
+
+            def report(done: int, through: int = through) -> None:
+                events.phase("predicting", before + (through * len(rows) + done) // passes, total)
+
+            logits = network.logits(cache, part, rows, view, report, writers.get((fold, view)))
+            of_views.append(probabilities(logits))
+        mean += np.mean(of_views, axis=0)
+    return mean / len(weights)
+
+
+def _table(catalog: pd.DataFrame, slices: pd.DataFrame, predicted: FloatArray, reasons: dict[int, str]) -> pd.DataFrame:
+    """Return the `slices` of `FilePredictions`: those that were looked at, then what `catalog` refuses."""
+    columns = ["slice_id", "patient", "study", "series", "order", "position", "file", "frame"]
+    good = slices[columns].copy()
+    good[list(LABELS)] = predicted
+    good["defect"] = pd.Series([reasons.get(row) for row in range(len(good))], dtype=object)
+    refused = catalog.loc[catalog["defect"].notna(), [*columns, "defect"]].reset_index(drop=True)
+    refused["defect"] = refused["defect"].astype(object)
+    refused[list(LABELS)] = np.nan
+    both = pd.concat([good, refused], ignore_index=True) if len(refused) else good
+    both["order"] = both["order"].astype("Int64").where(both["order"] >= 0)
+    for name in ("slice_id", "patient", "study", "series"):
+        both[name] = both[name].astype(object).where(both[name] != "", None)
+    return both[["slice_id", *columns[1:6], *LABELS, "defect", "file", "frame"]]
+
+
+def _studies(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the `studies` of `FilePredictions`, in the order of their first slices."""
+    known = table[table["study"].notna()]
+    grouped = known.groupby("study", sort=False)
+    studies = grouped[["patient"]].first()
+    studies["slices"] = grouped.size()
+    studies["left_out"] = grouped["defect"].count()
+    studies[list(LABELS)] = grouped[list(LABELS)].max()
+    seen = known[known["defect"].isna()]
+    best = seen.loc[seen.groupby("study", sort=False)[ANY].idxmax()].set_index("study")
+    for name in ("slice_id", "series", "order"):
+        studies[f"suspicious_{name}"] = best[name]
+    return studies.reset_index()[["patient", "study", *studies.columns[1:]]]
+
+
+def _features_path(beside: Path, fold: int, view: str) -> Path:
+    return beside.with_name(f"{beside.stem}-fold-{fold}-{view}-features.parquet")

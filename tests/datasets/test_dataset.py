@@ -1,0 +1,467 @@
+"""Adding datasets and loading them, on a real store."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from dicom_files import head, write_ct, write_study
+from zip_files import change_entry, zip_folder
+
+from ichx.cache.build import ensure_cache
+from ichx.cache.hu_cache import CacheSpec
+from ichx.datasets.adding import AddReport, add_dataset
+from ichx.datasets.catalog import read_catalog
+from ichx.datasets.dataset import describe, load_catalog, load_dataset, load_folds
+from ichx.errors import IchxError, NotFoundError
+from ichx.labels import LABELS
+from ichx.project import Project
+from ichx.store import Store, open_store
+from ichx.workspace import Workspace, init_workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return init_workspace(tmp_path / "workspace")
+
+
+@pytest.fixture
+def store(workspace: Workspace) -> Iterator[Store]:
+    with open_store(workspace) as opened:
+        yield opened
+
+
+class Cohort:
+    """A folder of studies with its label CSV."""
+
+    def __init__(self, root: Path, patients: int = 6, slices: int = 4) -> None:
+        self.files, self.labels = root / "files", root / "labels.csv"
+        self.ids = [i for p in range(patients) for i in write_study(self.files / f"p{p}", str(p), slices)]
+        self.positive = set(self.ids[::3])
+        self.write_labels()
+
+    def write_labels(self, images: list[str] | None = None, extra: str = "") -> None:
+        rows = [
+            f"{i}_{label},{int(i in self.positive and label != 'epidural')}"
+            for i in images or self.ids
+            for label in LABELS
+        ]
+        self.labels.write_text("ID,Label\n" + "\n".join(rows) + "\n" + extra)
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Cohort:
+    return Cohort(tmp_path / "cohort")
+
+
+def add(workspace: Workspace, store: Store, cohort: Cohort, name: str = "train", **options) -> AddReport:
+    return add_dataset(Project(workspace, store), name, cohort.files, **{"labels": cohort.labels, "folds": 3} | options)
+
+
+def told(report: AddReport) -> str:
+    return "\n".join(report.messages + report.warnings)
+
+
+def test_a_labelled_dataset(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    report = add(workspace, store, cohort)
+    assert report.created
+    assert (report.version.number, report.version.slices, report.version.patients, report.version.defects) == (
+        1,
+        24,
+        6,
+        0,
+    )
+    assert store.dataset("train").trainable
+    assert "matched by SOPInstanceUID" in told(report)
+    loaded = load_dataset(Project(workspace, store), "train")
+    assert loaded.source == cohort.files
+    slices = loaded.slices
+    assert sorted(slices["slice_id"]) == sorted(cohort.ids)
+    assert slices.index.tolist() == list(range(24))
+    assert ((slices["any"] == 1) == slices["slice_id"].isin(cohort.positive)).all()
+    for _, series in slices.groupby("series", sort=False):
+        assert series["order"].tolist() == [0, 1, 2, 3]
+        assert series["position"].tolist() == [0, 5, 10, 15]
+        assert series["instance_number"].tolist() == [4, 3, 2, 1]
+    folds = load_folds(workspace, report.version, report.version.folds[0])
+    assert pd.Series(folds).groupby(slices["patient"]).nunique().tolist() == [1] * 6
+    assert np.bincount(folds).tolist() == [8, 8, 8]
+
+
+def test_identifiers_are_hashed_with_a_key_unless_kept(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    report = add(workspace, store, cohort)
+    hashed = load_catalog(workspace, report.version)
+    assert hashed["patient"].str.fullmatch("[0-9a-f]{16}").all()
+    folder = workspace.root / report.version.path
+    assert all(b"ID_study" not in file.read_bytes() for file in folder.iterdir())
+    kept = add(workspace, store, cohort, keep_ids=True)
+    assert kept.created
+    plain = load_catalog(workspace, kept.version)
+    assert set(plain["patient"]) == {str(p) for p in range(6)}
+    assert plain["patient"].nunique() == hashed["patient"].nunique()
+    assert (kept.version.digest, kept.version.folds[0].digest) == (
+        report.version.digest,
+        report.version.folds[0].digest,
+    )
+
+
+def test_digests_and_rows_do_not_depend_on_the_workspace(
+    tmp_path: Path, workspace: Workspace, store: Store, cohort: Cohort
+) -> None:
+    here = add(workspace, store, cohort).version
+    other = init_workspace(tmp_path / "other")
+    with open_store(other) as its_store:
+        there = add(other, its_store, cohort).version
+        its_ids = load_dataset(Project(other, its_store), "train").slices["slice_id"].tolist()
+    # What an epoch draws are rows: the same seed is to draw the same slices in every workspace, whatever its key.
+    assert load_dataset(Project(workspace, store), "train").slices["slice_id"].tolist() == its_ids
+    assert here.digest == there.digest
+    assert here.label_digest == there.label_digest
+    assert here.folds[0].digest == there.folds[0].digest
+
+
+def test_added_again_nothing_changes(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    first = add(workspace, store, cohort)
+    again = add(workspace, store, cohort)
+    assert not again.created
+    assert again.version == first.version
+    assert [p.name for p in (workspace.datasets_dir / "train").iterdir()] == ["v1"]
+
+
+def test_each_kind_of_change_makes_a_version(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    add(workspace, store, cohort)
+    before = load_dataset(Project(workspace, store), "train", 1).slices
+    cohort.positive.add(cohort.ids[1])
+    cohort.write_labels()
+    labels = add(workspace, store, cohort)
+    assert (labels.version.number, "since version 1: the labels" in told(labels)) == (2, True)
+    folds = add(workspace, store, cohort, fold_seed=5)
+    assert folds.version.number == 3
+    assert "the folds" in told(folds)
+    rewritten = next(cohort.files.rglob("*.dcm"))
+    os.utime(rewritten, ns=(1, 1))
+    files = add(workspace, store, cohort, fold_seed=5)
+    assert files.version.number == 4
+    assert files.version.digest == folds.version.digest
+    assert "since version 3: the files" in told(files)
+    rewritten.write_bytes(rewritten.read_bytes()[:-100])
+    files = add(workspace, store, cohort, fold_seed=5)
+    assert (files.version.number, files.version.slices, files.version.defects) == (5, 23, 1)
+    pd.testing.assert_frame_equal(load_dataset(Project(workspace, store), "train", 1).slices, before)
+
+
+def test_what_is_refused_is_named_and_adds_up(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    first = sorted(cohort.files.rglob("*.dcm"))[0]
+    (cohort.files / "z_copy.dcm").write_bytes(first.read_bytes())
+    (cohort.files / "notes.txt").write_text("hello")
+    write_ct(cohort.files / "inverted.dcm", PhotometricInterpretation="MONOCHROME1")
+    write_ct(cohort.files / "unlabelled.dcm")
+    report = add(workspace, store, cohort)
+    catalog = load_catalog(workspace, report.version)
+    refused = catalog[catalog["defect"].notna()].set_index("file")["defect"].to_dict()
+    assert refused == {
+        "z_copy.dcm": "duplicate_instance",
+        "notes.txt": "not_dicom",
+        "inverted.dcm": "monochrome1",
+        "unlabelled.dcm": "no_label",
+    }
+    assert (report.version.slices, report.version.defects, len(catalog)) == (24, 4, 28)
+    for reason in refused.values():
+        assert f"{reason} 1" in told(report)
+    assert not set(load_dataset(Project(workspace, store), "train").slices["file"]) & set(refused)
+    facts = describe(Project(workspace, store), "train")
+    assert {d["reason"]: d["examples"] for d in facts["defects"]} == {v: [k] for k, v in refused.items()}
+    assert sum(fold["slices"] for fold in facts["folds"]) == 24
+    assert facts["families"][0]["slices"] == 24
+
+
+def test_labels_and_images_that_do_not_meet_are_counted(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    broken = next(cohort.files.rglob("*.dcm"))
+    broken.write_bytes(broken.read_bytes()[:-1])
+    extra = "".join(f"ID_gone_{label},0\n" for label in LABELS)
+    cohort.write_labels([i for i in cohort.ids if i != cohort.ids[-1]], extra + f"ID_gone_{LABELS[0]},0\n")
+    report = add(workspace, store, cohort)
+    assert "1 labelled image in no file, namely ID_gone" in told(report)
+    assert "1 labelled image in files that are left out" in told(report)
+    assert "no_label 1" in told(report)
+    assert "1 row of the label CSV said again" in told(report)
+    assert "some folds have none: epidural (0)" in told(report)
+
+
+def test_labels_match_by_file_name_when_all_do(tmp_path: Path, workspace: Workspace, store: Store) -> None:
+    for index in range(4):
+        write_ct(tmp_path / f"files/scan{index}.dcm", head(index), SOPInstanceUID=f"1.2.{index}", PatientID=str(index))
+    labels = tmp_path / "labels.csv"
+    header = f"image,{','.join(LABELS)}\n"
+    labels.write_text(header + "".join(f"scan{i},0,0,0,0,{i % 2},{i % 2}\n" for i in range(4)))
+    report = add_dataset(Project(workspace, store), "train", tmp_path / "files", labels=labels, folds=2)
+    assert "matched by file name" in told(report)
+    slices = load_dataset(Project(workspace, store), "train").slices.set_index("slice_id")
+    assert slices["subdural"].to_dict() == {"1.2.0": 0, "1.2.1": 1, "1.2.2": 0, "1.2.3": 1}
+    labels.write_text(header + "scan0,0,0,0,0,0,0\nother,0,0,0,0,0,0\n")
+    with pytest.raises(IchxError, match=r"'scan0'.*'1.2.0'"):
+        add_dataset(Project(workspace, store), "other", tmp_path / "files", labels=labels, folds=2)
+
+
+def test_slices_without_patient_are_grouped_by_what_there_is(
+    tmp_path: Path, workspace: Workspace, store: Store
+) -> None:
+    source = tmp_path / "files"
+    for index in range(6):
+        study = "ID_x" if index < 3 else None
+        series = f"ID_s{index}" if index < 5 else None
+        write_ct(source / f"{index}.dcm", PatientID="", StudyInstanceUID=study, SeriesInstanceUID=series)
+    report = add_dataset(Project(workspace, store), "loose", source)
+    assert "6 slices without a PatientID" in told(report)
+    slices = load_dataset(Project(workspace, store), "loose").slices.set_index("file")
+    assert slices["patient"][["0.dcm", "1.dcm", "2.dcm"]].nunique() == 1
+    assert slices["patient"].nunique() == 4
+    assert not store.dataset("loose").trainable
+
+
+def test_a_test_set_with_its_sample(tmp_path: Path, workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    add(workspace, store, cohort)
+    test = Cohort(tmp_path / "test", patients=1)
+    sample = tmp_path / "sample.csv"
+    ids = [f"{i}_{label}" for i in [*test.ids[1:], "ID_gone"] for label in reversed(LABELS)]
+    sample.write_text("ID,Label\n" + "".join(f"{i},0.5\n" for i in ids))
+    report = add(workspace, store, test, "test", labels=None, test_of="train", sample=sample)
+    assert report.version.folds == ()
+    assert [version.dataset for version in store.test_sets("train")] == ["test"]
+    kept = pd.read_csv(workspace.root / report.version.sample)
+    assert kept["ID"].tolist() == ids
+    assert report.version.summary["sample"]["absent"] == 1
+    assert "1 image of the sample in no file, namely ID_gone" in told(report)
+    assert "1 slice not in the sample" in told(report)
+    assert not add(workspace, store, test, "test", labels=None, test_of="train", sample=sample).created
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"name": "a b"}, "no name for a dataset"),
+        ({"name": "../x"}, "no name for a dataset"),
+        ({"name": ""}, "no name for a dataset"),
+        ({"test_of": "train"}, "--test-of and --labels exclude each other"),
+        ({"sample": "labels"}, "--sample belongs to a test set"),
+        ({"labels": None, "test_of": "nobody"}, "no dataset is called 'nobody'"),
+        ({"labels": None, "test_of": "bare"}, "'bare' has no labels"),
+        ({"labels": None, "name": "t", "test_of": "t"}, "its own test set"),
+        ({"labels": None, "name": "train", "test_of": "other"}, "is a dataset of its own already"),
+        ({"labels": None, "name": "train"}, "has labels in its earlier versions"),
+        ({"folds": 7}, "6 patients cannot be divided into 7 folds"),
+    ],
+)
+def test_requests_that_make_no_sense(
+    workspace: Workspace, store: Store, cohort: Cohort, options: dict, problem: str
+) -> None:
+    add(workspace, store, cohort)
+    add(workspace, store, cohort, "other")
+    add(workspace, store, cohort, "bare", labels=None)
+    before = sorted(workspace.datasets_dir.rglob("*"))
+    if "sample" in options:
+        options = options | {"sample": cohort.labels}
+    with pytest.raises(IchxError, match=problem):
+        add(workspace, store, cohort, **options)
+    assert sorted(workspace.datasets_dir.rglob("*")) == before
+    assert len(store.datasets()) == 3
+
+
+def test_sources_that_hold_nothing_usable(tmp_path: Path, workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("hello")
+    with pytest.raises(IchxError, match=r"no DICOM in .*: looked at 1 file"):
+        add_dataset(Project(workspace, store), "x", folder)
+    write_ct(folder / "mr.dcm", Modality="MR")
+    with pytest.raises(IchxError, match=r"no usable CT slice .*: 2 files refused as .*not_ct \(1\)"):
+        add_dataset(Project(workspace, store), "x", folder)
+    other = Cohort(tmp_path / "y", patients=1)
+    cohort.write_labels(["ID_1", "ID_2"])
+    with pytest.raises(IchxError, match=r"no id in .* belongs to a slice: it says such as 'ID_1'"):
+        add(workspace, store, other, labels=cohort.labels)
+    assert store.datasets() == []
+    assert not workspace.datasets_dir.exists()
+
+
+def test_a_folder_that_cannot_be_written_leaves_nothing(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    workspace.datasets_dir.mkdir()
+    (workspace.datasets_dir / "train").write_text("a file stands where the folder should be")
+    with pytest.raises(IchxError, match="cannot write the dataset"):
+        add(workspace, store, cohort)
+    assert store.datasets() == []
+    (workspace.datasets_dir / "train").unlink()
+    assert add(workspace, store, cohort).version.number == 1
+
+
+def test_the_rest_of_a_broken_try_does_no_harm(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    rest = workspace.datasets_dir / "train" / "v1"
+    rest.mkdir(parents=True)
+    (rest / "catalog.parquet").write_bytes(b"half")
+    report = add(workspace, store, cohort)
+    assert report.created
+    assert len(load_dataset(Project(workspace, store), "train").slices) == 24
+    assert load_folds(workspace, report.version, report.version.folds[0]).shape == (24,)
+
+
+def test_missing_files_of_a_version_are_told(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    version = add(workspace, store, cohort).version
+    catalog = workspace.root / version.path / "catalog.parquet"
+    good = catalog.read_bytes()
+    catalog.write_bytes(good[: len(good) // 2])
+    with pytest.raises(IchxError, match="a part of dataset train version 1, cannot be read"):
+        load_dataset(Project(workspace, store), "train")
+    catalog.unlink()
+    with pytest.raises(IchxError, match="a part of dataset train version 1, cannot be read"):
+        load_dataset(Project(workspace, store), "train")
+    with pytest.raises(NotFoundError):
+        load_dataset(Project(workspace, store), "trian")
+    with pytest.raises(IchxError, match="no version 7"):
+        load_dataset(Project(workspace, store), "train", 7)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_version_without_its_catalog_is_replaced_by_adding_again(
+    workspace: Workspace, store: Store, cohort: Cohort, damage: str
+) -> None:
+    first = add(workspace, store, cohort).version
+    catalog = workspace.root / first.path / "catalog.parquet"
+    if damage == "gone":
+        catalog.unlink()
+    else:
+        catalog.write_bytes(catalog.read_bytes()[:500])
+    with pytest.raises(IchxError, match=r"catalog\.parquet"):
+        load_dataset(Project(workspace, store), "train")
+    again = add(workspace, store, cohort)
+    assert (again.created, again.version.number) == (True, 2)
+    assert len(load_dataset(Project(workspace, store), "train").slices) == 24
+
+
+def test_a_wrong_intercept_is_repaired_in_the_catalog(tmp_path: Path, workspace: Workspace, store: Store) -> None:
+    shown = head().astype(int) - 1000
+    stored = np.where(shown < 0, shown + 4096, shown).astype(np.uint16)
+    write_ct(tmp_path / "files/a.dcm", stored, BitsStored=12, HighBit=11, RescaleIntercept=1)
+    write_ct(tmp_path / "files/b.dcm")
+    report = add_dataset(Project(workspace, store), "x", tmp_path / "files")
+    catalog = read_catalog(workspace.root / report.version.path / "catalog.parquet").set_index("file")
+    assert catalog["intercept_repaired"].to_dict() == {"a.dcm": True, "b.dcm": False}
+    assert catalog["intercept"]["a.dcm"] == -1000
+    assert "1 slice with a wrong intercept: repaired" in told(report)
+
+
+def test_an_interrupted_add_leaves_nothing(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add(workspace, store, cohort, progress=stop)
+    assert store.datasets() == []
+    assert not workspace.datasets_dir.exists()
+    assert add(workspace, store, cohort).version.number == 1
+
+
+def test_a_zip_is_the_same_dataset(tmp_path: Path, workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    plain = add(workspace, store, cohort).version
+    archive = zip_folder(cohort.files, tmp_path / "c.zip", "comp/train/")
+    report = add_dataset(Project(workspace, store), "z", archive / "comp/train", labels=cohort.labels, folds=3)
+    packed = report.version
+    assert (packed.digest, packed.label_digest) == (plain.digest, plain.label_digest)
+    assert packed.folds[0].digest == plain.folds[0].digest
+    assert packed.source == str(archive / "comp/train")
+    assert not add_dataset(
+        Project(workspace, store), "z", archive / "comp/train", labels=cohort.labels, folds=3
+    ).created
+    spec = CacheSpec(16, "series", "area")
+    loaded = load_dataset(Project(workspace, store), "z")
+    cache = ensure_cache(tmp_path / "cache", "z", loaded.source, loaded.slices, spec, processes=2)
+    other = load_dataset(Project(workspace, store), "train")
+    expected = ensure_cache(tmp_path / "cache", "f", other.source, other.slices, spec, processes=1)
+    assert loaded.slices["slice_id"].tolist() == other.slices["slice_id"].tolist()
+    assert all((cache.read(row) == expected.read(row)).all() for row in range(24))
+    member = loaded.slices["file"][0]
+    change_entry(archive, f"comp/train/{member}", crc=1)
+    with pytest.raises(IchxError, match=f"1 file changed, namely {member}"):
+        ensure_cache(tmp_path / "cache", "z", loaded.source, loaded.slices, CacheSpec(8, "none", "area"))
+    changed = add_dataset(Project(workspace, store), "z", archive / "comp/train", labels=cohort.labels, folds=3)
+    assert (changed.version.number, "the files" in told(changed)) == (2, True)
+
+
+def test_a_hospital_tree(tmp_path: Path, workspace: Workspace, store: Store) -> None:
+    """Files without extension, DICOMDIR, several series in a study, objects that are no CT slices."""
+    root = tmp_path / "export"
+    (root / "CD1").mkdir(parents=True)
+    (root / "CD1/DICOMDIR").write_text("not looked at")
+    for series, (thickness, count) in enumerate(((5.0, 4), (1.25, 8))):
+        for index in range(count):
+            write_ct(
+                root / f"CD1/ST0/SE{series}/IM{index}",
+                head(index),
+                SOPInstanceUID=f"1.2.{series}.{index}",
+                SeriesInstanceUID=f"1.2.{series}",
+                ImagePositionPatient=[0, 0, thickness * index],
+            )
+    write_ct(
+        root / "CD1/ST0/SE2/IM0", SOPInstanceUID="1.2.9", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.67", Modality="SR"
+    )
+    write_ct(root / "CD1/ST0/SE3/IM0", SOPInstanceUID="1.2.8", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    labels = tmp_path / "labels.csv"
+    rows = [f"1.2.{s}.{i},0,0,0,0,1,1\n" for s, n in ((0, 4), (1, 8)) for i in range(n)]
+    labels.write_text(f"image,{','.join(LABELS)}\n" + "".join(rows))
+    with pytest.raises(IchxError, match="1 patient cannot be divided"):
+        add_dataset(Project(workspace, store), "h", root, labels=labels)
+    report = add_dataset(Project(workspace, store), "h", root)
+    slices = load_dataset(Project(workspace, store), "h").slices
+    assert slices.groupby("series")["step"].median().sort_values().tolist() == [1.25, 5]
+    assert (slices["study"].nunique(), slices["series"].nunique(), len(slices)) == (1, 2, 12)
+    refused = load_catalog(workspace, report.version).set_index("file")["defect"].dropna()
+    assert refused.to_dict() == {"CD1/ST0/SE2/IM0": "not_ct", "CD1/ST0/SE3/IM0": "localizer"}
+
+
+def test_geometry_is_told(tmp_path: Path, workspace: Workspace, store: Store) -> None:
+    for index, place in enumerate((0.0, 5, 10, 30, 35)):
+        write_study(tmp_path / "f", "1", 1, start=index, ImagePositionPatient=[0, 0, place])
+    write_study(tmp_path / "f", "2", 2, ImagePositionPatient=None)
+    report = add_dataset(Project(workspace, store), "x", tmp_path / "f")
+    assert "1 series, 1 slice: the step before the slice is much wider" in told(report)
+    assert "1 series, 2 slices: positions or orientations are missing: ordered by instance number" in told(report)
+    facts = describe(Project(workspace, store), "x")
+    assert [(entry["flag"], entry["series"]) for entry in facts["geometry"]] == [("gap", 1), ("by_number", 1)]
+    assert report.version.summary["geometry"]["gap"] == {"series": 1, "slices": 1}
+    slices = load_dataset(Project(workspace, store), "x").slices
+    assert slices["order"][slices["by_number"]].tolist() == [0, 1]
+
+
+def test_a_catalog_of_another_form_is_told(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    version = add(workspace, store, cohort).version
+    path = workspace.root / version.path / "catalog.parquet"
+    pd.read_parquet(path).drop(columns="step").to_parquet(path)
+    with pytest.raises(IchxError, match="written by another version of ichx: it has no column step"):
+        load_dataset(Project(workspace, store), "train")
+
+
+def test_real_slices(shared_data: Path, workspace: Workspace, store: Store) -> None:
+    mini = shared_data / "rsna_mini"
+    train = add_dataset(Project(workspace, store), "rsna", mini / "stage_2_train", labels=mini / "stage_2_train.csv")
+    assert (train.version.slices, train.version.patients, train.version.defects) == (20, 20, 0)
+    test = add_dataset(
+        Project(workspace, store),
+        "rsna-test",
+        mini / "stage_2_test",
+        test_of="rsna",
+        sample=mini / "stage_2_sample_submission.csv",
+    )
+    assert (test.version.summary["sample"]["ids"], test.version.summary["sample"]["absent"]) == (192, 0)
+    slices = load_dataset(Project(workspace, store), "rsna-test").slices
+    assert slices["order"].tolist() == list(range(32))
+    assert slices["pos_z"].is_monotonic_increasing  # from the neck to the crown
+    steps = slices["position"].diff().dropna()
+    assert steps.between(4.9, 5.1).all()  # 5 mm along the tilted normal
+    assert slices["pos_z"].diff().dropna().between(5.09, 5.11).all()  # where one axis alone is off
+
+
+def test_a_test_set_that_was_trained_on_is_told(workspace: Workspace, store: Store, cohort: Cohort) -> None:
+    add(workspace, store, cohort)
+    report = add(workspace, store, cohort, "again", labels=None, test_of="train")
+    assert "are in train as well: what is predicted here was trained on" in told(report)

@@ -1,0 +1,109 @@
+"""Jobs as subprocesses."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ichx.jobs import LocalEngine
+from ichx.jobs.testing import ENOUGH, EngineContract, python_job
+from ichx.store.process import process_lives, process_mark
+
+
+class TestLocalEngine(EngineContract):
+    @pytest.fixture
+    def engine(self) -> Iterator[LocalEngine]:
+        with closing(LocalEngine(2)) as engine:
+            yield engine
+
+
+def wait_for(path: Path) -> str:
+    deadline = time.monotonic() + ENOUGH
+    while not (path.exists() and path.read_text().endswith("\n")):
+        assert time.monotonic() < deadline, f"{path} was never written"
+        time.sleep(0.01)
+    return path.read_text()
+
+
+def test_a_job_takes_its_own_children_along_and_may_ignore_sigterm(tmp_path: Path) -> None:
+    code = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print(child.pid, flush=True); time.sleep(600)"
+    )
+    with closing(LocalEngine(1, grace=0.2)) as engine:
+        handle = engine.submit(python_job(tmp_path / "log", code))
+        child = int(wait_for(tmp_path / "log"))
+        mark = process_mark(child)
+        assert process_lives(child, mark)
+        engine.cancel(handle)
+        result = engine.wait(handle, ENOUGH)
+        assert result is not None
+        assert result.exit_code == -9
+    gone_by = time.monotonic() + ENOUGH
+    while process_lives(child, mark) and time.monotonic() < gone_by:
+        time.sleep(0.01)  # the kernel takes a killed process down a moment later
+    assert not process_lives(child, mark)
+
+
+def test_sigterm_leaves_time_to_tidy_up(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('tidy'), sys.exit(7)))\n"
+        "print('ready', flush=True); time.sleep(600)"
+    )
+    with closing(LocalEngine(1)) as engine:
+        handle = engine.submit(python_job(tmp_path / "log", code))
+        wait_for(tmp_path / "log")
+        engine.close()
+        result = engine.poll(handle)
+    assert result is not None
+    assert result.exit_code == 7
+    assert (tmp_path / "log").read_text() == "ready\ntidy\n"
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from ichx.jobs import Job, LocalEngine
+code = (
+    "import os, signal, sys, time; from ichx.jobs.lifeline import watch_lifeline; watch_lifeline()\\n"
+    "if sys.argv[1] == 'tidy': signal.signal(signal.SIGTERM, lambda *_: (print('tidy', flush=True), os._exit(0)))\\n"
+    "print(os.getpid(), 'ICHX_LIFELINE' in os.environ, flush=True); time.sleep(600)"
+)
+engine = LocalEngine(2)
+for name in ("tidy", "plain"):
+    engine.submit(Job((sys.executable, "-c", code, name), Path(sys.argv[1]) / name, name))
+time.sleep(600)
+"""
+
+
+def test_jobs_end_with_an_engine_that_was_killed(tmp_path: Path) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)])
+    told = [wait_for(tmp_path / name).split() for name in ("tidy", "plain")]
+    assert [word for _, word in told] == ["False"] * 2
+    jobs = [(int(pid), process_mark(int(pid))) for pid, _ in told]
+    assert all(process_lives(pid, mark) for pid, mark in jobs)
+    owner.kill()
+    owner.wait()
+    gone_by = time.monotonic() + ENOUGH
+    while any(process_lives(pid, mark) for pid, mark in jobs) and time.monotonic() < gone_by:
+        time.sleep(0.01)
+    assert not any(process_lives(pid, mark) for pid, mark in jobs)
+    assert (tmp_path / "tidy").read_text().endswith("False\ntidy\n")
+
+
+def test_a_closed_engine_keeps_no_file_open(tmp_path: Path) -> None:
+    before = len(list(Path("/dev/fd").iterdir()))
+    for _ in range(3):
+        with closing(LocalEngine(1)) as engine:
+            engine.wait(engine.submit(python_job(tmp_path / "log", "")), ENOUGH)
+    assert len(list(Path("/dev/fd").iterdir())) == before
+
+
+def test_no_slots_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="max_workers"):
+        LocalEngine(0)
