@@ -18,7 +18,9 @@ def on_config(config: Any) -> None:
 
 
 def on_files(files: Files, config: Any) -> None:
-    """Add the pages of the repository's root; their links to `docs/` become links within the site."""
+    """Add the pages of the repository's root, with links that are valid within the site."""
     for uri, name in ROOT_PAGES.items():
         text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+        for linked_uri, linked_name in ROOT_PAGES.items():
+            text = text.replace(f"]({linked_name}", f"]({linked_uri}")
         files.append(File.generated(config, uri, content=text))

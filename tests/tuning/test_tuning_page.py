@@ -11,7 +11,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "tuning.md"
 
 def rows() -> dict[str, str]:
     """Return the ranges in the page's table of the default space, by the first name of each row."""
-    lines = PAGE.read_text(encoding="utf-8").partition("## Default search space")[2].partition("## Custom search space")[0]
+    lines = (
+        PAGE.read_text(encoding="utf-8").partition("## Default search space")[2].partition("## Custom search space")[0]
+    )
     return dict(re.findall(r"^\| `([^`]+)`[^|]*\| ([^|]+?) \|", lines, flags=re.MULTILINE))
 
 
