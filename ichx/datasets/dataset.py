@@ -1,4 +1,4 @@
-"""Datasets: what a version of one is in the workspace, and reading it. Adding one is in `ichx.datasets.adding`.
+"""Datasets: what a version of one is in the workspace, and reading it. Adding one is in `ichx.datasets.add`.
 
 A version is immutable: a folder `datasets/NAME/vN/` with the catalog, the folds, the masks and the sample submission,
 and a row in the store. Not for pixels (`ichx.cache.hu_cache`).

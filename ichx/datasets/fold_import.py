@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.datasets.adding import write_folder
+from ichx.datasets.add import write_folder
 from ichx.datasets.catalog import hashed_ids, usable, write_parquet
 from ichx.datasets.dataset import DEFAULT_FOLDS, folds_file, load_catalog, load_folds, load_version
 from ichx.datasets.fold_csv import FoldTable, read_folds

@@ -19,7 +19,7 @@ import pandas as pd
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache
 from ichx.cache.requests import recipe_spec
-from ichx.datasets.adding import raise_unusable
+from ichx.datasets.add import raise_unusable
 from ichx.datasets.catalog import make_catalog, usable
 from ichx.datasets.ingest import scan_source
 from ichx.datasets.series import neighbours

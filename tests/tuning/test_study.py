@@ -10,7 +10,7 @@ from inline_engine import InlineEngine
 from scripted_engine import CPU, ScriptedEngine, Told, far_from
 from tuned_workspace import made, parent, space, store, workspace  # noqa: F401
 
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.errors import IchxError
 from ichx.experiments.loggers.run_log import log_file
 from ichx.experiments.register import draft
@@ -34,7 +34,7 @@ def test_trials_are_experiments_and_a_finished_study_stays(
 ) -> None:
     source = Path(store.version("phantom").source)
     (labels,) = source.parent.glob("*train.csv")
-    add_dataset(Project(workspace, store), "phantom", source, labels=labels, folds=3)
+    add_dataset(Project(workspace, store), AddRequest("phantom", source, labels=labels, folds=3))
     told = Told()
     ending = tune(Project(workspace, store), 1, InlineEngine(), trials=3, space=space, budget=CPU, events=told)
     assert ending == TuneEnding(3, 3, "complete")
