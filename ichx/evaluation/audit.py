@@ -215,7 +215,7 @@ def _weights(workspace: "Workspace", experiment: "Experiment", fold: int) -> tup
     """Check the weights' own note of what they were trained on: recipe, labels and folds by digest, and the fold."""
     import safetensors  # which takes a moment, and no other command of this kind needs it
 
-    path = workspace.experiment_dir(experiment.number) / f"fold-{fold}" / "weights.safetensors"
+    path = workspace.experiment_files(experiment.number).fold(fold).weights
     shown = path.relative_to(workspace.root).as_posix()
     if not path.is_file():
         raise _WrongError(f"{shown} is missing")
