@@ -14,13 +14,8 @@ from rich.console import Console
 
 from ichx.cli import bars, output
 from ichx.cli.live import LiveView
-<<<<<<< HEAD
-from ichx.cli.render import sheet
-from ichx.datasets.add import AddRequest, add_dataset
-=======
 from ichx.cli.tables import build_table, print_table
-from ichx.datasets.adding import add_dataset
->>>>>>> main
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.register import new_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
