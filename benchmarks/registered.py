@@ -13,9 +13,9 @@ from cohort import Cohort
 
 from ichx.datasets.catalog import (
     COLUMNS,
+    build_catalog,
     catalog_digest,
     label_digest,
-    make_catalog,
     usable,
     write_catalog,
     write_parquet,
@@ -50,7 +50,7 @@ class Registered:
 def add_cohort(workspace: Workspace, store: Store, cohort: Cohort, folds: int) -> Registered:
     """Put the cohort into the workspace, as the dataset `rsna`."""
     files = write_phantom(workspace.root / "files", patients=1, seed=1, size=512)
-    catalog = _catalog(cohort, make_catalog(scan_source(files.train), None)[0])
+    catalog = _catalog(cohort, build_catalog(scan_source(files.train), None)[0])
     slices = usable(catalog)
     ids = slices["slice_id"].to_numpy(object)
     labels = slices[list(LABELS)].to_numpy(np.float32)

@@ -14,7 +14,7 @@ from ichx.cache.decode_check import check_dataset
 from ichx.ct.dicom import read_slice
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
-from ichx.datasets.sources import SourceFiles, read_known
+from ichx.datasets.sources import SourceFiles, read_source_slice
 from ichx.evaluation.ensemble import make_ensemble
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
@@ -81,7 +81,7 @@ def test_frames_go_the_whole_way(phantom: "PhantomFiles", tmp_path: Path) -> Non
         data = load_dataset(Project(workspace, store), "x")
         files = SourceFiles(data.source, data.slices).of(range(len(data.slices)))
         for slice_id, file in list(zip(data.slices["slice_id"], files, strict=True))[::7]:
-            assert (read_known(file).hu == read_slice(origin[slice_id]).hu).all()
+            assert (read_source_slice(file).hu == read_slice(origin[slice_id]).hu).all()
         number = new_experiment(
             store,
             registry,

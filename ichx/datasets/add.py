@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.catalog import (
+    build_catalog,
     catalog_digest,
     label_digest,
-    make_catalog,
     usable,
     write_catalog,
     write_parquet,
@@ -96,10 +96,10 @@ def add_dataset(project: "Project", request: AddRequest, *, progress: Progress |
     source = request.source.expanduser().resolve()
     table = read_labels(labels) if labels else None
     asked = read_sample(sample) if sample else None
-    catalog, counts = make_catalog(
+    catalog, counts = build_catalog(
         scan_source(source, progress=progress), None if keep_ids else project.workspace.privacy_key()
     )
-    raise_unusable(source, catalog)
+    require_usable_slices(source, catalog)
     match, sample_match = None, None
     if table is not None and labels is not None:
         catalog, match = join_labels(catalog, table, labels)
@@ -212,7 +212,7 @@ def _check_request(
             raise IchxError(f"{name!r} has masks in its earlier versions", "give --masks, or choose another name")
 
 
-def raise_unusable(source: Path, catalog: pd.DataFrame) -> None:
+def require_usable_slices(source: Path, catalog: pd.DataFrame) -> None:
     """Raise an `IchxError` that counts the reasons where no file of `source` in `catalog` is a usable slice."""
     reasons = catalog["defect"].value_counts()
     if catalog["defect"].isna().any():

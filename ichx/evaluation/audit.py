@@ -19,7 +19,7 @@ from ichx.cache.hu_cache import CacheSpec
 from ichx.datasets.catalog import catalog_digest, label_digest, usable
 from ichx.datasets.dataset import load_catalog, load_folds
 from ichx.datasets.folds import find_leaks, fold_digest
-from ichx.datasets.patient_subset import LEFT_OUT, subset_folds
+from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import fold_problems, read_oof
@@ -195,7 +195,7 @@ def _patients(
 def _subset(slices: pd.DataFrame, folds: npt.NDArray[np.int16], share: float) -> tuple[str, npt.NDArray[np.int16]]:
     """Return the folds of a trial that saw a share of the patients."""
     kept = subset_folds(slices, folds, share)
-    patients, seen = slices["patient"].nunique(), slices.loc[kept != LEFT_OUT, "patient"].nunique()
+    patients, seen = slices["patient"].nunique(), slices.loc[kept != EXCLUDED, "patient"].nunique()
     return f"a trial on {share:g} of the patients, {seen:,} of {patients:,}; the score is marked so", kept
 
 

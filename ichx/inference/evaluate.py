@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ichx.datasets.catalog import hashed_ids
+from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.errors import IchxError
 from ichx.evaluation.bootstrap import Bootstrap
@@ -126,7 +126,7 @@ def _patients(workspace: "Workspace", data: LoadedDataset) -> npt.NDArray[np.obj
     """Return each slice's patient as a keyed hash, whether the dataset keeps hashes or, with `--keep-ids`, the ids."""
     patients = data.slices["patient"]
     if data.version.summary.get("keep_ids"):
-        patients = hashed_ids(patients, workspace.privacy_key())
+        patients = hash_ids(patients, workspace.privacy_key())
     return patients.to_numpy(object)
 
 
