@@ -75,9 +75,7 @@ Number = Annotated[
 ]
 Numbers = Annotated[
     list[int],
-    typer.Argument(
-        parser=parse_number, metavar="NUMBER...", autocompletion=complete_number, help="Experiment numbers."
-    ),
+    typer.Argument(parser=parse_number, metavar="NUMBER", autocompletion=complete_number, help="Experiment numbers."),
 ]
 FoldTexts = Annotated[list[str] | None, typer.Option("--fold", help="Finished fold, from 0, or all; repeatable.")]
 Tta = Annotated[Literal["none", "hflip"], typer.Option("--tta", help="Views to average; hflip adds the mirror image.")]
