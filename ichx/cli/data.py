@@ -51,20 +51,22 @@ def add(
 
     Example: `ichx data add rsna-test stage_2_test --test-of rsna --sample stage_2_sample_submission.csv`
     """
-    from ichx.datasets.adding import add_dataset
+    from ichx.datasets.add import AddRequest, add_dataset
 
     with session() as project, progress("reading headers") as report:
         added = add_dataset(
             project,
-            name,
-            path,
-            labels=labels,
-            test_of=test_of,
-            sample=sample,
-            masks=masks,
-            folds=folds,
-            fold_seed=fold_seed,
-            keep_ids=keep_ids,
+            AddRequest(
+                name,
+                path,
+                labels=labels,
+                test_of=test_of,
+                sample=sample,
+                masks=masks,
+                folds=folds,
+                fold_seed=fold_seed,
+                keep_ids=keep_ids,
+            ),
             progress=report,
         )
     if as_json:

@@ -9,7 +9,7 @@ from ichx.cli.tables import print_table
 from ichx.text import counted
 
 if TYPE_CHECKING:
-    from ichx.datasets.adding import AddReport
+    from ichx.datasets.add import AddReport
 
 SYNTAXES = {
     "1.2.840.10008.1.2": "implicit VR",

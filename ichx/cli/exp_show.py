@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,7 +44,7 @@ def show(
     if toml:
         console.print(experiment.recipe, end="", markup=False)
         return
-    files = _files(project.workspace.experiment_dir(number))
+    files = project.workspace.experiment_files(number).sizes()
     if as_json:
         found = {"experiment": experiment, "runs": runs, "history": history, "notes": notes}
         print_json(found | {"files": files, "ensembles": blends})
@@ -130,14 +129,13 @@ def log(
 
     Example: `ichx exp log 6 -f`
     """
-    from ichx.experiments.loggers.run_log import log_file
-
     with session() as project:
         experiment = project.store.experiment(number)
         if fold is not None and not 0 <= fold < experiment.folds:
             raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
         shown = _newest_fold(project.store, number) if fold is None else fold
-        path = log_file(project.workspace, number, shown)
+        files = project.workspace.experiment_files(number)
+        path = files.fold(shown).log
         if not path.exists():
             raise IchxError(f"fold {shown} of experiment {number} has no log", f"`ichx run {number}` writes one")
         place = 0
@@ -151,8 +149,8 @@ def log(
                 return
             time.sleep(FOLLOW_SECONDS)
             newest = shown if fold is not None else _newest_fold(project.store, number)
-            if newest != shown and not text and log_file(project.workspace, number, newest).exists():
-                shown, path, place = newest, log_file(project.workspace, number, newest), 0
+            if newest != shown and not text and files.fold(newest).log.exists():
+                shown, path, place = newest, files.fold(newest).log, 0
 
 
 def _newest_fold(store: "Store", number: int) -> int:
@@ -201,19 +199,6 @@ def sparkline(values: Sequence[float]) -> str:
         " " if value != value else TICKS[round((value - low) / span * steps) if span else steps // 2]
         for value in values
     )
-
-
-def _files(folder: Path) -> dict[str, int]:
-    """Return the files of an experiment with their sizes in bytes; those of a fold together, by what they are."""
-    found: dict[str, int] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            name = path.relative_to(folder).as_posix()
-            if name.startswith("fold-"):
-                inner = name.partition("/")[2]
-                name = "fold-*/checkpoint-*.pt" if inner.startswith("checkpoint-") else f"fold-*/{inner}"
-            found[name] = found.get(name, 0) + path.stat().st_size
-    return found
 
 
 def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:

@@ -79,13 +79,14 @@ def run(
 
             raise typer.Exit(run_processes(sys.argv[1:], processes))
         from ichx.cli.live import LiveView
-        from ichx.experiments.loggers.run_log import log_file, prints_into
+        from ichx.experiments.loggers.run_log import prints_into
         from ichx.experiments.run import run_experiment
         from ichx.training.distributed import AgreedError, end_process, started_in_group
         from ichx.training.stop_request import RunStopped
 
         # The log of a job gets what it prints, too: the view would say everything there a second time.
-        logged = any(prints_into(log_file(project.workspace, number, fold)) for fold in folds or ())
+        files = project.workspace.experiment_files(number)
+        logged = any(prints_into(files.fold(fold).log) for fold in folds or ())
         try:
             with LiveView() if rank == 0 and not logged else nullcontext() as view:
                 report = run_experiment(project, number, folds=folds or None, options=options, events=view)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ichx.datasets.catalog import hashed_ids
+from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.errors import IchxError
 from ichx.evaluation.bootstrap import Bootstrap
@@ -126,7 +126,7 @@ def _patients(workspace: "Workspace", data: LoadedDataset) -> npt.NDArray[np.obj
     """Return each slice's patient as a keyed hash, whether the dataset keeps hashes or, with `--keep-ids`, the ids."""
     patients = data.slices["patient"]
     if data.version.summary.get("keep_ids"):
-        patients = hashed_ids(patients, workspace.privacy_key())
+        patients = hash_ids(patients, workspace.privacy_key())
     return patients.to_numpy(object)
 
 
@@ -155,6 +155,7 @@ def _predict_missing(
         raise IchxError(f"no slice of {version.dataset} can be decoded", f"see `ichx data check {version.dataset}`")
     ids = data.slices["slice_id"].to_numpy(object)[rows]
     labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
+    files = project.workspace.experiment_files(number)
     with network_of(trained, device, workers, events.note) as network:
         events.note(f"device: {network.hardware}")
         for fold, missing in todo.items():
@@ -169,7 +170,7 @@ def _predict_missing(
                     events.phase(phase, done, len(rows))
 
                 logits = network.logits(cache, data.slices, rows, view, report)
-                path = trained.weights[fold].with_name(f"evaluation-{version.dataset}-v{version.number}-{view}.parquet")
+                path = files.fold(fold).predictions(ROLE, view, version.dataset, version.number)
                 drafts.append(
                     PredictionDraft(
                         experiment=number,

@@ -15,7 +15,7 @@ from rich.console import Console
 from ichx.cli import bars, output
 from ichx.cli.live import LiveView
 from ichx.cli.tables import build_table, print_table
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.register import new_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -98,7 +98,7 @@ def crowded(trained_root: Path, phantom: object, tmp_path_factory: pytest.TempPa
     workspace = open_workspace(root)
     with open_store(workspace) as store:
         files = phantom.train, phantom.train_labels  # type: ignore[attr-defined]
-        add_dataset(Project(workspace, store), "eight", files[0], labels=files[1], folds=8)
+        add_dataset(Project(workspace, store), AddRequest("eight", files[0], labels=files[1], folds=8))
         settings = ("stage.full.milestones=[1, 2, 3]", "stage.full.gamma=0.123456789012345678", "stage.full.epochs=4")
         reference = new_experiment(store, load_registry(), plugin="resnext101_wsl", dataset="ph", settings=settings)
         trashed = new_experiment(store, load_registry(), plugin="tiny_resnet", dataset="ph", name=LONG)
