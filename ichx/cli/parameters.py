@@ -98,6 +98,10 @@ Save = Annotated[
     Literal["features"] | None,
     typer.Option("--save", help="Save the pooled features of each slice too (float16 Parquet)."),
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Recipe value to change, e.g. stage.full.lr=5e-6; repeatable."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
