@@ -128,7 +128,7 @@ def check(name: Name, number: Version = None, as_json: AsJson = False) -> None:
     Example: `ichx data check rsna`
     """
     from ichx.cache.decode_check import check_dataset
-    from ichx.text import such_as
+    from ichx.text import format_count, format_examples
 
     with session() as project, progress("decoding") as report:
         checked = check_dataset(project, name, number, progress=report)
@@ -137,8 +137,9 @@ def check(name: Name, number: Version = None, as_json: AsJson = False) -> None:
     else:
         print_decode_check(checked)
     if checked["new"]:
-        new, are = checked["new"], "file is" if len(checked["new"]) == 1 else "files are"
-        warn(f"{len(new):,} {are} not in the dataset yet, {such_as(new)}. Rerun `ichx data add` to include them.")
+        new = checked["new"]
+        count = format_count(len(new), "new file")
+        warn(f"{count} not in the dataset{format_examples(new)}. Add with `ichx data add`.")
 
 
 @app.command("sheet")
@@ -239,7 +240,7 @@ def cache(
     from ichx.cache.hu_cache import CacheSpec
     from ichx.cache.requests import caches_of, request_caches
     from ichx.cache.verify import foreign_caches, raise_damaged, verify_caches
-    from ichx.text import such_as
+    from ichx.text import format_examples
 
     specs = [CacheSpec(pixels, centre, resize) for pixels in size or ()]
     if verify and (specs or for_):
@@ -259,7 +260,7 @@ def cache(
         found = caches_of(project, name)
         foreign = foreign_caches(project.workspace.cache_dir, name)
     if foreign:
-        warn(f"Caches of another version of ichx are never read and can be deleted: {such_as(map(str, foreign))}")
+        warn(f"Caches of another version of ichx are never read and can be deleted{format_examples(map(str, foreign))}")
     if as_json:
         print_json({"caches": found, "verified": verified})
         if any(cache.damaged for cache in verified):
@@ -288,7 +289,7 @@ def rm(
     Example: `ichx data rm rsna-test`
     """
     from ichx.cache.dataset_removal import belongings, remove_dataset
-    from ichx.text import bytes_told, counted
+    from ichx.text import format_bytes, format_count
 
     with session() as project:
         found = belongings(project, name)
@@ -297,10 +298,10 @@ def rm(
             return
         root = project.workspace.root
         rows = [
-            (b.what, b.path.relative_to(root) if b.path.is_relative_to(root) else b.path, bytes_told(b.nbytes))
+            (b.what, b.path.relative_to(root) if b.path.is_relative_to(root) else b.path, format_bytes(b.nbytes))
             for b in found
         ]
-        total = f"{counted(len(found), 'item')}, {bytes_told(sum(b.nbytes for b in found))}"
+        total = f"{format_count(len(found), 'item')}, {format_bytes(sum(b.nbytes for b in found))}"
         source = project.store.version(name).source
         print_table("", ("type", "path", "size"), rows, caption=f"{total}; the files in {source} remain")
         if not confirmed(f"Delete the dataset {name} and all of these items?", f"ichx data rm {name}", yes=yes):
@@ -325,7 +326,7 @@ def _shares(settings: list[str]) -> dict[str, float]:
 
 
 def _print_caches(name: str, found: "list[FoundCache]") -> None:
-    from ichx.text import bytes_told
+    from ichx.text import format_bytes
 
     def state(cache: "FoundCache") -> str:
         if not cache.complete:
@@ -333,10 +334,10 @@ def _print_caches(name: str, found: "list[FoundCache]") -> None:
         return "complete" if cache.current else "complete, older version"
 
     rows = [
-        (c.spec.size, c.spec.centre, c.spec.resize, c.n, c.defects, bytes_told(c.nbytes), state(c), c.folder.name)
+        (c.spec.size, c.spec.centre, c.spec.resize, c.n, c.defects, format_bytes(c.nbytes), state(c), c.folder.name)
         for c in found
     ]
     heads = ("pixels", "centring", "resize", "slices", "excluded", "disk", "state", "folder")
     print_table(f"caches of {name}", heads, rows, drop=("folder",))
     if found:
-        console.print(f"{bytes_told(sum(c.nbytes for c in found))} in {found[0].folder.parent}", markup=False)
+        console.print(f"{format_bytes(sum(c.nbytes for c in found))} in {found[0].folder.parent}", markup=False)

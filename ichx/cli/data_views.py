@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ichx.cli.formatting import format_value
 from ichx.cli.output import console, info, warn
 from ichx.cli.tables import print_table
-from ichx.text import counted
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.datasets.add import AddReport
@@ -122,7 +122,7 @@ def _print_series(facts: dict[str, Any]) -> None:
     if spacings:
         console.print(f"median slice spacing (series): {', '.join(spacings[:6])}{more}", markup=False)
     if series["tilted"]:
-        tilted = f"tilted gantry: {series['tilted']:,} of {counted(series['series'], 'series', 'series')}"
+        tilted = f"tilted gantry: {series['tilted']:,} of {format_count(series['series'], 'series', 'series')}"
         console.print(f"{tilted}, median {series['median_tilt']:.1f} degrees", markup=False)
     if facts["geometry"]:
         rows = [(g["flag"].replace("_", " "), g["series"], g["slices"], _meaning(g)) for g in facts["geometry"]]
@@ -149,7 +149,7 @@ def _meaning(entry: dict[str, Any]) -> str:
 
 
 def _print_check_totals(checked: dict[str, Any]) -> None:
-    files = f" in {counted(checked['files'], 'file')}" if checked["files"] != checked["found"] else ""
+    files = f" in {format_count(checked['files'], 'file')}" if checked["files"] != checked["found"] else ""
     when = format_value(datetime.fromisoformat(checked["when"]))
     console.print(f"decoded {when}: {checked['found']:,} found{files}", markup=False)
     parts = f"= {checked['slices']:,} slices + {checked['refused_in_headers']:,} excluded by their headers"

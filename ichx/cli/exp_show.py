@@ -19,7 +19,7 @@ from ichx.cli.parameters import AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import InvalidInputError, NotFoundError, NotReadyError
-from ichx.text import bytes_told, counted
+from ichx.text import format_bytes, format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -70,7 +70,7 @@ def show(
     facts = _facts(experiment, version.fold_set(experiment.fold_set).leaking_patients)
     if blends:
         facts.append(("ensembles", ", ".join(map(str, blends))))
-    facts.append(("files", f"{project.workspace.experiment_dir(number)}, {bytes_told(sum(files.values()))}"))
+    facts.append(("files", f"{project.workspace.experiment_dir(number)}, {format_bytes(sum(files.values()))}"))
     for name, value in facts:
         console.print(f"  {name:<10} {value}", markup=False)
     if runs:
@@ -81,7 +81,7 @@ def show(
                 info(f"fold {run.fold}, run {run.attempt}: {run.error}")
     _print_curves(history)
     if files:
-        print_table("files", ("file", "size"), [(name, bytes_told(size)) for name, size in files.items()])
+        print_table("files", ("file", "size"), [(name, format_bytes(size)) for name, size in files.items()])
     for entry in notes:
         console.print(f"{format_value(entry.created)}: {entry.text}", markup=False)
     if values is None or changes is None:
@@ -208,7 +208,7 @@ def _print_recipe(plugin: str, values: Changes, total: int) -> None:
         text = (
             "All recipe values are"
             if not rows
-            else f"{counted(others, 'other value')} {'is' if others == 1 else 'are'}"
+            else f"{format_count(others, 'other value')} {'is' if others == 1 else 'are'}"
         )
         info(f"{text} the defaults of {plugin}. Show all with --recipe.")
 
@@ -255,7 +255,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
-    leaks = f"; {counted(leaking, 'patient')} in more than one" if leaking else ""
+    leaks = f"; {format_count(leaking, 'patient')} in more than one" if leaking else ""
     facts = [
         ("dataset", f"{e.dataset} version {e.dataset_version}, labels {e.label_digest[:12]}"),
         ("folds", f"{e.folds_done} of {e.folds} done, {e.fold_set}, digest {e.fold_digest[:12]}{leaks}"),

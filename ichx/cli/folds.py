@@ -11,7 +11,7 @@ from ichx.cli.output import console, info, print_json, warn
 from ichx.cli.parameters import AsJson
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.text import counted
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.datasets.fold_import import ImportReport
@@ -92,7 +92,7 @@ def _show(dataset: str, number: int | None, name: str | None, as_json: bool) -> 
         print_json(facts)
         return
     version = facts["version"]
-    size = f"{counted(version.slices, 'slice')}, {counted(version.patients, 'patient')}"
+    size = f"{format_count(version.slices, 'slice')}, {format_count(version.patients, 'patient')}"
     console.print(f"{version.dataset} version {version.number}: {size}", markup=False)
     for entry in facts["fold_sets"]:
         _print_fold_set(entry, {"slices": version.slices, "patients": version.patients} | entry)
@@ -103,7 +103,7 @@ def _print_fold_set(entry: dict[str, Any], total: dict[str, Any]) -> None:
     origin = f"imported from {fold_set.source}" if fold_set.source else f"patient-grouped, seed {fold_set.seed}"
     title = f"folds {fold_set.name}: {fold_set.k} folds, {origin}, digest {fold_set.digest}"
     leaks = fold_set.leaking_patients
-    caption = f"{counted(leaks, 'patient') if leaks else 'no patient'} in more than one fold"
+    caption = f"{format_count(leaks, 'patient') if leaks else 'no patient'} in more than one fold"
     if entry["deviation"] is not None:
         caption = f"prevalences of folds deviate by at most {entry['deviation']:.2%}; {caption}"
     print_prevalences(title, total, entry["folds"], caption)

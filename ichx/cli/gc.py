@@ -8,7 +8,7 @@ from ichx.cli.confirmation import confirmed
 from ichx.cli.output import info, print_json
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.text import bytes_told, counted
+from ichx.text import format_bytes, format_count
 
 
 def gc(
@@ -39,12 +39,12 @@ def gc(
             (
                 g.kind,
                 g.path.relative_to(root) if g.path.is_relative_to(root) else g.path,
-                bytes_told(g.nbytes),
+                format_bytes(g.nbytes),
                 g.reason,
             )
             for g in found
         ]
-        total = f"{counted(len(found), 'item')}, {bytes_told(sum(g.nbytes for g in found))}"
+        total = f"{format_count(len(found), 'item')}, {format_bytes(sum(g.nbytes for g in found))}"
         print_table("", ("type", "path", "size", "reason"), rows, caption=total)
         if dry_run or not confirmed("Delete all of these items?", "ichx gc", yes=yes):
             return

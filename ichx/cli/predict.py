@@ -77,14 +77,14 @@ def predict(
 
 def _print_summary(found: "FilePredictions") -> None:
     """Print the number of predictions and defects on standard error."""
-    from ichx.text import counted
+    from ichx.text import format_count
 
-    slices, studies = counted(found.predicted, "slice"), counted(len(found.studies), "study", "studies")
+    slices, studies = format_count(found.predicted, "slice"), format_count(len(found.studies), "study", "studies")
     model = f"experiment {found.experiment}{format_marks(found.marks)}"
-    folds = f"{counted(len(found.folds), 'fold')} ({', '.join(map(str, found.folds))})"
+    folds = f"{format_count(len(found.folds), 'fold')} ({', '.join(map(str, found.folds))})"
     info(f"Predicted {slices} of {studies} with {model}, {folds}, tta {found.tta}.")
     if found.defects:
-        total = counted(sum(found.defects.values()), "file or frame", "files or frames")
+        total = format_count(sum(found.defects.values()), "file or frame", "files or frames")
         warn(f"No probabilities for {total}: {', '.join(f'{name} {count:,}' for name, count in found.defects.items())}")
 
 

@@ -51,7 +51,7 @@ def backup(
     Example: `ichx store backup /mnt/backup/ichx.db`
     """
     from ichx.store.maintenance import copy_database
-    from ichx.text import bytes_told
+    from ichx.text import format_bytes
     from ichx.tuning.database import DATABASE
 
     with session() as project:
@@ -60,9 +60,11 @@ def backup(
         studies = project.workspace.root / "db" / DATABASE
         studies_copy = target.with_name(f"{target.stem}.{DATABASE}")
         studies_size = copy_database(studies, studies_copy) if studies.is_file() else None
-    info(f"Copied the store to {target}, {bytes_told(size)}. Open it with ICHX_STORE=sqlite:///{target.resolve()}")
+    info(f"Copied the store to {target}, {format_bytes(size)}. Open it with ICHX_STORE=sqlite:///{target.resolve()}")
     if studies_size is not None:
-        info(f"Copied the Optuna studies to {studies_copy}, {bytes_told(studies_size)}. Restore them as db/{DATABASE}.")
+        info(
+            f"Copied the Optuna studies to {studies_copy}, {format_bytes(studies_size)}. Restore them as db/{DATABASE}."
+        )
 
 
 @app.command("upgrade")
