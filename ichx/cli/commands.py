@@ -157,11 +157,13 @@ class Program(_Group):
         self._as_json = False
 
     def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the arguments."""
         self._as_json = json_requested(args)
         with _usage_errors(as_json=self._as_json):
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
         with _usage_errors(as_json=self._as_json):
             return super().invoke(ctx)
 

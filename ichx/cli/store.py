@@ -110,7 +110,7 @@ def sql(
 
 @app.command("schema")
 def schema(
-    name: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="Table; default: all.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="TABLE", help="Table; default: all.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List tables and columns of the store.
