@@ -40,4 +40,4 @@ def audit(number: Number, as_json: AsJson = False) -> None:
         consequence = " Do not trust this score." if scored else ""
         info(f"{wrong} of {len(found.checks)} checks failed.{consequence}", style="red")
         raise typer.Exit(1)
-    info(f"No check of {len(found.checks)} failed.")
+    info(f"None of {len(found.checks)} checks failed.")

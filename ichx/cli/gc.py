@@ -18,9 +18,9 @@ def gc(
         bool, typer.Option("--json", help="Print what would be deleted as JSON; delete nothing.")
     ] = False,
 ) -> None:
-    """Delete the trash, old checkpoints, orphaned folders and unused caches.
+    """Delete trash, old checkpoints and unused caches.
 
-    Lists everything with its size and the reason, and asks for confirmation first.
+    Orphaned folders are deleted, too. Lists everything with its size and the reason, and asks for confirmation first.
 
     Example: `ichx gc --dry-run`
     """

@@ -121,6 +121,11 @@ def tables_page() -> str:
     return "\n".join(lines)
 
 
+def help_text(name: str) -> str:
+    """Return the section of the command `name`: description, examples, parameters."""
+    return next(_section(found, function) for _, found, function in commands() if found == name).lstrip()
+
+
 PAGES = {"cli.md": commands_page, "schema.md": tables_page}
 """The pages by file name."""
 
