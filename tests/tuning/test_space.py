@@ -152,9 +152,7 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
         read_space(file, RECIPE)
     told = caught.value.problem.splitlines()
     assert len(told) == 3
-    for line, expected in zip(
-        told, ("must be a range", "the range is empty", "'augmentation.foo'"), strict=True
-    ):
+    for line, expected in zip(told, ("must be a range", "the range is empty", "'augmentation.foo'"), strict=True):
         assert line.startswith(f"{file}: ")
         assert expected in line
 
