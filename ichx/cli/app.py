@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from ichx import __version__
+from ichx.child_processes import watch_parent
 from ichx.cli.commands import Program
 from ichx.cli.interrupts import imports_end_at_once
 from ichx.cli.output import err, json_requested, print_error, print_json_error
@@ -47,10 +48,7 @@ def _root(
 def main() -> None:
     """Run the program. An `IchxError` is printed as problem and remedy, with `--json` as JSON on the last line."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # stop albumentations from checking for updates online
-    if "ICHX_LIFELINE" in os.environ:  # a job of an engine
-        from ichx.jobs.lifeline import watch_lifeline
-
-        watch_lifeline()
+    watch_parent()
     as_json = json_requested(sys.argv[1:])
     try:
         with imports_end_at_once():
