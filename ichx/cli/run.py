@@ -89,7 +89,7 @@ def run(
         logged = any(prints_into(log_file(project.workspace, number, fold)) for fold in folds or ())
         try:
             with LiveView() if rank == 0 and not logged else nullcontext() as view:
-                report = run_experiment(project, number, folds=folds or None, options=options, events=view)
+                report = run_experiment(project, number, folds=folds or None, options=options, callbacks=view)
         except RunStopped as stopped:
             if rank == 0:
                 say(f"stopped; `ichx run {number}` goes on from here", style="yellow")
