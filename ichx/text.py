@@ -1,4 +1,4 @@
-"""How counts and examples are said in messages. Not for tables or colours (`ichx.cli.render`)."""
+"""How counts and examples are said in messages. Not for tables or colours (`ichx.cli.tables`)."""
 
 from collections.abc import Iterable
 from typing import Final

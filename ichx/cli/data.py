@@ -8,7 +8,9 @@ import typer
 
 from ichx.cli.data_views import show_added, show_checked, show_facts
 from ichx.cli.folds import folds as show_or_import_folds
-from ichx.cli.render import console, print_json, progress, say, session, table, warn
+from ichx.cli.output import console, info, print_json, progress, warn
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 
 if TYPE_CHECKING:
     from ichx.cache.verify import FoundCache
@@ -49,20 +51,22 @@ def add(
 
     Example: `ichx data add rsna-test stage_2_test --test-of rsna --sample stage_2_sample_submission.csv`
     """
-    from ichx.datasets.adding import add_dataset
+    from ichx.datasets.add import AddRequest, add_dataset
 
     with session() as project, progress("reading headers") as report:
         added = add_dataset(
             project,
-            name,
-            path,
-            labels=labels,
-            test_of=test_of,
-            sample=sample,
-            masks=masks,
-            folds=folds,
-            fold_seed=fold_seed,
-            keep_ids=keep_ids,
+            AddRequest(
+                name,
+                path,
+                labels=labels,
+                test_of=test_of,
+                sample=sample,
+                masks=masks,
+                folds=folds,
+                fold_seed=fold_seed,
+                keep_ids=keep_ids,
+            ),
             progress=report,
         )
     if as_json:
@@ -97,7 +101,7 @@ def list_datasets(as_json: AsJson = False) -> None:
         for dataset, version in zip(datasets, newest, strict=True)
     ]
     heads = ("name", "what", "version", "slices", "patients", "left out", "folds", "added")
-    table("datasets", heads, rows, drop=("added", "version"), cut={"name": 16, "what": 14})
+    print_table("datasets", heads, rows, drop=("added", "version"), cut={"name": 16, "what": 14})
 
 
 @app.command("show")
@@ -173,7 +177,7 @@ def sheet(
     if as_json:
         print_json({"sheet": drawn, "slices": data.slices["slice_id"].iloc[list(drawn.rows)].tolist()})
     else:
-        say(f"{len(drawn.rows)} of {drawn.candidates:,} slices, {drawn.width} x {drawn.height} pixels: {drawn.path}")
+        info(f"{len(drawn.rows)} of {drawn.candidates:,} slices, {drawn.width} x {drawn.height} pixels: {drawn.path}")
 
 
 @app.command("phantom")
@@ -203,11 +207,13 @@ def phantom(
             prevalence=_shares(prevalence) if prevalence else None,
             progress=report,
         )
-    say(f"{written.train_slices:,} training and {written.test_slices:,} test slices in {written.folder}")
+    info(f"{written.train_slices:,} training and {written.test_slices:,} test slices in {written.folder}")
     masks = f" --masks {written.train_masks}" if written.train_masks else ""
-    say(f"next: `ichx data add phantom {written.train} --labels {written.train_labels}{masks}`")
+    info(f"next: `ichx data add phantom {written.train} --labels {written.train_labels}{masks}`")
     if written.test:
-        say(f"then: `ichx data add phantom-test {written.test} --test-of phantom --sample {written.sample_submission}`")
+        info(
+            f"then: `ichx data add phantom-test {written.test} --test-of phantom --sample {written.sample_submission}`"
+        )
 
 
 @app.command("cache")
@@ -250,7 +256,7 @@ def cache(
     with session() as project:
         for request in request_caches(project, name, specs, for_ or ()):
             for plan in request.plans:
-                say(plan.told)
+                info(plan.told)
             with progress(f"caching {name}") as report:
                 build_caches(
                     request.data.source, request.data.slices, request.plans, processes=processes, progress=report
@@ -299,20 +305,20 @@ def rm(
             for b in found
         ]
         total = f"{counted(len(found), 'thing')}, {bytes_told(sum(b.nbytes for b in found))}"
-        table(
+        print_table(
             "",
             ("what", "where", "size"),
             rows,
             caption=f"{total}; the files in {project.store.version(name).source} stay",
         )
         if not yes and not sys.stdin.isatty():
-            say(f"nothing is deleted; `ichx data rm {name} --yes` deletes it")
+            info(f"nothing is deleted; `ichx data rm {name} --yes` deletes it")
             return
         if not yes and not typer.confirm(f"delete all of this, and {name}, for good?", err=True):
-            say("nothing is deleted")
+            info("nothing is deleted")
             return
         remove_dataset(project, name)
-    say(f"removed {name}: {total}")
+    info(f"removed {name}: {total}")
 
 
 def _shares(settings: list[str]) -> dict[str, float]:
@@ -343,6 +349,6 @@ def _render_caches(name: str, found: "list[FoundCache]") -> None:
         for c in found
     ]
     heads = ("pixels", "centre", "resize", "slices", "left out", "disk", "state", "folder")
-    table(f"caches of {name}", heads, rows, drop=("folder",))
+    print_table(f"caches of {name}", heads, rows, drop=("folder",))
     if found:
         console.print(f"{bytes_told(sum(c.nbytes for c in found))} in {found[0].folder.parent}", markup=False)

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ichx.cli.render import console, print_json, say, session, table, warn
+from ichx.cli.output import console, info, print_json, warn
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 from ichx.text import counted
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def _import(dataset: str, file: Path, name: str | None, allow_leaks: bool, as_js
 
 def _render_import(report: "ImportReport") -> None:
     for message in report.messages:
-        say(message)
+        info(message)
     for warning in report.warnings:
         warn(warning)
     if report.leaks:
@@ -78,7 +80,7 @@ def _render_import(report: "ImportReport") -> None:
     version, fold_set = report.version, report.fold_set
     done = "imported as" if report.created else "nothing has changed:"
     console.print(f"{done} folds {fold_set.name} of {version.dataset} version {version.number}", markup=False)
-    say(
+    info(
         f"next: `ichx exp new --dataset {version.dataset} --folds {fold_set.name} --plugin NAME`; "
         f"without --folds an experiment takes the folds {version.fold_set().name}"
     )
@@ -111,7 +113,7 @@ def _render_fold_set(told: dict[str, Any], whole: dict[str, Any]) -> None:
     off = "" if told["deviation"] is None else f"prevalences within {told['deviation']:.2%} of the whole; "
     leaks = fold_set.leaking_patients
     split = counted(leaks, "patient") if leaks else "no patient"
-    table(title, columns, rows, caption=f"{off}{split} in more than one fold", split=True)
+    print_table(title, columns, rows, caption=f"{off}{split} in more than one fold", split=True)
     if told["leaks"]:
         warn("leaky folds: every score on them is marked, and `ichx ensemble --top` leaves it out")
         _leak_table(told["leaks"])
@@ -124,7 +126,7 @@ def _leak_table(leaks: "Sequence[Leak]") -> None:
     ]
     shown = f"{len(rows)} of {len(leaks):,}" if len(rows) < len(leaks) else f"{len(leaks):,}"
     title = "patients in more than one fold"
-    table(title, ("patient", "slices", "fold: slices", "such as"), rows, caption=f"{shown} patients")
+    print_table(title, ("patient", "slices", "fold: slices", "such as"), rows, caption=f"{shown} patients")
 
 
 def _such(leak: "Leak") -> str:

@@ -1,4 +1,4 @@
-"""Datasets: what a version of one is in the workspace, and reading it. Adding one is in `ichx.datasets.adding`.
+"""Datasets: what a version of one is in the workspace, and reading it. Adding one is in `ichx.datasets.add`.
 
 A version is immutable: a folder `datasets/NAME/vN/` with the catalog, the folds, the masks and the sample submission,
 and a row in the store. Not for pixels (`ichx.cache.hu_cache`).
@@ -18,9 +18,9 @@ from ichx.datasets.catalog import (
     usable,
 )
 from ichx.datasets.decode_findings import read_findings, told
-from ichx.datasets.masks import MASKS_FILE, kept_masks
-from ichx.datasets.series import geometry_told, series_told
-from ichx.datasets.summary import defects, folds_told, header_families
+from ichx.datasets.masks import MASKS_FILE, masks_by_row
+from ichx.datasets.series import describe_geometry, describe_series
+from ichx.datasets.summary import defects, header_families, summarize_folds
 from ichx.errors import IchxError
 from ichx.store import DatasetVersion, FoldSet
 from ichx.text import counted, such_as
@@ -97,7 +97,7 @@ def load_masks(workspace: Workspace, data: LoadedDataset) -> dict[int, bytes] | 
     facts = data.version.summary.get("masks")
     if facts is None:
         return None
-    kept = _read(workspace, data.version, MASKS_FILE, lambda path: kept_masks(pd.read_parquet(path), data.slices))
+    kept = _read(workspace, data.version, MASKS_FILE, lambda path: masks_by_row(pd.read_parquet(path), data.slices))
     if len(kept) != facts["slices"]:
         raise IchxError(
             f"the masks of {data.version.dataset} version {data.version.number} were changed: "
@@ -132,14 +132,14 @@ def describe(project: "Project", name: str, number: int | None = None) -> dict[s
     folds = [
         fold
         for fold_set in version.folds[:1]
-        for fold in folds_told(slices, load_folds(project.workspace, version, fold_set, slices), fold_set.k)
+        for fold in summarize_folds(slices, load_folds(project.workspace, version, fold_set, slices), fold_set.k)
     ]
     findings = read_findings(project.workspace.root / version.path)
     return {
         "version": version,
         "families": header_families(slices),
-        "series": series_told(slices),
-        "geometry": geometry_told(slices),
+        "series": describe_series(slices),
+        "geometry": describe_geometry(slices),
         "defects": defects(catalog),
         "check": None if findings is None else told(catalog, findings),
         "folds": folds,

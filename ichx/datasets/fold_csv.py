@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ichx.datasets.csv_text import encode, numbers, read_texts
+from ichx.datasets.csv_text import encode, numbers, read_text_columns
 from ichx.errors import IchxError, raise_problems
 from ichx.text import EXAMPLES, counted, such_as
 
@@ -73,7 +73,7 @@ def read_folds(path: Path) -> FoldTable:
     Raises `IchxError` with everything that is wrong: columns, empty ids, ids whose rows disagree, folds that are not
     0 to k - 1 or 1 to k.
     """
-    table = read_texts(path, "a CSV of folds", FORMS)
+    table = read_text_columns(path, "a CSV of folds", FORMS)
     at, of_patients, fold_at = _columns(path, table.column_names)
     texts, fold_texts = table.column(at), table.column(fold_at)
     problems: list[str] = []

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.datasets.adding import write_folder
-from ichx.datasets.catalog import hashed_ids, usable, write_parquet
+from ichx.datasets.add import write_folder
+from ichx.datasets.catalog import hash_ids, usable, write_parquet
 from ichx.datasets.dataset import DEFAULT_FOLDS, folds_file, load_catalog, load_folds, load_version
 from ichx.datasets.fold_csv import FoldTable, read_folds
 from ichx.datasets.folds import Leak, find_leaks, fold_digest
 from ichx.datasets.ingest import file_stem
-from ichx.datasets.summary import folds_told
+from ichx.datasets.summary import summarize_folds
 from ichx.errors import IchxError, raise_problems
 from ichx.store import DatasetVersion, FoldDraft, FoldSet, VersionDraft
 from ichx.text import EXAMPLES, counted, such_as
@@ -80,7 +80,7 @@ def import_folds(
     leaks = find_leaks(ids, slices["patient"].to_numpy(object), folds)
     if leaks and not allow_leaks:
         raise LeakyFoldsError(
-            f"{path}: {leaks_told(leaks, version.patients)}, {such_as(_examples(leaks), len(leaks))}\n"
+            f"{path}: {format_leaks(leaks, version.patients)}, {such_as(_examples(leaks), len(leaks))}\n"
             "a model would be scored on patients that it was trained on, and its score would flatter it",
             f"use {dataset}'s own folds, which are grouped by patient and need no import; or give all slices of a "
             "patient one fold in the file; or import it with --allow-leaks, which marks every score on these folds",
@@ -88,7 +88,7 @@ def import_folds(
         )
     warnings = []
     if leaks:
-        warnings.append(f"{leaks_told(leaks, version.patients)}: every score on these folds is marked `leaky folds`")
+        warnings.append(f"{format_leaks(leaks, version.patients)}: every score on these folds is marked `leaky folds`")
     digest = fold_digest(ids, folds)
     draft = FoldDraft(name, table.k, 0, digest, leaking_patients=len(leaks), source=path.name)
     before = next((f for f in version.folds if f.name == name), None)
@@ -123,7 +123,7 @@ def describe_folds(
     told = []
     for fold_set in chosen:
         assigned = load_folds(project.workspace, version, fold_set, slices)
-        folds = folds_told(slices, assigned, fold_set.k)
+        folds = summarize_folds(slices, assigned, fold_set.k)
         off = [abs(fold["prevalences"][label] / share - 1) for fold in folds for label, share in whole.items() if share]
         told.append(
             {
@@ -138,7 +138,7 @@ def describe_folds(
     return {"version": version, "fold_sets": told}
 
 
-def leaks_told(leaks: Sequence[Leak], patients: int) -> str:
+def format_leaks(leaks: Sequence[Leak], patients: int) -> str:
     """Return how many of all `patients` are in more than one fold, in words."""
     return f"{len(leaks):,} of {counted(patients, 'patient')} ({len(leaks) / patients:.1%}) in more than one fold"
 
@@ -237,7 +237,7 @@ def _slice_forms(ids: npt.NDArray[np.object_], slices: pd.DataFrame) -> _Forms:
 def _patient_forms(ids: npt.NDArray[np.object_], key: bytes | None) -> _Forms:
     """Yield what the ids may be: PatientIDs, or the hashes that ichx shows of them."""
     if key is not None:
-        yield "patient", hashed_ids(pd.Series(ids, dtype=object), key).to_numpy(object)
+        yield "patient", hash_ids(pd.Series(ids, dtype=object), key).to_numpy(object)
     yield "patient", ids
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ichx.datasets.csv_text import encode, numbers, objects, read_texts
+from ichx.datasets.csv_text import encode, numbers, objects, read_text_columns
 from ichx.errors import IchxError, raise_problems
 from ichx.labels import ANY, LABELS
 from ichx.text import EXAMPLES, counted, such_as
@@ -50,7 +50,7 @@ def read_labels(path: Path) -> LabelTable:
     Raises `IchxError` with everything that is wrong: form, ids, values outside 0..1, duplicates that disagree, images
     without six labels.
     """
-    table = read_texts(path, "a label CSV", FORMS)
+    table = read_text_columns(path, "a label CSV", FORMS)
     names = [name.strip().lower() for name in table.column_names]
     if sorted(names) == ["id", "label"]:
         ids, texts = table.column(names.index("id")), table.column(names.index("label"))
@@ -65,7 +65,7 @@ def read_sample(path: Path) -> SampleTable:
 
     Raises `IchxError` with everything that is wrong: form, ids, ids that occur twice, images without six rows.
     """
-    table = read_texts(path, "a label CSV", FORMS)
+    table = read_text_columns(path, "a label CSV", FORMS)
     names = [name.strip().lower() for name in table.column_names]
     if sorted(names) != ["id", "label"]:
         problem = f"{path} has the columns {', '.join(table.column_names)}"

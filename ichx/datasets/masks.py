@@ -184,7 +184,7 @@ def masks_frame(table: MaskTable) -> pd.DataFrame:
     return pd.DataFrame({"slice_id": table.slice_ids, "png": table.pngs})
 
 
-def kept_masks(frame: pd.DataFrame, slices: pd.DataFrame) -> dict[int, bytes]:
+def masks_by_row(frame: pd.DataFrame, slices: pd.DataFrame) -> dict[int, bytes]:
     """Return the PNGs in a version's `frame` by the row of `slices` that they are of."""
     if not {"slice_id", "png"} <= set(frame):
         raise ValueError("it has no columns slice_id and png")

@@ -23,7 +23,7 @@ from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, Member, ZipIndex
 from ichx.errors import IchxError, did_you_mean
 from ichx.text import EXAMPLES, counted, such_as
 
-ADD_AGAIN: Final = (
+SOURCE_CHANGED_REMEDY: Final = (
     "bring the files back, or make a new version of them with `ichx data add`, and go on to it with "
     "`ichx exp clone NUMBER --dataset-version N`"
 )
@@ -102,7 +102,7 @@ def fingerprint(place: Place) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def read_known(file: SourceFile) -> DecodedSlice:
+def read_source_slice(file: SourceFile) -> DecodedSlice:
     """Return the slice in `file`.
 
     Raises `IchxError` when it is gone, cannot be read now, or is not what the catalog knows; `DicomDefectError` else.
@@ -137,7 +137,9 @@ class SourceFiles:
             self._members = list_files(source)
             drift = find_drift(self._members, slices)
             if drift.told:
-                raise IchxError(f"{source} has changed since the dataset was added: {drift.told}", ADD_AGAIN)
+                raise IchxError(
+                    f"{source} has changed since the dataset was added: {drift.told}", SOURCE_CHANGED_REMEDY
+                )
             self._numbers = drift.numbers
 
     def of(self, rows: Iterable[int]) -> tuple[SourceFile, ...]:
@@ -196,7 +198,7 @@ def find_drift(files: FileList, catalog: pd.DataFrame) -> Drift:
     )
 
 
-def read_archived(path: Path) -> bytes | None:
+def read_zip_member(path: Path) -> bytes | None:
     """Return the contents of the file at `path` where it is a member of a zip, as in `data.zip/labels.csv`; or None.
 
     Raises `IchxError` where the zip has no such member, or it is damaged.
@@ -310,4 +312,4 @@ def _fingerprint(place: Place) -> tuple[int, int]:
 
 
 def _unreadable(place: Place, why: str) -> IchxError:
-    return IchxError(f"{place.told} cannot be read: {why}", ADD_AGAIN)
+    return IchxError(f"{place.told} cannot be read: {why}", SOURCE_CHANGED_REMEDY)

@@ -19,7 +19,7 @@ from ichx.cache.hu_cache import CacheSpec
 from ichx.datasets.catalog import catalog_digest, label_digest, usable
 from ichx.datasets.dataset import load_catalog, load_folds
 from ichx.datasets.folds import find_leaks, fold_digest
-from ichx.datasets.patient_subset import LEFT_OUT, subset_folds
+from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import fold_problems, read_oof
@@ -195,7 +195,7 @@ def _patients(
 def _subset(slices: pd.DataFrame, folds: npt.NDArray[np.int16], share: float) -> tuple[str, npt.NDArray[np.int16]]:
     """Return the folds of a trial that saw a share of the patients."""
     kept = subset_folds(slices, folds, share)
-    patients, seen = slices["patient"].nunique(), slices.loc[kept != LEFT_OUT, "patient"].nunique()
+    patients, seen = slices["patient"].nunique(), slices.loc[kept != EXCLUDED, "patient"].nunique()
     return f"a trial on {share:g} of the patients, {seen:,} of {patients:,}; the score is marked so", kept
 
 
@@ -215,7 +215,7 @@ def _weights(workspace: "Workspace", experiment: "Experiment", fold: int) -> tup
     """Check the weights' own note of what they were trained on: recipe, labels and folds by digest, and the fold."""
     import safetensors  # which takes a moment, and no other command of this kind needs it
 
-    path = workspace.experiment_dir(experiment.number) / f"fold-{fold}" / "weights.safetensors"
+    path = workspace.experiment_files(experiment.number).fold(fold).weights
     shown = path.relative_to(workspace.root).as_posix()
     if not path.is_file():
         raise _WrongError(f"{shown} is missing")

@@ -143,7 +143,7 @@ def make_ensemble(
     ranked = sorted(fitted.candidates, key=lambda k: (scores[k], k))
 
     number = project.store.reserve_ensemble()
-    folder = project.workspace.ensembles_dir / str(number)
+    folder = project.workspace.ensemble_dir(number)
     submissions = tuple(
         _submit(
             project,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ichx.datasets.csv_text import numbers, objects, read_texts
+from ichx.datasets.csv_text import numbers, objects, read_text_columns
 from ichx.datasets.label_csv import SampleTable
 from ichx.errors import IchxError, raise_problems
 from ichx.evaluation.metric import FloatArray
@@ -66,7 +66,7 @@ def submission_problems(path: Path, sample: SampleTable) -> list[str]:
     It must have the columns `ID,Label`, exactly the sample's ids, each once, in its order, and probabilities. Raises
     `IchxError` where there is no file, or none that can be read as CSV.
     """
-    table = read_texts(path, "a submission", "`ID,Label` with the ids of the sample submission")
+    table = read_text_columns(path, "a submission", "`ID,Label` with the ids of the sample submission")
     if table.column_names != ["ID", "Label"]:
         return [f"its columns are {', '.join(table.column_names)} instead of ID, Label"]
     return _id_problems(objects(table["ID"]), sample) + _value_problems(table["ID"], table["Label"])

@@ -26,7 +26,8 @@ from ichx.datasets.dataset import load_version
 from ichx.errors import IchxError
 from ichx.evaluation.pooled import update_scores
 from ichx.evaluation.predictions import read_predictions
-from ichx.experiments.archive_export import FORMAT, INDEX, WEIGHTS
+from ichx.experiment_files import WEIGHTS_FILE
+from ichx.experiments.archive_export import FORMAT, INDEX
 from ichx.experiments.gc import IMPORTING
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
@@ -104,7 +105,7 @@ def _import(
         for entry in index["predictions"]
         for name, draft in _prediction(project, entry, folder, version, fold_set, left_out)
     ]
-    if not any(name.endswith(WEIGHTS) for name in archive.namelist()) and predictions:
+    if not any(name.endswith(WEIGHTS_FILE) for name in archive.namelist()) and predictions:
         left_out.append("it comes without weights: `ichx run` would train its folds again")
     runs = tuple(_run(entry, index["history"], fold_set.k) for entry in index["runs"])
     places = [(draft.role, draft.fold, draft.version_id, draft.view) for _, draft in predictions]

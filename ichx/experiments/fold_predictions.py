@@ -3,7 +3,6 @@
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import nn
 from ichx.evaluation.feature_files import FeatureWriter, features_file
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.predictions import VIEWS, Predictions, write_predictions
+from ichx.experiment_files import FoldFiles
 from ichx.experiments.fold_status import missing_features, missing_tests
 from ichx.experiments.lease import Lease
 from ichx.experiments.prepare import PreparedExperiment, open_cache, test_data
@@ -32,7 +32,7 @@ class FoldPredictions:
     fold: int
     feed: SliceFeed
     """The experiment's own slices."""
-    folder: Path
+    files: FoldFiles
     lease: Lease
     save_features: bool = False
 
@@ -91,11 +91,11 @@ class FoldPredictions:
     ) -> tuple[list[PredictionDraft], float]:
         """Write the predictions of every view; return their drafts and the identity view's score or NaN."""
         ids, labels = feed.ids(rows), feed.labels(rows)
-        name = role if role == "oof" else f"test-{version.dataset}-v{version.number}"
+        dataset = () if role == "oof" else (version.dataset, version.number)
         drafts, plain = list[PredictionDraft](), float("nan")
         for view in VIEWS:
-            path = self.folder / f"{name}-{view}.parquet"
-            task = PredictionTask(view, f"predicting {version.dataset}, {view}", f"{name}-{view}")
+            path = self.files.predictions(role, view, *dataset)
+            task = PredictionTask(view, f"predicting {version.dataset}, {view}", path.stem)
             with FeatureWriter(features_file(path)) if self.save_features else nullcontext() as features:
                 logits = predictor.logits(network, feed, rows, replace(task, features=features))
             value = score(labels, probabilities(logits)) if role == "oof" else None

@@ -2,13 +2,12 @@
 
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from ichx.errors import NotReadyError
-from ichx.experiment_files import NOT_FINITE_FILE
+from ichx.experiment_files import ExperimentFiles
 from ichx.experiments.callbacks import FoldPlan, RunCallbacks
 from ichx.experiments.fold_predictions import FoldPredictions
 from ichx.experiments.fold_status import finished_folds
@@ -44,14 +43,10 @@ class FoldContext:
     group: Group
     stop: StopRequest
 
-    def folder(self, fold: int) -> Path:
-        """Return the folder of a fold."""
-        return self.home / f"fold-{fold}"
-
     @property
-    def home(self) -> Path:
-        """The folder of the experiment."""
-        return self.prepared.project.workspace.experiment_dir(self.prepared.experiment.number)
+    def files(self) -> ExperimentFiles:
+        """The files of the experiment."""
+        return self.prepared.project.workspace.experiment_files(self.prepared.experiment.number)
 
 
 def run_fold(context: FoldContext, fold: int, *, trained: bool) -> None:
@@ -63,7 +58,7 @@ def run_fold(context: FoldContext, fold: int, *, trained: bool) -> None:
         RunStopped: A stop was requested; the progress is saved.
     """
     check_rows(context.prepared, fold, trained=trained)
-    number, group, folder = context.prepared.experiment.number, context.group, context.folder(fold)
+    number, group, files = context.prepared.experiment.number, context.group, context.files.fold(fold)
     with (
         _lease(context, fold) as lease,
         report_lost_processes(group, context.stop, number),
@@ -71,7 +66,7 @@ def run_fold(context: FoldContext, fold: int, *, trained: bool) -> None:
     ):
         group.broadcast(None)  # the others continue when the first one holds the fold
         if group.leads:
-            remove_drafts(folder)
+            remove_drafts(files.folder)
         control = _control(context, fold, lease, trained=trained)
         predictions = _predictions(context, fold, lease)
         drafts = list[PredictionDraft]()
@@ -89,8 +84,8 @@ def run_fold(context: FoldContext, fold: int, *, trained: bool) -> None:
             predictions.features(network, predictor)
         lease.finish(drafts)
     if group.leads:
-        remove_checkpoints(folder)
-        (folder / NOT_FINITE_FILE).unlink(missing_ok=True)
+        remove_checkpoints(files.folder)
+        files.not_finite.unlink(missing_ok=True)
 
 
 def train_fold(context: FoldContext, fold: int, feed: SliceFeed, control: Control) -> tuple[nn.Module, Predictor]:
@@ -98,7 +93,7 @@ def train_fold(context: FoldContext, fold: int, feed: SliceFeed, control: Contro
     prepared, options, group = context.prepared, context.options, context.group
     recipe, note = prepared.recipe, context.callbacks.note
     resumed = control.checkpoints.load(note)
-    start = choose_start(context.home, recipe, pretrained=options.pretrained, weights=options.weights)
+    start = choose_start(context.files.folder, recipe, pretrained=options.pretrained, weights=options.weights)
     torch.manual_seed(address_seed(recipe.seed, fold))
     begin = Start("random") if resumed else start  # the checkpoint's weights replace these
     with context.stop.interruptible():  # weights may be downloaded
@@ -107,7 +102,7 @@ def train_fold(context: FoldContext, fold: int, feed: SliceFeed, control: Contro
         last_layer(model)  # raises before hours of training if there is none
     if group.leads:
         control.checkpoints.check()
-        remember_start(context.home, start)
+        remember_start(context.files.folder, start)
     position = control.checkpoints.progress.position
     done = epochs_done(recipe, position.stage, position.epoch)
     source = describe_position(position, done, recipe.epochs) if resumed else str(start)
@@ -120,7 +115,7 @@ def train_fold(context: FoldContext, fold: int, feed: SliceFeed, control: Contro
     if group.leads:
         described = {"plugin": recipe.plugin, "fold": str(fold), "start": start.kind, "fits": prepared.fits}
         control.checkpoints.check()
-        save_weights(context.folder(fold) / "weights.safetensors", result.network, described)
+        save_weights(context.files.fold(fold).weights, result.network, described)
     return result.network, result.predictor
 
 
@@ -129,7 +124,7 @@ def load_fold(context: FoldContext, fold: int, control: Control) -> tuple[nn.Mod
     recipe = context.prepared.recipe
     runtime = Runtime(context.hardware)
     network = runtime.prepare(context.prepared.plugin.build(recipe, False))
-    load_exactly(network, context.folder(fold) / "weights.safetensors")
+    load_exactly(network, context.files.fold(fold).weights)
     control.checkpoints.load(context.callbacks.note)
     stage, epochs = control.checkpoints.end = end_of(recipe)
     control.checkpoints.progress.position = Position(stage, epochs)
@@ -186,7 +181,7 @@ def _lease(context: FoldContext, fold: int) -> contextlib.AbstractContextManager
         return contextlib.nullcontext(NoLease())
     prepared = context.prepared
     draft = run_draft(
-        prepared.experiment.number, fold, str(context.hardware), prepared.recipe.seed, context.folder(fold)
+        prepared.experiment.number, fold, str(context.hardware), prepared.recipe.seed, context.files.fold(fold).folder
     )
     return fold_lease(prepared.project.store, draft, context.callbacks)
 
@@ -195,7 +190,7 @@ def _control(context: FoldContext, fold: int, lease: Lease, *, trained: bool) ->
     # Predictions of a trained fold must not be resumed by one that is trained from scratch.
     fits = f"{context.prepared.fits}/trained" if trained else context.prepared.fits
     checkpoints = Checkpoints(
-        context.folder(fold),
+        context.files.fold(fold).folder,
         fits,
         every=context.options.checkpoint_every,
         writes=context.group.leads,
@@ -223,7 +218,7 @@ def _predictions(context: FoldContext, fold: int, lease: Lease) -> FoldPredictio
         training_rows=prepared.training_rows(fold),
         validation_rows=prepared.validation_rows(fold),
     )
-    return FoldPredictions(prepared, fold, feed, context.folder(fold), lease, context.options.save_features)
+    return FoldPredictions(prepared, fold, feed, context.files.fold(fold), lease, context.options.save_features)
 
 
 def _recorded(context: FoldContext, fold: int, error: TrainingDivergedError, control: Control) -> TrainingDivergedError:
@@ -231,6 +226,6 @@ def _recorded(context: FoldContext, fold: int, error: TrainingDivergedError, con
     if not context.group.leads or error.divergence is None:
         return error
     control.checkpoints.check()
-    path = context.folder(fold) / NOT_FINITE_FILE
+    path = context.files.fold(fold).not_finite
     written = error.divergence.write(path, experiment=context.prepared.experiment.number, fold=fold)
     return TrainingDivergedError(f"{error.problem} {written}", error.remedy, error.divergence)

@@ -66,4 +66,4 @@ def live_run(store: "Store", experiment: int, fold: int) -> "Run | None":
 
 
 def _has_weights(project: "Project", number: int, fold: int) -> bool:
-    return (project.workspace.experiment_dir(number) / f"fold-{fold}" / "weights.safetensors").is_file()
+    return project.workspace.experiment_files(number).fold(fold).weights.is_file()

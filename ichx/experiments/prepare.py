@@ -11,7 +11,7 @@ from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_cache import MaskCache, ensure_masks
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_masks, load_version
-from ichx.datasets.patient_subset import LEFT_OUT, subset_folds
+from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import NotReadyError
 from ichx.labels import ANY
 from ichx.recipe import Recipe
@@ -36,7 +36,7 @@ class PreparedExperiment:
     data: LoadedDataset
     cache: Cache
     folds: npt.NDArray[np.int16]
-    """`(N,)` fold of each row of `data`; `LEFT_OUT` for patients that a trial on a subset leaves out."""
+    """`(N,)` fold of each row of `data`; `EXCLUDED` for patients that a trial on a subset leaves out."""
     masks: MaskCache | None = None
     """None if the network learns from labels alone."""
 
@@ -48,7 +48,7 @@ class PreparedExperiment:
 
     def training_rows(self, fold: int) -> npt.NDArray[np.int64]:
         """Return the decodable slices of the other folds."""
-        return np.flatnonzero((self.folds != fold) & (self.folds != LEFT_OUT) & self.cache.valid)
+        return np.flatnonzero((self.folds != fold) & (self.folds != EXCLUDED) & self.cache.valid)
 
     def validation_rows(self, fold: int) -> npt.NDArray[np.int64]:
         """Return the decodable slices of the fold."""

@@ -88,8 +88,8 @@ def run_experiment(
     recipe = from_toml(experiment.recipe)
     if options.pretrained is not None or options.weights is not None:
         # Checked before anything runs, and also where every fold is done and the option would have no effect.
-        home = project.workspace.experiment_dir(number)
-        choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
+        folder = project.workspace.experiment_files(number).folder
+        choose_start(folder, recipe, pretrained=options.pretrained, weights=options.weights)
     hardware = choose_hardware(_device_of_process(options.device), recipe.precision, recipe.input.pixels)
     with (
         attach_loggers(project.workspace, experiment, recipe, callbacks or RunCallbacks()) as attached,

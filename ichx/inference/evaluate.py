@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ichx.datasets.catalog import hashed_ids
+from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.errors import IchxError
 from ichx.evaluation.bootstrap import Bootstrap
@@ -128,7 +128,7 @@ def _patients(workspace: "Workspace", data: LoadedDataset) -> npt.NDArray[np.obj
     """Return each slice's patient as a keyed hash, whether the dataset keeps hashes or, with `--keep-ids`, the ids."""
     patients = data.slices["patient"]
     if data.version.summary.get("keep_ids"):
-        patients = hashed_ids(patients, workspace.privacy_key())
+        patients = hash_ids(patients, workspace.privacy_key())
     return patients.to_numpy(object)
 
 
@@ -157,6 +157,7 @@ def _predict_missing(
         raise IchxError(f"no slice of {version.dataset} can be decoded", f"see `ichx data check {version.dataset}`")
     ids = data.slices["slice_id"].to_numpy(object)[rows]
     labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
+    files = project.workspace.experiment_files(number)
     with open_networks(trained, device, workers, events.note) as network:
         events.note(f"device: {network.hardware}")
         feed = SliceFeed(cache, data.slices, trained.recipe, network.workers)
@@ -172,7 +173,7 @@ def _predict_missing(
                     events.phase(phase, done, len(rows))
 
                 logits = network.logits(feed, rows, PredictionTask(view, report=report))
-                path = trained.weights[fold].with_name(f"evaluation-{version.dataset}-v{version.number}-{view}.parquet")
+                path = files.fold(fold).predictions(ROLE, view, version.dataset, version.number)
                 drafts.append(
                     PredictionDraft(
                         experiment=number,

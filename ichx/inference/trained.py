@@ -65,10 +65,8 @@ def find_trained(project: "Project", number: int, folds: Sequence[int] | None = 
             )
     if not finished:
         raise NotReadyError(f"Experiment {number} has no finished fold.", f"Run it first: `ichx run {number}`.")
-    home = project.workspace.experiment_dir(number)
-    weights = {
-        fold: home / f"fold-{fold}" / "weights.safetensors" for fold in (sorted(set(folds)) if folds else finished)
-    }
+    files = project.workspace.experiment_files(number)
+    weights = {fold: files.fold(fold).weights for fold in (sorted(set(folds)) if folds else finished)}
     gone = [str(path) for path in weights.values() if not path.is_file()]
     if gone:
         raise ChangedDataError(

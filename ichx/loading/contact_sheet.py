@@ -19,7 +19,7 @@ from ichx.cache.resize import fit_square
 from ichx.ct.dicom import DicomDefectError
 from ichx.ct.windows import windows_numpy
 from ichx.datasets.dataset import LoadedDataset
-from ichx.datasets.sources import SourceFiles, read_known
+from ichx.datasets.sources import SourceFiles, read_source_slice
 from ichx.errors import IchxError
 from ichx.labels import ANY, LABELS
 from ichx.recipe import FILE_WINDOW
@@ -146,7 +146,7 @@ def draw_sheet(
         left = MARGIN + place % across * (wide + MARGIN)
         top = TITLE + 18 + place // across * (EDGE + CAPTION + MARGIN)
         try:
-            hu = fit_square(read_known(file).hu, EDGE, "area")
+            hu = fit_square(read_source_slice(file).hu, EDGE, "area")
             seen = windows_numpy(hu, (row["window_centre"], row["window_width"]), [w for _, w in windows], kind)
             note = _labels(row)
         except DicomDefectError as defect:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from zip_files import zip_folder
 
 from ichx.cli.data import app
-from ichx.cli.render import console
+from ichx.cli.output import console
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.workspace import init_workspace

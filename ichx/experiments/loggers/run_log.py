@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 STAMP = "%Y-%m-%d %H:%M:%S"
 
 
-def log_file(workspace: "Workspace", experiment: int, fold: int) -> Path:
-    """Return where the log of a fold is."""
-    return workspace.experiment_dir(experiment) / f"fold-{fold}" / "run.log"
-
-
 def prints_into(log: Path) -> bool:
     """Return whether standard error of this process goes into the file `log`."""
     try:
@@ -53,7 +48,7 @@ class RunLog(RunCallbacks):
 
     def run_started(self, run: "Run") -> None:
         """Write host, command and device of the run; then the notes that came before it held the fold."""
-        self._path = log_file(self._workspace, run.experiment, run.fold)
+        self._path = self._workspace.experiment_files(run.experiment).fold(run.fold).log
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._write(f"experiment {run.experiment}, fold {run.fold}: run {run.attempt} begins")
         self._write(f"  on {run.host}, process {run.pid}, ichx {run.code_version}")
