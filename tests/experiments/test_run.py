@@ -19,22 +19,24 @@ from ichx.datasets.dataset import LoadedDataset, load_dataset, load_folds
 from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.predictions import read_predictions
-from ichx.experiments.prepare import prepare_job
+from ichx.experiments.callbacks import FoldPlan, RunCallbacks
+from ichx.experiments.prepare import prepare_experiment
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
-from ichx.loading.loader import inference_batches
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, Experiment, Store, open_store
-from ichx.training.callbacks import FoldPlan, RunEvents
-from ichx.training.epoch_loop import predict
-from ichx.training.method import WindowStep, learning_rate
-from ichx.training.micro_batches import Portions
+from ichx.training.device import Hardware
+from ichx.training.prediction import PredictionTask, Predictor
 from ichx.training.run_options import RunOptions
+from ichx.training.runtime import Runtime
+from ichx.training.schedules import learning_rate
+from ichx.training.slice_feed import SliceFeed
 from ichx.training.weights import load_exactly, load_file, read_weights
+from ichx.training.window_step import WindowStep
 from ichx.workspace import Workspace, open_workspace
 
 Place = tuple[Workspace, Store]
@@ -60,7 +62,7 @@ def register(store: Store, *settings: str, plugin: str = "tiny_efficientnet") ->
 
 
 @dataclass
-class Watch(RunEvents):
+class Watch(RunCallbacks):
     """Keeps what a run tells, and the checkpoint after each epoch."""
 
     folder: Path
@@ -92,7 +94,7 @@ class Watch(RunEvents):
 def run_watched(place: Place, experiment: Experiment, fold: int = 0) -> Watch:
     workspace, store = place
     watch = Watch(workspace.experiment_dir(experiment.number) / f"fold-{fold}")
-    run_experiment(Project(workspace, store, load_registry()), experiment.number, folds=[fold], events=watch)
+    run_experiment(Project(workspace, store, load_registry()), experiment.number, folds=[fold], callbacks=watch)
     return watch
 
 
@@ -136,14 +138,14 @@ def test_oof_predictions_are_those_of_the_stored_weights(trained: Place) -> None
     """The last validation is kept as the prediction: the weights on the disk must give the same."""
     workspace, store = trained
     registry = load_registry()
-    job = prepare_job(Project(workspace, store, registry), store.experiment(1), RunEvents())
+    job = prepare_experiment(Project(workspace, store, registry), store.experiment(1), RunCallbacks())
     model = job.plugin.build(job.recipe, False).to(memory_format=torch.channels_last)
     load_exactly(model, workspace.experiment_dir(1) / "fold-0" / "weights.safetensors")
     for stored in store.predictions(1, role="oof"):
         if stored.fold == 0:
-            batches = inference_batches(job.cache, job.data.slices, job.validation_rows(0), job.recipe, workers=0)
-            step, portions = WindowStep(job.recipe.input), Portions(pytest.fail)
-            logits = predict(model, step, batches, torch.device("cpu"), stored.view, lambda done: None, portions)
+            feed = SliceFeed(job.cache, job.data.slices, job.recipe)
+            predictor = Predictor(Runtime(Hardware(torch.device("cpu"), "fp32", "a test")))
+            logits = predictor.logits(model, feed, job.validation_rows(0), PredictionTask(stored.view))
             found = read_predictions(workspace.root / stored.path)
             np.testing.assert_allclose(found.logits, logits, atol=1e-5)
 
@@ -304,7 +306,7 @@ def test_no_pretrained_is_remembered_for_the_later_folds(fresh: Place) -> None:
     with pytest.raises(IchxError, match="started from random weights, not from pretrained weights"):
         run_experiment(Project(workspace, store, registry), experiment.number, options=RunOptions(pretrained=True))
     watch = Watch(workspace.experiment_dir(experiment.number) / "fold-1")
-    run_experiment(Project(workspace, store, registry), experiment.number, events=watch)
+    run_experiment(Project(workspace, store, registry), experiment.number, callbacks=watch)
     assert [plan.start for plan in watch.plans] == ["random weights"]
 
 
@@ -315,7 +317,7 @@ def test_weights_from_a_file_are_where_training_begins(fresh: Place, trained_roo
     watch = Watch(workspace.experiment_dir(experiment.number) / "fold-0")
     options = RunOptions(weights=given)
     run_experiment(
-        Project(workspace, store, load_registry()), experiment.number, folds=[0], options=options, events=watch
+        Project(workspace, store, load_registry()), experiment.number, folds=[0], options=options, callbacks=watch
     )
     tensors = len(read_weights(given))
     assert watch.notes == [f"weights.safetensors: {tensors} of {tensors} tensors loaded"]

@@ -114,7 +114,8 @@ def test_a_full_disk_leaves_the_older_one(tmp_path: Path) -> None:
     done = run_with_limit(1024, "-c", SCRIPT, cwd=tmp_path)
     assert done.code == 0, done.err
     name = "fold/checkpoint-000-00002-000000000.pt"
-    assert done.out.startswith(f"cannot write the checkpoint {name}: File too large (the one before is kept)")
+    assert name in done.out
+    assert "File too large" in done.out
     assert "free some space or make the folder writable, then run again" in done.out
     assert [path.name for path in (tmp_path / "fold").iterdir()] == ["checkpoint-000-00001-000000000.pt"]
     assert notes_of(tmp_path / "fold") == ((Position(0, 1), 1.0), [])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ichx.errors import IchxError
-from ichx.training.device import Hardware, choose_hardware, of_cpu, of_cuda, torch_of_its_own
+from ichx.training.device import Hardware, choose_hardware, cpu_precision, cuda_precision, isolated_torch_settings
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from ichx.training.device import Hardware, choose_hardware, of_cpu, of_cuda, tor
     ],
 )
 def test_the_precision_of_a_gpu(capability: tuple[int, int], precision: str, told: str) -> None:
-    assert of_cuda(*capability) == (precision, told)
+    assert cuda_precision(*capability) == (precision, told)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_the_precision_of_a_gpu(capability: tuple[int, int], precision: str, tol
     ],
 )
 def test_the_precision_of_a_processor(flags: set[str], precision: str, told: str) -> None:
-    assert of_cpu(flags) == (precision, told)
+    assert cpu_precision(flags) == (precision, told)
 
 
 def test_the_device_is_said_with_a_reason() -> None:
@@ -65,7 +65,7 @@ def test_torch_is_set_for_a_run_only() -> None:
 
     before = settings()
     hardware = Hardware(torch.device("cpu"), "fp32", "for a test", threads=before[0] + 1, tf32=True)  # type: ignore[operator]
-    with torch_of_its_own(hardware):
+    with isolated_torch_settings(hardware):
         assert settings() == (hardware.threads, "high", False)
         torch.rand(3)
     assert settings() == before
@@ -73,7 +73,7 @@ def test_torch_is_set_for_a_run_only() -> None:
 
 def test_memory_that_runs_out_anywhere_in_a_run_is_one_line() -> None:
     hardware = Hardware(torch.device("cpu"), "fp32", "for a test")
-    with pytest.raises(IchxError, match="not enough memory"), torch_of_its_own(hardware):
+    with pytest.raises(IchxError, match="not enough memory"), isolated_torch_settings(hardware):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    with pytest.raises(RuntimeError, match="shapes"), torch_of_its_own(hardware):
+    with pytest.raises(RuntimeError, match="shapes"), isolated_torch_settings(hardware):
         raise RuntimeError("shapes cannot be multiplied")
