@@ -7,7 +7,7 @@ import pytest
 import torch
 from full_disk import run_with_limit
 
-from ichx.errors import IchxError
+from ichx.errors import StorageError
 from ichx.training.checkpoint import Position, load_newest, save_checkpoint
 from ichx.training.checkpoint_files import checkpoints, remove_checkpoints, remove_drafts
 
@@ -100,7 +100,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch
-from ichx.errors import IchxError
+from ichx.errors import StorageError
 from ichx.training.checkpoint import Position, save_checkpoint
 try:
     save_checkpoint(Path("fold"), Position(0, 2), {"fits": "this", "model": {"weight": torch.ones(1_000_000)}})
@@ -116,7 +116,6 @@ def test_a_full_disk_leaves_the_older_one(tmp_path: Path) -> None:
     name = "fold/checkpoint-000-00002-000000000.pt"
     assert name in done.out
     assert "File too large" in done.out
-    assert "free some space or make the folder writable, then run again" in done.out
     assert [path.name for path in (tmp_path / "fold").iterdir()] == ["checkpoint-000-00001-000000000.pt"]
     assert notes_of(tmp_path / "fold") == ((Position(0, 1), 1.0), [])
 
@@ -131,7 +130,7 @@ def test_what_died_while_writing_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(IchxError, match="cannot write the checkpoint"):
+    with pytest.raises(StorageError, match="Not a directory"):
         save_checkpoint(tmp_path / "file", Position(0, 1), state(1))
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from ichx.errors import IchxError
+from ichx.errors import IchxError, InvalidInputError, ResourceError, UnsupportedError
 from ichx.training.device import Hardware, choose_hardware, cpu_precision, cuda_precision, isolated_torch_settings
 
 
@@ -19,8 +19,8 @@ from ichx.training.device import Hardware, choose_hardware, cpu_precision, cuda_
         ((6, 1), "fp32", "compute capability 6.1 has no tensor cores"),
     ],
 )
-def test_the_precision_of_a_gpu(capability: tuple[int, int], precision: str, told: str) -> None:
-    assert cuda_precision(*capability) == (precision, told)
+def test_the_precision_of_a_gpu(capability: tuple[int, int], precision: str, reason: str) -> None:
+    assert cuda_precision(*capability) == (precision, reason)
 
 
 @pytest.mark.parametrize(
@@ -32,34 +32,36 @@ def test_the_precision_of_a_gpu(capability: tuple[int, int], precision: str, tol
         (set(), "fp32", "no AVX512-BF16 or AMX"),
     ],
 )
-def test_the_precision_of_a_processor(flags: set[str], precision: str, told: str) -> None:
-    assert cpu_precision(flags) == (precision, told)
+def test_the_precision_of_a_processor(flags: set[str], precision: str, reason: str) -> None:
+    assert cpu_precision(flags) == (precision, reason)
 
 
-def test_the_device_is_said_with_a_reason() -> None:
+def test_the_device_is_described_with_a_reason() -> None:
     chosen = choose_hardware("cpu", "auto")
     assert re.fullmatch(r"cpu, (bf16|fp32) \(CPU, \d+ threads?, (.*bf16|no AVX512-BF16 or AMX)\)", str(chosen))
     assert str(choose_hardware("cpu", "fp32")).startswith("cpu, fp32 (CPU, ")
-    assert str(choose_hardware("cpu", "fp32")).endswith("; precision as the recipe says)")
+    assert str(choose_hardware("cpu", "fp32")).endswith("; precision set by the recipe)")
     assert choose_hardware("cpu", "bf16").precision == "bf16"
     assert not chosen.tf32
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "told"),
+    ("device", "precision", "kind", "value"),
     [
-        ("gpu", "auto", "no device"),
-        ("vulkan", "auto", "does not compute on"),
-        ("cuda:77", "auto", "there is no cuda:77 here"),
-        ("cpu", "fp16", "needs a CUDA GPU"),
+        ("gpu", "auto", InvalidInputError, "gpu"),
+        ("vulkan", "auto", InvalidInputError, "vulkan"),
+        ("cuda:77", "auto", UnsupportedError, "cuda:77"),
+        ("cpu", "fp16", UnsupportedError, "fp16"),
     ],
 )
-def test_what_is_not_here_is_refused(device: str, precision: str, told: str) -> None:
-    with pytest.raises(IchxError, match=told):
+def test_a_device_or_precision_that_is_missing_is_refused(
+    device: str, precision: str, kind: type[IchxError], value: str
+) -> None:
+    with pytest.raises(kind, match=value):
         choose_hardware(device, precision)
 
 
-def test_torch_is_set_for_a_run_only() -> None:
+def test_torch_settings_are_restored_after_a_run() -> None:
     def settings() -> tuple[object, ...]:
         return torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
 
@@ -71,9 +73,9 @@ def test_torch_is_set_for_a_run_only() -> None:
     assert settings() == before
 
 
-def test_memory_that_runs_out_anywhere_in_a_run_is_one_line() -> None:
+def test_out_of_memory_anywhere_in_a_run_is_a_typed_error() -> None:
     hardware = Hardware(torch.device("cpu"), "fp32", "for a test")
-    with pytest.raises(IchxError, match="not enough memory"), isolated_torch_settings(hardware):
+    with pytest.raises(ResourceError, match=r"2\.00 GiB"), isolated_torch_settings(hardware):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     with pytest.raises(RuntimeError, match="shapes"), isolated_torch_settings(hardware):
         raise RuntimeError("shapes cannot be multiplied")

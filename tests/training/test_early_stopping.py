@@ -15,7 +15,8 @@ from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
-from ichx.store import EpochRecord, open_store
+from ichx.store import open_store
+from ichx.training.callbacks import EpochResult
 from ichx.training.early_stopping import EarlyStopping, best_epoch, runs_out
 from ichx.training.run_options import RunOptions
 from ichx.training.weights import read_weights
@@ -46,24 +47,24 @@ def test_a_stage_ends_after_so_many_epochs_without_a_better_score(
 def test_the_weights_of_the_best_epoch_are_kept() -> None:
     one = EarlyStopping(2)
     for epoch, score in enumerate((0.5, 0.3, 0.4)):
-        one.look(score, lambda epoch=epoch: {"epoch": epoch})  # type: ignore[misc]
+        one.update(score, lambda epoch=epoch: {"epoch": epoch})  # type: ignore[misc]
     other = EarlyStopping(2)
     other.restore(one.state())
     for patience in (one, other):
         assert not patience.over
-        patience.look(0.35, lambda: {"epoch": 3})
+        patience.update(0.35, lambda: {"epoch": 3})
         assert patience.over
         assert (patience.best, patience.weights) == (1, {"epoch": 1})
-        assert not patience.stays
+        assert not patience.keeps_last
     assert one.scores == [0.5, 0.3, 0.4, 0.35]
 
 
-def test_without_patience_nothing_is_looked_at() -> None:
+def test_without_patience_scores_are_ignored() -> None:
     one = EarlyStopping(0)
     for score in (0.1, 0.2, 0.3):
-        one.look(score, lambda: pytest.fail("no weights are needed"))
+        one.update(score, lambda: pytest.fail("no weights are needed"))
     assert not one.over
-    assert one.stays
+    assert one.keeps_last
     assert one.state() == {"scores": [], "weights": None}
 
 
@@ -82,12 +83,12 @@ WILD = (
 
 
 class Stopper(RunCallbacks):
-    """Keeps what a stage tells, and interrupts the run after `after` epochs."""
+    """Records the ends of stages, and interrupts the run after `after` epochs."""
 
     def __init__(self, after: int | None = None) -> None:
         self.after, self.epochs, self.ends = after, 0, list[tuple[str, int, int, int]]()
 
-    def epoch_ended(self, record: EpochRecord) -> None:
+    def epoch_ended(self, result: EpochResult) -> None:
         self.epochs += 1
         if self.epochs == self.after:
             raise KeyboardInterrupt
