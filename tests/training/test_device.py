@@ -10,7 +10,7 @@ from ichx.training.device import Hardware, choose_hardware, cpu_precision, cuda_
 
 
 @pytest.mark.parametrize(
-    ("capability", "precision", "told"),
+    ("capability", "precision", "reason"),
     [
         ((12, 0), "bf16", "compute capability 12.0"),
         ((8, 0), "bf16", "compute capability 8.0"),
@@ -24,7 +24,7 @@ def test_the_precision_of_a_gpu(capability: tuple[int, int], precision: str, rea
 
 
 @pytest.mark.parametrize(
-    ("flags", "precision", "told"),
+    ("flags", "precision", "reason"),
     [
         ({"avx2", "avx512f", "avx512_bf16"}, "bf16", "avx512_bf16"),
         ({"avx512_bf16", "amx_bf16", "amx_tile"}, "bf16", "amx_bf16, avx512_bf16"),
