@@ -37,7 +37,7 @@ from ichx.datasets.summary import summarize
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
-from ichx.text import counted
+from ichx.text import format_count
 from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def require_usable_slices(source: Path, catalog: pd.DataFrame) -> None:
     reasons = catalog["defect"].value_counts()
     if catalog["defect"].isna().any():
         return
-    looked = counted(len(catalog), "file")
+    looked = format_count(len(catalog), "file")
     if set(reasons.index) == {"not_dicom"}:
         raise IchxError(f"no DICOM in {source}: looked at {looked}", "give the folder that holds the DICOM files")
     told = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.items())

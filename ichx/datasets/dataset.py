@@ -23,7 +23,7 @@ from ichx.datasets.series import describe_geometry, describe_series
 from ichx.datasets.summary import defects, header_families, summarize_folds
 from ichx.errors import IchxError
 from ichx.store import DatasetVersion, FoldSet
-from ichx.text import counted, such_as
+from ichx.text import format_count, format_examples
 from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def load_folds(
     found = folds.set_index(owner)["fold"].reindex(slices[owner])
     without = slices["slice_id"].to_numpy(object)[~found.between(0, fold_set.k - 1).to_numpy()]
     if len(without):
-        told = f"{counted(len(without), 'slice')} in none of its {fold_set.k} folds, {such_as(map(str, without))}"
+        ids = format_examples(map(str, without))
+        told = f"{format_count(len(without), 'slice')} in none of its {fold_set.k} folds{ids}"
         raise _broken_folds(version, fold_set, told)
     return found.to_numpy(np.int16)
 
@@ -101,7 +102,7 @@ def load_masks(workspace: Workspace, data: LoadedDataset) -> dict[int, bytes] | 
     if len(kept) != facts["slices"]:
         raise IchxError(
             f"the masks of {data.version.dataset} version {data.version.number} were changed: "
-            f"{counted(len(kept), 'mask')} instead of {facts['slices']:,}",
+            f"{format_count(len(kept), 'mask')} instead of {facts['slices']:,}",
             "restore the file from a backup, or make a new version with `ichx data add`",
         )
     return kept

@@ -21,7 +21,7 @@ import pandas as pd
 from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_headers, read_slice
 from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, Member, ZipIndex, open_member, read_index
 from ichx.errors import IchxError, did_you_mean
-from ichx.text import EXAMPLES, counted, such_as
+from ichx.text import EXAMPLES, format_count, format_examples
 
 SOURCE_CHANGED_REMEDY: Final = (
     "bring the files back, or make a new version of them with `ichx data add`, and go on to it with "
@@ -174,7 +174,7 @@ class Drift:
         parts = []
         for names, what in ((self.gone, "gone"), (self.changed, "changed")):
             if names:
-                parts.append(f"{counted(len(names), 'file')} {what}, {such_as(names)}")
+                parts.append(f"{format_count(len(names), 'file')} {what}{format_examples(names)}")
         return "; ".join(parts)
 
 
@@ -209,7 +209,7 @@ def read_zip_member(path: Path) -> bytes | None:
     index = read_index(archive)
     if inner not in index.names:
         alike = [name for name in index.names if Path(name).suffix == path.suffix]
-        hint = did_you_mean(inner, alike) or f"it has {such_as(alike)}; " if alike else ""
+        hint = did_you_mean(inner, alike) or f"there are others{format_examples(alike)}; " if alike else ""
         raise IchxError(f"there is no file {inner} in {archive}", f"{hint}give the path of an existing file")
     try:
         with open_member(archive, index.member(index.names.index(inner))) as stream:
@@ -252,8 +252,8 @@ def _members_below(archive: Path, folder: str, index: ZipIndex) -> FileList:
         folders.pop("", None)
         hint = did_you_mean(folder, list(folders))
         if not hint and folders:
-            held = [f"{name} ({counted(count, 'file')})" for name, count in folders.most_common(EXAMPLES)]
-            hint = f"it has {such_as(held, len(folders))}; "
+            held = [f"{name} ({format_count(count, 'file')})" for name, count in folders.most_common(EXAMPLES)]
+            hint = f"there are others{format_examples(held, len(folders))}; "
         raise IchxError(f"there is no folder {folder} in {archive}", f"{hint}name one after the zip: ZIP/FOLDER")
     if not numbers:
         raise IchxError(f"{archive} has no files", "give the zip that holds the DICOM files")

@@ -6,10 +6,7 @@ A single process is a group of one, at no cost. Gradients are exchanged by the n
 import contextlib
 import os
 import re
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
@@ -19,7 +16,6 @@ import torch.distributed as dist
 from torch import nn
 
 from ichx.errors import IchxError, ProcessError
-from ichx.training.spawn import PARENT
 from ichx.training.stop_request import StopRequest
 
 Result = TypeVar("Result")
@@ -90,8 +86,6 @@ def join_group(device: torch.device) -> Iterator[Group]:
     if not started_in_group():
         yield Group()
         return
-    if PARENT in os.environ:
-        threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -147,12 +141,3 @@ def report_lost_processes(group: Group, stop: StopRequest, number: int) -> Itera
             f"Another of the {group.size} processes of this run has ended.",
             f"See its message, if there is one. `ichx run {number}` resumes from the last checkpoint.",
         ) from error
-
-
-def _end_with(parent: int) -> None:
-    """Stop this process, politely first, when `parent` has gone."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(60)
-    os._exit(1)

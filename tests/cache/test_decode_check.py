@@ -133,7 +133,7 @@ def test_what_has_changed_is_told_before_anything_is_decoded(workspace: Workspac
     assert check_dataset(Project(workspace, store), "x")["new"] == ["new.dcm"]
     os.utime(files / "black.dcm", ns=(1, 1))
     (files / "mr.dcm").unlink()
-    with pytest.raises(IchxError, match=r"1 file gone, namely mr.dcm; 1 file changed, namely black.dcm"):
+    with pytest.raises(IchxError, match=r"1 file gone: mr.dcm; 1 file changed: black.dcm"):
         check_dataset(Project(workspace, store), "x")
     files.rename(files.with_name("elsewhere"))
     with pytest.raises(IchxError, match="there is no folder"):

@@ -149,10 +149,10 @@ def test_what_does_not_fit_is_told(workspace: Workspace, store: Store, cohort: C
     (cohort.masks / "notes.txt").write_text("drawn by hand")
     report = add(workspace, store, cohort)
     warnings = "\n".join(report.warnings)
-    assert f"1 mask with a subtype that the labels lack, namely {negative} (epidural)" in warnings
-    assert f"1 mask without a subtype of the labels, namely {cohort.positive[0]} (subdural)" in warnings
-    assert f"1 positive slice without a mask, namely {cohort.positive[1]}" in warnings
-    assert "1 mask of no slice, namely ID_nobody" in warnings
+    assert f"1 mask with a subtype that the labels lack: {negative} (epidural)" in warnings
+    assert f"1 mask without a subtype of the labels: {cohort.positive[0]} (subdural)" in warnings
+    assert f"1 positive slice without a mask: {cohort.positive[1]}" in warnings
+    assert "1 mask of no slice: ID_nobody" in warnings
     assert "1 file beside the masks that are no PNG" in warnings
     facts = report.version.summary["masks"]
     counts = {

@@ -95,7 +95,7 @@ def test_a_dicom_file_alone_is_a_source(tmp_path: Path) -> None:
     hu = read_source_slice(file).hu
     assert (hu == read_slice(path).hu).all()
     write_ct(path, stored=head(1, side=40))
-    with pytest.raises(IchxError, match="1 file changed, namely a"):
+    with pytest.raises(IchxError, match="1 file changed: a"):
         SourceFiles(path, scan)
 
 
@@ -126,7 +126,7 @@ def test_a_zip_that_has_changed_is_told_before_anything_is_read(tmp_path: Path) 
     scan = scan_source(archive)
     assert len(SourceFiles(archive, scan).of([0, 2])) == 2
     change_entry(archive, scan["file"][1], crc=5)
-    with pytest.raises(IchxError, match=f"1 file changed, namely {scan['file'][1]}"):
+    with pytest.raises(IchxError, match=f"1 file changed: {scan['file'][1]}"):
         SourceFiles(archive, scan)
     next((tmp_path / "f").glob("*.dcm")).unlink()
     zip_folder(tmp_path / "f", archive)
@@ -167,7 +167,7 @@ def test_drift_names_what_is_gone_changed_and_new(tmp_path: Path) -> None:
     (tmp_path / "new.dcm").write_text("new")
     drift = find_drift(list_files(tmp_path), scan)
     assert (drift.gone, drift.changed, drift.new) == ((names[0],), (names[1],), ("new.dcm",))
-    assert drift.told == f"1 file gone, namely {names[0]}; 1 file changed, namely {names[1]}"
+    assert drift.told == f"1 file gone: {names[0]}; 1 file changed: {names[1]}"
 
 
 def test_files_in_a_zip_are_read_by_their_path(tmp_path: Path) -> None:
