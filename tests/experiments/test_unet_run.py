@@ -93,9 +93,9 @@ def test_without_masks_labels_alone_are_learnt_and_that_is_told_once(bled: Path)
             callbacks=notes,
             options=RunOptions(device="cpu", workers=0),
         )
-        assert [note for note in notes.said if "mask" in note] == [
-            "bare has no masks: model.mask_weight has no effect, only labels are learnt"
-        ]
+        (note,) = (note for note in notes.said if "mask" in note)
+        assert "bare" in note
+        assert "model.mask_weight" in note
         assert store.experiment(made.number).score is not None
         assert dice(bled, made.number) == [{}] * 3
 

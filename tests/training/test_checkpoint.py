@@ -100,7 +100,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch
-from ichx.errors import StorageError
+from ichx.errors import IchxError
 from ichx.training.checkpoint import Position, save_checkpoint
 try:
     save_checkpoint(Path("fold"), Position(0, 2), {"fits": "this", "model": {"weight": torch.ones(1_000_000)}})
