@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ichx.errors import MissingDependencyError
 from ichx.experiments.callbacks import RunCallbacks
-from ichx.recipe import flatten
-from ichx.recipe_text import literal
+from ichx.recipe import flatten, literal
 from ichx.training.callbacks import EpochResult
 
 if TYPE_CHECKING:
