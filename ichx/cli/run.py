@@ -83,7 +83,7 @@ def run(
         logged = any(prints_into(files.fold(fold).log) for fold in folds or ())
         try:
             with LiveView() if rank == 0 and not logged else nullcontext() as view:
-                report = run_experiment(project, number, folds=folds or None, options=options, events=view)
+                report = run_experiment(project, number, folds=folds or None, options=options, callbacks=view)
         except RunStopped as stopped:
             if rank == 0:
                 info(f"Stopped. Resume with `ichx run {number}`.", style="yellow")
