@@ -1,7 +1,7 @@
-"""The last layer in float32 where the rest of a network computes in half precision.
+"""Computes a network's last layer in float32 where the rest computes in half precision.
 
-A bfloat16 logit of 3 is rounded by up to 0.008, in every epoch's score and in what is stored. The layer itself is so
-small that its precision costs nothing.
+A bfloat16 logit of 3 is rounded by up to 0.008, in every score and in what is stored. The layer is so small that its
+precision costs nothing.
 """
 
 import torch
@@ -11,20 +11,23 @@ from ichx.labels import LABELS
 
 
 class ExactLinear(nn.Linear):
-    """A linear layer that computes in float32 whatever precision is set around it."""
+    """A linear layer that computes in float32 under any autocast."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return float32 `(N, out_features)` of `x` `(N, in_features)`."""
+        """Return float32 `(N, out_features)` for `x` `(N, in_features)`."""
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
 
 
 def exact_head(model: nn.Module) -> None:
-    """Let the last linear layer of `model` that makes six logits compute in float32; its weights keep their names."""
+    """Replace the last linear layer of `model` that has six outputs by an `ExactLinear` with the same weights.
+
+    A network without one, e.g. with a convolution as its head, stays as it is.
+    """
     heads = [
         name for name, part in model.named_modules() if type(part) is nn.Linear and part.out_features == len(LABELS)
     ]
-    if not heads:  # a convolution that makes logits, say
+    if not heads:
         return
     parent, _, name = heads[-1].rpartition(".")
     holder = model.get_submodule(parent)

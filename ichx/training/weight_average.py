@@ -1,4 +1,4 @@
-"""The exponential moving average of a network's weights, which predicts better than where the last step ended."""
+"""Exponential moving average of a network's weights, which predicts better than the last step's."""
 
 import copy
 from typing import Any
@@ -13,14 +13,16 @@ WARMUP_POWER = 2 / 3
 class WeightAverage:
     """A copy of a network whose weights follow those of the original.
 
-    As timm's ModelEmaV3 with warm-up: everything in the state is averaged, the statistics of batch norms too, for they
-    belong to the averaged weights; whole numbers are copied.
+    As timm's ModelEmaV3 with warm-up: all floating-point values of the state are averaged, including the statistics of
+    batch norms, which belong to the averaged weights; integers are copied.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Begin as a copy of `model`; `decay` is the share that an update keeps of the average, once it is warm.
+        """Begin as a copy of `model`, which is on its final device: the tensors to update are looked up once.
 
-        `model` is where it will be trained: what an update reads and writes is looked up here, once.
+        Args:
+            model: The network that is trained.
+            decay: Share of the average that an update keeps after the warm-up.
         """
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
@@ -31,7 +33,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights that the network has now; the first ones replace the average."""
+        """Add the current weights to the average; the first ones replace it."""
         self.updates += 1
         decay = min(self.decay, 1 - self.updates**-WARMUP_POWER)
         torch._foreach_lerp_(self._averages, self._followed, weight=1.0 - decay)
@@ -43,6 +45,6 @@ class WeightAverage:
         return {"weights": self.module.state_dict(), "updates": self.updates}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         self.module.load_state_dict(state["weights"])
         self.updates = state["updates"]
