@@ -14,7 +14,7 @@ from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import IchxError
 from ichx.store import Selection, marks
-from ichx.store.selection import KINDS, is_recipe_value, recipe_values
+from ichx.store.selection import FIELD_TYPES, is_recipe_value, recipe_values
 from ichx.text import format_count
 
 if TYPE_CHECKING:
@@ -127,19 +127,19 @@ def _since(text: str | None) -> datetime | None:
 def _columns(store: "Store", given: str | None) -> tuple[str, ...]:
     """Return the columns to show, and remember those that are `given`."""
     if given is None:
-        return tuple(store.choice(_REMEMBERED) or DEFAULT_COLUMNS)
+        return tuple(store.setting(_REMEMBERED) or DEFAULT_COLUMNS)
     if given.strip() == "default":
-        store.remember(_REMEMBERED, None)
+        store.set_setting(_REMEMBERED, None)
         return DEFAULT_COLUMNS
     names = tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     for name in names:
-        if name not in KINDS and not is_recipe_value(name):
+        if name not in FIELD_TYPES and not is_recipe_value(name):
             from ichx.store.expression import unknown_name
 
-            raise unknown_name(name, KINDS)
+            raise unknown_name(name, FIELD_TYPES)
     if not names:
         raise IchxError("--columns names nothing", "name some, such as number,name,score; or `default`")
-    store.remember(_REMEMBERED, list(names))
+    store.set_setting(_REMEMBERED, list(names))
     info("lists have these columns from now on; `--columns default` goes back")
     return names
 
@@ -148,7 +148,7 @@ def _of_recipes(
     store: "Store", found: Sequence["ExperimentSummary"], shown: Sequence[str]
 ) -> dict[int, dict[str, Any]]:
     """Return by number the shown values that stand in recipes."""
-    wanted = {name for name in shown if name not in KINDS}
+    wanted = {name for name in shown if name not in FIELD_TYPES}
     if not wanted:
         return {}
     return {e.number: recipe_values(store.experiment(e.number).recipe, wanted) for e in found}
@@ -156,7 +156,7 @@ def _of_recipes(
 
 def _plain(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> str:
     """Return a value as a file has it."""
-    value = getattr(e, name) if name in KINDS else recipes[e.number][name]
+    value = getattr(e, name) if name in FIELD_TYPES else recipes[e.number][name]
     if value is None:
         return ""
     if isinstance(value, datetime):
@@ -168,7 +168,7 @@ def _plain(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]
 
 def _told(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> object:
     """Return a value as a table shows it, a score with what must follow it everywhere."""
-    if name not in KINDS:
+    if name not in FIELD_TYPES:
         value = recipes[e.number][name]
         return json.dumps(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
     if name == "folds_done":

@@ -135,7 +135,7 @@ def rm(numbers: Numbers) -> None:
     Example: `ichx exp rm 3 4`
     """
     with session() as project:
-        blends = project.store.blended_in(numbers)
+        blends = project.store.ensembles_containing(numbers)
         project.store.trash(numbers)
     back = f"`ichx exp restore {' '.join(map(str, numbers))}` takes {'it' if len(numbers) == 1 else 'them'} out"
     going = "" if set(numbers) <= set(blends) else ", `ichx gc` deletes for good"

@@ -15,7 +15,7 @@ from ichx.errors import IchxError
 from ichx.text import format_bytes, format_count
 
 if TYPE_CHECKING:
-    from ichx.store import EpochRecord, Experiment, Run, Store, Tuned
+    from ichx.store import EpochRecord, Experiment, Run, Store, TuningInfo
 
 TICKS = "▁▂▃▄▅▆▇█"
 MOST_TICKS = 40
@@ -40,7 +40,7 @@ def show(
         runs = project.store.runs(number)
         history = {fold: project.store.history(number, fold) for fold in sorted({run.fold for run in runs})}
         notes = project.store.notes(number)
-        blends = project.store.blended_in([number]).get(number, [])
+        blends = project.store.ensembles_containing([number]).get(number, [])
     if toml:
         console.print(experiment.recipe, end="", markup=False)
         return
@@ -230,7 +230,7 @@ def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
     return facts
 
 
-def _tuned_told(kind: str, tuned: "Tuned") -> str:
+def _tuned_told(kind: str, tuned: "TuningInfo") -> str:
     """Return what a trial is one of and trains, or what chose an experiment that was promoted from one."""
     study = f"{tuned.study}, trial {tuned.trial + 1}"
     if kind != "trial":

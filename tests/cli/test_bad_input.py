@@ -134,7 +134,7 @@ def test_without_a_workspace_or_a_dataset(ichx: Program, tmp_path: Path, place: 
         done = ichx(*command, cwd=place)
         assert_told(done, "there is no labelled dataset yet")
         assert "ichx data add" in done.err
-    assert_told(ichx("run", 1, cwd=place), "no experiment has the number 1")
+    assert_told(ichx("run", 1, cwd=place), "no experiment 1")
     assert_told(ichx("ensemble", cwd=place), "no experiment is complete")
     assert_told(ichx("data", "show", "ph", cwd=place), "'ph'")
     assert_told(ichx("data", "add", "t", "files", "--test-of", "ph", cwd=place), "'ph'")

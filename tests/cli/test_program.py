@@ -105,14 +105,11 @@ def test_members_are_numbers_and_no_top(
 def test_an_error_is_two_lines_and_debug_shows_the_traceback(ichx_process: Program, workspace: Path) -> None:
     done = ichx_process("exp", "show", 6, cwd=workspace)
     assert (done.code, done.out) == (1, "")
-    assert done.err.splitlines() == [
-        "error: no experiment has the number 6",
-        "       there is none yet: `ichx exp new` makes one; `ichx exp list` shows all",
-    ]
+    assert done.err.splitlines() == ["error: There is no experiment 6.", "       `ichx exp new` creates the first."]
     debug = ichx_process("--debug", "exp", "show", 6, cwd=workspace)
     assert debug.code == 1
     assert "Traceback" in debug.err
-    assert "no experiment has the number 6" in debug.err
+    assert "no experiment 6" in debug.err
 
 
 def test_unknown_names_get_the_nearest(ichx: Program, dataset_root: Path) -> None:
