@@ -59,7 +59,7 @@ def cohort(tmp_path: Path) -> Cohort:
 def add(workspace: Workspace, store: Store, cohort: Cohort, name: str = "train", **options) -> AddReport:
     progress = options.pop("progress", None)
     request = AddRequest(name, cohort.files, **{"labels": cohort.labels, "folds": 3} | options)
-    return add_dataset(Project(workspace, store), AddRequest(request), progress=progress)
+    return add_dataset(Project(workspace, store), request, progress=progress)
 
 
 def told(report: AddReport) -> str:
