@@ -21,10 +21,10 @@ from common import Figure, arguments, conclude
 
 from ichx.cache.decode_check import CheckJob, decode_chunk
 from ichx.ct.dicom import read_slice
-from ichx.datasets.catalog import build_catalog, read_catalog, usable, write_catalog
+from ichx.datasets.catalog import build_catalog, read_catalog, usable_slices, write_catalog
 from ichx.datasets.ingest import SCANNED, scan_source
 from ichx.datasets.sources import SourceFiles, list_files
-from ichx.datasets.zip_archive import END, END64, ENTRY, LOCATOR64, read_index
+from ichx.datasets.zip_archive import END, END64, ENTRY, LOCATOR64, read_zip_index
 from ichx.phantom.dicom_files import write_phantom
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def catalog(folder: Path, n: int) -> list[Figure]:
     used = peak()
     path = folder / "catalog.parquet"
     writing, _ = timed(lambda: write_catalog(made, path))
-    reading, _ = timed(lambda: usable(read_catalog(path)))
+    reading, _ = timed(lambda: usable_slices(read_catalog(path)))
     limit = max(2.0, 10 * n / SLICES)
     return [
         Figure(f"catalog of {n:,} slices", seconds, "s", "", f"<= {limit:g} s", seconds <= limit),
@@ -63,7 +63,7 @@ def index(folder: Path, n: int) -> list[Figure]:
     write_index(path, n)
     ours, theirs = [], []
     for _ in range(3):
-        ours.append(timed(lambda: read_index(path))[0])
+        ours.append(timed(lambda: read_zip_index(path))[0])
         theirs.append(timed(lambda: zipfile.ZipFile(path).close())[0])
     measured, peer = statistics.median(ours), statistics.median(theirs)
     against = f"zipfile {peer:.3g} s"
@@ -82,7 +82,7 @@ def files(folder: Path, patients: int) -> list[Figure]:
     jobs = {}
     for name, source in sources.items():
         of = SourceFiles(source, scan_source(source, processes=1))
-        jobs[name] = CheckJob(0, of.of(range(n)))
+        jobs[name] = CheckJob(0, of.select(range(n)))
     for _ in range(3):
         for name, source in sources.items():
             rates[name].append(n / timed(lambda source=source: scan_source(source, processes=1))[0])  # type: ignore[misc]

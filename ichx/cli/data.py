@@ -114,10 +114,10 @@ def show(
 
     Example: `ichx data show rsna`
     """
-    from ichx.datasets.dataset import describe
+    from ichx.datasets.dataset import describe_dataset
 
     with session() as project:
-        facts = describe(project, name, number)
+        facts = describe_dataset(project, name, number)
     if as_json:
         print_json(facts)
     else:
@@ -137,7 +137,7 @@ def check(
     Example: `ichx data check rsna`
     """
     from ichx.cache.decode_check import check_dataset
-    from ichx.text import such_as
+    from ichx.text import format_examples
 
     with session() as project, progress("decoding") as report:
         checked = check_dataset(project, name, number, progress=report)
@@ -147,7 +147,7 @@ def check(
         show_checked(checked)
     if checked["new"]:
         new, are = checked["new"], "file is" if len(checked["new"]) == 1 else "files are"
-        warn(f"{len(new):,} {are} new there, {such_as(new)}: `ichx data add` takes them in")
+        warn(f"{len(new):,} {are} new there{format_examples(new)}: `ichx data add` takes them in")
 
 
 @app.command("sheet")
@@ -248,7 +248,7 @@ def cache(
     from ichx.cache.requests import caches_of, request_caches
     from ichx.cache.verify import foreign_caches, raise_damaged, verify_caches
     from ichx.errors import IchxError
-    from ichx.text import such_as
+    from ichx.text import format_examples
 
     specs = [CacheSpec(pixels, centre, resize) for pixels in size or ()]
     if verify and (specs or for_):
@@ -268,7 +268,7 @@ def cache(
         found = caches_of(project, name)
         foreign = foreign_caches(project.workspace.cache_dir, name)
     if foreign:
-        warn(f"made by another version of ichx, never read, to be removed: {such_as(map(str, foreign))}")
+        warn(f"made by another version of ichx, never read, to be removed{format_examples(map(str, foreign))}")
     if as_json:
         print_json({"caches": found, "verified": verified})
     else:
@@ -292,7 +292,7 @@ def rm(
     Example: `ichx data rm rsna-test`
     """
     from ichx.cache.dataset_removal import belongings, remove_dataset
-    from ichx.text import bytes_told, counted
+    from ichx.text import format_bytes, format_count
 
     with session() as project:
         found = belongings(project, name)
@@ -301,10 +301,10 @@ def rm(
             return
         root = project.workspace.root
         rows = [
-            (b.what, b.path.relative_to(root) if b.path.is_relative_to(root) else b.path, bytes_told(b.nbytes))
+            (b.what, b.path.relative_to(root) if b.path.is_relative_to(root) else b.path, format_bytes(b.nbytes))
             for b in found
         ]
-        total = f"{counted(len(found), 'thing')}, {bytes_told(sum(b.nbytes for b in found))}"
+        total = f"{format_count(len(found), 'thing')}, {format_bytes(sum(b.nbytes for b in found))}"
         print_table(
             "",
             ("what", "where", "size"),
@@ -337,7 +337,7 @@ def _shares(settings: list[str]) -> dict[str, float]:
 
 
 def _render_caches(name: str, found: "list[FoundCache]") -> None:
-    from ichx.text import bytes_told
+    from ichx.text import format_bytes
 
     def state(cache: "FoundCache") -> str:
         if not cache.complete:
@@ -345,10 +345,10 @@ def _render_caches(name: str, found: "list[FoundCache]") -> None:
         return "whole" if cache.current else "whole, of an older version"
 
     rows = [
-        (c.spec.size, c.spec.centre, c.spec.resize, c.n, c.defects, bytes_told(c.nbytes), state(c), c.folder.name)
+        (c.spec.size, c.spec.centre, c.spec.resize, c.n, c.defects, format_bytes(c.nbytes), state(c), c.folder.name)
         for c in found
     ]
     heads = ("pixels", "centre", "resize", "slices", "left out", "disk", "state", "folder")
     print_table(f"caches of {name}", heads, rows, drop=("folder",))
     if found:
-        console.print(f"{bytes_told(sum(c.nbytes for c in found))} in {found[0].folder.parent}", markup=False)
+        console.print(f"{format_bytes(sum(c.nbytes for c in found))} in {found[0].folder.parent}", markup=False)

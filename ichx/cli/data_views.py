@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ichx.cli.formatting import format_value
 from ichx.cli.output import console, info, warn
 from ichx.cli.tables import print_table
-from ichx.text import counted
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.datasets.add import AddReport
@@ -112,7 +112,7 @@ def _show_series(facts: dict[str, Any]) -> None:
     if spacings:
         console.print(f"usual step between slices (series): {', '.join(spacings[:6])}{more}", markup=False)
     if series["tilted"]:
-        tilt = f"tilted gantry: {series['tilted']:,} of {counted(series['series'], 'series', 'series')}"
+        tilt = f"tilted gantry: {series['tilted']:,} of {format_count(series['series'], 'series', 'series')}"
         console.print(f"{tilt}, by {series['median_tilt']:.1f} degrees in the middle", markup=False)
     if facts["geometry"]:
         rows = [(g["flag"].replace("_", " "), g["series"], g["slices"], _with_examples(g)) for g in facts["geometry"]]
@@ -143,7 +143,7 @@ def _by_decoding(reason: dict[str, Any]) -> bool:
 
 
 def _say_sum(checked: dict[str, Any]) -> None:
-    files = f" in {counted(checked['files'], 'file')}" if checked["files"] != checked["found"] else ""
+    files = f" in {format_count(checked['files'], 'file')}" if checked["files"] != checked["found"] else ""
     console.print(
         f"decoded {format_value(datetime.fromisoformat(checked['when']))}: {checked['found']:,} found{files}",
         markup=False,

@@ -15,7 +15,7 @@ from ichx.cli.tables import print_table
 from ichx.errors import IchxError
 from ichx.store import Selection, marks
 from ichx.store.selection import KINDS, is_recipe_value, recipe_values
-from ichx.text import counted
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.store import ExperimentSummary, Store
@@ -97,7 +97,7 @@ def list_experiments(
         _say_nothing(parent, there > 0)
         return
     rows = [[_told(e, name, recipes) for name in shown] for e in found]
-    caption = f"{len(found)} of " * (len(found) < total) + counted(total, "experiment")
+    caption = f"{len(found)} of " * (len(found) < total) + format_count(total, "experiment")
     heads = [HEADS.get(name, name.replace("_", " ")) for name in shown]
     print_table("", heads, rows, caption=caption, cut={"name": 16, "plugin": 16, "tags": 12, "dataset": 10})
 

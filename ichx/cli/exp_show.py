@@ -12,7 +12,7 @@ from ichx.cli.parameters import Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import IchxError
-from ichx.text import bytes_told, counted
+from ichx.text import format_bytes, format_count
 
 if TYPE_CHECKING:
     from ichx.store import EpochRecord, Experiment, Run, Store, Tuned
@@ -53,7 +53,7 @@ def show(
     facts = _facts(experiment, version.fold_set(experiment.fold_set).leaking_patients)
     if blends:
         facts.append(("blended", "in ensemble " + ", ".join(map(str, blends))))
-    facts.append(("files", f"{project.workspace.experiment_dir(number)}, {bytes_told(sum(files.values()))}"))
+    facts.append(("files", f"{project.workspace.experiment_dir(number)}, {format_bytes(sum(files.values()))}"))
     for name, value in facts:
         console.print(f"  {name:<10} {value}", markup=False)
     if runs:
@@ -64,7 +64,7 @@ def show(
                 info(f"fold {run.fold}, try {run.attempt}: {run.error}")
     _print_curves(history)
     if files:
-        print_table("files", ("file", "size"), [(name, bytes_told(size)) for name, size in files.items()])
+        print_table("files", ("file", "size"), [(name, format_bytes(size)) for name, size in files.items()])
     for written in notes:
         console.print(f"{format_value(written.created)}: {written.text}", markup=False)
     console.print(experiment.recipe, end="", markup=False, soft_wrap=True)
@@ -202,7 +202,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
-    leaks = f"; {counted(leaking, 'patient')} in more than one" if leaking else ""
+    leaks = f"; {format_count(leaking, 'patient')} in more than one" if leaking else ""
     facts = [
         ("dataset", f"{e.dataset} version {e.dataset_version}, labels {e.label_digest[:12]}"),
         ("folds", f"{e.folds_done} of {e.folds} done, {e.fold_set}, digest {e.fold_digest[:12]}{leaks}"),

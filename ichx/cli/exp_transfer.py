@@ -22,7 +22,7 @@ def export(
 
     Example: `ichx exp export 6 resnext50.zip --weights`
     """
-    from ichx.text import bytes_told
+    from ichx.text import format_bytes
 
     with session() as project:
         project.store.experiment(number)  # report an unknown number before torch is imported
@@ -32,7 +32,7 @@ def export(
     if as_json:
         print_json(written)
     else:
-        info(f"experiment {number}: {written.files} files, {bytes_told(written.nbytes)} in {written.file}")
+        info(f"experiment {number}: {written.files} files, {format_bytes(written.nbytes)} in {written.file}")
 
 
 def import_(

@@ -9,7 +9,7 @@ import typer
 from ichx.cli.output import console, info, print_json, warn
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.text import counted
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.datasets.fold_import import ImportReport
@@ -95,7 +95,7 @@ def _show(dataset: str, number: int | None, name: str | None, as_json: bool) -> 
         print_json(facts)
         return
     version = facts["version"]
-    size = f"{counted(version.slices, 'slice')}, {counted(version.patients, 'patient')}"
+    size = f"{format_count(version.slices, 'slice')}, {format_count(version.patients, 'patient')}"
     console.print(f"{version.dataset} version {version.number}: {size}", markup=False)
     for told in facts["fold_sets"]:
         _render_fold_set(told, {"slices": version.slices, "patients": version.patients} | told)
@@ -112,7 +112,7 @@ def _render_fold_set(told: dict[str, Any], whole: dict[str, Any]) -> None:
     columns = ("", "all", *(f"fold {part['fold']}" for part in told["folds"]))
     off = "" if told["deviation"] is None else f"prevalences within {told['deviation']:.2%} of the whole; "
     leaks = fold_set.leaking_patients
-    split = counted(leaks, "patient") if leaks else "no patient"
+    split = format_count(leaks, "patient") if leaks else "no patient"
     print_table(title, columns, rows, caption=f"{off}{split} in more than one fold", split=True)
     if told["leaks"]:
         warn("leaky folds: every score on them is marked, and `ichx ensemble --top` leaves it out")

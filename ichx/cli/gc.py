@@ -8,7 +8,7 @@ import typer
 from ichx.cli.output import info, print_json
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.text import bytes_told, counted
+from ichx.text import format_bytes, format_count
 
 
 def gc(
@@ -36,12 +36,12 @@ def gc(
             (
                 g.kind,
                 g.path.relative_to(project.workspace.root) if g.path.is_relative_to(project.workspace.root) else g.path,
-                bytes_told(g.nbytes),
+                format_bytes(g.nbytes),
                 g.reason,
             )
             for g in found
         ]
-        total = f"{counted(len(found), 'thing')}, {bytes_told(sum(g.nbytes for g in found))}"
+        total = f"{format_count(len(found), 'thing')}, {format_bytes(sum(g.nbytes for g in found))}"
         print_table("", ("what", "where", "size", "why"), rows, caption=total)
         if dry_run:
             return

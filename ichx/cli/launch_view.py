@@ -7,7 +7,7 @@ from ichx.cli.bars import Bars
 from ichx.cli.formatting import format_duration, format_value
 from ichx.cli.output import info
 from ichx.jobs.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
-from ichx.text import counted
+from ichx.text import format_count
 
 
 class LaunchView(Bars, LaunchEvents):
@@ -27,7 +27,9 @@ class LaunchView(Bars, LaunchEvents):
 
     def planned(self, units: int, jobs: int, shares: str) -> None:
         """Print what is going to happen."""
-        info(f"{counted(units, 'fold')} to run, {jobs} at a time" + (f": {shares}" if shares else ""), style="bold")
+        info(
+            f"{format_count(units, 'fold')} to run, {jobs} at a time" + (f": {shares}" if shares else ""), style="bold"
+        )
         self._bars.update(self._all, total=units, visible=True)
 
     def unit_started(self, unit: Unit, device: str, log: str) -> None:
@@ -64,4 +66,4 @@ class LaunchView(Bars, LaunchEvents):
     def stopping(self, running: int, at_once: bool) -> None:
         """Print that the jobs are told to stop."""
         how = "killing" if at_once else "stopping, each after its step (again kills):"
-        info(f"{how} {counted(running, 'job')}", style="yellow")
+        info(f"{how} {format_count(running, 'job')}", style="yellow")

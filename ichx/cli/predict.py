@@ -77,16 +77,20 @@ def predict(
 
 def _tell(found: "FilePredictions") -> None:
     """Say on standard error what was predicted and what was not."""
-    from ichx.text import counted
+    from ichx.text import format_count
 
-    by = f"{counted(len(found.folds), 'fold')} ({', '.join(map(str, found.folds))}), tta {found.tta}"
-    studies = counted(len(found.studies), "study", "studies")
+    by = f"{format_count(len(found.folds), 'fold')} ({', '.join(map(str, found.folds))}), tta {found.tta}"
+    studies = format_count(len(found.studies), "study", "studies")
     marked = f" [{', '.join(found.marks)}]" if found.marks else ""
-    info(f"{counted(found.predicted, 'slice')} of {studies} predicted by experiment {found.experiment}{marked}, {by}")
+    info(
+        f"{format_count(found.predicted, 'slice')} of {studies} predicted by experiment {found.experiment}{marked}, "
+        f"{by}"
+    )
     if found.defects:
         told = ", ".join(f"{reason} {count:,}" for reason, count in found.defects.items())
         warn(
-            f"{counted(sum(found.defects.values()), 'file or frame', 'files or frames')} without probabilities: {told}"
+            f"{format_count(sum(found.defects.values()), 'file or frame', 'files or frames')} without probabilities: "
+            f"{told}"
         )
 
 

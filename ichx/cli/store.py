@@ -49,7 +49,7 @@ def backup(
     Example: `ichx store backup /mnt/backup/ichx.db`
     """
     from ichx.store.maintenance import copy_database
-    from ichx.text import bytes_told
+    from ichx.text import format_bytes
     from ichx.tuning.database import DATABASE
 
     with session() as project:
@@ -58,9 +58,9 @@ def backup(
         studies = project.workspace.root / "db" / DATABASE
         beside = target.with_name(f"{target.stem}.{DATABASE}")
         tuned = copy_database(studies, beside) if studies.is_file() else None
-    info(f"copied the store to {target}, {bytes_told(size)}; ICHX_STORE=sqlite:///{target.resolve()} opens it")
+    info(f"copied the store to {target}, {format_bytes(size)}; ICHX_STORE=sqlite:///{target.resolve()} opens it")
     if tuned is not None:
-        info(f"copied what tuning knows to {beside}, {bytes_told(tuned)}; as db/{DATABASE} of a workspace it goes on")
+        info(f"copied what tuning knows to {beside}, {format_bytes(tuned)}; as db/{DATABASE} of a workspace it goes on")
 
 
 @app.command("upgrade")

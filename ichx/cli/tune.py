@@ -12,7 +12,7 @@ from ichx.cli.parameters import Number, duration_seconds, gigabytes
 from ichx.cli.session import session
 from ichx.cli.tune_show import numbered, print_study, show
 from ichx.cli.tune_space import space as space_
-from ichx.text import counted
+from ichx.text import format_count
 
 DEVICE = r"auto|cpu|mps|cuda(:\d+)?"
 STUDY = r"[\w][\w.-]{0,63}"
@@ -90,10 +90,10 @@ def tune(
     most = None if memory is None else gigabytes(memory, "--max-memory")
     with session() as project:
         experiment = project.store.experiment(number)  # an unknown number is told before Optuna is imported
-        from ichx.cli.launch import stops_heard
         from ichx.cli.tune_view import TuneView
         from ichx.jobs import LocalEngine
         from ichx.recipe_text import from_toml
+        from ichx.signals import count_stop_signals
         from ichx.training.run_options import RunOptions
         from ichx.tuning.limits import Limits
         from ichx.tuning.results import read_study
@@ -110,7 +110,7 @@ def tune(
         options = RunOptions(device=device, pretrained=pretrained, weights=weights, workers=workers)
         # A trial that stops may take as long as its step does; who does not want to wait asks twice.
         with (
-            stops_heard() as stops,
+            count_stop_signals() as stops,
             TuneView(project.workspace.root, number) as view,
             contextlib.closing(LocalEngine(jobs, grace=None)) as engine,
         ):
@@ -128,7 +128,7 @@ def tune(
                 study=study,
                 timeout=seconds,
                 events=view,
-                stops=lambda: len(stops),
+                stops=stops,
             )
         found = read_study(project, number, study) if ending.finished else None
     if as_json:
@@ -136,7 +136,7 @@ def tune(
     elif found is not None:
         print_study(found, project.workspace.root)
     if ending.why == "complete" and ending.new == 0:
-        info(f"the study had {counted(ending.finished, 'trial')} before; a larger --trials adds to them")
+        info(f"the study had {format_count(ending.finished, 'trial')} before; a larger --trials adds to them")
     if ending.why != "complete":
         why = "stopped" if ending.why == "stopped" else f"stopped after {timeout}"
         info(f"{why}; what is finished is kept, and the same command goes on with the rest", style="yellow")

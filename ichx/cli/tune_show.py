@@ -15,7 +15,7 @@ from ichx.cli.parameters import Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import IchxError
-from ichx.text import counted
+from ichx.text import format_count
 from ichx.tuning.describe import good, headers, over, searched, told
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def print_study(view: "StudyView", root: Path) -> None:
         log = f"; its log: {root / trial.log}" if trial.log else ""
         warn(f"trial {trial.trial + 1}{which} failed: {trial.error}{log}")
     if len(failed) > SHOWN:
-        warn(f"{counted(len(failed) - SHOWN, 'earlier trial')} failed, too; --json tells why")
+        warn(f"{format_count(len(failed) - SHOWN, 'earlier trial')} failed, too; --json tells why")
     if view.best is not None and view.baseline in failed:
         warn(
             "the recipe as it is has failed, so that nothing here says whether the best trial is better; a larger "
@@ -125,7 +125,7 @@ def beyond(view: "StudyView", marked: str) -> list[str]:
         return []
     best = found[0]
     return [
-        f"{counted(len(found), 'done trial')} over a limit, the best one experiment {best.experiment}: "
+        f"{format_count(len(found), 'done trial')} over a limit, the best one experiment {best.experiment}: "
         f"{format_value(best.score)} {marked}, {over(best.exceeded)}"
     ]
 
@@ -137,8 +137,8 @@ def saved(view: "StudyView") -> list[str]:
     planned = sum(t.planned or 0 for t in view.trials)
     time = f", about {format_duration(view.saved.seconds)}" if view.saved.seconds else ""
     return [
-        f"ending {counted(view.saved.trials, 'trial')} early spared {view.saved.epochs:,} of "
-        f"{counted(planned, 'epoch')}{time}"
+        f"ending {format_count(view.saved.trials, 'trial')} early spared {view.saved.epochs:,} of "
+        f"{format_count(planned, 'epoch')}{time}"
     ]
 
 
@@ -170,7 +170,9 @@ def _print_head(view: "StudyView") -> None:
     present = ", ".join(state for state in states if not state.startswith("0 "))
     called = f"study {view.name} of " if view.name else ""
     part = [f"fold {view.fold}", *_budget(view)]
-    info(f"{called}experiment {view.experiment}, {', '.join(part)}: {counted(len(view.trials), 'trial')}: {present}")
+    info(
+        f"{called}experiment {view.experiment}, {', '.join(part)}: {format_count(len(view.trials), 'trial')}: {present}"
+    )
 
 
 def _budget(view: "StudyView") -> list[str]:
@@ -193,7 +195,7 @@ def _print_trials(view: "StudyView", marked: str) -> None:
     title = f"best trials, scores of fold {view.fold} {marked}"
     left = len(view.learned) - len(names)
     which = "values that matter most" if view.importances else "some of the values"
-    caption = f"{which}; {counted(left, 'other')} in --json" if left else ""
+    caption = f"{which}; {format_count(left, 'other')} in --json" if left else ""
     print_table(
         title, ("exp", "score", "state", *heads), rows, caption=caption, drop=heads[:1:-1], cut=dict.fromkeys(heads, 6)
     )
@@ -213,7 +215,7 @@ def _print_learned(view: "StudyView") -> None:
 
         done = view.counted("done")
         if done < ENOUGH:
-            info(f"{counted(done, 'done trial')}: what matters is told from {ENOUGH} on")
+            info(f"{format_count(done, 'done trial')}: what matters is told from {ENOUGH} on")
         else:
             info("too little varies in the done trials to tell what matters")
     else:
@@ -229,7 +231,7 @@ def _print_learned(view: "StudyView") -> None:
             for learned in view.learned[:SHOWN]
         ]
         left = len(view.learned) - len(rows)
-        caption = f"{counted(left, 'other')}, which matter less, in --json" if left else ""
+        caption = f"{format_count(left, 'other')}, which matter less, in --json" if left else ""
         heads = ("value", "matters", "as it is", "best", "best quarter", "searched")
         print_table("what was learned", heads, rows, caption=caption, drop=("searched",), cut={"value": 16})
     if not view.best.baseline:

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from ichx.cli.bars import Bars
 from ichx.cli.formatting import format_value
 from ichx.cli.output import info, warn
-from ichx.text import counted
+from ichx.text import format_count
 from ichx.tuning.budget import Value
 from ichx.tuning.describe import told
 from ichx.tuning.study_events import TrialResult, TuneEvents
@@ -42,7 +42,7 @@ class TuneView(Bars, TuneEvents):
         """Print how many trials are to come."""
         self._left = left
         beside = f", {jobs} at a time" + (f": {shares}" if shares else "") if jobs > 1 else ""
-        info(f"{counted(left, 'trial')} to run{beside}", style="bold")
+        info(f"{format_count(left, 'trial')} to run{beside}", style="bold")
         self._bars.update(self._all, total=left, at=f"0 of {left} trials", visible=True)
 
     def trial_started(self, trial: int, trials: int, experiment: int, values: Mapping[str, Value]) -> None:
@@ -81,4 +81,4 @@ class TuneView(Bars, TuneEvents):
     def stopping(self, jobs: int, at_once: bool) -> None:
         """Print that the trials that run are being stopped."""
         how = "killing" if at_once else "stopping, each after its step (again kills):"
-        info(f"{how} {counted(jobs, 'trial')}", style="yellow")
+        info(f"{how} {format_count(jobs, 'trial')}", style="yellow")

@@ -1,4 +1,4 @@
-"""Adding a version of a dataset to the workspace. Versions are read in `dataset`; folds are imported in `fold_import`."""
+"""Adding a version of a dataset to the workspace. Versions are read in `dataset`."""
 
 import dataclasses
 import hashlib
@@ -34,7 +34,7 @@ from ichx.errors import ConflictError, IchxError, InvalidInputError
 from ichx.files import write_error
 from ichx.labels import LABELS
 from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
-from ichx.text import counted
+from ichx.text import format_count
 from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def require_usable_slices(source: Path, catalog: pd.DataFrame) -> None:
     if catalog["defect"].isna().any():
         return
     reasons = catalog["defect"].value_counts()
-    files = counted(len(catalog), "file")
+    files = format_count(len(catalog), "file")
     if set(reasons.index) == {"not_dicom"}:
         raise InvalidInputError(f"None of {files} in {source} is DICOM.", "Give the folder with the DICOM files.")
     listed = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.items())
@@ -235,9 +235,7 @@ def _prepare(
     folds = None
     if table is not None:
         patients, labels = slices["patient"].to_numpy(object), slices[list(LABELS)].to_numpy(np.float32)
-        folds = assign_folds(
-            slices["slice_id"].to_numpy(object), patients, labels, request.folds, request.fold_seed
-        )
+        folds = assign_folds(slices["slice_id"].to_numpy(object), patients, labels, request.folds, request.fold_seed)
         if rare := rare_labels(patients, labels, request.folds):
             listed = ", ".join(f"{label} ({count})" for label, count in rare.items())
             report.warn(f"Labels of fewer than {request.folds} patients are missing in some folds: {listed}.")

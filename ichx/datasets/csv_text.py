@@ -15,7 +15,7 @@ import pyarrow.csv
 
 from ichx.datasets.sources import read_zip_member
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, raise_problems
-from ichx.text import EXAMPLES, counted, such_as
+from ichx.text import EXAMPLES, format_count, format_examples
 
 
 def read_text_columns(path: Path, what: str, forms: str) -> pa.Table:
@@ -111,8 +111,8 @@ def list_rows(
     """
     if not len(rows):
         return []
-    examples = such_as([example(int(row)) for row in rows[:EXAMPLES]], len(rows))
-    return [f"{counted(len(rows), noun)} {what} ({examples})"]
+    examples = format_examples([example(int(row)) for row in rows[:EXAMPLES]], len(rows))
+    return [f"{format_count(len(rows), noun)} {what}{examples}"]
 
 
 def raise_csv_problems(path: Path | str, problems: Sequence[str], remedy: str) -> None:

@@ -20,7 +20,7 @@ from ichx.datasets.series import describe_geometry, describe_series
 from ichx.datasets.summary import describe_defects, header_families, summarize_folds
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.store import DatasetVersion, FoldSet
-from ichx.text import counted, such_as
+from ichx.text import format_count, format_examples
 from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def load_folds(
         missing = slices["slice_id"].to_numpy(object)[~found.between(0, fold_set.k - 1).to_numpy()]
         if not len(missing):
             return found.to_numpy(np.int16)
-        problem = f"{counted(len(missing), 'slice')} without one of the {fold_set.k} folds ({such_as(map(str, missing))})"
+        problem = f"{format_count(len(missing), 'slice')} without a fold{format_examples(map(str, missing))}"
     raise ChangedDataError(
         f"The file of the folds {fold_set.name} of {version.dataset} version {version.number} was changed: {problem}.",
         RESTORE_REMEDY,
@@ -113,7 +113,7 @@ def load_masks(workspace: Workspace, data: LoadedDataset) -> dict[int, bytes] | 
     if len(masks) != summary["slices"]:
         raise ChangedDataError(
             f"The masks of {version.dataset} version {version.number} were changed: "
-            f"{counted(len(masks), 'mask')} instead of {summary['slices']:,}.",
+            f"{format_count(len(masks), 'mask')} instead of {summary['slices']:,}.",
             RESTORE_REMEDY,
         )
     return masks

@@ -25,7 +25,7 @@ from ichx.datasets.ingest import file_stem
 from ichx.datasets.summary import summarize_folds
 from ichx.errors import ConflictError, InvalidInputError
 from ichx.store import DatasetVersion, FoldDraft, FoldSet, VersionDraft
-from ichx.text import EXAMPLES, counted, such_as
+from ichx.text import EXAMPLES, format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -92,12 +92,12 @@ def import_folds(
     warnings = []
     if leaks:
         count = (
-            f"{len(leaks):,} of {counted(version.patients, 'patient')} ({len(leaks) / version.patients:.1%}) "
+            f"{len(leaks):,} of {format_count(version.patients, 'patient')} ({len(leaks) / version.patients:.1%}) "
             "in more than one fold"
         )
         if not allow_leaks:
             raise LeakyFoldsError(
-                f"{path}: {count} ({such_as(map(_format_leak, leaks[:EXAMPLES]), len(leaks))}). A model would be "
+                f"{path}: {count}{format_examples(map(_format_leak, leaks[:EXAMPLES]), len(leaks))}. A model would be "
                 "scored on patients of its training data.",
                 f"Use the default folds of {dataset}, which are grouped by patient; or give all slices of a patient "
                 "one fold in the file; or import it with --allow-leaks, which marks every score on these folds.",
@@ -265,11 +265,11 @@ def _check_match(
         "dataset.",
     )
     by = COLUMN_NAMES[match.by]
-    messages = [f"Folds of {counted(len(match.index), owner)} ({table.source}), matched by {by}."]
+    messages = [f"Folds of {format_count(len(match.index), owner)} ({table.source}), matched by {by}."]
     if table.duplicates:
-        messages.append(f"Merged {counted(table.duplicates, 'duplicate row')}.")
+        messages.append(f"Merged {format_count(table.duplicates, 'duplicate row')}.")
     if defective.any():
-        messages.append(f"{counted(int(defective.sum()), 'id')} of excluded files.")
+        messages.append(f"{format_count(int(defective.sum()), 'id')} of excluded files.")
     return messages
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ichx.errors import InvalidInputError
 from ichx.labels import LABELS
-from ichx.text import counted
+from ichx.text import format_count
 
 MOVE_PASSES: Final = 20
 """Maximum number of passes that move single patients; a pass without a change is the last one."""
@@ -52,8 +52,8 @@ def assign_folds(
     patient = renumber[patient]  # by their first slice id, independent of names
     if len(first) < k:
         raise InvalidInputError(
-            f"Cannot split {counted(len(first), 'patient')} into {k} folds.",
-            f"Use fewer folds, or add slices of at least {counted(k - len(first), 'more patient')}.",
+            f"Cannot split {format_count(len(first), 'patient')} into {k} folds.",
+            f"Use fewer folds, or add slices of at least {format_count(k - len(first), 'more patient')}.",
         )
     counts = np.zeros((len(first), 1 + len(LABELS)))
     np.add.at(counts, patient, np.column_stack([np.ones(len(order)), labels[order] > 0.5]))

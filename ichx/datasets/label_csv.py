@@ -1,7 +1,7 @@
 """The label CSV and the sample submission, validated and pivoted to six columns.
 
-Labels are long (`ID,Label` with `ID = <image>_<label>`) or wide (`image` and the six labels). All problems of a file are
-reported at once. Images are matched with slices in `id_matching`.
+Labels are long (`ID,Label` with `ID = <image>_<label>`) or wide (`image` and the six labels). All problems of a
+file are reported at once. Images are matched with slices in `id_matching`.
 """
 
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ from ichx.datasets.ingest_report import IngestReport
 from ichx.datasets.sources import FileLocation, list_files
 from ichx.errors import IchxError, InvalidInputError, raise_problems
 from ichx.labels import ANY, LABELS, SUBTYPES
-from ichx.text import EXAMPLES, counted, such_as
+from ichx.text import EXAMPLES, format_count, format_examples
 from ichx.worker_pool import run_jobs, worker_count
 
 MASKS_FILE: Final = "masks.parquet"
@@ -128,9 +128,9 @@ def read_masks(source: Path, catalog: pd.DataFrame, report: IngestReport, *, pro
         "others": others,
         "digest": digest.hexdigest()[:16],
     }
-    report.add_match(f"Masks of {counted(len(rows), 'slice')}", match, "mask")
+    report.add_match(f"Masks of {format_count(len(rows), 'slice')}", match, "mask")
     if others:
-        report.warn(f"Ignored {counted(others, 'file')} that are not PNG next to the masks.")
+        report.warn(f"Ignored {format_count(others, 'file')} that are not PNG next to the masks.")
     summary |= _compare_with_labels(catalog, rows, masks, report)
     return MaskTable(ids, [mask.png for mask in masks], summary)
 
@@ -222,9 +222,9 @@ def _raise_rejected(source: Path, owned: list[tuple[str, int]], found: list[Mask
         if defect:
             rejected[defect].append(f"{name}: {mask.detail}" if mask.detail else name)
     problems = [
-        f"{source}: {counted(len(rejected[defect]), 'mask')} rejected, {meaning} ({such_as(rejected[defect])})."
+        f"{source}: {format_count(len(names), 'mask')} rejected ({meaning}){format_examples(names)}."
         for defect, meaning in MASK_DEFECTS.items()
-        if defect in rejected
+        if (names := rejected.get(defect))
     ]
     values = ", ".join(f"{value} {name}" for value, name in enumerate(SUBTYPES, start=1))
     raise_problems(
@@ -248,14 +248,14 @@ def _compare_with_labels(
         counts[key] = len(wrong)
         if len(wrong):
             examples = [f"{ids[rows[i]]}: {', '.join(np.array(SUBTYPES)[differs[i]])}" for i in wrong[:EXAMPLES]]
-            report.warn(f"{counted(len(wrong), 'mask')} {what} ({such_as(examples, len(wrong))}).")
+            report.warn(f"{format_count(len(wrong), 'mask')} {what}{format_examples(examples, len(wrong))}.")
     without = catalog["defect"].isna().to_numpy() & (catalog[ANY].to_numpy() > 0.5)
     without[rows] = False
     counts["undrawn"] = int(without.sum())
     if counts["undrawn"]:
         examples = ids[np.flatnonzero(without)[:EXAMPLES]].tolist()
         report.warn(
-            f"{counted(counts['undrawn'], 'positive slice')} without a mask ({such_as(examples, counts['undrawn'])}): "
-            "excluded from the mask loss."
+            f"Excluded {format_count(counts['undrawn'], 'positive slice')} without a mask from the mask loss"
+            f"{format_examples(examples, counts['undrawn'])}."
         )
     return counts

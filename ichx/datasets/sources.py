@@ -20,7 +20,7 @@ import pandas as pd
 from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_headers, read_slice
 from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, Member, ZipIndex, open_member, read_zip_index
 from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotFoundError, StorageError, did_you_mean
-from ichx.text import EXAMPLES, counted, such_as
+from ichx.text import EXAMPLES, format_count, format_examples
 
 SOURCE_CHANGED_REMEDY: Final = (
     "Restore the files, or add a new version of the dataset with `ichx data add` and pin an experiment to it with "
@@ -172,12 +172,12 @@ class Drift:
     def raise_if_changed(self, source: Path) -> None:
         """Raise `ChangedDataError` if files of the catalog were removed or changed; new files do not count."""
         counts = [
-            f"{counted(len(names), 'file')} {what} ({such_as(names)})"
+            f"{format_count(len(names), 'file')} {what}{format_examples(names)}"
             for what, names in (("removed", self.removed), ("changed", self.changed))
             if names
         ]
         if counts:
-            problem = f"{source} differs from the files that were added: {', '.join(counts)}."
+            problem = f"{source} differs from the files that were added: {'; '.join(counts)}."
             raise ChangedDataError(problem, SOURCE_CHANGED_REMEDY)
 
 
@@ -214,7 +214,7 @@ def read_zip_member(path: Path) -> bytes | None:
     index = read_zip_index(archive)
     if inner not in index.names:
         similar = [name for name in index.names if Path(name).suffix == path.suffix]
-        hint = did_you_mean(inner, similar) or (f"The zip has {such_as(similar)}. " if similar else "")
+        hint = did_you_mean(inner, similar) or (f"Similar files{format_examples(similar)}. " if similar else "")
         raise NotFoundError(f"{archive} has no file {inner}.", f"{hint}Give the path of an existing file.")
     try:
         with open_member(archive, index.member(index.names.index(inner))) as stream:
@@ -257,8 +257,8 @@ def _members_below(archive: Path, folder: str, index: ZipIndex) -> FileList:
         folders.pop("", None)
         hint = did_you_mean(folder, list(folders))
         if not hint and folders:
-            largest = [f"{name} ({counted(count, 'file')})" for name, count in folders.most_common(EXAMPLES)]
-            hint = f"The zip has {such_as(largest, len(folders))}. "
+            largest = [f"{name} ({format_count(count, 'file')})" for name, count in folders.most_common(EXAMPLES)]
+            hint = f"The zip has other folders{format_examples(largest, len(folders))}. "
         raise NotFoundError(f"{archive} has no folder {folder}.", f"{hint}Give an existing folder as ZIP/FOLDER.")
     if not numbers:
         raise InvalidInputError(f"{archive} has no files.", "Give the zip with the DICOM files.")

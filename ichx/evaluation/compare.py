@@ -11,7 +11,7 @@ from ichx.evaluation.bootstrap import Difference, paired_difference
 from ichx.evaluation.metric import FloatArray, row_losses, score
 from ichx.evaluation.oof import TTA_VIEWS, OofTable, read_oof
 from ichx.labels import LABEL_WEIGHTS, LABELS
-from ichx.text import counted
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -76,7 +76,7 @@ def compare_scores(
     notes = []
     for e, table in ((first, one), (second, two)):
         if len(table.slice_ids) > len(rows):
-            more = counted(len(table.slice_ids) - len(rows), "slice")
+            more = format_count(len(table.slice_ids) - len(rows), "slice")
             notes.append(f"{more} of experiment {e.number} have no prediction by the other, and do not count")
     if first.fold_digest != second.fold_digest:
         notes.append("their folds differ: each slice is out of fold for both, but they trained on different patients")

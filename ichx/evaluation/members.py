@@ -14,7 +14,7 @@ from ichx.datasets.dataset import load_folds, load_version
 from ichx.errors import IchxError, raise_problems
 from ichx.labels import LABELS
 from ichx.store import Selection
-from ichx.text import counted, such_as
+from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -132,7 +132,7 @@ def _incomplete(summaries: "Sequence[ExperimentSummary]") -> list[str]:
 
 def _told(found: Sequence[str], what: str) -> list[str]:
     """Return a line that counts experiments and names the first, nothing where there are none."""
-    return [f"{counted(len(found), 'experiment')} {what}, {such_as(found, len(found))}"] if found else []
+    return [f"{format_count(len(found), 'experiment')} {what}{format_examples(found, len(found))}"] if found else []
 
 
 def _titled(experiment: "Experiment | ExperimentSummary") -> str:
@@ -157,11 +157,11 @@ def _difference(project: "Project", one: "Experiment", other: "Experiment") -> s
         slices.append(table.sort_values("slice_id", ignore_index=True))
     ids = [table["slice_id"].to_numpy(object) for table in slices]
     if only := len(set(ids[0]) ^ set(ids[1])):
-        return f"{counted(only, 'slice')} {'is' if only == 1 else 'are'} only in one of their datasets"
+        return f"{format_count(only, 'slice')} {'is' if only == 1 else 'are'} only in one of their datasets"
     labels = [table[list(LABELS)].to_numpy() for table in slices]
     told = [
         (int((labels[0] != labels[1]).any(axis=1).sum()), "other labels"),
         (int((folds[0] != folds[1]).sum()), f"another fold ({one.fold_set}, {other.fold_set})"),
     ]
-    parts = [f"{counted(count, 'slice')} with {what}" for count, what in told if count]
+    parts = [f"{format_count(count, 'slice')} with {what}" for count, what in told if count]
     return ", ".join(parts) or f"the files of {one.dataset} have other headers or sizes"

@@ -24,7 +24,7 @@ from ichx.evaluation.metric import FloatArray, row_losses, score
 from ichx.evaluation.series_neighbours import Heads, IntArray
 from ichx.evaluation.smoothing import fit_kernels
 from ichx.labels import LABEL_WEIGHTS
-from ichx.text import counted
+from ichx.text import format_count
 
 METHODS: Final = ("auto", *FITS)
 DRAWS = 200
@@ -302,8 +302,8 @@ def _check(slices: Slices) -> None:
             problems.append(f"member {k + 1} has {len(p):,} slices instead of {len(slices.labels):,}")
             continue
         unknown, outside = int(np.isnan(p).sum()), int(((p < 0) | (p > 1)).sum())
-        problems += [f"member {k + 1}: {counted(unknown, 'value')} NaN"] if unknown else []
-        problems += [f"member {k + 1}: {counted(outside, 'value')} outside 0..1"] if outside else []
+        problems += [f"member {k + 1}: {format_count(unknown, 'value')} NaN"] if unknown else []
+        problems += [f"member {k + 1}: {format_count(outside, 'value')} outside 0..1"] if outside else []
     if not slices.members or not len(slices.labels):
         problems.append("there is nothing to blend")
     raise_problems(problems, "give each member's probabilities of the same slices")

@@ -18,7 +18,7 @@ from ichx.errors import IchxError, raise_problems
 from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.evaluation.predictions import Predictions, read_predictions
 from ichx.labels import LABELS
-from ichx.text import counted, such_as
+from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -122,8 +122,8 @@ def _refuse_leaks(experiment: "Experiment", leaks: list[Leak], patients: int) ->
     if leaks:
         such = [f"{leak.patient} (folds {', '.join(map(str, leak.folds))})" for leak in leaks]
         raise IchxError(
-            f"experiment {experiment.number}: {len(leaks):,} of {counted(patients, 'patient')} in more than one fold, "
-            f"so that folds trained on patients that they predict, {such_as(such)}",
+            f"experiment {experiment.number}: {len(leaks):,} of {format_count(patients, 'patient')} in more than one "
+            f"fold, so that folds trained on patients that they predict{format_examples(such)}",
             f"the fold file was changed; `ichx audit {experiment.number}` checks all that belongs to the score",
         )
 
@@ -147,7 +147,7 @@ def fold_problems(
     trained = predicted[(row >= 0) & (folds[row] != fold) & ~later]
     twice = pd.unique(predicted[later])
     problems = [
-        f"{counted(len(found), one)} {what}, {such_as(map(str, found), len(found))}"
+        f"{format_count(len(found), one)} {what}{format_examples(map(str, found), len(found))}"
         for found, one, what in (
             (unknown, "prediction", "of slices that are not in the dataset version"),
             (trained, "slice", "of other folds, which this one trained on"),
@@ -161,7 +161,7 @@ def fold_problems(
         absent = slice_ids[wanted]
         problems.append(
             f"incomplete: {len(predicted):,} of the {recorded:,} predictions that were recorded; "
-            f"no prediction of {counted(len(absent), 'slice')}, {such_as(map(str, absent), len(absent))}"
+            f"no prediction of {format_count(len(absent), 'slice')}{format_examples(map(str, absent), len(absent))}"
         )
     return problems
 

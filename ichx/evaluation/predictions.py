@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ichx.errors import IchxError
 from ichx.labels import LABELS
-from ichx.text import counted
+from ichx.text import format_count
 
 VIEWS = ("identity", "hflip")
 """The views that every fold predicts."""
@@ -71,5 +71,5 @@ def read_predictions(path: Path) -> Predictions:
     logits = np.column_stack([table[label].to_numpy() for label in LABELS]).astype(np.float32, copy=False)
     bad = int((~np.isfinite(logits)).any(axis=1).sum())
     if bad:
-        raise IchxError(f"{path} holds NaN or infinity in {counted(bad, 'row')}", _ANEW)
+        raise IchxError(f"{path} holds NaN or infinity in {format_count(bad, 'row')}", _ANEW)
     return Predictions(table["slice_id"].to_numpy(zero_copy_only=False).astype(object), logits)

@@ -32,7 +32,7 @@ from ichx.experiments.gc import IMPORTING
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, ImportedRun, Note, PredictionDraft, Tuned
-from ichx.text import counted
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -224,7 +224,9 @@ def _pinned(store: "Store", wanted: Mapping[str, Any]) -> "tuple[DatasetVersion,
             for fold_set in version.folds:
                 if fold_set.digest == wanted["fold_digest"]:
                     return version, fold_set
-    told = f"{wanted['name']} ({counted(int(wanted['slices']), 'slice')}, labels {str(wanted['label_digest'])[:12]})"
+    told = (
+        f"{wanted['name']} ({format_count(int(wanted['slices']), 'slice')}, labels {str(wanted['label_digest'])[:12]})"
+    )
     if same_labels is None:
         raise IchxError(
             f"it was made on the dataset {told}, which is not in this workspace",

@@ -20,7 +20,7 @@ from ichx.experiments.prepare import open_cache
 from ichx.inference.trained import Trained, find_trained, network_of
 from ichx.labels import LABELS
 from ichx.store import PredictionDraft, marks
-from ichx.text import counted, such_as
+from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -114,10 +114,11 @@ def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) ->
         return
     names = np.unique(patients[shared])
     raise IchxError(
-        f"{counted(len(names), 'patient')} of {data.version.dataset} with {counted(int(shared.sum()), 'slice')} "
+        f"{format_count(len(names), 'patient')} of {data.version.dataset} with "
+        f"{format_count(int(shared.sum()), 'slice')} "
         f"also {'stands' if len(names) == 1 else 'stand'} in {own.version.dataset}, which experiment "
-        f"{experiment.number} is made on, {such_as(map(str, names), len(names))}: no score of them is one of unseen "
-        "patients",
+        f"{experiment.number} is made on{format_examples(map(str, names), len(names))}: no score of them is one of "
+        "unseen patients",
         f"add a dataset without these patients; `ichx scores {experiment.number}` has scores on {own.version.dataset}",
     )
 

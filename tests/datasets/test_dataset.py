@@ -14,7 +14,7 @@ from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import CacheSpec
 from ichx.datasets.add import AddReport, AddRequest, add_dataset
 from ichx.datasets.catalog import read_catalog
-from ichx.datasets.dataset import describe, load_catalog, load_dataset, load_folds
+from ichx.datasets.dataset import describe_dataset, load_catalog, load_dataset, load_folds
 from ichx.errors import IchxError, NotFoundError
 from ichx.labels import LABELS
 from ichx.project import Project
@@ -173,7 +173,7 @@ def test_what_is_refused_is_named_and_adds_up(workspace: Workspace, store: Store
     for reason in refused.values():
         assert f"{reason} 1" in told(report)
     assert not set(load_dataset(Project(workspace, store), "train").slices["file"]) & set(refused)
-    facts = describe(Project(workspace, store), "train")
+    facts = describe_dataset(Project(workspace, store), "train")
     assert {d["reason"]: d["examples"] for d in facts["defects"]} == {v: [k] for k, v in refused.items()}
     assert sum(fold["slices"] for fold in facts["folds"]) == 24
     assert facts["families"][0]["slices"] == 24
@@ -185,7 +185,7 @@ def test_labels_and_images_that_do_not_meet_are_counted(workspace: Workspace, st
     extra = "".join(f"ID_gone_{label},0\n" for label in LABELS)
     cohort.write_labels([i for i in cohort.ids if i != cohort.ids[-1]], extra + f"ID_gone_{LABELS[0]},0\n")
     report = add(workspace, store, cohort)
-    assert "1 labelled image in no file, namely ID_gone" in told(report)
+    assert "1 labelled image in no file: ID_gone" in told(report)
     assert "1 labelled image in files that are left out" in told(report)
     assert "no_label 1" in told(report)
     assert "1 row of the label CSV said again" in told(report)
@@ -235,7 +235,7 @@ def test_a_test_set_with_its_sample(tmp_path: Path, workspace: Workspace, store:
     kept = pd.read_csv(workspace.root / report.version.sample)
     assert kept["ID"].tolist() == ids
     assert report.version.summary["sample"]["absent"] == 1
-    assert "1 image of the sample in no file, namely ID_gone" in told(report)
+    assert "1 image of the sample in no file: ID_gone" in told(report)
     assert "1 slice not in the sample" in told(report)
     assert not add(workspace, store, test, "test", labels=None, test_of="train", sample=sample).created
 
@@ -386,7 +386,7 @@ def test_a_zip_is_the_same_dataset(tmp_path: Path, workspace: Workspace, store: 
     assert all((cache.read(row) == expected.read(row)).all() for row in range(24))
     member = loaded.slices["file"][0]
     change_entry(archive, f"comp/train/{member}", crc=1)
-    with pytest.raises(IchxError, match=f"1 file changed, namely {member}"):
+    with pytest.raises(IchxError, match=f"1 file changed: {member}"):
         ensure_cache(tmp_path / "cache", "z", loaded.source, loaded.slices, CacheSpec(8, "none", "area"))
     changed = add_dataset(
         Project(workspace, store), AddRequest("z", archive / "comp/train", labels=cohort.labels, folds=3)
@@ -432,7 +432,7 @@ def test_geometry_is_told(tmp_path: Path, workspace: Workspace, store: Store) ->
     report = add_dataset(Project(workspace, store), AddRequest("x", tmp_path / "f"))
     assert "1 series, 1 slice: the step before the slice is much wider" in told(report)
     assert "1 series, 2 slices: positions or orientations are missing: ordered by instance number" in told(report)
-    facts = describe(Project(workspace, store), "x")
+    facts = describe_dataset(Project(workspace, store), "x")
     assert [(entry["flag"], entry["series"]) for entry in facts["geometry"]] == [("gap", 1), ("by_number", 1)]
     assert report.version.summary["geometry"]["gap"] == {"series": 1, "slices": 1}
     slices = load_dataset(Project(workspace, store), "x").slices

@@ -9,7 +9,7 @@ import pytest
 from dicom_files import write_ct, write_study
 
 from ichx.datasets.add import AddRequest, add_dataset
-from ichx.datasets.dataset import describe, load_dataset, load_folds
+from ichx.datasets.dataset import describe_dataset, load_dataset, load_folds
 from ichx.datasets.fold_import import LeakyFoldsError, describe_folds, import_folds
 from ichx.errors import IchxError, NotFoundError
 from ichx.labels import LABELS
@@ -182,9 +182,9 @@ def test_every_slice_needs_a_fold_and_every_id_a_slice(
     folds |= {"ID_other": 0, "ID_broken": 1}
     with pytest.raises(IchxError) as caught:
         import_folds(Project(workspace, store), "train", write(tmp_path / "f.csv", "image,fold", folds))
-    assert "1 id of no slice of train, namely ID_other" in caught.value.problem
-    assert f"5 slices of {PATIENTS * SLICES} without a fold, such as " in caught.value.problem
-    assert set(caught.value.problem.rpartition("such as ")[2].split("; ")) <= set(gone)
+    assert "1 id of no slice of train: ID_other" in caught.value.problem
+    assert f"5 slices of {PATIENTS * SLICES} without a fold, e.g. " in caught.value.problem
+    assert set(caught.value.problem.rpartition(", e.g. ")[2].split(", ")) <= set(gone)
     assert store.version("train").number == 1
 
 
@@ -202,8 +202,8 @@ def test_patients_without_a_row(tmp_path: Path, workspace: Workspace, store: Sto
     path = write(tmp_path / "f.csv", "patient_id,fold", {"0": 1, "1": 2, "2": 1, "3": 2, "9": 1})
     with pytest.raises(IchxError) as caught:
         import_folds(Project(workspace, store), "train", path)
-    assert "1 id of no patient of train, namely 9" in caught.value.problem
-    assert "8 slices of 24 without a fold, such as ID_" in caught.value.problem
+    assert "1 id of no patient of train: 9" in caught.value.problem
+    assert "8 slices of 24 without a fold, e.g. ID_" in caught.value.problem
 
 
 def test_ids_of_another_dataset(tmp_path: Path, workspace: Workspace, store: Store, owner) -> None:
@@ -302,7 +302,7 @@ def test_what_is_told_of_folds(tmp_path: Path, workspace: Workspace, store: Stor
     with pytest.raises(NotFoundError, match="train version 1 has no folds 'f'") as caught:
         describe_folds(Project(workspace, store), "train", 1, "f")
     assert "it has default" in caught.value.remedy
-    shown = describe(Project(workspace, store), "train")["folds"]
+    shown = describe_dataset(Project(workspace, store), "train")["folds"]
     assert shown == told["fold_sets"][0]["folds"]
 
 

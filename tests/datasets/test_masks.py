@@ -20,7 +20,7 @@ from ichx.cache.mask_cache import MaskCache, ensure_masks
 from ichx.cache.resize import fit_mask
 from ichx.datasets.add import AddReport, AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset, load_masks
-from ichx.datasets.masks import MASKS_FILE, UNKNOWN, decode_mask, drawn
+from ichx.datasets.masks import MASKS_FILE, UNKNOWN, decode_mask, known_masks
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.loading.loader import inference_batches, training_batches
@@ -149,10 +149,10 @@ def test_what_does_not_fit_is_told(workspace: Workspace, store: Store, cohort: C
     (cohort.masks / "notes.txt").write_text("drawn by hand")
     report = add(workspace, store, cohort)
     warnings = "\n".join(report.warnings)
-    assert f"1 mask with a subtype that the labels lack, namely {negative} (epidural)" in warnings
-    assert f"1 mask without a subtype of the labels, namely {cohort.positive[0]} (subdural)" in warnings
-    assert f"1 positive slice without a mask, namely {cohort.positive[1]}" in warnings
-    assert "1 mask of no slice, namely ID_nobody" in warnings
+    assert f"1 mask with a subtype that the labels lack: {negative} (epidural)" in warnings
+    assert f"1 mask without a subtype of the labels: {cohort.positive[0]} (subdural)" in warnings
+    assert f"1 positive slice without a mask: {cohort.positive[1]}" in warnings
+    assert "1 mask of no slice: ID_nobody" in warnings
     assert "1 file beside the masks that are no PNG" in warnings
     facts = report.version.summary["masks"]
     counts = {
@@ -445,4 +445,4 @@ def test_known_masks_are_those_drawn_and_those_of_negative_slices() -> None:
     slices = pd.DataFrame(np.zeros((4, 6)), columns=list(LABELS))
     slices.loc[1, ["subdural", "any"]] = 1.0
     slices.loc[2, ["epidural", "any"]] = 1.0
-    assert drawn(slices, np.array([2])).tolist() == [True, False, True, True]
+    assert known_masks(slices, np.array([2])).tolist() == [True, False, True, True]

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from dicom_files import write_study
 
-from ichx.datasets.catalog import build_catalog, usable
+from ichx.datasets.catalog import build_catalog, usable_slices
 from ichx.datasets.ingest import scan_source
-from ichx.datasets.series import FLAGS, describe_geometry, describe_series, series_geometry, stacks
+from ichx.datasets.series import FLAGS, describe_geometry, describe_series, series_geometry, stack_rows
 
 
 def slices_of(source: Path) -> pd.DataFrame:
-    return usable(build_catalog(scan_source(source), None)[0])
+    return usable_slices(build_catalog(scan_source(source), None)[0])
 
 
 def write_steps(folder: Path, patient: str, places: list[float], **elements: object) -> None:
@@ -101,7 +101,7 @@ def test_stacks_skip_what_is_not_readable_and_repeat_the_outermost() -> None:
     series = pd.Series(["b"] * 6 + ["a"] + ["c"] * 2)
     readable = np.array([0, 1, 1, 0, 1, 1, 1, 1, 1], bool)
     rows = np.array([8, 1, 2, 4, 5, 6, 7])
-    assert stacks(series, readable, rows, 1).tolist() == [
+    assert stack_rows(series, readable, rows, 1).tolist() == [
         [7, 8, 8],
         [1, 1, 2],
         [1, 2, 4],
@@ -110,8 +110,8 @@ def test_stacks_skip_what_is_not_readable_and_repeat_the_outermost() -> None:
         [6, 6, 6],
         [7, 7, 8],
     ]
-    assert stacks(series, readable, np.array([2]), 3).tolist() == [[1, 1, 1, 2, 4, 5, 5]]
-    assert stacks(series, readable, np.empty(0, np.int64), 2).shape == (0, 5)
+    assert stack_rows(series, readable, np.array([2]), 3).tolist() == [[1, 1, 1, 2, 4, 5, 5]]
+    assert stack_rows(series, readable, np.empty(0, np.int64), 2).shape == (0, 5)
 
 
 def test_stacks_are_previous_and_next_where_all_is_readable(tmp_path: Path) -> None:
@@ -121,5 +121,5 @@ def test_stacks_are_previous_and_next_where_all_is_readable(tmp_path: Path) -> N
     rows = np.arange(len(slices))
     beside = slices[["previous", "next"]].to_numpy()
     beside = np.where(beside < 0, rows[:, None], beside)
-    found = stacks(slices["series"], np.ones(len(slices), bool), rows, 1)
+    found = stack_rows(slices["series"], np.ones(len(slices), bool), rows, 1)
     assert found.tolist() == np.stack([beside[:, 0], rows, beside[:, 1]], 1).tolist()

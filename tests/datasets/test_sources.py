@@ -41,7 +41,7 @@ def test_a_zip_has_the_files_of_its_folder(tmp_path: Path) -> None:
     )
     assert list_files(archive / "deep").names == ["train/a.dcm", "train/b/IM1", "train/b/c/2.dcm"]
     assert list_files(archive).names[0] == "deep/train/a.dcm"
-    member = list_files(archive / "deep/train").place(1).member
+    member = list_files(archive / "deep/train").locate(1).member
     assert member is not None
     assert member.name == "deep/train/b/IM1"
 
@@ -91,11 +91,11 @@ def test_a_dicom_file_alone_is_a_source(tmp_path: Path) -> None:
         scan = scan_source(source)
         assert scan[["file", "defect"]].to_numpy().tolist() == [[source.name, defect]]
     scan = scan_source(path)
-    (file,) = SourceFiles(path, scan).of([0])
+    (file,) = SourceFiles(path, scan).select([0])
     hu = read_source_slice(file).hu
     assert (hu == read_slice(path).hu).all()
     write_ct(path, stored=head(1, side=40))
-    with pytest.raises(IchxError, match="1 file changed, namely a"):
+    with pytest.raises(IchxError, match="1 file changed: a"):
         SourceFiles(path, scan)
 
 
@@ -103,7 +103,7 @@ def test_slices_are_read_from_a_zip_as_from_a_folder(tmp_path: Path) -> None:
     write_study(tmp_path / "f", "1", 4)
     archive = zip_folder(tmp_path / "f", tmp_path / "a.zip", "train/")
     plain, packed = (SourceFiles(source, scan_source(source)) for source in (tmp_path / "f", archive / "train"))
-    for one, other in zip(plain.of(range(4)), packed.of(range(4)), strict=True):
+    for one, other in zip(plain.select(range(4)), packed.select(range(4)), strict=True):
         assert (read_source_slice(one).hu == read_source_slice(other).hu).all()
 
 
@@ -112,11 +112,11 @@ def test_a_member_of_several_frames_is_inflated_once(tmp_path: Path) -> None:
     dataset = enhanced(path, [head(seed) for seed in range(5)])
     dataset.save_as(path)
     archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
-    plain, packed = (SourceFiles(source, scan_source(source)).of(range(5)) for source in (tmp_path / "f", archive))
-    before = sources._kept_contents.cache_info()
+    plain, packed = (SourceFiles(source, scan_source(source)).select(range(5)) for source in (tmp_path / "f", archive))
+    before = sources._cached_content.cache_info()
     for one, other in zip(plain, packed, strict=True):
         assert (read_source_slice(one).hu == read_source_slice(other).hu).all()
-    after = sources._kept_contents.cache_info()
+    after = sources._cached_content.cache_info()
     assert (after.misses - before.misses, after.hits - before.hits) == (1, 4)
 
 
@@ -124,9 +124,9 @@ def test_a_zip_that_has_changed_is_told_before_anything_is_read(tmp_path: Path) 
     write_study(tmp_path / "f", "1", 3)
     archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
     scan = scan_source(archive)
-    assert len(SourceFiles(archive, scan).of([0, 2])) == 2
+    assert len(SourceFiles(archive, scan).select([0, 2])) == 2
     change_entry(archive, scan["file"][1], crc=5)
-    with pytest.raises(IchxError, match=f"1 file changed, namely {scan['file'][1]}"):
+    with pytest.raises(IchxError, match=f"1 file changed: {scan['file'][1]}"):
         SourceFiles(archive, scan)
     next((tmp_path / "f").glob("*.dcm")).unlink()
     zip_folder(tmp_path / "f", archive)
@@ -137,7 +137,7 @@ def test_a_zip_that_has_changed_is_told_before_anything_is_read(tmp_path: Path) 
 def test_a_file_that_has_changed_is_not_read(tmp_path: Path) -> None:
     write_study(tmp_path, "1", 2)
     scan = scan_source(tmp_path)
-    first, second = SourceFiles(tmp_path, scan).of([0, 1])
+    first, second = SourceFiles(tmp_path, scan).select([0, 1])
     os.utime(tmp_path / scan["file"][0], ns=(1, 1))
     (tmp_path / scan["file"][1]).unlink()
     with pytest.raises(IchxError, match="it has changed since"):
@@ -153,7 +153,7 @@ def test_a_member_is_checked_when_it_is_decoded(tmp_path: Path) -> None:
     scan = scan_source(archive)
     assert scan["defect"].tolist() == [""], "a header is read without the rest"
     with pytest.raises(DicomDefectError) as caught:
-        read_source_slice(SourceFiles(archive, scan).of([0])[0])
+        read_source_slice(SourceFiles(archive, scan).select([0])[0])
     assert caught.value.reason == "damaged_member"
 
 
@@ -167,7 +167,7 @@ def test_drift_names_what_is_gone_changed_and_new(tmp_path: Path) -> None:
     (tmp_path / "new.dcm").write_text("new")
     drift = find_drift(list_files(tmp_path), scan)
     assert (drift.gone, drift.changed, drift.new) == ((names[0],), (names[1],), ("new.dcm",))
-    assert drift.told == f"1 file gone, namely {names[0]}; 1 file changed, namely {names[1]}"
+    assert drift.told == f"1 file gone: {names[0]}; 1 file changed: {names[1]}"
 
 
 def test_files_in_a_zip_are_read_by_their_path(tmp_path: Path) -> None:

@@ -138,10 +138,7 @@ def test_fewer_than_asked_for_is_said_and_what_is_missing(place: tuple[Workspace
     report = make_ensemble(Project(workspace, store), top=5, tta="hflip")
     assert [m.experiment for m in report.ensemble.members if m.experiment > 3] == []
     assert report.notes[0] == "asked for 5 experiments, 3 are complete; blending those"
-    assert (
-        "2 experiments not complete, namely 4 (waiting): 0 of 2 folds, new; 5 (half): 1 of 2 folds, partial"
-        in report.notes
-    )
+    assert "2 experiments not complete: 4 (waiting): 0 of 2 folds, new; 5 (half): 1 of 2 folds, partial" in report.notes
 
 
 def test_members_are_blended_as_named(place: tuple[Workspace, Store]) -> None:
@@ -249,7 +246,7 @@ def test_nothing_complete(dataset_copy: Path) -> None:
             make_ensemble(Project(workspace, store), top=4, tta="hflip")
         first, told = caught.value.problem.splitlines()
         assert first == "no experiment is complete"
-        assert told.startswith("20 experiments not complete, such as 1 (waiting-0): 0 of 2 folds, new; 2 (waiting-1)")
+        assert told.startswith("20 experiments not complete, e.g. 1 (waiting-0): 0 of 2 folds, new; 2 (waiting-1)")
         assert "waiting-19" not in told
         assert "ichx run" in caught.value.remedy
         assert store.ensembles() == []
@@ -318,7 +315,7 @@ def test_a_dataset_that_moved_on_is_told(place: tuple[Workspace, Store], phantom
     run_experiment(Project(workspace, store, registry), later.number)
     report = make_ensemble(Project(workspace, store), top=4, tta="hflip")
     assert [m.experiment for m in report.ensemble.members] == [4]
-    assert report.notes[1].startswith("3 experiments left out: other data or folds than 4, the newest, namely 1 (")
+    assert report.notes[1].startswith("3 experiments left out: other data or folds than 4, the newest: 1 (")
     with pytest.raises(
         IchxError, match=r"4 and 1 do not belong together: \d+ slices with another fold \(default, default\)"
     ):
