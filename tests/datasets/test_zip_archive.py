@@ -160,9 +160,7 @@ def test_invalid_zips(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_seek_and_read_in_any_order(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_seek_and_read_in_any_order(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     method = data.draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
     path = pack(tmp_path_factory.mktemp("zip") / "a.zip", method, text=TEXT)
     expected = io.BytesIO(TEXT)
@@ -179,7 +177,9 @@ def test_seek_and_read_in_any_order(
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_random_damage_gives_a_defect_or_the_content(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_random_damage_gives_a_defect_or_the_content(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     path = pack(tmp_path_factory.mktemp("zip") / "a.zip", one=TEXT[:2000], two=b"2" * 50, three=b"")
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
