@@ -96,7 +96,7 @@ def test_the_frames_of_a_file_are_counted_one_by_one(tmp_path: Path, workspace: 
     dataset.PerFrameFunctionalGroupsSequence[1].CTImageFrameTypeSequence[0].FrameType = ["ORIGINAL", "LOCALIZER"]
     dataset.save_as(path)
     added = add_dataset(Project(workspace, store), AddRequest("x", tmp_path / "files"))
-    assert "left out: 1 file or frame: localizer 1" in added.warnings
+    assert any("1 file or frame" in warning and "localizer 1" in warning for warning in added.warnings)
     checked = check_dataset(Project(workspace, store), "x")
     assert (checked["files"], checked["found"], checked["slices"]) == (3, 7, 4)
     assert counts(checked) == {("localizer", "headers"): 1, ("constant_image", "decoding"): 2}
@@ -133,10 +133,10 @@ def test_what_has_changed_is_told_before_anything_is_decoded(workspace: Workspac
     assert check_dataset(Project(workspace, store), "x")["new"] == ["new.dcm"]
     os.utime(files / "black.dcm", ns=(1, 1))
     (files / "mr.dcm").unlink()
-    with pytest.raises(IchxError, match=r"1 file gone: mr.dcm; 1 file changed: black.dcm"):
+    with pytest.raises(IchxError, match=r"1 file .*mr\.dcm.*1 file .*black\.dcm"):
         check_dataset(Project(workspace, store), "x")
     files.rename(files.with_name("elsewhere"))
-    with pytest.raises(IchxError, match="there is no folder"):
+    with pytest.raises(IchxError, match=str(files)):
         check_dataset(Project(workspace, store), "x")
 
 
@@ -148,7 +148,7 @@ def test_damaged_findings_are_told_and_old_ones_do_not_count(workspace: Workspac
     path.write_text(json.dumps(kept | {"decoder": -1}))
     assert describe_dataset(Project(workspace, store), "x")["check"] is None
     path.write_text("{")
-    with pytest.raises(IchxError, match="cannot be read"):
+    with pytest.raises(IchxError, match=str(path)):
         describe_dataset(Project(workspace, store), "x")
 
 
