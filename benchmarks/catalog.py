@@ -79,18 +79,11 @@ def index(folder: Path, n: int) -> list[Figure]:
     path = folder / "large.zip"
     write_index(path, n)
     runs = [(read_in_process("ichx", path), read_in_process("zipfile", path)) for _ in range(3)]
-    seconds, peer_seconds, memory, peer_memory = (
+    seconds, peer, memory, peer_memory = (
         statistics.median(run[reader][figure] for run in runs) for figure in (0, 1) for reader in (0, 1)
     )
     return [
-        Figure(
-            f"index of {n:,} members",
-            seconds,
-            "s",
-            f"zipfile {peer_seconds:.3g} s",
-            "<= zipfile",
-            seconds <= peer_seconds,
-        ),
+        Figure(f"index of {n:,} members", seconds, "s", f"zipfile {peer:.3g} s", "<= zipfile", seconds <= peer),
         Figure("its peak memory", memory, "MB", f"zipfile {peer_memory:.0f} MB", "<= zipfile", memory <= peer_memory),
     ]
 
@@ -110,8 +103,10 @@ def files(folder: Path, patients: int) -> list[Figure]:
             packed.write(file, file.name)
     n = len(list_files(archive).names)
     sources = {"folder": phantom.train, "zip": archive}
-    files = {name: SourceFiles(source, scan_source(source, processes=1)) for name, source in sources.items()}
-    jobs = {name: CheckJob(0, found.select(range(n))) for name, found in files.items()}
+    jobs = {
+        name: CheckJob(0, SourceFiles(source, scan_source(source, processes=1)).select(range(n)))
+        for name, source in sources.items()
+    }
     work: dict[str, Callable[[], object]] = {
         "folder": lambda: scan_source(phantom.train, processes=1),
         "zip": lambda: scan_source(archive, processes=1),
