@@ -1,4 +1,4 @@
-"""The ensemble: the best complete experiments, blended on OOF predictions, and a submission joined by slice id."""
+"""The ensemble: the best complete experiments, blended on OOF predictions, and a submission join_group by slice id."""
 
 import json
 from collections.abc import Iterator
