@@ -127,21 +127,12 @@ def _since(text: str | None) -> datetime | None:
         raise typer.BadParameter(problem, param_hint="--since") from None
 
 
-<<<<<<< HEAD
-def _columns(store: "Store", given: str | None) -> tuple[str, ...]:
-    """Return the columns to show, and remember those that are `given`."""
-    if given is None:
-        return tuple(store.setting(_REMEMBERED) or DEFAULT_COLUMNS)
-    if given.strip() == "default":
-        store.set_setting(_REMEMBERED, None)
-=======
 def _columns(store: "Store", text: str | None) -> tuple[str, ...]:
     """Return the columns to show; save those that `text` names, for all further lists."""
     if text is None:
-        return tuple(store.choice(_COLUMNS_KEY) or DEFAULT_COLUMNS)
+        return tuple(store.setting(_COLUMNS_KEY) or DEFAULT_COLUMNS)
     if text.strip() == "default":
-        store.remember(_COLUMNS_KEY, None)
->>>>>>> main
+        store.set_setting(_COLUMNS_KEY, None)
         return DEFAULT_COLUMNS
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
@@ -150,42 +141,25 @@ def _columns(store: "Store", text: str | None) -> tuple[str, ...]:
 
             raise unknown_name(name, FIELD_TYPES)
     if not names:
-<<<<<<< HEAD
-        raise IchxError("--columns names nothing", "name some, such as number,name,score; or `default`")
-    store.set_setting(_REMEMBERED, list(names))
-    info("lists have these columns from now on; `--columns default` goes back")
-=======
         raise InvalidInputError(f"Invalid value for --columns: {text!r}.", "Use e.g. number,name,score, or `default`.")
-    store.remember(_COLUMNS_KEY, list(names))
+    store.set_setting(_COLUMNS_KEY, list(names))
     info("Saved the columns for all further lists. Reset them with `--columns default`.")
->>>>>>> main
     return names
 
 
 def _recipe_values(
     store: "Store", found: Sequence["ExperimentSummary"], shown: Sequence[str]
 ) -> dict[int, dict[str, Any]]:
-<<<<<<< HEAD
-    """Return by number the shown values that stand in recipes."""
-    wanted = {name for name in shown if name not in FIELD_TYPES}
-    if not wanted:
-=======
     """Return by experiment number the shown values that come from recipes."""
-    names = {name for name in shown if name not in KINDS}
+    names = {name for name in shown if name not in FIELD_TYPES}
     if not names:
->>>>>>> main
         return {}
     return {e.number: recipe_values(store.experiment(e.number).recipe, names) for e in found}
 
 
 def _plain(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> str:
-<<<<<<< HEAD
-    """Return a value as a file has it."""
-    value = getattr(e, name) if name in FIELD_TYPES else recipes[e.number][name]
-=======
     """Return a value for CSV and Markdown."""
-    value = getattr(e, name) if name in KINDS else recipes[e.number][name]
->>>>>>> main
+    value = getattr(e, name) if name in FIELD_TYPES else recipes[e.number][name]
     if value is None:
         return ""
     if isinstance(value, datetime):
@@ -195,15 +169,9 @@ def _plain(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-<<<<<<< HEAD
-def _told(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> object:
-    """Return a value as a table shows it, a score with what must follow it everywhere."""
-    if name not in FIELD_TYPES:
-=======
 def _cell(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> object:
     """Return a value for the table; scores carry their marks."""
-    if name not in KINDS:
->>>>>>> main
+    if name not in FIELD_TYPES:
         value = recipes[e.number][name]
         return json.dumps(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
     if name == "folds_done":

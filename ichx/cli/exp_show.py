@@ -22,12 +22,8 @@ from ichx.errors import InvalidInputError, NotFoundError, NotReadyError
 from ichx.text import format_bytes, format_count
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
-    from ichx.store import EpochRecord, Experiment, Run, Store, TuningInfo
-=======
     from ichx.project import Project
-    from ichx.store import EpochRecord, Experiment, Run, Store, Tuned
->>>>>>> main
+    from ichx.store import EpochRecord, Experiment, Run, Store, TuningInfo
 
 TICKS = "▁▂▃▄▅▆▇█"
 MAX_TICKS = 40
@@ -62,15 +58,8 @@ def show(
         runs = project.store.runs(number)
         history = {fold: project.store.history(number, fold) for fold in sorted({run.fold for run in runs})}
         notes = project.store.notes(number)
-<<<<<<< HEAD
         blends = project.store.ensembles_containing([number]).get(number, [])
-    if toml:
-        console.print(experiment.recipe, end="", markup=False)
-        return
-=======
-        blends = project.store.blended_in([number]).get(number, [])
         values = _recipe_values(project, experiment)
->>>>>>> main
     files = project.workspace.experiment_files(number).sizes()
     changes = None if values is None else {name: v for name, v in values.items() if v["recipe"] != v["default"]}
     if as_json:
@@ -294,15 +283,9 @@ def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
     return facts
 
 
-<<<<<<< HEAD
-def _tuned_told(kind: str, tuned: "TuningInfo") -> str:
-    """Return what a trial is one of and trains, or what chose an experiment that was promoted from one."""
-    study = f"{tuned.study}, trial {tuned.trial + 1}"
-=======
-def _format_tuned(kind: str, tuned: "Tuned") -> str:
+def _format_tuned(kind: str, tuned: "TuningInfo") -> str:
     """Return the study and budget of a trial, or the trial from which an experiment was promoted."""
     trial = f"{tuned.study}, trial {tuned.trial + 1}"
->>>>>>> main
     if kind != "trial":
         return f"promoted from {trial}, score {format_value(tuned.score)} on fold {tuned.fold} [selected]"
     budget = [f"fold {tuned.fold}"]

@@ -94,11 +94,7 @@ def sql(
     Example: `ichx store sql "select plugin, min(score) from experiment group by plugin"`
     """
     with session() as project:
-<<<<<<< HEAD
-        result = project.store.query(question)
-=======
-        answer = project.store.ask(query)
->>>>>>> main
+        result = project.store.query(query)
     if as_json:
         print_json([dict(zip(result.columns, row, strict=True)) for row in result.rows])
     elif as_csv:

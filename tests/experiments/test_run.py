@@ -330,11 +330,7 @@ def test_weights_from_a_file_are_where_training_begins(fresh: Place, trained_roo
 
 def test_unknown_experiments_and_folds(fresh: Place) -> None:
     workspace, store = fresh
-<<<<<<< HEAD
-    with pytest.raises(IchxError, match="no experiment 7"):
-=======
     with pytest.raises(NotFoundError, match="7"):
->>>>>>> main
         run_experiment(Project(workspace, store, load_registry()), 7)
     experiment = register(store)
     for fold in (2, -1):
