@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from common import Figure, arguments, conclude
 
-from ichx.cache.decode_check import CheckJob, decode_chunk
+from ichx.cache.decode_check import DecodeJob, decode_chunk
 from ichx.ct.dicom import read_slice
 from ichx.datasets.catalog import build_catalog, read_catalog, usable, write_catalog
 from ichx.datasets.ingest import SCANNED, scan_source
@@ -82,7 +82,7 @@ def files(folder: Path, patients: int) -> list[Figure]:
     jobs = {}
     for name, source in sources.items():
         of = SourceFiles(source, scan_source(source, processes=1))
-        jobs[name] = CheckJob(0, of.of(range(n)))
+        jobs[name] = DecodeJob(0, of.of(range(n)))
     for _ in range(3):
         for name, source in sources.items():
             rates[name].append(n / timed(lambda source=source: scan_source(source, processes=1))[0])  # type: ignore[misc]
