@@ -24,7 +24,7 @@ from ichx.datasets.ingest import Progress
 from ichx.datasets.masks import decode_mask, drawn
 from ichx.datasets.sources import SourceFile, SourceFiles, read_source_slice
 from ichx.errors import CorruptFileError
-from ichx.files import write_error
+from ichx.files import remove_drafts, write_error
 from ichx.locks import file_lock
 from ichx.worker_pool import run_jobs, worker_count
 
@@ -128,7 +128,9 @@ def ensure_masks(
     try:
         if (opened := open_file()) is not None:
             return opened
-        with file_lock(cache.folder / LOCK_FILE):
+        with file_lock(cache.folder / LOCK_FILE) as locked:
+            if locked:
+                remove_drafts(cache.folder)
             if (opened := open_file()) is None:  # else another process has built it meanwhile
                 write_shard(path, _pack_masks(cache, masks, source, slices, processes, progress), {})
             return opened or MaskCache(path, cache.spec.size, rows, known)
