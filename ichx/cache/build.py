@@ -34,7 +34,7 @@ from ichx.cache.hu_cache import (
 )
 from ichx.cache.shard_jobs import CentresJob, ShardJob, build_shards, find_centres
 from ichx.cache.shards import SHARD_ROWS, read_table
-from ichx.datasets.ingest import Progress
+from ichx.datasets.ingest import ProgressCallback
 from ichx.datasets.sources import SourceFiles
 from ichx.errors import StorageError
 from ichx.files import atomic_path, remove_drafts
@@ -103,7 +103,7 @@ def ensure_cache(
     spec: CacheSpec,
     *,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Cache:
     """Return the cache of `slices`, rows of dataset `name`, for `spec`; see `build_caches`."""
     plans = plan_caches(cache_dir, name, slices, [spec])
@@ -122,7 +122,7 @@ def build_caches(
     plans: Sequence[CachePlan],
     *,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Cache]:
     """Build the missing parts of `plans` and return their caches.
 
@@ -149,7 +149,11 @@ def build_caches(
 
 
 def _build_missing(
-    source: Path, slices: pd.DataFrame, plans: Sequence[CachePlan], processes: int | None, progress: Progress | None
+    source: Path,
+    slices: pd.DataFrame,
+    plans: Sequence[CachePlan],
+    processes: int | None,
+    progress: ProgressCallback | None,
 ) -> None:
     folder, needed = plans[0].folder, 0
     try:
@@ -213,7 +217,11 @@ def _is_intact(path: Path) -> bool:
 
 
 def _build_shards(
-    source: Path, slices: pd.DataFrame, plans: Sequence[CachePlan], processes: int | None, progress: Progress | None
+    source: Path,
+    slices: pd.DataFrame,
+    plans: Sequence[CachePlan],
+    processes: int | None,
+    progress: ProgressCallback | None,
 ) -> None:
     n = len(slices)
     numbers = sorted({shard for plan in plans for shard in plan.missing})
@@ -240,7 +248,7 @@ def _build_shards(
         rows = shard_rows(shard, n)
         targets = tuple((shard_path(plan.folder, shard), plan.spec) for plan in plans if shard in plan.missing)
         needed = centres[rows] if any(spec.centre == "series" for _, spec in targets) else centres[:0]
-        return ShardJob(files.of(rows), targets, tuple((row, column) for row, column in needed.tolist()))
+        return ShardJob(files.select(rows), targets, tuple((row, column) for row, column in needed.tolist()))
 
     for built in run_jobs(build_shards, map(job, numbers), workers):
         advance(built)
@@ -273,7 +281,7 @@ def series_centres(
         return np.empty((0, 2))
     centres = np.full((len(slices), 2), np.nan)
     parts = [rows[start : start + SHARD_ROWS] for start in range(0, len(rows), SHARD_ROWS)]
-    jobs = (CentresJob(tuple(part.tolist()), files.of(part.tolist())) for part in parts)
+    jobs = (CentresJob(tuple(part.tolist()), files.select(part.tolist())) for part in parts)
     for decoded, found in run_jobs(find_centres, jobs, workers):
         centres[list(decoded)] = found
         advance(len(decoded))

@@ -13,19 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from ichx.ct.dicom import DECODER_VERSION, DicomDefectError
-from ichx.datasets.catalog import usable
+from ichx.datasets.catalog import usable_slices
 from ichx.datasets.dataset import load_catalog
-from ichx.datasets.decode_findings import CHECK_FILE, Findings, told, write_findings
-from ichx.datasets.ingest import Progress
-from ichx.datasets.sources import (
-    SOURCE_CHANGED_REMEDY,
-    SourceFile,
-    SourceFiles,
-    find_drift,
-    list_files,
-    read_source_slice,
-)
-from ichx.errors import ChangedDataError
+from ichx.datasets.decode_findings import CHECK_FILE, DecodeFindings, describe_findings, write_findings
+from ichx.datasets.ingest import ProgressCallback
+from ichx.datasets.sources import SourceFile, SourceFiles, find_drift, list_files, read_source_slice
 from ichx.files import write_error
 from ichx.worker_pool import run_jobs, worker_count
 
@@ -52,7 +44,7 @@ def check_dataset(
     number: int | None = None,
     *,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Decode every slice of a dataset and store the findings.
 
@@ -64,7 +56,7 @@ def check_dataset(
         progress: Receives (done, total) slices.
 
     Returns:
-        The result of `decode_findings.told`, the `version`, and the `new` files that the catalog does not have.
+        The result of `describe_findings`, the `version`, and the `new` files that the catalog does not have.
 
     Raises:
         NotFoundError: The dataset or version does not exist.
@@ -75,16 +67,15 @@ def check_dataset(
     catalog = load_catalog(project.workspace, version)
     source = Path(version.source)
     drift = find_drift(list_files(source), catalog)
-    if drift.told:
-        raise ChangedDataError(f"{source} differs from the catalog: {drift.told}.", SOURCE_CHANGED_REMEDY)
+    drift.raise_if_changed(source)
     folder = project.workspace.root / version.path
     try:
-        findings = _decode_slices(folder / PART_FILE, source, usable(catalog), processes, progress)
+        findings = _decode_slices(folder / PART_FILE, source, usable_slices(catalog), processes, progress)
         write_findings(folder / CHECK_FILE, findings)
         (folder / PART_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise write_error(folder / CHECK_FILE, "the findings", error) from error
-    return {"version": version, **told(catalog, findings), "new": list(drift.new)}
+    return {"version": version, **describe_findings(catalog, findings), "new": list(drift.new)}
 
 
 def decode_chunk(job: DecodeJob) -> tuple[int, int, dict[str, str]]:
@@ -99,8 +90,8 @@ def decode_chunk(job: DecodeJob) -> tuple[int, int, dict[str, str]]:
 
 
 def _decode_slices(
-    part: Path, source: Path, slices: pd.DataFrame, processes: int | None, progress: Progress | None
-) -> Findings:
+    part: Path, source: Path, slices: pd.DataFrame, processes: int | None, progress: ProgressCallback | None
+) -> DecodeFindings:
     """Decode `slices`, except those that an interrupted check has recorded in `part`. Raises `OSError`."""
     total = len(slices)
     header = {"decoder": DECODER_VERSION, "chunk": CHUNK}
@@ -108,7 +99,7 @@ def _decode_slices(
     todo = [start for start in range(0, total, CHUNK) if start not in found]
     done = sum(min(CHUNK, total - start) for start in found)
     files = SourceFiles(source, slices)
-    jobs = (DecodeJob(start, files.of(range(start, min(start + CHUNK, total)))) for start in todo)
+    jobs = (DecodeJob(start, files.select(range(start, min(start + CHUNK, total)))) for start in todo)
     if progress is not None:
         progress(done, total)
     with part.open("a", encoding="utf-8") as handle:
@@ -124,7 +115,7 @@ def _decode_slices(
                 progress(done, total)
     ids = slices["slice_id"].to_numpy()
     by_id = {str(ids[int(row)]): reason for defects in found.values() for row, reason in defects.items()}
-    return Findings(total, datetime.now(UTC).isoformat(timespec="seconds"), by_id)
+    return DecodeFindings(total, datetime.now(UTC).isoformat(timespec="seconds"), by_id)
 
 
 def _read_part(path: Path, header: dict[str, int]) -> dict[int, dict[str, str]]:

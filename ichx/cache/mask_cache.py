@@ -20,8 +20,8 @@ from ichx.cache.resize import fit_mask
 from ichx.cache.shards import ShardFiles, pack, read_table, unpack, write_shard
 from ichx.ct.dicom import DicomDefectError
 from ichx.ct.geometry import head_centre, shift_to_centre
-from ichx.datasets.ingest import Progress
-from ichx.datasets.masks import decode_mask, drawn
+from ichx.datasets.ingest import ProgressCallback
+from ichx.datasets.masks import decode_mask, known_masks
 from ichx.datasets.sources import SourceFile, SourceFiles, read_source_slice
 from ichx.errors import CorruptFileError
 from ichx.files import remove_drafts, write_error
@@ -97,7 +97,7 @@ def ensure_masks(
     slices: pd.DataFrame,
     *,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> MaskCache:
     """Return the masks that fit `cache`, built on first use.
 
@@ -117,7 +117,7 @@ def ensure_masks(
     rows = np.array(sorted(masks), np.int64)
     name = hashlib.sha256(f"{MASK_FORMAT} {digest}".encode()).hexdigest()[:12]
     path = cache.folder / f"masks-{name}.shard"
-    known = drawn(slices, rows)
+    known = known_masks(slices, rows)
 
     def open_file() -> MaskCache | None:
         try:
@@ -160,7 +160,7 @@ def _pack_masks(
     source: Path,
     slices: pd.DataFrame,
     processes: int | None,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> list[bytes]:
     spec = cache.spec
     rows = np.array(sorted(masks), np.int64)
@@ -188,7 +188,7 @@ def _pack_masks(
             spec.size,
             spec.centre,
             tuple(masks[row] for row in part),
-            files.of(part) if files is not None and centres is None else (),
+            files.select(part) if files is not None and centres is None else (),
             () if centres is None else tuple((row, column) for row, column in centres[part].tolist()),
         )
 

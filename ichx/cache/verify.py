@@ -19,7 +19,7 @@ from ichx.cache.hu_cache import (
     shard_rows,
 )
 from ichx.cache.shards import SHARD_ROWS, count_damaged, read_table
-from ichx.datasets.ingest import Progress
+from ichx.datasets.ingest import ProgressCallback
 from ichx.errors import CorruptFileError, StorageError
 from ichx.worker_pool import run_jobs, worker_count
 
@@ -96,7 +96,7 @@ def foreign_caches(cache_dir: Path, name: str) -> list[Path]:
 
 
 def verify_caches(
-    caches: Sequence[FoundCache], *, processes: int | None = None, progress: Progress | None = None
+    caches: Sequence[FoundCache], *, processes: int | None = None, progress: ProgressCallback | None = None
 ) -> list[VerifiedCache]:
     """Read every byte of `caches` and remove damaged files, so that the next build recreates them.
 
