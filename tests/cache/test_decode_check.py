@@ -140,7 +140,7 @@ def test_changed_files_are_an_error_before_decoding(workspace: Workspace, store:
         check_dataset(Project(workspace, store), "x")
 
 
-def test_findings_of_another_decoder_are_ignored_and_damaged_ones_are_an_error(
+def test_outdated_findings_are_ignored_and_damaged_ones_are_an_error(
     workspace: Workspace, store: Store, files: Path
 ) -> None:
     version = add_dataset(Project(workspace, store), AddRequest("x", files)).version
