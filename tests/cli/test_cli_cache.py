@@ -15,6 +15,7 @@ from dicom_files import head, write_ct
 from full_disk import run_with_limit
 
 from ichx.cache.hu_cache import Cache
+from ichx.files import DRAFT_PATTERN
 
 
 def caches(root: Path) -> list[Path]:
@@ -98,7 +99,7 @@ def test_builds_that_fail(ichx: Program, tmp_path: Path, problem: str) -> None:
         write_ct(tmp_path / "files" / f"{index}.dcm", head(index), PatientID=str(index))
     assert ichx("data", "add", "d", tmp_path / "files", cwd=root).code == 0
     file = tmp_path / "files" / "1.dcm"
-    if problem == "gone":
+    if problem == "missing":
         file.unlink()
     elif problem == "changed":
         file.write_bytes(file.read_bytes() + b"\0\0")
@@ -110,7 +111,7 @@ def test_builds_that_fail(ichx: Program, tmp_path: Path, problem: str) -> None:
         done = ichx("data", "cache", "d", "--size", 256, "--json", cwd=root)
     file = "1.dcm" if problem in ("gone", "changed") else str(root / "cache")
     done.check_error("changed_data" if file == "1.dcm" else "storage", file)
-    assert not list(root.rglob("*.tmp"))
+    assert not list(root.rglob(DRAFT_PATTERN))
 
 
 def test_killed_builds_resume_to_the_same_bytes(ichx: Program, tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_killed_builds_resume_to_the_same_bytes(ichx: Program, tmp_path: Path) -
         build = subprocess.Popen(
             command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
-        while build.poll() is None and len(list(root.glob("cache/*/*.shard"))) < count:
+        while build.poll() is None and len(list(root.glob("cache/*/[0-9]*.shard"))) < count:
             time.sleep(0.005)
         if build.poll() is None:
             os.killpg(build.pid, signal.SIGKILL)
@@ -139,7 +140,7 @@ def test_killed_builds_resume_to_the_same_bytes(ichx: Program, tmp_path: Path) -
     assert kills  # later builds may finish first
     assert ichx("data", "cache", "d", "--size", 96, "--size", 128, cwd=root).code == 0
     assert ichx("data", "cache", "d", "--verify", cwd=root).code == 0
-    resumed = {path.relative_to(root): path.read_bytes() for path in root.glob("cache/*/*") if path.suffix != ".tmp"}
+    resumed = {path.relative_to(root): path.read_bytes() for path in root.glob("cache/*/*")}
     for folder in caches(root):
         cache = Cache(folder)
         assert cache.valid.all()

@@ -156,7 +156,7 @@ def test_leaky_folds_mark_every_score(ichx: Program, dataset_copy: Path, leaky: 
 def test_invalid_files(ichx: Program, dataset_copy: Path, content: str, values: list[str]) -> None:
     (dataset_copy / "bad.csv").write_text(content)
     done = ichx("data", "folds", "ph", "--import", "bad.csv", "--json", cwd=dataset_copy)
-    done.check_error("invalid_input", "bad.csv", *values)
+    done.check_error("invalid_input" if content else "corrupt_file", "bad.csv", *values)
 
 
 def test_invalid_options(ichx: Program, dataset_copy: Path, honest: Path) -> None:
@@ -169,7 +169,7 @@ def test_invalid_options(ichx: Program, dataset_copy: Path, honest: Path) -> Non
         (("--version", 9), "not_found", ["ph", "9"]),
     ):
         ichx("data", "folds", "ph", *arguments, "--json", cwd=dataset_copy).check_error(code, *values)
-    ichx("data", "folds", "ph-test", "--json", cwd=dataset_copy).check_error("invalid_input", "ph-test")
+    ichx("data", "folds", "ph-test", "--json", cwd=dataset_copy).check_error("conflict", "ph-test")
     ichx("data", "folds", "ph", "--import", honest, cwd=dataset_copy)
     done = ichx("exp", "new", "--plugin", "tiny_resnet", "--folds", "mien", "--json", cwd=dataset_copy)
     done.check_error("not_found", "'mien'")
