@@ -1,6 +1,6 @@
 """Imports an experiment from a file that `archive_export` wrote, on another machine or in another workspace.
 
-The file is not trusted: only members with known names and sizes are read, records are checked against them, and after an
+The file is not trusted: only members with known names and sizes are read and checked against the records, and after an
 error nothing is left behind.
 """
 
