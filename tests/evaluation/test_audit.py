@@ -13,7 +13,7 @@ import pytest
 from ichx.datasets.dataset import load_dataset
 from ichx.evaluation.audit import Audit, audit
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import PredictionDraft, ScoreDraft, Store, open_store
@@ -253,6 +253,6 @@ def test_a_view_that_is_missing_and_one_in_another_order(place: tuple[Workspace,
 
 def test_an_experiment_that_was_never_run(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
-    fresh = new_experiment(store, load_registry(), plugin="tiny_resnet")
+    fresh = new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet"))
     found = audit(Project(workspace, store), fresh.number)
     assert wrong(found) == {"finished": "no fold is finished: there is no score"}

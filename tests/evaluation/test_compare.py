@@ -13,7 +13,7 @@ from ichx.evaluation.bootstrap import paired_difference
 from ichx.evaluation.compare import SHOWN, compare_scores
 from ichx.evaluation.metric import row_losses
 from ichx.evaluation.oof import read_oof
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABEL_WEIGHTS, LABELS
 from ichx.plugins import load_registry
@@ -65,7 +65,7 @@ def test_an_experiment_is_no_different_from_itself(place: tuple[Workspace, Store
 def test_only_slices_of_both_count_and_that_is_said(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     registry = load_registry()
-    half = new_experiment(store, registry, plugin="tiny_resnet", size=32, settings=SHORT)
+    half = new_experiment(store, registry, ExperimentRequest(plugin="tiny_resnet", size=32, settings=SHORT))
     run_experiment(Project(workspace, store, registry), half.number, folds=[1])
     whole = read_oof(Project(workspace, store), store.experiment(1))
     found = compare_scores(Project(workspace, store), store.experiment(1), store.experiment(half.number))
@@ -73,7 +73,7 @@ def test_only_slices_of_both_count_and_that_is_said(place: tuple[Workspace, Stor
     assert found.first == whole.fold_scores[1]
     rest = int((whole.folds == 0).sum())
     assert found.notes == (f"{rest} slices of experiment 1 have no prediction by the other, and do not count",)
-    other = new_experiment(store, registry, plugin="tiny_resnet", size=32, settings=SHORT)
+    other = new_experiment(store, registry, ExperimentRequest(plugin="tiny_resnet", size=32, settings=SHORT))
     run_experiment(Project(workspace, store, registry), other.number, folds=[0])
     with pytest.raises(IchxError, match=f"experiments {half.number} and {other.number} have no finished fold in comm"):
         compare_scores(Project(workspace, store), store.experiment(half.number), store.experiment(other.number))

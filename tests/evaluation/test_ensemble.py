@@ -19,7 +19,7 @@ from ichx.evaluation.metric import score
 from ichx.evaluation.nested_score import METHODS
 from ichx.evaluation.oof import read_oof
 from ichx.evaluation.predictions import read_predictions
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles
@@ -125,14 +125,9 @@ def test_top_takes_the_best(place: tuple[Workspace, Store]) -> None:
 def test_fewer_than_asked_for_is_said_and_what_is_missing(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     registry = load_registry()
-    new_experiment(store, registry, plugin="tiny_resnet", name="waiting")
+    new_experiment(store, registry, ExperimentRequest(plugin="tiny_resnet", name="waiting"))
     half = new_experiment(
-        store,
-        registry,
-        plugin="tiny_resnet",
-        size=32,
-        settings=SHORT,
-        name="half",
+        store, registry, ExperimentRequest(plugin="tiny_resnet", size=32, settings=SHORT, name="half")
     )
     run_experiment(Project(workspace, store, registry), half.number, folds=[1])
     report = make_ensemble(Project(workspace, store), top=5, tta="hflip")
@@ -158,7 +153,9 @@ def test_members_are_blended_as_named(place: tuple[Workspace, Store]) -> None:
 def test_members_that_are_not_finished_share_the_folds_that_all_have(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     registry = load_registry()
-    half = new_experiment(store, registry, plugin="tiny_resnet", size=32, settings=SHORT, name="half")
+    half = new_experiment(
+        store, registry, ExperimentRequest(plugin="tiny_resnet", size=32, settings=SHORT, name="half")
+    )
     with pytest.raises(IchxError, match="experiment 4 has no finished fold"):
         make_ensemble(Project(workspace, store), members=[1, half.number], tta="hflip")
     run_experiment(Project(workspace, store, registry), half.number, folds=[1])
@@ -182,7 +179,9 @@ def test_members_that_are_not_finished_share_the_folds_that_all_have(place: tupl
     for name, row in zip(parts[0][0], mixed, strict=True):
         assert [written[f"{name}_{label}"] for label in LABELS] == pytest.approx(row.tolist(), rel=1e-6)
 
-    other = new_experiment(store, registry, plugin="tiny_resnet", size=32, settings=SHORT, name="other half")
+    other = new_experiment(
+        store, registry, ExperimentRequest(plugin="tiny_resnet", size=32, settings=SHORT, name="other half")
+    )
     run_experiment(Project(workspace, store, registry), other.number, folds=[0])
     with pytest.raises(IchxError, match="no fold is finished by every member"):
         make_ensemble(Project(workspace, store), members=[half.number, other.number], tta="none")
@@ -191,7 +190,7 @@ def test_members_that_are_not_finished_share_the_folds_that_all_have(place: tupl
 def test_members_that_cannot_be_blended(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     for members, options, told in (
-        ([1, 9], {}, "no experiment has the number 9"),
+        ([1, 9], {}, "no experiment 9"),
         ([1, 2, 1], {}, "named more than once: 1"),
         ([1, 2], {"dataset": "ph-test"}, "1 is on ph, not on ph-test\n2 is on ph"),
     ):
@@ -225,12 +224,16 @@ def test_an_import_of_folds_keeps_experiments_together(place: tuple[Workspace, S
     theirs = table[["slice_id", "patient"]].assign(fold=pd.factorize(table["patient"])[0] % 2)
     theirs[["slice_id", "fold"]].to_csv(tmp_path / "folds.csv", index=False)
     import_folds(Project(workspace, store), "ph", tmp_path / "folds.csv", name="theirs")
-    later = new_experiment(store, load_registry(), plugin="tiny_byobnet", size=32, settings=SHORT, name="later")
+    later = new_experiment(
+        store, load_registry(), ExperimentRequest(plugin="tiny_byobnet", size=32, settings=SHORT, name="later")
+    )
     run_experiment(Project(workspace, store, load_registry()), later.number)
     assert store.experiment(later.number).dataset_version == 2
     report = make_ensemble(Project(workspace, store), members=[1, later.number], tta="none", method="mean")
     assert {m.experiment for m in report.ensemble.members} == {1, later.number}
-    other = new_experiment(store, load_registry(), plugin="tiny_byobnet", size=32, settings=SHORT, folds="theirs")
+    other = new_experiment(
+        store, load_registry(), ExperimentRequest(plugin="tiny_byobnet", size=32, settings=SHORT, folds="theirs")
+    )
     with pytest.raises(IchxError, match=r"slices with another fold \(theirs, default\)"):
         make_ensemble(Project(workspace, store), members=[1, other.number], tta="none")
 
@@ -241,7 +244,7 @@ def test_nothing_complete(dataset_copy: Path) -> None:
         with pytest.raises(IchxError, match="no experiment is complete"):
             make_ensemble(Project(workspace, store), top=4, tta="hflip")
         for number in range(20):
-            new_experiment(store, load_registry(), plugin="tiny_resnet", name=f"waiting-{number}")
+            new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", name=f"waiting-{number}"))
         with pytest.raises(IchxError) as caught:
             make_ensemble(Project(workspace, store), top=4, tta="hflip")
         first, told = caught.value.problem.splitlines()
@@ -311,7 +314,9 @@ def test_a_dataset_that_moved_on_is_told(place: tuple[Workspace, Store], phantom
     workspace, store = place
     registry = load_registry()
     add_dataset(Project(workspace, store), AddRequest("ph", phantom.train, labels=phantom.train_labels, folds=3))
-    later = new_experiment(store, registry, plugin="tiny_efficientnet", size=32, settings=SHORT, name="moved")
+    later = new_experiment(
+        store, registry, ExperimentRequest(plugin="tiny_efficientnet", size=32, settings=SHORT, name="moved")
+    )
     run_experiment(Project(workspace, store, registry), later.number)
     report = make_ensemble(Project(workspace, store), top=4, tta="hflip")
     assert [m.experiment for m in report.ensemble.members] == [4]
@@ -330,7 +335,7 @@ def test_experiments_on_two_datasets_need_a_choice(place: tuple[Workspace, Store
     add_dataset(
         Project(workspace, store), AddRequest("other", tmp_path / "other", labels=tmp_path / "other.csv", folds=2)
     )
-    new_experiment(store, load_registry(), plugin="tiny_resnet", dataset="other")
+    new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", dataset="other"))
     with pytest.raises(IchxError, match="experiments on 2 datasets: other, ph"):
         make_ensemble(Project(workspace, store), top=4, tta="hflip")
     report = make_ensemble(Project(workspace, store), top=3, tta="hflip", dataset="ph")

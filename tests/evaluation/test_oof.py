@@ -200,11 +200,11 @@ def test_missing_and_damaged_files_are_told(place: tuple[Workspace, Store]) -> N
 
 
 def test_an_experiment_without_a_finished_fold(place: tuple[Workspace, Store]) -> None:
-    from ichx.experiments.register import new_experiment
+    from ichx.experiments.register import ExperimentRequest, new_experiment
     from ichx.plugins import load_registry
 
     workspace, store = place
-    fresh = new_experiment(store, load_registry(), plugin="tiny_resnet")
+    fresh = new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet"))
     with pytest.raises(IchxError, match="experiment 4 has no finished fold") as caught:
         read_oof(Project(workspace, store), fresh)
     assert "ichx run 4" in caught.value.remedy
