@@ -18,7 +18,8 @@ from torch import nn
 
 from ichx.evaluation.feature_files import FeatureWriter, features_file
 from ichx.evaluation.metric import probabilities, score
-from ichx.evaluation.predictions import VIEWS, Predictions, write_predictions
+from ichx.evaluation.predictions import Predictions, write_predictions
+from ichx.evaluation.tta import VIEWS
 from ichx.experiments.fold_files import missing_tests
 from ichx.experiments.prepare import Job, open_cache, test_data
 from ichx.labels import LABELS
