@@ -21,7 +21,7 @@ from common import Figure, arguments, conclude
 
 from ichx.cache.decode_check import CheckJob, decode_chunk
 from ichx.ct.dicom import read_slice
-from ichx.datasets.catalog import make_catalog, read_catalog, usable, write_catalog
+from ichx.datasets.catalog import build_catalog, read_catalog, usable, write_catalog
 from ichx.datasets.ingest import SCANNED, scan_source
 from ichx.datasets.sources import SourceFiles, list_files
 from ichx.datasets.zip_archive import END, END64, ENTRY, LOCATOR64, read_index
@@ -44,7 +44,7 @@ def main() -> None:
 
 def catalog(folder: Path, n: int) -> list[Figure]:
     scan = synthetic_scan(n)
-    seconds, (made, _) = timed(lambda: make_catalog(scan, b"k" * 32))
+    seconds, (made, _) = timed(lambda: build_catalog(scan, b"k" * 32))
     used = peak()
     path = folder / "catalog.parquet"
     writing, _ = timed(lambda: write_catalog(made, path))

@@ -31,7 +31,7 @@ from common import Figure, arguments, conclude
 
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache, CacheSpec
-from ichx.datasets.catalog import make_catalog
+from ichx.datasets.catalog import build_catalog
 from ichx.datasets.ingest import scan_source
 from ichx.labels import LABELS
 from ichx.loading.loader import inference_batches, training_batches
@@ -296,7 +296,7 @@ def headers(place: Path, files: list[Path], count: int, repeats: int) -> Figure:
     names = sorted(folder.iterdir())
 
     def ours() -> None:
-        make_catalog(scan_source(folder, processes=1), b"key")
+        build_catalog(scan_source(folder, processes=1), b"key")
 
     def peer() -> None:
         for name in names:
@@ -347,7 +347,7 @@ def _measure_memory(source: Path, count: int, cache_dir: Path) -> None:
         peaks[name] = int(status.partition("VmHWM:")[2].split()[0])
         return result
 
-    step("ingest", lambda: make_catalog(scan_source(source, processes=1), b"key"))
+    step("ingest", lambda: build_catalog(scan_source(source, processes=1), b"key"))
     slices = catalog(sorted(source.iterdir()), count)
     spec = CacheSpec(96, "slice", "bilinear")
     step("cache building", lambda: ensure_cache(cache_dir, "d", Path("/"), slices, spec, processes=1))

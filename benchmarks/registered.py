@@ -13,9 +13,9 @@ from cohort import Cohort
 
 from ichx.datasets.catalog import (
     COLUMNS,
+    build_catalog,
     catalog_digest,
     label_digest,
-    make_catalog,
     usable,
     write_catalog,
     write_parquet,
@@ -50,7 +50,7 @@ class Registered:
 def add_cohort(workspace: Workspace, store: Store, cohort: Cohort, folds: int) -> Registered:
     """Put the cohort into the workspace, as the dataset `rsna`."""
     files = write_phantom(workspace.root / "files", patients=1, seed=1, size=512)
-    catalog = _catalog(cohort, make_catalog(scan_source(files.train), None)[0])
+    catalog = _catalog(cohort, build_catalog(scan_source(files.train), None)[0])
     slices = usable(catalog)
     ids = slices["slice_id"].to_numpy(object)
     labels = slices[list(LABELS)].to_numpy(np.float32)
@@ -84,17 +84,17 @@ def add_finished(
 ) -> int:
     """Put an experiment whose folds are all done, with `logits` (N, 6) by view, into the store; return its number."""
     experiment = new_experiment(store, load_registry(), plugin=plugin)
-    home = workspace.experiment_dir(experiment.number)
+    files = workspace.experiment_files(experiment.number)
     for fold in np.unique(data.folds).tolist():
         rows = np.flatnonzero(data.folds == fold)
-        run = store.start_run(run_draft(experiment.number, fold, "none: drawn", 0, home / f"fold-{fold}"))
+        run = store.start_run(run_draft(experiment.number, fold, "none: drawn", 0, files.fold(fold).folder))
         for index, stage in enumerate(from_toml(experiment.recipe).stage):
             for epoch in range(stage.epochs):
                 values = {"loss": 0.1 / (epoch + 1), "score": 0.08 / (index + 1), "lr": stage.lr}
                 store.record_epoch(run.id, EpochRecord(stage.name, index, epoch + 1, values))
         drafts = []
         for view, of_view in logits.items():
-            file = home / f"fold-{fold}" / f"oof-{view}.parquet"
+            file = files.fold(fold).predictions("oof", view)
             digest = write_predictions(file, Predictions(data.ids[rows], of_view[rows].astype(np.float32)))
             place = file.relative_to(workspace.root).as_posix()
             drafts.append(

@@ -54,7 +54,7 @@ def main() -> None:
         with open_store(workspace) as store:
             _register(workspace, store, part)
         runs = [_report(workspace) for _ in range(1 if options.quick else 3)]
-        size = (workspace.experiment_dir(1) / "report.html").stat().st_size / 1e6
+        size = (workspace.experiment_files(1).report).stat().st_size / 1e6
     seconds, busy = (statistics.median(run[i] for run in runs) for i in (0, 1))
     peak = max(run[2] for run in runs)
     what = f"{len(part.images):,} slices, {FOLDS} folds"
@@ -75,11 +75,12 @@ def _register(workspace: Workspace, store: Store, cohort: Cohort) -> None:
     random = np.random.default_rng(0)
     logits = {view: random.normal(7 * data.labels - 4.5, 1.6) for view in VIEWS}
     number = add_finished(workspace, store, data, "resnext50", logits)
-    home = workspace.experiment_dir(number)
+    files = workspace.experiment_files(number)
+    weights = files.folder / "weights.safetensors"
     recipe = from_toml(store.experiment(number).recipe)
-    save_weights(home / "weights.safetensors", load_registry().get("resnext50").build(recipe, False), {})
+    save_weights(weights, load_registry().get("resnext50").build(recipe, False), {})
     for fold in range(FOLDS):
-        os.link(home / "weights.safetensors", home / f"fold-{fold}" / "weights.safetensors")
+        os.link(weights, files.fold(fold).weights)
 
 
 def _report(workspace: Workspace) -> tuple[float, float, float]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import optuna
 
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.phantom.dicom_files import write_phantom
 from ichx.phantom.study import CHALLENGE_PREVALENCE
 from ichx.project import Project
@@ -37,7 +37,9 @@ def make_workspace(folder: Path, patients: int) -> Path:
     phantom = write_phantom(folder / "phantom", patients=patients, seed=7, size=96, prevalence=PREVALENCE)
     workspace = init_workspace(folder / "workspace")
     with open_store(workspace) as store:
-        add_dataset(Project(workspace, store), "phantom", phantom.train, labels=phantom.train_labels, folds=3)
+        add_dataset(
+            Project(workspace, store), AddRequest("phantom", phantom.train, labels=phantom.train_labels, folds=3)
+        )
     return workspace.root
 
 

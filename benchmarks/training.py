@@ -27,7 +27,7 @@ import torch
 from common import Figure, arguments, conclude
 from torch import nn
 
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments import fold_run as fold_module
 from ichx.experiments.prepare import Job, prepare_job
 from ichx.experiments.register import new_experiment
@@ -106,7 +106,7 @@ def main() -> None:
         files = write_phantom(place / "files", patients=patients, seed=1, size=128)
         workspace = init_workspace(place / "workspace")
         with open_store(workspace) as store:
-            add_dataset(Project(workspace, store), "phantom", files.train, labels=files.train_labels)
+            add_dataset(Project(workspace, store), AddRequest("phantom", files.train, labels=files.train_labels))
             bench = Bench(workspace, store, options.device)
             figures = on_gpu(bench, options.quick) if options.device == ON_GPU else on_cpu(bench, options.quick)
     conclude(figures, options)

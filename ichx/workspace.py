@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ichx.errors import IchxError, did_you_mean
+from ichx.experiment_files import ExperimentFiles
 
 SETTINGS_FILE = "ichx.toml"
 SETTINGS = {
@@ -48,6 +49,14 @@ class Workspace:
     def experiment_dir(self, number: int) -> Path:
         """Return the folder of experiment `number`."""
         return self.experiments_dir / str(number)
+
+    def experiment_files(self, number: int) -> ExperimentFiles:
+        """Return the paths of the files of experiment `number`."""
+        return ExperimentFiles(self.experiment_dir(number))
+
+    def ensemble_dir(self, number: int) -> Path:
+        """Return the folder of ensemble `number`."""
+        return self.ensembles_dir / str(number)
 
     def privacy_key(self) -> bytes:
         """Return the key that patient, study and series ids are hashed with, made on first use and never exported."""

@@ -136,7 +136,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> "PhantomFiles":
 @pytest.fixture(scope="session")
 def dataset_root(phantom: "PhantomFiles", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a workspace with the phantom as dataset `ph` (2 folds) and its test set `ph-test`, to be read only."""
-    from ichx.datasets.adding import add_dataset
+    from ichx.datasets.add import AddRequest, add_dataset
     from ichx.project import Project
     from ichx.store import open_store
     from ichx.workspace import init_workspace
@@ -144,8 +144,11 @@ def dataset_root(phantom: "PhantomFiles", tmp_path_factory: pytest.TempPathFacto
     assert phantom.test is not None
     workspace = init_workspace(tmp_path_factory.mktemp("dataset") / "workspace")
     with open_store(workspace) as store:
-        add_dataset(Project(workspace, store), "ph", phantom.train, labels=phantom.train_labels, folds=2)
-        add_dataset(Project(workspace, store), "ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission)
+        add_dataset(Project(workspace, store), AddRequest("ph", phantom.train, labels=phantom.train_labels, folds=2))
+        add_dataset(
+            Project(workspace, store),
+            AddRequest("ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission),
+        )
     return workspace.root
 
 

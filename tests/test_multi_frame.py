@@ -12,9 +12,9 @@ from zip_files import zip_folder
 
 from ichx.cache.decode_check import check_dataset
 from ichx.ct.dicom import read_slice
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
-from ichx.datasets.sources import SourceFiles, read_known
+from ichx.datasets.sources import SourceFiles, read_source_slice
 from ichx.evaluation.ensemble import make_ensemble
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
@@ -68,15 +68,20 @@ def test_frames_go_the_whole_way(phantom: "PhantomFiles", tmp_path: Path) -> Non
     archive = zip_folder(tmp_path / "files", tmp_path / "files.zip")
     workspace, registry = init_workspace(tmp_path / "workspace"), load_registry()
     with open_store(workspace) as store:
-        added = add_dataset(Project(workspace, store), "x", archive / "train", labels=tmp_path / "labels.csv", folds=2)
+        added = add_dataset(
+            Project(workspace, store), AddRequest("x", archive / "train", labels=tmp_path / "labels.csv", folds=2)
+        )
         assert added.messages[0].startswith(f"8 files: {len(origin)} slices, 8 patients")
-        add_dataset(Project(workspace, store), "x-test", archive / "test", test_of="x", sample=tmp_path / "sample.csv")
+        add_dataset(
+            Project(workspace, store),
+            AddRequest("x-test", archive / "test", test_of="x", sample=tmp_path / "sample.csv"),
+        )
         checked = check_dataset(Project(workspace, store), "x")
         assert (checked["files"], checked["slices"], checked["reasons"]) == (8, len(origin), [])
         data = load_dataset(Project(workspace, store), "x")
         files = SourceFiles(data.source, data.slices).of(range(len(data.slices)))
         for slice_id, file in list(zip(data.slices["slice_id"], files, strict=True))[::7]:
-            assert (read_known(file).hu == read_slice(origin[slice_id]).hu).all()
+            assert (read_source_slice(file).hu == read_slice(origin[slice_id]).hu).all()
         number = new_experiment(
             store,
             registry,

@@ -38,7 +38,7 @@ from ichx.cache.shard_jobs import CentresJob, ShardJob, Target, build_shards, fi
 from ichx.cache.shards import SHARD_ROWS, read_table, remove_stale, write_atomically
 from ichx.datasets.sources import SourceFiles
 from ichx.errors import IchxError
-from ichx.text import bytes_told, counted
+from ichx.text import format_bytes, format_count
 from ichx.worker_pool import run_jobs, worker_count
 
 LOCK_FILE = "building.lock"
@@ -73,12 +73,12 @@ class CachePlan:
     @property
     def told(self) -> str:
         """The plan in a line."""
-        whole = f"{self.spec}: {counted(self.n, 'slice')}"
+        whole = f"{self.spec}: {format_count(self.n, 'slice')}"
         if self.complete:
             return f"{whole}, cached already"
         kept = self.shards - len(self.missing)
         rest = f", {kept:,} of {self.shards:,} shards are there" if kept else ""
-        return f"{whole}, about {bytes_told(self.bytes_needed)} to write{rest}"
+        return f"{whole}, about {format_bytes(self.bytes_needed)} to write{rest}"
 
 
 def plan_caches(cache_dir: Path, name: str, slices: pd.DataFrame, specs: Sequence[CacheSpec]) -> list[CachePlan]:
@@ -317,6 +317,6 @@ def _write_error(error: OSError, folder: Path, needed: int) -> IchxError:
 def _no_space(folder: Path, needed: int) -> IchxError:
     free = shutil.disk_usage(folder).free
     return IchxError(
-        f"no space for the cache {folder}: about {bytes_told(needed)} are needed, {bytes_told(free)} are free",
+        f"no space for the cache {folder}: about {format_bytes(needed)} are needed, {format_bytes(free)} are free",
         "free some space, or set another folder as `cache` in ichx.toml; what is finished is kept",
     )

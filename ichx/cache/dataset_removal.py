@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ichx.cache.verify import find_caches, foreign_caches
 from ichx.errors import IchxError
-from ichx.text import counted
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -41,7 +41,7 @@ def belongings(project: "Project", name: str) -> list[Belonging]:
     found = [Belonging("catalog, folds", own, _size(own))]
     found += [Belonging("cache", folder, _size(folder)) for folder in sorted(folders)]
     for number, files in predicted.items():
-        told, size = counted(len(files), "prediction"), sum(map(_size, files))
+        told, size = format_count(len(files), "prediction"), sum(map(_size, files))
         found.append(Belonging(told, project.workspace.experiment_dir(number), size, tuple(files)))
     return found
 

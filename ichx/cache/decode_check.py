@@ -17,7 +17,14 @@ from ichx.datasets.catalog import usable
 from ichx.datasets.dataset import load_catalog
 from ichx.datasets.decode_findings import CHECK_FILE, Findings, told, write_findings
 from ichx.datasets.ingest import Progress
-from ichx.datasets.sources import ADD_AGAIN, SourceFile, SourceFiles, find_drift, list_files, read_known
+from ichx.datasets.sources import (
+    SOURCE_CHANGED_REMEDY,
+    SourceFile,
+    SourceFiles,
+    find_drift,
+    list_files,
+    read_source_slice,
+)
 from ichx.errors import IchxError
 from ichx.worker_pool import run_jobs, worker_count
 
@@ -68,7 +75,7 @@ def check_slices(
     files = list_files(source)
     drift = find_drift(files, catalog)
     if drift.told:
-        raise IchxError(f"{source} is not what it was when the dataset was added: {drift.told}", ADD_AGAIN)
+        raise IchxError(f"{source} is not what it was when the dataset was added: {drift.told}", SOURCE_CHANGED_REMEDY)
     slices = usable(catalog)
     total = len(slices)
     part = folder / PART_FILE
@@ -108,7 +115,7 @@ def decode_chunk(job: CheckJob) -> tuple[int, int, dict[str, str]]:
     undecoded = {}
     for row, file in enumerate(job.files, job.start):
         try:
-            read_known(file)
+            read_source_slice(file)
         except DicomDefectError as defect:
             undecoded[str(row)] = defect.reason
     return job.start, len(job.files), undecoded

@@ -21,7 +21,7 @@ from ichx.cache.shards import ShardFiles, pack, read_table, unpack, write_shard
 from ichx.ct.dicom import DicomDefectError
 from ichx.ct.geometry import head_centre, shift_to_centre
 from ichx.datasets.masks import decode_mask, drawn
-from ichx.datasets.sources import SourceFile, SourceFiles, read_known
+from ichx.datasets.sources import SourceFile, SourceFiles, read_source_slice
 from ichx.errors import IchxError
 from ichx.worker_pool import run_jobs, worker_count
 
@@ -126,7 +126,7 @@ def prepare_chunk(job: MaskJob) -> tuple[int, list[bytes]]:
         mask = decode_mask(png)
         if job.centre == "slice":
             try:
-                mask = shift_to_centre(mask, head_centre(read_known(job.files[index]).hu), 0)
+                mask = shift_to_centre(mask, head_centre(read_source_slice(job.files[index]).hu), 0)
             except DicomDefectError:
                 mask = np.zeros_like(mask)  # the cache names the slice a defect, and nobody reads it
         elif job.centre == "series" and np.isfinite(job.centres[index]).all():

@@ -13,7 +13,7 @@ from ichx.cache.resize import fit_square
 from ichx.cache.shards import pack, write_shard
 from ichx.ct.dicom import AIR, DicomDefectError
 from ichx.ct.geometry import head_centre, shift_to_centre
-from ichx.datasets.sources import SourceFile, read_known
+from ichx.datasets.sources import SourceFile, read_source_slice
 
 Centre = tuple[float, float]
 
@@ -54,7 +54,7 @@ def build_shards(job: ShardJob) -> int:
     defects: dict[int, str] = {}
     for row, file in enumerate(job.files):
         try:
-            hu = read_known(file).hu
+            hu = read_source_slice(file).hu
         except DicomDefectError as defect:
             defects[row] = defect.reason
             for target, packed in zip(job.targets, chunks, strict=True):
@@ -76,7 +76,7 @@ def find_centres(job: CentresJob) -> tuple[tuple[int, ...], npt.NDArray[np.float
     centres = np.full((len(job.files), 2), np.nan)
     for index, file in enumerate(job.files):
         try:
-            centres[index] = head_centre(read_known(file).hu)
+            centres[index] = head_centre(read_source_slice(file).hu)
         except DicomDefectError:
             continue  # the shard names it
     return job.rows, centres

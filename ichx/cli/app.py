@@ -12,7 +12,7 @@ import typer
 from ichx import __version__
 from ichx.cli.commands import Program
 from ichx.cli.interrupts import imports_end_at_once
-from ichx.cli.render import err
+from ichx.cli.output import err
 from ichx.errors import IchxError
 
 app = typer.Typer(

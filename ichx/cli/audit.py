@@ -6,8 +6,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import console, print_json, say, session
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import Number
+from ichx.cli.session import session
 
 
 def audit(
@@ -40,6 +41,6 @@ def audit(
     if wrong:
         scored = any(check.subject == "score" for check in found.checks)
         so = ": this score cannot be trusted" if scored else ""
-        say(f"{wrong} of {len(found.checks)} checks found something wrong{so}", style="red")
+        info(f"{wrong} of {len(found.checks)} checks found something wrong{so}", style="red")
         raise typer.Exit(1)
-    say(f"nothing is wrong in {len(found.checks)} checks")
+    info(f"nothing is wrong in {len(found.checks)} checks")

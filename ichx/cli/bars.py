@@ -5,7 +5,7 @@ from typing import Self
 
 from rich.progress import Progress, ProgressColumn
 
-from ichx.cli.render import err
+from ichx.cli.output import err
 
 
 class Bars:

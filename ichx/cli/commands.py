@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 COMMANDS = {
-    "init": "setup:init",
+    "init": "init:init",
     "demo": "demo:demo",
     "data": "data:app",
     "plugin": "plugin:app",

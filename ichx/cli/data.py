@@ -8,7 +8,9 @@ import typer
 
 from ichx.cli.data_views import show_added, show_checked, show_facts
 from ichx.cli.folds import folds as show_or_import_folds
-from ichx.cli.render import console, print_json, progress, say, session, table, warn
+from ichx.cli.output import console, info, print_json, progress, warn
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 
 if TYPE_CHECKING:
     from ichx.cache.verify import FoundCache
@@ -49,20 +51,22 @@ def add(
 
     Example: `ichx data add rsna-test stage_2_test --test-of rsna --sample stage_2_sample_submission.csv`
     """
-    from ichx.datasets.adding import add_dataset
+    from ichx.datasets.add import AddRequest, add_dataset
 
     with session() as project, progress("reading headers") as report:
         added = add_dataset(
             project,
-            name,
-            path,
-            labels=labels,
-            test_of=test_of,
-            sample=sample,
-            masks=masks,
-            folds=folds,
-            fold_seed=fold_seed,
-            keep_ids=keep_ids,
+            AddRequest(
+                name,
+                path,
+                labels=labels,
+                test_of=test_of,
+                sample=sample,
+                masks=masks,
+                folds=folds,
+                fold_seed=fold_seed,
+                keep_ids=keep_ids,
+            ),
             progress=report,
         )
     if as_json:
@@ -97,7 +101,7 @@ def list_datasets(as_json: AsJson = False) -> None:
         for dataset, version in zip(datasets, newest, strict=True)
     ]
     heads = ("name", "what", "version", "slices", "patients", "left out", "folds", "added")
-    table("datasets", heads, rows, drop=("added", "version"), cut={"name": 16, "what": 14})
+    print_table("datasets", heads, rows, drop=("added", "version"), cut={"name": 16, "what": 14})
 
 
 @app.command("show")
@@ -133,7 +137,7 @@ def check(
     Example: `ichx data check rsna`
     """
     from ichx.cache.decode_check import check_dataset
-    from ichx.text import such_as
+    from ichx.text import format_examples
 
     with session() as project, progress("decoding") as report:
         checked = check_dataset(project, name, number, progress=report)
@@ -143,7 +147,7 @@ def check(
         show_checked(checked)
     if checked["new"]:
         new, are = checked["new"], "file is" if len(checked["new"]) == 1 else "files are"
-        warn(f"{len(new):,} {are} new there, {such_as(new)}: `ichx data add` takes them in")
+        warn(f"{len(new):,} {are} new there{format_examples(new)}: `ichx data add` takes them in")
 
 
 @app.command("sheet")
@@ -173,7 +177,7 @@ def sheet(
     if as_json:
         print_json({"sheet": drawn, "slices": data.slices["slice_id"].iloc[list(drawn.rows)].tolist()})
     else:
-        say(f"{len(drawn.rows)} of {drawn.candidates:,} slices, {drawn.width} x {drawn.height} pixels: {drawn.path}")
+        info(f"{len(drawn.rows)} of {drawn.candidates:,} slices, {drawn.width} x {drawn.height} pixels: {drawn.path}")
 
 
 @app.command("phantom")
@@ -203,11 +207,13 @@ def phantom(
             prevalence=_shares(prevalence) if prevalence else None,
             progress=report,
         )
-    say(f"{written.train_slices:,} training and {written.test_slices:,} test slices in {written.folder}")
+    info(f"{written.train_slices:,} training and {written.test_slices:,} test slices in {written.folder}")
     masks = f" --masks {written.train_masks}" if written.train_masks else ""
-    say(f"next: `ichx data add phantom {written.train} --labels {written.train_labels}{masks}`")
+    info(f"next: `ichx data add phantom {written.train} --labels {written.train_labels}{masks}`")
     if written.test:
-        say(f"then: `ichx data add phantom-test {written.test} --test-of phantom --sample {written.sample_submission}`")
+        info(
+            f"then: `ichx data add phantom-test {written.test} --test-of phantom --sample {written.sample_submission}`"
+        )
 
 
 @app.command("cache")
@@ -242,7 +248,7 @@ def cache(
     from ichx.cache.requests import caches_of, request_caches
     from ichx.cache.verify import foreign_caches, raise_damaged, verify_caches
     from ichx.errors import IchxError
-    from ichx.text import such_as
+    from ichx.text import format_examples
 
     specs = [CacheSpec(pixels, centre, resize) for pixels in size or ()]
     if verify and (specs or for_):
@@ -250,7 +256,7 @@ def cache(
     with session() as project:
         for request in request_caches(project, name, specs, for_ or ()):
             for plan in request.plans:
-                say(plan.told)
+                info(plan.told)
             with progress(f"caching {name}") as report:
                 build_caches(
                     request.data.source, request.data.slices, request.plans, processes=processes, progress=report
@@ -262,7 +268,7 @@ def cache(
         found = caches_of(project, name)
         foreign = foreign_caches(project.workspace.cache_dir, name)
     if foreign:
-        warn(f"made by another version of ichx, never read, to be removed: {such_as(map(str, foreign))}")
+        warn(f"made by another version of ichx, never read, to be removed{format_examples(map(str, foreign))}")
     if as_json:
         print_json({"caches": found, "verified": verified})
     else:
@@ -286,7 +292,7 @@ def rm(
     Example: `ichx data rm rsna-test`
     """
     from ichx.cache.dataset_removal import belongings, remove_dataset
-    from ichx.text import bytes_told, counted
+    from ichx.text import format_bytes, format_count
 
     with session() as project:
         found = belongings(project, name)
@@ -295,24 +301,24 @@ def rm(
             return
         root = project.workspace.root
         rows = [
-            (b.what, b.path.relative_to(root) if b.path.is_relative_to(root) else b.path, bytes_told(b.nbytes))
+            (b.what, b.path.relative_to(root) if b.path.is_relative_to(root) else b.path, format_bytes(b.nbytes))
             for b in found
         ]
-        total = f"{counted(len(found), 'thing')}, {bytes_told(sum(b.nbytes for b in found))}"
-        table(
+        total = f"{format_count(len(found), 'thing')}, {format_bytes(sum(b.nbytes for b in found))}"
+        print_table(
             "",
             ("what", "where", "size"),
             rows,
             caption=f"{total}; the files in {project.store.version(name).source} stay",
         )
         if not yes and not sys.stdin.isatty():
-            say(f"nothing is deleted; `ichx data rm {name} --yes` deletes it")
+            info(f"nothing is deleted; `ichx data rm {name} --yes` deletes it")
             return
         if not yes and not typer.confirm(f"delete all of this, and {name}, for good?", err=True):
-            say("nothing is deleted")
+            info("nothing is deleted")
             return
         remove_dataset(project, name)
-    say(f"removed {name}: {total}")
+    info(f"removed {name}: {total}")
 
 
 def _shares(settings: list[str]) -> dict[str, float]:
@@ -331,7 +337,7 @@ def _shares(settings: list[str]) -> dict[str, float]:
 
 
 def _render_caches(name: str, found: "list[FoundCache]") -> None:
-    from ichx.text import bytes_told
+    from ichx.text import format_bytes
 
     def state(cache: "FoundCache") -> str:
         if not cache.complete:
@@ -339,10 +345,10 @@ def _render_caches(name: str, found: "list[FoundCache]") -> None:
         return "whole" if cache.current else "whole, of an older version"
 
     rows = [
-        (c.spec.size, c.spec.centre, c.spec.resize, c.n, c.defects, bytes_told(c.nbytes), state(c), c.folder.name)
+        (c.spec.size, c.spec.centre, c.spec.resize, c.n, c.defects, format_bytes(c.nbytes), state(c), c.folder.name)
         for c in found
     ]
     heads = ("pixels", "centre", "resize", "slices", "left out", "disk", "state", "folder")
-    table(f"caches of {name}", heads, rows, drop=("folder",))
+    print_table(f"caches of {name}", heads, rows, drop=("folder",))
     if found:
-        console.print(f"{bytes_told(sum(c.nbytes for c in found))} in {found[0].folder.parent}", markup=False)
+        console.print(f"{format_bytes(sum(c.nbytes for c in found))} in {found[0].folder.parent}", markup=False)

@@ -3,11 +3,13 @@
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ichx.cli.render import cell, console, say, table, warn
-from ichx.text import counted
+from ichx.cli.formatting import format_value
+from ichx.cli.output import console, info, warn
+from ichx.cli.tables import print_table
+from ichx.text import format_count
 
 if TYPE_CHECKING:
-    from ichx.datasets.adding import AddReport
+    from ichx.datasets.add import AddReport
 
 SYNTAXES = {
     "1.2.840.10008.1.2": "implicit VR",
@@ -37,7 +39,7 @@ def show_added(added: "AddReport") -> None:
     """Show what `ichx data add` did."""
     version = added.version
     for message in added.messages:
-        say(message)
+        info(message)
     for warning in added.warnings:
         warn(warning)
     done = "added" if added.created else "nothing has changed:"
@@ -50,19 +52,19 @@ def show_facts(facts: dict[str, Any]) -> None:
     what = f"test set of {version.test_of}" if version.test_of else "dataset"
     console.print(f"{version.dataset} version {version.number}, {what}: {version.source}", markup=False)
     counts = ("files", "slices", "patients", "studies", "series", "intercept_repaired", "window_missing")
-    table("counts", ("what", "number"), [(name.replace("_", " "), summary[name]) for name in counts])
+    print_table("counts", ("what", "number"), [(name.replace("_", " "), summary[name]) for name in counts])
     _show_prevalences(facts)
     families = [_family(family) for family in facts["families"]]
     _long_table("headers", ("pixels", "slope", "intercept", "size", "transfer syntax", "slices"), families)
     _show_series(facts)
     if facts["defects"]:
         rows = [(d["reason"], d["files"], _with_examples(d)) for d in facts["defects"]]
-        table("left out", ("reason", "files", "meaning"), rows)
+        print_table("left out", ("reason", "files", "meaning"), rows)
     if facts["check"]:
         _say_sum(facts["check"])
         rows = [(r["reason"], r["files"], _with_examples(r)) for r in facts["check"]["reasons"] if _by_decoding(r)]
         if rows:
-            table("cannot be decoded", ("reason", "files", "meaning"), rows)
+            print_table("cannot be decoded", ("reason", "files", "meaning"), rows)
     else:
         console.print(f"not decoded yet: `ichx data check {version.dataset}` does it", markup=False)
     if masks := summary.get("masks"):
@@ -82,7 +84,7 @@ def show_checked(checked: dict[str, Any]) -> None:
     """Show what `ichx.cache.decode_check.check_dataset` found."""
     rows = [(r["reason"], r["seen_in"], r["files"], _with_examples(r)) for r in checked["reasons"]]
     if rows:
-        table("refused", ("reason", "seen in", "files", "meaning"), rows)
+        print_table("refused", ("reason", "seen in", "files", "meaning"), rows)
     _say_sum(checked)
 
 
@@ -95,7 +97,7 @@ def _show_prevalences(facts: dict[str, Any]) -> None:
     rows: list[tuple[object, ...]] = [(name, *(part[name] for part in parts)) for name in ("slices", "patients")]
     rows += [(label, *(f"{part['prevalences'][label]:.2%}" for part in parts)) for label in shares]
     columns = ("", "all", *(f"fold {part['fold']}" for part in facts["folds"]))
-    table("share of positive slices", columns, rows, split=True)
+    print_table("share of positive slices", columns, rows, split=True)
     others = [fold_set.name for fold_set in version.folds[1:]]
     if others:
         console.print(f"other folds: {', '.join(others)}; see `ichx data folds {version.dataset}`", markup=False)
@@ -104,17 +106,17 @@ def _show_prevalences(facts: dict[str, Any]) -> None:
 def _show_series(facts: dict[str, Any]) -> None:
     series = facts["series"]
     names = tuple(series["lengths"])
-    table("slices in a series", names, [tuple(series["lengths"].values())])
+    print_table("slices in a series", names, [tuple(series["lengths"].values())])
     spacings = [f"{s['mm']:g} mm ({s['series']:,})" for s in series["spacings"]]
     more = f" and {len(spacings) - 6} others" if len(spacings) > 6 else ""
     if spacings:
         console.print(f"usual step between slices (series): {', '.join(spacings[:6])}{more}", markup=False)
     if series["tilted"]:
-        tilt = f"tilted gantry: {series['tilted']:,} of {counted(series['series'], 'series', 'series')}"
+        tilt = f"tilted gantry: {series['tilted']:,} of {format_count(series['series'], 'series', 'series')}"
         console.print(f"{tilt}, by {series['median_tilt']:.1f} degrees in the middle", markup=False)
     if facts["geometry"]:
         rows = [(g["flag"].replace("_", " "), g["series"], g["slices"], _with_examples(g)) for g in facts["geometry"]]
-        table("geometry", ("flag", "series", "slices", "meaning"), rows)
+        print_table("geometry", ("flag", "series", "slices", "meaning"), rows)
 
 
 def _family(family: dict[str, Any]) -> tuple[object, ...]:
@@ -126,7 +128,7 @@ def _family(family: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _long_table(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
-    table(title, columns, rows[:MOST_ROWS])
+    print_table(title, columns, rows[:MOST_ROWS])
     if len(rows) > MOST_ROWS:
         rest = sum(int(str(row[-1])) for row in rows[MOST_ROWS:])
         console.print(f"and {len(rows) - MOST_ROWS} others, of {rest:,} slices; --json has all", markup=False)
@@ -141,9 +143,10 @@ def _by_decoding(reason: dict[str, Any]) -> bool:
 
 
 def _say_sum(checked: dict[str, Any]) -> None:
-    files = f" in {counted(checked['files'], 'file')}" if checked["files"] != checked["found"] else ""
+    files = f" in {format_count(checked['files'], 'file')}" if checked["files"] != checked["found"] else ""
     console.print(
-        f"decoded {cell(datetime.fromisoformat(checked['when']))}: {checked['found']:,} found{files}", markup=False
+        f"decoded {format_value(datetime.fromisoformat(checked['when']))}: {checked['found']:,} found{files}",
+        markup=False,
     )
     parts = f"= {checked['slices']:,} slices + {checked['refused_in_headers']:,} refused in the headers"
     console.print(f"{parts} + {checked['refused_in_decoding']:,} in decoding", markup=False)

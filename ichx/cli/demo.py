@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from ichx.cli.formatting import format_duration
+from ichx.cli.output import console, info, print_json
 from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import console, duration, print_json, say, table
+from ichx.cli.tables import print_table
 
 
 def demo(
@@ -28,7 +30,7 @@ def demo(
         with LiveView() as view:
             report = run_demo(folder, registry, view)
     except KeyboardInterrupt:
-        say(f"stopped; `ichx demo {folder}` goes on, with what is finished kept", style="yellow")
+        info(f"stopped; `ichx demo {folder}` goes on, with what is finished kept", style="yellow")
         raise
     if as_json:
         print_json(report)
@@ -39,8 +41,10 @@ def demo(
         ("brightness threshold", report.brightness_score),
         ("blend of the four", report.blend_score),
     ]
-    table(f"on {report.test_slices:,} slices of patients that no model saw", ("prediction", "score"), rows)
-    console.print(f"the blend is {report.below:.0%} below the better baseline; {duration(report.seconds)} in this call")
+    print_table(f"on {report.test_slices:,} slices of patients that no model saw", ("prediction", "score"), rows)
+    console.print(
+        f"the blend is {report.below:.0%} below the better baseline; {format_duration(report.seconds)} in this call"
+    )
     console.print(f"workspace: {report.workspace}", markup=False)
     console.print(f"submission: {Path(report.workspace) / report.submission}", markup=False)
     console.print(f"look around: `cd {report.workspace}`, then `ichx exp list`, `ichx exp show 1`", markup=False)

@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.render import console, marked, print_json, progress, say, session, table, warn
+from ichx.cli.formatting import marks_of
+from ichx.cli.output import console, info, print_json, progress, warn
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 
 if TYPE_CHECKING:
     from ichx.evaluation.ensemble import EnsembleReport
@@ -94,8 +97,8 @@ def show_ensemble(report: "EnsembleReport") -> None:
     rows.append(("", "blend, in-sample", made.score, total))
     if made.nested_score is not None:
         rows += [("", "blend, nested", made.nested_score, ""), ("", "gap", report.gap, "")]
-    table(
-        f"ensemble {made.number} on {made.dataset}, tta {made.tta}{marked(made)}",
+    print_table(
+        f"ensemble {made.number} on {made.dataset}, tta {made.tta}{marks_of(made)}",
         ("exp", "member", "OOF score", "weight"),
         rows,
     )
@@ -122,7 +125,7 @@ def show_ensemble(report: "EnsembleReport") -> None:
             f"submission for {submission.test_set}: {submission.path} ({submission.images} images)", markup=False
         )
         if submission.filled:
-            say(
+            info(
                 f"note: {submission.filled} images of the sample have no readable slice; got the training prevalences",
                 style="yellow",
             )
@@ -142,4 +145,4 @@ def _show_choices(report: "EnsembleReport") -> None:
             alike = [(part in other.steps) == bool(taken) for other in report.fold_choices]
         rows.append((part, said, best.gain, best.error, f"{sum(alike)} of {len(alike)}" if alike else None))
     if rows:
-        table("", ("part", "chosen", "gain", "s.e.", "in folds"), rows)
+        print_table("", ("part", "chosen", "gain", "s.e.", "in folds"), rows)

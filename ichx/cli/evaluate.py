@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import print_json, session
+from ichx.cli.output import print_json
+from ichx.cli.parameters import AsJson, Device, FoldTexts, Number, Pooling, Tta, Workers, fold_numbers
 from ichx.cli.scores import show_scores
-from ichx.cli.shared_options import AsJson, Device, FoldTexts, Pooling, Tta, Workers, fold_numbers
+from ichx.cli.session import session
 
 
 def evaluate(

@@ -6,15 +6,16 @@ from typing import Annotated
 import typer
 
 from ichx.cli.exp_diff import diff
-from ichx.cli.exp_file import export, import_
 from ichx.cli.exp_list import list_experiments
-from ichx.cli.exp_order import archive, clone, name, note, restore, rm, tag, tags
+from ichx.cli.exp_organise import archive, clone, name, note, restore, rm, tag, tags
 from ichx.cli.exp_promote import promote
 from ichx.cli.exp_repro import repro
 from ichx.cli.exp_show import history, log, show
+from ichx.cli.exp_transfer import export, import_
 from ichx.cli.exp_watch import watch
-from ichx.cli.numbers import complete_plugin
-from ichx.cli.render import console, print_json, say, session, warn
+from ichx.cli.output import console, info, print_json, warn
+from ichx.cli.parameters import complete_plugin
+from ichx.cli.session import session
 
 app = typer.Typer(help="Experiments: register, find, look at, compare, keep in order.", no_args_is_help=True)
 
@@ -86,10 +87,10 @@ def new(
             console.print(f"experiment {e.number}: {e.name} on {e.dataset} v{e.dataset_version}", markup=False)
         notice = project.registry.get(e.plugin).notice
         if notice:
-            say(f"note: {e.plugin}: {notice}", style="yellow")
+            info(f"note: {e.plugin}: {notice}", style="yellow")
     if made[0].leaked:
         warn(f"the folds {made[0].fold_set} split patients: every score will be marked `leaky folds`")
-    say(f"next: `ichx run {made[-1].number}`")
+    info(f"next: `ichx run {made[-1].number}`")
 
 
 app.command("list")(list_experiments)

@@ -4,10 +4,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ichx.cli.compared import show_scores
-from ichx.cli.exp_list import scored
-from ichx.cli.numbers import Numbers
-from ichx.cli.render import console, print_json, say, session, table
+from ichx.cli.formatting import format_score
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import Numbers
+from ichx.cli.score_comparison import show_scores
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,20 +58,20 @@ def diff(
         )
         return
     if not values:
-        say("their recipes, data and folds are the same")
-    results = [("OOF score", *map(scored, found))] if scores is None and any(e.folds_done for e in found) else []
+        info("their recipes, data and folds are the same")
+    results = [("OOF score", *map(format_score, found))] if scores is None and any(e.folds_done for e in found) else []
     rows = [(name, *(_told(name, value) for value in row)) for name, row in values.items()] + results
     if rows:
         for e in found:
             console.print(f"experiment {e.number}: {e.name}", markup=False)
-        table("", ("", *(f"exp {e.number}" for e in found)), rows)
+        print_table("", ("", *(f"exp {e.number}" for e in found)), rows)
     if scores is not None:
         show_scores(scores, one, two)
     elif len(found) == 2 and not comparable:
-        say("they have other slices or labels: their scores cannot be compared")
+        info("they have other slices or labels: their scores cannot be compared")
     elif len(found) == 2:
         unrun = [str(e.number) for e in found if not e.folds_done]
-        say(f"no scores to compare: no fold is finished of experiment {' and '.join(unrun)}")
+        info(f"no scores to compare: no fold is finished of experiment {' and '.join(unrun)}")
 
 
 def _values(found: "Sequence[Experiment]") -> dict[str, tuple[Any, ...]]:

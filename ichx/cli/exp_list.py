@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ichx.cli.render import cell, console, duration, marked, print_json, say, session, table
+from ichx.cli.formatting import format_duration, format_score, format_value, marks_of
+from ichx.cli.output import console, info, print_json
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 from ichx.errors import IchxError
 from ichx.store import Selection, marks
 from ichx.store.selection import KINDS, is_recipe_value, recipe_values
-from ichx.text import counted
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.store import ExperimentSummary, Store
@@ -94,18 +97,18 @@ def list_experiments(
         _say_nothing(parent, there > 0)
         return
     rows = [[_told(e, name, recipes) for name in shown] for e in found]
-    caption = f"{len(found)} of " * (len(found) < total) + counted(total, "experiment")
+    caption = f"{len(found)} of " * (len(found) < total) + format_count(total, "experiment")
     heads = [HEADS.get(name, name.replace("_", " ")) for name in shown]
-    table("", heads, rows, caption=caption, cut={"name": 16, "plugin": 16, "tags": 12, "dataset": 10})
+    print_table("", heads, rows, caption=caption, cut={"name": 16, "plugin": 16, "tags": 12, "dataset": 10})
 
 
 def _say_nothing(parent: int | None, others: bool) -> None:
     if parent is not None:
-        say(f"nothing was made from experiment {parent}")
+        info(f"nothing was made from experiment {parent}")
     elif others:
-        say("no experiment is like that; `ichx exp list --all --archived` lists all")
+        info("no experiment is like that; `ichx exp list --all --archived` lists all")
     else:
-        say("no experiment yet; register one: `ichx exp new --plugin NAME`, or six: `ichx exp new --reference`")
+        info("no experiment yet; register one: `ichx exp new --plugin NAME`, or six: `ichx exp new --reference`")
 
 
 def _since(text: str | None) -> datetime | None:
@@ -137,7 +140,7 @@ def _columns(store: "Store", given: str | None) -> tuple[str, ...]:
     if not names:
         raise IchxError("--columns names nothing", "name some, such as number,name,score; or `default`")
     store.remember(_REMEMBERED, list(names))
-    say("lists have these columns from now on; `--columns default` goes back")
+    info("lists have these columns from now on; `--columns default` goes back")
     return names
 
 
@@ -173,22 +176,14 @@ def _told(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]])
     if name == "dataset":
         return f"{e.dataset} v{e.dataset_version}"
     if name == "score":
-        return scored(e)
+        return format_score(e)
     if name == "score_tta" and e.score_tta is not None:
-        return cell(e.score_tta) + marked(e)
+        return format_value(e.score_tta) + marks_of(e)
     if name == "seconds":
-        return None if e.seconds is None else duration(e.seconds)
+        return None if e.seconds is None else format_duration(e.seconds)
     if name == "tags":
         return ", ".join(e.tags) or None
     return getattr(e, name)
-
-
-def scored(e: "ExperimentSummary") -> str:
-    """Return the score with its spread over folds and the marks that must follow it everywhere."""
-    if e.score is None:
-        return "-"
-    spread = f" ± {cell(e.spread)}" if e.spread is not None else ""
-    return cell(e.score) + spread + marked(e)
 
 
 def _print_text(rows: Sequence[Sequence[str]], heads: Sequence[str], *, markdown: bool) -> None:

@@ -4,8 +4,10 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import cell, console, print_json, say, session
+from ichx.cli.formatting import format_value
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import Number
+from ichx.cli.session import session
 from ichx.cli.tune_show import named
 
 
@@ -28,11 +30,11 @@ def promote(
         print_json(made)
         return
     if not found.created:
-        say(f"experiment {number} had been promoted before")
+        info(f"experiment {number} had been promoted before")
     console.print(f"experiment {made.number}: {made.name} on {made.dataset} v{made.dataset_version}", markup=False)
     assert made.tuned is not None
     assert tuned is not None
     study = named(made.tuned.study, tuned)
-    had = f"{cell(made.tuned.score)} on fold {made.tuned.fold} [selected]"
-    say(f"experiment {number}, trial {made.tuned.trial + 1}, had {had}; the other folds say how good its values are")
-    say(f"next: `ichx run {made.number}`, then `ichx tune show {tuned}{study}` holds it against others")
+    had = f"{format_value(made.tuned.score)} on fold {made.tuned.fold} [selected]"
+    info(f"experiment {number}, trial {made.tuned.trial + 1}, had {had}; the other folds say how good its values are")
+    info(f"next: `ichx run {made.number}`, then `ichx tune show {tuned}{study}` holds it against others")

@@ -4,8 +4,11 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import cell, console, print_json, say, session, table
+from ichx.cli.formatting import format_value
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import Number
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 
 
 def repro(
@@ -25,17 +28,17 @@ def repro(
         print_json(found)
         return
     for line in found.preparations:
-        say(f"before: {line}")
+        info(f"before: {line}")
     for line in found.commands:
         console.print(line, markup=False, soft_wrap=True)
     if found.run is None:
-        say("it has not run yet: there is nothing to compare this machine with")
+        info("it has not run yet: there is nothing to compare this machine with")
     elif not found.differences:
-        say("nothing that was written down differs here")
+        info("nothing that was written down differs here")
     else:
         rows = [(d.what, _told(d.then), _told(d.now)) for d in found.differences]
-        table("what differs here", ("what", "then", "now"), rows)
+        print_table("what differs here", ("what", "then", "now"), rows)
 
 
 def _told(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else cell(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else format_value(value)

@@ -2,16 +2,17 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.exp_list import scored
-from ichx.cli.numbers import Number
-from ichx.cli.render import cell, console, duration, interval, marked, print_json, say, session, table
+from ichx.cli.formatting import format_duration, format_interval, format_score, format_value, marks_of
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import Number
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 from ichx.errors import IchxError
-from ichx.text import bytes_told, counted
+from ichx.text import format_bytes, format_count
 
 if TYPE_CHECKING:
     from ichx.store import EpochRecord, Experiment, Run, Store, Tuned
@@ -43,7 +44,7 @@ def show(
     if toml:
         console.print(experiment.recipe, end="", markup=False)
         return
-    files = _files(project.workspace.experiment_dir(number))
+    files = project.workspace.experiment_files(number).sizes()
     if as_json:
         found = {"experiment": experiment, "runs": runs, "history": history, "notes": notes}
         print_json(found | {"files": files, "ensembles": blends})
@@ -52,20 +53,20 @@ def show(
     facts = _facts(experiment, version.fold_set(experiment.fold_set).leaking_patients)
     if blends:
         facts.append(("blended", "in ensemble " + ", ".join(map(str, blends))))
-    facts.append(("files", f"{project.workspace.experiment_dir(number)}, {bytes_told(sum(files.values()))}"))
+    facts.append(("files", f"{project.workspace.experiment_dir(number)}, {format_bytes(sum(files.values()))}"))
     for name, value in facts:
         console.print(f"  {name:<10} {value}", markup=False)
     if runs:
         heads = ("fold", "try", "state", "epochs", "score", "time", "started")
-        table("runs", heads, [_run_row(run, experiment, history) for run in runs])
+        print_table("runs", heads, [_run_row(run, experiment, history) for run in runs])
         for run in runs:
             if run.error:
-                say(f"fold {run.fold}, try {run.attempt}: {run.error}")
+                info(f"fold {run.fold}, try {run.attempt}: {run.error}")
     _print_curves(history)
     if files:
-        table("files", ("file", "size"), [(name, bytes_told(size)) for name, size in files.items()])
+        print_table("files", ("file", "size"), [(name, format_bytes(size)) for name, size in files.items()])
     for written in notes:
-        console.print(f"{cell(written.created)}: {written.text}", markup=False)
+        console.print(f"{format_value(written.created)}: {written.text}", markup=False)
     console.print(experiment.recipe, end="", markup=False, soft_wrap=True)
 
 
@@ -101,7 +102,7 @@ def history(
                 writer.writerow([fold, r.stage, r.epoch, *(r.values.get(name, "") for name in names)])
         return
     if not found:
-        say(f"no epoch of experiment {number} is trained yet: `ichx run {number}`")
+        info(f"no epoch of experiment {number} is trained yet: `ichx run {number}`")
         return
     rows = [
         (
@@ -111,12 +112,12 @@ def history(
             r.values.get("loss"),
             r.values.get("score"),
             f"{r.values['lr']:.1e}" if "lr" in r.values else None,
-            duration(r.values["seconds"]) if "seconds" in r.values else None,
+            format_duration(r.values["seconds"]) if "seconds" in r.values else None,
         )
         for fold, records in found.items()
         for r in records
     ]
-    table("", ("fold", "stage", "epoch", "loss", "score", "lr", "time"), rows)
+    print_table("", ("fold", "stage", "epoch", "loss", "score", "lr", "time"), rows)
 
 
 def log(
@@ -128,14 +129,13 @@ def log(
 
     Example: `ichx exp log 6 -f`
     """
-    from ichx.experiments.loggers.run_log import log_file
-
     with session() as project:
         experiment = project.store.experiment(number)
         if fold is not None and not 0 <= fold < experiment.folds:
             raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
         shown = _newest_fold(project.store, number) if fold is None else fold
-        path = log_file(project.workspace, number, shown)
+        files = project.workspace.experiment_files(number)
+        path = files.fold(shown).log
         if not path.exists():
             raise IchxError(f"fold {shown} of experiment {number} has no log", f"`ichx run {number}` writes one")
         place = 0
@@ -149,8 +149,8 @@ def log(
                 return
             time.sleep(FOLLOW_SECONDS)
             newest = shown if fold is not None else _newest_fold(project.store, number)
-            if newest != shown and not text and log_file(project.workspace, number, newest).exists():
-                shown, path, place = newest, log_file(project.workspace, number, newest), 0
+            if newest != shown and not text and files.fold(newest).log.exists():
+                shown, path, place = newest, files.fold(newest).log, 0
 
 
 def _newest_fold(store: "Store", number: int) -> int:
@@ -170,7 +170,7 @@ def _run_row(run: "Run", experiment: "Experiment", history: Histories) -> tuple[
         run.state,
         f"{run.epochs_done}/{experiment.epochs}",
         last[-1].values["score"] if last else None,
-        duration((end - run.started).total_seconds()),
+        format_duration((end - run.started).total_seconds()),
         run.started,
     )
 
@@ -181,7 +181,8 @@ def _print_curves(history: Histories) -> None:
         for name in ("loss", "score"):
             values = [r.values[name] for r in records if name in r.values]
             if values:
-                line = f"  fold {fold} {name:<5} {sparkline(values)}  {cell(values[0])} to {cell(values[-1])}"
+                ends = f"{format_value(values[0])} to {format_value(values[-1])}"
+                line = f"  fold {fold} {name:<5} {sparkline(values)}  {ends}"
                 console.print(line, markup=False)
 
 
@@ -200,33 +201,20 @@ def sparkline(values: Sequence[float]) -> str:
     )
 
 
-def _files(folder: Path) -> dict[str, int]:
-    """Return the files of an experiment with their sizes in bytes; those of a fold together, by what they are."""
-    found: dict[str, int] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            name = path.relative_to(folder).as_posix()
-            if name.startswith("fold-"):
-                inner = name.partition("/")[2]
-                name = "fold-*/checkpoint-*.pt" if inner.startswith("checkpoint-") else f"fold-*/{inner}"
-            found[name] = found.get(name, 0) + path.stat().st_size
-    return found
-
-
 def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
-    leaks = f"; {counted(leaking, 'patient')} in more than one" if leaking else ""
+    leaks = f"; {format_count(leaking, 'patient')} in more than one" if leaking else ""
     facts = [
         ("dataset", f"{e.dataset} version {e.dataset_version}, labels {e.label_digest[:12]}"),
         ("folds", f"{e.folds_done} of {e.folds} done, {e.fold_set}, digest {e.fold_digest[:12]}{leaks}"),
-        ("OOF score", _with_interval(scored(e), e.score_low, e.score_high)),
+        ("OOF score", _with_interval(format_score(e), e.score_low, e.score_high)),
         ("recipe", e.recipe_digest),
-        ("created", cell(e.created)),
+        ("created", format_value(e.created)),
     ]
     if e.score_tta is not None:
-        flipped = _with_interval(cell(e.score_tta) + marked(e), e.score_tta_low, e.score_tta_high)
+        flipped = _with_interval(format_value(e.score_tta) + marks_of(e), e.score_tta_low, e.score_tta_high)
         facts.insert(3, ("with hflip", flipped))
     if e.seconds is not None:
-        facts.append(("time", duration(e.seconds)))
+        facts.append(("time", format_duration(e.seconds)))
     if e.tags:
         facts.append(("tags", ", ".join(e.tags)))
     if e.parent is not None:
@@ -238,7 +226,7 @@ def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
     if e.archived:
         facts.append(("archived", "yes: it is in no list and no `--top`"))
     if e.trashed is not None:
-        facts.append(("trash", f"since {cell(e.trashed)}: `ichx exp restore {e.number}` takes it out"))
+        facts.append(("trash", f"since {format_value(e.trashed)}: `ichx exp restore {e.number}` takes it out"))
     return facts
 
 
@@ -246,7 +234,7 @@ def _tuned_told(kind: str, tuned: "Tuned") -> str:
     """Return what a trial is one of and trains, or what chose an experiment that was promoted from one."""
     study = f"{tuned.study}, trial {tuned.trial + 1}"
     if kind != "trial":
-        return f"promoted from {study}, which had {cell(tuned.score)} on fold {tuned.fold} [selected]"
+        return f"promoted from {study}, which had {format_value(tuned.score)} on fold {tuned.fold} [selected]"
     part = [f"fold {tuned.fold}"]
     part += [f"{tuned.subset:.3g} of the patients"] if tuned.subset < 1 else []
     part += [f"{tuned.length:.3g} of each stage's epochs"] if tuned.length < 1 else []
@@ -255,5 +243,5 @@ def _tuned_told(kind: str, tuned: "Tuned") -> str:
 
 def _with_interval(score: str, low: float | None, high: float | None) -> str:
     """Return a score with its interval over patients, where it has one."""
-    bounds = interval(low, high)
+    bounds = format_interval(low, high)
     return f"{score}, 95 % interval over patients {bounds}" if bounds else score

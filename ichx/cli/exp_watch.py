@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group
 
-from ichx.cli.render import console, duration, print_json, session, sheet
+from ichx.cli.formatting import format_duration
+from ichx.cli.output import console, print_json
+from ichx.cli.session import session
+from ichx.cli.tables import build_table
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Run, Store
@@ -66,11 +69,13 @@ def _sheet(store: "Store") -> Group:
                 run.stage,
                 f"{run.epochs_done}/{experiment.epochs}",
                 score,
-                duration(passed),
-                None if left is None else duration(left),
+                format_duration(passed),
+                None if left is None else format_duration(left),
             )
         )
     heads = ("exp", "name", "fold", "state", "stage", "epochs", "score", "for", "ends in")
     if not rows:
         return Group(f"nothing runs at {datetime.now():%H:%M:%S}")
-    return sheet("", heads, rows, caption=f"at {datetime.now():%H:%M:%S}", drop=("stage", "for"), cut={"name": 12})
+    return build_table(
+        "", heads, rows, caption=f"at {datetime.now():%H:%M:%S}", drop=("stage", "for"), cut={"name": 12}
+    )

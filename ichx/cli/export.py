@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import console, print_json, say, session
-from ichx.cli.shared_options import AsJson, FoldTexts, fold_numbers
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import AsJson, FoldTexts, Number, fold_numbers
+from ichx.cli.session import session
 
 
 def export(
@@ -36,7 +36,7 @@ def export(
         with LiveView() as view:
             written = export_experiment(project, number, format=format, events=view, folds=wanted, out=out)
     for file in written:
-        say(
+        info(
             f"fold {file.fold}: probabilities differ from the original's by at most {file.difference:.1e} "
             f"on {file.compared} slices"
         )

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ichx.cli.render import console, print_json, say, session, table, warn
-from ichx.text import counted
+from ichx.cli.output import console, info, print_json, warn
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.datasets.fold_import import ImportReport
@@ -70,7 +72,7 @@ def _import(dataset: str, file: Path, name: str | None, allow_leaks: bool, as_js
 
 def _render_import(report: "ImportReport") -> None:
     for message in report.messages:
-        say(message)
+        info(message)
     for warning in report.warnings:
         warn(warning)
     if report.leaks:
@@ -78,7 +80,7 @@ def _render_import(report: "ImportReport") -> None:
     version, fold_set = report.version, report.fold_set
     done = "imported as" if report.created else "nothing has changed:"
     console.print(f"{done} folds {fold_set.name} of {version.dataset} version {version.number}", markup=False)
-    say(
+    info(
         f"next: `ichx exp new --dataset {version.dataset} --folds {fold_set.name} --plugin NAME`; "
         f"without --folds an experiment takes the folds {version.fold_set().name}"
     )
@@ -93,7 +95,7 @@ def _show(dataset: str, number: int | None, name: str | None, as_json: bool) -> 
         print_json(facts)
         return
     version = facts["version"]
-    size = f"{counted(version.slices, 'slice')}, {counted(version.patients, 'patient')}"
+    size = f"{format_count(version.slices, 'slice')}, {format_count(version.patients, 'patient')}"
     console.print(f"{version.dataset} version {version.number}: {size}", markup=False)
     for told in facts["fold_sets"]:
         _render_fold_set(told, {"slices": version.slices, "patients": version.patients} | told)
@@ -110,8 +112,8 @@ def _render_fold_set(told: dict[str, Any], whole: dict[str, Any]) -> None:
     columns = ("", "all", *(f"fold {part['fold']}" for part in told["folds"]))
     off = "" if told["deviation"] is None else f"prevalences within {told['deviation']:.2%} of the whole; "
     leaks = fold_set.leaking_patients
-    split = counted(leaks, "patient") if leaks else "no patient"
-    table(title, columns, rows, caption=f"{off}{split} in more than one fold", split=True)
+    split = format_count(leaks, "patient") if leaks else "no patient"
+    print_table(title, columns, rows, caption=f"{off}{split} in more than one fold", split=True)
     if told["leaks"]:
         warn("leaky folds: every score on them is marked, and `ichx ensemble --top` leaves it out")
         _leak_table(told["leaks"])
@@ -124,7 +126,7 @@ def _leak_table(leaks: "Sequence[Leak]") -> None:
     ]
     shown = f"{len(rows)} of {len(leaks):,}" if len(rows) < len(leaks) else f"{len(leaks):,}"
     title = "patients in more than one fold"
-    table(title, ("patient", "slices", "fold: slices", "such as"), rows, caption=f"{shown} patients")
+    print_table(title, ("patient", "slices", "fold: slices", "such as"), rows, caption=f"{shown} patients")
 
 
 def _such(leak: "Leak") -> str:

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.render import print_json, say, session, table
-from ichx.text import bytes_told, counted
+from ichx.cli.output import info, print_json
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
+from ichx.text import format_bytes, format_count
 
 
 def gc(
@@ -28,29 +30,29 @@ def gc(
             print_json(found)
             return
         if not found:
-            say("there is nothing to delete")
+            info("there is nothing to delete")
             return
         rows = [
             (
                 g.kind,
                 g.path.relative_to(project.workspace.root) if g.path.is_relative_to(project.workspace.root) else g.path,
-                bytes_told(g.nbytes),
+                format_bytes(g.nbytes),
                 g.reason,
             )
             for g in found
         ]
-        total = f"{counted(len(found), 'thing')}, {bytes_told(sum(g.nbytes for g in found))}"
-        table("", ("what", "where", "size", "why"), rows, caption=total)
+        total = f"{format_count(len(found), 'thing')}, {format_bytes(sum(g.nbytes for g in found))}"
+        print_table("", ("what", "where", "size", "why"), rows, caption=total)
         if dry_run:
             return
         if not yes and not sys.stdin.isatty():
-            say("nothing is deleted; `ichx gc --yes` deletes it")
+            info("nothing is deleted; `ichx gc --yes` deletes it")
             return
         if not yes and not typer.confirm("delete all of this for good?", err=True):
-            say("nothing is deleted")
+            info("nothing is deleted")
             return
         again = find_garbage(project)  # a question may stand for hours
         for garbage in found:
             if any((g.kind, g.path, g.experiment) == (garbage.kind, garbage.path, garbage.experiment) for g in again):
                 delete(project.store, garbage)
-    say(f"deleted {total}")
+    info(f"deleted {total}")

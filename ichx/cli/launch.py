@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ichx.cli.formatting import format_duration
 from ichx.cli.launch_view import LaunchView
-from ichx.cli.render import duration, print_json, print_score, say, table, warn
+from ichx.cli.output import info, print_json, print_score, warn
+from ichx.cli.tables import print_table
 from ichx.jobs import LocalEngine
 from ichx.jobs.launch import launch
 from ichx.jobs.launch_events import LaunchReport, UnitResult
@@ -49,7 +51,7 @@ def launch_folds(
     else:
         _show(report)
     if report.stopped:
-        say("stopped; what is finished is kept, and the same command goes on with the rest", style="yellow")
+        info("stopped; what is finished is kept, and the same command goes on with the rest", style="yellow")
         raise typer.Exit(130)
     if not report.complete:
         raise typer.Exit(1)
@@ -57,10 +59,16 @@ def launch_folds(
 
 def _show(report: LaunchReport) -> None:
     rows = [
-        (unit.experiment, unit.fold, unit.state, unit.score, "-" if unit.seconds is None else duration(unit.seconds))
+        (
+            unit.experiment,
+            unit.fold,
+            unit.state,
+            unit.score,
+            "-" if unit.seconds is None else format_duration(unit.seconds),
+        )
         for unit in report.units
     ]
-    table("folds", ("experiment", "fold", "state", "score", "time"), rows)
+    print_table("folds", ("experiment", "fold", "state", "score", "time"), rows)
     for unit in report.units:
         if (told := _why(unit)) is not None:
             warn(f"experiment {unit.experiment}, fold {unit.fold} {told}")

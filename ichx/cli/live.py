@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, TextColumn
 
 from ichx.cli.bars import Bars
-from ichx.cli.render import duration, say
+from ichx.cli.formatting import format_duration
+from ichx.cli.output import info
 from ichx.training.callbacks import FoldPlan, RunEvents
 
 if TYPE_CHECKING:
@@ -31,15 +32,15 @@ class LiveView(Bars, RunEvents):
 
     def note(self, message: str) -> None:
         """Print a note."""
-        say(f"note: {message}", style="yellow")
+        info(f"note: {message}", style="yellow")
 
     def fold_started(self, plan: FoldPlan) -> None:
         """Print what the fold is going to do."""
         self._plan, self._began = plan, time.monotonic()
         self._epochs_done = self._left_out = 0
-        say(f"experiment {plan.experiment} ({plan.name}), fold {plan.fold} of 0..{plan.folds - 1}", style="bold")
-        say(f"  device: {plan.hardware}")
-        say(f"  from: {plan.start}; {plan.train:,} slices to train on, {plan.validation:,} to validate on")
+        info(f"experiment {plan.experiment} ({plan.name}), fold {plan.fold} of 0..{plan.folds - 1}", style="bold")
+        info(f"  device: {plan.hardware}")
+        info(f"  from: {plan.start}; {plan.train:,} slices to train on, {plan.validation:,} to validate on")
 
     def epoch_started(self, stage: str, epoch: int, epochs: int, batches: int) -> None:
         """Set the bar up for an epoch."""
@@ -57,7 +58,7 @@ class LiveView(Bars, RunEvents):
         elif now > self._epoch_began:
             rate = (images - self._first[1]) / (now - self._epoch_began)
             left = (total - done) * (now - self._epoch_began) / (done - self._first[0])
-            text += f"  {rate:,.0f}/s  ends in {duration(left)}"
+            text += f"  {rate:,.0f}/s  ends in {format_duration(left)}"
         self._show(done, total, text)
 
     def phase(self, name: str, done: int, total: int) -> None:
@@ -72,25 +73,25 @@ class LiveView(Bars, RunEvents):
         self._epochs_done += 1
         # within 80 columns, also with hours left; the run log has the rest
         line = f"  {record.stage} {record.epoch}: loss {values['loss']:.4f}, score {values['score']:.5f}"
-        line += f", {duration(values['seconds'])}"
+        line += f", {format_duration(values['seconds'])}"
         if self._plan is not None:
             left = self._plan.epochs - self._plan.epochs_done - self._left_out - self._epochs_done
             if left > 0:
-                line += f", {duration(left * (time.monotonic() - self._began) / self._epochs_done)} to go"
-        say(line)
+                line += f", {format_duration(left * (time.monotonic() - self._began) / self._epochs_done)} to go"
+        info(line)
 
     def stage_ended(self, stage: str, best: int, trained: int, left_out: int) -> None:
         """Print which epoch a stage with patience hands on."""
         if self._epochs_done > 0:  # else an earlier attempt has trained it, and the plan knows
             self._left_out += left_out
         early = f"ends after {trained} of {trained + left_out} epochs" if left_out else "ends"
-        say(f"  {stage} {early}; the weights of epoch {best} go on")
+        info(f"  {stage} {early}; the weights of epoch {best} go on")
 
     def fold_ended(self, fold: int, score: float) -> None:
         """Print the fold's score."""
         self._bars.update(self._task, visible=False)
         mark = " [leaky folds]" if self._plan is not None and self._plan.leaked else ""
-        say(f"  fold {fold} done: OOF score {score:.5f}{mark}")
+        info(f"  fold {fold} done: OOF score {score:.5f}{mark}")
 
     def _show(self, done: int, total: int, text: str) -> None:
         self._bars.update(self._task, completed=done, total=total, description=self._label, text=text, visible=True)

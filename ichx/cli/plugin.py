@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.render import console, print_json, say, table, warn
+from ichx.cli.output import console, info, print_json, warn
+from ichx.cli.tables import print_table
 
 if TYPE_CHECKING:
     from ichx.plugins import Registry
@@ -40,7 +41,7 @@ def list_plugins(as_json: Annotated[bool, typer.Option("--json", help="JSON on s
         windows = f"{len(image.windows)} {image.window_kind}" + (f", {image.slices} slices" if image.neighbours else "")
         rows.append((plugin.name, pixels, windows, plugin.recipe.batch, plugin.weights_licence, plugin.summary))
     heads = ("name", "pixels", "windows", "batch", "weights", "what it is")
-    table("plugins", heads, rows, drop=("weights", "batch", "windows"), cut={"name": 16, "what it is": 36})
+    print_table("plugins", heads, rows, drop=("weights", "batch", "windows"), cut={"name": 16, "what it is": 36})
 
 
 @app.command("show")
@@ -65,9 +66,11 @@ def show_plugin(
         console.print(f"{plugin.name}: {plugin.summary}", markup=False)
         console.print(f"weights: {plugin.weights_licence}", markup=False)
         console.print(f"input: {_input(plugin.recipe.input)}", markup=False)
-        table("recipe", ("value", "default"), [(key, literal(value)) for key, value in flatten(plugin.recipe).items()])
+        print_table(
+            "recipe", ("value", "default"), [(key, literal(value)) for key, value in flatten(plugin.recipe).items()]
+        )
     if plugin.notice and not as_json:
-        say(f"note: {plugin.notice}")
+        info(f"note: {plugin.notice}")
 
 
 def _input(image: "InputRecipe") -> str:

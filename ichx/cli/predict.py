@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import console, print_json, say, session, table, warn
-from ichx.cli.shared_options import AsJson, Device, FoldTexts, Save, Tta, Workers, fold_numbers, saves_features
+from ichx.cli.output import console, info, print_json, warn
+from ichx.cli.parameters import AsJson, Device, FoldTexts, Number, Save, Tta, Workers, fold_numbers
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 from ichx.labels import ANY
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def predict(
 
     Example: `ichx predict 6 /data/new --tta hflip --out new.csv`
     """
-    wanted, with_features = fold_numbers(folds), saves_features(save)
-    if with_features and out is None:
+    wanted = fold_numbers(folds)
+    if save and out is None:
         raise typer.BadParameter("--save features needs --out: the features go beside that file")
     with session() as project:
         project.store.experiment(number)  # report an unknown number before torch is imported
@@ -60,7 +61,7 @@ def predict(
                 folds=wanted,
                 device=device,
                 workers=workers,
-                features=out if with_features else None,
+                features=out if save else None,
             )
     written = [] if out is None else write_files(out, found)
     _tell(found)
@@ -76,16 +77,20 @@ def predict(
 
 def _tell(found: "FilePredictions") -> None:
     """Say on standard error what was predicted and what was not."""
-    from ichx.text import counted
+    from ichx.text import format_count
 
-    by = f"{counted(len(found.folds), 'fold')} ({', '.join(map(str, found.folds))}), tta {found.tta}"
-    studies = counted(len(found.studies), "study", "studies")
+    by = f"{format_count(len(found.folds), 'fold')} ({', '.join(map(str, found.folds))}), tta {found.tta}"
+    studies = format_count(len(found.studies), "study", "studies")
     marked = f" [{', '.join(found.marks)}]" if found.marks else ""
-    say(f"{counted(found.predicted, 'slice')} of {studies} predicted by experiment {found.experiment}{marked}, {by}")
+    info(
+        f"{format_count(found.predicted, 'slice')} of {studies} predicted by experiment {found.experiment}{marked}, "
+        f"{by}"
+    )
     if found.defects:
         told = ", ".join(f"{reason} {count:,}" for reason, count in found.defects.items())
         warn(
-            f"{counted(sum(found.defects.values()), 'file or frame', 'files or frames')} without probabilities: {told}"
+            f"{format_count(sum(found.defects.values()), 'file or frame', 'files or frames')} without probabilities: "
+            f"{told}"
         )
 
 
@@ -97,4 +102,4 @@ def _show(found: "FilePredictions") -> None:
     names = ["study", "slices", "left_out", ANY, "suspicious_slice_id"]
     caption = f"{len(most)} of {len(found.studies):,} studies, by the largest probability of `any` over their slices"
     rows = [[row[name] for name in names] for row in as_records(most)]
-    table("", ("study", "slices", "left out", ANY, "most suspicious slice"), rows, caption=caption)
+    print_table("", ("study", "slices", "left out", ANY, "most suspicious slice"), rows, caption=caption)

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.render import cell, console, print_json, progress, say, session, warn
+from ichx.cli.formatting import format_value
+from ichx.cli.output import console, info, print_json, progress, warn
+from ichx.cli.session import session
 
 
 def report(
@@ -52,7 +54,7 @@ def report(
         print_json(written)
         return
     what = f"ensemble {wanted}" if number is None else f"experiment {wanted}"
-    score = "no fold is finished yet" if written.score is None else f"OOF score {cell(written.score)}"
+    score = "no fold is finished yet" if written.score is None else f"OOF score {format_value(written.score)}"
     said = f" [{', '.join(written.marks)}]" if written.marks else ""
-    say(f"{what}: {score}{said}")
+    info(f"{what}: {score}{said}")
     console.print(str(written.path), markup=False)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.numbers import Numbers
-from ichx.cli.render import print_json, print_score, say, session, warn
-from ichx.cli.shared_options import Save, duration_seconds, saves_features
+from ichx.cli.output import info, print_json, print_score, warn
+from ichx.cli.parameters import Numbers, Save, duration_seconds
+from ichx.cli.session import session
 from ichx.errors import IchxError
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def run(
 
     Example: `ichx run 6 7 8 --jobs 2`
     """
-    with_features = saves_features(save)
     with session() as project:
         network = project.store.network_file_system()
         if network is not None:
@@ -61,7 +60,7 @@ def run(
             weights=weights,
             workers=workers,
             checkpoint_every=duration_seconds(checkpoint_every, "--checkpoint-every"),
-            save_features=with_features,
+            save_features=save is not None,
         )
         if jobs > 1 or len(numbers) > 1:
             if processes > 1 or "RANK" in os.environ:
@@ -80,23 +79,24 @@ def run(
 
             raise typer.Exit(run_processes(sys.argv[1:], processes))
         from ichx.cli.live import LiveView
-        from ichx.experiments.loggers.run_log import log_file, prints_into
+        from ichx.experiments.loggers.run_log import prints_into
         from ichx.experiments.run import run_experiment
         from ichx.training.distributed import AgreedError, end_process, started_in_group
         from ichx.training.stop_request import RunStopped
 
         # The log of a job gets what it prints, too: the view would say everything there a second time.
-        logged = any(prints_into(log_file(project.workspace, number, fold)) for fold in folds or ())
+        files = project.workspace.experiment_files(number)
+        logged = any(prints_into(files.fold(fold).log) for fold in folds or ())
         try:
             with LiveView() if rank == 0 and not logged else nullcontext() as view:
                 report = run_experiment(project, number, folds=folds or None, options=options, events=view)
         except RunStopped as stopped:
             if rank == 0:
-                say(f"stopped; `ichx run {number}` goes on from here", style="yellow")
+                info(f"stopped; `ichx run {number}` goes on from here", style="yellow")
             raise typer.Exit(stopped.exit_code) from stopped
         except KeyboardInterrupt:
             if rank == 0:
-                say(f"stopped at once; `ichx run {number}` goes on from the last checkpoint", style="yellow")
+                info(f"stopped at once; `ichx run {number}` goes on from the last checkpoint", style="yellow")
             raise
         except IchxError as error:
             if rank == 0:
@@ -116,5 +116,5 @@ def _show(number: int, report: "RunReport", *, as_json: bool) -> None:
         return
     if report.already_done:
         done = ", ".join(map(str, report.already_done))
-        say(f"fold {done} of experiment {number} had been done before")
+        info(f"fold {done} of experiment {number} had been done before")
     print_score(number, report)

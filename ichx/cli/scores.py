@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import cell, console, interval, print_json, say, session, table
-from ichx.cli.shared_options import AsJson, Pooling, Tta
+from ichx.cli.formatting import format_interval, format_value
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import AsJson, Number, Pooling, Tta
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Bootstrap, Interval
@@ -50,12 +52,12 @@ def show_scores(what: str, card: "Scorecard | Evaluation", pooling: str) -> None
     pooled = "the largest of its slices" if pooling == "max" else "noisy_or of its slices"
     for unit, found in (("per slice", card.slices), (f"per study, {pooled}", card.studies)):
         low, high = found.log_loss.low, found.log_loss.high
-        told = f", {interval(low, high)}" if low is not None else f" ({found.log_loss.undefined})"
-        _show(f"{what}, {unit}: weighted log loss {cell(found.scores.log_loss)}{told}{said}", found)
-    by_fold = ", ".join(f"{fold}: {cell(value)}" for fold, value in card.folds.items())
+        told = f", {format_interval(low, high)}" if low is not None else f" ({found.log_loss.undefined})"
+        _show(f"{what}, {unit}: weighted log loss {format_value(found.scores.log_loss)}{told}{said}", found)
+    by_fold = ", ".join(f"{fold}: {format_value(value)}" for fold, value in card.folds.items())
     console.print(f"log loss by fold{said}  {by_fold}", markup=False)
     if card.left_out:
-        say(f"note: {card.left_out} slices could not be decoded and are not in any score", style="yellow")
+        info(f"note: {card.left_out} slices could not be decoded and are not in any score", style="yellow")
 
 
 def _show(title: str, found: "Bootstrap") -> None:
@@ -70,7 +72,7 @@ def _show(title: str, found: "Bootstrap") -> None:
             reasons.setdefault(reason, []).append(label)
     caption = f"{found.scores.count:,} {_many(found)} of {found.patients:,} patients; below each score its "
     caption += f"{found.level:.0%} interval from {found.draws:,} draws of patients"
-    table(title, ("label", "positive", *HEADINGS.values()), rows, caption=caption, split=True)
+    print_table(title, ("label", "positive", *HEADINGS.values()), rows, caption=caption, split=True)
     for reason, labels in reasons.items():
         console.print(f"{', '.join(labels)}: {reason}", style="dim", markup=False)
 
@@ -81,5 +83,5 @@ def _many(found: "Bootstrap") -> str:
 
 def _told(found: "Interval") -> str:
     if found.low is None or found.high is None:
-        return f"{cell(found.value)}\n-"
-    return f"{cell(found.value)}\n{found.low:.4f}-{found.high:.4f}"
+        return f"{format_value(found.value)}\n-"
+    return f"{format_value(found.value)}\n{found.low:.4f}-{found.high:.4f}"

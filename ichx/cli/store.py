@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.render import cell, console, print_json, say, session, table
+from ichx.cli.formatting import format_value
+from ichx.cli.output import console, info, print_json
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 from ichx.errors import IchxError
 
 app = typer.Typer(help="The store: check it, copy it, ask it.", no_args_is_help=True)
@@ -46,7 +49,7 @@ def backup(
     Example: `ichx store backup /mnt/backup/ichx.db`
     """
     from ichx.store.maintenance import copy_database
-    from ichx.text import bytes_told
+    from ichx.text import format_bytes
     from ichx.tuning.database import DATABASE
 
     with session() as project:
@@ -55,9 +58,9 @@ def backup(
         studies = project.workspace.root / "db" / DATABASE
         beside = target.with_name(f"{target.stem}.{DATABASE}")
         tuned = copy_database(studies, beside) if studies.is_file() else None
-    say(f"copied the store to {target}, {bytes_told(size)}; ICHX_STORE=sqlite:///{target.resolve()} opens it")
+    info(f"copied the store to {target}, {format_bytes(size)}; ICHX_STORE=sqlite:///{target.resolve()} opens it")
     if tuned is not None:
-        say(f"copied what tuning knows to {beside}, {bytes_told(tuned)}; as db/{DATABASE} of a workspace it goes on")
+        info(f"copied what tuning knows to {beside}, {format_bytes(tuned)}; as db/{DATABASE} of a workspace it goes on")
 
 
 @app.command("upgrade")
@@ -69,7 +72,7 @@ def upgrade() -> None:
     from ichx.store.migrate import HEAD
 
     with session():
-        say(f"the store has version {HEAD}, this ichx's newest")
+        info(f"the store has version {HEAD}, this ichx's newest")
 
 
 @app.command("sql")
@@ -94,7 +97,7 @@ def sql(
         writer.writerow(answer.columns)
         writer.writerows(answer.rows)
     else:
-        table("", answer.columns, answer.rows, caption=f"{len(answer.rows):,} rows")
+        print_table("", answer.columns, answer.rows, caption=f"{len(answer.rows):,} rows")
 
 
 @app.command("schema")
@@ -116,5 +119,5 @@ def schema(
         print_json({t.name: {column.name: column.doc for column in t.columns} for t in chosen})
         return
     for t in chosen:
-        rows = [(column.name, str(column.type), cell(column.doc)) for column in t.columns]
-        table(f"{t.name}: {t.info['doc']}", ("column", "type", "what it is"), rows)
+        rows = [(column.name, str(column.type), format_value(column.doc)) for column in t.columns]
+        print_table(f"{t.name}: {t.info['doc']}", ("column", "type", "what it is"), rows)

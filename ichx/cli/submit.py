@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.render import console, print_json, say
+from ichx.cli.output import console, info, print_json
 
 app = typer.Typer(help="Submissions: check, send.", no_args_is_help=True)
 
@@ -33,7 +33,7 @@ def check(file: File, sample: Sample, as_json: AsJson = False) -> None:
         for problem in problems:
             console.print(f"{file}: {problem}", markup=False)
     if problems:
-        say("this is no submission; write it anew with `ichx ensemble`", style="red")
+        info("this is no submission; write it anew with `ichx ensemble`", style="red")
         raise typer.Exit(1)
 
 

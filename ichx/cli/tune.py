@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import print_json, say, session
-from ichx.cli.shared_options import duration_seconds, gigabytes
+from ichx.cli.output import info, print_json
+from ichx.cli.parameters import Number, duration_seconds, gigabytes
+from ichx.cli.session import session
 from ichx.cli.tune_show import numbered, print_study, show
 from ichx.cli.tune_space import space as space_
-from ichx.text import counted
+from ichx.text import format_count
 
 DEVICE = r"auto|cpu|mps|cuda(:\d+)?"
 STUDY = r"[\w][\w.-]{0,63}"
@@ -136,9 +136,9 @@ def tune(
     elif found is not None:
         print_study(found, project.workspace.root)
     if ending.why == "complete" and ending.new == 0:
-        say(f"the study had {counted(ending.finished, 'trial')} before; a larger --trials adds to them")
+        info(f"the study had {format_count(ending.finished, 'trial')} before; a larger --trials adds to them")
     if ending.why != "complete":
         why = "stopped" if ending.why == "stopped" else f"stopped after {timeout}"
-        say(f"{why}; what is finished is kept, and the same command goes on with the rest", style="yellow")
+        info(f"{why}; what is finished is kept, and the same command goes on with the rest", style="yellow")
     if ending.why == "stopped":
         raise typer.Exit(130)

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import cell, duration, print_json, say, session, table, warn
+from ichx.cli.formatting import format_duration, format_value
+from ichx.cli.output import info, print_json, warn
+from ichx.cli.parameters import Number
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 from ichx.errors import IchxError
-from ichx.text import counted
+from ichx.text import format_count
 from ichx.tuning.describe import good, headers, over, searched, told
 
 if TYPE_CHECKING:
@@ -60,7 +63,7 @@ def show(
         print_study(found, project.workspace.root)
         called = [f"`--study {name}`" if name else "the first" for name in others if name != found.name]
         if called:
-            say(f"other studies of experiment {number}: {', '.join(called)}")
+            info(f"other studies of experiment {number}: {', '.join(called)}")
 
 
 def numbered(view: "StudyView") -> "StudyView":
@@ -97,14 +100,14 @@ def print_study(view: "StudyView", root: Path) -> None:
     _print_trials(view, marked)
     _print_learned(view)
     for line in (*beyond(view, marked), *saved(view)):
-        say(line)
+        info(line)
     failed = [t for t in view.trials if t.state == "failed"]
     for trial in failed[-SHOWN:]:
         which = f", experiment {trial.experiment}," if trial.experiment is not None else ""
         log = f"; its log: {root / trial.log}" if trial.log else ""
         warn(f"trial {trial.trial + 1}{which} failed: {trial.error}{log}")
     if len(failed) > SHOWN:
-        warn(f"{counted(len(failed) - SHOWN, 'earlier trial')} failed, too; --json tells why")
+        warn(f"{format_count(len(failed) - SHOWN, 'earlier trial')} failed, too; --json tells why")
     if view.best is not None and view.baseline in failed:
         warn(
             "the recipe as it is has failed, so that nothing here says whether the best trial is better; a larger "
@@ -112,7 +115,7 @@ def print_study(view: "StudyView", root: Path) -> None:
         )
     _print_promoted(view, marked)
     for line in following(view):
-        say(line)
+        info(line)
 
 
 def beyond(view: "StudyView", marked: str) -> list[str]:
@@ -122,8 +125,8 @@ def beyond(view: "StudyView", marked: str) -> list[str]:
         return []
     best = found[0]
     return [
-        f"{counted(len(found), 'done trial')} over a limit, the best one experiment {best.experiment}: "
-        f"{cell(best.score)} {marked}, {over(best.exceeded)}"
+        f"{format_count(len(found), 'done trial')} over a limit, the best one experiment {best.experiment}: "
+        f"{format_value(best.score)} {marked}, {over(best.exceeded)}"
     ]
 
 
@@ -132,10 +135,10 @@ def saved(view: "StudyView") -> list[str]:
     if not view.saved.epochs:
         return []
     planned = sum(t.planned or 0 for t in view.trials)
-    time = f", about {duration(view.saved.seconds)}" if view.saved.seconds else ""
+    time = f", about {format_duration(view.saved.seconds)}" if view.saved.seconds else ""
     return [
-        f"ending {counted(view.saved.trials, 'trial')} early spared {view.saved.epochs:,} of "
-        f"{counted(planned, 'epoch')}{time}"
+        f"ending {format_count(view.saved.trials, 'trial')} early spared {view.saved.epochs:,} of "
+        f"{format_count(planned, 'epoch')}{time}"
     ]
 
 
@@ -167,7 +170,9 @@ def _print_head(view: "StudyView") -> None:
     present = ", ".join(state for state in states if not state.startswith("0 "))
     called = f"study {view.name} of " if view.name else ""
     part = [f"fold {view.fold}", *_budget(view)]
-    say(f"{called}experiment {view.experiment}, {', '.join(part)}: {counted(len(view.trials), 'trial')}: {present}")
+    info(
+        f"{called}experiment {view.experiment}, {', '.join(part)}: {format_count(len(view.trials), 'trial')}: {present}"
+    )
 
 
 def _budget(view: "StudyView") -> list[str]:
@@ -190,8 +195,8 @@ def _print_trials(view: "StudyView", marked: str) -> None:
     title = f"best trials, scores of fold {view.fold} {marked}"
     left = len(view.learned) - len(names)
     which = "values that matter most" if view.importances else "some of the values"
-    caption = f"{which}; {counted(left, 'other')} in --json" if left else ""
-    table(
+    caption = f"{which}; {format_count(left, 'other')} in --json" if left else ""
+    print_table(
         title, ("exp", "score", "state", *heads), rows, caption=caption, drop=heads[:1:-1], cut=dict.fromkeys(heads, 6)
     )
 
@@ -210,9 +215,9 @@ def _print_learned(view: "StudyView") -> None:
 
         done = view.counted("done")
         if done < ENOUGH:
-            say(f"{counted(done, 'done trial')}: what matters is told from {ENOUGH} on")
+            info(f"{format_count(done, 'done trial')}: what matters is told from {ENOUGH} on")
         else:
-            say("too little varies in the done trials to tell what matters")
+            info("too little varies in the done trials to tell what matters")
     else:
         rows = [
             (
@@ -226,11 +231,11 @@ def _print_learned(view: "StudyView") -> None:
             for learned in view.learned[:SHOWN]
         ]
         left = len(view.learned) - len(rows)
-        caption = f"{counted(left, 'other')}, which matter less, in --json" if left else ""
+        caption = f"{format_count(left, 'other')}, which matter less, in --json" if left else ""
         heads = ("value", "matters", "as it is", "best", "best quarter", "searched")
-        table("what was learned", heads, rows, caption=caption, drop=("searched",), cut={"value": 16})
+        print_table("what was learned", heads, rows, caption=caption, drop=("searched",), cut={"value": 16})
     if not view.best.baseline:
-        say(f"`ichx exp diff {view.experiment} {view.best.experiment}` shows what the best trial changes")
+        info(f"`ichx exp diff {view.experiment} {view.best.experiment}` shows what the best trial changes")
 
 
 def _print_promoted(view: "StudyView", marked: str) -> None:
@@ -248,11 +253,13 @@ def _print_promoted(view: "StudyView", marked: str) -> None:
     caption = f"fold {fold} chose them {marked}; the other folds did not{also}. Scores are pooled over these."
     if part := _budget(view):
         caption += f" Fold {fold}'s is a trial's, with {' and '.join(part)}, and compares with trials only."
-    table("promoted trials", heads, rows, caption=caption, drop=("folds run", "from exp"))
+    print_table("promoted trials", heads, rows, caption=caption, drop=("folds run", "from exp"))
     for p in promoted:
         if p.better_by is not None and p.better_low is not None and p.better_high is not None:
             bounds = f"{p.better_low:+.5f} to {p.better_high:+.5f}"
-            say(f"experiment {p.experiment} gains {p.better_by:+.5f}, 95 % interval over patients {bounds}{_marked(p)}")
+            info(
+                f"experiment {p.experiment} gains {p.better_by:+.5f}, 95 % interval over patients {bounds}{_marked(p)}"
+            )
         if p.problem:
             warn(f"experiment {p.experiment} cannot be compared: {p.problem.splitlines()[0]}")
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import session
+from ichx.cli.parameters import Number
+from ichx.cli.session import session
 
 
 def space(number: Number) -> None:

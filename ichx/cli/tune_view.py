@@ -6,8 +6,9 @@ from pathlib import Path
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from ichx.cli.bars import Bars
-from ichx.cli.render import cell, say, warn
-from ichx.text import counted
+from ichx.cli.formatting import format_value
+from ichx.cli.output import info, warn
+from ichx.text import format_count
 from ichx.tuning.budget import Value
 from ichx.tuning.describe import told
 from ichx.tuning.study_events import TrialResult, TuneEvents
@@ -35,13 +36,13 @@ class TuneView(Bars, TuneEvents):
 
     def note(self, message: str) -> None:
         """Print a note."""
-        say(f"note: {message}", style="yellow")
+        info(f"note: {message}", style="yellow")
 
     def planned(self, left: int, jobs: int, shares: str) -> None:
         """Print how many trials are to come."""
         self._left = left
         beside = f", {jobs} at a time" + (f": {shares}" if shares else "") if jobs > 1 else ""
-        say(f"{counted(left, 'trial')} to run{beside}", style="bold")
+        info(f"{format_count(left, 'trial')} to run{beside}", style="bold")
         self._bars.update(self._all, total=left, at=f"0 of {left} trials", visible=True)
 
     def trial_started(self, trial: int, trials: int, experiment: int, values: Mapping[str, Value]) -> None:
@@ -49,13 +50,15 @@ class TuneView(Bars, TuneEvents):
         tried = ", ".join(f"{name} {told(value)}" for name, value in values.items()) or "the recipe as it is"
         if len(values) > MOST_NAMED:
             tried = f"{len(values)} values, see `ichx exp diff {self._number} {experiment}`"
-        say(f"trial {trial + 1} of {trials}, experiment {experiment}: {tried}")
+        info(f"trial {trial + 1} of {trials}, experiment {experiment}: {tried}")
         self._tasks[trial] = self._bars.add_task(f"trial {trial + 1}", total=None, at="starting", score="")
 
     def trial_moved(self, trial: int, epochs_done: int, epochs: int, score: float) -> None:
         """Move a trial's bar."""
         at = f"{epochs_done} of {epochs} epochs"
-        self._bars.update(self._tasks[trial], completed=epochs_done, total=epochs, at=at, score=f"score {cell(score)}")
+        self._bars.update(
+            self._tasks[trial], completed=epochs_done, total=epochs, at=at, score=f"score {format_value(score)}"
+        )
 
     def trial_ended(self, result: TrialResult, best: TrialResult | None) -> None:
         """Print a trial's score, or why it has none, and take its bar away."""
@@ -69,11 +72,13 @@ class TuneView(Bars, TuneEvents):
             warn(f"{name} failed: {result.reason}{log}")
             return
         over = f", but {result.excess}" if result.excess else ""
-        came = f"score {cell(result.score)}{over}" if result.state == "done" else f"ended early: {result.reason}"
-        so_far = "" if best is None else ", the best so far" if best == result else f"; best {cell(best.score)}"
-        say(f"  {name}: {came}{so_far}")
+        came = (
+            f"score {format_value(result.score)}{over}" if result.state == "done" else f"ended early: {result.reason}"
+        )
+        so_far = "" if best is None else ", the best so far" if best == result else f"; best {format_value(best.score)}"
+        info(f"  {name}: {came}{so_far}")
 
     def stopping(self, jobs: int, at_once: bool) -> None:
         """Print that the trials that run are being stopped."""
         how = "killing" if at_once else "stopping, each after its step (again kills):"
-        say(f"{how} {counted(jobs, 'trial')}", style="yellow")
+        info(f"{how} {format_count(jobs, 'trial')}", style="yellow")

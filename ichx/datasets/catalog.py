@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ichx.datasets.ingest import SCANNED, TEXT, file_stem
-from ichx.datasets.series import FLAGS, neighbours, place_in_series
+from ichx.datasets.series import FLAGS, neighbours, series_geometry
 from ichx.labels import LABELS
 
 COLUMNS: Final = {
@@ -57,7 +57,7 @@ EMPTY: Final = {"f": np.nan, "i": -1, "b": False}
 """What a column of each kind of number has for a file that is refused."""
 
 
-def make_catalog(scan: pd.DataFrame, key: bytes | None) -> tuple[pd.DataFrame, dict[str, int]]:
+def build_catalog(scan: pd.DataFrame, key: bytes | None) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return the catalog of a `scan_source` result, without labels, and what is to be told about it, counted.
 
     Ids of patients, studies and series are hashed with `key`, or kept when it is None. Counts: `no_patient_id` (slices
@@ -72,10 +72,10 @@ def make_catalog(scan: pd.DataFrame, key: bytes | None) -> tuple[pd.DataFrame, d
     study = scan["study_id"].where(scan["study_id"] != "", "series " + series)
     patient = scan["patient_id"].where(scan["patient_id"] != "", "study " + study)
     for name, ids in (("patient", patient), ("study", study), ("series", series)):
-        hashed = ids if key is None else hashed_ids(ids, key)
+        hashed = ids if key is None else hash_ids(ids, key)
         catalog[name] = hashed.where(good, "")
     kept = np.flatnonzero(catalog["defect"].isna())
-    for name, values in place_in_series(catalog["series"].iloc[kept], scan.iloc[kept]).items():
+    for name, values in series_geometry(catalog["series"].iloc[kept], scan.iloc[kept]).items():
         column = np.full(len(scan), EMPTY[values.dtype.kind], values.dtype)
         column[kept] = values
         catalog[name] = column
@@ -148,7 +148,7 @@ def write_parquet(frame: pd.DataFrame, path: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-def hashed_ids(ids: "pd.Series[str]", key: bytes) -> "pd.Series[str]":
+def hash_ids(ids: "pd.Series[str]", key: bytes) -> "pd.Series[str]":
     """Return the hashes that a catalog keeps of patient, study and series ids, made with the workspace's key."""
     codes, names = pd.factorize(ids)
     hashes = np.array([hmac.digest(key, str(name).encode(), "sha256").hex()[:16] for name in names], object)

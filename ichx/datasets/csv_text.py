@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from ichx.datasets.sources import read_archived
+from ichx.datasets.sources import read_zip_member
 from ichx.errors import IchxError
 
 
-def read_texts(path: Path, what: str, forms: str) -> pa.Table:
+def read_text_columns(path: Path, what: str, forms: str) -> pa.Table:
     """Return the CSV at `path`, which may lead into a zip, with every column as text.
 
     Raises `IchxError` where there is none, where it cannot be read, and where it has no rows; the remedy says what
     `forms` a file that is `what` (`a label CSV`) has.
     """
-    archived = read_archived(path)
+    archived = read_zip_member(path)
 
     def source() -> Any:
         if archived is None:

@@ -1,4 +1,4 @@
-"""Datasets: what a version of one is in the workspace, and reading it. Adding one is in `ichx.datasets.adding`.
+"""Datasets: what a version of one is in the workspace, and reading it. Adding one is in `ichx.datasets.add`.
 
 A version is immutable: a folder `datasets/NAME/vN/` with the catalog, the folds, the masks and the sample submission,
 and a row in the store. Not for pixels (`ichx.cache.hu_cache`).
@@ -18,12 +18,12 @@ from ichx.datasets.catalog import (
     usable,
 )
 from ichx.datasets.decode_findings import read_findings, told
-from ichx.datasets.masks import MASKS_FILE, kept_masks
-from ichx.datasets.series import geometry_told, series_told
-from ichx.datasets.summary import defects, folds_told, header_families
+from ichx.datasets.masks import MASKS_FILE, masks_by_row
+from ichx.datasets.series import describe_geometry, describe_series
+from ichx.datasets.summary import defects, header_families, summarize_folds
 from ichx.errors import IchxError
 from ichx.store import DatasetVersion, FoldSet
-from ichx.text import counted, such_as
+from ichx.text import format_count, format_examples
 from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def load_folds(
     found = folds.set_index(owner)["fold"].reindex(slices[owner])
     without = slices["slice_id"].to_numpy(object)[~found.between(0, fold_set.k - 1).to_numpy()]
     if len(without):
-        told = f"{counted(len(without), 'slice')} in none of its {fold_set.k} folds, {such_as(map(str, without))}"
+        ids = format_examples(map(str, without))
+        told = f"{format_count(len(without), 'slice')} in none of its {fold_set.k} folds{ids}"
         raise _broken_folds(version, fold_set, told)
     return found.to_numpy(np.int16)
 
@@ -97,11 +98,11 @@ def load_masks(workspace: Workspace, data: LoadedDataset) -> dict[int, bytes] | 
     facts = data.version.summary.get("masks")
     if facts is None:
         return None
-    kept = _read(workspace, data.version, MASKS_FILE, lambda path: kept_masks(pd.read_parquet(path), data.slices))
+    kept = _read(workspace, data.version, MASKS_FILE, lambda path: masks_by_row(pd.read_parquet(path), data.slices))
     if len(kept) != facts["slices"]:
         raise IchxError(
             f"the masks of {data.version.dataset} version {data.version.number} were changed: "
-            f"{counted(len(kept), 'mask')} instead of {facts['slices']:,}",
+            f"{format_count(len(kept), 'mask')} instead of {facts['slices']:,}",
             "restore the file from a backup, or make a new version with `ichx data add`",
         )
     return kept
@@ -132,14 +133,14 @@ def describe(project: "Project", name: str, number: int | None = None) -> dict[s
     folds = [
         fold
         for fold_set in version.folds[:1]
-        for fold in folds_told(slices, load_folds(project.workspace, version, fold_set, slices), fold_set.k)
+        for fold in summarize_folds(slices, load_folds(project.workspace, version, fold_set, slices), fold_set.k)
     ]
     findings = read_findings(project.workspace.root / version.path)
     return {
         "version": version,
         "families": header_families(slices),
-        "series": series_told(slices),
-        "geometry": geometry_told(slices),
+        "series": describe_series(slices),
+        "geometry": describe_geometry(slices),
         "defects": defects(catalog),
         "check": None if findings is None else told(catalog, findings),
         "folds": folds,

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ichx.datasets.csv_text import encode, numbers, read_texts
+from ichx.datasets.csv_text import encode, numbers, read_text_columns
 from ichx.errors import IchxError, raise_problems
-from ichx.text import EXAMPLES, counted, such_as
+from ichx.text import EXAMPLES, format_count, format_examples
 
 SLICE_COLUMNS: Final = (
     "sopinstanceuid",
@@ -73,13 +73,15 @@ def read_folds(path: Path) -> FoldTable:
     Raises `IchxError` with everything that is wrong: columns, empty ids, ids whose rows disagree, folds that are not
     0 to k - 1 or 1 to k.
     """
-    table = read_texts(path, "a CSV of folds", FORMS)
+    table = read_text_columns(path, "a CSV of folds", FORMS)
     at, of_patients, fold_at = _columns(path, table.column_names)
     texts, fold_texts = table.column(at), table.column(fold_at)
     problems: list[str] = []
     empty = np.flatnonzero(np.asarray(pc.equal(pc.utf8_trim_whitespace(texts), "")))
     if len(empty):
-        problems.append(f"{counted(len(empty), 'row')} without an id, {such_as([f'line {i + 2}' for i in empty])}")
+        problems.append(
+            f"{format_count(len(empty), 'row')} without an id{format_examples([f'line {i + 2}' for i in empty])}"
+        )
     values, k, from_one = _fold_numbers(fold_texts, problems)
     row_id, ids = encode(texts)
     folds = np.full(len(ids), -1, np.int16)
@@ -89,7 +91,9 @@ def read_folds(path: Path) -> FoldTable:
         such = [f"{ids[i]} in {_listed(values[row_id == i] + from_one)}" for i in disagree[:EXAMPLES]]
         what = "patient" if of_patients else "id"
         hint = "; a patient split over folds needs a row per slice, with a column of slices" if of_patients else ""
-        problems.append(f"{counted(len(disagree), what)} with rows that disagree, {such_as(such, len(disagree))}{hint}")
+        problems.append(
+            f"{format_count(len(disagree), what)} with rows that disagree{format_examples(such, len(disagree))}{hint}"
+        )
     raise_problems([f"{path}: {problem}" for problem in problems], f"correct the file; a CSV of folds has {FORMS}")
     return FoldTable(
         ids=ids,
@@ -130,7 +134,9 @@ def _fold_numbers(texts: pa.ChunkedArray, problems: list[str]) -> tuple[npt.NDAr
     bad = np.flatnonzero(~(np.isfinite(found) & (found == np.floor(found))))
     if len(bad):
         rows = [f"line {i + 2}: {texts[int(i)].as_py()!r}" for i in bad[:EXAMPLES]]
-        problems.append(f"{counted(len(bad), 'row')} whose fold is no whole number, {such_as(rows, len(bad))}")
+        problems.append(
+            f"{format_count(len(bad), 'row')} whose fold is no whole number{format_examples(rows, len(bad))}"
+        )
         return np.zeros(len(found), np.int16), 0, False
     used = np.unique(found)
     first, k = int(used[0]), len(used)

@@ -15,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.datasets.adding import write_folder
-from ichx.datasets.catalog import hashed_ids, usable, write_parquet
+from ichx.datasets.add import write_folder
+from ichx.datasets.catalog import hash_ids, usable, write_parquet
 from ichx.datasets.dataset import DEFAULT_FOLDS, folds_file, load_catalog, load_folds, load_version
 from ichx.datasets.fold_csv import FoldTable, read_folds
 from ichx.datasets.folds import Leak, find_leaks, fold_digest
 from ichx.datasets.ingest import file_stem
-from ichx.datasets.summary import folds_told
+from ichx.datasets.summary import summarize_folds
 from ichx.errors import IchxError, raise_problems
 from ichx.store import DatasetVersion, FoldDraft, FoldSet, VersionDraft
-from ichx.text import EXAMPLES, counted, such_as
+from ichx.text import EXAMPLES, format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -80,7 +80,7 @@ def import_folds(
     leaks = find_leaks(ids, slices["patient"].to_numpy(object), folds)
     if leaks and not allow_leaks:
         raise LeakyFoldsError(
-            f"{path}: {leaks_told(leaks, version.patients)}, {such_as(_examples(leaks), len(leaks))}\n"
+            f"{path}: {format_leaks(leaks, version.patients)}{format_examples(_examples(leaks), len(leaks))}\n"
             "a model would be scored on patients that it was trained on, and its score would flatter it",
             f"use {dataset}'s own folds, which are grouped by patient and need no import; or give all slices of a "
             "patient one fold in the file; or import it with --allow-leaks, which marks every score on these folds",
@@ -88,7 +88,7 @@ def import_folds(
         )
     warnings = []
     if leaks:
-        warnings.append(f"{leaks_told(leaks, version.patients)}: every score on these folds is marked `leaky folds`")
+        warnings.append(f"{format_leaks(leaks, version.patients)}: every score on these folds is marked `leaky folds`")
     digest = fold_digest(ids, folds)
     draft = FoldDraft(name, table.k, 0, digest, leaking_patients=len(leaks), source=path.name)
     before = next((f for f in version.folds if f.name == name), None)
@@ -123,7 +123,7 @@ def describe_folds(
     told = []
     for fold_set in chosen:
         assigned = load_folds(project.workspace, version, fold_set, slices)
-        folds = folds_told(slices, assigned, fold_set.k)
+        folds = summarize_folds(slices, assigned, fold_set.k)
         off = [abs(fold["prevalences"][label] / share - 1) for fold in folds for label, share in whole.items() if share]
         told.append(
             {
@@ -138,9 +138,9 @@ def describe_folds(
     return {"version": version, "fold_sets": told}
 
 
-def leaks_told(leaks: Sequence[Leak], patients: int) -> str:
+def format_leaks(leaks: Sequence[Leak], patients: int) -> str:
     """Return how many of all `patients` are in more than one fold, in words."""
-    return f"{len(leaks):,} of {counted(patients, 'patient')} ({len(leaks) / patients:.1%}) in more than one fold"
+    return f"{len(leaks):,} of {format_count(patients, 'patient')} ({len(leaks) / patients:.1%}) in more than one fold"
 
 
 def _no_folds(dataset: str) -> IchxError:
@@ -188,9 +188,9 @@ def _folds_of_slices(
             f"it says such as {str(table.ids[0])!r}; {known}",
             "ids must be SOPInstanceUIDs, file names that occur once, or (in a column `patient_id`) PatientIDs",
         )
-    messages = [f"folds of {counted(len(index), owner)}, {table.told}, matched by {_WORDS[by]}"]
+    messages = [f"folds of {format_count(len(index), owner)}, {table.told}, matched by {_WORDS[by]}"]
     if table.merged:
-        messages.append(f"{counted(table.merged, 'row')} said again what others had said: merged")
+        messages.append(f"{format_count(table.merged, 'row')} said again what others had said: merged")
     problems = []
     used = np.zeros(len(index), bool)
     used[row[row >= 0]] = True
@@ -198,14 +198,14 @@ def _folds_of_slices(
     defective &= index.isin(pd.concat([refused[name] for name in ("slice_id", "file", "stem")]).to_numpy(object))
     unknown = np.flatnonzero(~used & ~defective)
     if len(unknown):
-        such = such_as(table.ids[unknown[:EXAMPLES]], len(unknown))
-        problems.append(f"{counted(len(unknown), 'id')} of no {owner} of {version.dataset}, {such}")
+        such = format_examples(table.ids[unknown[:EXAMPLES]], len(unknown))
+        problems.append(f"{format_count(len(unknown), 'id')} of no {owner} of {version.dataset}{such}")
     if defective.any():
-        messages.append(f"{counted(int(defective.sum()), 'id')} in files that are left out")
+        messages.append(f"{format_count(int(defective.sum()), 'id')} in files that are left out")
     missing = np.flatnonzero(row < 0)
     if len(missing):
-        such = such_as(slices["slice_id" if table.of_patients else by].iloc[missing[:EXAMPLES]], len(missing))
-        problems.append(f"{counted(len(missing), 'slice')} of {len(slices):,} without a fold, {such}")
+        such = format_examples(slices["slice_id" if table.of_patients else by].iloc[missing[:EXAMPLES]], len(missing))
+        problems.append(f"{format_count(len(missing), 'slice')} of {len(slices):,} without a fold{such}")
     folds = np.where(row >= 0, table.folds[row], -1).astype(np.int16)
     empty = sorted(set(range(table.k)) - set(folds.tolist()))
     if empty and not problems:
@@ -237,7 +237,7 @@ def _slice_forms(ids: npt.NDArray[np.object_], slices: pd.DataFrame) -> _Forms:
 def _patient_forms(ids: npt.NDArray[np.object_], key: bytes | None) -> _Forms:
     """Yield what the ids may be: PatientIDs, or the hashes that ichx shows of them."""
     if key is not None:
-        yield "patient", hashed_ids(pd.Series(ids, dtype=object), key).to_numpy(object)
+        yield "patient", hash_ids(pd.Series(ids, dtype=object), key).to_numpy(object)
     yield "patient", ids
 
 

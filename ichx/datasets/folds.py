@@ -15,7 +15,7 @@ import pandas as pd
 
 from ichx.errors import IchxError
 from ichx.labels import LABELS
-from ichx.text import counted
+from ichx.text import format_count
 
 SWEEPS: Final = 20
 """Most passes of moving single patients; they stop earlier when a pass changes nothing."""
@@ -42,7 +42,7 @@ def assign_folds(
     Raises `IchxError` for fewer than two folds or fewer patients than folds.
     """
     if k < 2:
-        raise IchxError(f"{counted(k, 'fold')} cannot be made", "use at least 2")
+        raise IchxError(f"{format_count(k, 'fold')} cannot be made", "use at least 2")
     order = np.argsort(slice_ids.astype(str), kind="stable")
     _, first, patient = np.unique(patients[order].astype(str), return_index=True, return_inverse=True)
     renumber = np.empty(len(first), np.int64)
@@ -50,8 +50,8 @@ def assign_folds(
     patient = renumber[patient]  # numbered by their first slice id, so that no name counts
     if len(first) < k:
         raise IchxError(
-            f"{counted(len(first), 'patient')} cannot be divided into {k} folds",
-            f"use fewer folds, or add slices of at least {counted(k - len(first), 'more patient')}",
+            f"{format_count(len(first), 'patient')} cannot be divided into {k} folds",
+            f"use fewer folds, or add slices of at least {format_count(k - len(first), 'more patient')}",
         )
     counts = np.zeros((len(first), 1 + len(LABELS)))
     np.add.at(counts, patient, np.column_stack([np.ones(len(order)), labels[order] > 0.5]))

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ichx.datasets.csv_text import encode, numbers, objects, read_texts
+from ichx.datasets.csv_text import encode, numbers, objects, read_text_columns
 from ichx.errors import IchxError, raise_problems
 from ichx.labels import ANY, LABELS
-from ichx.text import EXAMPLES, counted, such_as
+from ichx.text import EXAMPLES, format_count, format_examples
 
 FORMS: Final = f"`ID,Label` with `ID = <image>_<label>`, or `image,{','.join(LABELS)}`"
 
@@ -50,7 +50,7 @@ def read_labels(path: Path) -> LabelTable:
     Raises `IchxError` with everything that is wrong: form, ids, values outside 0..1, duplicates that disagree, images
     without six labels.
     """
-    table = read_texts(path, "a label CSV", FORMS)
+    table = read_text_columns(path, "a label CSV", FORMS)
     names = [name.strip().lower() for name in table.column_names]
     if sorted(names) == ["id", "label"]:
         ids, texts = table.column(names.index("id")), table.column(names.index("label"))
@@ -65,7 +65,7 @@ def read_sample(path: Path) -> SampleTable:
 
     Raises `IchxError` with everything that is wrong: form, ids, ids that occur twice, images without six rows.
     """
-    table = read_texts(path, "a label CSV", FORMS)
+    table = read_text_columns(path, "a label CSV", FORMS)
     names = [name.strip().lower() for name in table.column_names]
     if sorted(names) != ["id", "label"]:
         problem = f"{path} has the columns {', '.join(table.column_names)}"
@@ -76,7 +76,7 @@ def read_sample(path: Path) -> SampleTable:
     counts = np.bincount(_key(image, label), minlength=6 * len(images)).reshape(-1, 6)
     twice = [f"{images[i]}_{LABELS[k]}" for i, k in np.argwhere(counts > 1)]
     if twice:
-        problems.append(f"{counted(len(twice), 'id')} more than once, {such_as(twice)}")
+        problems.append(f"{format_count(len(twice), 'id')} more than once{format_examples(twice)}")
     problems += _incomplete(counts, images)
     raise_problems([f"{path}: {problem}" for problem in problems], "take the sample submission as it was handed out")
     return SampleTable(objects(ids), images)
@@ -89,7 +89,9 @@ def _pivot(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> LabelTab
     bad = np.flatnonzero(~((values >= 0) & (values <= 1)))
     if len(bad):
         rows = [f"line {i + 2} ({ids[i].as_py()}): {texts[i].as_py()!r}" for i in bad[:EXAMPLES]]
-        problems.append(f"{counted(len(bad), 'label')} outside 0..1 or not a number, {such_as(rows, len(bad))}")
+        problems.append(
+            f"{format_count(len(bad), 'label')} outside 0..1 or not a number{format_examples(rows, len(bad))}"
+        )
     known, key = label >= 0, _key(image, label)
     counts = np.bincount(key, minlength=6 * len(images)).reshape(-1, 6)
     flat = np.full(6 * len(images), np.nan, np.float32)
@@ -97,7 +99,9 @@ def _pivot(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> LabelTab
     disagree = np.unique(key[(flat[key] != values[known]) & np.isfinite(values[known] + flat[key])])
     if len(disagree):
         such = [f"{images[k // 6]}_{LABELS[k % 6]}" for k in disagree[:EXAMPLES]]
-        problems.append(f"{counted(len(disagree), 'id')} with rows that disagree, {such_as(such, len(disagree))}")
+        problems.append(
+            f"{format_count(len(disagree), 'id')} with rows that disagree{format_examples(such, len(disagree))}"
+        )
     problems += _incomplete(counts, images)
     return _checked(path, problems, images, flat.reshape(-1, 6), int(np.maximum(counts - 1, 0).sum()))
 
@@ -107,20 +111,26 @@ def _from_wide(path: Path, table: pa.Table, names: list[str]) -> LabelTable:
     column = table.column(names.index("image"))
     empty = np.flatnonzero(np.asarray(pc.equal(pc.utf8_trim_whitespace(column), "")))
     if len(empty):
-        problems.append(f"{counted(len(empty), 'row')} without an image, {such_as([f'line {i + 2}' for i in empty])}")
+        problems.append(
+            f"{format_count(len(empty), 'row')} without an image{format_examples([f'line {i + 2}' for i in empty])}"
+        )
     texts = [table.column(names.index(name)) for name in LABELS]
     values = np.stack([numbers(text) for text in texts], axis=1)
     bad = np.argwhere(~((values >= 0) & (values <= 1)))
     if len(bad):
         rows = [f"line {i + 2} ({LABELS[k]}): {texts[k][int(i)].as_py()!r}" for i, k in bad[:EXAMPLES]]
-        problems.append(f"{counted(len(bad), 'label')} outside 0..1 or not a number, {such_as(rows, len(bad))}")
+        problems.append(
+            f"{format_count(len(bad), 'label')} outside 0..1 or not a number{format_examples(rows, len(bad))}"
+        )
     image, images = encode(column)
     merged = np.full((len(images), 6), np.nan, np.float32)
     merged[image] = values
     disagree = np.unique(image[((merged[image] != values) & np.isfinite(values + merged[image])).any(axis=1)])
     if len(disagree):
         such = [str(images[i]) for i in disagree[:EXAMPLES]]
-        problems.append(f"{counted(len(disagree), 'image')} with rows that disagree, {such_as(such, len(disagree))}")
+        problems.append(
+            f"{format_count(len(disagree), 'image')} with rows that disagree{format_examples(such, len(disagree))}"
+        )
     return _checked(path, problems, images, merged, len(image) - len(images))
 
 
@@ -151,7 +161,9 @@ def _split(
     bad = np.flatnonzero((label < 0) | (np.asarray(pc.binary_length(ids)) <= cut))
     if len(bad):
         rows_of = [f"line {i + 2}: {ids[int(i)].as_py()!r}" for i in bad[:EXAMPLES]]
-        problems.append(f"{counted(len(bad), 'id')} not of the form <image>_<label>, {such_as(rows_of, len(bad))}")
+        problems.append(
+            f"{format_count(len(bad), 'id')} not of the form <image>_<label>{format_examples(rows_of, len(bad))}"
+        )
         label[bad] = -1
     pieces, places = [], []
     for length in np.unique(cut[label >= 0]):
@@ -195,4 +207,4 @@ def _incomplete(counts: npt.NDArray[np.int64], images: npt.NDArray[np.object_]) 
     such = []
     for i in short[:EXAMPLES]:
         such.append(f"{images[i]} lacks {', '.join(LABELS[k] for k in np.flatnonzero(counts[i] == 0))}")
-    return [f"{counted(len(short), 'image')} without all six labels, {such_as(such, len(short))}"]
+    return [f"{format_count(len(short), 'image')} without all six labels{format_examples(such, len(short))}"]

@@ -21,7 +21,7 @@ from ichx.datasets.id_matching import match_images
 from ichx.datasets.sources import Place, list_files, open_place
 from ichx.errors import IchxError, raise_problems
 from ichx.labels import ANY, LABELS, SUBTYPES
-from ichx.text import counted, such_as
+from ichx.text import format_count, format_examples
 from ichx.worker_pool import run_jobs, worker_count
 
 MASKS_FILE: Final = "masks.parquet"
@@ -121,15 +121,15 @@ def read_masks(source: Path, catalog: pd.DataFrame, *, processes: int | None = N
         "others": others,
         "digest": digest.hexdigest()[:16],
     }
-    messages = (f"masks of {counted(len(rows), 'slice')}, matched by {match.told}",)
+    messages = (f"masks of {format_count(len(rows), 'slice')}, matched by {match.told}",)
     warnings = []
     if match.absent:
-        told = such_as(match.absent_examples, match.absent)
-        warnings.append(f"{counted(match.absent, 'mask')} of no slice, {told}")
+        told = format_examples(match.absent_examples, match.absent)
+        warnings.append(f"{format_count(match.absent, 'mask')} of no slice{told}")
     if match.defective:
-        warnings.append(f"{counted(match.defective, 'mask')} of files that are left out")
+        warnings.append(f"{format_count(match.defective, 'mask')} of files that are left out")
     if others:
-        warnings.append(f"{counted(others, 'file')} beside the masks that are no PNG: passed over")
+        warnings.append(f"{format_count(others, 'file')} beside the masks that are no PNG: passed over")
     agreement, told_of_labels = _held_against_labels(catalog, rows, ids, kept)
     return MaskTable(ids, [mask.png for mask in kept], facts | agreement, messages, (*warnings, *told_of_labels))
 
@@ -184,7 +184,7 @@ def masks_frame(table: MaskTable) -> pd.DataFrame:
     return pd.DataFrame({"slice_id": table.slice_ids, "png": table.pngs})
 
 
-def kept_masks(frame: pd.DataFrame, slices: pd.DataFrame) -> dict[int, bytes]:
+def masks_by_row(frame: pd.DataFrame, slices: pd.DataFrame) -> dict[int, bytes]:
     """Return the PNGs in a version's `frame` by the row of `slices` that they are of."""
     if not {"slice_id", "png"} <= set(frame):
         raise ValueError("it has no columns slice_id and png")
@@ -221,7 +221,7 @@ def _raise_refused(source: Path, names: list[str], taken: list[tuple[int, int]],
         if mistake:
             refused[mistake].append(f"{names[number]} ({mask.detail})" if mask.detail else names[number])
     problems = [
-        f"{source}: {counted(len(refused[mistake]), 'mask')} refused: {words}, {such_as(refused[mistake])}"
+        f"{source}: {format_count(len(refused[mistake]), 'mask')} refused: {words}{format_examples(refused[mistake])}"
         for mistake, words in MISTAKES.items()
         if mistake in refused
     ]
@@ -241,12 +241,13 @@ def _held_against_labels(
         wrong = np.flatnonzero(which.any(axis=1))
         if len(wrong):
             such = [f"{ids[i]} ({', '.join(np.array(SUBTYPES)[which[i]])})" for i in wrong[:3]]
-            warnings.append(f"{counted(len(wrong), 'mask')} {words}, {such_as(such, len(wrong))}")
+            warnings.append(f"{format_count(len(wrong), 'mask')} {words}{format_examples(such, len(wrong))}")
     without = catalog["defect"].isna().to_numpy() & (catalog[ANY].to_numpy() > 0.5)
     without[rows] = False
     if without.any():
         such = catalog["slice_id"].to_numpy(object)[np.flatnonzero(without)[:3]].tolist()
-        told = f"{counted(int(without.sum()), 'positive slice')} without a mask, {such_as(such, int(without.sum()))}"
+        count = int(without.sum())
+        told = f"{format_count(count, 'positive slice')} without a mask{format_examples(such, count)}"
         warnings.append(f"{told}: nothing is learnt of where they bleed")
     facts = {
         "beyond_labels": int(beyond.any(axis=1).sum()),

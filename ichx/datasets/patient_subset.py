@@ -9,14 +9,14 @@ import pandas as pd
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 
-LEFT_OUT = -1
+EXCLUDED = -1
 """The fold of a slice whose patient is not in the subset."""
 
 
 def subset_folds(
     slices: pd.DataFrame, folds: npt.NDArray[np.int16], share: float, seed: int = 0
 ) -> npt.NDArray[np.int16]:
-    """Return `folds` (N,) with `LEFT_OUT` for the slices of all but a `share` of each fold's patients.
+    """Return `folds` (N,) with `EXCLUDED` for the slices of all but a `share` of each fold's patients.
 
     `slices` has `slice_id`, `patient` and the labels. The patients of a fold who have the same labels are thinned
     alike, and those who have a rare label stand together, so that the subset has about the prevalences of the whole, of
@@ -52,7 +52,7 @@ def subset_folds(
             )
         kept[chosen] = True
     stays = kept.reindex(pd.MultiIndex.from_frame(table[["fold", "patient"]])).to_numpy(bool)
-    return np.where(stays, folds, np.int16(LEFT_OUT)).astype(np.int16)
+    return np.where(stays, folds, np.int16(EXCLUDED)).astype(np.int16)
 
 
 def _patients_with(patients: pd.Series, labels: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

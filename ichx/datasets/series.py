@@ -42,7 +42,7 @@ POSITIONS: Final = ["pos_x", "pos_y", "pos_z"]
 ORIENTATIONS: Final = [f"orientation_{i}" for i in range(6)]
 
 
-def place_in_series(series: pd.Series, scan: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
+def series_geometry(series: pd.Series, scan: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
     """Return the geometry columns of a catalog for the slices of `scan`, which belong to `series`; (N,) each.
 
     `position` along the series' normal and `step` from the slice before, in mm; `order` from 0; `tilt` of the series'
@@ -123,7 +123,7 @@ def flag_examples(slices: pd.DataFrame, flag: str) -> list[str]:
     return [str(file) for file in flagged["file"][~flagged["series"].duplicated()].head(EXAMPLES)]
 
 
-def geometry_told(slices: pd.DataFrame) -> list[dict[str, Any]]:
+def describe_geometry(slices: pd.DataFrame) -> list[dict[str, Any]]:
     """Return each flag that occurs, with its meaning, the number of series and slices, and examples."""
     return [
         {"flag": flag, "meaning": FLAGS[flag], **counts, "examples": flag_examples(slices, flag)}
@@ -131,7 +131,7 @@ def geometry_told(slices: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def series_told(slices: pd.DataFrame) -> dict[str, Any]:
+def describe_series(slices: pd.DataFrame) -> dict[str, Any]:
     """Return how series are: `lengths` (quantiles of the number of slices), `spacings`, and their tilt.
 
     `spacings` lists the usual distance between neighbours in mm, rounded to 0.1, with the number of series, the most

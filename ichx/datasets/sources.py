@@ -21,9 +21,9 @@ import pandas as pd
 from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_headers, read_slice
 from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, Member, ZipIndex, open_member, read_index
 from ichx.errors import IchxError, did_you_mean
-from ichx.text import EXAMPLES, counted, such_as
+from ichx.text import EXAMPLES, format_count, format_examples
 
-ADD_AGAIN: Final = (
+SOURCE_CHANGED_REMEDY: Final = (
     "bring the files back, or make a new version of them with `ichx data add`, and go on to it with "
     "`ichx exp clone NUMBER --dataset-version N`"
 )
@@ -102,7 +102,7 @@ def fingerprint(place: Place) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def read_known(file: SourceFile) -> DecodedSlice:
+def read_source_slice(file: SourceFile) -> DecodedSlice:
     """Return the slice in `file`.
 
     Raises `IchxError` when it is gone, cannot be read now, or is not what the catalog knows; `DicomDefectError` else.
@@ -137,7 +137,9 @@ class SourceFiles:
             self._members = list_files(source)
             drift = find_drift(self._members, slices)
             if drift.told:
-                raise IchxError(f"{source} has changed since the dataset was added: {drift.told}", ADD_AGAIN)
+                raise IchxError(
+                    f"{source} has changed since the dataset was added: {drift.told}", SOURCE_CHANGED_REMEDY
+                )
             self._numbers = drift.numbers
 
     def of(self, rows: Iterable[int]) -> tuple[SourceFile, ...]:
@@ -172,7 +174,7 @@ class Drift:
         parts = []
         for names, what in ((self.gone, "gone"), (self.changed, "changed")):
             if names:
-                parts.append(f"{counted(len(names), 'file')} {what}, {such_as(names)}")
+                parts.append(f"{format_count(len(names), 'file')} {what}{format_examples(names)}")
         return "; ".join(parts)
 
 
@@ -196,7 +198,7 @@ def find_drift(files: FileList, catalog: pd.DataFrame) -> Drift:
     )
 
 
-def read_archived(path: Path) -> bytes | None:
+def read_zip_member(path: Path) -> bytes | None:
     """Return the contents of the file at `path` where it is a member of a zip, as in `data.zip/labels.csv`; or None.
 
     Raises `IchxError` where the zip has no such member, or it is damaged.
@@ -207,7 +209,7 @@ def read_archived(path: Path) -> bytes | None:
     index = read_index(archive)
     if inner not in index.names:
         alike = [name for name in index.names if Path(name).suffix == path.suffix]
-        hint = did_you_mean(inner, alike) or f"it has {such_as(alike)}; " if alike else ""
+        hint = did_you_mean(inner, alike) or f"there are others{format_examples(alike)}; " if alike else ""
         raise IchxError(f"there is no file {inner} in {archive}", f"{hint}give the path of an existing file")
     try:
         with open_member(archive, index.member(index.names.index(inner))) as stream:
@@ -250,8 +252,8 @@ def _members_below(archive: Path, folder: str, index: ZipIndex) -> FileList:
         folders.pop("", None)
         hint = did_you_mean(folder, list(folders))
         if not hint and folders:
-            held = [f"{name} ({counted(count, 'file')})" for name, count in folders.most_common(EXAMPLES)]
-            hint = f"it has {such_as(held, len(folders))}; "
+            held = [f"{name} ({format_count(count, 'file')})" for name, count in folders.most_common(EXAMPLES)]
+            hint = f"there are others{format_examples(held, len(folders))}; "
         raise IchxError(f"there is no folder {folder} in {archive}", f"{hint}name one after the zip: ZIP/FOLDER")
     if not numbers:
         raise IchxError(f"{archive} has no files", "give the zip that holds the DICOM files")
@@ -310,4 +312,4 @@ def _fingerprint(place: Place) -> tuple[int, int]:
 
 
 def _unreadable(place: Place, why: str) -> IchxError:
-    return IchxError(f"{place.told} cannot be read: {why}", ADD_AGAIN)
+    return IchxError(f"{place.told} cannot be read: {why}", SOURCE_CHANGED_REMEDY)

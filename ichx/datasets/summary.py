@@ -63,7 +63,7 @@ def defects(catalog: pd.DataFrame, examples: int = 3) -> list[dict[str, Any]]:
     ]
 
 
-def folds_told(slices: pd.DataFrame, folds: npt.NDArray[np.int16], k: int) -> list[dict[str, Any]]:
+def summarize_folds(slices: pd.DataFrame, folds: npt.NDArray[np.int16], k: int) -> list[dict[str, Any]]:
     """Return each fold's number of slices and patients, and its prevalences."""
     shares = fold_prevalences(slices[list(LABELS)].to_numpy(np.float32), folds, k)
     return [

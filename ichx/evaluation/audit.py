@@ -19,7 +19,7 @@ from ichx.cache.hu_cache import CacheSpec
 from ichx.datasets.catalog import catalog_digest, label_digest, usable
 from ichx.datasets.dataset import load_catalog, load_folds
 from ichx.datasets.folds import find_leaks, fold_digest
-from ichx.datasets.patient_subset import LEFT_OUT, subset_folds
+from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import fold_problems, read_oof
@@ -28,7 +28,7 @@ from ichx.labels import LABELS
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
 from ichx.store import marks
-from ichx.text import counted, such_as
+from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -148,7 +148,7 @@ def _dataset(workspace: "Workspace", version: "DatasetVersion") -> tuple[str, pd
     if found != version.digest:
         raise _WrongError(f"the catalog of {name} was changed: its digest is {found}, {version.digest} was recorded")
     slices = usable(catalog)
-    return f"digest {found} is that of the catalog of {name}, {counted(len(slices), 'slice')}", slices
+    return f"digest {found} is that of the catalog of {name}, {format_count(len(slices), 'slice')}", slices
 
 
 def _labels(experiment: "Experiment", version: "DatasetVersion", slices: pd.DataFrame) -> tuple[str, None]:
@@ -185,17 +185,18 @@ def _patients(
     if leaks:
         such = [f"{leak.patient} (folds {', '.join(map(str, leak.folds))})" for leak in leaks]
         said = "the score is marked so" if experiment.leaked else "and the score is not marked so"
-        told = f"{len(leaks):,} of {counted(patients, 'patient')} in more than one fold, {such_as(such)}; {said}"
+        told = f"{len(leaks):,} of {format_count(patients, 'patient')} in more than one fold"
+        told += f"{format_examples(such)}; {said}"
         raise _WrongError(f"a fold trained on patients that it predicts: {told}")
     if experiment.leaked or fold_set.leaking_patients:
         raise _WrongError("the folds are recorded as splitting patients, and the fold file splits none")
-    return f"each of {counted(patients, 'patient')} is in one fold", None
+    return f"each of {format_count(patients, 'patient')} is in one fold", None
 
 
 def _subset(slices: pd.DataFrame, folds: npt.NDArray[np.int16], share: float) -> tuple[str, npt.NDArray[np.int16]]:
     """Return the folds of a trial that saw a share of the patients."""
     kept = subset_folds(slices, folds, share)
-    patients, seen = slices["patient"].nunique(), slices.loc[kept != LEFT_OUT, "patient"].nunique()
+    patients, seen = slices["patient"].nunique(), slices.loc[kept != EXCLUDED, "patient"].nunique()
     return f"a trial on {share:g} of the patients, {seen:,} of {patients:,}; the score is marked so", kept
 
 
@@ -207,7 +208,7 @@ def _finished(experiment: "Experiment", store: "Store", finished: list[int]) -> 
     if unrun:
         raise _WrongError(f"predictions of fold {', '.join(map(str, unrun))}, which no run has finished")
     versions = sorted({run.code_version for run in done})
-    told = f"{len(finished)} of {counted(experiment.folds, 'fold')}, run by ichx {', '.join(versions)}"
+    told = f"{len(finished)} of {format_count(experiment.folds, 'fold')}, run by ichx {', '.join(versions)}"
     return told + ("" if len(finished) == experiment.folds else "; the score is marked as partial"), None
 
 
@@ -215,7 +216,7 @@ def _weights(workspace: "Workspace", experiment: "Experiment", fold: int) -> tup
     """Check the weights' own note of what they were trained on: recipe, labels and folds by digest, and the fold."""
     import safetensors  # which takes a moment, and no other command of this kind needs it
 
-    path = workspace.experiment_dir(experiment.number) / f"fold-{fold}" / "weights.safetensors"
+    path = workspace.experiment_files(experiment.number).fold(fold).weights
     shown = path.relative_to(workspace.root).as_posix()
     if not path.is_file():
         raise _WrongError(f"{shown} is missing")
@@ -234,7 +235,10 @@ def _weights(workspace: "Workspace", experiment: "Experiment", fold: int) -> tup
     ]
     if other:
         raise _WrongError(f"{shown} was trained on something else: {'; '.join(other)}")
-    return f"{counted(tensors, 'tensor')}, trained without fold {fold} with this recipe, these labels and folds", None
+    return (
+        f"{format_count(tensors, 'tensor')}, trained without fold {fold} with this recipe, these labels and folds",
+        None,
+    )
 
 
 def _predictions(
@@ -281,7 +285,7 @@ def _predictions(
     if problems:
         raise _WrongError("\n".join(problems))
     rows = len(views[0].slice_ids)
-    return f"{counted(rows, 'slice')} of this fold, each once, none trained on; SHA-256 {', '.join(digests)}", None
+    return f"{format_count(rows, 'slice')} of this fold, each once, none trained on; SHA-256 {', '.join(digests)}", None
 
 
 def _recorded_score(prediction: "Prediction", view: Predictions, slices: pd.DataFrame) -> list[str]:
@@ -309,18 +313,19 @@ def _complete(
     wanted = np.isin(folds, sorted({p.fold for p in stored}))
     absent = [row for row in np.flatnonzero(wanted) if ids[row] not in have]
     if not absent:
-        return f"each of {counted(int(wanted.sum()), 'slice')} of the finished folds has its prediction", None
+        return f"each of {format_count(int(wanted.sum()), 'slice')} of the finished folds has its prediction", None
     spec = CacheSpec(size=recipe.input.size, centre=recipe.input.centre, resize=recipe.input.resize)
     cache = find_cache(workspace.cache_dir, version.dataset, slices, spec)
     if cache is None:
         raise _UnknownError(
-            f"{counted(len(absent), 'slice')} without a prediction, {such_as(map(str, ids[absent]))}; "
+            f"{format_count(len(absent), 'slice')} without a prediction{format_examples(map(str, ids[absent]))}; "
             "the cache, which knows whether they can be decoded, is gone"
         )
     lost = [row for row in absent if row not in cache.defects]
     if lost:
         raise _WrongError(
-            f"no prediction of {counted(len(lost), 'slice')} that can be decoded, {such_as(map(str, ids[lost]))}"
+            f"no prediction of {format_count(len(lost), 'slice')} that can be decoded"
+            f"{format_examples(map(str, ids[lost]))}"
         )
     return (
         f"all slices of the finished folds but {len(absent):,}, which cannot be decoded, have their predictions",

@@ -30,7 +30,7 @@ from ichx.evaluation.scores import (
     slice_scores,
 )
 from ichx.labels import LABEL_WEIGHTS, LABELS
-from ichx.text import counted
+from ichx.text import format_count
 
 LEVEL: Final = 0.95
 """Confidence level of every interval."""
@@ -296,7 +296,7 @@ def _interval(value: float | None, drawn: FloatArray, undefined: str | None) -> 
 
 
 def _shortage(patients: int) -> str | None:
-    return None if patients >= MIN_PATIENTS else f"no interval from {counted(patients, 'patient')}"
+    return None if patients >= MIN_PATIENTS else f"no interval from {format_count(patients, 'patient')}"
 
 
 def _class_shortage(truth: npt.NDArray[np.bool_], code: npt.NDArray[np.int64]) -> str | None:
@@ -304,5 +304,5 @@ def _class_shortage(truth: npt.NDArray[np.bool_], code: npt.NDArray[np.int64]) -
     for rows, having in ((truth, "with"), (~truth, "without")):
         patients = len(np.unique(code[rows]))
         if patients < MIN_PATIENTS:
-            return f"no interval from {counted(patients, 'patient')} {having} the label"
+            return f"no interval from {format_count(patients, 'patient')} {having} the label"
     return None

@@ -17,7 +17,7 @@ from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.series_neighbours import IntArray
 from ichx.evaluation.tta import Tta
 from ichx.labels import LABEL_WEIGHTS, LABELS
-from ichx.text import counted
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -89,7 +89,7 @@ def compare_scores(
     notes = []
     for e, table, other in ((first, one, second), (second, two, first)):
         if left_out := len(table.slice_ids) - len(rows):
-            what = f"{counted(left_out, 'slice')} of experiment {e.number}"
+            what = f"{format_count(left_out, 'slice')} of experiment {e.number}"
             notes.append(f"Without {what}, which experiment {other.number} does not predict.")
     if first.fold_digest != second.fold_digest:
         notes.append("The folds differ: each slice is out of fold for both, but they trained on different patients.")

@@ -26,7 +26,7 @@ from ichx.evaluation.predictions import Predictions, write_predictions
 from ichx.evaluation.series_neighbours import Heads
 from ichx.evaluation.submission import write_submission
 from ichx.store import EnsembleDraft, EnsembleMember
-from ichx.text import counted
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -143,7 +143,7 @@ def make_ensemble(
     ranked = sorted(fitted.candidates, key=lambda k: (scores[k], k))
 
     number = project.store.reserve_ensemble()
-    folder = project.workspace.ensembles_dir / str(number)
+    folder = project.workspace.ensemble_dir(number)
     submissions = tuple(
         _submit(
             project,
@@ -350,7 +350,8 @@ def _submit(
     unknown = len(set(ids) - set(slices["slice_id"]))
     if unknown:
         raise IchxError(
-            f"the members predict {counted(unknown, 'slice')} that {test.dataset} version {test.number} does not have",
+            f"the members predict {format_count(unknown, 'slice')} that {test.dataset} version {test.number} does not "
+            "have",
             "run `ichx run` on each member again",
         )
     heads = Heads.of(slices.set_index("slice_id").loc[pd.Index(ids)])

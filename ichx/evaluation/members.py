@@ -12,7 +12,7 @@ from ichx.datasets.dataset import load_folds, load_version
 from ichx.errors import ConflictError, InvalidInputError, NotReadyError, raise_problems
 from ichx.labels import LABELS
 from ichx.store import Selection
-from ichx.text import counted, such_as
+from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -157,7 +157,7 @@ def complete_members(store: "Store", dataset: str | None) -> MemberSet:
 def _note(what: str, experiments: Sequence[str]) -> list[str]:
     """Return a note that counts experiments and names the first ones, or nothing if there are none."""
     count = len(experiments)
-    return [f"{counted(count, 'experiment')} {what}, {such_as(experiments, count)}."] if experiments else []
+    return [f"{format_count(count, 'experiment')} {what}{format_examples(experiments, count)}."] if experiments else []
 
 
 def _title(experiment: "Experiment | ExperimentSummary") -> str:
@@ -180,11 +180,11 @@ def _difference(project: "Project", one: "Experiment", other: "Experiment") -> s
         tables.append(slices.set_index("slice_id")[list(LABELS)].assign(fold=folds).sort_index())
     a, b = tables
     if only := len(a.index.symmetric_difference(b.index)):
-        return f"{counted(only, 'slice')} {'is' if only == 1 else 'are'} only in one of their datasets"
+        return f"{format_count(only, 'slice')} {'is' if only == 1 else 'are'} only in one of their datasets"
     different = a.to_numpy() != b.to_numpy()
     counts = {
         "different labels": int(different[:, :-1].any(axis=1).sum()),
         f"a different fold ({one.fold_set}, {other.fold_set})": int(different[:, -1].sum()),
     }
-    parts = [f"{counted(count, 'slice')} with {what}" for what, count in counts.items() if count]
+    parts = [f"{format_count(count, 'slice')} with {what}" for what, count in counts.items() if count]
     return ", ".join(parts) or f"the files of {one.dataset} have different headers or sizes"

@@ -24,7 +24,7 @@ from ichx.evaluation.metric import FloatArray, row_losses, score
 from ichx.evaluation.series_neighbours import IntArray, SeriesNeighbours
 from ichx.evaluation.smoothing import fit_kernels
 from ichx.labels import LABEL_WEIGHTS
-from ichx.text import counted
+from ichx.text import format_count
 
 DRAWS = 200
 """Draws of the bootstrap over patients for the standard error of a gain."""
@@ -297,8 +297,8 @@ def _check(data: BlendData) -> None:
             problems.append(f"Member {number} has {len(p):,} slices instead of {len(data.labels):,}.")
             continue
         nan, outside = int(np.isnan(p).sum()), int(((p < 0) | (p > 1)).sum())
-        problems += [f"Member {number} has {counted(nan, 'value')} NaN."] if nan else []
-        problems += [f"Member {number} has {counted(outside, 'value')} outside 0..1."] if outside else []
+        problems += [f"Member {number} has {format_count(nan, 'value')} NaN."] if nan else []
+        problems += [f"Member {number} has {format_count(outside, 'value')} outside 0..1."] if outside else []
     if not data.members or not len(data.labels):
         problems.append("There is nothing to blend.")
     raise_problems(problems, "Pass each member's probabilities of the same slices.")

@@ -20,7 +20,7 @@ from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.evaluation.predictions import Predictions, read_predictions
 from ichx.evaluation.tta import TTA_VIEWS, Tta, check_tta
 from ichx.labels import LABELS
-from ichx.text import counted, such_as
+from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -135,7 +135,7 @@ def leak_problem(
     if not leaks:
         return None
     examples = [f"{leak.patient} (folds {', '.join(map(str, leak.folds))})" for leak in leaks]
-    return f"{len(leaks):,} of {counted(len(pd.unique(patients)), 'patient')} in more than one fold, {such_as(examples)}"
+    return f"{len(leaks):,} of {format_count(len(pd.unique(patients)), 'patient')} in more than one fold{format_examples(examples)}"
 
 
 def fold_problems(
@@ -160,7 +160,7 @@ def fold_problems(
     trained = predicted[(row >= 0) & (folds[row] != fold) & ~repeated]
     twice = pd.unique(predicted[repeated])
     problems = [
-        f"{counted(len(found), one)} {what}, {such_as(map(str, found), len(found))}"
+        f"{format_count(len(found), one)} {what}{format_examples(map(str, found), len(found))}"
         for found, one, what in (
             (unknown, "prediction", "of slices that are not in the dataset version"),
             (trained, "slice", "of other folds, which this fold trained on"),
@@ -174,7 +174,7 @@ def fold_problems(
         absent = slice_ids[expected]
         problems.append(
             f"incomplete, {len(predicted):,} of {recorded:,} recorded predictions; "
-            f"no prediction of {counted(len(absent), 'slice')}, {such_as(map(str, absent), len(absent))}"
+            f"no prediction of {format_count(len(absent), 'slice')}{format_examples(map(str, absent), len(absent))}"
         )
     return problems
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.files import atomic_write
 from ichx.labels import LABELS
-from ichx.text import counted
+from ichx.text import format_count
 
 _RESTORE = "Restore the file, or delete it and rerun `ichx run`, which predicts what is missing."
 
@@ -58,5 +58,5 @@ def read_predictions(path: Path) -> Predictions:
     logits = np.column_stack([table[label].to_numpy() for label in LABELS]).astype(np.float32, copy=False)
     bad = int((~np.isfinite(logits)).any(axis=1).sum())
     if bad:
-        raise CorruptFileError(f"{path} has NaN or infinity in {counted(bad, 'row')}.", _RESTORE)
+        raise CorruptFileError(f"{path} has NaN or infinity in {format_count(bad, 'row')}.", _RESTORE)
     return Predictions(table["slice_id"].to_numpy(zero_copy_only=False).astype(object), logits)

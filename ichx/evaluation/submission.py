@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ichx.datasets.csv_text import numbers, objects, read_texts
+from ichx.datasets.csv_text import numbers, objects, read_text_columns
 from ichx.datasets.label_csv import SampleTable
 from ichx.errors import IchxError, raise_problems
 from ichx.evaluation.metric import FloatArray
 from ichx.labels import LABELS
-from ichx.text import EXAMPLES, counted, such_as
+from ichx.text import EXAMPLES, format_count, format_examples
 
 
 def write_submission(path: Path, sample: SampleTable, images: npt.NDArray[np.object_], predicted: FloatArray) -> None:
@@ -66,7 +66,7 @@ def submission_problems(path: Path, sample: SampleTable) -> list[str]:
     It must have the columns `ID,Label`, exactly the sample's ids, each once, in its order, and probabilities. Raises
     `IchxError` where there is no file, or none that can be read as CSV.
     """
-    table = read_texts(path, "a submission", "`ID,Label` with the ids of the sample submission")
+    table = read_text_columns(path, "a submission", "`ID,Label` with the ids of the sample submission")
     if table.column_names != ["ID", "Label"]:
         return [f"its columns are {', '.join(table.column_names)} instead of ID, Label"]
     return _id_problems(objects(table["ID"]), sample) + _value_problems(table["ID"], table["Label"])
@@ -83,11 +83,13 @@ def _id_problems(ids: npt.NDArray[np.object_], sample: SampleTable) -> list[str]
         ("{} more than once", [i for i, count in times.items() if count > 1]),
     ):
         if found:
-            problems.append(f"{what.format(counted(len(found), 'id'))}, {such_as(map(repr, found))}")
+            problems.append(f"{what.format(format_count(len(found), 'id'))}{format_examples(map(repr, found))}")
     if not problems:
         moved = np.flatnonzero(ids != sample.ids)
         such = [f"line {i + 2} has {ids[i]!r} where the sample has {sample.ids[i]!r}" for i in moved[:EXAMPLES]]
-        problems.append(f"{counted(len(moved), 'id')} not in the sample's order, {such_as(such, len(moved))}")
+        problems.append(
+            f"{format_count(len(moved), 'id')} not in the sample's order{format_examples(such, len(moved))}"
+        )
     return problems
 
 
@@ -107,5 +109,5 @@ def _value_problems(ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> list[str]:
         rows = np.flatnonzero(bad)
         if len(rows):
             such = [f"line {i + 2} ({ids[int(i)].as_py()}): {texts[int(i)].as_py()!r}" for i in rows[:EXAMPLES]]
-            problems.append(f"{counted(len(rows), 'id')} {what}, {such_as(such, len(rows))}")
+            problems.append(f"{format_count(len(rows), 'id')} {what}{format_examples(such, len(rows))}")
     return problems

@@ -20,9 +20,9 @@ def check_weights(project: "Project") -> Checked:
     for e in project.store.experiments(Selection(kind=None), limit=None):
         if not e.folds_done:
             continue
-        for path in sorted(project.workspace.experiment_dir(e.number).glob("fold-*/weights.safetensors")):
-            if fault := fault_of(path):
-                fold = path.parent.name.removeprefix("fold-")
+        for fold, files in project.workspace.experiment_files(e.number).existing_folds().items():
+            path = files.weights
+            if path.exists() and (fault := fault_of(path)):
                 shown = path.relative_to(project.workspace.root).as_posix()
                 problems.append(
                     f"experiment {e.number}, fold {fold}: {shown} {fault}; restore it from a copy, or delete it, for "

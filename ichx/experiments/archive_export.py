@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from ichx import __version__
 from ichx.errors import IchxError
-from ichx.experiment_files import START_FILE
-from ichx.experiments.provenance import DIFF_FILE
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 INDEX = "experiment.json"
 _PATH = re.compile(r"""(?<![\w.])(?:/|~/)(?:[^\s/'"]+/)+""")
-WEIGHTS = "weights.safetensors"
 _FACTS = ("name", "plugin", "size", "window_kind", "recipe", "recipe_digest", "epochs", "selected", "kind", "tuned")
 
 
@@ -46,12 +43,13 @@ def export_experiment(project: "Project", number: int, target: Path, *, weights:
     experiment = project.store.experiment(number)
     if target.exists():
         raise IchxError(f"{target} is there already", "name another file")
-    folder = project.workspace.experiment_dir(number)
+    own = project.workspace.experiment_files(number)
+    folder = own.folder
     index, files = _index(project, experiment)
-    names = [name for name in (START_FILE,) if (folder / name).exists()]
-    for fold in range(experiment.folds):
-        extra = ("run.log", DIFF_FILE, *((WEIGHTS,) if weights else ()))
-        names += [f"fold-{fold}/{name}" for name in extra if (folder / f"fold-{fold}" / name).exists()]
+    paths = [own.start]
+    for fold in map(own.fold, range(experiment.folds)):
+        paths += [fold.log, fold.code_diff, *([fold.weights] if weights else [])]
+    names = [path.relative_to(folder).as_posix() for path in paths if path.exists()]
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -26,12 +26,13 @@ from ichx.datasets.dataset import load_version
 from ichx.errors import IchxError
 from ichx.evaluation.pooled import update_scores
 from ichx.evaluation.predictions import read_predictions
-from ichx.experiments.archive_export import FORMAT, INDEX, WEIGHTS
+from ichx.experiment_files import WEIGHTS_FILE
+from ichx.experiments.archive_export import FORMAT, INDEX
 from ichx.experiments.gc import IMPORTING
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, ImportedRun, Note, PredictionDraft, Tuned
-from ichx.text import counted
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -104,7 +105,7 @@ def _import(
         for entry in index["predictions"]
         for name, draft in _prediction(project, entry, folder, version, fold_set, left_out)
     ]
-    if not any(name.endswith(WEIGHTS) for name in archive.namelist()) and predictions:
+    if not any(name.endswith(WEIGHTS_FILE) for name in archive.namelist()) and predictions:
         left_out.append("it comes without weights: `ichx run` would train its folds again")
     runs = tuple(_run(entry, index["history"], fold_set.k) for entry in index["runs"])
     places = [(draft.role, draft.fold, draft.version_id, draft.view) for _, draft in predictions]
@@ -223,7 +224,9 @@ def _pinned(store: "Store", wanted: Mapping[str, Any]) -> "tuple[DatasetVersion,
             for fold_set in version.folds:
                 if fold_set.digest == wanted["fold_digest"]:
                     return version, fold_set
-    told = f"{wanted['name']} ({counted(int(wanted['slices']), 'slice')}, labels {str(wanted['label_digest'])[:12]})"
+    told = (
+        f"{wanted['name']} ({format_count(int(wanted['slices']), 'slice')}, labels {str(wanted['label_digest'])[:12]})"
+    )
     if same_labels is None:
         raise IchxError(
             f"it was made on the dataset {told}, which is not in this workspace",

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.cache.hu_cache import Cache
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import LoadedDataset, load_dataset
 from ichx.datasets.label_csv import read_labels
 from ichx.errors import IchxError
@@ -97,17 +97,16 @@ def run_demo(folder: Path, registry: Registry, events: RunEvents) -> DemoReport:
     with open_store(workspace) as store:
         add_dataset(
             Project(workspace, store),
-            "phantom",
-            phantom / "stage_2_train",
-            labels=phantom / "stage_2_train.csv",
-            folds=FOLDS,
+            AddRequest("phantom", phantom / "stage_2_train", labels=phantom / "stage_2_train.csv", folds=FOLDS),
         )
         add_dataset(
             Project(workspace, store),
-            "phantom-test",
-            phantom / "stage_2_test",
-            test_of="phantom",
-            sample=phantom / "stage_2_sample_submission.csv",
+            AddRequest(
+                "phantom-test",
+                phantom / "stage_2_test",
+                test_of="phantom",
+                sample=phantom / "stage_2_sample_submission.csv",
+            ),
         )
         numbers = sorted(e.number for e in store.experiments(limit=None))
         if not numbers:

@@ -90,7 +90,7 @@ def _leftovers(project: "Project") -> Iterator[Garbage]:
         runs = project.store.runs(e.number)
         busy = {run.fold for run in runs if run.state in ("running", "stalled")}
         for fold in sorted({run.fold for run in runs if run.state == "done"} - busy):
-            for path in checkpoints(project.workspace.experiment_dir(e.number) / f"fold-{fold}"):
+            for path in checkpoints(project.workspace.experiment_files(e.number).fold(fold).folder):
                 yield Garbage("old checkpoint", path, size_of(path), f"fold {fold} of experiment {e.number} is done")
 
 

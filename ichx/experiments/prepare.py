@@ -11,7 +11,7 @@ from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_cache import MaskCache, ensure_masks
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_masks, load_version
-from ichx.datasets.patient_subset import LEFT_OUT, subset_folds
+from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import IchxError
 from ichx.labels import ANY
 from ichx.recipe import Recipe
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Job:
     """Everything a fold of `experiment` needs. `folds` (N,) and `any_positive` (N,) are in the dataset's row order.
 
-    Where it is a trial on a subset of the patients, the others' fold is `LEFT_OUT`.
+    Where it is a trial on a subset of the patients, the others' fold is `EXCLUDED`.
     `masks` is None where the network learns from labels alone.
     """
 
@@ -51,7 +51,7 @@ class Job:
 
     def training_rows(self, fold: int) -> npt.NDArray[np.int64]:
         """Return the decodable slices of the other folds."""
-        return np.flatnonzero((self.folds != fold) & (self.folds != LEFT_OUT) & self.cache.valid)
+        return np.flatnonzero((self.folds != fold) & (self.folds != EXCLUDED) & self.cache.valid)
 
     def validation_rows(self, fold: int) -> npt.NDArray[np.int64]:
         """Return the decodable slices of the fold."""

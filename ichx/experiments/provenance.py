@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ichx import __version__
+from ichx.experiment_files import FoldFiles
 from ichx.store import RunDraft
 
 LIBRARIES = (
@@ -30,8 +31,6 @@ LIBRARIES = (
     "pandas",
     "pydicom",
 )
-DIFF_FILE = "code.diff"
-"""Beside a fold's weights: how the code differed from its commit."""
 DIFF_BYTES = 5_000_000
 """A difference longer than this is no difference any more, and is cut."""
 
@@ -90,11 +89,11 @@ def _code(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"commit": commit.strip(), "dirty": bool(changes or fresh)}
     if fresh:
         found["untracked"] = fresh[:50]
-    path = folder / DIFF_FILE
+    path = FoldFiles(folder).code_diff
     if changes:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(changes[:DIFF_BYTES], encoding="utf-8")
-        found["diff"] = DIFF_FILE
+        found["diff"] = path.name
     else:
         path.unlink(missing_ok=True)  # an earlier attempt's
     return found

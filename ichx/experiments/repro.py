@@ -5,7 +5,6 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ichx.experiment_files import START_FILE
 from ichx.experiments.provenance import code_version, library_versions, machine
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def repro(project: "Project", number: int) -> Repro:
 
 def _start(workspace: "Workspace", number: int) -> str:
     """Return the options that name the weights the experiment started from."""
-    path = workspace.experiment_dir(number) / START_FILE
+    path = workspace.experiment_files(number).start
     if not path.exists():
         return ""
     start = json.loads(path.read_text(encoding="utf-8"))
@@ -90,7 +89,7 @@ def _changes(workspace: "Workspace", run: "Run") -> str:
         return ""
     told = []
     if provenance.get("diff"):
-        folder = workspace.experiment_dir(run.experiment) / f"fold-{run.fold}"
+        folder = workspace.experiment_files(run.experiment).fold(run.fold).folder
         told.append(f"apply {(folder / provenance['diff']).relative_to(workspace.root)}")
     if provenance.get("untracked"):
         told.append(f"it had files that git did not know: {', '.join(provenance['untracked'][:3])}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ichx.datasets.catalog import hashed_ids
+from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.errors import IchxError
 from ichx.evaluation.bootstrap import Bootstrap
@@ -21,7 +21,7 @@ from ichx.experiments.prepare import open_cache
 from ichx.inference.trained import Trained, find_trained, network_of
 from ichx.labels import LABELS
 from ichx.store import PredictionDraft, marks
-from ichx.text import counted, such_as
+from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -113,10 +113,11 @@ def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) ->
         return
     names = np.unique(patients[shared])
     raise IchxError(
-        f"{counted(len(names), 'patient')} of {data.version.dataset} with {counted(int(shared.sum()), 'slice')} "
+        f"{format_count(len(names), 'patient')} of {data.version.dataset} with "
+        f"{format_count(int(shared.sum()), 'slice')} "
         f"also {'stands' if len(names) == 1 else 'stand'} in {own.version.dataset}, which experiment "
-        f"{experiment.number} is made on, {such_as(map(str, names), len(names))}: no score of them is one of unseen "
-        "patients",
+        f"{experiment.number} is made on{format_examples(map(str, names), len(names))}: no score of them is one of "
+        "unseen patients",
         f"add a dataset without these patients; `ichx scores {experiment.number}` has scores on {own.version.dataset}",
     )
 
@@ -125,7 +126,7 @@ def _patients(workspace: "Workspace", data: LoadedDataset) -> npt.NDArray[np.obj
     """Return each slice's patient as a keyed hash, whether the dataset keeps hashes or, with `--keep-ids`, the ids."""
     patients = data.slices["patient"]
     if data.version.summary.get("keep_ids"):
-        patients = hashed_ids(patients, workspace.privacy_key())
+        patients = hash_ids(patients, workspace.privacy_key())
     return patients.to_numpy(object)
 
 
@@ -154,6 +155,7 @@ def _predict_missing(
         raise IchxError(f"no slice of {version.dataset} can be decoded", f"see `ichx data check {version.dataset}`")
     ids = data.slices["slice_id"].to_numpy(object)[rows]
     labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
+    files = project.workspace.experiment_files(number)
     with network_of(trained, device, workers, events.note) as network:
         events.note(f"device: {network.hardware}")
         for fold, missing in todo.items():
@@ -168,7 +170,7 @@ def _predict_missing(
                     events.phase(phase, done, len(rows))
 
                 logits = network.logits(cache, data.slices, rows, view, report)
-                path = trained.weights[fold].with_name(f"evaluation-{version.dataset}-v{version.number}-{view}.parquet")
+                path = files.fold(fold).predictions(ROLE, view, version.dataset, version.number)
                 drafts.append(
                     PredictionDraft(
                         experiment=number,

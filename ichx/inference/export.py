@@ -106,7 +106,7 @@ def export_experiment(
         events.note(trained.plugin.notice)
     many = trained.experiment.folds > 1 if out is None else len(trained.weights) > 1
     if out is None:
-        out = project.workspace.experiment_dir(number) / "export" / f"experiment-{number}{SUFFIXES[format]}"
+        out = project.workspace.experiment_files(number).export(SUFFIXES[format])
     written = []
     for done, fold in enumerate(trained.weights):
         events.phase(f"exporting fold {fold}", done, len(trained.weights))

@@ -19,8 +19,8 @@ import pandas as pd
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache
 from ichx.cache.requests import recipe_spec
-from ichx.datasets.adding import raise_unusable
-from ichx.datasets.catalog import make_catalog, usable
+from ichx.datasets.add import require_usable_slices
+from ichx.datasets.catalog import build_catalog, usable
 from ichx.datasets.ingest import scan_source
 from ichx.datasets.series import neighbours
 from ichx.errors import IchxError
@@ -90,8 +90,8 @@ def predict_files(
         events.note(f"experiment {number} predicts with {trained.partial}")
     source = source.expanduser().resolve()
     scan = scan_source(source, progress=lambda done, total: events.phase("reading headers", done, total))
-    catalog, _ = make_catalog(scan, project.workspace.privacy_key())
-    raise_unusable(source, catalog)
+    catalog, _ = build_catalog(scan, project.workspace.privacy_key())
+    require_usable_slices(source, catalog)
     slices = usable(catalog)
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))

@@ -76,8 +76,8 @@ def find_trained(project: "Project", number: int, folds: Sequence[int] | None = 
     if not finished:
         raise IchxError(f"experiment {number} has no finished fold", f"run it first: `ichx run {number}`")
     wanted = sorted(set(folds)) if folds else finished
-    home = project.workspace.experiment_dir(number)
-    weights = {fold: home / f"fold-{fold}" / "weights.safetensors" for fold in wanted}
+    files = project.workspace.experiment_files(number)
+    weights = {fold: files.fold(fold).weights for fold in wanted}
     gone = [str(path) for path in weights.values() if not path.is_file()]
     if gone:
         raise IchxError(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError, raise_problems
 from ichx.experiments.fold_files import finished_folds, fold_score, live_run, missing_tests
-from ichx.experiments.loggers.run_log import log_file
 from ichx.jobs import Engine, Job, JobResult
 from ichx.jobs.fold_job import failure, fold_job, last_line, log_size
 from ichx.jobs.launch_events import (
@@ -174,7 +173,7 @@ class _Launch:
             return
         device = self.shares.device([a.device for a in self.active])
         workers = self.shares.workers if self.options.workers is None else self.options.workers
-        log = log_file(self.workspace, unit.experiment, unit.fold)
+        log = self.workspace.experiment_files(unit.experiment).fold(unit.fold).log
         job = fold_job(
             self.workspace,
             unit.experiment,

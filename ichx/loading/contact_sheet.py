@@ -19,11 +19,11 @@ from ichx.cache.resize import fit_square
 from ichx.ct.dicom import DicomDefectError
 from ichx.ct.windows import windows_numpy
 from ichx.datasets.dataset import LoadedDataset
-from ichx.datasets.sources import SourceFiles, read_known
+from ichx.datasets.sources import SourceFiles, read_source_slice
 from ichx.errors import IchxError
 from ichx.labels import ANY, LABELS
 from ichx.recipe import FILE_WINDOW
-from ichx.text import counted
+from ichx.text import format_count
 
 WINDOWS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
     {
@@ -137,7 +137,7 @@ def draw_sheet(
     def write(x: float, y: float, text: str, **style: Any) -> None:
         figure.text(x / width, 1 - y / height, text, va="top", family="DejaVu Sans", **style)
 
-    of = f"{counted(candidates, 'slice')}{f' positive for {label}' if label else ''}"
+    of = f"{format_count(candidates, 'slice')}{f' positive for {label}' if label else ''}"
     title = f"{data.version.dataset} version {data.version.number}: {len(rows)} of {of}, {kind} windows"
     write(MARGIN, 9, _fitted(title, width - 2 * MARGIN, 10), size=10, weight="bold")
     lengths = slices.groupby("series", sort=False)["order"].transform("size").to_numpy()
@@ -146,7 +146,7 @@ def draw_sheet(
         left = MARGIN + place % across * (wide + MARGIN)
         top = TITLE + 18 + place // across * (EDGE + CAPTION + MARGIN)
         try:
-            hu = fit_square(read_known(file).hu, EDGE, "area")
+            hu = fit_square(read_source_slice(file).hu, EDGE, "area")
             seen = windows_numpy(hu, (row["window_centre"], row["window_width"]), [w for _, w in windows], kind)
             note = _labels(row)
         except DicomDefectError as defect:

@@ -34,7 +34,7 @@ def read_blend(project: "Project", ensemble: "Ensemble") -> Blended:
 
     Raises `IchxError` when they or its members' predictions are gone, or no longer give the score that was recorded.
     """
-    folder = project.workspace.ensembles_dir / str(ensemble.number)
+    folder = project.workspace.ensemble_dir(ensemble.number)
     kept = read_predictions(folder / OOF_FILE)
     try:
         candidates = json.loads((folder / BLEND_FILE).read_text(encoding="utf-8"))["choice"]["members"]

@@ -20,6 +20,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ichx.errors import IchxError
+from ichx.experiment_files import REPORT_FILE
 from ichx.labels import LABELS
 from ichx.report import plots
 from ichx.report.chart import RIGHT
@@ -60,9 +61,10 @@ def write_report(
     experiment that has trained nothing, for predictions that cannot be trusted, and for a file that cannot be written.
     """
     collect = collect_ensemble if ensemble else collect_experiment
-    folder = project.workspace.ensembles_dir / str(number) if ensemble else project.workspace.experiment_dir(number)
+    workspace = project.workspace
+    folder = workspace.ensemble_dir(number) if ensemble else workspace.experiment_dir(number)
     data = collect(project, number, anonymous=anonymous, progress=progress)
-    path = (out or folder / "report.html").expanduser().resolve()
+    path = (out or folder / REPORT_FILE).expanduser().resolve()
     _write(path, render(data))
     if progress:
         progress(STEPS, STEPS)

@@ -24,6 +24,7 @@ from ichx.datasets.dataset import LoadedDataset
 from ichx.errors import IchxError
 from ichx.evaluation.metric import FloatArray, row_losses
 from ichx.evaluation.oof import OofTable
+from ichx.experiment_files import ExperimentFiles
 from ichx.experiments.prepare import learns_masks
 from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
 from ichx.loading.loader import WINDOW_COLUMNS, centre_crop, inference_batches
@@ -268,7 +269,7 @@ def _heat(
     for fold in np.unique(folds).tolist():
         of_fold = np.flatnonzero((folds == fold) & cache.valid[rows])
         try:
-            load_exactly(model, folder / f"fold-{fold}" / "weights.safetensors")
+            load_exactly(model, ExperimentFiles(folder).fold(fold).weights)
             layer = None if masks else layer or last_spatial_layer(model, recipe.input.pixels, recipe.input.channels)
         except IchxError as error:
             notes.append(f"no heat maps for fold {fold}: {error.problem}")

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError
-from ichx.experiment_files import START_FILE
 from ichx.experiments.fold_files import fold_score
 from ichx.experiments.register import draft
 from ichx.recipe import digest
@@ -74,9 +73,9 @@ def promote(project: "Project", number: int, name: str | None = None) -> Promote
         tuned=replace(tuned, subset=1.0, length=1.0, score=score),
     )
     promoted = project.store.add_experiments([made])[0]
-    start = project.workspace.experiment_dir(number) / START_FILE
+    start = project.workspace.experiment_files(number).start
     if start.exists():
-        folder = project.workspace.experiment_dir(promoted.number)
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(start, folder / START_FILE)
+        files = project.workspace.experiment_files(promoted.number)
+        files.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(start, files.start)
     return Promoted(promoted, created=True)

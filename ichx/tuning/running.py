@@ -4,13 +4,12 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
 from ichx.errors import IchxError
-from ichx.experiment_files import NOT_FINITE_FILE
+from ichx.experiment_files import FoldFiles
 from ichx.experiments.fold_files import fold_score, live_run
 from ichx.jobs import Engine, Job, JobResult
 from ichx.jobs.fold_job import failure, log_size
@@ -162,8 +161,8 @@ class TrialRunner:
         self._tell_ended(trial.number)
         return True
 
-    def _folder(self, experiment: int) -> Path:
-        return self.workspace.experiment_dir(experiment) / f"fold-{self.budget.fold}"
+    def _files(self, experiment: int) -> FoldFiles:
+        return self.workspace.experiment_files(experiment).fold(self.budget.fold)
 
     def _history(self, running: Running) -> "list[EpochRecord]":
         return self.store.history(running.experiment, self.budget.fold)
@@ -198,7 +197,7 @@ class TrialRunner:
         elif self._held_elsewhere(running):
             running.handle = None  # it lost the race against a job of an earlier process; run it again after that one
             return False
-        elif (self._folder(running.experiment) / NOT_FINITE_FILE).exists():
+        elif self._files(running.experiment).not_finite.exists():
             self._prune(running, f"diverged: {failure(result, running.job.log, running.log_start)}")
         else:
             self._close(running, whole=False)
@@ -224,7 +223,7 @@ class TrialRunner:
         number = trial.user_attrs.get("experiment")
         if state == TrialState.PRUNED and number is not None:
             # Nothing goes on from them: thirty trials' checkpoints fill a disk.
-            remove_checkpoints(self._folder(number))
+            remove_checkpoints(self._files(number).folder)
             self.store.change_tags(number, add=["pruned"])
         self.study.tell(trial.number, state=state)  # last: what comes before may be done twice
         self._tell_ended(trial.number)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ichx.text import counted
+from ichx.text import format_count
 
 LIMITS = {"epoch_seconds": "time", "memory_gb": "memory"}
 """The limits of trials, as a table has them."""
@@ -68,4 +68,4 @@ def _searched_differently(before: Sequence[str], now: Sequence[str]) -> list[str
 
 def _some(names: Sequence[str]) -> str:
     left = len(names) - MOST_DIFFERENT
-    return "; ".join(names[:MOST_DIFFERENT]) + (f"; and {counted(left, 'other value')}" if left > 0 else "")
+    return "; ".join(names[:MOST_DIFFERENT]) + (f"; and {format_count(left, 'other value')}" if left > 0 else "")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import IchxError, raise_problems
-from ichx.experiment_files import START_FILE
 from ichx.jobs import Engine
 from ichx.jobs.resources import share_machine
 from ichx.plugins import load_registry
@@ -190,7 +189,7 @@ def _note_start(
     workspace: "Workspace", parent: "Experiment", recipe: Recipe, budget: Budget, events: TuneEvents
 ) -> None:
     """Tell where trials start from other weights than the folds of `parent` did."""
-    path = workspace.experiment_dir(parent.number) / START_FILE
+    path = workspace.experiment_files(parent.number).start
     if not path.exists():
         return
     did, asked = json.loads(path.read_text(encoding="utf-8"))["kind"], budget.options

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError
-from ichx.experiments.loggers.run_log import log_file
 from ichx.experiments.register import draft
 from ichx.jobs import Job
 from ichx.jobs.fold_job import fold_job
@@ -78,5 +77,5 @@ def trial_job(workspace: "Workspace", experiment: int, budget: Budget, device: s
     options = replace(budget.options, device=device)
     if options.workers is None:
         options = replace(options, workers=shares.workers)
-    log = log_file(workspace, experiment, budget.fold)
+    log = workspace.experiment_files(experiment).fold(budget.fold).log
     return fold_job(workspace, experiment, budget.fold, options, log, shares.environment)

@@ -13,7 +13,7 @@ from zip_files import change_entry, zip_folder
 
 from ichx.cache import decode_check as check
 from ichx.cache.decode_check import PART_FILE, check_dataset
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import describe
 from ichx.datasets.decode_findings import CHECK_FILE
 from ichx.errors import IchxError
@@ -53,7 +53,7 @@ def counts(checked: dict) -> dict[tuple[str, str], int]:
 
 
 def test_findings_are_named_add_up_and_are_kept(workspace: Workspace, store: Store, files: Path) -> None:
-    add_dataset(Project(workspace, store), "x", files)
+    add_dataset(Project(workspace, store), AddRequest("x", files))
     assert describe(Project(workspace, store), "x")["check"] is None
     seen: list[tuple[int, int]] = []
     checked = check_dataset(Project(workspace, store), "x", progress=lambda *at: seen.append(at))
@@ -79,7 +79,7 @@ def test_a_zip_is_checked_too(tmp_path: Path, workspace: Workspace, store: Store
     write_ct(files / "large.dcm", head(side=256))
     archive = zip_folder(files, tmp_path / "files.zip")
     change_entry(archive, "large.dcm", crc=77)
-    add_dataset(Project(workspace, store), "x", archive)
+    add_dataset(Project(workspace, store), AddRequest("x", archive))
     checked = check_dataset(Project(workspace, store), "x", processes=2)
     assert counts(checked)[("damaged_member", "decoding")] == 1
     assert (checked["found"], checked["slices"]) == (13, 8)
@@ -95,7 +95,7 @@ def test_the_frames_of_a_file_are_counted_one_by_one(tmp_path: Path, workspace: 
     dataset.PerFrameFunctionalGroupsSequence[1].CTImageFrameTypeSequence = [Dataset()]
     dataset.PerFrameFunctionalGroupsSequence[1].CTImageFrameTypeSequence[0].FrameType = ["ORIGINAL", "LOCALIZER"]
     dataset.save_as(path)
-    added = add_dataset(Project(workspace, store), "x", tmp_path / "files")
+    added = add_dataset(Project(workspace, store), AddRequest("x", tmp_path / "files"))
     assert "left out: 1 file or frame: localizer 1" in added.warnings
     checked = check_dataset(Project(workspace, store), "x")
     assert (checked["files"], checked["found"], checked["slices"]) == (3, 7, 4)
@@ -107,7 +107,7 @@ def test_a_check_that_was_stopped_goes_on(
     workspace: Workspace, store: Store, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check, "CHUNK", 3)
-    version = add_dataset(Project(workspace, store), "x", files).version
+    version = add_dataset(Project(workspace, store), AddRequest("x", files)).version
     folder = workspace.root / version.path
 
     def stop(done: int, total: int) -> None:
@@ -128,12 +128,12 @@ def test_a_check_that_was_stopped_goes_on(
 
 
 def test_what_has_changed_is_told_before_anything_is_decoded(workspace: Workspace, store: Store, files: Path) -> None:
-    add_dataset(Project(workspace, store), "x", files)
+    add_dataset(Project(workspace, store), AddRequest("x", files))
     (files / "new.dcm").write_bytes((files / "black.dcm").read_bytes())
     assert check_dataset(Project(workspace, store), "x")["new"] == ["new.dcm"]
     os.utime(files / "black.dcm", ns=(1, 1))
     (files / "mr.dcm").unlink()
-    with pytest.raises(IchxError, match=r"1 file gone, namely mr.dcm; 1 file changed, namely black.dcm"):
+    with pytest.raises(IchxError, match=r"1 file gone: mr.dcm; 1 file changed: black.dcm"):
         check_dataset(Project(workspace, store), "x")
     files.rename(files.with_name("elsewhere"))
     with pytest.raises(IchxError, match="there is no folder"):
@@ -141,7 +141,7 @@ def test_what_has_changed_is_told_before_anything_is_decoded(workspace: Workspac
 
 
 def test_damaged_findings_are_told_and_old_ones_do_not_count(workspace: Workspace, store: Store, files: Path) -> None:
-    version = add_dataset(Project(workspace, store), "x", files).version
+    version = add_dataset(Project(workspace, store), AddRequest("x", files)).version
     check_dataset(Project(workspace, store), "x")
     path = workspace.root / version.path / CHECK_FILE
     kept = json.loads(path.read_text())
@@ -154,5 +154,5 @@ def test_damaged_findings_are_told_and_old_ones_do_not_count(workspace: Workspac
 
 def test_a_link_to_nothing_is_no_change(workspace: Workspace, store: Store, files: Path) -> None:
     (files / "dangling.dcm").symlink_to("nowhere")
-    add_dataset(Project(workspace, store), "d", files)
+    add_dataset(Project(workspace, store), AddRequest("d", files))
     assert counts(check_dataset(Project(workspace, store), "d"))["unreadable", "headers"] == 1

@@ -84,7 +84,7 @@ def test_caches_of_another_version_are_told(ichx: Program, tmp_path: Path) -> No
         (folder / file).write_text('{"format": 1}')
     done = ichx("data", "cache", "d", cwd=tmp_path / "w")
     assert done.code == 0
-    assert f"made by another version of ichx, never read, to be removed: namely {folder}" in done.err
+    assert f"made by another version of ichx, never read, to be removed: {folder}" in done.err
 
 
 @pytest.mark.parametrize("problem", ["gone", "changed", "unwritable", "full"])

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from zip_files import zip_folder
 
 from ichx.cli.data import app
-from ichx.cli.render import console
+from ichx.cli.output import console
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.workspace import init_workspace
@@ -109,7 +109,7 @@ def test_check_names_what_only_decoding_shows(files: Path) -> None:
         ("constant_image", "decoding"),
     }
     (files / "train" / "more.dcm").write_bytes(b"new")
-    assert "1 file is new there, namely more.dcm" in ichx_data("check", "x")[1]
+    assert "1 file is new there: more.dcm" in ichx_data("check", "x")[1]
     (files / "train" / "black.dcm").unlink()
     with pytest.raises(IchxError, match="1 file gone"):
         ichx_data("check", "x")

@@ -130,7 +130,7 @@ def test_the_mark_of_leaky_folds_is_everywhere(ichx: Program, dataset_copy: Path
     refused = ichx("ensemble", "--top", 1, cwd=dataset_copy)
     assert refused.code == 1
     assert "no experiment is complete and fit to be ranked" in refused.err
-    assert "1 experiment left out: their folds leak patients, namely 1 (tiny_resnet-32-linear)" in refused.err
+    assert "1 experiment left out: their folds leak patients: 1 (tiny_resnet-32-linear)" in refused.err
     out, err = run("ensemble", "--members", 1)
     assert "ensemble 1 on ph, tta hflip [leaky folds]" in out
     assert "the folds theirs split patients" in err
@@ -141,7 +141,7 @@ def test_the_mark_of_leaky_folds_is_everywhere(ichx: Program, dataset_copy: Path
     out, err = run("ensemble", "--top", 2)
     assert "honest" in out
     assert "leaky" not in out
-    assert "1 experiment left out: their folds leak patients, namely 1 (tiny_resnet-32-linear)" in err
+    assert "1 experiment left out: their folds leak patients: 1 (tiny_resnet-32-linear)" in err
     mixed = ichx("ensemble", "--members", "1,2", cwd=dataset_copy)
     assert mixed.code == 1
     assert "2 and 1 do not belong together: 124 slices with another fold (default, theirs)" in mixed.err
@@ -154,7 +154,7 @@ def test_the_mark_of_leaky_folds_is_everywhere(ichx: Program, dataset_copy: Path
         ("image,fold\n", "has no rows"),
         ("image,label\na,0\n", "has the columns image, label: no column of folds"),
         ("image,fold\na,0\nb,2\n", "the folds are numbered 0, 2"),
-        ("image,fold\na,0\nb,1\na,1\n", "1 id with rows that disagree, namely a in 0, 1"),
+        ("image,fold\na,0\nb,1\na,1\n", "1 id with rows that disagree: a in 0, 1"),
         ("image,fold\na,0\nb,1\n", "no id in bad.csv belongs to a slice of ph version 1"),
         ("patient_id,fold\na,0\nb,1\n", "no id in bad.csv belongs to a patient of ph version 1"),
     ],

@@ -61,9 +61,9 @@ def test_all_that_is_wrong_is_told_at_once(ichx: Program, files: Path) -> None:
     done = ichx("submit", "check", "mine.csv", "--sample", "sample.csv", cwd=files)
     assert done.code == 1
     assert done.out.splitlines() == [
-        "mine.csv: 1 id of the sample missing, namely 'ID_a_any'",
-        "mine.csv: 1 id that the sample does not have, namely 'ID_z_any'",
-        "mine.csv: 1 id whose value is outside 0..1, namely line 3 (ID_b_intraparenchymal): '5'",
+        "mine.csv: 1 id of the sample missing: 'ID_a_any'",
+        "mine.csv: 1 id that the sample does not have: 'ID_z_any'",
+        "mine.csv: 1 id whose value is outside 0..1: line 3 (ID_b_intraparenchymal): '5'",
     ]
     done = ichx("submit", "check", "mine.csv", "--sample", "sample.csv", "--json", cwd=files)
     assert (done.code, len(json.loads(done.out)["problems"])) == (1, 3)

@@ -12,10 +12,10 @@ from conftest import Program
 from rich.cells import cell_len
 from rich.console import Console
 
-from ichx.cli import bars, render
+from ichx.cli import bars, output
 from ichx.cli.live import LiveView
-from ichx.cli.render import sheet
-from ichx.datasets.adding import add_dataset
+from ichx.cli.tables import build_table, print_table
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.register import new_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -98,7 +98,7 @@ def crowded(trained_root: Path, phantom: object, tmp_path_factory: pytest.TempPa
     workspace = open_workspace(root)
     with open_store(workspace) as store:
         files = phantom.train, phantom.train_labels  # type: ignore[attr-defined]
-        add_dataset(Project(workspace, store), "eight", files[0], labels=files[1], folds=8)
+        add_dataset(Project(workspace, store), AddRequest("eight", files[0], labels=files[1], folds=8))
         settings = ("stage.full.milestones=[1, 2, 3]", "stage.full.gamma=0.123456789012345678", "stage.full.epochs=4")
         reference = new_experiment(store, load_registry(), plugin="resnext101_wsl", dataset="ph", settings=settings)
         trashed = new_experiment(store, load_registry(), plugin="tiny_resnet", dataset="ph", name=LONG)
@@ -154,7 +154,7 @@ def test_every_table_fits_and_no_word_is_folded(
     command: str, crowded: Path, ichx: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def words(width: int) -> list[str]:
-        for console in (render.console, render.err):
+        for console in (output.console, output.err):
             monkeypatch.setattr(console, "soft_wrap", False)  # as on a terminal
             monkeypatch.setattr(console, "_width", width)
         done = ichx(*shlex.split(command), cwd=crowded)
@@ -176,9 +176,9 @@ def test_every_table_fits_and_no_word_is_folded(
 def test_a_table_is_split_or_told_in_paragraphs_before_a_word_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     def shown(**how: bool) -> str:
         written = io.StringIO()
-        monkeypatch.setattr(render, "console", Console(file=written, width=40))
+        monkeypatch.setattr(output, "console", Console(file=written, width=40))
         heads = ("label", "this", "that", "these", "those")
-        render.table("title", heads, [("subdural", *["0.12345\n0.1234-0.2345"] * 4), ("any", 1, 2, 3, 4)], **how)
+        print_table("title", heads, [("subdural", *["0.12345\n0.1234-0.2345"] * 4), ("any", 1, 2, 3, 4)], **how)
         return written.getvalue()
 
     assert rows(shown(split=True))[:3] == [["subdural", "0.12345"], ["", "0.1234-0.2345"], ["any", "1"]]
@@ -189,15 +189,15 @@ def test_a_table_is_split_or_told_in_paragraphs_before_a_word_is_folded(monkeypa
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 def test_what_is_dropped_and_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
-    monkeypatch.setattr(render, "console", Console(file=written, width=width))
-    made = sheet(
+    monkeypatch.setattr(output, "console", Console(file=written, width=width))
+    made = build_table(
         "",
         ("number", "name", "date", "licence"),
         [(1, "n" * 50, datetime(2026, 1, 2), "l" * 60), (2, "short", None, None)],
         drop=("licence", "date"),
         cut={"name": 12},
     )
-    render.console.print(made)
+    output.console.print(made)
     text = written.getvalue()
     assert all(cell_len(line) <= width for line in text.splitlines())
     assert sum(line.startswith("│") for line in text.splitlines()) == 2
@@ -207,8 +207,8 @@ def test_what_is_dropped_and_cut(width: int, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_epoch_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
-    monkeypatch.setattr(render, "err", Console(file=written, width=80, force_terminal=True, color_system=None))
-    monkeypatch.setattr(bars, "err", render.err)
+    monkeypatch.setattr(output, "err", Console(file=written, width=80, force_terminal=True, color_system=None))
+    monkeypatch.setattr(bars, "err", output.err)
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     view = LiveView()

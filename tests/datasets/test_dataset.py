@@ -12,7 +12,7 @@ from zip_files import change_entry, zip_folder
 
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import CacheSpec
-from ichx.datasets.adding import AddReport, add_dataset
+from ichx.datasets.add import AddReport, AddRequest, add_dataset
 from ichx.datasets.catalog import read_catalog
 from ichx.datasets.dataset import describe, load_catalog, load_dataset, load_folds
 from ichx.errors import IchxError, NotFoundError
@@ -57,7 +57,9 @@ def cohort(tmp_path: Path) -> Cohort:
 
 
 def add(workspace: Workspace, store: Store, cohort: Cohort, name: str = "train", **options) -> AddReport:
-    return add_dataset(Project(workspace, store), name, cohort.files, **{"labels": cohort.labels, "folds": 3} | options)
+    progress = options.pop("progress", None)
+    request = AddRequest(name, cohort.files, **{"labels": cohort.labels, "folds": 3} | options)
+    return add_dataset(Project(workspace, store), AddRequest(request), progress=progress)
 
 
 def told(report: AddReport) -> str:
@@ -183,7 +185,7 @@ def test_labels_and_images_that_do_not_meet_are_counted(workspace: Workspace, st
     extra = "".join(f"ID_gone_{label},0\n" for label in LABELS)
     cohort.write_labels([i for i in cohort.ids if i != cohort.ids[-1]], extra + f"ID_gone_{LABELS[0]},0\n")
     report = add(workspace, store, cohort)
-    assert "1 labelled image in no file, namely ID_gone" in told(report)
+    assert "1 labelled image in no file: ID_gone" in told(report)
     assert "1 labelled image in files that are left out" in told(report)
     assert "no_label 1" in told(report)
     assert "1 row of the label CSV said again" in told(report)
@@ -196,13 +198,13 @@ def test_labels_match_by_file_name_when_all_do(tmp_path: Path, workspace: Worksp
     labels = tmp_path / "labels.csv"
     header = f"image,{','.join(LABELS)}\n"
     labels.write_text(header + "".join(f"scan{i},0,0,0,0,{i % 2},{i % 2}\n" for i in range(4)))
-    report = add_dataset(Project(workspace, store), "train", tmp_path / "files", labels=labels, folds=2)
+    report = add_dataset(Project(workspace, store), AddRequest("train", tmp_path / "files", labels=labels, folds=2))
     assert "matched by file name" in told(report)
     slices = load_dataset(Project(workspace, store), "train").slices.set_index("slice_id")
     assert slices["subdural"].to_dict() == {"1.2.0": 0, "1.2.1": 1, "1.2.2": 0, "1.2.3": 1}
     labels.write_text(header + "scan0,0,0,0,0,0,0\nother,0,0,0,0,0,0\n")
     with pytest.raises(IchxError, match=r"'scan0'.*'1.2.0'"):
-        add_dataset(Project(workspace, store), "other", tmp_path / "files", labels=labels, folds=2)
+        add_dataset(Project(workspace, store), AddRequest("other", tmp_path / "files", labels=labels, folds=2))
 
 
 def test_slices_without_patient_are_grouped_by_what_there_is(
@@ -213,7 +215,7 @@ def test_slices_without_patient_are_grouped_by_what_there_is(
         study = "ID_x" if index < 3 else None
         series = f"ID_s{index}" if index < 5 else None
         write_ct(source / f"{index}.dcm", PatientID="", StudyInstanceUID=study, SeriesInstanceUID=series)
-    report = add_dataset(Project(workspace, store), "loose", source)
+    report = add_dataset(Project(workspace, store), AddRequest("loose", source))
     assert "6 slices without a PatientID" in told(report)
     slices = load_dataset(Project(workspace, store), "loose").slices.set_index("file")
     assert slices["patient"][["0.dcm", "1.dcm", "2.dcm"]].nunique() == 1
@@ -233,7 +235,7 @@ def test_a_test_set_with_its_sample(tmp_path: Path, workspace: Workspace, store:
     kept = pd.read_csv(workspace.root / report.version.sample)
     assert kept["ID"].tolist() == ids
     assert report.version.summary["sample"]["absent"] == 1
-    assert "1 image of the sample in no file, namely ID_gone" in told(report)
+    assert "1 image of the sample in no file: ID_gone" in told(report)
     assert "1 slice not in the sample" in told(report)
     assert not add(workspace, store, test, "test", labels=None, test_of="train", sample=sample).created
 
@@ -274,10 +276,10 @@ def test_sources_that_hold_nothing_usable(tmp_path: Path, workspace: Workspace, 
     folder.mkdir()
     (folder / "notes.txt").write_text("hello")
     with pytest.raises(IchxError, match=r"no DICOM in .*: looked at 1 file"):
-        add_dataset(Project(workspace, store), "x", folder)
+        add_dataset(Project(workspace, store), AddRequest("x", folder))
     write_ct(folder / "mr.dcm", Modality="MR")
     with pytest.raises(IchxError, match=r"no usable CT slice .*: 2 files refused as .*not_ct \(1\)"):
-        add_dataset(Project(workspace, store), "x", folder)
+        add_dataset(Project(workspace, store), AddRequest("x", folder))
     other = Cohort(tmp_path / "y", patients=1)
     cohort.write_labels(["ID_1", "ID_2"])
     with pytest.raises(IchxError, match=r"no id in .* belongs to a slice: it says such as 'ID_1'"):
@@ -344,7 +346,7 @@ def test_a_wrong_intercept_is_repaired_in_the_catalog(tmp_path: Path, workspace:
     stored = np.where(shown < 0, shown + 4096, shown).astype(np.uint16)
     write_ct(tmp_path / "files/a.dcm", stored, BitsStored=12, HighBit=11, RescaleIntercept=1)
     write_ct(tmp_path / "files/b.dcm")
-    report = add_dataset(Project(workspace, store), "x", tmp_path / "files")
+    report = add_dataset(Project(workspace, store), AddRequest("x", tmp_path / "files"))
     catalog = read_catalog(workspace.root / report.version.path / "catalog.parquet").set_index("file")
     assert catalog["intercept_repaired"].to_dict() == {"a.dcm": True, "b.dcm": False}
     assert catalog["intercept"]["a.dcm"] == -1000
@@ -365,13 +367,15 @@ def test_an_interrupted_add_leaves_nothing(workspace: Workspace, store: Store, c
 def test_a_zip_is_the_same_dataset(tmp_path: Path, workspace: Workspace, store: Store, cohort: Cohort) -> None:
     plain = add(workspace, store, cohort).version
     archive = zip_folder(cohort.files, tmp_path / "c.zip", "comp/train/")
-    report = add_dataset(Project(workspace, store), "z", archive / "comp/train", labels=cohort.labels, folds=3)
+    report = add_dataset(
+        Project(workspace, store), AddRequest("z", archive / "comp/train", labels=cohort.labels, folds=3)
+    )
     packed = report.version
     assert (packed.digest, packed.label_digest) == (plain.digest, plain.label_digest)
     assert packed.folds[0].digest == plain.folds[0].digest
     assert packed.source == str(archive / "comp/train")
     assert not add_dataset(
-        Project(workspace, store), "z", archive / "comp/train", labels=cohort.labels, folds=3
+        Project(workspace, store), AddRequest("z", archive / "comp/train", labels=cohort.labels, folds=3)
     ).created
     spec = CacheSpec(16, "series", "area")
     loaded = load_dataset(Project(workspace, store), "z")
@@ -382,9 +386,11 @@ def test_a_zip_is_the_same_dataset(tmp_path: Path, workspace: Workspace, store: 
     assert all((cache.read(row) == expected.read(row)).all() for row in range(24))
     member = loaded.slices["file"][0]
     change_entry(archive, f"comp/train/{member}", crc=1)
-    with pytest.raises(IchxError, match=f"1 file changed, namely {member}"):
+    with pytest.raises(IchxError, match=f"1 file changed: {member}"):
         ensure_cache(tmp_path / "cache", "z", loaded.source, loaded.slices, CacheSpec(8, "none", "area"))
-    changed = add_dataset(Project(workspace, store), "z", archive / "comp/train", labels=cohort.labels, folds=3)
+    changed = add_dataset(
+        Project(workspace, store), AddRequest("z", archive / "comp/train", labels=cohort.labels, folds=3)
+    )
     assert (changed.version.number, "the files" in told(changed)) == (2, True)
 
 
@@ -410,8 +416,8 @@ def test_a_hospital_tree(tmp_path: Path, workspace: Workspace, store: Store) -> 
     rows = [f"1.2.{s}.{i},0,0,0,0,1,1\n" for s, n in ((0, 4), (1, 8)) for i in range(n)]
     labels.write_text(f"image,{','.join(LABELS)}\n" + "".join(rows))
     with pytest.raises(IchxError, match="1 patient cannot be divided"):
-        add_dataset(Project(workspace, store), "h", root, labels=labels)
-    report = add_dataset(Project(workspace, store), "h", root)
+        add_dataset(Project(workspace, store), AddRequest("h", root, labels=labels))
+    report = add_dataset(Project(workspace, store), AddRequest("h", root))
     slices = load_dataset(Project(workspace, store), "h").slices
     assert slices.groupby("series")["step"].median().sort_values().tolist() == [1.25, 5]
     assert (slices["study"].nunique(), slices["series"].nunique(), len(slices)) == (1, 2, 12)
@@ -423,7 +429,7 @@ def test_geometry_is_told(tmp_path: Path, workspace: Workspace, store: Store) ->
     for index, place in enumerate((0.0, 5, 10, 30, 35)):
         write_study(tmp_path / "f", "1", 1, start=index, ImagePositionPatient=[0, 0, place])
     write_study(tmp_path / "f", "2", 2, ImagePositionPatient=None)
-    report = add_dataset(Project(workspace, store), "x", tmp_path / "f")
+    report = add_dataset(Project(workspace, store), AddRequest("x", tmp_path / "f"))
     assert "1 series, 1 slice: the step before the slice is much wider" in told(report)
     assert "1 series, 2 slices: positions or orientations are missing: ordered by instance number" in told(report)
     facts = describe(Project(workspace, store), "x")
@@ -443,14 +449,13 @@ def test_a_catalog_of_another_form_is_told(workspace: Workspace, store: Store, c
 
 def test_real_slices(shared_data: Path, workspace: Workspace, store: Store) -> None:
     mini = shared_data / "rsna_mini"
-    train = add_dataset(Project(workspace, store), "rsna", mini / "stage_2_train", labels=mini / "stage_2_train.csv")
+    train = add_dataset(
+        Project(workspace, store), AddRequest("rsna", mini / "stage_2_train", labels=mini / "stage_2_train.csv")
+    )
     assert (train.version.slices, train.version.patients, train.version.defects) == (20, 20, 0)
     test = add_dataset(
         Project(workspace, store),
-        "rsna-test",
-        mini / "stage_2_test",
-        test_of="rsna",
-        sample=mini / "stage_2_sample_submission.csv",
+        AddRequest("rsna-test", mini / "stage_2_test", test_of="rsna", sample=mini / "stage_2_sample_submission.csv"),
     )
     assert (test.version.summary["sample"]["ids"], test.version.summary["sample"]["absent"]) == (192, 0)
     slices = load_dataset(Project(workspace, store), "rsna-test").slices

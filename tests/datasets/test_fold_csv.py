@@ -99,12 +99,12 @@ def test_rows_may_stand_in_any_order_and_be_said_again(
         ("image,fold\na,0\nb,1\nc,3\n", "the folds are numbered 0, 1, 3: they must be 0 to k - 1 or 1 to k"),
         ("image,fold\na,2\nb,3\n", "the folds are numbered 2, 3"),
         ("image,fold\na,-1\nb,0\nc,1\n", "the folds are numbered -1, 0, 1"),
-        ("image,fold\na,0\nb,train\nc,0.5\nd,\n", "3 rows whose fold is no whole number, namely line 3: 'train'"),
-        ("image,fold\na,0\n,1\n", "1 row without an id, namely line 3"),
-        ("image,fold\na,1\nb,2\na,2\na,1\n", "1 id with rows that disagree, namely a in 1, 2"),
+        ("image,fold\na,0\nb,train\nc,0.5\nd,\n", "3 rows whose fold is no whole number: line 3: 'train'"),
+        ("image,fold\na,0\n,1\n", "1 row without an id: line 3"),
+        ("image,fold\na,1\nb,2\na,2\na,1\n", "1 id with rows that disagree: a in 1, 2"),
         (
             "patient_id,fold\np,0\nq,1\np,1\n",
-            "1 patient with rows that disagree, namely p in 0, 1; a patient split over folds needs a row per slice",
+            "1 patient with rows that disagree: p in 0, 1; a patient split over folds needs a row per slice",
         ),
     ],
 )

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from dicom_files import write_ct, write_study
 
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import describe, load_dataset, load_folds
 from ichx.datasets.fold_import import LeakyFoldsError, describe_folds, import_folds
 from ichx.errors import IchxError, NotFoundError
@@ -41,7 +41,7 @@ def owner(tmp_path: Path, workspace: Workspace, store: Store) -> dict[str, str]:
     rows += [f"ID_broken_{label},0" for label in LABELS]
     labels = tmp_path / "labels.csv"
     labels.write_text("ID,Label\n" + "\n".join(rows) + "\n")
-    add_dataset(Project(workspace, store), "train", source, labels=labels, folds=2)
+    add_dataset(Project(workspace, store), AddRequest("train", source, labels=labels, folds=2))
     return owner
 
 
@@ -103,7 +103,8 @@ def test_ids_are_what_people_have(tmp_path: Path, workspace: Workspace, store: S
 
 def test_unhashed_patients(tmp_path: Path, workspace: Workspace, store: Store, owner) -> None:
     add_dataset(
-        Project(workspace, store), "train", tmp_path / "files", labels=tmp_path / "labels.csv", folds=2, keep_ids=True
+        Project(workspace, store),
+        AddRequest("train", tmp_path / "files", labels=tmp_path / "labels.csv", folds=2, keep_ids=True),
     )
     import_folds(
         Project(workspace, store), "train", write(tmp_path / "f.csv", "patient,fold", {p: int(p) % 3 for p in "012345"})
@@ -181,9 +182,9 @@ def test_every_slice_needs_a_fold_and_every_id_a_slice(
     folds |= {"ID_other": 0, "ID_broken": 1}
     with pytest.raises(IchxError) as caught:
         import_folds(Project(workspace, store), "train", write(tmp_path / "f.csv", "image,fold", folds))
-    assert "1 id of no slice of train, namely ID_other" in caught.value.problem
-    assert f"5 slices of {PATIENTS * SLICES} without a fold, such as " in caught.value.problem
-    assert set(caught.value.problem.rpartition("such as ")[2].split("; ")) <= set(gone)
+    assert "1 id of no slice of train: ID_other" in caught.value.problem
+    assert f"5 slices of {PATIENTS * SLICES} without a fold, e.g. " in caught.value.problem
+    assert set(caught.value.problem.rpartition(", e.g. ")[2].split(", ")) <= set(gone)
     assert store.version("train").number == 1
 
 
@@ -201,8 +202,8 @@ def test_patients_without_a_row(tmp_path: Path, workspace: Workspace, store: Sto
     path = write(tmp_path / "f.csv", "patient_id,fold", {"0": 1, "1": 2, "2": 1, "3": 2, "9": 1})
     with pytest.raises(IchxError) as caught:
         import_folds(Project(workspace, store), "train", path)
-    assert "1 id of no patient of train, namely 9" in caught.value.problem
-    assert "8 slices of 24 without a fold, such as ID_" in caught.value.problem
+    assert "1 id of no patient of train: 9" in caught.value.problem
+    assert "8 slices of 24 without a fold, e.g. ID_" in caught.value.problem
 
 
 def test_ids_of_another_dataset(tmp_path: Path, workspace: Workspace, store: Store, owner) -> None:
@@ -219,7 +220,7 @@ def test_uids_and_the_names_of_their_files(tmp_path: Path, workspace: Workspace,
         write_ct(source / f"{stem}.dcm", SOPInstanceUID=uid, PatientID=str(n))
     labels = tmp_path / "named.csv"
     labels.write_text("ID,Label\n" + "".join(f"{u}_{label},1\n" for u in uids.values() for label in LABELS))
-    add_dataset(Project(workspace, store), "named", source, labels=labels, folds=2)
+    add_dataset(Project(workspace, store), AddRequest("named", source, labels=labels, folds=2))
     by_uid = write(tmp_path / "u.csv", "SOPInstanceUID,fold", {u: n % 2 for n, u in enumerate(uids.values())})
     by_stem = write(tmp_path / "s.csv", "image,fold", {s: n % 2 for n, s in enumerate(uids)})
     first, second = (import_folds(Project(workspace, store), "named", path) for path in (by_uid, by_stem))
@@ -237,7 +238,7 @@ def test_files_that_are_called_alike_need_their_paths(tmp_path: Path, workspace:
             write_ct(source / f"p{patient}" / f"{n}.dcm", SOPInstanceUID=uid, PatientID=str(patient))
     labels = tmp_path / "alike.csv"
     labels.write_text("ID,Label\n" + "".join(f"{u}_{label},1\n" for u in uids.values() for label in LABELS))
-    add_dataset(Project(workspace, store), "alike", source, labels=labels, folds=2)
+    add_dataset(Project(workspace, store), AddRequest("alike", source, labels=labels, folds=2))
     with pytest.raises(IchxError, match="no id in"):
         import_folds(Project(workspace, store), "alike", write(tmp_path / "f.csv", "image,fold", {"0": 0, "1": 1}))
     folds = {file: int(file[1]) for file in uids}
@@ -256,7 +257,7 @@ def test_names_that_cannot_be(tmp_path: Path, workspace: Workspace, store: Store
 
 def test_only_what_is_trained_on_has_folds(tmp_path: Path, workspace: Workspace, store: Store, owner) -> None:
     write_study(tmp_path / "test", "9", 2)
-    add_dataset(Project(workspace, store), "hidden", tmp_path / "test", test_of="train")
+    add_dataset(Project(workspace, store), AddRequest("hidden", tmp_path / "test", test_of="train"))
     path = write(tmp_path / "f.csv", "image,fold", grouped(owner))
     for act in (
         lambda: import_folds(Project(workspace, store), "hidden", path),
@@ -312,7 +313,7 @@ def test_adding_the_files_again_keeps_imported_folds_until_they_change(
 
     def add():
         return add_dataset(
-            Project(workspace, store), "train", tmp_path / "files", labels=tmp_path / "labels.csv", folds=2
+            Project(workspace, store), AddRequest("train", tmp_path / "files", labels=tmp_path / "labels.csv", folds=2)
         )
 
     assert not add().created

@@ -13,9 +13,9 @@ from pydicom import config
 from zip_files import change_entry, zip_folder
 
 from ichx.datasets import ingest
-from ichx.datasets.catalog import make_catalog, usable
+from ichx.datasets.catalog import build_catalog, usable
 from ichx.datasets.ingest import file_stem, scan_source
-from ichx.datasets.sources import SourceFile, SourceFiles, read_known
+from ichx.datasets.sources import SourceFile, SourceFiles, read_source_slice
 from ichx.phantom.encoded_files import enhanced
 
 
@@ -102,9 +102,9 @@ def test_frames_are_slices_of_their_own(tmp_path: Path) -> None:
         enhanced(write_ct(tmp_path / "f/many.dcm"), frames).save_as(tmp_path / "f/many.dcm", enforce_file_format=False)
     archive = zip_folder(tmp_path / "f", tmp_path / "f.zip")
     for source in (tmp_path / "f", archive):
-        slices = usable(make_catalog(scan_source(source), None)[0])
+        slices = usable(build_catalog(scan_source(source), None)[0])
         assert sorted(slices["frame"]) == [0, 1, 2, 3]
-        decoded = {int(row.frame): read_known(file).hu for row, file in _known(source, slices)}
+        decoded = {int(row.frame): read_source_slice(file).hu for row, file in _known(source, slices)}
         assert all(decoded[frame].shape == (SIDE, SIDE) for frame in decoded)
         assert len({decoded[frame].tobytes() for frame in (1, 2, 3)}) == 3
 

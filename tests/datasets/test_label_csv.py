@@ -74,10 +74,10 @@ def test_agreeing_duplicates_are_merged_and_counted(tmp_path: Path) -> None:
 
 def test_disagreeing_duplicates_are_an_error_that_names_them(tmp_path: Path) -> None:
     rows = [*long_rows(VALUES), "NA_any,1"]
-    assert "1 id with rows that disagree, namely NA_any" in problem(write(tmp_path / "a.csv", rows))
+    assert "1 id with rows that disagree: NA_any" in problem(write(tmp_path / "a.csv", rows))
     wide = ["a,0,0,0,0,0,0", "a,0,0,0,0,0,1", "b,0,0,0,0,0,0"]
     told = problem(write(tmp_path / "b.csv", wide, f"image,{','.join(LABELS)}"))
-    assert "1 image with rows that disagree, namely a" in told
+    assert "1 image with rows that disagree: a" in told
 
 
 def test_an_any_that_is_not_the_maximum_is_counted(tmp_path: Path) -> None:
@@ -96,15 +96,15 @@ def test_all_problems_are_told_at_once_with_lines_and_ids(tmp_path: Path) -> Non
         "b_any,-0.1",
     ]
     told = problem(write(tmp_path / "a.csv", rows))
-    assert "5 labels outside 0..1 or not a number, such as line 2 (a_epidural): '2'; line 3 (a_any): ''" in told
-    assert "2 ids not of the form <image>_<label>, namely line 5: 'a_shoulder'; line 6: '_any'" in told
-    assert "2 images without all six labels, namely a lacks intraparenchymal, subarachnoid; b lacks" in told
+    assert "5 labels outside 0..1 or not a number, e.g. line 2 (a_epidural): '2', line 3 (a_any): ''" in told
+    assert "2 ids not of the form <image>_<label>: line 5: 'a_shoulder', line 6: '_any'" in told
+    assert "2 images without all six labels: a lacks intraparenchymal, subarachnoid; b lacks" in told
 
 
 def test_wide_problems_name_the_column(tmp_path: Path) -> None:
     told = problem(write(tmp_path / "a.csv", ["a,0,0,0,7,0,0", ",0,0,0,0,0,0"], f"image,{','.join(LABELS)}"))
-    assert "1 label outside 0..1 or not a number, namely line 2 (subarachnoid): '7'" in told
-    assert "1 row without an image, namely line 3" in told
+    assert "1 label outside 0..1 or not a number: line 2 (subarachnoid): '7'" in told
+    assert "1 row without an image: line 3" in told
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_sample_keeps_ids_and_order(tmp_path: Path) -> None:
 
 def test_a_malformed_sample_is_refused(tmp_path: Path) -> None:
     rows = [f"a_{label},0.5" for label in LABELS]
-    assert "1 id more than once, namely a_any" in problem(write(tmp_path / "a.csv", [*rows, "a_any,0.5"]), read_sample)
+    assert "1 id more than once: a_any" in problem(write(tmp_path / "a.csv", [*rows, "a_any,0.5"]), read_sample)
     assert "a lacks any" in problem(write(tmp_path / "b.csv", rows[:-1]), read_sample)
     assert "line 8: 'a_other'" in problem(write(tmp_path / "c.csv", [*rows, "a_other,0.5"]), read_sample)
 

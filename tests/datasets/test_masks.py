@@ -18,7 +18,7 @@ from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache, CacheSpec
 from ichx.cache.mask_cache import MaskCache, ensure_masks
 from ichx.cache.resize import fit_mask
-from ichx.datasets.adding import AddReport, add_dataset
+from ichx.datasets.add import AddReport, AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset, load_masks
 from ichx.datasets.masks import MASKS_FILE, UNKNOWN, decode_mask, drawn
 from ichx.errors import IchxError
@@ -79,7 +79,7 @@ def cohort(tmp_path: Path) -> Cohort:
 
 def add(workspace: Workspace, store: Store, cohort: Cohort, **options) -> AddReport:
     given = {"labels": cohort.labels, "folds": 2, "masks": cohort.masks} | options
-    return add_dataset(Project(workspace, store), "train", cohort.files, **given)
+    return add_dataset(Project(workspace, store), AddRequest("train", cohort.files, **given))
 
 
 def told(report: AddReport) -> str:
@@ -149,10 +149,10 @@ def test_what_does_not_fit_is_told(workspace: Workspace, store: Store, cohort: C
     (cohort.masks / "notes.txt").write_text("drawn by hand")
     report = add(workspace, store, cohort)
     warnings = "\n".join(report.warnings)
-    assert f"1 mask with a subtype that the labels lack, namely {negative} (epidural)" in warnings
-    assert f"1 mask without a subtype of the labels, namely {cohort.positive[0]} (subdural)" in warnings
-    assert f"1 positive slice without a mask, namely {cohort.positive[1]}" in warnings
-    assert "1 mask of no slice, namely ID_nobody" in warnings
+    assert f"1 mask with a subtype that the labels lack: {negative} (epidural)" in warnings
+    assert f"1 mask without a subtype of the labels: {cohort.positive[0]} (subdural)" in warnings
+    assert f"1 positive slice without a mask: {cohort.positive[1]}" in warnings
+    assert "1 mask of no slice: ID_nobody" in warnings
     assert "1 file beside the masks that are no PNG" in warnings
     facts = report.version.summary["masks"]
     counts = {
@@ -247,7 +247,8 @@ def test_a_lost_or_changed_file_is_told(workspace: Workspace, store: Store, coho
 
 def test_the_phantoms_masks_go_with_its_slices(workspace: Workspace, store: Store, phantom: PhantomFiles) -> None:
     report = add_dataset(
-        Project(workspace, store), "ph", phantom.train, labels=phantom.train_labels, masks=phantom.train_masks, folds=2
+        Project(workspace, store),
+        AddRequest("ph", phantom.train, labels=phantom.train_labels, masks=phantom.train_masks, folds=2),
     )
     data = load_dataset(Project(workspace, store), "ph")
     masks = load_masks(workspace, data)

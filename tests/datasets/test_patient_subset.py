@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ichx.datasets.patient_subset import LEFT_OUT, subset_folds
+from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 
@@ -25,7 +25,7 @@ def cohort(patients: int = 400, folds: int = 4) -> tuple[pd.DataFrame, "np.ndarr
 def test_a_share_of_each_folds_patients_with_its_prevalences() -> None:
     slices, folds = cohort()
     found = subset_folds(slices, folds, 0.25)
-    kept = found != LEFT_OUT
+    kept = found != EXCLUDED
     assert np.array_equal(found[kept], folds[kept])
     for fold in range(4):
         assert slices["patient"][found == fold].nunique() == 25

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from dicom_files import write_study
 
-from ichx.datasets.catalog import make_catalog, usable
+from ichx.datasets.catalog import build_catalog, usable
 from ichx.datasets.ingest import scan_source
-from ichx.datasets.series import FLAGS, geometry_told, place_in_series, series_told, stacks
+from ichx.datasets.series import FLAGS, describe_geometry, describe_series, series_geometry, stacks
 
 
 def slices_of(source: Path) -> pd.DataFrame:
-    return usable(make_catalog(scan_source(source), None)[0])
+    return usable(build_catalog(scan_source(source), None)[0])
 
 
 def write_steps(folder: Path, patient: str, places: list[float], **elements: object) -> None:
@@ -39,7 +39,7 @@ def test_flags_are_told_with_series_slices_and_examples(tmp_path: Path) -> None:
     write_steps(tmp_path / "coronal", "5", [0, 0.1, 0.2], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
     write_steps(tmp_path / "bare", "6", [0, 5], ImagePositionPatient=None)
     slices = slices_of(tmp_path)
-    told = {entry["flag"]: entry for entry in geometry_told(slices)}
+    told = {entry["flag"]: entry for entry in describe_geometry(slices)}
     assert {flag: (entry["series"], entry["slices"]) for flag, entry in told.items()} == {
         "gap": (1, 1),
         "overlap": (1, 2),
@@ -64,7 +64,7 @@ def test_a_slice_turned_against_its_series(tmp_path: Path) -> None:
 def test_lengths_spacings_and_tilt(tmp_path: Path) -> None:
     write_study(tmp_path / "a", "1", 5)
     write_study(tmp_path / "b", "2", 3, ImageOrientationPatient=[1, 0, 0, 0, np.cos(0.3), np.sin(0.3)])
-    told = series_told(slices_of(tmp_path))
+    told = describe_series(slices_of(tmp_path))
     assert (told["series"], told["lengths"]["least"], told["lengths"]["most"]) == (2, 3, 5)
     assert told["spacings"] == [{"mm": 4.8, "series": 1}, {"mm": 5.0, "series": 1}]
     assert (told["tilted"], told["median_tilt"]) == (1, pytest.approx(np.degrees(0.3), abs=0.01))
@@ -73,9 +73,9 @@ def test_lengths_spacings_and_tilt(tmp_path: Path) -> None:
 def test_nothing_is_a_series_too(tmp_path: Path) -> None:
     write_study(tmp_path, "1", 1)
     scan = scan_source(tmp_path)
-    empty = place_in_series(scan["series_id"].iloc[:0], scan.iloc[:0])
+    empty = series_geometry(scan["series_id"].iloc[:0], scan.iloc[:0])
     assert all(len(column) == 0 for column in empty.values())
-    assert geometry_told(slices_of(tmp_path)) == []
+    assert describe_geometry(slices_of(tmp_path)) == []
 
 
 def test_real_series(shared_data: Path) -> None:
@@ -86,13 +86,13 @@ def test_real_series(shared_data: Path) -> None:
         scan[f"pos_{axis}"] = headers[f"ImagePositionPatient_{index + 1}"]
     for index in range(6):
         scan[f"orientation_{index}"] = headers[f"ImageOrientationPatient_{index + 1}"]
-    placed = pd.DataFrame(place_in_series(headers["SeriesInstanceUID"], scan))
+    placed = pd.DataFrame(series_geometry(headers["SeriesInstanceUID"], scan))
     placed["series"], placed["file"] = headers["SeriesInstanceUID"], headers["SOPInstanceUID"]
-    told = {entry["flag"]: (entry["series"], entry["slices"]) for entry in geometry_told(placed)}
+    told = {entry["flag"]: (entry["series"], entry["slices"]) for entry in describe_geometry(placed)}
     assert told == {"gap": (6, 6), "overlap": (171, 760), "same_place": (60, 563), "off_normal": (3, 10)}
     gaps = sorted(placed["step"][placed["gap"]].round(1).tolist())
     assert gaps == [5.0, 9.4, 10.0, 10.0, 74.1, 143.9]
-    series = series_told(placed)
+    series = describe_series(placed)
     assert (series["series"], series["tilted"]) == (2214, 2024)
     assert series["spacings"][0]["mm"] == 5.0
 

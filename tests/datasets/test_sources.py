@@ -10,7 +10,7 @@ from zip_files import change_entry, zip_folder
 from ichx.ct.dicom import DicomDefectError, read_slice
 from ichx.datasets import sources
 from ichx.datasets.ingest import scan_source
-from ichx.datasets.sources import SourceFiles, find_drift, list_files, read_archived, read_known
+from ichx.datasets.sources import SourceFiles, find_drift, list_files, read_source_slice, read_zip_member
 from ichx.errors import IchxError
 from ichx.phantom.encoded_files import enhanced
 
@@ -92,10 +92,10 @@ def test_a_dicom_file_alone_is_a_source(tmp_path: Path) -> None:
         assert scan[["file", "defect"]].to_numpy().tolist() == [[source.name, defect]]
     scan = scan_source(path)
     (file,) = SourceFiles(path, scan).of([0])
-    hu = read_known(file).hu
+    hu = read_source_slice(file).hu
     assert (hu == read_slice(path).hu).all()
     write_ct(path, stored=head(1, side=40))
-    with pytest.raises(IchxError, match="1 file changed, namely a"):
+    with pytest.raises(IchxError, match="1 file changed: a"):
         SourceFiles(path, scan)
 
 
@@ -104,7 +104,7 @@ def test_slices_are_read_from_a_zip_as_from_a_folder(tmp_path: Path) -> None:
     archive = zip_folder(tmp_path / "f", tmp_path / "a.zip", "train/")
     plain, packed = (SourceFiles(source, scan_source(source)) for source in (tmp_path / "f", archive / "train"))
     for one, other in zip(plain.of(range(4)), packed.of(range(4)), strict=True):
-        assert (read_known(one).hu == read_known(other).hu).all()
+        assert (read_source_slice(one).hu == read_source_slice(other).hu).all()
 
 
 def test_a_member_of_several_frames_is_inflated_once(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_member_of_several_frames_is_inflated_once(tmp_path: Path) -> None:
     plain, packed = (SourceFiles(source, scan_source(source)).of(range(5)) for source in (tmp_path / "f", archive))
     before = sources._kept_contents.cache_info()
     for one, other in zip(plain, packed, strict=True):
-        assert (read_known(one).hu == read_known(other).hu).all()
+        assert (read_source_slice(one).hu == read_source_slice(other).hu).all()
     after = sources._kept_contents.cache_info()
     assert (after.misses - before.misses, after.hits - before.hits) == (1, 4)
 
@@ -126,7 +126,7 @@ def test_a_zip_that_has_changed_is_told_before_anything_is_read(tmp_path: Path) 
     scan = scan_source(archive)
     assert len(SourceFiles(archive, scan).of([0, 2])) == 2
     change_entry(archive, scan["file"][1], crc=5)
-    with pytest.raises(IchxError, match=f"1 file changed, namely {scan['file'][1]}"):
+    with pytest.raises(IchxError, match=f"1 file changed: {scan['file'][1]}"):
         SourceFiles(archive, scan)
     next((tmp_path / "f").glob("*.dcm")).unlink()
     zip_folder(tmp_path / "f", archive)
@@ -141,9 +141,9 @@ def test_a_file_that_has_changed_is_not_read(tmp_path: Path) -> None:
     os.utime(tmp_path / scan["file"][0], ns=(1, 1))
     (tmp_path / scan["file"][1]).unlink()
     with pytest.raises(IchxError, match="it has changed since"):
-        read_known(first)
+        read_source_slice(first)
     with pytest.raises(IchxError, match="cannot be read: No such file"):
-        read_known(second)
+        read_source_slice(second)
 
 
 def test_a_member_is_checked_when_it_is_decoded(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_member_is_checked_when_it_is_decoded(tmp_path: Path) -> None:
     scan = scan_source(archive)
     assert scan["defect"].tolist() == [""], "a header is read without the rest"
     with pytest.raises(DicomDefectError) as caught:
-        read_known(SourceFiles(archive, scan).of([0])[0])
+        read_source_slice(SourceFiles(archive, scan).of([0])[0])
     assert caught.value.reason == "damaged_member"
 
 
@@ -167,19 +167,19 @@ def test_drift_names_what_is_gone_changed_and_new(tmp_path: Path) -> None:
     (tmp_path / "new.dcm").write_text("new")
     drift = find_drift(list_files(tmp_path), scan)
     assert (drift.gone, drift.changed, drift.new) == ((names[0],), (names[1],), ("new.dcm",))
-    assert drift.told == f"1 file gone, namely {names[0]}; 1 file changed, namely {names[1]}"
+    assert drift.told == f"1 file gone: {names[0]}; 1 file changed: {names[1]}"
 
 
 def test_files_in_a_zip_are_read_by_their_path(tmp_path: Path) -> None:
     (tmp_path / "f/d").mkdir(parents=True)
     (tmp_path / "f/d/labels.csv").write_text("ID,Label\n")
     archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
-    assert read_archived(archive / "d/labels.csv") == b"ID,Label\n"
-    assert read_archived(tmp_path / "f/d/labels.csv") is None
-    assert read_archived(tmp_path / "absent.csv") is None
+    assert read_zip_member(archive / "d/labels.csv") == b"ID,Label\n"
+    assert read_zip_member(tmp_path / "f/d/labels.csv") is None
+    assert read_zip_member(tmp_path / "absent.csv") is None
     with pytest.raises(IchxError, match=r"there is no file label.csv in") as caught:
-        read_archived(archive / "label.csv")
+        read_zip_member(archive / "label.csv")
     assert "did you mean 'd/labels.csv'" in caught.value.remedy
     change_entry(archive, "d/labels.csv", crc=3)
     with pytest.raises(IchxError, match="differ from their checksum"):
-        read_archived(archive / "d/labels.csv")
+        read_zip_member(archive / "d/labels.csv")

@@ -107,8 +107,8 @@ def test_a_dropped_slice_and_a_doubled_one(place: tuple[Workspace, Store]) -> No
     found = wrong(audit(Project(workspace, store), 1))
     assert "was changed" in found["fold 0 predictions"]
     assert "incomplete: " in found["fold 0 predictions"]
-    assert "no prediction of 2 slices, namely " in found["fold 0 predictions"]
-    assert f"1 slice predicted more than once, namely {gone[0]}" in found["fold 1 predictions"]
+    assert "no prediction of 2 slices: " in found["fold 0 predictions"]
+    assert f"1 slice predicted more than once: {gone[0]}" in found["fold 1 predictions"]
     assert "that can be decoded" not in found.get("fold 0 predictions", "")
     assert "that can be decoded, " in found["complete"]
     assert "score" in found
@@ -120,7 +120,7 @@ def test_slices_dropped_in_the_store_as_well(place: tuple[Workspace, Store]) -> 
     count = len(read_predictions(oof_file(workspace, 1)).slice_ids)
     record_again(workspace, store, 1, np.arange(2, count))
     found = wrong(audit(Project(workspace, store), 1))
-    assert found["complete"].startswith("no prediction of 2 slices that can be decoded, namely ")
+    assert found["complete"].startswith("no prediction of 2 slices that can be decoded: ")
     shutil.rmtree(workspace.cache_dir)
     checks = {check.subject: check for check in audit(Project(workspace, store), 1).checks}
     assert checks["complete"].state == "unknown"
@@ -135,7 +135,7 @@ def test_a_fold_that_predicts_what_it_trained_on(place: tuple[Workspace, Store])
     ids = np.concatenate([own.slice_ids[:-1], other.slice_ids[:1]])
     write_predictions(path, Predictions(ids, own.logits))
     found = wrong(audit(Project(workspace, store), 1))
-    assert f"1 slice of other folds, which this one trained on, namely {ids[-1]}" in found["fold 1 predictions"]
+    assert f"1 slice of other folds, which this one trained on: {ids[-1]}" in found["fold 1 predictions"]
 
 
 def test_a_changed_fold_file(place: tuple[Workspace, Store]) -> None:
@@ -149,7 +149,7 @@ def test_a_changed_fold_file(place: tuple[Workspace, Store]) -> None:
     folds[1:].to_parquet(path, index=False)
     found = wrong(audit(Project(workspace, store), 1))
     assert found["folds"].startswith("the file of the folds default of ph version 1 was changed: ")
-    assert "in none of its 2 folds, such as " in found["folds"]
+    assert "in none of its 2 folds, e.g. " in found["folds"]
     pd.concat([folds, folds[:1]]).to_parquet(path, index=False)
     assert wrong(audit(Project(workspace, store), 1))["folds"].endswith("it does not give each patient one fold")
     folds.drop(columns="fold").to_parquet(path, index=False)

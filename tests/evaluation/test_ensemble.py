@@ -10,7 +10,7 @@ import pytest
 from conftest import SHORT
 from dicom_files import write_study
 
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.fold_import import import_folds
 from ichx.errors import IchxError
 from ichx.evaluation import blend
@@ -138,10 +138,7 @@ def test_fewer_than_asked_for_is_said_and_what_is_missing(place: tuple[Workspace
     report = make_ensemble(Project(workspace, store), top=5, tta="hflip")
     assert [m.experiment for m in report.ensemble.members if m.experiment > 3] == []
     assert report.notes[0] == "asked for 5 experiments, 3 are complete; blending those"
-    assert (
-        "2 experiments not complete, namely 4 (waiting): 0 of 2 folds, new; 5 (half): 1 of 2 folds, partial"
-        in report.notes
-    )
+    assert "2 experiments not complete: 4 (waiting): 0 of 2 folds, new; 5 (half): 1 of 2 folds, partial" in report.notes
 
 
 def test_members_are_blended_as_named(place: tuple[Workspace, Store]) -> None:
@@ -249,7 +246,7 @@ def test_nothing_complete(dataset_copy: Path) -> None:
             make_ensemble(Project(workspace, store), top=4, tta="hflip")
         first, told = caught.value.problem.splitlines()
         assert first == "no experiment is complete"
-        assert told.startswith("20 experiments not complete, such as 1 (waiting-0): 0 of 2 folds, new; 2 (waiting-1)")
+        assert told.startswith("20 experiments not complete, e.g. 1 (waiting-0): 0 of 2 folds, new; 2 (waiting-1)")
         assert "waiting-19" not in told
         assert "ichx run" in caught.value.remedy
         assert store.ensembles() == []
@@ -289,7 +286,7 @@ def test_two_test_sets_get_a_submission_each(
     half = tmp_path / "half.csv"
     half.write_text("\n".join(rows[:1] + rows[-60:]) + "\nID_absent_any,0.5\n")
     half.write_text(half.read_text() + "".join(f"ID_absent_{label},0.5\n" for label in LABELS[:-1]))
-    add_dataset(Project(workspace, store), "late", phantom.test, test_of="ph", sample=half)
+    add_dataset(Project(workspace, store), AddRequest("late", phantom.test, test_of="ph", sample=half))
     with pytest.raises(IchxError, match="no predictions of late from fold 0, 1") as caught:
         make_ensemble(Project(workspace, store), top=3, tta="hflip")
     assert "ichx run" in caught.value.remedy
@@ -313,12 +310,12 @@ def test_a_dataset_that_moved_on_is_told(place: tuple[Workspace, Store], phantom
     """Experiments on other versions or folds are not mixed: those like the newest complete one are blended."""
     workspace, store = place
     registry = load_registry()
-    add_dataset(Project(workspace, store), "ph", phantom.train, labels=phantom.train_labels, folds=3)
+    add_dataset(Project(workspace, store), AddRequest("ph", phantom.train, labels=phantom.train_labels, folds=3))
     later = new_experiment(store, registry, plugin="tiny_efficientnet", size=32, settings=SHORT, name="moved")
     run_experiment(Project(workspace, store, registry), later.number)
     report = make_ensemble(Project(workspace, store), top=4, tta="hflip")
     assert [m.experiment for m in report.ensemble.members] == [4]
-    assert report.notes[1].startswith("3 experiments left out: other data or folds than 4, the newest, namely 1 (")
+    assert report.notes[1].startswith("3 experiments left out: other data or folds than 4, the newest: 1 (")
     with pytest.raises(
         IchxError, match=r"4 and 1 do not belong together: \d+ slices with another fold \(default, default\)"
     ):
@@ -330,7 +327,9 @@ def test_experiments_on_two_datasets_need_a_choice(place: tuple[Workspace, Store
     ids = [i for p in range(4) for i in write_study(tmp_path / "other", str(p), 3)]
     rows = [f"{i}_{label},{n % 2}" for n, i in enumerate(ids) for label in LABELS]
     (tmp_path / "other.csv").write_text("ID,Label\n" + "\n".join(rows) + "\n")
-    add_dataset(Project(workspace, store), "other", tmp_path / "other", labels=tmp_path / "other.csv", folds=2)
+    add_dataset(
+        Project(workspace, store), AddRequest("other", tmp_path / "other", labels=tmp_path / "other.csv", folds=2)
+    )
     new_experiment(store, load_registry(), plugin="tiny_resnet", dataset="other")
     with pytest.raises(IchxError, match="experiments on 2 datasets: other, ph"):
         make_ensemble(Project(workspace, store), top=4, tta="hflip")

@@ -97,14 +97,14 @@ def test_a_file_that_was_changed_by_hand_is_told(sample: SampleTable, tmp_path: 
     first, second = (row.split(",")[0] for row in rows[:2])
     assert told(path, sample, [head, *rows]) == []
     assert told(path, sample, [head, rows[1], rows[0], *rows[2:]]) == [
-        f"2 ids not in the sample's order, namely line 2 has {second!r} where the sample has {first!r}; "
+        f"2 ids not in the sample's order: line 2 has {second!r} where the sample has {first!r}, "
         f"line 3 has {first!r} where the sample has {second!r}"
     ]
     missing, foreign = told(path, sample, [head, *(row.replace("ID_a_", "ID_q_") for row in rows)])
-    assert missing.startswith("6 ids of the sample missing, such as 'ID_a_")
-    assert foreign.startswith("6 ids that the sample does not have, such as 'ID_q_")
-    assert told(path, sample, [head, *rows, rows[0]]) == [f"1 id more than once, namely {first!r}"]
-    assert told(path, sample, [head, *rows[1:]]) == [f"1 id of the sample missing, namely {first!r}"]
+    assert missing.startswith("6 ids of the sample missing, e.g. 'ID_a_")
+    assert foreign.startswith("6 ids that the sample does not have, e.g. 'ID_q_")
+    assert told(path, sample, [head, *rows, rows[0]]) == [f"1 id more than once: {first!r}"]
+    assert told(path, sample, [head, *rows[1:]]) == [f"1 id of the sample missing: {first!r}"]
     assert told(path, sample, ["id,probability", *rows]) == ["its columns are id, probability instead of ID, Label"]
     with pytest.raises(IchxError, match=r"submission\.csv: its columns are id, probability"):
         check_submission(path, sample)
@@ -116,13 +116,13 @@ def test_everything_is_told_at_once(sample: SampleTable, tmp_path: Path) -> None
     values = ["much", "", "nan", "1.5", "-0.1", " 0.25 ", "1e-7", "inf"] + ["0.5"] * (len(ids) - 8)
     rows = [f"{i},{v}" for i, v in zip(ids, values, strict=True)]
     assert told(path, sample, ["ID,Label", *rows[:-1], rows[3], "ID_z_any,0.5"]) == [
-        f"1 id of the sample missing, namely {ids[-1]!r}",
-        "1 id that the sample does not have, namely 'ID_z_any'",
-        f"1 id more than once, namely {ids[3]!r}",
-        f"1 id without a value, namely line 3 ({ids[1]}): ''",
-        f"1 id whose value is NaN, namely line 4 ({ids[2]}): 'nan'",
-        f"2 ids whose value is no number, namely line 2 ({ids[0]}): 'much'; line 9 ({ids[7]}): 'inf'",
-        f"3 ids whose value is outside 0..1, namely line 5 ({ids[3]}): '1.5'; line 6 ({ids[4]}): '-0.1'; "
+        f"1 id of the sample missing: {ids[-1]!r}",
+        "1 id that the sample does not have: 'ID_z_any'",
+        f"1 id more than once: {ids[3]!r}",
+        f"1 id without a value: line 3 ({ids[1]}): ''",
+        f"1 id whose value is NaN: line 4 ({ids[2]}): 'nan'",
+        f"2 ids whose value is no number: line 2 ({ids[0]}): 'much', line 9 ({ids[7]}): 'inf'",
+        f"3 ids whose value is outside 0..1: line 5 ({ids[3]}): '1.5', line 6 ({ids[4]}): '-0.1', "
         f"line {len(ids) + 1} ({ids[3]}): '1.5'",
     ]
 

@@ -14,7 +14,7 @@ from conftest import SHORT, Program
 
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import CacheSpec
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import LoadedDataset, load_dataset, load_folds
 from ichx.errors import IchxError
 from ichx.evaluation.metric import probabilities, score
@@ -256,7 +256,9 @@ def test_a_test_set_added_later_is_predicted_from_the_stored_weights(
     weights = (home / "fold-0" / "weights.safetensors").read_bytes()
     assert phantom.test is not None
     with open_store(workspace) as store:
-        add_dataset(Project(workspace, store), "late", phantom.test, test_of="ph", sample=phantom.sample_submission)
+        add_dataset(
+            Project(workspace, store), AddRequest("late", phantom.test, test_of="ph", sample=phantom.sample_submission)
+        )
     assert ichx("run", 2, cwd=trained_copy).code == 0
     for view in ("identity", "hflip"):
         early, late = (read_predictions(home / "fold-0" / f"test-{n}-v1-{view}.parquet") for n in ("ph-test", "late"))
@@ -277,7 +279,9 @@ def test_stored_weights_of_another_model_predict_nothing(trained_copy: Path, pha
     safetensors.torch.save_file(tensors, weights)
     assert phantom.test is not None
     with open_store(workspace) as store:
-        add_dataset(Project(workspace, store), "late", phantom.test, test_of="ph", sample=phantom.sample_submission)
+        add_dataset(
+            Project(workspace, store), AddRequest("late", phantom.test, test_of="ph", sample=phantom.sample_submission)
+        )
         with pytest.raises(IchxError, match="does not hold the weights of this model"):
             run_experiment(Project(workspace, store, load_registry()), 2)
         assert not store.predictions(2, role="test", version_id=store.version("late").id)

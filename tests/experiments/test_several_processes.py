@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import Program, clean_environment
 
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import new_experiment
 from ichx.phantom.dicom_files import PhantomFiles
@@ -152,7 +152,9 @@ def test_predictions_do_not_depend_on_how_many_predict(
     predicted = []
     for size in (1, 2, 3):
         with open_store(open_workspace(trained_copy)) as store:
-            add_dataset(Project(open_workspace(trained_copy), store), f"late-{size}", phantom.train, test_of="ph")
+            add_dataset(
+                Project(open_workspace(trained_copy), store), AddRequest(f"late-{size}", phantom.train, test_of="ph")
+            )
         done = ichx_process("run", 1, "--fold", 0, "--device", "cpu", "--processes", size, cwd=trained_copy)
         assert done.code == 0, done.err
         folder = trained_copy / "experiments" / "1" / "fold-0"

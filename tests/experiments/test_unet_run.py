@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import SHORT, Program
 
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.fold_run import RunOptions
 from ichx.experiments.prepare import prepare_job
 from ichx.experiments.register import new_experiment
@@ -34,7 +34,8 @@ def bled(phantom: PhantomFiles, tmp_path_factory: pytest.TempPathFactory) -> Pat
     with open_store(workspace) as store:
         for name, masks in (("ph", phantom.train_masks), ("bare", None)):
             add_dataset(
-                Project(workspace, store), name, phantom.train, labels=phantom.train_labels, masks=masks, folds=2
+                Project(workspace, store),
+                AddRequest(name, phantom.train, labels=phantom.train_labels, masks=masks, folds=2),
             )
     return workspace.root
 

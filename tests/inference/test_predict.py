@@ -17,7 +17,7 @@ from zip_files import zip_folder
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache
 from ichx.cache.requests import recipe_spec
-from ichx.datasets.catalog import make_catalog, usable
+from ichx.datasets.catalog import build_catalog, usable
 from ichx.datasets.dataset import load_dataset
 from ichx.datasets.ingest import scan_source
 from ichx.errors import IchxError
@@ -96,7 +96,7 @@ def test_pixels_of_a_portion_are_those_of_the_training_cache(
     spec = recipe_spec(from_toml(store.experiment(2).recipe))
     spec = type(spec)(spec.size, centre, spec.resize)
     whole = ensure_cache(tmp_path / "whole", "ph", data.source, data.slices, spec)
-    catalog, _ = make_catalog(scan_source(phantom.train), workspace.privacy_key())
+    catalog, _ = build_catalog(scan_source(phantom.train), workspace.privacy_key())
     slices = usable(catalog)
     assert slices["slice_id"].tolist() == data.slices["slice_id"].tolist()
     parts = list(portions(slices, 70))

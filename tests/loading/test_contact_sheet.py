@@ -13,7 +13,7 @@ from zip_files import zip_folder
 from ichx.cache.resize import fit_square
 from ichx.ct.dicom import read_slice
 from ichx.ct.windows import windows_numpy
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import LoadedDataset, load_dataset
 from ichx.errors import IchxError
 from ichx.labels import LABELS
@@ -40,7 +40,7 @@ def data(tmp_path: Path, workspace: Workspace, store: Store) -> LoadedDataset:
     rows = [f"{i}_{label},{int(n == 2)}" for n, i in enumerate(ids) for label in LABELS]
     (tmp_path / "labels.csv").write_text("ID,Label\n" + "\n".join(rows) + "\n")
     write_study(tmp_path / "files", "2", 1)
-    add_dataset(Project(workspace, store), "x", tmp_path / "files")
+    add_dataset(Project(workspace, store), AddRequest("x", tmp_path / "files"))
     return load_dataset(Project(workspace, store), "x")
 
 
@@ -50,7 +50,7 @@ def test_the_pixels_are_what_a_model_sees(
     tmp_path: Path, workspace: Workspace, store: Store, data: LoadedDataset, kind: str, packed: bool
 ) -> None:
     if packed:
-        add_dataset(Project(workspace, store), "z", zip_folder(data.source, tmp_path / "x.zip"))
+        add_dataset(Project(workspace, store), AddRequest("z", zip_folder(data.source, tmp_path / "x.zip")))
         data = load_dataset(Project(workspace, store), "z")
     windows = parse_windows("file,subdural")
     drawn = draw_sheet(tmp_path / "sheet.png", data, windows, kind=kind, count=2)
@@ -68,7 +68,7 @@ def test_the_pixels_are_what_a_model_sees(
 def test_a_slice_that_cannot_be_decoded_is_a_grey_field(tmp_path: Path, workspace: Workspace, store: Store) -> None:
     write_ct(tmp_path / "f/black.dcm", np.zeros((32, 32), np.uint16))
     write_ct(tmp_path / "f/good.dcm", head(), ImagePositionPatient=None)
-    add_dataset(Project(workspace, store), "x", tmp_path / "f")
+    add_dataset(Project(workspace, store), AddRequest("x", tmp_path / "f"))
     draw_sheet(
         tmp_path / "s.png", load_dataset(Project(workspace, store), "x"), parse_windows("brain"), kind="linear", count=9
     )

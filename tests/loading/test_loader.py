@@ -18,7 +18,7 @@ from ichx.cache.hu_cache import Cache, CacheSpec, shard_path
 from ichx.cache.resize import fit_square
 from ichx.ct.dicom import read_slice
 from ichx.ct.geometry import head_centre, shift_to_centre
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
 from ichx.errors import IchxError
 from ichx.labels import LABELS
@@ -106,7 +106,8 @@ def test_real_slices_come_from_their_files_to_their_batches(tmp_path, shared_dat
     mini = shared_data / "rsna_mini"
     with open_store(workspace) as store:
         add_dataset(
-            Project(workspace, store), "rsna", mini / "stage_2_train", labels=mini / "stage_2_train.csv", folds=2
+            Project(workspace, store),
+            AddRequest("rsna", mini / "stage_2_train", labels=mini / "stage_2_train.csv", folds=2),
         )
         data = load_dataset(Project(workspace, store), "rsna")
     spec = CacheSpec(48, "slice", "bilinear")

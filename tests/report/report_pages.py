@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dicom_files import write_study
 
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.evaluation.ensemble import make_ensemble
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
@@ -45,7 +45,9 @@ def train(folder: Path) -> Workspace:
         *(f"stage.{s}.{v}" for s in stages for v in ("epochs=1", "milestones=[]")),
     )
     with open_store(workspace) as store:
-        add_dataset(Project(workspace, store), "small", folder / "files", labels=folder / "labels.csv", folds=2)
+        add_dataset(
+            Project(workspace, store), AddRequest("small", folder / "files", labels=folder / "labels.csv", folds=2)
+        )
         for name in (NAME, "half", "never"):
             new_experiment(store, registry, plugin="tiny_byobnet", settings=settings, name=name)
         new_experiment(store, registry, plugin="tiny_resnet", settings=settings, name="other")

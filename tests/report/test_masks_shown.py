@@ -10,7 +10,7 @@ import pytest
 from browser import PROGRAM, Browser
 from conftest import SHORT
 
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.fold_run import RunOptions
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
@@ -34,7 +34,8 @@ def pages(phantom: PhantomFiles, tmp_path_factory: pytest.TempPathFactory) -> di
     with open_store(workspace) as store:
         for name, masks in (("ph", phantom.train_masks), ("bare", None)):
             add_dataset(
-                Project(workspace, store), name, phantom.train, labels=phantom.train_labels, masks=masks, folds=2
+                Project(workspace, store),
+                AddRequest(name, phantom.train, labels=phantom.train_labels, masks=masks, folds=2),
             )
         for kind, dataset, settings in (
             ("learnt", "ph", ()),

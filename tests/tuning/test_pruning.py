@@ -6,7 +6,6 @@ from scripted_engine import ScriptedEngine, Told, far_from
 from tuned_workspace import made, parent, space, store, workspace  # noqa: F401
 
 from ichx.errors import IchxError
-from ichx.experiments.loggers.run_log import log_file
 from ichx.experiments.register import draft
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -36,7 +35,7 @@ def test_what_lags_behind_is_ended_and_its_checkpoints_go(workspace: Workspace, 
         child = store.experiment(trial.experiment or 0)
         assert child.tags == ("pruned",)
         assert len(store.history(child.number, 0)) < recipe.epochs
-        assert not list(log_file(workspace, child.number, 0).parent.glob("checkpoint*"))
+        assert not list(workspace.experiment_files(child.number).fold(0).log.parent.glob("checkpoint*"))
         with pytest.raises(IchxError, match="not been trained to its end"):
             promote(Project(workspace, store), child.number)
     done = [t for t in told.ended if t.state == "done"]

@@ -10,9 +10,8 @@ from inline_engine import InlineEngine
 from scripted_engine import CPU, ScriptedEngine, Told, far_from
 from tuned_workspace import made, parent, space, store, workspace  # noqa: F401
 
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.errors import IchxError
-from ichx.experiments.loggers.run_log import log_file
 from ichx.experiments.register import draft
 from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml
@@ -34,7 +33,7 @@ def test_trials_are_experiments_and_a_finished_study_stays(
 ) -> None:
     source = Path(store.version("phantom").source)
     (labels,) = source.parent.glob("*train.csv")
-    add_dataset(Project(workspace, store), "phantom", source, labels=labels, folds=3)
+    add_dataset(Project(workspace, store), AddRequest("phantom", source, labels=labels, folds=3))
     told = Told()
     ending = tune(Project(workspace, store), 1, InlineEngine(), trials=3, space=space, budget=CPU, events=told)
     assert ending == TuneEnding(3, 3, "complete")
@@ -59,7 +58,7 @@ def test_trials_are_experiments_and_a_finished_study_stays(
         assert (run.fold, run.state) == (1, "done")
         (oof,) = store.predictions(child.number, role="oof", view="identity")
         assert oof.score == trial.score
-        assert log_file(workspace, child.number, 1).exists()
+        assert workspace.experiment_files(child.number).fold(1).log.exists()
     assert [e.number for e in store.experiments()] == [1]
     assert store.listing(Selection(kind=None, parent=1))[1] == 3
 
@@ -118,13 +117,13 @@ def test_a_first_failure_ends_the_study_and_a_later_one_does_not(
     told = Told()
     with pytest.raises(IchxError, match="trial 1 failed before any succeeded: exit code 1: out of luck") as caught:
         tune(Project(workspace, store), 1, engine, trials=4, space=space, budget=CPU, events=told)
-    assert str(log_file(workspace, 2, 1)) in caught.value.remedy
+    assert str(workspace.experiment_files(2).fold(1).log) in caught.value.remedy
 
     broken |= {2}
     ending = tune(Project(workspace, store), 1, engine, trials=4, space=space, budget=CPU, events=told)
     assert ending == TuneEnding(4, 3, "complete")
     assert [t.state for t in told.ended] == ["failed", "done", "failed", "done"]
-    assert told.ended[2].log == log_file(workspace, 4, 1).relative_to(workspace.root).as_posix()
+    assert told.ended[2].log == workspace.experiment_files(4).fold(1).log.relative_to(workspace.root).as_posix()
 
     broken |= set(range(20))
     with pytest.raises(IchxError, match="3 trials in a row failed, the last one: exit code 1"):

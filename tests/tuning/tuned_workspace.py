@@ -8,7 +8,7 @@ import pytest
 import torch
 from scripted_engine import SEARCH
 
-from ichx.datasets.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.register import draft
 from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workspace = init_workspace(root / "workspace")
     files = write_phantom(root / "phantom", patients=4, seed=1, size=64)
     with open_store(workspace) as store:
-        add_dataset(Project(workspace, store), "phantom", files.train, labels=files.train_labels, folds=2)
+        add_dataset(Project(workspace, store), AddRequest("phantom", files.train, labels=files.train_labels, folds=2))
     return workspace.root
 
 

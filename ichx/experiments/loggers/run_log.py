@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 STAMP = "%Y-%m-%d %H:%M:%S"
 
 
-def log_file(workspace: "Workspace", experiment: int, fold: int) -> Path:
-    """Return where the log of a fold is."""
-    return workspace.experiment_dir(experiment) / f"fold-{fold}" / "run.log"
-
-
 def prints_into(log: Path) -> bool:
     """Tell whether what this process prints as errors goes into the file `log`."""
     try:
@@ -52,7 +47,7 @@ class RunLog(RunEvents):
 
     def attempt_started(self, run: "Run") -> None:
         """Write where it runs, and how it was started; then what was told before it held the fold."""
-        self._path = log_file(self._workspace, run.experiment, run.fold)
+        self._path = self._workspace.experiment_files(run.experiment).fold(run.fold).log
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._write(f"experiment {run.experiment}, fold {run.fold}: attempt {run.attempt} begins")
         self._write(f"  on {run.host}, process {run.pid}, ichx {run.code_version}")

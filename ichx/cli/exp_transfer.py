@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import console, print_json, say, session
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import Number
+from ichx.cli.session import session
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
@@ -21,7 +22,7 @@ def export(
 
     Example: `ichx exp export 6 resnext50.zip --weights`
     """
-    from ichx.text import bytes_told
+    from ichx.text import format_bytes
 
     with session() as project:
         project.store.experiment(number)  # report an unknown number before torch is imported
@@ -31,7 +32,7 @@ def export(
     if as_json:
         print_json(written)
     else:
-        say(f"experiment {number}: {written.files} files, {bytes_told(written.nbytes)} in {written.file}")
+        info(f"experiment {number}: {written.files} files, {format_bytes(written.nbytes)} in {written.file}")
 
 
 def import_(
@@ -51,4 +52,4 @@ def import_(
     else:
         console.print(f"experiment {found.number}: it was experiment {found.was} where it comes from", markup=False)
     for line in found.left_out:
-        say(f"note: {line}", style="yellow")
+        info(f"note: {line}", style="yellow")

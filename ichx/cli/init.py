@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.render import say
+from ichx.cli.output import info
 
 
 def init(
@@ -21,5 +21,5 @@ def init(
     workspace = init_workspace(folder)
     with open_store(workspace):
         pass
-    say(f"workspace at {workspace.root}")
-    say("next: `ichx data add NAME PATH --labels CSV`, or `ichx demo` to see the whole job")
+    info(f"workspace at {workspace.root}")
+    info("next: `ichx data add NAME PATH --labels CSV`, or `ichx demo` to see the whole job")

@@ -4,8 +4,11 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.numbers import Number, Numbers, complete_tag
-from ichx.cli.render import cell, console, print_json, say, session, table
+from ichx.cli.formatting import format_value
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import Number, Numbers, complete_tag
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 from ichx.errors import IchxError, raise_problems
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
@@ -21,7 +24,7 @@ def name(number: Number, new: Annotated[str, typer.Argument(metavar="NAME", help
         raise IchxError("a name has between 1 and 200 characters", "choose another")
     with session() as project:
         project.store.rename(number, new)
-    say(f"experiment {number} is called {new}")
+    info(f"experiment {number} is called {new}")
 
 
 def tag(
@@ -49,7 +52,7 @@ def tag(
     elif found:
         console.print(", ".join(found), markup=False)
     else:
-        say(f"experiment {number} has no tags")
+        info(f"experiment {number} has no tags")
 
 
 def note(
@@ -72,9 +75,9 @@ def note(
         print_json(found)
         return
     if not found:
-        say(f"experiment {number} has no notes")
+        info(f"experiment {number} has no notes")
     for written in found:
-        console.print(f"{cell(written.created)}: {written.text}", markup=False)
+        console.print(f"{format_value(written.created)}: {written.text}", markup=False)
 
 
 def clone(
@@ -111,7 +114,7 @@ def clone(
     else:
         place = f"{made.dataset} v{made.dataset_version}"
         console.print(f"experiment {made.number}: {made.name} on {place}, from experiment {number}", markup=False)
-    say(f"next: `ichx run {made.number}`")
+    info(f"next: `ichx run {made.number}`")
 
 
 def archive(
@@ -123,7 +126,7 @@ def archive(
     """
     with session() as project:
         project.store.archive(numbers, not undo)
-    say(f"{_listed(numbers)} {'out of' if undo else 'in'} the archive")
+    info(f"{_listed(numbers)} {'out of' if undo else 'in'} the archive")
 
 
 def rm(numbers: Numbers) -> None:
@@ -136,10 +139,10 @@ def rm(numbers: Numbers) -> None:
         project.store.trash(numbers)
     back = f"`ichx exp restore {' '.join(map(str, numbers))}` takes {'it' if len(numbers) == 1 else 'them'} out"
     going = "" if set(numbers) <= set(blends) else ", `ichx gc` deletes for good"
-    say(f"{_listed(numbers)} in the trash; {back}{going}")
+    info(f"{_listed(numbers)} in the trash; {back}{going}")
     for number, ensembles in blends.items():
         told = f"ensemble{'s' if len(ensembles) > 1 else ''} {', '.join(map(str, ensembles))}"
-        say(f"experiment {number} stays on disk all the same, for {told} was made of it")
+        info(f"experiment {number} stays on disk all the same, for {told} was made of it")
 
 
 def restore(numbers: Numbers) -> None:
@@ -149,7 +152,7 @@ def restore(numbers: Numbers) -> None:
     """
     with session() as project:
         project.store.restore(numbers)
-    say(f"{_listed(numbers)} out of the trash")
+    info(f"{_listed(numbers)} out of the trash")
 
 
 def tags(as_json: AsJson = False) -> None:
@@ -162,9 +165,9 @@ def tags(as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
     elif found:
-        table("", ("tag", "experiments"), list(found.items()))
+        print_table("", ("tag", "experiments"), list(found.items()))
     else:
-        say("no experiment has a tag; `ichx exp tag NUMBER TAG` adds one")
+        info("no experiment has a tag; `ichx exp tag NUMBER TAG` adds one")
 
 
 def _listed(numbers: list[int]) -> str:

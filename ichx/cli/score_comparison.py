@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from ichx.cli.render import cell, console, marked, table, warn
+from ichx.cli.formatting import format_value, marks_of
+from ichx.cli.output import console, warn
+from ichx.cli.tables import print_table
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
@@ -18,12 +20,12 @@ def show_scores(found: "ScoreComparison", one: "Experiment", two: "Experiment") 
     made, a, b = found.difference, one.number, two.number
     console.print(
         f"log loss on {found.slices:,} slices of {made.patients:,} patients, tta {found.tta}\n"
-        f"  exp {a}  {cell(found.first)}{marked(one)}\n"
-        f"  exp {b}  {cell(found.second)}{marked(two)}",
+        f"  exp {a}  {format_value(found.first)}{marks_of(one)}\n"
+        f"  exp {b}  {format_value(found.second)}{marks_of(two)}",
         markup=False,
     )
     of_label = [(label, _told(made.labels[label]), _told(made.auc[label])) for label in LABELS]
-    table(
+    print_table(
         f"{a} less {b}: under 0, the loss of {a} is lower",
         ("label", "log loss", "AUC"),
         [("weighted", _told(made), ""), *of_label],
@@ -39,12 +41,12 @@ def show_scores(found: "ScoreComparison", one: "Experiment", two: "Experiment") 
     rows = []
     for d in found.disagreements:
         k = max(range(len(LABELS)), key=lambda k: abs(d.first[k] - d.second[k]))
-        losses = f"{cell(d.first_loss)}\n{cell(d.second_loss)}"
+        losses = f"{format_value(d.first_loss)}\n{format_value(d.second_loss)}"
         chances = f"{d.first[k]:.4f}\n{d.second[k]:.4f}"
         rows.append((d.slice_id, "\n".join(d.positive) or "none", f"{a}\n{b}", losses, LABELS[k], chances))
     if rows:
         heads = ("slice", "positive", "exp", "loss", "furthest apart in", "probability")
-        table("where they disagree most", heads, rows)
+        print_table("where they disagree most", heads, rows)
 
 
 def _told(found: "Interval | Difference") -> str:

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.catalog import (
+    build_catalog,
     catalog_digest,
     label_digest,
-    make_catalog,
     usable,
     write_catalog,
     write_parquet,
@@ -37,7 +37,7 @@ from ichx.datasets.summary import summarize
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
-from ichx.text import counted
+from ichx.text import format_count
 from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -57,37 +57,49 @@ class AddReport:
     warnings: tuple[str, ...]
 
 
-def add_dataset(
-    project: "Project",
-    name: str,
-    source: Path,
-    *,
-    labels: Path | None = None,
-    test_of: str | None = None,
-    sample: Path | None = None,
-    masks: Path | None = None,
-    folds: int = 5,
-    fold_seed: int = 0,
-    keep_ids: bool = False,
-    progress: Progress | None = None,
-) -> AddReport:
-    """Add the files under `source` as dataset `name`, or as its next version; unchanged ones make none.
+@dataclass(frozen=True)
+class AddRequest:
+    """What `add_dataset` adds.
 
-    With `labels` it is trainable and gets `folds` patient-grouped folds drawn with `fold_seed`; `masks` say where they
-    bleed (see `ichx.datasets.masks`). With `test_of` it is a test set of that dataset, whose submission has the ids of
-    `sample`. Ids of patients, studies and series are kept as
-    keyed hashes unless `keep_ids`. `progress` is told files read.
-
-    Raises `IchxError` for anything a user can mend; then nothing is left behind.
+    With `labels` the dataset is trainable and gets `folds` patient-grouped folds drawn with `fold_seed`; `masks` show
+    where the slices bleed (see `ichx.datasets.masks`). With `test_of` it is a test set of that dataset, and `sample`
+    has the ids of its submission.
     """
+
+    name: str
+    source: Path
+    """A folder, a zip, a folder in a zip, or one DICOM file."""
+    labels: Path | None = None
+    test_of: str | None = None
+    sample: Path | None = None
+    masks: Path | None = None
+    folds: int = 5
+    fold_seed: int = 0
+    keep_ids: bool = False
+    """Store patient, study and series ids as they are instead of as keyed hashes."""
+
+
+def add_dataset(project: "Project", request: AddRequest, *, progress: Progress | None = None) -> AddReport:
+    """Add a dataset, or the next version of an existing one; unchanged files create no version.
+
+    Args:
+        project: Workspace and store to add it to.
+        request: What to add.
+        progress: Receives (done, total) files.
+
+    Raises:
+        IchxError: The request contradicts the store, or files cannot be used. Nothing is stored then.
+    """
+    name, labels, test_of, sample, masks = request.name, request.labels, request.test_of, request.sample, request.masks
+    folds, fold_seed, keep_ids = request.folds, request.fold_seed, request.keep_ids
     _check_request(project.store, name, labels, test_of, sample, masks)
-    source = source.expanduser().resolve()
+    source = request.source.expanduser().resolve()
     table = read_labels(labels) if labels else None
     asked = read_sample(sample) if sample else None
-    catalog, counts = make_catalog(
+    catalog, counts = build_catalog(
         scan_source(source, progress=progress), None if keep_ids else project.workspace.privacy_key()
     )
-    raise_unusable(source, catalog)
+    require_usable_slices(source, catalog)
     match, sample_match = None, None
     if table is not None and labels is not None:
         catalog, match = join_labels(catalog, table, labels)
@@ -200,12 +212,12 @@ def _check_request(
             raise IchxError(f"{name!r} has masks in its earlier versions", "give --masks, or choose another name")
 
 
-def raise_unusable(source: Path, catalog: pd.DataFrame) -> None:
+def require_usable_slices(source: Path, catalog: pd.DataFrame) -> None:
     """Raise an `IchxError` that counts the reasons where no file of `source` in `catalog` is a usable slice."""
     reasons = catalog["defect"].value_counts()
     if catalog["defect"].isna().any():
         return
-    looked = counted(len(catalog), "file")
+    looked = format_count(len(catalog), "file")
     if set(reasons.index) == {"not_dicom"}:
         raise IchxError(f"no DICOM in {source}: looked at {looked}", "give the folder that holds the DICOM files")
     told = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.items())
