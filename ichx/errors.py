@@ -126,7 +126,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def check_choice(name: str, value: str, choices: Iterable[_Choice]) -> _Choice:
-    """Return `value` as one of the `choices` of the parameter `name`; raise `InvalidInputError` if it is none of them."""
+    """Return `value` as one of the `choices` of the parameter `name`; raise `InvalidInputError` for another value."""
     known = list(choices)
     for choice in known:
         if value == choice:

@@ -25,14 +25,14 @@ def audit(
 
         found = audited(project, number)
     if as_json:
-        print_json({"sound": found.sound, "audit": found})
+        print_json({"valid": found.valid, "audit": found})
     else:
         said = f" [{', '.join(found.marks)}]" if found.marks else ""
         console.print(f"experiment {number}: {found.name}{said}", markup=False, style="bold")
         styles = {"ok": "green", "wrong": "bold red", "unknown": "yellow"}
         lines = Table.grid(padding=(0, 2))
         for check in found.checks:
-            lines.add_row(Text(f"  {check.state}", styles[check.state]), Text(check.subject), Text(check.told))
+            lines.add_row(Text(f"  {check.state}", styles[check.state]), Text(check.subject), Text(check.detail))
         for column in lines.columns:
             column.no_wrap, column.overflow = column is not lines.columns[-1], "fold"
         lines.columns[0].min_width = 10

@@ -7,8 +7,10 @@ import typer
 
 from ichx.cli.formatting import marks_of
 from ichx.cli.output import console, info, print_json, progress, warn
+from ichx.cli.parameters import Tta
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
+from ichx.evaluation.choices import Method
 
 if TYPE_CHECKING:
     from ichx.evaluation.ensemble import EnsembleReport
@@ -21,13 +23,8 @@ def ensemble(
     members: Annotated[
         str | None, typer.Option("--members", help="These experiments instead, such as 1,2; on the folds all have.")
     ] = None,
-    tta: Annotated[
-        str, typer.Option("--tta", help="Views to average: none, or hflip (the slice and its mirror).")
-    ] = "hflip",
-    method: Annotated[
-        str,
-        typer.Option("--method", help="auto, convex, mean, rank, logit, greedy, per-label or stack: see below."),
-    ] = "auto",
+    tta: Tta = "hflip",
+    method: Annotated[Method, typer.Option("--method", help="Blending method, see below.")] = "auto",
     smooth: Annotated[
         bool, typer.Option("--smooth", help="Offer smoothing over neighbouring slices of a study.")
     ] = False,
@@ -54,21 +51,20 @@ def ensemble(
     if top is not None and members is not None:
         raise typer.BadParameter("give one of --top and --members")
     numbers = [] if members is None else _numbers(members)
-    from ichx.evaluation.ensemble import make_ensemble
+    from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
 
+    request = EnsembleRequest(
+        top=4 if top is None else top,
+        members=tuple(numbers),
+        dataset=dataset,
+        tta=tta,
+        method=method,
+        smooth=smooth,
+        calibrate=calibrate,
+        out=out,
+    )
     with session() as project, progress("folds judged by the others") as judged:
-        report = make_ensemble(
-            project,
-            top=4 if top is None else top,
-            members=numbers,
-            tta=tta,
-            method=method,
-            smooth=smooth,
-            calibrate=calibrate,
-            dataset=dataset,
-            out=out,
-            progress=judged,
-        )
+        report = make_ensemble(project, request, judged)
     if as_json:
         for note in report.notes:
             warn(note)

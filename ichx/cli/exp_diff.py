@@ -6,7 +6,7 @@ import typer
 
 from ichx.cli.formatting import format_score
 from ichx.cli.output import console, info, print_json
-from ichx.cli.parameters import Numbers
+from ichx.cli.parameters import Numbers, Tta
 from ichx.cli.score_comparison import show_scores
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
@@ -24,9 +24,7 @@ _PINS = ("plugin", "dataset", "dataset_version", "label_digest", "fold_set", "fo
 
 def diff(
     numbers: Numbers,
-    tta: Annotated[
-        str, typer.Option("--tta", help="Views to average: none, or hflip (the slice and its mirror).")
-    ] = "none",
+    tta: Tta = "none",
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Compare experiments: only the values that differ, and their scores; of two, paired over the same patients.

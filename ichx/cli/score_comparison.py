@@ -8,7 +8,7 @@ from ichx.cli.tables import print_table
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Difference, Interval
+    from ichx.evaluation.bootstrap import Interval, ScoreDifference
     from ichx.evaluation.compare import ScoreComparison
     from ichx.store import Experiment
 
@@ -49,14 +49,14 @@ def show_scores(found: "ScoreComparison", one: "Experiment", two: "Experiment") 
         print_table("where they disagree most", heads, rows)
 
 
-def _told(found: "Interval | Difference") -> str:
+def _told(found: "Interval | ScoreDifference") -> str:
     value = "-" if found.value is None else f"{found.value:+.5f}"
     if found.low is None or found.high is None:
         return f"{value}\n-"
     return f"{value}\n{found.low:+.5f} to {found.high:+.5f}"
 
 
-def _verdict(found: "Difference", one: "Experiment", two: "Experiment") -> str:
+def _verdict(found: "ScoreDifference", one: "Experiment", two: "Experiment") -> str:
     """Return what the interval of the difference says in words."""
     if one.leaked or two.leaked:
         return "their folds leak patients: the difference may be what each remembers of them"

@@ -6,11 +6,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, get_args
+from typing import ClassVar, Final
 
 import numpy as np
 
-from ichx.errors import check_choice
 from ichx.evaluation import blend
 from ichx.evaluation.calibration import Isotonic, fit_isotonic
 from ichx.evaluation.logistic import fit_logistic, logits
@@ -18,10 +17,6 @@ from ichx.evaluation.metric import FloatArray, probabilities
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.smoothing import neighbours_mean
 from ichx.labels import LABEL_WEIGHTS, LABELS
-
-Method = Literal["auto", "convex", "mean", "rank", "logit", "greedy", "per-label", "stack"]
-"""A blending method; `auto` chooses between `convex` and `mean`."""
-METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
 GREEDY_PICKS = 50
 """Number of picks of greedy selection."""
@@ -137,11 +132,6 @@ class Stack:
 
 
 Pool = LinearPool | LogitPool | RankPool | Stack
-
-
-def check_method(method: str) -> Method:
-    """Return `method`; raise `InvalidInputError` if there is no such blending method."""
-    return check_choice("method", method, METHODS)
 
 
 def fit_pool(

@@ -12,10 +12,10 @@ import pandas as pd
 
 from ichx.errors import ConflictError, NotReadyError
 from ichx.evaluation.bootstrap import ScoreDifference, paired_difference
+from ichx.evaluation.choices import Tta
 from ichx.evaluation.metric import FloatArray, row_losses, score
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.series_neighbours import IntArray
-from ichx.evaluation.tta import Tta
 from ichx.labels import LABEL_WEIGHTS, LABELS
 from ichx.text import format_count
 

@@ -57,7 +57,11 @@ def requested_members(project: "Project", numbers: Sequence[int], dataset: str |
     experiments = [project.store.experiment(number) for number in numbers]
     first = experiments[0]
     raise_problems(
-        [f"Experiment {e.number} is a tuning trial and predicts no test set." for e in experiments if e.kind == "trial"],
+        [
+            f"Experiment {e.number} is a tuning trial and predicts no test set."
+            for e in experiments
+            if e.kind == "trial"
+        ],
         "Promote the trial with `ichx exp promote NUMBER` and run the new experiment.",
     )
     raise_problems(

@@ -17,9 +17,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ichx.errors import raise_problems
-from ichx.evaluation.blend_methods import Members, Method, Pool, fit_pool
+from ichx.evaluation.blend_methods import Members, Pool, fit_pool
 from ichx.evaluation.bootstrap import mean_interval
 from ichx.evaluation.calibration import Consistent, fit_bounds, fit_isotonic, fit_temperature, fit_temperatures
+from ichx.evaluation.choices import Method
 from ichx.evaluation.metric import FloatArray, row_losses, score
 from ichx.evaluation.series_neighbours import IntArray, SeriesNeighbours
 from ichx.evaluation.smoothing import fit_kernels

@@ -16,9 +16,9 @@ from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.folds import find_leaks
 from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import ChangedDataError, NotReadyError
+from ichx.evaluation.choices import TTA_VIEWS, Tta, check_tta
 from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.evaluation.predictions import Predictions, read_predictions
-from ichx.evaluation.tta import TTA_VIEWS, Tta, check_tta
 from ichx.labels import LABELS
 from ichx.text import format_count, format_examples
 

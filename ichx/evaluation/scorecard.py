@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.evaluation.bootstrap import Bootstrap, loss_interval, patient_bootstrap
+from ichx.evaluation.choices import Pooling, Tta
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.oof import read_oof
-from ichx.evaluation.scores import Pooling, pool_studies, study_scores
-from ichx.evaluation.tta import Tta
+from ichx.evaluation.scores import pool_studies, study_scores
 from ichx.store import ScoreDraft, marks
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ def update_scores(project: "Project", number: int) -> None:
     experiment = project.store.experiment(number)
     seen = project.store.predictions(number, role="oof")
     while seen:
-        project.store.set_scores(number, _pooled_score(project, experiment, "none"), _pooled_score(project, experiment, "hflip"))
+        project.store.set_scores(
+            number, _pooled_score(project, experiment, "none"), _pooled_score(project, experiment, "hflip")
+        )
         before, seen = seen, project.store.predictions(number, role="oof")
         if seen == before:
             return

@@ -5,23 +5,20 @@ beforehand for the log loss. Scores that are undefined say why.
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.errors import InvalidInputError, check_choice
+from ichx.errors import InvalidInputError
+from ichx.evaluation.choices import Pooling, check_pooling
 from ichx.evaluation.metric import CLIP, FloatArray, label_losses
 from ichx.evaluation.ranking import SPECIFICITIES, rank, rank_scores
 from ichx.labels import LABEL_WEIGHTS, LABELS
 
 CALIBRATION_BINS: Final = 10
 """Bins of equal width of the calibration error: [0, 0.1), [0.1, 0.2), ..., [0.9, 1]."""
-
-Pooling = Literal["max", "noisy_or"]
-"""How a study's probability follows from its slices': the largest, or that of at least one positive slice if these
-were independent."""
 
 SENSITIVITIES: Final = tuple(f"sensitivity_{round(100 * s)}" for s in SPECIFICITIES)
 LABEL_METRICS: Final = ("log_loss", "auc", "average_precision", "brier", "calibration_error", *SENSITIVITIES)
@@ -140,12 +137,6 @@ def pool_studies(
         np.add.at(predicted, code, np.log1p(-np.clip(p, CLIP, 1.0 - CLIP)))
         predicted = -np.expm1(predicted)
     return Studies(truth, predicted, row)
-
-
-def check_pooling(pooling: str) -> Pooling:
-    """Return `pooling`; raise `InvalidInputError` if there is no such pooling."""
-    choices: tuple[Pooling, ...] = get_args(Pooling)
-    return check_choice("pooling", pooling, choices)
 
 
 def calibration(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> Calibration:

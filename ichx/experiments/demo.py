@@ -17,7 +17,7 @@ from ichx.datasets.dataset import LoadedDataset, load_dataset
 from ichx.datasets.label_csv import read_labels
 from ichx.errors import IchxError
 from ichx.evaluation.baseline import bright_share, brightness_baseline
-from ichx.evaluation.ensemble import EnsembleReport, make_ensemble
+from ichx.evaluation.ensemble import EnsembleReport, EnsembleRequest, make_ensemble
 from ichx.evaluation.metric import constant_score, score
 from ichx.experiments.prepare import open_cache
 from ichx.experiments.register import new_experiment
@@ -113,7 +113,7 @@ def run_demo(folder: Path, registry: Registry, events: RunEvents) -> DemoReport:
             numbers = [new_experiment(store, registry, plugin=name, kind=kind).number for name, kind in MEMBERS]
         for number in numbers:
             run_experiment(Project(workspace, store, registry), number, events=events)
-        ensemble = make_ensemble(Project(workspace, store), top=len(MEMBERS), tta="hflip", smooth=True)
+        ensemble = make_ensemble(Project(workspace, store), EnsembleRequest(top=len(MEMBERS), smooth=True))
         judged = _judge(Project(workspace, store), phantom, numbers[0], ensemble, events)
     return DemoReport(
         workspace=str(workspace.root),

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ichx.evaluation.tta import VIEWS
+from ichx.evaluation.choices import VIEWS
 from ichx.store.runs import LIVE_STATES
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from ichx.evaluation.choices import VIEWS
 from ichx.evaluation.feature_files import FeatureWriter, features_file
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.predictions import Predictions, write_predictions
-from ichx.evaluation.tta import VIEWS
 from ichx.experiments.fold_files import missing_tests
 from ichx.experiments.prepare import Job, open_cache, test_data
 from ichx.labels import LABELS

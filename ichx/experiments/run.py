@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ichx.errors import IchxError
-from ichx.evaluation.pooled import update_scores
+from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.fold_files import finished_folds, missing_tests, unpredicted_folds
 from ichx.experiments.fold_predictor import missing_features
 from ichx.experiments.fold_run import FoldRun

@@ -11,12 +11,11 @@ from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.errors import IchxError
 from ichx.evaluation.bootstrap import Bootstrap
+from ichx.evaluation.choices import TTA_VIEWS, Pooling, Tta, check_pooling, check_tta
 from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.evaluation.oof import mean_over_views
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
 from ichx.evaluation.scorecard import both_scores
-from ichx.evaluation.scores import Pooling, check_pooling
-from ichx.evaluation.tta import TTA_VIEWS, Tta, check_tta
 from ichx.experiments.prepare import open_cache
 from ichx.inference.trained import Trained, find_trained, network_of
 from ichx.labels import LABELS

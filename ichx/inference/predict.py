@@ -24,9 +24,9 @@ from ichx.datasets.catalog import build_catalog, usable
 from ichx.datasets.ingest import scan_source
 from ichx.datasets.series import neighbours
 from ichx.errors import IchxError
+from ichx.evaluation.choices import TTA_VIEWS, Tta, check_tta
 from ichx.evaluation.feature_files import FeatureWriter
 from ichx.evaluation.metric import FloatArray, probabilities
-from ichx.evaluation.tta import TTA_VIEWS, Tta, check_tta
 from ichx.inference.scratch import scratch_folder
 from ichx.inference.trained import Network, find_trained, network_of
 from ichx.labels import ANY, LABELS

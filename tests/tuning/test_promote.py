@@ -9,7 +9,7 @@ from tuned_workspace import made, store, workspace  # noqa: F401
 
 from ichx.errors import IchxError
 from ichx.evaluation.audit import audit
-from ichx.evaluation.members import named
+from ichx.evaluation.members import requested_members
 from ichx.evaluation.oof import read_oof
 from ichx.experiment_files import START_FILE
 from ichx.experiments.register import draft
@@ -51,7 +51,7 @@ def test_trials_train_a_share_of_the_patients_and_epochs(workspace: Workspace, s
             "a trial on 0.5 of the patients, 2 of 4"
         )
     with pytest.raises(IchxError, match="2 is a tuning trial, which predicts no test set\n3 is a tuning trial"):
-        named(Project(workspace, store), [2, 3], None)
+        requested_members(Project(workspace, store), [2, 3], None)
     chosen = told.ended[1]
     whole = promote(Project(workspace, store), chosen.experiment or 0).experiment
     found = from_toml(whole.recipe)
