@@ -6,7 +6,7 @@ weights, predictions, scores. It does not judge whether a model is good.
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
@@ -301,7 +301,7 @@ class _Auditor:
         return f"recomputed from the predictions: {', '.join(scores)}", None
 
 
-def _compare_digests(found: str, recorded: dict[str, str | None]) -> str:
+def _compare_digests(found: str, recorded: Mapping[str, str | None]) -> str:
     """Return the detail of equal digests; raise `_WrongError` if one of `recorded`, by owner, differs from `found`."""
     for owner, expected in recorded.items():
         if found != expected:

@@ -166,8 +166,9 @@ def _interior_point(q: FloatArray, a: FloatArray) -> FloatArray:
         step_z = mu / w - z - z / w * step_w
         w = w + _step_length(w, step_w) * step_w
         z = z + _step_length(z, step_z) * step_z
-    weights: FloatArray = np.where(best < 1e-12, 0.0, best)
-    return weights / weights.sum()
+    weights = np.where(best < 1e-12, 0.0, best)
+    scaled: FloatArray = weights / weights.sum()
+    return scaled
 
 
 def _newton(q: FloatArray, a: FloatArray, start: FloatArray) -> FloatArray | None:

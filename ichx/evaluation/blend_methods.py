@@ -192,8 +192,8 @@ def _greedy(members: Members, labels: FloatArray, neighbours: SeriesNeighbours) 
 
 def _linear_pool(members: Members, weights: FloatArray, certificate: float | None = None) -> LinearPool:
     """Return the pool of the members that have a weight."""
-    used = weights.any(axis=1)
-    return LinearPool(tuple(k for k, use in zip(members, used, strict=True) if use), weights[used], certificate)
+    used = np.flatnonzero(weights.any(axis=1))
+    return LinearPool(tuple(list(members)[k] for k in used), weights[used], certificate)
 
 
 def _logit(members: Members, labels: FloatArray, neighbours: SeriesNeighbours) -> LogitPool:

@@ -135,7 +135,8 @@ def leak_problem(
     if not leaks:
         return None
     examples = [f"{leak.patient} (folds {', '.join(map(str, leak.folds))})" for leak in leaks]
-    return f"{len(leaks):,} of {format_count(len(pd.unique(patients)), 'patient')} in more than one fold{format_examples(examples)}"
+    count = format_count(len(pd.unique(patients)), "patient")
+    return f"{len(leaks):,} of {count} in more than one fold{format_examples(examples)}"
 
 
 def fold_problems(

@@ -89,9 +89,8 @@ def update_scores(project: "Project", number: int) -> None:
     experiment = project.store.experiment(number)
     seen = project.store.predictions(number, role="oof")
     while seen:
-        project.store.set_scores(
-            number, _pooled_score(project, experiment, "none"), _pooled_score(project, experiment, "hflip")
-        )
+        none, hflip = _pooled_score(project, experiment, "none"), _pooled_score(project, experiment, "hflip")
+        project.store.set_scores(number, none, hflip)
         before, seen = seen, project.store.predictions(number, role="oof")
         if seen == before:
             return

@@ -1,4 +1,4 @@
-"""Submission files: exactly the sample's ids, in its order, with probabilities. Sending is in `ichx.evaluation.kaggle`."""
+"""Submission files: the sample's ids, in its order, with probabilities. Sending is in `ichx.evaluation.kaggle`."""
 
 from collections import Counter
 from pathlib import Path
