@@ -5,18 +5,17 @@ A job has plain arguments and may run twice. Not for what the work is.
 
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
 import cv2
 
+from ichx.child_processes import end_with_parent
 from ichx.errors import IchxError
+from ichx.signals import block_stop_signals, ignore_stop_signals
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -47,12 +46,12 @@ def run_jobs(work: Callable[[Job], Result], jobs: Iterable[Job], processes: int)
     try:
         waiting = iter(jobs)
         # Few at a time: the jobs of a large dataset together would hold all its paths once more.
-        with _interrupts_held():
+        with block_stop_signals():
             running: set[Future[Result]] = {pool.submit(work, job) for job in islice(waiting, 2 * processes)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                with _interrupts_held():
+                with block_stop_signals():
                     running |= {pool.submit(work, job) for job in islice(waiting, 1)}
                 yield future.result()
     except BrokenProcessPool as error:
@@ -64,29 +63,10 @@ def run_jobs(work: Callable[[Job], Result], jobs: Iterable[Job], processes: int)
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back: a worker that starts meanwhile never gets them, even before it says so."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _prepare_worker() -> None:
     """Leave Ctrl-C and SIGTERM to the parent, use one thread, and end when the parent was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_stop_signals()
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    if parent is not None and parent.pid is not None:
+        end_with_parent(parent.pid, grace=None)

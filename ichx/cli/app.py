@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ichx import __version__
+from ichx.child_processes import watch_parent
 from ichx.cli.commands import Program
 from ichx.cli.interrupts import imports_end_at_once
 from ichx.cli.output import err
@@ -45,10 +46,7 @@ def _root(
 def main() -> None:
     """Run the program; an `IchxError` becomes two lines on standard error."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network for updates when imported
-    if "ICHX_LIFELINE" in os.environ:  # a job of an engine
-        from ichx.jobs.lifeline import watch_lifeline
-
-        watch_lifeline()
+    watch_parent()
     try:
         with imports_end_at_once():
             app(prog_name="ichx")

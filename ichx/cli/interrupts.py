@@ -7,9 +7,10 @@ the next import to stumble over. Nothing has begun by then that could be left un
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from types import FrameType
+
+from ichx.signals import handle_signals
 
 EXIT = 130
 """What a shell expects of a program that Ctrl-C has ended."""
@@ -21,15 +22,11 @@ def imports_end_at_once() -> Iterator[None]:
 
     Only where Ctrl-C raises it to begin with: not where it is ignored, nor outside the main thread.
     """
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    signal.signal(signal.SIGINT, _receive)
-    try:
+    with handle_signals(_receive, (signal.SIGINT,)):
         yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _receive(number: int, frame: FrameType | None) -> None:

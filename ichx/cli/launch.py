@@ -1,9 +1,7 @@
 """`ichx run` with several experiments or jobs: each fold in a process of its own, a view of all, a table in the end."""
 
 import contextlib
-import signal
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,6 +13,7 @@ from ichx.cli.tables import print_table
 from ichx.jobs import LocalEngine
 from ichx.jobs.launch import launch
 from ichx.jobs.launch_events import LaunchReport, UnitResult
+from ichx.signals import count_stop_signals
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -35,7 +34,11 @@ def launch_folds(
     Exits with 1 where something was asked for and is not done, with 130 when stopped.
     """
     # A job that stops may take as long as its step does; who does not want to wait asks twice.
-    with stops_heard() as stops, LaunchView() as view, contextlib.closing(LocalEngine(jobs, grace=None)) as engine:
+    with (
+        count_stop_signals() as stops,
+        LaunchView() as view,
+        contextlib.closing(LocalEngine(jobs, grace=None)) as engine,
+    ):
         report = launch(
             project,
             numbers,
@@ -44,7 +47,7 @@ def launch_folds(
             folds=folds,
             options=options,
             events=view,
-            stops=lambda: len(stops),
+            stops=stops,
         )
     if as_json:
         print_json(report)
@@ -86,19 +89,3 @@ def _why(unit: UnitResult) -> str | None:
         since = unit.holder.since
         return f"is being run by process {unit.holder.pid} on {unit.holder.host} since {since:%Y-%m-%d %H:%M:%S} UTC"
     return None
-
-
-@contextlib.contextmanager
-def stops_heard() -> Iterator[list[int]]:
-    """Yield a list that gets each Ctrl-C and SIGTERM that comes, neither of which ends this process meanwhile."""
-    heard: list[int] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

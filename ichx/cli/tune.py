@@ -90,10 +90,10 @@ def tune(
     most = None if memory is None else gigabytes(memory, "--max-memory")
     with session() as project:
         experiment = project.store.experiment(number)  # an unknown number is told before Optuna is imported
-        from ichx.cli.launch import stops_heard
         from ichx.cli.tune_view import TuneView
         from ichx.jobs import LocalEngine
         from ichx.recipe_text import from_toml
+        from ichx.signals import count_stop_signals
         from ichx.training.run_options import RunOptions
         from ichx.tuning.limits import Limits
         from ichx.tuning.results import read_study
@@ -110,7 +110,7 @@ def tune(
         options = RunOptions(device=device, pretrained=pretrained, weights=weights, workers=workers)
         # A trial that stops may take as long as its step does; who does not want to wait asks twice.
         with (
-            stops_heard() as stops,
+            count_stop_signals() as stops,
             TuneView(project.workspace.root, number) as view,
             contextlib.closing(LocalEngine(jobs, grace=None)) as engine,
         ):
@@ -128,7 +128,7 @@ def tune(
                 study=study,
                 timeout=seconds,
                 events=view,
-                stops=lambda: len(stops),
+                stops=stops,
             )
         found = read_study(project, number, study) if ending.finished else None
     if as_json:

@@ -10,7 +10,7 @@ from typing import Protocol
 class Job:
     """A command to execute, without input; its output and errors are appended to `log`.
 
-    A job must not outlive the process that submitted it: `ichx` sees to that itself, through its lifeline.
+    A job must not outlive the process that submitted it: `ichx` ends with it (`ichx.child_processes`).
     `environment` is set beside what the submitting process has. Jobs are safe to run again after any end.
     """
 

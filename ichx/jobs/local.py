@@ -10,7 +10,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ichx.jobs import lifeline
+from ichx.child_processes import child_environment
 from ichx.jobs.engine import Job, JobResult
 
 TICK_SECONDS = 0.05
@@ -36,7 +36,6 @@ class LocalEngine:
         self._tasks: list[_Task] = []
         self._lock = threading.Lock()
         self._grace = grace
-        self._pipe: tuple[int, ...] = os.pipe()  # jobs get the first end; the second is this process's alone
 
     def submit(self, job: Job) -> int:
         """See `Engine.submit`."""
@@ -73,9 +72,6 @@ class LocalEngine:
             for task in self._tasks:
                 task.cancelled.set()
             self._pool.shutdown()
-            for end in self._pipe:
-                os.close(end)
-            self._pipe = ()
 
     def _execute(self, job: Job, cancelled: threading.Event, killed: threading.Event) -> JobResult:
         """Run `job` to its end, in a thread of the pool; only this thread signals the process, so its id is its own."""
@@ -91,8 +87,7 @@ class LocalEngine:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     process_group=0,
-                    pass_fds=self._pipe[:1],
-                    env={**os.environ, **job.environment, lifeline.VARIABLE: str(self._pipe[0])},
+                    env={**os.environ, **job.environment, **child_environment()},
                 )
             except OSError as error:
                 log.write(f"cannot start {job.argv[0]}: {error.strerror}\n".encode())

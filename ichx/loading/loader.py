@@ -8,7 +8,6 @@ moved alike, so that the anatomy stays aligned.
 """
 
 import multiprocessing
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from ichx.labels import LABELS
 from ichx.loading.augmentation import MASK, Augmenter, Move, jitters_windows, unmoved, window_jitter
 from ichx.loading.sampling import AUGMENTATION, WINDOWS, generator, id_number
 from ichx.recipe import AugmentationRecipe, InputRecipe, Recipe
+from ichx.signals import ignore_stop_signals
 
 WINDOW_COLUMNS: Final = ("window_centre", "window_width")
 
@@ -301,6 +301,5 @@ def _context() -> Any:
 
 def _prepare_worker(worker: int) -> None:
     """Leave Ctrl-C and SIGTERM to the parent, and use one thread: the workers are the parallelism."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_stop_signals()
     cv2.setNumThreads(1)

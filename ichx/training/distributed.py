@@ -7,10 +7,7 @@ wrapper (`ichx.training.learner`).
 import contextlib
 import os
 import re
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
@@ -20,7 +17,6 @@ import torch.distributed as dist
 from torch import nn
 
 from ichx.errors import IchxError
-from ichx.training.spawn import PARENT
 from ichx.training.stop_request import StopRequest
 
 Result = TypeVar("Result")
@@ -85,8 +81,6 @@ def joined(device: torch.device) -> Iterator[Group]:
     if not started_in_group():
         yield Group()
         return
-    if PARENT in os.environ:
-        threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -142,12 +136,3 @@ def watching(group: Group, stop: StopRequest, number: int) -> Iterator[None]:
             f"another of the {group.size} processes of this run has ended",
             f"its own message, if it left one, says why; `ichx run {number}` goes on from the last checkpoint",
         ) from error
-
-
-def _end_with(parent: int) -> None:
-    """Stop this process, politely first, when `parent` has gone."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(60)
-    os._exit(1)

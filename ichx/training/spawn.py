@@ -11,18 +11,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import FrameType
 
-from ichx.errors import IchxError
+from ichx.child_processes import child_environment
+from ichx.signals import handle_signals
 
 TICK_SECONDS = 0.1
 GRACE_SECONDS = 20.0
 """How long the others have to end by themselves when one has ended badly."""
 STOPPED = (130, 143)
 """Exit codes of processes that were asked to stop, and do."""
-PARENT = "ICHX_PARENT"
-"""Names the process without which a child ends."""
 
 
 def run_processes(argv: Sequence[str], count: int) -> int:
@@ -30,11 +29,14 @@ def run_processes(argv: Sequence[str], count: int) -> int:
 
     Standard output is the first process's; standard error is everybody's.
     """
-    if os.name != "posix":
-        raise IchxError("several processes need Linux or macOS", "run one process")
     port = _free_port()
     processes = [_start(argv, rank, count, port) for rank in range(count)]
-    with _passing_on(processes):
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        for process in processes:
+            _signal(process, signal.Signals(number))
+
+    with handle_signals(forward):
         try:
             return _wait(processes)
         finally:
@@ -53,13 +55,12 @@ def _start(argv: Sequence[str], rank: int, count: int, port: int) -> "subprocess
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         "OMP_NUM_THREADS": threads,
-        PARENT: os.getpid(),
     }
     return subprocess.Popen(
         [sys.executable, "-m", "ichx", *argv],
         stdin=subprocess.DEVNULL,
         stdout=None if rank == 0 else subprocess.DEVNULL,
-        env=os.environ | {name: str(value) for name, value in environment.items()},
+        env=os.environ | {name: str(value) for name, value in environment.items()} | child_environment(),
         process_group=0,  # a terminal's Ctrl-C reaches the parent alone, which passes it on once
     )
 
@@ -82,22 +83,6 @@ def _wait(processes: "Sequence[subprocess.Popen[bytes]]") -> int:
             for process in processes:
                 _signal(process, signal.SIGKILL)
         time.sleep(TICK_SECONDS)
-
-
-@contextlib.contextmanager
-def _passing_on(processes: "Sequence[subprocess.Popen[bytes]]") -> Iterator[None]:
-    """Pass Ctrl-C and SIGTERM on to all processes, and end with them."""
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        for process in processes:
-            _signal(process, signal.Signals(number))
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from ichx.signals import handle_signals
 
 
 class RunStopped(KeyboardInterrupt):
@@ -60,17 +60,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def listening(tell: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Yield the request that Ctrl-C and SIGTERM fill in, also where they were ignored; give them back at the end.
-
-    Outside the main thread, where a program may not take signals, nothing fills it in.
-    """
+    """Yield the request that Ctrl-C and SIGTERM set in this block; outside the main thread nothing sets it."""
     request = StopRequest(tell)
-    if threading.current_thread() is not threading.main_thread():
+    with handle_signals(request.receive):
         yield request
-        return
-    before = {number: signal.signal(number, request.receive) for number in SIGNALS}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)

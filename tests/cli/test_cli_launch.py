@@ -1,7 +1,6 @@
 """`ichx run` with several experiments and jobs, as typed: processes, logs, the table, signals."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 from conftest import SHORT, Program, clean_environment
 
-from ichx.cli.launch import stops_heard
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
@@ -125,12 +123,3 @@ def test_no_job_outlives_its_launch(how: str, dataset_copy: Path) -> None:
     assert "stopping, each after its step (again kills): 2 jobs" in err
     assert "the same command goes on with the rest" in err
     assert "Traceback" not in err
-
-
-def test_sigterm_is_heard_like_ctrl_c_and_afterwards_both_are_as_before() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with stops_heard() as heard:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            os.kill(os.getpid(), number)
-        assert heard == [signal.SIGTERM, signal.SIGINT]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

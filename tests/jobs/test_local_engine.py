@@ -70,9 +70,9 @@ import sys, time
 from pathlib import Path
 from ichx.jobs import Job, LocalEngine
 code = (
-    "import os, signal, sys, time; from ichx.jobs.lifeline import watch_lifeline; watch_lifeline()\\n"
+    "import os, signal, sys, time; from ichx.child_processes import watch_parent; watch_parent()\\n"
     "if sys.argv[1] == 'tidy': signal.signal(signal.SIGTERM, lambda *_: (print('tidy', flush=True), os._exit(0)))\\n"
-    "print(os.getpid(), 'ICHX_LIFELINE' in os.environ, flush=True); time.sleep(600)"
+    "print(os.getpid(), 'ICHX_PARENT' in os.environ, flush=True); time.sleep(600)"
 )
 engine = LocalEngine(2)
 for name in ("tidy", "plain"):
