@@ -260,7 +260,7 @@ def test_json_of_commands_that_change_something(ichx: Program, trained_copy: Pat
     blended = ichx("ensemble", "--top", 4, "--tta", "hflip", "--json", cwd=trained_copy)
     report = json.loads(blended.out)
     assert sum(member["weight"] for member in report["ensemble"]["members"]) == pytest.approx(1)
-    assert "warning: asked for 4 experiments, 3 are complete" in blended.err
+    assert "3 complete experiments instead of 4" in blended.err
 
 
 def test_colour_is_for_terminals(ichx: Program, trained_root: Path) -> None:

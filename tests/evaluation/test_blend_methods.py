@@ -11,11 +11,10 @@ from ichx.evaluation.metric import label_losses, probabilities, score
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 
 N = 1500
+World = tuple[dict[int, np.ndarray], np.ndarray, SeriesNeighbours]
 
 
-def world(
-    seed: int, skills: tuple[float, ...] = (1.0, 2.0, 2.5)
-) -> tuple[dict[int, np.ndarray], np.ndarray, SeriesNeighbours]:
+def world(seed: int, skills: tuple[float, ...] = (1.0, 2.0, 2.5)) -> World:
     rng = np.random.default_rng(seed)
     labels = (rng.random((N, 6)) < 0.3).astype(float)
     members = {k: probabilities((labels - 0.5) * skill + rng.normal(-0.5, 1, (N, 6))) for k, skill in enumerate(skills)}

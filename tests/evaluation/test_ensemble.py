@@ -291,7 +291,7 @@ def test_two_test_sets_get_a_submission_each(project: Project, phantom: PhantomF
     half.write_text("\n".join(rows[:1] + rows[-60:]) + "\nID_absent_any,0.5\n")
     half.write_text(half.read_text() + "".join(f"ID_absent_{label},0.5\n" for label in LABELS[:-1]))
     add_dataset(project, AddRequest("late", phantom.test, test_of="ph", sample=half))
-    with pytest.raises(NotReadyError, match="late .* 0, 1") as caught:
+    with pytest.raises(NotReadyError, match=r"late .* 0, 1") as caught:
         make_ensemble(project, EnsembleRequest(top=3))
     assert "`ichx run 1`" in caught.value.remedy
     for number in (1, 2, 3):
@@ -306,7 +306,7 @@ def test_two_test_sets_get_a_submission_each(project: Project, phantom: PhantomF
     np.testing.assert_allclose(late[known], plain[known], rtol=1e-6)
     prevalence = read_oof(project, project.store.experiment(1)).labels.mean(axis=0)
     np.testing.assert_allclose([late[f"ID_absent_{label}"] for label in LABELS], prevalence, rtol=1e-9)
-    with pytest.raises(InvalidInputError, match="`--out` .*ph-test, late|`--out` .*late, ph-test"):
+    with pytest.raises(InvalidInputError, match="late, ph-test"):
         make_ensemble(project, EnsembleRequest(top=3, out=tmp_path / "x.csv"))
 
 

@@ -136,7 +136,7 @@ def test_unknown_slices_are_refused(project: Project) -> None:
         ids = old.slice_ids.copy()
         ids[:2] = ["ID_x", "ID_y"]
         write_predictions(oof_file(project, 0, view), Predictions(ids, old.logits))
-    with pytest.raises(ChangedDataError, match="2 predictions .*: ID_x, ID_y") as caught:
+    with pytest.raises(ChangedDataError, match=r"2 predictions .*: ID_x, ID_y") as caught:
         read_oof(project, project.store.experiment(1))
     assert "`ichx audit 1`" in caught.value.remedy
 

@@ -36,9 +36,7 @@ def test_scores_equal_those_of_scikit_learn(real: tuple[pd.DataFrame, pd.DataFra
         )
 
 
-def test_intervals_over_patients_are_wider_than_over_slices(
-    real: tuple[pd.DataFrame, pd.DataFrame], shared_data: Path
-) -> None:
+def test_intervals_over_patients_are_wider(real: tuple[pd.DataFrame, pd.DataFrame], shared_data: Path) -> None:
     known = pd.read_csv(shared_data / "metadata" / "slices_78545.csv.gz").set_index("SOPInstanceUID")
     images = real[1].index.intersection(known.index)
     assert len(images) == 7_856
