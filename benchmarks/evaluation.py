@@ -28,10 +28,10 @@ from ichx.datasets.folds import assign_folds
 from ichx.datasets.label_csv import read_labels
 from ichx.evaluation import blend
 from ichx.evaluation.bootstrap import patient_bootstrap
+from ichx.evaluation.choices import VIEWS
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.nested_score import Folded, Options, Slices
-from ichx.evaluation.predictions import VIEWS
 from ichx.evaluation.series_neighbours import Heads
 from ichx.labels import LABEL_WEIGHTS, LABELS
 from ichx.store import open_store

@@ -38,11 +38,11 @@ def join_series(source: Path, target: Path) -> dict[str, Path]:
     origin = {}
     for slices in series.values():
         slices.sort(key=lambda entry: entry[0])
-        joined = enhanced(slices[0][1], [dataset.pixel_array for _, _, dataset in slices])
-        joined.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        joined.save_as(target / "many.dcm", implicit_vr=False, little_endian=True)
-        (target / "many.dcm").rename(target / f"{joined.SOPInstanceUID}.dcm")
-        origin |= {f"{joined.SOPInstanceUID}#{n}": path for n, (_, path, _) in enumerate(slices, 1)}
+        join_group = enhanced(slices[0][1], [dataset.pixel_array for _, _, dataset in slices])
+        join_group.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        join_group.save_as(target / "many.dcm", implicit_vr=False, little_endian=True)
+        (target / "many.dcm").rename(target / f"{join_group.SOPInstanceUID}.dcm")
+        origin |= {f"{join_group.SOPInstanceUID}#{n}": path for n, (_, path, _) in enumerate(slices, 1)}
     return origin
 
 

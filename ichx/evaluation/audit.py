@@ -64,7 +64,7 @@ class Audit:
     checks: tuple[Check, ...]
 
     @property
-    def valid(self) -> bool:
+    def passed(self) -> bool:
         """Whether no check found anything wrong."""
         return all(check.state != "wrong" for check in self.checks)
 

@@ -21,7 +21,6 @@ LIBRARIES = (
     "torchvision",
     "timm",
     "segmentation-models-pytorch",
-    "accelerate",
     "albumentations",
     "opencv-python-headless",
     "imagecodecs",

@@ -28,13 +28,15 @@ from ichx.evaluation.choices import TTA_VIEWS, Tta, check_tta
 from ichx.evaluation.feature_files import FeatureWriter
 from ichx.evaluation.metric import FloatArray, probabilities
 from ichx.inference.scratch import scratch_folder
-from ichx.inference.trained import Network, find_trained, network_of
+from ichx.inference.trained import FoldNetworks, find_trained, open_networks
 from ichx.labels import ANY, LABELS
 from ichx.store import marks
+from ichx.training.prediction import PredictionTask
+from ichx.training.slice_feed import SliceFeed
 
 if TYPE_CHECKING:
     from ichx.project import Project
-    from ichx.training.callbacks import RunEvents
+    from ichx.training.callbacks import Callbacks
 
 PORTION: Final = 16_384
 """Slices that are cached at once; at 378 px they take 2 GB of disk."""
@@ -71,7 +73,7 @@ def predict_files(
     number: int,
     source: Path,
     *,
-    events: "RunEvents",
+    events: "Callbacks",
     tta: Tta = "none",
     folds: Sequence[int] | None = None,
     device: str = "auto",
@@ -95,7 +97,7 @@ def predict_files(
     slices = usable(catalog)
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))
-        network = stack.enter_context(network_of(trained, device, workers, events.note))
+        network = stack.enter_context(open_networks(trained, device, workers, events.note))
         writers = {
             (fold, view): stack.enter_context(FeatureWriter(_features_path(features, fold, view)))
             for fold in trained.weights
@@ -135,13 +137,13 @@ def portions(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _predict(
-    network: Network,
+    network: FoldNetworks,
     source: Path,
     slices: pd.DataFrame,
     views: Sequence[str],
     folder: Path,
     writers: dict[tuple[int, str], FeatureWriter],
-    events: "RunEvents",
+    events: "Callbacks",
 ) -> tuple[FloatArray, dict[int, str]]:
     """Return the probabilities (N, 6) of `slices`, NaN where decoding fails, and row -> reason of these."""
     trained, total = network.trained, len(slices)
@@ -163,7 +165,7 @@ def _predict(
 
 
 def _mean(
-    network: Network,
+    network: FoldNetworks,
     cache: Cache,
     part: pd.DataFrame,
     rows: npt.NDArray[np.int64],
@@ -171,10 +173,11 @@ def _mean(
     writers: dict[tuple[int, str], FeatureWriter],
     before: int,
     total: int,
-    events: "RunEvents",
+    events: "Callbacks",
 ) -> FloatArray:
     """Return the mean probabilities (N, 6) of `rows` over views, then folds."""
     weights = network.trained.weights
+    feed = SliceFeed(cache, part, network.trained.recipe, network.workers)
     passes = len(weights) * len(views)
     mean = np.zeros((len(rows), len(LABELS)))
     for place, fold in enumerate(weights):
@@ -186,7 +189,8 @@ def _mean(
             def report(done: int, through: int = through) -> None:
                 events.phase("predicting", before + (through * len(rows) + done) // passes, total)
 
-            logits = network.logits(cache, part, rows, view, report, writers.get((fold, view)))
+            task = PredictionTask(view, features=writers.get((fold, view)), report=report)
+            logits = network.logits(feed, rows, task)
             of_views.append(probabilities(logits))
         mean += np.mean(of_views, axis=0)
     return mean / len(weights)

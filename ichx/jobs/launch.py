@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError, raise_problems
-from ichx.experiments.fold_files import finished_folds, fold_score, live_run, missing_tests
+from ichx.experiments.fold_status import finished_folds, fold_score, live_run, missing_tests
 from ichx.jobs import Engine, Job, JobResult
 from ichx.jobs.fold_job import failure, fold_job, last_line, log_size
 from ichx.jobs.launch_events import (

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from ichx.errors import IchxError
 from ichx.experiment_files import FoldFiles
-from ichx.experiments.fold_files import fold_score, live_run
+from ichx.experiments.fold_status import fold_score, live_run
 from ichx.jobs import Engine, Job, JobResult
 from ichx.jobs.fold_job import failure, log_size
 from ichx.jobs.resources import Shares

@@ -52,7 +52,7 @@ def record_rows(project: Project, fold: int, rows: np.ndarray) -> None:
 
 def test_an_untouched_experiment_is_valid(project: Project) -> None:
     found = audit(project, 1)
-    assert found.valid
+    assert found.passed
     assert {check.state for check in found.checks} == {"ok"}
     assert [check.subject for check in found.checks] == [
         "recipe",

@@ -25,6 +25,7 @@ from ichx.evaluation.ensemble import predict_test
 from ichx.evaluation.feature_files import read_features
 from ichx.evaluation.metric import probabilities
 from ichx.evaluation.predictions import read_predictions
+from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference import predict as inference
@@ -36,14 +37,13 @@ from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
-from ichx.training.callbacks import RunEvents
 from ichx.training.weights import load_exactly
 from ichx.workspace import Workspace, open_workspace
 
 Place = tuple[Workspace, Store]
 
 
-class Notes(RunEvents):
+class Notes(RunCallbacks):
     """Keeps what is told."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ def trained(trained_root: Path) -> Iterator[Place]:
 
 
 def predicted(place: Place, source: Path, number: int = 2, **options: Any) -> FilePredictions:
-    found = predict_files(*place, load_registry(), number, source, events=RunEvents(), **options)
+    found = predict_files(*place, load_registry(), number, source, events=RunCallbacks(), **options)
     assert not list(place[0].cache_dir.glob(f"{PREFIX}*"))
     return found
 
@@ -291,7 +291,7 @@ def test_an_error_removes_the_scratch_folder_too(trained: Place, phantom: Phanto
     assert phantom.test is not None
     shutil.copytree(phantom.test, tmp_path / "files")
 
-    class Removing(RunEvents):
+    class Removing(RunCallbacks):
         def note(self, message: str) -> None:
             for file in (tmp_path / "files").iterdir():
                 file.unlink()

@@ -46,7 +46,7 @@ def test_trials_train_a_share_of_the_patients_and_epochs(workspace: Workspace, s
         assert oof.score == pytest.approx(trial.score)
         assert marks(child) == ("selected", "50 % of the patients", "partial (1 of 2 folds)")
         found = audit(Project(workspace, store), child.number)
-        assert found.valid, found
+        assert found.passed, found
         assert next(c.detail for c in found.checks if c.subject == "subset").startswith(
             "a trial on 2 of 4 patients, a share of 0.5"
         )
