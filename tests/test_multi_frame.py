@@ -79,7 +79,7 @@ def test_frames_go_the_whole_way(phantom: "PhantomFiles", tmp_path: Path) -> Non
         checked = check_dataset(Project(workspace, store), "x")
         assert (checked["files"], checked["slices"], checked["reasons"]) == (8, len(origin), [])
         data = load_dataset(Project(workspace, store), "x")
-        files = SourceFiles(data.source, data.slices).of(range(len(data.slices)))
+        files = SourceFiles(data.source, data.slices).select(range(len(data.slices)))
         for slice_id, file in list(zip(data.slices["slice_id"], files, strict=True))[::7]:
             assert (read_source_slice(file).hu == read_slice(origin[slice_id]).hu).all()
         number = new_experiment(

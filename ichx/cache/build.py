@@ -247,7 +247,7 @@ def _build(
             if shard in plan.missing
         ]
         of_series = medians[rows] if any(target.centre == "series" for target in targets) else medians[:0]
-        return ShardJob(files.of(rows), tuple(targets), tuple((row, column) for row, column in of_series.tolist()))
+        return ShardJob(files.select(rows), tuple(targets), tuple((row, column) for row, column in of_series.tolist()))
 
     for built in run_jobs(build_shards, map(job, numbers), workers):
         advance(built)
@@ -273,7 +273,7 @@ def series_centres(
         return np.empty((0, 2))
     centres = np.full((len(slices), 2), np.nan)
     parts = [rows[start : start + SHARD_ROWS] for start in range(0, len(rows), SHARD_ROWS)]
-    searches = (CentresJob(tuple(part.tolist()), files.of(part.tolist())) for part in parts)
+    searches = (CentresJob(tuple(part.tolist()), files.select(part.tolist())) for part in parts)
     for searched, found in run_jobs(find_centres, searches, workers):
         centres[list(searched)] = found
         advance(len(searched))

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from ichx.ct.dicom import DECODER_VERSION, DicomDefectError
-from ichx.datasets.catalog import usable
+from ichx.datasets.catalog import usable_slices
 from ichx.datasets.dataset import load_catalog
-from ichx.datasets.decode_findings import CHECK_FILE, Findings, told, write_findings
-from ichx.datasets.ingest import Progress
+from ichx.datasets.decode_findings import CHECK_FILE, DecodeFindings, describe_findings, write_findings
+from ichx.datasets.ingest import ProgressCallback
 from ichx.datasets.sources import (
-    SOURCE_CHANGED_REMEDY,
     SourceFile,
     SourceFiles,
     find_drift,
@@ -51,9 +50,9 @@ def check_dataset(
     number: int | None = None,
     *,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Decode every slice of a version; return `decode_findings.told` of it, `version` and `new` files.
+    """Decode every slice of a version; return `decode_findings.describe_findings` of it, `version` and `new` files.
 
     Raises `IchxError` for an unknown name or number, and where files are gone or have changed.
     """
@@ -61,12 +60,17 @@ def check_dataset(
     catalog = load_catalog(project.workspace, version)
     folder = project.workspace.root / version.path
     findings, new = check_slices(folder, Path(version.source), catalog, processes=processes, progress=progress)
-    return {"version": version, **told(catalog, findings), "new": list(new)}
+    return {"version": version, **describe_findings(catalog, findings), "new": list(new)}
 
 
 def check_slices(
-    folder: Path, source: Path, catalog: pd.DataFrame, *, processes: int | None = None, progress: Progress | None = None
-) -> tuple[Findings, tuple[str, ...]]:
+    folder: Path,
+    source: Path,
+    catalog: pd.DataFrame,
+    *,
+    processes: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> tuple[DecodeFindings, tuple[str, ...]]:
     """Decode all usable slices of `catalog`; return the findings, and the names of files that it does not know.
 
     `folder` is the version's: the findings are kept there. Raises `IchxError` where `source` is gone, or files of the
@@ -74,16 +78,15 @@ def check_slices(
     """
     files = list_files(source)
     drift = find_drift(files, catalog)
-    if drift.told:
-        raise IchxError(f"{source} is not what it was when the dataset was added: {drift.told}", SOURCE_CHANGED_REMEDY)
-    slices = usable(catalog)
+    drift.raise_if_changed(source)
+    slices = usable_slices(catalog)
     total = len(slices)
     part = folder / PART_FILE
     found = _read_part(part)
     todo = [start for start in range(0, total, CHUNK) if start not in found]
     done = sum(min(CHUNK, total - start) for start in found)
-    of = SourceFiles(source, slices)
-    jobs = (CheckJob(start, of.of(range(start, min(start + CHUNK, total)))) for start in todo)
+    source_files = SourceFiles(source, slices)
+    jobs = (CheckJob(start, source_files.select(range(start, min(start + CHUNK, total)))) for start in todo)
     workers = worker_count(processes, len(todo))
     if progress is not None:
         progress(done, total)
@@ -101,7 +104,7 @@ def check_slices(
                     progress(done, total)
         ids = slices["slice_id"].to_numpy()
         named = {str(ids[int(row)]): reason for of_chunk in found.values() for row, reason in of_chunk.items()}
-        findings = Findings(total, datetime.now(UTC).isoformat(timespec="seconds"), named)
+        findings = DecodeFindings(total, datetime.now(UTC).isoformat(timespec="seconds"), named)
         write_findings(folder / CHECK_FILE, findings)
         part.unlink(missing_ok=True)
     except OSError as error:

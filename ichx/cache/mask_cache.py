@@ -20,7 +20,7 @@ from ichx.cache.resize import fit_mask
 from ichx.cache.shards import ShardFiles, pack, read_table, unpack, write_shard
 from ichx.ct.dicom import DicomDefectError
 from ichx.ct.geometry import head_centre, shift_to_centre
-from ichx.datasets.masks import decode_mask, drawn
+from ichx.datasets.masks import decode_mask, known_masks
 from ichx.datasets.sources import SourceFile, SourceFiles, read_source_slice
 from ichx.errors import IchxError
 from ichx.worker_pool import run_jobs, worker_count
@@ -102,7 +102,7 @@ def ensure_masks(
     Raises `IchxError` when the file cannot be written, or a slice's file has changed since the dataset was added.
     """
     rows = np.array(sorted(masks), np.int64)
-    known = drawn(slices, rows)
+    known = known_masks(slices, rows)
     name = hashlib.sha256(f"{MASK_FORMAT} {digest}".encode()).hexdigest()[:12]
     path = cache.folder / f"masks-{name}.shard"
     try:
@@ -169,7 +169,7 @@ def _prepared(
             spec.size,
             spec.centre,
             tuple(pngs[start : start + CHUNK]),
-            files.of(part.tolist()) if files is not None and centres is None else (),
+            files.select(part.tolist()) if files is not None and centres is None else (),
             () if centres is None else tuple((row, column) for row, column in centres[part].tolist()),
         )
 

@@ -108,10 +108,10 @@ def show(name: Name, number: Version = None, as_json: AsJson = False) -> None:
 
     Example: `ichx data show rsna`
     """
-    from ichx.datasets.dataset import describe
+    from ichx.datasets.dataset import describe_dataset
 
     with session() as project:
-        facts = describe(project, name, number)
+        facts = describe_dataset(project, name, number)
     if as_json:
         print_json(facts)
     else:

@@ -20,9 +20,9 @@ from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.add import require_usable_slices
-from ichx.datasets.catalog import build_catalog, usable
+from ichx.datasets.catalog import build_catalog, usable_slices
 from ichx.datasets.ingest import scan_source
-from ichx.datasets.series import neighbours
+from ichx.datasets.series import neighbour_rows
 from ichx.errors import IchxError
 from ichx.evaluation.choices import TTA_VIEWS, Tta, check_tta
 from ichx.evaluation.feature_files import FeatureWriter
@@ -94,7 +94,7 @@ def predict_files(
     scan = scan_source(source, progress=lambda done, total: events.phase("reading headers", done, total))
     catalog, _ = build_catalog(scan, project.workspace.privacy_key())
     require_usable_slices(source, catalog)
-    slices = usable(catalog)
+    slices = usable_slices(catalog)
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))
         network = stack.enter_context(open_networks(trained, device, workers, events.note))
@@ -151,7 +151,7 @@ def _predict(
     reasons: dict[int, str] = {}
     for start, stop in portions(slices, PORTION):
         part = slices.iloc[start:stop].reset_index(drop=True)
-        part = part.assign(**neighbours(part))
+        part = part.assign(**neighbour_rows(part))
 
         def caching(done: int, of: int, start: int = start, stop: int = stop) -> None:
             events.phase("decoding", start + done * (stop - start) // max(of, 1), total)

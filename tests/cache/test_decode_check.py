@@ -14,7 +14,7 @@ from zip_files import change_entry, zip_folder
 from ichx.cache import decode_check as check
 from ichx.cache.decode_check import PART_FILE, check_dataset
 from ichx.datasets.add import AddRequest, add_dataset
-from ichx.datasets.dataset import describe
+from ichx.datasets.dataset import describe_dataset
 from ichx.datasets.decode_findings import CHECK_FILE
 from ichx.errors import IchxError
 from ichx.phantom.encoded_files import enhanced
@@ -54,7 +54,7 @@ def counts(checked: dict) -> dict[tuple[str, str], int]:
 
 def test_findings_are_named_add_up_and_are_kept(workspace: Workspace, store: Store, files: Path) -> None:
     add_dataset(Project(workspace, store), AddRequest("x", files))
-    assert describe(Project(workspace, store), "x")["check"] is None
+    assert describe_dataset(Project(workspace, store), "x")["check"] is None
     seen: list[tuple[int, int]] = []
     checked = check_dataset(Project(workspace, store), "x", progress=lambda *at: seen.append(at))
     assert (seen[0], seen[-1]) == ((0, 10), (10, 10))
@@ -69,7 +69,7 @@ def test_findings_are_named_add_up_and_are_kept(workspace: Workspace, store: Sto
     assert {entry["reason"]: entry["examples"] for entry in checked["reasons"]}["undecodable"] == ["broken.dcm"]
     assert all(entry["meaning"] for entry in checked["reasons"])
     assert checked["new"] == []
-    assert describe(Project(workspace, store), "x")["check"] == {
+    assert describe_dataset(Project(workspace, store), "x")["check"] == {
         k: v for k, v in checked.items() if k not in ("version", "new")
     }
     assert not (workspace.root / checked["version"].path / PART_FILE).exists()
@@ -96,7 +96,7 @@ def test_the_frames_of_a_file_are_counted_one_by_one(tmp_path: Path, workspace: 
     dataset.PerFrameFunctionalGroupsSequence[1].CTImageFrameTypeSequence[0].FrameType = ["ORIGINAL", "LOCALIZER"]
     dataset.save_as(path)
     added = add_dataset(Project(workspace, store), AddRequest("x", tmp_path / "files"))
-    assert "left out: 1 file or frame: localizer 1" in added.warnings
+    assert any("1 file or frame" in warning and "localizer 1" in warning for warning in added.warnings)
     checked = check_dataset(Project(workspace, store), "x")
     assert (checked["files"], checked["found"], checked["slices"]) == (3, 7, 4)
     assert counts(checked) == {("localizer", "headers"): 1, ("constant_image", "decoding"): 2}
@@ -133,10 +133,10 @@ def test_what_has_changed_is_told_before_anything_is_decoded(workspace: Workspac
     assert check_dataset(Project(workspace, store), "x")["new"] == ["new.dcm"]
     os.utime(files / "black.dcm", ns=(1, 1))
     (files / "mr.dcm").unlink()
-    with pytest.raises(IchxError, match=r"1 file gone: mr.dcm; 1 file changed: black.dcm"):
+    with pytest.raises(IchxError, match=r"1 file .*mr\.dcm.*1 file .*black\.dcm"):
         check_dataset(Project(workspace, store), "x")
     files.rename(files.with_name("elsewhere"))
-    with pytest.raises(IchxError, match="there is no folder"):
+    with pytest.raises(IchxError, match=str(files)):
         check_dataset(Project(workspace, store), "x")
 
 
@@ -146,10 +146,10 @@ def test_damaged_findings_are_told_and_old_ones_do_not_count(workspace: Workspac
     path = workspace.root / version.path / CHECK_FILE
     kept = json.loads(path.read_text())
     path.write_text(json.dumps(kept | {"decoder": -1}))
-    assert describe(Project(workspace, store), "x")["check"] is None
+    assert describe_dataset(Project(workspace, store), "x")["check"] is None
     path.write_text("{")
-    with pytest.raises(IchxError, match="cannot be read"):
-        describe(Project(workspace, store), "x")
+    with pytest.raises(IchxError, match=str(path)):
+        describe_dataset(Project(workspace, store), "x")
 
 
 def test_a_link_to_nothing_is_no_change(workspace: Workspace, store: Store, files: Path) -> None:

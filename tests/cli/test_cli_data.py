@@ -111,7 +111,7 @@ def test_check_names_what_only_decoding_shows(files: Path) -> None:
     (files / "train" / "more.dcm").write_bytes(b"new")
     assert "1 file is new there: more.dcm" in ichx_data("check", "x")[1]
     (files / "train" / "black.dcm").unlink()
-    with pytest.raises(IchxError, match="1 file gone"):
+    with pytest.raises(IchxError, match=r"1 file .*black\.dcm"):
         ichx_data("check", "x")
 
 

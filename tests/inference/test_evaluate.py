@@ -74,9 +74,9 @@ def test_asked_again_nothing_is_predicted(place: tuple[Workspace, Store, Path]) 
     shutil.rmtree(files)
     shutil.rmtree(workspace.cache_dir)
     assert evaluated(workspace, store, folds=[0]) == first
-    with pytest.raises(IchxError, match=r"cannot be read|there is no folder"):
+    with pytest.raises(IchxError, match=str(files)):
         evaluated(workspace, store, folds=[0], tta="hflip")
-    with pytest.raises(IchxError, match=r"cannot be read|there is no folder"):
+    with pytest.raises(IchxError, match=str(files)):
         evaluated(workspace, store)
     kept = workspace.root / store.predictions(2, role="evaluation")[0].path
     shutil.copy(workspace.experiment_dir(2) / "fold-0" / "oof-identity.parquet", kept)
