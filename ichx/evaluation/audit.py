@@ -16,7 +16,7 @@ import pandas as pd
 
 from ichx.cache.build import find_cache
 from ichx.cache.hu_cache import CacheSpec
-from ichx.datasets.catalog import catalog_digest, label_digest, usable
+from ichx.datasets.catalog import catalog_digest, label_digest, usable_slices
 from ichx.datasets.dataset import load_catalog, load_folds
 from ichx.datasets.folds import fold_digest
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
@@ -146,7 +146,7 @@ class _Auditor:
 
     def dataset(self) -> tuple[str, pd.DataFrame]:
         catalog = load_catalog(self.workspace, self.version)
-        version, slices = self.version, usable(catalog)
+        version, slices = self.version, usable_slices(catalog)
         detail = _compare_digests(catalog_digest(catalog), {"dataset version": version.digest})
         return f"{detail}, {version.dataset} version {version.number}, {format_count(len(slices), 'slice')}", slices
 
