@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ichx.experiments.register import draft
 from ichx.recipe import Recipe
 from ichx.recipe_text import apply_settings, from_toml
-from ichx.store import Experiment, Store, Tuned
+from ichx.store import Experiment, Store, TuningInfo
 from ichx.workspace import Workspace
 
 SPACE: dict[str, BaseDistribution] = {
@@ -64,7 +64,7 @@ def register(store: Store, parent: Experiment, study: str, trial: int, values: M
             kind=kind,
         ),
         selected=True,
-        tuned=Tuned(study=study, trial=trial, fold=0, values=dict(values), **beside),
+        tuned=TuningInfo(study=study, trial=trial, fold=0, values=dict(values), **beside),
     )
     return store.add_experiments([made])[0].number
 

@@ -15,7 +15,7 @@ from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import InvalidInputError
 from ichx.store import Selection, marks
-from ichx.store.selection import KINDS, is_recipe_value, recipe_values
+from ichx.store.selection import FIELD_TYPES, is_recipe_value, recipe_values
 from ichx.text import format_count
 
 if TYPE_CHECKING:
@@ -130,19 +130,19 @@ def _since(text: str | None) -> datetime | None:
 def _columns(store: "Store", text: str | None) -> tuple[str, ...]:
     """Return the columns to show; save those that `text` names, for all further lists."""
     if text is None:
-        return tuple(store.choice(_COLUMNS_KEY) or DEFAULT_COLUMNS)
+        return tuple(store.setting(_COLUMNS_KEY) or DEFAULT_COLUMNS)
     if text.strip() == "default":
-        store.remember(_COLUMNS_KEY, None)
+        store.set_setting(_COLUMNS_KEY, None)
         return DEFAULT_COLUMNS
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
-        if name not in KINDS and not is_recipe_value(name):
+        if name not in FIELD_TYPES and not is_recipe_value(name):
             from ichx.store.expression import unknown_name
 
-            raise unknown_name(name, KINDS)
+            raise unknown_name(name, FIELD_TYPES)
     if not names:
         raise InvalidInputError(f"Invalid value for --columns: {text!r}.", "Use e.g. number,name,score, or `default`.")
-    store.remember(_COLUMNS_KEY, list(names))
+    store.set_setting(_COLUMNS_KEY, list(names))
     info("Saved the columns for all further lists. Reset them with `--columns default`.")
     return names
 
@@ -151,7 +151,7 @@ def _recipe_values(
     store: "Store", found: Sequence["ExperimentSummary"], shown: Sequence[str]
 ) -> dict[int, dict[str, Any]]:
     """Return by experiment number the shown values that come from recipes."""
-    names = {name for name in shown if name not in KINDS}
+    names = {name for name in shown if name not in FIELD_TYPES}
     if not names:
         return {}
     return {e.number: recipe_values(store.experiment(e.number).recipe, names) for e in found}
@@ -159,7 +159,7 @@ def _recipe_values(
 
 def _plain(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> str:
     """Return a value for CSV and Markdown."""
-    value = getattr(e, name) if name in KINDS else recipes[e.number][name]
+    value = getattr(e, name) if name in FIELD_TYPES else recipes[e.number][name]
     if value is None:
         return ""
     if isinstance(value, datetime):
@@ -171,7 +171,7 @@ def _plain(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]
 
 def _cell(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> object:
     """Return a value for the table; scores carry their marks."""
-    if name not in KINDS:
+    if name not in FIELD_TYPES:
         value = recipes[e.number][name]
         return json.dumps(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
     if name == "folds_done":

@@ -136,7 +136,7 @@ def rm(numbers: Numbers) -> None:
     Example: `ichx exp rm 3 4`
     """
     with session() as project:
-        blends = project.store.blended_in(numbers)
+        blends = project.store.ensembles_containing(numbers)
         project.store.trash(numbers)
     undo = f"Undo with `ichx exp restore {' '.join(map(str, numbers))}`"
     deletion = "" if set(numbers) <= set(blends) else "; delete permanently with `ichx gc`"

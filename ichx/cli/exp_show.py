@@ -23,7 +23,7 @@ from ichx.text import format_bytes, format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
-    from ichx.store import EpochRecord, Experiment, Run, Store, Tuned
+    from ichx.store import EpochRecord, Experiment, Run, Store, TuningInfo
 
 TICKS = "▁▂▃▄▅▆▇█"
 MAX_TICKS = 40
@@ -58,7 +58,7 @@ def show(
         runs = project.store.runs(number)
         history = {fold: project.store.history(number, fold) for fold in sorted({run.fold for run in runs})}
         notes = project.store.notes(number)
-        blends = project.store.blended_in([number]).get(number, [])
+        blends = project.store.ensembles_containing([number]).get(number, [])
         values = _recipe_values(project, experiment)
     files = project.workspace.experiment_files(number).sizes()
     changes = None if values is None else {name: v for name, v in values.items() if v["recipe"] != v["default"]}
@@ -283,7 +283,7 @@ def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
     return facts
 
 
-def _format_tuned(kind: str, tuned: "Tuned") -> str:
+def _format_tuned(kind: str, tuned: "TuningInfo") -> str:
     """Return the study and budget of a trial, or the trial from which an experiment was promoted."""
     trial = f"{tuned.study}, trial {tuned.trial + 1}"
     if kind != "trial":

@@ -94,18 +94,18 @@ def sql(
     Example: `ichx store sql "select plugin, min(score) from experiment group by plugin"`
     """
     with session() as project:
-        answer = project.store.ask(query)
+        result = project.store.query(query)
     if as_json:
-        print_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
+        print_json([dict(zip(result.columns, row, strict=True)) for row in result.rows])
     elif as_csv:
         import csv
         import sys
 
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(answer.columns)
-        writer.writerows(answer.rows)
+        writer.writerow(result.columns)
+        writer.writerows(result.rows)
     else:
-        print_table("", answer.columns, answer.rows, caption=f"{len(answer.rows):,} rows")
+        print_table("", result.columns, result.rows, caption=f"{len(result.rows):,} rows")
 
 
 @app.command("schema")

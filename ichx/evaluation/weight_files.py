@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.store import Selection
-from ichx.store.maintenance import Checked
+from ichx.store.maintenance import CheckResult
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -14,7 +14,7 @@ MAX_HEADER = 100_000_000
 """Largest header of a safetensors file in bytes, the limit of the safetensors library."""
 
 
-def check_weights(project: "Project") -> Checked:
+def check_weights(project: "Project") -> CheckResult:
     """Return which weight files of finished folds are damaged. Imported experiments may have none."""
     problems = []
     for e in project.store.experiments(Selection(kind=None), limit=None):
@@ -27,7 +27,7 @@ def check_weights(project: "Project") -> Checked:
                     f"Experiment {e.number}, fold {fold}: {path} {problem}. Restore it from a copy, or delete it: "
                     "nothing can predict with it."
                 )
-    return Checked("weights of finished folds", tuple(problems))
+    return CheckResult("weights of finished folds", tuple(problems))
 
 
 def weight_file_problem(path: Path) -> str | None:

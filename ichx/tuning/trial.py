@@ -10,7 +10,7 @@ from ichx.jobs import Job
 from ichx.jobs.fold_job import fold_job
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
-from ichx.store import Tuned
+from ichx.store import TuningInfo
 from ichx.training.run_options import RunOptions
 from ichx.tuning.budget import Value, trial_recipe
 
@@ -56,7 +56,7 @@ def register_trial(
         recipe = trial_recipe(given, values, budget.length)
     except IchxError as error:
         raise UnfitError(error.problem, error.remedy) from error
-    tuned = Tuned(study, number, budget.fold, dict(values), budget.subset, budget.length)
+    tuned = TuningInfo(study, number, budget.fold, dict(values), budget.subset, budget.length)
     for known in store.trials(parent.number):
         # The study may have been interrupted before it could note this; another file's study may have had the name.
         if known.tuned == tuned and known.recipe_digest == digest(recipe) and known.trashed is None:

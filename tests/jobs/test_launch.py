@@ -21,7 +21,7 @@ from ichx.jobs.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import Prediction, PredictionDraft, ScoreDraft, Store, open_store
-from ichx.store.process import process_lives, process_mark
+from ichx.store.process import is_process_alive, process_identity
 from ichx.training.run_options import RunOptions
 from ichx.workspace import Workspace, open_workspace
 
@@ -170,7 +170,7 @@ def test_a_store_that_is_busy_when_a_job_ends_does_not_end_the_others(workspace:
 def test_mistakes_are_told_before_anything_runs(workspace: Workspace, store: Store, tmp_path: Path) -> None:
     number, engine = register(store), InlineEngine()
     wrong: list[tuple[Callable[[], object], str]] = [
-        (lambda: launch(Project(workspace, store), [number, 9], engine), "no experiment has the number 9"),
+        (lambda: launch(Project(workspace, store), [number, 9], engine), "no experiment 9"),
         (
             lambda: launch(Project(workspace, store), [number], engine, folds=[0, 2]),
             "has no fold 2; its folds are 0 to 1",
@@ -195,7 +195,7 @@ def test_asked_to_stop_it_begins_no_more_and_asked_again_it_kills(workspace: Wor
     seen: list[tuple[int, str | None]] = []
 
     def stops() -> int:
-        seen.extend((run.pid, process_mark(run.pid)) for run in store.runs(number, 0) if not seen)
+        seen.extend((run.pid, process_identity(run.pid)) for run in store.runs(number, 0) if not seen)
         return 2 if seen else 0
 
     with closing(LocalEngine(1, grace=None)) as engine:
@@ -207,7 +207,7 @@ def test_asked_to_stop_it_begins_no_more_and_asked_again_it_kills(workspace: Wor
     assert (1, True) in told.said
     ((pid, mark),) = seen
     assert mark is not None
-    assert process_lives(pid, mark) is False
+    assert is_process_alive(pid, mark) is False
     assert [run.state for run in store.runs(number, 0)] == ["dead"]
 
     late = launch(Project(workspace, store), [other], InlineEngine(), folds=[0], options=CPU, stops=lambda: 1)

@@ -15,7 +15,7 @@ from ichx.errors import IchxError
 from ichx.experiments.register import draft
 from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml
-from ichx.store import Experiment, Selection, Store, Tuned
+from ichx.store import Experiment, Selection, Store, TuningInfo
 from ichx.training.run_options import RunOptions
 from ichx.training.weights import Start, remember_start
 from ichx.tuning.limits import Limits
@@ -49,7 +49,7 @@ def test_trials_are_experiments_and_a_finished_study_stays(
         assert store.version("phantom").id != child.version_id  # the dataset has moved on, the trials have not
         recipe = from_toml(child.recipe)
         if not trial.baseline:
-            assert child.tuned == Tuned("experiment-1", trial.trial, 1, trial.values)
+            assert child.tuned == TuningInfo("experiment-1", trial.trial, 1, trial.values)
             assert recipe.stage[0].lr == trial.values["stage.balanced.lr"]
             assert recipe.batch == int(str(trial.values["batch"]))
             settings = [f"stage.balanced.lr={recipe.stage[0].lr!r}", f"batch={recipe.batch}"]
@@ -204,7 +204,7 @@ def test_what_cannot_be_is_said_at_once(
 ) -> None:
     with pytest.raises(IchxError, match=problem):
         tune(Project(workspace, store), 1, ScriptedEngine(store, far_from(1e-3)), **{"trials": 1, **wrong})
-    with pytest.raises(IchxError, match="no experiment has the number 9"):
+    with pytest.raises(IchxError, match="no experiment 9"):
         tune(Project(workspace, store), 9, InlineEngine(), trials=1)
     assert not (workspace.root / "db" / "tuning.db").exists()
 
@@ -284,7 +284,7 @@ def test_a_study_whose_experiment_is_deleted_meanwhile_says_so(
             store.purge(1)
 
     engine = ScriptedEngine(store, far_from(1e-3), before=purge)
-    with pytest.raises(IchxError, match="no experiment has the number 1"):
+    with pytest.raises(IchxError, match="no experiment 1"):
         tune(Project(workspace, store), 1, engine, trials=5, space=space, budget=CPU)
     assert [(e.parent, e.folds_done) for e in store.experiments(Selection(kind="trial"))] == [(None, 1)] * 2
 

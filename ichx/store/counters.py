@@ -1,4 +1,4 @@
-"""The numbers that users see (of experiments and ensembles): from 1 on, never given twice."""
+"""Counters of the numbers that users see (experiments, ensembles). Numbers start at 1 and are never reused."""
 
 from sqlalchemy import Connection, select, update
 
@@ -6,7 +6,7 @@ from ichx.store.tables import counter
 
 
 def take_numbers(connection: Connection, kind: str, count: int) -> range:
-    """Return the next `count` numbers of a `kind`; the update locks the counter until the transaction ends."""
+    """Return the next `count` numbers of a `kind`. The update locks the counter until the transaction ends."""
     of_kind = counter.c.kind == kind
     connection.execute(update(counter).where(of_kind).values(last=counter.c.last + count))
     last: int = connection.execute(select(counter.c.last).where(of_kind)).scalar_one()
