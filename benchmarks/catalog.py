@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from common import Figure, arguments, conclude
 
-from ichx.cache.decode_check import CheckJob, decode_chunk
+from ichx.cache.decode_check import DecodeJob, decode_chunk
 from ichx.ct.dicom import read_headers, read_slice
 from ichx.datasets.catalog import build_catalog, read_catalog, usable_slices, write_catalog
 from ichx.datasets.ingest import SCANNED, scan_source
@@ -104,7 +104,7 @@ def files(folder: Path, patients: int) -> list[Figure]:
     n = len(list_files(archive).names)
     sources = {"folder": phantom.train, "zip": archive}
     jobs = {
-        name: CheckJob(0, SourceFiles(source, scan_source(source, processes=1)).select(range(n)))
+        name: DecodeJob(0, SourceFiles(source, scan_source(source, processes=1)).select(range(n)))
         for name, source in sources.items()
     }
     work: dict[str, Callable[[], object]] = {

@@ -162,7 +162,7 @@ def dataset_root(phantom: "PhantomFiles", tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of that workspace in which the experiments `TRAINED` are registered and done, to be read only."""
-    from ichx.experiments.register import new_experiment
+    from ichx.experiments.register import ExperimentRequest, new_experiment
     from ichx.experiments.run import run_experiment
     from ichx.plugins import load_registry
     from ichx.project import Project
@@ -174,7 +174,7 @@ def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     workspace, registry = open_workspace(root), load_registry()
     with open_store(workspace) as store:
         for plugin, settings in TRAINED:
-            made = new_experiment(store, registry, plugin=plugin, size=32, settings=settings)
+            made = new_experiment(store, registry, ExperimentRequest(plugin=plugin, size=32, settings=settings))
             run_experiment(Project(workspace, store, registry), made.number)
     return root
 

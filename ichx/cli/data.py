@@ -238,8 +238,8 @@ def cache(
     """
     from ichx.cache.build import build_caches
     from ichx.cache.hu_cache import CacheSpec
-    from ichx.cache.requests import caches_of, request_caches
-    from ichx.cache.verify import foreign_caches, raise_damaged, verify_caches
+    from ichx.cache.requests import list_caches, request_caches
+    from ichx.cache.verify import foreign_caches, raise_if_damaged, verify_caches
     from ichx.text import format_examples
 
     specs = [CacheSpec(pixels, centre, resize) for pixels in size or ()]
@@ -248,7 +248,7 @@ def cache(
     with session() as project:
         for request in request_caches(project, name, specs, for_ or ()):
             for plan in request.plans:
-                info(plan.told)
+                info(str(plan))
             with progress(f"caching {name}") as report:
                 build_caches(
                     request.data.source, request.data.slices, request.plans, processes=processes, progress=report
@@ -256,8 +256,8 @@ def cache(
         verified = []
         if verify:
             with progress("verifying shards") as report:
-                verified = verify_caches(caches_of(project, name), processes=processes, progress=report)
-        found = caches_of(project, name)
+                verified = verify_caches(list_caches(project, name), processes=processes, progress=report)
+        found = list_caches(project, name)
         foreign = foreign_caches(project.workspace.cache_dir, name)
     if foreign:
         warn(f"Caches of another version of ichx are never read and can be deleted{format_examples(map(str, foreign))}")
@@ -267,7 +267,7 @@ def cache(
             raise typer.Exit(1)
         return
     _print_caches(name, found)
-    raise_damaged(name, verified)
+    raise_if_damaged(name, verified)
 
 
 app.command("folds")(show_or_import_folds)
@@ -288,11 +288,11 @@ def rm(
 
     Example: `ichx data rm rsna-test`
     """
-    from ichx.cache.dataset_removal import belongings, remove_dataset
+    from ichx.cache.dataset_removal import dataset_artifacts, remove_dataset
     from ichx.text import format_bytes, format_count
 
     with session() as project:
-        found = belongings(project, name)
+        found = dataset_artifacts(project, name)
         if as_json:
             print_json(found)
             return

@@ -13,7 +13,7 @@ from ichx.datasets.dataset import load_dataset
 from ichx.datasets.folds import fold_digest
 from ichx.evaluation.audit import Audit, audit
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.project import Project
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
@@ -225,5 +225,5 @@ def test_a_missing_view_and_one_in_another_order(project: Project) -> None:
 
 
 def test_an_experiment_that_was_never_run(project: Project) -> None:
-    experiment = new_experiment(project.store, project.registry, plugin="tiny_resnet")
+    experiment = new_experiment(project.store, project.registry, ExperimentRequest(plugin="tiny_resnet"))
     assert set(wrong(audit(project, experiment.number))) == {"finished"}

@@ -12,7 +12,7 @@ from ichx.evaluation.choices import Tta
 from ichx.evaluation.compare import SHOWN, compare_scores
 from ichx.evaluation.metric import row_losses
 from ichx.evaluation.oof import read_oof
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABEL_WEIGHTS, LABELS
 from ichx.project import Project
@@ -51,7 +51,7 @@ def test_an_experiment_compared_with_itself(project: Project) -> None:
 
 def test_only_common_slices_count(project: Project) -> None:
     store = project.store
-    half = new_experiment(store, project.registry, plugin="tiny_resnet", size=32, settings=SHORT)
+    half = new_experiment(store, project.registry, ExperimentRequest(plugin="tiny_resnet", size=32, settings=SHORT))
     run_experiment(project, half.number, folds=[1])
     full = read_oof(project, store.experiment(1))
     found = compare_scores(project, store.experiment(1), store.experiment(half.number))
@@ -60,7 +60,7 @@ def test_only_common_slices_count(project: Project) -> None:
     (note,) = found.notes
     assert f"{int((full.folds == 0).sum())} slices of experiment 1" in note
     assert f"experiment {half.number}" in note
-    other = new_experiment(store, project.registry, plugin="tiny_resnet", size=32, settings=SHORT)
+    other = new_experiment(store, project.registry, ExperimentRequest(plugin="tiny_resnet", size=32, settings=SHORT))
     run_experiment(project, other.number, folds=[0])
     with pytest.raises(NotReadyError, match=f"{half.number} and {other.number}"):
         compare_scores(project, store.experiment(half.number), store.experiment(other.number))

@@ -20,7 +20,7 @@ from ichx.evaluation.metric import row_losses, score
 from ichx.evaluation.nested_score import DRAWS
 from ichx.evaluation.oof import read_oof
 from ichx.evaluation.predictions import read_predictions
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABEL_WEIGHTS, LABELS
 from ichx.phantom.dicom_files import PhantomFiles
@@ -32,7 +32,8 @@ from ichx.workspace import open_workspace
 
 def register(project: Project, plugin: str = "tiny_resnet", **options: str | None) -> Experiment:
     """Register an experiment that trains in a second."""
-    return new_experiment(project.store, project.registry, plugin=plugin, size=32, settings=SHORT, **options)
+    request = ExperimentRequest(plugin=plugin, size=32, settings=SHORT, **options)
+    return new_experiment(project.store, project.registry, request)
 
 
 def read_submission(path: Path) -> pd.Series:
@@ -116,7 +117,7 @@ def test_top_selects_the_best(project: Project) -> None:
 
 
 def test_too_few_complete_experiments_are_noted(project: Project) -> None:
-    new_experiment(project.store, project.registry, plugin="tiny_resnet", name="waiting")
+    new_experiment(project.store, project.registry, ExperimentRequest(plugin="tiny_resnet", name="waiting"))
     half = register(project, name="half")
     run_experiment(project, half.number, folds=[1])
     report = make_ensemble(project, EnsembleRequest(top=5))
@@ -250,7 +251,7 @@ def test_no_complete_experiment(dataset_copy: Path) -> None:
         with pytest.raises(NotReadyError):
             make_ensemble(project, EnsembleRequest())
         for number in range(20):
-            new_experiment(store, load_registry(), plugin="tiny_resnet", name=f"waiting-{number}")
+            new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", name=f"waiting-{number}"))
         with pytest.raises(NotReadyError, match=r"1 \(waiting-0\): 0 of 2 folds, new; 2 \(waiting-1\)") as caught:
             make_ensemble(project, EnsembleRequest())
         assert caught.value.problem.splitlines()[1].startswith("20 experiments ")
@@ -328,7 +329,7 @@ def test_experiments_on_two_datasets_need_a_dataset(project: Project, tmp_path: 
     rows = [f"{i}_{label},{n % 2}" for n, i in enumerate(ids) for label in LABELS]
     (tmp_path / "other.csv").write_text("ID,Label\n" + "\n".join(rows) + "\n")
     add_dataset(project, AddRequest("other", tmp_path / "other", labels=tmp_path / "other.csv", folds=2))
-    new_experiment(project.store, project.registry, plugin="tiny_resnet", dataset="other")
+    new_experiment(project.store, project.registry, ExperimentRequest(plugin="tiny_resnet", dataset="other"))
     with pytest.raises(InvalidInputError, match="2 datasets: other, ph"):
         make_ensemble(project, EnsembleRequest())
     report = make_ensemble(project, EnsembleRequest(top=3, dataset="ph"))

@@ -12,7 +12,7 @@ from ichx.evaluation.choices import Tta
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import mean_over_views, read_oof
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.labels import LABELS
 from ichx.project import Project
 from ichx.store import PredictionDraft
@@ -168,7 +168,7 @@ def test_missing_and_damaged_files(project: Project) -> None:
 
 
 def test_an_experiment_without_a_finished_fold(project: Project) -> None:
-    experiment = new_experiment(project.store, project.registry, plugin="tiny_resnet")
+    experiment = new_experiment(project.store, project.registry, ExperimentRequest(plugin="tiny_resnet"))
     with pytest.raises(NotReadyError, match=r"\b4\b") as caught:
         read_oof(project, experiment)
     assert "`ichx run 4`" in caught.value.remedy
