@@ -25,7 +25,7 @@ from ichx.datasets.folds import assign_folds, fold_digest
 from ichx.datasets.ingest import scan_source
 from ichx.evaluation.predictions import Predictions, write_predictions
 from ichx.experiments.provenance import run_draft
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
@@ -83,7 +83,7 @@ def add_finished(
     workspace: Workspace, store: Store, data: Registered, plugin: str, logits: Mapping[str, npt.NDArray[np.float64]]
 ) -> int:
     """Put an experiment whose folds are all done, with `logits` (N, 6) by view, into the store; return its number."""
-    experiment = new_experiment(store, load_registry(), plugin=plugin)
+    experiment = new_experiment(store, load_registry(), ExperimentRequest(plugin=plugin))
     files = workspace.experiment_files(experiment.number)
     for fold in np.unique(data.folds).tolist():
         rows = np.flatnonzero(data.folds == fold)

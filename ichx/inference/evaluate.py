@@ -11,11 +11,11 @@ from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.errors import IchxError
 from ichx.evaluation.bootstrap import Bootstrap
+from ichx.evaluation.choices import TTA_VIEWS, Pooling, Tta, check_pooling, check_tta
 from ichx.evaluation.metric import FloatArray, probabilities, score
-from ichx.evaluation.oof import TTA_VIEWS, mean_over_views
+from ichx.evaluation.oof import mean_over_views
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
 from ichx.evaluation.scorecard import both_scores
-from ichx.evaluation.scores import POOLINGS
 from ichx.experiments.prepare import open_cache
 from ichx.inference.trained import Trained, find_trained, open_networks
 from ichx.labels import LABELS
@@ -58,8 +58,8 @@ def evaluate_dataset(
     dataset: str,
     *,
     events: "Callbacks",
-    tta: str = "none",
-    pooling: str = "max",
+    tta: Tta = "none",
+    pooling: Pooling = "max",
     folds: Sequence[int] | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -69,10 +69,8 @@ def evaluate_dataset(
     Raises `IchxError` for unknown names, a dataset without labels, and one that shares patients or slices with the
     dataset that the experiment is made on.
     """
-    if tta not in TTA_VIEWS:
-        raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
-    if pooling not in POOLINGS:
-        raise IchxError(f"there is no pooling {pooling!r}", f"choose one of {', '.join(POOLINGS)}")
+    views = TTA_VIEWS[check_tta(tta)]
+    check_pooling(pooling)
     trained = find_trained(project, number, folds)
     version = project.store.version(dataset)
     if version.label_digest is None:
@@ -81,8 +79,8 @@ def evaluate_dataset(
     _refuse_shared(project, trained, data)
     if trained.partial is not None and folds is None:
         events.note(f"experiment {number} predicts with {trained.partial}")
-    _predict_missing(project, trained, data, TTA_VIEWS[tta], events, device, workers)
-    predicted = _read(project, trained, data, TTA_VIEWS[tta])
+    _predict_missing(project, trained, data, views, events, device, workers)
+    predicted = _read(project, trained, data, views)
     ids = next(iter(predicted.values()))[0]
     rows = data.slices.set_index("slice_id").loc[list(ids)]
     labels = rows[list(LABELS)].to_numpy(np.float64)

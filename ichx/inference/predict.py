@@ -24,9 +24,9 @@ from ichx.datasets.catalog import build_catalog, usable_slices
 from ichx.datasets.ingest import scan_source
 from ichx.datasets.series import neighbour_rows
 from ichx.errors import IchxError
+from ichx.evaluation.choices import TTA_VIEWS, Tta, check_tta
 from ichx.evaluation.feature_files import FeatureWriter
 from ichx.evaluation.metric import FloatArray, probabilities
-from ichx.evaluation.oof import TTA_VIEWS
 from ichx.inference.scratch import scratch_folder
 from ichx.inference.trained import FoldNetworks, find_trained, open_networks
 from ichx.labels import ANY, LABELS
@@ -74,7 +74,7 @@ def predict_files(
     source: Path,
     *,
     events: "Callbacks",
-    tta: str = "none",
+    tta: Tta = "none",
     folds: Sequence[int] | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -86,8 +86,7 @@ def predict_files(
     file beside which the pooled features go, one file for each fold and view. Raises `IchxError` where the experiment
     has no finished fold, and where no file is a usable slice.
     """
-    if tta not in TTA_VIEWS:
-        raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
+    views = TTA_VIEWS[check_tta(tta)]
     trained = find_trained(project, number, folds)
     if trained.partial is not None and folds is None:
         events.note(f"experiment {number} predicts with {trained.partial}")
@@ -99,7 +98,6 @@ def predict_files(
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))
         network = stack.enter_context(open_networks(trained, device, workers, events.note))
-        views = TTA_VIEWS[tta]
         writers = {
             (fold, view): stack.enter_context(FeatureWriter(_features_path(features, fold, view)))
             for fold in trained.weights

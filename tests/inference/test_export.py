@@ -19,7 +19,7 @@ from ichx.datasets.dataset import load_dataset
 from ichx.errors import IchxError
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.callbacks import RunCallbacks
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference import export
 from ichx.inference.export import Exported, export_experiment, preprocessing, sample
@@ -134,7 +134,9 @@ def test_weights_tell_their_recipe_and_start_another_experiment(trained_copy: Pa
             "tiny_efficientnet",
             list(LABELS),
         )
-        new = new_experiment(store, registry, plugin=recipe.plugin, size=recipe.input.size, settings=SHORT)
+        new = new_experiment(
+            store, registry, ExperimentRequest(plugin=recipe.plugin, size=recipe.input.size, settings=SHORT)
+        )
         notes: list[str] = []
 
         class Notes(RunCallbacks):

@@ -20,13 +20,13 @@ from ichx.cache.requests import recipe_spec
 from ichx.datasets.catalog import build_catalog, usable_slices
 from ichx.datasets.dataset import load_dataset
 from ichx.datasets.ingest import scan_source
-from ichx.errors import IchxError
+from ichx.errors import IchxError, InvalidInputError
 from ichx.evaluation.ensemble import predict_test
 from ichx.evaluation.feature_files import read_features
 from ichx.evaluation.metric import probabilities
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.callbacks import RunCallbacks
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference import predict as inference
 from ichx.inference.predict import FilePredictions, portions, predict_files
@@ -215,7 +215,7 @@ def test_folds_that_cannot_predict(trained_copy: Path, phantom: PhantomFiles) ->
     assert phantom.test is not None
     with open_store(workspace) as store:
         place = workspace, store
-        new = new_experiment(store, registry, plugin="tiny_resnet", size=32, settings=SHORT).number
+        new = new_experiment(store, registry, ExperimentRequest(plugin="tiny_resnet", size=32, settings=SHORT)).number
         with pytest.raises(IchxError, match=f"experiment {new} has no finished fold") as caught:
             predicted(place, phantom.test, new)
         assert f"ichx run {new}" in caught.value.remedy
@@ -232,7 +232,7 @@ def test_folds_that_cannot_predict(trained_copy: Path, phantom: PhantomFiles) ->
         weights.unlink()
         with pytest.raises(IchxError, match="weights of experiment 4 are gone"):
             predicted(place, phantom.test, new)
-        with pytest.raises(IchxError, match="no test-time augmentation 'vflip'"):
+        with pytest.raises(InvalidInputError, match="`tta`: 'vflip'"):
             predicted(place, phantom.test, 1, tta="vflip")
 
 
@@ -243,7 +243,7 @@ def test_features_are_what_the_last_layer_makes_the_logits_of(
     workspace, registry = open_workspace(trained_copy), load_registry()
     assert phantom.test is not None
     with open_store(workspace) as store:
-        made = new_experiment(store, registry, plugin=plugin, size=32, settings=SHORT)
+        made = new_experiment(store, registry, ExperimentRequest(plugin=plugin, size=32, settings=SHORT))
         run_experiment(Project(workspace, store, registry), made.number, folds=[0])
         beside = tmp_path / "new.csv"
         found = predicted((workspace, store), phantom.test, made.number, tta="hflip", features=beside)

@@ -12,9 +12,9 @@ from conftest import SHORT
 from inline_engine import InlineEngine
 
 from ichx.errors import IchxError
-from ichx.evaluation.pooled import update_scores
+from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.provenance import run_draft
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.jobs import Job, JobResult, LocalEngine
 from ichx.jobs.launch import launch
 from ichx.jobs.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
@@ -44,7 +44,9 @@ def store(workspace: Workspace) -> Iterator[Store]:
 
 
 def register(store: Store, *settings: str) -> int:
-    made = new_experiment(store, load_registry(), plugin="tiny_resnet", size=32, settings=[*SHORT, *settings])
+    made = new_experiment(
+        store, load_registry(), ExperimentRequest(plugin="tiny_resnet", size=32, settings=[*SHORT, *settings])
+    )
     return made.number
 
 
