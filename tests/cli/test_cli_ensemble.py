@@ -16,7 +16,7 @@ def test_scores_and_choices(ichx: Program, trained_copy: Path) -> None:
     assert max(map(len, lines)) <= 80
     report = json.loads(ichx("ensemble", "--top", 3, "--smooth", "--method", "stack", "--json", cwd=trained_copy).out)
     made, choice = report["ensemble"], report["choice"]
-    assert (made["number"], made["method"], choice["why"], choice["certificate"]) == (2, "stack", "as asked", None)
+    assert (made["number"], made["method"], choice["certificate"]) == (2, "stack", None)
     assert report["gap"] == pytest.approx(made["nested_score"] - made["score"])
     assert [fold["fold"] for fold in report["fold_choices"]] == [0, 1]
     assert {trial["part"] for trial in choice["trials"]} == {"smoothing", "calibration", "consistency", "clipping"}

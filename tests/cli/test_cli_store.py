@@ -24,7 +24,7 @@ def test_check_reports_damaged_weights(trained_copy: Path, ichx: Program) -> Non
     weights = [folder / f"fold-{fold}" / "weights.safetensors" for fold in (0, 1)]
     intact = weights[0].read_bytes()
     for content, value in (
-        (intact[:-1], f"{len(intact) - 1:,} bytes.* {len(intact):,}"),
+        (intact[:-1], f"{len(intact) - 1:,} .* {len(intact):,}"),
         (intact + b"x", f"{len(intact) + 1:,} bytes"),
         (intact[:100], ""),
         (b"", ""),
@@ -34,7 +34,7 @@ def test_check_reports_damaged_weights(trained_copy: Path, ichx: Program) -> Non
         weights[0].write_bytes(content)
         done = ichx("store", "check", cwd=trained_copy)
         assert done.code == 1
-        assert re.search(f"experiment 1, fold 0: experiments/1/fold-0/weights.safetensors .*{value}", done.out)
+        assert re.search(f"experiment 1, fold 0: .*experiments/1/fold-0/weights.safetensors.*{value}", done.out)
         assert done.out.count("weights.safetensors") == 1
     weights[0].write_bytes(intact)
     weights[1].unlink()  # as an import without weights
