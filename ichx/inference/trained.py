@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class InferenceOptions:
+    """How finished folds predict."""
+
+    tta: str = "none"
+    """Test-time augmentation: `none` or `hflip`."""
+    folds: Sequence[int] | None = None
+    """The folds that predict; None for all finished ones."""
+    device: str = "auto"
+    workers: int | None = None
+    """Loader processes; None for as many as keep the device busy."""
+
+
+@dataclass(frozen=True)
 class Trained:
     """An experiment and its finished folds."""
 
