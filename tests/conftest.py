@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from ichx.phantom.dicom_files import PhantomFiles
+    from ichx.project import Project
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks train faster alone, and the suite shares its cores
 
@@ -188,3 +189,15 @@ def dataset_copy(dataset_root: Path, tmp_path: Path) -> Path:
 def trained_copy(trained_root: Path, tmp_path: Path) -> Path:
     """Return the trained workspace, as a copy of the test's own."""
     return Path(shutil.copytree(trained_root, tmp_path / "workspace"))
+
+
+@pytest.fixture
+def project(trained_copy: Path) -> "Iterator[Project]":
+    """Return the open project of `trained_copy`."""
+    from ichx.project import Project
+    from ichx.store import open_store
+    from ichx.workspace import open_workspace
+
+    workspace = open_workspace(trained_copy)
+    with open_store(workspace) as store:
+        yield Project(workspace, store)

@@ -24,8 +24,8 @@ from sqlalchemy.exc import IntegrityError
 from ichx import __version__
 from ichx.datasets.dataset import load_version
 from ichx.errors import CorruptFileError, NotFoundError, NotReadyError, StorageError, UnsupportedError
-from ichx.evaluation.pooled import update_scores
 from ichx.evaluation.predictions import read_predictions
+from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
 from ichx.experiments.archive_export import FORMAT, INDEX
 from ichx.experiments.gc import IMPORTING

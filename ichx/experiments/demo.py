@@ -16,7 +16,7 @@ from ichx.datasets.dataset import LoadedDataset, load_dataset
 from ichx.datasets.label_csv import read_labels
 from ichx.errors import ConflictError
 from ichx.evaluation.baseline import bright_share, brightness_baseline
-from ichx.evaluation.ensemble import EnsembleReport, make_ensemble
+from ichx.evaluation.ensemble import EnsembleReport, EnsembleRequest, make_ensemble
 from ichx.evaluation.metric import constant_score, score
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.prepare import open_cache
@@ -117,7 +117,7 @@ def run_demo(folder: Path, registry: Registry, events: RunCallbacks) -> DemoRepo
             ]
         for number in numbers:
             run_experiment(Project(workspace, store, registry), number, callbacks=events)
-        ensemble = make_ensemble(Project(workspace, store), top=len(MEMBERS), tta="hflip", smooth=True)
+        ensemble = make_ensemble(Project(workspace, store), EnsembleRequest(top=len(MEMBERS), smooth=True))
         scores = _score_test(Project(workspace, store), phantom, numbers[0], ensemble, events)
     return DemoReport(
         workspace=str(workspace.root),

@@ -9,13 +9,13 @@ import numpy.typing as npt
 
 from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
-from ichx.errors import ChangedDataError, ConflictError, CorruptFileError, IchxError, NotReadyError
+from ichx.errors import ChangedDataError, ConflictError, CorruptFileError, NotReadyError
 from ichx.evaluation.bootstrap import Bootstrap
+from ichx.evaluation.choices import TTA_VIEWS, Pooling, check_pooling, check_tta
 from ichx.evaluation.metric import FloatArray, probabilities, score
-from ichx.evaluation.oof import TTA_VIEWS, mean_over_views
+from ichx.evaluation.oof import mean_over_views
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
 from ichx.evaluation.scorecard import both_scores
-from ichx.evaluation.scores import POOLINGS
 from ichx.experiments.prepare import open_cache
 from ichx.inference.trained import InferenceOptions, Trained, find_trained, open_networks
 from ichx.labels import LABELS
@@ -58,7 +58,7 @@ def evaluate_dataset(
     options: InferenceOptions | None = None,
     *,
     callbacks: "Callbacks",
-    pooling: str = "max",
+    pooling: Pooling = "max",
 ) -> Evaluation:
     """Return the scores of experiment `number` on the newest version of `dataset`; predict what is missing.
 
@@ -77,10 +77,8 @@ def evaluate_dataset(
     """
     options = options or InferenceOptions()
     tta, folds = options.tta, options.folds
-    if tta not in TTA_VIEWS:
-        raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
-    if pooling not in POOLINGS:
-        raise IchxError(f"there is no pooling {pooling!r}", f"choose one of {', '.join(POOLINGS)}")
+    views = TTA_VIEWS[check_tta(tta)]
+    check_pooling(pooling)
     trained = find_trained(project, number, folds)
     version = project.store.version(dataset)
     if version.label_digest is None:
@@ -90,7 +88,7 @@ def evaluate_dataset(
     if trained.partial is not None and folds is None:
         callbacks.note(f"experiment {number} predicts with {trained.partial}")
     _predict_missing(project, trained, data, options, callbacks)
-    predicted = _read(project, trained, data, TTA_VIEWS[tta])
+    predicted = _read(project, trained, data, views)
     ids = next(iter(predicted.values()))[0]
     rows = data.slices.set_index("slice_id").loc[list(ids)]
     labels = rows[list(LABELS)].to_numpy(np.float64)

@@ -23,10 +23,10 @@ from ichx.datasets.add import require_usable_slices
 from ichx.datasets.catalog import build_catalog, usable_slices
 from ichx.datasets.ingest import scan_source
 from ichx.datasets.series import neighbour_rows
-from ichx.errors import CorruptFileError, IchxError
+from ichx.errors import CorruptFileError
+from ichx.evaluation.choices import TTA_VIEWS, check_tta
 from ichx.evaluation.feature_files import FeatureWriter
 from ichx.evaluation.metric import FloatArray, probabilities
-from ichx.evaluation.oof import TTA_VIEWS
 from ichx.inference.scratch import scratch_folder
 from ichx.inference.trained import FoldNetworks, InferenceOptions, find_trained, open_networks
 from ichx.labels import ANY, LABELS
@@ -91,9 +91,7 @@ def predict_files(
         CorruptFileError: No file is a usable slice.
     """
     options = options or InferenceOptions()
-    tta, folds = options.tta, options.folds
-    if tta not in TTA_VIEWS:
-        raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
+    views, folds = TTA_VIEWS[check_tta(options.tta)], options.folds
     trained = find_trained(project, number, folds)
     if trained.partial is not None and folds is None:
         callbacks.note(f"experiment {number} predicts with {trained.partial}")
@@ -105,7 +103,6 @@ def predict_files(
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))
         network = stack.enter_context(open_networks(trained, options.device, options.workers, callbacks.note))
-        views = TTA_VIEWS[tta]
         writers = {
             (fold, view): stack.enter_context(FeatureWriter(_features_path(features, fold, view)))
             for fold in trained.weights
@@ -119,7 +116,7 @@ def predict_files(
         experiment=number,
         name=trained.experiment.name,
         folds=tuple(trained.weights),
-        tta=tta,
+        tta=options.tta,
         marks=marks(trained.experiment),
         slices=table,
         studies=_studies(table),

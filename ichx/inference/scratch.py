@@ -55,7 +55,7 @@ def _abandoned(folder: Path) -> bool:
     try:
         owner = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
         if owner["host"] == host_name():
-            lives = is_process_alive(owner["pid"], owner["mark"])
+            alive = is_process_alive(owner["pid"], owner["mark"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass  # killed before it had recorded its owner: its age decides
     if alive is not None:

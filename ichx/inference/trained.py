@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx.errors import ChangedDataError, DivergedError, NotFoundError, NotReadyError
+from ichx.evaluation.choices import Tta
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.training.callbacks import Callbacks
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class InferenceOptions:
     """How finished folds predict."""
 
-    tta: str = "none"
+    tta: Tta = "none"
     """Test-time augmentation: `none` or `hflip`."""
     folds: Sequence[int] | None = None
     """The folds that predict; None for all finished ones."""

@@ -261,7 +261,7 @@ class _Launch:
 
 def _pooled(project: "Project", number: int) -> PooledScore:
     """Return an experiment's score, brought up to date: the job of its last fold may have been killed before that."""
-    from ichx.evaluation.pooled import update_scores  # imports pandas, which the jobs need not wait for
+    from ichx.evaluation.scorecard import update_scores  # imports pandas, which the jobs need not wait for
 
     error = None
     try:

@@ -8,7 +8,7 @@ from ichx.errors import IchxError, NotFoundError
 from ichx.recipe_text import from_toml
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Difference
+    from ichx.evaluation.bootstrap import ScoreDifference
     from ichx.evaluation.oof import OofTable
     from ichx.project import Project
     from ichx.store import Experiment, Store
@@ -150,7 +150,7 @@ def _read(project: "Project", number: int, folds: tuple[int, ...], known: "Table
     return known[number, folds]
 
 
-def gain(given: "OofTable", own: "OofTable") -> "Difference":
+def gain(given: "OofTable", own: "OofTable") -> "ScoreDifference":
     """Return how much higher the score `given` is than the `own` one, on the slices that both predict."""
     from ichx.evaluation.bootstrap import paired_difference
     from ichx.evaluation.compare import common_rows

@@ -9,7 +9,7 @@ import torch
 from conftest import SHORT
 from torch import nn
 
-from ichx.errors import IchxError, UnsupportedError
+from ichx.errors import ChangedDataError, CorruptFileError, UnsupportedError
 from ichx.evaluation.feature_files import Features, features_file, read_features
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import ExperimentRequest, new_experiment
@@ -96,8 +96,8 @@ def test_a_network_without_a_last_layer_is_refused_before_it_is_trained(dataset_
 
 
 def test_features_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(IchxError, match="are missing"):
+    with pytest.raises(ChangedDataError, match=r"absent\.parquet"):
         read_features(tmp_path / "absent.parquet")
     (tmp_path / "text.parquet").write_text("features")
-    with pytest.raises(IchxError, match="cannot be read"):
+    with pytest.raises(CorruptFileError, match=r"text\.parquet"):
         read_features(tmp_path / "text.parquet")

@@ -20,7 +20,7 @@ from ichx.cache.requests import recipe_spec
 from ichx.datasets.catalog import build_catalog, usable_slices
 from ichx.datasets.dataset import load_dataset
 from ichx.datasets.ingest import scan_source
-from ichx.errors import ChangedDataError, IchxError, NotFoundError, NotReadyError
+from ichx.errors import ChangedDataError, IchxError, InvalidInputError, NotFoundError, NotReadyError
 from ichx.evaluation.ensemble import predict_test
 from ichx.evaluation.feature_files import read_features
 from ichx.evaluation.metric import probabilities
@@ -242,7 +242,7 @@ def test_folds_that_cannot_predict(trained_copy: Path, phantom: PhantomFiles) ->
         weights.unlink()
         with pytest.raises(ChangedDataError, match=str(weights)):
             predicted(place, phantom.test, new)
-        with pytest.raises(IchxError, match="vflip"):
+        with pytest.raises(InvalidInputError, match="vflip"):
             predicted(place, phantom.test, 1, tta="vflip")
 
 

@@ -12,7 +12,7 @@ from conftest import SHORT
 from inline_engine import InlineEngine
 
 from ichx.errors import IchxError
-from ichx.evaluation.pooled import update_scores
+from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.provenance import run_draft
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.jobs import Job, JobResult, LocalEngine

@@ -6,7 +6,7 @@ from pathlib import Path
 from dicom_files import write_study
 
 from ichx.datasets.add import AddRequest, add_dataset
-from ichx.evaluation.ensemble import make_ensemble
+from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
@@ -55,8 +55,8 @@ def train(folder: Path) -> Workspace:
         run_experiment(Project(workspace, store, registry), WHOLE, options=options)
         run_experiment(Project(workspace, store, registry), PARTIAL, folds=[1], options=options)
         run_experiment(Project(workspace, store, registry), OTHER, options=options)
-        make_ensemble(Project(workspace, store), tta="hflip")
-        make_ensemble(Project(workspace, store), tta="none", members=(WHOLE, PARTIAL))
+        make_ensemble(Project(workspace, store), EnsembleRequest())
+        make_ensemble(Project(workspace, store), EnsembleRequest(tta="none", members=(WHOLE, PARTIAL)))
     return workspace
 
 

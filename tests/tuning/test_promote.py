@@ -7,9 +7,9 @@ from inline_engine import InlineEngine
 from scripted_engine import CPU, Told
 from tuned_workspace import made, store, workspace  # noqa: F401
 
-from ichx.errors import IchxError
+from ichx.errors import IchxError, InvalidInputError
 from ichx.evaluation.audit import audit
-from ichx.evaluation.members import named
+from ichx.evaluation.members import requested_members
 from ichx.evaluation.oof import read_oof
 from ichx.experiment_files import START_FILE
 from ichx.experiments.register import draft
@@ -46,12 +46,12 @@ def test_trials_train_a_share_of_the_patients_and_epochs(workspace: Workspace, s
         assert oof.score == pytest.approx(trial.score)
         assert marks(child) == ("selected", "50 % of the patients", "partial (1 of 2 folds)")
         found = audit(Project(workspace, store), child.number)
-        assert found.sound, found
-        assert next(c.told for c in found.checks if c.subject == "subset").startswith(
-            "a trial on 0.5 of the patients, 2 of 4"
+        assert found.passed, found
+        assert next(c.detail for c in found.checks if c.subject == "subset").startswith(
+            "a trial on 2 of 4 patients, a share of 0.5"
         )
-    with pytest.raises(IchxError, match="2 is a tuning trial, which predicts no test set\n3 is a tuning trial"):
-        named(Project(workspace, store), [2, 3], None)
+    with pytest.raises(InvalidInputError, match=r"2 is a tuning trial .*\n.* 3 is a tuning trial"):
+        requested_members(Project(workspace, store), [2, 3], None)
     chosen = told.ended[1]
     whole = promote(Project(workspace, store), chosen.experiment or 0).experiment
     found = from_toml(whole.recipe)
