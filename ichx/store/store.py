@@ -26,6 +26,7 @@ from ichx.store.selection import EXPERIMENTS, Selection
 from ichx.store.snapshots import (
     Dataset,
     DatasetVersion,
+    EndState,
     Ensemble,
     EnsembleDraft,
     EpochRecord,
@@ -320,7 +321,7 @@ class Store:
         self._write(runs.record_epoch, run_id, record)
 
     def finish_run(
-        self, run_id: int, state: str, *, error: str | None = None, predictions: Sequence[PredictionDraft] = ()
+        self, run_id: int, state: EndState, *, error: str | None = None, predictions: Sequence[PredictionDraft] = ()
     ) -> None:
         """End a run in the state `done`, `failed` or `stopped`, and record its predictions in the same transaction."""
         with database.writing(self._engine) as connection:
