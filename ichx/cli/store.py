@@ -50,17 +50,17 @@ def backup(
     """
     from ichx.store.maintenance import copy_database
     from ichx.text import format_bytes
-    from ichx.tuning.database import DATABASE
+    from ichx.tuning import database_path
 
     with session() as project:
         target = file or project.workspace.root / "db" / f"backup-{datetime.now():%Y-%m-%d-%H%M%S}.db"
         size = project.store.back_up(target)
-        studies = project.workspace.root / "db" / DATABASE
-        beside = target.with_name(f"{target.stem}.{DATABASE}")
+        studies = database_path(project.workspace)
+        beside = target.with_name(f"{target.stem}.{studies.name}")
         tuned = copy_database(studies, beside) if studies.is_file() else None
     info(f"copied the store to {target}, {format_bytes(size)}; ICHX_STORE=sqlite:///{target.resolve()} opens it")
     if tuned is not None:
-        info(f"copied what tuning knows to {beside}, {format_bytes(tuned)}; as db/{DATABASE} of a workspace it goes on")
+        info(f"copied the Optuna studies to {beside}, {format_bytes(tuned)}; its place is db/{studies.name}")
 
 
 @app.command("upgrade")

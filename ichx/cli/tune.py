@@ -3,7 +3,7 @@
 import contextlib
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -97,7 +97,10 @@ def tune(
         from ichx.training.run_options import RunOptions
         from ichx.tuning.limits import Limits
         from ichx.tuning.results import read_study
+        from ichx.tuning.sampling import Sampler
         from ichx.tuning.space import parse_space, read_space
+        from ichx.tuning.storage import Pruner
+        from ichx.tuning.study import TuneRequest
         from ichx.tuning.study import tune as run_study
         from ichx.tuning.trial import Budget
 
@@ -108,37 +111,34 @@ def tune(
         elif searches:
             searched = parse_space(searches, recipe)
         options = RunOptions(device=device, pretrained=pretrained, weights=weights, workers=workers)
-        # A trial that stops may take as long as its step does; who does not want to wait asks twice.
+        # No grace period: a step may take long, and a second Ctrl-C kills.
         with (
             count_stop_signals() as stops,
             TuneView(project.workspace.root, number) as view,
             contextlib.closing(LocalEngine(jobs, grace=None)) as engine,
         ):
-            ending = run_study(
-                project,
+            request = TuneRequest(
                 number,
-                engine,
-                trials=trials,
-                jobs=jobs,
+                trials,
+                jobs,
                 space=searched,
                 budget=Budget(fold, subset, length, options),
                 limits=Limits(longest, most),
-                sampler=sampler,
-                pruner=pruner,
+                sampler=cast(Sampler, sampler),  # `run_study` reports invalid names with all other problems
+                pruner=cast(Pruner, pruner),
                 study=study,
                 timeout=seconds,
-                events=view,
-                stops=stops,
             )
-        found = read_study(project, number, study) if ending.finished else None
+            ended = run_study(project, request, engine, callbacks=view, stop_level=stops)
+        found = read_study(project, number, study) if ended.finished else None
     if as_json:
         print_json(numbered(found) if found else None)
     elif found is not None:
         print_study(found, project.workspace.root)
-    if ending.why == "complete" and ending.new == 0:
-        info(f"the study had {format_count(ending.finished, 'trial')} before; a larger --trials adds to them")
-    if ending.why != "complete":
-        why = "stopped" if ending.why == "stopped" else f"stopped after {timeout}"
-        info(f"{why}; what is finished is kept, and the same command goes on with the rest", style="yellow")
-    if ending.why == "stopped":
+    if ended.reason == "complete" and ended.new == 0:
+        info(f"The study already has {format_count(ended.finished, 'trial')}. Use a larger --trials to add some.")
+    if ended.reason != "complete":
+        after = "" if ended.reason == "stopped" else f" after {timeout}"
+        info(f"Stopped{after}. Finished work is saved; the same command resumes.", style="yellow")
+    if ended.reason == "stopped":
         raise typer.Exit(130)

@@ -16,7 +16,7 @@ from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import IchxError
 from ichx.text import format_count
-from ichx.tuning.describe import good, headers, over, searched, told
+from ichx.tuning.describe import format_exceeded, format_good, format_range, format_searched, short_names
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Store
@@ -126,7 +126,7 @@ def beyond(view: "StudyView", marked: str) -> list[str]:
     best = found[0]
     return [
         f"{format_count(len(found), 'done trial')} over a limit, the best one experiment {best.experiment}: "
-        f"{format_value(best.score)} {marked}, {over(best.exceeded)}"
+        f"{format_value(best.score)} {marked}, {format_exceeded(best.exceeded)}"
     ]
 
 
@@ -166,7 +166,7 @@ def following(view: "StudyView") -> list[str]:
 
 
 def _print_head(view: "StudyView") -> None:
-    states = [f"{view.counted(state)} {UNFINISHED.get(state, state)}" for state in STATES]
+    states = [f"{view.count(state)} {UNFINISHED.get(state, state)}" for state in STATES]
     present = ", ".join(state for state in states if not state.startswith("0 "))
     called = f"study {view.name} of " if view.name else ""
     part = [f"fold {view.fold}", *_budget(view)]
@@ -184,14 +184,14 @@ def _print_trials(view: "StudyView", marked: str) -> None:
     scored = [t for t in view.trials if t.score is not None and t.state != "failed"]
     if not scored:
         return
-    ranked = sorted(scored, key=lambda t: (not t.chosen_from, t.state != "done", t.score, t.trial))
+    ranked = sorted(scored, key=lambda t: (not t.eligible, t.state != "done", t.score, t.trial))
     shown = ranked[:SHOWN]
     baseline = view.baseline
     if baseline in scored and baseline not in shown:
         shown.append(baseline)
     names = [learned.name for learned in view.learned][:VALUES]
-    heads = headers(names, [learned.name for learned in view.learned])
-    rows = [(t.experiment, t.score, _state(t), *(told(t.values.get(name)) for name in names)) for t in shown]
+    heads = short_names(names, [learned.name for learned in view.learned])
+    rows = [(t.experiment, t.score, _state(t), *(format_searched(t.values.get(name)) for name in names)) for t in shown]
     title = f"best trials, scores of fold {view.fold} {marked}"
     left = len(view.learned) - len(names)
     which = "values that matter most" if view.importances else "some of the values"
@@ -203,7 +203,7 @@ def _print_trials(view: "StudyView", marked: str) -> None:
 
 def _state(trial: "TrialView") -> str:
     if trial.exceeded:
-        return over(trial.exceeded)
+        return format_exceeded(trial.exceeded)
     return "as it is" if trial.baseline else UNFINISHED.get(trial.state, trial.state)
 
 
@@ -211,11 +211,11 @@ def _print_learned(view: "StudyView") -> None:
     if view.best is None:
         return
     if view.importances is None:
-        from ichx.tuning.importance import ENOUGH
+        from ichx.tuning.importance import MIN_TRIALS
 
-        done = view.counted("done")
-        if done < ENOUGH:
-            info(f"{format_count(done, 'done trial')}: what matters is told from {ENOUGH} on")
+        done = view.count("done")
+        if done < MIN_TRIALS:
+            info(f"{format_count(done, 'done trial')}: what matters is told from {MIN_TRIALS} on")
         else:
             info("too little varies in the done trials to tell what matters")
     else:
@@ -223,10 +223,10 @@ def _print_learned(view: "StudyView") -> None:
             (
                 learned.name,
                 f"{100 * (learned.importance or 0):.0f} %",
-                told(learned.as_is),
-                told(learned.best),
-                good(learned),
-                searched(learned),
+                format_searched(learned.as_is),
+                format_searched(learned.best),
+                format_good(learned),
+                format_range(learned),
             )
             for learned in view.learned[:SHOWN]
         ]
