@@ -23,7 +23,6 @@ IMAGES = Path(__file__).parent / "images"
 COMMANDS = {
     "terminal_exp_list.svg": ("exp", "list"),
     "terminal_ensemble.svg": ("ensemble", "--top", "4", "--tta", "hflip", "--smooth"),
-    "terminal_help.svg": ("--help",),
 }
 COLUMNS = 100
 DESKTOP = (1140, 1480)

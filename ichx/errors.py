@@ -42,7 +42,7 @@ class NotFoundError(IchxError):
     @classmethod
     def named(cls, kind: str, name: object, known: Iterable[object], remedy: str) -> "NotFoundError":
         """Return the error for an unknown `kind`, with the nearest known names in its remedy."""
-        return cls(f"no {kind} is called {str(name)!r}", f"{did_you_mean(str(name), [str(k) for k in known])}{remedy}")
+        return cls(f"Unknown {kind}: {str(name)!r}.", f"{did_you_mean(str(name), [str(k) for k in known])}{remedy}")
 
 
 class ConflictError(IchxError):
@@ -118,9 +118,9 @@ class RunEndedError(IchxError):
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return `did you mean 'a' or 'b'? ` for the nearest known names, or an empty string."""
+    """Return `Did you mean 'a' or 'b'? ` for the nearest known names, or an empty string."""
     near = get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+    return f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
 
 
 def raise_problems(problems: Sequence[str], remedy: str) -> None:

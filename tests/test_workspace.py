@@ -71,7 +71,7 @@ def test_settings(tmp_path: Path) -> None:
     ("text", "problem", "remedy"),
     [
         ("cache = ", "is not valid TOML", "mend"),
-        ('cash = "x"', "sets 'cash', which is no setting", "did you mean 'cache'"),
+        ('cash = "x"', "sets 'cash', which is no setting", "'cache'"),
         ("cache = 3", "cache must be a text in quotes", "directory"),
     ],
 )

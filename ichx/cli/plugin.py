@@ -54,8 +54,8 @@ def show_plugin(
 
     Example: `ichx plugin show resnext50 --toml > my.toml`
     """
-    from ichx.recipe import flatten
-    from ichx.recipe_text import literal, to_toml
+    from ichx.recipe import flatten, literal
+    from ichx.recipe_text import to_toml
 
     plugin = loaded_registry().get(name)
     if as_json:

@@ -65,7 +65,7 @@ def combination_chances(prevalence: tuple[tuple[str, float], ...]) -> NDArray[np
     Labels that are not named follow along, as they come together in reality. Raises `IchxError` as `draw_subtypes`.
     """
     unknown = [name for name, _ in prevalence if name not in LABELS]
-    problems = [f"{name!r} is no label; {did_you_mean(name, LABELS)}".rstrip("; ") for name in unknown]
+    problems = [f"Unknown label {name!r}. {did_you_mean(name, LABELS)}".strip() for name in unknown]
     problems += [f"the share of {name} is {share!r}, not in 0..1" for name, share in prevalence if not 0 <= share <= 1]
     raise_problems(problems, f"give per-slice shares in 0..1 for labels among: {', '.join(LABELS)}")
     base = _tilted(_base_chances(), tuple(CHALLENGE_PREVALENCE.items()))

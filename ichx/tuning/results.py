@@ -16,8 +16,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from ichx.errors import InvalidInputError, NotFoundError, UnsupportedError, did_you_mean
-from ichx.recipe import settable
-from ichx.recipe_text import from_toml, literal
+from ichx.recipe import literal, settable
+from ichx.recipe_text import from_toml
 from ichx.tuning import database_path
 from ichx.tuning.budget import Value
 from ichx.tuning.importance import MIN_TRIALS, importances

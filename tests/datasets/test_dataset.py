@@ -248,7 +248,7 @@ def test_a_test_set_with_its_sample(tmp_path: Path, workspace: Workspace, store:
         ({"name": ""}, "no name for a dataset"),
         ({"test_of": "train"}, "--test-of and --labels exclude each other"),
         ({"sample": "labels"}, "--sample belongs to a test set"),
-        ({"labels": None, "test_of": "nobody"}, "no dataset is called 'nobody'"),
+        ({"labels": None, "test_of": "nobody"}, "'nobody'"),
         ({"labels": None, "test_of": "bare"}, "'bare' has no labels"),
         ({"labels": None, "name": "t", "test_of": "t"}, "its own test set"),
         ({"labels": None, "name": "train", "test_of": "other"}, "is a dataset of its own already"),

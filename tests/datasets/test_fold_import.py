@@ -265,7 +265,7 @@ def test_only_what_is_trained_on_has_folds(tmp_path: Path, workspace: Workspace,
     ):
         with pytest.raises(IchxError, match="hidden is not trained on"):
             act()
-    with pytest.raises(NotFoundError, match="no dataset is called 'trian'"):
+    with pytest.raises(NotFoundError, match="'trian'"):
         import_folds(Project(workspace, store), "trian", path)
 
 

