@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from browser import PROGRAM, Browser
-from made_study import fill, frozen, new_study, register, score_of, storage
 from optuna.trial import TrialState
+from optuna_studies import fill, frozen, new_study, register, score_of, storage
 from report_pages import Page, page
 from test_browser import DRAWN
 
