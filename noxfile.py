@@ -50,14 +50,21 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
+def golden(session: nox.Session) -> None:
+    """Rewrite what is generated from the commands: the golden files of their output and two pages of the docs."""
+    _python(session, "ichx.cli.reference", "docs")
+    _python(session, "pytest", "-q", "tests/cli/test_golden.py", env={"UPDATE_GOLDEN": "1"})
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Run `ichx demo` in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         _python(session, "ichx", "demo", f"{folder}/demo")
 
 
-def _python(session: nox.Session, module: str, *arguments: str) -> None:
+def _python(session: nox.Session, module: str, *arguments: str, env: dict[str, str] | None = None) -> None:
     missing = [name for name in ("ichx", module) if find_spec(name) is None]
     if missing:
         session.error(f"{sys.executable} lacks {', '.join(missing)}: pip install -e '.[dev]' there, then run its nox")
-    session.run(sys.executable, "-m", module, *arguments)
+    session.run(sys.executable, "-m", module, *arguments, env=env)

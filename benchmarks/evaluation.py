@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 import pandas as pd
-from cohort import PATIENTS, Cohort, data_folder, drawn_cohort, label_file, real_cohort
+from cohort import PATIENTS, Cohort, data_folder, label_file, real_cohort, synthetic_cohort
 from common import Figure, arguments, conclude
 from registered import add_cohort, add_finished
 
@@ -77,7 +77,7 @@ QUICK = 0.05
 def main() -> None:
     options = arguments(__doc__)
     folder = data_folder()
-    cohort = real_cohort(folder) if folder else drawn_cohort()
+    cohort = real_cohort(folder) if folder else synthetic_cohort()
     print(cohort.origin)
     if options.quick:
         cohort = _patients_first(cohort, QUICK)

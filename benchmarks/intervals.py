@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from cohort import Cohort, data_folder, drawn_cohort, label_file, real_cohort
+from cohort import Cohort, data_folder, label_file, real_cohort, synthetic_cohort
 from common import Figure, arguments, conclude
 
 from ichx.datasets.label_csv import read_labels
@@ -30,7 +30,7 @@ QUICK = 0.1
 def main() -> None:
     options = arguments(__doc__)
     folder = data_folder()
-    cohort = real_cohort(folder) if folder else drawn_cohort()
+    cohort = real_cohort(folder) if folder else synthetic_cohort()
     print(cohort.origin)
     predicted = predictions(cohort, folder)
     part = cohort.first(round(QUICK * len(cohort.images))) if options.quick else cohort

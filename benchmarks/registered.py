@@ -16,7 +16,7 @@ from ichx.datasets.catalog import (
     build_catalog,
     catalog_digest,
     label_digest,
-    usable,
+    usable_slices,
     write_catalog,
     write_parquet,
 )
@@ -51,7 +51,7 @@ def add_cohort(workspace: Workspace, store: Store, cohort: Cohort, folds: int) -
     """Put the cohort into the workspace, as the dataset `rsna`."""
     files = write_phantom(workspace.root / "files", patients=1, seed=1, size=512)
     catalog = _catalog(cohort, build_catalog(scan_source(files.train), None)[0])
-    slices = usable(catalog)
+    slices = usable_slices(catalog)
     ids = slices["slice_id"].to_numpy(object)
     labels = slices[list(LABELS)].to_numpy(np.float32)
     assigned = assign_folds(ids, slices["patient"].to_numpy(object), labels, folds, 0)

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from cohort import Cohort, data_folder, drawn_cohort, real_cohort
+from cohort import Cohort, data_folder, real_cohort, synthetic_cohort
 from common import Figure, arguments, conclude
 from registered import add_cohort, add_finished
 
@@ -46,7 +46,7 @@ finally:
 def main() -> None:
     options = arguments(__doc__)
     folder = data_folder()
-    cohort = real_cohort(folder) if folder else drawn_cohort()
+    cohort = real_cohort(folder) if folder else synthetic_cohort()
     print(cohort.origin + "; predictions drawn, weights random, pixels of a phantom")
     part = cohort.first(round(QUICK * len(cohort.images))) if options.quick else cohort
     with tempfile.TemporaryDirectory() as scratch:

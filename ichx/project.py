@@ -54,7 +54,8 @@ def open_project(start: Path | None = None) -> Iterator[Project]:
     """Yield the project of the workspace at or above `start` (the current directory); its store closes at the end.
 
     Raises:
-        IchxError: There is no workspace, or its store cannot be opened.
+        NotFoundError: There is no workspace.
+        StoreError: Its store cannot be opened.
     """
     from ichx.store import open_store
     from ichx.workspace import find_workspace

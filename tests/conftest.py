@@ -1,5 +1,6 @@
 """Fixtures for the whole suite: real CT data, a phantom on disk, a trained workspace, and the program itself."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -55,6 +56,11 @@ class Outcome:
     code: int
     out: str
     err: str
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error that a command with `--json` printed: `code`, `problem`, `remedy`."""
+        return json.loads(self.err.splitlines()[-1])["error"]
 
 
 Program = Callable[..., Outcome]

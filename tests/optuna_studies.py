@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ichx.experiments.register import draft
 from ichx.recipe import Recipe
 from ichx.recipe_text import apply_settings, from_toml
-from ichx.store import Experiment, Store, Tuned
+from ichx.store import Experiment, Store, TuningInfo
 from ichx.workspace import Workspace
 
 SPACE: dict[str, BaseDistribution] = {
@@ -67,7 +67,7 @@ def register(
             kind=kind,
         ),
         selected=True,
-        tuned=Tuned(study=study, trial=trial, fold=0, values=dict(values), **tuned),
+        tuned=TuningInfo(study=study, trial=trial, fold=0, values=dict(values), **tuned),
     )
     return store.add_experiments([experiment])[0].number
 

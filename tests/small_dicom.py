@@ -1,4 +1,4 @@
-"""Small DICOM files and the catalog rows that go with them, for tests of the cache and the loader."""
+"""Small DICOM files and their catalog rows, for tests of the cache and the loader."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,20 +36,20 @@ def write_slice(path: Path, hu: np.ndarray, slice_id: str) -> None:
 
 
 def write_catalog(folder: Path, images: Sequence[np.ndarray], copies: int = 1) -> pd.DataFrame:
-    """Write `images` to `folder`; return the catalog, in which the files stand `copies` times, under other ids."""
+    """Write `images` to `folder`; return a catalog that lists the files `copies` times under different ids."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(images):
         write_slice(folder / f"{index}.dcm", image, str(index))
     records = []
     for copy in range(copies):
         for index, image in enumerate(images):
-            found = (folder / f"{index}.dcm").stat()
+            status = (folder / f"{index}.dcm").stat()
             records.append(
                 {
                     "slice_id": f"ID_{copy}_{index}",
                     "file": f"{index}.dcm",
-                    "bytes": found.st_size,
-                    "mtime_ns": found.st_mtime_ns,
+                    "bytes": status.st_size,
+                    "mtime_ns": status.st_mtime_ns,
                     "series": f"series{copy}",
                     "order": index,
                     "rows": image.shape[0],

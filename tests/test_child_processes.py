@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ichx.store.process import process_lives, process_mark
+from ichx.store.process import is_process_alive, process_identity
 
 CHILD = """
 import os, signal, subprocess, sys, time
@@ -45,11 +45,11 @@ def test_a_child_ends_with_its_killed_parent(kind: str, output: str, tmp_path: P
     while not (text := log.read_text()).endswith("\n"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    marks = {pid: process_mark(pid) for pid in map(int, text.split())}
-    assert all(process_lives(pid, mark) for pid, mark in marks.items())
+    marks = {pid: process_identity(pid) for pid in map(int, text.split())}
+    assert all(is_process_alive(pid, mark) for pid, mark in marks.items())
     parent.kill()
     parent.wait()
-    while any(process_lives(pid, mark) for pid, mark in marks.items()):
+    while any(is_process_alive(pid, mark) for pid, mark in marks.items()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert log.read_text() == text + output

@@ -38,11 +38,11 @@ def join_series(source: Path, target: Path) -> dict[str, Path]:
     origin = {}
     for slices in series.values():
         slices.sort(key=lambda entry: entry[0])
-        joined = enhanced(slices[0][1], [dataset.pixel_array for _, _, dataset in slices])
-        joined.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        joined.save_as(target / "many.dcm", implicit_vr=False, little_endian=True)
-        (target / "many.dcm").rename(target / f"{joined.SOPInstanceUID}.dcm")
-        origin |= {f"{joined.SOPInstanceUID}#{n}": path for n, (_, path, _) in enumerate(slices, 1)}
+        join_group = enhanced(slices[0][1], [dataset.pixel_array for _, _, dataset in slices])
+        join_group.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        join_group.save_as(target / "many.dcm", implicit_vr=False, little_endian=True)
+        (target / "many.dcm").rename(target / f"{join_group.SOPInstanceUID}.dcm")
+        origin |= {f"{join_group.SOPInstanceUID}#{n}": path for n, (_, path, _) in enumerate(slices, 1)}
     return origin
 
 
@@ -79,7 +79,7 @@ def test_frames_go_the_whole_way(phantom: "PhantomFiles", tmp_path: Path) -> Non
         checked = check_dataset(Project(workspace, store), "x")
         assert (checked["files"], checked["slices"], checked["reasons"]) == (8, len(origin), [])
         data = load_dataset(Project(workspace, store), "x")
-        files = SourceFiles(data.source, data.slices).of(range(len(data.slices)))
+        files = SourceFiles(data.source, data.slices).select(range(len(data.slices)))
         for slice_id, file in list(zip(data.slices["slice_id"], files, strict=True))[::7]:
             assert (read_source_slice(file).hu == read_slice(origin[slice_id]).hu).all()
         number = new_experiment(

@@ -1,13 +1,11 @@
-"""Building caches: what of them is missing, whether the disk has room for it, and the work dealt to processes.
+"""Building caches: find missing shards, check the disk space, and distribute the work over processes.
 
-Several sizes are built from one decoding. A build that is killed at any moment goes on from its last whole shard. What
-is done to a slice is in `ichx.cache.shard_jobs`, reading in `ichx.cache.hu_cache`.
+Several sizes are built from one decoding. A build that was killed resumes after its last complete shard. The work on
+one shard is in `ichx.cache.shard_jobs`, reading in `ichx.cache.hu_cache`.
 """
 
 import contextlib
 import errno
-import fcntl
-import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -34,57 +32,56 @@ from ichx.cache.hu_cache import (
     shard_rows,
     slices_digest,
 )
-from ichx.cache.shard_jobs import CentresJob, ShardJob, Target, build_shards, find_centres
-from ichx.cache.shards import SHARD_ROWS, read_table, remove_stale, write_atomically
+from ichx.cache.shard_jobs import CentresJob, ShardJob, build_shards, find_centres
+from ichx.cache.shards import SHARD_ROWS, read_table
+from ichx.datasets.ingest import ProgressCallback
 from ichx.datasets.sources import SourceFiles
-from ichx.errors import IchxError
+from ichx.errors import StorageError
+from ichx.files import atomic_path, remove_drafts
+from ichx.locks import file_lock
 from ichx.text import format_bytes, format_count
 from ichx.worker_pool import run_jobs, worker_count
 
 LOCK_FILE = "building.lock"
-NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
-"""What a file system without locks answers."""
-
-Progress = Callable[[int, int], None]
-"""Is told (done, total)."""
 
 
 @dataclass(frozen=True)
 class CachePlan:
-    """A cache of `n` slices that is asked for: `missing` are the shards to build, `complete` when nothing is to do."""
+    """A requested cache and the part of it that is missing."""
 
     spec: CacheSpec
     key: str
     folder: Path
     n: int
+    """Number of slices."""
     complete: bool
     missing: tuple[int, ...]
+    """Numbers of the shards to build."""
 
     @property
     def shards(self) -> int:
-        """Number of shards of the whole cache."""
+        """Number of shards of the complete cache."""
         return -(-self.n // SHARD_ROWS)
 
     @property
     def bytes_needed(self) -> int:
-        """About how much disk is still to be filled."""
+        """Estimated bytes of the missing shards."""
         return estimated_bytes(sum(len(shard_rows(shard, self.n)) for shard in self.missing), self.spec.size)
 
-    @property
-    def told(self) -> str:
-        """The plan in a line."""
-        whole = f"{self.spec}: {format_count(self.n, 'slice')}"
+    def __str__(self) -> str:
+        text = f"{self.spec}: {format_count(self.n, 'slice')}"
         if self.complete:
-            return f"{whole}, cached already"
-        kept = self.shards - len(self.missing)
-        rest = f", {kept:,} of {self.shards:,} shards are there" if kept else ""
-        return f"{whole}, about {format_bytes(self.bytes_needed)} to write{rest}"
+            return f"{text}, complete"
+        finished = self.shards - len(self.missing)
+        rest = f", {finished:,} of {self.shards:,} shards finished" if finished else ""
+        return f"{text}, about {format_bytes(self.bytes_needed)} to write{rest}"
 
 
 def plan_caches(cache_dir: Path, name: str, slices: pd.DataFrame, specs: Sequence[CacheSpec]) -> list[CachePlan]:
-    """Return what is to be done for the caches of `slices` that `specs` ask for, writing nothing.
+    """Return the plans for caches of `slices`, rows of dataset `name`, one for each distinct spec. Writes nothing.
 
-    Raises `IchxError` where the folder cannot be read.
+    Raises:
+        StorageError: The folder cannot be read.
     """
     of_slices = slices_digest(slices)
     plans = []
@@ -92,9 +89,9 @@ def plan_caches(cache_dir: Path, name: str, slices: pd.DataFrame, specs: Sequenc
         key = cache_key(of_slices, spec)
         folder = cache_folder(cache_dir, name, spec, key)
         try:
-            plans.append(_as_it_is(CachePlan(spec, key, folder, len(slices), complete=False, missing=())))
+            plans.append(_inspect(CachePlan(spec, key, folder, len(slices), complete=False, missing=())))
         except OSError as error:
-            raise _write_error(error, folder, 0) from error
+            raise _storage_error(error, folder, 0) from error
     return plans
 
 
@@ -106,15 +103,15 @@ def ensure_cache(
     spec: CacheSpec,
     *,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Cache:
-    """Return the one cache that `spec` asks for, built as `build_caches` does."""
+    """Return the cache of `slices`, rows of dataset `name`, for `spec`; see `build_caches`."""
     plans = plan_caches(cache_dir, name, slices, [spec])
     return build_caches(source, slices, plans, processes=processes, progress=progress)[0]
 
 
 def find_cache(cache_dir: Path, name: str, slices: pd.DataFrame, spec: CacheSpec) -> Cache | None:
-    """Return the finished cache that `ensure_cache` would return, or None where it would have to build."""
+    """Return the cache that `ensure_cache` would return, or None if it is not complete."""
     (plan,) = plan_caches(cache_dir, name, slices, [spec])
     return Cache(plan.folder) if plan.complete else None
 
@@ -125,89 +122,93 @@ def build_caches(
     plans: Sequence[CachePlan],
     *,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Cache]:
-    """Return the caches of `slices` (a dataset's, their files under `source`), building what their `plans` miss.
+    """Build the missing parts of `plans` and return their caches.
 
-    `processes` is by default one per core. `progress(done, total)` counts slices, twice over for `series` centring,
-    which decodes twice. Where another process builds one of them, this waits for it and builds what is missing then.
-    Raises `IchxError` when the disk is too small or full, the folder cannot be written, a file
-    has changed since the dataset was added, or a worker died; shards that are finished are kept.
+    If another process builds one of them, wait for it and build what is missing then. Finished shards stay on disk
+    after an error.
+
+    Args:
+        source: Folder or zip of the files.
+        slices: Rows of the dataset, as in `plan_caches`.
+        plans: The caches.
+        processes: Worker processes; one per core when None.
+        progress: Receives (done, total) slices. Slices that `series` centring decodes beforehand count twice.
+
+    Raises:
+        StorageError: The disk is full or too small, or the folder cannot be written.
+        ChangedDataError: A file has changed since the dataset was added.
+        ProcessError: A worker died.
     """
-    asked = [plan for plan in plans if not plan.complete]
-    if asked:
-        with _building(asked):
-            _build_now(source, slices, asked, processes, progress)
+    incomplete = [plan for plan in plans if not plan.complete]
+    if incomplete:
+        with _locked(incomplete):
+            _build_missing(source, slices, incomplete, processes, progress)
     return [Cache(plan.folder) for plan in plans]
 
 
-def _build_now(
-    source: Path, slices: pd.DataFrame, asked: Sequence[CachePlan], processes: int | None, progress: Progress | None
+def _build_missing(
+    source: Path,
+    slices: pd.DataFrame,
+    plans: Sequence[CachePlan],
+    processes: int | None,
+    progress: ProgressCallback | None,
 ) -> None:
-    """Build what is missing of the caches `asked` for, which no other process builds meanwhile."""
+    folder, needed = plans[0].folder, 0
     try:
-        # Another process may have built some of it while this one waited.
-        todo = [plan for plan in map(_as_it_is, asked) if not plan.complete]
+        # Another process may have built a part while this one waited for the lock.
+        plans = [plan for plan in map(_inspect, plans) if not plan.complete]
+        needed = sum(plan.bytes_needed for plan in plans)
+        for plan in plans:
+            folder = plan.folder
+            if needed > shutil.disk_usage(folder).free:
+                raise _no_space(folder, needed)
+            if read_manifest(folder, BUILD_FILE) is None:
+                _write_json(folder / BUILD_FILE, _manifest(plan))
+        _build_shards(source, slices, plans, processes, progress)
+        for plan in plans:
+            folder = plan.folder
+            _finish(plan)
     except OSError as error:
-        raise _write_error(error, asked[0].folder, 0) from error
-    needed = sum(plan.bytes_needed for plan in todo)
-    for plan in todo:
-        try:
-            remove_stale(plan.folder)
-            if needed > shutil.disk_usage(plan.folder).free:
-                raise _no_space(plan.folder, needed)
-            if read_manifest(plan.folder, BUILD_FILE) is None:
-                write_atomically(plan.folder / BUILD_FILE, [json.dumps(_described(plan)).encode()])
-        except OSError as error:
-            raise _write_error(error, plan.folder, needed) from error
-    if todo:
-        folder = todo[0].folder
-        try:
-            _build(source, slices, todo, processes, progress)
-            for plan in todo:
-                folder = plan.folder
-                _finish(plan)
-        except OSError as error:
-            raise _write_error(error, folder, needed) from error
+        raise _storage_error(error, folder, needed) from error
 
 
 @contextlib.contextmanager
-def _building(plans: Sequence[CachePlan]) -> Iterator[None]:
-    """Hold the folders of `plans` for this process alone, waiting for others; a process that dies lets go."""
-    with contextlib.ExitStack() as held:
-        for folder in sorted({plan.folder for plan in plans}):  # in one order, so that no two wait for each other
+def _locked(plans: Sequence[CachePlan]) -> Iterator[None]:
+    """Hold the locks of the folders of `plans`, which are created and cleared of temporary files."""
+    with contextlib.ExitStack() as locks:
+        for folder in sorted({plan.folder for plan in plans}):  # sorted, so that two processes cannot deadlock
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-                lock = held.enter_context((folder / LOCK_FILE).open("ab"))
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                if locks.enter_context(file_lock(folder / LOCK_FILE)):
+                    remove_drafts(folder)
             except OSError as error:
-                if error.errno not in NO_LOCKS:  # without locks, two may decode the same; shards are whole all the same
-                    raise _write_error(error, folder, 0) from error
+                raise _storage_error(error, folder, 0) from error
         yield
 
 
-def _as_it_is(plan: CachePlan) -> CachePlan:
-    """Return `plan` with what is there and what is missing at this moment. Raises `OSError`."""
+def _inspect(plan: CachePlan) -> CachePlan:
+    """Return `plan` with the current state of its folder. Raises `OSError`."""
     complete = _is_complete(plan.folder, plan.key)
     shards = range(0 if complete else plan.shards)
-    missing = tuple(shard for shard in shards if not _is_whole(shard_path(plan.folder, shard)))
+    missing = tuple(shard for shard in shards if not _is_intact(shard_path(plan.folder, shard)))
     return replace(plan, complete=complete, missing=missing)
 
 
 def _is_complete(folder: Path, key: str) -> bool:
-    """Whether the cache in `folder` is finished and none of its shards has gone or changed its size since."""
+    """Return whether the cache in `folder` is finished and all its shards still exist with their sizes."""
     manifest = read_manifest(folder)
     if manifest is None or manifest["key"] != key:
         return False
     try:
-        found = [shard_path(folder, shard).stat().st_size for shard in range(len(manifest["shard_bytes"]))]
+        sizes = [shard_path(folder, shard).stat().st_size for shard in range(len(manifest["shard_bytes"]))]
     except FileNotFoundError:
         return False
-    return found == manifest["shard_bytes"] and (folder / PLACES_FILE).is_file()
+    return sizes == manifest["shard_bytes"] and (folder / PLACES_FILE).is_file()
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a shard is there and opens; one that was damaged from outside is built again."""
+def _is_intact(path: Path) -> bool:
+    """Return whether the shard exists and its table can be read; another one is rebuilt."""
     try:
         read_table(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -215,8 +216,12 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _build(
-    source: Path, slices: pd.DataFrame, plans: Sequence[CachePlan], processes: int | None, progress: Progress | None
+def _build_shards(
+    source: Path,
+    slices: pd.DataFrame,
+    plans: Sequence[CachePlan],
+    processes: int | None,
+    progress: ProgressCallback | None,
 ) -> None:
     n = len(slices)
     numbers = sorted({shard for plan in plans for shard in plan.missing})
@@ -226,8 +231,8 @@ def _build(
     workers = worker_count(processes, len(numbers))
     files = SourceFiles(source, slices)
     by_series = sorted({shard for plan in plans if plan.spec.centre == "series" for shard in plan.missing})
-    asked = np.concatenate([np.asarray(shard_rows(shard, n)) for shard in by_series]) if by_series else np.empty(0, int)
-    first_pass = series_mates(slices, asked)
+    rows = np.concatenate([np.empty(0, np.int64), *(np.asarray(shard_rows(shard, n)) for shard in by_series)])
+    first_pass = rows_of_same_series(slices, rows)
     done, total = n - todo, n + len(first_pass)
 
     def advance(by: int) -> None:
@@ -237,24 +242,20 @@ def _build(
             progress(done, total)
 
     advance(0)
-    medians = series_centres(files, slices, first_pass, workers, advance)
+    centres = series_centres(files, slices, first_pass, workers, advance)
 
     def job(shard: int) -> ShardJob:
         rows = shard_rows(shard, n)
-        targets = [
-            Target(str(shard_path(plan.folder, shard)), plan.spec.size, plan.spec.centre, plan.spec.resize)
-            for plan in plans
-            if shard in plan.missing
-        ]
-        of_series = medians[rows] if any(target.centre == "series" for target in targets) else medians[:0]
-        return ShardJob(files.of(rows), tuple(targets), tuple((row, column) for row, column in of_series.tolist()))
+        targets = tuple((shard_path(plan.folder, shard), plan.spec) for plan in plans if shard in plan.missing)
+        needed = centres[rows] if any(spec.centre == "series" for _, spec in targets) else centres[:0]
+        return ShardJob(files.select(rows), targets, tuple((row, column) for row, column in needed.tolist()))
 
     for built in run_jobs(build_shards, map(job, numbers), workers):
         advance(built)
 
 
-def series_mates(slices: pd.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the rows that a centre of the series of `rows` takes: all of these series, in the shapes asked for."""
+def rows_of_same_series(slices: pd.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return all rows of the series of `rows`, of the same image shapes: the rows that determine their centres."""
     if not len(rows):
         return np.empty(0, np.int64)
     groups = _series_groups(slices)
@@ -264,33 +265,41 @@ def series_mates(slices: pd.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArr
 def series_centres(
     files: SourceFiles, slices: pd.DataFrame, rows: npt.NDArray[np.int64], workers: int, advance: Callable[[int], None]
 ) -> npt.NDArray[np.float64]:
-    """Return the (row, column) that each slice's series is centred by, (n, 2) in pixels.
+    """Return the median head centre of the series of each slice.
 
-    `rows` are those of `series_mates`, and are decoded; other slices have NaN, and without any the result is empty.
-    `advance` is told how many slices were decoded.
+    Args:
+        files: The files of `slices`.
+        slices: Rows of the dataset.
+        rows: Result of `rows_of_same_series`; these slices are decoded.
+        workers: Processes.
+        advance: Receives the number of slices decoded since its last call.
+
+    Returns:
+        Row and column in pixels, (n, 2), NaN for other series; (0, 2) if `rows` is empty.
     """
     if not len(rows):
         return np.empty((0, 2))
     centres = np.full((len(slices), 2), np.nan)
     parts = [rows[start : start + SHARD_ROWS] for start in range(0, len(rows), SHARD_ROWS)]
-    searches = (CentresJob(tuple(part.tolist()), files.of(part.tolist())) for part in parts)
-    for searched, found in run_jobs(find_centres, searches, workers):
-        centres[list(searched)] = found
-        advance(len(searched))
+    jobs = (CentresJob(tuple(part.tolist()), files.select(part.tolist())) for part in parts)
+    for decoded, found in run_jobs(find_centres, jobs, workers):
+        centres[list(decoded)] = found
+        advance(len(decoded))
     return pd.DataFrame(centres).groupby(_series_groups(slices)).transform("median").to_numpy()
 
 
 def _series_groups(slices: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Return a group number per slice, (n,): its series, and within it its shape, in whose pixels a centre is told."""
+    """Return a group number per slice, (n,): series and image shape, because a centre is in pixels."""
     grouped = slices.groupby(["series", "rows", "columns"], sort=False, dropna=False)
     return np.asarray(grouped.ngroup(), np.int64)
 
 
-def _described(plan: CachePlan) -> dict[str, Any]:
+def _manifest(plan: CachePlan) -> dict[str, Any]:
     return {"format": FORMAT, "key": plan.key, "spec": asdict(plan.spec), "n": plan.n, "shard_rows": SHARD_ROWS}
 
 
 def _finish(plan: CachePlan) -> None:
+    """Write the index and the manifest of a cache whose shards are all built."""
     places, defects, sizes = [np.empty((0, 3), np.int64)], {}, []
     for shard in range(plan.shards):
         path = shard_path(plan.folder, shard)
@@ -298,25 +307,28 @@ def _finish(plan: CachePlan) -> None:
         places.append(table.places)
         defects.update({str(shard * SHARD_ROWS + row): reason for row, reason in table.defects.items()})
         sizes.append(path.stat().st_size)
-    buffer = io.BytesIO()
-    np.save(buffer, np.concatenate(places))
-    write_atomically(plan.folder / PLACES_FILE, [buffer.getvalue()])
-    manifest = _described(plan) | {"defects": defects, "shard_bytes": sizes}
-    write_atomically(plan.folder / CACHE_FILE, [json.dumps(manifest).encode()])
+    with atomic_path(plan.folder / PLACES_FILE) as draft:
+        np.save(draft, np.concatenate(places))
+    _write_json(plan.folder / CACHE_FILE, _manifest(plan) | {"defects": defects, "shard_bytes": sizes})
 
 
-def _write_error(error: OSError, folder: Path, needed: int) -> IchxError:
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic_path(path) as draft:
+        draft.write_text(json.dumps(content))
+
+
+def _storage_error(error: OSError, folder: Path, needed: int) -> StorageError:
     if error.errno == errno.ENOSPC:
         return _no_space(folder, needed)
-    return IchxError(
-        f"the cache {folder} cannot be written: {error.strerror or error}",
-        "make the folder writable, or set another one as `cache` in ichx.toml; what is finished is kept",
+    return StorageError(
+        f"Cannot write the cache {folder}: {error.strerror or error}.",
+        "Make the folder writable, or set another folder as `cache` in ichx.toml. Finished shards are kept.",
     )
 
 
-def _no_space(folder: Path, needed: int) -> IchxError:
+def _no_space(folder: Path, needed: int) -> StorageError:
     free = shutil.disk_usage(folder).free
-    return IchxError(
-        f"no space for the cache {folder}: about {format_bytes(needed)} are needed, {format_bytes(free)} are free",
-        "free some space, or set another folder as `cache` in ichx.toml; what is finished is kept",
+    return StorageError(
+        f"No space for the cache {folder}: it needs about {format_bytes(needed)}, {format_bytes(free)} are free.",
+        "Free some space, or set another folder as `cache` in ichx.toml. Finished shards are kept.",
     )

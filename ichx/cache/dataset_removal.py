@@ -1,7 +1,4 @@
-"""Removing a dataset: what ichx has made of it is named first, and deleted when that is asked for.
-
-Not for the files that it was made from, which are the user's and stay where they are.
-"""
+"""Removing a dataset with everything that ichx created from it. The source files of the user stay."""
 
 import shutil
 from dataclasses import dataclass
@@ -9,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.cache.verify import find_caches, foreign_caches
-from ichx.errors import IchxError
+from ichx.errors import StorageError
 from ichx.text import format_count
 
 if TYPE_CHECKING:
@@ -17,51 +14,59 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Belonging:
-    """A part of a dataset in the workspace: what is at `path`, or only `files` there, of `nbytes` in all."""
+class DatasetArtifact:
+    """A file or folder in the workspace that belongs to a dataset."""
 
     what: str
     path: Path
     nbytes: int
     files: tuple[Path, ...] = ()
+    """If not empty, only these files in the folder `path`."""
 
 
-def belongings(project: "Project", name: str) -> list[Belonging]:
-    """Return what goes with the dataset `name`: its folder, its caches, and experiments' predictions of it.
+def dataset_artifacts(project: "Project", name: str) -> list[DatasetArtifact]:
+    """Return what `remove_dataset` deletes: the folder of the dataset, its caches, predictions of it.
 
-    Nothing is changed. Raises `IchxError` for an unknown name and where something stands on the dataset.
+    Raises:
+        NotFoundError: The dataset does not exist.
+        ConflictError: An experiment or a test set depends on it.
     """
     project.store.check_unused(name)
-    folders = {cache.folder for cache in find_caches(project.workspace.cache_dir, name, "")}
-    folders |= set(foreign_caches(project.workspace.cache_dir, name))
-    predicted: dict[int, list[Path]] = {}
+    caches = {cache.folder for cache in find_caches(project.workspace.cache_dir, name, "")}
+    caches |= set(foreign_caches(project.workspace.cache_dir, name))
+    predictions: dict[int, list[Path]] = {}
     for prediction in project.store.predictions_of(name):
-        predicted.setdefault(prediction.experiment, []).append(project.workspace.root / prediction.path)
-    own = project.workspace.root / "datasets" / name
-    found = [Belonging("catalog, folds", own, _size(own))]
-    found += [Belonging("cache", folder, _size(folder)) for folder in sorted(folders)]
-    for number, files in predicted.items():
-        told, size = format_count(len(files), "prediction"), sum(map(_size, files))
-        found.append(Belonging(told, project.workspace.experiment_dir(number), size, tuple(files)))
-    return found
+        predictions.setdefault(prediction.experiment, []).append(project.workspace.root / prediction.path)
+    folder = project.workspace.root / "datasets" / name
+    artifacts = [DatasetArtifact("catalog, folds", folder, _size(folder))]
+    artifacts += [DatasetArtifact("cache", cache, _size(cache)) for cache in sorted(caches)]
+    for number, files in predictions.items():
+        what, nbytes = format_count(len(files), "prediction"), sum(map(_size, files))
+        artifacts.append(DatasetArtifact(what, project.workspace.experiment_dir(number), nbytes, tuple(files)))
+    return artifacts
 
 
 def remove_dataset(project: "Project", name: str) -> None:
-    """Delete the dataset `name` for good, with its `belongings`; raises as they do, and for files that stay.
+    """Delete the dataset `name` and its `dataset_artifacts`, first from the store and then from disk.
 
-    The store forgets it first: what is left of an interrupted deletion takes space, and belongs to nothing.
+    Raises:
+        NotFoundError: The dataset does not exist.
+        ConflictError: An experiment or a test set depends on it.
+        StorageError: A file cannot be deleted.
     """
-    doomed = belongings(project, name)
+    artifacts = dataset_artifacts(project, name)
     project.store.delete_dataset(name)
-    for path in (path for part in doomed for path in part.files or (part.path,)):
+    for path in (path for artifact in artifacts for path in artifact.files or (artifact.path,)):
         try:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
         except OSError as error:
-            problem = f"{name} is removed, but {path} could not be deleted: {error.strerror}"
-            raise IchxError(problem, "delete it by hand") from error
+            raise StorageError(
+                f"Dataset {name!r} is removed, but {path} cannot be deleted: {error.strerror or error}.",
+                "Delete it by hand.",
+            ) from error
 
 
 def _size(path: Path) -> int:

@@ -1,7 +1,7 @@
-"""Decoding every slice of a dataset once, to find what its headers do not show.
+"""Decode check: decode every slice of a dataset once to find defects that headers do not show.
 
-The findings are stored next to the version's catalog (`ichx.datasets.decode_findings`). An interrupted check resumes. A
-cache reports the same defects when it is built (`ichx.cache.hu_cache`).
+The findings are stored next to the catalog of the version (`ichx.datasets.decode_findings`). An interrupted check
+resumes. A cache reports the same defects when it is built (`ichx.cache.hu_cache`).
 """
 
 import json
@@ -13,19 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from ichx.ct.dicom import DECODER_VERSION, DicomDefectError
-from ichx.datasets.catalog import usable
+from ichx.datasets.catalog import usable_slices
 from ichx.datasets.dataset import load_catalog
-from ichx.datasets.decode_findings import CHECK_FILE, Findings, told, write_findings
-from ichx.datasets.ingest import Progress
-from ichx.datasets.sources import (
-    SOURCE_CHANGED_REMEDY,
-    SourceFile,
-    SourceFiles,
-    find_drift,
-    list_files,
-    read_source_slice,
-)
-from ichx.errors import IchxError
+from ichx.datasets.decode_findings import CHECK_FILE, DecodeFindings, describe_findings, write_findings
+from ichx.datasets.ingest import ProgressCallback
+from ichx.datasets.sources import SourceFile, SourceFiles, find_drift, list_files, read_source_slice
+from ichx.files import write_error
 from ichx.worker_pool import run_jobs, worker_count
 
 if TYPE_CHECKING:
@@ -34,11 +27,11 @@ if TYPE_CHECKING:
 
 PART_FILE: Final = "check.part.jsonl"
 CHUNK: Final = 128
-"""Slices that a process decodes before it reports, and that an interruption may cost."""
+"""Slices per job. An interruption loses at most the jobs that are running."""
 
 
 @dataclass(frozen=True)
-class CheckJob:
+class DecodeJob:
     """Decode `files`, the slices from row `start` on."""
 
     start: int
@@ -51,78 +44,82 @@ def check_dataset(
     number: int | None = None,
     *,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Decode every slice of a version; return `decode_findings.told` of it, `version` and `new` files.
+    """Decode every slice of a dataset and store the findings.
 
-    Raises `IchxError` for an unknown name or number, and where files are gone or have changed.
+    Args:
+        project: The project.
+        name: The dataset.
+        number: Version; the newest when None.
+        processes: Worker processes; one per core when None.
+        progress: Receives (done, total) slices.
+
+    Returns:
+        The result of `describe_findings`, the `version`, and the `new` files that the catalog does not have.
+
+    Raises:
+        NotFoundError: The dataset or version does not exist.
+        ChangedDataError: Files of the dataset are missing or have changed.
+        StorageError: The findings cannot be written.
     """
     version = project.store.version(name, number)
     catalog = load_catalog(project.workspace, version)
+    source = Path(version.source)
+    drift = find_drift(list_files(source), catalog)
+    drift.raise_if_changed(source)
     folder = project.workspace.root / version.path
-    findings, new = check_slices(folder, Path(version.source), catalog, processes=processes, progress=progress)
-    return {"version": version, **told(catalog, findings), "new": list(new)}
-
-
-def check_slices(
-    folder: Path, source: Path, catalog: pd.DataFrame, *, processes: int | None = None, progress: Progress | None = None
-) -> tuple[Findings, tuple[str, ...]]:
-    """Decode all usable slices of `catalog`; return the findings, and the names of files that it does not know.
-
-    `folder` is the version's: the findings are kept there. Raises `IchxError` where `source` is gone, or files of the
-    catalog are gone or changed.
-    """
-    files = list_files(source)
-    drift = find_drift(files, catalog)
-    if drift.told:
-        raise IchxError(f"{source} is not what it was when the dataset was added: {drift.told}", SOURCE_CHANGED_REMEDY)
-    slices = usable(catalog)
-    total = len(slices)
-    part = folder / PART_FILE
-    found = _read_part(part)
-    todo = [start for start in range(0, total, CHUNK) if start not in found]
-    done = sum(min(CHUNK, total - start) for start in found)
-    of = SourceFiles(source, slices)
-    jobs = (CheckJob(start, of.of(range(start, min(start + CHUNK, total)))) for start in todo)
-    workers = worker_count(processes, len(todo))
-    if progress is not None:
-        progress(done, total)
     try:
-        with part.open("a", encoding="utf-8") as handle:
-            if not found:
-                handle.truncate(0)
-                handle.write(json.dumps({"decoder": DECODER_VERSION, "chunk": CHUNK}) + "\n")
-            for start, read, found_defects in run_jobs(decode_chunk, jobs, workers):
-                found[start] = found_defects
-                handle.write(json.dumps({"start": start, "defects": found_defects}) + "\n")
-                handle.flush()
-                done += read
-                if progress is not None:
-                    progress(done, total)
-        ids = slices["slice_id"].to_numpy()
-        named = {str(ids[int(row)]): reason for of_chunk in found.values() for row, reason in of_chunk.items()}
-        findings = Findings(total, datetime.now(UTC).isoformat(timespec="seconds"), named)
+        findings = _decode_slices(folder / PART_FILE, source, usable_slices(catalog), processes, progress)
         write_findings(folder / CHECK_FILE, findings)
-        part.unlink(missing_ok=True)
+        (folder / PART_FILE).unlink(missing_ok=True)
     except OSError as error:
-        what = error.strerror or str(error)
-        raise IchxError(f"cannot write the findings to {folder}: {what}", "make room, or make it writable") from error
-    return findings, drift.new
+        raise write_error(folder / CHECK_FILE, "the findings", error) from error
+    return {"version": version, **describe_findings(catalog, findings), "new": list(drift.new)}
 
 
-def decode_chunk(job: CheckJob) -> tuple[int, int, dict[str, str]]:
-    """Return the job's `start`, its number of slices, and row -> reason of those that cannot be decoded."""
-    undecoded = {}
+def decode_chunk(job: DecodeJob) -> tuple[int, int, dict[str, str]]:
+    """Return `job.start`, the number of slices, and row -> reason of each slice that cannot be decoded."""
+    defects = {}
     for row, file in enumerate(job.files, job.start):
         try:
             read_source_slice(file)
         except DicomDefectError as defect:
-            undecoded[str(row)] = defect.reason
-    return job.start, len(job.files), undecoded
+            defects[str(row)] = defect.reason
+    return job.start, len(job.files), defects
 
 
-def _read_part(path: Path) -> dict[int, dict[str, str]]:
-    """Return the finished chunks of a check that was stopped; none where another decoder began it."""
+def _decode_slices(
+    part: Path, source: Path, slices: pd.DataFrame, processes: int | None, progress: ProgressCallback | None
+) -> DecodeFindings:
+    """Decode `slices`, except those that an interrupted check has recorded in `part`. Raises `OSError`."""
+    total = len(slices)
+    header = {"decoder": DECODER_VERSION, "chunk": CHUNK}
+    found = _read_part(part, header)
+    todo = [start for start in range(0, total, CHUNK) if start not in found]
+    done = sum(min(CHUNK, total - start) for start in found)
+    files = SourceFiles(source, slices)
+    jobs = (DecodeJob(start, files.select(range(start, min(start + CHUNK, total)))) for start in todo)
+    if progress is not None:
+        progress(done, total)
+    with part.open("a", encoding="utf-8") as handle:
+        if not found:
+            handle.truncate(0)
+            handle.write(json.dumps(header) + "\n")
+        for start, decoded, defects in run_jobs(decode_chunk, jobs, worker_count(processes, len(todo))):
+            found[start] = defects
+            handle.write(json.dumps({"start": start, "defects": defects}) + "\n")
+            handle.flush()
+            done += decoded
+            if progress is not None:
+                progress(done, total)
+    ids = slices["slice_id"].to_numpy()
+    by_id = {str(ids[int(row)]): reason for defects in found.values() for row, reason in defects.items()}
+    return DecodeFindings(total, datetime.now(UTC).isoformat(timespec="seconds"), by_id)
+
+
+def _read_part(path: Path, header: dict[str, int]) -> dict[int, dict[str, str]]:
+    """Return the finished jobs of an interrupted check, by `start`; none if its header differs from `header`."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -133,7 +130,7 @@ def _read_part(path: Path) -> dict[int, dict[str, str]]:
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue  # the process was killed while it wrote this line
-        if number == 0 and entry != {"decoder": DECODER_VERSION, "chunk": CHUNK}:
+        if number == 0 and entry != header:
             return {}
         if number:
             found[entry["start"]] = entry["defects"]

@@ -1,9 +1,9 @@
-"""The HU cache: a dataset's slices as int16 Hounsfield units at one size, decoded once and read in any order.
+"""The HU cache: the slices of a dataset as int16 Hounsfield units at one size, decoded once and read in any order.
 
-Not for windows, labels or folds: any of them can change without a new cache. It is built by `ichx.cache.build`.
+Windows, labels and folds are not part of it, so a change of them needs no new cache. `ichx.cache.build` builds it.
 
-A cache is a folder of shards, `places.npy` (where each chunk stands) and `cache.json`, which is written last: a folder
-without it is an unfinished build, of which every shard that is there is whole; `build.json` says what it is to become.
+A cache is a folder with shards, `places.npy` (position of each chunk) and `cache.json`, which is written last. A folder
+without `cache.json` is an unfinished build, described by `build.json`; the shards in it are complete.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.cache.resize import METHODS
+from ichx.cache.resize import INTERPOLATIONS
 from ichx.cache.shards import SHARD_ROWS, ShardFiles, unpack
 from ichx.ct.dicom import DECODER_VERSION
-from ichx.errors import IchxError
+from ichx.errors import CorruptFileError
 
 FORMAT: Final = 2
-"""Layout of the folder and of its shards."""
+"""Version of the layout of the folder and its shards."""
 
 PACKED_SHARE: Final = 0.5
-"""Bytes on disk per byte of HU, for estimates: real slices take 0.40 to 0.45."""
+"""Estimated bytes on disk per byte of HU. Real slices take 0.40 to 0.45."""
 
 CENTRINGS: Final = ("none", "slice", "series")
 
@@ -37,26 +37,25 @@ PLACES_FILE, CACHE_FILE, BUILD_FILE = "places.npy", "cache.json", "build.json"
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """How to cache: `size` in pixels, `centre` (none, slice, series), `resize` (bilinear, area) of a recipe."""
+    """The part of a recipe's input that determines the pixels of a cache."""
 
     size: int
+    """Rows and columns in pixels."""
     centre: str
+    """One of `CENTRINGS`: move the head to the middle per slice, per series, or not at all."""
     resize: str
+    """`bilinear` or `area`."""
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.centre not in CENTRINGS or self.resize not in METHODS:
-            raise ValueError(f"no such cache: {self}")
+        if self.size < 1 or self.centre not in CENTRINGS or self.resize not in INTERPOLATIONS:
+            raise ValueError(f"invalid cache: {self}")
 
     def __str__(self) -> str:
         return f"{self.size} px, centre {self.centre}, {self.resize}"
 
 
 class Cache:
-    """A finished cache, open for reading. May be pickled to worker processes, which open it again.
-
-    `spec`; `n`, the number of slices; `defects`: row -> reason, of slices that could not be decoded (they read as air);
-    `valid` (n,) bool, the rest; `nbytes` on disk.
-    """
+    """A finished cache, open for reading. It can be pickled to worker processes, which open it themselves."""
 
     def __init__(self, folder: Path) -> None:
         manifest = json.loads((folder / CACHE_FILE).read_text())
@@ -64,12 +63,15 @@ class Cache:
         self.key: str = manifest["key"]
         self.spec = CacheSpec(**manifest["spec"])
         self.n: int = manifest["n"]
+        """Number of slices."""
         self._shard_rows: int = manifest["shard_rows"]
         self.defects: Mapping[int, str] = MappingProxyType({int(row): why for row, why in manifest["defects"].items()})
+        """Row -> reason of each slice that could not be decoded. Such a slice reads as air."""
         self.nbytes: int = sum(manifest["shard_bytes"])
+        """Bytes on disk."""
         self._shape = (self.spec.size, self.spec.size)
         self._files = ShardFiles([shard_path(folder, shard) for shard in range(len(manifest["shard_bytes"]))])
-        # Mapped, not read: all workers share one copy.
+        # Memory-mapped, so that all workers share one copy.
         self._places: npt.NDArray[np.int64] = np.asarray(np.load(folder / PLACES_FILE, mmap_mode="r"))
 
     def __reduce__(self) -> tuple[type["Cache"], tuple[Path]]:
@@ -80,62 +82,55 @@ class Cache:
 
     @cached_property
     def valid(self) -> npt.NDArray[np.bool_]:
-        """(n,) bool: which rows hold a slice and not a defect."""
+        """Mask (n,) of the rows that are not defects."""
         valid = np.ones(self.n, bool)
         valid[list(self.defects)] = False
         valid.flags.writeable = False
         return valid
 
     def read(self, row: int, out: npt.NDArray[np.int16] | None = None) -> npt.NDArray[np.int16]:
-        """Return slice `row` as (size, size) int16 HU, in `out` when given (C-contiguous).
+        """Return slice `row` as (size, size) int16 HU.
 
-        Raises `IndexError` for a row that is none, `IchxError` when the stored bytes are damaged or gone.
+        Args:
+            row: Row of the slice, from 0.
+            out: Array to fill and return, C-contiguous; a new one by default.
+
+        Raises:
+            IndexError: The cache has no such row.
+            CorruptFileError: The shard is damaged or missing.
         """
+        if not 0 <= row < self.n:
+            raise IndexError(f"row {row} of {self.n}")
         if out is None:
             out = np.empty(self._shape, np.int16)
         elif out.shape != self._shape or out.dtype != np.int16 or not out.flags.c_contiguous:
             raise ValueError(f"out must be contiguous int16 of {self.spec.size} x {self.spec.size}")
-        shard, offset, length, checksum = self._place(row)
+        shard = row // self._shard_rows
+        offset, length, checksum = self._places[row].tolist()
         try:
             unpack(self._files.read(shard, offset, length), checksum, out)
         except (OSError, ValueError, RuntimeError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise IchxError(
-                f"slice {row} of the cache {self.folder} cannot be read: {shard_path(self.folder, shard).name}: {why}",
-                f"`ichx data cache {name_of(self.folder)} --verify` takes out the damage; the next use rebuilds it",
+            raise CorruptFileError(
+                f"Cannot read slice {row} of the cache {self.folder}: {shard_path(self.folder, shard).name}: {why}.",
+                f"Run `ichx data cache {self.folder.name.rsplit('-', 2)[0]} --verify` to remove damaged files. "
+                "The next use rebuilds them.",
             ) from error
         return out
 
-    def packed(self, row: int) -> bytes:
-        """Return the stored bytes of slice `row`, a blosc2 chunk, unchecked. Raises `IndexError` or `OSError`."""
-        shard, offset, length, _ = self._place(row)
-        return self._files.read(shard, offset, length)
-
-    def _place(self, row: int) -> tuple[int, int, int, int]:
-        """Return the shard of `row`, and offset, length and checksum in it."""
-        if not 0 <= row < self.n:
-            raise IndexError(f"row {row} of {self.n}")
-        offset, length, checksum = self._places[row].tolist()
-        return row // self._shard_rows, offset, length, checksum
-
 
 def cache_folder(cache_dir: Path, name: str, spec: CacheSpec, key: str) -> Path:
-    """Return the folder of the cache of dataset `name` that has `key`."""
+    """Return the folder of the cache of dataset `name` with `key`."""
     return cache_dir / f"{name}-{spec.size}-{key[:12]}"
 
 
-def name_of(folder: Path) -> str:
-    """Return the name of the dataset whose cache is in `folder`."""
-    return folder.name.rsplit("-", 2)[0]
-
-
 def shard_path(folder: Path, shard: int) -> Path:
-    """Return the file of shard number `shard` of the cache in `folder`."""
+    """Return the path of shard number `shard` of the cache in `folder`."""
     return folder / f"{shard:05d}.shard"
 
 
 def shard_rows(shard: int, n: int) -> range:
-    """Return which of `n` slices stand in shard number `shard`."""
+    """Return the rows in shard number `shard` of a cache of `n` slices."""
     return range(shard * SHARD_ROWS, min(n, (shard + 1) * SHARD_ROWS))
 
 
@@ -148,19 +143,19 @@ def slices_digest(slices: pd.DataFrame) -> str:
 
 
 def cache_key(of_slices: str, spec: CacheSpec) -> str:
-    """Return the SHA-256 of what determines a cache: the slices' digest, the spec, the decoder's version."""
+    """Return the SHA-256 of everything that determines a cache, given the `slices_digest` of its slices."""
     return hashlib.sha256(
         json.dumps([DECODER_VERSION, FORMAT, SHARD_ROWS, asdict(spec), of_slices]).encode()
     ).hexdigest()
 
 
 def estimated_bytes(n: int, size: int) -> int:
-    """Return about how much disk `n` slices at `size` pixels take."""
+    """Return the estimated bytes on disk of `n` slices at `size` pixels."""
     return int(n * size * size * 2 * PACKED_SHARE)
 
 
 def read_manifest(folder: Path, file: str = CACHE_FILE) -> dict[str, Any] | None:
-    """Return what `cache.json` (or `build.json`) in `folder` says; None where it is absent or damaged."""
+    """Return the content of `cache.json` (or `build.json`) in `folder`; None if it is missing, damaged or outdated."""
     try:
         manifest: dict[str, Any] = json.loads((folder / file).read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):

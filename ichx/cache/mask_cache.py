@@ -1,7 +1,7 @@
-"""A dataset's masks as a recipe sees its slices: centred and resized like them, in one file beside the HU cache.
+"""The masks of a dataset, centred and resized like the slices of an HU cache, in one file next to its shards.
 
-Only what somebody has drawn is in it; a negative slice's empty mask takes no room. Not for reading what people attach
-(`ichx.datasets.masks`) or for augmentation (`ichx.loading.loader`).
+Only drawn masks are stored; the empty mask of a negative slice takes no space. `ichx.datasets.masks` reads the files
+that users attach.
 """
 
 import hashlib
@@ -14,36 +14,38 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.cache.build import Progress, series_centres, series_mates
+from ichx.cache.build import LOCK_FILE, rows_of_same_series, series_centres
 from ichx.cache.hu_cache import Cache
 from ichx.cache.resize import fit_mask
 from ichx.cache.shards import ShardFiles, pack, read_table, unpack, write_shard
 from ichx.ct.dicom import DicomDefectError
 from ichx.ct.geometry import head_centre, shift_to_centre
-from ichx.datasets.masks import decode_mask, drawn
+from ichx.datasets.ingest import ProgressCallback
+from ichx.datasets.masks import decode_mask, known_masks
 from ichx.datasets.sources import SourceFile, SourceFiles, read_source_slice
-from ichx.errors import IchxError
+from ichx.errors import CorruptFileError
+from ichx.files import remove_drafts, write_error
+from ichx.locks import file_lock
 from ichx.worker_pool import run_jobs, worker_count
 
 MASK_FORMAT: Final = 1
-"""Raised whenever the same masks and slices would give another file."""
+"""Version of the file: raise it when the same masks and slices would give another file."""
 
 CHUNK: Final = 256
-"""Masks that a process prepares at a time."""
+"""Masks per job."""
 
 
 class MaskCache:
-    """The masks of a dataset's slices at the size of a cache, open for reading. May be pickled to worker processes.
-
-    `known` (n,) bool: of which slices there is a mask, be it an empty one.
-    """
+    """The masks of a dataset at the size of a cache, open for reading. It can be pickled to worker processes."""
 
     def __init__(self, path: Path, size: int, rows: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
-        """Open the file at `path`, which has the masks of `rows`, rising, at `size` pixels.
+        """Open the file at `path`, which has the masks of `rows` (ascending) at `size` pixels.
 
-        Raises `OSError`, or `ValueError` where it is damaged.
+        Raises `OSError`, or `ValueError` if the file is damaged.
         """
-        self.path, self.size, self.known, self._rows = path, size, known, rows
+        self.path, self.size, self._rows = path, size, rows
+        self.known = known
+        """Whether each slice has a mask, possibly an empty one, (n,)."""
         self._places = read_table(path).places
         if len(self._places) != len(rows):
             raise ValueError(f"{path} has {len(self._places)} masks instead of {len(rows)}")
@@ -53,9 +55,10 @@ class MaskCache:
         return type(self), (self.path, self.size, self._rows, self.known)
 
     def read(self, row: int) -> npt.NDArray[np.uint8] | None:
-        """Return the mask of slice `row`, (size, size) uint8, or None where nobody has drawn one.
+        """Return the mask of slice `row`, (size, size) uint8, or None if it is empty or, see `known`, unknown.
 
-        What None means is in `known`. Raises `IchxError` when the stored bytes are damaged or gone.
+        Raises:
+            CorruptFileError: The file is damaged or missing.
         """
         place = int(np.searchsorted(self._rows, row))
         if place == len(self._rows) or self._rows[place] != row:
@@ -65,25 +68,25 @@ class MaskCache:
         try:
             unpack(self._files.read(0, offset, length), checksum, image)
         except (OSError, ValueError, RuntimeError) as error:
-            raise IchxError(
-                f"the mask of slice {row} in {self.path} cannot be read: {error}", "remove that file: it is made again"
+            raise CorruptFileError(
+                f"Cannot read the mask of slice {row} in {self.path}: {error}.",
+                "Delete that file. The next use rebuilds it.",
             ) from error
         return image.astype(np.uint8)
 
 
 @dataclass(frozen=True)
-class MaskJob:
-    """Prepare `pngs` for a cache of `size` pixels that is centred as `centre` says.
-
-    `files` are their slices', for `slice`; `centres` (row, column) their series', for `series`.
-    """
+class MaskCacheJob:
+    """Centre, resize and pack the masks `pngs`."""
 
     start: int
     size: int
     centre: str
     pngs: tuple[bytes, ...]
     files: tuple[SourceFile, ...] = ()
+    """The slices of the masks, if `centre` is `slice`."""
     centres: tuple[tuple[float, float], ...] = ()
+    """The centre of the series of each mask (row, column), if `centre` is `series`."""
 
 
 def ensure_masks(
@@ -94,33 +97,49 @@ def ensure_masks(
     slices: pd.DataFrame,
     *,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> MaskCache:
-    """Return the masks of `slices` (PNGs by row; `digest` is theirs) as `cache` has the slices, made on first use.
+    """Return the masks that fit `cache`, built on first use.
 
-    Their files under `source` are decoded once more where heads are centred. `progress(done, total)` counts slices.
-    Raises `IchxError` when the file cannot be written, or a slice's file has changed since the dataset was added.
+    Args:
+        cache: The cache of `slices`.
+        masks: PNG files by row.
+        digest: Digest of `masks`.
+        source: Folder or zip of the slices. They are decoded again if heads are centred.
+        slices: Rows of the dataset.
+        processes: Worker processes; one per core when None.
+        progress: Receives (done, total) slices.
+
+    Raises:
+        StorageError: The file cannot be written or read.
+        ChangedDataError: A file has changed since the dataset was added.
     """
     rows = np.array(sorted(masks), np.int64)
-    known = drawn(slices, rows)
     name = hashlib.sha256(f"{MASK_FORMAT} {digest}".encode()).hexdigest()[:12]
     path = cache.folder / f"masks-{name}.shard"
+    known = known_masks(slices, rows)
+
+    def open_file() -> MaskCache | None:
+        try:
+            return MaskCache(path, cache.spec.size, rows, known)
+        except (FileNotFoundError, ValueError):
+            return None  # missing or damaged
+
     try:
-        return MaskCache(path, cache.spec.size, rows, known)
-    except (FileNotFoundError, ValueError):
-        pass  # not made yet, or damaged from outside
+        if (opened := open_file()) is not None:
+            return opened
+        with file_lock(cache.folder / LOCK_FILE) as locked:
+            if locked:
+                remove_drafts(cache.folder)
+            if (opened := open_file()) is None:  # else another process has built it meanwhile
+                write_shard(path, _pack_masks(cache, masks, source, slices, processes, progress), {})
+            return opened or MaskCache(path, cache.spec.size, rows, known)
     except OSError as error:
-        raise _unusable(path, error) from error
-    chunks = _prepared(cache, [masks[row] for row in rows.tolist()], rows, source, slices, processes, progress)
-    try:
-        write_shard(path, chunks, {})
-        return MaskCache(path, cache.spec.size, rows, known)
-    except OSError as error:
-        raise _unusable(path, error) from error
+        raise write_error(path, "the masks", error) from error
 
 
-def prepare_chunk(job: MaskJob) -> tuple[int, list[bytes]]:
-    """Return the job's `start`, and its masks centred, resized and packed."""
+def pack_masks(job: MaskCacheJob) -> tuple[int, list[bytes]]:
+    """Return `job.start` and the masks of `job`, centred, resized and packed."""
     packed = []
     for index, png in enumerate(job.pngs):
         mask = decode_mask(png)
@@ -128,27 +147,27 @@ def prepare_chunk(job: MaskJob) -> tuple[int, list[bytes]]:
             try:
                 mask = shift_to_centre(mask, head_centre(read_source_slice(job.files[index]).hu), 0)
             except DicomDefectError:
-                mask = np.zeros_like(mask)  # the cache names the slice a defect, and nobody reads it
+                mask = np.zeros_like(mask)  # a defect of the cache, which is never read
         elif job.centre == "series" and np.isfinite(job.centres[index]).all():
             mask = shift_to_centre(mask, job.centres[index], 0)
         packed.append(pack(fit_mask(mask, job.size).astype(np.int16)))
     return job.start, packed
 
 
-def _prepared(
+def _pack_masks(
     cache: Cache,
-    pngs: list[bytes],
-    rows: npt.NDArray[np.int64],
+    masks: Mapping[int, bytes],
     source: Path,
     slices: pd.DataFrame,
     processes: int | None,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> list[bytes]:
     spec = cache.spec
+    rows = np.array(sorted(masks), np.int64)
     starts = range(0, len(rows), CHUNK)
     workers = worker_count(processes, len(starts))
-    mates = series_mates(slices, rows) if spec.centre == "series" else rows[:0]
-    done, total = 0, len(rows) + len(mates)
+    first_pass = rows_of_same_series(slices, rows) if spec.centre == "series" else rows[:0]
+    done, total = 0, len(rows) + len(first_pass)
 
     def advance(by: int) -> None:
         nonlocal done
@@ -160,27 +179,21 @@ def _prepared(
     files = None if spec.centre == "none" else SourceFiles(source, slices)
     centres = None
     if files is not None and spec.centre == "series":
-        centres = series_centres(files, slices, mates, workers, advance)
+        centres = series_centres(files, slices, first_pass, workers, advance)
 
-    def job(start: int) -> MaskJob:
-        part = rows[start : start + CHUNK]
-        return MaskJob(
+    def job(start: int) -> MaskCacheJob:
+        part = rows[start : start + CHUNK].tolist()
+        return MaskCacheJob(
             start,
             spec.size,
             spec.centre,
-            tuple(pngs[start : start + CHUNK]),
-            files.of(part.tolist()) if files is not None and centres is None else (),
+            tuple(masks[row] for row in part),
+            files.select(part) if files is not None and centres is None else (),
             () if centres is None else tuple((row, column) for row, column in centres[part].tolist()),
         )
 
     chunks: dict[int, list[bytes]] = {}
-    for start, packed in run_jobs(prepare_chunk, map(job, starts), workers):
+    for start, packed in run_jobs(pack_masks, map(job, starts), workers):
         chunks[start] = packed
         advance(len(packed))
     return [chunk for start in starts for chunk in chunks[start]]
-
-
-def _unusable(path: Path, error: OSError) -> IchxError:
-    return IchxError(
-        f"the masks {path} cannot be written or read: {error.strerror or error}", "free some space or make it writable"
-    )

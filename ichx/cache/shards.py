@@ -1,18 +1,16 @@
-"""One shard of a cache: blosc2 chunks, one per slice, one after another, and a table of where they lie.
+"""The shard file of a cache: one blosc2 chunk per slice and a table of their positions. It knows nothing of DICOM.
 
-Not for decoding DICOM. A shard is whole or absent: it is written under another name, flushed to disk and renamed. At
-its end stand the table as JSON and a footer: the table's length, its CRC-32, and eight letters that name the format.
+The table is JSON at the end of the file, followed by a footer: its length, its CRC-32 and eight letters that identify
+the format. A shard is written atomically, so it is complete or absent.
 """
 
 import json
 import os
-import secrets
 import struct
 import threading
-import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -22,21 +20,20 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
+from ichx.files import atomic_path
+
 _crc32: Final[Callable[[bytes], int]] = imagecodecs.deflate_crc32 if imagecodecs.DEFLATE.available else zlib.crc32
-"""CRC-32; libdeflate has the same sum in a tenth of zlib's time, which a read would spend a sixth of its time on."""
+"""CRC-32. libdeflate takes a tenth of the time of zlib, with which it would be a sixth of the time of a read."""
 
 SHARD_ROWS: Final = 256
-"""Slices per shard; at 378 px a shard is about 31 MB."""
+"""Slices per shard. At 378 px a shard has about 31 MB."""
 
 OPEN_SHARDS: Final = 256
-"""Files that a reader keeps open: the whole of 65,000 slices, and far from what a process may open."""
+"""Maximum number of open files of a reader: enough for 65,000 slices and well below the limit of a process."""
 
-STALE_SECONDS: Final = 3600.0
-"""A temporary file older than this was left by a process that died: writing one takes seconds."""
-
-# On real slices at 378 px LZ4 with bit shuffle packs to 1/2.4 in 0.26 ms and unpacks in 0.11 ms; ZSTD needs twice that
-# to unpack for 1/2.7, LZ4HC ten times that to pack for 1/2.5.
-_PACKING: Final[dict[str, Any]] = {
+# Real slices at 378 px: LZ4 with bit shuffle packs to 1/2.4 in 0.26 ms and unpacks in 0.11 ms. ZSTD takes twice as long
+# to unpack for 1/2.7, LZ4HC ten times as long to pack for 1/2.5.
+_COMPRESSION: Final[dict[str, Any]] = {
     "codec": blosc2.Codec.LZ4,
     "clevel": 9,
     "filters": [blosc2.Filter.BITSHUFFLE],
@@ -48,19 +45,21 @@ _FOOTER: Final = struct.Struct("<II8s")
 _MAGIC: Final = b"ichx-HU2"
 
 _UNPACKED_BYTES: Final = slice(4, 8)
-"""Where a blosc2 chunk tells how long it is unpacked (little endian)."""
+"""Bytes of a blosc2 chunk that hold its uncompressed length (little endian)."""
 
 
 @dataclass(frozen=True)
 class ShardTable:
-    """What a shard holds: `places` (n, 3) int64, offset, length, CRC-32 of each chunk; `defects`, row -> reason."""
+    """The table of a shard."""
 
     places: npt.NDArray[np.int64]
+    """Offset, length and CRC-32 of each chunk, (n, 3)."""
     defects: Mapping[int, str]
+    """Row in the shard -> reason."""
 
 
 class ShardFiles:
-    """The shards at `paths`, each opened when it is first read; for one process, any number of threads."""
+    """The shards at `paths`, opened on first use. Threads may share an instance, processes may not."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
@@ -68,7 +67,7 @@ class ShardFiles:
         self._lock = threading.Lock()
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
-        """Return `length` bytes from `offset` on; fewer where the file is cut. Raises `OSError`."""
+        """Return `length` bytes at `offset`, or fewer if the file is truncated. Raises `OSError`."""
         with self._lock:
             file = self._open.get(shard)
             if file is None:
@@ -80,45 +79,46 @@ class ShardFiles:
 
 
 def pack(image: npt.NDArray[np.int16]) -> bytes:
-    """Return `image`, int16 HU, as a chunk."""
+    """Return `image`, int16, as a chunk."""
     content = np.ascontiguousarray(image, "<i2")
-    # One block per chunk: a chunk is only ever read whole.
-    chunk: bytes = blosc2.compress2(content, blocksize=content.nbytes, **_PACKING)
+    # One block, because a chunk is always read completely.
+    chunk: bytes = blosc2.compress2(content, blocksize=content.nbytes, **_COMPRESSION)
     return chunk
 
 
 def unpack(chunk: bytes, checksum: int, out: npt.NDArray[np.int16]) -> None:
-    """Decompress `chunk` into `out`, contiguous int16; raises `ValueError` or `RuntimeError` when it is damaged."""
+    """Decompress `chunk` into `out`, contiguous int16. Raises `ValueError` or `RuntimeError` if it is damaged."""
     if _crc32(chunk) != checksum:
-        raise ValueError("its bytes do not have their checksum")
+        raise ValueError("its checksum is wrong")
     if int.from_bytes(chunk[_UNPACKED_BYTES], "little") != out.nbytes:
-        raise ValueError("it is of another size")
+        raise ValueError("its size is wrong")
     blosc2.decompress2(chunk, dst=out, nthreads=1)
 
 
 def write_shard(path: Path, chunks: Sequence[bytes], defects: Mapping[int, str]) -> ShardTable:
-    """Write packed `chunks` and their `defects` to `path`, atomically; return the shard's table."""
+    """Write `chunks` and their `defects` to `path` atomically and return the table. Raises `OSError`."""
     lengths = [len(chunk) for chunk in chunks]
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[:-1]
     places = np.column_stack([offsets, lengths, [_crc32(chunk) for chunk in chunks]]).astype(np.int64)
     content = {"places": places.tolist(), "defects": sorted(defects.items())}
     table = json.dumps(content, separators=(",", ":")).encode()
-    write_atomically(path, [*chunks, table, _FOOTER.pack(len(table), _crc32(table), _MAGIC)])
+    with atomic_path(path) as draft, draft.open("wb") as file:
+        file.writelines([*chunks, table, _FOOTER.pack(len(table), _crc32(table), _MAGIC)])
     return ShardTable(places, dict(defects))
 
 
 def read_table(path: Path) -> ShardTable:
-    """Return the table of the shard at `path`; raises `OSError`, or `ValueError` where it is damaged or cut."""
+    """Return the table of the shard at `path`. Raises `OSError`, or `ValueError` if the shard is damaged."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - _FOOTER.size))
         footer = file.read()
         if len(footer) != _FOOTER.size:
-            raise ValueError(f"{path} is no shard")
+            raise ValueError(f"{path} is not a shard")
         length, checksum, magic = _FOOTER.unpack(footer)
         start = end - _FOOTER.size - length
         if magic != _MAGIC or start < 0:
-            raise ValueError(f"{path} is no shard")
+            raise ValueError(f"{path} is not a shard")
         file.seek(start)
         table = file.read(length)
     if _crc32(table) != checksum:
@@ -126,35 +126,11 @@ def read_table(path: Path) -> ShardTable:
     content = json.loads(table)
     places = np.array(content["places"], np.int64).reshape(-1, 3)
     if places[:, 1].sum() != start:
-        raise ValueError(f"{path} is cut")
+        raise ValueError(f"{path} is truncated")
     return ShardTable(places, {int(row): str(reason) for row, reason in content["defects"]})
 
 
-def damaged_chunks(path: Path, table: ShardTable) -> int:
-    """Return how many chunks of the shard at `path` do not have their checksum. Raises `OSError`."""
+def count_damaged(path: Path, table: ShardTable) -> int:
+    """Return the number of chunks in the shard at `path` with a wrong checksum. Raises `OSError`."""
     with path.open("rb") as file:
         return sum(_crc32(file.read(length)) != checksum for _, length, checksum in table.places.tolist())
-
-
-def write_atomically(path: Path, parts: Iterable[bytes]) -> None:
-    """Write `parts` to `path`: under a name of its own, flushed to disk, renamed; nothing is left when it fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def remove_stale(folder: Path) -> None:
-    """Remove the temporary files in `folder` that a killed process has left; those of a living one are young."""
-    for temporary in folder.glob(".*.tmp"):
-        try:
-            if time.time() - temporary.stat().st_mtime > STALE_SECONDS:
-                temporary.unlink(missing_ok=True)
-        except FileNotFoundError:
-            continue  # its owner has renamed it in between

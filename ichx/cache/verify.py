@@ -1,10 +1,7 @@
-"""Which caches a dataset has, what they take on disk, and whether every byte of them is still what was written.
-
-Not for building (`ichx.cache.build`).
-"""
+"""Caches on disk: list those of a dataset and verify their checksums. They are built by `ichx.cache.build`."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,45 +18,46 @@ from ichx.cache.hu_cache import (
     shard_path,
     shard_rows,
 )
-from ichx.cache.shards import SHARD_ROWS, damaged_chunks, read_table
-from ichx.errors import IchxError, raise_problems
+from ichx.cache.shards import SHARD_ROWS, count_damaged, read_table
+from ichx.datasets.ingest import ProgressCallback
+from ichx.errors import CorruptFileError, StorageError
 from ichx.worker_pool import run_jobs, worker_count
 
 
 @dataclass(frozen=True)
 class FoundCache:
-    """A cache on disk of `n` slices: `shards` of `of_shards` are there, `nbytes` in all; `complete` when it is in use.
-
-    `current`: it belongs to the version of the dataset that was asked about. `defects` were found by decoding.
-    """
+    """A cache on disk, finished or not."""
 
     folder: Path
     spec: CacheSpec
     n: int
+    """Number of slices."""
     shards: int
+    """Shards that exist, of `of_shards`."""
     of_shards: int
     nbytes: int
     defects: int
+    """Slices that could not be decoded."""
     complete: bool
     current: bool
+    """Whether it has the slices of the requested version of the dataset."""
 
 
 @dataclass(frozen=True)
-class Verified:
-    """What a check of every checksum in the cache in `folder` found.
-
-    `damaged`: file -> what is wrong with it; those files have been taken out. `shards` is how many were looked at.
-    """
+class VerifiedCache:
+    """Result of verifying all checksums of a cache."""
 
     folder: Path
     spec: CacheSpec
     shards: int
+    """Number of verified shards."""
     damaged: dict[str, str]
+    """File name -> problem. These files have been removed."""
 
 
 @dataclass(frozen=True)
-class CheckJob:
-    """Check the shard at `path`, of `rows` slices; `places` are what the cache's index says of them, or None."""
+class VerifyJob:
+    """Verify the shard at `path`, which should have `rows` slices at `places` of the index (None without an index)."""
 
     path: Path
     rows: int
@@ -67,92 +65,110 @@ class CheckJob:
 
 
 def find_caches(cache_dir: Path, name: str, of_slices: str) -> list[FoundCache]:
-    """Return the caches of dataset `name` in `cache_dir`, finished or not, by size.
+    """Return the caches of dataset `name` in `cache_dir`, sorted by size.
 
-    `of_slices` is the digest of the current version's slices. Raises `IchxError` where the folder cannot be read.
+    Args:
+        cache_dir: Folder of all caches.
+        name: The dataset.
+        of_slices: Digest of the slices of the version for which a cache is `current`.
+
+    Raises:
+        StorageError: A folder cannot be read.
     """
     try:
-        found = [_found(folder, of_slices) for folder in _folders(cache_dir, name)]
+        found = [_inspect(folder, of_slices) for folder in _folders(cache_dir, name)]
     except OSError as error:
-        raise _unreadable(cache_dir, error) from error
+        raise _storage_error(cache_dir, error) from error
     return sorted((cache for cache in found if cache), key=lambda cache: (cache.spec.size, cache.folder.name))
 
 
 def foreign_caches(cache_dir: Path, name: str) -> list[Path]:
-    """Return the folders of dataset `name` that another version of ichx made, which only take space here.
+    """Return the cache folders of dataset `name` that only another version of ichx can read.
 
-    Raises `IchxError` where the folder cannot be read.
+    Raises:
+        StorageError: A folder cannot be read.
     """
     try:
         folders = _folders(cache_dir, name)
         return [f for f in folders if read_manifest(f) is None and read_manifest(f, BUILD_FILE) is None]
     except OSError as error:
-        raise _unreadable(cache_dir, error) from error
+        raise _storage_error(cache_dir, error) from error
 
 
 def verify_caches(
-    caches: Sequence[FoundCache], *, processes: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> list[Verified]:
-    """Read every byte of `caches`, and take out each shard that is damaged, so that the next build makes it again.
+    caches: Sequence[FoundCache], *, processes: int | None = None, progress: ProgressCallback | None = None
+) -> list[VerifiedCache]:
+    """Read every byte of `caches` and remove damaged files, so that the next build recreates them.
 
-    `progress(done, total)` counts shards, which `processes` (one per core when None) read. Raises `IchxError` where
-    something cannot be read or removed.
+    Args:
+        caches: The caches.
+        processes: Worker processes; one per core when None.
+        progress: Receives (done, total) shards.
+
+    Raises:
+        StorageError: A file cannot be read or removed.
     """
     total, done, verified = sum(cache.shards for cache in caches), 0, []
     for cache in caches:
-        index = _index(cache)
+        index = _read_index(cache)
         jobs = [
-            CheckJob(shard_path(cache.folder, shard), len(rows), None if index is None else index[rows])
+            VerifyJob(path, len(rows), None if index is None else index[rows])
             for shard in range(cache.of_shards)
-            if shard_path(cache.folder, shard).exists()
+            if (path := shard_path(cache.folder, shard)).exists()
             for rows in [shard_rows(shard, cache.n)]
         ]
         damaged: dict[str, str] = {}
-        index_wrong = cache.complete and index is None
+        index_differs = cache.complete and index is None
         try:
-            for file, problem, agrees in run_jobs(check_shard, jobs, worker_count(processes, len(jobs))):
+            for file, problem, matches in run_jobs(verify_shard, jobs, worker_count(processes, len(jobs))):
                 if problem:
                     damaged[file] = problem
-                index_wrong |= not agrees
+                index_differs |= not matches
                 done += 1
                 if progress is not None:
                     progress(done, total)
-            for file in sorted(damaged):
+            for file in damaged:
                 (cache.folder / file).unlink(missing_ok=True)
-            if index_wrong:
-                damaged[PLACES_FILE] = "it does not fit the shards"
+            if index_differs:
+                damaged[PLACES_FILE] = "it does not match the shards"
                 (cache.folder / CACHE_FILE).unlink(missing_ok=True)
         except OSError as error:
-            raise _unreadable(cache.folder, error) from error
-        verified.append(Verified(cache.folder, cache.spec, len(jobs), dict(sorted(damaged.items()))))
+            raise _storage_error(cache.folder, error) from error
+        verified.append(VerifiedCache(cache.folder, cache.spec, len(jobs), dict(sorted(damaged.items()))))
     return verified
 
 
-def raise_damaged(name: str, verified: Sequence[Verified]) -> None:
-    """Raise an `IchxError` that names each file of the caches of dataset `name` that was damaged; else do nothing."""
+def raise_if_damaged(name: str, verified: Sequence[VerifiedCache]) -> None:
+    """Raise an error with all damaged files of the caches of dataset `name`, if there are any.
+
+    Raises:
+        CorruptFileError: A file was damaged.
+    """
     damaged = [cache for cache in verified if cache.damaged]
+    if not damaged:
+        return
     problems = [
-        f"{cache.folder / file} was damaged and is taken out: {why}"
+        f"{cache.folder / file} was damaged and has been removed: {why}."
         for cache in damaged
         for file, why in cache.damaged.items()
     ]
-    again = " and ".join(
+    commands = " and ".join(
         f"`ichx data cache {name} --size {cache.spec.size} --centre {cache.spec.centre} --resize {cache.spec.resize}`"
         for cache in damaged
     )
-    raise_problems(problems, f"{again} builds only that again")
+    raise CorruptFileError("\n".join(problems), f"Run {commands} to rebuild only the removed files.")
 
 
-def check_shard(job: CheckJob) -> tuple[str, str, bool]:
-    """Return the shard's file name, what is wrong with it (nothing: empty), and whether the index agrees with it."""
+def verify_shard(job: VerifyJob) -> tuple[str, str, bool]:
+    """Return the file name of the shard, its problem (empty if intact), and whether the index matches it."""
     try:
         table = read_table(job.path)
     except ValueError as error:
         return job.path.name, str(error), True
     if len(table.places) != job.rows:
-        return job.path.name, f"{len(table.places)} slices, not {job.rows}", True
-    damaged = damaged_chunks(job.path, table)
-    problem = f"{damaged} of {job.rows} slices do not have their checksum" if damaged else ""
+        return job.path.name, f"it has {len(table.places)} slices instead of {job.rows}", True
+    damaged = count_damaged(job.path, table)
+    problem = f"{damaged} of {job.rows} slices have a wrong checksum" if damaged else ""
     return job.path.name, problem, job.places is None or np.array_equal(job.places, table.places)
 
 
@@ -161,7 +177,7 @@ def _folders(cache_dir: Path, name: str) -> list[Path]:
     return [folder for folder in folders if re.fullmatch(rf"{re.escape(name)}-\d+-\w{{12}}", folder.name)]
 
 
-def _found(folder: Path, of_slices: str) -> FoundCache | None:
+def _inspect(folder: Path, of_slices: str) -> FoundCache | None:
     finished = read_manifest(folder)
     manifest = finished or read_manifest(folder, BUILD_FILE)
     if manifest is None:
@@ -183,8 +199,8 @@ def _found(folder: Path, of_slices: str) -> FoundCache | None:
     )
 
 
-def _index(cache: FoundCache) -> npt.NDArray[np.int64] | None:
-    """Return the places of all chunks, (n, 3), or None where the cache has no usable index."""
+def _read_index(cache: FoundCache) -> npt.NDArray[np.int64] | None:
+    """Return the positions of all chunks, (n, 3), or None if the index is missing or unusable."""
     if read_manifest(cache.folder) is None:
         return None
     try:
@@ -194,8 +210,8 @@ def _index(cache: FoundCache) -> npt.NDArray[np.int64] | None:
     return places if places.shape == (cache.n, 3) and places.dtype == np.int64 else None
 
 
-def _unreadable(folder: Path, error: OSError) -> IchxError:
-    return IchxError(
-        f"the cache {folder} cannot be checked: {error.strerror or error}",
-        "give yourself the right to read and write it",
+def _storage_error(folder: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"Cannot check the cache {folder}: {error.strerror or error}.",
+        "Give yourself permission to read and write the folder.",
     )

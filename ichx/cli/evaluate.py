@@ -1,4 +1,4 @@
-"""`ichx evaluate`: an experiment's scores on a labelled dataset that it was not made on."""
+"""`ichx evaluate`: an experiment's scores on another labelled dataset."""
 
 from typing import Annotated
 
@@ -6,13 +6,13 @@ import typer
 
 from ichx.cli.output import print_json
 from ichx.cli.parameters import AsJson, Device, FoldTexts, Number, Pooling, Tta, Workers, fold_numbers
-from ichx.cli.scores import show_scores
+from ichx.cli.scores import print_scores
 from ichx.cli.session import session
 
 
 def evaluate(
     number: Number,
-    dataset: Annotated[str, typer.Option("--dataset", help="The labelled dataset to score.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Labelled dataset to score.")],
     tta: Tta = "none",
     pooling: Pooling = "max",
     folds: FoldTexts = None,
@@ -20,14 +20,14 @@ def evaluate(
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score an experiment on another labelled dataset, as `ichx scores` does on its own; predictions are kept.
+    """Score an experiment on another labelled dataset.
 
-    A probability is the mean over the views, then over the finished folds. Patients and slices of the experiment's own
-    dataset are refused: it was trained on them.
+    Averages probabilities over views, then over the finished folds, and saves the predictions. Refuses datasets that
+    share patients or slices with the experiment's own.
 
     Example: `ichx evaluate 6 --dataset cq500 --tta hflip`
     """
-    wanted = fold_numbers(folds)
+    selected = fold_numbers(folds)
     with session() as project:
         project.store.experiment(number)  # report unknown names before torch is imported
         project.store.dataset(dataset)
@@ -42,12 +42,12 @@ def evaluate(
                 events=view,
                 tta=tta,
                 pooling=pooling,
-                folds=wanted,
+                folds=selected,
                 device=device,
                 workers=workers,
             )
     if as_json:
         print_json(found)
         return
-    what = f"experiment {number}: {found.name}, on {dataset} version {found.dataset_version}, tta {tta}"
-    show_scores(what, found, pooling)
+    title = f"experiment {number}: {found.name}, on {dataset} version {found.dataset_version}, tta {tta}"
+    print_scores(title, found, pooling)

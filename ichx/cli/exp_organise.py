@@ -1,4 +1,4 @@
-"""`ichx exp name`, `tag`, `note`, `clone`, `archive`, `rm` and `restore`: keep order among experiments."""
+"""`ichx exp name`, `tag`, `tags`, `note`, `clone`, `archive`, `rm` and `restore`: organise experiments."""
 
 from typing import Annotated
 
@@ -6,43 +6,45 @@ import typer
 
 from ichx.cli.formatting import format_value
 from ichx.cli.output import console, info, print_json
-from ichx.cli.parameters import Number, Numbers, complete_tag
+from ichx.cli.parameters import AsJson, Number, Numbers, Settings, complete_tag
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.errors import IchxError, raise_problems
+from ichx.errors import InvalidInputError, raise_problems
 
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+MAX_NAME = 200
+"""Characters of a name or tag."""
 
 
-def name(number: Number, new: Annotated[str, typer.Argument(metavar="NAME", help="Its new name.")]) -> None:
-    """Give an experiment another name.
+def name(number: Number, new: Annotated[str, typer.Argument(metavar="NAME", help="New name.")]) -> None:
+    """Rename an experiment.
 
     Example: `ichx exp name 6 wide-windows`
     """
     new = new.strip()
-    if not new or len(new) > 200:
-        raise IchxError("a name has between 1 and 200 characters", "choose another")
+    if not new or len(new) > MAX_NAME:
+        raise InvalidInputError(f"Invalid name of {len(new)} characters.", f"Use 1 to {MAX_NAME} characters.")
     with session() as project:
         project.store.rename(number, new)
-    info(f"experiment {number} is called {new}")
+    info(f"Renamed experiment {number} to {new}.")
 
 
 def tag(
     number: Number,
     tags: Annotated[
-        list[str] | None, typer.Argument(metavar="[TAG]...", autocompletion=complete_tag, help="Tags to add.")
+        list[str] | None, typer.Argument(metavar="TAG", autocompletion=complete_tag, help="Tags to add.")
     ] = None,
     remove: Annotated[
-        list[str] | None, typer.Option("--remove", autocompletion=complete_tag, help="A tag to remove; repeatable.")
+        list[str] | None, typer.Option("--remove", autocompletion=complete_tag, help="Tag to remove; repeatable.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add tags to an experiment, or remove some; without tags, print those that it has.
+    """Add, remove or print the tags of an experiment.
 
     Example: `ichx exp tag 6 best paper`
     """
-    wrong = [word for word in tags or () if not word.strip() or "," in word or len(word) > 200]
-    raise_problems([f"{word!r} is no tag" for word in wrong], "a tag is a word of at most 200 characters, no comma")
+    invalid = [word for word in tags or () if not word.strip() or "," in word or len(word) > MAX_NAME]
+    remedy = f"Use 1 to {MAX_NAME} characters without a comma."
+    raise_problems([f"Invalid tag: {word!r}." for word in invalid], remedy)
     with session() as project:
         if tags or remove:
             project.store.change_tags(number, add=[word.strip() for word in tags or ()], remove=remove or ())
@@ -52,20 +54,20 @@ def tag(
     elif found:
         console.print(", ".join(found), markup=False)
     else:
-        info(f"experiment {number} has no tags")
+        info(f"Experiment {number} has no tags.")
 
 
 def note(
     number: Number,
-    text: Annotated[str | None, typer.Argument(help="What to write down.")] = None,
+    text: Annotated[str | None, typer.Argument(help="Text of a new note.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a note about an experiment; without a text, print its notes.
+    """Add a note to an experiment, or print its notes.
 
     Example: `ichx exp note 6 "epidural is still weak below 5 mm"`
     """
     if text is not None and not text.strip():
-        raise IchxError("the note is empty", "write something")
+        raise InvalidInputError("The note is empty.", "Add a text.")
     with session() as project:
         project.store.experiment(number)
         if text is not None:
@@ -75,25 +77,22 @@ def note(
         print_json(found)
         return
     if not found:
-        info(f"experiment {number} has no notes")
-    for written in found:
-        console.print(f"{format_value(written.created)}: {written.text}", markup=False)
+        info(f"Experiment {number} has no notes.")
+    for entry in found:
+        console.print(f"{format_value(entry.created)}: {entry.text}", markup=False)
 
 
 def clone(
     number: Number,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A value of the recipe to change, such as stage.full.lr=5e-6; repeatable."),
-    ] = None,
+    settings: Settings = None,
     dataset_version: Annotated[
-        int | None, typer.Option("--dataset-version", help="Another version of its dataset; default: the same.")
+        int | None, typer.Option("--dataset-version", help="Version of its dataset; default: the same.")
     ] = None,
-    folds: Annotated[str | None, typer.Option("--folds", help="Other folds of the dataset.")] = None,
-    new_name: Annotated[str | None, typer.Option("--name", help="A name of your own.")] = None,
+    folds: Annotated[str | None, typer.Option("--folds", help="Folds of the dataset; default: the same.")] = None,
+    new_name: Annotated[str | None, typer.Option("--name", help="Name of the experiment.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register an experiment like another one, with some values changed; it remembers what it was made from.
+    """Register a copy of an experiment with changed values.
 
     Example: `ichx exp clone 6 --set stage.full.lr=5e-6`
     """
@@ -113,50 +112,52 @@ def clone(
         print_json(made)
     else:
         place = f"{made.dataset} v{made.dataset_version}"
-        console.print(f"experiment {made.number}: {made.name} on {place}, from experiment {number}", markup=False)
-    info(f"next: `ichx run {made.number}`")
+        console.print(f"experiment {made.number}: {made.name} on {place}, cloned from {number}", markup=False)
+    info(f"Next: `ichx run {made.number}`")
 
 
 def archive(
     numbers: Numbers, undo: Annotated[bool, typer.Option("--undo", help="Take them out of the archive.")] = False
 ) -> None:
-    """Put experiments away: they keep everything, but are in no list and no `--top` any more.
+    """Archive experiments: hide them from lists and `--top`.
+
+    Nothing is deleted.
 
     Example: `ichx exp archive 3 4`
     """
     with session() as project:
         project.store.archive(numbers, not undo)
-    info(f"{_listed(numbers)} {'out of' if undo else 'in'} the archive")
+    info(f"{'Unarchived' if undo else 'Archived'} {_listed(numbers)}.")
 
 
 def rm(numbers: Numbers) -> None:
-    """Put experiments into the trash; `ichx gc` deletes what is there, `restore` takes it out again.
+    """Move experiments to the trash, from which `ichx gc` deletes.
 
     Example: `ichx exp rm 3 4`
     """
     with session() as project:
-        blends = project.store.blended_in(numbers)
+        blends = project.store.ensembles_containing(numbers)
         project.store.trash(numbers)
-    back = f"`ichx exp restore {' '.join(map(str, numbers))}` takes {'it' if len(numbers) == 1 else 'them'} out"
-    going = "" if set(numbers) <= set(blends) else ", `ichx gc` deletes for good"
-    info(f"{_listed(numbers)} in the trash; {back}{going}")
+    undo = f"Undo with `ichx exp restore {' '.join(map(str, numbers))}`"
+    deletion = "" if set(numbers) <= set(blends) else "; delete permanently with `ichx gc`"
+    info(f"Moved {_listed(numbers)} to the trash. {undo}{deletion}.")
     for number, ensembles in blends.items():
-        told = f"ensemble{'s' if len(ensembles) > 1 else ''} {', '.join(map(str, ensembles))}"
-        info(f"experiment {number} stays on disk all the same, for {told} was made of it")
+        members = f"ensemble{'s' if len(ensembles) > 1 else ''} {', '.join(map(str, ensembles))}"
+        info(f"The files of experiment {number} are not deleted, because it is a member of {members}.")
 
 
 def restore(numbers: Numbers) -> None:
-    """Take experiments out of the trash.
+    """Restore experiments from the trash.
 
     Example: `ichx exp restore 3`
     """
     with session() as project:
         project.store.restore(numbers)
-    info(f"{_listed(numbers)} out of the trash")
+    info(f"Restored {_listed(numbers)}.")
 
 
 def tags(as_json: AsJson = False) -> None:
-    """List all tags and how many experiments have each.
+    """List the tags with their number of experiments.
 
     Example: `ichx exp tags`
     """
@@ -167,8 +168,8 @@ def tags(as_json: AsJson = False) -> None:
     elif found:
         print_table("", ("tag", "experiments"), list(found.items()))
     else:
-        info("no experiment has a tag; `ichx exp tag NUMBER TAG` adds one")
+        info("No experiment has a tag. Add one: `ichx exp tag NUMBER TAG`")
 
 
 def _listed(numbers: list[int]) -> str:
-    return f"experiment {numbers[0]} is" if len(numbers) == 1 else f"experiments {', '.join(map(str, numbers))} are"
+    return f"experiment{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"

@@ -1,24 +1,24 @@
-"""`ichx exp export` and `import`: take an experiment to another machine."""
+"""`ichx exp export` and `import`: move an experiment to another workspace."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ichx.cli.output import console, info, print_json
-from ichx.cli.parameters import Number
+from ichx.cli.output import console, info, notice, print_json
+from ichx.cli.parameters import AsJson, Number
 from ichx.cli.session import session
-
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
 
 def export(
     number: Number,
-    file: Annotated[Path, typer.Argument(help="The new file, a zip.")],
-    weights: Annotated[bool, typer.Option("--weights", help="With the weights of every fold.")] = False,
+    file: Annotated[Path, typer.Argument(help="New zip file.")],
+    weights: Annotated[bool, typer.Option("--weights", help="Include the weights of every fold.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write an experiment to one file: recipe, runs, history, predictions, tags and notes.
+    """Export an experiment to an archive file.
+
+    The archive holds recipe, runs, history, predictions, tags and notes.
 
     Example: `ichx exp export 6 resnext50.zip --weights`
     """
@@ -32,14 +32,17 @@ def export(
     if as_json:
         print_json(written)
     else:
-        info(f"experiment {number}: {written.files} files, {format_bytes(written.nbytes)} in {written.file}")
+        size = f"{written.files} files, {format_bytes(written.nbytes)}"
+        info(f"Exported experiment {number} to {written.file}: {size}.")
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="A file that `ichx exp export` wrote.")],
+    file: Annotated[Path, typer.Argument(help="Archive file of `ichx exp export`.")],
     as_json: AsJson = False,
 ) -> None:
-    """Register the experiment in a file under a new number, on the dataset here that has its labels and folds.
+    """Import an experiment from an archive file.
+
+    The experiment gets a new number, and is pinned to the local dataset with the same labels and folds.
 
     Example: `ichx exp import resnext50.zip`
     """
@@ -50,6 +53,6 @@ def import_(
     if as_json:
         print_json(found)
     else:
-        console.print(f"experiment {found.number}: it was experiment {found.was} where it comes from", markup=False)
+        console.print(f"experiment {found.number}: imported, formerly experiment {found.was}", markup=False)
     for line in found.left_out:
-        info(f"note: {line}", style="yellow")
+        notice(line)

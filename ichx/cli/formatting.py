@@ -55,3 +55,20 @@ def format_score(e: "ExperimentSummary") -> str:
         return "-"
     spread = f" ± {format_value(e.spread)}" if e.spread is not None else ""
     return format_value(e.score) + spread + marks_of(e)
+
+
+LONG_NUMBER = 10
+"""Numbers with more characters, e.g. values drawn by a search, are rounded to six digits."""
+
+
+def format_recipe_value(value: object) -> str:
+    """Return a recipe value as TOML writes it, without quotes; a dash if it is None."""
+    from ichx.recipe import literal
+
+    if value is None or isinstance(value, str):
+        return value or "-"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(format_recipe_value, value)) + "]"
+    if isinstance(value, float) and len(literal(value)) > LONG_NUMBER:
+        return f"{value:.6g}"
+    return literal(value)

@@ -1,10 +1,10 @@
-"""`ichx gc`: delete what only takes space, after naming it."""
+"""`ichx gc`: delete files that are no longer needed."""
 
-import sys
 from typing import Annotated
 
 import typer
 
+from ichx.cli.confirmation import confirmed
 from ichx.cli.output import info, print_json
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
@@ -12,13 +12,15 @@ from ichx.text import format_bytes, format_count
 
 
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only name it.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output; only names it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without confirmation.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what would be deleted as JSON; delete nothing.")
+    ] = False,
 ) -> None:
-    """Delete what is in the trash, old checkpoints, folders that belong to nothing and caches that nothing reads.
+    """Delete trash, old checkpoints and unused caches.
 
-    Everything is named with its size first, and nothing is deleted before you say yes.
+    Orphaned folders are deleted, too. Lists everything with its size and the reason, and asks for confirmation first.
 
     Example: `ichx gc --dry-run`
     """
@@ -30,29 +32,24 @@ def gc(
             print_json(found)
             return
         if not found:
-            info("there is nothing to delete")
+            info("Nothing to delete.")
             return
+        root = project.workspace.root
         rows = [
             (
                 g.kind,
-                g.path.relative_to(project.workspace.root) if g.path.is_relative_to(project.workspace.root) else g.path,
+                g.path.relative_to(root) if g.path.is_relative_to(root) else g.path,
                 format_bytes(g.nbytes),
                 g.reason,
             )
             for g in found
         ]
-        total = f"{format_count(len(found), 'thing')}, {format_bytes(sum(g.nbytes for g in found))}"
-        print_table("", ("what", "where", "size", "why"), rows, caption=total)
-        if dry_run:
+        total = f"{format_count(len(found), 'item')}, {format_bytes(sum(g.nbytes for g in found))}"
+        print_table("", ("type", "path", "size", "reason"), rows, caption=total)
+        if dry_run or not confirmed("Delete all of these items?", "ichx gc", yes=yes):
             return
-        if not yes and not sys.stdin.isatty():
-            info("nothing is deleted; `ichx gc --yes` deletes it")
-            return
-        if not yes and not typer.confirm("delete all of this for good?", err=True):
-            info("nothing is deleted")
-            return
-        again = find_garbage(project)  # a question may stand for hours
+        still = {(g.kind, g.path, g.experiment) for g in find_garbage(project)}  # the user may answer hours later
         for garbage in found:
-            if any((g.kind, g.path, g.experiment) == (garbage.kind, garbage.path, garbage.experiment) for g in again):
+            if (garbage.kind, garbage.path, garbage.experiment) in still:
                 delete(project.store, garbage)
-    info(f"deleted {total}")
+    info(f"Deleted {total}.")

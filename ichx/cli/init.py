@@ -1,4 +1,4 @@
-"""`ichx init`: make a workspace."""
+"""`ichx init`: create a workspace."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +9,9 @@ from ichx.cli.output import info
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="The folder; made when missing.")] = Path(),
+    folder: Annotated[Path, typer.Argument(help="Folder; created if missing.")] = Path(),
 ) -> None:
-    """Make a workspace: the folder that holds the store, the experiments and the datasets.
+    """Create a workspace for the store, datasets and experiments.
 
     Example: `ichx init ~/hemorrhage`
     """
@@ -21,5 +21,5 @@ def init(
     workspace = init_workspace(folder)
     with open_store(workspace):
         pass
-    info(f"workspace at {workspace.root}")
-    info("next: `ichx data add NAME PATH --labels CSV`, or `ichx demo` to see the whole job")
+    info(f"Created the workspace {workspace.root}.")
+    info("Next: `ichx data add NAME PATH --labels CSV`, or `ichx demo` for the complete workflow.")

@@ -8,13 +8,13 @@ from rich.progress import BarColumn, TextColumn
 from ichx.cli.bars import Bars
 from ichx.cli.formatting import format_duration
 from ichx.cli.output import info
-from ichx.training.callbacks import FoldPlan, RunEvents
+from ichx.experiments.callbacks import FoldPlan, RunCallbacks
 
 if TYPE_CHECKING:
-    from ichx.store import EpochRecord
+    from ichx.training.callbacks import EpochResult
 
 
-class LiveView(Bars, RunEvents):
+class LiveView(Bars, RunCallbacks):
     """Shows a run on standard error: bars on a terminal, and a line per fold and epoch everywhere."""
 
     def __init__(self) -> None:
@@ -67,12 +67,12 @@ class LiveView(Bars, RunEvents):
         self._show(done, total, f"{done:,} of {total:,}")
         self._label = label
 
-    def epoch_ended(self, record: "EpochRecord") -> None:
+    def epoch_ended(self, result: "EpochResult") -> None:
         """Print the epoch's line."""
-        values = record.values
+        values = result.values
         self._epochs_done += 1
         # within 80 columns, also with hours left; the run log has the rest
-        line = f"  {record.stage} {record.epoch}: loss {values['loss']:.4f}, score {values['score']:.5f}"
+        line = f"  {result.stage} {result.epoch}: loss {values['loss']:.4f}, score {values['score']:.5f}"
         line += f", {format_duration(values['seconds'])}"
         if self._plan is not None:
             left = self._plan.epochs - self._plan.epochs_done - self._left_out - self._epochs_done

@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -61,6 +61,17 @@ def print_error(problem: str, remedy: str) -> None:
     """Print an error on standard error, the remedy indented below the problem."""
     err.print("error: ", style="bold red", end="")
     err.print(f"{problem}\n{remedy}".replace("\n", "\n       "), markup=False)
+
+
+def print_json_error(error: Mapping[str, str]) -> None:
+    """Print `{"error": {"code", "problem", "remedy"}}` as one line on standard error."""
+    sys.stderr.write(json.dumps({"error": error}, ensure_ascii=False) + "\n")
+
+
+def json_requested(arguments: Sequence[str]) -> bool:
+    """Return whether the command line `arguments` have the option `--json`."""
+    end = arguments.index("--") if "--" in arguments else None
+    return "--json" in arguments[:end]
 
 
 @contextlib.contextmanager

@@ -75,9 +75,7 @@ Number = Annotated[
 ]
 Numbers = Annotated[
     list[int],
-    typer.Argument(
-        parser=parse_number, metavar="NUMBER...", autocompletion=complete_number, help="Experiment numbers."
-    ),
+    typer.Argument(parser=parse_number, metavar="NUMBER", autocompletion=complete_number, help="Experiment numbers."),
 ]
 FoldTexts = Annotated[list[str] | None, typer.Option("--fold", help="Finished fold, from 0, or all; repeatable.")]
 Tta = Annotated[Literal["none", "hflip"], typer.Option("--tta", help="Views to average; hflip adds the mirror image.")]
@@ -99,6 +97,10 @@ Weights = Annotated[
 Save = Annotated[
     Literal["features"] | None,
     typer.Option("--save", help="Save the pooled features of each slice too (float16 Parquet)."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Recipe value to change, e.g. stage.full.lr=5e-6; repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 

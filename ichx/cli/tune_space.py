@@ -1,4 +1,4 @@
-"""`ichx tune space`: what is searched when nothing else is asked for, as a file to change."""
+"""`ichx tune space`: the default search space as a file to edit."""
 
 import sys
 
@@ -7,7 +7,7 @@ from ichx.cli.session import session
 
 
 def space(number: Number) -> None:
-    """Print what `ichx tune NUMBER` searches by default, as TOML that `--space` takes.
+    """Print the default search space as TOML for `--space`.
 
     Example: `ichx tune space 6 > space.toml`
     """

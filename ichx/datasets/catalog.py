@@ -1,13 +1,10 @@
-"""The catalog: one row per file that was found, as a DataFrame and as Parquet.
+"""The catalog: one row per slice or excluded file, as a DataFrame and as Parquet, built from headers alone.
 
-It is made from the headers alone, and says of each file which slice it is or for which defect it is refused. Not for
-reading files (`ichx.datasets.ingest`) or for versions (`ichx.datasets.dataset`).
+Headers are read in `ingest`; versions of a dataset are in `dataset`.
 """
 
 import hashlib
 import hmac
-import os
-import secrets
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ichx.datasets.ingest import SCANNED, TEXT, file_stem
-from ichx.datasets.series import FLAGS, neighbours, series_geometry
+from ichx.datasets.series import FLAGS, neighbour_rows, series_geometry
+from ichx.files import write_with
 from ichx.labels import LABELS
 
 COLUMNS: Final = {
@@ -40,28 +38,35 @@ COLUMNS: Final = {
     **dict.fromkeys(LABELS, "float32"),
     "defect": TEXT,
 }
-"""Columns of a catalog and their types.
+"""Columns of a catalog and their dtypes.
 
-`slice_id` SOPInstanceUID, `stem` the file's name without extension, `file` POSIX path under the source, `bytes` of the
-file, `mtime_ns` when it was last changed, or the CRC-32 of a zip's member; `frame` 0, or from 1 in a file of several;
-`patient`, `study`, `series` keyed hashes; `spacing_*`, `pos_*`, `position` (along the series' own normal) and `step`
-(from the slice before) in mm, NaN if missing; `order` rank in the series, -1 for none; `tilt` of the series in degrees;
-the booleans of `ichx.datasets.series.FLAGS`; `window_*` in HU; labels NaN without; `defect` a key of
-`ichx.datasets.defects.DEFECTS`, or null.
+- `slice_id`: SOPInstanceUID; `stem`: file name without extension; `file`: POSIX path relative to the source
+- `bytes`: size of the file; `mtime_ns`: time of its last change, or CRC-32 of a zip member
+- `frame`: 0, or from 1 in a file with several frames
+- `patient`, `study`, `series`: keyed hashes
+- `spacing_*`, `pos_*`, `position` (along the series' normal), `step` (from the previous slice): mm, NaN if missing
+- `order`: rank in the series, -1 for excluded files; `tilt` of the series in degrees
+- the booleans of `ichx.datasets.series.FLAGS`
+- `window_*`: HU; labels: NaN if unlabelled
+- `defect`: a key of `ichx.datasets.defects.DEFECTS`, or null
 """
 
 DERIVED: Final = ("step", "tilt", *FLAGS)
-"""Columns that follow from others."""
+"""Columns computed from others."""
 
 EMPTY: Final = {"f": np.nan, "i": -1, "b": False}
-"""What a column of each kind of number has for a file that is refused."""
+"""Values for excluded files by the kind of the column's dtype."""
 
 
 def build_catalog(scan: pd.DataFrame, key: bytes | None) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return the catalog of a `scan_source` result, without labels, and what is to be told about it, counted.
+    """Return the catalog of a `scan_source` result without labels, and counts for the dataset's summary.
 
-    Ids of patients, studies and series are hashed with `key`, or kept when it is None. Counts: `no_patient_id` (slices
-    that are grouped by study, series or alone).
+    Args:
+        scan: Result of `scan_source`.
+        key: Key of the hashes of patient, study and series ids; None keeps the ids.
+
+    Returns:
+        The catalog, and `no_patient_id`: the number of slices grouped by study, by series or alone.
     """
     catalog = scan.copy(deep=False)
     catalog["defect"] = scan["defect"].astype(object).where(scan["defect"] != "", None)
@@ -74,85 +79,82 @@ def build_catalog(scan: pd.DataFrame, key: bytes | None) -> tuple[pd.DataFrame, 
     for name, ids in (("patient", patient), ("study", study), ("series", series)):
         hashed = ids if key is None else hash_ids(ids, key)
         catalog[name] = hashed.where(good, "")
-    kept = np.flatnonzero(catalog["defect"].isna())
-    for name, values in series_geometry(catalog["series"].iloc[kept], scan.iloc[kept]).items():
+    rows = np.flatnonzero(catalog["defect"].isna())
+    for name, values in series_geometry(catalog["series"].iloc[rows], scan.iloc[rows]).items():
         column = np.full(len(scan), EMPTY[values.dtype.kind], values.dtype)
-        column[kept] = values
+        column[rows] = values
         catalog[name] = column
     for label in LABELS:
         catalog[label] = np.nan
-    return typed(catalog), {"no_patient_id": int((scan["patient_id"].iloc[kept] == "").sum())}
+    return _typed(catalog), {"no_patient_id": int((scan["patient_id"].iloc[rows] == "").sum())}
 
 
-def typed(catalog: pd.DataFrame) -> pd.DataFrame:
-    """Return `catalog` with exactly the columns of `COLUMNS`, in their order and types."""
-    return catalog[list(COLUMNS)].astype(COLUMNS)
+def usable_slices(catalog: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows without a defect by patient, study, series and order, numbered from 0.
 
-
-def usable(catalog: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows without a defect, by patient, study, series and order, numbered from 0.
-
-    Patients, studies and series follow each other by their first slice id, not by name: their names are hashes with the
-    workspace's key, and the same training anywhere is to draw the same rows. `previous` and `next` are added: the rows
-    beside each one in its series, -1 for none.
+    Patients, studies and series are sorted by their first slice id: hashes depend on the workspace's key, but a
+    training must draw the same rows in every workspace. `previous` and `next` are added, see `neighbour_rows`.
     """
     slices = catalog[catalog["defect"].isna()].sort_values("slice_id", kind="stable")
     owners = [pd.factorize(slices[name])[0] for name in ("series", "study", "patient")]
     slices = slices.iloc[np.lexsort([slices["order"].to_numpy(), *owners])].reset_index(drop=True)
-    return pd.concat([slices, neighbours(slices)], axis=1)
+    return pd.concat([slices, neighbour_rows(slices)], axis=1)
 
 
 def catalog_digest(catalog: pd.DataFrame) -> str:
-    """Return 16 hex digits for the files, sizes, headers and defects of `catalog`.
+    """Return 16 hex digits of the files, sizes, headers and defects of `catalog`.
 
-    Which slices belong to one patient, study and series counts, but not how these are named: the digest does not depend
-    on the workspace's key. Times do not count, nor do labels.
+    They cover which slices belong to one patient, study and series, but not the ids, which depend on the workspace's
+    key. Times and labels are not covered.
     """
     rows = catalog.sort_values("file", kind="stable", ignore_index=True)
-    left_out = {"mtime_ns", *DERIVED, *LABELS}
-    plain = rows[[name for name in COLUMNS if name not in left_out]].copy()
+    excluded = {"mtime_ns", *DERIVED, *LABELS}
+    plain = rows[[name for name in COLUMNS if name not in excluded]].copy()
     for name in ("patient", "study", "series"):
         plain[name] = pd.factorize(plain[name])[0]
-    # A slice that lost its place only for want of a label is the same file.
+    # Labels do not change a file.
     plain["defect"] = plain["defect"].where(plain["defect"] != "no_label", None)
     return _digest(plain)
 
 
 def label_digest(slices: pd.DataFrame) -> str:
-    """Return 16 hex digits for the slice ids and labels of `slices`."""
+    """Return 16 hex digits of the slice ids and labels of `slices`."""
     return _digest(slices.sort_values("slice_id", kind="stable", ignore_index=True)[["slice_id", *LABELS]])
 
 
 def write_catalog(catalog: pd.DataFrame, path: Path) -> None:
-    """Write `catalog` to `path` as Parquet; the file is complete or absent."""
-    write_parquet(typed(catalog), path)
+    """Write `catalog` to `path` as Parquet, atomically. Raises `StorageError`."""
+    write_parquet(_typed(catalog), path)
 
 
 def read_catalog(path: Path) -> pd.DataFrame:
-    """Return the catalog in the Parquet file at `path`. Raises `ValueError` for one of an earlier form."""
+    """Return the catalog in the Parquet file at `path`.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is damaged, or has the columns of another version of ichx.
+    """
     catalog = pd.read_parquet(path)
     if missing := set(COLUMNS) - set(catalog.columns):
-        raise ValueError(f"written by another version of ichx: it has no column {', '.join(sorted(missing))}")
-    return typed(catalog)
+        raise ValueError(f"missing columns {', '.join(sorted(missing))}; another version of ichx wrote it")
+    return _typed(catalog)
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    """Write `frame` to `path` as Parquet, by way of a draft that is renamed once it is on the disk."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        frame.to_parquet(draft, index=False)
-        with draft.open("rb") as handle:
-            os.fsync(handle.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    """Write `frame` to `path` as Parquet, atomically. Raises `StorageError`."""
+    write_with(path, lambda draft: frame.to_parquet(draft, index=False), "a table of the dataset")
 
 
 def hash_ids(ids: "pd.Series[str]", key: bytes) -> "pd.Series[str]":
-    """Return the hashes that a catalog keeps of patient, study and series ids, made with the workspace's key."""
+    """Return the keyed hashes, 16 hex digits, under which a catalog stores patient, study and series ids."""
     codes, names = pd.factorize(ids)
     hashes = np.array([hmac.digest(key, str(name).encode(), "sha256").hex()[:16] for name in names], object)
     return pd.Series(hashes[codes], index=ids.index)
+
+
+def _typed(catalog: pd.DataFrame) -> pd.DataFrame:
+    """Return `catalog` with the columns of `COLUMNS`, in their order and dtypes."""
+    return catalog[list(COLUMNS)].astype(COLUMNS)
 
 
 def _digest(frame: pd.DataFrame) -> str:

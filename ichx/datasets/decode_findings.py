@@ -1,8 +1,6 @@
-"""Findings of a decode check, stored next to a version's catalog. The check itself is in `ichx.cache.decode_check`."""
+"""Findings of a decode check, stored next to a version's catalog. The check is in `ichx.cache.decode_check`."""
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,76 +9,75 @@ from typing import Any, Final
 import pandas as pd
 
 from ichx.ct.dicom import DECODER_VERSION
-from ichx.datasets.summary import defects
-from ichx.errors import IchxError
+from ichx.datasets.summary import describe_defects
+from ichx.errors import CorruptFileError
+from ichx.files import write_text
 
 CHECK_FILE: Final = "check.json"
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What decoding showed: `defects` is slice id -> reason, of the `slices` that were decoded until `when`."""
+class DecodeFindings:
+    """Result of decoding all slices of a version."""
 
     slices: int
+    """Number of decoded slices."""
     when: str
+    """End of the check, ISO 8601."""
     defects: Mapping[str, str]
+    """Defect by slice id."""
 
 
-def read_findings(folder: Path) -> Findings | None:
-    """Return the findings that stand in the version's `folder`, or None where it was never checked.
+def read_findings(folder: Path) -> DecodeFindings | None:
+    """Return the findings in the version's `folder`; None without a check, or after one with another decoder.
 
-    Findings of another decoder do not count. Raises `IchxError` where they are damaged.
+    Raises:
+        CorruptFileError: The file is damaged.
     """
     path = folder / CHECK_FILE
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["decoder"] != DECODER_VERSION:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["decoder"] != DECODER_VERSION:
             return None
-        return Findings(kept["slices"], kept["when"], kept["defects"])
+        return DecodeFindings(content["slices"], content["when"], content["defects"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IchxError(f"{path} cannot be read: {error}", "remove it, and check the dataset again") from error
+        raise CorruptFileError(
+            f"Cannot read {path}: {error}.", "Remove it, then rerun `ichx data check` for the dataset."
+        ) from error
 
 
-def told(catalog: pd.DataFrame, findings: Findings) -> dict[str, Any]:
-    """Return what a checked dataset amounts to; the counts add up.
+def describe_findings(catalog: pd.DataFrame, findings: DecodeFindings) -> dict[str, Any]:
+    """Return the counts of a checked dataset.
 
-    `found` = `slices` + `refused_in_headers` + `refused_in_decoding`, in `files`: a file of several frames is found
-    once per frame. `reasons` lists the reasons as `summary.defects` does, with `seen_in` (headers or decoding).
+    `found` = `slices` + `refused_in_headers` + `refused_in_decoding`, in `files`; each frame of a file counts.
+    `reasons` lists the defects as `describe_defects` does, with `seen_in` (headers or decoding).
     """
-    undecoded = catalog[catalog["defect"].isna() & catalog["slice_id"].isin(list(findings.defects))]
-    undecoded = undecoded.assign(defect=undecoded["slice_id"].map(dict(findings.defects)))
+    undecodable = catalog[catalog["defect"].isna() & catalog["slice_id"].isin(list(findings.defects))]
+    undecodable = undecodable.assign(defect=undecodable["slice_id"].map(dict(findings.defects)))
     in_headers = int(catalog["defect"].notna().sum())
     return {
         "files": int(catalog["file"].nunique()),
         "found": len(catalog),
-        "slices": len(catalog) - in_headers - len(undecoded),
+        "slices": len(catalog) - in_headers - len(undecodable),
         "refused_in_headers": in_headers,
-        "refused_in_decoding": len(undecoded),
+        "refused_in_decoding": len(undecodable),
         "when": findings.when,
         "reasons": [
-            {"seen_in": seen_in} | reason
-            for seen_in, refused in (("headers", catalog), ("decoding", undecoded))
-            for reason in defects(refused)
+            {"seen_in": seen_in} | defect
+            for seen_in, part in (("headers", catalog), ("decoding", undecodable))
+            for defect in describe_defects(part)
         ],
     }
 
 
-def write_findings(path: Path, findings: Findings) -> None:
-    """Write `findings` to `path` atomically."""
-    kept = {
+def write_findings(path: Path, findings: DecodeFindings) -> None:
+    """Write `findings` to `path` atomically. Raises `StorageError`."""
+    content = {
         "decoder": DECODER_VERSION,
         "slices": findings.slices,
         "when": findings.when,
         "defects": dict(findings.defects),
     }
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with draft.open("w", encoding="utf-8") as handle:
-            json.dump(kept, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(path, json.dumps(content), "the findings")

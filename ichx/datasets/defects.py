@@ -1,11 +1,11 @@
-"""All reasons for which a file is refused: those of DICOM, of zips, and of a whole dataset."""
+"""All defects of a catalog: those of DICOM files in `ichx.ct`, and those of zip members."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from ichx.ct.dicom import DEFECTS as OF_FILES
+from ichx.ct.dicom import DEFECTS as FILE_DEFECTS
 from ichx.datasets.zip_archive import MEMBER_DEFECTS
 
-DEFECTS: Final[Mapping[str, str]] = MappingProxyType(dict(OF_FILES) | dict(MEMBER_DEFECTS))
-"""Each reason and what it means."""
+DEFECTS: Final[Mapping[str, str]] = MappingProxyType(dict(FILE_DEFECTS) | dict(MEMBER_DEFECTS))
+"""Defects and their meanings."""

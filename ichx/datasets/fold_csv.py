@@ -1,21 +1,25 @@
-"""A CSV of someone else's folds, read and checked as a whole: which slice or patient is in which fold.
-
-Every problem of a file is told at once. Not for matching its ids with slices (`ichx.datasets.fold_import`).
-"""
+"""A CSV of imported folds, validated: the fold of each slice or patient. Its ids are matched in `fold_import`."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from ichx.datasets.csv_text import encode, numbers, read_text_columns
-from ichx.errors import IchxError, raise_problems
-from ichx.text import EXAMPLES, format_count, format_examples
+from ichx.datasets.csv_text import (
+    empty_rows,
+    encode_texts,
+    line,
+    list_rows,
+    merge_rows,
+    parse_numbers,
+    raise_csv_problems,
+    read_text_columns,
+)
+from ichx.errors import InvalidInputError
 
 SLICE_COLUMNS: Final = (
     "sopinstanceuid",
@@ -31,126 +35,124 @@ SLICE_COLUMNS: Final = (
 )
 PATIENT_COLUMNS: Final = ("patientid", "patient")
 FOLD_COLUMNS: Final = ("fold", "foldid", "foldnumber", "kfold", "cvfold")
-"""Names of columns, the ones that say most first; case, spaces, dots, dashes and underscores do not count."""
+"""Accepted column names, the most specific first; case, spaces, dots, dashes and underscores are ignored."""
 
 FORMS: Final = (
     "a column `fold`, and one of slices (`slice_id`, `SOPInstanceUID`, `image`, `filename` or `ID`) "
     "or of patients (`patient_id`)"
 )
 
-MOST_FOLDS: Final = 100
-"""More are a column that was taken for the folds by mistake."""
+MAX_FOLDS: Final = 100
+"""A column with more distinct numbers does not contain folds."""
 
 
 @dataclass(frozen=True)
 class FoldTable:
-    """A checked CSV of folds: `ids` (N,) unique, in the order of their first row, `folds` (N,) from 0 to `k` - 1.
-
-    The ids stand in `id_column` and are patients if `of_patients`, else slices; the folds stand in `fold_column`,
-    counted from 1 there if `from_one`. `merged` rows said again what another row had said.
-    """
+    """A valid CSV of folds."""
 
     ids: npt.NDArray[np.object_]
+    """(N,) distinct ids in the order of their first rows."""
     folds: npt.NDArray[np.int16]
+    """(N,) from 0 to `k` - 1."""
     k: int
     id_column: str
     of_patients: bool
+    """The ids are patients; otherwise slices."""
     fold_column: str
-    from_one: bool
-    merged: int
+    one_based: bool
+    """The file numbers folds from 1."""
+    duplicates: int
+    """Rows that repeat another row."""
 
     @property
-    def told(self) -> str:
-        """Which columns were read, in words."""
+    def source(self) -> str:
+        """The columns that were read, for messages."""
         what = "patients" if self.of_patients else "slices"
-        counting = ", counted from 1 there and from 0 here" if self.from_one else ""
-        return f"{what} in the column {self.id_column!r}, folds in {self.fold_column!r}{counting}"
+        numbering = ", renumbered from 0" if self.one_based else ""
+        return f"{what} in column {self.id_column!r}, folds in column {self.fold_column!r}{numbering}"
 
 
 def read_folds(path: Path) -> FoldTable:
     """Return the folds in the CSV at `path`, one row per slice or per patient.
 
-    Raises `IchxError` with everything that is wrong: columns, empty ids, ids whose rows disagree, folds that are not
-    0 to k - 1 or 1 to k.
+    Raises:
+        InvalidInputError: Columns or ids are missing, rows of an id disagree, or folds are not 0 to k - 1 or 1 to k.
+        IchxError: The file cannot be read, see `read_text_columns`.
     """
-    table = read_text_columns(path, "a CSV of folds", FORMS)
-    at, of_patients, fold_at = _columns(path, table.column_names)
-    texts, fold_texts = table.column(at), table.column(fold_at)
-    problems: list[str] = []
-    empty = np.flatnonzero(np.asarray(pc.equal(pc.utf8_trim_whitespace(texts), "")))
-    if len(empty):
-        problems.append(
-            f"{format_count(len(empty), 'row')} without an id{format_examples([f'line {i + 2}' for i in empty])}"
-        )
-    values, k, from_one = _fold_numbers(fold_texts, problems)
-    row_id, ids = encode(texts)
-    folds = np.full(len(ids), -1, np.int16)
-    folds[row_id] = values
-    disagree = np.unique(row_id[folds[row_id] != values])
-    if len(disagree):
-        such = [f"{ids[i]} in {_listed(values[row_id == i] + from_one)}" for i in disagree[:EXAMPLES]]
-        what = "patient" if of_patients else "id"
-        hint = "; a patient split over folds needs a row per slice, with a column of slices" if of_patients else ""
-        problems.append(
-            f"{format_count(len(disagree), what)} with rows that disagree{format_examples(such, len(disagree))}{hint}"
-        )
-    raise_problems([f"{path}: {problem}" for problem in problems], f"correct the file; a CSV of folds has {FORMS}")
+    table = read_text_columns(path, "A CSV of folds", FORMS)
+    id_at, of_patients, fold_at = _find_columns(path, table.column_names)
+    texts = table.column(id_at)
+    problems = list_rows("row", "without an id", empty_rows(texts))
+    values, k, one_based = _fold_numbers(table.column(fold_at), problems)
+    row_id, ids = encode_texts(texts)
+    folds, disagree = merge_rows(row_id, len(ids), values[:, None])
+    what = "with rows that disagree"
+    if of_patients:
+        what += "; to split a patient over folds, give one row per slice with a column of slices"
+    problems += list_rows(
+        "patient" if of_patients else "id",
+        what,
+        disagree,
+        lambda i: f"{ids[i]} in {_format_numbers(values[row_id == i] + one_based)}",
+    )
+    raise_csv_problems(path, problems, f"Correct the file. A CSV of folds has {FORMS}.")
     return FoldTable(
         ids=ids,
-        folds=folds,
+        folds=folds[:, 0],
         k=k,
-        id_column=table.column_names[at],
+        id_column=table.column_names[id_at],
         of_patients=of_patients,
         fold_column=table.column_names[fold_at],
-        from_one=from_one,
-        merged=len(row_id) - len(ids),
+        one_based=one_based,
+        duplicates=len(row_id) - len(ids),
     )
 
 
-def _columns(path: Path, names: list[str]) -> tuple[int, bool, int]:
+def _find_columns(path: Path, names: list[str]) -> tuple[int, bool, int]:
     """Return the column of the ids, whether they are patients, and the column of the folds."""
     plain = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in names]
-    twice = sorted({name for name, bare in zip(names, plain, strict=True) if bare and plain.count(bare) > 1})
+    ambiguous = sorted({name for name, bare in zip(names, plain, strict=True) if bare and plain.count(bare) > 1})
     slices, patients, folds = (
         [plain.index(name) for name in known if name in plain]
         for known in (SLICE_COLUMNS, PATIENT_COLUMNS, FOLD_COLUMNS)
     )
     problems = []
-    if twice:
-        problems.append(f"columns that mean the same: {', '.join(twice)}")
+    if ambiguous:
+        problems.append(f"columns with the same meaning ({', '.join(ambiguous)})")
     if not folds:
         problems.append("no column of folds")
     if not slices and not patients:
         problems.append("no column of slices or patients")
     if problems:
-        has = f"{path} has the columns {', '.join(names)}"
-        raise IchxError(f"{has}: {'; '.join(problems)}", f"a CSV of folds has {FORMS}")
+        problem = f"{path} has the columns {', '.join(names)}: {', '.join(problems)}."
+        raise InvalidInputError(problem, f"A CSV of folds has {FORMS}.")
     return (slices or patients)[0], not slices, folds[0]
 
 
 def _fold_numbers(texts: pa.ChunkedArray, problems: list[str]) -> tuple[npt.NDArray[np.int16], int, bool]:
-    """Return each row's fold from 0 on, the number of folds, and whether the file counts from 1."""
-    found = numbers(texts)
-    bad = np.flatnonzero(~(np.isfinite(found) & (found == np.floor(found))))
-    if len(bad):
-        rows = [f"line {i + 2}: {texts[int(i)].as_py()!r}" for i in bad[:EXAMPLES]]
-        problems.append(
-            f"{format_count(len(bad), 'row')} whose fold is no whole number{format_examples(rows, len(bad))}"
-        )
-        return np.zeros(len(found), np.int16), 0, False
-    used = np.unique(found)
-    first, k = int(used[0]), len(used)
-    if first not in (0, 1) or int(used[-1]) != first + k - 1 or not 2 <= k <= MOST_FOLDS:
-        problems.append(
-            f"the folds are numbered {_listed(used)}: they must be 0 to k - 1 or 1 to k, without gaps, "
-            f"for 2 to {MOST_FOLDS} folds"
-        )
-        return np.zeros(len(found), np.int16), 0, False
-    return (found - first).astype(np.int16), k, first == 1
+    """Return the fold of each row from 0, the number of folds, and whether the file numbers them from 1."""
+    numbers = parse_numbers(texts)
+    found = list_rows(
+        "row",
+        "whose fold is not an integer",
+        np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.floor(numbers)))),
+        lambda row: f"{line(row)}: {texts[row].as_py()!r}",
+    )
+    distinct = np.unique(numbers)
+    if not found:
+        first, k = int(distinct[0]), len(distinct)
+        if first in (0, 1) and int(distinct[-1]) == first + k - 1 and 2 <= k <= MAX_FOLDS:
+            return (numbers - first).astype(np.int16), k, first == 1
+        found = [
+            f"invalid fold numbers {_format_numbers(distinct)}: use 0 to k - 1 or 1 to k without gaps, "
+            f"for 2 to {MAX_FOLDS} folds"
+        ]
+    problems += found
+    return np.zeros(len(numbers), np.int16), 0, False
 
 
-def _listed(values: npt.NDArray[np.generic]) -> str:
-    """Return the different numbers among `values`, the first ten of them."""
-    different = np.unique(values)
-    shown = ", ".join(f"{int(value)}" for value in different[:10])
-    return f"{shown} ... {int(different[-1])}" if len(different) > 10 else shown
+def _format_numbers(values: npt.NDArray[Any]) -> str:
+    """Return the first ten distinct `values`, and the last one."""
+    distinct = np.unique(values)
+    shown = ", ".join(f"{int(value)}" for value in distinct[:10])
+    return f"{shown} ... {int(distinct[-1])}" if len(distinct) > 10 else shown

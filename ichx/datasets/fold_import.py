@@ -1,7 +1,7 @@
-"""Someone else's folds as a new version of a dataset, and what there is to tell of a version's folds.
+"""Importing folds from a CSV as a new version, and describing the folds of a version. The CSV is read in `fold_csv`.
 
-Folds that split a patient let a model be scored on patients that it was trained on: they are refused unless leaks are
-allowed, and then mark every score on them. Not for reading the CSV (`ichx.datasets.fold_csv`).
+Folds that split a patient are leaky: a model is scored on patients of its training data. They are rejected unless leaks
+are allowed, which marks every score on them.
 """
 
 import re
@@ -15,38 +15,39 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.datasets.add import write_folder
-from ichx.datasets.catalog import hash_ids, usable, write_parquet
+from ichx.datasets.add import NAME_REMEDY, check_name, store_version
+from ichx.datasets.catalog import hash_ids, usable_slices, write_parquet
+from ichx.datasets.csv_text import list_rows, raise_csv_problems
 from ichx.datasets.dataset import DEFAULT_FOLDS, folds_file, load_catalog, load_folds, load_version
 from ichx.datasets.fold_csv import FoldTable, read_folds
 from ichx.datasets.folds import Leak, find_leaks, fold_digest
 from ichx.datasets.ingest import file_stem
 from ichx.datasets.summary import summarize_folds
-from ichx.errors import IchxError, raise_problems
+from ichx.errors import ConflictError, InvalidInputError
 from ichx.store import DatasetVersion, FoldDraft, FoldSet, VersionDraft
 from ichx.text import EXAMPLES, format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
 
+COLUMN_NAMES = {"slice_id": "SOPInstanceUID", "stem": "file name", "file": "path", "patient": "PatientID"}
+
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What `import_folds` did. `created` is False when `version` had these very folds under this name.
-
-    `leaks` are the patients in more than one fold; `messages` tell what was found, `warnings` what deserves a look.
-    """
+    """Result of `import_folds`."""
 
     version: DatasetVersion
     fold_set: FoldSet
     created: bool
+    """False if the newest version has these folds under this name."""
     leaks: tuple[Leak, ...]
     messages: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
-class LeakyFoldsError(IchxError):
-    """Folds that split patients, `leaks`, where leaks are not allowed."""
+class LeakyFoldsError(ConflictError):
+    """Folds split patients (`leaks`), and leaks are not allowed."""
 
     def __init__(self, problem: str, remedy: str, leaks: Sequence[Leak] = ()) -> None:
         super().__init__(problem, remedy)
@@ -61,170 +62,166 @@ def import_folds(
     name: str | None = None,
     allow_leaks: bool = False,
 ) -> ImportReport:
-    """Give `dataset` a new version that has the folds of the CSV at `path` too, called `name` (the file's name).
+    """Add a version of `dataset` with the folds of a CSV; slices, labels and other folds are those of the newest one.
 
-    The newest version's slices, labels and other folds stay as they are; folds of the same name are replaced.
-    Raises `LeakyFoldsError` for folds that split patients unless `allow_leaks`, and `IchxError` for a dataset without
-    labels, a name that cannot be, and all that is wrong with the file: its form, unknown ids, slices without a fold.
+    Args:
+        project: Workspace and store.
+        dataset: A labelled dataset.
+        path: The CSV, see `read_folds`.
+        name: Name of the folds, by default the file's; existing folds of that name are replaced.
+        allow_leaks: Accept folds that split patients.
+
+    Raises:
+        LeakyFoldsError: The folds split patients, and leaks are not allowed.
+        ConflictError: The dataset has no labels.
+        InvalidInputError: The name or the file is invalid, ids are unknown, or slices have no fold.
     """
     version = project.store.version(dataset)
     if version.label_digest is None or version.test_of is not None:
         raise _no_folds(dataset)
-    name = _checked_name(name, path)
+    name = _fold_set_name(name, path)
     table = read_folds(path)
     catalog = load_catalog(project.workspace, version)
-    slices = usable(catalog)
+    slices = usable_slices(catalog)
     key = None if version.summary["keep_ids"] else project.workspace.privacy_key()
-    folds, messages = _folds_of_slices(version, catalog, slices, table, path, key)
+    match = _match(version, slices, table, path, key)
+    messages = _check_match(version, catalog, slices, match, path)
+    folds = table.folds[match.row]
     ids = slices["slice_id"].to_numpy(object)
     leaks = find_leaks(ids, slices["patient"].to_numpy(object), folds)
-    if leaks and not allow_leaks:
-        raise LeakyFoldsError(
-            f"{path}: {format_leaks(leaks, version.patients)}{format_examples(_examples(leaks), len(leaks))}\n"
-            "a model would be scored on patients that it was trained on, and its score would flatter it",
-            f"use {dataset}'s own folds, which are grouped by patient and need no import; or give all slices of a "
-            "patient one fold in the file; or import it with --allow-leaks, which marks every score on these folds",
-            leaks,
-        )
     warnings = []
     if leaks:
-        warnings.append(f"{format_leaks(leaks, version.patients)}: every score on these folds is marked `leaky folds`")
+        count = (
+            f"{len(leaks):,} of {format_count(version.patients, 'patient')} ({len(leaks) / version.patients:.1%}) "
+            "in more than one fold"
+        )
+        if not allow_leaks:
+            raise LeakyFoldsError(
+                f"{path}: {count}{format_examples(map(_format_leak, leaks[:EXAMPLES]), len(leaks))}. A model would be "
+                "scored on patients of its training data.",
+                f"Use the default folds of {dataset}, which are grouped by patient; or give all slices of a patient "
+                "one fold in the file; or import it with --allow-leaks, which marks every score on these folds.",
+                leaks,
+            )
+        warnings.append(f"{count}: every score on these folds is marked `leaky folds`.")
     digest = fold_digest(ids, folds)
     draft = FoldDraft(name, table.k, 0, digest, leaking_patients=len(leaks), source=path.name)
     before = next((f for f in version.folds if f.name == name), None)
     if before is not None and (before.k, before.digest) == (draft.k, draft.digest):
         return ImportReport(version, before, False, tuple(leaks), tuple(messages), tuple(warnings))
     if before is not None:
-        messages.append(f"in place of the folds {name} of version {version.number}, digest {before.digest}")
-    twin = next((f.name for f in version.folds if f.digest == digest), None)
-    if twin is not None:
-        messages.append(f"each slice is in the same fold as in the folds {twin}")
+        messages.append(f"Replaced the folds {name} of version {version.number}, digest {before.digest}.")
+    if twin := next((f.name for f in version.folds if f.digest == digest), None):
+        messages.append(f"Each slice is in the same fold as in the folds {twin}.")
     added = _add_version(project, version, draft, slices, folds)
-    fold_set = next(f for f in added.folds if f.name == name)
-    return ImportReport(added, fold_set, True, tuple(leaks), tuple(messages), tuple(warnings))
+    return ImportReport(added, added.fold_set(name), True, tuple(leaks), tuple(messages), tuple(warnings))
 
 
 def describe_folds(
     project: "Project", dataset: str, number: int | None = None, name: str | None = None
 ) -> dict[str, Any]:
-    """Return what there is to tell of the folds of a version (the newest), or of those called `name` alone.
+    """Return a description of the folds of a version (the newest), or only of those called `name`.
 
-    `version`; `fold_sets`, each with its record, whether it is the `default`, the `prevalences` of the whole, the
-    largest relative `deviation` of a fold's prevalence from it (None where a label has no positives), its `folds` (see
-    `ichx.datasets.summary`) and its `leaks`. Raises `IchxError` for unknown names.
+    `version`; `fold_sets`, each with its row in the store, whether it is the `default`, the `prevalences` of all
+    slices, the largest relative `deviation` of a fold's prevalence from them (None if no label has positives), its
+    `folds` (see `ichx.datasets.summary`) and its `leaks`.
+
+    Raises:
+        NotFoundError: There is no such dataset, version or fold set.
+        ConflictError: The dataset has no labels.
     """
     version = project.store.version(dataset, number)
     if not version.folds:
         raise _no_folds(dataset)
-    chosen = version.folds if name is None else (version.fold_set(name),)
+    fold_sets = version.folds if name is None else (version.fold_set(name),)
     slices = load_version(project.workspace, version).slices
     ids, patients = (slices[column].to_numpy(object) for column in ("slice_id", "patient"))
-    whole = version.summary["prevalences"]
-    told = []
-    for fold_set in chosen:
+    overall = version.summary["prevalences"]
+    described = []
+    for fold_set in fold_sets:
         assigned = load_folds(project.workspace, version, fold_set, slices)
         folds = summarize_folds(slices, assigned, fold_set.k)
-        off = [abs(fold["prevalences"][label] / share - 1) for fold in folds for label, share in whole.items() if share]
-        told.append(
+        deviations = [
+            abs(fold["prevalences"][label] / share - 1) for fold in folds for label, share in overall.items() if share
+        ]
+        described.append(
             {
                 "fold_set": fold_set,
                 "default": fold_set.name == DEFAULT_FOLDS,
-                "prevalences": whole,
-                "deviation": max(off, default=None),
+                "prevalences": overall,
+                "deviation": max(deviations, default=None),
                 "folds": folds,
                 "leaks": find_leaks(ids, patients, assigned),
             }
         )
-    return {"version": version, "fold_sets": told}
+    return {"version": version, "fold_sets": described}
 
 
-def format_leaks(leaks: Sequence[Leak], patients: int) -> str:
-    """Return how many of all `patients` are in more than one fold, in words."""
-    return f"{len(leaks):,} of {format_count(patients, 'patient')} ({len(leaks) / patients:.1%}) in more than one fold"
+def _no_folds(dataset: str) -> ConflictError:
+    return ConflictError(f"Dataset {dataset} has no labels, so it has no folds.", "Name a labelled dataset.")
 
 
-def _no_folds(dataset: str) -> IchxError:
-    return IchxError(f"{dataset} is not trained on, so it has no folds", "name a dataset that was added with labels")
-
-
-def _checked_name(name: str | None, path: Path) -> str:
+def _fold_set_name(name: str | None, path: Path) -> str:
     wanted = re.sub(r"\.(csv|gz|txt)", "", path.name, flags=re.IGNORECASE) if name is None else name
     if wanted == DEFAULT_FOLDS:
-        problem = f"{DEFAULT_FOLDS!r} are the folds that ichx drew itself"
-        raise IchxError(problem, "give the imported ones another name with --name")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", wanted):
-        raise IchxError(
-            f"{wanted!r} is no name for folds",
-            "give one with --name: letters, digits, '-', '_' and '.', at most 100, not beginning with '-' or '.'",
+        raise ConflictError(
+            f"The name {DEFAULT_FOLDS!r} is reserved for the folds that ichx assigns.",
+            "Give the imported folds another name with --name.",
         )
+    check_name(wanted, "folds", f"Give a name with --name. {NAME_REMEDY}")
     return wanted
 
 
-def _folds_of_slices(
-    version: DatasetVersion,
-    catalog: pd.DataFrame,
-    slices: pd.DataFrame,
-    table: FoldTable,
-    path: Path,
-    key: bytes | None,
-) -> tuple[npt.NDArray[np.int16], list[str]]:
-    """Return the fold of each of `slices`, (n,), and what is to be said of how `table` fits them.
+@dataclass(frozen=True)
+class _FoldMatch:
+    """How the ids of a CSV of folds match the slices of a version."""
 
-    `key` is what patient ids are hashed with, None where they are kept.
+    table: FoldTable
+    by: str
+    """Matched column of the catalog."""
+    index: "pd.Index[str]"
+    """(N,) ids in the form of that column."""
+    row: npt.NDArray[np.int64]
+    """(n,) id of each slice, -1 for none."""
+
+
+def _match(
+    version: DatasetVersion, slices: pd.DataFrame, table: FoldTable, path: Path, key: bytes | None
+) -> _FoldMatch:
+    """Return the match of the most slices among the forms that the ids may have, the first of equals.
+
+    `key` is the key of the hashes of patient ids; None if ids are stored.
     """
-    refused = catalog[catalog["defect"].notna()]
-    forms = _patient_forms(table.ids, key) if table.of_patients else _slice_forms(table.ids, slices)
-    by, index, row = _best(forms, slices)
-    owner = "patient" if table.of_patients else "slice"
-    if not (row >= 0).any():
+    best: _FoldMatch | None = None
+    most = 0
+    for by, ids in _patient_forms(table.ids, key) if table.of_patients else _slice_forms(table.ids, slices):
+        index = pd.Index(ids)
+        row = index.get_indexer(pd.Index(slices[by].to_numpy(object)))
+        found = int((row >= 0).sum())
+        if found > most:
+            best, most = _FoldMatch(table, by, index, row), found
+        if found == len(slices):
+            break
+    if best is None:
         first = slices.iloc[0]
-        known = (
-            "patient ids are kept as keyed hashes; give them as they stand in the files"
+        expected = (
+            "Patient ids are stored as keyed hashes"
             if table.of_patients
-            else f"the first slice is {first['slice_id']!r} in the file {first['file']!r}"
+            else f"The first slice is {first['slice_id']!r} in the file {first['file']!r}"
         )
-        raise IchxError(
-            f"no id in {path} belongs to a {owner} of {version.dataset} version {version.number}: "
-            f"it says such as {str(table.ids[0])!r}; {known}",
-            "ids must be SOPInstanceUIDs, file names that occur once, or (in a column `patient_id`) PatientIDs",
+        raise InvalidInputError(
+            f"No id in {path}, e.g. {str(table.ids[0])!r}, matches a {_owner(table)} of {version.dataset} version "
+            f"{version.number}. {expected}.",
+            "Use SOPInstanceUIDs, distinct file names, or (in a column `patient_id`) PatientIDs as in the files.",
         )
-    messages = [f"folds of {format_count(len(index), owner)}, {table.told}, matched by {_WORDS[by]}"]
-    if table.merged:
-        messages.append(f"{format_count(table.merged, 'row')} said again what others had said: merged")
-    problems = []
-    used = np.zeros(len(index), bool)
-    used[row[row >= 0]] = True
-    defective = ~used
-    defective &= index.isin(pd.concat([refused[name] for name in ("slice_id", "file", "stem")]).to_numpy(object))
-    unknown = np.flatnonzero(~used & ~defective)
-    if len(unknown):
-        such = format_examples(table.ids[unknown[:EXAMPLES]], len(unknown))
-        problems.append(f"{format_count(len(unknown), 'id')} of no {owner} of {version.dataset}{such}")
-    if defective.any():
-        messages.append(f"{format_count(int(defective.sum()), 'id')} in files that are left out")
-    missing = np.flatnonzero(row < 0)
-    if len(missing):
-        such = format_examples(slices["slice_id" if table.of_patients else by].iloc[missing[:EXAMPLES]], len(missing))
-        problems.append(f"{format_count(len(missing), 'slice')} of {len(slices):,} without a fold{such}")
-    folds = np.where(row >= 0, table.folds[row], -1).astype(np.int16)
-    empty = sorted(set(range(table.k)) - set(folds.tolist()))
-    if empty and not problems:
-        problems.append(f"no slice in fold {', '.join(str(fold + table.from_one) for fold in empty)}")
-    raise_problems(
-        [f"{path}: {problem}" for problem in problems],
-        f"every slice of version {version.number} needs exactly one fold: complete the file, or take out what is not "
-        "in the dataset",
-    )
-    return folds, messages
+    return best
 
-
-_WORDS = {"slice_id": "SOPInstanceUID", "stem": "file name", "file": "path", "patient": "PatientID"}
 
 _Forms = Iterator[tuple[str, npt.NDArray[np.object_]]]
 
 
 def _slice_forms(ids: npt.NDArray[np.object_], slices: pd.DataFrame) -> _Forms:
-    """Yield what the ids may be: a column of the catalog, and the ids as they would stand in it."""
+    """Yield columns of the catalog that the ids may be, and the ids in the form of that column."""
     yield "slice_id", ids
     yield "file", ids
     if slices["stem"].is_unique:
@@ -235,38 +232,55 @@ def _slice_forms(ids: npt.NDArray[np.object_], slices: pd.DataFrame) -> _Forms:
 
 
 def _patient_forms(ids: npt.NDArray[np.object_], key: bytes | None) -> _Forms:
-    """Yield what the ids may be: PatientIDs, or the hashes that ichx shows of them."""
+    """Yield the ids as PatientIDs, and as the stored hashes, which ichx shows."""
     if key is not None:
         yield "patient", hash_ids(pd.Series(ids, dtype=object), key).to_numpy(object)
     yield "patient", ids
 
 
-def _best(forms: _Forms, slices: pd.DataFrame) -> tuple[str, "pd.Index[str]", npt.NDArray[np.int64]]:
-    """Return the form under which most slices have an id, the first of equals, and each slice's place among its ids.
+def _check_match(
+    version: DatasetVersion, catalog: pd.DataFrame, slices: pd.DataFrame, match: _FoldMatch, path: Path
+) -> list[str]:
+    """Return messages about the match. Raises `InvalidInputError` unless each slice has a fold and each id a slice."""
+    table, row, owner = match.table, match.row, _owner(match.table)
+    excluded = catalog[catalog["defect"].notna()]
+    used = np.zeros(len(match.index), bool)
+    used[row[row >= 0]] = True
+    defective = ~used
+    defective &= match.index.isin(pd.concat([excluded[name] for name in ("slice_id", "file", "stem")]).to_numpy(object))
+    names = slices["slice_id" if table.of_patients else match.by]
+    problems = list_rows(
+        "id", f"of no {owner} of {version.dataset}", np.flatnonzero(~used & ~defective), lambda i: str(table.ids[i])
+    )
+    problems += list_rows(
+        "slice", f"of {len(slices):,} without a fold", np.flatnonzero(row < 0), lambda i: str(names.iloc[i])
+    )
+    empty = sorted(set(range(table.k)) - set(table.folds[row].tolist()))
+    if empty and not problems:
+        problems.append(f"no slice in fold {', '.join(str(fold + table.one_based) for fold in empty)}")
+    raise_csv_problems(
+        path,
+        problems,
+        f"Each slice of version {version.number} needs one fold. Complete the file, or remove ids that are not in the "
+        "dataset.",
+    )
+    by = COLUMN_NAMES[match.by]
+    messages = [f"Folds of {format_count(len(match.index), owner)} ({table.source}), matched by {by}."]
+    if table.duplicates:
+        messages.append(f"Merged {format_count(table.duplicates, 'duplicate row')}.")
+    if defective.any():
+        messages.append(f"{format_count(int(defective.sum()), 'id')} of excluded files.")
+    return messages
 
-    The place is -1 for none. Forms are not made any more once every slice has an id.
-    """
-    best: tuple[str, pd.Index[str], npt.NDArray[np.int64]] | None = None
-    most = -1
-    for by, ids in forms:
-        index = pd.Index(ids)
-        row = index.get_indexer(pd.Index(slices[by].to_numpy(object)))
-        found = int((row >= 0).sum())
-        if found > most:
-            best, most = (by, index, row), found
-        if found == len(slices):
-            break
-    assert best is not None
-    return best
+
+def _owner(table: FoldTable) -> str:
+    return "patient" if table.of_patients else "slice"
 
 
-def _examples(leaks: Sequence[Leak]) -> list[str]:
-    """Return the first leaks in words, two slices of each."""
-    told = []
-    for leak in leaks[:EXAMPLES]:
-        slices = [f"{slice_id} in fold {fold}" for fold, slice_id in list(leak.examples.items())[:2]]
-        told.append(f"{leak.patient} ({', '.join(slices)})")
-    return told
+def _format_leak(leak: Leak) -> str:
+    """Return the patient of a leak with two of its slices."""
+    slices = [f"{slice_id} in fold {fold}" for fold, slice_id in list(leak.examples.items())[:2]]
+    return f"{leak.patient}: {', '.join(slices)}"
 
 
 def _add_version(
@@ -276,21 +290,15 @@ def _add_version(
     slices: pd.DataFrame,
     assigned: npt.NDArray[np.int16],
 ) -> DatasetVersion:
-    """Record `version` again as the next one, with `folds` too; its folder is a copy with their file."""
+    """Add the next version: a copy of `version` with `folds`."""
     owner = "slice_id" if folds.leaky else "patient"
     frame = pd.DataFrame({owner: slices[owner], "fold": assigned}).drop_duplicates()
 
-    def write(into: Path) -> None:
-        shutil.copytree(project.workspace.root / version.path, into, dirs_exist_ok=True)
-        write_parquet(frame, into / folds_file(folds.name))
+    def write(folder: Path) -> None:
+        shutil.copytree(project.workspace.root / version.path, folder, dirs_exist_ok=True)
+        write_parquet(frame, folder / folds_file(folds.name))
 
-    folder = write_folder(project.workspace.datasets_dir / version.dataset / f"v{version.number + 1}", write)
-    kept = {field.name: getattr(version, field.name) for field in fields(VersionDraft)}
+    values = {field.name: getattr(version, field.name) for field in fields(VersionDraft)}
     others = [FoldDraft(**{f.name: getattr(old, f.name) for f in fields(FoldDraft)}) for old in version.folds]
-    kept["folds"] = (*(old for old in others if old.name != folds.name), folds)
-    kept["path"] = folder.relative_to(project.workspace.root).as_posix()
-    try:
-        return project.store.add_version(VersionDraft(**kept))
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    values["folds"] = (*(old for old in others if old.name != folds.name), folds)
+    return store_version(project, VersionDraft(**values), version.number + 1, write)

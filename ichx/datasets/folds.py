@@ -1,9 +1,4 @@
-"""Patient-grouped folds, stratified over all six labels.
-
-A patient's slices stay together. The assignment is a pure function of slice ids, patients, labels, `k` and `seed`; it
-does not depend on the order of the rows or on how patients are named. Not for reading or storing folds
-(`ichx.datasets.dataset`).
-"""
+"""Patient-grouped folds, stratified over all six labels. Folds are read in `dataset` and imported in `fold_import`."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError
 from ichx.labels import LABELS
 from ichx.text import format_count
 
-SWEEPS: Final = 20
-"""Most passes of moving single patients; they stop earlier when a pass changes nothing."""
+MOVE_PASSES: Final = 20
+"""Maximum number of passes that move single patients; a pass without a change is the last one."""
 
-SWAP_SWEEPS: Final = 4
+SWAP_PASSES: Final = 4
 SWAP_PAIRS: Final = 4_000_000
-"""Most passes of exchanging two patients, and most pairs that a pass looks at: more would take longer than reading."""
+"""Maximum number of passes that swap two patients, and of pairs per pass: more would take longer than reading."""
 
 
 def assign_folds(
@@ -32,45 +27,52 @@ def assign_folds(
     k: int,
     seed: int = 0,
 ) -> npt.NDArray[np.int16]:
-    """Return the fold, 0 to k - 1, of each slice, (N,).
+    """Return the fold of each slice, (N,) from 0 to `k` - 1; the slices of a patient are in one fold.
 
-    `slice_ids` and `patients` are (N,), `labels` (N, 6). First the patients who hold the largest share of anything are
-    dealt to the fold that lacks it most, then single patients are moved, and pairs of them exchanged, while that evens
-    the folds out. What is evened out is, squared and relative to the whole, each fold's number of slices and of
-    positives of each label.
+    A greedy assignment, large patients first, is followed by moves of single patients and swaps of two. All minimize
+    the sum over folds of the squared shares of slices and of positives of each label. The result depends neither on the
+    order of rows nor on the names of patients.
 
-    Raises `IchxError` for fewer than two folds or fewer patients than folds.
+    Args:
+        slice_ids: (N,)
+        patients: (N,)
+        labels: (N, 6)
+        k: Number of folds.
+        seed: Seed of the order of patients with equal shares.
+
+    Raises:
+        InvalidInputError: There are fewer than two folds, or fewer patients than folds.
     """
     if k < 2:
-        raise IchxError(f"{format_count(k, 'fold')} cannot be made", "use at least 2")
+        raise InvalidInputError(f"Invalid number of folds: {k}.", "Use at least 2.")
     order = np.argsort(slice_ids.astype(str), kind="stable")
     _, first, patient = np.unique(patients[order].astype(str), return_index=True, return_inverse=True)
     renumber = np.empty(len(first), np.int64)
     renumber[np.argsort(first, kind="stable")] = np.arange(len(first))
-    patient = renumber[patient]  # numbered by their first slice id, so that no name counts
+    patient = renumber[patient]  # by their first slice id, independent of names
     if len(first) < k:
-        raise IchxError(
-            f"{format_count(len(first), 'patient')} cannot be divided into {k} folds",
-            f"use fewer folds, or add slices of at least {format_count(k - len(first), 'more patient')}",
+        raise InvalidInputError(
+            f"Cannot split {format_count(len(first), 'patient')} into {k} folds.",
+            f"Use fewer folds, or add slices of at least {format_count(k - len(first), 'more patient')}.",
         )
     counts = np.zeros((len(first), 1 + len(LABELS)))
     np.add.at(counts, patient, np.column_stack([np.ones(len(order)), labels[order] > 0.5]))
     totals = counts.sum(axis=0)
     shares = counts / np.where(totals > 0, totals, 1)
-    fold = _swap(shares, _move(shares, _deal(shares, k, seed), k), k)
+    fold = _swap(shares, _move(shares, _assign(shares, k, seed), k), k)
     result = np.empty(len(order), np.int16)
     result[order] = fold[patient]
     return result
 
 
 def rare_labels(patients: npt.NDArray[np.object_], labels: npt.NDArray[np.float32], k: int) -> dict[str, int]:
-    """Return the labels that occur in fewer patients than `k` folds, with the number of those patients."""
+    """Return the labels that fewer than `k` patients have, with the number of these patients."""
     positive = {name: len(np.unique(patients[labels[:, i] > 0.5].astype(str))) for i, name in enumerate(LABELS)}
     return {name: count for name, count in positive.items() if count < k}
 
 
 def fold_prevalences(labels: npt.NDArray[np.float32], folds: npt.NDArray[np.int16], k: int) -> npt.NDArray[np.float64]:
-    """Return each fold's share of positive slices per label, (k, 6); NaN for a fold without slices."""
+    """Return the share of positive slices per fold and label, (k, 6); NaN for a fold without slices."""
     slices = np.bincount(folds, minlength=k).astype(float)
     positives = np.stack([np.bincount(folds, weights=labels[:, i] > 0.5, minlength=k) for i in range(len(LABELS))], 1)
     shares = np.divide(positives, slices[:, None], out=np.full(positives.shape, np.nan), where=slices[:, None] > 0)
@@ -79,23 +81,25 @@ def fold_prevalences(labels: npt.NDArray[np.float32], folds: npt.NDArray[np.int1
 
 @dataclass(frozen=True)
 class Leak:
-    """A patient with slices in more than one fold: `folds` counts them, `examples` names a slice of each fold."""
+    """A patient with slices in more than one fold."""
 
     patient: str
     slices: int
     folds: dict[int, int]
+    """Number of slices by fold."""
     examples: dict[int, str]
+    """A slice id by fold."""
 
 
 def find_leaks(
     slice_ids: npt.NDArray[np.object_], patients: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]
 ) -> list[Leak]:
-    """Return each patient whose slices are in more than one fold, all (N,), by the number of slices, most first.
+    """Return the patients with slices in more than one fold, those with the most slices first.
 
-    Every slice is in a fold, 0 or more: raises `ValueError` for one that is in none.
+    The arguments are (N,). Raises `ValueError` for a negative fold.
     """
     if len(folds) and folds.min() < 0:
-        raise ValueError("a slice is in no fold")
+        raise ValueError("a slice has no fold")
     codes, names = pd.factorize(patients)
     k = int(folds.max()) + 1
     cell, first, count = np.unique(codes * k + folds, return_index=True, return_counts=True)
@@ -110,16 +114,16 @@ def find_leaks(
 
 
 def fold_digest(slice_ids: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]) -> str:
-    """Return 16 hex digits that two assignments share exactly when the same slices are in the same folds."""
+    """Return 16 hex digits of the slice ids and their folds, independent of the order of rows."""
     order = np.argsort(slice_ids.astype(str), kind="stable")
     lines = (f"{slice_id}\t{fold}\n" for slice_id, fold in zip(slice_ids[order], folds[order], strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
-def _deal(shares: npt.NDArray[np.float64], k: int, seed: int) -> npt.NDArray[np.int64]:
+def _assign(shares: npt.NDArray[np.float64], k: int, seed: int) -> npt.NDArray[np.int64]:
     """Return each patient's fold, (P,): large shares first, each to the fold where the sum of squares grows least.
 
-    An empty fold is always the least, so that none stays empty while there are as many patients as folds.
+    Growth is least in an empty fold, so that no fold remains empty.
     """
     random = np.random.default_rng(seed)
     shuffled = random.permutation(len(shares))
@@ -134,9 +138,9 @@ def _deal(shares: npt.NDArray[np.float64], k: int, seed: int) -> npt.NDArray[np.
 
 
 def _move(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
-    """Return `fold` after moving one patient at a time to where the sum of squared fold totals falls most."""
+    """Return `fold` after moving single patients, each to the fold that reduces the sum of squares most."""
     fold, filled = fold.copy(), _filled(shares, fold, k)
-    for _ in range(SWEEPS):
+    for _ in range(MOVE_PASSES):
         moved = 0
         for patient in np.argsort(-shares.max(axis=1), kind="stable"):
             share, here = shares[patient], int(fold[patient])
@@ -156,19 +160,19 @@ def _move(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) 
 
 
 def _swap(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
-    """Return `fold` after exchanging patients of two folds where the sum of squared fold totals falls most.
+    """Return `fold` after swapping pairs of patients, each patient with the one that reduces the sum of squares most.
 
-    It evens out the labels of few patients, of whom none can be moved alone. Of many patients, those with the largest
-    shares look for a partner among all.
+    This balances labels of few patients, where no single move helps. In a large dataset only the patients with the
+    largest shares are swapped, with any other patient.
     """
     fold, filled = fold.copy(), _filled(shares, fold, k)
-    seeking = np.argsort(-shares.max(axis=1), kind="stable")[: max(SWAP_PAIRS // len(shares), 1)]
-    for _ in range(SWAP_SWEEPS):
+    candidates = np.argsort(-shares.max(axis=1), kind="stable")[: max(SWAP_PAIRS // len(shares), 1)]
+    for _ in range(SWAP_PASSES):
         swapped = 0
-        for patient in seeking:
+        for patient in candidates:
             here = int(fold[patient])
             gain = shares - shares[patient]
-            # Giving p of a for q of b changes the sum of squares by twice (q - p).(F_a - F_b + q - p).
+            # Swapping p of a and q of b changes the sum of squares by twice (q - p).(F_a - F_b + q - p).
             change = _overlap(gain, (filled[here] - filled)[fold] + gain)
             change[fold == here] = 0
             partner = int(np.argmin(change))
@@ -184,7 +188,7 @@ def _swap(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) 
 
 
 def _filled(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.float64]:
-    """Return each fold's total of `shares`, (k, 7)."""
+    """Return the sums of `shares` by fold, (k, 7)."""
     sums = [np.bincount(fold, weights=shares[:, i], minlength=k) for i in range(shares.shape[1])]
     return np.stack(sums, axis=1).astype(np.float64)
 
@@ -192,6 +196,6 @@ def _filled(shares: npt.NDArray[np.float64], fold: npt.NDArray[np.int64], k: int
 def _overlap(filled: npt.NDArray[np.float64], share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the scalar products of the rows of `filled` (..., 7) with `share` (7,), or with its rows.
 
-    Not by `@`: how that rounds depends on the processor, and near ties would fall another way on another machine.
+    The rounding of `@` depends on the processor: near ties would be resolved differently on another machine.
     """
     return np.asarray((filled * share).sum(axis=-1))

@@ -1,7 +1,4 @@
-"""Ids of a CSV to rows of a catalog: by SOPInstanceUID, or by file name when every id matches that way.
-
-Not for reading the CSV (`ichx.datasets.label_csv`).
-"""
+"""Matching the ids of a CSV with the rows of a catalog. CSV files are read in `label_csv`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,60 +8,64 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.label_csv import LabelTable
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError
 from ichx.labels import LABELS
+from ichx.text import EXAMPLES
 
 
 @dataclass(frozen=True)
-class Match:
-    """How the images of a CSV fit the rows of a catalog.
-
-    `by` is the catalog's column, `slice_id` or `stem`. `image` (N,) is each row's image, -1 for none. `absent` images
-    are in no file; `defective` ones only in files that are refused.
-    """
+class IdMatch:
+    """The images of a CSV and the rows of a catalog that match."""
 
     by: str
+    """Matched column of the catalog, `slice_id` or `stem`."""
     image: npt.NDArray[np.int64]
+    """(N,) image of each row, -1 for none."""
     absent: int
+    """Images without a file."""
     absent_examples: tuple[str, ...]
     defective: int
+    """Images whose files are all excluded."""
 
     @property
-    def told(self) -> str:
-        """What the ids were compared with, in words."""
+    def by_name(self) -> str:
+        """Name of the matched column for messages."""
         return "SOPInstanceUID" if self.by == "slice_id" else "file name"
 
 
-def match_images(catalog: pd.DataFrame, images: npt.NDArray[np.object_], path: Path) -> Match:
-    """Return which row of `catalog` each of `images` (unique ids of the CSV at `path`) speaks of.
+def match_images(catalog: pd.DataFrame, images: npt.NDArray[np.object_], path: Path) -> IdMatch:
+    """Match `images`, the distinct ids of the file at `path`, with the rows of `catalog`.
 
-    Raises `IchxError`, with examples of both sides, where no slice matches.
+    Ids are SOPInstanceUIDs; or file names without extension, if all ids match and the names are distinct.
+
+    Raises:
+        InvalidInputError: No slice matches.
     """
-    good = catalog["defect"].isna()
+    good = catalog["defect"].isna().to_numpy()
     ids = pd.Index(images)
     by = "slice_id"
     row_image = ids.get_indexer(pd.Index(catalog["slice_id"]))
-    if not (row_image[good.to_numpy()] >= 0).any():
+    if not (row_image[good] >= 0).any():
         by = "stem"
         row_image = ids.get_indexer(pd.Index(catalog["stem"]))
-        named_alike = catalog["stem"][good].duplicated().any()
-        if named_alike or not ids.isin(catalog["stem"]).all() or not (row_image[good.to_numpy()] >= 0).any():
+        ambiguous = catalog["stem"][good].duplicated().any()
+        if ambiguous or not ids.isin(catalog["stem"]).all() or not (row_image[good] >= 0).any():
             first = catalog[good].iloc[0]
-            raise IchxError(
-                f"no id in {path} belongs to a slice: it says such as {str(images[0])!r}, "
-                f"the first slice is {first['slice_id']!r} in the file {first['file']!r}",
-                "ids must be SOPInstanceUIDs, or all of them file names (without extension) that occur once",
+            raise InvalidInputError(
+                f"No id in {path} matches a slice. An id of the file is {str(images[0])!r}; "
+                f"the first slice is {first['slice_id']!r} in the file {first['file']!r}.",
+                "Use SOPInstanceUIDs, or file names without extension that are distinct.",
             )
     row_image = np.where(good, row_image, -1)
     found = np.zeros(len(images), bool)
     found[row_image[row_image >= 0]] = True
-    refused = ~found & (ids.isin(catalog["stem"][~good]) | ids.isin(catalog["slice_id"][~good]))
-    absent = np.flatnonzero(~found & ~refused)
-    return Match(by, row_image, len(absent), tuple(map(str, images[absent[:3]])), int(refused.sum()))
+    excluded = ~found & (ids.isin(catalog["stem"][~good]) | ids.isin(catalog["slice_id"][~good]))
+    absent = np.flatnonzero(~found & ~excluded)
+    return IdMatch(by, row_image, len(absent), tuple(map(str, images[absent[:EXAMPLES]])), int(excluded.sum()))
 
 
-def join_labels(catalog: pd.DataFrame, table: LabelTable, path: Path) -> tuple[pd.DataFrame, Match]:
-    """Return `catalog` with the labels of `table`, and how they matched; a slice without any is a defect `no_label`."""
+def join_labels(catalog: pd.DataFrame, table: LabelTable, path: Path) -> tuple[pd.DataFrame, IdMatch]:
+    """Return `catalog` with the labels of `table`, and the match; an unlabelled slice has the defect `no_label`."""
     match = match_images(catalog, table.images, path)
     labelled = match.image >= 0
     values = np.where(labelled[:, None], table.values[match.image], np.nan).astype(np.float32)

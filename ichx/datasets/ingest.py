@@ -1,6 +1,6 @@
-"""The files of a source to one record per slice: what its header says, or the defect for which its file is refused.
+"""Reading the headers of a source: one record per slice, or per excluded file with its defect.
 
-Not for what needs the whole dataset: duplicates, order in a series, labels (`ichx.datasets.catalog`).
+Duplicates, the order in a series and everything else that needs the complete dataset is in `catalog`.
 """
 
 import re
@@ -13,21 +13,21 @@ import numpy as np
 import pandas as pd
 
 from ichx.ct.dicom import DicomDefectError, SliceHeader, read_headers, read_slice
-from ichx.datasets.sources import Place, fingerprint, list_files, open_place
+from ichx.datasets.sources import FileLocation, list_files
 from ichx.datasets.zip_archive import MemberStream
 from ichx.worker_pool import run_jobs, worker_count
 
-Progress = Callable[[int, int], None]
-"""Is told (done, total)."""
+ProgressCallback = Callable[[int, int], None]
+"""Receives (done, total)."""
 
 CHUNK: Final = 512
-"""Files that a process reads before it reports."""
+"""Files per job."""
 
 PARALLEL_FROM: Final = 4_000
-"""Number of files from which starting processes pays."""
+"""Number of files from which worker processes are faster."""
 
 TEXT: Final[Any] = pd.Series(["text"]).dtype
-"""The type that this pandas gives to texts."""
+"""The dtype of strings, which depends on the version of pandas."""
 
 SCANNED: Final[dict[str, Any]] = {
     "file": TEXT,
@@ -56,7 +56,7 @@ SCANNED: Final[dict[str, Any]] = {
     "transfer_syntax": TEXT,
     "defect": TEXT,
 }
-"""Columns of a scan and their types. Texts are empty, numbers NaN, 0 or (instance number) -1 where nothing is known."""
+"""Columns of a scan and their dtypes. Missing values: empty strings, NaN, 0, and -1 for the instance number."""
 
 Record = tuple[object, ...]
 
@@ -65,32 +65,38 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class ScanJob:
-    """Read the headers of the files `names` at `places`, which are those from number `start` on."""
+    """Read the headers of consecutive files, the first of which has the number `start`."""
 
     start: int
     names: tuple[str, ...]
-    places: tuple[Place, ...]
+    locations: tuple[FileLocation, ...]
 
 
-def scan_source(source: Path, *, progress: Progress | None = None, processes: int | None = None) -> pd.DataFrame:
-    """Return one row per slice or refused file of `source` (see `list_files`), by name, with the columns of `SCANNED`.
+def scan_source(
+    source: Path, *, progress: ProgressCallback | None = None, processes: int | None = None
+) -> pd.DataFrame:
+    """Return one row per slice or excluded file of `source`, sorted by name, with the columns of `SCANNED`.
 
-    Many files are read by `processes` (one per core when None); the result does not depend on it. Slices of the header
-    family with wrong intercepts are decoded, to see whether they are repaired. `progress` is told files. Raises
-    `IchxError` where `source` cannot be read or has no files.
+    Slices of the header family with wrong intercepts are decoded to determine whether they are repaired.
+
+    Args:
+        source: See `list_files`.
+        progress: Receives (done, total) files.
+        processes: Worker processes for many files; one per core when None. The result does not depend on it.
+
+    Raises:
+        IchxError: See `list_files`.
     """
     files = list_files(source)
     total = len(files.names)
     workers = worker_count(processes or (None if total >= PARALLEL_FROM else 1), -(-total // CHUNK))
-    jobs = (
-        ScanJob(start, tuple(files.names[start : start + CHUNK]), tuple(map(files.place, _numbers(start, total))))
-        for start in range(0, total, CHUNK)
-    )
+    chunks = (range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK))
+    jobs = (ScanJob(c.start, tuple(files.names[c.start : c.stop]), tuple(map(files.locate, c))) for c in chunks)
     frames: dict[int, pd.DataFrame] = {}
     done = 0
-    for start, read, frame in run_jobs(scan_chunk, jobs, workers):
+    for start, count, frame in run_jobs(scan_chunk, jobs, workers):
         frames[start] = frame
-        done += read
+        done += count
         if progress is not None:
             progress(done, total)
     return pd.concat([frames.pop(start) for start in sorted(frames)], ignore_index=True)
@@ -98,43 +104,41 @@ def scan_source(source: Path, *, progress: Progress | None = None, processes: in
 
 def scan_chunk(job: ScanJob) -> tuple[int, int, pd.DataFrame]:
     """Return the job's `start`, its number of files, and their rows."""
-    records = [record for name, place in zip(job.names, job.places, strict=True) for record in _records(name, place)]
+    records = [
+        record for name, location in zip(job.names, job.locations, strict=True) for record in _records(name, location)
+    ]
     return job.start, len(job.names), _frame(records)
 
 
 def file_stem(file: str) -> str:
-    """Return the file's name without its extension; what follows a UID's last dot is none."""
+    """Return the file's name without its extension; the last number of a UID is not an extension."""
     return re.sub(r"\.[A-Za-z]\w*$", "", file.rpartition("/")[2])
 
 
-def _numbers(start: int, total: int) -> range:
-    return range(start, min(start + CHUNK, total))
-
-
-def _records(name: str, place: Place) -> list[Record]:
+def _records(name: str, location: FileLocation) -> list[Record]:
     size, mtime = 0, 0
     try:
-        size, mtime = fingerprint(place)
-        with open_place(place) as handle:
+        size, mtime = location.fingerprint()
+        with location.open() as handle:
             return [(name, size, mtime, *_record(handle, header)) for header in _headers(handle)]
     except OSError:
         reason = "unreadable"
     except DicomDefectError as defect:
         reason = defect.reason
-    return [(name, size, mtime, 0, *_NOTHING, reason)]
+    return [(name, size, mtime, 0, *_MISSING, reason)]
 
 
 def _headers(handle: BinaryIO) -> list[SliceHeader]:
     try:
         return read_headers(handle)
     except DicomDefectError as defect:
-        # What is wrong with a zip's member comes first: the parser has only seen that it broke off.
+        # The damage of a zip's member is the cause of what the parser reports.
         fault = handle.fault if isinstance(handle, MemberStream) else None
         raise fault or defect from defect
 
 
 def _record(handle: BinaryIO, header: SliceHeader) -> Record:
-    """Return the columns from `frame` on of one frame."""
+    """Return the columns of a frame, from `frame` on."""
     reason, repaired = header.defect, False
     if not reason and header.intercept_suspect:
         try:
@@ -144,12 +148,9 @@ def _record(handle: BinaryIO, header: SliceHeader) -> Record:
         except DicomDefectError as defect:
             reason = defect.reason
     if reason:
-        return (header.frame, *_NOTHING, reason)
-    return (header.frame, *_values(header, repaired), "")
-
-
-def _values(header: SliceHeader, repaired: bool) -> Record:
+        return (header.frame, *_MISSING, reason)
     return (
+        header.frame,
         header.slice_id,
         header.patient_id,
         header.study_id,
@@ -168,10 +169,11 @@ def _values(header: SliceHeader, repaired: bool) -> Record:
         header.signed,
         repaired,
         header.transfer_syntax,
+        "",
     )
 
 
-_NOTHING: Final[Record] = (
+_MISSING: Final[Record] = (
     *("", "", "", "", -1, 0, 0),
     *(NAN,) * 11,
     *(NAN, NAN, False, NAN, NAN, 0, False, False, ""),

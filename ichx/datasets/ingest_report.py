@@ -1,83 +1,85 @@
-"""What there is to tell a person whose files become a dataset: messages of what was found, warnings of what to look at.
+"""Messages and warnings about the files, labels, masks and sample of a new version. They are shown by `ichx.cli`."""
 
-Not for counting it (`ichx.datasets.summary`) or for showing it (`ichx.cli.data_views`).
-"""
-
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from ichx.datasets.id_matching import Match
+from ichx.datasets.id_matching import IdMatch
 from ichx.datasets.label_csv import LabelTable
 from ichx.datasets.series import FLAGS, flag_examples
 from ichx.text import format_count, format_examples
 
 
-def catalog_told(catalog: pd.DataFrame, slices: pd.DataFrame, summary: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Return the messages and warnings that `catalog`, its usable `slices` and their `summary` give rise to."""
-    parts = (
-        format_count(summary["slices"], "slice"),
-        format_count(summary["patients"], "patient"),
-        format_count(summary["studies"], "study", "studies"),
-        format_count(summary["series"], "series", "series"),
-    )
-    messages, warnings = [f"{format_count(summary['files'], 'file')}: {', '.join(parts)}"], []
-    if summary["defects"]:
-        told = ", ".join(f"{reason} {count:,}" for reason, count in summary["defects"].items())
-        what = "file or frame" if (catalog["frame"] > 0).any() else "file"
-        many = what.replace("file", "files").replace("frame", "frames")
-        warnings.append(f"left out: {format_count(sum(summary['defects'].values()), what, many)}: {told}")
-    if count := summary["no_patient_id"]:
-        warnings.append(f"{format_count(count, 'slice')} without a PatientID: grouped by study, by series or alone")
-    for flag, counts in summary["geometry"].items():
-        what = f"{format_count(counts['series'], 'series', 'series')}, {format_count(counts['slices'], 'slice')}"
-        warnings.append(f"{what}: {FLAGS[flag]}{format_examples(flag_examples(slices, flag), counts['series'])}")
-    if count := summary["window_missing"]:
-        warnings.append(f"{format_count(count, 'slice')} without a usable window: the brain window [40, 80] stands in")
-    if count := summary["intercept_repaired"]:
-        messages.append(f"{format_count(count, 'slice')} with a wrong intercept: repaired")
-    return messages, warnings
+@dataclass
+class IngestReport:
+    """Collects what `add_dataset` reports."""
 
+    messages: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
-def tell_labels(
-    table: LabelTable, match: Match, summary: dict[str, Any], messages: list[str], warnings: list[str]
-) -> None:
-    """Add to `messages`, `warnings` and `summary` how the labels of `table` fit the catalog."""
-    messages.append(f"labels of {format_count(len(table.images), 'image')}, matched by {match.told}")
-    if table.merged:
-        messages.append(f"{format_count(table.merged, 'row')} of the label CSV said again what others had said: merged")
-    if match.absent:
-        told = format_examples(match.absent_examples, match.absent)
-        warnings.append(f"{format_count(match.absent, 'labelled image')} in no file{told}")
-    if match.defective:
-        warnings.append(f"{format_count(match.defective, 'labelled image')} in files that are left out")
-    if table.any_differs:
-        told = format_examples(table.any_examples, table.any_differs)
-        warnings.append(
-            f"{format_count(table.any_differs, 'image')} whose `any` is not the maximum of the subtypes {told}"
+    def inform(self, message: str) -> None:
+        """Add a message."""
+        self.messages.append(message)
+
+    def warn(self, warning: str) -> None:
+        """Add a warning."""
+        self.warnings.append(warning)
+
+    def add_catalog(self, catalog: pd.DataFrame, slices: pd.DataFrame, summary: dict[str, Any]) -> None:
+        """Report the counts of `catalog`, its excluded files, and the geometry of its usable `slices`."""
+        parts = (
+            format_count(summary["slices"], "slice"),
+            format_count(summary["patients"], "patient"),
+            format_count(summary["studies"], "study", "studies"),
+            format_count(summary["series"], "series", "series"),
         )
-    summary["labels_by"], summary["labels_merged"] = match.by, table.merged
-    summary["labels_absent"], summary["any_differs"] = match.absent, table.any_differs
+        self.inform(f"{format_count(summary['files'], 'file')}: {', '.join(parts)}.")
+        if defects := summary["defects"]:
+            frames = (catalog["frame"] > 0).any()
+            what = ("file or frame", "files or frames") if frames else ("file", "files")
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in defects.items())
+            self.warn(f"Excluded {format_count(sum(defects.values()), *what)}: {reasons}.")
+        if count := summary["no_patient_id"]:
+            self.warn(f"{format_count(count, 'slice')} without a PatientID: grouped by study, by series or alone.")
+        for flag, counts in summary["geometry"].items():
+            where = f"{format_count(counts['series'], 'series', 'series')}, {format_count(counts['slices'], 'slice')}"
+            examples = format_examples(flag_examples(slices, flag), counts["series"])
+            self.warn(f"Geometry flag `{flag}` ({FLAGS[flag]}) in {where}{examples}.")
+        if count := summary["window_missing"]:
+            self.warn(f"{format_count(count, 'slice')} without a usable window: replaced by the brain window [40, 80].")
+        if count := summary["intercept_repaired"]:
+            self.inform(f"Repaired the intercept of {format_count(count, 'slice')}.")
 
+    def add_match(self, subject: str, match: IdMatch, *noun: str) -> None:
+        """Report how the ids of `subject` match the slices; `noun` is what an id stands for, and its plural."""
+        self.inform(f"{subject}, matched by {match.by_name}.")
+        if match.absent:
+            examples = format_examples(match.absent_examples, match.absent)
+            self.warn(f"{format_count(match.absent, *noun)} without a slice{examples}.")
+        if match.defective:
+            self.warn(f"{format_count(match.defective, *noun)} whose file is excluded.")
 
-def tell_sample(facts: dict[str, Any], match: Match, messages: list[str], warnings: list[str]) -> None:
-    """Add to `messages` and `warnings` how the sample that `facts` describe fits the catalog."""
-    asked = f"{format_count(facts['ids'], 'id')} of {format_count(facts['images'], 'image')}"
-    messages.append(f"sample: {asked}, matched by {match.told}")
-    if facts["absent"]:
-        told = format_examples(match.absent_examples, facts["absent"])
-        warnings.append(f"{format_count(facts['absent'], 'image')} of the sample in no file{told}")
-    if facts["defective"]:
-        warnings.append(f"{format_count(facts['defective'], 'image')} of the sample in files that are left out")
-    if facts["not_asked"]:
-        warnings.append(f"{format_count(facts['not_asked'], 'slice')} not in the sample")
+    def add_labels(self, table: LabelTable, match: IdMatch) -> None:
+        """Report the labels of `table` and how they match the slices."""
+        self.add_match(f"Labels of {format_count(len(table.images), 'image')}", match, "labelled image")
+        if table.duplicates:
+            self.inform(f"Merged {format_count(table.duplicates, 'duplicate row')} of the label CSV.")
+        if table.any_differs:
+            images = f"{format_count(table.any_differs, 'image')} whose `any` is not the maximum of the subtypes"
+            self.warn(f"{images}{format_examples(table.any_examples, table.any_differs)}.")
 
+    def add_sample(self, sample: dict[str, Any], match: IdMatch) -> None:
+        """Report the counts of a sample submission and how it matches the slices."""
+        subject = f"Sample of {format_count(sample['ids'], 'id')} of {format_count(sample['images'], 'image')}"
+        self.add_match(subject, match, "image of the sample", "images of the sample")
+        if sample["not_asked"]:
+            self.warn(f"{format_count(sample['not_asked'], 'slice')} not in the sample.")
 
-def shared_told(test: pd.DataFrame, train: pd.DataFrame, name: str) -> list[str]:
-    """Return a warning where slices or patients of a test set are in the training set `name`, too; else nothing."""
-    slices = set(test["slice_id"]) & set(train["slice_id"])
-    patients = set(test["patient"]) & set(train["patient"])
-    if not patients and not slices:
-        return []
-    told = f"{format_count(len(slices), 'slice')} and {format_count(len(patients), 'patient')} are in {name} as well"
-    return [f"{told}: what is predicted here was trained on, so no score of it is one of unseen patients"]
+    def add_shared(self, test: pd.DataFrame, train: pd.DataFrame, name: str) -> None:
+        """Warn of slices and patients of a test set that are also in the training set `name`."""
+        slices = set(test["slice_id"]) & set(train["slice_id"])
+        patients = set(test["patient"]) & set(train["patient"])
+        if patients or slices:
+            shared = f"{format_count(len(slices), 'slice')} and {format_count(len(patients), 'patient')}"
+            self.warn(f"{shared} are also in {name}: scores of this test set are too good.")

@@ -1,7 +1,4 @@
-"""How the slices of a dataset lie in their series: flags per slice, and what there is to tell of them per series.
-
-The rules are in `ichx.ct.geometry`; here they are applied to a whole dataset at once. Not for patients or labels.
-"""
+"""Geometry of the series of a dataset: order, spacing, tilt, flags, neighbours. The rules are in `ichx.ct.geometry`."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -24,19 +21,19 @@ from ichx.ct.geometry import (
 from ichx.text import EXAMPLES
 
 NOT_AXIAL_FROM: Final = 45.0
-"""Degrees between a series' normal and the patient's long axis from which it is no axial series."""
+"""Degrees between a series' normal and the patient's long axis above which the series is not axial."""
 
 FLAGS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "gap": "the step before the slice is much wider than those around it: slices are missing",
-        "overlap": "the slice lies between others: a part was scanned twice, or two blocks overlap",
-        "same_place": "the slice is less than 0.1 mm from the one before: the place was scanned twice",
-        "off_normal": "the slice is turned by more than 1 degree against its series",
+        "gap": "the step before the slice is much wider than the steps around it: slices are missing",
+        "overlap": "the slice lies between others: a region was scanned twice, or two blocks overlap",
+        "same_place": "the slice is less than 0.1 mm from the previous one: the position was scanned twice",
+        "off_normal": "the slice is rotated by more than 1 degree against its series",
         "not_axial": "the series is coronal or sagittal",
         "by_number": "positions or orientations are missing: ordered by instance number",
     }
 )
-"""Boolean columns of a catalog: how a slice lies in its series, and what that means. They are facts, not defects."""
+"""Boolean columns of a catalog and their meanings. Flagged slices are used; flags are not defects."""
 
 POSITIONS: Final = ["pos_x", "pos_y", "pos_z"]
 ORIENTATIONS: Final = [f"orientation_{i}" for i in range(6)]
@@ -45,8 +42,8 @@ ORIENTATIONS: Final = [f"orientation_{i}" for i in range(6)]
 def series_geometry(series: pd.Series, scan: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
     """Return the geometry columns of a catalog for the slices of `scan`, which belong to `series`; (N,) each.
 
-    `position` along the series' normal and `step` from the slice before, in mm; `order` from 0; `tilt` of the series'
-    normal against the patient's long axis, 0 to 90 degrees; and the booleans of `FLAGS`.
+    `position` along the series' normal and `step` from the previous slice, in mm; `order` from 0; `tilt` between the
+    normal and the patient's long axis, 0 to 90 degrees; and the booleans of `FLAGS`.
     """
     codes = pd.factorize(series)[0]
     slice_ids = scan["slice_id"].to_numpy(object)
@@ -58,9 +55,9 @@ def series_geometry(series: pd.Series, scan: pd.DataFrame) -> dict[str, npt.NDAr
     order, by_number = order_series(codes, along, scan["instance_number"].to_numpy(), tie)
     steps = np.where(by_number, np.nan, steps_between(codes, order, along))
     gap, overlap = find_gaps_and_overlaps(codes, order, steps)
-    own = np.cross(orientation[:, :3], orientation[:, 3:])
-    turned = degrees_between(normal, np.broadcast_to([0.0, 0, 1], normal.shape))
-    tilt = np.minimum(turned, 180 - turned)
+    slice_normal = np.cross(orientation[:, :3], orientation[:, 3:])
+    angle = degrees_between(normal, np.broadcast_to([0.0, 0, 1], normal.shape))
+    tilt = np.minimum(angle, 180 - angle)
     return {
         "position": along,
         "order": order,
@@ -69,46 +66,51 @@ def series_geometry(series: pd.Series, scan: pd.DataFrame) -> dict[str, npt.NDAr
         "gap": gap,
         "overlap": overlap,
         "same_place": steps < SAME_PLACE,
-        "off_normal": degrees_between(own, normal) > OFF_NORMAL,
+        "off_normal": degrees_between(slice_normal, normal) > OFF_NORMAL,
         "not_axial": tilt > NOT_AXIAL_FROM,
         "by_number": by_number,
     }
 
 
-def neighbours(slices: pd.DataFrame) -> pd.DataFrame:
-    """Return `previous` and `next` of each row, (n,) int64: the rows of the slices beside it in its series, or -1.
+def neighbour_rows(slices: pd.DataFrame) -> pd.DataFrame:
+    """Return `previous` and `next`, (n,) int64: the rows of the adjacent slices in each row's series, or -1.
 
     `slices` is sorted by series and order.
     """
     codes = pd.factorize(slices["series"])[0]
     rows = np.arange(len(slices))
-    together = codes[1:] == codes[:-1]
+    same = codes[1:] == codes[:-1]
     previous, following = np.full(len(slices), -1), np.full(len(slices), -1)
-    previous[1:][together] = rows[:-1][together]
-    following[:-1][together] = rows[1:][together]
+    previous[1:][same] = rows[:-1][same]
+    following[:-1][same] = rows[1:][same]
     return pd.DataFrame({"previous": previous, "next": following}, index=slices.index)
 
 
-def stacks(
+def stack_rows(
     series: pd.Series, readable: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], reach: int
 ) -> npt.NDArray[np.int64]:
     """Return each of `rows` with the `reach` slices before and after it in its series, (N, 2 `reach` + 1) int64 rows.
 
-    `series` (n,) is sorted by series and order. Slices that are not `readable` (n,) do not count: the next readable one
-    takes their place, and where a series ends its outermost readable slice is repeated. `rows` are readable.
+    Unreadable slices are skipped. At the ends of a series its outermost readable slice is repeated.
+
+    Args:
+        series: (n,) series of all slices, sorted by series and order.
+        readable: (n,) whether each slice can be read.
+        rows: (N,) readable rows.
+        reach: Number of slices on each side.
     """
-    kept = np.flatnonzero(readable)
-    codes = pd.factorize(series)[0][kept]
-    places = np.searchsorted(kept, rows)
-    of_rows = codes[places]
-    first, last = np.searchsorted(codes, of_rows, "left"), np.searchsorted(codes, of_rows, "right") - 1
-    wanted = places[:, None] + np.arange(-reach, reach + 1)
-    found: npt.NDArray[np.int64] = kept[np.clip(wanted, first[:, None], last[:, None])]
-    return found
+    candidates = np.flatnonzero(readable)
+    codes = pd.factorize(series)[0][candidates]
+    centre = np.searchsorted(candidates, rows)
+    own = codes[centre]
+    first, last = np.searchsorted(codes, own, "left"), np.searchsorted(codes, own, "right") - 1
+    wanted = centre[:, None] + np.arange(-reach, reach + 1)
+    stacked: npt.NDArray[np.int64] = candidates[np.clip(wanted, first[:, None], last[:, None])]
+    return stacked
 
 
 def count_flags(slices: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Return the number of series and of slices of each of `FLAGS` that occurs."""
+    """Return the number of series and slices with each of `FLAGS` that occurs."""
     counts = {}
     for flag in FLAGS:
         flagged = slices["series"][slices[flag]]
@@ -118,13 +120,13 @@ def count_flags(slices: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def flag_examples(slices: pd.DataFrame, flag: str) -> list[str]:
-    """Return the files of the first flagged slice of three series."""
+    """Return the first flagged file of each of three series."""
     flagged = slices[slices[flag]]
     return [str(file) for file in flagged["file"][~flagged["series"].duplicated()].head(EXAMPLES)]
 
 
 def describe_geometry(slices: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return each flag that occurs, with its meaning, the number of series and slices, and examples."""
+    """Return each flag that occurs with its meaning, the number of series and slices, and example files."""
     return [
         {"flag": flag, "meaning": FLAGS[flag], **counts, "examples": flag_examples(slices, flag)}
         for flag, counts in count_flags(slices).items()
@@ -132,10 +134,10 @@ def describe_geometry(slices: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def describe_series(slices: pd.DataFrame) -> dict[str, Any]:
-    """Return how series are: `lengths` (quantiles of the number of slices), `spacings`, and their tilt.
+    """Return the number of `series`, `lengths` (quantiles of the number of slices), `spacings`, and the tilt.
 
-    `spacings` lists the usual distance between neighbours in mm, rounded to 0.1, with the number of series, the most
-    frequent first; `tilted` counts axial series whose gantry is tilted by more than 1 degree, `median_tilt` in degrees.
+    `spacings` lists the median steps of series in mm, rounded to 0.1, with the number of series, the most frequent
+    first. `tilted` counts axial series with a gantry tilt of more than 1 degree; `median_tilt` is theirs in degrees.
     """
     grouped = slices.groupby("series", sort=False)
     lengths = grouped.size()

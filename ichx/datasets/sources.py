@@ -1,7 +1,6 @@
-"""Where a dataset's files stand: a folder tree, a zip (or a folder in one) that is read in place, or one file alone.
+"""Sources of a dataset's files: a folder tree, a zip (or a folder in one) read in place, or a single DICOM file.
 
-The same files have the same names either way. Not for what a file says (`ichx.datasets.ingest`) or for the form of zips
-(`ichx.datasets.zip_archive`).
+File names do not depend on the kind of source. Headers are read in `ingest`; the zip format is in `zip_archive`.
 """
 
 import os
@@ -19,115 +18,123 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_headers, read_slice
-from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, Member, ZipIndex, open_member, read_index
-from ichx.errors import IchxError, did_you_mean
+from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, Member, ZipIndex, open_member, read_zip_index
+from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotFoundError, StorageError, did_you_mean
 from ichx.text import EXAMPLES, format_count, format_examples
 
 SOURCE_CHANGED_REMEDY: Final = (
-    "bring the files back, or make a new version of them with `ichx data add`, and go on to it with "
-    "`ichx exp clone NUMBER --dataset-version N`"
+    "Restore the files, or add a new version of the dataset with `ichx data add` and pin an experiment to it with "
+    "`ichx exp clone NUMBER --dataset-version N`."
 )
+PERMISSIONS_REMEDY: Final = "Check its permissions."
 
-
-PASSED_OVER: Final = re.compile(r"(?<![^/])(?:\.|__MACOSX|(?i:DICOMDIR)$)")
-"""Hidden files and folders, DICOMDIR, and what macOS adds to a zip: at the start of a part of a path."""
+IGNORED: Final = re.compile(r"(?<![^/])(?:\.|__MACOSX|(?i:DICOMDIR)$)")
+"""Starts of path components to skip: hidden files and folders, DICOMDIR, and what macOS adds to a zip."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the bytes of a file stand: in the file at `path`, or in `member` of the zip at `path`."""
+class FileLocation:
+    """Where the bytes of a file are: the file at `path`, or `member` of the zip at `path`."""
 
     path: str
     member: Member | None = None
 
-    @property
-    def told(self) -> str:
-        """The place in words."""
+    def __str__(self) -> str:
+        """Return the location as messages show it."""
         return self.path if self.member is None else f"{self.member.name} in {self.path}"
+
+    def open(self) -> BinaryIO:
+        """Return the content as a seekable stream. Raises `OSError`, and `DicomDefectError` for a damaged member."""
+        if self.member is None:
+            return Path(self.path).open("rb")
+        return open_member(Path(self.path), self.member)  # type: ignore[return-value]  # a BinaryIO in all that is used
+
+    def fingerprint(self) -> tuple[int, int]:
+        """Return (bytes, mtime_ns) of a file, or (bytes, CRC-32) of a member. Raises `OSError`."""
+        if self.member is not None:
+            return self.member.bytes, self.member.crc
+        status = Path(self.path).stat()
+        return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A slice's place, with the fingerprint that the catalog knows it by.
+    """The location of a slice and its fingerprint in the catalog."""
 
-    `bytes` is its size once inflated; `mtime_ns` when it was last changed, or for a member of a zip its CRC-32. `frame`
-    is 0, or counts from 1 in a file of several.
-    """
-
-    place: Place
+    location: FileLocation
     bytes: int
+    """Size, inflated."""
     mtime_ns: int
+    """Time of the last change; for a member of a zip its CRC-32."""
     frame: int = 0
+    """0, or from 1 in a file with several frames."""
 
 
 @dataclass(frozen=True)
 class FileList:
-    """The files of a source by name, sorted: POSIX paths relative to it. `place(i)` is where the i-th one stands.
-
-    `fingerprints` (N, 2) int64 has bytes and CRC-32 of a zip's members; None for a folder, whose files are asked.
-    """
+    """The files of a source, sorted by name."""
 
     names: list[str]
-    place: Callable[[int], Place]
+    """POSIX paths relative to the source."""
+    locate: Callable[[int], FileLocation]
+    """Returns the location of a file by its position in `names`."""
     fingerprints: npt.NDArray[np.int64] | None = None
+    """(N, 2) bytes and CRC-32 of a zip's members; None for a folder, whose files have to be read."""
 
 
 def list_files(source: Path) -> FileList:
     """Return the files of `source`: a folder, a zip, a folder in a zip, named like `data.zip/train`, or a DICOM file.
 
-    Hidden files and folders, DICOMDIR and what macOS adds to a zip (`__MACOSX`) are passed over; links to folders are
-    followed, each folder once. Raises `IchxError` where `source` is none of these, cannot be read, or has no files.
+    Hidden files and folders, DICOMDIR and `__MACOSX` are skipped. Links to folders are followed, each folder once.
+
+    Raises:
+        NotFoundError: `source` does not exist.
+        InvalidInputError: `source` is not one of these, or has no files.
+        CorruptFileError: A zip is damaged.
+        StorageError: `source` cannot be read.
     """
     if source.is_dir():
         names = _find_files(source)
-        return FileList(names, lambda number: Place(str(source / names[number])))
+        return FileList(names, lambda number: FileLocation(str(source / names[number])))
     if source.is_file() and _is_dicom(source):
-        return FileList([source.name], lambda _: Place(str(source)))
+        return FileList([source.name], lambda _: FileLocation(str(source)))
     archive, inner = _split(source)
-    return _members_below(archive, inner, read_index(archive))
-
-
-def open_place(place: Place) -> BinaryIO:
-    """Return the contents at `place`, to be read and sought in. Raises `OSError`; `DicomDefectError` for a member."""
-    if place.member is None:
-        return Path(place.path).open("rb")
-    return open_member(Path(place.path), place.member)  # type: ignore[return-value]  # a BinaryIO in all that is used
-
-
-def fingerprint(place: Place) -> tuple[int, int]:
-    """Return (bytes, mtime_ns) of the file at `place`, or (bytes, CRC-32) of a member. Raises `OSError`."""
-    if place.member is not None:
-        return place.member.bytes, place.member.crc
-    status = Path(place.path).stat()
-    return status.st_size, status.st_mtime_ns
+    return _members_below(archive, inner, read_zip_index(archive))
 
 
 def read_source_slice(file: SourceFile) -> DecodedSlice:
     """Return the slice in `file`.
 
-    Raises `IchxError` when it is gone, cannot be read now, or is not what the catalog knows; `DicomDefectError` else.
+    Raises:
+        ChangedDataError: The file was removed or changed after the dataset was added, or cannot be read now.
+        DicomDefectError: The slice has a defect.
     """
+    location = file.location
     try:
-        if fingerprint(file.place) != (file.bytes, file.mtime_ns):
-            raise _unreadable(file.place, "it has changed since the dataset was added")
-        if file.place.member is not None:
-            contents = _kept_contents(file.place) if file.frame else _contents(file.place)
-            return read_slice(BytesIO(contents), file.frame)
-        with open_place(file.place) as handle:
+        if location.fingerprint() != (file.bytes, file.mtime_ns):
+            raise _unreadable(location, "it was changed after the dataset was added")
+        if location.member is not None:
+            content = _cached_content(location) if file.frame else _content(location)
+            return read_slice(BytesIO(content), file.frame)
+        with location.open() as handle:
             return read_slice(handle, file.frame)
     except OSError as error:
-        raise _unreadable(file.place, error.strerror or str(error)) from error
+        raise _unreadable(location, error.strerror or str(error)) from error
     except DicomDefectError as defect:
-        if defect.reason == "unreadable":  # the disk's or the network's fault, which may pass
-            raise _unreadable(file.place, defect.detail) from defect
+        if defect.reason == "unreadable":  # a failure of the disk or the network, which may be temporary
+            raise _unreadable(location, defect.detail) from defect
         raise
 
 
 class SourceFiles:
-    """The files of `slices` under `source`, by row. Without a column `frame` each is a file's only one."""
+    """The files of slices by row."""
 
     def __init__(self, source: Path, slices: pd.DataFrame) -> None:
-        """Raise `IchxError` where a zip (or the one file) differs from the catalog; others are tested when read."""
+        """Find the files of `slices` in `source`; without a column `frame`, each file has one frame.
+
+        Raises:
+            ChangedDataError: A zip or single file differs from the catalog. Files in a folder are checked when read.
+        """
         self._source = source
         self._columns = [slices[column].to_numpy() for column in ("file", "bytes", "mtime_ns")]
         self._frames = slices["frame"].to_numpy() if "frame" in slices else np.zeros(len(slices), int)
@@ -136,92 +143,90 @@ class SourceFiles:
         if not source.is_dir() and len(slices):
             self._members = list_files(source)
             drift = find_drift(self._members, slices)
-            if drift.told:
-                raise IchxError(
-                    f"{source} has changed since the dataset was added: {drift.told}", SOURCE_CHANGED_REMEDY
-                )
+            drift.raise_if_changed(source)
             self._numbers = drift.numbers
 
-    def of(self, rows: Iterable[int]) -> tuple[SourceFile, ...]:
+    def select(self, rows: Iterable[int]) -> tuple[SourceFile, ...]:
         """Return the files of `rows`, in their order."""
         return tuple(self._file(row) for row in rows)
 
     def _file(self, row: int) -> SourceFile:
-        files, sizes, mtimes = self._columns
-        place = (
-            Place(str(self._source / files[row]))
-            if self._members is None
-            else self._members.place(int(self._numbers[row]))
-        )
-        return SourceFile(place, int(sizes[row]), int(mtimes[row]), int(self._frames[row]))
+        names, sizes, mtimes = self._columns
+        if self._members is None:
+            location = FileLocation(str(self._source / names[row]))
+        else:
+            location = self._members.locate(int(self._numbers[row]))
+        return SourceFile(location, int(sizes[row]), int(mtimes[row]), int(self._frames[row]))
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What differs between a source and a catalog: names of files that are gone, changed, or new, each sorted.
-
-    `numbers` (N,) is where each row's file stands in the source's list, -1 for one that is gone.
-    """
+    """Differences between a source and a catalog: sorted names of removed, changed and new files."""
 
     numbers: npt.NDArray[np.int64]
-    gone: tuple[str, ...]
+    """(N,) position of each row's file in the list of files; -1 for a removed one."""
+    removed: tuple[str, ...]
     changed: tuple[str, ...]
     new: tuple[str, ...]
 
-    @property
-    def told(self) -> str:
-        """What of the catalog is no longer so, in words; empty when all of it is."""
-        parts = []
-        for names, what in ((self.gone, "gone"), (self.changed, "changed")):
-            if names:
-                parts.append(f"{format_count(len(names), 'file')} {what}{format_examples(names)}")
-        return "; ".join(parts)
+    def raise_if_changed(self, source: Path) -> None:
+        """Raise `ChangedDataError` if files of the catalog were removed or changed; new files do not count."""
+        counts = [
+            f"{format_count(len(names), 'file')} {what}{format_examples(names)}"
+            for what, names in (("removed", self.removed), ("changed", self.changed))
+            if names
+        ]
+        if counts:
+            problem = f"{source} differs from the files that were added: {'; '.join(counts)}."
+            raise ChangedDataError(problem, SOURCE_CHANGED_REMEDY)
 
 
 def find_drift(files: FileList, catalog: pd.DataFrame) -> Drift:
-    """Return how `files` differ from those of `catalog`: by name, size, and time or checksum."""
+    """Return how `files` differ from those of `catalog` in name, size, and time or checksum."""
     names = catalog["file"].to_numpy(object)
     known = catalog[["bytes", "mtime_ns"]].to_numpy(np.int64)
-    numbers = _numbers_of(files, names)
-    there = np.flatnonzero(numbers >= 0)
+    number_of = dict(zip(reversed(files.names), range(len(files.names) - 1, -1, -1), strict=True))  # first of a name
+    numbers = np.array([number_of.get(name, -1) for name in names], np.int64)
+    present = np.flatnonzero(numbers >= 0)
     if files.fingerprints is not None:
-        found = files.fingerprints[numbers[there]]
+        found = files.fingerprints[numbers[present]]
     else:
-        found = np.array([_fingerprint(files.place(int(number))) for number in numbers[there]]).reshape(-1, 2)
-    new = np.ones(len(files.names), bool)
-    new[numbers[there]] = False
+        found = np.array([_fingerprint(files.locate(int(number))) for number in numbers[present]]).reshape(-1, 2)
     return Drift(
         numbers,
-        tuple(sorted(set(names[numbers < 0]))),
-        tuple(sorted(set(names[there[(found != known[there]).any(axis=1)]]))),
-        tuple(sorted({files.names[number] for number in np.flatnonzero(new)} - set(names))),
+        removed=tuple(sorted(set(names[numbers < 0]))),
+        changed=tuple(sorted(set(names[present[(found != known[present]).any(axis=1)]]))),
+        new=tuple(sorted(set(files.names) - set(names))),
     )
 
 
 def read_zip_member(path: Path) -> bytes | None:
-    """Return the contents of the file at `path` where it is a member of a zip, as in `data.zip/labels.csv`; or None.
+    """Return the content of `path` if it is a member of a zip, as in `data.zip/labels.csv`; otherwise None.
 
-    Raises `IchxError` where the zip has no such member, or it is damaged.
+    Raises:
+        NotFoundError: The zip has no such member.
+        CorruptFileError: The zip or the member is damaged.
+        StorageError: The zip cannot be read.
     """
     if path.exists() or not any(parent.is_file() for parent in path.parents):
         return None
     archive, inner = _split(path)
-    index = read_index(archive)
+    index = read_zip_index(archive)
     if inner not in index.names:
-        alike = [name for name in index.names if Path(name).suffix == path.suffix]
-        hint = did_you_mean(inner, alike) or f"there are others{format_examples(alike)}; " if alike else ""
-        raise IchxError(f"there is no file {inner} in {archive}", f"{hint}give the path of an existing file")
+        similar = [name for name in index.names if Path(name).suffix == path.suffix]
+        hint = did_you_mean(inner, similar) or (f"Similar files{format_examples(similar)}. " if similar else "")
+        raise NotFoundError(f"{archive} has no file {inner}.", f"{hint}Give the path of an existing file.")
     try:
         with open_member(archive, index.member(index.names.index(inner))) as stream:
             return stream.read()
     except DicomDefectError as defect:
-        raise IchxError(f"{path} cannot be read: {defect.detail}", "copy or download the zip again") from defect
+        raise CorruptFileError(f"Cannot read {path}: {defect.detail}.", "Copy or download the zip again.") from defect
     except OSError as error:
-        raise IchxError(f"{archive} cannot be read: {error.strerror}", "give yourself the right to read it") from error
+        raise StorageError(f"Cannot read {archive}: {error.strerror}.", PERMISSIONS_REMEDY) from error
 
 
 def _is_dicom(path: Path) -> bool:
-    """Whether the file at `path` is DICOM, whatever is wrong with it."""
+    """Return whether the file at `path` is DICOM, with or without defects."""
     try:
         read_headers(path)
     except DicomDefectError as defect:
@@ -230,14 +235,14 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _split(source: Path) -> tuple[Path, str]:
-    """Return the zip that `source` lies in, and the path within it; empty for the zip itself."""
+    """Return the file that contains `source`, and the path within it; empty for the file itself."""
     for parent in (source, *source.parents):
         if parent.is_file():
             inner = source.relative_to(parent).as_posix()
             return parent, "" if inner == "." else inner
         if parent.exists():
             break
-    raise IchxError(f"there is no folder {source}", "give the path of a folder or a zip with DICOM files")
+    raise NotFoundError(f"{source} does not exist.", "Give the path of a folder or a zip with DICOM files.")
 
 
 def _members_below(archive: Path, folder: str, index: ZipIndex) -> FileList:
@@ -245,23 +250,25 @@ def _members_below(archive: Path, folder: str, index: ZipIndex) -> FileList:
     numbers = [
         number
         for number, name in enumerate(index.names)
-        if name.startswith(prefix) and (number in index.defects or not PASSED_OVER.search(name, len(prefix)))
+        if name.startswith(prefix) and (number in index.defects or not IGNORED.search(name, len(prefix)))
     ]
     if not numbers and folder:
         folders = Counter(name.rpartition("/")[0] for name in index.names)
         folders.pop("", None)
         hint = did_you_mean(folder, list(folders))
         if not hint and folders:
-            held = [f"{name} ({format_count(count, 'file')})" for name, count in folders.most_common(EXAMPLES)]
-            hint = f"there are others{format_examples(held, len(folders))}; "
-        raise IchxError(f"there is no folder {folder} in {archive}", f"{hint}name one after the zip: ZIP/FOLDER")
+            largest = [f"{name} ({format_count(count, 'file')})" for name, count in folders.most_common(EXAMPLES)]
+            hint = f"The zip has other folders{format_examples(largest, len(folders))}. "
+        raise NotFoundError(f"{archive} has no folder {folder}.", f"{hint}Give an existing folder as ZIP/FOLDER.")
     if not numbers:
-        raise IchxError(f"{archive} has no files", "give the zip that holds the DICOM files")
+        raise InvalidInputError(f"{archive} has no files.", "Give the zip with the DICOM files.")
     numbers.sort(key=index.names.__getitem__)
     names = [index.names[number][len(prefix) :] for number in numbers]
     columns = np.frombuffer(index.numbers, np.int64).reshape(-1, 5)[numbers]
     return FileList(
-        names, lambda number: Place(str(archive), index.member(numbers[number])), columns[:, [MEMBER_BYTES, MEMBER_CRC]]
+        names,
+        lambda number: FileLocation(str(archive), index.member(numbers[number])),
+        columns[:, [MEMBER_BYTES, MEMBER_CRC]],
     )
 
 
@@ -270,7 +277,7 @@ def _find_files(source: Path) -> list[str]:
     visited: set[tuple[int, int]] = set()
 
     def fail(error: OSError) -> None:
-        raise IchxError(f"cannot look into {error.filename}: {error.strerror}", "give yourself the right to read it")
+        raise StorageError(f"Cannot read {error.filename}: {error.strerror}.", PERMISSIONS_REMEDY)
 
     for folder, folders, names in os.walk(source, followlinks=True, onerror=fail):
         status = Path(folder).stat()
@@ -278,38 +285,32 @@ def _find_files(source: Path) -> list[str]:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        # With a slash, as in a zip's names: only a file can be a DICOMDIR.
-        folders[:] = sorted(name for name in folders if not PASSED_OVER.search(f"{name}/"))
+        # With a slash, as in the names of a zip: only a file is a DICOMDIR.
+        folders[:] = sorted(name for name in folders if not IGNORED.search(f"{name}/"))
         parent = Path(folder).relative_to(source).as_posix()
         prefix = "" if parent == "." else f"{parent}/"
-        found += [f"{prefix}{name}" for name in names if not PASSED_OVER.search(name)]
+        found += [f"{prefix}{name}" for name in names if not IGNORED.search(name)]
     if not found:
-        raise IchxError(f"{source} has no files", "give the folder that holds the DICOM files")
+        raise InvalidInputError(f"{source} has no files.", "Give the folder with the DICOM files.")
     return sorted(found)
 
 
-def _numbers_of(files: FileList, names: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
-    """Return the number in `files` of each of `names`, (N,), the first of that name; -1 for none."""
-    number_of = dict(zip(reversed(files.names), range(len(files.names) - 1, -1, -1), strict=True))
-    return np.array([number_of.get(name, -1) for name in names], np.int64)
-
-
-def _contents(place: Place) -> bytes:
-    with open_place(place) as handle:
+def _content(location: FileLocation) -> bytes:
+    with location.open() as handle:
         return handle.read()
 
 
-_kept_contents = lru_cache(maxsize=1)(_contents)
-"""The same, kept until another place is asked for: a member's frames are read one after another."""
+_cached_content = lru_cache(maxsize=1)(_content)
+"""Keeps the last content: the frames of a member are read one after another."""
 
 
-def _fingerprint(place: Place) -> tuple[int, int]:
-    """Return the fingerprint, or where it cannot be told the one that a catalog has of an unreadable file."""
+def _fingerprint(location: FileLocation) -> tuple[int, int]:
+    """Return the fingerprint, or that of an unreadable file in a catalog."""
     try:
-        return fingerprint(place)
+        return location.fingerprint()
     except OSError:
         return 0, 0
 
 
-def _unreadable(place: Place, why: str) -> IchxError:
-    return IchxError(f"{place.told} cannot be read: {why}", SOURCE_CHANGED_REMEDY)
+def _unreadable(location: FileLocation, why: str) -> ChangedDataError:
+    return ChangedDataError(f"Cannot read {location}: {why}.", SOURCE_CHANGED_REMEDY)

@@ -1,4 +1,4 @@
-"""What a catalog amounts to: counts, prevalences, header families, defects. Not for showing them (`ichx.cli.data`)."""
+"""Counts of a catalog: slices, prevalences, header families, defects. They are displayed in `ichx.cli.data_views`."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.datasets.catalog import usable
+from ichx.datasets.catalog import usable_slices
 from ichx.datasets.defects import DEFECTS
 from ichx.datasets.folds import fold_prevalences
 from ichx.datasets.series import count_flags
@@ -14,8 +14,8 @@ from ichx.labels import LABELS
 
 
 def summarize(catalog: pd.DataFrame) -> dict[str, Any]:
-    """Return counts of what is usable in `catalog`, and of its defects by reason; all of it fit for JSON."""
-    slices = usable(catalog)
+    """Return counts of the usable slices of `catalog` and of its defects, as JSON values."""
+    slices = usable_slices(catalog)
     return {
         "files": int((catalog["frame"] <= 1).sum()),
         "slices": len(slices),
@@ -39,32 +39,29 @@ def prevalences(slices: pd.DataFrame) -> dict[str, float] | None:
 
 
 def header_families(slices: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the combinations of pixel format, intercept and image size that occur, the most frequent first."""
+    """Return the combinations of pixel format, rescale values and image size, the most frequent first."""
     fields = ["bits_stored", "signed", "slope", "intercept", "rows", "columns", "transfer_syntax"]
     counts = slices.groupby(fields, sort=True).size().sort_values(ascending=False, kind="stable")
     families = counts.rename("slices").reset_index()
     return [{str(name): _plain(value) for name, value in row.items()} for row in families.to_dict("records")]
 
 
-def defects(catalog: pd.DataFrame, examples: int = 3) -> list[dict[str, Any]]:
-    """Return each reason for which files are left out, with its meaning, count and first files.
-
-    `files` counts what is refused: of a file of several frames, each frame.
-    """
-    refused = catalog[catalog["defect"].notna()]
+def describe_defects(catalog: pd.DataFrame, examples: int = 3) -> list[dict[str, Any]]:
+    """Return each defect of `catalog` with its meaning, its number of files or frames, and the first files."""
+    excluded = catalog[catalog["defect"].notna()]
     return [
         {
             "reason": str(reason),
             "meaning": DEFECTS[str(reason)],
             "files": int(count),
-            "examples": refused["file"][refused["defect"] == reason].drop_duplicates().head(examples).tolist(),
+            "examples": excluded["file"][excluded["defect"] == reason].drop_duplicates().head(examples).tolist(),
         }
-        for reason, count in refused["defect"].value_counts().items()
+        for reason, count in excluded["defect"].value_counts().items()
     ]
 
 
 def summarize_folds(slices: pd.DataFrame, folds: npt.NDArray[np.int16], k: int) -> list[dict[str, Any]]:
-    """Return each fold's number of slices and patients, and its prevalences."""
+    """Return the number of slices and patients and the prevalences of each fold."""
     shares = fold_prevalences(slices[list(LABELS)].to_numpy(np.float32), folds, k)
     return [
         {

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ichx.cache.build import find_cache
 from ichx.cache.hu_cache import CacheSpec
-from ichx.datasets.catalog import catalog_digest, label_digest, usable
+from ichx.datasets.catalog import catalog_digest, label_digest, usable_slices
 from ichx.datasets.dataset import load_catalog, load_folds
 from ichx.datasets.folds import find_leaks, fold_digest
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
@@ -147,7 +147,7 @@ def _dataset(workspace: "Workspace", version: "DatasetVersion") -> tuple[str, pd
     found, name = catalog_digest(catalog), f"{version.dataset} version {version.number}"
     if found != version.digest:
         raise _WrongError(f"the catalog of {name} was changed: its digest is {found}, {version.digest} was recorded")
-    slices = usable(catalog)
+    slices = usable_slices(catalog)
     return f"digest {found} is that of the catalog of {name}, {format_count(len(slices), 'slice')}", slices
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ichx.datasets.csv_text import numbers, objects, read_text_columns
+from ichx.datasets.csv_text import parse_numbers, read_text_columns, to_objects
 from ichx.datasets.label_csv import SampleTable
 from ichx.errors import IchxError, raise_problems
 from ichx.evaluation.metric import FloatArray
@@ -69,7 +69,7 @@ def submission_problems(path: Path, sample: SampleTable) -> list[str]:
     table = read_text_columns(path, "a submission", "`ID,Label` with the ids of the sample submission")
     if table.column_names != ["ID", "Label"]:
         return [f"its columns are {', '.join(table.column_names)} instead of ID, Label"]
-    return _id_problems(objects(table["ID"]), sample) + _value_problems(table["ID"], table["Label"])
+    return _id_problems(to_objects(table["ID"]), sample) + _value_problems(table["ID"], table["Label"])
 
 
 def _id_problems(ids: npt.NDArray[np.object_], sample: SampleTable) -> list[str]:
@@ -94,7 +94,7 @@ def _id_problems(ids: npt.NDArray[np.object_], sample: SampleTable) -> list[str]
 
 
 def _value_problems(ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> list[str]:
-    values = numbers(texts, pa.float64())
+    values = parse_numbers(texts, pa.float64())
     trimmed = pc.utf8_trim_whitespace(texts)
     empty = np.asarray(pc.equal(trimmed, ""))
     nan = np.asarray(pc.equal(pc.utf8_lower(trimmed), "nan"))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.store import Selection
-from ichx.store.maintenance import Checked
+from ichx.store.maintenance import CheckResult
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -14,7 +14,7 @@ LONGEST = 100_000_000
 """Bytes that the header of a safetensors file may have, as its own reader has it."""
 
 
-def check_weights(project: "Project") -> Checked:
+def check_weights(project: "Project") -> CheckResult:
     """Return which weights of finished folds are there and not whole; an import may have none, which is no fault."""
     problems = []
     for e in project.store.experiments(Selection(kind=None), limit=None):
@@ -28,7 +28,7 @@ def check_weights(project: "Project") -> Checked:
                     f"experiment {e.number}, fold {fold}: {shown} {fault}; restore it from a copy, or delete it, for "
                     f"nothing can predict with it"
                 )
-    return Checked("weights of finished folds", tuple(problems))
+    return CheckResult("weights of finished folds", tuple(problems))
 
 
 def fault_of(path: Path) -> str:

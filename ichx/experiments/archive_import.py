@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from ichx.experiments.archive_export import FORMAT, INDEX
 from ichx.experiments.gc import IMPORTING
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
-from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, ImportedRun, Note, PredictionDraft, Tuned
+from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, TuningInfo
 from ichx.text import format_count
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _import(
     ]
     if not any(name.endswith(WEIGHTS_FILE) for name in archive.namelist()) and predictions:
         left_out.append("it comes without weights: `ichx run` would train its folds again")
-    runs = tuple(_run(entry, index["history"], fold_set.k) for entry in index["runs"])
+    runs = tuple(_run(entry, fold_set.k) for entry in index["runs"])
     places = [(draft.role, draft.fold, draft.version_id, draft.view) for _, draft in predictions]
     if len(set(places)) < len(places):
         raise ValueError("it has a prediction twice")
@@ -130,6 +130,7 @@ def _import(
             tuned=_tuned(given.get("tuned")),
         ),
         runs=runs,
+        history={fold: _history(index["history"].get(str(fold), [])) for fold in range(fold_set.k)},
         predictions=tuple(draft for _, draft in predictions),
         tags=tuple(str(tag)[:200] for tag in index["tags"]),
         notes=tuple(
@@ -143,7 +144,7 @@ def _import(
     return Imported(made.number, int(index["number"]), tuple(left_out))
 
 
-def _tuned(told: Mapping[str, Any] | None) -> Tuned | None:
+def _tuned(told: Mapping[str, Any] | None) -> TuningInfo | None:
     """Return what an archive says of a trial; raises `ValueError` and the like for what no trial has."""
     if told is None:
         return None
@@ -152,7 +153,7 @@ def _tuned(told: Mapping[str, Any] | None) -> Tuned | None:
     subset, length = float(told["subset"]), float(told["length"])
     if not (0 < subset <= 1 and 0 < length <= 1):
         raise ValueError("a trial has no such share of the patients or of the epochs")
-    return Tuned(
+    return TuningInfo(
         study=str(told["study"])[:200],
         trial=int(told["trial"]),
         fold=int(told["fold"]),
@@ -300,11 +301,13 @@ def _test_set(project: "Project", dataset: str, ids: set[str]) -> "DatasetVersio
     return None
 
 
-def _run(entry: Mapping[str, Any], history: Mapping[str, Any], folds: int) -> ImportedRun:
+def _run(entry: Mapping[str, Any], folds: int) -> Run:
     fold, attempt = int(entry["fold"]), int(entry["attempt"])
     if not 0 <= fold < folds:
         raise ValueError(f"it has a run of fold {fold}")
-    return ImportedRun(
+    return Run(
+        id=0,
+        experiment=0,
         fold=fold,
         attempt=attempt,
         state=str(entry["state"]),
@@ -322,15 +325,18 @@ def _run(entry: Mapping[str, Any], history: Mapping[str, Any], folds: int) -> Im
         libraries={str(k): str(v) for k, v in dict(entry["libraries"]).items()},
         provenance=None if entry["provenance"] is None else dict(entry["provenance"]),
         error=None if entry["error"] is None else str(entry["error"]),
-        history=tuple(
-            EpochRecord(
-                stage=str(r["stage"])[:200],
-                stage_index=int(r["stage_index"]),
-                epoch=int(r["epoch"]),
-                values={str(k)[:200]: float("nan") if v is None else float(v) for k, v in dict(r["values"]).items()},
-            )
-            for r in history.get(str(fold), [])
-        ),
+    )
+
+
+def _history(entries: Iterable[Mapping[str, Any]]) -> tuple[EpochRecord, ...]:
+    return tuple(
+        EpochRecord(
+            stage=str(entry["stage"])[:200],
+            stage_index=int(entry["stage_index"]),
+            epoch=int(entry["epoch"]),
+            values={str(k)[:200]: float("nan") if v is None else float(v) for k, v in dict(entry["values"]).items()},
+        )
+        for entry in entries
     )
 
 

@@ -19,6 +19,7 @@ from ichx.errors import IchxError
 from ichx.evaluation.baseline import bright_share, brightness_baseline
 from ichx.evaluation.ensemble import EnsembleReport, make_ensemble
 from ichx.evaluation.metric import constant_score, score
+from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.prepare import open_cache
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
@@ -30,7 +31,6 @@ from ichx.project import Project
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.store import open_store
-from ichx.training.callbacks import RunEvents
 from ichx.workspace import Workspace, init_workspace
 
 MEMBERS = (
@@ -68,7 +68,7 @@ class DemoReport:
         return 1 - self.blend_score / min(self.constant_score, self.brightness_score)
 
 
-def run_demo(folder: Path, registry: Registry, events: RunEvents) -> DemoReport:
+def run_demo(folder: Path, registry: Registry, events: RunCallbacks) -> DemoReport:
     """Make the workspace `folder`, do the whole job in it, and return what came out.
 
     Raises `IchxError` for a folder that holds something else.
@@ -112,7 +112,7 @@ def run_demo(folder: Path, registry: Registry, events: RunEvents) -> DemoReport:
         if not numbers:
             numbers = [new_experiment(store, registry, plugin=name, kind=kind).number for name, kind in MEMBERS]
         for number in numbers:
-            run_experiment(Project(workspace, store, registry), number, events=events)
+            run_experiment(Project(workspace, store, registry), number, callbacks=events)
         ensemble = make_ensemble(Project(workspace, store), top=len(MEMBERS), tta="hflip", smooth=True)
         judged = _judge(Project(workspace, store), phantom, numbers[0], ensemble, events)
     return DemoReport(
@@ -135,7 +135,7 @@ class _Judged:
     blend: float
 
 
-def _judge(project: "Project", phantom: Path, number: int, ensemble: EnsembleReport, events: RunEvents) -> _Judged:
+def _judge(project: "Project", phantom: Path, number: int, ensemble: EnsembleReport, events: RunCallbacks) -> _Judged:
     """Score the submission and the two baselines on the phantom's held-out truth."""
     truth = read_labels(phantom / "stage_2_test_labels.csv")
     submitted = read_labels(project.workspace.root / ensemble.submissions[0].path)
@@ -156,6 +156,6 @@ def _judge(project: "Project", phantom: Path, number: int, ensemble: EnsembleRep
     )
 
 
-def _shares(workspace: Workspace, data: LoadedDataset, recipe: Recipe, events: RunEvents) -> npt.NDArray[np.float64]:
+def _shares(workspace: Workspace, data: LoadedDataset, recipe: Recipe, events: RunCallbacks) -> npt.NDArray[np.float64]:
     cache: Cache = open_cache(workspace, data, recipe, events)
     return np.array([bright_share(cache.read(row)) for row in range(len(data.slices))])

@@ -16,7 +16,7 @@ from ichx.datasets.dataset import load_version
 from ichx.errors import IchxError
 from ichx.recipe_text import from_toml
 from ichx.store import Selection
-from ichx.store.maintenance import Checked
+from ichx.store.maintenance import CheckResult
 from ichx.training.checkpoint_files import checkpoints
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def delete(store: "Store", garbage: Garbage) -> None:
 
 def _trashed(project: "Project") -> Iterator[Garbage]:
     found = project.store.experiments(Selection(kind=None, trashed=True), limit=None)
-    blends = project.store.blended_in([e.number for e in found]) if found else {}
+    blends = project.store.ensembles_containing([e.number for e in found]) if found else {}
     for e in found:
         if e.number not in blends:
             folder = project.workspace.experiment_dir(e.number)
@@ -165,7 +165,7 @@ def size_of(path: Path) -> int:
     return path.lstat().st_size if path.exists() else 0
 
 
-def check_files(project: "Project") -> Checked:
+def check_files(project: "Project") -> CheckResult:
     """Return which recorded predictions have no file."""
     missing = [
         f"experiment {e.number}, fold {p.fold}: {p.path} is gone; `ichx run {e.number}` makes it again"
@@ -173,4 +173,4 @@ def check_files(project: "Project") -> Checked:
         for p in project.store.predictions(e.number)
         if not (project.workspace.root / p.path).is_file()
     ]
-    return Checked("files of recorded predictions", tuple(missing))
+    return CheckResult("files of recorded predictions", tuple(missing))

@@ -6,39 +6,46 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError, RunEndedError
+from ichx.store import EpochRecord
 
 if TYPE_CHECKING:
-    from ichx.store import EpochRecord, PredictionDraft, Run, RunDraft, Store
-    from ichx.training.callbacks import RunEvents
+    from ichx.experiments.callbacks import RunCallbacks
+    from ichx.store import PredictionDraft, Run, RunDraft, Store
+    from ichx.training.callbacks import EpochResult
 
 HEARTBEAT_SECONDS = 15.0
 
 
 class Lease:
-    """A fold that is held. Every method raises `RunEndedError` once another process has taken the fold over."""
+    """A leased fold. Every method raises `RunEndedError` once another process has taken the fold over."""
 
     def __init__(self, store: "Store", run: "Run") -> None:
         self._store, self._run = store, run
         self.lost: RunEndedError | None = None
 
-    def check(self) -> None:
-        """Raise where the fold is no longer held. This comes before every file that is written for it."""
+    def raise_if_lost(self) -> None:
+        """Raise if a heartbeat has found that the fold was taken over. Does not ask the store."""
         if self.lost is not None:
             raise self.lost
+
+    def check(self) -> None:
+        """Ask the store whether the fold is still leased; call it before every file that is written for the fold."""
+        self.raise_if_lost()
         self._store.heartbeat(self._run.id)
 
-    def record_epoch(self, record: "EpochRecord", epochs_done: int) -> None:
-        """Record an epoch, and how many the fold has done with it."""
+    def record_epoch(self, result: "EpochResult", epochs_done: int) -> None:
+        """Record an epoch, and how many epochs of the fold are done."""
+        record = EpochRecord(result.stage, result.stage_index, result.epoch, result.values)
         self._store.record_epoch(self._run.id, record)
-        self._store.heartbeat(self._run.id, stage=record.stage, epoch=record.epoch, epochs_done=epochs_done)
+        self._store.heartbeat(self._run.id, stage=result.stage, epoch=result.epoch, epochs_done=epochs_done)
 
     def finish(self, predictions: "list[PredictionDraft]") -> None:
-        """Record that the fold is done, and what it has predicted."""
+        """Record that the fold is done, and its predictions."""
         self._store.finish_run(self._run.id, "done", predictions=predictions)
 
 
 class NoLease(Lease):
-    """What a process holds that only helps the one with the lease: it writes nothing."""
+    """The lease of a process that only helps the one with the lease: it records nothing."""
 
     def __init__(self) -> None:
         self.lost = None
@@ -46,7 +53,7 @@ class NoLease(Lease):
     def check(self) -> None:
         """Do nothing."""
 
-    def record_epoch(self, record: "EpochRecord", epochs_done: int) -> None:
+    def record_epoch(self, result: "EpochResult", epochs_done: int) -> None:
         """Do nothing."""
 
     def finish(self, predictions: "list[PredictionDraft]") -> None:
@@ -54,43 +61,40 @@ class NoLease(Lease):
 
 
 @contextlib.contextmanager
-def lease(store: "Store", draft: "RunDraft", events: "RunEvents") -> Iterator[Lease]:
-    """Hold the fold in the store with a beating heart; record how the attempt ends when it does not end well.
-
-    `events` are told of its beginning and its end.
-    """
+def fold_lease(store: "Store", draft: "RunDraft", callbacks: "RunCallbacks") -> Iterator[Lease]:
+    """Lease a fold for a new run and send heartbeats; record how the run ends if it does not finish."""
     run = store.start_run(draft)
-    events.attempt_started(run)
-    held = Lease(store, run)
-    stop = threading.Event()
+    callbacks.run_started(run)
+    lease = Lease(store, run)
+    ended = threading.Event()
 
-    def beat() -> None:
-        while not stop.wait(HEARTBEAT_SECONDS):
+    def send_heartbeats() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
             try:
                 store.heartbeat(run.id)
             except RunEndedError as error:
-                held.lost = error
+                lease.lost = error
                 return
             except IchxError as error:
-                events.note(f"no heartbeat: {error.problem}")
+                callbacks.note(f"no heartbeat: {error.problem}")
 
-    heart = threading.Thread(target=beat, name="ichx-heartbeat", daemon=True)
-    heart.start()
+    heartbeats = threading.Thread(target=send_heartbeats, name="ichx-heartbeat", daemon=True)
+    heartbeats.start()
     try:
-        yield held
-        events.attempt_ended("done", None)
+        yield lease
+        callbacks.run_finished("done", None)
     except RunEndedError as error:
-        events.attempt_ended("lost", error.problem)
-        raise  # its end is recorded already
+        callbacks.run_finished("lost", error.problem)
+        raise  # the end is recorded already
     except BaseException as error:
         state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = error.problem if isinstance(error, IchxError) else f"{type(error).__name__}: {error}"
         try:
             store.finish_run(run.id, state, error=reason if state == "failed" else None)
         except IchxError as unrecorded:  # the first error is the one to raise
-            events.note(f"the end of this run is not recorded: {unrecorded.problem}")
-        events.attempt_ended(state, reason if state == "failed" else str(error) or None)
+            callbacks.note(f"the end of this run is not recorded: {unrecorded.problem}")
+        callbacks.run_finished(state, reason if state == "failed" else str(error) or None)
         raise
     finally:
-        stop.set()
-        heart.join()
+        ended.set()
+        heartbeats.join()

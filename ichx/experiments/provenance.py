@@ -21,7 +21,6 @@ LIBRARIES = (
     "torchvision",
     "timm",
     "segmentation-models-pytorch",
-    "accelerate",
     "albumentations",
     "opencv-python-headless",
     "imagecodecs",
@@ -70,8 +69,7 @@ def library_versions() -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """Return what computes here: system, processor, cores, memory in bytes, GPUs with their driver and CUDA."""
     found: dict[str, Any] = {"system": platform.platform(), "cpu": _cpu(), "cores": os.cpu_count()}
-    if hasattr(os, "sysconf"):
-        found["memory"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found["memory"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if torch.cuda.is_available():
         found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         found["cuda"] = torch.version.cuda

@@ -1,4 +1,4 @@
-"""The runner: executes the folds of an experiment and keeps its score; what is done already is not done again."""
+"""Runs an experiment: executes its folds and keeps its score; what is done already is not done again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,43 +7,53 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError, NotFoundError, UnsupportedError
 from ichx.evaluation.pooled import update_scores
-from ichx.experiments.fold_files import finished_folds, missing_tests, unpredicted_folds
-from ichx.experiments.fold_predictor import missing_features
-from ichx.experiments.fold_run import FoldRun
-from ichx.experiments.loggers.attach import followed
-from ichx.experiments.prepare import prepare_job
+from ichx.experiments.callbacks import RunCallbacks
+from ichx.experiments.fold_run import FoldContext, run_fold
+from ichx.experiments.fold_status import finished_folds, missing_features, missing_tests, unpredicted_folds
+from ichx.experiments.loggers.attach import attach_loggers
+from ichx.experiments.prepare import prepare_experiment
 from ichx.recipe_text import from_toml
 from ichx.store import marks
-from ichx.training.callbacks import RunEvents
 from ichx.training.device import choose_hardware
-from ichx.training.distributed import joined, local_rank, local_size, watching
+from ichx.training.distributed import Group, join_group, local_rank, local_size, report_lost_processes
 from ichx.training.run_options import RunOptions
-from ichx.training.stop_request import listening
+from ichx.training.stop_request import stop_on_signals
 from ichx.training.weights import choose_start
 
 if TYPE_CHECKING:
     from ichx.project import Project
+    from ichx.store import Experiment
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """What `run_experiment` did: folds trained now, folds that had been done, the score, and its `marks`.
-
-    `score_low` and `score_high` bound the score's 95 % interval over patients.
-    """
+    """What `run_experiment` did, and the score that the experiment has now."""
 
     experiment: int
     trained: tuple[int, ...]
+    """Folds that were trained now."""
     already_done: tuple[int, ...]
+    """Folds that had been trained before."""
     folds: int
     score: float | None
     score_low: float | None
+    """Lower bound of the score's 95 % interval over patients."""
     score_high: float | None
     spread: float | None
     score_tta: float | None
     marks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Folds:
+    """What has to be done: `train` folds, and `predict` with trained folds that lack predictions."""
+
+    train: tuple[int, ...]
+    done: tuple[int, ...]
+    predict: tuple[int, ...]
+    lost: frozenset[int]
 
 
 def run_experiment(
@@ -52,78 +62,99 @@ def run_experiment(
     *,
     folds: Sequence[int] | None = None,
     options: RunOptions | None = None,
-    events: RunEvents | None = None,
+    callbacks: RunCallbacks | None = None,
 ) -> RunReport:
-    """Train and predict `folds` (all) of experiment `number`; what is done already is kept.
+    """Train and predict folds of an experiment, from where earlier runs ended.
 
-    Started as one of several processes (by torchrun, or `ichx.training.spawn`), it does so together with the
-    others. Ctrl-C and SIGTERM are listened to meanwhile. Raises `RunStopped` for them, and `IchxError` for an unknown
-    experiment or fold, a fold that another process runs, and all that a fold raises.
+    If this process is one of several (started by torchrun or `ichx.training.spawn`), they train together. Ctrl-C and
+    SIGTERM request a stop.
+
+    Args:
+        project: The open project.
+        number: The experiment.
+        folds: The folds to run; None for all.
+        options: Device, start weights, loader, checkpoints.
+        callbacks: Receives the progress, next to the loggers of the workspace.
+
+    Raises:
+        NotFoundError: The experiment or a fold does not exist.
+        ConflictError: Another process holds a fold, or the options contradict earlier runs.
+        RunStopped: A stop was requested; the progress is saved.
     """
     options = options or RunOptions()
     experiment = project.store.experiment(number)
     wanted = list(range(experiment.folds) if folds is None else folds)
-    for fold in wanted:
-        if not 0 <= fold < experiment.folds:
-            raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
+    check_folds(experiment, wanted)
     recipe = from_toml(experiment.recipe)
     if options.pretrained is not None or options.weights is not None:
-        # Told before anything runs, and also where every fold is done and the option would have no effect.
-        home = project.workspace.experiment_dir(number)
-        choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
-    hardware = choose_hardware(_own_device(options.device), recipe.precision, recipe.input.pixels)
+        # Checked before anything runs, and also where every fold is done and the option would have no effect.
+        folder = project.workspace.experiment_files(number).folder
+        choose_start(folder, recipe, pretrained=options.pretrained, weights=options.weights)
+    hardware = choose_hardware(_device_of_process(options.device), recipe.precision, recipe.input.pixels)
     with (
-        followed(project.workspace, experiment, recipe, events or RunEvents()) as told,
-        listening(told.note) as stop,
-        joined(hardware.device) as group,
-        watching(group, stop, number),
+        attach_loggers(project.workspace, experiment, recipe, callbacks or RunCallbacks()) as attached,
+        stop_on_signals(attached.note) as stop,
+        join_group(hardware.device) as group,
+        report_lost_processes(group, stop, number),
     ):
         if group.size > 1 and options.save_features:
-            raise IchxError(
-                "features are saved by one process",
-                f"train without --save, then run `ichx run {number} --save features` in one process",
+            raise UnsupportedError(
+                "Several processes cannot save features.",
+                f"Train without --save, then run `ichx run {number} --save features` in one process.",
             )
-        own = told if group.leads else RunEvents()  # the others would say the same
-        done = group.share(finished_folds(project, number))
-        lost = group.share(unpredicted_folds(project, number))
-        trained, kept = [f for f in wanted if f not in done | lost], [f for f in wanted if f in done | lost]
-        behind = group.share(
-            [
-                f
-                for f in kept
-                if f in lost
-                or missing_tests(project, experiment, f)
-                or (options.save_features and missing_features(project, number, f))
-            ]
-        )
-        if trained or behind:
-            with stop.at_once():  # a cache keeps its finished shards
-                job = group.first(partial(prepare_job, project, experiment, own))
+        receiver = attached if group.leads else RunCallbacks()  # the others would report the same
+        todo = _folds_to_run(project, experiment, wanted, group, features=options.save_features)
+        if todo.train or todo.predict:
+            with stop.interruptible():  # a cache keeps its finished shards
+                prepared = group.leader_first(partial(prepare_experiment, project, experiment, receiver))
+            context = FoldContext(prepared, options, hardware, receiver, group, stop)
             for fold in wanted:
-                if fold in trained or fold in behind:
-                    stop.heed()
-                    if fold in lost:
-                        own.note(f"the OOF predictions of fold {fold} are gone: they are made again with its weights")
-                    FoldRun(
-                        job,
-                        project.store,
-                        fold,
-                        trained=fold in behind,
-                        options=options,
-                        events=own,
-                        hardware=hardware,
-                        group=group,
-                        stop=stop,
-                    ).execute()
+                if fold in todo.train or fold in todo.predict:
+                    stop.raise_if_stopped()
+                    if fold in todo.lost:
+                        receiver.note(f"the OOF predictions of fold {fold} are gone; predicting again with its weights")
+                    run_fold(context, fold, trained=fold in todo.predict)
         if group.leads:
             update_scores(project, number)
-        group.share(None)  # all of them report the same
+        group.broadcast(None)  # all processes report the same score
+    return _report(project, number, todo)
+
+
+def check_folds(experiment: "Experiment", folds: Sequence[int]) -> None:
+    """Raise `NotFoundError` for a fold that the experiment does not have."""
+    for fold in folds:
+        if not 0 <= fold < experiment.folds:
+            raise NotFoundError(
+                f"Experiment {experiment.number} has no fold {fold}.", f"Its folds are 0 to {experiment.folds - 1}."
+            )
+
+
+def _folds_to_run(
+    project: "Project", experiment: "Experiment", wanted: Sequence[int], group: Group, *, features: bool
+) -> _Folds:
+    """Return what is missing of the `wanted` folds, the same in all processes."""
+    number = experiment.number
+    lost = group.broadcast(unpredicted_folds(project, number))
+    trained = group.broadcast(finished_folds(project, number)) | lost
+    done = [fold for fold in wanted if fold in trained]
+    predict = [
+        fold
+        for fold in done
+        if fold in lost
+        or missing_tests(project, experiment, fold)
+        or (features and missing_features(project, number, fold))
+    ]
+    train = tuple(fold for fold in wanted if fold not in trained)
+    return _Folds(train, tuple(done), tuple(group.broadcast(predict)), frozenset(lost))
+
+
+def _report(project: "Project", number: int, todo: _Folds) -> RunReport:
     after = project.store.experiment(number)
     return RunReport(
         experiment=number,
-        trained=tuple(trained),
-        already_done=tuple(kept),
-        folds=experiment.folds,
+        trained=todo.train,
+        already_done=todo.done,
+        folds=after.folds,
         score=after.score,
         score_low=after.score_low,
         score_high=after.score_high,
@@ -133,12 +164,14 @@ def run_experiment(
     )
 
 
-def _own_device(device: str) -> str:
-    """Return what of `device` this process takes: each on a machine has a GPU of its own."""
+def _device_of_process(device: str) -> str:
+    """Return the device of this process: each process on a machine has a GPU of its own."""
     if local_size() == 1:
         return device
     if device not in ("auto", "cuda", "cpu"):
-        raise IchxError(f"several processes cannot all compute on {device}", "choose --device auto, cuda or cpu")
+        raise InvalidInputError(
+            f"Several processes cannot share the device {device}.", "Use --device auto, cuda or cpu."
+        )
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return "cpu"
     return f"cuda:{local_rank()}"

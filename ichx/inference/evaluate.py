@@ -17,14 +17,16 @@ from ichx.evaluation.predictions import Predictions, read_predictions, write_pre
 from ichx.evaluation.scorecard import both_scores
 from ichx.evaluation.scores import POOLINGS
 from ichx.experiments.prepare import open_cache
-from ichx.inference.trained import Trained, find_trained, network_of
+from ichx.inference.trained import Trained, find_trained, open_networks
 from ichx.labels import LABELS
 from ichx.store import PredictionDraft, marks
 from ichx.text import format_count, format_examples
+from ichx.training.prediction import PredictionTask
+from ichx.training.slice_feed import SliceFeed
 
 if TYPE_CHECKING:
     from ichx.project import Project
-    from ichx.training.callbacks import RunEvents
+    from ichx.training.callbacks import Callbacks
     from ichx.workspace import Workspace
 
 ROLE = "evaluation"
@@ -55,7 +57,7 @@ def evaluate_dataset(
     number: int,
     dataset: str,
     *,
-    events: "RunEvents",
+    events: "Callbacks",
     tta: str = "none",
     pooling: str = "max",
     folds: Sequence[int] | None = None,
@@ -136,7 +138,7 @@ def _predict_missing(
     trained: Trained,
     data: LoadedDataset,
     views: Sequence[str],
-    events: "RunEvents",
+    events: "Callbacks",
     device: str,
     workers: int | None,
 ) -> None:
@@ -157,8 +159,9 @@ def _predict_missing(
     ids = data.slices["slice_id"].to_numpy(object)[rows]
     labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
     files = project.workspace.experiment_files(number)
-    with network_of(trained, device, workers, events.note) as network:
+    with open_networks(trained, device, workers, events.note) as network:
         events.note(f"device: {network.hardware}")
+        feed = SliceFeed(cache, data.slices, trained.recipe, network.workers)
         for fold, missing in todo.items():
             if not missing:
                 continue
@@ -170,7 +173,7 @@ def _predict_missing(
                 def report(done: int, phase: str = phase) -> None:
                     events.phase(phase, done, len(rows))
 
-                logits = network.logits(cache, data.slices, rows, view, report)
+                logits = network.logits(feed, rows, PredictionTask(view, report=report))
                 path = files.fold(fold).predictions(ROLE, view, version.dataset, version.number)
                 drafts.append(
                     PredictionDraft(

@@ -32,12 +32,12 @@ from ichx.loading.loader import centre_crop
 from ichx.phantom.study import make_study
 from ichx.recipe import InputRecipe
 from ichx.recipe_text import to_toml
-from ichx.training.method import WindowStep
 from ichx.training.weights import load_exactly, save_weights
+from ichx.training.window_step import WindowStep
 
 if TYPE_CHECKING:
     from ichx.project import Project
-    from ichx.training.callbacks import RunEvents
+    from ichx.training.callbacks import Callbacks
 
 SUFFIXES: Final = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
 """The formats, and the suffix of each."""
@@ -82,7 +82,7 @@ def export_experiment(
     number: int,
     *,
     format: str,
-    events: "RunEvents",
+    events: "Callbacks",
     folds: Sequence[int] | None = None,
     out: Path | None = None,
 ) -> list[Exported]:

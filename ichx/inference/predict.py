@@ -20,21 +20,23 @@ from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.add import require_usable_slices
-from ichx.datasets.catalog import build_catalog, usable
+from ichx.datasets.catalog import build_catalog, usable_slices
 from ichx.datasets.ingest import scan_source
-from ichx.datasets.series import neighbours
+from ichx.datasets.series import neighbour_rows
 from ichx.errors import IchxError
 from ichx.evaluation.feature_files import FeatureWriter
 from ichx.evaluation.metric import FloatArray, probabilities
 from ichx.evaluation.oof import TTA_VIEWS
 from ichx.inference.scratch import scratch_folder
-from ichx.inference.trained import Network, find_trained, network_of
+from ichx.inference.trained import FoldNetworks, find_trained, open_networks
 from ichx.labels import ANY, LABELS
 from ichx.store import marks
+from ichx.training.prediction import PredictionTask
+from ichx.training.slice_feed import SliceFeed
 
 if TYPE_CHECKING:
     from ichx.project import Project
-    from ichx.training.callbacks import RunEvents
+    from ichx.training.callbacks import Callbacks
 
 PORTION: Final = 16_384
 """Slices that are cached at once; at 378 px they take 2 GB of disk."""
@@ -71,7 +73,7 @@ def predict_files(
     number: int,
     source: Path,
     *,
-    events: "RunEvents",
+    events: "Callbacks",
     tta: str = "none",
     folds: Sequence[int] | None = None,
     device: str = "auto",
@@ -93,10 +95,10 @@ def predict_files(
     scan = scan_source(source, progress=lambda done, total: events.phase("reading headers", done, total))
     catalog, _ = build_catalog(scan, project.workspace.privacy_key())
     require_usable_slices(source, catalog)
-    slices = usable(catalog)
+    slices = usable_slices(catalog)
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))
-        network = stack.enter_context(network_of(trained, device, workers, events.note))
+        network = stack.enter_context(open_networks(trained, device, workers, events.note))
         views = TTA_VIEWS[tta]
         writers = {
             (fold, view): stack.enter_context(FeatureWriter(_features_path(features, fold, view)))
@@ -137,13 +139,13 @@ def portions(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _predict(
-    network: Network,
+    network: FoldNetworks,
     source: Path,
     slices: pd.DataFrame,
     views: Sequence[str],
     folder: Path,
     writers: dict[tuple[int, str], FeatureWriter],
-    events: "RunEvents",
+    events: "Callbacks",
 ) -> tuple[FloatArray, dict[int, str]]:
     """Return the probabilities (N, 6) of `slices`, NaN where decoding fails, and row -> reason of these."""
     trained, total = network.trained, len(slices)
@@ -151,7 +153,7 @@ def _predict(
     reasons: dict[int, str] = {}
     for start, stop in portions(slices, PORTION):
         part = slices.iloc[start:stop].reset_index(drop=True)
-        part = part.assign(**neighbours(part))
+        part = part.assign(**neighbour_rows(part))
 
         def caching(done: int, of: int, start: int = start, stop: int = stop) -> None:
             events.phase("decoding", start + done * (stop - start) // max(of, 1), total)
@@ -165,7 +167,7 @@ def _predict(
 
 
 def _mean(
-    network: Network,
+    network: FoldNetworks,
     cache: Cache,
     part: pd.DataFrame,
     rows: npt.NDArray[np.int64],
@@ -173,10 +175,11 @@ def _mean(
     writers: dict[tuple[int, str], FeatureWriter],
     before: int,
     total: int,
-    events: "RunEvents",
+    events: "Callbacks",
 ) -> FloatArray:
     """Return the mean probabilities (N, 6) of `rows` over views, then folds."""
     weights = network.trained.weights
+    feed = SliceFeed(cache, part, network.trained.recipe, network.workers)
     passes = len(weights) * len(views)
     mean = np.zeros((len(rows), len(LABELS)))
     for place, fold in enumerate(weights):
@@ -188,7 +191,8 @@ def _mean(
             def report(done: int, through: int = through) -> None:
                 events.phase("predicting", before + (through * len(rows) + done) // passes, total)
 
-            logits = network.logits(cache, part, rows, view, report, writers.get((fold, view)))
+            task = PredictionTask(view, features=writers.get((fold, view)), report=report)
+            logits = network.logits(feed, rows, task)
             of_views.append(probabilities(logits))
         mean += np.mean(of_views, axis=0)
     return mean / len(weights)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ichx.errors import IchxError
-from ichx.store.process import process_lives, process_mark, this_host
+from ichx.store.process import host_name, is_process_alive, process_identity
 
 PREFIX: Final = ".scratch-"
 OWNER_FILE: Final = "owner.json"
@@ -26,7 +26,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     Raises `IchxError` where it cannot be made.
     """
     folder = parent / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
-    owner = {"host": this_host(), "pid": os.getpid(), "mark": process_mark(os.getpid())}
+    owner = {"host": host_name(), "pid": os.getpid(), "mark": process_identity(os.getpid())}
     try:
         remove_abandoned(parent)
         folder.mkdir(parents=True)
@@ -53,8 +53,8 @@ def _abandoned(folder: Path) -> bool:
     lives = None
     try:
         owner = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
-        if owner["host"] == this_host():
-            lives = process_lives(owner["pid"], owner["mark"])
+        if owner["host"] == host_name():
+            lives = is_process_alive(owner["pid"], owner["mark"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass  # killed before it had written down whose it is: its age decides
     if lives is not None:

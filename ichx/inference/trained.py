@@ -1,4 +1,4 @@
-"""What an experiment's finished folds have learnt, made ready to predict anything: files, datasets, exports."""
+"""The finished folds of an experiment, ready to predict files and datasets or to be exported."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,34 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from ichx.cache.hu_cache import Cache
-from ichx.errors import IchxError
-from ichx.evaluation.feature_files import FeatureWriter
-from ichx.experiments.fold_predictor import INFERENCE_BATCH
-from ichx.loading.loader import inference_batches
+from ichx.errors import ChangedDataError, DivergedError, NotFoundError, NotReadyError
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
-from ichx.training.device import (
-    Hardware,
-    choose_hardware,
-    loader_workers,
-    make_accelerator,
-    release_accelerator,
-    torch_of_its_own,
-)
-from ichx.training.epoch_loop import predict
-from ichx.training.learner import prepared
-from ichx.training.method import WindowStep
-from ichx.training.micro_batches import Portions
-from ichx.training.pooled_features import captured
+from ichx.training.callbacks import Callbacks
+from ichx.training.control import Control
+from ichx.training.device import Hardware, choose_hardware, isolated_torch_settings, loader_workers
+from ichx.training.feed import InferenceFeed, Rows
+from ichx.training.prediction import Logits, PredictionTask, Predictor
+from ichx.training.runtime import Runtime
 from ichx.training.weights import load_exactly
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from accelerate import Accelerator
-
     from ichx.plugins import Plugin
     from ichx.project import Project
     from ichx.store import Experiment
@@ -42,112 +27,107 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """An experiment and its finished folds: `weights` has the file of each, in the order of the folds."""
+    """An experiment and its finished folds."""
 
     experiment: "Experiment"
     plugin: "Plugin"
     recipe: Recipe
     weights: dict[int, Path]
+    """The weights file of each fold, in the order of the folds."""
 
     @property
     def partial(self) -> str | None:
-        """Which folds predict where these are not all; None where they are."""
+        """Which folds predict if these are not all; None if they are."""
         if len(self.weights) == self.experiment.folds:
             return None
-        named = ", ".join(map(str, self.weights))
-        return f"{len(self.weights)} of {self.experiment.folds} folds: {named}"
+        return f"{len(self.weights)} of {self.experiment.folds} folds: {', '.join(map(str, self.weights))}"
 
 
 def find_trained(project: "Project", number: int, folds: Sequence[int] | None = None) -> Trained:
-    """Return experiment `number` with its finished folds, or these `folds` of it.
+    """Return experiment `number` with its finished folds, or with these `folds`.
 
-    Raises `IchxError` for an unknown experiment or fold, one that is not finished, and where weights are gone.
+    Raises:
+        NotFoundError: The experiment or a fold does not exist.
+        NotReadyError: A fold is not finished.
+        ChangedDataError: Weights are gone.
     """
     experiment = project.store.experiment(number)
     finished = sorted({p.fold for p in project.store.predictions(number, role="oof")})
     for fold in folds or ():
         if not 0 <= fold < experiment.folds:
-            raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
+            raise NotFoundError(
+                f"Experiment {number} has no fold {fold}.", f"Its folds are 0 to {experiment.folds - 1}."
+            )
         if fold not in finished:
-            named = f"finished: {', '.join(map(str, finished))}; " if finished else ""
-            raise IchxError(
-                f"fold {fold} of experiment {number} is not finished", f"{named}`ichx run {number}` finishes it"
+            done = f"Finished: {', '.join(map(str, finished))}. " if finished else ""
+            raise NotReadyError(
+                f"Fold {fold} of experiment {number} is not finished.", f"{done}Finish it: `ichx run {number}`."
             )
     if not finished:
-        raise IchxError(f"experiment {number} has no finished fold", f"run it first: `ichx run {number}`")
-    wanted = sorted(set(folds)) if folds else finished
+        raise NotReadyError(f"Experiment {number} has no finished fold.", f"Run it first: `ichx run {number}`.")
     files = project.workspace.experiment_files(number)
-    weights = {fold: files.fold(fold).weights for fold in wanted}
+    weights = {fold: files.fold(fold).weights for fold in (sorted(set(folds)) if folds else finished)}
     gone = [str(path) for path in weights.values() if not path.is_file()]
     if gone:
-        raise IchxError(
-            f"weights of experiment {number} are gone: {', '.join(gone)}",
-            f"restore them from a backup, or train these folds again: `ichx run {number}`",
+        raise ChangedDataError(
+            f"Weights of experiment {number} are gone: {', '.join(gone)}.",
+            f"Restore them from a backup, or train these folds again: `ichx run {number}`.",
         )
     recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
     return Trained(experiment, project.registry.get(experiment.plugin), recipe, weights)
 
 
-class Network:
-    """The network of a `Trained` on its device; one at a time of the folds' weights is in it."""
+class FoldNetworks:
+    """The network of a `Trained` on its device, with the weights of one fold at a time."""
 
-    def __init__(
-        self,
-        trained: Trained,
-        hardware: Hardware,
-        accelerator: "Accelerator",
-        workers: int,
-        note: Callable[[str], None],
-    ) -> None:
+    def __init__(self, trained: Trained, hardware: Hardware, workers: int, note: Callable[[str], None]) -> None:
         self.trained, self.hardware, self.workers = trained, hardware, workers
-        self._accelerator = accelerator
-        self._model = prepared(accelerator, trained.plugin.build(trained.recipe, False))
-        self._portions = Portions(note)
-        self._window_step = WindowStep(trained.recipe.input).to(hardware.device)
+        runtime = Runtime(hardware)
+        self._model = runtime.prepare(trained.plugin.build(trained.recipe, False))
+        self._predictor = Predictor(runtime, Control(callbacks=_Notes(note)))
 
     def load(self, fold: int) -> None:
-        """Take the weights of `fold`; raises `IchxError` where they are not those of this network."""
-        load_exactly(self._accelerator.unwrap_model(self._model), self.trained.weights[fold])
+        """Load the weights of `fold`. Raises `CorruptFileError` if they do not fit the network."""
+        load_exactly(self._model, self.trained.weights[fold])
 
-    def logits(
-        self,
-        cache: Cache,
-        slices: "pd.DataFrame",
-        rows: npt.NDArray[np.int64],
-        view: str,
-        report: Callable[[int], None],
-        features: FeatureWriter | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """Return the logits (N, 6) of `rows` under `view`; `report` is told how many are done.
-
-        The pooled features of the same pass go to `features`, where that is given.
-
-        Raises `IchxError` where the network gives something else than numbers.
-        """
-        recipe = self.trained.recipe
-        batches = inference_batches(cache, slices, rows, recipe, batch=INFERENCE_BATCH, workers=self.workers)
-        with captured(self._model, slices["slice_id"].to_numpy(object)[rows], features):
-            found = predict(self._model, self._window_step, batches, self.hardware.device, view, report, self._portions)
+    def logits(self, feed: InferenceFeed, rows: Rows, task: PredictionTask) -> Logits:
+        """Return the logits `(N, 6)` of `rows`. Raises `DivergedError` if some are not finite."""
+        found = self._predictor.logits(self._model, feed, rows, task)
         bad = int((~np.isfinite(found)).any(axis=1).sum())
         if bad:
-            raise IchxError(
-                f"experiment {self.trained.experiment.number} gives {bad:,} slices no finite logits",
-                "its weights are damaged, or too large for this precision",
+            raise DivergedError(
+                f"Experiment {self.trained.experiment.number} predicts logits that are not finite for {bad:,} slices.",
+                "Its weights are damaged, or too large for this precision.",
             )
         return found
 
 
-@contextmanager
-def network_of(trained: Trained, device: str, workers: int | None, note: Callable[[str], None]) -> Iterator[Network]:
-    """Yield the network of `trained` on `device`, fed by `workers` processes; torch is left as it was before.
+class _Notes(Callbacks):
+    """Callbacks that only pass notes on."""
 
-    What the hardware makes necessary is told through `note`. Raises `IchxError` for a device that this machine does not
-    have.
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+
+    def note(self, message: str) -> None:
+        """Pass on."""
+        self._note(message)
+
+
+@contextmanager
+def open_networks(
+    trained: Trained, device: str, workers: int | None, note: Callable[[str], None]
+) -> Iterator[FoldNetworks]:
+    """Yield the networks of `trained` on `device`; restore torch's settings afterwards.
+
+    Args:
+        trained: The experiment and its finished folds.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        workers: Loader processes; None for as many as keep the device busy.
+        note: Receives what the hardware makes necessary.
+
+    Raises:
+        UnsupportedError: This machine lacks the device.
     """
     hardware = choose_hardware(device, trained.recipe.precision, trained.recipe.input.pixels)
-    with torch_of_its_own(hardware):
-        accelerator = make_accelerator(hardware)
-        try:
-            yield Network(trained, hardware, accelerator, loader_workers(hardware, workers), note)
-        finally:
-            release_accelerator()
+    with isolated_torch_settings(hardware):
+        yield FoldNetworks(trained, hardware, loader_workers(hardware, workers), note)

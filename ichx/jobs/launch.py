@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ichx.errors import IchxError, raise_problems
-from ichx.experiments.fold_files import finished_folds, fold_score, live_run, missing_tests
+from ichx.experiments.fold_status import finished_folds, fold_score, live_run, missing_tests
 from ichx.jobs.engine import Engine, Job, JobResult
 from ichx.jobs.fold_job import fold_job
 from ichx.jobs.job_log import JobLog

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ichx.text import format_count
-from ichx.training.run_options import MOST_WORKERS
+from ichx.training.run_options import MAX_WORKERS
 from ichx.worker_pool import core_count
 
 
@@ -72,4 +72,4 @@ def split(machine: Machine, device: str, jobs: int) -> Shares:
         return Shares((device,), {"OMP_NUM_THREADS": str(min(part, machine.threads))})
     every = device in {"auto", "cuda"} and machine.cuda > 1
     devices = tuple(f"cuda:{index}" for index in range(machine.cuda)) if every else (device,)
-    return Shares(devices, workers=min(part, MOST_WORKERS))
+    return Shares(devices, workers=min(part, MAX_WORKERS))

@@ -141,7 +141,7 @@ def draw_sheet(
     title = f"{data.version.dataset} version {data.version.number}: {len(rows)} of {of}, {kind} windows"
     write(MARGIN, 9, _fitted(title, width - 2 * MARGIN, 10), size=10, weight="bold")
     lengths = slices.groupby("series", sort=False)["order"].transform("size").to_numpy()
-    for place, file in enumerate(SourceFiles(data.source, chosen).of(range(len(rows)))):
+    for place, file in enumerate(SourceFiles(data.source, chosen).select(range(len(rows)))):
         row = chosen.iloc[place]
         left = MARGIN + place % across * (wide + MARGIN)
         top = TITLE + 18 + place // across * (EDGE + CAPTION + MARGIN)

@@ -3,8 +3,8 @@
 Windows are applied on the device (`ichx.ct.windows`). What crosses from a worker is a whole batch of int16 HU; the
 small columns are added in the parent, so that workers hold nothing of the dataset. Batches do not depend on `workers`.
 
-Where a recipe has neighbours, a sample is a stack: the slice and those beside it in its series (`series.stacks`), all
-moved alike, so that the anatomy stays aligned.
+Where a recipe has neighbours, a sample is a stack: the slice and those beside it in its series (`series.stack_rows`),
+all moved alike, so that the anatomy stays aligned.
 """
 
 import multiprocessing
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_cache import MaskCache
 from ichx.datasets.masks import UNKNOWN
-from ichx.datasets.series import stacks
+from ichx.datasets.series import stack_rows
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.loading.augmentation import MASK, Augmenter, Move, jitters_windows, unmoved, window_jitter
@@ -255,7 +255,7 @@ def _iterate(
     labels = slices[list(LABELS)].to_numpy(np.float32)
     rows = np.concatenate([*parts, np.empty(0, np.int64)])
     reach = source.recipe.neighbours
-    stacked = stacks(slices["series"], source.cache.valid, rows, reach) if reach else rows[:, None]
+    stacked = stack_rows(slices["series"], source.cache.valid, rows, reach) if reach else rows[:, None]
     slice_ids = None if source.augmentation is None else slices["slice_id"].to_numpy(object)
     on_gpu: Callable[[], bool] = torch.cuda.is_initialized  # a run on the CPU leaves GPUs alone
     loader: DataLoader[Any] = DataLoader(

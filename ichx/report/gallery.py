@@ -30,8 +30,8 @@ from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
 from ichx.loading.loader import WINDOW_COLUMNS, centre_crop, inference_batches
 from ichx.recipe import FILE_WINDOW, Recipe
 from ichx.report.heatmap import SpatialLayer, grad_cam, last_spatial_layer, mask_maps
-from ichx.training.method import WindowStep
 from ichx.training.weights import load_exactly
+from ichx.training.window_step import WindowStep
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin

@@ -1,4 +1,4 @@
-"""The store: tables, migrations, and the `Store` class that hands out frozen snapshots."""
+"""The store: the SQL database of everything that happened, behind the `Store` class. Files: `ichx.workspace`."""
 
 from ichx.store.selection import Selection
 from ichx.store.snapshots import (
@@ -14,14 +14,13 @@ from ichx.store.snapshots import (
     FoldDraft,
     FoldSet,
     ImportDraft,
-    ImportedRun,
     Note,
     Prediction,
     PredictionDraft,
     Run,
     RunDraft,
     ScoreDraft,
-    Tuned,
+    TuningInfo,
     VersionDraft,
     marks,
 )
@@ -40,7 +39,6 @@ __all__ = [
     "FoldDraft",
     "FoldSet",
     "ImportDraft",
-    "ImportedRun",
     "Note",
     "Prediction",
     "PredictionDraft",
@@ -49,7 +47,7 @@ __all__ = [
     "ScoreDraft",
     "Selection",
     "Store",
-    "Tuned",
+    "TuningInfo",
     "VersionDraft",
     "marks",
     "open_store",

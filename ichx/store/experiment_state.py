@@ -1,4 +1,4 @@
-"""How far experiments are: the state that their runs put them in, as functions over an open connection."""
+"""Progress of experiments, derived from their runs, over an open connection."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -10,40 +10,36 @@ from ichx.store import runs
 from ichx.store.tables import experiment, fold_set, run
 
 CHUNK = 500
-"""Numbers in one IN: databases limit its length."""
+"""Maximum length of an IN list: databases limit it."""
 
 Progress = dict[str, Any]
-"""`folds_done`, `state`, the newest run's `stage`, and the `seconds` of all runs together, None before the first."""
+"""`folds_done`, `state`, `stage` of the newest run, and `seconds` of all runs together; None without runs."""
 
 
-def of_some(connection: Connection, numbers: Sequence[int]) -> dict[int, Progress]:
-    """Return the progress of each of `numbers`, in their order, from all of their runs."""
-    folds = dict(_folds(connection, numbers))
+def progress_of(connection: Connection, numbers: Sequence[int]) -> dict[int, Progress]:
+    """Return the progress of each of `numbers`, in their order."""
+    folds = _fold_counts(connection, numbers)
     found: dict[int, list[Any]] = {number: [] for number in numbers}
     columns = (*runs.STATE_COLUMNS, run.c.stage, run.c.started, run.c.ended)
-    for chosen in _choosing(run.c.experiment, numbers):
-        for row in connection.execute(select(*columns).where(chosen).order_by(run.c.id)):
+    for condition in _conditions(run.c.experiment, numbers):
+        for row in connection.execute(select(*columns).where(condition).order_by(run.c.id)):
             if row.experiment in found:
                 found[row.experiment].append(row)
     now = datetime.now(UTC)
     return {
         number: {
-            **_state(folds[number], attempts, now),
-            "stage": attempts[-1].stage if attempts else None,
-            "seconds": sum((_end(row) - row.started).total_seconds() for row in attempts) if attempts else None,
+            **_state(folds[number], rows, now),
+            "stage": rows[-1].stage if rows else None,
+            "seconds": sum(((row.ended or row.heartbeat) - row.started).total_seconds() for row in rows)
+            if rows
+            else None,
         }
-        for number, attempts in found.items()
+        for number, rows in found.items()
     }
 
 
-def of_all(connection: Connection, numbers: Sequence[int], *, detailed: bool) -> dict[int, Progress]:
-    """Return the progress of `numbers`, which are most of the experiments: of thousands, without `stage` and `seconds`.
-
-    `detailed` has these two as well, and reads every run for them.
-    """
-    if detailed:
-        return of_some(connection, numbers)
-    # Most runs are done, and of these only a count matters.
+def state_of_many(connection: Connection, numbers: Sequence[int]) -> dict[int, Progress]:
+    """Return `folds_done` and `state` of thousands of experiments; faster than `progress_of` because most are done."""
     count = func.count(run.c.fold.distinct()).label("folds")
     counts = select(run.c.experiment, count).where(run.c.state == "done").group_by(run.c.experiment)
     done = {row.experiment: row.folds for row in connection.execute(counts)}
@@ -59,9 +55,9 @@ def of_all(connection: Connection, numbers: Sequence[int], *, detailed: bool) ->
             folds_done.setdefault(number, set()).add(fold)
     now = datetime.now(UTC)
     found: dict[int, Progress] = {}
-    for number, folds in _folds(connection, numbers):
+    for number, folds in _fold_counts(connection, numbers).items():
         if number in others:
-            found[number] = _state(folds, others[number], now, folds_done.get(number, set()))
+            found[number] = _state(folds, others[number], now, folds_done.get(number))
         else:
             finished = done.get(number, 0)
             state = "done" if finished == folds else "partial" if finished else "new"
@@ -69,12 +65,12 @@ def of_all(connection: Connection, numbers: Sequence[int], *, detailed: bool) ->
     return found
 
 
-def _state(folds: int, attempts: Iterable[Any], now: datetime, done: "set[int] | None" = None) -> Progress:
-    """Return `folds_done` and `state` from attempts, oldest first, and folds known to be `done`."""
-    done = set() if done is None else done
-    latest: dict[int, str] = {}  # the newest attempt's state of each fold; the newest attempt stands last
-    for row in attempts:
-        state = runs.shown_state(row, now)
+def _state(folds: int, rows: Iterable[Any], now: datetime, folds_done: "set[int] | None" = None) -> Progress:
+    """Return `folds_done` and `state` from runs, oldest first, and folds that are known to be done."""
+    done = set(folds_done or ())
+    latest: dict[int, str] = {}  # state of the newest run of each fold; the newest run comes last
+    for row in rows:
+        state = runs.current_state(row, now)
         latest.pop(row.fold, None)
         latest[row.fold] = state
         if state == "done":
@@ -92,25 +88,20 @@ def _state(folds: int, attempts: Iterable[Any], now: datetime, done: "set[int] |
     return {"folds_done": len(done), "state": state}
 
 
-def _end(row: Any) -> datetime:
-    end: datetime = row.heartbeat if row.ended is None else row.ended
-    return end
-
-
-def _folds(connection: Connection, numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Return how many folds each of `numbers` has."""
+def _fold_counts(connection: Connection, numbers: Sequence[int]) -> dict[int, int]:
+    """Return the number of folds of each of `numbers`."""
     query = select(experiment.c.number, fold_set.c.k).join(fold_set, fold_set.c.id == experiment.c.fold_set_id)
     wanted = set(numbers)
-    return [
-        (number, folds)
-        for chosen in _choosing(experiment.c.number, numbers)
-        for number, folds in connection.execute(query.where(chosen))
+    return {
+        number: folds
+        for condition in _conditions(experiment.c.number, numbers)
+        for number, folds in connection.execute(query.where(condition))
         if number in wanted
-    ]
+    }
 
 
-def _choosing(column: Any, numbers: Sequence[int]) -> list[ColumnElement[bool]]:
-    """Return conditions that find `numbers`: by name where they are few, else all between the first and the last."""
+def _conditions(column: Any, numbers: Sequence[int]) -> list[ColumnElement[bool]]:
+    """Return conditions that cover `numbers`: an IN list if they are few, else the range from the first to the last."""
     if not numbers:
         return []
     if len(numbers) <= CHUNK:

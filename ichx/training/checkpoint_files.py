@@ -1,11 +1,16 @@
-"""The files of a fold's checkpoints: found, and removed when nothing needs them. What is in them is in `checkpoint`."""
+"""Files of a fold's checkpoints: find and remove them. Their contents are in `checkpoint`; no torch is needed here."""
 
 import contextlib
 from pathlib import Path
 
+from ichx.files import DRAFT_PATTERN
+
+OLD_DRAFTS = ("*.tmp", ".*.parquet.*")
+"""Names of unfinished files that earlier versions have left."""
+
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return the folder's checkpoints, oldest first: by time, for another training's may stand further on."""
+    """Return the folder's checkpoints, oldest first by time: those of another training may be at a later position."""
     found = []
     for path in sorted(folder.glob("checkpoint-*.pt")):
         with contextlib.suppress(FileNotFoundError):  # another process has just removed it
@@ -14,9 +19,10 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what processes that died while they wrote have left: drafts of checkpoints, weights and predictions."""
-    for path in [*folder.glob("*.tmp"), *folder.glob(".*.parquet.*")]:
-        path.unlink(missing_ok=True)
+    """Remove unfinished checkpoints, weights and predictions that killed processes have left."""
+    for pattern in (DRAFT_PATTERN, *OLD_DRAFTS):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -1,7 +1,6 @@
-"""The processes that train one fold together: who this one is, and what they tell each other.
+"""Processes that train one fold together: rank, size, exchange of values, errors of lost processes.
 
-Alone, a process is a group of one, and all of this costs nothing. Gradients are not exchanged here but by the network's
-wrapper (`ichx.training.learner`).
+A single process is a group of one, at no cost. Gradients are exchanged by the network's wrapper (`runtime`).
 """
 
 import contextlib
@@ -16,31 +15,33 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ichx.errors import IchxError
+from ichx.errors import IchxError, ProcessError
 from ichx.training.stop_request import StopRequest
 
 Result = TypeVar("Result")
 
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|timed? ?out", re.IGNORECASE)
-"""What torch says, in one of its many ways, when another process of the group has gone."""
+"""Messages of torch when another process of the group has ended."""
 STEP_TIMEOUT = timedelta(minutes=30)
 PATIENCE = timedelta(days=7)
-"""How long processes wait for the first one, which may build a cache; one that has died is noticed at once."""
+"""How long processes wait for the first one, which may build a cache; a dead one is noticed at once."""
 
 
 class AgreedError(IchxError):
-    """An error that every process of a group raises, or that follows from another one's: the first process tells it."""
+    """An error that all processes of a group raise, or that follows from another's; the first process reports it."""
+
+    code = "process"
 
 
 class Group:
-    """A process among `size`, number `rank`. Every process calls the same methods in the same order."""
+    """Process `rank` of `size`. All processes call the same methods in the same order."""
 
     def __init__(self, rank: int = 0, size: int = 1, control: Any = None) -> None:
         self.rank, self.size, self._control = rank, size, control
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes and shows what the group does."""
+        """Whether this process writes files and reports progress for the group."""
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:
@@ -51,33 +52,37 @@ class Group:
         dist.all_gather_object(values, value, group=self._control)
         return values
 
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return the first process's `value`."""
         if self.size == 1:
             return value
-        held = [value]
-        dist.broadcast_object_list(held, src=0, group=self._control)
-        return held[0]
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self._control)
+        return values[0]
 
-    def first(self, work: Callable[[], Result]) -> Result:
-        """Return `work()`, done by the first process before the others: what it writes, they find."""
+    def leader_first(self, work: Callable[[], Result]) -> Result:
+        """Return `work()`, run by the first process before the others, which find what it wrote."""
         if self.leads:
             result = work()
-            self.share(None)
+            self.broadcast(None)
             return result
-        self.share(None)
+        self.broadcast(None)
         return work()
 
-    def share_buffers(self, model: nn.Module) -> None:
-        """Give every process the first one's buffers of `model`: batch statistics are each process's own."""
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """Copy the first process's buffers of `model` to all: batch statistics differ between processes."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Group]:
-    """Yield the group that this process was started in (RANK, WORLD_SIZE... as torchrun has them), and leave it."""
+def join_group(device: torch.device) -> Iterator[Group]:
+    """Yield the group that this process was started in (torchrun's RANK, WORLD_SIZE, ...), and leave it afterwards.
+
+    Raises:
+        ProcessError: The processes cannot connect to each other.
+    """
     if not started_in_group():
         yield Group()
         return
@@ -87,9 +92,9 @@ def joined(device: torch.device) -> Iterator[Group]:
     try:
         dist.init_process_group(backend, timeout=STEP_TIMEOUT)
     except (ValueError, RuntimeError) as error:
-        raise IchxError(
-            f"the processes of this run do not find each other: {str(error).splitlines()[0]}",
-            "start them with `ichx run --processes N` or torchrun",
+        raise ProcessError(
+            f"The processes of this run cannot connect to each other: {str(error).splitlines()[0]}",
+            "Start them with `ichx run --processes N` or torchrun.",
         ) from error
     try:
         control = dist.new_group(backend="gloo", timeout=PATIENCE)
@@ -99,9 +104,9 @@ def joined(device: torch.device) -> Iterator[Group]:
 
 
 def end_process() -> NoReturn:
-    """End a process of a group that has done its work, at once and well.
+    """End a process of a group after its work, with exit code 0.
 
-    Torch's threads may outlive the group that they were made for, and abort an interpreter that is being torn down.
+    Torch's threads may outlive their group and abort an interpreter that shuts down.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -114,25 +119,25 @@ def started_in_group() -> bool:
 
 
 def local_rank() -> int:
-    """Return which of the processes on this machine this one is."""
+    """Return the rank of this process on this machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def local_size() -> int:
-    """Return how many processes of the group this machine has."""
+    """Return the number of the group's processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))) if started_in_group() else 1
 
 
 @contextlib.contextmanager
-def watching(group: Group, stop: StopRequest, number: int) -> Iterator[None]:
-    """Turn torch's errors about a process that has gone into one line, or into the stop that they follow from."""
+def report_lost_processes(group: Group, stop: StopRequest, number: int) -> Iterator[None]:
+    """Turn torch's errors about a lost process into one line, or into the stop request that caused them."""
     try:
         yield
     except RuntimeError as error:
         if group.size == 1 or not LOST.search(str(error)):
             raise
-        stop.heed()
+        stop.raise_if_stopped()
         raise AgreedError(
-            f"another of the {group.size} processes of this run has ended",
-            f"its own message, if it left one, says why; `ichx run {number}` goes on from the last checkpoint",
+            f"Another of the {group.size} processes of this run has ended.",
+            f"See its message, if there is one. `ichx run {number}` resumes from the last checkpoint.",
         ) from error

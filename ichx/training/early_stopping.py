@@ -1,4 +1,4 @@
-"""When a stage with patience ends, and which of its epochs it hands on. A stage without trains to its end."""
+"""Patience: when a stage ends early, and which of its epochs it passes on. A stage without patience runs to its end."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,30 +6,30 @@ from typing import Any
 
 
 def best_epoch(scores: Sequence[float]) -> int:
-    """Return the place of the lowest score, the first of equal ones; one that is no number is the worst."""
+    """Return the index of the lowest score, the first of equal ones; NaN is the worst."""
     return min(range(len(scores)), key=lambda epoch: math.inf if math.isnan(scores[epoch]) else scores[epoch])
 
 
 def runs_out(scores: Sequence[float], patience: int) -> bool:
-    """Return whether the last `patience` scores have brought no better one than those before; 0 waits for ever."""
+    """Return whether the last `patience` scores brought no improvement; 0 waits forever."""
     return 0 < patience < len(scores) and len(scores) - 1 - best_epoch(scores) >= patience
 
 
-class Patience:
-    """The validation scores of a stage so far, and the weights of its best epoch. Its state goes into the checkpoint.
+class EarlyStopping:
+    """Validation scores of a stage so far, and the weights of its best epoch.
 
-    The weights are in the checkpoint too, and not in a file beside it: whichever checkpoint a run goes on from, they
-    are those of the epochs that it knows.
+    The weights are part of the checkpoint, not a separate file: whichever checkpoint a run resumes from, they belong to
+    the epochs that it has trained.
     """
 
     def __init__(self, patience: int) -> None:
-        """Begin a stage that waits `patience` epochs for a better score, 0 for one that does not look at it."""
+        """Begin a stage that waits `patience` epochs for a better score; with 0 scores are ignored."""
         self.patience = patience
         self.scores: list[float] = []
         self.weights: Any = None
 
-    def look(self, score: float, weights: Callable[[], Any]) -> None:
-        """Take in an epoch's `score`; `weights` are asked for where it is the best so far."""
+    def update(self, score: float, weights: Callable[[], Any]) -> None:
+        """Record an epoch's `score`; call `weights` if it is the best so far."""
         if self.patience > 0:
             self.scores.append(score)
             if self.best == len(self.scores) - 1:
@@ -41,8 +41,8 @@ class Patience:
         return best_epoch(self.scores)
 
     @property
-    def stays(self) -> bool:
-        """Whether the weights of the last epoch go on: they are the best so far, or nothing is looked at."""
+    def keeps_last(self) -> bool:
+        """Whether the stage passes on the weights of its last epoch: the best so far, or no patience."""
         return not self.scores or self.best == len(self.scores) - 1
 
     @property
@@ -55,5 +55,5 @@ class Patience:
         return {"scores": list(self.scores), "weights": self.weights}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         self.scores, self.weights = list(state["scores"]), state["weights"]

@@ -1,4 +1,4 @@
-"""The layers of a network from its input to its head: which parameter is how deep, and what only the head learns."""
+"""Layers of a network from input to head: the depth of each parameter, and training of the head only."""
 
 from collections.abc import Set
 from typing import Any
@@ -7,13 +7,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 DEPTH = 2
-"""Parts of a parameter's dotted name that tell its layer, in networks that do not tell their layers themselves."""
+"""Parts of a parameter's dotted name that identify its layer, in networks without `group_matcher`."""
 
 
 def layer_numbers(model: nn.Module) -> dict[str, int]:
-    """Return each parameter's layer by its name, from 0 at the input; the head is in the last one.
+    """Return the layer of each parameter by name, from 0 at the input; the head is in the last one.
 
-    A timm model tells its layers. In any other a layer is what shares the first two parts of the name, such as
+    timm models define their layers. In others a layer has the first two parts of the name in common, e.g.
     `encoder.layer1`, in the order of the model.
     """
     matcher: Any = getattr(model, "group_matcher", None)
@@ -31,9 +31,9 @@ def layer_numbers(model: nn.Module) -> dict[str, int]:
 
 
 def head_names(model: nn.Module) -> frozenset[str]:
-    """Return the names of the head's parameters: those of `get_classifier()`, timm's convention, or the last layer's.
+    """Return the names of the head's parameters: those of `get_classifier()`, as in timm.
 
-    A network without that method has its head in the module that owns its last parameter.
+    The head of a network without that method is the module that owns its last parameter.
     """
     names = [name for name, _ in model.named_parameters()]
     classifier: Any = getattr(model, "get_classifier", tuple)
@@ -44,17 +44,17 @@ def head_names(model: nn.Module) -> frozenset[str]:
     return frozenset(found or [name for name in names if name.rpartition(".")[0] == last])
 
 
-def train_whole(model: nn.Module, learning: Set[str]) -> None:
-    """Let all parameters in `learning` learn, and put `model` into training mode."""
+def train_all(model: nn.Module, trainable: Set[str]) -> None:
+    """Train all parameters in `trainable`, and set `model` to training mode."""
     model.train()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in learning)
+        parameter.requires_grad_(name in trainable)
 
 
-def train_head(model: nn.Module, learning: Set[str]) -> None:
-    """Let those parameters in `learning` learn that the head has; the rest is frozen, batch statistics included."""
+def train_head(model: nn.Module, trainable: Set[str]) -> None:
+    """Train those parameters in `trainable` that the head owns; freeze the rest, including batch statistics."""
     head = head_names(model)
-    train_whole(model, learning & head)
+    train_all(model, trainable & head)
     for name, module in model.named_modules():
         inside = any(parameter.startswith(f"{name}.") for parameter in head)
         if isinstance(module, _BatchNorm) and not inside:

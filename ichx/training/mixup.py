@@ -1,7 +1,7 @@
-"""Mixup and CutMix: each slice of a batch gets a part of its neighbour, and of its neighbour's labels.
+"""Mixup and CutMix: each slice of a batch is mixed with its neighbour in the batch, and so are their labels.
 
-It is done on windowed images, the network's input, as the papers have it. Half of air and half of bone, in HU, would be
-brain; and windows differ from slice to slice.
+Windowed images are mixed, as in the papers. In HU the mean of air and bone would be brain, and windows differ between
+slices.
 """
 
 import math
@@ -17,16 +17,16 @@ from ichx.recipe import AugmentationRecipe
 class Mix:
     """How a batch is mixed: each slice keeps `share` of itself.
 
-    The rest is blended in, or fills the `box` (top, bottom, left, right) in pixels. Partners are neighbours in the
-    batch, whose order is random already: 0 and 1, 2 and 3, an odd last one with the one before it. So a batch that is
-    split between even places is mixed as if it were whole.
+    The rest of the partner is blended in, or fills the `box` (top, bottom, left, right) in pixels. Partners are
+    neighbours in the batch, whose order is random: 0 and 1, 2 and 3, an odd last one with the one before it. A batch
+    that is split at even positions is thus mixed like the complete one.
     """
 
     share: float
     box: tuple[int, int, int, int] | None = None
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
-        """Return mixed `images` (N, C, H, W), in the layout in memory that they have."""
+        """Return mixed `images` (N, C, H, W), in the same memory layout."""
         partner = _partners(len(images), images.device)
         if self.box is None:
             return images * self.share + images[partner] * (1 - self.share)
@@ -36,11 +36,11 @@ class Mix:
         return mixed
 
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return mixed `labels` (N, 6): what the losses of both slices, weighted by their shares, amount to."""
+        """Return mixed `labels` (N, 6), equivalent to the losses of both slices weighted by their shares."""
         return labels * self.share + labels[_partners(len(labels), labels.device)] * (1 - self.share)
 
     def masks(self, masks: torch.Tensor) -> tuple[tuple[float, torch.Tensor], ...]:
-        """Return masks (N, H, W) of the mixed images, each with what its loss counts: blended ones have two."""
+        """Return masks (N, H, W) of the mixed images, each with the weight of its loss: blended images have two."""
         other = masks[_partners(len(masks), masks.device)]
         if self.box is None:
             return (self.share, masks), (1 - self.share, other)
@@ -51,10 +51,10 @@ class Mix:
 
 
 def draw_mix(recipe: AugmentationRecipe, pixels: int, *address: int) -> Mix | None:
-    """Return how the batch at `address`, of images with an edge of `pixels`, is mixed; None where it is left alone.
+    """Return how the batch at `address`, of images with an edge of `pixels`, is mixed; None if it is not.
 
-    `mixup` is Zhang et al. 2018 (arXiv 1710.09412), `cutmix` Yun et al. 2019 (arXiv 1905.04899): of a box that reaches
-    over the border only the part inside counts.
+    `mixup` is Zhang et al. 2018 (arXiv 1710.09412), `cutmix` Yun et al. 2019 (arXiv 1905.04899); only the part of a box
+    inside the image counts.
     """
     if recipe.mixup == 0 and recipe.cutmix == 0:
         return None
@@ -74,6 +74,6 @@ def draw_mix(recipe: AugmentationRecipe, pixels: int, *address: int) -> Mix | No
 
 
 def _partners(count: int, device: torch.device) -> torch.Tensor:
-    """Return (N,) the place of each slice's partner."""
+    """Return the index of each slice's partner, `(N,)`."""
     partner = torch.arange(count, device=device) ^ 1
     return partner.where(partner < count, max(count - 2, 0))

@@ -1,4 +1,4 @@
-"""The optimizer that a stage begins with: which one, and how fast each layer learns. Not the rate over time."""
+"""The optimizer of a stage, with a learning rate scale and weight decay per layer. Rates over time: `schedules`."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ MOMENTUM = 0.9
 def make_optimizer(recipe: OptimizerRecipe, stage: StageRecipe, model: nn.Module) -> torch.optim.Optimizer:
     """Return a new optimizer for a stage, with torch's betas and eps.
 
-    Each of its groups has a `scale`, by which the learning rate of the moment is to be multiplied.
+    Each parameter group has a `scale` that multiplies the current learning rate.
     """
     groups = _groups(recipe, model)
-    # foreach: one call for all tensors, which a small network spends a tenth of its step on otherwise
+    # foreach: one call for all tensors; separate calls take a tenth of a small network's step
     if recipe.name == "adamw":
         return torch.optim.AdamW(groups, lr=stage.lr, foreach=True)
     if recipe.name == "sgd":
@@ -29,9 +29,13 @@ def make_optimizer(recipe: OptimizerRecipe, stage: StageRecipe, model: nn.Module
 def take_step(
     optimizer: torch.optim.Optimizer, model: nn.Module, clip: float, scaler: "torch.amp.GradScaler | None"
 ) -> None:
-    """Change the weights by the gradients, whose norm is first cut to `clip` (0: it is not), and forget those.
+    """Update the weights and clear the gradients.
 
-    `scaler` is what fp16 has scaled the loss with; it skips a step whose gradients are not finite.
+    Args:
+        optimizer: The optimizer.
+        model: The network, for clipping.
+        clip: Bound for the norm of all gradients; 0 for none.
+        scaler: Scaler of the loss in fp16; it skips steps with non-finite gradients.
     """
     if clip > 0:
         if scaler is not None:
@@ -49,17 +53,17 @@ def _groups(recipe: OptimizerRecipe, model: nn.Module) -> list[dict[str, object]
     """Return the parameters in groups of one weight decay and one scale, in the model's order."""
     layers = layer_numbers(model) if recipe.layer_decay != 1 else {}
     last = max(layers.values(), default=0)
-    # RAdam decays all of them, as the reference did; the newer habit spares what has no direction to shrink in.
-    spared = set() if recipe.name == "radam" else _spared(model)
+    # RAdam decays all parameters, as the reference did; the others exempt norms and biases.
+    exempt = set() if recipe.name == "radam" else _exempt(model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         scale = recipe.layer_decay ** (last - layers.get(name, last))
-        decay = 0.0 if name in spared else recipe.weight_decay
+        decay = 0.0 if name in exempt else recipe.weight_decay
         groups.setdefault((scale, decay), []).append(parameter)
     return [{"params": found, "scale": scale, "weight_decay": decay} for (scale, decay), found in groups.items()]
 
 
-def _spared(model: nn.Module) -> set[str]:
-    """Return the names of norms, biases, and what a timm model says is not to decay, such as position embeddings."""
+def _exempt(model: nn.Module) -> set[str]:
+    """Return the names of norms, biases, and parameters that a timm model exempts, e.g. position embeddings."""
     own: Any = getattr(model, "no_weight_decay", tuple)
     return {name for name, parameter in model.named_parameters() if parameter.ndim <= 1} | set(own())

@@ -1,4 +1,4 @@
-"""Pooled features: what a network's last layer makes its logits of, taken from the very pass that predicts."""
+"""Pooled features: the input of a network's last layer, captured from the pass that predicts."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,33 +7,40 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
-from ichx.errors import IchxError
+from ichx.errors import UnsupportedError
 from ichx.evaluation.feature_files import FeatureWriter
 
 LARGEST: Final = float(np.finfo(np.float16).max)
 
 
 @contextlib.contextmanager
-def captured(model: nn.Module, slice_ids: npt.NDArray[np.object_], into: FeatureWriter | None) -> Iterator[None]:
-    """Write to `into` the pooled features of all that `model` predicts meanwhile: `slice_ids` (N,), in their order.
+def capture_features(
+    model: nn.Module, slice_ids: npt.NDArray[np.object_], writer: FeatureWriter | None
+) -> Iterator[None]:
+    """Write the pooled features of everything that `model` predicts in this block.
 
-    Nothing is done where `into` is None. Raises `IchxError` for a network whose last layer cannot be told.
+    Args:
+        model: The network.
+        slice_ids: `(N,)` ids of the predicted slices, in their order.
+        writer: Receives the features; None captures nothing.
+
+    Raises:
+        UnsupportedError: The network does not name its last layer.
     """
-    if into is None:
+    if writer is None:
         yield
         return
     done = 0
 
-    def take(_: nn.Module, given: tuple[Any, ...]) -> None:
+    def capture(_: nn.Module, arguments: tuple[Any, ...]) -> None:
         nonlocal done
-        features = given[0].flatten(1).float().clamp(-LARGEST, LARGEST).to(torch.float16).cpu().numpy()
-        into.add(slice_ids[done : done + len(features)], features)
+        features = arguments[0].flatten(1).float().clamp(-LARGEST, LARGEST).to(torch.float16).cpu().numpy()
+        writer.add(slice_ids[done : done + len(features)], features)
         done += len(features)
 
-    hook = last_layer(extract_model_from_parallel(model)).register_forward_pre_hook(take)
+    hook = last_layer(model).register_forward_pre_hook(capture)
     try:
         yield
     finally:
@@ -41,12 +48,12 @@ def captured(model: nn.Module, slice_ids: npt.NDArray[np.object_], into: Feature
 
 
 def last_layer(model: nn.Module) -> nn.Module:
-    """Return the layer of `model` that makes logits of pooled features; raises `IchxError` where it does not say."""
+    """Return the layer that maps pooled features to logits. Raises `UnsupportedError` if `model` does not name it."""
     classifier = getattr(model, "get_classifier", None)
     layer = classifier() if callable(classifier) else None
     if not isinstance(layer, nn.Module) or isinstance(layer, nn.Identity):
-        raise IchxError(
-            f"the network {type(model).__name__} has no pooled features: its `get_classifier()` names no last layer",
-            "leave out --save features, or give the plugin's network that method",
+        raise UnsupportedError(
+            f"The network {type(model).__name__} has no pooled features: `get_classifier()` returns no layer.",
+            "Leave out --save features, or add that method to the plugin's network.",
         )
     return layer

@@ -1,40 +1,41 @@
-"""What a run may choose without changing what the experiment is. Without torch, for those who only pass it on."""
+"""Options of a run that do not change what the experiment is. No torch: other processes only pass them on."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-EVERY_SECONDS = 300.0
-"""Between two checkpoints within an epoch, unless the user says otherwise."""
-MOST_WORKERS = 16
-"""Loader processes of a run that nobody limits, where there are as many cores."""
+CHECKPOINT_SECONDS = 300.0
+"""Default time between two checkpoints within an epoch."""
+MAX_WORKERS = 16
+"""Loader processes by default, if there are as many cores."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The choices of a run; `None` means as the recipe or the machine has it.
-
-    `checkpoint_every` is in seconds: 0 leaves it at one checkpoint per epoch.
-    """
+    """Options of a run; None means as in the recipe or as the machine allows."""
 
     device: str = "auto"
     pretrained: bool | None = None
     weights: Path | None = None
+    """Start from what fits in this file."""
     workers: int | None = None
-    checkpoint_every: float = EVERY_SECONDS
+    """Loader processes."""
+    checkpoint_every: float = CHECKPOINT_SECONDS
+    """Seconds between checkpoints within an epoch; 0 writes one per epoch."""
     save_features: bool = False
+    """Whether to write pooled features next to predictions."""
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """The options as `ichx run` is told them."""
-        told = ["--device", self.device]
+        """The options as arguments of `ichx run`."""
+        arguments = ["--device", self.device]
         if self.pretrained is not None:
-            told.append("--pretrained" if self.pretrained else "--no-pretrained")
+            arguments.append("--pretrained" if self.pretrained else "--no-pretrained")
         if self.weights is not None:
-            told += ["--weights", str(self.weights.resolve())]
+            arguments += ["--weights", str(self.weights.resolve())]
         if self.workers is not None:
-            told += ["--workers", str(self.workers)]
-        if self.checkpoint_every != EVERY_SECONDS:
-            told += ["--checkpoint-every", f"{self.checkpoint_every:g}s"]
+            arguments += ["--workers", str(self.workers)]
+        if self.checkpoint_every != CHECKPOINT_SECONDS:
+            arguments += ["--checkpoint-every", f"{self.checkpoint_every:g}s"]
         if self.save_features:
-            told += ["--save", "features"]
-        return tuple(told)
+            arguments += ["--save", "features"]
+        return tuple(arguments)

@@ -1,4 +1,4 @@
-"""Asking a run to stop. Ctrl-C or SIGTERM lets it end its step and keep what it has; a second Ctrl-C does not wait."""
+"""Stop requests: Ctrl-C or SIGTERM ends a run after its step, with a checkpoint; a second Ctrl-C ends it at once."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ from ichx.signals import handle_signals
 
 
 class RunStopped(KeyboardInterrupt):
-    """A run that `signal` asked to stop has stopped, and kept what it had."""
+    """A run has stopped on request of `signal`; its progress is saved."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -18,27 +18,27 @@ class RunStopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a program that the signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        """Exit code that a shell expects after the signal: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self.signal
 
 
 class StopRequest:
-    """Whether a signal has asked to stop. Loops look at `signal` between their steps."""
+    """Whether a signal has requested a stop. Loops check `signal` between their steps."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, note: Callable[[str], None] = lambda message: None) -> None:
         self.signal: int | None = None
-        self._tell = tell
+        self._note = note
         self._at_once = False
 
-    def heed(self) -> None:
-        """Raise `RunStopped` where a signal has asked for it."""
+    def raise_if_stopped(self) -> None:
+        """Raise `RunStopped` if a signal has requested it."""
         if self.signal is not None:
             raise RunStopped(self.signal)
 
     @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Raise `RunStopped` wherever a signal finds this block: work without steps, of which nothing is lost."""
-        self.heed()
+    def interruptible(self) -> Iterator[None]:
+        """Raise `RunStopped` anywhere in this block: work without steps, of which nothing is lost."""
+        self.raise_if_stopped()
         self._at_once = True
         try:
             yield
@@ -46,21 +46,21 @@ class StopRequest:
             self._at_once = False
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
-        """Take a signal in; raise `KeyboardInterrupt` for a second Ctrl-C."""
-        asked, self.signal = self.signal, number
+        """Handle a signal; raise `KeyboardInterrupt` for a second Ctrl-C."""
+        previous, self.signal = self.signal, number
         if self._at_once:
             raise RunStopped(number)
-        if number == signal.SIGINT and asked == signal.SIGINT:
+        if number == signal.SIGINT and previous == signal.SIGINT:
             raise KeyboardInterrupt
-        if asked is None:
-            # by a thread: this may have interrupted a line that is being printed
+        if previous is None:
+            # In a thread: the signal may have interrupted a line that is being printed.
             message = "stopping after this step; Ctrl-C again stops at once"
-            threading.Thread(target=self._tell, args=(message,), daemon=True).start()
+            threading.Thread(target=self._note, args=(message,), daemon=True).start()
 
 
 @contextlib.contextmanager
-def listening(tell: Callable[[str], None]) -> Iterator[StopRequest]:
+def stop_on_signals(note: Callable[[str], None]) -> Iterator[StopRequest]:
     """Yield the request that Ctrl-C and SIGTERM set in this block; outside the main thread nothing sets it."""
-    request = StopRequest(tell)
+    request = StopRequest(note)
     with handle_signals(request.receive):
         yield request

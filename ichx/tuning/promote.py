@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ichx.errors import ConflictError, InvalidInputError, NotFoundError, NotReadyError
-from ichx.experiments.fold_files import fold_score
+from ichx.experiments.fold_status import fold_score
 from ichx.experiments.register import draft
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml

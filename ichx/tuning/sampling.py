@@ -4,7 +4,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Sampler = Literal["tpe", "gp", "random"]
 """Tree-structured Parzen estimators, a Gaussian process, and random search."""
-SAMPLERS: tuple[str, ...] = get_args(Sampler)
 
 
 def create_sampler(name: Sampler, seed: int) -> BaseSampler:

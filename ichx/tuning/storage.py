@@ -9,7 +9,7 @@ import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 BUSY_SECONDS = 30.0
 """Time that SQLite waits for another process."""
 Pruner = Literal["median", "hyperband", "none"]
-PRUNERS: tuple[str, ...] = get_args(Pruner)
 STAGE_STEPS = 10
 """Pruning steps of each stage: epochs are compared at the same part of the same stage, whatever its length."""
 STARTUP_TRIALS = 5

@@ -18,9 +18,9 @@ from ichx.recipe import Recipe, settable
 from ichx.recipe_text import from_toml
 from ichx.tuning.default_space import default_space
 from ichx.tuning.limits import Limits
-from ichx.tuning.sampling import SAMPLERS, Sampler, create_sampler
+from ichx.tuning.sampling import Sampler, create_sampler
 from ichx.tuning.space import Space
-from ichx.tuning.storage import PRUNERS, Pruner, create_pruner, enqueue_baseline, open_study, reopen, study_name
+from ichx.tuning.storage import Pruner, create_pruner, enqueue_baseline, open_study, reopen, study_name
 from ichx.tuning.study_context import StudyContext
 from ichx.tuning.study_setup import OPTIONS
 from ichx.tuning.trial import Budget
@@ -244,9 +244,6 @@ def _problems(parent: "Experiment", request: TuneRequest) -> list[str]:
         for name, bound in request.limits.to_dict().items()
         if not bound > 0
     ]
-    for option, value, known in (("sampler", request.sampler, SAMPLERS), ("pruner", request.pruner, PRUNERS)):
-        if value not in known:
-            problems.append(f"Invalid value for --{option}: {value}. It must be one of {', '.join(known)}.")
     if request.timeout is not None and request.timeout <= 0:
         problems.append(f"Invalid value for --timeout: {request.timeout:g}. It must be above 0.")
     if parent.kind == "trial":

@@ -8,7 +8,7 @@ from ichx.errors import IchxError, InvalidInputError
 from ichx.experiments.register import draft
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
-from ichx.store import Tuned
+from ichx.store import TuningInfo
 from ichx.training.run_options import RunOptions
 from ichx.tuning.budget import Value, trial_recipe
 
@@ -63,7 +63,7 @@ def register_trial(
         recipe = trial_recipe(from_toml(parent.recipe), values, budget.length)
     except IchxError as error:
         raise IncompatibleValuesError(error.problem, error.remedy) from error
-    tuned = Tuned(study, number, budget.fold, dict(values), budget.subset, budget.length)
+    tuned = TuningInfo(study, number, budget.fold, dict(values), budget.subset, budget.length)
     for known in store.trials(parent.number):
         # A process may have ended between the registration and Optuna's record of it. An earlier study file may have
         # had a study of the same name.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
-from ichx.experiments.fold_files import fold_score, live_run
+from ichx.experiments.fold_status import fold_score, live_run
 from ichx.jobs.engine import Job, JobResult
 from ichx.jobs.fold_job import fold_job
 from ichx.jobs.job_log import JobLog

@@ -111,7 +111,7 @@ def test_check_names_what_only_decoding_shows(files: Path) -> None:
     (files / "train" / "more.dcm").write_bytes(b"new")
     assert "1 file is new there: more.dcm" in ichx_data("check", "x")[1]
     (files / "train" / "black.dcm").unlink()
-    with pytest.raises(IchxError, match="1 file gone"):
+    with pytest.raises(IchxError, match=r"1 file .*black\.dcm"):
         ichx_data("check", "x")
 
 
@@ -174,7 +174,7 @@ def test_a_dataset_is_removed_with_what_was_made_of_it_and_the_files_stay(
 ) -> None:
     refused = ichx("data", "rm", "ph", "--yes", cwd=trained_copy)
     assert refused.code == 1
-    assert "ph is in use: experiments 1, 2, 3 stand on it" in refused.err
+    assert "1, 2, 3" in refused.err
     assert "delete that first: `ichx exp rm 1 2 3` and `ichx gc`, `ichx data rm ph-test`" in refused.err
     assert "'ph'" in ichx("data", "rm", "hp", cwd=trained_copy).err
 

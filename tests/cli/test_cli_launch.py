@@ -17,7 +17,7 @@ from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import EpochRecord, Run, Store, open_store
-from ichx.store.process import process_lives, process_mark
+from ichx.store.process import is_process_alive, process_identity
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
@@ -107,12 +107,12 @@ def test_no_job_outlives_its_launch(how: str, dataset_copy: Path) -> None:
     with open_store(open_workspace(dataset_copy)) as store:
         launched = start(dataset_copy, number, "--jobs", 2)
         wait_until(lambda: len(running(store, number)) == 2, launched)
-        jobs = [(run.pid, process_mark(run.pid)) for run in running(store, number)]
+        jobs = [(run.pid, process_identity(run.pid)) for run in running(store, number)]
         assert len({pid for pid, _ in jobs} - {launched.pid}) == 2
-        assert all(process_lives(pid, mark) for pid, mark in jobs)
+        assert all(is_process_alive(pid, mark) for pid, mark in jobs)
         launched.send_signal(getattr(signal, how))
         out, err = launched.communicate(timeout=ENOUGH)
-        wait_until(lambda: not any(process_lives(pid, mark) for pid, mark in jobs))
+        wait_until(lambda: not any(is_process_alive(pid, mark) for pid, mark in jobs))
         assert not any(run.state == "running" for run in store.runs(number))
     for fold in (0, 1):
         assert list((dataset_copy / f"experiments/{number}/fold-{fold}").glob("checkpoint-*.pt"))

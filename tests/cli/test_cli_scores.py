@@ -110,7 +110,7 @@ def test_diff_without_scores_says_why(ichx: Program, trained_copy: Path) -> None
     same = ichx("exp", "diff", 1, 5, cwd=trained_copy)
     assert "their recipes, data and folds are the same" in same.err
     assert ichx("exp", "diff", 1, 1, cwd=trained_copy).code == 2
-    assert "no experiment has the number 9" in ichx("exp", "diff", 1, 9, cwd=trained_copy).err
+    assert "no experiment 9" in ichx("exp", "diff", 1, 9, cwd=trained_copy).err
 
 
 def test_the_audit_prints_its_checks_and_exits_1_when_something_is_wrong(ichx: Program, trained_copy: Path) -> None:

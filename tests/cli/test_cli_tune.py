@@ -142,7 +142,7 @@ def test_tune_is_a_command_and_has_one_under_it(ichx: Program, trained_copy: Pat
     assert "show" in told
     assert "Usage: ichx tune show [OPTIONS]" in ichx("tune", "show", "--help", cwd=trained_copy).out
     unknown = ichx("tune", 77, "--trials", 3, cwd=trained_copy)
-    assert (unknown.code, unknown.err.splitlines()[0]) == (1, "error: no experiment has the number 77")
+    assert (unknown.code, unknown.err.splitlines()[0]) == (1, "error: There is no experiment 77.")
     assert ichx("tune", "--trials", 3, 77, cwd=trained_copy).err == unknown.err
     for wrong in (("tune",), ("tune", "shwo"), ("tune", 1, "show"), ("tune", "show")):
         assert ichx(*wrong, cwd=trained_copy).code == 2, wrong

@@ -16,11 +16,11 @@ from ichx.cli import bars, output
 from ichx.cli.live import LiveView
 from ichx.cli.tables import build_table, print_table
 from ichx.datasets.add import AddRequest, add_dataset
+from ichx.experiments.callbacks import FoldPlan
 from ichx.experiments.register import new_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import EpochRecord, ScoreDraft, open_store
-from ichx.training.callbacks import FoldPlan
 from ichx.workspace import open_workspace
 
 LONG = "wide-windows-and-a-name-that-says-all-of-what-was-changed-since-the-last-one"

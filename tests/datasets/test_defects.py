@@ -1,4 +1,4 @@
-"""The documentation speaks of every defect and flag."""
+"""The documentation lists every defect and flag."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A folder of files to records."""
+"""Scanning the headers of a source."""
 
 import zipfile
 import zlib
@@ -13,7 +13,7 @@ from pydicom import config
 from zip_files import change_entry, zip_folder
 
 from ichx.datasets import ingest
-from ichx.datasets.catalog import build_catalog, usable
+from ichx.datasets.catalog import build_catalog, usable_slices
 from ichx.datasets.ingest import file_stem, scan_source
 from ichx.datasets.sources import SourceFile, SourceFiles, read_source_slice
 from ichx.phantom.encoded_files import enhanced
@@ -29,11 +29,11 @@ from ichx.phantom.encoded_files import enhanced
         ("a.b/c.IMA", "c"),
     ],
 )
-def test_stems(file: str, stem: str) -> None:
+def test_file_stem(file: str, stem: str) -> None:
     assert file_stem(file) == stem
 
 
-def test_a_record_for_every_file_whatever_the_number_of_processes(
+def test_scan_has_a_row_for_every_file_with_any_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_study(tmp_path / "p1", "1", 7)
@@ -53,7 +53,7 @@ def test_a_record_for_every_file_whatever_the_number_of_processes(
     pd.testing.assert_frame_equal(one, scan_source(tmp_path, processes=2))
 
 
-def test_a_zip_is_scanned_as_its_folder_is(tmp_path: Path) -> None:
+def test_zip_and_folder_have_equal_scans(tmp_path: Path) -> None:
     folder = tmp_path / "files"
     write_study(folder / "p1", "1", 5)
     write_ct(folder / "mr.dcm", Modality="MR")
@@ -72,7 +72,7 @@ def test_a_zip_is_scanned_as_its_folder_is(tmp_path: Path) -> None:
     assert plain["intercept_repaired"].sum() == 1
 
 
-def test_members_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_defects_of_zip_members(tmp_path: Path) -> None:
     folder = tmp_path / "files"
     for name in ("ok", "secret", "bomb", "lost"):
         write_ct(folder / f"{name}.dcm")
@@ -95,19 +95,19 @@ def test_members_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     ]
 
 
-def test_frames_are_slices_of_their_own(tmp_path: Path) -> None:
+def test_each_frame_is_a_slice(tmp_path: Path) -> None:
     frames = [head(seed) for seed in range(3)]
     write_ct(tmp_path / "f/one.dcm")
     with config.disable_value_validation():
         enhanced(write_ct(tmp_path / "f/many.dcm"), frames).save_as(tmp_path / "f/many.dcm", enforce_file_format=False)
     archive = zip_folder(tmp_path / "f", tmp_path / "f.zip")
     for source in (tmp_path / "f", archive):
-        slices = usable(build_catalog(scan_source(source), None)[0])
+        slices = usable_slices(build_catalog(scan_source(source), None)[0])
         assert sorted(slices["frame"]) == [0, 1, 2, 3]
-        decoded = {int(row.frame): read_source_slice(file).hu for row, file in _known(source, slices)}
+        decoded = {int(row.frame): read_source_slice(file).hu for row, file in _rows_and_files(source, slices)}
         assert all(decoded[frame].shape == (SIDE, SIDE) for frame in decoded)
         assert len({decoded[frame].tobytes() for frame in (1, 2, 3)}) == 3
 
 
-def _known(source: Path, slices: pd.DataFrame) -> list[tuple[Any, SourceFile]]:
-    return list(zip(slices.itertuples(), SourceFiles(source, slices).of(range(len(slices))), strict=True))
+def _rows_and_files(source: Path, slices: pd.DataFrame) -> list[tuple[Any, SourceFile]]:
+    return list(zip(slices.itertuples(), SourceFiles(source, slices).select(range(len(slices))), strict=True))

@@ -1,4 +1,4 @@
-"""Folders and zips as sources of files."""
+"""Sources of files: folders, zips and single files."""
 
 import os
 from pathlib import Path
@@ -11,18 +11,18 @@ from ichx.ct.dicom import DicomDefectError, read_slice
 from ichx.datasets import sources
 from ichx.datasets.ingest import scan_source
 from ichx.datasets.sources import SourceFiles, find_drift, list_files, read_source_slice, read_zip_member
-from ichx.errors import IchxError
+from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotFoundError
 from ichx.phantom.encoded_files import enhanced
 
 
-def test_finds_files_in_any_tree_but_hidden_ones(tmp_path: Path) -> None:
+def test_list_files_skips_hidden_files(tmp_path: Path) -> None:
     for name in ("b/c/2.dcm", "a.dcm", "b/IM1", ".hidden", ".git/x.dcm", "DICOMDIR", "b/dicomdir"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     assert list_files(tmp_path).names == ["a.dcm", "b/IM1", "b/c/2.dcm"]
 
 
-def test_follows_links_once(tmp_path: Path) -> None:
+def test_list_files_follows_links_once(tmp_path: Path) -> None:
     (tmp_path / "data/deep").mkdir(parents=True)
     (tmp_path / "data/deep/a.dcm").write_text("x")
     (tmp_path / "data/deep/up").symlink_to(tmp_path / "data")
@@ -31,7 +31,7 @@ def test_follows_links_once(tmp_path: Path) -> None:
     assert list_files(tmp_path / "all").names == ["linked/deep/a.dcm"]
 
 
-def test_a_zip_has_the_files_of_its_folder(tmp_path: Path) -> None:
+def test_zip_lists_the_files_of_its_folder(tmp_path: Path) -> None:
     for name in ("b/c/2.dcm", "a.dcm", "b/IM1", ".hidden", ".git/x.dcm", "DICOMDIR", "b/dicomdir", "__MACOSX/._a.dcm"):
         (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "f" / name).write_text(name)
@@ -41,19 +41,19 @@ def test_a_zip_has_the_files_of_its_folder(tmp_path: Path) -> None:
     )
     assert list_files(archive / "deep").names == ["train/a.dcm", "train/b/IM1", "train/b/c/2.dcm"]
     assert list_files(archive).names[0] == "deep/train/a.dcm"
-    member = list_files(archive / "deep/train").place(1).member
+    member = list_files(archive / "deep/train").locate(1).member
     assert member is not None
     assert member.name == "deep/train/b/IM1"
 
 
-def test_a_folder_called_dicomdir_is_a_folder(tmp_path: Path) -> None:
+def test_folder_named_dicomdir(tmp_path: Path) -> None:
     (tmp_path / "f/DICOMDIR").mkdir(parents=True)
     (tmp_path / "f/DICOMDIR/IM1").write_text("x")
     archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
     assert list_files(tmp_path / "f").names == list_files(archive).names == ["DICOMDIR/IM1"]
 
 
-def test_names_in_a_zip_that_begin_with_a_dot_and_a_slash(tmp_path: Path) -> None:
+def test_zip_names_starting_with_dot_slash(tmp_path: Path) -> None:
     write_study(tmp_path / "f", "1", 2)
     archive = zip_folder(tmp_path / "f", tmp_path / "a.zip", "X/train/")
     archive.write_bytes(archive.read_bytes().replace(b"X/train/", b"./train/"))
@@ -63,27 +63,27 @@ def test_names_in_a_zip_that_begin_with_a_dot_and_a_slash(tmp_path: Path) -> Non
     assert scan["file"].str.startswith("train/").all()
 
 
-def test_sources_that_are_none(tmp_path: Path) -> None:
+def test_invalid_sources(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
     write_ct(tmp_path / "f/train/a.dcm")
     archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
-    for source, problem in (
-        ("absent", "there is no folder"),
-        ("empty", "has no files"),
-        ("notes.txt", "neither a folder nor a zip"),
-        ("notes.txt/train", "neither a folder nor a zip"),
-        ("a.zip/test", "there is no folder test in"),
+    for source, error in (
+        ("absent", NotFoundError),
+        ("empty", InvalidInputError),
+        ("notes.txt", InvalidInputError),
+        ("notes.txt/train", InvalidInputError),
+        ("a.zip/test", NotFoundError),
     ):
-        with pytest.raises(IchxError, match=problem):
+        with pytest.raises(error, match=source.split("/")[0]):
             list_files(tmp_path / source)
-    with pytest.raises(IchxError) as caught:
+    with pytest.raises(NotFoundError, match="trian") as caught:
         list_files(archive / "trian")
     assert "'train'" in caught.value.remedy
 
 
-def test_a_dicom_file_alone_is_a_source(tmp_path: Path) -> None:
-    """Also one that is no usable slice; the catalog says why."""
+def test_single_dicom_file(tmp_path: Path) -> None:
+    """A file with a defect is listed, too."""
     path = write_ct(tmp_path / "f/a.dcm")
     other = write_ct(tmp_path / "mr.dcm", Modality="MR")
     for source, defect in ((path, ""), (other, "not_ct")):
@@ -91,95 +91,98 @@ def test_a_dicom_file_alone_is_a_source(tmp_path: Path) -> None:
         scan = scan_source(source)
         assert scan[["file", "defect"]].to_numpy().tolist() == [[source.name, defect]]
     scan = scan_source(path)
-    (file,) = SourceFiles(path, scan).of([0])
+    (file,) = SourceFiles(path, scan).select([0])
     hu = read_source_slice(file).hu
     assert (hu == read_slice(path).hu).all()
     write_ct(path, stored=head(1, side=40))
-    with pytest.raises(IchxError, match="1 file changed: a"):
+    with pytest.raises(ChangedDataError, match=r"1 file .*a\.dcm"):
         SourceFiles(path, scan)
 
 
-def test_slices_are_read_from_a_zip_as_from_a_folder(tmp_path: Path) -> None:
+def test_zip_and_folder_have_equal_slices(tmp_path: Path) -> None:
     write_study(tmp_path / "f", "1", 4)
     archive = zip_folder(tmp_path / "f", tmp_path / "a.zip", "train/")
     plain, packed = (SourceFiles(source, scan_source(source)) for source in (tmp_path / "f", archive / "train"))
-    for one, other in zip(plain.of(range(4)), packed.of(range(4)), strict=True):
+    for one, other in zip(plain.select(range(4)), packed.select(range(4)), strict=True):
         assert (read_source_slice(one).hu == read_source_slice(other).hu).all()
 
 
-def test_a_member_of_several_frames_is_inflated_once(tmp_path: Path) -> None:
+def test_member_with_several_frames_is_inflated_once(tmp_path: Path) -> None:
     path = write_ct(tmp_path / "f/a.dcm")
     dataset = enhanced(path, [head(seed) for seed in range(5)])
     dataset.save_as(path)
     archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
-    plain, packed = (SourceFiles(source, scan_source(source)).of(range(5)) for source in (tmp_path / "f", archive))
-    before = sources._kept_contents.cache_info()
+    plain, packed = (SourceFiles(source, scan_source(source)).select(range(5)) for source in (tmp_path / "f", archive))
+    before = sources._cached_content.cache_info()
     for one, other in zip(plain, packed, strict=True):
         assert (read_source_slice(one).hu == read_source_slice(other).hu).all()
-    after = sources._kept_contents.cache_info()
+    after = sources._cached_content.cache_info()
     assert (after.misses - before.misses, after.hits - before.hits) == (1, 4)
 
 
-def test_a_zip_that_has_changed_is_told_before_anything_is_read(tmp_path: Path) -> None:
+def test_changed_zip_is_rejected_before_slices_are_read(tmp_path: Path) -> None:
     write_study(tmp_path / "f", "1", 3)
     archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
     scan = scan_source(archive)
-    assert len(SourceFiles(archive, scan).of([0, 2])) == 2
+    assert len(SourceFiles(archive, scan).select([0, 2])) == 2
     change_entry(archive, scan["file"][1], crc=5)
-    with pytest.raises(IchxError, match=f"1 file changed: {scan['file'][1]}"):
+    with pytest.raises(ChangedDataError, match=f"1 file .*{scan['file'][1]}"):
         SourceFiles(archive, scan)
-    next((tmp_path / "f").glob("*.dcm")).unlink()
+    removed = next((tmp_path / "f").glob("*.dcm"))
+    removed.unlink()
     zip_folder(tmp_path / "f", archive)
-    with pytest.raises(IchxError, match="1 file gone"):
+    with pytest.raises(ChangedDataError, match=f"1 file .*{removed.name}"):
         SourceFiles(archive, scan)
 
 
-def test_a_file_that_has_changed_is_not_read(tmp_path: Path) -> None:
+def test_changed_file_is_not_read(tmp_path: Path) -> None:
     write_study(tmp_path, "1", 2)
     scan = scan_source(tmp_path)
-    first, second = SourceFiles(tmp_path, scan).of([0, 1])
+    first, second = SourceFiles(tmp_path, scan).select([0, 1])
     os.utime(tmp_path / scan["file"][0], ns=(1, 1))
     (tmp_path / scan["file"][1]).unlink()
-    with pytest.raises(IchxError, match="it has changed since"):
-        read_source_slice(first)
-    with pytest.raises(IchxError, match="cannot be read: No such file"):
-        read_source_slice(second)
+    for file, name in zip((first, second), scan["file"], strict=True):
+        with pytest.raises(ChangedDataError, match=name):
+            read_source_slice(file)
 
 
-def test_a_member_is_checked_when_it_is_decoded(tmp_path: Path) -> None:
+def test_decoding_verifies_the_checksum_of_a_member(tmp_path: Path) -> None:
     write_ct(tmp_path / "f/a.dcm", head(side=256))
     archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
     change_entry(archive, "a.dcm", crc=5)
     scan = scan_source(archive)
-    assert scan["defect"].tolist() == [""], "a header is read without the rest"
+    assert scan["defect"].tolist() == [""], "reading a header does not read the pixels"
     with pytest.raises(DicomDefectError) as caught:
-        read_source_slice(SourceFiles(archive, scan).of([0])[0])
+        read_source_slice(SourceFiles(archive, scan).select([0])[0])
     assert caught.value.reason == "damaged_member"
 
 
-def test_drift_names_what_is_gone_changed_and_new(tmp_path: Path) -> None:
+def test_drift_lists_removed_changed_and_new_files(tmp_path: Path) -> None:
     write_study(tmp_path, "1", 4)
     scan = scan_source(tmp_path)
-    assert find_drift(list_files(tmp_path), scan).told == ""
+    (tmp_path / "new.dcm").write_text("new")
+    drift = find_drift(list_files(tmp_path), scan)
+    assert (drift.removed, drift.changed, drift.new) == ((), (), ("new.dcm",))
+    drift.raise_if_changed(tmp_path)
     names = scan["file"].tolist()
     (tmp_path / names[0]).unlink()
     os.utime(tmp_path / names[1], ns=(1, 1))
-    (tmp_path / "new.dcm").write_text("new")
     drift = find_drift(list_files(tmp_path), scan)
-    assert (drift.gone, drift.changed, drift.new) == ((names[0],), (names[1],), ("new.dcm",))
-    assert drift.told == f"1 file gone: {names[0]}; 1 file changed: {names[1]}"
+    assert (drift.removed, drift.changed, drift.new) == ((names[0],), (names[1],), ("new.dcm",))
+    with pytest.raises(ChangedDataError, match=f"1 file .*{names[0]}.*1 file .*{names[1]}"):
+        drift.raise_if_changed(tmp_path)
 
 
-def test_files_in_a_zip_are_read_by_their_path(tmp_path: Path) -> None:
+def test_read_zip_member(tmp_path: Path) -> None:
     (tmp_path / "f/d").mkdir(parents=True)
     (tmp_path / "f/d/labels.csv").write_text("ID,Label\n")
     archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
     assert read_zip_member(archive / "d/labels.csv") == b"ID,Label\n"
     assert read_zip_member(tmp_path / "f/d/labels.csv") is None
     assert read_zip_member(tmp_path / "absent.csv") is None
-    with pytest.raises(IchxError, match=r"there is no file label.csv in") as caught:
+    with pytest.raises(NotFoundError, match=r"label\.csv") as caught:
         read_zip_member(archive / "label.csv")
     assert "'d/labels.csv'" in caught.value.remedy
     change_entry(archive, "d/labels.csv", crc=3)
-    with pytest.raises(IchxError, match="differ from their checksum"):
+    with pytest.raises(CorruptFileError, match=r"d/labels\.csv"):
         read_zip_member(archive / "d/labels.csv")

@@ -1,4 +1,4 @@
-"""The ensemble: the best complete experiments, blended on OOF predictions, and a submission joined by slice id."""
+"""The ensemble: the best complete experiments, blended on OOF predictions, and a submission join_group by slice id."""
 
 import json
 from collections.abc import Iterator
@@ -191,7 +191,7 @@ def test_members_that_are_not_finished_share_the_folds_that_all_have(place: tupl
 def test_members_that_cannot_be_blended(place: tuple[Workspace, Store]) -> None:
     workspace, store = place
     for members, options, told in (
-        ([1, 9], {}, "no experiment has the number 9"),
+        ([1, 9], {}, "no experiment 9"),
         ([1, 2, 1], {}, "named more than once: 1"),
         ([1, 2], {"dataset": "ph-test"}, "1 is on ph, not on ph-test\n2 is on ph"),
     ):

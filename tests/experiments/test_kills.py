@@ -10,12 +10,12 @@ from types import ModuleType
 
 import pytest
 
+from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import open_store
-from ichx.training.callbacks import RunEvents
 from ichx.training.stop_request import RunStopped
 from ichx.workspace import open_workspace
 
@@ -61,7 +61,7 @@ def test_killed_three_times_it_ends_at_the_same_bits(dataset_copy: Path, killing
     assert killing.differences(dataset_copy, 1, 2) == []
 
 
-class Interrupter(RunEvents):
+class Interrupter(RunCallbacks):
     """Sends this process SIGTERM when something begins, and keeps what went on."""
 
     def __init__(self, when: str) -> None:
@@ -86,12 +86,12 @@ def test_stopped_in_other_work_than_training_nothing_is_lost(dataset_copy: Path,
         for when in ("caching ph ", "validating", "predicting ph,", "caching ph-test", "predicting ph-test, identity"):
             watch = Interrupter(when)
             with pytest.raises(RunStopped) as caught:
-                run_experiment(Project(workspace, store, registry), 1, folds=[0], events=watch)
+                run_experiment(Project(workspace, store, registry), 1, folds=[0], callbacks=watch)
             assert caught.value.exit_code == 143
             assert not watch.when
             states.append([run.state for run in store.runs(1)])
         last = Interrupter("")
-        run_experiment(Project(workspace, store, registry), 1, folds=[0], events=last)
+        run_experiment(Project(workspace, store, registry), 1, folds=[0], callbacks=last)
         assert states[0] == [], "a cache is built before the fold is held"
         assert states[-1] == ["stopped"] * (len(states) - 1)
         assert set(last.phases) == {"predicting ph-test, hflip"}, "what was predicted before is kept"

@@ -15,11 +15,11 @@ import pytest
 from conftest import SHORT, Outcome, Program, clean_environment
 
 from ichx.errors import IchxError
+from ichx.experiments.callbacks import CallbackList, RunCallbacks
 from ichx.experiments.loggers import attach as follow
 from ichx.experiments.register import new_experiment
 from ichx.plugins import load_registry
 from ichx.store import EpochRecord, open_store
-from ichx.training.callbacks import Fanout, RunEvents
 from ichx.workspace import open_workspace
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
@@ -108,20 +108,20 @@ def test_packages_that_are_missing_are_a_note_each(root: Path, ichx_process: Pro
 def test_a_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "LAST_SECONDS", 0.05)
 
-    class Slow(RunEvents):
+    class Slow(RunCallbacks):
         label = "a server"
 
         def epoch_ended(self, record: EpochRecord) -> None:
             time.sleep(60)
 
-    class Notes(RunEvents):
+    class Notes(RunCallbacks):
         notes: tuple[str, ...] = ()
 
         def note(self, message: str) -> None:
             self.notes += (message,)
 
     notes = Notes()
-    told = Fanout(notes, follow.InBackground(Slow()))
+    told = CallbackList(notes, follow.BackgroundLogger(Slow()))
     told.epoch_ended(EpochRecord(stage="full", stage_index=0, epoch=1, values={}))
     told.run_ended()
     (note,) = notes.notes

@@ -9,13 +9,13 @@ import torch
 from conftest import SHORT, Program
 
 from ichx.evaluation.predictions import read_predictions
+from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, open_store
-from ichx.training.callbacks import RunEvents
 from ichx.training.run_options import RunOptions
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
@@ -70,7 +70,7 @@ def test_every_command_that_reads_its_predictions_works(stacked_root: Path, tmp_
         shutil.rmtree(root / "cache", ignore_errors=True)
 
 
-class Stop(RunEvents):
+class Stop(RunCallbacks):
     """Interrupts a run after its second epoch."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ def test_interrupted_it_ends_at_the_same_weights(stacked_root: Path, tmp_path: P
     with open_store(workspace) as store:
         made = new_experiment(store, registry, plugin="tiny_fine_25d", settings=SETTINGS)
         with pytest.raises(KeyboardInterrupt):
-            run_experiment(Project(workspace, store, registry), made.number, folds=[0], events=Stop())
+            run_experiment(Project(workspace, store, registry), made.number, folds=[0], callbacks=Stop())
         run_experiment(Project(workspace, store, registry), made.number, folds=[0])
         assert [run.state for run in store.runs(made.number)] == ["stopped", "done"]
     homes = [root / "experiments" / str(number) / "fold-0" for number in (1, made.number)]

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from conftest import SHORT, Program
 
+from ichx.experiments.callbacks import CallbackList, RunCallbacks
 from ichx.experiments.loggers.run_log import RunLog, unstamped
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import EpochRecord, open_store
-from ichx.training.callbacks import Fanout, RunEvents
 from ichx.training.stop_request import RunStopped
 from ichx.workspace import open_workspace
 
@@ -27,7 +27,7 @@ def register(root: Path, *settings: str) -> int:
     return made.number
 
 
-class Told(RunEvents):
+class Told(RunCallbacks):
     """Keeps notes, and does what it is told when an epoch has ended."""
 
     def __init__(self, signal_at: int = 0, raise_at: int = 0) -> None:
@@ -50,7 +50,7 @@ def test_attempts_follow_each_other_in_the_log(dataset_copy: Path, ichx: Program
     workspace = open_workspace(dataset_copy)
     with open_store(workspace) as store:
         with pytest.raises(RunStopped):
-            run_experiment(Project(workspace, store, load_registry()), number, folds=[1], events=Told(signal_at=1))
+            run_experiment(Project(workspace, store, load_registry()), number, folds=[1], callbacks=Told(signal_at=1))
         run_experiment(Project(workspace, store, load_registry()), number, folds=[1])
     done = ichx("exp", "log", number, cwd=dataset_copy)
     assert done.code == 0, done.err
@@ -87,7 +87,7 @@ def test_a_log_that_cannot_be_written_is_one_note(dataset_copy: Path) -> None:
     log.parent.mkdir(parents=True)
     log.symlink_to("/dev/full")  # as a disk is
     with open_store(workspace) as store:
-        run_experiment(Project(workspace, store, load_registry()), number, folds=[0], events=told)
+        run_experiment(Project(workspace, store, load_registry()), number, folds=[0], callbacks=told)
         assert [run.state for run in store.runs(number)] == ["done"]
     about = [note for note in told.notes if "run log" in note]
     assert about == ["the run log gets nothing more of this run: OSError: [Errno 28] No space left on device"]
@@ -98,24 +98,24 @@ def test_a_view_that_breaks_is_left_out(dataset_copy: Path) -> None:
     number = register(dataset_copy)
     workspace, told = open_workspace(dataset_copy), Told(raise_at=1)
     with open_store(workspace) as store:
-        run_experiment(Project(workspace, store, load_registry()), number, folds=[0], events=told)
+        run_experiment(Project(workspace, store, load_registry()), number, folds=[0], callbacks=told)
     assert told.epochs == 1
     log = (workspace.experiment_dir(number) / "fold-0" / "run.log").read_text()
     assert log.count("note: the view gets nothing more of this run: ValueError: a view that breaks") == 1
 
 
 def test_every_hook_is_passed_on() -> None:
-    own = [name for name in vars(RunEvents) if not name.startswith("_") and name != "label"]
-    assert [name for name in vars(Fanout) if name in own] == own
+    own = [name for name in vars(RunCallbacks) if not name.startswith("_") and name != "label"]
+    assert [name for name in vars(CallbackList) if name in own] == own
 
 
 def test_an_interruption_is_no_failure_of_a_sink() -> None:
-    class Interrupted(RunEvents):
+    class Interrupted(RunCallbacks):
         def note(self, message: str) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Fanout(Interrupted()).note("x")
+        CallbackList(Interrupted()).note("x")
 
 
 def test_notes_of_no_fold_wait_for_one(dataset_copy: Path) -> None:

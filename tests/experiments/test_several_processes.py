@@ -35,28 +35,29 @@ SETTINGS = (
 LEARN = """
 import sys
 import torch
-from accelerate import Accelerator
-from ichx.loading.loader import Batch
 from ichx.recipe_text import from_toml
-from ichx.training.distributed import end_process, joined
-from ichx.training.learner import Learner, prepared
+from ichx.training.distributed import end_process, join_group
+from ichx.training.device import Hardware
+from ichx.training.feed import Inputs
+from ichx.training.learner import Learner
+from ichx.training.runtime import Runtime
+from ichx.training.window_step import WindowStep
 
 generator = torch.Generator().manual_seed(1)
 hu = torch.randint(-1000, 1000, (3, 5, 4, 4), generator=generator, dtype=torch.int16)
 labels = (torch.rand((3, 5, 6), generator=generator) < 0.5).float()
-with joined(torch.device("cpu")) as group:
+with join_group(torch.device("cpu")) as group:
     recipe = from_toml(open("recipe.toml").read())
-    accelerator = Accelerator(cpu=True)
+    runtime = Runtime(Hardware(torch.device("cpu"), "fp32", "a test"), group)
     torch.manual_seed(2)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 6))
-    learner = Learner(recipe, 0, prepared(accelerator, network), accelerator, print)
-    learner.begin_stage(0)
+    learner = Learner(recipe, 0, network, runtime, print)
     losses = []
     for number in range(3):
         own = torch.arange(5).tensor_split(group.size)[group.rank]
         windows = torch.tensor([[40.0, 80.0]]).expand(len(own), 2)
-        batch = Batch(hu[number, own], windows, labels[number, own], own)
-        loss = learner.step(batch, 0, number, 3, len(own) / 5 * group.size)
+        inputs = Inputs(WindowStep(recipe.input)(hu[number, own], windows), labels[number, own])
+        loss = learner.step(inputs, 0, number, 3, len(own) / 5 * group.size)
         losses.append(sum(group.gather(loss.item() * len(own) / 5)))
     if group.leads:
         torch.save({"losses": torch.tensor(losses), **learner.network.state_dict()}, sys.argv[1])

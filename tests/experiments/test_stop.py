@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ichx.training.stop_request import RunStopped, listening
+from ichx.training.stop_request import RunStopped, stop_on_signals
 
 
 @pytest.fixture(params=["default", "ignored"])
@@ -24,13 +24,13 @@ def before(request: pytest.FixtureRequest) -> Iterator[Any]:
 def test_one_signal_is_a_request(before: Any, number: signal.Signals) -> None:
     told = threading.Event()
     terminated = signal.getsignal(signal.SIGTERM)
-    with listening(lambda message: told.set()) as stop:
+    with stop_on_signals(lambda message: told.set()) as stop:
         assert stop.signal is None
-        stop.heed()
+        stop.raise_if_stopped()
         os.kill(os.getpid(), number)
         assert stop.signal == number
         with pytest.raises(RunStopped) as caught:
-            stop.heed()
+            stop.raise_if_stopped()
         assert caught.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
         assert told.wait(30), "the user is told what happens"
     assert signal.getsignal(signal.SIGINT) == before
@@ -38,7 +38,7 @@ def test_one_signal_is_a_request(before: Any, number: signal.Signals) -> None:
 
 
 def test_a_second_ctrl_c_does_not_wait(before: Any) -> None:
-    with listening(lambda message: None):
+    with stop_on_signals(lambda message: None):
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt) as caught:
             os.kill(os.getpid(), signal.SIGINT)
@@ -46,17 +46,17 @@ def test_a_second_ctrl_c_does_not_wait(before: Any) -> None:
 
 
 def test_a_second_sigterm_waits() -> None:
-    with listening(lambda message: None) as stop:
+    with stop_on_signals(lambda message: None) as stop:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
         assert stop.signal is not None
 
 
 def test_work_without_steps_is_stopped_where_it_is() -> None:
-    with listening(lambda message: None) as stop:
-        with pytest.raises(RunStopped), stop.at_once():
+    with stop_on_signals(lambda message: None) as stop:
+        with pytest.raises(RunStopped), stop.interruptible():
             os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(RunStopped), stop.at_once():
+        with pytest.raises(RunStopped), stop.interruptible():
             pytest.fail("a request from before was not heeded")
 
 
@@ -64,7 +64,7 @@ def test_another_thread_takes_no_signals() -> None:
     found: list[object] = []
 
     def listen() -> None:
-        with listening(lambda message: None) as stop:
+        with stop_on_signals(lambda message: None) as stop:
             found.extend([signal.getsignal(signal.SIGTERM), stop.signal])
 
     thread = threading.Thread(target=listen)

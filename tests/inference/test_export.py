@@ -18,6 +18,7 @@ from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import load_dataset
 from ichx.errors import IchxError
 from ichx.evaluation.predictions import read_predictions
+from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference import export
@@ -28,7 +29,6 @@ from ichx.project import Project
 from ichx.recipe import InputRecipe
 from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
-from ichx.training.callbacks import RunEvents
 from ichx.training.run_options import RunOptions
 from ichx.workspace import Workspace, open_workspace
 
@@ -43,7 +43,7 @@ def trained(trained_root: Path) -> Iterator[tuple[Workspace, Store]]:
 
 
 def exported(place: tuple[Workspace, Store], format: str, **options: Any) -> list[Exported]:
-    return export_experiment(*place, load_registry(), 2, format=format, events=RunEvents(), **options)
+    return export_experiment(*place, load_registry(), 2, format=format, events=RunCallbacks(), **options)
 
 
 def onnx_runner(path: Path) -> Callable[[np.ndarray, np.ndarray], Arrays]:
@@ -137,12 +137,12 @@ def test_weights_tell_their_recipe_and_start_another_experiment(trained_copy: Pa
         new = new_experiment(store, registry, plugin=recipe.plugin, size=recipe.input.size, settings=SHORT)
         notes: list[str] = []
 
-        class Notes(RunEvents):
+        class Notes(RunCallbacks):
             def note(self, message: str) -> None:
                 notes.append(message)
 
         options = RunOptions(weights=made.path)
-        run_experiment(Project(workspace, store, registry), new.number, folds=[0], options=options, events=Notes())
+        run_experiment(Project(workspace, store, registry), new.number, folds=[0], options=options, callbacks=Notes())
         assert notes == [f"net.safetensors: {len(names)} of {len(names)} tensors loaded"]
 
 

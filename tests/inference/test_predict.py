@@ -17,7 +17,7 @@ from zip_files import zip_folder
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache
 from ichx.cache.requests import recipe_spec
-from ichx.datasets.catalog import build_catalog, usable
+from ichx.datasets.catalog import build_catalog, usable_slices
 from ichx.datasets.dataset import load_dataset
 from ichx.datasets.ingest import scan_source
 from ichx.errors import IchxError
@@ -25,6 +25,7 @@ from ichx.evaluation.ensemble import predict_test
 from ichx.evaluation.feature_files import read_features
 from ichx.evaluation.metric import probabilities
 from ichx.evaluation.predictions import read_predictions
+from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference import predict as inference
@@ -36,14 +37,13 @@ from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
-from ichx.training.callbacks import RunEvents
 from ichx.training.weights import load_exactly
 from ichx.workspace import Workspace, open_workspace
 
 Place = tuple[Workspace, Store]
 
 
-class Notes(RunEvents):
+class Notes(RunCallbacks):
     """Keeps what is told."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ def trained(trained_root: Path) -> Iterator[Place]:
 
 
 def predicted(place: Place, source: Path, number: int = 2, **options: Any) -> FilePredictions:
-    found = predict_files(*place, load_registry(), number, source, events=RunEvents(), **options)
+    found = predict_files(*place, load_registry(), number, source, events=RunCallbacks(), **options)
     assert not list(place[0].cache_dir.glob(f"{PREFIX}*"))
     return found
 
@@ -97,7 +97,7 @@ def test_pixels_of_a_portion_are_those_of_the_training_cache(
     spec = type(spec)(spec.size, centre, spec.resize)
     whole = ensure_cache(tmp_path / "whole", "ph", data.source, data.slices, spec)
     catalog, _ = build_catalog(scan_source(phantom.train), workspace.privacy_key())
-    slices = usable(catalog)
+    slices = usable_slices(catalog)
     assert slices["slice_id"].tolist() == data.slices["slice_id"].tolist()
     parts = list(portions(slices, 70))
     assert len(parts) > 2
@@ -203,7 +203,7 @@ def test_nothing_readable_is_an_error(trained: Place, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     (tmp_path / "none/notes.txt").write_text("no head")
     write_ct(tmp_path / "flat/a.dcm", stored=np.full((32, 32), 7, np.uint16))
-    for folder, problem in (("none", "no DICOM in"), ("flat", r"can be decoded: constant_image \(1\)")):
+    for folder, problem in (("none", "none"), ("flat", r"can be decoded: constant_image \(1\)")):
         with pytest.raises(IchxError, match=problem):
             predicted(trained, tmp_path / folder)
     assert not list(trained[0].cache_dir.glob(f"{PREFIX}*"))
@@ -291,7 +291,7 @@ def test_an_error_removes_the_scratch_folder_too(trained: Place, phantom: Phanto
     assert phantom.test is not None
     shutil.copytree(phantom.test, tmp_path / "files")
 
-    class Removing(RunEvents):
+    class Removing(RunCallbacks):
         def note(self, message: str) -> None:
             for file in (tmp_path / "files").iterdir():
                 file.unlink()

@@ -22,7 +22,7 @@ from ichx.jobs.launch_report import LaunchCallbacks, LaunchReport, Unit, UnitPro
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import Prediction, PredictionDraft, ScoreDraft, Store, open_store
-from ichx.store.process import process_lives, process_mark
+from ichx.store.process import is_process_alive, process_identity
 from ichx.training.run_options import RunOptions
 from ichx.workspace import open_workspace
 
@@ -205,7 +205,7 @@ def test_a_second_stop_request_kills(project: Project) -> None:
     processes: list[tuple[int, str | None]] = []
 
     def stop_level() -> int:
-        processes.extend((run.pid, process_mark(run.pid)) for run in project.store.runs(number, 0) if not processes)
+        processes.extend((run.pid, process_identity(run.pid)) for run in project.store.runs(number, 0) if not processes)
         return 2 if processes else 0
 
     with closing(LocalEngine(1, grace=None)) as engine:
@@ -215,7 +215,7 @@ def test_a_second_stop_request_kills(project: Project) -> None:
     assert (1, True) in seen.calls
     ((pid, mark),) = processes
     assert mark is not None
-    assert process_lives(pid, mark) is False
+    assert is_process_alive(pid, mark) is False
     assert [run.state for run in project.store.runs(number, 0)] == ["dead"]
 
     late = run(project, [other], InlineEngine(), folds=(0,), stop_level=lambda: 1)

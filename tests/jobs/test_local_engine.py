@@ -11,7 +11,7 @@ import pytest
 
 from ichx.jobs import LocalEngine
 from ichx.jobs.testing import TIMEOUT, EngineContract, python_job
-from ichx.store.process import process_lives, process_mark
+from ichx.store.process import is_process_alive, process_identity
 
 
 class TestLocalEngine(EngineContract):
@@ -38,16 +38,16 @@ def test_a_job_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) 
     with closing(LocalEngine(1, grace=0.2)) as engine:
         handle = engine.submit(python_job(tmp_path / "log", code))
         child = int(wait_for(tmp_path / "log"))
-        mark = process_mark(child)
-        assert process_lives(child, mark)
+        mark = process_identity(child)
+        assert is_process_alive(child, mark)
         engine.cancel(handle)
         result = engine.wait(handle, TIMEOUT)
         assert result is not None
         assert result.exit_code == -9
     deadline = time.monotonic() + TIMEOUT
-    while process_lives(child, mark) and time.monotonic() < deadline:
+    while is_process_alive(child, mark) and time.monotonic() < deadline:
         time.sleep(0.01)  # a killed process exists for a moment longer
-    assert not process_lives(child, mark)
+    assert not is_process_alive(child, mark)
 
 
 def test_a_cancelled_job_has_time_to_clean_up(tmp_path: Path) -> None:
@@ -85,14 +85,14 @@ def test_jobs_end_with_an_engine_that_was_killed(tmp_path: Path) -> None:
     owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)])
     lines = [wait_for(tmp_path / name).split() for name in ("tidy", "plain")]
     assert [inherited for _, inherited in lines] == ["False"] * 2
-    jobs = [(int(pid), process_mark(int(pid))) for pid, _ in lines]
-    assert all(process_lives(pid, mark) for pid, mark in jobs)
+    jobs = [(int(pid), process_identity(int(pid))) for pid, _ in lines]
+    assert all(is_process_alive(pid, mark) for pid, mark in jobs)
     owner.kill()
     owner.wait()
     deadline = time.monotonic() + TIMEOUT
-    while any(process_lives(pid, mark) for pid, mark in jobs) and time.monotonic() < deadline:
+    while any(is_process_alive(pid, mark) for pid, mark in jobs) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not any(process_lives(pid, mark) for pid, mark in jobs)
+    assert not any(is_process_alive(pid, mark) for pid, mark in jobs)
     assert (tmp_path / "tidy").read_text().endswith("False\ntidy\n")
 
 

@@ -11,7 +11,6 @@ from browser import PROGRAM, Browser
 from conftest import SHORT
 
 from ichx.datasets.add import AddRequest, add_dataset
-from ichx.experiments.fold_run import RunOptions
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
@@ -20,6 +19,7 @@ from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.report import write_report
 from ichx.store import open_store
+from ichx.training.run_options import RunOptions
 from ichx.workspace import init_workspace
 
 SIZE = 48

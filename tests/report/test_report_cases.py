@@ -145,9 +145,9 @@ def test_what_is_missing_is_told(trained: Workspace, tmp_path: Path) -> None:
 
 
 def test_unknown_numbers_and_unwritable_files_are_told(trained: Workspace, store: Store, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="no experiment has the number 9"):
+    with pytest.raises(NotFoundError, match="no experiment 9"):
         write_report(Project(trained, store), 9)
-    with pytest.raises(NotFoundError, match="no ensemble has the number 9"):
+    with pytest.raises(NotFoundError, match="no ensemble 9"):
         write_report(Project(trained, store), 9, ensemble=True)
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path, tmp_path / "file" / "report.html"):

@@ -10,14 +10,15 @@ import torch
 from conftest import SHORT, Program
 
 from ichx.evaluation.predictions import read_predictions
-from ichx.experiments.fold_run import RunOptions
+from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
-from ichx.store import EpochRecord, open_store
-from ichx.training.callbacks import RunEvents
-from ichx.training.early_stopping import Patience, best_epoch, runs_out
+from ichx.store import open_store
+from ichx.training.callbacks import EpochResult
+from ichx.training.early_stopping import EarlyStopping, best_epoch, runs_out
+from ichx.training.run_options import RunOptions
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
@@ -44,26 +45,26 @@ def test_a_stage_ends_after_so_many_epochs_without_a_better_score(
 
 
 def test_the_weights_of_the_best_epoch_are_kept() -> None:
-    one = Patience(2)
+    one = EarlyStopping(2)
     for epoch, score in enumerate((0.5, 0.3, 0.4)):
-        one.look(score, lambda epoch=epoch: {"epoch": epoch})  # type: ignore[misc]
-    other = Patience(2)
+        one.update(score, lambda epoch=epoch: {"epoch": epoch})  # type: ignore[misc]
+    other = EarlyStopping(2)
     other.restore(one.state())
     for patience in (one, other):
         assert not patience.over
-        patience.look(0.35, lambda: {"epoch": 3})
+        patience.update(0.35, lambda: {"epoch": 3})
         assert patience.over
         assert (patience.best, patience.weights) == (1, {"epoch": 1})
-        assert not patience.stays
+        assert not patience.keeps_last
     assert one.scores == [0.5, 0.3, 0.4, 0.35]
 
 
-def test_without_patience_nothing_is_looked_at() -> None:
-    one = Patience(0)
+def test_without_patience_scores_are_ignored() -> None:
+    one = EarlyStopping(0)
     for score in (0.1, 0.2, 0.3):
-        one.look(score, lambda: pytest.fail("no weights are needed"))
+        one.update(score, lambda: pytest.fail("no weights are needed"))
     assert not one.over
-    assert one.stays
+    assert one.keeps_last
     assert one.state() == {"scores": [], "weights": None}
 
 
@@ -81,13 +82,13 @@ WILD = (
 """Rates at which the validation score soon gets worse."""
 
 
-class Stopper(RunEvents):
-    """Keeps what a stage tells, and interrupts the run after `after` epochs."""
+class Stopper(RunCallbacks):
+    """Records the ends of stages, and interrupts the run after `after` epochs."""
 
     def __init__(self, after: int | None = None) -> None:
         self.after, self.epochs, self.ends = after, 0, list[tuple[str, int, int, int]]()
 
-    def epoch_ended(self, record: EpochRecord) -> None:
+    def epoch_ended(self, result: EpochResult) -> None:
         self.epochs += 1
         if self.epochs == self.after:
             raise KeyboardInterrupt
@@ -103,11 +104,11 @@ def register(root: Path, *settings: str, copies: int = 1) -> None:
             new_experiment(store, load_registry(), plugin="tiny_resnet", size=32, settings=chosen)
 
 
-def run(root: Path, number: int, events: RunEvents) -> None:
+def run(root: Path, number: int, events: RunCallbacks) -> None:
     workspace = open_workspace(root)
     with open_store(workspace) as store:
         run_experiment(
-            Project(workspace, store, load_registry()), number, folds=[0], options=RunOptions(), events=events
+            Project(workspace, store, load_registry()), number, folds=[0], options=RunOptions(), callbacks=events
         )
 
 

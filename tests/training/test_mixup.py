@@ -11,7 +11,7 @@ from timm.data import Mixup
 
 from ichx.labels import LABELS
 from ichx.recipe import AugmentationRecipe
-from ichx.training.method import weighted_loss
+from ichx.training.losses import weighted_loss
 from ichx.training.mixup import Mix, draw_mix
 
 BOTH = AugmentationRecipe(mixup=0.4, cutmix=1.0)

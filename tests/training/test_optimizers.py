@@ -9,7 +9,7 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from ichx.recipe import OptimizerRecipe, StageRecipe
-from ichx.training.layer_numbers import head_names, layer_numbers, train_head, train_whole
+from ichx.training.layer_numbers import head_names, layer_numbers, train_all, train_head
 from ichx.training.optimizers import make_optimizer, take_step
 
 STAGE = StageRecipe(name="a", sampling="all", epochs=5, lr=8e-4)
@@ -145,7 +145,7 @@ def test_a_head_learns_alone() -> None:
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"head.weight", "head.bias"}
 
-    train_whole(model, learning)
+    train_all(model, learning)
     assert model.encoder["norm"].training
     model(torch.randn(8, 3)).sum().backward()
     take_step(optimizer, model, 0.0, None)

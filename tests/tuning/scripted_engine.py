@@ -12,7 +12,7 @@ from ichx.project import Project
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, PredictionDraft, Run, RunDraft, Store
-from ichx.store.process import this_host
+from ichx.store.process import host_name
 from ichx.training.run_options import RunOptions
 from ichx.tuning.budget import Value
 from ichx.tuning.study import TuneRequest, tune
@@ -92,7 +92,7 @@ class ScriptedEngine:
         number, fold = int(job.argv[4]), int(job.argv[6])
         self.before(len(self.jobs))
         recipe = from_toml(self.store.experiment(number).recipe)
-        run = self.store.start_run(RunDraft(number, fold, this_host(), os.getpid(), "test", {}, "cpu", "test"))
+        run = self.store.start_run(RunDraft(number, fold, host_name(), os.getpid(), "test", {}, "cpu", "test"))
         done = {(r.stage_index, r.epoch) for r in self.store.history(number, fold)}
         epochs = [(s, e) for s, stage in enumerate(recipe.stage) for e in range(1, stage.epochs + 1)]
         job.log.parent.mkdir(parents=True, exist_ok=True)

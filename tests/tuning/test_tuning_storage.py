@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import optuna
 import pytest
@@ -13,7 +14,7 @@ from optuna.trial import TrialState
 
 from ichx.errors import ConflictError, InvalidInputError, StoreError
 from ichx.tuning import database_path
-from ichx.tuning.sampling import SAMPLERS, create_sampler
+from ichx.tuning.sampling import Sampler, create_sampler
 from ichx.tuning.storage import open_study, reopen, study_name
 from ichx.workspace import Workspace, init_workspace
 
@@ -45,7 +46,7 @@ def values(workspace: Workspace, name: str, trials: int, sampler: str, *, interr
     return found
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", get_args(Sampler))
 def test_an_interrupted_study_suggests_the_same_values(workspace: Workspace, sampler: str) -> None:
     complete = values(workspace, "complete", 14, sampler, interrupted=False)
     assert values(workspace, "interrupted", 14, sampler, interrupted=True) == complete

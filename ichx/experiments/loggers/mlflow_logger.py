@@ -1,25 +1,26 @@
-"""Runs on an MLflow server: each attempt at a fold is a run there, with its recipe, its epochs and how it ended."""
+"""Logs runs to an MLflow server: one MLflow run per run of a fold, with recipe, epochs and final state."""
 
 import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from ichx.errors import IchxError
+from ichx.errors import MissingDependencyError
+from ichx.experiments.callbacks import RunCallbacks
 from ichx.recipe import flatten, literal
-from ichx.training.callbacks import RunEvents
+from ichx.training.callbacks import EpochResult
 
 if TYPE_CHECKING:
     from ichx.recipe import Recipe
-    from ichx.store import EpochRecord, Experiment, Run
+    from ichx.store import Experiment, Run
 
 PARAMETERS = 100
-"""How many parameters a server takes at once."""
+"""Parameters that a server accepts at once."""
 LONGEST = 500
-"""How many characters of a value any server takes."""
+"""Characters of a value that any server accepts."""
 STATUS = {"done": "FINISHED", "stopped": "KILLED"}
 
 
-class Mlflow(RunEvents):
+class MlflowLogger(RunCallbacks):
     """Sends a run to the server, folder or database at `uri`, into the MLflow experiment called `group`."""
 
     label = "mlflow"
@@ -30,14 +31,16 @@ class Mlflow(RunEvents):
         self._client: Any = None
         self._run = ""
 
-    def attempt_started(self, run: "Run") -> None:
-        """Open a run there, with the recipe's values as parameters."""
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would tell others than this server of its use
+    def run_started(self, run: "Run") -> None:
+        """Create a run, with the recipe's values as parameters."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would report its use to others than this server
         try:
             from mlflow import MlflowClient
             from mlflow.entities import Param
         except ImportError as error:
-            raise IchxError(f"it cannot be imported ({error})", "pip install 'ichx[mlflow]'") from error
+            raise MissingDependencyError(
+                f"It cannot be imported ({error}).", "Install it: pip install 'ichx[mlflow]'."
+            ) from error
         self._client = MlflowClient(tracking_uri=self._uri)
         known = self._client.get_experiment_by_name(self._group)
         group = self._client.create_experiment(self._group) if known is None else known.experiment_id
@@ -59,20 +62,20 @@ class Mlflow(RunEvents):
         for first in range(0, len(values), PARAMETERS):
             self._client.log_batch(self._run, params=values[first : first + PARAMETERS])
 
-    def epoch_ended(self, record: "EpochRecord") -> None:
+    def epoch_ended(self, result: EpochResult) -> None:
         """Send an epoch's values as `STAGE/NAME`."""
         from mlflow.entities import Metric
 
         now = time.time_ns() // 1_000_000
-        values = [Metric(f"{record.stage}/{name}", value, now, record.epoch) for name, value in record.values.items()]
+        values = [Metric(f"{result.stage}/{name}", value, now, result.epoch) for name, value in result.values.items()]
         self._client.log_batch(self._run, metrics=values)
 
     def fold_ended(self, fold: int, score: float) -> None:
         """Send the fold's OOF score."""
         self._client.log_metric(self._run, "oof_score", score)
 
-    def attempt_ended(self, state: str, reason: str | None) -> None:
-        """Close the run there."""
+    def run_finished(self, state: str, reason: str | None) -> None:
+        """End the run."""
         if reason:
             self._client.set_tag(self._run, "ichx.reason", reason[:LONGEST])
         self._client.set_terminated(self._run, STATUS.get(state, "FAILED"))
