@@ -63,7 +63,7 @@ def backup(
     info(f"Copied the store to {target}, {format_bytes(size)}. Open it with ICHX_STORE=sqlite:///{target.resolve()}")
     if studies_size is not None:
         info(
-            f"Copied the Optuna studies to {studies_copy}, {format_bytes(studies_size)}. Restore them as db/{studies.name}."
+            f"Copied the Optuna studies to {studies_copy}, {format_bytes(studies_size)}. Restore as db/{studies.name}."
         )
 
 
