@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+_Choice = TypeVar("_Choice", bound=str)
 
 
 class IchxError(Exception):
@@ -121,6 +123,15 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return `Did you mean 'a' or 'b'? ` for the nearest known names, or an empty string."""
     near = get_close_matches(name, known, n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+
+
+def check_choice(name: str, value: str, choices: Iterable[_Choice]) -> _Choice:
+    """Return `value` as one of the `choices` of the parameter `name`; raise `InvalidInputError` for another value."""
+    known = list(choices)
+    for choice in known:
+        if value == choice:
+            return choice
+    raise InvalidInputError(f"Invalid value for `{name}`: {value!r}.", f"Use one of {', '.join(known)}.")
 
 
 def raise_problems(problems: Sequence[str], remedy: str) -> None:

@@ -53,18 +53,6 @@ _GREY: Final = (b"\x89PNG\r\n\x1a\n", 13, b"IHDR")
 
 
 @dataclass(frozen=True)
-class MaskTable:
-    """Valid masks."""
-
-    slice_ids: npt.NDArray[np.object_]
-    """(M,) sorted."""
-    pngs: list[bytes]
-    """(M,) encoded from the pixels: without texts that the files may contain."""
-    summary: dict[str, Any]
-    """JSON values for the version's summary: counts, and a digest of ids and pixels."""
-
-
-@dataclass(frozen=True)
 class MaskJob:
     """Read the masks at `locations`, whose slices have `shapes` (rows, columns); the first has the number `start`."""
 
@@ -84,14 +72,20 @@ class MaskFile:
     detail: str = ""
 
 
-def read_masks(source: Path, catalog: pd.DataFrame, report: IngestReport, *, processes: int | None = None) -> MaskTable:
-    """Return the masks under `source`, PNG files named by the ids of slices.
+def read_masks(
+    source: Path, catalog: pd.DataFrame, report: IngestReport, *, processes: int | None = None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read the masks under `source`, PNG files named by the ids of slices.
 
     Args:
         source: A folder or zip, see `list_files`.
         catalog: The labelled catalog.
         report: Receives how the masks match the slices and their labels.
         processes: Worker processes; one per core when None.
+
+    Returns:
+        The masks as a version stores them (`slice_id`, sorted, and `png`, encoded without texts of the file), and their
+        summary for the version: counts, and a digest of ids and pixels.
 
     Raises:
         InvalidInputError: Masks are rejected (all are listed, see `MASK_DEFECTS`), or none matches a slice.
@@ -132,7 +126,7 @@ def read_masks(source: Path, catalog: pd.DataFrame, report: IngestReport, *, pro
     if others:
         report.warn(f"Ignored {format_count(others, 'file')} that are not PNG next to the masks.")
     summary |= _compare_with_labels(catalog, rows, masks, report)
-    return MaskTable(ids, [mask.png for mask in masks], summary)
+    return pd.DataFrame({"slice_id": ids, "png": [mask.png for mask in masks]}), summary
 
 
 def read_chunk(job: MaskJob) -> tuple[int, list[MaskFile]]:
@@ -177,11 +171,6 @@ def decode_mask(png: bytes) -> npt.NDArray[np.uint8]:
     except (RuntimeError, ValueError) as error:  # imagecodecs raises RuntimeError
         raise ValueError(str(error)) from error
     return pixels
-
-
-def masks_frame(table: MaskTable) -> pd.DataFrame:
-    """Return `table` as a version stores it: `slice_id`, `png`."""
-    return pd.DataFrame({"slice_id": table.slice_ids, "png": table.pngs})
 
 
 def masks_by_row(frame: pd.DataFrame, slices: pd.DataFrame) -> dict[int, bytes]:

@@ -212,7 +212,7 @@ class _FoldTask(Task):
 
 def _pooled_score(project: "Project", number: int) -> PooledScore:
     """Return an experiment's score after updating it: the job of its last fold may have been killed before that."""
-    from ichx.evaluation.pooled import update_scores  # imports pandas, which the jobs need not wait for
+    from ichx.evaluation.scorecard import update_scores  # imports pandas, which the jobs need not wait for
 
     error = None
     try:

@@ -8,7 +8,7 @@ from ichx.errors import IchxError, NotFoundError
 from ichx.recipe_text import from_toml
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Difference
+    from ichx.evaluation.bootstrap import ScoreDifference
     from ichx.evaluation.oof import OofTable
     from ichx.project import Project
     from ichx.store import Experiment, Store
@@ -121,7 +121,7 @@ def read_one(project: "Project", experiment: "Experiment", tables: "Tables | Non
     )
 
 
-def improvement(before: "OofTable", after: "OofTable") -> "Difference":
+def improvement(before: "OofTable", after: "OofTable") -> "ScoreDifference":
     """Return by how much the score `after` is lower than `before`, on the slices that both predict."""
     from ichx.evaluation.bootstrap import paired_difference
     from ichx.evaluation.compare import common_rows

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import Program
 
+from ichx.evaluation.choices import METHODS
+
 
 def test_what_was_chosen_is_told(ichx: Program, trained_copy: Path) -> None:
     done = ichx("ensemble", "--top", 3, "--smooth", cwd=trained_copy)
@@ -17,7 +19,7 @@ def test_what_was_chosen_is_told(ichx: Program, trained_copy: Path) -> None:
     assert max(map(len, prose)) <= 80
     told = json.loads(ichx("ensemble", "--top", 3, "--smooth", "--method", "stack", "--json", cwd=trained_copy).out)
     made, choice = told["ensemble"], told["choice"]
-    assert (made["number"], made["method"], choice["why"], choice["certificate"]) == (2, "stack", "as asked", None)
+    assert (made["number"], made["method"], choice["why"], choice["certificate"]) == (2, "stack", "as requested", None)
     assert told["gap"] == pytest.approx(made["nested_score"] - made["score"])
     assert [fold["fold"] for fold in told["fold_choices"]] == [0, 1]
     assert {trial["part"] for trial in choice["trials"]} == {"smoothing", "calibration", "consistency", "clipping"}
@@ -26,5 +28,6 @@ def test_what_was_chosen_is_told(ichx: Program, trained_copy: Path) -> None:
 
 def test_an_unknown_method_names_the_known(ichx: Program, trained_copy: Path) -> None:
     done = ichx("ensemble", "--method", "median", cwd=trained_copy)
-    assert (done.code, done.out) == (1, "")
-    assert "auto, convex, mean, rank, logit, greedy, per-label, stack" in done.err
+    assert (done.code, done.out) == (2, "")
+    for method in METHODS:
+        assert f"'{method}'" in done.err

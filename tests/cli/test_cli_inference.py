@@ -91,7 +91,7 @@ def test_one_fold_or_all(ichx: Program, trained_root: Path, new_files: Path) -> 
         (("--save", "features"), 2, "needs --out"),
         (("--out", "x.txt"), 1, ".csv, .json, .parquet"),
         (("--fold", "7"), 1, "experiment 2 has no fold 7"),
-        (("--tta", "vflip"), 1, "no test-time augmentation 'vflip'"),
+        (("--tta", "vflip"), 2, "'vflip'"),
         (("--device", "tpu"), 1, "'tpu' is no device"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import SHORT, Program, clean_environment
 
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -27,7 +27,9 @@ ENOUGH = 240.0
 
 def register(root: Path, *settings: str) -> int:
     with open_store(open_workspace(root)) as store:
-        made = new_experiment(store, load_registry(), plugin="tiny_resnet", size=32, settings=[*SHORT, *settings])
+        made = new_experiment(
+            store, load_registry(), ExperimentRequest(plugin="tiny_resnet", size=32, settings=[*SHORT, *settings])
+        )
         return made.number
 
 

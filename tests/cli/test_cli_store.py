@@ -23,17 +23,17 @@ def test_weights_that_are_not_whole_are_named(trained_copy: Path, ichx: Program)
     weights = [folder / f"fold-{fold}" / "weights.safetensors" for fold in (0, 1)]
     whole = weights[0].read_bytes()
     for content, told in (
-        (whole[:-1], f"has {len(whole) - 1:,} bytes, and its header tells of {len(whole):,}"),
+        (whole[:-1], f"has {len(whole) - 1:,} bytes instead of {len(whole):,}"),
         (whole + b"x", f"has {len(whole) + 1:,} bytes"),
-        (whole[:100], "is cut off"),
-        (b"", "is cut off"),
+        (whole[:100], "is incomplete"),
+        (b"", "is incomplete"),
         (whole[:8] + b"\xff" + whole[9:], "has a damaged header"),
         ((2).to_bytes(8, "little") + b"[]", "has a damaged header"),
     ):
         weights[0].write_bytes(content)
         done = ichx("store", "check", cwd=trained_copy)
         assert done.code == 1
-        assert f"experiment 1, fold 0: experiments/1/fold-0/weights.safetensors {told}" in done.out
+        assert f"Experiment 1, fold 0: experiments/1/fold-0/weights.safetensors {told}" in done.out
         assert done.out.count("weights.safetensors") == 1
     weights[0].write_bytes(whole)
     weights[1].unlink()  # as an import without weights

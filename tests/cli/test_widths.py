@@ -17,7 +17,7 @@ from ichx.cli.live import LiveView
 from ichx.cli.tables import build_table, print_table
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.callbacks import FoldPlan
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import EpochRecord, ScoreDraft, open_store
@@ -100,8 +100,12 @@ def crowded(trained_root: Path, phantom: object, tmp_path_factory: pytest.TempPa
         files = phantom.train, phantom.train_labels  # type: ignore[attr-defined]
         add_dataset(Project(workspace, store), AddRequest("eight", files[0], labels=files[1], folds=8))
         settings = ("stage.full.milestones=[1, 2, 3]", "stage.full.gamma=0.123456789012345678", "stage.full.epochs=4")
-        reference = new_experiment(store, load_registry(), plugin="resnext101_wsl", dataset="ph", settings=settings)
-        trashed = new_experiment(store, load_registry(), plugin="tiny_resnet", dataset="ph", name=LONG)
+        reference = new_experiment(
+            store, load_registry(), ExperimentRequest(plugin="resnext101_wsl", dataset="ph", settings=settings)
+        )
+        trashed = new_experiment(
+            store, load_registry(), ExperimentRequest(plugin="tiny_resnet", dataset="ph", name=LONG)
+        )
         store.rename(2, LONG)
         store.change_tags(1, add=["best", "to-be-shown-in-the-paper"], remove=[])
         store.add_note(1, "epidural is weak below 5 mm, " * 6)

@@ -13,9 +13,9 @@ from conftest import SHORT
 from inline_engine import InlineEngine
 
 from ichx.errors import IchxError, InvalidInputError, NotFoundError, StoreError
-from ichx.evaluation.pooled import update_scores
+from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.provenance import run_draft
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.jobs import Engine, Job, JobResult, LocalEngine
 from ichx.jobs.launch import LaunchRequest, launch
 from ichx.jobs.launch_report import LaunchCallbacks, LaunchReport, Unit, UnitProgress, UnitResult
@@ -42,7 +42,9 @@ def project(dataset_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pro
 
 def register(project: Project, *settings: str) -> int:
     experiment = new_experiment(
-        project.store, load_registry(), plugin="tiny_resnet", size=32, settings=[*SHORT, *settings]
+        project.store,
+        load_registry(),
+        ExperimentRequest(plugin="tiny_resnet", size=32, settings=[*SHORT, *settings]),
     )
     return experiment.number
 

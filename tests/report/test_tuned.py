@@ -13,7 +13,7 @@ from report_pages import Page, page
 from test_browser import DRAWN
 
 from ichx.errors import IchxError
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -129,7 +129,7 @@ def test_a_promoted_experiment_tells_both_scores(tuned: Workspace, store: Store,
 
 
 def test_an_experiment_that_was_only_tuned_has_a_report(tuned: Workspace, store: Store) -> None:
-    made = new_experiment(store, load_registry(), plugin="tiny_resnet", size=32)
+    made = new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", size=32))
     with pytest.raises(IchxError, match="nothing to report"):
         collect_experiment(Project(tuned, store), made.number)
     with storage(tuned) as kept:
