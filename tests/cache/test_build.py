@@ -35,7 +35,7 @@ from ichx.cache.resize import fit_square
 from ichx.cache.verify import find_caches, verify_caches
 from ichx.ct.dicom import read_slice
 from ichx.ct.geometry import head_centre, shift_to_centre
-from ichx.errors import ChangedDataError, CorruptFileError, IchxError, StorageError
+from ichx.errors import ChangedDataError, CorruptFileError, ProcessError, StorageError
 from ichx.worker_pool import run_jobs
 
 PLAIN = CacheSpec(48, "none", "bilinear")
@@ -324,7 +324,7 @@ def test_folder_that_is_a_file_is_an_error(tmp_path, source):
 def test_worker_that_raises_or_dies_is_an_error():
     with pytest.raises(ValueError, match="invalid literal"):
         list(run_jobs(int, ["1", "x", "2"], 2))
-    with pytest.raises(IchxError, match="worker process died"):
+    with pytest.raises(ProcessError):
         list(run_jobs(os._exit, [3, 3, 3], 2))
     assert sorted(run_jobs(int, ["3", "1", "2"], 2)) == [1, 2, 3]
 
