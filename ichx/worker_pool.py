@@ -29,7 +29,7 @@ def worker_count(processes: int | None, items: int) -> int:
     return max(1, min(processes or core_count(), items))
 
 
-def run_jobs(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
     """Yield `work(item)` of all items in the order in which they finish. Items that have started are always finished.
 
     Args:
