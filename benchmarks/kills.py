@@ -2,8 +2,8 @@
 
     python benchmarks/kills.py [--quick] [--json FILE]
 
-A run of a tiny network on phantom slices, on the CPU, is killed (`kill -9`) in training, while it writes a checkpoint, in
-validation and in prediction, and resumed each time. Weights, logits and history are compared bit by bit.
+A run of a tiny network on phantom slices, on the CPU, is killed (`kill -9`) in training, while it writes a checkpoint,
+in validation and in prediction, and resumed each time. Weights, logits and history are compared bit by bit.
 """
 
 import os
