@@ -19,7 +19,7 @@ from ichx.cli.formatting import format_interval, format_marks, format_value
 
 if TYPE_CHECKING:
     from ichx.experiments.run import RunReport
-    from ichx.jobs.launch_events import PooledScore
+    from ichx.jobs.launch_report import PooledScore
 
 console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())

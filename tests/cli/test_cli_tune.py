@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Program, clean_environment
-from made_study import fill, frozen, new_study, register, storage
 from optuna.trial import TrialState
+from optuna_studies import fill, frozen, new_study, register, storage
 from test_program import LIGHT
 
 from ichx.store import open_store
