@@ -83,7 +83,7 @@ class Inflated:
         self._position = 0
 
     def read_at(self, offset: int, count: int, known: bytes = b"") -> bytes:
-        """Return `known` and `count` bytes from `offset`, which must not precede bytes that were read; fewer at the end."""
+        """Return `known` and `count` bytes from `offset`, which must not precede bytes already read."""
         if offset + count > INFLATED_LIMIT:
             raise DicomDefectError("absurd_size", f"more than {INFLATED_LIMIT // 2**20} MiB inflated")
         while self._position < offset:
