@@ -23,7 +23,7 @@ from ichx.datasets.sources import FileLocation, list_files
 from ichx.errors import IchxError, InvalidInputError, raise_problems
 from ichx.labels import ANY, LABELS, SUBTYPES
 from ichx.text import EXAMPLES, format_count, format_examples
-from ichx.worker_pool import run_jobs, worker_count
+from ichx.worker_pool import map_in_processes, worker_count
 
 MASKS_FILE: Final = "masks.parquet"
 
@@ -197,7 +197,7 @@ def _read_all(locations: list[FileLocation], owners: pd.DataFrame, processes: in
         MaskJob(start, tuple(locations[start : start + CHUNK]), tuple(shapes[start : start + CHUNK]))
         for start in range(0, len(locations), CHUNK)
     ]
-    found: dict[int, list[MaskFile]] = dict(run_jobs(read_chunk, jobs, worker_count(processes, len(jobs))))
+    found: dict[int, list[MaskFile]] = dict(map_in_processes(read_chunk, jobs, worker_count(processes, len(jobs))))
     return [mask for start in sorted(found) for mask in found[start]]
 
 

@@ -12,7 +12,7 @@ from ichx.tuning.budget import Value
 from ichx.tuning.describe import format_searched, short_names
 
 if TYPE_CHECKING:
-    from ichx.tuning.results import Learned, StudyView, TrialView
+    from ichx.tuning.results import StudyView, TrialView, ValueFindings
 
 SLICES = 6
 """How many values have a diagram of their own, those that matter most."""
@@ -124,7 +124,7 @@ def beyond(view: "StudyView") -> int:
     return sum((t.score or 0.0) > high for t in _scored(view.trials))
 
 
-def value_axis(learned: "Learned", trials: "Sequence[TrialView]", title: str) -> Axis:
+def value_axis(learned: "ValueFindings", trials: "Sequence[TrialView]", title: str) -> Axis:
     """Return the axis of a searched value, wide enough for the recipe's own; choices stand side by side."""
     if learned.choices:
         choices = _choices(learned)
@@ -138,12 +138,12 @@ def value_axis(learned: "Learned", trials: "Sequence[TrialView]", title: str) ->
     return log_axis(low, high, title) if learned.log else linear_axis(low, high, title)
 
 
-def _choices(learned: "Learned") -> list[str]:
+def _choices(learned: "ValueFindings") -> list[str]:
     own = [str(learned.as_is)] if learned.as_is is not None and str(learned.as_is) not in learned.choices else []
     return [*learned.choices, *own]
 
 
-def _at(learned: "Learned", axis: Axis, value: Value) -> float | None:
+def _at(learned: "ValueFindings", axis: Axis, value: Value) -> float | None:
     """Return where `value` stands on the axis; None for one that it cannot have, such as 0 on a logarithmic one."""
     if learned.choices:
         return float(_choices(learned).index(str(value))) if str(value) in _choices(learned) else None
@@ -151,7 +151,7 @@ def _at(learned: "Learned", axis: Axis, value: Value) -> float | None:
     return None if axis.log and number <= 0 else number
 
 
-def _value_at(learned: "Learned", axis: Axis, trial: "TrialView") -> float:
+def _value_at(learned: "ValueFindings", axis: Axis, trial: "TrialView") -> float:
     at = _at(learned, axis, trial.values[learned.name])
     assert at is not None
     return at
@@ -179,7 +179,7 @@ def _by_state(
     return found
 
 
-def _ends(learned: "Learned", axis: Axis) -> str:
+def _ends(learned: "ValueFindings", axis: Axis) -> str:
     if learned.choices:
         return ", ".join(str(format_searched(choice)) for choice in _choices(learned))
     return f"{_round(axis.low)} – {_round(axis.high)}"

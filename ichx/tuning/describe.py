@@ -8,7 +8,7 @@ from ichx.tuning.budget import Value
 from ichx.tuning.study_setup import LIMITS
 
 if TYPE_CHECKING:
-    from ichx.tuning.results import Learned
+    from ichx.tuning.results import ValueFindings
 
 
 def format_searched(value: Value | None) -> str | None:
@@ -30,7 +30,7 @@ def short_names(names: Sequence[str], among: Sequence[str]) -> list[str]:
     return short
 
 
-def format_good(learned: "Learned") -> str | None:
+def format_good(learned: "ValueFindings") -> str | None:
     """Return the values of the best quarter of the trials: lowest to highest, or the choices."""
     if not learned.good:
         return None
@@ -38,7 +38,7 @@ def format_good(learned: "Learned") -> str | None:
     return separator.join(dict.fromkeys(str(format_searched(value)) for value in learned.good))
 
 
-def format_range(learned: "Learned") -> str:
+def format_range(learned: "ValueFindings") -> str:
     """Return the searched range or choices of a value."""
     if learned.choices:
         return ", ".join(str(format_searched(value)) for value in learned.choices)

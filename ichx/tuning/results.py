@@ -77,7 +77,7 @@ class TrialView:
 
 
 @dataclass(frozen=True)
-class Learned:
+class ValueFindings:
     """Findings on one searched value."""
 
     name: str
@@ -134,7 +134,7 @@ class StudyView:
     best: TrialView | None
     importances: Mapping[str, float] | None
     """By name of the value; None with too few trials."""
-    learned: tuple[Learned, ...]
+    learned: tuple[ValueFindings, ...]
     """Most important value first."""
     saved: Saved
     promoted: tuple[Promoted, ...]
@@ -287,7 +287,7 @@ def _rank(trial: TrialView) -> tuple[float, int]:
 
 def _learned(
     name: str, searched: Any, as_is: Value | None, ranked: Sequence[TrialView], importance: float | None
-) -> Learned:
+) -> ValueFindings:
     quarter = ranked[: math.ceil(len(ranked) / 4)] if len(ranked) >= MIN_TRIALS else []
     values = [t.values[name] for t in quarter if name in t.values]
     choice = isinstance(searched, CategoricalDistribution)
@@ -295,7 +295,7 @@ def _learned(
         good = tuple(sorted(set(values), key=lambda value: (-values.count(value), str(value))))
     else:
         good = (min(values), max(values)) if values else ()
-    return Learned(
+    return ValueFindings(
         name=name,
         low=None if choice else searched.low,
         high=None if choice else searched.high,
