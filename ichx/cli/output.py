@@ -63,9 +63,9 @@ def print_error(problem: str, remedy: str) -> None:
     err.print(f"{problem}\n{remedy}".replace("\n", "\n       "), markup=False)
 
 
-def print_json_error(error: Mapping[str, str]) -> None:
+def print_json_error(error: Mapping[str, object]) -> None:
     """Print `{"error": {"code", "problem", "remedy"}}` as one line on standard error."""
-    sys.stderr.write(json.dumps({"error": error}, ensure_ascii=False) + "\n")
+    sys.stderr.write(json.dumps({"error": _json_value(dict(error))}, ensure_ascii=False) + "\n")
 
 
 def json_requested(arguments: Sequence[str]) -> bool:

@@ -52,6 +52,10 @@ class LeakyFoldsError(ConflictError):
         super().__init__(problem, remedy)
         self.leaks = tuple(leaks)
 
+    def to_dict(self) -> dict[str, object]:
+        """Return the error with its leaks."""
+        return super().to_dict() | {"leaks": self.leaks}
+
 
 def import_folds(
     project: "Project",
