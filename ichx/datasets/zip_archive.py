@@ -1,7 +1,7 @@
 """Zip files read in place: the index of a zip and streams over its members. Sources of files are in `sources`.
 
-A challenge's zip has 900,000 members and 180 GB. The index is therefore stored as plain columns, and a `ZipMember` alone
-suffices to open it, so that workers do not read the index. Nothing is unpacked to disk.
+A challenge's zip has 900,000 members and 180 GB. The index is therefore stored as plain columns, and a `ZipMember`
+alone suffices to open it, so that workers do not read the index. Nothing is unpacked to disk.
 """
 
 import io
