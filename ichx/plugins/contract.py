@@ -3,15 +3,20 @@
 A plugin is data. Its `build` function is the only part that touches torch, and only when it is called.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ichx.errors import IchxError
 from ichx.recipe import InputRecipe, ModelRecipe, Recipe, StageRecipe
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor, nn
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a plugin may import it, and it would go online then
 
 REFERENCE_STAGES = (
     StageRecipe(name="balanced", sampling="fixed", epochs=4, lr=1e-3),
@@ -38,6 +43,26 @@ class Segmented(NamedTuple):
     masks: "Tensor"
 
 
+class SliceAugmentation(Protocol):
+    """Augments a slice in training."""
+
+    def __call__(
+        self, hu: "npt.NDArray[np.float32]", mask: "npt.NDArray[np.uint8] | None", rng: "np.random.Generator", /
+    ) -> "tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8] | None]":
+        """Return the augmented slice and mask, of the same shapes.
+
+        Args:
+            hu: (H, W) HU, which may be changed in place. Pixels from outside should become air, -1024.
+            mask: (H, W), 0 or 1 + index in `ichx.labels.SUBTYPES`; None if the slice has no drawn mask.
+            rng: Source of all random draws. It is the same for all slices of a stack, and for any number of workers.
+        """
+        ...
+
+
+AugmentationBuilder = Callable[[Recipe], object]
+"""A module-level function that returns a `SliceAugmentation` or an albumentations transform for a recipe."""
+
+
 @dataclass(frozen=True)
 class Plugin:
     """A declared model.
@@ -59,6 +84,8 @@ class Plugin:
     notice: str = ""
     masks: bool = False
     build: Callable[[Recipe, bool], "nn.Module"] = build_timm
+    build_augmentation: AugmentationBuilder | None = None
+    """The plugin's own augmentation, applied in training after the transforms of `recipe.augmentation`."""
 
     def __post_init__(self) -> None:
         """Refuse a plugin whose recipe belongs to another one."""

@@ -27,7 +27,7 @@ from ichx.evaluation.oof import OofTable
 from ichx.experiment_files import ExperimentFiles
 from ichx.experiments.prepare import learns_masks
 from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
-from ichx.loading.loader import WINDOW_COLUMNS, centre_crop, inference_batches
+from ichx.loading.loader import WINDOW_COLUMNS, SliceLoader, centre_crop
 from ichx.recipe import FILE_WINDOW, Recipe
 from ichx.report.heatmap import SpatialLayer, grad_cam, last_spatial_layer, mask_maps
 from ichx.training.weights import load_exactly
@@ -275,7 +275,7 @@ def _heat(
             notes.append(f"no heat maps for fold {fold}: {error.problem}")
             continue
         begun = 0
-        for batch in inference_batches(cache, slices, rows[of_fold], recipe, batch=8, workers=0):
+        for batch in SliceLoader(cache, slices, recipe).inference_batches(rows[of_fold], batch=8):
             images = window_step(batch.hu, batch.windows)
             maps = (mask_maps(model, images) if layer is None else grad_cam(model, layer, images)).maps
             edge = maps.shape[-1]
