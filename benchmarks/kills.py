@@ -15,7 +15,7 @@ from common import Figure, arguments, conclude
 from killing import Kill, Victim, batches_of_epochs, differences
 
 from ichx.datasets.add import AddRequest, add_dataset
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -100,7 +100,7 @@ def _prepare(folder: Path) -> Path:
             AddRequest("ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission),
         )
         for _ in range(3):
-            new_experiment(store, load_registry(), plugin="tiny_resnet", settings=SETTINGS)
+            new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
     return workspace.root
 
 

@@ -21,7 +21,7 @@ from cohort import Cohort, data_folder, real_cohort, synthetic_cohort
 from common import Figure, arguments, conclude
 from registered import add_cohort, add_finished
 
-from ichx.evaluation.predictions import VIEWS
+from ichx.evaluation.choices import VIEWS
 from ichx.plugins import load_registry
 from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store

@@ -30,7 +30,7 @@ from torch import nn
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.prepare import PreparedExperiment, prepare_experiment
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABEL_WEIGHTS
 from ichx.loading.loader import Batch, training_batches
@@ -79,7 +79,7 @@ class Bench:
     def experiment(self, plugin: str, *settings: str, size: int | None = None) -> Experiment:
         """Register an experiment whose first stage takes every slice, so that a phantom of few patients has enough."""
         settings = (*settings, "stage.balanced.sampling=all")
-        return new_experiment(self.store, self.registry, plugin=plugin, size=size, settings=settings)
+        return new_experiment(self.store, self.registry, ExperimentRequest(plugin=plugin, size=size, settings=settings))
 
     def job(self, experiment: Experiment) -> PreparedExperiment:
         """Return the experiment's job, with its cache."""

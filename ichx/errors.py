@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+_Choice = TypeVar("_Choice", bound=str)
 
 
 class IchxError(Exception):
@@ -23,8 +25,8 @@ class IchxError(Exception):
         """Keep both parts when the error crosses a process boundary."""
         return type(self), (self.problem, self.remedy)
 
-    def to_dict(self) -> dict[str, str]:
-        """Return the error as JSON output shows it."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the error as JSON output shows it; a subclass may add keys."""
         return {"code": self.code, "problem": self.problem, "remedy": self.remedy}
 
 
@@ -121,6 +123,15 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return `Did you mean 'a' or 'b'? ` for the nearest known names, or an empty string."""
     near = get_close_matches(name, known, n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+
+
+def check_choice(name: str, value: str, choices: Iterable[_Choice]) -> _Choice:
+    """Return `value` as one of the `choices` of the parameter `name`; raise `InvalidInputError` for another value."""
+    known = list(choices)
+    for choice in known:
+        if value == choice:
+            return choice
+    raise InvalidInputError(f"Invalid value for `{name}`: {value!r}.", f"Use one of {', '.join(known)}.")
 
 
 def raise_problems(problems: Sequence[str], remedy: str) -> None:

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from ichx.phantom.dicom_files import PhantomFiles
+    from ichx.project import Project
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks train faster alone, and the suite shares its cores
 
@@ -61,6 +62,14 @@ class Outcome:
     def error(self) -> dict[str, Any]:
         """The error that a command with `--json` printed: `code`, `problem`, `remedy`."""
         return json.loads(self.err.splitlines()[-1])["error"]
+
+    def check_error(self, code: str, *values: str) -> None:
+        """Assert that the command, called with `--json`, failed with the error `code`, whose problem has `values`."""
+        assert (self.code, self.out) == (2 if code == "usage" else 1, ""), self.err
+        assert self.error["code"] in (code, "error"), self.error
+        for value in values:
+            assert value in self.error["problem"], self.error
+        assert self.error["remedy"]
 
 
 Program = Callable[..., Outcome]
@@ -161,7 +170,7 @@ def dataset_root(phantom: "PhantomFiles", tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of that workspace in which the experiments `TRAINED` are registered and done, to be read only."""
-    from ichx.experiments.register import new_experiment
+    from ichx.experiments.register import ExperimentRequest, new_experiment
     from ichx.experiments.run import run_experiment
     from ichx.plugins import load_registry
     from ichx.project import Project
@@ -173,7 +182,7 @@ def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     workspace, registry = open_workspace(root), load_registry()
     with open_store(workspace) as store:
         for plugin, settings in TRAINED:
-            made = new_experiment(store, registry, plugin=plugin, size=32, settings=settings)
+            made = new_experiment(store, registry, ExperimentRequest(plugin=plugin, size=32, settings=settings))
             run_experiment(Project(workspace, store, registry), made.number)
     return root
 
@@ -188,3 +197,15 @@ def dataset_copy(dataset_root: Path, tmp_path: Path) -> Path:
 def trained_copy(trained_root: Path, tmp_path: Path) -> Path:
     """Return the trained workspace, as a copy of the test's own."""
     return Path(shutil.copytree(trained_root, tmp_path / "workspace"))
+
+
+@pytest.fixture
+def project(trained_copy: Path) -> "Iterator[Project]":
+    """Return the open project of `trained_copy`."""
+    from ichx.project import Project
+    from ichx.store import open_store
+    from ichx.workspace import open_workspace
+
+    workspace = open_workspace(trained_copy)
+    with open_store(workspace) as store:
+        yield Project(workspace, store)

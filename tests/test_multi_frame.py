@@ -15,8 +15,8 @@ from ichx.ct.dicom import read_slice
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
 from ichx.datasets.sources import SourceFiles, read_source_slice
-from ichx.evaluation.ensemble import make_ensemble
-from ichx.experiments.register import new_experiment
+from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.phantom.encoded_files import enhanced
 from ichx.plugins import load_registry
@@ -85,12 +85,14 @@ def test_frames_go_the_whole_way(phantom: "PhantomFiles", tmp_path: Path) -> Non
         number = new_experiment(
             store,
             registry,
-            plugin="tiny_fine",
-            size=32,
-            settings=[f"stage.{stage}.epochs=1" for stage in ("balanced", "rebalanced", "full")],
+            ExperimentRequest(
+                plugin="tiny_fine",
+                size=32,
+                settings=[f"stage.{stage}.epochs=1" for stage in ("balanced", "rebalanced", "full")],
+            ),
         ).number
         assert run_experiment(Project(workspace, store, registry), number).score is not None
-        [submission] = make_ensemble(Project(workspace, store), tta="hflip", top=1).submissions
+        [submission] = make_ensemble(Project(workspace, store), EnsembleRequest(top=1)).submissions
     written = pd.read_csv(workspace.root / submission.path)
     assert written["ID"].tolist() == asked
     assert (submission.images, submission.filled) == (len(test_origin), 0)

@@ -23,13 +23,13 @@ def audit(number: Number, as_json: AsJson = False) -> None:
 
         found = run_audit(project, number)
     if as_json:
-        print_json({"passed": found.sound, "audit": found})
+        print_json({"passed": found.passed, "audit": found})
     else:
         console.print(f"experiment {number}: {found.name}{format_marks(found.marks)}", markup=False, style="bold")
         styles = {"ok": "green", "wrong": "bold red", "unknown": "yellow"}
         lines = Table.grid(padding=(0, 2))
         for check in found.checks:
-            lines.add_row(Text(f"  {check.state}", styles[check.state]), Text(check.subject), Text(check.told))
+            lines.add_row(Text(f"  {check.state}", styles[check.state]), Text(check.subject), Text(check.detail))
         for column in lines.columns:
             column.no_wrap, column.overflow = column is not lines.columns[-1], "fold"
         lines.columns[0].min_width = 10

@@ -1,7 +1,7 @@
 """`ichx ensemble`: blend experiments on their out-of-fold predictions."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,11 +10,10 @@ from ichx.cli.output import console, notice, print_json, progress, warn
 from ichx.cli.parameters import AsJson, Tta
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
+from ichx.evaluation.choices import Method
 
 if TYPE_CHECKING:
     from ichx.evaluation.ensemble import EnsembleReport
-
-Method = Literal["auto", "convex", "mean", "rank", "logit", "greedy", "per-label", "stack"]
 
 
 def ensemble(
@@ -47,21 +46,20 @@ def ensemble(
     if top is not None and members is not None:
         raise typer.BadParameter("Use either --top or --members.")
     numbers = [] if members is None else _numbers(members)
-    from ichx.evaluation.ensemble import make_ensemble
+    from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
 
+    request = EnsembleRequest(
+        top=4 if top is None else top,
+        members=tuple(numbers),
+        dataset=dataset,
+        tta=tta,
+        method=method,
+        smooth=smooth,
+        calibrate=calibrate,
+        out=out,
+    )
     with session() as project, progress("nested folds") as update:
-        report = make_ensemble(
-            project,
-            top=4 if top is None else top,
-            members=numbers,
-            tta=tta,
-            method=method,
-            smooth=smooth,
-            calibrate=calibrate,
-            dataset=dataset,
-            out=out,
-            progress=update,
-        )
+        report = make_ensemble(project, request, update)
     if as_json:
         for note in report.notes:
             warn(note)

@@ -49,7 +49,7 @@ def new(
 
     Example: `ichx exp new --reference`
     """
-    from ichx.experiments.register import new_experiment, new_reference
+    from ichx.experiments.register import ExperimentRequest, new_experiment, new_reference
 
     if sigmoid and linear:
         raise typer.BadParameter("Use either --sigmoid or --linear.")
@@ -64,15 +64,17 @@ def new(
                 new_experiment(
                     project.store,
                     project.registry,
-                    plugin=plugin,
-                    file=file,
-                    size=size,
-                    crop=crop,
-                    kind=kind,
-                    settings=settings or (),
-                    dataset=dataset,
-                    folds=folds,
-                    name=name,
+                    ExperimentRequest(
+                        plugin=plugin,
+                        file=file,
+                        size=size,
+                        crop=crop,
+                        kind=kind,
+                        settings=settings or (),
+                        dataset=dataset,
+                        folds=folds,
+                        name=name,
+                    ),
                 )
             ]
     if as_json:

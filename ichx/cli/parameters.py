@@ -10,6 +10,7 @@ import typer
 
 from ichx.cli.session import session
 from ichx.errors import IchxError, NotReadyError
+from ichx.evaluation import choices
 
 
 def parse_number(text: str) -> int:
@@ -78,9 +79,9 @@ Numbers = Annotated[
     typer.Argument(parser=parse_number, metavar="NUMBER", autocompletion=complete_number, help="Experiment numbers."),
 ]
 FoldTexts = Annotated[list[str] | None, typer.Option("--fold", help="Finished fold, from 0, or all; repeatable.")]
-Tta = Annotated[Literal["none", "hflip"], typer.Option("--tta", help="Views to average; hflip adds the mirror image.")]
+Tta = Annotated[choices.Tta, typer.Option("--tta", help="Views to average; hflip adds the mirror image.")]
 Pooling = Annotated[
-    Literal["max", "noisy_or"],
+    choices.Pooling,
     typer.Option("--pooling", help="Study probability: max over slices, or 1 - prod(1 - p)."),
 ]
 Device = Annotated[

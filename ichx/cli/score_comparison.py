@@ -8,7 +8,7 @@ from ichx.cli.tables import print_table
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Difference, Interval
+    from ichx.evaluation.bootstrap import Interval, ScoreDifference
     from ichx.evaluation.compare import ScoreComparison
     from ichx.store import Experiment
 
@@ -51,14 +51,14 @@ def print_comparison(found: "ScoreComparison", one: "Experiment", two: "Experime
         print_table("largest disagreements", heads, rows)
 
 
-def _format(found: "Interval | Difference") -> str:
+def _format(found: "Interval | ScoreDifference") -> str:
     value = "-" if found.value is None else f"{found.value:+.5f}"
     if found.low is None or found.high is None:
         return f"{value}\n-"
     return f"{value}\n{found.low:+.5f} to {found.high:+.5f}"
 
 
-def _conclusion(found: "Difference", one: "Experiment", two: "Experiment") -> str:
+def _conclusion(found: "ScoreDifference", one: "Experiment", two: "Experiment") -> str:
     """Return a sentence on what the interval of the difference shows."""
     if one.leaked or two.leaked:
         return "The folds leak patients, so the difference may come from memorised patients."

@@ -1,14 +1,13 @@
-"""Feature files: the pooled features of each slice as float16, in Parquet, beside the prediction of the same pass.
+"""Feature files: each slice's pooled features as float16, in Parquet, one file per prediction file.
 
-For models that look at several slices at once. Written while a network predicts, so that memory does not grow with
-the number of slices.
+They are the input of models that see several slices. Pooling itself is in `ichx.training.pooled_features`.
 """
 
-import os
-import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
@@ -16,18 +15,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ichx.errors import IchxError
+from ichx.errors import ChangedDataError, CorruptFileError
+from ichx.files import atomic_path, write_error
 
 ROWS: Final = 4096
-"""Slices that are gathered before they are written."""
+"""Slices per write: they bound the memory."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """`slice_ids` (N,) and `values` (N, D) float16, what the network's last layer makes the logits of."""
+    """Pooled features, the input of a network's last layer."""
 
     slice_ids: npt.NDArray[np.object_]
+    """`(N,)`"""
     values: npt.NDArray[np.float16]
+    """`(N, D)`"""
 
 
 def features_file(predictions: Path) -> Path:
@@ -36,76 +38,68 @@ def features_file(predictions: Path) -> Path:
 
 
 class FeatureWriter:
-    """Writes features to `path` as they come; the file is complete or absent. Raises `IchxError` on a full disk."""
+    """Context manager that writes batches of features to a file, atomically. No batches, no file.
+
+    `add` and the exit raise `StorageError` if the file cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        self._ids: list[npt.NDArray[np.object_]] = []
-        self._values: list[npt.NDArray[np.float16]] = []
+        self._file = ExitStack()
         self._writer: pq.ParquetWriter | None = None
+        self._batches: list[tuple[npt.NDArray[np.object_], npt.NDArray[np.float16]]] = []
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Finish the file, or remove what there is of it where something was raised."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Complete the file, or remove it after an exception."""
         try:
-            if kind is None and self._ids:
+            if kind is None and self._batches:
                 self._flush()
-            if self._writer is not None:
-                self._writer.close()
-                if kind is None:
-                    with self._draft.open("rb+") as handle:
-                        os.fsync(handle.fileno())
-                    self._draft.replace(self.path)
-        except OSError as failed:
-            raise self._unwritable(failed) from failed
         finally:
-            self._draft.unlink(missing_ok=True)
+            with self._storage_errors():
+                self._file.__exit__(*sys.exc_info())
 
     def add(self, slice_ids: npt.NDArray[np.object_], values: npt.NDArray[np.float16]) -> None:
-        """Write the features `values` (N, D) of `slice_ids` (N,); D is the same each time."""
-        self._ids.append(slice_ids)
-        self._values.append(values)
-        if sum(map(len, self._ids)) >= ROWS:
+        """Write the features `values` (N, D) of `slice_ids` (N,); D is the same for all batches."""
+        self._batches.append((slice_ids, values))
+        if sum(len(ids) for ids, _ in self._batches) >= ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        ids, values = np.concatenate(self._ids), np.concatenate(self._values)
-        self._ids, self._values = [], []
-        table = pa.table(
-            {
-                "slice_id": pa.array(ids, type=pa.string()),
-                "features": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1]),
-            }
-        )
-        try:
+        ids, values = map(np.concatenate, zip(*self._batches, strict=True))
+        self._batches = []
+        features = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+        table = pa.table({"slice_id": pa.array(ids, type=pa.string()), "features": features})
+        with self._storage_errors():
             if self._writer is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._writer = pq.ParquetWriter(self._draft, table.schema, compression="zstd")
+                draft = self._file.enter_context(atomic_path(self.path))
+                self._writer = self._file.enter_context(pq.ParquetWriter(draft, table.schema, compression="zstd"))
             self._writer.write_table(table)
-        except OSError as failed:
-            raise self._unwritable(failed) from failed
 
-    def _unwritable(self, error: OSError) -> IchxError:
-        return IchxError(
-            f"cannot write the features {self.path}: {error.strerror or error}", "free some space, then run again"
-        )
+    @contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise write_error(self.path, "the features", error) from error
 
 
 def read_features(path: Path) -> Features:
-    """Return the features in `path`; raises `IchxError` where the file is missing or is no feature file."""
-    again = "make them with `--save features`"
+    """Return the features in `path`.
+
+    Raises:
+        ChangedDataError: The file is missing.
+        CorruptFileError: The file is damaged or is no feature file.
+    """
+    remedy = "Create them with `--save features`."
     try:
         table = pq.read_table(path)
-        listed = table["features"].combine_chunks()
-        values = listed.flatten().to_numpy(zero_copy_only=False).astype(np.float16, copy=False)
+        values = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         ids = table["slice_id"].to_numpy().astype(object)
     except FileNotFoundError as error:
-        raise IchxError(f"the features {path} are missing", again) from error
+        raise ChangedDataError(f"The feature file {path} is missing.", remedy) from error
     except (pa.ArrowInvalid, OSError, KeyError, AttributeError) as error:
-        raise IchxError(f"the features {path} cannot be read: {error}", again) from error
-    return Features(ids, values.reshape(len(ids), -1))
+        raise CorruptFileError(f"Cannot read the feature file {path}: {error}", remedy) from error
+    return Features(ids, values.astype(np.float16, copy=False).reshape(len(ids), -1))

@@ -1,12 +1,10 @@
-"""An experiment as one file: recipe, runs, history, predictions, tags and notes, with or without weights.
+"""Exports an experiment as one file: recipe, runs, history, predictions, tags and notes, optionally weights.
 
-The file is a zip of `experiment.json` and the folds' own files, without absolute paths. See `importing` for reading.
+The file is a zip of `experiment.json` and the files of the folds, without absolute paths. `archive_import` reads it.
 """
 
 import json
-import os
 import re
-import secrets
 import zipfile
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -14,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ichx import __version__
-from ichx.errors import IchxError
+from ichx.errors import ChangedDataError, ConflictError
+from ichx.files import atomic_write
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -28,7 +27,7 @@ _FACTS = ("name", "plugin", "size", "window_kind", "recipe", "recipe_digest", "e
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: `file` of `nbytes`, with `files` of the experiment in it."""
+    """An archive that was written: `file` of `nbytes`, containing `files` files of the experiment."""
 
     file: Path
     nbytes: int
@@ -36,13 +35,16 @@ class Exported:
 
 
 def export_experiment(project: "Project", number: int, target: Path, *, weights: bool = False) -> Exported:
-    """Write experiment `number` to the new file `target`, its weights only if asked for.
+    """Write experiment `number` to the new file `target`, with or without its weights.
 
-    Raises `IchxError` where `target` is there already or cannot be written, and where a recorded file is gone.
+    Raises:
+        ConflictError: `target` exists, or a fold is running.
+        ChangedDataError: A recorded file is gone.
+        StorageError: `target` cannot be written.
     """
     experiment = project.store.experiment(number)
     if target.exists():
-        raise IchxError(f"{target} is there already", "name another file")
+        raise ConflictError(f"{target} exists already.", "Choose another file name.")
     own = project.workspace.experiment_files(number)
     folder = own.folder
     index, files = _index(project, experiment)
@@ -50,40 +52,30 @@ def export_experiment(project: "Project", number: int, target: Path, *, weights:
     for fold in map(own.fold, range(experiment.folds)):
         paths += [fold.log, fold.code_diff, *([fold.weights] if weights else [])]
     names = [path.relative_to(folder).as_posix() for path in paths if path.exists()]
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(INDEX, json.dumps(index, indent=1))
-            for name in dict.fromkeys([*files, *names]):
-                if name.endswith((".log", ".json")):
-                    archive.writestr(name, _scrubbed((folder / name).read_text(encoding="utf-8")))
-                else:
-                    archive.write(folder / name, name, zipfile.ZIP_STORED)
-        with draft.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        draft.replace(target)
-    except OSError as error:
-        raise IchxError(
-            f"cannot write {target}: {error.strerror or error}", "choose a writable place with enough space"
-        ) from error
-    finally:
-        if draft.exists():
-            draft.unlink()
+    with (
+        atomic_write(target, "the archive", remedy="Choose a writable folder with enough space.") as draft,
+        zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        archive.writestr(INDEX, json.dumps(index, indent=1))
+        for name in dict.fromkeys([*files, *names]):
+            if name.endswith((".log", ".json")):
+                archive.writestr(name, _without_paths((folder / name).read_text(encoding="utf-8")))
+            else:
+                archive.write(folder / name, name, zipfile.ZIP_STORED)
     return Exported(target, target.stat().st_size, len(files) + len(names))
 
 
 def _index(project: "Project", experiment: "Experiment") -> tuple[dict[str, Any], list[str]]:
-    """Return what `experiment.json` says, and the prediction files, in the experiment's folder, that it speaks of."""
+    """Return the contents of `experiment.json`, and the prediction files that it lists, relative to the folder."""
     number, folder = experiment.number, project.workspace.experiment_dir(experiment.number)
     version = project.store.version_by_id(experiment.version_id)
     predictions, files = [], []
     for p in project.store.predictions(number):
         if p.role not in ("oof", "test"):
-            continue  # of another dataset, which the reader need not have
+            continue  # of another dataset, which the importing workspace may lack
         path = project.workspace.root / p.path
         if not path.is_file():
-            raise IchxError(f"{p.path} is gone", f"`ichx run {number}` makes it again")
+            raise ChangedDataError(f"{p.path} is gone.", f"`ichx run {number}` creates it again.")
         name = path.relative_to(folder).as_posix()
         files.append(name)
         predictions.append(
@@ -101,12 +93,12 @@ def _index(project: "Project", experiment: "Experiment") -> tuple[dict[str, Any]
     runs = []
     for run in project.store.runs(number):
         if run.state in ("running", "stalled"):
-            raise IchxError(
-                f"fold {run.fold} of experiment {number} is being run by process {run.pid} on {run.host}",
-                "export it when that run has ended",
+            raise ConflictError(
+                f"Process {run.pid} on {run.host} is running fold {run.fold} of experiment {number}.",
+                "Export the experiment when that run has ended.",
             )
         values = {name: value for name, value in asdict(run).items() if name not in ("id", "experiment")}
-        runs.append(values | {"command": _scrubbed(run.command), "error": _scrubbed(run.error or "") or None})
+        runs.append(values | {"command": _without_paths(run.command), "error": _without_paths(run.error or "") or None})
     facts = asdict(experiment)
     index = {
         "format": FORMAT,
@@ -141,6 +133,6 @@ def _plain(value: object) -> Any:
     raise TypeError(f"cannot write a {type(value).__name__}")
 
 
-def _scrubbed(text: str) -> str:
-    """Return `text` with absolute paths cut down to their last part."""
+def _without_paths(text: str) -> str:
+    """Return `text` with absolute paths reduced to their last part."""
     return _PATH.sub("", text)

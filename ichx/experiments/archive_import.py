@@ -1,7 +1,7 @@
-"""Reads an experiment from a file that `exporting` wrote, on another machine or in another workspace.
+"""Imports an experiment from a file that `archive_export` wrote, on another machine or in another workspace.
 
-The file is not trusted: only members with known names and sizes are read, what is recorded is checked against them, and
-nothing is left behind when something is wrong.
+The file is not trusted: only members with known names and sizes are read and checked against the records, and after an
+error nothing is left behind.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from sqlalchemy.exc import IntegrityError
 
 from ichx import __version__
 from ichx.datasets.dataset import load_version
-from ichx.errors import IchxError
-from ichx.evaluation.pooled import update_scores
+from ichx.errors import CorruptFileError, NotFoundError, NotReadyError, StorageError, UnsupportedError
 from ichx.evaluation.predictions import read_predictions
+from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
 from ichx.experiments.archive_export import FORMAT, INDEX
 from ichx.experiments.gc import IMPORTING
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     from ichx.store import DatasetVersion, FoldSet, Store
 
 INDEX_BYTES = 100_000_000
-"""An index longer than this is none."""
+"""Longer indexes are refused."""
 RATIO = 20
-"""An archive that holds more than this many times its own bytes is a bomb: its members hardly compress."""
+"""Archives that expand by more than this factor are refused: their members hardly compress."""
 _MEMBER = re.compile(r"fold-\d{1,4}/[A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|start\.json")
-_EXPORTED = "name a file that `ichx exp export` wrote"
+_EXPORTED = "Use a file that `ichx exp export` wrote."
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was read: the experiment's new number, the one that it had, and what was left out, a line each."""
+    """An imported experiment: its new number, its number in the archive, and what was left out, one line each."""
 
     number: int
     was: int
@@ -56,10 +56,13 @@ class Imported:
 
 
 def import_experiment(project: "Project", file: Path) -> Imported:
-    """Register the experiment in `file` under a new number, on the dataset here that has its labels and folds.
+    """Register the experiment in `file` under a new number, on the dataset of this workspace with its labels and folds.
 
-    Raises `IchxError`, leaving nothing behind, for what is no such archive, for a damaged or hostile one, where no
-    dataset here is the one that it was made on, and for a plugin that is not installed.
+    Raises:
+        CorruptFileError: The file is no archive of an experiment, is damaged or hostile.
+        NotReadyError: No dataset of this workspace has its labels and folds.
+        NotFoundError: The file or the plugin does not exist.
+        StorageError: The workspace cannot be written.
     """
     folder = project.workspace.experiments_dir / f"{IMPORTING}{secrets.token_hex(4)}"
     try:
@@ -68,16 +71,16 @@ def import_experiment(project: "Project", file: Path) -> Imported:
             index = _read_index(archive, file)
             return _import(project, archive, index, folder, file)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, pa.ArrowException) as error:
-        raise IchxError(f"{file} is damaged: {error}", "export the experiment again") from error
+        raise CorruptFileError(f"{file} is damaged: {error}.", "Export the experiment again.") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IntegrityError) as error:
-        raise IchxError(
-            f"the {INDEX} in {file} is not one of ichx's: {type(error).__name__} {str(error).splitlines()[0]}",
-            "export the experiment again",
+        raise CorruptFileError(
+            f"{INDEX} in {file} is invalid: {type(error).__name__} {str(error).splitlines()[0]}.",
+            "Export the experiment again.",
         ) from error
     except OSError as error:
-        raise IchxError(
-            f"cannot write to {project.workspace.experiments_dir}: {error.strerror}",
-            "free some space or make it writable",
+        raise StorageError(
+            f"Cannot write to {project.workspace.experiments_dir}: {error.strerror}.",
+            "Free some space or make it writable.",
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -90,10 +93,10 @@ def _import(
     folder: Path,
     file: Path,
 ) -> Imported:
-    given = index["experiment"]
-    recipe = from_toml(given["recipe"], source=f"the recipe in {file}")
-    if digest(recipe) != given["recipe_digest"]:
-        raise ValueError("its recipe does not have the digest that was recorded")
+    facts = index["experiment"]
+    recipe = from_toml(facts["recipe"], source=f"the recipe in {file}")
+    if digest(recipe) != facts["recipe_digest"]:
+        raise ValueError("the recipe does not have the recorded digest")
     project.registry.get(recipe.plugin)
     version, fold_set = _pinned(project.store, index["dataset"])
     left_out: list[str] = []
@@ -106,28 +109,28 @@ def _import(
         for name, draft in _prediction(project, entry, folder, version, fold_set, left_out)
     ]
     if not any(name.endswith(WEIGHTS_FILE) for name in archive.namelist()) and predictions:
-        left_out.append("it comes without weights: `ichx run` would train its folds again")
+        left_out.append("the archive has no weights: `ichx run` would train the folds again")
     runs = tuple(_run(entry, fold_set.k) for entry in index["runs"])
     places = [(draft.role, draft.fold, draft.version_id, draft.view) for _, draft in predictions]
     if len(set(places)) < len(places):
         raise ValueError("it has a prediction twice")
     imported = ImportDraft(
         experiment=ExperimentDraft(
-            name=str(given["name"])[:200],
+            name=str(facts["name"])[:200],
             plugin=recipe.plugin,
             size=recipe.input.size,
             window_kind=recipe.input.window_kind,
-            recipe=str(given["recipe"]),
-            recipe_digest=str(given["recipe_digest"]),
+            recipe=str(facts["recipe"]),
+            recipe_digest=str(facts["recipe_digest"]),
             version_id=version.id,
             label_digest=version.label_digest or "",
             fold_set_id=fold_set.id,
             fold_digest=fold_set.digest,
             epochs=recipe.epochs,
-            kind="trial" if given["kind"] == "trial" else "experiment",
-            selected=bool(given["selected"]),
+            kind="trial" if facts["kind"] == "trial" else "experiment",
+            selected=bool(facts["selected"]),
             origin={"number": int(index["number"]), "workspace": str(index["workspace"])[:200]},
-            tuned=_tuned(given.get("tuned")),
+            tuned=_tuned(facts.get("tuned")),
         ),
         runs=runs,
         history={fold: _history(index["history"].get(str(fold), [])) for fold in range(fold_set.k)},
@@ -144,23 +147,23 @@ def _import(
     return Imported(made.number, int(index["number"]), tuple(left_out))
 
 
-def _tuned(told: Mapping[str, Any] | None) -> TuningInfo | None:
-    """Return what an archive says of a trial; raises `ValueError` and the like for what no trial has."""
-    if told is None:
+def _tuned(facts: Mapping[str, Any] | None) -> TuningInfo | None:
+    """Return the trial that the experiment is, if any. Raises `ValueError` and the like for invalid values."""
+    if facts is None:
         return None
-    if not all(isinstance(value, int | float | str) for value in told["values"].values()):
-        raise ValueError("a trial's values are numbers and texts")
-    subset, length = float(told["subset"]), float(told["length"])
+    if not all(isinstance(value, int | float | str) for value in facts["values"].values()):
+        raise ValueError("a trial has values that are neither numbers nor texts")
+    subset, length = float(facts["subset"]), float(facts["length"])
     if not (0 < subset <= 1 and 0 < length <= 1):
-        raise ValueError("a trial has no such share of the patients or of the epochs")
+        raise ValueError("a trial has an invalid share of patients or epochs")
     return TuningInfo(
-        study=str(told["study"])[:200],
-        trial=int(told["trial"]),
-        fold=int(told["fold"]),
-        values={str(name)[:200]: value for name, value in told["values"].items()},
+        study=str(facts["study"])[:200],
+        trial=int(facts["trial"]),
+        fold=int(facts["fold"]),
+        values={str(name)[:200]: value for name, value in facts["values"].items()},
         subset=subset,
         length=length,
-        score=None if told["score"] is None else float(told["score"]),
+        score=None if facts["score"] is None else float(facts["score"]),
     )
 
 
@@ -168,15 +171,13 @@ def _opened(file: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except FileNotFoundError as error:
-        raise IchxError(f"there is no file {file}", _EXPORTED) from error
+        raise NotFoundError(f"There is no file {file}.", _EXPORTED) from error
     except (zipfile.BadZipFile, OSError) as error:
-        raise IchxError(
-            f"{file} is no archive of an experiment: {error}", "name a file that `ichx exp export` wrote"
-        ) from error
+        raise CorruptFileError(f"{file} is no archive of an experiment: {error}.", _EXPORTED) from error
 
 
 def _read_index(archive: zipfile.ZipFile, file: Path) -> Mapping[str, Any]:
-    """Return `experiment.json`, after every member's name and size was looked at."""
+    """Return `experiment.json` after checking the name and size of every member."""
     problem = None
     names = archive.namelist()
     total = sum(member.file_size for member in archive.infolist())
@@ -184,24 +185,24 @@ def _read_index(archive: zipfile.ZipFile, file: Path) -> Mapping[str, Any]:
         problem = f"it has no {INDEX}"
     elif len(names) != len(set(names)):
         problem = "it has a member twice"
-    elif strange := [name for name in names if name != INDEX and not _MEMBER.fullmatch(name)]:
-        problem = f"it has a member {strange[0]!r}, which no experiment has"
+    elif unexpected := [name for name in names if name != INDEX and not _MEMBER.fullmatch(name)]:
+        problem = f"it has an unexpected member {unexpected[0]!r}"
     elif archive.getinfo(INDEX).file_size > INDEX_BYTES or total > RATIO * file.stat().st_size + INDEX_BYTES:
-        problem = f"it would take {total:,} bytes, far more than its own {file.stat().st_size:,}"
+        problem = f"it would take {total:,} bytes, far more than its size of {file.stat().st_size:,}"
     if problem:
-        raise IchxError(f"{file} is refused: {problem}", _EXPORTED)
+        raise CorruptFileError(f"{file} is refused: {problem}.", _EXPORTED)
     with archive.open(INDEX) as handle:
         index: Mapping[str, Any] = json.loads(handle.read(INDEX_BYTES + 1))
     if index["format"] != FORMAT:
-        raise IchxError(
-            f"{file} has format {index['format']}, which this ichx ({__version__}) does not read",
-            f"use ichx {index['ichx']}",
+        raise UnsupportedError(
+            f"{file} has format {index['format']}, which ichx {__version__} does not read.",
+            f"Use ichx {index['ichx']}.",
         )
     return index
 
 
 def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
-    """Write a member below `folder`, never more of it than it claims to have."""
+    """Write a member below `folder`, at most the number of bytes that it declares."""
     target = folder / member.filename
     target.parent.mkdir(exist_ok=True)
     left = member.file_size
@@ -209,34 +210,34 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) ->
         while block := source.read(min(1 << 20, left + 1)):
             left -= len(block)
             if left < 0:
-                raise zipfile.BadZipFile(f"{member.filename} is longer than it claims to be")
+                raise zipfile.BadZipFile(f"{member.filename} is longer than it declares")
             handle.write(block)
 
 
-def _pinned(store: "Store", wanted: Mapping[str, Any]) -> "tuple[DatasetVersion, FoldSet]":
-    """Return the dataset version and folds here that have the same slices and labels, and the same assignment."""
+def _pinned(store: "Store", pinned: Mapping[str, Any]) -> "tuple[DatasetVersion, FoldSet]":
+    """Return the dataset version and folds of this workspace with the same slices, labels and assignment."""
     same_labels = None
     for dataset in store.datasets():
         for number in range(dataset.versions, 0, -1):
             version = store.version(dataset.name, number)
-            if version.label_digest != wanted["label_digest"]:
+            if version.label_digest != pinned["label_digest"]:
                 continue
             same_labels = version
             for fold_set in version.folds:
-                if fold_set.digest == wanted["fold_digest"]:
+                if fold_set.digest == pinned["fold_digest"]:
                     return version, fold_set
-    told = (
-        f"{wanted['name']} ({format_count(int(wanted['slices']), 'slice')}, labels {str(wanted['label_digest'])[:12]})"
+    described = (
+        f"{pinned['name']} ({format_count(int(pinned['slices']), 'slice')}, labels {str(pinned['label_digest'])[:12]})"
     )
     if same_labels is None:
-        raise IchxError(
-            f"it was made on the dataset {told}, which is not in this workspace",
-            f"add it first: `ichx data add {wanted['name']} PATH --labels CSV`",
+        raise NotReadyError(
+            f"The experiment was trained on the dataset {described}, which is not in this workspace.",
+            f"Add it first: `ichx data add {pinned['name']} PATH --labels CSV`.",
         )
-    raise IchxError(
-        f"{same_labels.dataset} has its slices and labels, but not its {wanted['folds']} folds {wanted['fold_set']!r} "
-        f"(digest {str(wanted['fold_digest'])[:12]})",
-        f"import them first: `ichx data folds {same_labels.dataset} --import FILE`",
+    raise NotReadyError(
+        f"{same_labels.dataset} has the slices and labels of the experiment, but not its {pinned['folds']} folds "
+        f"{pinned['fold_set']!r} (digest {str(pinned['fold_digest'])[:12]}).",
+        f"Import them first: `ichx data folds {same_labels.dataset} --import FILE`.",
     )
 
 
@@ -248,23 +249,23 @@ def _prediction(
     fold_set: "FoldSet",
     left_out: list[str],
 ) -> list[tuple[str, PredictionDraft]]:
-    """Return the draft of a prediction whose file is what was recorded; nothing for a test set that is not here."""
+    """Return the draft of a prediction whose file matches its record; nothing for a test set that is missing here."""
     name, role, view = str(entry["file"]), str(entry["role"]), str(entry["view"])
     path = folder / name
     if not _MEMBER.fullmatch(name) or not path.is_file():
-        raise ValueError(f"it speaks of {name!r}, which is not in it")
+        raise ValueError(f"{name!r} is listed but missing")
     if role not in ("oof", "test") or view not in ("identity", "hflip") or not 0 <= int(entry["fold"]) < fold_set.k:
-        raise ValueError(f"{name} is no prediction of a fold in a view")
+        raise ValueError(f"{name} is not the prediction of a fold in a view")
     with path.open("rb") as handle:
         if hashlib.file_digest(handle, "sha256").hexdigest() != entry["digest"]:
-            raise ValueError(f"{name} is not the file that was recorded")
+            raise ValueError(f"{name} differs from its recorded digest")
     with pq.ParquetFile(path) as content:
         rows = content.metadata.num_rows
     tests = project.store.test_sets(version.dataset) if role == "test" else []
     most = version.slices if role == "oof" else max((test.slices for test in tests), default=0)
     if rows != int(entry["slices"]) or (role == "oof" and rows > most):
-        raise ValueError(f"{name} has {rows:,} rows, not those of its slices")
-    if rows > most:  # looked at before it is read: a small file may hold any number of equal rows
+        raise ValueError(f"{name} has {rows:,} rows, not one per slice")
+    if rows > most:  # checked before reading: a small file may contain any number of equal rows
         return _without(path, entry, left_out)
     ids = read_predictions(path).slice_ids
     target: DatasetVersion | None = version
@@ -288,8 +289,8 @@ def _prediction(
 
 
 def _without(path: Path, entry: Mapping[str, Any], left_out: list[str]) -> list[tuple[str, PredictionDraft]]:
-    """Leave out the prediction of a test set that is not here."""
-    left_out.append(f"{entry['file']}: no test set here has the slices of {entry['dataset']}")
+    """Leave out the prediction of a test set that is missing here."""
+    left_out.append(f"{entry['file']}: no test set of this workspace has the slices of {entry['dataset']}")
     path.unlink()
     return []
 

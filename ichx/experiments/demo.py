@@ -1,7 +1,6 @@
-"""The demo: the whole job on a phantom dataset, judged on phantom patients that no model saw.
+"""The demo: the complete job on a phantom dataset, scored on phantom patients that no model saw.
 
-Each step is the one that the commands take, and what is there already is not made again, so that a demo that was
-interrupted goes on.
+It calls the same functions as the commands. Finished steps are skipped, so that an interrupted demo resumes.
 """
 
 import time
@@ -15,13 +14,13 @@ from ichx.cache.hu_cache import Cache
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import LoadedDataset, load_dataset
 from ichx.datasets.label_csv import read_labels
-from ichx.errors import IchxError
+from ichx.errors import ConflictError
 from ichx.evaluation.baseline import bright_share, brightness_baseline
-from ichx.evaluation.ensemble import EnsembleReport, make_ensemble
+from ichx.evaluation.ensemble import EnsembleReport, EnsembleRequest, make_ensemble
 from ichx.evaluation.metric import constant_score, score
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.prepare import open_cache
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import write_phantom
@@ -39,19 +38,19 @@ MEMBERS = (
     ("tiny_fine", "linear"),
     ("tiny_fine_thin", "linear"),
 )
-"""Plugin and kind of windows of the four experiments."""
+"""Plugin and window kind of the four experiments."""
 PATIENTS = 130
 TEST_PATIENTS = 40
 SEED = 7
 PIXELS = 96
 FOLDS = 3
 PREVALENCE = {label: round(2.8 * share, 4) for label, share in CHALLENGE_PREVALENCE.items()}
-"""The challenge's prevalences, nearly tripled (`any` 40 %): the demo has 130 patients and not 19,000."""
+"""The challenge's prevalences, nearly tripled (`any` 40 %): the demo has 130 patients instead of 19,000."""
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo shows. The three scores are weighted log losses on the test patients."""
+    """Result of the demo. The three scores are weighted log losses on the test patients."""
 
     workspace: str
     ensemble: EnsembleReport
@@ -64,25 +63,27 @@ class DemoReport:
 
     @property
     def below(self) -> float:
-        """By which share the blend is below the better of the two baselines."""
+        """Relative improvement of the blend over the better of the two baselines."""
         return 1 - self.blend_score / min(self.constant_score, self.brightness_score)
 
 
 def run_demo(folder: Path, registry: Registry, events: RunCallbacks) -> DemoReport:
-    """Make the workspace `folder`, do the whole job in it, and return what came out.
+    """Create the workspace `folder`, do the complete job in it, and return the result.
 
-    Raises `IchxError` for a folder that holds something else.
+    Raises:
+        ConflictError: The folder contains something else.
     """
     began = time.monotonic()
     phantom = folder / "phantom"
     if folder.exists() and any(folder.iterdir()) and not (folder / "ichx.toml").exists():
-        raise IchxError(f"{folder} holds something else", "name a new folder: `ichx demo FOLDER`")
+        raise ConflictError(f"{folder} contains other files.", "Use a new folder: `ichx demo FOLDER`.")
     workspace = init_workspace(folder)
     with open_store(workspace) as store:
         others = sorted({dataset.name for dataset in store.datasets()} - {"phantom", "phantom-test"})
     if others:
-        raise IchxError(
-            f"{folder} is a workspace of yours, with {', '.join(others)}", "name a new folder: `ichx demo FOLDER`"
+        raise ConflictError(
+            f"{folder} is a workspace with other datasets: {', '.join(others)}.",
+            "Use a new folder: `ichx demo FOLDER`.",
         )
     if not phantom.exists():
         write_phantom(
@@ -92,7 +93,7 @@ def run_demo(folder: Path, registry: Registry, events: RunCallbacks) -> DemoRepo
             seed=SEED,
             size=PIXELS,
             prevalence=PREVALENCE,
-            progress=lambda done, total: events.phase("making phantom studies", done, total),
+            progress=lambda done, total: events.phase("creating phantom studies", done, total),
         )
     with open_store(workspace) as store:
         add_dataset(
@@ -110,33 +111,38 @@ def run_demo(folder: Path, registry: Registry, events: RunCallbacks) -> DemoRepo
         )
         numbers = sorted(e.number for e in store.experiments(limit=None))
         if not numbers:
-            numbers = [new_experiment(store, registry, plugin=name, kind=kind).number for name, kind in MEMBERS]
+            numbers = [
+                new_experiment(store, registry, ExperimentRequest(plugin=name, kind=kind)).number
+                for name, kind in MEMBERS
+            ]
         for number in numbers:
             run_experiment(Project(workspace, store, registry), number, callbacks=events)
-        ensemble = make_ensemble(Project(workspace, store), top=len(MEMBERS), tta="hflip", smooth=True)
-        judged = _judge(Project(workspace, store), phantom, numbers[0], ensemble, events)
+        ensemble = make_ensemble(Project(workspace, store), EnsembleRequest(top=len(MEMBERS), smooth=True))
+        scores = _score_test(Project(workspace, store), phantom, numbers[0], ensemble, events)
     return DemoReport(
         workspace=str(workspace.root),
         ensemble=ensemble,
-        test_slices=judged.slices,
-        constant_score=judged.constant,
-        brightness_score=judged.brightness,
-        blend_score=judged.blend,
+        test_slices=scores.slices,
+        constant_score=scores.constant,
+        brightness_score=scores.brightness,
+        blend_score=scores.blend,
         submission=ensemble.submissions[0].path,
         seconds=time.monotonic() - began,
     )
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _TestScores:
     slices: int
     constant: float
     brightness: float
     blend: float
 
 
-def _judge(project: "Project", phantom: Path, number: int, ensemble: EnsembleReport, events: RunCallbacks) -> _Judged:
-    """Score the submission and the two baselines on the phantom's held-out truth."""
+def _score_test(
+    project: "Project", phantom: Path, number: int, ensemble: EnsembleReport, events: RunCallbacks
+) -> _TestScores:
+    """Score the submission and the two baselines on the phantom's held-out labels."""
     truth = read_labels(phantom / "stage_2_test_labels.csv")
     submitted = read_labels(project.workspace.root / ensemble.submissions[0].path)
     row_of = {image: row for row, image in enumerate(submitted.images)}
@@ -148,7 +154,7 @@ def _judge(project: "Project", phantom: Path, number: int, ensemble: EnsembleRep
     shares = [_shares(project.workspace, data, recipe, events) for data in (train, test)]
     truth_of = dict(zip(truth.images, truth.values, strict=True))
     truth_by_row = np.array([truth_of[i] for i in test.slices["slice_id"]], dtype=np.float64)
-    return _Judged(
+    return _TestScores(
         slices=len(truth.images),
         constant=constant_score(labels, truth.values),
         brightness=score(truth_by_row, brightness_baseline(shares[0], labels, shares[1])),

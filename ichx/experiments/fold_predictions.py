@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
+from ichx.evaluation.choices import VIEWS
 from ichx.evaluation.feature_files import FeatureWriter, features_file
 from ichx.evaluation.metric import probabilities, score
-from ichx.evaluation.predictions import VIEWS, Predictions, write_predictions
+from ichx.evaluation.predictions import Predictions, write_predictions
 from ichx.experiment_files import FoldFiles
 from ichx.experiments.fold_status import missing_features, missing_tests
 from ichx.experiments.lease import Lease

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from ichx.evaluation.choices import VIEWS
 from ichx.evaluation.feature_files import features_file
-from ichx.evaluation.predictions import VIEWS
 from ichx.store.runs import LIVE_STATES
 
 if TYPE_CHECKING:

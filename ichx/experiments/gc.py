@@ -1,6 +1,6 @@
-"""What only takes space: found and named first, deleted only when asked for.
+"""Garbage collection: finds files that nothing needs, and deletes them on request.
 
-What is in the trash, files of folds that are done, folders that belong to nothing, caches that nothing reads.
+Experiments in the trash, checkpoints of finished folds, orphaned folders, unused caches.
 """
 
 import shutil
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ichx.cache.hu_cache import BUILD_FILE, CacheSpec, cache_key, read_manifest, slices_digest
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import load_version
-from ichx.errors import IchxError
+from ichx.errors import IchxError, StorageError
 from ichx.recipe_text import from_toml
 from ichx.store import Selection
 from ichx.store.maintenance import CheckResult
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from ichx.store import Store
 
 IMPORTING = ".import-"
-"""Begins the name of a folder into which an experiment is read."""
+"""Prefix of the folder into which an experiment is imported."""
 DELETING = ".deleting"
-"""Ends the name of a folder whose deletion has begun."""
+"""Suffix of a folder whose deletion has begun."""
 FRESH_SECONDS = 24 * 3600
-"""Files that something may still be writing are left alone for so long."""
+"""Younger files are never garbage: another process may be writing them."""
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that could be deleted: at `path`, `nbytes` in all; `experiment` is the one in the trash that it is."""
+    """A file or folder that can be deleted; `experiment` is its number if it is an experiment in the trash."""
 
     kind: str
     path: Path
@@ -43,7 +43,7 @@ class Garbage:
 
 
 def find_garbage(project: "Project") -> list[Garbage]:
-    """Return everything that could be deleted, by kind. Nothing is changed."""
+    """Return everything that can be deleted, by kind. Changes nothing."""
     return [
         *_trashed(project),
         *_leftovers(project),
@@ -53,9 +53,10 @@ def find_garbage(project: "Project") -> list[Garbage]:
 
 
 def delete(store: "Store", garbage: Garbage) -> None:
-    """Delete `garbage` for good; a deletion that was interrupted is finished by the next one.
+    """Delete `garbage` permanently; the next call finishes an interrupted deletion.
 
-    Raises `IchxError` where a file cannot be removed.
+    Raises:
+        StorageError: A file cannot be removed.
     """
     try:
         if garbage.experiment is not None:
@@ -68,8 +69,8 @@ def delete(store: "Store", garbage: Garbage) -> None:
         else:
             garbage.path.unlink(missing_ok=True)
     except OSError as error:
-        raise IchxError(
-            f"cannot delete {garbage.path}: {error.strerror}", "make its folder writable, then run again"
+        raise StorageError(
+            f"Cannot delete {garbage.path}: {error.strerror}.", "Make its folder writable, then run again."
         ) from error
 
 
@@ -83,7 +84,7 @@ def _trashed(project: "Project") -> Iterator[Garbage]:
 
 
 def _leftovers(project: "Project") -> Iterator[Garbage]:
-    """Find checkpoints of folds that are done, which no run needs any more."""
+    """Find checkpoints of finished folds."""
     for e in project.store.experiments(Selection(kind=None), limit=None):
         if not e.folds_done:
             continue
@@ -101,22 +102,24 @@ def _orphans(project: "Project") -> Iterator[Garbage]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_dir() and path.name.endswith(DELETING):
             yield Garbage("orphaned folder", path, size_of(path), "its deletion was interrupted")
-        elif path.is_dir() and path.name.startswith(IMPORTING) and _rests(path):
+        elif path.is_dir() and path.name.startswith(IMPORTING) and _is_idle(path):
             yield Garbage("orphaned folder", path, size_of(path), "its import was interrupted")
         elif path.is_dir() and path.name.isdecimal() and int(path.name) not in known:
             yield Garbage("orphaned folder", path, size_of(path), "no experiment has this number")
     folder = project.workspace.root / "datasets"
     names = {dataset.name for dataset in project.store.datasets()}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.is_dir() and path.name not in names and _rests(path):  # one that is being added is not known yet
+        if (
+            path.is_dir() and path.name not in names and _is_idle(path)
+        ):  # one that is being added is not in the store yet
             yield Garbage("orphaned folder", path, size_of(path), "no dataset has this name")
 
 
 def _caches(project: "Project") -> Iterator[Garbage]:
     """Find caches that no experiment outside the trash reads."""
     folder = project.workspace.cache_dir
-    there = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
-    manifests = {path: read_manifest(path) or read_manifest(path, BUILD_FILE) for path in there}
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
+    manifests = {path: read_manifest(path) or read_manifest(path, BUILD_FILE) for path in folders}
     if not any(manifests.values()):
         return
     used, unknown = _used_keys(project)
@@ -125,20 +128,20 @@ def _caches(project: "Project") -> Iterator[Garbage]:
             yield Garbage("unused cache", path, size_of(path), "its deletion was interrupted")
         elif manifest is None or manifest["key"] in used or path.name.rsplit("-", 2)[0] in unknown:
             continue
-        elif _rests(path):
+        elif _is_idle(path):
             yield Garbage("unused cache", path, size_of(path), "no experiment reads it")
 
 
 def _used_keys(project: "Project") -> tuple[set[str], set[str]]:
-    """Return the keys of all caches that some experiment reads, for itself or for its test sets.
+    """Return the keys of all caches that some experiment reads, for its dataset or test sets.
 
-    And the datasets of which this cannot be told, since a catalog is gone: their caches are kept.
+    Also return the datasets whose catalog is gone, so that their keys are unknown: their caches are kept.
     """
     wanted: dict[int, set[CacheSpec]] = {}
     for e in project.store.experiments(Selection(kind=None), limit=None):
-        whole = project.store.experiment(e.number)
-        spec = recipe_spec(from_toml(whole.recipe))
-        for version_id in (whole.version_id, *(test.id for test in project.store.test_sets(e.dataset))):
+        experiment = project.store.experiment(e.number)
+        spec = recipe_spec(from_toml(experiment.recipe))
+        for version_id in (experiment.version_id, *(test.id for test in project.store.test_sets(e.dataset))):
             wanted.setdefault(version_id, set()).add(spec)
     keys, unknown = set(), set()
     for version_id, specs in wanted.items():
@@ -152,23 +155,23 @@ def _used_keys(project: "Project") -> tuple[set[str], set[str]]:
     return keys, unknown
 
 
-def _rests(folder: Path) -> bool:
-    """Tell whether nothing was written to a folder for a day."""
+def _is_idle(folder: Path) -> bool:
+    """Return whether nothing was written to a folder for a day."""
     newest = max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
     return time.time() - newest > FRESH_SECONDS
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder; 0 for what is not there."""
+    """Return the bytes of a file, or of all files in a folder; 0 if it does not exist."""
     if path.is_dir() and not path.is_symlink():
         return sum(inner.lstat().st_size for inner in path.rglob("*") if inner.is_file())
     return path.lstat().st_size if path.exists() else 0
 
 
 def check_files(project: "Project") -> CheckResult:
-    """Return which recorded predictions have no file."""
+    """Return which recorded predictions have lost their file."""
     missing = [
-        f"experiment {e.number}, fold {p.fold}: {p.path} is gone; `ichx run {e.number}` makes it again"
+        f"experiment {e.number}, fold {p.fold}: {p.path} is gone; `ichx run {e.number}` creates it again"
         for e in project.store.experiments(Selection(kind=None), limit=None)
         for p in project.store.predictions(e.number)
         if not (project.workspace.root / p.path).is_file()

@@ -1,4 +1,4 @@
-"""What a run writes down about where it ran: host, process, command, code, libraries, machine."""
+"""Provenance of a run: host, process, command, code, libraries, machine."""
 
 import os
 import platform
@@ -31,11 +31,11 @@ LIBRARIES = (
     "pydicom",
 )
 DIFF_BYTES = 5_000_000
-"""A difference longer than this is no difference any more, and is cut."""
+"""Longer diffs are truncated."""
 
 
 def run_draft(experiment: int, fold: int, device: str, seed: int, folder: Path) -> RunDraft:
-    """Return the draft of a run of this process; changes of the code since its commit are kept in `folder`."""
+    """Return the draft of a run of this process; uncommitted changes of the code are stored in `folder`."""
     return RunDraft(
         experiment=experiment,
         fold=fold,
@@ -50,7 +50,7 @@ def run_draft(experiment: int, fold: int, device: str, seed: int, folder: Path) 
 
 
 def code_version() -> str:
-    """Return the version of ichx, with the git commit where it runs from a checkout."""
+    """Return the version of ichx, with the git commit if it runs from a checkout."""
     described = _git("describe", "--always", "--dirty", "--abbrev=12")
     return f"{__version__}+{described.strip()}" if described else __version__
 
@@ -67,7 +67,7 @@ def library_versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what computes here: system, processor, cores, memory in bytes, GPUs with their driver and CUDA."""
+    """Return system, processor, cores, memory in bytes, GPUs with their driver and CUDA version."""
     found: dict[str, Any] = {"system": platform.platform(), "cpu": _cpu(), "cores": os.cpu_count()}
     found["memory"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if torch.cuda.is_available():
@@ -78,27 +78,27 @@ def machine() -> dict[str, Any]:
 
 
 def _code(folder: Path) -> dict[str, Any]:
-    """Return the commit of the code and whether it was changed since; the changes themselves go into a file."""
+    """Return the commit of the code and whether it has uncommitted changes, which are stored in a file."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {}
     changes = _git("diff", "HEAD") or ""
-    fresh = (_git("ls-files", "--others", "--exclude-standard") or "").split()
-    found: dict[str, Any] = {"commit": commit.strip(), "dirty": bool(changes or fresh)}
-    if fresh:
-        found["untracked"] = fresh[:50]
+    untracked = (_git("ls-files", "--others", "--exclude-standard") or "").split()
+    found: dict[str, Any] = {"commit": commit.strip(), "dirty": bool(changes or untracked)}
+    if untracked:
+        found["untracked"] = untracked[:50]
     path = FoldFiles(folder).code_diff
     if changes:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(changes[:DIFF_BYTES], encoding="utf-8")
         found["diff"] = path.name
     else:
-        path.unlink(missing_ok=True)  # an earlier attempt's
+        path.unlink(missing_ok=True)  # of an earlier run
     return found
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git says of the checkout that ichx runs from; None where it is installed, or git cannot tell."""
+    """Return git's output for the checkout that ichx runs from; None if it is installed or git fails."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -111,7 +111,7 @@ def _git(*arguments: str) -> str | None:
             timeout=10,
             check=True,
         )
-    except (OSError, subprocess.SubprocessError):  # no git here, or a checkout that it refuses: the version must do
+    except (OSError, subprocess.SubprocessError):  # no git, or a checkout that it refuses; the version suffices
         return None
     return done.stdout
 

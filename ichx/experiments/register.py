@@ -1,11 +1,18 @@
-"""Registers experiments: a plugin's recipe with the user's settings, pinned to a dataset version and its folds."""
+"""Registers experiments: a plugin's recipe with the user's settings, pinned to a dataset version and folds."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ichx.errors import IchxError
+from ichx.errors import (
+    ConflictError,
+    CorruptFileError,
+    InvalidInputError,
+    NotFoundError,
+    NotReadyError,
+    StorageError,
+)
 from ichx.plugins.reference import REFERENCE
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import apply_settings, from_toml, to_toml
@@ -13,32 +20,45 @@ from ichx.store import ExperimentDraft
 
 if TYPE_CHECKING:
     from ichx.plugins import Registry
-    from ichx.store import DatasetVersion, Experiment, Store
+    from ichx.store import DatasetVersion, Experiment, Kind, Store
+
+USE_RECIPE = "Use a recipe as `ichx plugin show NAME --toml` prints it."
 
 
-def new_experiment(
-    store: "Store",
-    registry: "Registry",
-    *,
-    plugin: str | None = None,
-    file: Path | None = None,
-    size: int | None = None,
-    crop: int | None = None,
-    kind: str | None = None,
-    settings: Sequence[str] = (),
-    dataset: str | None = None,
-    folds: str | None = None,
-    name: str | None = None,
-) -> "Experiment":
-    """Register one experiment, from a plugin's recipe or a TOML file, and return it.
+@dataclass(frozen=True)
+class ExperimentRequest:
+    """What to register: a plugin's recipe or a TOML file, changed by settings, on a dataset and its folds."""
 
-    It is pinned to the newest version of `dataset` and to its folds called `folds`, by default those drawn by ichx.
-    Raises `IchxError` for unknown names, values that no training could use, and where there is no labelled dataset.
+    plugin: str | None = None
+    file: Path | None = None
+    """A recipe as TOML; then `size`, `crop` and `kind` must be None."""
+    size: int | None = None
+    """Cached and trained image size in pixels."""
+    crop: int | None = None
+    """Centre crop in pixels."""
+    kind: str | None = None
+    """Window kind: `linear` or `sigmoid`."""
+    settings: Sequence[str] = ()
+    """`NAME=VALUE` texts."""
+    dataset: str | None = None
+    """A labelled dataset; None for the only one."""
+    folds: str | None = None
+    """Name of its folds; None for the default ones."""
+    name: str | None = None
+    """Name of the experiment; None for one from plugin, size and windows."""
+
+
+def new_experiment(store: "Store", registry: "Registry", request: ExperimentRequest) -> "Experiment":
+    """Register one experiment, pinned to the newest version of its dataset, and return it.
+
+    Raises:
+        NotFoundError: A name is unknown.
+        InvalidInputError: The recipe or a setting is invalid.
+        NotReadyError: There is no labelled dataset.
     """
-    recipe = _recipe(registry, plugin, file, size, crop, kind)
-    recipe = apply_settings(recipe, settings)
-    version = labelled_version(store, dataset)
-    return store.add_experiments([draft(recipe, version, folds=folds, name=name)])[0]
+    recipe = apply_settings(_recipe(registry, request), request.settings)
+    version = labelled_version(store, request.dataset)
+    return store.add_experiments([draft(recipe, version, folds=request.folds, name=request.name)])[0]
 
 
 def new_reference(
@@ -62,10 +82,14 @@ def clone_experiment(
     folds: str | None = None,
     name: str | None = None,
 ) -> "Experiment":
-    """Register an experiment like `number`, with `settings` changed, and return it; its parent is `number`.
+    """Register a copy of experiment `number` with changed `settings`, and return it; its parent is `number`.
 
-    It stands on the same data and folds, or on another `version` of its dataset or other `folds`. What was chosen by a
-    validation score stays marked so. Raises `IchxError` for settings, versions and folds that there are not.
+    It is pinned to the same data and folds, or to another `version` of the dataset or other `folds`. A mark `selected`
+    is inherited.
+
+    Raises:
+        NotFoundError: A version, folds or the experiment do not exist.
+        InvalidInputError: A setting is invalid.
     """
     model = store.experiment(number)
     recipe = apply_settings(from_toml(model.recipe, source=f"the recipe of experiment {number}"), settings)
@@ -78,17 +102,24 @@ def clone_experiment(
 
 
 def labelled_version(store: "Store", dataset: str | None) -> "DatasetVersion":
-    """Return the newest version of `dataset`, or of the only labelled one; `IchxError` if that is not clear."""
+    """Return the newest version of `dataset`, or of the only labelled dataset.
+
+    Raises:
+        InvalidInputError: The dataset has no labels, or there are several and none was chosen.
+        NotReadyError: There is no labelled dataset.
+    """
     if dataset is not None:
         if not store.dataset(dataset).trainable:
-            raise IchxError(f"{dataset} is a test set, without labels", "name the labelled dataset with --dataset")
+            raise InvalidInputError(
+                f"{dataset} is a test set without labels.", "Choose a labelled one with --dataset NAME."
+            )
         return store.version(dataset)
     names = [d.name for d in store.datasets() if d.trainable]
     if not names:
-        raise IchxError("there is no labelled dataset yet", "add one: `ichx data add NAME PATH --labels CSV`")
+        raise NotReadyError("There is no labelled dataset yet.", "Add one: `ichx data add NAME PATH --labels CSV`.")
     if len(names) > 1:
-        raise IchxError(
-            f"there are {len(names)} labelled datasets: {', '.join(names)}", "choose one with --dataset NAME"
+        raise InvalidInputError(
+            f"There are {len(names)} labelled datasets: {', '.join(names)}.", "Choose one with --dataset NAME."
         )
     return store.version(names[0])
 
@@ -100,9 +131,9 @@ def draft(
     folds: str | None = None,
     name: str | None = None,
     parent: int | None = None,
-    kind: str = "experiment",
+    kind: "Kind" = "experiment",
 ) -> ExperimentDraft:
-    """Return the draft of an experiment with `recipe`, pinned to `version` and its `folds` (the default ones)."""
+    """Return the draft of an experiment with `recipe`, pinned to `version` and its `folds` (by default the first)."""
     fold_set = version.fold_set(folds)
     image = recipe.input
     return ExperimentDraft(
@@ -123,27 +154,31 @@ def draft(
     )
 
 
-def _recipe(
-    registry: "Registry", plugin: str | None, file: Path | None, size: int | None, crop: int | None, kind: str | None
-) -> Recipe:
+def _recipe(registry: "Registry", request: ExperimentRequest) -> Recipe:
+    """Return the recipe of the plugin or file that is requested."""
+    plugin, file = request.plugin, request.file
     if file is None:
         if plugin is None:
-            raise IchxError("no model was chosen", "give --plugin NAME (see `ichx plugin list`) or --from FILE.toml")
-        return registry.get(plugin).recipe_for(size=size, crop=crop, kind=kind)
-    if size is not None or crop is not None or kind is not None:
-        raise IchxError("--from brings its own image", "set values of it with --set, such as --set input.size=256")
+            raise InvalidInputError(
+                "No model was chosen.", "Use --plugin NAME (see `ichx plugin list`) or --from FILE.toml."
+            )
+        return registry.get(plugin).recipe_for(size=request.size, crop=request.crop, kind=request.kind)
+    if request.size is not None or request.crop is not None or request.kind is not None:
+        raise InvalidInputError(
+            "--from and options for the image exclude each other.", "Set values with --set, e.g. --set input.size=256."
+        )
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        what = getattr(error, "strerror", None) or error
-        raise IchxError(
-            f"cannot read {file}: {what}", "give a recipe as `ichx plugin show NAME --toml` prints it"
-        ) from error
-    base = registry.get(plugin).recipe if plugin is not None else None
-    recipe = from_toml(text, base, source=str(file))
+    except FileNotFoundError as error:
+        raise NotFoundError(f"There is no file {file}.", USE_RECIPE) from error
+    except OSError as error:
+        raise StorageError(f"Cannot read {file}: {error.strerror}.", USE_RECIPE) from error
+    except UnicodeDecodeError as error:
+        raise CorruptFileError(f"{file} is no UTF-8 text: {error}.", USE_RECIPE) from error
+    recipe = from_toml(text, registry.get(plugin).recipe if plugin is not None else None, source=str(file))
     registry.get(recipe.plugin)
     if plugin is not None and recipe.plugin != plugin:
-        raise IchxError(
-            f"{file} is a recipe of {recipe.plugin!r}, not of {plugin!r}", "leave out --plugin, or give the other file"
+        raise ConflictError(
+            f"{file} is a recipe of {recipe.plugin!r}, not of {plugin!r}.", "Leave out --plugin, or use another file."
         )
     return recipe

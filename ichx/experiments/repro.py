@@ -1,4 +1,4 @@
-"""How to repeat an experiment: the command lines that do it, and what here differs from where it ran."""
+"""How to repeat an experiment: the commands, and how this environment differs from the original one."""
 
 import json
 import shlex
@@ -17,7 +17,7 @@ _MACHINE = ("cpu", "cores", "gpus", "cuda", "driver", "system")
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that is not what it was: `then` where the experiment ran, `now` here; None is absent."""
+    """A value that has changed: `then` where the experiment ran, `now` here; None is absent."""
 
     what: str
     then: Any
@@ -26,19 +26,18 @@ class Difference:
 
 @dataclass(frozen=True)
 class Repro:
-    """What repeats an experiment: `commands` in order, after `preparations` that a person must see to; `differences`.
-
-    `run` is the one that the differences are taken against, None before the first.
-    """
+    """How to repeat an experiment."""
 
     preparations: tuple[str, ...]
+    """Steps that come before, for a person."""
     commands: tuple[str, ...]
     differences: tuple[Difference, ...]
     run: int | None
+    """The run that the differences refer to; None before the first."""
 
 
 def repro(project: "Project", number: int) -> Repro:
-    """Return how experiment `number` is repeated in a workspace that has its dataset."""
+    """Return how to repeat experiment `number` in a workspace that has its dataset."""
     experiment = project.store.experiment(number)
     runs = project.store.runs(number)
     ended = [run for run in runs if run.state == "done"] or runs
@@ -59,8 +58,8 @@ def repro(project: "Project", number: int) -> Repro:
     newest = project.store.version(experiment.dataset)
     if newest.id != version.id:
         preparations.append(
-            f"{experiment.dataset} is at version {newest.number}; to stay at version {version.number}: "
-            f"`ichx exp clone {number}` in place of `ichx exp new`"
+            f"{experiment.dataset} is at version {newest.number}; to stay at version {version.number}, "
+            f"use `ichx exp clone {number}` instead of `ichx exp new`"
         )
     if folds.source:
         preparations.append(f"its folds {folds.name} were imported from {folds.source} (digest {folds.digest[:12]})")
@@ -73,7 +72,7 @@ def repro(project: "Project", number: int) -> Repro:
 
 
 def _start(workspace: "Workspace", number: int) -> str:
-    """Return the options that name the weights the experiment started from."""
+    """Return the options for the start weights of the experiment."""
     path = workspace.experiment_files(number).start
     if not path.exists():
         return ""
@@ -87,17 +86,17 @@ def _changes(workspace: "Workspace", run: "Run") -> str:
     provenance = run.provenance or {}
     if not provenance.get("dirty"):
         return ""
-    told = []
+    steps = []
     if provenance.get("diff"):
         folder = workspace.experiment_files(run.experiment).fold(run.fold).folder
-        told.append(f"apply {(folder / provenance['diff']).relative_to(workspace.root)}")
+        steps.append(f"apply {(folder / provenance['diff']).relative_to(workspace.root)}")
     if provenance.get("untracked"):
-        told.append(f"it had files that git did not know: {', '.join(provenance['untracked'][:3])}")
-    return "; " + "; ".join(told)
+        steps.append(f"it had untracked files: {', '.join(provenance['untracked'][:3])}")
+    return "; " + "; ".join(steps)
 
 
 def _differences(run: "Run") -> tuple[Difference, ...]:
-    """Return what differs between where `run` was and here."""
+    """Return what differs between the environment of `run` and this one."""
     pairs: dict[str, tuple[Any, Any]] = {"ichx": (run.code_version, code_version())}
     now = library_versions()
     for name in {**run.libraries, **now}:

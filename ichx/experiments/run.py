@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ichx.errors import InvalidInputError, NotFoundError, UnsupportedError
-from ichx.evaluation.pooled import update_scores
+from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.fold_run import FoldContext, run_fold
 from ichx.experiments.fold_status import finished_folds, missing_features, missing_tests, unpredicted_folds

@@ -29,7 +29,7 @@ from ichx.labels import LABELS
 from ichx.phantom.prevalence import CHALLENGE_PREVALENCE, combination_chances
 from ichx.phantom.scanners import Scanner
 from ichx.phantom.study import PhantomStudy, make_study, study_rng, study_scanner
-from ichx.worker_pool import run_jobs, worker_count
+from ichx.worker_pool import map_in_processes, worker_count
 
 TRAIN_FOLDER = "stage_2_train"
 TEST_FOLDER = "stage_2_test"
@@ -98,7 +98,7 @@ def write_phantom(
             for patient in range(total)
         ]
         rows: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
-        for patient, labelled in run_jobs(_write_study, jobs, worker_count(processes, total)):
+        for patient, labelled in map_in_processes(_write_study, jobs, worker_count(processes, total)):
             rows[patient] = labelled
             if progress:
                 progress(len(rows), total)

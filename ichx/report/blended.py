@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ichx.errors import IchxError
+from ichx.evaluation.choices import check_tta
 from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import OofTable, read_oof
@@ -42,7 +43,7 @@ def read_blend(project: "Project", ensemble: "Ensemble") -> Blended:
         raise _changed(ensemble, f"{folder / BLEND_FILE} cannot be read: {error}") from error
     finished = [{p.fold for p in project.store.predictions(number, role="oof")} for number in candidates]
     common = sorted(set.intersection(*finished))
-    first = read_oof(project, project.store.experiment(ensemble.members[0].experiment), ensemble.tta, common)
+    first = read_oof(project, project.store.experiment(ensemble.members[0].experiment), check_tta(ensemble.tta), common)
     row = pd.Index(kept.slice_ids).get_indexer(pd.Index(first.slice_ids))
     if len(row) != len(kept.slice_ids) or (row < 0).any():
         raise _changed(ensemble, "its members predict other slices now")

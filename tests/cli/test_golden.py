@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 from conftest import SHORT, Program
-from made_study import fill, new_study, storage
+from optuna_studies import fill, new_study, storage
 
 from ichx.cli import output
 from ichx.cli.reference import commands, help_text
 from ichx.datasets.add import AddRequest, add_dataset
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -155,7 +155,11 @@ def golden_root(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) ->
     with open_store(workspace) as store, storage(workspace) as optuna_storage:
         settings = [*SHORT, "batch=8"]
         for name in ("new", "discarded"):
-            new_experiment(store, registry, plugin="tiny_resnet", size=32, settings=settings, dataset="ph", name=name)
+            new_experiment(
+                store,
+                registry,
+                ExperimentRequest(plugin="tiny_resnet", size=32, settings=settings, dataset="ph", name=name),
+            )
         store.trash([5])
         parent = store.experiment(1)
         fill(store, parent, new_study(optuna_storage, parent), 24)

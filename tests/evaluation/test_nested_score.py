@@ -1,122 +1,119 @@
-"""The nested score: nothing of a fold goes into what is chosen for it, and what gains nothing is not taken."""
+"""The nested score: choices for a fold do not depend on it, and an alternative without gain is not taken."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError
+from ichx.evaluation.choices import METHODS, Method
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.metric import probabilities, score
-from ichx.evaluation.nested_score import METHODS, Folded, Options, Slices
-from ichx.evaluation.series_neighbours import Heads
+from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline
+from ichx.evaluation.series_neighbours import SeriesNeighbours
 
 
-def world(seed: int, skills: tuple[float, ...] = (1.0, 2.0, 2.5), folds: int = 3, patients: int = 60) -> Slices:
+def world(seed: int, skills: tuple[float, ...] = (1.0, 2.0, 2.5), folds: int = 3, patients: int = 60) -> BlendData:
     """Return slices of patients with 10 each, in folds, and members with these skills."""
     rng = np.random.default_rng(seed)
     patient = np.repeat(np.arange(patients), 10)
     labels = (rng.random((len(patient), 6)) < 0.3).astype(float)
     members = [probabilities((labels - 0.5) * s + rng.normal(-0.5, 1, labels.shape)) for s in skills]
-    return Slices(tuple(members), labels, Heads(patient, np.tile(np.arange(10), patients)), patient, patient % folds)
+    neighbours = SeriesNeighbours(patient, np.tile(np.arange(10), patients))
+    return BlendData(tuple(members), labels, neighbours, patient, patient % folds)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_labels_of_a_fold_change_nothing_in_its_predictions(method: str) -> None:
-    slices = world(0)
-    options = Options(method, top=2, smooth=True)
-    plain = Folded(slices, options).nested()
-    inside = slices.folds == 1
-    labels = np.where(inside[:, None], 1 - slices.labels, slices.labels)
-    other = Folded(Slices(slices.members, labels, slices.heads, slices.patients, slices.folds), options).nested()
+def test_labels_of_a_fold_do_not_affect_its_predictions(method: Method) -> None:
+    data = world(0)
+    options = BlendOptions(method, top=2, smooth=True)
+    plain = BlendPipeline(data, options).nested()
+    inside = data.folds == 1
+    labels = np.where(inside[:, None], 1 - data.labels, data.labels)
+    other = BlendPipeline(dataclasses.replace(data, labels=labels), options).nested()
     assert plain is not None
     assert other is not None
     assert (plain.predicted[inside] == other.predicted[inside]).all()
     assert (plain.predicted[~inside] != other.predicted[~inside]).any()
-    assert plain.score == score(slices.labels, plain.predicted)
+    assert plain.score == score(data.labels, plain.predicted)
 
 
-def test_a_nested_fit_is_the_fit_on_the_other_folds_alone() -> None:
-    slices = world(1)
-    options = Options("auto", smooth=True)
-    nested = Folded(slices, options).nested()
+def test_nested_fit_equals_the_fit_on_the_other_folds() -> None:
+    data = world(1)
+    options = BlendOptions("auto", smooth=True)
+    nested = BlendPipeline(data, options).nested()
     assert nested is not None
-    out = slices.folds == 2
-    rest = Slices(
-        tuple(p[~out] for p in slices.members),
-        slices.labels[~out],
-        slices.heads.take(~out),
-        slices.patients[~out],
-        slices.folds[~out],
+    out = data.folds == 2
+    rest = BlendData(
+        tuple(p[~out] for p in data.members),
+        data.labels[~out],
+        data.neighbours.take(~out),
+        data.patients[~out],
+        data.folds[~out],
     )
-    fitted = Folded(rest, options).fit()
-    members = {k: slices.members[k][out] for k in fitted.pool.members}
-    np.testing.assert_allclose(nested.predicted[out], fitted.apply(members, slices.heads.take(out)), rtol=1e-9)
+    fitted = BlendPipeline(rest, options).fit()
+    members = {k: data.members[k][out] for k in fitted.pool.members}
+    np.testing.assert_allclose(nested.predicted[out], fitted.apply(members, data.neighbours.take(out)), rtol=1e-9)
 
 
-def test_members_of_top_are_chosen_without_the_fold() -> None:
-    """A member that is best in one fold alone is chosen by the others only."""
-    slices = world(2, (2.0, 1.9))
-    members = list(slices.members)
-    inside = slices.folds == 0
-    members[1] = np.where(inside[:, None], np.clip(slices.labels, 0.01, 0.99), members[1])
-    slices = Slices(tuple(members), slices.labels, slices.heads, slices.patients, slices.folds)
-    folded = Folded(slices, Options("mean", top=1, calibrate=False))
-    nested = folded.nested()
+def test_top_members_are_chosen_without_the_held_out_fold() -> None:
+    """A member that is best in fold 0 only is chosen for the other folds only."""
+    data = world(2, (2.0, 1.9))
+    inside = data.folds == 0
+    lucky = np.where(inside[:, None], np.clip(data.labels, 0.01, 0.99), data.members[1])
+    data = dataclasses.replace(data, members=(data.members[0], lucky))
+    pipeline = BlendPipeline(data, BlendOptions("mean", top=1, calibrate=False))
+    nested = pipeline.nested()
     assert nested is not None
     assert {k: f.candidates for k, f in nested.fits.items()} == {0: (0,), 1: (1,), 2: (1,)}
-    assert folded.fit().candidates == (1,)
+    assert pipeline.fit().candidates == (1,)
 
 
-def test_auto_is_convex_only_where_that_gains() -> None:
-    alike = Folded(world(3, (2.0, 2.0, 2.0)), Options("auto")).fit()
-    assert alike.method == "mean"
-    assert not alike.trials[0].taken
-    apart = Folded(world(3, (0.2, 0.2, 3.0)), Options("auto")).fit()
-    assert apart.method == "convex"
-    assert apart.trials[0].taken
-    assert apart.pool.certificate is not None
+def test_auto_is_convex_only_with_a_gain() -> None:
+    equal = BlendPipeline(world(3, (2.0, 2.0, 2.0)), BlendOptions("auto")).fit()
+    assert equal.method == "mean"
+    assert not equal.alternatives[0].taken
+    unequal = BlendPipeline(world(3, (0.2, 0.2, 3.0)), BlendOptions("auto")).fit()
+    assert unequal.method == "convex"
+    assert unequal.alternatives[0].taken
+    assert unequal.pool.certificate is not None
 
 
-def test_calibration_is_taken_where_it_is_needed_only() -> None:
+def test_calibration_is_taken_only_if_needed() -> None:
     rng = np.random.default_rng(4)
-    slices = world(4)
-    p = probabilities(rng.normal(-1, 1.5, slices.labels.shape))
+    data = world(4)
+    p = probabilities(rng.normal(-1, 1.5, data.labels.shape))
     labels = (rng.random(p.shape) < p).astype(float)
-    right = Slices((p,), labels, slices.heads, slices.patients, slices.folds)
-    wrong = Slices((probabilities(3 * logits(p)),), labels, slices.heads, slices.patients, slices.folds)
-    taken = Folded(wrong, Options("mean")).fit()
-    assert "calibration" in taken.steps
-    assert "calibration" not in Folded(wrong, Options("mean", calibrate=False)).fit().steps
-    assert [t.name for t in Folded(right, Options("mean")).fit().trials if t.part == "calibration" and t.taken] in (
-        [],
-        ["temperature"],
-    )
-    nested = Folded(wrong, Options("mean")).nested()
+    calibrated = dataclasses.replace(data, members=(p,), labels=labels)
+    distorted = dataclasses.replace(data, members=(probabilities(3 * logits(p)),), labels=labels)
+    assert "calibration" in BlendPipeline(distorted, BlendOptions("mean")).fit().steps
+    assert "calibration" not in BlendPipeline(distorted, BlendOptions("mean", calibrate=False)).fit().steps
+    assert "calibration" not in BlendPipeline(calibrated, BlendOptions("mean")).fit().steps
+    nested = BlendPipeline(distorted, BlendOptions("mean")).nested()
     assert nested is not None
-    assert nested.score < score(labels, wrong.members[0]) - 0.05
+    assert nested.score < score(labels, distorted.members[0]) - 0.05
 
 
-def test_one_fold_has_no_nested_score_and_chooses_by_its_halves() -> None:
-    slices = world(5, folds=1)
-    folded = Folded(slices, Options("auto"))
-    assert folded.nested() is None
-    assert {t.part for t in folded.fit().trials} == {"method", "calibration", "consistency", "clipping"}
+def test_one_fold_has_no_nested_score_and_is_halved_for_choices() -> None:
+    pipeline = BlendPipeline(world(5, folds=1), BlendOptions("auto"))
+    assert pipeline.nested() is None
+    assert {a.part for a in pipeline.fit().alternatives} == {"method", "calibration", "consistency", "clipping"}
 
 
-def test_a_single_patient_chooses_nothing() -> None:
-    fitted = Folded(world(6, folds=1, patients=1), Options("auto", smooth=True)).fit()
-    assert (fitted.method, fitted.steps, fitted.trials) == ("mean", {}, ())
+def test_one_patient_allows_no_choice() -> None:
+    fitted = BlendPipeline(world(6, folds=1, patients=1), BlendOptions("auto", smooth=True)).fit()
+    assert (fitted.method, fitted.steps, fitted.alternatives) == ("mean", {}, ())
 
 
-def test_what_are_no_probabilities_is_refused_with_all_that_is_wrong() -> None:
-    slices = world(7)
-    members = [p.copy() for p in slices.members]
+def test_all_invalid_members_are_reported() -> None:
+    data = world(7)
+    members = [p.copy() for p in data.members]
     members[0][3, 2] = np.nan
     members[1][:2, 0] = (-0.1, 1.1)
     members[2] = members[2][:-1]
-    with pytest.raises(IchxError) as caught:
-        Folded(Slices(tuple(members), slices.labels, slices.heads, slices.patients, slices.folds), Options())
-    assert caught.value.problem.splitlines() == [
-        "member 1: 1 value NaN",
-        "member 2: 2 values outside 0..1",
-        "member 3 has 599 slices instead of 600",
-    ]
+    with pytest.raises(InvalidInputError) as caught:
+        BlendPipeline(dataclasses.replace(data, members=tuple(members)), BlendOptions())
+    first, second, third = caught.value.problem.splitlines()
+    assert first.startswith("Member 1 has 1 value ")
+    assert second.startswith("Member 2 has 2 values ")
+    assert third == "Member 3 has 599 slices instead of 600."

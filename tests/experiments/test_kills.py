@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from ichx.experiments.callbacks import RunCallbacks
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -46,7 +46,7 @@ def killing() -> ModuleType:
 def test_killed_three_times_it_ends_at_the_same_bits(dataset_copy: Path, killing: ModuleType) -> None:
     with open_store(open_workspace(dataset_copy)) as store:
         for _ in range(2):
-            new_experiment(store, load_registry(), plugin="tiny_resnet", settings=SETTINGS)
+            new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
     assert killing.Victim(dataset_copy, 1, "0").error().count("Traceback") == 0
     totals = killing.batches_of_epochs(dataset_copy, 1, BATCH)
     assert len(totals) == 3
@@ -81,7 +81,7 @@ def test_stopped_in_other_work_than_training_nothing_is_lost(dataset_copy: Path,
     workspace, registry = open_workspace(dataset_copy), load_registry()
     with open_store(workspace) as store:
         for _ in range(2):
-            new_experiment(store, registry, plugin="tiny_resnet", settings=SETTINGS)
+            new_experiment(store, registry, ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
         states = []
         for when in ("caching ph ", "validating", "predicting ph,", "caching ph-test", "predicting ph-test, identity"):
             watch = Interrupter(when)

@@ -17,7 +17,7 @@ from conftest import SHORT, Outcome, Program, clean_environment
 from ichx.errors import IchxError
 from ichx.experiments.callbacks import CallbackList, RunCallbacks
 from ichx.experiments.loggers import attach as follow
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.plugins import load_registry
 from ichx.store import EpochRecord, open_store
 from ichx.workspace import open_workspace
@@ -37,7 +37,7 @@ main()
 def root(dataset_copy: Path) -> Path:
     """Return a workspace in which experiment 1 waits to be run."""
     with open_store(open_workspace(dataset_copy)) as store:
-        new_experiment(store, load_registry(), plugin="tiny_resnet", size=32, settings=SHORT)
+        new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", size=32, settings=SHORT))
     return dataset_copy
 
 

@@ -10,7 +10,7 @@ from conftest import SHORT, Program
 
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.callbacks import RunCallbacks
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -31,7 +31,7 @@ def stacked_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     workspace, registry = open_workspace(root), load_registry()
     with open_store(workspace) as store:
         for workers, folds in ((0, None), (2, [0])):
-            made = new_experiment(store, registry, plugin="tiny_fine_25d", settings=SETTINGS)
+            made = new_experiment(store, registry, ExperimentRequest(plugin="tiny_fine_25d", settings=SETTINGS))
             options = RunOptions(device="cpu", workers=workers)
             run_experiment(Project(workspace, store, registry), made.number, folds=folds, options=options)
     return root
@@ -86,7 +86,7 @@ def test_interrupted_it_ends_at_the_same_weights(stacked_root: Path, tmp_path: P
     root = Path(shutil.copytree(stacked_root, tmp_path / "workspace"))
     workspace, registry = open_workspace(root), load_registry()
     with open_store(workspace) as store:
-        made = new_experiment(store, registry, plugin="tiny_fine_25d", settings=SETTINGS)
+        made = new_experiment(store, registry, ExperimentRequest(plugin="tiny_fine_25d", settings=SETTINGS))
         with pytest.raises(KeyboardInterrupt):
             run_experiment(Project(workspace, store, registry), made.number, folds=[0], callbacks=Stop())
         run_experiment(Project(workspace, store, registry), made.number, folds=[0])

@@ -16,7 +16,7 @@ from conftest import Program, clean_environment
 from full_disk import run_with_limit
 
 from ichx.evaluation.predictions import read_predictions
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.plugins import load_registry
 from ichx.store import EpochRecord, open_store
 from ichx.training.weights import read_weights
@@ -40,7 +40,11 @@ EPOCHS = [
 def register(root: Path, *settings: str, size: int | None = None, copies: int = 1) -> None:
     with open_store(open_workspace(root)) as store:
         for _ in range(copies):
-            new_experiment(store, load_registry(), plugin="tiny_resnet", size=size, settings=[*SETTINGS, *settings])
+            new_experiment(
+                store,
+                load_registry(),
+                ExperimentRequest(plugin="tiny_resnet", size=size, settings=[*SETTINGS, *settings]),
+            )
 
 
 def history(root: Path, number: int = 1) -> list[EpochRecord]:

@@ -21,7 +21,7 @@ from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.callbacks import FoldPlan, RunCallbacks
 from ichx.experiments.prepare import prepare_experiment
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles
@@ -58,7 +58,9 @@ def trained(trained_root: Path) -> Iterator[Place]:
 
 
 def register(store: Store, *settings: str, plugin: str = "tiny_efficientnet") -> Experiment:
-    return new_experiment(store, load_registry(), plugin=plugin, size=32, settings=[*SHORT, *settings])
+    return new_experiment(
+        store, load_registry(), ExperimentRequest(plugin=plugin, size=32, settings=[*SHORT, *settings])
+    )
 
 
 @dataclass

@@ -9,10 +9,10 @@ import torch
 from conftest import SHORT
 from torch import nn
 
-from ichx.errors import IchxError, UnsupportedError
+from ichx.errors import ChangedDataError, CorruptFileError, UnsupportedError
 from ichx.evaluation.feature_files import Features, features_file, read_features
 from ichx.evaluation.predictions import read_predictions
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import Registry, load_registry
 from ichx.project import Project
@@ -40,7 +40,8 @@ def test_a_run_keeps_features_and_a_finished_one_gets_the_same_later(dataset_cop
     workspace, registry = open_workspace(dataset_copy), load_registry()
     with open_store(workspace) as store:
         first, second = (
-            new_experiment(store, registry, plugin="tiny_fine_thin", size=32, settings=SHORT) for _ in range(2)
+            new_experiment(store, registry, ExperimentRequest(plugin="tiny_fine_thin", size=32, settings=SHORT))
+            for _ in range(2)
         )
         run_experiment(Project(workspace, store, registry), first.number, options=SAVING)
         at_once = kept(workspace, store, first)
@@ -87,7 +88,7 @@ def test_a_network_without_a_last_layer_is_refused_before_it_is_trained(dataset_
     workspace, registry = open_workspace(dataset_copy), load_registry()
     closed = Registry({"tiny_fine": replace(registry.get("tiny_fine"), build=build_closed)}, ())
     with open_store(workspace) as store:
-        made = new_experiment(store, closed, plugin="tiny_fine", size=32, settings=SHORT)
+        made = new_experiment(store, closed, ExperimentRequest(plugin="tiny_fine", size=32, settings=SHORT))
         with pytest.raises(UnsupportedError, match="Closed"):
             run_experiment(Project(workspace, store, closed), made.number, options=SAVING)
         assert store.history(made.number, 0) == []
@@ -95,8 +96,8 @@ def test_a_network_without_a_last_layer_is_refused_before_it_is_trained(dataset_
 
 
 def test_features_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(IchxError, match="are missing"):
+    with pytest.raises(ChangedDataError, match=r"absent\.parquet"):
         read_features(tmp_path / "absent.parquet")
     (tmp_path / "text.parquet").write_text("features")
-    with pytest.raises(IchxError, match="cannot be read"):
+    with pytest.raises(CorruptFileError, match=r"text\.parquet"):
         read_features(tmp_path / "text.parquet")

@@ -10,7 +10,7 @@ from conftest import SHORT, Program
 
 from ichx.experiments.callbacks import CallbackList, RunCallbacks
 from ichx.experiments.loggers.run_log import RunLog, unstamped
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -23,7 +23,9 @@ STAMPED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
 def register(root: Path, *settings: str) -> int:
     with open_store(open_workspace(root)) as store:
-        made = new_experiment(store, load_registry(), plugin="tiny_resnet", size=32, settings=[*SHORT, *settings])
+        made = new_experiment(
+            store, load_registry(), ExperimentRequest(plugin="tiny_resnet", size=32, settings=[*SHORT, *settings])
+        )
     return made.number
 
 

@@ -16,7 +16,7 @@ from conftest import Program, clean_environment
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.evaluation.predictions import read_predictions
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -69,7 +69,7 @@ end_process()
 def registered(dataset_copy: Path) -> Path:
     """Return a workspace with an experiment."""
     with open_store(open_workspace(dataset_copy)) as store:
-        new_experiment(store, load_registry(), plugin="tiny_resnet", settings=SETTINGS)
+        new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
     return dataset_copy
 
 

@@ -9,7 +9,7 @@ from conftest import SHORT, Program
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.prepare import prepare_experiment
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
@@ -86,7 +86,9 @@ def test_masks_are_added_from_the_command_line(tmp_path: Path, phantom: PhantomF
 def test_without_masks_labels_alone_are_learnt_and_that_is_told_once(bled: Path) -> None:
     workspace, notes = open_workspace(bled), Notes()
     with open_store(workspace) as store:
-        made = new_experiment(store, load_registry(), plugin="tiny_unet", dataset="bare", size=32, settings=SHORT)
+        made = new_experiment(
+            store, load_registry(), ExperimentRequest(plugin="tiny_unet", dataset="bare", size=32, settings=SHORT)
+        )
         run_experiment(
             Project(workspace, store, load_registry()),
             made.number,
@@ -105,6 +107,8 @@ def test_masks_have_no_effect_where_they_are_not_asked_for(bled: Path) -> None:
     with open_store(workspace) as store:
         for plugin, weight in (("tiny_unet", 0), ("tiny_resnet", 0), ("tiny_resnet", 2)):
             settings = (*SHORT, f"model.mask_weight={weight}")
-            made = new_experiment(store, load_registry(), plugin=plugin, dataset="ph", size=32, settings=settings)
+            made = new_experiment(
+                store, load_registry(), ExperimentRequest(plugin=plugin, dataset="ph", size=32, settings=settings)
+            )
             assert prepare_experiment(Project(workspace, store, load_registry()), made, notes).masks is None
     assert notes.said == ["tiny_resnet predicts no masks: model.mask_weight has no effect, only labels are learnt"]

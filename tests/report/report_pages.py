@@ -6,8 +6,8 @@ from pathlib import Path
 from dicom_files import write_study
 
 from ichx.datasets.add import AddRequest, add_dataset
-from ichx.evaluation.ensemble import make_ensemble
-from ichx.experiments.register import new_experiment
+from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
@@ -49,14 +49,14 @@ def train(folder: Path) -> Workspace:
             Project(workspace, store), AddRequest("small", folder / "files", labels=folder / "labels.csv", folds=2)
         )
         for name in (NAME, "half", "never"):
-            new_experiment(store, registry, plugin="tiny_byobnet", settings=settings, name=name)
-        new_experiment(store, registry, plugin="tiny_resnet", settings=settings, name="other")
+            new_experiment(store, registry, ExperimentRequest(plugin="tiny_byobnet", settings=settings, name=name))
+        new_experiment(store, registry, ExperimentRequest(plugin="tiny_resnet", settings=settings, name="other"))
         options = RunOptions(device="cpu", workers=0)
         run_experiment(Project(workspace, store, registry), WHOLE, options=options)
         run_experiment(Project(workspace, store, registry), PARTIAL, folds=[1], options=options)
         run_experiment(Project(workspace, store, registry), OTHER, options=options)
-        make_ensemble(Project(workspace, store), tta="hflip")
-        make_ensemble(Project(workspace, store), tta="none", members=(WHOLE, PARTIAL))
+        make_ensemble(Project(workspace, store), EnsembleRequest())
+        make_ensemble(Project(workspace, store), EnsembleRequest(tta="none", members=(WHOLE, PARTIAL)))
     return workspace
 
 

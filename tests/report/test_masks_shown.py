@@ -11,7 +11,7 @@ from browser import PROGRAM, Browser
 from conftest import SHORT
 
 from ichx.datasets.add import AddRequest, add_dataset
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles
@@ -43,7 +43,9 @@ def pages(phantom: PhantomFiles, tmp_path_factory: pytest.TempPathFactory) -> di
             ("bare", "bare", ()),
         ):
             made = new_experiment(
-                store, registry, plugin="tiny_unet", dataset=dataset, size=SIZE, settings=[*SHORT, *settings]
+                store,
+                registry,
+                ExperimentRequest(plugin="tiny_unet", dataset=dataset, size=SIZE, settings=[*SHORT, *settings]),
             )
             options = RunOptions(device="cpu", workers=0)
             run_experiment(Project(workspace, store, registry), made.number, folds=[0], options=options)

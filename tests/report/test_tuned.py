@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from browser import PROGRAM, Browser
-from made_study import fill, frozen, new_study, register, score_of, storage
 from optuna.trial import TrialState
+from optuna_studies import fill, frozen, new_study, register, score_of, storage
 from report_pages import Page, page
 from test_browser import DRAWN
 
 from ichx.errors import IchxError
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -91,9 +91,9 @@ def test_every_trial_is_drawn_as_it_ended(tuned: Workspace, store: Store, shown:
     view = read_study(Project(tuned, store), 1, "")
     drawn = html[html.index('id="tuning-0-history"') :]
     drawn = drawn[: drawn.index("</svg>")]
-    assert drawn.count('class="dot"') == view.counted("done")
-    assert drawn.count('class="ring"') == view.counted("pruned")
-    assert drawn.count("l3.5 3.5m0 -7l-7 7m0 -7l3.5 3.5") == view.counted("failed")
+    assert drawn.count('class="dot"') == view.count("done")
+    assert drawn.count('class="ring"') == view.count("pruned")
+    assert drawn.count("l3.5 3.5m0 -7l-7 7m0 -7l3.5 3.5") == view.count("failed")
     assert beyond(view) >= 1
     assert score_axis(view).high < 7.5
     assert "score 7.50000" in drawn, "what stands at the end of the axis is told as it is"
@@ -129,7 +129,7 @@ def test_a_promoted_experiment_tells_both_scores(tuned: Workspace, store: Store,
 
 
 def test_an_experiment_that_was_only_tuned_has_a_report(tuned: Workspace, store: Store) -> None:
-    made = new_experiment(store, load_registry(), plugin="tiny_resnet", size=32)
+    made = new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", size=32))
     with pytest.raises(IchxError, match="nothing to report"):
         collect_experiment(Project(tuned, store), made.number)
     with storage(tuned) as kept:

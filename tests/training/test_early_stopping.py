@@ -11,7 +11,7 @@ from conftest import SHORT, Program
 
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.callbacks import RunCallbacks
-from ichx.experiments.register import new_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -101,7 +101,7 @@ def register(root: Path, *settings: str, copies: int = 1) -> None:
     with open_store(open_workspace(root)) as store:
         for _ in range(copies):
             chosen = [*SHORT, *WILD, *settings]
-            new_experiment(store, load_registry(), plugin="tiny_resnet", size=32, settings=chosen)
+            new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", size=32, settings=chosen))
 
 
 def run(root: Path, number: int, events: RunCallbacks) -> None:
@@ -162,6 +162,6 @@ def test_the_live_view_tells_the_epoch_that_goes_on(dataset_copy: Path, ichx: Pr
     done = ichx("run", 1, "--fold", 0, "--device", "cpu", cwd=dataset_copy)
     assert done.code == 0, done.err
     trained = sum(stage == "balanced" for stage, _, _ in history(dataset_copy, 1))
-    assert "; the weights of epoch " in done.err
+    assert "with the weights of epoch " in done.err
     if trained < 12:
-        assert f"balanced ends after {trained} of 12 epochs; the weights of epoch" in done.err
+        assert f"balanced ends after {trained} of 12 epochs with the weights of epoch" in done.err
