@@ -25,7 +25,7 @@ from ichx.labels import LABELS
 from ichx.report import plots
 from ichx.report.chart import RIGHT
 from ichx.report.collect import STEPS, Progress, ReportData, collect_ensemble, collect_experiment
-from ichx.report.tuned import pictures
+from ichx.report.tuning_section import pictures
 from ichx.store import marks
 from ichx.tuning.describe import format_good, format_range, format_searched
 

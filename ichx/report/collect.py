@@ -14,10 +14,10 @@ from ichx.labels import LABELS
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
-from ichx.report.blended import read_blend
-from ichx.report.diagnostics import Curves, curves
+from ichx.report.ensemble_oof import read_blend
+from ichx.report.curves import Curves, curves
 from ichx.report.gallery import Gallery, make_gallery
-from ichx.report.tuned import Tuning, read_tuning
+from ichx.report.tuning_section import Tuning, read_tuning
 
 if TYPE_CHECKING:
     from ichx.project import Project

@@ -9,7 +9,7 @@ from ichx.evaluation.scores import Calibration
 from ichx.labels import LABELS
 from ichx.recipe import Recipe
 from ichx.report.chart import RIGHT, Axis, Panel, Series, chart, linear_axis, log_axis, whole_axis
-from ichx.report.diagnostics import Curve, Curves, thinned_places
+from ichx.report.curves import Curve, Curves, thinned_places
 from ichx.report.gallery import Strip
 from ichx.store import EpochRecord
 

@@ -19,7 +19,7 @@ from ichx.evaluation.predictions import read_predictions, write_predictions
 from ichx.experiments.provenance import run_draft
 from ichx.project import Project
 from ichx.report import write_report
-from ichx.report.blended import read_blend
+from ichx.report.ensemble_oof import read_blend
 from ichx.report.build import render
 from ichx.report.collect import collect_ensemble, collect_experiment
 from ichx.store import EpochRecord, Store, open_store

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ichx.report.diagnostics import CURVE_POINTS, curves, thinned_places
+from ichx.report.curves import CURVE_POINTS, curves, thinned_places
 
 some = st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=2, max_size=40).map(
     lambda pairs: (np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs]))
