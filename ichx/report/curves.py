@@ -1,7 +1,4 @@
-"""The curves of one label that a report draws: ROC and precision-recall, thinned to what an eye can tell apart.
-
-The areas under them are no matter of this file: they are scores, taken from every threshold.
-"""
+"""ROC and precision-recall curves of one label, thinned for drawing. The areas under them are in `ichx.evaluation`."""
 
 from dataclasses import dataclass
 
@@ -12,59 +9,75 @@ from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.scores import positive
 
 CURVE_POINTS = 160
-"""Points that a drawn curve keeps."""
+"""Maximum number of points of a drawn curve."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points `(P,)` in [0, 1] of a drawn curve, with the threshold at and over which a slice counts as called."""
+    """Points `(P,)` of a curve."""
 
     x: FloatArray
+    """In [0, 1]."""
     y: FloatArray
+    """In [0, 1]."""
     threshold: FloatArray
+    """Probability from which a slice counts as predicted positive."""
 
 
 @dataclass(frozen=True)
-class Curves:
-    """A label's ROC, true over false positive rate, and its precision over its recall."""
+class LabelCurves:
+    """The curves of one label."""
 
     roc: Curve
+    """True positive rate over false positive rate."""
     precision_recall: Curve
+    """Precision over recall."""
 
 
-def curves(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> Curves | None:
-    """Return the curves of `(N,)` probabilities on `(N,)` labels; None for labels without both classes.
+def label_curves(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> LabelCurves | None:
+    """Return the curves of one label, with a point for each distinct probability in descending order.
 
-    A point stands for each probability that occurs, from the highest on. The ROC begins with one more, in which nothing
-    is called and which has an infinite threshold; precision means nothing there.
+    The ROC curve starts with one more point, at an infinite threshold. Precision is undefined there.
+
+    Args:
+        labels: `(N,)` labels; values over 1/2 are positive.
+        predicted: `(N,)` probabilities.
+
+    Returns:
+        The curves, or None if `labels` lacks one of the classes.
     """
     truth, p = positive(labels), np.asarray(predicted, dtype=np.float64)
     if truth.all() or not truth.any():
         return None
     order = np.argsort(-p, kind="stable")
-    falling = p[order]
-    last = np.append(np.flatnonzero(np.diff(falling)), len(p) - 1)  # equal probabilities are called together
-    hits, called = np.cumsum(truth[order], dtype=np.float64)[last], last + 1.0
-    alarms, threshold = called - hits, falling[last]
-    recall = hits / hits[-1]
-    begin = np.zeros(1)
-    return Curves(
-        roc=_thinned(np.append(begin, alarms / alarms[-1]), np.append(begin, recall), np.append(np.inf, threshold)),
-        precision_recall=_thinned(recall, hits / called, threshold),
+    descending = p[order]
+    last = np.append(np.flatnonzero(np.diff(descending)), len(p) - 1)  # equal probabilities share one point
+    true_positives, called = np.cumsum(truth[order], dtype=np.float64)[last], last + 1.0
+    false_positives, threshold = called - true_positives, descending[last]
+    recall = true_positives / true_positives[-1]
+    false_positive_rate = np.append(0.0, false_positives / false_positives[-1])
+    return LabelCurves(
+        roc=_thinned(false_positive_rate, np.append(0.0, recall), np.append(np.inf, threshold)),
+        precision_recall=_thinned(recall, true_positives / called, threshold),
     )
 
 
-def thinned_places(*values: npt.ArrayLike, points: int = CURVE_POINTS) -> npt.NDArray[np.int64]:
-    """Return indices of at most `points` of the curve `values` (P,) each, evenly along its length, ends included."""
+def thinned_indices(*values: npt.ArrayLike, points: int = CURVE_POINTS) -> npt.NDArray[np.int64]:
+    """Return indices of at most `points` points of a curve, evenly spaced along its length, both ends included.
+
+    Args:
+        values: The coordinates of the curve, `(P,)` each.
+        points: Maximum number of indices.
+    """
     columns = [np.asarray(v, dtype=np.float64) for v in values]
     count = len(columns[0])
     if count <= points:
         return np.arange(count)
     length = np.concatenate([[0.0], np.cumsum(sum(np.abs(np.diff(c)) for c in columns))])
-    wanted = np.linspace(0, length[-1], points - 1)
-    return np.unique(np.append(np.minimum(np.searchsorted(length, wanted), count - 1), count - 1))
+    targets = np.linspace(0, length[-1], points - 1)
+    return np.unique(np.append(np.minimum(np.searchsorted(length, targets), count - 1), count - 1))
 
 
 def _thinned(x: FloatArray, y: FloatArray, threshold: FloatArray) -> Curve:
-    kept = thinned_places(x, y)
-    return Curve(x[kept], y[kept], threshold[kept])
+    index = thinned_indices(x, y)
+    return Curve(x[index], y[index], threshold[index])
