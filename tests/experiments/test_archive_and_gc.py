@@ -10,7 +10,7 @@ import pytest
 from conftest import Program
 
 from ichx.errors import IchxError
-from ichx.experiments.archive_export import export_experiment
+from ichx.experiments.archive_export import archive_experiment
 from ichx.experiments.archive_import import import_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -27,7 +27,7 @@ def exported(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     with open_store(workspace) as store:
         store.change_tags(2, add=["best"])
         store.add_note(2, "weak on epidural")
-        export_experiment(Project(workspace, store), 2, root.parent / "two.zip")
+        archive_experiment(Project(workspace, store), 2, root.parent / "two.zip")
     return root.parent / "two.zip"
 
 

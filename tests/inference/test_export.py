@@ -22,7 +22,7 @@ from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference import export
-from ichx.inference.export import Exported, export_experiment, preprocessing, sample
+from ichx.inference.export import ExportedNetwork, export_experiment, preprocessing, sample
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -42,7 +42,7 @@ def trained(trained_root: Path) -> Iterator[tuple[Workspace, Store]]:
         yield workspace, store
 
 
-def exported(place: tuple[Workspace, Store], format: str, **options: Any) -> list[Exported]:
+def exported(place: tuple[Workspace, Store], format: str, **options: Any) -> list[ExportedNetwork]:
     return export_experiment(Project(*place, load_registry()), 2, format=format, callbacks=RunCallbacks(), **options)
 
 
