@@ -120,7 +120,7 @@ def test_leaky_folds_mark_every_score(ichx: Program, dataset_copy: Path, leaky: 
     assert json.loads(run("exp", "show", 1, "--json")[0])["experiment"]["leaked"] is True
     assert "[leaky folds]" in run("report", 1)[1]
     page = (dataset_copy / "experiments" / "1" / "report.html").read_text()
-    assert "for 8 of 8 patients" in page
+    assert "8 of 8 patients" in page
     assert "imported from kaggle.csv" in page
 
     refused = ichx("ensemble", "--top", 1, "--json", cwd=dataset_copy)
