@@ -1,6 +1,6 @@
 """Results of a study, read from Optuna's storage and the store, also while it runs.
 
-Trials are run by `ichx.tuning.study`; results are shown by `ichx.cli.tune_show` and `ichx.report.tuned`.
+Trials are run by `ichx.tuning.study`; results are shown by `ichx.cli.tune_show` and `ichx.report.tuning_section`.
 """
 
 import contextlib
