@@ -12,6 +12,8 @@ from ichx.project import Project
 from ichx.store import open_store
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 
 def slices_of(root: Path) -> list[tuple[str, str]]:
     """Return slice id and patient of each slice of the dataset `ph`."""

@@ -20,6 +20,8 @@ from ichx.training.run_options import RunOptions
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (*SHORT, "augmentation.window_shift=5.0", "input.windows=[[80, 200]]")
 FILES = ("oof-identity", "oof-hflip", "test-ph-test-v1-identity", "test-ph-test-v1-hflip")
 

@@ -18,6 +18,8 @@ from ichx.store import open_store
 from ichx.training.run_options import RunOptions
 from ichx.workspace import init_workspace, open_workspace
 
+pytestmark = pytest.mark.slow
+
 
 class Notes(RunCallbacks):
     def __init__(self) -> None:
