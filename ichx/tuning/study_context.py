@@ -75,20 +75,20 @@ class StudyContext:
         for name, value in twin.constraints.items():
             if name not in trial.constraints:
                 trial.set_constraint(name, value)
-        self.tell(trial, TrialState.COMPLETE, twin.value)
+        self.finish(trial, TrialState.COMPLETE, twin.value)
         return True
 
-    def end(self, trial: "Trial", state: TrialState, reason: str) -> None:
-        """Finish a trial as failed or pruned."""
+    def finish_early(self, trial: "Trial", state: TrialState, reason: str) -> None:
+        """Record why a trial failed or was pruned, and finish it."""
         trial.set_user_attr("error" if state == TrialState.FAIL else "ended", reason)
         number = trial.user_attrs.get("experiment")
         if state == TrialState.PRUNED and number is not None:
             # Nothing resumes from its checkpoints, and those of thirty trials fill a disk.
             remove_checkpoints(self.fold_files(number).folder)
             self.project.store.change_tags(number, add=["pruned"])
-        self.tell(trial, state)  # last, because everything above can be repeated
+        self.finish(trial, state)  # last, because everything above can be repeated
 
-    def tell(self, trial: "Trial", state: TrialState, score: float | None = None) -> None:
+    def finish(self, trial: "Trial", state: TrialState, score: float | None = None) -> None:
         """Report the end of a trial to Optuna and to the callbacks."""
         self.study.tell(trial.number, score, state=state)
         results = {result.trial: result for result in self.finished()}

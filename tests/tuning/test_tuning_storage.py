@@ -39,10 +39,10 @@ def values(workspace: Workspace, name: str, trials: int, sampler: str, *, interr
         if interrupted:
             with open_study(workspace, name, SETUP, sampler=create_sampler(sampler, seed=7)) as study:
                 (lost,) = study.get_trials(states=(TrialState.RUNNING,))
-                again = reopen(study, lost.number)
-                assert (again.number, again.suggest_float("x", 0, 1)) == (number, x)
-                found.append((x, again.suggest_int("n", 1, 1000)))
-                study.tell(again.number, x**2)
+                resumed = reopen(study, lost.number)
+                assert (resumed.number, resumed.suggest_float("x", 0, 1)) == (number, x)
+                found.append((x, resumed.suggest_int("n", 1, 1000)))
+                study.tell(resumed.number, x**2)
     return found
 
 
