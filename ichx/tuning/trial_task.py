@@ -34,9 +34,8 @@ def create_task(context: StudyContext, trial: "Trial", trials: int) -> "TrialTas
     try:
         number = register_trial(store, context.parent, study, trial.number, values, context.budget)
     except IncompatibleValuesError as error:
-        context.finish_early(
-            trial, TrialState.PRUNED, error.problem
-        )  # not failed: the sampler avoids values that were pruned
+        # Not failed: the sampler avoids values that were pruned.
+        context.finish_early(trial, TrialState.PRUNED, error.problem)
         return None
     trial.set_user_attr("experiment", number)
     context.callbacks.trial_started(trial.number, trials, number, values)
