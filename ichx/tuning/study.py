@@ -20,7 +20,7 @@ from ichx.tuning.default_space import default_space
 from ichx.tuning.limits import Limits
 from ichx.tuning.sampling import Sampler, create_sampler
 from ichx.tuning.space import Space
-from ichx.tuning.storage import Pruner, create_pruner, enqueue_baseline, open_study, reopen, study_name
+from ichx.tuning.storage import NAME, Pruner, create_pruner, enqueue_baseline, open_study, reopen, study_name
 from ichx.tuning.study_context import StudyContext
 from ichx.tuning.study_setup import OPTIONS
 from ichx.tuning.trial import Budget
@@ -244,6 +244,11 @@ def _problems(parent: "Experiment", request: TuneRequest) -> list[str]:
         for name, bound in request.limits.to_dict().items()
         if not bound > 0
     ]
+    if request.study and not NAME.fullmatch(request.study):
+        problems.append(
+            f"Invalid value for --study: {request.study!r}. It must have up to 64 letters, digits, '.', '_' and '-', and "
+            "start with a letter or digit."
+        )
     if request.timeout is not None and request.timeout <= 0:
         problems.append(f"Invalid value for --timeout: {request.timeout:g}. It must be above 0.")
     if parent.kind == "trial":

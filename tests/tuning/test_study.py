@@ -191,6 +191,7 @@ def test_every_sampler_approaches_the_best_value(project: Project, parent: Exper
         ({"budget": Budget(subset=0.0)}, "--subset: 0"),
         ({"budget": Budget(length=2)}, "--length: 2"),
         ({"timeout": 0.0}, "--timeout: 0"),
+        *(({"study": name}, "--study: ") for name in ("a/b", "../x", "-x", "x" * 65, "a b", " ")),
         ({"limits": Limits(memory_gb=0)}, "--max-memory: 0"),
     ],
 )

@@ -12,10 +12,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ichx.errors import ConflictError, InvalidInputError, StoreError
+from ichx.errors import ConflictError, StoreError
 from ichx.tuning import database_path
 from ichx.tuning.sampling import Sampler, create_sampler
-from ichx.tuning.storage import open_study, reopen, study_name
+from ichx.tuning.storage import open_study, reopen
 from ichx.workspace import Workspace, init_workspace
 
 SETUP = {"search space": ["batch=2..64"], "recipe": "r1"}
@@ -150,10 +150,3 @@ def test_a_full_disk_and_a_damaged_file_are_errors(workspace: Workspace) -> None
         open_study(workspace, "study", SETUP),
     ):
         pass
-
-
-@pytest.mark.parametrize("name", ["a/b", "../x", "-x", "x" * 65, "a b", " "])
-def test_an_invalid_study_name(name: str) -> None:
-    with pytest.raises(InvalidInputError, match="--study"):
-        study_name(1, name)
-    assert study_name(1, "wide-2.b_c") == "experiment-1-wide-2.b_c"
