@@ -246,8 +246,8 @@ def _problems(parent: "Experiment", request: TuneRequest) -> list[str]:
     ]
     if request.study and not NAME.fullmatch(request.study):
         problems.append(
-            f"Invalid value for --study: {request.study!r}. It must have up to 64 letters, digits, '.', '_' and '-', and "
-            "start with a letter or digit."
+            f"Invalid value for --study: {request.study!r}. It must have up to 64 letters, digits, '.', '_' and '-', "
+            "and start with a letter or digit."
         )
     if request.timeout is not None and request.timeout <= 0:
         problems.append(f"Invalid value for --timeout: {request.timeout:g}. It must be above 0.")
