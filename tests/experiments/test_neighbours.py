@@ -82,7 +82,7 @@ class Stop(RunCallbacks):
             raise KeyboardInterrupt
 
 
-def test_interrupted_it_ends_at_the_same_weights(stacked_root: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_with_equal_weights(stacked_root: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(stacked_root, tmp_path / "workspace"))
     workspace, registry = open_workspace(root), load_registry()
     with open_store(workspace) as store:
