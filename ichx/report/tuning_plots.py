@@ -12,7 +12,8 @@ from ichx.tuning.budget import Value
 from ichx.tuning.describe import format_searched, short_names
 
 if TYPE_CHECKING:
-    from ichx.tuning.results import StudyView, TrialView, ValueFindings
+    from ichx.tuning.results import StudyView, ValueFindings
+    from ichx.tuning.trial_view import TrialView
 
 SLICES = 6
 """How many values have a diagram of their own, those that matter most."""
