@@ -226,7 +226,7 @@ class Experiment(ExperimentSummary):
         for fold in folds:
             if not 0 <= fold < self.folds:
                 raise NotFoundError(
-                    f"Experiment {self.number} has no fold {fold}.", f"Its folds are 0 to {self.folds - 1}."
+                    f"Experiment {self.number} has no fold {fold}.", f"Use a fold from 0 to {self.folds - 1}."
                 )
 
 

@@ -17,6 +17,8 @@ from ichx.project import Project
 from ichx.store import open_store
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def exported(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -11,6 +11,8 @@ from ichx.experiments import provenance
 from ichx.store import open_store
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_records_code_machine_and_seed(trained_root: Path) -> None:
     with open_store(open_workspace(trained_root)) as store:

@@ -23,6 +23,8 @@ from ichx.project import Project
 from ichx.store import open_store
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (
     "batch=5",  # which two processes share unevenly
     "stage.balanced.epochs=1",

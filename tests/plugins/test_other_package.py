@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import Program, clean_environment
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(__file__).parents[1] / "plugin_package"
 
 
