@@ -139,7 +139,7 @@ def test_what_is_missing_is_told(trained: Workspace, tmp_path: Path) -> None:
         notes = write_report(Project(workspace, opened), WHOLE).notes
         assert [note.partition(":")[0] for note in notes] == ["no heat maps for fold 0"]
         (workspace.experiment_dir(WHOLE) / "fold-0" / "oof-identity.parquet").unlink()
-        with pytest.raises(IchxError, match=r"oof-identity.parquet are missing"):
+        with pytest.raises(IchxError, match=r"oof-identity\.parquet"):
             write_report(Project(workspace, opened), WHOLE)
         assert version.source == str(source)
 
