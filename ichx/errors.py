@@ -25,8 +25,8 @@ class IchxError(Exception):
         """Keep both parts when the error crosses a process boundary."""
         return type(self), (self.problem, self.remedy)
 
-    def to_dict(self) -> dict[str, str]:
-        """Return the error as JSON output shows it."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the error as JSON output shows it; a subclass may add keys."""
         return {"code": self.code, "problem": self.problem, "remedy": self.remedy}
 
 

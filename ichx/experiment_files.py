@@ -18,6 +18,11 @@ CHECKPOINT_PATTERN: Final = f"{CHECKPOINT_PREFIX}*.pt"
 _FOLD_PREFIX: Final = "fold-"
 
 
+def checkpoint_name(stage: int, epoch: int, batch: int) -> str:
+    """Return the file name of a checkpoint in the folder of its fold."""
+    return f"{CHECKPOINT_PREFIX}{stage:03d}-{epoch:05d}-{batch:09d}.pt"
+
+
 @dataclass(frozen=True)
 class FoldFiles:
     """The files of one fold of an experiment."""

@@ -63,6 +63,14 @@ class Outcome:
         """The error that a command with `--json` printed: `code`, `problem`, `remedy`."""
         return json.loads(self.err.splitlines()[-1])["error"]
 
+    def check_error(self, code: str, *values: str) -> None:
+        """Assert that the command, called with `--json`, failed with the error `code`, whose problem has `values`."""
+        assert (self.code, self.out) == (2 if code == "usage" else 1, ""), self.err
+        assert self.error["code"] in (code, "error"), self.error
+        for value in values:
+            assert value in self.error["problem"], self.error
+        assert self.error["remedy"]
+
 
 Program = Callable[..., Outcome]
 

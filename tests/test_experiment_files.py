@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ichx.experiment_files import ExperimentFiles, FoldFiles
+from ichx.experiment_files import CHECKPOINT_PATTERN, ExperimentFiles, FoldFiles, checkpoint_name
 from ichx.workspace import init_workspace
 
 
@@ -31,6 +31,13 @@ def test_names_stay_as_they_are_stored(tmp_path: Path) -> None:
         "fold-2/oof-identity.parquet",
         "fold-2/test-rsna-test-v3-hflip.parquet",
     ]
+
+
+def test_checkpoints_sort_by_position() -> None:
+    names = [checkpoint_name(0, 2, 0), checkpoint_name(0, 10, 0), checkpoint_name(1, 1, 17)]
+    assert names == sorted(names)
+    assert names[-1] == "checkpoint-001-00001-000000017.pt"
+    assert all(Path(name).match(CHECKPOINT_PATTERN) for name in names)
 
 
 def test_folds_with_a_folder_are_listed_by_number(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from ichx.errors import StorageError
 from ichx.files import atomic_path, remove_drafts
 from ichx.locks import file_lock
 from ichx.text import format_bytes, format_count
-from ichx.worker_pool import run_jobs, worker_count
+from ichx.worker_pool import map_in_processes, worker_count
 
 LOCK_FILE = "building.lock"
 
@@ -250,7 +250,7 @@ def _build_shards(
         needed = centres[rows] if any(spec.centre == "series" for _, spec in targets) else centres[:0]
         return ShardJob(files.select(rows), targets, tuple((row, column) for row, column in needed.tolist()))
 
-    for built in run_jobs(build_shards, map(job, numbers), workers):
+    for built in map_in_processes(build_shards, map(job, numbers), workers):
         advance(built)
 
 
@@ -282,7 +282,7 @@ def series_centres(
     centres = np.full((len(slices), 2), np.nan)
     parts = [rows[start : start + SHARD_ROWS] for start in range(0, len(rows), SHARD_ROWS)]
     jobs = (CentresJob(tuple(part.tolist()), files.select(part.tolist())) for part in parts)
-    for decoded, found in run_jobs(find_centres, jobs, workers):
+    for decoded, found in map_in_processes(find_centres, jobs, workers):
         centres[list(decoded)] = found
         advance(len(decoded))
     return pd.DataFrame(centres).groupby(_series_groups(slices)).transform("median").to_numpy()

@@ -19,7 +19,7 @@ from ichx.datasets.decode_findings import CHECK_FILE, DecodeFindings, describe_f
 from ichx.datasets.ingest import ProgressCallback
 from ichx.datasets.sources import SourceFile, SourceFiles, find_drift, list_files, read_source_slice
 from ichx.files import write_error
-from ichx.worker_pool import run_jobs, worker_count
+from ichx.worker_pool import map_in_processes, worker_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -106,7 +106,7 @@ def _decode_slices(
         if not found:
             handle.truncate(0)
             handle.write(json.dumps(header) + "\n")
-        for start, decoded, defects in run_jobs(decode_chunk, jobs, worker_count(processes, len(todo))):
+        for start, decoded, defects in map_in_processes(decode_chunk, jobs, worker_count(processes, len(todo))):
             found[start] = defects
             handle.write(json.dumps({"start": start, "defects": defects}) + "\n")
             handle.flush()

@@ -26,7 +26,7 @@ from ichx.datasets.sources import SourceFile, SourceFiles, read_source_slice
 from ichx.errors import CorruptFileError
 from ichx.files import remove_drafts, write_error
 from ichx.locks import file_lock
-from ichx.worker_pool import run_jobs, worker_count
+from ichx.worker_pool import map_in_processes, worker_count
 
 MASK_FORMAT: Final = 1
 """Version of the file: raise it when the same masks and slices would give another file."""
@@ -193,7 +193,7 @@ def _pack_masks(
         )
 
     chunks: dict[int, list[bytes]] = {}
-    for start, packed in run_jobs(pack_masks, map(job, starts), workers):
+    for start, packed in map_in_processes(pack_masks, map(job, starts), workers):
         chunks[start] = packed
         advance(len(packed))
     return [chunk for start in starts for chunk in chunks[start]]

@@ -21,7 +21,7 @@ from ichx.cache.hu_cache import (
 from ichx.cache.shards import SHARD_ROWS, count_damaged, read_table
 from ichx.datasets.ingest import ProgressCallback
 from ichx.errors import CorruptFileError, StorageError
-from ichx.worker_pool import run_jobs, worker_count
+from ichx.worker_pool import map_in_processes, worker_count
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def verify_caches(
         damaged: dict[str, str] = {}
         index_differs = cache.complete and index is None
         try:
-            for file, problem, matches in run_jobs(verify_shard, jobs, worker_count(processes, len(jobs))):
+            for file, problem, matches in map_in_processes(verify_shard, jobs, worker_count(processes, len(jobs))):
                 if problem:
                     damaged[file] = problem
                 index_differs |= not matches

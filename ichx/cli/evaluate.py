@@ -33,18 +33,16 @@ def evaluate(
         project.store.dataset(dataset)
         from ichx.cli.live import LiveView
         from ichx.inference.evaluate import evaluate_dataset
+        from ichx.inference.trained import InferenceOptions
 
         with LiveView() as view:
             found = evaluate_dataset(
                 project,
                 number,
                 dataset,
-                events=view,
-                tta=tta,
+                InferenceOptions(tta, selected, device, workers),
+                callbacks=view,
                 pooling=pooling,
-                folds=selected,
-                device=device,
-                workers=workers,
             )
     if as_json:
         print_json(found)

@@ -50,6 +50,8 @@ def new(
     Example: `ichx exp new --reference`
     """
     from ichx.experiments.register import ExperimentRequest, new_experiment, new_reference
+    from ichx.plugins.licences import licence_notice
+    from ichx.recipe_text import from_toml
 
     if sigmoid and linear:
         raise typer.BadParameter("Use either --sigmoid or --linear.")
@@ -82,7 +84,7 @@ def new(
     for e in made:
         if not as_json:
             console.print(f"experiment {e.number}: {e.name} on {e.dataset} v{e.dataset_version}", markup=False)
-        text = project.registry.get(e.plugin).notice
+        text = licence_notice(project.registry.get(e.plugin), from_toml(e.recipe))
         if text:
             notice(f"{e.plugin}: {text}")
     if made[0].leaked:

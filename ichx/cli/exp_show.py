@@ -18,7 +18,7 @@ from ichx.cli.output import console, info, print_json
 from ichx.cli.parameters import AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.errors import InvalidInputError, NotFoundError, NotReadyError
+from ichx.errors import NotFoundError, NotReadyError
 from ichx.text import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def log(
 def _check_fold(experiment: "Experiment", fold: int) -> None:
     if not 0 <= fold < experiment.folds:
         problem = f"Experiment {experiment.number} has no fold {fold}."
-        raise InvalidInputError(problem, f"Use a fold from 0 to {experiment.folds - 1}.")
+        raise NotFoundError(problem, f"Its folds are 0 to {experiment.folds - 1}.")
 
 
 def _newest_fold(store: "Store", number: int) -> int:

@@ -35,7 +35,7 @@ def export(
         from ichx.inference.export import export_experiment
 
         with LiveView() as view:
-            written = export_experiment(project, number, format=format, events=view, folds=selected, out=out)
+            written = export_experiment(project, number, format=format, callbacks=view, folds=selected, out=out)
     for file in written:
         info(
             f"fold {file.fold}: probabilities differ from the original network's by at most {file.difference:.1e} "

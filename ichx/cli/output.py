@@ -19,7 +19,7 @@ from ichx.cli.formatting import format_interval, format_marks, format_value
 
 if TYPE_CHECKING:
     from ichx.experiments.run import RunReport
-    from ichx.jobs.launch_events import PooledScore
+    from ichx.jobs.launch_report import PooledScore
 
 console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
@@ -63,9 +63,9 @@ def print_error(problem: str, remedy: str) -> None:
     err.print(f"{problem}\n{remedy}".replace("\n", "\n       "), markup=False)
 
 
-def print_json_error(error: Mapping[str, str]) -> None:
+def print_json_error(error: Mapping[str, object]) -> None:
     """Print `{"error": {"code", "problem", "remedy"}}` as one line on standard error."""
-    sys.stderr.write(json.dumps({"error": error}, ensure_ascii=False) + "\n")
+    sys.stderr.write(json.dumps({"error": _json_value(dict(error))}, ensure_ascii=False) + "\n")
 
 
 def json_requested(arguments: Sequence[str]) -> bool:

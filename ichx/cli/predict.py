@@ -48,6 +48,7 @@ def predict(
         from ichx.cli.live import LiveView
         from ichx.inference.predict import predict_files
         from ichx.inference.prediction_files import as_document, check_out, write_files
+        from ichx.inference.trained import InferenceOptions
 
         if out is not None:
             check_out(out)
@@ -56,11 +57,8 @@ def predict(
                 project,
                 number,
                 path,
-                events=view,
-                tta=tta,
-                folds=selected,
-                device=device,
-                workers=workers,
+                InferenceOptions(tta, selected, device, workers),
+                callbacks=view,
                 features=out if save else None,
             )
     written = [] if out is None else write_files(out, found)

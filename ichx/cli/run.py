@@ -63,8 +63,10 @@ def run(
                     "other experiments."
                 )
             from ichx.cli.launch import launch_folds
+            from ichx.jobs.launch import LaunchRequest
 
-            launch_folds(project, numbers, jobs, folds=folds or None, options=options, as_json=as_json)
+            request = LaunchRequest(tuple(numbers), tuple(folds) if folds else None, jobs, options)
+            launch_folds(project, request, as_json=as_json)
             return
         (number,) = numbers
         rank = int(os.environ.get("RANK", "0"))  # set in each process of a group

@@ -52,18 +52,18 @@ def backup(
     """
     from ichx.store.maintenance import copy_database
     from ichx.text import format_bytes
-    from ichx.tuning.database import DATABASE
+    from ichx.tuning import database_path
 
     with session() as project:
         target = file or project.workspace.root / "db" / f"backup-{datetime.now():%Y-%m-%d-%H%M%S}.db"
         size = project.store.back_up(target)
-        studies = project.workspace.root / "db" / DATABASE
-        studies_copy = target.with_name(f"{target.stem}.{DATABASE}")
+        studies = database_path(project.workspace)
+        studies_copy = target.with_name(f"{target.stem}.{studies.name}")
         studies_size = copy_database(studies, studies_copy) if studies.is_file() else None
     info(f"Copied the store to {target}, {format_bytes(size)}. Open it with ICHX_STORE=sqlite:///{target.resolve()}")
     if studies_size is not None:
         info(
-            f"Copied the Optuna studies to {studies_copy}, {format_bytes(studies_size)}. Restore them as db/{DATABASE}."
+            f"Copied the Optuna studies to {studies_copy}, {format_bytes(studies_size)}. Restore as db/{studies.name}."
         )
 
 

@@ -83,6 +83,7 @@ def tune(
         from ichx.tuning.limits import Limits
         from ichx.tuning.results import read_study
         from ichx.tuning.space import parse_space, read_space
+        from ichx.tuning.study import TuneRequest
         from ichx.tuning.study import tune as run_study
         from ichx.tuning.trial import Budget
 
@@ -99,12 +100,10 @@ def tune(
             TuneView(project.workspace.root, number) as view,
             contextlib.closing(LocalEngine(jobs, grace=None)) as engine,
         ):
-            ending = run_study(
-                project,
+            request = TuneRequest(
                 number,
-                engine,
-                trials=trials,
-                jobs=jobs,
+                trials,
+                jobs,
                 space=searched,
                 budget=Budget(fold, subset, length, options),
                 limits=Limits(max_epoch_seconds, max_gigabytes),
@@ -112,18 +111,17 @@ def tune(
                 pruner=pruner,
                 study=study,
                 timeout=seconds,
-                events=view,
-                stops=stops,
             )
-        found = read_study(project, number, study) if ending.finished else None
+            report = run_study(project, request, engine, callbacks=view, stop_level=stops)
+        found = read_study(project, number, study) if report.finished else None
     if as_json:
         print_json(numbered(found) if found else None)
     elif found is not None:
         print_study(found, project.workspace.root)
-    if ending.why == "complete" and ending.new == 0:
-        info(f"The study has {format_count(ending.finished, 'trial')} already. Add more with a larger --trials.")
-    if ending.why != "complete":
-        reason = "Stopped" if ending.why == "stopped" else f"Stopped after {timeout}"
+    if report.reason == "complete" and report.new == 0:
+        info(f"The study has {format_count(report.finished, 'trial')} already. Add more with a larger --trials.")
+    if report.reason != "complete":
+        reason = "Stopped" if report.reason == "stopped" else f"Stopped after {timeout}"
         info(f"{reason}; finished trials are saved. Resume with the same command.", style="yellow")
-    if ending.why == "stopped":
+    if report.reason == "stopped":
         raise typer.Exit(130)

@@ -16,7 +16,7 @@ from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import NotFoundError
 from ichx.text import format_count
-from ichx.tuning.describe import good, headers, over, searched, told
+from ichx.tuning.describe import format_exceeded, format_good, format_range, format_searched, short_names
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -124,7 +124,7 @@ def _print_over_limits(view: "StudyView", marks: str) -> None:
     found = sorted((t for t in view.trials if t.state == "done" and t.exceeded), key=lambda t: t.score or 0.0)
     if found:
         best = found[0]
-        score = f"{format_value(best.score)}{marks}, {over(best.exceeded)}"
+        score = f"{format_value(best.score)}{marks}, {format_exceeded(best.exceeded)}"
         info(f"{format_count(len(found), 'done trial')} over a limit, best: experiment {best.experiment}, {score}")
 
 
@@ -156,7 +156,7 @@ def next_step(view: "StudyView") -> str:
 
 
 def _print_head(view: "StudyView") -> None:
-    states = [f"{view.counted(state)} {STATE_NAMES.get(state, state)}" for state in STATES]
+    states = [f"{view.count(state)} {STATE_NAMES.get(state, state)}" for state in STATES]
     counts = ", ".join(state for state in states if not state.startswith("0 "))
     name = f"study {view.name} of " if view.name else ""
     budget = ", ".join([f"fold {view.fold}", *_budget(view)])
@@ -172,14 +172,14 @@ def _print_trials(view: "StudyView", marks: str) -> None:
     scored = [t for t in view.trials if t.score is not None and t.state != "failed"]
     if not scored:
         return
-    ranked = sorted(scored, key=lambda t: (not t.chosen_from, t.state != "done", t.score, t.trial))
+    ranked = sorted(scored, key=lambda t: (not t.eligible, t.state != "done", t.score, t.trial))
     shown = ranked[:MAX_ROWS]
     baseline = view.baseline
     if baseline in scored and baseline not in shown:
         shown.append(baseline)
     names = [learned.name for learned in view.learned][:MAX_VALUES]
-    heads = headers(names, [learned.name for learned in view.learned])
-    rows = [(t.experiment, t.score, _state(t), *(told(t.values.get(name)) for name in names)) for t in shown]
+    heads = short_names(names, [learned.name for learned in view.learned])
+    rows = [(t.experiment, t.score, _state(t), *(format_searched(t.values.get(name)) for name in names)) for t in shown]
     left = len(view.learned) - len(names)
     selection = "most important values" if view.importances else "some of the values"
     caption = f"{selection}; {format_count(left, 'other')} in --json" if left else ""
@@ -195,7 +195,7 @@ def _print_trials(view: "StudyView", marks: str) -> None:
 
 def _state(trial: "TrialView") -> str:
     if trial.exceeded:
-        return over(trial.exceeded)
+        return format_exceeded(trial.exceeded)
     return "baseline" if trial.baseline else STATE_NAMES.get(trial.state, trial.state)
 
 
@@ -203,11 +203,11 @@ def _print_values(view: "StudyView") -> None:
     if view.best is None:
         return
     if view.importances is None:
-        from ichx.tuning.importance import ENOUGH
+        from ichx.tuning.importance import MIN_TRIALS
 
-        done = view.counted("done")
-        if done < ENOUGH:
-            info(f"Importances need {ENOUGH} done trials; {done} so far.")
+        done = view.count("done")
+        if done < MIN_TRIALS:
+            info(f"Importances need {MIN_TRIALS} done trials; {done} so far.")
         else:
             info("The done trials vary too little for importances.")
     else:
@@ -215,10 +215,10 @@ def _print_values(view: "StudyView") -> None:
             (
                 learned.name,
                 f"{100 * (learned.importance or 0):.0f} %",
-                told(learned.as_is),
-                told(learned.best),
-                good(learned),
-                searched(learned),
+                format_searched(learned.as_is),
+                format_searched(learned.best),
+                format_good(learned),
+                format_range(learned),
             )
             for learned in view.learned[:MAX_ROWS]
         ]

@@ -28,7 +28,7 @@ from ichx.datasets.id_matching import IdMatch, join_labels, match_images
 from ichx.datasets.ingest import ProgressCallback, scan_source
 from ichx.datasets.ingest_report import IngestReport
 from ichx.datasets.label_csv import SampleTable, read_labels, read_sample
-from ichx.datasets.masks import MASKS_FILE, MaskTable, masks_frame, read_masks
+from ichx.datasets.masks import MASKS_FILE, read_masks
 from ichx.datasets.summary import summarize
 from ichx.errors import ConflictError, IchxError, InvalidInputError
 from ichx.files import write_error
@@ -84,7 +84,7 @@ class _Prepared:
     slices: pd.DataFrame
     summary: dict[str, Any]
     folds: npt.NDArray[np.int16] | None
-    masks: MaskTable | None
+    masks: pd.DataFrame | None
     sample: SampleTable | None
 
     def write(self, folder: Path) -> None:
@@ -94,7 +94,7 @@ class _Prepared:
             by_patient = pd.DataFrame({"patient": self.slices["patient"], "fold": self.folds}).drop_duplicates()
             write_parquet(by_patient, folder / folds_file(DEFAULT_FOLDS))
         if self.masks is not None:
-            write_parquet(masks_frame(self.masks), folder / MASKS_FILE)
+            write_parquet(self.masks, folder / MASKS_FILE)
         if self.sample is not None:
             pd.DataFrame({"ID": self.sample.ids, "Label": 0.5}).to_csv(folder / SAMPLE_FILE, index=False)
 
@@ -144,7 +144,18 @@ def store_version(
         StorageError: The folder cannot be written.
         StoreError: The row cannot be added.
     """
-    folder = _write_folder(project.workspace.datasets_dir / draft.dataset / f"v{number}", write)
+    wanted = project.workspace.datasets_dir / draft.dataset / f"v{number}"
+    unfinished = wanted.with_name(f".{wanted.name}.{secrets.token_hex(4)}")
+    try:
+        unfinished.mkdir(parents=True)
+        write(unfinished)
+        # The name is taken if a killed process left the folder, or another one adds the same dataset now.
+        folder = wanted.with_name(f"{wanted.name}-{secrets.token_hex(4)}") if wanted.exists() else wanted
+        unfinished.rename(folder)
+    except OSError as error:
+        raise write_error(wanted, "the dataset", error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     path = folder.relative_to(project.workspace.root).as_posix()
     sample = f"{path}/{SAMPLE_FILE}" if (folder / SAMPLE_FILE).exists() else None
     try:
@@ -228,8 +239,7 @@ def _prepare(
         report.add_sample(summary["sample"], sample_match)
     masks = None
     if request.masks is not None:
-        masks = read_masks(request.masks.expanduser().resolve(), catalog, report)
-        summary["masks"] = masks.summary
+        masks, summary["masks"] = read_masks(request.masks.expanduser().resolve(), catalog, report)
     if request.test_of is not None:
         report.add_shared(slices, load_dataset(project, request.test_of).slices, request.test_of)
     folds = None
@@ -238,7 +248,7 @@ def _prepare(
         folds = assign_folds(slices["slice_id"].to_numpy(object), patients, labels, request.folds, request.fold_seed)
         if rare := rare_labels(patients, labels, request.folds):
             listed = ", ".join(f"{label} ({count})" for label, count in rare.items())
-            report.warn(f"Labels of fewer than {request.folds} patients are missing in some folds: {listed}.")
+            report.warn(f"Labels positive in fewer than {request.folds} patients, missing in some folds: {listed}.")
     return _Prepared(catalog, slices, summary, folds, masks, sample)
 
 
@@ -301,22 +311,3 @@ def _stored_times(workspace: Workspace, version: DatasetVersion) -> dict[str, in
 
 def _times(catalog: pd.DataFrame) -> dict[str, int]:
     return dict(zip(catalog["file"], catalog["mtime_ns"], strict=True))
-
-
-def _write_folder(wanted: Path, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill the folder of a version, which is complete or absent, and return it.
-
-    The folder is `wanted`, or has a suffix if `wanted` exists: a killed process left it without a row in the store, or
-    another process adds the same dataset now.
-    """
-    draft = wanted.with_name(f".{wanted.name}.{secrets.token_hex(4)}")
-    try:
-        draft.mkdir(parents=True)
-        write(draft)
-        folder = wanted.with_name(f"{wanted.name}-{secrets.token_hex(4)}") if wanted.exists() else wanted
-        return draft.rename(folder)
-    except OSError as error:
-        remedy = "Free some space or make the folder writable, then add the dataset again."
-        raise write_error(wanted, "the dataset", error, remedy=remedy) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

@@ -9,19 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ichx.datasets.csv_text import (
-    empty_rows,
-    encode_texts,
-    line,
-    list_rows,
-    merge_rows,
-    parse_numbers,
-    raise_csv_problems,
-    read_text_columns,
-)
+from ichx.datasets import csv_text
+from ichx.datasets.csv_text import line, list_rows
 from ichx.errors import InvalidInputError
 
-SLICE_COLUMNS: Final = (
+SLICE_COLUMNS: Final = [
     "sopinstanceuid",
     "sliceid",
     "imageid",
@@ -32,9 +24,9 @@ SLICE_COLUMNS: Final = (
     "file",
     "stem",
     "id",
-)
-PATIENT_COLUMNS: Final = ("patientid", "patient")
-FOLD_COLUMNS: Final = ("fold", "foldid", "foldnumber", "kfold", "cvfold")
+]
+PATIENT_COLUMNS: Final = ["patientid", "patient"]
+FOLD_COLUMNS: Final = ["fold", "foldid", "foldnumber", "kfold", "cvfold"]
 """Accepted column names, the most specific first; case, spaces, dots, dashes and underscores are ignored."""
 
 FORMS: Final = (
@@ -64,13 +56,6 @@ class FoldTable:
     duplicates: int
     """Rows that repeat another row."""
 
-    @property
-    def source(self) -> str:
-        """The columns that were read, for messages."""
-        what = "patients" if self.of_patients else "slices"
-        numbering = ", renumbered from 0" if self.one_based else ""
-        return f"{what} in column {self.id_column!r}, folds in column {self.fold_column!r}{numbering}"
-
 
 def read_folds(path: Path) -> FoldTable:
     """Return the folds in the CSV at `path`, one row per slice or per patient.
@@ -79,13 +64,13 @@ def read_folds(path: Path) -> FoldTable:
         InvalidInputError: Columns or ids are missing, rows of an id disagree, or folds are not 0 to k - 1 or 1 to k.
         IchxError: The file cannot be read, see `read_text_columns`.
     """
-    table = read_text_columns(path, "A CSV of folds", FORMS)
+    table = csv_text.read_text_columns(path, "A CSV of folds", FORMS)
     id_at, of_patients, fold_at = _find_columns(path, table.column_names)
     texts = table.column(id_at)
-    problems = list_rows("row", "without an id", empty_rows(texts))
+    problems = list_rows("row", "without an id", csv_text.empty_rows(texts))
     values, k, one_based = _fold_numbers(table.column(fold_at), problems)
-    row_id, ids = encode_texts(texts)
-    folds, disagree = merge_rows(row_id, len(ids), values[:, None])
+    row_id, ids = csv_text.encode_texts(texts)
+    folds, disagree = csv_text.merge_rows(row_id, len(ids), values[:, None])
     what = "with rows that disagree"
     if of_patients:
         what += "; to split a patient over folds, give one row per slice with a column of slices"
@@ -95,7 +80,7 @@ def read_folds(path: Path) -> FoldTable:
         disagree,
         lambda i: f"{ids[i]} in {_format_numbers(values[row_id == i] + one_based)}",
     )
-    raise_csv_problems(path, problems, f"Correct the file. A CSV of folds has {FORMS}.")
+    csv_text.raise_csv_problems(path, problems, f"Correct the file. A CSV of folds has {FORMS}.")
     return FoldTable(
         ids=ids,
         folds=folds[:, 0],
@@ -131,7 +116,7 @@ def _find_columns(path: Path, names: list[str]) -> tuple[int, bool, int]:
 
 def _fold_numbers(texts: pa.ChunkedArray, problems: list[str]) -> tuple[npt.NDArray[np.int16], int, bool]:
     """Return the fold of each row from 0, the number of folds, and whether the file numbers them from 1."""
-    numbers = parse_numbers(texts)
+    numbers = csv_text.parse_numbers(texts)
     found = list_rows(
         "row",
         "whose fold is not an integer",

@@ -21,6 +21,7 @@ from ichx.datasets.csv_text import list_rows, raise_csv_problems
 from ichx.datasets.dataset import DEFAULT_FOLDS, folds_file, load_catalog, load_folds, load_version
 from ichx.datasets.fold_csv import FoldTable, read_folds
 from ichx.datasets.folds import Leak, find_leaks, fold_digest
+from ichx.datasets.id_matching import COLUMN_NAMES
 from ichx.datasets.ingest import file_stem
 from ichx.datasets.summary import summarize_folds
 from ichx.errors import ConflictError, InvalidInputError
@@ -29,8 +30,6 @@ from ichx.text import EXAMPLES, format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
-
-COLUMN_NAMES = {"slice_id": "SOPInstanceUID", "stem": "file name", "file": "path", "patient": "PatientID"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,10 @@ class LeakyFoldsError(ConflictError):
     def __init__(self, problem: str, remedy: str, leaks: Sequence[Leak] = ()) -> None:
         super().__init__(problem, remedy)
         self.leaks = tuple(leaks)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the error with its leaks."""
+        return super().to_dict() | {"leaks": self.leaks}
 
 
 def import_folds(
@@ -264,8 +267,10 @@ def _check_match(
         f"Each slice of version {version.number} needs one fold. Complete the file, or remove ids that are not in the "
         "dataset.",
     )
-    by = COLUMN_NAMES[match.by]
-    messages = [f"Folds of {format_count(len(match.index), owner)} ({table.source}), matched by {by}."]
+    columns = f"{owner}s in column {table.id_column!r}, folds in column {table.fold_column!r}"
+    numbering = ", renumbered from 0" if table.one_based else ""
+    count = format_count(len(match.index), owner)
+    messages = [f"Folds of {count} ({columns}{numbering}), matched by {COLUMN_NAMES[match.by]}."]
     if table.duplicates:
         messages.append(f"Merged {format_count(table.duplicates, 'duplicate row')}.")
     if defective.any():

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ from ichx.datasets.label_csv import LabelTable
 from ichx.errors import InvalidInputError
 from ichx.labels import LABELS
 from ichx.text import EXAMPLES
+
+COLUMN_NAMES: Final = {"slice_id": "SOPInstanceUID", "stem": "file name", "file": "path", "patient": "PatientID"}
+"""Names of columns of the catalog in messages."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,6 @@ class IdMatch:
     absent_examples: tuple[str, ...]
     defective: int
     """Images whose files are all excluded."""
-
-    @property
-    def by_name(self) -> str:
-        """Name of the matched column for messages."""
-        return "SOPInstanceUID" if self.by == "slice_id" else "file name"
 
 
 def match_images(catalog: pd.DataFrame, images: npt.NDArray[np.object_], path: Path) -> IdMatch:

@@ -15,7 +15,7 @@ import pandas as pd
 from ichx.ct.dicom import DicomDefectError, SliceHeader, read_headers, read_slice
 from ichx.datasets.sources import FileLocation, list_files
 from ichx.datasets.zip_archive import MemberStream
-from ichx.worker_pool import run_jobs, worker_count
+from ichx.worker_pool import map_in_processes, worker_count
 
 ProgressCallback = Callable[[int, int], None]
 """Receives (done, total)."""
@@ -94,7 +94,7 @@ def scan_source(
     jobs = (ScanJob(c.start, tuple(files.names[c.start : c.stop]), tuple(map(files.locate, c))) for c in chunks)
     frames: dict[int, pd.DataFrame] = {}
     done = 0
-    for start, count, frame in run_jobs(scan_chunk, jobs, workers):
+    for start, count, frame in map_in_processes(scan_chunk, jobs, workers):
         frames[start] = frame
         done += count
         if progress is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ichx.datasets.id_matching import IdMatch
+from ichx.datasets.id_matching import COLUMN_NAMES, IdMatch
 from ichx.datasets.label_csv import LabelTable
 from ichx.datasets.series import FLAGS, flag_examples
 from ichx.text import format_count, format_examples
@@ -53,7 +53,7 @@ class IngestReport:
 
     def add_match(self, subject: str, match: IdMatch, *noun: str) -> None:
         """Report how the ids of `subject` match the slices; `noun` is what an id stands for, and its plural."""
-        self.inform(f"{subject}, matched by {match.by_name}.")
+        self.inform(f"{subject}, matched by {COLUMN_NAMES[match.by]}.")
         if match.absent:
             examples = format_examples(match.absent_examples, match.absent)
             self.warn(f"{format_count(match.absent, *noun)} without a slice{examples}.")

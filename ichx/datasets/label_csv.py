@@ -13,17 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ichx.datasets.csv_text import (
-    empty_rows,
-    encode_texts,
-    line,
-    list_rows,
-    merge_rows,
-    parse_numbers,
-    raise_csv_problems,
-    read_text_columns,
-    to_objects,
-)
+from ichx.datasets import csv_text
+from ichx.datasets.csv_text import line, list_rows
 from ichx.errors import InvalidInputError
 from ichx.labels import ANY, LABELS
 from ichx.text import EXAMPLES
@@ -65,7 +56,7 @@ def read_labels(path: Path) -> LabelTable:
             [0, 1], duplicates disagree, or images lack labels.
         IchxError: The file cannot be read, see `read_text_columns`.
     """
-    table = read_text_columns(path, "A label CSV", FORMS)
+    table = csv_text.read_text_columns(path, "A label CSV", FORMS)
     names = [name.strip().lower() for name in table.column_names]
     if sorted(names) == ["id", "label"]:
         return _read_long(path, table.column(names.index("id")), table.column(names.index("label")))
@@ -81,7 +72,7 @@ def read_sample(path: Path) -> SampleTable:
         InvalidInputError: The columns are not those of a submission, ids are invalid or repeated, or images lack rows.
         IchxError: The file cannot be read, see `read_text_columns`.
     """
-    table = read_text_columns(path, "A label CSV", FORMS)
+    table = csv_text.read_text_columns(path, "A label CSV", FORMS)
     names = [name.strip().lower() for name in table.column_names]
     if sorted(names) != ["id", "label"]:
         problem = f"{path} has the columns {', '.join(table.column_names)}."
@@ -92,14 +83,14 @@ def read_sample(path: Path) -> SampleTable:
     counts = np.bincount(_cells(image, label), minlength=6 * len(images))
     problems += list_rows("id", "more than once", np.flatnonzero(counts > 1), lambda cell: _cell_name(images, cell))
     problems += _incomplete(counts, images)
-    raise_csv_problems(path, problems, "Use the sample submission as it was distributed.")
-    return SampleTable(to_objects(ids), images)
+    csv_text.raise_csv_problems(path, problems, "Use the sample submission as it was distributed.")
+    return SampleTable(csv_text.to_objects(ids), images)
 
 
 def _read_long(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> LabelTable:
     problems: list[str] = []
     label, images, image = _split_ids(ids, problems)
-    values = parse_numbers(texts)
+    values = csv_text.parse_numbers(texts)
     invalid = np.flatnonzero(~((values >= 0) & (values <= 1)))
     problems += list_rows(
         "label",
@@ -108,7 +99,7 @@ def _read_long(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> Labe
         lambda row: f"{line(row)} ({ids[row].as_py()}): {texts[row].as_py()!r}",
     )
     cells = _cells(image, label)
-    merged, disagree = merge_rows(cells, 6 * len(images), values[label >= 0][:, None])
+    merged, disagree = csv_text.merge_rows(cells, 6 * len(images), values[label >= 0][:, None])
     problems += list_rows("id", "with rows that disagree", disagree, lambda cell: _cell_name(images, cell))
     counts = np.bincount(cells, minlength=6 * len(images))
     problems += _incomplete(counts, images)
@@ -117,9 +108,9 @@ def _read_long(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> Labe
 
 def _read_wide(path: Path, table: pa.Table, names: list[str]) -> LabelTable:
     column = table.column(names.index("image"))
-    problems = list_rows("row", "without an image", empty_rows(column))
+    problems = list_rows("row", "without an image", csv_text.empty_rows(column))
     texts = [table.column(names.index(name)) for name in LABELS]
-    values = np.stack([parse_numbers(text) for text in texts], axis=1)
+    values = np.stack([csv_text.parse_numbers(text) for text in texts], axis=1)
 
     def example(cell: int) -> str:
         row, k = divmod(cell, len(LABELS))
@@ -127,8 +118,8 @@ def _read_wide(path: Path, table: pa.Table, names: list[str]) -> LabelTable:
 
     invalid = np.flatnonzero(~((values >= 0) & (values <= 1)))
     problems += list_rows("label", "outside 0..1 or not a number", invalid, example)
-    image, images = encode_texts(column)
-    merged, disagree = merge_rows(image, len(images), values)
+    image, images = csv_text.encode_texts(column)
+    merged, disagree = csv_text.merge_rows(image, len(images), values)
     problems += list_rows("image", "with rows that disagree", disagree, lambda i: str(images[i]))
     return _label_table(path, problems, images, merged, len(image) - len(images))
 
@@ -136,7 +127,7 @@ def _read_wide(path: Path, table: pa.Table, names: list[str]) -> LabelTable:
 def _label_table(
     path: Path, problems: list[str], images: npt.NDArray[np.object_], values: npt.NDArray[np.float32], duplicates: int
 ) -> LabelTable:
-    raise_csv_problems(path, problems, f"Correct the file. A label CSV has {FORMS}.")
+    csv_text.raise_csv_problems(path, problems, f"Correct the file. A label CSV has {FORMS}.")
     differs = np.flatnonzero(values[:, :5].max(axis=1) != values[:, LABELS.index(ANY)])
     return LabelTable(images, values, duplicates, len(differs), tuple(images[differs[:EXAMPLES]]))
 
@@ -170,7 +161,9 @@ def _split_ids(
     image = np.full(len(ids), -1, np.int32)
     if not parts:
         return label, np.empty(0, object), image
-    codes, names = encode_texts(pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string()))
+    codes, names = csv_text.encode_texts(
+        pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string())
+    )
     image[np.concatenate(positions)] = codes
     return (label, *_sort_by_first_row(image, names))
 

@@ -23,7 +23,7 @@ from ichx.datasets.sources import FileLocation, list_files
 from ichx.errors import IchxError, InvalidInputError, raise_problems
 from ichx.labels import ANY, LABELS, SUBTYPES
 from ichx.text import EXAMPLES, format_count, format_examples
-from ichx.worker_pool import run_jobs, worker_count
+from ichx.worker_pool import map_in_processes, worker_count
 
 MASKS_FILE: Final = "masks.parquet"
 
@@ -53,18 +53,6 @@ _GREY: Final = (b"\x89PNG\r\n\x1a\n", 13, b"IHDR")
 
 
 @dataclass(frozen=True)
-class MaskTable:
-    """Valid masks."""
-
-    slice_ids: npt.NDArray[np.object_]
-    """(M,) sorted."""
-    pngs: list[bytes]
-    """(M,) encoded from the pixels: without texts that the files may contain."""
-    summary: dict[str, Any]
-    """JSON values for the version's summary: counts, and a digest of ids and pixels."""
-
-
-@dataclass(frozen=True)
 class MaskJob:
     """Read the masks at `locations`, whose slices have `shapes` (rows, columns); the first has the number `start`."""
 
@@ -84,14 +72,20 @@ class MaskFile:
     detail: str = ""
 
 
-def read_masks(source: Path, catalog: pd.DataFrame, report: IngestReport, *, processes: int | None = None) -> MaskTable:
-    """Return the masks under `source`, PNG files named by the ids of slices.
+def read_masks(
+    source: Path, catalog: pd.DataFrame, report: IngestReport, *, processes: int | None = None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read the masks under `source`, PNG files named by the ids of slices.
 
     Args:
         source: A folder or zip, see `list_files`.
         catalog: The labelled catalog.
         report: Receives how the masks match the slices and their labels.
         processes: Worker processes; one per core when None.
+
+    Returns:
+        The masks as a version stores them (`slice_id`, sorted, and `png`, encoded without texts of the file), and their
+        summary for the version: counts, and a digest of ids and pixels.
 
     Raises:
         InvalidInputError: Masks are rejected (all are listed, see `MASK_DEFECTS`), or none matches a slice.
@@ -132,7 +126,7 @@ def read_masks(source: Path, catalog: pd.DataFrame, report: IngestReport, *, pro
     if others:
         report.warn(f"Ignored {format_count(others, 'file')} that are not PNG next to the masks.")
     summary |= _compare_with_labels(catalog, rows, masks, report)
-    return MaskTable(ids, [mask.png for mask in masks], summary)
+    return pd.DataFrame({"slice_id": ids, "png": [mask.png for mask in masks]}), summary
 
 
 def read_chunk(job: MaskJob) -> tuple[int, list[MaskFile]]:
@@ -179,11 +173,6 @@ def decode_mask(png: bytes) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def masks_frame(table: MaskTable) -> pd.DataFrame:
-    """Return `table` as a version stores it: `slice_id`, `png`."""
-    return pd.DataFrame({"slice_id": table.slice_ids, "png": table.pngs})
-
-
 def masks_by_row(frame: pd.DataFrame, slices: pd.DataFrame) -> dict[int, bytes]:
     """Return the PNGs of a version's `frame` by row of `slices`. Raises `ValueError` for missing columns."""
     if missing := {"slice_id", "png"} - set(frame):
@@ -208,7 +197,7 @@ def _read_all(locations: list[FileLocation], owners: pd.DataFrame, processes: in
         MaskJob(start, tuple(locations[start : start + CHUNK]), tuple(shapes[start : start + CHUNK]))
         for start in range(0, len(locations), CHUNK)
     ]
-    found: dict[int, list[MaskFile]] = dict(run_jobs(read_chunk, jobs, worker_count(processes, len(jobs))))
+    found: dict[int, list[MaskFile]] = dict(map_in_processes(read_chunk, jobs, worker_count(processes, len(jobs))))
     return [mask for start in sorted(found) for mask in found[start]]
 
 

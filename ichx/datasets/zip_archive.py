@@ -168,14 +168,6 @@ class MemberStream(io.BufferedIOBase):
         """Return the position."""
         return self._position
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
     def close(self) -> None:
         """Close the zip."""
         self._handle.close()

@@ -10,7 +10,7 @@ from ichx.store import EpochRecord
 
 if TYPE_CHECKING:
     from ichx.experiments.callbacks import RunCallbacks
-    from ichx.store import PredictionDraft, Run, RunDraft, Store
+    from ichx.store import EndState, PredictionDraft, Run, RunDraft, Store
     from ichx.training.callbacks import EpochResult
 
 HEARTBEAT_SECONDS = 15.0
@@ -87,7 +87,7 @@ def fold_lease(store: "Store", draft: "RunDraft", callbacks: "RunCallbacks") -> 
         callbacks.run_finished("lost", error.problem)
         raise  # the end is recorded already
     except BaseException as error:
-        state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        state: EndState = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = error.problem if isinstance(error, IchxError) else f"{type(error).__name__}: {error}"
         try:
             store.finish_run(run.id, state, error=reason if state == "failed" else None)

@@ -20,7 +20,7 @@ from ichx.store import ExperimentDraft
 
 if TYPE_CHECKING:
     from ichx.plugins import Registry
-    from ichx.store import DatasetVersion, Experiment, Store
+    from ichx.store import DatasetVersion, Experiment, Kind, Store
 
 USE_RECIPE = "Use a recipe as `ichx plugin show NAME --toml` prints it."
 
@@ -131,7 +131,7 @@ def draft(
     folds: str | None = None,
     name: str | None = None,
     parent: int | None = None,
-    kind: str = "experiment",
+    kind: "Kind" = "experiment",
 ) -> ExperimentDraft:
     """Return the draft of an experiment with `recipe`, pinned to `version` and its `folds` (by default the first)."""
     fold_set = version.fold_set(folds)

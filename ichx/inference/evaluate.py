@@ -1,4 +1,4 @@
-"""An experiment's scores on a labelled dataset that it was not made on. Its predictions are kept and made once."""
+"""Scores of an experiment on another labelled dataset. Its predictions are stored and computed once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ import numpy.typing as npt
 
 from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
-from ichx.errors import IchxError
+from ichx.errors import ChangedDataError, ConflictError, CorruptFileError, NotReadyError
 from ichx.evaluation.bootstrap import Bootstrap
-from ichx.evaluation.choices import TTA_VIEWS, Pooling, Tta, check_pooling, check_tta
+from ichx.evaluation.choices import TTA_VIEWS, Pooling, check_pooling, check_tta
 from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.evaluation.oof import mean_over_views
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
 from ichx.evaluation.scorecard import both_scores
 from ichx.experiments.prepare import open_cache
-from ichx.inference.trained import Trained, find_trained, open_networks
+from ichx.inference.trained import InferenceOptions, Trained, find_trained, open_networks
 from ichx.labels import LABELS
 from ichx.store import PredictionDraft, marks
 from ichx.text import format_count, format_examples
@@ -30,15 +30,12 @@ if TYPE_CHECKING:
     from ichx.workspace import Workspace
 
 ROLE = "evaluation"
-"""How the store calls predictions of a labelled dataset that the experiment was not made on."""
+"""Role of such predictions in the store."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An experiment's scores on `dataset`, of slices and of studies, by the mean over views, then over `folds`.
-
-    `folds` has each fold's own score. `left_out` counts slices that cannot be decoded.
-    """
+    """Scores of an experiment on another dataset, by the mean over views, then over folds."""
 
     experiment: int
     name: str
@@ -47,39 +44,50 @@ class Evaluation:
     tta: str
     marks: tuple[str, ...]
     folds: dict[int, float]
+    """Score of each fold alone."""
     slices: Bootstrap
     studies: Bootstrap
     left_out: int
+    """Slices that cannot be decoded."""
 
 
 def evaluate_dataset(
     project: "Project",
     number: int,
     dataset: str,
+    options: InferenceOptions | None = None,
     *,
-    events: "Callbacks",
-    tta: Tta = "none",
+    callbacks: "Callbacks",
     pooling: Pooling = "max",
-    folds: Sequence[int] | None = None,
-    device: str = "auto",
-    workers: int | None = None,
 ) -> Evaluation:
-    """Return the scores of experiment `number` on the newest version of `dataset`, predicting what is not predicted.
+    """Return the scores of experiment `number` on the newest version of `dataset`; predict what is missing.
 
-    Raises `IchxError` for unknown names, a dataset without labels, and one that shares patients or slices with the
-    dataset that the experiment is made on.
+    Args:
+        project: The open project.
+        number: The experiment.
+        dataset: A labelled dataset without patients of the experiment's dataset.
+        options: Test-time augmentation, folds, device, loader.
+        callbacks: Receives progress and notes.
+        pooling: How slices are pooled to studies: `max` or `noisy_or`.
+
+    Raises:
+        NotFoundError: The experiment or the dataset does not exist.
+        NotReadyError: The dataset has no labels, or no fold is finished.
+        ConflictError: The dataset shares patients or slices with the experiment's dataset.
     """
+    options = options or InferenceOptions()
+    tta, folds = options.tta, options.folds
     views = TTA_VIEWS[check_tta(tta)]
     check_pooling(pooling)
     trained = find_trained(project, number, folds)
     version = project.store.version(dataset)
     if version.label_digest is None:
-        raise IchxError(f"{dataset} has no labels to score against", "predict it: `ichx predict`")
+        raise NotReadyError(f"{dataset} has no labels.", "Predict it without scores: `ichx predict`.")
     data = load_version(project.workspace, version)
     _refuse_shared(project, trained, data)
     if trained.partial is not None and folds is None:
-        events.note(f"experiment {number} predicts with {trained.partial}")
-    _predict_missing(project, trained, data, views, events, device, workers)
+        callbacks.note(f"experiment {number} predicts with {trained.partial}")
+    _predict_missing(project, trained, data, options, callbacks)
     predicted = _read(project, trained, data, views)
     ids = next(iter(predicted.values()))[0]
     rows = data.slices.set_index("slice_id").loc[list(ids)]
@@ -103,7 +111,7 @@ def evaluate_dataset(
 
 
 def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) -> None:
-    """Raise `IchxError` where `data` holds patients or slices of the dataset that the experiment is made on."""
+    """Raise `ConflictError` if `data` contains patients or slices of the experiment's dataset."""
     experiment = trained.experiment
     own = load_version(project.workspace, project.store.version_by_id(experiment.version_id))
     patients = _patients(project.workspace, data)
@@ -113,18 +121,16 @@ def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) ->
     if not shared.any():
         return
     names = np.unique(patients[shared])
-    raise IchxError(
-        f"{format_count(len(names), 'patient')} of {data.version.dataset} with "
-        f"{format_count(int(shared.sum()), 'slice')} "
-        f"also {'stands' if len(names) == 1 else 'stand'} in {own.version.dataset}, which experiment "
-        f"{experiment.number} is made on{format_examples(map(str, names), len(names))}: no score of them is one of "
-        "unseen patients",
-        f"add a dataset without these patients; `ichx scores {experiment.number}` has scores on {own.version.dataset}",
+    raise ConflictError(
+        f"{data.version.dataset} and {own.version.dataset}, the dataset of experiment {experiment.number}, have "
+        f"{format_count(len(names), 'patient')} in common, with {format_count(int(shared.sum()), 'slice')}"
+        f"{format_examples(map(str, names), len(names))}. Scores on them are not scores on unseen patients.",
+        f"Add a dataset without them. `ichx scores {experiment.number}` shows the scores on {own.version.dataset}.",
     )
 
 
 def _patients(workspace: "Workspace", data: LoadedDataset) -> npt.NDArray[np.object_]:
-    """Return each slice's patient as a keyed hash, whether the dataset keeps hashes or, with `--keep-ids`, the ids."""
+    """Return the patient of each slice as a keyed hash, also for datasets that store ids (`--keep-ids`)."""
     patients = data.slices["patient"]
     if data.version.summary.get("keep_ids"):
         patients = hash_ids(patients, workspace.privacy_key())
@@ -135,30 +141,31 @@ def _predict_missing(
     project: "Project",
     trained: Trained,
     data: LoadedDataset,
-    views: Sequence[str],
-    events: "Callbacks",
-    device: str,
-    workers: int | None,
+    options: InferenceOptions,
+    callbacks: "Callbacks",
 ) -> None:
-    """Predict `data` with the folds and views that have not, and record each fold's predictions when it is done."""
+    """Predict `data` with the folds and views that are missing; record the predictions of each finished fold."""
+    views = TTA_VIEWS[options.tta]
     version, number = data.version, trained.experiment.number
-    have = {
+    existing = {
         (p.fold, p.view)
         for p in project.store.predictions(number, role=ROLE, version_id=version.id)
         if (project.workspace.root / p.path).is_file()
     }
-    todo = {fold: [view for view in views if (fold, view) not in have] for fold in trained.weights}
+    todo = {fold: [view for view in views if (fold, view) not in existing] for fold in trained.weights}
     if not any(todo.values()):
         return
-    cache = open_cache(project.workspace, data, trained.recipe, events)
+    cache = open_cache(project.workspace, data, trained.recipe, callbacks)
     rows = np.flatnonzero(cache.valid)
     if not len(rows):
-        raise IchxError(f"no slice of {version.dataset} can be decoded", f"see `ichx data check {version.dataset}`")
+        raise CorruptFileError(
+            f"No slice of {version.dataset} can be decoded.", f"See `ichx data check {version.dataset}`."
+        )
     ids = data.slices["slice_id"].to_numpy(object)[rows]
     labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
     files = project.workspace.experiment_files(number)
-    with open_networks(trained, device, workers, events.note) as network:
-        events.note(f"device: {network.hardware}")
+    with open_networks(trained, options.device, options.workers, callbacks.note) as network:
+        callbacks.note(f"device: {network.hardware}")
         feed = SliceFeed(cache, data.slices, trained.recipe, network.workers)
         for fold, missing in todo.items():
             if not missing:
@@ -169,7 +176,7 @@ def _predict_missing(
                 phase = f"fold {fold} predicts {version.dataset}, {view}"
 
                 def report(done: int, phase: str = phase) -> None:
-                    events.phase(phase, done, len(rows))
+                    callbacks.phase(phase, done, len(rows))
 
                 logits = network.logits(feed, rows, PredictionTask(view, report=report))
                 path = files.fold(fold).predictions(ROLE, view, version.dataset, version.number)
@@ -192,7 +199,7 @@ def _predict_missing(
 def _read(
     project: "Project", trained: Trained, data: LoadedDataset, views: Sequence[str]
 ) -> dict[int, tuple[npt.NDArray[np.object_], FloatArray]]:
-    """Return each fold's (slice ids, mean probabilities (N, 6) over `views`), all folds in the same order."""
+    """Return the slice ids and mean probabilities (N, 6) over `views` of each fold, all in the same order."""
     number, version = trained.experiment.number, data.version
     stored = {(p.fold, p.view): p for p in project.store.predictions(number, role=ROLE, version_id=version.id)}
     found: dict[int, tuple[npt.NDArray[np.object_], FloatArray]] = {}
@@ -202,8 +209,9 @@ def _read(
     ids = next(iter(found.values()))[0]
     same = all(np.array_equal(ids, other) for other, _ in found.values())
     if not same or not data.slices["slice_id"].isin(ids).sum() == len(ids):
-        raise IchxError(
-            f"the kept predictions of experiment {number} are not of one and the same slices of {version.dataset}",
-            f"remove the evaluation files of {version.dataset} in {next(iter(trained.weights.values())).parent.parent}",
+        raise ChangedDataError(
+            f"The stored predictions of experiment {number} are of different slices of {version.dataset}.",
+            f"Remove the evaluation files of {version.dataset} from "
+            f"{project.workspace.experiment_files(number).folder}.",
         )
     return found

@@ -1,13 +1,11 @@
-"""A fold's network as a file for other programs: ONNX, torch.export, or weights that tell their recipe.
+"""Exports the networks of folds for other programs: ONNX, torch.export, or weights with their recipe.
 
-ONNX and torch.export hold the window step: HU go in. What is left to do before is told in the file. Each file is read
-back and compared with the network before it takes its name.
+ONNX and torch.export files contain the window step: their input is HU. The preprocessing before it is described in the
+file. Each file is read back and compared with the network before it is renamed to its final name.
 """
 
 import contextlib
 import json
-import os
-import secrets
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,12 +22,14 @@ from torch import nn
 from ichx import __version__
 from ichx.cache.resize import fit_square
 from ichx.ct.dicom import BRAIN_WINDOW
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError, MissingDependencyError, UnsupportedError
 from ichx.evaluation.metric import probabilities
+from ichx.files import atomic_write
 from ichx.inference.trained import Trained, find_trained
 from ichx.labels import LABELS
 from ichx.loading.loader import centre_crop
 from ichx.phantom.study import make_study
+from ichx.plugins.licences import licence_notice, weights_licence
 from ichx.recipe import InputRecipe
 from ichx.recipe_text import to_toml
 from ichx.training.weights import load_exactly, save_weights
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from ichx.training.callbacks import Callbacks
 
 SUFFIXES: Final = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
-"""The formats, and the suffix of each."""
+"""The suffix of each format."""
 
 TOLERANCE: Final = 1e-4
-"""By how much a probability of the exported network may differ from that of the original."""
+"""Largest allowed difference between probabilities of the exported and the original network."""
 
 INPUTS: Final = ("hu", "windows")
 OUTPUTS: Final = ("logits", "probabilities")
@@ -54,7 +54,7 @@ Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written: on `compared` slices a probability was at most `difference` off the original's."""
+    """An exported file; on `compared` slices probabilities differ from the original's by at most `difference`."""
 
     fold: int
     path: Path
@@ -64,7 +64,7 @@ class Exported:
 
 
 class HuNetwork(nn.Module):
-    """HU `(N, H, W)` float32 and header windows `(N, 2)` float32 to `(N, 6)` logits and probabilities."""
+    """Maps HU `(N, H, W)` float32 and header windows `(N, 2)` float32 to `(N, 6)` logits and probabilities."""
 
     def __init__(self, recipe: InputRecipe, network: nn.Module) -> None:
         super().__init__()
@@ -82,41 +82,54 @@ def export_experiment(
     number: int,
     *,
     format: str,
-    events: "Callbacks",
+    callbacks: "Callbacks",
     folds: Sequence[int] | None = None,
     out: Path | None = None,
 ) -> list[Exported]:
-    """Write the finished folds (`folds`: these) of experiment `number` as `format`, a file each, and return these.
+    """Write each finished fold of an experiment to a file.
 
-    They are named `out`, with the fold in the name where there are several; by default they stand in the experiment's
-    folder. Raises `IchxError` for an unknown format, missing libraries, and a file that predicts something else than
-    the original.
+    Args:
+        project: The open project.
+        number: The experiment.
+        format: One of `SUFFIXES`.
+        callbacks: Receives progress and notes.
+        folds: The folds to export; None for all finished ones.
+        out: File name, which gets the fold number if there are several; None for one in the experiment's folder.
+
+    Raises:
+        InvalidInputError: The format is unknown, or `out` has another suffix.
+        MissingDependencyError: ONNX libraries are not installed.
+        UnsupportedError: The exported network differs from the original.
+        StorageError: A file cannot be written.
     """
     if format not in SUFFIXES:
-        raise IchxError(f"there is no format {format!r}", f"choose one of {', '.join(SUFFIXES)}")
+        raise InvalidInputError(f"Unknown format {format!r}.", f"Use one of {', '.join(SUFFIXES)}.")
     if out is not None and out.suffix != SUFFIXES[format]:
-        raise IchxError(
-            f"{out} is no name for {format}", f"let it end in {SUFFIXES[format]}, or choose another --format"
+        raise InvalidInputError(
+            f"{out} does not have the suffix of {format}.", f"Use the suffix {SUFFIXES[format]} or another --format."
         )
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" and find_spec(name) is None]
     if missing:
-        raise IchxError(f"ONNX needs {', '.join(missing)}, which are not installed", "pip install 'ichx[export]'")
+        raise MissingDependencyError(
+            f"Export to ONNX needs {', '.join(missing)}.", "Install them: pip install 'ichx[export]'."
+        )
     trained = find_trained(project, number, folds)
-    if trained.plugin.notice:
-        events.note(trained.plugin.notice)
-    many = trained.experiment.folds > 1 if out is None else len(trained.weights) > 1
+    notice = licence_notice(trained.plugin, trained.recipe)
+    if notice:
+        callbacks.note(notice)
+    several = trained.experiment.folds > 1 if out is None else len(trained.weights) > 1
     if out is None:
         out = project.workspace.experiment_files(number).export(SUFFIXES[format])
     written = []
     for done, fold in enumerate(trained.weights):
-        events.phase(f"exporting fold {fold}", done, len(trained.weights))
-        path = out.with_name(f"{out.stem}-fold-{fold}{out.suffix}") if many else out
+        callbacks.phase(f"exporting fold {fold}", done, len(trained.weights))
+        path = out.with_name(f"{out.stem}-fold-{fold}{out.suffix}") if several else out
         written.append(_export(trained, fold, format, path))
     return written
 
 
-def described(trained: Trained, fold: int) -> dict[str, Any]:
-    """Return what a user of the file must know: labels, input, what is to be done before, and where it comes from."""
+def describe_export(trained: Trained, fold: int) -> dict[str, Any]:
+    """Return what a user of the file must know: labels, input, preprocessing, provenance."""
     recipe = trained.recipe
     image = recipe.input
     return {
@@ -134,36 +147,36 @@ def described(trained: Trained, fold: int) -> dict[str, Any]:
         "normalize": image.normalize,
         "inputs": {
             "hu": f"({_hu_shape(image)}) float32, Hounsfield units",
-            "windows": "(N, 2) float32, the centre and width in HU of each slice's own window; only where [-1, -1] is "
-            "among `windows` do they count",
+            "windows": "(N, 2) float32, centre and width in HU of each slice's header window; used only if `windows` "
+            "contains [-1, -1]",
         },
         "outputs": {
             "logits": "(N, 6) float32, in the order of `labels`",
             "probabilities": "(N, 6) float32, the logistic function of the logits",
         },
         "preprocessing": preprocessing(image),
-        "weights_licence": trained.plugin.weights_licence,
-        "notice": trained.plugin.notice,
+        "weights_licence": weights_licence(trained.plugin, recipe),
+        "notice": licence_notice(trained.plugin, recipe),
         "recipe": to_toml(recipe),
     }
 
 
 def preprocessing(image: InputRecipe) -> list[str]:
-    """Return what is left to do before the network sees a slice, step by step."""
-    moved = (
-        "move the image by whole pixels so that the centroid of its largest 8-connected component over -500 HU comes "
-        "to the image's centre; fill with -1024 HU"
+    """Return the preprocessing before the network, step by step."""
+    centring = (
+        "move the image by whole pixels so that the centroid of its largest 8-connected component over -500 HU is "
+        "at the image's centre; fill with -1024 HU"
     )
     if image.centre == "series":
-        moved += "; the centroid is the median over the slices of the series"
+        centring += "; the centroid is the median over the slices of the series"
     steps = [
         "Hounsfield units: slope * stored + intercept, rounded, clamped to -1024..32767; padding is -1024",
-        moved if image.centre != "none" else "",
-        "pad to a square with -1024 HU, the image in its middle",
+        centring if image.centre != "none" else "",
+        "pad to a square with -1024 HU, the image in the middle",
         f"resize to {image.size} x {image.size}, {image.resize} (as OpenCV does), rounded to whole HU",
         f"crop the middle {image.crop} x {image.crop}" if image.crop else "",
         "windows: the first WindowCenter and WindowWidth of the header; "
-        f"{list(BRAIN_WINDOW)} where there is none or the width is not positive",
+        f"{list(BRAIN_WINDOW)} if they are missing or the width is not positive",
     ]
     return [step for step in steps if step]
 
@@ -191,44 +204,31 @@ def sample(image: InputRecipe, count: int = 5) -> Arrays:
 
 def _export(trained: Trained, fold: int, format: str, path: Path) -> Exported:
     network = _network(trained, trained.weights[fold])
-    told = described(trained, fold)
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in told.items()}
-    draft = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with contextlib.redirect_stdout(sys.stderr):  # the exporters print
-                if format == "onnx":
-                    run = _write_onnx(network, trained, draft, texts)
-                elif format == "torch-export":
-                    run = _write_program(network, trained, draft, told)
-                else:
-                    save_weights(draft, network.network, texts)
-                    run = _runner(_network(trained, draft))
-                difference, compared = _largest_difference(network, run, trained.recipe.input)
-            if not difference <= TOLERANCE:
-                raise IchxError(
-                    f"fold {fold} as {format} gives probabilities that differ by up to {difference:.2g} from the "
-                    f"original's, more than {TOLERANCE:g}: not written",
-                    "choose another --format",
-                )
-            with draft.open("rb+") as handle:
-                os.fsync(handle.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        return Exported(fold, path, path.stat().st_size, difference, compared)
-    except OSError as error:
-        raise IchxError(
-            f"cannot write {path}: {error.strerror or error}", "free some space, or choose another --out"
-        ) from error
+    description = describe_export(trained, fold)
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in description.items()}
+    with atomic_write(path, "the export", remedy="Free some space, or choose another --out.") as draft:
+        with contextlib.redirect_stdout(sys.stderr):  # the exporters print
+            if format == "onnx":
+                run = _write_onnx(network, trained, draft, texts)
+            elif format == "torch-export":
+                run = _write_program(network, trained, draft, description)
+            else:
+                save_weights(draft, network.network, texts)
+                run = _runner(_network(trained, draft))
+            difference, compared = _largest_difference(network, run, trained.recipe.input)
+        if not difference <= TOLERANCE:
+            raise UnsupportedError(
+                f"Probabilities of fold {fold} as {format} differ by up to {difference:.2g} from the original's, more "
+                f"than {TOLERANCE:g}. Nothing was written.",
+                "Use another --format.",
+            )
+    return Exported(fold, path, path.stat().st_size, difference, compared)
 
 
 def _network(trained: Trained, weights: Path) -> HuNetwork:
     network = trained.plugin.build(trained.recipe, False)
     load_exactly(network, weights)
-    whole = HuNetwork(trained.recipe.input, network)
-    return whole.eval()
+    return HuNetwork(trained.recipe.input, network).eval()
 
 
 Run = Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32]], Arrays]
@@ -244,17 +244,18 @@ def _runner(module: Callable[..., Tensors]) -> Run:
 
 
 def _largest_difference(network: HuNetwork, run: Run, image: InputRecipe) -> tuple[float, int]:
-    """Return the largest difference of a probability, NaN where one is none, over batches of several sizes."""
+    """Return the largest difference of a probability over batches of several sizes, or NaN."""
     hu, windows = sample(image)
     original = _runner(network)
     largest, compared = 0.0, 0
     for count in (len(hu), 1, 3):
         expected, found = original(hu[:count], windows[:count]), run(hu[:count], windows[:count])
         if found[0].shape != expected[0].shape:
-            raise IchxError(
-                f"the exported network gives {found[0].shape} logits for {count} slices", "choose another --format"
+            raise UnsupportedError(
+                f"The exported network returns logits of shape {found[0].shape} for {count} slices.",
+                "Use another --format.",
             )
-        gaps = [float(np.abs(expected[1] - made).max()) for made in (found[1], probabilities(found[0]))]
+        gaps = [float(np.abs(expected[1] - other).max()) for other in (found[1], probabilities(found[0]))]
         largest, compared = float(np.max([largest, *gaps])), compared + count
     return largest, compared
 
@@ -269,9 +270,9 @@ def _dynamic() -> dict[str, Any]:
     return {name: {0: batch} for name in INPUTS}
 
 
-def _write_program(network: HuNetwork, trained: Trained, path: Path, told: dict[str, Any]) -> Run:
+def _write_program(network: HuNetwork, trained: Trained, path: Path, description: dict[str, Any]) -> Run:
     program = torch.export.export(network, _example(trained), dynamic_shapes=_dynamic())
-    torch.export.save(program, path, extra_files={"ichx.json": json.dumps(told, indent=2)})
+    torch.export.save(program, path, extra_files={"ichx.json": json.dumps(description, indent=2)})
     return _runner(torch.export.load(path).module())
 
 
@@ -280,7 +281,7 @@ def _write_onnx(network: HuNetwork, trained: Trained, path: Path, texts: dict[st
     import onnxruntime
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "# The axis name", UserWarning)  # both inputs share the batch
+        warnings.filterwarnings("ignore", "# The axis name", UserWarning)  # both inputs share the batch axis
         program = torch.onnx.export(
             network,
             _example(trained),

@@ -1,8 +1,8 @@
-"""Predicting files that belong to no dataset, with the finished folds of an experiment.
+"""Predicts DICOM files that belong to no dataset, with the finished folds of an experiment.
 
-Slices go the way that training's go: header, series, HU cache, loader, windows, network. The cache is a folder for the
-time of the command, filled and emptied a portion of whole series at a time, so that neither disk nor memory has to
-hold all pixels. Not for writing the result down (`ichx.inference.prediction_files`).
+Slices take the same path as in training: header, series, HU cache, loader, windows, network. The cache is a temporary
+folder that holds some complete series at a time, so that neither disk nor memory holds all pixels. Results are written
+by `prediction_files`.
 """
 
 import shutil
@@ -23,12 +23,12 @@ from ichx.datasets.add import require_usable_slices
 from ichx.datasets.catalog import build_catalog, usable_slices
 from ichx.datasets.ingest import scan_source
 from ichx.datasets.series import neighbour_rows
-from ichx.errors import IchxError
-from ichx.evaluation.choices import TTA_VIEWS, Tta, check_tta
+from ichx.errors import CorruptFileError
+from ichx.evaluation.choices import TTA_VIEWS, check_tta
 from ichx.evaluation.feature_files import FeatureWriter
 from ichx.evaluation.metric import FloatArray, probabilities
 from ichx.inference.scratch import scratch_folder
-from ichx.inference.trained import FoldNetworks, find_trained, open_networks
+from ichx.inference.trained import FoldNetworks, InferenceOptions, find_trained, open_networks
 from ichx.labels import ANY, LABELS
 from ichx.store import marks
 from ichx.training.prediction import PredictionTask
@@ -38,20 +38,13 @@ if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.training.callbacks import Callbacks
 
-PORTION: Final = 16_384
-"""Slices that are cached at once; at 378 px they take 2 GB of disk."""
+CHUNK: Final = 16_384
+"""Slices that are cached at once; at 378 px they take 2 GB of disk space."""
 
 
 @dataclass(frozen=True)
 class FilePredictions:
-    """What `predict_files` found.
-
-    `slices` has a row for each slice, by patient, study, series and order, then one for each file or frame that is no
-    usable slice: `slice_id`, `patient`, `study`, `series` (keyed hashes), `order` (from 0), `position` (mm along the
-    series), a probability per label, `defect`, `file` (under the source), `frame`. Without probabilities where `defect`
-    says why. `studies` has for each study the number of `slices`, of those `left_out`, per label the largest
-    probability, and the most suspicious slice, with the largest probability of `any`. `defects` counts by reason.
-    """
+    """Predictions of files by one experiment."""
 
     experiment: int
     name: str
@@ -59,12 +52,18 @@ class FilePredictions:
     tta: str
     marks: tuple[str, ...]
     slices: pd.DataFrame
+    """One row per slice, by patient, study, series and order, then one per unusable file or frame: `slice_id`,
+    `patient`, `study`, `series` (keyed hashes), `order` (from 0), `position` (mm along the series), a probability per
+    label, `defect`, `file` (relative to the source), `frame`. Rows with a `defect` have no probabilities."""
     studies: pd.DataFrame
+    """One row per study: number of `slices`, how many are `left_out`, the largest probability per label, and the slice
+    with the largest probability of `any`."""
     defects: dict[str, int]
+    """Number of rows by reason."""
 
     @property
     def predicted(self) -> int:
-        """Number of slices that have probabilities."""
+        """Number of slices with probabilities."""
         return int(self.slices["defect"].isna().sum())
 
 
@@ -72,59 +71,65 @@ def predict_files(
     project: "Project",
     number: int,
     source: Path,
+    options: InferenceOptions | None = None,
     *,
-    events: "Callbacks",
-    tta: Tta = "none",
-    folds: Sequence[int] | None = None,
-    device: str = "auto",
-    workers: int | None = None,
+    callbacks: "Callbacks",
     features: Path | None = None,
 ) -> FilePredictions:
-    """Predict the DICOM files of `source` (a file, a folder, a zip, a folder in a zip) with experiment `number`.
+    """Predict DICOM files with an experiment. A probability is the mean over views, then over folds.
 
-    A probability is the mean over the views of `tta`, then over the finished folds (`folds`: these). `features` is a
-    file beside which the pooled features go, one file for each fold and view. Raises `IchxError` where the experiment
-    has no finished fold, and where no file is a usable slice.
+    Args:
+        project: The open project.
+        number: The experiment.
+        source: A file, a folder, a zip, or a folder in a zip.
+        options: Test-time augmentation, folds, device, loader.
+        callbacks: Receives progress and notes.
+        features: Pooled features are written next to this file, one file per fold and view.
+
+    Raises:
+        NotReadyError: The experiment has no finished fold.
+        CorruptFileError: No file is a usable slice.
     """
-    views = TTA_VIEWS[check_tta(tta)]
+    options = options or InferenceOptions()
+    views, folds = TTA_VIEWS[check_tta(options.tta)], options.folds
     trained = find_trained(project, number, folds)
     if trained.partial is not None and folds is None:
-        events.note(f"experiment {number} predicts with {trained.partial}")
+        callbacks.note(f"experiment {number} predicts with {trained.partial}")
     source = source.expanduser().resolve()
-    scan = scan_source(source, progress=lambda done, total: events.phase("reading headers", done, total))
+    scan = scan_source(source, progress=lambda done, total: callbacks.phase("reading headers", done, total))
     catalog, _ = build_catalog(scan, project.workspace.privacy_key())
     require_usable_slices(source, catalog)
     slices = usable_slices(catalog)
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))
-        network = stack.enter_context(open_networks(trained, device, workers, events.note))
+        network = stack.enter_context(open_networks(trained, options.device, options.workers, callbacks.note))
         writers = {
             (fold, view): stack.enter_context(FeatureWriter(_features_path(features, fold, view)))
             for fold in trained.weights
             for view in views
             if features is not None
         }
-        events.note(f"device: {network.hardware}")
-        predicted, reasons = _predict(network, source, slices, views, folder, writers, events)
-    table = _table(catalog, slices, predicted, reasons)
+        callbacks.note(f"device: {network.hardware}")
+        predicted, undecodable = _predict(network, source, slices, views, folder, writers, callbacks)
+    table = _table(catalog, slices, predicted, undecodable)
     found = FilePredictions(
         experiment=number,
         name=trained.experiment.name,
         folds=tuple(trained.weights),
-        tta=tta,
+        tta=options.tta,
         marks=marks(trained.experiment),
         slices=table,
         studies=_studies(table),
         defects={str(reason): int(count) for reason, count in table["defect"].value_counts().items()},
     )
     if not found.predicted:
-        told = ", ".join(f"{reason} ({count:,})" for reason, count in found.defects.items())
-        raise IchxError(f"no slice in {source} can be decoded: {told}", "export or copy the files again")
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in found.defects.items())
+        raise CorruptFileError(f"No slice in {source} can be decoded: {reasons}.", "Export or copy the files again.")
     return found
 
 
-def portions(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of consecutive rows of `slices`: whole series, `size` rows or as many as these take."""
+def split_at_series(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of consecutive rows of `slices`: complete series, about `size` rows at a time."""
     position = pd.Series(np.arange(len(slices)))
     last = position.groupby(pd.factorize(slices["series"])[0]).transform("max").cummax().to_numpy()
     ends = np.flatnonzero(last == position.to_numpy()) + 1
@@ -143,28 +148,28 @@ def _predict(
     views: Sequence[str],
     folder: Path,
     writers: dict[tuple[int, str], FeatureWriter],
-    events: "Callbacks",
+    callbacks: "Callbacks",
 ) -> tuple[FloatArray, dict[int, str]]:
-    """Return the probabilities (N, 6) of `slices`, NaN where decoding fails, and row -> reason of these."""
+    """Return the probabilities (N, 6) of `slices`, NaN where decoding fails, and the reasons by row."""
     trained, total = network.trained, len(slices)
     predicted = np.full((total, len(LABELS)), np.nan)
     reasons: dict[int, str] = {}
-    for start, stop in portions(slices, PORTION):
+    for start, stop in split_at_series(slices, CHUNK):
         part = slices.iloc[start:stop].reset_index(drop=True)
         part = part.assign(**neighbour_rows(part))
 
         def caching(done: int, of: int, start: int = start, stop: int = stop) -> None:
-            events.phase("decoding", start + done * (stop - start) // max(of, 1), total)
+            callbacks.phase("decoding", start + done * (stop - start) // max(of, 1), total)
 
         cache = ensure_cache(folder, "files", source, part, recipe_spec(trained.recipe), progress=caching)
         reasons |= {start + row: reason for row, reason in cache.defects.items()}
         rows = np.flatnonzero(cache.valid)
-        predicted[start + rows] = _mean(network, cache, part, rows, views, writers, start, total, events)
+        predicted[start + rows] = _mean_over_folds(network, cache, part, rows, views, writers, start, total, callbacks)
         shutil.rmtree(cache.folder, ignore_errors=True)
     return predicted, reasons
 
 
-def _mean(
+def _mean_over_folds(
     network: FoldNetworks,
     cache: Cache,
     part: pd.DataFrame,
@@ -173,21 +178,21 @@ def _mean(
     writers: dict[tuple[int, str], FeatureWriter],
     before: int,
     total: int,
-    events: "Callbacks",
+    callbacks: "Callbacks",
 ) -> FloatArray:
     """Return the mean probabilities (N, 6) of `rows` over views, then folds."""
     weights = network.trained.weights
     feed = SliceFeed(cache, part, network.trained.recipe, network.workers)
     passes = len(weights) * len(views)
     mean = np.zeros((len(rows), len(LABELS)))
-    for place, fold in enumerate(weights):
+    for index, fold in enumerate(weights):
         network.load(fold)
         of_views = []
-        for index, view in enumerate(views):
-            through = place * len(views) + index
+        for view_index, view in enumerate(views):
+            done_passes = index * len(views) + view_index
 
-            def report(done: int, through: int = through) -> None:
-                events.phase("predicting", before + (through * len(rows) + done) // passes, total)
+            def report(done: int, done_passes: int = done_passes) -> None:
+                callbacks.phase("predicting", before + (done_passes * len(rows) + done) // passes, total)
 
             task = PredictionTask(view, features=writers.get((fold, view)), report=report)
             logits = network.logits(feed, rows, task)
@@ -197,7 +202,7 @@ def _mean(
 
 
 def _table(catalog: pd.DataFrame, slices: pd.DataFrame, predicted: FloatArray, reasons: dict[int, str]) -> pd.DataFrame:
-    """Return the `slices` of `FilePredictions`: those that were looked at, then what `catalog` refuses."""
+    """Return the `slices` of `FilePredictions`: the usable slices, then the defects of `catalog`."""
     columns = ["slice_id", "patient", "study", "series", "order", "position", "file", "frame"]
     good = slices[columns].copy()
     good[list(LABELS)] = predicted
@@ -227,5 +232,5 @@ def _studies(table: pd.DataFrame) -> pd.DataFrame:
     return studies.reset_index()[["patient", "study", *studies.columns[1:]]]
 
 
-def _features_path(beside: Path, fold: int, view: str) -> Path:
-    return beside.with_name(f"{beside.stem}-fold-{fold}-{view}-features.parquet")
+def _features_path(next_to: Path, fold: int, view: str) -> Path:
+    return next_to.with_name(f"{next_to.stem}-fold-{fold}-{view}-features.parquet")

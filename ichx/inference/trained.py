@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx.errors import ChangedDataError, DivergedError, NotFoundError, NotReadyError
+from ichx.evaluation.choices import Tta
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.training.callbacks import Callbacks
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
     from ichx.plugins import Plugin
     from ichx.project import Project
     from ichx.store import Experiment
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How finished folds predict."""
+
+    tta: Tta = "none"
+    """Test-time augmentation: `none` or `hflip`."""
+    folds: Sequence[int] | None = None
+    """The folds that predict; None for all finished ones."""
+    device: str = "auto"
+    workers: int | None = None
+    """Loader processes; None for as many as keep the device busy."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The interface between those who have jobs and those who execute them. `testing.EngineContract` checks it."""
+"""The interface of engines, which execute jobs. `ichx.jobs.testing.EngineContract` tests an implementation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,51 +8,46 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Job:
-    """A command to execute, without input; its output and errors are appended to `log`.
-
-    A job must not outlive the process that submitted it: `ichx` ends with it (`ichx.child_processes`).
-    `environment` is set beside what the submitting process has. Jobs are safe to run again after any end.
-    """
+    """A command without input. It is safe to repeat, and ends with the process that submitted it."""
 
     argv: tuple[str, ...]
     log: Path
+    """File to which standard output and standard error are appended."""
     name: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables in addition to those of the submitting process."""
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended, `seconds` after it began.
-
-    `exit_code` is the command's; `-N` when signal N ended it, -15 when it was cancelled before it began, 127 when it
-    could not be started (the log says why).
-    """
+    """How a job ended."""
 
     exit_code: int
+    """Of the command; -N if signal N ended it, -15 if it was cancelled before its start, 127 if it could not start."""
     seconds: float
 
 
 class Engine(Protocol):
-    """Executes jobs, each once and in the order of submission as far as there is room. All methods are thread-safe."""
+    """Executes each job once, in the order of submission, as far as there are free slots. Methods are thread-safe."""
 
     def submit(self, job: Job) -> int:
-        """Accept `job`, to be executed as soon as there is room, and return its handle; `RuntimeError` once closed."""
+        """Queue `job` and return its handle. Raises `RuntimeError` after `close`."""
         ...
 
     def poll(self, handle: int) -> JobResult | None:
-        """Return the result of a job that has ended, None before."""
+        """Return the result of a job, None before it has ended."""
         ...
 
     def wait(self, handle: int, timeout: float | None = None) -> JobResult | None:
-        """Return the result when the job has ended, or None after `timeout` seconds."""
+        """Return the result when the job has ended, None after `timeout` seconds."""
         ...
 
     def cancel(self, handle: int) -> None:
-        """Have the job ended with all processes it started, politely first; returns at once, harmless after its end."""
+        """Ask the job and all processes it started to stop; return at once. No effect after its end."""
         ...
 
     def kill(self, handle: int) -> None:
-        """As `cancel`, but at once and not politely; also for a job that was cancelled and takes its time."""
+        """Kill the job and all processes it started, even if it was cancelled before; return at once."""
         ...
 
     def close(self) -> None:

@@ -1,266 +1,217 @@
-"""Launching: folds of several experiments, each in a process of its own, some at a time, through an engine.
+"""Launches: folds of several experiments as jobs, several at a time. A run of a fold is in `ichx.experiments.run`.
 
-What is done is not done again, what fails does not stop the others, and a launch that was stopped goes on when asked
-again. What a fold's run is, is not known here (`ichx.experiments.run`).
+Finished folds are skipped, a failed fold does not stop the others, and a stopped launch resumes when rerun.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from ichx.errors import IchxError, raise_problems
 from ichx.experiments.fold_status import finished_folds, fold_score, live_run, missing_tests
-from ichx.jobs import Engine, Job, JobResult
-from ichx.jobs.fold_job import failure, fold_job, last_line, log_size
-from ichx.jobs.launch_events import (
+from ichx.jobs.engine import Engine, Job, JobResult
+from ichx.jobs.fold_job import fold_job
+from ichx.jobs.job_log import JobLog
+from ichx.jobs.launch_report import (
     Holder,
-    LaunchEvents,
+    LaunchCallbacks,
     LaunchReport,
     PooledScore,
     Unit,
     UnitProgress,
     UnitResult,
+    UnitState,
 )
-from ichx.jobs.resources import Shares, share_machine
-from ichx.project import Project
+from ichx.jobs.resources import Shares
+from ichx.jobs.scheduler import Admission, Scheduler, Task
 from ichx.recipe_text import from_toml
 from ichx.store import marks
 from ichx.training.run_options import RunOptions
 
 if TYPE_CHECKING:
-    from ichx.store import Experiment, Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
+    from ichx.store import Experiment
 
-TICK_SECONDS = 0.2
-LOOK_SECONDS = 1.0
-"""How often a job is looked at for its progress."""
+STOP_CODES: Final = {130, 143, -2, -9, -15}
+"""Exit codes of jobs that end on request: of `ichx` itself, and of signals."""
 
-MOST_UNREAD = 5
-"""How often the store may fail to say what came of a job; each time it has been waited for already."""
 
-STOPPED_CODES = {130, 143, -2, -9, -15}
-"""How a job ends that was told to stop: the first two are of `ichx` itself."""
+@dataclass(frozen=True)
+class LaunchRequest:
+    """The folds to run."""
+
+    experiments: tuple[int, ...]
+    """Numbers of the experiments, in the order in which they run."""
+    folds: tuple[int, ...] | None = None
+    """Folds of each experiment, in the order in which they run; None: all."""
+    jobs: int = 1
+    """Number of folds that run at the same time."""
+    options: RunOptions = field(default_factory=RunOptions)
 
 
 def launch(
     project: "Project",
-    numbers: Sequence[int],
+    request: LaunchRequest,
     engine: Engine,
     *,
-    jobs: int = 1,
-    folds: Sequence[int] | None = None,
-    options: RunOptions | None = None,
-    events: LaunchEvents | None = None,
-    stops: Callable[[], int] = lambda: 0,
+    callbacks: LaunchCallbacks | None = None,
+    stop_level: Callable[[], int] = lambda: 0,
 ) -> LaunchReport:
-    """Run `folds` (all) of the experiments `numbers`, in this order, `jobs` at a time; return what came of it.
+    """Run the requested folds as jobs and return their results.
 
-    `stops` says how often the user asked to stop: once has the jobs stop after their step, twice kills them. Raises
-    `IchxError` before anything runs for unknown experiments and folds, and options that do not fit.
+    Args:
+        project: The open project.
+        request: Experiments, folds and options.
+        engine: Executes the jobs.
+        callbacks: Receives progress and results.
+        stop_level: Returns 0, or 1 to stop all jobs after their step, or more to kill them.
+
+    Raises:
+        NotFoundError: An experiment does not exist.
+        InvalidInputError: An experiment does not have a requested fold.
+        IchxError: An experiment cannot start from the requested weights.
     """
-    options = options or RunOptions()
-    experiments = [project.store.experiment(number) for number in dict.fromkeys(numbers)]
-    units = _units(experiments, folds)
-    if options.pretrained is not None or options.weights is not None:
-        _check_start(project.workspace, experiments, options)
-    launched = _Launch(project.workspace, project.store, engine, options, events or LaunchEvents(), stops, experiments)
-    stopped = launched.run(units, jobs)
+    experiments = [project.store.experiment(number) for number in dict.fromkeys(request.experiments)]
+    units = _units(experiments, request.folds)
+    if request.options.pretrained is not None or request.options.weights is not None:
+        _check_start(project, experiments, request.options)
+    launched = _Launch(project, request, callbacks or LaunchCallbacks(), experiments)
+    stopped = launched.run(units, engine, stop_level)
     return LaunchReport(
         units=tuple(launched.results[unit] for unit in units),
-        experiments=tuple(_pooled(project, e.number) for e in experiments),
+        experiments=tuple(_pooled_score(project, e.number) for e in experiments),
         stopped=stopped,
     )
 
 
 def _units(experiments: "Sequence[Experiment]", folds: Sequence[int] | None) -> list[Unit]:
     problems = [
-        f"experiment {e.number} has no fold {fold}; its folds are 0 to {e.folds - 1}"
+        f"Experiment {e.number} has no fold {fold}. Its folds are 0 to {e.folds - 1}."
         for e in experiments
         for fold in folds or ()
         if not 0 <= fold < e.folds
     ]
-    raise_problems(problems, "give folds that each experiment has, or leave out --fold")
+    raise_problems(problems, "Use folds that every experiment has, or omit --fold.")
     return [Unit(e.number, fold) for e in experiments for fold in dict.fromkeys(folds or range(e.folds))]
 
 
-def _check_start(workspace: "Workspace", experiments: "Sequence[Experiment]", options: RunOptions) -> None:
-    """Raise `IchxError` where an experiment cannot start from the weights that are asked for."""
+def _check_start(project: "Project", experiments: "Sequence[Experiment]", options: RunOptions) -> None:
+    """Raise `IchxError` if an experiment cannot start from the requested weights."""
     from ichx.training.weights import choose_start  # imports torch
 
     for experiment in experiments:
-        home = workspace.experiment_dir(experiment.number)
+        home = project.workspace.experiment_dir(experiment.number)
         recipe = from_toml(experiment.recipe)
         choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
-
-
-@dataclass
-class _Active:
-    unit: Unit
-    device: str
-    job: Job
-    handle: int
-    log_start: int
-    progress: UnitProgress
-    looked: float
-    unread: int = 0
 
 
 class _Launch:
     def __init__(
         self,
-        workspace: "Workspace",
-        store: "Store",
-        engine: Engine,
-        options: RunOptions,
-        events: LaunchEvents,
-        stops: Callable[[], int],
+        project: "Project",
+        request: LaunchRequest,
+        callbacks: LaunchCallbacks,
         experiments: "Sequence[Experiment]",
     ) -> None:
-        self.workspace, self.store, self.engine = workspace, store, engine
-        self.options, self.events, self.stops = options, events, stops
+        self.project, self.request, self.callbacks = project, request, callbacks
         self.experiments = {experiment.number: experiment for experiment in experiments}
         self.results: dict[Unit, UnitResult] = {}
-        self.active: list[_Active] = []
-        self.shares = Shares((options.device,))
+        self._waiting: deque[Unit] = deque()
 
-    def run(self, units: Sequence[Unit], jobs: int) -> bool:
-        """Give each unit its result; return whether the user stopped that."""
-        waiting = deque(self._not_done(units))
-        if not waiting:
-            return False
-        jobs = min(jobs, len(waiting))
-        self.shares = share_machine(self.options.device, jobs)
-        self.events.planned(len(waiting), jobs, str(self.shares))
-        heard = 0
-        try:
-            while waiting or self.active:
-                if (asked := self.stops()) > heard:
-                    heard = asked
-                    self._stop(at_once=asked > 1)
-                    while waiting:
-                        self._end(waiting.popleft(), "not begun")
-                while waiting and len(self.active) < jobs:
-                    self._begin(waiting.popleft())
-                self.active = [a for a in self.active if not self._ended(a, stopping=heard > 0)]
-                if self.active:
-                    time.sleep(TICK_SECONDS)
-        finally:
-            for a in self.active:
-                self.engine.cancel(a.handle)
-            for a in self.active:
-                self.engine.wait(a.handle)
-        return heard > 0
-
-    def _not_done(self, units: Sequence[Unit]) -> list[Unit]:
-        left = []
+    def run(self, units: Sequence[Unit], engine: Engine, stop_level: Callable[[], int]) -> bool:
+        """Set the result of each unit; return whether the user stopped the launch before all were done."""
         for unit in units:
-            # Whether a finished fold has its features, its own run knows.
-            if self._is_done(unit) and not self.options.save_features:
-                self._end(unit, "already done")
+            # Only the run itself knows whether a finished fold has its features.
+            if self.is_done(unit) and not self.request.options.save_features:
+                self.record(unit, "already done")
             else:
-                left.append(unit)
-        return left
+                self._waiting.append(unit)
+        if not self._waiting:
+            return False
+        jobs = min(self.request.jobs, len(self._waiting))
+        scheduler = Scheduler(engine, self.request.options.device, jobs)
+        self.callbacks.planned(len(self._waiting), jobs, scheduler.shares.describe())
+        scheduler.run(self._next_task, stop_level, self.callbacks)
+        for unit in self._waiting:
+            self.record(unit, "not begun")
+        return any(result.state in {"stopped", "not begun"} for result in self.results.values())
 
-    def _is_done(self, unit: Unit) -> bool:
-        finished = unit.fold in finished_folds(Project(self.workspace, self.store), unit.experiment)
-        experiment = self.experiments[unit.experiment]
-        return finished and not missing_tests(Project(self.workspace, self.store), experiment, unit.fold)
+    def is_done(self, unit: Unit) -> bool:
+        """Return whether the fold is trained and has predicted all test sets."""
+        finished = unit.fold in finished_folds(self.project, unit.experiment)
+        return finished and not missing_tests(self.project, self.experiments[unit.experiment], unit.fold)
 
-    def _begin(self, unit: Unit) -> None:
-        if self._is_held(unit):
-            return
-        device = self.shares.device([a.device for a in self.active])
-        workers = self.shares.workers if self.options.workers is None else self.options.workers
-        log = self.workspace.experiment_files(unit.experiment).fold(unit.fold).log
-        job = fold_job(
-            self.workspace,
-            unit.experiment,
-            unit.fold,
-            replace(self.options, device=device, workers=workers),
-            log,
-            self.shares.environment,
+    def record(self, unit: Unit, state: UnitState, result: JobResult | None = None, log: JobLog | None = None) -> None:
+        """Record the result of a fold, with its score."""
+        recorded = UnitResult(
+            unit.experiment, unit.fold, state, fold_score(self.project.store, unit.experiment, unit.fold)
         )
-        start = log_size(job)
-        progress = UnitProgress(0, self.experiments[unit.experiment].epochs, "")
-        self.active.append(_Active(unit, device, job, self.engine.submit(job), start, progress, time.monotonic()))
-        self.events.unit_started(unit, device, self._told(job))
+        if result is not None and log is not None:
+            reason = log.failure(result) if state == "failed" else None
+            recorded = replace(recorded, seconds=result.seconds, log=self.relative(log.path), reason=reason)
+        self._end(recorded)
 
-    def _ended(self, active: _Active, *, stopping: bool) -> bool:
-        """Look how a job does; return whether it has ended, with its result recorded."""
-        result = self.engine.poll(active.handle)
-        if result is None:
-            self._look(active)
-            return False
-        try:
-            self._settle(active, result, stopping=stopping)
-        except IchxError:  # a store that is busy for a while is no reason to stop the other jobs
-            active.unread += 1
-            if active.unread > MOST_UNREAD:
-                raise
-            return False
-        return True
-
-    def _settle(self, active: _Active, result: JobResult, *, stopping: bool) -> None:
-        """Record what came of a job that has ended."""
-        # One that was stopped or killed while it updated the experiment's score has done its work.
-        if result.exit_code == 0 or self._is_done(active.unit):
-            self._end(active.unit, "done", active, result)
-        elif stopping and result.exit_code in STOPPED_CODES:
-            self._end(active.unit, "stopped", active, result)
-        elif not self._is_held(active.unit):  # it may have lost the race for the fold against another process
-            self._end(active.unit, "failed", active, result)
-
-    def _look(self, active: _Active) -> None:
-        """Tell what has changed since a job was looked at last."""
-        if time.monotonic() - active.looked < LOOK_SECONDS:
-            return
-        active.looked = time.monotonic()
-        done, words = active.progress.epochs_done, last_line(active.job.log, active.log_start)
-        try:
-            run = live_run(self.store, active.unit.experiment, active.unit.fold)
-            done = done if run is None else run.epochs_done
-        except IchxError as error:  # a store that is busy for a while is no reason to stop the jobs
-            words = error.problem
-        progress = UnitProgress(done, active.progress.epochs, words)
-        if progress != active.progress:
-            active.progress = progress
-            self.events.unit_moved(active.unit, progress)
-
-    def _is_held(self, unit: Unit) -> bool:
-        """Record a unit as held, where another live process has its fold; return whether that is so."""
-        run = live_run(self.store, unit.experiment, unit.fold)
+    def record_holder(self, unit: Unit) -> bool:
+        """Record the fold as held and return True if another live process runs it."""
+        run = live_run(self.project.store, unit.experiment, unit.fold)
         if run is not None:
-            self._record(UnitResult(unit.experiment, unit.fold, "held", holder=Holder(run.host, run.pid, run.started)))
+            self._end(UnitResult(unit.experiment, unit.fold, "held", holder=Holder(run.host, run.pid, run.started)))
         return run is not None
 
-    def _end(self, unit: Unit, state: str, active: _Active | None = None, result: JobResult | None = None) -> None:
-        known = UnitResult(unit.experiment, unit.fold, state, fold_score(self.store, unit.experiment, unit.fold))
-        if active is not None and result is not None:
-            known = replace(known, seconds=result.seconds, log=self._told(active.job))
-            if state == "failed":
-                known = replace(known, reason=failure(result, active.job.log, active.log_start))
-        self._record(known)
+    def relative(self, log: Path) -> str:
+        """Return the path of a log within the workspace."""
+        return log.relative_to(self.project.workspace.root).as_posix()
 
-    def _record(self, result: UnitResult) -> None:
-        self.results[Unit(result.experiment, result.fold)] = result
-        self.events.unit_ended(result)
+    def _end(self, result: UnitResult) -> None:
+        self.results[result.unit] = result
+        self.callbacks.unit_ended(result)
 
-    def _stop(self, *, at_once: bool) -> None:
-        self.events.stopping(len(self.active), at_once)
-        for active in self.active:
-            if at_once:
-                self.engine.kill(active.handle)
-            else:
-                self.engine.cancel(active.handle)
-
-    def _told(self, job: Job) -> str:
-        return job.log.relative_to(self.workspace.root).as_posix()
+    def _next_task(self, running: int) -> Task | None:
+        return _FoldTask(self, self._waiting.popleft()) if self._waiting else None
 
 
-def _pooled(project: "Project", number: int) -> PooledScore:
-    """Return an experiment's score, brought up to date: the job of its last fold may have been killed before that."""
+class _FoldTask(Task):
+    def __init__(self, launched: _Launch, unit: Unit) -> None:
+        self._launch, self._unit = launched, unit
+        self._progress = UnitProgress(0, launched.experiments[unit.experiment].epochs, "")
+
+    def admit(self) -> Admission:
+        return "skip" if self._launch.record_holder(self._unit) else "run"
+
+    def start(self, device: str, shares: Shares) -> Job:
+        workspace, options = self._launch.project.workspace, self._launch.request.options
+        job = fold_job(workspace, self._unit.experiment, self._unit.fold, options, device, shares)
+        self._launch.callbacks.unit_started(self._unit, device, self._launch.relative(job.log))
+        return job
+
+    def follow(self, log: JobLog) -> bool:
+        done, message = self._progress.epochs_done, log.last_line()
+        try:
+            run = live_run(self._launch.project.store, self._unit.experiment, self._unit.fold)
+            done = done if run is None else run.epochs_done
+        except IchxError as error:  # a busy store must not end the jobs
+            message = error.problem
+        progress = replace(self._progress, epochs_done=done, message=message)
+        if progress != self._progress:
+            self._progress = progress
+            self._launch.callbacks.unit_progressed(self._unit, progress)
+        return True
+
+    def settle(self, result: JobResult, log: JobLog, *, stopping: bool) -> bool:
+        # A job that was stopped or killed while it updated the experiment's score has finished its fold.
+        if result.exit_code == 0 or self._launch.is_done(self._unit):
+            self._launch.record(self._unit, "done", result, log)
+        elif stopping and result.exit_code in STOP_CODES:
+            self._launch.record(self._unit, "stopped", result, log)
+        elif not self._launch.record_holder(self._unit):  # the job may have lost the race for the fold
+            self._launch.record(self._unit, "failed", result, log)
+        return True
+
+
+def _pooled_score(project: "Project", number: int) -> PooledScore:
+    """Return an experiment's score after updating it: the job of its last fold may have been killed before that."""
     from ichx.evaluation.scorecard import update_scores  # imports pandas, which the jobs need not wait for
 
     error = None

@@ -1,64 +1,71 @@
-"""What each of several runs side by side on one machine gets: a device, CPU threads, loader processes."""
+"""Shares of the machine for jobs that run at the same time: a device, CPU threads, loader processes."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ichx.text import format_count
 from ichx.training.run_options import MAX_WORKERS
 from ichx.worker_pool import core_count
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to share: cores, the threads that a run may have, CUDA devices, and an Apple GPU."""
+    """The resources to share."""
 
     cores: int
     threads: int
+    """CPU threads that a run may use."""
     cuda: int = 0
+    """Number of CUDA devices."""
     mps: bool = False
+    """Whether there is an Apple GPU."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """What each run gets: one of `devices`, the variables `environment`, and `workers`; None leaves it the choice."""
+    """The share of each job: one of the devices, environment variables, loader processes."""
 
     devices: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     workers: int | None = None
+    """None leaves the number to the run."""
 
-    def __str__(self) -> str:
-        """What there is to know of them; nothing where each run has the machine as one alone would."""
-        told = [f"devices {', '.join(self.devices)}"] if len(self.devices) > 1 else []
+    def describe(self) -> str:
+        """Return the share in words; an empty string if each job may use the whole machine."""
+        parts = [f"devices {', '.join(self.devices)}"] if len(self.devices) > 1 else []
         threads = self.environment.get("OMP_NUM_THREADS")
-        told += [f"{threads} CPU thread{'s' if threads != '1' else ''} each"] if threads else []
-        told += [f"{self.workers} loader process{'es' if self.workers != 1 else ''} each"] if self.workers else []
-        return ", ".join(told)
+        if threads:
+            parts.append(f"{format_count(int(threads), 'CPU thread')} each")
+        if self.workers:
+            parts.append(f"{format_count(self.workers, 'loader process', 'loader processes')} each")
+        return ", ".join(parts)
 
-    def device(self, taken: Sequence[str]) -> str:
-        """Return the device for one more run beside those on the devices `taken`: the one with the fewest."""
-        return min(self.devices, key=taken.count)
+    def free_device(self, used: Sequence[str]) -> str:
+        """Return the device with the fewest jobs, given the device of each running job."""
+        return min(self.devices, key=used.count)
 
 
-def share_machine(device: str, jobs: int) -> Shares:
-    """Return the shares of `jobs` runs on this machine that are told `device`."""
+def split_machine(device: str, jobs: int) -> Shares:
+    """Return the shares of `jobs` jobs on `device` of this machine."""
     if jobs == 1:
         return Shares((device,))
     cores = core_count()
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    threads = int(asked) if asked.isdecimal() and int(asked) else cores
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(limit) if limit.isdecimal() and int(limit) else cores
     if device == "cpu":
-        return share(Machine(cores, threads), device, jobs)
-    import torch  # takes seconds, and only it knows of GPUs
+        return split(Machine(cores, threads), device, jobs)
+    import torch  # slow to import, and only needed to find GPUs
 
     machine = Machine(cores, threads, torch.cuda.device_count(), torch.backends.mps.is_available())
-    return share(machine, device, jobs)
+    return split(machine, device, jobs)
 
 
-def share(machine: Machine, device: str, jobs: int) -> Shares:
-    """Return the shares of `jobs` runs that are told `device`: every CUDA device, where that leaves the choice.
+def split(machine: Machine, device: str, jobs: int) -> Shares:
+    """Return the shares of `jobs` jobs: on all CUDA devices if `device` is `auto` or `cuda`.
 
-    On a CPU the cores are divided into threads: with more threads than cores, runs wait for each other's. Beside a GPU
-    they are divided into loader processes.
+    CPU cores are split into threads if the jobs train on the CPU, because runs with more threads than cores slow each
+    other down, and into loader processes if they train on a GPU.
     """
     part = max(machine.cores // jobs, 1)
     if device == "cpu" or (device == "auto" and not machine.cuda and not machine.mps):

@@ -27,7 +27,7 @@ from ichx.report.chart import RIGHT
 from ichx.report.collect import STEPS, Progress, ReportData, collect_ensemble, collect_experiment
 from ichx.report.tuned import pictures
 from ichx.store import marks
-from ichx.tuning.describe import good, searched, told
+from ichx.tuning.describe import format_good, format_range, format_searched
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -116,9 +116,9 @@ def _tuning(environment: Environment, data: ReportData) -> Markup | None:
     """Return the section on tuning, where there is something to tell."""
     if not data.tuning:
         return None
-    words = {"searched": searched, "told": told, "good": good}
+    formats = {"format_range": format_range, "format_searched": format_searched, "format_good": format_good}
     template = environment.from_string(_part("tuning.html.j2"))
-    return Markup(template.render(tuning=data.tuning, pictures=pictures(data.tuning), **words))
+    return Markup(template.render(tuning=data.tuning, pictures=pictures(data.tuning), **formats))
 
 
 def _marks(data: ReportData) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from ichx.errors import IchxError
 from ichx.report import tuning_plots as plots
-from ichx.tuning.database import DATABASE
+from ichx.tuning import database_path
 from ichx.tuning.promoted import Promoted, read_one
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Tuning:
 
 def read_tuning(project: "Project", experiment: "Experiment") -> Tuning:
     """Return what is known of the tuning of `experiment`; a study that cannot be read is a note."""
-    if experiment.tuned is None and not (project.workspace.root / "db" / DATABASE).is_file():
+    if experiment.tuned is None and not database_path(project.workspace).is_file():
         return Tuning((), None, ())
     from ichx.tuning.results import read_study, study_names  # imports Optuna
 

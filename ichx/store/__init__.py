@@ -4,6 +4,7 @@ from ichx.store.selection import Selection
 from ichx.store.snapshots import (
     Dataset,
     DatasetVersion,
+    EndState,
     Ensemble,
     EnsembleDraft,
     EnsembleMember,
@@ -14,6 +15,7 @@ from ichx.store.snapshots import (
     FoldDraft,
     FoldSet,
     ImportDraft,
+    Kind,
     Note,
     Prediction,
     PredictionDraft,
@@ -29,6 +31,7 @@ from ichx.store.store import Store, open_store
 __all__ = [
     "Dataset",
     "DatasetVersion",
+    "EndState",
     "Ensemble",
     "EnsembleDraft",
     "EnsembleMember",
@@ -39,6 +42,7 @@ __all__ = [
     "FoldDraft",
     "FoldSet",
     "ImportDraft",
+    "Kind",
     "Note",
     "Prediction",
     "PredictionDraft",

@@ -1,7 +1,7 @@
 """Queries for experiments, over an open connection: register, select, list. Tags and notes: `annotations`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,44 +14,24 @@ from ichx.store.selection import Selection, recipe_values
 from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, TuningInfo
 from ichx.store.tables import dataset_version, experiment, fold_set, tag
 
-_SUMMARY = (
-    experiment.c.number,
-    experiment.c.name,
-    experiment.c.plugin,
-    experiment.c.size,
-    experiment.c.window_kind,
-    experiment.c.score,
-    experiment.c.spread,
-    experiment.c.score_tta,
-    experiment.c.spread_tta,
-    experiment.c.selected,
-    experiment.c.leaked,
-    experiment.c.archived,
-    experiment.c.trashed,
-    experiment.c.kind,
-    experiment.c.parent,
-    func.coalesce(experiment.c.tuned["subset"].as_float(), 1.0).label("subset"),
-    experiment.c.created,
-    dataset_version.c.dataset,
-    dataset_version.c.number.label("dataset_version"),
-    fold_set.c.name.label("fold_set"),
-    fold_set.c.k.label("folds"),
-)
-_DETAILS = (
-    experiment.c.recipe,
-    experiment.c.recipe_digest,
-    experiment.c.version_id,
-    experiment.c.label_digest,
-    experiment.c.fold_set_id,
-    experiment.c.fold_digest,
-    experiment.c.epochs,
-    experiment.c.score_low,
-    experiment.c.score_high,
-    experiment.c.score_tta_low,
-    experiment.c.score_tta_high,
-    experiment.c.origin,
-    experiment.c.tuned,
-)
+_JOINED = {
+    "dataset": dataset_version.c.dataset,
+    "dataset_version": dataset_version.c.number.label("dataset_version"),
+    "fold_set": fold_set.c.name.label("fold_set"),
+    "folds": fold_set.c.k.label("folds"),
+    "subset": func.coalesce(experiment.c.tuned["subset"].as_float(), 1.0).label("subset"),
+}
+"""Columns that do not have the name of a field, or are in another table."""
+
+
+def _columns(kind: type) -> list[Any]:
+    """Return the columns of the fields of a snapshot, except `_PROGRESS` and tags."""
+    found = (_JOINED.get(spec.name, experiment.c.get(spec.name)) for spec in fields(kind))
+    return [column for column in found if column is not None]
+
+
+_SUMMARY = _columns(ExperimentSummary)
+_ALL = _columns(Experiment)
 _PROGRESS = ("folds_done", "state", "stage", "seconds")
 
 
@@ -76,7 +56,7 @@ def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft]) -
 
 def get_experiment(connection: Connection, number: int) -> Experiment:
     """Return experiment `number`."""
-    row = connection.execute(_select(*_SUMMARY, *_DETAILS).where(experiment.c.number == number)).first()
+    row = connection.execute(_select(*_ALL).where(experiment.c.number == number)).first()
     if row is None:
         raise no_experiment(connection, number)
     return _experiment(row, _progress_and_tags(connection, [row])[number])
@@ -84,7 +64,7 @@ def get_experiment(connection: Connection, number: int) -> Experiment:
 
 def get_trials(connection: Connection, parent: int) -> list[Experiment]:
     """Return the tuning trials of experiment `parent`, oldest first, including those in the trash."""
-    query = _select(*_SUMMARY, *_DETAILS).where(experiment.c.parent == parent, experiment.c.kind == "trial")
+    query = _select(*_ALL).where(experiment.c.parent == parent, experiment.c.kind == "trial")
     rows = connection.execute(query.order_by(experiment.c.number)).all()
     others = _progress_and_tags(connection, rows)
     return [_experiment(row, others[row.number]) for row in rows]

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from ichx.errors import ConflictError, NotFoundError, RunEndedError
 from ichx.store.process import host_name, is_process_alive, process_identity
-from ichx.store.snapshots import EpochRecord, Run, RunDraft
+from ichx.store.snapshots import EndState, EpochRecord, Run, RunDraft
 from ichx.store.tables import epoch_metric, run, run_stage
 
 STALLED_AFTER = timedelta(seconds=45)
@@ -21,8 +21,7 @@ DEAD_AFTER = timedelta(seconds=90)
 LIVE_STATES = ("running", "stalled")
 """States of a run that occupies its fold."""
 
-END_STATES = ("done", "failed", "stopped")
-"""States that a run can end in; `dead` is derived by other processes."""
+END_STATES = get_args(EndState)
 
 STATE_COLUMNS = (
     run.c.id,
@@ -125,7 +124,7 @@ def _add_epoch(connection: Connection, run_id: int, record: EpochRecord) -> None
         connection.execute(insert(epoch_metric), rows)
 
 
-def finish_run(connection: Connection, run_id: int, state: str, error: str | None) -> None:
+def finish_run(connection: Connection, run_id: int, state: EndState, error: str | None) -> None:
     """End a running run."""
     if state not in END_STATES:
         raise ValueError(f"a run ends in one of {', '.join(END_STATES)}, not {state!r}")

@@ -12,6 +12,7 @@ from ichx.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from ichx.store.expression import Expression
+    from ichx.store.snapshots import Kind
 
 FIELD_TYPES: Mapping[str, type] = {
     "number": float,
@@ -50,8 +51,8 @@ class Selection:
     """A request for experiments. By default the newest come first, without trials and the trash."""
 
     dataset: str | None = None
-    kind: str | None = "experiment"
-    """`experiment`, `trial`, or None for both."""
+    kind: "Kind | None" = "experiment"
+    """None for both."""
     parent: int | None = None
     tags: tuple[str, ...] = ()
     """All of them must be present."""

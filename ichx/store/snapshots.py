@@ -6,9 +6,13 @@ Datetimes are aware and in UTC. Paths are relative to the workspace root unless 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from ichx.errors import NotFoundError, NotReadyError, did_you_mean
+
+Kind = Literal["experiment", "trial"]
+EndState = Literal["done", "failed", "stopped"]
+"""States that a run can end in; other processes derive `dead`."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,7 @@ class ExperimentDraft:
     """Epochs of all stages, for one fold."""
     parent: int | None = None
     """Number of the experiment that it was cloned or tuned from."""
-    kind: str = "experiment"
-    """`experiment` or `trial`."""
+    kind: Kind = "experiment"
     selected: bool = False
     """Whether a validation score chose some of its values."""
     origin: Mapping[str, Any] | None = None

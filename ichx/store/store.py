@@ -11,12 +11,11 @@ The contract, which `ichx.store.testing.StoreContract` checks:
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Connection
 
@@ -27,6 +26,7 @@ from ichx.store.selection import EXPERIMENTS, Selection
 from ichx.store.snapshots import (
     Dataset,
     DatasetVersion,
+    EndState,
     Ensemble,
     EnsembleDraft,
     EpochRecord,
@@ -46,6 +46,11 @@ from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
     from ichx.store.maintenance import CheckResult, QueryResult
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_Query = Callable[Concatenate[Connection, P], T]
 
 
 def open_store(workspace: Workspace) -> "Store":
@@ -82,6 +87,20 @@ class Store:
     ) -> None:
         self.close()
 
+    def _read(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with database.reading(self._engine) as connection:
+            return query(connection, *args, **kwargs)
+
+    def _write(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with database.writing(self._engine) as connection:
+            return query(connection, *args, **kwargs)
+
+    def _change(self, numbers: Sequence[int], query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query that changes experiments; raise `NotFoundError` unless all of `numbers` exist."""
+        with database.writing(self._engine) as connection:
+            experiments.check_numbers(connection, numbers)
+            return query(connection, *args, **kwargs)
+
     # Datasets
 
     def add_version(self, draft: VersionDraft) -> DatasetVersion:
@@ -92,48 +111,39 @@ class Store:
             InvalidInputError: `test_of` is a test set, or the dataset itself.
             ConflictError: `test_of` differs from that of earlier versions.
         """
-        with database.writing(self._engine) as connection:
-            return datasets.add_version(connection, draft)
+        return self._write(datasets.add_version, draft)
 
     def datasets(self) -> list[Dataset]:
         """Return all datasets, sorted by name."""
-        with database.reading(self._engine) as connection:
-            return datasets.datasets(connection)
+        return self._read(datasets.datasets)
 
     def dataset(self, name: str) -> Dataset:
         """Return the dataset `name`; raise `NotFoundError` with the nearest names if it is unknown."""
-        with database.reading(self._engine) as connection:
-            return datasets.get_dataset(connection, name)
+        return self._read(datasets.get_dataset, name)
 
     def version(self, name: str, number: int | None = None) -> DatasetVersion:
         """Return version `number` of the dataset `name`, by default the latest."""
-        with database.reading(self._engine) as connection:
-            return datasets.version(connection, name, number)
+        return self._read(datasets.version, name, number)
 
     def version_by_id(self, id: int) -> DatasetVersion:
         """Return the dataset version with the `version_id` of an experiment or prediction."""
-        with database.reading(self._engine) as connection:
-            return datasets.version_by_id(connection, id)
+        return self._read(datasets.version_by_id, id)
 
     def test_sets(self, name: str) -> list[DatasetVersion]:
         """Return the latest version of each test set of the dataset `name`."""
-        with database.reading(self._engine) as connection:
-            return datasets.test_sets(connection, name)
+        return self._read(datasets.test_sets, name)
 
     def predictions_of(self, name: str) -> list[Prediction]:
         """Return all predictions for slices of the dataset `name`, sorted by experiment."""
-        with database.reading(self._engine) as connection:
-            return deletion.predictions_of(connection, name)
+        return self._read(deletion.predictions_of, name)
 
     def check_unused(self, name: str) -> None:
         """Raise `ConflictError` if experiments (even in the trash), ensembles, test sets or runs use a dataset."""
-        with database.reading(self._engine) as connection:
-            deletion.check_unused(connection, name)
+        self._read(deletion.check_unused, name)
 
     def delete_dataset(self, name: str) -> None:
         """Delete the dataset `name` with its versions and predictions; raises like `check_unused`."""
-        with database.writing(self._engine) as connection:
-            deletion.delete_dataset(connection, name)
+        self._write(deletion.delete_dataset, name)
 
     # Experiments
 
@@ -143,8 +153,7 @@ class Store:
         Raises:
             ValueError: The digests of a draft differ from those of its dataset version and folds.
         """
-        with database.writing(self._engine) as connection:
-            return experiments.add_experiments(connection, drafts)
+        return self._write(experiments.add_experiments, drafts)
 
     def import_experiment(self, draft: ImportDraft, *, place: Callable[[int], object], root: str) -> Experiment:
         """Register an experiment of another store, with everything recorded about it, under the next number.
@@ -171,13 +180,11 @@ class Store:
 
     def experiment(self, number: int) -> Experiment:
         """Return experiment `number`; raise `NotFoundError` if it is unknown."""
-        with database.reading(self._engine) as connection:
-            return experiments.get_experiment(connection, number)
+        return self._read(experiments.get_experiment, number)
 
     def trials(self, parent: int) -> list[Experiment]:
         """Return the tuning trials of experiment `parent`, oldest first, including those in the trash."""
-        with database.reading(self._engine) as connection:
-            return experiments.get_trials(connection, parent)
+        return self._read(experiments.get_trials, parent)
 
     def experiments(self, selection: Selection = EXPERIMENTS, *, limit: int | None = 50) -> list[ExperimentSummary]:
         """Return the first `limit` experiments of `selection`, or all of them for None."""
@@ -187,8 +194,7 @@ class Store:
         self, selection: Selection = EXPERIMENTS, *, limit: int | None = 50
     ) -> tuple[list[ExperimentSummary], int]:
         """Return the same as `experiments`, and the number of experiments without the limit."""
-        with database.reading(self._engine) as connection:
-            return experiments.list_experiments(connection, selection, limit)
+        return self._read(experiments.list_experiments, selection, limit)
 
     def set_scores(self, number: int, plain: ScoreDraft, tta: ScoreDraft) -> None:
         """Record the OOF scores of an experiment, plain and with test-time augmentation; raise `ValueError` for NaN."""
@@ -198,8 +204,7 @@ class Store:
         invalid = {name: value for name, value in scores.items() if value is not None and not math.isfinite(value)}
         if invalid:
             raise ValueError(f"scores must be finite: {invalid}")
-        with database.writing(self._engine) as connection:
-            experiments.set_scores(connection, number, scores)
+        self._write(experiments.set_scores, number, scores)
 
     # Maintenance
 
@@ -238,48 +243,39 @@ class Store:
 
     def rename(self, number: int, name: str) -> None:
         """Rename experiment `number`."""
-        with self._change([number]) as connection:
-            annotations.rename(connection, number, name)
+        self._change([number], annotations.rename, number, name)
 
     def change_tags(self, number: int, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
         """Add and remove tags of experiment `number`; tags that are present, or missing, already are ignored."""
-        with self._change([number]) as connection:
-            annotations.change_tags(connection, number, add, remove)
+        self._change([number], annotations.change_tags, number, add, remove)
 
     def tags(self) -> dict[str, int]:
         """Return the number of experiments outside the trash by tag."""
-        with database.reading(self._engine) as connection:
-            return annotations.all_tags(connection)
+        return self._read(annotations.all_tags)
 
     def add_note(self, number: int, text: str) -> Note:
         """Record a note about experiment `number`."""
-        with self._change([number]) as connection:
-            return annotations.add_note(connection, number, text)
+        return self._change([number], annotations.add_note, number, text)
 
     def notes(self, number: int) -> list[Note]:
         """Return the notes about experiment `number`, oldest first."""
-        with database.reading(self._engine) as connection:
-            return annotations.notes(connection, number)
+        return self._read(annotations.notes, number)
 
     def archive(self, numbers: Sequence[int], archived: bool = True) -> None:
         """Archive experiments, or unarchive them."""
-        with self._change(numbers) as connection:
-            annotations.archive(connection, numbers, archived)
+        self._change(numbers, annotations.archive, numbers, archived)
 
     def trash(self, numbers: Sequence[int]) -> None:
         """Move all experiments to the trash, or none; raise `ConflictError` while one is running."""
-        with self._change(numbers) as connection:
-            deletion.trash(connection, numbers)
+        self._change(numbers, deletion.trash, numbers)
 
     def restore(self, numbers: Sequence[int]) -> None:
         """Restore experiments from the trash."""
-        with self._change(numbers) as connection:
-            deletion.restore(connection, numbers)
+        self._change(numbers, deletion.restore, numbers)
 
     def ensembles_containing(self, numbers: Sequence[int]) -> dict[int, list[int]]:
         """Return the ensembles that have a member among `numbers`, by number of the member."""
-        with database.reading(self._engine) as connection:
-            return deletion.ensembles_containing(connection, numbers)
+        return self._read(deletion.ensembles_containing, numbers)
 
     def purge(self, number: int) -> None:
         """Delete experiment `number` permanently, with everything recorded about it.
@@ -287,25 +283,15 @@ class Store:
         Raises:
             ConflictError: It is not in the trash, or is a member of an ensemble.
         """
-        with self._change([number]) as connection:
-            deletion.purge(connection, number)
+        self._change([number], deletion.purge, number)
 
     def setting(self, name: str) -> Any:
         """Return the setting `name`, or None."""
-        with database.reading(self._engine) as connection:
-            return annotations.get_setting(connection, name)
+        return self._read(annotations.get_setting, name)
 
     def set_setting(self, name: str, value: Any) -> None:
         """Save `value`, a JSON value, as the setting `name`; None removes it."""
-        with database.writing(self._engine) as connection:
-            annotations.set_setting(connection, name, value)
-
-    @contextmanager
-    def _change(self, numbers: Sequence[int]) -> Iterator[Connection]:
-        """Yield a transaction that changes experiments; raise `NotFoundError` unless all of `numbers` exist."""
-        with database.writing(self._engine) as connection:
-            experiments.check_numbers(connection, numbers)
-            yield connection
+        self._write(annotations.set_setting, name, value)
 
     # Runs
 
@@ -328,16 +314,14 @@ class Store:
         Raises:
             RunEndedError: The run has ended, e.g. because another process took over its fold.
         """
-        with database.writing(self._engine) as connection:
-            runs.heartbeat(connection, run_id, {"stage": stage, "epoch": epoch, "epochs_done": epochs_done})
+        self._write(runs.heartbeat, run_id, {"stage": stage, "epoch": epoch, "epochs_done": epochs_done})
 
     def record_epoch(self, run_id: int, record: EpochRecord) -> None:
         """Record the metrics of an epoch, replacing earlier ones of the same run; also a heartbeat."""
-        with database.writing(self._engine) as connection:
-            runs.record_epoch(connection, run_id, record)
+        self._write(runs.record_epoch, run_id, record)
 
     def finish_run(
-        self, run_id: int, state: str, *, error: str | None = None, predictions: Sequence[PredictionDraft] = ()
+        self, run_id: int, state: EndState, *, error: str | None = None, predictions: Sequence[PredictionDraft] = ()
     ) -> None:
         """End a run in the state `done`, `failed` or `stopped`, and record its predictions in the same transaction."""
         with database.writing(self._engine) as connection:
@@ -346,27 +330,23 @@ class Store:
 
     def runs(self, experiment: int, fold: int | None = None) -> list[Run]:
         """Return the runs of an experiment (of one fold), sorted by fold and attempt."""
-        with database.reading(self._engine) as connection:
-            return runs.list_runs(connection, experiment, fold)
+        return self._read(runs.list_runs, experiment, fold)
 
     def history(self, experiment: int, fold: int) -> list[EpochRecord]:
         """Return the epochs of a fold in order of training; the latest run wins for an epoch that was trained twice."""
-        with database.reading(self._engine) as connection:
-            return runs.history(connection, experiment, fold)
+        return self._read(runs.history, experiment, fold)
 
     # Predictions
 
     def add_predictions(self, drafts: Sequence[PredictionDraft]) -> None:
         """Record predictions; each replaces one of the same experiment, fold, version and view."""
-        with database.writing(self._engine) as connection:
-            add_predictions(connection, drafts)
+        self._write(add_predictions, drafts)
 
     def predictions(
         self, experiment: int, *, role: str | None = None, view: str | None = None, version_id: int | None = None
     ) -> list[Prediction]:
         """Return the matching predictions of an experiment, sorted by version, view and fold."""
-        with database.reading(self._engine) as connection:
-            return list_predictions(connection, experiment, role, view, version_id)
+        return self._read(list_predictions, experiment, role, view, version_id)
 
     # Ensembles
 
@@ -383,10 +363,8 @@ class Store:
 
     def ensembles(self) -> list[Ensemble]:
         """Return all ensembles, oldest first."""
-        with database.reading(self._engine) as connection:
-            return ensembles.list_ensembles(connection)
+        return self._read(ensembles.list_ensembles)
 
     def ensemble(self, number: int) -> Ensemble:
         """Return ensemble `number`; raise `NotFoundError` if it is unknown."""
-        with database.reading(self._engine) as connection:
-            return ensembles.get_ensemble(connection, number)
+        return self._read(ensembles.get_ensemble, number)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from ichx.errors import StorageError
+from ichx.experiment_files import checkpoint_name
 from ichx.files import atomic_path
 from ichx.training.checkpoint_files import checkpoints
 from ichx.training.divergence import check_finite
@@ -165,7 +166,7 @@ def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> 
     Raises:
         StorageError: The disk is full or the folder is not writable; older checkpoints survive.
     """
-    target = folder / f"checkpoint-{position.stage:03d}-{position.epoch:05d}-{position.batch:09d}.pt"
+    target = folder / checkpoint_name(position.stage, position.epoch, position.batch)
     handle = None
     try:
         with atomic_path(target) as draft, draft.open("wb", buffering=0) as raw:

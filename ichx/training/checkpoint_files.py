@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+from ichx.experiment_files import CHECKPOINT_PATTERN
 from ichx.files import DRAFT_PATTERN
 
 OLD_DRAFTS = ("*.tmp", ".*.parquet.*")
@@ -12,7 +13,7 @@ OLD_DRAFTS = ("*.tmp", ".*.parquet.*")
 def checkpoints(folder: Path) -> list[Path]:
     """Return the folder's checkpoints, oldest first by time: those of another training may be at a later position."""
     found = []
-    for path in sorted(folder.glob("checkpoint-*.pt")):
+    for path in sorted(folder.glob(CHECKPOINT_PATTERN)):
         with contextlib.suppress(FileNotFoundError):  # another process has just removed it
             found.append((path.stat().st_mtime_ns, path))
     return [path for _, path in sorted(found)]

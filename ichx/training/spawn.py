@@ -1,7 +1,7 @@
-"""Starting a run as several processes of this machine, and ending them all when one ends badly. Not for what they do.
+"""Starts a run as several processes of this machine and ends all of them when one fails.
 
-The parent computes nothing and imports no torch: it waits, passes signals on, and leaves no process behind. The
-children find each other by the variables that torchrun uses, so that under torchrun a run needs no parent of ours.
+The parent imports no torch: it waits and forwards signals. The children find each other by torchrun's variables
+(`ichx.training.distributed`), so that a run under torchrun needs no such parent.
 """
 
 import contextlib
@@ -13,21 +13,25 @@ import sys
 import time
 from collections.abc import Sequence
 from types import FrameType
+from typing import Final
 
 from ichx.child_processes import child_environment
 from ichx.signals import handle_signals
 
 TICK_SECONDS = 0.1
 GRACE_SECONDS = 20.0
-"""How long the others have to end by themselves when one has ended badly."""
-STOPPED = (130, 143)
-"""Exit codes of processes that were asked to stop, and do."""
+"""Time that the other processes have to end when one has failed."""
+STOP_CODES: Final = (130, 143)
+"""Exit codes of processes that stop on request."""
 
 
 def run_processes(argv: Sequence[str], count: int) -> int:
-    """Run `python -m ichx ARGV` as `count` processes; return the exit code of the first that did not end well, or 0.
+    """Run `python -m ichx ARGV` as `count` processes and wait for them.
 
-    Standard output is the first process's; standard error is everybody's.
+    Standard output is that of the first process, standard error that of all.
+
+    Returns:
+        The exit code of the first process that failed, or 0.
     """
     port = _free_port()
     processes = [_start(argv, rank, count, port) for rank in range(count)]
@@ -61,25 +65,25 @@ def _start(argv: Sequence[str], rank: int, count: int, port: int) -> "subprocess
         stdin=subprocess.DEVNULL,
         stdout=None if rank == 0 else subprocess.DEVNULL,
         env=os.environ | {name: str(value) for name, value in environment.items()} | child_environment(),
-        process_group=0,  # a terminal's Ctrl-C reaches the parent alone, which passes it on once
+        process_group=0,  # a terminal's Ctrl-C reaches only the parent, which forwards it once
     )
 
 
 def _wait(processes: "Sequence[subprocess.Popen[bytes]]") -> int:
-    """Wait for all, but after one that ended badly for `GRACE_SECONDS` only; return its exit code, or 0."""
-    bad: int | None = None
-    until = float("inf")
+    """Wait for all processes, after a failure for at most `GRACE_SECONDS`; return the exit code."""
+    failure: int | None = None
+    deadline = float("inf")
     while True:
         codes = [process.poll() for process in processes]
-        if bad is None:
-            rank, bad = next(((rank, code) for rank, code in enumerate(codes) if code), (0, None))
-            if bad is not None and bad not in STOPPED:  # those that stop may have a checkpoint to write
-                until = time.monotonic() + GRACE_SECONDS
-            if bad is not None and bad < 0:
-                print(f"process {rank} was ended by {signal.Signals(-bad).name}", file=sys.stderr)
+        if failure is None:
+            rank, failure = next(((rank, code) for rank, code in enumerate(codes) if code), (0, None))
+            if failure is not None and failure not in STOP_CODES:  # processes that stop may write a checkpoint
+                deadline = time.monotonic() + GRACE_SECONDS
+            if failure is not None and failure < 0:
+                print(f"process {rank} was ended by {signal.Signals(-failure).name}", file=sys.stderr)
         if None not in codes:
-            return 0 if bad is None else bad if bad > 0 else 128 - bad
-        if time.monotonic() > until:
+            return 0 if failure is None else failure if failure > 0 else 128 - failure
+        if time.monotonic() > deadline:
             for process in processes:
                 _signal(process, signal.SIGKILL)
         time.sleep(TICK_SECONDS)

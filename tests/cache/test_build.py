@@ -35,8 +35,8 @@ from ichx.cache.resize import fit_square
 from ichx.cache.verify import find_caches, verify_caches
 from ichx.ct.dicom import read_slice
 from ichx.ct.geometry import head_centre, shift_to_centre
-from ichx.errors import ChangedDataError, CorruptFileError, IchxError, StorageError
-from ichx.worker_pool import run_jobs
+from ichx.errors import ChangedDataError, CorruptFileError, ProcessError, StorageError
+from ichx.worker_pool import map_in_processes
 
 PLAIN = CacheSpec(48, "none", "bilinear")
 
@@ -323,10 +323,10 @@ def test_folder_that_is_a_file_is_an_error(tmp_path, source):
 
 def test_worker_that_raises_or_dies_is_an_error():
     with pytest.raises(ValueError, match="invalid literal"):
-        list(run_jobs(int, ["1", "x", "2"], 2))
-    with pytest.raises(IchxError, match="worker process died"):
-        list(run_jobs(os._exit, [3, 3, 3], 2))
-    assert sorted(run_jobs(int, ["3", "1", "2"], 2)) == [1, 2, 3]
+        list(map_in_processes(int, ["1", "x", "2"], 2))
+    with pytest.raises(ProcessError):
+        list(map_in_processes(os._exit, [3, 3, 3], 2))
+    assert sorted(map_in_processes(int, ["3", "1", "2"], 2)) == [1, 2, 3]
 
 
 def test_concurrent_builds_give_one_intact_cache(tmp_path, source):

@@ -49,7 +49,7 @@ def outcome(root: Path, number: int) -> tuple[object, ...]:
         return files, weights, without_times(store.history(number, 0)), scores
 
 
-def test_side_by_side_is_as_one_after_another_and_a_failure_is_told(
+def test_folds_in_parallel_end_as_one_after_another_and_failures_are_reported(
     dataset_root: Path, tmp_path: Path, ichx_process: Program
 ) -> None:
     serial, parallel = (Path(shutil.copytree(dataset_root, tmp_path / name)) for name in ("serial", "parallel"))
@@ -59,8 +59,10 @@ def test_side_by_side_is_as_one_after_another_and_a_failure_is_told(
     assert done.code == 1, done.err
     rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in done.out.splitlines() if line.startswith("│")]
     assert rows == [["1", "0", "done"], ["2", "0", "failed"], ["3", "0", "done"]]
-    why = "warning: experiment 2, fold 0 failed: exit code 1: precision fp16 needs a CUDA GPU, not cpu"
-    assert f"{why}; its log: experiments/2/fold-0/run.log" in done.err
+    (warning,) = [line for line in done.err.splitlines() if line.startswith("warning: ")]
+    assert all(
+        value in warning for value in ("experiment 2, fold 0", "exit code 1", "fp16", "experiments/2/fold-0/run.log")
+    )
     assert "3 folds to run, 2 at a time: 1 CPU thread each" in done.err
     assert "Traceback" not in done.err
     assert "fold 0 done: OOF score" in (parallel / "experiments/1/fold-0/run.log").read_text()
@@ -122,6 +124,5 @@ def test_no_job_outlives_its_launch(how: str, dataset_copy: Path) -> None:
         return
     assert launched.returncode == 130
     assert out.count("stopped") == 2
-    assert "stopping, each after its step (again kills): 2 jobs" in err
-    assert "the same command goes on with the rest" in err
+    assert "stopping 2 folds" in err
     assert "Traceback" not in err

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SHORT, Program
-from made_study import fill, new_study, storage
+from optuna_studies import fill, new_study, storage
 
 from ichx.cli import output
 from ichx.cli.reference import commands, help_text

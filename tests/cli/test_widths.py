@@ -1,4 +1,4 @@
-"""Lists fit 80 columns, a row a line; what is cut there is whole in JSON and CSV."""
+"""Tables fit the terminal; values that they shorten are complete in JSON and CSV."""
 
 import io
 import json
@@ -23,11 +23,11 @@ from ichx.project import Project
 from ichx.store import EpochRecord, ScoreDraft, open_store
 from ichx.workspace import open_workspace
 
-LONG = "wide-windows-and-a-name-that-says-all-of-what-was-changed-since-the-last-one"
+LONG = "wide-windows-and-a-name-that-lists-all-of-the-values-that-were-changed-in-the-recipe"
 
 
 def lines(text: str) -> list[str]:
-    """Return the lines of what is printed, all of which fit."""
+    """Return the printed lines; all must fit 80 columns."""
     found = text.splitlines()
     assert [line for line in found if cell_len(line) > 80] == []
     return found
@@ -48,7 +48,7 @@ def long_names(trained_copy: Path, ichx: Program) -> Path:
 def test_experiments(long_names: Path, ichx_process: Program) -> None:
     done = ichx_process("exp", "list", cwd=long_names, COLUMNS="80")
     found = rows(done.out)
-    assert [row[0] for row in found] == ["3", "2", "1"], "no row is folded"
+    assert [row[0] for row in found] == ["3", "2", "1"], "no row wraps"
     assert found[1][1].endswith("…")
     assert LONG.startswith(found[1][1][:-1])
     assert all(row[3:5] == ["2/2", "done"] and " ± " in row[5] for row in found)
@@ -57,20 +57,20 @@ def test_experiments(long_names: Path, ichx_process: Program) -> None:
     assert LONG in ichx_process("exp", "list", cwd=long_names, COLUMNS="200").out
 
 
-def test_marks_fold_between_words_and_stay_whole(long_names: Path, ichx: Program, ichx_process: Program) -> None:
+def test_marks_wrap_between_words(long_names: Path, ichx: Program, ichx_process: Program) -> None:
     assert ichx("exp", "clone", 2, "--name", LONG, cwd=long_names).code == 0
     with open_store(open_workspace(long_names)) as store:
         store.set_scores(4, ScoreDraft(score=0.05842, spread=0.00123), ScoreDraft())
     found = rows(ichx_process("exp", "list", cwd=long_names, COLUMNS="80").out)
     first = [row[5] for row in found[: next(i for i, row in enumerate(found) if row[0] == "3")]]
-    assert len(first) == 2, "it is too wide for one line"
+    assert len(first) == 2, "too wide for one line"
     assert " ".join(first) == "0.05842 ± 0.00123 [partial (0 of 2 folds)]"
 
 
 def test_plugins(tmp_path: Path, ichx_process: Program) -> None:
     plugins = load_registry().plugins
     found = rows(ichx_process("plugin", "list", cwd=tmp_path, COLUMNS="80").out)
-    assert [row[0] for row in found] == list(plugins), "every name is whole, no row is folded"
+    assert [row[0] for row in found] == list(plugins), "no name is cut and no row wraps"
     wide = ichx_process("plugin", "list", cwd=tmp_path, COLUMNS="200").out
     for plugin in plugins.values():
         assert plugin.weights_licence in wide
@@ -93,7 +93,7 @@ def test_datasets(phantom: object, tmp_path: Path, ichx: Program, ichx_process: 
 
 @pytest.fixture(scope="module")
 def crowded(trained_root: Path, phantom: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the trained workspace with all that makes tables wide: long names, many folds, notes, tags, a trash."""
+    """Return the trained workspace with long names, many folds, notes, tags and a trash, which make tables wide."""
     root = Path(shutil.copytree(trained_root, tmp_path_factory.mktemp("crowded") / "workspace"))
     workspace = open_workspace(root)
     with open_store(workspace) as store:
@@ -147,14 +147,14 @@ TABLES = (
     "store sql 'select * from experiment'",
     "store sql 'select number, name, plugin from experiment'",
 )
-"""Every command that prints a table, but for `predict`, `evaluate` and `run`, whose tables are tried elsewhere."""
+"""Commands that print a table, except `predict`, `evaluate` and `run`."""
 
 DROPPING = {"data list": "added", "plugin list": "batch", "data cache ph --size 32": "folder"}
-"""Commands that leave out columns, each with one of these."""
+"""Commands that drop columns, with one dropped column each."""
 
 
 @pytest.mark.parametrize("command", TABLES)
-def test_every_table_fits_and_no_word_is_folded(
+def test_every_table_fits_without_breaking_words(
     command: str, crowded: Path, ichx: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def words(width: int) -> list[str]:
@@ -172,12 +172,14 @@ def test_every_table_fits_and_no_word_is_folded(
     if command in DROPPING:
         assert DROPPING[command] in lost
     else:
-        # what a table of another shape has no need of, what differs each time, and what no line has the room for
-        kept = {w for w in lost if len(w) < 60 and ":" not in w and not w.startswith("ensembles/") and not w.isdigit()}
-        assert kept <= {"exp", "number"}
+        # without words that vary from call to call and words that are too long for a line
+        missing = {
+            w for w in lost if len(w) < 60 and ":" not in w and not w.startswith("ensembles/") and not w.isdigit()
+        }
+        assert missing <= {"exp", "number"}
 
 
-def test_a_table_is_split_or_told_in_paragraphs_before_a_word_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wide_tables_are_split_or_become_paragraphs(monkeypatch: pytest.MonkeyPatch) -> None:
     def shown(**how: bool) -> str:
         written = io.StringIO()
         monkeypatch.setattr(output, "console", Console(file=written, width=40))
@@ -191,7 +193,7 @@ def test_a_table_is_split_or_told_in_paragraphs_before_a_word_is_folded(monkeypa
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
-def test_what_is_dropped_and_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_are_dropped_and_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr(output, "console", Console(file=written, width=width))
     made = build_table(

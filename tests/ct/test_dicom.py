@@ -14,7 +14,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from ichx.ct.dicom import DEFECTS, DicomDefectError, read_headers, read_slice
-from ichx.phantom.encoded_files import damaged, enhanced, whole_files
+from ichx.phantom.encoded_files import damaged, enhanced, valid_files
 
 
 def defect(source, read=read_slice) -> str:
@@ -277,7 +277,7 @@ def test_a_damaged_file_is_a_slice_or_a_named_defect(tmp_path_factory: pytest.Te
 
 
 def test_500_damaged_files_are_slices_or_named_defects(tmp_path: Path) -> None:
-    whole = list(whole_files(tmp_path).values())
+    whole = list(valid_files(tmp_path).values())
     seen: dict[str, int] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 
 from ichx.ct.dicom import read_headers, read_slice
-from ichx.phantom.encoded_files import encoders, whole_files
+from ichx.phantom.encoded_files import encoders, valid_files
 
 HU = head().astype(np.int16) - np.int16(1024)
 """A slice with many negative values."""
@@ -30,7 +30,7 @@ def jpeg2k(stored: np.ndarray, **options) -> bytes:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return whole_files(tmp_path_factory.mktemp("whole"))
+    return valid_files(tmp_path_factory.mktemp("whole"))
 
 
 def test_every_lossless_encoding_of_a_slice_gives_the_same_hu(files: dict[str, bytes]) -> None:

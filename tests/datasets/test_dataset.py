@@ -109,12 +109,12 @@ def test_ids_are_hashed_unless_they_are_to_be_kept(workspace: Workspace, store: 
     assert hashed["patient"].str.fullmatch("[0-9a-f]{16}").all()
     folder = workspace.root / report.version.path
     assert all(b"ID_study" not in file.read_bytes() for file in folder.iterdir())
-    kept = add(workspace, store, cohort, keep_ids=True)
-    assert kept.created
-    plain = load_catalog(workspace, kept.version)
+    with_ids = add(workspace, store, cohort, keep_ids=True)
+    assert with_ids.created
+    plain = load_catalog(workspace, with_ids.version)
     assert set(plain["patient"]) == {str(p) for p in range(6)}
     assert plain["patient"].nunique() == hashed["patient"].nunique()
-    assert (kept.version.digest, kept.version.folds[0].digest) == (
+    assert (with_ids.version.digest, with_ids.version.folds[0].digest) == (
         report.version.digest,
         report.version.folds[0].digest,
     )

@@ -194,6 +194,6 @@ def test_random_damage_gives_a_defect_or_the_content(
         try:
             with open_member(path, index.member(number)) as stream:
                 read = stream.read()
-        except DicomDefectError as refused:
-            reason = refused.reason
+        except DicomDefectError as defect_error:
+            reason = defect_error.reason
         assert reason in MEMBER_DEFECTS or zlib.crc32(read) == index.member(number).crc

@@ -11,12 +11,13 @@ import pytest
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
-from ichx.errors import IchxError
+from ichx.errors import ChangedDataError, ConflictError, IchxError, NotReadyError
 from ichx.evaluation.metric import score
 from ichx.evaluation.scores import study_scores
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.inference.evaluate import Evaluation, evaluate_dataset
 from ichx.inference.predict import predict_files
+from ichx.inference.trained import InferenceOptions
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
 from ichx.plugins import load_registry
@@ -45,14 +46,21 @@ def place(trained_copy: Path, other: PhantomFiles, tmp_path: Path) -> Iterator[t
 
 
 def evaluated(workspace: Workspace, store: Store, dataset: str = "other", **options: Any) -> Evaluation:
-    return evaluate_dataset(Project(workspace, store, load_registry()), 2, dataset, events=RunCallbacks(), **options)
+    return evaluate_dataset(
+        Project(workspace, store, load_registry()),
+        2,
+        dataset,
+        InferenceOptions(tta=options.pop("tta", "none")),
+        callbacks=RunCallbacks(),
+        **options,
+    )
 
 
-def test_the_scores_are_those_of_what_is_predicted(place: tuple[Workspace, Store, Path]) -> None:
+def test_scores_follow_from_the_predictions(place: tuple[Workspace, Store, Path]) -> None:
     workspace, store, files = place
     found = evaluated(workspace, store, tta="hflip", pooling="noisy_or")
     predicted = predict_files(
-        Project(workspace, store, load_registry()), 2, files, events=RunCallbacks(), tta="hflip"
+        Project(workspace, store, load_registry()), 2, files, InferenceOptions("hflip"), callbacks=RunCallbacks()
     ).slices
     truth = load_dataset(Project(workspace, store), "other").slices.set_index("slice_id").loc[predicted["slice_id"]]
     labels, made = truth[list(LABELS)].to_numpy(float), predicted[list(LABELS)].to_numpy(float)
@@ -67,8 +75,8 @@ def test_the_scores_are_those_of_what_is_predicted(place: tuple[Workspace, Store
     ]
 
 
-def test_asked_again_nothing_is_predicted(place: tuple[Workspace, Store, Path]) -> None:
-    """With neither pixels nor a cache left, the kept predictions give the same; a new view needs the files."""
+def test_stored_predictions_are_reused(place: tuple[Workspace, Store, Path]) -> None:
+    """With neither pixels nor a cache left, the stored predictions give the same scores; a new view needs the files."""
     workspace, store, files = place
     first = evaluated(workspace, store, folds=[0])
     shutil.rmtree(files)
@@ -78,9 +86,9 @@ def test_asked_again_nothing_is_predicted(place: tuple[Workspace, Store, Path]) 
         evaluated(workspace, store, folds=[0], tta="hflip")
     with pytest.raises(IchxError, match=str(files)):
         evaluated(workspace, store)
-    kept = workspace.root / store.predictions(2, role="evaluation")[0].path
-    shutil.copy(workspace.experiment_dir(2) / "fold-0" / "oof-identity.parquet", kept)
-    with pytest.raises(IchxError, match="not of one and the same slices of other"):
+    stored = workspace.root / store.predictions(2, role="evaluation")[0].path
+    shutil.copy(workspace.experiment_dir(2) / "fold-0" / "oof-identity.parquet", stored)
+    with pytest.raises(ChangedDataError, match="other"):
         evaluated(workspace, store, folds=[0])
 
 
@@ -88,7 +96,7 @@ def test_asked_again_nothing_is_predicted(place: tuple[Workspace, Store, Path]) 
 def test_patients_that_were_trained_on_are_refused(
     place: tuple[Workspace, Store, Path], phantom: PhantomFiles, other: PhantomFiles, tmp_path: Path, keep_ids: bool
 ) -> None:
-    """Matched whether the other dataset keeps hashes or ids; new patients beside them do not hide them."""
+    """Matched whether the other dataset keeps hashes or ids; new patients among them do not hide them."""
     workspace, store, files = place
     own = load_dataset(Project(workspace, store), "ph").slices
     one = own["patient"].iloc[0]
@@ -100,10 +108,9 @@ def test_patients_that_were_trained_on_are_refused(
         Project(workspace, store), AddRequest("mixed", files, labels=tmp_path / "labels.csv", keep_ids=keep_ids)
     )
     count = int((own["patient"] == one).sum())
-    with pytest.raises(IchxError, match=f"1 patient of mixed with {count} slices also stands in ph") as told:
+    with pytest.raises(ConflictError, match=f"1 patient.*{count} slices") as caught:
         evaluated(workspace, store, "mixed")
-    assert str(one) in told.value.problem
-    assert "add a dataset without these patients" in told.value.remedy
+    assert str(one) in caught.value.problem
     assert not store.predictions(2, version_id=store.version("mixed").id)
 
 
@@ -121,15 +128,15 @@ def test_slices_that_were_trained_on_are_refused_under_another_patient_id(
     add_dataset(Project(workspace, store), AddRequest("renamed", tmp_path / "renamed", labels=phantom.train_labels))
     own, theirs = (load_dataset(Project(workspace, store), name).slices for name in ("ph", "renamed"))
     assert not set(own["patient"]) & set(theirs["patient"])
-    with pytest.raises(IchxError, match=f"8 patients of renamed with {len(theirs)} slices also stand in ph"):
+    with pytest.raises(ConflictError, match=f"8 patients.*{len(theirs)} slices"):
         evaluated(workspace, store, "renamed")
 
 
-def test_a_test_set_has_nothing_to_score_against(place: tuple[Workspace, Store, Path]) -> None:
+def test_a_test_set_has_no_labels(place: tuple[Workspace, Store, Path]) -> None:
     workspace, store, _ = place
-    with pytest.raises(IchxError, match="ph-test has no labels"):
+    with pytest.raises(NotReadyError, match="ph-test"):
         evaluated(workspace, store, "ph-test")
-    with pytest.raises(IchxError, match="8 patients of ph with"):
+    with pytest.raises(ConflictError, match="8 patients"):
         evaluated(workspace, store, "ph")
 
 

@@ -1,4 +1,4 @@
-"""The command of a fold, and what is read from its log."""
+"""The job of a fold, and its log."""
 
 import sys
 from dataclasses import fields
@@ -7,52 +7,57 @@ from pathlib import Path
 import pytest
 
 from ichx.jobs import JobResult
-from ichx.jobs.fold_job import TAIL_BYTES, failure, fold_job, last_line, log_size
+from ichx.jobs.fold_job import fold_job
+from ichx.jobs.job_log import TAIL_BYTES, JobLog
+from ichx.jobs.resources import Shares
 from ichx.training.run_options import RunOptions
 from ichx.workspace import init_workspace
 
 
-def test_every_option_reaches_the_command(tmp_path: Path) -> None:
+def test_the_command_has_every_option(tmp_path: Path) -> None:
     workspace = init_workspace(tmp_path / "workspace")
-    plain = fold_job(workspace, 6, 2, RunOptions(), tmp_path / "log")
+    plain = fold_job(workspace, 6, 2, RunOptions(), "auto", Shares(("auto",)))
     assert plain.argv == (sys.executable, "-m", "ichx", "run", "6", "--fold", "2", "--device", "auto")
     assert plain.environment == {"ICHX_WORKSPACE": str(workspace.root)}
-    changed = {
-        "device": "cuda:1",
-        "pretrained": False,
-        "weights": tmp_path / "w.pth",
-        "workers": 3,
-        "save_features": True,
-    }
+    assert plain.log == workspace.root / "experiments/6/fold-2/run.log"
+    changed = {"pretrained": False, "weights": tmp_path / "w.pth", "workers": 3, "save_features": True}
     for option in fields(RunOptions):
-        value = changed.get(option.name, 5)
-        job = fold_job(workspace, 6, 2, RunOptions(**{option.name: value}), tmp_path / "log", {"A": "b"})
-        assert job.argv != plain.argv, f"{option.name} is not passed on"
-        assert job.environment["A"] == "b"
+        if option.name == "device":
+            continue
+        options = RunOptions(**{option.name: changed.get(option.name, 5)})
+        assert fold_job(workspace, 6, 2, options, "auto", Shares(("auto",))).argv != plain.argv, option.name
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(None, "8"), (3, "3"), (0, "0")])
+def test_a_job_gets_its_share(tmp_path: Path, workers: int | None, expected: str) -> None:
+    workspace = init_workspace(tmp_path / "workspace")
+    shares = Shares(("cuda:0", "cuda:1"), {"OMP_NUM_THREADS": "4"}, workers=8)
+    job = fold_job(workspace, 6, 2, RunOptions(device="cuda", workers=workers), "cuda:1", shares)
+    assert job.argv[-4:] == ("--device", "cuda:1", "--workers", expected)
+    assert job.environment["OMP_NUM_THREADS"] == "4"
 
 
 @pytest.mark.parametrize(
-    ("log", "last", "reason"),
+    ("content", "last", "reason"),
     [
-        (None, "", "it said nothing"),
-        ("", "", "it said nothing"),
+        (None, "", "no output"),
+        ("", "", "no output"),
         ("a line\n  another\n\n", "another", "another"),
-        ("whole\nhalf", "whole", "whole"),
-        ("error: no space\n       free some\n", "free some", "no space"),
+        ("complete\nhalf", "complete", "complete"),
+        ("error: No space.\n       Free some.\n", "Free some.", "No space"),
         ("x" * TAIL_BYTES + "\nlast\n", "last", "last"),
     ],
 )
-def test_a_log_is_read_from_where_the_job_began(tmp_path: Path, log: str | None, last: str, reason: str) -> None:
+def test_a_log_is_read_from_where_the_job_started(tmp_path: Path, content: str | None, last: str, reason: str) -> None:
     path = tmp_path / "log"
-    job = fold_job(init_workspace(tmp_path / "workspace"), 1, 0, RunOptions(), path)
-    assert log_size(job) == 0
-    path.write_text("error: of an earlier attempt\n")
-    start = log_size(job)
-    if log is None:
+    assert JobLog.at_end(path).start == 0
+    path.write_text("error: of an earlier run\n")
+    log = JobLog.at_end(path)
+    if content is None:
         path.unlink()
     else:
         with path.open("a") as file:
-            file.write(log)
-    assert last_line(path, start) == last
-    assert failure(JobResult(1, 2.0), path, start) == f"exit code 1: {reason}"
-    assert failure(JobResult(-9, 2.0), path, start) == f"signal 9: {reason}"
+            file.write(content)
+    assert log.last_line() == last
+    assert log.failure(JobResult(1, 2.0)) == f"exit code 1: {reason}"
+    assert log.failure(JobResult(-9, 2.0)) == f"signal 9: {reason}"

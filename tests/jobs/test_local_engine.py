@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ichx.jobs import LocalEngine
-from ichx.jobs.testing import ENOUGH, EngineContract, python_job
+from ichx.jobs.testing import TIMEOUT, EngineContract, python_job
 from ichx.store.process import is_process_alive, process_identity
 
 
@@ -22,14 +22,14 @@ class TestLocalEngine(EngineContract):
 
 
 def wait_for(path: Path) -> str:
-    deadline = time.monotonic() + ENOUGH
+    deadline = time.monotonic() + TIMEOUT
     while not (path.exists() and path.read_text().endswith("\n")):
         assert time.monotonic() < deadline, f"{path} was never written"
         time.sleep(0.01)
     return path.read_text()
 
 
-def test_a_job_takes_its_own_children_along_and_may_ignore_sigterm(tmp_path: Path) -> None:
+def test_a_job_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
     code = (
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
@@ -41,16 +41,16 @@ def test_a_job_takes_its_own_children_along_and_may_ignore_sigterm(tmp_path: Pat
         mark = process_identity(child)
         assert is_process_alive(child, mark)
         engine.cancel(handle)
-        result = engine.wait(handle, ENOUGH)
+        result = engine.wait(handle, TIMEOUT)
         assert result is not None
         assert result.exit_code == -9
-    gone_by = time.monotonic() + ENOUGH
-    while is_process_alive(child, mark) and time.monotonic() < gone_by:
-        time.sleep(0.01)  # the kernel takes a killed process down a moment later
+    deadline = time.monotonic() + TIMEOUT
+    while is_process_alive(child, mark) and time.monotonic() < deadline:
+        time.sleep(0.01)  # a killed process exists for a moment longer
     assert not is_process_alive(child, mark)
 
 
-def test_sigterm_leaves_time_to_tidy_up(tmp_path: Path) -> None:
+def test_a_cancelled_job_has_time_to_clean_up(tmp_path: Path) -> None:
     code = (
         "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('tidy'), sys.exit(7)))\n"
         "print('ready', flush=True); time.sleep(600)"
@@ -83,27 +83,27 @@ time.sleep(600)
 
 def test_jobs_end_with_an_engine_that_was_killed(tmp_path: Path) -> None:
     owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)])
-    told = [wait_for(tmp_path / name).split() for name in ("tidy", "plain")]
-    assert [word for _, word in told] == ["False"] * 2
-    jobs = [(int(pid), process_identity(int(pid))) for pid, _ in told]
+    lines = [wait_for(tmp_path / name).split() for name in ("tidy", "plain")]
+    assert [inherited for _, inherited in lines] == ["False"] * 2
+    jobs = [(int(pid), process_identity(int(pid))) for pid, _ in lines]
     assert all(is_process_alive(pid, mark) for pid, mark in jobs)
     owner.kill()
     owner.wait()
-    gone_by = time.monotonic() + ENOUGH
-    while any(is_process_alive(pid, mark) for pid, mark in jobs) and time.monotonic() < gone_by:
+    deadline = time.monotonic() + TIMEOUT
+    while any(is_process_alive(pid, mark) for pid, mark in jobs) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(is_process_alive(pid, mark) for pid, mark in jobs)
     assert (tmp_path / "tidy").read_text().endswith("False\ntidy\n")
 
 
-def test_a_closed_engine_keeps_no_file_open(tmp_path: Path) -> None:
+def test_a_closed_engine_leaves_no_file_open(tmp_path: Path) -> None:
     before = len(list(Path("/dev/fd").iterdir()))
     for _ in range(3):
         with closing(LocalEngine(1)) as engine:
-            engine.wait(engine.submit(python_job(tmp_path / "log", "")), ENOUGH)
+            engine.wait(engine.submit(python_job(tmp_path / "log", "")), TIMEOUT)
     assert len(list(Path("/dev/fd").iterdir())) == before
 
 
-def test_no_slots_is_a_mistake() -> None:
+def test_an_engine_needs_a_slot() -> None:
     with pytest.raises(ValueError, match="max_workers"):
         LocalEngine(0)

@@ -1,15 +1,15 @@
-"""What runs side by side get of a machine."""
+"""Shares of a machine."""
 
 import pytest
 
-from ichx.jobs.resources import Machine, Shares, share, share_machine
+from ichx.jobs.resources import Machine, Shares, split, split_machine
 from ichx.worker_pool import core_count
 
 WORKSTATION = Machine(cores=16, threads=8, cuda=2)
 
 
 @pytest.mark.parametrize(
-    ("machine", "device", "jobs", "shares", "told"),
+    ("machine", "device", "jobs", "shares", "text"),
     [
         (Machine(2, 2), "auto", 2, Shares(("auto",), {"OMP_NUM_THREADS": "1"}), "1 CPU thread each"),
         (Machine(16, 8), "cpu", 3, Shares(("cpu",), {"OMP_NUM_THREADS": "5"}), "5 CPU threads each"),
@@ -29,31 +29,29 @@ WORKSTATION = Machine(cores=16, threads=8, cuda=2)
         (Machine(8, 8, mps=True), "auto", 2, Shares(("auto",), workers=4), "4 loader processes each"),
     ],
 )
-def test_cores_and_devices_are_divided(machine: Machine, device: str, jobs: int, shares: Shares, told: str) -> None:
-    assert share(machine, device, jobs) == shares
-    assert str(shares).startswith(told)
+def test_cores_and_devices_are_split(machine: Machine, device: str, jobs: int, shares: Shares, text: str) -> None:
+    assert split(machine, device, jobs) == shares
+    assert shares.describe().startswith(text)
 
 
-def test_one_run_has_the_machine_to_itself() -> None:
-    assert share_machine("auto", 1) == Shares(("auto",))
-    assert str(Shares(("auto",))) == ""
+def test_a_single_job_has_the_whole_machine() -> None:
+    assert split_machine("auto", 1) == Shares(("auto",))
+    assert Shares(("auto",)).describe() == ""
 
 
-def test_a_run_goes_where_the_fewest_are() -> None:
-    shares = share(WORKSTATION, "auto", 4)
-    taken: list[str] = []
+def test_a_job_gets_the_device_with_the_fewest() -> None:
+    shares = split(WORKSTATION, "auto", 4)
+    used: list[str] = []
     for _ in range(4):
-        taken.append(shares.device(taken))
-    assert taken == ["cuda:0", "cuda:1"] * 2
-    assert shares.device(["cuda:0", "cuda:0", "cuda:1"]) == "cuda:1"
+        used.append(shares.free_device(used))
+    assert used == ["cuda:0", "cuda:1"] * 2
+    assert shares.free_device(["cuda:0", "cuda:0", "cuda:1"]) == "cuda:1"
 
 
-@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("1000", None), ("0", None), ("all", None), (None, None)])
-def test_fewer_threads_that_were_asked_for_stay_fewer(
-    asked: str | None, threads: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("limit", "threads"), [("1", 1), ("1000", None), ("0", None), ("all", None), (None, None)])
+def test_a_thread_limit_applies(limit: str | None, threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if asked is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    if limit is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
     part = max(core_count() // 2, 1)
-    assert share_machine("cpu", 2).environment == {"OMP_NUM_THREADS": str(threads or part)}
+    assert split_machine("cpu", 2).environment == {"OMP_NUM_THREADS": str(threads or part)}

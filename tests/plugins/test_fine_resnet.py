@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ichx.errors import IchxError
+from ichx.errors import IchxError, UnsupportedError
 from ichx.plugins import load_registry
 from ichx.recipe_text import apply_settings
 
@@ -38,7 +38,7 @@ def test_other_names_and_pretrained_weights_are_refused() -> None:
     with pytest.raises(IchxError, match="'fine_resnet9'") as caught:
         PLUGIN.build(unknown, False)
     assert "'fine_resnet8'" in caught.value.remedy
-    with pytest.raises(IchxError, match="has no pretrained weights"):
+    with pytest.raises(UnsupportedError, match="fine_resnet8"):
         PLUGIN.build(PLUGIN.recipe, True)
-    with pytest.raises(IchxError, match="fine_resnet8 has no stochastic depth"):
+    with pytest.raises(UnsupportedError, match="fine_resnet8"):
         PLUGIN.build(apply_settings(PLUGIN.recipe, ["model.drop_path=0.1"]), False)

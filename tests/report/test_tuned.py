@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from browser import PROGRAM, Browser
-from made_study import fill, frozen, new_study, register, score_of, storage
 from optuna.trial import TrialState
+from optuna_studies import fill, frozen, new_study, register, score_of, storage
 from report_pages import Page, page
 from test_browser import DRAWN
 
@@ -91,9 +91,9 @@ def test_every_trial_is_drawn_as_it_ended(tuned: Workspace, store: Store, shown:
     view = read_study(Project(tuned, store), 1, "")
     drawn = html[html.index('id="tuning-0-history"') :]
     drawn = drawn[: drawn.index("</svg>")]
-    assert drawn.count('class="dot"') == view.counted("done")
-    assert drawn.count('class="ring"') == view.counted("pruned")
-    assert drawn.count("l3.5 3.5m0 -7l-7 7m0 -7l3.5 3.5") == view.counted("failed")
+    assert drawn.count('class="dot"') == view.count("done")
+    assert drawn.count('class="ring"') == view.count("pruned")
+    assert drawn.count("l3.5 3.5m0 -7l-7 7m0 -7l3.5 3.5") == view.count("failed")
     assert beyond(view) >= 1
     assert score_axis(view).high < 7.5
     assert "score 7.50000" in drawn, "what stands at the end of the axis is told as it is"

@@ -162,6 +162,6 @@ def test_the_live_view_tells_the_epoch_that_goes_on(dataset_copy: Path, ichx: Pr
     done = ichx("run", 1, "--fold", 0, "--device", "cpu", cwd=dataset_copy)
     assert done.code == 0, done.err
     trained = sum(stage == "balanced" for stage, _, _ in history(dataset_copy, 1))
-    assert "; the weights of epoch " in done.err
+    assert "with the weights of epoch " in done.err
     if trained < 12:
-        assert f"balanced ends after {trained} of 12 epochs; the weights of epoch" in done.err
+        assert f"balanced ends after {trained} of 12 epochs with the weights of epoch" in done.err

@@ -59,7 +59,7 @@ class RunContract(StoreFixtures):
         store = registered
         run = store.start_run(run_draft())
         with pytest.raises(ValueError, match="dead"):
-            store.finish_run(run.id, "dead")
+            store.finish_run(run.id, "dead")  # type: ignore[arg-type]
         store.finish_run(run.id, "failed", error="out of memory")
         changes: tuple[Callable[[], None], ...] = (
             lambda: store.heartbeat(run.id),

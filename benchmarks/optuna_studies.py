@@ -1,4 +1,4 @@
-"""Studies as their users run them, as processes, and from outside: what Optuna's file and the store say of one."""
+"""Optuna studies run as processes, killed at random moments, and read from Optuna's database and the store."""
 
 import json
 import os
@@ -23,17 +23,17 @@ from ichx.workspace import init_workspace, open_workspace
 
 FINISHED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL)
 PREVALENCE = {label: round(2.8 * share, 4) for label, share in CHALLENGE_PREVALENCE.items()}
-"""The challenge's, nearly tripled: so that each fold of a few patients has every label."""
+"""The challenge's prevalences, nearly tripled: each fold of a few patients has every label."""
 PIXELS = 64
 END_SECONDS = 1.5
-"""A kill at a trial's end comes within this time after its last prediction is recorded."""
+"""A kill at the end of a trial follows the record of its last prediction within this time."""
 
-Told = dict[int, tuple[str, float | None, str]]
-"""Of each finished trial by its number: state, score, and the values that it tried, as JSON."""
+FinishedTrials = dict[int, tuple[str, float | None, str]]
+"""State, score and parameters (as JSON) by number of a trial."""
 
 
 def make_workspace(folder: Path, patients: int) -> Path:
-    """Return a workspace with a labelled phantom in three folds."""
+    """Return a new workspace with a labelled phantom in three folds."""
     phantom = write_phantom(folder / "phantom", patients=patients, seed=7, size=96, prevalence=PREVALENCE)
     workspace = init_workspace(folder / "workspace")
     with open_store(workspace) as store:
@@ -43,8 +43,8 @@ def make_workspace(folder: Path, patients: int) -> Path:
     return workspace.root
 
 
-def start(root: Path, *command: object) -> "subprocess.Popen[str]":
-    """Return `ichx COMMAND` as a process in the workspace."""
+def start_ichx(root: Path, *command: object) -> "subprocess.Popen[str]":
+    """Start `ichx COMMAND` in the workspace and return its process."""
     return subprocess.Popen(
         [sys.executable, "-m", "ichx", *map(str, command)],
         cwd=root,
@@ -55,46 +55,46 @@ def start(root: Path, *command: object) -> "subprocess.Popen[str]":
     )
 
 
-def ichx(root: Path, *command: object) -> str:
-    """Return what `ichx COMMAND` prints; the benchmark ends where it fails."""
-    process = start(root, *command)
-    out, err = process.communicate()
+def run_ichx(root: Path, *command: object) -> str:
+    """Return the output of `ichx COMMAND`. Raises `SystemExit` if it fails."""
+    process = start_ichx(root, *command)
+    output, errors = process.communicate()
     if process.returncode:
-        raise SystemExit(f"ichx {' '.join(map(str, command))} failed:\n{err}")
-    return out
+        raise SystemExit(f"ichx {' '.join(map(str, command))} failed:\n{errors}")
+    return output
 
 
-def told(root: Path, *command: object) -> Any:
-    """Return what `ichx COMMAND --json` prints."""
-    return json.loads(ichx(root, *command, "--json"))
+def read_json(root: Path, *command: object) -> Any:
+    """Return the output of `ichx COMMAND --json`."""
+    return json.loads(run_ichx(root, *command, "--json"))
 
 
-def new(root: Path, settings: tuple[str, ...], seed: int = 0) -> int:
-    """Return the number of a new experiment of a tiny network with `settings`."""
-    given = [part for setting in (*settings, f"seed={seed}") for part in ("--set", setting)]
-    return _registered(root, "--plugin", "tiny_resnet", "--size", PIXELS, *given)
+def register_tiny(root: Path, settings: tuple[str, ...], seed: int = 0) -> int:
+    """Register an experiment of a tiny network with `settings` and return its number."""
+    options = [part for setting in (*settings, f"seed={seed}") for part in ("--set", setting)]
+    return _register(root, "--plugin", "tiny_resnet", "--size", PIXELS, *options)
 
 
-def _registered(root: Path, *options: object) -> int:
-    return int(told(root, "exp", "new", *options)[0]["number"])
+def _register(root: Path, *options: object) -> int:
+    return int(read_json(root, "exp", "new", *options)[0]["number"])
 
 
-def recipes(root: Path, number: int, study: str) -> list[str]:
-    """Return the recipes, as TOML, that the trials of experiment `number` in its study called `study` have tried."""
+def trial_recipes(root: Path, number: int, study: str) -> list[str]:
+    """Return the recipes, as TOML, of the trials in the study `study` of experiment `number`."""
     with open_store(open_workspace(root)) as store:
         trials = _trials(store, number, f"experiment-{number}-{study}")
         return [store.experiment(experiment).recipe for experiment, _ in trials]
 
 
-def register(root: Path, recipe: str) -> int:
-    """Return the number of a new experiment with `recipe`."""
+def register_recipe(root: Path, recipe: str) -> int:
+    """Register an experiment with `recipe` (TOML) and return its number."""
     file = root / "recipe.toml"
     file.write_text(recipe, encoding="utf-8")
-    return _registered(root, "--from", file)
+    return _register(root, "--from", file)
 
 
-def finished(root: Path, name: str) -> Told:
-    """Return what Optuna's file says of the finished trials of the study called `name`; nothing where there is none."""
+def finished_trials(root: Path, name: str) -> FinishedTrials:
+    """Return the finished trials of the study `name` in Optuna's database; none if there is no such study."""
     path = root / "db" / "tuning.db"
     if not path.exists():
         return {}
@@ -114,18 +114,18 @@ def finished(root: Path, name: str) -> Told:
     }
 
 
-def repeated(root: Path, number: int, name: str) -> int:
-    """Return how many trials of the study called `name` are more than one experiment, or were trained twice."""
+def count_repeated(root: Path, number: int, name: str) -> int:
+    """Return how many trials of the study `name` have several experiments, or were trained several times."""
     with open_store(open_workspace(root)) as store:
         trials = _trials(store, number, name)
-        whole = [sum(run.state == "done" for run in store.runs(experiment)) for experiment, _ in trials]
-    twice = len(trials) - len({trial for _, trial in trials})
-    return twice + sum(max(runs - 1, 0) for runs in whole)
+        done = [sum(run.state == "done" for run in store.runs(experiment)) for experiment, _ in trials]
+    duplicates = len(trials) - len({trial for _, trial in trials})
+    return duplicates + sum(max(runs - 1, 0) for runs in done)
 
 
 @dataclass
 class KillReport:
-    """What came of kills: how many there were, those `at_end` of a trial, and what was `lost` or `repeated`."""
+    """Number of kills, of those at the end of a trial, and of lost or repeated trials."""
 
     kills: int = 0
     at_end: int = 0
@@ -134,16 +134,16 @@ class KillReport:
 
 
 def kill_often(root: Path, number: int, tune: Sequence[object], *, kills: int, span: float) -> KillReport:
-    """Begin the command `tune` on experiment `number` and kill it that often, then let it end; return what was lost.
+    """Start the command `tune` on experiment `number` and kill it `kills` times, then let it finish.
 
-    Of three kills one comes right after a trial has been trained, when it is told to Optuna and the next one gets its
-    values, and two at a random moment within `span` seconds of the start.
+    One of three kills follows the end of a training, when its result is reported to Optuna and the next trial is
+    sampled; two are at random within `span` seconds of the start.
     """
     rng = random.Random(5)
     name = f"experiment-{number}-{tune[tune.index('--study') + 1]}"
-    report, before = KillReport(), Told()
+    report, before = KillReport(), FinishedTrials()
     while report.kills < kills:
-        process = start(root, *tune)
+        process = start_ichx(root, *tune)
         at_end = report.kills % 3 == 0
         if at_end:
             _await_end(root, number, name, process)
@@ -156,20 +156,20 @@ def kill_often(root: Path, number: int, tune: Sequence[object], *, kills: int, s
         process.communicate()
         report.kills += 1
         report.at_end += at_end
-        now = finished(root, name)
-        report.lost += sum(now.get(trial) != of_trial for trial, of_trial in before.items())
-        when = "at the end of a trial" if at_end else "at some moment"
+        now = finished_trials(root, name)
+        report.lost += sum(now.get(trial) != result for trial, result in before.items())
+        when = "at the end of a trial" if at_end else "at random"
         print(f"kill {report.kills}, {when}: {len(now)} trials finished", flush=True)
         before = now
-    ichx(root, *tune)
-    now = finished(root, name)
-    report.lost += sum(now.get(trial) != of_trial for trial, of_trial in before.items())
-    report.repeated = repeated(root, number, name)
+    run_ichx(root, *tune)
+    now = finished_trials(root, name)
+    report.lost += sum(now.get(trial) != result for trial, result in before.items())
+    report.repeated = count_repeated(root, number, name)
     return report
 
 
 def _await_end(root: Path, number: int, name: str, process: "subprocess.Popen[str]") -> None:
-    """Return when one more trial of the study is trained, or the process has ended."""
+    """Wait until one more trial of the study is trained, or the process has ended."""
     with open_store(open_workspace(root)) as store:
 
         def trained() -> int:
@@ -181,5 +181,5 @@ def _await_end(root: Path, number: int, name: str, process: "subprocess.Popen[st
 
 
 def _trials(store: Store, number: int, name: str) -> list[tuple[int, int]]:
-    """Return the experiments of a study with the numbers of their trials."""
+    """Return (experiment, trial) of each trial of a study."""
     return [(e.number, e.tuned.trial) for e in store.trials(number) if e.tuned is not None and e.tuned.study == name]

@@ -1,4 +1,4 @@
-"""Studies as `ichx tune` leaves them, made without training: for what reads them."""
+"""Optuna studies as `ichx tune` leaves them, created without training, for tests of what reads them."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,54 +23,57 @@ SPACE: dict[str, BaseDistribution] = {
     "model.dropout": FloatDistribution(0.0, 0.4),
     "batch": CategoricalDistribution(("16", "32")),
 }
-TEXTS = ["batch=16,32", "model.dropout=0.0..0.4", "stage.balanced.lr=log:0.0001..0.1"]
+SEARCHES = ["batch=16,32", "model.dropout=0.0..0.4", "stage.balanced.lr=log:0.0001..0.1"]
 BEST_LR = 1e-2
 
 
 def score_of(values: Mapping[str, Any]) -> float:
-    """Return a score that depends on the learning rate alone."""
+    """Return a score that depends on the learning rate only."""
     return 0.1 + 0.05 * (math.log10(float(values["stage.balanced.lr"])) - math.log10(BEST_LR)) ** 2
 
 
 @contextmanager
 def storage(workspace: Workspace) -> Iterator[RDBStorage]:
-    made = RDBStorage(f"sqlite:///{workspace.root / 'db' / 'tuning.db'}")
+    """Yield Optuna's storage of the workspace, which is created if needed."""
+    opened = RDBStorage(f"sqlite:///{workspace.root / 'db' / 'tuning.db'}")
     try:
-        yield made
+        yield opened
     finally:
-        made.remove_session()
-        made.engine.dispose()
+        opened.remove_session()
+        opened.engine.dispose()
 
 
-def new_study(made: RDBStorage, parent: Experiment, name: str = "", **setup: Any) -> optuna.Study:
-    called = f"experiment-{parent.number}" + (f"-{name}" if name else "")
-    study = optuna.create_study(storage=made, study_name=called, direction="minimize")
-    given: dict[str, Any] = {"search space": TEXTS, "recipe": parent.recipe_digest, "fold": 0, "subset": 1.0}
-    study.set_user_attr("setup", given | {"length": 1.0, "limits": {}} | setup)
+def new_study(opened: RDBStorage, parent: Experiment, name: str = "", **setup: Any) -> optuna.Study:
+    """Return a new study of `parent`, with parts of its `setup` replaced."""
+    full_name = f"experiment-{parent.number}" + (f"-{name}" if name else "")
+    study = optuna.create_study(storage=opened, study_name=full_name, direction="minimize")
+    common: dict[str, Any] = {"search space": SEARCHES, "recipe": parent.recipe_digest, "fold": 0, "subset": 1.0}
+    study.set_user_attr("setup", common | {"length": 1.0, "limits": {}} | setup)
     return study
 
 
-def register(store: Store, parent: Experiment, study: str, trial: int, values: Mapping[str, Any], **beside: Any) -> int:
-    """Return the number of a trial's experiment, or with a `score` among `beside` of a promoted one."""
+def register(
+    store: Store, parent: Experiment, study: str, trial: int, values: Mapping[str, Any], of: int = 0, **tuned: Any
+) -> int:
+    """Return the number of a trial's experiment, or with a `score` of a promoted one, whose trial is `of`."""
     recipe: Recipe = from_toml(parent.recipe)
-    kind = "experiment" if "score" in beside else "trial"
-    of = beside.pop("of", parent.number)
-    made = replace(
+    kind = "experiment" if "score" in tuned else "trial"
+    experiment = replace(
         draft(
             apply_settings(recipe, [f"{name}={value}" for name, value in values.items()]),
             store.version_by_id(parent.version_id),
             name=f"{study}-{kind}{trial}",
-            parent=of,
+            parent=of or parent.number,
             kind=kind,
         ),
         selected=True,
-        tuned=TuningInfo(study=study, trial=trial, fold=0, values=dict(values), **beside),
+        tuned=TuningInfo(study=study, trial=trial, fold=0, values=dict(values), **tuned),
     )
-    return store.add_experiments([made])[0].number
+    return store.add_experiments([experiment])[0].number
 
 
 def fill(store: Store, parent: Experiment, study: optuna.Study, trials: int, *, seed: int = 0) -> list[int]:
-    """Add `trials` of which the first is the recipe as it is, every fourth is pruned and the second fails early."""
+    """Add trials: the first is the baseline, the second fails, every fourth is pruned; return their experiments."""
     rng = np.random.default_rng(seed)
     numbers = []
     for number in range(trials):
@@ -81,7 +84,7 @@ def fill(store: Store, parent: Experiment, study: optuna.Study, trials: int, *, 
         }
         attrs: dict[str, Any] = {"epochs": [6, 6], "seconds": 60.0}
         if number == 0:
-            values = {"stage.balanced.lr": 4e-3}  # its batch and dropout are not in the space
+            values = {"stage.balanced.lr": 4e-3}  # the space does not contain the recipe's batch and dropout
             attrs["baseline"] = True
         state = TrialState.PRUNED if number % 4 == 3 else TrialState.COMPLETE
         if number == 1:
@@ -104,6 +107,7 @@ def frozen(
     constraints: Sequence[tuple[str, float]] = (),
     **attrs: Any,
 ) -> FrozenTrial:
+    """Return a finished trial with the user attributes `attrs`."""
     reported = {} if score is None else {10: score + 0.02, 13: score + (0.0 if state == TrialState.COMPLETE else 0.01)}
     return create_trial(
         state=state,

@@ -1,4 +1,4 @@
-"""Jobs as subprocesses of this one, a few at a time. POSIX only: each job is a process group."""
+"""The local engine: jobs as subprocesses of this process, each in its process group. POSIX only."""
 
 import contextlib
 import math
@@ -17,23 +17,27 @@ TICK_SECONDS = 0.05
 
 
 @dataclass
-class _Task:
+class _Execution:
     future: "Future[JobResult]"
     cancelled: threading.Event = field(default_factory=threading.Event)
     killed: threading.Event = field(default_factory=threading.Event)
 
 
 class LocalEngine:
-    """Runs at most `slots` jobs at once; a cancelled one gets SIGTERM, and SIGKILL `grace` seconds later.
-
-    With `grace` None it gets all the time it takes. Use it with `contextlib.closing`: jobs that nobody cancels hold up
-    the end of the program.
-    """
+    """Runs at most `slots` jobs at the same time. Use it with `contextlib.closing`, which cancels all jobs."""
 
     def __init__(self, slots: int, *, grace: float | None = 10.0) -> None:
-        """Raise `ValueError` for less than one slot."""
+        """Create an engine.
+
+        Args:
+            slots: Number of jobs that run at the same time.
+            grace: Seconds between SIGTERM and SIGKILL for a cancelled job; None waits until it ends.
+
+        Raises:
+            ValueError: `slots` is less than 1.
+        """
         self._pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="ichx-job")
-        self._tasks: list[_Task] = []
+        self._executions: list[_Execution] = []
         self._lock = threading.Lock()
         self._grace = grace
 
@@ -42,39 +46,39 @@ class LocalEngine:
         cancelled, killed = threading.Event(), threading.Event()
         with self._lock:
             future = self._pool.submit(self._execute, job, cancelled, killed)
-            self._tasks.append(_Task(future, cancelled, killed))
-            return len(self._tasks) - 1
+            self._executions.append(_Execution(future, cancelled, killed))
+            return len(self._executions) - 1
 
     def poll(self, handle: int) -> JobResult | None:
         """See `Engine.poll`."""
-        future = self._tasks[handle].future
+        future = self._executions[handle].future
         return future.result() if future.done() else None
 
     def wait(self, handle: int, timeout: float | None = None) -> JobResult | None:
         """See `Engine.wait`."""
         try:
-            return self._tasks[handle].future.result(timeout)
+            return self._executions[handle].future.result(timeout)
         except TimeoutError:
             return None
 
     def cancel(self, handle: int) -> None:
         """See `Engine.cancel`."""
-        self._tasks[handle].cancelled.set()
+        self._executions[handle].cancelled.set()
 
     def kill(self, handle: int) -> None:
         """See `Engine.kill`."""
-        self._tasks[handle].killed.set()
-        self._tasks[handle].cancelled.set()
+        self._executions[handle].killed.set()
+        self._executions[handle].cancelled.set()
 
     def close(self) -> None:
         """See `Engine.close`."""
         with self._lock:
-            for task in self._tasks:
-                task.cancelled.set()
+            for execution in self._executions:
+                execution.cancelled.set()
             self._pool.shutdown()
 
     def _execute(self, job: Job, cancelled: threading.Event, killed: threading.Event) -> JobResult:
-        """Run `job` to its end, in a thread of the pool; only this thread signals the process, so its id is its own."""
+        """Run `job` to its end in a thread of the pool. Only this thread signals the process, before its id is free."""
         if cancelled.is_set():
             return JobResult(-signal.SIGTERM, 0.0)
         began = time.monotonic()
@@ -96,14 +100,14 @@ class LocalEngine:
             pass
         if process.poll() is None:
             if not killed.is_set():
-                _signal(process, signal.SIGTERM)
-            until = math.inf if self._grace is None else time.monotonic() + self._grace
-            while process.poll() is None and time.monotonic() < until and not killed.wait(TICK_SECONDS):
+                _signal_group(process, signal.SIGTERM)
+            deadline = math.inf if self._grace is None else time.monotonic() + self._grace
+            while process.poll() is None and time.monotonic() < deadline and not killed.wait(TICK_SECONDS):
                 pass
-        _signal(process, signal.SIGKILL)  # it, if it lives, and what it left behind
+        _signal_group(process, signal.SIGKILL)  # the process, if it is alive, and the children that it has left
         return JobResult(process.wait(), time.monotonic() - began)
 
 
-def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter is macOS's word for a group of zombies
+def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
         os.killpg(process.pid, number)
