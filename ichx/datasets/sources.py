@@ -105,9 +105,8 @@ def list_files(source: Path) -> FileList:
 def read_source_slice(file: SourceFile) -> DecodedSlice:
     """Return the slice in `file`.
 
-    Raises:
-        ChangedDataError: The file was removed or changed after the dataset was added, or cannot be read now.
-        DicomDefectError: The slice has a defect.
+    Raises `ChangedDataError` if the file was removed or changed after the dataset was added or cannot be read now, and
+    `DicomDefectError` if the slice has a defect.
     """
     location = file.location
     try:
@@ -203,10 +202,7 @@ def find_drift(files: FileList, catalog: pd.DataFrame) -> Drift:
 def read_zip_member(path: Path) -> bytes | None:
     """Return the content of `path` if it is a member of a zip, as in `data.zip/labels.csv`; otherwise None.
 
-    Raises:
-        NotFoundError: The zip has no such member.
-        CorruptFileError: The zip or the member is damaged.
-        StorageError: The zip cannot be read.
+    Raises `NotFoundError`, `CorruptFileError` or `StorageError`.
     """
     if path.exists() or not any(parent.is_file() for parent in path.parents):
         return None

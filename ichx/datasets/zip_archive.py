@@ -84,11 +84,8 @@ class ZipIndex:
 def read_zip_index(path: Path) -> ZipIndex:
     """Return the files of the zip at `path` in the order of its central directory.
 
-    Raises:
-        InvalidInputError: The file is not a zip.
-        CorruptFileError: The zip is truncated or damaged.
-        UnsupportedError: The zip is split into several files.
-        StorageError: The file cannot be read.
+    Raises `InvalidInputError` for another kind of file, `CorruptFileError` for a truncated or damaged zip,
+    `UnsupportedError` for a part of a split one, and `StorageError` if the file cannot be read.
     """
     try:
         with path.open("rb") as handle:
@@ -104,9 +101,7 @@ def read_zip_index(path: Path) -> ZipIndex:
 def open_member(path: Path, member: Member) -> "MemberStream":
     """Return the content of `member` of the zip at `path` as a seekable stream.
 
-    Raises:
-        DicomDefectError: The member has a defect, or is not where the index says.
-        OSError: The zip cannot be read.
+    Raises `DicomDefectError` for a member with a defect or at another offset, `OSError` if the zip cannot be read.
     """
     if member.defect:
         raise DicomDefectError(member.defect, MEMBER_DEFECTS[member.defect])

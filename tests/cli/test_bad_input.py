@@ -85,7 +85,7 @@ def truncated_files(root: Path) -> None:
         (text_files, "invalid_input", ["files"]),
         (truncated_files, "invalid_input", ["files"]),
         (missing_labels, "not_found", ["labels.csv"]),
-        (empty_labels, "invalid_input", ["labels.csv"]),
+        (empty_labels, "corrupt_file", ["labels.csv"]),
         (other_columns, "invalid_input", ["labels.csv", "name, value"]),
         (label_of_two, "invalid_input", ["labels.csv", "'2'"]),
         (label_of_yes, "invalid_input", ["labels.csv", "'yes'"]),
