@@ -16,7 +16,7 @@ from ichx.training.fold_state import finished_folds, missing_tests, unpredicted_
 from ichx.training.following.follow import followed
 from ichx.training.job import prepare_job
 from ichx.training.lasting.stop import listening
-from ichx.training.launching.group import joined, local_rank, local_size, watching
+from ichx.training.launching.group import AgreedError, joined, local_rank, local_size, watching
 from ichx.training.network.device import choose_hardware
 from ichx.training.network.weights import choose_start
 from ichx.training.options import RunOptions
@@ -139,10 +139,18 @@ def run_experiment(
 
 def _own_device(device: str) -> str:
     """Return what of `device` this process takes: each on a machine has a GPU of its own."""
-    if local_size() == 1:
+    size = local_size()
+    if size == 1:
         return device
     if device not in ("auto", "cuda", "cpu"):
         raise IchxError(f"several processes cannot all compute on {device}", "choose --device auto, cuda or cpu")
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return "cpu"
+    gpus = torch.cuda.device_count()
+    if size > gpus:  # NCCL refuses two processes on one GPU, and they would not be faster than one
+        error = AgreedError if local_rank() else IchxError  # one process of each machine reports it
+        raise error(
+            f"{size} processes need {size} GPUs, and this machine has {gpus} GPU{'s' if gpus != 1 else ''}",
+            f"choose --processes {gpus}" if gpus > 1 else "use one process, or --device cpu",
+        )
     return f"cuda:{local_rank()}"

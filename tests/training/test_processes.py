@@ -17,9 +17,12 @@ from conftest import Program, clean_environment
 from ichx.ct.phantom_dicom import PhantomFiles
 from ichx.data.adding import add_dataset
 from ichx.data.predictions import read_predictions
+from ichx.errors import IchxError
 from ichx.plugins import load_registry
 from ichx.store import open_store
+from ichx.training.launching.group import AgreedError
 from ichx.training.register import new_experiment
+from ichx.training.runner import run_experiment
 from ichx.workspace import open_workspace
 
 SETTINGS = (
@@ -234,3 +237,17 @@ def test_torchrun_starts_them_as_well(registered: Path) -> None:
     assert done.stderr.count("fold 0 done: OOF score") == 1
     with open_store(open_workspace(registered)) as store:
         assert [run.state for run in store.runs(1)] == ["done"]
+
+
+@pytest.mark.parametrize(("rank", "error"), [("0", IchxError), ("1", AgreedError)])
+def test_more_processes_than_gpus_are_refused(
+    registered: Path, monkeypatch: pytest.MonkeyPatch, rank: str, error: type[IchxError]
+) -> None:
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    workspace = open_workspace(registered)
+    with open_store(workspace) as store, pytest.raises(IchxError, match=r"2 processes.* 1 GPU") as caught:
+        run_experiment(workspace, store, load_registry(), 1)
+    assert type(caught.value) is error, "one process of a machine reports it"
