@@ -1,6 +1,6 @@
-"""Cohorts of the size of the RSNA training set for benchmarks and tests: which images of which patients, with labels.
+"""Cohorts of the size of the RSNA training set for benchmarks and tests: images, their patients and labels.
 
-With real data at hand images and labels are real, and so is how they fall on patients; without, both are drawn.
+`real_cohort` uses real images, labels and numbers of slices per patient; `synthetic_cohort` needs no files.
 """
 
 import os
@@ -11,18 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.data.label_csv import read_labels
+from ichx.datasets.label_csv import read_labels
 from ichx.labels import LABELS
 
 PATIENTS = 18_938
 IMAGES = 752_803
 POSITIVES = (3_145, 36_118, 26_205, 35_675, 47_166, 107_933)
-"""Images of the training set that are positive, by label."""
+"""Positive images of the training set by label."""
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Image ids (N,), patients (N,) and labels (N, 6), and a line that says where they come from."""
+    """Image ids (N,), patients (N,) and labels (N, 6), and a description of their origin."""
 
     images: npt.NDArray[np.object_]
     patients: npt.NDArray[np.object_]
@@ -35,7 +35,7 @@ class Cohort:
 
 
 def data_folder() -> Path | None:
-    """Return the folder of real data that `ICHX_TEST_DATA` names, None where it has no labels and metadata."""
+    """Return the folder of real data, `ICHX_TEST_DATA`; None if it has no labels or metadata."""
     folder = Path(os.environ.get("ICHX_TEST_DATA", "-"))
     return folder if label_file(folder).is_file() and _metadata(folder).is_file() else None
 
@@ -46,11 +46,11 @@ def label_file(folder: Path) -> Path:
 
 
 def real_cohort(folder: Path) -> Cohort:
-    """Return the real images and labels, given to as many patients as there are, as these are in the metadata.
+    """Return the real images and labels, assigned to patients.
 
-    The metadata have the patients of every tenth image. Patients drawn from there say how many slices a patient has and
-    which sets of labels these carry; some patients get the slices of a second one, until there are as many as images.
-    Each image takes a place that carries its very labels; one in a hundred, for which none is left, takes any.
+    The metadata have the patients of every tenth image. Patients are sampled from them with their numbers of slices and
+    sets of labels; some get the slices of a second one, until there are as many slices as images. Each image takes a
+    slice with its set of labels; one in a hundred, for which none remains, takes any.
     """
     table = read_labels(label_file(folder))
     known = pd.read_csv(_metadata(folder), usecols=["PatientID", *LABELS])
@@ -58,40 +58,42 @@ def real_cohort(folder: Path) -> Cohort:
     sets = pd.Series(known[list(LABELS)].to_numpy() @ bits)
     of_patient = [part.to_numpy() for _, part in sets.groupby(known["PatientID"])]
     random, images = np.random.default_rng(0), len(table.images)
-    drawn, slices = [], 0
+    sampled, slices = [], 0
     while slices < images:
-        drawn.append(of_patient[random.integers(len(of_patient))])
-        slices += len(drawn[-1])
-    who = np.concatenate([np.arange(PATIENTS), random.integers(0, PATIENTS, len(drawn) - PATIENTS)])
-    owner = np.repeat(who, [len(part) for part in drawn])[:images]
-    places = np.concatenate(drawn)[:images]
+        sampled.append(of_patient[random.integers(len(of_patient))])
+        slices += len(sampled[-1])
+    patients = np.concatenate([np.arange(PATIENTS), random.integers(0, PATIENTS, len(sampled) - PATIENTS)])
+    owner = np.repeat(patients, [len(part) for part in sampled])[:images]
+    wanted = np.concatenate(sampled)[:images]
     real = (table.values > 0.5) @ bits
     image = np.full(images, -1)
     for labels in range(1 << len(LABELS)):
-        at, of = random.permutation(np.flatnonzero(places == labels)), np.flatnonzero(real == labels)
+        at, of = random.permutation(np.flatnonzero(wanted == labels)), np.flatnonzero(real == labels)
         image[at[: len(of)]] = random.permutation(of)[: len(at)]
     image[image < 0] = random.permutation(np.setdiff1d(np.arange(images), image))
-    origin = "real images and labels, on patients drawn from the metadata"
+    origin = "real images and labels, patients sampled from the metadata"
     return Cohort(table.images[image], _named(owner), table.values[image], origin)
 
 
-def drawn_cohort(images: int = IMAGES, patients: int = PATIENTS) -> Cohort:
-    """Return drawn images of as many patients, with the training set's prevalences of the subtypes.
+def synthetic_cohort(images: int = IMAGES, patients: int = PATIENTS) -> Cohort:
+    """Return synthetic images and labels with the training set's prevalences of the subtypes.
 
-    A patient has about as many slices as another; one who bleeds, in a run of half of them.
+    Patients have similar numbers of slices. A bleed covers consecutive slices, half of a patient's.
     """
     random = np.random.default_rng(0)
     sizes = 20 + random.multinomial(images - 20 * patients, np.full(patients, 1 / patients))
     owner = np.repeat(np.arange(patients), sizes)
-    place = np.concatenate([np.arange(size) / size for size in sizes])
+    position = np.concatenate([np.arange(size) / size for size in sizes])
     subtypes = np.zeros((images, 5), np.float32)
     for column, positives in enumerate(POSITIVES[:5]):
         bleeds = random.random(patients) < 2 * positives / IMAGES
-        begins = random.uniform(0, 0.5, patients)
-        subtypes[:, column] = bleeds[owner] & (place >= begins[owner]) & (place < begins[owner] + 0.5)
+        start = random.uniform(0, 0.5, patients)[owner]
+        subtypes[:, column] = bleeds[owner] & (position >= start) & (position < start + 0.5)
     names = np.array([f"ID_{number:09x}" for number in random.permutation(images)], object)
     labels = np.column_stack([subtypes, subtypes.max(axis=1)])
-    return Cohort(names, _named(owner), labels, "drawn images, patients and labels (no real data: set ICHX_TEST_DATA)")
+    return Cohort(
+        names, _named(owner), labels, "synthetic images, patients and labels (set ICHX_TEST_DATA for real ones)"
+    )
 
 
 def write_long(cohort: Cohort, path: Path) -> None:

@@ -29,12 +29,12 @@ import pydicom
 import torch
 from common import Figure, arguments, conclude
 
-from ichx.data.cache import Cache, CacheSpec
-from ichx.data.cache_build import ensure_cache
-from ichx.data.catalog import make_catalog
-from ichx.data.ingest import scan_source
-from ichx.data.loader import inference_batches, training_batches
+from ichx.cache.build import ensure_cache
+from ichx.cache.hu_cache import Cache, CacheSpec
+from ichx.datasets.catalog import build_catalog
+from ichx.datasets.ingest import scan_source
 from ichx.labels import LABELS
+from ichx.loading.loader import inference_batches, training_batches
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
 
 SIZE = 378
@@ -77,7 +77,7 @@ def slice_files(place: Path) -> list[Path]:
     if found:
         print(f"{len(found)} real slices, taken again and again")
         return found
-    from ichx.ct.phantom_dicom import write_phantom
+    from ichx.phantom.dicom_files import write_phantom
 
     write_phantom(place / "phantom", patients=2, seed=1, size=512)
     found = sorted((place / "phantom").rglob("*.dcm"))
@@ -296,7 +296,7 @@ def headers(place: Path, files: list[Path], count: int, repeats: int) -> Figure:
     names = sorted(folder.iterdir())
 
     def ours() -> None:
-        make_catalog(scan_source(folder, processes=1), b"key")
+        build_catalog(scan_source(folder, processes=1), b"key")
 
     def peer() -> None:
         for name in names:
@@ -347,7 +347,7 @@ def _measure_memory(source: Path, count: int, cache_dir: Path) -> None:
         peaks[name] = int(status.partition("VmHWM:")[2].split()[0])
         return result
 
-    step("ingest", lambda: make_catalog(scan_source(source, processes=1), b"key"))
+    step("ingest", lambda: build_catalog(scan_source(source, processes=1), b"key"))
     slices = catalog(sorted(source.iterdir()), count)
     spec = CacheSpec(96, "slice", "bilinear")
     step("cache building", lambda: ensure_cache(cache_dir, "d", Path("/"), slices, spec, processes=1))

@@ -91,7 +91,7 @@ def main() -> None:
 
 def write_bases(folder: Path) -> list[Path]:
     """Write the phantom's files to `folder`, and return them and the real ones, sorted."""
-    from ichx.ct.testing import whole_files
+    from ichx.phantom.encoded_files import whole_files
 
     for name, content in whole_files(folder).items():
         (folder / f"{name}.dcm").write_bytes(content)
@@ -125,7 +125,7 @@ def _run(bases: list[Path], waiting: list[range], total: Tally, crashed: list[in
 
 def read_chunk(bases: list[Path], chunk: range) -> Tally:
     """Read the files of `chunk`."""
-    from ichx.ct.testing import damaged
+    from ichx.phantom.encoded_files import damaged
 
     warnings.simplefilter("ignore")
     tally = Tally()
@@ -141,7 +141,7 @@ def read_chunk(bases: list[Path], chunk: range) -> Tally:
 
 def write_lying(folder: Path) -> list[Path]:
     """Write the files that ask for too much to `folder`, and return them."""
-    from ichx.ct.testing import lying_files
+    from ichx.phantom.encoded_files import lying_files
 
     paths = []
     for name, content in lying_files():

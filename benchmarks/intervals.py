@@ -1,9 +1,9 @@
-"""Intervals over patients: time and memory of 1,000 draws of a training set of full size; patients against slices.
+"""Intervals over patients: time and memory of 1,000 draws at the size of the RSNA training set, and how much wider they
+are than intervals over slices.
 
 python benchmarks/intervals.py [--quick] [--json FILE]
 
-With ICHX_TEST_DATA, labels are the real ones and predictions are resampled from a real network's; without, both are
-drawn. Full-size predictions are synthetic either way.
+With ICHX_TEST_DATA, labels are real and predictions are sampled from a real network's; otherwise both are synthetic.
 """
 
 import resource
@@ -14,23 +14,23 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from cohort import Cohort, data_folder, drawn_cohort, label_file, real_cohort
+from cohort import Cohort, data_folder, label_file, real_cohort, synthetic_cohort
 from common import Figure, arguments, conclude
 
-from ichx.data.label_csv import read_labels
+from ichx.datasets.label_csv import read_labels
 from ichx.evaluation.bootstrap import patient_bootstrap
 from ichx.evaluation.metric import probabilities
 from ichx.labels import LABELS
 
 SECONDS, GIB = 30.0, 2.0
 QUICK = 0.1
-"""Share of the images and of the draws of --quick."""
+"""Share of the images and of the draws with --quick."""
 
 
 def main() -> None:
     options = arguments(__doc__)
     folder = data_folder()
-    cohort = real_cohort(folder) if folder else drawn_cohort()
+    cohort = real_cohort(folder) if folder else synthetic_cohort()
     print(cohort.origin)
     predicted = predictions(cohort, folder)
     part = cohort.first(round(QUICK * len(cohort.images))) if options.quick else cohort
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def bootstrap_figures(cohort: Cohort, predicted: npt.NDArray[np.float64], draws: int = 1000) -> list[Figure]:
-    """Return time and memory of all scores with their intervals, of slices: log loss, six AUCs and what comes along."""
+    """Return time and memory of all scores of slices with their intervals."""
     times, busy = [], []
     for _ in range(3):
         began, used = time.perf_counter(), time.process_time()
@@ -50,15 +50,13 @@ def bootstrap_figures(cohort: Cohort, predicted: npt.NDArray[np.float64], draws:
     seconds, peak = statistics.median(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     size = f"{len(cohort.images):,} slices, {found.patients:,} patients, {draws:,} draws"
     return [
-        Figure(
-            "intervals of log loss, six AUCs and the rest", seconds, "s", size, f"{SECONDS:g} s", seconds <= SECONDS
-        ),
+        Figure("intervals of all scores", seconds, "s", size, f"{SECONDS:g} s", seconds <= SECONDS),
         Figure("peak memory of the process", peak, "GiB", size, f"{GIB:g} GiB", peak <= GIB),
     ]
 
 
 def real_figures(folder: Path) -> list[Figure]:
-    """Return the standard error of a real network's score over patients, held against that over slices."""
+    """Return the standard error of a real network's score over patients, compared with that over slices."""
     labels, predicted = _real(folder)
     known = pd.read_csv(folder / "metadata" / "slices_78545.csv.gz").set_index("SOPInstanceUID")["PatientID"]
     images = predicted.index.intersection(known.index)
@@ -67,13 +65,13 @@ def real_figures(folder: Path) -> list[Figure]:
         patient_bootstrap(y, p, who, ranked=False).log_loss for who in (patients, np.arange(len(images)))
     )
     print(f"a real network's log loss on {len(images):,} slices of {len(set(patients)):,} patients: {by_patient}")
-    against = f"{by_slice.standard_error:.4g} over slices"
+    baseline = f"{by_slice.standard_error:.4g} over slices"
     wider = by_patient.standard_error > by_slice.standard_error
-    return [Figure("its standard error over patients", by_patient.standard_error, "", against, "larger", wider)]
+    return [Figure("standard error over patients", by_patient.standard_error, "", baseline, "larger", wider)]
 
 
 def predictions(cohort: Cohort, folder: Path | None) -> npt.NDArray[np.float64]:
-    """Return probabilities (N, 6) for `cohort`, all distinct: those of real slices of the same labels, or drawn."""
+    """Return distinct probabilities (N, 6) for `cohort`, sampled from real slices with the same labels if possible."""
     random = np.random.default_rng(0)
     noise = random.normal(0, 0.1, cohort.labels.shape)
     if folder is None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ichx.data.predictions import read_predictions
+from ichx.evaluation.predictions import read_predictions
 from ichx.store import open_store
-from ichx.training.network.weights import read_weights
+from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
 TIMING = {"seconds", "images_per_second", "memory_gb"}

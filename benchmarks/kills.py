@@ -14,11 +14,12 @@ from pathlib import Path
 from common import Figure, arguments, conclude
 from killing import Kill, Victim, batches_of_epochs, differences
 
-from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
+from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import open_store
-from ichx.training.register import new_experiment
 from ichx.workspace import init_workspace
 
 BATCH = 4
@@ -93,10 +94,13 @@ def _prepare(folder: Path) -> Path:
     assert phantom.test is not None
     workspace = init_workspace(folder / "workspace")
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "ph", phantom.train, labels=phantom.train_labels, folds=2)
-        add_dataset(workspace, store, "ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission)
+        add_dataset(Project(workspace, store), AddRequest("ph", phantom.train, labels=phantom.train_labels, folds=2))
+        add_dataset(
+            Project(workspace, store),
+            AddRequest("ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission),
+        )
         for _ in range(3):
-            new_experiment(store, load_registry(), plugin="tiny_resnet", settings=SETTINGS)
+            new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
     return workspace.root
 
 

@@ -19,9 +19,9 @@ from common import Figure, arguments, conclude
 
 from ichx.ct.decoding import decode
 from ichx.ct.dicom import read_headers
-from ichx.ct.phantom_dicom import write_phantom
 from ichx.ct.syntaxes import CODECS
-from ichx.ct.testing import encoders
+from ichx.phantom.dicom_files import write_phantom
+from ichx.phantom.encoded_files import encoders
 
 HEADERS = 1.1
 OVERHEAD = 1.0

@@ -17,15 +17,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-from cohort import Cohort, data_folder, drawn_cohort, real_cohort
+from cohort import Cohort, data_folder, real_cohort, synthetic_cohort
 from common import Figure, arguments, conclude
 from registered import add_cohort, add_finished
 
-from ichx.data.predictions import VIEWS
+from ichx.evaluation.choices import VIEWS
 from ichx.plugins import load_registry
 from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
-from ichx.training.network.weights import save_weights
+from ichx.training.weights import save_weights
 from ichx.workspace import Workspace, init_workspace
 
 FOLDS = 5
@@ -46,7 +46,7 @@ finally:
 def main() -> None:
     options = arguments(__doc__)
     folder = data_folder()
-    cohort = real_cohort(folder) if folder else drawn_cohort()
+    cohort = real_cohort(folder) if folder else synthetic_cohort()
     print(cohort.origin + "; predictions drawn, weights random, pixels of a phantom")
     part = cohort.first(round(QUICK * len(cohort.images))) if options.quick else cohort
     with tempfile.TemporaryDirectory() as scratch:
@@ -54,7 +54,7 @@ def main() -> None:
         with open_store(workspace) as store:
             _register(workspace, store, part)
         runs = [_report(workspace) for _ in range(1 if options.quick else 3)]
-        size = (workspace.experiment_dir(1) / "report.html").stat().st_size / 1e6
+        size = (workspace.experiment_files(1).report).stat().st_size / 1e6
     seconds, busy = (statistics.median(run[i] for run in runs) for i in (0, 1))
     peak = max(run[2] for run in runs)
     what = f"{len(part.images):,} slices, {FOLDS} folds"
@@ -75,11 +75,12 @@ def _register(workspace: Workspace, store: Store, cohort: Cohort) -> None:
     random = np.random.default_rng(0)
     logits = {view: random.normal(7 * data.labels - 4.5, 1.6) for view in VIEWS}
     number = add_finished(workspace, store, data, "resnext50", logits)
-    home = workspace.experiment_dir(number)
+    files = workspace.experiment_files(number)
+    weights = files.folder / "weights.safetensors"
     recipe = from_toml(store.experiment(number).recipe)
-    save_weights(home / "weights.safetensors", load_registry().get("resnext50").build(recipe, False), {})
+    save_weights(weights, load_registry().get("resnext50").build(recipe, False), {})
     for fold in range(FOLDS):
-        os.link(home / "weights.safetensors", home / f"fold-{fold}" / "weights.safetensors")
+        os.link(weights, files.fold(fold).weights)
 
 
 def _report(workspace: Workspace) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""The store after months: how fast its lists are, and what it keeps when many write at once or are killed.
+"""A store after months of use: speed of lists, and integrity with concurrent and killed processes.
 
 python benchmarks/store.py [--quick] [--json FILE]
 """
@@ -62,7 +62,7 @@ def main() -> None:
         experiments = 2_000 if quick else 10_000
         _fill(folder / "big", experiments, folds=5, metrics=100)
         figures += _lists(environment, experiments, repetitions=3 if quick else 11)
-        figures.append(_together(folder, processes=16, writes=20 if quick else 1000))
+        figures.append(_concurrent_writers(folder, processes=16, writes=20 if quick else 1000))
         figures += _openings(folder, rounds=2 if quick else 10)
         figures.append(_killed_upgrades(folder, kills=5 if quick else 50))
         figures.append(_killed_writers(folder, kills=8 if quick else 200))
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _fill(root: Path, experiments: int, *, folds: int, metrics: int) -> None:
-    """Make a workspace with `experiments`, `folds` finished runs each, and `metrics` rows of history for each run."""
+    """Create a workspace with `experiments`, one run per fold, and `metrics` rows of history per run."""
     from ichx.plugins import load_registry
     from ichx.recipe_text import to_toml
     from ichx.store import open_store
@@ -88,22 +88,22 @@ def _fill(root: Path, experiments: int, *, folds: int, metrics: int) -> None:
     rng, start = random.Random(1), datetime.now(UTC).replace(tzinfo=None) - timedelta(days=60)
     rows, runs = [], []
     for number in range(1, experiments + 1):
-        made = start + timedelta(minutes=8 * number)
+        created = start + timedelta(minutes=8 * number)
         plugin = rng.choice(("resnext50", "efficientnet_b3", "seresnext50"))
         score = rng.uniform(0.05, 0.2)
         values = {"number": number, "name": f"{plugin}-{number}", "plugin": plugin, "size": rng.choice((256, 378, 512))}
-        values |= {"recipe": recipe, "created": str(made), "score": score, "spread": 0.01, "score_tta": score * 0.99}
+        values |= {"recipe": recipe, "created": str(created), "score": score, "spread": 0.01, "score_tta": score * 0.99}
         rows.append(tuple({**first, **values}[column] for column in columns))
         for fold in range(folds):
             state = "done" if rng.random() < 0.97 else rng.choice(("failed", "stopped", "dead"))
-            times = [str(made + timedelta(hours=fold + extra)) for extra in (0, 1)]
+            times = [str(created + timedelta(hours=fold + extra)) for extra in (0, 1)]
             runs.append(
                 (number, fold, 1, state, "there", 1, times[0], times[1], times[1], "full", 8, 8, "1", "cpu", "", "{}")
             )
     with database:
         database.execute("DELETE FROM experiment")
-        marks = ",".join("?" * len(columns))
-        database.executemany(f"INSERT INTO experiment ({','.join(columns)}) VALUES ({marks})", rows)
+        placeholders = ",".join("?" * len(columns))
+        database.executemany(f"INSERT INTO experiment ({','.join(columns)}) VALUES ({placeholders})", rows)
         database.execute("UPDATE counter SET last = ? WHERE kind = 'experiment'", [experiments])
         database.executemany(
             "INSERT INTO run (experiment, fold, attempt, state, host, pid, started, heartbeat, ended, stage, epoch, "
@@ -126,23 +126,23 @@ def _fill(root: Path, experiments: int, *, folds: int, metrics: int) -> None:
 
 
 def _lists(environment: dict[str, str], experiments: int, repetitions: int) -> list[Figure]:
-    """Time each list against importing what it must import, alternately."""
+    """Time each list, alternating with an import of the libraries that it needs."""
     found = []
-    for name, words, reach in LISTS:
+    for name, words, target in LISTS:
         for command in ([*MAIN, *words], PEER):
             _seconds(command, environment)
         pairs = [(_seconds([*MAIN, *words], environment), _seconds(PEER, environment)) for _ in range(repetitions)]
         ratio = statistics.median(a / b for a, b in pairs)
-        mine, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
-        against = f"import typer, rich, sqlalchemy ({peer:.2f} s)"
-        label = f"{name}, {experiments:,} experiments ({mine:.2f} s)"
-        found.append(Figure(label, ratio, "x", against, f"{reach:g} x", ratio <= reach))
+        own, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
+        baseline = f"import typer, rich, sqlalchemy ({peer:.2f} s)"
+        label = f"{name}, {experiments:,} experiments ({own:.2f} s)"
+        found.append(Figure(label, ratio, "x", baseline, f"{target:g} x", ratio <= target))
     return found
 
 
-def _together(folder: Path, processes: int, writes: int) -> Figure:
-    """Let `processes` write at once beside a reader; count what failed and what is missing."""
-    url = _new_store(folder / "together.db", processes)
+def _concurrent_writers(folder: Path, processes: int, writes: int) -> Figure:
+    """Run `processes` writers and one reader concurrently; count errors and lost rows."""
+    url = _new_store(folder / "concurrent.db", processes)
     reader = _python(READER, url, str(processes))
     writers = [_python(WRITER, url, str(fold), str(writes)) for fold in range(processes)]
     failed = sum(bool(writer.communicate()[1]) or writer.returncode != 0 for writer in writers)
@@ -155,58 +155,56 @@ def _together(folder: Path, processes: int, writes: int) -> Figure:
 
 
 def _openings(folder: Path, rounds: int) -> list[Figure]:
-    """Let 8 processes open a missing or an old store at the same moment."""
+    """Open a missing or an old store in 8 processes at the same time."""
     found = []
-    for what in ("missing", "old"):
-        wrong = 0
+    for kind, name in (("missing", "a missing"), ("old", "an old")):
+        errors = 0
         for index in range(rounds):
-            file = folder / f"{what}-{index}.db"
-            if what == "old":
+            file = folder / f"{kind}-{index}.db"
+            if kind == "old":
                 _old_store(file)
             openers = [_python(OPENER, f"sqlite:///{file}") for _ in range(8)]
-            wrong += sum(bool(opener.communicate()[1]) or opener.returncode != 0 for opener in openers)
-            wrong += _stamps(file) != 1
-        found.append(
-            Figure(f"8 processes open a store that is {what}, {rounds} x: errors", wrong, "", "-", "0", wrong == 0)
-        )
+            errors += sum(bool(opener.communicate()[1]) or opener.returncode != 0 for opener in openers)
+            errors += _stamps(file) != 1
+        found.append(Figure(f"8 processes open {name} store, {rounds} x: errors", errors, "", "-", "0", errors == 0))
     return found
 
 
 def _killed_upgrades(folder: Path, kills: int) -> Figure:
-    """Kill an upgrade at random moments; the next command must finish it."""
-    rng, wrong = random.Random(2), 0
+    """Kill upgrades at random times; the next command must complete each of them."""
+    rng, errors = random.Random(2), 0
     file = folder / "upgrade-time.db"
     _old_store(file)
     began = time.perf_counter()
     _python(OPENER, f"sqlite:///{file}").communicate()
-    whole = time.perf_counter() - began
+    seconds = time.perf_counter() - began
     for index in range(kills):
         file = folder / f"upgrade-{index}.db"
         _old_store(file)
         process = _python(OPENER, f"sqlite:///{file}")
-        time.sleep(rng.uniform(0.2, 1.0) * whole)
+        time.sleep(rng.uniform(0.2, 1.0) * seconds)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         after = _python(OPENER, f"sqlite:///{file}")
-        wrong += bool(after.communicate()[1]) or after.returncode != 0 or _stamps(file) != 1 or not _whole(file)
-    return Figure(f"{kills} upgrades killed: not finished by the next command", wrong, "", "-", "0", wrong == 0)
+        errors += bool(after.communicate()[1]) or after.returncode != 0 or _stamps(file) != 1 or not _intact(file)
+    return Figure(f"{kills} upgrades killed: not completed by the next command", errors, "", "-", "0", errors == 0)
 
 
 def _killed_writers(folder: Path, kills: int) -> Figure:
-    """Kill a writer at random moments; every epoch that it said was recorded must be there, and the file whole."""
-    rng, wrong = random.Random(3), 0
+    """Kill writers at random times; every epoch that they printed must be recorded, and the file intact."""
+    rng, errors = random.Random(3), 0
     for index in range(kills):
         file = folder / f"writer-{index}.db"
         url = _new_store(file, 1)
         process = _python(WRITER, url, "0", "100000")
         assert process.stdout is not None
-        said = [process.stdout.readline()]
+        printed = [process.stdout.readline()]
         time.sleep(rng.uniform(0.0, 0.2))
         process.send_signal(signal.SIGKILL)
-        said += process.communicate()[0].splitlines()
-        committed = len([line for line in said if line.strip()])
-        wrong += _epochs(url, 1) < committed or not _whole(file)
-    return Figure(f"{kills} writers killed: lost rows or damaged files", wrong, "", "-", "0", wrong == 0)
+        printed += process.communicate()[0].splitlines()
+        committed = len([line for line in printed if line.strip()])
+        errors += _epochs(url, 1) < committed or not _intact(file)
+    return Figure(f"{kills} writers killed: lost rows or damaged files", errors, "", "-", "0", errors == 0)
 
 
 def _new_store(file: Path, folds: int) -> str:
@@ -220,7 +218,7 @@ def _new_store(file: Path, folds: int) -> str:
 
 
 def _old_store(file: Path) -> None:
-    """Make a store as the first version of ichx had it."""
+    """Create a store with the tables of the first version of ichx."""
     from alembic import command
 
     from ichx.store import database, migrate
@@ -239,7 +237,7 @@ def _epochs(url: str, folds: int) -> int:
 
 
 def _stamps(file: Path) -> int:
-    """Return how many version stamps the store has that are this version's."""
+    """Return the number of current version stamps in the store."""
     from ichx.store.migrate import HEAD
 
     connection = sqlite3.connect(file)
@@ -248,11 +246,11 @@ def _stamps(file: Path) -> int:
     return int(found)
 
 
-def _whole(file: Path) -> bool:
+def _intact(file: Path) -> bool:
     connection = sqlite3.connect(file)
-    (said,) = connection.execute("PRAGMA integrity_check").fetchone()
+    (result,) = connection.execute("PRAGMA integrity_check").fetchone()
     connection.close()
-    return bool(said == "ok")
+    return bool(result == "ok")
 
 
 def _python(code: str, *words: str) -> "subprocess.Popen[str]":

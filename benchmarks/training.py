@@ -30,24 +30,29 @@ import torch
 from common import Figure, arguments, conclude
 from torch import nn
 
-from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.adding import add_dataset
-from ichx.data.loader import Batch, training_batches
+from ichx.datasets.add import AddRequest, add_dataset
+from ichx.experiments.callbacks import RunCallbacks
+from ichx.experiments.prepare import PreparedExperiment, prepare_experiment
+from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.labels import LABEL_WEIGHTS
+from ichx.loading.loader import Batch, training_batches
+from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe_text import from_toml
-from ichx.store import EpochRecord, Experiment, Store, open_store
-from ichx.training import fold as fold_module
-from ichx.training.events import RunEvents
-from ichx.training.job import Job, prepare_job
-from ichx.training.lasting.checkpoint import Position, save_checkpoint
-from ichx.training.network.device import choose_hardware, make_accelerator, release_accelerator
-from ichx.training.network.execution import WORTH_STEPS
-from ichx.training.network.learner import Learner, prepared
-from ichx.training.network.method import WindowStep
-from ichx.training.options import EVERY_SECONDS, RunOptions
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
+from ichx.store import Experiment, Store, open_store
+from ichx.training import slice_feed as feed_module
+from ichx.training.callbacks import EpochResult
+from ichx.training.checkpoint import Position, save_checkpoint
+from ichx.training.compilation import WORTH_STEPS
+from ichx.training.device import choose_hardware
+from ichx.training.feed import EpochPlan
+from ichx.training.learner import Learner
+from ichx.training.run_options import CHECKPOINT_SECONDS, RunOptions
+from ichx.training.runtime import Runtime
+from ichx.training.slice_feed import SliceFeed
+from ichx.training.window_step import WindowStep
 from ichx.workspace import Workspace, init_workspace, open_workspace
 
 SHARE, WAITING, CHECKPOINT, FASTER, LOADING_MS, GROWTH_MB = 0.95, 0.03, 0.02, 1.4, 0.25, 8.0
@@ -78,22 +83,26 @@ class Bench:
     def experiment(self, plugin: str, *settings: str, size: int | None = None) -> Experiment:
         """Register an experiment whose first stage takes every slice, so that a phantom of few patients has enough."""
         settings = (*settings, "stage.balanced.sampling=all")
-        return new_experiment(self.store, self.registry, plugin=plugin, size=size, settings=settings)
+        return new_experiment(self.store, self.registry, ExperimentRequest(plugin=plugin, size=size, settings=settings))
 
-    def job(self, experiment: Experiment) -> Job:
+    def job(self, experiment: Experiment) -> PreparedExperiment:
         """Return the experiment's job, with its cache."""
-        return prepare_job(self.workspace, self.store, self.registry, experiment, RunEvents())
+        return prepare_experiment(Project(self.workspace, self.store, self.registry), experiment, RunCallbacks())
 
-    def run(self, experiment: Experiment, events: RunEvents | None = None) -> None:
+    def run(self, experiment: Experiment, events: RunCallbacks | None = None) -> None:
         """Do what `ichx run N --fold 0` does."""
         options = RunOptions(device=self.device, pretrained=False)
         events = events or Notes()
         run_experiment(
-            self.workspace, self.store, self.registry, experiment.number, folds=[0], options=options, events=events
+            Project(self.workspace, self.store, self.registry),
+            experiment.number,
+            folds=[0],
+            options=options,
+            callbacks=events,
         )
 
 
-class Notes(RunEvents):
+class Notes(RunCallbacks):
     """Prints notes: a network that cannot be compiled, or a batch that does not fit, is another measurement."""
 
     def note(self, message: str) -> None:
@@ -127,7 +136,7 @@ def phantom_workspace(folder: Path, patients: int) -> Workspace:
     files = write_phantom(folder / "files", patients=patients, seed=1, size=128)
     workspace = init_workspace(folder / "workspace")
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "phantom", files.train, labels=files.train_labels)
+        add_dataset(Project(workspace, store), AddRequest("phantom", files.train, labels=files.train_labels))
     return workspace
 
 
@@ -209,7 +218,7 @@ def paced_run(bench: Bench, experiment: Experiment, warm_up: int, steps: int) ->
 
     if bench.device == ON_GPU:
         torch.cuda.reset_peak_memory_stats()
-    with patch.object(fold_module, "training_batches", watched):  # the runner's own, with a clock beside it
+    with patch.object(feed_module, "training_batches", watched):  # the runner's own, with a clock beside it
         try:
             bench.run(experiment)
         except EnoughError:
@@ -231,7 +240,7 @@ class BareLoop:
         *,
         channels_last: bool,
         half: torch.dtype | None,
-        fed_by: Job | None = None,
+        fed_by: PreparedExperiment | None = None,
         device: str = "cpu",
         compiled: bool = False,
     ) -> None:
@@ -298,14 +307,13 @@ def checkpoint_cost(bench: Bench, repeats: int) -> Figure:
     """Writing what ResNeXt50 has to go on from, as a share of the time between two checkpoints."""
     experiment = bench.experiment("resnext50", "batch=2", size=64)
     recipe = from_toml(experiment.recipe)
-    accelerator = make_accelerator(choose_hardware("cpu", "auto"))
-    model = prepared(accelerator, bench.registry.get("resnext50").build(recipe, False))
-    learner = Learner(recipe, 0, model, accelerator, print)
-    learner.begin_stage(0)
+    runtime = Runtime(choose_hardware("cpu", "auto"))
+    learner = Learner(recipe, 0, bench.registry.get("resnext50").build(recipe, False), runtime, print)
     job = bench.job(experiment)
     rows = job.training_rows(0)[:2]
-    for batch in training_batches(job.cache, job.data.slices, rows, recipe, fold=0, stage=0, epoch=0, workers=0):
-        learner.step(batch, 0, 0, 1)  # so that the optimizer has a state
+    feed = SliceFeed(job.cache, job.data.slices, recipe)
+    for batch in feed.training_batches(EpochPlan(0, 0, rows, recipe.batch)):
+        learner.step(feed.inputs(batch, runtime.device), 0, 0, 1)  # so that the optimizer has a state
     folder = bench.workspace.root / "checkpoints"
     seconds = []
     for number in range(repeats):
@@ -313,20 +321,19 @@ def checkpoint_cost(bench: Bench, repeats: int) -> Figure:
         save_checkpoint(folder, Position(0, number), {"fits": job.fits} | learner.state())
         seconds.append(time.perf_counter() - began)
     size = max(path.stat().st_size for path in folder.iterdir()) / 1e6
-    release_accelerator()
     shutil.rmtree(folder)
-    share = statistics.median(seconds) / EVERY_SECONDS
-    against = f"{statistics.median(seconds):.2f} s for {size:.0f} MB each {EVERY_SECONDS:.0f} s"
+    share = statistics.median(seconds) / CHECKPOINT_SECONDS
+    against = f"{statistics.median(seconds):.2f} s for {size:.0f} MB each {CHECKPOINT_SECONDS:.0f} s"
     return Figure("checkpoints, ResNeXt50", 100 * share, "%", against, "2 %", share < CHECKPOINT)
 
 
 def memory(bench: Bench) -> Figure:
     """How much larger the process is after the last of 20 epochs than after the second."""
 
-    class Watch(RunEvents):
+    class Watch(RunCallbacks):
         sizes: list[float]
 
-        def epoch_ended(self, record: EpochRecord) -> None:
+        def epoch_ended(self, result: EpochResult) -> None:
             gc.collect()
             resident = int(Path("/proc/self/statm").read_text().split()[1])
             self.sizes.append(resident * 4096 / 1e6)

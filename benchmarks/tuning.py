@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import Figure, arguments, conclude
-from studies import finished, ichx, kill_often, make_workspace, new, recipes, register, told
+from optuna_studies import (
+    finished_trials,
+    kill_often,
+    make_workspace,
+    read_json,
+    register_recipe,
+    register_tiny,
+    run_ichx,
+    trial_recipes,
+)
 
 BAD = (
     "stage.balanced.lr=2e-3",
@@ -81,8 +90,8 @@ def main() -> None:
     size = QUICK if options.quick else FULL
     with tempfile.TemporaryDirectory() as scratch:
         few = make_workspace(Path(scratch, "few"), FEW)
-        short = new(few, SHORT)
-        ichx(few, "data", "cache", "phantom", "--for", short)
+        short = register_tiny(few, SHORT)
+        run_ichx(few, "data", "cache", "phantom", "--for", short)
         figures, seconds = cost(few, short, size)
         figures += kills(few, short, size, seconds)
         root = few if size.patients == FEW else make_workspace(Path(scratch, "all"), size.patients)
@@ -102,17 +111,17 @@ class Found:
 
 def gain(root: Path, seed: int, size: Size) -> list[Figure]:
     """Tune the bad recipe, promote the best trial, and hold it against the bad one on the folds that did not choose."""
-    bad = new(root, BAD, seed)
+    bad = register_tiny(root, BAD, seed)
     studies: dict[str, tuple[str, ...]] = {"found by default": ()}
     if size.chance:
         studies["found by chance"] = ("--sampler", "random", "--study", "random")
     found = {what: search(root, bad, size.trials, more) for what, more in studies.items()}
     numbers = sorted({of.promoted for of in found.values() if of.promoted is not None})
     others = [part for fold in size.others for part in ("--fold", fold)]
-    ichx(root, "run", bad, *numbers, *others, "--jobs", 2, "--device", "cpu")
+    run_ichx(root, "run", bad, *numbers, *others, "--jobs", 2, "--device", "cpu")
     figures = []
     for what, of in found.items():
-        shown = told(root, "tune", "show", bad, "--study", "random" if studies[what] else "")
+        shown = read_json(root, "tune", "show", bad, "--study", "random" if studies[what] else "")
         entry = next((p for p in shown["promoted"] if p["experiment"] == of.promoted), None)
         by = entry["parent_score"] - entry["score"] if entry else 0.0
         against = f"{entry['parent_score']:.4f}, its score {entry['score']:.4f}" if entry else "the best trial is it"
@@ -135,12 +144,12 @@ def gain(root: Path, seed: int, size: Size) -> list[Figure]:
 def search(root: Path, bad: int, trials: int, more: Sequence[str]) -> Found:
     """Run a study of the experiment `bad` and promote its best trial."""
     began = time.perf_counter()
-    study = told(root, "tune", bad, "--trials", trials, "--jobs", 2, "--device", "cpu", *more)
+    study = read_json(root, "tune", bad, "--trials", trials, "--jobs", 2, "--device", "cpu", *more)
     seconds = time.perf_counter() - began
     states = [trial["state"] for trial in study["trials"]]
     counted = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     best = study["best"]
-    made = None if best["baseline"] else int(told(root, "exp", "promote", best["experiment"])["number"])
+    made = None if best["baseline"] else int(read_json(root, "exp", "promote", best["experiment"])["number"])
     return Found(made, seconds, counted)
 
 
@@ -162,11 +171,11 @@ def cost(root: Path, short: int, size: Size) -> tuple[list[Figure], float]:
         tune = _tune(short, f"timed-{repetition}", size.timed)
         if repetition % 2 == 0:
             studies.append(_timed(root, tune))
-        numbers = [register(root, recipe) for recipe in recipes(root, short, "timed-0")]
+        numbers = [register_recipe(root, recipe) for recipe in trial_recipes(root, short, "timed-0")]
         runs.append(_timed(root, *(("run", number, "--fold", 0, "--device", "cpu") for number in numbers)))
         if repetition % 2 == 1:
             studies.append(_timed(root, tune))
-        if recipes(root, short, f"timed-{repetition}") != recipes(root, short, "timed-0"):
+        if trial_recipes(root, short, f"timed-{repetition}") != trial_recipes(root, short, "timed-0"):
             raise SystemExit("two studies of the same seed have tried different recipes: there is nothing to compare")
     print(f"{size.timed} trials: {_listed(studies)}; the runs alone: {_listed(runs)}", flush=True)
     each = [
@@ -191,7 +200,7 @@ def _timed(root: Path, *commands: Sequence[object]) -> Times:
     """Return what the commands take one after the other, with all processes that they start."""
     began, before = time.perf_counter(), os.times()
     for command in commands:
-        ichx(root, *command)
+        run_ichx(root, *command)
     after = os.times()
     processor = (after.children_user - before.children_user) + (after.children_system - before.children_system)
     return Times(time.perf_counter() - began, processor)
@@ -208,9 +217,9 @@ def kills(root: Path, short: int, size: Size, seconds: float) -> list[Figure]:
     """
     trials = size.killed_trials
     if trials > size.timed:
-        ichx(root, *_tune(short, "timed-0", trials))
+        run_ichx(root, *_tune(short, "timed-0", trials))
     report = kill_often(root, short, _tune(short, "killed", trials), kills=size.kills, span=1.5 * seconds)
-    whole, killed = (finished(root, f"experiment-{short}-{study}") for study in ("timed-0", "killed"))
+    whole, killed = (finished_trials(root, f"experiment-{short}-{study}") for study in ("timed-0", "killed"))
     different = sum(killed.get(trial) != of_trial for trial, of_trial in whole.items())
     return [
         Figure("kills of a study", report.kills, "", "-", f"{size.kills}", report.kills >= size.kills),

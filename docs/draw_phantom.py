@@ -1,7 +1,7 @@
-"""Draw the README's pictures of the phantom and of the windows: `python docs/draw_phantom.py`.
+"""Draw the docs' pictures of the phantom and of the windows: `python docs/draw_phantom.py`.
 
-Writes `docs/images/phantom_types.png` (the five types, brain window, the bleed outlined) and `docs/images/windows.png`
-(the three channels of one slice, linear above, sigmoid below).
+Writes `docs/images/phantom_types.webp` (the five types in the brain window, with outlines of the bleeds) and
+`docs/images/windows.png` (the three channels of one slice, linear and sigmoid).
 """
 
 from pathlib import Path
@@ -10,10 +10,10 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from ichx.ct.phantom import PhantomStudy, make_study
-from ichx.ct.phantom_prevalence import EXPECTED_SHARES
 from ichx.ct.windows import windows_numpy
 from ichx.labels import SUBTYPES
+from ichx.phantom.prevalence import EXPECTED_SHARES
+from ichx.phantom.study import PhantomStudy, make_study
 from ichx.recipe import REFERENCE_WINDOWS
 
 matplotlib.use("Agg")
@@ -25,7 +25,7 @@ SEED = 7
 SIZE = 384
 BRAIN = (40.0, 80.0)
 
-# Patients of SEED, each with a clear example when only that type is asked for.
+# Patients of SEED with a clear bleed when all other types have a prevalence of 0.
 EXAMPLES = {
     "epidural": 3,
     "intraparenchymal": 8,
@@ -36,19 +36,19 @@ EXAMPLES = {
 
 
 def only(subtype: str) -> PhantomStudy:
-    """Return the example study of a subtype, which has no other one."""
+    """Return the example study of a subtype, without bleeds of other subtypes."""
     others = dict.fromkeys(set(SUBTYPES) - {subtype}, 0.0)
     share = 0.9 * EXPECTED_SHARES[subtype]
     return make_study(SEED, EXAMPLES[subtype], size=SIZE, prevalence={**others, subtype: share})
 
 
 def clearest_slice(study: PhantomStudy, subtype: str) -> int:
-    """Return the slice that shows most of a subtype."""
+    """Return the index of the slice with the largest area of a subtype."""
     return int((study.mask == SUBTYPES.index(subtype) + 1).sum(axis=(1, 2)).argmax())
 
 
 def head_box(hu: NDArray[np.int16]) -> tuple[slice, slice]:
-    """Return the rows and columns of the head, with a margin."""
+    """Return the rows and columns of the head with a margin."""
     inside = hu > 300
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     margin = SIZE // 25
@@ -59,7 +59,7 @@ def head_box(hu: NDArray[np.int16]) -> tuple[slice, slice]:
 
 
 def draw_types(path: Path) -> None:
-    """Draw one slice of each type, plain above and outlined below."""
+    """Draw one slice of each type, without and with an outline."""
     figure, axes = plt.subplots(2, len(SUBTYPES), figsize=(12.5, 6.2), facecolor="black")
     for column, subtype in enumerate(SUBTYPES):
         study = only(subtype)
@@ -98,5 +98,5 @@ def draw_windows(path: Path) -> None:
 
 if __name__ == "__main__":
     IMAGES.mkdir(parents=True, exist_ok=True)
-    draw_types(IMAGES / "phantom_types.png")
+    draw_types(IMAGES / "phantom_types.webp")
     draw_windows(IMAGES / "windows.png")

@@ -1,7 +1,7 @@
-"""A recipe: everything that determines a training, as frozen dataclasses.
+"""A recipe: every value that determines a training, except the data, as frozen dataclasses.
 
-Every value has a name (`batch`, `input.size`, `stage.balanced.lr`) by which it can be set, compared and read. Its TOML
-form is in `ichx.recipe_text`, what no training could use in `ichx.recipe_rules`.
+Each value has a dotted name (`batch`, `input.size`, `stage.balanced.lr`); `docs/recipe.md` explains all of them. The
+TOML form is in `ichx.recipe_text`, the rules for values are in `ichx.recipe_rules`.
 """
 
 import dataclasses
@@ -11,162 +11,162 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FILE_WINDOW = (-1.0, -1.0)
-"""Stands for the file's own default window."""
+"""Placeholder for the default window in the header of each file."""
 
 REFERENCE_WINDOWS = (FILE_WINDOW, (80.0, 200.0), (600.0, 2800.0))
-"""The reference's three channels, (centre, width) in HU: the file's default, subdural, bone."""
+"""The three channels of the reference as (centre, width) in HU: the file's default, subdural, bone."""
 
 WINDOW_PARTS = ("centre", "width")
-"""What a window's two numbers are called."""
 
-MOST_NEIGHBOURS = 3
-"""Slices above, and as many below, that may be channels."""
+MAX_NEIGHBOURS = 3
+"""Maximum number of adjacent slices on each side that can be channels."""
 
 
 def _added(default: Any) -> Any:
-    """Return a field that recipes of earlier versions do not have: at its default it is no part of a digest."""
+    """Return a field that older recipes lack; the digest leaves it out while it has its default."""
     return field(default=default, metadata={"added": True})
 
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The network. `backbone` is a timm name with its weight tag, or a name that the plugin's own builder knows.
-
-    `dropout` and `drop_path` are the shares of features and, growing with depth to this value, of residual branches
-    that a training step leaves out. `mask_weight` is what the loss of the masks counts beside that of the labels, in a
-    network that predicts masks.
-    """
+    """The network."""
 
     backbone: str
+    """timm name with its weight tag, or a name that the plugin's own builder knows."""
     pretrained: bool = True
     dropout: float = 0.0
     drop_path: float = _added(0.0)
+    """Rate of stochastic depth at the last residual branch; it grows linearly with depth from 0."""
     mask_weight: float = _added(0.0)
+    """Weight of the mask loss relative to the label loss, in networks that predict masks."""
 
 
 @dataclass(frozen=True)
 class InputRecipe:
-    """What the network sees. `size` and `crop` in pixels; `crop = 0` keeps the whole image.
-
-    `neighbours` is the number of slices above and below that are channels beside the slice itself, each in all of
-    `windows`.
-    """
+    """The image that the network gets."""
 
     size: int
+    """Edge of the cached image in pixels."""
     crop: int = 0
+    """Edge of the centre crop in pixels; 0 for no crop."""
     windows: tuple[tuple[float, float], ...] = REFERENCE_WINDOWS
     window_kind: str = "linear"
     centre: str = "slice"
     resize: str = "bilinear"
     normalize: str = "none"
     neighbours: int = _added(0)
+    """Adjacent slices on each side that become channels, each in all windows."""
 
     @property
     def pixels(self) -> int:
-        """Edge length of the image that the network gets."""
+        """Edge of the network's input in pixels."""
         return self.crop or self.size
 
     @property
     def slices(self) -> int:
-        """Slices that the network sees at once: one, or one with its neighbours."""
+        """Number of slices in one input."""
         return 2 * self.neighbours + 1
 
     @property
     def channels(self) -> int:
-        """Channels of the image that the network gets: slice by slice in their order, each in all windows."""
+        """Channels of the network's input, ordered by slice, then by window."""
         return self.slices * len(self.windows)
 
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """The optimizer, made anew in each stage.
-
-    `layer_decay` multiplies the learning rate once per layer from the head down (1: all learn alike), and `clip` bounds
-    the norm of all gradients together (0: no bound).
-    """
+    """The optimizer; each stage starts with a new one."""
 
     name: str = "radam"
     weight_decay: float = 0.0
     layer_decay: float = _added(1.0)
+    """Factor of the learning rate per layer, from the head down; 1 for one rate."""
     clip: float = _added(0.0)
+    """Maximum norm of all gradients together; 0 for no limit."""
 
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """The loss. `label_smoothing` moves every label by half of it towards 1/2."""
+    """The label loss."""
 
     label_smoothing: float = 0.0
+    """Moves each label by half of this value towards 1/2."""
 
 
 @dataclass(frozen=True)
 class EmaRecipe:
-    """The moving average of the weights, which predicts in their place; `decay` is the share it keeps, 0 for none."""
+    """Exponential moving average of the weights, which predicts in their place."""
 
     decay: float = 0.0
+    """Share of the average that a step keeps; 0 for no average."""
 
 
 @dataclass(frozen=True)
 class AugmentationRecipe:
-    """With `probability` exactly one, evenly drawn, of the transforms that are on.
+    """Augmentation of samples and batches; 0 turns a transform off.
 
-    `shift` and `scale` are shares of the image, `rotate` degrees, `anchors` and `elastic_*` pixels; 0 turns one off.
-    Beside it, in every sample, each window's centre moves by up to `window_shift` HU, and its width changes by up to
-    the share `window_scale`.
-
-    Whole batches are mixed with `mix_probability`, each slice with its neighbour: `mixup` and `cutmix` are the alpha of
-    the Beta distribution that the share is drawn from, 0 for off; where both are on, either is as likely.
+    A sample gets, with `probability`, exactly one of the geometric transforms that are on, all equally likely. The
+    windows of each sample vary independently of that. A batch is mixed with `mix_probability`; if both `mixup` and
+    `cutmix` are on, they are equally likely.
     """
 
     probability: float = 0.75
     hflip: bool = True
     shift: float = 0.05
+    """Share of the image, like `scale`."""
     scale: float = 0.075
     rotate: float = 25.0
+    """Degrees."""
     grid_steps: int = 20
     grid_limit: float = 0.25
     anchors: float = 5.0
+    """Pixels by which the three anchor points of an affine transform move, like `elastic_*`."""
     elastic_alpha: float = 0.0
     elastic_sigma: float = 15.0
     window_shift: float = 0.0
+    """Maximum change of a window's centre in HU."""
     window_scale: float = 0.0
+    """Maximum change of a window's width as a share of it."""
     mixup: float = _added(0.0)
+    """Alpha of the Beta distribution of the mixing share, like `cutmix`."""
     cutmix: float = _added(0.0)
     mix_probability: float = _added(1.0)
 
 
 @dataclass(frozen=True)
 class StageRecipe:
-    """One part of a training.
-
-    `sampling`: `fixed` takes all `any`-positive slices and as many negatives, the same in every epoch; `redrawn` draws
-    the negatives anew each epoch; `all` takes every slice. `scheduler`: `multistep` multiplies `lr` by `gamma` at each
-    of `milestones`, counted in epochs of this stage; `cosine` lets `lr` fall to 0 over the stage; `onecycle` lets it
-    rise to `lr` and then fall to almost 0. `warmup` epochs, a fraction allowed, come before with a rising rate. In the
-    first `freeze` epochs only the head learns. With `patience` the stage ends after so many epochs in a row without a
-    better validation score, 0 for never, and hands on the weights of its best epoch.
-    """
+    """One phase of a training."""
 
     name: str
     sampling: str
+    """`fixed`: all `any`-positive slices and as many negatives, the same in every epoch; `redrawn`: other negatives in
+    each epoch; `all`: every slice."""
     epochs: int
     lr: float
     scheduler: str = "multistep"
+    """`multistep`: multiply `lr` by `gamma` at each milestone; `cosine`: fall to 0; `onecycle`: rise to `lr`, then fall
+    to almost 0."""
     milestones: tuple[int, ...] = ()
+    """Epochs of this stage."""
     gamma: float = 0.1
     warmup: float = _added(0.0)
+    """Epochs with a linearly rising rate at the beginning; may be a fraction."""
     freeze: int = _added(0)
+    """Epochs at the beginning in which only the head is trained."""
     patience: int = _added(0)
+    """Epochs without a better validation score after which the stage ends with its best weights; 0 for no limit."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that determines a training, but the data."""
+    """Every value that determines a training, except the data."""
 
     plugin: str
     model: ModelRecipe
     input: InputRecipe
     stage: tuple[StageRecipe, ...]
     batch: int
+    """Slices per step, over all processes together."""
     seed: int = 0
     precision: str = "auto"
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
@@ -176,22 +176,22 @@ class Recipe:
 
     @property
     def epochs(self) -> int:
-        """Epochs of all stages together."""
+        """Number of epochs of all stages."""
         return sum(stage.epochs for stage in self.stage)
 
     @property
     def freezes(self) -> bool:
-        """Whether there are epochs in which a part of the network does not learn."""
+        """Whether a stage trains only the head in some epochs."""
         return any(stage.freeze > 0 for stage in self.stage)
 
     @property
     def selects(self) -> bool:
-        """Whether the training chooses by the validation score, which that score then flatters."""
+        """Whether the validation score chooses the weights, which makes that score optimistic."""
         return any(stage.patience > 0 for stage in self.stage)
 
 
 def literal(value: object) -> str:
-    """Return `value` as TOML has it and settings take it; floats keep their shortest exact form."""
+    """Return `value` in TOML syntax; floats have their shortest exact form."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -204,7 +204,7 @@ def literal(value: object) -> str:
 
 
 def flatten(recipe: Recipe) -> dict[str, Any]:
-    """Return every value of `recipe` by its name, in the recipe's order."""
+    """Return every value of `recipe` by its dotted name, in the order of the fields."""
     flat: dict[str, Any] = {}
     for spec in dataclasses.fields(recipe):
         value = getattr(recipe, spec.name)
@@ -222,10 +222,10 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
 
 
 def settable(recipe: Recipe) -> dict[str, Any]:
-    """Return every value of `recipe` that can be set, by its name: those of `flatten`, and parts of them.
+    """Return every value that `apply_settings` can change, by its dotted name.
 
-    Such parts are the windows' centres and widths in HU: `input.windows.2.centre` is that of the second window. The
-    file's own window has none.
+    Besides the values of `flatten` these are the centres and widths of the windows in HU, e.g. `input.windows.2.centre`
+    for the second one, except for the file's default window.
     """
     values = {name: value for name, value in flatten(recipe).items() if name != "plugin"}
     for number, window in enumerate(recipe.input.windows, start=1):
@@ -235,19 +235,19 @@ def settable(recipe: Recipe) -> dict[str, Any]:
 
 
 def differences(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Return the values that differ by name, in the first's order; None stands for one that a recipe does not have."""
+    """Return the values that differ, by dotted name; None for a value that one recipe lacks."""
     one, two = flatten(first), flatten(second)
     return {name: (one.get(name), two.get(name)) for name in one | two if one.get(name) != two.get(name)}
 
 
 def digest(recipe: Recipe) -> str:
-    """Return 16 hex digits that two recipes share exactly when they are equal, in whichever version they were made."""
+    """Return 16 hex digits that identify the values of `recipe`, whichever version of ichx created it."""
     text = json.dumps(_digested(recipe), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _digested(value: Any) -> Any:
-    """Return `value` as JSON has it, without added fields that are at their default."""
+    """Return `value` for JSON, without added fields that have their default."""
     if not dataclasses.is_dataclass(value):
         return [_digested(item) for item in value] if isinstance(value, tuple) else value
     return {

@@ -1,4 +1,4 @@
-"""A recipe as text: its TOML form and the settings `NAME=VALUE`, read with every problem told at once."""
+"""Recipes as text: the TOML form and `NAME=VALUE` settings. All problems of a text are reported together."""
 
 import dataclasses
 import tomllib
@@ -6,14 +6,16 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ichx.errors import did_you_mean, raise_problems
-from ichx.recipe import WINDOW_PARTS, Recipe, settable
-from ichx.recipe import literal as literal  # part of the text form: named here, too
+from ichx.errors import InvalidInputError, did_you_mean, raise_problems
+from ichx.recipe import WINDOW_PARTS, Recipe, literal, settable
 from ichx.recipe_rules import invalid_values
+
+_REMEDY = "`ichx plugin show NAME --toml` shows a complete recipe."
+_TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
 def to_toml(recipe: Recipe) -> str:
-    """Return the recipe as TOML with nothing implied; `from_toml` reads it back to an equal recipe."""
+    """Return `recipe` as TOML with every value written out; `from_toml` returns an equal recipe."""
     tables: dict[str, Any] = dataclasses.asdict(recipe)
     stages = tables.pop("stage")
     lines = [f"{name} = {literal(value)}" for name, value in tables.items() if not isinstance(value, dict)]
@@ -26,27 +28,32 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def from_toml(text: str, base: Recipe | None = None, *, source: str = "the recipe") -> Recipe:
-    """Return the recipe in `text`; what it leaves out comes from `base`, or from the fields' defaults.
+    """Return the recipe in `text`.
 
-    Raises `IchxError` with every problem: not TOML, unknown names, wrong types, values out of range.
+    Args:
+        text: A recipe as TOML. It may leave out values.
+        base: Supplies the values that `text` leaves out; without it they have the defaults of the fields.
+        source: What the text is, e.g. a path; used in messages.
+
+    Raises:
+        InvalidInputError: Invalid TOML, unknown or missing names, wrong types, invalid values: all of them together.
     """
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise_problems([f"{source} is not valid TOML: {error}"], "mend the file")
-        raise AssertionError from error  # raise_problems has raised
+        raise InvalidInputError(f"Invalid TOML in {source}: {error}.", "Correct the syntax.") from error
     problems: list[str] = []
     recipe: Recipe = _build(Recipe, _merge(dataclasses.asdict(base) if base else {}, tables), "", problems)
-    remedy = "see `ichx plugin show NAME --toml` for a whole recipe" if problems else "correct these values"
     problems += invalid_values(recipe)
-    raise_problems([f"{source}: {problem}" for problem in problems], remedy)
+    raise_problems([f"{source}: {problem}" for problem in problems], _REMEDY)
     return recipe
 
 
 def apply_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
-    """Return `recipe` with `NAME=VALUE` settings, such as `stage.balanced.lr=5e-4`, applied in order.
+    """Return `recipe` changed by `NAME=VALUE` settings, e.g. `stage.balanced.lr=5e-4`, in their order.
 
-    Raises `IchxError` with all unknown names and wrong values at once.
+    Raises:
+        InvalidInputError: Unknown names and invalid values, all of them together.
     """
     known = settable(recipe)
     problems: list[str] = []
@@ -55,28 +62,32 @@ def apply_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         name, equals, text = setting.partition("=")
         name = name.strip()
         if not equals:
-            problems.append(f"{setting!r} is not of the form NAME=VALUE")
+            problems.append(f"Invalid setting {setting!r}. Use the form NAME=VALUE.")
         elif name not in known:
-            problems.append(f"a recipe has no value {name!r}; {did_you_mean(name, list(known))}".rstrip("; "))
+            problems.append(_unknown(name, name, known))
         else:
             _assign(tables, name, _parse_value(text.strip()))
-    built: Recipe = _build(Recipe, tables, "", problems)
-    problems += invalid_values(built)
-    raise_problems(problems, "`ichx plugin show NAME --toml` lists every name and value")
-    return built
+    changed: Recipe = _build(Recipe, tables, "", problems)
+    problems += invalid_values(changed)
+    raise_problems(problems, _REMEDY)
+    return changed
+
+
+def _unknown(name: str, key: str, known: Iterable[str]) -> str:
+    return f"Unknown recipe value {name!r}. {did_you_mean(key, list(known))}".strip()
 
 
 def _parse_value(text: str) -> object:
-    """Return `text` read as a TOML value; what is none is a plain text, so that quotes may be left out."""
+    """Return `text` as a TOML value, or as a string if it is none: the quotes of a string may be left out."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
-    for name, value in over.items():
+    for name, value in changes.items():
         old = merged.get(name)
         merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
@@ -84,48 +95,45 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _assign(tables: dict[str, Any], name: str, value: object) -> None:
     *path, last = name.split(".")
-    if path and path[0] == "stage":
-        target = next(stage for stage in tables["stage"] if stage["name"] == path[1])
-    elif path[:2] == ["input", "windows"]:
+    if path[:2] == ["input", "windows"]:
         windows = [list(window) for window in tables["input"]["windows"]]
         windows[int(path[2]) - 1][WINDOW_PARTS.index(last)] = value
         tables["input"]["windows"] = windows
         return
+    if path[:1] == ["stage"]:
+        target = next(stage for stage in tables["stage"] if stage["name"] == path[1])
     else:
         target = tables[path[0]] if path else tables
     target[last] = value
 
 
 def _build(kind: type, raw: object, name: str, problems: list[str]) -> Any:
-    """Return `raw` (tables and lists as TOML has them) as a dataclass `kind`, noting what does not fit.
+    """Return `raw` (tables and lists of TOML) as an instance of the dataclass `kind`.
 
-    What does not fit is replaced by values that have no fault, so that faults of the others can be told with it.
+    Each problem is appended to `problems`, and a valid placeholder replaces the value, so that `invalid_values` can
+    check the other values of the recipe.
     """
     if not isinstance(raw, dict):
         problems.append(f"{name} = {literal(raw)}: must be a table")
         return _build(kind, {}, name, [])
     hints = typing.get_type_hints(kind)
     specs = {spec.name: spec for spec in dataclasses.fields(kind)}
-    dotted = f"{name}." if name else ""
-    problems += [
-        f"a recipe has no value {dotted + key!r}; {did_you_mean(key, list(specs))}".rstrip("; ")
-        for key in raw
-        if key not in specs
-    ]
+    prefix = f"{name}." if name else ""
+    problems += [_unknown(prefix + key, key, specs) for key in raw if key not in specs]
     values: dict[str, Any] = {}
     for key, spec in specs.items():
         before = len(problems)
         if key in raw:
-            values[key] = _convert(hints[key], raw[key], dotted + key, problems)
+            values[key] = _convert(hints[key], raw[key], prefix + key, problems)
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            problems.append(f"{dotted + key} is missing")
+            problems.append(f"{prefix + key} is missing")
         if key not in values or (len(problems) > before and not _holds_tables(hints[key])):
-            values[key] = _faultless(spec, hints[key])
+            values[key] = _placeholder(spec, hints[key])
     return kind(**values)
 
 
-def _faultless(spec: dataclasses.Field[Any], hint: Any) -> Any:
-    """Return a value for a field that has no fault, by itself or beside the others: its default where it has one."""
+def _placeholder(spec: dataclasses.Field[Any], hint: Any) -> Any:
+    """Return a value of a field that no rule rejects: its default, if it has one."""
     if spec.default is not dataclasses.MISSING:
         return spec.default
     if spec.default_factory is not dataclasses.MISSING:
@@ -156,11 +164,10 @@ def _convert(hint: Any, value: object, name: str, problems: list[str]) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:
-        words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-        problems.append(f"{name} = {literal(value)}: must be {words[hint]}")
+        problems.append(f"{name} = {literal(value)}: must be {_TYPE_NAMES[hint]}")
     return value
 
 
 def _item_name(name: str, item: object) -> str:
-    """Return the dotted name of a stage table; other list items go by their list's name."""
+    """Return the dotted name of a stage; items of other lists have the name of their list."""
     return f"stage.{item.get('name', '?')}" if name == "stage" and isinstance(item, dict) else name

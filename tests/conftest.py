@@ -1,14 +1,15 @@
 """Fixtures for the whole suite: real CT data, a phantom on disk, a trained workspace, and the program itself."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,7 +17,8 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
-    from ichx.ct.phantom_dicom import PhantomFiles
+    from ichx.phantom.dicom_files import PhantomFiles
+    from ichx.project import Project
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks train faster alone, and the suite shares its cores
 
@@ -55,6 +57,19 @@ class Outcome:
     code: int
     out: str
     err: str
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error that a command with `--json` printed: `code`, `problem`, `remedy`."""
+        return json.loads(self.err.splitlines()[-1])["error"]
+
+    def check_error(self, code: str, *values: str) -> None:
+        """Assert that the command, called with `--json`, failed with the error `code`, whose problem has `values`."""
+        assert (self.code, self.out) == (2 if code == "usage" else 1, ""), self.err
+        assert self.error["code"] in (code, "error"), self.error
+        for value in values:
+            assert value in self.error["problem"], self.error
+        assert self.error["remedy"]
 
 
 Program = Callable[..., Outcome]
@@ -127,7 +142,7 @@ def ichx_process() -> Program:
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> "PhantomFiles":
     """Return 8 labelled and 2 test patients of 64 px on disk, to be read only."""
-    from ichx.ct.phantom_dicom import write_phantom
+    from ichx.phantom.dicom_files import write_phantom
 
     folder = tmp_path_factory.mktemp("phantom") / "files"
     return write_phantom(folder, patients=8, seed=1, size=64, test_patients=2, prevalence={"any": 0.4})
@@ -136,25 +151,30 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> "PhantomFiles":
 @pytest.fixture(scope="session")
 def dataset_root(phantom: "PhantomFiles", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a workspace with the phantom as dataset `ph` (2 folds) and its test set `ph-test`, to be read only."""
-    from ichx.data.adding import add_dataset
+    from ichx.datasets.add import AddRequest, add_dataset
+    from ichx.project import Project
     from ichx.store import open_store
     from ichx.workspace import init_workspace
 
     assert phantom.test is not None
     workspace = init_workspace(tmp_path_factory.mktemp("dataset") / "workspace")
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "ph", phantom.train, labels=phantom.train_labels, folds=2)
-        add_dataset(workspace, store, "ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission)
+        add_dataset(Project(workspace, store), AddRequest("ph", phantom.train, labels=phantom.train_labels, folds=2))
+        add_dataset(
+            Project(workspace, store),
+            AddRequest("ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission),
+        )
     return workspace.root
 
 
 @pytest.fixture(scope="session")
 def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of that workspace in which the experiments `TRAINED` are registered and done, to be read only."""
+    from ichx.experiments.register import ExperimentRequest, new_experiment
+    from ichx.experiments.run import run_experiment
     from ichx.plugins import load_registry
+    from ichx.project import Project
     from ichx.store import open_store
-    from ichx.training.register import new_experiment
-    from ichx.training.runner import run_experiment
     from ichx.workspace import open_workspace
 
     root = tmp_path_factory.mktemp("trained") / "workspace"
@@ -162,8 +182,8 @@ def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     workspace, registry = open_workspace(root), load_registry()
     with open_store(workspace) as store:
         for plugin, settings in TRAINED:
-            made = new_experiment(store, registry, plugin=plugin, size=32, settings=settings)
-            run_experiment(workspace, store, registry, made.number)
+            made = new_experiment(store, registry, ExperimentRequest(plugin=plugin, size=32, settings=settings))
+            run_experiment(Project(workspace, store, registry), made.number)
     return root
 
 
@@ -177,3 +197,15 @@ def dataset_copy(dataset_root: Path, tmp_path: Path) -> Path:
 def trained_copy(trained_root: Path, tmp_path: Path) -> Path:
     """Return the trained workspace, as a copy of the test's own."""
     return Path(shutil.copytree(trained_root, tmp_path / "workspace"))
+
+
+@pytest.fixture
+def project(trained_copy: Path) -> "Iterator[Project]":
+    """Return the open project of `trained_copy`."""
+    from ichx.project import Project
+    from ichx.store import open_store
+    from ichx.workspace import open_workspace
+
+    workspace = open_workspace(trained_copy)
+    with open_store(workspace) as store:
+        yield Project(workspace, store)

@@ -1,19 +1,19 @@
-"""An engine for tests that want the jobs' effects without the seconds that a process takes to import torch."""
+"""An engine for tests of job effects: it runs `ichx` jobs in this process, which saves importing torch for each."""
 
 from collections.abc import Callable
 
 from typer.testing import CliRunner
 
 from ichx.cli.app import app
-from ichx.engine import Job, JobResult
 from ichx.errors import IchxError
+from ichx.jobs import Job, JobResult
 
 
 class InlineEngine:
-    """Executes `ichx` jobs in this process, one by one: the same command without the seconds that torch takes."""
+    """Executes `ichx` jobs one by one, when they are submitted."""
 
     def __init__(self, before: Callable[[int], None] = lambda n: None) -> None:
-        """`before` is called with the number of jobs before this one."""
+        """Create the engine; `before` is called with the number of earlier jobs before each one."""
         self.jobs: list[Job] = []
         self.results: list[JobResult] = []
         self._before = before

@@ -1,40 +1,69 @@
-"""Errors carry a problem and a remedy, across processes too."""
+"""Typed errors carry a problem and a remedy, across processes too."""
 
 import pickle
 
 import pytest
 
-from ichx.errors import IchxError, NotFoundError, did_you_mean, raise_problems
+from ichx import errors
+from ichx.errors import IchxError, InvalidInputError, NotFoundError, did_you_mean, raise_problems
+
+
+def subclasses(kind: type[IchxError]) -> list[type[IchxError]]:
+    return [kind, *(inner for child in kind.__subclasses__() for inner in subclasses(child))]
 
 
 def test_an_error_survives_a_process_boundary() -> None:
-    for error in (IchxError("what is wrong", "what to do"), NotFoundError("nothing", "look elsewhere")):
-        again = pickle.loads(pickle.dumps(error))
-        assert type(again) is type(error)
-        assert (again.problem, again.remedy, str(again)) == (error.problem, error.remedy, error.problem)
+    for kind in subclasses(IchxError):
+        error = kind("Problem 17.", "Remedy 23.")
+        copy = pickle.loads(pickle.dumps(error))
+        assert type(copy) is kind
+        assert copy.to_dict() == {"code": kind.code, "problem": "Problem 17.", "remedy": "Remedy 23."}
+        assert str(copy) == "Problem 17."
 
 
-def test_an_unknown_name_lists_the_nearest_known_ones() -> None:
-    error = NotFoundError.named("plugin", "resnet50", ["resnext50", "resnext101_wsl", "tiny_byobnet"], "see the list")
-    assert error.problem == "no plugin is called 'resnet50'"
-    assert error.remedy.startswith("did you mean 'resnext50'")
-    assert error.remedy.endswith("? see the list")
+def test_codes_are_unique_and_stable() -> None:
+    codes = {kind.__name__: kind.code for kind in subclasses(IchxError) if kind.__module__ == errors.__name__}
+    assert len(set(codes.values())) == len(codes)
+    assert codes == {
+        "IchxError": "error",
+        "InvalidInputError": "invalid_input",
+        "NotFoundError": "not_found",
+        "ConflictError": "conflict",
+        "NotReadyError": "not_ready",
+        "CorruptFileError": "corrupt_file",
+        "ChangedDataError": "changed_data",
+        "UnsupportedError": "unsupported",
+        "MissingDependencyError": "missing_dependency",
+        "StorageError": "storage",
+        "StoreError": "store",
+        "ResourceError": "resources",
+        "DivergedError": "diverged",
+        "ProcessError": "process",
+        "RunEndedError": "run_ended",
+    }
+
+
+def test_an_unknown_name_lists_the_nearest_known_names() -> None:
+    error = NotFoundError.named("plugin", "resnet50", ["resnext50", "resnext101_wsl", "tiny_byobnet"], "See the list.")
+    assert "'resnet50'" in error.problem
+    assert "'resnext50'" in error.remedy
     assert "tiny_byobnet" not in error.remedy
+    assert error.remedy.endswith(" See the list.")
 
 
-def test_nothing_near_is_no_suggestion() -> None:
+def test_without_a_near_name_there_is_no_suggestion() -> None:
     assert did_you_mean("xyz", ["resnext50"]) == ""
     assert did_you_mean("xyz", []) == ""
-    assert NotFoundError.named("plugin", "xyz", ["resnext50"], "see the list").remedy == "see the list"
+    assert NotFoundError.named("plugin", "xyz", ["resnext50"], "See the list.").remedy == "See the list."
 
 
 def test_a_number_is_compared_as_text() -> None:
-    assert NotFoundError.named("version", 11, [1, 10, 111], "").remedy.startswith("did you mean '111'")
+    assert "'111'" in NotFoundError.named("version", 11, [1, 10, 111], "").remedy
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     raise_problems([], "nothing")
-    with pytest.raises(IchxError) as caught:
-        raise_problems(["first", "second"], "mend both")
+    with pytest.raises(InvalidInputError) as caught:
+        raise_problems(["first", "second"], "Correct both.")
     assert caught.value.problem.splitlines() == ["first", "second"]
-    assert caught.value.remedy == "mend both"
+    assert caught.value.remedy == "Correct both."

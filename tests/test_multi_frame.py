@@ -10,20 +10,22 @@ from pydicom import config, dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from zip_files import zip_folder
 
+from ichx.cache.decode_check import check_dataset
 from ichx.ct.dicom import read_slice
-from ichx.ct.testing import enhanced
-from ichx.data.adding import add_dataset
-from ichx.data.dataset import check_dataset, load_dataset
-from ichx.data.sources import SourceFiles, read_known
-from ichx.evaluation.ensemble import make_ensemble
+from ichx.datasets.add import AddRequest, add_dataset
+from ichx.datasets.dataset import load_dataset
+from ichx.datasets.sources import SourceFiles, read_source_slice
+from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
+from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.run import run_experiment
+from ichx.phantom.encoded_files import enhanced
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import open_store
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
 from ichx.workspace import init_workspace
 
 if TYPE_CHECKING:
-    from ichx.ct.phantom_dicom import PhantomFiles
+    from ichx.phantom.dicom_files import PhantomFiles
 
 
 def join_series(source: Path, target: Path) -> dict[str, Path]:
@@ -36,11 +38,11 @@ def join_series(source: Path, target: Path) -> dict[str, Path]:
     origin = {}
     for slices in series.values():
         slices.sort(key=lambda entry: entry[0])
-        joined = enhanced(slices[0][1], [dataset.pixel_array for _, _, dataset in slices])
-        joined.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        joined.save_as(target / "many.dcm", implicit_vr=False, little_endian=True)
-        (target / "many.dcm").rename(target / f"{joined.SOPInstanceUID}.dcm")
-        origin |= {f"{joined.SOPInstanceUID}#{n}": path for n, (_, path, _) in enumerate(slices, 1)}
+        join_group = enhanced(slices[0][1], [dataset.pixel_array for _, _, dataset in slices])
+        join_group.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        join_group.save_as(target / "many.dcm", implicit_vr=False, little_endian=True)
+        (target / "many.dcm").rename(target / f"{join_group.SOPInstanceUID}.dcm")
+        origin |= {f"{join_group.SOPInstanceUID}#{n}": path for n, (_, path, _) in enumerate(slices, 1)}
     return origin
 
 
@@ -66,24 +68,31 @@ def test_frames_go_the_whole_way(phantom: "PhantomFiles", tmp_path: Path) -> Non
     archive = zip_folder(tmp_path / "files", tmp_path / "files.zip")
     workspace, registry = init_workspace(tmp_path / "workspace"), load_registry()
     with open_store(workspace) as store:
-        added = add_dataset(workspace, store, "x", archive / "train", labels=tmp_path / "labels.csv", folds=2)
+        added = add_dataset(
+            Project(workspace, store), AddRequest("x", archive / "train", labels=tmp_path / "labels.csv", folds=2)
+        )
         assert added.messages[0].startswith(f"8 files: {len(origin)} slices, 8 patients")
-        add_dataset(workspace, store, "x-test", archive / "test", test_of="x", sample=tmp_path / "sample.csv")
-        checked = check_dataset(workspace, store, "x")
+        add_dataset(
+            Project(workspace, store),
+            AddRequest("x-test", archive / "test", test_of="x", sample=tmp_path / "sample.csv"),
+        )
+        checked = check_dataset(Project(workspace, store), "x")
         assert (checked["files"], checked["slices"], checked["reasons"]) == (8, len(origin), [])
-        data = load_dataset(workspace, store, "x")
-        files = SourceFiles(data.source, data.slices).of(range(len(data.slices)))
+        data = load_dataset(Project(workspace, store), "x")
+        files = SourceFiles(data.source, data.slices).select(range(len(data.slices)))
         for slice_id, file in list(zip(data.slices["slice_id"], files, strict=True))[::7]:
-            assert (read_known(file).hu == read_slice(origin[slice_id]).hu).all()
+            assert (read_source_slice(file).hu == read_slice(origin[slice_id]).hu).all()
         number = new_experiment(
             store,
             registry,
-            plugin="tiny_fine",
-            size=32,
-            settings=[f"stage.{stage}.epochs=1" for stage in ("balanced", "rebalanced", "full")],
+            ExperimentRequest(
+                plugin="tiny_fine",
+                size=32,
+                settings=[f"stage.{stage}.epochs=1" for stage in ("balanced", "rebalanced", "full")],
+            ),
         ).number
-        assert run_experiment(workspace, store, registry, number).score is not None
-        [submission] = make_ensemble(workspace, store, tta="hflip", top=1).submissions
+        assert run_experiment(Project(workspace, store, registry), number).score is not None
+        [submission] = make_ensemble(Project(workspace, store), EnsembleRequest(top=1)).submissions
     written = pd.read_csv(workspace.root / submission.path)
     assert written["ID"].tolist() == asked
     assert (submission.images, submission.filled) == (len(test_origin), 0)

@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 from conftest import Program
 
-from ichx.data.dataset import load_dataset
-from ichx.data.predictions import read_predictions
+from ichx.datasets.dataset import load_dataset
 from ichx.evaluation.metric import probabilities
+from ichx.evaluation.predictions import read_predictions
 from ichx.labels import LABELS
+from ichx.project import Project
 from ichx.store import open_store
-from ichx.training.network.weights import read_weights
+from ichx.training.weights import read_weights
 from ichx.workspace import init_workspace, open_workspace
 
 STAGES = ("balanced", "rebalanced", "full")
@@ -52,7 +53,7 @@ def test_what_was_added(real: Path, ichx: Program) -> None:
     assert [fold["slices"] for fold in shown["folds"]] == [10, 10]
     workspace = open_workspace(real)
     with open_store(workspace) as store:
-        slices = load_dataset(workspace, store, "rsna-test").slices
+        slices = load_dataset(Project(workspace, store), "rsna-test").slices
     assert slices["series"].nunique() == 1
     assert slices["order"].tolist() == list(range(32))
     assert slices["position"].is_monotonic_increasing

@@ -1,20 +1,19 @@
-"""The page on the recipe has every value, with the default that it has, and no other."""
+"""`docs/recipe.md` lists every value of a recipe with its default."""
 
 import dataclasses
 import re
 import typing
 from pathlib import Path
 
-from ichx.recipe import Recipe, StageRecipe
+from ichx.recipe import Recipe, StageRecipe, literal
 from ichx.recipe_rules import CHOICES
-from ichx.recipe_text import literal
 
 ROOT = Path(__file__).parents[1]
 ROW = re.compile(r"\| `([^`]+)` \| (.+?) \| (.+) \| ([^|]*) ?\|")
 
 
 def fields(kind: type, prefix: str = "") -> dict[str, str]:
-    """Return what the page must say is the default of each value of `kind`."""
+    """Return the expected default of each value of the dataclass `kind`, by dotted name."""
     found: dict[str, str] = {}
     hints = typing.get_type_hints(kind)
     for spec in dataclasses.fields(kind):
@@ -30,16 +29,16 @@ def fields(kind: type, prefix: str = "") -> dict[str, str]:
 
 
 def rows() -> dict[str, tuple[str, str]]:
-    """Return the page's rows by value: its default and its meaning."""
+    """Return default and meaning by value."""
     text = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
     matches = [ROW.fullmatch(line) for line in text.splitlines() if line.startswith("| `")]
     assert all(matches), "every row has four cells"
     found = [(m[1], (m[2], m[3])) for m in matches if m]
-    assert len(dict(found)) == len(found), "no value stands twice"
+    assert len(dict(found)) == len(found), "a value is listed twice"
     return dict(found)
 
 
-def test_every_value_is_on_the_page_with_its_default() -> None:
+def test_every_value_has_a_row_with_its_default() -> None:
     assert {name: default for name, (default, _) in rows().items()} == fields(Recipe)
 
 
@@ -50,5 +49,5 @@ def test_every_choice_is_explained() -> None:
         assert not missing, name
 
 
-def test_the_readme_links_to_it() -> None:
+def test_the_readme_links_to_the_page() -> None:
     assert "(docs/recipe.md)" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A workspace is found, made, configured, and keeps one privacy key."""
+"""The workspace: finding, creating, settings, and its privacy key."""
 
 import stat
 import subprocess
@@ -8,88 +8,90 @@ from pathlib import Path
 import pytest
 from conftest import clean_environment
 
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError, NotFoundError, StorageError
 from ichx.workspace import find_workspace, init_workspace, open_workspace
 
 
-def test_it_is_found_from_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = init_workspace(tmp_path / "work")
-    deep = made.root / "notes" / "more"
+def test_it_is_found_from_a_subfolder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    created = init_workspace(tmp_path / "work")
+    deep = created.root / "notes" / "more"
     deep.mkdir(parents=True)
-    assert find_workspace(deep) == made
+    assert find_workspace(deep) == created
     monkeypatch.chdir(deep)
-    assert find_workspace() == made
-    assert made.experiment_dir(6) == tmp_path / "work" / "experiments" / "6"
+    assert find_workspace() == created
+    assert created.experiment_dir(6) == tmp_path / "work" / "experiments" / "6"
+    assert created.ensemble_dir(2) == tmp_path / "work" / "ensembles" / "2"
 
 
-def test_the_nearest_one_counts(tmp_path: Path) -> None:
+def test_the_nearest_one_is_used(tmp_path: Path) -> None:
     init_workspace(tmp_path)
     inner = init_workspace(tmp_path / "inner")
     assert find_workspace(tmp_path / "inner" / "db") == inner
 
 
-def test_a_checkout_with_both_folders_is_one(tmp_path: Path) -> None:
+def test_a_folder_with_db_and_experiments_is_a_workspace(tmp_path: Path) -> None:
     (tmp_path / "db").mkdir()
-    with pytest.raises(IchxError, match="no workspace at"):
+    with pytest.raises(NotFoundError, match=str(tmp_path)):
         find_workspace(tmp_path)
     (tmp_path / "experiments").mkdir()
     assert find_workspace(tmp_path).root == tmp_path.resolve()
 
 
-def test_the_environment_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, there = init_workspace(tmp_path / "here"), init_workspace(tmp_path / "there")
-    monkeypatch.setenv("ICHX_WORKSPACE", str(there.root))
-    assert find_workspace(here.root) == there
+def test_environment_variables_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = init_workspace(tmp_path / "first"), init_workspace(tmp_path / "second")
+    monkeypatch.setenv("ICHX_WORKSPACE", str(second.root))
+    assert find_workspace(first.root) == second
     monkeypatch.setenv("ICHX_WORKSPACE", str(tmp_path / "nowhere"))
-    with pytest.raises(IchxError, match="which is no workspace") as caught:
-        find_workspace(here.root)
+    with pytest.raises(NotFoundError, match=str(tmp_path / "nowhere")) as caught:
+        find_workspace(first.root)
     assert "ichx init" in caught.value.remedy
     monkeypatch.delenv("ICHX_WORKSPACE")
     monkeypatch.setenv("ICHX_STORE", "postgresql://host/db")
-    assert find_workspace(here.root).store_url == "postgresql://host/db"
+    assert find_workspace(first.root).store_url == "postgresql://host/db"
 
 
-def test_init_again_keeps_what_is_there(tmp_path: Path) -> None:
-    made = init_workspace(tmp_path)
+def test_init_keeps_existing_files(tmp_path: Path) -> None:
+    created = init_workspace(tmp_path)
     (tmp_path / "ichx.toml").write_text('cache = "/big/disk"\n')
-    (made.experiments_dir / "mine.toml").write_text("x")
-    again = init_workspace(tmp_path)
-    assert again.cache_dir == Path("/big/disk")
-    assert (made.experiments_dir / "mine.toml").read_text() == "x"
+    (created.experiments_dir / "mine.toml").write_text("x")
+    assert init_workspace(tmp_path).cache_dir == Path("/big/disk")
+    assert (created.experiments_dir / "mine.toml").read_text() == "x"
 
 
-def test_settings(tmp_path: Path) -> None:
-    fresh = init_workspace(tmp_path)
-    assert fresh.cache_dir == tmp_path / "cache"
-    assert fresh.store_url == f"sqlite:///{tmp_path / 'db' / 'ichx.db'}"
-    (tmp_path / "ichx.toml").write_text('cache = "elsewhere"\nstore = "sqlite:///other.db"\n')
-    set_up = open_workspace(tmp_path)
-    assert (set_up.cache_dir, set_up.store_url) == (tmp_path / "elsewhere", "sqlite:///other.db")
+def test_settings_and_their_defaults(tmp_path: Path) -> None:
+    defaults = init_workspace(tmp_path)
+    assert defaults.cache_dir == tmp_path / "cache"
+    assert defaults.store_url == f"sqlite:///{tmp_path / 'db' / 'ichx.db'}"
+    (tmp_path / "ichx.toml").write_text('cache = "elsewhere"\nstore = "sqlite:///other.db"\ntensorboard = true\n')
+    changed = open_workspace(tmp_path)
+    assert (changed.cache_dir, changed.store_url) == (tmp_path / "elsewhere", "sqlite:///other.db")
+    assert changed.tensorboard == tmp_path / "tensorboard"
 
 
 @pytest.mark.parametrize(
     ("text", "problem", "remedy"),
     [
-        ("cache = ", "is not valid TOML", "mend"),
-        ('cash = "x"', "sets 'cash', which is no setting", "did you mean 'cache'"),
-        ("cache = 3", "cache must be a text in quotes", "directory"),
+        ("cache = ", "ichx.toml", ""),
+        ('cash = "x"', "'cash'", "'cache'"),
+        ("cache = 3", "`cache` .*3", "directory"),
+        ("mlflow = true", "`mlflow` .*True", "server"),
     ],
 )
-def test_bad_settings_are_told(tmp_path: Path, text: str, problem: str, remedy: str) -> None:
+def test_invalid_settings_are_reported(tmp_path: Path, text: str, problem: str, remedy: str) -> None:
     init_workspace(tmp_path)
     (tmp_path / "ichx.toml").write_text(text)
-    with pytest.raises(IchxError, match=problem) as caught:
+    with pytest.raises(InvalidInputError, match=problem) as caught:
         open_workspace(tmp_path)
     assert remedy in caught.value.remedy
 
 
-def test_a_place_where_none_can_be_made(tmp_path: Path) -> None:
+def test_a_place_that_is_not_writable_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(IchxError, match="cannot make a workspace at"):
+    with pytest.raises(StorageError, match=str(tmp_path / "file")):
         init_workspace(tmp_path / "file")
 
 
-def test_the_privacy_key_is_one_and_private(tmp_path: Path) -> None:
+def test_the_privacy_key_is_unique_and_private(tmp_path: Path) -> None:
     workspace = init_workspace(tmp_path)
     key = workspace.privacy_key()
     assert len(key) == 32
@@ -99,7 +101,7 @@ def test_the_privacy_key_is_one_and_private(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "db").iterdir()] == ["privacy.key"]
 
 
-def test_processes_that_race_for_the_key_get_the_same(tmp_path: Path) -> None:
+def test_concurrent_processes_get_the_same_key(tmp_path: Path) -> None:
     init_workspace(tmp_path)
     script = (
         "import sys; from pathlib import Path; from ichx.workspace import open_workspace; sys.stdin.readline();"

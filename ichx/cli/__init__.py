@@ -1,1 +1,4 @@
-"""The command line: one file per command group; parse, call one library function, render."""
+"""The command line: one module per command or command group; each parses, calls one library function and renders.
+
+The library itself is in the packages below; none of them imports this one.
+"""

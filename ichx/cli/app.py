@@ -1,24 +1,27 @@
-"""The program `ichx`: its own options, and how errors end it.
+"""The program `ichx`: its global options, and how errors end it.
 
-Exit codes: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 interrupted, 143 a run that SIGTERM stopped.
+Exit codes: 0 success, 1 error, 2 usage error, 130 interrupted, 143 run stopped by SIGTERM. The commands are declared
+in `ichx.cli.commands`.
 """
 
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
 from ichx import __version__
+from ichx.child_processes import watch_parent
 from ichx.cli.commands import Program
 from ichx.cli.interrupts import imports_end_at_once
-from ichx.cli.render import err
+from ichx.cli.output import err, json_requested, print_error, print_json_error
 from ichx.errors import IchxError
 
 app = typer.Typer(
     name="ichx",
     cls=Program,
-    help="From head-CT slices to a tracked, blended prediction of intracranial hemorrhage.",
+    help="Turn head-CT slices into a tracked, blended prediction of intracranial hemorrhage.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -43,23 +46,23 @@ def _root(
 
 
 def main() -> None:
-    """Run the program; an `IchxError` becomes two lines on standard error."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks the network for updates when imported
-    if "ICHX_LIFELINE" in os.environ:  # a job of an engine
-        from ichx.engine.lifeline import watch_lifeline
-
-        watch_lifeline()
+    """Run the program. An `IchxError` is printed as problem and remedy, with `--json` as JSON on the last line."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # stop albumentations from checking for updates online
+    watch_parent()
+    as_json = json_requested(sys.argv[1:])
     try:
         with imports_end_at_once():
             app(prog_name="ichx")
     except IchxError as error:
         if "ICHX_DEBUG" in os.environ:
             raise
-        err.print("error: ", style="bold red", end="")
-        err.print(f"{error.problem}\n{error.remedy}".replace("\n", "\n       "), markup=False)
+        if as_json:
+            print_json_error(error.to_dict())
+        else:
+            print_error(error.problem, error.remedy)
         sys.exit(1)
     except SystemExit as ended:
-        # typer turns Ctrl-C into an exit code; a run that has said how to go on raises another kind of it
+        # typer turns Ctrl-C into an exit code; a command that has printed how to resume raises typer.Exit itself
         if isinstance(ended.__context__, typer.Exit) and type(ended.__context__.__cause__) is KeyboardInterrupt:
             err.print("interrupted", style="yellow")
         raise
@@ -67,8 +70,15 @@ def main() -> None:
         err.print("interrupted", style="yellow")
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of a pipe has gone: point stdout elsewhere so that the interpreter's own flush stays silent.
+        # The reader of the pipe has closed it: redirect stdout so that the interpreter's final flush stays silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if not as_json:
+            raise
+        traceback.print_exc()
+        problem = f"Unexpected {type(error).__name__}: {error}"
+        print_json_error({"code": "internal", "problem": problem, "remedy": "Report this bug with the traceback."})
         sys.exit(1)
 
 

@@ -1,37 +1,35 @@
-"""`ichx audit`: is an experiment's score what its stored files say, and out of fold?"""
-
-from typing import Annotated
+"""`ichx audit`: verify an experiment's score against its stored files."""
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import console, print_json, say, session
+from ichx.cli.formatting import format_marks
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import AsJson, Number
+from ichx.cli.session import session
 
 
-def audit(
-    number: Number,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
-) -> None:
-    """Prove an experiment's OOF score from what is stored, and print what was checked; exit 1 if anything is wrong.
+def audit(number: Number, as_json: AsJson = False) -> None:
+    """Verify an experiment's OOF score against its stored files.
+
+    Recomputes digests, folds and scores from data, weights and predictions. Exits with 1 if a check fails.
 
     Example: `ichx audit 6`
     """
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before pandas is imported
-        from ichx.evaluation.audit import audit as audited
+    with session() as project:
+        project.store.experiment(number)  # report an unknown number before pandas is imported
+        from ichx.evaluation.audit import audit as run_audit
 
-        found = audited(workspace, store, number)
+        found = run_audit(project, number)
     if as_json:
-        print_json({"sound": found.sound, "audit": found})
+        print_json({"passed": found.passed, "audit": found})
     else:
-        said = f" [{', '.join(found.marks)}]" if found.marks else ""
-        console.print(f"experiment {number}: {found.name}{said}", markup=False, style="bold")
+        console.print(f"experiment {number}: {found.name}{format_marks(found.marks)}", markup=False, style="bold")
         styles = {"ok": "green", "wrong": "bold red", "unknown": "yellow"}
         lines = Table.grid(padding=(0, 2))
         for check in found.checks:
-            lines.add_row(Text(f"  {check.state}", styles[check.state]), Text(check.subject), Text(check.told))
+            lines.add_row(Text(f"  {check.state}", styles[check.state]), Text(check.subject), Text(check.detail))
         for column in lines.columns:
             column.no_wrap, column.overflow = column is not lines.columns[-1], "fold"
         lines.columns[0].min_width = 10
@@ -39,7 +37,7 @@ def audit(
     wrong = sum(check.state == "wrong" for check in found.checks)
     if wrong:
         scored = any(check.subject == "score" for check in found.checks)
-        so = ": this score cannot be trusted" if scored else ""
-        say(f"{wrong} of {len(found.checks)} checks found something wrong{so}", style="red")
+        consequence = " Do not trust this score." if scored else ""
+        info(f"{wrong} of {len(found.checks)} checks failed.{consequence}", style="red")
         raise typer.Exit(1)
-    say(f"nothing is wrong in {len(found.checks)} checks")
+    info(f"None of {len(found.checks)} checks failed.")

@@ -1,47 +1,69 @@
-"""The commands as typer runs them: each is imported and built when it is asked for, and converts only what is given."""
+"""The commands by help panel. Each is imported and built on first use, because imports dominate the start-up time.
+
+How errors end the program is in `ichx.cli.app`.
+"""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-COMMANDS = {
-    "init": "setup:init",
-    "demo": "demo:demo",
-    "data": "data:app",
-    "plugin": "plugin:app",
-    "exp": "exp:app",
-    "run": "run:run",
-    "tune": "tune:app",
-    "predict": "predict:predict",
-    "evaluate": "evaluate:evaluate",
-    "export": "export:export",
-    "audit": "audit:audit",
-    "scores": "scores:scores",
-    "ensemble": "ensemble:ensemble",
-    "submit": "submit:app",
-    "report": "report:report",
-    "gc": "gc:gc",
-    "store": "store:app",
+from ichx.cli.output import json_requested, print_json_error
+
+PANELS = {
+    "Data": {
+        "init": "init:init",
+        "demo": "demo:demo",
+        "data": "data:app",
+    },
+    "Experiments": {
+        "plugin": "plugin:app",
+        "exp": "exp:app",
+        "run": "run:run",
+        "tune": "tune:app",
+    },
+    "Results": {
+        "scores": "scores:scores",
+        "audit": "audit:audit",
+        "report": "report:report",
+        "ensemble": "ensemble:ensemble",
+        "submit": "submit:app",
+        "predict": "predict:predict",
+        "evaluate": "evaluate:evaluate",
+        "export": "export:export",
+    },
+    "Maintenance": {
+        "store": "store:app",
+        "gc": "gc:gc",
+    },
 }
-"""Each command, or group of commands, and where in `ichx.cli` it is declared."""
+"""The panels of `ichx --help`: commands and command groups, and where in `ichx.cli` each is declared."""
+
+COMMANDS = {name: place for panel in PANELS.values() for name, place in panel.items()}
+
+_PANEL_OF = {name: panel for panel, commands in PANELS.items() for name in commands}
+# typer exports no base class of its usage errors, and vendors click in some versions
+_UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
 class LazyCommands(Mapping[str, Any]):
-    """The commands by name, built when looked up: most of a command's start-up time is other commands'."""
+    """The commands by name, built at look-up."""
 
     def __getitem__(self, name: str) -> Any:
         module, _, attribute = COMMANDS[name].partition(":")
         declared = getattr(import_module(f"ichx.cli.{module}"), attribute)
+        panel = _PANEL_OF[name]
         holder = typer.Typer(add_completion=False, rich_markup_mode="markdown")
         if isinstance(declared, typer.Typer):
             for command in declared.registered_commands:
                 command.cls = _Command
-            holder.add_typer(declared, name=name, cls=_OpenCommand if declared.registered_callback else _Group)
+            group = _CommandGroup if declared.registered_callback else _Group
+            holder.add_typer(declared, name=name, cls=group, rich_help_panel=panel)
         else:
-            holder.command(name, cls=_Command)(declared)
+            holder.command(name, cls=_Command, rich_help_panel=panel)(declared)
         return typer.main.get_group(holder).commands[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -52,54 +74,54 @@ class LazyCommands(Mapping[str, Any]):
 
 
 class _Option(TyperOption):
-    """An option that has nothing to convert where it is not given: typer imports pydantic before it looks."""
+    """An option that skips conversion if it is missing: typer imports pydantic even for a missing value."""
 
     def process_value(self, ctx: Any, value: Any) -> Any:
-        given = value not in (None, ()) if self.multiple else value is not None
-        if given or self.required or self.nargs != 1:
+        missing = value in (None, ()) if self.multiple else value is None
+        if not missing or self.required or self.nargs != 1:
             return super().process_value(ctx, value)
         value = None if self.multiple else value
         return value if self.callback is None else self.callback(ctx, self, value)
 
 
-class _Sparing:
-    """A command with `_Option`s; typer makes options of its own class only, those of --help and completion too."""
+class _LazyConversion:
+    """Mixin: turns the options of a command, which typer builds itself, into `_Option`s."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the command that this is mixed into
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the command class
         for param in params:
             if type(param) is TyperOption:
                 param.__class__ = _Option
         return params
 
 
-class _Command(_Sparing, TyperCommand):
+class _Command(_LazyConversion, TyperCommand):
     """A command."""
 
 
-class _Group(_Sparing, TyperGroup):
+class _Group(_LazyConversion, TyperGroup):
     """A group of commands."""
 
 
 class _Argument(TyperArgument):
-    """An argument in whose place a command under its command may stand: a shell completes these, too."""
+    """The argument of a `_CommandGroup`; shells complete its subcommands, too."""
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         return [*super().shell_complete(ctx, incomplete), *ctx.command.shell_complete(ctx, incomplete)]
 
 
-class _OpenCommand(_Group):
-    """A command that has others under it, too: `ichx tune 6` and `ichx tune show 6`. Its argument is one word."""
+class _CommandGroup(_Group):
+    """A command with subcommands: `ichx tune 6` and `ichx tune show 6`. It takes one argument."""
 
     allow_extra_args = False
     allow_interspersed_args = True
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return super().collect_usage_pieces(ctx)[:-1]  # all but that a command follows
+        return super().collect_usage_pieces(ctx)[:-1]  # without "COMMAND [ARGS]..."
 
     def get_params(self, ctx: Any) -> list[Any]:
         if ctx.command is not self:
-            return []  # a command under it does not begin with them
+            return []  # a subcommand does not inherit them
         params = super().get_params(ctx)
         for param in params:
             if type(param) is TyperArgument:
@@ -127,8 +149,35 @@ class _OpenCommand(_Group):
 
 
 class Program(_Group):
-    """The group of all commands."""
+    """The group of all commands. With `--json` among the arguments, it prints usage errors as JSON."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = LazyCommands()  # type: ignore[assignment]  # nothing is added to them
+        self.commands = LazyCommands()  # type: ignore[assignment]  # read-only
+        self._as_json = False
+
+    def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the arguments."""
+        self._as_json = json_requested(args)
+        with _usage_errors(as_json=self._as_json):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with _usage_errors(as_json=self._as_json):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage_errors(*, as_json: bool) -> Iterator[None]:
+    """With `as_json`, print a usage error as JSON and exit with its code; typer prints it otherwise."""
+    try:
+        yield
+    except _UsageError as error:
+        if not as_json:
+            raise
+        context: Any = getattr(error, "ctx", None)
+        command = "ichx" if context is None else context.command_path
+        problem = error.format_message()  # type: ignore[attr-defined]
+        print_json_error({"code": "usage", "problem": problem, "remedy": f"See `{command} --help`."})
+        raise typer.Exit(error.exit_code) from error  # type: ignore[attr-defined]

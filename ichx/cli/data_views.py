@@ -1,13 +1,19 @@
-"""How `ichx data` shows datasets to a person, within 80 columns. Not for finding out what there is to show."""
+"""What `ichx data` prints about a dataset, within 80 columns.
 
+The figures are computed in `ichx.datasets`.
+"""
+
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ichx.cli.render import cell, console, say, table, warn
-from ichx.data.wording import counted
+from ichx.cli.formatting import format_value
+from ichx.cli.output import console, info, warn
+from ichx.cli.tables import print_table
+from ichx.text import format_count
 
 if TYPE_CHECKING:
-    from ichx.data.adding import AddReport
+    from ichx.datasets.add import AddReport
 
 SYNTAXES = {
     "1.2.840.10008.1.2": "implicit VR",
@@ -27,97 +33,103 @@ SYNTAXES = {
     "1.2.840.10008.1.2.4.202": "HTJ2K",
     "1.2.840.10008.1.2.4.203": "HTJ2K lossy",
 }
-"""Transfer syntaxes by the names that people use."""
+"""Short names of transfer syntaxes."""
 
-MOST_ROWS = 12
-"""Rows of a table that may have hundreds; --json has all."""
+MAX_ROWS = 12
+"""Rows shown of a table that may have hundreds; `--json` prints all."""
 
 
-def show_added(added: "AddReport") -> None:
-    """Show what `ichx data add` did."""
+def print_added(added: "AddReport") -> None:
+    """Print the report of `ichx data add`."""
     version = added.version
     for message in added.messages:
-        say(message)
+        info(message)
     for warning in added.warnings:
         warn(warning)
-    done = "added" if added.created else "nothing has changed:"
-    console.print(f"{done} {version.dataset} version {version.number}: {version.slices:,} slices", markup=False)
+    result = "added" if added.created else "unchanged:"
+    console.print(f"{result} {version.dataset} version {version.number}: {version.slices:,} slices", markup=False)
 
 
-def show_facts(facts: dict[str, Any]) -> None:
-    """Show what `ichx.data.dataset.describe` tells of a version."""
+def print_dataset(facts: dict[str, Any]) -> None:
+    """Print what `ichx.datasets.dataset.describe` returns."""
     version, summary = facts["version"], facts["version"].summary
-    what = f"test set of {version.test_of}" if version.test_of else "dataset"
-    console.print(f"{version.dataset} version {version.number}, {what}: {version.source}", markup=False)
+    kind = f"test set of {version.test_of}" if version.test_of else "dataset"
+    console.print(f"{version.dataset} version {version.number}, {kind}: {version.source}", markup=False)
     counts = ("files", "slices", "patients", "studies", "series", "intercept_repaired", "window_missing")
-    table("counts", ("what", "number"), [(name.replace("_", " "), summary[name]) for name in counts])
-    _show_prevalences(facts)
-    families = [_family(family) for family in facts["families"]]
-    _long_table("headers", ("pixels", "slope", "intercept", "size", "transfer syntax", "slices"), families)
-    _show_series(facts)
+    print_table("counts", ("item", "count"), [(name.replace("_", " "), summary[name]) for name in counts])
+    _print_prevalences(facts)
+    families = [_header_row(family) for family in facts["families"]]
+    _print_long_table("headers", ("pixels", "slope", "intercept", "size", "transfer syntax", "slices"), families)
+    _print_series(facts)
     if facts["defects"]:
-        rows = [(d["reason"], d["files"], _with_examples(d)) for d in facts["defects"]]
-        table("left out", ("reason", "files", "meaning"), rows)
+        rows = [(d["reason"], d["files"], _meaning(d)) for d in facts["defects"]]
+        print_table("excluded", ("defect", "files", "meaning"), rows)
     if facts["check"]:
-        _say_sum(facts["check"])
-        rows = [(r["reason"], r["files"], _with_examples(r)) for r in facts["check"]["reasons"] if _by_decoding(r)]
-        if rows:
-            table("cannot be decoded", ("reason", "files", "meaning"), rows)
+        _print_check_totals(facts["check"])
+        undecodable = [r for r in facts["check"]["reasons"] if r["seen_in"] == "decoding"]
+        if undecodable:
+            rows = [(r["reason"], r["files"], _meaning(r)) for r in undecodable]
+            print_table("cannot be decoded", ("defect", "files", "meaning"), rows)
     else:
-        console.print(f"not decoded yet: `ichx data check {version.dataset}` does it", markup=False)
+        console.print(f"Slices not decoded yet. Next: `ichx data check {version.dataset}`", markup=False)
     if masks := summary.get("masks"):
-        said = f"masks of {masks['slices']:,} slices; {masks['undrawn']:,} positive slices have none,"
-        console.print(said, markup=False)
-        rest = f"{masks['beyond_labels']:,} have a subtype that the labels lack, {masks['short_of_labels']:,} lack one"
-        console.print(rest, markup=False)
-    asked = summary.get("sample")
-    if asked:
-        said = f"sample: {asked['ids']:,} ids of {asked['images']:,} images; {asked['absent']:,} in no file,"
-        console.print(said, markup=False)
-        rest = f"{asked['defective']:,} in files left out; {asked['not_asked']:,} slices are not in it"
-        console.print(rest, markup=False)
+        lines = (
+            f"masks: {masks['slices']:,} slices; {masks['undrawn']:,} positive slices without a mask;",
+            f"{masks['beyond_labels']:,} with a subtype that the labels lack, {masks['short_of_labels']:,} lacking one",
+        )
+        console.print("\n".join(lines), markup=False)
+    if sample := summary.get("sample"):
+        lines = (
+            f"sample: {sample['ids']:,} ids of {sample['images']:,} images; {sample['absent']:,} missing,",
+            f"{sample['defective']:,} excluded; {sample['not_asked']:,} slices not in the sample",
+        )
+        console.print("\n".join(lines), markup=False)
 
 
-def show_checked(checked: dict[str, Any]) -> None:
-    """Show what `ichx.data.dataset.check_dataset` found."""
-    rows = [(r["reason"], r["seen_in"], r["files"], _with_examples(r)) for r in checked["reasons"]]
+def print_decode_check(checked: dict[str, Any]) -> None:
+    """Print what `ichx.cache.decode_check.check_dataset` returns."""
+    rows = [(r["reason"], r["seen_in"], r["files"], _meaning(r)) for r in checked["reasons"]]
     if rows:
-        table("refused", ("reason", "seen in", "files", "meaning"), rows)
-    _say_sum(checked)
+        print_table("excluded", ("defect", "found in", "files", "meaning"), rows)
+    _print_check_totals(checked)
 
 
-def _show_prevalences(facts: dict[str, Any]) -> None:
+def print_prevalences(title: str, total: dict[str, Any], folds: Sequence[dict[str, Any]], caption: str = "") -> None:
+    """Print slices, patients and the share of positive slices per label, of a dataset version and of its folds."""
+    parts = [total, *folds]
+    rows: list[tuple[object, ...]] = [(name, *(part[name] for part in parts)) for name in ("slices", "patients")]
+    rows += [(label, *(f"{part['prevalences'][label]:.2%}" for part in parts)) for label in total["prevalences"]]
+    columns = ("", "all", *(f"fold {part['fold']}" for part in folds))
+    print_table(title, columns, rows, caption=caption, split=True)
+
+
+def _print_prevalences(facts: dict[str, Any]) -> None:
     version, shares = facts["version"], facts["version"].summary["prevalences"]
     if not shares:
         return
-    whole = {"slices": version.slices, "patients": version.patients, "prevalences": shares}
-    parts = [whole, *facts["folds"]]
-    rows: list[tuple[object, ...]] = [(name, *(part[name] for part in parts)) for name in ("slices", "patients")]
-    rows += [(label, *(f"{part['prevalences'][label]:.2%}" for part in parts)) for label in shares]
-    columns = ("", "all", *(f"fold {part['fold']}" for part in facts["folds"]))
-    table("share of positive slices", columns, rows, split=True)
+    total = {"slices": version.slices, "patients": version.patients, "prevalences": shares}
+    print_prevalences("share of positive slices", total, facts["folds"])
     others = [fold_set.name for fold_set in version.folds[1:]]
     if others:
         console.print(f"other folds: {', '.join(others)}; see `ichx data folds {version.dataset}`", markup=False)
 
 
-def _show_series(facts: dict[str, Any]) -> None:
+def _print_series(facts: dict[str, Any]) -> None:
     series = facts["series"]
-    names = tuple(series["lengths"])
-    table("slices in a series", names, [tuple(series["lengths"].values())])
+    print_table("slices per series", tuple(series["lengths"]), [tuple(series["lengths"].values())])
     spacings = [f"{s['mm']:g} mm ({s['series']:,})" for s in series["spacings"]]
     more = f" and {len(spacings) - 6} others" if len(spacings) > 6 else ""
     if spacings:
-        console.print(f"usual step between slices (series): {', '.join(spacings[:6])}{more}", markup=False)
+        console.print(f"median slice spacing (series): {', '.join(spacings[:6])}{more}", markup=False)
     if series["tilted"]:
-        tilt = f"tilted gantry: {series['tilted']:,} of {counted(series['series'], 'series', 'series')}"
-        console.print(f"{tilt}, by {series['median_tilt']:.1f} degrees in the middle", markup=False)
+        tilted = f"tilted gantry: {series['tilted']:,} of {format_count(series['series'], 'series', 'series')}"
+        console.print(f"{tilted}, median {series['median_tilt']:.1f} degrees", markup=False)
     if facts["geometry"]:
-        rows = [(g["flag"].replace("_", " "), g["series"], g["slices"], _with_examples(g)) for g in facts["geometry"]]
-        table("geometry", ("flag", "series", "slices", "meaning"), rows)
+        rows = [(g["flag"].replace("_", " "), g["series"], g["slices"], _meaning(g)) for g in facts["geometry"]]
+        print_table("geometry", ("flag", "series", "slices", "meaning"), rows)
 
 
-def _family(family: dict[str, Any]) -> tuple[object, ...]:
+def _header_row(family: dict[str, Any]) -> tuple[object, ...]:
     sign = "signed" if family["signed"] else "unsigned"
     syntax = SYNTAXES.get(family["transfer_syntax"], family["transfer_syntax"])
     size = f"{family['rows']} x {family['columns']}"
@@ -125,25 +137,20 @@ def _family(family: dict[str, Any]) -> tuple[object, ...]:
     return pixels, f"{family['slope']:g}", f"{family['intercept']:g}", size, syntax, family["slices"]
 
 
-def _long_table(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
-    table(title, columns, rows[:MOST_ROWS])
-    if len(rows) > MOST_ROWS:
-        rest = sum(int(str(row[-1])) for row in rows[MOST_ROWS:])
-        console.print(f"and {len(rows) - MOST_ROWS} others, of {rest:,} slices; --json has all", markup=False)
+def _print_long_table(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    print_table(title, columns, rows[:MAX_ROWS])
+    if len(rows) > MAX_ROWS:
+        rest = sum(int(str(row[-1])) for row in rows[MAX_ROWS:])
+        console.print(f"{len(rows) - MAX_ROWS} more rows with {rest:,} slices; --json prints all", markup=False)
 
 
-def _with_examples(what: dict[str, Any]) -> str:
-    return "\n".join([what["meaning"], *(f"- {example}" for example in what["examples"])])
+def _meaning(entry: dict[str, Any]) -> str:
+    return "\n".join([entry["meaning"], *(f"- {example}" for example in entry["examples"])])
 
 
-def _by_decoding(reason: dict[str, Any]) -> bool:
-    return bool(reason["seen_in"] == "decoding")
-
-
-def _say_sum(checked: dict[str, Any]) -> None:
-    files = f" in {counted(checked['files'], 'file')}" if checked["files"] != checked["found"] else ""
-    console.print(
-        f"decoded {cell(datetime.fromisoformat(checked['when']))}: {checked['found']:,} found{files}", markup=False
-    )
-    parts = f"= {checked['slices']:,} slices + {checked['refused_in_headers']:,} refused in the headers"
-    console.print(f"{parts} + {checked['refused_in_decoding']:,} in decoding", markup=False)
+def _print_check_totals(checked: dict[str, Any]) -> None:
+    files = f" in {format_count(checked['files'], 'file')}" if checked["files"] != checked["found"] else ""
+    when = format_value(datetime.fromisoformat(checked["when"]))
+    console.print(f"decoded {when}: {checked['found']:,} found{files}", markup=False)
+    parts = f"= {checked['slices']:,} slices + {checked['refused_in_headers']:,} excluded by their headers"
+    console.print(f"{parts} + {checked['refused_in_decoding']:,} by decoding", markup=False)

@@ -1,46 +1,51 @@
-"""`ichx demo`: the whole job on a synthetic dataset."""
+"""`ichx demo`: the complete workflow on a synthetic dataset."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import console, duration, print_json, say, table
+from ichx.cli.formatting import format_duration
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import AsJson
+from ichx.cli.plugin import load_plugins
+from ichx.cli.tables import print_table
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="A new folder, which becomes a workspace.")] = Path("ichx-demo"),
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    folder: Annotated[Path, typer.Argument(help="New folder, which becomes a workspace.")] = Path("ichx-demo"),
+    as_json: AsJson = False,
 ) -> None:
-    """Make a phantom dataset, train four small models on it, blend them, and judge the blend on unseen patients.
+    """Run the complete workflow on synthetic data.
 
-    Takes minutes on a CPU; interrupted, it goes on when it is called again.
+    Writes synthetic studies, trains four small models, blends them and scores the blend on unseen patients. Takes
+    minutes on a CPU. An interrupted demo resumes when rerun.
 
     Example: `ichx demo`
     """
-    from ichx.cli.ensemble import show_ensemble
+    from ichx.cli.ensemble import print_ensemble
     from ichx.cli.live import LiveView
-    from ichx.training.demo import run_demo
+    from ichx.experiments.demo import run_demo
 
-    registry = loaded_registry()
+    registry = load_plugins()
     try:
         with LiveView() as view:
             report = run_demo(folder, registry, view)
     except KeyboardInterrupt:
-        say(f"stopped; `ichx demo {folder}` goes on, with what is finished kept", style="yellow")
+        info(f"Stopped; finished work is saved. Resume with `ichx demo {folder}`.", style="yellow")
         raise
     if as_json:
         print_json(report)
         return
-    show_ensemble(report.ensemble)
+    print_ensemble(report.ensemble)
     rows = [
         ("constant prevalence", report.constant_score),
         ("brightness threshold", report.brightness_score),
-        ("blend of the four", report.blend_score),
+        ("blend of the four models", report.blend_score),
     ]
-    table(f"on {report.test_slices:,} slices of patients that no model saw", ("prediction", "score"), rows)
-    console.print(f"the blend is {report.below:.0%} below the better baseline; {duration(report.seconds)} in this call")
+    print_table(f"scores on {report.test_slices:,} slices of unseen patients", ("prediction", "score"), rows)
+    console.print(f"The blend scores {report.below:.0%} below the better baseline.")
+    console.print(f"time: {format_duration(report.seconds)}")
     console.print(f"workspace: {report.workspace}", markup=False)
     console.print(f"submission: {Path(report.workspace) / report.submission}", markup=False)
-    console.print(f"look around: `cd {report.workspace}`, then `ichx exp list`, `ichx exp show 1`", markup=False)
+    console.print(f"Next: `cd {report.workspace}`, then `ichx exp list` or `ichx exp show 1`.", markup=False)

@@ -1,19 +1,18 @@
-"""`ichx evaluate`: an experiment's scores on a labelled dataset that it was not made on."""
+"""`ichx evaluate`: an experiment's scores on another labelled dataset."""
 
 from typing import Annotated
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.options import AsJson, Device, FoldTexts, Pooling, Tta, Workers, fold_numbers
-from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import print_json, session
-from ichx.cli.scores import show_scores
+from ichx.cli.output import print_json
+from ichx.cli.parameters import AsJson, Device, FoldTexts, Number, Pooling, Tta, Workers, fold_numbers
+from ichx.cli.scores import print_scores
+from ichx.cli.session import session
 
 
 def evaluate(
     number: Number,
-    dataset: Annotated[str, typer.Option("--dataset", help="The labelled dataset to score.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Labelled dataset to score.")],
     tta: Tta = "none",
     pooling: Pooling = "max",
     folds: FoldTexts = None,
@@ -21,37 +20,32 @@ def evaluate(
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score an experiment on another labelled dataset, as `ichx scores` does on its own; predictions are kept.
+    """Score an experiment on another labelled dataset.
 
-    A probability is the mean over the views, then over the finished folds. Patients and slices of the experiment's own
-    dataset are refused: it was trained on them.
+    Averages probabilities over views, then over the finished folds, and saves the predictions. Refuses datasets that
+    share patients or slices with the experiment's own.
 
     Example: `ichx evaluate 6 --dataset cq500 --tta hflip`
     """
-    wanted = fold_numbers(folds)
-    registry = loaded_registry()
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number or name is told before torch is imported, which takes seconds
-        store.dataset(dataset)
+    selected = fold_numbers(folds)
+    with session() as project:
+        project.store.experiment(number)  # report unknown names before torch is imported
+        project.store.dataset(dataset)
         from ichx.cli.live import LiveView
-        from ichx.training.using.evaluating import evaluate_dataset
+        from ichx.inference.evaluate import evaluate_dataset
+        from ichx.inference.trained import InferenceOptions
 
         with LiveView() as view:
             found = evaluate_dataset(
-                workspace,
-                store,
-                registry,
+                project,
                 number,
                 dataset,
-                events=view,
-                tta=tta,
+                InferenceOptions(tta, selected, device, workers),
+                callbacks=view,
                 pooling=pooling,
-                folds=wanted,
-                device=device,
-                workers=workers,
             )
     if as_json:
         print_json(found)
         return
-    what = f"experiment {number}: {found.name}, on {dataset} version {found.dataset_version}, tta {tta}"
-    show_scores(what, found, pooling)
+    title = f"experiment {number}: {found.name}, on {dataset} version {found.dataset_version}, tta {tta}"
+    print_scores(title, found, pooling)

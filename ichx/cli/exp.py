@@ -1,4 +1,4 @@
-"""`ichx exp`: register experiments, list them, look at one, compare two."""
+"""`ichx exp`: register experiments, find, compare and organise them. The commands except `new` are in `exp_*.py`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,79 +6,75 @@ from typing import Annotated
 import typer
 
 from ichx.cli.exp_diff import diff
-from ichx.cli.exp_file import export, import_
 from ichx.cli.exp_list import list_experiments
-from ichx.cli.exp_order import archive, clone, name, note, restore, rm, tag, tags
+from ichx.cli.exp_organise import archive, clone, name, note, restore, rm, tag, tags
 from ichx.cli.exp_promote import promote
 from ichx.cli.exp_repro import repro
 from ichx.cli.exp_show import history, log, show
+from ichx.cli.exp_transfer import export, import_
 from ichx.cli.exp_watch import watch
-from ichx.cli.numbers import complete_plugin
-from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import console, print_json, say, session, warn
+from ichx.cli.output import console, info, notice, print_json, warn
+from ichx.cli.parameters import AsJson, Settings, complete_plugin
+from ichx.cli.session import session
 
-app = typer.Typer(help="Experiments: register, find, look at, compare, keep in order.", no_args_is_help=True)
+app = typer.Typer(help="Experiments: register, find, compare and organise.", no_args_is_help=True)
 
 
 @app.command("new")
 def new(
     plugin: Annotated[
-        str | None,
-        typer.Option("--plugin", autocompletion=complete_plugin, help="The model; see `ichx plugin list`."),
+        str | None, typer.Option("--plugin", autocompletion=complete_plugin, help="Model; see `ichx plugin list`.")
     ] = None,
-    size: Annotated[int | None, typer.Option("--size", help="Cached and trained image size, pixels; no crop.")] = None,
-    crop: Annotated[int | None, typer.Option("--crop", help="Centre crop of that size, pixels.")] = None,
-    sigmoid: Annotated[bool, typer.Option("--sigmoid", help="Sigmoid windows.")] = False,
-    linear: Annotated[bool, typer.Option("--linear", help="Linear windows.")] = False,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", help="The labelled dataset; default: the only one.")
-    ] = None,
+    size: Annotated[int | None, typer.Option("--size", help="Image size in pixels, without a crop.")] = None,
+    crop: Annotated[int | None, typer.Option("--crop", help="Size of the centre crop in pixels.")] = None,
+    sigmoid: Annotated[bool, typer.Option("--sigmoid", help="Use sigmoid windows.")] = False,
+    linear: Annotated[bool, typer.Option("--linear", help="Use linear windows.")] = False,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Labelled dataset; default: the only one.")] = None,
     folds: Annotated[
         str | None, typer.Option("--folds", help="Folds of the dataset, see `ichx data folds`; default: ichx's own.")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A value of the recipe, such as stage.balanced.lr=5e-4; repeatable."),
-    ] = None,
+    settings: Settings = None,
     file: Annotated[
-        Path | None, typer.Option("--from", help="A recipe as `ichx plugin show NAME --toml` prints it.")
+        Path | None, typer.Option("--from", help="Recipe file, as `ichx plugin show NAME --toml` prints it.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="A name of your own.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the experiment.")] = None,
     reference: Annotated[
-        bool, typer.Option("--reference", help="Register the reference solution's six, in order.")
+        bool, typer.Option("--reference", help="Register the six models of the reference solution.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Register an experiment.
 
     Example: `ichx exp new --plugin resnext50 --size 378 --sigmoid`
+
+    Example: `ichx exp new --reference`
     """
-    from ichx.errors import IchxError
-    from ichx.training.register import new_experiment, new_reference
+    from ichx.experiments.register import ExperimentRequest, new_experiment, new_reference
 
     if sigmoid and linear:
-        raise typer.BadParameter("give one of --sigmoid and --linear")
+        raise typer.BadParameter("Use either --sigmoid or --linear.")
     kind = "sigmoid" if sigmoid else "linear" if linear else None
-    registry = loaded_registry()
-    with session() as (_, store):
+    if reference and (plugin or file or size or crop or kind or settings or name):
+        raise typer.BadParameter("--reference allows only --dataset and --folds. Leave out the other options.")
+    with session() as project:
         if reference:
-            if plugin or file or size or crop or kind or settings or name:
-                raise IchxError("--reference takes nothing but --dataset and --folds", "leave out the other options")
-            made = new_reference(store, registry, dataset=dataset, folds=folds)
+            made = new_reference(project.store, project.registry, dataset=dataset, folds=folds)
         else:
             made = [
                 new_experiment(
-                    store,
-                    registry,
-                    plugin=plugin,
-                    file=file,
-                    size=size,
-                    crop=crop,
-                    kind=kind,
-                    settings=settings or (),
-                    dataset=dataset,
-                    folds=folds,
-                    name=name,
+                    project.store,
+                    project.registry,
+                    ExperimentRequest(
+                        plugin=plugin,
+                        file=file,
+                        size=size,
+                        crop=crop,
+                        kind=kind,
+                        settings=settings or (),
+                        dataset=dataset,
+                        folds=folds,
+                        name=name,
+                    ),
                 )
             ]
     if as_json:
@@ -86,12 +82,12 @@ def new(
     for e in made:
         if not as_json:
             console.print(f"experiment {e.number}: {e.name} on {e.dataset} v{e.dataset_version}", markup=False)
-        notice = registry.get(e.plugin).notice
-        if notice:
-            say(f"note: {e.plugin}: {notice}", style="yellow")
+        text = project.registry.get(e.plugin).notice
+        if text:
+            notice(f"{e.plugin}: {text}")
     if made[0].leaked:
-        warn(f"the folds {made[0].fold_set} split patients: every score will be marked `leaky folds`")
-    say(f"next: `ichx run {made[-1].number}`")
+        warn(f"The folds {made[0].fold_set} split patients. All scores will be marked `leaky folds`.")
+    info(f"Next: `ichx run {made[-1].number}`")
 
 
 app.command("list")(list_experiments)

@@ -1,4 +1,4 @@
-"""`ichx exp list`: find experiments, and choose what is shown of them."""
+"""`ichx exp list`: find experiments and choose the columns of the list."""
 
 import json
 import re
@@ -8,60 +8,65 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ichx.cli.render import cell, console, duration, marked, print_json, say, session, table
-from ichx.data.wording import counted
-from ichx.errors import IchxError
+from ichx.cli.formatting import format_duration, format_score, format_value, marks_of
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import AsJson
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
+from ichx.errors import InvalidInputError
 from ichx.store import Selection, marks
-from ichx.store.selection import KINDS, is_recipe_value, recipe_values
+from ichx.store.selection import FIELD_TYPES, is_recipe_value, recipe_values
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.store import ExperimentSummary, Store
 
-NEWEST = 50
-"""How many a list shows."""
+LIMIT = 50
+"""Experiments in a list unless `--limit` or `--all` is given."""
 DEFAULT_COLUMNS = ("number", "name", "dataset", "folds_done", "state", "score")
 HEADS = {"number": "exp", "folds_done": "folds", "score": "OOF score", "score_tta": "with hflip", "seconds": "time"}
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
-_REMEMBERED = "exp list columns"
+_COLUMNS_KEY = "exp list columns"
 
 
 def list_experiments(
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only experiments on this dataset.")] = None,
     parent: Annotated[
-        int | None, typer.Option("--parent", help="Only those made from this one, its tuning trials too.")
+        int | None, typer.Option("--parent", help="Only clones and tuning trials of this experiment.")
     ] = None,
     where: Annotated[
-        str | None,
-        typer.Option("--where", help="""A condition, such as 'plugin == "resnext50" and size >= 378'."""),
+        str | None, typer.Option("--where", help="""Condition, e.g. 'plugin == "resnext50" and size >= 378'.""")
     ] = None,
-    tags: Annotated[list[str] | None, typer.Option("--tag", help="Only those with this tag; repeatable.")] = None,
+    tags: Annotated[list[str] | None, typer.Option("--tag", help="Only with this tag; repeatable.")] = None,
     states: Annotated[
-        list[str] | None, typer.Option("--state", help="Only those in this state: running, done, ...; repeatable.")
+        list[str] | None, typer.Option("--state", help="Only in this state: new, running, done, ...; repeatable.")
     ] = None,
     since: Annotated[
-        str | None, typer.Option("--since", help="Only those made since then: 12h, 3d, 2w, or a date.")
+        str | None, typer.Option("--since", help="Only registered since then: 12h, 3d, 2w, or a date.")
     ] = None,
     sort: Annotated[
-        str | None, typer.Option("--sort", help="By this value, the smallest first; -score: the largest.")
+        str | None, typer.Option("--sort", help="Sort by this value, ascending; -score: descending.")
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option("--columns", help="What to show from now on, such as number,name,input.size,score; or `default`."),
+        typer.Option("--columns", help="Columns of all further lists, e.g. number,name,score; or `default`."),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="How many; default: 50.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    archived: Annotated[bool, typer.Option("--archived", help="Those in the archive, too.")] = False,
-    trashed: Annotated[bool, typer.Option("--trash", help="What is in the trash.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
-    as_md: Annotated[bool, typer.Option("--md", help="A Markdown table on standard output.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number; default: 50.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="List all instead of the newest 50.")] = False,
+    archived: Annotated[bool, typer.Option("--archived", help="Include archived experiments.")] = False,
+    trashed: Annotated[bool, typer.Option("--trash", help="List the trash.")] = False,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on standard output.")] = False,
+    as_md: Annotated[bool, typer.Option("--md", help="Print a Markdown table on standard output.")] = False,
 ) -> None:
-    """List experiments, the newest first; tuning trials only with --parent.
+    """List experiments, the newest first.
+
+    Tuning trials are listed only with --parent.
 
     Example: `ichx exp list --where 'plugin == "resnext50" and size >= 378' --sort score`
     """
     if as_json + as_csv + as_md > 1:
-        raise typer.BadParameter("give one of --json, --csv and --md")
+        raise typer.BadParameter("Use one of --json, --csv and --md.")
     selection = Selection(
         dataset=dataset,
         kind="experiment" if parent is None else None,
@@ -74,15 +79,15 @@ def list_experiments(
         where=where,
         sort=sort,
     )
-    with session() as (_, store):
+    with session() as project:
         if parent is not None:
-            store.experiment(parent)
+            project.store.experiment(parent)
         if dataset is not None:
-            store.dataset(dataset)
-        shown = _columns(store, columns)
-        found, total = store.listing(selection, limit=None if everything else limit or NEWEST)
-        recipes = _of_recipes(store, found, shown)
-        there = total or store.listing(Selection(kind=None, trashed=None), limit=1)[1]
+            project.store.dataset(dataset)
+        shown = _columns(project.store, columns)
+        found, total = project.store.listing(selection, limit=None if everything else limit or LIMIT)
+        recipes = _recipe_values(project.store, found, shown)
+        any_registered = total or project.store.listing(Selection(kind=None, trashed=None), limit=1)[1]
     if as_json:
         print_json(found)
         return
@@ -91,69 +96,70 @@ def list_experiments(
         _print_text(rows_of_text, [*shown, "marks"], markdown=as_md)
         return
     if not found:
-        _say_nothing(parent, there > 0)
+        _print_empty(parent, any_registered > 0)
         return
-    rows = [[_told(e, name, recipes) for name in shown] for e in found]
-    caption = f"{len(found)} of " * (len(found) < total) + counted(total, "experiment")
+    rows = [[_cell(e, name, recipes) for name in shown] for e in found]
+    caption = f"{len(found)} of " * (len(found) < total) + format_count(total, "experiment")
     heads = [HEADS.get(name, name.replace("_", " ")) for name in shown]
-    table("", heads, rows, caption=caption, cut={"name": 16, "plugin": 16, "tags": 12, "dataset": 10})
+    print_table("", heads, rows, caption=caption, cut={"name": 16, "plugin": 16, "tags": 12, "dataset": 10})
 
 
-def _say_nothing(parent: int | None, others: bool) -> None:
+def _print_empty(parent: int | None, any_registered: bool) -> None:
     if parent is not None:
-        say(f"nothing was made from experiment {parent}")
-    elif others:
-        say("no experiment is like that; `ichx exp list --all --archived` lists all")
+        info(f"Experiment {parent} has no clones or trials.")
+    elif any_registered:
+        info("No experiment matches. List all: `ichx exp list --all --archived`")
     else:
-        say("no experiment yet; register one: `ichx exp new --plugin NAME`, or six: `ichx exp new --reference`")
+        info("No experiment yet. Register one: `ichx exp new --plugin NAME`, or six: `ichx exp new --reference`")
 
 
 def _since(text: str | None) -> datetime | None:
-    """Return the moment that `2w`, `3d`, `12h` ago or a date names."""
+    """Return the time that a date or an age such as `2w`, `3d` or `12h` names."""
     if text is None:
         return None
-    ago = re.fullmatch(r"(\d{1,5})([hdw])", text)
-    if ago is not None:
-        return datetime.now(UTC) - int(ago[1]) * _UNITS[ago[2]]
+    age = re.fullmatch(r"(\d{1,5})([hdw])", text)
+    if age is not None:
+        return datetime.now(UTC) - int(age[1]) * _UNITS[age[2]]
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError as error:
-        raise IchxError(f"{text!r} is no time", "write 12h, 3d or 2w, or a date such as 2026-11-24") from error
+    except ValueError:
+        problem = f"Invalid time: {text!r}. Use e.g. 12h, 3d, 2w or 2026-11-24."
+        raise typer.BadParameter(problem, param_hint="--since") from None
 
 
-def _columns(store: "Store", given: str | None) -> tuple[str, ...]:
-    """Return the columns to show, and remember those that are `given`."""
-    if given is None:
-        return tuple(store.choice(_REMEMBERED) or DEFAULT_COLUMNS)
-    if given.strip() == "default":
-        store.remember(_REMEMBERED, None)
+def _columns(store: "Store", text: str | None) -> tuple[str, ...]:
+    """Return the columns to show; save those that `text` names, for all further lists."""
+    if text is None:
+        return tuple(store.setting(_COLUMNS_KEY) or DEFAULT_COLUMNS)
+    if text.strip() == "default":
+        store.set_setting(_COLUMNS_KEY, None)
         return DEFAULT_COLUMNS
-    names = tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
-        if name not in KINDS and not is_recipe_value(name):
+        if name not in FIELD_TYPES and not is_recipe_value(name):
             from ichx.store.expression import unknown_name
 
-            raise unknown_name(name, KINDS)
+            raise unknown_name(name, FIELD_TYPES)
     if not names:
-        raise IchxError("--columns names nothing", "name some, such as number,name,score; or `default`")
-    store.remember(_REMEMBERED, list(names))
-    say("lists have these columns from now on; `--columns default` goes back")
+        raise InvalidInputError(f"Invalid value for --columns: {text!r}.", "Use e.g. number,name,score, or `default`.")
+    store.set_setting(_COLUMNS_KEY, list(names))
+    info("Saved the columns for all further lists. Reset them with `--columns default`.")
     return names
 
 
-def _of_recipes(
+def _recipe_values(
     store: "Store", found: Sequence["ExperimentSummary"], shown: Sequence[str]
 ) -> dict[int, dict[str, Any]]:
-    """Return by number the shown values that stand in recipes."""
-    wanted = {name for name in shown if name not in KINDS}
-    if not wanted:
+    """Return by experiment number the shown values that come from recipes."""
+    names = {name for name in shown if name not in FIELD_TYPES}
+    if not names:
         return {}
-    return {e.number: recipe_values(store.experiment(e.number).recipe, wanted) for e in found}
+    return {e.number: recipe_values(store.experiment(e.number).recipe, names) for e in found}
 
 
 def _plain(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> str:
-    """Return a value as a file has it."""
-    value = getattr(e, name) if name in KINDS else recipes[e.number][name]
+    """Return a value for CSV and Markdown."""
+    value = getattr(e, name) if name in FIELD_TYPES else recipes[e.number][name]
     if value is None:
         return ""
     if isinstance(value, datetime):
@@ -163,9 +169,9 @@ def _plain(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _told(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> object:
-    """Return a value as a table shows it, a score with what must follow it everywhere."""
-    if name not in KINDS:
+def _cell(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> object:
+    """Return a value for the table; scores carry their marks."""
+    if name not in FIELD_TYPES:
         value = recipes[e.number][name]
         return json.dumps(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
     if name == "folds_done":
@@ -173,22 +179,14 @@ def _told(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]])
     if name == "dataset":
         return f"{e.dataset} v{e.dataset_version}"
     if name == "score":
-        return scored(e)
+        return format_score(e)
     if name == "score_tta" and e.score_tta is not None:
-        return cell(e.score_tta) + marked(e)
+        return format_value(e.score_tta) + marks_of(e)
     if name == "seconds":
-        return None if e.seconds is None else duration(e.seconds)
+        return None if e.seconds is None else format_duration(e.seconds)
     if name == "tags":
         return ", ".join(e.tags) or None
     return getattr(e, name)
-
-
-def scored(e: "ExperimentSummary") -> str:
-    """Return the score with its spread over folds and the marks that must follow it everywhere."""
-    if e.score is None:
-        return "-"
-    spread = f" ± {cell(e.spread)}" if e.spread is not None else ""
-    return cell(e.score) + spread + marked(e)
 
 
 def _print_text(rows: Sequence[Sequence[str]], heads: Sequence[str], *, markdown: bool) -> None:

@@ -1,38 +1,42 @@
-"""`ichx exp promote`: a tuning trial becomes an experiment."""
+"""`ichx exp promote`: register a tuning trial as an experiment."""
 
 from typing import Annotated
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import cell, console, print_json, say, session
-from ichx.cli.tune_show import named
+from ichx.cli.formatting import format_value
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import AsJson, Number
+from ichx.cli.session import session
+from ichx.cli.tune_show import study_option
 
 
 def promote(
     number: Number,
-    name: Annotated[str | None, typer.Option("--name", help="A name of your own.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the experiment.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Register what a tuning trial tried as an experiment: all patients, whole stages, all folds.
+    """Register a tuning trial's values as an experiment.
+
+    The experiment uses all patients, the full length of the stages and all folds.
 
     Example: `ichx exp promote 17`
     """
     from ichx.tuning.promote import promote as register
 
-    with session() as (workspace, store):
-        found = register(workspace, store, number, name)
-        tuned = store.experiment(number).parent
+    with session() as project:
+        found = register(project, number, name)
+        tuned = project.store.experiment(number).parent
     made = found.experiment
     if as_json:
         print_json(made)
         return
     if not found.created:
-        say(f"experiment {number} had been promoted before")
+        info(f"Experiment {number} was promoted before.")
     console.print(f"experiment {made.number}: {made.name} on {made.dataset} v{made.dataset_version}", markup=False)
     assert made.tuned is not None
     assert tuned is not None
-    study = named(made.tuned.study, tuned)
-    had = f"{cell(made.tuned.score)} on fold {made.tuned.fold} [selected]"
-    say(f"experiment {number}, trial {made.tuned.trial + 1}, had {had}; the other folds say how good its values are")
-    say(f"next: `ichx run {made.number}`, then `ichx tune show {tuned}{study}` holds it against others")
+    score = f"{format_value(made.tuned.score)} on fold {made.tuned.fold} [selected]"
+    info(f"Trial {made.tuned.trial + 1} (experiment {number}) scored {score}. The other folds give an unbiased score.")
+    study = study_option(made.tuned.study, tuned)
+    info(f"Next: `ichx run {made.number}`, then `ichx tune show {tuned}{study}`")

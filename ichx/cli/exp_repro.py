@@ -1,41 +1,39 @@
-"""`ichx exp repro`: how to repeat an experiment."""
+"""`ichx exp repro`: the commands that reproduce an experiment."""
 
-from typing import Annotated
+from ichx.cli.formatting import format_value
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import AsJson, Number
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 
-import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import cell, console, print_json, say, session, table
+def repro(number: Number, as_json: AsJson = False) -> None:
+    """Print the commands that reproduce an experiment.
 
-
-def repro(
-    number: Number,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
-) -> None:
-    """Print the command lines that repeat an experiment, and what here differs from where it ran.
+    Lists what differs between this machine and the one of the newest run.
 
     Example: `ichx exp repro 6`
     """
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
-        from ichx.training.moving.repro import repro as find
+    with session() as project:
+        project.store.experiment(number)  # report an unknown number before torch is imported
+        from ichx.experiments.repro import repro as find_commands
 
-        found = find(workspace, store, number)
+        found = find_commands(project, number)
     if as_json:
         print_json(found)
         return
     for line in found.preparations:
-        say(f"before: {line}")
+        info(f"First: {line}")
     for line in found.commands:
         console.print(line, markup=False, soft_wrap=True)
     if found.run is None:
-        say("it has not run yet: there is nothing to compare this machine with")
+        info("The experiment has not run yet, so there is no environment to compare.")
     elif not found.differences:
-        say("nothing that was written down differs here")
+        info("This machine's environment equals the recorded one.")
     else:
-        rows = [(d.what, _told(d.then), _told(d.now)) for d in found.differences]
-        table("what differs here", ("what", "then", "now"), rows)
+        rows = [(d.what, _format(d.then), _format(d.now)) for d in found.differences]
+        print_table("differences", ("item", "recorded", "here"), rows)
 
 
-def _told(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else cell(value)
+def _format(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else format_value(value)

@@ -1,91 +1,112 @@
-"""`ichx exp show`, `history` and `log`: look closely at one experiment."""
+"""`ichx exp show`, `history` and `log`: one experiment in detail."""
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ichx.cli.exp_list import scored
-from ichx.cli.numbers import Number
-from ichx.cli.render import cell, console, duration, interval, marked, print_json, say, session, table
-from ichx.data.wording import bytes_told, counted
-from ichx.errors import IchxError
+from ichx.cli.formatting import (
+    format_duration,
+    format_interval,
+    format_recipe_value,
+    format_score,
+    format_value,
+    marks_of,
+)
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import AsJson, Number
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
+from ichx.errors import NotFoundError, NotReadyError
+from ichx.text import format_bytes, format_count
 
 if TYPE_CHECKING:
-    from ichx.store import EpochRecord, Experiment, Run, Store, Tuned
+    from ichx.project import Project
+    from ichx.store import EpochRecord, Experiment, Run, Store, TuningInfo
 
 TICKS = "▁▂▃▄▅▆▇█"
-MOST_TICKS = 40
-"""Ticks in a row: of more epochs, as many are shown, evenly spread, the first and the last among them."""
-FOLLOW_SECONDS = 0.5
-"""How often a log that is followed is looked at."""
+MAX_TICKS = 40
+"""Ticks in a sparkline. Of more epochs, so many evenly spaced ones are shown, including the first and last."""
+POLL_SECONDS = 0.5
+"""Poll interval of a followed log."""
 Histories = Mapping[int, Sequence["EpochRecord"]]
+Changes = dict[str, dict[str, Any]]
+"""Recipe values by name: `recipe` is the experiment's value, `default` the plugin's."""
 
 
 def show(
     number: Number,
-    toml: Annotated[bool, typer.Option("--toml", help="Only its recipe, as TOML.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    recipe: Annotated[
+        bool, typer.Option("--recipe", help="Show all recipe values instead of the changed ones.")
+    ] = False,
+    toml: Annotated[bool, typer.Option("--toml", help="Print only the recipe, as TOML.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show an experiment: what it is pinned to, its folds and their attempts, history, files, notes and recipe.
+    """Show an experiment: data, scores, runs, history, files, recipe.
+
+    The recipe table has the values that differ from the plugin's default recipe.
 
     Example: `ichx exp show 6`
     """
-    with session() as (workspace, store):
-        experiment = store.experiment(number)
-        version = store.version_by_id(experiment.version_id)
-        runs = store.runs(number)
-        history = {fold: store.history(number, fold) for fold in sorted({run.fold for run in runs})}
-        notes = store.notes(number)
-        blends = store.blended_in([number]).get(number, [])
-    if toml:
-        console.print(experiment.recipe, end="", markup=False)
-        return
-    files = _files(workspace.experiment_dir(number))
+    with session() as project:
+        experiment = project.store.experiment(number)
+        if toml:
+            console.print(experiment.recipe, end="", markup=False)
+            return
+        version = project.store.version_by_id(experiment.version_id)
+        runs = project.store.runs(number)
+        history = {fold: project.store.history(number, fold) for fold in sorted({run.fold for run in runs})}
+        notes = project.store.notes(number)
+        blends = project.store.ensembles_containing([number]).get(number, [])
+        values = _recipe_values(project, experiment)
+    files = project.workspace.experiment_files(number).sizes()
+    changes = None if values is None else {name: v for name, v in values.items() if v["recipe"] != v["default"]}
     if as_json:
         found = {"experiment": experiment, "runs": runs, "history": history, "notes": notes}
-        print_json(found | {"files": files, "ensembles": blends})
+        print_json(found | {"files": files, "ensembles": blends, "recipe_changes": changes})
         return
     console.print(f"experiment {number}: {experiment.name} ({experiment.state})", markup=False, style="bold")
     facts = _facts(experiment, version.fold_set(experiment.fold_set).leaking_patients)
     if blends:
-        facts.append(("blended", "in ensemble " + ", ".join(map(str, blends))))
-    facts.append(("files", f"{workspace.experiment_dir(number)}, {bytes_told(sum(files.values()))}"))
+        facts.append(("ensembles", ", ".join(map(str, blends))))
+    facts.append(("files", f"{project.workspace.experiment_dir(number)}, {format_bytes(sum(files.values()))}"))
     for name, value in facts:
         console.print(f"  {name:<10} {value}", markup=False)
     if runs:
-        heads = ("fold", "try", "state", "epochs", "score", "time", "started")
-        table("runs", heads, [_run_row(run, experiment, history) for run in runs])
+        heads = ("fold", "run", "state", "epochs", "score", "time", "started")
+        print_table("runs", heads, [_run_row(run, experiment, history) for run in runs])
         for run in runs:
             if run.error:
-                say(f"fold {run.fold}, try {run.attempt}: {run.error}")
+                info(f"fold {run.fold}, run {run.attempt}: {run.error}")
     _print_curves(history)
     if files:
-        table("files", ("file", "size"), [(name, bytes_told(size)) for name, size in files.items()])
-    for written in notes:
-        console.print(f"{cell(written.created)}: {written.text}", markup=False)
-    console.print(experiment.recipe, end="", markup=False, soft_wrap=True)
+        print_table("files", ("file", "size"), [(name, format_bytes(size)) for name, size in files.items()])
+    for entry in notes:
+        console.print(f"{format_value(entry.created)}: {entry.text}", markup=False)
+    if values is None or changes is None:
+        info(f"The plugin {experiment.plugin} is not installed, so the recipe has no default to compare with.")
+        console.print(experiment.recipe, end="", markup=False, soft_wrap=True)
+    else:
+        _print_recipe(experiment.plugin, values if recipe else changes, len(values))
 
 
 def history(
     number: Number,
     folds: Annotated[list[int] | None, typer.Option("--fold", help="Only this fold, from 0; repeatable.")] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output, with every metric.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with all metrics on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print the metrics of every epoch of every fold.
+    """Print the metrics of all epochs.
 
     Example: `ichx exp history 6 --csv`
     """
-    with session() as (_, store):
-        experiment = store.experiment(number)
+    with session() as project:
+        experiment = project.store.experiment(number)
         for fold in folds or ():
-            if not 0 <= fold < experiment.folds:
-                raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
-        wanted = folds or range(experiment.folds)
-        found = {fold: records for fold in wanted if (records := store.history(number, fold))}
+            _check_fold(experiment, fold)
+        selected = folds or range(experiment.folds)
+        found = {fold: records for fold in selected if (records := project.store.history(number, fold))}
     if as_json:
         print_json(found)
         return
@@ -101,7 +122,7 @@ def history(
                 writer.writerow([fold, r.stage, r.epoch, *(r.values.get(name, "") for name in names)])
         return
     if not found:
-        say(f"no epoch of experiment {number} is trained yet: `ichx run {number}`")
+        info(f"Experiment {number} has no finished epoch yet. Next: `ichx run {number}`")
         return
     rows = [
         (
@@ -111,84 +132,117 @@ def history(
             r.values.get("loss"),
             r.values.get("score"),
             f"{r.values['lr']:.1e}" if "lr" in r.values else None,
-            duration(r.values["seconds"]) if "seconds" in r.values else None,
+            format_duration(r.values["seconds"]) if "seconds" in r.values else None,
         )
         for fold, records in found.items()
         for r in records
     ]
-    table("", ("fold", "stage", "epoch", "loss", "score", "lr", "time"), rows)
+    print_table("", ("fold", "stage", "epoch", "loss", "score", "lr", "time"), rows)
 
 
 def log(
     number: Number,
-    fold: Annotated[int | None, typer.Option("--fold", help="Of this fold; default: the newest run's.")] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing what is added, until Ctrl-C.")] = False,
+    fold: Annotated[int | None, typer.Option("--fold", help="Fold; default: that of the newest run.")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Print new lines until Ctrl-C.")] = False,
 ) -> None:
-    """Print what an experiment's runs said. With -f and without --fold, it goes on with each fold that begins.
+    """Print the log of a fold.
+
+    With -f and without --fold, switches to each fold that starts.
 
     Example: `ichx exp log 6 -f`
     """
-    from ichx.training.following.run_log import log_file
-
-    with session() as (workspace, store):
-        experiment = store.experiment(number)
-        if fold is not None and not 0 <= fold < experiment.folds:
-            raise IchxError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {experiment.folds - 1}")
-        shown = _newest_fold(store, number) if fold is None else fold
-        path = log_file(workspace, number, shown)
+    with session() as project:
+        experiment = project.store.experiment(number)
+        if fold is not None:
+            _check_fold(experiment, fold)
+        shown = _newest_fold(project.store, number) if fold is None else fold
+        files = project.workspace.experiment_files(number)
+        path = files.fold(shown).log
         if not path.exists():
-            raise IchxError(f"fold {shown} of experiment {number} has no log", f"`ichx run {number}` writes one")
-        place = 0
+            raise NotReadyError(f"Fold {shown} of experiment {number} has no log.", f"Start it: `ichx run {number}`")
+        position = 0
         while True:
             with path.open(encoding="utf-8", errors="replace") as handle:
-                handle.seek(place)
+                handle.seek(position)
                 text = handle.read()
-                place = handle.tell()
+                position = handle.tell()
             console.print(text, end="", markup=False, soft_wrap=True)
             if not follow:
                 return
-            time.sleep(FOLLOW_SECONDS)
-            newest = shown if fold is not None else _newest_fold(store, number)
-            if newest != shown and not text and log_file(workspace, number, newest).exists():
-                shown, path, place = newest, log_file(workspace, number, newest), 0
+            time.sleep(POLL_SECONDS)
+            newest = shown if fold is not None else _newest_fold(project.store, number)
+            if newest != shown and not text and files.fold(newest).log.exists():
+                shown, path, position = newest, files.fold(newest).log, 0
+
+
+def _check_fold(experiment: "Experiment", fold: int) -> None:
+    if not 0 <= fold < experiment.folds:
+        problem = f"Experiment {experiment.number} has no fold {fold}."
+        raise NotFoundError(problem, f"Its folds are 0 to {experiment.folds - 1}.")
 
 
 def _newest_fold(store: "Store", number: int) -> int:
-    """Return the fold of the newest run; the first where there is none."""
+    """Return the fold of the newest run; 0 if there is none."""
     runs = store.runs(number)
     return max(runs, key=lambda run: run.id).fold if runs else 0
+
+
+def _recipe_values(project: "Project", experiment: "Experiment") -> Changes | None:
+    """Return the experiment's recipe values and the plugin's defaults by name; None without the plugin."""
+    from ichx.recipe import flatten
+    from ichx.recipe_text import from_toml
+
+    try:
+        defaults = flatten(project.registry.get(experiment.plugin).recipe)
+    except NotFoundError:
+        return None
+    values = flatten(from_toml(experiment.recipe, source=f"the recipe of experiment {experiment.number}"))
+    return {name: {"recipe": values.get(name), "default": defaults.get(name)} for name in {**values, **defaults}}
+
+
+def _print_recipe(plugin: str, values: Changes, total: int) -> None:
+    rows = [(name, format_recipe_value(v["recipe"]), format_recipe_value(v["default"])) for name, v in values.items()]
+    if rows:
+        print_table(f"recipe of {plugin}", ("value", "recipe", "default"), rows)
+    if others := total - len(values):
+        text = (
+            "All recipe values are"
+            if not rows
+            else f"{format_count(others, 'other value')} {'is' if others == 1 else 'are'}"
+        )
+        info(f"{text} the defaults of {plugin}. Show all with --recipe.")
 
 
 def _run_row(run: "Run", experiment: "Experiment", history: Histories) -> tuple[object, ...]:
     records = history[run.fold]
     reached = [i for i, r in enumerate(records, 1) if (r.stage, r.epoch) == (run.stage, run.epoch)]
-    last = [r for r in records[: max(reached, default=0)] if "score" in r.values]
+    scored = [r for r in records[: max(reached, default=0)] if "score" in r.values]
     end = run.heartbeat if run.ended is None else run.ended
     return (
         run.fold,
         run.attempt,
         run.state,
         f"{run.epochs_done}/{experiment.epochs}",
-        last[-1].values["score"] if last else None,
-        duration((end - run.started).total_seconds()),
+        scored[-1].values["score"] if scored else None,
+        format_duration((end - run.started).total_seconds()),
         run.started,
     )
 
 
 def _print_curves(history: Histories) -> None:
-    """Print the loss and the score of each fold as rows of ticks, from the first epoch to the last."""
+    """Print loss and score of each fold as sparklines over the epochs."""
     for fold, records in history.items():
         for name in ("loss", "score"):
             values = [r.values[name] for r in records if name in r.values]
             if values:
-                line = f"  fold {fold} {name:<5} {sparkline(values)}  {cell(values[0])} to {cell(values[-1])}"
-                console.print(line, markup=False)
+                ends = f"{format_value(values[0])} to {format_value(values[-1])}"
+                console.print(f"  fold {fold} {name:<5} {sparkline(values)}  {ends}", markup=False)
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return a tick for each of `values`, or of `MOST_TICKS` of them, by its height; a blank for what is no number."""
-    if len(values) > MOST_TICKS:
-        values = [values[place * (len(values) - 1) // (MOST_TICKS - 1)] for place in range(MOST_TICKS)]
+    """Return at most `MAX_TICKS` ticks whose heights show `values`; NaN is a blank."""
+    if len(values) > MAX_TICKS:
+        values = [values[index * (len(values) - 1) // (MAX_TICKS - 1)] for index in range(MAX_TICKS)]
     known = [value for value in values if value == value]
     if not known:
         return " " * len(values)
@@ -200,60 +254,46 @@ def sparkline(values: Sequence[float]) -> str:
     )
 
 
-def _files(folder: Path) -> dict[str, int]:
-    """Return the files of an experiment with their sizes in bytes; those of a fold together, by what they are."""
-    found: dict[str, int] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            name = path.relative_to(folder).as_posix()
-            if name.startswith("fold-"):
-                inner = name.partition("/")[2]
-                name = "fold-*/checkpoint-*.pt" if inner.startswith("checkpoint-") else f"fold-*/{inner}"
-            found[name] = found.get(name, 0) + path.stat().st_size
-    return found
-
-
 def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
-    leaks = f"; {counted(leaking, 'patient')} in more than one" if leaking else ""
+    leaks = f"; {format_count(leaking, 'patient')} in more than one" if leaking else ""
     facts = [
         ("dataset", f"{e.dataset} version {e.dataset_version}, labels {e.label_digest[:12]}"),
         ("folds", f"{e.folds_done} of {e.folds} done, {e.fold_set}, digest {e.fold_digest[:12]}{leaks}"),
-        ("OOF score", _with_interval(scored(e), e.score_low, e.score_high)),
+        ("OOF score", _with_interval(format_score(e), e.score_low, e.score_high)),
         ("recipe", e.recipe_digest),
-        ("created", cell(e.created)),
+        ("created", format_value(e.created)),
     ]
     if e.score_tta is not None:
-        flipped = _with_interval(cell(e.score_tta) + marked(e), e.score_tta_low, e.score_tta_high)
-        facts.insert(3, ("with hflip", flipped))
+        with_flip = _with_interval(format_value(e.score_tta) + marks_of(e), e.score_tta_low, e.score_tta_high)
+        facts.insert(3, ("with hflip", with_flip))
     if e.seconds is not None:
-        facts.append(("time", duration(e.seconds)))
+        facts.append(("time", format_duration(e.seconds)))
     if e.tags:
         facts.append(("tags", ", ".join(e.tags)))
     if e.parent is not None:
-        facts.append(("made from", f"experiment {e.parent}"))
+        facts.append(("parent", f"experiment {e.parent}"))
     if e.tuned is not None:
-        facts.append(("tuning", _tuned_told(e.kind, e.tuned)))
+        facts.append(("tuning", _format_tuned(e.kind, e.tuned)))
     if e.origin is not None:
-        facts.append(("imported", f"it was experiment {e.origin['number']} in {e.origin['workspace']}"))
+        facts.append(("imported", f"from experiment {e.origin['number']} of {e.origin['workspace']}"))
     if e.archived:
-        facts.append(("archived", "yes: it is in no list and no `--top`"))
+        facts.append(("archived", "yes, hidden from lists and `--top`"))
     if e.trashed is not None:
-        facts.append(("trash", f"since {cell(e.trashed)}: `ichx exp restore {e.number}` takes it out"))
+        facts.append(("trash", f"since {format_value(e.trashed)}; undo with `ichx exp restore {e.number}`"))
     return facts
 
 
-def _tuned_told(kind: str, tuned: "Tuned") -> str:
-    """Return what a trial is one of and trains, or what chose an experiment that was promoted from one."""
-    study = f"{tuned.study}, trial {tuned.trial + 1}"
+def _format_tuned(kind: str, tuned: "TuningInfo") -> str:
+    """Return the study and budget of a trial, or the trial from which an experiment was promoted."""
+    trial = f"{tuned.study}, trial {tuned.trial + 1}"
     if kind != "trial":
-        return f"promoted from {study}, which had {cell(tuned.score)} on fold {tuned.fold} [selected]"
-    part = [f"fold {tuned.fold}"]
-    part += [f"{tuned.subset:.3g} of the patients"] if tuned.subset < 1 else []
-    part += [f"{tuned.length:.3g} of each stage's epochs"] if tuned.length < 1 else []
-    return f"{study}: {', '.join(part)}"
+        return f"promoted from {trial}, score {format_value(tuned.score)} on fold {tuned.fold} [selected]"
+    budget = [f"fold {tuned.fold}"]
+    budget += [f"{tuned.subset:.3g} of the patients"] if tuned.subset < 1 else []
+    budget += [f"{tuned.length:.3g} of each stage's epochs"] if tuned.length < 1 else []
+    return f"{trial}: {', '.join(budget)}"
 
 
 def _with_interval(score: str, low: float | None, high: float | None) -> str:
-    """Return a score with its interval over patients, where it has one."""
-    bounds = interval(low, high)
+    bounds = format_interval(low, high)
     return f"{score}, 95 % interval over patients {bounds}" if bounds else score

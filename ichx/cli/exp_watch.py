@@ -1,4 +1,4 @@
-"""`ichx exp watch`: what runs at this moment, renewed until Ctrl-C."""
+"""`ichx exp watch`: the active runs, refreshed until Ctrl-C."""
 
 import time
 from datetime import UTC, datetime
@@ -7,56 +7,61 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group
 
-from ichx.cli.render import console, duration, print_json, session, sheet
+from ichx.cli.formatting import format_duration
+from ichx.cli.output import console, print_json
+from ichx.cli.session import session
+from ichx.cli.tables import build_table
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Run, Store
 
+RECENT_EPOCHS = 3
+"""The remaining time is extrapolated from this many epochs."""
+
 
 def watch(
-    every: Annotated[float, typer.Option("--every", min=0.5, help="Seconds between two looks.")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output, once.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.5, help="Seconds between refreshes.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print once and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output once.")] = False,
 ) -> None:
-    """Show the runs that are going on, how far they are and when they end.
+    """Show active runs with progress and remaining time.
 
     Example: `ichx exp watch`
     """
     from rich.live import Live
 
-    with session() as (_, store):
+    with session() as project:
         if as_json:
-            print_json([run for _, run in _live(store)])
+            print_json([run for _, run in _active_runs(project.store)])
             return
         if once or not console.is_terminal:
-            console.print(_sheet(store))
+            console.print(_runs_table(project.store))
             return
-        with Live(_sheet(store), console=console, auto_refresh=False) as view:
+        with Live(_runs_table(project.store), console=console, auto_refresh=False) as view:
             while True:
                 time.sleep(every)
-                view.update(_sheet(store), refresh=True)
+                view.update(_runs_table(project.store), refresh=True)
 
 
-def _live(store: "Store") -> "list[tuple[Experiment, Run]]":
+def _active_runs(store: "Store") -> "list[tuple[Experiment, Run]]":
     from ichx.store import Selection
 
-    busy = store.experiments(Selection(kind=None, states=("running", "stalled")), limit=None)
+    active = store.experiments(Selection(kind=None, states=("running", "stalled")), limit=None)
     return [
         (store.experiment(e.number), run)
-        for e in reversed(busy)
+        for e in reversed(active)
         for run in store.runs(e.number)
         if run.state in ("running", "stalled")
     ]
 
 
-def _sheet(store: "Store") -> Group:
+def _runs_table(store: "Store") -> Group:
     rows = []
-    for experiment, run in _live(store):
-        passed = (datetime.now(UTC) - run.started).total_seconds()
+    for experiment, run in _active_runs(store):
+        elapsed = (datetime.now(UTC) - run.started).total_seconds()
         history = store.history(experiment.number, run.fold)
-        own = [record.values.get("seconds", 0.0) for record in history[-3:]]
-        left = (experiment.epochs - run.epochs_done) * sum(own) / len(own) if own else None
-        score = history[-1].values.get("score") if history else None
+        seconds = [record.values.get("seconds", 0.0) for record in history[-RECENT_EPOCHS:]]
+        left = (experiment.epochs - run.epochs_done) * sum(seconds) / len(seconds) if seconds else None
         rows.append(
             (
                 experiment.number,
@@ -65,12 +70,13 @@ def _sheet(store: "Store") -> Group:
                 run.state,
                 run.stage,
                 f"{run.epochs_done}/{experiment.epochs}",
-                score,
-                duration(passed),
-                None if left is None else duration(left),
+                history[-1].values.get("score") if history else None,
+                format_duration(elapsed),
+                None if left is None else format_duration(left),
             )
         )
-    heads = ("exp", "name", "fold", "state", "stage", "epochs", "score", "for", "ends in")
+    heads = ("exp", "name", "fold", "state", "stage", "epochs", "score", "elapsed", "remaining")
+    now = f"{datetime.now():%H:%M:%S}"
     if not rows:
-        return Group(f"nothing runs at {datetime.now():%H:%M:%S}")
-    return sheet("", heads, rows, caption=f"at {datetime.now():%H:%M:%S}", drop=("stage", "for"), cut={"name": 12})
+        return Group(f"No active runs at {now}.")
+    return build_table("", heads, rows, caption=f"at {now}", drop=("stage", "elapsed"), cut={"name": 12})

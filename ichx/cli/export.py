@@ -1,47 +1,44 @@
 """`ichx export`: an experiment's networks as files for other programs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.options import AsJson, FoldTexts, fold_numbers
-from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import console, print_json, say, session
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import AsJson, FoldTexts, Number, fold_numbers
+from ichx.cli.session import session
 
 
 def export(
     number: Number,
-    format: Annotated[str, typer.Option("--format", help="onnx, torch-export or safetensors.")] = "onnx",
+    format: Annotated[
+        Literal["onnx", "torch-export", "safetensors"], typer.Option("--format", help="Format of the files.")
+    ] = "onnx",
     folds: FoldTexts = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", help="The file to write; default: in the experiment's folder. A fold each if several."),
+        Path | None, typer.Option("--out", help="Output file, one per fold; default: in the experiment's folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the networks of an experiment's finished folds, a file each, compared with the original.
+    """Export the networks of an experiment's finished folds.
 
-    onnx and torch-export take HU and header windows, and give logits and probabilities; safetensors has the weights
-    with their recipe, for `ichx run --weights`.
+    ONNX and torch-export files take HU and header windows and return logits and probabilities. Safetensors files hold
+    weights and recipe for `ichx run --weights`. Each file's probabilities are compared with the original network's.
 
     Example: `ichx export 6 --format onnx --fold 0 --out bleed.onnx`
     """
-    wanted = fold_numbers(folds)
-    registry = loaded_registry()
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
+    selected = fold_numbers(folds)
+    with session() as project:
+        project.store.experiment(number)  # report an unknown number before torch is imported
         from ichx.cli.live import LiveView
-        from ichx.training.using.export import export_experiment
+        from ichx.inference.export import export_experiment
 
         with LiveView() as view:
-            written = export_experiment(
-                workspace, store, registry, number, format=format, events=view, folds=wanted, out=out
-            )
+            written = export_experiment(project, number, format=format, callbacks=view, folds=selected, out=out)
     for file in written:
-        say(
-            f"fold {file.fold}: probabilities differ from the original's by at most {file.difference:.1e} "
+        info(
+            f"fold {file.fold}: probabilities differ from the original network's by at most {file.difference:.1e} "
             f"on {file.compared} slices"
         )
     if as_json:

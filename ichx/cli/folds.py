@@ -1,4 +1,4 @@
-"""`ichx data folds`: the fold sets of a dataset version, and importing someone else's."""
+"""`ichx data folds`: the folds of a dataset version, and the import of folds from a CSV file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,35 +6,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ichx.cli.render import console, print_json, say, session, table, warn
-from ichx.data.wording import counted
+from ichx.cli.data_views import print_prevalences
+from ichx.cli.output import console, info, print_json, warn
+from ichx.cli.parameters import AsJson
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
+from ichx.text import format_count
 
 if TYPE_CHECKING:
-    from ichx.data.fold_import import ImportReport
-    from ichx.data.folds import Leak
+    from ichx.datasets.fold_import import ImportReport
+    from ichx.datasets.folds import Leak
 
-SHOWN = 50
-"""How many leaking patients a table lists; `--json` has all."""
+MAX_ROWS = 50
+"""Leaking patients in a table; `--json` prints all."""
 
 
 def folds(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name.")],
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
     file: Annotated[
         Path | None,
-        typer.Option("--import", help="CSV with `fold` and a slice id, a file name or a `patient_id`; .gz too."),
+        typer.Option("--import", help="CSV with `fold` and a slice id, file name or `patient_id`; .gz too."),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the folds; an imported file's own when left out.")
-    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the folds; default: the file's name.")] = None,
     allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Import folds that split patients, and mark every score on them.")
+        bool, typer.Option("--allow-leaks", help="Import folds that split patients; marks all scores on them.")
     ] = False,
-    number: Annotated[int | None, typer.Option("--version", help="A version; the newest when left out.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    number: Annotated[int | None, typer.Option("--version", help="Version; default: the newest.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Show a dataset's folds: sizes, prevalences, leaks; or import folds, which makes a new version.
+    """Show the folds of a dataset, or import folds.
 
-    Experiments take the folds called `default` unless `ichx exp new --folds NAME` says otherwise.
+    Shows sizes, prevalences and leaking patients. An import creates a new version of the dataset. Experiments use the
+    folds named `default` unless `ichx exp new --folds NAME` selects others.
 
     Example: `ichx data folds rsna`
 
@@ -42,90 +45,83 @@ def folds(
     """
     if file is None:
         if allow_leaks:
-            raise typer.BadParameter("--allow-leaks belongs to --import FILE")
+            raise typer.BadParameter("--allow-leaks requires --import FILE.")
         _show(dataset, number, name, as_json)
     elif number is not None:
-        raise typer.BadParameter("folds are imported into the newest version: leave out --version")
+        raise typer.BadParameter("Folds are imported into the newest version. Leave out --version.")
     else:
         _import(dataset, file, name, allow_leaks, as_json)
 
 
 def _import(dataset: str, file: Path, name: str | None, allow_leaks: bool, as_json: bool) -> None:
-    from ichx.data.fold_import import LeakyFoldsError, import_folds
+    from ichx.datasets.fold_import import LeakyFoldsError, import_folds
 
     try:
-        with session() as (workspace, store):
-            report = import_folds(workspace, store, dataset, file, name=name, allow_leaks=allow_leaks)
+        with session() as project:
+            report = import_folds(project, dataset, file, name=name, allow_leaks=allow_leaks)
     except LeakyFoldsError as error:
-        if as_json:
-            print_json({"created": False, "leaks": error.leaks})
-        else:
-            _leak_table(error.leaks)
+        if not as_json:  # JSON has the leaks in the error
+            _print_leaks(error.leaks)
         raise
     if as_json:
         print_json(report)
     else:
-        _render_import(report)
+        _print_report(report)
 
 
-def _render_import(report: "ImportReport") -> None:
+def _print_report(report: "ImportReport") -> None:
     for message in report.messages:
-        say(message)
+        info(message)
     for warning in report.warnings:
         warn(warning)
     if report.leaks:
-        _leak_table(report.leaks)
+        _print_leaks(report.leaks)
     version, fold_set = report.version, report.fold_set
-    done = "imported as" if report.created else "nothing has changed:"
-    console.print(f"{done} folds {fold_set.name} of {version.dataset} version {version.number}", markup=False)
-    say(
-        f"next: `ichx exp new --dataset {version.dataset} --folds {fold_set.name} --plugin NAME`; "
-        f"without --folds an experiment takes the folds {version.fold_set().name}"
-    )
+    result = "imported" if report.created else "unchanged:"
+    console.print(f"{result} folds {fold_set.name} of {version.dataset} version {version.number}", markup=False)
+    info(f"Next: `ichx exp new --dataset {version.dataset} --folds {fold_set.name} --plugin NAME`")
+    info(f"Without --folds, an experiment uses the folds {version.fold_set().name}.")
 
 
 def _show(dataset: str, number: int | None, name: str | None, as_json: bool) -> None:
-    from ichx.data.fold_import import describe_folds
+    from ichx.datasets.fold_import import describe_folds
 
-    with session() as (workspace, store):
-        facts = describe_folds(workspace, store, dataset, number, name)
+    with session() as project:
+        facts = describe_folds(project, dataset, number, name)
     if as_json:
         print_json(facts)
         return
     version = facts["version"]
-    size = f"{counted(version.slices, 'slice')}, {counted(version.patients, 'patient')}"
+    size = f"{format_count(version.slices, 'slice')}, {format_count(version.patients, 'patient')}"
     console.print(f"{version.dataset} version {version.number}: {size}", markup=False)
-    for told in facts["fold_sets"]:
-        _render_fold_set(told, {"slices": version.slices, "patients": version.patients} | told)
+    for entry in facts["fold_sets"]:
+        _print_fold_set(entry, {"slices": version.slices, "patients": version.patients} | entry)
 
 
-def _render_fold_set(told: dict[str, Any], whole: dict[str, Any]) -> None:
-    fold_set = told["fold_set"]
+def _print_fold_set(entry: dict[str, Any], total: dict[str, Any]) -> None:
+    fold_set = entry["fold_set"]
     origin = f"imported from {fold_set.source}" if fold_set.source else f"patient-grouped, seed {fold_set.seed}"
     title = f"folds {fold_set.name}: {fold_set.k} folds, {origin}, digest {fold_set.digest}"
-    labels = list(whole["prevalences"])
-    parts = [whole, *told["folds"]]
-    rows: list[tuple[object, ...]] = [(name, *(part[name] for part in parts)) for name in ("slices", "patients")]
-    rows += [(label, *(f"{part['prevalences'][label]:.2%}" for part in parts)) for label in labels]
-    columns = ("", "all", *(f"fold {part['fold']}" for part in told["folds"]))
-    off = "" if told["deviation"] is None else f"prevalences within {told['deviation']:.2%} of the whole; "
     leaks = fold_set.leaking_patients
-    split = counted(leaks, "patient") if leaks else "no patient"
-    table(title, columns, rows, caption=f"{off}{split} in more than one fold", split=True)
-    if told["leaks"]:
-        warn("leaky folds: every score on them is marked, and `ichx ensemble --top` leaves it out")
-        _leak_table(told["leaks"])
+    caption = f"{format_count(leaks, 'patient') if leaks else 'no patient'} in more than one fold"
+    if entry["deviation"] is not None:
+        caption = f"prevalences of folds deviate by at most {entry['deviation']:.2%}; {caption}"
+    print_prevalences(title, total, entry["folds"], caption)
+    if entry["leaks"]:
+        warn("Leaky folds: all scores on them are marked, and `ichx ensemble --top` skips their experiments.")
+        _print_leaks(entry["leaks"])
 
 
-def _leak_table(leaks: "Sequence[Leak]") -> None:
+def _print_leaks(leaks: "Sequence[Leak]") -> None:
     rows = [
-        (leak.patient, leak.slices, ", ".join(f"{fold}: {count}" for fold, count in leak.folds.items()), _such(leak))
-        for leak in leaks[:SHOWN]
+        (
+            leak.patient,
+            leak.slices,
+            ", ".join(f"{fold}: {count}" for fold, count in leak.folds.items()),
+            ", ".join(f"{slice_id} in {fold}" for fold, slice_id in list(leak.examples.items())[:2]),
+        )
+        for leak in leaks[:MAX_ROWS]
     ]
     shown = f"{len(rows)} of {len(leaks):,}" if len(rows) < len(leaks) else f"{len(leaks):,}"
-    title = "patients in more than one fold"
-    table(title, ("patient", "slices", "fold: slices", "such as"), rows, caption=f"{shown} patients")
-
-
-def _such(leak: "Leak") -> str:
-    return ", ".join(f"{slice_id} in {fold}" for fold, slice_id in list(leak.examples.items())[:2])
+    heads = ("patient", "slices", "fold: slices", "examples")
+    print_table("patients in more than one fold", heads, rows, caption=f"{shown} patients")

@@ -1,56 +1,55 @@
-"""`ichx gc`: delete what only takes space, after naming it."""
+"""`ichx gc`: delete files that are no longer needed."""
 
-import sys
 from typing import Annotated
 
 import typer
 
-from ichx.cli.render import print_json, say, session, table
-from ichx.data.wording import bytes_told, counted
+from ichx.cli.confirmation import confirmed
+from ichx.cli.output import info, print_json
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
+from ichx.text import format_bytes, format_count
 
 
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only name it.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output; only names it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without confirmation.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what would be deleted as JSON; delete nothing.")
+    ] = False,
 ) -> None:
-    """Delete what is in the trash, old checkpoints, folders that belong to nothing and caches that nothing reads.
+    """Delete trash, old checkpoints and unused caches.
 
-    Everything is named with its size first, and nothing is deleted before you say yes.
+    Orphaned folders are deleted, too. Lists everything with its size and the reason, and asks for confirmation first.
 
     Example: `ichx gc --dry-run`
     """
-    from ichx.training.moving.cleanup import delete, find_garbage
+    from ichx.experiments.gc import delete, find_garbage
 
-    with session() as (workspace, store):
-        found = find_garbage(workspace, store)
+    with session() as project:
+        found = find_garbage(project)
         if as_json:
             print_json(found)
             return
         if not found:
-            say("there is nothing to delete")
+            info("Nothing to delete.")
             return
+        root = project.workspace.root
         rows = [
             (
                 g.kind,
-                g.path.relative_to(workspace.root) if g.path.is_relative_to(workspace.root) else g.path,
-                bytes_told(g.nbytes),
+                g.path.relative_to(root) if g.path.is_relative_to(root) else g.path,
+                format_bytes(g.nbytes),
                 g.reason,
             )
             for g in found
         ]
-        total = f"{counted(len(found), 'thing')}, {bytes_told(sum(g.nbytes for g in found))}"
-        table("", ("what", "where", "size", "why"), rows, caption=total)
-        if dry_run:
+        total = f"{format_count(len(found), 'item')}, {format_bytes(sum(g.nbytes for g in found))}"
+        print_table("", ("type", "path", "size", "reason"), rows, caption=total)
+        if dry_run or not confirmed("Delete all of these items?", "ichx gc", yes=yes):
             return
-        if not yes and not sys.stdin.isatty():
-            say("nothing is deleted; `ichx gc --yes` deletes it")
-            return
-        if not yes and not typer.confirm("delete all of this for good?", err=True):
-            say("nothing is deleted")
-            return
-        again = find_garbage(workspace, store)  # a question may stand for hours
+        still = {(g.kind, g.path, g.experiment) for g in find_garbage(project)}  # the user may answer hours later
         for garbage in found:
-            if any((g.kind, g.path, g.experiment) == (garbage.kind, garbage.path, garbage.experiment) for g in again):
-                delete(store, garbage)
-    say(f"deleted {total}")
+            if (garbage.kind, garbage.path, garbage.experiment) in still:
+                delete(project.store, garbage)
+    info(f"Deleted {total}.")

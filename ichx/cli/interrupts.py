@@ -1,51 +1,49 @@
-"""Ctrl-C while a command still imports what it needs: it ends the program there and then.
+"""Ctrl-C during the imports of a command ends the program at once.
 
-As an exception it is lost in there, in a callback or in a library that swallows it, or leaves half a library behind for
-the next import to stumble over. Nothing has begun by then that could be left unfinished.
+As an exception it could be swallowed by a callback or a library, or leave a module half imported. No work has started
+at that time.
 """
 
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Final
 
-EXIT = 130
-"""What a shell expects of a program that Ctrl-C has ended."""
+from ichx.signals import handle_signals
+
+EXIT_CODE: Final = 130
+"""Exit code that a shell expects of a program ended by Ctrl-C."""
 
 
 @contextlib.contextmanager
 def imports_end_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the program during a command's imports, and raise `KeyboardInterrupt` elsewhere, as ever.
+    """Let Ctrl-C end the program during a command's imports; elsewhere it raises `KeyboardInterrupt` as usual.
 
-    Only where Ctrl-C raises it to begin with: not where it is ignored, nor outside the main thread.
+    Nothing changes if Ctrl-C is ignored or handled otherwise.
     """
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    signal.signal(signal.SIGINT, _receive)
-    try:
+    with handle_signals(_handle, (signal.SIGINT,)):
         yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _receive(number: int, frame: FrameType | None) -> None:
-    if _a_command_imports(frame):
+def _handle(number: int, frame: FrameType | None) -> None:
+    if _is_command_import(frame):
         os.write(2, b"interrupted\n")
-        os._exit(EXIT)
+        os._exit(EXIT_CODE)
     signal.default_int_handler(number, frame)
 
 
-def _a_command_imports(frame: FrameType | None) -> bool:
-    """Tell whether `frame` is a part of an import that stands in `ichx.cli`, itself or through other modules'."""
-    importing = False  # whether what is below is an import, and nothing between but other modules' top levels
+def _is_command_import(frame: FrameType | None) -> bool:
+    """Return whether `frame` belongs to an import statement of `ichx.cli`, directly or through other modules."""
+    importing = False  # whether the frame below is part of an import, with only top levels of modules in between
     while frame is not None:
-        within = frame.f_code.co_filename.startswith("<frozen importlib")
-        if not within and importing and frame.f_globals.get("__name__", "").startswith("ichx.cli."):
+        import_machinery = frame.f_code.co_filename.startswith("<frozen importlib")
+        if not import_machinery and importing and frame.f_globals.get("__name__", "").startswith("ichx.cli."):
             return True
-        importing = within or (importing and frame.f_code.co_name == "<module>")
+        importing = import_machinery or (importing and frame.f_code.co_name == "<module>")
         frame = frame.f_back
     return False

@@ -1,72 +1,58 @@
-"""`ichx run` with several experiments or jobs: each fold in a process of its own, a view of all, a table in the end."""
+"""`ichx run` with several experiments or jobs: each fold in its own process, a live view, and a table at the end."""
 
 import contextlib
-import signal
-from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
 
+from ichx.cli.formatting import format_duration
 from ichx.cli.launch_view import LaunchView
-from ichx.cli.render import duration, print_json, print_score, say, table, warn
-from ichx.engine import LocalEngine
-from ichx.training.launching.launch import launch
-from ichx.training.launching.launch_events import LaunchReport, UnitResult
+from ichx.cli.output import info, print_json, print_score, warn
+from ichx.cli.tables import print_table
+from ichx.jobs import LocalEngine
+from ichx.jobs.launch import LaunchRequest, launch
+from ichx.jobs.launch_report import LaunchReport, UnitResult
+from ichx.signals import count_stop_signals
 
 if TYPE_CHECKING:
-    from ichx.store import Store
-    from ichx.training.options import RunOptions
-    from ichx.workspace import Workspace
+    from ichx.project import Project
 
 
-def launch_folds(
-    workspace: "Workspace",
-    store: "Store",
-    numbers: Sequence[int],
-    jobs: int,
-    *,
-    folds: Sequence[int] | None,
-    options: "RunOptions",
-    as_json: bool,
-) -> None:
-    """Run the folds of experiments `numbers`, `jobs` at a time, and show what came of each.
-
-    Exits with 1 where something was asked for and is not done, with 130 when stopped.
-    """
-    # A job that stops may take as long as its step does; who does not want to wait asks twice.
-    with stops_heard() as stops, LaunchView() as view, contextlib.closing(LocalEngine(jobs, grace=None)) as engine:
-        report = launch(
-            workspace,
-            store,
-            numbers,
-            engine,
-            jobs=jobs,
-            folds=folds,
-            options=options,
-            events=view,
-            stops=lambda: len(stops),
-        )
+def launch_folds(project: "Project", request: LaunchRequest, *, as_json: bool) -> None:
+    """Run the requested folds and print their results; exit with 1 if any is not done, with 130 if stopped."""
+    # No grace period: a step may take long, and a second Ctrl-C kills.
+    with (
+        count_stop_signals() as stops,
+        LaunchView() as view,
+        contextlib.closing(LocalEngine(request.jobs, grace=None)) as engine,
+    ):
+        report = launch(project, request, engine, callbacks=view, stop_level=stops)
     if as_json:
         print_json(report)
     else:
-        _show(report)
+        _print_report(report)
     if report.stopped:
-        say("stopped; what is finished is kept, and the same command goes on with the rest", style="yellow")
+        info("Stopped. Finished work is saved; the same command resumes.", style="yellow")
         raise typer.Exit(130)
     if not report.complete:
         raise typer.Exit(1)
 
 
-def _show(report: LaunchReport) -> None:
+def _print_report(report: LaunchReport) -> None:
     rows = [
-        (unit.experiment, unit.fold, unit.state, unit.score, "-" if unit.seconds is None else duration(unit.seconds))
+        (
+            unit.experiment,
+            unit.fold,
+            unit.state,
+            unit.score,
+            "-" if unit.seconds is None else format_duration(unit.seconds),
+        )
         for unit in report.units
     ]
-    table("folds", ("experiment", "fold", "state", "score", "time"), rows)
+    print_table("folds", ("experiment", "fold", "state", "score", "time"), rows)
     for unit in report.units:
-        if (told := _why(unit)) is not None:
-            warn(f"experiment {unit.experiment}, fold {unit.fold} {told}")
+        if (problem := _problem(unit)) is not None:
+            warn(f"{unit.unit} {problem}")
     for pooled in report.experiments:
         if pooled.error is not None:
             warn(f"experiment {pooled.experiment} has no score: {pooled.error}")
@@ -74,26 +60,10 @@ def _show(report: LaunchReport) -> None:
             print_score(pooled.experiment, pooled)
 
 
-def _why(unit: UnitResult) -> str | None:
-    if unit.state == "failed":
-        return f"failed: {unit.reason}; its log: {unit.log}"
-    if unit.holder is not None:
-        since = unit.holder.since
-        return f"is being run by process {unit.holder.pid} on {unit.holder.host} since {since:%Y-%m-%d %H:%M:%S} UTC"
+def _problem(result: UnitResult) -> str | None:
+    if result.state == "failed":
+        return f"failed: {result.reason}; log: {result.log}"
+    if result.holder is not None:
+        holder = result.holder
+        return f"is running in process {holder.pid} on {holder.host} since {holder.since:%Y-%m-%d %H:%M:%S} UTC"
     return None
-
-
-@contextlib.contextmanager
-def stops_heard() -> Iterator[list[int]]:
-    """Yield a list that gets each Ctrl-C and SIGTERM that comes, neither of which ends this process meanwhile."""
-    heard: list[int] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

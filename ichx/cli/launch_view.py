@@ -1,66 +1,39 @@
-"""The live view of several folds that run side by side: a bar for each on a terminal, and lines everywhere."""
+"""The live view of folds that run at the same time."""
 
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Column
-
-from ichx.cli.bars import Bars
-from ichx.cli.render import cell, duration, say
-from ichx.data.wording import counted
-from ichx.training.launching.launch_events import LaunchEvents, Unit, UnitProgress, UnitResult
+from ichx.cli.bars import JobBars
+from ichx.cli.formatting import format_duration, format_value
+from ichx.cli.output import info
+from ichx.jobs.launch_report import LaunchCallbacks, Unit, UnitProgress, UnitResult
 
 
-class LaunchView(Bars, LaunchEvents):
+class LaunchView(JobBars, LaunchCallbacks):
     """Shows a launch on standard error."""
 
     def __init__(self) -> None:
-        super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
-            TextColumn("{task.completed} of {task.total} {task.fields[what]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[words]}", table_column=Column(no_wrap=True, overflow="ellipsis"), markup=False),
-        )
-        self._all = self._bars.add_task("all", total=0, what="folds", words="", visible=False)
-        self._tasks: dict[Unit, TaskID] = {}
-        self._words: dict[Unit, str] = {}
-
-    def planned(self, units: int, jobs: int, shares: str) -> None:
-        """Print what is going to happen."""
-        say(f"{counted(units, 'fold')} to run, {jobs} at a time" + (f": {shares}" if shares else ""), style="bold")
-        self._bars.update(self._all, total=units, visible=True)
+        super().__init__("fold")
+        self._messages: dict[Unit, str] = {}
 
     def unit_started(self, unit: Unit, device: str, log: str) -> None:
-        """Print where a fold runs, and add its bar."""
+        """Print the device and the log of a fold, and add its bar."""
         where = "" if device == "auto" else f" on {device}"
-        say(f"{unit} begins{where}; its log: {log}")
-        self._tasks[unit] = self._bars.add_task(str(unit), total=None, what="epochs", words="")
+        info(f"{unit} starts{where}; log: {log}")
+        self._add(unit, str(unit))
 
-    def unit_moved(self, unit: Unit, progress: UnitProgress) -> None:
-        """Move a fold's bar, and print what it has said last."""
-        self._bars.update(
-            self._tasks[unit], completed=progress.epochs_done, total=progress.epochs, words=progress.words
-        )
-        if self._bars.disable and progress.words and progress.words != self._words.get(unit):
-            say(f"{unit}: {progress.words}")
-        self._words[unit] = progress.words
+    def unit_progressed(self, unit: Unit, progress: UnitProgress) -> None:
+        """Move the bar of a fold; print its last message if there are no bars."""
+        self._move(unit, progress.epochs_done, progress.epochs, progress.message)
+        if self._bars.disable and progress.message and progress.message != self._messages.get(unit):
+            info(f"{unit}: {progress.message}")
+        self._messages[unit] = progress.message
 
     def unit_ended(self, result: UnitResult) -> None:
-        """Print what came of a fold, and take its bar away."""
-        unit = Unit(result.experiment, result.fold)
+        """Print the result of a fold and remove its bar."""
         if result.state == "already done":
-            say(f"{unit} had been done before")
+            info(f"{result.unit} is already done")
             return
-        told = "is held by another process" if result.holder else f"is {result.state}"
-        told = "failed" if result.state == "failed" else told
-        told += f": {result.reason}" if result.reason else ""
-        told += f": OOF score {cell(result.score)}" if result.state == "done" else ""
-        took = "" if result.seconds is None else f" after {duration(result.seconds)}"
-        say(f"{unit} {told}{took}", style="yellow" if result.reason or result.holder else "")
-        if unit in self._tasks:
-            self._bars.remove_task(self._tasks.pop(unit))
-        self._bars.advance(self._all)
-
-    def stopping(self, running: int, at_once: bool) -> None:
-        """Print that the jobs are told to stop."""
-        how = "killing" if at_once else "stopping, each after its step (again kills):"
-        say(f"{how} {counted(running, 'job')}", style="yellow")
+        state = {"failed": "failed", "held": "is running in another process"}.get(result.state, f"is {result.state}")
+        took = "" if result.seconds is None else f" after {format_duration(result.seconds)}"
+        score = f": OOF score {format_value(result.score)}" if result.state == "done" else ""
+        reason = f": {result.reason}" if result.reason else ""
+        info(f"{result.unit} {state}{took}{score}{reason}", style="yellow" if reason or result.holder else "")
+        self._end(result.unit)

@@ -1,20 +1,22 @@
-"""`ichx plugin`: the model zoo."""
+"""`ichx plugin`: the installed models."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.render import console, print_json, say, table, warn
+from ichx.cli.output import console, notice, print_json, warn
+from ichx.cli.parameters import AsJson
+from ichx.cli.tables import print_table
 
 if TYPE_CHECKING:
-    from ichx.plugins import Registry
+    from ichx.plugins import Plugin, Registry
     from ichx.recipe import InputRecipe
 
-app = typer.Typer(help="The model zoo.", no_args_is_help=True)
+app = typer.Typer(help="Models: list them and show their recipes.", no_args_is_help=True)
 
 
-def loaded_registry() -> "Registry":
-    """Return the registry, after a line for each plugin that could not be used."""
+def load_plugins() -> "Registry":
+    """Return the registry; warn of each plugin that cannot be used."""
     from ichx.plugins import load_registry
 
     registry = load_registry()
@@ -24,14 +26,14 @@ def loaded_registry() -> "Registry":
 
 
 @app.command("list")
-def list_plugins(as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False) -> None:
-    """List all plugins.
+def list_plugins(as_json: AsJson = False) -> None:
+    """List the models.
 
     Example: `ichx plugin list`
     """
-    plugins = loaded_registry().plugins.values()
+    plugins = load_plugins().plugins.values()
     if as_json:
-        print_json([_facts(plugin) for plugin in plugins])
+        print_json([_to_dict(plugin) for plugin in plugins])
         return
     rows = []
     for plugin in plugins:
@@ -39,48 +41,46 @@ def list_plugins(as_json: Annotated[bool, typer.Option("--json", help="JSON on s
         pixels = f"{image.size}, crop {image.crop}" if image.crop else str(image.size)
         windows = f"{len(image.windows)} {image.window_kind}" + (f", {image.slices} slices" if image.neighbours else "")
         rows.append((plugin.name, pixels, windows, plugin.recipe.batch, plugin.weights_licence, plugin.summary))
-    heads = ("name", "pixels", "windows", "batch", "weights", "what it is")
-    table("plugins", heads, rows, drop=("weights", "batch", "windows"), cut={"name": 16, "what it is": 36})
+    heads = ("name", "pixels", "windows", "batch", "weights", "description")
+    print_table("plugins", heads, rows, drop=("weights", "batch", "windows"), cut={"name": 16, "description": 36})
 
 
 @app.command("show")
 def show_plugin(
-    name: Annotated[str, typer.Argument(help="The plugin's name.")],
-    toml: Annotated[bool, typer.Option("--toml", help="Only its recipe, as TOML.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    name: Annotated[str, typer.Argument(help="Name of the plugin.")],
+    toml: Annotated[bool, typer.Option("--toml", help="Print only the recipe, as TOML.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show a plugin and the recipe it trains with by default.
+    """Show a model and its default recipe.
 
     Example: `ichx plugin show resnext50 --toml > my.toml`
     """
-    from ichx.recipe import flatten
-    from ichx.recipe_text import literal, to_toml
+    from ichx.recipe import flatten, literal
+    from ichx.recipe_text import to_toml
 
-    plugin = loaded_registry().get(name)
+    plugin = load_plugins().get(name)
     if as_json:
-        print_json(_facts(plugin) | {"recipe": flatten(plugin.recipe)})
-    elif toml:
+        print_json(_to_dict(plugin) | {"recipe": flatten(plugin.recipe)})
+        return
+    if toml:
         console.print(to_toml(plugin.recipe), end="", markup=False)
     else:
         console.print(f"{plugin.name}: {plugin.summary}", markup=False)
         console.print(f"weights: {plugin.weights_licence}", markup=False)
-        console.print(f"input: {_input(plugin.recipe.input)}", markup=False)
-        table("recipe", ("value", "default"), [(key, literal(value)) for key, value in flatten(plugin.recipe).items()])
-    if plugin.notice and not as_json:
-        say(f"note: {plugin.notice}")
+        console.print(f"input: {_describe_input(plugin.recipe.input)}", markup=False)
+        rows = [(key, literal(value)) for key, value in flatten(plugin.recipe).items()]
+        print_table("recipe", ("value", "default"), rows)
+    if plugin.notice:
+        notice(plugin.notice)
 
 
-def _input(image: "InputRecipe") -> str:
-    """Return in words what the network gets."""
+def _describe_input(image: "InputRecipe") -> str:
     windows = f"{len(image.windows)} {image.window_kind} window{'s' if len(image.windows) > 1 else ''}"
     slices = f"{image.slices} slices (neighbours along the head) in " if image.neighbours else ""
     return f"{image.pixels} x {image.pixels} px, {image.channels} channels: {slices}{windows}"
 
 
-def _facts(plugin: object) -> dict[str, object]:
-    from ichx.plugins import Plugin
-
-    assert isinstance(plugin, Plugin)
+def _to_dict(plugin: "Plugin") -> dict[str, object]:
     return {
         "name": plugin.name,
         "summary": plugin.summary,

@@ -1,4 +1,4 @@
-"""`ichx predict`: an experiment's weights on DICOM files that belong to no dataset."""
+"""`ichx predict`: predictions for DICOM files that belong to no dataset."""
 
 import sys
 from pathlib import Path
@@ -6,99 +6,92 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.options import AsJson, Device, FoldTexts, Save, Tta, Workers, fold_numbers, saves_features
-from ichx.cli.plugin import loaded_registry
-from ichx.cli.render import console, print_json, say, session, table, warn
+from ichx.cli.formatting import format_marks
+from ichx.cli.output import console, info, print_json, warn
+from ichx.cli.parameters import AsJson, Device, FoldTexts, Number, Save, Tta, Workers, fold_numbers
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
 from ichx.labels import ANY
 
 if TYPE_CHECKING:
-    from ichx.training.using.inference import FilePredictions
+    from ichx.inference.predict import FilePredictions
 
-SHOWN = 50
-"""Studies that a table shows."""
+MAX_STUDIES = 50
+"""Studies in the table."""
 
 
 def predict(
     number: Number,
-    path: Annotated[Path, typer.Argument(help="DICOM: a file, a folder, a zip, or a folder in a zip (ZIP/FOLDER).")],
+    path: Annotated[Path, typer.Argument(help="DICOM file, folder, zip, or folder in a zip (ZIP/FOLDER).")],
     tta: Tta = "none",
     folds: FoldTexts = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", help="The file to write, .csv, .json or .parquet; default: CSV on standard output."),
+        Path | None, typer.Option("--out", help="Output .csv, .json or .parquet; default: CSV on standard output.")
     ] = None,
     save: Save = None,
     device: Device = "auto",
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict DICOM files with the finished folds of an experiment: slices, and their studies.
+    """Predict DICOM files, per slice and per study.
 
-    A probability is the mean over the views, then over the folds. What is no usable slice stands in the output with the
-    reason and without probabilities.
+    Averages probabilities over views, then over the finished folds. Files without a usable slice are listed in the
+    output with the defect and without probabilities.
 
     Example: `ichx predict 6 /data/new --tta hflip --out new.csv`
     """
-    wanted, with_features = fold_numbers(folds), saves_features(save)
-    if with_features and out is None:
-        raise typer.BadParameter("--save features needs --out: the features go beside that file")
-    registry = loaded_registry()
-    with session() as (workspace, store):
-        store.experiment(number)  # an unknown number is told before torch is imported, which takes seconds
+    selected = fold_numbers(folds)
+    if save and out is None:
+        raise typer.BadParameter("--save features requires --out: the features are saved next to that file.")
+    with session() as project:
+        project.store.experiment(number)  # report an unknown number before torch is imported
         from ichx.cli.live import LiveView
-        from ichx.training.using.inference import predict_files
-        from ichx.training.using.prediction_files import as_document, check_out, write_files
+        from ichx.inference.predict import predict_files
+        from ichx.inference.prediction_files import as_document, check_out, write_files
+        from ichx.inference.trained import InferenceOptions
 
         if out is not None:
             check_out(out)
         with LiveView() as view:
             found = predict_files(
-                workspace,
-                store,
-                registry,
+                project,
                 number,
                 path,
-                events=view,
-                tta=tta,
-                folds=wanted,
-                device=device,
-                workers=workers,
-                features=out if with_features else None,
+                InferenceOptions(tta, selected, device, workers),
+                callbacks=view,
+                features=out if save else None,
             )
     written = [] if out is None else write_files(out, found)
-    _tell(found)
+    _print_summary(found)
     if as_json:
         print_json(as_document(found))
     elif out is None:
         found.slices.to_csv(sys.stdout, index=False)
     else:
-        _show(found)
+        _print_studies(found)
         for file in written:
             console.print(str(file), markup=False)
 
 
-def _tell(found: "FilePredictions") -> None:
-    """Say on standard error what was predicted and what was not."""
-    from ichx.data.wording import counted
+def _print_summary(found: "FilePredictions") -> None:
+    """Print the number of predictions and defects on standard error."""
+    from ichx.text import format_count
 
-    by = f"{counted(len(found.folds), 'fold')} ({', '.join(map(str, found.folds))}), tta {found.tta}"
-    studies = counted(len(found.studies), "study", "studies")
-    marked = f" [{', '.join(found.marks)}]" if found.marks else ""
-    say(f"{counted(found.predicted, 'slice')} of {studies} predicted by experiment {found.experiment}{marked}, {by}")
+    slices, studies = format_count(found.predicted, "slice"), format_count(len(found.studies), "study", "studies")
+    model = f"experiment {found.experiment}{format_marks(found.marks)}"
+    folds = f"{format_count(len(found.folds), 'fold')} ({', '.join(map(str, found.folds))})"
+    info(f"Predicted {slices} of {studies} with {model}, {folds}, tta {found.tta}.")
     if found.defects:
-        told = ", ".join(f"{reason} {count:,}" for reason, count in found.defects.items())
-        warn(
-            f"{counted(sum(found.defects.values()), 'file or frame', 'files or frames')} without probabilities: {told}"
-        )
+        total = format_count(sum(found.defects.values()), "file or frame", "files or frames")
+        warn(f"No probabilities for {total}: {', '.join(f'{name} {count:,}' for name, count in found.defects.items())}")
 
 
-def _show(found: "FilePredictions") -> None:
-    """Print the studies, the most suspicious first."""
-    from ichx.training.using.prediction_files import as_records
+def _print_studies(found: "FilePredictions") -> None:
+    """Print the studies with the highest probabilities."""
+    from ichx.inference.prediction_files import as_records
 
-    most = found.studies.sort_values(ANY, ascending=False, kind="stable").head(SHOWN)
+    top = found.studies.sort_values(ANY, ascending=False, kind="stable").head(MAX_STUDIES)
     names = ["study", "slices", "left_out", ANY, "suspicious_slice_id"]
-    caption = f"{len(most)} of {len(found.studies):,} studies, by the largest probability of `any` over their slices"
-    rows = [[row[name] for name in names] for row in as_records(most)]
-    table("", ("study", "slices", "left out", ANY, "most suspicious slice"), rows, caption=caption)
+    caption = f"{len(top)} of {len(found.studies):,} studies, by the maximum probability of `any` over their slices"
+    rows = [[row[name] for name in names] for row in as_records(top)]
+    print_table("", ("study", "slices", "excluded", ANY, "most suspicious slice"), rows, caption=caption)

@@ -1,59 +1,55 @@
-"""`ichx report`: an experiment or an ensemble as one HTML page."""
+"""`ichx report`: an HTML page about an experiment or an ensemble."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ichx.cli.render import cell, console, print_json, progress, say, session, warn
+from ichx.cli.formatting import format_marks, format_value
+from ichx.cli.output import console, info, print_json, progress, warn
+from ichx.cli.parameters import AsJson
+from ichx.cli.session import session
 
 
 def report(
-    number: Annotated[int | None, typer.Argument(help="The experiment's number.")] = None,
-    ensemble: Annotated[int | None, typer.Option("--ensemble", help="An ensemble's number instead.")] = None,
+    number: Annotated[int | None, typer.Argument(help="Experiment number.")] = None,
+    ensemble: Annotated[int | None, typer.Option("--ensemble", help="Ensemble number, instead of NUMBER.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The file to write; default: report.html in its folder.")
+        Path | None, typer.Option("--out", help="Output file; default: report.html in the experiment's folder.")
     ] = None,
     anonymous: Annotated[
-        bool, typer.Option("--anonymous", help="Numbers instead of slice ids, and no host names.")
+        bool, typer.Option("--anonymous", help="Replace slice ids by numbers; omit host names.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Write a report: one HTML page that opens anywhere, without network.
+    """Write an HTML report of an experiment or ensemble.
+
+    The page is one file that needs no network.
 
     Example: `ichx report 6`
 
     Example: `ichx report --ensemble 3 --anonymous --out blend.html`
     """
     if (number is None) == (ensemble is None):
-        raise typer.BadParameter("give an experiment's number or --ensemble NUMBER, one of them")
-    wanted = ensemble if number is None else number
-    assert wanted is not None
-    with session() as (workspace, store):
-        # an unknown number is told before torch and pandas are imported
+        raise typer.BadParameter("Give either an experiment number or --ensemble NUMBER.")
+    subject = ensemble if number is None else number
+    assert subject is not None
+    with session() as project:
+        # report an unknown number before torch and pandas are imported
         if number is None:
-            store.ensemble(wanted)
+            project.store.ensemble(subject)
         else:
-            store.experiment(wanted)
+            project.store.experiment(subject)
         from ichx.report import write_report
 
-        with progress("report") as told:
-            written = write_report(
-                workspace,
-                store,
-                wanted,
-                out,
-                ensemble=number is None,
-                anonymous=anonymous,
-                progress=told,
-            )
+        with progress("report") as update:
+            written = write_report(project, subject, out, ensemble=number is None, anonymous=anonymous, progress=update)
     for note in written.notes:
         warn(note)
     if as_json:
         print_json(written)
         return
-    what = f"ensemble {wanted}" if number is None else f"experiment {wanted}"
-    score = "no fold is finished yet" if written.score is None else f"OOF score {cell(written.score)}"
-    said = f" [{', '.join(written.marks)}]" if written.marks else ""
-    say(f"{what}: {score}{said}")
+    kind = "ensemble" if number is None else "experiment"
+    score = "no finished fold" if written.score is None else f"OOF score {format_value(written.score)}"
+    info(f"{kind} {subject}: {score}{format_marks(written.marks)}")
     console.print(str(written.path), markup=False)

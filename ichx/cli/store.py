@@ -1,4 +1,4 @@
-"""`ichx store`: look after the store, and ask it anything."""
+"""`ichx store`: check, back up and query the store."""
 
 from datetime import datetime
 from pathlib import Path
@@ -6,26 +6,29 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.render import cell, console, print_json, say, session, table
-from ichx.errors import IchxError
+from ichx.cli.formatting import format_value
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import AsJson
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
+from ichx.errors import NotFoundError
 
-app = typer.Typer(help="The store: check it, copy it, ask it.", no_args_is_help=True)
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+app = typer.Typer(help="Store: check, back up and query it.", no_args_is_help=True)
 
 
 @app.command("check")
 def check(as_json: AsJson = False) -> None:
-    """Check the store: its file, its version, that every recorded prediction is there, and that weights are whole.
+    """Check the database, recorded predictions and weights.
 
-    Exits 1 where something is wrong.
+    Exits with 1 if there is a problem.
 
     Example: `ichx store check`
     """
     from ichx.evaluation.weight_files import check_weights
-    from ichx.training.moving.cleanup import check_files
+    from ichx.experiments.gc import check_files
 
-    with session() as (workspace, store):
-        found = [*store.check_file(), check_files(workspace, store), check_weights(workspace, store)]
+    with session() as project:
+        found = [*project.store.check_file(), check_files(project), check_weights(project)]
     if as_json:
         print_json(found)
     else:
@@ -39,70 +42,78 @@ def check(as_json: AsJson = False) -> None:
 
 @app.command("backup")
 def backup(
-    file: Annotated[Path | None, typer.Argument(help="Where to; default: db/backup-DATE.db in the workspace.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Output file; default: db/backup-DATE.db in the workspace.")
+    ] = None,
 ) -> None:
-    """Write a whole copy of the store, and of the studies of tuning, also while runs write to them.
+    """Copy the store and the Optuna studies, even during runs.
 
     Example: `ichx store backup /mnt/backup/ichx.db`
     """
-    from ichx.data.wording import bytes_told
     from ichx.store.maintenance import copy_database
-    from ichx.tuning.database import DATABASE
+    from ichx.text import format_bytes
+    from ichx.tuning import database_path
 
-    with session() as (workspace, store):
-        target = file or workspace.root / "db" / f"backup-{datetime.now():%Y-%m-%d-%H%M%S}.db"
-        size = store.back_up(target)
-        studies = workspace.root / "db" / DATABASE
-        beside = target.with_name(f"{target.stem}.{DATABASE}")
-        tuned = copy_database(studies, beside) if studies.is_file() else None
-    say(f"copied the store to {target}, {bytes_told(size)}; ICHX_STORE=sqlite:///{target.resolve()} opens it")
-    if tuned is not None:
-        say(f"copied what tuning knows to {beside}, {bytes_told(tuned)}; as db/{DATABASE} of a workspace it goes on")
+    with session() as project:
+        target = file or project.workspace.root / "db" / f"backup-{datetime.now():%Y-%m-%d-%H%M%S}.db"
+        size = project.store.back_up(target)
+        studies = database_path(project.workspace)
+        studies_copy = target.with_name(f"{target.stem}.{studies.name}")
+        studies_size = copy_database(studies, studies_copy) if studies.is_file() else None
+    info(f"Copied the store to {target}, {format_bytes(size)}. Open it with ICHX_STORE=sqlite:///{target.resolve()}")
+    if studies_size is not None:
+        info(
+            f"Copied the Optuna studies to {studies_copy}, {format_bytes(studies_size)}. Restore as db/{studies.name}."
+        )
 
 
 @app.command("upgrade")
 def upgrade() -> None:
-    """Bring the store to this ichx's tables; every command does so when it needs to.
+    """Migrate the store to the newest version.
+
+    Every command does so when needed.
 
     Example: `ichx store upgrade`
     """
     from ichx.store.migrate import HEAD
 
     with session():
-        say(f"the store has version {HEAD}, this ichx's newest")
+        info(f"The store has version {HEAD}, the newest.")
 
 
 @app.command("sql")
 def sql(
-    question: Annotated[str, typer.Argument(help="One SELECT.")],
+    query: Annotated[str, typer.Argument(help="SELECT statement.")],
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on standard output.")] = False,
 ) -> None:
-    """Ask the store anything; it is opened to be read only. `ichx store schema` lists tables and columns.
+    """Query the store with SQL, read-only.
+
+    `ichx store schema` lists the tables and columns.
 
     Example: `ichx store sql "select plugin, min(score) from experiment group by plugin"`
     """
-    with session() as (_, store):
-        answer = store.ask(question)
+    with session() as project:
+        result = project.store.query(query)
     if as_json:
-        print_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
+        print_json([dict(zip(result.columns, row, strict=True)) for row in result.rows])
     elif as_csv:
         import csv
         import sys
 
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(answer.columns)
-        writer.writerows(answer.rows)
+        writer.writerow(result.columns)
+        writer.writerows(result.rows)
     else:
-        table("", answer.columns, answer.rows, caption=f"{len(answer.rows):,} rows")
+        print_table("", result.columns, result.rows, caption=f"{len(result.rows):,} rows")
 
 
 @app.command("schema")
 def schema(
-    name: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="Only this table.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="TABLE", help="Table; default: all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the store's tables and what their columns mean.
+    """List tables and columns of the store.
 
     Example: `ichx store schema experiment`
     """
@@ -110,11 +121,11 @@ def schema(
 
     tables = {t.name: t for t in METADATA.sorted_tables}
     if name is not None and name not in tables:
-        raise IchxError(f"the store has no table {name!r}", f"its tables are {', '.join(tables)}")
+        raise NotFoundError.named("table", name, tables, f"Tables: {', '.join(tables)}.")
     chosen = [tables[name]] if name else list(tables.values())
     if as_json:
         print_json({t.name: {column.name: column.doc for column in t.columns} for t in chosen})
         return
     for t in chosen:
-        rows = [(column.name, str(column.type), cell(column.doc)) for column in t.columns]
-        table(f"{t.name}: {t.info['doc']}", ("column", "type", "what it is"), rows)
+        rows = [(column.name, str(column.type), format_value(column.doc)) for column in t.columns]
+        print_table(f"{t.name}: {t.info['doc']}", ("column", "type", "description"), rows)

@@ -1,39 +1,42 @@
-"""`ichx submit`: check a submission file, send it."""
+"""`ichx submit`: check a submission and send it to Kaggle."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ichx.cli.render import console, print_json, say
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import AsJson
 
-app = typer.Typer(help="Submissions: check, send.", no_args_is_help=True)
+app = typer.Typer(help="Submissions: check and send to Kaggle.", no_args_is_help=True)
 
-File = Annotated[Path, typer.Argument(help="The submission, a CSV with `ID,Label`.")]
-Sample = Annotated[Path, typer.Option("--sample", help="The sample submission that it must match.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+File = Annotated[Path, typer.Argument(help="Submission CSV with the columns `ID,Label`.")]
+Sample = Annotated[Path, typer.Option("--sample", help="Sample submission with the expected ids.")]
 
 
 @app.command("check")
 def check(file: File, sample: Sample, as_json: AsJson = False) -> None:
-    """Check ids, their order and the probabilities of a submission; all that is wrong is told at once, exit code 1.
+    """Check the ids, their order and the probabilities.
+
+    Reports all problems together and exits with 1 if there are any.
 
     Example: `ichx submit check submission.csv --sample stage_2_sample_submission.csv`
     """
-    from ichx.data.label_csv import read_sample
+    from ichx.datasets.label_csv import read_sample
     from ichx.evaluation.submission import submission_problems
 
-    asked = read_sample(sample)
-    problems = submission_problems(file, asked)
+    expected = read_sample(sample)
+    problems = submission_problems(file, expected)
     if as_json:
-        print_json({"file": file, "ids": len(asked.ids), "images": len(asked.images), "problems": problems})
+        print_json({"file": file, "ids": len(expected.ids), "images": len(expected.images), "problems": problems})
     elif not problems:
-        console.print(f"{file}: {len(asked.ids):,} ids of {len(asked.images):,} images, as in the sample", markup=False)
+        size = f"{len(expected.ids):,} ids of {len(expected.images):,} images"
+        console.print(f"{file}: {size}, matches the sample", markup=False)
     else:
         for problem in problems:
             console.print(f"{file}: {problem}", markup=False)
     if problems:
-        say("this is no submission; write it anew with `ichx ensemble`", style="red")
+        info("The submission is invalid. Write a new one with `ichx ensemble`.", style="red")
         raise typer.Exit(1)
 
 
@@ -41,21 +44,21 @@ def check(file: File, sample: Sample, as_json: AsJson = False) -> None:
 def send(
     file: File,
     sample: Sample,
-    message: Annotated[str, typer.Option("--message", help="What Kaggle shows beside it.")] = "ichx",
+    message: Annotated[str, typer.Option("--message", help="Description that Kaggle shows.")] = "ichx",
     competition: Annotated[
-        str, typer.Option("--competition", help="The competition's name in its address.")
+        str, typer.Option("--competition", help="Competition name, as in its URL.")
     ] = "rsna-intracranial-hemorrhage-detection",
     as_json: AsJson = False,
 ) -> None:
-    """Check a submission, then send it with the `kaggle` command; without that, say how to get it.
+    """Check a submission and send it with the `kaggle` command.
 
     Example: `ichx submit send submission.csv --sample stage_2_sample_submission.csv --message "blend of four"`
     """
-    from ichx.data.label_csv import read_sample
+    from ichx.datasets.label_csv import read_sample
     from ichx.evaluation.kaggle import send_submission
 
-    said = send_submission(file, read_sample(sample), message, competition)
+    answer = send_submission(file, read_sample(sample), message, competition)
     if as_json:
-        print_json({"file": file, "competition": competition, "said": said})
+        print_json({"file": file, "competition": competition, "answer": answer})
     else:
-        console.print(said, markup=False)
+        console.print(answer, markup=False)

@@ -1,22 +1,21 @@
-"""`ichx tune`: search a better recipe for an experiment."""
+"""`ichx tune`: search better recipe values for an experiment. What a study found is printed by `ichx.cli.tune_show`."""
 
 import contextlib
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.options import duration_seconds, gigabytes
-from ichx.cli.render import print_json, say, session
+from ichx.cli.output import info, print_json
+from ichx.cli.parameters import AsJson, Device, Number, Pretrained, Weights, Workers, duration_seconds, gigabytes
+from ichx.cli.session import session
 from ichx.cli.tune_show import numbered, print_study, show
 from ichx.cli.tune_space import space as space_
-from ichx.data.wording import counted
+from ichx.text import format_count
 
-DEVICE = r"auto|cpu|mps|cuda(:\d+)?"
-STUDY = r"[\w][\w.-]{0,63}"
-"""What a study may be called: its lock is a file of that name."""
+STUDY_NAME = r"[\w][\w.-]{0,63}"
+"""Valid study names: the study's lock file is named so."""
 
 app = typer.Typer()
 app.command("show")(show)
@@ -26,78 +25,65 @@ app.command("space")(space_)
 @app.callback(invoke_without_command=True)
 def tune(
     number: Number,
-    trials: Annotated[
-        int, typer.Option("--trials", min=1, help="Trials that the study shall have in the end, those before counted.")
-    ] = 30,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trials that run side by side.")] = 1,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Total number of trials, earlier ones included.")] = 30,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Number of trials that run in parallel.")] = 1,
     searches: Annotated[
         list[str] | None,
-        typer.Option(
-            "--search",
-            help="Instead of the default space: NAME=LOW..HIGH, NAME=log:LOW..HIGH or NAME=A,B,C; repeatable.",
-        ),
+        typer.Option("--search", help="NAME=LOW..HIGH, NAME=log:LOW..HIGH or NAME=A,B,C; repeatable."),
     ] = None,
-    space: Annotated[
-        Path | None, typer.Option("--space", help="The same as a TOML file; `ichx tune space` prints the default one.")
-    ] = None,
-    fold: Annotated[int, typer.Option("--fold", min=0, help="The fold whose score is searched on.")] = 0,
-    subset: Annotated[float, typer.Option("--subset", help="Share of the patients that trials see, such as 0.1.")] = 1,
+    space: Annotated[Path | None, typer.Option("--space", help="Search space as TOML; see `ichx tune space`.")] = None,
+    fold: Annotated[int, typer.Option("--fold", min=0, help="Fold whose score is optimised.")] = 0,
+    subset: Annotated[float, typer.Option("--subset", help="Share of the patients that trials use, e.g. 0.1.")] = 1,
     length: Annotated[float, typer.Option("--length", help="Share of each stage's epochs that trials train.")] = 1,
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", help="Stop after that time: 90m, 8h. The same command goes on.")
-    ] = None,
-    sampler: Annotated[str, typer.Option("--sampler", help="tpe, gp (Gaussian process) or random.")] = "tpe",
+    timeout: Annotated[str | None, typer.Option("--timeout", help="Time limit, e.g. 90m, 8h.")] = None,
+    sampler: Annotated[
+        Literal["tpe", "gp", "random"], typer.Option("--sampler", help="Optuna sampler; gp is a Gaussian process.")
+    ] = "tpe",
     pruner: Annotated[
-        str, typer.Option("--pruner", help="What ends trials that lag behind: median, hyperband or none.")
+        Literal["median", "hyperband", "none"], typer.Option("--pruner", help="Optuna pruner, which ends bad trials.")
     ] = "median",
     epoch_time: Annotated[
-        str | None, typer.Option("--max-epoch-time", help="The longest epoch that is wanted, on all patients: 20m.")
+        str | None, typer.Option("--max-epoch-time", help="Limit for an epoch on all patients, e.g. 20m.")
     ] = None,
     memory: Annotated[
-        str | None, typer.Option("--max-memory", help="The most memory of the device that is wanted: 24GB.")
+        str | None, typer.Option("--max-memory", help="Limit for the device memory of a training, e.g. 24GB.")
     ] = None,
-    study: Annotated[str | None, typer.Option("--study", help="A name, for another study of the experiment.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    pretrained: Annotated[
-        bool | None,
-        typer.Option("--pretrained/--no-pretrained", help="Start from the hub's weights, or from random ones."),
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="Start from what fits in this .safetensors or .pth file.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Loader processes of a trial.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    study: Annotated[str | None, typer.Option("--study", help="Name of a further study of the experiment.")] = None,
+    device: Device = "auto",
+    pretrained: Pretrained = None,
+    weights: Weights = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Search better values for an experiment's recipe; each trial is an experiment. Asked again, it goes on.
+    """Search better recipe values with Optuna.
 
-    The first trial is the recipe as it is. By default learning rates and lengths of the stages, weight decay, batch,
-    augmentation, windows, dropout, label smoothing and averaging of the weights are searched.
+    Each trial is an experiment; the first one has the unchanged recipe. A rerun resumes the study. The default search
+    space has learning rates and lengths of the stages, weight decay, batch, augmentation, windows, dropout, label
+    smoothing and weight averaging.
 
     Example: `ichx tune 6 --trials 30`
 
     Example: `ichx tune 6 --trials 60 --subset 0.1 --length 0.5 --jobs 2 --timeout 8h`
     """
-    from ichx.errors import IchxError
-
-    if study and not re.fullmatch(STUDY, study):
-        raise typer.BadParameter(f"{study!r}: give letters, digits, - and _, at most 64", param_hint="--study")
-    if not re.fullmatch(DEVICE, device):  # here, for a first trial that fails would leave the study without the recipe
-        raise typer.BadParameter(f"{device!r} is no device: auto, cpu, cuda, cuda:1 or mps", param_hint="--device")
+    if study and not re.fullmatch(STUDY_NAME, study):
+        problem = f"Invalid study name: {study!r}. Use at most 64 letters, digits, `-`, `_` and `.`."
+        raise typer.BadParameter(problem, param_hint="--study")
     if searches and space:
-        raise IchxError("--space and --search both say what is searched", "give one of them")
+        raise typer.BadParameter("Use either --space or --search.")
     seconds = None if timeout is None else duration_seconds(timeout, "--timeout")
-    longest = None if epoch_time is None else duration_seconds(epoch_time, "--max-epoch-time")
-    most = None if memory is None else gigabytes(memory, "--max-memory")
-    with session() as (workspace, store):
-        experiment = store.experiment(number)  # an unknown number is told before Optuna is imported
-        from ichx.cli.launch import stops_heard
+    max_epoch_seconds = None if epoch_time is None else duration_seconds(epoch_time, "--max-epoch-time")
+    max_gigabytes = None if memory is None else gigabytes(memory, "--max-memory")
+    with session() as project:
+        experiment = project.store.experiment(number)  # report an unknown number before Optuna is imported
         from ichx.cli.tune_view import TuneView
-        from ichx.engine import LocalEngine
+        from ichx.jobs import LocalEngine
         from ichx.recipe_text import from_toml
-        from ichx.training.options import RunOptions
+        from ichx.signals import count_stop_signals
+        from ichx.training.run_options import RunOptions
         from ichx.tuning.limits import Limits
         from ichx.tuning.results import read_study
         from ichx.tuning.space import parse_space, read_space
+        from ichx.tuning.study import TuneRequest
         from ichx.tuning.study import tune as run_study
         from ichx.tuning.trial import Budget
 
@@ -108,38 +94,34 @@ def tune(
         elif searches:
             searched = parse_space(searches, recipe)
         options = RunOptions(device=device, pretrained=pretrained, weights=weights, workers=workers)
-        # A trial that stops may take as long as its step does; who does not want to wait asks twice.
+        # No grace period: a trial stops after its current step, and a second Ctrl-C kills it.
         with (
-            stops_heard() as stops,
-            TuneView(workspace.root, number) as view,
+            count_stop_signals() as stops,
+            TuneView(project.workspace.root, number) as view,
             contextlib.closing(LocalEngine(jobs, grace=None)) as engine,
         ):
-            ending = run_study(
-                workspace,
-                store,
+            request = TuneRequest(
                 number,
-                engine,
-                trials=trials,
-                jobs=jobs,
+                trials,
+                jobs,
                 space=searched,
                 budget=Budget(fold, subset, length, options),
-                limits=Limits(longest, most),
+                limits=Limits(max_epoch_seconds, max_gigabytes),
                 sampler=sampler,
                 pruner=pruner,
                 study=study,
                 timeout=seconds,
-                events=view,
-                stops=lambda: len(stops),
             )
-        found = read_study(workspace, store, number, study) if ending.finished else None
+            report = run_study(project, request, engine, callbacks=view, stop_level=stops)
+        found = read_study(project, number, study) if report.finished else None
     if as_json:
         print_json(numbered(found) if found else None)
     elif found is not None:
-        print_study(found, workspace.root)
-    if ending.why == "complete" and ending.new == 0:
-        say(f"the study had {counted(ending.finished, 'trial')} before; a larger --trials adds to them")
-    if ending.why != "complete":
-        why = "stopped" if ending.why == "stopped" else f"stopped after {timeout}"
-        say(f"{why}; what is finished is kept, and the same command goes on with the rest", style="yellow")
-    if ending.why == "stopped":
+        print_study(found, project.workspace.root)
+    if report.reason == "complete" and report.new == 0:
+        info(f"The study has {format_count(report.finished, 'trial')} already. Add more with a larger --trials.")
+    if report.reason != "complete":
+        reason = "Stopped" if report.reason == "stopped" else f"Stopped after {timeout}"
+        info(f"{reason}; finished trials are saved. Resume with the same command.", style="yellow")
+    if report.reason == "stopped":
         raise typer.Exit(130)

@@ -1,4 +1,4 @@
-"""`ichx tune show`: what a study has found, and what its best trial is worth on the folds that did not choose it."""
+"""`ichx tune show`: the results of an Optuna study, and the scores of promoted trials on the other folds."""
 
 import csv
 import sys
@@ -9,165 +9,158 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import cell, duration, print_json, say, session, table, warn
-from ichx.data.wording import counted
-from ichx.errors import IchxError
-from ichx.tuning.wording import good, headers, over, searched, told
+from ichx.cli.formatting import format_duration, format_marks, format_value
+from ichx.cli.output import info, print_json, warn
+from ichx.cli.parameters import AsJson, Number
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
+from ichx.errors import NotFoundError
+from ichx.text import format_count
+from ichx.tuning.describe import format_exceeded, format_good, format_range, format_searched, short_names
 
 if TYPE_CHECKING:
-    from ichx.store import Experiment, Store
-    from ichx.tuning.promoted import Promoted
+    from ichx.project import Project
+    from ichx.store import Experiment
     from ichx.tuning.results import StudyView, TrialView
 
-SHOWN = 10
+MAX_ROWS = 10
+"""Trials and recipe values in a table."""
+MAX_VALUES = 4
+"""Recipe values in the table of trials, the most important ones; `--json` and `--csv` have all."""
 STATES = ("done", "pruned", "failed", "running")
-UNFINISHED = {"running": "unfinished"}
-"""What begun trials are called: whether they run now or go on with the next `ichx tune` is not known here."""
-VALUES = 4
-"""How many values the table of trials has, those that matter most; `--json` and `--csv` have all."""
+STATE_NAMES = {"running": "unfinished"}
+"""Printed names of states: a started trial may run now or resume with the next `ichx tune`."""
 
 
 def show(
     number: Number,
     study: Annotated[
-        str | None, typer.Option("--study", help="The study of that name; default: the first, or the only one.")
+        str | None, typer.Option("--study", help="Name of the study; default: the unnamed or only one.")
     ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="All trials as CSV on standard output.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print all trials as CSV on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show what tuning has found: the best trials, what mattered, and what promoted ones score on the other folds.
+    """Show the best trials, important values and promoted trials.
 
-    Also while it runs. Scores of trials chose the best ones, so they flatter; those over the other folds do not.
+    Works during a study, too. Trials were chosen by their scores, so these are optimistic. The scores of promoted
+    trials on the other folds are not.
 
     Example: `ichx tune show 6`
     """
     if as_json and as_csv:
-        raise typer.BadParameter("give one of --json and --csv")
-    with session() as (workspace, store):
-        experiment = store.experiment(number)  # an unknown number is told before Optuna is imported, in a second
+        raise typer.BadParameter("Use either --json or --csv.")
+    with session() as project:
+        experiment = project.store.experiment(number)  # report an unknown number before Optuna is imported
         from ichx.tuning.results import read_study, study_names
 
-        others = study_names(workspace, number)
-        if not others and experiment.tuned is not None:
-            raise _of_another(store, experiment)
-        found = read_study(workspace, store, number, study)
+        names = study_names(project.workspace, number)
+        if not names and experiment.tuned is not None:
+            raise _without_study(project, experiment)
+        found = read_study(project, number, study)
     if as_json:
         print_json(numbered(found))
     elif as_csv:
         _write_csv(found)
     else:
-        print_study(found, workspace.root)
-        called = [f"`--study {name}`" if name else "the first" for name in others if name != found.name]
-        if called:
-            say(f"other studies of experiment {number}: {', '.join(called)}")
+        print_study(found, project.workspace.root)
+        others = [f"`--study {name}`" if name else "unnamed" for name in names if name != found.name]
+        if others:
+            info(f"other studies of experiment {number}: {', '.join(others)}")
 
 
 def numbered(view: "StudyView") -> "StudyView":
-    """Return `view` with trials counted from 1, as everything that is shown of them is; Optuna counts from 0."""
+    """Return `view` with trial numbers from 1, as in all output; Optuna's start at 0."""
     trials = tuple(replace(trial, trial=trial.trial + 1) for trial in view.trials)
     best = None if view.best is None else replace(view.best, trial=view.best.trial + 1)
     return replace(view, trials=trials, best=best)
 
 
-def named(study: str, experiment: int) -> str:
-    """Return ` --study NAME` for the full name of a study of `experiment`, nothing for the first."""
+def study_option(study: str, experiment: int) -> str:
+    """Return ` --study NAME` for the full name of a study of `experiment`; an empty string for the unnamed one."""
     name = study.removeprefix(f"experiment-{experiment}").removeprefix("-")
     return f" --study {name}" if name else ""
 
 
-def _of_another(store: "Store", experiment: "Experiment") -> IchxError:
-    """Return the error for a trial, or what was promoted from one, that was not tuned itself: where to look."""
-    tuned, at = experiment.tuned, experiment
-    if experiment.kind != "trial" and experiment.parent is not None:
-        at = store.experiment(experiment.parent)
+def _without_study(project: "Project", experiment: "Experiment") -> NotFoundError:
+    """Return the error for a trial or promoted trial without a study; it names the study that the trial is part of."""
+    tuned, trial = experiment.tuned, experiment
+    is_trial = experiment.kind == "trial"
+    if not is_trial and experiment.parent is not None:
+        trial = project.store.experiment(experiment.parent)
     assert tuned is not None
-    of = "a trial" if experiment.kind == "trial" else "promoted from a trial"
-    shown = "" if at.parent is None else f"`ichx tune show {at.parent}{named(tuned.study, at.parent)}` shows that; "
-    remedy = shown + ("" if experiment.kind == "trial" else f"`ichx tune {experiment.number}` makes one")
-    return IchxError(
-        f"experiment {experiment.number} has no study: it is {of} of {tuned.study}", remedy.removesuffix("; ")
-    )
+    remedies = []
+    if trial.parent is not None:
+        remedies.append(f"Show that study: `ichx tune show {trial.parent}{study_option(tuned.study, trial.parent)}`.")
+    if not is_trial:
+        remedies.append(f"Start a study: `ichx tune {experiment.number}`.")
+    kind = "a trial" if is_trial else "a promoted trial"
+    problem = f"Experiment {experiment.number} has no study. It is {kind} of the study {tuned.study}."
+    return NotFoundError(problem, " ".join(remedies))
 
 
 def print_study(view: "StudyView", root: Path) -> None:
-    """Print what a study has found; logs are told from the workspace's `root`."""
-    marked = f"[{', '.join(view.marks)}]"
+    """Print the results of a study; `root` is the workspace, to which paths of logs are relative."""
+    marks = format_marks(view.marks)
     _print_head(view)
-    _print_trials(view, marked)
-    _print_learned(view)
-    for line in (*beyond(view, marked), *saved(view)):
-        say(line)
+    _print_trials(view, marks)
+    _print_values(view)
+    _print_over_limits(view, marks)
+    _print_saved(view)
     failed = [t for t in view.trials if t.state == "failed"]
-    for trial in failed[-SHOWN:]:
-        which = f", experiment {trial.experiment}," if trial.experiment is not None else ""
-        log = f"; its log: {root / trial.log}" if trial.log else ""
-        warn(f"trial {trial.trial + 1}{which} failed: {trial.error}{log}")
-    if len(failed) > SHOWN:
-        warn(f"{counted(len(failed) - SHOWN, 'earlier trial')} failed, too; --json tells why")
+    for trial in failed[-MAX_ROWS:]:
+        experiment = f", experiment {trial.experiment}," if trial.experiment is not None else ""
+        log = f"; log: {root / trial.log}" if trial.log else ""
+        warn(f"trial {trial.trial + 1}{experiment} failed: {trial.error}{log}")
+    if len(failed) > MAX_ROWS:
+        warn(f"{format_count(len(failed) - MAX_ROWS, 'earlier trial')} failed; --json has the reasons.")
     if view.best is not None and view.baseline in failed:
-        warn(
-            "the recipe as it is has failed, so that nothing here says whether the best trial is better; a larger "
-            "--trials tries it again"
-        )
-    _print_promoted(view, marked)
-    for line in following(view):
-        say(line)
+        warn("The trial with the unchanged recipe failed, so there is no baseline. A larger --trials retries it.")
+    _print_promoted(view, marks)
+    if step := next_step(view):
+        info(step)
 
 
-def beyond(view: "StudyView", marked: str) -> list[str]:
-    """Return what is to be said of done trials that a limit rules out."""
+def _print_over_limits(view: "StudyView", marks: str) -> None:
     found = sorted((t for t in view.trials if t.state == "done" and t.exceeded), key=lambda t: t.score or 0.0)
-    if not found:
-        return []
-    best = found[0]
-    return [
-        f"{counted(len(found), 'done trial')} over a limit, the best one experiment {best.experiment}: "
-        f"{cell(best.score)} {marked}, {over(best.exceeded)}"
-    ]
+    if found:
+        best = found[0]
+        score = f"{format_value(best.score)}{marks}, {format_exceeded(best.exceeded)}"
+        info(f"{format_count(len(found), 'done trial')} over a limit, best: experiment {best.experiment}, {score}")
 
 
-def saved(view: "StudyView") -> list[str]:
-    """Return what is to be said of the epochs that pruning spared."""
-    if not view.saved.epochs:
-        return []
-    planned = sum(t.planned or 0 for t in view.trials)
-    time = f", about {duration(view.saved.seconds)}" if view.saved.seconds else ""
-    return [
-        f"ending {counted(view.saved.trials, 'trial')} early spared {view.saved.epochs:,} of "
-        f"{counted(planned, 'epoch')}{time}"
-    ]
+def _print_saved(view: "StudyView") -> None:
+    if view.saved.epochs:
+        planned = format_count(sum(t.planned or 0 for t in view.trials), "epoch")
+        time = f", about {format_duration(view.saved.seconds)}" if view.saved.seconds else ""
+        info(f"pruning {format_count(view.saved.trials, 'trial')} saved {view.saved.epochs:,} of {planned}{time}")
 
 
-def following(view: "StudyView") -> list[str]:
-    """Return what is to be done next."""
+def next_step(view: "StudyView") -> str:
+    """Return what the user should do next; an empty string if nothing is left to do."""
     best = view.best
     if best is None:
-        why = "" if view.limits == {} else " within the limits"
-        return [f"no trial is done{why} yet: the same `ichx tune` goes on, with a larger --trials where all have ended"]
-    taken = next((p for p in view.promoted if p.trial == best.experiment), None)
+        limits = " within the limits" if view.limits else ""
+        return f"No trial{limits} is done yet. Rerun `ichx tune`, with a larger --trials if all have ended."
     if best.baseline:
-        return ["no trial is better than the recipe as it is: more trials or another space may find one"]
-    if taken is None and best.deleted:
-        return [f"experiment {best.experiment}, the best trial, was deleted: `ichx tune show --csv` has its values"]
-    if taken is None:
-        return [
-            f"next: `ichx exp promote {best.experiment}` makes the best trial an experiment, whose other folds tell "
-            "what it is worth"
-        ]
-    if len(taken.folds) < taken.others:
-        return [f"next: `ichx run {taken.experiment}` runs the folds that did not choose it"]
-    if taken.parent_score is None and taken.parent is not None:
-        return [f"next: `ichx run {taken.parent}`, to compare on the same folds"]
-    return []
+        return "No trial is better than the unchanged recipe. Try more trials or another search space."
+    promoted = next((p for p in view.promoted if p.trial == best.experiment), None)
+    if promoted is None and best.deleted:
+        return f"The best trial's experiment {best.experiment} was deleted. `ichx tune show --csv` has its values."
+    if promoted is None:
+        return f"Next: `ichx exp promote {best.experiment}`, to score the best trial's values on the other folds"
+    if len(promoted.folds) < promoted.others:
+        return f"Next: `ichx run {promoted.experiment}`, to score it on the other folds"
+    if promoted.parent_score is None and promoted.parent is not None:
+        return f"Next: `ichx run {promoted.parent}`, to compare on the same folds"
+    return ""
 
 
 def _print_head(view: "StudyView") -> None:
-    states = [f"{view.counted(state)} {UNFINISHED.get(state, state)}" for state in STATES]
-    present = ", ".join(state for state in states if not state.startswith("0 "))
-    called = f"study {view.name} of " if view.name else ""
-    part = [f"fold {view.fold}", *_budget(view)]
-    say(f"{called}experiment {view.experiment}, {', '.join(part)}: {counted(len(view.trials), 'trial')}: {present}")
+    states = [f"{view.count(state)} {STATE_NAMES.get(state, state)}" for state in STATES]
+    counts = ", ".join(state for state in states if not state.startswith("0 "))
+    name = f"study {view.name} of " if view.name else ""
+    budget = ", ".join([f"fold {view.fold}", *_budget(view)])
+    info(f"{name}experiment {view.experiment}, {budget}: {format_count(len(view.trials), 'trial')}: {counts}")
 
 
 def _budget(view: "StudyView") -> list[str]:
@@ -175,94 +168,97 @@ def _budget(view: "StudyView") -> list[str]:
     return part + ([f"{100 * view.length:.3g} % of the epochs"] if view.length < 1 else [])
 
 
-def _print_trials(view: "StudyView", marked: str) -> None:
+def _print_trials(view: "StudyView", marks: str) -> None:
     scored = [t for t in view.trials if t.score is not None and t.state != "failed"]
     if not scored:
         return
-    ranked = sorted(scored, key=lambda t: (not t.chosen_from, t.state != "done", t.score, t.trial))
-    shown = ranked[:SHOWN]
+    ranked = sorted(scored, key=lambda t: (not t.eligible, t.state != "done", t.score, t.trial))
+    shown = ranked[:MAX_ROWS]
     baseline = view.baseline
     if baseline in scored and baseline not in shown:
         shown.append(baseline)
-    names = [learned.name for learned in view.learned][:VALUES]
-    heads = headers(names, [learned.name for learned in view.learned])
-    rows = [(t.experiment, t.score, _state(t), *(told(t.values.get(name)) for name in names)) for t in shown]
-    title = f"best trials, scores of fold {view.fold} {marked}"
+    names = [learned.name for learned in view.learned][:MAX_VALUES]
+    heads = short_names(names, [learned.name for learned in view.learned])
+    rows = [(t.experiment, t.score, _state(t), *(format_searched(t.values.get(name)) for name in names)) for t in shown]
     left = len(view.learned) - len(names)
-    which = "values that matter most" if view.importances else "some of the values"
-    caption = f"{which}; {counted(left, 'other')} in --json" if left else ""
-    table(
-        title, ("exp", "score", "state", *heads), rows, caption=caption, drop=heads[:1:-1], cut=dict.fromkeys(heads, 6)
+    selection = "most important values" if view.importances else "some of the values"
+    caption = f"{selection}; {format_count(left, 'other')} in --json" if left else ""
+    print_table(
+        f"best trials, scores on fold {view.fold}{marks}",
+        ("exp", "score", "state", *heads),
+        rows,
+        caption=caption,
+        drop=heads[:1:-1],
+        cut=dict.fromkeys(heads, 6),
     )
 
 
 def _state(trial: "TrialView") -> str:
     if trial.exceeded:
-        return over(trial.exceeded)
-    return "as it is" if trial.baseline else UNFINISHED.get(trial.state, trial.state)
+        return format_exceeded(trial.exceeded)
+    return "baseline" if trial.baseline else STATE_NAMES.get(trial.state, trial.state)
 
 
-def _print_learned(view: "StudyView") -> None:
+def _print_values(view: "StudyView") -> None:
     if view.best is None:
         return
     if view.importances is None:
-        from ichx.tuning.importance import ENOUGH
+        from ichx.tuning.importance import MIN_TRIALS
 
-        done = view.counted("done")
-        if done < ENOUGH:
-            say(f"{counted(done, 'done trial')}: what matters is told from {ENOUGH} on")
+        done = view.count("done")
+        if done < MIN_TRIALS:
+            info(f"Importances need {MIN_TRIALS} done trials; {done} so far.")
         else:
-            say("too little varies in the done trials to tell what matters")
+            info("The done trials vary too little for importances.")
     else:
         rows = [
             (
                 learned.name,
                 f"{100 * (learned.importance or 0):.0f} %",
-                told(learned.as_is),
-                told(learned.best),
-                good(learned),
-                searched(learned),
+                format_searched(learned.as_is),
+                format_searched(learned.best),
+                format_good(learned),
+                format_range(learned),
             )
-            for learned in view.learned[:SHOWN]
+            for learned in view.learned[:MAX_ROWS]
         ]
         left = len(view.learned) - len(rows)
-        caption = f"{counted(left, 'other')}, which matter less, in --json" if left else ""
-        heads = ("value", "matters", "as it is", "best", "best quarter", "searched")
-        table("what was learned", heads, rows, caption=caption, drop=("searched",), cut={"value": 16})
+        caption = f"{format_count(left, 'less important value')} in --json" if left else ""
+        heads = ("value", "importance", "baseline", "best", "best quarter", "search space")
+        print_table("values", heads, rows, caption=caption, drop=("search space",), cut={"value": 16})
     if not view.best.baseline:
-        say(f"`ichx exp diff {view.experiment} {view.best.experiment}` shows what the best trial changes")
+        info(f"Changes of the best trial: `ichx exp diff {view.experiment} {view.best.experiment}`")
 
 
-def _print_promoted(view: "StudyView", marked: str) -> None:
+def _print_promoted(view: "StudyView", marks: str) -> None:
     promoted = view.promoted
     if not promoted:
         return
     fold, parent = promoted[0].fold, promoted[0].parent
     rows = [
-        (p.experiment, p.trial, p.chosen, p.score, p.parent_score, _difference(p), f"{len(p.folds)} of {p.others}")
+        (
+            p.experiment,
+            p.trial,
+            p.chosen,
+            p.score,
+            p.parent_score,
+            None if p.better_by is None else f"{p.better_by:+.5f}",
+            f"{len(p.folds)} of {p.others}",
+        )
         for p in promoted
     ]
-    heads = ("exp", "from exp", f"fold {fold}", "other folds", f"exp {parent} there", "better by", "folds run")
-    marks = sorted({mark for p in promoted for mark in p.marks})
-    also = f", but see their marks [{', '.join(marks)}]" if marks else ""
-    caption = f"fold {fold} chose them {marked}; the other folds did not{also}. Scores are pooled over these."
-    if part := _budget(view):
-        caption += f" Fold {fold}'s is a trial's, with {' and '.join(part)}, and compares with trials only."
-    table("promoted trials", heads, rows, caption=caption, drop=("folds run", "from exp"))
+    heads = ("exp", "trial's exp", f"fold {fold}", "other folds", f"exp {parent} there", "gain", "folds done")
+    also = format_marks(sorted({mark for p in promoted for mark in p.marks}))
+    caption = f"Trials were chosen on fold {fold}{marks}, not on the other folds, whose scores are pooled{also}."
+    if budget := _budget(view):
+        caption += f" Scores of fold {fold} are of trials with {' and '.join(budget)}: compare them with trials only."
+    print_table("promoted trials", heads, rows, caption=caption, drop=("folds done", "trial's exp"))
     for p in promoted:
         if p.better_by is not None and p.better_low is not None and p.better_high is not None:
-            bounds = f"{p.better_low:+.5f} to {p.better_high:+.5f}"
-            say(f"experiment {p.experiment} gains {p.better_by:+.5f}, 95 % interval over patients {bounds}{_marked(p)}")
+            bounds = f"95 % interval over patients {p.better_low:+.5f} to {p.better_high:+.5f}"
+            info(f"experiment {p.experiment}: gain {p.better_by:+.5f}, {bounds}{format_marks(p.marks)}")
         if p.problem:
             warn(f"experiment {p.experiment} cannot be compared: {p.problem.splitlines()[0]}")
-
-
-def _marked(promoted: "Promoted") -> str:
-    return f" [{', '.join(promoted.marks)}]" if promoted.marks else ""
-
-
-def _difference(promoted: "Promoted") -> str | None:
-    return None if promoted.better_by is None else f"{promoted.better_by:+.5f}"
 
 
 def _write_csv(view: "StudyView") -> None:
@@ -271,6 +267,6 @@ def _write_csv(view: "StudyView") -> None:
     facts = ("trial", "experiment", "state", "baseline", "score", "epochs", "planned", "seconds", "exceeded", "error")
     writer.writerow([*facts, *names])
     for trial in numbered(view).trials:
-        told_of: Mapping[str, object] = {fact: getattr(trial, fact) for fact in facts}
-        row = {**told_of, "exceeded": " ".join(trial.exceeded), "baseline": "yes" if trial.baseline else "no"}
+        values: Mapping[str, object] = {fact: getattr(trial, fact) for fact in facts}
+        row = {**values, "exceeded": " ".join(trial.exceeded), "baseline": "yes" if trial.baseline else "no"}
         writer.writerow(["" if v is None else v for v in row.values()] + [trial.values.get(n, "") for n in names])

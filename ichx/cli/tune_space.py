@@ -1,18 +1,18 @@
-"""`ichx tune space`: what is searched when nothing else is asked for, as a file to change."""
+"""`ichx tune space`: the default search space as a file to edit."""
 
 import sys
 
-from ichx.cli.numbers import Number
-from ichx.cli.render import session
+from ichx.cli.parameters import Number
+from ichx.cli.session import session
 
 
 def space(number: Number) -> None:
-    """Print what `ichx tune NUMBER` searches by default, as TOML that `--space` takes.
+    """Print the default search space as TOML for `--space`.
 
     Example: `ichx tune space 6 > space.toml`
     """
-    with session() as (_, store):
-        experiment = store.experiment(number)
+    with session() as project:
+        experiment = project.store.experiment(number)
     from ichx.recipe_text import from_toml
     from ichx.tuning.default_space import default_space
     from ichx.tuning.space import to_toml

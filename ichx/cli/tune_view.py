@@ -1,79 +1,56 @@
-"""The live view of a study: bars for the trials that run on a terminal, and a line for each beginning and end."""
+"""The live view of a study."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
-
-from ichx.cli.bars import Bars
-from ichx.cli.render import cell, say, warn
-from ichx.data.wording import counted
+from ichx.cli.bars import JobBars
+from ichx.cli.formatting import format_value
+from ichx.cli.output import info, notice, warn
 from ichx.tuning.budget import Value
-from ichx.tuning.events import TrialResult, TuneEvents
-from ichx.tuning.wording import told
+from ichx.tuning.describe import format_searched
+from ichx.tuning.tune_report import TrialResult, TuneCallbacks
 
-MOST_NAMED = 6
-"""So many values of a trial are told in its line."""
+MAX_VALUES: Final = 6
+"""Number of searched values up to which they are printed."""
 
 
-class TuneView(Bars, TuneEvents):
+class TuneView(JobBars, TuneCallbacks):
     """Shows a study on standard error."""
 
     def __init__(self, root: Path, number: int) -> None:
-        """Take the workspace's `root`, which logs are told from, and the `number` of the experiment that is tuned."""
+        """Create the view for experiment `number`; paths of logs are relative to the workspace `root`."""
+        super().__init__("trial")
         self._root, self._number = root, number
-        super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
-            TextColumn("{task.fields[at]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[score]}"),
-        )
-        self._all = self._bars.add_task("all", total=0, at="", score="", visible=False)
-        self._tasks: dict[int, TaskID] = {}
-        self._left = self._ended = 0
 
     def note(self, message: str) -> None:
         """Print a note."""
-        say(f"note: {message}", style="yellow")
-
-    def planned(self, left: int, jobs: int, shares: str) -> None:
-        """Print how many trials are to come."""
-        self._left = left
-        beside = f", {jobs} at a time" + (f": {shares}" if shares else "") if jobs > 1 else ""
-        say(f"{counted(left, 'trial')} to run{beside}", style="bold")
-        self._bars.update(self._all, total=left, at=f"0 of {left} trials", visible=True)
+        notice(message)
 
     def trial_started(self, trial: int, trials: int, experiment: int, values: Mapping[str, Value]) -> None:
-        """Print what a trial tries, and add its bar."""
-        tried = ", ".join(f"{name} {told(value)}" for name, value in values.items()) or "the recipe as it is"
-        if len(values) > MOST_NAMED:
-            tried = f"{len(values)} values, see `ichx exp diff {self._number} {experiment}`"
-        say(f"trial {trial + 1} of {trials}, experiment {experiment}: {tried}")
-        self._tasks[trial] = self._bars.add_task(f"trial {trial + 1}", total=None, at="starting", score="")
+        """Print the values of a trial and add its bar."""
+        text = ", ".join(f"{name} {format_searched(value)}" for name, value in values.items()) or "unchanged recipe"
+        if len(values) > MAX_VALUES:
+            text = f"{len(values)} values, see `ichx exp diff {self._number} {experiment}`"
+        info(f"trial {trial + 1} of {trials}, experiment {experiment}: {text}")
+        self._add(trial, f"trial {trial + 1}")
 
-    def trial_moved(self, trial: int, epochs_done: int, epochs: int, score: float) -> None:
-        """Move a trial's bar."""
-        at = f"{epochs_done} of {epochs} epochs"
-        self._bars.update(self._tasks[trial], completed=epochs_done, total=epochs, at=at, score=f"score {cell(score)}")
+    def trial_progressed(self, trial: int, epochs_done: int, epochs: int, score: float) -> None:
+        """Move the bar of a trial."""
+        self._move(trial, epochs_done, epochs, f"score {format_value(score)}")
 
     def trial_ended(self, result: TrialResult, best: TrialResult | None) -> None:
-        """Print a trial's score, or why it has none, and take its bar away."""
-        if result.trial in self._tasks:
-            self._bars.remove_task(self._tasks.pop(result.trial))
-        self._ended += 1
-        self._bars.update(self._all, completed=self._ended, at=f"{self._ended} of {self._left} trials")
+        """Print the score of a trial, or why it failed, and remove its bar."""
+        self._end(result.trial)
         name = f"trial {result.trial + 1}"
         if result.state == "failed":
-            log = f"; its log: {self._root / result.log}" if result.log else ""
+            log = f"; log: {self._root / result.log}" if result.log else ""
             warn(f"{name} failed: {result.reason}{log}")
             return
-        over = f", but {result.excess}" if result.excess else ""
-        came = f"score {cell(result.score)}{over}" if result.state == "done" else f"ended early: {result.reason}"
-        so_far = "" if best is None else ", the best so far" if best == result else f"; best {cell(best.score)}"
-        say(f"  {name}: {came}{so_far}")
-
-    def stopping(self, jobs: int, at_once: bool) -> None:
-        """Print that the trials that run are being stopped."""
-        how = "killing" if at_once else "stopping, each after its step (again kills):"
-        say(f"{how} {counted(jobs, 'trial')}", style="yellow")
+        excess = f", but {result.excess}" if result.excess else ""
+        if result.state == "pruned":
+            outcome = f"pruned: {result.reason}"
+        else:
+            outcome = f"score {format_value(result.score)}{excess}"
+        so_far = "" if best is None else ", the best so far" if best == result else f"; best {format_value(best.score)}"
+        info(f"  {name}: {outcome}{so_far}")

@@ -17,6 +17,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from ichx.signals import ignore_stop_signals
+
 REQUEST: Final = struct.Struct("<BBIIQ")
 """Number of the codec in `CODEC_NAMES`, bytes per value, rows, columns, bytes of the codestream that follows."""
 
@@ -50,7 +52,7 @@ class _DimensionsError(Exception):
 
 def main() -> None:
     """Answer requests until standard input ends, which it does when the asking process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_stop_signals()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     import imagecodecs
 

@@ -2,12 +2,12 @@
 
 Values are taken from the raw bytes of the few elements that are needed: names and free text are never read, and invalid
 values (RSNA's `ID_...` UIDs) raise no warnings. Compressed pixels are decoded in another process, which may die. Not
-for folders of files (`ichx.data.ingest`) or windows (`ichx.ct.windows`).
+for folders of files (`ichx.datasets.ingest`) or windows (`ichx.ct.windows`).
 """
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from ichx.ct.defects import DEFECTS, DicomDefectError
 from ichx.ct.elements import read_elements
@@ -18,6 +18,7 @@ from ichx.ct.pixels import AIR, DecodedSlice, stored_values, to_slice
 __all__ = [
     "AIR",
     "BRAIN_WINDOW",
+    "DECODER_VERSION",
     "DEFECTS",
     "DecodedSlice",
     "DicomDefectError",
@@ -25,6 +26,9 @@ __all__ = [
     "read_headers",
     "read_slice",
 ]
+
+DECODER_VERSION: Final = 2
+"""Raised whenever the same file would give other HU, so that old caches are not used as new ones."""
 
 
 def read_headers(source: Path | BinaryIO) -> list[SliceHeader]:

@@ -1,1 +1,1 @@
-"""Predictions to numbers: the metric, blending, out-of-fold tables, submissions."""
+"""Predictions to numbers: the metric, scores, blends, audits, submissions. Predicting is in `ichx.inference`."""

@@ -1,4 +1,4 @@
-"""A baseline that a model must beat: logistic regression on how much of the brain is as bright as blood."""
+"""Baseline that a model must beat: logistic regression on the share of brain pixels as bright as blood."""
 
 import cv2
 import numpy as np
@@ -11,11 +11,11 @@ from ichx.evaluation.metric import FloatArray
 
 BONE_HU = 300
 BLOOD_HU = (50, 100)
-"""Fresh blood, above grey matter and below calcium."""
+"""Fresh blood: above grey matter, below calcium."""
 
 
 def bright_share(hu: npt.NDArray[np.int16]) -> float:
-    """Return the share of pixels within `BLOOD_HU` inside the skull of a slice `(H, W)`; 0 without a skull."""
+    """Return the share of pixels within `BLOOD_HU` inside the skull of a slice, `(H, W)` HU; 0 without a skull."""
     bone = (hu > BONE_HU).astype(np.uint8)
     contours, _ = cv2.findContours(bone, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     filled = cv2.drawContours(np.zeros_like(bone), contours, -1, 1, cv2.FILLED)
@@ -25,9 +25,15 @@ def bright_share(hu: npt.NDArray[np.int16]) -> float:
 
 
 def brightness_baseline(train: npt.ArrayLike, labels: npt.NDArray[np.float64], test: npt.ArrayLike) -> FloatArray:
-    """Return probabilities `(M, 6)` for the shares `test` (M,), learnt from `train` (N,) and `labels` (N, 6) in {0, 1}.
+    """Fit the baseline and predict. A label that does not vary is predicted as it is.
 
-    A label that never or always occurs is predicted by its prevalence.
+    Args:
+        train: Shares of bright pixels of the training slices, `(N,)`.
+        labels: Their labels in {0, 1}, `(N, 6)`.
+        test: Shares of bright pixels of the slices to predict, `(M,)`.
+
+    Returns:
+        Probabilities `(M, 6)`.
     """
     x, z = np.asarray(train, np.float64)[:, None], np.asarray(test, np.float64)[:, None]
     predicted = np.empty((len(z), labels.shape[1]))

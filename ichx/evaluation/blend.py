@@ -1,10 +1,11 @@
-"""Blend weights: the point of the simplex that minimises the weighted log loss of mixed probabilities.
+"""Blend weights: the point of the simplex that minimises the weighted log loss of the mixed probabilities.
 
-The problem is convex, so it is solved and not searched. With q the probability that a member gives to the truth of an
-entry and a that entry's weight (summing to 1), the loss is f(w) = -sum_i a_i log(sum_k w_k q_ik). Minimising
-f(w) + sum_k w_k over w >= 0 has its optimum on the simplex, for f(c w) = f(w) - log c; that leaves only sign
+Other blending methods are in `ichx.evaluation.blend_methods`; `docs/decisions/blend-solver.md` says why the solver is
+not SciPy's. The problem is convex, so it is solved, not searched. With q_ik the probability that member k gives to the
+truth of entry i and a_i the entry's weight (summing to 1), the loss is f(w) = -sum_i a_i log(sum_k w_k q_ik).
+Since f(c w) = f(w) - log c, the minimum of f(w) + sum_k w_k over w >= 0 is on the simplex; that leaves only sign
 constraints, which a primal-dual interior-point Newton method handles in a few dozen steps. A step reads the entries
-once, block by block, so that it needs no memory beside them.
+once, block by block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,48 +15,45 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError
 from ichx.evaluation.metric import CLIP, FloatArray
 from ichx.labels import LABEL_WEIGHTS
 
 GAP = 1e-9
-"""The certificate that a solution must reach; it bounds the distance of its loss to the optimum."""
+"""Largest certificate of a solution: how far its loss may be above the optimum."""
 
 _MAX_STEPS = 200
 _MAX_NEWTON = 8
 _BLOCK = 8_192
-"""Entries that are worked on at once: few enough to stay in a core's cache."""
+"""Entries per block: they fit a core's cache."""
 
 
 @dataclass(frozen=True)
 class Blend:
-    """Weights `(K,)` on the simplex, their loss, and the certificate max_k sum_i a_i q_ik / m_i - 1."""
+    """The optimal weights of a convex blend."""
 
     weights: FloatArray
+    """`(K,)`, on the simplex."""
     loss: float
     certificate: float
+    """max_k sum_i a_i q_ik / m_i - 1 with the mixture m: bounds how far `loss` is above the optimum."""
 
 
-def truth_probabilities(labels: npt.ArrayLike, members: Sequence[npt.ArrayLike]) -> tuple[FloatArray, FloatArray]:
-    """Return `(q, a)`: the clipped probability given to the truth, `(entries, K)`, and the entries' weights.
-
-    `labels` is `(N, 6)` in 0..1, each member `(N, 6)` probabilities. A soft label counts as both truths, in its shares.
-    """
-    return _truth(labels, members, np.asarray(LABEL_WEIGHTS))
-
-
-def _truth(
-    labels: npt.ArrayLike, members: Sequence[npt.ArrayLike], label_weights: FloatArray
+def truth_probabilities(
+    labels: npt.ArrayLike, members: Sequence[npt.ArrayLike], label_weights: Sequence[float] = LABEL_WEIGHTS
 ) -> tuple[FloatArray, FloatArray]:
-    y = np.asarray(labels, dtype=np.float64)
-    weight = np.broadcast_to(label_weights / (label_weights.sum() * len(y)), y.shape).ravel()
+    """Return `(q, a)`: the clipped probability that members give to the truth, `(entries, K)`, and entry weights.
+
+    `labels` is `(N, L)` in 0..1, each member `(N, L)` probabilities. A soft label counts as both truths, in its shares.
+    """
+    y, by_label = np.asarray(labels, dtype=np.float64), np.asarray(label_weights)
+    weight = np.broadcast_to(by_label / (by_label.sum() * len(y)), y.shape).ravel()
     flat = y.ravel()
     negative = flat == 0.0
-    hard = negative | (flat == 1.0)
     p = np.empty((len(members), flat.size))
     for row, member in zip(p, members, strict=True):
         np.clip(np.asarray(member, dtype=np.float64).ravel(), CLIP, 1.0 - CLIP, out=row)
-    if hard.all():
+    if (negative | (flat == 1.0)).all():
         for row in p:
             np.subtract(1.0, row, out=row, where=negative)
         return p.T, weight
@@ -63,7 +61,7 @@ def _truth(
 
 
 def mix(members: Sequence[npt.ArrayLike], weights: npt.ArrayLike) -> FloatArray:
-    """Return the weighted mean of the members' probabilities, each clipped before mixing.
+    """Return the weighted mean of the members' clipped probabilities.
 
     `weights` are `(K,)`, or `(K, 6)` with a column per label.
     """
@@ -78,54 +76,49 @@ def solve(
     members: Sequence[npt.ArrayLike],
     label_weights: Sequence[float] = LABEL_WEIGHTS,
     *,
-    near: FloatArray | None = None,
+    start: FloatArray | None = None,
 ) -> Blend:
-    """Return the optimal blend of `members`, each `(N, L)` probabilities, on `(N, L)` labels.
+    """Return the optimal blend.
 
-    Weights `near` (K,) the optimum, on the simplex, save most of the work; the certificate is the same. Raises
-    `IchxError` when there is nothing to blend or the method does not reach its certificate.
+    Args:
+        labels: `(N, L)` in 0..1.
+        members: Probabilities of each member, `(N, L)`.
+        label_weights: Weight of each label in the loss.
+        start: Weights on the simplex, `(K,)`, near the optimum: they save most of the work.
+
+    Raises:
+        InvalidInputError: There is nothing to blend, or the solver does not reach its certificate.
     """
     if not members or not np.size(labels):
-        raise IchxError("there is nothing to blend", "give at least one member with predictions")
-    q, a = _truth(labels, members, np.asarray(label_weights))
-    with threadpool_limits(1, "blas"):  # threads that wait for each other at every block take longer
-        weights = None if near is None else _newton(q, a, near)
-        return _solve(q, a) if weights is None else _certified(q, a, weights)
+        raise InvalidInputError("There is nothing to blend.", "Pass at least one member with predictions.")
+    q, a = truth_probabilities(labels, members, label_weights)
+    with threadpool_limits(1, "blas"):  # one thread is faster on small blocks
+        weights = None if start is None else _newton(q, a, start)
+        if weights is None:
+            weights = _interior_point(q, a)
+            loss, alone = _loss(q, a, weights), np.array([_loss(q, a, vertex) for vertex in np.eye(q.shape[1])])
+            corner = np.eye(q.shape[1])[int(np.argmin(alone))]
+            if alone.min() <= loss and _certificate(q, a, corner) <= GAP:
+                weights = corner  # the interior-point method ends next to a corner
+        return _without_traces(q, a, weights)
 
 
-def _solve(q: FloatArray, a: FloatArray) -> Blend:
-    vertices = np.eye(q.shape[1])
-    weights = _interior_point(q, a)
-    alone = np.array([_loss(q, a, vertex) for vertex in vertices])
-    loss = _loss(q, a, weights)
-    corner = vertices[int(np.argmin(alone))]
-    if alone.min() <= loss and _certificate(q, a, corner) <= GAP:
-        weights = corner  # The method ends just beside a corner: one member alone is no worse.
-    return _certified(q, a, weights)
-
-
-def _certified(q: FloatArray, a: FloatArray, weights: FloatArray) -> Blend:
-    loss, certificate = _loss(q, a, weights), _certificate(q, a, weights)
+def _without_traces(q: FloatArray, a: FloatArray, weights: FloatArray) -> Blend:
+    """Return the blend with its smallest weights set to zero where its certificate allows it."""
+    certificate = _certificate(q, a, weights)
     if certificate > GAP:
-        raise IchxError(
-            f"the blend did not converge: certificate {certificate:.1e} instead of {GAP:.0e}",
-            "leave out members that are nearly equal to each other",
+        raise InvalidInputError(
+            f"The blend did not converge: its certificate is {certificate:.1e}, above {GAP:.0e}.",
+            "Leave out members that are nearly equal to each other.",
         )
-    return Blend(*_without_traces(q, a, weights, loss, certificate))
-
-
-def _without_traces(
-    q: FloatArray, a: FloatArray, weights: FloatArray, loss: float, certificate: float
-) -> tuple[FloatArray, float, float]:
-    """Return the point with its smallest weights set to zero, where the certificate holds without them."""
     for trace in (1e-3, 1e-4, 1e-5, 1e-6):
         if not ((weights > 0) & (weights < trace)).any():
             continue
-        kept = np.where(weights < trace, 0.0, weights)
-        kept /= kept.sum()
-        if (found := _certificate(q, a, kept)) <= GAP:
-            return kept, _loss(q, a, kept), found
-    return weights, loss, certificate
+        without = np.where(weights < trace, 0.0, weights)
+        without /= without.sum()
+        if (found := _certificate(q, a, without)) <= GAP:
+            return Blend(without, _loss(q, a, without), found)
+    return Blend(weights, _loss(q, a, weights), certificate)
 
 
 def _blocks(entries: int) -> Iterator[slice]:
@@ -137,7 +130,7 @@ def _loss(q: FloatArray, a: FloatArray, weights: FloatArray) -> float:
 
 
 def _certificate(q: FloatArray, a: FloatArray, weights: FloatArray) -> float:
-    """Return how far the loss of `weights`, which lie on the simplex, is from the optimum at most."""
+    """Return an upper bound of how far the loss of `weights`, on the simplex, is above the optimum."""
     pull = np.zeros(len(weights))
     for block in _blocks(len(a)):
         pull += q[block].T @ (a[block] / (weights @ q[block].T))
@@ -145,11 +138,11 @@ def _certificate(q: FloatArray, a: FloatArray, weights: FloatArray) -> float:
 
 
 def _pull_and_curvature(q: FloatArray, a: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return minus the gradient `(K,)` of the loss at `w`, and its Hessian `(K, K)`."""
+    """Return the negative gradient `(K,)` of the loss at `w`, and its Hessian `(K, K)`."""
     pull, curvature = np.zeros(len(w)), np.zeros((len(w), len(w)))
     for block in _blocks(len(a)):
         root = np.sqrt(a[block])
-        scaled = q[block].T * (root / (w @ q[block].T))  # contiguous: q is kept member by member
+        scaled = q[block].T * (root / (w @ q[block].T))  # contiguous: q is stored member by member
         pull += scaled @ root
         curvature += scaled @ scaled.T
     return pull, curvature
@@ -163,7 +156,7 @@ def _interior_point(q: FloatArray, a: FloatArray) -> FloatArray:
     best, best_certificate = w, np.inf
     for _ in range(_MAX_STEPS):
         pull, hessian = _pull_and_curvature(q, a, w)
-        certificate = float(np.max(pull) * w.sum() - 1.0)  # at w scaled to the simplex
+        certificate = float(np.max(pull) * w.sum() - 1.0)  # of w scaled to the simplex
         if certificate < best_certificate:
             best, best_certificate = w, certificate
         if certificate <= GAP / 10 or (w @ z / members < 1e-14 and certificate <= GAP):
@@ -171,19 +164,19 @@ def _interior_point(q: FloatArray, a: FloatArray) -> FloatArray:
         mu = 0.1 * (w @ z) / members
         step_w = np.linalg.lstsq(hessian + np.diag(z / w), pull - 1.0 + mu / w, rcond=None)[0]
         step_z = mu / w - z - z / w * step_w
-        w = w + _reach(w, step_w) * step_w
-        z = z + _reach(z, step_z) * step_z
-    kept = np.where(best < 1e-12, 0.0, best)
-    weights: FloatArray = kept / kept.sum()
-    return weights
+        w = w + _step_length(w, step_w) * step_w
+        z = z + _step_length(z, step_z) * step_z
+    weights = np.where(best < 1e-12, 0.0, best)
+    scaled: FloatArray = weights / weights.sum()
+    return scaled
 
 
-def _newton(q: FloatArray, a: FloatArray, near: FloatArray) -> FloatArray | None:
-    """Return the same minimiser on the simplex by projected Newton steps from `near`; None where they do not reach it.
+def _newton(q: FloatArray, a: FloatArray, start: FloatArray) -> FloatArray | None:
+    """Return the same minimiser by projected Newton steps from `start`, or None if they do not reach it.
 
-    Of the weights at zero only those move whose gradient calls for more of them.
+    Weights at zero move only if the gradient increases them.
     """
-    w = near
+    w = start
     for _ in range(_MAX_NEWTON):
         pull, hessian = _pull_and_curvature(q, a, w)
         if np.max(pull) * w.sum() - 1.0 <= GAP / 10:
@@ -198,7 +191,7 @@ def _newton(q: FloatArray, a: FloatArray, near: FloatArray) -> FloatArray | None
     return None
 
 
-def _reach(point: FloatArray, step: FloatArray) -> float:
-    """Return the longest step in [0, 1] that keeps `point` positive, with a margin."""
+def _step_length(point: FloatArray, step: FloatArray) -> float:
+    """Return the longest step in [0, 1] that leaves `point` positive, with a margin."""
     falling = step < 0
     return min(1.0, 0.995 * float(np.min(-point[falling] / step[falling]))) if falling.any() else 1.0

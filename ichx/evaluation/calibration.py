@@ -1,8 +1,8 @@
-"""Calibration of probabilities, consistency of `any` with the subtypes, and clipping: fitted once, applied anywhere.
+"""Calibration of probabilities, consistency of `any` with the subtypes, and clipping.
 
-Temperature scaling divides logits by one number (Guo et al., On calibration of modern neural networks, ICML 2017),
-for all labels or for each. Isotonic calibration is the best non-decreasing map (Zadrozny and Elkan, KDD 2002). Not for
-measuring how well calibrated probabilities are, nor for the choice among these (`ichx.evaluation.nested`).
+`ichx.evaluation.nested_score` chooses among these, `ichx.evaluation.scores` measures calibration. Temperature scaling
+divides logits by one number, for all labels or for each (Guo et al., On calibration of modern neural networks, ICML
+2017). Isotonic calibration is the best non-decreasing map (Zadrozny and Elkan, KDD 2002).
 """
 
 from dataclasses import dataclass
@@ -11,24 +11,25 @@ from functools import reduce
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from ichx.evaluation.heads import Heads
 from ichx.evaluation.logistic import fit_logistic, logits, varying
 from ichx.evaluation.metric import CLIP, FloatArray, probabilities
+from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
 
 BOUNDS = (CLIP, 1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-"""Lower bounds, and distances of upper bounds from 1, that clipping chooses from."""
+"""Candidates for the lower bound, and for the distance of the upper bound from 1."""
 
 _ANY = LABELS.index(ANY)
 
 
 @dataclass(frozen=True)
 class Temperatures:
-    """Numbers that logits are divided by: `(1,)` for all labels, or `(6,)`."""
+    """Temperature scaling: logits are divided by `values`."""
 
     values: FloatArray
+    """`(1,)` for all labels, or `(6,)`."""
 
-    def apply(self, p: FloatArray, heads: Heads) -> FloatArray:
+    def apply(self, p: FloatArray, neighbours: SeriesNeighbours) -> FloatArray:
         """Return the probabilities `(N, 6)` at these temperatures."""
         return probabilities(logits(p) / self.values)
 
@@ -40,12 +41,14 @@ class Temperatures:
 
 @dataclass(frozen=True)
 class Isotonic:
-    """A non-decreasing map per label: probabilities `before` that become `after`, straight lines between them."""
+    """A non-decreasing, piecewise linear map per label."""
 
     before: tuple[FloatArray, ...]
+    """Knots of each label, ascending."""
     after: tuple[FloatArray, ...]
+    """Values at the knots."""
 
-    def apply(self, p: FloatArray, heads: Heads) -> FloatArray:
+    def apply(self, p: FloatArray, neighbours: SeriesNeighbours) -> FloatArray:
         """Return the mapped probabilities `(N, 6)`."""
         columns = zip(p.T, self.before, self.after, strict=True)
         return np.stack([np.interp(column, before, after) for column, before, after in columns], axis=1)
@@ -56,9 +59,9 @@ class Isotonic:
 
 @dataclass(frozen=True)
 class Consistent:
-    """`any` raised to the largest subtype where it is below it."""
+    """Raises `any` to the largest subtype."""
 
-    def apply(self, p: FloatArray, heads: Heads) -> FloatArray:
+    def apply(self, p: FloatArray, neighbours: SeriesNeighbours) -> FloatArray:
         """Return the probabilities `(N, 6)` with any >= max of the subtypes."""
         raised = p.copy()
         raised[:, _ANY] = reduce(np.maximum, p.T)
@@ -70,12 +73,12 @@ class Consistent:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Probabilities are kept within `low` and 1 - `high`."""
+    """Clips probabilities to `low` and 1 - `high`."""
 
     low: float
     high: float
 
-    def apply(self, p: FloatArray, heads: Heads) -> FloatArray:
+    def apply(self, p: FloatArray, neighbours: SeriesNeighbours) -> FloatArray:
         """Return the clipped probabilities `(N, 6)`."""
         return np.clip(p, self.low, 1.0 - self.high)
 
@@ -83,8 +86,8 @@ class Bounds:
         return f"to [{self.low:g}, 1 - {self.high:g}]"
 
 
-def fit_temperature(p: FloatArray, labels: FloatArray, heads: Heads) -> Temperatures:
-    """Return the one temperature of least weighted log loss for probabilities `(N, 6)`, by the labels that vary."""
+def fit_temperature(p: FloatArray, labels: FloatArray, neighbours: SeriesNeighbours) -> Temperatures:
+    """Return the one temperature with the lowest weighted log loss of the labels that vary; `p` is `(N, 6)`."""
     varied = varying(labels)
     if not varied.any():
         return Temperatures(np.ones(1))
@@ -93,37 +96,37 @@ def fit_temperature(p: FloatArray, labels: FloatArray, heads: Heads) -> Temperat
     return Temperatures(1.0 / _slope(logits(p[:, varied]).ravel(), y.ravel(), weights))
 
 
-def fit_temperatures(p: FloatArray, labels: FloatArray, heads: Heads) -> Temperatures:
-    """Return the temperature of least log loss of each label; 1 for one that does not vary."""
+def fit_temperatures(p: FloatArray, labels: FloatArray, neighbours: SeriesNeighbours) -> Temperatures:
+    """Return the temperature with the lowest log loss of each label; 1 for a label that does not vary."""
     columns = zip(logits(p).T, labels.T, varying(labels), strict=True)
     return Temperatures(1.0 / np.concatenate([_slope(z, y) if varied else np.ones(1) for z, y, varied in columns]))
 
 
-def fit_isotonic(p: FloatArray, labels: FloatArray, heads: Heads) -> Isotonic:
-    """Return the non-decreasing map of least squares, and so of least log loss, of each label.
+def fit_isotonic(p: FloatArray, labels: FloatArray, neighbours: SeriesNeighbours) -> Isotonic:
+    """Return the non-decreasing map with the least squares, and so the lowest log loss, of each label.
 
-    One observation with the label's prevalence stands at either end, so that no certainty comes out of few slices. A
-    label that does not vary keeps its probabilities.
+    One observation with the label's prevalence is added at either end: few slices must not yield certainty. A label
+    that does not vary gets the identity.
     """
     columns = zip(p.T, labels.T, varying(labels), strict=True)
     maps = [_monotone(x, y) if varied else (np.array([0.0, 1.0]), np.array([0.0, 1.0])) for x, y, varied in columns]
     return Isotonic(tuple(before for before, _ in maps), tuple(after for _, after in maps))
 
 
-def fit_bounds(p: FloatArray, labels: FloatArray, heads: Heads) -> Bounds:
-    """Return the bounds among `BOUNDS` of least weighted log loss; the widest among equals."""
+def fit_bounds(p: FloatArray, labels: FloatArray, neighbours: SeriesNeighbours) -> Bounds:
+    """Return the bounds among `BOUNDS` with the lowest weighted log loss; the widest among equals."""
     low, high = (BOUNDS[int(np.argmin(losses))] for losses in (_losses(p, labels), _losses(1.0 - p, 1.0 - labels)))
     return Bounds(low, high)
 
 
 def _slope(z: FloatArray, y: FloatArray, weights: FloatArray | None = None) -> FloatArray:
-    found = fit_logistic([z], y, weights, towards=[1.0], positive=True)
-    slope: FloatArray = np.maximum(found, 1e-3)  # of a label predicted at random it is 0: its temperature stays finite
+    fitted = fit_logistic([z], y, weights, towards=[1.0], positive=True)
+    slope: FloatArray = np.maximum(fitted, 1e-3)  # 0 for random predictions; the temperature must stay finite
     return slope
 
 
 def _monotone(p: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return ascending knots and their values, two of them for each level."""
+    """Return ascending knots and their values: the ends of each constant piece."""
     first, last, sums, counts = _runs(p, y)
     prevalence = y.mean()
     first, last = (np.concatenate([first[:1], points, last[-1:]]) for points in (first, last))
@@ -131,17 +134,16 @@ def _monotone(p: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     fitted = isotonic_regression(rates, weights=np.concatenate([[1.0], counts, [1.0]]))
     begins, ends = fitted.blocks[:-1], fitted.blocks[1:] - 1
     levels = fitted.x[begins]
-    wide = first[begins] < last[ends]  # others are one point
     knots, values = np.stack([first[begins], last[ends]], axis=1), np.stack([levels, levels], axis=1)
-    kept = np.stack([np.ones(len(wide), bool), wide], axis=1)
-    return knots[kept], values[kept]
+    distinct = np.stack([np.ones(len(levels), bool), first[begins] < last[ends]], axis=1)
+    return knots[distinct], values[distinct]
 
 
 def _runs(p: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Return the first and last probability of ascending runs of rows, the sums of their labels, how many they are.
+    """Return the first and last probability of ascending runs of rows, the sums of their labels and their lengths.
 
-    A run has rows of one probability; of labels that are 0 or 1 it has all negative rows between two positive ones,
-    which the best non-decreasing map never parts: sorting these alone is much faster.
+    A run has the rows of one probability. If all labels are 0 or 1, all negative rows between two positive ones are
+    one run: the best non-decreasing map never separates them, and fewer rows need to be sorted together.
     """
     positive, negative = y == 1.0, y == 0.0
     if not (positive | negative).all():
@@ -150,7 +152,7 @@ def _runs(p: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatAr
     below = np.sort(p[negative])
     points, times = np.unique(p[positive], return_counts=True)
     left, right = np.searchsorted(below, points, "left"), np.searchsorted(below, points, "right")
-    # By turns: negatives below the first positive, those of its probability, negatives up to the next, ...
+    # Alternating: negatives below the first positive, rows of its probability, negatives up to the next, ...
     begins, ends = np.zeros((2, 2 * len(points) + 1), np.int64)
     begins[1::2], ends[1::2] = left, right
     begins[2::2], ends[:-1:2], ends[-1] = right, left, len(below)
@@ -161,24 +163,24 @@ def _runs(p: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatAr
     gap = np.flatnonzero(ends > begins)
     gap = gap[gap % 2 == 0]
     first[gap], last[gap] = below[begins[gap]], below[ends[gap] - 1]
-    rows = ends - begins + sums
-    filled = rows > 0
-    return first[filled], last[filled], sums[filled], rows[filled]
+    lengths = ends - begins + sums
+    filled = lengths > 0
+    return first[filled], last[filled], sums[filled], lengths[filled]
 
 
 def _losses(p: FloatArray, labels: FloatArray) -> FloatArray:
-    """Return the weighted log loss under each lower bound of `BOUNDS`, up to the part that none of them changes.
+    """Return the weighted log loss for each lower bound of `BOUNDS`, less the part that none of them changes.
 
-    What a bound makes of an entry is the same for all that it changes, so that sums between bounds are enough.
+    All entries below a bound become equal to it, so sums over the entries between bounds suffice.
     """
-    few = p < BOUNDS[-1]
-    y, below = labels[few], np.maximum(p[few], CLIP)
-    weights = np.broadcast_to(np.asarray(LABEL_WEIGHTS), p.shape)[few]
-    place = np.searchsorted(BOUNDS, below, "right")  # the first bound that changes it
-    alone = -(y * np.log(below) + (1.0 - y) * np.log1p(-below))
-    lost, positive, negative = (np.bincount(place, weights * values, len(BOUNDS)) for values in (alone, y, 1.0 - y))
-    kept = np.append(np.cumsum(lost[:0:-1])[::-1], 0.0)
-    changed: FloatArray = (
-        kept - np.cumsum(positive) * np.log(BOUNDS) - np.cumsum(negative) * np.log1p(-np.array(BOUNDS))
+    below = p < BOUNDS[-1]
+    y, entries = labels[below], np.maximum(p[below], CLIP)
+    weights = np.broadcast_to(np.asarray(LABEL_WEIGHTS), p.shape)[below]
+    place = np.searchsorted(BOUNDS, entries, "right")  # the first bound that changes the entry
+    unclipped = -(y * np.log(entries) + (1.0 - y) * np.log1p(-entries))
+    loss, positive, negative = (np.bincount(place, weights * v, len(BOUNDS)) for v in (unclipped, y, 1.0 - y))
+    unchanged = np.append(np.cumsum(loss[:0:-1])[::-1], 0.0)
+    losses: FloatArray = (
+        unchanged - np.cumsum(positive) * np.log(BOUNDS) - np.cumsum(negative) * np.log1p(-np.array(BOUNDS))
     )
-    return changed
+    return losses

@@ -1,85 +1,98 @@
-"""Two experiments side by side: recipe values and pins that differ, and the paired difference of their OOF scores."""
+"""Comparison of two experiments' OOF scores, paired over the slices that both predict.
+
+What else differs between experiments is in `ichx exp diff`; the interval is in `ichx.evaluation.bootstrap`.
+"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from ichx.data.wording import counted
-from ichx.errors import IchxError
-from ichx.evaluation.bootstrap import Difference, paired_difference
+from ichx.errors import ConflictError, NotReadyError
+from ichx.evaluation.bootstrap import ScoreDifference, paired_difference
+from ichx.evaluation.choices import Tta
 from ichx.evaluation.metric import FloatArray, row_losses, score
-from ichx.evaluation.oof import TTA_VIEWS, OofTable, read_oof
+from ichx.evaluation.oof import OofTable, read_oof
+from ichx.evaluation.series_neighbours import IntArray
 from ichx.labels import LABEL_WEIGHTS, LABELS
+from ichx.text import format_count
 
 if TYPE_CHECKING:
-    from ichx.store import Experiment, Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
+    from ichx.store import Experiment
 
 SHOWN = 10
-"""Slices of most disagreement that a comparison names."""
+"""Number of slices in `ScoreComparison.disagreements`."""
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A slice whose weighted loss differs most: the loss under each, and the probabilities (6,) of each."""
+    """A slice on which the weighted losses of two experiments differ most."""
 
     slice_id: str
     positive: tuple[str, ...]
+    """Its positive labels."""
     first_loss: float
     second_loss: float
     first: tuple[float, ...]
+    """Probabilities of the first experiment, `(6,)`."""
     second: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class ScoreComparison:
-    """Scores on the `slices` that both experiments predict; `difference` is the first's less the second's.
+    """Scores on the slices that both experiments predict."""
 
-    A negative one favours the first. `notes` say what the slices are, where these are not all of both.
-    """
-
-    tta: str
+    tta: Tta
     slices: int
     first: float
     second: float
-    difference: Difference
+    difference: ScoreDifference
+    """First less second: negative if the first is better."""
     disagreements: tuple[Disagreement, ...]
     notes: tuple[str, ...]
+    """Which slices do not count, and whether the folds differ."""
 
 
 def compare_scores(
-    workspace: "Workspace", store: "Store", first: "Experiment", second: "Experiment", *, tta: str = "none"
+    project: "Project", first: "Experiment", second: "Experiment", *, tta: Tta = "none"
 ) -> ScoreComparison:
-    """Return the paired comparison of the OOF predictions of two experiments, of the mean over the views of `tta`.
+    """Return the paired comparison of two experiments' OOF predictions.
 
-    Raises `IchxError` for an unknown `tta`, where one has no finished fold or its table is refused, and where the
-    labels differ or no slice is in both.
+    Args:
+        project: The open project.
+        first: An experiment.
+        second: An experiment on the same slices and labels.
+        tta: Test-time augmentation, whose views are averaged.
+
+    Raises:
+        ConflictError: The slices or labels differ.
+        NotReadyError: The experiments have no finished fold in common.
+        IchxError: OOF predictions are missing, damaged or not out of fold (see `read_oof`).
     """
-    if tta not in TTA_VIEWS:
-        raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
     if first.label_digest != second.label_digest:
-        raise IchxError(
-            f"experiments {first.number} and {second.number} have other slices or labels "
-            f"({first.dataset} v{first.dataset_version} and {second.dataset} v{second.dataset_version})",
-            "compare experiments on the same dataset version",
+        raise ConflictError(
+            f"Experiments {first.number} and {second.number} have different slices or labels: "
+            f"{first.dataset} v{first.dataset_version} and {second.dataset} v{second.dataset_version}.",
+            "Compare experiments on the same dataset version.",
         )
-    one, two = (read_oof(workspace, store, e, tta) for e in (first, second))
+    one, two = (read_oof(project, e, tta) for e in (first, second))
     rows, others = common_rows(one, two)
     if not len(rows):
-        raise IchxError(
-            f"experiments {first.number} and {second.number} have no finished fold in common",
-            f"run them: `ichx run {first.number}`, `ichx run {second.number}`",
+        raise NotReadyError(
+            f"Experiments {first.number} and {second.number} have no finished fold in common.",
+            f"Run them: `ichx run {first.number}`, `ichx run {second.number}`.",
         )
     labels, p, q = one.labels[rows], one.probabilities[rows], two.probabilities[others]
     notes = []
-    for e, table in ((first, one), (second, two)):
-        if len(table.slice_ids) > len(rows):
-            more = counted(len(table.slice_ids) - len(rows), "slice")
-            notes.append(f"{more} of experiment {e.number} have no prediction by the other, and do not count")
+    for e, table, other in ((first, one, second), (second, two, first)):
+        if left_out := len(table.slice_ids) - len(rows):
+            what = f"{format_count(left_out, 'slice')} of experiment {e.number}"
+            notes.append(f"Without {what}, which experiment {other.number} does not predict.")
     if first.fold_digest != second.fold_digest:
-        notes.append("their folds differ: each slice is out of fold for both, but they trained on different patients")
+        notes.append("The folds differ: each slice is out of fold for both, but they trained on different patients.")
     return ScoreComparison(
         tta=tta,
         slices=len(rows),
@@ -91,26 +104,28 @@ def compare_scores(
     )
 
 
-def common_rows(one: OofTable, two: OofTable) -> tuple[Any, Any]:
-    """Return the rows of `one` and the rows of `two` that are the same slices, in the order of `one`."""
+def common_rows(one: OofTable, two: OofTable) -> tuple[IntArray, IntArray]:
+    """Return the rows of `one` and of `two` that are the same slices, in the order of `one`."""
     other = pd.Index(two.slice_ids).get_indexer(pd.Index(one.slice_ids))
     rows = np.flatnonzero(other >= 0)
     return rows, other[rows]
 
 
-def _disagreements(ids: Any, labels: FloatArray, p: FloatArray, q: FloatArray) -> tuple[Disagreement, ...]:
+def _disagreements(
+    slice_ids: npt.NDArray[np.object_], labels: FloatArray, p: FloatArray, q: FloatArray
+) -> tuple[Disagreement, ...]:
     share = np.asarray(LABEL_WEIGHTS) / sum(LABEL_WEIGHTS)
     first, second = row_losses(labels, p) @ share, row_losses(labels, q) @ share
-    most = np.argsort(-np.abs(first - second), kind="stable")[:SHOWN]
+    largest = np.argsort(-np.abs(first - second), kind="stable")[:SHOWN]
     return tuple(
         Disagreement(
-            slice_id=str(ids[row]),
+            slice_id=str(slice_ids[row]),
             positive=tuple(label for k, label in enumerate(LABELS) if labels[row, k] > 0.5),
             first_loss=float(first[row]),
             second_loss=float(second[row]),
             first=tuple(p[row].tolist()),
             second=tuple(q[row].tolist()),
         )
-        for row in most
+        for row in largest
         if first[row] != second[row]
     )

@@ -1,381 +1,391 @@
-"""The ensemble: the best experiments by OOF score, blended, with the score it may claim and its submission."""
+"""Ensembles: blends of experiments' OOF predictions, with their scores and submissions.
+
+`ichx.evaluation.members` selects the experiments, `ichx.evaluation.nested_score` blends them.
+"""
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.data.dataset import load_version
-from ichx.data.label_csv import read_sample
-from ichx.data.predictions import Predictions, write_predictions
-from ichx.data.wording import counted
-from ichx.errors import IchxError
+from ichx.datasets.dataset import load_version
+from ichx.datasets.label_csv import read_sample
+from ichx.errors import ChangedDataError, InvalidInputError, NotReadyError
 from ichx.evaluation import blend
 from ichx.evaluation.bootstrap import Interval, loss_interval
-from ichx.evaluation.heads import Heads
+from ichx.evaluation.choices import Method, Tta, check_method, check_tta
 from ichx.evaluation.logistic import logits
-from ichx.evaluation.members import candidates, named
+from ichx.evaluation.members import complete_members, requested_members
 from ichx.evaluation.metric import FloatArray, score
-from ichx.evaluation.nested import METHODS, Fitted, Folded, Options, Slices, Trial
-from ichx.evaluation.oof import TTA_VIEWS, OofTable, mean_over_views, read_oof, read_view
+from ichx.evaluation.nested_score import (
+    Alternative,
+    BlendData,
+    BlendOptions,
+    BlendPipeline,
+    FittedBlend,
+    NestedResult,
+    Progress,
+)
+from ichx.evaluation.oof import OofTable, read_fold, read_oof
+from ichx.evaluation.predictions import Predictions, write_predictions
+from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.submission import write_submission
+from ichx.files import write_text
 from ichx.store import EnsembleDraft, EnsembleMember
+from ichx.text import format_count
 
 if TYPE_CHECKING:
+    from ichx.project import Project
     from ichx.store import DatasetVersion, Ensemble, Experiment, Store
     from ichx.workspace import Workspace
 
-OOF_FILE = "oof.parquet"
-"""The nested predictions of an ensemble, in its folder, or where there is one fold the in-sample ones: what its score
-is the score of."""
-BLEND_FILE = "blend.json"
-"""What an ensemble chose and why, in its folder: all of its report but what the store has."""
+OOF_FILE: Final = "oof.parquet"
+"""In an ensemble's folder: the predictions that its score is computed from, nested, or in-sample for a single fold."""
+BLEND_FILE: Final = "blend.json"
+"""In an ensemble's folder: a `BlendRecord`."""
+
+_RERUN_MEMBERS = "Rerun `ichx run` for each member."
+
+
+@dataclass(frozen=True)
+class EnsembleRequest:
+    """What to blend, and how."""
+
+    top: int = 4
+    """How many of the best complete experiments to blend."""
+    members: tuple[int, ...] = ()
+    """Experiments to blend instead, on the folds that all of them have finished."""
+    dataset: str | None = None
+    """The training dataset; None: the only one."""
+    tta: Tta = "hflip"
+    """Test-time augmentation, whose views are averaged."""
+    method: Method = "auto"
+    smooth: bool = False
+    """Whether to use smoothing along the head, if it gains on inner folds."""
+    calibrate: bool = True
+    """Whether to use calibration, consistency and clipping, each if it gains on inner folds."""
+    out: Path | None = None
+    """The submission file; None: one per test set in the ensemble's folder."""
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidInputError` for an invalid value."""
+        if self.top < 1:
+            raise InvalidInputError(f"Invalid value for `top`: {self.top}.", "Use a positive integer.")
+        check_tta(self.tta)
+        check_method(self.method)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One submission file; `filled` counts sample images without a slice, which got the training prevalences."""
+    """A submission file."""
 
     test_set: str
     path: str
     images: int
     filled: int
+    """Images of the sample without a slice; they got the training prevalences."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What was chosen: the method with its reason, the experiments that went in, and what follows, by part.
-
-    `dropped` are those of `members` without any weight. `fold` is the one that this was chosen without; None: all
-    were used. `certificate` bounds the loss's distance to the optimum where the method finds one.
-    """
+class BlendChoice:
+    """What a fit of the blend chose, and why."""
 
     fold: int | None
+    """The fold that was held out; None: the fit used all folds."""
     method: str
     why: str
+    """Reason for the method."""
     members: tuple[int, ...]
+    """Experiments that the blend was fitted to."""
     dropped: tuple[int, ...]
+    """Those of `members` without any weight."""
     weights: dict[int, float]
     certificate: float | None
+    """Upper bound of how far the loss is above the optimum, if the method finds one."""
     steps: dict[str, str]
-    trials: tuple[Trial, ...]
+    """What follows the blend."""
+    trials: tuple[Alternative, ...]
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What is told of an ensemble beside what the store keeps of it.
-
-    `best_single` and `mean_score` are OOF scores, `gap` the nested score less the in-sample one, `interval` that of the
-    nested score over patients. `choice` made the submissions, `fold_choices` the nested score.
-    """
+class BlendRecord:
+    """What `BLEND_FILE` stores of an ensemble: all of its report except what the store has."""
 
     names: dict[int, str]
+    """Names of the members, by falling OOF score."""
     best_single: float
+    """OOF score of the best member."""
     mean_score: float
+    """OOF score of the members' mean."""
     gap: float | None
+    """The nested score less the in-sample score."""
     interval: Interval | None
-    choice: Choice
-    fold_choices: tuple[Choice, ...]
+    """The nested score with its interval over patients."""
+    choice: BlendChoice
+    """The fit on all folds, which made the submissions."""
+    fold_choices: tuple[BlendChoice, ...]
+    """The fits that made the nested score."""
     submissions: tuple[Submission, ...]
     notes: tuple[str, ...]
 
-    @property
-    def certificate(self) -> float | None:
-        """By how much the loss of the weights may be above the optimum at most, where the method finds one."""
-        return self.choice.certificate
-
 
 @dataclass(frozen=True, kw_only=True)
-class EnsembleReport(Findings):
-    """What `ichx ensemble` tells."""
+class EnsembleReport(BlendRecord):
+    """The report of `ichx ensemble`."""
 
     ensemble: "Ensemble"
 
 
-def make_ensemble(
-    workspace: "Workspace",
-    store: "Store",
-    *,
-    tta: str,
-    top: int = 4,
-    members: Sequence[int] = (),
-    method: str = "auto",
-    smooth: bool = False,
-    calibrate: bool = True,
-    dataset: str | None = None,
-    out: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> EnsembleReport:
-    """Blend the `top` complete experiments of `dataset` by OOF score under `tta`, and write a submission per test set.
+def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progress | None = None) -> EnsembleReport:
+    """Blend experiments, store the ensemble and write a submission for each test set.
 
-    With `members`, blend these experiments instead, on the folds that all of them have finished. `method` is one of
-    `METHODS`; `smooth` and `calibrate` offer smoothing along the head, and calibration, consistency and clipping, each
-    taken where it gains on inner folds. `out` names the submission file where there is one test set. `progress` is told
-    folds done of the nested score. Raises `IchxError` for too little to blend.
+    Args:
+        project: The open project.
+        request: What to blend, and how.
+        progress: Called while the nested score is computed.
+
+    Raises:
+        IchxError: The request is invalid, there is too little to blend, or the members have different slices.
     """
-    _check_request(top, tta, method)
-    chosen = named(workspace, store, members, dataset) if members else candidates(store, dataset)
-    version, notes = chosen.version, list(chosen.notes)
-    if not members and len(chosen.experiments) < top:
-        are = "is" if len(chosen.experiments) == 1 else "are"
-        notes.insert(0, f"asked for {top} experiments, {len(chosen.experiments)} {are} complete; blending those")
-    tests = _tests(store, version, out)
+    if request.members:
+        selected = requested_members(project, request.members, request.dataset)
+    else:
+        selected = complete_members(project.store, request.dataset)
+    version, notes = selected.version, list(selected.notes)
+    experiments = sorted(selected.experiments, key=lambda e: e.number)
+    if not request.members and len(experiments) < request.top:
+        notes.insert(0, f"Blended {format_count(len(experiments), 'complete experiment')} instead of {request.top}.")
+    tests = _test_sets(project.store, version, request.out)
     if not tests:
-        notes.append(f"no test set with a sample belongs to {version.dataset}: blended, no submission written")
-
-    experiments = sorted(chosen.experiments, key=lambda e: e.number)
-    tables = [read_oof(workspace, store, e, tta, chosen.folds) for e in experiments]
+        notes.append(f"No submission was written: no test set with a sample belongs to {version.dataset}.")
+    tables = [read_oof(project, e, request.tta, selected.folds) for e in experiments]
     if tables[0].left_out:
-        notes.append(f"{tables[0].left_out} slices could not be decoded and are not in any score")
-    slices = _slices(workspace, version, experiments, tables)
-    options = Options(method, None if members else top, smooth, calibrate)
-    folded = Folded(slices, options)
-    nested = folded.nested(progress)
-    fitted = folded.fit()
-    scores = [score(slices.labels, p) for p in slices.members]
-    ranked = sorted(fitted.candidates, key=lambda k: (scores[k], k))
+        notes.append(f"{format_count(tables[0].left_out, 'slice')} could not be decoded and are in no score.")
 
-    number = store.reserve_ensemble()
-    folder = workspace.ensembles_dir / str(number)
-    submissions = tuple(
-        _submit(
-            workspace,
-            store,
-            {k: experiments[k] for k in fitted.pool.members},
-            chosen.folds,
-            fitted,
-            tta,
-            slices.labels.mean(axis=0),
-            test,
-            out or folder / f"{test.dataset}.csv",
-        )
-        for test in tests
-    )
+    data = _blend_data(project.workspace, version, experiments, tables)
+    top = None if request.members else request.top
+    pipeline = BlendPipeline(data, BlendOptions(request.method, top, request.smooth, request.calibrate))
+    nested = pipeline.nested(progress)
+    fitted = pipeline.fit()
+    blended = pipeline.apply(fitted)
+
+    number = project.store.reserve_ensemble()
+    folder = project.workspace.ensemble_dir(number)
+    submissions = []
+    for test in tests:
+        slices, predicted = _predict_blend(project, fitted, experiments, selected.folds, request.tta, test)
+        path = request.out or folder / f"{test.dataset}.csv"
+        submissions.append(_submit(project, test, slices, predicted, data.labels.mean(axis=0), path))
+    scores = [score(data.labels, p) for p in data.members]
+    ranked = sorted(fitted.candidates, key=lambda k: (scores[k], k))
     weights = _weights(fitted, experiments)
-    blended = folded.apply(fitted)
-    in_sample = score(slices.labels, blended)
-    kept = [k for k in ranked if k in fitted.pool.members]
-    mean = blend.mix([slices.members[k] for k in ranked], np.full(len(ranked), 1 / len(ranked)))
+    in_sample = score(data.labels, blended)
     draft = EnsembleDraft(
         dataset=version.dataset,
         version_id=version.id,
-        fold_digest=chosen.fold_digest,
-        tta=tta,
+        fold_digest=selected.fold_digest,
+        tta=request.tta,
         method=fitted.method,
         score=in_sample,
         nested_score=None if nested is None else nested.score,
-        partial=chosen.partial,
+        partial=selected.partial,
         submissions=tuple(s.path for s in submissions),
-        members=tuple(EnsembleMember(experiments[k].number, weights[experiments[k].number], scores[k]) for k in kept),
+        members=tuple(
+            EnsembleMember(experiments[k].number, weights[experiments[k].number], scores[k])
+            for k in ranked
+            if k in fitted.pool.members
+        ),
     )
-    told = Findings(
+    record = BlendRecord(
         names={experiments[k].number: experiments[k].name for k in ranked},
         best_single=min(scores[k] for k in ranked),
-        mean_score=score(slices.labels, mean),
+        mean_score=score(data.labels, blend.mix([data.members[k] for k in ranked], [1 / len(ranked)] * len(ranked))),
         gap=None if nested is None else nested.score - in_sample,
-        interval=None if nested is None else loss_interval(slices.labels, nested.predicted, slices.patients),
-        choice=_choice(fitted, experiments, options, None),
-        fold_choices=tuple(
-            _choice(f, experiments, options, fold) for fold, f in ({} if nested is None else nested.fits).items()
-        ),
-        submissions=submissions,
+        interval=None if nested is None else loss_interval(data.labels, nested.predicted, data.patients),
+        choice=_choice(fitted, experiments, request.method),
+        fold_choices=_fold_choices(nested, experiments, request.method),
+        submissions=tuple(submissions),
         notes=tuple(notes),
     )
-    _keep(folder, told, tables[0].slice_ids, blended if nested is None else nested.predicted)
-    return EnsembleReport(ensemble=store.add_ensemble(draft, number), **vars(told))
+    oof = logits(blended if nested is None else nested.predicted).astype(np.float32)
+    write_predictions(folder / OOF_FILE, Predictions(tables[0].slice_ids, oof))
+    write_text(folder / BLEND_FILE, json.dumps(dataclasses.asdict(record), indent=2) + "\n", "the ensemble")
+    return EnsembleReport(ensemble=project.store.add_ensemble(draft, number), **vars(record))
 
 
 def predict_test(
-    workspace: "Workspace",
-    store: "Store",
-    experiment: "Experiment",
-    test: "DatasetVersion",
-    tta: str,
-    only: Sequence[int] | None = None,
+    project: "Project", experiment: "Experiment", test: "DatasetVersion", tta: Tta, only: Sequence[int] | None = None
 ) -> tuple[npt.NDArray[np.object_], FloatArray]:
-    """Return `(slice_ids, probabilities (N, 6))` of a test set: the mean over views, then over folds (`only` some).
+    """Return `(slice_ids, probabilities (N, 6))` of a test set, the mean over views, then over folds.
 
-    Raises `IchxError` when one of these folds has not predicted it.
+    Args:
+        project: The open project.
+        experiment: The experiment that predicts.
+        test: The test set.
+        tta: Test-time augmentation, whose views are averaged.
+        only: The folds to average; None: all.
+
+    Raises:
+        NotReadyError: A fold has not predicted the test set.
+        ChangedDataError: Predictions are missing, or folds predict different slices.
     """
-    stored = store.predictions(experiment.number, role="test", version_id=test.id)
+    stored = project.store.predictions(experiment.number, role="test", version_id=test.id)
     folds = list(range(experiment.folds)) if only is None else sorted(only)
     missing = sorted(set(folds) - {p.fold for p in stored})
     if missing:
-        named = ", ".join(map(str, missing))
-        raise IchxError(
-            f"experiment {experiment.number} has no predictions of {test.dataset} from fold {named}",
-            f"run `ichx run {experiment.number}`: it predicts test sets that were added later",
+        raise NotReadyError(
+            f"Experiment {experiment.number} has no predictions of {test.dataset} from fold "
+            f"{', '.join(map(str, missing))}.",
+            f"Run `ichx run {experiment.number}`: it predicts test sets that were added later.",
         )
-    ids: npt.NDArray[np.object_] | None = None
-    total: FloatArray | None = None
-    for fold in folds:
-        views = [read_view(workspace, stored, fold, view, experiment.number) for view in TTA_VIEWS[tta]]
-        mean = mean_over_views(views)
-        if ids is None or total is None:
-            ids, total = views[0].slice_ids, mean
-        elif not np.array_equal(ids, views[0].slice_ids):
-            raise IchxError(
-                f"folds of experiment {experiment.number} predict different slices of {test.dataset}", "run it again"
-            )
-        else:
-            total = total + mean
-    assert ids is not None
-    assert total is not None
+    parts = [read_fold(project.workspace, stored, fold, tta) for fold in folds]
+    ids = parts[0][0]
+    if any(not np.array_equal(ids, other) for other, _ in parts):
+        raise ChangedDataError(
+            f"The folds of experiment {experiment.number} predict different slices of {test.dataset}.",
+            f"Rerun `ichx run {experiment.number}`.",
+        )
+    total: FloatArray = sum((p for _, p in parts[1:]), start=parts[0][1])
     return ids, total / len(folds)
 
 
-def _check_request(top: int, tta: str, method: str) -> None:
-    if top < 1:
-        raise IchxError(f"--top {top} blends nothing", "ask for at least 1")
-    if tta not in TTA_VIEWS:
-        raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
-    if method not in METHODS:
-        raise IchxError(f"there is no method {method!r}", f"choose one of {', '.join(METHODS)}")
-
-
-def _tests(store: "Store", version: "DatasetVersion", out: Path | None) -> list["DatasetVersion"]:
+def _test_sets(store: "Store", version: "DatasetVersion", out: Path | None) -> list["DatasetVersion"]:
     """Return the test sets that get a submission."""
     tests = [t for t in store.test_sets(version.dataset) if t.sample is not None]
     if out is not None and len(tests) != 1:
         names = ", ".join(t.dataset for t in tests) or "none"
-        raise IchxError(
-            f"--out needs exactly one test set with a sample; {version.dataset} has {names}", "leave out --out"
+        raise InvalidInputError(
+            f"`--out` needs exactly one test set with a sample, and {version.dataset} has: {names}.",
+            "Leave out `--out`.",
         )
     return tests
 
 
-def _slices(
+def _blend_data(
     workspace: "Workspace", version: "DatasetVersion", experiments: "Sequence[Experiment]", tables: Sequence[OofTable]
-) -> Slices:
+) -> BlendData:
     """Return the experiments' predictions in the rows of the first, joined by slice id."""
     first = tables[0]
     members = []
     for experiment, table in zip(experiments, tables, strict=True):
-        if np.array_equal(table.slice_ids, first.slice_ids):
-            members.append(table.probabilities)
-            continue
-        differ = len(set(table.slice_ids) ^ set(first.slice_ids))
-        if differ:
-            raise IchxError(
-                f"experiments {experiments[0].number} and {experiment.number} predict different slices: "
-                f"{differ} are only in one of them",
-                "run the one with fewer again",
+        different = len(set(table.slice_ids) ^ set(first.slice_ids))
+        if different:
+            raise ChangedDataError(
+                f"Experiments {experiments[0].number} and {experiment.number} predict different slices: "
+                f"{format_count(different, 'slice')} only in one of them.",
+                "Rerun the experiment with fewer slices.",
             )
-        row_of = {slice_id: row for row, slice_id in enumerate(table.slice_ids)}
-        members.append(table.probabilities[[row_of[i] for i in first.slice_ids]])
+        members.append(table.probabilities[pd.Index(table.slice_ids).get_indexer(pd.Index(first.slice_ids))])
     catalog = load_version(workspace, version).slices.set_index("slice_id").loc[pd.Index(first.slice_ids)]
-    return Slices(
+    return BlendData(
         members=tuple(members),
         labels=first.labels,
-        heads=Heads.of(catalog),
+        neighbours=SeriesNeighbours.of(catalog),
         patients=pd.factorize(catalog["patient"])[0].astype(np.int64),
         folds=first.folds.astype(np.int64),
     )
 
 
-def _weights(fitted: Fitted, experiments: "Sequence[Experiment]") -> dict[int, float]:
+def _weights(fitted: FittedBlend, experiments: "Sequence[Experiment]") -> dict[int, float]:
     pairs = zip(fitted.pool.members, fitted.pool.shares, strict=True)
     return {experiments[k].number: float(share) for k, share in pairs}
 
 
-def _choice(fitted: Fitted, experiments: "Sequence[Experiment]", options: Options, fold: int | None) -> Choice:
-    return Choice(
+def _choice(
+    fitted: FittedBlend, experiments: "Sequence[Experiment]", method: Method, fold: int | None = None
+) -> BlendChoice:
+    return BlendChoice(
         fold=fold,
         method=fitted.method,
-        why=_why(fitted, options),
+        why=_reason(fitted, method),
         members=tuple(experiments[k].number for k in fitted.candidates),
         dropped=tuple(experiments[k].number for k in fitted.candidates if k not in fitted.pool.members),
         weights=_weights(fitted, experiments),
         certificate=fitted.pool.certificate,
         steps={part: str(step) for part, step in fitted.steps.items()},
-        trials=fitted.trials,
+        trials=fitted.alternatives,
     )
 
 
-def _why(fitted: Fitted, options: Options) -> str:
-    if options.method != "auto":
-        return "as asked"
+def _fold_choices(
+    nested: NestedResult | None, experiments: "Sequence[Experiment]", method: Method
+) -> tuple[BlendChoice, ...]:
+    if nested is None:
+        return ()
+    return tuple(_choice(fitted, experiments, method, fold) for fold, fitted in nested.fits.items())
+
+
+def _reason(fitted: FittedBlend, method: Method) -> str:
+    """Return why the fit has its method, if `method` was requested."""
+    if method != "auto":
+        return "as requested"
     if len(fitted.candidates) == 1:
-        return "there is one member"
-    trial = next((t for t in fitted.trials if t.part == "method"), None)
-    if trial is None or trial.error is None:
-        return "too few patients to tell convex from the mean"
-    relation = "more" if trial.taken else "no more"
-    return f"convex gains {relation} over the mean than a standard error"
+        return "one member only"
+    comparison = next((a for a in fitted.alternatives if a.part == "method"), None)
+    if comparison is None or comparison.error is None:
+        return "too few patients to compare convex with the mean"
+    return f"convex gains {'more' if comparison.taken else 'no more'} than a standard error over the mean"
 
 
-def _keep(folder: Path, told: Findings, ids: npt.NDArray[np.object_], predicted: FloatArray) -> None:
-    """Write what an ensemble chose, and the predictions that its score is of, into its folder."""
-    write_predictions(folder / OOF_FILE, Predictions(ids, logits(predicted).astype(np.float32)))
-    draft = folder / f".{BLEND_FILE}.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            draft.write_text(json.dumps(dataclasses.asdict(told), indent=2) + "\n", encoding="utf-8")
-            draft.replace(folder / BLEND_FILE)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise IchxError(f"cannot write to {folder}: {error.strerror}", "free some space or make it writable") from error
-
-
-def _submit(
-    workspace: "Workspace",
-    store: "Store",
-    members: "Mapping[int, Experiment]",
+def _predict_blend(
+    project: "Project",
+    fitted: FittedBlend,
+    experiments: "Sequence[Experiment]",
     folds: Sequence[int],
-    fitted: Fitted,
-    tta: str,
-    prevalence: FloatArray,
+    tta: Tta,
     test: "DatasetVersion",
-    path: Path,
-) -> Submission:
-    assert test.sample is not None
-    sample = read_sample(workspace.root / test.sample)
-    tables = {k: predict_test(workspace, store, e, test, tta, folds) for k, e in members.items()}
+) -> tuple[pd.DataFrame, FloatArray]:
+    """Return the slices of a test set that the members predict, and their blended probabilities `(N, 6)`."""
+    tables = {k: predict_test(project, experiments[k], test, tta, folds) for k in fitted.pool.members}
     ids = next(iter(tables.values()))[0]
     for k, (other, _) in tables.items():
         if not np.array_equal(other, ids):
-            differ = len(set(other) ^ set(ids))
-            raise IchxError(
-                f"members predict different slices of {test.dataset}: "
-                f"{differ} are not predicted by all, as by experiment {members[k].number}",
-                "run `ichx run` on each member again",
+            different = len(set(other) ^ set(ids))
+            raise ChangedDataError(
+                f"The members predict different slices of {test.dataset}: experiment {experiments[k].number} differs "
+                f"in {format_count(different, 'slice')}.",
+                _RERUN_MEMBERS,
             )
-    slices = load_version(workspace, test).slices
-    unknown = len(set(ids) - set(slices["slice_id"]))
+    slices = load_version(project.workspace, test).slices.set_index("slice_id", drop=False)
+    unknown = len(set(ids) - set(slices.index))
     if unknown:
-        raise IchxError(
-            f"the members predict {counted(unknown, 'slice')} that {test.dataset} version {test.number} does not have",
-            "run `ichx run` on each member again",
+        raise ChangedDataError(
+            f"The members predict {format_count(unknown, 'slice')} that {test.dataset} version {test.number} does not "
+            "have.",
+            _RERUN_MEMBERS,
         )
-    heads = Heads.of(slices.set_index("slice_id").loc[pd.Index(ids)])
-    mixed = fitted.apply({k: predicted for k, (_, predicted) in tables.items()}, heads)
+    slices = slices.loc[pd.Index(ids)]
+    predicted: Mapping[int, FloatArray] = {k: p for k, (_, p) in tables.items()}
+    return slices, fitted.apply(predicted, SeriesNeighbours.of(slices))
 
-    image_of = dict(zip(slices["slice_id"], slices[test.summary["sample"]["by"]], strict=True))
-    row_of = {image_of[i]: row for row, i in enumerate(ids)}
-    filled = 0
-    rows = np.empty((len(sample.images), mixed.shape[1]))
-    for position, image in enumerate(sample.images):
-        if image in row_of:
-            rows[position] = mixed[row_of[image]]
-        else:
-            rows[position] = prevalence
-            filled += 1
-    if filled == len(sample.images):
-        raise IchxError(
-            f"no image of the sample is a slice of {test.dataset}", "add the test set with its own --sample CSV"
+
+def _submit(
+    project: "Project",
+    test: "DatasetVersion",
+    slices: pd.DataFrame,
+    predicted: FloatArray,
+    prevalence: FloatArray,
+    path: Path,
+) -> Submission:
+    """Write a submission of `predicted` (N, 6), with `prevalence` (6,) for images of the sample without a slice."""
+    assert test.sample is not None
+    sample = read_sample(project.workspace.root / test.sample)
+    row_of = {image: row for row, image in enumerate(slices[test.summary["sample"]["by"]])}
+    rows = np.array([row_of.get(image, -1) for image in sample.images])
+    if (rows < 0).all():
+        raise InvalidInputError(
+            f"No image of the sample is a slice of {test.dataset}.", "Add the test set with its own `--sample` CSV."
         )
-    write_submission(path, sample, sample.images, rows)
+    values = np.where(rows[:, None] < 0, prevalence, predicted[rows])
+    write_submission(path, sample, sample.images, values)
     try:
-        shown = path.resolve().relative_to(workspace.root).as_posix()
+        shown = path.resolve().relative_to(project.workspace.root).as_posix()
     except ValueError:
         shown = str(path.resolve())
-    return Submission(test.dataset, shown, len(sample.images), filled)
+    return Submission(test.dataset, shown, len(sample.images), int((rows < 0).sum()))

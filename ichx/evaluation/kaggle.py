@@ -1,4 +1,4 @@
-"""Sending a submission with the `kaggle` command, where the user has it; nothing else here talks to the network."""
+"""Sending a submission with the `kaggle` command, the only thing in this package that uses the network."""
 
 import os
 import shutil
@@ -6,52 +6,61 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from ichx.data.label_csv import SampleTable
-from ichx.errors import IchxError
+from ichx.datasets.label_csv import SampleTable
+from ichx.errors import MissingDependencyError, NotReadyError, ProcessError
 from ichx.evaluation.submission import check_submission
 
 COMPETITION: Final = "rsna-intracranial-hemorrhage-detection"
-"""The challenge whose labels, score and sample submission ichx has."""
+"""The challenge whose labels, score and sample submission ichx uses."""
 
 HOW: Final = (
-    "install it with `pip install kaggle`, make a token at https://www.kaggle.com/settings and save it where "
-    "`kaggle` looks for it (~/.kaggle/kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY), and accept the competition's "
-    "rules; or upload the file at https://www.kaggle.com/c/{}/submit"
+    "Install it with `pip install kaggle`, create a token at https://www.kaggle.com/settings, save it where `kaggle` "
+    "looks for it (~/.kaggle/kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY), and accept the competition's rules. Or "
+    "upload the file at https://www.kaggle.com/c/{}/submit."
 )
 _CREDENTIAL_FILES = ("kaggle.json", "access_token", "credentials.json")
 _CREDENTIAL_VARIABLES = (("KAGGLE_USERNAME", "KAGGLE_KEY"), ("KAGGLE_API_TOKEN",))
-_SENT = ("successfully submitted", "submission ref:")
-"""What `kaggle` says, one or the other, when it did; it ends with 0 after some failures, too."""
+_SUCCESS = ("successfully submitted", "submission ref:")
+"""`kaggle` prints one of these when it has submitted; it exits with 0 after some failures too."""
 
 
 def send_submission(path: Path, sample: SampleTable, message: str, competition: str = COMPETITION) -> str:
-    """Send the submission at `path`, if it is one for `sample`, and return what `kaggle` said.
+    """Check the submission at `path`, send it and return what `kaggle` printed.
 
-    Raises `IchxError` for a file that `check_submission` refuses, which is not sent; where `kaggle` is not installed or
-    has no credentials; and where it does not say that it submitted, with its exit code and message.
+    Args:
+        path: The submission.
+        sample: The sample submission that it must match.
+        message: Description of the submission at Kaggle.
+        competition: Name of the competition in its address.
+
+    Raises:
+        InvalidInputError: The file is not a submission for `sample`.
+        MissingDependencyError: `kaggle` is not installed.
+        NotReadyError: `kaggle` has no credentials.
+        ProcessError: `kaggle` did not confirm the submission.
     """
     check_submission(path, sample)
     program = shutil.which("kaggle")
     if program is None:
-        raise IchxError("the command `kaggle` is not installed: nothing was sent", HOW.format(competition))
-    if not _configured():
-        raise IchxError("`kaggle` has no credentials here: nothing was sent", HOW.format(competition))
+        raise MissingDependencyError("Nothing was sent: `kaggle` is not installed.", HOW.format(competition))
+    if not _has_credentials():
+        raise NotReadyError("Nothing was sent: `kaggle` has no credentials.", HOW.format(competition))
     command = [program, "competitions", "submit", "-c", competition, "-f", str(path), "-m", message]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
-        raise IchxError(f"{program} cannot be run: {error.strerror}", HOW.format(competition)) from error
-    said = "\n".join(part.strip() for part in (done.stdout, done.stderr) if part.strip())
-    if done.returncode != 0 or not any(words in said.lower() for words in _SENT):
-        raise IchxError(
-            f"`kaggle` did not submit {path.name} (exit code {done.returncode}):\n{said or 'it said nothing'}",
-            f"see https://www.kaggle.com/c/{competition}/submissions, or upload the file there",
+        raise ProcessError(f"Cannot run {program}: {error.strerror}.", HOW.format(competition)) from error
+    output = "\n".join(part.strip() for part in (done.stdout, done.stderr) if part.strip())
+    if done.returncode != 0 or not any(words in output.lower() for words in _SUCCESS):
+        raise ProcessError(
+            f"`kaggle` did not submit {path.name} (exit code {done.returncode}):\n{output or '(no output)'}",
+            f"See https://www.kaggle.com/c/{competition}/submissions, or upload the file there.",
         )
-    return said
+    return output
 
 
-def _configured() -> bool:
-    """Whether there is something in a place where `kaggle` looks for credentials; they are not read."""
+def _has_credentials() -> bool:
+    """Return whether `kaggle` would find credentials; they are not read."""
     if any(all(os.environ.get(name) for name in names) for names in _CREDENTIAL_VARIABLES):
         return True
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"

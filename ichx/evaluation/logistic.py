@@ -1,9 +1,10 @@
-"""Small logistic regressions on many rows: the one solver behind temperatures, kernels, logit pools and stacks.
+"""Logistic regressions with few features and many rows: the solver of temperatures, kernels, logit pools and stacks.
 
-It minimises sum_i a_i (log(1 + exp(x_i w)) - y_i x_i w) + ridge / 2 |w - towards|^2, where the a_i are made to sum to
-1, by Newton's method with step halving; coefficients that must not be negative are held at zero where the gradient
-pushes them there (the projected Newton method of Bertsekas, SIAM J. Control Optim. 20, 1982). Of many rows every
-sixteenth is solved first and says where to begin. All is deterministic, and rows are read block by block.
+`docs/decisions/logistic-regression.md` says why it is not scikit-learn's. It minimises
+sum_i a_i (log(1 + exp(x_i w)) - y_i x_i w) + ridge / 2 |w - towards|^2, the a_i scaled to sum to 1, by Newton's method
+with step halving. Coefficients that must not be negative are fixed at zero while the gradient pushes them below
+(projected Newton method; Bertsekas, SIAM J. Control Optim. 20, 1982). The solver is deterministic and reads the rows
+block by block.
 """
 
 from collections.abc import Sequence
@@ -13,31 +14,31 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError
 from ichx.evaluation.metric import CLIP, FloatArray
 
 TOLERANCE = 1e-10
-"""The largest gradient of a solution, in units of the loss."""
+"""Largest absolute gradient of a solution, in units of the loss."""
 
 _MAX_STEPS = 100
-_HALVINGS = 20
+_MAX_HALVINGS = 20
 _BLOCK = 8_192
-_THIN = 16
-"""Every how many rows are solved first, where there are `_MANY`."""
+_SAMPLE_STEP = 16
+"""From `_MANY` rows on, every sixteenth row is solved first: its solution is a good start."""
 _MANY = 2**17
-_TOLD = 1e-13
-"""The relative decrease below which rounding decides which of two values is lower."""
+_NOISE = 1e-13
+"""Relative decrease of the loss that is lost in rounding."""
 
 
 def logits(p: npt.ArrayLike) -> FloatArray:
-    """Return log(p / (1 - p)) of probabilities, clipped before."""
+    """Return log(p / (1 - p)) of clipped probabilities."""
     clipped = np.clip(np.asarray(p, dtype=np.float64), CLIP, 1.0 - CLIP)
-    found: FloatArray = np.log(clipped) - np.log1p(-clipped)
-    return found
+    logit: FloatArray = np.log(clipped) - np.log1p(-clipped)
+    return logit
 
 
 def varying(labels: FloatArray) -> npt.NDArray[np.bool_]:
-    """Return which labels (6,) of `(N, 6)` both occur and do not: of others there is only certainty to be learnt."""
+    """Return which columns of `labels` (N, 6) vary, `(6,)`: from a constant label only certainty can be learned."""
     return np.asarray((labels != labels[:1]).any(axis=0))
 
 
@@ -50,29 +51,38 @@ def fit_logistic(
     strength: float = 1.0,
     positive: bool = False,
 ) -> FloatArray:
-    """Return the coefficients `(P,)` of the P `features`, each `(N,)`, for `labels` `(N,)` in 0..1.
+    """Fit a logistic regression without an intercept.
 
-    The ridge pulls them `towards` (P,) with the `strength` of as many rows; rows without `weights` weigh the same.
-    `positive` keeps them from being negative. Raises `IchxError` where the method does not converge.
+    Args:
+        features: P features, each `(N,)`.
+        labels: `(N,)` in 0..1.
+        weights: Weights of the rows, `(N,)`; equal if None.
+        towards: Coefficients that the ridge pulls towards, `(P,)`.
+        strength: Strength of the ridge, in rows.
+        positive: Whether coefficients must not be negative.
+
+    Returns:
+        The coefficients, `(P,)`.
+
+    Raises:
+        InvalidInputError: The solver does not converge.
     """
     a = np.ones(len(labels)) if weights is None else weights
-    pulled = np.asarray(towards, np.float64)
-    with threadpool_limits(1, "blas"):  # threads that wait for each other at every block take longer
-        begin = pulled
+    centre = np.asarray(towards, np.float64)
+
+    def solve(x: Sequence[FloatArray], y: FloatArray, a: FloatArray, start: FloatArray) -> FloatArray:
+        return _newton(_Problem(x, y, a / a.sum(), centre, strength / len(y)), start, positive)
+
+    with threadpool_limits(1, "blas"):  # one thread is faster on small blocks
+        start = centre
         if len(labels) >= _MANY:
-            *few, y, weighed = (np.ascontiguousarray(values[::_THIN]) for values in (*features, labels, a))
-            begin = _newton(_problem(few, y, weighed, pulled, strength), pulled, positive)
-        return _newton(_problem(features, labels, a, pulled, strength), begin, positive)
+            *x, y, weight = (np.ascontiguousarray(values[::_SAMPLE_STEP]) for values in (*features, labels, a))
+            start = solve(x, y, weight, start)
+        return solve(features, labels, a, start)
 
 
-def _problem(
-    features: Sequence[FloatArray], labels: FloatArray, a: FloatArray, towards: FloatArray, strength: float
-) -> "_Problem":
-    return _Problem(features, labels, a / a.sum(), towards, strength / len(labels))
-
-
-def _newton(problem: "_Problem", begin: FloatArray, positive: bool) -> FloatArray:
-    here = problem.at(begin.copy())
+def _newton(problem: "_Problem", start: FloatArray, positive: bool) -> FloatArray:
+    here = problem.at(start.copy())
     for _ in range(_MAX_STEPS):
         w, gradient = here.w, here.gradient
         free = ~((w <= 0) & (gradient > 0)) if positive else np.ones(len(w), bool)
@@ -80,31 +90,33 @@ def _newton(problem: "_Problem", begin: FloatArray, positive: bool) -> FloatArra
             return w
         step = np.zeros(len(w))
         step[free] = np.linalg.lstsq(here.curvature[np.ix_(free, free)], gradient[free], rcond=None)[0]
-        if gradient @ step <= _TOLD * here.value:
+        if gradient @ step <= _NOISE * here.value:
             return np.maximum(w - step, 0.0) if positive else w - step
         moved = _line_search(problem, here, step, positive)
-        if moved is None:  # no lower value can be told from this one
+        if moved is None:
             return w
         here = moved
-    raise IchxError(
-        f"a logistic regression on {len(problem.features)} features did not converge in {_MAX_STEPS} steps",
-        "leave out members that are nearly equal to each other",
+    raise InvalidInputError(
+        f"A logistic regression on {len(problem.features)} features did not converge in {_MAX_STEPS} steps.",
+        "Leave out members that are nearly equal to each other.",
     )
 
 
 @dataclass(frozen=True)
 class _Point:
-    """Coefficients `w` (P,), and there what is minimised, its gradient (P,) and Hessian (P, P)."""
-
     w: FloatArray
+    """Coefficients, `(P,)`."""
     value: float
+    """The objective at `w`."""
     gradient: FloatArray
+    """`(P,)`"""
     curvature: FloatArray
+    """Hessian, `(P, P)`."""
 
 
 def _line_search(problem: "_Problem", here: _Point, step: FloatArray, positive: bool) -> _Point | None:
-    """Return the first of the points w - step, w - step / 2, ... where the value is lower; None where it is nowhere."""
-    for halving in range(_HALVINGS):
+    """Return the first of the points w - step, w - step / 2, ... with a lower value, or None if there is none."""
+    for halving in range(_MAX_HALVINGS):
         w = here.w - step * 0.5**halving
         moved = problem.at(np.maximum(w, 0.0) if positive else w)
         if moved.value < here.value:
@@ -112,12 +124,13 @@ def _line_search(problem: "_Problem", here: _Point, step: FloatArray, positive: 
     return None
 
 
+@dataclass(frozen=True)
 class _Problem:
-    def __init__(
-        self, features: Sequence[FloatArray], labels: FloatArray, a: FloatArray, towards: FloatArray, ridge: float
-    ) -> None:
-        self.features, self.labels, self.a = features, labels, a
-        self.towards, self.ridge = towards, ridge
+    features: Sequence[FloatArray]
+    labels: FloatArray
+    a: FloatArray
+    towards: FloatArray
+    ridge: float
 
     def at(self, w: FloatArray) -> _Point:
         """Return the point with the coefficients `w`: one pass over the rows."""

@@ -1,165 +1,194 @@
-"""Which experiments are blended: those that were named, or the complete ones that share data and folds.
+"""Members of an ensemble: the requested experiments, or the complete ones that share data and folds.
 
-Experiments belong together when their dataset versions have the same files and labels and their folds the same slices;
-a version made by importing other folds changes none of that. Not for their predictions (`ichx.evaluation.oof`).
+Their predictions are read in `ichx.evaluation.oof`. Experiments can be blended if their dataset versions have the same
+files and labels, and their folds the same slices; a version made by importing other folds changes none of that.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ichx.data.dataset import load_folds, load_version
-from ichx.data.wording import counted, such_as
-from ichx.errors import IchxError, raise_problems
+from ichx.datasets.dataset import load_folds, load_version
+from ichx.errors import ConflictError, InvalidInputError, NotReadyError, raise_problems
 from ichx.labels import LABELS
 from ichx.store import Selection
+from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
+    from ichx.project import Project
     from ichx.store import DatasetVersion, Experiment, ExperimentSummary, Store
-    from ichx.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Experiments to blend, on a dataset version's folds of one digest; only their `folds` count, of `k`."""
+class MemberSet:
+    """Experiments to blend, on folds of one digest."""
 
     version: "DatasetVersion"
     fold_digest: str
     experiments: "tuple[Experiment, ...]"
     folds: tuple[int, ...]
+    """The folds that are blended, of `k`."""
     k: int
     notes: tuple[str, ...]
 
     @property
     def partial(self) -> str | None:
-        """Which folds are blended, where these are not all."""
+        """How many folds are blended, e.g. `1 of 5 folds`; None: all."""
         return None if len(self.folds) == self.k else f"{len(self.folds)} of {self.k} folds"
 
 
-def named(workspace: "Workspace", store: "Store", numbers: Sequence[int], dataset: str | None) -> Chosen:
-    """Return the experiments with these `numbers`, and the folds that all of them have finished.
+def requested_members(project: "Project", numbers: Sequence[int], dataset: str | None) -> MemberSet:
+    """Return the experiments with these `numbers` and the folds that all of them have finished.
 
-    Raises `IchxError` for experiments that do not belong together, with what differs and how much.
+    Args:
+        project: The open project.
+        numbers: The experiments.
+        dataset: The training dataset that they must be on; None: any.
+
+    Raises:
+        InvalidInputError: A number is repeated, an experiment is a trial or on another dataset.
+        NotFoundError: There is no such experiment.
+        ConflictError: The experiments have different files, labels or folds.
+        NotReadyError: An experiment has no finished fold, or there is none in common.
     """
-    twice = sorted({n for n in numbers if numbers.count(n) > 1})
-    if twice:
-        raise IchxError(f"named more than once: {', '.join(map(str, twice))}", "name each experiment once")
-    experiments = [store.experiment(number) for number in numbers]
-    trials = [f"{e.number} is a tuning trial, which predicts no test set" for e in experiments if e.kind == "trial"]
-    raise_problems(
-        trials, "`ichx exp promote NUMBER` makes a trial an experiment, which can be blended once it has run"
-    )
+    repeated = sorted({n for n in numbers if numbers.count(n) > 1})
+    if repeated:
+        raise InvalidInputError(f"Repeated members: {', '.join(map(str, repeated))}.", "List each experiment once.")
+    experiments = [project.store.experiment(number) for number in numbers]
     first = experiments[0]
-    problems = [
-        f"{e.number} is on {e.dataset}, not on {dataset}" for e in experiments if dataset not in (None, e.dataset)
-    ]
-    raise_problems(problems, "blend experiments on one dataset")
-    problems = [
-        f"{e.number} and {first.number} do not belong together: {_difference(workspace, store, e, first)}"
+    raise_problems(
+        [
+            f"Experiment {e.number} is a tuning trial and predicts no test set."
+            for e in experiments
+            if e.kind == "trial"
+        ],
+        "Promote the trial with `ichx exp promote NUMBER` and run the new experiment.",
+    )
+    raise_problems(
+        [
+            f"Experiment {e.number} is on {e.dataset}, not on {dataset}."
+            for e in experiments
+            if dataset not in (None, e.dataset)
+        ],
+        "Blend experiments on one dataset.",
+    )
+    different = [
+        f"Experiments {e.number} and {first.number} cannot be blended: {_difference(project, e, first)}."
         for e in experiments
-        if _pinned(store, e) != _pinned(store, first)
+        if _pins(project.store, e) != _pins(project.store, first)
     ]
-    raise_problems(problems, "members of an ensemble share files, labels and folds")
-    finished = [{p.fold for p in store.predictions(e.number, role="oof")} for e in experiments]
+    if different:
+        raise ConflictError("\n".join(different), "Blend experiments with the same files, labels and folds.")
+    finished = [{p.fold for p in project.store.predictions(e.number, role="oof")} for e in experiments]
     unfinished = [
-        f"experiment {e.number} has no finished fold" for e, f in zip(experiments, finished, strict=True) if not f
+        f"Experiment {e.number} has no finished fold." for e, f in zip(experiments, finished, strict=True) if not f
     ]
-    raise_problems(unfinished, "run it first: `ichx run NUMBER`")
+    if unfinished:
+        raise NotReadyError("\n".join(unfinished), "Run `ichx run NUMBER` first.")
     common = sorted(set.intersection(*finished))
     if not common:
-        raise IchxError("no fold is finished by every member", "run one fold for all: `ichx run NUMBER --fold 0`")
-    chosen = Chosen(
-        version=store.version_by_id(first.version_id),
+        raise NotReadyError(
+            "The members have no finished fold in common.", "Run one fold of each: `ichx run NUMBER --fold 0`."
+        )
+    notes = [f"The folds {first.fold_set} split patients: every score here is too good."] if first.leaked else []
+    if len(common) < first.folds:
+        notes.append(f"Blended on the folds that all members have finished: {len(common)} of {first.folds} folds.")
+    return MemberSet(
+        version=project.store.version_by_id(first.version_id),
         fold_digest=first.fold_digest,
         experiments=tuple(experiments),
         folds=tuple(common),
         k=first.folds,
-        notes=(f"the folds {first.fold_set} split patients: every score here flatters",) if first.leaked else (),
+        notes=tuple(notes),
     )
-    if chosen.partial is None:
-        return chosen
-    return replace(chosen, notes=(*chosen.notes, f"blended on the folds that every member has: {chosen.partial}"))
 
 
-def candidates(store: "Store", dataset: str | None) -> Chosen:
-    """Return the complete experiments that share data and folds with the newest, and a line for each one left out."""
+def complete_members(store: "Store", dataset: str | None) -> MemberSet:
+    """Return the complete experiments that share data and folds with the newest, with notes on those left out.
+
+    Args:
+        store: The open store.
+        dataset: The training dataset; None: the only one.
+
+    Raises:
+        NotFoundError: There is no such dataset.
+        InvalidInputError: There are experiments on several datasets, and `dataset` is None.
+        NotReadyError: No experiment is complete.
+    """
     if dataset is not None:
         store.dataset(dataset)
-    summaries = store.experiments(Selection(dataset=dataset, archived=False), limit=None)
+    summaries = sorted(
+        store.experiments(Selection(dataset=dataset, archived=False), limit=None), key=lambda e: e.number
+    )
     names = sorted({e.dataset for e in summaries})
     if len(names) > 1:
-        raise IchxError(f"experiments on {len(names)} datasets: {', '.join(names)}", "choose one with --dataset NAME")
-    done = [e for e in summaries if e.state == "done" and not e.leaked]
-    if not done:
+        raise InvalidInputError(
+            f"There are experiments on {len(names)} datasets: {', '.join(names)}.", "Choose one with `--dataset NAME`."
+        )
+    left_out = [
+        *_note("left out, as their folds leak patients", [_title(e) for e in summaries if e.leaked]),
+        *_note(
+            "not complete",
+            [
+                f"{_title(e)}: {e.folds_done} of {e.folds} folds, {e.state}"
+                for e in summaries
+                if e.state != "done" and not e.leaked
+            ],
+        ),
+    ]
+    complete = [store.experiment(e.number) for e in summaries if e.state == "done" and not e.leaked]
+    if not complete:
         where = f" on {dataset}" if dataset else ""
         leaked = any(e.leaked and e.state == "done" for e in summaries)
-        raise IchxError(
-            "\n".join(
-                [f"no experiment{where} is complete" + " and fit to be ranked" * leaked, *_incomplete(summaries)]
-            ),
-            "run one with `ichx run NUMBER`" + ", or blend leaky ones, marked, with `--members`" * leaked,
+        raise NotReadyError(
+            "\n".join([f"No experiment{where} is complete{' and without leaky folds' * leaked}.", *left_out]),
+            f"Run one with `ichx run NUMBER`{', or blend leaky ones with `--members`' * leaked}.",
         )
-    complete = [store.experiment(e.number) for e in done]
-    newest = max(complete, key=lambda e: e.number)
-    pinned = _pinned(store, newest)
-    same = [e for e in complete if _pinned(store, e) == pinned]
-    version = store.version_by_id(newest.version_id)
-    apart = [_titled(e) for e in sorted(complete, key=lambda e: e.number) if e not in same]
-    notes = _told(apart, f"left out: other data or folds than {newest.number}, the newest")
-    return Chosen(
-        version=version,
+    newest = complete[-1]
+    pins = _pins(store, newest)
+    same = [e for e in complete if _pins(store, e) == pins]
+    others = [_title(e) for e in complete if e not in same]
+    return MemberSet(
+        version=store.version_by_id(newest.version_id),
         fold_digest=newest.fold_digest,
         experiments=tuple(same),
         folds=tuple(range(newest.folds)),
         k=newest.folds,
-        notes=(*notes, *_incomplete(summaries)),
+        notes=(*_note(f"left out, on other data or folds than {newest.number}, the newest", others), *left_out),
     )
 
 
-def _incomplete(summaries: "Sequence[ExperimentSummary]") -> list[str]:
-    """Return a line for the experiments whose folds leak, and one for those that are not complete."""
-    ordered = sorted(summaries, key=lambda e: e.number)
-    leaky = [_titled(e) for e in ordered if e.leaked]
-    undone = [
-        f"{_titled(e)}: {e.folds_done} of {e.folds} folds, {e.state}"
-        for e in ordered
-        if e.state != "done" and not e.leaked
-    ]
-    return _told(leaky, "left out: their folds leak patients") + _told(undone, "not complete")
+def _note(what: str, experiments: Sequence[str]) -> list[str]:
+    """Return a note that counts experiments and names the first ones, or nothing if there are none."""
+    count = len(experiments)
+    return [f"{format_count(count, 'experiment')} {what}{format_examples(experiments, count)}."] if experiments else []
 
 
-def _told(found: Sequence[str], what: str) -> list[str]:
-    """Return a line that counts experiments and names the first, nothing where there are none."""
-    return [f"{counted(len(found), 'experiment')} {what}, {such_as(found, len(found))}"] if found else []
-
-
-def _titled(experiment: "Experiment | ExperimentSummary") -> str:
+def _title(experiment: "Experiment | ExperimentSummary") -> str:
     return f"{experiment.number} ({experiment.name})"
 
 
-def _pinned(store: "Store", experiment: "Experiment") -> tuple[str, str, str]:
-    """Return the digests of files, labels and folds that members of one ensemble share."""
+def _pins(store: "Store", experiment: "Experiment") -> tuple[str, str, str]:
+    """Return the digests of files, labels and folds, which the members of an ensemble share."""
     return store.version_by_id(experiment.version_id).digest, experiment.label_digest, experiment.fold_digest
 
 
-def _difference(workspace: "Workspace", store: "Store", one: "Experiment", other: "Experiment") -> str:
+def _difference(project: "Project", one: "Experiment", other: "Experiment") -> str:
     """Return in what two experiments differ, and in how many slices."""
-    slices, folds = [], []
+    tables = []
     for experiment in (one, other):
-        version = store.version_by_id(experiment.version_id)
+        version = project.store.version_by_id(experiment.version_id)
         fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
-        table = load_version(workspace, version).slices
-        folds.append(load_folds(workspace, version, fold_set, table)[np.argsort(table["slice_id"].to_numpy(str))])
-        slices.append(table.sort_values("slice_id", ignore_index=True))
-    ids = [table["slice_id"].to_numpy(object) for table in slices]
-    if only := len(set(ids[0]) ^ set(ids[1])):
-        return f"{counted(only, 'slice')} {'is' if only == 1 else 'are'} only in one of their datasets"
-    labels = [table[list(LABELS)].to_numpy() for table in slices]
-    told = [
-        (int((labels[0] != labels[1]).any(axis=1).sum()), "other labels"),
-        (int((folds[0] != folds[1]).sum()), f"another fold ({one.fold_set}, {other.fold_set})"),
-    ]
-    parts = [f"{counted(count, 'slice')} with {what}" for count, what in told if count]
-    return ", ".join(parts) or f"the files of {one.dataset} have other headers or sizes"
+        slices = load_version(project.workspace, version).slices
+        folds = load_folds(project.workspace, version, fold_set, slices)
+        tables.append(slices.set_index("slice_id")[list(LABELS)].assign(fold=folds).sort_index())
+    a, b = tables
+    if only := len(a.index.symmetric_difference(b.index)):
+        return f"{format_count(only, 'slice')} {'is' if only == 1 else 'are'} only in one of their datasets"
+    different = a.to_numpy() != b.to_numpy()
+    counts = {
+        "different labels": int(different[:, :-1].any(axis=1).sum()),
+        f"a different fold ({one.fold_set}, {other.fold_set})": int(different[:, -1].sum()),
+    }
+    parts = [f"{format_count(count, 'slice')} with {what}" for what, count in counts.items() if count]
+    return ", ".join(parts) or f"the files of {one.dataset} have different headers or sizes"

@@ -19,25 +19,25 @@ def probabilities(logits: npt.ArrayLike) -> FloatArray:
 
 
 def row_losses(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> FloatArray:
-    """Return the log loss of each slice and label, `(N, 6)`, for `(N, 6)` labels in 0..1 and probabilities."""
+    """Return the log loss of each slice and label, `(N, 6)`, of `(N, 6)` labels in 0..1 and probabilities."""
     y = np.asarray(labels, dtype=np.float64)
     p = np.clip(np.asarray(predicted, dtype=np.float64), CLIP, 1.0 - CLIP)
     losses: FloatArray = -np.log1p(-p)
-    some = np.nonzero(y)  # few of the entries
-    losses[some] = (1.0 - y[some]) * losses[some] - y[some] * np.log(p[some])
+    positive = np.nonzero(y)  # few of the entries: the logarithm is slow
+    losses[positive] = (1.0 - y[positive]) * losses[positive] - y[positive] * np.log(p[positive])
     return losses
 
 
 def label_losses(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> FloatArray:
-    """Return the mean log loss of each label, `(6,)`, for `(N, 6)` labels in 0..1 and probabilities."""
+    """Return the mean log loss of each label, `(6,)`, of `(N, 6)` labels in 0..1 and probabilities."""
     losses: FloatArray = row_losses(labels, predicted).mean(axis=0)
     return losses
 
 
 def score(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
-    """Return the weighted log loss: labels weigh 1, `any` 2, divided by 7.
+    """Return the weighted log loss of `(N, 6)` labels and probabilities: weight 2 for `any`, 1 for the others.
 
-    Source: the evaluation page of Kaggle's RSNA Intracranial Hemorrhage Detection, 2019.
+    Source: evaluation page of Kaggle's RSNA Intracranial Hemorrhage Detection, 2019.
     """
     return float(np.average(label_losses(labels, predicted), weights=LABEL_WEIGHTS))
 

@@ -1,6 +1,7 @@
 """Out-of-fold tables: each training slice as predicted by the one fold that did not train on its patient.
 
-Where the folds split patients, that fold did train on others of the patient's slices: the experiment is marked.
+Their scores are in `ichx.evaluation.scorecard`. An experiment whose folds split patients is marked as leaky: there, a
+fold trained on other slices of the patients that it predicts.
 """
 
 from collections.abc import Collection
@@ -11,38 +12,40 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.data.dataset import load_folds, load_version
-from ichx.data.folds import Leak, find_leaks
-from ichx.data.predictions import Predictions, read_predictions
-from ichx.data.subset import subset_folds
-from ichx.data.wording import counted, such_as
-from ichx.errors import IchxError, raise_problems
+from ichx.datasets.dataset import load_folds, load_version
+from ichx.datasets.folds import find_leaks
+from ichx.datasets.patient_subset import subset_folds
+from ichx.errors import ChangedDataError, NotReadyError
+from ichx.evaluation.choices import TTA_VIEWS, Tta, check_tta
 from ichx.evaluation.metric import FloatArray, probabilities, score
+from ichx.evaluation.predictions import Predictions, read_predictions
 from ichx.labels import LABELS
+from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
-    from ichx.store import Experiment, Prediction, Store
+    from ichx.project import Project
+    from ichx.store import Experiment, Prediction
     from ichx.workspace import Workspace
-
-TTA_VIEWS = {"none": ("identity",), "hflip": ("identity", "hflip")}
-"""The views whose probabilities are averaged, by the name of the test-time augmentation."""
 
 
 @dataclass(frozen=True)
 class OofTable:
-    """The OOF predictions of an experiment, in the dataset's row order.
-
-    `slice_ids` (N,), `folds` (N,), `labels` and `probabilities` (N, 6) float64; `left_out` counts slices of these folds
-    without a prediction, whose pixels could not be decoded; `patients` and `studies` (N,) are the catalog's ids.
-    """
+    """The OOF predictions of an experiment, in the dataset's row order."""
 
     slice_ids: npt.NDArray[np.object_]
+    """`(N,)`"""
     folds: npt.NDArray[np.int16]
+    """`(N,)`"""
     labels: FloatArray
+    """`(N, 6)`"""
     probabilities: FloatArray
+    """`(N, 6)`"""
     left_out: int
+    """Slices of these folds that could not be decoded and have no prediction."""
     patients: npt.NDArray[np.object_]
+    """The catalog's patient ids, `(N,)`."""
     studies: npt.NDArray[np.object_]
+    """The catalog's study ids, `(N,)`."""
 
     @property
     def score(self) -> float:
@@ -65,67 +68,75 @@ class OofTable:
 
 
 def read_oof(
-    workspace: "Workspace",
-    store: "Store",
-    experiment: "Experiment",
-    tta: str = "none",
-    only: Collection[int] | None = None,
+    project: "Project", experiment: "Experiment", tta: Tta = "none", only: Collection[int] | None = None
 ) -> OofTable:
-    """Return the OOF table of the experiment's finished folds (of `only` these), averaged over the views of `tta`.
+    """Return the OOF table of an experiment's finished folds.
 
-    Raises `IchxError` when there is none; when predictions that were recorded are missing, a slice is predicted twice,
-    or by a fold that trained on its patient; each with a count and examples.
+    Args:
+        project: The open project.
+        experiment: The experiment.
+        tta: Test-time augmentation, whose views are averaged.
+        only: The folds to read, if finished; None: all.
+
+    Raises:
+        InvalidInputError: There is no such test-time augmentation.
+        NotReadyError: No fold is finished, or a view is not predicted.
+        ChangedDataError: Predictions are missing, a slice is predicted twice or by a fold that trained on it, or folds
+            split patients and the experiment is not marked.
+        CorruptFileError: A prediction file is damaged.
     """
-    version = store.version_by_id(experiment.version_id)
-    dataset = load_version(workspace, version)
+    check_tta(tta)
+    number = experiment.number
+    version = project.store.version_by_id(experiment.version_id)
+    slices = load_version(project.workspace, version).slices
     fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
-    assigned = load_folds(workspace, version, fold_set, dataset.slices)
-    ids = dataset.slices["slice_id"].to_numpy(dtype=object)
-    patients = dataset.slices["patient"].to_numpy(dtype=object)
-    if not experiment.leaked:
-        _refuse_leaks(experiment, find_leaks(ids, patients, assigned), len(pd.unique(patients)))
+    assigned = load_folds(project.workspace, version, fold_set, slices)
+    ids, patients, studies = (slices[name].to_numpy(dtype=object) for name in ("slice_id", "patient", "study"))
+    if not experiment.leaked and (problem := leak_problem(ids, patients, assigned)):
+        raise ChangedDataError(
+            f"Experiment {number}: {problem}.", f"The fold file was changed: `ichx audit {number}` shows what differs."
+        )
     if experiment.tuned is not None:
-        assigned = subset_folds(dataset.slices, assigned, experiment.tuned.subset)
+        assigned = subset_folds(slices, assigned, experiment.tuned.subset)
     index = pd.Index(ids)
 
     predicted = np.full((len(ids), len(LABELS)), np.nan)
-    stored = store.predictions(experiment.number, role="oof")
+    stored = project.store.predictions(number, role="oof")
     folds = sorted({p.fold for p in stored if only is None or p.fold in only})
-    for fold in folds:
-        views = [read_view(workspace, stored, fold, view, experiment.number) for view in TTA_VIEWS[tta]]
-        recorded = next(p.slices for p in stored if p.fold == fold)
-        problems = fold_problems(views[0].slice_ids, index, assigned, fold, recorded)
-        raise_problems(
-            [f"experiment {experiment.number}, fold {fold}: {problem}" for problem in problems],
-            f"these predictions cannot be trusted; `ichx audit {experiment.number}` checks all of them",
-        )
-        predicted[index.get_indexer(pd.Index(views[0].slice_ids))] = mean_over_views(views)
     if not folds:
-        raise IchxError(
-            f"experiment {experiment.number} has no finished fold", f"run it first: `ichx run {experiment.number}`"
-        )
+        raise NotReadyError(f"Experiment {number} has no finished fold.", f"Run `ichx run {number}` first.")
+    for fold in folds:
+        fold_ids, mean = read_fold(project.workspace, stored, fold, tta)
+        recorded = next(p.slices for p in stored if p.fold == fold)
+        problems = fold_problems(fold_ids, index, assigned, fold, recorded)
+        if problems:
+            raise ChangedDataError(
+                "\n".join(f"Experiment {number}, fold {fold}: {problem}." for problem in problems),
+                f"These predictions cannot be trusted: `ichx audit {number}` checks all of them.",
+            )
+        predicted[index.get_indexer(pd.Index(fold_ids))] = mean
     have = np.isfinite(predicted).all(axis=1)
-    labels = dataset.slices[list(LABELS)].to_numpy(dtype=np.float64)
     return OofTable(
         slice_ids=ids[have],
         folds=assigned[have],
-        labels=labels[have],
+        labels=slices[list(LABELS)].to_numpy(dtype=np.float64)[have],
         probabilities=predicted[have],
         left_out=int((np.isin(assigned, folds) & ~have).sum()),
         patients=patients[have],
-        studies=dataset.slices["study"].to_numpy(dtype=object)[have],
+        studies=studies[have],
     )
 
 
-def _refuse_leaks(experiment: "Experiment", leaks: list[Leak], patients: int) -> None:
-    """Raise `IchxError` where folds that are not marked as leaky split patients."""
-    if leaks:
-        such = [f"{leak.patient} (folds {', '.join(map(str, leak.folds))})" for leak in leaks]
-        raise IchxError(
-            f"experiment {experiment.number}: {len(leaks):,} of {counted(patients, 'patient')} in more than one fold, "
-            f"so that folds trained on patients that they predict, {such_as(such)}",
-            f"the fold file was changed; `ichx audit {experiment.number}` checks all that belongs to the score",
-        )
+def leak_problem(
+    slice_ids: npt.NDArray[np.object_], patients: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]
+) -> str | None:
+    """Return which patients are in more than one fold, or None if there are none; all arguments are `(N,)`."""
+    leaks = find_leaks(slice_ids, patients, folds)
+    if not leaks:
+        return None
+    examples = [f"{leak.patient} (folds {', '.join(map(str, leak.folds))})" for leak in leaks]
+    count = format_count(len(pd.unique(patients)), "patient")
+    return f"{len(leaks):,} of {count} in more than one fold{format_examples(examples)}"
 
 
 def fold_problems(
@@ -135,52 +146,72 @@ def fold_problems(
     fold: int,
     recorded: int,
 ) -> list[str]:
-    """Return what is wrong with a fold that predicted the slices `predicted`, each with a count and examples.
+    """Return why the slices predicted by a fold are not its own, each once; problems have counts and examples.
 
-    It must be `recorded` slices, each once, each one of the dataset's `slice_ids` (N,) that `folds` (N,) gives to
-    `fold`: it trained on all others. Fewer than the fold's slices are no problem where as many were recorded, as
-    some cannot be decoded.
+    Args:
+        predicted: Ids of the predicted slices.
+        slice_ids: Ids of the dataset's slices, `(N,)`.
+        folds: The fold of each of these, `(N,)`. `fold` trained on those of other folds.
+        fold: The fold that predicted.
+        recorded: Number of predictions that were recorded, fewer than the fold's slices if some cannot be decoded.
     """
     row = slice_ids.get_indexer(pd.Index(predicted))
-    later = np.asarray(pd.Series(predicted).duplicated())
-    unknown = predicted[(row < 0) & ~later]
-    trained = predicted[(row >= 0) & (folds[row] != fold) & ~later]
-    twice = pd.unique(predicted[later])
+    repeated = np.asarray(pd.Series(predicted).duplicated())
+    unknown = predicted[(row < 0) & ~repeated]
+    trained = predicted[(row >= 0) & (folds[row] != fold) & ~repeated]
+    twice = pd.unique(predicted[repeated])
     problems = [
-        f"{counted(len(found), one)} {what}, {such_as(map(str, found), len(found))}"
+        f"{format_count(len(found), one)} {what}{format_examples(map(str, found), len(found))}"
         for found, one, what in (
             (unknown, "prediction", "of slices that are not in the dataset version"),
-            (trained, "slice", "of other folds, which this one trained on"),
+            (trained, "slice", "of other folds, which this fold trained on"),
             (twice, "slice", "predicted more than once"),
         )
         if len(found)
     ]
     if not problems and len(predicted) != recorded:
-        wanted = folds == fold
-        wanted[row] = False
-        absent = slice_ids[wanted]
+        expected = folds == fold
+        expected[row] = False
+        absent = slice_ids[expected]
         problems.append(
-            f"incomplete: {len(predicted):,} of the {recorded:,} predictions that were recorded; "
-            f"no prediction of {counted(len(absent), 'slice')}, {such_as(map(str, absent), len(absent))}"
+            f"incomplete, {len(predicted):,} of {recorded:,} recorded predictions; "
+            f"no prediction of {format_count(len(absent), 'slice')}{format_examples(map(str, absent), len(absent))}"
         )
     return problems
 
 
-def read_view(workspace: "Workspace", stored: "list[Prediction]", fold: int, view: str, experiment: int) -> Predictions:
-    """Return the one stored prediction of `fold` and `view`; raises `IchxError` where there is none."""
-    found = [p for p in stored if p.fold == fold and p.view == view]
-    if not found:
-        raise IchxError(
-            f"experiment {experiment}, fold {fold} has no predictions of the view {view!r}",
-            f"run `ichx run {experiment}`, which makes what is missing",
+def read_fold(
+    workspace: "Workspace", stored: "list[Prediction]", fold: int, tta: Tta
+) -> tuple[npt.NDArray[np.object_], FloatArray]:
+    """Return `(slice_ids, probabilities (N, 6))` of a fold, the mean over the views of `tta`.
+
+    Args:
+        workspace: The workspace of the prediction files.
+        stored: An experiment's recorded predictions of one dataset, with some of `fold`.
+        fold: The fold.
+        tta: Test-time augmentation.
+
+    Raises:
+        NotReadyError: A view is not predicted.
+        ChangedDataError: A file is missing, or views predict different slices.
+        CorruptFileError: A file is damaged.
+    """
+    by_view = {p.view: p for p in stored if p.fold == fold}
+    missing = [view for view in TTA_VIEWS[tta] if view not in by_view]
+    if missing:
+        number = stored[0].experiment
+        raise NotReadyError(
+            f"Experiment {number}, fold {fold} has no predictions of the view {missing[0]!r}.",
+            f"Rerun `ichx run {number}`, which predicts what is missing.",
         )
-    return read_predictions(workspace.root / found[0].path)
+    views = [read_predictions(workspace.root / by_view[view].path) for view in TTA_VIEWS[tta]]
+    return views[0].slice_ids, mean_over_views(views)
 
 
 def mean_over_views(views: list[Predictions]) -> FloatArray:
-    """Return the mean probability (N, 6) over views of the same slices in the same order."""
+    """Return the mean probability `(N, 6)` over views of the same slices; raise `ChangedDataError` if they differ."""
     for view in views[1:]:
         if not np.array_equal(view.slice_ids, views[0].slice_ids):
-            raise IchxError("two views of one fold predict different slices", "run the experiment's fold again")
+            raise ChangedDataError("Two views of one fold predict different slices.", "Rerun the experiment's fold.")
     mean: FloatArray = np.mean([probabilities(view.logits) for view in views], axis=0)
     return mean

@@ -1,4 +1,4 @@
-"""An experiment's scores from its OOF predictions, per slice and per study, with their intervals over patients."""
+"""An experiment's scores from its OOF predictions: per slice and per study, with intervals over patients."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -6,43 +6,51 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ichx.errors import IchxError
-from ichx.evaluation.bootstrap import Bootstrap, patient_bootstrap
+from ichx.evaluation.bootstrap import Bootstrap, loss_interval, patient_bootstrap
+from ichx.evaluation.choices import Pooling, Tta
 from ichx.evaluation.metric import FloatArray
-from ichx.evaluation.oof import TTA_VIEWS, read_oof
+from ichx.evaluation.oof import read_oof
 from ichx.evaluation.scores import pool_studies, study_scores
-from ichx.store import marks
+from ichx.store import ScoreDraft, marks
 
 if TYPE_CHECKING:
-    from ichx.store import Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
+    from ichx.store import Experiment
 
 
 @dataclass(frozen=True)
 class Scorecard:
-    """Scores over all finished folds, of slices and of studies (pooled as their scores say), and by fold."""
+    """All scores of an experiment over its finished folds."""
 
     experiment: int
     name: str
-    tta: str
+    tta: Tta
     marks: tuple[str, ...]
     folds: dict[int, float]
+    """The score of each fold."""
     slices: Bootstrap
     studies: Bootstrap
     left_out: int
+    """Slices that could not be decoded and are in no score."""
 
 
-def scorecard(
-    workspace: "Workspace", store: "Store", number: int, *, tta: str = "none", pooling: str = "max"
-) -> Scorecard:
-    """Return all scores of experiment `number`, of the mean over the views of `tta`; `pooling` is that of studies.
+def scorecard(project: "Project", number: int, *, tta: Tta = "none", pooling: Pooling = "max") -> Scorecard:
+    """Return all scores of experiment `number`.
 
-    Raises `IchxError` for unknown names, and where the OOF predictions are missing or refused.
+    Args:
+        project: The open project.
+        number: The experiment.
+        tta: Test-time augmentation, whose views are averaged.
+        pooling: How slices are pooled into studies.
+
+    Raises:
+        InvalidInputError: There is no such test-time augmentation or pooling.
+        NotFoundError: There is no such experiment.
+        NotReadyError: No fold is finished.
+        IchxError: The OOF predictions are missing, damaged or not out of fold (see `read_oof`).
     """
-    if tta not in TTA_VIEWS:
-        raise IchxError(f"there is no test-time augmentation {tta!r}", f"choose one of {', '.join(TTA_VIEWS)}")
-    experiment = store.experiment(number)
-    table = read_oof(workspace, store, experiment, tta)
+    experiment = project.store.experiment(number)
+    table = read_oof(project, experiment, tta)
     slices, studies = both_scores(table.labels, table.probabilities, table.patients, table.studies, pooling)
     return Scorecard(
         experiment=number,
@@ -61,9 +69,9 @@ def both_scores(
     probabilities: FloatArray,
     patients: npt.NDArray[np.object_],
     studies: npt.NDArray[np.object_],
-    pooling: str,
+    pooling: Pooling,
 ) -> tuple[Bootstrap, Bootstrap]:
-    """Return the scores of (N, 6) `probabilities` with their intervals: of slices, and of studies, pooled."""
+    """Return the scores with intervals of slices, `(N, 6)` each, and of the studies that they are pooled into."""
     pooled = pool_studies(labels, probabilities, studies, pooling)
     return patient_bootstrap(labels, probabilities, patients), patient_bootstrap(
         pooled.labels,
@@ -71,3 +79,24 @@ def both_scores(
         patients[pooled.row],
         scores=study_scores(labels, probabilities, studies, pooling),
     )
+
+
+def update_scores(project: "Project", number: int) -> None:
+    """Store the pooled OOF score of an experiment's finished folds, without and with test-time augmentation.
+
+    Safe while other processes finish folds: it repeats until no new predictions have appeared meanwhile.
+    """
+    experiment = project.store.experiment(number)
+    seen = project.store.predictions(number, role="oof")
+    while seen:
+        none, hflip = _pooled_score(project, experiment, "none"), _pooled_score(project, experiment, "hflip")
+        project.store.set_scores(number, none, hflip)
+        before, seen = seen, project.store.predictions(number, role="oof")
+        if seen == before:
+            return
+
+
+def _pooled_score(project: "Project", experiment: "Experiment", tta: Tta) -> ScoreDraft:
+    oof = read_oof(project, experiment, tta)
+    interval = loss_interval(oof.labels, oof.probabilities, oof.patients)
+    return ScoreDraft(score=oof.score, spread=oof.spread, low=interval.low, high=interval.high)

@@ -1,42 +1,37 @@
-"""The scores of a prediction, per slice and per study: log loss, ranking, calibration; undefined ones say why.
+"""Scores of a prediction, per slice and per study: log loss, ranking, calibration.
 
-Each is what scikit-learn gives for the same float64 input, clipped beforehand where a logarithm is taken. Their
-intervals are the bootstrap's (`ichx.evaluation.bootstrap`).
+Their intervals are in `ichx.evaluation.bootstrap`. Each score equals scikit-learn's on the same float64 input, clipped
+beforehand for the log loss. Scores that are undefined say why.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError
+from ichx.evaluation.choices import Pooling, check_pooling
 from ichx.evaluation.metric import CLIP, FloatArray, label_losses
 from ichx.evaluation.ranking import SPECIFICITIES, rank, rank_scores
 from ichx.labels import LABEL_WEIGHTS, LABELS
 
 CALIBRATION_BINS: Final = 10
-"""Bins of equal width in which calibration is judged: [0, 0.1), [0.1, 0.2), ..., [0.9, 1]."""
-
-POOLINGS: Final = ("max", "noisy_or")
-"""How a study's probability comes from its slices': the largest, or that of at least one if slices were independent."""
+"""Bins of equal width of the calibration error: [0, 0.1), [0.1, 0.2), ..., [0.9, 1]."""
 
 SENSITIVITIES: Final = tuple(f"sensitivity_{round(100 * s)}" for s in SPECIFICITIES)
 LABEL_METRICS: Final = ("log_loss", "auc", "average_precision", "brier", "calibration_error", *SENSITIVITIES)
-"""The scores of one label, by the names that they have everywhere."""
+"""Names of the scores of one label."""
 
 
 @dataclass(frozen=True)
 class LabelScores:
-    """One label's scores over `count` rows, of which `positives` are positive.
-
-    `auc`, `average_precision` and the sensitivities (at specificities of 0.80, 0.90 and 0.95) are None where rows of
-    one class are absent; `undefined` says which.
-    """
+    """One label's scores. Those of its ranking are None if one class is absent."""
 
     label: str
     count: int
+    """Number of rows."""
     positives: int
     log_loss: float
     auc: float | None
@@ -44,77 +39,93 @@ class LabelScores:
     brier: float
     calibration_error: float
     sensitivity_80: float | None
+    """At a specificity of 0.80."""
     sensitivity_90: float | None
     sensitivity_95: float | None
     undefined: str | None
+    """Which class is absent."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a prediction: the weighted log loss, and each label's scores, in the order of `LABELS`.
+    """The scores of a prediction."""
 
-    `unit` is `slice` or `study`; a study's `pooling` is one of `POOLINGS`.
-    """
-
-    unit: str
-    pooling: str | None
+    unit: Literal["slice", "study"]
+    pooling: Pooling | None
+    """Of studies."""
     count: int
+    """Number of slices or studies."""
     log_loss: float
+    """Weighted over the labels."""
     labels: tuple[LabelScores, ...]
+    """In the order of `LABELS`."""
 
 
 @dataclass(frozen=True)
 class Studies:
-    """Pooled slices: `labels` and `probabilities` (S, 6) of studies, and a row (S,) of each among the slices."""
+    """Studies pooled from slices."""
 
     labels: FloatArray
+    """`(S, 6)`"""
     probabilities: FloatArray
+    """`(S, 6)`"""
     row: npt.NDArray[np.int64]
+    """Row of each study's first slice, `(S,)`."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Per non-empty bin (B,): the mean predicted probability, the share of positives and the number of rows."""
+    """A reliability diagram of the B bins that are not empty."""
 
     predicted: FloatArray
+    """Mean probability, `(B,)`."""
     observed: FloatArray
+    """Share of positives, `(B,)`."""
     counts: npt.NDArray[np.int64]
+    """Number of rows, `(B,)`."""
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the bins' mean distance of the two, weighted by rows."""
+        """The expected calibration error: mean distance of `predicted` and `observed`, weighted by rows."""
         return float(np.abs(self.predicted - self.observed) @ self.counts / self.counts.sum())
 
 
 def slice_scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Scores:
-    """Return the scores of `(N, 6)` probabilities on `(N, 6)` labels in 0..1, whose rows are slices.
+    """Return the scores of slices: `(N, 6)` probabilities and labels in 0..1.
 
-    Raises `IchxError` where there is no row, or a probability is not within 0..1.
+    Raises:
+        InvalidInputError: There are no rows, or a value is not within 0..1.
     """
-    return _scores(labels, probabilities, "slice", None)
+    return _scores(labels, probabilities, None)
 
 
 def study_scores(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, studies: npt.ArrayLike, pooling: str = "max"
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, studies: npt.ArrayLike, pooling: Pooling = "max"
 ) -> Scores:
-    """Return the scores of studies, whose slices are the rows of `labels` and `probabilities` (N, 6).
+    """Return the scores of studies.
 
-    `studies` (N,) are codes or ids. Raises `IchxError` as `slice_scores`, and for an unknown `pooling`.
+    Args:
+        labels: Labels of the slices in 0..1, `(N, 6)`.
+        probabilities: Probabilities of the slices, `(N, 6)`.
+        studies: Study of each slice, `(N,)` codes or ids.
+        pooling: How slices are pooled.
+
+    Raises:
+        InvalidInputError: There are no rows, a value is not within 0..1, or there is no such pooling.
     """
     pooled = pool_studies(labels, probabilities, studies, pooling)
-    return _scores(pooled.labels, pooled.probabilities, "study", pooling)
+    return _scores(pooled.labels, pooled.probabilities, pooling)
 
 
 def pool_studies(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, studies: npt.ArrayLike, pooling: str = "max"
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, studies: npt.ArrayLike, pooling: Pooling = "max"
 ) -> Studies:
-    """Return each study's label, the maximum over its slices, and its probability, in the order of first slices.
+    """Return the studies of the slices, in the order of their first slices; arguments as in `study_scores`.
 
-    `max` is the largest probability of its slices; `noisy_or` is 1 - prod(1 - p), the probability of at least one
-    positive slice if these were independent, which neighbouring slices are not.
+    A study's label is the maximum over its slices. Its probability is the largest of its slices' with `max`, or
+    1 - prod(1 - p) with `noisy_or`, which takes slices as independent; neighbouring slices are not.
     """
-    if pooling not in POOLINGS:
-        raise IchxError(f"there is no pooling {pooling!r}", f"choose one of {', '.join(POOLINGS)}")
+    check_pooling(pooling)
     y, p = checked(labels, probabilities)
     code, names = pd.factorize(np.asarray(studies))
     row = np.unique(code, return_index=True)[1]
@@ -129,13 +140,15 @@ def pool_studies(
 
 
 def calibration(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> Calibration:
-    """Return how `(N,)` probabilities and `(N,)` labels in 0..1 agree in bins of equal width."""
+    """Return the reliability diagram of `(N,)` probabilities and `(N,)` labels in 0..1."""
     y, p = np.asarray(labels, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
     bins = calibration_bin(p)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     filled = counts > 0
-    means = [np.bincount(bins, weights=v, minlength=CALIBRATION_BINS)[filled] / counts[filled] for v in (p, y)]
-    return Calibration(predicted=means[0], observed=means[1], counts=counts[filled])
+    predicted, observed = (
+        np.bincount(bins, weights=v, minlength=CALIBRATION_BINS)[filled] / counts[filled] for v in (p, y)
+    )
+    return Calibration(predicted, observed, counts[filled])
 
 
 def calibration_bin(predicted: FloatArray) -> npt.NDArray[np.int64]:
@@ -144,38 +157,45 @@ def calibration_bin(predicted: FloatArray) -> npt.NDArray[np.int64]:
 
 
 def positive(labels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Return which of `labels` in 0..1 count as positive in rankings: those over 1/2."""
+    """Return which of `labels` in 0..1 are positive in a ranking: those above 1/2."""
     return np.asarray(labels, dtype=np.float64) > 0.5
 
 
 def absent_class(positives: int, count: int) -> str | None:
-    """Return why a ranking of `count` rows says nothing, or None where both classes occur."""
+    """Return which class is absent among `count` rows, or None if both occur."""
     if positives == 0:
         return "the label never occurs"
     return "the label always occurs" if positives == count else None
 
 
 def checked(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Return both as `(N, 6)` float64; raise `IchxError` unless they are probabilities of as many rows, one or more."""
+    """Return both as `(N, 6)` float64; raise `InvalidInputError` unless N > 0 and all values are within 0..1."""
     y, p = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
     if y.shape != p.shape or y.ndim != 2 or y.shape[1] != len(LABELS):
-        raise IchxError(
-            f"labels of shape {y.shape} and probabilities of shape {p.shape}", f"both must be (N, {len(LABELS)})"
+        raise InvalidInputError(
+            f"Invalid shapes: labels {y.shape}, probabilities {p.shape}.", f"Pass (N, {len(LABELS)}) arrays."
         )
     if not len(y):
-        raise IchxError("there is no slice to score", "give at least one")
+        raise InvalidInputError("There is no slice to score.", "Pass at least one.")
     for what, values in (("labels", y), ("probabilities", p)):
         bad = int((~((values >= 0) & (values <= 1))).sum())
         if bad:
-            raise IchxError(f"{bad:,} {what} are NaN or outside 0..1", "predict anew, or correct the labels")
+            raise InvalidInputError(
+                f"{bad:,} {what} are NaN or outside 0..1.", "Correct the labels or predict from scratch."
+            )
     return y, p
 
 
-def _scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike, unit: str, pooling: str | None) -> Scores:
+def _scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike, pooling: Pooling | None) -> Scores:
     y, p = checked(labels, probabilities)
     losses = label_losses(y, p)
-    each = tuple(_label_scores(name, y[:, k], p[:, k], float(losses[k])) for k, name in enumerate(LABELS))
-    return Scores(unit, pooling, len(y), float(np.average(losses, weights=LABEL_WEIGHTS)), each)
+    return Scores(
+        unit="slice" if pooling is None else "study",
+        pooling=pooling,
+        count=len(y),
+        log_loss=float(np.average(losses, weights=LABEL_WEIGHTS)),
+        labels=tuple(_label_scores(name, y[:, k], p[:, k], float(losses[k])) for k, name in enumerate(LABELS)),
+    )
 
 
 def _label_scores(name: str, y: FloatArray, p: FloatArray, loss: float) -> LabelScores:
@@ -185,9 +205,9 @@ def _label_scores(name: str, y: FloatArray, p: FloatArray, loss: float) -> Label
     auc = average = None
     sensitivity: list[float | None] = [None] * len(SPECIFICITIES)
     if undefined is None:
-        ranked = rank_scores(rank(truth, p), np.ones((1, 1)))
-        auc, average = float(ranked.auc[0]), float(ranked.average_precision[0])
-        sensitivity = [float(s) for s in ranked.sensitivity[:, 0]]
+        ranks = rank_scores(rank(truth, p), np.ones((1, 1)))
+        auc, average = float(ranks.auc[0]), float(ranks.average_precision[0])
+        sensitivity = [float(s) for s in ranks.sensitivity[:, 0]]
     return LabelScores(
         label=name,
         count=len(y),

@@ -1,53 +1,54 @@
-"""Smoothing along the head: a slice's logit of a label, drawn to those of its neighbours.
+"""Smoothing along the head: draws a slice's logit of a label towards those of its neighbours in the series.
 
-A bleed goes on from slice to slice, so that a neighbour's prediction is evidence too. The kernel of a label has
-`RADIUS` + 2 numbers: the weight of the slice itself, of the mean of its two neighbours at each distance up to
-`RADIUS`, and a constant; they are the logistic regression of the label on these logits, pulled towards the kernel that
-changes nothing. Kernels are symmetric. At the end of a series its last slice stands in for those that would follow.
+A bleed extends over several slices, so a neighbour's prediction is evidence too. A label's kernel is the logistic
+regression of the label on the logits of the slice and its neighbours, with a ridge towards the kernel that changes
+nothing. Kernels are symmetric. Beyond the ends of a series, its first or last slice is repeated.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from ichx.evaluation.heads import Heads
 from ichx.evaluation.logistic import fit_logistic, logits, varying
 from ichx.evaluation.metric import FloatArray, probabilities
+from ichx.evaluation.series_neighbours import SeriesNeighbours
 
 RADIUS = 3
+"""Largest distance of a neighbour that counts, in slices."""
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """A kernel per label, `(6, RADIUS + 2)`: own weight, weights of the neighbours' means by distance, constant."""
+    """A smoothing kernel per label."""
 
     weights: FloatArray
+    """`(6, RADIUS + 2)`: weight of the slice, of the mean of its two neighbours at each distance, and a constant."""
 
-    def apply(self, p: FloatArray, heads: Heads) -> FloatArray:
+    def apply(self, p: FloatArray, neighbours: SeriesNeighbours) -> FloatArray:
         """Return the smoothed probabilities `(N, 6)`; a slice that is alone in its series stays as it is."""
         z = logits(p)
         smoothed = np.tile(self.weights[:, -1], (len(z), 1))
         smoothed += self.weights[:, 0] * z
         for distance in range(1, RADIUS + 1):
-            smoothed += self.weights[:, distance] * neighbours_mean(z, heads, distance)
-        return np.where(heads.alone[:, None], p, probabilities(smoothed))
+            smoothed += self.weights[:, distance] * neighbours_mean(z, neighbours, distance)
+        return np.where(neighbours.alone[:, None], p, probabilities(smoothed))
 
     def __str__(self) -> str:
         return f"a kernel over {2 * RADIUS + 1} slices per label"
 
 
-def fit_kernels(p: FloatArray, labels: FloatArray, heads: Heads) -> Kernels:
-    """Return the kernels for probabilities `(N, 6)` and their labels.
+def fit_kernels(p: FloatArray, labels: FloatArray, neighbours: SeriesNeighbours) -> Kernels:
+    """Return the kernels for probabilities and labels, both `(N, 6)`.
 
-    Those that change nothing where no slice has neighbours, and for a label that does not vary.
+    A label that does not vary gets the kernel that changes nothing, and so do all if no slice has neighbours.
     """
     unchanged = np.zeros(RADIUS + 2)
     unchanged[0] = 1.0
-    rows = ~heads.alone
+    rows = ~neighbours.alone
     if not rows.any():
         return Kernels(np.tile(unchanged, (p.shape[1], 1)))
     z = logits(p)
-    means = [neighbours_mean(z, heads, distance)[rows] for distance in range(1, RADIUS + 1)]
+    means = [neighbours_mean(z, neighbours, distance)[rows] for distance in range(1, RADIUS + 1)]
     own, constant = z[rows], np.ones(int(rows.sum()))
     return Kernels(
         np.stack(
@@ -61,7 +62,7 @@ def fit_kernels(p: FloatArray, labels: FloatArray, heads: Heads) -> Kernels:
     )
 
 
-def neighbours_mean(values: FloatArray, heads: Heads, distance: int) -> FloatArray:
+def neighbours_mean(values: FloatArray, neighbours: SeriesNeighbours, distance: int) -> FloatArray:
     """Return the mean of `values` (N, L) over the two slices that are `distance` away."""
-    mean: FloatArray = 0.5 * (values[heads.neighbour(-distance)] + values[heads.neighbour(distance)])
+    mean: FloatArray = 0.5 * (values[neighbours.neighbour(-distance)] + values[neighbours.neighbour(distance)])
     return mean

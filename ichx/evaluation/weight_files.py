@@ -1,50 +1,48 @@
-"""Whether the weights on disk are whole, from their headers alone. What they were trained on, the audit tells."""
+"""Completeness of the weight files, judged by their headers. The audit checks what they were trained on."""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.store import Selection
-from ichx.store.maintenance import Checked
+from ichx.store.maintenance import CheckResult
 
 if TYPE_CHECKING:
-    from ichx.store import Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
 
-LONGEST = 100_000_000
-"""Bytes that the header of a safetensors file may have, as its own reader has it."""
+MAX_HEADER = 100_000_000
+"""Largest header of a safetensors file in bytes, the limit of the safetensors library."""
 
 
-def check_weights(workspace: "Workspace", store: "Store") -> Checked:
-    """Return which weights of finished folds are there and not whole; an import may have none, which is no fault."""
+def check_weights(project: "Project") -> CheckResult:
+    """Return which weight files of finished folds are damaged. Imported experiments may have none."""
     problems = []
-    for e in store.experiments(Selection(kind=None), limit=None):
+    for e in project.store.experiments(Selection(kind=None), limit=None):
         if not e.folds_done:
             continue
-        for path in sorted(workspace.experiment_dir(e.number).glob("fold-*/weights.safetensors")):
-            if fault := fault_of(path):
-                fold = path.parent.name.removeprefix("fold-")
-                shown = path.relative_to(workspace.root).as_posix()
+        for fold, files in project.workspace.experiment_files(e.number).existing_folds().items():
+            if files.weights.exists() and (problem := weight_file_problem(files.weights)):
+                path = files.weights.relative_to(project.workspace.root).as_posix()
                 problems.append(
-                    f"experiment {e.number}, fold {fold}: {shown} {fault}; restore it from a copy, or delete it, for "
-                    f"nothing can predict with it"
+                    f"Experiment {e.number}, fold {fold}: {path} {problem}. Restore it from a copy, or delete it: "
+                    "nothing can predict with it."
                 )
-    return Checked("weights of finished folds", tuple(problems))
+    return CheckResult("weights of finished folds", tuple(problems))
 
 
-def fault_of(path: Path) -> str:
-    """Return what is wrong with a safetensors file: its header, or a size that is not what it says; else nothing."""
+def weight_file_problem(path: Path) -> str | None:
+    """Return what is wrong with a safetensors file: its header, or a size that differs from it; None if nothing is."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, LONGEST):
-                return "is cut off, or no safetensors file"
+            if size < 8 or length > min(size - 8, MAX_HEADER):
+                return "is incomplete or not a safetensors file"
             header = json.loads(file.read(length))
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        wanted = 8 + length + max(ends, default=0)
+        expected = 8 + length + max(ends, default=0)
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return f"cannot be read ({error.strerror})"
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         return "has a damaged header"
-    return "" if size == wanted else f"has {size:,} bytes, and its header tells of {wanted:,}"
+    return None if size == expected else f"has {size:,} bytes instead of {expected:,}"

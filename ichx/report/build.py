@@ -20,17 +20,18 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ichx.errors import IchxError
+from ichx.experiment_files import REPORT_FILE
 from ichx.labels import LABELS
 from ichx.report import plots
 from ichx.report.chart import RIGHT
 from ichx.report.collect import STEPS, Progress, ReportData, collect_ensemble, collect_experiment
 from ichx.report.tuned import pictures
 from ichx.store import marks
-from ichx.tuning.wording import good, searched, told
+from ichx.tuning.describe import format_good, format_range, format_searched
 
 if TYPE_CHECKING:
-    from ichx.store import Run, Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
+    from ichx.store import Run
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ class WrittenReport:
 
 
 def write_report(
-    workspace: "Workspace",
-    store: "Store",
+    project: "Project",
     number: int,
     out: Path | None = None,
     *,
@@ -61,9 +61,10 @@ def write_report(
     experiment that has trained nothing, for predictions that cannot be trusted, and for a file that cannot be written.
     """
     collect = collect_ensemble if ensemble else collect_experiment
-    folder = workspace.ensembles_dir / str(number) if ensemble else workspace.experiment_dir(number)
-    data = collect(workspace, store, number, anonymous=anonymous, progress=progress)
-    path = (out or folder / "report.html").expanduser().resolve()
+    workspace = project.workspace
+    folder = workspace.ensemble_dir(number) if ensemble else workspace.experiment_dir(number)
+    data = collect(project, number, anonymous=anonymous, progress=progress)
+    path = (out or folder / REPORT_FILE).expanduser().resolve()
     _write(path, render(data))
     if progress:
         progress(STEPS, STEPS)
@@ -115,9 +116,9 @@ def _tuning(environment: Environment, data: ReportData) -> Markup | None:
     """Return the section on tuning, where there is something to tell."""
     if not data.tuning:
         return None
-    words = {"searched": searched, "told": told, "good": good}
+    formats = {"format_range": format_range, "format_searched": format_searched, "format_good": format_good}
     template = environment.from_string(_part("tuning.html.j2"))
-    return Markup(template.render(tuning=data.tuning, pictures=pictures(data.tuning), **words))
+    return Markup(template.render(tuning=data.tuning, pictures=pictures(data.tuning), **formats))
 
 
 def _marks(data: ReportData) -> tuple[str, ...]:

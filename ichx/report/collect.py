@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ichx.data.dataset import load_version
+from ichx.datasets.dataset import load_version
 from ichx.errors import IchxError
 from ichx.evaluation.bootstrap import Bootstrap, patient_bootstrap
 from ichx.evaluation.metric import constant_score, label_losses
@@ -20,7 +20,8 @@ from ichx.report.gallery import Gallery, make_gallery
 from ichx.report.tuned import Tuning, read_tuning
 
 if TYPE_CHECKING:
-    from ichx.store import DatasetVersion, Ensemble, EpochRecord, Experiment, FoldSet, Run, Store
+    from ichx.project import Project
+    from ichx.store import DatasetVersion, Ensemble, EpochRecord, Experiment, FoldSet, Run
     from ichx.workspace import Workspace
 
 Progress = Callable[[int, int], None]
@@ -94,7 +95,7 @@ class ReportData:
 
 
 def collect_experiment(
-    workspace: "Workspace", store: "Store", number: int, *, anonymous: bool = False, progress: Progress | None = None
+    project: "Project", number: int, *, anonymous: bool = False, progress: Progress | None = None
 ) -> ReportData:
     """Return what is known of experiment `number`.
 
@@ -103,22 +104,22 @@ def collect_experiment(
     """
     tell = progress or _silent
     tell(0, STEPS)
-    experiment = store.experiment(number)
-    runs = tuple(store.runs(number))
-    history = {fold: store.history(number, fold) for fold in sorted({run.fold for run in runs})}
+    experiment = project.store.experiment(number)
+    runs = tuple(project.store.runs(number))
+    history = {fold: project.store.history(number, fold) for fold in sorted({run.fold for run in runs})}
     history = {fold: records for fold, records in history.items() if records}
     recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
-    version = store.version_by_id(experiment.version_id)
-    tuning = read_tuning(workspace, store, experiment)
+    version = project.store.version_by_id(experiment.version_id)
+    tuning = read_tuning(project, experiment)
     diagnosis, gallery = None, None
-    if store.predictions(number, role="oof"):
-        plain, flipped = (read_oof(workspace, store, experiment, tta) for tta in ("none", "hflip"))
+    if project.store.predictions(number, role="oof"):
+        plain, flipped = (read_oof(project, experiment, tta) for tta in ("none", "hflip"))
         tell(1, STEPS)
         diagnosis = diagnose(plain, flipped)
         tell(2, STEPS)
         # A fold may end while its experiment is read: the marks tell of the folds that the scores hold.
         experiment = replace(experiment, folds_done=len(diagnosis.folds))
-        gallery = _gallery(workspace, version, experiment, recipe, plain, anonymous)
+        gallery = _gallery(project.workspace, version, experiment, recipe, plain, anonymous)
     elif not history and not tuning:
         raise IchxError(
             f"experiment {number} has nothing to report: no epoch of it is trained", f"run it: `ichx run {number}`"
@@ -143,7 +144,7 @@ def collect_experiment(
 
 
 def collect_ensemble(
-    workspace: "Workspace", store: "Store", number: int, *, anonymous: bool = False, progress: Progress | None = None
+    project: "Project", number: int, *, anonymous: bool = False, progress: Progress | None = None
 ) -> ReportData:
     """Return what is known of ensemble `number`; its slices are shown as the member of the largest weight sees them.
 
@@ -151,16 +152,16 @@ def collect_ensemble(
     """
     tell = progress or _silent
     tell(0, STEPS)
-    ensemble = store.ensemble(number)
-    members = tuple(Member(store.experiment(m.experiment), m.weight, m.score) for m in ensemble.members)
-    blended = read_blend(workspace, store, ensemble)
+    ensemble = project.store.ensemble(number)
+    members = tuple(Member(project.store.experiment(m.experiment), m.weight, m.score) for m in ensemble.members)
+    blended = read_blend(project, ensemble)
     tell(1, STEPS)
     diagnosis = diagnose(blended.oof)
     tell(2, STEPS)
-    version = store.version_by_id(ensemble.version_id)
+    version = project.store.version_by_id(ensemble.version_id)
     heaviest = max(members, key=lambda member: member.weight).experiment
     recipe = from_toml(heaviest.recipe, source=f"the recipe of experiment {heaviest.number}")
-    gallery = _gallery(workspace, version, heaviest, recipe, blended.oof, anonymous)
+    gallery = _gallery(project.workspace, version, heaviest, recipe, blended.oof, anonymous)
     tell(3, STEPS)
     return ReportData(
         experiment=None,
@@ -169,7 +170,7 @@ def collect_ensemble(
         version=version,
         fold_set=next(f for f in version.folds if f.id == heaviest.fold_set_id),
         recipe=recipe,
-        runs=tuple(run for member in members for run in store.runs(member.experiment.number)),
+        runs=tuple(run for member in members for run in project.store.runs(member.experiment.number)),
         history={},
         diagnosis=diagnosis,
         nested=blended.nested,

@@ -17,20 +17,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ichx.cache.build import ensure_cache, find_cache
+from ichx.cache.hu_cache import Cache, CacheSpec
 from ichx.ct.windows import windows_numpy
-from ichx.data.cache import Cache, CacheSpec
-from ichx.data.cache_build import ensure_cache, find_cache
-from ichx.data.dataset import LoadedDataset
-from ichx.data.loader import WINDOW_COLUMNS, centre_crop, inference_batches
+from ichx.datasets.dataset import LoadedDataset
 from ichx.errors import IchxError
 from ichx.evaluation.metric import FloatArray, row_losses
 from ichx.evaluation.oof import OofTable
+from ichx.experiment_files import ExperimentFiles
+from ichx.experiments.prepare import learns_masks
 from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
+from ichx.loading.loader import WINDOW_COLUMNS, centre_crop, inference_batches
 from ichx.recipe import FILE_WINDOW, Recipe
 from ichx.report.heatmap import SpatialLayer, grad_cam, last_spatial_layer, mask_maps
-from ichx.training.job import learns_masks
-from ichx.training.network.method import WindowStep
-from ichx.training.network.weights import load_exactly
+from ichx.training.weights import load_exactly
+from ichx.training.window_step import WindowStep
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin
@@ -268,7 +269,7 @@ def _heat(
     for fold in np.unique(folds).tolist():
         of_fold = np.flatnonzero((folds == fold) & cache.valid[rows])
         try:
-            load_exactly(model, folder / f"fold-{fold}" / "weights.safetensors")
+            load_exactly(model, ExperimentFiles(folder).fold(fold).weights)
             layer = None if masks else layer or last_spatial_layer(model, recipe.input.pixels, recipe.input.channels)
         except IchxError as error:
             notes.append(f"no heat maps for fold {fold}: {error.problem}")

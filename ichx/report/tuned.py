@@ -8,13 +8,13 @@ from markupsafe import Markup
 
 from ichx.errors import IchxError
 from ichx.report import tuning_plots as plots
-from ichx.tuning.database import DATABASE
+from ichx.tuning import database_path
 from ichx.tuning.promoted import Promoted, read_one
 
 if TYPE_CHECKING:
-    from ichx.store import Experiment, Store
+    from ichx.project import Project
+    from ichx.store import Experiment
     from ichx.tuning.results import StudyView
-    from ichx.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,22 @@ class Tuning:
         return bool(self.studies or self.promoted)
 
 
-def read_tuning(workspace: "Workspace", store: "Store", experiment: "Experiment") -> Tuning:
+def read_tuning(project: "Project", experiment: "Experiment") -> Tuning:
     """Return what is known of the tuning of `experiment`; a study that cannot be read is a note."""
-    if experiment.tuned is None and not (workspace.root / "db" / DATABASE).is_file():
+    if experiment.tuned is None and not database_path(project.workspace).is_file():
         return Tuning((), None, ())
     from ichx.tuning.results import read_study, study_names  # imports Optuna
 
     studies, notes = [], []
     try:
-        for name in study_names(workspace, experiment.number):
+        for name in study_names(project.workspace, experiment.number):
             try:
-                studies.append(read_study(workspace, store, experiment.number, name))
+                studies.append(read_study(project, experiment.number, name))
             except IchxError as error:
                 notes.append(error.problem.splitlines()[0])
     except IchxError as error:
         notes.append(error.problem.splitlines()[0])
-    promoted = read_one(workspace, store, experiment)
+    promoted = read_one(project, experiment)
     problems = (p.problem for p in (promoted, *(p for study in studies for p in study.promoted)) if p is not None)
     notes += [problem.splitlines()[0] for problem in problems if problem]
     return Tuning(tuple(study for study in studies if study.trials), promoted, tuple(notes))

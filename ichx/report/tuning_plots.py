@@ -9,10 +9,10 @@ from markupsafe import Markup
 
 from ichx.report.chart import RIGHT, WIDTH, Axis, Panel, Series, chart, linear_axis, log_axis, whole_axis
 from ichx.tuning.budget import Value
-from ichx.tuning.wording import headers, told
+from ichx.tuning.describe import format_searched, short_names
 
 if TYPE_CHECKING:
-    from ichx.tuning.results import Learned, StudyView, TrialView
+    from ichx.tuning.results import StudyView, TrialView, ValueFindings
 
 SLICES = 6
 """How many values have a diagram of their own, those that matter most."""
@@ -33,7 +33,7 @@ def history(view: "StudyView", name: str) -> Markup:
     x = whole_axis(1, max(t.trial for t in view.trials) + 1, "trial")
     best, lowest = [], math.inf
     for trial in view.trials:
-        lowest = min(lowest, trial.score) if trial.chosen_from and trial.score is not None else lowest
+        lowest = min(lowest, trial.score) if trial.eligible and trial.score is not None else lowest
         if lowest < math.inf:
             best.append((_place(trial), min(lowest, y.high)))
     said = [f"best of the trials to {trial:.0f}: {score:.5f}" for trial, score in best]
@@ -79,7 +79,7 @@ def parallel(view: "StudyView", name: str) -> tuple[Markup, float] | None:
     y = score_axis(view)
     most = view.learned[:COLUMNS]
     names = [learned.name for learned in most]
-    whole = [t for t in view.trials if t.chosen_from and set(names) <= t.values.keys()]
+    whole = [t for t in view.trials if t.eligible and set(names) <= t.values.keys()]
     whole = sorted(whole, key=lambda t: (t.score or 0.0, t.trial))[:LINES]
     axes = [value_axis(learned, whole, "") for learned in most]
     lines = []
@@ -93,14 +93,14 @@ def parallel(view: "StudyView", name: str) -> tuple[Markup, float] | None:
     series = []
     for place in reversed(range(len(lines))):  # the best ones over the others
         trial = whole[place]
-        said = [f"{_whose(trial)}, score {trial.score:.5f}: {n} {told(trial.values[n])}" for n in names]
+        said = [f"{_whose(trial)}, score {trial.score:.5f}: {n} {format_searched(trial.values[n])}" for n in names]
         said.append(f"{_whose(trial)}: score {trial.score:.5f}")
         points = [(float(i), share) for i, share in enumerate(lines[place])]
         good = place < quarter
         series.append(Series(points, said, BEST if good else OTHER, kind="line" if good else "faint"))
     ends = [_ends(one, axis) for one, axis in zip(most, axes, strict=True)]
     ends.append(f"{_round(y.low)} – {_round(y.high)}")
-    columns = [*headers(names, [learned.name for learned in view.learned]), "score"]
+    columns = [*short_names(names, [learned.name for learned in view.learned]), "score"]
     x = Axis(-0.5, len(columns) - 0.5, "", tuple((float(i), end) for i, end in enumerate(ends)))
     notes = [(float(i), column) for i, column in enumerate(columns)]
     width = max(WIDTH, 8 + RIGHT + COLUMN * len(columns))
@@ -124,11 +124,11 @@ def beyond(view: "StudyView") -> int:
     return sum((t.score or 0.0) > high for t in _scored(view.trials))
 
 
-def value_axis(learned: "Learned", trials: "Sequence[TrialView]", title: str) -> Axis:
+def value_axis(learned: "ValueFindings", trials: "Sequence[TrialView]", title: str) -> Axis:
     """Return the axis of a searched value, wide enough for the recipe's own; choices stand side by side."""
     if learned.choices:
         choices = _choices(learned)
-        ticks = tuple((float(i), str(told(choice))) for i, choice in enumerate(choices))
+        ticks = tuple((float(i), str(format_searched(choice))) for i, choice in enumerate(choices))
         return Axis(-0.5, len(choices) - 0.5, title, ticks)
     values = [float(t.values[learned.name]) for t in trials]
     values = [v for v in values if v > 0 or not learned.log]
@@ -138,12 +138,12 @@ def value_axis(learned: "Learned", trials: "Sequence[TrialView]", title: str) ->
     return log_axis(low, high, title) if learned.log else linear_axis(low, high, title)
 
 
-def _choices(learned: "Learned") -> list[str]:
+def _choices(learned: "ValueFindings") -> list[str]:
     own = [str(learned.as_is)] if learned.as_is is not None and str(learned.as_is) not in learned.choices else []
     return [*learned.choices, *own]
 
 
-def _at(learned: "Learned", axis: Axis, value: Value) -> float | None:
+def _at(learned: "ValueFindings", axis: Axis, value: Value) -> float | None:
     """Return where `value` stands on the axis; None for one that it cannot have, such as 0 on a logarithmic one."""
     if learned.choices:
         return float(_choices(learned).index(str(value))) if str(value) in _choices(learned) else None
@@ -151,7 +151,7 @@ def _at(learned: "Learned", axis: Axis, value: Value) -> float | None:
     return None if axis.log and number <= 0 else number
 
 
-def _value_at(learned: "Learned", axis: Axis, trial: "TrialView") -> float:
+def _value_at(learned: "ValueFindings", axis: Axis, trial: "TrialView") -> float:
     at = _at(learned, axis, trial.values[learned.name])
     assert at is not None
     return at
@@ -172,21 +172,21 @@ def _by_state(
         points = [(where(t), min(t.score or 0.0, y.high)) for t in these]
         said = [
             f"{_whose(t)}{', the recipe as it is' * t.baseline}{f', {t.state}' if t.state != 'done' else ''}: "
-            f"{what} {t.score:.5f}" + (f", {value} {told(t.values[value])}" if value else "")
+            f"{what} {t.score:.5f}" + (f", {value} {format_searched(t.values[value])}" if value else "")
             for t in these
         ]
         found.append(Series(points, said, colour, kind=kind))
     return found
 
 
-def _ends(learned: "Learned", axis: Axis) -> str:
+def _ends(learned: "ValueFindings", axis: Axis) -> str:
     if learned.choices:
-        return ", ".join(str(told(choice)) for choice in _choices(learned))
+        return ", ".join(str(format_searched(choice)) for choice in _choices(learned))
     return f"{_round(axis.low)} – {_round(axis.high)}"
 
 
 def _round(value: float) -> str:
-    return str(told(value))
+    return str(format_searched(value))
 
 
 def _scored(trials: "Sequence[TrialView]") -> "list[TrialView]":

@@ -1,9 +1,10 @@
-"""The store: tables, migrations, and the `Store` class that hands out frozen snapshots."""
+"""The store: the SQL database of everything that happened, behind the `Store` class. Files: `ichx.workspace`."""
 
 from ichx.store.selection import Selection
 from ichx.store.snapshots import (
     Dataset,
     DatasetVersion,
+    EndState,
     Ensemble,
     EnsembleDraft,
     EnsembleMember,
@@ -14,14 +15,14 @@ from ichx.store.snapshots import (
     FoldDraft,
     FoldSet,
     ImportDraft,
-    ImportedRun,
+    Kind,
     Note,
     Prediction,
     PredictionDraft,
     Run,
     RunDraft,
     ScoreDraft,
-    Tuned,
+    TuningInfo,
     VersionDraft,
     marks,
 )
@@ -30,6 +31,7 @@ from ichx.store.store import Store, open_store
 __all__ = [
     "Dataset",
     "DatasetVersion",
+    "EndState",
     "Ensemble",
     "EnsembleDraft",
     "EnsembleMember",
@@ -40,7 +42,7 @@ __all__ = [
     "FoldDraft",
     "FoldSet",
     "ImportDraft",
-    "ImportedRun",
+    "Kind",
     "Note",
     "Prediction",
     "PredictionDraft",
@@ -49,7 +51,7 @@ __all__ = [
     "ScoreDraft",
     "Selection",
     "Store",
-    "Tuned",
+    "TuningInfo",
     "VersionDraft",
     "marks",
     "open_store",

@@ -1,4 +1,4 @@
-"""Datasets, their versions and folds, as functions over an open connection."""
+"""Queries for datasets, their versions and folds, over an open connection. Deleting a dataset: `deletion`."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -6,64 +6,39 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select
 
-from ichx.errors import IchxError, NotFoundError
+from ichx.errors import ConflictError, InvalidInputError, NotFoundError
 from ichx.store.snapshots import Dataset, DatasetVersion, FoldSet, VersionDraft
 from ichx.store.tables import dataset, dataset_version, fold_set
 
 
 def add_version(connection: Connection, draft: VersionDraft) -> DatasetVersion:
-    """Record a version, and its dataset where that is new."""
-    # The row lock is for databases with several writers; SQLite's transaction is the only one.
+    """Record a version, and its dataset if it is new."""
+    # The row lock is for databases with concurrent writers; SQLite has only one.
     known = select(dataset.c.test_of).where(dataset.c.name == draft.dataset).with_for_update()
     row = connection.execute(known).first()
     now = datetime.now(UTC)
     if row is None:
         if draft.test_of is not None:
             _check_test_of(connection, draft)
-        values = {"name": draft.dataset, "test_of": draft.test_of, "created": now}
-        connection.execute(insert(dataset).values(values))
+        connection.execute(insert(dataset).values(name=draft.dataset, test_of=draft.test_of, created=now))
     elif row.test_of != draft.test_of:
-        stands = f"a test set of {row.test_of}" if row.test_of else "no test set of another dataset"
-        raise IchxError(f"the dataset {draft.dataset} is {stands}, and stays so", "give the new data another name")
+        kind = f"a test set of {row.test_of}" if row.test_of else "not a test set"
+        raise ConflictError(f"The dataset {draft.dataset} is {kind}.", "Use another name for the new data.")
     last = select(func.max(dataset_version.c.number)).where(dataset_version.c.dataset == draft.dataset)
     number = (connection.scalar(last) or 0) + 1
+    values = {name: value for name, value in vars(draft).items() if name not in ("test_of", "folds")}
     added = connection.execute(
-        insert(dataset_version).values(
-            dataset=draft.dataset,
-            number=number,
-            source=draft.source,
-            path=draft.path,
-            digest=draft.digest,
-            label_digest=draft.label_digest,
-            slices=draft.slices,
-            patients=draft.patients,
-            defects=draft.defects,
-            sample=draft.sample,
-            summary=dict(draft.summary),
-            created=now,
-        )
+        insert(dataset_version).values({**values, "number": number, "summary": dict(draft.summary), "created": now})
     )
-    version_id = added.inserted_primary_key[0]  # type: ignore[index]  # an insert always has one
+    version_id = added.inserted_primary_key[0]  # type: ignore[index]  # an insert has one
     if draft.folds:
-        folds = [
-            {
-                "version_id": version_id,
-                "name": f.name,
-                "k": f.k,
-                "seed": f.seed,
-                "digest": f.digest,
-                "leaky": f.leaky,
-                "leaking_patients": f.leaking_patients,
-                "source": f.source,
-            }
-            for f in draft.folds
-        ]
+        folds = [{**vars(f), "version_id": version_id, "leaky": f.leaky} for f in draft.folds]
         connection.execute(insert(fold_set), folds)
     return version_by_id(connection, version_id)
 
 
 def datasets(connection: Connection, name: str | None = None) -> list[Dataset]:
-    """Return all datasets by name, or only the one called `name`."""
+    """Return all datasets sorted by name, or only the one called `name`."""
     latest = _latest_numbers().subquery()
     query = (
         select(dataset, dataset_version.c.number, dataset_version.c.label_digest)
@@ -97,13 +72,13 @@ def get_dataset(connection: Connection, name: str) -> Dataset:
 
 
 def version(connection: Connection, name: str, number: int | None) -> DatasetVersion:
-    """Return version `number` of a dataset, or its latest."""
+    """Return version `number` of a dataset, or its latest version."""
     last = get_dataset(connection, name).versions
     wanted = last if number is None else number
     query = _versions().where(dataset_version.c.dataset == name, dataset_version.c.number == wanted)
     found = _read_versions(connection, query)
     if not found:
-        raise NotFoundError(f"the dataset {name} has no version {number}", f"it has versions 1 to {last}")
+        raise NotFoundError(f"The dataset {name} has no version {number}.", f"It has versions 1 to {last}.")
     return found[0]
 
 
@@ -111,12 +86,12 @@ def version_by_id(connection: Connection, version_id: int) -> DatasetVersion:
     """Return the version with this id."""
     found = _read_versions(connection, _versions().where(dataset_version.c.id == version_id))
     if not found:
-        raise NotFoundError(f"no dataset version has the id {version_id}", "`ichx data list` shows what there is")
+        raise NotFoundError(f"No dataset version has the id {version_id}.", "`ichx data list` shows all datasets.")
     return found[0]
 
 
 def test_sets(connection: Connection, name: str) -> list[DatasetVersion]:
-    """Return the latest version of each test set of the dataset `name`, by name."""
+    """Return the latest version of each test set of the dataset `name`, sorted by name."""
     get_dataset(connection, name)
     latest = _latest_numbers().subquery()
     query = (
@@ -152,7 +127,7 @@ def _folds(connection: Connection, version_ids: Sequence[int]) -> dict[int, tupl
     for row in connection.execute(query):
         values = dict(row._mapping)
         owner = values.pop("version_id")
-        del values["leaky"]  # follows from the number
+        del values["leaky"]  # a property of FoldSet
         found[owner] = (*found.get(owner, ()), FoldSet(**values))
     return found
 
@@ -160,14 +135,13 @@ def _folds(connection: Connection, version_ids: Sequence[int]) -> dict[int, tupl
 def _check_test_of(connection: Connection, draft: VersionDraft) -> None:
     assert draft.test_of is not None
     if draft.test_of == draft.dataset:
-        raise IchxError(f"{draft.dataset} cannot be a test set of itself", "name the training set after --test-of")
+        raise InvalidInputError(f"{draft.dataset} cannot be a test set of itself.", "Name the training set.")
     owner = get_dataset(connection, draft.test_of)
     if owner.test_of is not None:
-        problem = f"{owner.name} is itself a test set, of {owner.test_of}"
-        raise IchxError(problem, f"use --test-of {owner.test_of}")
+        raise InvalidInputError(f"{owner.name} is itself a test set, of {owner.test_of}.", f"Use {owner.test_of}.")
 
 
 def _no_dataset(connection: Connection, name: str) -> NotFoundError:
     known = connection.scalars(select(dataset.c.name).order_by(dataset.c.name)).all()
-    remedy = f"known: {', '.join(known[:10])}" if known else "there is none yet: add one with `ichx data add`"
+    remedy = f"Known datasets: {', '.join(known[:10])}." if known else "`ichx data add` adds the first dataset."
     return NotFoundError.named("dataset", name, known, remedy)

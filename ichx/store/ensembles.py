@@ -1,4 +1,4 @@
-"""Ensembles and their members, as functions over an open connection."""
+"""Queries for ensembles and their members, over an open connection."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -11,10 +11,10 @@ from ichx.store.tables import dataset_version, ensemble, ensemble_member, experi
 
 
 def add_ensemble(connection: Connection, draft: EnsembleDraft, number: int) -> Ensemble:
-    """Record a blend and its members under `number`."""
+    """Record an ensemble and its members under `number`."""
     version = select(dataset_version.c.dataset).where(dataset_version.c.id == draft.version_id)
     if connection.scalar(version) != draft.dataset:
-        raise ValueError(f"dataset version {draft.version_id} is not one of {draft.dataset}")
+        raise ValueError(f"dataset version {draft.version_id} is not a version of {draft.dataset}")
     values = {**vars(draft), "number": number, "submissions": list(draft.submissions), "created": datetime.now(UTC)}
     del values["dataset"], values["members"]
     connection.execute(insert(ensemble).values(values))
@@ -29,8 +29,8 @@ def get_ensemble(connection: Connection, number: int) -> Ensemble:
     found = _read(connection, ensemble.c.number == number)
     if not found:
         known = connection.scalars(select(ensemble.c.number).order_by(ensemble.c.number)).all()
-        remedy = f"there are: {', '.join(map(str, known))}" if known else "there is none yet: `ichx ensemble` makes one"
-        raise NotFoundError(f"no ensemble has the number {number}", remedy)
+        remedy = f"Ensembles: {', '.join(map(str, known))}." if known else "`ichx ensemble` creates the first one."
+        raise NotFoundError(f"There is no ensemble {number}.", remedy)
     return found[0]
 
 

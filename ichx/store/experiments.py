@@ -1,62 +1,42 @@
-"""Experiments, as functions over an open connection: registering, finding, listing, scoring them."""
+"""Queries for experiments, over an open connection: register, select, list. Tags and notes: `annotations`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, exists, func, insert, select, update
 
-from ichx.errors import IchxError, NotFoundError
-from ichx.store import progress
-from ichx.store.numbers import take_numbers
+from ichx.errors import ConflictError, NotFoundError
+from ichx.store.counters import take_numbers
+from ichx.store.experiment_state import CHUNK, progress_of, state_of_many
 from ichx.store.selection import Selection, recipe_values
-from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, Tuned
+from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, TuningInfo
 from ichx.store.tables import dataset_version, experiment, fold_set, tag
 
-_SUMMARY = (
-    experiment.c.number,
-    experiment.c.name,
-    experiment.c.plugin,
-    experiment.c.size,
-    experiment.c.window_kind,
-    experiment.c.score,
-    experiment.c.spread,
-    experiment.c.score_tta,
-    experiment.c.spread_tta,
-    experiment.c.selected,
-    experiment.c.leaked,
-    experiment.c.archived,
-    experiment.c.trashed,
-    experiment.c.kind,
-    experiment.c.parent,
-    func.coalesce(experiment.c.tuned["subset"].as_float(), 1.0).label("subset"),
-    experiment.c.created,
-    dataset_version.c.dataset,
-    dataset_version.c.number.label("dataset_version"),
-    fold_set.c.name.label("fold_set"),
-    fold_set.c.k.label("folds"),
-)
-_REST = (
-    experiment.c.recipe,
-    experiment.c.recipe_digest,
-    experiment.c.version_id,
-    experiment.c.label_digest,
-    experiment.c.fold_set_id,
-    experiment.c.fold_digest,
-    experiment.c.epochs,
-    experiment.c.score_low,
-    experiment.c.score_high,
-    experiment.c.score_tta_low,
-    experiment.c.score_tta_high,
-    experiment.c.origin,
-    experiment.c.tuned,
-)
+_JOINED = {
+    "dataset": dataset_version.c.dataset,
+    "dataset_version": dataset_version.c.number.label("dataset_version"),
+    "fold_set": fold_set.c.name.label("fold_set"),
+    "folds": fold_set.c.k.label("folds"),
+    "subset": func.coalesce(experiment.c.tuned["subset"].as_float(), 1.0).label("subset"),
+}
+"""Columns that do not have the name of a field, or are in another table."""
+
+
+def _columns(kind: type) -> list[Any]:
+    """Return the columns of the fields of a snapshot, except `_PROGRESS` and tags."""
+    found = (_JOINED.get(spec.name, experiment.c.get(spec.name)) for spec in fields(kind))
+    return [column for column in found if column is not None]
+
+
+_SUMMARY = _columns(ExperimentSummary)
+_ALL = _columns(Experiment)
 _PROGRESS = ("folds_done", "state", "stage", "seconds")
 
 
 def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft]) -> list[Experiment]:
-    """Register `drafts` under consecutive numbers; raise `ValueError` for a draft whose pins disagree."""
+    """Register `drafts` under consecutive numbers; raise `ValueError` if the pins of a draft disagree."""
     if not drafts:
         return []
     numbers = take_numbers(connection, "experiment", len(drafts))
@@ -75,32 +55,32 @@ def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft]) -
 
 
 def get_experiment(connection: Connection, number: int) -> Experiment:
-    """Return experiment `number` with its recipe."""
-    row = connection.execute(_select(*_SUMMARY, *_REST).where(experiment.c.number == number)).first()
+    """Return experiment `number`."""
+    row = connection.execute(_select(*_ALL).where(experiment.c.number == number)).first()
     if row is None:
         raise no_experiment(connection, number)
-    return _whole(row, _beside(connection, [row])[number])
+    return _experiment(row, _progress_and_tags(connection, [row])[number])
 
 
 def get_trials(connection: Connection, parent: int) -> list[Experiment]:
-    """Return the tuning trials of experiment `parent`, oldest first, those in the trash too."""
-    query = _select(*_SUMMARY, *_REST).where(experiment.c.parent == parent, experiment.c.kind == "trial")
+    """Return the tuning trials of experiment `parent`, oldest first, including those in the trash."""
+    query = _select(*_ALL).where(experiment.c.parent == parent, experiment.c.kind == "trial")
     rows = connection.execute(query.order_by(experiment.c.number)).all()
-    beside = _beside(connection, rows)
-    return [_whole(row, beside[row.number]) for row in rows]
+    others = _progress_and_tags(connection, rows)
+    return [_experiment(row, others[row.number]) for row in rows]
 
 
-def _whole(row: Any, beside: Mapping[str, Any]) -> Experiment:
-    """Return the experiment that a row of all columns tells of, with what stands in other tables."""
+def _experiment(row: Any, others: Mapping[str, Any]) -> Experiment:
+    """Return the experiment of a row with all columns and of the values from other tables."""
     values = dict(row._mapping)
     tuned = values.pop("tuned")
-    return Experiment(**values, **beside, tuned=None if tuned is None else Tuned(**tuned))
+    return Experiment(**values, **others, tuned=None if tuned is None else TuningInfo(**tuned))
 
 
 def list_experiments(
     connection: Connection, selection: Selection, limit: int | None
 ) -> tuple[list[ExperimentSummary], int]:
-    """Return the first `limit` experiments of `selection`, and how many there are without a limit."""
+    """Return the first `limit` experiments of `selection`, and their number without the limit."""
     if selection.where is None and selection.sort is None and not selection.states:
         query = _select(*_SUMMARY).order_by(experiment.c.number.desc()).limit(limit)
         rows = connection.execute(query.where(*_matching(selection))).all()
@@ -108,17 +88,17 @@ def list_experiments(
         if limit is not None and count == limit:
             count = int(connection.execute(_select(func.count()).where(*_matching(selection))).scalar_one())
     else:
-        numbers = _find(connection, selection)
+        numbers = _select_numbers(connection, selection)
         count = len(numbers)
         rows = _rows(connection, numbers[:limit])
-    beside = _beside(connection, rows)
-    return [ExperimentSummary(**row._mapping, **beside[row.number]) for row in rows], count
+    others = _progress_and_tags(connection, rows)
+    return [ExperimentSummary(**row._mapping, **others[row.number]) for row in rows], count
 
 
-def _find(connection: Connection, selection: Selection) -> list[int]:
-    """Return the numbers of the experiments of `selection`, in its order, reading no more than it looks at."""
-    condition, by = selection.condition(), selection.sorted_by
-    names = (condition.names if condition else frozenset()) | ({by} if by else set())
+def _select_numbers(connection: Connection, selection: Selection) -> list[int]:
+    """Return the numbers of the experiments of `selection`, in its order. Only the columns that it needs are read."""
+    condition, key = selection.condition(), selection.sort_key
+    names = (condition.names if condition else frozenset()) | ({key} if key else set())
     if selection.states:
         names |= {"state"}
     stored = {column.name: column for column in _SUMMARY}
@@ -130,7 +110,8 @@ def _find(connection: Connection, selection: Selection) -> list[int]:
     found = [dict(row._mapping) for row in connection.execute(query.where(*_matching(selection)))]
     numbers = [values["number"] for values in found]
     if names & set(_PROGRESS):
-        _join(found, progress.of_all(connection, numbers, detailed=bool(names & {"stage", "seconds"})))
+        detailed = names & {"stage", "seconds"}
+        _join(found, progress_of(connection, numbers) if detailed else state_of_many(connection, numbers))
     if "tags" in names:
         _join(found, {number: {"tags": tags} for number, tags in _tags(connection, numbers).items()})
     for values in found if of_recipe else ():
@@ -139,39 +120,37 @@ def _find(connection: Connection, selection: Selection) -> list[int]:
         found = [values for values in found if values["state"] in selection.states]
     if condition is not None:
         found = [values for values in found if condition.matches(values)]
-    if by is not None:
-        there = [values for values in found if values[by] is not None]
-        # Values of a recipe may be of several kinds; the kind's name keeps them apart.
-        there.sort(key=lambda v: (_kind(v[by]), v[by]), reverse=(selection.sort or "").startswith("-"))
-        found = there + [values for values in found if values[by] is None]
+    if key is not None:
+        present = [values for values in found if values[key] is not None]
+        # Values of a recipe may have different types; the name of the type keeps them comparable.
+        present.sort(key=lambda v: (_type_name(v[key]), v[key]), reverse=(selection.sort or "").startswith("-"))
+        found = present + [values for values in found if values[key] is None]
     return [values["number"] for values in found]
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     return "number" if isinstance(value, int | float) else type(value).__name__
 
 
-def _join(found: list[dict[str, Any]], beside: Mapping[int, Mapping[str, Any]]) -> None:
+def _join(found: list[dict[str, Any]], others: Mapping[int, Mapping[str, Any]]) -> None:
     for values in found:
-        values |= beside[values["number"]]
+        values |= others[values["number"]]
 
 
 def _rows(connection: Connection, numbers: Sequence[int]) -> list[Any]:
     """Return the summary rows of `numbers`, in their order."""
     by_number: dict[int, Any] = {}
-    for start in range(0, len(numbers), progress.CHUNK):
-        chunk = experiment.c.number.in_(numbers[start : start + progress.CHUNK])
+    for start in range(0, len(numbers), CHUNK):
+        chunk = experiment.c.number.in_(numbers[start : start + CHUNK])
         by_number |= {row.number: row for row in connection.execute(_select(*_SUMMARY).where(chunk))}
     return [by_number[number] for number in numbers]
 
 
-def _beside(connection: Connection, rows: Sequence[Any]) -> dict[int, dict[str, Any]]:
-    """Return by number what stands in other tables of the experiments of `rows`: progress and tags."""
+def _progress_and_tags(connection: Connection, rows: Sequence[Any]) -> dict[int, dict[str, Any]]:
+    """Return progress and tags of the experiments of `rows`, by number."""
     numbers = [row.number for row in rows]
     tags = _tags(connection, numbers)
-    return {
-        number: {**values, "tags": tags[number]} for number, values in progress.of_some(connection, numbers).items()
-    }
+    return {number: {**values, "tags": tags[number]} for number, values in progress_of(connection, numbers).items()}
 
 
 def _tags(connection: Connection, numbers: Sequence[int]) -> dict[int, tuple[str, ...]]:
@@ -193,15 +172,18 @@ def set_scores(connection: Connection, number: int, scores: dict[str, float | No
 
 
 def check_numbers(connection: Connection, numbers: Sequence[int]) -> None:
-    """Raise `NotFoundError` unless there is an experiment of each of `numbers`."""
-    there = set(connection.scalars(select(experiment.c.number).where(experiment.c.number.in_(numbers))))
+    """Raise `NotFoundError` unless all of `numbers` exist."""
+    known = set(connection.scalars(select(experiment.c.number).where(experiment.c.number.in_(numbers))))
     for number in numbers:
-        if number not in there:
+        if number not in known:
             raise no_experiment(connection, number)
 
 
 def check_fold(connection: Connection, number: int, fold: int) -> None:
-    """Raise unless experiment `number` has `fold`; hold its row until the transaction ends (SQLite holds all)."""
+    """Raise unless experiment `number` has `fold` and is not in the trash.
+
+    The row stays locked until the transaction ends; SQLite locks the database anyway.
+    """
     query = (
         select(fold_set.c.k, experiment.c.trashed)
         .join(experiment, experiment.c.fold_set_id == fold_set.c.id)
@@ -212,13 +194,13 @@ def check_fold(connection: Connection, number: int, fold: int) -> None:
     if row is None:
         raise no_experiment(connection, number)
     if row.trashed is not None:
-        raise IchxError(f"experiment {number} is in the trash", f"`ichx exp restore {number}` takes it out")
+        raise ConflictError(f"Experiment {number} is in the trash.", f"`ichx exp restore {number}` restores it.")
     if not 0 <= fold < row.k:
-        raise NotFoundError(f"experiment {number} has no fold {fold}", f"its folds are 0 to {row.k - 1}")
+        raise NotFoundError(f"Experiment {number} has no fold {fold}.", f"Its folds are 0 to {row.k - 1}.")
 
 
 def _matching(selection: Selection) -> list[ColumnElement[bool]]:
-    """Return the conditions that the database decides."""
+    """Return the conditions that the database can evaluate."""
     wanted = {
         dataset_version.c.dataset: selection.dataset,
         experiment.c.kind: selection.kind,
@@ -245,7 +227,7 @@ def _select(*columns: Any) -> Select[Any]:
 
 
 def _check_pins(connection: Connection, draft: ExperimentDraft) -> bool:
-    """Raise unless the draft's pins agree; return whether its folds leak."""
+    """Raise `ValueError` unless the pins of the draft agree; return whether its folds leak."""
     query = (
         select(fold_set.c.digest, dataset_version.c.label_digest, fold_set.c.leaking_patients)
         .join(dataset_version, dataset_version.c.id == fold_set.c.version_id)
@@ -255,14 +237,14 @@ def _check_pins(connection: Connection, draft: ExperimentDraft) -> bool:
     if pinned is None:
         raise ValueError(f"dataset version {draft.version_id} has no fold set {draft.fold_set_id}")
     if (pinned.digest, pinned.label_digest) != (draft.fold_digest, draft.label_digest):
-        raise ValueError("the draft's fold and label digests are not those of its fold set and dataset version")
+        raise ValueError(
+            "the fold and label digests of the draft differ from those of its fold set and dataset version"
+        )
     return bool(pinned.leaking_patients > 0)
 
 
 def no_experiment(connection: Connection, number: int) -> NotFoundError:
-    """Return the error for a number that no experiment has."""
+    """Return the error for an unknown number."""
     known = connection.scalars(select(experiment.c.number).order_by(experiment.c.number.desc()).limit(10)).all()
-    remedy = (
-        f"the newest are {', '.join(map(str, known))}; " if known else "there is none yet: `ichx exp new` makes one; "
-    )
-    return NotFoundError(f"no experiment has the number {number}", remedy + "`ichx exp list` shows all")
+    newest = f"The newest are {', '.join(map(str, known))}. `ichx exp list` shows all."
+    return NotFoundError(f"There is no experiment {number}.", newest if known else "`ichx exp new` creates the first.")

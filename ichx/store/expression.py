@@ -1,7 +1,7 @@
-"""Conditions on experiments, as `--where` takes them: `plugin == "resnext50" and size >= 378`.
+"""Conditions on experiments for `--where`, e.g. `plugin == "resnext50" and size >= 378`. What they select: `selection`.
 
-The text is parsed by Python's parser and then read by this file alone; nothing of it is ever executed. It knows names,
-texts, numbers, True, False and None, lists of these, == != < <= > >= in, not in, and, or, not, and brackets.
+Python's parser parses the text, and this module interprets the tree; nothing is executed. A condition consists of
+names, strings, numbers, True, False, None, lists of these, == != < <= > >= in, not in, and, or, not, and parentheses.
 """
 
 import ast
@@ -9,12 +9,12 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from ichx.errors import IchxError, did_you_mean
+from ichx.errors import InvalidInputError, did_you_mean
 
-LONGEST = 2000
-"""Characters of an expression; more are a mistake."""
+MAX_LENGTH: Final = 2000
+"""Maximum number of characters of a condition."""
 
 Values = Mapping[str, Any]
 _Reader = Callable[[Values], Any]
@@ -25,7 +25,7 @@ _ORDER: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-_SIGNS: Mapping[type, str] = {
+_OPERATORS: Mapping[type, str] = {
     ast.Eq: "==",
     ast.NotEq: "!=",
     ast.Lt: "<",
@@ -35,57 +35,67 @@ _SIGNS: Mapping[type, str] = {
     ast.In: "in",
     ast.NotIn: "not in",
 }
-_WORDS = {str: "a text", float: "a number", bool: "True or False", datetime: "a date", tuple: "a list"}
-_EXAMPLE = """write it like 'plugin == "resnext50" and size >= 378 and "best" in tags'"""
+_TYPE_NAMES = {str: "a string", float: "a number", bool: "True or False", datetime: "a date", tuple: "a list"}
+_EXAMPLE = """Use e.g. 'plugin == "resnext50" and size >= 378 and "best" in tags'."""
 
 
 @dataclass(frozen=True)
 class Expression:
-    """A condition. `names` are the values that it looks at; `matches(values)` tells whether they meet it."""
+    """A parsed condition."""
 
     text: str
     names: frozenset[str]
+    """Names of the values that it reads."""
     matches: Callable[[Values], bool]
+    """Returns whether values meet the condition."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A read part: its value, its kind (None where it is not known before), and whether it was written down."""
+    """An operand: a function that reads its value, its type if that is known, and whether it is a constant."""
 
     read: _Reader
-    kind: type | None
+    type: type | None
     constant: bool = False
 
 
-def parse_expression(text: str, kinds: Mapping[str, type], is_recipe_value: Callable[[str], bool]) -> Expression:
-    """Return the condition in `text` over names of `kinds` and over values of a recipe, whose kinds are not known.
+def parse_expression(text: str, types: Mapping[str, type], is_recipe_value: Callable[[str], bool]) -> Expression:
+    """Return the condition in `text`.
 
-    Kinds are `str`, `float` (of every number), `bool`, `datetime` (written as a text, "2026-11-24") and `tuple` (of
-    texts). A value that is missing meets no order: `score < 0.1` leaves out what has no score. Raises `IchxError`.
+    A missing value (None) never meets <, <=, > or >=: `score < 0.1` excludes experiments without a score.
+
+    Args:
+        text: The condition.
+        types: Types by name: `str`, `float` for all numbers, `bool`, `datetime` (compared with a string such as
+            "2026-11-24"), `tuple` of strings.
+        is_recipe_value: Returns whether a name belongs to a recipe value, whose type is unknown.
+
+    Raises:
+        InvalidInputError: The condition is invalid.
     """
-    if len(text) > LONGEST:
-        raise IchxError(f"the condition has {len(text)} characters", f"write it in at most {LONGEST}")
+    if len(text) > MAX_LENGTH:
+        raise InvalidInputError(f"The condition has {len(text)} characters.", f"Use at most {MAX_LENGTH}.")
     try:
         tree = ast.parse(text.strip(), mode="eval")
-        reader = _Parser(kinds, is_recipe_value)
-        part = reader.condition(tree.body)
+        parser = _Parser(types, is_recipe_value)
+        read = parser.condition(tree.body)
     except SyntaxError as error:
-        shown = f" near {error.text.strip()[max((error.offset or 1) - 1, 0) :][:20]!r}" if error.text else ""
-        raise IchxError(f"the condition {text!r} cannot be read{shown}: {error.msg}", _EXAMPLE) from error
+        near = f" near {error.text.strip()[max((error.offset or 1) - 1, 0) :][:20]!r}" if error.text else ""
+        raise InvalidInputError(f"Invalid condition {text!r}{near}: {error.msg}.", _EXAMPLE) from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise IchxError(f"the condition {text[:60]!r} cannot be read", _EXAMPLE) from error
-    return Expression(text, frozenset(reader.names), lambda values: bool(part(values)))
+        raise InvalidInputError(f"Invalid condition {text[:60]!r}.", _EXAMPLE) from error
+    return Expression(text, frozenset(parser.names), lambda values: bool(read(values)))
 
 
 class _Parser:
-    """Turns a parsed tree into readers, refusing everything that it does not know."""
+    """Turns a syntax tree into functions of the values; rejects every node that it does not know."""
 
-    def __init__(self, kinds: Mapping[str, type], is_recipe_value: Callable[[str], bool]) -> None:
-        self.kinds, self.is_recipe_value = kinds, is_recipe_value
+    def __init__(self, types: Mapping[str, type], is_recipe_value: Callable[[str], bool]) -> None:
+        self.types, self.is_recipe_value = types, is_recipe_value
         self.names: set[str] = set()
 
     def condition(self, node: ast.expr) -> _Reader:
-        """Return the reader of something that is true or false."""
+        """Return a function that evaluates a Boolean node."""
         if isinstance(node, ast.BoolOp):
             parts = [self.condition(value) for value in node.values]
             if isinstance(node.op, ast.And):
@@ -97,8 +107,10 @@ class _Parser:
         if isinstance(node, ast.Compare):
             return self._comparison(node)
         part = self._part(node)
-        if part.kind not in (bool, None):
-            raise IchxError(f"{ast.unparse(node)} is {_WORDS[part.kind]}, no condition", _EXAMPLE)
+        if part.type not in (bool, None):
+            raise InvalidInputError(
+                f"{ast.unparse(node)} is {_TYPE_NAMES[part.type]}, which is not a condition.", _EXAMPLE
+            )
         return part.read
 
     def _comparison(self, node: ast.Compare) -> _Reader:
@@ -110,44 +122,51 @@ class _Parser:
         return lambda values: all(step(values) for step in steps)
 
     def _step(self, left: _Part, sign: type, right: _Part, text: str) -> _Reader:
-        if sign not in _SIGNS:
-            raise IchxError(f"{text!r}: a condition compares with {', '.join(_SIGNS.values())}", _EXAMPLE)
-        if sign in (ast.In, ast.NotIn):
-            return self._membership(left, right, text, wanted=sign is ast.In)
-        left, right = _as_date(left, right, text), _as_date(right, left, text)
-        nothing = any(part.constant and part.read({}) is None for part in (left, right))
-        if left.kind is not None and right.kind is not None and left.kind is not right.kind and not nothing:
-            raise IchxError(
-                f"{text!r} compares {_WORDS[left.kind]} with {_WORDS[right.kind]}", "compare values of one kind"
+        if sign not in _OPERATORS:
+            raise InvalidInputError(
+                f"Invalid operator in {text!r}. Operators are {', '.join(_OPERATORS.values())}.", _EXAMPLE
             )
-        one, other = left.read, right.read
+        if sign in (ast.In, ast.NotIn):
+            return self._membership(left, right, text, negated=sign is ast.NotIn)
+        left, right = _as_date(left, right, text), _as_date(right, left, text)
+        is_none = any(part.constant and part.read({}) is None for part in (left, right))
+        if left.type is not None and right.type is not None and left.type is not right.type and not is_none:
+            raise InvalidInputError(
+                f"{text!r} compares {_TYPE_NAMES[left.type]} with {_TYPE_NAMES[right.type]}.",
+                "Compare values of the same type.",
+            )
+        first, second = left.read, right.read
         if sign is ast.Eq:
-            return lambda values: one(values) == other(values)
+            return lambda values: first(values) == second(values)
         if sign is ast.NotEq:
-            return lambda values: one(values) != other(values)
+            return lambda values: first(values) != second(values)
         order = _ORDER[sign]
 
         def ordered(values: Values) -> bool:
-            first, second = one(values), other(values)
-            if first is None or second is None:
+            a, b = first(values), second(values)
+            if a is None or b is None:
                 return False
             try:
-                return bool(order(first, second))
+                return bool(order(a, b))
             except TypeError as error:
-                raise IchxError(f"{text!r} compares {first!r} with {second!r}", "compare values of one kind") from error
+                raise InvalidInputError(
+                    f"{text!r} compares {a!r} with {b!r}.", "Compare values of the same type."
+                ) from error
 
         return ordered
 
-    def _membership(self, left: _Part, right: _Part, text: str, *, wanted: bool) -> _Reader:
-        if right.kind not in (tuple, str, None) or (right.kind is str and left.kind not in (str, None)):
-            raise IchxError(f"{text!r}: `in` looks for a text in a text, or for a value in a list", _EXAMPLE)
-        one, other = left.read, right.read
+    def _membership(self, left: _Part, right: _Part, text: str, *, negated: bool) -> _Reader:
+        if right.type not in (tuple, str, None) or (right.type is str and left.type not in (str, None)):
+            raise InvalidInputError(
+                f"Invalid use of `in`: {text!r}. It finds a string in a string, or a value in a list.", _EXAMPLE
+            )
+        item, container = left.read, right.read
 
         def contained(values: Values) -> bool:
-            whole, sought = other(values), one(values)
-            if whole is None or (isinstance(whole, str) and not isinstance(sought, str)):
-                return not wanted
-            return (sought in whole) is wanted
+            b, a = container(values), item(values)
+            if b is None or (isinstance(b, str) and not isinstance(a, str)):
+                return negated
+            return (a in b) is not negated
 
         return contained
 
@@ -158,7 +177,7 @@ class _Parser:
             return _Part(lambda _: value, kind, constant=True)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
             inner = self._part(node.operand)
-            if inner.constant and inner.kind is float:
+            if inner.constant and inner.type is float:
                 negative = -inner.read({})
                 return _Part(lambda _: negative, float, constant=True)
         if isinstance(node, ast.Tuple | ast.List):
@@ -168,32 +187,32 @@ class _Parser:
                 return _Part(lambda _: listed, tuple, constant=True)
         if isinstance(node, ast.Name | ast.Attribute):
             return self._named(node)
-        raise IchxError(f"a condition cannot have {ast.unparse(node)!r}", _EXAMPLE)
+        raise InvalidInputError(f"{ast.unparse(node)!r} is not allowed in a condition.", _EXAMPLE)
 
     def _named(self, node: ast.expr) -> _Part:
         name = ast.unparse(node)
-        if name not in self.kinds and not self.is_recipe_value(name):
-            unknown = unknown_name(name, self.kinds)
-            raise IchxError(unknown.problem, f"{unknown.remedy}; a text stands in quotes")
+        if name not in self.types and not self.is_recipe_value(name):
+            unknown = unknown_name(name, self.types)
+            raise InvalidInputError(unknown.problem, f"{unknown.remedy} Strings need quotes.")
         self.names.add(name)
-        return _Part(lambda values: values[name], self.kinds.get(name))
+        return _Part(lambda values: values[name], self.types.get(name))
 
 
-def unknown_name(name: str, known: Mapping[str, object] | Sequence[str]) -> IchxError:
-    """Return the error for a name that no experiment has."""
-    return IchxError(
-        f"an experiment has no value {name!r}",
-        f"{did_you_mean(name, list(known))}there are {', '.join(known)}, "
-        "and every value of a recipe, such as input.size or stage.full.lr",
+def unknown_name(name: str, known: Mapping[str, object] | Sequence[str]) -> InvalidInputError:
+    """Return the error for a name that experiments do not have."""
+    return InvalidInputError(
+        f"Experiments have no value {name!r}.",
+        f"{did_you_mean(name, list(known))}Values are {', '.join(known)}, and those of the recipe, e.g. input.size or "
+        "stage.full.lr.",
     )
 
 
 def _as_date(part: _Part, other: _Part, text: str) -> _Part:
-    """Return a written text as the date that it is compared with."""
-    if not (part.constant and part.kind is str and other.kind is datetime):
+    """Return a string constant as a date if it is compared with one."""
+    if not (part.constant and part.type is str and other.type is datetime):
         return part
     try:
         date = datetime.fromisoformat(part.read({})).astimezone()
     except ValueError as error:
-        raise IchxError(f"{text!r}: {part.read({})!r} is no date", 'write it like "2026-11-24"') from error
+        raise InvalidInputError(f"Invalid date {part.read({})!r} in {text!r}.", 'Use the form "2026-11-24".') from error
     return _Part(lambda _: date, datetime, constant=True)

@@ -1,11 +1,6 @@
-"""Care for the store's file: whether it is whole, a copy while others write, questions in SQL that change nothing.
-
-SQLite only; another database has tools of its own for this.
-"""
+"""Maintenance of a SQLite store: integrity check, backup, read-only SQL queries. Not for other databases."""
 
 import contextlib
-import os
-import secrets
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +9,8 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from ichx.errors import IchxError
+from ichx.errors import ConflictError, CorruptFileError, InvalidInputError, StorageError, UnsupportedError
+from ichx.files import atomic_path
 from ichx.store import database
 from ichx.store.migrate import HEAD
 from ichx.store.tables import VERSION_TABLE
@@ -23,133 +19,136 @@ NETWORK_FILE_SYSTEMS = (
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "lustre", "gpfs", "beegfs", "ceph", "glusterfs",
     "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone",
 )  # fmt: skip
-"""Kinds of mounts on which SQLite's locks are not to be trusted: https://www.sqlite.org/faq.html#q5."""
+"""File systems on which SQLite's locks are unreliable: https://www.sqlite.org/faq.html#q5."""
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
-_QUESTION = "ask one SELECT; `ichx store schema` lists the tables"
+_QUERY_REMEDY = "Use one SELECT statement; `ichx store schema` lists the tables."
 _TICK = 100_000
-"""Steps of SQLite's machine between two chances for Ctrl-C."""
+"""Instructions of SQLite's virtual machine between two checks for Ctrl-C."""
 
 
 @dataclass(frozen=True)
-class Checked:
-    """One thing that was looked at, and every problem that was found there."""
+class CheckResult:
+    """The result of one check."""
 
     what: str
+    """What was checked."""
     problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a question in SQL came to."""
+class QueryResult:
+    """The result of a SQL query."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
 
 
-def check_file(engine: Engine) -> list[Checked]:
-    """Return what is wrong with the store's file: its pages, its references, its version, where it lies."""
+def check_file(engine: Engine) -> list[CheckResult]:
+    """Check pages, references, version and location of the store's file; no checks for other databases."""
     if not database.is_sqlite(engine.url):
         return []
     found = []
     with database.reading(engine) as connection:
-        said = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-        found.append(Checked("every page and index", tuple(line for line in said if line != "ok")))
+        lines = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+        found.append(CheckResult("pages and indices", tuple(line for line in lines if line != "ok")))
         broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-        lines = tuple(f"{row[0]} row {row[1]} refers to a missing {row[2]}" for row in broken[:20])
-        found.append(Checked("references between tables", lines))
+        problems = tuple(f"{row[0]} row {row[1]} refers to a missing {row[2]}" for row in broken[:20])
+        found.append(CheckResult("references between tables", problems))
         stamps = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalars().all()
-        wrong = () if list(stamps) == [HEAD] else (f"version stamps are {stamps}, not {HEAD}",)
-        found.append(Checked(f"version {HEAD}", wrong))
+        problems = () if list(stamps) == [HEAD] else (f"version stamps are {stamps}, not {HEAD}",)
+        found.append(CheckResult(f"version {HEAD}", problems))
     network = network_file_system(engine)
-    lies = (f"its folder is on a network file system ({network}): locks may fail there",) if network else ()
-    found.append(Checked("a disk of this machine", lies))
+    problems = (f"its folder is on a network file system ({network}), where locks may fail",) if network else ()
+    found.append(CheckResult("local disk", problems))
     return found
 
 
 def back_up(engine: Engine, target: Path) -> int:
-    """Write a whole copy of the store to `target`, as `copy_database` does."""
+    """Copy the store to `target`; see `copy_database`."""
     return copy_database(_file(engine), target)
 
 
 def copy_database(file: Path, target: Path) -> int:
-    """Write a whole copy of the SQLite database `file` to `target`, while others may write to it; return its bytes.
+    """Copy the SQLite database `file` to `target`, while others may write to it; return the size of the copy in bytes.
 
-    Raises `IchxError` where `target` is there already or cannot be written; no half-written file is left.
+    Raises:
+        ConflictError: `target` exists.
+        CorruptFileError: The database is damaged.
+        StorageError: `target` cannot be written.
     """
     if target.exists():
-        raise IchxError(f"{target} is there already", "name another file")
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        raise ConflictError(f"{target} already exists.", "Use another file name.")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(_read_only(file)) as source, contextlib.closing(sqlite3.connect(draft)) as copy:
+        with (
+            atomic_path(target) as draft,
+            contextlib.closing(_read_only(file)) as source,
+            contextlib.closing(sqlite3.connect(draft)) as copy,
+        ):
             source.backup(copy)
             if copy.execute("PRAGMA integrity_check").fetchone() != ("ok",):
-                raise IchxError(f"the copy of {file} is damaged", "`ichx store check` tells whether the store is whole")
-            copy.execute("PRAGMA journal_mode = DELETE")  # one file, that needs no other beside it
-        with draft.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        draft.replace(target)
+                raise CorruptFileError(f"The copy of {file} is damaged.", "Run `ichx store check` to check the store.")
+            copy.execute("PRAGMA journal_mode = DELETE")  # a single file, without -wal and -shm
     except (OSError, sqlite3.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise IchxError(
-            f"cannot copy {file.name} to {target}: {reason}", "choose a writable place with enough space"
+        raise StorageError(
+            f"Cannot copy {file.name} to {target}: {reason}.", "Choose a writable place with enough space."
         ) from error
-    finally:
-        if draft.exists():
-            draft.unlink()
     return target.stat().st_size
 
 
-def ask(engine: Engine, question: str) -> Answer:
-    """Return what one SELECT comes to. The file is opened to be read only, and everything but reading is refused.
+def query(engine: Engine, sql: str) -> QueryResult:
+    """Return the result of one SELECT statement. The file is opened read-only, and other statements are rejected.
 
-    Raises `IchxError` for anything else than one whole SELECT.
+    Raises:
+        InvalidInputError: `sql` is not one valid SELECT statement.
+        UnsupportedError: The store is not a SQLite file.
     """
     with contextlib.closing(_read_only(_file(engine))) as connection, _interruptible(connection):
         connection.set_authorizer(_authorize)
         try:
-            cursor = connection.execute(question)
+            cursor = connection.execute(sql)
             rows = cursor.fetchall()
         except (sqlite3.Error, sqlite3.Warning) as error:
             if str(error) == "interrupted":
                 raise KeyboardInterrupt from error
-            told = str(error).replace("not authorized", "only reading is allowed")
-            raise IchxError(f"the question failed: {told}", _QUESTION) from error
+            reason = str(error).replace("not authorized", "only reading is allowed")
+            raise InvalidInputError(f"The query failed: {reason}.", _QUERY_REMEDY) from error
         if cursor.description is None:
-            raise IchxError("that is no question", _QUESTION)
-    return Answer(tuple(column[0] for column in cursor.description), rows)
+            raise InvalidInputError("The query returns no table.", _QUERY_REMEDY)
+    return QueryResult(tuple(column[0] for column in cursor.description), rows)
 
 
 def network_file_system(engine: Engine) -> str | None:
-    """Return the kind of network file system that the store's file lies on; None on a local disk, or where unknown."""
+    """Return the network file system of the store's file; None for a local disk, or if unknown."""
     file = database.sqlite_file(engine.url) if database.is_sqlite(engine.url) else None
     if file is None:
         return None
     try:
         lines = _MOUNTS.read_text(encoding="utf-8").splitlines()
     except OSError:
-        return None  # no Linux
-    return mount_kind(file.resolve(), lines)
+        return None  # not Linux
+    return network_mount(file.resolve(), lines)
 
 
-def mount_kind(file: Path, mounts: list[str]) -> str | None:
-    """Return the network file system on which `file` lies after lines of mountinfo(5); None for a local one."""
-    best, kind = "", ""
+def network_mount(file: Path, mounts: list[str]) -> str | None:
+    """Return the network file system of `file` according to lines of mountinfo(5); None for a local one."""
+    longest, kind = "", ""
     for line in mounts:
         left, _, right = line.partition(" - ")
         point = left.split()[4].encode().decode("unicode_escape")
-        if file.is_relative_to(point) and len(point) >= len(best):
-            best, kind = point, right.split()[0]
+        if file.is_relative_to(point) and len(point) >= len(longest):
+            longest, kind = point, right.split()[0]
     return kind if kind in NETWORK_FILE_SYSTEMS else None
 
 
 def _file(engine: Engine) -> Path:
     file = database.sqlite_file(engine.url) if database.is_sqlite(engine.url) else None
     if file is None:
-        raise IchxError(
-            f"the store {database.shown(engine.url)} is no SQLite file", "use that database's own client for this"
+        raise UnsupportedError(
+            f"The store {database.display_name(engine.url)} is not a SQLite file.",
+            "Use the client of that database instead.",
         )
     return file
 
@@ -164,7 +163,7 @@ def _authorize(action: int, _first: str | None, _second: str | None, _db: str | 
 
 @contextlib.contextmanager
 def _interruptible(connection: sqlite3.Connection) -> Iterator[None]:
-    """Let Ctrl-C through while SQLite works: Python's handlers run only between steps."""
+    """Let Ctrl-C interrupt SQLite: Python's signal handlers run only between bytecode instructions."""
     connection.set_progress_handler(lambda: 0, _TICK)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Predictions, as functions over an open connection. The logits themselves are Parquet files, not here."""
+"""Queries for predictions, over an open connection. The logits are in Parquet files, not in the store."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ _KEY = ("experiment", "fold", "version_id", "view")
 
 
 def add_predictions(connection: Connection, drafts: Sequence[PredictionDraft]) -> None:
-    """Record predictions, each in place of an earlier one of the same experiment, fold, version and view."""
+    """Record predictions; each replaces one of the same experiment, fold, version and view."""
     now = datetime.now(UTC)
     for draft in drafts:
         connection.execute(delete(prediction).where(*(prediction.c[name] == getattr(draft, name) for name in _KEY)))
@@ -22,7 +22,7 @@ def add_predictions(connection: Connection, drafts: Sequence[PredictionDraft]) -
 def list_predictions(
     connection: Connection, experiment: int, role: str | None, view: str | None, version_id: int | None
 ) -> list[Prediction]:
-    """Return the predictions of an experiment that match, by version, view and fold."""
+    """Return the matching predictions of an experiment, sorted by version, view and fold."""
     wanted = {"role": role, "view": view, "version_id": version_id}
     query = (
         select(prediction)

@@ -1,28 +1,27 @@
-"""Runs, their heartbeats and their history, as functions over an open connection."""
+"""Queries for runs, their heartbeats and their history, over an open connection."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
-from ichx.errors import IchxError, NotFoundError, RunEndedError
-from ichx.store.process import process_lives, process_mark, this_host
-from ichx.store.snapshots import EpochRecord, ImportedRun, Run, RunDraft
+from ichx.errors import ConflictError, NotFoundError, RunEndedError
+from ichx.store.process import host_name, is_process_alive, process_identity
+from ichx.store.snapshots import EndState, EpochRecord, Run, RunDraft
 from ichx.store.tables import epoch_metric, run, run_stage
 
 STALLED_AFTER = timedelta(seconds=45)
-"""A running run whose last heartbeat is older than this is stalled: it missed several."""
+"""Age of the last heartbeat after which a running run is stalled."""
 
 DEAD_AFTER = timedelta(seconds=90)
-"""A running run of another host, or of one that cannot be asked, whose last heartbeat is older than this is dead."""
+"""Age of the last heartbeat after which a running run is dead, if its process cannot be checked from this host."""
 
 LIVE_STATES = ("running", "stalled")
-"""The states of a run that holds its fold."""
+"""States of a run that occupies its fold."""
 
-END_STATES = ("done", "failed", "stopped")
-"""How a run may end; `dead` is what others say of it."""
+END_STATES = get_args(EndState)
 
 STATE_COLUMNS = (
     run.c.id,
@@ -34,43 +33,43 @@ STATE_COLUMNS = (
     run.c.process,
     run.c.heartbeat,
 )
-"""What `shown_state` and its callers need of a run."""
+"""Columns that `current_state` and its callers need."""
 
 
-def shown_state(row: Any, now: datetime) -> str:
-    """Return the state of a run (a row with `STATE_COLUMNS`): the recorded one, or what became of a running one.
+def current_state(row: Any, now: datetime) -> str:
+    """Return the state of a run, a row with `STATE_COLUMNS`: the recorded state, unless that is `running`.
 
-    `stalled`: its process lives but has been silent for long, or a host that cannot be asked is late. `dead`: its
-    process is gone, or that host has been silent for too long.
+    A running run is `dead` if its process has ended, or if that is unknown and its last heartbeat is older than
+    `DEAD_AFTER`. Otherwise it is `stalled` if that heartbeat is older than `STALLED_AFTER`.
     """
     if row.state != "running":
         return str(row.state)
-    silent = now - row.heartbeat
-    lives = process_lives(row.pid, row.process) if row.host == this_host() else None
-    if lives is False or (lives is None and silent > DEAD_AFTER):
+    age = now - row.heartbeat
+    alive = is_process_alive(row.pid, row.process) if row.host == host_name() else None
+    if alive is False or (alive is None and age > DEAD_AFTER):
         return "dead"
-    return "stalled" if silent > STALLED_AFTER else "running"
+    return "stalled" if age > STALLED_AFTER else "running"
 
 
 def start_run(connection: Connection, draft: RunDraft) -> Run:
-    """Record a new attempt at a fold; refuse it while a live one holds the fold, close a lost one."""
+    """Record a new run of a fold, and mark its dead runs; raise `ConflictError` while a live run occupies it."""
     now = datetime.now(UTC)
-    held = and_(run.c.experiment == draft.experiment, run.c.fold == draft.fold)
-    for row in connection.execute(select(*STATE_COLUMNS, run.c.started).where(held, run.c.state == "running")).all():
-        if shown_state(row, now) in LIVE_STATES:
-            raise IchxError(
-                f"fold {draft.fold} of experiment {draft.experiment} is being run by process {row.pid} on {row.host} "
-                f"since {row.started:%Y-%m-%d %H:%M:%S} UTC",
-                "wait for it, or end that process and run again",
+    of_fold = and_(run.c.experiment == draft.experiment, run.c.fold == draft.fold)
+    for row in connection.execute(select(*STATE_COLUMNS, run.c.started).where(of_fold, run.c.state == "running")).all():
+        if current_state(row, now) in LIVE_STATES:
+            raise ConflictError(
+                f"Fold {draft.fold} of experiment {draft.experiment} has been running in process {row.pid} on "
+                f"{row.host} since {row.started:%Y-%m-%d %H:%M:%S} UTC.",
+                "Wait for it, or end that process and rerun the command.",
             )
         connection.execute(update(run).where(run.c.id == row.id).values(state="dead", ended=row.heartbeat))
-    attempt = (connection.scalar(select(func.max(run.c.attempt)).where(held)) or 0) + 1
+    attempt = (connection.scalar(select(func.max(run.c.attempt)).where(of_fold)) or 0) + 1
     added = connection.execute(
         insert(run).values(
             **{**vars(draft), "libraries": dict(draft.libraries)},
             attempt=attempt,
             state="running",
-            process=process_mark(draft.pid) if draft.host == this_host() else None,
+            process=process_identity(draft.pid) if draft.host == host_name() else None,
             started=now,
             heartbeat=now,
             epochs_done=0,
@@ -79,31 +78,33 @@ def start_run(connection: Connection, draft: RunDraft) -> Run:
     return _read(connection, run.c.id == added.inserted_primary_key[0])[0]  # type: ignore[index]
 
 
-def add_ended(connection: Connection, experiment: int, ended: Sequence[ImportedRun]) -> None:
-    """Record runs that ended elsewhere; a fold's history goes to its newest attempt."""
+def add_ended(
+    connection: Connection, experiment: int, ended: Sequence[Run], history: Mapping[int, Sequence[EpochRecord]]
+) -> None:
+    """Record runs that ended in another store; the history of a fold belongs to its newest run."""
     newest = {r.fold: r.attempt for r in sorted(ended, key=lambda r: r.attempt)}
     for one in ended:
         if one.state not in (*END_STATES, "dead"):
-            raise ValueError(f"a run that is {one.state!r} has not ended")
-        values = {name: value for name, value in vars(one).items() if name != "history"}
-        added = connection.execute(insert(run).values(**values, experiment=experiment))
-        for record in one.history if newest[one.fold] == one.attempt else ():
+            raise ValueError(f"a run in state {one.state!r} has not ended")
+        values = {name: value for name, value in vars(one).items() if name != "id"}
+        added = connection.execute(insert(run).values(**{**values, "experiment": experiment}))
+        for record in history.get(one.fold, ()) if newest[one.fold] == one.attempt else ():
             _add_epoch(connection, added.inserted_primary_key[0], record)  # type: ignore[index]
 
 
 def list_runs(connection: Connection, experiment: int, fold: int | None) -> list[Run]:
-    """Return the runs of an experiment (of one fold), by fold and attempt."""
+    """Return the runs of an experiment (of one fold), sorted by fold and attempt."""
     return _read(connection, run.c.experiment == experiment, *([] if fold is None else [run.c.fold == fold]))
 
 
 def heartbeat(connection: Connection, run_id: int, values: dict[str, Any]) -> None:
-    """Record that a run lives, with those of `values` that are not None."""
+    """Record that a run is alive, with those of `values` that are not None."""
     known = {name: value for name, value in values.items() if value is not None}
     _update_running(connection, run_id, {"heartbeat": datetime.now(UTC), **known})
 
 
 def record_epoch(connection: Connection, run_id: int, record: EpochRecord) -> None:
-    """Record the metrics of an epoch in place of the run's earlier ones of it; also a heartbeat."""
+    """Record the metrics of an epoch, replacing earlier ones of the same run; also a heartbeat."""
     heartbeat(connection, run_id, {"stage": record.stage, "epoch": record.epoch})
     _add_epoch(connection, run_id, record)
 
@@ -123,16 +124,16 @@ def _add_epoch(connection: Connection, run_id: int, record: EpochRecord) -> None
         connection.execute(insert(epoch_metric), rows)
 
 
-def finish_run(connection: Connection, run_id: int, state: str, error: str | None) -> None:
+def finish_run(connection: Connection, run_id: int, state: EndState, error: str | None) -> None:
     """End a running run."""
     if state not in END_STATES:
-        raise ValueError(f"a run ends as one of {', '.join(END_STATES)}, not {state!r}")
+        raise ValueError(f"a run ends in one of {', '.join(END_STATES)}, not {state!r}")
     now = datetime.now(UTC)
     _update_running(connection, run_id, {"state": state, "error": error, "heartbeat": now, "ended": now})
 
 
 def history(connection: Connection, experiment: int, fold: int) -> list[EpochRecord]:
-    """Return the epochs of a fold in order of training; of one trained twice, the later attempt's."""
+    """Return the epochs of a fold in order of training; the latest attempt wins for an epoch that was trained twice."""
     query = (
         select(run.c.attempt, run_stage.c.stage, epoch_metric)
         .join(run, run.c.id == epoch_metric.c.run_id)
@@ -143,28 +144,28 @@ def history(connection: Connection, experiment: int, fold: int) -> list[EpochRec
         .where(run.c.experiment == experiment, run.c.fold == fold)
         .order_by(epoch_metric.c.stage_index, epoch_metric.c.epoch, run.c.attempt)
     )
-    counted: dict[tuple[int, int], tuple[int, str, dict[str, float]]] = {}
+    latest: dict[tuple[int, int], tuple[int, str, dict[str, float]]] = {}
     for row in connection.execute(query):
-        place = (row.stage_index, row.epoch)
-        if place not in counted or counted[place][0] != row.attempt:
-            counted[place] = (row.attempt, row.stage, {})
-        counted[place][2][row.metric] = math.nan if row.value is None else row.value
+        epoch = (row.stage_index, row.epoch)
+        if epoch not in latest or latest[epoch][0] != row.attempt:
+            latest[epoch] = (row.attempt, row.stage, {})
+        latest[epoch][2][row.metric] = math.nan if row.value is None else row.value
     return [
-        EpochRecord(stage=stage, stage_index=index, epoch=epoch, values=values)
-        for (index, epoch), (_, stage, values) in counted.items()
+        EpochRecord(stage=stage, stage_index=index, epoch=number, values=values)
+        for (index, number), (_, stage, values) in latest.items()
     ]
 
 
 def _update_running(connection: Connection, run_id: int, values: dict[str, Any]) -> None:
-    """Change a run that is recorded as running; a process that lost its fold to another one learns it here."""
+    """Change a run that is recorded as running; raise `RunEndedError` if it has ended, e.g. lost its fold."""
     changed = connection.execute(update(run).where(run.c.id == run_id, run.c.state == "running").values(values))
     if changed.rowcount == 0:
         row = connection.execute(select(run.c.experiment, run.c.fold, run.c.state).where(run.c.id == run_id)).first()
         if row is None:
-            raise NotFoundError(f"no run has the id {run_id}", "`ichx exp show` shows an experiment's runs")
+            raise NotFoundError(f"No run has the id {run_id}.", "`ichx exp show` lists the runs of an experiment.")
         raise RunEndedError(
-            f"this run of fold {row.fold} of experiment {row.experiment} has already ended ({row.state})",
-            "if it slept for long, another process took over: look at `ichx exp show`, then run again",
+            f"This run of fold {row.fold} of experiment {row.experiment} has already ended ({row.state}).",
+            "Another process may have taken over after a long pause. Check `ichx exp show`, then rerun the command.",
         )
 
 
@@ -172,7 +173,7 @@ def _read(connection: Connection, *conditions: Any) -> list[Run]:
     now = datetime.now(UTC)
     found = []
     for row in connection.execute(select(run).where(*conditions).order_by(run.c.fold, run.c.attempt)):
-        values = {**row._mapping, "state": shown_state(row, now)}
+        values = {**row._mapping, "state": current_state(row, now)}
         del values["process"]
         found.append(Run(**values))
     return found

@@ -1,6 +1,6 @@
-"""Which experiments a list shows and in which order: what may be asked for, and what each asked-for value is called.
+"""Selecting and sorting experiments: the request, its fields and their types. Conditions: `expression`.
 
-Parsing conditions and recipes is imported when it is asked for: a plain list must be there at once.
+Parsers of conditions and recipes are imported on demand, because a plain list must start fast.
 """
 
 from collections.abc import Mapping
@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from ichx.store.expression import Expression
+    from ichx.store.snapshots import Kind
 
-KINDS: Mapping[str, type] = {
+FIELD_TYPES: Mapping[str, type] = {
     "number": float,
     "name": str,
     "plugin": str,
@@ -39,56 +40,59 @@ KINDS: Mapping[str, type] = {
     "leaked": bool,
     "archived": bool,
 }
-"""What an experiment is selected, sorted and listed by, beside the values of its recipe."""
+"""Fields that conditions, sorting and columns accept, besides the values of recipes; numbers are `float`."""
 
 STATES = ("new", "running", "stalled", "dead", "stopped", "failed", "partial", "done")
-"""The states that an experiment may be in."""
+"""States of an experiment."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is asked for. `kind` is `experiment`, `trial`, or None for both; `archived` and `trashed` None are both.
-
-    `tags` must all be there; of `states` one. `since` is a date of registration. `where` is a condition as
-    `ichx.store.expression` reads it; `sort` a name of `KINDS` or of a recipe's values, after `-` the largest first.
-    By default the newest stand first.
-    """
+    """A request for experiments. By default the newest come first, without trials and the trash."""
 
     dataset: str | None = None
-    kind: str | None = "experiment"
+    kind: "Kind | None" = "experiment"
+    """None for both."""
     parent: int | None = None
     tags: tuple[str, ...] = ()
+    """All of them must be present."""
     states: tuple[str, ...] = ()
+    """One of them must match; empty for all."""
     since: datetime | None = None
+    """Earliest time of registration."""
     archived: bool | None = None
+    """None for both."""
     trashed: bool | None = False
+    """None for both."""
     where: str | None = None
+    """A condition; see `ichx.store.expression`."""
     sort: str | None = None
+    """A name of `FIELD_TYPES` or of a recipe value, with a leading `-` for descending order."""
 
     def __post_init__(self) -> None:
-        """Raise `IchxError` for a state, a condition or an order that there is not."""
+        """Raise `InvalidInputError` for an unknown state, an invalid condition or an unknown sort key."""
         for state in self.states:
             if state not in STATES:
-                raise IchxError(f"no experiment is ever {state!r}", f"states are {', '.join(STATES)}")
+                raise InvalidInputError(f"Unknown state: {state!r}.", f"States are {', '.join(STATES)}.")
         self.condition()
-        name = self.sorted_by
-        if name is not None and name not in KINDS and not is_recipe_value(name):
+        name = self.sort_key
+        if name is not None and name not in FIELD_TYPES and not is_recipe_value(name):
             from ichx.store.expression import unknown_name
 
-            raise unknown_name(name, KINDS)
+            raise unknown_name(name, FIELD_TYPES)
 
     @property
-    def sorted_by(self) -> str | None:
-        """The name that is sorted by."""
+    def sort_key(self) -> str | None:
+        """Name of the value to sort by."""
         return None if self.sort is None else self.sort.removeprefix("-")
 
     def condition(self) -> "Expression | None":
-        """Return what `where` says."""
+        """Return the parsed condition."""
         if self.where is None:
             return None
         from ichx.store.expression import parse_expression
 
-        return parse_expression(self.where, KINDS, is_recipe_value)
+        return parse_expression(self.where, FIELD_TYPES, is_recipe_value)
 
 
 EXPERIMENTS = Selection()
@@ -96,7 +100,7 @@ EXPERIMENTS = Selection()
 
 
 def is_recipe_value(name: str) -> bool:
-    """Tell whether some recipe may have a value of that name, such as `input.size` or `stage.full.lr`."""
+    """Return whether a recipe can have a value of that name, e.g. `input.size` or `stage.full.lr`."""
     import typing
 
     from ichx.recipe import Recipe, StageRecipe
@@ -113,7 +117,7 @@ def is_recipe_value(name: str) -> bool:
 
 
 def recipe_values(recipe: str, names: "frozenset[str] | set[str]") -> dict[str, Any]:
-    """Return the values `names` of a recipe in TOML; None for those that it does not have."""
+    """Return the values `names` of a recipe in TOML; None for those that it lacks."""
     import tomllib
 
     tables = tomllib.loads(recipe)

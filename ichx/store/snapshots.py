@@ -1,33 +1,38 @@
-"""What goes into the store (drafts) and what comes out of it (snapshots): frozen dataclasses, never live rows.
+"""Values that go into the store (drafts) and come out of it (snapshots), as frozen dataclasses. No database here.
 
-Datetimes are aware and in UTC; paths are relative to the workspace root unless said otherwise. No database here.
+Datetimes are aware and in UTC. Paths are relative to the workspace root unless a field says otherwise.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from ichx.errors import NotFoundError, did_you_mean
+from ichx.errors import NotFoundError, NotReadyError, did_you_mean
+
+Kind = Literal["experiment", "trial"]
+EndState = Literal["done", "failed", "stopped"]
+"""States that a run can end in; other processes derive `dead`."""
 
 
 @dataclass(frozen=True)
 class FoldDraft:
-    """Folds of a dataset version to be recorded: `leaking_patients` have slices in more than one of them.
-
-    `source` is the name of the file that they were imported from; without, they are drawn with `seed`.
-    """
+    """Folds of a dataset version."""
 
     name: str
     k: int
+    """Number of folds."""
     seed: int
     digest: str
+    """SHA-256 of the assignment."""
     leaking_patients: int = 0
+    """Number of patients with slices in more than one fold."""
     source: str | None = None
+    """Name of the imported file; None for folds that ichx assigned with `seed`."""
 
     @property
     def leaky(self) -> bool:
-        """Whether the folds split a patient, so that every score on them is marked."""
+        """Whether a patient is in more than one fold, which marks every score on these folds."""
         return self.leaking_patients > 0
 
 
@@ -40,123 +45,123 @@ class FoldSet(FoldDraft):
 
 @dataclass(frozen=True)
 class VersionDraft:
-    """A dataset version to be recorded. `source` is the absolute path of its files, `path` its folder."""
+    """A dataset version."""
 
     dataset: str
     test_of: str | None
+    """Name of the training set, for a test set."""
     source: str
+    """Absolute path of the files."""
     path: str
+    """Folder of the version."""
     digest: str
+    """SHA-256 of files, labels and folds."""
     label_digest: str | None
+    """SHA-256 of slice ids and labels; None without labels."""
     slices: int
     patients: int
     defects: int
+    """Number of excluded files."""
     sample: str | None
+    """Sample submission of a test set."""
     summary: Mapping[str, Any]
     folds: tuple[FoldDraft, ...] = ()
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named set of slices; `versions` is its latest version's number.
-
-    It is trainable when its latest version has labels and it is no test set of another.
-    """
+    """A named set of slices."""
 
     name: str
     trainable: bool
+    """Whether its latest version has labels and it is not a test set."""
     test_of: str | None
     versions: int
+    """Number of its latest version."""
     created: datetime
 
 
-@dataclass(frozen=True)
-class DatasetVersion:
-    """An immutable version of a dataset; its `number` counts from 1 within the dataset."""
+@dataclass(frozen=True, kw_only=True)
+class DatasetVersion(VersionDraft):
+    """A recorded, immutable version of a dataset."""
 
     id: int
-    dataset: str
     number: int
-    test_of: str | None
-    source: str
-    path: str
-    digest: str
-    label_digest: str | None
-    slices: int
-    patients: int
-    defects: int
-    sample: str | None
-    summary: Mapping[str, Any]
+    """Counts from 1 within the dataset."""
     folds: tuple[FoldSet, ...]
     created: datetime
 
     def fold_set(self, name: str | None = None) -> FoldSet:
-        """Return the folds called `name`, or those that came with the version; `NotFoundError` where there are none."""
+        """Return the folds called `name`, or the first folds of the version.
+
+        Raises:
+            NotReadyError: The version has no folds.
+            NotFoundError: It has folds, but none called `name`.
+        """
         found = next((folds for folds in self.folds if name in (None, folds.name)), None)
-        if found is None:
-            known = [folds.name for folds in self.folds]
-            has = f"it has {', '.join(known)}" if known else "it is not trained on"
-            raise NotFoundError(
-                f"{self.dataset} version {self.number} has no folds" + (f" {name!r}" if name else ""),
-                f"{did_you_mean(name or '', known)}{has}; `ichx data folds {self.dataset} --import FILE` adds folds",
-            )
-        return found
+        if found is not None:
+            return found
+        version = f"{self.dataset} version {self.number}"
+        remedy = f"`ichx data folds {self.dataset} --import FILE` adds folds."
+        if not self.folds:
+            raise NotReadyError(f"{version} has no folds.", remedy)
+        known = [folds.name for folds in self.folds]
+        raise NotFoundError(
+            f"{version} has no folds {name!r}.",
+            f"{did_you_mean(name or '', known)}It has {', '.join(known)}; {remedy}",
+        )
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """The place of an experiment in a search for better values: a trial of `study`, or one promoted from a trial.
-
-    `values` are what the trial tries in place of its parent's, by name; `fold` is the one whose score the search looks
-    at. `subset` is the share of the patients that a trial has, `length` the share of each stage's epochs. A promoted
-    experiment has all of both; its `score` is the trial's, which chose it.
-    """
+class TuningInfo:
+    """Origin of an experiment in hyperparameter tuning: it is a trial, or was promoted from one."""
 
     study: str
+    """Name of the Optuna study."""
     trial: int
     fold: int
+    """Fold whose score the study optimizes."""
     values: Mapping[str, float | int | str]
+    """Values that replace those of the parent, by name."""
     subset: float = 1.0
+    """Share of the patients that a trial is trained on; 1 for a promoted experiment."""
     length: float = 1.0
+    """Share of each stage's epochs; 1 for a promoted experiment."""
     score: float | None = None
+    """Score of the trial that a promoted experiment was chosen by."""
 
 
 @dataclass(frozen=True)
 class ExperimentDraft:
-    """An experiment to be registered: a recipe (TOML text) pinned to a dataset version, its labels and its folds.
-
-    `epochs` is the total per fold. `kind` is `experiment`, or `trial` for one of a study's; `selected` says that its
-    values were chosen by a validation score.
-    """
+    """An experiment: a recipe pinned to a dataset version, its labels and folds."""
 
     name: str
     plugin: str
     size: int
+    """Pixels."""
     window_kind: str
     recipe: str
+    """TOML."""
     recipe_digest: str
     version_id: int
     label_digest: str
     fold_set_id: int
     fold_digest: str
     epochs: int
+    """Epochs of all stages, for one fold."""
     parent: int | None = None
-    kind: str = "experiment"
+    """Number of the experiment that it was cloned or tuned from."""
+    kind: Kind = "experiment"
     selected: bool = False
+    """Whether a validation score chose some of its values."""
     origin: Mapping[str, Any] | None = None
-    tuned: Tuned | None = None
+    """Number and workspace before an import."""
+    tuned: TuningInfo | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentSummary:
-    """What a list shows of an experiment, without its recipe.
-
-    `leaked` says that its folds, the `fold_set` of its dataset version, split patients.
-    `state` is derived from the runs: `new`, `running`, `stalled`, `dead`, `stopped`, `failed`, `partial` or `done`;
-    `stage` is the newest run's, `seconds` what all runs took together. `trashed` is since when it waits to be deleted.
-    Scores are weighted log losses over all OOF slices, `_tta` of the views' mean; spreads are over folds.
-    `subset` is the share of the patients that it sees: 1, but for a tuning trial that was given less.
-    """
+    """An experiment in a list, without its recipe. Scores are weighted log losses over all OOF slices."""
 
     number: int
     name: str
@@ -166,31 +171,40 @@ class ExperimentSummary:
     dataset: str
     dataset_version: int
     fold_set: str
+    """Name of the folds."""
     folds: int
     folds_done: int
     state: str
+    """Derived from the runs: one of `ichx.store.selection.STATES`."""
     stage: str | None
+    """Stage of the newest run."""
     seconds: float | None
+    """Duration of all runs together."""
     score: float | None
     spread: float | None
+    """Standard deviation of `score` over folds."""
     score_tta: float | None
+    """Score of the mean over the views."""
     spread_tta: float | None
     selected: bool
     leaked: bool
+    """Whether a patient is in more than one of its folds."""
     archived: bool
     trashed: datetime | None
+    """When it was moved to the trash."""
     kind: str
     parent: int | None
     subset: float
+    """Share of the patients that it is trained on; less than 1 for some tuning trials."""
     created: datetime
     tags: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(ExperimentSummary):
-    """Everything recorded of an experiment; `low` and `high` bound the scores' 95 % intervals over patients.
+    """An experiment with everything recorded about it; see `ExperimentDraft` for the fields.
 
-    `origin` tells of an imported one which `number` it had in which workspace, `tuned` of a trial what it tries.
+    `score_low` and `score_high` bound the 95 % interval over patients.
     """
 
     recipe: str
@@ -205,12 +219,12 @@ class Experiment(ExperimentSummary):
     score_tta_low: float | None
     score_tta_high: float | None
     origin: Mapping[str, Any] | None
-    tuned: Tuned | None
+    tuned: TuningInfo | None
 
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a user wrote down about an experiment."""
+    """A user's note about an experiment."""
 
     id: int
     experiment: int
@@ -220,7 +234,7 @@ class Note:
 
 @dataclass(frozen=True)
 class ScoreDraft:
-    """An OOF score to be recorded: its `spread` over folds, and `low` and `high` of its interval over patients."""
+    """An OOF score with its spread over folds and its interval over patients; None for unknown values."""
 
     score: float | None = None
     spread: float | None = None
@@ -230,75 +244,69 @@ class ScoreDraft:
 
 @dataclass(frozen=True)
 class RunDraft:
-    """An attempt at one fold that is about to start, in process `pid` of `host` (`socket.gethostname()`)."""
+    """A run of one fold that is about to start."""
 
     experiment: int
     fold: int
     host: str
+    """`socket.gethostname()` of its machine."""
     pid: int
     code_version: str
     libraries: Mapping[str, str]
+    """Versions by name."""
     device: str
+    """Device and precision."""
     command: str
     provenance: Mapping[str, Any] | None = None
+    """Changes of the code, machine, seed."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One attempt at executing one fold.
-
-    `state` is `running`, `stalled`, `done`, `failed`, `stopped` or `dead`: a run recorded as running is shown as
-    stalled when its heartbeat is late, and as dead when its process is gone or its host has long been silent.
-    `provenance` is what it says of its code and machine beside the versions.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Run(RunDraft):
+    """A recorded run of one fold."""
 
     id: int
-    experiment: int
-    fold: int
     attempt: int
+    """Counts from 1 within the fold."""
     state: str
-    host: str
-    pid: int
+    """`running`, `stalled`, `done`, `failed`, `stopped` or `dead`; see `ichx.store.runs.current_state`."""
     started: datetime
     heartbeat: datetime
     ended: datetime | None
-    code_version: str
-    libraries: Mapping[str, str]
-    device: str
-    command: str
     stage: str | None
     epoch: int | None
     epochs_done: int
     error: str | None
-    provenance: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """The metrics of one epoch of one stage; a value that is not a number comes back as NaN."""
+    """Metrics of one epoch of one stage."""
 
     stage: str
     stage_index: int
     epoch: int
     values: Mapping[str, float]
+    """By name of the metric; values may be NaN."""
 
 
 @dataclass(frozen=True)
 class PredictionDraft:
-    """A file of logits: one fold's prediction of a dataset version in one view.
-
-    `role` is `oof` or `test`, `view` is `identity` or `hflip`; `slices` its rows; `score` where labels are known.
-    """
+    """A file of logits: the prediction of one fold for a dataset version in one view."""
 
     experiment: int
     fold: int
     version_id: int
     role: str
+    """`oof`, `test` or `evaluation`."""
     view: str
+    """`identity` or `hflip`."""
     path: str
     slices: int
     digest: str
+    """SHA-256 of the file."""
     score: float | None
+    """None without labels."""
 
 
 @dataclass(frozen=True)
@@ -310,7 +318,7 @@ class Prediction(PredictionDraft):
 
 @dataclass(frozen=True)
 class EnsembleMember:
-    """An experiment in an ensemble with its weight and its own OOF score."""
+    """A member of an ensemble with its weight and its OOF score."""
 
     experiment: int
     weight: float
@@ -319,11 +327,7 @@ class EnsembleMember:
 
 @dataclass(frozen=True)
 class EnsembleDraft:
-    """A blend to be recorded.
-
-    `score` is in-sample, `nested_score` from weights fitted on other folds; `partial` says which folds it covers where
-    these are not all; `submissions` are paths.
-    """
+    """An ensemble."""
 
     dataset: str
     version_id: int
@@ -331,15 +335,19 @@ class EnsembleDraft:
     tta: str
     method: str
     score: float
+    """In-sample."""
     nested_score: float | None
+    """With every data-driven choice made on other folds."""
     partial: str | None
+    """Folds that it covers, if not all."""
     submissions: tuple[str, ...]
+    """Paths."""
     members: tuple[EnsembleMember, ...]
 
 
 @dataclass(frozen=True)
 class Ensemble(EnsembleDraft):
-    """A recorded blend; `selected` and `leaked` where a member is."""
+    """A recorded ensemble; `selected` and `leaked` if one of its members is."""
 
     number: int
     created: datetime
@@ -348,42 +356,21 @@ class Ensemble(EnsembleDraft):
 
 
 @dataclass(frozen=True)
-class ImportedRun:
-    """A run that ended in another store, with its fold's history; of several, the newest attempt's is kept."""
-
-    fold: int
-    attempt: int
-    state: str
-    host: str
-    pid: int
-    started: datetime
-    heartbeat: datetime
-    ended: datetime | None
-    stage: str | None
-    epoch: int | None
-    epochs_done: int
-    code_version: str
-    device: str
-    command: str
-    libraries: Mapping[str, str]
-    provenance: Mapping[str, Any] | None
-    error: str | None
-    history: tuple[EpochRecord, ...]
-
-
-@dataclass(frozen=True)
 class ImportDraft:
-    """An experiment of another store, whole; its predictions' paths are relative to its own folder."""
+    """A complete experiment of another store. The store assigns its number and all ids."""
 
     experiment: ExperimentDraft
-    runs: tuple[ImportedRun, ...]
+    runs: tuple[Run, ...]
+    history: Mapping[int, tuple[EpochRecord, ...]]
+    """By fold."""
     predictions: tuple[PredictionDraft, ...]
+    """With paths relative to the folder of the experiment."""
     tags: tuple[str, ...]
     notes: tuple[Note, ...]
 
 
 def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
-    """Return what must be said beside a score wherever it is shown; nothing for a whole, honest one."""
+    """Return the caveats that must accompany a score wherever it appears, e.g. `selected`; empty for most scores."""
     found = [mark for mark, on in (("selected", scored.selected), ("leaky folds", scored.leaked)) if on]
     if isinstance(scored, ExperimentSummary) and scored.subset < 1:
         found.append(f"{100 * scored.subset:.3g} % of the patients")

@@ -1,32 +1,32 @@
-"""The store: what happened, and everything that is known of datasets, experiments, runs, predictions and ensembles.
+"""The store: datasets, experiments, runs, predictions and ensembles in a SQL database. Files are not in it.
 
-The contract, which `testing.StoreContract` checks:
+The contract, which `ichx.store.testing.StoreContract` checks:
 
-- Each method is one short transaction: all of it happens or nothing. Numbers are given once, whatever is deleted.
-- Out come frozen snapshots; they do not change when the store does.
-- Dataset versions and an experiment's recipe and pins are immutable. Nothing is removed but replaced predictions,
-  experiments that were put into the trash before, and datasets that nothing stands on, with the predictions of them.
-- One store may be used by several threads, and one database by several processes; an open `Store` is not handed to
-  a forked child, which opens its own.
-- What a user can mend (a wrong name, a locked or unreadable file, a fold that another process runs) is `IchxError`.
+- Each method is one short transaction: all of it takes effect, or nothing. Numbers are never reused.
+- Methods return frozen snapshots, which do not change with the store.
+- Dataset versions, and the recipe and pins of an experiment, are immutable. Only these are removed: predictions that
+  are replaced, experiments in the trash, and unused datasets with their predictions.
+- Several threads may share a `Store`, and several processes a database. A forked child needs its own `Store`.
+- Failures that a user can fix raise `IchxError` (an unknown name, a locked database, a fold that another process runs).
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Connection
 
-from ichx.store import database, datasets, ensembles, experiments, migrate, organise, predictions, runs
-from ichx.store.numbers import take_numbers
+from ichx.store import annotations, database, datasets, deletion, ensembles, experiments, migrate, runs
+from ichx.store.counters import take_numbers
+from ichx.store.predictions import add_predictions, list_predictions
 from ichx.store.selection import EXPERIMENTS, Selection
 from ichx.store.snapshots import (
     Dataset,
     DatasetVersion,
+    EndState,
     Ensemble,
     EnsembleDraft,
     EpochRecord,
@@ -45,19 +45,29 @@ from ichx.store.snapshots import (
 from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ichx.store.maintenance import Answer, Checked
+    from ichx.store.maintenance import CheckResult, QueryResult
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_Query = Callable[Concatenate[Connection, P], T]
 
 
 def open_store(workspace: Workspace) -> "Store":
-    """Return the workspace's store, made or migrated where needed; a relative SQLite file lies in the workspace."""
-    return Store(database.within(workspace.store_url, workspace.root))
+    """Open the store of `workspace`, and create or upgrade it if needed. A relative SQLite file is in the workspace.
+
+    Raises:
+        InvalidInputError: The URL is invalid.
+        StoreError: The database cannot be opened.
+    """
+    return Store(database.resolve_url(workspace.store_url, workspace.root))
 
 
 class Store:
-    """The store at a SQLAlchemy URL; see this module's contract."""
+    """The store at a SQLAlchemy URL; see the contract in this module."""
 
     def __init__(self, url: str) -> None:
-        """Open the store at `url`; make it, or bring it to this version's tables, where needed."""
+        """Open the store at `url`, and create or upgrade its tables if needed."""
         self._engine = database.connect(url)
         try:
             migrate.prepare(self._engine)
@@ -66,7 +76,7 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close all connections."""
         self._engine.dispose()
 
     def __enter__(self) -> Self:
@@ -77,227 +87,220 @@ class Store:
     ) -> None:
         self.close()
 
+    def _read(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with database.reading(self._engine) as connection:
+            return query(connection, *args, **kwargs)
+
+    def _write(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with database.writing(self._engine) as connection:
+            return query(connection, *args, **kwargs)
+
+    def _change(self, numbers: Sequence[int], query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query that changes experiments; raise `NotFoundError` unless all of `numbers` exist."""
+        with database.writing(self._engine) as connection:
+            experiments.check_numbers(connection, numbers)
+            return query(connection, *args, **kwargs)
+
     # Datasets
 
     def add_version(self, draft: VersionDraft) -> DatasetVersion:
-        """Record the next version of a dataset, and the dataset where it is new.
+        """Record the next version of a dataset, and the dataset if it is new.
 
-        Raises `IchxError` when `test_of` names no dataset, a test set, or another dataset than it did before.
+        Raises:
+            NotFoundError: `test_of` is unknown.
+            InvalidInputError: `test_of` is a test set, or the dataset itself.
+            ConflictError: `test_of` differs from that of earlier versions.
         """
-        with database.writing(self._engine) as connection:
-            return datasets.add_version(connection, draft)
+        return self._write(datasets.add_version, draft)
 
     def datasets(self) -> list[Dataset]:
-        """Return all datasets, by name."""
-        with database.reading(self._engine) as connection:
-            return datasets.datasets(connection)
+        """Return all datasets, sorted by name."""
+        return self._read(datasets.datasets)
 
     def dataset(self, name: str) -> Dataset:
-        """Return the dataset called `name`, or raise `NotFoundError` with the nearest names."""
-        with database.reading(self._engine) as connection:
-            return datasets.get_dataset(connection, name)
+        """Return the dataset `name`; raise `NotFoundError` with the nearest names if it is unknown."""
+        return self._read(datasets.get_dataset, name)
 
     def version(self, name: str, number: int | None = None) -> DatasetVersion:
-        """Return version `number` of the dataset called `name`, the latest by default."""
-        with database.reading(self._engine) as connection:
-            return datasets.version(connection, name, number)
+        """Return version `number` of the dataset `name`, by default the latest."""
+        return self._read(datasets.version, name, number)
 
     def version_by_id(self, id: int) -> DatasetVersion:
-        """Return the dataset version that experiments and predictions call `version_id`."""
-        with database.reading(self._engine) as connection:
-            return datasets.version_by_id(connection, id)
+        """Return the dataset version with the `version_id` of an experiment or prediction."""
+        return self._read(datasets.version_by_id, id)
 
     def test_sets(self, name: str) -> list[DatasetVersion]:
         """Return the latest version of each test set of the dataset `name`."""
-        with database.reading(self._engine) as connection:
-            return datasets.test_sets(connection, name)
+        return self._read(datasets.test_sets, name)
 
     def predictions_of(self, name: str) -> list[Prediction]:
-        """Return the predictions that there are of the dataset `name`, by experiment."""
-        from ichx.store import removal
-
-        with database.reading(self._engine) as connection:
-            return removal.predictions_of(connection, name)
+        """Return all predictions for slices of the dataset `name`, sorted by experiment."""
+        return self._read(deletion.predictions_of, name)
 
     def check_unused(self, name: str) -> None:
-        """Raise `IchxError` where an experiment, also one in the trash, or a test set stands on the dataset `name`."""
-        from ichx.store import removal
-
-        with database.reading(self._engine) as connection:
-            removal.check_unused(connection, name)
+        """Raise `ConflictError` if experiments (even in the trash), ensembles, test sets or runs use a dataset."""
+        self._read(deletion.check_unused, name)
 
     def delete_dataset(self, name: str) -> None:
-        """Delete the dataset `name`, all its versions, and the predictions of it; raises as `check_unused` does."""
-        from ichx.store import removal
-
-        with database.writing(self._engine) as connection:
-            removal.delete_dataset(connection, name)
+        """Delete the dataset `name` with its versions and predictions; raises like `check_unused`."""
+        self._write(deletion.delete_dataset, name)
 
     # Experiments
 
     def add_experiments(self, drafts: Sequence[ExperimentDraft]) -> list[Experiment]:
-        """Register experiments, all or none, under consecutive numbers from 1 that are never given again.
+        """Register all experiments, or none, under consecutive numbers.
 
-        Raises `ValueError` when a draft's digests are not those of the version and the folds that it is pinned to.
+        Raises:
+            ValueError: The digests of a draft differ from those of its dataset version and folds.
         """
-        with database.writing(self._engine) as connection:
-            return experiments.add_experiments(connection, drafts)
+        return self._write(experiments.add_experiments, drafts)
 
     def import_experiment(self, draft: ImportDraft, *, place: Callable[[int], object], root: str) -> Experiment:
-        """Register an experiment of another store with all that is recorded of it, under the next number.
+        """Register an experiment of another store, with everything recorded about it, under the next number.
 
-        `place(number)` puts its files where they belong, below `root` (relative to the workspace) and the number; when
-        it fails nothing is recorded. Raises `ValueError` for a run that did not end.
+        Args:
+            draft: The experiment.
+            place: Is called with the number and moves the files; if it raises, nothing is recorded.
+            root: Folder of all experiments, relative to the workspace.
+
+        Raises:
+            ValueError: A run has not ended.
         """
         with database.writing(self._engine) as connection:
-            made = experiments.add_experiments(connection, [draft.experiment])[0]
-            runs.add_ended(connection, made.number, draft.runs)
-            _add_predictions(
-                connection,
-                [replace(p, experiment=made.number, path=f"{root}/{made.number}/{p.path}") for p in draft.predictions],
-            )
-            organise.change_tags(connection, made.number, draft.tags, ())
-            for written in draft.notes:
-                organise.add_note(connection, made.number, written.text, written.created)
-            place(made.number)
-            return made
+            added = experiments.add_experiments(connection, [draft.experiment])[0]
+            runs.add_ended(connection, added.number, draft.runs, draft.history)
+            folder = f"{root}/{added.number}"
+            moved = [replace(p, experiment=added.number, path=f"{folder}/{p.path}") for p in draft.predictions]
+            add_predictions(connection, moved)
+            annotations.change_tags(connection, added.number, draft.tags, ())
+            for note in draft.notes:
+                annotations.add_note(connection, added.number, note.text, note.created)
+            place(added.number)
+            return added
 
     def experiment(self, number: int) -> Experiment:
-        """Return experiment `number` with its recipe, or raise `NotFoundError`."""
-        with database.reading(self._engine) as connection:
-            return experiments.get_experiment(connection, number)
+        """Return experiment `number`; raise `NotFoundError` if it is unknown."""
+        return self._read(experiments.get_experiment, number)
 
     def trials(self, parent: int) -> list[Experiment]:
-        """Return the tuning trials of experiment `parent`, oldest first, those in the trash too."""
-        with database.reading(self._engine) as connection:
-            return experiments.get_trials(connection, parent)
+        """Return the tuning trials of experiment `parent`, oldest first, including those in the trash."""
+        return self._read(experiments.get_trials, parent)
 
     def experiments(self, selection: Selection = EXPERIMENTS, *, limit: int | None = 50) -> list[ExperimentSummary]:
-        """Return the first `limit` experiments of `selection`, by default the newest; all of them when it is None."""
+        """Return the first `limit` experiments of `selection`, or all of them for None."""
         return self.listing(selection, limit=limit)[0]
 
     def listing(
         self, selection: Selection = EXPERIMENTS, *, limit: int | None = 50
     ) -> tuple[list[ExperimentSummary], int]:
-        """Return what `experiments` does, and how many there are without a limit."""
-        with database.reading(self._engine) as connection:
-            return experiments.list_experiments(connection, selection, limit)
+        """Return the same as `experiments`, and the number of experiments without the limit."""
+        return self._read(experiments.list_experiments, selection, limit)
 
     def set_scores(self, number: int, plain: ScoreDraft, tta: ScoreDraft) -> None:
-        """Record an experiment's OOF scores, without and with test-time augmentation; None is not known."""
+        """Record the OOF scores of an experiment, plain and with test-time augmentation; raise `ValueError` for NaN."""
         scores = {"score": plain.score, "spread": plain.spread, "score_low": plain.low, "score_high": plain.high}
         scores |= {"score_tta": tta.score, "spread_tta": tta.spread}
         scores |= {"score_tta_low": tta.low, "score_tta_high": tta.high}
-        wrong = {name: value for name, value in scores.items() if value is not None and not math.isfinite(value)}
-        if wrong:
-            raise ValueError(f"a score must be finite, not {wrong}")
-        with database.writing(self._engine) as connection:
-            experiments.set_scores(connection, number, scores)
+        invalid = {name: value for name, value in scores.items() if value is not None and not math.isfinite(value)}
+        if invalid:
+            raise ValueError(f"scores must be finite: {invalid}")
+        self._write(experiments.set_scores, number, scores)
 
-    # The store's own file
+    # Maintenance
 
-    def check_file(self) -> "list[Checked]":
-        """Return what was looked at in the store's file and what is wrong there; nothing for another database."""
+    def check_file(self) -> "list[CheckResult]":
+        """Check the file of a SQLite store; no checks for other databases."""
         from ichx.store import maintenance
 
         return maintenance.check_file(self._engine)
 
     def back_up(self, target: Path) -> int:
-        """Write a whole copy to `target`, while others may write to the store; return its bytes."""
+        """Copy a SQLite store to `target`, while others may write to it; return the size in bytes.
+
+        Raises:
+            ConflictError: `target` exists.
+            StorageError: `target` cannot be written.
+            CorruptFileError: The store is damaged.
+            UnsupportedError: The store is not a SQLite file.
+        """
         from ichx.store import maintenance
 
         return maintenance.back_up(self._engine, target)
 
-    def ask(self, question: str) -> "Answer":
-        """Return what one SELECT comes to; everything but reading is refused."""
+    def query(self, sql: str) -> "QueryResult":
+        """Return the result of one SELECT statement; raise `InvalidInputError` for any other statement."""
         from ichx.store import maintenance
 
-        return maintenance.ask(self._engine, question)
+        return maintenance.query(self._engine, sql)
 
     def network_file_system(self) -> str | None:
-        """Return the kind of network file system that the store lies on; None on a local disk, or where unknown."""
+        """Return the network file system of the store's file; None for a local disk, or if unknown."""
         from ichx.store import maintenance
 
         return maintenance.network_file_system(self._engine)
 
-    # Order among experiments
+    # Names, tags, notes, archive, trash, settings
 
     def rename(self, number: int, name: str) -> None:
-        """Give experiment `number` another name."""
-        with self._of([number]) as connection:
-            organise.rename(connection, number, name)
+        """Rename experiment `number`."""
+        self._change([number], annotations.rename, number, name)
 
     def change_tags(self, number: int, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
-        """Add tags to experiment `number`, and remove some; those that are there, or not, already are no matter."""
-        with self._of([number]) as connection:
-            organise.change_tags(connection, number, add, remove)
+        """Add and remove tags of experiment `number`; tags that are present, or missing, already are ignored."""
+        self._change([number], annotations.change_tags, number, add, remove)
 
     def tags(self) -> dict[str, int]:
-        """Return every tag with the number of experiments that have it."""
-        with database.reading(self._engine) as connection:
-            return organise.all_tags(connection)
+        """Return the number of experiments outside the trash by tag."""
+        return self._read(annotations.all_tags)
 
     def add_note(self, number: int, text: str) -> Note:
-        """Write a note about experiment `number` down."""
-        with self._of([number]) as connection:
-            return organise.add_note(connection, number, text)
+        """Record a note about experiment `number`."""
+        return self._change([number], annotations.add_note, number, text)
 
     def notes(self, number: int) -> list[Note]:
         """Return the notes about experiment `number`, oldest first."""
-        with database.reading(self._engine) as connection:
-            return organise.notes(connection, number)
+        return self._read(annotations.notes, number)
 
     def archive(self, numbers: Sequence[int], archived: bool = True) -> None:
-        """Put experiments into the archive, or take them out of it."""
-        with self._of(numbers) as connection:
-            organise.archive(connection, numbers, archived)
+        """Archive experiments, or unarchive them."""
+        self._change(numbers, annotations.archive, numbers, archived)
 
     def trash(self, numbers: Sequence[int]) -> None:
-        """Put experiments into the trash, all or none; raises `IchxError` while one is running."""
-        with self._of(numbers) as connection:
-            organise.trash(connection, numbers)
+        """Move all experiments to the trash, or none; raise `ConflictError` while one is running."""
+        self._change(numbers, deletion.trash, numbers)
 
     def restore(self, numbers: Sequence[int]) -> None:
-        """Take experiments out of the trash."""
-        with self._of(numbers) as connection:
-            organise.restore(connection, numbers)
+        """Restore experiments from the trash."""
+        self._change(numbers, deletion.restore, numbers)
 
-    def blended_in(self, numbers: Sequence[int]) -> dict[int, list[int]]:
-        """Return by number the ensembles that each of `numbers` is a member of, where it is in any."""
-        with database.reading(self._engine) as connection:
-            return organise.blended_in(connection, numbers)
+    def ensembles_containing(self, numbers: Sequence[int]) -> dict[int, list[int]]:
+        """Return the ensembles that have a member among `numbers`, by number of the member."""
+        return self._read(deletion.ensembles_containing, numbers)
 
     def purge(self, number: int) -> None:
-        """Delete experiment `number`, which is in the trash, and all that is recorded of it, for good.
+        """Delete experiment `number` permanently, with everything recorded about it.
 
-        Raises `IchxError` for one that is not in the trash, or is a member of an ensemble.
+        Raises:
+            ConflictError: It is not in the trash, or is a member of an ensemble.
         """
-        with self._of([number]) as connection:
-            organise.purge(connection, number)
+        self._change([number], deletion.purge, number)
 
-    def choice(self, name: str) -> Any:
-        """Return what is remembered under `name`; None where nothing is."""
-        with database.reading(self._engine) as connection:
-            return organise.choice(connection, name)
+    def setting(self, name: str) -> Any:
+        """Return the setting `name`, or None."""
+        return self._read(annotations.get_setting, name)
 
-    def remember(self, name: str, value: Any) -> None:
-        """Remember `value`, as JSON has it, under `name`; None forgets."""
-        with database.writing(self._engine) as connection:
-            organise.remember(connection, name, value)
-
-    @contextmanager
-    def _of(self, numbers: Sequence[int]) -> Iterator[Connection]:
-        """Yield a transaction on experiments `numbers`; raises `NotFoundError` unless they are all there."""
-        with database.writing(self._engine) as connection:
-            experiments.check_numbers(connection, numbers)
-            yield connection
+    def set_setting(self, name: str, value: Any) -> None:
+        """Save `value`, a JSON value, as the setting `name`; None removes it."""
+        self._write(annotations.set_setting, name, value)
 
     # Runs
 
     def start_run(self, draft: RunDraft) -> Run:
-        """Record that a process begins an attempt at a fold; of several at once, exactly one gets it.
+        """Record that a process starts a run of a fold; of several concurrent processes exactly one succeeds.
 
-        Raises `IchxError`, naming host, process and since when, while a live run holds the fold. A dead one is closed.
+        Raises:
+            NotFoundError: The experiment or the fold is unknown.
+            ConflictError: A live run occupies the fold, or the experiment is in the trash.
         """
         with database.writing(self._engine) as connection:
             experiments.check_fold(connection, draft.experiment, draft.fold)
@@ -306,72 +309,62 @@ class Store:
     def heartbeat(
         self, run_id: int, *, stage: str | None = None, epoch: int | None = None, epochs_done: int | None = None
     ) -> None:
-        """Record that a run lives and where it is; at least every 30 s, as other hosts take it for dead after 90 s.
+        """Record that a run is alive, and its progress. At least every 30 s: other hosts consider it dead after 90 s.
 
-        Raises `IchxError` when the run was ended meanwhile: its process no longer holds the fold.
+        Raises:
+            RunEndedError: The run has ended, e.g. because another process took over its fold.
         """
-        with database.writing(self._engine) as connection:
-            runs.heartbeat(connection, run_id, {"stage": stage, "epoch": epoch, "epochs_done": epochs_done})
+        self._write(runs.heartbeat, run_id, {"stage": stage, "epoch": epoch, "epochs_done": epochs_done})
 
     def record_epoch(self, run_id: int, record: EpochRecord) -> None:
-        """Record an epoch's metrics, in place of the same run's earlier ones of it; a heartbeat as well."""
-        with database.writing(self._engine) as connection:
-            runs.record_epoch(connection, run_id, record)
+        """Record the metrics of an epoch, replacing earlier ones of the same run; also a heartbeat."""
+        self._write(runs.record_epoch, run_id, record)
 
     def finish_run(
-        self, run_id: int, state: str, *, error: str | None = None, predictions: Sequence[PredictionDraft] = ()
+        self, run_id: int, state: EndState, *, error: str | None = None, predictions: Sequence[PredictionDraft] = ()
     ) -> None:
-        """End a run as `done`, `failed` or `stopped`, and record its predictions in the same transaction."""
+        """End a run in the state `done`, `failed` or `stopped`, and record its predictions in the same transaction."""
         with database.writing(self._engine) as connection:
             runs.finish_run(connection, run_id, state, error)
-            _add_predictions(connection, predictions)
+            add_predictions(connection, predictions)
 
     def runs(self, experiment: int, fold: int | None = None) -> list[Run]:
-        """Return the runs of an experiment (of one fold), by fold and attempt."""
-        with database.reading(self._engine) as connection:
-            return runs.list_runs(connection, experiment, fold)
+        """Return the runs of an experiment (of one fold), sorted by fold and attempt."""
+        return self._read(runs.list_runs, experiment, fold)
 
     def history(self, experiment: int, fold: int) -> list[EpochRecord]:
-        """Return a fold's epochs over all attempts, in order of training; of one trained twice, the later one."""
-        with database.reading(self._engine) as connection:
-            return runs.history(connection, experiment, fold)
+        """Return the epochs of a fold in order of training; the latest run wins for an epoch that was trained twice."""
+        return self._read(runs.history, experiment, fold)
 
     # Predictions
 
     def add_predictions(self, drafts: Sequence[PredictionDraft]) -> None:
-        """Record predictions; one of the same experiment, fold, version and view is replaced."""
-        with database.writing(self._engine) as connection:
-            _add_predictions(connection, drafts)
+        """Record predictions; each replaces one of the same experiment, fold, version and view."""
+        self._write(add_predictions, drafts)
 
     def predictions(
         self, experiment: int, *, role: str | None = None, view: str | None = None, version_id: int | None = None
     ) -> list[Prediction]:
-        """Return an experiment's predictions that match, by version, view and fold."""
-        with database.reading(self._engine) as connection:
-            return predictions.list_predictions(connection, experiment, role, view, version_id)
+        """Return the matching predictions of an experiment, sorted by version, view and fold."""
+        return self._read(list_predictions, experiment, role, view, version_id)
 
     # Ensembles
 
     def reserve_ensemble(self) -> int:
-        """Return a number for an ensemble whose files are to be written before it is recorded."""
+        """Return a number for an ensemble whose files are written before it is recorded."""
         with database.writing(self._engine) as connection:
             return take_numbers(connection, "ensemble", 1)[0]
 
     def add_ensemble(self, draft: EnsembleDraft, number: int | None = None) -> Ensemble:
-        """Record a blend under a reserved `number`, or the next one."""
+        """Record an ensemble under a reserved `number`, or the next one."""
         with database.writing(self._engine) as connection:
             number = take_numbers(connection, "ensemble", 1)[0] if number is None else number
             return ensembles.add_ensemble(connection, draft, number)
 
     def ensembles(self) -> list[Ensemble]:
         """Return all ensembles, oldest first."""
-        with database.reading(self._engine) as connection:
-            return ensembles.list_ensembles(connection)
+        return self._read(ensembles.list_ensembles)
 
     def ensemble(self, number: int) -> Ensemble:
-        """Return ensemble `number`, or raise `NotFoundError`."""
-        with database.reading(self._engine) as connection:
-            return ensembles.get_ensemble(connection, number)
-
-
-_add_predictions = predictions.add_predictions  # `finish_run` has an argument of the module's name
+        """Return ensemble `number`; raise `NotFoundError` if it is unknown."""
+        return self._read(ensembles.get_ensemble, number)

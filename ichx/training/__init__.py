@@ -1,1 +1,1 @@
-"""Experiments to weights and predictions."""
+"""Training: recipe, data and callbacks to weights and logits. The store and the workspace are in `ichx.experiments`."""

@@ -1,4 +1,4 @@
-"""What a trial trains: its parent's recipe with the values that it tries, its stages shortened to a share."""
+"""The recipe of a trial: the parent's recipe with the searched values, its stages shortened to a share."""
 
 import tomllib
 from collections.abc import Mapping
@@ -8,46 +8,53 @@ from ichx.recipe import Recipe, StageRecipe
 from ichx.recipe_text import apply_settings
 
 Value = float | int | str
-"""What a trial gets for a name; a text is a choice, as TOML."""
+"""A searched value; a choice is a string in TOML syntax."""
 
 
 def trial_recipe(recipe: Recipe, values: Mapping[str, Value], length: float = 1.0) -> Recipe:
-    """Return `recipe` with `values`, and then each stage with a share `length` of its epochs, one at least.
+    """Return the recipe of a trial.
 
-    A stage that gets another length keeps its shape: what is counted in epochs within it changes in proportion.
-    Raises `IchxError` for values that no training could use together.
+    If the length of a stage changes, everything that is counted in epochs of that stage changes in proportion.
+
+    Args:
+        recipe: The parent's recipe.
+        values: Searched values by name.
+        length: Share of the epochs of each stage; a stage has at least one.
+
+    Raises:
+        IchxError: The recipe cannot have these values together.
     """
-    lengths = {name: _whole(value) for name, value in values.items() if _is_length(name)}
-    given = {name: epochs for name, epochs in lengths.items() if epochs is not None}
-    stages = tuple(resized(s, given.get(f"stage.{s.name}.epochs", s.epochs)) for s in recipe.stage)
-    others = {name: value for name, value in values.items() if name not in given}
-    found = apply_settings(replace(recipe, stage=stages), settings(others))
-    return replace(found, stage=tuple(resized(s, max(round(s.epochs * length), 1)) for s in found.stage))
+    lengths = {name: _stage_length(value) for name, value in values.items() if _is_length(name)}
+    valid = {name: epochs for name, epochs in lengths.items() if epochs is not None}
+    stages = tuple(resize_stage(s, valid.get(f"stage.{s.name}.epochs", s.epochs)) for s in recipe.stage)
+    others = {name: value for name, value in values.items() if name not in valid}
+    changed = apply_settings(replace(recipe, stage=stages), format_settings(others))
+    return replace(changed, stage=tuple(resize_stage(s, max(round(s.epochs * length), 1)) for s in changed.stage))
 
 
-def settings(values: Mapping[str, Value]) -> list[str]:
-    """Return a trial's values as `ichx.recipe_text.apply_settings` takes them."""
+def format_settings(values: Mapping[str, Value]) -> list[str]:
+    """Return values as `ichx.recipe_text.apply_settings` takes them."""
     return [f"{name}={value if isinstance(value, str) else repr(value)}" for name, value in values.items()]
 
 
-def resized(stage: StageRecipe, epochs: int) -> StageRecipe:
-    """Return `stage` with `epochs`, its milestones, warm-up, frozen epochs and patience in proportion."""
+def resize_stage(stage: StageRecipe, epochs: int) -> StageRecipe:
+    """Return `stage` with `epochs`, and milestones, warm-up, frozen epochs and patience in proportion."""
     if epochs == stage.epochs:
         return stage
     part = epochs / stage.epochs
-    marks = sorted({max(round(mark * part), 1) for mark in stage.milestones})
+    milestones = sorted({max(round(milestone * part), 1) for milestone in stage.milestones})
     return replace(
         stage,
         epochs=epochs,
-        milestones=tuple(marks),
+        milestones=tuple(milestones),
         warmup=stage.warmup * part,
         freeze=min(round(stage.freeze * part), epochs),
         patience=max(round(stage.patience * part), 1) if stage.patience else 0,
     )
 
 
-def _whole(value: Value) -> int | None:
-    """Return a length that stages may have; others are left to `apply_settings` to refuse."""
+def _stage_length(value: Value) -> int | None:
+    """Return a valid number of epochs; None for other values, which `apply_settings` reports."""
     number = tomllib.loads(f"value = {value}")["value"] if isinstance(value, str) else value
     return number if isinstance(number, int) and number >= 1 else None
 

@@ -1,4 +1,4 @@
-"""What is searched when nothing is asked for: how fast it learns, for how long, from what, and how it is held back."""
+"""The default search space: learning rates, lengths, regularisation and augmentation around a recipe's values."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from ichx.recipe import FILE_WINDOW, Recipe, settable
 from ichx.tuning.space import Space, parse_space
 
 RATES = 10.0
-"""A stage's learning rate is searched from this part of the recipe's to this many times it."""
+"""A stage's learning rate is searched between the recipe's value divided and multiplied by this."""
 
 RANGES = {
     "augmentation.probability": (0.25, 1.0),
@@ -19,20 +19,15 @@ RANGES = {
     "model.dropout": (0.0, 0.5),
     "loss.label_smoothing": (0.0, 0.1),
 }
-"""Bounds in the recipe's units; a value of the recipe that lies outside becomes the bound."""
+"""Bounds in the recipe's units; they are extended to the recipe's value."""
 
 WEIGHT_DECAYS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
 AVERAGES = (0.0, 0.99, 0.999)
-"""Decays of the weights' moving average; 0 is none."""
+"""Decays of the moving average of the weights; 0 is no average."""
 
 
 def default_space(recipe: Recipe) -> Space:
-    """Return the space that is searched when nothing else is asked for.
-
-    Each stage's learning rate and length, weight decay, batch, augmentation, the windows and their jitter, mixup,
-    dropout, label smoothing, and the moving average of the weights; around the recipe's values where these say where
-    to look. It holds the recipe itself.
-    """
+    """Return the default search space of a recipe, which contains the recipe's own values."""
     return parse_space([f"{name}={text}" for name, text in _searches(recipe)], recipe)
 
 

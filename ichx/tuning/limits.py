@@ -1,4 +1,4 @@
-"""What a trial may need at most: time per epoch and memory. Judged by its history, told to Optuna as constraints."""
+"""Limits of trials: time per epoch and memory. Checked on a trial's history; Optuna gets them as constraints."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,53 +14,54 @@ MEMORY_GB = "memory_gb"
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds for the experiment that a trial stands for; None is no bound.
-
-    `epoch_seconds` is what the longest epoch may take on all patients, `memory_gb` what may be needed at once, in 1e9
-    bytes.
-    """
+    """Upper bounds for the experiment that a trial would be promoted to; None is no bound."""
 
     epoch_seconds: float | None = None
+    """Of the longest epoch, on all patients."""
     memory_gb: float | None = None
+    """Peak memory of the device in 1e9 bytes."""
 
-    def given(self) -> dict[str, float]:
-        """Return the bounds that there are, by name."""
+    def to_dict(self) -> dict[str, float]:
+        """Return the bounds that are set, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
-    def excess(self, history: "Sequence[EpochRecord]", subset: float, *, whole: bool) -> dict[str, float]:
-        """Return by what part of it each bound is exceeded, 0 or less where it is kept; nothing of what is not known.
+    def excess(self, history: "Sequence[EpochRecord]", subset: float, *, complete: bool) -> dict[str, float]:
+        """Return by what part of itself each bound is exceeded, 0 or less if it is met, without what is not known yet.
 
-        Parts, because samplers add them up: seconds and GB would not weigh the same.
-        An epoch of a trial that has a `subset` of the patients stands for one that is longer in proportion. A `whole`
-        history is one that no epoch comes after.
+        Samplers add the values up; as parts, seconds and GB have the same weight.
+
+        Args:
+            history: Epochs of a trial.
+            subset: Share of the patients that the trial uses; its epochs are scaled to all of them.
+            complete: Whether no more epochs follow.
         """
-        needs = needed(history, subset, whole=whole)
-        return {name: needs[name] / bound - 1 for name, bound in self.given().items() if name in needs}
+        needs = measured_needs(history, subset, complete=complete)
+        return {name: needs[name] / bound - 1 for name, bound in self.to_dict().items() if name in needs}
 
-    def told(self, excess: Mapping[str, float]) -> str:
+    def describe(self, excess: Mapping[str, float]) -> str:
         """Return in words which bounds are exceeded."""
-        words = {
+        formats = {
             EPOCH_SECONDS: "an epoch takes {:.4g} s on all patients, more than {:.4g} s",
             MEMORY_GB: "it needs {:.4g} GB, more than {:.4g} GB",
         }
-        bounds = self.given()
+        bounds = self.to_dict()
         return "; ".join(
-            words[name].format(bounds[name] * (1 + over), bounds[name]) for name, over in excess.items() if over > 0
+            formats[name].format(bounds[name] * (1 + part), bounds[name]) for name, part in excess.items() if part > 0
         )
 
 
-def needed(history: "Sequence[EpochRecord]", subset: float, *, whole: bool) -> dict[str, float]:
-    """Return what a trial has been seen to need, by the names of `Limits`.
+def measured_needs(history: "Sequence[EpochRecord]", subset: float, *, complete: bool) -> dict[str, float]:
+    """Return what a trial has needed so far, by the names of `Limits`.
 
-    The time is that of the stage whose epochs take longest in their median; a stage's first epoch, in which something
-    may be compiled, counts only where the stage has no other.
+    The time is the largest median of a stage. The first epoch of a stage, which may include compilation, counts only if
+    it is the only one.
     """
     times: dict[int, list[float]] = {}
     for record in history:
         times.setdefault(record.stage_index, []).append(record.values["seconds"])
-    now = max(times, default=None)
-    known = [seconds for index, seconds in times.items() if whole or index != now or len(seconds) > 1]
-    longest = [statistics.median(seconds[1:] or seconds) for seconds in known]
-    found = {EPOCH_SECONDS: max(longest) / subset} if longest else {}
+    current = max(times, default=None)
+    usable = [seconds for index, seconds in times.items() if complete or index != current or len(seconds) > 1]
+    medians = [statistics.median(seconds[1:] or seconds) for seconds in usable]
+    needs = {EPOCH_SECONDS: max(medians) / subset} if medians else {}
     memory = [record.values[MEMORY_GB] for record in history if MEMORY_GB in record.values]
-    return found | ({MEMORY_GB: max(memory)} if memory else {})
+    return needs | ({MEMORY_GB: max(memory)} if memory else {})

@@ -1,76 +1,85 @@
-"""From a trial to an experiment: the same values, but all patients, whole stages and every fold."""
+"""Promotion of a trial to an experiment: the same values with all patients, full stages and every fold."""
 
 import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ichx.errors import IchxError
+from ichx.errors import ConflictError, InvalidInputError, NotFoundError, NotReadyError
+from ichx.experiments.fold_status import fold_score
+from ichx.experiments.register import draft
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import Selection
-from ichx.training.fold_state import START_FILE, fold_score
-from ichx.training.register import draft
 from ichx.tuning.budget import trial_recipe
 
 if TYPE_CHECKING:
-    from ichx.store import Experiment, Store
-    from ichx.workspace import Workspace
+    from ichx.project import Project
+    from ichx.store import Experiment
 
 
 @dataclass(frozen=True)
-class Promoted:
-    """The experiment that a trial was promoted to; not `created` where it had been before."""
+class Promotion:
+    """The experiment that a trial is promoted to."""
 
     experiment: "Experiment"
     created: bool
+    """Whether it did not exist before."""
 
 
-def promote(workspace: "Workspace", store: "Store", number: int, name: str | None = None) -> Promoted:
-    """Register the recipe that trial `number` tried as an experiment of its own, and return it; the trial stays.
+def promote(project: "Project", number: int, name: str | None = None) -> Promotion:
+    """Register the recipe of a trial as an experiment. It starts from the same weights and is marked as selected.
 
-    It starts from the same weights as the trial. Its score is marked as selected: the trial's fold chose it. Raises
-    `IchxError` for what is no trial, for one without a score, for the recipe as it is, and where the tuned experiment
-    is gone.
+    Args:
+        project: The open project.
+        number: Number of the trial's experiment.
+        name: Name of the new experiment.
+
+    Raises:
+        InvalidInputError: The experiment is not a trial.
+        ConflictError: The trial is the baseline, whose recipe is an experiment already.
+        NotReadyError: The trial has no score.
+        NotFoundError: The tuned experiment was deleted.
     """
-    trial = store.experiment(number)
+    trial = project.store.experiment(number)
     tuned = trial.tuned
     if trial.kind != "trial" or tuned is None:
-        raise IchxError(
-            f"experiment {number} is no tuning trial", "`ichx tune show EXPERIMENT` lists the trials of one"
+        raise InvalidInputError(
+            f"Experiment {number} is not a trial.", "Run `ichx tune show EXPERIMENT` for the trials of an experiment."
         )
     if not tuned.values:
-        raise IchxError(
-            f"experiment {number} tried experiment {trial.parent} as it is",
-            f"run that on all folds: `ichx run {trial.parent}`",
+        raise ConflictError(
+            f"Experiment {number} has the unchanged recipe of experiment {trial.parent}.",
+            f"Run that one on all folds: `ichx run {trial.parent}`.",
         )
-    score = fold_score(store, number, tuned.fold)
+    score = fold_score(project.store, number, tuned.fold)
     if score is None:
-        raise IchxError(
-            f"experiment {number} has not been trained to its end, so that nothing is known of it",
-            f"`ichx run {number} --fold {tuned.fold}` goes on with it; or promote another trial",
+        raise NotReadyError(
+            f"Experiment {number} is not trained to its end and has no score.",
+            f"Run `ichx run {number} --fold {tuned.fold}` to resume it, or promote another trial.",
         )
     if trial.parent is None:
-        raise IchxError(
-            f"the experiment that trial {number} was tried for is gone, and its recipe with it",
-            f"`ichx exp show {number} --toml > FILE` and `ichx exp new --from FILE` register the trial's own recipe",
+        raise NotFoundError(
+            f"The experiment that trial {number} belongs to was deleted.",
+            f"Register the trial's recipe: `ichx exp show {number} --toml > FILE`, `ichx exp new --from FILE`.",
         )
-    parent = store.experiment(trial.parent)
+    parent = project.store.experiment(trial.parent)
     recipe = trial_recipe(from_toml(parent.recipe), tuned.values)
-    for known in store.experiments(Selection(parent=number), limit=None):
-        whole = store.experiment(known.number)
-        if whole.tuned is not None and whole.recipe_digest == digest(recipe):
-            return Promoted(whole, created=False)
-    made = replace(
-        draft(recipe, store.version_by_id(trial.version_id), name=name or f"{parent.name}-{trial.name}", parent=number),
+    for summary in project.store.experiments(Selection(parent=number), limit=None):
+        known = project.store.experiment(summary.number)
+        if known.tuned is not None and known.recipe_digest == digest(recipe):
+            return Promotion(known, created=False)
+    version = project.store.version_by_id(trial.version_id)
+    experiment = replace(
+        draft(recipe, version, name=name or f"{parent.name}-{trial.name}", parent=number),
         fold_set_id=trial.fold_set_id,
         fold_digest=trial.fold_digest,
         selected=True,
         tuned=replace(tuned, subset=1.0, length=1.0, score=score),
     )
-    promoted = store.add_experiments([made])[0]
-    start = workspace.experiment_dir(number) / START_FILE
+    promoted = project.store.add_experiments([experiment])[0]
+    start = project.workspace.experiment_files(number).start
     if start.exists():
-        folder = workspace.experiment_dir(promoted.number)
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(start, folder / START_FILE)
-    return Promoted(promoted, created=True)
+        target = project.workspace.experiment_files(promoted.number).start
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(start, target)
+    return Promotion(promoted, created=True)

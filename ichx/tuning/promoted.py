@@ -1,4 +1,4 @@
-"""Experiments promoted from a trial: their score on the fold that chose them, beside the score over the other folds."""
+"""Scores of promoted experiments: on the fold that selected the trial, and on the other folds."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,91 +8,99 @@ from ichx.errors import IchxError, NotFoundError
 from ichx.recipe_text import from_toml
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Difference
+    from ichx.evaluation.bootstrap import ScoreDifference
     from ichx.evaluation.oof import OofTable
+    from ichx.project import Project
     from ichx.store import Experiment, Store
-    from ichx.workspace import Workspace
 
     Tables = dict[tuple[int, tuple[int, ...]], OofTable]
 
 
 @dataclass(frozen=True)
 class Promoted:
-    """An experiment that took over the values of `trial`'s experiment (None where that was deleted), on all patients.
-
-    `chosen` is the trial's score on `fold`, which chose it; it flatters. `score` is the experiment's own over the
-    finished ones of the `others` folds, pooled, `folds` of them; `parent_score` that of the tuned experiment `parent`
-    over the same folds, and `better_by` how much higher that is, with its paired 95 % interval over patients. None
-    where they are not run; `problem` says why predictions that there are cannot be read.
-    `others` is how many folds have chosen nothing: where what was tuned came from a trial itself, that one's fold is
-    none of them. Where `leaked`, the folds split patients, and all of these flatter; where `selected`, something looked
-    at the other folds as well: a stage's patience, or an earlier tuning on other folds of these patients.
-    """
+    """A promoted experiment and its scores."""
 
     experiment: int
     trial: int | None
+    """Experiment of the trial; None if it was deleted."""
     study: str
     fold: int
+    """The fold that selected the trial."""
     chosen: float
+    """Score of the trial on `fold`, which is optimistic."""
     folds: tuple[int, ...]
+    """Finished folds that selected nothing."""
     others: int
+    """Number of all folds that selected nothing, for a trial of a promoted experiment also not its parent's."""
     score: float | None
+    """Pooled score over `folds`; None before one is finished."""
     parent: int | None
+    """The tuned experiment."""
     parent_score: float | None
+    """Its pooled score over `folds`; None before all of them are finished."""
     better_by: float | None
+    """Improvement over the parent's score, on the slices that both predict."""
     better_low: float | None
+    """Bounds of its paired 95 % interval over patients."""
     better_high: float | None
     leaked: bool
+    """Whether the folds split patients, so that all scores are optimistic."""
     selected: bool = False
+    """Whether something else used scores of the other folds: patience, or a tuning on other folds of the patients."""
     problem: str | None = None
+    """Why predictions cannot be read."""
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What must be said beside the scores over the other folds."""
-        said = (("selected", self.selected), ("leaky folds", self.leaked))
-        return tuple(mark for mark, on in said if on)
+        """Marks of the scores over the other folds."""
+        marks = (("selected", self.selected), ("leaky folds", self.leaked))
+        return tuple(mark for mark, applies in marks if applies)
 
 
-def read_promoted(workspace: "Workspace", store: "Store", study: str, trials: Iterable[int]) -> tuple[Promoted, ...]:
-    """Return what was promoted from the experiments `trials` of `study`, oldest first, without what is in the trash."""
+def read_promoted(project: "Project", study: str, trials: Iterable[int]) -> tuple[Promoted, ...]:
+    """Return the experiments that were promoted from trials of a study, oldest first, without those in the trash.
+
+    Args:
+        project: The open project.
+        study: Full name of the study.
+        trials: Numbers of the trials' experiments.
+    """
     from ichx.store import Selection
 
-    wanted = set(trials)
-    known: Tables = {}
+    parents = set(trials)
+    tables: Tables = {}
     found = []
-    for e in sorted(store.experiments(Selection(), limit=None), key=lambda e: e.number):
-        if e.parent in wanted or (e.parent is None and e.selected):  # a trial that was deleted is no parent any more
-            one = read_one(workspace, store, store.experiment(e.number), known)
-            found += [one] if one is not None and one.study == study else []
+    for e in sorted(project.store.experiments(Selection(), limit=None), key=lambda e: e.number):
+        if e.parent in parents or (e.parent is None and e.selected):  # the parent is None if the trial was deleted
+            promoted = read_one(project, project.store.experiment(e.number), tables)
+            found += [promoted] if promoted is not None and promoted.study == study else []
     return tuple(found)
 
 
-def read_one(
-    workspace: "Workspace",
-    store: "Store",
-    experiment: "Experiment",
-    known: "Tables | None" = None,
-) -> Promoted | None:
-    """Return what is to be said of `experiment` where it is a promoted one, else None.
+def read_one(project: "Project", experiment: "Experiment", tables: "Tables | None" = None) -> Promoted | None:
+    """Return the scores of a promoted experiment, None for other experiments and for imported ones.
 
-    Predictions that are `known` by experiment and folds are not read again.
+    Args:
+        project: The open project.
+        experiment: Any experiment.
+        tables: OOF predictions that were read before, by experiment and folds; new ones are added.
     """
     tuned = experiment.tuned
     if experiment.kind != "experiment" or experiment.origin or tuned is None or tuned.score is None:
-        return None  # also what was imported: its study is not here
-    known = {} if known is None else known
-    choosers, elsewhere = _choosers(store, experiment)
-    folds = tuple(sorted(_finished(store, experiment.number) - choosers))
-    parent = _tuned(store, experiment, tuned.study)
-    own, given, problem = None, None, None
+        return None
+    tables = {} if tables is None else tables
+    selecting, elsewhere = _selecting_folds(project.store, experiment)
+    folds = tuple(sorted(_finished_folds(project.store, experiment.number) - selecting))
+    parent = _tuned_experiment(project.store, experiment, tuned.study)
+    own, before, problem = None, None, None
     try:
         if folds:
-            own = _read(workspace, store, experiment.number, folds, known)
-        if folds and parent is not None and set(folds) <= _finished(store, parent):
-            given = _read(workspace, store, parent, folds, known)
+            own = _read(project, experiment.number, folds, tables)
+        if folds and parent is not None and set(folds) <= _finished_folds(project.store, parent):
+            before = _read(project, parent, folds, tables)
     except IchxError as error:
         problem = error.problem
-    better = None if own is None or given is None else gain(given, own)
+    better = None if own is None or before is None else improvement(before, own)
     return Promoted(
         experiment=experiment.number,
         trial=experiment.parent,
@@ -100,10 +108,10 @@ def read_one(
         fold=tuned.fold,
         chosen=tuned.score,
         folds=folds,
-        others=experiment.folds - len(choosers),
+        others=experiment.folds - len(selecting),
         score=None if own is None else own.score,
         parent=parent,
-        parent_score=None if given is None else given.score,
+        parent_score=None if before is None else before.score,
         better_by=None if better is None else better.value,
         better_low=None if better is None else better.low,
         better_high=None if better is None else better.high,
@@ -113,8 +121,19 @@ def read_one(
     )
 
 
-def _tuned(store: "Store", experiment: "Experiment", study: str) -> int | None:
-    """Return the experiment that was tuned: the trial's parent, or the study's own where the trial was deleted."""
+def improvement(before: "OofTable", after: "OofTable") -> "ScoreDifference":
+    """Return by how much the score `after` is lower than `before`, on the slices that both predict."""
+    from ichx.evaluation.bootstrap import paired_difference
+    from ichx.evaluation.compare import common_rows
+
+    rows, others = common_rows(before, after)
+    return paired_difference(
+        before.labels[rows], before.probabilities[rows], after.probabilities[others], before.patients[rows]
+    )
+
+
+def _tuned_experiment(store: "Store", experiment: "Experiment", study: str) -> int | None:
+    """Return the parent of the trial; of a deleted trial, the experiment in the name of its study."""
     if experiment.parent is not None:
         return store.experiment(experiment.parent).parent
     try:
@@ -123,40 +142,29 @@ def _tuned(store: "Store", experiment: "Experiment", study: str) -> int | None:
         return None
 
 
-def _choosers(store: "Store", experiment: "Experiment") -> tuple[set[int], bool]:
-    """Return the folds whose scores chose values of `experiment`, and whether other folds of its patients did, too.
+def _selecting_folds(store: "Store", experiment: "Experiment") -> tuple[set[int], bool]:
+    """Return the folds whose scores selected values of an experiment or its ancestors.
 
-    What it was made from counts, and what that was made from, as far as these are still there.
+    The second value is whether an ancestor was tuned on other folds of these patients.
     """
-    found, elsewhere = set(), False
-    at: Experiment | None = experiment
-    while at is not None:
-        if at.tuned is not None and at.fold_digest == experiment.fold_digest:
-            found.add(at.tuned.fold)
-        elsewhere = elsewhere or (at.tuned is not None and at.fold_digest != experiment.fold_digest)
-        at = None if at.parent is None else store.experiment(at.parent)
-    return found, elsewhere
+    folds, elsewhere = set(), False
+    ancestor: Experiment | None = experiment
+    while ancestor is not None:
+        if ancestor.tuned is not None and ancestor.fold_digest == experiment.fold_digest:
+            folds.add(ancestor.tuned.fold)
+        elsewhere = elsewhere or (ancestor.tuned is not None and ancestor.fold_digest != experiment.fold_digest)
+        ancestor = None if ancestor.parent is None else store.experiment(ancestor.parent)
+    return folds, elsewhere
 
 
-def _finished(store: "Store", number: int) -> set[int]:
+def _finished_folds(store: "Store", number: int) -> set[int]:
     return {p.fold for p in store.predictions(number, role="oof", view="identity")}
 
 
-def _read(workspace: "Workspace", store: "Store", number: int, folds: tuple[int, ...], known: "Tables") -> "OofTable":
-    """Return the OOF predictions of `folds`, without test-time augmentation."""
-    if (number, folds) not in known:
-        from ichx.evaluation.oof import read_oof  # pandas takes a while, and there may be nothing to read
+def _read(project: "Project", number: int, folds: tuple[int, ...], tables: "Tables") -> "OofTable":
+    """Return the OOF predictions of `folds` without test-time augmentation."""
+    if (number, folds) not in tables:
+        from ichx.evaluation.oof import read_oof  # imports pandas, and there may be nothing to read
 
-        known[number, folds] = read_oof(workspace, store, store.experiment(number), only=folds)
-    return known[number, folds]
-
-
-def gain(given: "OofTable", own: "OofTable") -> "Difference":
-    """Return how much higher the score `given` is than the `own` one, on the slices that both predict."""
-    from ichx.evaluation.bootstrap import paired_difference
-    from ichx.evaluation.compare import common_rows
-
-    rows, others = common_rows(given, own)
-    return paired_difference(
-        given.labels[rows], given.probabilities[rows], own.probabilities[others], given.patients[rows]
-    )
+        tables[number, folds] = read_oof(project, project.store.experiment(number), only=folds)
+    return tables[number, folds]

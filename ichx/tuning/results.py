@@ -1,6 +1,6 @@
-"""What a study has found, as its storage and the store have it: read only, also while the study runs.
+"""Results of a study, read from Optuna's storage and the store, also while it runs.
 
-How trials come about is in `ichx.tuning.study`; how this is shown in `ichx.cli.tune_show` and `ichx.report.tuned`.
+Trials are run by `ichx.tuning.study`; results are shown by `ichx.cli.tune_show` and `ichx.report.tuned`.
 """
 
 import contextlib
@@ -15,20 +15,21 @@ from optuna.distributions import CategoricalDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from ichx.errors import IchxError, did_you_mean
-from ichx.recipe import settable
-from ichx.recipe_text import from_toml, literal
+from ichx.errors import InvalidInputError, NotFoundError, UnsupportedError, did_you_mean
+from ichx.recipe import literal, settable
+from ichx.recipe_text import from_toml
+from ichx.tuning import database_path
 from ichx.tuning.budget import Value
-from ichx.tuning.database import DATABASE
-from ichx.tuning.importance import ENOUGH, importances
+from ichx.tuning.importance import MIN_TRIALS, importances
 from ichx.tuning.promoted import Promoted, read_promoted
-from ichx.tuning.storage import BUSY_SECONDS, told_of
+from ichx.tuning.storage import BUSY_SECONDS, storage_errors, study_name
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-    from ichx.store import Experiment, Store
+    from ichx.project import Project
+    from ichx.store import Experiment
     from ichx.workspace import Workspace
 
 STATES = {
@@ -41,137 +42,164 @@ STATES = {
 
 @dataclass(frozen=True)
 class TrialView:
-    """A trial. `state` is `done`, `pruned`, `failed` or `running`; `exceeded` names the limits that it does not keep.
-
-    `baseline` is the recipe as it is. `score` is the final one of a done trial, of another the last that it reported.
-    `epochs` are trained of `planned`. `experiment` is None where the values did not go together. `error` is why it
-    failed or was ended early. `deleted` says that its experiment is gone.
-    """
+    """A trial of a study."""
 
     trial: int
+    """Number in the study, from 0."""
     experiment: int | None
+    """None if the values are not valid together."""
     state: str
+    """`done`, `pruned`, `failed` or `running`."""
     baseline: bool
+    """Whether it is the unchanged recipe."""
     values: Mapping[str, Value]
+    """Searched values by name."""
     score: float | None
+    """Final score of a done trial, otherwise the last reported one."""
     exceeded: tuple[str, ...]
+    """Names of the limits that it exceeds."""
     epochs: int | None
+    """Trained epochs."""
     planned: int | None
+    """Epochs of a complete training."""
     seconds: float | None
     error: str | None
+    """Why it failed or was pruned."""
     log: str | None
+    """Path within the workspace, if it failed."""
     deleted: bool = False
+    """Whether its experiment was deleted."""
 
     @property
-    def chosen_from(self) -> bool:
-        """Whether it may be the best one: done, and within all limits."""
+    def eligible(self) -> bool:
+        """Whether it can be the best trial: done, within all limits."""
         return self.state == "done" and not self.exceeded and self.score is not None
 
 
 @dataclass(frozen=True)
-class Learned:
-    """What the study learned of one searched value.
-
-    It is searched from `low` to `high`, logarithmically where `log`, or among `choices`. `good` are the lowest and the
-    highest value of the best quarter of the trials, or their choices, the most frequent first; empty where these are
-    too few to tell. `importance` is its share in what the score varied by, 0 to 1.
-    """
+class ValueFindings:
+    """Findings on one searched value."""
 
     name: str
     low: float | None
+    """Bounds of the range; None for choices."""
     high: float | None
     log: bool
+    """Whether the range is searched logarithmically."""
     choices: tuple[str, ...]
     as_is: Value | None
+    """The recipe's value."""
     best: Value | None
+    """Value of the best trial."""
     good: tuple[Value, ...]
+    """Lowest and highest value of the best quarter of the trials, or their choices, most frequent first.
+
+    Empty for fewer than `MIN_TRIALS` trials.
+    """
     importance: float | None
+    """Share of the score's variance that it explains, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What pruning spared: epochs that `trials` did not train, and about how long these had taken."""
+    """Epochs that pruned trials did not train."""
 
     trials: int
     epochs: int
     seconds: float
+    """Estimate from the trials' own time per epoch."""
 
 
 @dataclass(frozen=True)
 class StudyView:
-    """A study of `experiment` on `fold`, with `subset` of the patients and `length` of the epochs.
-
-    `name` is what it was called, empty for the first; `trials` are by number; `importances` None where too little is
-    known. `marks` follow every score of a trial.
-    """
+    """A study and its results."""
 
     experiment: int
+    """The tuned experiment."""
     study: str
+    """Full name."""
     name: str
+    """Name without the experiment; empty for the first study."""
     fold: int
     subset: float
+    """Share of the patients."""
     length: float
+    """Share of the epochs."""
     space: tuple[str, ...]
     limits: Mapping[str, Any]
     marks: tuple[str, ...]
+    """Marks of the trials' scores."""
     trials: tuple[TrialView, ...]
+    """By number."""
     best: TrialView | None
     importances: Mapping[str, float] | None
-    learned: tuple[Learned, ...]
+    """By name of the value; None with too few trials."""
+    learned: tuple[ValueFindings, ...]
+    """Most important value first."""
     saved: Saved
     promoted: tuple[Promoted, ...]
 
     @property
     def baseline(self) -> TrialView | None:
-        """The trial of the recipe as it is; the newest, where one has failed."""
+        """The newest trial of the unchanged recipe."""
         return next((t for t in reversed(self.trials) if t.baseline), None)
 
-    def counted(self, state: str) -> int:
-        """Return how many trials are in `state`."""
+    def count(self, state: str) -> int:
+        """Return the number of trials in `state`."""
         return sum(t.state == state for t in self.trials)
 
 
 def study_names(workspace: "Workspace", number: int) -> list[str]:
-    """Return what the studies of experiment `number` are called, the first one (without a name) as an empty text."""
-    if not (workspace.root / "db" / DATABASE).is_file():
+    """Return the names of the studies of experiment `number`; the first study has an empty one."""
+    if not database_path(workspace).is_file():
         return []
-    with _opened(workspace) as storage:
-        return _names(storage, number)
+    with _open_storage(workspace) as storage:
+        prefix = study_name(number, None)
+        names = [n for n in optuna.get_all_study_names(storage) if n == prefix or n.startswith(f"{prefix}-")]
+    return [name.removeprefix(prefix).removeprefix("-") for name in sorted(names)]
 
 
-def read_study(workspace: "Workspace", store: "Store", number: int, study: str | None = None) -> StudyView:
-    """Return what the study called `study` of experiment `number` has found so far.
+def read_study(project: "Project", number: int, study: str | None = None) -> StudyView:
+    """Return the results of a study.
 
-    Without a name it is the first one, or the only one. Raises `IchxError` where there is none.
+    Args:
+        project: The open project.
+        number: Number of the tuned experiment.
+        study: Name of the study; None: the only one, or the first one.
+
+    Raises:
+        NotFoundError: The experiment has no study, or none of this name.
+        InvalidInputError: The experiment has several studies that all have names.
+        StoreError: Optuna's storage cannot be read.
     """
-    parent = store.experiment(number)
-    tune = f"`ichx tune {number}` makes one"
-    if not (workspace.root / "db" / DATABASE).is_file():
-        raise IchxError(f"experiment {number} has no study", tune)
-    with _opened(workspace) as storage:
-        names = _names(storage, number)
-        if not names:
-            raise IchxError(f"experiment {number} has no study", tune)
-        wanted = study if study is not None else names[0] if len(names) == 1 else ""
-        if wanted not in names:
-            called = [name for name in names if name]
-            first = ", or leave --study out for the first" if "" in names else ""
-            choice = (
-                f"choose with --study {'|'.join(called)}{first}" if called else "leave --study out for its only one"
-            )
-            which = f"has no study {wanted!r}" if wanted else f"has several studies: {', '.join(called)}"
-            raise IchxError(f"experiment {number} {which}", f"{did_you_mean(wanted, called)}{choice}")
-        found = optuna.load_study(study_name=_full(number, wanted), storage=storage)
-        return summarize(workspace, store, parent, found)
+    parent = project.store.experiment(number)
+    names = study_names(project.workspace, number)
+    if not names:
+        raise NotFoundError(f"Experiment {number} has no study.", f"Run `ichx tune {number}` to create one.")
+    name = study if study is not None else names[0] if len(names) == 1 else ""
+    if name not in names:
+        called = [known for known in names if known]
+        first = ", or omit --study for the first one" if "" in names else ""
+        choice = f"Use --study {'|'.join(called)}{first}." if called else "Omit --study for the only one."
+        if not name:
+            raise InvalidInputError(f"Experiment {number} has several studies: {', '.join(called)}.", choice)
+        raise NotFoundError(f"Experiment {number} has no study {name!r}.", f"{did_you_mean(name, called)}{choice}")
+    with _open_storage(project.workspace) as storage:
+        found = optuna.load_study(study_name=study_name(number, name), storage=storage)
+        return summarize(project, parent, found)
 
 
-def summarize(workspace: "Workspace", store: "Store", parent: "Experiment", study: "Study") -> StudyView:
-    """Return what `study` of experiment `parent` has found so far; it may be running."""
+def summarize(project: "Project", parent: "Experiment", study: "Study") -> StudyView:
+    """Return the results of `study` of experiment `parent`.
+
+    Raises:
+        UnsupportedError: An older version of ichx created the study and did not record its setup.
+    """
     setup = study.user_attrs.get("setup", {})
     if "fold" not in setup:
-        raise IchxError(
-            f"the study {study.study_name} was made by an older ichx, which did not note what it searched on",
-            f"`ichx tune {parent.number} --study NAME` makes a new one; its trials stay as experiments",
+        raise UnsupportedError(
+            f"The study {study.study_name} was created by an older version of ichx, which did not record its setup.",
+            f"Run `ichx tune {parent.number} --study NAME` to create a new one; its trials stay as experiments.",
         )
     frozen = [t for t in study.get_trials(deepcopy=False) if t.state in STATES]
     space = tuple(map(str, setup["search space"]))
@@ -183,15 +211,15 @@ def summarize(workspace: "Workspace", store: "Store", parent: "Experiment", stud
         for name in names
         if name in recipe
     }
-    there = {trial.number for trial in store.trials(parent.number)}
-    trials = tuple(_trial(t, as_is, there) for t in frozen)
-    ranked = sorted((t for t in trials if t.chosen_from), key=_rank)
+    existing = {trial.number for trial in project.store.trials(parent.number)}
+    trials = tuple(_trial_view(t, as_is, existing) for t in frozen)
+    ranked = sorted((t for t in trials if t.eligible), key=_rank)
     best = ranked[0] if ranked else None
     shares = importances([t for t in frozen if t.state == TrialState.COMPLETE])
     return StudyView(
         experiment=parent.number,
         study=study.study_name,
-        name=study.study_name.removeprefix(_full(parent.number, "")).removeprefix("-"),
+        name=study.study_name.removeprefix(study_name(parent.number, None)).removeprefix("-"),
         fold=int(setup["fold"]),
         subset=float(setup.get("subset", 1.0)),
         length=float(setup.get("length", 1.0)),
@@ -207,40 +235,28 @@ def summarize(workspace: "Workspace", store: "Store", parent: "Experiment", stud
             if name in distributions
         ),
         saved=_saved(trials),
-        promoted=read_promoted(
-            workspace, store, study.study_name, [t.experiment for t in trials if t.experiment is not None]
-        ),
+        promoted=read_promoted(project, study.study_name, [t.experiment for t in trials if t.experiment is not None]),
     )
 
 
 @contextlib.contextmanager
-def _opened(workspace: "Workspace") -> Iterator[RDBStorage]:
-    """Yield Optuna's storage, which is not written to: a study may be running."""
-    path = workspace.root / "db" / DATABASE
-    with told_of(path, "read", RuntimeError):  # of another version
+def _open_storage(workspace: "Workspace") -> Iterator[RDBStorage]:
+    """Yield Optuna's storage, opened read-only because a study may be running."""
+    path = database_path(workspace)
+    with storage_errors(path, RuntimeError):  # RuntimeError: the file was created by another version of Optuna
         storage = RDBStorage(
             f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true",
             engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
         )
     try:
-        with told_of(path, "read"):
+        with storage_errors(path):
             yield storage
     finally:
         storage.remove_session()
         storage.engine.dispose()
 
 
-def _full(number: int, name: str) -> str:
-    return f"experiment-{number}-{name}" if name else f"experiment-{number}"
-
-
-def _names(storage: RDBStorage, number: int) -> list[str]:
-    first = _full(number, "")
-    found = [n for n in optuna.get_all_study_names(storage) if n == first or n.startswith(f"{first}-")]
-    return [name.removeprefix(first).removeprefix("-") for name in sorted(found)]
-
-
-def _trial(trial: "FrozenTrial", as_is: Mapping[str, Value], there: "set[int]") -> TrialView:
+def _trial_view(trial: "FrozenTrial", as_is: Mapping[str, Value], existing: set[int]) -> TrialView:
     attrs = trial.user_attrs
     number = attrs.get("experiment")
     score = trial.values[0] if trial.state == TrialState.COMPLETE else None
@@ -261,7 +277,7 @@ def _trial(trial: "FrozenTrial", as_is: Mapping[str, Value], there: "set[int]") 
         seconds=attrs.get("seconds"),
         error={"failed": attrs.get("error"), "pruned": attrs.get("ended")}.get(STATES[trial.state]),
         log=attrs.get("log") if trial.state == TrialState.FAIL else None,
-        deleted=number is not None and number not in there,
+        deleted=number is not None and number not in existing,
     )
 
 
@@ -271,15 +287,15 @@ def _rank(trial: TrialView) -> tuple[float, int]:
 
 def _learned(
     name: str, searched: Any, as_is: Value | None, ranked: Sequence[TrialView], importance: float | None
-) -> Learned:
-    quarter = ranked[: math.ceil(len(ranked) / 4)] if len(ranked) >= ENOUGH else []
+) -> ValueFindings:
+    quarter = ranked[: math.ceil(len(ranked) / 4)] if len(ranked) >= MIN_TRIALS else []
     values = [t.values[name] for t in quarter if name in t.values]
     choice = isinstance(searched, CategoricalDistribution)
     if choice:
         good = tuple(sorted(set(values), key=lambda value: (-values.count(value), str(value))))
     else:
         good = (min(values), max(values)) if values else ()
-    return Learned(
+    return ValueFindings(
         name=name,
         low=None if choice else searched.low,
         high=None if choice else searched.high,
@@ -293,7 +309,6 @@ def _learned(
 
 
 def _saved(trials: Sequence[TrialView]) -> Saved:
-    """Return what the pruned trials did not train, at each one's own seconds per epoch."""
-    found = [(t, t.planned - t.epochs) for t in trials if t.state == "pruned" and t.epochs and t.planned]
-    seconds = sum((t.seconds or 0.0) / t.epochs * left for t, left in found if t.epochs)
-    return Saved(len(found), sum(left for _, left in found), seconds)
+    pruned = [(t, t.planned - t.epochs) for t in trials if t.state == "pruned" and t.epochs and t.planned]
+    seconds = sum((t.seconds or 0.0) / t.epochs * left for t, left in pruned if t.epochs)
+    return Saved(len(pruned), sum(left for _, left in pruned), seconds)

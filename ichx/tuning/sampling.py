@@ -1,10 +1,10 @@
-"""Samplers of a study, whose draws are addressed: what a trial gets does not depend on what was drawn before it."""
+"""Samplers with addressed draws: the values of a trial depend on seed and trial number, not on earlier draws."""
 
 import itertools
 import json
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
@@ -16,23 +16,22 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-SAMPLERS = ("tpe", "gp", "random")
-"""Tree-structured Parzen estimators (the default), a Gaussian process, and chance."""
+Sampler = Literal["tpe", "gp", "random"]
+"""Tree-structured Parzen estimators, a Gaussian process, and random search."""
 
 
-def make_sampler(name: str, seed: int) -> BaseSampler:
-    """Return the sampler `name` of `SAMPLERS`; the same trials and the same `seed` give the same values."""
-    return _Addressed(name, seed)
+def create_sampler(name: Sampler, seed: int) -> BaseSampler:
+    """Return the sampler `name`; the same finished trials and the same `seed` give the same values."""
+    return _AddressedSampler(name, seed)
 
 
-class _Addressed(BaseSampler):
-    """Draws a value by seed, number of the trial and name, and by the trials that are finished.
+class _AddressedSampler(BaseSampler):
+    """Draws each value with a separate sampler that is seeded by study seed, trial number and name of the value.
 
-    So a study that was ended while a trial got its values goes on as if it had not been. Each draw has a sampler of its
-    own, for Optuna's draw from streams.
+    So an interrupted study continues with the values that it would have had without the interruption.
     """
 
-    def __init__(self, name: str, seed: int) -> None:
+    def __init__(self, name: Sampler, seed: int) -> None:
         self._name, self._seed = name, seed
 
     def infer_relative_search_space(self, study: "Study", trial: "FrozenTrial") -> "dict[str, BaseDistribution]":
@@ -41,8 +40,8 @@ class _Addressed(BaseSampler):
     def sample_relative(
         self, study: "Study", trial: "FrozenTrial", search_space: "dict[str, BaseDistribution]"
     ) -> dict[str, Any]:
-        # A trial that goes on has been noted as one that runs, from which the Gaussian process would keep away.
-        return _noted(trial, self._name) or self._sampler(trial).sample_relative(study, trial, search_space)
+        # A resumed trial is recorded as running, and the Gaussian process would avoid its values.
+        return _recorded(trial, self._name) or self._sampler(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: "Study", trial: "FrozenTrial", param_name: str, param_distribution: "BaseDistribution"
@@ -58,14 +57,14 @@ class _Addressed(BaseSampler):
             return RandomSampler(seed=state)
         if self._name == "gp":
             return GPSampler(seed=state)
-        return TPESampler(seed=state, constant_liar=True)  # side by side, trials keep away from each other
+        return TPESampler(seed=state, constant_liar=True)  # trials that run at the same time avoid each other
 
 
-def _noted(trial: "FrozenTrial", sampler: str) -> dict[str, Any]:
-    """Return the values that Optuna's `sampler` has drawn together for a trial before; nothing where it has not."""
+def _recorded(trial: "FrozenTrial", sampler: str) -> dict[str, Any]:
+    """Return the values that Optuna's `sampler` has drawn together for this trial before; empty if it has not."""
     parts: Iterator[Any] = (trial.system_attrs.get(f"{sampler}:relative_params:{i}") for i in itertools.count())
     try:
         drawn: dict[str, Any] = json.loads("".join(itertools.takewhile(bool, parts)))
-    except json.JSONDecodeError:  # there is none, or it was ended while it noted them
+    except json.JSONDecodeError:  # there are none, or the process ended while it recorded them
         return {}
     return drawn

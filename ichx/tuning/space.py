@@ -1,7 +1,7 @@
-"""The search space: which values of a recipe a study varies, within which bounds. Checked before anything runs.
+"""Search spaces: the values of a recipe that a study varies, and their bounds. Checked before any trial.
 
-Written `NAME=LOW..HIGH`, `NAME=log:LOW..HIGH` or `NAME=A,B,C`, or as a TOML file; names are those of
-`ichx.recipe.settable`. What is searched when nothing is asked for is in `ichx.tuning.default_space`.
+A search is written `NAME=LOW..HIGH`, `NAME=log:LOW..HIGH` or `NAME=A,B,C`, or in a TOML file, with the names of
+`ichx.recipe.settable`. The default space is in `ichx.tuning.default_space`.
 """
 
 import json
@@ -10,32 +10,34 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from ichx.errors import IchxError, raise_problems
-from ichx.recipe import Recipe, settable
-from ichx.recipe_text import literal
+from ichx.errors import CorruptFileError, IchxError, StorageError, raise_problems
+from ichx.recipe import Recipe, literal, settable
 from ichx.tuning.budget import Value, trial_recipe
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-FORMS = "NAME=LOW..HIGH, NAME=log:LOW..HIGH or NAME=A,B,C"
+FORMS: Final = "NAME=LOW..HIGH, NAME=log:LOW..HIGH or NAME=A,B,C"
+FILE_REMEDY: Final = "Run `ichx tune space NUMBER` to print one to start from."
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included, whole ones where the recipe has whole numbers."""
+    """Numbers from `low` to `high`, both included."""
 
     name: str
     low: float
     high: float
     log: bool
+    """Whether the range is searched logarithmically."""
     whole: bool
+    """Whether the values are integers."""
 
     def __str__(self) -> str:
-        ends = (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
-        return f"{self.name}={'log:' if self.log else ''}{ends[0]!r}..{ends[1]!r}"
+        low, high = self.ends
+        return f"{self.name}={'log:' if self.log else ''}{low!r}..{high!r}"
 
     @property
     def toml(self) -> str:
@@ -47,12 +49,12 @@ class Range:
         """The lowest and the highest value."""
         return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
 
-    def holds(self, value: Any) -> Value | None:
-        """Return `value` of a recipe as a trial may get it; None where it is outside."""
+    def contained(self, value: Any) -> Value | None:
+        """Return a recipe's `value` as a trial has it; None if it is out of range."""
         return value if self.low <= value <= self.high else None
 
-    def draw(self, trial: "Trial") -> Value:
-        """Return the value that Optuna suggests, the same one when asked again."""
+    def suggest(self, trial: "Trial") -> Value:
+        """Return the value that Optuna suggests; repeated calls return the same value."""
         if self.whole:
             return trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
@@ -60,10 +62,11 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of `values`, each as TOML."""
+    """One of several values."""
 
     name: str
     values: tuple[str, ...]
+    """In TOML syntax."""
 
     def __str__(self) -> str:
         return f"{self.name}={','.join(self.values)}"
@@ -78,13 +81,13 @@ class Choice:
         """All values."""
         return self.values
 
-    def holds(self, value: Any) -> Value | None:
-        """Return `value` of a recipe as a trial may get it; None where it is no choice."""
+    def contained(self, value: Any) -> Value | None:
+        """Return a recipe's `value` as a trial has it; None if it is not among the choices."""
         own = tomllib.loads(f"value = {literal(value)}")["value"]
         return next((text for text in self.values if tomllib.loads(f"value = {text}")["value"] == own), None)
 
-    def draw(self, trial: "Trial") -> Value:
-        """Return the value that Optuna suggests, the same one when asked again."""
+    def suggest(self, trial: "Trial") -> Value:
+        """Return the value that Optuna suggests; repeated calls return the same value."""
         return trial.suggest_categorical(self.name, self.values)
 
 
@@ -93,65 +96,43 @@ Space = tuple[Dimension, ...]
 
 
 def parse_space(searches: Sequence[str], recipe: Recipe) -> Space:
-    """Return the space written in `searches`, with the recipe's types.
+    """Return the space that `searches` describe, with the types of `recipe`.
 
-    Raises `IchxError` with all problems at once: unknown names, empty ranges, log ranges that reach 0, values that
-    `recipe` could not have.
+    Raises:
+        InvalidInputError: Unknown names, empty ranges, log ranges that include 0, values that `recipe` cannot have.
+            All problems are in one error.
     """
-    found, problems = _parsed(searches, recipe)
-    raise_problems(problems, f"a search is {FORMS}; `ichx tune space NUMBER` shows the default one")
-    return found
-
-
-def _parsed(searches: Sequence[str], recipe: Recipe) -> tuple[Space, list[str]]:
-    problems: list[str] = []
-    found: dict[str, Dimension] = {}
-    for search in searches:
-        name, equals, text = (part.strip() for part in search.partition("="))
-        if not equals or not text:
-            problems.append(f"{search!r} is not of the form {FORMS}")
-        elif name in found:
-            problems.append(f"{name} is searched twice")
-        else:
-            dimension, wrong = _parse(name, text, recipe)
-            problems += [f"{name}={text}: {line}" for line in wrong]
-            if dimension is not None:
-                found[name] = dimension
-    for dimension in found.values():
-        others = [other for other in found.values() if other is not dimension]
-        wrong = [line for value in dimension.ends for line in _refused_with(recipe, dimension.name, value, others)]
-        problems += [f"{dimension}: {line}" for line in wrong]
-    return tuple(found.values()), problems
+    space, problems = _parse_all(searches, recipe)
+    raise_problems(problems, f"Write a search as {FORMS}. Run `ichx tune space NUMBER` for the default space.")
+    return space
 
 
 def read_space(path: Path, recipe: Recipe) -> Space:
-    """Return the space in the TOML file at `path`: `NAME = "LOW..HIGH"` or `NAME = [A, B, C]`, in tables or not.
+    """Return the space in the TOML file `path`: `NAME = "LOW..HIGH"` or `NAME = [A, B, C]`, in tables or not.
 
-    Raises `IchxError` for a file that cannot be read or is no TOML, and as `parse_space` does.
+    Raises:
+        StorageError: The file cannot be read.
+        CorruptFileError: The file is not TOML.
+        InvalidInputError: As in `parse_space`.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        what = getattr(error, "strerror", None) or error
-        raise IchxError(f"cannot read {path}: {what}", "`ichx tune space NUMBER` prints one to begin with") from error
-    except tomllib.TOMLDecodeError as error:
-        raise IchxError(
-            f"{path} is not valid TOML: {error}", "`ichx tune space NUMBER` prints one to begin with"
-        ) from error
-    found, problems = [], []
-    for name, value in _flat(tables):
+    except OSError as error:
+        raise StorageError(f"Cannot read {path}: {error.strerror or error}.", FILE_REMEDY) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CorruptFileError(f"{path} is not valid TOML: {error}.", FILE_REMEDY) from error
+    searches, problems = [], []
+    for name, value in _flatten(tables):
         if isinstance(value, str):
-            found.append(f"{name}={value}")
+            searches.append(f"{name}={value}")
         elif isinstance(value, list):
-            found.append(f"{name}={','.join(literal(item) for item in value)}")
+            searches.append(f"{name}={','.join(literal(item) for item in value)}")
         else:
-            problems.append(f'{name} = {literal(value)}: must be a range, "LOW..HIGH", or a list of choices')
-    if not found and not problems:
-        problems.append("it searches nothing")
-    space, wrong = _parsed(found, recipe)
-    raise_problems(
-        [f"{path}: {line}" for line in (*problems, *wrong)], "`ichx tune space NUMBER` prints one to begin with"
-    )
+            problems.append(f'{name} = {literal(value)}: must be a range "LOW..HIGH" or a list of choices')
+    if not searches and not problems:
+        problems.append("no searches")
+    space, more = _parse_all(searches, recipe)
+    raise_problems([f"{path}: {problem}" for problem in (*problems, *more)], FILE_REMEDY)
     return space
 
 
@@ -160,50 +141,71 @@ def to_toml(space: Space) -> str:
     return "".join(f"{dimension.name} = {dimension.toml}\n" for dimension in space)
 
 
-def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tables.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _parse_all(searches: Sequence[str], recipe: Recipe) -> tuple[Space, list[str]]:
+    """Return the valid dimensions and all problems."""
+    problems: list[str] = []
+    found: dict[str, Dimension] = {}
+    for search in searches:
+        name, equals, text = (part.strip() for part in search.partition("="))
+        if not equals or not text:
+            problems.append(f"{search!r}: must be {FORMS}")
+        elif name in found:
+            problems.append(f"{name}: searched twice")
+        else:
+            dimension, lines = _parse(name, text, recipe)
+            problems += [f"{name}={text}: {line}" for line in lines]
+            if dimension is not None:
+                found[name] = dimension
+    for dimension in found.values():
+        others = [other for other in found.values() if other is not dimension]
+        lines = [line for value in dimension.ends for line in _value_problems(recipe, dimension.name, value, others)]
+        problems += [f"{dimension}: {line}" for line in lines]
+    return tuple(found.values()), problems
 
 
 def _parse(name: str, text: str, recipe: Recipe) -> tuple[Dimension | None, list[str]]:
     known = settable(recipe)
     if name not in known:
-        return None, _refused(recipe, {name: "0"})
+        return None, _recipe_problems(recipe, {name: "0"})
     kind = type(known[name])
     if ".." not in text and not text.startswith("log:"):
         choice = Choice(name, _choices(text))
         if len(set(choice.values)) < max(2, len(choice.values)):
-            return None, ["a choice needs two or more different values"]
+            return None, ["needs two or more different values"]
         return choice, []
     if kind not in (int, float):
-        return None, [f"its value {known[name]!r} is no number: give choices, A,B,C"]
+        return None, [f"the value {known[name]!r} is not a number; list choices as A,B,C"]
     log = text.startswith("log:")
-    low, high = (_number(end) for end in text.removeprefix("log:").split("..", 1))
+    low, high = (_finite_number(end) for end in text.removeprefix("log:").split("..", 1))
     if low is None or high is None:
-        return None, ["a range goes from one number to another, LOW..HIGH"]
+        return None, ["a range needs two numbers, LOW..HIGH"]
     if kind is int and not (low.is_integer() and high.is_integer()):
-        return None, ["this value is a whole number"]
-    found = Range(name, low, high, log, kind is int)
+        return None, ["must be integers"]
     if not low < high:
         return None, ["the range is empty"]
     if log and low <= 0:
-        return None, ["a log range must stay above 0"]
-    return found, []
+        return None, ["a log range must be above 0"]
+    return Range(name, low, high, log, kind is int), []
 
 
-def _refused_with(recipe: Recipe, name: str, value: Value, others: Sequence[Dimension]) -> list[str]:
-    """Return why `recipe` cannot have the value, also not beside another one that is searched."""
-    wrong = _refused(recipe, {name: value})
-    if wrong and any(not _refused(recipe, {name: value, o.name: end}) for o in others for end in o.ends):
+def _value_problems(recipe: Recipe, name: str, value: Value, others: Sequence[Dimension]) -> list[str]:
+    """Return why `recipe` cannot have the value; no problems if it can with the value of another dimension."""
+    problems = _recipe_problems(recipe, {name: value})
+    if problems and any(not _recipe_problems(recipe, {name: value, o.name: end}) for o in others for end in o.ends):
         return []
-    return wrong
+    return problems
 
 
-def _refused(recipe: Recipe, values: Mapping[str, Value]) -> list[str]:
-    """Return why `recipe` cannot have the values; nothing for good ones."""
+def _recipe_problems(recipe: Recipe, values: Mapping[str, Value]) -> list[str]:
+    """Return why `recipe` cannot have the values together."""
     try:
         trial_recipe(recipe, values)
     except IchxError as error:
@@ -211,7 +213,7 @@ def _refused(recipe: Recipe, values: Mapping[str, Value]) -> list[str]:
     return []
 
 
-def _number(text: str) -> float | None:
+def _finite_number(text: str) -> float | None:
     try:
         number = float(text)
     except ValueError:
@@ -220,7 +222,7 @@ def _number(text: str) -> float | None:
 
 
 def _choices(text: str) -> tuple[str, ...]:
-    """Return the values of `A,B,C` as TOML: a list's items where they are TOML, plain texts otherwise."""
+    """Return the values of `A,B,C` in TOML syntax: items of a TOML list if possible, otherwise strings."""
     try:
         values = tomllib.loads(f"values = [{text}]")["values"]
     except tomllib.TOMLDecodeError:

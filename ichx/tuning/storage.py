@@ -1,16 +1,15 @@
-"""Optuna's side of a study: its file, its lock, its pruner, and the quiet. Only one process writes there.
+"""Optuna's storage: the file with all studies, locks, pruners. Only one process writes a study.
 
-A study belongs to one experiment, fold, search space and budget; another one is refused rather than mixed in.
+A study belongs to one experiment, fold, search space and budget; opening it with another setup is an error.
 """
 
 import contextlib
-import fcntl
 import re
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
@@ -19,9 +18,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from ichx.errors import IchxError
-from ichx.tuning.database import DATABASE
-from ichx.tuning.setup import differences
+from ichx.errors import ConflictError, InvalidInputError, StoreError
+from ichx.locks import file_lock
+from ichx.tuning import database_path
+from ichx.tuning.study_setup import differences
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -30,23 +30,26 @@ if TYPE_CHECKING:
     from ichx.workspace import Workspace
 
 BUSY_SECONDS = 30.0
-PRUNERS = ("median", "hyperband", "none")
+"""Time that SQLite waits for another process."""
+Pruner = Literal["median", "hyperband", "none"]
 STAGE_STEPS = 10
-"""Steps of a pruner in each stage, of whatever length: epochs are compared at the same part of the same stage."""
+"""Pruning steps of each stage: epochs are compared at the same part of the same stage, whatever its length."""
 STARTUP_TRIALS = 5
-"""Whole trials that the median is first taken of."""
+"""Number of done trials that the median pruner needs."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What a study may be called: its lock is a file of that name."""
+"""Valid names of studies, which are part of a file name."""
 
 
 def study_name(experiment: int, name: str | None) -> str:
-    """Return what an experiment's study is called in the file, where it has several by their `name`.
+    """Return the full name of the study `name` of an experiment; the first study has no name.
 
-    Raises `IchxError` for what is no name.
+    Raises:
+        InvalidInputError: `name` is invalid.
     """
     if name and not NAME.fullmatch(name):
-        raise IchxError(
-            f"--study {name!r} is no name", "use up to 64 letters, digits, '.', '_' and '-', a letter first"
+        raise InvalidInputError(
+            f"Invalid value for --study: {name!r}.",
+            "Use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit.",
         )
     return f"experiment-{experiment}" + (f"-{name}" if name else "")
 
@@ -59,21 +62,28 @@ def open_study(
     pruner: BasePruner | None = None,
     sampler: BaseSampler | None = None,
 ) -> Iterator["Study"]:
-    """Yield the study called `name`, made where there is none, held against other processes.
+    """Yield a study, which is created if it does not exist, and lock it against other processes.
 
-    `setup` (plain JSON values by what they are) is what its trials have in common. Raises `IchxError` where another
-    process holds the study, where it was made with another setup, or where its file is no database.
+    Args:
+        workspace: The workspace.
+        name: Full name of the study.
+        setup: What all trials have in common, as plain JSON values.
+        pruner: None prunes nothing.
+        sampler: None is Optuna's default.
+
+    Raises:
+        ConflictError: Another process has locked the study, or it was created with another setup.
+        StoreError: The file cannot be used.
     """
-    folder = workspace.root / "db"
-    folder.mkdir(exist_ok=True)
-    with _quiet(), _held(folder / f"tuning-{name}.lock", name):
-        path = folder / DATABASE
-        more = (RuntimeError, sqlite3.Error)  # the first: of another version
-        with _made(folder / "tuning.lock"), told_of(path, "used", *more):
-            _log_ahead(path)
+    path = database_path(workspace)
+    path.parent.mkdir(exist_ok=True)
+    with quiet_optuna(), _locked(path.with_name(f"tuning-{name}.lock"), name):
+        # RuntimeError: the file was created by another version of Optuna.
+        with file_lock(path.with_name("tuning.lock")), storage_errors(path, RuntimeError, sqlite3.Error):
+            _enable_wal(path)
             storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
         try:
-            with told_of(path, "used"):
+            with storage_errors(path):
                 study = optuna.create_study(
                     storage=storage,
                     study_name=name,
@@ -89,8 +99,8 @@ def open_study(
             storage.engine.dispose()
 
 
-def make_pruner(name: str, stages: int) -> BasePruner:
-    """Return the pruner `name` of `PRUNERS` for trials of so many stages."""
+def create_pruner(name: Pruner, stages: int) -> BasePruner:
+    """Return the pruner `name` for trials with this number of stages."""
     if name == "median":
         return MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1)
     if name == "hyperband":
@@ -98,10 +108,12 @@ def make_pruner(name: str, stages: int) -> BasePruner:
     return NopPruner()
 
 
-def begin_with(study: "Study", values: Mapping[str, Any]) -> None:
-    """Have the first trial of a new study try `values`: those that the recipe has, as far as the space holds them.
+def enqueue_baseline(study: "Study", values: Mapping[str, Any]) -> None:
+    """Let the next trial run the unchanged recipe, unless one that has not failed exists.
 
-    All others are held against it: where it failed, the next trial tries them again.
+    Args:
+        study: The study.
+        values: The recipe's values that the search space contains.
     """
     trials = study.get_trials(deepcopy=False)
     if not any(t.user_attrs.get("baseline") and t.state != TrialState.FAIL for t in trials):
@@ -109,37 +121,29 @@ def begin_with(study: "Study", values: Mapping[str, Any]) -> None:
 
 
 def reopen(study: "Study", number: int) -> "Trial":
-    """Return the unfinished trial `number`; the values it has been given stay."""
+    """Return the unfinished trial `number` with the values that it has."""
     return optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
 @contextlib.contextmanager
-def told_of(path: Path, done: str, *more: type[Exception]) -> Iterator[None]:
-    """Raise `IchxError` for errors of Optuna's storage, and `more`: its file at `path` cannot be `read` or `used`."""
+def storage_errors(path: Path, *more: type[Exception]) -> Iterator[None]:
+    """Raise `StoreError` for errors of Optuna's storage in the file `path`, and for the types `more`."""
     expected: tuple[type[Exception], ...] = (SQLAlchemyError, optuna.exceptions.StorageInternalError, *more)
     try:
         yield
     except expected as error:
-        raise IchxError(
-            f"{path} cannot be {done}: {_reason(error)}",
-            "see to its disk and to Optuna's version, and the same command goes on; a damaged file can be moved away: "
-            "the study then begins anew, and the trials stay as experiments",
+        raise StoreError(
+            f"Cannot use {path}: {_reason(error)}.",
+            "Check the disk and the version of Optuna, then rerun the command to resume. A damaged file can be moved "
+            "away: the study starts from scratch, and its trials stay as experiments.",
         ) from error
 
 
 def _reason(error: BaseException) -> str:
-    """Return what is behind an error of Optuna's storage, which tells of a commit only."""
+    """Return the root cause of an error of Optuna's storage, whose message only mentions a commit."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-@contextlib.contextmanager
-def _made(path: Path) -> Iterator[None]:
-    """Let one process at a time make the tables of a new file."""
-    with path.open("ab") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _check_setup(study: "Study", name: str, setup: Mapping[str, Any]) -> None:
@@ -149,32 +153,31 @@ def _check_setup(study: "Study", name: str, setup: Mapping[str, Any]) -> None:
         return
     found = differences(known, setup)
     if found:
-        raise IchxError(
-            "\n  ".join([f"the study {name} is another one than is asked for:", *found]),
-            "ask with all that it was made with, or begin another study of this experiment with --study NAME",
+        raise ConflictError(
+            "\n  ".join([f"The study {name} has another setup than requested:", *found]),
+            "Use the setup of the study, or create another study of this experiment with --study NAME.",
         )
 
 
-def _log_ahead(path: Path) -> None:
-    """Have the file log ahead: a process that is killed while it writes leaves one that can be read right away."""
+def _enable_wal(path: Path) -> None:
+    """Let SQLite write ahead: a process that is killed while writing leaves a file that can be read at once."""
     with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
 
 
 @contextlib.contextmanager
-def _held(path: Path, name: str) -> Iterator[None]:
-    """Hold a lock that ends with this process, however that ends."""
-    with path.open("ab") as handle:
+def _locked(path: Path, name: str) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(file_lock(path, wait=False))
         except BlockingIOError as error:
-            raise IchxError(f"another process is tuning {name}", "wait for it, or end it; nothing is lost") from error
+            raise ConflictError(f"Another process is tuning {name}.", "Wait until it ends, or stop it.") from error
         yield
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Optuna's own messages to itself, and leave its settings as they were."""
+def quiet_optuna() -> Iterator[None]:
+    """Silence Optuna's messages in this block and restore its settings afterwards."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

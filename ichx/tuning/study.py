@@ -1,217 +1,222 @@
-"""A study: asks Optuna for values, has trials run side by side, and ends in good time. Asked again, it goes on.
+"""Tuning: Optuna suggests values, trials run as jobs at the same time. A stopped tuning resumes when rerun.
 
-What becomes of one trial is in `ichx.tuning.running`.
+A single trial is in `ichx.tuning.trial_task`.
 """
 
 import json
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from ichx.data.dataset import load_folds, load_version
-from ichx.data.subset import subset_folds
-from ichx.engine import Engine
-from ichx.errors import IchxError, raise_problems
-from ichx.plugins import load_registry
+from ichx.datasets.dataset import load_folds, load_version
+from ichx.datasets.patient_subset import subset_folds
+from ichx.errors import ProcessError, raise_problems
+from ichx.jobs.engine import Engine
+from ichx.jobs.scheduler import STOP, Scheduler
 from ichx.recipe import Recipe, settable
 from ichx.recipe_text import from_toml
-from ichx.training.fold_state import START_FILE
-from ichx.training.launching.dealing import share_machine
 from ichx.tuning.default_space import default_space
-from ichx.tuning.events import TuneEnding, TuneEvents
 from ichx.tuning.limits import Limits
-from ichx.tuning.running import Running, TrialRunner
-from ichx.tuning.sampling import SAMPLERS, make_sampler
-from ichx.tuning.setup import OPTIONS
+from ichx.tuning.sampling import Sampler, create_sampler
 from ichx.tuning.space import Space
-from ichx.tuning.storage import PRUNERS, begin_with, make_pruner, open_study, reopen, study_name
+from ichx.tuning.storage import Pruner, create_pruner, enqueue_baseline, open_study, reopen, study_name
+from ichx.tuning.study_context import StudyContext
+from ichx.tuning.study_setup import OPTIONS
 from ichx.tuning.trial import Budget
+from ichx.tuning.trial_task import TrialTask, create_task
+from ichx.tuning.tune_report import EndReason, TrialResult, TuneCallbacks, TuneReport
 
 if TYPE_CHECKING:
-    from optuna import Study
+    from ichx.project import Project
+    from ichx.store import Experiment
 
-    from ichx.store import Experiment, Store
-    from ichx.workspace import Workspace
+MAX_FAILURES: Final = 3
+"""Number of trials that must fail in a row to end a tuning: the next one would fail for the same reason."""
 
-TICK_SECONDS = 0.3
-MOST_FAILED = 3
-"""So many trials in a row that fail end a study: what hinders them will hinder the next one, too."""
+
+@dataclass(frozen=True)
+class TuneRequest:
+    """A search for better values of an experiment's recipe."""
+
+    experiment: int
+    trials: int
+    """Number of finished trials at the end, including those of earlier runs."""
+    jobs: int = 1
+    """Number of trials that run at the same time."""
+    space: Space | None = None
+    """None: the default space."""
+    budget: Budget = field(default_factory=Budget)
+    limits: Limits = field(default_factory=Limits)
+    sampler: Sampler = "tpe"
+    pruner: Pruner = "median"
+    study: str | None = None
+    """Name of the Optuna study; None or empty: the first one."""
+    timeout: float | None = None
+    """Seconds after which the trials are stopped."""
 
 
 def tune(
-    workspace: "Workspace",
-    store: "Store",
-    number: int,
+    project: "Project",
+    request: TuneRequest,
     engine: Engine,
     *,
-    trials: int,
-    jobs: int = 1,
-    space: Space | None = None,
-    budget: Budget | None = None,
-    limits: Limits | None = None,
-    sampler: str = "tpe",
-    pruner: str = "median",
-    study: str | None = None,
-    timeout: float | None = None,
-    events: TuneEvents | None = None,
-    stops: Callable[[], int] = lambda: 0,
-) -> TuneEnding:
-    """Search better values for experiment `number` until its study has `trials` finished trials, `jobs` at a time.
+    callbacks: TuneCallbacks | None = None,
+    stop_level: Callable[[], int] = lambda: 0,
+) -> TuneReport:
+    """Run trials until the study has as many finished ones as requested. The first trial is the unchanged recipe.
 
-    The first trial is the experiment's own recipe, the baseline. After `timeout` seconds, or when `stops` says that
-    the user asked for it (twice: at once), trials that run are told to stop, and go on when asked again. Raises
-    `IchxError` before any trial for a wrong fold, budget or study, and where trials fail for a reason that will stay.
+    Args:
+        project: The open project.
+        request: What to search, and how.
+        engine: Executes the jobs.
+        callbacks: Receives progress and results.
+        stop_level: Returns 0, or 1 to stop all trials after their step, or more to kill them.
+
+    Raises:
+        InvalidInputError: The request is invalid. No trial has run then.
+        ConflictError: Another process runs the study, or it was created with another setup.
+        ProcessError: The first trials failed, or `MAX_FAILURES` in a row, or all of them.
+        IchxError: Data, weights, plugin or the study's file cannot be used.
     """
-    budget, limits, events = budget or Budget(), limits or Limits(), events or TuneEvents()
-    parent = store.experiment(number)
-    recipe = from_toml(parent.recipe, source=f"the recipe of experiment {number}")
-    space = default_space(recipe) if space is None else space
-    raise_problems(_problems(parent, trials, jobs, budget, limits, sampler, pruner, timeout), "see `ichx tune --help`")
-    _check_data(workspace, store, parent, budget)
-    if budget.options.weights is not None:
-        from ichx.training.network.weights import choose_start, read_weights  # imports torch
-
-        told = budget.options
-        choose_start(workspace.experiments_dir, recipe, pretrained=told.pretrained, weights=told.weights)
-        read_weights(budget.options.weights)
-    load_registry().get(recipe.plugin)  # tells which there are
-    _note_start(workspace, parent, recipe, budget, events)
-    own = _own(space, recipe)
+    callbacks = callbacks or TuneCallbacks()
+    parent = project.store.experiment(request.experiment)
+    recipe = from_toml(parent.recipe, source=f"the recipe of experiment {parent.number}")
+    space = default_space(recipe) if request.space is None else request.space
+    raise_problems(_problems(parent, request), "Run `ichx tune --help` for the options.")
+    _check_inputs(project, parent, recipe, request.budget)
+    _note_other_start(project, parent, recipe, request.budget, callbacks)
+    own = _own_values(space, recipe)
     with open_study(
-        workspace,
-        study_name(number, study),
-        _setup(parent, space, budget, limits),
-        make_pruner(pruner, len(recipe.stage)),
-        make_sampler(sampler, recipe.seed),
-    ) as held:
-        if sampler == "gp" and pruner != "none":
-            events.note("gp learns from done trials alone, not from what is ended early: --pruner none suits it")
+        project.workspace,
+        study_name(parent.number, request.study),
+        _setup(parent, space, request),
+        create_pruner(request.pruner, len(recipe.stage)),
+        create_sampler(request.sampler, recipe.seed),
+    ) as study:
+        if request.sampler == "gp" and request.pruner != "none":
+            callbacks.note("gp learns from done trials only, not from pruned ones; --pruner none suits it")
         for name in sorted({dimension.name for dimension in space} - own.keys()):
-            events.note(f"what the recipe has for {name} lies outside of what is searched")
-        begin_with(held, own)
-        runner = TrialRunner(workspace, store, parent, engine, held, space, budget, limits, events)
-        before = len(runner.finished())
-        why = _Tuner(held, runner, events).run(trials, jobs, timeout, stops)
-        finished = runner.finished()
-    if why == "failing":
-        last = next(result for result in reversed(finished) if result.state == "failed")
-        first = not any(result.state in ("done", "pruned") for result in finished)
-        raise IchxError(
-            f"trial {last.trial + 1} failed before any succeeded: {last.reason}"
-            if first
-            else f"{MOST_FAILED} trials in a row failed, the last one: {last.reason}",
-            f"mend this and tune again; its log is {workspace.root / (last.log or '')}",
+            callbacks.note(f"the recipe's value of {name} is outside the search space")
+        enqueue_baseline(study, own)
+        context = StudyContext(project, parent, study, space, request.budget, request.limits, callbacks)
+        report = _Tuning(context, request, stop_level).run(engine)
+        finished = context.finished()
+    if report.reason == "complete" and not any(result.state == "done" for result in finished):
+        raise ProcessError(
+            f"None of {len(finished)} trials succeeded. The last one: {finished[-1].reason}.",
+            "Fix the cause, and continue with a larger --trials.",
         )
-    if why == "complete" and not any(result.state == "done" for result in finished):
-        raise IchxError(
-            f"no trial of {len(finished)} succeeded; the last one: {finished[-1].reason}",
-            "mend this; a larger --trials tries on",
-        )
-    return TuneEnding(len(finished), len(finished) - before, why)
+    return report
 
 
-class _Tuner:
-    def __init__(self, study: "Study", runner: TrialRunner, events: TuneEvents) -> None:
-        self.study, self.runner, self.events = study, runner, events
-        self.active: list[Running] = []
-        self.before = {result.trial for result in runner.finished()}
-        self.draining = False
+class _Tuning:
+    def __init__(self, context: StudyContext, request: TuneRequest, stop_level: Callable[[], int]) -> None:
+        self._context, self._request, self._requested_level = context, request, stop_level
+        # This process has locked the study, so that trials which Optuna calls running were interrupted.
+        self._interrupted = context.interrupted()
+        self._before = {result.trial for result in context.finished()}
+        self._deadline: float | None = None
+        self._end: Literal["stopped", "timeout", "failing"] | None = None
 
-    def run(self, trials: int, jobs: int, timeout: float | None, stops: Callable[[], int]) -> str:
-        """Run trials until `trials` are finished, and return why no more are run."""
-        until = None if timeout is None else time.monotonic() + timeout
-        left = trials - len(self.runner.finished())
-        if left <= 0:
-            return "complete"
-        # This process holds the study, so a trial that runs in Optuna's eyes is one that was interrupted.
-        interrupted = self.runner.interrupted()
-        jobs = min(jobs, left)
-        shares = share_machine(self.runner.budget.options.device, jobs)
-        self.events.planned(left, jobs, str(shares))
-        why, heard = "complete", 0
-        try:
-            while True:
-                if (asked := stops()) > heard:
-                    heard, why = asked, "stopped"
-                    self._drain(at_once=asked > 1)
-                elif until is not None and not self.draining and time.monotonic() >= until:
-                    why = "timeout"
-                    self._drain(at_once=False)
-                while not self.draining and len(self.active) < jobs and self._wanted(trials):
-                    trial = reopen(self.study, interrupted.pop(0)) if interrupted else self.study.ask()
-                    device = shares.device([running.device for running in self.active])
-                    began = self.runner.begin(trial, trials, device, shares)
-                    self.active += [] if began is None else [began]
-                self.active = [running for running in self.active if not self.runner.ended(running, self.draining)]
-                if not self.draining and self._failing():
-                    why = "failing"
-                    self._drain(at_once=False)
-                if not self.active and (self.draining or not self._wanted(trials)):
-                    return why
-                time.sleep(TICK_SECONDS)
-        finally:
-            for running in self.active:
-                self.runner.cancel(running, wait=False)
-            for running in self.active:
-                self.runner.cancel(running, wait=True)
+    def run(self, engine: Engine) -> TuneReport:
+        """Run the missing trials."""
+        missing = self._request.trials - len(self._before)
+        if missing <= 0:
+            return TuneReport(len(self._before), 0, "complete")
+        if self._request.timeout is not None:
+            self._deadline = time.monotonic() + self._request.timeout
+        jobs = min(self._request.jobs, missing)
+        scheduler = Scheduler(engine, self._request.budget.options.device, jobs)
+        self._context.callbacks.planned(missing, jobs, scheduler.shares.describe())
+        scheduler.run(self._next_task, self._stop_level, self._context.callbacks)
+        finished = self._context.finished()
+        if self._end == "failing":
+            raise self._failure(finished)
+        reason: EndReason = "complete" if self._end is None or len(finished) >= self._request.trials else self._end
+        return TuneReport(len(finished), len(finished) - len(self._before), reason)
 
-    def _wanted(self, trials: int) -> bool:
-        """Whether trials are lacking, those that run counted."""
-        return len(self.runner.finished()) + len(self.active) < trials
+    def _next_task(self, running: int) -> TrialTask | None:
+        study, trials = self._context.study, self._request.trials
+        while len(self._context.finished()) + running < trials:
+            trial = reopen(study, self._interrupted.pop(0)) if self._interrupted else study.ask()
+            if (task := create_task(self._context, trial, trials)) is not None:
+                return task
+        return None
 
-    def _failing(self) -> bool:
-        """Whether trials fail for a reason that will stay: the newest have all failed, or none has ever done else."""
-        finished = self.runner.finished()
-        newest = [result for result in finished if result.trial not in self.before][-MOST_FAILED:]
+    def _stop_level(self) -> int:
+        if (level := self._requested_level()) > 0:
+            self._end = "stopped"
+        elif self._end is None and self._deadline is not None and time.monotonic() >= self._deadline:
+            self._end = "timeout"
+        elif self._end is None and self._is_failing():
+            self._end = "failing"
+        return level or (STOP if self._end else 0)
+
+    def _is_failing(self) -> bool:
+        """Return whether the newest trials have all failed: `MAX_FAILURES` of them, or all trials of the study."""
+        finished = self._context.finished()
+        newest = [result for result in finished if result.trial not in self._before][-MAX_FAILURES:]
         if not newest or any(result.state != "failed" for result in newest):
             return False
-        return len(newest) == MOST_FAILED or not any(result.state in ("done", "pruned") for result in finished)
+        return len(newest) == MAX_FAILURES or all(result.state == "failed" for result in finished)
 
-    def _drain(self, *, at_once: bool) -> None:
-        """Have the trials that run stop; they go on when the study does."""
-        self.draining = True
-        if self.active:
-            self.events.stopping(len(self.active), at_once)
-        for running in self.active:
-            self.runner.stop(running, at_once=at_once)
+    def _failure(self, finished: list[TrialResult]) -> ProcessError:
+        last = next(result for result in reversed(finished) if result.state == "failed")
+        if all(result.state == "failed" for result in finished):
+            problem = f"Trial {last.trial + 1} failed before any trial succeeded: {last.reason}."
+        else:
+            problem = f"{MAX_FAILURES} trials in a row failed. The last one, trial {last.trial + 1}: {last.reason}."
+        log = self._context.project.workspace.root / (last.log or "")
+        return ProcessError(problem, f"Fix the cause and rerun the command to resume. Log: {log}")
 
 
-def _check_data(workspace: "Workspace", store: "Store", parent: "Experiment", budget: Budget) -> None:
-    """Raise `IchxError` where a fold has none of the patients that trials shall have."""
+def _check_inputs(project: "Project", parent: "Experiment", recipe: Recipe, budget: Budget) -> None:
+    """Raise `IchxError` if a fold loses all patients, or if the weights or the plugin cannot be used."""
     if budget.subset < 1:
-        version = store.version_by_id(parent.version_id)
-        slices = load_version(workspace, version).slices
-        subset_folds(slices, load_folds(workspace, version, version.fold_set(parent.fold_set), slices), budget.subset)
+        version = project.store.version_by_id(parent.version_id)
+        slices = load_version(project.workspace, version).slices
+        folds = load_folds(project.workspace, version, version.fold_set(parent.fold_set), slices)
+        subset_folds(slices, folds, budget.subset)
+    options = budget.options
+    if options.weights is not None:
+        from ichx.training.weights import choose_start, read_weights  # imports torch
+
+        home = project.workspace.experiments_dir
+        choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
+        read_weights(options.weights)
+    project.registry.get(recipe.plugin)
 
 
-def _note_start(
-    workspace: "Workspace", parent: "Experiment", recipe: Recipe, budget: Budget, events: TuneEvents
+def _note_other_start(
+    project: "Project", parent: "Experiment", recipe: Recipe, budget: Budget, callbacks: TuneCallbacks
 ) -> None:
-    """Tell where trials start from other weights than the folds of `parent` did."""
-    path = workspace.experiment_dir(parent.number) / START_FILE
+    """Note that trials start from other weights than the folds of `parent` did."""
+    path = project.workspace.experiment_files(parent.number).start
     if not path.exists():
         return
-    did, asked = json.loads(path.read_text(encoding="utf-8"))["kind"], budget.options
-    pretrained = recipe.model.pretrained if asked.pretrained is None else asked.pretrained
-    will = "file" if asked.weights is not None else "pretrained" if pretrained else "random"
-    if will != did:
-        words = {"file": "a file's weights", "pretrained": "pretrained weights", "random": "random weights"}
-        events.note(
-            f"the folds of experiment {parent.number} started from {words[did]}, its trials start from {words[will]}: "
-            "--weights, --pretrained or --no-pretrained has them start alike"
+    options = budget.options
+    before = json.loads(path.read_text(encoding="utf-8"))["kind"]
+    pretrained = recipe.model.pretrained if options.pretrained is None else options.pretrained
+    now = "file" if options.weights is not None else "pretrained" if pretrained else "random"
+    if now != before:
+        names = {"file": "the weights of a file", "pretrained": "pretrained weights", "random": "random weights"}
+        callbacks.note(
+            f"the folds of experiment {parent.number} started from {names[before]}, but its trials start from "
+            f"{names[now]}; use --weights, --pretrained or --no-pretrained to start from the same"
         )
 
 
-def _own(space: Space, recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe's own values as far as the space holds them."""
+def _own_values(space: Space, recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe's values as far as the space contains them."""
     values = settable(recipe)
-    held = {dimension.name: dimension.holds(values[dimension.name]) for dimension in space}
-    return {name: value for name, value in held.items() if value is not None}
+    contained = {dimension.name: dimension.contained(values[dimension.name]) for dimension in space}
+    return {name: value for name, value in contained.items() if value is not None}
 
 
-def _setup(parent: "Experiment", space: Space, budget: Budget, limits: Limits) -> dict[str, Any]:
-    """Return what all trials of a study have in common, as plain JSON by what it is."""
-    options = budget.options
+def _setup(parent: "Experiment", space: Space, request: TuneRequest) -> dict[str, Any]:
+    """Return what all trials of a study have in common, as it is stored with the study."""
+    budget, options = request.budget, request.budget.options
     return {
         "search space": sorted(map(str, space)),
         "recipe": parent.recipe_digest,
@@ -222,33 +227,31 @@ def _setup(parent: "Experiment", space: Space, budget: Budget, limits: Limits) -
         "length": budget.length,
         "start (pretrained)": options.pretrained,
         "start (weights)": None if options.weights is None else str(options.weights.resolve()),
-        "limits": limits.given(),
+        "limits": request.limits.to_dict(),
     }
 
 
-def _problems(
-    parent: "Experiment",
-    trials: int,
-    jobs: int,
-    budget: Budget,
-    limits: Limits,
-    sampler: str,
-    pruner: str,
-    timeout: float | None,
-) -> list[str]:
-    problems = [f"--{name} must be 1 or more" for name, n in (("trials", trials), ("jobs", jobs)) if n < 1]
-    if not 0 <= budget.fold < parent.folds:
-        problems.append(f"experiment {parent.number} has no fold {budget.fold}; its folds are 0 to {parent.folds - 1}")
-    problems += budget.problems()
-    problems += [f"{OPTIONS[name]} must be above 0" for name, bound in limits.given().items() if not bound > 0]
-    if sampler not in SAMPLERS:
-        problems.append(f"--sampler {sampler}: must be one of {', '.join(SAMPLERS)}")
-    if pruner not in PRUNERS:
-        problems.append(f"--pruner {pruner}: must be one of {', '.join(PRUNERS)}")
-    if timeout is not None and timeout <= 0:
-        problems.append("--timeout must be above 0")
+def _problems(parent: "Experiment", request: TuneRequest) -> list[str]:
+    numbers = (("trials", request.trials), ("jobs", request.jobs))
+    problems = [f"Invalid value for --{name}: {n}. It must be at least 1." for name, n in numbers if n < 1]
+    if not 0 <= request.budget.fold < parent.folds:
+        problems.append(
+            f"Experiment {parent.number} has no fold {request.budget.fold}. Its folds are 0 to {parent.folds - 1}."
+        )
+    problems += request.budget.problems()
+    problems += [
+        f"Invalid value for {OPTIONS[name]}: {bound:g}. It must be above 0."
+        for name, bound in request.limits.to_dict().items()
+        if not bound > 0
+    ]
+    if request.timeout is not None and request.timeout <= 0:
+        problems.append(f"Invalid value for --timeout: {request.timeout:g}. It must be above 0.")
     if parent.kind == "trial":
-        problems.append(f"experiment {parent.number} is itself a trial: `ichx exp promote {parent.number}` comes first")
+        problems.append(
+            f"Experiment {parent.number} is a trial. Promote it with `ichx exp promote {parent.number}` and tune that."
+        )
     if parent.trashed is not None:
-        problems.append(f"experiment {parent.number} is in the trash: `ichx exp restore {parent.number}` takes it out")
+        problems.append(
+            f"Experiment {parent.number} is in the trash. Restore it with `ichx exp restore {parent.number}`."
+        )
     return problems

@@ -1,21 +1,21 @@
-"""What bad input gets: a line that says what is wrong, one that says what to do, exit code 1, nothing half-written."""
+"""Invalid input: error codes and values, no traceback, and no partly written files."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Outcome, Program
+from conftest import Program
 from dicom_files import write_ct, write_study
 from full_disk import run_with_limit
 
-from ichx.ct.phantom_dicom import PhantomFiles
 from ichx.labels import LABELS
+from ichx.phantom.dicom_files import PhantomFiles
 from ichx.workspace import init_workspace
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """Return a workspace with `files/` (4 patients), `labels.csv`, and nothing added."""
+def root(tmp_path: Path) -> Path:
+    """Return a workspace with `files/` (4 patients) and `labels.csv`, and without a dataset."""
     root = init_workspace(tmp_path / "workspace").root
     ids = [i for p in range(4) for i in write_study(root / "files", str(p), 3)]
     write_labels(root / "labels.csv", ids)
@@ -27,38 +27,31 @@ def write_labels(path: Path, ids: list[str]) -> None:
     path.write_text("ID,Label\n" + "\n".join(rows) + "\n")
 
 
-def state(root: Path) -> dict[str, int]:
-    """Return every file of the workspace but the store's own, which may grow its journal, and the privacy key."""
+def dicom_files(root: Path) -> list[Path]:
+    return sorted(path for path in (root / "files").rglob("*") if path.is_file())
+
+
+def file_sizes(root: Path) -> dict[str, int]:
+    """Return all files of the workspace except those of the store, whose journal may grow."""
     files = [path for path in root.rglob("*") if path.is_file() and path.parent.name != "db"]
     return {str(path.relative_to(root)): path.stat().st_size for path in files}
 
 
-def assert_told(done: Outcome, problem: str) -> None:
-    """Check the two lines: the last that standard error has."""
-    assert (done.code, done.out) == (1, "")
-    assert "Traceback" not in done.err
-    first, remedy = done.err.splitlines()[-2:]
-    assert first.startswith("error: "), done.err
-    assert problem in first
-    assert remedy.startswith("       ")
-    assert len(remedy.strip()) > 8
-
-
-def damage_columns(root: Path) -> None:
+def other_columns(root: Path) -> None:
     (root / "labels.csv").write_text("name,value\na,1\n")
 
 
-def damage_value(root: Path) -> None:
+def label_of_two(root: Path) -> None:
     path = root / "labels.csv"
     path.write_text(path.read_text().replace("_any,1", "_any,2", 1))
 
 
-def damage_word(root: Path) -> None:
+def label_of_yes(root: Path) -> None:
     path = root / "labels.csv"
     path.write_text(path.read_text().replace("_any,1", "_any,yes", 1))
 
 
-def remove_labels(root: Path) -> None:
+def missing_labels(root: Path) -> None:
     (root / "labels.csv").unlink()
 
 
@@ -66,190 +59,191 @@ def empty_labels(root: Path) -> None:
     (root / "labels.csv").write_text("")
 
 
-def empty_files(root: Path) -> None:
-    for path in [p for p in (root / "files").rglob("*") if p.is_file()]:
+def unknown_labels(root: Path) -> None:
+    write_labels(root / "labels.csv", ["ID_unknown_1", "ID_unknown_2"])
+
+
+def empty_folder(root: Path) -> None:
+    for path in dicom_files(root):
         path.unlink()
 
 
-def other_files(root: Path) -> None:
-    for path in [p for p in (root / "files").rglob("*") if p.is_file()]:
+def text_files(root: Path) -> None:
+    for path in dicom_files(root):
         path.write_text("not an image")
 
 
 def truncated_files(root: Path) -> None:
-    for path in [p for p in (root / "files").rglob("*") if p.is_file()]:
+    for path in dicom_files(root):
         path.write_bytes(path.read_bytes()[:700])
 
 
-def other_labels(root: Path) -> None:
-    write_labels(root / "labels.csv", ["ID_unknown_1", "ID_unknown_2"])
+@pytest.mark.parametrize(
+    ("damage", "code", "values"),
+    [
+        (empty_folder, "invalid_input", ["files"]),
+        (text_files, "invalid_input", ["files"]),
+        (truncated_files, "invalid_input", ["files"]),
+        (missing_labels, "not_found", ["labels.csv"]),
+        (empty_labels, "invalid_input", ["labels.csv"]),
+        (other_columns, "invalid_input", ["labels.csv", "name, value"]),
+        (label_of_two, "invalid_input", ["labels.csv", "'2'"]),
+        (label_of_yes, "invalid_input", ["labels.csv", "'yes'"]),
+        (unknown_labels, "invalid_input", ["labels.csv", "ID_unknown_1"]),
+    ],
+)
+def test_data_that_cannot_be_added(
+    damage: Callable[[Path], None], code: str, values: list[str], ichx: Program, root: Path
+) -> None:
+    damage(root)
+    before = file_sizes(root)
+    done = ichx("data", "add", "ph", "files", "--labels", "labels.csv", "--folds", 2, "--json", cwd=root)
+    done.check_error(code, *values)
+    assert file_sizes(root) == before
+    assert ichx("data", "list", "--json", cwd=root).out == "[]\n"
+
+
+def test_an_unusable_path_of_a_dataset(ichx: Program, root: Path) -> None:
+    add = ("data", "add", "ph")
+    ichx(*add, "nowhere", "--labels", "labels.csv", "--json", cwd=root).check_error("not_found", "nowhere")
+    ichx(*add, "labels.csv", "--labels", "labels.csv", "--json", cwd=root).check_error("invalid_input", "labels.csv")
+
+
+def test_a_truncated_file_is_excluded_with_a_warning(ichx: Program, root: Path) -> None:
+    victim = dicom_files(root)[0]
+    victim.write_bytes(victim.read_bytes()[:700])
+    done = ichx("data", "add", "ph", "files", "--labels", "labels.csv", "--folds", 2, cwd=root)
+    assert done.code == 0
+    assert [line for line in done.err.splitlines() if line.startswith("warning: ") and " 1 " in line]
+    assert victim.name in ichx("data", "show", "ph", cwd=root).out
+
+
+def test_without_a_workspace(ichx: Program, tmp_path: Path) -> None:
+    ichx("exp", "list", "--json", cwd=tmp_path).check_error("not_found", str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("arguments", "code", "values"),
     [
-        (empty_files, "has no files"),
-        (other_files, "no DICOM in"),
-        (truncated_files, "no usable CT slice in"),
-        (remove_labels, "there is no file"),
-        (empty_labels, "labels.csv"),
-        (damage_columns, "has the columns name, value"),
-        (damage_value, "1 label outside 0..1 or not a number"),
-        (damage_word, "'yes'"),
-        (other_labels, "labels.csv"),
+        (("exp", "new", "--plugin", "tiny_resnet"), "not_ready", []),
+        (("exp", "new", "--reference"), "not_ready", []),
+        (("run", "1"), "not_found", ["1"]),
+        (("run", "last"), "not_ready", []),
+        (("ensemble",), "not_ready", []),
+        (("data", "show", "ph"), "not_found", ["'ph'"]),
+        (("data", "add", "t", "files", "--test-of", "ph"), "not_found", ["'ph'"]),
     ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_data_that_cannot_be_added(damage: Callable[[Path], None], told: str, ichx: Program, place: Path) -> None:
-    damage(place)
-    before = state(place)
-    done = ichx("data", "add", "ph", "files", "--labels", "labels.csv", "--folds", 2, cwd=place)
-    assert_told(done, told)
-    assert state(place) == before
-    assert "ph" not in ichx("data", "list", cwd=place).out
+def test_an_empty_workspace(
+    arguments: tuple[str, ...], code: str, values: list[str], ichx: Program, root: Path
+) -> None:
+    ichx(*arguments, "--json", cwd=root).check_error(code, *values)
 
 
-def test_a_folder_that_is_none(ichx: Program, place: Path) -> None:
-    for path in ("nowhere", "labels.csv"):
-        assert_told(ichx("data", "add", "ph", path, "--labels", "labels.csv", cwd=place), path)
-
-
-def test_one_truncated_file_is_left_out_and_told(ichx: Program, place: Path) -> None:
-    victim = sorted(path for path in (place / "files").rglob("*") if path.is_file())[0]
-    victim.write_bytes(victim.read_bytes()[:700])
-    done = ichx("data", "add", "ph", "files", "--labels", "labels.csv", "--folds", 2, cwd=place)
-    assert done.code == 0
-    assert "warning: left out: 1 file" in done.err
-    shown = ichx("data", "show", "ph", cwd=place).out
-    assert victim.name in shown
-
-
-def test_without_a_workspace_or_a_dataset(ichx: Program, tmp_path: Path, place: Path) -> None:
-    nowhere = tmp_path / "nowhere"
-    nowhere.mkdir()
-    assert_told(ichx("exp", "list", cwd=nowhere), "no workspace at")
-    for command in (
-        ("exp", "new", "--plugin", "tiny_resnet"),
-        ("exp", "new", "--reference"),
-    ):
-        done = ichx(*command, cwd=place)
-        assert_told(done, "there is no labelled dataset yet")
-        assert "ichx data add" in done.err
-    assert_told(ichx("run", 1, cwd=place), "no experiment has the number 1")
-    assert_told(ichx("ensemble", cwd=place), "no experiment is complete")
-    assert_told(ichx("data", "show", "ph", cwd=place), "no dataset is called 'ph'")
-    assert_told(ichx("data", "add", "t", "files", "--test-of", "ph", cwd=place), "no dataset is called 'ph'")
-
-
-def test_unknown_models_recipes_and_values(ichx: Program, dataset_copy: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "code", "values"),
+    [
+        (("--plugin", "nobodys"), "not_found", ["'nobodys'"]),
+        ((), "invalid_input", []),
+        (("--from", "none.toml"), "not_found", ["none.toml"]),
+        (("--from", "broken.toml"), "invalid_input", ["broken.toml"]),
+        (("--from", "."), "storage", ["."]),
+        (("--from", "foreign.toml"), "invalid_input", ["foreign.toml", "batch"]),
+        (("--from", "resnext.toml", "--plugin", "tiny_resnet"), "conflict", ["resnext.toml", "resnext50"]),
+        (("--plugin", "resnext50", "--crop", "999"), "invalid_input", ["999", "378"]),
+        (("--plugin", "resnext50", "--set", "batch=0"), "invalid_input", ["batch", "0", "65536"]),
+        (("--plugin", "resnext50", "--set", "batch"), "invalid_input", ["'batch'", "NAME=VALUE"]),
+        (("--plugin", "resnext50", "--dataset", "ph-test"), "invalid_input", ["ph-test"]),
+        (("--plugin", "resnext50", "--size", "8"), "invalid_input", ["input.size", "8"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_experiments_that_cannot_be_registered(
+    options: tuple[str, ...], code: str, values: list[str], ichx: Program, dataset_copy: Path
+) -> None:
     (dataset_copy / "broken.toml").write_text("batch = [")
     (dataset_copy / "foreign.toml").write_text('plugin = "nobody"\n')
     (dataset_copy / "resnext.toml").write_text(ichx("plugin", "show", "resnext50", "--toml", cwd=dataset_copy).out)
-    for arguments, told in (
-        (("--plugin", "nobodys"), "no plugin is called 'nobodys'"),
-        ((), "no model was chosen"),
-        (("--from", "none.toml"), "cannot read none.toml"),
-        (("--from", "broken.toml"), "broken.toml is not valid TOML"),
-        (("--from", "."), "cannot read ."),
-        (("--from", "resnext.toml", "--plugin", "tiny_resnet"), "resnext.toml is a recipe of 'resnext50', not of"),
-        (("--plugin", "resnext50", "--crop", 999), "a crop of 999 px does not fit into 378 px"),
-        (("--plugin", "resnext50", "--set", "batch=0"), "batch = 0: must be between 1 and 65536"),
-        (("--plugin", "resnext50", "--set", "batch"), "'batch' is not of the form NAME=VALUE"),
-        (("--plugin", "resnext50", "--dataset", "ph-test"), "ph-test is a test set, without labels"),
-        (("--plugin", "resnext50", "--size", 8), "input.size = 8"),
-    ):
-        assert_told(ichx("exp", "new", *arguments, cwd=dataset_copy), told)
-    foreign = ichx("exp", "new", "--from", "foreign.toml", cwd=dataset_copy)
-    assert foreign.code == 1
-    assert "foreign.toml: batch is missing" in foreign.err
-    assert "Traceback" not in foreign.err
-    assert "no experiment yet" in ichx("exp", "list", cwd=dataset_copy).err
+    ichx("exp", "new", *options, "--json", cwd=dataset_copy).check_error(code, *values)
+    assert ichx("exp", "list", "--json", cwd=dataset_copy).out == "[]\n"
 
 
-def test_runs_that_cannot_begin(ichx: Program, dataset_copy: Path) -> None:
+def test_runs_that_cannot_start(ichx: Program, dataset_copy: Path) -> None:
     ichx("exp", "new", "--plugin", "tiny_resnet", "--size", 32, cwd=dataset_copy)
     (dataset_copy / "text.pth").write_text("hello")
-    for arguments, told in (
-        (("--fold", 5), "experiment 1 has no fold 5"),
-        (("--device", "gpu"), "'gpu' is no device"),
-        (("--weights", "none.pth"), "cannot read the weights file none.pth"),
-        (("--weights", "text.pth"), "text.pth"),
-        (("--weights", "text.pth", "--pretrained"), "contradict each other"),
+    for options, code, values in (
+        (("--fold", 5), "not_found", ["1", "5"]),
+        (("--weights", "none.pth"), "not_found", ["none.pth"]),
+        (("--weights", "text.pth"), "corrupt_file", ["text.pth"]),
+        (("--weights", "text.pth", "--pretrained"), "invalid_input", []),
     ):
-        assert_told(ichx("run", 1, *arguments, cwd=dataset_copy), told)
+        ichx("run", 1, *options, "--json", cwd=dataset_copy).check_error(code, *values)
     assert {path.name for path in (dataset_copy / "experiments").rglob("fold-*/*")} <= {"run.log", "code.diff"}
-    assert ichx("run", 1, "--workers", -1, cwd=dataset_copy).code == 2
 
 
-def test_files_that_changed_or_left_since_they_were_added(ichx: Program, place: Path) -> None:
-    ichx("data", "add", "ph", "files", "--labels", "labels.csv", "--folds", 2, cwd=place)
-    ichx("exp", "new", "--plugin", "tiny_resnet", "--size", 32, cwd=place)
-    victim = sorted(path for path in (place / "files").rglob("*") if path.is_file())[5]
-    content = victim.read_bytes()
-    victim.write_bytes(content[:-10])
-    done = ichx("run", 1, cwd=place)
-    assert done.code == 1
-    assert victim.name in done.err
-    assert "Traceback" not in done.err
+def test_files_that_changed_since_they_were_added(ichx: Program, root: Path) -> None:
+    ichx("data", "add", "ph", "files", "--labels", "labels.csv", "--folds", 2, cwd=root)
+    ichx("exp", "new", "--plugin", "tiny_resnet", "--size", 32, cwd=root)
+    victim = dicom_files(root)[5]
+    victim.write_bytes(victim.read_bytes()[:-10])
+    ichx("run", 1, "--json", cwd=root).check_error("changed_data", victim.name)
     victim.unlink()
-    assert ichx("run", 1, cwd=place).code == 1
-    (place / "datasets" / "ph" / "v1" / "catalog.parquet").unlink()
-    assert_told(ichx("run", 1, cwd=place), "cannot be read")
+    ichx("run", 1, "--json", cwd=root).check_error("changed_data", victim.name)
+    (root / "datasets" / "ph" / "v1" / "catalog.parquet").unlink()
+    ichx("run", 1, "--json", cwd=root).check_error("changed_data", "catalog.parquet")
 
 
-def test_a_test_set_that_does_not_fit(ichx: Program, place: Path) -> None:
-    ichx("data", "add", "ph", "files", "--labels", "labels.csv", "--folds", 2, cwd=place)
-    write_ct(place / "test.dcm")
-    (place / "test").mkdir()
-    (place / "test.dcm").rename(place / "test" / "a.dcm")
-    (place / "sample.csv").write_text("ID,Label\nID_other_any,0.5\n")
-    before = state(place)
-    for arguments, told in (
-        (("--sample", "sample.csv", "--test-of", "ph"), "sample.csv"),
-        (("--sample", "none.csv", "--test-of", "ph"), "there is no file none.csv"),
-        (("--sample", "sample.csv"), "--sample belongs to a test set"),
-        (("--test-of", "hp"), "no dataset is called 'hp'"),
-        (("--test-of", "ph", "--labels", "labels.csv"), "exclude each other"),
+def test_a_test_set_that_does_not_fit(ichx: Program, root: Path) -> None:
+    ichx("data", "add", "ph", "files", "--labels", "labels.csv", "--folds", 2, cwd=root)
+    write_ct(root / "test" / "a.dcm")
+    (root / "sample.csv").write_text("ID,Label\nID_other_any,0.5\n")
+    before = file_sizes(root)
+    for options, code, values in (
+        (("--sample", "sample.csv", "--test-of", "ph"), "invalid_input", ["sample.csv"]),
+        (("--sample", "none.csv", "--test-of", "ph"), "not_found", ["none.csv"]),
+        (("--sample", "sample.csv"), "invalid_input", ["--sample"]),
+        (("--test-of", "hp"), "not_found", ["'hp'"]),
+        (("--test-of", "ph", "--labels", "labels.csv"), "invalid_input", ["--labels", "--test-of"]),
     ):
-        assert_told(ichx("data", "add", "pht", "test", *arguments, cwd=place), told)
-    assert state(place) == before
+        ichx("data", "add", "pht", "test", *options, "--json", cwd=root).check_error(code, *values)
+    assert file_sizes(root) == before
 
 
-def test_a_place_that_is_no_place(ichx: Program, tmp_path: Path) -> None:
+def test_unusable_output_folders(ichx: Program, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert_told(ichx("init", "file/inner", cwd=tmp_path), "cannot make a workspace at")
+    done = ichx("init", "file/inner", cwd=tmp_path)
+    assert (done.code, done.out, "file/inner" in done.err) == (1, "", True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("")
     done = ichx("data", "phantom", "full", "--patients", 1, "--size", 32, cwd=tmp_path)
-    assert_told(done, "full")
+    assert (done.code, done.out, "full" in done.err) == (1, "", True)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
 
 
-def test_a_full_disk_while_adding(ichx: Program, place: Path, phantom: PhantomFiles) -> None:
-    ichx("data", "list", cwd=place)  # the store is made before the disk is full
-    before = state(place)
+def test_full_disk_while_adding(ichx: Program, root: Path, phantom: PhantomFiles) -> None:
+    ichx("data", "list", cwd=root)  # create the store before the disk is full
+    before = file_sizes(root)
     add = ("data", "add", "ph", phantom.train, "--labels", phantom.train_labels, "--folds", "2")
-    done = run_with_limit(1, "-m", "ichx", *add, cwd=place)
-    assert_told(done, "failed")
-    assert "not full" in done.err
-    assert state(place) == before
-    assert "ph " not in ichx("data", "list", cwd=place).out
-    assert ichx(*add, cwd=place).code == 0
+    done = run_with_limit(1, "-m", "ichx", *add, "--json", cwd=root)
+    done.check_error("storage")
+    assert file_sizes(root) == before
+    assert ichx("data", "list", "--json", cwd=root).out == "[]\n"
+    assert ichx(*add, cwd=root).code == 0
 
 
-def test_a_full_disk_while_caching(ichx: Program, dataset_copy: Path) -> None:
+def test_full_disk_while_caching(ichx: Program, dataset_copy: Path) -> None:
     ichx("exp", "new", "--plugin", "tiny_resnet", "--size", 64, cwd=dataset_copy)
-    done = run_with_limit(600, "-m", "ichx", "run", "1", cwd=dataset_copy)
-    assert_told(done, "the cache")
+    done = run_with_limit(600, "-m", "ichx", "run", "1", "--json", cwd=dataset_copy)
+    done.check_error("storage", str(dataset_copy / "cache"))
     assert not list((dataset_copy / "cache").rglob("cache.json"))
     assert not list((dataset_copy / "cache").rglob("*.shard"))
 
 
-def test_a_full_disk_while_blending(ichx: Program, trained_copy: Path) -> None:
-    before = state(trained_copy)
-    done = run_with_limit(2, "-m", "ichx", "ensemble", "--top", "3", "--out", "final.csv", cwd=trained_copy)
-    assert done.code == 1
-    assert "Traceback" not in done.err
-    assert state(trained_copy) == before
-    done = ichx("ensemble", "--top", 3, "--out", "text/final.csv", cwd=trained_copy)
-    assert done.code == 0
-    assert_told(ichx("ensemble", "--top", 3, "--out", "text", cwd=trained_copy), "cannot write")
+def test_full_disk_while_blending(ichx: Program, trained_copy: Path) -> None:
+    before = file_sizes(trained_copy)
+    done = run_with_limit(2, "-m", "ichx", "ensemble", "--top", "3", "--out", "final.csv", "--json", cwd=trained_copy)
+    done.check_error("storage")
+    assert file_sizes(trained_copy) == before
+    assert ichx("ensemble", "--top", 3, "--out", "text/final.csv", cwd=trained_copy).code == 0
+    ichx("ensemble", "--top", 3, "--out", "text", "--json", cwd=trained_copy).check_error("storage", "text")

@@ -1,4 +1,4 @@
-"""`ichx data`, as typed."""
+"""`ichx data`: add, list, show, check, sheet, phantom, rm."""
 
 import json
 from pathlib import Path
@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 from zip_files import zip_folder
 
 from ichx.cli.data import app
-from ichx.cli.render import console
+from ichx.cli.output import console
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.workspace import init_workspace
 
 if TYPE_CHECKING:
-    from ichx.ct.phantom_dicom import PhantomFiles
+    from ichx.phantom.dicom_files import PhantomFiles
 
 
 @pytest.fixture
@@ -47,17 +47,16 @@ def add_both(files: Path) -> None:
     ichx_data("add", "test", files / "test", "--test-of", "train", "--sample", files / "sample.csv")
 
 
-def test_add_says_what_it_found(files: Path) -> None:
+def test_add_reports_what_it_found(files: Path) -> None:
     arguments = ("add", "train", files / "train", "--labels", files / "train.csv", "--folds", 2)
     out, err = ichx_data(*arguments)
-    assert out == "added train version 1: 12 slices\n"
+    assert "train version 1: 12 slices" in out
     assert "13 files: 12 slices, 4 patients, 4 studies, 4 series" in err
-    assert "not_dicom 1" in err
-    out, _ = ichx_data(*arguments)
-    assert out == "nothing has changed: train version 1: 12 slices\n"
+    assert "not_dicom" in err
+    assert not json.loads(ichx_data(*arguments, "--json")[0])["created"]
 
 
-def test_json_is_all_there_is_on_standard_output(files: Path) -> None:
+def test_standard_output_is_json(files: Path) -> None:
     out, _ = ichx_data("add", "train", files / "train", "--labels", files / "train.csv", "--folds", 2, "--json")
     added = json.loads(out)
     assert (added["created"], added["version"]["number"], added["version"]["folds"][0]["k"]) == (True, 1, 2)
@@ -69,15 +68,23 @@ def test_json_is_all_there_is_on_standard_output(files: Path) -> None:
     assert [fold["slices"] for fold in shown["folds"]] == [6, 6]
 
 
-def test_list_and_show_for_people(files: Path) -> None:
+def test_list_and_show(files: Path) -> None:
     add_both(files)
     out, _ = ichx_data("list")
     assert "test set of train" in out
     out, _ = ichx_data("show", "train")
-    for expected in ("fold 1", "epidural", "not_dicom", "notes.txt", "16 bit unsigned", "-1024", "not decoded yet"):
+    for expected in (
+        "fold 1",
+        "epidural",
+        "not_dicom",
+        "notes.txt",
+        "16 bit unsigned",
+        "-1024",
+        "ichx data check train",
+    ):
         assert expected in out
     out, _ = ichx_data("show", "test", "--version", 1)
-    assert "sample: 12 ids of 2 images; 0 in no file" in out
+    assert "sample: 12 ids of 2 images" in out
 
 
 def test_show_fits_80_columns(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,18 +97,17 @@ def test_show_fits_80_columns(files: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ichx_data("check", "wide")
     monkeypatch.setattr(console, "_width", 80)
     out, _ = ichx_data("show", "wide")
-    assert max(map(len, out.splitlines()[1:])) <= 80, "all but the path of the source"
-    assert "and 9 others, of 9 slices; --json has all" in out
+    assert max(map(len, out.splitlines()[1:])) <= 80, "the first line has the path of the source"
+    assert "9 more rows" in out
     assert "constant_image" in out
-    assert "slices are missing" in out
 
 
-def test_check_names_what_only_decoding_shows(files: Path) -> None:
+def test_check_reports_defects_that_only_decoding_finds(files: Path) -> None:
     write_ct(files / "train" / "black.dcm", np.zeros((32, 32), np.uint16))
     ichx_data("add", "x", files / "train")
     out, err = ichx_data("check", "x")
     assert "14 found" in out
-    assert "= 12 slices + 1 refused in the headers + 1 in decoding" in out
+    assert "= 12 slices + 1 " in out
     assert "decoding: 13 of 13" in err
     checked = json.loads(ichx_data("check", "x", "--json")[0])
     assert {(r["reason"], r["seen_in"]) for r in checked["reasons"]} == {
@@ -109,17 +115,17 @@ def test_check_names_what_only_decoding_shows(files: Path) -> None:
         ("constant_image", "decoding"),
     }
     (files / "train" / "more.dcm").write_bytes(b"new")
-    assert "1 file is new there, namely more.dcm" in ichx_data("check", "x")[1]
+    assert [line for line in ichx_data("check", "x")[1].splitlines() if "1 new" in line and "more.dcm" in line]
     (files / "train" / "black.dcm").unlink()
-    with pytest.raises(IchxError, match="1 file gone"):
+    with pytest.raises(IchxError, match="black.dcm"):
         ichx_data("check", "x")
 
 
-def test_sheet_is_drawn_as_asked(files: Path) -> None:
+def test_sheet(files: Path) -> None:
     add_both(files)
     out = files / "sheet.png"
-    said = ichx_data("sheet", "train", "--label", "subdural", "--count", 3, "--sigmoid", "--out", out)[1]
-    assert said.startswith("3 of 6 slices")
+    message = ichx_data("sheet", "train", "--label", "subdural", "--count", 3, "--sigmoid", "--out", out)[1]
+    assert "3 of 6 slices" in message
     assert out.read_bytes().startswith(b"\x89PNG")
     drawn = json.loads(ichx_data("sheet", "train", "--windows", "brain", "--out", out, "--json")[0])
     assert (drawn["sheet"]["candidates"], len(drawn["slices"])) == (12, 12)
@@ -134,15 +140,15 @@ def test_a_zip_with_its_labels_inside(files: Path) -> None:
     _, err = ichx_data("add", "train", inside / "train", "--labels", inside / "train.csv", "--folds", 2)
     assert "13 files: 12 slices, 4 patients" in err
     ichx_data("add", "test", inside / "test", "--test-of", "train", "--sample", inside / "sample.csv")
-    out, _ = ichx_data("add", "train", inside / "train", "--labels", inside / "train.csv", "--folds", 2)
-    assert out == "nothing has changed: train version 1: 12 slices\n"
+    out, _ = ichx_data("add", "train", inside / "train", "--labels", inside / "train.csv", "--folds", 2, "--json")
+    assert not json.loads(out)["created"]
 
 
 def test_errors_are_left_to_the_program(files: Path) -> None:
     add_both(files)
-    with pytest.raises(IchxError, match="no dataset is called 'trian'") as caught:
+    with pytest.raises(IchxError, match="'trian'") as caught:
         ichx_data("show", "trian")
-    assert "did you mean 'train'" in caught.value.remedy
+    assert "'train'" in caught.value.remedy
 
 
 def test_phantom_is_a_dataset(files: Path) -> None:
@@ -158,38 +164,35 @@ def test_phantom_is_a_dataset(files: Path) -> None:
     assert versions["phantom-test"]["summary"]["sample"]["absent"] == 0
 
 
-def test_prevalences_of_a_phantom_are_checked(files: Path) -> None:
-    with pytest.raises(IchxError, match="--prevalence any: not of the form LABEL=SHARE"):
-        ichx_data("phantom", files / "p", "--prevalence", "any", "--prevalence", "subdural=0.1")
+def test_prevalences_of_a_phantom_are_validated(files: Path) -> None:
+    options = [("--prevalence", text) for text in ("any", "subdural=0.1", "epidural=x")]
+    result = CliRunner().invoke(app, ["phantom", str(files / "p"), *(word for option in options for word in option)])
+    assert result.exit_code == 2
+    assert "'any', 'epidural=x'" in result.stderr
+    assert not (files / "p").exists()
 
 
-def test_every_help_ends_in_a_command_that_is_real() -> None:
-    for command in ("add", "list", "show", "check", "sheet", "phantom"):
-        out, _ = ichx_data(command, "--help")
-        assert f"ichx data {command}" in out.replace("\n", " ")
-
-
-def test_a_dataset_is_removed_with_what_was_made_of_it_and_the_files_stay(
+def test_rm_deletes_a_dataset_with_its_caches_and_predictions(
     trained_copy: Path, phantom: "PhantomFiles", ichx: Program
 ) -> None:
-    refused = ichx("data", "rm", "ph", "--yes", cwd=trained_copy)
-    assert refused.code == 1
-    assert "ph is in use: experiments 1, 2, 3 stand on it" in refused.err
-    assert "delete that first: `ichx exp rm 1 2 3` and `ichx gc`, `ichx data rm ph-test`" in refused.err
-    assert "did you mean 'ph'" in ichx("data", "rm", "hp", cwd=trained_copy).err
+    refused = ichx("data", "rm", "ph", "--json", cwd=trained_copy)
+    refused.check_error("conflict", "ph", "1, 2, 3", "ph-test")
+    for command in ("`ichx exp rm 1 2 3`", "`ichx gc`", "`ichx data rm ph-test`"):
+        assert command in refused.error["remedy"]
+    ichx("data", "rm", "hp", "--json", cwd=trained_copy).check_error("not_found", "'hp'")
 
     predicted = sorted((trained_copy / "experiments").glob("*/fold-*/test-ph-test-*.parquet"))
     caches = sorted((trained_copy / "cache").glob("ph-test-*"))
     asked = ichx("data", "rm", "ph-test", cwd=trained_copy)
     assert (asked.code, asked.out.count("4 predictions"), len(predicted)) == (0, 3, 12)
-    assert "nothing is deleted; `ichx data rm ph-test --yes` deletes it" in asked.err
+    assert "`ichx data rm ph-test --yes`" in asked.err
     named = json.loads(ichx("data", "rm", "ph-test", "--json", cwd=trained_copy).out)
     paths = {Path(path) for part in named for path in part["files"] or [part["path"]]}
     assert paths == {*predicted, *caches, trained_copy / "datasets" / "ph-test"}
     assert all(path.exists() for path in paths)
 
     done = ichx("data", "rm", "ph-test", "--yes", cwd=trained_copy)
-    assert (done.code, "removed ph-test: " in done.err) == (0, True)
+    assert done.code == 0
     assert not any(path.exists() for path in paths)
     assert (trained_copy / "experiments" / "1" / "fold-0" / "oof-hflip.parquet").exists()
     assert [found["dataset"]["name"] for found in json.loads(ichx("data", "list", "--json", cwd=trained_copy).out)] == [

@@ -1,4 +1,4 @@
-"""`ichx submit`: a wrong file is told and never sent; a right one goes through the `kaggle` command."""
+"""`ichx submit`: invalid submissions are reported and never sent; valid ones go to the `kaggle` command."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ KAGGLE = """#!{python}
 import json, os, sys
 from pathlib import Path
 Path({log!r}).write_text(json.dumps(sys.argv[1:]))
-print({says!r})
+print({output!r})
 print("Warning: looks like an outdated version", file=sys.stderr)
 sys.exit({code})
 """
@@ -21,7 +21,7 @@ sys.exit({code})
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with a sample and a submission, and neither `kaggle` nor its credentials in reach."""
+    """Return a folder with a sample and a submission, and hide `kaggle` and its credentials."""
     ids = [f"ID_{i}_{label}" for i in "ba" for label in LABELS]
     (tmp_path / "sample.csv").write_text("ID,Label\n" + "".join(f"{i},0.5\n" for i in ids))
     (tmp_path / "mine.csv").write_text("ID,Label\n" + "".join(f"{i},{k / 20}\n" for k, i in enumerate(ids)))
@@ -33,10 +33,12 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def install(files: Path, says: str = "Successfully submitted to RSNA", code: int = 0, configured: bool = True) -> Path:
-    """Put a `kaggle` on the path that writes down its arguments, and return where."""
+def install(
+    files: Path, output: str = "Successfully submitted to RSNA", code: int = 0, configured: bool = True
+) -> Path:
+    """Put a `kaggle` on the path that saves its arguments; return the file."""
     program, log = files / "bin" / "kaggle", files / "arguments.json"
-    program.write_text(KAGGLE.format(python=sys.executable, log=str(log), says=says, code=code))
+    program.write_text(KAGGLE.format(python=sys.executable, log=str(log), output=output, code=code))
     program.chmod(0o755)
     if configured:
         (files / "home" / ".kaggle").mkdir(parents=True)
@@ -49,28 +51,29 @@ def spoil(files: Path) -> None:
     (files / "mine.csv").write_text(text)
 
 
-def test_a_right_file(ichx: Program, files: Path) -> None:
+def test_a_valid_submission(ichx: Program, files: Path) -> None:
     done = ichx("submit", "check", "mine.csv", "--sample", "sample.csv", cwd=files)
-    assert (done.code, done.out, done.err) == (0, "mine.csv: 12 ids of 2 images, as in the sample\n", "")
+    assert (done.code, done.err) == (0, "")
+    assert "mine.csv: 12 ids of 2 images" in done.out
     found = json.loads(ichx("submit", "check", "mine.csv", "--sample", "sample.csv", "--json", cwd=files).out)
     assert found == {"file": "mine.csv", "ids": 12, "images": 2, "problems": []}
 
 
-def test_all_that_is_wrong_is_told_at_once(ichx: Program, files: Path) -> None:
+def test_all_problems_are_reported_together(ichx: Program, files: Path) -> None:
     spoil(files)
     done = ichx("submit", "check", "mine.csv", "--sample", "sample.csv", cwd=files)
     assert done.code == 1
-    assert done.out.splitlines() == [
-        "mine.csv: 1 id of the sample missing, namely 'ID_a_any'",
-        "mine.csv: 1 id that the sample does not have, namely 'ID_z_any'",
-        "mine.csv: 1 id whose value is outside 0..1, namely line 3 (ID_b_intraparenchymal): '5'",
-    ]
+    missing, unknown, invalid = done.out.splitlines()
+    assert "'ID_a_any'" in missing
+    assert "'ID_z_any'" in unknown
+    assert "line 3 (ID_b_intraparenchymal): '5'" in invalid
     done = ichx("submit", "check", "mine.csv", "--sample", "sample.csv", "--json", cwd=files)
     assert (done.code, len(json.loads(done.out)["problems"])) == (1, 3)
-    assert "there is no file none.csv" in ichx("submit", "check", "none.csv", "--sample", "sample.csv", cwd=files).err
+    done = ichx("submit", "check", "none.csv", "--sample", "sample.csv", "--json", cwd=files)
+    done.check_error("not_found", "none.csv")
 
 
-def test_it_is_sent_as_it_is(ichx: Program, files: Path) -> None:
+def test_a_valid_submission_is_sent(ichx: Program, files: Path) -> None:
     log = install(files)
     done = ichx("submit", "send", "mine.csv", "--sample", "sample.csv", "--message", "blend of 4", cwd=files)
     assert done.code == 0, done.err
@@ -87,31 +90,31 @@ def test_it_is_sent_as_it_is(ichx: Program, files: Path) -> None:
     ]
     done = ichx("submit", "send", "mine.csv", "--sample", "sample.csv", "--competition", "x", "--json", cwd=files)
     assert json.loads(done.out)["competition"] == "x"
+    assert json.loads(done.out)["answer"].startswith("Successfully submitted to RSNA")
     assert json.loads(log.read_text())[3] == "x"
 
 
-def test_nothing_wrong_is_sent(ichx: Program, files: Path) -> None:
+def test_an_invalid_submission_is_not_sent(ichx: Program, files: Path) -> None:
     log = install(files)
     spoil(files)
-    done = ichx("submit", "send", "mine.csv", "--sample", "sample.csv", cwd=files)
-    assert done.code == 1
-    assert "mine.csv: 1 id of the sample missing" in done.err
+    done = ichx("submit", "send", "mine.csv", "--sample", "sample.csv", "--json", cwd=files)
+    done.check_error("invalid_input", "mine.csv", "'ID_a_any'", "'ID_z_any'")
     assert not log.exists()
 
 
-def test_without_kaggle_it_says_how(ichx: Program, files: Path) -> None:
-    done = ichx("submit", "send", "mine.csv", "--sample", "sample.csv", cwd=files)
-    assert done.code == 1
-    assert "the command `kaggle` is not installed: nothing was sent" in done.err
-    assert "pip install kaggle" in done.err
-    assert "https://www.kaggle.com/c/rsna-intracranial-hemorrhage-detection/submit" in done.err
+def test_without_kaggle(ichx: Program, files: Path) -> None:
+    done = ichx("submit", "send", "mine.csv", "--sample", "sample.csv", "--json", cwd=files)
+    done.check_error("missing_dependency", "`kaggle`")
+    assert "pip install kaggle" in done.error["remedy"]
+    assert "https://www.kaggle.com/c/rsna-intracranial-hemorrhage-detection/submit" in done.error["remedy"]
 
 
-def test_without_credentials_it_says_how(ichx: Program, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials(ichx: Program, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = install(files, configured=False)
-    done = ichx("submit", "send", "mine.csv", "--sample", "sample.csv", cwd=files)
-    assert (done.code, log.exists()) == (1, False)
-    assert "`kaggle` has no credentials here: nothing was sent" in done.err
+    done = ichx("submit", "send", "mine.csv", "--sample", "sample.csv", "--json", cwd=files)
+    done.check_error("not_ready", "`kaggle`")
+    assert "~/.kaggle/kaggle.json" in done.error["remedy"]
+    assert not log.exists()
     monkeypatch.setenv("KAGGLE_USERNAME", "me")
     assert ichx("submit", "send", "mine.csv", "--sample", "sample.csv", cwd=files).code == 1
     monkeypatch.setenv("KAGGLE_KEY", "k")
@@ -119,13 +122,11 @@ def test_without_credentials_it_says_how(ichx: Program, files: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("says", "code"),
+    ("output", "code"),
     [("403 - Forbidden", 1), ("Could not submit to competition", 0), ("Could not find competition - please verify", 0)],
 )
-def test_what_kaggle_did_not_do_is_an_error(ichx: Program, files: Path, says: str, code: int) -> None:
-    """It ends with 0 after some failures."""
-    install(files, says, code)
-    done = ichx("submit", "send", "mine.csv", "--sample", "sample.csv", cwd=files)
-    assert (done.code, done.out) == (1, "")
-    assert f"`kaggle` did not submit mine.csv (exit code {code}):" in done.err
-    assert says in done.err
+def test_failures_of_kaggle(ichx: Program, files: Path, output: str, code: int) -> None:
+    """Its exit code is 0 after some failures."""
+    install(files, output, code)
+    done = ichx("submit", "send", "mine.csv", "--sample", "sample.csv", "--json", cwd=files)
+    done.check_error("process", "mine.csv", str(code), output)

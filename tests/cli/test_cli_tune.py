@@ -1,4 +1,4 @@
-"""`ichx tune show`, and that it stands under a command of its own."""
+"""`ichx tune show` and `ichx tune`: tables, JSON, CSV, next steps and invalid options."""
 
 import csv
 import io
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Program, clean_environment
-from made_study import fill, frozen, new_study, register, storage
 from optuna.trial import TrialState
+from optuna_studies import fill, frozen, new_study, register, storage
 from test_program import LIGHT
 
 from ichx.store import open_store
@@ -32,27 +32,29 @@ def tuned(trained_copy: Path) -> Path:
     return trained_copy
 
 
-def test_a_study_is_shown_with_its_marks(tuned: Path, ichx: Program) -> None:
+def test_show(tuned: Path, ichx: Program) -> None:
     done = ichx("tune", "show", 1, cwd=tuned)
     assert done.code == 0, done.err
     found = json.loads(ichx("tune", "show", 1, "--json", cwd=tuned).out)
     best = found["best"]
-    assert "scores of fold 0 [selected]" in done.out
+    assert "fold 0 [selected]" in done.out
     rows = [line.split("│")[1:-1] for line in done.out.splitlines() if line.startswith("│")]
     assert [cell.strip() for cell in rows[0]][:3] == [str(best["experiment"]), f"{best['score']:.5f}", "done"]
-    assert any(row[2].strip() == "as it is" for row in rows), "the baseline is among them"
+    assert any(row[2].strip() == "baseline" for row in rows)
     learned = next(row for row in rows if row[0].strip() == "stage.balanced.lr")
     assert learned[1].strip().endswith("%")
-    assert "experiment 1, fold 0: 25 trials: 18 done, 6 pruned, 1 failed" in done.err
-    assert "ending 6 trials early spared 24 of 138 epochs, about 4 min 00 s" in done.err
-    assert "1 done trial over a limit, the best one experiment" in done.err
-    assert "0.09000 [selected], over minutes" in done.err
-    log = tuned / "experiments/9/t.log"
-    assert f"warning: trial 2 failed: exit code 1: no memory; its log: {log}" in done.err
-    assert f"next: `ichx exp promote {best['experiment']}`" in done.err
+    for value in (
+        "experiment 1, fold 0: 25 trials: 18 done, 6 pruned, 1 failed",
+        "24 of 138 epochs, about 4 min 00 s",
+        "0.09000 [selected], over minutes",
+        str(tuned / "experiments/9/t.log"),
+        "no memory",
+        f"`ichx exp promote {best['experiment']}`",
+    ):
+        assert value in done.err
 
 
-def test_what_is_shown_fits_a_narrow_terminal(tuned: Path) -> None:
+def test_show_fits_80_columns(tuned: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ichx", "tune", "show", "1"],
         cwd=tuned,
@@ -65,14 +67,14 @@ def test_what_is_shown_fits_a_narrow_terminal(tuned: Path) -> None:
     assert "lr" in done.stdout
 
 
-def test_studies_have_names(tuned: Path, ichx: Program) -> None:
+def test_named_studies(tuned: Path, ichx: Program) -> None:
     done = ichx("tune", "show", 1, "--study", "wide", cwd=tuned)
-    assert "study wide of experiment 1, fold 0, 50 % of the patients, 25 % of the epochs: 5 trials" in done.err
-    assert "3 done trials: what matters is told from 8 on" in done.err
-    assert "other studies of experiment 1: the first" in done.err
-    wrong = ichx("tune", "show", 1, "--study", "wied", cwd=tuned)
-    assert (wrong.code, wrong.out) == (1, "")
-    assert "did you mean 'wide'" in wrong.err
+    for value in ("study wide of experiment 1, fold 0", "50 %", "25 %", "5 trials", "other studies of experiment 1"):
+        assert value in done.err
+    assert json.loads(ichx("tune", "show", 1, "--study", "wide", "--json", cwd=tuned).out)["importances"] is None
+    wrong = ichx("tune", "show", 1, "--study", "wied", "--json", cwd=tuned)
+    wrong.check_error("not_found", "'wied'")
+    assert "'wide'" in wrong.error["remedy"]
 
 
 def test_all_trials_as_csv(tuned: Path, ichx: Program) -> None:
@@ -82,15 +84,15 @@ def test_all_trials_as_csv(tuned: Path, ichx: Program) -> None:
     assert rows[24]["exceeded"] == "minutes"
 
 
-def test_promoted_ones_are_shown_with_both_scores(tuned: Path, ichx: Program) -> None:
+def test_promoted_trials_have_both_scores(tuned: Path, ichx: Program) -> None:
     workspace = open_workspace(tuned)
     best = json.loads(ichx("tune", "show", 1, "--json", cwd=tuned).out)["best"]
     with open_store(workspace) as store:
         values = {"stage.balanced.lr": best["values"]["stage.balanced.lr"]}
         number = register(store, store.experiment(1), "experiment-1", 9, values, of=best["experiment"], score=0.0998)
     before = ichx("tune", "show", 1, cwd=tuned)
-    assert "fold 0 chose them [selected]" in before.out
-    assert f"next: `ichx run {number}` runs the folds that did not choose it" in before.err
+    assert "fold 0 [selected]" in before.out
+    assert f"`ichx run {number}`" in before.err
     assert ichx("run", number, cwd=tuned).code == 0
     after = ichx("tune", "show", 1, cwd=tuned)
     (promoted,) = json.loads(ichx("tune", "show", 1, "--json", cwd=tuned).out)["promoted"]
@@ -98,68 +100,51 @@ def test_promoted_ones_are_shown_with_both_scores(tuned: Path, ichx: Program) ->
     for key in ("score", "parent_score"):
         assert f"{promoted[key]:.5f}" in row
     assert f"{promoted['parent_score'] - promoted['score']:+.5f}" in row
-    assert "next:" not in after.err
+    assert "Next:" in before.err
+    assert "Next:" not in after.err
 
 
-def test_a_trial_says_whose_study_it_is_of(tuned: Path, ichx: Program) -> None:
+def test_a_trial_names_its_study(tuned: Path, ichx: Program) -> None:
     number = json.loads(ichx("tune", "show", 1, "--study", "wide", "--json", cwd=tuned).out)["trials"][2]["experiment"]
-    done = ichx("tune", "show", number, cwd=tuned)
-    assert (done.code, done.out) == (1, "")
-    assert "it is a trial of experiment-1-wide\n       `ichx tune show 1 --study wide` shows that\n" in done.err
+    done = ichx("tune", "show", number, "--json", cwd=tuned)
+    done.check_error("not_found", "experiment-1-wide")
+    assert "`ichx tune show 1 --study wide`" in done.error["remedy"]
 
 
-def test_trials_are_counted_from_one_everywhere(tuned: Path, ichx: Program) -> None:
+def test_trial_numbers_start_at_one(tuned: Path, ichx: Program) -> None:
     found = json.loads(ichx("tune", "show", 1, "--json", cwd=tuned).out)
     assert [t["trial"] for t in found["trials"]] == list(range(1, 26))
     best = found["best"]
     assert found["trials"][best["trial"] - 1] == best
-    told = ichx("exp", "show", best["experiment"], cwd=tuned).out
-    assert f"experiment-1, trial {best['trial']}:" in told
+    assert f"experiment-1, trial {best['trial']}:" in ichx("exp", "show", best["experiment"], cwd=tuned).out
 
 
-def test_what_cannot_be_asked_for_is_told_before_any_trial(tuned: Path, ichx: Program) -> None:
-    for option, value, told in (
-        ("--study", "a/b", "give letters"),
-        ("--device", "gpu", "is no device"),
-        ("--timeout", "soon", "is no duration"),
-    ):
-        done = ichx("tune", 1, option, value, cwd=tuned)
-        assert done.code == 2
-        assert told in done.err
-    assert ichx("tune", "show", 1, "--json", "--csv", cwd=tuned).code == 2
+def test_invalid_options_are_reported_before_any_trial(tuned: Path, ichx: Program) -> None:
+    before = json.loads(ichx("tune", "show", 1, "--json", cwd=tuned).out)
+    for options in (("--study", "a/b"), ("--device", "gpu"), ("--timeout", "soon"), ("--sampler", "grid")):
+        ichx("tune", 1, *options, "--json", cwd=tuned).check_error("usage", options[1])
+    ichx("tune", 1, "--space", "a.toml", "--search", "batch=8,16", "--json", cwd=tuned).check_error("usage", "--space")
+    ichx("tune", "show", 1, "--json", "--csv", cwd=tuned).check_error("usage", "--csv")
+    assert json.loads(ichx("tune", "show", 1, "--json", cwd=tuned).out) == before
 
 
-def test_without_a_study_there_is_a_remedy(trained_copy: Path, ichx: Program) -> None:
-    done = ichx("tune", "show", 1, cwd=trained_copy)
-    assert (done.code, done.out) == (1, "")
-    assert done.err == "error: experiment 1 has no study\n       `ichx tune 1` makes one\n"
+def test_without_a_study(trained_copy: Path, ichx: Program) -> None:
+    done = ichx("tune", "show", 1, "--json", cwd=trained_copy)
+    done.check_error("not_found", "1")
+    assert "`ichx tune 1`" in done.error["remedy"]
 
 
-def test_tune_is_a_command_and_has_one_under_it(ichx: Program, trained_copy: Path) -> None:
-    told = ichx("tune", "--help", cwd=trained_copy).out
-    assert "Usage: ichx tune [OPTIONS]" in told
-    assert "--trials" in told
-    assert "show" in told
+def test_tune_is_a_command_with_subcommands(ichx: Program, trained_copy: Path) -> None:
+    page = ichx("tune", "--help", cwd=trained_copy).out
+    assert "Usage: ichx tune [OPTIONS]" in page
+    assert "--trials" in page
+    assert "show" in page
     assert "Usage: ichx tune show [OPTIONS]" in ichx("tune", "show", "--help", cwd=trained_copy).out
-    unknown = ichx("tune", 77, "--trials", 3, cwd=trained_copy)
-    assert (unknown.code, unknown.err.splitlines()[0]) == (1, "error: no experiment has the number 77")
-    assert ichx("tune", "--trials", 3, 77, cwd=trained_copy).err == unknown.err
+    unknown = ichx("tune", 77, "--trials", 3, "--json", cwd=trained_copy)
+    unknown.check_error("not_found", "77")
+    assert ichx("tune", "--trials", 3, 77, "--json", cwd=trained_copy).err == unknown.err
     for wrong in (("tune",), ("tune", "shwo"), ("tune", 1, "show"), ("tune", "show")):
         assert ichx(*wrong, cwd=trained_copy).code == 2, wrong
-
-
-def test_the_shell_completes_what_stands_under_tune(ichx_process: Program, trained_root: Path) -> None:
-    for typed, wanted in (
-        ("ichx tune s", ["show", "space"]),
-        ("ichx tune ", ["3", "2", "1", "last", "show", "space"]),
-        ("ichx tune show ", ["3", "2", "1", "last"]),
-        ("ichx tune 1 s", []),
-        ("ichx tune 1 --tri", ["--trials"]),
-        ("ichx tune show 1 --stu", ["--study"]),
-    ):
-        words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
-        done = ichx_process(cwd=trained_root, _ICHX_COMPLETE="complete_bash", **words)
-        assert (done.code, done.out.split()) == (0, wanted), typed
 
 
 def test_show_imports_no_torch(tuned: Path) -> None:
@@ -174,10 +159,10 @@ def test_show_imports_no_torch(tuned: Path) -> None:
     assert done.stderr.splitlines()[-1] == "HEAVY 0 []", done.stderr
 
 
-def test_a_backup_has_the_studies_too(tuned: Path, ichx: Program) -> None:
+def test_a_backup_has_the_studies(tuned: Path, ichx: Program) -> None:
     done = ichx("store", "backup", "copy.db", cwd=tuned)
     assert done.code == 0, done.err
     (tuned / "db" / "tuning.db").unlink()
-    assert "has no study" in ichx("tune", "show", 1, cwd=tuned).err
+    ichx("tune", "show", 1, "--json", cwd=tuned).check_error("not_found", "1")
     (tuned / "copy.tuning.db").rename(tuned / "db" / "tuning.db")
     assert ichx("tune", "show", 1, cwd=tuned).code == 0

@@ -1,4 +1,4 @@
-"""Lists fit 80 columns, a row a line; what is cut there is whole in JSON and CSV."""
+"""Tables fit the terminal; values that they shorten are complete in JSON and CSV."""
 
 import io
 import json
@@ -12,21 +12,22 @@ from conftest import Program
 from rich.cells import cell_len
 from rich.console import Console
 
-from ichx.cli import bars, render
+from ichx.cli import bars, output
 from ichx.cli.live import LiveView
-from ichx.cli.render import sheet
-from ichx.data.adding import add_dataset
+from ichx.cli.tables import build_table, print_table
+from ichx.datasets.add import AddRequest, add_dataset
+from ichx.experiments.callbacks import FoldPlan
+from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.store import EpochRecord, ScoreDraft, open_store
-from ichx.training.events import FoldPlan
-from ichx.training.register import new_experiment
 from ichx.workspace import open_workspace
 
-LONG = "wide-windows-and-a-name-that-says-all-of-what-was-changed-since-the-last-one"
+LONG = "wide-windows-and-a-name-that-lists-all-of-the-values-that-were-changed-in-the-recipe"
 
 
 def lines(text: str) -> list[str]:
-    """Return the lines of what is printed, all of which fit."""
+    """Return the printed lines; all must fit 80 columns."""
     found = text.splitlines()
     assert [line for line in found if cell_len(line) > 80] == []
     return found
@@ -47,7 +48,7 @@ def long_names(trained_copy: Path, ichx: Program) -> Path:
 def test_experiments(long_names: Path, ichx_process: Program) -> None:
     done = ichx_process("exp", "list", cwd=long_names, COLUMNS="80")
     found = rows(done.out)
-    assert [row[0] for row in found] == ["3", "2", "1"], "no row is folded"
+    assert [row[0] for row in found] == ["3", "2", "1"], "no row wraps"
     assert found[1][1].endswith("…")
     assert LONG.startswith(found[1][1][:-1])
     assert all(row[3:5] == ["2/2", "done"] and " ± " in row[5] for row in found)
@@ -56,20 +57,20 @@ def test_experiments(long_names: Path, ichx_process: Program) -> None:
     assert LONG in ichx_process("exp", "list", cwd=long_names, COLUMNS="200").out
 
 
-def test_marks_fold_between_words_and_stay_whole(long_names: Path, ichx: Program, ichx_process: Program) -> None:
+def test_marks_wrap_between_words(long_names: Path, ichx: Program, ichx_process: Program) -> None:
     assert ichx("exp", "clone", 2, "--name", LONG, cwd=long_names).code == 0
     with open_store(open_workspace(long_names)) as store:
         store.set_scores(4, ScoreDraft(score=0.05842, spread=0.00123), ScoreDraft())
     found = rows(ichx_process("exp", "list", cwd=long_names, COLUMNS="80").out)
     first = [row[5] for row in found[: next(i for i, row in enumerate(found) if row[0] == "3")]]
-    assert len(first) == 2, "it is too wide for one line"
+    assert len(first) == 2, "too wide for one line"
     assert " ".join(first) == "0.05842 ± 0.00123 [partial (0 of 2 folds)]"
 
 
 def test_plugins(tmp_path: Path, ichx_process: Program) -> None:
     plugins = load_registry().plugins
     found = rows(ichx_process("plugin", "list", cwd=tmp_path, COLUMNS="80").out)
-    assert [row[0] for row in found] == list(plugins), "every name is whole, no row is folded"
+    assert [row[0] for row in found] == list(plugins), "no name is cut and no row wraps"
     wide = ichx_process("plugin", "list", cwd=tmp_path, COLUMNS="200").out
     for plugin in plugins.values():
         assert plugin.weights_licence in wide
@@ -92,15 +93,19 @@ def test_datasets(phantom: object, tmp_path: Path, ichx: Program, ichx_process: 
 
 @pytest.fixture(scope="module")
 def crowded(trained_root: Path, phantom: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the trained workspace with all that makes tables wide: long names, many folds, notes, tags, a trash."""
+    """Return the trained workspace with long names, many folds, notes, tags and a trash, which make tables wide."""
     root = Path(shutil.copytree(trained_root, tmp_path_factory.mktemp("crowded") / "workspace"))
     workspace = open_workspace(root)
     with open_store(workspace) as store:
         files = phantom.train, phantom.train_labels  # type: ignore[attr-defined]
-        add_dataset(workspace, store, "eight", files[0], labels=files[1], folds=8)
+        add_dataset(Project(workspace, store), AddRequest("eight", files[0], labels=files[1], folds=8))
         settings = ("stage.full.milestones=[1, 2, 3]", "stage.full.gamma=0.123456789012345678", "stage.full.epochs=4")
-        reference = new_experiment(store, load_registry(), plugin="resnext101_wsl", dataset="ph", settings=settings)
-        trashed = new_experiment(store, load_registry(), plugin="tiny_resnet", dataset="ph", name=LONG)
+        reference = new_experiment(
+            store, load_registry(), ExperimentRequest(plugin="resnext101_wsl", dataset="ph", settings=settings)
+        )
+        trashed = new_experiment(
+            store, load_registry(), ExperimentRequest(plugin="tiny_resnet", dataset="ph", name=LONG)
+        )
         store.rename(2, LONG)
         store.change_tags(1, add=["best", "to-be-shown-in-the-paper"], remove=[])
         store.add_note(1, "epidural is weak below 5 mm, " * 6)
@@ -142,18 +147,18 @@ TABLES = (
     "store sql 'select * from experiment'",
     "store sql 'select number, name, plugin from experiment'",
 )
-"""Every command that prints a table, but for `predict`, `evaluate` and `run`, whose tables are tried elsewhere."""
+"""Commands that print a table, except `predict`, `evaluate` and `run`."""
 
 DROPPING = {"data list": "added", "plugin list": "batch", "data cache ph --size 32": "folder"}
-"""Commands that leave out columns, each with one of these."""
+"""Commands that drop columns, with one dropped column each."""
 
 
 @pytest.mark.parametrize("command", TABLES)
-def test_every_table_fits_and_no_word_is_folded(
+def test_every_table_fits_without_breaking_words(
     command: str, crowded: Path, ichx: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def words(width: int) -> list[str]:
-        for console in (render.console, render.err):
+        for console in (output.console, output.err):
             monkeypatch.setattr(console, "soft_wrap", False)  # as on a terminal
             monkeypatch.setattr(console, "_width", width)
         done = ichx(*shlex.split(command), cwd=crowded)
@@ -167,17 +172,19 @@ def test_every_table_fits_and_no_word_is_folded(
     if command in DROPPING:
         assert DROPPING[command] in lost
     else:
-        # what a table of another shape has no need of, what differs each time, and what no line has the room for
-        kept = {w for w in lost if len(w) < 60 and ":" not in w and not w.startswith("ensembles/") and not w.isdigit()}
-        assert kept <= {"exp", "number"}
+        # without words that vary from call to call and words that are too long for a line
+        missing = {
+            w for w in lost if len(w) < 60 and ":" not in w and not w.startswith("ensembles/") and not w.isdigit()
+        }
+        assert missing <= {"exp", "number"}
 
 
-def test_a_table_is_split_or_told_in_paragraphs_before_a_word_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wide_tables_are_split_or_become_paragraphs(monkeypatch: pytest.MonkeyPatch) -> None:
     def shown(**how: bool) -> str:
         written = io.StringIO()
-        monkeypatch.setattr(render, "console", Console(file=written, width=40))
+        monkeypatch.setattr(output, "console", Console(file=written, width=40))
         heads = ("label", "this", "that", "these", "those")
-        render.table("title", heads, [("subdural", *["0.12345\n0.1234-0.2345"] * 4), ("any", 1, 2, 3, 4)], **how)
+        print_table("title", heads, [("subdural", *["0.12345\n0.1234-0.2345"] * 4), ("any", 1, 2, 3, 4)], **how)
         return written.getvalue()
 
     assert rows(shown(split=True))[:3] == [["subdural", "0.12345"], ["", "0.1234-0.2345"], ["any", "1"]]
@@ -186,17 +193,17 @@ def test_a_table_is_split_or_told_in_paragraphs_before_a_word_is_folded(monkeypa
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
-def test_what_is_dropped_and_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_are_dropped_and_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
-    monkeypatch.setattr(render, "console", Console(file=written, width=width))
-    made = sheet(
+    monkeypatch.setattr(output, "console", Console(file=written, width=width))
+    made = build_table(
         "",
         ("number", "name", "date", "licence"),
         [(1, "n" * 50, datetime(2026, 1, 2), "l" * 60), (2, "short", None, None)],
         drop=("licence", "date"),
         cut={"name": 12},
     )
-    render.console.print(made)
+    output.console.print(made)
     text = written.getvalue()
     assert all(cell_len(line) <= width for line in text.splitlines())
     assert sum(line.startswith("│") for line in text.splitlines()) == 2
@@ -206,8 +213,8 @@ def test_what_is_dropped_and_cut(width: int, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_epoch_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
-    monkeypatch.setattr(render, "err", Console(file=written, width=80, force_terminal=True, color_system=None))
-    monkeypatch.setattr(bars, "err", render.err)
+    monkeypatch.setattr(output, "err", Console(file=written, width=80, force_terminal=True, color_system=None))
+    monkeypatch.setattr(bars, "err", output.err)
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     view = LiveView()

@@ -14,7 +14,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from ichx.ct.dicom import DEFECTS, DicomDefectError, read_headers, read_slice
-from ichx.ct.testing import damaged, enhanced, whole_files
+from ichx.phantom.encoded_files import damaged, enhanced, whole_files
 
 
 def defect(source, read=read_slice) -> str:

@@ -22,7 +22,7 @@ from pydicom.uid import (
 from ichx.ct.defects import DicomDefectError
 from ichx.ct.elements import WANTED, Elements, read_elements
 from ichx.ct.syntaxes import DEFLATED
-from ichx.ct.testing import deflated, element, preamble
+from ichx.phantom.encoded_files import deflated, element, preamble
 
 MARK = bytes(128) + b"DICM"
 SLICE_ID = 0x00080018

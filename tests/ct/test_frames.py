@@ -12,7 +12,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from ichx.ct.dicom import DicomDefectError, read_headers, read_slice
-from ichx.ct.testing import encoders, enhanced
+from ichx.phantom.encoded_files import encoders, enhanced
 
 IMAGES = [head(seed) for seed in range(3)]
 

@@ -11,7 +11,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 
 from ichx.ct.dicom import read_headers, read_slice
-from ichx.ct.testing import encoders, whole_files
+from ichx.phantom.encoded_files import encoders, whole_files
 
 HU = head().astype(np.int16) - np.int16(1024)
 """A slice with many negative values."""

@@ -1,4 +1,4 @@
-"""Blend weights are the optimum: against brute force, by their certificate, and by what no optimum may do."""
+"""Blend weights are optimal: compared with brute force, by their certificate, and by properties of the optimum."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError
 from ichx.evaluation import blend
 from ichx.evaluation.metric import probabilities, score
 
@@ -22,25 +22,29 @@ def world(seed: int, n: int, skills: list[float], prevalence: float = 0.3) -> tu
 
 def grid(members: int, steps: int) -> list[np.ndarray]:
     """Return the points of the simplex whose weights are multiples of 1 / steps."""
-    heads = itertools.product(range(steps + 1), repeat=members - 1)
-    return [np.array([*head, steps - sum(head)]) / steps for head in heads if sum(head) <= steps]
+    firsts = itertools.product(range(steps + 1), repeat=members - 1)
+    return [np.array([*first, steps - sum(first)]) / steps for first in firsts if sum(first) <= steps]
 
 
 def assert_optimal(labels: np.ndarray, members: list[np.ndarray], steps: int = 0) -> blend.Blend:
-    """Check weights, loss and certificate; with `steps`, against brute force on a grid as well."""
+    """Check weights, loss and certificate; with `steps`, compare with brute force on a grid as well."""
     found = blend.solve(labels, members)
     assert (found.weights >= 0).all()
     assert found.weights.sum() == pytest.approx(1, abs=1e-12)
     assert found.certificate <= 1e-9
-    # The certificate, from its definition: no member's direction improves on the mixture.
     q, a = blend.truth_probabilities(labels, members)
     assert found.certificate == pytest.approx(np.max(q.T @ (a / (q @ found.weights))) - 1, abs=1e-12)
-    assert found.loss == pytest.approx(score(labels, blend.mix(members, found.weights)), rel=1e-9, abs=1e-12)
-    for vertex in np.eye(len(members)):
-        assert found.loss <= score(labels, blend.mix(members, vertex)) + 1e-8
-    assert found.loss <= score(labels, blend.mix(members, np.full(len(members), 1 / len(members)))) + 1e-8
-    for point in grid(len(members), steps) if steps else ():
-        assert found.loss <= score(labels, blend.mix(members, point)) + 1e-8
+    assert found.loss == pytest.approx(-(a @ np.log(q @ found.weights)), rel=1e-12, abs=1e-15)
+    if all(
+        np.abs(m - 0.5).max() < 0.5 - 1e-6 for m in members
+    ):  # near certainty, mixing before the logarithm loses digits
+        assert found.loss == pytest.approx(score(labels, blend.mix(members, found.weights)), rel=1e-9)
+    points = [
+        *np.eye(len(members)),
+        np.full(len(members), 1 / len(members)),
+        *(grid(len(members), steps) if steps else ()),
+    ]
+    assert found.loss <= min(-(a @ np.log(q @ point)) for point in points) + 1e-8
     return found
 
 
@@ -48,7 +52,7 @@ def assert_optimal(labels: np.ndarray, members: list[np.ndarray], steps: int = 0
     ("skills", "steps"), [([1.0, 2.0], 1000), ([3.0, 3.0], 1000), ([0.5, 4.0], 1000), ([1.0, 2.0, 3.0], 60)]
 )
 @pytest.mark.parametrize("seed", [0, 1])
-def test_nothing_on_a_fine_grid_is_better(skills: list[float], steps: int, seed: int) -> None:
+def test_no_point_of_a_fine_grid_is_better(skills: list[float], steps: int, seed: int) -> None:
     labels, members = world(seed, 80, skills)
     found = assert_optimal(labels, members, steps)
     best = min(grid(len(skills), steps), key=lambda w: score(labels, blend.mix(members, w)))
@@ -56,8 +60,7 @@ def test_nothing_on_a_fine_grid_is_better(skills: list[float], steps: int, seed:
     assert score(labels, blend.mix(members, best)) == pytest.approx(found.loss, abs=1e-3)
 
 
-def test_equal_members_share_evenly() -> None:
-    """Two members that are each other's mirror have their optimum in the middle."""
+def test_mirrored_members_have_equal_weights() -> None:
     labels, (one,) = world(3, 60, [2.0])
     labels, other = np.concatenate([labels, labels]), np.clip(one + 0.15, 0, 1)
     members = [np.concatenate([one, other]), np.concatenate([other, one])]
@@ -65,7 +68,7 @@ def test_equal_members_share_evenly() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_identical_members_cost_nothing(count: int) -> None:
+def test_identical_members_do_not_change_the_loss(count: int) -> None:
     labels, (one, other) = world(4, 60, [2.0, 1.5])
     found = assert_optimal(labels, [one] * count)
     assert found.loss == pytest.approx(score(labels, one), abs=1e-9)
@@ -75,7 +78,7 @@ def test_identical_members_cost_nothing(count: int) -> None:
     assert doubled.weights[:-1].sum() == pytest.approx(plain.weights[0], abs=1e-3)
 
 
-def test_a_perfect_member_takes_all() -> None:
+def test_perfect_member_has_all_weight() -> None:
     labels, (one, other) = world(5, 60, [2.0, 1.0])
     found = assert_optimal(labels, [one, labels, other])
     np.testing.assert_allclose(found.weights, [0, 1, 0], atol=1e-6)
@@ -83,19 +86,18 @@ def test_a_perfect_member_takes_all() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_member_that_is_best_alone_is_taken_alone(seed: int) -> None:
-    """To the last digit: the blend of one that knows with two that guess is that one."""
+def test_good_member_next_to_random_ones_has_exactly_all_weight(seed: int) -> None:
     random = np.random.default_rng(seed)
     labels = (random.random((200, 6)) < 0.3).astype(float)
-    knows = np.where(labels == 1, 0.8, 0.1)
-    guesses = [np.clip(random.normal(0.5, 0.2, labels.shape), 0.01, 0.99) for _ in range(2)]
-    solved = blend.solve(labels, [guesses[0], knows, guesses[1]])
+    good = np.where(labels == 1, 0.8, 0.1)
+    noise = [np.clip(random.normal(0.5, 0.2, labels.shape), 0.01, 0.99) for _ in range(2)]
+    solved = blend.solve(labels, [noise[0], good, noise[1]])
     assert solved.weights.tolist() == [0, 1, 0]
-    assert solved.loss == pytest.approx(score(labels, knows), rel=1e-14)
+    assert solved.loss == pytest.approx(score(labels, good), rel=1e-14)
 
 
 def test_probabilities_of_0_and_1_are_clipped_before_mixing() -> None:
-    """A member that is certain and wrong somewhere is finite alone, and gets only what the others leave it."""
+    """A member that is certain and wrong in one slice has a finite loss."""
     labels, (one, other) = world(6, 60, [2.0, 1.0])
     certain = labels.copy()
     certain[0] = 1 - certain[0]
@@ -105,12 +107,12 @@ def test_probabilities_of_0_and_1_are_clipped_before_mixing() -> None:
     hopeless = assert_optimal(labels, [1 - labels, 1 - labels])
     assert hopeless.loss == pytest.approx(-np.log(1e-15), rel=1e-4)  # 1 - (1 - 1e-15) is not 1e-15
     contrary = assert_optimal(np.array([[0.0, 1, 0, 1, 0, 1]]), [np.zeros((1, 6)), np.ones((1, 6))], 1000)
-    # A negative is weighed 3 of 7, a positive 4 of 7: the two certainties are mixed in these shares.
+    # Negatives weigh 3 of 7, positives 4 of 7: the optimum mixes the two constants in these shares.
     np.testing.assert_allclose(contrary.weights, [3 / 7, 4 / 7], atol=1e-6)
 
 
-def test_weights_of_the_score_count() -> None:
-    """A member good at `any` alone outweighs one good at one subtype alone."""
+def test_label_weights_count() -> None:
+    """A member that is good at `any` only outweighs one that is good at one subtype only."""
     labels = np.zeros((10, 6))
     at_any, at_subtype = np.full((10, 6), 0.5), np.full((10, 6), 0.5)
     at_any[:, 5], at_subtype[:, 0] = 0.01, 0.01
@@ -156,20 +158,20 @@ def test_the_order_of_members_does_not_matter(seed: int, order: list[int]) -> No
     st.integers(1, 200),
     st.lists(st.floats(-4, 12), min_size=1, max_size=6),
     st.sampled_from([0.0, 0.01, 0.3, 1.0]),
-    st.sampled_from(["corner", "even", "elsewhere"]),
+    st.sampled_from(["corner", "even", "random"]),
 )
-def test_beginning_elsewhere_ends_at_the_same_optimum(
-    seed: int, n: int, skills: list[float], prevalence: float, begin: str
+def test_any_start_leads_to_the_same_optimum(
+    seed: int, n: int, skills: list[float], prevalence: float, kind: str
 ) -> None:
     labels, members = world(seed, n, skills, prevalence)
     count = len(members)
     random = np.random.default_rng(seed)
-    near = {
+    start = {
         "corner": np.eye(count)[random.integers(count)],
         "even": np.full(count, 1 / count),
-        "elsewhere": random.dirichlet(np.ones(count)),
-    }[begin]
-    found, plain = blend.solve(labels, members, near=near), blend.solve(labels, members)
+        "random": random.dirichlet(np.ones(count)),
+    }[kind]
+    found, plain = blend.solve(labels, members, start=start), blend.solve(labels, members)
     assert found.certificate <= 1e-9
     assert found.weights.sum() == pytest.approx(1, abs=1e-12)
     assert (found.weights >= 0).all()
@@ -188,7 +190,7 @@ def test_mixing_is_a_weighted_mean_of_clipped_members() -> None:
     assert (blend.mix([np.ones((1, 6))], [1.0]) == 1 - 1e-15).all()
 
 
-def test_nothing_to_blend() -> None:
+def test_empty_input() -> None:
     for labels, members in ((np.zeros((2, 6)), []), (np.zeros((0, 6)), [np.zeros((0, 6))])):
-        with pytest.raises(IchxError, match="nothing to blend"):
+        with pytest.raises(InvalidInputError):
             blend.solve(labels, members)

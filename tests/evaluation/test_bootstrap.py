@@ -1,4 +1,4 @@
-"""Intervals over patients: each draw's score is that of the slices it drew, and their width is the patients'."""
+"""Intervals over patients: the score of a draw is that of its slices, and patients determine the width."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from ichx.labels import LABELS
 
 
 def cohort(patients: int, slices: int, seed: int, decimals: int = 9) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return labels, probabilities and patients; the slices of one patient are alike."""
+    """Return labels, probabilities and patients; the slices of one patient are correlated."""
     rng = np.random.default_rng(seed)
     who = np.repeat(np.arange(patients), slices)
     of_patient = rng.random((patients, 6))
@@ -31,8 +31,8 @@ def cohort(patients: int, slices: int, seed: int, decimals: int = 9) -> tuple[np
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(8, 20), st.integers(1, 6), st.integers(0, 2**32 - 1), st.sampled_from([1, 9]))
-def test_each_draw_is_scored_as_its_slices_are(patients: int, slices: int, seed: int, decimals: int) -> None:
-    """The reference: write each drawn patient's slices out as often as drawn, and score these."""
+def test_score_of_a_draw_is_that_of_its_slices(patients: int, slices: int, seed: int, decimals: int) -> None:
+    """The reference repeats each patient's slices as often as the patient is drawn."""
     labels, predicted, who = cohort(patients, slices, seed, decimals)
     names = list(dict.fromkeys(who))
     drawn = []
@@ -59,16 +59,16 @@ def test_each_draw_is_scored_as_its_slices_are(patients: int, slices: int, seed:
             assert [interval.low, interval.high] == pytest.approx(np.quantile(known, tails), rel=1e-9, abs=1e-12)
 
 
-def test_the_loss_alone_is_the_same_interval() -> None:
+def test_loss_interval_equals_that_of_the_bootstrap() -> None:
     labels, predicted, who = cohort(30, 4, 0)
-    whole, alone = patient_bootstrap(labels, predicted, who, ranked=False), loss_interval(labels, predicted, who)
-    assert (alone.value, alone.low, alone.high) == pytest.approx(
-        (whole.log_loss.value, whole.log_loss.low, whole.log_loss.high), rel=1e-12
+    full, loss = patient_bootstrap(labels, predicted, who, ranked=False), loss_interval(labels, predicted, who)
+    assert (loss.value, loss.low, loss.high) == pytest.approx(
+        (full.log_loss.value, full.log_loss.low, full.log_loss.high), rel=1e-12
     )
-    assert set(whole.labels["any"]) == {"log_loss", "brier", "calibration_error"}
+    assert set(full.labels["any"]) == {"log_loss", "brier", "calibration_error"}
 
 
-def test_draws_are_multinomial_and_addressed() -> None:
+def test_draws_are_multinomial_and_determined_by_the_seed() -> None:
     drawn = np.concatenate(list(draw_weights(50, 400, 3)), axis=1)
     assert drawn.shape == (50, 400)
     assert (drawn.sum(axis=0) == 50).all()
@@ -80,16 +80,16 @@ def test_draws_are_multinomial_and_addressed() -> None:
     assert not np.array_equal(drawn, other)
 
 
-def test_more_slices_of_the_same_patients_make_no_narrower_interval() -> None:
-    """Each slice ten times over says nothing new; an interval over slices would shrink by the root of ten."""
+def test_repeated_slices_do_not_narrow_the_interval() -> None:
+    """An interval over slices would shrink by the root of ten."""
     labels, predicted, who = cohort(40, 3, 1)
     once = loss_interval(labels, predicted, who)
     ten = loss_interval(np.tile(labels, (10, 1)), np.tile(predicted, (10, 1)), np.tile(who, 10))
     assert ten.standard_error == pytest.approx(once.standard_error, rel=1e-9)
 
 
-def test_the_standard_error_of_a_mean_is_the_textbooks() -> None:
-    """One slice per patient: the standard deviation of the losses over the root of their number."""
+def test_standard_error_of_a_mean() -> None:
+    """With one slice per patient: the standard deviation of the losses over the root of their number."""
     labels, predicted, who = cohort(400, 1, 2)
     losses = np.array([score(labels[i : i + 1], predicted[i : i + 1]) for i in range(400)])
     found = loss_interval(labels, predicted, who, draws=4000)
@@ -97,14 +97,13 @@ def test_the_standard_error_of_a_mean_is_the_textbooks() -> None:
     assert found.low < losses.mean() < found.high
 
 
-def test_a_paired_difference_is_narrower_than_two_scores() -> None:
+def test_paired_difference_is_narrower_than_a_score() -> None:
     labels, predicted, who = cohort(60, 5, 4)
     worse = 0.9 * predicted + 0.05
     found = paired_difference(labels, worse, predicted, who, ranked=True)
     assert found.value == pytest.approx(score(labels, worse) - score(labels, predicted), rel=1e-9)
     assert found.low < found.value < found.high
-    alone = loss_interval(labels, predicted, who)
-    assert found.standard_error < alone.standard_error
+    assert found.standard_error < loss_interval(labels, predicted, who).standard_error
     swapped = paired_difference(labels, predicted, worse, who, ranked=True)
     assert (swapped.value, swapped.low, swapped.high) == pytest.approx((-found.value, -found.high, -found.low))
     for name in LABELS:
@@ -114,7 +113,7 @@ def test_a_paired_difference_is_narrower_than_two_scores() -> None:
     assert same.auc == {}
 
 
-def test_the_difference_of_auc_by_hand() -> None:
+def test_difference_of_auc_by_hand() -> None:
     labels, predicted, who = cohort(40, 5, 6)
     other = np.clip(predicted + 0.3 * np.random.default_rng(0).random(predicted.shape), 0, 1)
     found = paired_difference(labels, predicted, other, who, draws=64, ranked=True)
@@ -125,7 +124,7 @@ def test_the_difference_of_auc_by_hand() -> None:
         assert found.auc[name].standard_error > 0
 
 
-def test_too_few_patients_have_no_interval_and_say_so() -> None:
+def test_too_few_patients_have_no_interval() -> None:
     labels, predicted, who = cohort(MIN_PATIENTS - 1, 5, 0)
     few = patient_bootstrap(labels, predicted, who)
     assert few.log_loss.undefined == f"no interval from {MIN_PATIENTS - 1} patients"

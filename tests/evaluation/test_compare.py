@@ -1,39 +1,28 @@
-"""A comparison is paired: the same slices of the same patients under both experiments."""
+"""Comparison of two experiments: paired over the slices of both."""
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import SHORT
 
-from ichx.errors import IchxError
+from ichx.errors import ConflictError, InvalidInputError, NotReadyError
 from ichx.evaluation.bootstrap import paired_difference
+from ichx.evaluation.choices import Tta
 from ichx.evaluation.compare import SHOWN, compare_scores
 from ichx.evaluation.metric import row_losses
 from ichx.evaluation.oof import read_oof
+from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.labels import LABEL_WEIGHTS, LABELS
-from ichx.plugins import load_registry
-from ichx.store import Store, open_store
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
-from ichx.workspace import Workspace, open_workspace
-
-
-@pytest.fixture
-def place(trained_copy: Path) -> Iterator[tuple[Workspace, Store]]:
-    workspace = open_workspace(trained_copy)
-    with open_store(workspace) as store:
-        yield workspace, store
+from ichx.project import Project
 
 
 @pytest.mark.parametrize("tta", ["none", "hflip"])
-def test_the_difference_and_the_slices_by_hand(place: tuple[Workspace, Store], tta: str) -> None:
-    workspace, store = place
-    one, two = store.experiment(1), store.experiment(2)
-    found = compare_scores(workspace, store, one, two, tta=tta)
-    first, second = (read_oof(workspace, store, e, tta) for e in (one, two))
+def test_difference_and_disagreements_by_hand(project: Project, tta: Tta) -> None:
+    one, two = project.store.experiment(1), project.store.experiment(2)
+    found = compare_scores(project, one, two, tta=tta)
+    first, second = (read_oof(project, e, tta) for e in (one, two))
     assert (found.first, found.second) == (first.score, second.score)
     assert found.slices == len(first.slice_ids)
     assert found.notes == ()
@@ -45,43 +34,45 @@ def test_the_difference_and_the_slices_by_hand(place: tuple[Workspace, Store], t
     losses = [row_losses(t.labels, t.probabilities) @ weights for t in (first, second)]
     gap = np.abs(losses[0] - losses[1])
     assert len(found.disagreements) == SHOWN
-    for place_, d in enumerate(found.disagreements):
+    for rank, d in enumerate(found.disagreements):
         row = first.slice_ids.tolist().index(d.slice_id)
-        assert gap[row] == np.sort(gap)[::-1][place_]
+        assert gap[row] == np.sort(gap)[::-1][rank]
         assert (d.first_loss, d.second_loss) == (losses[0][row], losses[1][row])
         assert d.positive == tuple(label for k, label in enumerate(LABELS) if first.labels[row, k])
         assert d.first == tuple(first.probabilities[row])
         assert d.second == tuple(second.probabilities[row])
 
 
-def test_an_experiment_is_no_different_from_itself(place: tuple[Workspace, Store]) -> None:
-    workspace, store = place
-    found = compare_scores(workspace, store, store.experiment(1), store.experiment(1))
+def test_an_experiment_compared_with_itself(project: Project) -> None:
+    found = compare_scores(project, project.store.experiment(1), project.store.experiment(1))
     assert (found.difference.value, found.difference.low, found.difference.high) == (0, 0, 0)
     assert found.disagreements == ()
 
 
-def test_only_slices_of_both_count_and_that_is_said(place: tuple[Workspace, Store]) -> None:
-    workspace, store = place
-    registry = load_registry()
-    half = new_experiment(store, registry, plugin="tiny_resnet", size=32, settings=SHORT)
-    run_experiment(workspace, store, registry, half.number, folds=[1])
-    whole = read_oof(workspace, store, store.experiment(1))
-    found = compare_scores(workspace, store, store.experiment(1), store.experiment(half.number))
-    assert found.slices == int((whole.folds == 1).sum())
-    assert found.first == whole.fold_scores[1]
-    rest = int((whole.folds == 0).sum())
-    assert found.notes == (f"{rest} slices of experiment 1 have no prediction by the other, and do not count",)
-    other = new_experiment(store, registry, plugin="tiny_resnet", size=32, settings=SHORT)
-    run_experiment(workspace, store, registry, other.number, folds=[0])
-    with pytest.raises(IchxError, match=f"experiments {half.number} and {other.number} have no finished fold in comm"):
-        compare_scores(workspace, store, store.experiment(half.number), store.experiment(other.number))
+def test_only_common_slices_count(project: Project) -> None:
+    store = project.store
+    half = new_experiment(store, project.registry, ExperimentRequest(plugin="tiny_resnet", size=32, settings=SHORT))
+    run_experiment(project, half.number, folds=[1])
+    full = read_oof(project, store.experiment(1))
+    found = compare_scores(project, store.experiment(1), store.experiment(half.number))
+    assert found.slices == int((full.folds == 1).sum())
+    assert found.first == full.fold_scores[1]
+    (note,) = found.notes
+    assert f"{int((full.folds == 0).sum())} slices of experiment 1" in note
+    assert f"experiment {half.number}" in note
+    other = new_experiment(store, project.registry, ExperimentRequest(plugin="tiny_resnet", size=32, settings=SHORT))
+    run_experiment(project, other.number, folds=[0])
+    with pytest.raises(NotReadyError, match=f"{half.number} and {other.number}"):
+        compare_scores(project, store.experiment(half.number), store.experiment(other.number))
 
 
-def test_other_labels_and_unknown_views_are_refused(place: tuple[Workspace, Store]) -> None:
-    workspace, store = place
-    one = store.experiment(1)
-    with pytest.raises(IchxError, match=r"have other slices or labels \(ph v1 and ph v2\)"):
-        compare_scores(workspace, store, one, dataclasses.replace(one, label_digest="x", dataset_version=2))
-    with pytest.raises(IchxError, match="no test-time augmentation 'vflip'"):
-        compare_scores(workspace, store, one, one, tta="vflip")
+def test_different_labels(project: Project) -> None:
+    one = project.store.experiment(1)
+    with pytest.raises(ConflictError, match="ph v1 and ph v2"):
+        compare_scores(project, one, dataclasses.replace(one, label_digest="x", dataset_version=2))
+
+
+def test_invalid_tta(project: Project) -> None:
+    one = project.store.experiment(1)
+    with pytest.raises(InvalidInputError, match="`tta`: 'vflip'"):
+        compare_scores(project, one, one, tta="vflip")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The logistic solver against scikit-learn, and its constraint against what it may not do."""
+"""The logistic solver compared with scikit-learn, and its constraint."""
 
 import numpy as np
 import pytest
@@ -16,15 +16,15 @@ def world(seed: int, n: int = 3000) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0, 40.0])
-def test_the_ridge_towards_zero_is_that_of_scikit_learn(strength: float) -> None:
+def test_ridge_towards_zero_equals_that_of_scikit_learn(strength: float) -> None:
     features, labels = world(0)
     found = fit_logistic(features, labels, towards=np.zeros(3), strength=strength)
     model = LogisticRegression(C=1 / strength, fit_intercept=False, tol=1e-10).fit(np.stack(features, axis=1), labels)
     np.testing.assert_allclose(found, model.coef_[0], atol=1e-5)
 
 
-def test_many_rows_are_solved_as_exactly() -> None:
-    """Those that begin with some of their rows: the gradient vanishes over all of them."""
+def test_many_rows_are_solved_as_precisely() -> None:
+    """Although the solver starts with a sample of the rows, the gradient over all rows vanishes."""
     features, labels = world(4, 140_000)
     found = fit_logistic(features, labels, towards=np.zeros(3), strength=1.0)
     p = probabilities(sum(w * f for w, f in zip(found, features, strict=True)))
@@ -53,7 +53,12 @@ def test_positive_coefficients_are_optimal_under_their_constraint() -> None:
     assert (slopes[found == 0] > 0).all()
 
 
-def test_labels_that_are_all_alike_are_held_by_the_ridge() -> None:
-    features, labels = world(3)
-    assert np.isfinite(fit_logistic(features, np.zeros_like(labels), towards=np.zeros(3))).all()
-    assert np.isfinite(logits([0.0, 1.0])).all()
+def test_ridge_bounds_the_solution_for_constant_labels() -> None:
+    """Without the ridge, the coefficient of a positive feature would be infinite."""
+    found = fit_logistic([np.ones(3000)], np.zeros(3000), towards=[0.0])
+    assert -20 < found[0] < -5
+    assert 3000 * probabilities(found)[0] + found[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_logits_of_certain_probabilities_are_finite() -> None:
+    np.testing.assert_allclose(logits([0.0, 0.5, 1.0]), [np.log(1e-15), 0, -np.log(1e-15)], rtol=1e-3)

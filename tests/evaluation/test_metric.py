@@ -1,4 +1,4 @@
-"""The score is scikit-learn's log loss, weighted as the challenge weighs it."""
+"""The score is scikit-learn's log loss, weighted like the challenge's."""
 
 import numpy as np
 import pytest
@@ -23,28 +23,28 @@ def sklearn_losses(labels: np.ndarray, predicted: np.ndarray) -> list[float]:
 
 
 @given(st.integers(1, 50), st.integers(0, 2**32 - 1), st.sampled_from([0.02, 1.0, 30.0]))
-def test_it_is_sklearns_log_loss_on_clipped_input(n: int, seed: int, spread: float) -> None:
+def test_score_equals_log_loss_of_scikit_learn_on_clipped_input(n: int, seed: int, spread: float) -> None:
     rng = np.random.default_rng(seed)
     labels = (rng.random((n, 6)) < 0.3).astype(float)
     predicted = probabilities(rng.normal(-2, spread, (n, 6)))
     predicted[rng.random((n, 6)) < 0.1] = 0.0
     predicted[rng.random((n, 6)) < 0.1] = 1.0
     expected = sklearn_losses(labels, predicted)
-    # Beside the relative one, an absolute tolerance: scikit-learn takes log(1 - p), which loses digits at small p.
+    # The absolute tolerance: scikit-learn computes log(1 - p), which loses digits for small p.
     np.testing.assert_allclose(label_losses(labels, predicted), expected, rtol=1e-12, atol=1e-15)
     assert score(labels, predicted) == pytest.approx(
         np.average(expected, weights=[1, 1, 1, 1, 1, 2]), rel=1e-12, abs=1e-15
     )
 
 
-def test_it_is_computed_in_float64_whatever_comes_in() -> None:
+def test_score_of_float32_input_is_computed_in_float64() -> None:
     labels = np.ones((1, 6), np.float32)
     confident = np.full((1, 6), 1 - 2**-24, np.float32)  # the largest float32 below 1
     assert score(labels, confident) == pytest.approx(2**-24, rel=1e-6)
     assert score(labels, np.zeros((1, 6), np.float32)) == pytest.approx(-np.log(1e-15), rel=1e-12)
 
 
-def test_the_weights_by_hand() -> None:
+def test_label_weights_by_hand() -> None:
     assert dict(zip(LABELS, LABEL_WEIGHTS, strict=True)) == {
         "epidural": 1,
         "intraparenchymal": 1,
@@ -59,14 +59,14 @@ def test_the_weights_by_hand() -> None:
     assert score(labels, predicted) == pytest.approx((5 * np.log(2) + 2 * np.log(4)) / 7)
 
 
-def test_a_wrong_certainty_is_finite_and_costs_what_the_clip_says() -> None:
+def test_loss_of_a_wrong_certainty_is_the_clip() -> None:
     labels = np.array([[0.0, 1.0, 0.0, 1.0, 0.0, 1.0]])
     assert score(labels, 1 - labels) == pytest.approx(-np.log(1e-15), rel=1e-3)
     assert 0 < score(labels, labels) < 1e-14
 
 
-def test_constant_prevalences_score_their_entropy() -> None:
-    """The challenge's training prevalences, in thousandths; the optimum of all constant predictions."""
+def test_score_of_constant_prevalences_is_their_entropy() -> None:
+    """With the challenge's training prevalences, in thousandths; no other constant prediction is better."""
     share = np.array([0.004, 0.048, 0.035, 0.047, 0.063, 0.143])
     labels = (np.arange(1000)[:, None] < share * 1000).astype(float)
     entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share))
@@ -93,6 +93,6 @@ def test_probabilities_of_float32_logits_are_float64() -> None:
     assert (p[0, 2], p[0, 4], p[0, 5]) == (0.5, 0.0, 1.0)
 
 
-def test_soft_labels_count_in_their_shares() -> None:
+def test_soft_labels_are_interpolated() -> None:
     labels, predicted = np.full((1, 6), 0.25), np.full((1, 6), 0.4)
     assert score(labels, predicted) == pytest.approx(-(0.25 * np.log(0.4) + 0.75 * np.log(0.6)))

@@ -1,4 +1,4 @@
-"""A real network's predictions of real slices: scikit-learn's scores, and intervals that patients make wider."""
+"""A real network's predictions of real slices: scores equal scikit-learn's, and patients widen the intervals."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from ichx.data.label_csv import read_labels
+from ichx.datasets.label_csv import read_labels
 from ichx.evaluation.bootstrap import patient_bootstrap
 from ichx.evaluation.metric import CLIP
 from ichx.evaluation.scores import slice_scores, study_scores
@@ -22,7 +22,7 @@ def real(shared_data: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(table.values, index=table.images, columns=list(LABELS)).loc[predicted.index], predicted
 
 
-def test_the_scores_are_scikit_learns(real: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def test_scores_equal_those_of_scikit_learn(real: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     labels, predicted = (table.to_numpy(np.float64) for table in real)
     found = slice_scores(labels, predicted)
     assert found.count == 75_281
@@ -36,7 +36,7 @@ def test_the_scores_are_scikit_learns(real: tuple[pd.DataFrame, pd.DataFrame]) -
         )
 
 
-def test_patients_make_intervals_wider_than_slices(real: tuple[pd.DataFrame, pd.DataFrame], shared_data: Path) -> None:
+def test_intervals_over_patients_are_wider(real: tuple[pd.DataFrame, pd.DataFrame], shared_data: Path) -> None:
     known = pd.read_csv(shared_data / "metadata" / "slices_78545.csv.gz").set_index("SOPInstanceUID")
     images = real[1].index.intersection(known.index)
     assert len(images) == 7_856

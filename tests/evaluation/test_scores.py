@@ -1,4 +1,4 @@
-"""Scores are scikit-learn's on the same input; what is undefined says why; a study is pooled from its slices."""
+"""Scores equal scikit-learn's on the same input; undefined ones say why; studies are pooled from slices."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score, roc_curve
 
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError
 from ichx.evaluation.metric import CLIP, score
 from ichx.evaluation.scores import SENSITIVITIES, calibration, pool_studies, slice_scores, study_scores
 from ichx.labels import LABELS
@@ -29,7 +29,7 @@ def tables(kind: str, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(deadline=None)
 @given(st.sampled_from(KINDS), st.integers(1, 60), st.integers(0, 2**32 - 1))
-def test_they_are_scikit_learns(kind: str, rows: int, seed: int) -> None:
+def test_scores_equal_those_of_scikit_learn(kind: str, rows: int, seed: int) -> None:
     labels, predicted = tables(kind, rows, seed)
     found = slice_scores(labels, predicted)
     assert found.log_loss == pytest.approx(score(labels, predicted), rel=1e-15)
@@ -54,15 +54,15 @@ def test_they_are_scikit_learns(kind: str, rows: int, seed: int) -> None:
             assert getattr(of_label, name) == pytest.approx(hits[specificity >= wanted].max(), rel=1e-12)
 
 
-def test_a_specificity_that_is_met_exactly_counts() -> None:
-    """Of ten negatives one is above the positive: a specificity of 0.9, however 1 - 0.9 is rounded."""
+def test_specificity_that_is_met_exactly_counts() -> None:
+    """One of ten negatives is above the positive: the specificity is 0.9, however 1 - 0.9 is rounded."""
     labels, predicted = np.zeros((11, 6)), np.tile(np.linspace(0.1, 0.9, 11)[:, None], 6)
     labels[9] = 1
     of_label = slice_scores(labels, predicted).labels[0]
     assert (of_label.sensitivity_80, of_label.sensitivity_90, of_label.sensitivity_95) == (1.0, 1.0, 0.0)
 
 
-def test_the_calibration_error_by_hand() -> None:
+def test_calibration_error_by_hand() -> None:
     predicted = np.array([0.0, 0.05, 0.1, 0.19, 0.95, 1.0])
     labels = np.array([0.0, 1.0, 0.0, 0.0, 1.0, 1.0])
     found = calibration(labels, predicted)
@@ -90,22 +90,24 @@ def test_studies_by_hand(pooling: str) -> None:
     assert found.log_loss == pytest.approx(score(truth, expected), rel=1e-12)
 
 
-def test_a_noisy_or_of_certainties_is_a_probability() -> None:
+def test_noisy_or_of_certainties_is_a_probability() -> None:
     predicted = np.array([[0.0, 1.0, 1e-300, 1e-17, 0.5, 1.0]])
     pooled = pool_studies(np.zeros((1, 6)), predicted, ["s"], "noisy_or").probabilities
     assert ((pooled >= 0) & (pooled <= 1)).all()
     np.testing.assert_allclose(pooled, predicted, atol=2e-15)
 
 
-def test_what_cannot_be_scored_is_refused() -> None:
+def test_invalid_input() -> None:
     labels, predicted = tables("distinct", 4, 0)
     broken = predicted.copy()
     broken[1, 2], broken[3, 3] = np.nan, 1.5
-    with pytest.raises(IchxError, match=r"2 probabilities are NaN or outside 0\.\.1"):
+    with pytest.raises(InvalidInputError, match="2 probabilities"):
         slice_scores(labels, broken)
-    with pytest.raises(IchxError, match="no slice to score"):
+    with pytest.raises(InvalidInputError, match="1 labels"):
+        slice_scores(np.where(np.arange(24).reshape(4, 6) == 7, -1, labels), predicted)
+    with pytest.raises(InvalidInputError):
         slice_scores(labels[:0], predicted[:0])
-    with pytest.raises(IchxError, match="labels of shape"):
+    with pytest.raises(InvalidInputError, match=r"\(4, 6\), .*\(3, 6\)"):
         slice_scores(labels, predicted[:3])
-    with pytest.raises(IchxError, match="there is no pooling 'mean'"):
-        study_scores(labels, predicted, ["a", "a", "b", "b"], "mean")
+    with pytest.raises(InvalidInputError, match="`pooling`: 'mean'"):
+        study_scores(labels, predicted, ["a", "a", "b", "b"], "mean")  # type: ignore[arg-type]

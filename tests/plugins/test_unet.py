@@ -12,7 +12,7 @@ from ichx.labels import LABELS, SUBTYPES
 from ichx.plugins import Plugin, load_registry
 from ichx.plugins.contract import Segmented
 from ichx.recipe_text import apply_settings
-from ichx.training.network.weights import load_file
+from ichx.training.weights import load_file
 
 
 def plugin(name: str) -> Plugin:

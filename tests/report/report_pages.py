@@ -5,16 +5,17 @@ from pathlib import Path
 
 from dicom_files import write_study
 
-from ichx.data.adding import add_dataset
-from ichx.evaluation.ensemble import make_ensemble
+from ichx.datasets.add import AddRequest, add_dataset
+from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
+from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.report.build import render
 from ichx.report.collect import collect_experiment
 from ichx.store import Store, open_store
-from ichx.training.options import RunOptions
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
+from ichx.training.run_options import RunOptions
 from ichx.workspace import Workspace, init_workspace
 
 WHOLE, PARTIAL, NEW, OTHER = 1, 2, 3, 4
@@ -44,16 +45,18 @@ def train(folder: Path) -> Workspace:
         *(f"stage.{s}.{v}" for s in stages for v in ("epochs=1", "milestones=[]")),
     )
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "small", folder / "files", labels=folder / "labels.csv", folds=2)
+        add_dataset(
+            Project(workspace, store), AddRequest("small", folder / "files", labels=folder / "labels.csv", folds=2)
+        )
         for name in (NAME, "half", "never"):
-            new_experiment(store, registry, plugin="tiny_byobnet", settings=settings, name=name)
-        new_experiment(store, registry, plugin="tiny_resnet", settings=settings, name="other")
+            new_experiment(store, registry, ExperimentRequest(plugin="tiny_byobnet", settings=settings, name=name))
+        new_experiment(store, registry, ExperimentRequest(plugin="tiny_resnet", settings=settings, name="other"))
         options = RunOptions(device="cpu", workers=0)
-        run_experiment(workspace, store, registry, WHOLE, options=options)
-        run_experiment(workspace, store, registry, PARTIAL, folds=[1], options=options)
-        run_experiment(workspace, store, registry, OTHER, options=options)
-        make_ensemble(workspace, store, tta="hflip")
-        make_ensemble(workspace, store, tta="none", members=(WHOLE, PARTIAL))
+        run_experiment(Project(workspace, store, registry), WHOLE, options=options)
+        run_experiment(Project(workspace, store, registry), PARTIAL, folds=[1], options=options)
+        run_experiment(Project(workspace, store, registry), OTHER, options=options)
+        make_ensemble(Project(workspace, store), EnsembleRequest())
+        make_ensemble(Project(workspace, store), EnsembleRequest(tta="none", members=(WHOLE, PARTIAL)))
     return workspace
 
 
@@ -110,7 +113,7 @@ class Page(HTMLParser):
 
 
 def page(workspace: Workspace, store: Store, number: int) -> tuple[str, Page]:
-    return seen(render(collect_experiment(workspace, store, number)))
+    return seen(render(collect_experiment(Project(workspace, store), number)))
 
 
 def seen(html: str) -> tuple[str, Page]:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from browser import PROGRAM, Browser
 
-from ichx.evaluation.ensemble import make_ensemble
+from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
 from ichx.labels import LABELS
+from ichx.project import Project
 from ichx.report import write_report
 from ichx.store import open_store
 from ichx.workspace import open_workspace
@@ -68,10 +69,10 @@ def pages(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     folder = tmp_path_factory.mktemp("pages")
     workspace = open_workspace(Path(shutil.copytree(trained_root, folder / "workspace")))
     with open_store(workspace) as store:
-        number = make_ensemble(workspace, store, tta="hflip").ensemble.number
+        number = make_ensemble(Project(workspace, store), EnsembleRequest()).ensemble.number
         return {
-            "experiment": write_report(workspace, store, 1, folder / "experiment.html").path,
-            "ensemble": write_report(workspace, store, number, folder / "ensemble.html", ensemble=True).path,
+            "experiment": write_report(Project(workspace, store), 1, folder / "experiment.html").path,
+            "ensemble": write_report(Project(workspace, store), number, folder / "ensemble.html", ensemble=True).path,
         }
 
 

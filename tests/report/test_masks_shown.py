@@ -10,15 +10,16 @@ import pytest
 from browser import PROGRAM, Browser
 from conftest import SHORT
 
-from ichx.ct.phantom_dicom import PhantomFiles
-from ichx.data.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
+from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
+from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.report import write_report
 from ichx.store import open_store
-from ichx.training.fold import RunOptions
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
+from ichx.training.run_options import RunOptions
 from ichx.workspace import init_workspace
 
 SIZE = 48
@@ -32,18 +33,23 @@ def pages(phantom: PhantomFiles, tmp_path_factory: pytest.TempPathFactory) -> di
     registry, written = load_registry(), {}
     with open_store(workspace) as store:
         for name, masks in (("ph", phantom.train_masks), ("bare", None)):
-            add_dataset(workspace, store, name, phantom.train, labels=phantom.train_labels, masks=masks, folds=2)
+            add_dataset(
+                Project(workspace, store),
+                AddRequest(name, phantom.train, labels=phantom.train_labels, masks=masks, folds=2),
+            )
         for kind, dataset, settings in (
             ("learnt", "ph", ()),
             ("left", "ph", ("model.mask_weight=0",)),
             ("bare", "bare", ()),
         ):
             made = new_experiment(
-                store, registry, plugin="tiny_unet", dataset=dataset, size=SIZE, settings=[*SHORT, *settings]
+                store,
+                registry,
+                ExperimentRequest(plugin="tiny_unet", dataset=dataset, size=SIZE, settings=[*SHORT, *settings]),
             )
             options = RunOptions(device="cpu", workers=0)
-            run_experiment(workspace, store, registry, made.number, folds=[0], options=options)
-            written[kind] = write_report(workspace, store, made.number).path
+            run_experiment(Project(workspace, store, registry), made.number, folds=[0], options=options)
+            written[kind] = write_report(Project(workspace, store), made.number).path
     return written
 
 

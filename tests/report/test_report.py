@@ -6,11 +6,12 @@ from collections.abc import Iterator
 import pytest
 from report_pages import NAME, WHOLE, Page, page, seen, train
 
-from ichx.data.dataset import load_version
+from ichx.datasets.dataset import load_version
 from ichx.evaluation.bootstrap import loss_interval
 from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
 from ichx.labels import LABELS
+from ichx.project import Project
 from ichx.report.build import render
 from ichx.report.collect import collect_ensemble, collect_experiment
 from ichx.store import Store, open_store
@@ -37,7 +38,7 @@ def whole(trained: Workspace) -> tuple[str, Page]:
 @pytest.fixture(scope="module")
 def blend(trained: Workspace) -> tuple[str, Page]:
     with open_store(trained) as opened:
-        return seen(render(collect_ensemble(trained, opened, 1)))
+        return seen(render(collect_ensemble(Project(trained, opened), 1)))
 
 
 def test_figures_are_those_of_the_store_and_the_oof_table(
@@ -47,7 +48,7 @@ def test_figures_are_those_of_the_store_and_the_oof_table(
     assert experiment.score is not None
     assert experiment.score_tta is not None
     _, seen = whole
-    oof = read_oof(trained, store, experiment)
+    oof = read_oof(Project(trained, store), experiment)
     head, *folds, pooled = seen.tables["fold-scores"]
     assert head[4:] == list(LABELS)
     assert [row[:3] for row in folds] == [[str(k), "12", f"{s:.5f}"] for k, s in oof.fold_scores.items()]
@@ -89,7 +90,7 @@ def test_slices_are_shown_with_their_labels_and_probabilities(
     trained: Workspace, store: Store, whole: tuple[str, Page]
 ) -> None:
     html, seen = whole
-    oof = read_oof(trained, store, store.experiment(WHOLE))
+    oof = read_oof(Project(trained, store), store.experiment(WHOLE))
     losses = [score(oof.labels[i : i + 1], oof.probabilities[i : i + 1]) for i in range(24)]
     order = sorted(range(24), key=lambda i: -losses[i])
     first = next(rows for name, rows in seen.tables.items() if name.startswith("table"))
@@ -166,14 +167,14 @@ def test_no_path_and_no_patient_is_told(trained: Workspace, store: Store, whole:
 
 
 def test_an_anonymous_page_has_neither_slice_ids_nor_hosts(trained: Workspace, store: Store) -> None:
-    ids = read_oof(trained, store, store.experiment(WHOLE)).slice_ids
+    ids = read_oof(Project(trained, store), store.experiment(WHOLE)).slice_ids
     host = f"<td>{store.runs(WHOLE)[0].host}</td>"
-    plain = render(collect_experiment(trained, store, WHOLE))
+    plain = render(collect_experiment(Project(trained, store), WHOLE))
     assert any(slice_id in plain for slice_id in ids)
     assert host in plain
     for data in (
-        collect_experiment(trained, store, WHOLE, anonymous=True),
-        collect_ensemble(trained, store, 1, anonymous=True),
+        collect_experiment(Project(trained, store), WHOLE, anonymous=True),
+        collect_ensemble(Project(trained, store), 1, anonymous=True),
     ):
         html, found = seen(render(data))
         assert not any(slice_id in html for slice_id in ids)
@@ -182,4 +183,4 @@ def test_an_anonymous_page_has_neither_slice_ids_nor_hosts(trained: Workspace, s
 
 
 def test_the_same_again_gives_the_same_bytes(trained: Workspace, store: Store, whole: tuple[str, Page]) -> None:
-    assert render(collect_experiment(trained, store, WHOLE)) == whole[0]
+    assert render(collect_experiment(Project(trained, store), WHOLE)) == whole[0]

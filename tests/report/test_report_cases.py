@@ -13,15 +13,16 @@ from report_pages import NEW, PARTIAL, WHOLE, Page, page, seen, train
 from typer.testing import CliRunner
 
 from ichx.cli.report import report
-from ichx.data.predictions import read_predictions, write_predictions
 from ichx.errors import IchxError, NotFoundError
 from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
+from ichx.evaluation.predictions import read_predictions, write_predictions
+from ichx.experiments.provenance import run_draft
+from ichx.project import Project
 from ichx.report import write_report
 from ichx.report.blended import read_blend
 from ichx.report.build import render
 from ichx.report.collect import collect_ensemble, collect_experiment
 from ichx.store import EpochRecord, Store, open_store
-from ichx.training.provenance import run_draft
 from ichx.workspace import Workspace, open_workspace
 
 
@@ -39,7 +40,7 @@ def store(trained: Workspace) -> Iterator[Store]:
 @pytest.fixture(scope="module")
 def blend(trained: Workspace) -> tuple[str, Page]:
     with open_store(trained) as opened:
-        return seen(render(collect_ensemble(trained, opened, 1)))
+        return seen(render(collect_ensemble(Project(trained, opened), 1)))
 
 
 def test_a_partial_experiment_says_so(trained: Workspace, store: Store) -> None:
@@ -47,13 +48,13 @@ def test_a_partial_experiment_says_so(trained: Workspace, store: Store) -> None:
     assert "partial (1 of 2 folds)" in seen.text
     assert [row[0] for row in seen.tables["fold-scores"][1:]] == ["1", "pooled"]
     assert "over folds" not in seen.text
-    written = write_report(trained, store, PARTIAL)
+    written = write_report(Project(trained, store), PARTIAL)
     assert written.marks == ("partial (1 of 2 folds)",)
     assert written.score == store.experiment(PARTIAL).score
 
 
 def test_marks_are_shown_beside_each_score(trained: Workspace, store: Store) -> None:
-    data = collect_experiment(trained, store, WHOLE)
+    data = collect_experiment(Project(trained, store), WHOLE)
     marked = render(replace(data, experiment=replace(data.experiment, selected=True, leaked=True)))
     found, plain = Page(marked), Page(render(data))
     for expected in ("selected", "leaky folds", "was looked at to choose", "in several folds"):
@@ -79,15 +80,15 @@ def test_an_ensemble_claims_its_nested_score(trained: Workspace, store: Store, b
         experiment = store.experiment(member.experiment)
         assert experiment.recipe in found.text
         assert experiment.recipe_digest in found.text
-    written = write_report(trained, store, 1, ensemble=True)
+    written = write_report(Project(trained, store), 1, ensemble=True)
     assert written.path == trained.ensembles_dir / "1" / "report.html"
     assert (written.ensemble, written.experiment, written.score) == (1, None, pytest.approx(ensemble.nested_score))
-    assert read_blend(trained, store, ensemble).nested
+    assert read_blend(Project(trained, store), ensemble).nested
 
 
 def test_an_ensemble_of_one_fold_is_marked(trained: Workspace, store: Store) -> None:
-    html, found = seen(render(collect_ensemble(trained, store, 2)))
-    assert write_report(trained, store, 2, ensemble=True).marks == ("partial (1 of 2 folds)", "in-sample")
+    html, found = seen(render(collect_ensemble(Project(trained, store), 2)))
+    assert write_report(Project(trained, store), 2, ensemble=True).marks == ("partial (1 of 2 folds)", "in-sample")
     assert "it flatters" in found.text
     assert f'<p class="score">{store.ensemble(2).score:.5f} <span class="mark">partial (1 of 2 folds)</span>' in html
 
@@ -99,19 +100,19 @@ def test_an_ensemble_whose_predictions_changed_is_refused(trained: Workspace, tm
         before = read_predictions(path)
         write_predictions(path, replace(before, logits=before.logits + 1))
         with pytest.raises(IchxError, match=r"ensemble 1 cannot be reported: .* score .* now, and not"):
-            write_report(workspace, opened, 1, ensemble=True)
+            write_report(Project(workspace, opened), 1, ensemble=True)
         write_predictions(path, replace(before, slice_ids=before.slice_ids[1:], logits=before.logits[1:]))
         with pytest.raises(IchxError, match="its members predict other slices now"):
-            write_report(workspace, opened, 1, ensemble=True)
+            write_report(Project(workspace, opened), 1, ensemble=True)
         (path.parent / BLEND_FILE).unlink()
         with pytest.raises(IchxError, match=r"blend.json cannot be read") as caught:
-            write_report(workspace, opened, 1, ensemble=True)
+            write_report(Project(workspace, opened), 1, ensemble=True)
         assert "ichx ensemble --members" in caught.value.remedy
 
 
 def test_without_a_finished_fold_there_are_curves_and_no_score(trained: Workspace, store: Store) -> None:
     with pytest.raises(IchxError, match="experiment 3 has nothing to report: no epoch of it is trained"):
-        write_report(trained, store, NEW)
+        write_report(Project(trained, store), NEW)
     run = store.start_run(run_draft(NEW, 0, "cpu, fp32", 0, trained.experiment_dir(NEW) / "fold-0"))
     store.record_epoch(run.id, EpochRecord("balanced", 0, 1, {"loss": 0.7, "score": float("nan"), "lr": 1e-3}))
     store.finish_run(run.id, "stopped")
@@ -120,7 +121,7 @@ def test_without_a_finished_fold_there_are_curves_and_no_score(trained: Workspac
     assert html.count("<svg ") == 3
     assert set(found.tables) == {"runs"}
     assert "partial" not in found.text
-    assert write_report(trained, store, NEW).score is None
+    assert write_report(Project(trained, store), NEW).score is None
 
 
 def test_what_is_missing_is_told(trained: Workspace, tmp_path: Path) -> None:
@@ -129,29 +130,29 @@ def test_what_is_missing_is_told(trained: Workspace, tmp_path: Path) -> None:
     source = Path(shutil.copytree(trained.root.parent / "files", tmp_path / "files", copy_function=shutil.copy2))
     with open_store(workspace) as opened:
         version = replace(opened.version("small"), source=str(source))
-        assert render(collect_experiment(workspace, opened, WHOLE)).count('class="heat"') > 0
+        assert render(collect_experiment(Project(workspace, opened), WHOLE)).count('class="heat"') > 0
         shutil.rmtree(workspace.cache_dir)
-        again = render(collect_experiment(workspace, opened, WHOLE))
-        assert again == render(collect_experiment(trained, opened, WHOLE))
+        again = render(collect_experiment(Project(workspace, opened), WHOLE))
+        assert again == render(collect_experiment(Project(trained, opened), WHOLE))
         assert not workspace.cache_dir.exists()
         (workspace.experiment_dir(WHOLE) / "fold-0" / "weights.safetensors").unlink()
-        notes = write_report(workspace, opened, WHOLE).notes
+        notes = write_report(Project(workspace, opened), WHOLE).notes
         assert [note.partition(":")[0] for note in notes] == ["no heat maps for fold 0"]
         (workspace.experiment_dir(WHOLE) / "fold-0" / "oof-identity.parquet").unlink()
         with pytest.raises(IchxError, match=r"oof-identity.parquet are missing"):
-            write_report(workspace, opened, WHOLE)
+            write_report(Project(workspace, opened), WHOLE)
         assert version.source == str(source)
 
 
 def test_unknown_numbers_and_unwritable_files_are_told(trained: Workspace, store: Store, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="no experiment has the number 9"):
-        write_report(trained, store, 9)
-    with pytest.raises(NotFoundError, match="no ensemble has the number 9"):
-        write_report(trained, store, 9, ensemble=True)
+    with pytest.raises(NotFoundError, match="no experiment 9"):
+        write_report(Project(trained, store), 9)
+    with pytest.raises(NotFoundError, match="no ensemble 9"):
+        write_report(Project(trained, store), 9, ensemble=True)
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path, tmp_path / "file" / "report.html"):
         with pytest.raises(IchxError, match="cannot write"):
-            write_report(trained, store, WHOLE, out)
+            write_report(Project(trained, store), WHOLE, out)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
 

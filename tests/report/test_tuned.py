@@ -7,20 +7,21 @@ from pathlib import Path
 
 import pytest
 from browser import PROGRAM, Browser
-from made_study import fill, frozen, new_study, register, score_of, storage
 from optuna.trial import TrialState
+from optuna_studies import fill, frozen, new_study, register, score_of, storage
 from report_pages import Page, page
 from test_browser import DRAWN
 
 from ichx.errors import IchxError
+from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.report import write_report
 from ichx.report.build import render
 from ichx.report.collect import collect_experiment
 from ichx.report.tuning_plots import beyond, score_axis
 from ichx.store import Store, open_store
-from ichx.training.register import new_experiment
-from ichx.training.runner import run_experiment
 from ichx.tuning.results import read_study
 from ichx.workspace import Workspace, open_workspace
 
@@ -45,7 +46,7 @@ def tuned(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Works
         promoted = register(
             store, parent, study.study_name, 5, {"stage.balanced.lr": 2e-3}, of=numbers[PROMOTED_OF], score=0.0998
         )
-        run_experiment(workspace, store, load_registry(), promoted)
+        run_experiment(Project(workspace, store, load_registry()), promoted)
     return workspace
 
 
@@ -64,7 +65,7 @@ def shown(tuned: Workspace) -> tuple[str, Page]:
 def test_a_study_is_told_with_its_marks(tuned: Workspace, store: Store, shown: tuple[str, Page]) -> None:
     html, seen = shown
     text = " ".join(seen.text.split())
-    view = read_study(tuned, store, 1, "")
+    view = read_study(Project(tuned, store), 1, "")
     assert view.best is not None
     assert view.baseline is not None
     assert "26 trials on fold 0: 19 done, 6 pruned, 1 failed." in text
@@ -87,12 +88,12 @@ def test_a_study_is_told_with_its_marks(tuned: Workspace, store: Store, shown: t
 
 def test_every_trial_is_drawn_as_it_ended(tuned: Workspace, store: Store, shown: tuple[str, Page]) -> None:
     html, seen = shown
-    view = read_study(tuned, store, 1, "")
+    view = read_study(Project(tuned, store), 1, "")
     drawn = html[html.index('id="tuning-0-history"') :]
     drawn = drawn[: drawn.index("</svg>")]
-    assert drawn.count('class="dot"') == view.counted("done")
-    assert drawn.count('class="ring"') == view.counted("pruned")
-    assert drawn.count("l3.5 3.5m0 -7l-7 7m0 -7l3.5 3.5") == view.counted("failed")
+    assert drawn.count('class="dot"') == view.count("done")
+    assert drawn.count('class="ring"') == view.count("pruned")
+    assert drawn.count("l3.5 3.5m0 -7l-7 7m0 -7l3.5 3.5") == view.count("failed")
     assert beyond(view) >= 1
     assert score_axis(view).high < 7.5
     assert "score 7.50000" in drawn, "what stands at the end of the axis is told as it is"
@@ -106,11 +107,11 @@ def test_every_trial_is_drawn_as_it_ended(tuned: Workspace, store: Store, shown:
 
 
 def test_the_same_study_gives_the_same_bytes(tuned: Workspace, store: Store, shown: tuple[str, Page]) -> None:
-    assert render(collect_experiment(tuned, store, 1)) == shown[0]
+    assert render(collect_experiment(Project(tuned, store), 1)) == shown[0]
 
 
 def test_a_promoted_experiment_tells_both_scores(tuned: Workspace, store: Store, shown: tuple[str, Page]) -> None:
-    (one,) = read_study(tuned, store, 1, "").promoted
+    (one,) = read_study(Project(tuned, store), 1, "").promoted
     assert one.score is not None
     assert one.parent_score is not None
     row = shown[1].tables["tuning-0-promoted"][1]
@@ -128,9 +129,9 @@ def test_a_promoted_experiment_tells_both_scores(tuned: Workspace, store: Store,
 
 
 def test_an_experiment_that_was_only_tuned_has_a_report(tuned: Workspace, store: Store) -> None:
-    made = new_experiment(store, load_registry(), plugin="tiny_resnet", size=32)
+    made = new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", size=32))
     with pytest.raises(IchxError, match="nothing to report"):
-        collect_experiment(tuned, store, made.number)
+        collect_experiment(Project(tuned, store), made.number)
     with storage(tuned) as kept:
         study = new_study(kept, made)
         study.add_trial(frozen({"stage.balanced.lr": 1e-3}, TrialState.FAIL))
@@ -154,14 +155,14 @@ def test_a_study_that_cannot_be_read_is_a_note(trained_copy: Path) -> None:
     workspace = open_workspace(trained_copy)
     (workspace.root / "db" / "tuning.db").write_text("no database")
     with open_store(workspace) as store:
-        written = write_report(workspace, store, 1)
+        written = write_report(Project(workspace, store), 1)
     assert any("tuning.db cannot be read" in note for note in written.notes)
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed (apt-get install chromium)")
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
 def test_a_browser_draws_it(tuned: Workspace, store: Store, tmp_path: Path, width: int, dark: bool) -> None:
-    path = write_report(tuned, store, 1, tmp_path / "page.html").path
+    path = write_report(Project(tuned, store), 1, tmp_path / "page.html").path
     with Browser(width, 900, dark=dark, mobile=width < 500) as browser:
         browser.open(path)
         assert browser.run(DRAWN)["problems"] == []

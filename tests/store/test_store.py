@@ -1,4 +1,4 @@
-"""The store's contract on SQLite, and what SQLite adds: settings, numbers after a deletion, a relative file."""
+"""The contract of the store on SQLite, and SQLite's own settings."""
 
 import sqlite3
 import threading
@@ -17,14 +17,14 @@ class TestSqliteStore(StoreContract):
         return f"sqlite:///{tmp_path / 'db' / 'ichx.db'}"
 
 
-def test_the_workspaces_store_is_made_on_first_use(tmp_path: Path) -> None:
+def test_the_store_of_a_workspace_is_created_on_first_use(tmp_path: Path) -> None:
     workspace = init_workspace(tmp_path / "ws")
     with open_store(workspace) as store:
         assert store.datasets() == []
     assert (tmp_path / "ws" / "db" / "ichx.db").is_file()
 
 
-def test_a_relative_file_lies_in_the_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_file_is_in_the_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICHX_STORE", "sqlite:///deep/er/my.db")
     monkeypatch.chdir(tmp_path)
     open_store(init_workspace(tmp_path / "ws")).close()
@@ -32,7 +32,7 @@ def test_a_relative_file_lies_in_the_workspace(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "deep").exists()
 
 
-def test_connections_are_set_up_and_wal_stays_with_the_file(tmp_path: Path) -> None:
+def test_connections_use_wal_foreign_keys_and_full_sync(tmp_path: Path) -> None:
     file = tmp_path / "ichx.db"
     with Store(f"sqlite:///{file}") as store, store._engine.connect() as connection:
         settings = ("journal_mode", "foreign_keys", "synchronous", "busy_timeout")
@@ -43,7 +43,7 @@ def test_connections_are_set_up_and_wal_stays_with_the_file(tmp_path: Path) -> N
     connection.close()
 
 
-def test_a_deleted_experiments_number_never_comes_back(tmp_path: Path) -> None:
+def test_numbers_of_deleted_rows_are_not_reused(tmp_path: Path) -> None:
     file = tmp_path / "ichx.db"
     with Store(f"sqlite:///{file}") as store:
         draft = experiment_draft(store.add_version(version_draft()))
@@ -55,7 +55,7 @@ def test_a_deleted_experiments_number_never_comes_back(tmp_path: Path) -> None:
         assert store.add_experiments([draft])[0].number == 3
 
 
-def test_millions_of_metrics_cost_no_second_index(tmp_path: Path) -> None:
+def test_metrics_are_stored_without_a_second_index(tmp_path: Path) -> None:
     file = tmp_path / "ichx.db"
     Store(f"sqlite:///{file}").close()
     connection = sqlite3.connect(file)

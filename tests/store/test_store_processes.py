@@ -1,4 +1,4 @@
-"""The store under several real processes: races, kills, and runs whose process is gone."""
+"""The store under several real processes: races, kills, and runs whose process has ended."""
 
 import os
 import signal
@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from ichx.errors import IchxError
+from ichx.errors import ConflictError, RunEndedError
 from ichx.store import EpochRecord, Store
-from ichx.store.process import process_lives, process_mark
+from ichx.store.process import is_process_alive, process_identity
 from ichx.store.testing import experiment_draft, run_draft, version_draft
 
 START = """
 import sys, time
-from ichx.errors import IchxError
+from ichx.errors import ConflictError
 from ichx.store import Store
 from ichx.store.testing import run_draft
 store = Store(sys.argv[1])
@@ -27,7 +27,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 try:
     print("got", store.start_run(run_draft()).id, flush=True)
-except IchxError as error:
+except ConflictError as error:
     print("refused", error.problem, flush=True)
 sys.stdin.readline()
 """
@@ -64,7 +64,7 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def go(process: subprocess.Popen[str]) -> None:
+def release(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
@@ -83,7 +83,7 @@ def store(url: str) -> Iterator[Store]:
 
 
 def age(url: str, seconds: float) -> None:
-    """Set every heartbeat back, as if nothing had been heard for so long."""
+    """Make every heartbeat `seconds` old."""
     then = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=seconds)
     connection = sqlite3.connect(url.removeprefix("sqlite:///"))
     connection.execute("UPDATE run SET heartbeat = ?", [f"{then:%Y-%m-%d %H:%M:%S.%f}"])
@@ -91,30 +91,30 @@ def age(url: str, seconds: float) -> None:
     connection.close()
 
 
-def test_of_several_processes_one_gets_the_fold(store: Store, url: str) -> None:
+def test_one_of_several_processes_gets_the_fold(store: Store, url: str) -> None:
     processes = [python(START, url) for _ in range(4)]
     assert [line(process) for process in processes] == ["ready"] * 4
     for process in processes:
-        go(process)
+        release(process)
     answers = [line(process) for process in processes]
     winners = [p for p, answer in zip(processes, answers, strict=True) if answer.startswith("got")]
     assert len(winners) == 1, answers
     refusals = [answer for answer in answers if answer.startswith("refused")]
     assert len(refusals) == 3
-    assert all(f"process {winners[0].pid} on" in answer for answer in refusals)
+    assert all(f"process {winners[0].pid} " in answer for answer in refusals)
     assert [r.state for r in store.runs(1)] == ["running"]
     for process in processes:
         process.communicate("\n")
 
 
-def test_a_killed_process_is_seen_as_dead_at_once_and_its_fold_is_free(store: Store, url: str) -> None:
+def test_the_run_of_a_killed_process_is_dead_at_once_and_frees_its_fold(store: Store, url: str) -> None:
     process = python(START, url)
     line(process)
-    go(process)
+    release(process)
     assert line(process).startswith("got")
     assert store.experiment(1).state == "running"
     process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, but a zombie: nobody has collected it
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie: ended, but not collected
     assert store.experiment(1).state == "dead"
     process.communicate()
     assert [r.state for r in store.runs(1)] == ["dead"]
@@ -124,55 +124,55 @@ def test_a_killed_process_is_seen_as_dead_at_once_and_its_fold_is_free(store: St
     assert store.experiment(1).state == "running"
 
 
-def test_a_silent_run_elsewhere_is_dead_after_90_seconds_and_loses_its_fold(store: Store, url: str) -> None:
+def test_a_run_on_another_host_is_dead_after_90_seconds_and_loses_its_fold(store: Store, url: str) -> None:
     run = store.start_run(run_draft(host="elsewhere"))
     age(url, 40)
     assert store.experiments()[0].state == "running"
     age(url, 80)
     assert store.experiments()[0].state == "stalled"
-    with pytest.raises(IchxError, match="on elsewhere since"):
+    with pytest.raises(ConflictError, match="elsewhere"):
         store.start_run(run_draft())
     age(url, 100)
     assert store.experiments()[0].state == "dead"
-    store.heartbeat(run.id)  # it only slept
+    store.heartbeat(run.id)  # it was only suspended
     assert store.experiments()[0].state == "running"
     age(url, 100)
     store.start_run(run_draft())
-    with pytest.raises(IchxError, match=r"already ended \(dead\)"):
+    with pytest.raises(RunEndedError, match="dead"):
         store.record_epoch(run.id, EpochRecord("full", 0, 0, {"loss": 1.0}))
     assert store.history(1, 0) == []
 
 
-def test_a_silent_run_whose_process_lives_here_is_stalled_and_keeps_its_fold(store: Store, url: str) -> None:
+def test_a_run_whose_process_is_alive_here_is_stalled_and_keeps_its_fold(store: Store, url: str) -> None:
     store.start_run(run_draft())
     age(url, 3600)
     assert store.experiments()[0].state == "stalled"
-    with pytest.raises(IchxError, match=f"is being run by process {os.getpid()}"):
+    with pytest.raises(ConflictError, match=f"process {os.getpid()} "):
         store.start_run(run_draft())
 
 
-def test_another_hosts_run_lives_by_its_heartbeat_alone(store: Store, url: str) -> None:
+def test_pids_of_other_hosts_are_not_checked(store: Store, url: str) -> None:
     gone = python("pass")
     gone.communicate()
     store.start_run(run_draft(host="elsewhere", pid=gone.pid))
     assert store.experiments()[0].state == "running"
-    with pytest.raises(IchxError, match=f"process {gone.pid} on elsewhere"):
+    with pytest.raises(ConflictError, match=f"process {gone.pid} on elsewhere"):
         store.start_run(run_draft())
     age(url, 100)
     assert store.start_run(run_draft()).attempt == 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_a_later_process_with_the_same_number_is_not_taken_for_the_run() -> None:
-    mark = process_mark(os.getpid())
-    assert mark is not None
-    assert process_lives(os.getpid(), mark) is True
-    scope, _, start = mark.rpartition("/")
-    assert process_lives(os.getpid(), f"{scope}/{int(start) - 1}") is False
-    assert process_lives(os.getpid(), f"another-boot/{start}") is None
+def test_a_later_process_with_the_same_pid_is_not_the_run() -> None:
+    identity = process_identity(os.getpid())
+    assert identity is not None
+    assert is_process_alive(os.getpid(), identity) is True
+    scope, _, start = identity.rpartition("/")
+    assert is_process_alive(os.getpid(), f"{scope}/{int(start) - 1}") is False
+    assert is_process_alive(os.getpid(), f"another-boot/{start}") is None
 
 
-def test_a_writer_that_is_killed_leaves_whole_epochs(store: Store, url: str) -> None:
+def test_a_killed_writer_leaves_complete_epochs(store: Store, url: str) -> None:
     for attempt in range(1, 4):
         process = python(WRITE, url)
         for _ in range(3):
@@ -180,17 +180,17 @@ def test_a_writer_that_is_killed_leaves_whole_epochs(store: Store, url: str) -> 
         time.sleep(0.003 * attempt)
         process.send_signal(signal.SIGKILL)
         rest, _ = process.communicate()
-        told = [int(epoch) for epoch in rest.split()] or [last]
+        printed = [int(epoch) for epoch in rest.split()] or [last]
         assert store.runs(1)[-1].attempt == attempt
         history = store.history(1, 0)
         assert all(set(record.values) == set("abcdefgh") for record in history)
-        assert [record.epoch for record in history][: told[-1] + 1] == list(range(told[-1] + 1))
+        assert [record.epoch for record in history][: printed[-1] + 1] == list(range(printed[-1] + 1))
     connection = sqlite3.connect(url.removeprefix("sqlite:///"))
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()
 
 
-def test_processes_that_register_at_once_share_no_number(store: Store, url: str) -> None:
+def test_concurrent_registrations_share_no_number(store: Store, url: str) -> None:
     processes = [python(REGISTER, url) for _ in range(3)]
     blocks = [[int(n) for n in row.split()] for p in processes for row in p.communicate(timeout=120)[0].splitlines()]
     assert all(block == list(range(block[0], block[0] + 3)) for block in blocks)

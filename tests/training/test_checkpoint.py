@@ -7,9 +7,9 @@ import pytest
 import torch
 from full_disk import run_with_limit
 
-from ichx.errors import IchxError
-from ichx.training.lasting.checkpoint import Position, load_newest, save_checkpoint
-from ichx.training.lasting.checkpoint_files import checkpoints, remove_checkpoints, remove_drafts
+from ichx.errors import StorageError
+from ichx.training.checkpoint import Position, load_newest, save_checkpoint
+from ichx.training.checkpoint_files import checkpoints, remove_checkpoints, remove_drafts
 
 
 def state(value: float) -> dict[str, object]:
@@ -101,7 +101,7 @@ import sys
 from pathlib import Path
 import torch
 from ichx.errors import IchxError
-from ichx.training.lasting.checkpoint import Position, save_checkpoint
+from ichx.training.checkpoint import Position, save_checkpoint
 try:
     save_checkpoint(Path("fold"), Position(0, 2), {"fits": "this", "model": {"weight": torch.ones(1_000_000)}})
 except IchxError as error:
@@ -114,8 +114,8 @@ def test_a_full_disk_leaves_the_older_one(tmp_path: Path) -> None:
     done = run_with_limit(1024, "-c", SCRIPT, cwd=tmp_path)
     assert done.code == 0, done.err
     name = "fold/checkpoint-000-00002-000000000.pt"
-    assert done.out.startswith(f"cannot write the checkpoint {name}: File too large (the one before is kept)")
-    assert "free some space or make the folder writable, then run again" in done.out
+    assert name in done.out
+    assert "File too large" in done.out
     assert [path.name for path in (tmp_path / "fold").iterdir()] == ["checkpoint-000-00001-000000000.pt"]
     assert notes_of(tmp_path / "fold") == ((Position(0, 1), 1.0), [])
 
@@ -130,7 +130,7 @@ def test_what_died_while_writing_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(IchxError, match="cannot write the checkpoint"):
+    with pytest.raises(StorageError, match="Not a directory"):
         save_checkpoint(tmp_path / "file", Position(0, 1), state(1))
 
 

@@ -15,22 +15,25 @@ import pytest
 import torch
 from conftest import Program, clean_environment
 
-from ichx.ct.phantom_dicom import PhantomFiles, write_phantom
-from ichx.data.adding import add_dataset
-from ichx.data.cache_build import find_cache
-from ichx.data.cache_request import recipe_spec
-from ichx.data.dataset import load_dataset
-from ichx.data.loader import Batch, centre_crop, inference_batches
-from ichx.data.predictions import read_predictions
+from ichx.cache.build import find_cache
+from ichx.cache.requests import recipe_spec
+from ichx.datasets.add import AddRequest, add_dataset
+from ichx.datasets.dataset import load_dataset
+from ichx.evaluation.predictions import read_predictions
 from ichx.labels import LABELS
+from ichx.loading.loader import centre_crop, inference_batches
+from ichx.phantom.dicom_files import PhantomFiles, write_phantom
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import EpochRecord, Run, open_store
-from ichx.training.network import execution
-from ichx.training.network.device import choose_hardware, make_accelerator, release_accelerator, torch_of_its_own
-from ichx.training.network.learner import Learner, prepared
-from ichx.training.network.memory import release
-from ichx.training.network.weights import read_weights
+from ichx.training import compilation
+from ichx.training.device import choose_hardware, isolated_torch_settings
+from ichx.training.feed import Inputs
+from ichx.training.learner import Learner
+from ichx.training.memory import release
+from ichx.training.runtime import Runtime
+from ichx.training.weights import read_weights
 from ichx.workspace import init_workspace, open_workspace
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -48,9 +51,8 @@ def masked_root(phantom: PhantomFiles, tmp_path_factory: pytest.TempPathFactory)
     """Return a workspace with the phantom and its masks as dataset `ph` (2 folds), to which tests add experiments."""
     workspace = init_workspace(tmp_path_factory.mktemp("cuda") / "workspace")
     with open_store(workspace) as store:
-        add_dataset(
-            workspace, store, "ph", phantom.train, labels=phantom.train_labels, masks=phantom.train_masks, folds=2
-        )
+        request = AddRequest("ph", phantom.train, labels=phantom.train_labels, masks=phantom.train_masks, folds=2)
+        add_dataset(Project(workspace, store), request)
     return workspace.root
 
 
@@ -115,36 +117,28 @@ def test_every_precision_trains_and_predicts(dataset_copy: Path, ichx: Program, 
     assert np.isfinite(oof(dataset_copy, number)).all()
 
 
-def test_fp16_scales_gradients_and_restores_the_scale(dataset_root: Path) -> None:
+def test_fp16_scales_gradients_and_restores_the_scale() -> None:
     recipe = apply_settings(load_registry().get("tiny_resnet").recipe_for(size=64), ["precision=fp16", "batch=8"])
     hardware = choose_hardware(DEVICE, "fp16")
-    hu = torch.randint(-1000, 2000, (8, 64, 64), dtype=torch.int16)
-    labels = (torch.rand(8, 6) < 0.3).float()
-    batch = Batch(hu, torch.tensor([[40.0, 80.0]]).repeat(8, 1), labels, torch.arange(8))
+    batch = Inputs(torch.rand((8, 3, 64, 64), device=DEVICE), (torch.rand((8, 6), device=DEVICE) < 0.3).float())
 
     def begun() -> Learner:
-        accelerator = make_accelerator(hardware)
-        model = prepared(accelerator, load_registry().get("tiny_resnet").build(recipe, False))
-        learner = Learner(recipe, 0, model, accelerator, print)
-        learner.begin_stage(0)
+        learner = Learner(recipe, 0, load_registry().get("tiny_resnet").build(recipe, False), Runtime(hardware), print)
         learner.begin_epoch(0)
         return learner
 
-    with torch_of_its_own(hardware):
-        try:
-            learner = begun()
-            for number in range(3):
-                assert torch.isfinite(learner.step(batch, 0, number, 3))
-            state = learner.state()
-            assert state["scaler"]["scale"] > 1
-            state["scaler"]["scale"] = 1024.0
-            resumed = begun()
-            resumed.restore(state)
-            assert resumed.accelerator.scaler is not None
-            assert resumed.accelerator.scaler.get_scale() == 1024.0
-            assert torch.isfinite(resumed.step(batch, 0, 3, 4))
-        finally:
-            release_accelerator()
+    with isolated_torch_settings(hardware):
+        learner = begun()
+        for number in range(3):
+            assert torch.isfinite(learner.step(batch, 0, number, 3))
+        state = learner.state()
+        assert state["scaler"]["scale"] > 1
+        state["scaler"]["scale"] = 1024.0
+        resumed = begun()
+        resumed.restore(state)
+        assert resumed.runtime.scaler is not None
+        assert resumed.runtime.scaler.get_scale() == 1024.0
+        assert torch.isfinite(resumed.step(batch, 0, 3, 4))
 
 
 @pytest.mark.parametrize(("precision", "resumed_on"), [("auto", DEVICE), ("fp16", DEVICE), ("fp32", "cpu")])
@@ -187,10 +181,10 @@ def test_a_long_training_is_compiled(dataset_copy: Path, ichx: Program, monkeypa
 
     numbers = [register(ichx, dataset_copy, *SHORT, "stage.full.epochs=3") for _ in range(2)]
     trained(ichx, dataset_copy, numbers[0])
-    monkeypatch.setattr(execution, "WORTH_STEPS", 1)
+    monkeypatch.setattr(compilation, "WORTH_STEPS", 1)
     counters.clear()
     err = trained(ichx, dataset_copy, numbers[1])
-    assert "compiled" not in err
+    assert "note:" not in err
     assert counters["stats"]["unique_graphs"] >= 1
     plain, compiled = (history(dataset_copy, number)[-1].values["score"] for number in numbers)
     assert compiled == pytest.approx(plain, abs=0.05)
@@ -201,9 +195,7 @@ def test_a_long_training_is_compiled(dataset_copy: Path, ichx: Program, monkeypa
 def test_without_a_compiler_it_trains_uncompiled(dataset_copy: Path, ichx: Program, tmp_path: Path) -> None:
     """Triton needs a C compiler; machines without one are common."""
     number = register(ichx, dataset_copy, *SHORT)
-    code = (
-        "from ichx.training.network import execution; execution.WORTH_STEPS = 1\nfrom ichx.cli.app import main; main()"
-    )
+    code = "from ichx.training import compilation; compilation.WORTH_STEPS = 1\nfrom ichx.cli.app import main; main()"
     caches = {name: str(tmp_path / name) for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")}
     done = subprocess.run(
         [sys.executable, "-c", code, "run", str(number), "--fold", "0", "--device", DEVICE, "--workers", "2"],
@@ -215,7 +207,7 @@ def test_without_a_compiler_it_trains_uncompiled(dataset_copy: Path, ichx: Progr
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stderr.count("cannot be compiled") == 1, done.stderr
+    assert done.stderr.count("note:") == 1, done.stderr
     assert last_run(dataset_copy, number).state == "done"
 
 
@@ -258,8 +250,7 @@ def test_more_processes_than_gpus_are_refused(dataset_copy: Path, ichx: Program,
         )
         assert refused.code == 1, refused.err
         assert "Traceback" not in refused.err
-        assert f"{gpus + 1} processes" in refused.err
-        assert f"{gpus} GPU" in refused.err
+        assert re.search(rf"\b{gpus + 1}\b.*\b{gpus}\b", refused.err), refused.err
 
 
 def test_a_process_group_on_the_gpu_trains(dataset_copy: Path, ichx: Program) -> None:
@@ -342,8 +333,9 @@ def test_trained_weights_serve_every_command(
     other = write_phantom(tmp_path / "other", patients=3, seed=2, size=64, prevalence={"any": 0.5})
     workspace = open_workspace(dataset_copy)
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "late", phantom.train, test_of="ph")
-        add_dataset(workspace, store, "other", other.train, labels=other.train_labels, folds=2)
+        project = Project(workspace, store)
+        add_dataset(project, AddRequest("late", phantom.train, test_of="ph"))
+        add_dataset(project, AddRequest("other", other.train, labels=other.train_labels, folds=2))
     trained(ichx, dataset_copy, number)
     assert (fold_folder(dataset_copy, number) / "test-late-v1-identity.parquet").exists(), "added after the training"
     for arguments in (
@@ -383,7 +375,7 @@ def test_slices_arrive_through_pinned_memory(dataset_copy: Path, ichx: Program, 
     workspace = open_workspace(dataset_copy)
     with open_store(workspace) as store:
         recipe = from_toml(store.experiment(number).recipe)
-        data = load_dataset(workspace, store, "ph")
+        data = load_dataset(Project(workspace, store), "ph")
     cache = find_cache(workspace.cache_dir, data.version.dataset, data.slices, recipe_spec(recipe))
     assert cache is not None
     rows = np.flatnonzero(cache.valid)

@@ -5,12 +5,12 @@ import re
 import pytest
 import torch
 
-from ichx.errors import IchxError
-from ichx.training.network.device import Hardware, choose_hardware, of_cpu, of_cuda, torch_of_its_own
+from ichx.errors import IchxError, InvalidInputError, ResourceError, UnsupportedError
+from ichx.training.device import Hardware, choose_hardware, cpu_precision, cuda_precision, isolated_torch_settings
 
 
 @pytest.mark.parametrize(
-    ("capability", "precision", "told"),
+    ("capability", "precision", "reason"),
     [
         ((12, 0), "bf16", "compute capability 12.0"),
         ((8, 0), "bf16", "compute capability 8.0"),
@@ -19,12 +19,12 @@ from ichx.training.network.device import Hardware, choose_hardware, of_cpu, of_c
         ((6, 1), "fp32", "compute capability 6.1 has no tensor cores"),
     ],
 )
-def test_the_precision_of_a_gpu(capability: tuple[int, int], precision: str, told: str) -> None:
-    assert of_cuda(*capability) == (precision, told)
+def test_the_precision_of_a_gpu(capability: tuple[int, int], precision: str, reason: str) -> None:
+    assert cuda_precision(*capability) == (precision, reason)
 
 
 @pytest.mark.parametrize(
-    ("flags", "precision", "told"),
+    ("flags", "precision", "reason"),
     [
         ({"avx2", "avx512f", "avx512_bf16"}, "bf16", "avx512_bf16"),
         ({"avx512_bf16", "amx_bf16", "amx_tile"}, "bf16", "amx_bf16, avx512_bf16"),
@@ -32,48 +32,50 @@ def test_the_precision_of_a_gpu(capability: tuple[int, int], precision: str, tol
         (set(), "fp32", "no AVX512-BF16 or AMX"),
     ],
 )
-def test_the_precision_of_a_processor(flags: set[str], precision: str, told: str) -> None:
-    assert of_cpu(flags) == (precision, told)
+def test_the_precision_of_a_processor(flags: set[str], precision: str, reason: str) -> None:
+    assert cpu_precision(flags) == (precision, reason)
 
 
-def test_the_device_is_said_with_a_reason() -> None:
+def test_the_device_is_described_with_a_reason() -> None:
     chosen = choose_hardware("cpu", "auto")
     assert re.fullmatch(r"cpu, (bf16|fp32) \(CPU, \d+ threads?, (.*bf16|no AVX512-BF16 or AMX)\)", str(chosen))
     assert str(choose_hardware("cpu", "fp32")).startswith("cpu, fp32 (CPU, ")
-    assert str(choose_hardware("cpu", "fp32")).endswith("; precision as the recipe says)")
+    assert str(choose_hardware("cpu", "fp32")).endswith("; precision set by the recipe)")
     assert choose_hardware("cpu", "bf16").precision == "bf16"
     assert not chosen.tf32
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "told"),
+    ("device", "precision", "kind", "value"),
     [
-        ("gpu", "auto", "no device"),
-        ("vulkan", "auto", "does not compute on"),
-        ("cuda:77", "auto", "there is no cuda:77 here"),
-        ("cpu", "fp16", "needs a CUDA GPU"),
+        ("gpu", "auto", InvalidInputError, "gpu"),
+        ("vulkan", "auto", InvalidInputError, "vulkan"),
+        ("cuda:77", "auto", UnsupportedError, "cuda:77"),
+        ("cpu", "fp16", UnsupportedError, "fp16"),
     ],
 )
-def test_what_is_not_here_is_refused(device: str, precision: str, told: str) -> None:
-    with pytest.raises(IchxError, match=told):
+def test_a_device_or_precision_that_is_missing_is_refused(
+    device: str, precision: str, kind: type[IchxError], value: str
+) -> None:
+    with pytest.raises(kind, match=value):
         choose_hardware(device, precision)
 
 
-def test_torch_is_set_for_a_run_only() -> None:
+def test_torch_settings_are_restored_after_a_run() -> None:
     def settings() -> tuple[object, ...]:
         return torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
 
     before = settings()
     hardware = Hardware(torch.device("cpu"), "fp32", "for a test", threads=before[0] + 1, tf32=True)  # type: ignore[operator]
-    with torch_of_its_own(hardware):
+    with isolated_torch_settings(hardware):
         assert settings() == (hardware.threads, "high", False)
         torch.rand(3)
     assert settings() == before
 
 
-def test_memory_that_runs_out_anywhere_in_a_run_is_one_line() -> None:
+def test_out_of_memory_anywhere_in_a_run_is_a_typed_error() -> None:
     hardware = Hardware(torch.device("cpu"), "fp32", "for a test")
-    with pytest.raises(IchxError, match="not enough memory"), torch_of_its_own(hardware):
+    with pytest.raises(ResourceError, match=r"2\.00 GiB"), isolated_torch_settings(hardware):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    with pytest.raises(RuntimeError, match="shapes"), torch_of_its_own(hardware):
+    with pytest.raises(RuntimeError, match="shapes"), isolated_torch_settings(hardware):
         raise RuntimeError("shapes cannot be multiplied")

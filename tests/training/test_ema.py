@@ -6,7 +6,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from ichx.training.network.ema import WeightAverage
+from ichx.training.weight_average import WeightAverage
 
 
 def test_it_is_timms_model_ema_v3() -> None:

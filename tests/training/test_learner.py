@@ -6,23 +6,24 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from conftest import clean_environment
+from memory_feed import MemoryFeed, inputs_of, make_batch
 
-from ichx.data.loader import Batch
+from ichx.loading.loader import Batch
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe
 from ichx.recipe_text import apply_settings
-from ichx.training.network.device import Hardware, make_accelerator, release_accelerator
-from ichx.training.network.learner import Learner, prepared
-from ichx.training.network.loop import predict
-from ichx.training.network.memory import Portions
+from ichx.training.device import Hardware
+from ichx.training.distributed import join_group
+from ichx.training.learner import Learner
+from ichx.training.prediction import Predictor
+from ichx.training.runtime import Runtime, unwrap
 
 SMALL = ("input.size=32", "input.crop=0")
 
@@ -52,19 +53,18 @@ STEPS = 3
 
 
 @pytest.fixture(params=["fp32", "bf16"])
-def accelerator(request: pytest.FixtureRequest) -> Iterator[Accelerator]:
-    yield make_accelerator(Hardware(torch.device("cpu"), request.param, "a test"))
-    release_accelerator()
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    return Runtime(Hardware(torch.device("cpu"), request.param, "a test"))
 
 
 def recipe(*settings: str, plugin: str = "tiny_resnet") -> Recipe:
     return apply_settings(load_registry().get(plugin).recipe, settings)
 
 
-def learner(given: Recipe, accelerator: Accelerator, seed: int = 0) -> Learner:
+def learner(given: Recipe, runtime: Runtime, seed: int = 0) -> Learner:
     torch.manual_seed(seed)
     model = load_registry().get(given.plugin).build(given, False)
-    return Learner(given, 0, prepared(accelerator, model), accelerator, pytest.fail)
+    return Learner(given, 0, model, runtime, pytest.fail)
 
 
 def batch(*address: int, count: int = 4) -> Batch:
@@ -86,13 +86,13 @@ def train(one: Learner, begin: int = 0, end: int | None = None) -> list[float]:
             one.begin_stage(stage)
         if number == 0 or place == begin:
             one.begin_epoch(epoch)
-        losses.append(one.step(batch(stage, epoch, number), epoch, number, STEPS).item())
+        losses.append(one.step(inputs_of(given, batch(stage, epoch, number)), epoch, number, STEPS).item())
     return losses
 
 
 def logits(one: Learner) -> Any:
-    step, portions = one.window_step, Portions(pytest.fail)
-    return predict(one.network, step, [batch(9, 9, 9)], torch.device("cpu"), "identity", lambda done: None, portions)
+    feed = MemoryFeed(one.recipe, make_batch(4, 7))
+    return Predictor(one.runtime).logits(one.network, feed, np.arange(4))
 
 
 def kept(one: Learner) -> dict[str, Any]:
@@ -115,11 +115,11 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
             assert value == other[name], name
 
 
-def test_interrupted_between_any_steps_it_ends_at_the_same_state(accelerator: Accelerator) -> None:
+def test_interrupted_between_any_steps_it_ends_at_the_same_state(runtime: Runtime) -> None:
     # Within the frozen first epoch, at its end, in the middle of the stage, in the next one, at the last step but one.
     stops = (1, STEPS, STEPS + 1, 2 * STEPS + 2, 6 * STEPS - 1)
     given = recipe(*EVERYTHING)
-    whole = learner(given, accelerator)
+    whole = learner(given, runtime)
     states, losses = {}, list[float]()
     for begin, stop in zip((0, *stops), (*stops, 6 * STEPS), strict=True):
         losses += train(whole, begin, stop)
@@ -127,7 +127,7 @@ def test_interrupted_between_any_steps_it_ends_at_the_same_state(accelerator: Ac
     assert len(losses) == 6 * STEPS
 
     for stop in stops:
-        second = learner(given, accelerator, seed=1)
+        second = learner(given, runtime, seed=1)
         second.begin_stage(stop // (2 * STEPS))
         second.restore(states[stop])
         assert train(second, begin=stop) == losses[stop:]
@@ -135,36 +135,36 @@ def test_interrupted_between_any_steps_it_ends_at_the_same_state(accelerator: Ac
         assert (logits(second) == logits(whole)).all()
 
 
-def test_the_average_predicts_in_the_precision_of_the_training(accelerator: Accelerator) -> None:
+def test_the_average_predicts_in_the_precision_of_the_training(runtime: Runtime) -> None:
     given = recipe(*SMALL, "ema.decay=0.5")
-    one = learner(given, accelerator)
+    one = learner(given, runtime)
     train(one)
     assert one.average is not None
     average = one.average.module.state_dict()
-    learnt = one.accelerator.unwrap_model(one.model).state_dict()
+    learnt = unwrap(one.model).state_dict()
     assert not torch.equal(average["fc.weight"], learnt["fc.weight"])
     found = logits(one)
-    other = learner(recipe(*SMALL), accelerator, seed=1)
+    other = learner(recipe(*SMALL), runtime, seed=1)
     assert (logits(other) != found).any()
-    other.accelerator.unwrap_model(other.model).load_state_dict(average)
+    unwrap(other.model).load_state_dict(average)
     assert (logits(other) == found).all()
-    assert one.bare.state_dict().keys() == learnt.keys()
+    assert one.network.state_dict().keys() == learnt.keys()
 
 
-def test_a_frozen_epoch_changes_the_head_only(accelerator: Accelerator) -> None:
+def test_a_frozen_epoch_changes_the_head_only(runtime: Runtime) -> None:
     given = recipe(*SMALL, "optimizer.name=adamw", "stage.balanced.epochs=2", "stage.balanced.freeze=1")
-    one = learner(given, accelerator)
-    begin = {name: value.clone() for name, value in one.bare.state_dict().items()}
+    one = learner(given, runtime)
+    begin = {name: value.clone() for name, value in one.network.state_dict().items()}
     train(one, end=STEPS)
-    moved = {name for name, value in one.bare.state_dict().items() if not torch.equal(value, begin[name])}
+    moved = {name for name, value in one.network.state_dict().items() if not torch.equal(value, begin[name])}
     assert moved == {"fc.weight", "fc.bias"}
     train(one, begin=STEPS, end=2 * STEPS)
-    still = {name for name, value in one.bare.state_dict().items() if torch.equal(value, begin[name])}
+    still = {name for name, value in one.network.state_dict().items() if torch.equal(value, begin[name])}
     assert not still
 
 
-def test_weights_can_be_gone_back_to(accelerator: Accelerator) -> None:
-    one = learner(recipe(*EVERYTHING), accelerator)
+def test_weights_can_be_gone_back_to(runtime: Runtime) -> None:
+    one = learner(recipe(*EVERYTHING), runtime)
     train(one, end=4)
     weights, before = one.weights(), logits(one)
     train(one, begin=4, end=9)
@@ -174,8 +174,8 @@ def test_weights_can_be_gone_back_to(accelerator: Accelerator) -> None:
     assert_equal(one.weights(), weights)
 
 
-def test_groups_learn_at_their_own_rates(accelerator: Accelerator) -> None:
-    one = learner(recipe(*EVERYTHING), accelerator)
+def test_groups_learn_at_their_own_rates(runtime: Runtime) -> None:
+    one = learner(recipe(*EVERYTHING), runtime)
     train(one, end=2)
     groups = one.state()["optimizer"]["param_groups"]
     rates = {group["scale"]: group["lr"] for group in groups}
@@ -184,24 +184,20 @@ def test_groups_learn_at_their_own_rates(accelerator: Accelerator) -> None:
         assert rate == pytest.approx(rates[1.0] * scale)
 
 
-def test_no_stage_no_state(accelerator: Accelerator) -> None:
-    with pytest.raises(ValueError, match="no stage has begun"):
-        learner(recipe(), accelerator).state()
-
-
 def in_a_group() -> None:
     """Train as one of two processes, each on batches of its own; print what the weights came to."""
     given = recipe(*EVERYTHING)
-    accelerator = make_accelerator(Hardware(torch.device("cpu"), "fp32", "a test"), freezes=given.freezes)
-    one = learner(given, accelerator)
-    begin = one.weights()["model"]
-    train(one, end=STEPS)
-    frozen = one.weights()["model"]
-    moved = sorted(name for name, value in frozen.items() if not torch.equal(value, begin[name]))
-    train(one, begin=STEPS)
-    own = one.weights()["model"]
-    digest = hashlib.sha256(b"".join(own[name].numpy().tobytes() for name in own if "running" not in name))
-    print(accelerator.num_processes, moved, digest.hexdigest())
+    hardware = Hardware(torch.device("cpu"), "fp32", "a test")
+    with join_group(hardware.device) as group:
+        one = learner(given, Runtime(hardware, group, unused_parameters=given.freezes))
+        begin = one.weights()["model"]
+        train(one, end=STEPS)
+        frozen = one.weights()["model"]
+        moved = sorted(name for name, value in frozen.items() if not torch.equal(value, begin[name]))
+        train(one, begin=STEPS)
+        own = one.weights()["model"]
+        digest = hashlib.sha256(b"".join(own[name].numpy().tobytes() for name in own if "running" not in name))
+        print(group.size, moved, digest.hexdigest())
 
 
 def test_processes_train_together_where_a_part_is_frozen() -> None:

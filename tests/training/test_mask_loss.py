@@ -4,9 +4,9 @@ import math
 
 import torch
 
-from ichx.data.masks import UNKNOWN
+from ichx.datasets.masks import UNKNOWN
 from ichx.labels import SUBTYPES
-from ichx.training.network.mask_loss import Overlap, dice, mask_loss
+from ichx.training.mask_loss import Overlap, dice, mask_loss
 
 
 def logits_of(masks: torch.Tensor, sure: float) -> torch.Tensor:

@@ -1,26 +1,31 @@
-"""For tests of a study: an engine whose jobs record epochs as a run does, one each time they are looked at."""
+"""An engine for tests of studies: its jobs record epochs as a run does, one each time they are polled."""
 
 import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ichx.engine import Job, JobResult
+from ichx.jobs import Engine, Job, JobResult
+from ichx.project import Project
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, PredictionDraft, Run, RunDraft, Store
-from ichx.store.process import this_host
-from ichx.training.options import RunOptions
+from ichx.store.process import host_name
+from ichx.training.run_options import RunOptions
 from ichx.tuning.budget import Value
-from ichx.tuning.events import TrialResult, TuneEvents
+from ichx.tuning.study import TuneRequest, tune
 from ichx.tuning.trial import Budget
+from ichx.tuning.tune_report import TrialResult, TuneCallbacks, TuneReport
 
-SEARCH = ("stage.balanced.lr=log:1e-4..1e-2", "batch=16,32")
+SEARCHES = ("stage.balanced.lr=log:1e-4..1e-2", "batch=16,32")
 CPU = Budget(fold=1, options=RunOptions(device="cpu"))
 
 
-class Told(TuneEvents):
+class Recorder(TuneCallbacks):
+    """Records what the callbacks receive."""
+
     def __init__(self) -> None:
         self.started: list[int] = []
         self.ended: list[TrialResult] = []
@@ -36,28 +41,43 @@ class Told(TuneEvents):
         self.ended.append(result)
 
 
+def search(
+    project: Project,
+    engine: Engine,
+    trials: int,
+    *,
+    experiment: int = 1,
+    callbacks: TuneCallbacks | None = None,
+    stop_level: Callable[[], int] = lambda: 0,
+    **settings: Any,
+) -> TuneReport:
+    """Tune an experiment with `settings` of the request."""
+    request = TuneRequest(experiment, trials, **settings)
+    return tune(project, request, engine, callbacks=callbacks, stop_level=stop_level)
+
+
 def far_from(rate: float) -> Callable[[Recipe, float], float]:
-    """Return a score that falls while it is trained, the deeper the nearer the first stage's rate is to `rate`."""
+    """Return a score that decreases during training, the lower the nearer the first stage's rate is to `rate`."""
     return lambda recipe, part: 0.7 - 0.5 * part + 0.1 * abs(math.log10(recipe.stage[0].lr / rate))
 
 
 Score = Callable[[Recipe, float], float]
-"""The score of a training by a recipe at a part of it, from 0 to 1."""
+"""The score of a training by a recipe when a part of it, 0 to 1, is done."""
 
 
 @dataclass
-class _Scripted:
+class _ScriptedRun:
     run: Run
     recipe: Recipe
     epochs: list[tuple[int, int]]
     at: int = 0
     result: JobResult | None = None
-    asked: bool = False
+    cancelled: bool = False
 
 
 @dataclass
 class ScriptedEngine:
-    """Trains nothing: `score` says what an epoch comes to, `seconds` what it takes, `fails` which jobs fail."""
+    """Trains nothing: `score` and `seconds` define an epoch, `fails` which jobs fail."""
 
     store: Store
     score: Score
@@ -66,48 +86,49 @@ class ScriptedEngine:
     before: Callable[[int], None] = lambda job: None
     memory: float = 1.0
     jobs: list[Job] = field(default_factory=list)
-    _scripted: list[_Scripted] = field(default_factory=list)
+    _runs: list[_ScriptedRun] = field(default_factory=list)
 
     def submit(self, job: Job) -> int:
         number, fold = int(job.argv[4]), int(job.argv[6])
         self.before(len(self.jobs))
         recipe = from_toml(self.store.experiment(number).recipe)
-        run = self.store.start_run(RunDraft(number, fold, this_host(), os.getpid(), "test", {}, "cpu", "test"))
+        run = self.store.start_run(RunDraft(number, fold, host_name(), os.getpid(), "test", {}, "cpu", "test"))
         done = {(r.stage_index, r.epoch) for r in self.store.history(number, fold)}
         epochs = [(s, e) for s, stage in enumerate(recipe.stage) for e in range(1, stage.epochs + 1)]
         job.log.parent.mkdir(parents=True, exist_ok=True)
         (job.log.parent / "checkpoint-1.pt").write_bytes(b"x")
-        self._scripted.append(_Scripted(run, recipe, epochs, at=len(done)))
+        self._runs.append(_ScriptedRun(run, recipe, epochs, at=len(done)))
         self.jobs.append(job)
         return len(self.jobs) - 1
 
     def poll(self, handle: int) -> JobResult | None:
-        told = self._scripted[handle]
-        if told.result is None:
-            if told.asked:
+        scripted = self._runs[handle]
+        if scripted.result is None:
+            if scripted.cancelled:
                 self._end(handle, "stopped", 143)
             elif self.fails(handle):
                 with self.jobs[handle].log.open("a") as log:
                     log.write("error: out of luck\n")
                 self._end(handle, "failed", 1)
-            elif told.at < len(told.epochs):
-                self._train(told)
+            elif scripted.at < len(scripted.epochs):
+                self._train(scripted)
             else:
-                self._finish(handle, told)
-        return told.result
+                self._finish(handle, scripted)
+        return scripted.result
 
-    def _train(self, told: _Scripted) -> None:
-        index, epoch = told.epochs[told.at]
-        told.at += 1
+    def _train(self, scripted: _ScriptedRun) -> None:
+        index, epoch = scripted.epochs[scripted.at]
+        scripted.at += 1
         values = {
-            "score": self.score(told.recipe, told.at / len(told.epochs)),
-            "seconds": self.seconds(told.recipe),
+            "score": self.score(scripted.recipe, scripted.at / len(scripted.epochs)),
+            "seconds": self.seconds(scripted.recipe),
             "memory_gb": self.memory,
         }
-        self.store.record_epoch(told.run.id, EpochRecord(told.recipe.stage[index].name, index, epoch, values))
+        stage = scripted.recipe.stage[index].name
+        self.store.record_epoch(scripted.run.id, EpochRecord(stage, index, epoch, values))
 
-    def _finish(self, handle: int, told: _Scripted) -> None:
-        experiment = self.store.experiment(told.run.experiment)
+    def _finish(self, handle: int, scripted: _ScriptedRun) -> None:
+        experiment = self.store.experiment(scripted.run.experiment)
         folder = self.jobs[handle].log.parent
         drafts = []
         for view in ("identity", "hflip"):
@@ -115,32 +136,32 @@ class ScriptedEngine:
             drafts.append(
                 PredictionDraft(
                     experiment.number,
-                    told.run.fold,
+                    scripted.run.fold,
                     experiment.version_id,
                     "oof",
                     view,
                     path.as_posix(),
                     10,
                     "digest",
-                    self.score(told.recipe, 1.0),
+                    self.score(scripted.recipe, 1.0),
                 )
             )
-        self.store.finish_run(told.run.id, "done", predictions=drafts)
-        told.result = JobResult(0, 1.0)
+        self.store.finish_run(scripted.run.id, "done", predictions=drafts)
+        scripted.result = JobResult(0, 1.0)
 
     def _end(self, handle: int, state: str, code: int) -> None:
-        self.store.finish_run(self._scripted[handle].run.id, state)
-        self._scripted[handle].result = JobResult(code, 1.0)
+        self.store.finish_run(self._runs[handle].run.id, state)
+        self._runs[handle].result = JobResult(code, 1.0)
 
     def wait(self, handle: int, timeout: float | None = None) -> JobResult | None:
-        while self._scripted[handle].result is None:
+        while self._runs[handle].result is None:
             self.poll(handle)
-        return self._scripted[handle].result
+        return self._runs[handle].result
 
     def cancel(self, handle: int) -> None:
-        self._scripted[handle].asked = True
+        self._runs[handle].cancelled = True
 
     kill = cancel
 
     def close(self) -> None:
-        """Nothing is left."""
+        """Nothing is open."""

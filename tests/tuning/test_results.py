@@ -1,23 +1,24 @@
-"""What is read from a study: trials and states, the best, what was learned, what pruning saved, what was promoted."""
+"""Results of a study: trials, the best one, findings on values, savings of pruning, promoted experiments."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_study import BEST_LR, SPACE, fill, frozen, new_study, register, score_of, storage
 from optuna.trial import TrialState, create_trial
+from optuna_studies import BEST_LR, SPACE, fill, frozen, new_study, register, score_of, storage
 
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError, NotFoundError, StoreError
 from ichx.evaluation.compare import compare_scores
 from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
+from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml, to_toml
 from ichx.store import Store, open_store
-from ichx.training.runner import run_experiment
 from ichx.tuning.importance import importances
-from ichx.tuning.promoted import gain, read_one
+from ichx.tuning.promoted import improvement, read_one
 from ichx.tuning.results import read_study, study_names
 from ichx.workspace import Workspace, open_workspace
 
@@ -33,16 +34,16 @@ def store(workspace: Workspace) -> Iterator[Store]:
         yield opened
 
 
-def test_trials_are_read_as_they_ended(workspace: Workspace, store: Store) -> None:
+def test_trials_have_their_states_and_scores(workspace: Workspace, store: Store) -> None:
     parent = store.experiment(1)
-    with storage(workspace) as made:
-        study = new_study(made, parent, fold=1, subset=0.5, limits={"seconds": 90})
+    with storage(workspace) as opened:
+        study = new_study(opened, parent, fold=1, subset=0.5, limits={"seconds": 90})
         fill(store, parent, study, 20)
         values = {"stage.balanced.lr": BEST_LR, "model.dropout": 0.1, "batch": "16"}
         study.add_trial(frozen(values, TrialState.COMPLETE, score_of(values), [("seconds", 5.0)], experiment=999))
         study.enqueue_trial({"batch": "16"})
         study.ask({"batch": SPACE["batch"]})
-    found = read_study(workspace, store, 1)
+    found = read_study(Project(workspace, store), 1)
     assert (found.experiment, found.study, found.name, found.fold, found.subset) == (1, "experiment-1", "", 1, 0.5)
     assert found.marks == ("selected",)
     assert [t.trial for t in found.trials] == list(range(22))
@@ -52,25 +53,25 @@ def test_trials_are_read_as_they_ended(workspace: Workspace, store: Store) -> No
     assert found.baseline == first
     assert first.values == {"stage.balanced.lr": 4e-3, "model.dropout": 0.0, "batch": "16"}
     assert (failed.error, failed.log, failed.score) == ("exit code 1: no memory", "experiments/9/t.log", None)
-    assert pruned.score == pytest.approx(score_of(pruned.values) + 0.01), "the last one that it reported"
+    assert pruned.score == pytest.approx(score_of(pruned.values) + 0.01), "the last reported one"
     assert (pruned.epochs, pruned.planned, pruned.seconds) == (2, 6, 20.0)
     over = found.trials[20]
     assert (over.score, over.exceeded) == (score_of(values), ("seconds",))
     done = [t for t in found.trials if t.state == "done" and t is not over]
-    assert found.best == min(done, key=lambda t: t.score or 1.0), "what exceeds a limit is never the best"
+    assert found.best == min(done, key=lambda t: t.score or 1.0), "a trial over a limit is never the best"
     assert (found.saved.trials, found.saved.epochs, found.saved.seconds) == (5, 20, 200.0)
 
 
-def test_what_matters_is_found_and_the_same_again(workspace: Workspace, store: Store) -> None:
+def test_importances_are_found_and_deterministic(workspace: Workspace, store: Store) -> None:
     parent = store.experiment(1)
-    with storage(workspace) as made:
-        fill(store, parent, new_study(made, parent), 32)
-    found = read_study(workspace, store, 1)
+    with storage(workspace) as opened:
+        fill(store, parent, new_study(opened, parent), 32)
+    found = read_study(Project(workspace, store), 1)
     assert found.importances is not None
     assert next(iter(found.importances)) == "stage.balanced.lr"
     assert found.importances["stage.balanced.lr"] > 0.8
     assert sum(found.importances.values()) == pytest.approx(1)
-    assert read_study(workspace, store, 1) == found
+    assert read_study(Project(workspace, store), 1) == found
     rate, *rest = found.learned
     assert (rate.name, rate.low, rate.high, rate.log, rate.as_is) == ("stage.balanced.lr", 1e-4, 1e-1, True, 4e-3)
     assert {learned.name for learned in rest} == {"model.dropout", "batch"}
@@ -83,11 +84,11 @@ def test_what_matters_is_found_and_the_same_again(workspace: Workspace, store: S
     assert set(choice.good) <= {"16", "32"}
 
 
-def test_nothing_is_said_of_what_too_few_trials_tell(workspace: Workspace, store: Store) -> None:
+def test_too_few_trials_have_no_importances(workspace: Workspace, store: Store) -> None:
     parent = store.experiment(1)
-    with storage(workspace) as made:
-        fill(store, parent, new_study(made, parent), 7)
-    found = read_study(workspace, store, 1)
+    with storage(workspace) as opened:
+        fill(store, parent, new_study(opened, parent), 7)
+    found = read_study(Project(workspace, store), 1)
     assert found.importances is None
     assert [(learned.importance, learned.good) for learned in found.learned] == [(None, ())] * 3
     lr = {"stage.balanced.lr": SPACE["stage.balanced.lr"]}
@@ -97,97 +98,97 @@ def test_nothing_is_said_of_what_too_few_trials_tell(workspace: Workspace, store
     assert importances(fixed) is None, "no value differs"
 
 
-def test_a_missing_study_tells_what_to_do(workspace: Workspace, store: Store) -> None:
+def test_a_missing_study_is_an_error(workspace: Workspace, store: Store) -> None:
     for _ in range(2):
-        with pytest.raises(IchxError, match="experiment 1 has no study") as caught:
-            read_study(workspace, store, 1)
+        with pytest.raises(NotFoundError, match="1") as caught:
+            read_study(Project(workspace, store), 1)
         assert "`ichx tune 1`" in caught.value.remedy
         assert not (workspace.root / "db" / "tuning.db").exists()
     assert study_names(workspace, 1) == []
-    with storage(workspace) as made:
-        new_study(made, store.experiment(1), "wide")
-        new_study(made, store.experiment(2))
-    assert read_study(workspace, store, 1).name == "wide", "the only one"
-    with storage(workspace) as made:
-        new_study(made, store.experiment(1), "narrow")
+    with storage(workspace) as opened:
+        new_study(opened, store.experiment(1), "wide")
+        new_study(opened, store.experiment(2))
+    assert read_study(Project(workspace, store), 1).name == "wide", "the only one"
+    with storage(workspace) as opened:
+        new_study(opened, store.experiment(1), "narrow")
     assert study_names(workspace, 1) == ["narrow", "wide"]
-    with pytest.raises(IchxError, match="has several studies: narrow, wide"):
-        read_study(workspace, store, 1)
-    with pytest.raises(IchxError, match="has no study 'wied'") as caught:
-        read_study(workspace, store, 1, "wied")
-    assert "did you mean 'wide'" in caught.value.remedy
-    with pytest.raises(IchxError, match="experiment 3 has no study"):
-        read_study(workspace, store, 3)
-    (workspace.root / "db" / "tuning.db").write_text("no database")
-    with pytest.raises(IchxError, match=r"tuning\.db cannot be read"):
-        read_study(workspace, store, 1)
+    with pytest.raises(InvalidInputError, match="narrow, wide"):
+        read_study(Project(workspace, store), 1)
+    with pytest.raises(NotFoundError, match="'wied'") as caught:
+        read_study(Project(workspace, store), 1, "wied")
+    assert "'wide'" in caught.value.remedy
+    with pytest.raises(NotFoundError, match="3"):
+        read_study(Project(workspace, store), 3)
+    (workspace.root / "db" / "tuning.db").write_text("not a database")
+    with pytest.raises(StoreError, match=r"tuning\.db: .*not a database"):
+        read_study(Project(workspace, store), 1)
 
 
-def test_a_study_can_be_read_while_it_is_written(workspace: Workspace, store: Store) -> None:
-    with storage(workspace) as made:
-        study = new_study(made, store.experiment(1))
+def test_a_study_can_be_read_while_it_runs(workspace: Workspace, store: Store) -> None:
+    with storage(workspace) as opened:
+        study = new_study(opened, store.experiment(1))
         trial = study.ask(SPACE)
         trial.report(0.3, 10)
-        (found,) = read_study(workspace, store, 1).trials
+        (found,) = read_study(Project(workspace, store), 1).trials
         assert (found.state, found.score) == ("running", 0.3)
         study.tell(trial, 0.2)
-        assert read_study(workspace, store, 1).trials[0].state == "done"
+        assert read_study(Project(workspace, store), 1).trials[0].state == "done"
 
 
-def test_promoted_experiments_have_the_score_of_the_folds_that_did_not_choose(
-    workspace: Workspace, store: Store
-) -> None:
+def test_promoted_experiments_are_scored_on_the_other_folds(workspace: Workspace, store: Store) -> None:
     parent = store.experiment(1)
-    with storage(workspace) as made:
-        numbers = fill(store, parent, new_study(made, parent), 3)
+    with storage(workspace) as opened:
+        numbers = fill(store, parent, new_study(opened, parent), 3)
     values = {"stage.balanced.lr": 2e-3}
     number = register(store, parent, "experiment-1", 2, values, of=numbers[-1], score=0.123)
-    (found,) = read_study(workspace, store, 1).promoted
+    (found,) = read_study(Project(workspace, store), 1).promoted
     assert (found.experiment, found.trial, found.chosen, found.fold) == (number, numbers[-1], 0.123, 0)
     assert (found.folds, found.others, found.score, found.parent, found.parent_score) == ((), 1, None, 1, None)
 
-    run_experiment(workspace, store, load_registry(), number, folds=[0])
-    (found,) = read_study(workspace, store, 1).promoted
-    assert found.folds == (), "the fold that chose it tells nothing"
+    run_experiment(Project(workspace, store, load_registry()), number, folds=[0])
+    (found,) = read_study(Project(workspace, store), 1).promoted
+    assert found.folds == (), "the fold that selected the trial does not count"
     store.trash([numbers[-1]])
     store.purge(numbers[-1])
-    (gone,) = read_study(workspace, store, 1).promoted
-    assert gone == replace(found, trial=None), "it outlives its trial"
-    assert [t.deleted for t in read_study(workspace, store, 1).trials] == [False, False, True]
-    assert read_one(workspace, store, replace(store.experiment(number), origin={"number": 7})) is None
-    run_experiment(workspace, store, load_registry(), number)
-    (found,) = read_study(workspace, store, 1).promoted
-    whole, own = (read_oof(workspace, store, store.experiment(n)) for n in (1, number))
-    wanted = [score(o.labels[o.folds == 1], o.probabilities[o.folds == 1]) for o in (own, whole)]
-    assert (found.folds, found.score, found.parent_score) == ((1,), *wanted)
-    assert found.better_by == pytest.approx(wanted[1] - wanted[0])
-    assert (found.better_low, found.better_high) == (None, None)  # of a single patient there is no interval
-    paired = compare_scores(workspace, store, store.experiment(1), store.experiment(number)).difference
-    assert gain(whole, own).low == pytest.approx(paired.low)
+    (gone,) = read_study(Project(workspace, store), 1).promoted
+    assert gone == replace(found, trial=None), "it stays without its trial"
+    assert [t.deleted for t in read_study(Project(workspace, store), 1).trials] == [False, False, True]
+    assert read_one(Project(workspace, store), replace(store.experiment(number), origin={"number": 7})) is None
+    run_experiment(Project(workspace, store, load_registry()), number)
+    (found,) = read_study(Project(workspace, store), 1).promoted
+    before, own = (read_oof(Project(workspace, store), store.experiment(n)) for n in (1, number))
+    scores = [score(o.labels[o.folds == 1], o.probabilities[o.folds == 1]) for o in (own, before)]
+    assert (found.folds, found.score, found.parent_score) == ((1,), *scores)
+    assert found.better_by == pytest.approx(scores[1] - scores[0])
+    assert (found.better_low, found.better_high) == (None, None)  # a single patient has no interval
+    paired = compare_scores(Project(workspace, store), store.experiment(1), store.experiment(number)).difference
+    assert improvement(before, own).low == pytest.approx(paired.low)
 
-    for kept in store.predictions(number, role="oof"):
-        (workspace.root / kept.path).unlink()
-    (found,) = read_study(workspace, store, 1).promoted
+    for prediction in store.predictions(number, role="oof"):
+        (workspace.root / prediction.path).unlink()
+    (found,) = read_study(Project(workspace, store), 1).promoted
     assert found.score is None
     assert found.problem
 
 
-def test_a_fold_that_chose_what_was_tuned_again_is_none_of_the_others(workspace: Workspace, store: Store) -> None:
-    """Promoted from a trial on fold 0, tuned again on fold 1: in two folds nothing is left that chose nothing."""
+def test_folds_that_selected_an_ancestor_do_not_count(workspace: Workspace, store: Store) -> None:
+    """The first tuning used fold 0, the second fold 1: both of two folds selected something."""
     first = store.experiment(1)
     trial = register(store, first, "experiment-1", 1, {"model.dropout": 0.1})
     promoted = store.experiment(register(store, first, "experiment-1", 1, {"model.dropout": 0.1}, of=trial, score=0.1))
-    again = register(store, promoted, f"experiment-{promoted.number}", 1, {"batch": "32"})
+    second = register(store, promoted, f"experiment-{promoted.number}", 1, {"batch": "32"})
     last = store.experiment(
-        register(store, promoted, f"experiment-{promoted.number}", 1, {"batch": "32"}, of=again, score=0.1)
+        register(store, promoted, f"experiment-{promoted.number}", 1, {"batch": "32"}, of=second, score=0.1)
     )
     assert last.tuned is not None
     on_another = replace(last, tuned=replace(last.tuned, fold=1))
-    assert [found.others for e in (promoted, last, on_another) if (found := read_one(workspace, store, e))] == [1, 1, 0]
-    elsewhere = read_one(workspace, store, replace(last, fold_digest="another"))
+    assert [
+        found.others for e in (promoted, last, on_another) if (found := read_one(Project(workspace, store), e))
+    ] == [1, 1, 0]
+    elsewhere = read_one(Project(workspace, store), replace(last, fold_digest="another"))
     assert elsewhere is not None
-    assert elsewhere.marks == ("selected",), "other folds of its patients chose"
-    patient = to_toml(apply_settings(from_toml(last.recipe), ["stage.full.patience=1"]))
-    looked = read_one(workspace, store, replace(last, recipe=patient))
-    assert looked is not None
-    assert looked.marks == ("selected",)
+    assert elsewhere.marks == ("selected",), "other folds of its patients selected values"
+    with_patience = to_toml(apply_settings(from_toml(last.recipe), ["stage.full.patience=1"]))
+    patient = read_one(Project(workspace, store), replace(last, recipe=with_patience))
+    assert patient is not None
+    assert patient.marks == ("selected",)

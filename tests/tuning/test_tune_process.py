@@ -1,4 +1,4 @@
-"""`ichx tune` as typed, in processes: stopped, killed, failing."""
+"""`ichx tune` in processes: stopped, killed, failing."""
 
 import contextlib
 import os
@@ -9,18 +9,18 @@ import time
 from collections.abc import Callable
 
 import pytest
-from tuned_workspace import made, parent, store, workspace  # noqa: F401
+from scripted_engine import search
+from tuned_workspace import dataset_workspace, parent, project, store, workspace  # noqa: F401
 
-from ichx.engine import LocalEngine
-from ichx.errors import IchxError
+from ichx.errors import ProcessError
+from ichx.jobs import LocalEngine
+from ichx.project import Project
 from ichx.store import Experiment, Selection, Store
-from ichx.training.options import RunOptions
-from ichx.tuning.study import tune
+from ichx.training.run_options import RunOptions
 from ichx.tuning.trial import Budget
-from ichx.workspace import Workspace
 
 
-def until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 180
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -28,36 +28,36 @@ def until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> No
         time.sleep(0.05)
 
 
-def test_killed_as_typed_it_goes_on(workspace: Workspace, store: Store, parent: Experiment) -> None:
+def test_a_killed_tuning_resumes(store: Store, parent: Experiment) -> None:
     def start(trials: int) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "ichx", "tune", "1", "--trials", str(trials), "--device", "cpu", "--fold", "1"]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     stopped = start(1)
-    until(lambda: [run.state for run in store.runs(2)] == ["running"], stopped)
+    wait_until(lambda: [run.state for run in store.runs(2)] == ["running"], stopped)
     stopped.terminate()
     _, err = stopped.communicate()
     assert stopped.returncode == 130
-    assert "the same command goes on" in err
+    assert "Traceback" not in err
     assert [run.state for run in store.runs(2)] != ["running"]
 
     killed = start(1)
-    until(lambda: [run.state for run in store.runs(2)][-1:] == ["running"], killed)
+    wait_until(lambda: [run.state for run in store.runs(2)][-1:] == ["running"], killed)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
 
     _, err = (last := start(1)).communicate()
     assert last.returncode == 0, err
-    assert "the recipe as it is" in err
+    assert "trial 1 of 1, experiment 2" in err
     assert [e.number for e in store.experiments(Selection(kind="trial"))] == [2]
     assert store.experiment(2).folds_done == 1
 
 
-def test_a_job_that_dies_is_told_with_its_log(workspace: Workspace, store: Store, parent: Experiment) -> None:
-    nowhere = Budget(fold=1, options=RunOptions(device="cuda:77"))
+def test_a_failed_job_is_reported_with_its_log(project: Project, parent: Experiment) -> None:
+    missing = Budget(fold=1, options=RunOptions(device="cuda:77"))
     with (
         contextlib.closing(LocalEngine(2)) as engine,
-        pytest.raises(IchxError, match=r"exit code 1: .*cuda:77") as caught,
+        pytest.raises(ProcessError, match=r"exit code 1: .*cuda:77") as caught,
     ):
-        tune(workspace, store, 1, engine, trials=3, jobs=2, budget=nowhere)
+        search(project, engine, 3, jobs=2, budget=missing)
     assert "run.log" in caught.value.remedy

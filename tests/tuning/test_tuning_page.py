@@ -1,4 +1,4 @@
-"""What docs/tuning.md says of the default space is what is searched."""
+"""The default search space equals the table in docs/tuning.md."""
 
 import re
 from pathlib import Path
@@ -10,13 +10,15 @@ PAGE = Path(__file__).parents[2] / "docs" / "tuning.md"
 
 
 def rows() -> dict[str, str]:
-    """Return what the page says is searched, by the first name of each row of its first table."""
-    lines = PAGE.read_text(encoding="utf-8").partition("## What is searched")[2].partition("A space of your own")[0]
+    """Return the ranges in the page's table of the default space, by the first name of each row."""
+    lines = (
+        PAGE.read_text(encoding="utf-8").partition("## Default search space")[2].partition("## Custom search space")[0]
+    )
     return dict(re.findall(r"^\| `([^`]+)`[^|]*\| ([^|]+?) \|", lines, flags=re.MULTILINE))
 
 
 def generic(name: str) -> str:
-    """Return the name of a value as the page has it: of the first stage, or of the second window."""
+    """Return the name of a value on the page, which lists the first stage and the second window."""
     name = re.sub(r"^stage\.\w+\.", "stage.balanced.", name)
     return re.sub(r"^input\.windows\.\d\.", "input.windows.2.", name)
 
@@ -27,8 +29,8 @@ def test_every_searched_value_is_on_the_page() -> None:
 
 
 def test_the_bounds_are_those_on_the_page() -> None:
-    told = rows()
+    ranges = rows()
     for name, (low, high) in RANGES.items():
-        assert told[name].startswith(f"{low:g} to {high:g}"), name
+        assert ranges[name].startswith(f"{low:g} to {high:g}"), name
     for name, values in (("optimizer.weight_decay", WEIGHT_DECAYS), ("ema.decay", AVERAGES)):
-        assert [float(text) for text in told[name].split(", ")] == list(values)
+        assert [float(text) for text in ranges[name].split(", ")] == list(values)

@@ -1,4 +1,4 @@
-"""A workspace with a small phantom, and an experiment of a tiny model to tune."""
+"""Fixtures: a workspace with a small phantom dataset, and an experiment of a tiny model to tune."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,38 +6,39 @@ from pathlib import Path
 
 import pytest
 import torch
-from scripted_engine import SEARCH
+from scripted_engine import SEARCHES
 
-from ichx.ct.phantom_dicom import write_phantom
-from ichx.data.adding import add_dataset
+from ichx.datasets.add import AddRequest, add_dataset
+from ichx.experiments.register import draft
+from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
+from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import Experiment, Store, open_store
-from ichx.training.register import draft
 from ichx.tuning.space import Space, parse_space
 from ichx.workspace import Workspace, init_workspace, open_workspace
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dataset_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a workspace with a small labelled dataset in two folds."""
     root = tmp_path_factory.mktemp("tuned")
     workspace = init_workspace(root / "workspace")
     files = write_phantom(root / "phantom", patients=4, seed=1, size=64)
     with open_store(workspace) as store:
-        add_dataset(workspace, store, "phantom", files.train, labels=files.train_labels, folds=2)
+        add_dataset(Project(workspace, store), AddRequest("phantom", files.train, labels=files.train_labels, folds=2))
     return workspace.root
 
 
 @pytest.fixture
-def workspace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
-    """Return a copy of it that commands find, where a study never waits."""
-    root = shutil.copytree(made, tmp_path / "workspace")
+def workspace(dataset_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    """Return a copy of it that commands find, in which a study never waits."""
+    root = shutil.copytree(dataset_workspace, tmp_path / "workspace")
     monkeypatch.setenv("ICHX_WORKSPACE", str(root))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so small a model only loses by more
-    monkeypatch.setattr("ichx.tuning.study.TICK_SECONDS", 0.001)
-    monkeypatch.setattr("ichx.tuning.running.LOOK_SECONDS", 0.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so small a model is slower with more
+    monkeypatch.setattr("ichx.jobs.scheduler.TICK_SECONDS", 0.001)
+    monkeypatch.setattr("ichx.jobs.scheduler.FOLLOW_SECONDS", 0.0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield open_workspace(root)
@@ -45,9 +46,14 @@ def workspace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.fixture
-def store(workspace: Workspace) -> Iterator[Store]:
+def project(workspace: Workspace) -> Iterator[Project]:
     with open_store(workspace) as store:
-        yield store
+        yield Project(workspace, store)
+
+
+@pytest.fixture
+def store(project: Project) -> Store:
+    return project.store
 
 
 @pytest.fixture
@@ -60,4 +66,4 @@ def parent(store: Store) -> Experiment:
 
 @pytest.fixture
 def space(parent: Experiment) -> Space:
-    return parse_space(SEARCH, from_toml(parent.recipe))
+    return parse_space(SEARCHES, from_toml(parent.recipe))

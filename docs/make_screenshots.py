@@ -1,0 +1,119 @@
+"""Create the screenshots in `docs/images` from a finished demo workspace: `python docs/make_screenshots.py ichx-demo`.
+
+Runs the real commands in a pseudo-terminal and exports their output as SVG, and renders the report of experiment 1 in
+headless chromium (light on a desktop, dark on a phone). The workspace is copied first.
+"""
+
+import io
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
+
+IMAGES = Path(__file__).parent / "images"
+COMMANDS = {
+    "terminal_exp_list.svg": ("exp", "list"),
+    "terminal_ensemble.svg": ("ensemble", "--top", "4", "--tta", "hflip", "--smooth"),
+}
+COLUMNS = 100
+DESKTOP = (1140, 1480)
+PHONE = (460, 1480)
+ONLY_CARDS = "header, main > :not(#sample), #sample > h2, #sample > p { display: none }"
+"""CSS that leaves the cards of random slices."""
+MAX_BYTES = 300_000
+
+
+def terminal_output(arguments: tuple[str, ...], workspace: Path) -> str:
+    """Return what `ichx ARGUMENTS` prints on a terminal of `COLUMNS` columns, with its escape sequences."""
+    environment = os.environ | {
+        "COLUMNS": str(COLUMNS),
+        "LINES": "60",
+        "TERM": "xterm-256color",
+        "COLORTERM": "truecolor",
+    }
+    environment.pop("NO_COLOR", None)
+    parent, child = pty.openpty()
+    command = [sys.executable, "-m", "ichx", *arguments]
+    with subprocess.Popen(
+        command, cwd=workspace, env=environment, stdout=child, stderr=subprocess.DEVNULL, stdin=child
+    ) as process:
+        os.close(child)
+        output = b""
+        while chunk := _read(parent):
+            output += chunk
+    os.close(parent)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} exited with {process.returncode}:\n{output.decode()}")
+    return output.decode().replace("\r\n", "\n")
+
+
+def write_terminal(path: Path, arguments: tuple[str, ...], workspace: Path) -> None:
+    """Write the prompt, the command and its output as an SVG that loads nothing from a network."""
+    console = Console(width=COLUMNS, record=True, file=io.StringIO(), force_terminal=True)
+    output = terminal_output(arguments, workspace).replace(f"{workspace}/", "").strip("\n")
+    console.print(Text(f"$ ichx {' '.join(arguments)}", style="bold"))
+    console.print(Text.from_ansi(output))
+    svg = console.export_svg(title="ichx", theme=MONOKAI, unique_id=path.stem)
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL).replace("Fira Code, monospace", "monospace")
+    path.write_text(svg, encoding="utf-8")
+
+
+def screenshot(page: Path, size: tuple[int, int], path: Path, *flags: str) -> Image.Image:
+    """Return the first `size` (width, height) CSS pixels of a page."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
+    with tempfile.TemporaryDirectory() as profile:
+        command = [program, "--headless=new", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={profile}"]
+        command += [f"--window-size={size[0]},{size[1] + 200}", f"--screenshot={path}", *flags, page.as_uri()]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return Image.open(path).convert("RGB").crop((0, 0, *size))
+
+
+def write_report(path: Path, workspace: Path, scratch: Path) -> None:
+    """Write the report of experiment 1, on a desktop and on a phone, as one picture."""
+    command = [sys.executable, "-m", "ichx", "report", "1"]
+    subprocess.run(command, cwd=workspace, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    page = workspace / "experiments" / "1" / "report.html"
+    desktop = screenshot(page, DESKTOP, scratch / "desktop.png")
+    cards = scratch / "cards.html"
+    cards.write_text(page.read_text(encoding="utf-8").replace("</head>", f"<style>{ONLY_CARDS}</style></head>"))
+    phone = screenshot(cards, PHONE, scratch / "phone.png", "--blink-settings=preferredColorScheme=0")
+    picture = Image.new("RGB", (DESKTOP[0] + PHONE[0], DESKTOP[1]))
+    picture.paste(desktop, (0, 0))
+    picture.paste(phone, (DESKTOP[0], 0))
+    picture.resize((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS).save(
+        path, quality=85, method=6
+    )
+
+
+def main(demo: Path) -> None:
+    """Write all screenshots; exit with an error if one is larger than `MAX_BYTES`."""
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        workspace = scratch / "ichx-demo"
+        shutil.copytree(demo, workspace)
+        for name, arguments in COMMANDS.items():
+            write_terminal(IMAGES / name, arguments, workspace)
+        write_report(IMAGES / "report.webp", workspace, scratch)
+    large = [name for name in (*COMMANDS, "report.webp") if (IMAGES / name).stat().st_size > MAX_BYTES]
+    if large:
+        raise SystemExit(f"over {MAX_BYTES:,} bytes: {', '.join(large)}")
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # the child has closed the terminal
+        return b""
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())

@@ -1,0 +1,75 @@
+"""Removing a dataset with everything that ichx created from it. The source files of the user stay."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ichx.cache.verify import find_caches, foreign_caches
+from ichx.errors import StorageError
+from ichx.text import format_count
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+
+
+@dataclass(frozen=True)
+class DatasetArtifact:
+    """A file or folder in the workspace that belongs to a dataset."""
+
+    what: str
+    path: Path
+    nbytes: int
+    files: tuple[Path, ...] = ()
+    """If not empty, only these files in the folder `path`."""
+
+
+def dataset_artifacts(project: "Project", name: str) -> list[DatasetArtifact]:
+    """Return what `remove_dataset` deletes: the folder of the dataset, its caches, predictions of it.
+
+    Raises:
+        NotFoundError: The dataset does not exist.
+        ConflictError: An experiment or a test set depends on it.
+    """
+    project.store.check_unused(name)
+    caches = {cache.folder for cache in find_caches(project.workspace.cache_dir, name, "")}
+    caches |= set(foreign_caches(project.workspace.cache_dir, name))
+    predictions: dict[int, list[Path]] = {}
+    for prediction in project.store.predictions_of(name):
+        predictions.setdefault(prediction.experiment, []).append(project.workspace.root / prediction.path)
+    folder = project.workspace.root / "datasets" / name
+    artifacts = [DatasetArtifact("catalog, folds", folder, _size(folder))]
+    artifacts += [DatasetArtifact("cache", cache, _size(cache)) for cache in sorted(caches)]
+    for number, files in predictions.items():
+        what, nbytes = format_count(len(files), "prediction"), sum(map(_size, files))
+        artifacts.append(DatasetArtifact(what, project.workspace.experiment_dir(number), nbytes, tuple(files)))
+    return artifacts
+
+
+def remove_dataset(project: "Project", name: str) -> None:
+    """Delete the dataset `name` and its `dataset_artifacts`, first from the store and then from disk.
+
+    Raises:
+        NotFoundError: The dataset does not exist.
+        ConflictError: An experiment or a test set depends on it.
+        StorageError: A file cannot be deleted.
+    """
+    artifacts = dataset_artifacts(project, name)
+    project.store.delete_dataset(name)
+    for path in (path for artifact in artifacts for path in artifact.files or (artifact.path,)):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"Dataset {name!r} is removed, but {path} cannot be deleted: {error.strerror or error}.",
+                "Delete it by hand.",
+            ) from error
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(inner.lstat().st_size for inner in path.rglob("*") if inner.is_file())
+    return path.lstat().st_size if path.exists() else 0

@@ -1,0 +1,163 @@
+"""The HU cache: the slices of a dataset as int16 Hounsfield units at one size, decoded once and read in any order.
+
+Windows, labels and folds are not part of it, so a change of them needs no new cache. `ichx.cache.build` builds it.
+
+A cache is a folder with shards, `places.npy` (position of each chunk) and `cache.json`, which is written last. A folder
+without `cache.json` is an unfinished build, described by `build.json`; the shards in it are complete.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ichx.cache.resize import INTERPOLATIONS
+from ichx.cache.shards import SHARD_ROWS, ShardFiles, unpack
+from ichx.ct.dicom import DECODER_VERSION
+from ichx.errors import CorruptFileError
+
+FORMAT: Final = 2
+"""Version of the layout of the folder and its shards."""
+
+PACKED_SHARE: Final = 0.5
+"""Estimated bytes on disk per byte of HU. Real slices take 0.40 to 0.45."""
+
+CENTRINGS: Final = ("none", "slice", "series")
+
+PLACES_FILE, CACHE_FILE, BUILD_FILE = "places.npy", "cache.json", "build.json"
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """The part of a recipe's input that determines the pixels of a cache."""
+
+    size: int
+    """Rows and columns in pixels."""
+    centre: str
+    """One of `CENTRINGS`: move the head to the middle per slice, per series, or not at all."""
+    resize: str
+    """`bilinear` or `area`."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.centre not in CENTRINGS or self.resize not in INTERPOLATIONS:
+            raise ValueError(f"invalid cache: {self}")
+
+    def __str__(self) -> str:
+        return f"{self.size} px, centre {self.centre}, {self.resize}"
+
+
+class Cache:
+    """A finished cache, open for reading. It can be pickled to worker processes, which open it themselves."""
+
+    def __init__(self, folder: Path) -> None:
+        manifest = json.loads((folder / CACHE_FILE).read_text())
+        self.folder = folder
+        self.key: str = manifest["key"]
+        self.spec = CacheSpec(**manifest["spec"])
+        self.n: int = manifest["n"]
+        """Number of slices."""
+        self._shard_rows: int = manifest["shard_rows"]
+        self.defects: Mapping[int, str] = MappingProxyType({int(row): why for row, why in manifest["defects"].items()})
+        """Row -> reason of each slice that could not be decoded. Such a slice reads as air."""
+        self.nbytes: int = sum(manifest["shard_bytes"])
+        """Bytes on disk."""
+        self._shape = (self.spec.size, self.spec.size)
+        self._files = ShardFiles([shard_path(folder, shard) for shard in range(len(manifest["shard_bytes"]))])
+        # Memory-mapped, so that all workers share one copy.
+        self._places: npt.NDArray[np.int64] = np.asarray(np.load(folder / PLACES_FILE, mmap_mode="r"))
+
+    def __reduce__(self) -> tuple[type["Cache"], tuple[Path]]:
+        return type(self), (self.folder,)
+
+    def __len__(self) -> int:
+        return self.n
+
+    @cached_property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """Mask (n,) of the rows that are not defects."""
+        valid = np.ones(self.n, bool)
+        valid[list(self.defects)] = False
+        valid.flags.writeable = False
+        return valid
+
+    def read(self, row: int, out: npt.NDArray[np.int16] | None = None) -> npt.NDArray[np.int16]:
+        """Return slice `row` as (size, size) int16 HU.
+
+        Args:
+            row: Row of the slice, from 0.
+            out: Array to fill and return, C-contiguous; a new one by default.
+
+        Raises:
+            IndexError: The cache has no such row.
+            CorruptFileError: The shard is damaged or missing.
+        """
+        if not 0 <= row < self.n:
+            raise IndexError(f"row {row} of {self.n}")
+        if out is None:
+            out = np.empty(self._shape, np.int16)
+        elif out.shape != self._shape or out.dtype != np.int16 or not out.flags.c_contiguous:
+            raise ValueError(f"out must be contiguous int16 of {self.spec.size} x {self.spec.size}")
+        shard = row // self._shard_rows
+        offset, length, checksum = self._places[row].tolist()
+        try:
+            unpack(self._files.read(shard, offset, length), checksum, out)
+        except (OSError, ValueError, RuntimeError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise CorruptFileError(
+                f"Cannot read slice {row} of the cache {self.folder}: {shard_path(self.folder, shard).name}: {why}.",
+                f"Run `ichx data cache {self.folder.name.rsplit('-', 2)[0]} --verify` to remove damaged files. "
+                "The next use rebuilds them.",
+            ) from error
+        return out
+
+
+def cache_folder(cache_dir: Path, name: str, spec: CacheSpec, key: str) -> Path:
+    """Return the folder of the cache of dataset `name` with `key`."""
+    return cache_dir / f"{name}-{spec.size}-{key[:12]}"
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """Return the path of shard number `shard` of the cache in `folder`."""
+    return folder / f"{shard:05d}.shard"
+
+
+def shard_rows(shard: int, n: int) -> range:
+    """Return the rows in shard number `shard` of a cache of `n` slices."""
+    return range(shard * SHARD_ROWS, min(n, (shard + 1) * SHARD_ROWS))
+
+
+def slices_digest(slices: pd.DataFrame) -> str:
+    """Return the SHA-256 of the ordered slice ids and the fingerprints of their files."""
+    digest = hashlib.sha256()
+    for slice_id, size, mtime in zip(slices["slice_id"], slices["bytes"], slices["mtime_ns"], strict=True):
+        digest.update(f"\n{slice_id}\t{size}\t{mtime}".encode())
+    return digest.hexdigest()
+
+
+def cache_key(of_slices: str, spec: CacheSpec) -> str:
+    """Return the SHA-256 of everything that determines a cache, given the `slices_digest` of its slices."""
+    return hashlib.sha256(
+        json.dumps([DECODER_VERSION, FORMAT, SHARD_ROWS, asdict(spec), of_slices]).encode()
+    ).hexdigest()
+
+
+def estimated_bytes(n: int, size: int) -> int:
+    """Return the estimated bytes on disk of `n` slices at `size` pixels."""
+    return int(n * size * size * 2 * PACKED_SHARE)
+
+
+def read_manifest(folder: Path, file: str = CACHE_FILE) -> dict[str, Any] | None:
+    """Return the content of `cache.json` (or `build.json`) in `folder`; None if it is missing, damaged or outdated."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / file).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return manifest if manifest.get("format") == FORMAT else None

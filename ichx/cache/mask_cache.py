@@ -1,0 +1,199 @@
+"""The masks of a dataset, centred and resized like the slices of an HU cache, in one file next to its shards.
+
+Only drawn masks are stored; the empty mask of a negative slice takes no space. `ichx.datasets.masks` reads the files
+that users attach.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ichx.cache.build import LOCK_FILE, rows_of_same_series, series_centres
+from ichx.cache.hu_cache import Cache
+from ichx.cache.resize import fit_mask
+from ichx.cache.shards import ShardFiles, pack, read_table, unpack, write_shard
+from ichx.ct.dicom import DicomDefectError
+from ichx.ct.geometry import head_centre, shift_to_centre
+from ichx.datasets.ingest import ProgressCallback
+from ichx.datasets.masks import decode_mask, known_masks
+from ichx.datasets.sources import SourceFile, SourceFiles, read_source_slice
+from ichx.errors import CorruptFileError
+from ichx.files import remove_drafts, write_error
+from ichx.locks import file_lock
+from ichx.worker_pool import map_in_processes, worker_count
+
+MASK_FORMAT: Final = 1
+"""Version of the file: raise it when the same masks and slices would give another file."""
+
+CHUNK: Final = 256
+"""Masks per job."""
+
+
+class MaskCache:
+    """The masks of a dataset at the size of a cache, open for reading. It can be pickled to worker processes."""
+
+    def __init__(self, path: Path, size: int, rows: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
+        """Open the file at `path`, which has the masks of `rows` (ascending) at `size` pixels.
+
+        Raises `OSError`, or `ValueError` if the file is damaged.
+        """
+        self.path, self.size, self._rows = path, size, rows
+        self.known = known
+        """Whether each slice has a mask, possibly an empty one, (n,)."""
+        self._places = read_table(path).places
+        if len(self._places) != len(rows):
+            raise ValueError(f"{path} has {len(self._places)} masks instead of {len(rows)}")
+        self._files = ShardFiles([path])
+
+    def __reduce__(self) -> tuple[type["MaskCache"], tuple[Path, int, npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
+        return type(self), (self.path, self.size, self._rows, self.known)
+
+    def read(self, row: int) -> npt.NDArray[np.uint8] | None:
+        """Return the mask of slice `row`, (size, size) uint8, or None if it is empty or, see `known`, unknown.
+
+        Raises:
+            CorruptFileError: The file is damaged or missing.
+        """
+        place = int(np.searchsorted(self._rows, row))
+        if place == len(self._rows) or self._rows[place] != row:
+            return None
+        offset, length, checksum = self._places[place].tolist()
+        image = np.empty((self.size, self.size), np.int16)
+        try:
+            unpack(self._files.read(0, offset, length), checksum, image)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CorruptFileError(
+                f"Cannot read the mask of slice {row} in {self.path}: {error}.",
+                "Delete that file. The next use rebuilds it.",
+            ) from error
+        return image.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class MaskCacheJob:
+    """Centre, resize and pack the masks `pngs`."""
+
+    start: int
+    size: int
+    centre: str
+    pngs: tuple[bytes, ...]
+    files: tuple[SourceFile, ...] = ()
+    """The slices of the masks, if `centre` is `slice`."""
+    centres: tuple[tuple[float, float], ...] = ()
+    """The centre of the series of each mask (row, column), if `centre` is `series`."""
+
+
+def ensure_masks(
+    cache: Cache,
+    masks: Mapping[int, bytes],
+    digest: str,
+    source: Path,
+    slices: pd.DataFrame,
+    *,
+    processes: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> MaskCache:
+    """Return the masks that fit `cache`, built on first use.
+
+    Args:
+        cache: The cache of `slices`.
+        masks: PNG files by row.
+        digest: Digest of `masks`.
+        source: Folder or zip of the slices. They are decoded again if heads are centred.
+        slices: Rows of the dataset.
+        processes: Worker processes; one per core when None.
+        progress: Receives (done, total) slices.
+
+    Raises:
+        StorageError: The file cannot be written or read.
+        ChangedDataError: A file has changed since the dataset was added.
+    """
+    rows = np.array(sorted(masks), np.int64)
+    name = hashlib.sha256(f"{MASK_FORMAT} {digest}".encode()).hexdigest()[:12]
+    path = cache.folder / f"masks-{name}.shard"
+    known = known_masks(slices, rows)
+
+    def open_file() -> MaskCache | None:
+        try:
+            return MaskCache(path, cache.spec.size, rows, known)
+        except (FileNotFoundError, ValueError):
+            return None  # missing or damaged
+
+    try:
+        if (opened := open_file()) is not None:
+            return opened
+        with file_lock(cache.folder / LOCK_FILE) as locked:
+            if locked:
+                remove_drafts(cache.folder)
+            if (opened := open_file()) is None:  # else another process has built it meanwhile
+                write_shard(path, _pack_masks(cache, masks, source, slices, processes, progress), {})
+            return opened or MaskCache(path, cache.spec.size, rows, known)
+    except OSError as error:
+        raise write_error(path, "the masks", error) from error
+
+
+def pack_masks(job: MaskCacheJob) -> tuple[int, list[bytes]]:
+    """Return `job.start` and the masks of `job`, centred, resized and packed."""
+    packed = []
+    for index, png in enumerate(job.pngs):
+        mask = decode_mask(png)
+        if job.centre == "slice":
+            try:
+                mask = shift_to_centre(mask, head_centre(read_source_slice(job.files[index]).hu), 0)
+            except DicomDefectError:
+                mask = np.zeros_like(mask)  # a defect of the cache, which is never read
+        elif job.centre == "series" and np.isfinite(job.centres[index]).all():
+            mask = shift_to_centre(mask, job.centres[index], 0)
+        packed.append(pack(fit_mask(mask, job.size).astype(np.int16)))
+    return job.start, packed
+
+
+def _pack_masks(
+    cache: Cache,
+    masks: Mapping[int, bytes],
+    source: Path,
+    slices: pd.DataFrame,
+    processes: int | None,
+    progress: ProgressCallback | None,
+) -> list[bytes]:
+    spec = cache.spec
+    rows = np.array(sorted(masks), np.int64)
+    starts = range(0, len(rows), CHUNK)
+    workers = worker_count(processes, len(starts))
+    first_pass = rows_of_same_series(slices, rows) if spec.centre == "series" else rows[:0]
+    done, total = 0, len(rows) + len(first_pass)
+
+    def advance(by: int) -> None:
+        nonlocal done
+        done += by
+        if progress is not None:
+            progress(done, total)
+
+    advance(0)
+    files = None if spec.centre == "none" else SourceFiles(source, slices)
+    centres = None
+    if files is not None and spec.centre == "series":
+        centres = series_centres(files, slices, first_pass, workers, advance)
+
+    def job(start: int) -> MaskCacheJob:
+        part = rows[start : start + CHUNK].tolist()
+        return MaskCacheJob(
+            start,
+            spec.size,
+            spec.centre,
+            tuple(masks[row] for row in part),
+            files.select(part) if files is not None and centres is None else (),
+            () if centres is None else tuple((row, column) for row, column in centres[part].tolist()),
+        )
+
+    chunks: dict[int, list[bytes]] = {}
+    for start, packed in map_in_processes(pack_masks, map(job, starts), workers):
+        chunks[start] = packed
+        advance(len(packed))
+    return [chunk for start in starts for chunk in chunks[start]]

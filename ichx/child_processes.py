@@ -1,0 +1,49 @@
+"""Child processes that end with their parent, however that ends: also when it is killed and can tell nobody."""
+
+import os
+import signal
+import threading
+import time
+from typing import Final
+
+PARENT: Final = "ICHX_PARENT"
+"""Environment variable that names the process without which a child ends."""
+
+GRACE_SECONDS: Final = 300.0
+"""Time that a child has to stop: a large step on a CPU, and a checkpoint."""
+
+POLL_SECONDS: Final = 0.5
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment variable by which a child that calls `watch_parent` ends with this process."""
+    return {PARENT: str(os.getpid())}
+
+
+def watch_parent() -> None:
+    """End this process with the parent that `PARENT` names, if any; called once, where the program starts."""
+    parent = os.environ.pop(PARENT, None)  # not for the processes that this one starts
+    if parent is not None:
+        end_with_parent(int(parent), GRACE_SECONDS)
+
+
+def end_with_parent(parent: int, grace: float | None) -> None:
+    """End this process when its parent process `parent` has ended.
+
+    Args:
+        parent: Process id of the parent.
+        grace: Seconds between SIGTERM and SIGKILL of this process and the process group that it leads; None ends
+            this process at once.
+    """
+    threading.Thread(target=_watch, args=(parent, grace), name="ichx-parent", daemon=True).start()
+
+
+def _watch(parent: int, grace: float | None) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    if grace is not None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace)
+        if os.getpgid(0) == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+    os._exit(1)

@@ -1,0 +1,175 @@
+"""`ichx exp name`, `tag`, `tags`, `note`, `clone`, `archive`, `rm` and `restore`: organise experiments."""
+
+from typing import Annotated
+
+import typer
+
+from ichx.cli.formatting import format_value
+from ichx.cli.output import console, info, print_json
+from ichx.cli.parameters import AsJson, Number, Numbers, Settings, complete_tag
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
+from ichx.errors import InvalidInputError, raise_problems
+
+MAX_NAME = 200
+"""Characters of a name or tag."""
+
+
+def name(number: Number, new: Annotated[str, typer.Argument(metavar="NAME", help="New name.")]) -> None:
+    """Rename an experiment.
+
+    Example: `ichx exp name 6 wide-windows`
+    """
+    new = new.strip()
+    if not new or len(new) > MAX_NAME:
+        raise InvalidInputError(f"Invalid name of {len(new)} characters.", f"Use 1 to {MAX_NAME} characters.")
+    with session() as project:
+        project.store.rename(number, new)
+    info(f"Renamed experiment {number} to {new}.")
+
+
+def tag(
+    number: Number,
+    tags: Annotated[
+        list[str] | None, typer.Argument(metavar="TAG", autocompletion=complete_tag, help="Tags to add.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", autocompletion=complete_tag, help="Tag to remove; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add, remove or print the tags of an experiment.
+
+    Example: `ichx exp tag 6 best paper`
+    """
+    invalid = [word for word in tags or () if not word.strip() or "," in word or len(word) > MAX_NAME]
+    remedy = f"Use 1 to {MAX_NAME} characters without a comma."
+    raise_problems([f"Invalid tag: {word!r}." for word in invalid], remedy)
+    with session() as project:
+        if tags or remove:
+            project.store.change_tags(number, add=[word.strip() for word in tags or ()], remove=remove or ())
+        found = project.store.experiment(number).tags
+    if as_json:
+        print_json(found)
+    elif found:
+        console.print(", ".join(found), markup=False)
+    else:
+        info(f"Experiment {number} has no tags.")
+
+
+def note(
+    number: Number,
+    text: Annotated[str | None, typer.Argument(help="Text of a new note.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a note to an experiment, or print its notes.
+
+    Example: `ichx exp note 6 "epidural is still weak below 5 mm"`
+    """
+    if text is not None and not text.strip():
+        raise InvalidInputError("The note is empty.", "Add a text.")
+    with session() as project:
+        project.store.experiment(number)
+        if text is not None:
+            project.store.add_note(number, text.strip())
+        found = project.store.notes(number)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        info(f"Experiment {number} has no notes.")
+    for entry in found:
+        console.print(f"{format_value(entry.created)}: {entry.text}", markup=False)
+
+
+def clone(
+    number: Number,
+    settings: Settings = None,
+    dataset_version: Annotated[
+        int | None, typer.Option("--dataset-version", help="Version of its dataset; default: the same.")
+    ] = None,
+    folds: Annotated[str | None, typer.Option("--folds", help="Folds of the dataset; default: the same.")] = None,
+    new_name: Annotated[str | None, typer.Option("--name", help="Name of the experiment.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a copy of an experiment with changed values.
+
+    Example: `ichx exp clone 6 --set stage.full.lr=5e-6`
+    """
+    from ichx.experiments.register import clone_experiment
+
+    with session() as project:
+        made = clone_experiment(
+            project.store,
+            project.registry,
+            number,
+            settings=settings or (),
+            version=dataset_version,
+            folds=folds,
+            name=new_name,
+        )
+    if as_json:
+        print_json(made)
+    else:
+        place = f"{made.dataset} v{made.dataset_version}"
+        console.print(f"experiment {made.number}: {made.name} on {place}, cloned from {number}", markup=False)
+    info(f"Next: `ichx run {made.number}`")
+
+
+def archive(
+    numbers: Numbers, undo: Annotated[bool, typer.Option("--undo", help="Take them out of the archive.")] = False
+) -> None:
+    """Archive experiments: hide them from lists and `--top`.
+
+    Nothing is deleted.
+
+    Example: `ichx exp archive 3 4`
+    """
+    with session() as project:
+        project.store.archive(numbers, not undo)
+    info(f"{'Unarchived' if undo else 'Archived'} {_listed(numbers)}.")
+
+
+def rm(numbers: Numbers) -> None:
+    """Move experiments to the trash, from which `ichx gc` deletes.
+
+    Example: `ichx exp rm 3 4`
+    """
+    with session() as project:
+        blends = project.store.ensembles_containing(numbers)
+        project.store.trash(numbers)
+    undo = f"Undo with `ichx exp restore {' '.join(map(str, numbers))}`"
+    deletion = "" if set(numbers) <= set(blends) else "; delete permanently with `ichx gc`"
+    info(f"Moved {_listed(numbers)} to the trash. {undo}{deletion}.")
+    for number, ensembles in blends.items():
+        members = f"ensemble{'s' if len(ensembles) > 1 else ''} {', '.join(map(str, ensembles))}"
+        info(f"The files of experiment {number} are not deleted, because it is a member of {members}.")
+
+
+def restore(numbers: Numbers) -> None:
+    """Restore experiments from the trash.
+
+    Example: `ichx exp restore 3`
+    """
+    with session() as project:
+        project.store.restore(numbers)
+    info(f"Restored {_listed(numbers)}.")
+
+
+def tags(as_json: AsJson = False) -> None:
+    """List the tags with their number of experiments.
+
+    Example: `ichx exp tags`
+    """
+    with session() as project:
+        found = project.store.tags()
+    if as_json:
+        print_json(found)
+    elif found:
+        print_table("", ("tag", "experiments"), list(found.items()))
+    else:
+        info("No experiment has a tag. Add one: `ichx exp tag NUMBER TAG`")
+
+
+def _listed(numbers: list[int]) -> str:
+    return f"experiment{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"

@@ -1,0 +1,58 @@
+"""`ichx exp export` and `import`: move an experiment to another workspace."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ichx.cli.output import console, info, notice, print_json
+from ichx.cli.parameters import AsJson, Number
+from ichx.cli.session import session
+
+
+def export(
+    number: Number,
+    file: Annotated[Path, typer.Argument(help="New zip file.")],
+    weights: Annotated[bool, typer.Option("--weights", help="Include the weights of every fold.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Export an experiment to an archive file.
+
+    The archive holds recipe, runs, history, predictions, tags and notes.
+
+    Example: `ichx exp export 6 resnext50.zip --weights`
+    """
+    from ichx.text import format_bytes
+
+    with session() as project:
+        project.store.experiment(number)  # report an unknown number before torch is imported
+        from ichx.experiments.archive_export import export_experiment
+
+        written = export_experiment(project, number, file, weights=weights)
+    if as_json:
+        print_json(written)
+    else:
+        size = f"{written.files} files, {format_bytes(written.nbytes)}"
+        info(f"Exported experiment {number} to {written.file}: {size}.")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="Archive file of `ichx exp export`.")],
+    as_json: AsJson = False,
+) -> None:
+    """Import an experiment from an archive file.
+
+    The experiment gets a new number, and is pinned to the local dataset with the same labels and folds.
+
+    Example: `ichx exp import resnext50.zip`
+    """
+    with session() as project:
+        from ichx.experiments.archive_import import import_experiment
+
+        found = import_experiment(project, file)
+    if as_json:
+        print_json(found)
+    else:
+        console.print(f"experiment {found.number}: imported, formerly experiment {found.was}", markup=False)
+    for line in found.left_out:
+        notice(line)

@@ -1,0 +1,74 @@
+"""Formats of single values in tables and messages: numbers, dates, durations, intervals, scores with their marks."""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ichx.store import Ensemble, ExperimentSummary
+
+
+def format_value(value: object) -> str:
+    """Return the text of a table cell; floats are scores and get five decimals."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.5f}"
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M")
+    return str(value)
+
+
+def format_duration(seconds: float) -> str:
+    """Return e.g. `45 s`, `3 min 20 s` or `2 h 05 min`."""
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    return f"{total // 3600} h {total % 3600 // 60:02d} min"
+
+
+def format_interval(low: float | None, high: float | None) -> str:
+    """Return e.g. `0.05123 to 0.06544`; an empty string if a bound is missing."""
+    return "" if low is None or high is None else f"{format_value(low)} to {format_value(high)}"
+
+
+def format_marks(marks: Sequence[str]) -> str:
+    """Return the marks of a score in brackets after a space, e.g. ` [selected]`; an empty string if there are none."""
+    return f" [{', '.join(marks)}]" if marks else ""
+
+
+def marks_of(scored: "ExperimentSummary | Ensemble") -> str:
+    """Return the formatted marks of an experiment or ensemble."""
+    from ichx.store import marks
+
+    return format_marks(marks(scored))
+
+
+def format_score(e: "ExperimentSummary") -> str:
+    """Return an experiment's OOF score with its spread over folds and its marks."""
+    if e.score is None:
+        return "-"
+    spread = f" ± {format_value(e.spread)}" if e.spread is not None else ""
+    return format_value(e.score) + spread + marks_of(e)
+
+
+LONG_NUMBER = 10
+"""Numbers with more characters, e.g. values drawn by a search, are rounded to six digits."""
+
+
+def format_recipe_value(value: object) -> str:
+    """Return a recipe value as TOML writes it, without quotes; a dash if it is None."""
+    from ichx.recipe import literal
+
+    if value is None or isinstance(value, str):
+        return value or "-"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(format_recipe_value, value)) + "]"
+    if isinstance(value, float) and len(literal(value)) > LONG_NUMBER:
+        return f"{value:.6g}"
+    return literal(value)

@@ -1,0 +1,25 @@
+"""`ichx init`: create a workspace."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ichx.cli.output import info
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder; created if missing.")] = Path(),
+) -> None:
+    """Create a workspace for the store, datasets and experiments.
+
+    Example: `ichx init ~/hemorrhage`
+    """
+    from ichx.store import open_store
+    from ichx.workspace import init_workspace
+
+    workspace = init_workspace(folder)
+    with open_store(workspace):
+        pass
+    info(f"Created the workspace {workspace.root}.")
+    info("Next: `ichx data add NAME PATH --labels CSV`, or `ichx demo` for the complete workflow.")

@@ -1,0 +1,129 @@
+"""Output of all commands: data on standard output, messages, warnings, errors and progress on standard error.
+
+Tables are in `ichx.cli.tables`, the formats of single values in `ichx.cli.formatting`.
+"""
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from ichx.cli.formatting import format_interval, format_marks, format_value
+
+if TYPE_CHECKING:
+    from ichx.experiments.run import RunReport
+    from ichx.jobs.launch_report import PooledScore
+
+console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
+
+
+def print_json(value: object) -> None:
+    """Print `value` (dataclasses, paths and dates allowed) as JSON and nothing else."""
+    sys.stdout.write(json.dumps(_json_value(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_score(experiment: int, scored: "RunReport | PooledScore") -> None:
+    """Print one line with an experiment's pooled OOF score; print nothing if it has none."""
+    if scored.score is None:
+        return
+    spread = f" ± {format_value(scored.spread)} over folds" if scored.spread is not None else ""
+    bounds = format_interval(scored.score_low, scored.score_high)
+    interval = f", 95 % interval over patients {bounds}" if bounds else ""
+    line = f"experiment {experiment}: OOF score {scored.score:.5f}{spread}{interval}, "
+    console.print(line + f"with hflip {format_value(scored.score_tta)}{format_marks(scored.marks)}", markup=False)
+
+
+def info(message: str, *, style: str = "") -> None:
+    """Print a message on standard error; markup in it is not interpreted."""
+    err.print(message, style=style, markup=False)
+
+
+def notice(message: str) -> None:
+    """Print a note on standard error."""
+    info(f"note: {message}", style="yellow")
+
+
+def warn(message: str) -> None:
+    """Print a warning on standard error."""
+    err.print("warning: ", style="yellow", end="")
+    err.print(message, markup=False)
+
+
+def print_error(problem: str, remedy: str) -> None:
+    """Print an error on standard error, the remedy indented below the problem."""
+    err.print("error: ", style="bold red", end="")
+    err.print(f"{problem}\n{remedy}".replace("\n", "\n       "), markup=False)
+
+
+def print_json_error(error: Mapping[str, object]) -> None:
+    """Print `{"error": {"code", "problem", "remedy"}}` as one line on standard error."""
+    sys.stderr.write(json.dumps({"error": _json_value(dict(error))}, ensure_ascii=False) + "\n")
+
+
+def json_requested(arguments: Sequence[str]) -> bool:
+    """Return whether the command line `arguments` have the option `--json`."""
+    end = arguments.index("--") if "--" in arguments else None
+    return "--json" in arguments[:end]
+
+
+@contextlib.contextmanager
+def progress(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield `report(done, total)`: a bar with rate and time left on a terminal, one final line elsewhere."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        "[progress.description]{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(description, total=None, rate="")
+        last = (0, 0)
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            last = (done, total)
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
+
+        yield report
+    if last[1]:
+        info(f"{description}: {last[0]:,} of {last[1]:,}")
+
+
+def _json_value(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _json_value(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): _json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_json_value(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if hasattr(value, "item"):
+        return _json_value(value.item())  # a NumPy scalar
+    raise TypeError(f"cannot show a {type(value).__name__} as JSON")

@@ -1,0 +1,145 @@
+"""Arguments and options that several commands share, with their parsers and shell completions."""
+
+import contextlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ichx.cli.session import session
+from ichx.errors import IchxError, NotReadyError
+from ichx.evaluation import choices
+
+
+def parse_number(text: str) -> int:
+    """Return the experiment number in `text`; `last` is the newest experiment.
+
+    Raises:
+        typer.BadParameter: `text` is neither a positive integer nor `last`.
+        NotReadyError: `text` is `last` and there is no experiment.
+    """
+    if text != "last":
+        try:
+            number = int(text)
+        except ValueError:
+            number = 0
+        if number < 1:
+            raise typer.BadParameter(f"Invalid experiment number: {text!r}. Use a number such as 6, or `last`.")
+        return number
+    with session() as project:
+        newest = project.store.experiments(limit=1)
+    if not newest:
+        raise NotReadyError("There is no experiment yet.", "Register one: `ichx exp new --plugin NAME`.")
+    return newest[0].number
+
+
+def complete_number(incomplete: str) -> list[tuple[str, str]]:
+    """Return numbers and names of the newest experiments whose number starts with `incomplete`."""
+    found: list[tuple[str, str]] = []
+    with contextlib.suppress(IchxError), session() as project:  # completion cannot show an error
+        found = [(str(e.number), e.name) for e in project.store.experiments(limit=200)]
+    return [(number, name) for number, name in [*found, ("last", "the newest")] if number.startswith(incomplete)]
+
+
+def complete_plugin(incomplete: str) -> list[tuple[str, str]]:
+    """Return names and summaries of the plugins whose name starts with `incomplete`."""
+    from ichx.plugins import load_registry
+
+    return [(p.name, p.summary) for p in load_registry().plugins.values() if p.name.startswith(incomplete)]
+
+
+def complete_tag(incomplete: str) -> list[str]:
+    """Return the tags that start with `incomplete`."""
+    with contextlib.suppress(IchxError), session() as project:
+        return [name for name in project.store.tags() if name.startswith(incomplete)]
+    return []
+
+
+def parse_device(text: str) -> str:
+    """Return `text` if it names a device, e.g. `cuda:1`.
+
+    Raises:
+        typer.BadParameter: It does not.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise typer.BadParameter(f"Invalid device: {text!r}. Use auto, cpu, cuda, cuda:1 or mps.")
+    return text
+
+
+Number = Annotated[
+    int,
+    typer.Argument(
+        parser=parse_number, metavar="NUMBER", autocompletion=complete_number, help="Experiment number, or `last`."
+    ),
+]
+Numbers = Annotated[
+    list[int],
+    typer.Argument(parser=parse_number, metavar="NUMBER", autocompletion=complete_number, help="Experiment numbers."),
+]
+FoldTexts = Annotated[list[str] | None, typer.Option("--fold", help="Finished fold, from 0, or all; repeatable.")]
+Tta = Annotated[choices.Tta, typer.Option("--tta", help="Views to average; hflip adds the mirror image.")]
+Pooling = Annotated[
+    choices.Pooling,
+    typer.Option("--pooling", help="Study probability: max over slices, or 1 - prod(1 - p)."),
+]
+Device = Annotated[
+    str, typer.Option("--device", parser=parse_device, metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Number of loader processes.")]
+Pretrained = Annotated[
+    bool | None,
+    typer.Option("--pretrained/--no-pretrained", help="Start from the hub's weights, or from random ones."),
+]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="Start from the matching tensors of a .safetensors or .pth file.")
+]
+Save = Annotated[
+    Literal["features"] | None,
+    typer.Option("--save", help="Save the pooled features of each slice too (float16 Parquet)."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Recipe value to change, e.g. stage.full.lr=5e-6; repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+def fold_numbers(texts: Sequence[str] | None) -> list[int] | None:
+    """Return the folds that `--fold` names; None for all of them.
+
+    Raises:
+        typer.BadParameter: One of `texts` is not an integer.
+    """
+    if not texts or list(texts) == ["all"]:
+        return None
+    try:
+        return [int(text) for text in texts]
+    except ValueError:
+        problem = f"Invalid fold: {', '.join(texts)}. Use numbers, or all."
+        raise typer.BadParameter(problem, param_hint="--fold") from None
+
+
+def duration_seconds(text: str, option: str) -> float:
+    """Return the seconds in a duration such as `90s`, `5m` or `1.5h`; 0 needs no unit.
+
+    Raises:
+        typer.BadParameter: `text`, the value of `option`, is not a duration.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if found is None or (not found[2] and float(found[1])):
+        raise typer.BadParameter(f"Invalid duration: {text!r}. Use e.g. 90s, 5m or 1h.", param_hint=option)
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "": 0}[found[2]]
+
+
+def gigabytes(text: str, option: str) -> float:
+    """Return the GB (1e9 bytes) in a size such as `24GB` or `800MB`.
+
+    Raises:
+        typer.BadParameter: `text`, the value of `option`, is not a size.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])B?", text.strip(), flags=re.IGNORECASE)
+    if found is None:
+        raise typer.BadParameter(f"Invalid size: {text!r}. Use e.g. 24GB.", param_hint=option)
+    return float(found[1]) * {"M": 1e-3, "G": 1, "T": 1e3}[found[2].upper()]

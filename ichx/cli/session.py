@@ -1,0 +1,39 @@
+"""The open project of a command."""
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ichx.cli.output import warn
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+
+
+@contextlib.contextmanager
+def session() -> Iterator["Project"]:
+    """Yield the project of the current workspace; it warns of unusable plugins when its registry is loaded."""
+    with _collection_paused():
+        from ichx.project import Project
+        from ichx.store import open_store
+        from ichx.workspace import find_workspace
+
+        workspace = find_workspace()
+        opened = open_store(workspace)
+    with opened as store:
+        yield Project(workspace, store, warn=warn)
+
+
+@contextlib.contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Pause garbage collection during imports: scanning the new modules takes as long as importing some of them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.unfreeze()  # together they move all objects to the oldest generation without a scan
+        if enabled:
+            gc.enable()

@@ -1,0 +1,313 @@
+"""Adding a version of a dataset to the workspace. Versions are read in `dataset`."""
+
+import dataclasses
+import hashlib
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ichx.datasets.catalog import (
+    build_catalog,
+    catalog_digest,
+    label_digest,
+    usable_slices,
+    write_catalog,
+    write_parquet,
+)
+from ichx.datasets.dataset import CATALOG_FILE, DEFAULT_FOLDS, SAMPLE_FILE, folds_file, load_catalog, load_dataset
+from ichx.datasets.folds import assign_folds, fold_digest, rare_labels
+from ichx.datasets.id_matching import IdMatch, join_labels, match_images
+from ichx.datasets.ingest import ProgressCallback, scan_source
+from ichx.datasets.ingest_report import IngestReport
+from ichx.datasets.label_csv import SampleTable, read_labels, read_sample
+from ichx.datasets.masks import MASKS_FILE, read_masks
+from ichx.datasets.summary import summarize
+from ichx.errors import ConflictError, IchxError, InvalidInputError
+from ichx.files import write_error
+from ichx.labels import LABELS
+from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
+from ichx.text import format_count
+from ichx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+
+NAME_REMEDY = "Use 1 to 100 letters, digits, '-', '_' and '.'; the first is not '-' or '.'."
+
+
+@dataclass(frozen=True)
+class AddRequest:
+    """What `add_dataset` adds."""
+
+    name: str
+    source: Path
+    """A folder, a zip, a folder in a zip, or a DICOM file."""
+    labels: Path | None = None
+    """Label CSV: makes the dataset trainable."""
+    test_of: str | None = None
+    """The dataset whose test set this is."""
+    sample: Path | None = None
+    """Sample submission of a test set."""
+    masks: Path | None = None
+    """Folder or zip of masks, see `ichx.datasets.masks`."""
+    folds: int = 5
+    """Number of patient-grouped folds of a labelled dataset."""
+    fold_seed: int = 0
+    keep_ids: bool = False
+    """Store patient, study and series ids instead of their keyed hashes."""
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """Result of `add_dataset`."""
+
+    version: DatasetVersion
+    created: bool
+    """False if nothing has changed; `version` is the existing one then."""
+    messages: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a version consists of."""
+
+    catalog: pd.DataFrame
+    slices: pd.DataFrame
+    summary: dict[str, Any]
+    folds: npt.NDArray[np.int16] | None
+    masks: pd.DataFrame | None
+    sample: SampleTable | None
+
+    def write(self, folder: Path) -> None:
+        """Write the version's files to `folder`."""
+        write_catalog(self.catalog, folder / CATALOG_FILE)
+        if self.folds is not None:
+            by_patient = pd.DataFrame({"patient": self.slices["patient"], "fold": self.folds}).drop_duplicates()
+            write_parquet(by_patient, folder / folds_file(DEFAULT_FOLDS))
+        if self.masks is not None:
+            write_parquet(self.masks, folder / MASKS_FILE)
+        if self.sample is not None:
+            pd.DataFrame({"ID": self.sample.ids, "Label": 0.5}).to_csv(folder / SAMPLE_FILE, index=False)
+
+
+def add_dataset(project: "Project", request: AddRequest, *, progress: ProgressCallback | None = None) -> AddReport:
+    """Add a dataset, or the next version of an existing one; unchanged files create no version.
+
+    Args:
+        project: Workspace and store.
+        request: What to add.
+        progress: Receives (done, total) files.
+
+    Raises:
+        InvalidInputError: An argument or a file is invalid.
+        ConflictError: The request contradicts the dataset's versions.
+        IchxError: Files cannot be read or written. No error leaves files or rows in the store.
+    """
+    _check_request(project.store, request)
+    report = IngestReport()
+    prepared = _prepare(project, request, report, progress)
+    draft = _draft(request, prepared)
+    exists = any(dataset.name == request.name for dataset in project.store.datasets())
+    latest = project.store.version(request.name) if exists else None
+    if latest is not None:
+        changes = _changes(project.workspace, latest, draft, prepared.catalog)
+        if not changes:
+            return AddReport(latest, False, tuple(report.messages), tuple(report.warnings))
+        report.inform(f"Changed since version {latest.number}: {', '.join(changes)}.")
+        if imported := [f.name for f in latest.folds if f.name != DEFAULT_FOLDS]:
+            report.warn(f"Version {latest.number} has imported folds ({', '.join(imported)}); import them again.")
+    version = store_version(project, draft, 1 if latest is None else latest.number + 1, prepared.write)
+    return AddReport(version, True, tuple(report.messages), tuple(report.warnings))
+
+
+def store_version(
+    project: "Project", draft: VersionDraft, number: int, write: Callable[[Path], None]
+) -> DatasetVersion:
+    """Create the folder of a version and its row in the store; if one fails, neither remains.
+
+    Args:
+        project: Workspace and store.
+        draft: The row, without `path` and `sample`.
+        number: The version's expected number, which names the folder.
+        write: Writes the version's files to the folder.
+
+    Raises:
+        StorageError: The folder cannot be written.
+        StoreError: The row cannot be added.
+    """
+    wanted = project.workspace.datasets_dir / draft.dataset / f"v{number}"
+    unfinished = wanted.with_name(f".{wanted.name}.{secrets.token_hex(4)}")
+    try:
+        unfinished.mkdir(parents=True)
+        write(unfinished)
+        # The name is taken if a killed process left the folder, or another one adds the same dataset now.
+        folder = wanted.with_name(f"{wanted.name}-{secrets.token_hex(4)}") if wanted.exists() else wanted
+        unfinished.rename(folder)
+    except OSError as error:
+        raise write_error(wanted, "the dataset", error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    path = folder.relative_to(project.workspace.root).as_posix()
+    sample = f"{path}/{SAMPLE_FILE}" if (folder / SAMPLE_FILE).exists() else None
+    try:
+        return project.store.add_version(dataclasses.replace(draft, path=path, sample=sample))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def require_usable_slices(source: Path, catalog: pd.DataFrame) -> None:
+    """Raise `InvalidInputError` with the defects of `catalog`, the files of `source`, if no slice is usable."""
+    if catalog["defect"].isna().any():
+        return
+    reasons = catalog["defect"].value_counts()
+    files = format_count(len(catalog), "file")
+    if set(reasons.index) == {"not_dicom"}:
+        raise InvalidInputError(f"None of {files} in {source} is DICOM.", "Give the folder with the DICOM files.")
+    listed = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.items())
+    raise InvalidInputError(
+        f"No usable CT slice in {source}: {files} with defects, {listed}.", "Give a folder with CT slices."
+    )
+
+
+def check_name(name: str, what: str, remedy: str = NAME_REMEDY) -> None:
+    """Raise `InvalidInputError` if `name` cannot be the name of a dataset or of folds (`what`)."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        raise InvalidInputError(f"Invalid name of {what}: {name!r}.", remedy)
+
+
+def _check_request(store: Store, request: AddRequest) -> None:
+    name, test_of = request.name, request.test_of
+    check_name(name, "a dataset")
+    if test_of is not None and request.labels is not None:
+        raise InvalidInputError(
+            "--test-of and --labels exclude each other: a test set has no labels.",
+            "Omit --labels, or omit --test-of to add a labelled dataset.",
+        )
+    if request.masks is not None and request.labels is None:
+        raise InvalidInputError("--masks requires --labels.", "Give --labels, too.")
+    if request.sample is not None and test_of is None:
+        raise InvalidInputError("--sample requires --test-of.", "Name the training set: --test-of TRAIN.")
+    if test_of == name:
+        raise InvalidInputError(f"{name!r} cannot be its own test set.", "Give the test set another name.")
+    if test_of is not None and not store.dataset(test_of).trainable:
+        raise ConflictError(f"Dataset {test_of!r} has no labels.", "Name a labelled dataset.")
+    for dataset in store.datasets():
+        if dataset.name != name:
+            continue
+        if dataset.test_of != test_of:
+            kind = f"the test set of {dataset.test_of!r}" if dataset.test_of else "not a test set"
+            raise ConflictError(f"Dataset {name!r} exists and is {kind}.", "Choose another name.")
+        if dataset.trainable and request.labels is None:
+            raise ConflictError(f"Dataset {name!r} has labels.", "Give --labels, or choose another name.")
+        if request.masks is None and "masks" in store.version(name).summary:
+            raise ConflictError(f"Dataset {name!r} has masks.", "Give --masks, or choose another name.")
+
+
+def _prepare(
+    project: "Project", request: AddRequest, report: IngestReport, progress: ProgressCallback | None
+) -> _Prepared:
+    """Read everything that `request` names, and report it."""
+    table = read_labels(request.labels) if request.labels else None
+    sample = read_sample(request.sample) if request.sample else None
+    source = request.source.expanduser().resolve()
+    key = None if request.keep_ids else project.workspace.privacy_key()
+    catalog, counts = build_catalog(scan_source(source, progress=progress), key)
+    require_usable_slices(source, catalog)
+    match = None
+    if table is not None and request.labels is not None:
+        catalog, match = join_labels(catalog, table, request.labels)
+    slices = usable_slices(catalog)
+    summary = summarize(catalog) | counts | {"keep_ids": request.keep_ids}
+    report.add_catalog(catalog, slices, summary)
+    if table is not None and match is not None:
+        report.add_labels(table, match)
+        summary["labels_by"], summary["labels_merged"] = match.by, table.duplicates
+        summary["labels_absent"], summary["any_differs"] = match.absent, table.any_differs
+    if sample is not None and request.sample is not None:
+        sample_match = match_images(catalog, sample.images, request.sample)
+        summary["sample"] = _sample_counts(sample, sample_match, len(slices))
+        report.add_sample(summary["sample"], sample_match)
+    masks = None
+    if request.masks is not None:
+        masks, summary["masks"] = read_masks(request.masks.expanduser().resolve(), catalog, report)
+    if request.test_of is not None:
+        report.add_shared(slices, load_dataset(project, request.test_of).slices, request.test_of)
+    folds = None
+    if table is not None:
+        patients, labels = slices["patient"].to_numpy(object), slices[list(LABELS)].to_numpy(np.float32)
+        folds = assign_folds(slices["slice_id"].to_numpy(object), patients, labels, request.folds, request.fold_seed)
+        if rare := rare_labels(patients, labels, request.folds):
+            listed = ", ".join(f"{label} ({count})" for label, count in rare.items())
+            report.warn(f"Labels positive in fewer than {request.folds} patients, missing in some folds: {listed}.")
+    return _Prepared(catalog, slices, summary, folds, masks, sample)
+
+
+def _draft(request: AddRequest, prepared: _Prepared) -> VersionDraft:
+    slices, labelled = prepared.slices, prepared.folds is not None
+    folds: tuple[FoldDraft, ...] = ()
+    if prepared.folds is not None:
+        digest = fold_digest(slices["slice_id"].to_numpy(object), prepared.folds)
+        folds = (FoldDraft(DEFAULT_FOLDS, request.folds, request.fold_seed, digest),)
+    return VersionDraft(
+        dataset=request.name,
+        test_of=request.test_of,
+        source=str(request.source.expanduser().resolve()),
+        path="",
+        digest=catalog_digest(prepared.catalog),
+        label_digest=label_digest(slices) if labelled else None,
+        slices=len(slices),
+        patients=int(slices["patient"].nunique()),
+        defects=int(prepared.catalog["defect"].notna().sum()),
+        sample=None,
+        summary=prepared.summary,
+        folds=folds,
+    )
+
+
+def _sample_counts(sample: SampleTable, match: IdMatch, slices: int) -> dict[str, Any]:
+    return {
+        "ids": len(sample.ids),
+        "images": len(sample.images),
+        "by": match.by,
+        "digest": hashlib.sha256("\n".join(sample.ids).encode()).hexdigest()[:16],
+        "absent": match.absent,
+        "defective": match.defective,
+        "not_asked": slices - int((match.image >= 0).sum()),
+    }
+
+
+def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, catalog: pd.DataFrame) -> list[str]:
+    """Return what differs between `latest` and `draft`; an empty list if no new version is needed."""
+    before, after = latest.summary, draft.summary
+    default_folds = [(f.k, f.seed, f.digest) for f in latest.folds if f.name == DEFAULT_FOLDS]
+    differs = {
+        "the location": latest.source != draft.source,
+        "the files": latest.digest != draft.digest or _stored_times(workspace, latest) != _times(catalog),
+        "the labels": latest.label_digest != draft.label_digest,
+        "the masks": before.get("masks", {}).get("digest") != after.get("masks", {}).get("digest"),
+        "the folds": default_folds != [(f.k, f.seed, f.digest) for f in draft.folds],
+        "the sample": before.get("sample") != after.get("sample"),
+        "the storage of ids": before.get("keep_ids") != after.get("keep_ids"),
+    }
+    return [what for what, changed in differs.items() if changed]
+
+
+def _stored_times(workspace: Workspace, version: DatasetVersion) -> dict[str, int] | None:
+    try:
+        return _times(load_catalog(workspace, version))
+    except IchxError:
+        return None  # the message about a damaged catalog advises adding the dataset again: create a new version
+
+
+def _times(catalog: pd.DataFrame) -> dict[str, int]:
+    return dict(zip(catalog["file"], catalog["mtime_ns"], strict=True))

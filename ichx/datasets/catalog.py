@@ -1,0 +1,170 @@
+"""The catalog: one row per slice or excluded file, as a DataFrame and as Parquet, built from headers alone.
+
+Headers are read in `ingest`; versions of a dataset are in `dataset`.
+"""
+
+import hashlib
+import hmac
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from ichx.datasets.ingest import SCANNED, TEXT, file_stem
+from ichx.datasets.series import FLAGS, neighbour_rows, series_geometry
+from ichx.files import write_with
+from ichx.labels import LABELS
+
+COLUMNS: Final = {
+    "slice_id": TEXT,
+    "stem": TEXT,
+    "file": TEXT,
+    "bytes": "int64",
+    "mtime_ns": "int64",
+    "frame": "int32",
+    "patient": TEXT,
+    "study": TEXT,
+    "series": TEXT,
+    **{name: SCANNED[name] for name in ("instance_number", "rows", "columns", "spacing_row", "spacing_column")},
+    **{name: SCANNED[name] for name in ("pos_x", "pos_y", "pos_z")},
+    "position": "float64",
+    "order": "int32",
+    "step": "float32",
+    "tilt": "float32",
+    **dict.fromkeys(FLAGS, "bool"),
+    **{name: SCANNED[name] for name in ("window_centre", "window_width", "window_missing", "slope", "intercept")},
+    **{name: SCANNED[name] for name in ("bits_stored", "signed", "intercept_repaired", "transfer_syntax")},
+    **dict.fromkeys(LABELS, "float32"),
+    "defect": TEXT,
+}
+"""Columns of a catalog and their dtypes.
+
+- `slice_id`: SOPInstanceUID; `stem`: file name without extension; `file`: POSIX path relative to the source
+- `bytes`: size of the file; `mtime_ns`: time of its last change, or CRC-32 of a zip member
+- `frame`: 0, or from 1 in a file with several frames
+- `patient`, `study`, `series`: keyed hashes
+- `spacing_*`, `pos_*`, `position` (along the series' normal), `step` (from the previous slice): mm, NaN if missing
+- `order`: rank in the series, -1 for excluded files; `tilt` of the series in degrees
+- the booleans of `ichx.datasets.series.FLAGS`
+- `window_*`: HU; labels: NaN if unlabelled
+- `defect`: a key of `ichx.datasets.defects.DEFECTS`, or null
+"""
+
+DERIVED: Final = ("step", "tilt", *FLAGS)
+"""Columns computed from others."""
+
+EMPTY: Final = {"f": np.nan, "i": -1, "b": False}
+"""Values for excluded files by the kind of the column's dtype."""
+
+
+def build_catalog(scan: pd.DataFrame, key: bytes | None) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the catalog of a `scan_source` result without labels, and counts for the dataset's summary.
+
+    Args:
+        scan: Result of `scan_source`.
+        key: Key of the hashes of patient, study and series ids; None keeps the ids.
+
+    Returns:
+        The catalog, and `no_patient_id`: the number of slices grouped by study, by series or alone.
+    """
+    catalog = scan.copy(deep=False)
+    catalog["defect"] = scan["defect"].astype(object).where(scan["defect"] != "", None)
+    good = catalog["defect"].isna()
+    catalog.loc[good & catalog["slice_id"].where(good).duplicated(), "defect"] = "duplicate_instance"
+    catalog["stem"] = [file_stem(file) for file in scan["file"]]
+    series = scan["series_id"].where(scan["series_id"] != "", "slice " + scan["slice_id"])
+    study = scan["study_id"].where(scan["study_id"] != "", "series " + series)
+    patient = scan["patient_id"].where(scan["patient_id"] != "", "study " + study)
+    for name, ids in (("patient", patient), ("study", study), ("series", series)):
+        hashed = ids if key is None else hash_ids(ids, key)
+        catalog[name] = hashed.where(good, "")
+    rows = np.flatnonzero(catalog["defect"].isna())
+    for name, values in series_geometry(catalog["series"].iloc[rows], scan.iloc[rows]).items():
+        column = np.full(len(scan), EMPTY[values.dtype.kind], values.dtype)
+        column[rows] = values
+        catalog[name] = column
+    for label in LABELS:
+        catalog[label] = np.nan
+    return _typed(catalog), {"no_patient_id": int((scan["patient_id"].iloc[rows] == "").sum())}
+
+
+def usable_slices(catalog: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows without a defect by patient, study, series and order, numbered from 0.
+
+    Patients, studies and series are sorted by their first slice id: hashes depend on the workspace's key, but a
+    training must draw the same rows in every workspace. `previous` and `next` are added, see `neighbour_rows`.
+    """
+    slices = catalog[catalog["defect"].isna()].sort_values("slice_id", kind="stable")
+    owners = [pd.factorize(slices[name])[0] for name in ("series", "study", "patient")]
+    slices = slices.iloc[np.lexsort([slices["order"].to_numpy(), *owners])].reset_index(drop=True)
+    return pd.concat([slices, neighbour_rows(slices)], axis=1)
+
+
+def catalog_digest(catalog: pd.DataFrame) -> str:
+    """Return 16 hex digits of the files, sizes, headers and defects of `catalog`.
+
+    They cover which slices belong to one patient, study and series, but not the ids, which depend on the workspace's
+    key. Times and labels are not covered.
+    """
+    rows = catalog.sort_values("file", kind="stable", ignore_index=True)
+    excluded = {"mtime_ns", *DERIVED, *LABELS}
+    plain = rows[[name for name in COLUMNS if name not in excluded]].copy()
+    for name in ("patient", "study", "series"):
+        plain[name] = pd.factorize(plain[name])[0]
+    # Labels do not change a file.
+    plain["defect"] = plain["defect"].where(plain["defect"] != "no_label", None)
+    return _digest(plain)
+
+
+def label_digest(slices: pd.DataFrame) -> str:
+    """Return 16 hex digits of the slice ids and labels of `slices`."""
+    return _digest(slices.sort_values("slice_id", kind="stable", ignore_index=True)[["slice_id", *LABELS]])
+
+
+def write_catalog(catalog: pd.DataFrame, path: Path) -> None:
+    """Write `catalog` to `path` as Parquet, atomically. Raises `StorageError`."""
+    write_parquet(_typed(catalog), path)
+
+
+def read_catalog(path: Path) -> pd.DataFrame:
+    """Return the catalog in the Parquet file at `path`.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is damaged, or has the columns of another version of ichx.
+    """
+    catalog = pd.read_parquet(path)
+    if missing := set(COLUMNS) - set(catalog.columns):
+        raise ValueError(f"missing columns {', '.join(sorted(missing))}; another version of ichx wrote it")
+    return _typed(catalog)
+
+
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """Write `frame` to `path` as Parquet, atomically. Raises `StorageError`."""
+    write_with(path, lambda draft: frame.to_parquet(draft, index=False), "a table of the dataset")
+
+
+def hash_ids(ids: "pd.Series[str]", key: bytes) -> "pd.Series[str]":
+    """Return the keyed hashes, 16 hex digits, under which a catalog stores patient, study and series ids."""
+    codes, names = pd.factorize(ids)
+    hashes = np.array([hmac.digest(key, str(name).encode(), "sha256").hex()[:16] for name in names], object)
+    return pd.Series(hashes[codes], index=ids.index)
+
+
+def _typed(catalog: pd.DataFrame) -> pd.DataFrame:
+    """Return `catalog` with the columns of `COLUMNS`, in their order and dtypes."""
+    return catalog[list(COLUMNS)].astype(COLUMNS)
+
+
+def _digest(frame: pd.DataFrame) -> str:
+    digest = hashlib.sha256()
+    for name in frame.columns:
+        column = frame[name]
+        digest.update(f"{name}\n".encode())
+        if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+            digest.update(np.ascontiguousarray(column.to_numpy()).tobytes())
+        else:
+            texts = column.astype(object).where(column.notna(), "")
+            digest.update("\n".join(map(str, texts)).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,160 @@
+"""Versions of datasets in the workspace, and reading them. Versions are added in `add`; pixels are in `ichx.cache`.
+
+A version is immutable: a folder `datasets/NAME/vN/` with the catalog, folds, masks and sample submission, and a row in
+the store.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ichx.datasets.catalog import read_catalog, usable_slices
+from ichx.datasets.decode_findings import describe_findings, read_findings
+from ichx.datasets.masks import MASKS_FILE, masks_by_row
+from ichx.datasets.series import describe_geometry, describe_series
+from ichx.datasets.summary import describe_defects, header_families, summarize_folds
+from ichx.errors import ChangedDataError, CorruptFileError
+from ichx.store import DatasetVersion, FoldSet
+from ichx.text import format_count, format_examples
+from ichx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+
+CATALOG_FILE: Final = "catalog.parquet"
+SAMPLE_FILE: Final = "sample.csv"
+DEFAULT_FOLDS: Final = "default"
+"""Name of the folds of every labelled version."""
+
+RESTORE_REMEDY: Final = "Restore the file from a backup, or add a new version with `ichx data add`."
+
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True)
+class LoadedDataset:
+    """A version with its usable slices. Cache, folds and loader use the same row numbers."""
+
+    version: DatasetVersion
+    source: Path
+    slices: pd.DataFrame
+    """Rows of the catalog without a defect by patient, study, series and order, index 0..n-1."""
+
+
+def load_dataset(project: "Project", name: str, number: int | None = None) -> LoadedDataset:
+    """Return version `number` (the newest if None) of dataset `name`.
+
+    Raises:
+        NotFoundError: There is no such dataset or version.
+        IchxError: The version's catalog is missing or damaged.
+    """
+    return load_version(project.workspace, project.store.version(name, number))
+
+
+def load_version(workspace: Workspace, version: DatasetVersion) -> LoadedDataset:
+    """Return `version` with its slices. Raises like `load_catalog`."""
+    return LoadedDataset(version, Path(version.source), usable_slices(load_catalog(workspace, version)))
+
+
+def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:
+    """Return the catalog of `version`, one row per slice or excluded file.
+
+    Raises:
+        ChangedDataError: The catalog was removed.
+        CorruptFileError: It cannot be read.
+    """
+    return _read(workspace, version, CATALOG_FILE, read_catalog)
+
+
+def load_folds(
+    workspace: Workspace, version: DatasetVersion, fold_set: FoldSet, slices: pd.DataFrame | None = None
+) -> npt.NDArray[np.int16]:
+    """Return the fold of each row of the version's slices, (n,); `slices` are those if they are loaded already.
+
+    Raises:
+        ChangedDataError: The file of the folds was removed, or does not have one fold for each slice.
+        CorruptFileError: It cannot be read.
+    """
+    slices = load_version(workspace, version).slices if slices is None else slices
+    folds = _read(workspace, version, folds_file(fold_set.name), pd.read_parquet)
+    owner = "slice_id" if "slice_id" in folds else "patient"
+    problem = ""
+    if not {owner, "fold"} <= set(folds) or folds[owner].duplicated().any():
+        problem = f"it does not have one fold per {owner}"
+    else:
+        found = folds.set_index(owner)["fold"].reindex(slices[owner])
+        missing = slices["slice_id"].to_numpy(object)[~found.between(0, fold_set.k - 1).to_numpy()]
+        if not len(missing):
+            return found.to_numpy(np.int16)
+        problem = f"{format_count(len(missing), 'slice')} without a fold{format_examples(map(str, missing))}"
+    raise ChangedDataError(
+        f"The file of the folds {fold_set.name} of {version.dataset} version {version.number} was changed: {problem}.",
+        RESTORE_REMEDY,
+    )
+
+
+def load_masks(workspace: Workspace, data: LoadedDataset) -> dict[int, bytes] | None:
+    """Return the masks of `data` as PNGs by row, or None if its version has none.
+
+    Raises:
+        ChangedDataError: The file of the masks was removed or changed.
+        CorruptFileError: It cannot be read.
+    """
+    version = data.version
+    summary = version.summary.get("masks")
+    if summary is None:
+        return None
+    masks = _read(workspace, version, MASKS_FILE, lambda path: masks_by_row(pd.read_parquet(path), data.slices))
+    if len(masks) != summary["slices"]:
+        raise ChangedDataError(
+            f"The masks of {version.dataset} version {version.number} were changed: "
+            f"{format_count(len(masks), 'mask')} instead of {summary['slices']:,}.",
+            RESTORE_REMEDY,
+        )
+    return masks
+
+
+def folds_file(name: str) -> str:
+    """Return the file of the folds `name` in a version's folder: one row per patient, or per slice for leaky folds."""
+    return f"folds-{name}.parquet"
+
+
+def describe_dataset(project: "Project", name: str, number: int | None = None) -> dict[str, Any]:
+    """Return a description of a version (the newest if `number` is None).
+
+    `version`; `families` of headers; `series` and `geometry` (see `series`); `defects`; `check`, the findings of
+    decoding (see `decode_findings`; None without a check); the default `folds` (see `summary`). Raises like
+    `load_dataset` and `load_folds`.
+    """
+    version = project.store.version(name, number)
+    catalog = load_catalog(project.workspace, version)
+    slices = usable_slices(catalog)
+    findings = read_findings(project.workspace.root / version.path)
+    return {
+        "version": version,
+        "families": header_families(slices),
+        "series": describe_series(slices),
+        "geometry": describe_geometry(slices),
+        "defects": describe_defects(catalog),
+        "check": None if findings is None else describe_findings(catalog, findings),
+        "folds": [
+            fold
+            for fold_set in version.folds[:1]
+            for fold in summarize_folds(slices, load_folds(project.workspace, version, fold_set, slices), fold_set.k)
+        ],
+    }
+
+
+def _read(workspace: Workspace, version: DatasetVersion, file: str, read: Callable[[Path], Content]) -> Content:
+    path = workspace.root / version.path / file
+    try:
+        return read(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        kind = ChangedDataError if isinstance(error, FileNotFoundError) else CorruptFileError
+        problem = f"Cannot read {path} of {version.dataset} version {version.number}: {error}."
+        raise kind(problem, RESTORE_REMEDY) from error

@@ -1,0 +1,73 @@
+"""Matching the ids of a CSV with the rows of a catalog. CSV files are read in `label_csv`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ichx.datasets.label_csv import LabelTable
+from ichx.errors import InvalidInputError
+from ichx.labels import LABELS
+from ichx.text import EXAMPLES
+
+COLUMN_NAMES: Final = {"slice_id": "SOPInstanceUID", "stem": "file name", "file": "path", "patient": "PatientID"}
+"""Names of columns of the catalog in messages."""
+
+
+@dataclass(frozen=True)
+class IdMatch:
+    """The images of a CSV and the rows of a catalog that match."""
+
+    by: str
+    """Matched column of the catalog, `slice_id` or `stem`."""
+    image: npt.NDArray[np.int64]
+    """(N,) image of each row, -1 for none."""
+    absent: int
+    """Images without a file."""
+    absent_examples: tuple[str, ...]
+    defective: int
+    """Images whose files are all excluded."""
+
+
+def match_images(catalog: pd.DataFrame, images: npt.NDArray[np.object_], path: Path) -> IdMatch:
+    """Match `images`, the distinct ids of the file at `path`, with the rows of `catalog`.
+
+    Ids are SOPInstanceUIDs; or file names without extension, if all ids match and the names are distinct.
+
+    Raises:
+        InvalidInputError: No slice matches.
+    """
+    good = catalog["defect"].isna().to_numpy()
+    ids = pd.Index(images)
+    by = "slice_id"
+    row_image = ids.get_indexer(pd.Index(catalog["slice_id"]))
+    if not (row_image[good] >= 0).any():
+        by = "stem"
+        row_image = ids.get_indexer(pd.Index(catalog["stem"]))
+        ambiguous = catalog["stem"][good].duplicated().any()
+        if ambiguous or not ids.isin(catalog["stem"]).all() or not (row_image[good] >= 0).any():
+            first = catalog[good].iloc[0]
+            raise InvalidInputError(
+                f"No id in {path} matches a slice. An id of the file is {str(images[0])!r}; "
+                f"the first slice is {first['slice_id']!r} in the file {first['file']!r}.",
+                "Use SOPInstanceUIDs, or file names without extension that are distinct.",
+            )
+    row_image = np.where(good, row_image, -1)
+    found = np.zeros(len(images), bool)
+    found[row_image[row_image >= 0]] = True
+    excluded = ~found & (ids.isin(catalog["stem"][~good]) | ids.isin(catalog["slice_id"][~good]))
+    absent = np.flatnonzero(~found & ~excluded)
+    return IdMatch(by, row_image, len(absent), tuple(map(str, images[absent[:EXAMPLES]])), int(excluded.sum()))
+
+
+def join_labels(catalog: pd.DataFrame, table: LabelTable, path: Path) -> tuple[pd.DataFrame, IdMatch]:
+    """Return `catalog` with the labels of `table`, and the match; an unlabelled slice has the defect `no_label`."""
+    match = match_images(catalog, table.images, path)
+    labelled = match.image >= 0
+    values = np.where(labelled[:, None], table.values[match.image], np.nan).astype(np.float32)
+    joined = catalog.assign(**{name: values[:, i] for i, name in enumerate(LABELS)})
+    joined.loc[~labelled & joined["defect"].isna(), "defect"] = "no_label"
+    return joined, match

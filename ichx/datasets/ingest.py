@@ -1,0 +1,187 @@
+"""Reading the headers of a source: one record per slice, or per excluded file with its defect.
+
+Duplicates, the order in a series and everything else that needs the complete dataset is in `catalog`.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import pandas as pd
+
+from ichx.ct.dicom import DicomDefectError, SliceHeader, read_headers, read_slice
+from ichx.datasets.sources import FileLocation, list_files
+from ichx.datasets.zip_archive import MemberStream
+from ichx.worker_pool import map_in_processes, worker_count
+
+ProgressCallback = Callable[[int, int], None]
+"""Receives (done, total)."""
+
+CHUNK: Final = 512
+"""Files per job."""
+
+PARALLEL_FROM: Final = 4_000
+"""Number of files from which worker processes are faster."""
+
+TEXT: Final[Any] = pd.Series(["text"]).dtype
+"""The dtype of strings, which depends on the version of pandas."""
+
+SCANNED: Final[dict[str, Any]] = {
+    "file": TEXT,
+    "bytes": "int64",
+    "mtime_ns": "int64",
+    "frame": "int32",
+    "slice_id": TEXT,
+    "patient_id": TEXT,
+    "study_id": TEXT,
+    "series_id": TEXT,
+    "instance_number": "int32",
+    "rows": "int32",
+    "columns": "int32",
+    "spacing_row": "float64",
+    "spacing_column": "float64",
+    **{f"pos_{axis}": "float64" for axis in "xyz"},
+    **{f"orientation_{i}": "float64" for i in range(6)},
+    "window_centre": "float32",
+    "window_width": "float32",
+    "window_missing": "bool",
+    "slope": "float64",
+    "intercept": "float64",
+    "bits_stored": "int16",
+    "signed": "bool",
+    "intercept_repaired": "bool",
+    "transfer_syntax": TEXT,
+    "defect": TEXT,
+}
+"""Columns of a scan and their dtypes. Missing values: empty strings, NaN, 0, and -1 for the instance number."""
+
+Record = tuple[object, ...]
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class ScanJob:
+    """Read the headers of consecutive files, the first of which has the number `start`."""
+
+    start: int
+    names: tuple[str, ...]
+    locations: tuple[FileLocation, ...]
+
+
+def scan_source(
+    source: Path, *, progress: ProgressCallback | None = None, processes: int | None = None
+) -> pd.DataFrame:
+    """Return one row per slice or excluded file of `source`, sorted by name, with the columns of `SCANNED`.
+
+    Slices of the header family with wrong intercepts are decoded to determine whether they are repaired.
+
+    Args:
+        source: See `list_files`.
+        progress: Receives (done, total) files.
+        processes: Worker processes for many files; one per core when None. The result does not depend on it.
+
+    Raises:
+        IchxError: See `list_files`.
+    """
+    files = list_files(source)
+    total = len(files.names)
+    workers = worker_count(processes or (None if total >= PARALLEL_FROM else 1), -(-total // CHUNK))
+    chunks = (range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK))
+    jobs = (ScanJob(c.start, tuple(files.names[c.start : c.stop]), tuple(map(files.locate, c))) for c in chunks)
+    frames: dict[int, pd.DataFrame] = {}
+    done = 0
+    for start, count, frame in map_in_processes(scan_chunk, jobs, workers):
+        frames[start] = frame
+        done += count
+        if progress is not None:
+            progress(done, total)
+    return pd.concat([frames.pop(start) for start in sorted(frames)], ignore_index=True)
+
+
+def scan_chunk(job: ScanJob) -> tuple[int, int, pd.DataFrame]:
+    """Return the job's `start`, its number of files, and their rows."""
+    records = [
+        record for name, location in zip(job.names, job.locations, strict=True) for record in _records(name, location)
+    ]
+    return job.start, len(job.names), _frame(records)
+
+
+def file_stem(file: str) -> str:
+    """Return the file's name without its extension; the last number of a UID is not an extension."""
+    return re.sub(r"\.[A-Za-z]\w*$", "", file.rpartition("/")[2])
+
+
+def _records(name: str, location: FileLocation) -> list[Record]:
+    size, mtime = 0, 0
+    try:
+        size, mtime = location.fingerprint()
+        with location.open() as handle:
+            return [(name, size, mtime, *_record(handle, header)) for header in _headers(handle)]
+    except OSError:
+        reason = "unreadable"
+    except DicomDefectError as defect:
+        reason = defect.reason
+    return [(name, size, mtime, 0, *_MISSING, reason)]
+
+
+def _headers(handle: BinaryIO) -> list[SliceHeader]:
+    try:
+        return read_headers(handle)
+    except DicomDefectError as defect:
+        # The damage of a zip's member is the cause of what the parser reports.
+        fault = handle.fault if isinstance(handle, MemberStream) else None
+        raise fault or defect from defect
+
+
+def _record(handle: BinaryIO, header: SliceHeader) -> Record:
+    """Return the columns of a frame, from `frame` on."""
+    reason, repaired = header.defect, False
+    if not reason and header.intercept_suspect:
+        try:
+            handle.seek(0)
+            decoded = read_slice(handle, header.frame)
+            header, repaired = decoded.header, decoded.repaired
+        except DicomDefectError as defect:
+            reason = defect.reason
+    if reason:
+        return (header.frame, *_MISSING, reason)
+    return (
+        header.frame,
+        header.slice_id,
+        header.patient_id,
+        header.study_id,
+        header.series_id,
+        -1 if header.instance_number is None else header.instance_number,
+        header.rows,
+        header.columns,
+        *(header.spacing or (NAN,) * 2),
+        *(header.position or (NAN,) * 3),
+        *(header.orientation or (NAN,) * 6),
+        *header.window,
+        header.window_missing,
+        header.slope,
+        header.intercept,
+        header.bits_stored,
+        header.signed,
+        repaired,
+        header.transfer_syntax,
+        "",
+    )
+
+
+_MISSING: Final[Record] = (
+    *("", "", "", "", -1, 0, 0),
+    *(NAN,) * 11,
+    *(NAN, NAN, False, NAN, NAN, 0, False, False, ""),
+)
+
+
+def _frame(records: list[Record]) -> pd.DataFrame:
+    columns = dict(zip(SCANNED, zip(*records, strict=True), strict=True))
+    return pd.DataFrame(
+        {name: pd.Series(np.array(values, object)).astype(SCANNED[name]) for name, values in columns.items()}
+    )

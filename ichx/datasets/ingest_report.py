@@ -1,0 +1,85 @@
+"""Messages and warnings about the files, labels, masks and sample of a new version. They are shown by `ichx.cli`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ichx.datasets.id_matching import COLUMN_NAMES, IdMatch
+from ichx.datasets.label_csv import LabelTable
+from ichx.datasets.series import FLAGS, flag_examples
+from ichx.text import format_count, format_examples
+
+
+@dataclass
+class IngestReport:
+    """Collects what `add_dataset` reports."""
+
+    messages: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def inform(self, message: str) -> None:
+        """Add a message."""
+        self.messages.append(message)
+
+    def warn(self, warning: str) -> None:
+        """Add a warning."""
+        self.warnings.append(warning)
+
+    def add_catalog(self, catalog: pd.DataFrame, slices: pd.DataFrame, summary: dict[str, Any]) -> None:
+        """Report the counts of `catalog`, its excluded files, and the geometry of its usable `slices`."""
+        parts = (
+            format_count(summary["slices"], "slice"),
+            format_count(summary["patients"], "patient"),
+            format_count(summary["studies"], "study", "studies"),
+            format_count(summary["series"], "series", "series"),
+        )
+        self.inform(f"{format_count(summary['files'], 'file')}: {', '.join(parts)}.")
+        if defects := summary["defects"]:
+            frames = (catalog["frame"] > 0).any()
+            what = ("file or frame", "files or frames") if frames else ("file", "files")
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in defects.items())
+            self.warn(f"Excluded {format_count(sum(defects.values()), *what)}: {reasons}.")
+        if count := summary["no_patient_id"]:
+            self.warn(f"{format_count(count, 'slice')} without a PatientID: grouped by study, by series or alone.")
+        for flag, counts in summary["geometry"].items():
+            where = f"{format_count(counts['series'], 'series', 'series')}, {format_count(counts['slices'], 'slice')}"
+            examples = format_examples(flag_examples(slices, flag), counts["series"])
+            self.warn(f"Geometry flag `{flag}` ({FLAGS[flag]}) in {where}{examples}.")
+        if count := summary["window_missing"]:
+            self.warn(f"{format_count(count, 'slice')} without a usable window: replaced by the brain window [40, 80].")
+        if count := summary["intercept_repaired"]:
+            self.inform(f"Repaired the intercept of {format_count(count, 'slice')}.")
+
+    def add_match(self, subject: str, match: IdMatch, *noun: str) -> None:
+        """Report how the ids of `subject` match the slices; `noun` is what an id stands for, and its plural."""
+        self.inform(f"{subject}, matched by {COLUMN_NAMES[match.by]}.")
+        if match.absent:
+            examples = format_examples(match.absent_examples, match.absent)
+            self.warn(f"{format_count(match.absent, *noun)} without a slice{examples}.")
+        if match.defective:
+            self.warn(f"{format_count(match.defective, *noun)} whose file is excluded.")
+
+    def add_labels(self, table: LabelTable, match: IdMatch) -> None:
+        """Report the labels of `table` and how they match the slices."""
+        self.add_match(f"Labels of {format_count(len(table.images), 'image')}", match, "labelled image")
+        if table.duplicates:
+            self.inform(f"Merged {format_count(table.duplicates, 'duplicate row')} of the label CSV.")
+        if table.any_differs:
+            images = f"{format_count(table.any_differs, 'image')} whose `any` is not the maximum of the subtypes"
+            self.warn(f"{images}{format_examples(table.any_examples, table.any_differs)}.")
+
+    def add_sample(self, sample: dict[str, Any], match: IdMatch) -> None:
+        """Report the counts of a sample submission and how it matches the slices."""
+        subject = f"Sample of {format_count(sample['ids'], 'id')} of {format_count(sample['images'], 'image')}"
+        self.add_match(subject, match, "image of the sample", "images of the sample")
+        if sample["not_asked"]:
+            self.warn(f"{format_count(sample['not_asked'], 'slice')} not in the sample.")
+
+    def add_shared(self, test: pd.DataFrame, train: pd.DataFrame, name: str) -> None:
+        """Warn of slices and patients of a test set that are also in the training set `name`."""
+        slices = set(test["slice_id"]) & set(train["slice_id"])
+        patients = set(test["patient"]) & set(train["patient"])
+        if patients or slices:
+            shared = f"{format_count(len(slices), 'slice')} and {format_count(len(patients), 'patient')}"
+            self.warn(f"{shared} are also in {name}: scores of this test set are too good.")

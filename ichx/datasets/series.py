@@ -1,0 +1,155 @@
+"""Geometry of the series of a dataset: order, spacing, tilt, flags, neighbours. The rules are in `ichx.ct.geometry`."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ichx.ct.geometry import (
+    OFF_NORMAL,
+    SAME_PLACE,
+    degrees_between,
+    find_gaps_and_overlaps,
+    order_series,
+    position_along_normal,
+    series_normals,
+    steps_between,
+)
+from ichx.text import EXAMPLES
+
+NOT_AXIAL_FROM: Final = 45.0
+"""Degrees between a series' normal and the patient's long axis above which the series is not axial."""
+
+FLAGS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "gap": "the step before the slice is much wider than the steps around it: slices are missing",
+        "overlap": "the slice lies between others: a region was scanned twice, or two blocks overlap",
+        "same_place": "the slice is less than 0.1 mm from the previous one: the position was scanned twice",
+        "off_normal": "the slice is rotated by more than 1 degree against its series",
+        "not_axial": "the series is coronal or sagittal",
+        "by_number": "positions or orientations are missing: ordered by instance number",
+    }
+)
+"""Boolean columns of a catalog and their meanings. Flagged slices are used; flags are not defects."""
+
+POSITIONS: Final = ["pos_x", "pos_y", "pos_z"]
+ORIENTATIONS: Final = [f"orientation_{i}" for i in range(6)]
+
+
+def series_geometry(series: pd.Series, scan: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
+    """Return the geometry columns of a catalog for the slices of `scan`, which belong to `series`; (N,) each.
+
+    `position` along the series' normal and `step` from the previous slice, in mm; `order` from 0; `tilt` between the
+    normal and the patient's long axis, 0 to 90 degrees; and the booleans of `FLAGS`.
+    """
+    codes = pd.factorize(series)[0]
+    slice_ids = scan["slice_id"].to_numpy(object)
+    tie = np.empty(len(scan), np.int64)
+    tie[np.argsort(slice_ids, kind="stable")] = np.arange(len(scan))
+    orientation = scan[ORIENTATIONS].to_numpy(float)
+    normal = series_normals(codes, orientation)
+    along = position_along_normal(scan[POSITIONS].to_numpy(float), normal)
+    order, by_number = order_series(codes, along, scan["instance_number"].to_numpy(), tie)
+    steps = np.where(by_number, np.nan, steps_between(codes, order, along))
+    gap, overlap = find_gaps_and_overlaps(codes, order, steps)
+    slice_normal = np.cross(orientation[:, :3], orientation[:, 3:])
+    angle = degrees_between(normal, np.broadcast_to([0.0, 0, 1], normal.shape))
+    tilt = np.minimum(angle, 180 - angle)
+    return {
+        "position": along,
+        "order": order,
+        "step": steps,
+        "tilt": tilt,
+        "gap": gap,
+        "overlap": overlap,
+        "same_place": steps < SAME_PLACE,
+        "off_normal": degrees_between(slice_normal, normal) > OFF_NORMAL,
+        "not_axial": tilt > NOT_AXIAL_FROM,
+        "by_number": by_number,
+    }
+
+
+def neighbour_rows(slices: pd.DataFrame) -> pd.DataFrame:
+    """Return `previous` and `next`, (n,) int64: the rows of the adjacent slices in each row's series, or -1.
+
+    `slices` is sorted by series and order.
+    """
+    codes = pd.factorize(slices["series"])[0]
+    rows = np.arange(len(slices))
+    same = codes[1:] == codes[:-1]
+    previous, following = np.full(len(slices), -1), np.full(len(slices), -1)
+    previous[1:][same] = rows[:-1][same]
+    following[:-1][same] = rows[1:][same]
+    return pd.DataFrame({"previous": previous, "next": following}, index=slices.index)
+
+
+def stack_rows(
+    series: pd.Series, readable: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], reach: int
+) -> npt.NDArray[np.int64]:
+    """Return each of `rows` with the `reach` slices before and after it in its series, (N, 2 `reach` + 1) int64 rows.
+
+    Unreadable slices are skipped. At the ends of a series its outermost readable slice is repeated.
+
+    Args:
+        series: (n,) series of all slices, sorted by series and order.
+        readable: (n,) whether each slice can be read.
+        rows: (N,) readable rows.
+        reach: Number of slices on each side.
+    """
+    candidates = np.flatnonzero(readable)
+    codes = pd.factorize(series)[0][candidates]
+    centre = np.searchsorted(candidates, rows)
+    own = codes[centre]
+    first, last = np.searchsorted(codes, own, "left"), np.searchsorted(codes, own, "right") - 1
+    wanted = centre[:, None] + np.arange(-reach, reach + 1)
+    stacked: npt.NDArray[np.int64] = candidates[np.clip(wanted, first[:, None], last[:, None])]
+    return stacked
+
+
+def count_flags(slices: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Return the number of series and slices with each of `FLAGS` that occurs."""
+    counts = {}
+    for flag in FLAGS:
+        flagged = slices["series"][slices[flag]]
+        if len(flagged):
+            counts[flag] = {"series": int(flagged.nunique()), "slices": len(flagged)}
+    return counts
+
+
+def flag_examples(slices: pd.DataFrame, flag: str) -> list[str]:
+    """Return the first flagged file of each of three series."""
+    flagged = slices[slices[flag]]
+    return [str(file) for file in flagged["file"][~flagged["series"].duplicated()].head(EXAMPLES)]
+
+
+def describe_geometry(slices: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return each flag that occurs with its meaning, the number of series and slices, and example files."""
+    return [
+        {"flag": flag, "meaning": FLAGS[flag], **counts, "examples": flag_examples(slices, flag)}
+        for flag, counts in count_flags(slices).items()
+    ]
+
+
+def describe_series(slices: pd.DataFrame) -> dict[str, Any]:
+    """Return the number of `series`, `lengths` (quantiles of the number of slices), `spacings`, and the tilt.
+
+    `spacings` lists the median steps of series in mm, rounded to 0.1, with the number of series, the most frequent
+    first. `tilted` counts axial series with a gantry tilt of more than 1 degree; `median_tilt` is theirs in degrees.
+    """
+    grouped = slices.groupby("series", sort=False)
+    lengths = grouped.size()
+    spacing = grouped["step"].median().astype(float).round(1)
+    counts = spacing.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    tilt = grouped["tilt"].first()
+    tilted = tilt[(tilt > OFF_NORMAL) & (tilt <= NOT_AXIAL_FROM)]
+    shares = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
+    return {
+        "series": len(lengths),
+        "lengths": {name: int(lengths.quantile(share, interpolation="nearest")) for name, share in shares.items()},
+        "spacings": [{"mm": float(str(mm)), "series": int(count)} for mm, count in counts.items()],
+        "tilted": len(tilted),
+        "median_tilt": float(tilted.median()) if len(tilted) else None,
+    }

@@ -1,0 +1,316 @@
+"""Sources of a dataset's files: a folder tree, a zip (or a folder in one) read in place, or a single DICOM file.
+
+File names do not depend on the kind of source. Headers are read in `ingest`; the zip format is in `zip_archive`.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_headers, read_slice
+from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, Member, ZipIndex, open_member, read_zip_index
+from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotFoundError, StorageError, did_you_mean
+from ichx.text import EXAMPLES, format_count, format_examples
+
+SOURCE_CHANGED_REMEDY: Final = (
+    "Restore the files, or add a new version of the dataset with `ichx data add` and pin an experiment to it with "
+    "`ichx exp clone NUMBER --dataset-version N`."
+)
+PERMISSIONS_REMEDY: Final = "Check its permissions."
+
+IGNORED: Final = re.compile(r"(?<![^/])(?:\.|__MACOSX|(?i:DICOMDIR)$)")
+"""Starts of path components to skip: hidden files and folders, DICOMDIR, and what macOS adds to a zip."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileLocation:
+    """Where the bytes of a file are: the file at `path`, or `member` of the zip at `path`."""
+
+    path: str
+    member: Member | None = None
+
+    def __str__(self) -> str:
+        """Return the location as messages show it."""
+        return self.path if self.member is None else f"{self.member.name} in {self.path}"
+
+    def open(self) -> BinaryIO:
+        """Return the content as a seekable stream. Raises `OSError`, and `DicomDefectError` for a damaged member."""
+        if self.member is None:
+            return Path(self.path).open("rb")
+        return open_member(Path(self.path), self.member)  # type: ignore[return-value]  # a BinaryIO in all that is used
+
+    def fingerprint(self) -> tuple[int, int]:
+        """Return (bytes, mtime_ns) of a file, or (bytes, CRC-32) of a member. Raises `OSError`."""
+        if self.member is not None:
+            return self.member.bytes, self.member.crc
+        status = Path(self.path).stat()
+        return status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """The location of a slice and its fingerprint in the catalog."""
+
+    location: FileLocation
+    bytes: int
+    """Size, inflated."""
+    mtime_ns: int
+    """Time of the last change; for a member of a zip its CRC-32."""
+    frame: int = 0
+    """0, or from 1 in a file with several frames."""
+
+
+@dataclass(frozen=True)
+class FileList:
+    """The files of a source, sorted by name."""
+
+    names: list[str]
+    """POSIX paths relative to the source."""
+    locate: Callable[[int], FileLocation]
+    """Returns the location of a file by its position in `names`."""
+    fingerprints: npt.NDArray[np.int64] | None = None
+    """(N, 2) bytes and CRC-32 of a zip's members; None for a folder, whose files have to be read."""
+
+
+def list_files(source: Path) -> FileList:
+    """Return the files of `source`: a folder, a zip, a folder in a zip, named like `data.zip/train`, or a DICOM file.
+
+    Hidden files and folders, DICOMDIR and `__MACOSX` are skipped. Links to folders are followed, each folder once.
+
+    Raises:
+        NotFoundError: `source` does not exist.
+        InvalidInputError: `source` is not one of these, or has no files.
+        CorruptFileError: A zip is damaged.
+        StorageError: `source` cannot be read.
+    """
+    if source.is_dir():
+        names = _find_files(source)
+        return FileList(names, lambda number: FileLocation(str(source / names[number])))
+    if source.is_file() and _is_dicom(source):
+        return FileList([source.name], lambda _: FileLocation(str(source)))
+    archive, inner = _split(source)
+    return _members_below(archive, inner, read_zip_index(archive))
+
+
+def read_source_slice(file: SourceFile) -> DecodedSlice:
+    """Return the slice in `file`.
+
+    Raises:
+        ChangedDataError: The file was removed or changed after the dataset was added, or cannot be read now.
+        DicomDefectError: The slice has a defect.
+    """
+    location = file.location
+    try:
+        if location.fingerprint() != (file.bytes, file.mtime_ns):
+            raise _unreadable(location, "it was changed after the dataset was added")
+        if location.member is not None:
+            content = _cached_content(location) if file.frame else _content(location)
+            return read_slice(BytesIO(content), file.frame)
+        with location.open() as handle:
+            return read_slice(handle, file.frame)
+    except OSError as error:
+        raise _unreadable(location, error.strerror or str(error)) from error
+    except DicomDefectError as defect:
+        if defect.reason == "unreadable":  # a failure of the disk or the network, which may be temporary
+            raise _unreadable(location, defect.detail) from defect
+        raise
+
+
+class SourceFiles:
+    """The files of slices by row."""
+
+    def __init__(self, source: Path, slices: pd.DataFrame) -> None:
+        """Find the files of `slices` in `source`; without a column `frame`, each file has one frame.
+
+        Raises:
+            ChangedDataError: A zip or single file differs from the catalog. Files in a folder are checked when read.
+        """
+        self._source = source
+        self._columns = [slices[column].to_numpy() for column in ("file", "bytes", "mtime_ns")]
+        self._frames = slices["frame"].to_numpy() if "frame" in slices else np.zeros(len(slices), int)
+        self._members: FileList | None = None
+        self._numbers = np.empty(0, np.int64)
+        if not source.is_dir() and len(slices):
+            self._members = list_files(source)
+            drift = find_drift(self._members, slices)
+            drift.raise_if_changed(source)
+            self._numbers = drift.numbers
+
+    def select(self, rows: Iterable[int]) -> tuple[SourceFile, ...]:
+        """Return the files of `rows`, in their order."""
+        return tuple(self._file(row) for row in rows)
+
+    def _file(self, row: int) -> SourceFile:
+        names, sizes, mtimes = self._columns
+        if self._members is None:
+            location = FileLocation(str(self._source / names[row]))
+        else:
+            location = self._members.locate(int(self._numbers[row]))
+        return SourceFile(location, int(sizes[row]), int(mtimes[row]), int(self._frames[row]))
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Differences between a source and a catalog: sorted names of removed, changed and new files."""
+
+    numbers: npt.NDArray[np.int64]
+    """(N,) position of each row's file in the list of files; -1 for a removed one."""
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+    new: tuple[str, ...]
+
+    def raise_if_changed(self, source: Path) -> None:
+        """Raise `ChangedDataError` if files of the catalog were removed or changed; new files do not count."""
+        counts = [
+            f"{format_count(len(names), 'file')} {what}{format_examples(names)}"
+            for what, names in (("removed", self.removed), ("changed", self.changed))
+            if names
+        ]
+        if counts:
+            problem = f"{source} differs from the files that were added: {'; '.join(counts)}."
+            raise ChangedDataError(problem, SOURCE_CHANGED_REMEDY)
+
+
+def find_drift(files: FileList, catalog: pd.DataFrame) -> Drift:
+    """Return how `files` differ from those of `catalog` in name, size, and time or checksum."""
+    names = catalog["file"].to_numpy(object)
+    known = catalog[["bytes", "mtime_ns"]].to_numpy(np.int64)
+    number_of = dict(zip(reversed(files.names), range(len(files.names) - 1, -1, -1), strict=True))  # first of a name
+    numbers = np.array([number_of.get(name, -1) for name in names], np.int64)
+    present = np.flatnonzero(numbers >= 0)
+    if files.fingerprints is not None:
+        found = files.fingerprints[numbers[present]]
+    else:
+        found = np.array([_fingerprint(files.locate(int(number))) for number in numbers[present]]).reshape(-1, 2)
+    return Drift(
+        numbers,
+        removed=tuple(sorted(set(names[numbers < 0]))),
+        changed=tuple(sorted(set(names[present[(found != known[present]).any(axis=1)]]))),
+        new=tuple(sorted(set(files.names) - set(names))),
+    )
+
+
+def read_zip_member(path: Path) -> bytes | None:
+    """Return the content of `path` if it is a member of a zip, as in `data.zip/labels.csv`; otherwise None.
+
+    Raises:
+        NotFoundError: The zip has no such member.
+        CorruptFileError: The zip or the member is damaged.
+        StorageError: The zip cannot be read.
+    """
+    if path.exists() or not any(parent.is_file() for parent in path.parents):
+        return None
+    archive, inner = _split(path)
+    index = read_zip_index(archive)
+    if inner not in index.names:
+        similar = [name for name in index.names if Path(name).suffix == path.suffix]
+        hint = did_you_mean(inner, similar) or (f"Similar files{format_examples(similar)}. " if similar else "")
+        raise NotFoundError(f"{archive} has no file {inner}.", f"{hint}Give the path of an existing file.")
+    try:
+        with open_member(archive, index.member(index.names.index(inner))) as stream:
+            return stream.read()
+    except DicomDefectError as defect:
+        raise CorruptFileError(f"Cannot read {path}: {defect.detail}.", "Copy or download the zip again.") from defect
+    except OSError as error:
+        raise StorageError(f"Cannot read {archive}: {error.strerror}.", PERMISSIONS_REMEDY) from error
+
+
+def _is_dicom(path: Path) -> bool:
+    """Return whether the file at `path` is DICOM, with or without defects."""
+    try:
+        read_headers(path)
+    except DicomDefectError as defect:
+        return defect.reason not in ("not_dicom", "unreadable")
+    return True
+
+
+def _split(source: Path) -> tuple[Path, str]:
+    """Return the file that contains `source`, and the path within it; empty for the file itself."""
+    for parent in (source, *source.parents):
+        if parent.is_file():
+            inner = source.relative_to(parent).as_posix()
+            return parent, "" if inner == "." else inner
+        if parent.exists():
+            break
+    raise NotFoundError(f"{source} does not exist.", "Give the path of a folder or a zip with DICOM files.")
+
+
+def _members_below(archive: Path, folder: str, index: ZipIndex) -> FileList:
+    prefix = f"{folder}/" if folder else ""
+    numbers = [
+        number
+        for number, name in enumerate(index.names)
+        if name.startswith(prefix) and (number in index.defects or not IGNORED.search(name, len(prefix)))
+    ]
+    if not numbers and folder:
+        folders = Counter(name.rpartition("/")[0] for name in index.names)
+        folders.pop("", None)
+        hint = did_you_mean(folder, list(folders))
+        if not hint and folders:
+            largest = [f"{name} ({format_count(count, 'file')})" for name, count in folders.most_common(EXAMPLES)]
+            hint = f"The zip has other folders{format_examples(largest, len(folders))}. "
+        raise NotFoundError(f"{archive} has no folder {folder}.", f"{hint}Give an existing folder as ZIP/FOLDER.")
+    if not numbers:
+        raise InvalidInputError(f"{archive} has no files.", "Give the zip with the DICOM files.")
+    numbers.sort(key=index.names.__getitem__)
+    names = [index.names[number][len(prefix) :] for number in numbers]
+    columns = np.frombuffer(index.numbers, np.int64).reshape(-1, 5)[numbers]
+    return FileList(
+        names,
+        lambda number: FileLocation(str(archive), index.member(numbers[number])),
+        columns[:, [MEMBER_BYTES, MEMBER_CRC]],
+    )
+
+
+def _find_files(source: Path) -> list[str]:
+    found: list[str] = []
+    visited: set[tuple[int, int]] = set()
+
+    def fail(error: OSError) -> None:
+        raise StorageError(f"Cannot read {error.filename}: {error.strerror}.", PERMISSIONS_REMEDY)
+
+    for folder, folders, names in os.walk(source, followlinks=True, onerror=fail):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        # With a slash, as in the names of a zip: only a file is a DICOMDIR.
+        folders[:] = sorted(name for name in folders if not IGNORED.search(f"{name}/"))
+        parent = Path(folder).relative_to(source).as_posix()
+        prefix = "" if parent == "." else f"{parent}/"
+        found += [f"{prefix}{name}" for name in names if not IGNORED.search(name)]
+    if not found:
+        raise InvalidInputError(f"{source} has no files.", "Give the folder with the DICOM files.")
+    return sorted(found)
+
+
+def _content(location: FileLocation) -> bytes:
+    with location.open() as handle:
+        return handle.read()
+
+
+_cached_content = lru_cache(maxsize=1)(_content)
+"""Keeps the last content: the frames of a member are read one after another."""
+
+
+def _fingerprint(location: FileLocation) -> tuple[int, int]:
+    """Return the fingerprint, or that of an unreadable file in a catalog."""
+    try:
+        return location.fingerprint()
+    except OSError:
+        return 0, 0
+
+
+def _unreadable(location: FileLocation, why: str) -> ChangedDataError:
+    return ChangedDataError(f"Cannot read {location}: {why}.", SOURCE_CHANGED_REMEDY)

@@ -1,0 +1,78 @@
+"""Counts of a catalog: slices, prevalences, header families, defects. They are displayed in `ichx.cli.data_views`."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ichx.datasets.catalog import usable_slices
+from ichx.datasets.defects import DEFECTS
+from ichx.datasets.folds import fold_prevalences
+from ichx.datasets.series import count_flags
+from ichx.labels import LABELS
+
+
+def summarize(catalog: pd.DataFrame) -> dict[str, Any]:
+    """Return counts of the usable slices of `catalog` and of its defects, as JSON values."""
+    slices = usable_slices(catalog)
+    return {
+        "files": int((catalog["frame"] <= 1).sum()),
+        "slices": len(slices),
+        "patients": int(slices["patient"].nunique()),
+        "studies": int(slices["study"].nunique()),
+        "series": int(slices["series"].nunique()),
+        "intercept_repaired": int(slices["intercept_repaired"].sum()),
+        "window_missing": int(slices["window_missing"].sum()),
+        "geometry": count_flags(slices),
+        "prevalences": prevalences(slices),
+        "defects": {str(reason): int(count) for reason, count in catalog["defect"].value_counts().items()},
+    }
+
+
+def prevalences(slices: pd.DataFrame) -> dict[str, float] | None:
+    """Return the share of positive slices per label, None without labels."""
+    truth = slices[list(LABELS)]
+    if truth.isna().any(axis=None):
+        return None
+    return {name: float((truth[name] > 0.5).mean()) for name in LABELS}
+
+
+def header_families(slices: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the combinations of pixel format, rescale values and image size, the most frequent first."""
+    fields = ["bits_stored", "signed", "slope", "intercept", "rows", "columns", "transfer_syntax"]
+    counts = slices.groupby(fields, sort=True).size().sort_values(ascending=False, kind="stable")
+    families = counts.rename("slices").reset_index()
+    return [{str(name): _plain(value) for name, value in row.items()} for row in families.to_dict("records")]
+
+
+def describe_defects(catalog: pd.DataFrame, examples: int = 3) -> list[dict[str, Any]]:
+    """Return each defect of `catalog` with its meaning, its number of files or frames, and the first files."""
+    excluded = catalog[catalog["defect"].notna()]
+    return [
+        {
+            "reason": str(reason),
+            "meaning": DEFECTS[str(reason)],
+            "files": int(count),
+            "examples": excluded["file"][excluded["defect"] == reason].drop_duplicates().head(examples).tolist(),
+        }
+        for reason, count in excluded["defect"].value_counts().items()
+    ]
+
+
+def summarize_folds(slices: pd.DataFrame, folds: npt.NDArray[np.int16], k: int) -> list[dict[str, Any]]:
+    """Return the number of slices and patients and the prevalences of each fold."""
+    shares = fold_prevalences(slices[list(LABELS)].to_numpy(np.float32), folds, k)
+    return [
+        {
+            "fold": fold,
+            "slices": int((folds == fold).sum()),
+            "patients": int(slices["patient"][folds == fold].nunique()),
+            "prevalences": dict(zip(LABELS, map(float, shares[fold]), strict=True)),
+        }
+        for fold in range(k)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value

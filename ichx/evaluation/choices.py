@@ -1,0 +1,40 @@
+"""Choices of an evaluation: test-time augmentation, pooling of studies, blending method.
+
+This module imports no library, so that the command line can use it.
+"""
+
+from typing import Final, Literal, get_args
+
+from ichx.errors import check_choice
+
+VIEWS: Final = ("identity", "hflip")
+"""The views of a slice that every fold predicts."""
+
+Tta = Literal["none", "hflip"]
+"""A test-time augmentation."""
+TTA_VIEWS: Final[dict[Tta, tuple[str, ...]]] = {"none": ("identity",), "hflip": VIEWS}
+"""The views that each test-time augmentation averages."""
+
+Pooling = Literal["max", "noisy_or"]
+"""How a study's probability follows from its slices': the largest, or that of at least one positive slice if slices
+were independent."""
+POOLINGS: Final[tuple[Pooling, ...]] = get_args(Pooling)
+
+Method = Literal["auto", "convex", "mean", "rank", "logit", "greedy", "per-label", "stack"]
+"""A blending method; `auto` chooses between `convex` and `mean`."""
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
+
+
+def check_tta(tta: str) -> Tta:
+    """Return `tta`; raise `InvalidInputError` if there is no such test-time augmentation."""
+    return check_choice("tta", tta, TTA_VIEWS)
+
+
+def check_pooling(pooling: str) -> Pooling:
+    """Return `pooling`; raise `InvalidInputError` if there is no such pooling."""
+    return check_choice("pooling", pooling, POOLINGS)
+
+
+def check_method(method: str) -> Method:
+    """Return `method`; raise `InvalidInputError` if there is no such blending method."""
+    return check_choice("method", method, METHODS)

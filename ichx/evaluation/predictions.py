@@ -1,0 +1,62 @@
+"""Prediction files: slice id and six float32 logits per row, in Parquet, one file per fold and view."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ichx.errors import ChangedDataError, CorruptFileError
+from ichx.files import atomic_write
+from ichx.labels import LABELS
+from ichx.text import format_count
+
+_RESTORE = "Restore the file, or delete it and rerun `ichx run`, which predicts what is missing."
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits of the slices of one fold and view."""
+
+    slice_ids: npt.NDArray[np.object_]
+    """`(N,)`"""
+    logits: npt.NDArray[np.float32]
+    """`(N, 6)`, in the order of `ichx.labels.LABELS`."""
+
+
+def write_predictions(path: Path, predictions: Predictions) -> str:
+    """Write `predictions` to `path` atomically; return the file's SHA-256, 64 hex digits. Raises `StorageError`."""
+    columns = {"slice_id": pa.array(predictions.slice_ids, type=pa.string())}
+    columns |= {label: pa.array(predictions.logits[:, i]) for i, label in enumerate(LABELS)}
+    with atomic_write(path, "the predictions") as draft:
+        pq.write_table(pa.table(columns), draft, compression="zstd")
+        digest = hashlib.sha256(draft.read_bytes()).hexdigest()
+    return digest
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Return the predictions in `path`.
+
+    Raises:
+        ChangedDataError: The file is missing.
+        CorruptFileError: The file is damaged, is no prediction file, or holds values that are not finite.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise ChangedDataError(
+            f"The prediction file {path} is missing.", "Rerun `ichx run`, which predicts what is missing."
+        ) from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CorruptFileError(f"Cannot read the prediction file {path}: {error}", _RESTORE) from error
+    missing = [name for name in ("slice_id", *LABELS) if name not in table.column_names]
+    if missing:
+        raise CorruptFileError(f"{path} lacks the columns {', '.join(missing)}.", "Use a prediction file of ichx.")
+    logits = np.column_stack([table[label].to_numpy() for label in LABELS]).astype(np.float32, copy=False)
+    bad = int((~np.isfinite(logits)).any(axis=1).sum())
+    if bad:
+        raise CorruptFileError(f"{path} has NaN or infinity in {format_count(bad, 'row')}.", _RESTORE)
+    return Predictions(table["slice_id"].to_numpy(zero_copy_only=False).astype(object), logits)

@@ -1,0 +1,138 @@
+"""Exports an experiment as one file: recipe, runs, history, predictions, tags and notes, optionally weights.
+
+The file is a zip of `experiment.json` and the files of the folds, without absolute paths. `archive_import` reads it.
+"""
+
+import json
+import re
+import zipfile
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ichx import __version__
+from ichx.errors import ChangedDataError, ConflictError
+from ichx.files import atomic_write
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+    from ichx.store import Experiment
+
+FORMAT = 1
+INDEX = "experiment.json"
+_PATH = re.compile(r"""(?<![\w.])(?:/|~/)(?:[^\s/'"]+/)+""")
+_FACTS = ("name", "plugin", "size", "window_kind", "recipe", "recipe_digest", "epochs", "selected", "kind", "tuned")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An archive that was written: `file` of `nbytes`, containing `files` files of the experiment."""
+
+    file: Path
+    nbytes: int
+    files: int
+
+
+def export_experiment(project: "Project", number: int, target: Path, *, weights: bool = False) -> Exported:
+    """Write experiment `number` to the new file `target`, with or without its weights.
+
+    Raises:
+        ConflictError: `target` exists, or a fold is running.
+        ChangedDataError: A recorded file is gone.
+        StorageError: `target` cannot be written.
+    """
+    experiment = project.store.experiment(number)
+    if target.exists():
+        raise ConflictError(f"{target} exists already.", "Choose another file name.")
+    own = project.workspace.experiment_files(number)
+    folder = own.folder
+    index, files = _index(project, experiment)
+    paths = [own.start]
+    for fold in map(own.fold, range(experiment.folds)):
+        paths += [fold.log, fold.code_diff, *([fold.weights] if weights else [])]
+    names = [path.relative_to(folder).as_posix() for path in paths if path.exists()]
+    with (
+        atomic_write(target, "the archive", remedy="Choose a writable folder with enough space.") as draft,
+        zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        archive.writestr(INDEX, json.dumps(index, indent=1))
+        for name in dict.fromkeys([*files, *names]):
+            if name.endswith((".log", ".json")):
+                archive.writestr(name, _without_paths((folder / name).read_text(encoding="utf-8")))
+            else:
+                archive.write(folder / name, name, zipfile.ZIP_STORED)
+    return Exported(target, target.stat().st_size, len(files) + len(names))
+
+
+def _index(project: "Project", experiment: "Experiment") -> tuple[dict[str, Any], list[str]]:
+    """Return the contents of `experiment.json`, and the prediction files that it lists, relative to the folder."""
+    number, folder = experiment.number, project.workspace.experiment_dir(experiment.number)
+    version = project.store.version_by_id(experiment.version_id)
+    predictions, files = [], []
+    for p in project.store.predictions(number):
+        if p.role not in ("oof", "test"):
+            continue  # of another dataset, which the importing workspace may lack
+        path = project.workspace.root / p.path
+        if not path.is_file():
+            raise ChangedDataError(f"{p.path} is gone.", f"`ichx run {number}` creates it again.")
+        name = path.relative_to(folder).as_posix()
+        files.append(name)
+        predictions.append(
+            {
+                "fold": p.fold,
+                "role": p.role,
+                "view": p.view,
+                "file": name,
+                "slices": p.slices,
+                "digest": p.digest,
+                "score": p.score,
+                "dataset": project.store.version_by_id(p.version_id).dataset,
+            }
+        )
+    runs = []
+    for run in project.store.runs(number):
+        if run.state in ("running", "stalled"):
+            raise ConflictError(
+                f"Process {run.pid} on {run.host} is running fold {run.fold} of experiment {number}.",
+                "Export the experiment when that run has ended.",
+            )
+        values = {name: value for name, value in asdict(run).items() if name not in ("id", "experiment")}
+        runs.append(values | {"command": _without_paths(run.command), "error": _without_paths(run.error or "") or None})
+    facts = asdict(experiment)
+    index = {
+        "format": FORMAT,
+        "ichx": __version__,
+        "number": number,
+        "workspace": project.workspace.root.name,
+        "experiment": {name: facts[name] for name in _FACTS},
+        "dataset": {
+            "name": experiment.dataset,
+            "version": experiment.dataset_version,
+            "slices": version.slices,
+            "label_digest": experiment.label_digest,
+            "folds": experiment.folds,
+            "fold_set": experiment.fold_set,
+            "fold_digest": experiment.fold_digest,
+        },
+        "runs": runs,
+        "history": {
+            str(fold): [asdict(record) for record in project.store.history(number, fold)]
+            for fold in range(experiment.folds)
+        },
+        "predictions": predictions,
+        "tags": list(experiment.tags),
+        "notes": [{"created": note.created, "text": note.text} for note in project.store.notes(number)],
+    }
+    return json.loads(json.dumps(index, default=_plain)), files
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"cannot write a {type(value).__name__}")
+
+
+def _without_paths(text: str) -> str:
+    """Return `text` with absolute paths reduced to their last part."""
+    return _PATH.sub("", text)

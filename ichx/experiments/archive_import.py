@@ -1,0 +1,352 @@
+"""Imports an experiment from a file that `archive_export` wrote, on another machine or in another workspace.
+
+The file is not trusted: only members with known names and sizes are read and checked against the records, and after an
+error nothing is left behind.
+"""
+
+import hashlib
+import json
+import math
+import re
+import secrets
+import shutil
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy.exc import IntegrityError
+
+from ichx import __version__
+from ichx.datasets.dataset import load_version
+from ichx.errors import CorruptFileError, NotFoundError, NotReadyError, StorageError, UnsupportedError
+from ichx.evaluation.predictions import read_predictions
+from ichx.evaluation.scorecard import update_scores
+from ichx.experiment_files import WEIGHTS_FILE
+from ichx.experiments.archive_export import FORMAT, INDEX
+from ichx.experiments.gc import IMPORTING
+from ichx.recipe import digest
+from ichx.recipe_text import from_toml
+from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, TuningInfo
+from ichx.text import format_count
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+    from ichx.store import DatasetVersion, FoldSet, Store
+
+INDEX_BYTES = 100_000_000
+"""Longer indexes are refused."""
+RATIO = 20
+"""Archives that expand by more than this factor are refused: their members hardly compress."""
+_MEMBER = re.compile(r"fold-\d{1,4}/[A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|start\.json")
+_EXPORTED = "Use a file that `ichx exp export` wrote."
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An imported experiment: its new number, its number in the archive, and what was left out, one line each."""
+
+    number: int
+    was: int
+    left_out: tuple[str, ...]
+
+
+def import_experiment(project: "Project", file: Path) -> Imported:
+    """Register the experiment in `file` under a new number, on the dataset of this workspace with its labels and folds.
+
+    Raises:
+        CorruptFileError: The file is no archive of an experiment, is damaged or hostile.
+        NotReadyError: No dataset of this workspace has its labels and folds.
+        NotFoundError: The file or the plugin does not exist.
+        StorageError: The workspace cannot be written.
+    """
+    folder = project.workspace.experiments_dir / f"{IMPORTING}{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True)
+        with _opened(file) as archive:
+            index = _read_index(archive, file)
+            return _import(project, archive, index, folder, file)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, pa.ArrowException) as error:
+        raise CorruptFileError(f"{file} is damaged: {error}.", "Export the experiment again.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IntegrityError) as error:
+        raise CorruptFileError(
+            f"{INDEX} in {file} is invalid: {type(error).__name__} {str(error).splitlines()[0]}.",
+            "Export the experiment again.",
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write to {project.workspace.experiments_dir}: {error.strerror}.",
+            "Free some space or make it writable.",
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _import(
+    project: "Project",
+    archive: zipfile.ZipFile,
+    index: Mapping[str, Any],
+    folder: Path,
+    file: Path,
+) -> Imported:
+    facts = index["experiment"]
+    recipe = from_toml(facts["recipe"], source=f"the recipe in {file}")
+    if digest(recipe) != facts["recipe_digest"]:
+        raise ValueError("the recipe does not have the recorded digest")
+    project.registry.get(recipe.plugin)
+    version, fold_set = _pinned(project.store, index["dataset"])
+    left_out: list[str] = []
+    for member in archive.infolist():
+        if member.filename != INDEX:
+            _extract(archive, member, folder)
+    predictions = [
+        (name, draft)
+        for entry in index["predictions"]
+        for name, draft in _prediction(project, entry, folder, version, fold_set, left_out)
+    ]
+    if not any(name.endswith(WEIGHTS_FILE) for name in archive.namelist()) and predictions:
+        left_out.append("the archive has no weights: `ichx run` would train the folds again")
+    runs = tuple(_run(entry, fold_set.k) for entry in index["runs"])
+    places = [(draft.role, draft.fold, draft.version_id, draft.view) for _, draft in predictions]
+    if len(set(places)) < len(places):
+        raise ValueError("it has a prediction twice")
+    imported = ImportDraft(
+        experiment=ExperimentDraft(
+            name=str(facts["name"])[:200],
+            plugin=recipe.plugin,
+            size=recipe.input.size,
+            window_kind=recipe.input.window_kind,
+            recipe=str(facts["recipe"]),
+            recipe_digest=str(facts["recipe_digest"]),
+            version_id=version.id,
+            label_digest=version.label_digest or "",
+            fold_set_id=fold_set.id,
+            fold_digest=fold_set.digest,
+            epochs=recipe.epochs,
+            kind="trial" if facts["kind"] == "trial" else "experiment",
+            selected=bool(facts["selected"]),
+            origin={"number": int(index["number"]), "workspace": str(index["workspace"])[:200]},
+            tuned=_tuned(facts.get("tuned")),
+        ),
+        runs=runs,
+        history={fold: _history(index["history"].get(str(fold), [])) for fold in range(fold_set.k)},
+        predictions=tuple(draft for _, draft in predictions),
+        tags=tuple(str(tag)[:200] for tag in index["tags"]),
+        notes=tuple(
+            Note(id=0, experiment=0, created=_date(note["created"]), text=str(note["text"])) for note in index["notes"]
+        ),
+    )
+    made = project.store.import_experiment(
+        imported, place=lambda number: folder.rename(project.workspace.experiment_dir(number)), root="experiments"
+    )
+    update_scores(project, made.number)
+    return Imported(made.number, int(index["number"]), tuple(left_out))
+
+
+def _tuned(facts: Mapping[str, Any] | None) -> TuningInfo | None:
+    """Return the trial that the experiment is, if any. Raises `ValueError` and the like for invalid values."""
+    if facts is None:
+        return None
+    if not all(isinstance(value, int | float | str) for value in facts["values"].values()):
+        raise ValueError("a trial has values that are neither numbers nor texts")
+    subset, length = float(facts["subset"]), float(facts["length"])
+    if not (0 < subset <= 1 and 0 < length <= 1):
+        raise ValueError("a trial has an invalid share of patients or epochs")
+    return TuningInfo(
+        study=str(facts["study"])[:200],
+        trial=int(facts["trial"]),
+        fold=int(facts["fold"]),
+        values={str(name)[:200]: value for name, value in facts["values"].items()},
+        subset=subset,
+        length=length,
+        score=None if facts["score"] is None else float(facts["score"]),
+    )
+
+
+def _opened(file: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"There is no file {file}.", _EXPORTED) from error
+    except (zipfile.BadZipFile, OSError) as error:
+        raise CorruptFileError(f"{file} is no archive of an experiment: {error}.", _EXPORTED) from error
+
+
+def _read_index(archive: zipfile.ZipFile, file: Path) -> Mapping[str, Any]:
+    """Return `experiment.json` after checking the name and size of every member."""
+    problem = None
+    names = archive.namelist()
+    total = sum(member.file_size for member in archive.infolist())
+    if INDEX not in names:
+        problem = f"it has no {INDEX}"
+    elif len(names) != len(set(names)):
+        problem = "it has a member twice"
+    elif unexpected := [name for name in names if name != INDEX and not _MEMBER.fullmatch(name)]:
+        problem = f"it has an unexpected member {unexpected[0]!r}"
+    elif archive.getinfo(INDEX).file_size > INDEX_BYTES or total > RATIO * file.stat().st_size + INDEX_BYTES:
+        problem = f"it would take {total:,} bytes, far more than its size of {file.stat().st_size:,}"
+    if problem:
+        raise CorruptFileError(f"{file} is refused: {problem}.", _EXPORTED)
+    with archive.open(INDEX) as handle:
+        index: Mapping[str, Any] = json.loads(handle.read(INDEX_BYTES + 1))
+    if index["format"] != FORMAT:
+        raise UnsupportedError(
+            f"{file} has format {index['format']}, which ichx {__version__} does not read.",
+            f"Use ichx {index['ichx']}.",
+        )
+    return index
+
+
+def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
+    """Write a member below `folder`, at most the number of bytes that it declares."""
+    target = folder / member.filename
+    target.parent.mkdir(exist_ok=True)
+    left = member.file_size
+    with archive.open(member) as source, target.open("xb") as handle:
+        while block := source.read(min(1 << 20, left + 1)):
+            left -= len(block)
+            if left < 0:
+                raise zipfile.BadZipFile(f"{member.filename} is longer than it declares")
+            handle.write(block)
+
+
+def _pinned(store: "Store", pinned: Mapping[str, Any]) -> "tuple[DatasetVersion, FoldSet]":
+    """Return the dataset version and folds of this workspace with the same slices, labels and assignment."""
+    same_labels = None
+    for dataset in store.datasets():
+        for number in range(dataset.versions, 0, -1):
+            version = store.version(dataset.name, number)
+            if version.label_digest != pinned["label_digest"]:
+                continue
+            same_labels = version
+            for fold_set in version.folds:
+                if fold_set.digest == pinned["fold_digest"]:
+                    return version, fold_set
+    described = (
+        f"{pinned['name']} ({format_count(int(pinned['slices']), 'slice')}, labels {str(pinned['label_digest'])[:12]})"
+    )
+    if same_labels is None:
+        raise NotReadyError(
+            f"The experiment was trained on the dataset {described}, which is not in this workspace.",
+            f"Add it first: `ichx data add {pinned['name']} PATH --labels CSV`.",
+        )
+    raise NotReadyError(
+        f"{same_labels.dataset} has the slices and labels of the experiment, but not its {pinned['folds']} folds "
+        f"{pinned['fold_set']!r} (digest {str(pinned['fold_digest'])[:12]}).",
+        f"Import them first: `ichx data folds {same_labels.dataset} --import FILE`.",
+    )
+
+
+def _prediction(
+    project: "Project",
+    entry: Mapping[str, Any],
+    folder: Path,
+    version: "DatasetVersion",
+    fold_set: "FoldSet",
+    left_out: list[str],
+) -> list[tuple[str, PredictionDraft]]:
+    """Return the draft of a prediction whose file matches its record; nothing for a test set that is missing here."""
+    name, role, view = str(entry["file"]), str(entry["role"]), str(entry["view"])
+    path = folder / name
+    if not _MEMBER.fullmatch(name) or not path.is_file():
+        raise ValueError(f"{name!r} is listed but missing")
+    if role not in ("oof", "test") or view not in ("identity", "hflip") or not 0 <= int(entry["fold"]) < fold_set.k:
+        raise ValueError(f"{name} is not the prediction of a fold in a view")
+    with path.open("rb") as handle:
+        if hashlib.file_digest(handle, "sha256").hexdigest() != entry["digest"]:
+            raise ValueError(f"{name} differs from its recorded digest")
+    with pq.ParquetFile(path) as content:
+        rows = content.metadata.num_rows
+    tests = project.store.test_sets(version.dataset) if role == "test" else []
+    most = version.slices if role == "oof" else max((test.slices for test in tests), default=0)
+    if rows != int(entry["slices"]) or (role == "oof" and rows > most):
+        raise ValueError(f"{name} has {rows:,} rows, not one per slice")
+    if rows > most:  # checked before reading: a small file may contain any number of equal rows
+        return _without(path, entry, left_out)
+    ids = read_predictions(path).slice_ids
+    target: DatasetVersion | None = version
+    if role == "test":
+        target = _test_set(project, version.dataset, set(ids))
+        if target is None:
+            return _without(path, entry, left_out)
+    assert target is not None
+    draft = PredictionDraft(
+        experiment=0,
+        fold=int(entry["fold"]),
+        version_id=target.id,
+        role=role,
+        view=view,
+        path=name,
+        slices=len(ids),
+        digest=str(entry["digest"]),
+        score=None if entry["score"] is None else _finite(entry["score"]),
+    )
+    return [(name, draft)]
+
+
+def _without(path: Path, entry: Mapping[str, Any], left_out: list[str]) -> list[tuple[str, PredictionDraft]]:
+    """Leave out the prediction of a test set that is missing here."""
+    left_out.append(f"{entry['file']}: no test set of this workspace has the slices of {entry['dataset']}")
+    path.unlink()
+    return []
+
+
+def _test_set(project: "Project", dataset: str, ids: set[str]) -> "DatasetVersion | None":
+    for version in project.store.test_sets(dataset):
+        if ids <= set(load_version(project.workspace, version).slices["slice_id"]):
+            return version
+    return None
+
+
+def _run(entry: Mapping[str, Any], folds: int) -> Run:
+    fold, attempt = int(entry["fold"]), int(entry["attempt"])
+    if not 0 <= fold < folds:
+        raise ValueError(f"it has a run of fold {fold}")
+    return Run(
+        id=0,
+        experiment=0,
+        fold=fold,
+        attempt=attempt,
+        state=str(entry["state"]),
+        host=str(entry["host"])[:255],
+        pid=int(entry["pid"]),
+        started=_date(entry["started"]),
+        heartbeat=_date(entry["heartbeat"]),
+        ended=None if entry["ended"] is None else _date(entry["ended"]),
+        stage=None if entry["stage"] is None else str(entry["stage"])[:200],
+        epoch=None if entry["epoch"] is None else int(entry["epoch"]),
+        epochs_done=int(entry["epochs_done"]),
+        code_version=str(entry["code_version"]),
+        device=str(entry["device"]),
+        command=str(entry["command"]),
+        libraries={str(k): str(v) for k, v in dict(entry["libraries"]).items()},
+        provenance=None if entry["provenance"] is None else dict(entry["provenance"]),
+        error=None if entry["error"] is None else str(entry["error"]),
+    )
+
+
+def _history(entries: Iterable[Mapping[str, Any]]) -> tuple[EpochRecord, ...]:
+    return tuple(
+        EpochRecord(
+            stage=str(entry["stage"])[:200],
+            stage_index=int(entry["stage_index"]),
+            epoch=int(entry["epoch"]),
+            values={str(k)[:200]: float("nan") if v is None else float(v) for k, v in dict(entry["values"]).items()},
+        )
+        for entry in entries
+    )
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"it has a score {number}")
+    return number
+
+
+def _date(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone()

@@ -1,0 +1,139 @@
+"""Prepares an experiment for training on this machine: its recipe, slices, folds, cache and masks."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ichx.cache.build import ensure_cache
+from ichx.cache.hu_cache import Cache
+from ichx.cache.mask_cache import MaskCache, ensure_masks
+from ichx.cache.requests import recipe_spec
+from ichx.datasets.dataset import LoadedDataset, load_folds, load_masks, load_version
+from ichx.datasets.patient_subset import EXCLUDED, subset_folds
+from ichx.errors import NotReadyError
+from ichx.labels import ANY
+from ichx.recipe import Recipe
+from ichx.recipe_text import from_toml
+
+if TYPE_CHECKING:
+    from ichx.plugins import Plugin
+    from ichx.project import Project
+    from ichx.store import DatasetVersion, Experiment
+    from ichx.training.callbacks import Callbacks
+    from ichx.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class PreparedExperiment:
+    """Everything that the folds of an experiment need."""
+
+    project: "Project"
+    experiment: "Experiment"
+    plugin: "Plugin"
+    recipe: Recipe
+    data: LoadedDataset
+    cache: Cache
+    folds: npt.NDArray[np.int16]
+    """`(N,)` fold of each row of `data`; `EXCLUDED` for patients that a trial on a subset leaves out."""
+    masks: MaskCache | None = None
+    """None if the network learns from labels alone."""
+
+    @property
+    def fits(self) -> str:
+        """What a checkpoint must have in common with this experiment to be resumed."""
+        e = self.experiment
+        return f"{e.recipe_digest}/{e.label_digest}/{e.fold_digest}"
+
+    def training_rows(self, fold: int) -> npt.NDArray[np.int64]:
+        """Return the decodable slices of the other folds."""
+        return np.flatnonzero((self.folds != fold) & (self.folds != EXCLUDED) & self.cache.valid)
+
+    def validation_rows(self, fold: int) -> npt.NDArray[np.int64]:
+        """Return the decodable slices of the fold."""
+        return np.flatnonzero((self.folds == fold) & self.cache.valid)
+
+    def has_positives(self, fold: int) -> bool:
+        """Return whether a training of `fold` sees slices that are positive for `any`."""
+        return bool((self.data.slices[ANY].to_numpy()[self.training_rows(fold)] > 0.5).any())
+
+
+def prepare_experiment(project: "Project", experiment: "Experiment", callbacks: "Callbacks") -> PreparedExperiment:
+    """Return `experiment` ready to train; build its cache if that is missing.
+
+    Raises:
+        ChangedDataError: The dataset's files are gone or differ from those that the experiment was pinned to.
+    """
+    workspace = project.workspace
+    recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {experiment.number}")
+    version = project.store.version_by_id(experiment.version_id)
+    fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
+    data = load_version(workspace, version)
+    cache = open_cache(workspace, data, recipe, callbacks)
+    if cache.defects:
+        callbacks.note(f"{len(cache.defects)} slices cannot be decoded and are left out")
+    if fold_set.leaky:
+        split = f"{fold_set.leaking_patients:,} of {version.patients:,} patients"
+        callbacks.note(f"the folds {fold_set.name} split {split}; every score on them is marked `leaky folds`")
+    folds = load_folds(workspace, version, fold_set, data.slices)
+    if experiment.tuned is not None:
+        folds = subset_folds(data.slices, folds, experiment.tuned.subset)
+    plugin = project.registry.get(experiment.plugin)
+    masks = _open_masks(workspace, data, plugin, recipe, cache, callbacks)
+    return PreparedExperiment(project, experiment, plugin, recipe, data, cache, folds, masks)
+
+
+def learns_masks(plugin: "Plugin", recipe: Recipe, version: "DatasetVersion") -> bool:
+    """Return whether a network of `plugin`, trained by `recipe` on `version`, learns masks."""
+    return plugin.masks and recipe.model.mask_weight > 0 and "masks" in version.summary
+
+
+def _open_masks(
+    workspace: "Workspace",
+    data: LoadedDataset,
+    plugin: "Plugin",
+    recipe: Recipe,
+    cache: Cache,
+    callbacks: "Callbacks",
+) -> MaskCache | None:
+    """Return the masks to learn, or report why the recipe's weight for them has no effect."""
+    if not learns_masks(plugin, recipe, data.version):
+        if recipe.model.mask_weight > 0:
+            reason = f"{data.version.dataset} has no masks" if plugin.masks else f"{plugin.name} predicts no masks"
+            callbacks.note(f"{reason}: model.mask_weight has no effect, only labels are learned")
+        return None
+    masks = load_masks(workspace, data)
+    assert masks is not None  # the version has them
+    return ensure_masks(
+        cache,
+        masks,
+        data.version.summary["masks"]["digest"],
+        data.source,
+        data.slices,
+        progress=lambda done, total: callbacks.phase(f"masks at {cache.spec.size} px", done, total),
+    )
+
+
+def open_cache(workspace: "Workspace", data: LoadedDataset, recipe: Recipe, callbacks: "Callbacks") -> Cache:
+    """Return the HU cache of `data` that `recipe` reads; build what is missing."""
+    spec = recipe_spec(recipe)
+    name = data.version.dataset
+    return ensure_cache(
+        workspace.cache_dir,
+        name,
+        data.source,
+        data.slices,
+        spec,
+        progress=lambda done, total: callbacks.phase(f"caching {name} at {spec.size} px", done, total),
+    )
+
+
+def test_data(workspace: "Workspace", version: "DatasetVersion") -> LoadedDataset:
+    """Return the slices of a test set. Raises `NotReadyError` if it has none."""
+    data = load_version(workspace, version)
+    if data.slices.empty:
+        raise NotReadyError(
+            f"The test set {version.dataset} has no readable slice.", "See `ichx data show` for the reasons."
+        )
+    return data

@@ -1,0 +1,184 @@
+"""Registers experiments: a plugin's recipe with the user's settings, pinned to a dataset version and folds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ichx.errors import (
+    ConflictError,
+    CorruptFileError,
+    InvalidInputError,
+    NotFoundError,
+    NotReadyError,
+    StorageError,
+)
+from ichx.plugins.reference import REFERENCE
+from ichx.recipe import Recipe, digest
+from ichx.recipe_text import apply_settings, from_toml, to_toml
+from ichx.store import ExperimentDraft
+
+if TYPE_CHECKING:
+    from ichx.plugins import Registry
+    from ichx.store import DatasetVersion, Experiment, Kind, Store
+
+USE_RECIPE = "Use a recipe as `ichx plugin show NAME --toml` prints it."
+
+
+@dataclass(frozen=True)
+class ExperimentRequest:
+    """What to register: a plugin's recipe or a TOML file, changed by settings, on a dataset and its folds."""
+
+    plugin: str | None = None
+    file: Path | None = None
+    """A recipe as TOML; then `size`, `crop` and `kind` must be None."""
+    size: int | None = None
+    """Cached and trained image size in pixels."""
+    crop: int | None = None
+    """Centre crop in pixels."""
+    kind: str | None = None
+    """Window kind: `linear` or `sigmoid`."""
+    settings: Sequence[str] = ()
+    """`NAME=VALUE` texts."""
+    dataset: str | None = None
+    """A labelled dataset; None for the only one."""
+    folds: str | None = None
+    """Name of its folds; None for the default ones."""
+    name: str | None = None
+    """Name of the experiment; None for one from plugin, size and windows."""
+
+
+def new_experiment(store: "Store", registry: "Registry", request: ExperimentRequest) -> "Experiment":
+    """Register one experiment, pinned to the newest version of its dataset, and return it.
+
+    Raises:
+        NotFoundError: A name is unknown.
+        InvalidInputError: The recipe or a setting is invalid.
+        NotReadyError: There is no labelled dataset.
+    """
+    recipe = apply_settings(_recipe(registry, request), request.settings)
+    version = labelled_version(store, request.dataset)
+    return store.add_experiments([draft(recipe, version, folds=request.folds, name=request.name)])[0]
+
+
+def new_reference(
+    store: "Store", registry: "Registry", *, dataset: str | None = None, folds: str | None = None
+) -> "list[Experiment]":
+    """Register the reference solution's six experiments, in its order, and return them."""
+    version = labelled_version(store, dataset)
+    drafts = []
+    for number, model in enumerate(REFERENCE, start=1):
+        drafts.append(draft(model.recipe(registry), version, folds=folds, name=f"reference-{number}"))
+    return store.add_experiments(drafts)
+
+
+def clone_experiment(
+    store: "Store",
+    registry: "Registry",
+    number: int,
+    *,
+    settings: Sequence[str] = (),
+    version: int | None = None,
+    folds: str | None = None,
+    name: str | None = None,
+) -> "Experiment":
+    """Register a copy of experiment `number` with changed `settings`, and return it; its parent is `number`.
+
+    It is pinned to the same data and folds, or to another `version` of the dataset or other `folds`. A mark `selected`
+    is inherited.
+
+    Raises:
+        NotFoundError: A version, folds or the experiment do not exist.
+        InvalidInputError: A setting is invalid.
+    """
+    model = store.experiment(number)
+    recipe = apply_settings(from_toml(model.recipe, source=f"the recipe of experiment {number}"), settings)
+    registry.get(recipe.plugin)
+    pinned = store.version_by_id(model.version_id)
+    if version is not None:
+        pinned = store.version(model.dataset, version)
+    drafted = draft(recipe, pinned, folds=folds or model.fold_set, name=name, parent=number)
+    return store.add_experiments([replace(drafted, selected=drafted.selected or model.selected)])[0]
+
+
+def labelled_version(store: "Store", dataset: str | None) -> "DatasetVersion":
+    """Return the newest version of `dataset`, or of the only labelled dataset.
+
+    Raises:
+        InvalidInputError: The dataset has no labels, or there are several and none was chosen.
+        NotReadyError: There is no labelled dataset.
+    """
+    if dataset is not None:
+        if not store.dataset(dataset).trainable:
+            raise InvalidInputError(
+                f"{dataset} is a test set without labels.", "Choose a labelled one with --dataset NAME."
+            )
+        return store.version(dataset)
+    names = [d.name for d in store.datasets() if d.trainable]
+    if not names:
+        raise NotReadyError("There is no labelled dataset yet.", "Add one: `ichx data add NAME PATH --labels CSV`.")
+    if len(names) > 1:
+        raise InvalidInputError(
+            f"There are {len(names)} labelled datasets: {', '.join(names)}.", "Choose one with --dataset NAME."
+        )
+    return store.version(names[0])
+
+
+def draft(
+    recipe: Recipe,
+    version: "DatasetVersion",
+    *,
+    folds: str | None = None,
+    name: str | None = None,
+    parent: int | None = None,
+    kind: "Kind" = "experiment",
+) -> ExperimentDraft:
+    """Return the draft of an experiment with `recipe`, pinned to `version` and its `folds` (by default the first)."""
+    fold_set = version.fold_set(folds)
+    image = recipe.input
+    return ExperimentDraft(
+        name=name or f"{recipe.plugin}-{image.size}-{image.window_kind}",
+        plugin=recipe.plugin,
+        size=image.size,
+        window_kind=image.window_kind,
+        recipe=to_toml(recipe),
+        recipe_digest=digest(recipe),
+        version_id=version.id,
+        label_digest=version.label_digest or "",
+        fold_set_id=fold_set.id,
+        fold_digest=fold_set.digest,
+        epochs=recipe.epochs,
+        parent=parent,
+        kind=kind,
+        selected=recipe.selects,
+    )
+
+
+def _recipe(registry: "Registry", request: ExperimentRequest) -> Recipe:
+    """Return the recipe of the plugin or file that is requested."""
+    plugin, file = request.plugin, request.file
+    if file is None:
+        if plugin is None:
+            raise InvalidInputError(
+                "No model was chosen.", "Use --plugin NAME (see `ichx plugin list`) or --from FILE.toml."
+            )
+        return registry.get(plugin).recipe_for(size=request.size, crop=request.crop, kind=request.kind)
+    if request.size is not None or request.crop is not None or request.kind is not None:
+        raise InvalidInputError(
+            "--from and options for the image exclude each other.", "Set values with --set, e.g. --set input.size=256."
+        )
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise NotFoundError(f"There is no file {file}.", USE_RECIPE) from error
+    except OSError as error:
+        raise StorageError(f"Cannot read {file}: {error.strerror}.", USE_RECIPE) from error
+    except UnicodeDecodeError as error:
+        raise CorruptFileError(f"{file} is no UTF-8 text: {error}.", USE_RECIPE) from error
+    recipe = from_toml(text, registry.get(plugin).recipe if plugin is not None else None, source=str(file))
+    registry.get(recipe.plugin)
+    if plugin is not None and recipe.plugin != plugin:
+        raise ConflictError(
+            f"{file} is a recipe of {recipe.plugin!r}, not of {plugin!r}.", "Leave out --plugin, or use another file."
+        )
+    return recipe

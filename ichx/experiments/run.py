@@ -1,0 +1,185 @@
+"""Runs an experiment: executes its folds and keeps its score; what is done already is not done again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from ichx.errors import InvalidInputError, NotFoundError, UnsupportedError
+from ichx.evaluation.scorecard import update_scores
+from ichx.experiments.callbacks import RunCallbacks
+from ichx.experiments.fold_run import FoldContext, run_fold
+from ichx.experiments.fold_status import finished_folds, missing_features, missing_tests, unpredicted_folds
+from ichx.experiments.loggers.attach import attach_loggers
+from ichx.experiments.prepare import prepare_experiment
+from ichx.recipe_text import from_toml
+from ichx.store import marks
+from ichx.training.device import choose_hardware
+from ichx.training.distributed import AgreedError, Group, join_group, local_rank, local_size, report_lost_processes
+from ichx.training.run_options import RunOptions
+from ichx.training.stop_request import stop_on_signals
+from ichx.training.weights import choose_start
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+    from ichx.store import Experiment
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What `run_experiment` did, and the score that the experiment has now."""
+
+    experiment: int
+    trained: tuple[int, ...]
+    """Folds that were trained now."""
+    already_done: tuple[int, ...]
+    """Folds that had been trained before."""
+    folds: int
+    score: float | None
+    score_low: float | None
+    """Lower bound of the score's 95 % interval over patients."""
+    score_high: float | None
+    spread: float | None
+    score_tta: float | None
+    marks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Folds:
+    """What has to be done: `train` folds, and `predict` with trained folds that lack predictions."""
+
+    train: tuple[int, ...]
+    done: tuple[int, ...]
+    predict: tuple[int, ...]
+    lost: frozenset[int]
+
+
+def run_experiment(
+    project: "Project",
+    number: int,
+    *,
+    folds: Sequence[int] | None = None,
+    options: RunOptions | None = None,
+    callbacks: RunCallbacks | None = None,
+) -> RunReport:
+    """Train and predict folds of an experiment, from where earlier runs ended.
+
+    If this process is one of several (started by torchrun or `ichx.training.spawn`), they train together. Ctrl-C and
+    SIGTERM request a stop.
+
+    Args:
+        project: The open project.
+        number: The experiment.
+        folds: The folds to run; None for all.
+        options: Device, start weights, loader, checkpoints.
+        callbacks: Receives the progress, next to the loggers of the workspace.
+
+    Raises:
+        NotFoundError: The experiment or a fold does not exist.
+        ConflictError: Another process holds a fold, or the options contradict earlier runs.
+        RunStopped: A stop was requested; the progress is saved.
+    """
+    options = options or RunOptions()
+    experiment = project.store.experiment(number)
+    wanted = list(range(experiment.folds) if folds is None else folds)
+    check_folds(experiment, wanted)
+    recipe = from_toml(experiment.recipe)
+    if options.pretrained is not None or options.weights is not None:
+        # Checked before anything runs, and also where every fold is done and the option would have no effect.
+        folder = project.workspace.experiment_files(number).folder
+        choose_start(folder, recipe, pretrained=options.pretrained, weights=options.weights)
+    hardware = choose_hardware(_device_of_process(options.device), recipe.precision, recipe.input.pixels)
+    with (
+        attach_loggers(project.workspace, experiment, recipe, callbacks or RunCallbacks()) as attached,
+        stop_on_signals(attached.note) as stop,
+        join_group(hardware.device) as group,
+        report_lost_processes(group, stop, number),
+    ):
+        if group.size > 1 and options.save_features:
+            raise UnsupportedError(
+                "Several processes cannot save features.",
+                f"Train without --save, then run `ichx run {number} --save features` in one process.",
+            )
+        receiver = attached if group.leads else RunCallbacks()  # the others would report the same
+        todo = _folds_to_run(project, experiment, wanted, group, features=options.save_features)
+        if todo.train or todo.predict:
+            with stop.interruptible():  # a cache keeps its finished shards
+                prepared = group.leader_first(partial(prepare_experiment, project, experiment, receiver))
+            context = FoldContext(prepared, options, hardware, receiver, group, stop)
+            for fold in wanted:
+                if fold in todo.train or fold in todo.predict:
+                    stop.raise_if_stopped()
+                    if fold in todo.lost:
+                        receiver.note(f"the OOF predictions of fold {fold} are gone; predicting again with its weights")
+                    run_fold(context, fold, trained=fold in todo.predict)
+        if group.leads:
+            update_scores(project, number)
+        group.broadcast(None)  # all processes report the same score
+    return _report(project, number, todo)
+
+
+def check_folds(experiment: "Experiment", folds: Sequence[int]) -> None:
+    """Raise `NotFoundError` for a fold that the experiment does not have."""
+    for fold in folds:
+        if not 0 <= fold < experiment.folds:
+            raise NotFoundError(
+                f"Experiment {experiment.number} has no fold {fold}.", f"Its folds are 0 to {experiment.folds - 1}."
+            )
+
+
+def _folds_to_run(
+    project: "Project", experiment: "Experiment", wanted: Sequence[int], group: Group, *, features: bool
+) -> _Folds:
+    """Return what is missing of the `wanted` folds, the same in all processes."""
+    number = experiment.number
+    lost = group.broadcast(unpredicted_folds(project, number))
+    trained = group.broadcast(finished_folds(project, number)) | lost
+    done = [fold for fold in wanted if fold in trained]
+    predict = [
+        fold
+        for fold in done
+        if fold in lost
+        or missing_tests(project, experiment, fold)
+        or (features and missing_features(project, number, fold))
+    ]
+    train = tuple(fold for fold in wanted if fold not in trained)
+    return _Folds(train, tuple(done), tuple(group.broadcast(predict)), frozenset(lost))
+
+
+def _report(project: "Project", number: int, todo: _Folds) -> RunReport:
+    after = project.store.experiment(number)
+    return RunReport(
+        experiment=number,
+        trained=todo.train,
+        already_done=todo.done,
+        folds=after.folds,
+        score=after.score,
+        score_low=after.score_low,
+        score_high=after.score_high,
+        spread=after.spread,
+        score_tta=after.score_tta,
+        marks=marks(after),
+    )
+
+
+def _device_of_process(device: str) -> str:
+    """Return the device of this process: each process on a machine has a GPU of its own."""
+    size = local_size()
+    if size == 1:
+        return device
+    if device not in ("auto", "cuda", "cpu"):
+        raise InvalidInputError(
+            f"Several processes cannot share the device {device}.", "Use --device auto, cuda or cpu."
+        )
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    gpus = torch.cuda.device_count()
+    if size > gpus:  # NCCL refuses two processes on one GPU, where they would not be faster than one
+        error = AgreedError if local_rank() else UnsupportedError  # one process of each machine reports it
+        raise error(
+            f"{size} processes need {size} GPUs; this machine has {gpus}.",
+            f"Use --processes {gpus}." if gpus > 1 else "Use one process, or --device cpu.",
+        )
+    return f"cuda:{local_rank()}"

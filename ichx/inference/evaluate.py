@@ -1,0 +1,217 @@
+"""Scores of an experiment on another labelled dataset. Its predictions are stored and computed once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ichx.datasets.catalog import hash_ids
+from ichx.datasets.dataset import LoadedDataset, load_version
+from ichx.errors import ChangedDataError, ConflictError, CorruptFileError, NotReadyError
+from ichx.evaluation.bootstrap import Bootstrap
+from ichx.evaluation.choices import TTA_VIEWS, Pooling, check_pooling, check_tta
+from ichx.evaluation.metric import FloatArray, probabilities, score
+from ichx.evaluation.oof import mean_over_views
+from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
+from ichx.evaluation.scorecard import both_scores
+from ichx.experiments.prepare import open_cache
+from ichx.inference.trained import InferenceOptions, Trained, find_trained, open_networks
+from ichx.labels import LABELS
+from ichx.store import PredictionDraft, marks
+from ichx.text import format_count, format_examples
+from ichx.training.prediction import PredictionTask
+from ichx.training.slice_feed import SliceFeed
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+    from ichx.training.callbacks import Callbacks
+    from ichx.workspace import Workspace
+
+ROLE = "evaluation"
+"""Role of such predictions in the store."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of an experiment on another dataset, by the mean over views, then over folds."""
+
+    experiment: int
+    name: str
+    dataset: str
+    dataset_version: int
+    tta: str
+    marks: tuple[str, ...]
+    folds: dict[int, float]
+    """Score of each fold alone."""
+    slices: Bootstrap
+    studies: Bootstrap
+    left_out: int
+    """Slices that cannot be decoded."""
+
+
+def evaluate_dataset(
+    project: "Project",
+    number: int,
+    dataset: str,
+    options: InferenceOptions | None = None,
+    *,
+    callbacks: "Callbacks",
+    pooling: Pooling = "max",
+) -> Evaluation:
+    """Return the scores of experiment `number` on the newest version of `dataset`; predict what is missing.
+
+    Args:
+        project: The open project.
+        number: The experiment.
+        dataset: A labelled dataset without patients of the experiment's dataset.
+        options: Test-time augmentation, folds, device, loader.
+        callbacks: Receives progress and notes.
+        pooling: How slices are pooled to studies: `max` or `noisy_or`.
+
+    Raises:
+        NotFoundError: The experiment or the dataset does not exist.
+        NotReadyError: The dataset has no labels, or no fold is finished.
+        ConflictError: The dataset shares patients or slices with the experiment's dataset.
+    """
+    options = options or InferenceOptions()
+    tta, folds = options.tta, options.folds
+    views = TTA_VIEWS[check_tta(tta)]
+    check_pooling(pooling)
+    trained = find_trained(project, number, folds)
+    version = project.store.version(dataset)
+    if version.label_digest is None:
+        raise NotReadyError(f"{dataset} has no labels.", "Predict it without scores: `ichx predict`.")
+    data = load_version(project.workspace, version)
+    _refuse_shared(project, trained, data)
+    if trained.partial is not None and folds is None:
+        callbacks.note(f"experiment {number} predicts with {trained.partial}")
+    _predict_missing(project, trained, data, options, callbacks)
+    predicted = _read(project, trained, data, views)
+    ids = next(iter(predicted.values()))[0]
+    rows = data.slices.set_index("slice_id").loc[list(ids)]
+    labels = rows[list(LABELS)].to_numpy(np.float64)
+    mean: FloatArray = np.mean([found for _, found in predicted.values()], axis=0)
+    slices, studies = both_scores(
+        labels, mean, rows["patient"].to_numpy(object), rows["study"].to_numpy(object), pooling
+    )
+    return Evaluation(
+        experiment=number,
+        name=trained.experiment.name,
+        dataset=dataset,
+        dataset_version=version.number,
+        tta=tta,
+        marks=marks(trained.experiment),
+        folds={fold: score(labels, found) for fold, (_, found) in predicted.items()},
+        slices=slices,
+        studies=studies,
+        left_out=len(data.slices) - len(rows),
+    )
+
+
+def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) -> None:
+    """Raise `ConflictError` if `data` contains patients or slices of the experiment's dataset."""
+    experiment = trained.experiment
+    own = load_version(project.workspace, project.store.version_by_id(experiment.version_id))
+    patients = _patients(project.workspace, data)
+    known_patient = np.isin(patients, np.unique(_patients(project.workspace, own)))
+    known_slice = data.slices["slice_id"].isin(own.slices["slice_id"]).to_numpy()
+    shared = known_patient | known_slice
+    if not shared.any():
+        return
+    names = np.unique(patients[shared])
+    raise ConflictError(
+        f"{data.version.dataset} and {own.version.dataset}, the dataset of experiment {experiment.number}, have "
+        f"{format_count(len(names), 'patient')} in common, with {format_count(int(shared.sum()), 'slice')}"
+        f"{format_examples(map(str, names), len(names))}. Scores on them are not scores on unseen patients.",
+        f"Add a dataset without them. `ichx scores {experiment.number}` shows the scores on {own.version.dataset}.",
+    )
+
+
+def _patients(workspace: "Workspace", data: LoadedDataset) -> npt.NDArray[np.object_]:
+    """Return the patient of each slice as a keyed hash, also for datasets that store ids (`--keep-ids`)."""
+    patients = data.slices["patient"]
+    if data.version.summary.get("keep_ids"):
+        patients = hash_ids(patients, workspace.privacy_key())
+    return patients.to_numpy(object)
+
+
+def _predict_missing(
+    project: "Project",
+    trained: Trained,
+    data: LoadedDataset,
+    options: InferenceOptions,
+    callbacks: "Callbacks",
+) -> None:
+    """Predict `data` with the folds and views that are missing; record the predictions of each finished fold."""
+    views = TTA_VIEWS[options.tta]
+    version, number = data.version, trained.experiment.number
+    existing = {
+        (p.fold, p.view)
+        for p in project.store.predictions(number, role=ROLE, version_id=version.id)
+        if (project.workspace.root / p.path).is_file()
+    }
+    todo = {fold: [view for view in views if (fold, view) not in existing] for fold in trained.weights}
+    if not any(todo.values()):
+        return
+    cache = open_cache(project.workspace, data, trained.recipe, callbacks)
+    rows = np.flatnonzero(cache.valid)
+    if not len(rows):
+        raise CorruptFileError(
+            f"No slice of {version.dataset} can be decoded.", f"See `ichx data check {version.dataset}`."
+        )
+    ids = data.slices["slice_id"].to_numpy(object)[rows]
+    labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
+    files = project.workspace.experiment_files(number)
+    with open_networks(trained, options.device, options.workers, callbacks.note) as network:
+        callbacks.note(f"device: {network.hardware}")
+        feed = SliceFeed(cache, data.slices, trained.recipe, network.workers)
+        for fold, missing in todo.items():
+            if not missing:
+                continue
+            network.load(fold)
+            drafts = []
+            for view in missing:
+                phase = f"fold {fold} predicts {version.dataset}, {view}"
+
+                def report(done: int, phase: str = phase) -> None:
+                    callbacks.phase(phase, done, len(rows))
+
+                logits = network.logits(feed, rows, PredictionTask(view, report=report))
+                path = files.fold(fold).predictions(ROLE, view, version.dataset, version.number)
+                drafts.append(
+                    PredictionDraft(
+                        experiment=number,
+                        fold=fold,
+                        version_id=version.id,
+                        role=ROLE,
+                        view=view,
+                        path=path.relative_to(project.workspace.root).as_posix(),
+                        slices=len(rows),
+                        digest=write_predictions(path, Predictions(ids, logits)),
+                        score=score(labels, probabilities(logits)),
+                    )
+                )
+            project.store.add_predictions(drafts)
+
+
+def _read(
+    project: "Project", trained: Trained, data: LoadedDataset, views: Sequence[str]
+) -> dict[int, tuple[npt.NDArray[np.object_], FloatArray]]:
+    """Return the slice ids and mean probabilities (N, 6) over `views` of each fold, all in the same order."""
+    number, version = trained.experiment.number, data.version
+    stored = {(p.fold, p.view): p for p in project.store.predictions(number, role=ROLE, version_id=version.id)}
+    found: dict[int, tuple[npt.NDArray[np.object_], FloatArray]] = {}
+    for fold in trained.weights:
+        read = [read_predictions(project.workspace.root / stored[fold, view].path) for view in views]
+        found[fold] = read[0].slice_ids, mean_over_views(read)
+    ids = next(iter(found.values()))[0]
+    same = all(np.array_equal(ids, other) for other, _ in found.values())
+    if not same or not data.slices["slice_id"].isin(ids).sum() == len(ids):
+        raise ChangedDataError(
+            f"The stored predictions of experiment {number} are of different slices of {version.dataset}.",
+            f"Remove the evaluation files of {version.dataset} from "
+            f"{project.workspace.experiment_files(number).folder}.",
+        )
+    return found

@@ -1,0 +1,236 @@
+"""Predicts DICOM files that belong to no dataset, with the finished folds of an experiment.
+
+Slices take the same path as in training: header, series, HU cache, loader, windows, network. The cache is a temporary
+folder that holds some complete series at a time, so that neither disk nor memory holds all pixels. Results are written
+by `prediction_files`.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ichx.cache.build import ensure_cache
+from ichx.cache.hu_cache import Cache
+from ichx.cache.requests import recipe_spec
+from ichx.datasets.add import require_usable_slices
+from ichx.datasets.catalog import build_catalog, usable_slices
+from ichx.datasets.ingest import scan_source
+from ichx.datasets.series import neighbour_rows
+from ichx.errors import CorruptFileError
+from ichx.evaluation.choices import TTA_VIEWS, check_tta
+from ichx.evaluation.feature_files import FeatureWriter
+from ichx.evaluation.metric import FloatArray, probabilities
+from ichx.inference.scratch import scratch_folder
+from ichx.inference.trained import FoldNetworks, InferenceOptions, find_trained, open_networks
+from ichx.labels import ANY, LABELS
+from ichx.store import marks
+from ichx.training.prediction import PredictionTask
+from ichx.training.slice_feed import SliceFeed
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+    from ichx.training.callbacks import Callbacks
+
+CHUNK: Final = 16_384
+"""Slices that are cached at once; at 378 px they take 2 GB of disk space."""
+
+
+@dataclass(frozen=True)
+class FilePredictions:
+    """Predictions of files by one experiment."""
+
+    experiment: int
+    name: str
+    folds: tuple[int, ...]
+    tta: str
+    marks: tuple[str, ...]
+    slices: pd.DataFrame
+    """One row per slice, by patient, study, series and order, then one per unusable file or frame: `slice_id`,
+    `patient`, `study`, `series` (keyed hashes), `order` (from 0), `position` (mm along the series), a probability per
+    label, `defect`, `file` (relative to the source), `frame`. Rows with a `defect` have no probabilities."""
+    studies: pd.DataFrame
+    """One row per study: number of `slices`, how many are `left_out`, the largest probability per label, and the slice
+    with the largest probability of `any`."""
+    defects: dict[str, int]
+    """Number of rows by reason."""
+
+    @property
+    def predicted(self) -> int:
+        """Number of slices with probabilities."""
+        return int(self.slices["defect"].isna().sum())
+
+
+def predict_files(
+    project: "Project",
+    number: int,
+    source: Path,
+    options: InferenceOptions | None = None,
+    *,
+    callbacks: "Callbacks",
+    features: Path | None = None,
+) -> FilePredictions:
+    """Predict DICOM files with an experiment. A probability is the mean over views, then over folds.
+
+    Args:
+        project: The open project.
+        number: The experiment.
+        source: A file, a folder, a zip, or a folder in a zip.
+        options: Test-time augmentation, folds, device, loader.
+        callbacks: Receives progress and notes.
+        features: Pooled features are written next to this file, one file per fold and view.
+
+    Raises:
+        NotReadyError: The experiment has no finished fold.
+        CorruptFileError: No file is a usable slice.
+    """
+    options = options or InferenceOptions()
+    views, folds = TTA_VIEWS[check_tta(options.tta)], options.folds
+    trained = find_trained(project, number, folds)
+    if trained.partial is not None and folds is None:
+        callbacks.note(f"experiment {number} predicts with {trained.partial}")
+    source = source.expanduser().resolve()
+    scan = scan_source(source, progress=lambda done, total: callbacks.phase("reading headers", done, total))
+    catalog, _ = build_catalog(scan, project.workspace.privacy_key())
+    require_usable_slices(source, catalog)
+    slices = usable_slices(catalog)
+    with ExitStack() as stack:
+        folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))
+        network = stack.enter_context(open_networks(trained, options.device, options.workers, callbacks.note))
+        writers = {
+            (fold, view): stack.enter_context(FeatureWriter(_features_path(features, fold, view)))
+            for fold in trained.weights
+            for view in views
+            if features is not None
+        }
+        callbacks.note(f"device: {network.hardware}")
+        predicted, undecodable = _predict(network, source, slices, views, folder, writers, callbacks)
+    table = _table(catalog, slices, predicted, undecodable)
+    found = FilePredictions(
+        experiment=number,
+        name=trained.experiment.name,
+        folds=tuple(trained.weights),
+        tta=options.tta,
+        marks=marks(trained.experiment),
+        slices=table,
+        studies=_studies(table),
+        defects={str(reason): int(count) for reason, count in table["defect"].value_counts().items()},
+    )
+    if not found.predicted:
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in found.defects.items())
+        raise CorruptFileError(f"No slice in {source} can be decoded: {reasons}.", "Export or copy the files again.")
+    return found
+
+
+def split_at_series(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of consecutive rows of `slices`: complete series, about `size` rows at a time."""
+    position = pd.Series(np.arange(len(slices)))
+    last = position.groupby(pd.factorize(slices["series"])[0]).transform("max").cummax().to_numpy()
+    ends = np.flatnonzero(last == position.to_numpy()) + 1
+    start = 0
+    while start < len(slices):
+        within = ends[(ends > start) & (ends <= start + size)]
+        stop = int(within[-1] if len(within) else ends[ends > start][0])
+        yield start, stop
+        start = stop
+
+
+def _predict(
+    network: FoldNetworks,
+    source: Path,
+    slices: pd.DataFrame,
+    views: Sequence[str],
+    folder: Path,
+    writers: dict[tuple[int, str], FeatureWriter],
+    callbacks: "Callbacks",
+) -> tuple[FloatArray, dict[int, str]]:
+    """Return the probabilities (N, 6) of `slices`, NaN where decoding fails, and the reasons by row."""
+    trained, total = network.trained, len(slices)
+    predicted = np.full((total, len(LABELS)), np.nan)
+    reasons: dict[int, str] = {}
+    for start, stop in split_at_series(slices, CHUNK):
+        part = slices.iloc[start:stop].reset_index(drop=True)
+        part = part.assign(**neighbour_rows(part))
+
+        def caching(done: int, of: int, start: int = start, stop: int = stop) -> None:
+            callbacks.phase("decoding", start + done * (stop - start) // max(of, 1), total)
+
+        cache = ensure_cache(folder, "files", source, part, recipe_spec(trained.recipe), progress=caching)
+        reasons |= {start + row: reason for row, reason in cache.defects.items()}
+        rows = np.flatnonzero(cache.valid)
+        predicted[start + rows] = _mean_over_folds(network, cache, part, rows, views, writers, start, total, callbacks)
+        shutil.rmtree(cache.folder, ignore_errors=True)
+    return predicted, reasons
+
+
+def _mean_over_folds(
+    network: FoldNetworks,
+    cache: Cache,
+    part: pd.DataFrame,
+    rows: npt.NDArray[np.int64],
+    views: Sequence[str],
+    writers: dict[tuple[int, str], FeatureWriter],
+    before: int,
+    total: int,
+    callbacks: "Callbacks",
+) -> FloatArray:
+    """Return the mean probabilities (N, 6) of `rows` over views, then folds."""
+    weights = network.trained.weights
+    feed = SliceFeed(cache, part, network.trained.recipe, network.workers)
+    passes = len(weights) * len(views)
+    mean = np.zeros((len(rows), len(LABELS)))
+    for index, fold in enumerate(weights):
+        network.load(fold)
+        of_views = []
+        for view_index, view in enumerate(views):
+            done_passes = index * len(views) + view_index
+
+            def report(done: int, done_passes: int = done_passes) -> None:
+                callbacks.phase("predicting", before + (done_passes * len(rows) + done) // passes, total)
+
+            task = PredictionTask(view, features=writers.get((fold, view)), report=report)
+            logits = network.logits(feed, rows, task)
+            of_views.append(probabilities(logits))
+        mean += np.mean(of_views, axis=0)
+    return mean / len(weights)
+
+
+def _table(catalog: pd.DataFrame, slices: pd.DataFrame, predicted: FloatArray, reasons: dict[int, str]) -> pd.DataFrame:
+    """Return the `slices` of `FilePredictions`: the usable slices, then the defects of `catalog`."""
+    columns = ["slice_id", "patient", "study", "series", "order", "position", "file", "frame"]
+    good = slices[columns].copy()
+    good[list(LABELS)] = predicted
+    good["defect"] = pd.Series([reasons.get(row) for row in range(len(good))], dtype=object)
+    refused = catalog.loc[catalog["defect"].notna(), [*columns, "defect"]].reset_index(drop=True)
+    refused["defect"] = refused["defect"].astype(object)
+    refused[list(LABELS)] = np.nan
+    both = pd.concat([good, refused], ignore_index=True) if len(refused) else good
+    both["order"] = both["order"].astype("Int64").where(both["order"] >= 0)
+    for name in ("slice_id", "patient", "study", "series"):
+        both[name] = both[name].astype(object).where(both[name] != "", None)
+    return both[["slice_id", *columns[1:6], *LABELS, "defect", "file", "frame"]]
+
+
+def _studies(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the `studies` of `FilePredictions`, in the order of their first slices."""
+    known = table[table["study"].notna()]
+    grouped = known.groupby("study", sort=False)
+    studies = grouped[["patient"]].first()
+    studies["slices"] = grouped.size()
+    studies["left_out"] = grouped["defect"].count()
+    studies[list(LABELS)] = grouped[list(LABELS)].max()
+    seen = known[known["defect"].isna()]
+    best = seen.loc[seen.groupby("study", sort=False)[ANY].idxmax()].set_index("study")
+    for name in ("slice_id", "series", "order"):
+        studies[f"suspicious_{name}"] = best[name]
+    return studies.reset_index()[["patient", "study", *studies.columns[1:]]]
+
+
+def _features_path(next_to: Path, fold: int, view: str) -> Path:
+    return next_to.with_name(f"{next_to.stem}-fold-{fold}-{view}-features.parquet")

@@ -1,0 +1,69 @@
+"""Writes predictions of files as CSV, JSON or Parquet."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from ichx.errors import InvalidInputError, StorageError
+from ichx.files import atomic_write, write_error, write_text
+from ichx.inference.predict import FilePredictions
+
+SUFFIXES: Final = (".csv", ".json", ".parquet")
+REMEDY: Final = "Free some space, or choose another --out."
+
+
+def check_out(path: Path) -> None:
+    """Check before predicting that predictions can be written to `path`.
+
+    Raises:
+        InvalidInputError: The suffix is unknown, or `path` is a folder.
+        StorageError: The folder is not writable.
+    """
+    if path.suffix not in SUFFIXES:
+        raise InvalidInputError(f"Unknown suffix of {path}.", f"Use one of {', '.join(SUFFIXES)}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise InvalidInputError(f"{path} is a folder.", "Use --out with the name of a file.")
+        if not os.access(path.parent, os.W_OK):
+            raise StorageError(f"{path.parent} is not writable.", REMEDY)
+    except OSError as error:
+        raise write_error(path, "the predictions", error, remedy=REMEDY) from error
+
+
+def write_files(path: Path, found: FilePredictions) -> list[Path]:
+    """Write `found` in the format of the suffix of `path`; return the files.
+
+    JSON is one file; CSV and Parquet are two, slices in `path` and studies in `NAME.studies.SUFFIX`.
+
+    Raises:
+        StorageError: A file cannot be written.
+    """
+    if path.suffix == ".json":
+        text = json.dumps(as_document(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_text(path, text, "the predictions", remedy=REMEDY)
+        return [path]
+    studies = path.with_name(f"{path.stem}.studies{path.suffix}")
+    for target, frame in ((path, found.slices), (studies, found.studies)):
+        with atomic_write(target, "the predictions", remedy=REMEDY) as draft:
+            frame.to_csv(draft, index=False) if path.suffix == ".csv" else frame.to_parquet(draft, index=False)
+    return [path, studies]
+
+
+def as_document(found: FilePredictions) -> dict[str, Any]:
+    """Return `found` for JSON: its fields, with `slices` and `studies` as lists of objects."""
+    return vars(found) | {"slices": as_records(found.slices), "studies": as_records(found.studies)}
+
+
+def as_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of `frame` as dicts of plain values, None for missing ones."""
+    columns = [[_plain(value) for value in frame[name].tolist()] for name in frame.columns]
+    return [dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    return None if value is pd.NA or (isinstance(value, float) and math.isnan(value)) else value

@@ -1,0 +1,147 @@
+"""The finished folds of an experiment, ready to predict files and datasets or to be exported."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ichx.errors import ChangedDataError, DivergedError, NotFoundError, NotReadyError
+from ichx.evaluation.choices import Tta
+from ichx.recipe import Recipe
+from ichx.recipe_text import from_toml
+from ichx.training.callbacks import Callbacks
+from ichx.training.control import Control
+from ichx.training.device import Hardware, choose_hardware, isolated_torch_settings, loader_workers
+from ichx.training.feed import InferenceFeed, Rows
+from ichx.training.prediction import Logits, PredictionTask, Predictor
+from ichx.training.runtime import Runtime
+from ichx.training.weights import load_exactly
+
+if TYPE_CHECKING:
+    from ichx.plugins import Plugin
+    from ichx.project import Project
+    from ichx.store import Experiment
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How finished folds predict."""
+
+    tta: Tta = "none"
+    """Test-time augmentation: `none` or `hflip`."""
+    folds: Sequence[int] | None = None
+    """The folds that predict; None for all finished ones."""
+    device: str = "auto"
+    workers: int | None = None
+    """Loader processes; None for as many as keep the device busy."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An experiment and its finished folds."""
+
+    experiment: "Experiment"
+    plugin: "Plugin"
+    recipe: Recipe
+    weights: dict[int, Path]
+    """The weights file of each fold, in the order of the folds."""
+
+    @property
+    def partial(self) -> str | None:
+        """Which folds predict if these are not all; None if they are."""
+        if len(self.weights) == self.experiment.folds:
+            return None
+        return f"{len(self.weights)} of {self.experiment.folds} folds: {', '.join(map(str, self.weights))}"
+
+
+def find_trained(project: "Project", number: int, folds: Sequence[int] | None = None) -> Trained:
+    """Return experiment `number` with its finished folds, or with these `folds`.
+
+    Raises:
+        NotFoundError: The experiment or a fold does not exist.
+        NotReadyError: A fold is not finished.
+        ChangedDataError: Weights are gone.
+    """
+    experiment = project.store.experiment(number)
+    finished = sorted({p.fold for p in project.store.predictions(number, role="oof")})
+    for fold in folds or ():
+        if not 0 <= fold < experiment.folds:
+            raise NotFoundError(
+                f"Experiment {number} has no fold {fold}.", f"Its folds are 0 to {experiment.folds - 1}."
+            )
+        if fold not in finished:
+            done = f"Finished: {', '.join(map(str, finished))}. " if finished else ""
+            raise NotReadyError(
+                f"Fold {fold} of experiment {number} is not finished.", f"{done}Finish it: `ichx run {number}`."
+            )
+    if not finished:
+        raise NotReadyError(f"Experiment {number} has no finished fold.", f"Run it first: `ichx run {number}`.")
+    files = project.workspace.experiment_files(number)
+    weights = {fold: files.fold(fold).weights for fold in (sorted(set(folds)) if folds else finished)}
+    gone = [str(path) for path in weights.values() if not path.is_file()]
+    if gone:
+        raise ChangedDataError(
+            f"Weights of experiment {number} are gone: {', '.join(gone)}.",
+            f"Restore them from a backup, or train these folds again: `ichx run {number}`.",
+        )
+    recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
+    return Trained(experiment, project.registry.get(experiment.plugin), recipe, weights)
+
+
+class FoldNetworks:
+    """The network of a `Trained` on its device, with the weights of one fold at a time."""
+
+    def __init__(self, trained: Trained, hardware: Hardware, workers: int, note: Callable[[str], None]) -> None:
+        self.trained, self.hardware, self.workers = trained, hardware, workers
+        runtime = Runtime(hardware)
+        self._model = runtime.prepare(trained.plugin.build(trained.recipe, False))
+        self._predictor = Predictor(runtime, Control(callbacks=_Notes(note)))
+
+    def load(self, fold: int) -> None:
+        """Load the weights of `fold`. Raises `CorruptFileError` if they do not fit the network."""
+        load_exactly(self._model, self.trained.weights[fold])
+
+    def logits(self, feed: InferenceFeed, rows: Rows, task: PredictionTask) -> Logits:
+        """Return the logits `(N, 6)` of `rows`. Raises `DivergedError` if some are not finite."""
+        found = self._predictor.logits(self._model, feed, rows, task)
+        bad = int((~np.isfinite(found)).any(axis=1).sum())
+        if bad:
+            raise DivergedError(
+                f"Experiment {self.trained.experiment.number} predicts logits that are not finite for {bad:,} slices.",
+                "Its weights are damaged, or too large for this precision.",
+            )
+        return found
+
+
+class _Notes(Callbacks):
+    """Callbacks that only pass notes on."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+
+    def note(self, message: str) -> None:
+        """Pass on."""
+        self._note(message)
+
+
+@contextmanager
+def open_networks(
+    trained: Trained, device: str, workers: int | None, note: Callable[[str], None]
+) -> Iterator[FoldNetworks]:
+    """Yield the networks of `trained` on `device`; restore torch's settings afterwards.
+
+    Args:
+        trained: The experiment and its finished folds.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        workers: Loader processes; None for as many as keep the device busy.
+        note: Receives what the hardware makes necessary.
+
+    Raises:
+        UnsupportedError: This machine lacks the device.
+    """
+    hardware = choose_hardware(device, trained.recipe.precision, trained.recipe.input.pixels)
+    with isolated_torch_settings(hardware):
+        yield FoldNetworks(trained, hardware, loader_workers(hardware, workers), note)

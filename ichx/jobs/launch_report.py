@@ -1,0 +1,109 @@
+"""Results of a launch of several folds, and the callbacks that receive them while it runs."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from ichx.jobs.scheduler import SchedulerCallbacks
+
+UnitState = Literal["done", "already done", "failed", "held", "stopped", "not begun"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One fold of one experiment."""
+
+    experiment: int
+    fold: int
+
+    def __str__(self) -> str:
+        return f"experiment {self.experiment}, fold {self.fold}"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The live process that runs a fold."""
+
+    host: str
+    pid: int
+    since: datetime
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """Result of one fold."""
+
+    experiment: int
+    fold: int
+    state: UnitState
+    score: float | None = None
+    """OOF score without test-time augmentation, if the fold has one."""
+    seconds: float | None = None
+    """Duration of the job."""
+    reason: str | None = None
+    """Why the job failed, in one line."""
+    log: str | None = None
+    """Path within the workspace."""
+    holder: Holder | None = None
+    """The other process, if the state is `held`."""
+
+    @property
+    def unit(self) -> Unit:
+        """The fold."""
+        return Unit(self.experiment, self.fold)
+
+
+@dataclass(frozen=True)
+class PooledScore:
+    """Score of an experiment after a launch, pooled over its finished folds."""
+
+    experiment: int
+    folds_done: int
+    folds: int
+    score: float | None
+    score_low: float | None
+    score_high: float | None
+    spread: float | None
+    score_tta: float | None
+    marks: tuple[str, ...]
+    error: str | None = None
+    """Why there is no score, if predictions cannot be read."""
+
+
+@dataclass(frozen=True)
+class LaunchReport:
+    """Results of a launch, in the order of the request."""
+
+    units: tuple[UnitResult, ...]
+    experiments: tuple[PooledScore, ...]
+    stopped: bool
+    """Whether the user stopped it before everything was done."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all folds are done and all experiments are scored."""
+        units = all(unit.state in {"done", "already done"} for unit in self.units)
+        return units and all(experiment.error is None for experiment in self.experiments)
+
+
+@dataclass(frozen=True)
+class UnitProgress:
+    """Progress of a fold's job."""
+
+    epochs_done: int
+    epochs: int
+    message: str
+    """Last line of its log."""
+
+
+class LaunchCallbacks(SchedulerCallbacks):
+    """Hooks of a launch; override what you need."""
+
+    def unit_started(self, unit: Unit, device: str, log: str) -> None:
+        """The job of a fold is about to be submitted."""
+
+    def unit_progressed(self, unit: Unit, progress: UnitProgress) -> None:
+        """The job of a fold has finished an epoch or written a line."""
+
+    def unit_ended(self, result: UnitResult) -> None:
+        """The result of a fold is known."""

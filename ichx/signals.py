@@ -1,0 +1,54 @@
+"""Signal handling: handlers that are restored afterwards, and workers that leave Ctrl-C and SIGTERM to their parent."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final
+
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and the signal by which `kill`, schedulers and init systems ask a program to stop."""
+
+
+@contextmanager
+def handle_signals(
+    handler: Callable[[int, FrameType | None], Any], signals: Sequence[signal.Signals] = STOP_SIGNALS
+) -> Iterator[None]:
+    """Handle `signals` with `handler` in this block, even if they were ignored, and restore the previous handlers.
+
+    Outside the main thread, where Python installs no handlers, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, handler) for number in signals}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+
+
+@contextmanager
+def count_stop_signals() -> Iterator[Callable[[], int]]:
+    """Yield a function that returns how many stop signals have arrived; none of them ends the process in this block."""
+    received: list[int] = []
+    with handle_signals(lambda number, _frame: received.append(number)):
+        yield lambda: len(received)
+
+
+@contextmanager
+def block_stop_signals() -> Iterator[None]:
+    """Hold stop signals back in this block. A process started in it never gets them, even before it ignores them."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def ignore_stop_signals() -> None:
+    """Ignore stop signals in this worker process: its parent handles them and ends it."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

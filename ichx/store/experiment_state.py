@@ -1,0 +1,109 @@
+"""Progress of experiments, derived from their runs, over an open connection."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, func, select
+
+from ichx.store import runs
+from ichx.store.tables import experiment, fold_set, run
+
+CHUNK = 500
+"""Maximum length of an IN list: databases limit it."""
+
+Progress = dict[str, Any]
+"""`folds_done`, `state`, `stage` of the newest run, and `seconds` of all runs together; None without runs."""
+
+
+def progress_of(connection: Connection, numbers: Sequence[int]) -> dict[int, Progress]:
+    """Return the progress of each of `numbers`, in their order."""
+    folds = _fold_counts(connection, numbers)
+    found: dict[int, list[Any]] = {number: [] for number in numbers}
+    columns = (*runs.STATE_COLUMNS, run.c.stage, run.c.started, run.c.ended)
+    for condition in _conditions(run.c.experiment, numbers):
+        for row in connection.execute(select(*columns).where(condition).order_by(run.c.id)):
+            if row.experiment in found:
+                found[row.experiment].append(row)
+    now = datetime.now(UTC)
+    return {
+        number: {
+            **_state(folds[number], rows, now),
+            "stage": rows[-1].stage if rows else None,
+            "seconds": sum(((row.ended or row.heartbeat) - row.started).total_seconds() for row in rows)
+            if rows
+            else None,
+        }
+        for number, rows in found.items()
+    }
+
+
+def state_of_many(connection: Connection, numbers: Sequence[int]) -> dict[int, Progress]:
+    """Return `folds_done` and `state` of thousands of experiments; faster than `progress_of` because most are done."""
+    count = func.count(run.c.fold.distinct()).label("folds")
+    counts = select(run.c.experiment, count).where(run.c.state == "done").group_by(run.c.experiment)
+    done = {row.experiment: row.folds for row in connection.execute(counts)}
+    others: dict[int, list[Any]] = {}
+    query = select(*runs.STATE_COLUMNS).where(run.c.state != "done").order_by(run.c.id)
+    for row in connection.execute(query):
+        others.setdefault(row.experiment, []).append(row)
+    folds_done: dict[int, set[int]] = {}
+    if others:
+        unfinished = select(run.c.experiment).where(run.c.state != "done").distinct()
+        pairs = select(run.c.experiment, run.c.fold).where(run.c.state == "done", run.c.experiment.in_(unfinished))
+        for number, fold in connection.execute(pairs):
+            folds_done.setdefault(number, set()).add(fold)
+    now = datetime.now(UTC)
+    found: dict[int, Progress] = {}
+    for number, folds in _fold_counts(connection, numbers).items():
+        if number in others:
+            found[number] = _state(folds, others[number], now, folds_done.get(number))
+        else:
+            finished = done.get(number, 0)
+            state = "done" if finished == folds else "partial" if finished else "new"
+            found[number] = {"folds_done": finished, "state": state}
+    return found
+
+
+def _state(folds: int, rows: Iterable[Any], now: datetime, folds_done: "set[int] | None" = None) -> Progress:
+    """Return `folds_done` and `state` from runs, oldest first, and folds that are known to be done."""
+    done = set(folds_done or ())
+    latest: dict[int, str] = {}  # state of the newest run of each fold; the newest run comes last
+    for row in rows:
+        state = runs.current_state(row, now)
+        latest.pop(row.fold, None)
+        latest[row.fold] = state
+        if state == "done":
+            done.add(row.fold)
+    unfinished = [state for fold, state in latest.items() if fold not in done]
+    live = [state for state in latest.values() if state in runs.LIVE_STATES]
+    if live:
+        state = "running" if "running" in live else live[-1]
+    elif len(done) == folds:
+        state = "done"
+    elif unfinished:
+        state = unfinished[-1]
+    else:
+        state = "partial" if done else "new"
+    return {"folds_done": len(done), "state": state}
+
+
+def _fold_counts(connection: Connection, numbers: Sequence[int]) -> dict[int, int]:
+    """Return the number of folds of each of `numbers`."""
+    query = select(experiment.c.number, fold_set.c.k).join(fold_set, fold_set.c.id == experiment.c.fold_set_id)
+    wanted = set(numbers)
+    return {
+        number: folds
+        for condition in _conditions(experiment.c.number, numbers)
+        for number, folds in connection.execute(query.where(condition))
+        if number in wanted
+    }
+
+
+def _conditions(column: Any, numbers: Sequence[int]) -> list[ColumnElement[bool]]:
+    """Return conditions that cover `numbers`: an IN list if they are few, else the range from the first to the last."""
+    if not numbers:
+        return []
+    if len(numbers) <= CHUNK:
+        return [column.in_(numbers)]
+    return [column.between(min(numbers), max(numbers))]

@@ -1,0 +1,102 @@
+"""The contract for registering and listing experiments, for scores and for ensembles."""
+
+import math
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import pytest
+
+from ichx.store import DatasetVersion, EnsembleMember, ScoreDraft, Selection, Store
+from ichx.store.testing.datasets import StoreFixtures
+from ichx.store.testing.drafts import ensemble_draft, experiment_draft, run_draft, version_draft
+
+
+class ExperimentContract(StoreFixtures):
+    """Rules for experiments and ensembles."""
+
+    def test_experiments_are_numbered_and_listed_newest_first(self, store: Store, version: DatasetVersion) -> None:
+        first, second = store.add_experiments([experiment_draft(version), experiment_draft(version, "second")])
+        (third,) = store.add_experiments([experiment_draft(version, "third", parent=1)])
+        assert [e.number for e in (first, second, third)] == [1, 2, 3]
+        assert store.experiment(3) == third
+        assert (third.name, third.parent, third.dataset, third.dataset_version) == ("third", 1, "train", 1)
+        assert (third.folds, third.folds_done, third.state, third.kind) == (3, 0, "new", "experiment")
+        assert third.recipe == experiment_draft(version).recipe
+        assert [e.number for e in store.experiments()] == [3, 2, 1]
+        assert [e.number for e in store.experiments(limit=2)] == [3, 2]
+        assert store.listing(limit=1)[1] == 3
+
+    def test_summaries_have_the_values_of_the_experiment(self, store: Store, version: DatasetVersion) -> None:
+        (added,) = store.add_experiments([experiment_draft(version)])
+        (summary,) = store.experiments()
+        assert {name: getattr(added, name) for name in vars(summary)} == vars(summary)
+        assert not hasattr(summary, "recipe")
+        with pytest.raises(FrozenInstanceError):
+            added.name = "changed"  # type: ignore[misc]
+
+    def test_experiments_are_listed_by_dataset(self, store: Store, version: DatasetVersion) -> None:
+        other = store.add_version(version_draft("other"))
+        store.add_experiments([experiment_draft(version), experiment_draft(other), experiment_draft(version)])
+        store.start_run(run_draft(2))
+        found = [(e.number, e.dataset, e.state) for e in store.experiments(Selection(dataset="train"))]
+        assert found == [(3, "train", "new"), (1, "train", "new")]
+        assert store.experiments(Selection(dataset="absent")) == []
+
+    def test_trials_are_listed_on_request(self, store: Store, version: DatasetVersion) -> None:
+        other = store.add_version(version_draft("other"))
+        trial = replace(experiment_draft(version, "trial", parent=1), kind="trial", selected=True)
+        clone = experiment_draft(version, "clone", parent=1)
+        added = store.add_experiments([experiment_draft(version), trial, clone, experiment_draft(other)])
+        assert [e.selected for e in added] == [False, True, False, False]
+        assert store.trials(1) == [added[1]]
+        cases: list[tuple[list[int], dict[str, Any]]] = [
+            ([4, 3, 1], {}),
+            ([2], {"kind": "trial"}),
+            ([3, 2], {"kind": None, "parent": 1}),
+            ([3], {"parent": 1}),
+            ([3, 2, 1], {"kind": None, "dataset": "train"}),
+        ]
+        for numbers, selection in cases:
+            assert [e.number for e in store.experiments(Selection(**selection))] == numbers
+            assert store.listing(Selection(**selection))[1] == len(numbers)
+
+    def test_wrong_pins_register_no_experiment_and_use_no_number(self, store: Store, version: DatasetVersion) -> None:
+        other = store.add_version(version_draft("other", digest="d9"))
+        good = experiment_draft(version)
+        for wrong in (
+            replace(good, fold_digest="x"),
+            replace(good, label_digest="x"),
+            replace(good, fold_set_id=other.folds[0].id),
+        ):
+            with pytest.raises(ValueError, match="fold"):
+                store.add_experiments([good, wrong])
+        assert store.listing()[1] == 0
+        assert store.add_experiments([good])[0].number == 1
+        assert store.add_experiments([]) == []
+
+    def test_scores_are_recorded_and_finite(self, store: Store, version: DatasetVersion) -> None:
+        store.add_experiments([experiment_draft(version)])
+        store.set_scores(1, ScoreDraft(0.0731, 0.004, 0.07, 0.08), ScoreDraft(0.07))
+        (found,) = store.experiments()
+        assert (found.score, found.spread, found.score_tta, found.spread_tta) == (0.0731, 0.004, 0.07, None)
+        added = store.experiment(1)
+        assert (added.score_low, added.score_high) == (0.07, 0.08)
+        assert (added.score_tta_low, added.score_tta_high) == (None, None)
+        with pytest.raises(ValueError, match="nan"):
+            store.set_scores(1, ScoreDraft(math.nan), ScoreDraft())
+        assert store.experiment(1).score == 0.0731
+
+    def test_ensembles_keep_the_order_of_their_members(self, store: Store, version: DatasetVersion) -> None:
+        store.add_experiments([experiment_draft(version), experiment_draft(version)])
+        members = (EnsembleMember(2, 0.7, 0.063), EnsembleMember(1, 0.3, 0.066))
+        draft = replace(ensemble_draft(version, 1, 2), members=members)
+        reserved = store.reserve_ensemble()
+        second = store.add_ensemble(ensemble_draft(version, 2, partial="1 of 3 folds"))
+        first = store.add_ensemble(draft, reserved)
+        assert (first.number, second.number) == (1, 2)
+        assert {name: getattr(first, name) for name in vars(draft)} == vars(draft)
+        assert store.ensembles() == [first, second]
+        assert store.ensemble(2) == second
+        with pytest.raises(ValueError, match="other"):
+            store.add_ensemble(replace(draft, dataset="other"))
+        assert len(store.ensembles()) == 2

@@ -1,0 +1,32 @@
+"""Counts, examples and sizes in messages. Tables and colours are in `ichx.cli`."""
+
+from collections.abc import Iterable
+from typing import Final
+
+EXAMPLES: Final = 3
+"""Maximum number of rows or ids that a message names."""
+
+
+def format_count(count: int, one: str, many: str = "") -> str:
+    """Return e.g. `1 study` or `1,234 studies`; `many` defaults to `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def format_examples(examples: Iterable[str], count: int | None = None) -> str:
+    """Return `: a, b`, or `, e.g. a, b, c` if there are more; `count` is the number of all of them.
+
+    Semicolons separate examples that contain commas.
+    """
+    found = list(examples)
+    total = len(found) if count is None else count
+    shown = found[:EXAMPLES]
+    separator = "; " if any("," in example for example in shown) else ", "
+    return (", e.g. " if total > EXAMPLES else ": ") + separator.join(shown)
+
+
+def format_bytes(count: int) -> str:
+    """Return a size with its unit: `812 B`, `4.2 kB`, `31 MB`, `91.2 GB`."""
+    if count < 1000:
+        return f"{count} B"
+    unit, name = (1e9, "GB") if count >= 999.5e6 else (1e6, "MB") if count >= 999.5e3 else (1e3, "kB")
+    return f"{count / unit:,.0f} {name}" if name != "GB" and count >= 10 * unit else f"{count / unit:,.1f} {name}"

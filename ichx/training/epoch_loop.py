@@ -1,0 +1,133 @@
+"""One epoch of training: the steps between two validations."""
+
+import math
+import time
+
+import torch
+
+from ichx.evaluation.metric import FloatArray, label_losses, probabilities, score
+from ichx.labels import LABELS
+from ichx.recipe import Recipe
+from ichx.training.callbacks import EpochResult
+from ichx.training.checkpoint import Position
+from ichx.training.control import Control
+from ichx.training.distributed import AgreedError
+from ichx.training.divergence import Divergence, NonFiniteLossError, NonFiniteWeightsError, TrainingDivergedError
+from ichx.training.feed import EpochPlan, TrainingFeed
+from ichx.training.learner import Learner
+from ichx.training.mask_loss import Overlap, dice
+from ichx.training.memory import peak_gb, reset_peak
+from ichx.training.prediction import Logits, PredictionTask, Predictor
+from ichx.training.schedules import learning_rate
+
+
+def plan_epoch(recipe: Recipe, feed: TrainingFeed, stage: int, epoch: int, position: Position) -> EpochPlan:
+    """Return the plan of an epoch, with what a training at `position` has done of it."""
+    rows = feed.epoch_rows(stage, epoch)
+    done = position.batch if (position.stage, position.epoch) == (stage, epoch) else 0
+    return EpochPlan(stage, epoch, rows, min(recipe.batch, len(rows)), done)
+
+
+def train_epoch(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control: Control) -> None:
+    """Train on what is left of an epoch; this process gets its part of each batch.
+
+    Raises:
+        TrainingDivergedError: The loss or the weights are no longer finite.
+        AgreedError: There are more processes than rows in a batch.
+    """
+    group, progress, stage = control.group, control.checkpoints.progress, learner.recipe.stage[plan.stage]
+    if plan.size < group.size:
+        raise AgreedError(
+            f"A batch of {plan.size} {feed.unit} cannot be split among {group.size} processes.", "Use fewer processes."
+        )
+    progress.position = Position(plan.stage, plan.epoch, plan.done)
+    reset_peak(learner.runtime.device)
+    control.callbacks.epoch_started(stage.name, plan.epoch + 1, stage.epochs, plan.total)
+    try:
+        _train_steps(learner, feed, plan, control)
+    except NonFiniteLossError as error:
+        problem = f"the loss is no longer finite ({error.loss})"
+        raise diverged(learner.recipe, feed, plan, error.step, problem) from error
+    except NonFiniteWeightsError as error:
+        raise diverged(learner.recipe, feed, plan, progress.position.batch - 1, error.problem) from error
+    group.broadcast_buffers(learner.network)
+
+
+def _train_steps(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control: Control) -> None:
+    """Take the remaining steps; at sync points add up losses, report, and save or stop on request."""
+    group, progress = control.group, control.checkpoints.progress
+    sums, done = progress.sums, plan.done
+    losses: list[torch.Tensor] = []
+    learner.begin_epoch(plan.epoch)
+    control.sync.begin()
+    since = time.perf_counter()
+    for batch in feed.training_batches(plan, part=(group.rank, group.size)):
+        share = len(batch.rows) / plan.size
+        inputs = feed.inputs(batch, learner.runtime.device)
+        loss = learner.step(inputs, plan.epoch, done, plan.total, share * group.size)
+        losses.append(loss if share == 1.0 else loss * share)
+        done += 1
+        if not control.sync.after_step(done == plan.total):
+            continue
+        agreement = control.sync.exchange(torch.stack(losses).tolist())  # this waits for the device
+        for step, values in enumerate(zip(*agreement.values, strict=True), done - len(losses)):
+            # In order of steps and ranks, so that the sum does not depend on when sync points are.
+            value = sum(values)
+            if not math.isfinite(value):
+                raise NonFiniteLossError(step, value)
+            sums.loss += value
+        sums.images += len(losses) * plan.size
+        losses.clear()
+        sums.training += time.perf_counter() - since
+        progress.position = Position(plan.stage, plan.epoch, done)
+        control.callbacks.step(done, plan.total, sums.loss / done, sums.images)
+        control.handle(agreement)
+        since = time.perf_counter()  # the time of a checkpoint is no training time
+
+
+def validate(learner: Learner, feed: TrainingFeed, plan: EpochPlan, predictor: Predictor) -> tuple[EpochResult, Logits]:
+    """Predict the validation rows after an epoch; return what the epoch came to, and the logits `(N, 6)`."""
+    control, rows = predictor.control, feed.validation_rows
+    sums, stage = control.checkpoints.progress.sums, learner.recipe.stage[plan.stage]
+    control.checkpoints.start_validation()
+    overlap = None if feed.masks is None else Overlap(learner.runtime.device)
+    task = PredictionTask(phase="validating", name="validation", overlap=overlap)
+    logits = predictor.logits(learner.network, feed, rows, task)
+    control.checkpoints.end_validation()
+    values = {
+        "loss": sums.loss / plan.total,
+        **scores(feed.labels(rows), probabilities(logits)),
+        "lr": learning_rate(stage, plan.epoch, 0.0),
+        "seconds": sums.training + sums.validating,
+        "images": float(sums.images),
+        "images_per_second": sums.images / sums.training,
+        "memory_gb": peak_gb(learner.runtime.device),
+    }
+    if overlap is not None:
+        values |= dice(control.group.gather(overlap.counts()))
+    return EpochResult(stage.name, plan.stage, plan.epoch + 1, values), logits
+
+
+def scores(labels: FloatArray, predicted: FloatArray) -> dict[str, float]:
+    """Return the score and the loss of each label, `score_LABEL`."""
+    losses = zip(LABELS, label_losses(labels, predicted), strict=True)
+    return {"score": score(labels, predicted)} | {f"score_{name}": float(loss) for name, loss in losses}
+
+
+def diverged(recipe: Recipe, feed: TrainingFeed, plan: EpochPlan, step: int, problem: str) -> TrainingDivergedError:
+    """Return the error for a training that diverged at `step` (from 0) of `plan`."""
+    stage = recipe.stage[plan.stage]
+    batch, before = (
+        feed.ids(plan.rows[max(at, 0) * plan.size : (at + 1) * plan.size]).tolist() for at in (step, step - 1)
+    )
+    divergence = Divergence(
+        stage=stage.name,
+        epoch=plan.epoch + 1,
+        step=step + 1,
+        steps=plan.total,
+        lr=learning_rate(stage, plan.epoch, step / plan.total),
+        problem=problem,
+        slice_ids=batch,
+        slice_ids_of_the_step_before=before,
+    )
+    return TrainingDivergedError(str(divergence), divergence=divergence)

@@ -1,1 +1,0 @@
-"""Who listens to a run: its log, MLflow, TensorBoard."""

@@ -1,1 +1,0 @@
-"""What makes a run outlast its process: checkpoints, the lease on a fold, stopping in good order."""

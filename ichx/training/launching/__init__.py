@@ -1,1 +1,0 @@
-"""Runs in several processes: folds side by side, and processes that train one fold together."""

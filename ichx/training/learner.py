@@ -1,0 +1,183 @@
+"""A network that learns: one step at a time, and the state that a checkpoint needs to continue."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ichx.recipe import Recipe
+from ichx.training.compilation import Forward, StepExecutor
+from ichx.training.feed import Inputs
+from ichx.training.layer_numbers import train_all, train_head
+from ichx.training.losses import weighted_loss
+from ichx.training.mask_loss import mask_loss
+from ichx.training.mixup import draw_mix
+from ichx.training.optimizers import make_optimizer, take_step
+from ichx.training.runtime import Runtime, unwrap
+from ichx.training.schedules import learning_rate
+from ichx.training.weight_average import WeightAverage
+
+
+class Learner:
+    """A network with its optimizer and weight average.
+
+    The result of a step depends on these, the batch and the step's position only.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        fold: int,
+        model: nn.Module,
+        runtime: Runtime,
+        note: Callable[[str], None],
+        compiler: str | None = None,
+    ) -> None:
+        """Prepare `model` for training; the first stage begins.
+
+        Args:
+            recipe: The recipe of the training.
+            fold: Part of the address of random draws.
+            model: The network; it is moved to the device.
+            runtime: Device, precision and processes.
+            note: Receives what the hardware makes necessary.
+            compiler: Backend of torch.compile, or None; see `StepExecutor`.
+        """
+        self.recipe, self.fold, self.runtime = recipe, fold, runtime
+        self.model = runtime.prepare(model)
+        self.executor = StepExecutor(self.model, note, compiler, alone=runtime.group.size == 1)
+        decay = recipe.ema.decay
+        self.average = WeightAverage(self._own, decay) if decay > 0 else None
+        self._trainable = {name for name, parameter in self._own.named_parameters() if parameter.requires_grad}
+        self.begin_stage(0)
+
+    def begin_stage(self, index: int) -> None:
+        """Begin a stage: with a new optimizer and the current weights."""
+        self._stage = index
+        self.optimizer = make_optimizer(self.recipe.optimizer, self.recipe.stage[index], self._own)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Prepare for `epoch` (from 0) of the stage: train the head only, or all of the network."""
+        if epoch < self.recipe.stage[self._stage].freeze:
+            train_head(self._own, self._trainable)
+        else:
+            train_all(self._own, self._trainable)
+
+    def step(self, inputs: Inputs, epoch: int, number: int, total: int, share: float = 1.0) -> torch.Tensor:
+        """Learn from a batch; return its loss, still on the device.
+
+        Random draws are addressed by the step's position, so that a resumed run draws the same.
+
+        Args:
+            inputs: The batch, of which each of several processes has a part.
+            epoch: Epoch of the stage, from 0.
+            number: Step of the epoch, from 0.
+            total: Steps of the epoch.
+            share: Size of this process's part relative to an even part; it makes the mean gradient that of the batch.
+        """
+        address = (self.recipe.seed, self.fold, self._stage, epoch, number)
+        rank = self.runtime.group.rank
+        rate = learning_rate(self.recipe.stage[self._stage], epoch, number / total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("scale", 1.0)
+        seed = address_seed(*address, rank) if rank else address_seed(*address)
+        loss = self._backward(self._mixed(inputs, address), share, seed)
+        take_step(self.optimizer, self._own, self.recipe.optimizer.clip, self.runtime.scaler)
+        if self.average is not None:
+            self.average.update()
+        return loss
+
+    def _mixed(self, inputs: Inputs, address: tuple[int, ...]) -> Inputs:
+        """Return `inputs` after mixup or CutMix, as drawn at `address`."""
+        mix = draw_mix(self.recipe.augmentation, self.recipe.input.pixels, *address)
+        if mix is None:
+            return inputs
+        masks = tuple(part for _, masks in inputs.masks for part in mix.masks(masks))
+        return Inputs(mix.images(inputs.images), mix.labels(inputs.labels), masks)
+
+    def _backward(self, inputs: Inputs, share: float, seed: int) -> torch.Tensor:
+        """Compute the gradients of the batch's loss, times `share`; return the loss, on the device.
+
+        If memory is short, the batch is split; parts are weighted by their images. Gradients are the same, except for
+        batch normalization, the loss of masks and dropout, which see a part at a time.
+        """
+        count = len(inputs.images)
+
+        def attempt(network: Forward, parts: list[slice]) -> torch.Tensor:
+            torch.manual_seed(seed)
+            self.optimizer.zero_grad(set_to_none=True)
+            losses = []
+            for part in parts:
+                with self.runtime.accumulate(self.model, last=part.stop == count):
+                    loss = self._loss(network, inputs.part(part))
+                    loss = loss if len(parts) == 1 else loss * ((part.stop - part.start) / count)
+                    self.runtime.backward(loss if share == 1.0 else loss * share)
+                losses.append(loss.detach())
+            return losses[0] if len(parts) == 1 else torch.stack(losses).sum()
+
+        return self.executor.run(count, attempt)
+
+    def _loss(self, network: Forward, inputs: Inputs) -> torch.Tensor:
+        """Return the loss of the labels, plus that of masks if there are any."""
+        smoothing = self.recipe.loss.label_smoothing
+        if not inputs.masks:
+            with self.runtime.autocast():
+                logits = network(inputs.images)
+            return weighted_loss(logits, inputs.labels, smoothing)
+        with self.runtime.autocast():
+            logits, pixels = network(inputs.images, masks=True)
+        masks_loss = torch.stack([weight * mask_loss(pixels, masks) for weight, masks in inputs.masks]).sum()
+        return weighted_loss(logits, inputs.labels, smoothing) + self.recipe.model.mask_weight * masks_loss
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that predicts: the average of the weights if there is one."""
+        return self._own if self.average is None else self.average.module
+
+    def weights(self) -> dict[str, Any]:
+        """Return a copy of the current weights and their average, in main memory."""
+        average = {} if self.average is None else self.average.state()
+        copied: dict[str, Any] = _to_cpu({"model": self._own.state_dict(), "average": average})
+        return copied
+
+    def set_weights(self, weights: dict[str, Any]) -> None:
+        """Restore `weights` as returned by `weights()`."""
+        self._own.load_state_dict(weights["model"])
+        if self.average is not None:
+            self.average.restore(weights["average"])
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs to continue with the next step as if there had been no interruption."""
+        scaler = self.runtime.scaler
+        return {
+            "model": self._own.state_dict(),
+            "average": {} if self.average is None else self.average.state(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state` within the current stage; other entries are ignored."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.set_weights(state)
+        if self.runtime.scaler is not None and state["scaler"]:
+            self.runtime.scaler.load_state_dict(state["scaler"])
+
+    @property
+    def _own(self) -> nn.Module:
+        """The network that is trained, without wrapper."""
+        return unwrap(self.model)
+
+
+def address_seed(*address: int) -> int:
+    """Return the 63-bit seed at `address`."""
+    return int(np.random.SeedSequence(address).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _to_cpu(state: Any) -> Any:
+    """Return a copy of `state` with all tensors, also in nested dictionaries, in main memory."""
+    if isinstance(state, dict):
+        return {name: _to_cpu(value) for name, value in state.items()}
+    return state.detach().to("cpu", copy=True) if isinstance(state, torch.Tensor) else state

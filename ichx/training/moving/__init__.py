@@ -1,1 +1,0 @@
-"""Experiments as things to keep in order: moved, repeated, removed."""

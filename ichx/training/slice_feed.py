@@ -1,0 +1,112 @@
+"""Slices from the HU cache as the data of a training or a prediction."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from ichx.cache.hu_cache import Cache
+from ichx.cache.mask_cache import MaskCache
+from ichx.labels import ANY, LABELS
+from ichx.loading.loader import Batch, inference_batches, training_batches
+from ichx.loading.sampling import epoch_rows
+from ichx.recipe import Recipe
+from ichx.training.feed import EpochPlan, Inputs, Rows
+from ichx.training.window_step import WindowStep
+
+NO_ROWS: Rows = np.empty(0, np.int64)
+
+
+@dataclass
+class SliceFeed:
+    """Slices of one dataset, read as `recipe` wants them.
+
+    Without `training_rows` and `validation_rows` it serves inference only.
+    """
+
+    cache: Cache
+    slices: pd.DataFrame
+    """One row per slice of the cache, in its order: `slice_id`, `series`, header window, labels."""
+    recipe: Recipe
+    workers: int = 0
+    """Loader processes."""
+    masks: MaskCache | None = None
+    fold: int = 0
+    """Part of the address of random draws."""
+    training_rows: Rows = field(default_factory=lambda: NO_ROWS)
+    validation_rows: Rows = field(default_factory=lambda: NO_ROWS)
+    unit: str = "slices"
+
+    def __post_init__(self) -> None:
+        """Create the window step; it moves to the device of the first batch."""
+        self._window_step = WindowStep(self.recipe.input)
+        self._device = torch.device("cpu")
+        self._any_positive = self.slices[ANY].to_numpy() > 0.5
+
+    def epoch_rows(self, stage: int, epoch: int) -> Rows:
+        """See `TrainingFeed.epoch_rows`."""
+        recipe = self.recipe
+        return epoch_rows(
+            self._any_positive,
+            self.training_rows,
+            recipe.stage[stage].sampling,
+            seed=recipe.seed,
+            fold=self.fold,
+            stage=stage,
+            epoch=epoch,
+        )
+
+    def training_batches(self, plan: EpochPlan, *, part: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """See `TrainingFeed.training_batches`."""
+        return training_batches(
+            self.cache,
+            self.slices,
+            plan.rows,
+            self.recipe,
+            fold=self.fold,
+            stage=plan.stage,
+            epoch=plan.epoch,
+            workers=self.workers,
+            start=plan.done,
+            part=part,
+            masks=self.masks,
+        )
+
+    def inference_batches(self, rows: Rows, *, batch: int, masks: bool = False) -> Iterator[Batch]:
+        """See `InferenceFeed.inference_batches`."""
+        return inference_batches(
+            self.cache,
+            self.slices,
+            rows,
+            self.recipe,
+            batch=batch,
+            workers=self.workers,
+            masks=self.masks if masks else None,
+        )
+
+    def inputs(self, batch: Batch, device: torch.device, *, view: str = "identity") -> Inputs:
+        """See `InferenceFeed.inputs`."""
+        if device != self._device:
+            self._window_step, self._device = self._window_step.to(device), device
+        overlaps = device.type == "cuda"  # from pinned memory; elsewhere a copy could see what the loader writes next
+
+        def send(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=overlaps)
+
+        hu = send(batch.hu)
+        hu = hu.flip(-1) if view == "hflip" else hu
+        jitter = None if batch.jitter is None else send(batch.jitter)
+        masks = () if batch.masks is None else ((1.0, send(batch.masks)),)
+        return Inputs(self._window_step.in_parts(hu, send(batch.windows), jitter), send(batch.labels), masks)
+
+    def ids(self, rows: Rows) -> npt.NDArray[np.object_]:
+        """Return the slice ids of `rows`."""
+        ids: npt.NDArray[np.object_] = self.slices["slice_id"].to_numpy(object)[rows]
+        return ids
+
+    def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """Return the labels `(N, 6)` of `rows`."""
+        return self.slices[list(LABELS)].to_numpy(np.float64)[rows]

@@ -1,0 +1,147 @@
+"""The training loop: stages, epochs, train, validate, checkpoint, stop.
+
+`fit` needs a network, a recipe and a feed; it knows no store and no workspace. A fold of an experiment is run in
+`ichx.experiments.fold_run`.
+"""
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from ichx.evaluation.metric import probabilities
+from ichx.recipe import Recipe, StageRecipe
+from ichx.training.callbacks import EpochResult
+from ichx.training.checkpoint import EpochSums, Position
+from ichx.training.compilation import compiler_for
+from ichx.training.control import Control
+from ichx.training.device import Hardware, choose_hardware
+from ichx.training.early_stopping import EarlyStopping
+from ichx.training.epoch_loop import plan_epoch, scores, train_epoch, validate
+from ichx.training.feed import TrainingFeed
+from ichx.training.learner import Learner
+from ichx.training.prediction import Logits, PredictionTask, Predictor
+from ichx.training.runtime import Runtime
+
+FINAL = "oof-identity"
+"""Name under which checkpoints hold the final predictions of the validation rows."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a training is executed; nothing here changes what it computes, except for device and precision."""
+
+    fold: int = 0
+    """Part of the address of random draws."""
+    hardware: Hardware | None = None
+    """Device and precision; None chooses the best of this machine, as the recipe's `precision` allows."""
+    control: Control = field(default_factory=Control)
+    """Checkpoints, callbacks, stop requests and the processes that train together."""
+    unused_parameters: bool = False
+    """Whether parameters of the network get no gradients, e.g. a decoder without masks."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A trained network and its predictions of the validation rows."""
+
+    network: nn.Module
+    """On the device, with averaged weights if the recipe averages them."""
+    logits: Logits
+    """`(N, 6)` float32, of the feed's validation rows."""
+    score: float
+    """Weighted log loss of the validation rows."""
+    history: tuple[EpochResult, ...]
+    """The epochs that were trained by this call, not those before a checkpoint."""
+    predictor: Predictor
+    """Predicts other rows with the same device, precision and control."""
+
+
+def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOptions | None = None) -> FitResult:
+    """Train `model` by the stages of `recipe` on the rows of `feed`, from the newest checkpoint if there is one.
+
+    Args:
+        model: Maps `(N, C, H, W)` images to `(N, 6)` logits. It is trained in place and moved to the device.
+        recipe: Stages, optimizer, loss, augmentation.
+        feed: The data of one fold.
+        options: Device, checkpoints, callbacks; by default the best device, no checkpoints and no output.
+
+    Raises:
+        RunStopped: A stop was requested; the progress is saved.
+        TrainingDivergedError: The loss or the weights are no longer finite.
+        StorageError: A checkpoint cannot be written.
+        ResourceError: A single image does not fit into memory.
+    """
+    options = options or FitOptions()
+    control, checkpoints = options.control, options.control.checkpoints
+    hardware = options.hardware or choose_hardware("auto", recipe.precision, recipe.input.pixels)
+    unused = options.unused_parameters or recipe.freezes
+    runtime = Runtime(hardware, control.group, unused_parameters=unused)
+    compiler = compiler_for(hardware.device, total_steps(recipe, feed), control.group.size)
+    learner = Learner(recipe, options.fold, model, runtime, control.callbacks.note, compiler)
+    predictor = Predictor(runtime, control)
+    progress, history = checkpoints.progress, list[EpochResult]()
+    checkpoints.end = end_of(recipe)
+    start = progress.position
+    for index, stage in enumerate(recipe.stage[start.stage :], start.stage):
+        stopping = begin_stage(learner, control, index, stage)
+        first = start.epoch if index == start.stage else 0
+        for epoch in range(first, stage.epochs):
+            plan = plan_epoch(recipe, feed, index, epoch, progress.position)
+            train_epoch(learner, feed, plan, control)
+            result, logits = validate(learner, feed, plan, predictor)
+            stopping.update(result.values["score"], learner.weights)
+            reached = stage.epochs if stopping.over else epoch + 1  # epochs that patience leaves out count as done
+            # Record first: after a crash between the two, the resumed run validates again and replaces the record.
+            control.record(result, epochs_done(recipe, index, reached))
+            progress.position, progress.sums = Position(index, reached), EpochSums()
+            progress.logits.clear()
+            if is_last(recipe, index, reached) and stopping.keeps_last:
+                progress.logits[FINAL] = logits
+            checkpoints.save()
+            control.callbacks.epoch_ended(result)
+            history.append(result)
+            if stopping.over:
+                break
+        if stopping.scores:
+            learner.set_weights(stopping.weights)
+            trained = len(stopping.scores)
+            control.callbacks.stage_ended(stage.name, stopping.best + 1, trained, stage.epochs - trained)
+    task = PredictionTask(phase="validating", name=FINAL)
+    logits = predictor.logits(learner.network, feed, feed.validation_rows, task)
+    score = scores(feed.labels(feed.validation_rows), probabilities(logits))["score"]
+    return FitResult(learner.network, logits, score, tuple(history), predictor)
+
+
+def begin_stage(learner: Learner, control: Control, index: int, stage: StageRecipe) -> EarlyStopping:
+    """Begin a stage, or continue it from the checkpoint that was loaded; return its patience."""
+    checkpoints = control.checkpoints
+    learner.begin_stage(index)
+    stopping = EarlyStopping(stage.patience)
+    resumed = checkpoints.take_resumed()
+    if resumed is not None:
+        learner.restore(resumed)
+        if stage.patience > 0:
+            stopping.restore(resumed["patience"])
+    checkpoints.learned = lambda: learner.state() | {"patience": stopping.state()}
+    return stopping
+
+
+def total_steps(recipe: Recipe, feed: TrainingFeed) -> int:
+    """Return the steps of the whole training; all epochs of a stage have as many."""
+    plans = [plan_epoch(recipe, feed, index, 0, Position(0, 0)) for index in range(len(recipe.stage))]
+    return sum(stage.epochs * plan.total for stage, plan in zip(recipe.stage, plans, strict=True))
+
+
+def epochs_done(recipe: Recipe, index: int, epochs: int) -> int:
+    """Return the epochs of all stages that are done after `epochs` of stage `index`."""
+    return sum(stage.epochs for stage in recipe.stage[:index]) + epochs
+
+
+def end_of(recipe: Recipe) -> tuple[int, int]:
+    """Return the last stage and its number of epochs: where the training is over."""
+    return len(recipe.stage) - 1, recipe.stage[-1].epochs
+
+
+def is_last(recipe: Recipe, index: int, epochs: int) -> bool:
+    """Return whether the training is over after `epochs` of stage `index`."""
+    return epochs_done(recipe, index, epochs) == recipe.epochs

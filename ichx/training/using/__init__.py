@@ -1,1 +1,0 @@
-"""What trained folds are used for: new files, other datasets, other programs."""

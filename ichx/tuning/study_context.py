@@ -1,0 +1,118 @@
+"""An open study with everything that its trials need: values from Optuna, results, ends of trials."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from optuna.trial import TrialState
+
+from ichx.training.checkpoint_files import remove_checkpoints
+from ichx.tuning.budget import Value
+from ichx.tuning.limits import Limits
+from ichx.tuning.space import Space
+from ichx.tuning.trial import Budget
+from ichx.tuning.tune_report import TrialResult, TuneCallbacks
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial, Trial
+
+    from ichx.experiment_files import FoldFiles
+    from ichx.project import Project
+    from ichx.store import Experiment
+
+
+@dataclass(frozen=True)
+class StudyContext:
+    """A study that this process has locked, of the experiment `parent`."""
+
+    project: "Project"
+    parent: "Experiment"
+    study: "Study"
+    space: Space
+    budget: Budget
+    limits: Limits
+    callbacks: TuneCallbacks
+
+    def fold_files(self, experiment: int) -> "FoldFiles":
+        """Return the files of a trial's fold."""
+        return self.project.workspace.experiment_files(experiment).fold(self.budget.fold)
+
+    def finished(self) -> list[TrialResult]:
+        """Return the finished trials in the order of their numbers."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        return [_result(trial) for trial in self.study.get_trials(deepcopy=False, states=states)]
+
+    def interrupted(self) -> list[int]:
+        """Return the trials that an earlier process has started and not finished."""
+        return [t.number for t in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+
+    def suggest(self, trial: "Trial") -> Mapping[str, Value]:
+        """Return the values of a trial, the same ones after an interruption; none for the baseline.
+
+        Optuna records the baseline's values, too, as far as the space contains them.
+        """
+        if not trial.user_attrs.get("baseline"):
+            return {dimension.name: dimension.suggest(trial) for dimension in self.space}
+        fixed = self.study.get_trials(deepcopy=False)[trial.number].system_attrs.get("fixed_params", {})
+        for dimension in self.space:
+            if dimension.name in fixed:
+                dimension.suggest(trial)
+        return {}
+
+    def copy_known_score(self, trial: "Trial") -> bool:
+        """Finish a trial with the score of a done one that has the same values; return whether there is one."""
+        values = self.study.get_trials(deepcopy=False)[trial.number].params
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        twin = next((t for t in done if t.params == values), None)
+        if twin is None or twin.value is None:
+            return False
+        self.callbacks.note(f"trial {trial.number + 1} has the same values as trial {twin.number + 1} and its score")
+        for name in ("experiment", "excess", "epochs", "seconds"):
+            if name in twin.user_attrs:
+                trial.set_user_attr(name, twin.user_attrs[name])
+        for name, value in twin.constraints.items():
+            if name not in trial.constraints:
+                trial.set_constraint(name, value)
+        self.tell(trial, TrialState.COMPLETE, twin.value)
+        return True
+
+    def end(self, trial: "Trial", state: TrialState, reason: str) -> None:
+        """Finish a trial as failed or pruned."""
+        trial.set_user_attr("error" if state == TrialState.FAIL else "ended", reason)
+        number = trial.user_attrs.get("experiment")
+        if state == TrialState.PRUNED and number is not None:
+            # Nothing resumes from its checkpoints, and those of thirty trials fill a disk.
+            remove_checkpoints(self.fold_files(number).folder)
+            self.project.store.change_tags(number, add=["pruned"])
+        self.tell(trial, state)  # last, because everything above can be repeated
+
+    def tell(self, trial: "Trial", state: TrialState, score: float | None = None) -> None:
+        """Report the end of a trial to Optuna and to the callbacks."""
+        self.study.tell(trial.number, score, state=state)
+        results = {result.trial: result for result in self.finished()}
+        self.callbacks.trial_ended(results[trial.number], best_of(list(results.values())))
+
+
+def best_of(results: list[TrialResult]) -> TrialResult | None:
+    """Return the best of the done trials that meet the limits; None if there is none."""
+    eligible = [r for r in results if r.state == "done" and not r.excess]
+    return min(eligible, key=lambda r: (math.inf if r.score is None else r.score, r.trial), default=None)
+
+
+def _result(trial: "FrozenTrial") -> TrialResult:
+    attrs = trial.user_attrs
+    common = {
+        "trial": trial.number,
+        "experiment": attrs.get("experiment"),
+        "values": trial.params,
+        "baseline": bool(attrs.get("baseline")),
+        "excess": attrs.get("excess", ""),
+        "log": attrs.get("log"),
+    }
+    if trial.state == TrialState.COMPLETE:
+        return TrialResult(state="done", score=trial.value, **common)
+    if trial.state == TrialState.PRUNED:
+        return TrialResult(state="pruned", score=trial.value, reason=attrs.get("ended"), **common)
+    return TrialResult(state="failed", score=None, reason=attrs.get("error"), **common)

@@ -1,0 +1,75 @@
+"""A pool of worker processes. Workers leave signals to their parent and end with it."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import TypeVar
+
+import cv2
+
+from ichx.child_processes import end_with_parent
+from ichx.errors import ProcessError
+from ichx.signals import block_stop_signals, ignore_stop_signals
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def core_count() -> int:
+    """Return how many CPU cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def worker_count(processes: int | None, items: int) -> int:
+    """Return the number of processes for `items`: at most `processes`, or one per core if that is None."""
+    return max(1, min(processes or core_count(), items))
+
+
+def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+    """Yield `work(item)` of all items in the order in which they finish. Items that have started are always finished.
+
+    Args:
+        work: A function that can be pickled. It may run twice for an item if the program is run again.
+        items: Arguments that can be pickled.
+        processes: Number of processes; 1 works in this process.
+
+    Raises:
+        ProcessError: A worker has died. Exceptions of `work` are raised unchanged.
+    """
+    if processes == 1:
+        yield from map(work, items)
+        return
+    # spawn, because a fork would copy the locks of torch's threads
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare_worker)
+    try:
+        waiting = iter(items)
+        # Few at a time: all items of a large dataset would need a copy of all its paths.
+        with block_stop_signals():
+            running: set[Future[Result]] = {pool.submit(work, item) for item in islice(waiting, 2 * processes)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                with block_stop_signals():
+                    running |= {pool.submit(work, item) for item in islice(waiting, 1)}
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise ProcessError(
+            "A worker process died: it ran out of memory, or a decoder crashed.",
+            "Rerun the command; finished work is saved. If a worker dies again, use fewer processes.",
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare_worker() -> None:
+    """Leave signals to the parent, use one thread, and end when the parent has ended."""
+    ignore_stop_signals()
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        end_with_parent(parent.pid, grace=None)

@@ -1,0 +1,144 @@
+"""Errors of the program: exit codes, JSON errors, suggestions, tracebacks."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Program
+
+from ichx.workspace import init_workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    return init_workspace(tmp_path / "workspace").root
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("exp",), ("exp", "lits"), ("ensembel",), ("run",), ("run", "six"), ("exp", "list", "--nothing")],
+    ids=" ".join,
+)
+def test_usage_errors_exit_with_2(arguments: tuple[str, ...], ichx: Program, workspace: Path) -> None:
+    done = ichx(*arguments, cwd=workspace)
+    assert done.code == 2
+    assert "Usage: ichx" in done.out + done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        (("exp", "list", "--nothing"), ("--nothing",)),
+        (("exp", "show"), ("NUMBER",)),
+        (("exp", "show", "six"), ("'six'",)),
+        (("exp", "new", "--sigmoid", "--linear"), ("--sigmoid", "--linear")),
+        (("exp", "new", "--reference", "--size", "64"), ("--reference", "--dataset", "--folds")),
+        (("exp", "list", "--since", "soon"), ("--since", "'soon'")),
+        (("ensemble", "--top", "2", "--members", "1,2"), ("--top", "--members")),
+        (("ensemble", "--members", "1;2"), ("--members", "'1;2'")),
+        (("ensemble", "--members", ""), ("--members", "''")),
+        (("ensemble", "--method", "median"), ("median", "convex", "per-label")),
+        (("tune", "1", "--device", "gpu"), ("--device", "'gpu'")),
+        (("tune", "1", "--study", "a/b"), ("--study", "'a/b'")),
+        (("tune", "1", "--timeout", "soon"), ("--timeout", "'soon'")),
+        (("exp", "lits"), ("'lits'", "'list'")),
+        (("ensembel",), ("'ensembel'", "'ensemble'")),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_usage_errors_are_json_with_json(
+    arguments: tuple[str, ...], values: tuple[str, ...], ichx: Program, workspace: Path
+) -> None:
+    done = ichx(*arguments, "--json", cwd=workspace)
+    assert (done.code, done.out) == (2, "")
+    assert json.loads(done.err) == {"error": done.error}
+    assert list(done.error) == ["code", "problem", "remedy"]
+    assert done.error["code"] == "usage"
+    for value in values:
+        assert value in done.error["problem"]
+    assert "--help" in done.error["remedy"]
+
+
+def test_an_error_is_a_problem_and_an_indented_remedy(ichx: Program, workspace: Path) -> None:
+    done = ichx("exp", "show", 6, cwd=workspace)
+    assert (done.code, done.out) == (1, "")
+    problem, *remedy = done.err.splitlines()
+    assert problem.startswith("error: ")
+    assert "6" in problem
+    assert remedy
+    assert all(line.startswith("       ") for line in remedy)
+
+
+def test_an_error_is_json_with_json(ichx: Program, workspace: Path) -> None:
+    plain = ichx("exp", "show", 6, cwd=workspace)
+    for arguments in (("exp", "show", 6, "--json"), ("exp", "show", "--json", 6)):
+        done = ichx(*arguments, cwd=workspace)
+        assert (done.code, done.out) == (1, "")
+        assert json.loads(done.err) == {"error": done.error}
+        assert list(done.error) == ["code", "problem", "remedy"]
+        assert done.error["code"] == "not_found"
+        assert plain.err.startswith(f"error: {done.error['problem']}\n")
+    assert ichx("exp", "note", 6, "--", "--json", cwd=workspace).err == plain.err
+
+
+def test_the_json_error_is_the_last_line_of_standard_error(
+    ichx: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broken plugin causes a warning before the error."""
+    metadata = tmp_path / "broken-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[ichx.plugins]\nbroken = absent_module:PLUGINS\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = ichx("plugin", "show", "nobody", "--json", cwd=tmp_path)
+    assert (done.code, done.out) == (1, "")
+    warning, error = done.err.splitlines()
+    assert warning.startswith("warning: ")
+    assert "absent_module" in warning
+    assert json.loads(error) == {"error": done.error}
+
+
+def test_debug_shows_the_traceback(ichx_process: Program, workspace: Path) -> None:
+    done = ichx_process("--debug", "exp", "show", 6, "--json", cwd=workspace)
+    assert (done.code, done.out) == (1, "")
+    assert "Traceback" in done.err
+    assert "ichx.errors" in done.err
+
+
+def test_a_bug_is_reported_with_its_traceback(ichx: Program, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("by 17")
+
+    monkeypatch.setattr("ichx.cli.exp_list.print_json", fail)
+    done = ichx("exp", "list", "--json", cwd=workspace)
+    assert (done.code, done.out) == (1, "")
+    assert "Traceback" in done.err
+    assert (done.error["code"], "by 17" in done.error["problem"]) == ("internal", True)
+    monkeypatch.setattr("ichx.cli.exp_list.info", fail)
+    with pytest.raises(ZeroDivisionError):
+        ichx("exp", "list", cwd=workspace)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (("plugin", "show", "resnext5"), "'resnext50'"),
+        (("data", "show", "pth"), "'ph'"),
+        (("exp", "new", "--plugin", "tiny_resnext"), "'tiny_resnet'"),
+        (("exp", "new", "--plugin", "tiny_resnet", "--set", "stage.ful.lr=1"), "'stage.full.lr'"),
+        (("exp", "new", "--plugin", "tiny_resnet", "--dataset", "phh"), "'ph'"),
+        (("exp", "list", "--dataset", "phh"), "'ph'"),
+        (("exp", "list", "--where", "sice > 1"), "'size'"),
+        (("exp", "list", "--sort", "scoer"), "'score'"),
+        (("exp", "list", "--columns", "number,scoer"), "'score'"),
+        (("ensemble", "--dataset", "phh"), "'ph'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_unknown_names_get_suggestions(
+    arguments: tuple[str, ...], suggestion: str, ichx: Program, dataset_root: Path
+) -> None:
+    done = ichx(*arguments, "--json", cwd=dataset_root)
+    assert (done.code, done.out) == (1, "")
+    assert suggestion in done.error["problem"] + done.error["remedy"]

@@ -1,0 +1,125 @@
+"""Geometry of the series of a dataset."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from dicom_files import write_study
+
+from ichx.datasets.catalog import build_catalog, usable_slices
+from ichx.datasets.ingest import scan_source
+from ichx.datasets.series import FLAGS, describe_geometry, describe_series, series_geometry, stack_rows
+
+
+def slices_of(source: Path) -> pd.DataFrame:
+    return usable_slices(build_catalog(scan_source(source), None)[0])
+
+
+def write_series(folder: Path, patient: str, positions: list[float], **elements: object) -> None:
+    for index, z in enumerate(positions):
+        write_study(folder, patient, 1, start=index, **{"ImagePositionPatient": [0, 0, z]} | elements)
+
+
+def test_neighbours_are_rows_of_the_same_series(tmp_path: Path) -> None:
+    write_study(tmp_path / "a", "1", 3)
+    write_study(tmp_path / "b", "2", 1)
+    write_study(tmp_path / "c", "3", 2)
+    slices = slices_of(tmp_path)
+    assert slices["previous"].tolist() == [-1, 0, 1, -1, -1, 4]
+    assert slices["next"].tolist() == [1, 2, -1, -1, 5, -1]
+    np.testing.assert_allclose(slices["step"], [np.nan, 5, 5, np.nan, np.nan, 5])
+
+
+def test_describe_geometry_counts_flags(tmp_path: Path) -> None:
+    write_series(tmp_path / "regular", "1", [0, 5, 10, 15, 20])
+    write_series(tmp_path / "gap", "2", [0, 5, 10, 25, 30, 35])
+    write_series(tmp_path / "twice", "3", [0, 5, 5.02, 10, 15])
+    write_series(tmp_path / "again", "4", [0, 5, 5.5, 10, 10.5, 15, 20])
+    write_series(tmp_path / "coronal", "5", [0, 0.1, 0.2], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    write_series(tmp_path / "bare", "6", [0, 5], ImagePositionPatient=None)
+    slices = slices_of(tmp_path)
+    flags = {entry["flag"]: entry for entry in describe_geometry(slices)}
+    assert {flag: (entry["series"], entry["slices"]) for flag, entry in flags.items()} == {
+        "gap": (1, 1),
+        "overlap": (1, 2),
+        "same_place": (2, 3),  # all coronal slices are at one position along their normal
+        "not_axial": (1, 3),
+        "by_number": (1, 2),
+    }
+    gap = slices[slices["gap"]].iloc[0]
+    assert flags["gap"]["examples"] == [gap["file"]]
+    assert (gap["position"], gap["step"]) == (25, 15)
+    assert set(flags) < set(FLAGS)
+
+
+def test_rotated_slice_is_off_normal(tmp_path: Path) -> None:
+    write_series(tmp_path, "1", [0, 5, 10, 15])
+    write_study(tmp_path, "1", 1, start=9, ImageOrientationPatient=[1, 0, 0, 0, 0.99, 0.14])
+    slices = slices_of(tmp_path)
+    assert slices["series"].nunique() == 1
+    assert slices["off_normal"].sum() == 1
+
+
+def test_describe_series(tmp_path: Path) -> None:
+    write_study(tmp_path / "a", "1", 5)
+    write_study(tmp_path / "b", "2", 3, ImageOrientationPatient=[1, 0, 0, 0, np.cos(0.3), np.sin(0.3)])
+    series = describe_series(slices_of(tmp_path))
+    assert (series["series"], series["lengths"]["least"], series["lengths"]["most"]) == (2, 3, 5)
+    assert series["spacings"] == [{"mm": 4.8, "series": 1}, {"mm": 5.0, "series": 1}]
+    assert (series["tilted"], series["median_tilt"]) == (1, pytest.approx(np.degrees(0.3), abs=0.01))
+
+
+def test_no_slices(tmp_path: Path) -> None:
+    write_study(tmp_path, "1", 1)
+    scan = scan_source(tmp_path)
+    empty = series_geometry(scan["series_id"].iloc[:0], scan.iloc[:0])
+    assert all(len(column) == 0 for column in empty.values())
+    assert describe_geometry(slices_of(tmp_path)) == []
+
+
+def test_real_series(shared_data: Path) -> None:
+    """Head CT of many scanners: steps change within a series, some regions are scanned twice."""
+    headers = pd.read_csv(shared_data / "metadata/slices_78545.csv.gz")
+    scan = pd.DataFrame({"slice_id": headers["SOPInstanceUID"], "instance_number": -1})
+    for index, axis in enumerate("xyz"):
+        scan[f"pos_{axis}"] = headers[f"ImagePositionPatient_{index + 1}"]
+    for index in range(6):
+        scan[f"orientation_{index}"] = headers[f"ImageOrientationPatient_{index + 1}"]
+    placed = pd.DataFrame(series_geometry(headers["SeriesInstanceUID"], scan))
+    placed["series"], placed["file"] = headers["SeriesInstanceUID"], headers["SOPInstanceUID"]
+    flags = {entry["flag"]: (entry["series"], entry["slices"]) for entry in describe_geometry(placed)}
+    assert flags == {"gap": (6, 6), "overlap": (171, 760), "same_place": (60, 563), "off_normal": (3, 10)}
+    gaps = sorted(placed["step"][placed["gap"]].round(1).tolist())
+    assert gaps == [5.0, 9.4, 10.0, 10.0, 74.1, 143.9]
+    series = describe_series(placed)
+    assert (series["series"], series["tilted"]) == (2214, 2024)
+    assert series["spacings"][0]["mm"] == 5.0
+
+
+def test_stacks_skip_unreadable_slices_and_repeat_the_outermost() -> None:
+    series = pd.Series(["b"] * 6 + ["a"] + ["c"] * 2)
+    readable = np.array([0, 1, 1, 0, 1, 1, 1, 1, 1], bool)
+    rows = np.array([8, 1, 2, 4, 5, 6, 7])
+    assert stack_rows(series, readable, rows, 1).tolist() == [
+        [7, 8, 8],
+        [1, 1, 2],
+        [1, 2, 4],
+        [2, 4, 5],
+        [4, 5, 5],
+        [6, 6, 6],
+        [7, 7, 8],
+    ]
+    assert stack_rows(series, readable, np.array([2]), 3).tolist() == [[1, 1, 1, 2, 4, 5, 5]]
+    assert stack_rows(series, readable, np.empty(0, np.int64), 2).shape == (0, 5)
+
+
+def test_stacks_of_readable_slices_are_previous_and_next(tmp_path: Path) -> None:
+    for name, patient, count in (("a", "1", 3), ("b", "2", 1), ("c", "3", 4)):
+        write_study(tmp_path / name, patient, count)
+    slices = slices_of(tmp_path)
+    rows = np.arange(len(slices))
+    adjacent = slices[["previous", "next"]].to_numpy()
+    adjacent = np.where(adjacent < 0, rows[:, None], adjacent)
+    found = stack_rows(slices["series"], np.ones(len(slices), bool), rows, 1)
+    assert found.tolist() == np.stack([adjacent[:, 0], rows, adjacent[:, 1]], 1).tolist()

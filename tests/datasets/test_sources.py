@@ -1,0 +1,188 @@
+"""Sources of files: folders, zips and single files."""
+
+import os
+from pathlib import Path
+
+import pytest
+from dicom_files import head, write_ct, write_study
+from zip_files import change_entry, zip_folder
+
+from ichx.ct.dicom import DicomDefectError, read_slice
+from ichx.datasets import sources
+from ichx.datasets.ingest import scan_source
+from ichx.datasets.sources import SourceFiles, find_drift, list_files, read_source_slice, read_zip_member
+from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotFoundError
+from ichx.phantom.encoded_files import enhanced
+
+
+def test_list_files_skips_hidden_files(tmp_path: Path) -> None:
+    for name in ("b/c/2.dcm", "a.dcm", "b/IM1", ".hidden", ".git/x.dcm", "DICOMDIR", "b/dicomdir"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert list_files(tmp_path).names == ["a.dcm", "b/IM1", "b/c/2.dcm"]
+
+
+def test_list_files_follows_links_once(tmp_path: Path) -> None:
+    (tmp_path / "data/deep").mkdir(parents=True)
+    (tmp_path / "data/deep/a.dcm").write_text("x")
+    (tmp_path / "data/deep/up").symlink_to(tmp_path / "data")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all/linked").symlink_to(tmp_path / "data")
+    assert list_files(tmp_path / "all").names == ["linked/deep/a.dcm"]
+
+
+def test_zip_lists_the_files_of_its_folder(tmp_path: Path) -> None:
+    for name in ("b/c/2.dcm", "a.dcm", "b/IM1", ".hidden", ".git/x.dcm", "DICOMDIR", "b/dicomdir", "__MACOSX/._a.dcm"):
+        (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "f" / name).write_text(name)
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip", "deep/train/")
+    assert (
+        list_files(archive / "deep/train").names == list_files(tmp_path / "f").names == ["a.dcm", "b/IM1", "b/c/2.dcm"]
+    )
+    assert list_files(archive / "deep").names == ["train/a.dcm", "train/b/IM1", "train/b/c/2.dcm"]
+    assert list_files(archive).names[0] == "deep/train/a.dcm"
+    member = list_files(archive / "deep/train").locate(1).member
+    assert member is not None
+    assert member.name == "deep/train/b/IM1"
+
+
+def test_folder_named_dicomdir(tmp_path: Path) -> None:
+    (tmp_path / "f/DICOMDIR").mkdir(parents=True)
+    (tmp_path / "f/DICOMDIR/IM1").write_text("x")
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
+    assert list_files(tmp_path / "f").names == list_files(archive).names == ["DICOMDIR/IM1"]
+
+
+def test_zip_names_starting_with_dot_slash(tmp_path: Path) -> None:
+    write_study(tmp_path / "f", "1", 2)
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip", "X/train/")
+    archive.write_bytes(archive.read_bytes().replace(b"X/train/", b"./train/"))
+    assert list_files(archive / "train").names == list_files(tmp_path / "f").names
+    scan = scan_source(archive)
+    assert (scan["defect"] == "").all()
+    assert scan["file"].str.startswith("train/").all()
+
+
+def test_invalid_sources(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("hello")
+    write_ct(tmp_path / "f/train/a.dcm")
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
+    for source, error in (
+        ("absent", NotFoundError),
+        ("empty", InvalidInputError),
+        ("notes.txt", InvalidInputError),
+        ("notes.txt/train", InvalidInputError),
+        ("a.zip/test", NotFoundError),
+    ):
+        with pytest.raises(error, match=source.split("/")[0]):
+            list_files(tmp_path / source)
+    with pytest.raises(NotFoundError, match="trian") as caught:
+        list_files(archive / "trian")
+    assert "'train'" in caught.value.remedy
+
+
+def test_single_dicom_file(tmp_path: Path) -> None:
+    """A file with a defect is listed, too."""
+    path = write_ct(tmp_path / "f/a.dcm")
+    other = write_ct(tmp_path / "mr.dcm", Modality="MR")
+    for source, defect in ((path, ""), (other, "not_ct")):
+        assert list_files(source).names == [source.name]
+        scan = scan_source(source)
+        assert scan[["file", "defect"]].to_numpy().tolist() == [[source.name, defect]]
+    scan = scan_source(path)
+    (file,) = SourceFiles(path, scan).select([0])
+    hu = read_source_slice(file).hu
+    assert (hu == read_slice(path).hu).all()
+    write_ct(path, stored=head(1, side=40))
+    with pytest.raises(ChangedDataError, match=r"1 file .*a\.dcm"):
+        SourceFiles(path, scan)
+
+
+def test_zip_and_folder_have_equal_slices(tmp_path: Path) -> None:
+    write_study(tmp_path / "f", "1", 4)
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip", "train/")
+    plain, packed = (SourceFiles(source, scan_source(source)) for source in (tmp_path / "f", archive / "train"))
+    for one, other in zip(plain.select(range(4)), packed.select(range(4)), strict=True):
+        assert (read_source_slice(one).hu == read_source_slice(other).hu).all()
+
+
+def test_member_with_several_frames_is_inflated_once(tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "f/a.dcm")
+    dataset = enhanced(path, [head(seed) for seed in range(5)])
+    dataset.save_as(path)
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
+    plain, packed = (SourceFiles(source, scan_source(source)).select(range(5)) for source in (tmp_path / "f", archive))
+    before = sources._cached_content.cache_info()
+    for one, other in zip(plain, packed, strict=True):
+        assert (read_source_slice(one).hu == read_source_slice(other).hu).all()
+    after = sources._cached_content.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (1, 4)
+
+
+def test_changed_zip_is_rejected_before_slices_are_read(tmp_path: Path) -> None:
+    write_study(tmp_path / "f", "1", 3)
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
+    scan = scan_source(archive)
+    assert len(SourceFiles(archive, scan).select([0, 2])) == 2
+    change_entry(archive, scan["file"][1], crc=5)
+    with pytest.raises(ChangedDataError, match=f"1 file .*{scan['file'][1]}"):
+        SourceFiles(archive, scan)
+    removed = next((tmp_path / "f").glob("*.dcm"))
+    removed.unlink()
+    zip_folder(tmp_path / "f", archive)
+    with pytest.raises(ChangedDataError, match=f"1 file .*{removed.name}"):
+        SourceFiles(archive, scan)
+
+
+def test_changed_file_is_not_read(tmp_path: Path) -> None:
+    write_study(tmp_path, "1", 2)
+    scan = scan_source(tmp_path)
+    first, second = SourceFiles(tmp_path, scan).select([0, 1])
+    os.utime(tmp_path / scan["file"][0], ns=(1, 1))
+    (tmp_path / scan["file"][1]).unlink()
+    for file, name in zip((first, second), scan["file"], strict=True):
+        with pytest.raises(ChangedDataError, match=name):
+            read_source_slice(file)
+
+
+def test_decoding_verifies_the_checksum_of_a_member(tmp_path: Path) -> None:
+    write_ct(tmp_path / "f/a.dcm", head(side=256))
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
+    change_entry(archive, "a.dcm", crc=5)
+    scan = scan_source(archive)
+    assert scan["defect"].tolist() == [""], "reading a header does not read the pixels"
+    with pytest.raises(DicomDefectError) as caught:
+        read_source_slice(SourceFiles(archive, scan).select([0])[0])
+    assert caught.value.reason == "damaged_member"
+
+
+def test_drift_lists_removed_changed_and_new_files(tmp_path: Path) -> None:
+    write_study(tmp_path, "1", 4)
+    scan = scan_source(tmp_path)
+    (tmp_path / "new.dcm").write_text("new")
+    drift = find_drift(list_files(tmp_path), scan)
+    assert (drift.removed, drift.changed, drift.new) == ((), (), ("new.dcm",))
+    drift.raise_if_changed(tmp_path)
+    names = scan["file"].tolist()
+    (tmp_path / names[0]).unlink()
+    os.utime(tmp_path / names[1], ns=(1, 1))
+    drift = find_drift(list_files(tmp_path), scan)
+    assert (drift.removed, drift.changed, drift.new) == ((names[0],), (names[1],), ("new.dcm",))
+    with pytest.raises(ChangedDataError, match=f"1 file .*{names[0]}.*1 file .*{names[1]}"):
+        drift.raise_if_changed(tmp_path)
+
+
+def test_read_zip_member(tmp_path: Path) -> None:
+    (tmp_path / "f/d").mkdir(parents=True)
+    (tmp_path / "f/d/labels.csv").write_text("ID,Label\n")
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
+    assert read_zip_member(archive / "d/labels.csv") == b"ID,Label\n"
+    assert read_zip_member(tmp_path / "f/d/labels.csv") is None
+    assert read_zip_member(tmp_path / "absent.csv") is None
+    with pytest.raises(NotFoundError, match=r"label\.csv") as caught:
+        read_zip_member(archive / "label.csv")
+    assert "'d/labels.csv'" in caught.value.remedy
+    change_entry(archive, "d/labels.csv", crc=3)
+    with pytest.raises(CorruptFileError, match=r"d/labels\.csv"):
+        read_zip_member(archive / "d/labels.csv")

@@ -1,0 +1,186 @@
+"""An experiment taken to another workspace as a file, and files that are none, damaged or hostile."""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Program
+
+from ichx.errors import IchxError
+from ichx.experiments.archive_export import export_experiment
+from ichx.experiments.archive_import import import_experiment
+from ichx.plugins import load_registry
+from ichx.project import Project
+from ichx.store import open_store
+from ichx.workspace import open_workspace
+
+
+@pytest.fixture(scope="module")
+def exported(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return experiment 2 with tags and notes, in a file without weights."""
+    root = tmp_path_factory.mktemp("export") / "workspace"
+    shutil.copytree(trained_root, root)
+    workspace = open_workspace(root)
+    with open_store(workspace) as store:
+        store.change_tags(2, add=["best"])
+        store.add_note(2, "weak on epidural")
+        export_experiment(Project(workspace, store), 2, root.parent / "two.zip")
+    return root.parent / "two.zip"
+
+
+def test_an_experiment_is_the_same_elsewhere(
+    exported: Path, trained_root: Path, dataset_copy: Path, ichx: Program
+) -> None:
+    ichx("exp", "new", "--plugin", "tiny_resnet", cwd=dataset_copy)
+    done = ichx("exp", "import", exported, "--json", cwd=dataset_copy)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["number"] == 2
+    assert "without weights" in done.err
+    with open_store(open_workspace(trained_root)) as one, open_store(open_workspace(dataset_copy)) as two:
+        before, after = one.experiment(2), two.experiment(2)
+        for name in (
+            "name",
+            "plugin",
+            "recipe",
+            "recipe_digest",
+            "score",
+            "score_tta",
+            "score_low",
+            "folds_done",
+            "state",
+        ):
+            assert getattr(after, name) == getattr(before, name), name
+        assert after.origin == {"number": 2, "workspace": "workspace"}
+        assert after.tags == ("best",)
+        assert [note.text for note in two.notes(2)] == ["weak on epidural"]
+        assert [two.history(2, fold) for fold in (0, 1)] == [one.history(2, fold) for fold in (0, 1)]
+        runs = [(r.fold, r.attempt, r.state, r.started, r.device, r.libraries) for r in two.runs(2)]
+        assert runs == [(r.fold, r.attempt, r.state, r.started, r.device, r.libraries) for r in one.runs(2)]
+        assert [(p.role, p.view, p.digest) for p in two.predictions(2)] == [
+            (p.role, p.view, p.digest) for p in one.predictions(2)
+        ]
+    assert "it was experiment 2 in workspace" in ichx("exp", "show", 2, cwd=dataset_copy).out
+
+
+def test_with_weights_a_fold_is_done_and_goes_on_to_new_test_sets(
+    trained_root: Path, dataset_copy: Path, tmp_path: Path, ichx: Program
+) -> None:
+    assert ichx("exp", "export", 1, tmp_path / "one.zip", "--weights", cwd=trained_root).code == 0
+    done = ichx("exp", "import", tmp_path / "one.zip", cwd=dataset_copy)
+    assert (done.code, "without weights" in done.err) == (0, False)
+    assert ichx("audit", 1, cwd=dataset_copy).code == 0
+    again = ichx("run", 1, cwd=dataset_copy)
+    assert again.code == 0, again.err
+    assert "had been done before" in again.err
+    assert "epoch" not in again.err
+
+
+def test_nothing_of_the_machine_is_in_the_file(exported: Path) -> None:
+    with zipfile.ZipFile(exported) as archive:
+        texts = [archive.read(name).decode() for name in archive.namelist() if name.endswith((".json", ".log"))]
+    assert texts
+    for text in texts:
+        assert str(exported.parent) not in text
+        assert "/home/" not in text
+        assert "/tmp/" not in text
+
+
+def test_the_dataset_must_be_here(exported: Path, tmp_path: Path, ichx: Program) -> None:
+    assert ichx("init", tmp_path / "empty", cwd=tmp_path).code == 0
+    done = ichx("exp", "import", exported, cwd=tmp_path / "empty")
+    assert done.code == 1
+    assert "was made on the dataset ph (" in done.err
+    assert "add it first: `ichx data add ph PATH --labels CSV`" in done.err
+
+
+def rewritten(change: Callable[[dict[str, bytes]], None], exported: Path, target: Path) -> Path:
+    with zipfile.ZipFile(exported) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return target
+
+
+def set_index(**values: object) -> Callable[[dict[str, bytes]], None]:
+    def change(members: dict[str, bytes]) -> None:
+        members["experiment.json"] = json.dumps(json.loads(members["experiment.json"]) | values).encode()
+
+    return change
+
+
+def put(name: str, content: bytes) -> Callable[[dict[str, bytes]], None]:
+    return lambda members: members.update({name: content})
+
+
+def drop(name: str) -> Callable[[dict[str, bytes]], None]:
+    return lambda members: members.pop(name) and None
+
+
+def edit_recipe(members: dict[str, bytes]) -> None:
+    index = json.loads(members["experiment.json"])
+    index["experiment"]["recipe"] = index["experiment"]["recipe"].replace("batch = 16", "batch = 17")
+    members["experiment.json"] = json.dumps(index).encode()
+
+
+HOSTILE = {
+    "climbs out": (put("../../evil.parquet", b"x"), "refused: it has a member '../../evil.parquet'"),
+    "absolute": (put("/etc/evil.parquet", b"x"), "refused: it has a member '/etc/evil.parquet'"),
+    "climbs inside": (put("fold-0/../../../x.parquet", b"x"), "refused: it has a member"),
+    "a program": (put("fold-0/run.py", b"x"), "refused: it has a member 'fold-0/run.py'"),
+    "a bomb": (put("fold-0/zeros.parquet", bytes(300_000_000)), "refused: it would take"),
+    "another format": (set_index(format=99), "has format 99"),
+    "no index": (drop("experiment.json"), "refused: it has no experiment.json"),
+    "no JSON": (put("experiment.json", b"{"), "is not one of ichx's"),
+    "no runs": (set_index(runs=None), "is not one of ichx's"),
+    "a file is missing": (drop("fold-0/oof-hflip.parquet"), "speaks of 'fold-0/oof-hflip.parquet', which is not in it"),
+    "a file is another": (put("fold-0/oof-hflip.parquet", b"PAR1"), "not the file that was recorded"),
+    "another recipe": (edit_recipe, "does not have the digest"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_or_damaged_file_is_refused_and_leaves_nothing(
+    what: str, exported: Path, dataset_copy: Path, tmp_path: Path, ichx: Program
+) -> None:
+    change, told = HOSTILE[what]
+    file = rewritten(change, exported, tmp_path / "hostile.zip")
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if "db" not in path.parts)
+    done = ichx("exp", "import", file, cwd=dataset_copy)
+    assert done.code == 1, done.out
+    assert told in done.err
+    assert "Traceback" not in done.err
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if "db" not in path.parts) == before
+    assert json.loads(ichx("exp", "list", "--json", cwd=dataset_copy).out) == []
+
+
+def test_what_is_no_archive_is_refused(dataset_copy: Path, tmp_path: Path, exported: Path, ichx: Program) -> None:
+    (tmp_path / "text.zip").write_text("no zip at all")
+    cut = tmp_path / "cut.zip"
+    cut.write_bytes(exported.read_bytes()[:-200])
+    for file in (tmp_path / "text.zip", cut, tmp_path / "absent.zip", tmp_path):
+        done = ichx("exp", "import", file, cwd=dataset_copy)
+        assert (done.code, "Traceback" in done.err) == (1, False), done.err
+
+
+def test_an_import_whose_files_cannot_be_placed_records_nothing(
+    exported: Path, dataset_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (dataset_copy / "experiments" / "1").mkdir()
+    (dataset_copy / "experiments" / "1" / "mine.txt").write_text("mine")
+    workspace = open_workspace(dataset_copy)
+    with open_store(workspace) as store:
+        with pytest.raises(IchxError, match="cannot write to"):
+            import_experiment(Project(workspace, store, load_registry()), exported)
+        assert store.experiments() == []
+    assert [path.name for path in (dataset_copy / "experiments").iterdir()] == ["1"]
+
+
+def test_an_export_never_replaces_a_file(trained_root: Path, tmp_path: Path, ichx: Program) -> None:
+    (tmp_path / "mine.zip").write_text("mine")
+    assert "is there already" in ichx("exp", "export", 1, tmp_path / "mine.zip", cwd=trained_root).err
+    assert (tmp_path / "mine.zip").read_text() == "mine"

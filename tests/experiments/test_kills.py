@@ -1,0 +1,100 @@
+"""Interruptions from outside: kills as in `benchmarks/kills.py`, and signals in work that is not training."""
+
+import importlib.util
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ichx.experiments.callbacks import RunCallbacks
+from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.run import run_experiment
+from ichx.plugins import load_registry
+from ichx.project import Project
+from ichx.store import open_store
+from ichx.training.stop_request import RunStopped
+from ichx.workspace import open_workspace
+
+BATCH = 4
+SETTINGS = (
+    f"batch={BATCH}",
+    "stage.balanced.epochs=1",
+    "stage.rebalanced.epochs=1",
+    "stage.full.epochs=1",
+    "model.dropout=0.2",
+    "precision=fp32",
+)
+
+
+@pytest.fixture(scope="module")
+def killing() -> ModuleType:
+    """Return the benchmark's module of runs that are killed."""
+    file = Path(__file__).parents[2] / "benchmarks" / "killing.py"
+    spec = importlib.util.spec_from_file_location("killing", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_killed_three_times_it_ends_at_the_same_bits(dataset_copy: Path, killing: ModuleType) -> None:
+    with open_store(open_workspace(dataset_copy)) as store:
+        for _ in range(2):
+            new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
+    assert killing.Victim(dataset_copy, 1, "0").error().count("Traceback") == 0
+    totals = killing.batches_of_epochs(dataset_copy, 1, BATCH)
+    assert len(totals) == 3
+    rng = random.Random(3)
+    for phase in ("training", "checkpoint", "validation"):
+        kill = killing.Victim(dataset_copy, 2, "0.1s").kill(phase, totals, rng)
+        assert kill is not None, f"it ended before {phase}"
+    last = killing.Victim(dataset_copy, 2, "0.1s")
+    said = last.error()
+    assert last.process.returncode == 0, said
+    assert "checkpoint after epoch" in said
+    assert killing.differences(dataset_copy, 1, 2) == []
+
+
+class Interrupter(RunCallbacks):
+    """Sends this process SIGTERM when something begins, and keeps what went on."""
+
+    def __init__(self, when: str) -> None:
+        self.when, self.phases, self.starts = when, list[str](), list[str]()
+
+    def fold_started(self, plan: object) -> None:
+        self.starts.append(plan.start)  # type: ignore[attr-defined]
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        self.phases.append(name)
+        if self.when and name.startswith(self.when):
+            self.when = ""
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_stopped_in_other_work_than_training_nothing_is_lost(dataset_copy: Path, killing: ModuleType) -> None:
+    workspace, registry = open_workspace(dataset_copy), load_registry()
+    with open_store(workspace) as store:
+        for _ in range(2):
+            new_experiment(store, registry, ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
+        states = []
+        for when in ("caching ph ", "validating", "predicting ph,", "caching ph-test", "predicting ph-test, identity"):
+            watch = Interrupter(when)
+            with pytest.raises(RunStopped) as caught:
+                run_experiment(Project(workspace, store, registry), 1, folds=[0], callbacks=watch)
+            assert caught.value.exit_code == 143
+            assert not watch.when
+            states.append([run.state for run in store.runs(1)])
+        last = Interrupter("")
+        run_experiment(Project(workspace, store, registry), 1, folds=[0], callbacks=last)
+        assert states[0] == [], "a cache is built before the fold is held"
+        assert states[-1] == ["stopped"] * (len(states) - 1)
+        assert set(last.phases) == {"predicting ph-test, hflip"}, "what was predicted before is kept"
+        assert last.starts == ["checkpoint after epoch 3, the last one"]
+        run_experiment(Project(workspace, store, registry), 2, folds=[0])
+    assert killing.differences(dataset_copy, 1, 2) == []

@@ -1,0 +1,311 @@
+"""Files of no dataset: their slices go the way that training's went, and nothing of them vanishes."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SHORT, clean_environment
+from dicom_files import write_ct
+from zip_files import zip_folder
+
+from ichx.cache.build import ensure_cache
+from ichx.cache.hu_cache import Cache
+from ichx.cache.requests import recipe_spec
+from ichx.datasets.catalog import build_catalog, usable_slices
+from ichx.datasets.dataset import load_dataset
+from ichx.datasets.ingest import scan_source
+from ichx.errors import ChangedDataError, IchxError, InvalidInputError, NotFoundError, NotReadyError
+from ichx.evaluation.ensemble import predict_test
+from ichx.evaluation.feature_files import read_features
+from ichx.evaluation.metric import probabilities
+from ichx.evaluation.predictions import read_predictions
+from ichx.experiments.callbacks import RunCallbacks
+from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.run import run_experiment
+from ichx.inference import predict as inference
+from ichx.inference.predict import FilePredictions, predict_files, split_at_series
+from ichx.inference.scratch import PREFIX, scratch_folder
+from ichx.inference.trained import InferenceOptions
+from ichx.labels import LABELS
+from ichx.phantom.dicom_files import PhantomFiles
+from ichx.plugins import load_registry
+from ichx.project import Project
+from ichx.recipe_text import from_toml
+from ichx.store import Store, open_store
+from ichx.training.weights import load_exactly
+from ichx.workspace import Workspace, open_workspace
+
+Place = tuple[Workspace, Store]
+
+
+class Notes(RunCallbacks):
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.fixture
+def trained(trained_root: Path) -> Iterator[Place]:
+    workspace = open_workspace(trained_root)
+    with open_store(workspace) as store:
+        yield workspace, store
+
+
+def predicted(
+    place: Place, source: Path, number: int = 2, features: Path | None = None, **options: Any
+) -> FilePredictions:
+    found = predict_files(
+        Project(*place, load_registry()),
+        number,
+        source,
+        InferenceOptions(**options),
+        callbacks=RunCallbacks(),
+        features=features,
+    )
+    assert not list(place[0].cache_dir.glob(f"{PREFIX}*"))
+    return found
+
+
+def by_id(found: FilePredictions) -> pd.DataFrame:
+    return found.slices[found.slices["defect"].isna()].set_index("slice_id")[list(LABELS)]
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+@pytest.mark.parametrize("view", ["none", "hflip"])
+def test_a_fold_predicts_its_part_of_the_training_files_as_it_did_out_of_fold(
+    trained: Place, phantom: PhantomFiles, fold: int, view: str
+) -> None:
+    """Not to the bit: slices stand in other batches, and a batch of another size is summed in another order."""
+    found = by_id(predicted(trained, phantom.train, folds=[fold], tta=view))
+    workspace, _ = trained
+    folder = workspace.experiment_dir(2) / f"fold-{fold}"
+    names = ["identity"] if view == "none" else ["identity", "hflip"]
+    kept = [read_predictions(folder / f"oof-{name}.parquet") for name in names]
+    expected = np.mean([probabilities(one.logits) for one in kept], axis=0)
+    assert len(found) > len(expected) > 50
+    np.testing.assert_allclose(found.loc[list(kept[0].slice_ids)], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("centre", ["none", "slice", "series"])
+def test_pixels_of_a_portion_are_those_of_the_training_cache(
+    trained: Place, phantom: PhantomFiles, tmp_path: Path, centre: str
+) -> None:
+    """To the bit, with a series' centre as well: a portion holds whole series."""
+    workspace, store = trained
+    data = load_dataset(Project(workspace, store), "ph")
+    spec = recipe_spec(from_toml(store.experiment(2).recipe))
+    spec = type(spec)(spec.size, centre, spec.resize)
+    whole = ensure_cache(tmp_path / "whole", "ph", data.source, data.slices, spec)
+    catalog, _ = build_catalog(scan_source(phantom.train), workspace.privacy_key())
+    slices = usable_slices(catalog)
+    assert slices["slice_id"].tolist() == data.slices["slice_id"].tolist()
+    parts = list(split_at_series(slices, 70))
+    assert len(parts) > 2
+    for start, stop in parts:
+        part = slices.iloc[start:stop].reset_index(drop=True)
+        cache: Cache = ensure_cache(tmp_path / "part", "files", phantom.train, part, spec)
+        for row in range(stop - start):
+            np.testing.assert_array_equal(cache.read(row), whole.read(start + row))
+
+
+def test_split_at_series_are_whole_series() -> None:
+    slices = pd.DataFrame({"series": [*"aaabbcdddddddde"]})
+    assert list(split_at_series(slices, 4)) == [(0, 3), (3, 6), (6, 14), (14, 15)]
+    assert list(split_at_series(slices, 100)) == [(0, 15)]
+    assert list(split_at_series(slices.iloc[:0], 4)) == []
+    # a series that stands at two places is never cut
+    assert list(split_at_series(pd.DataFrame({"series": [*"abacc"]}), 1)) == [(0, 3), (3, 5)]
+
+
+def test_split_at_series_do_not_change_the_result(
+    trained: Place, phantom: PhantomFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert phantom.test is not None
+    whole = predicted(trained, phantom.test, tta="hflip")
+    monkeypatch.setattr(inference, "CHUNK", 1)
+    parted = predicted(trained, phantom.test, tta="hflip")
+    pd.testing.assert_frame_equal(parted.slices, whole.slices, rtol=0, atol=1e-6)
+    pd.testing.assert_frame_equal(parted.studies, whole.studies, rtol=0, atol=1e-6)
+
+
+def test_files_of_a_test_set_get_what_the_run_predicted_for_it(trained: Place, phantom: PhantomFiles) -> None:
+    workspace, store = trained
+    assert phantom.test is not None
+    for tta in ("none", "hflip"):
+        ids, expected = predict_test(Project(workspace, store), store.experiment(2), store.version("ph-test"), tta)
+        found = predicted(trained, phantom.test, tta=tta)
+        assert (found.folds, found.predicted, found.defects) == ((0, 1), len(ids), {})
+        np.testing.assert_allclose(by_id(found).loc[list(ids)], expected, rtol=0, atol=1e-6)
+
+
+def test_a_study_is_as_suspicious_as_its_most_suspicious_slice(trained: Place, phantom: PhantomFiles) -> None:
+    assert phantom.test is not None
+    found = predicted(trained, phantom.test)
+    catalog = load_dataset(Project(*trained), "ph-test").slices.set_index("slice_id")
+    assert found.studies["study"].tolist() == list(dict.fromkeys(found.slices["study"]))
+    for study in found.studies.to_dict("records"):
+        slices = found.slices[found.slices["study"] == study["study"]].reset_index(drop=True)
+        assert (study["slices"], study["left_out"]) == (len(slices), 0)
+        for label in LABELS:
+            assert study[label] == slices[label].max()
+        most = slices.iloc[int(slices["any"].to_numpy().argmax())]
+        assert study["suspicious_slice_id"] == most["slice_id"]
+        assert study["suspicious_order"] == most["order"]
+        for _, row in slices.iterrows():
+            known = catalog.loc[row["slice_id"]]
+            assert (row["patient"], row["series"], row["order"]) == (known["patient"], known["series"], known["order"])
+            assert row["position"] == known["position"]
+
+
+def test_a_zip_a_folder_in_it_and_a_file_alone(trained: Place, phantom: PhantomFiles, tmp_path: Path) -> None:
+    assert phantom.test is not None
+    plain = predicted(trained, phantom.test)
+    archive = zip_folder(phantom.test, tmp_path / "a.zip", "new/")
+    for source in (archive, archive / "new"):
+        packed = predicted(trained, source)
+        columns = [name for name in packed.slices if name != "file"]
+        pd.testing.assert_frame_equal(packed.slices[columns], plain.slices[columns])
+    name = plain.slices["slice_id"][3]
+    alone = predicted(trained, phantom.test / f"{name}.dcm")
+    assert alone.slices["slice_id"].tolist() == [name]
+    np.testing.assert_allclose(by_id(alone), by_id(plain).loc[[name]], rtol=0, atol=1e-6)
+
+
+def test_what_is_no_usable_slice_stands_there_with_its_reason(trained: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    for name in ("a", "b"):
+        write_ct(folder / f"{name}.dcm")
+    write_ct(folder / "c.dcm", stored=np.full((32, 32), 7, np.uint16))  # only decoding shows it
+    write_ct(folder / "d.dcm", SOPInstanceUID="ID_a")
+    write_ct(folder / "e.dcm", Modality="MR")
+    (folder / "notes.txt").write_text("two heads")
+    found = predicted(trained, folder)
+    rows = found.slices.set_index("file")
+    told = {file: None if pd.isna(reason) else reason for file, reason in rows["defect"].items()}
+    assert told == {
+        "a.dcm": None,
+        "b.dcm": None,
+        "c.dcm": "constant_image",
+        "d.dcm": "duplicate_instance",
+        "e.dcm": "not_ct",
+        "notes.txt": "not_dicom",
+    }
+    empty = rows.loc[["c.dcm", "d.dcm", "e.dcm", "notes.txt"], list(LABELS)]
+    assert empty.isna().all(axis=None)
+    assert rows.loc[["a.dcm", "b.dcm"], list(LABELS)].notna().all(axis=None)
+    assert found.defects == {"constant_image": 1, "duplicate_instance": 1, "not_ct": 1, "not_dicom": 1}
+    assert found.predicted == 2
+    (study,) = found.studies.to_dict("records")
+    assert (study["slices"], study["left_out"]) == (4, 2)
+
+
+def test_a_source_without_readable_slices_is_an_error(trained: Place, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none/notes.txt").write_text("no head")
+    write_ct(tmp_path / "flat/a.dcm", stored=np.full((32, 32), 7, np.uint16))
+    for folder, problem in (("none", "none"), ("flat", r"constant_image \(1\)")):
+        with pytest.raises(IchxError, match=problem):
+            predicted(trained, tmp_path / folder)
+    assert not list(trained[0].cache_dir.glob(f"{PREFIX}*"))
+
+
+def test_folds_that_cannot_predict(trained_copy: Path, phantom: PhantomFiles) -> None:
+    workspace = open_workspace(trained_copy)
+    registry = load_registry()
+    assert phantom.test is not None
+    with open_store(workspace) as store:
+        place = workspace, store
+        new = new_experiment(store, registry, ExperimentRequest(plugin="tiny_resnet", size=32, settings=SHORT)).number
+        with pytest.raises(NotReadyError, match=str(new)) as caught:
+            predicted(place, phantom.test, new)
+        assert f"ichx run {new}" in caught.value.remedy
+        run_experiment(Project(workspace, store, registry), new, folds=[1])
+        with pytest.raises(NotReadyError, match=f"0 of experiment {new}"):
+            predicted(place, phantom.test, new, folds=[0])
+        with pytest.raises(NotFoundError, match="2"):
+            predicted(place, phantom.test, new, folds=[2])
+        watch = Notes()
+        found = predict_files(Project(workspace, store, registry), new, phantom.test, callbacks=watch)
+        assert found.folds == (1,)
+        assert f"experiment {new} predicts with 1 of 2 folds: 1" in watch.notes
+        weights = workspace.experiment_dir(new) / "fold-1" / "weights.safetensors"
+        weights.unlink()
+        with pytest.raises(ChangedDataError, match=str(weights)):
+            predicted(place, phantom.test, new)
+        with pytest.raises(InvalidInputError, match="vflip"):
+            predicted(place, phantom.test, 1, tta="vflip")
+
+
+@pytest.mark.parametrize("plugin", ["tiny_resnet", "tiny_fine"])
+def test_features_are_what_the_last_layer_makes_the_logits_of(
+    trained_copy: Path, phantom: PhantomFiles, tmp_path: Path, plugin: str
+) -> None:
+    workspace, registry = open_workspace(trained_copy), load_registry()
+    assert phantom.test is not None
+    with open_store(workspace) as store:
+        made = new_experiment(store, registry, ExperimentRequest(plugin=plugin, size=32, settings=SHORT))
+        run_experiment(Project(workspace, store, registry), made.number, folds=[0])
+        beside = tmp_path / "new.csv"
+        found = predicted((workspace, store), phantom.test, made.number, tta="hflip", features=beside)
+    model = registry.get(plugin).build(from_toml(made.recipe), False)
+    load_exactly(model, workspace.experiment_dir(made.number) / "fold-0" / "weights.safetensors")
+    head: Any = model.get_classifier()  # type: ignore[operator]
+    weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
+    of_views = []
+    for view in ("identity", "hflip"):
+        features = read_features(tmp_path / f"new-fold-0-{view}-features.parquet")
+        assert features.values.dtype == np.float16
+        assert features.values.shape == (found.predicted, weight.shape[1])
+        assert features.slice_ids.tolist() == by_id(found).index.tolist()
+        of_views.append(probabilities(features.values.astype(np.float32) @ weight.T + bias))
+    np.testing.assert_allclose(np.mean(of_views, axis=0), by_id(found), rtol=0, atol=2e-3)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ichx.inference.scratch import scratch_folder
+with scratch_folder(Path(sys.argv[1])) as folder:
+    (folder / "00000.shard").write_bytes(bytes(1000))
+    print(folder, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], env=clean_environment(), capture_output=True, text=True
+    )
+    left = Path(done.stdout.strip())
+    assert (left / "00000.shard").exists()
+    with scratch_folder(tmp_path) as first:
+        assert not left.exists()
+        with scratch_folder(tmp_path) as second:
+            assert first.exists(), "its process lives"
+            assert first != second
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_removes_the_scratch_folder_too(trained: Place, phantom: PhantomFiles, tmp_path: Path) -> None:
+    """Files that are gone after their headers were read."""
+    assert phantom.test is not None
+    shutil.copytree(phantom.test, tmp_path / "files")
+
+    class Removing(RunCallbacks):
+        def note(self, message: str) -> None:
+            for file in (tmp_path / "files").iterdir():
+                file.unlink()
+
+    with pytest.raises(IchxError, match=str(tmp_path)):
+        predict_files(Project(*trained, load_registry()), 2, tmp_path / "files", callbacks=Removing())
+    assert not list(trained[0].cache_dir.glob(f"{PREFIX}*"))

@@ -1,0 +1,118 @@
+"""Contact sheets."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from dicom_files import head, write_ct, write_study
+from zip_files import zip_folder
+
+from ichx.cache.resize import fit_square
+from ichx.ct.dicom import read_slice
+from ichx.ct.windows import windows_numpy
+from ichx.datasets.add import AddRequest, add_dataset
+from ichx.datasets.dataset import LoadedDataset, load_dataset
+from ichx.errors import IchxError
+from ichx.labels import LABELS
+from ichx.loading.contact_sheet import EDGE, GAP, MARGIN, TITLE, choose_rows, draw_sheet, parse_windows
+from ichx.project import Project
+from ichx.store import Store, open_store
+from ichx.workspace import Workspace, init_workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return init_workspace(tmp_path / "workspace")
+
+
+@pytest.fixture
+def store(workspace: Workspace) -> Iterator[Store]:
+    with open_store(workspace) as opened:
+        yield opened
+
+
+@pytest.fixture
+def data(tmp_path: Path, workspace: Workspace, store: Store) -> LoadedDataset:
+    ids = write_study(tmp_path / "files", "1", 6)
+    rows = [f"{i}_{label},{int(n == 2)}" for n, i in enumerate(ids) for label in LABELS]
+    (tmp_path / "labels.csv").write_text("ID,Label\n" + "\n".join(rows) + "\n")
+    write_study(tmp_path / "files", "2", 1)
+    add_dataset(Project(workspace, store), AddRequest("x", tmp_path / "files"))
+    return load_dataset(Project(workspace, store), "x")
+
+
+@pytest.mark.parametrize("kind", ["linear", "sigmoid"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_pixels_are_what_a_model_sees(
+    tmp_path: Path, workspace: Workspace, store: Store, data: LoadedDataset, kind: str, packed: bool
+) -> None:
+    if packed:
+        add_dataset(Project(workspace, store), AddRequest("z", zip_folder(data.source, tmp_path / "x.zip")))
+        data = load_dataset(Project(workspace, store), "z")
+    windows = parse_windows("file,subdural")
+    drawn = draw_sheet(tmp_path / "sheet.png", data, windows, kind=kind, count=2)
+    picture = cv2.imread(str(tmp_path / "sheet.png"), cv2.IMREAD_GRAYSCALE)
+    assert picture.shape == (drawn.height, drawn.width)
+    assert (len(drawn.rows), drawn.candidates) == (2, 7)
+    name = data.slices["slice_id"][drawn.rows[0]]
+    hu = fit_square(read_slice(tmp_path / "files" / f"{name}.dcm").hu, EDGE, "area")
+    expected = windows_numpy(hu, (40, 80), [(40, 80), (80, 200)], kind)
+    for index, channel in enumerate(expected):
+        left, top = MARGIN + index * (EDGE + GAP), TITLE + 18
+        np.testing.assert_allclose(picture[top : top + EDGE, left : left + EDGE], channel * 255, atol=1)
+
+
+def test_a_slice_that_cannot_be_decoded_is_a_grey_field(tmp_path: Path, workspace: Workspace, store: Store) -> None:
+    write_ct(tmp_path / "f/black.dcm", np.zeros((32, 32), np.uint16))
+    write_ct(tmp_path / "f/good.dcm", head(), ImagePositionPatient=None)
+    add_dataset(Project(workspace, store), AddRequest("x", tmp_path / "f"))
+    draw_sheet(
+        tmp_path / "s.png", load_dataset(Project(workspace, store), "x"), parse_windows("brain"), kind="linear", count=9
+    )
+    picture = cv2.imread(str(tmp_path / "s.png"), cv2.IMREAD_GRAYSCALE)
+    fields = picture[TITLE + 18 : TITLE + 18 + EDGE, MARGIN : MARGIN + 2 * EDGE + MARGIN]
+    assert (fields == 204).sum() >= EDGE * EDGE
+
+
+def test_rows_are_spread_over_the_dataset_and_positive_for_the_label() -> None:
+    slices = pd.DataFrame(dict.fromkeys(LABELS, [0.0] * 100))
+    slices.loc[[3, 50, 97], "subdural"] = 1
+    rows, candidates = choose_rows(slices, 4)
+    assert (rows.tolist(), candidates) == ([12, 37, 62, 87], 100)
+    rows, candidates = choose_rows(slices, 12, "subdural")
+    assert (rows.tolist(), candidates) == ([3, 50, 97], 3)
+    for count, label, problem in (
+        (4, "epidural", "no slice is positive"),
+        (4, "sub", "no label"),
+        (0, None, "0 slices"),
+    ):
+        with pytest.raises(IchxError, match=problem):
+            choose_rows(slices, count, label)
+
+
+def test_windows_by_name_and_by_numbers() -> None:
+    assert parse_windows("file, brain,50:130") == [
+        ("file", (-1, -1)),
+        ("brain", (40, 80)),
+        ("50:130", (50, 130)),
+    ]
+    for text in ("brian", "40:0", "40", "", "nan:80", "40:-80"):
+        with pytest.raises(IchxError, match="is no window"):
+            parse_windows(text)
+
+
+@pytest.mark.parametrize("name", ["sheet.jpg", "sheet", "sheet.png.txt"])
+def test_a_sheet_is_a_png_by_name_too(name: str, tmp_path: Path, data: LoadedDataset) -> None:
+    with pytest.raises(IchxError, match="a sheet is a PNG") as caught:
+        draw_sheet(tmp_path / name, data, parse_windows("brain"), kind="linear", count=1)
+    assert caught.value.remedy.endswith(".png")
+    assert not (tmp_path / name).exists()
+    draw_sheet(tmp_path / "SHEET.PNG", data, parse_windows("brain"), kind="linear", count=1)
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, data: LoadedDataset) -> None:
+    with pytest.raises(IchxError, match="cannot write"):
+        draw_sheet(tmp_path / "absent/s.png", data, parse_windows("brain"), kind="linear", count=1)

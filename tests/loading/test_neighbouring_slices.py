@@ -1,0 +1,192 @@
+"""Neighbouring slices as channels: which ones, in which order, at the edges and beside defects, and moved alike."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from small_dicom import head, write_catalog
+
+from ichx.cache.build import ensure_cache
+from ichx.cache.hu_cache import Cache, CacheSpec
+from ichx.datasets.dataset import load_dataset
+from ichx.loading.loader import Batch, centre_crop, inference_batches, training_batches
+from ichx.project import Project
+from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
+from ichx.store import open_store
+from ichx.workspace import open_workspace
+
+RECIPE = Recipe(
+    plugin="tiny",
+    model=ModelRecipe("none"),
+    input=InputRecipe(size=48, crop=40, windows=((40.0, 80.0),), centre="series", neighbours=1),
+    stage=(StageRecipe("only", "all", 1, 1e-3),),
+    batch=4,
+    seed=5,
+    augmentation=AugmentationRecipe(probability=1.0, elastic_alpha=60.0, window_shift=10.0, window_scale=0.2),
+)
+EPOCH = {"fold": 1, "stage": 0, "epoch": 2}
+
+
+@pytest.fixture(scope="module")
+def phantom_data(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, pd.DataFrame]:
+    """Return the slices of eight phantom patients and their cache."""
+    workspace = open_workspace(dataset_root)
+    with open_store(workspace) as store:
+        data = load_dataset(Project(workspace, store), "ph")
+    folder = tmp_path_factory.mktemp("stacks")
+    return ensure_cache(folder, "ph", data.source, data.slices, CacheSpec(48, "series", "bilinear")), data.slices
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, pd.DataFrame]:
+    """Return twenty series of three identical slices each."""
+    source = tmp_path_factory.mktemp("twins") / "source"
+    images = [head(centre=(26 + seed % 5, 30), seed=seed) for seed in range(20) for _ in range(3)]
+    slices = write_catalog(source, images)
+    slices["series"] = [f"series{index // 3:02d}" for index in range(60)]
+    return ensure_cache(source.parent, "d", source, slices, CacheSpec(48, "series", "bilinear")), slices
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, pd.DataFrame]:
+    """Return one series of seven slices, of which those in rows 3 and 6 only decoding shows to be defects."""
+    source = tmp_path_factory.mktemp("damaged") / "source"
+    slices = write_catalog(source, [head(seed=seed) for seed in range(7)])
+    for row in (3, 6):
+        file = source / f"{row}.dcm"
+        file.write_bytes(file.read_bytes()[:-300])
+        slices.loc[row, ["bytes", "mtime_ns"]] = [file.stat().st_size, file.stat().st_mtime_ns]
+    cache = ensure_cache(source.parent, "d", source, slices, CacheSpec(48, "none", "bilinear"))
+    assert sorted(cache.defects) == [3, 6]
+    return cache, slices
+
+
+def stacked(batches: list[Batch]) -> dict[int, np.ndarray]:
+    """Return the stack of each row."""
+    return {row: hu for batch in batches for row, hu in zip(batch.rows.tolist(), batch.hu.numpy().copy(), strict=True)}
+
+
+@pytest.mark.parametrize(("neighbours", "crop"), [(1, 40), (1, 0), (2, 40), (3, 0)])
+def test_a_stack_is_the_series_in_its_order(phantom_data, neighbours: int, crop: int) -> None:
+    cache, slices = phantom_data
+    recipe = dataclasses.replace(RECIPE, input=dataclasses.replace(RECIPE.input, neighbours=neighbours, crop=crop))
+    rows = np.random.default_rng(0).permutation(len(slices))
+    edge = crop or 48
+    batches = list(inference_batches(cache, slices, rows, recipe, batch=32, workers=0))
+    assert torch.cat([batch.rows for batch in batches]).tolist() == rows.tolist()
+    found = stacked(batches)
+    for _, series in slices.groupby("series"):
+        positions = series["position"].to_numpy()
+        assert (np.diff(positions) > 0).all()
+        of_series = series.index.to_numpy()
+        assert len(of_series) > 6
+        for place, row in enumerate(of_series):
+            for channel, offset in enumerate(range(-neighbours, neighbours + 1)):
+                beside = of_series[min(max(place + offset, 0), len(of_series) - 1)]
+                assert np.array_equal(found[row][channel], centre_crop(cache.read(int(beside)), edge))
+
+
+def test_first_and_last_slices_stand_for_the_missing_ones(phantom_data) -> None:
+    cache, slices = phantom_data
+    found = stacked(list(inference_batches(cache, slices, np.arange(len(slices)), RECIPE, workers=0)))
+    first, last = np.flatnonzero(slices["previous"] < 0), np.flatnonzero(slices["next"] < 0)
+    assert len(first) == len(last) == slices["series"].nunique()
+    for row in first:
+        assert np.array_equal(found[row][0], found[row][1])
+        assert not np.array_equal(found[row][1], found[row][2])
+    for row in last:
+        assert np.array_equal(found[row][1], found[row][2])
+        assert not np.array_equal(found[row][0], found[row][1])
+
+
+def test_beside_a_defect_stands_the_next_readable_slice(damaged) -> None:
+    cache, slices = damaged
+    found = stacked(list(inference_batches(cache, slices, np.flatnonzero(cache.valid), RECIPE, workers=0)))
+    beside = {0: (0, 0, 1), 1: (0, 1, 2), 2: (1, 2, 4), 4: (2, 4, 5), 5: (4, 5, 5)}
+    assert set(found) == set(beside)
+    for row, rows in beside.items():
+        assert np.array_equal(found[row], [centre_crop(cache.read(other), 40) for other in rows])
+
+
+@pytest.mark.parametrize(
+    "on", ["all", "hflip", "affine", "grid", "anchors", "elastic"], ids=lambda name: name.replace("_", "-")
+)
+def test_all_slices_of_a_sample_are_moved_alike(twins, on: str) -> None:
+    """Identical slices stay identical, however they are moved."""
+    cache, slices = twins
+    off = {"hflip": False, "shift": 0.0, "scale": 0.0, "rotate": 0.0, "grid_limit": 0.0, "anchors": 0.0}
+    one = {
+        "all": {"elastic_alpha": 60.0, "hflip": True, "rotate": 25.0, "grid_limit": 0.25, "anchors": 5.0},
+        "hflip": {"hflip": True},
+        "affine": {"shift": 0.05, "scale": 0.075, "rotate": 25.0},
+        "grid": {"grid_limit": 0.25},
+        "anchors": {"anchors": 5.0},
+        "elastic": {"elastic_alpha": 60.0},
+    }[on]
+    augmentation = AugmentationRecipe(**{**off, "probability": 1.0, **one})
+    recipe = dataclasses.replace(RECIPE, augmentation=augmentation)
+    rows = np.arange(60)
+    batches = list(training_batches(cache, slices, rows, recipe, workers=0, **EPOCH))
+    for row, stack in stacked(batches).items():
+        assert np.array_equal(stack[0], stack[1])
+        assert np.array_equal(stack[1], stack[2])
+        assert not np.array_equal(stack[1], centre_crop(cache.read(row), 40)), "it is moved"
+
+
+def test_the_middle_is_what_a_recipe_without_neighbours_sees(phantom_data) -> None:
+    """The draws are those of the slice itself: neighbours change nothing about it."""
+    cache, slices = phantom_data
+    alone = dataclasses.replace(RECIPE, input=dataclasses.replace(RECIPE.input, neighbours=0))
+    rows = np.random.default_rng(1).permutation(len(slices))[:40]
+    for one, three in zip(
+        training_batches(cache, slices, rows, alone, workers=0, **EPOCH),
+        training_batches(cache, slices, rows, RECIPE, workers=0, **EPOCH),
+        strict=True,
+    ):
+        assert one.hu.shape == (4, 40, 40)
+        assert three.hu.shape == (4, 3, 40, 40)
+        assert torch.equal(three.hu[:, 1], one.hu)
+        assert one.jitter is not None
+        assert three.jitter is not None
+        assert torch.equal(one.jitter, three.jitter)
+        assert torch.equal(one.windows, three.windows)
+        assert torch.equal(one.labels, three.labels)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stacks_do_not_depend_on_the_number_of_workers_or_on_the_batch(phantom_data, workers: int) -> None:
+    cache, slices = phantom_data
+    rows = np.random.default_rng(2).permutation(len(slices))[:30]
+    for load in (
+        lambda count: training_batches(cache, slices, rows, RECIPE, workers=count, **EPOCH),
+        lambda count: inference_batches(cache, slices, rows, RECIPE, workers=count),
+    ):
+        for alone, shared in zip(load(0), load(workers), strict=True):
+            assert torch.equal(alone.hu, shared.hu)
+            assert torch.equal(alone.rows, shared.rows)
+    whole = torch.cat([b.hu for b in inference_batches(cache, slices, rows, RECIPE, batch=30, workers=0)])
+    parts = torch.cat([b.hu for b in inference_batches(cache, slices, rows, RECIPE, batch=7, workers=0)])
+    assert torch.equal(whole, parts)
+
+
+@pytest.mark.parametrize("start", [1, 3])
+def test_an_epoch_of_stacks_goes_on_in_the_middle(phantom_data, start: int) -> None:
+    cache, slices = phantom_data
+    rows = np.random.default_rng(3).permutation(len(slices))[:20]
+    whole = list(training_batches(cache, slices, rows, RECIPE, workers=0, **EPOCH))
+    rest = list(training_batches(cache, slices, rows, RECIPE, workers=0, start=start, **EPOCH))
+    assert [batch.rows.tolist() for batch in rest] == [batch.rows.tolist() for batch in whole[start:]]
+    assert all(torch.equal(a.hu, b.hu) for a, b in zip(rest, whole[start:], strict=True))
+
+
+def test_no_slice_is_decoded_twice_in_a_batch_without_augmentation(phantom_data, monkeypatch) -> None:
+    cache, slices = phantom_data
+    read: list[int] = []
+    own = Cache.read
+    monkeypatch.setattr(Cache, "read", lambda self, row, out=None: read.append(row) or own(self, row, out))
+    batches = list(inference_batches(cache, slices, np.arange(20), RECIPE, batch=20, workers=0))
+    assert len(batches) == 1
+    assert read == list(range(21))

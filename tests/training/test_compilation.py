@@ -1,0 +1,287 @@
+"""How a step is executed: in parts where memory is short, compiled where that works; the step stays the same."""
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from memory_feed import MemoryFeed, inputs_of, make_batch
+from torch import nn
+
+from ichx.errors import ResourceError
+from ichx.plugins import load_registry
+from ichx.recipe import Recipe
+from ichx.recipe_text import apply_settings
+from ichx.training.callbacks import Callbacks
+from ichx.training.compilation import WORTH_STEPS, compiler_for
+from ichx.training.control import Control
+from ichx.training.device import Hardware
+from ichx.training.learner import Learner
+from ichx.training.memory import MicroBatcher, is_out_of_memory
+from ichx.training.prediction import PredictionTask, Predictor
+from ichx.training.runtime import Runtime
+
+FULL = "[enforce fail at alloc_cpu.cpp:128] DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"
+
+
+class Notes(Callbacks):
+    """Collects notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+class Normalized(nn.Module):
+    """A small network with batch normalization and dropout that has room for `room` images, and any where that is None.
+
+    What it has `seen` are the numbers of images at once.
+    """
+
+    def __init__(self, room: int | None = 1000, dropout: float = 0.0, normalize: bool = True) -> None:
+        super().__init__()
+        self.room, self.seen = room, list[int]()
+        self.convolution = nn.Conv2d(3, 8, 3, stride=2)
+        self.normalization = nn.BatchNorm2d(8) if normalize else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(8, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.normalization(self.convolution(x)).relu()
+        if self.room is not None:
+            self.look(len(x), self.room)
+        logits: torch.Tensor = self.head(self.dropout(x.mean((2, 3))))
+        return logits
+
+    @torch.compiler.disable
+    def look(self, count: int, room: int) -> None:
+        self.seen.append(count)
+        if count > room:  # found out after the statistics have been counted
+            raise RuntimeError(FULL)
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    given = load_registry().get("tiny_efficientnet").recipe_for(size=32)
+    return apply_settings(given, ["batch=12", "precision=fp32"])
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_remains() -> Iterator[None]:
+    yield
+    torch.compiler.reset()
+
+
+Make = Callable[..., tuple[Learner, list[str]]]
+
+
+@pytest.fixture
+def make(recipe: Recipe) -> Any:
+    """Return a function that makes a learner of `Normalized`, with what it notes; equal ones begin equally."""
+
+    def made(precision: str = "fp32", compiler: str | None = None, **values: Any) -> tuple[Learner, list[str]]:
+        torch.manual_seed(0)
+        runtime = Runtime(Hardware(torch.device("cpu"), precision, "for a test"))
+        notes: list[str] = []
+        learner = Learner(recipe, 0, Normalized(**values), runtime, notes.append, compiler)
+        learner.model.train()
+        return learner, notes
+
+    return made
+
+
+def steps(learner: Learner, count: int = 3) -> list[float]:
+    return [
+        learner.step(inputs_of(learner.recipe, make_batch(12, number)), 0, number, count).item()
+        for number in range(count)
+    ]
+
+
+def weights(learner: Learner) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in learner.network.state_dict().items()}
+
+
+def test_parts_are_few_and_even() -> None:
+    batcher = MicroBatcher(lambda note: None)
+    assert batcher.parts(64) == [slice(0, 64)]
+    batcher.size = 16
+    assert [part.stop - part.start for part in batcher.parts(64)] == [16, 16, 16, 16]
+    parts = batcher.parts(35)
+    assert [part.stop - part.start for part in parts] == [12, 12, 11]
+    assert [(part.start, part.stop) for part in parts] == [(0, 12), (12, 24), (24, 35)]
+
+
+def test_a_batch_that_does_not_fit_is_learnt_in_parts_with_the_same_gradients(make: Make) -> None:
+    whole, _ = make(normalize=False)
+    parts, notes = make(normalize=False, room=4)
+    assert steps(parts) == pytest.approx(steps(whole), rel=1e-5)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], value, rtol=1e-4, atol=1e-6)
+    # Found once: 12, 6 and 3 images in the first step, and 3 ever after.
+    assert parts.model.seen == [12, 6, *[3] * 12]
+    assert ["12" in notes[0], "6" in notes[0], "6" in notes[1], "3" in notes[1]] == [True] * 4
+    assert len(notes) == 2
+
+
+def test_a_failed_attempt_leaves_nothing_behind(make: Make) -> None:
+    """Statistics, gradients and draws are those of a run that knew from the beginning what fits."""
+    surprised, notes = make(room=6, dropout=0.5)
+    knowing, none = make(room=6, dropout=0.5)
+    knowing.executor.batcher.size = 6
+    assert steps(surprised) == steps(knowing)
+    assert len(notes) == 1
+    assert none == []
+    for name, value in weights(knowing).items():
+        torch.testing.assert_close(weights(surprised)[name], value, rtol=0, atol=0)
+    assert int(weights(surprised)["normalization.num_batches_tracked"]) == 6
+
+
+def test_memory_that_runs_out_later_is_noticed_then(make: Make) -> None:
+    learner, notes = make()
+    steps(learner, 2)
+    learner.model.room = 6
+    steps(learner, 2)
+    assert learner.model.seen == [12, 12, 12, 6, 6, 6, 6]
+    assert len(notes) == 1
+
+
+def test_a_network_of_which_no_image_fits_is_told(make: Make) -> None:
+    learner, _ = make(room=0)
+    with pytest.raises(ResourceError, match="can't allocate memory"):
+        steps(learner)
+    assert learner.model.seen == [12, 6, 3, 2, 1]
+
+
+def test_another_error_is_not_taken_for_one_of_memory(make: Make) -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+    learner, notes = make()
+    learner.model.head = nn.Linear(7, 6)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        steps(learner)
+    assert notes == []
+
+
+def test_predictions_are_made_in_parts_with_the_same_logits(make: Make) -> None:
+    learner, _ = make()
+    callbacks = Notes()
+    predictor = Predictor(learner.runtime, Control(callbacks=callbacks))
+    feed = MemoryFeed(learner.recipe, make_batch(19, 1))
+
+    def predicted() -> np.ndarray:
+        return predictor.logits(learner.network, feed, np.arange(19), PredictionTask("hflip"))
+
+    expected = predicted()
+    learner.model.room, learner.model.seen = 5, []
+    np.testing.assert_allclose(predicted(), expected, atol=1e-6)
+    assert learner.model.seen == [19, 10, *[5] * 3, 4]
+    assert len(callbacks.notes) == 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_it_learns_the_same_and_its_weights_keep_their_names(make: Make, precision: str) -> None:
+    plain, _ = make(precision, room=None)
+    compiled, notes = make(precision, compiler="aot_eager", room=None)
+    assert steps(compiled) == pytest.approx(steps(plain), rel=1e-3 if precision == "bf16" else 1e-5)
+    assert notes == []
+    assert compiled.executor.compiled
+    assert list(weights(compiled)) == list(weights(plain))
+    # What one has learnt, the other goes on from.
+    begun, _ = make(precision, compiler="aot_eager", room=None)
+    written = io.BytesIO()
+    torch.save(plain.state(), written)
+    written.seek(0)
+    begun.restore(torch.load(written, weights_only=True))
+    for name, value in weights(plain).items():
+        assert torch.equal(weights(begun)[name], value)
+    assert steps(begun) == pytest.approx(steps(plain), rel=1e-2 if precision == "bf16" else 1e-4)
+
+
+def test_compiled_it_is_compiled_once(make: Make) -> None:
+    """Neither another batch nor a prediction of another shape, which is made as it is, compiles anew."""
+    compiled = []
+
+    def counting(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        compiled.append(graph)
+        return graph
+
+    torch._dynamo.register_backend(counting, name="ichx_counting")  # type: ignore[arg-type]
+    learner, notes = make(compiler="ichx_counting", room=None)
+    steps(learner, 3)
+    for count in (5, 12):
+        feed = MemoryFeed(learner.recipe, make_batch(count, 1))
+        Predictor(learner.runtime).logits(learner.network, feed, np.arange(count))
+    learner.model.train()
+    steps(learner, 2)
+    assert len(compiled) == 1
+    assert notes == []
+
+
+def test_compiled_it_is_learnt_in_parts_where_memory_is_short(make: Make) -> None:
+    plain, _ = make(room=6)
+    learner, notes = make(compiler="eager", room=6)
+    assert steps(learner) == pytest.approx(steps(plain), rel=1e-6)
+    assert learner.model.seen == [12, *[6] * 6]
+    assert learner.executor.compiled
+    assert len(notes) == 1
+
+
+def test_what_cannot_be_compiled_is_trained_as_it_is_and_told_once(make: Make) -> None:
+    def broken(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        raise OSError("there is no compiler here")
+
+    torch._dynamo.register_backend(broken, name="ichx_broken")  # type: ignore[arg-type]
+    plain, _ = make(dropout=0.5)
+    learner, notes = make(compiler="ichx_broken", dropout=0.5)
+    assert steps(learner) == steps(plain)
+    (note,) = notes
+    assert "there is no compiler here" in note
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(learner)[name], value, rtol=0, atol=0)
+
+
+def test_a_compiled_step_that_fails_when_it_runs_is_made_again_as_it_is(make: Make) -> None:
+    def failing(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        def call(*given: Any) -> Any:
+            graph(*given)  # batch normalization has counted by now
+            raise RuntimeError("illegal instruction")
+
+        return call
+
+    torch._dynamo.register_backend(failing, name="ichx_failing")  # type: ignore[arg-type]
+    plain, _ = make()
+    learner, notes = make(compiler="ichx_failing")
+    assert steps(learner) == steps(plain)
+    assert "illegal instruction" in notes[0]
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(learner)[name], value, rtol=0, atol=0)
+
+
+def test_what_is_worth_compiling() -> None:
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert compiler_for(gpu, WORTH_STEPS, 1) == "inductor"
+    assert compiler_for(gpu, WORTH_STEPS - 1, 1) is None
+    assert compiler_for(gpu, WORTH_STEPS, 2) is None
+    assert compiler_for(cpu, WORTH_STEPS, 1) is None
+
+
+def test_in_half_precision_logits_are_not_rounded(make: Make) -> None:
+    learner, _ = make("bf16")
+    learner.network.eval()
+    plain, _ = make("fp32")
+    plain.network.eval()
+    images = torch.rand(32, 3, 32, 32)
+    with torch.inference_mode():
+        with learner.runtime.autocast():
+            logits = learner.network(images)
+        exact = plain.network(images)
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+    torch.testing.assert_close(logits, exact, atol=0.02, rtol=0)
+    assert list(learner.network.state_dict()) == list(plain.network.state_dict())
