@@ -91,9 +91,9 @@ def main() -> None:
 
 def write_bases(folder: Path) -> list[Path]:
     """Write the phantom's files to `folder`, and return them and the real ones, sorted."""
-    from ichx.phantom.encoded_files import whole_files
+    from ichx.phantom.encoded_files import valid_files
 
-    for name, content in whole_files(folder).items():
+    for name, content in valid_files(folder).items():
         (folder / f"{name}.dcm").write_bytes(content)
     real = os.environ.get("ICHX_TEST_DATA")
     found = []

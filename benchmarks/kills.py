@@ -1,9 +1,9 @@
-"""Runs that are killed at random moments: whether they end at the results of one that was not, and what it costs.
+"""Killed runs: equality of their results with those of an uninterrupted run, and the cost of a kill.
 
     python benchmarks/kills.py [--quick] [--json FILE]
 
-A tiny network on phantom slices, on the CPU, is killed (`kill -9`) while it trains, while it writes a checkpoint, while
-it validates and while it predicts, and run again each time. Its weights, logits and history are compared bit by bit.
+A run of a tiny network on phantom slices, on the CPU, is killed (`kill -9`) in training, while it writes a checkpoint,
+in validation and in prediction, and resumed each time. Weights, logits and history are compared bit by bit.
 """
 
 import os
@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from common import Figure, arguments, conclude
-from killing import Kill, Victim, batches_of_epochs, differences
+from killed_runs import Kill, KilledRun, batches_per_epoch, differences
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.register import ExperimentRequest, new_experiment
@@ -23,9 +23,9 @@ from ichx.store import open_store
 from ichx.workspace import init_workspace
 
 BATCH = 4
-EVERY = 0.2
-START_UP = 10.0
-"""Seconds that an interruption may cost beyond the time since the last checkpoint: the process starts anew."""
+CHECKPOINT_SECONDS = 0.2
+START_SECONDS = 10.0
+"""Target for the start of a process: a kill costs this and the time since the last checkpoint."""
 KILLS = 20
 SEED = 11
 SETTINGS = (
@@ -36,31 +36,31 @@ SETTINGS = (
     "model.dropout=0.2",
     "precision=fp32",
 )
-ROUND = ("training", "checkpoint", "validation")
-"""The phases of an epoch; prediction comes after the last one."""
+EPOCH_PHASES = ("training", "checkpoint", "validation")
+"""Phases of an epoch; prediction follows the last epoch."""
 
 
 def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     options = arguments(__doc__)
     rounds, predictions = (1, 1) if options.quick else (6, 6)
-    phases = [*ROUND * rounds, *["prediction"] * predictions]
+    phases = [*EPOCH_PHASES * rounds, *["prediction"] * predictions]
     with tempfile.TemporaryDirectory() as scratch:
         root = _prepare(Path(scratch))
-        for number in (1,) if options.quick else (1, 2):  # the first one builds the cache as well
+        for number in (1,) if options.quick else (1, 2):  # the first run also builds the cache
             before = _processor_seconds()
             _finish(root, number)
-            whole = _processor_seconds() - before
-        totals = batches_of_epochs(root, 1, BATCH)
+            uninterrupted = _processor_seconds() - before
+        totals = batches_per_epoch(root, 1, BATCH)
         rng = random.Random(SEED)
         kills: list[Kill] = []
         before = _processor_seconds()
         for phase in phases:
-            killed = Victim(root, 3, f"{EVERY}s").kill(phase, totals, rng)
-            if killed is None:
+            kill = KilledRun(root, 3, f"{CHECKPOINT_SECONDS}s").kill(phase, totals, rng)
+            if kill is None:
                 break
-            kills.append(killed)
-            print(f"killed in {killed.phase}, {killed.lost:.2f} s after a checkpoint", flush=True)
+            kills.append(kill)
+            print(f"killed in {kill.phase}, {kill.lost:.2f} s after a checkpoint", flush=True)
         _finish(root, 3)
         spent = _processor_seconds() - before
         different = differences(root, 1, 3)
@@ -68,20 +68,25 @@ def main() -> None:
             print(f"differs: {name}")
     hit = {kill.phase for kill in kills}
     most = max(kill.lost for kill in kills)
-    each = (spent - whole) / len(kills)
-    reach = EVERY + START_UP
-    wanted = len(phases) if options.quick else KILLS
+    mean = (spent - uninterrupted) / len(kills)
+    target = CHECKPOINT_SECONDS + START_SECONDS
+    minimum = len(phases) if options.quick else KILLS
     conclude(
         [
-            Figure("kills", len(kills), "", "-", f"{wanted}", len(kills) >= wanted),
-            Figure("phases they hit", len(hit), "", "-", "4", len(hit) == 4),
-            Figure("kills that left half a file", sum(kill.half for kill in kills), "", "-", "-", True),
+            Figure("kills", len(kills), "", "-", f"{minimum}", len(kills) >= minimum),
+            Figure("phases with a kill", len(hit), "", "-", "4", len(hit) == 4),
+            Figure("kills that left a temporary file", sum(kill.left_draft for kill in kills), "", "-", "-", True),
             Figure("results that differ", len(different), "", "the uninterrupted run", "0", not different),
             Figure(
-                "work lost per kill, at most", most, "s", f"a checkpoint every {EVERY} s", f"{reach:g} s", most <= reach
+                "work lost per kill, maximum",
+                most,
+                "s",
+                f"a checkpoint every {CHECKPOINT_SECONDS} s",
+                f"{target:g} s",
+                most <= target,
             ),
             Figure(
-                "processor time lost per kill, mean", each, "s", "an uninterrupted run", f"{reach:g} s", each <= reach
+                "processor time lost per kill, mean", mean, "s", "an uninterrupted run", f"{target:g} s", mean <= target
             ),
         ],
         options,
@@ -89,7 +94,7 @@ def main() -> None:
 
 
 def _prepare(folder: Path) -> Path:
-    """Return a workspace with a phantom dataset, its test set, and the same experiment three times."""
+    """Return a workspace with a phantom dataset, a test set, and three equal experiments."""
     phantom = write_phantom(folder / "phantom", patients=8, seed=1, size=64, test_patients=2, prevalence={"any": 0.4})
     assert phantom.test is not None
     workspace = init_workspace(folder / "workspace")
@@ -106,14 +111,14 @@ def _prepare(folder: Path) -> Path:
 
 def _finish(root: Path, number: int) -> None:
     """Run an experiment to its end."""
-    victim = Victim(root, number, f"{EVERY}s")
-    said = victim.error()
-    if victim.process.returncode:
-        raise SystemExit(f"the run failed: {said}")
+    run = KilledRun(root, number, f"{CHECKPOINT_SECONDS}s")
+    errors = run.wait()
+    if run.process.returncode:
+        raise SystemExit(f"the run failed: {errors}")
 
 
 def _processor_seconds() -> float:
-    """Return what the runs that have ended have computed for; they use one core, whoever else uses the machine."""
+    """Return the processor time of all runs that have ended, which does not depend on the load of the machine."""
     times = os.times()
     return times.children_user + times.children_system
 

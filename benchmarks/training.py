@@ -36,13 +36,13 @@ from ichx.experiments.prepare import PreparedExperiment, prepare_experiment
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABEL_WEIGHTS
-from ichx.loading.loader import Batch, training_batches
+from ichx.loading.loader import Batch, SliceLoader
+from ichx.loading.sampling import EpochAddress
 from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.store import Experiment, Store, open_store
-from ichx.training import slice_feed as feed_module
 from ichx.training.callbacks import EpochResult
 from ichx.training.checkpoint import Position, save_checkpoint
 from ichx.training.compilation import WORTH_STEPS
@@ -197,9 +197,11 @@ def paced_run(bench: Bench, experiment: Experiment, warm_up: int, steps: int) ->
     shutil.rmtree(bench.workspace.experiment_dir(experiment.number), ignore_errors=True)
     waits, times, images = [0.0], [0.0], 0
 
-    def watched(*given: Any, **named: Any) -> Iterator[Batch]:
+    training_batches = SliceLoader.training_batches
+
+    def watched(*arguments: Any, **options: Any) -> Iterator[Batch]:
         nonlocal images
-        batches = training_batches(*given, **named)
+        batches = training_batches(*arguments, **options)
         for number in range(warm_up + steps):
             asked = time.perf_counter()
             if number == warm_up:
@@ -218,7 +220,7 @@ def paced_run(bench: Bench, experiment: Experiment, warm_up: int, steps: int) ->
 
     if bench.device == ON_GPU:
         torch.cuda.reset_peak_memory_stats()
-    with patch.object(feed_module, "training_batches", watched):  # the runner's own, with a clock beside it
+    with patch.object(SliceLoader, "training_batches", watched):  # the loader of the run, timed
         try:
             bench.run(experiment)
         except EnoughError:
@@ -282,7 +284,7 @@ class BareLoop:
         job = self.fed_by
         rows = np.random.default_rng(0).permutation(job.training_rows(0))[: count * self.batch]
         assert len(rows) == count * self.batch
-        loaded = training_batches(job.cache, job.data.slices, rows, job.recipe, fold=0, stage=0, epoch=0, workers=0)
+        loaded = SliceLoader(job.cache, job.data.slices, job.recipe).training_batches(rows, EpochAddress(0, 0, 0, 0))
         return ((self.window_step(batch.hu, batch.windows, batch.jitter), batch.labels) for batch in loaded)
 
 
@@ -295,7 +297,9 @@ def loading(bench: Bench, repeats: int) -> Figure:
     torch.set_num_threads(1)
     for epoch in range(repeats + 1):
         began = time.process_time()
-        loaded = training_batches(job.cache, job.data.slices, rows, job.recipe, fold=0, stage=0, epoch=epoch, workers=0)
+        loaded = SliceLoader(job.cache, job.data.slices, job.recipe).training_batches(
+            rows, EpochAddress(0, 0, 0, epoch)
+        )
         count = sum(len(batch.rows) for batch in loaded)
         taken.append(1000 * (time.process_time() - began) / count)
     torch.set_num_threads(threads)

@@ -1,10 +1,10 @@
-"""Tuning: what a study finds, on folds that did not choose it; what a trial costs beside its training; what kills lose.
+"""Tuning: gain of a study on other folds, overhead of a trial, and losses through kills.
 
     python benchmarks/tuning.py [--quick] [--json FILE]
 
-The commands are run as processes, on a phantom and the CPU. `--quick` takes fewer patients, trials, seeds and kills,
-and leaves out the search by chance: its first ten trials are those of the default sampler. It takes about two minutes,
-for a dozen trainings and as many other commands are started one after the other.
+The commands run as processes, on a phantom and the CPU. `--quick` uses fewer patients, trials, seeds and kills, and
+omits random search, whose first ten trials are those of the default sampler. It takes about two minutes, because it
+starts a dozen trainings and as many other commands in sequence.
 """
 
 import os
@@ -39,48 +39,57 @@ BAD = (
     "augmentation.scale=0.2",
     "loss.label_smoothing=0.05",
 )
-"""What would hold back a large pretrained network: low rates, strong augmentation, dropout, smoothed labels.
-
-Here a small network starts from random weights and sees few slices for five epochs: at a third of the plugin's rates it
-comes less far, and what is held back had not been learned by heart. It trains all the same, and every epoch is better.
-"""
+"""Low learning rates and strong regularisation, which are wrong for a small network that starts from random weights and
+sees few slices for five epochs. Its score still improves in every epoch."""
 
 SHORT = ("stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1")
 FEW = 9
-"""Trainings that are over soon, and patients, where only what surrounds them is measured."""
+"""Stages and patients of short trainings, whose surroundings are measured."""
 
 OVERHEAD = 3.0
-"""Seconds that a trial may cost beside the run of its fold."""
+"""Target for the seconds of a trial in addition to the run of its fold."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done; `patients` are those that a better recipe is searched on."""
+    """Amount of work."""
 
     patients: int
+    """Patients of the dataset on which better values are searched."""
     seeds: tuple[int, ...]
     trials: int
-    others: tuple[int, ...]
-    chance: bool
+    other_folds: tuple[int, ...]
+    """Folds on which the promoted experiments are compared."""
+    random_search: bool
     timed: int
+    """Trials of a study whose overhead is measured."""
     repetitions: int
     kills: int
     killed_trials: int
+    """Trials of the killed study."""
 
 
 FULL = Size(
     patients=24,
     seeds=(0, 1, 2),
     trials=30,
-    others=(1, 2),
-    chance=True,
+    other_folds=(1, 2),
+    random_search=True,
     timed=4,
     repetitions=3,
     kills=20,
     killed_trials=20,
 )
 QUICK = Size(
-    patients=FEW, seeds=(0,), trials=2, others=(1,), chance=False, timed=2, repetitions=1, kills=2, killed_trials=2
+    patients=FEW,
+    seeds=(0,),
+    trials=2,
+    other_folds=(1,),
+    random_search=False,
+    timed=2,
+    repetitions=1,
+    kills=2,
+    killed_trials=2,
 )
 
 
@@ -92,78 +101,82 @@ def main() -> None:
         few = make_workspace(Path(scratch, "few"), FEW)
         short = register_tiny(few, SHORT)
         run_ichx(few, "data", "cache", "phantom", "--for", short)
-        figures, seconds = cost(few, short, size)
-        figures += kills(few, short, size, seconds)
+        figures, seconds = measure_overhead(few, short, size)
+        figures += measure_kills(few, short, size, seconds)
         root = few if size.patients == FEW else make_workspace(Path(scratch, "all"), size.patients)
         for seed in size.seeds:
-            figures += gain(root, seed, size)
+            figures += measure_gain(root, seed, size)
     conclude(figures, options)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a study came to: the experiment its best trial was `promoted` to, None where that is the recipe as it is."""
+class Search:
+    """A study and its promoted trial."""
 
     promoted: int | None
+    """Experiment that the best trial was promoted to; None if the best trial is the baseline."""
     seconds: float
     states: str
+    """Number of trials in each state."""
 
 
-def gain(root: Path, seed: int, size: Size) -> list[Figure]:
-    """Tune the bad recipe, promote the best trial, and hold it against the bad one on the folds that did not choose."""
+def measure_gain(root: Path, seed: int, size: Size) -> list[Figure]:
+    """Tune a bad recipe, promote the best trial, and compare both on folds that were not used for tuning."""
     bad = register_tiny(root, BAD, seed)
-    studies: dict[str, tuple[str, ...]] = {"found by default": ()}
-    if size.chance:
-        studies["found by chance"] = ("--sampler", "random", "--study", "random")
-    found = {what: search(root, bad, size.trials, more) for what, more in studies.items()}
-    numbers = sorted({of.promoted for of in found.values() if of.promoted is not None})
-    others = [part for fold in size.others for part in ("--fold", fold)]
-    run_ichx(root, "run", bad, *numbers, *others, "--jobs", 2, "--device", "cpu")
+    studies: dict[str, tuple[str, ...]] = {"default sampler": ()}
+    if size.random_search:
+        studies["random search"] = ("--sampler", "random", "--study", "random")
+    searches = {name: search(root, bad, size.trials, options) for name, options in studies.items()}
+    numbers = sorted({found.promoted for found in searches.values() if found.promoted is not None})
+    folds = [part for fold in size.other_folds for part in ("--fold", fold)]
+    run_ichx(root, "run", bad, *numbers, *folds, "--jobs", 2, "--device", "cpu")
     figures = []
-    for what, of in found.items():
-        shown = read_json(root, "tune", "show", bad, "--study", "random" if studies[what] else "")
-        entry = next((p for p in shown["promoted"] if p["experiment"] == of.promoted), None)
-        by = entry["parent_score"] - entry["score"] if entry else 0.0
-        against = f"{entry['parent_score']:.4f}, its score {entry['score']:.4f}" if entry else "the best trial is it"
-        required = what == "found by default"
+    for name, found in searches.items():
+        view = read_json(root, "tune", "show", bad, "--study", "random" if studies[name] else "")
+        entry = next((p for p in view["promoted"] if p["experiment"] == found.promoted), None)
+        gain = entry["parent_score"] - entry["score"] if entry else 0.0
+        scores = (
+            f"{entry['parent_score']:.4f}; tuned: {entry['score']:.4f}" if entry else "the best trial is the baseline"
+        )
+        required = name == "default sampler"
         figures += [
             Figure(
-                f"seed {seed}, {what}: better on the other folds by",
-                by,
+                f"seed {seed}, {name}: improvement on the other folds",
+                gain,
                 "",
-                f"the bad recipe, {against}",
+                f"the bad recipe, {scores}",
                 "above 0" if required else "-",
-                by > 0 or not required,
+                gain > 0 or not required,
             ),
-            Figure(f"its {size.trials} trials, 2 at a time: {of.states}", of.seconds, "s", "-", "-", True),
+            Figure(f"its {size.trials} trials, 2 at a time: {found.states}", found.seconds, "s", "-", "-", True),
         ]
-        print(f"seed {seed}, {what}: {by:+.5f}, {against}; {of.states} in {of.seconds:.0f} s", flush=True)
+        print(f"seed {seed}, {name}: {gain:+.5f}, {scores}; {found.states} in {found.seconds:.0f} s", flush=True)
     return figures
 
 
-def search(root: Path, bad: int, trials: int, more: Sequence[str]) -> Found:
+def search(root: Path, bad: int, trials: int, options: Sequence[str]) -> Search:
     """Run a study of the experiment `bad` and promote its best trial."""
     began = time.perf_counter()
-    study = read_json(root, "tune", bad, "--trials", trials, "--jobs", 2, "--device", "cpu", *more)
+    study = read_json(root, "tune", bad, "--trials", trials, "--jobs", 2, "--device", "cpu", *options)
     seconds = time.perf_counter() - began
     states = [trial["state"] for trial in study["trials"]]
-    counted = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     best = study["best"]
-    made = None if best["baseline"] else int(read_json(root, "exp", "promote", best["experiment"])["number"])
-    return Found(made, seconds, counted)
+    promoted = None if best["baseline"] else int(read_json(root, "exp", "promote", best["experiment"])["number"])
+    return Search(promoted, seconds, counts)
 
 
 class Times(NamedTuple):
-    """Seconds that something took: on the clock, and of a processor, which others that use the machine change less."""
+    """Seconds of wall-clock time, and of processor time, which depends less on the load of the machine."""
 
     wall: float
     processor: float
 
 
-def cost(root: Path, short: int, size: Size) -> tuple[list[Figure], float]:
-    """Hold studies against runs of the same recipes, each a process, in turn; the cache is there for both.
+def measure_overhead(root: Path, short: int, size: Size) -> tuple[list[Figure], float]:
+    """Compare studies with runs of the same recipes, alternating; both use an existing cache.
 
-    Return also how many seconds a trial takes.
+    The second value is the number of seconds that a trial takes.
     """
     studies: list[Times] = []
     runs: list[Times] = []
@@ -176,17 +189,17 @@ def cost(root: Path, short: int, size: Size) -> tuple[list[Figure], float]:
         if repetition % 2 == 1:
             studies.append(_timed(root, tune))
         if trial_recipes(root, short, f"timed-{repetition}") != trial_recipes(root, short, "timed-0"):
-            raise SystemExit("two studies of the same seed have tried different recipes: there is nothing to compare")
-    print(f"{size.timed} trials: {_listed(studies)}; the runs alone: {_listed(runs)}", flush=True)
+            raise SystemExit("two studies with the same seed have different recipes and cannot be compared")
+    print(f"{size.timed} trials: {_format_times(studies)}; only the runs: {_format_times(runs)}", flush=True)
     each = [
         ((s.wall - r.wall) / size.timed, (s.processor - r.processor) / size.timed)
         for s, r in zip(studies, runs, strict=True)
     ]
-    whole, processor = (statistics.median(one) for one in zip(*each, strict=True))
+    wall, processor = (statistics.median(one) for one in zip(*each, strict=True))
     alone = statistics.median(run.wall for run in runs) / size.timed
-    against = f"`ichx run N --fold 0`, {alone:.1f} s"
+    baseline = f"`ichx run N --fold 0`, {alone:.1f} s"
     figures = [
-        Figure("a trial beside its run", whole, "s", against, f"{OVERHEAD:g} s", whole <= OVERHEAD),
+        Figure("overhead of a trial", wall, "s", baseline, f"{OVERHEAD:g} s", wall <= OVERHEAD),
         Figure("the same in processor time", processor, "s", "-", "-", True),
     ]
     return figures, statistics.median(study.wall for study in studies) / size.timed
@@ -197,7 +210,7 @@ def _tune(number: int, study: str, trials: int) -> tuple[object, ...]:
 
 
 def _timed(root: Path, *commands: Sequence[object]) -> Times:
-    """Return what the commands take one after the other, with all processes that they start."""
+    """Run commands in sequence; return their times, including all processes that they start."""
     began, before = time.perf_counter(), os.times()
     for command in commands:
         run_ichx(root, *command)
@@ -206,28 +219,32 @@ def _timed(root: Path, *commands: Sequence[object]) -> Times:
     return Times(time.perf_counter() - began, processor)
 
 
-def _listed(times: Sequence[Times]) -> str:
-    return ", ".join(f"{one.wall:.1f} s ({one.processor:.1f} s of a processor)" for one in times)
+def _format_times(times: Sequence[Times]) -> str:
+    return ", ".join(f"{one.wall:.1f} s ({one.processor:.1f} s of processor time)" for one in times)
 
 
-def kills(root: Path, short: int, size: Size, seconds: float) -> list[Figure]:
-    """Hold a study that is killed often against the first one of `cost`, which goes on to as many trials.
+def measure_kills(root: Path, short: int, size: Size, seconds: float) -> list[Figure]:
+    """Compare a study that is killed often with the first one of `measure_overhead`, continued to as many trials.
 
-    A trial takes about so many `seconds`.
+    Args:
+        root: Workspace.
+        short: Number of the tuned experiment.
+        size: Amount of work.
+        seconds: Approximate time of a trial.
     """
     trials = size.killed_trials
     if trials > size.timed:
         run_ichx(root, *_tune(short, "timed-0", trials))
     report = kill_often(root, short, _tune(short, "killed", trials), kills=size.kills, span=1.5 * seconds)
-    whole, killed = (finished_trials(root, f"experiment-{short}-{study}") for study in ("timed-0", "killed"))
-    different = sum(killed.get(trial) != of_trial for trial, of_trial in whole.items())
+    complete, killed = (finished_trials(root, f"experiment-{short}-{study}") for study in ("timed-0", "killed"))
+    different = sum(killed.get(trial) != result for trial, result in complete.items())
     return [
         Figure("kills of a study", report.kills, "", "-", f"{size.kills}", report.kills >= size.kills),
-        Figure("kills right after a trial was trained", report.at_end, "", "-", "-", True),
+        Figure("kills at the end of a training", report.at_end, "", "-", "-", True),
         Figure("finished trials lost or changed", report.lost, "", "before each kill", "0", report.lost == 0),
-        Figure("trials that are two experiments, or trained twice", report.repeated, "", "-", "0", not report.repeated),
-        Figure("trials finished in the end", len(killed), "", "-", f"{trials}", len(killed) == trials),
-        Figure("values or scores that differ by a bit", different, "", "a study never killed", "0", not different),
+        Figure("trials with two experiments, or trained twice", report.repeated, "", "-", "0", not report.repeated),
+        Figure("finished trials at the end", len(killed), "", "-", f"{trials}", len(killed) == trials),
+        Figure("values or scores that differ by a bit", different, "", "a study without kills", "0", not different),
     ]
 
 

@@ -14,8 +14,8 @@ from ichx.cli.formatting import (
     format_value,
     marks_of,
 )
-from ichx.cli.output import console, info, print_json
-from ichx.cli.parameters import AsJson, Number
+from ichx.cli.output import console, info, print_csv, print_json
+from ichx.cli.parameters import AsCsv, AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import NotFoundError, NotReadyError
@@ -94,7 +94,7 @@ def show(
 def history(
     number: Number,
     folds: Annotated[list[int] | None, typer.Option("--fold", help="Only this fold, from 0; repeatable.")] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with all metrics on standard output.")] = False,
+    as_csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the metrics of all epochs.
@@ -111,20 +111,18 @@ def history(
         print_json(found)
         return
     if as_csv:
-        import csv
-        import sys
-
         names = list(dict.fromkeys(name for records in found.values() for r in records for name in r.values))
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["fold", "stage", "epoch", *names])
-        for fold, records in found.items():
-            for r in records:
-                writer.writerow([fold, r.stage, r.epoch, *(r.values.get(name, "") for name in names)])
+        rows = [
+            (fold, r.stage, r.epoch, *(r.values.get(name) for name in names))
+            for fold, records in found.items()
+            for r in records
+        ]
+        print_csv(["fold", "stage", "epoch", *names], rows)
         return
     if not found:
         info(f"Experiment {number} has no finished epoch yet. Next: `ichx run {number}`")
         return
-    rows = [
+    cells = [
         (
             fold,
             r.stage,
@@ -137,7 +135,7 @@ def history(
         for fold, records in found.items()
         for r in records
     ]
-    print_table("", ("fold", "stage", "epoch", "loss", "score", "lr", "time"), rows)
+    print_table("", ("fold", "stage", "epoch", "loss", "score", "lr", "time"), cells)
 
 
 def log(

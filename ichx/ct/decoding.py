@@ -1,4 +1,4 @@
-"""Compressed pixels to values, in a process beside this one that a damaged codestream may kill.
+"""Decodes compressed pixels in a separate process, which a damaged codestream may kill.
 
 One such process belongs to each process that decodes. It starts when it is first needed, stays, and is replaced when it
 dies, takes too long or is left in the middle of an answer; it ends when its owner does. Not for codecs
@@ -41,12 +41,12 @@ _START_SECONDS: Final = 120
 """Time to start in, on a machine that is busy and a disk that is slow."""
 
 _PIPE_BYTES: Final = 2**20
-"""Bytes that the pipes hold, where the system allows it: a whole slice, so that neither side waits for the other."""
+"""Capacity of the pipes, if the system allows it: a complete slice, so that neither side waits for the other."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Decoded `values`, (rows, columns) of a signed type where the codestream says so; `precision` is its bits."""
+    """Decoded `values` `(rows, columns)`, signed if the codestream declares it; `precision` is its number of bits."""
 
     values: npt.NDArray[Any]
     precision: int
@@ -70,7 +70,7 @@ def decode(codec: str, codestream: bytes, rows: int, columns: int, itemsize: int
             _end(worker)
             raise DicomDefectError("undecodable", f"took longer than {SECONDS_LIMIT} s") from error
         except DicomDefectError:
-            raise  # a whole answer: the worker goes on
+            raise  # a complete answer: the worker continues
         except BaseException:
             _end(worker)  # interrupted: its answer would be taken for the next one's
             raise
@@ -158,7 +158,7 @@ _worker: _Worker | None = None
 
 
 def _running_worker() -> _Worker:
-    """Return the worker, a new one where there is none or it has died while nobody asked it."""
+    """Return the worker; start a new one if there is none or it has died while idle."""
     global _worker
     if _worker is not None and _worker.process.poll() is not None:
         _end(_worker)
@@ -166,7 +166,7 @@ def _running_worker() -> _Worker:
         worker = _Worker()
         try:
             if worker.receive(len(READY), _Budget(_START_SECONDS)).tobytes() != READY:
-                raise _DiedError("it says something else")
+                raise _DiedError("it answered something else")
         except (_DiedError, _TimeoutError) as error:
             _end(worker)
             raise IchxError(
@@ -234,7 +234,7 @@ def _forget_in_child() -> None:
     global _LOCK, _worker
     _LOCK = threading.Lock()
     if _worker is not None:
-        _worker.process.returncode = 0  # it is no child of this process
+        _worker.process.returncode = 0  # it is not a child of this process
         _close(_worker)
         _worker = None
 

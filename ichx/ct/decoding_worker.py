@@ -1,8 +1,8 @@
-"""The process that decodes compressed pixels: `python -m ichx.ct.decoding_worker`, asked on standard input.
+"""The process that decodes compressed pixels: `python -m ichx.ct.decoding_worker`, with requests on standard input.
 
 Codecs are native code, which a damaged codestream can make abort, hang or ask for all memory; here that kills nothing
-but this process. Started and asked by `ichx.ct.decoding`. A request is `REQUEST` and the codestream, an answer is
-`ANSWER` and the values or a message. Nothing is pickled.
+but this process. `ichx.ct.decoding` starts it and sends requests. A request is `REQUEST` and the codestream, an answer
+is `ANSWER` and the values or a message. Nothing is pickled.
 """
 
 import os
@@ -28,7 +28,7 @@ ANSWER: Final = struct.Struct("<ccBBQ")
 DECODED, FAILED, NO_MEMORY, NO_CODEC = b"D", b"F", b"M", b"C"
 
 READY: Final = b"R"
-"""Is said once, when the process can be asked."""
+"""Sent once, when the process is ready."""
 
 LONGEST_MESSAGE: Final = 300
 
@@ -41,13 +41,13 @@ SECONDS_LIMIT: Final = 5
 """Time that the asking process allows for one slice."""
 
 _FRAME_HEADERS: Final = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
-"""Markers of JPEG (SOF0 to SOF15) and JPEG-LS (SOF55) behind which the size stands."""
+"""Markers of JPEG (SOF0 to SOF15) and JPEG-LS (SOF55) that precede the size."""
 
 Array = npt.NDArray[Any]
 
 
 class _DimensionsError(Exception):
-    """The codestream is of another size than the header says."""
+    """The size of the codestream differs from the header's."""
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
     while request := _read(REQUEST.size):
         number, itemsize, rows, columns, length = REQUEST.unpack(request)
         codestream = _read(length)
-        # Nobody may be left to end a decoder that hangs: the alarm kills this process.
+        # The parent may be gone when a decoder hangs: the alarm kills this process.
         signal.alarm(2 * SECONDS_LIMIT)
         head, payload = _answer(imagecodecs, CODEC_NAMES[number], codestream, rows, columns, itemsize)
         signal.alarm(0)
@@ -105,7 +105,7 @@ def _decode(codecs: Any, codec: str, codestream: bytes, rows: int, columns: int,
         return values.reshape(rows, columns), precision
     seen = {"jpeg": _jpeg_size, "jpegls": _jpeg_size, "jpeg2k": _jpeg2k_size}.get(codec, _no_size)(codestream)
     if seen is not None:
-        _check((seen[0], seen[1]), rows, columns)  # before a size that nobody expects takes memory
+        _check((seen[0], seen[1]), rows, columns)  # before an unexpected size takes memory
         precision = seen[2]
     decode: Callable[[bytes], Array] = getattr(codecs, f"{'jpeg8' if codec == 'jpeg' else codec}_decode")
     values = decode(codestream)
@@ -121,7 +121,7 @@ def _check(shape: tuple[int, ...], rows: int, columns: int) -> None:
 
 
 def _check_segments(codestream: bytes, itemsize: int) -> None:
-    """Raise where the header of RLE (DICOM PS3.5, G.5) names places outside it: the codec would go there."""
+    """Raise if the RLE header (DICOM PS3.5, G.5) has offsets beyond the codestream: the codec would follow them."""
     if len(codestream) < 64:
         raise ValueError("no RLE header")
     count, *places = struct.unpack_from("<16L", codestream)
@@ -135,11 +135,11 @@ def _no_size(codestream: bytes) -> None:
 
 
 def _jpeg_size(codestream: bytes) -> tuple[int, int, int] | None:
-    """Return (rows, columns, precision) of a JPEG or JPEG-LS frame header, or None where there is none."""
+    """Return (rows, columns, precision) of a JPEG or JPEG-LS frame header, or None."""
     place = 2
     while place + 9 <= len(codestream) and codestream[place] == 0xFF:
         marker = codestream[place + 1]
-        if marker == 0xFF:  # fill bytes may stand before a marker
+        if marker == 0xFF:  # fill bytes may precede a marker
             place += 1
             continue
         length = int.from_bytes(codestream[place + 2 : place + 4], "big")
@@ -151,7 +151,7 @@ def _jpeg_size(codestream: bytes) -> tuple[int, int, int] | None:
 
 
 def _jpeg2k_size(codestream: bytes) -> tuple[int, int, int] | None:
-    """Return (rows, columns, precision) of the SIZ segment, or None where there is none."""
+    """Return (rows, columns, precision) of the SIZ segment, or None."""
     place = codestream.find(b"\xff\x4f\xff\x51")
     if place < 0 or place + 43 > len(codestream):
         return None
@@ -160,7 +160,7 @@ def _jpeg2k_size(codestream: bytes) -> tuple[int, int, int] | None:
 
 
 def _limit_memory() -> None:
-    """Let allocations fail beyond what is mapped now and `MEMORY_LIMIT`, where the system tells what is mapped."""
+    """Limit memory to what is mapped now plus `MEMORY_LIMIT`, if the system reports what is mapped."""
     mapped = Path("/proc/self/statm")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump of each death would take time and space
     if not mapped.exists():
@@ -173,7 +173,7 @@ def _limit_memory() -> None:
 
 
 def _read(length: int) -> bytes:
-    """Return `length` bytes of standard input, or none where it has ended."""
+    """Return `length` bytes of standard input, or none at its end."""
     content = bytearray(length)
     view, done = memoryview(content), 0
     while done < length:
@@ -185,7 +185,7 @@ def _read(length: int) -> bytes:
 
 
 def _write(descriptor: int, *parts: bytes | memoryview) -> None:
-    """Write all parts, at once where the pipe has room: the asking process is woken by each write."""
+    """Write all parts, in one write if the pipe has room: each write wakes the parent."""
     views = [memoryview(part) for part in parts if len(part)]
     while views:
         done = os.writev(descriptor, views)

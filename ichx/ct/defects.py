@@ -1,17 +1,17 @@
-"""The reasons for which a file, or a frame of one, is no usable CT slice."""
+"""Defects: the reasons why a file, or a frame of it, is not a usable CT slice."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 SMALLEST, LARGEST = 16, 8192
-"""Rows and columns outside these are no CT slice."""
+"""Allowed range of rows and columns of a CT slice."""
 
 MOST_FRAMES: Final = 65_536
-"""More frames than any scanner puts into a file."""
+"""Maximum number of frames; no scanner writes more."""
 
 INFLATED_LIMIT: Final = 2**30
-"""Bytes to which a deflated file may inflate."""
+"""Maximum size in bytes of an inflated file."""
 
 DEFECTS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -19,10 +19,10 @@ DEFECTS: Final[Mapping[str, str]] = MappingProxyType(
         "not_dicom": "not a DICOM file (no DICM prefix)",
         "damaged_header": "the header cannot be parsed",
         "no_slice_id": "no SOPInstanceUID",
-        "not_ct": "another modality, or an object that is no CT image",
+        "not_ct": "another modality, or an object that is not a CT image",
         "localizer": "a localizer (scout), not an axial slice",
-        "multi_frame": "several frames in one file, and no frame that it has was asked for",
-        "monochrome1": "MONOCHROME1: inverted grey values, which are no HU",
+        "multi_frame": "several frames in one file, and the requested frame is not among them",
+        "monochrome1": "MONOCHROME1: inverted grey values, not HU",
         "unsupported_pixels": "colour, floating point, or an impossible number of bits",
         "absurd_size": f"rows or columns outside {SMALLEST} to {LARGEST}, or too many frames or inflated bytes",
         "bad_rescale": "rescale slope or intercept is zero, or not a number",
@@ -32,17 +32,17 @@ DEFECTS: Final[Mapping[str, str]] = MappingProxyType(
         "undecodable": "the compressed pixels cannot be decoded",
         "constant_image": "every pixel has the same value",
         "duplicate_instance": "another file, earlier by path, has the same SOPInstanceUID",
-        "no_label": "the label CSV does not speak of this slice",
+        "no_label": "the label CSV has no row for this slice",
     }
 )
-"""Each reason for which a file is refused, and what it means. The last two only a whole dataset can show.
+"""Reasons for which files are refused, with explanations. The last two depend on the complete dataset.
 
-Missing geometry (position, orientation, spacing) is no defect: one slice is complete without it.
+Missing geometry (position, orientation, spacing) is not a defect: a single slice is complete without it.
 """
 
 
 class DicomDefectError(Exception):
-    """The file is no usable CT slice: `reason` is a key of `DEFECTS`, `detail` says what was found."""
+    """The file is not a usable CT slice; `reason` is a key of `DEFECTS`, `detail` describes what was found."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail or DEFECTS[reason]}")

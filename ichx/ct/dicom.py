@@ -1,8 +1,8 @@
-"""One DICOM file to CT slices in Hounsfield units, or to a named defect.
+"""Reads CT slices of a DICOM file in Hounsfield units, or reports a named defect.
 
-Values are taken from the raw bytes of the few elements that are needed: names and free text are never read, and invalid
-values (RSNA's `ID_...` UIDs) raise no warnings. Compressed pixels are decoded in another process, which may die. Not
-for folders of files (`ichx.datasets.ingest`) or windows (`ichx.ct.windows`).
+Values are parsed from the raw bytes of the few elements that are needed: names and free text are never read, and
+invalid values (RSNA's `ID_...` UIDs) raise no warnings. Compressed pixels are decoded in another process, which may
+die. Folders of files are read in `ichx.datasets.ingest`; windows are in `ichx.ct.windows`.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -32,10 +32,12 @@ DECODER_VERSION: Final = 2
 
 
 def read_headers(source: Path | BinaryIO) -> list[SliceHeader]:
-    """Return the header of each frame of `source`, reading no pixels.
+    """Return the header of each frame of `source` without reading pixels.
 
-    A file with several frames has a header for each, and those that are no slices (localizers, frames that were cut
-    off) say so in `defect`. Raises `DicomDefectError` for what the header and the file's size show of the whole file.
+    Frames that are not slices (localizers, truncated frames) have a `defect`.
+
+    Raises:
+        DicomDefectError: The header or the file size shows a defect of the complete file.
     """
     with _opened(source) as handle:
         return all_headers(read_elements(handle))
@@ -44,8 +46,14 @@ def read_headers(source: Path | BinaryIO) -> list[SliceHeader]:
 def read_slice(source: Path | BinaryIO, frame: int = 0) -> DecodedSlice:
     """Return the slice in `source` in HU: `slope * stored + intercept`, rounded, clamped to -1024..32767.
 
-    `frame` counts from 1 in a file with several, of which only that one is decoded. Padding is -1024. A wrong intercept
-    of the RSNA kind is repaired. Raises `DicomDefectError` for anything else.
+    Padding is -1024. A wrong intercept as in RSNA's files is repaired.
+
+    Args:
+        source: A file or a binary stream.
+        frame: The frame to decode, from 1, in a file with several frames.
+
+    Raises:
+        DicomDefectError: The file is not a usable CT slice.
     """
     with _opened(source) as handle:
         elements = read_elements(handle, frame=frame)

@@ -84,7 +84,7 @@ _IMPLICIT_BIG = _Coding(implicit=True, big=True)
 
 @dataclass(frozen=True)
 class Pixels:
-    """Where the value of PixelData stands in the (inflated) file; its `length` may be `UNDEFINED`."""
+    """Position of the value of PixelData in the (inflated) file; its `length` may be `UNDEFINED`."""
 
     offset: int
     length: int
@@ -95,7 +95,7 @@ class Pixels:
 class Elements:
     """A file's raw values: of the dataset, of all frames together, and of each frame; and the place of the pixels.
 
-    `frames` is empty without functional groups; of frames that were not asked for it has empty values.
+    `frames` is empty without functional groups; frames that were not requested have empty values.
     """
 
     syntax: str
@@ -121,7 +121,7 @@ class _Found:
 
 
 def read_elements(handle: BinaryIO, *, frame: int = 0) -> Elements:
-    """Return the elements of the DICOM file that begins where `handle` stands, which is read up to its pixels.
+    """Return the elements of the DICOM file at the current position of `handle`, which is read up to its pixels.
 
     With `frame` only that frame's functional groups are read. Raises `DicomDefectError` for what is no DICOM file, or a
     damaged one.
@@ -149,7 +149,7 @@ def read_elements(handle: BinaryIO, *, frame: int = 0) -> Elements:
 
 
 def _coding(window: Window, position: int, syntax: str) -> _Coding:
-    """Return how the dataset is encoded: what the syntax says, unless its first element shows otherwise."""
+    """Return the encoding of the dataset: that of the syntax, unless its first element contradicts it."""
     head = window.reach(position + 8)[position : position + 6]
     implicit = not (len(head) == 6 and head[4:].isalpha() and head[4:].isupper())
     # A file that names no syntax shows by its first group, which is small, which byte comes first.
@@ -169,7 +169,7 @@ def _read(
     sequences: _Sequences,
     frame: int,
 ) -> tuple[_Found, int]:
-    """Return what is `wanted` from `position` to `end`, or to the first tag after `last`; and where that stands."""
+    """Return what is `wanted` from `position` to `end` or to the first tag after `last`, and the end position."""
     found = _Found()
     values, data = found.values, window.data
     known = len(data)
@@ -241,7 +241,7 @@ def _items(
     sequences: _Sequences,
     frame: int,
 ) -> tuple[list[Values], int]:
-    """Return each item's values, those of its sequences among them, and where the sequence ends.
+    """Return each item's values, including those of its sequences, and the end of the sequence.
 
     With `frame` (from 1) the values of the other items are left empty.
     """
@@ -257,7 +257,7 @@ def _items(
         if tag == _SEQUENCE_END:
             break
         if tag != _ITEM:
-            raise DicomDefectError("damaged_header", f"{group:04X},{element:04X} where an item is expected")
+            raise DicomDefectError("damaged_header", f"{group:04X},{element:04X} instead of an item")
         if len(items) == MOST_FRAMES:
             raise DicomDefectError("absurd_size", f"more than {MOST_FRAMES} frames")
         stop = None if length == UNDEFINED else position + length
@@ -292,7 +292,7 @@ def _pass_over(window: Window, position: int, coding: _Coding) -> int:
             if tag == _SEQUENCE_END:
                 levels.pop()
             elif tag != _ITEM:
-                raise DicomDefectError("damaged_header", f"{group:04X},{element:04X} where an item is expected")
+                raise DicomDefectError("damaged_header", f"{group:04X},{element:04X} instead of an item")
             elif length == UNDEFINED:
                 levels.append((False, coding))
             else:
@@ -315,7 +315,7 @@ def _pass_over(window: Window, position: int, coding: _Coding) -> int:
 
 
 def _find_pixels(window: Window, position: int, coding: _Coding) -> Pixels | None:
-    """Return the pixel element at `position`, or None where something else stands there."""
+    """Return the pixel element at `position`, or None if there is another element."""
     data = window.reach(position + 12)
     if position + 8 > len(data):
         return None

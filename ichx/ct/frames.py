@@ -1,4 +1,4 @@
-"""Where the bytes of one frame stand in PixelData, native or encapsulated; reads those and few others.
+"""Locates and reads the bytes of one frame in PixelData, native or encapsulated.
 
 Encapsulation is that of DICOM PS3.5, annex A.4.
 """
@@ -28,7 +28,7 @@ Place = tuple[int, int]
 def frame_bytes(elements: Elements, header: SliceHeader, frames: int) -> bytes:
     """Return the bytes of the header's frame as they are stored, one of the file's `frames`.
 
-    Of an uncompressed frame all, of a compressed one its codestream. Raises `DicomDefectError` where they are missing.
+    For a compressed frame these are its codestream. Raises `DicomDefectError` if they are missing.
     """
     assert elements.pixels is not None
     offset, length = elements.pixels.offset, elements.pixels.length
@@ -50,7 +50,7 @@ def frame_bytes(elements: Elements, header: SliceHeader, frames: int) -> bytes:
 
 
 class _Walk:
-    """The fragments of encapsulated pixels: `start` is where the first item after the offset table stands."""
+    """The fragments of encapsulated pixels; `start` is the offset of the first item after the offset table."""
 
     def __init__(self, window: Window, offset: int, end: int | None) -> None:
         self._window = window
@@ -62,7 +62,7 @@ class _Walk:
         self.start = sum(table)
 
     def item(self, place: int) -> Place | None:
-        """Return the fragment whose item stands at `place`, or None at the end."""
+        """Return the fragment whose item is at `place`, or None at the end."""
         if self._end is not None and place + 8 > self._end:
             return None
         head = self._window.cut(place, 8)
@@ -72,7 +72,7 @@ class _Walk:
         if (group, element) == (0xFFFE, 0xE0DD):
             return None
         if (group, element) != (0xFFFE, 0xE000) or length == UNDEFINED:
-            raise DicomDefectError("undecodable", f"{group:04X},{element:04X} where a fragment is expected")
+            raise DicomDefectError("undecodable", f"{group:04X},{element:04X} instead of a fragment")
         return place + 8, length
 
     def fragments(self, start: int, stop: int | None = None) -> list[Place]:

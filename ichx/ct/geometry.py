@@ -1,4 +1,4 @@
-"""Where a slice lies in its series, and where the head lies in a slice. Not for resizing or augmentation."""
+"""Geometry: positions of slices in a series, and of the head in a slice. Resizing is in `ichx.cache.resize`."""
 
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ HEAD_OVER: Final = -500
 """HU that separates a body from air."""
 
 SPARSE: Final = 8
-"""Every so many rows and columns the largest component is looked for; only what is found is counted as a whole."""
+"""Row and column step of the grid on which the largest component is searched; only that one is then measured."""
 
 FILL: Final = -1024
 """HU of what a shift brings in: air."""
@@ -24,7 +24,7 @@ GAP_OVER: Final = 1.8
 """A step of more than so many regular steps around it is a gap."""
 
 OVERLAP_UNDER: Final = 0.4
-"""A step of less than this part of both steps beside it lies between two scans of the same place."""
+"""A step of less than this part of both adjacent steps lies between two scans of the same position."""
 
 OFF_NORMAL: Final = 1.0
 """Degrees that a slice may be turned against its series."""
@@ -37,7 +37,7 @@ def series_normals(series: npt.NDArray[np.integer[Any]], orientation: FloatArray
     """Return the unit normal of each slice's series, (N, 3).
 
     `series` is (N,) int codes from 0, `orientation` (N, 6): the row's and the column's direction. A series' normal is
-    the median of its slices' (row x column), so that one odd slice does not turn it; NaN where no slice has one.
+    the median of its slices' (row x column), so that one outlier does not change it; NaN if no slice has one.
     """
     normals = np.cross(orientation[:, :3], orientation[:, 3:])
     known = np.isfinite(normals).all(axis=1)
@@ -69,7 +69,7 @@ def order_series(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
     """Return each slice's rank in its series from 0, (N,), and whether its series was ranked by instance number, (N,).
 
-    Ranks follow `along` (N,) in mm; a series in which any is NaN goes by `instance_number` (N,) as a whole. What is
+    Ranks follow `along` (N,) in mm; a series with a NaN is ranked by `instance_number` (N,). What is
     left equal goes by `tie` (N,).
     """
     count = int(series.max(initial=-1)) + 1
@@ -89,7 +89,7 @@ def steps_between(
 ) -> FloatArray:
     """Return the distance of each slice from the one before it in its series, (N,) in mm; NaN for a first one.
 
-    `series` (N,) codes, `order` (N,) ranks, `along` (N,) in mm. NaN too where a position is missing.
+    `series` (N,) codes, `order` (N,) ranks, `along` (N,) in mm. NaN if a position is missing.
     """
     sequence = np.lexsort((order, series))
     steps = np.full(len(series), np.nan)
@@ -101,12 +101,12 @@ def steps_between(
 def find_gaps_and_overlaps(
     series: npt.NDArray[np.integer[Any]], order: npt.NDArray[np.integer[Any]], steps: FloatArray
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return which slices lie behind a gap, and which beside one of another scan of the same place, (N,) each.
+    """Return which slices follow a gap, and which are next to a slice of another scan of the same position, (N,) each.
 
     `steps` (N,) as of `steps_between`. Series change their spacing (thin slices at the base of the skull, thick ones
-    above), and part of a head is scanned again a few millimetres off. So a step is held against those around it: it is
-    an overlap when it is under 0.4 times both steps beside it and the second largest of the six around it, and a gap
-    when it is over 1.8 times the same, and not beside an overlap or two slices at the same place.
+    above), and part of a head is rescanned with an offset of a few millimetres. So a step is compared with those around
+    it: it is an overlap if it is below 0.4 times both adjacent steps and the second largest of the six around it, and a
+    gap if it exceeds 1.8 times the same, and is not next to an overlap or two slices at the same position.
     """
     sequence = np.lexsort((order, series))
     known = sequence[np.isfinite(steps[sequence])]
@@ -122,14 +122,14 @@ def find_gaps_and_overlaps(
     second = np.sort(values, axis=1)[:, -2] if len(step) else step
     before = np.where(here > begins, step[np.maximum(here - 1, 0)], np.nan)
     after = np.where(here < ends - 1, step[np.minimum(here + 1, len(step) - 1)], np.nan)
-    beside, least = np.fmax(before, after), np.fmin(before, after)  # NaN for a series of two slices
+    adjacent, least = np.fmax(before, after), np.fmin(before, after)  # NaN for a series of two slices
     crossing = (step >= SAME_PLACE) & (step < OVERLAP_UNDER * np.minimum(least, second))
     narrow = crossing | (step < SAME_PLACE)
-    beside_narrow = np.zeros(len(step), bool)
-    beside_narrow[1:] |= narrow[:-1] & (here[1:] > begins[1:])
-    beside_narrow[:-1] |= narrow[1:] & (here[:-1] < ends[:-1] - 1)
+    next_to_narrow = np.zeros(len(step), bool)
+    next_to_narrow[1:] |= narrow[:-1] & (here[1:] > begins[1:])
+    next_to_narrow[:-1] |= narrow[1:] & (here[:-1] < ends[:-1] - 1)
     gap, overlap = np.zeros(len(series), bool), np.zeros(len(series), bool)
-    gap[known] = (step > GAP_OVER * np.maximum(beside, second)) & ~beside_narrow
+    gap[known] = (step > GAP_OVER * np.maximum(adjacent, second)) & ~next_to_narrow
     overlap[known] = crossing
     return gap, overlap
 
@@ -152,7 +152,8 @@ def head_centre(hu: npt.NDArray[np.int16]) -> tuple[float, float]:
         return (hu.shape[0] - 1) / 2, (hu.shape[1] - 1) / 2
     mask = mask[top : top + height, left : left + width]
     count, labels = cv2.connectedComponents(mask, connectivity=8)
-    # The most frequent label of a coarse grid is the largest component, if it holds more than half of what is dense.
+    # The most frequent label of a coarse grid is the largest component, if it covers more than half of the dense
+    # pixels.
     seen = np.bincount(labels[::SPARSE, ::SPARSE].ravel(), minlength=count)
     seen[0] = 0
     component = (labels == int(seen.argmax())).view(np.uint8)
@@ -174,7 +175,7 @@ def _centroid(mask: npt.NDArray[np.uint8], top: int, left: int) -> tuple[float, 
 
 
 def shift_to_centre(hu: npt.NDArray[Any], centre: tuple[float, float], fill: int = FILL) -> npt.NDArray[Any]:
-    """Return `hu` (H, W), HU or a mask, moved by whole pixels so that `centre` (row, column) comes to its centre.
+    """Return `hu` (H, W), HU or a mask, moved by whole pixels so that `centre` (row, column) is at its centre.
 
     What comes in from outside is `fill`, air when left out.
     """

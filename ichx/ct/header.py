@@ -1,4 +1,4 @@
-"""What the header of a CT slice says: raw elements to a `SliceHeader` per frame, or to a named defect.
+"""Parses the header of a CT slice: raw elements to a `SliceHeader` per frame, or to a named defect.
 
 Not for the bytes (`ichx.ct.elements`) or the pixels (`ichx.ct.pixels`).
 """
@@ -13,7 +13,7 @@ from ichx.ct.elements import UNDEFINED, Elements, Pixels, Values
 from ichx.ct.syntaxes import NATIVE, describe, remedy, supported
 
 BRAIN_WINDOW: Final = (40.0, 80.0)
-"""(centre, width) in HU that stands in for a header without a usable window."""
+"""Default (centre, width) in HU for headers without a usable window."""
 
 CT_CLASSES: Final = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 """CT Image, Enhanced CT Image, and Legacy Converted Enhanced CT Image Storage."""
@@ -21,12 +21,12 @@ CT_CLASSES: Final = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1",
 
 @dataclass(frozen=True)
 class SliceHeader:
-    """What the header of one slice says. Missing ids are empty; `position` and `spacing` (row, column) in mm.
+    """The header of one slice. Missing ids are empty; `position` and `spacing` (row, column) in mm.
 
     `window` is the (centre, width) in HU that counts: the file's first, or the brain window where `window_missing`.
-    `padding` is the stored value that stands for no measurement. `frame` is 0 for a file with one frame, otherwise from
+    `padding` is the stored value of pixels without measurement. `frame` is 0 for a file with one frame, otherwise from
     1; then `slice_id` ends in `#frame`, `instance_number` is the frame, and `defect` names the reason (a key of
-    `DEFECTS`) for which this frame of the file is no slice. Missing geometry is None and no defect.
+    `DEFECTS`) why this frame of the file is not a slice. Missing geometry is None, not a defect.
     """
 
     slice_id: str
@@ -63,7 +63,7 @@ class SliceHeader:
 
 
 def all_headers(elements: Elements) -> list[SliceHeader]:
-    """Return the header of each frame. Raises `DicomDefectError` where the file has no slice at all."""
+    """Return the header of each frame. Raises `DicomDefectError` if the file has no slice."""
     image, frames = _image(elements)
     if frames == 1:
         return [_slice(elements, image, 1, 1)]
@@ -83,8 +83,8 @@ def one_header(elements: Elements, frame: int) -> tuple[SliceHeader, int]:
     """Return the header of `frame` (0 in a file with one) and the number of frames, or raise for its defect."""
     image, frames = _image(elements)
     if (frame == 0) != (frames == 1) or not 0 <= frame <= frames:
-        asked = f"frame {frame}" if frame else "none"
-        raise DicomDefectError("multi_frame", f"{frames} frames, {asked} of them asked for")
+        requested = f"frame {frame}" if frame else "none"
+        raise DicomDefectError("multi_frame", f"{frames} frames, {requested} of them requested")
     return _slice(elements, image, max(frame, 1), frames), frames
 
 
@@ -176,7 +176,7 @@ def _slice(elements: Elements, image: _Image, frame: int, frames: int) -> SliceH
     orientation = _numbers(values, tags.ORIENTATION, 6)
     if orientation is not None and not _across(orientation[:3], orientation[3:]):
         orientation = None
-    # Where frames have no positions of their own, the file's does not say which frame it belongs to.
+    # If frames have no positions, that of the file may belong to any of them.
     own = elements.values if frames == 1 else {}
     place = own | elements.shared | (elements.frames[frame - 1] if frame <= len(elements.frames) else {})
     spacing = _numbers(values, tags.SPACING, 2)
@@ -206,7 +206,7 @@ def _slice(elements: Elements, image: _Image, frame: int, frames: int) -> SliceH
 
 
 def _refused(image: _Image, frame: int, reason: str) -> SliceHeader:
-    """Return the header of a frame that is no slice: what holds for the file, and the reason."""
+    """Return the header of a frame that is not a slice: the values of the file, and the reason."""
     slice_id, patient_id, study_id, series_id = image.ids
     return SliceHeader(
         slice_id=f"{slice_id}#{frame}",
@@ -249,7 +249,7 @@ def _text(values: Values, tag: int) -> str:
 
 
 def _numbers(values: Values, tag: int, count: int) -> tuple[float, ...] | None:
-    """Return the first `count` decimal numbers, or None where they are missing, not numbers or not finite."""
+    """Return the first `count` decimal numbers, or None if they are missing, not numbers or not finite."""
     text = _text(values, tag)
     if not text:
         return None
@@ -261,7 +261,7 @@ def _numbers(values: Values, tag: int, count: int) -> tuple[float, ...] | None:
 
 
 def _integer(elements: Elements, tag: int, *, signed: bool = False) -> int | None:
-    """Return the first binary integer (US or SS, two bytes), or None where there is none."""
+    """Return the first binary integer (US or SS, two bytes), or None."""
     value = elements.values.get(tag, b"")[:2]
     order: Literal["big", "little"] = "big" if elements.big else "little"
     return int.from_bytes(value, order, signed=signed) if len(value) == 2 else None
@@ -280,5 +280,5 @@ def _rescale(values: Values, tag: int, default: float) -> float:
         return default
     value = _numbers(values, tag, 1)
     if value is None:
-        raise DicomDefectError("bad_rescale", f"{text[:40]!r} is no number")
+        raise DicomDefectError("bad_rescale", f"{text[:40]!r} is not a number")
     return value[0]

@@ -1,4 +1,4 @@
-"""A slice's stored bytes to Hounsfield units: unused bits, signs, rescale, padding, and the wrong intercept of RSNA."""
+"""Converts stored bytes to Hounsfield units: unused bits, signs, rescale, padding, RSNA's wrong intercepts."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from ichx.ct.header import SliceHeader
 from ichx.ct.syntaxes import CODECS, EXPLICIT_BIG, LOSSLESS
 
 AIR: Final = -1024
-"""HU of air, and of everything that is darker: padding, and what lies outside the scanner's circle."""
+"""HU of air, and of everything darker: padding and the area outside the scan circle."""
 
 _BLOCK: Final = 2**15
-"""Pixels that are computed at a time: they stay in the processor's cache, and a large slice takes no more memory."""
+"""Pixels per block: they fit into the processor's cache, and large slices take no more memory."""
 
 
 @dataclass(frozen=True)
 class DecodedSlice:
-    """A slice as `hu`, (rows, columns) int16 from -1024 up; its header has the repaired intercept where `repaired`."""
+    """A slice as `hu`, `(rows, columns)` int16 from -1024 up; if `repaired`, its header has the repaired intercept."""
 
     header: SliceHeader
     hu: npt.NDArray[np.int16]
@@ -29,9 +29,10 @@ class DecodedSlice:
 
 
 def stored_values(header: SliceHeader, raw: bytes) -> npt.NDArray[Any]:
-    """Return the stored values, (rows, columns) integers with their signs, of a frame's bytes.
+    """Return the stored values of a frame's bytes, `(rows, columns)` integers with their signs.
 
-    Raises `DicomDefectError` where compressed bytes cannot be decoded.
+    Raises:
+        DicomDefectError: The compressed bytes cannot be decoded.
     """
     codec = CODECS.get(header.transfer_syntax)
     if codec is not None:
@@ -46,7 +47,7 @@ def stored_values(header: SliceHeader, raw: bytes) -> npt.NDArray[Any]:
 
 
 def to_slice(header: SliceHeader, stored: npt.NDArray[Any]) -> DecodedSlice:
-    """Return the slice in HU, its wrong intercept repaired. Raises `DicomDefectError` where it is constant."""
+    """Return the slice in HU with a repaired intercept. Raises `DicomDefectError` if it is constant."""
     hu = _to_hu(stored, header)
     repaired = False
     if header.intercept_suspect and not _plausible(hu):
@@ -57,7 +58,7 @@ def to_slice(header: SliceHeader, stored: npt.NDArray[Any]) -> DecodedSlice:
         if _plausible(other):
             header, hu, repaired = candidate, other, True
     if header.padding is not None:
-        # Header and codestream may disagree about the sign, so what counts is the bits.
+        # Header and codestream may disagree about the sign, so compare bits.
         hu[stored == header.padding] = AIR
         if stored.dtype.kind == "i" and not header.signed:
             low = 2 ** min(header.bits_stored, 8 * stored.itemsize) - 1
@@ -68,10 +69,10 @@ def to_slice(header: SliceHeader, stored: npt.NDArray[Any]) -> DecodedSlice:
 
 
 def _with_signs(decoded: Decoded, header: SliceHeader) -> npt.NDArray[Any]:
-    """Return decoded values as the header means them, where it and the codestream disagree.
+    """Return decoded values as the header defines them, in case it and the codestream disagree.
 
-    JPEG, JPEG-LS and RLE know no signs, and some writers of JPEG 2000 forget them: then the header says that the bits
-    are two's complement. Values that a codestream calls signed are taken at its word (DICOM PS3.5, 8.2.1).
+    JPEG, JPEG-LS and RLE have no signs, and some JPEG 2000 writers omit them: then the header declares two's
+    complement. Values that the codestream declares as signed are signed (DICOM PS3.5, 8.2.1).
     """
     values = decoded.values
     if values.dtype.kind == "i":
@@ -83,21 +84,21 @@ def _with_signs(decoded: Decoded, header: SliceHeader) -> npt.NDArray[Any]:
 
 
 def _exact(header: SliceHeader) -> bool:
-    """Whether unused bits can be told from values that a lossy codec has moved over the edge."""
+    """Return whether unused bits are distinguishable from values that a lossy codec has moved beyond the range."""
     return header.transfer_syntax in LOSSLESS
 
 
 def _used_bits(values: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
-    """Return `values` with only the low `bits`, which may carry a sign; the others may hold overlays."""
+    """Return `values` with only the low `bits`, which may include a sign; other bits may contain overlays."""
     unused = 8 * values.dtype.itemsize - bits
     return (values << unused) >> unused if unused > 0 else values
 
 
 def _to_hu(stored: npt.NDArray[Any], header: SliceHeader) -> npt.NDArray[np.int16]:
-    # Single precision is exact where the products are whole numbers below 2^24, and twice as fast.
-    whole = header.slope.is_integer() and header.intercept.is_integer()
+    # Single precision is exact for integer products below 2^24, and twice as fast.
+    integer = header.slope.is_integer() and header.intercept.is_integer()
     small = stored.itemsize <= 2 and abs(header.slope) <= 64 and abs(header.intercept) < 2**22
-    number = np.float32 if whole and small else np.float64
+    number = np.float32 if integer and small else np.float64
     hu = np.empty(stored.shape, np.int16)
     block = max(1, _BLOCK // stored.shape[1])
     with np.errstate(over="ignore"):
@@ -112,5 +113,5 @@ def _to_hu(stored: npt.NDArray[Any], header: SliceHeader) -> npt.NDArray[np.int1
 
 
 def _plausible(hu: npt.NDArray[np.int16]) -> bool:
-    """Whether at least 1 % of the pixels are air, as on any CT of a head."""
+    """Return whether at least 1 % of the pixels are air, as on any head CT."""
     return bool(np.count_nonzero(hu < -500) >= 0.01 * hu.size)

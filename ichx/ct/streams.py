@@ -1,6 +1,6 @@
-"""Bytes of a file by their place, read no further than asked for, inflated within bounds where the file is deflated.
+"""Random access to the bytes of a file, plain or deflated, without reading more than needed.
 
-What stands in the bytes is decided elsewhere (`ichx.ct.elements`).
+The bytes are parsed in `ichx.ct.elements`.
 """
 
 import io
@@ -11,19 +11,19 @@ from typing import BinaryIO, Final, Protocol
 from ichx.ct.defects import INFLATED_LIMIT, DicomDefectError
 
 FIRST: Final = 8192
-"""Bytes that are read at first: more than the header of most CT files."""
+"""Bytes of the first read: more than the header of most CT files."""
 
 HEADER_LIMIT: Final = 2**26
-"""Bytes that a header may have."""
+"""Maximum size of a header in bytes."""
 
 MOST_ELEMENTS: Final = 2**20
-"""Elements and items that a header may have: ten times those of a file with thousands of frames."""
+"""Maximum number of elements and items: ten times those of a file with thousands of frames."""
 
 _STEP: Final = 2**16
 
 
 class Stream(Protocol):
-    """Bytes by their place. `size` is None where only reading to the end would show it."""
+    """Random access to bytes. `size` is None if it is unknown before the end is read."""
 
     @property
     def size(self) -> int | None:
@@ -34,7 +34,7 @@ class Stream(Protocol):
 
 
 class Plain:
-    """A file as it is, from where the handle stands."""
+    """A file from the current position of its handle."""
 
     def __init__(self, handle: BinaryIO) -> None:
         self._handle = handle
@@ -52,7 +52,7 @@ class Plain:
 
     def read_at(self, offset: int, count: int) -> bytes:
         """Return `count` bytes from `offset`, fewer at the file's end."""
-        if count > _STEP:  # a buffer of that size is made before anything is read
+        if count > _STEP:  # a buffer of that size is allocated before reading
             count = max(0, min(count, self.size - offset))
         if offset != self._position:
             self._handle.seek(self._base + offset)
@@ -68,9 +68,9 @@ class Plain:
 
 
 class Inflated:
-    """What the deflated bytes of `stream` from `start` inflate to; it can only be read forward.
+    """The inflated bytes of a deflated `stream` from `start` on; they can be read forward only.
 
-    Raises `zlib.error` where the bytes are damaged, and `DicomDefectError` where they inflate to too much.
+    Methods raise `zlib.error` for damaged bytes, and `DicomDefectError` if they inflate beyond `INFLATED_LIMIT`.
     """
 
     size = None
@@ -83,13 +83,13 @@ class Inflated:
         self._position = 0
 
     def read_at(self, offset: int, count: int, known: bytes = b"") -> bytes:
-        """Return `known` and `count` bytes from `offset`, fewer at the end; `offset` lies not before what was read."""
+        """Return `known` and `count` bytes from `offset`, which must not precede bytes already read."""
         if offset + count > INFLATED_LIMIT:
             raise DicomDefectError("absurd_size", f"more than {INFLATED_LIMIT // 2**20} MiB inflated")
         while self._position < offset:
             if not self._inflate(min(offset - self._position, 2**20)):
                 return known
-        content = io.BytesIO()  # gives its bytes away without a second copy
+        content = io.BytesIO()  # returns its bytes without a copy
         content.write(known)
         while count and (part := self._inflate(min(count, 2**20))):
             count -= content.write(part)
@@ -111,7 +111,7 @@ class Inflated:
 
 
 class Window:
-    """The first bytes of a stream, `data`, which grow as a parser goes on, and any other bytes on demand."""
+    """The first bytes of a stream, `data`, which grow while a parser proceeds, and other bytes on demand."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -119,15 +119,16 @@ class Window:
         self._elements_left = MOST_ELEMENTS
 
     def count(self) -> None:
-        """Count an element that is read; raise `DicomDefectError` where they are more than any header has."""
+        """Count an element. Raises `DicomDefectError` beyond `MOST_ELEMENTS`."""
         self._elements_left -= 1
         if self._elements_left < 0:
             raise DicomDefectError("damaged_header", f"more than {MOST_ELEMENTS} elements")
 
     def reach(self, end: int) -> bytes:
-        """Return `data` grown to `end` at least, or to the stream's end.
+        """Return `data`, extended to `end` at least or to the stream's end.
 
-        Raises `DicomDefectError` where a header is larger than any.
+        Raises:
+            DicomDefectError: The header exceeds `HEADER_LIMIT`.
         """
         while len(self.data) < end:
             if end > HEADER_LIMIT:
@@ -145,4 +146,4 @@ class Window:
             return known
         if isinstance(self.stream, Inflated):
             return self.stream.read_at(offset + len(known), count - len(known), known)
-        return self.stream.read_at(offset, count)  # again from the start: cheaper than joining
+        return self.stream.read_at(offset, count)  # from its start: cheaper than joining

@@ -26,7 +26,7 @@ def windows_numpy(
 ) -> npt.NDArray[np.float32]:
     """Return `hu` (..., H, W) seen through each of `windows`: (..., C, H, W) float32 in [0, 1].
 
-    `windows` are (centre, width) in HU; (-1, -1) stands for the slice's own, from `header_window` (..., 2).
+    `windows` are (centre, width) in HU; (-1, -1) is the slice's header window, from `header_window` (..., 2).
     `kind` is `linear` or `sigmoid`. Raises `ValueError` for another kind.
     """
     header = np.asarray(header_window, np.float32)
@@ -60,8 +60,8 @@ def windows_torch(
     """Return `hu` (N, ..., H, W) seen through each of `windows`: (N, ..., C, H, W) float32 in [0, 1], on its device.
 
     `windows` are pairs, or the `window_bounds` of them on the same device, so that nothing has to be sent there.
-    `header_windows` (N, 2) has each sample's own (centre, width), for which (-1, -1) in `windows` stands. `jitter`
-    (N, C, 2) has what is added to each window's centre, in HU, and what its width is multiplied by. Raises
+    `header_windows` (N, 2) is the (centre, width) of each sample, used for (-1, -1) in `windows`. `jitter` (N, C, 2) is
+    added to each window's centre, in HU, and multiplied with its width. Raises
     `ValueError` for a `kind` that is neither `linear` nor `sigmoid`.
     """
     import torch

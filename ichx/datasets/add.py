@@ -142,7 +142,6 @@ def store_version(
 
     Raises:
         StorageError: The folder cannot be written.
-        StoreError: The row cannot be added.
     """
     wanted = project.workspace.datasets_dir / draft.dataset / f"v{number}"
     unfinished = wanted.with_name(f".{wanted.name}.{secrets.token_hex(4)}")

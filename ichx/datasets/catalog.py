@@ -128,12 +128,7 @@ def write_catalog(catalog: pd.DataFrame, path: Path) -> None:
 
 
 def read_catalog(path: Path) -> pd.DataFrame:
-    """Return the catalog in the Parquet file at `path`.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It is damaged, or has the columns of another version of ichx.
-    """
+    """Return the catalog in the Parquet file at `path`. Raises `OSError`; `ValueError` if it is damaged or outdated."""
     catalog = pd.read_parquet(path)
     if missing := set(COLUMNS) - set(catalog.columns):
         raise ValueError(f"missing columns {', '.join(sorted(missing))}; another version of ichx wrote it")

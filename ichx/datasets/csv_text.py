@@ -89,8 +89,10 @@ def merge_rows(
     """Return the values (`count`, C) by code of rows `values` (N, C), and the codes whose finite rows disagree."""
     merged = np.zeros((count, values.shape[1]), values.dtype)
     merged[codes] = values
-    differs = ((merged[codes] != values) & np.isfinite(values) & np.isfinite(merged[codes])).any(axis=1)
-    return merged, np.unique(codes[differs])
+    written = merged[codes]
+    row, column = np.nonzero(written != values)
+    finite = np.isfinite(written[row, column]) & np.isfinite(values[row, column])
+    return merged, np.unique(codes[row[finite]])
 
 
 def line(row: int) -> str:

@@ -49,9 +49,7 @@ class LoadedDataset:
 def load_dataset(project: "Project", name: str, number: int | None = None) -> LoadedDataset:
     """Return version `number` (the newest if None) of dataset `name`.
 
-    Raises:
-        NotFoundError: There is no such dataset or version.
-        IchxError: The version's catalog is missing or damaged.
+    Raises `NotFoundError` for an unknown name or number, and like `load_catalog`.
     """
     return load_version(project.workspace, project.store.version(name, number))
 
@@ -64,9 +62,7 @@ def load_version(workspace: Workspace, version: DatasetVersion) -> LoadedDataset
 def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:
     """Return the catalog of `version`, one row per slice or excluded file.
 
-    Raises:
-        ChangedDataError: The catalog was removed.
-        CorruptFileError: It cannot be read.
+    Raises `ChangedDataError` if the file was removed, `CorruptFileError` if it cannot be read.
     """
     return _read(workspace, version, CATALOG_FILE, read_catalog)
 
@@ -76,9 +72,7 @@ def load_folds(
 ) -> npt.NDArray[np.int16]:
     """Return the fold of each row of the version's slices, (n,); `slices` are those if they are loaded already.
 
-    Raises:
-        ChangedDataError: The file of the folds was removed, or does not have one fold for each slice.
-        CorruptFileError: It cannot be read.
+    Raises `ChangedDataError` if the file was removed or does not have one fold for each slice, and like `load_catalog`.
     """
     slices = load_version(workspace, version).slices if slices is None else slices
     folds = _read(workspace, version, folds_file(fold_set.name), pd.read_parquet)
@@ -101,9 +95,7 @@ def load_folds(
 def load_masks(workspace: Workspace, data: LoadedDataset) -> dict[int, bytes] | None:
     """Return the masks of `data` as PNGs by row, or None if its version has none.
 
-    Raises:
-        ChangedDataError: The file of the masks was removed or changed.
-        CorruptFileError: It cannot be read.
+    Raises `ChangedDataError` if masks were removed, and like `load_catalog`.
     """
     version = data.version
     summary = version.summary.get("masks")

@@ -1,8 +1,7 @@
 """Findings of a decode check, stored next to a version's catalog. The check is in `ichx.cache.decode_check`."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,15 +23,14 @@ class DecodeFindings:
     """Number of decoded slices."""
     when: str
     """End of the check, ISO 8601."""
-    defects: Mapping[str, str]
+    defects: dict[str, str]
     """Defect by slice id."""
 
 
 def read_findings(folder: Path) -> DecodeFindings | None:
     """Return the findings in the version's `folder`; None without a check, or after one with another decoder.
 
-    Raises:
-        CorruptFileError: The file is damaged.
+    Raises `CorruptFileError` for a damaged file.
     """
     path = folder / CHECK_FILE
     try:
@@ -55,7 +53,7 @@ def describe_findings(catalog: pd.DataFrame, findings: DecodeFindings) -> dict[s
     `reasons` lists the defects as `describe_defects` does, with `seen_in` (headers or decoding).
     """
     undecodable = catalog[catalog["defect"].isna() & catalog["slice_id"].isin(list(findings.defects))]
-    undecodable = undecodable.assign(defect=undecodable["slice_id"].map(dict(findings.defects)))
+    undecodable = undecodable.assign(defect=undecodable["slice_id"].map(findings.defects))
     in_headers = int(catalog["defect"].notna().sum())
     return {
         "files": int(catalog["file"].nunique()),
@@ -74,10 +72,4 @@ def describe_findings(catalog: pd.DataFrame, findings: DecodeFindings) -> dict[s
 
 def write_findings(path: Path, findings: DecodeFindings) -> None:
     """Write `findings` to `path` atomically. Raises `StorageError`."""
-    content = {
-        "decoder": DECODER_VERSION,
-        "slices": findings.slices,
-        "when": findings.when,
-        "defects": dict(findings.defects),
-    }
-    write_text(path, json.dumps(content), "the findings")
+    write_text(path, json.dumps({"decoder": DECODER_VERSION, **asdict(findings)}), "the findings")

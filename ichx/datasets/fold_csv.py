@@ -60,9 +60,8 @@ class FoldTable:
 def read_folds(path: Path) -> FoldTable:
     """Return the folds in the CSV at `path`, one row per slice or per patient.
 
-    Raises:
-        InvalidInputError: Columns or ids are missing, rows of an id disagree, or folds are not 0 to k - 1 or 1 to k.
-        IchxError: The file cannot be read, see `read_text_columns`.
+    Raises `InvalidInputError` for missing columns or ids, rows that disagree and folds other than 0 to k - 1 or 1 to k,
+    and like `read_text_columns`.
     """
     table = csv_text.read_text_columns(path, "A CSV of folds", FORMS)
     id_at, of_patients, fold_at = _find_columns(path, table.column_names)

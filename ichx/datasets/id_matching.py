@@ -35,10 +35,8 @@ class IdMatch:
 def match_images(catalog: pd.DataFrame, images: npt.NDArray[np.object_], path: Path) -> IdMatch:
     """Match `images`, the distinct ids of the file at `path`, with the rows of `catalog`.
 
-    Ids are SOPInstanceUIDs; or file names without extension, if all ids match and the names are distinct.
-
-    Raises:
-        InvalidInputError: No slice matches.
+    Ids are SOPInstanceUIDs; or file names without extension, if all ids match and the names are distinct. Raises
+    `InvalidInputError` if no slice matches.
     """
     good = catalog["defect"].isna().to_numpy()
     ids = pd.Index(images)

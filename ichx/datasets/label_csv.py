@@ -51,10 +51,8 @@ class SampleTable:
 def read_labels(path: Path) -> LabelTable:
     """Return the labels in the CSV at `path`; 4.5 million rows take seconds.
 
-    Raises:
-        InvalidInputError: The columns are not those of a label CSV, or ids or values are invalid, values are outside
-            [0, 1], duplicates disagree, or images lack labels.
-        IchxError: The file cannot be read, see `read_text_columns`.
+    Raises `InvalidInputError` for unknown columns, invalid ids or values, duplicates that disagree and images without
+    all labels, and like `read_text_columns`.
     """
     table = csv_text.read_text_columns(path, "A label CSV", FORMS)
     names = [name.strip().lower() for name in table.column_names]
@@ -68,9 +66,8 @@ def read_labels(path: Path) -> LabelTable:
 def read_sample(path: Path) -> SampleTable:
     """Return the ids of the sample submission at `path`, in its order.
 
-    Raises:
-        InvalidInputError: The columns are not those of a submission, ids are invalid or repeated, or images lack rows.
-        IchxError: The file cannot be read, see `read_text_columns`.
+    Raises `InvalidInputError` for unknown columns, invalid or repeated ids and images without all rows, and like
+    `read_text_columns`.
     """
     table = csv_text.read_text_columns(path, "A label CSV", FORMS)
     names = [name.strip().lower() for name in table.column_names]

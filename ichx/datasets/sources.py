@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_headers, read_slice
-from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, Member, ZipIndex, open_member, read_zip_index
+from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, ZipIndex, ZipMember, open_member, read_zip_index
 from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotFoundError, StorageError, did_you_mean
 from ichx.text import EXAMPLES, format_count, format_examples
 
@@ -37,7 +37,7 @@ class FileLocation:
     """Where the bytes of a file are: the file at `path`, or `member` of the zip at `path`."""
 
     path: str
-    member: Member | None = None
+    member: ZipMember | None = None
 
     def __str__(self) -> str:
         """Return the location as messages show it."""
@@ -105,9 +105,8 @@ def list_files(source: Path) -> FileList:
 def read_source_slice(file: SourceFile) -> DecodedSlice:
     """Return the slice in `file`.
 
-    Raises:
-        ChangedDataError: The file was removed or changed after the dataset was added, or cannot be read now.
-        DicomDefectError: The slice has a defect.
+    Raises `ChangedDataError` if the file was removed or changed after the dataset was added or cannot be read now, and
+    `DicomDefectError` if the slice has a defect.
     """
     location = file.location
     try:
@@ -203,10 +202,7 @@ def find_drift(files: FileList, catalog: pd.DataFrame) -> Drift:
 def read_zip_member(path: Path) -> bytes | None:
     """Return the content of `path` if it is a member of a zip, as in `data.zip/labels.csv`; otherwise None.
 
-    Raises:
-        NotFoundError: The zip has no such member.
-        CorruptFileError: The zip or the member is damaged.
-        StorageError: The zip cannot be read.
+    Raises `NotFoundError`, `CorruptFileError` or `StorageError`.
     """
     if path.exists() or not any(parent.is_file() for parent in path.parents):
         return None

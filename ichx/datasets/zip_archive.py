@@ -1,7 +1,7 @@
 """Zip files read in place: the index of a zip and streams over its members. Sources of files are in `sources`.
 
-A challenge's zip has 900,000 members and 180 GB. The index is therefore stored as plain columns, and a `Member` alone
-suffices to open it, so that workers do not read the index. Nothing is unpacked to disk.
+A challenge's zip has 900,000 members and 180 GB. The index is therefore stored as plain columns, and a `ZipMember`
+alone suffices to open it, so that workers do not read the index. Nothing is unpacked to disk.
 """
 
 import io
@@ -49,7 +49,7 @@ MEMBER_BYTES, MEMBER_CRC = 2, 3
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ZipMember:
     """A member of a zip. Its `packed` bytes follow the local header at `offset`; `bytes` and `crc` are those inflated.
 
     `defect` is a key of `MEMBER_DEFECTS`, or empty.
@@ -74,21 +74,18 @@ class ZipIndex:
     defects: dict[int, str]
     """Defect by position in `names`."""
 
-    def member(self, number: int) -> Member:
+    def member(self, number: int) -> ZipMember:
         """Return the member at position `number`."""
         offset, packed, size, crc, method = self.numbers[5 * number : 5 * number + 5]
         defect = self.defects.get(number, "")
-        return Member(self.names[number], offset, packed, size, crc, method == DEFLATED, defect)
+        return ZipMember(self.names[number], offset, packed, size, crc, method == DEFLATED, defect)
 
 
 def read_zip_index(path: Path) -> ZipIndex:
     """Return the files of the zip at `path` in the order of its central directory.
 
-    Raises:
-        InvalidInputError: The file is not a zip.
-        CorruptFileError: The zip is truncated or damaged.
-        UnsupportedError: The zip is split into several files.
-        StorageError: The file cannot be read.
+    Raises `InvalidInputError` for another kind of file, `CorruptFileError` for a truncated or damaged zip,
+    `UnsupportedError` for a part of a split one, and `StorageError` if the file cannot be read.
     """
     try:
         with path.open("rb") as handle:
@@ -101,12 +98,10 @@ def read_zip_index(path: Path) -> ZipIndex:
         raise _damaged(path, "its index is damaged") from error
 
 
-def open_member(path: Path, member: Member) -> "MemberStream":
+def open_member(path: Path, member: ZipMember) -> "MemberStream":
     """Return the content of `member` of the zip at `path` as a seekable stream.
 
-    Raises:
-        DicomDefectError: The member has a defect, or is not where the index says.
-        OSError: The zip cannot be read.
+    Raises `DicomDefectError` for a member with a defect or at another offset, `OSError` if the zip cannot be read.
     """
     if member.defect:
         raise DicomDefectError(member.defect, MEMBER_DEFECTS[member.defect])
@@ -124,7 +119,7 @@ class MemberStream(io.BufferedIOBase):
     Damage is raised as `DicomDefectError` and stored in `fault`, because parsers replace errors by their own.
     """
 
-    def __init__(self, handle: BinaryIO, member: Member) -> None:
+    def __init__(self, handle: BinaryIO, member: ZipMember) -> None:
         """Move `handle`, the open zip, to the content of `member`; the stream closes it."""
         self.fault: DicomDefectError | None = None
         self._handle, self._member = handle, member

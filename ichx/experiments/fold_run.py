@@ -214,6 +214,7 @@ def _predictions(context: FoldContext, fold: int, lease: Lease) -> FoldPredictio
         prepared.recipe,
         workers=loader_workers(context.hardware, context.options.workers),
         masks=prepared.masks,
+        build_augmentation=prepared.plugin.build_augmentation,
         fold=fold,
         training_rows=prepared.training_rows(fold),
         validation_rows=prepared.validation_rows(fold),

@@ -29,6 +29,7 @@ from ichx.inference.trained import Trained, find_trained
 from ichx.labels import LABELS
 from ichx.loading.loader import centre_crop
 from ichx.phantom.study import make_study
+from ichx.plugins.licences import licence_notice, weights_licence
 from ichx.recipe import InputRecipe
 from ichx.recipe_text import to_toml
 from ichx.training.weights import load_exactly, save_weights
@@ -52,7 +53,7 @@ Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedNetwork:
     """An exported file; on `compared` slices probabilities differ from the original's by at most `difference`."""
 
     fold: int
@@ -84,7 +85,7 @@ def export_experiment(
     callbacks: "Callbacks",
     folds: Sequence[int] | None = None,
     out: Path | None = None,
-) -> list[Exported]:
+) -> list[ExportedNetwork]:
     """Write each finished fold of an experiment to a file.
 
     Args:
@@ -113,8 +114,9 @@ def export_experiment(
             f"Export to ONNX needs {', '.join(missing)}.", "Install them: pip install 'ichx[export]'."
         )
     trained = find_trained(project, number, folds)
-    if trained.plugin.notice:
-        callbacks.note(trained.plugin.notice)
+    notice = licence_notice(trained.plugin, trained.recipe)
+    if notice:
+        callbacks.note(notice)
     several = trained.experiment.folds > 1 if out is None else len(trained.weights) > 1
     if out is None:
         out = project.workspace.experiment_files(number).export(SUFFIXES[format])
@@ -153,8 +155,8 @@ def describe_export(trained: Trained, fold: int) -> dict[str, Any]:
             "probabilities": "(N, 6) float32, the logistic function of the logits",
         },
         "preprocessing": preprocessing(image),
-        "weights_licence": trained.plugin.weights_licence,
-        "notice": trained.plugin.notice,
+        "weights_licence": weights_licence(trained.plugin, recipe),
+        "notice": licence_notice(trained.plugin, recipe),
         "recipe": to_toml(recipe),
     }
 
@@ -200,7 +202,7 @@ def sample(image: InputRecipe, count: int = 5) -> Arrays:
     return hu.astype(np.float32), np.resize(windows, (count, 2))
 
 
-def _export(trained: Trained, fold: int, format: str, path: Path) -> Exported:
+def _export(trained: Trained, fold: int, format: str, path: Path) -> ExportedNetwork:
     network = _network(trained, trained.weights[fold])
     description = describe_export(trained, fold)
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in description.items()}
@@ -220,7 +222,7 @@ def _export(trained: Trained, fold: int, format: str, path: Path) -> Exported:
                 f"than {TOLERANCE:g}. Nothing was written.",
                 "Use another --format.",
             )
-    return Exported(fold, path, path.stat().st_size, difference, compared)
+    return ExportedNetwork(fold, path, path.stat().st_size, difference, compared)
 
 
 def _network(trained: Trained, weights: Path) -> HuNetwork:

@@ -17,7 +17,7 @@ from ichx.phantom.shapes import FAR, Optics, Points, cover, ellipsoid, join, lay
 FloatArray = NDArray[np.float32]
 
 CENTRE = (0.0, 5.0, 5.0)
-"""A point amid the cavity, from which directions are taken."""
+"""The point in the cavity from which directions are measured."""
 
 _MAP_STEP = 2.0
 _MAP_X = np.arange(-100, 101, _MAP_STEP, dtype=np.float32)
@@ -145,12 +145,12 @@ class Skull:
         return Skull(*(getattr(self, field.name)[box] for field in fields(self)))
 
     def softened(self, other: "Skull") -> "Skull":
-        """Return the skull with edges as soft as they move to `other`, the next plane; else they are seen twice."""
+        """Return the skull with edges softened by their distance to those of `other`, the next plane."""
         return replace(self, steep=self.steep + np.abs(self.cavity - other.cavity))
 
 
 def measure(head: Head, p: Points, optics: Optics, swelling: FloatArray | float = 0.0) -> Skull:
-    """Return the skull's distance fields on a plane; `swelling` thickens the scalp by so many mm."""
+    """Return the skull's distance fields on a plane; `swelling` thickens the scalp, in mm."""
     lumps = head.lumps.on_plane(p.x, p.y, p.z, optics.spacing)
     wide = 1 + np.float32(head.egg) * np.tanh((p.y - 12) * np.float32(1 / 45))
     shaped = Points(p.x / wide, p.y, np.where(p.z > 15, p.z, 15 + (p.z - 15) * np.float32(0.58)))

@@ -1,4 +1,4 @@
-"""What a scanner adds to a head: beam hardening, cupping, streaks, motion, rings and the head rest.
+"""Artefacts of a scanner: beam hardening, cupping, streaks, motion, rings and the head rest.
 
 Random grain is in `phantom_scanner`.
 """
@@ -28,7 +28,7 @@ class Artefacts:
     rest: tuple[float, float, float]
 
     def shade(self, hu: FloatArray, p: Points, skull: Skull) -> None:
-        """Add what bone does to the brain, in place: dark bands between the petrous bones, brightening at the skull."""
+        """Add beam hardening, in place: dark bands between the petrous bones, brightening at the skull."""
         if reaches(p, -62, -8):
             band = np.exp(-(((p.z + 34) / 10) ** 2))
             dark = np.exp(-(((p.y - 9) / 5) ** 2)) + 0.6 * np.exp(-(((p.y - 22 + 0.3 * p.x) / 3) ** 2))
@@ -40,7 +40,7 @@ class Artefacts:
         hu += np.float32(self.cupping) * np.exp(np.minimum(skull.cavity, 0) * np.float32(1 / 4.5))
 
     def blur_motion(self, image: FloatArray, spacing: float, height: float) -> FloatArray:
-        """Return the slice as a patient who moved would give it."""
+        """Return the slice of a patient who moved."""
         for middle, shift, turn in self.motion:
             if abs(height - middle) < 6:
                 rows, columns = image.shape

@@ -1,4 +1,4 @@
-"""The phantom's hemorrhages: where each of the five subtypes lies, what room it takes and how dense it is.
+"""Hemorrhages of the phantom: position, displacement and density of each of the five subtypes.
 
 Which subtypes a patient has is drawn in `phantom_prevalence`. Lengths in mm, densities in HU, head coordinates.
 """
@@ -18,7 +18,7 @@ from ichx.phantom.shapes import Optics, Points, Vector, cover, ellipsoid, layer,
 FloatArray = NDArray[np.float32]
 
 _CRESCENT = 1.7
-"""How much longer than high a subdural collection is."""
+"""Ratio of length to height of a subdural collection."""
 
 _INDEX = {name: index for index, name in enumerate(SUBTYPES)}
 
@@ -80,7 +80,7 @@ class Hematoma:
 
 @dataclass(frozen=True)
 class Extra:
-    """The room in mm that collections take on a plane, by collection, and the most of them."""
+    """Thickness in mm of the collections on a plane, by collection, and their maximum."""
 
     room: FloatArray
     by_collection: list[FloatArray]
@@ -187,7 +187,7 @@ def _collection_depth(collection: Collection, p: Points) -> FloatArray:
 
 
 def _within_sutures(collection: Collection, p: Points) -> FloatArray:
-    """Return 1 on the bone under which a lens began, falling to 0 at its sutures, where the dura is held."""
+    """Return 1 on the bone of the lens, falling to 0 at its sutures, where the dura is attached."""
     middle = tuple(c + 75 * u for c, u in zip(CENTRE, collection.direction, strict=True))
 
     def held(value: FloatArray, at_middle: float) -> FloatArray:

@@ -16,7 +16,7 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Spaces:
-    """Soft shares of one plane's pixels, 0 to 1, that fluid or blood can fill, and where the brain is."""
+    """Soft shares of one plane's pixels, 0 to 1, that fluid or blood can fill, and the brain's share."""
 
     cavity: FloatArray
     subarachnoid: FloatArray

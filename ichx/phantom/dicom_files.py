@@ -24,7 +24,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from ichx.errors import IchxError, raise_problems
+from ichx.errors import ConflictError, StorageError, raise_problems
 from ichx.labels import LABELS
 from ichx.phantom.prevalence import CHALLENGE_PREVALENCE, combination_chances
 from ichx.phantom.scanners import Scanner
@@ -44,7 +44,7 @@ PADDING = -2000
 
 @dataclass(frozen=True)
 class PhantomFiles:
-    """What `write_phantom` wrote.
+    """Files written by `write_phantom`.
 
     Without test patients the test set's paths are None, and without a positive training slice `train_masks` is.
     """
@@ -80,8 +80,13 @@ def write_phantom(
 
     `size` is the edge in pixels, `prevalence` the per-slice shares by label name (the challenge's when None);
     `progress` is called with the studies done and their number. The bytes depend on the seed and these arguments alone,
-    not on `processes` (one per core when None). Raises `IchxError` for bad arguments, a folder in use and a full disk;
-    then nothing is left behind.
+    not on `processes` (one per core when None). After an error nothing is left
+    behind.
+
+    Raises:
+        InvalidInputError: An argument is invalid.
+        ConflictError: The folder exists and is not empty.
+        StorageError: The folder cannot be written.
     """
     _check_arguments(patients, test_patients, seed, size, processes)
     wanted = dict(CHALLENGE_PREVALENCE if prevalence is None else prevalence)
@@ -153,12 +158,12 @@ def _check_arguments(patients: int, test_patients: int, seed: int, size: int, pr
 
 @contextmanager
 def _draft(folder: Path) -> Iterator[Path]:
-    """Give a hidden sibling of `folder` that becomes `folder` at the end, or vanishes when anything goes wrong.
+    """Yield a hidden sibling of `folder` that is renamed to `folder` at the end, or removed after an error.
 
     What a killed process has left of earlier drafts is removed.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise IchxError(f"{folder} exists and is not an empty folder", "give a new folder for the phantom")
+        raise ConflictError(f"{folder} exists and is not an empty folder.", "Use a new folder for the phantom.")
     for left in folder.parent.glob(f".{escape(folder.name)}.*-*"):
         if not _is_alive(left.name.rpartition(".")[2].partition("-")[0]):
             shutil.rmtree(left, ignore_errors=True)
@@ -168,16 +173,16 @@ def _draft(folder: Path) -> Iterator[Path]:
         yield draft
         draft.replace(folder)
     except OSError as error:
-        raise IchxError(
-            f"cannot write the phantom to {folder}: {error.strerror or error}",
-            "make room there or give a folder that can be written to",
+        raise StorageError(
+            f"Cannot write the phantom to {folder}: {error.strerror or error}.",
+            "Free some space, or use a writable folder.",
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def _is_alive(pid: str) -> bool:
-    """Whether a process of this machine has that number; what is no number counts as alive."""
+    """Return whether a process with this id is running; other texts count as running."""
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -203,18 +208,18 @@ def _write_study(job: _Job) -> tuple[int, list[tuple[str, tuple[int, ...]]]]:
 
 
 def _identifier(digits: int, *parts: object) -> str:
-    """Return `ID_` and hex digits that follow from `parts` and look like nothing."""
+    """Return `ID_` and hex digits derived from `parts`."""
     return "ID_" + hashlib.sha256(repr(parts).encode()).hexdigest()[:digits]
 
 
 def _valid_uid(*parts: object) -> str:
-    """Return a valid UID (PS3.5 B.2) that follows from `parts`."""
+    """Return a valid UID (PS3.5 B.2) derived from `parts`."""
     return f"2.25.{int(hashlib.sha256(repr(parts).encode()).hexdigest()[:31], 16)}"
 
 
 @dataclass(frozen=True)
 class _StudyHeader:
-    """What all slices of a study share: identifiers, window, numeric form, and where the first slice lies."""
+    """Values that all slices of a study share: identifiers, window, numeric form, position of the first slice."""
 
     patient: str
     study: str

@@ -1,4 +1,4 @@
-"""CT files in every encoding that can be written here, whole and damaged, for tests and benchmarks of readers.
+"""CT files in every encoding that can be written here, valid and damaged, for tests and benchmarks of readers.
 
 All of it follows from seeds. Not for phantom studies as such (`ichx.phantom.dicom_files`).
 """
@@ -58,7 +58,7 @@ def _codecs() -> dict[str, Callable[[Array], bytes]]:
 
 
 def encoders() -> dict[str, Callable[[Array], bytes]]:
-    """Return, by transfer syntax, what turns stored values (rows, columns) 16 bits into a codestream."""
+    """Return encoders of 16-bit stored values (rows, columns) by transfer syntax."""
     from pydicom.pixels.encoders.base import get_encoder
 
     def rle(stored: Array) -> bytes:
@@ -77,7 +77,7 @@ def encoders() -> dict[str, Callable[[Array], bytes]]:
     return {str(RLELossless): rle, **_codecs()}
 
 
-def whole_files(folder: Path, *, size: int = 64) -> dict[str, bytes]:
+def valid_files(folder: Path, *, size: int = 64) -> dict[str, bytes]:
     """Return phantom slices of `size` pixels as DICOM files by name: in each encoding, and with several frames.
 
     `folder` is for the phantom, which is written first.
@@ -131,17 +131,17 @@ def enhanced(path: Path, frames: list[Array]) -> Dataset:
     return dataset
 
 
-def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
-    """Return `whole` with one to four damages of the kinds that disks, networks and writers make."""
-    content = bytearray(whole)
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
+    """Return `content` with one to four damages of the kinds that disks, networks and writers cause."""
+    changed = bytearray(content)
     for _ in range(int(rng.integers(1, 5))):
         damage = _DAMAGES[int(rng.integers(len(_DAMAGES)))]
-        damage(content, rng)
-    return bytes(content)
+        damage(changed, rng)
+    return bytes(changed)
 
 
 def element(tag: int, kind: str, value: bytes, length: int | None = None) -> bytes:
-    """Return an explicit little endian element; `length` is written instead of the value's where it is given."""
+    """Return an explicit little endian element; `length` is written instead of the value's length if it is not None."""
     length = len(value) if length is None else length
     head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, kind.encode())
     if kind in ("SQ", "UN", "OB", "OW", "UT"):
@@ -150,7 +150,7 @@ def element(tag: int, kind: str, value: bytes, length: int | None = None) -> byt
 
 
 def preamble(syntax: str) -> bytes:
-    """Return what stands before the dataset in a file of the transfer syntax."""
+    """Return the preamble and meta group of a file with the transfer syntax."""
     body = element(0x00020010, "UI", syntax.encode() + b"\0" * (len(syntax) % 2))
     return bytes(128) + b"DICM" + element(0x00020000, "UL", struct.pack("<L", len(body))) + body
 
@@ -162,7 +162,7 @@ def deflated(parts: Iterable[bytes]) -> bytes:
 
 
 def lying_files() -> Iterator[tuple[str, bytes]]:
-    """Yield files by name that ask for more memory and time than any slice may have."""
+    """Yield files by name that request more memory and time than a slice may use."""
     import imagecodecs
 
     plain, deflating = preamble(EXPLICIT_LITTLE), preamble(DEFLATED)
@@ -257,7 +257,7 @@ def _repeat(content: bytearray, rng: np.random.Generator) -> None:
 
 
 def _change_length(content: bytearray, rng: np.random.Generator) -> None:
-    """Write another number where two or four bytes, as of a length or a size, stand in the header."""
+    """Write another number in two or four bytes of the header, e.g. of a length or a size."""
     place = int(rng.integers(132, max(133, min(len(content), 2500))))
     if rng.random() < 0.5:
         content[place : place + 2] = struct.pack("<H", int(rng.choice([0, 1, 7, 0x7FFF, 0x8000, 0xFFFF])))
@@ -266,7 +266,7 @@ def _change_length(content: bytearray, rng: np.random.Generator) -> None:
 
 
 def _change_element(content: bytearray, rng: np.random.Generator) -> None:
-    """Write another value into rows, columns, bits or frames, wherever one of them stands in the header."""
+    """Write another value into rows, columns, bits or frames, at one of their positions in the header."""
     tag = (b"\x28\0\x10\0", b"\x28\0\x11\0", b"\x28\0\0\x01", b"\x28\0\x01\x01", b"\x28\0\x03\x01", b"\x28\0\x08\0")
     place = content.find(tag[int(rng.integers(len(tag)))])
     if place > 0:
@@ -278,7 +278,7 @@ _DAMAGES: Final = (*(_flip, _flip_header, _cut, _drop, _extend, _zero, _repeat, 
 
 
 def _moved(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
-    """Return a dataset with the elements `names`, which `dataset` has no more."""
+    """Move the elements `names` from `dataset` to a new dataset and return that."""
     macro = Dataset()
     for name in names:
         setattr(macro, name, dataset[name].value)

@@ -1,4 +1,4 @@
-"""What looks like a hemorrhage and is none, or changes the brain otherwise: calcifications, old infarcts, meningiomas.
+"""Mimics of hemorrhages and other changes of the brain: calcifications, old infarcts, meningiomas.
 
 Healthy and bleeding heads get them alike. Artefacts of the scanner are in `phantom_artefacts`.
 """
@@ -78,7 +78,7 @@ def _roughness(texture: FloatArray | None, size: float) -> FloatArray | float:
 
 
 def draw_mimics(rng: np.random.Generator, head: Head) -> Mimics:
-    """Return the mimics of a study; age, told by the atrophy, brings most of them."""
+    """Return the mimics of a study; most come with age, which the atrophy indicates."""
     age = head.atrophy
     spots: list[Spot] = []
 

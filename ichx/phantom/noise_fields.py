@@ -1,4 +1,4 @@
-"""Smooth random fields in space, from which the phantom takes its irregularities.
+"""Smooth random fields in space, the source of the phantom's irregularities.
 
 Two periodic volumes are made once per process from a fixed seed; a study shifts and mirrors them by its own draw, so
 that a field costs an interpolation and no Fourier transform. Scanner noise is not here: see `phantom_scanner`.

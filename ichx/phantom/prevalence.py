@@ -1,4 +1,4 @@
-"""Which hemorrhages the phantom's patients have, so that the shares of positive slices come out as asked.
+"""Prevalence of hemorrhages: which subtypes patients have, so that the requested shares of slices are positive.
 
 A study has one of the 32 combinations of the five subtypes. Their probabilities are the ones nearest to how hemorrhages
 come together in reality (least relative entropy) that give the wanted per-slice shares. Nothing here draws a picture.
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import fmin_l_bfgs_b
 
-from ichx.errors import IchxError, did_you_mean, raise_problems
+from ichx.errors import InvalidInputError, did_you_mean, raise_problems
 from ichx.labels import LABELS, SUBTYPES
 
 CHALLENGE_PREVALENCE: Mapping[str, float] = MappingProxyType(
@@ -51,7 +51,7 @@ _LETTERS = "EPVAS"
 def draw_subtypes(rng: np.random.Generator, prevalence: Mapping[str, float] | None) -> tuple[str, ...]:
     """Return the subtypes of one study, for per-slice shares by label name (the challenge's when None).
 
-    Raises `IchxError` for unknown names, shares outside 0..1, and shares that no phantom can have together.
+    Raises `InvalidInputError` for unknown names, shares outside 0..1, and shares that are impossible together.
     """
     chances = combination_chances(tuple(sorted((CHALLENGE_PREVALENCE if prevalence is None else prevalence).items())))
     present = COMBINATIONS[int(rng.choice(len(COMBINATIONS), p=chances))]
@@ -62,22 +62,23 @@ def draw_subtypes(rng: np.random.Generator, prevalence: Mapping[str, float] | No
 def combination_chances(prevalence: tuple[tuple[str, float], ...]) -> NDArray[np.float64]:
     """Return `(32,)` probabilities of `COMBINATIONS` that give the per-slice shares `(label, share), ...`.
 
-    Labels that are not named follow along, as they come together in reality. Raises `IchxError` as `draw_subtypes`.
+    Other labels follow from how labels occur together in reality. Raises `InvalidInputError` like `draw_subtypes`.
     """
     unknown = [name for name, _ in prevalence if name not in LABELS]
     problems = [f"Unknown label {name!r}. {did_you_mean(name, LABELS)}".strip() for name in unknown]
-    problems += [f"the share of {name} is {share!r}, not in 0..1" for name, share in prevalence if not 0 <= share <= 1]
-    raise_problems(problems, f"give per-slice shares in 0..1 for labels among: {', '.join(LABELS)}")
+    problems += [f"Invalid share of {name}: {share!r}." for name, share in prevalence if not 0 <= share <= 1]
+    raise_problems(problems, f"Use per-slice shares between 0 and 1 for labels among {', '.join(LABELS)}.")
     base = _tilted(_base_chances(), tuple(CHALLENGE_PREVALENCE.items()))
     if base is None:
-        raise AssertionError("the challenge's own prevalences are out of the phantom's reach")
+        raise AssertionError("the phantom cannot have the challenge's prevalences")
     chances: NDArray[np.float64] | None = _tilted(base, prevalence)
     if chances is None:
-        asked = ", ".join(f"{name} {share:.3g}" for name, share in prevalence)
+        requested = ", ".join(f"{name} {share:.3g}" for name, share in prevalence)
         most = ", ".join(f"{name} {share:.2f}" for name, share in EXPECTED_SHARES.items())
-        raise IchxError(
-            f"no phantom has these shares of positive slices together: {asked}",
-            f"keep each below what a study with that hemorrhage has ({most}), 'any' between the largest and the sum",
+        raise InvalidInputError(
+            f"These shares of positive slices are impossible together: {requested}.",
+            f"Keep each below the share in a study with that hemorrhage ({most}), and 'any' between the largest and "
+            "the sum.",
         )
     return chances
 
@@ -98,7 +99,7 @@ def _base_chances() -> NDArray[np.float64]:
 
 
 def _tilted(base: NDArray[np.float64], wanted: tuple[tuple[str, float], ...]) -> NDArray[np.float64] | None:
-    """Return the distribution nearest to `base` with the wanted shares, or None where there is none."""
+    """Return the distribution nearest to `base` with the requested shares, or None."""
     shares = slice_shares()
     barred = np.zeros(len(base), bool)
     for name, share in wanted:
@@ -117,7 +118,7 @@ def _tilted(base: NDArray[np.float64], wanted: tuple[tuple[str, float], ...]) ->
         return float(top + np.log(weights.sum()) - tilt @ target), features.T @ chances - target
 
     if columns:
-        bounds = [(-300.0, 300.0)] * len(columns)  # beyond these a combination is as good as barred
+        bounds = [(-300.0, 300.0)] * len(columns)  # beyond these a combination is practically excluded
         solved = fmin_l_bfgs_b(dual, np.zeros(len(columns)), bounds=bounds, factr=10, pgtol=1e-9)
         exponent = features @ np.asarray(solved[0])
         start = start * np.exp(exponent - exponent.max())

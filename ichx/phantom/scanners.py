@@ -1,4 +1,4 @@
-"""The scanners that the phantom lies in: how they cut, blur, make noise and write headers.
+"""Scanners of the phantom: slice geometry, blur, noise and header style.
 
 The header itself is written by `phantom_dicom`.
 """

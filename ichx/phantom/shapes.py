@@ -15,16 +15,16 @@ FloatArray = NDArray[np.float32]
 Vector = tuple[float, float, float]
 
 FAR = np.float32(1e3)
-"""Distance of what is too far away to matter."""
+"""Distance of points that are too far away to matter."""
 
 _MARGIN = 12.0
-_SMALL = 20_000  # pixels below which looking for the box costs more than it saves
+_SMALL = 20_000  # pixels below which searching the box costs more than it saves
 _STRIDE = 8
 
 
 @dataclass(frozen=True)
 class Optics:
-    """How fine a plane is drawn: mm per pixel, mm that an edge takes, and mm of height that the plane stands for."""
+    """Resolution of a plane: mm per pixel, mm of an edge, and mm of height that the plane represents."""
 
     spacing: float
     softness: float
@@ -54,7 +54,7 @@ class Points:
 
 
 def ellipsoid(p: Points, centre: Vector, axes: Vector) -> FloatArray:
-    """Return the distance to an ellipsoid with half axes `axes`; `FAR` where it is well away."""
+    """Return the distance to an ellipsoid with half axes `axes`; `FAR` if it is far away."""
     low, high = (_corner(centre, axes, sign * _MARGIN, sign) for sign in (-1, 1))
     box = _near(p, low, high)
     if box is None:
@@ -100,7 +100,7 @@ def _corner(centre: Vector, axes: Vector, margin: float, sign: int) -> Vector:
 
 
 def _near(p: Points, low: Vector, high: Vector) -> tuple[slice, slice] | None:
-    """Return the rows and columns of a plane that meet a box in space, generously, or None where none do."""
+    """Return the rows and columns of a plane that meet a box in space, generously, or None."""
     if not reaches(p, low[2], high[2]):
         return None
     if p.x.size < _SMALL:
@@ -116,7 +116,7 @@ def _near(p: Points, low: Vector, high: Vector) -> tuple[slice, slice] | None:
 
 
 def reaches(p: Points, low: float, high: float) -> bool:
-    """Return whether any point lies between two heights; what does not need not be evaluated."""
+    """Return whether any point is between two heights; otherwise there is nothing to evaluate."""
     lowest, highest = p.heights
     return lowest <= high and highest >= low
 

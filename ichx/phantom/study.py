@@ -51,7 +51,7 @@ class PhantomStudy:
 
 
 def study_rng(seed: int, patient: int, subject: str) -> np.random.Generator:
-    """Return the generator for one `subject` of a study, so that no subject's draws move another's."""
+    """Return the generator for one `subject` of a study, so that the draws of subjects are independent."""
     digest = hashlib.sha256(f"{seed}/{patient}/{subject}".encode()).digest()
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
 
@@ -66,7 +66,7 @@ def make_study(
 ) -> PhantomStudy:
     """Return the study of `patient`, `size` pixels wide; `prevalence` as in `write_phantom`.
 
-    Raises `IchxError` where `prevalence` names no label or cannot be had.
+    Raises `InvalidInputError` if `prevalence` has an unknown label or is impossible.
     """
     scanner = study_scanner(seed, patient, size)
     patient_parts = _draw_patient(seed, patient, prevalence)
@@ -108,7 +108,7 @@ def _draw_patient(seed: int, patient: int, prevalence: Mapping[str, float] | Non
 
 
 def _heights(rng: np.random.Generator, head: Head, scanner: Scanner) -> list[float]:
-    """Return the heights of the slices' middles in mm, from the skull base to the vertex, 20 to 40 of them."""
+    """Return the heights of the slice centres in mm, from the skull base to the vertex, 20 to 40 of them."""
     bottom = rng.uniform(-84, -58) * head.scale[2]
     top = rng.uniform(84, 104) * head.scale[2]
     count = int(np.clip(round((top - bottom) / scanner.thickness), 20, 40))
@@ -172,7 +172,7 @@ def _slice(patient: _Patient, scanner: Scanner, size: int, height: float) -> tup
 def _paint_content(
     patient: _Patient, image: FloatArray, p: Points, skull: Skull, optics: Optics
 ) -> list[tuple[int, FloatArray]]:
-    """Paint what the cavity holds, in place; return subtype index and share of the pixels of every bleed."""
+    """Paint the content of the cavity, in place; return subtype index and share of the pixels of every bleed."""
     bleeds = patient.bleeds
     extra = bleeds.extra_axial(p, skull)
     moved = bleeds.displaced(p)
@@ -206,6 +206,6 @@ def _read_shares(
         area = float(share[share > _TRACE].sum()) * spacing**2
         labels[index] = area >= VISIBLE_MM2 and bool((mask == index + 1).any())
         if not labels[index]:
-            mask[mask == index + 1] = 0  # what is too little for the label is none for the mask
+            mask[mask == index + 1] = 0  # too little for the label: not in the mask either
     labels[-1] = labels[:-1].max()
     return mask, labels

@@ -3,15 +3,20 @@
 A plugin is data. Its `build` function is the only part that touches torch, and only when it is called.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ichx.errors import IchxError
+from ichx.errors import InvalidInputError
 from ichx.recipe import InputRecipe, ModelRecipe, Recipe, StageRecipe
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor, nn
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a plugin may import it, and it would go online then
 
 REFERENCE_STAGES = (
     StageRecipe(name="balanced", sampling="fixed", epochs=4, lr=1e-3),
@@ -29,7 +34,7 @@ def build_timm(recipe: Recipe, pretrained: bool) -> "nn.Module":
 
 
 class Segmented(NamedTuple):
-    """What a network with masks returns when it is asked for them: `logits` (N, 6) and `masks` (N, 5, H, W).
+    """Output of a network with masks on request: `logits` (N, 6) and `masks` (N, 5, H, W).
 
     `masks` are logits of each pixel, in the order of `ichx.labels.SUBTYPES`, at the size of the image.
     """
@@ -38,27 +43,50 @@ class Segmented(NamedTuple):
     masks: "Tensor"
 
 
+class SliceAugmentation(Protocol):
+    """Augments a slice in training."""
+
+    def __call__(
+        self, hu: "npt.NDArray[np.float32]", mask: "npt.NDArray[np.uint8] | None", rng: "np.random.Generator", /
+    ) -> "tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8] | None]":
+        """Return the augmented slice and mask, of the same shapes.
+
+        Args:
+            hu: (H, W) HU, which may be changed in place. Pixels from outside should become air, -1024.
+            mask: (H, W), 0 or 1 + index in `ichx.labels.SUBTYPES`; None if the slice has no drawn mask.
+            rng: Source of all random draws. It is the same for all slices of a stack, and for any number of workers.
+        """
+        ...
+
+
+AugmentationBuilder = Callable[[Recipe], object]
+"""A module-level function that returns a `SliceAugmentation` or an albumentations transform for a recipe."""
+
+
 @dataclass(frozen=True)
 class Plugin:
-    """A declared model.
-
-    `recipe` is its default and the only source of it. `build(recipe, pretrained)` returns a `torch.nn.Module` that maps
-    `(N, C, H, W)` windowed images to `(N, 6)` logits in the order of `ichx.labels.LABELS`; it raises `IchxError` when
-    pretrained weights cannot be had. C is `recipe.input.channels`: the three windows, or with `input.neighbours` the
-    windows of each slice, slice by slice. Values are in [0, 1] unless `input.normalize` says otherwise. Where the
-    module has `get_classifier()`, as timm's have, what goes into the layer that this returns are its pooled features,
-    `(N, D)`, for `--save features`. With `masks` that module also segments: called as `module(images, masks=True)` it
-    returns `Segmented`; else, as any other, the logits alone. `weights_licence` is the licence of the pretrained
-    weights, and `notice` what a user must be told about them wherever the plugin is chosen.
-    """
+    """A declared model: data, except for `build` and `build_augmentation`."""
 
     name: str
     summary: str
     recipe: Recipe
+    """The default recipe, and its only source."""
     weights_licence: str = ""
+    """Licence of the pretrained weights of the default backbone."""
     notice: str = ""
+    """What a user must know about these weights; shown wherever the plugin is chosen."""
     masks: bool = False
+    """Whether the network also segments: called as `module(images, masks=True)` it returns `Segmented`."""
     build: Callable[[Recipe, bool], "nn.Module"] = build_timm
+    """`build(recipe, pretrained)` returns a network that maps `(N, C, H, W)` windowed images to `(N, 6)` logits in the
+    order of `ichx.labels.LABELS`.
+
+    C is `recipe.input.channels`: the three windows or, with `input.neighbours`, the windows of each slice, slice by
+    slice. Values are in [0, 1] unless `input.normalize` changes that. If the network has `get_classifier()`, as timm's
+    have, the input of the layer that it returns are the pooled features `(N, D)` of `--save features`. `build` raises
+    an `IchxError` if pretrained weights are not available."""
+    build_augmentation: AugmentationBuilder | None = None
+    """The plugin's own augmentation, applied in training after the transforms of `recipe.augmentation`."""
 
     def __post_init__(self) -> None:
         """Refuse a plugin whose recipe belongs to another one."""
@@ -68,15 +96,17 @@ class Plugin:
     def recipe_for(self, *, size: int | None = None, crop: int | None = None, kind: str | None = None) -> Recipe:
         """Return the default recipe at another `size` or `crop` (pixels) or window `kind`.
 
-        The plugin's own crop holds only at its own size: another size is trained whole unless `crop` says otherwise.
+        The plugin's crop holds at its size only: images of another size are not cropped unless `crop` is set.
         """
-        given = self.recipe.input
-        size = given.size if size is None else size
+        image = self.recipe.input
+        size = image.size if size is None else size
         if crop is None:
-            crop = given.crop if size == given.size else 0
+            crop = image.crop if size == image.size else 0
         if crop > size:
-            raise IchxError(f"a crop of {crop} px does not fit into {size} px", "give a --crop of at most --size")
-        image = replace(given, size=size, crop=crop, window_kind=kind or given.window_kind)
+            raise InvalidInputError(
+                f"A crop of {crop} px does not fit into {size} px.", "Use a --crop of at most --size."
+            )
+        image = replace(image, size=size, crop=crop, window_kind=kind or image.window_kind)
         return replace(self.recipe, input=image)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ichx.errors import IchxError, NotFoundError
+from ichx.errors import NotFoundError, UnsupportedError
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SIZES = {
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions beside the identity (He et al. 2016, arXiv 1512.03385)."""
+    """Two 3 x 3 convolutions with a skip connection (He et al. 2016, arXiv 1512.03385)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -63,16 +63,19 @@ class FineResNet(nn.Module):
 def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
     """Return the network that `recipe.model.backbone` names in `SIZES`.
 
-    Raises `IchxError` for another name, for stochastic depth, and for pretrained weights: it has none of them.
+
+    Raises:
+        NotFoundError: The name is unknown.
+        UnsupportedError: Stochastic depth or pretrained weights are requested.
     """
     if recipe.model.backbone not in SIZES:
         raise NotFoundError.named("network", recipe.model.backbone, SIZES, f"{recipe.plugin} knows: {', '.join(SIZES)}")
     if recipe.model.drop_path > 0:
-        raise IchxError(f"{recipe.model.backbone} has no stochastic depth", "leave model.drop_path at 0")
+        raise UnsupportedError(f"{recipe.model.backbone} has no stochastic depth.", "Leave model.drop_path at 0.")
     if pretrained:
-        raise IchxError(f"{recipe.model.backbone} has no pretrained weights", "train it with --no-pretrained")
+        raise UnsupportedError(f"{recipe.model.backbone} has no pretrained weights.", "Train it with --no-pretrained.")
     return FineResNet(SIZES[recipe.model.backbone], recipe.model.dropout, recipe.input.channels)
 
 
-def _convolution(given: int, made: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(given, made, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(made))
+def _convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs))

@@ -1,6 +1,6 @@
 """The reference solution's six experiments, in its numbering, and the TOML files that are written from them.
 
-`python -m ichx.plugins.reference experiments` writes the files anew.
+`python -m ichx.plugins.reference experiments` rewrites the files.
 """
 
 import sys
@@ -22,7 +22,7 @@ class ReferenceModel:
     """Stages in place of the plugin's own."""
 
     def recipe(self, registry: Registry) -> Recipe:
-        """Return the whole recipe."""
+        """Return the complete recipe."""
         recipe = registry.get(self.plugin).recipe
         return recipe if self.stages is None else replace(recipe, stage=self.stages)
 

@@ -1,4 +1,4 @@
-"""Builds a timm backbone with a six-label head, and tells why timm could not. No other file of the zoo imports timm."""
+"""Builds a timm backbone with a six-label head, and explains timm's errors."""
 
 import logging
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import timm
 from torch import nn
 
-from ichx.errors import IchxError
+from ichx.errors import NotFoundError, ProcessError, UnsupportedError
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
     """Return the classifier of `recipe`, `(N, C, H, W)` to `(N, 6)` logits, with random or pretrained weights.
 
     C are the recipe's channels: timm repeats and rescales a first convolution that was trained on three.
-    Raises `IchxError` for a backbone that timm does not know and for weights that cannot be downloaded.
+
+    Raises:
+        NotFoundError: timm does not know the backbone.
+        ProcessError: The weights cannot be downloaded.
     """
     name = recipe.model.backbone
     with timm_errors(name, pretrained):
@@ -39,20 +42,23 @@ def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
 
 @contextmanager
 def timm_errors(name: str, pretrained: bool) -> Iterator[None]:
-    """Raise what timm raises while it makes the backbone `name` as an `IchxError`, where a user can mend it."""
-    # The hub's client logs every retry; the one line that matters is raised below.
+    """Turn errors of timm while it builds the backbone `name` into errors that a user can fix."""
+    # The hub's client logs every retry; one line is raised below.
     hub, level = logging.getLogger("huggingface_hub"), logging.getLogger("huggingface_hub").level
     hub.setLevel(logging.CRITICAL)
     try:
         yield
     except TypeError as error:
         if "drop_path_rate" in str(error):
-            raise IchxError(f"timm's {name!r} has no stochastic depth", "leave model.drop_path at 0") from error
+            raise UnsupportedError(
+                f"{name!r} of timm has no stochastic depth.", "Leave model.drop_path at 0."
+            ) from error
         raise
     except RuntimeError as error:
         if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
-            raise IchxError(
-                f"timm {timm.__version__} has no backbone {name!r}", "see `timm.list_models(pretrained=True)` for names"
+            raise NotFoundError(
+                f"timm {timm.__version__} has no backbone {name!r}.",
+                "See `timm.list_models(pretrained=True)` for names.",
             ) from error
         if pretrained:
             raise _no_weights(name, error) from error
@@ -61,7 +67,7 @@ def timm_errors(name: str, pretrained: bool) -> Iterator[None]:
         # huggingface_hub's and urllib's network errors are OSErrors.
         raise _no_weights(name, error) from error
     except Exception as error:
-        # httpx, huggingface_hub's transport, has errors of its own, which are no OSErrors.
+        # httpx, huggingface_hub's transport, raises errors that are not OSErrors.
         if pretrained and type(error).__module__.partition(".")[0] in {"httpx", "httpx2", "httpcore", "requests"}:
             raise _no_weights(name, error) from error
         raise
@@ -70,14 +76,14 @@ def timm_errors(name: str, pretrained: bool) -> Iterator[None]:
 
 
 def _needs_size(name: str) -> bool:
-    """Tell whether the backbone fixes its image size when it is made, as vision transformers do."""
+    """Return whether the backbone fixes its image size when it is built, as vision transformers do."""
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return bool(config and config.fixed_input_size)
 
 
-def _no_weights(name: str, error: Exception) -> IchxError:
+def _no_weights(name: str, error: Exception) -> ProcessError:
     reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".") or type(error).__name__
-    return IchxError(
-        f"the pretrained weights of {name} cannot be downloaded: {reason}",
-        "give them with --weights FILE (safetensors or .pth), or train from random weights with --no-pretrained",
+    return ProcessError(
+        f"The pretrained weights of {name} cannot be downloaded: {reason}.",
+        "Use --weights FILE (safetensors or .pth), or train from random weights with --no-pretrained.",
     )

@@ -1,4 +1,4 @@
-"""U-Nets: classifiers that also say where it bleeds, and learn it where a dataset has masks."""
+"""U-Nets: classifiers that also segment bleeds, if the dataset has masks to learn from."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING

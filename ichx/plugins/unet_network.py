@@ -10,7 +10,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from ichx.errors import IchxError
+from ichx.errors import UnsupportedError
 from ichx.labels import LABELS, SUBTYPES
 from ichx.plugins.contract import Segmented
 from ichx.plugins.timm_classifier import timm_errors
@@ -27,12 +27,12 @@ RARE = 0.01
 
 
 class UNet(nn.Module):
-    """`(N, C, H, W)` to `(N, 6)` logits, or on demand to `Segmented`. Any H and W: what is missing to 32 is padded."""
+    """Maps `(N, C, H, W)` to `(N, 6)` logits, or on request to `Segmented`. H and W are padded to multiples of 32."""
 
     def __init__(self, backbone: str, pretrained: bool, channels: tuple[int, ...], dropout: float, inputs: int) -> None:
         """Take the backbone of a timm name; `channels` are the decoder's, from the coarsest map to the finest."""
         super().__init__()
-        whole = smp.Unet(
+        unet = smp.Unet(
             f"tu-{backbone}",
             encoder_weights=True if pretrained else None,
             decoder_channels=channels,
@@ -40,13 +40,13 @@ class UNet(nn.Module):
             classes=len(SUBTYPES),
         )
         # `model` is the timm backbone within smp's encoder: its weights have the names that timm gives them.
-        self.encoder: nn.Module = whole.encoder
-        self.decoder: nn.Module = whole.decoder
-        self.segmentation_head: nn.Module = whole.segmentation_head
+        self.encoder: nn.Module = unet.encoder
+        self.decoder: nn.Module = unet.decoder
+        self.segmentation_head: nn.Module = unet.segmentation_head
         # From 1/2 everywhere, the first steps would teach that nothing bleeds, and the next ones nothing else.
-        nn.init.constant_(whole.segmentation_head[0].bias, math.log(RARE / (1 - RARE)))
+        nn.init.constant_(unet.segmentation_head[0].bias, math.log(RARE / (1 - RARE)))
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(2 * whole.encoder.out_channels[-1], len(LABELS))
+        self.head = nn.Linear(2 * unet.encoder.out_channels[-1], len(LABELS))
 
     def get_classifier(self) -> nn.Module:
         """Return the layer that makes logits of the pooled features, as timm's classifiers do."""
@@ -75,9 +75,12 @@ class UNet(nn.Module):
 def build(recipe: "Recipe", pretrained: bool, channels: tuple[int, ...]) -> UNet:
     """Return the network of `recipe`, its decoder of `channels`, with a random or a pretrained encoder.
 
-    Raises `IchxError` for a backbone that timm does not know and for weights that cannot be downloaded.
+    Raises:
+        NotFoundError: timm does not know the backbone.
+        ProcessError: The weights cannot be downloaded.
+        UnsupportedError: Stochastic depth is requested.
     """
     if recipe.model.drop_path > 0:
-        raise IchxError(f"{recipe.plugin} has no stochastic depth", "leave model.drop_path at 0")
+        raise UnsupportedError(f"{recipe.plugin} has no stochastic depth.", "Leave model.drop_path at 0.")
     with timm_errors(recipe.model.backbone, pretrained):
         return UNet(recipe.model.backbone, pretrained, channels, recipe.model.dropout, recipe.input.channels)

@@ -21,7 +21,7 @@ _JOINED = {
     "folds": fold_set.c.k.label("folds"),
     "subset": func.coalesce(experiment.c.tuned["subset"].as_float(), 1.0).label("subset"),
 }
-"""Columns that do not have the name of a field, or are in another table."""
+"""Columns of other tables, and computed ones, by the name of their field."""
 
 
 def _columns(kind: type) -> list[Any]:
@@ -102,11 +102,11 @@ def _select_numbers(connection: Connection, selection: Selection) -> list[int]:
     if selection.states:
         names |= {"state"}
     stored = {column.name: column for column in _SUMMARY}
-    wanted = [stored[name] for name in sorted(names & stored.keys() - {"number"})]
+    columns = [stored[name] for name in sorted(names & stored.keys() - {"number"})]
     of_recipe = names - stored.keys() - {*_PROGRESS, "tags"}
     if of_recipe:
-        wanted.append(experiment.c.recipe)
-    query = _select(experiment.c.number, *wanted).order_by(experiment.c.number.desc())
+        columns.append(experiment.c.recipe)
+    query = _select(experiment.c.number, *columns).order_by(experiment.c.number.desc())
     found = [dict(row._mapping) for row in connection.execute(query.where(*_matching(selection)))]
     numbers = [values["number"] for values in found]
     if names & set(_PROGRESS):

@@ -1,6 +1,6 @@
 """Results of a study, read from Optuna's storage and the store, also while it runs.
 
-Trials are run by `ichx.tuning.study`; results are shown by `ichx.cli.tune_show` and `ichx.report.tuned`.
+Trials are run by `ichx.tuning.study`; results are shown by `ichx.cli.tune_show` and `ichx.report.tuning_section`.
 """
 
 import contextlib
@@ -184,8 +184,9 @@ def read_study(project: "Project", number: int, study: str | None = None) -> Stu
         if not name:
             raise InvalidInputError(f"Experiment {number} has several studies: {', '.join(called)}.", choice)
         raise NotFoundError(f"Experiment {number} has no study {name!r}.", f"{did_you_mean(name, called)}{choice}")
+    full_name = study_name(number, None) + (f"-{name}" if name else "")  # Optuna allows names that `ichx tune` does not
     with _open_storage(project.workspace) as storage:
-        found = optuna.load_study(study_name=study_name(number, name), storage=storage)
+        found = optuna.load_study(study_name=full_name, storage=storage)
         return summarize(project, parent, found)
 
 

@@ -1,6 +1,7 @@
-"""`ichx run` with several experiments and jobs, as typed: processes, logs, the table, signals."""
+"""`ichx run` with several experiments and jobs: processes, logs, the table, signals."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from ichx.store.process import is_process_alive, process_identity
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 TIMES = {"seconds", "images_per_second", "memory_gb"}
 ENOUGH = 240.0
 
@@ -38,11 +41,11 @@ def without_times(records: list[EpochRecord]) -> list[tuple[object, ...]]:
 
 
 def outcome(root: Path, number: int) -> tuple[object, ...]:
-    """Return all that a training leaves: the bytes of weights and predictions, the history, the score."""
+    """Return the results of a training: the bytes of weights and predictions, the history, the scores."""
     with open_store(open_workspace(root)) as store:
         folder = root / "experiments" / str(number) / "fold-0"
         files = {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
-        tensors = read_weights(folder / "weights.safetensors")  # the file's own header is in no fixed order
+        tensors = read_weights(folder / "weights.safetensors")  # the order in the file's header varies
         weights = {name: tensor.numpy().tobytes() for name, tensor in sorted(tensors.items())}
         experiment = store.experiment(number)
         scores = [experiment.score, experiment.score_tta, experiment.spread]
@@ -63,9 +66,9 @@ def test_folds_in_parallel_end_as_one_after_another_and_failures_are_reported(
     assert all(
         value in warning for value in ("experiment 2, fold 0", "exit code 1", "fp16", "experiments/2/fold-0/run.log")
     )
-    assert "3 folds to run, 2 at a time: 1 CPU thread each" in done.err
+    assert re.search("3 folds .*2 .*1 CPU thread", done.err)
     assert "Traceback" not in done.err
-    assert "fold 0 done: OOF score" in (parallel / "experiments/1/fold-0/run.log").read_text()
+    assert re.search(r"fold 0 .*0\.\d{5}", (parallel / "experiments/1/fold-0/run.log").read_text())
 
     workspace = open_workspace(serial)
     with open_store(workspace) as store:
@@ -76,9 +79,12 @@ def test_folds_in_parallel_end_as_one_after_another_and_failures_are_reported(
 
     again = ichx_process("run", 3, 1, "--fold", 0, "--json", cwd=parallel)
     assert again.code == 0
-    told = json.loads(again.out)
-    assert [(unit["experiment"], unit["state"]) for unit in told["units"]] == [(3, "already done"), (1, "already done")]
-    assert [pooled["experiment"] for pooled in told["experiments"]] == [3, 1]
+    report = json.loads(again.out)
+    assert [(unit["experiment"], unit["state"]) for unit in report["units"]] == [
+        (3, "already done"),
+        (1, "already done"),
+    ]
+    assert [pooled["experiment"] for pooled in report["experiments"]] == [3, 1]
 
 
 def start(root: Path, *arguments: object) -> "subprocess.Popen[str]":
@@ -95,8 +101,10 @@ def start(root: Path, *arguments: object) -> "subprocess.Popen[str]":
 def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
     until = time.monotonic() + ENOUGH
     while not condition():
-        assert process is None or process.poll() is None, f"it ended early: {process and process.communicate()}"
-        assert time.monotonic() < until, "nothing happened"
+        assert process is None or process.poll() is None, (
+            f"the process ended early: {process and process.communicate()}"
+        )
+        assert time.monotonic() < until, "timeout"
         time.sleep(0.05)
 
 
@@ -123,6 +131,7 @@ def test_no_job_outlives_its_launch(how: str, dataset_copy: Path) -> None:
     if how == "SIGKILL":
         return
     assert launched.returncode == 130
-    assert out.count("stopped") == 2
-    assert "stopping 2 folds" in err
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in out.splitlines() if line.startswith("│")]
+    assert rows == [[str(number), "0", "stopped"], [str(number), "1", "stopped"]]
+    assert "2 folds" in err
     assert "Traceback" not in err

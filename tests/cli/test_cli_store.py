@@ -34,7 +34,7 @@ def test_check_reports_damaged_weights(trained_copy: Path, ichx: Program) -> Non
         weights[0].write_bytes(content)
         done = ichx("store", "check", cwd=trained_copy)
         assert done.code == 1
-        assert re.search(f"experiment 1, fold 0: .*experiments/1/fold-0/weights.safetensors.*{value}", done.out)
+        assert re.search(f"xperiment 1, fold 0: .*experiments/1/fold-0/weights.safetensors.*{value}", done.out)
         assert done.out.count("weights.safetensors") == 1
     weights[0].write_bytes(intact)
     weights[1].unlink()  # as an import without weights

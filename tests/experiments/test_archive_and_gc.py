@@ -10,12 +10,14 @@ import pytest
 from conftest import Program
 
 from ichx.errors import IchxError
-from ichx.experiments.archive_export import export_experiment
+from ichx.experiments.archive_export import archive_experiment
 from ichx.experiments.archive_import import import_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import open_store
 from ichx.workspace import open_workspace
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def exported(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     with open_store(workspace) as store:
         store.change_tags(2, add=["best"])
         store.add_note(2, "weak on epidural")
-        export_experiment(Project(workspace, store), 2, root.parent / "two.zip")
+        archive_experiment(Project(workspace, store), 2, root.parent / "two.zip")
     return root.parent / "two.zip"
 
 
@@ -65,7 +67,7 @@ def test_an_experiment_is_the_same_elsewhere(
     assert "it was experiment 2 in workspace" in ichx("exp", "show", 2, cwd=dataset_copy).out
 
 
-def test_with_weights_a_fold_is_done_and_goes_on_to_new_test_sets(
+def test_an_imported_fold_with_weights_predicts_new_test_sets(
     trained_root: Path, dataset_copy: Path, tmp_path: Path, ichx: Program
 ) -> None:
     assert ichx("exp", "export", 1, tmp_path / "one.zip", "--weights", cwd=trained_root).code == 0
@@ -88,7 +90,7 @@ def test_nothing_of_the_machine_is_in_the_file(exported: Path) -> None:
         assert "/tmp/" not in text
 
 
-def test_the_dataset_must_be_here(exported: Path, tmp_path: Path, ichx: Program) -> None:
+def test_the_dataset_must_exist(exported: Path, tmp_path: Path, ichx: Program) -> None:
     assert ichx("init", tmp_path / "empty", cwd=tmp_path).code == 0
     done = ichx("exp", "import", exported, cwd=tmp_path / "empty")
     assert done.code == 1
@@ -158,7 +160,9 @@ def test_a_hostile_or_damaged_file_is_refused_and_leaves_nothing(
     assert json.loads(ichx("exp", "list", "--json", cwd=dataset_copy).out) == []
 
 
-def test_what_is_no_archive_is_refused(dataset_copy: Path, tmp_path: Path, exported: Path, ichx: Program) -> None:
+def test_files_that_are_not_archives_are_refused(
+    dataset_copy: Path, tmp_path: Path, exported: Path, ichx: Program
+) -> None:
     (tmp_path / "text.zip").write_text("no zip at all")
     cut = tmp_path / "cut.zip"
     cut.write_bytes(exported.read_bytes()[:-200])

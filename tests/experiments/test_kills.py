@@ -19,6 +19,8 @@ from ichx.store import open_store
 from ichx.training.stop_request import RunStopped
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 BATCH = 4
 SETTINGS = (
     f"batch={BATCH}",
@@ -31,10 +33,10 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def killing() -> ModuleType:
+def killed_runs() -> ModuleType:
     """Return the benchmark's module of runs that are killed."""
-    file = Path(__file__).parents[2] / "benchmarks" / "killing.py"
-    spec = importlib.util.spec_from_file_location("killing", file)
+    file = Path(__file__).parents[2] / "benchmarks" / "killed_runs.py"
+    spec = importlib.util.spec_from_file_location("killed_runs", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -43,22 +45,22 @@ def killing() -> ModuleType:
     return module
 
 
-def test_killed_three_times_it_ends_at_the_same_bits(dataset_copy: Path, killing: ModuleType) -> None:
+def test_a_run_killed_three_times_ends_with_equal_weights(dataset_copy: Path, killed_runs: ModuleType) -> None:
     with open_store(open_workspace(dataset_copy)) as store:
         for _ in range(2):
             new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
-    assert killing.Victim(dataset_copy, 1, "0").error().count("Traceback") == 0
-    totals = killing.batches_of_epochs(dataset_copy, 1, BATCH)
+    assert killed_runs.KilledRun(dataset_copy, 1, "0").wait().count("Traceback") == 0
+    totals = killed_runs.batches_per_epoch(dataset_copy, 1, BATCH)
     assert len(totals) == 3
     rng = random.Random(3)
     for phase in ("training", "checkpoint", "validation"):
-        kill = killing.Victim(dataset_copy, 2, "0.1s").kill(phase, totals, rng)
+        kill = killed_runs.KilledRun(dataset_copy, 2, "0.1s").kill(phase, totals, rng)
         assert kill is not None, f"it ended before {phase}"
-    last = killing.Victim(dataset_copy, 2, "0.1s")
-    said = last.error()
-    assert last.process.returncode == 0, said
-    assert "checkpoint after epoch" in said
-    assert killing.differences(dataset_copy, 1, 2) == []
+    last = killed_runs.KilledRun(dataset_copy, 2, "0.1s")
+    errors = last.wait()
+    assert last.process.returncode == 0, errors
+    assert "checkpoint after epoch" in errors
+    assert killed_runs.differences(dataset_copy, 1, 2) == []
 
 
 class Interrupter(RunCallbacks):
@@ -77,7 +79,7 @@ class Interrupter(RunCallbacks):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_stopped_in_other_work_than_training_nothing_is_lost(dataset_copy: Path, killing: ModuleType) -> None:
+def test_a_stop_outside_training_loses_nothing(dataset_copy: Path, killed_runs: ModuleType) -> None:
     workspace, registry = open_workspace(dataset_copy), load_registry()
     with open_store(workspace) as store:
         for _ in range(2):
@@ -97,4 +99,4 @@ def test_stopped_in_other_work_than_training_nothing_is_lost(dataset_copy: Path,
         assert set(last.phases) == {"predicting ph-test, hflip"}, "what was predicted before is kept"
         assert last.starts == ["checkpoint after epoch 3, the last one"]
         run_experiment(Project(workspace, store, registry), 2, folds=[0])
-    assert killing.differences(dataset_copy, 1, 2) == []
+    assert killed_runs.differences(dataset_copy, 1, 2) == []

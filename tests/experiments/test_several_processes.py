@@ -26,6 +26,8 @@ from ichx.store import open_store
 from ichx.training.distributed import AgreedError
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (
     "batch=5",  # which two processes share unevenly
     "stage.balanced.epochs=1",
@@ -149,7 +151,7 @@ def test_the_gradient_is_that_of_the_whole_batch(tmp_path: Path) -> None:
             torch.testing.assert_close(found[size][name], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_predictions_do_not_depend_on_how_many_predict(
+def test_predictions_do_not_depend_on_the_number_of_processes(
     trained_copy: Path, phantom: PhantomFiles, ichx_process: Program
 ) -> None:
     """The training files as a test set: four whole batches and a ragged one, dealt to one, two and three."""
@@ -171,7 +173,7 @@ def test_predictions_do_not_depend_on_how_many_predict(
             np.testing.assert_array_equal(one.logits, other.logits)
 
 
-def test_stopped_it_goes_on_with_another_number_of_processes(registered: Path, ichx_process: Program) -> None:
+def test_a_stopped_run_resumes_with_another_number_of_processes(registered: Path, ichx_process: Program) -> None:
     folder = registered / "experiments" / "1" / "fold-0"
     process = start(registered, "--processes", "2")
     wait_until(lambda: any(folder.glob("checkpoint-*.pt")), process)
@@ -197,7 +199,7 @@ def test_stopped_it_goes_on_with_another_number_of_processes(registered: Path, i
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_all(registered: Path, victim: int) -> None:
+def test_a_killed_process_ends_the_group(registered: Path, victim: int) -> None:
     folder = registered / "experiments" / "1" / "fold-0"
     process = start(registered, "--processes", "2")
     wait_until(lambda: any(folder.glob("checkpoint-*.pt")), process)
@@ -212,7 +214,7 @@ def test_a_killed_process_ends_all(registered: Path, victim: int) -> None:
     assert state(registered) == ("dead" if victim == 0 else "failed")
 
 
-def test_a_killed_parent_leaves_nobody_behind(registered: Path, ichx: Program) -> None:
+def test_a_killed_parent_leaves_no_processes(registered: Path, ichx: Program) -> None:
     folder = registered / "experiments" / "1" / "fold-0"
     process = start(registered, "--processes", "2")
     wait_until(lambda: any(folder.glob("checkpoint-*.pt")), process)
@@ -226,7 +228,7 @@ def test_a_killed_parent_leaves_nobody_behind(registered: Path, ichx: Program) -
     assert state(registered) == "stopped"
 
 
-def test_torchrun_starts_them_as_well(registered: Path) -> None:
+def test_torchrun_starts_several_processes(registered: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     done = subprocess.run(
         [*torchrun, "--standalone", "-m", "ichx", "run", "1", "--fold", "0", "--device", "cpu", "--json"],

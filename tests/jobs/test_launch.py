@@ -26,6 +26,8 @@ from ichx.store.process import is_process_alive, process_identity
 from ichx.training.run_options import RunOptions
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 CPU = RunOptions(device="cpu")
 BROKEN = "precision=fp16"
 """A precision without CPU support: the run fails."""

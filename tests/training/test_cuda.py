@@ -21,7 +21,7 @@ from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
 from ichx.evaluation.predictions import read_predictions
 from ichx.labels import LABELS
-from ichx.loading.loader import centre_crop, inference_batches
+from ichx.loading.loader import SliceLoader, centre_crop
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -381,7 +381,7 @@ def test_slices_arrive_through_pinned_memory(dataset_copy: Path, ichx: Program, 
     rows = np.flatnonzero(cache.valid)
     torch.zeros(1, device=DEVICE)
     arrived = []
-    for batch in inference_batches(cache, data.slices, rows, recipe, batch=32, workers=workers):
+    for batch in SliceLoader(cache, data.slices, recipe, workers=workers).inference_batches(rows, batch=32):
         assert batch.hu.is_pinned()
         arrived.append(batch.hu.to(DEVICE, non_blocking=True))
     stored = np.stack([centre_crop(cache.read(row), recipe.input.pixels) for row in rows.tolist()])

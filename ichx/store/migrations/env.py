@@ -1,4 +1,4 @@
-"""Alembic's environment: it runs the migrations in the transaction of the connection that it is given."""
+"""Environment of Alembic: runs the migrations in the transaction of the connection in its configuration."""
 
 from alembic import context
 

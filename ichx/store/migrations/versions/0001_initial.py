@@ -1,6 +1,6 @@
-"""The first tables.
+"""Create the first tables.
 
-Append-only: a released migration is never edited. It speaks of tables as they were then, not of `tables.py`.
+Migrations are append-only. They contain the tables of their time and do not import `tables.py`.
 """
 
 import sqlalchemy as sa

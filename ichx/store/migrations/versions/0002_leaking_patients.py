@@ -1,6 +1,6 @@
-"""How many patients a fold set splits, and the file it was imported from; experiments on such folds are marked.
+"""Add the number of patients in several folds and the imported file to fold sets; mark experiments on leaky folds.
 
-`leaky` stays beside the number that it follows from: older SQLite cannot drop a column.
+The column `leaky` follows from the number, but stays: older versions of SQLite cannot drop a column.
 """
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ def upgrade() -> None:
         "fold_set", sa.column("id", sa.Integer), sa.column("leaky", sa.Boolean), sa.column("leaking_patients")
     )
     experiment = sa.table("experiment", sa.column("fold_set_id", sa.Integer), sa.column("leaked", sa.Boolean))
-    # Their number was not kept: at least one.
+    # Their number is unknown, but at least one.
     op.execute(sa.update(fold_set).where(fold_set.c.leaky).values(leaking_patients=1))
     leaky = sa.select(fold_set.c.id).where(fold_set.c.leaky)
     op.execute(sa.update(experiment).where(experiment.c.fold_set_id.in_(leaky)).values(leaked=sa.true()))

@@ -1,4 +1,4 @@
-"""The interval of each OOF score; experiments that were scored before get theirs when `ichx run` is asked again."""
+"""Add intervals of OOF scores; rerunning `ichx run` computes those of older scores."""
 
 import sqlalchemy as sa
 from alembic import op

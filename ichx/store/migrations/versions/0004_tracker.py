@@ -1,4 +1,4 @@
-"""Tags, notes, the trash, where an imported experiment came from, and what a run says of its machine."""
+"""Add tags, notes, the trash, saved settings, the origin of imported experiments and the provenance of runs."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What a tuning trial tries, and which trial an experiment was promoted from."""
+"""Add the values of tuning trials and the trial that an experiment was promoted from."""
 
 import sqlalchemy as sa
 from alembic import op
