@@ -181,7 +181,12 @@ def _lease(context: FoldContext, fold: int) -> contextlib.AbstractContextManager
         return contextlib.nullcontext(NoLease())
     prepared = context.prepared
     draft = run_draft(
-        prepared.experiment.number, fold, str(context.hardware), prepared.recipe.seed, context.files.fold(fold).folder
+        prepared.experiment.number,
+        fold,
+        str(context.hardware),
+        prepared.recipe.seed,
+        context.files.fold(fold).folder,
+        package=prepared.project.registry.packages.get(prepared.plugin.name),
     )
     return fold_lease(prepared.project.store, draft, context.callbacks)
 

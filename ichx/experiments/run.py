@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ichx.errors import InvalidInputError, NotFoundError, UnsupportedError
+from ichx.errors import InvalidInputError, UnsupportedError
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.fold_run import FoldContext, run_fold
@@ -84,7 +84,7 @@ def run_experiment(
     options = options or RunOptions()
     experiment = project.store.experiment(number)
     wanted = list(range(experiment.folds) if folds is None else folds)
-    check_folds(experiment, wanted)
+    experiment.check_folds(wanted)
     recipe = from_toml(experiment.recipe)
     if options.pretrained is not None or options.weights is not None:
         # Checked before anything runs, and also where every fold is done and the option would have no effect.
@@ -118,15 +118,6 @@ def run_experiment(
             update_scores(project, number)
         group.broadcast(None)  # all processes report the same score
     return _report(project, number, todo)
-
-
-def check_folds(experiment: "Experiment", folds: Sequence[int]) -> None:
-    """Raise `NotFoundError` for a fold that the experiment does not have."""
-    for fold in folds:
-        if not 0 <= fold < experiment.folds:
-            raise NotFoundError(
-                f"Experiment {experiment.number} has no fold {fold}.", f"Its folds are 0 to {experiment.folds - 1}."
-            )
 
 
 def _folds_to_run(

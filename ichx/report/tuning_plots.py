@@ -12,7 +12,8 @@ from ichx.tuning.budget import Value
 from ichx.tuning.describe import format_searched, short_names
 
 if TYPE_CHECKING:
-    from ichx.tuning.results import StudyView, TrialView, ValueFindings
+    from ichx.tuning.results import StudyView, ValueFindings
+    from ichx.tuning.trial_view import TrialView
 
 VALUE_PLOTS = 6
 """Number of the most important values that have a diagram each."""

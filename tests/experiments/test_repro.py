@@ -73,4 +73,4 @@ def test_differences_of_the_environment_are_listed(trained_copy: Path, ichx: Pro
     assert "abacus" in done.out
     assert "exp new --from experiment-1.toml --dataset ph" in done.out
     ichx("exp", "clone", 1, cwd=trained_copy)
-    assert "it has not run yet" in ichx("exp", "repro", "last", cwd=trained_copy).err
+    assert "has not run yet" in ichx("exp", "repro", "last", cwd=trained_copy).err
