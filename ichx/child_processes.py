@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, however that ends: also when it is killed and can tell nobody."""
+"""Child processes that end with their parent, even if the parent is killed."""
 
 import os
 import signal

@@ -1,6 +1,7 @@
 """The wheel contains all that an installed ichx needs: data files, migrations, templates, entry points."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,16 @@ pytestmark = pytest.mark.slow
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the installed wheel, and nothing else of ichx."""
     folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # a build writes into its source tree
+    shutil.copytree(ROOT / "ichx", source / "ichx", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     built = subprocess.run(
-        [*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT)], capture_output=True, text=True, check=False
+        [*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert built.returncode == 0, built.stderr
     (wheel,) = folder.glob("ichx-*.whl")

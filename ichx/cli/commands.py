@@ -46,7 +46,7 @@ COMMANDS = {name: place for panel in PANELS.values() for name, place in panel.it
 
 _PANEL_OF = {name: panel for panel, commands in PANELS.items() for name in commands}
 # typer exports no base class of its usage errors, and vendors click in some versions
-_UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+_UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
 class LazyCommands(Mapping[str, Any]):
@@ -178,6 +178,6 @@ def _usage_errors(*, as_json: bool) -> Iterator[None]:
             raise
         context: Any = getattr(error, "ctx", None)
         command = "ichx" if context is None else context.command_path
-        problem = error.format_message()  # type: ignore[attr-defined]
+        problem = error.format_message()
         print_json_error({"code": "usage", "problem": problem, "remedy": f"See `{command} --help`."})
-        raise typer.Exit(error.exit_code) from error  # type: ignore[attr-defined]
+        raise typer.Exit(error.exit_code) from error

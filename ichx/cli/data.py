@@ -9,7 +9,7 @@ from ichx.cli.confirmation import confirmed
 from ichx.cli.data_views import print_added, print_dataset, print_decode_check
 from ichx.cli.folds import folds as show_or_import_folds
 from ichx.cli.output import console, info, print_json, progress, warn
-from ichx.cli.parameters import AsJson
+from ichx.cli.parameters import AsJson, DatasetName, Version
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from ichx.cache.verify import FoundCache
 
 app = typer.Typer(help="Datasets: add, inspect, check and cache CT slices.", no_args_is_help=True)
-
-Name = Annotated[str, typer.Argument(help="Name of the dataset.")]
-Version = Annotated[int | None, typer.Option("--version", help="Version; default: the newest.")]
 
 
 @app.command("add")
@@ -103,7 +100,7 @@ def list_datasets(as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def show(name: Name, number: Version = None, as_json: AsJson = False) -> None:
+def show(name: DatasetName, number: Version = None, as_json: AsJson = False) -> None:
     """Show counts, prevalences, folds, headers and defects.
 
     Example: `ichx data show rsna`
@@ -119,7 +116,7 @@ def show(name: Name, number: Version = None, as_json: AsJson = False) -> None:
 
 
 @app.command("check")
-def check(name: Name, number: Version = None, as_json: AsJson = False) -> None:
+def check(name: DatasetName, number: Version = None, as_json: AsJson = False) -> None:
     """Decode every slice and report defects.
 
     An interrupted check resumes when rerun. Defects are no error: the exit code is 1 only if files are missing or have
@@ -144,7 +141,7 @@ def check(name: Name, number: Version = None, as_json: AsJson = False) -> None:
 
 @app.command("sheet")
 def sheet(
-    name: Name,
+    name: DatasetName,
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
     label: Annotated[str | None, typer.Option(help="Draw only slices that are positive for this label.")] = None,
     windows: Annotated[
@@ -212,7 +209,7 @@ def phantom(
 
 @app.command("cache")
 def cache(
-    name: Name,
+    name: DatasetName,
     size: Annotated[
         list[int] | None, typer.Option(min=16, max=4096, help="Size in pixels; repeat to build several in one pass.")
     ] = None,
@@ -275,7 +272,7 @@ app.command("folds")(show_or_import_folds)
 
 @app.command("rm")
 def rm(
-    name: Name,
+    name: DatasetName,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without confirmation.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what would be deleted as JSON; delete nothing.")

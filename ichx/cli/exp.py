@@ -60,9 +60,9 @@ def new(
         raise typer.BadParameter("--reference allows only --dataset and --folds. Leave out the other options.")
     with session() as project:
         if reference:
-            made = new_reference(project.store, project.registry, dataset=dataset, folds=folds)
+            registered = new_reference(project.store, project.registry, dataset=dataset, folds=folds)
         else:
-            made = [
+            registered = [
                 new_experiment(
                     project.store,
                     project.registry,
@@ -80,16 +80,16 @@ def new(
                 )
             ]
     if as_json:
-        print_json(made)
-    for e in made:
+        print_json(registered)
+    for e in registered:
         if not as_json:
             console.print(f"experiment {e.number}: {e.name} on {e.dataset} v{e.dataset_version}", markup=False)
         text = licence_notice(project.registry.get(e.plugin), from_toml(e.recipe))
         if text:
             notice(f"{e.plugin}: {text}")
-    if made[0].leaked:
-        warn(f"The folds {made[0].fold_set} split patients. All scores will be marked `leaky folds`.")
-    info(f"Next: `ichx run {made[-1].number}`")
+    if registered[0].leaked:
+        warn(f"The folds {registered[0].fold_set} split patients. All scores will be marked `leaky folds`.")
+    info(f"Next: `ichx run {registered[-1].number}`")
 
 
 app.command("list")(list_experiments)

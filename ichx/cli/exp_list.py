@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ichx.cli.formatting import format_duration, format_score, format_value, marks_of
-from ichx.cli.output import console, info, print_json
-from ichx.cli.parameters import AsJson
+from ichx.cli.output import console, info, print_csv, print_json
+from ichx.cli.parameters import AsCsv, AsJson
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import InvalidInputError
@@ -56,7 +56,7 @@ def list_experiments(
     archived: Annotated[bool, typer.Option("--archived", help="Include archived experiments.")] = False,
     trashed: Annotated[bool, typer.Option("--trash", help="List the trash.")] = False,
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on standard output.")] = False,
+    as_csv: AsCsv = False,
     as_md: Annotated[bool, typer.Option("--md", help="Print a Markdown table on standard output.")] = False,
 ) -> None:
     """List experiments, the newest first.
@@ -92,8 +92,8 @@ def list_experiments(
         print_json(found)
         return
     if as_csv or as_md:
-        rows_of_text = [[*(_plain(e, name, recipes) for name in shown), "; ".join(marks(e))] for e in found]
-        _print_text(rows_of_text, [*shown, "marks"], markdown=as_md)
+        texts = [[*(_plain(e, name, recipes) for name in shown), "; ".join(marks(e))] for e in found]
+        (print_csv if as_csv else _print_markdown)([*shown, "marks"], texts)
         return
     if not found:
         _print_empty(parent, any_registered > 0)
@@ -189,16 +189,7 @@ def _cell(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]])
     return getattr(e, name)
 
 
-def _print_text(rows: Sequence[Sequence[str]], heads: Sequence[str], *, markdown: bool) -> None:
-    """Print rows as CSV or as a Markdown table."""
-    if not markdown:
-        import csv
-        import sys
-
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(heads)
-        writer.writerows(rows)
-        return
+def _print_markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (heads, ["---"] * len(heads), *rows):
         line = " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in row)
         console.print(f"| {line} |", markup=False, soft_wrap=True)

@@ -99,7 +99,7 @@ def clone(
     from ichx.experiments.register import clone_experiment
 
     with session() as project:
-        made = clone_experiment(
+        copy = clone_experiment(
             project.store,
             project.registry,
             number,
@@ -109,11 +109,11 @@ def clone(
             name=new_name,
         )
     if as_json:
-        print_json(made)
+        print_json(copy)
     else:
-        place = f"{made.dataset} v{made.dataset_version}"
-        console.print(f"experiment {made.number}: {made.name} on {place}, cloned from {number}", markup=False)
-    info(f"Next: `ichx run {made.number}`")
+        place = f"{copy.dataset} v{copy.dataset_version}"
+        console.print(f"experiment {copy.number}: {copy.name} on {place}, cloned from {number}", markup=False)
+    info(f"Next: `ichx run {copy.number}`")
 
 
 def archive(

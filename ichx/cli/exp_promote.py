@@ -27,16 +27,16 @@ def promote(
     with session() as project:
         found = register(project, number, name)
         tuned = project.store.experiment(number).parent
-    made = found.experiment
+    e = found.experiment
     if as_json:
-        print_json(made)
+        print_json(e)
         return
     if not found.created:
         info(f"Experiment {number} was promoted before.")
-    console.print(f"experiment {made.number}: {made.name} on {made.dataset} v{made.dataset_version}", markup=False)
-    assert made.tuned is not None
+    console.print(f"experiment {e.number}: {e.name} on {e.dataset} v{e.dataset_version}", markup=False)
+    assert e.tuned is not None
     assert tuned is not None
-    score = f"{format_value(made.tuned.score)} on fold {made.tuned.fold} [selected]"
-    info(f"Trial {made.tuned.trial + 1} (experiment {number}) scored {score}. The other folds give an unbiased score.")
-    study = study_option(made.tuned.study, tuned)
-    info(f"Next: `ichx run {made.number}`, then `ichx tune show {tuned}{study}`")
+    score = f"{format_value(e.tuned.score)} on fold {e.tuned.fold} [selected]"
+    info(f"Trial {e.tuned.trial + 1} (experiment {number}) scored {score}. The other folds give an unbiased score.")
+    study = study_option(e.tuned.study, tuned)
+    info(f"Next: `ichx run {e.number}`, then `ichx tune show {tuned}{study}`")

@@ -27,7 +27,7 @@ def repro(number: Number, as_json: AsJson = False) -> None:
     for line in found.commands:
         console.print(line, markup=False, soft_wrap=True)
     if found.run is None:
-        info("The experiment has not run yet, so there is no environment to compare.")
+        info("The experiment has not run yet, so it has no recorded environment.")
     elif not found.differences:
         info("This machine's environment equals the recorded one.")
     else:

@@ -14,8 +14,8 @@ from ichx.cli.formatting import (
     format_value,
     marks_of,
 )
-from ichx.cli.output import console, info, print_json
-from ichx.cli.parameters import AsJson, Number
+from ichx.cli.output import console, info, print_csv, print_json
+from ichx.cli.parameters import AsCsv, AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import NotFoundError, NotReadyError
@@ -94,7 +94,7 @@ def show(
 def history(
     number: Number,
     folds: Annotated[list[int] | None, typer.Option("--fold", help="Only this fold, from 0; repeatable.")] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with all metrics on standard output.")] = False,
+    as_csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the metrics of all epochs.
@@ -103,28 +103,25 @@ def history(
     """
     with session() as project:
         experiment = project.store.experiment(number)
-        for fold in folds or ():
-            _check_fold(experiment, fold)
+        experiment.check_folds(folds or ())
         selected = folds or range(experiment.folds)
         found = {fold: records for fold in selected if (records := project.store.history(number, fold))}
     if as_json:
         print_json(found)
         return
     if as_csv:
-        import csv
-        import sys
-
         names = list(dict.fromkeys(name for records in found.values() for r in records for name in r.values))
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["fold", "stage", "epoch", *names])
-        for fold, records in found.items():
-            for r in records:
-                writer.writerow([fold, r.stage, r.epoch, *(r.values.get(name, "") for name in names)])
+        rows = [
+            (fold, r.stage, r.epoch, *(r.values.get(name) for name in names))
+            for fold, records in found.items()
+            for r in records
+        ]
+        print_csv(["fold", "stage", "epoch", *names], rows)
         return
     if not found:
         info(f"Experiment {number} has no finished epoch yet. Next: `ichx run {number}`")
         return
-    rows = [
+    cells = [
         (
             fold,
             r.stage,
@@ -137,7 +134,7 @@ def history(
         for fold, records in found.items()
         for r in records
     ]
-    print_table("", ("fold", "stage", "epoch", "loss", "score", "lr", "time"), rows)
+    print_table("", ("fold", "stage", "epoch", "loss", "score", "lr", "time"), cells)
 
 
 def log(
@@ -153,8 +150,7 @@ def log(
     """
     with session() as project:
         experiment = project.store.experiment(number)
-        if fold is not None:
-            _check_fold(experiment, fold)
+        experiment.check_folds([] if fold is None else [fold])
         shown = _newest_fold(project.store, number) if fold is None else fold
         files = project.workspace.experiment_files(number)
         path = files.fold(shown).log
@@ -173,12 +169,6 @@ def log(
             newest = shown if fold is not None else _newest_fold(project.store, number)
             if newest != shown and not text and files.fold(newest).log.exists():
                 shown, path, position = newest, files.fold(newest).log, 0
-
-
-def _check_fold(experiment: "Experiment", fold: int) -> None:
-    if not 0 <= fold < experiment.folds:
-        problem = f"Experiment {experiment.number} has no fold {fold}."
-        raise NotFoundError(problem, f"Its folds are 0 to {experiment.folds - 1}.")
 
 
 def _newest_fold(store: "Store", number: int) -> int:

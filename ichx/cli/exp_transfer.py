@@ -26,9 +26,9 @@ def export(
 
     with session() as project:
         project.store.experiment(number)  # report an unknown number before torch is imported
-        from ichx.experiments.archive_export import export_experiment
+        from ichx.experiments.archive_export import archive_experiment
 
-        written = export_experiment(project, number, file, weights=weights)
+        written = archive_experiment(project, number, file, weights=weights)
     if as_json:
         print_json(written)
     else:

@@ -8,7 +8,7 @@ import typer
 
 from ichx.cli.data_views import print_prevalences
 from ichx.cli.output import console, info, print_json, warn
-from ichx.cli.parameters import AsJson
+from ichx.cli.parameters import AsJson, DatasetName, Version
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.text import format_count
@@ -22,7 +22,7 @@ MAX_ROWS = 50
 
 
 def folds(
-    dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
+    dataset: DatasetName,
     file: Annotated[
         Path | None,
         typer.Option("--import", help="CSV with `fold` and a slice id, file name or `patient_id`; .gz too."),
@@ -31,7 +31,7 @@ def folds(
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Import folds that split patients; marks all scores on them.")
     ] = False,
-    number: Annotated[int | None, typer.Option("--version", help="Version; default: the newest.")] = None,
+    number: Version = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the folds of a dataset, or import folds.

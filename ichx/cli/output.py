@@ -4,10 +4,11 @@ Tables are in `ichx.cli.tables`, the formats of single values in `ichx.cli.forma
 """
 
 import contextlib
+import csv
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,13 @@ err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stder
 def print_json(value: object) -> None:
     """Print `value` (dataclasses, paths and dates allowed) as JSON and nothing else."""
     sys.stdout.write(json.dumps(_json_value(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows as CSV; None is an empty field."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(rows)
 
 
 def print_score(experiment: int, scored: "RunReport | PooledScore") -> None:

@@ -18,7 +18,7 @@ def parse_number(text: str) -> int:
 
     Raises:
         typer.BadParameter: `text` is neither a positive integer nor `last`.
-        NotReadyError: `text` is `last` and there is no experiment.
+        NotReadyError: `text` is `last` and no experiment exists.
     """
     if text != "last":
         try:
@@ -26,12 +26,12 @@ def parse_number(text: str) -> int:
         except ValueError:
             number = 0
         if number < 1:
-            raise typer.BadParameter(f"Invalid experiment number: {text!r}. Use a number such as 6, or `last`.")
+            raise typer.BadParameter(f"Invalid experiment number: {text!r}. Use e.g. 6, or `last`.")
         return number
     with session() as project:
         newest = project.store.experiments(limit=1)
     if not newest:
-        raise NotReadyError("There is no experiment yet.", "Register one: `ichx exp new --plugin NAME`.")
+        raise NotReadyError("No experiment exists yet.", "Register one: `ichx exp new --plugin NAME`.")
     return newest[0].number
 
 
@@ -78,6 +78,8 @@ Numbers = Annotated[
     list[int],
     typer.Argument(parser=parse_number, metavar="NUMBER", autocompletion=complete_number, help="Experiment numbers."),
 ]
+DatasetName = Annotated[str, typer.Argument(help="Name of the dataset.")]
+Version = Annotated[int | None, typer.Option("--version", help="Version; default: the newest.")]
 FoldTexts = Annotated[list[str] | None, typer.Option("--fold", help="Finished fold, from 0, or all; repeatable.")]
 Tta = Annotated[choices.Tta, typer.Option("--tta", help="Views to average; hflip adds the mirror image.")]
 Pooling = Annotated[
@@ -103,6 +105,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Recipe value to change, e.g. stage.full.lr=5e-6; repeatable."),
 ]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV on standard output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
@@ -122,7 +125,7 @@ def fold_numbers(texts: Sequence[str] | None) -> list[int] | None:
 
 
 def duration_seconds(text: str, option: str) -> float:
-    """Return the seconds in a duration such as `90s`, `5m` or `1.5h`; 0 needs no unit.
+    """Return the seconds in a duration, e.g. `90s`, `5m` or `1.5h`; 0 needs no unit.
 
     Raises:
         typer.BadParameter: `text`, the value of `option`, is not a duration.
@@ -134,7 +137,7 @@ def duration_seconds(text: str, option: str) -> float:
 
 
 def gigabytes(text: str, option: str) -> float:
-    """Return the GB (1e9 bytes) in a size such as `24GB` or `800MB`.
+    """Return the GB (1e9 bytes) in a size, e.g. `24GB` or `800MB`.
 
     Raises:
         typer.BadParameter: `text`, the value of `option`, is not a size.

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from ichx.cli.formatting import format_value
-from ichx.cli.output import console, info, print_json
-from ichx.cli.parameters import AsJson
+from ichx.cli.output import console, info, print_csv, print_json
+from ichx.cli.parameters import AsCsv, AsJson
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import NotFoundError
@@ -85,7 +85,7 @@ def upgrade() -> None:
 def sql(
     query: Annotated[str, typer.Argument(help="SELECT statement.")],
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on standard output.")] = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Query the store with SQL, read-only.
 
@@ -98,12 +98,7 @@ def sql(
     if as_json:
         print_json([dict(zip(result.columns, row, strict=True)) for row in result.rows])
     elif as_csv:
-        import csv
-        import sys
-
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(result.columns)
-        writer.writerows(result.rows)
+        print_csv(result.columns, result.rows)
     else:
         print_table("", result.columns, result.rows, caption=f"{len(result.rows):,} rows")
 

@@ -1,8 +1,5 @@
 """`ichx tune show`: the results of an Optuna study, and the scores of promoted trials on the other folds."""
 
-import csv
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ichx.cli.formatting import format_duration, format_marks, format_value
-from ichx.cli.output import info, print_json, warn
-from ichx.cli.parameters import AsJson, Number
+from ichx.cli.output import info, print_csv, print_json, warn
+from ichx.cli.parameters import AsCsv, AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import NotFoundError
@@ -21,7 +18,8 @@ from ichx.tuning.describe import format_exceeded, format_good, format_range, for
 if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.store import Experiment
-    from ichx.tuning.results import StudyView, TrialView
+    from ichx.tuning.results import StudyView
+    from ichx.tuning.trial_view import TrialView
 
 MAX_ROWS = 10
 """Trials and recipe values in a table."""
@@ -37,7 +35,7 @@ def show(
     study: Annotated[
         str | None, typer.Option("--study", help="Name of the study; default: the unnamed or only one.")
     ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print all trials as CSV on standard output.")] = False,
+    as_csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the best trials, important values and promoted trials.
@@ -60,7 +58,7 @@ def show(
     if as_json:
         print_json(numbered(found))
     elif as_csv:
-        _write_csv(found)
+        _print_csv(found)
     else:
         print_study(found, project.workspace.root)
         others = [f"`--study {name}`" if name else "unnamed" for name in names if name != found.name]
@@ -114,7 +112,7 @@ def print_study(view: "StudyView", root: Path) -> None:
     if len(failed) > MAX_ROWS:
         warn(f"{format_count(len(failed) - MAX_ROWS, 'earlier trial')} failed; --json has the reasons.")
     if view.best is not None and view.baseline in failed:
-        warn("The trial with the unchanged recipe failed, so there is no baseline. A larger --trials retries it.")
+        warn("The trial with the unchanged recipe failed, so the study lacks a baseline. A larger --trials retries it.")
     _print_promoted(view, marks)
     if step := next_step(view):
         info(step)
@@ -261,12 +259,12 @@ def _print_promoted(view: "StudyView", marks: str) -> None:
             warn(f"experiment {p.experiment} cannot be compared: {p.problem.splitlines()[0]}")
 
 
-def _write_csv(view: "StudyView") -> None:
+def _print_csv(view: "StudyView") -> None:
     names = [text.partition("=")[0] for text in view.space]
-    writer = csv.writer(sys.stdout, lineterminator="\n")
     facts = ("trial", "experiment", "state", "baseline", "score", "epochs", "planned", "seconds", "exceeded", "error")
-    writer.writerow([*facts, *names])
+    rows = []
     for trial in numbered(view).trials:
-        values: Mapping[str, object] = {fact: getattr(trial, fact) for fact in facts}
-        row = {**values, "exceeded": " ".join(trial.exceeded), "baseline": "yes" if trial.baseline else "no"}
-        writer.writerow(["" if v is None else v for v in row.values()] + [trial.values.get(n, "") for n in names])
+        values = {fact: getattr(trial, fact) for fact in facts}
+        values |= {"exceeded": " ".join(trial.exceeded), "baseline": "yes" if trial.baseline else "no"}
+        rows.append([*values.values(), *(trial.values.get(name) for name in names)])
+    print_csv([*facts, *names], rows)

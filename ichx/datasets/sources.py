@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_headers, read_slice
-from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, Member, ZipIndex, open_member, read_zip_index
+from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, ZipIndex, ZipMember, open_member, read_zip_index
 from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotFoundError, StorageError, did_you_mean
 from ichx.text import EXAMPLES, format_count, format_examples
 
@@ -37,7 +37,7 @@ class FileLocation:
     """Where the bytes of a file are: the file at `path`, or `member` of the zip at `path`."""
 
     path: str
-    member: Member | None = None
+    member: ZipMember | None = None
 
     def __str__(self) -> str:
         """Return the location as messages show it."""

@@ -1,7 +1,7 @@
 """Zip files read in place: the index of a zip and streams over its members. Sources of files are in `sources`.
 
-A challenge's zip has 900,000 members and 180 GB. The index is therefore stored as plain columns, and a `Member` alone
-suffices to open it, so that workers do not read the index. Nothing is unpacked to disk.
+A challenge's zip has 900,000 members and 180 GB. The index is therefore stored as plain columns, and a `ZipMember`
+alone suffices to open it, so that workers do not read the index. Nothing is unpacked to disk.
 """
 
 import io
@@ -49,7 +49,7 @@ MEMBER_BYTES, MEMBER_CRC = 2, 3
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ZipMember:
     """A member of a zip. Its `packed` bytes follow the local header at `offset`; `bytes` and `crc` are those inflated.
 
     `defect` is a key of `MEMBER_DEFECTS`, or empty.
@@ -74,11 +74,11 @@ class ZipIndex:
     defects: dict[int, str]
     """Defect by position in `names`."""
 
-    def member(self, number: int) -> Member:
+    def member(self, number: int) -> ZipMember:
         """Return the member at position `number`."""
         offset, packed, size, crc, method = self.numbers[5 * number : 5 * number + 5]
         defect = self.defects.get(number, "")
-        return Member(self.names[number], offset, packed, size, crc, method == DEFLATED, defect)
+        return ZipMember(self.names[number], offset, packed, size, crc, method == DEFLATED, defect)
 
 
 def read_zip_index(path: Path) -> ZipIndex:
@@ -98,7 +98,7 @@ def read_zip_index(path: Path) -> ZipIndex:
         raise _damaged(path, "its index is damaged") from error
 
 
-def open_member(path: Path, member: Member) -> "MemberStream":
+def open_member(path: Path, member: ZipMember) -> "MemberStream":
     """Return the content of `member` of the zip at `path` as a seekable stream.
 
     Raises `DicomDefectError` for a member with a defect or at another offset, `OSError` if the zip cannot be read.
@@ -119,7 +119,7 @@ class MemberStream(io.BufferedIOBase):
     Damage is raised as `DicomDefectError` and stored in `fault`, because parsers replace errors by their own.
     """
 
-    def __init__(self, handle: BinaryIO, member: Member) -> None:
+    def __init__(self, handle: BinaryIO, member: ZipMember) -> None:
         """Move `handle`, the open zip, to the content of `member`; the stream closes it."""
         self.fault: DicomDefectError | None = None
         self._handle, self._member = handle, member

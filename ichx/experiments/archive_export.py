@@ -26,7 +26,7 @@ _FACTS = ("name", "plugin", "size", "window_kind", "recipe", "recipe_digest", "e
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedArchive:
     """An archive that was written: `file` of `nbytes`, containing `files` files of the experiment."""
 
     file: Path
@@ -34,7 +34,7 @@ class Exported:
     files: int
 
 
-def export_experiment(project: "Project", number: int, target: Path, *, weights: bool = False) -> Exported:
+def archive_experiment(project: "Project", number: int, target: Path, *, weights: bool = False) -> ExportedArchive:
     """Write experiment `number` to the new file `target`, with or without its weights.
 
     Raises:
@@ -62,7 +62,7 @@ def export_experiment(project: "Project", number: int, target: Path, *, weights:
                 archive.writestr(name, _without_paths((folder / name).read_text(encoding="utf-8")))
             else:
                 archive.write(folder / name, name, zipfile.ZIP_STORED)
-    return Exported(target, target.stat().st_size, len(files) + len(names))
+    return ExportedArchive(target, target.stat().st_size, len(files) + len(names))
 
 
 def _index(project: "Project", experiment: "Experiment") -> tuple[dict[str, Any], list[str]]:

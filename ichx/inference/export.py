@@ -53,7 +53,7 @@ Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedNetwork:
     """An exported file; on `compared` slices probabilities differ from the original's by at most `difference`."""
 
     fold: int
@@ -85,7 +85,7 @@ def export_experiment(
     callbacks: "Callbacks",
     folds: Sequence[int] | None = None,
     out: Path | None = None,
-) -> list[Exported]:
+) -> list[ExportedNetwork]:
     """Write each finished fold of an experiment to a file.
 
     Args:
@@ -202,7 +202,7 @@ def sample(image: InputRecipe, count: int = 5) -> Arrays:
     return hu.astype(np.float32), np.resize(windows, (count, 2))
 
 
-def _export(trained: Trained, fold: int, format: str, path: Path) -> Exported:
+def _export(trained: Trained, fold: int, format: str, path: Path) -> ExportedNetwork:
     network = _network(trained, trained.weights[fold])
     description = describe_export(trained, fold)
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in description.items()}
@@ -222,7 +222,7 @@ def _export(trained: Trained, fold: int, format: str, path: Path) -> Exported:
                 f"than {TOLERANCE:g}. Nothing was written.",
                 "Use another --format.",
             )
-    return Exported(fold, path, path.stat().st_size, difference, compared)
+    return ExportedNetwork(fold, path, path.stat().st_size, difference, compared)
 
 
 def _network(trained: Trained, weights: Path) -> HuNetwork:

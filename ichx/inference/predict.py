@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ichx.cache.build import ensure_cache
-from ichx.cache.hu_cache import Cache
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.add import require_usable_slices
 from ichx.datasets.catalog import build_catalog, usable_slices
@@ -31,6 +29,7 @@ from ichx.inference.scratch import scratch_folder
 from ichx.inference.trained import FoldNetworks, InferenceOptions, find_trained, open_networks
 from ichx.labels import ANY, LABELS
 from ichx.store import marks
+from ichx.training.feed import Rows
 from ichx.training.prediction import PredictionTask
 from ichx.training.slice_feed import SliceFeed
 
@@ -110,7 +109,7 @@ def predict_files(
             if features is not None
         }
         callbacks.note(f"device: {network.hardware}")
-        predicted, undecodable = _predict(network, source, slices, views, folder, writers, callbacks)
+        predicted, undecodable = _Prediction(network, source, views, folder, writers, callbacks).of(slices)
     table = _table(catalog, slices, predicted, undecodable)
     found = FilePredictions(
         experiment=number,
@@ -141,64 +140,56 @@ def split_at_series(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]
         start = stop
 
 
-def _predict(
-    network: FoldNetworks,
-    source: Path,
-    slices: pd.DataFrame,
-    views: Sequence[str],
-    folder: Path,
-    writers: dict[tuple[int, str], FeatureWriter],
-    callbacks: "Callbacks",
-) -> tuple[FloatArray, dict[int, str]]:
-    """Return the probabilities (N, 6) of `slices`, NaN where decoding fails, and the reasons by row."""
-    trained, total = network.trained, len(slices)
-    predicted = np.full((total, len(LABELS)), np.nan)
-    reasons: dict[int, str] = {}
-    for start, stop in split_at_series(slices, CHUNK):
-        part = slices.iloc[start:stop].reset_index(drop=True)
-        part = part.assign(**neighbour_rows(part))
+@dataclass(frozen=True)
+class _Prediction:
+    """One prediction of files: the networks, where pixels are cached, and who receives features and progress."""
 
-        def caching(done: int, of: int, start: int = start, stop: int = stop) -> None:
-            callbacks.phase("decoding", start + done * (stop - start) // max(of, 1), total)
+    networks: FoldNetworks
+    source: Path
+    views: Sequence[str]
+    folder: Path
+    writers: dict[tuple[int, str], FeatureWriter]
+    callbacks: "Callbacks"
 
-        cache = ensure_cache(folder, "files", source, part, recipe_spec(trained.recipe), progress=caching)
-        reasons |= {start + row: reason for row, reason in cache.defects.items()}
-        rows = np.flatnonzero(cache.valid)
-        predicted[start + rows] = _mean_over_folds(network, cache, part, rows, views, writers, start, total, callbacks)
-        shutil.rmtree(cache.folder, ignore_errors=True)
-    return predicted, reasons
+    def of(self, slices: pd.DataFrame) -> tuple[FloatArray, dict[int, str]]:
+        """Return the probabilities (N, 6) of `slices`, NaN where decoding fails, and the reasons by row."""
+        recipe, total = self.networks.trained.recipe, len(slices)
+        predicted = np.full((total, len(LABELS)), np.nan)
+        reasons: dict[int, str] = {}
+        for start, stop in split_at_series(slices, CHUNK):
+            part = slices.iloc[start:stop].reset_index(drop=True)
+            part = part.assign(**neighbour_rows(part))
 
+            def caching(done: int, of: int, start: int = start, stop: int = stop) -> None:
+                self.callbacks.phase("decoding", start + done * (stop - start) // max(of, 1), total)
 
-def _mean_over_folds(
-    network: FoldNetworks,
-    cache: Cache,
-    part: pd.DataFrame,
-    rows: npt.NDArray[np.int64],
-    views: Sequence[str],
-    writers: dict[tuple[int, str], FeatureWriter],
-    before: int,
-    total: int,
-    callbacks: "Callbacks",
-) -> FloatArray:
-    """Return the mean probabilities (N, 6) of `rows` over views, then folds."""
-    weights = network.trained.weights
-    feed = SliceFeed(cache, part, network.trained.recipe, network.workers)
-    passes = len(weights) * len(views)
-    mean = np.zeros((len(rows), len(LABELS)))
-    for index, fold in enumerate(weights):
-        network.load(fold)
-        of_views = []
-        for view_index, view in enumerate(views):
-            done_passes = index * len(views) + view_index
+            cache = ensure_cache(self.folder, "files", self.source, part, recipe_spec(recipe), progress=caching)
+            reasons |= {start + row: reason for row, reason in cache.defects.items()}
+            rows = np.flatnonzero(cache.valid)
+            feed = SliceFeed(cache, part, recipe, self.networks.workers)
+            predicted[start + rows] = self._mean_over_folds(feed, rows, start, total)
+            shutil.rmtree(cache.folder, ignore_errors=True)
+        return predicted, reasons
 
-            def report(done: int, done_passes: int = done_passes) -> None:
-                callbacks.phase("predicting", before + (done_passes * len(rows) + done) // passes, total)
+    def _mean_over_folds(self, feed: SliceFeed, rows: Rows, before: int, total: int) -> FloatArray:
+        """Return the mean probabilities (N, 6) of `rows` over views, then folds; `before` rows of `total` are done."""
+        folds = self.networks.trained.weights
+        passes = len(folds) * len(self.views)
+        mean = np.zeros((len(rows), len(LABELS)))
+        for index, fold in enumerate(folds):
+            self.networks.load(fold)
+            of_views = []
+            for view_index, view in enumerate(self.views):
+                done_passes = index * len(self.views) + view_index
 
-            task = PredictionTask(view, features=writers.get((fold, view)), report=report)
-            logits = network.logits(feed, rows, task)
-            of_views.append(probabilities(logits))
-        mean += np.mean(of_views, axis=0)
-    return mean / len(weights)
+                def report(done: int, done_passes: int = done_passes) -> None:
+                    done_rows = before + (done_passes * len(rows) + done) // passes
+                    self.callbacks.phase("predicting", done_rows, total)
+
+                task = PredictionTask(view, features=self.writers.get((fold, view)), report=report)
+                of_views.append(probabilities(self.networks.logits(feed, rows, task)))
+            mean += np.mean(of_views, axis=0)
+        return mean / len(folds)
 
 
 def _table(catalog: pd.DataFrame, slices: pd.DataFrame, predicted: FloatArray, reasons: dict[int, str]) -> pd.DataFrame:

@@ -93,7 +93,7 @@ def test_values_have_the_type_and_precision_of_the_codestream() -> None:
 
 
 @pytest.mark.parametrize("places", [(2, 64, 2**31), (2, 9000, 9100), (2, 100, 64), (2, 0, 64), (1, 64, 0), (9, 64, 64)])
-def test_places_outside_an_rle_codestream_are_not_gone_to(places: tuple) -> None:
+def test_offsets_outside_an_rle_codestream_are_refused(places: tuple) -> None:
     pid = worker_pid()
     count, *starts = places
     codestream = struct.pack("<16L", count, *starts, *(0,) * 13) + b"\x81\0" * 64
@@ -115,7 +115,7 @@ def test_a_process_that_dies_is_named_and_replaced() -> None:
     assert worker_pid() != pid
 
 
-def test_a_process_that_died_before_it_was_asked_fails_no_slice() -> None:
+def test_an_idle_worker_that_died_fails_no_slice() -> None:
     pid = worker_pid()
     os.kill(pid, signal.SIGKILL)
     assert ended(pid)
@@ -145,7 +145,7 @@ def test_memory_is_limited_beyond_what_the_process_starts_with() -> None:
     assert worker_pid() == pid
 
 
-def test_interrupts_are_the_owners_alone() -> None:
+def test_interrupts_reach_the_owner_only() -> None:
     pid = worker_pid()
     os.kill(pid, signal.SIGINT)
     assert works()
@@ -153,7 +153,7 @@ def test_interrupts_are_the_owners_alone() -> None:
     assert os.getpgid(pid) != os.getpgid(0)
 
 
-def test_an_interrupted_slice_does_not_answer_for_the_next() -> None:
+def test_an_interrupted_slice_does_not_affect_the_next() -> None:
     pid = worker_pid()
     os.kill(pid, signal.SIGSTOP)
     once_asked(lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -170,7 +170,7 @@ def test_threads_share_the_process_in_turn() -> None:
     assert all((values == image).all() for values, image in zip(decoded, images, strict=True))
 
 
-def test_a_forked_process_has_one_of_its_own() -> None:
+def test_a_forked_process_has_its_worker() -> None:
     pid = worker_pid()
     read, write = os.pipe()
     child = os.fork()

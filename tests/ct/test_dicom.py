@@ -24,7 +24,7 @@ def defect(source, read=read_slice) -> str:
     return caught.value.reason
 
 
-def test_reads_what_the_header_says(tmp_path: Path) -> None:
+def test_reads_the_values_of_the_header(tmp_path: Path) -> None:
     path = write_ct(
         tmp_path / "a.dcm",
         InstanceNumber=7,
@@ -276,7 +276,7 @@ def test_a_damaged_file_is_a_slice_or_a_named_defect(tmp_path_factory: pytest.Te
             assert outcome(read, bytes(whole[:end])) in {"slice", *DEFECTS}
 
 
-def test_500_damaged_files_are_slices_or_named_defects(tmp_path: Path) -> None:
+def test_500_damaged_files_give_slices_or_named_defects(tmp_path: Path) -> None:
     whole = list(valid_files(tmp_path).values())
     seen: dict[str, int] = {}
     with warnings.catch_warnings():

@@ -45,7 +45,7 @@ def assert_frames(source, images=IMAGES) -> None:
         assert (read_slice(source, frame).hu == images[frame - 1].astype(int) - 1024).all()
 
 
-def test_each_frame_is_a_slice_with_what_its_groups_say(dataset: Dataset) -> None:
+def test_each_frame_is_a_slice_with_the_values_of_its_groups(dataset: Dataset) -> None:
     middle = dataset.PerFrameFunctionalGroupsSequence[1]
     window, rescale = Dataset(), Dataset()
     window.WindowCenter, window.WindowWidth = [600, 40], [2800, 80]
@@ -98,7 +98,7 @@ def test_an_enhanced_file_with_one_frame_is_one_slice(tmp_path: Path) -> None:
     assert (read_slice(source).hu == IMAGES[0].astype(int) - 1024).all()
 
 
-def test_frames_that_are_no_slices_say_so_beside_the_others(dataset: Dataset) -> None:
+def test_frames_that_are_not_slices_have_a_defect(dataset: Dataset) -> None:
     for index, kind in enumerate(("LOCALIZER", "AXIAL", "AXIAL")):
         kinds = Dataset()
         kinds.FrameType = ["ORIGINAL", "PRIMARY", kind, "NONE"]

@@ -46,7 +46,7 @@ def test_ranks_are_counted_in_each_series() -> None:
     assert not by_number.any()
 
 
-def test_a_series_with_a_missing_position_goes_by_instance_number() -> None:
+def test_a_series_with_a_missing_position_is_ordered_by_instance_number() -> None:
     series = np.array([0, 0, 0, 1, 1])
     along = np.array([1.0, np.nan, 3, 2, 1])
     ranks, by_number = order_series(series, along, np.array([3, 2, 1, 1, 2]), np.arange(5))
@@ -92,7 +92,7 @@ def test_the_largest_component_is_found_among_many(seed: int, share: float, shap
         assert head_centre(hu) in [(row, column) for column, row in largest]
 
 
-def test_without_a_head_the_image_is_the_centre() -> None:
+def test_an_empty_image_is_centred_on_its_middle() -> None:
     assert head_centre(np.full((11, 20), -1000, np.int16)) == (5, 9.5)
 
 
@@ -109,7 +109,7 @@ def test_shifting_moves_the_head_to_the_centre_and_fills_with_air() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(-200, 200), st.floats(-200, 200))
-def test_a_shift_keeps_the_shape_wherever_the_centre_is(row: float, column: float) -> None:
+def test_a_shift_preserves_the_shape(row: float, column: float) -> None:
     hu = np.arange(12 * 9, dtype=np.int16).reshape(12, 9)
     moved = shift_to_centre(hu, (row, column))
     down, right = round(5.5 - row), round(4 - column)

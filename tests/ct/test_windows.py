@@ -84,7 +84,7 @@ def test_another_kind_is_refused() -> None:
         windows_torch(torch.zeros(1, 1, 1), torch.tensor([[40, 80]]), [(40, 80)], "cubic")
 
 
-def test_a_stack_is_seen_slice_by_slice():
+def test_channels_of_a_stack_are_ordered_by_slice():
     rng = np.random.default_rng(0)
     hu = rng.integers(-1024, 3000, (4, 3, 8, 8)).astype(np.int16)
     header = np.array([[40, 80], [35, 90], [50, 10], [600, 2800]], np.float32)

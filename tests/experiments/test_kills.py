@@ -19,6 +19,8 @@ from ichx.store import open_store
 from ichx.training.stop_request import RunStopped
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 BATCH = 4
 SETTINGS = (
     f"batch={BATCH}",
@@ -43,7 +45,7 @@ def killed_runs() -> ModuleType:
     return module
 
 
-def test_killed_three_times_it_ends_at_the_same_bits(dataset_copy: Path, killed_runs: ModuleType) -> None:
+def test_a_run_killed_three_times_ends_with_equal_weights(dataset_copy: Path, killed_runs: ModuleType) -> None:
     with open_store(open_workspace(dataset_copy)) as store:
         for _ in range(2):
             new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
@@ -77,7 +79,7 @@ class Interrupter(RunCallbacks):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_stopped_in_other_work_than_training_nothing_is_lost(dataset_copy: Path, killed_runs: ModuleType) -> None:
+def test_a_stop_outside_training_loses_nothing(dataset_copy: Path, killed_runs: ModuleType) -> None:
     workspace, registry = open_workspace(dataset_copy), load_registry()
     with open_store(workspace) as store:
         for _ in range(2):

@@ -11,8 +11,10 @@ from ichx.experiments import provenance
 from ichx.store import open_store
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
 
-def test_a_run_tells_its_code_machine_and_seed(trained_root: Path) -> None:
+
+def test_a_run_records_code_machine_and_seed(trained_root: Path) -> None:
     with open_store(open_workspace(trained_root)) as store:
         run = store.runs(1, 0)[0]
     assert run.provenance is not None
@@ -23,7 +25,7 @@ def test_a_run_tells_its_code_machine_and_seed(trained_root: Path) -> None:
     assert run.command.startswith("ichx")
 
 
-def test_changes_of_the_code_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uncommitted_changes_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {
         "rev-parse": "abc123\n",
         "diff": "-old\n+new\n",
@@ -59,7 +61,7 @@ def test_the_printed_commands_repeat_the_experiment(trained_copy: Path, ichx: Pr
     assert (one.logits == other.logits).all()
 
 
-def test_what_differs_here_is_told(trained_copy: Path, ichx: Program) -> None:
+def test_differences_of_the_environment_are_listed(trained_copy: Path, ichx: Program) -> None:
     import sqlite3
 
     connection = sqlite3.connect(trained_copy / "db" / "ichx.db")
@@ -71,4 +73,4 @@ def test_what_differs_here_is_told(trained_copy: Path, ichx: Program) -> None:
     assert "abacus" in done.out
     assert "exp new --from experiment-1.toml --dataset ph" in done.out
     ichx("exp", "clone", 1, cwd=trained_copy)
-    assert "it has not run yet" in ichx("exp", "repro", "last", cwd=trained_copy).err
+    assert "has not run yet" in ichx("exp", "repro", "last", cwd=trained_copy).err

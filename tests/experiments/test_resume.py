@@ -22,6 +22,8 @@ from ichx.store import EpochRecord, open_store
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (
     "batch=4",
     "stage.balanced.epochs=3",
@@ -82,7 +84,7 @@ def stop_in_the_middle(root: Path, done: int, process: subprocess.Popen[str]) ->
     return history(root)
 
 
-def test_killed_in_the_middle_of_an_epoch_it_ends_at_the_same_weights(
+def test_a_run_killed_within_an_epoch_ends_with_equal_weights(
     dataset_copy: Path, ichx: Program, ichx_process: Program
 ) -> None:
     register(dataset_copy, copies=2)
@@ -127,7 +129,7 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_at_the_same_weights(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_says_how_to_go_on_and_a_damaged_checkpoint_is_not_the_last(
+def test_an_interrupted_run_reports_how_to_resume_and_survives_a_damaged_checkpoint(
     dataset_copy: Path, ichx: Program, number: signal.Signals
 ) -> None:
     register(dataset_copy)
@@ -156,7 +158,9 @@ def test_interrupted_it_says_how_to_go_on_and_a_damaged_checkpoint_is_not_the_la
 
 
 @pytest.mark.parametrize("every", ["0", "0.1s"])
-def test_a_full_disk_stops_it_with_a_line_and_it_goes_on_later(dataset_copy: Path, ichx: Program, every: str) -> None:
+def test_a_full_disk_ends_a_run_with_one_line_and_it_resumes_later(
+    dataset_copy: Path, ichx: Program, every: str
+) -> None:
     register(dataset_copy, "batch=32", size=32)
     assert ichx("run", 1, "--device", "cuda:77", cwd=dataset_copy).code == 1  # the cache is made before
     command = ("-m", "ichx", "run", "1", "--fold", "0", "--checkpoint-every", every)
@@ -175,7 +179,7 @@ def test_a_full_disk_stops_it_with_a_line_and_it_goes_on_later(dataset_copy: Pat
     assert [(record.stage, record.epoch) for record in history(dataset_copy)] == EPOCHS
 
 
-def test_one_that_slept_while_another_took_over_writes_nothing_more(dataset_copy: Path, ichx: Program) -> None:
+def test_a_process_that_lost_its_fold_writes_nothing_more(dataset_copy: Path, ichx: Program) -> None:
     register(dataset_copy, copies=2)
     slept = start(dataset_copy, "--checkpoint-every", "0.1s")
     stop_in_the_middle(dataset_copy, 2, slept)

@@ -39,6 +39,8 @@ from ichx.training.weights import load_exactly, load_file, read_weights
 from ichx.training.window_step import WindowStep
 from ichx.workspace import Workspace, open_workspace
 
+pytestmark = pytest.mark.slow
+
 Place = tuple[Workspace, Store]
 
 
@@ -116,7 +118,7 @@ def test_rates_are_those_of_the_recipe(trained: Place) -> None:
         assert [r.values["lr"] for r in history] == pytest.approx([lr for _, _, lr in expected], rel=1e-12)
 
 
-def test_the_optimizer_begins_anew_in_each_stage(fresh: Place) -> None:
+def test_each_stage_has_a_new_optimizer(fresh: Place) -> None:
     experiment = register(fresh[1], "stage.balanced.epochs=2", "batch=16")
     watch = run_watched(fresh, experiment)
     steps = [int(state["optimizer"]["state"][0]["step"]) for state in watch.states]
@@ -152,7 +154,7 @@ def test_oof_predictions_are_those_of_the_stored_weights(trained: Place) -> None
             np.testing.assert_allclose(found.logits, logits, atol=1e-5)
 
 
-def test_weights_go_on_from_stage_to_stage(fresh: Place) -> None:
+def test_stages_continue_with_the_weights(fresh: Place) -> None:
     experiment = register(fresh[1], "stage.rebalanced.lr=1e-12", "stage.full.lr=1e-12")
     watch = run_watched(fresh, experiment)
     first, *later = (state["model"] for state in watch.states)
@@ -165,7 +167,7 @@ def test_weights_go_on_from_stage_to_stage(fresh: Place) -> None:
     assert all(torch.equal(saved[name], later[-1][name]) for name in saved)
 
 
-def test_what_each_stage_trains_on(fresh: Place) -> None:
+def test_each_stage_trains_on_its_sample(fresh: Place) -> None:
     workspace, store = fresh
     watch = run_watched(fresh, register(store, "batch=16"))
     data = load_dataset(Project(workspace, store), "ph")
@@ -230,7 +232,7 @@ def test_a_test_set_is_predicted_with_the_stored_weights(trained: Place) -> None
     np.testing.assert_allclose(stored.logits, expected, atol=1e-4)
 
 
-def test_the_run_writes_down_where_it_ran(trained: Place) -> None:
+def test_a_run_records_its_environment(trained: Place) -> None:
     workspace, store = trained
     for run in store.runs(1):
         assert run.state == "done"
@@ -241,7 +243,7 @@ def test_the_run_writes_down_where_it_ran(trained: Place) -> None:
     assert not list(workspace.experiment_dir(1).rglob("*.tmp"))
 
 
-def test_a_finished_experiment_says_so_and_trains_nothing(trained_copy: Path, ichx: Program) -> None:
+def test_a_finished_experiment_is_reported_and_not_trained(trained_copy: Path, ichx: Program) -> None:
     before = {path: path.read_bytes() for path in (trained_copy / "experiments").rglob("*.*")}
     done = ichx("run", 2, cwd=trained_copy)
     assert done.code == 0
@@ -299,7 +301,7 @@ def test_an_option_without_effect_on_a_finished_experiment_is_refused(trained: P
             run_experiment(Project(workspace, store, load_registry()), 1, options=options)
 
 
-def test_no_pretrained_is_remembered_for_the_later_folds(fresh: Place) -> None:
+def test_no_pretrained_applies_to_later_folds(fresh: Place) -> None:
     workspace, store = fresh
     experiment = register(store, "model.pretrained=true")
     registry = load_registry()
@@ -312,7 +314,7 @@ def test_no_pretrained_is_remembered_for_the_later_folds(fresh: Place) -> None:
     assert [plan.start for plan in watch.plans] == ["random weights"]
 
 
-def test_weights_from_a_file_are_where_training_begins(fresh: Place, trained_root: Path) -> None:
+def test_training_starts_from_a_weights_file(fresh: Place, trained_root: Path) -> None:
     workspace, store = fresh
     given = trained_root / "experiments" / "2" / "fold-0" / "weights.safetensors"
     experiment = register(store, *(f"stage.{name}.lr=1e-12" for name in ("balanced", "rebalanced", "full")))
@@ -396,7 +398,7 @@ def test_a_run_leaves_torchs_random_state(fresh: Place) -> None:
     torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
 
 
-def test_lost_predictions_are_made_again_with_the_weights_that_are_there(trained_copy: Path, ichx: Program) -> None:
+def test_lost_predictions_are_predicted_again_with_the_stored_weights(trained_copy: Path, ichx: Program) -> None:
     folder = trained_copy / "experiments" / "2" / "fold-1"
     before = {name: (folder / name).read_bytes() for name in ("oof-identity.parquet", "weights.safetensors")}
     (folder / "oof-identity.parquet").unlink()

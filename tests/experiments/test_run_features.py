@@ -21,6 +21,8 @@ from ichx.store import Experiment, Store, open_store
 from ichx.training.run_options import RunOptions
 from ichx.workspace import Workspace, open_workspace
 
+pytestmark = pytest.mark.slow
+
 SAVING = RunOptions(save_features=True)
 
 
@@ -36,7 +38,7 @@ def kept(workspace: Workspace, store: Store, experiment: Experiment) -> dict[str
     return found
 
 
-def test_a_run_keeps_features_and_a_finished_one_gets_the_same_later(dataset_copy: Path) -> None:
+def test_features_saved_by_a_run_equal_those_saved_later(dataset_copy: Path) -> None:
     workspace, registry = open_workspace(dataset_copy), load_registry()
     with open_store(workspace) as store:
         first, second = (
@@ -95,7 +97,7 @@ def test_a_network_without_a_last_layer_is_refused_before_it_is_trained(dataset_
         assert run_experiment(Project(workspace, store, closed), made.number).trained == (0, 1)
 
 
-def test_features_that_are_none(tmp_path: Path) -> None:
+def test_invalid_feature_files(tmp_path: Path) -> None:
     with pytest.raises(ChangedDataError, match=r"absent\.parquet"):
         read_features(tmp_path / "absent.parquet")
     (tmp_path / "text.parquet").write_text("features")

@@ -18,6 +18,8 @@ from ichx.store import EpochRecord, open_store
 from ichx.training.stop_request import RunStopped
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 STAMPED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
 
@@ -47,7 +49,7 @@ class Told(RunCallbacks):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_attempts_follow_each_other_in_the_log(dataset_copy: Path, ichx: Program) -> None:
+def test_runs_follow_each_other_in_the_log(dataset_copy: Path, ichx: Program) -> None:
     number = register(dataset_copy)
     workspace = open_workspace(dataset_copy)
     with open_store(workspace) as store:
@@ -71,7 +73,7 @@ def test_attempts_follow_each_other_in_the_log(dataset_copy: Path, ichx: Program
     assert second[-1] == "attempt ends: done"
 
 
-def test_a_job_says_everything_once(dataset_copy: Path, ichx_process: Program) -> None:
+def test_a_job_reports_everything_once(dataset_copy: Path, ichx_process: Program) -> None:
     number = register(dataset_copy)
     done = ichx_process("run", number, "--jobs", 2, "--device", "cpu", cwd=dataset_copy)
     assert done.code == 0, done.err
@@ -96,7 +98,7 @@ def test_a_log_that_cannot_be_written_is_one_note(dataset_copy: Path) -> None:
     assert told.epochs == 3
 
 
-def test_a_view_that_breaks_is_left_out(dataset_copy: Path) -> None:
+def test_a_callback_that_raises_is_removed(dataset_copy: Path) -> None:
     number = register(dataset_copy)
     workspace, told = open_workspace(dataset_copy), Told(raise_at=1)
     with open_store(workspace) as store:
@@ -111,7 +113,7 @@ def test_every_hook_is_passed_on() -> None:
     assert [name for name in vars(CallbackList) if name in own] == own
 
 
-def test_an_interruption_is_no_failure_of_a_sink() -> None:
+def test_an_interruption_is_not_an_error_of_a_callback() -> None:
     class Interrupted(RunCallbacks):
         def note(self, message: str) -> None:
             raise KeyboardInterrupt
@@ -120,13 +122,13 @@ def test_an_interruption_is_no_failure_of_a_sink() -> None:
         CallbackList(Interrupted()).note("x")
 
 
-def test_notes_of_no_fold_wait_for_one(dataset_copy: Path) -> None:
+def test_notes_before_the_first_fold_go_into_its_log(dataset_copy: Path) -> None:
     log = RunLog(open_workspace(dataset_copy))
     log.note("early")
     assert not list(dataset_copy.rglob("run.log"))
 
 
-def test_lines_without_a_time_stay_as_they_are() -> None:
+def test_lines_without_a_time_are_unchanged() -> None:
     assert unstamped("2026-02-03 04:05:06 note: x") == "note: x"
     assert unstamped("2026-02-03 04:05:06") == ""
     for line in ("", "error: no space", "2026-02-30 04:05:06 no such day"):

@@ -15,13 +15,18 @@ import torch
 from conftest import Program, clean_environment
 
 from ichx.datasets.add import AddRequest, add_dataset
+from ichx.errors import IchxError, UnsupportedError
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import open_store
+from ichx.training.distributed import AgreedError
 from ichx.workspace import open_workspace
+
+pytestmark = pytest.mark.slow
 
 SETTINGS = (
     "batch=5",  # which two processes share unevenly
@@ -146,7 +151,7 @@ def test_the_gradient_is_that_of_the_whole_batch(tmp_path: Path) -> None:
             torch.testing.assert_close(found[size][name], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_predictions_do_not_depend_on_how_many_predict(
+def test_predictions_do_not_depend_on_the_number_of_processes(
     trained_copy: Path, phantom: PhantomFiles, ichx_process: Program
 ) -> None:
     """The training files as a test set: four whole batches and a ragged one, dealt to one, two and three."""
@@ -168,7 +173,7 @@ def test_predictions_do_not_depend_on_how_many_predict(
             np.testing.assert_array_equal(one.logits, other.logits)
 
 
-def test_stopped_it_goes_on_with_another_number_of_processes(registered: Path, ichx_process: Program) -> None:
+def test_a_stopped_run_resumes_with_another_number_of_processes(registered: Path, ichx_process: Program) -> None:
     folder = registered / "experiments" / "1" / "fold-0"
     process = start(registered, "--processes", "2")
     wait_until(lambda: any(folder.glob("checkpoint-*.pt")), process)
@@ -194,7 +199,7 @@ def test_stopped_it_goes_on_with_another_number_of_processes(registered: Path, i
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_all(registered: Path, victim: int) -> None:
+def test_a_killed_process_ends_the_group(registered: Path, victim: int) -> None:
     folder = registered / "experiments" / "1" / "fold-0"
     process = start(registered, "--processes", "2")
     wait_until(lambda: any(folder.glob("checkpoint-*.pt")), process)
@@ -209,7 +214,7 @@ def test_a_killed_process_ends_all(registered: Path, victim: int) -> None:
     assert state(registered) == ("dead" if victim == 0 else "failed")
 
 
-def test_a_killed_parent_leaves_nobody_behind(registered: Path, ichx: Program) -> None:
+def test_a_killed_parent_leaves_no_processes(registered: Path, ichx: Program) -> None:
     folder = registered / "experiments" / "1" / "fold-0"
     process = start(registered, "--processes", "2")
     wait_until(lambda: any(folder.glob("checkpoint-*.pt")), process)
@@ -223,7 +228,7 @@ def test_a_killed_parent_leaves_nobody_behind(registered: Path, ichx: Program) -
     assert state(registered) == "stopped"
 
 
-def test_torchrun_starts_them_as_well(registered: Path) -> None:
+def test_torchrun_starts_several_processes(registered: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     done = subprocess.run(
         [*torchrun, "--standalone", "-m", "ichx", "run", "1", "--fold", "0", "--device", "cpu", "--json"],
@@ -238,3 +243,17 @@ def test_torchrun_starts_them_as_well(registered: Path) -> None:
     assert done.stderr.count("fold 0 done: OOF score") == 1
     with open_store(open_workspace(registered)) as store:
         assert [run.state for run in store.runs(1)] == ["done"]
+
+
+@pytest.mark.parametrize(("rank", "error"), [("0", UnsupportedError), ("1", AgreedError)])
+def test_more_processes_than_gpus_are_refused(
+    registered: Path, monkeypatch: pytest.MonkeyPatch, rank: str, error: type[IchxError]
+) -> None:
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    workspace = open_workspace(registered)
+    with open_store(workspace) as store, pytest.raises(IchxError, match=r"\b2\b.*\b1\b") as caught:
+        run_experiment(Project(workspace, store, load_registry()), 1)
+    assert type(caught.value) is error, "only one process of a machine reports it"

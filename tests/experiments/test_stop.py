@@ -52,7 +52,7 @@ def test_a_second_sigterm_waits() -> None:
         assert stop.signal is not None
 
 
-def test_work_without_steps_is_stopped_where_it_is() -> None:
+def test_work_without_sync_points_is_interrupted() -> None:
     with stop_on_signals(lambda message: None) as stop:
         with pytest.raises(RunStopped), stop.interruptible():
             os.kill(os.getpid(), signal.SIGTERM)
@@ -60,7 +60,7 @@ def test_work_without_steps_is_stopped_where_it_is() -> None:
             pytest.fail("a request from before was not heeded")
 
 
-def test_another_thread_takes_no_signals() -> None:
+def test_another_thread_handles_no_signals() -> None:
     found: list[object] = []
 
     def listen() -> None:

@@ -18,6 +18,8 @@ from ichx.store import open_store
 from ichx.training.run_options import RunOptions
 from ichx.workspace import init_workspace, open_workspace
 
+pytestmark = pytest.mark.slow
+
 
 class Notes(RunCallbacks):
     def __init__(self) -> None:
@@ -47,7 +49,7 @@ def dice(root: Path, number: int) -> list[dict[str, float]]:
     return [{name: value for name, value in r.values.items() if name.startswith("dice")} for r in history]
 
 
-def test_a_unet_learns_where_it_bleeds(bled: Path, ichx: Program) -> None:
+def test_a_unet_learns_masks(bled: Path, ichx: Program) -> None:
     """From the command line to the report, against a network that stays as it began."""
     new = ("exp", "new", "--plugin", "tiny_unet", "--size", 48, "--dataset", "ph")
     learning = ("batch=8", "stage.full.epochs=5", "precision=fp32")
@@ -66,8 +68,8 @@ def test_a_unet_learns_where_it_bleeds(bled: Path, ichx: Program) -> None:
     assert learnt["dice"] > untrained["dice"]
     assert ichx("report", 1, cwd=bled).code == 0
     page = (bled / "experiments" / "1" / "report.html").read_text(encoding="utf-8")
-    assert "the mask that the network predicts" in page
-    assert "is Grad-CAM of" not in page
+    assert "is the predicted mask" in page
+    assert "is the Grad-CAM of" not in page
 
 
 def test_masks_are_added_from_the_command_line(tmp_path: Path, phantom: PhantomFiles, ichx: Program) -> None:
@@ -83,7 +85,7 @@ def test_masks_are_added_from_the_command_line(tmp_path: Path, phantom: PhantomF
     assert refused.err.startswith("error: there is no PNG in")
 
 
-def test_without_masks_labels_alone_are_learnt_and_that_is_told_once(bled: Path) -> None:
+def test_without_masks_only_labels_are_learned_with_one_note(bled: Path) -> None:
     workspace, notes = open_workspace(bled), Notes()
     with open_store(workspace) as store:
         made = new_experiment(
@@ -102,7 +104,7 @@ def test_without_masks_labels_alone_are_learnt_and_that_is_told_once(bled: Path)
         assert dice(bled, made.number) == [{}] * 3
 
 
-def test_masks_have_no_effect_where_they_are_not_asked_for(bled: Path) -> None:
+def test_masks_have_no_effect_without_a_weight(bled: Path) -> None:
     workspace, notes = open_workspace(bled), Notes()
     with open_store(workspace) as store:
         for plugin, weight in (("tiny_unet", 0), ("tiny_resnet", 0), ("tiny_resnet", 2)):

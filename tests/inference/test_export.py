@@ -22,7 +22,7 @@ from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference import export
-from ichx.inference.export import Exported, export_experiment, preprocessing, sample
+from ichx.inference.export import ExportedNetwork, export_experiment, preprocessing, sample
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -31,6 +31,8 @@ from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
 from ichx.training.run_options import RunOptions
 from ichx.workspace import Workspace, open_workspace
+
+pytestmark = pytest.mark.slow
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -42,7 +44,7 @@ def trained(trained_root: Path) -> Iterator[tuple[Workspace, Store]]:
         yield workspace, store
 
 
-def exported(place: tuple[Workspace, Store], format: str, **options: Any) -> list[Exported]:
+def exported(place: tuple[Workspace, Store], format: str, **options: Any) -> list[ExportedNetwork]:
     return export_experiment(Project(*place, load_registry()), 2, format=format, callbacks=RunCallbacks(), **options)
 
 
@@ -92,7 +94,7 @@ def test_an_exported_fold_predicts_from_cached_hu_what_the_fold_predicted(
         np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits)), rtol=0, atol=1e-6)
 
 
-def test_onnx_says_what_it_takes_and_gives(trained: tuple[Workspace, Store], tmp_path: Path) -> None:
+def test_onnx_describes_inputs_and_outputs(trained: tuple[Workspace, Store], tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     exported(trained, "onnx", folds=[0], out=tmp_path / "net.onnx")
@@ -114,7 +116,7 @@ def test_onnx_says_what_it_takes_and_gives(trained: tuple[Workspace, Store], tmp
     assert any("Hounsfield" in step for step in json.loads(told["preprocessing"]))
 
 
-def test_a_program_carries_the_same_facts(trained: tuple[Workspace, Store], tmp_path: Path) -> None:
+def test_a_torch_export_has_the_same_description(trained: tuple[Workspace, Store], tmp_path: Path) -> None:
     exported(trained, "torch-export", folds=[0], out=tmp_path / "net.pt2")
     extra = {"ichx.json": ""}
     torch.export.load(tmp_path / "net.pt2", extra_files=extra)
@@ -122,7 +124,7 @@ def test_a_program_carries_the_same_facts(trained: tuple[Workspace, Store], tmp_
     assert (told["labels"], told["experiment"], told["fold"]) == (list(LABELS), 2, 0)
 
 
-def test_weights_tell_their_recipe_and_start_another_experiment(trained_copy: Path, tmp_path: Path) -> None:
+def test_exported_weights_have_their_recipe_and_start_another_experiment(trained_copy: Path, tmp_path: Path) -> None:
     workspace, registry = open_workspace(trained_copy), load_registry()
     with open_store(workspace) as store:
         (made,) = exported((workspace, store), "safetensors", folds=[0], out=tmp_path / "net.safetensors")
@@ -148,7 +150,7 @@ def test_weights_tell_their_recipe_and_start_another_experiment(trained_copy: Pa
         assert notes == [f"net.safetensors: {len(names)} of {len(names)} tensors loaded"]
 
 
-def test_all_folds_are_a_file_each(trained_copy: Path, tmp_path: Path) -> None:
+def test_each_fold_is_one_file(trained_copy: Path, tmp_path: Path) -> None:
     workspace = open_workspace(trained_copy)
     with open_store(workspace) as store:
         home = exported((workspace, store), "safetensors")
@@ -159,7 +161,7 @@ def test_all_folds_are_a_file_each(trained_copy: Path, tmp_path: Path) -> None:
     assert [f.path.name for f in named] == ["net-fold-0.safetensors", "net-fold-1.safetensors"]
 
 
-def test_a_file_that_predicts_something_else_is_not_written(
+def test_an_export_with_other_predictions_is_not_written(
     trained: tuple[Workspace, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
@@ -185,7 +187,7 @@ main()
 """
 
 
-def test_without_the_libraries_their_installation_is_told(trained_root: Path) -> None:
+def test_missing_libraries_are_named_with_their_installation(trained_root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_ONNX], cwd=trained_root, env=clean_environment(), capture_output=True, text=True
     )
@@ -194,7 +196,7 @@ def test_without_the_libraries_their_installation_is_told(trained_root: Path) ->
     assert "pip install 'ichx[export]'" in done.stderr
 
 
-def test_the_steps_before_follow_the_recipe() -> None:
+def test_preprocessing_follows_the_recipe() -> None:
     plain = preprocessing(InputRecipe(size=378, centre="none", resize="area"))
     assert not any("centroid" in step or "crop" in step for step in plain)
     assert "resize to 378 x 378, area (as OpenCV does), rounded to whole HU" in plain

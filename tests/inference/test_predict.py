@@ -41,6 +41,8 @@ from ichx.store import Store, open_store
 from ichx.training.weights import load_exactly
 from ichx.workspace import Workspace, open_workspace
 
+pytestmark = pytest.mark.slow
+
 Place = tuple[Workspace, Store]
 
 
@@ -97,7 +99,7 @@ def test_a_fold_predicts_its_part_of_the_training_files_as_it_did_out_of_fold(
 
 
 @pytest.mark.parametrize("centre", ["none", "slice", "series"])
-def test_pixels_of_a_portion_are_those_of_the_training_cache(
+def test_pixels_of_a_chunk_equal_those_of_the_training_cache(
     trained: Place, phantom: PhantomFiles, tmp_path: Path, centre: str
 ) -> None:
     """To the bit, with a series' centre as well: a portion holds whole series."""
@@ -118,7 +120,7 @@ def test_pixels_of_a_portion_are_those_of_the_training_cache(
             np.testing.assert_array_equal(cache.read(row), whole.read(start + row))
 
 
-def test_split_at_series_are_whole_series() -> None:
+def test_chunks_are_complete_series() -> None:
     slices = pd.DataFrame({"series": [*"aaabbcdddddddde"]})
     assert list(split_at_series(slices, 4)) == [(0, 3), (3, 6), (6, 14), (14, 15)]
     assert list(split_at_series(slices, 100)) == [(0, 15)]
@@ -127,7 +129,7 @@ def test_split_at_series_are_whole_series() -> None:
     assert list(split_at_series(pd.DataFrame({"series": [*"abacc"]}), 1)) == [(0, 3), (3, 5)]
 
 
-def test_split_at_series_do_not_change_the_result(
+def test_chunks_do_not_change_the_result(
     trained: Place, phantom: PhantomFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert phantom.test is not None
@@ -181,7 +183,7 @@ def test_a_zip_a_folder_in_it_and_a_file_alone(trained: Place, phantom: PhantomF
     np.testing.assert_allclose(by_id(alone), by_id(plain).loc[[name]], rtol=0, atol=1e-6)
 
 
-def test_what_is_no_usable_slice_stands_there_with_its_reason(trained: Place, tmp_path: Path) -> None:
+def test_unusable_files_are_listed_with_their_reason(trained: Place, tmp_path: Path) -> None:
     folder = tmp_path / "files"
     for name in ("a", "b"):
         write_ct(folder / f"{name}.dcm")
@@ -247,7 +249,7 @@ def test_folds_that_cannot_predict(trained_copy: Path, phantom: PhantomFiles) ->
 
 
 @pytest.mark.parametrize("plugin", ["tiny_resnet", "tiny_fine"])
-def test_features_are_what_the_last_layer_makes_the_logits_of(
+def test_features_are_the_input_of_the_last_layer(
     trained_copy: Path, phantom: PhantomFiles, tmp_path: Path, plugin: str
 ) -> None:
     workspace, registry = open_workspace(trained_copy), load_registry()
@@ -282,7 +284,7 @@ with scratch_folder(Path(sys.argv[1])) as folder:
 """
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_removed_by_the_next(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)], env=clean_environment(), capture_output=True, text=True
     )

@@ -164,7 +164,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     assert files.train_masks is None  # its one patient does not bleed
 
 
-def test_all_silly_arguments_are_told_at_once(tmp_path: Path) -> None:
+def test_all_invalid_arguments_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(IchxError) as caught:
         write_phantom(tmp_path / "x", patients=0, test_patients=-1, seed=-1, size=31, processes=0)
     assert len(caught.value.problem.splitlines()) == 5
@@ -184,13 +184,13 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError):
         write_phantom(tmp_path / "file" / "x", patients=1, seed=0, size=32, processes=1)
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     left, alive = tmp_path / f".ph.{ended.pid}-0a0a0a0a", tmp_path / f".ph.{os.getpid()}-0b0b0b0b"

@@ -22,7 +22,7 @@ def studies_with(name: str, count: int, size: int = SIZE) -> list[PhantomStudy]:
     return found
 
 
-def test_a_study_has_the_promised_form() -> None:
+def test_a_study_has_the_documented_shape() -> None:
     study = make_study(1, 2, size=SIZE, prevalence={ANY: 0.4})
     slices = len(study.hu)
     assert 20 <= slices <= 40
@@ -43,7 +43,7 @@ def test_a_study_follows_from_seed_and_patient() -> None:
         assert other.hu.shape != first.hu.shape or not np.array_equal(other.hu, first.hu)
 
 
-def test_labels_tell_what_the_mask_shows() -> None:
+def test_labels_match_the_mask() -> None:
     seen = np.zeros(6, int)
     for patient in range(30):
         study = make_study(5, patient, size=SIZE, prevalence={ANY: 0.5, "epidural": 0.05})
@@ -70,7 +70,7 @@ def test_labels_hardly_depend_on_the_size() -> None:
 
 
 @pytest.mark.parametrize("name", SUBTYPES)
-def test_bleeds_are_blood_and_go_on_over_slices(name: str) -> None:
+def test_bleeds_have_the_density_of_blood_and_span_slices(name: str) -> None:
     index = SUBTYPES.index(name)
     longest, blood = 0, []
     for study in studies_with(name, 3, 128):
@@ -84,7 +84,7 @@ def test_bleeds_are_blood_and_go_on_over_slices(name: str) -> None:
     assert 35 < np.median(blood) < 85
 
 
-def test_bleeds_lie_where_anatomy_puts_them() -> None:
+def test_bleeds_are_where_anatomy_puts_them() -> None:
     """Epidural and subdural blood touches bone; ventricular blood lies deep, behind a good deal of brain."""
     depth: dict[str, list[float]] = {"epidural": [], "subdural": [], "intraventricular": []}
     for name, depths in depth.items():
@@ -122,7 +122,7 @@ def test_a_head_is_made_of_air_fat_brain_and_bone() -> None:
     assert (low[head] < -500).mean() > 0.01
 
 
-def test_chances_give_the_wanted_shares() -> None:
+def test_probabilities_give_the_requested_shares() -> None:
     wanted = {"epidural": 0.03, "subdural": 0.1, ANY: 0.25}
     chances = combination_chances(tuple(wanted.items()))
     assert chances.sum() == pytest.approx(1)
@@ -154,7 +154,7 @@ def test_challenge_prevalence_is_the_default() -> None:
     )
 
 
-def test_prevalences_that_cannot_be_are_refused() -> None:
+def test_impossible_prevalences_are_refused() -> None:
     with pytest.raises(IchxError, match="'epidual'") as caught:
         make_study(0, 0, size=32, prevalence={"epidual": 0.1, ANY: 1.5})
     assert "'epidural'" in caught.value.problem

@@ -16,7 +16,7 @@ def test_it_keeps_an_eighth_of_the_image() -> None:
         assert model.get_submodule("features")(torch.rand(2, 3, 64, 64)).shape == (2, 64, 8, 8)
 
 
-def test_one_conspicuous_place_counts_wherever_it_is() -> None:
+def test_one_positive_place_counts_anywhere() -> None:
     """The maximum over the grid is handed on beside the mean: it does not shrink with the image around it."""
     model = PLUGIN.build(PLUGIN.recipe, False).eval()
     spot = torch.ones(1, 3, 16, 16)

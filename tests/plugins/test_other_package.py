@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import Program, clean_environment
 
+from ichx.store import open_store
+from ichx.workspace import open_workspace
+
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(__file__).parents[1] / "plugin_package"
 
 
@@ -39,9 +44,11 @@ def test_it_is_listed_and_trains(dataset_copy: Path, installed: dict[str, str], 
     folder = dataset_copy / "experiments" / "1"
     assert len(list(folder.glob("fold-*/weights.safetensors"))) == 2
     assert list(folder.rglob("*-features.parquet"))
+    with open_store(open_workspace(dataset_copy)) as store:
+        assert {run.libraries["shallow-ct"] for run in store.runs(1)} == {"1.0"}
 
 
-def test_without_the_package_its_experiments_stay_and_say_what_is_missing(
+def test_experiments_of_a_missing_package_name_it(
     dataset_copy: Path, installed: dict[str, str], ichx_process: Program
 ) -> None:
     assert ichx_process("exp", "new", "--plugin", "shallow_ct", cwd=dataset_copy, **installed).code == 0
@@ -51,9 +58,7 @@ def test_without_the_package_its_experiments_stay_and_say_what_is_missing(
     assert "'shallow_ct'" in ran.err
 
 
-def test_what_it_cannot_do_is_an_error_of_its_own(
-    dataset_copy: Path, installed: dict[str, str], ichx_process: Program
-) -> None:
+def test_codecs_raise_typed_errors(dataset_copy: Path, installed: dict[str, str], ichx_process: Program) -> None:
     assert ichx_process("exp", "new", "--plugin", "shallow_ct", cwd=dataset_copy, **installed).code == 0
     ran = ichx_process("run", 1, "--device", "cpu", "--pretrained", cwd=dataset_copy, **installed)
     assert (ran.code, "Traceback" in ran.err) == (1, False)

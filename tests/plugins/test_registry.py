@@ -52,7 +52,7 @@ def test_a_third_party_adds_one_or_several() -> None:
 
 
 @pytest.mark.usefixtures("third_party")
-def test_a_broken_one_is_one_warning_and_the_others_stay() -> None:
+def test_a_broken_plugin_costs_one_warning() -> None:
     points = [
         point("gone", "z_broken_import:PLUGINS"),
         point("crash", "z_broken_exit:PLUGINS"),
@@ -68,7 +68,7 @@ def test_a_broken_one_is_one_warning_and_the_others_stay() -> None:
 
 
 @pytest.mark.usefixtures("third_party")
-def test_what_is_no_plugin_and_what_takes_a_name() -> None:
+def test_objects_that_are_not_plugins_and_taken_names() -> None:
     registry = load_registry([point("wrong", "a_third_party:WRONG"), point("also", "a_third_party:ONE")])
     assert list(registry.plugins) == ["ours"]
     assert [line for line in registry.warnings if "declares a int, no Plugin" in line]
@@ -84,7 +84,7 @@ def test_a_built_in_name_is_not_taken_over() -> None:
     assert len(registry.warnings) == 1
 
 
-def test_an_unknown_name_is_told_with_the_nearest() -> None:
+def test_an_unknown_name_lists_the_nearest() -> None:
     with pytest.raises(NotFoundError, match="'resnet50'") as caught:
         load_registry().get("resnet50")
     assert "resnext50" in caught.value.remedy
@@ -107,6 +107,6 @@ def test_an_installed_package_that_breaks_is_one_line_for_the_user(tmp_path: Pat
     assert "torchh" in done.err
 
 
-def test_a_plugin_declares_its_own_recipe() -> None:
+def test_a_plugin_declares_its_recipe() -> None:
     with pytest.raises(ValueError, match="declares a recipe of 'other'"):
         Plugin("mine", "wrong", reference_recipe("other", "resnet18.tv_in1k", batch=1))

@@ -85,12 +85,12 @@ def test_every_recipe_of_the_zoo_can_be_trained(registry: Registry) -> None:
             assert "." in plugin.recipe.model.backbone, "weight tags are always written out"
 
 
-def test_the_licence_of_weights_for_research_only_is_told(registry: Registry) -> None:
+def test_the_licence_of_research_only_weights_is_shown(registry: Registry) -> None:
     assert "CC BY-NC 4.0" in registry.get("resnext101_wsl").notice
     assert registry.get("resnext50").notice == ""
 
 
-def test_a_crop_holds_only_at_the_plugins_own_size(registry: Registry) -> None:
+def test_a_crop_applies_at_the_plugins_size_only(registry: Registry) -> None:
     plugin = registry.get("efficientnet_b3")
     assert plugin.recipe_for() == plugin.recipe
     assert plugin.recipe_for(size=256).input.crop == 224

@@ -32,12 +32,12 @@ def test_the_last_two_are_kept_in_the_order_of_training(tmp_path: Path) -> None:
     ]
 
 
-def test_there_is_none(tmp_path: Path) -> None:
+def test_folders_without_checkpoints(tmp_path: Path) -> None:
     assert notes_of(tmp_path / "nowhere") == (None, [])
 
 
 @pytest.mark.parametrize("harm", ["truncated", "empty", "text", "flipped", "pickle"])
-def test_a_damaged_newest_falls_back_with_a_note(tmp_path: Path, harm: str) -> None:
+def test_a_damaged_newest_checkpoint_falls_back_with_a_note(tmp_path: Path, harm: str) -> None:
     save_checkpoint(tmp_path, Position(0, 1), state(1))
     save_checkpoint(tmp_path, Position(0, 2), state(2))
     newest = checkpoints(tmp_path)[-1]
@@ -56,7 +56,7 @@ def test_a_damaged_newest_falls_back_with_a_note(tmp_path: Path, harm: str) -> N
     assert notes[0].startswith("checkpoint-000-00002-000000000.pt is damaged")
 
 
-def test_all_damaged_is_a_start_from_the_beginning(tmp_path: Path) -> None:
+def test_without_a_valid_checkpoint_training_starts_from_scratch(tmp_path: Path) -> None:
     for epoch in (1, 2):
         save_checkpoint(tmp_path, Position(0, epoch), state(epoch))
     for path in checkpoints(tmp_path):
@@ -66,7 +66,7 @@ def test_all_damaged_is_a_start_from_the_beginning(tmp_path: Path) -> None:
     assert len(notes) == 2
 
 
-def test_one_of_another_recipe_is_not_used(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_recipe_is_not_used(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, Position(0, 1), state(1))
     found, notes = notes_of(tmp_path, fits="another")
     assert found is None
@@ -88,7 +88,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_finished_fold_keeps_none(tmp_path: Path) -> None:
+def test_a_finished_fold_has_no_checkpoints(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, Position(0, 1), state(1))
     (tmp_path / "checkpoint-000-00002-000000000.77.tmp").write_bytes(b"half")
     (tmp_path / "weights.safetensors").write_bytes(b"mine")
@@ -120,7 +120,7 @@ def test_a_full_disk_leaves_the_older_one(tmp_path: Path) -> None:
     assert notes_of(tmp_path / "fold") == ((Position(0, 1), 1.0), [])
 
 
-def test_what_died_while_writing_leaves_nothing(tmp_path: Path) -> None:
+def test_drafts_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     for name in ("checkpoint-000-00002-000000007.77.tmp", "weights.tmp", ".oof-identity.parquet.0a1b"):
         (tmp_path / name).write_bytes(b"half")
     (tmp_path / "oof-identity.parquet").write_bytes(b"mine")

@@ -115,7 +115,7 @@ def test_parts_are_few_and_even() -> None:
     assert [(part.start, part.stop) for part in parts] == [(0, 12), (12, 24), (24, 35)]
 
 
-def test_a_batch_that_does_not_fit_is_learnt_in_parts_with_the_same_gradients(make: Make) -> None:
+def test_a_batch_that_does_not_fit_is_split_with_equal_gradients(make: Make) -> None:
     whole, _ = make(normalize=False)
     parts, notes = make(normalize=False, room=4)
     assert steps(parts) == pytest.approx(steps(whole), rel=1e-5)
@@ -140,7 +140,7 @@ def test_a_failed_attempt_leaves_nothing_behind(make: Make) -> None:
     assert int(weights(surprised)["normalization.num_batches_tracked"]) == 6
 
 
-def test_memory_that_runs_out_later_is_noticed_then(make: Make) -> None:
+def test_memory_can_run_out_later(make: Make) -> None:
     learner, notes = make()
     steps(learner, 2)
     learner.model.room = 6
@@ -149,14 +149,14 @@ def test_memory_that_runs_out_later_is_noticed_then(make: Make) -> None:
     assert len(notes) == 1
 
 
-def test_a_network_of_which_no_image_fits_is_told(make: Make) -> None:
+def test_a_network_without_room_for_one_image_is_an_error(make: Make) -> None:
     learner, _ = make(room=0)
     with pytest.raises(ResourceError, match="can't allocate memory"):
         steps(learner)
     assert learner.model.seen == [12, 6, 3, 2, 1]
 
 
-def test_another_error_is_not_taken_for_one_of_memory(make: Make) -> None:
+def test_other_errors_are_not_out_of_memory(make: Make) -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
     assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
@@ -168,7 +168,7 @@ def test_another_error_is_not_taken_for_one_of_memory(make: Make) -> None:
     assert notes == []
 
 
-def test_predictions_are_made_in_parts_with_the_same_logits(make: Make) -> None:
+def test_predictions_in_parts_have_the_same_logits(make: Make) -> None:
     learner, _ = make()
     callbacks = Notes()
     predictor = Predictor(learner.runtime, Control(callbacks=callbacks))
@@ -185,7 +185,7 @@ def test_predictions_are_made_in_parts_with_the_same_logits(make: Make) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_it_learns_the_same_and_its_weights_keep_their_names(make: Make, precision: str) -> None:
+def test_compiled_training_is_equal_and_preserves_names(make: Make, precision: str) -> None:
     plain, _ = make(precision, room=None)
     compiled, notes = make(precision, compiler="aot_eager", room=None)
     assert steps(compiled) == pytest.approx(steps(plain), rel=1e-3 if precision == "bf16" else 1e-5)
@@ -203,7 +203,7 @@ def test_compiled_it_learns_the_same_and_its_weights_keep_their_names(make: Make
     assert steps(begun) == pytest.approx(steps(plain), rel=1e-2 if precision == "bf16" else 1e-4)
 
 
-def test_compiled_it_is_compiled_once(make: Make) -> None:
+def test_the_network_is_compiled_once(make: Make) -> None:
     """Neither another batch nor a prediction of another shape, which is made as it is, compiles anew."""
     compiled = []
 
@@ -223,7 +223,7 @@ def test_compiled_it_is_compiled_once(make: Make) -> None:
     assert notes == []
 
 
-def test_compiled_it_is_learnt_in_parts_where_memory_is_short(make: Make) -> None:
+def test_a_compiled_step_is_split_when_memory_is_short(make: Make) -> None:
     plain, _ = make(room=6)
     learner, notes = make(compiler="eager", room=6)
     assert steps(learner) == pytest.approx(steps(plain), rel=1e-6)
@@ -232,7 +232,7 @@ def test_compiled_it_is_learnt_in_parts_where_memory_is_short(make: Make) -> Non
     assert len(notes) == 1
 
 
-def test_what_cannot_be_compiled_is_trained_as_it_is_and_told_once(make: Make) -> None:
+def test_a_network_that_cannot_be_compiled_is_trained_uncompiled_with_one_note(make: Make) -> None:
     def broken(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
         raise OSError("there is no compiler here")
 
@@ -246,7 +246,7 @@ def test_what_cannot_be_compiled_is_trained_as_it_is_and_told_once(make: Make) -
         torch.testing.assert_close(weights(learner)[name], value, rtol=0, atol=0)
 
 
-def test_a_compiled_step_that_fails_when_it_runs_is_made_again_as_it_is(make: Make) -> None:
+def test_a_compiled_step_that_fails_is_repeated_uncompiled(make: Make) -> None:
     def failing(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
         def call(*given: Any) -> Any:
             graph(*given)  # batch normalization has counted by now
@@ -263,7 +263,7 @@ def test_a_compiled_step_that_fails_when_it_runs_is_made_again_as_it_is(make: Ma
         torch.testing.assert_close(weights(learner)[name], value, rtol=0, atol=0)
 
 
-def test_what_is_worth_compiling() -> None:
+def test_only_long_trainings_are_compiled() -> None:
     gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
     assert compiler_for(gpu, WORTH_STEPS, 1) == "inductor"
     assert compiler_for(gpu, WORTH_STEPS - 1, 1) is None

@@ -22,6 +22,8 @@ from ichx.training.run_options import RunOptions
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("scores", "patience", "best", "over"),
@@ -44,7 +46,7 @@ def test_a_stage_ends_after_so_many_epochs_without_a_better_score(
     assert runs_out(scores, patience) is over
 
 
-def test_the_weights_of_the_best_epoch_are_kept() -> None:
+def test_the_weights_of_the_best_epoch_are_stored() -> None:
     one = EarlyStopping(2)
     for epoch, score in enumerate((0.5, 0.3, 0.4)):
         one.update(score, lambda epoch=epoch: {"epoch": epoch})  # type: ignore[misc]
@@ -122,7 +124,7 @@ def outcome(root: Path, number: int) -> tuple[dict[str, torch.Tensor], Any]:
     return read_weights(home / "weights.safetensors"), read_predictions(home / "oof-identity.parquet").logits
 
 
-def test_a_run_ends_its_stages_early_and_an_interruption_changes_nothing(dataset_copy: Path, ichx: Program) -> None:
+def test_early_stopping_is_equal_after_an_interruption(dataset_copy: Path, ichx: Program) -> None:
     register(dataset_copy, copies=2)
     whole = Stopper()
     run(dataset_copy, 1, whole)
@@ -157,7 +159,7 @@ def test_a_run_ends_its_stages_early_and_an_interruption_changes_nothing(dataset
     np.testing.assert_array_equal(oof, oof_again)
 
 
-def test_the_live_view_tells_the_epoch_that_goes_on(dataset_copy: Path, ichx: Program) -> None:
+def test_the_live_view_shows_the_best_epoch_of_a_stage(dataset_copy: Path, ichx: Program) -> None:
     register(dataset_copy)
     done = ichx("run", 1, "--fold", 0, "--device", "cpu", cwd=dataset_copy)
     assert done.code == 0, done.err

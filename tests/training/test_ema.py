@@ -30,7 +30,7 @@ def test_it_is_timms_model_ema_v3() -> None:
     assert not torch.equal(ours.module.state_dict()["1.running_mean"], model.state_dict()["1.running_mean"])
 
 
-def test_it_goes_on_from_its_state() -> None:
+def test_the_average_continues_from_its_state() -> None:
     torch.manual_seed(0)
     model = nn.Linear(3, 3)
     whole, first, second = (WeightAverage(model, 0.9) for _ in range(3))

@@ -115,7 +115,7 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
             assert value == other[name], name
 
 
-def test_interrupted_between_any_steps_it_ends_at_the_same_state(runtime: Runtime) -> None:
+def test_a_training_interrupted_between_any_steps_ends_with_an_equal_state(runtime: Runtime) -> None:
     # Within the frozen first epoch, at its end, in the middle of the stage, in the next one, at the last step but one.
     stops = (1, STEPS, STEPS + 1, 2 * STEPS + 2, 6 * STEPS - 1)
     given = recipe(*EVERYTHING)
@@ -163,7 +163,7 @@ def test_a_frozen_epoch_changes_the_head_only(runtime: Runtime) -> None:
     assert not still
 
 
-def test_weights_can_be_gone_back_to(runtime: Runtime) -> None:
+def test_weights_can_be_restored(runtime: Runtime) -> None:
     one = learner(recipe(*EVERYTHING), runtime)
     train(one, end=4)
     weights, before = one.weights(), logits(one)

@@ -19,7 +19,7 @@ def masks_at_random(seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 4, (3, 8, 8), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
 
 
-def test_by_hand() -> None:
+def test_patience_by_hand() -> None:
     """One pixel of four is epidural; the network says 1/2 everywhere."""
     masks = torch.tensor([[[1, 0], [0, 0]]], dtype=torch.uint8)
     expected = math.log(2) + 1 - 2 * 0.5 / (4 * 0.5**2 + 1)
@@ -49,7 +49,7 @@ def test_unknown_masks_teach_nothing() -> None:
     nothing.backward()
 
 
-def test_half_precision_is_computed_in_full() -> None:
+def test_the_mask_loss_is_computed_in_float32() -> None:
     masks = masks_at_random()
     logits = logits_of(masks, 8.0).half()
     assert mask_loss(logits, masks).dtype == torch.float32
@@ -66,7 +66,7 @@ def test_overlap_by_hand() -> None:
     assert dice([overlap.counts()]) == {"dice": 0.375, "dice_epidural": 0.75, "dice_subdural": 0.0}
 
 
-def test_overlap_without_a_bleed_is_no_number_at_all() -> None:
+def test_overlap_without_a_bleed_is_empty() -> None:
     overlap = Overlap(torch.device("cpu"))
     assert dice([overlap.counts()]) == {}
     overlap.add(torch.ones(1, 5, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8))

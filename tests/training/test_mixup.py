@@ -54,7 +54,7 @@ def test_the_loss_of_mixed_labels_is_the_mixed_loss() -> None:
 
 
 @given(st.integers(1, 9).map(lambda half: 2 * half), st.data())
-def test_a_batch_split_at_an_even_place_is_mixed_as_if_it_were_whole(count: int, data: st.DataObject) -> None:
+def test_a_batch_split_at_an_even_position_is_mixed_like_the_complete_one(count: int, data: st.DataObject) -> None:
     place = 2 * data.draw(st.integers(0, count // 2))
     mix = data.draw(st.sampled_from([Mix(0.6), Mix(1 - 8 / 64, (0, 4, 6, 8))]))
     images, labels = batch(count)
@@ -69,7 +69,7 @@ def test_one_slice_alone_stays_itself() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 64))
-def test_a_box_is_inside_and_its_share_is_what_it_leaves(seed: int, edge: int) -> None:
+def test_a_box_is_inside_the_image_and_the_share_is_the_rest(seed: int, edge: int) -> None:
     mix = draw_mix(AugmentationRecipe(cutmix=1.0), edge, seed, 0)
     assert mix is not None
     assert mix.box is not None
@@ -86,7 +86,7 @@ def test_draws_depend_on_their_address_only() -> None:
     assert draw_mix(BOTH, 64, 7, 1, 1, 2, 0) != draws[0]
 
 
-def test_draws_are_as_often_and_as_strong_as_the_recipe_says() -> None:
+def test_draws_have_the_frequency_and_strength_of_the_recipe() -> None:
     count = 4000
     recipe = AugmentationRecipe(mixup=0.4, cutmix=1.0, mix_probability=0.6)
     draws = [draw_mix(recipe, 256, 0, step) for step in range(count)]
@@ -116,7 +116,7 @@ def timm_box(lam: float) -> tuple[tuple[int, ...], float]:
     return box, float(corrected)
 
 
-def test_nothing_is_drawn_where_nothing_is_on() -> None:
+def test_nothing_is_drawn_without_mixing() -> None:
     assert draw_mix(AugmentationRecipe(), 64, 0) is None
     assert draw_mix(AugmentationRecipe(mixup=1.0, mix_probability=0.0), 64, 0) is None
     assert all(draw_mix(AugmentationRecipe(mixup=1.0), 64, n).box is None for n in range(9))  # type: ignore[union-attr]

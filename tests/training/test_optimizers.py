@@ -67,7 +67,7 @@ def test_steps_are_torchs(name: str, torchs: Any) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_what_timm_spares_is_spared() -> None:
+def test_parameters_that_timm_exempts_are_not_decayed() -> None:
     model = timm.create_model("test_vit.r160_in1k", num_classes=6)
     optimizer = make_optimizer(OptimizerRecipe(name="adamw", weight_decay=0.1), STAGE, model)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -118,7 +118,7 @@ class Own(nn.Module):
         return logits
 
 
-def test_other_networks_tell_their_layers_by_their_names() -> None:
+def test_other_networks_have_layers_by_name() -> None:
     model = Own()
     numbers = layer_numbers(model)
     assert [numbers[f"{name}.weight"] for name in ("encoder.stem", "encoder.norm", "encoder.deep", "head")] == [
@@ -153,7 +153,7 @@ def test_a_head_learns_alone() -> None:
     assert still == {"encoder.stem.bias"}
 
 
-def test_gradients_are_cut_to_the_norm() -> None:
+def test_gradients_are_clipped_to_the_norm() -> None:
     """SGD's first Nesterov step moves by 1.9 times the gradient: by its direction, with the norm of the clip."""
     parameter = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_gradients_are_cut_to_the_norm() -> None:
 
 
 @pytest.mark.parametrize(("value", "expected"), [(3.0, [[-0.6, -0.8]]), (float("inf"), [[0.0, 0.0]])])
-def test_scaled_gradients_are_unscaled_before_they_are_cut(value: float, expected: list[list[float]]) -> None:
+def test_scaled_gradients_are_unscaled_before_clipping(value: float, expected: list[list[float]]) -> None:
     parameter = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         parameter.weight.zero_()

@@ -81,6 +81,6 @@ def test_a_warm_up_is_torchs_linear_one(scheduler: str) -> None:
             torchs.step()
 
 
-def test_a_warm_up_and_a_milestone_are_both_heeded() -> None:
+def test_a_warm_up_and_a_milestone_apply_together() -> None:
     stage = StageRecipe(name="a", sampling="all", epochs=3, lr=1.0, milestones=(1,), gamma=0.5, warmup=2.0)
     assert [learning_rate(stage, epoch, 0.0) for epoch in range(3)] == pytest.approx([0.01, 0.5 * 0.505, 0.5])

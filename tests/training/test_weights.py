@@ -52,7 +52,7 @@ def load(model: nn.Module, path: Path) -> str:
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-def test_a_whole_file(tmp_path: Path, name: str) -> None:
+def test_a_complete_file(tmp_path: Path, name: str) -> None:
     given, model = small(), small()
     note = load(model, write(tmp_path / name, given.state_dict()))
     assert note == f"{name}: 4 of 4 tensors loaded"
@@ -125,7 +125,7 @@ def test_checkpoints_of_other_programs(tmp_path: Path, entry: str, content: dict
     ],
 )
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-def test_prefixes_of_wrappers_are_taken_off(tmp_path: Path, name: str, prefix: str) -> None:
+def test_prefixes_of_wrappers_are_removed(tmp_path: Path, name: str, prefix: str) -> None:
     given, model = Net().state_dict(), Net()
     content = {f"{prefix}{key}": value for key, value in given.items()}
     assert load(model, write(tmp_path / name, content)) == f"{name}: {TENSORS} of {TENSORS} tensors loaded"
@@ -180,7 +180,7 @@ def test_the_first_convolutions_channels_are_adapted(tmp_path: Path, given_chann
         torch.testing.assert_close(model.state_dict()["stem.weight"], expected)
 
 
-def test_half_precision_is_adapted_in_full(tmp_path: Path) -> None:
+def test_half_precision_weights_are_adapted_in_float32(tmp_path: Path) -> None:
     content = {name: value.half() if value.is_floating_point() else value for name, value in Net().state_dict().items()}
     model = Net(9)
     assert "adapted from 3 to 9" in load(model, write(tmp_path / "w.safetensors", content))
@@ -221,7 +221,7 @@ def test_networks_of_the_zoo_take_each_others_channels(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-def test_wrong_shapes_and_names_are_told(tmp_path: Path, name: str) -> None:
+def test_wrong_shapes_and_names_are_reported(tmp_path: Path, name: str) -> None:
     content = Net().state_dict() | {"norm.weight": torch.zeros(9), "pool.bias": torch.zeros(3)}
     model = Net()
     before = model.state_dict()["norm.weight"].clone()
@@ -336,7 +336,7 @@ def test_bytes_changed_anywhere_are_read_or_refused(tmp_path: Path, form: str) -
     assert all(str(path) in problem and "\n" not in problem for problem in refused)
 
 
-def test_saved_weights_come_back_with_what_they_are(tmp_path: Path) -> None:
+def test_saved_weights_have_metadata(tmp_path: Path) -> None:
     model = small()
     save_weights(tmp_path / "new" / "w.safetensors", model, {"plugin": "tiny", "fold": "1"})
     again = read_weights(tmp_path / "new" / "w.safetensors")
@@ -348,7 +348,7 @@ def test_saved_weights_come_back_with_what_they_are(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["w.safetensors"]
 
 
-def test_the_start_is_remembered(tmp_path: Path) -> None:
+def test_the_start_weights_are_recorded(tmp_path: Path) -> None:
     assert choose_start(tmp_path, RECIPE, pretrained=None, weights=None).kind == "pretrained"
     assert choose_start(tmp_path, UNTRAINED, pretrained=None, weights=None).kind == "random"
     assert choose_start(tmp_path, UNTRAINED, pretrained=True, weights=None).kind == "pretrained"

@@ -40,7 +40,7 @@ def test_jitter_moves_each_slices_windows(kind: str) -> None:
         np.testing.assert_allclose(found[index].numpy(), expected, atol=5e-6)
 
 
-def test_normalizing_is_for_weights_that_want_it() -> None:
+def test_normalizing_is_optional() -> None:
     hu, header = torch.full((1, 2, 2), 40, dtype=torch.int16), torch.tensor([[40.0, 80.0]])
     plain = WindowStep(InputRecipe(size=16))(hu, header)
     normalized = WindowStep(InputRecipe(size=16, normalize="imagenet"))(hu, header)
