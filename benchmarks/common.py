@@ -27,8 +27,13 @@ class Figure:
     met: bool
 
 
-def arguments(description: str, *, files: int | None = None, device: bool = False) -> argparse.Namespace:
-    """Return the parsed `--quick` and `--json FILE`, and on demand `--files N` (default `files`) and `--device`."""
+def arguments(
+    description: str, *, files: int | None = None, device: bool = False, models: Sequence[str] = ()
+) -> argparse.Namespace:
+    """Return the parsed `--quick` and `--json FILE`, and on demand further options.
+
+    `--files N` (default `files`); `--device`; with `models`, `--model NAME` (repeatable) and `--workspace FOLDER`.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="the same work on less data, under 45 seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a JSON list")
@@ -36,6 +41,9 @@ def arguments(description: str, *, files: int | None = None, device: bool = Fals
         parser.add_argument("--files", type=int, default=files, metavar="N", help=f"files to try ({files})")
     if device:
         parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to train (cpu)")
+    if models:
+        parser.add_argument("--model", action="append", choices=models, help="only this model; repeatable")
+        parser.add_argument("--workspace", type=Path, metavar="FOLDER", help="use its dataset instead of a phantom")
     return parser.parse_args()
 
 

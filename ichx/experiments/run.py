@@ -17,7 +17,7 @@ from ichx.experiments.prepare import prepare_experiment
 from ichx.recipe_text import from_toml
 from ichx.store import marks
 from ichx.training.device import choose_hardware
-from ichx.training.distributed import Group, join_group, local_rank, local_size, report_lost_processes
+from ichx.training.distributed import AgreedError, Group, join_group, local_rank, local_size, report_lost_processes
 from ichx.training.run_options import RunOptions
 from ichx.training.stop_request import stop_on_signals
 from ichx.training.weights import choose_start
@@ -157,7 +157,8 @@ def _report(project: "Project", number: int, todo: _Folds) -> RunReport:
 
 def _device_of_process(device: str) -> str:
     """Return the device of this process: each process on a machine has a GPU of its own."""
-    if local_size() == 1:
+    size = local_size()
+    if size == 1:
         return device
     if device not in ("auto", "cuda", "cpu"):
         raise InvalidInputError(
@@ -165,4 +166,11 @@ def _device_of_process(device: str) -> str:
         )
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return "cpu"
+    gpus = torch.cuda.device_count()
+    if size > gpus:  # NCCL refuses two processes on one GPU, where they would not be faster than one
+        error = AgreedError if local_rank() else UnsupportedError  # one process of each machine reports it
+        raise error(
+            f"{size} processes need {size} GPUs; this machine has {gpus}.",
+            f"Use --processes {gpus}." if gpus > 1 else "Use one process, or --device cpu.",
+        )
     return f"cuda:{local_rank()}"

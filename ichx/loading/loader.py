@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any, Final
 
 import cv2
@@ -303,6 +304,15 @@ def _prefetch(batches: Iterable[Any]) -> Iterator[Any]:
         while (batch := next_batch.result()) is not None:
             next_batch = pool.submit(next, source, None)
             yield batch
+
+
+def start_worker_server() -> None:
+    """Start the process that forks loader processes; it imports torch while the caller prepares a network.
+
+    Otherwise the first batch waits for that import. Nothing happens if it runs already.
+    """
+    if _context().get_start_method() == "forkserver":
+        forkserver.ensure_running()
 
 
 def _context() -> Any:

@@ -11,7 +11,7 @@ import torch
 from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_cache import MaskCache
 from ichx.labels import ANY, LABELS
-from ichx.loading.loader import Batch, SliceLoader
+from ichx.loading.loader import Batch, SliceLoader, start_worker_server
 from ichx.loading.sampling import EpochAddress, epoch_rows
 from ichx.plugins.contract import AugmentationBuilder
 from ichx.recipe import Recipe
@@ -44,7 +44,9 @@ class SliceFeed:
     unit: str = "slices"
 
     def __post_init__(self) -> None:
-        """Create the window step; it moves to the device of the first batch."""
+        """Create the window step, which moves to the device of the first batch; let loader processes get ready."""
+        if self.workers:
+            start_worker_server()
         self._window_step = WindowStep(self.recipe.input)
         self._device = torch.device("cpu")
         self._any_positive = self.slices[ANY].to_numpy() > 0.5
