@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine's description, the table of figures, JSON, the exit code."""
+"""Shared by the benchmarks: arguments, description of the machine, table of figures, JSON, exit code."""
 
 import argparse
 import json
@@ -16,18 +16,24 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure; `held` tells whether it reaches what it is held against."""
+    """One measured figure."""
 
     figure: str
     measured: float
     unit: str
-    against: str
-    reach: str
-    held: bool
+    baseline: str
+    """What it is compared with."""
+    target: str
+    met: bool
 
 
-def arguments(description: str, *, files: int | None = None, device: bool = False) -> argparse.Namespace:
-    """Return the parsed `--quick` and `--json FILE`; `--files N` and `--device NAME` where a benchmark has them."""
+def arguments(
+    description: str, *, files: int | None = None, device: bool = False, models: Sequence[str] = ()
+) -> argparse.Namespace:
+    """Return the parsed `--quick` and `--json FILE`, and on demand further options.
+
+    `--files N` (default `files`); `--device`; with `models`, `--model NAME` (repeatable) and `--workspace FOLDER`.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="the same work on less data, under 45 seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a JSON list")
@@ -35,11 +41,14 @@ def arguments(description: str, *, files: int | None = None, device: bool = Fals
         parser.add_argument("--files", type=int, default=files, metavar="N", help=f"files to try ({files})")
     if device:
         parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to train (cpu)")
+    if models:
+        parser.add_argument("--model", action="append", choices=models, help="only this model; repeatable")
+        parser.add_argument("--workspace", type=Path, metavar="FOLDER", help="use its dataset instead of a phantom")
     return parser.parse_args()
 
 
 def machine() -> str:
-    """Return this machine in one line."""
+    """Return a description of this machine in one line."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -51,13 +60,13 @@ def machine() -> str:
 
 
 def conclude(figures: Sequence[Figure], options: argparse.Namespace) -> None:
-    """Print the machine and the table, write the JSON, and exit 1 when a figure falls short."""
+    """Print the machine and the table, write the JSON, and exit with 1 if a target is missed."""
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(machine(), markup=False)
-    table = Table("figure", "measured", "against", "reach", "held")
+    table = Table("figure", "measured", "baseline", "target", "met")
     for f in figures:
-        table.add_row(f.figure, f"{f.measured:.4g} {f.unit}", f.against, f.reach, "yes" if f.held else "NO")
+        table.add_row(f.figure, f"{f.measured:.4g} {f.unit}", f.baseline, f.target, "yes" if f.met else "NO")
     console.print(table)
     if options.json:
         options.json.write_text(json.dumps([asdict(f) for f in figures], indent=2) + "\n", encoding="utf-8")
-    sys.exit(0 if all(f.held for f in figures) else 1)
+    sys.exit(0 if all(f.met for f in figures) else 1)

@@ -84,7 +84,7 @@ def main() -> None:
     if options.quick:
         cohort = _patients_first(cohort, QUICK)
     labels = cohort.labels.astype(np.float64)
-    members = _members(labels, _resampled(labels, folder) if folder else _drawn(labels))
+    members = make_members(cohort, folder, MANY)
     size = f"{len(labels):,} x 6"
     figures = _blend_figures(cohort, labels, members, size)
     with tempfile.TemporaryDirectory() as scratch:
@@ -235,10 +235,12 @@ def _drawn(labels: FloatArray) -> FloatArray:
     return 6 * labels - 5 + random.normal(0, 1.8, labels.shape)
 
 
-def _members(labels: FloatArray, first: FloatArray) -> list[FloatArray]:
-    """Return MANY members: `first`, and variants with noise, a temperature and confusions between labels."""
+def make_members(cohort: Cohort, folder: Path | None, count: int) -> list[FloatArray]:
+    """Return `count` members: the first, and variants of it with noise, a temperature and confusions between labels."""
+    labels = cohort.labels.astype(np.float64)
+    first = _resampled(labels, folder) if folder else _drawn(labels)
     random, members = np.random.default_rng(1), [probabilities(first)]
-    for k in range(1, MANY):
+    for k in range(1, count):
         noise, temperature, confusion = 0.3 + 0.05 * k, 1.0 + 0.02 * (k % 7), 0.03 * (k % 4)
         other = np.ascontiguousarray(first[:, random.permutation(len(LABELS))])
         mixed = (1 - confusion) * first + confusion * other + random.normal(0, noise, first.shape)

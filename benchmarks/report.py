@@ -1,10 +1,10 @@
-"""The report of a five-fold experiment of the training set's size: its wall time, its size, its memory.
+"""The report of a five-fold experiment on the RSNA training set: wall time, file size, memory.
 
     python benchmarks/report.py [--quick] [--json FILE]
 
-Slices and labels are real where ICHX_TEST_DATA has them, else drawn; the OOF predictions are drawn, the weights
-are random, and the pixels are those of a phantom, which stand in for every slice. The report decodes what it shows and
-runs the 378 px network of the reference's number 6 for its heat maps, as it does where the cache is on another machine.
+Slices and labels are real if ICHX_TEST_DATA has them, otherwise synthetic. OOF predictions and weights are random, and
+all slices share the pixels of a phantom. There is no cache: the report decodes the slices that it shows, and computes
+heat maps with the 378 px network of the reference's number 6.
 """
 
 import json
@@ -37,9 +37,9 @@ from ichx.cli.app import main
 try:
     main()
 finally:
-    mine, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    busy = mine.ru_utime + mine.ru_stime + others.ru_utime + others.ru_stime
-    print(busy, mine.ru_maxrss, file=sys.stderr)
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    print(cpu_seconds, own.ru_maxrss, file=sys.stderr)
 """
 
 
@@ -47,21 +47,21 @@ def main() -> None:
     options = arguments(__doc__)
     folder = data_folder()
     cohort = real_cohort(folder) if folder else synthetic_cohort()
-    print(cohort.origin + "; predictions drawn, weights random, pixels of a phantom")
-    part = cohort.first(round(QUICK * len(cohort.images))) if options.quick else cohort
+    print(cohort.origin + "; random predictions and weights, pixels of a phantom")
+    subset = cohort.first(round(QUICK * len(cohort.images))) if options.quick else cohort
     with tempfile.TemporaryDirectory() as scratch:
         workspace = init_workspace(Path(scratch) / "workspace")
         with open_store(workspace) as store:
-            _register(workspace, store, part)
-        runs = [_report(workspace) for _ in range(1 if options.quick else 3)]
+            _register(workspace, store, subset)
+        runs = [_write_report(workspace) for _ in range(1 if options.quick else 3)]
         size = (workspace.experiment_files(1).report).stat().st_size / 1e6
-    seconds, busy = (statistics.median(run[i] for run in runs) for i in (0, 1))
+    seconds, cpu_seconds = (statistics.median(run[i] for run in runs) for i in (0, 1))
     peak = max(run[2] for run in runs)
-    what = f"{len(part.images):,} slices, {FOLDS} folds"
+    what = f"{len(subset.images):,} slices, {FOLDS} folds"
     conclude(
         [
             Figure("report, wall time", seconds, "s", what, f"{SECONDS:g} s", seconds <= SECONDS),
-            Figure("report, processor time", busy, "s", what, "-", True),
+            Figure("report, processor time", cpu_seconds, "s", what, "-", True),
             Figure("report, size of the page", size, "MB", what, f"{MEGABYTES:g} MB", size <= MEGABYTES),
             Figure("report, peak memory", peak, "GiB", what, "-", True),
         ],
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _register(workspace: Workspace, store: Store, cohort: Cohort) -> None:
-    """Put the cohort as a dataset, and an experiment whose folds are all done, into the workspace."""
+    """Add the cohort as a dataset and register an experiment with all folds finished."""
     data = add_cohort(workspace, store, cohort, FOLDS)
     random = np.random.default_rng(0)
     logits = {view: random.normal(7 * data.labels - 4.5, 1.6) for view in VIEWS}
@@ -83,17 +83,17 @@ def _register(workspace: Workspace, store: Store, cohort: Cohort) -> None:
         os.link(weights, files.fold(fold).weights)
 
 
-def _report(workspace: Workspace) -> tuple[float, float, float]:
-    """Return seconds, processor seconds and peak GiB of a process that writes the report."""
+def _write_report(workspace: Workspace) -> tuple[float, float, float]:
+    """Write the report in a new process; return its wall time and processor time in seconds and peak memory in GiB."""
     command = [sys.executable, "-c", REPORT, "report", "1", "--json"]
     environment = os.environ | {"ICHX_WORKSPACE": str(workspace.root)}
-    began = time.perf_counter()
+    start = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - began
-    told = json.loads(done.stdout)
-    assert not told["notes"], told["notes"]
-    busy, peak = map(float, done.stderr.split()[-2:])
-    return seconds, busy, peak / 2**20
+    seconds = time.perf_counter() - start
+    written = json.loads(done.stdout)
+    assert not written["notes"], written["notes"]
+    cpu_seconds, peak = map(float, done.stderr.split()[-2:])
+    return seconds, cpu_seconds, peak / 2**20
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Training: what `ichx run` makes of the hardware, against bare PyTorch loops of the same network.
 
-    python benchmarks/training.py [--quick] [--json FILE] [--device cuda]
+    python benchmarks/training.py [--quick] [--json FILE] [--device cuda [--model NAME] [--workspace FOLDER]]
 
 What is measured of ichx is a fold that the library runs, on phantom slices in a real cache, from the first step after
-its warm-up on. With `--device cuda` the reference's four models are trained at their sizes and batches, else ResNeXt50
-at 224 px and a tiny network at 96 px.
+its warm-up on. With `--device cuda` the reference's four models (or those that `--model` names) are trained at their
+sizes and batches, else ResNeXt50 at 224 px and a tiny network at 96 px. `--workspace` names a workspace with one
+labelled dataset, so that several calls need not create the phantom again.
 """
 
 import contextlib
@@ -12,7 +13,9 @@ import gc
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -33,13 +36,13 @@ from ichx.experiments.prepare import PreparedExperiment, prepare_experiment
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABEL_WEIGHTS
-from ichx.loading.loader import Batch, training_batches
+from ichx.loading.loader import Batch, SliceLoader
+from ichx.loading.sampling import EpochAddress
 from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.store import Experiment, Store, open_store
-from ichx.training import slice_feed as feed_module
 from ichx.training.callbacks import EpochResult
 from ichx.training.checkpoint import Position, save_checkpoint
 from ichx.training.compilation import WORTH_STEPS
@@ -50,7 +53,7 @@ from ichx.training.run_options import CHECKPOINT_SECONDS, RunOptions
 from ichx.training.runtime import Runtime
 from ichx.training.slice_feed import SliceFeed
 from ichx.training.window_step import WindowStep
-from ichx.workspace import Workspace, init_workspace
+from ichx.workspace import Workspace, init_workspace, open_workspace
 
 SHARE, WAITING, CHECKPOINT, FASTER, LOADING_MS, GROWTH_MB = 0.95, 0.03, 0.02, 1.4, 0.25, 8.0
 REFERENCES = ("efficientnet_b3", "resnext101_wsl", "seresnext50", "resnext50")
@@ -60,11 +63,12 @@ ON_GPU, SHARE_OF_COMPILED, FASTER_THAN_EAGER = "cuda", 0.95, 1.4
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast steps were: images a second, the share of the time waiting for batches, peak memory."""
+    """How fast steps were: images a second, the share of the time waiting for batches, peak memory, start and end."""
 
     rate: float
     waiting: float = 0.0
     peak_gib: float = 0.0
+    span: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass
@@ -88,6 +92,7 @@ class Bench:
     def run(self, experiment: Experiment, events: RunCallbacks | None = None) -> None:
         """Do what `ichx run N --fold 0` does."""
         options = RunOptions(device=self.device, pretrained=False)
+        events = events or Notes()
         run_experiment(
             Project(self.workspace, self.store, self.registry),
             experiment.number,
@@ -97,23 +102,42 @@ class Bench:
         )
 
 
+class Notes(RunCallbacks):
+    """Prints notes: a network that cannot be compiled, or a batch that does not fit, is another measurement."""
+
+    def note(self, message: str) -> None:
+        print(f"note: {message}", file=sys.stderr, flush=True)
+
+
 class EnoughError(Exception):
     """So many steps have been measured."""
 
 
 def main() -> None:
-    options = arguments(__doc__, device=True)
+    options = arguments(__doc__, device=True, models=REFERENCES)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        patients = 150 if options.device == ON_GPU else 8 if options.quick else 12
-        files = write_phantom(place / "files", patients=patients, seed=1, size=128)
-        workspace = init_workspace(place / "workspace")
+        if options.workspace is None:
+            patients = 150 if options.device == ON_GPU else 8 if options.quick else 12
+            workspace = phantom_workspace(Path(scratch), patients)
+        else:
+            workspace = open_workspace(options.workspace)
         with open_store(workspace) as store:
-            add_dataset(Project(workspace, store), AddRequest("phantom", files.train, labels=files.train_labels))
             bench = Bench(workspace, store, options.device)
-            figures = on_gpu(bench, options.quick) if options.device == ON_GPU else on_cpu(bench, options.quick)
+            if options.device == ON_GPU:
+                figures = on_gpu(bench, options.model or (REFERENCES[-1:] if options.quick else REFERENCES))
+            else:
+                figures = on_cpu(bench, options.quick)
     conclude(figures, options)
+
+
+def phantom_workspace(folder: Path, patients: int) -> Workspace:
+    """Return a new workspace in `folder` whose dataset has so many phantom patients."""
+    files = write_phantom(folder / "files", patients=patients, seed=1, size=128)
+    workspace = init_workspace(folder / "workspace")
+    with open_store(workspace) as store:
+        add_dataset(Project(workspace, store), AddRequest("phantom", files.train, labels=files.train_labels))
+    return workspace
 
 
 def on_cpu(bench: Bench, quick: bool) -> list[Figure]:
@@ -173,9 +197,11 @@ def paced_run(bench: Bench, experiment: Experiment, warm_up: int, steps: int) ->
     shutil.rmtree(bench.workspace.experiment_dir(experiment.number), ignore_errors=True)
     waits, times, images = [0.0], [0.0], 0
 
-    def watched(*given: Any, **named: Any) -> Iterator[Batch]:
+    training_batches = SliceLoader.training_batches
+
+    def watched(*arguments: Any, **options: Any) -> Iterator[Batch]:
         nonlocal images
-        batches = training_batches(*given, **named)
+        batches = training_batches(*arguments, **options)
         for number in range(warm_up + steps):
             asked = time.perf_counter()
             if number == warm_up:
@@ -194,7 +220,7 @@ def paced_run(bench: Bench, experiment: Experiment, warm_up: int, steps: int) ->
 
     if bench.device == ON_GPU:
         torch.cuda.reset_peak_memory_stats()
-    with patch.object(feed_module, "training_batches", watched):  # the runner's own, with a clock beside it
+    with patch.object(SliceLoader, "training_batches", watched):  # the loader of the run, timed
         try:
             bench.run(experiment)
         except EnoughError:
@@ -202,7 +228,7 @@ def paced_run(bench: Bench, experiment: Experiment, warm_up: int, steps: int) ->
     seconds = times[1] - times[0]
     peak = torch.cuda.max_memory_allocated() / 2**30 if bench.device == ON_GPU else 0.0
     gc.collect()
-    return Pace(images / seconds, waits[0] / seconds, peak)
+    return Pace(images / seconds, waits[0] / seconds, peak, (times[0], times[1]))
 
 
 class BareLoop:
@@ -258,7 +284,7 @@ class BareLoop:
         job = self.fed_by
         rows = np.random.default_rng(0).permutation(job.training_rows(0))[: count * self.batch]
         assert len(rows) == count * self.batch
-        loaded = training_batches(job.cache, job.data.slices, rows, job.recipe, fold=0, stage=0, epoch=0, workers=0)
+        loaded = SliceLoader(job.cache, job.data.slices, job.recipe).training_batches(rows, EpochAddress(0, 0, 0, 0))
         return ((self.window_step(batch.hu, batch.windows, batch.jitter), batch.labels) for batch in loaded)
 
 
@@ -271,7 +297,9 @@ def loading(bench: Bench, repeats: int) -> Figure:
     torch.set_num_threads(1)
     for epoch in range(repeats + 1):
         began = time.process_time()
-        loaded = training_batches(job.cache, job.data.slices, rows, job.recipe, fold=0, stage=0, epoch=epoch, workers=0)
+        loaded = SliceLoader(job.cache, job.data.slices, job.recipe).training_batches(
+            rows, EpochAddress(0, 0, 0, epoch)
+        )
         count = sum(len(batch.rows) for batch in loaded)
         taken.append(1000 * (time.process_time() - began) / count)
     torch.set_num_threads(threads)
@@ -324,11 +352,11 @@ def memory(bench: Bench) -> Figure:
     return Figure("memory, growth", grown, "MB", against, f"{GROWTH_MB:g} MB", grown <= GROWTH_MB)
 
 
-def on_gpu(bench: Bench, quick: bool) -> list[Figure]:
+def on_gpu(bench: Bench, models: Iterable[str]) -> list[Figure]:
     """The reference's models: the run, eager fp32, and a compiled loop in half precision on synthetic images."""
     figures = []
     half = torch.bfloat16 if choose_hardware("cuda", "auto").precision == "bf16" else torch.float16
-    for name in REFERENCES[-1:] if quick else REFERENCES:
+    for name in models:
         # so long a training, if it were not ended, that it is worth compiling
         experiment = bench.experiment(name, f"stage.full.epochs={WORTH_STEPS}")
         recipe = from_toml(experiment.recipe)
@@ -361,25 +389,33 @@ def on_gpu(bench: Bench, quick: bool) -> list[Figure]:
             Figure(f"{what}, waiting for data", 100 * run.waiting, "%", "of a step", "3 %", run.waiting < WAITING),
             Figure(f"{what}, peak memory", run.peak_gib, "GiB", "-", "-", True),
         ]
-        if busy:
-            figures.append(Figure(f"{what}, GPU in use", statistics.median(busy[-steps:]), "%", "-", "-", True))
+        if used := [percent for when, percent in busy if run.span[0] <= when <= run.span[1]]:
+            figures.append(Figure(f"{what}, GPU in use", statistics.median(used), "%", "-", "-", True))
     return figures
 
 
 @contextlib.contextmanager
-def utilization() -> Iterator[list[float]]:
-    """Yield a list that holds, afterwards, what nvidia-smi said five times a second, in percent; empty without it."""
-    busy: list[float] = []
+def utilization() -> Iterator[list[tuple[float, float]]]:
+    """Yield a list to which nvidia-smi adds the time and the use of the GPU in percent, five times a second."""
+    busy: list[tuple[float, float]] = []
     if shutil.which("nvidia-smi") is None:
         yield busy
         return
     command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200", "-i", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def read() -> None:
+        assert process.stdout is not None
+        busy.extend((time.perf_counter(), float(line)) for line in process.stdout if line.strip().isdigit())
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     try:
         yield busy
     finally:
         process.terminate()
-        busy += [float(line) for line in process.communicate()[0].split() if line.isdigit()]
+        process.wait()
+        reader.join()
 
 
 def _wait_for_device() -> None:

@@ -33,7 +33,7 @@ def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], proc
     """Yield `work(item)` of all items in the order in which they finish. Items that have started are always finished.
 
     Args:
-        work: A function that can be pickled. It may run twice for an item if the program is run again.
+        work: A function that can be pickled. It may run twice for an item when the program is rerun.
         items: Arguments that can be pickled.
         processes: Number of processes; 1 works in this process.
 
@@ -60,7 +60,7 @@ def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], proc
     except BrokenProcessPool as error:
         raise ProcessError(
             "A worker process died: it ran out of memory, or a decoder crashed.",
-            "Rerun the command; finished work is saved. If a worker dies again, use fewer processes.",
+            "Rerun the command; finished work is saved. If it happens repeatedly, use fewer processes.",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -9,6 +9,8 @@ import pytest
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.training.checkpoint_files import checkpoints
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[1] / "docs" / "notebook.md"
 
 

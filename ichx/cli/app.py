@@ -47,7 +47,6 @@ def _root(
 
 def main() -> None:
     """Run the program. An `IchxError` is printed as problem and remedy, with `--json` as JSON on the last line."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # stop albumentations from checking for updates online
     watch_parent()
     as_json = json_requested(sys.argv[1:])
     try:

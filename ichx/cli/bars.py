@@ -62,7 +62,7 @@ class JobBars(Bars, SchedulerCallbacks):
         """Print that the jobs are being stopped."""
         jobs = format_count(running, self._noun)
         info(
-            f"killing {jobs}" if at_once else f"stopping {jobs} after the current step; Ctrl-C again kills",
+            f"killing {jobs}" if at_once else f"stopping {jobs} after the current step; another Ctrl-C kills",
             style="yellow",
         )
 

@@ -103,8 +103,7 @@ def history(
     """
     with session() as project:
         experiment = project.store.experiment(number)
-        for fold in folds or ():
-            _check_fold(experiment, fold)
+        experiment.check_folds(folds or ())
         selected = folds or range(experiment.folds)
         found = {fold: records for fold in selected if (records := project.store.history(number, fold))}
     if as_json:
@@ -151,8 +150,7 @@ def log(
     """
     with session() as project:
         experiment = project.store.experiment(number)
-        if fold is not None:
-            _check_fold(experiment, fold)
+        experiment.check_folds([] if fold is None else [fold])
         shown = _newest_fold(project.store, number) if fold is None else fold
         files = project.workspace.experiment_files(number)
         path = files.fold(shown).log
@@ -171,12 +169,6 @@ def log(
             newest = shown if fold is not None else _newest_fold(project.store, number)
             if newest != shown and not text and files.fold(newest).log.exists():
                 shown, path, position = newest, files.fold(newest).log, 0
-
-
-def _check_fold(experiment: "Experiment", fold: int) -> None:
-    if not 0 <= fold < experiment.folds:
-        problem = f"Experiment {experiment.number} has no fold {fold}."
-        raise NotFoundError(problem, f"Its folds are 0 to {experiment.folds - 1}.")
 
 
 def _newest_fold(store: "Store", number: int) -> int:

@@ -18,7 +18,8 @@ from ichx.tuning.describe import format_exceeded, format_good, format_range, for
 if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.store import Experiment
-    from ichx.tuning.results import StudyView, TrialView
+    from ichx.tuning.results import StudyView
+    from ichx.tuning.trial_view import TrialView
 
 MAX_ROWS = 10
 """Trials and recipe values in a table."""

@@ -9,7 +9,8 @@ from ichx.cli.formatting import format_value
 from ichx.cli.output import info, notice, warn
 from ichx.tuning.budget import Value
 from ichx.tuning.describe import format_searched
-from ichx.tuning.tune_report import TrialResult, TuneCallbacks
+from ichx.tuning.trial_view import TrialView
+from ichx.tuning.tune_report import TuneCallbacks
 
 MAX_VALUES: Final = 6
 """Number of searched values up to which they are printed."""
@@ -39,18 +40,15 @@ class TuneView(JobBars, TuneCallbacks):
         """Move the bar of a trial."""
         self._move(trial, epochs_done, epochs, f"score {format_value(score)}")
 
-    def trial_ended(self, result: TrialResult, best: TrialResult | None) -> None:
+    def trial_ended(self, trial: TrialView, best: TrialView | None) -> None:
         """Print the score of a trial, or why it failed, and remove its bar."""
-        self._end(result.trial)
-        name = f"trial {result.trial + 1}"
-        if result.state == "failed":
-            log = f"; log: {self._root / result.log}" if result.log else ""
-            warn(f"{name} failed: {result.reason}{log}")
+        self._end(trial.trial)
+        name = f"trial {trial.trial + 1}"
+        if trial.state == "failed":
+            log = f"; log: {self._root / trial.log}" if trial.log else ""
+            warn(f"{name} failed: {trial.error}{log}")
             return
-        excess = f", but {result.excess}" if result.excess else ""
-        if result.state == "pruned":
-            outcome = f"pruned: {result.reason}"
-        else:
-            outcome = f"score {format_value(result.score)}{excess}"
-        so_far = "" if best is None else ", the best so far" if best == result else f"; best {format_value(best.score)}"
+        excess = f", but {trial.excess}" if trial.excess else ""
+        outcome = f"pruned: {trial.error}" if trial.state == "pruned" else f"score {format_value(trial.score)}{excess}"
+        so_far = "" if best is None else ", the best so far" if best == trial else f"; best {format_value(best.score)}"
         info(f"  {name}: {outcome}{so_far}")

@@ -122,11 +122,7 @@ class _Auditor:
         return self.checks
 
     def check(
-        self,
-        subject: str,
-        check: Callable[_P, tuple[str, _Result]],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
+        self, subject: str, check: Callable[_P, tuple[str, _Result]], *args: _P.args, **kwargs: _P.kwargs
     ) -> _Result | None:
         """Run a check and append its result; return what later checks need, or None if it raised."""
         try:

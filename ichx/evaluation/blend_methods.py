@@ -22,7 +22,7 @@ GREEDY_PICKS = 50
 """Number of picks of greedy selection."""
 RANK_KNOTS = 2049
 """Quantiles that describe a member's distribution, half of them in its highest hundredth, where the positives are."""
-STACK_REACH = 2
+STACK_RADIUS = 2
 """Largest distance of a neighbour that a stack sees."""
 
 Members = Mapping[int, FloatArray]
@@ -116,8 +116,8 @@ class Stack:
     @property
     def shares(self) -> FloatArray:
         """The weight of each member, `(K,)`: the sum of its coefficients, mean over labels weighted like the score."""
-        own = self.coefficients[:, : len(self.members) * (STACK_REACH + 1)]
-        by_label = own.reshape(len(LABELS), len(self.members), STACK_REACH + 1).sum(axis=2)
+        own = self.coefficients[:, : len(self.members) * (STACK_RADIUS + 1)]
+        by_label = own.reshape(len(LABELS), len(self.members), STACK_RADIUS + 1).sum(axis=2)
         shares: FloatArray = _LABEL_WEIGHTS @ by_label / _LABEL_WEIGHTS.sum()
         return shares
 
@@ -219,7 +219,7 @@ def _stack(members: Members, labels: FloatArray, neighbours: SeriesNeighbours) -
     for label in range(len(LABELS)):
         features = _stack_features(z, neighbours, label)
         even = np.zeros(len(features))
-        even[: len(z) * (STACK_REACH + 1) : STACK_REACH + 1] = 1.0 / len(z)
+        even[: len(z) * (STACK_RADIUS + 1) : STACK_RADIUS + 1] = 1.0 / len(z)
         rows.append(fit_logistic(features, labels[:, label], towards=even))
     return Stack(tuple(members), np.stack(rows))
 
@@ -234,7 +234,7 @@ def _stack_features(z: Sequence[FloatArray], neighbours: SeriesNeighbours, label
     for member in z:
         column = member[:, [label]]
         features.append(column[:, 0])
-        features += [neighbours_mean(column, neighbours, distance)[:, 0] for distance in range(1, STACK_REACH + 1)]
+        features += [neighbours_mean(column, neighbours, distance)[:, 0] for distance in range(1, STACK_RADIUS + 1)]
     others: FloatArray = sum(z[1:], start=z[0].copy()) / len(z)
     features += [others[:, k] for k in range(len(LABELS)) if k != label]
     return [*features, neighbours.missing.astype(np.float64), np.ones(len(neighbours.series))]

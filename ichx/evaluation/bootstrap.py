@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.evaluation.metric import FloatArray, row_losses
+from ichx.evaluation.metric import LABEL_SHARES, FloatArray, row_losses, weighted_row_losses
 from ichx.evaluation.ranking import rank, rank_scores
 from ichx.evaluation.scores import (
     CALIBRATION_BINS,
@@ -29,7 +29,7 @@ from ichx.evaluation.scores import (
     positive,
     slice_scores,
 )
-from ichx.labels import LABEL_WEIGHTS, LABELS
+from ichx.labels import LABELS
 from ichx.text import format_count
 
 LEVEL: Final = 0.95
@@ -41,7 +41,6 @@ DRAWS: Final = 1000
 MIN_PATIENTS: Final = 5
 """Fewest patients for an interval; for a ranking score, both with and without the label."""
 
-_SHARE = np.asarray(LABEL_WEIGHTS) / sum(LABEL_WEIGHTS)
 _CHUNK = 32
 """Draws that are computed at once: they bound the memory."""
 _SUMS = ("log_loss", "brier", "calibration_error")
@@ -75,15 +74,10 @@ class Bootstrap:
     """Intervals by label and metric of `LABEL_METRICS`; without a ranking, only of metrics that are sums."""
 
 
-@dataclass(frozen=True)
-class ScoreDifference:
+@dataclass(frozen=True, kw_only=True)
+class ScoreDifference(Interval):
     """How much higher (worse) the first prediction's weighted log loss is than the second's, on the same slices."""
 
-    value: float
-    low: float | None
-    high: float | None
-    standard_error: float | None
-    undefined: str | None
     patients: int
     draws: int
     labels: dict[str, Interval]
@@ -133,20 +127,20 @@ def patient_bootstrap(
             for metric in LABEL_METRICS
             if metric in drawn
         }
-    overall = _interval(point.log_loss, _SHARE @ drawn["log_loss"], shortage)
+    overall = _interval(point.log_loss, LABEL_SHARES @ drawn["log_loss"], shortage)
     return Bootstrap(sample.count, draws, LEVEL, point, overall, by_label)
 
 
 def loss_interval(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, patients: npt.ArrayLike, *, draws: int = DRAWS, seed: int = 0
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, patients: npt.ArrayLike, *, draws: int = DRAWS
 ) -> Interval:
     """Return the interval of the weighted log loss only, equal to that of `patient_bootstrap`."""
-    return mean_interval(row_losses(*checked(labels, probabilities)) @ _SHARE, patients, draws=draws, seed=seed)
+    return mean_interval(weighted_row_losses(*checked(labels, probabilities)), patients, draws=draws)
 
 
-def mean_interval(values: FloatArray, patients: npt.ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> Interval:
+def mean_interval(values: FloatArray, patients: npt.ArrayLike, *, draws: int = DRAWS) -> Interval:
     """Return the mean of `values` (N,) with its interval over `patients` (N,)."""
-    sample = _PatientSample(patients, draws, seed)
+    sample = _PatientSample(patients, draws)
     (drawn,) = sample.drawn_means(values[:, None])
     return _interval(float(values.mean()), drawn, _shortage(sample.count))
 
@@ -158,7 +152,6 @@ def paired_difference(
     patients: npt.ArrayLike,
     *,
     draws: int = DRAWS,
-    seed: int = 0,
     ranked: bool = False,
 ) -> ScoreDifference:
     """Return the weighted log loss of one prediction less that of another, with its interval over patients.
@@ -171,7 +164,6 @@ def paired_difference(
         second: Probabilities of the same rows, `(N, 6)`.
         patients: Patient of each row, `(N,)`.
         draws: Number of draws.
-        seed: The same seed gives the same draws.
         ranked: Whether to include the differences of AUC.
 
     Raises:
@@ -179,17 +171,12 @@ def paired_difference(
     """
     y, p = checked(labels, first)
     q = checked(labels, second)[1]
-    sample = _PatientSample(patients, draws, seed)
+    sample = _PatientSample(patients, draws)
     difference = row_losses(y, p) - row_losses(y, q)
-    drawn, shortage = sample.drawn_means(np.column_stack([difference @ _SHARE, difference])), _shortage(sample.count)
-    overall = _interval(float((difference @ _SHARE).mean()), drawn[0], shortage)
-    assert overall.value is not None
+    weighted = difference @ LABEL_SHARES
+    drawn, shortage = sample.drawn_means(np.column_stack([weighted, difference])), _shortage(sample.count)
     return ScoreDifference(
-        value=overall.value,
-        low=overall.low,
-        high=overall.high,
-        standard_error=overall.standard_error,
-        undefined=overall.undefined,
+        **vars(_interval(float(weighted.mean()), drawn[0], shortage)),
         patients=sample.count,
         draws=draws,
         labels={
@@ -216,7 +203,7 @@ def draw_weights(patients: int, draws: int, seed: int) -> Iterator[FloatArray]:
 class _PatientSample:
     """The patients of some rows, and draws of them."""
 
-    def __init__(self, patients: npt.ArrayLike, draws: int, seed: int) -> None:
+    def __init__(self, patients: npt.ArrayLike, draws: int, seed: int = 0) -> None:
         code, names = pd.factorize(np.asarray(patients))
         self.code: npt.NDArray[np.int64] = code.astype(np.int64, copy=False)
         self.count = len(names)

@@ -13,10 +13,10 @@ import pandas as pd
 from ichx.errors import ConflictError, NotReadyError
 from ichx.evaluation.bootstrap import ScoreDifference, paired_difference
 from ichx.evaluation.choices import Tta
-from ichx.evaluation.metric import FloatArray, row_losses, score
+from ichx.evaluation.metric import FloatArray, score, weighted_row_losses
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.series_neighbours import IntArray
-from ichx.labels import LABEL_WEIGHTS, LABELS
+from ichx.labels import LABELS
 from ichx.text import format_count
 
 if TYPE_CHECKING:
@@ -114,8 +114,7 @@ def common_rows(one: OofTable, two: OofTable) -> tuple[IntArray, IntArray]:
 def _disagreements(
     slice_ids: npt.NDArray[np.object_], labels: FloatArray, p: FloatArray, q: FloatArray
 ) -> tuple[Disagreement, ...]:
-    share = np.asarray(LABEL_WEIGHTS) / sum(LABEL_WEIGHTS)
-    first, second = row_losses(labels, p) @ share, row_losses(labels, q) @ share
+    first, second = weighted_row_losses(labels, p), weighted_row_losses(labels, q)
     largest = np.argsort(-np.abs(first - second), kind="stable")[:SHOWN]
     return tuple(
         Disagreement(

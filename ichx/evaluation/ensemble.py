@@ -5,7 +5,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,7 +29,6 @@ from ichx.evaluation.nested_score import (
     BlendOptions,
     BlendPipeline,
     FittedBlend,
-    NestedResult,
     Progress,
 )
 from ichx.evaluation.oof import OofTable, read_fold, read_oof
@@ -166,7 +165,7 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
         notes.append(f"No submission was written: no test set with a sample belongs to {version.dataset}.")
     tables = [read_oof(project, e, request.tta, selected.folds) for e in experiments]
     if tables[0].left_out:
-        notes.append(f"{format_count(tables[0].left_out, 'slice')} could not be decoded and are in no score.")
+        notes.append(f"Without {format_count(tables[0].left_out, 'slice')} that could not be decoded.")
 
     data = _blend_data(project.workspace, version, experiments, tables)
     top = None if request.members else request.top
@@ -184,8 +183,8 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
         submissions.append(_submit(project, test, slices, predicted, data.labels.mean(axis=0), path))
     scores = [score(data.labels, p) for p in data.members]
     ranked = sorted(fitted.candidates, key=lambda k: (scores[k], k))
-    weights = _weights(fitted, experiments)
-    in_sample = score(data.labels, blended)
+    choice = _choice(fitted, experiments, request.method)
+    in_sample, fits = score(data.labels, blended), {} if nested is None else nested.fits
     draft = EnsembleDraft(
         dataset=version.dataset,
         version_id=version.id,
@@ -197,7 +196,7 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
         partial=selected.partial,
         submissions=tuple(s.path for s in submissions),
         members=tuple(
-            EnsembleMember(experiments[k].number, weights[experiments[k].number], scores[k])
+            EnsembleMember(experiments[k].number, choice.weights[experiments[k].number], scores[k])
             for k in ranked
             if k in fitted.pool.members
         ),
@@ -208,8 +207,8 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
         mean_score=score(data.labels, blend.mix([data.members[k] for k in ranked], [1 / len(ranked)] * len(ranked))),
         gap=None if nested is None else nested.score - in_sample,
         interval=None if nested is None else loss_interval(data.labels, nested.predicted, data.patients),
-        choice=_choice(fitted, experiments, request.method),
-        fold_choices=_fold_choices(nested, experiments, request.method),
+        choice=choice,
+        fold_choices=tuple(_choice(fits[fold], experiments, request.method, fold) for fold in fits),
         submissions=tuple(submissions),
         notes=tuple(notes),
     )
@@ -292,11 +291,6 @@ def _blend_data(
     )
 
 
-def _weights(fitted: FittedBlend, experiments: "Sequence[Experiment]") -> dict[int, float]:
-    pairs = zip(fitted.pool.members, fitted.pool.shares, strict=True)
-    return {experiments[k].number: float(share) for k, share in pairs}
-
-
 def _choice(
     fitted: FittedBlend, experiments: "Sequence[Experiment]", method: Method, fold: int | None = None
 ) -> BlendChoice:
@@ -306,19 +300,14 @@ def _choice(
         why=_reason(fitted, method),
         members=tuple(experiments[k].number for k in fitted.candidates),
         dropped=tuple(experiments[k].number for k in fitted.candidates if k not in fitted.pool.members),
-        weights=_weights(fitted, experiments),
+        weights={
+            experiments[k].number: float(share)
+            for k, share in zip(fitted.pool.members, fitted.pool.shares, strict=True)
+        },
         certificate=fitted.pool.certificate,
         steps={part: str(step) for part, step in fitted.steps.items()},
         trials=fitted.alternatives,
     )
-
-
-def _fold_choices(
-    nested: NestedResult | None, experiments: "Sequence[Experiment]", method: Method
-) -> tuple[BlendChoice, ...]:
-    if nested is None:
-        return ()
-    return tuple(_choice(fitted, experiments, method, fold) for fold, fitted in nested.fits.items())
 
 
 def _reason(fitted: FittedBlend, method: Method) -> str:
@@ -361,8 +350,7 @@ def _predict_blend(
             _RERUN_MEMBERS,
         )
     slices = slices.loc[pd.Index(ids)]
-    predicted: Mapping[int, FloatArray] = {k: p for k, (_, p) in tables.items()}
-    return slices, fitted.apply(predicted, SeriesNeighbours.of(slices))
+    return slices, fitted.apply({k: p for k, (_, p) in tables.items()}, SeriesNeighbours.of(slices))
 
 
 def _submit(

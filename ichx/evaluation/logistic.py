@@ -82,46 +82,31 @@ def fit_logistic(
 
 
 def _newton(problem: "_Problem", start: FloatArray, positive: bool) -> FloatArray:
-    here = problem.at(start.copy())
+    def feasible(w: FloatArray) -> FloatArray:
+        return np.maximum(w, 0.0) if positive else w
+
+    w = start.copy()
+    value, gradient, curvature = problem.at(w)
     for _ in range(_MAX_STEPS):
-        w, gradient = here.w, here.gradient
         free = ~((w <= 0) & (gradient > 0)) if positive else np.ones(len(w), bool)
         if not free.any() or np.abs(gradient[free]).max() <= TOLERANCE:
             return w
         step = np.zeros(len(w))
-        step[free] = np.linalg.lstsq(here.curvature[np.ix_(free, free)], gradient[free], rcond=None)[0]
-        if gradient @ step <= _NOISE * here.value:
-            return np.maximum(w - step, 0.0) if positive else w - step
-        moved = _line_search(problem, here, step, positive)
-        if moved is None:
+        step[free] = np.linalg.lstsq(curvature[np.ix_(free, free)], gradient[free], rcond=None)[0]
+        if gradient @ step <= _NOISE * value:
+            return feasible(w - step)
+        for halving in range(_MAX_HALVINGS):
+            moved = feasible(w - step * 0.5**halving)
+            lower, gradient, curvature = problem.at(moved)
+            if lower < value:
+                w, value = moved, lower
+                break
+        else:
             return w
-        here = moved
     raise InvalidInputError(
         f"A logistic regression on {len(problem.features)} features did not converge in {_MAX_STEPS} steps.",
         "Leave out members that are nearly equal to each other.",
     )
-
-
-@dataclass(frozen=True)
-class _Point:
-    w: FloatArray
-    """Coefficients, `(P,)`."""
-    value: float
-    """The objective at `w`."""
-    gradient: FloatArray
-    """`(P,)`"""
-    curvature: FloatArray
-    """Hessian, `(P, P)`."""
-
-
-def _line_search(problem: "_Problem", here: _Point, step: FloatArray, positive: bool) -> _Point | None:
-    """Return the first of the points w - step, w - step / 2, ... with a lower value, or None if there is none."""
-    for halving in range(_MAX_HALVINGS):
-        w = here.w - step * 0.5**halving
-        moved = problem.at(np.maximum(w, 0.0) if positive else w)
-        if moved.value < here.value:
-            return moved
-    return None
 
 
 @dataclass(frozen=True)
@@ -132,8 +117,8 @@ class _Problem:
     towards: FloatArray
     ridge: float
 
-    def at(self, w: FloatArray) -> _Point:
-        """Return the point with the coefficients `w`: one pass over the rows."""
+    def at(self, w: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """Return the objective at the coefficients `w` (P,), its gradient (P,) and its Hessian (P, P)."""
         away = w - self.towards
         value = 0.5 * self.ridge * float(away @ away)
         gradient, curvature = self.ridge * away, self.ridge * np.eye(len(w))
@@ -146,4 +131,4 @@ class _Problem:
             value += float(a @ (np.maximum(z, 0.0) + np.log(1.0 + small) - y * z))
             gradient += x @ (a * (p - y))
             curvature += (x * (a * small / (1.0 + small) ** 2)) @ x.T
-        return _Point(w, value, gradient, curvature)
+        return value, gradient, curvature

@@ -8,6 +8,9 @@ from ichx.labels import LABEL_WEIGHTS
 CLIP = 1e-15
 """Probabilities are clipped to [CLIP, 1 - CLIP] before the logarithm."""
 
+LABEL_SHARES = np.asarray(LABEL_WEIGHTS) / sum(LABEL_WEIGHTS)
+"""Weights of the labels, summing to 1."""
+
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -25,6 +28,12 @@ def row_losses(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> FloatArray:
     losses: FloatArray = -np.log1p(-p)
     positive = np.nonzero(y)  # few of the entries: the logarithm is slow
     losses[positive] = (1.0 - y[positive]) * losses[positive] - y[positive] * np.log(p[positive])
+    return losses
+
+
+def weighted_row_losses(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> FloatArray:
+    """Return the weighted loss of each slice, `(N,)`, whose mean is the score."""
+    losses: FloatArray = row_losses(labels, predicted) @ LABEL_SHARES
     return losses
 
 

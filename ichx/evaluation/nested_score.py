@@ -21,7 +21,7 @@ from ichx.evaluation.blend_methods import Members, Pool, fit_pool
 from ichx.evaluation.bootstrap import mean_interval
 from ichx.evaluation.calibration import Consistent, fit_bounds, fit_isotonic, fit_temperature, fit_temperatures
 from ichx.evaluation.choices import Method
-from ichx.evaluation.metric import FloatArray, row_losses, score
+from ichx.evaluation.metric import FloatArray, row_losses, score, weighted_row_losses
 from ichx.evaluation.series_neighbours import IntArray, SeriesNeighbours
 from ichx.evaluation.smoothing import fit_kernels
 from ichx.labels import LABEL_WEIGHTS
@@ -30,7 +30,6 @@ from ichx.text import format_count
 DRAWS = 200
 """Draws of the bootstrap over patients for the standard error of a gain."""
 
-_SHARE = np.asarray(LABEL_WEIGHTS) / sum(LABEL_WEIGHTS)
 Progress = Callable[[int, int], None]
 """Called with the folds done and the number of folds."""
 
@@ -288,7 +287,7 @@ class _InnerFold:
 
     def losses(self, p: FloatArray) -> FloatArray:
         """Return the weighted loss of each held-out row, of which `p` (H, 6) are predictions."""
-        return row_losses(self.held_labels, p) @ _SHARE
+        return weighted_row_losses(self.held_labels, p)
 
 
 def _check(data: BlendData) -> None:

@@ -202,23 +202,21 @@ def _label_scores(name: str, y: FloatArray, p: FloatArray, loss: float) -> Label
     truth = positive(y)
     positives = int(truth.sum())
     undefined = absent_class(positives, len(y))
-    auc = average = None
-    sensitivity: list[float | None] = [None] * len(SPECIFICITIES)
+    ranked: list[float | None] = [None] * (2 + len(SPECIFICITIES))
     if undefined is None:
         ranks = rank_scores(rank(truth, p), np.ones((1, 1)))
-        auc, average = float(ranks.auc[0]), float(ranks.average_precision[0])
-        sensitivity = [float(s) for s in ranks.sensitivity[:, 0]]
+        ranked = [float(value[0]) for value in (ranks.auc, ranks.average_precision, *ranks.sensitivity)]
     return LabelScores(
         label=name,
         count=len(y),
         positives=positives,
         log_loss=loss,
-        auc=auc,
-        average_precision=average,
+        auc=ranked[0],
+        average_precision=ranked[1],
         brier=float(np.mean((p - y) ** 2)),
         calibration_error=calibration(y, p).error,
-        sensitivity_80=sensitivity[0],
-        sensitivity_90=sensitivity[1],
-        sensitivity_95=sensitivity[2],
+        sensitivity_80=ranked[2],
+        sensitivity_90=ranked[3],
+        sensitivity_95=ranked[4],
         undefined=undefined,
     )

@@ -181,7 +181,12 @@ def _lease(context: FoldContext, fold: int) -> contextlib.AbstractContextManager
         return contextlib.nullcontext(NoLease())
     prepared = context.prepared
     draft = run_draft(
-        prepared.experiment.number, fold, str(context.hardware), prepared.recipe.seed, context.files.fold(fold).folder
+        prepared.experiment.number,
+        fold,
+        str(context.hardware),
+        prepared.recipe.seed,
+        context.files.fold(fold).folder,
+        package=prepared.project.registry.packages.get(prepared.plugin.name),
     )
     return fold_lease(prepared.project.store, draft, context.callbacks)
 
@@ -214,6 +219,7 @@ def _predictions(context: FoldContext, fold: int, lease: Lease) -> FoldPredictio
         prepared.recipe,
         workers=loader_workers(context.hardware, context.options.workers),
         masks=prepared.masks,
+        build_augmentation=prepared.plugin.build_augmentation,
         fold=fold,
         training_rows=prepared.training_rows(fold),
         validation_rows=prepared.validation_rows(fold),

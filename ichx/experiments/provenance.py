@@ -6,6 +6,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,20 @@ DIFF_BYTES = 5_000_000
 """Longer diffs are truncated."""
 
 
-def run_draft(experiment: int, fold: int, device: str, seed: int, folder: Path) -> RunDraft:
-    """Return the draft of a run of this process; uncommitted changes of the code are stored in `folder`."""
+def run_draft(
+    experiment: int, fold: int, device: str, seed: int, folder: Path, *, package: str | None = None
+) -> RunDraft:
+    """Return the draft of a run of this process; uncommitted changes of the code are stored in `folder`.
+
+    The version of `package`, from which the plugin comes, is recorded too: its network and augmentation are code.
+    """
     return RunDraft(
         experiment=experiment,
         fold=fold,
         host=socket.gethostname(),
         pid=os.getpid(),
         code_version=code_version(),
-        libraries=library_versions(),
+        libraries=library_versions([*LIBRARIES, *([package] if package else [])]),
         device=device,
         command=shlex.join(["ichx", *sys.argv[1:]]),
         provenance={**machine(), "seed": seed, **_code(folder)},
@@ -55,10 +61,10 @@ def code_version() -> str:
     return f"{__version__}+{described.strip()}" if described else __version__
 
 
-def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that a result depends on."""
+def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
+    """Return the versions of Python and of those libraries in `names` that are installed."""
     versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in names:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -5,7 +5,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ichx.experiments.provenance import code_version, library_versions, machine
+from ichx.experiments.provenance import LIBRARIES, code_version, library_versions, machine
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -98,7 +98,7 @@ def _changes(workspace: "Workspace", run: "Run") -> str:
 def _differences(run: "Run") -> tuple[Difference, ...]:
     """Return what differs between the environment of `run` and this one."""
     pairs: dict[str, tuple[Any, Any]] = {"ichx": (run.code_version, code_version())}
-    now = library_versions()
+    now = library_versions({*LIBRARIES, *run.libraries} - {"python"})
     for name in {**run.libraries, **now}:
         pairs[name] = (run.libraries.get(name), now.get(name))
     here = machine()

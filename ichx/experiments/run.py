@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ichx.errors import InvalidInputError, NotFoundError, UnsupportedError
+from ichx.errors import InvalidInputError, UnsupportedError
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.fold_run import FoldContext, run_fold
@@ -17,7 +17,7 @@ from ichx.experiments.prepare import prepare_experiment
 from ichx.recipe_text import from_toml
 from ichx.store import marks
 from ichx.training.device import choose_hardware
-from ichx.training.distributed import Group, join_group, local_rank, local_size, report_lost_processes
+from ichx.training.distributed import AgreedError, Group, join_group, local_rank, local_size, report_lost_processes
 from ichx.training.run_options import RunOptions
 from ichx.training.stop_request import stop_on_signals
 from ichx.training.weights import choose_start
@@ -84,7 +84,7 @@ def run_experiment(
     options = options or RunOptions()
     experiment = project.store.experiment(number)
     wanted = list(range(experiment.folds) if folds is None else folds)
-    check_folds(experiment, wanted)
+    experiment.check_folds(wanted)
     recipe = from_toml(experiment.recipe)
     if options.pretrained is not None or options.weights is not None:
         # Checked before anything runs, and also where every fold is done and the option would have no effect.
@@ -118,15 +118,6 @@ def run_experiment(
             update_scores(project, number)
         group.broadcast(None)  # all processes report the same score
     return _report(project, number, todo)
-
-
-def check_folds(experiment: "Experiment", folds: Sequence[int]) -> None:
-    """Raise `NotFoundError` for a fold that the experiment does not have."""
-    for fold in folds:
-        if not 0 <= fold < experiment.folds:
-            raise NotFoundError(
-                f"Experiment {experiment.number} has no fold {fold}.", f"Its folds are 0 to {experiment.folds - 1}."
-            )
 
 
 def _folds_to_run(
@@ -166,7 +157,8 @@ def _report(project: "Project", number: int, todo: _Folds) -> RunReport:
 
 def _device_of_process(device: str) -> str:
     """Return the device of this process: each process on a machine has a GPU of its own."""
-    if local_size() == 1:
+    size = local_size()
+    if size == 1:
         return device
     if device not in ("auto", "cuda", "cpu"):
         raise InvalidInputError(
@@ -174,4 +166,11 @@ def _device_of_process(device: str) -> str:
         )
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return "cpu"
+    gpus = torch.cuda.device_count()
+    if size > gpus:  # NCCL refuses two processes on one GPU, where they would not be faster than one
+        error = AgreedError if local_rank() else UnsupportedError  # one process of each machine reports it
+        raise error(
+            f"{size} processes need {size} GPUs; this machine has {gpus}.",
+            f"Use --processes {gpus}." if gpus > 1 else "Use one process, or --device cpu.",
+        )
     return f"cuda:{local_rank()}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ichx.errors import ChangedDataError, DivergedError, NotFoundError, NotReadyError
+from ichx.errors import ChangedDataError, DivergedError, NotReadyError
 from ichx.evaluation.choices import Tta
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
@@ -67,11 +67,8 @@ def find_trained(project: "Project", number: int, folds: Sequence[int] | None = 
     """
     experiment = project.store.experiment(number)
     finished = sorted({p.fold for p in project.store.predictions(number, role="oof")})
+    experiment.check_folds(folds or ())
     for fold in folds or ():
-        if not 0 <= fold < experiment.folds:
-            raise NotFoundError(
-                f"Experiment {number} has no fold {fold}.", f"Its folds are 0 to {experiment.folds - 1}."
-            )
         if fold not in finished:
             done = f"Finished: {', '.join(map(str, finished))}. " if finished else ""
             raise NotReadyError(

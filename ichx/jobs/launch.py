@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ichx.errors import IchxError, raise_problems
+from ichx.errors import IchxError
 from ichx.experiments.fold_status import finished_folds, fold_score, live_run, missing_tests
 from ichx.jobs.engine import Engine, Job, JobResult
 from ichx.jobs.fold_job import fold_job
@@ -69,12 +69,13 @@ def launch(
         stop_level: Returns 0, or 1 to stop all jobs after their step, or more to kill them.
 
     Raises:
-        NotFoundError: An experiment does not exist.
-        InvalidInputError: An experiment does not have a requested fold.
+        NotFoundError: An experiment or fold does not exist.
         IchxError: An experiment cannot start from the requested weights.
     """
     experiments = [project.store.experiment(number) for number in dict.fromkeys(request.experiments)]
-    units = _units(experiments, request.folds)
+    for e in experiments:
+        e.check_folds(request.folds or ())
+    units = [Unit(e.number, fold) for e in experiments for fold in dict.fromkeys(request.folds or range(e.folds))]
     if request.options.pretrained is not None or request.options.weights is not None:
         _check_start(project, experiments, request.options)
     launched = _Launch(project, request, callbacks or LaunchCallbacks(), experiments)
@@ -84,17 +85,6 @@ def launch(
         experiments=tuple(_pooled_score(project, e.number) for e in experiments),
         stopped=stopped,
     )
-
-
-def _units(experiments: "Sequence[Experiment]", folds: Sequence[int] | None) -> list[Unit]:
-    problems = [
-        f"Experiment {e.number} has no fold {fold}. Its folds are 0 to {e.folds - 1}."
-        for e in experiments
-        for fold in folds or ()
-        if not 0 <= fold < e.folds
-    ]
-    raise_problems(problems, "Use folds that every experiment has, or omit --fold.")
-    return [Unit(e.number, fold) for e in experiments for fold in dict.fromkeys(folds or range(e.folds))]
 
 
 def _check_start(project: "Project", experiments: "Sequence[Experiment]", options: RunOptions) -> None:

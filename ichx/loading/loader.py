@@ -1,10 +1,10 @@
-"""Batches of cached slices for training and for inference: HU, header windows, labels. Not for windowing them.
+"""The loader: batches of cached slices with header windows and labels, for training and inference.
 
-Windows are applied on the device (`ichx.ct.windows`). What crosses from a worker is a whole batch of int16 HU; the
-small columns are added in the parent, so that workers hold nothing of the dataset. Batches do not depend on `workers`.
+Windows are applied on the device (`ichx.ct.windows`). A worker sends complete batches of int16 HU. The small columns
+are added in the parent, so that workers hold no part of the dataset. The number of workers does not change a batch.
 
-Where a recipe has neighbours, a sample is a stack: the slice and those beside it in its series (`series.stack_rows`),
-all moved alike, so that the anatomy stays aligned.
+If a recipe has neighbours, a sample is a stack: the slice and the adjacent slices of its series (`series.stack_rows`).
+All of them get the same transform, so that the anatomy stays aligned.
 """
 
 import multiprocessing
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any, Final
 
 import cv2
@@ -28,80 +29,126 @@ from ichx.datasets.masks import UNKNOWN
 from ichx.datasets.series import stack_rows
 from ichx.errors import IchxError
 from ichx.labels import LABELS
-from ichx.loading.augmentation import MASK, Augmenter, Move, jitters_windows, unmoved, window_jitter
-from ichx.loading.sampling import AUGMENTATION, WINDOWS, generator, id_number
-from ichx.recipe import AugmentationRecipe, InputRecipe, Recipe
+from ichx.loading.augmentation import MASK, Augmenter, Transform, identity, jitters_windows, window_jitter
+from ichx.loading.plugin_augmentation import PluginAugmentation, check_picklable
+from ichx.loading.sampling import AUGMENTATION, PLUGIN, WINDOWS, EpochAddress, generator, id_number
+from ichx.plugins.contract import AugmentationBuilder
+from ichx.recipe import Recipe
 from ichx.signals import ignore_stop_signals
 
 WINDOW_COLUMNS: Final = ("window_centre", "window_width")
 
+Rows = npt.NDArray[np.int64]
+
 
 @dataclass
 class Batch:
-    """`hu` (N, H, W) int16 HU; `windows` (N, 2) float32 HU, the header's centre and width; `labels` (N, 6) float32.
-
-    With neighbours `hu` is (N, S, H, W), of which the middle is the slice itself; all else is of that one. Labels are
-    NaN where the dataset has none. `rows` (N,) int64 are rows of the dataset, in the order asked for. `jitter`
-    (N, windows, 2) float32: HU to add to each window's centre, factor of its width; None where there is none.
-    `masks` (N, H, W) uint8: 0, or 1 + the index in `ichx.labels.SUBTYPES`; UNKNOWN all over where nobody has drawn one;
-    None where they are not asked for.
-    """
+    """N samples."""
 
     hu: Tensor
+    """(N, H, W) int16 HU. With neighbours (N, S, H, W); all else refers to the slice in the middle."""
     windows: Tensor
+    """(N, 2) float32 HU: centre and width of the header's window."""
     labels: Tensor
+    """(N, 6) float32, NaN if the dataset has no labels."""
     rows: Tensor
+    """(N,) int64 rows of the dataset, in the requested order."""
     jitter: Tensor | None = None
+    """(N, windows, 2) float32: HU to add to the centre of each window, factor of its width."""
     masks: Tensor | None = None
+    """(N, H, W) uint8: 0 or 1 + index in `ichx.labels.SUBTYPES`; UNKNOWN everywhere if no mask was drawn."""
 
 
-def training_batches(
-    cache: Cache,
-    slices: pd.DataFrame,
-    rows: npt.NDArray[np.int64],
-    recipe: Recipe,
-    *,
-    fold: int,
-    stage: int,
-    epoch: int,
-    workers: int,
-    start: int = 0,
-    part: tuple[int, int] = (0, 1),
-    masks: MaskCache | None = None,
-) -> Iterator[Batch]:
-    """Yield the epoch's batches of `recipe.batch` slices in the order of `rows`, augmented, then cropped to the centre.
+@dataclass(frozen=True)
+class SliceLoader:
+    """Reads batches of the slices of a cache."""
 
-    A sample's augmentation depends on (seed, fold, stage, epoch, slice id) only. A ragged last batch is dropped, unless
-    it is the only one. `start` skips that many batches; of each batch only `part`, number k of n, is read: the parts of
-    a batch are as even as can be, and together the whole of it. With `masks` the batches have them, moved as the slices
-    are. Raises `ValueError` when a row is a defect.
-    """
-    _check(cache, slices, rows, recipe)
-    whole = len(rows) - len(rows) % recipe.batch if len(rows) > recipe.batch else len(rows)
-    address = (recipe.seed, fold, stage, epoch)
-    source = _Source(cache, recipe.input, _Augmentation(recipe.augmentation, address), masks)
-    number, of = part
-    parts = [np.array_split(batch, of)[number] for batch in _split(rows[:whole], recipe.batch)[start:]]
-    return _iterate(source, slices, parts, workers)
+    cache: Cache
+    slices: pd.DataFrame
+    """One row per slice of the cache, in its order: `slice_id`, `series`, header window, labels."""
+    recipe: Recipe
+    workers: int = 0
+    """Loader processes; without any, a thread of this process reads one batch ahead."""
+    masks: MaskCache | None = None
+    build_augmentation: AugmentationBuilder | None = None
+    """The plugin's augmentation for training, applied after the recipe's."""
 
+    def __post_init__(self) -> None:
+        if len(self.slices) != self.cache.n:
+            raise ValueError(f"the cache has {self.cache.n} slices, the dataset {len(self.slices)}")
+        if self.cache.spec.size != self.recipe.input.size:
+            raise ValueError(f"cache of {self.cache.spec.size} pixels for a recipe of {self.recipe.input.size}")
 
-def inference_batches(
-    cache: Cache,
-    slices: pd.DataFrame,
-    rows: npt.NDArray[np.int64],
-    recipe: Recipe,
-    *,
-    batch: int | None = None,
-    workers: int,
-    masks: MaskCache | None = None,
-) -> Iterator[Batch]:
-    """Yield all of `rows` in their order, cropped to the centre but not augmented, `batch` (or the recipe's) at a time.
+    def training_batches(
+        self, rows: Rows, address: EpochAddress, *, start: int = 0, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
+        """Yield augmented batches of `recipe.batch` slices, cropped to the centre, with masks if there are any.
 
-    Raises `ValueError` when a row is a defect.
-    """
-    _check(cache, slices, rows, recipe)
-    source = _Source(cache, recipe.input, masks=masks)
-    return _iterate(source, slices, _split(rows, batch or recipe.batch), workers)
+        The augmentation of a sample depends only on the address and its slice id. An incomplete last batch is dropped
+        unless it is the only one.
+
+        Args:
+            rows: Rows of the epoch, in order.
+            address: Address of the random draws.
+            start: Number of batches to skip.
+            part: (k, n) reads only part k of n of each batch. The parts are as even as possible.
+
+        Raises:
+            ValueError: A row is a defect.
+        """
+        batch = self.recipe.batch
+        used = len(rows) - len(rows) % batch if len(rows) > batch else len(rows)
+        number, count = part
+        batches = [np.array_split(rows, count)[number] for rows in _split(rows[:used], batch)[start:]]
+        return self._iterate(batches, address, masks=self.masks is not None)
+
+    def inference_batches(self, rows: Rows, *, batch: int | None = None, masks: bool = False) -> Iterator[Batch]:
+        """Yield batches of all `rows` in order, cropped to the centre and not augmented.
+
+        Args:
+            rows: Rows of the dataset.
+            batch: Slices per batch; `recipe.batch` by default.
+            masks: Read masks too.
+
+        Raises:
+            ValueError: A row is a defect.
+        """
+        return self._iterate(_split(rows, batch or self.recipe.batch), None, masks=masks)
+
+    def _iterate(self, batches: list[Rows], address: EpochAddress | None, *, masks: bool) -> Iterator[Batch]:
+        rows = np.concatenate([np.empty(0, np.int64), *batches])
+        if not (valid := self.cache.valid[rows]).all():
+            raise ValueError(f"rows {rows[~valid][:5].tolist()} are defects; use only rows of Cache.valid")
+        build = None if address is None else self.build_augmentation
+        if build is not None and self.workers:
+            check_picklable(build, self.recipe.plugin)
+        reader = _BatchReader(self.cache, self.recipe, self.masks if masks else None, address, build)
+        return self._read(reader, batches, rows)
+
+    def _read(self, reader: "_BatchReader", batches: list[Rows], rows: Rows) -> Iterator[Batch]:
+        windows = self.slices[list(WINDOW_COLUMNS)].to_numpy(np.float32)
+        labels = self.slices[list(LABELS)].to_numpy(np.float32)
+        reach = self.recipe.input.neighbours
+        stacks = stack_rows(self.slices["series"], self.cache.valid, rows, reach) if reach else rows[:, None]
+        slice_ids = None if reader.address is None else self.slices["slice_id"].to_numpy(object)
+        on_gpu: Callable[[], bool] = torch.cuda.is_initialized  # a run on the CPU does not touch GPUs
+        loader: DataLoader[Any] = DataLoader(
+            reader,
+            batch_size=None,
+            sampler=_EpochItems(batches, stacks, slice_ids),
+            num_workers=self.workers,
+            worker_init_fn=_prepare_worker,
+            multiprocessing_context=_context() if self.workers else None,
+            pin_memory=on_gpu(),
+        )
+        for part, read in zip(batches, loader if self.workers else _prefetch(loader), strict=True):
+            if isinstance(read, IchxError):
+                raise read
+            hu, masks, jitter = read
+            del read  # the buffer can be reused as soon as the consumer releases the batch
+            columns = [torch.from_numpy(column) for column in (windows[part], labels[part], part)]
+            yield Batch(hu, columns[0], columns[1], columns[2], jitter, masks)
+            del hu, masks, jitter
 
 
 def centre_crop(image: npt.NDArray[Any], edge: int) -> npt.NDArray[Any]:
@@ -110,196 +157,175 @@ def centre_crop(image: npt.NDArray[Any], edge: int) -> npt.NDArray[Any]:
     return image[..., top : top + edge, left : left + edge]
 
 
-@dataclass(frozen=True)
-class _Augmentation:
-    """What is done to a sample: `recipe`, with draws at `address` and the slice's number."""
+class _BatchReader(Dataset[Any]):
+    """Reads a batch: maps rows and slice numbers to (N, edge, edge) int16 HU, masks and jitter.
 
-    recipe: AugmentationRecipe
-    address: tuple[int, ...]
-
-
-class _Source(Dataset[Any]):
-    """Reads a batch: (rows, slice numbers) becomes (N, edge, edge) int16 HU, its masks and its jitter.
-
-    All that a worker holds.
+    It is everything that a worker holds. Without an `address` nothing is augmented.
     """
 
     def __init__(
         self,
         cache: Cache,
-        recipe: InputRecipe,
-        augmentation: _Augmentation | None = None,
-        masks: MaskCache | None = None,
+        recipe: Recipe,
+        masks: MaskCache | None,
+        address: EpochAddress | None,
+        build: AugmentationBuilder | None,
     ) -> None:
-        self.cache, self.recipe, self.augmentation, self.masks = cache, recipe, augmentation, masks
-        self._augmenter = Augmenter(augmentation.recipe, recipe.size) if augmentation else None
-        self._memory = _Memory()
+        self._arguments = cache, recipe, masks, address, build
+        self.cache, self.recipe, self.masks, self.address = cache, recipe, masks, address
+        self._augmenter = None if address is None else Augmenter(recipe.augmentation, recipe.input.size)
+        self._plugin_augmentation = None if build is None else PluginAugmentation(build, recipe)
+        self._buffers = _BufferPool()
+        self._slice = np.empty((recipe.input.size, recipe.input.size), np.int16)
 
-    def __reduce__(self) -> tuple[type["_Source"], tuple[Cache, InputRecipe, _Augmentation | None, MaskCache | None]]:
-        return type(self), (self.cache, self.recipe, self.augmentation, self.masks)
+    def __reduce__(self) -> tuple[type["_BatchReader"], tuple[Any, ...]]:
+        return type(self), self._arguments
 
-    def __getitem__(
-        self, item: tuple[npt.NDArray[np.int64], list[int]]
-    ) -> tuple[Tensor, Tensor | None, Tensor | None] | IchxError:
+    def __getitem__(self, item: tuple[Rows, list[int]]) -> tuple[Tensor, Tensor | None, Tensor | None] | IchxError:
         rows, numbers = item  # (N, S) rows of the slices to read
         try:
             return *self._read(rows, numbers), self._jitter(numbers)
         except IchxError as error:
-            return error  # raised by the parent: torch would turn it into a RuntimeError on the way
+            return error  # raised by the parent; torch would turn it into a RuntimeError
 
-    def _read(self, rows: npt.NDArray[np.int64], numbers: list[int]) -> tuple[Tensor, Tensor | None]:
-        size, edge = self.recipe.size, self.recipe.pixels
-        hu = self._memory.take((*rows.shape, edge, edge))
-        whole = None if edge == size else np.empty((size, size), np.int16)
+    def _read(self, rows: Rows, numbers: list[int]) -> tuple[Tensor, Tensor | None]:
+        edge = self.recipe.input.pixels
+        hu = self._buffers.take((*rows.shape, edge, edge))
         masks = None if self.masks is None else np.zeros((len(rows), edge, edge), np.uint8)
-        moved: Move = unmoved
+        sample = _Sample()
         read: dict[int, npt.NDArray[np.int16]] = {}
         for index, stack in enumerate(rows.tolist()):
-            if self._augmenter is not None and self.augmentation is not None:
-                moved = self._augmenter.draw(generator(AUGMENTATION, *self.augmentation.address, numbers[index]))
-                read.clear()  # another sample moves otherwise
-            for target, row in zip(hu[index], stack, strict=True):
+            if self._augmenter is not None and self.address is not None:
+                address = (*self.address, numbers[index])
+                sample = _Sample(self._augmenter.draw(generator(AUGMENTATION, *address)), address)
+                read.clear()  # another sample gets another transform
+            middle = len(stack) // 2
+            mask = None if self.masks is None else self.masks.read(stack[middle])
+            for place in (middle, *range(middle), *range(middle + 1, len(stack))):
+                target, row = hu[index, place], stack[place]
                 if row in read:
                     target[...] = read[row]
-                    continue
-                image = moved(self.cache.read(row, target if whole is None else whole))
-                if image is not target:
-                    part = centre_crop(image, edge)
-                    target[...] = part if part.dtype == np.int16 else np.rint(part, out=part)
+                elif place == middle:
+                    mask = self._read_slice(row, target, mask, sample)
+                else:
+                    self._read_slice(row, target, None, sample)
                 read[row] = target
-            if masks is not None:
-                self._read_mask(stack[len(stack) // 2], moved, masks[index])
-        slices = torch.from_numpy(hu if self.recipe.neighbours else hu[:, 0])
+            if masks is not None and self.masks is not None:
+                if mask is not None:
+                    masks[index] = centre_crop(mask, edge)
+                elif not self.masks.known[stack[middle]]:
+                    masks[index] = UNKNOWN
+        slices = torch.from_numpy(hu if self.recipe.input.neighbours else hu[:, 0])
         return slices, None if masks is None else torch.from_numpy(masks)
 
-    def _read_mask(self, row: int, moved: Move, target: npt.NDArray[np.uint8]) -> None:
-        """Put the mask of `row` into `target`, which is empty."""
-        assert self.masks is not None
-        mask = self.masks.read(row)
+    def _read_slice(
+        self, row: int, target: npt.NDArray[np.int16], mask: npt.NDArray[np.uint8] | None, sample: "_Sample"
+    ) -> npt.NDArray[np.uint8] | None:
+        """Write the augmented and cropped slice to `target`; return its augmented mask."""
+        edge = len(target)
+        image = sample.transform(self.cache.read(row, target if edge == len(self._slice) else self._slice))
         if mask is not None:
-            target[...] = centre_crop(moved(mask, MASK), len(target))
-        elif not self.masks.known[row]:
-            target[...] = UNKNOWN
+            mask = sample.transform(mask, MASK)
+        if self._plugin_augmentation is not None:
+            image, mask = self._plugin_augmentation(image, mask, generator(PLUGIN, *sample.address))
+        if image is not target:
+            part = centre_crop(image, edge)
+            target[...] = part if part.dtype == np.int16 else np.rint(part, out=part)
+        return mask
 
     def _jitter(self, numbers: list[int]) -> Tensor | None:
-        if self.augmentation is None or not jitters_windows(self.augmentation.recipe):
+        if self.address is None or not jitters_windows(self.recipe.augmentation):
             return None
-        recipe, address, windows = self.augmentation.recipe, self.augmentation.address, len(self.recipe.windows)
-        draws = [window_jitter(recipe, windows, generator(WINDOWS, *address, number)) for number in numbers]
+        recipe, windows = self.recipe.augmentation, len(self.recipe.input.windows)
+        draws = [window_jitter(recipe, windows, generator(WINDOWS, *self.address, number)) for number in numbers]
         return torch.from_numpy(np.stack(draws))
 
 
-class _Memory:
-    """Memory of batches, used again once nobody holds them: fresh memory costs a third of a decompression."""
+@dataclass(frozen=True)
+class _Sample:
+    """How the slices of a sample are augmented."""
+
+    transform: Transform = identity
+    """The transform of the recipe."""
+    address: tuple[int, ...] = ()
+    """Address of the draws of the plugin's augmentation."""
+
+
+class _BufferPool:
+    """Reuses the memory of released batches: allocating it takes a third of the time of a decompression."""
 
     def __init__(self) -> None:
         self._arrays: list[npt.NDArray[np.int16]] = []
-        self._unheld = _references([np.empty(0, np.int16)])[0]
+        self._unused = _reference_counts([np.empty(0, np.int16)])[0]
 
     def take(self, shape: tuple[int, ...]) -> npt.NDArray[np.int16]:
-        """Return an int16 array of `shape` that nobody holds, with any content."""
+        """Return an int16 array of `shape` with undefined content that no one else uses."""
         self._arrays = [array for array in self._arrays if array.shape == shape]
-        for index, references in enumerate(_references(self._arrays)):
-            if references == self._unheld:
+        for index, count in enumerate(_reference_counts(self._arrays)):
+            if count == self._unused:
                 return self._arrays[index]
         self._arrays.append(np.empty(shape, np.int16))
         return self._arrays[-1]
 
 
-def _references(arrays: list[npt.NDArray[np.int16]]) -> list[int]:
-    """Return how many references each of `arrays` has; a tensor or a view of it is one."""
+def _reference_counts(arrays: list[npt.NDArray[np.int16]]) -> list[int]:
+    """Return the number of references to each array; tensors and views count."""
     return [sys.getrefcount(array) for array in arrays]
 
 
-class _Plan(Iterable[Any]):
-    """The items of an epoch in order: `stacks` (n, S) of its rows; slice numbers are worked out as they are needed."""
+class _EpochItems(Iterable[Any]):
+    """The items of an epoch in order: the part of `stacks` (n, S) of each batch, and the numbers of its slices."""
 
-    def __init__(
-        self,
-        parts: list[npt.NDArray[np.int64]],
-        stacks: npt.NDArray[np.int64],
-        slice_ids: npt.NDArray[Any] | None,
-    ) -> None:
-        self.parts, self.stacks, self.slice_ids = parts, stacks, slice_ids
+    def __init__(self, batches: list[Rows], stacks: Rows, slice_ids: npt.NDArray[Any] | None) -> None:
+        self.batches, self.stacks, self.slice_ids = batches, stacks, slice_ids
 
-    def __iter__(self) -> Iterator[tuple[npt.NDArray[np.int64], list[int]]]:
-        begun = 0
-        for part in self.parts:
-            numbers = [] if self.slice_ids is None else [id_number(name) for name in self.slice_ids[part]]
-            yield self.stacks[begun : begun + len(part)], numbers
-            begun += len(part)
+    def __iter__(self) -> Iterator[tuple[Rows, list[int]]]:
+        start = 0
+        for rows in self.batches:
+            # Numbers are computed when needed: those of a large dataset take long.
+            numbers = [] if self.slice_ids is None else [id_number(name) for name in self.slice_ids[rows]]
+            yield self.stacks[start : start + len(rows)], numbers
+            start += len(rows)
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return len(self.batches)
 
 
-def _split(rows: npt.NDArray[np.int64], batch: int) -> list[npt.NDArray[np.int64]]:
+def _split(rows: Rows, batch: int) -> list[Rows]:
     rows = np.ascontiguousarray(rows, np.int64)
     return [rows[start : start + batch] for start in range(0, len(rows), batch)]
 
 
-def _check(cache: Cache, slices: pd.DataFrame, rows: npt.NDArray[np.int64], recipe: Recipe) -> None:
-    if len(slices) != cache.n:
-        raise ValueError(f"the cache has {cache.n} slices, the dataset {len(slices)}")
-    if cache.spec.size != recipe.input.size:
-        raise ValueError(f"a cache of {cache.spec.size} pixels does not fit a recipe of {recipe.input.size}")
-    bad = np.asarray(rows)[~cache.valid[rows]]
-    if len(bad):
-        raise ValueError(f"rows {bad[:5].tolist()} are defects: leave out what is not Cache.valid")
-
-
-def _iterate(
-    source: _Source, slices: pd.DataFrame, parts: list[npt.NDArray[np.int64]], workers: int
-) -> Iterator[Batch]:
-    windows = slices[list(WINDOW_COLUMNS)].to_numpy(np.float32)
-    labels = slices[list(LABELS)].to_numpy(np.float32)
-    rows = np.concatenate([*parts, np.empty(0, np.int64)])
-    reach = source.recipe.neighbours
-    stacked = stack_rows(slices["series"], source.cache.valid, rows, reach) if reach else rows[:, None]
-    slice_ids = None if source.augmentation is None else slices["slice_id"].to_numpy(object)
-    on_gpu: Callable[[], bool] = torch.cuda.is_initialized  # a run on the CPU leaves GPUs alone
-    loader: DataLoader[Any] = DataLoader(
-        source,
-        batch_size=None,
-        sampler=_Plan(parts, stacked, slice_ids),
-        num_workers=workers,
-        worker_init_fn=_prepare_worker,
-        multiprocessing_context=_context() if workers else None,
-        pin_memory=on_gpu(),
-    )
-    for part, read in zip(parts, loader if workers else _ahead(loader), strict=True):
-        if isinstance(read, IchxError):
-            raise read
-        hu, masks, jitter = read
-        del read  # what the consumer lets go of can be filled again
-        of_part = [torch.from_numpy(column) for column in (windows[part], labels[part], part)]
-        yield Batch(hu, of_part[0], of_part[1], of_part[2], jitter, masks)
-        del hu, masks, jitter
-
-
-def _ahead(batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield `batches`, read one ahead by a thread: decompression and warping run beside the training step."""
+def _prefetch(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield `batches`, read one ahead by a thread: decompression and warping overlap with the training step."""
     with ThreadPoolExecutor(1, thread_name_prefix="ichx-loader") as pool:
         source = iter(batches)
-        waiting = pool.submit(next, source, None)
-        while (batch := waiting.result()) is not None:
-            waiting = pool.submit(next, source, None)
+        next_batch = pool.submit(next, source, None)
+        while (batch := next_batch.result()) is not None:
+            next_batch = pool.submit(next, source, None)
             yield batch
 
 
-def _context() -> Any:
-    """Return how workers start: from a clean server process that has imported this file once.
+def start_worker_server() -> None:
+    """Start the process that forks loader processes; it imports torch while the caller prepares a network.
 
-    A fork of this process would copy the locks of torch's and CUDA's threads; a spawn would import torch per worker.
+    Otherwise the first batch waits for that import. Nothing happens if it runs already.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
+    if _context().get_start_method() == "forkserver":
+        forkserver.ensure_running()
+
+
+def _context() -> Any:
+    """Return how workers start: forked from a clean server process that has imported this module once.
+
+    A fork of this process would copy the locks of torch's and CUDA's threads. A spawn would import torch per worker.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
 
 
 def _prepare_worker(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the parent, and use one thread: the workers are the parallelism."""
+    """Leave Ctrl-C and SIGTERM to the parent, and use one thread per worker."""
     ignore_stop_signals()
     cv2.setNumThreads(1)

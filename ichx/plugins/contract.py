@@ -3,15 +3,20 @@
 A plugin is data. Its `build` function is the only part that touches torch, and only when it is called.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ichx.errors import InvalidInputError
 from ichx.recipe import InputRecipe, ModelRecipe, Recipe, StageRecipe
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor, nn
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # a plugin may import it, and it would go online then
 
 REFERENCE_STAGES = (
     StageRecipe(name="balanced", sampling="fixed", epochs=4, lr=1e-3),
@@ -38,9 +43,29 @@ class Segmented(NamedTuple):
     masks: "Tensor"
 
 
+class SliceAugmentation(Protocol):
+    """Augments a slice in training."""
+
+    def __call__(
+        self, hu: "npt.NDArray[np.float32]", mask: "npt.NDArray[np.uint8] | None", rng: "np.random.Generator", /
+    ) -> "tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8] | None]":
+        """Return the augmented slice and mask, of the same shapes.
+
+        Args:
+            hu: (H, W) HU, which may be changed in place. Pixels from outside should become air, -1024.
+            mask: (H, W), 0 or 1 + index in `ichx.labels.SUBTYPES`; None if the slice has no drawn mask.
+            rng: Source of all random draws. It is the same for all slices of a stack, and for any number of workers.
+        """
+        ...
+
+
+AugmentationBuilder = Callable[[Recipe], object]
+"""A module-level function that returns a `SliceAugmentation` or an albumentations transform for a recipe."""
+
+
 @dataclass(frozen=True)
 class Plugin:
-    """A declared model: data, except for `build`."""
+    """A declared model: data, except for `build` and `build_augmentation`."""
 
     name: str
     summary: str
@@ -60,6 +85,8 @@ class Plugin:
     slice. Values are in [0, 1] unless `input.normalize` changes that. If the network has `get_classifier()`, as timm's
     have, the input of the layer that it returns are the pooled features `(N, D)` of `--save features`. `build` raises
     an `IchxError` if pretrained weights are not available."""
+    build_augmentation: AugmentationBuilder | None = None
+    """The plugin's own augmentation, applied in training after the transforms of `recipe.augmentation`."""
 
     def __post_init__(self) -> None:
         """Refuse a plugin whose recipe belongs to another one."""

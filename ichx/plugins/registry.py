@@ -4,7 +4,7 @@ An entry point names a `Plugin` or an iterable of them. One that fails to import
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 
 from ichx.errors import NotFoundError
@@ -19,6 +19,8 @@ class Registry:
 
     plugins: dict[str, Plugin]
     warnings: tuple[str, ...]
+    packages: dict[str, str] = field(default_factory=dict)
+    """Installed package of each plugin that is not built in."""
 
     def get(self, name: str) -> Plugin:
         """Return the plugin called `name`; raises `NotFoundError` with the nearest names."""
@@ -34,6 +36,7 @@ def load_registry(points: Iterable[EntryPoint] | None = None) -> Registry:
     """
     found: dict[str, Plugin] = {}
     warnings: list[str] = []
+    packages: dict[str, str] = {}
     for point in sorted(entry_points(group=GROUP) if points is None else points, key=_rank):
         try:
             declared = point.load()
@@ -48,7 +51,9 @@ def load_registry(points: Iterable[EntryPoint] | None = None) -> Registry:
                 warnings.append(f"plugin {point.name!r} ({point.value}): the name {plugin.name!r} is taken; skipped")
             else:
                 found[plugin.name] = plugin
-    return Registry(dict(sorted(found.items())), tuple(warnings))
+                if point.dist is not None and _rank(point)[0]:
+                    packages[plugin.name] = point.dist.name
+    return Registry(dict(sorted(found.items())), tuple(warnings), packages)
 
 
 def _rank(point: EntryPoint) -> tuple[bool, str, str]:

@@ -1,4 +1,7 @@
-"""The report room: pages that show what the store and the prediction files hold. Nothing is trained or stored here."""
+"""HTML reports of experiments and ensembles, computed from the store and the prediction files.
+
+The command is in `ichx.cli.report`; scores are computed by `ichx.evaluation`.
+"""
 
 from ichx.report.build import WrittenReport, write_report
 

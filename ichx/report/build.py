@@ -1,13 +1,11 @@
-"""Writes a report: one HTML page that needs no network and no other file. What it shows is in `ichx.report.collect`.
+"""Renders and writes a report: one HTML page that needs no network and no other file.
 
-The page is a function of what is stored: the same again gives the same bytes. No path and no id of a patient, study
-or series stands in it.
+`ichx.report.collect` computes its content. The same stored data gives the same bytes. The page contains no path and no
+id of a patient, study or series.
 """
 
 import base64
 import hashlib
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,13 +17,13 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ichx.errors import IchxError
 from ichx.experiment_files import REPORT_FILE
+from ichx.files import write_text
 from ichx.labels import LABELS
 from ichx.report import plots
 from ichx.report.chart import RIGHT
-from ichx.report.collect import STEPS, Progress, ReportData, collect_ensemble, collect_experiment
-from ichx.report.tuned import pictures
+from ichx.report.collect import STEPS, ProgressCallback, ReportData, collect_ensemble, collect_experiment
+from ichx.report.tuning_section import study_figures
 from ichx.store import marks
 from ichx.tuning.describe import format_good, format_range, format_searched
 
@@ -33,17 +31,23 @@ if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.store import Run
 
+WRITE_REMEDY = "Free some space or choose another path with `--out`."
+
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """A written page, and what stands at its head; `notes` say what it could not show. One of two numbers is None."""
+    """A written page."""
 
     experiment: int | None
+    """None for the report of an ensemble."""
     ensemble: int | None
+    """None for the report of an experiment."""
     path: Path
     score: float | None
+    """None before a fold is finished."""
     marks: tuple[str, ...]
     notes: tuple[str, ...]
+    """What the page does not show, and why."""
 
 
 def write_report(
@@ -53,46 +57,58 @@ def write_report(
     *,
     ensemble: bool = False,
     anonymous: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> WrittenReport:
-    """Write the page of experiment (or `ensemble`) `number` to `out`, or to `report.html` in its folder, atomically.
+    """Write the report of an experiment or ensemble.
 
-    An `anonymous` page has numbers for slice ids, and no host. Raises `IchxError` for one that is unknown, for an
-    experiment that has trained nothing, for predictions that cannot be trusted, and for a file that cannot be written.
+    Args:
+        project: The open project.
+        number: Number of the experiment or ensemble.
+        out: The file to write; `report.html` in the folder of the experiment or ensemble if None.
+        ensemble: Whether `number` is an ensemble's.
+        anonymous: Replace slice ids by numbers and omit host names.
+        progress: Receives the number of finished steps and of all steps.
+
+    Raises:
+        NotFoundError: The experiment or ensemble does not exist.
+        NotReadyError: The experiment has no finished epoch, or predictions are missing.
+        ChangedDataError: Predictions have changed since they were recorded.
+        CorruptFileError: A prediction file is damaged.
+        StorageError: The page cannot be written.
     """
     collect = collect_ensemble if ensemble else collect_experiment
     workspace = project.workspace
-    folder = workspace.ensemble_dir(number) if ensemble else workspace.experiment_dir(number)
     data = collect(project, number, anonymous=anonymous, progress=progress)
-    path = (out or folder / REPORT_FILE).expanduser().resolve()
-    _write(path, render(data))
+    default = workspace.ensemble_dir(number) / REPORT_FILE if ensemble else workspace.experiment_files(number).report
+    path = (out or default).expanduser().resolve()
+    write_text(path, render(data), "the report", remedy=WRITE_REMEDY)
     if progress:
         progress(STEPS, STEPS)
     return WrittenReport(
         experiment=data.experiment.number if data.experiment else None,
         ensemble=data.ensemble.number if data.ensemble else None,
         path=path,
-        score=data.diagnosis.bootstrap.scores.log_loss if data.diagnosis else None,
-        marks=_marks(data) if data.diagnosis else (),
+        score=data.results.bootstrap.scores.log_loss if data.results else None,
+        marks=_marks(data) if data.results else (),
         notes=(*(data.gallery.notes if data.gallery else ()), *(data.tuning.notes if data.tuning is not None else ())),
     )
 
 
 def render(data: ReportData) -> str:
-    """Return the page of `data` as HTML."""
+    """Return the HTML of a report."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"score": _five, "utc": _utc, "count": "{:,}".format}
-    script, style = _part("page.js"), _part("page.css")
-    found, gallery = data.diagnosis, data.gallery
+    environment.filters |= {"score": _format_score, "utc": _format_utc, "count": "{:,}".format}
+    script, style = _read_resource("page.js"), _read_resource("page.css")
+    results, gallery = data.results, data.gallery
     strip = gallery.strip if gallery else None
-    return environment.from_string(_part("page.html.j2")).render(
+    return environment.from_string(_read_resource("page.html.j2")).render(
         data=data,
         experiment=data.experiment,
         ensemble=data.ensemble,
-        found=found,
-        scores=found.bootstrap.scores if found else None,
+        results=results,
+        scores=results.bootstrap.scores if results else None,
         gallery=gallery,
-        widest=max((1.0, *(member.weight for member in data.members))),
+        largest_weight=max((1.0, *(member.weight for member in data.members))),
         marks=_marks(data),
         marks_of=marks,
         label_names=LABELS,
@@ -101,24 +117,24 @@ def render(data: ReportData) -> str:
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         environments=_environments(data.runs),
         curves=plots.learning_curves(data.recipe, data.history) if data.history else (),
-        tuning=_tuning(environment, data),
-        roc=plots.roc_curves(found.curves) if found else None,
-        precision_recall=plots.precision_recall_curves(found.curves) if found else None,
-        reliability=plots.reliability_diagram(found.calibration) if found else None,
-        strip=plots.head_strip(strip) if strip else None,
+        tuning=_render_tuning(environment, data),
+        roc=plots.roc_curves(results.curves) if results else None,
+        precision_recall=plots.precision_recall_curves(results.curves) if results else None,
+        reliability=plots.reliability_diagram(results.calibration) if results else None,
+        strip=plots.series_strip(strip) if strip else None,
         strip_width=plots.strip_width(strip) if strip else 0,
         strip_left=plots.STRIP_LEFT,
         strip_right=RIGHT,
     )
 
 
-def _tuning(environment: Environment, data: ReportData) -> Markup | None:
-    """Return the section on tuning, where there is something to tell."""
+def _render_tuning(environment: Environment, data: ReportData) -> Markup | None:
+    """Return the tuning section, or None without any tuning."""
     if not data.tuning:
         return None
     formats = {"format_range": format_range, "format_searched": format_searched, "format_good": format_good}
-    template = environment.from_string(_part("tuning.html.j2"))
-    return Markup(template.render(tuning=data.tuning, pictures=pictures(data.tuning), **formats))
+    template = environment.from_string(_read_resource("tuning.html.j2"))
+    return Markup(template.render(tuning=data.tuning, figures=study_figures(data.tuning), **formats))
 
 
 def _marks(data: ReportData) -> tuple[str, ...]:
@@ -128,41 +144,25 @@ def _marks(data: ReportData) -> tuple[str, ...]:
     return (*found, "in-sample") if data.ensemble and not data.nested else found
 
 
-def _part(name: str) -> str:
+def _read_resource(name: str) -> str:
     return files("ichx.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _environments(runs: "Sequence[Run]") -> list[tuple[str, str]]:
-    """Return each set of library versions once, with the runs that had it."""
+    """Return each distinct set of library versions with the runs that used it."""
     found: dict[str, list[str]] = {}
     several = len({run.experiment for run in runs}) > 1
     for run in runs:
         libraries = ", ".join(f"{name} {version}" for name, version in run.libraries.items())
-        whose = f"experiment {run.experiment} " if several else ""
-        found.setdefault(libraries, []).append(f"{whose}fold {run.fold} attempt {run.attempt}")
-    return [(libraries, ", ".join(used)) for libraries, used in found.items()]
+        experiment = f"experiment {run.experiment} " if several else ""
+        found.setdefault(libraries, []).append(f"{experiment}fold {run.fold} run {run.attempt}")
+    return [(libraries, ", ".join(runs_of_set)) for libraries, runs_of_set in found.items()]
 
 
-def _five(value: float | None) -> str:
-    """Return a score with five decimals, as the challenge counts them."""
+def _format_score(value: float | None) -> str:
+    """Return a score with five decimals, as on the challenge's leaderboard."""
     return "–" if value is None or not np.isfinite(value) else f"{value:.5f}"
 
 
-def _utc(moment: datetime | None) -> str:
+def _format_utc(moment: datetime | None) -> str:
     return "–" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("w", encoding="utf-8") as handle:
-                handle.write(text)
-                handle.flush()
-                os.fsync(handle.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise IchxError(f"cannot write {path}: {error.strerror}", "free some space or choose another --out") from error

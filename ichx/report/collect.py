@@ -1,109 +1,122 @@
-"""Collects what a report shows, of an experiment or an ensemble, from the store, the OOF tables and the caches."""
+"""The content of a report of an experiment or ensemble, read from the store, the OOF tables and the caches."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ichx.datasets.dataset import load_version
-from ichx.errors import IchxError
+from ichx.errors import NotReadyError
 from ichx.evaluation.bootstrap import Bootstrap, patient_bootstrap
 from ichx.evaluation.metric import constant_score, label_losses
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.scores import Calibration, calibration
 from ichx.labels import LABELS
-from ichx.plugins import load_registry
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
-from ichx.report.blended import read_blend
-from ichx.report.diagnostics import Curves, curves
+from ichx.report.curves import LabelCurves, label_curves
+from ichx.report.ensemble_oof import read_ensemble_oof
 from ichx.report.gallery import Gallery, make_gallery
-from ichx.report.tuned import Tuning, read_tuning
+from ichx.report.tuning_section import TuningSection, read_tuning
 
 if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.store import DatasetVersion, Ensemble, EpochRecord, Experiment, FoldSet, Run
-    from ichx.workspace import Workspace
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
+"""Receives the number of finished steps and of all steps."""
 STEPS = 4
-"""What `Progress` counts: predictions read, scores and curves, slices, the page."""
+"""Steps of a report: read predictions, compute scores and curves, prepare slices, write the page."""
 
 
 @dataclass(frozen=True)
 class FoldScore:
-    """A row of the score table: weighted log loss, that with hflip where it is told, the log loss of each label."""
+    """A row of the score table."""
 
     name: str
     slices: int
     score: float
+    """Weighted log loss."""
     score_tta: float | None
+    """The same with hflip; None for an ensemble."""
     losses: tuple[float, ...]
+    """Log loss of each label."""
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """What OOF predictions say: scores and their intervals, by label the curves (None where undefined), calibration.
-
-    `spread` is over folds, None for one; `score_tta` is with
-    hflip where the rest is without. `prevalence_score` is that of predicting the same slices' prevalences; `left_out`
-    counts undecodable slices.
-    """
+class OofResults:
+    """Scores, curves and calibration of OOF predictions."""
 
     bootstrap: Bootstrap
+    """Scores with their intervals."""
     spread: float | None
+    """Standard deviation of the score over folds; None for a single fold."""
     score_tta: float | None
+    """Score with hflip; None for an ensemble."""
     spread_tta: float | None
     prevalence_score: float
-    left_out: int
+    """Score of predicting the prevalences of the same slices."""
+    undecodable: int
+    """Slices without prediction, because they cannot be decoded."""
     folds: tuple[FoldScore, ...]
-    curves: Mapping[str, Curves | None]
+    curves: Mapping[str, LabelCurves | None]
+    """By label; None where undefined."""
     calibration: Mapping[str, Calibration]
+    """By label."""
 
 
 @dataclass(frozen=True)
-class Member:
-    """A member of an ensemble: its experiment, weight, own OOF score and recipe."""
+class MemberRow:
+    """A member of an ensemble."""
 
     experiment: "Experiment"
     weight: float
     score: float
+    """OOF score of the member alone."""
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that a report shows: of `experiment`, or of `ensemble` with its `members`.
-
-    `diagnosis` is None while no fold is finished; `history` has the folds with epochs; `runs` are all members'.
-    `pictured` is the experiment whose windows and heat maps the gallery has. `nested` tells how an ensemble's figures
-    come about. `tuning` is what an experiment has of it.
-    """
+    """The content of a report."""
 
     experiment: "Experiment | None"
+    """None for an ensemble."""
     ensemble: "Ensemble | None"
-    members: tuple[Member, ...]
+    """None for an experiment."""
+    members: tuple[MemberRow, ...]
+    """Empty for an experiment."""
     version: "DatasetVersion"
     fold_set: "FoldSet"
     recipe: Recipe
+    """Recipe of the experiment, or of the member with the largest weight."""
     runs: "tuple[Run, ...]"
+    """Runs of the experiment, or of all members."""
     history: "Mapping[int, Sequence[EpochRecord]]"
-    diagnosis: Diagnosis | None
+    """Epochs by fold, for folds with a finished epoch; empty for an ensemble."""
+    results: OofResults | None
+    """None before a fold is finished."""
     nested: bool
+    """Whether `results` are nested predictions of an ensemble."""
     gallery: Gallery | None
-    pictured: int
+    """None before a fold is finished."""
+    gallery_experiment: int
+    """The experiment that the windows and heat maps of the gallery come from."""
     anonymous: bool
-    tuning: Tuning | None = None
+    """Whether slice ids and host names are omitted."""
+    tuning: TuningSection | None = None
 
 
 def collect_experiment(
-    project: "Project", number: int, *, anonymous: bool = False, progress: Progress | None = None
+    project: "Project", number: int, *, anonymous: bool = False, progress: ProgressCallback | None = None
 ) -> ReportData:
-    """Return what is known of experiment `number`.
+    """Return the content of the report of experiment `number`; arguments as in `write_report`.
 
-    Raises `IchxError` for an unknown one, one that has trained nothing and was never tuned, and predictions that are
-    gone or not sound.
+    Raises:
+        NotFoundError: The experiment does not exist.
+        NotReadyError: It has no finished epoch and no tuning, or predictions are missing.
+        ChangedDataError: Predictions have changed since they were recorded.
     """
-    tell = progress or _silent
-    tell(0, STEPS)
+    report_progress = progress or _no_progress
+    report_progress(0, STEPS)
     experiment = project.store.experiment(number)
     runs = tuple(project.store.runs(number))
     history = {fold: project.store.history(number, fold) for fold in sorted({run.fold for run in runs})}
@@ -111,20 +124,19 @@ def collect_experiment(
     recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
     version = project.store.version_by_id(experiment.version_id)
     tuning = read_tuning(project, experiment)
-    diagnosis, gallery = None, None
+    results, gallery = None, None
     if project.store.predictions(number, role="oof"):
-        plain, flipped = (read_oof(project, experiment, tta) for tta in ("none", "hflip"))
-        tell(1, STEPS)
-        diagnosis = diagnose(plain, flipped)
-        tell(2, STEPS)
-        # A fold may end while its experiment is read: the marks tell of the folds that the scores hold.
-        experiment = replace(experiment, folds_done=len(diagnosis.folds))
-        gallery = _gallery(project.workspace, version, experiment, recipe, plain, anonymous)
+        identity, hflip = (read_oof(project, experiment, tta) for tta in ("none", "hflip"))
+        report_progress(1, STEPS)
+        results = oof_results(identity, hflip)
+        report_progress(2, STEPS)
+        # A fold may finish while its experiment is read: the marks describe the folds that are in the scores.
+        experiment = replace(experiment, folds_done=len(results.folds))
+        data = load_version(project.workspace, version)
+        gallery = make_gallery(project, experiment, recipe, data, identity, anonymous=anonymous)
     elif not history and not tuning:
-        raise IchxError(
-            f"experiment {number} has nothing to report: no epoch of it is trained", f"run it: `ichx run {number}`"
-        )
-    tell(3, STEPS)
+        raise NotReadyError(f"Experiment {number} has no finished epoch to report.", f"Run it: `ichx run {number}`.")
+    report_progress(3, STEPS)
     return ReportData(
         experiment=experiment,
         ensemble=None,
@@ -134,35 +146,41 @@ def collect_experiment(
         recipe=recipe,
         runs=runs,
         history=history,
-        diagnosis=diagnosis,
+        results=results,
         nested=False,
         gallery=gallery,
-        pictured=number,
+        gallery_experiment=number,
         anonymous=anonymous,
         tuning=tuning,
     )
 
 
 def collect_ensemble(
-    project: "Project", number: int, *, anonymous: bool = False, progress: Progress | None = None
+    project: "Project", number: int, *, anonymous: bool = False, progress: ProgressCallback | None = None
 ) -> ReportData:
-    """Return what is known of ensemble `number`; its slices are shown as the member of the largest weight sees them.
+    """Return the content of the report of ensemble `number`; arguments as in `write_report`.
 
-    Raises `IchxError` for an unknown one, and where its members' predictions are gone or have changed.
+    Windows and heat maps come from the member with the largest weight.
+
+    Raises:
+        NotFoundError: The ensemble does not exist.
+        NotReadyError: Predictions of a member are missing.
+        ChangedDataError: Predictions have changed since they were recorded.
     """
-    tell = progress or _silent
-    tell(0, STEPS)
+    report_progress = progress or _no_progress
+    report_progress(0, STEPS)
     ensemble = project.store.ensemble(number)
-    members = tuple(Member(project.store.experiment(m.experiment), m.weight, m.score) for m in ensemble.members)
-    blended = read_blend(project, ensemble)
-    tell(1, STEPS)
-    diagnosis = diagnose(blended.oof)
-    tell(2, STEPS)
+    members = tuple(MemberRow(project.store.experiment(m.experiment), m.weight, m.score) for m in ensemble.members)
+    blend = read_ensemble_oof(project, ensemble)
+    report_progress(1, STEPS)
+    results = oof_results(blend.oof)
+    report_progress(2, STEPS)
     version = project.store.version_by_id(ensemble.version_id)
     heaviest = max(members, key=lambda member: member.weight).experiment
     recipe = from_toml(heaviest.recipe, source=f"the recipe of experiment {heaviest.number}")
-    gallery = _gallery(project.workspace, version, heaviest, recipe, blended.oof, anonymous)
-    tell(3, STEPS)
+    data = load_version(project.workspace, version)
+    gallery = make_gallery(project, heaviest, recipe, data, blend.oof, anonymous=anonymous)
+    report_progress(3, STEPS)
     return ReportData(
         experiment=None,
         ensemble=ensemble,
@@ -172,49 +190,35 @@ def collect_ensemble(
         recipe=recipe,
         runs=tuple(run for member in members for run in project.store.runs(member.experiment.number)),
         history={},
-        diagnosis=diagnosis,
-        nested=blended.nested,
+        results=results,
+        nested=blend.nested,
         gallery=gallery,
-        pictured=heaviest.number,
+        gallery_experiment=heaviest.number,
         anonymous=anonymous,
     )
 
 
-def diagnose(oof: OofTable, flipped: OofTable | None = None) -> Diagnosis:
-    """Return what the predictions of `oof` say; `flipped` are those of the same slices averaged with hflip."""
-    flipped_scores = flipped.fold_scores if flipped else {}
+def oof_results(oof: OofTable, hflip: OofTable | None = None) -> OofResults:
+    """Return the results of the predictions in `oof`; `hflip` has the same slices averaged with their flipped view."""
+    hflip_scores = hflip.fold_scores if hflip else {}
     folds = []
     for fold, score in oof.fold_scores.items():
         rows = oof.folds == fold
-        of_labels = label_losses(oof.labels[rows], oof.probabilities[rows])
-        losses = tuple(map(float, of_labels))
-        folds.append(FoldScore(str(fold), int(rows.sum()), score, flipped_scores.get(fold), losses))
+        losses = tuple(map(float, label_losses(oof.labels[rows], oof.probabilities[rows])))
+        folds.append(FoldScore(str(fold), int(rows.sum()), score, hflip_scores.get(fold), losses))
     columns = {name: (oof.labels[:, k], oof.probabilities[:, k]) for k, name in enumerate(LABELS)}
-    return Diagnosis(
+    return OofResults(
         bootstrap=patient_bootstrap(oof.labels, oof.probabilities, oof.patients),
         spread=oof.spread,
-        score_tta=flipped.score if flipped else None,
-        spread_tta=flipped.spread if flipped else None,
+        score_tta=hflip.score if hflip else None,
+        spread_tta=hflip.spread if hflip else None,
         prevalence_score=constant_score(oof.labels, oof.labels),
-        left_out=oof.left_out,
+        undecodable=oof.left_out,
         folds=tuple(folds),
-        curves={name: curves(*column) for name, column in columns.items()},
+        curves={name: label_curves(*column) for name, column in columns.items()},
         calibration={name: calibration(*column) for name, column in columns.items()},
     )
 
 
-def _gallery(
-    workspace: "Workspace",
-    version: "DatasetVersion",
-    experiment: "Experiment",
-    recipe: Recipe,
-    oof: OofTable,
-    anonymous: bool,
-) -> Gallery:
-    plugin = load_registry().plugins.get(experiment.plugin)
-    folder = workspace.experiment_dir(experiment.number)
-    return make_gallery(workspace, load_version(workspace, version), recipe, plugin, folder, oof, anonymous=anonymous)
-
-
-def _silent(done: int, total: int) -> None:
-    """Tell nobody."""
+def _no_progress(done: int, total: int) -> None:
+    """Ignore the progress."""

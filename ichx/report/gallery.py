@@ -1,12 +1,12 @@
-"""The slices that a report shows: which ones, their images, and where the network looked. No layout here.
+"""Slices that a report shows: their selection, their images and heat maps. The page's layout is in `page.html.j2`.
 
-Chosen are the slices of the highest loss, at most one per series so that one head does not fill the page; a random
-sample, half of it positive; and one series whole. What is chosen follows from the predictions and a fixed seed.
+Selected are the slices with the highest loss, at most one per series, a random sample of which half is positive, and
+one complete series. The selection follows from the predictions and a fixed seed.
 """
 
 import base64
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
 from ichx.cache.build import ensure_cache, find_cache
 from ichx.cache.hu_cache import Cache, CacheSpec
@@ -27,153 +28,200 @@ from ichx.evaluation.oof import OofTable
 from ichx.experiment_files import ExperimentFiles
 from ichx.experiments.prepare import learns_masks
 from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
-from ichx.loading.loader import WINDOW_COLUMNS, centre_crop, inference_batches
+from ichx.loading.loader import WINDOW_COLUMNS, centre_crop
 from ichx.recipe import FILE_WINDOW, Recipe
 from ichx.report.heatmap import SpatialLayer, grad_cam, last_spatial_layer, mask_maps
+from ichx.training.slice_feed import SliceFeed
 from ichx.training.weights import load_exactly
-from ichx.training.window_step import WindowStep
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin
-    from ichx.workspace import Workspace
+    from ichx.project import Project
+    from ichx.store import Experiment
 
 WORST, SAMPLE, STRIP = 12, 8, 64
-"""How many slices of each kind are shown at most."""
+"""Maximum number of slices of each kind."""
 
 EDGE, THUMB = 256, 96
-"""Largest edge of a shown image, in pixels."""
+"""Largest edges of an image and of a thumbnail, in pixels."""
 
+HEAT_BATCH = 8
 SEED = 2019
+Rows = npt.NDArray[np.int64]
 Image = npt.NDArray[np.uint8]
 Shrinkable = TypeVar("Shrinkable", npt.NDArray[np.uint8], npt.NDArray[np.float32])
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One slice: `windows` are its images as data URIs, `heat` a transparent one per label or nothing."""
+class SliceCard:
+    """One slice with its images."""
 
     name: str
+    """Slice id, or a number on an anonymous page."""
     fold: int
     loss: float
+    """Weighted log loss of the slice."""
     labels: tuple[float, ...]
     probabilities: tuple[float, ...]
     windows: tuple[str, ...]
+    """An image per window, as data URIs."""
     heat: tuple[str, ...]
+    """A transparent heat map per label, as data URIs; empty without heat maps."""
 
 
 @dataclass(frozen=True)
-class Strip:
-    """A series from one end to the other: `labels` and `probabilities` (S, 6), small images, and how many it has."""
+class SeriesStrip:
+    """A series from one end to the other, thinned to at most `STRIP` slices."""
 
     names: tuple[str, ...]
     labels: FloatArray
+    """`(S, 6)`."""
     probabilities: FloatArray
+    """`(S, 6)`."""
     images: tuple[str, ...]
+    """Thumbnails in the first window, as data URIs."""
     total: int
+    """Number of slices of the series."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What is shown, in which `windows`; `heat_edge` is the number of the heat maps' places along a side, if any.
+    """All slices of a report."""
 
-    `masks`: the heat maps are predicted masks, in probabilities, and not Grad-CAM.
-    `notes` say what could not be shown, and why.
-    """
-
-    worst: tuple[Shown, ...]
-    sample: tuple[Shown, ...]
-    strip: Strip | None
+    worst: tuple[SliceCard, ...]
+    sample: tuple[SliceCard, ...]
+    strip: SeriesStrip | None
     windows: tuple[str, ...]
+    """Descriptions of the windows."""
     edge: int
+    """Edge of the images in pixels."""
     heat_edge: int | None
+    """Edge of the heat maps in pixels; None without heat maps."""
     masks: bool
+    """Whether the heat maps are predicted masks, as probabilities, instead of Grad-CAM."""
     notes: tuple[str, ...]
+    """What is missing, and why."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Rows of an OOF table; `strip` are those of a series with `strip_total` slices."""
+class SelectedRows:
+    """Rows of an OOF table."""
 
-    worst: npt.NDArray[np.int64]
-    sample: npt.NDArray[np.int64]
-    strip: npt.NDArray[np.int64]
+    worst: Rows
+    sample: Rows
+    strip: Rows
     strip_total: int
+    """Number of slices of the strip's series."""
 
 
-def choose(labels: FloatArray, probabilities: FloatArray, series: npt.NDArray[Any]) -> Choice:
-    """Return the rows to show of `(N, 6)` labels and probabilities.
+@dataclass(frozen=True)
+class _Pixels:
+    """A cache that contains the selected slices."""
 
-    `series` (N,) are the codes of the slices' series; the rows of one are in their order along the head.
+    cache: Cache
+    slices: pd.DataFrame
+    """One row per slice of the cache."""
+    rows: Rows
+    """Rows of the selected slices in the cache."""
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """The trained networks of an experiment."""
+
+    plugin: "Plugin | None"
+    """None if it is not installed."""
+    recipe: Recipe
+    files: ExperimentFiles
+    masks: bool
+    """Whether they predict masks."""
+
+
+def select_slices(labels: FloatArray, probabilities: FloatArray, series: npt.NDArray[Any]) -> SelectedRows:
+    """Return the rows to show.
+
+    Args:
+        labels: `(N, 6)` labels.
+        probabilities: `(N, 6)` OOF probabilities.
+        series: `(N,)` codes of the slices' series; the rows of one series are in their order along the head.
     """
     losses = _slice_losses(labels, probabilities)
-    falling = np.argsort(-losses, kind="stable")
-    first = np.unique(series[falling], return_index=True)[1]
-    worst = falling[np.sort(first)][:WORST]
+    descending = np.argsort(-losses, kind="stable")
+    first = np.unique(series[descending], return_index=True)[1]
+    worst = descending[np.sort(first)][:WORST]
     random = np.random.default_rng(SEED)
     positive = labels[:, LABELS.index(ANY)] > 0.5
     groups = [np.flatnonzero(positive), np.flatnonzero(~positive)]
-    drawn = [random.permutation(group)[: SAMPLE // 2] for group in groups]
-    whole = _typical_series(series, losses, positive)
-    step = max(1, -(-len(whole) // STRIP))
-    return Choice(worst, np.concatenate(drawn), whole[::step], len(whole))
+    sample = [random.permutation(group)[: SAMPLE // 2] for group in groups]
+    strip = _typical_series(series, losses, positive)
+    step = max(1, -(-len(strip) // STRIP))
+    return SelectedRows(worst, np.concatenate(sample), strip[::step], len(strip))
 
 
 def make_gallery(
-    workspace: "Workspace",
-    data: LoadedDataset,
+    project: "Project",
+    experiment: "Experiment",
     recipe: Recipe,
-    plugin: "Plugin | None",
-    folder: Path,
+    data: LoadedDataset,
     oof: OofTable,
     *,
     anonymous: bool = False,
 ) -> Gallery:
-    """Return the slices to show of `oof`, in the windows of `recipe`, with heat maps by the weights in `folder`.
+    """Return the slices to show, with heat maps of the fold that did not train on them.
 
-    The pixels are those of the cache, or decoded anew for these slices where it is gone. What is missing (files,
-    weights, the plugin) is told in the gallery's notes.
+    Pixels come from the cache; if it is missing, the selected slices are decoded from their files. Missing files,
+    weights or plugins become notes.
+
+    Args:
+        project: The open project.
+        experiment: Its networks give the heat maps.
+        recipe: Recipe of `experiment`, which determines the windows.
+        data: The dataset of `oof`.
+        oof: OOF predictions of an experiment or ensemble.
+        anonymous: Number the slices instead of showing their ids.
     """
     row_of = pd.Index(data.slices["slice_id"].to_numpy(object))
     rows = np.asarray(row_of.get_indexer(pd.Index(oof.slice_ids)), np.int64)
-    choice = choose(oof.labels, oof.probabilities, pd.factorize(data.slices["series"])[0][rows])
-    wanted = np.unique(np.concatenate([choice.worst, choice.sample, choice.strip]))
-    notes: list[str] = []
-    windows = tuple("the file's own" if w == FILE_WINDOW else f"{w[0]:g} / {w[1]:g}" for w in recipe.input.windows)
-    names = _names(oof, wanted, anonymous)
+    selected = select_slices(oof.labels, oof.probabilities, pd.factorize(data.slices["series"])[0][rows])
+    all_rows = np.unique(np.concatenate([selected.worst, selected.sample, selected.strip]))
+    card_rows = np.unique(np.concatenate([selected.worst, selected.sample]))
+    windows = tuple("file's own" if w == FILE_WINDOW else f"{w[0]:g} / {w[1]:g}" for w in recipe.input.windows)
+    plugin = project.registry.plugins.get(experiment.plugin)
     masks = plugin is not None and learns_masks(plugin, recipe, data.version)
+    networks = _Networks(plugin, recipe, project.workspace.experiment_files(experiment.number), masks)
+    notes: list[str] = []
     try:
-        with _pixels(workspace, data, recipe, rows[wanted]) as (cache, slices, places):
-            images = _images(cache, slices, places, recipe)
-            cards = np.unique(np.concatenate([choice.worst, choice.sample]))
-            at = np.searchsorted(wanted, cards)
-            heat, heat_edge = _heat(plugin, recipe, folder, cache, slices, places[at], oof.folds[cards], masks, notes)
+        with _open_pixels(project.workspace.cache_dir, data, recipe, rows[all_rows]) as pixels:
+            images = _images(pixels, recipe)
+            cards = np.searchsorted(all_rows, card_rows)
+            heat, heat_edge = _heat_maps(networks, pixels, cards, oof.folds[card_rows], notes)
     except IchxError as error:
-        notes.append(f"no slices are shown: {error.problem}")
-        return Gallery((), (), None, windows, 0, None, False, tuple(notes))
-    losses = _slice_losses(oof.labels[wanted], oof.probabilities[wanted])
+        return Gallery((), (), None, windows, 0, None, False, (*notes, f"No slices are shown: {error.problem}"))
+    names = _names(oof, all_rows, anonymous)
+    losses = _slice_losses(oof.labels[all_rows], oof.probabilities[all_rows])
 
-    def shown(row: int) -> Shown:
-        at = int(np.searchsorted(wanted, row))
-        return Shown(
-            name=names[at],
+    def card(row: int) -> SliceCard:
+        index = int(np.searchsorted(all_rows, row))
+        return SliceCard(
+            name=names[index],
             fold=int(oof.folds[row]),
-            loss=float(losses[at]),
+            loss=float(losses[index]),
             labels=tuple(oof.labels[row].tolist()),
             probabilities=tuple(oof.probabilities[row].tolist()),
-            windows=tuple(_webp(image) for image in images[at]),
-            heat=heat.get(int(np.searchsorted(cards, row)), ()),
+            windows=tuple(_webp(image) for image in images[index]),
+            heat=heat.get(index, ()),
         )
 
-    places_of_strip = np.searchsorted(wanted, choice.strip)
+    strip = np.searchsorted(all_rows, selected.strip)
     return Gallery(
-        worst=tuple(shown(int(row)) for row in choice.worst),
-        sample=tuple(shown(int(row)) for row in choice.sample),
-        strip=Strip(
-            names=tuple(names[i] for i in places_of_strip),
-            labels=oof.labels[choice.strip],
-            probabilities=oof.probabilities[choice.strip],
-            images=tuple(_webp(_shrunk(images[i][0], THUMB)) for i in places_of_strip),
-            total=choice.strip_total,
+        worst=tuple(card(int(row)) for row in selected.worst),
+        sample=tuple(card(int(row)) for row in selected.sample),
+        strip=SeriesStrip(
+            names=tuple(names[i] for i in strip),
+            labels=oof.labels[selected.strip],
+            probabilities=oof.probabilities[selected.strip],
+            images=tuple(_webp(_shrunk(images[i][0], THUMB)) for i in strip),
+            total=selected.strip_total,
         ),
         windows=windows,
         edge=images[0].shape[-1],
@@ -184,114 +232,110 @@ def make_gallery(
 
 
 def _slice_losses(labels: FloatArray, probabilities: FloatArray) -> FloatArray:
-    """Return the weighted log loss of each slice, (N,): its mean over slices is the score."""
+    """Return the weighted log loss of each slice, `(N,)`; the score is its mean."""
     weighted: FloatArray = np.average(row_losses(labels, probabilities), axis=1, weights=LABEL_WEIGHTS)
     return weighted
 
 
-def _typical_series(
-    series: npt.NDArray[Any], losses: FloatArray, positive: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.int64]:
-    """Return the rows of the series with the median mean loss of those that bleed (of all, where none does)."""
-    sums = pd.DataFrame({"series": series, "loss": losses, "positive": positive}).groupby("series")
-    table = sums.agg(loss=("loss", "mean"), positive=("positive", "any"), count=("loss", "size"))
-    for fitting in (table[table["positive"] & (table["count"] >= 8)], table[table["positive"]], table):
-        if len(fitting):
-            ordered = fitting.sort_values("loss", kind="stable")
+def _typical_series(series: npt.NDArray[Any], losses: FloatArray, positive: npt.NDArray[np.bool_]) -> Rows:
+    """Return the rows of the positive series with the median mean loss; of any series if none is positive."""
+    grouped = pd.DataFrame({"series": series, "loss": losses, "positive": positive}).groupby("series")
+    table = grouped.agg(loss=("loss", "mean"), positive=("positive", "any"), count=("loss", "size"))
+    for candidates in (table[table["positive"] & (table["count"] >= 8)], table[table["positive"]], table):
+        if len(candidates):
+            ordered = candidates.sort_values("loss", kind="stable")
             return np.flatnonzero(series == ordered.index[len(ordered) // 2])
     raise AssertionError("an OOF table has a row")
 
 
-def _names(oof: OofTable, wanted: npt.NDArray[np.int64], anonymous: bool) -> list[str]:
-    """Return the slices' ids; for an anonymous page `image 1`, ... in an order that says nothing of the dataset's."""
+def _names(oof: OofTable, rows: Rows, anonymous: bool) -> list[str]:
+    """Return the ids of `rows`; for an anonymous page `image 1`, ... in random order, which hides the dataset's."""
     if not anonymous:
-        return [str(slice_id) for slice_id in oof.slice_ids[wanted]]
-    numbers = np.random.default_rng(SEED).permutation(len(wanted))
+        return [str(slice_id) for slice_id in oof.slice_ids[rows]]
+    numbers = np.random.default_rng(SEED).permutation(len(rows))
     return [f"image {number + 1}" for number in numbers]
 
 
 @contextmanager
-def _pixels(
-    workspace: "Workspace", data: LoadedDataset, recipe: Recipe, rows: npt.NDArray[np.int64]
-) -> Iterator[tuple[Cache, pd.DataFrame, npt.NDArray[np.int64]]]:
-    """Yield a cache with the slices `rows`, the table whose rows it has, and where these slices are in it."""
+def _open_pixels(cache_dir: Path, data: LoadedDataset, recipe: Recipe, rows: Rows) -> Iterator[_Pixels]:
+    """Yield the pixels of `rows` of the dataset: from its cache, or decoded into a temporary one."""
     spec = CacheSpec(size=recipe.input.size, centre=recipe.input.centre, resize=recipe.input.resize)
     name = data.version.dataset
-    whole = find_cache(workspace.cache_dir, name, data.slices, spec)
-    if whole is not None:
-        yield whole, data.slices, rows
+    cache = find_cache(cache_dir, name, data.slices, spec)
+    if cache is not None:
+        yield _Pixels(cache, data.slices, rows)
         return
-    taken = rows
-    if spec.centre == "series" or recipe.input.neighbours:  # a series is centred, and stands in stacks, as a whole
-        mates = np.isin(data.slices["series"].to_numpy(), data.slices["series"].to_numpy()[rows])
-        taken = np.flatnonzero(mates)
-    few = data.slices.iloc[taken].reset_index(drop=True)
+    decoded = rows
+    if spec.centre == "series" or recipe.input.neighbours:  # centring and neighbours need complete series
+        series = data.slices["series"].to_numpy()
+        decoded = np.flatnonzero(np.isin(series, series[rows]))
+    slices = data.slices.iloc[decoded].reset_index(drop=True)
     with tempfile.TemporaryDirectory() as scratch:
-        yield ensure_cache(Path(scratch), name, data.source, few, spec), few, np.searchsorted(taken, rows)
+        cache = ensure_cache(Path(scratch), name, data.source, slices, spec)
+        yield _Pixels(cache, slices, np.searchsorted(decoded, rows))
 
 
-def _images(
-    cache: Cache, slices: pd.DataFrame, rows: npt.NDArray[np.int64], recipe: Recipe
-) -> list[npt.NDArray[np.uint8]]:
-    """Return each slice as (windows, E, E) uint8: what the network sees of it, shrunk to EDGE where it is larger."""
-    headers = slices[list(WINDOW_COLUMNS)].to_numpy(np.float32)
+def _images(pixels: _Pixels, recipe: Recipe) -> list[Image]:
+    """Return the network's view of each slice as `(windows, E, E)` uint8, shrunk to at most `EDGE`."""
+    headers = pixels.slices[list(WINDOW_COLUMNS)].to_numpy(np.float32)
     images = []
-    for row in rows.tolist():
-        hu = centre_crop(cache.read(row), recipe.input.pixels)
-        seen = windows_numpy(hu, headers[row], recipe.input.windows, recipe.input.window_kind)
-        images.append(np.stack([_shrunk(np.rint(255 * w).astype(np.uint8), EDGE) for w in seen]))
+    for row in pixels.rows.tolist():
+        hu = centre_crop(pixels.cache.read(row), recipe.input.pixels)
+        windowed = windows_numpy(hu, headers[row], recipe.input.windows, recipe.input.window_kind)
+        images.append(np.stack([_shrunk(np.rint(255 * w).astype(np.uint8), EDGE) for w in windowed]))
     return images
 
 
-def _heat(
-    plugin: "Plugin | None",
-    recipe: Recipe,
-    folder: Path,
-    cache: Cache,
-    slices: pd.DataFrame,
-    rows: npt.NDArray[np.int64],
-    folds: npt.NDArray[np.int16],
-    masks: bool,
-    notes: list[str],
-) -> tuple[Mapping[int, tuple[str, ...]], int | None]:
-    """Return the heat maps of `rows` by their place, each by the weights of its fold, and their edge.
+def _heat_maps(
+    networks: _Networks, pixels: _Pixels, cards: Rows, folds: npt.NDArray[np.int16], notes: list[str]
+) -> tuple[dict[int, tuple[str, ...]], int | None]:
+    """Compute the heat maps of some slices, each by the weights of its fold.
 
-    They are Grad-CAM, or the network's own `masks`.
+    Args:
+        networks: The networks to explain.
+        pixels: The pixels of all selected slices.
+        cards: Indices into `pixels.rows` of the slices to compute.
+        folds: Their folds.
+        notes: Receives what is missing.
+
+    Returns:
+        A data URI per label by index into `pixels.rows`, and the maps' edge in pixels (None without maps).
     """
     found: dict[int, tuple[str, ...]] = {}
-    if plugin is None:
-        notes.append(f"no heat maps: the plugin {recipe.plugin} is not installed")
+    recipe = networks.recipe
+    if networks.plugin is None:
+        notes.append(f"No heat maps: the plugin {recipe.plugin} is not installed.")
         return found, None
     layer: SpatialLayer | None = None
     edge: int | None = None
-    window_step = WindowStep(recipe.input)
-    model = plugin.build(recipe, False)
+    feed = SliceFeed(pixels.cache, pixels.slices, recipe)
+    model = networks.plugin.build(recipe, False)
     for fold in np.unique(folds).tolist():
-        of_fold = np.flatnonzero((folds == fold) & cache.valid[rows])
+        indices = cards[(folds == fold) & pixels.cache.valid[pixels.rows[cards]]]
         try:
-            load_exactly(model, ExperimentFiles(folder).fold(fold).weights)
-            layer = None if masks else layer or last_spatial_layer(model, recipe.input.pixels, recipe.input.channels)
+            load_exactly(model, networks.files.fold(fold).weights)
+            if not networks.masks:
+                layer = layer or last_spatial_layer(model, recipe.input.pixels, recipe.input.channels)
         except IchxError as error:
-            notes.append(f"no heat maps for fold {fold}: {error.problem}")
+            notes.append(f"No heat maps for fold {fold}: {error.problem}")
             continue
-        begun = 0
-        for batch in inference_batches(cache, slices, rows[of_fold], recipe, batch=8, workers=0):
-            images = window_step(batch.hu, batch.windows)
+        remaining = iter(indices.tolist())
+        for batch in feed.inference_batches(pixels.rows[indices], batch=HEAT_BATCH):
+            images = feed.inputs(batch, torch.device("cpu")).images
             maps = (mask_maps(model, images) if layer is None else grad_cam(model, layer, images)).maps
             edge = maps.shape[-1]
-            for i, of_labels in enumerate(maps):
-                if masks:
-                    drawn = tuple(_heat_png(_shrunk(one, EDGE), 1.0) for one in of_labels)
+            for label_maps in maps:
+                index = next(remaining)
+                if networks.masks:
+                    found[index] = tuple(_heat_png(_shrunk(heat, EDGE), 1.0) for heat in label_maps)
                 else:
-                    drawn = tuple(_heat_png(one, float(one.max())) for one in of_labels)
-                found[int(of_fold[begun + i])] = drawn
-            begun += len(maps)
+                    found[index] = tuple(_heat_png(heat, float(heat.max())) for heat in label_maps)
     return found, edge
 
 
-def _heat_png(heat: npt.NDArray[np.float32], most: float) -> str:
-    """Return a heat map (h, w), scaled so that `most` is full colour, as a transparent PNG of as many pixels."""
-    share = heat / most if most > 0 else np.zeros_like(heat)
+def _heat_png(heat: npt.NDArray[np.float32], full: float) -> str:
+    """Return a heat map `(h, w)` as a transparent PNG of the same size; the value `full` gets the full colour."""
+    share = heat / full if full > 0 else np.zeros_like(heat)
     level = np.rint(255 * share).astype(np.uint8)
     colours = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)
     alpha = np.rint(190 * np.sqrt(share)).astype(np.uint8)
@@ -302,10 +346,10 @@ def _webp(image: Image) -> str:
     return _data_uri(".webp", image, (cv2.IMWRITE_WEBP_QUALITY, 72))
 
 
-def _data_uri(kind: str, image: npt.NDArray[np.uint8], options: Sequence[int]) -> str:
-    written, content = cv2.imencode(kind, image, options)
-    assert written
-    return f"data:image/{kind[1:]};base64,{base64.b64encode(content.tobytes()).decode()}"
+def _data_uri(suffix: str, image: Image, options: Sequence[int]) -> str:
+    encoded, content = cv2.imencode(suffix, image, options)
+    assert encoded
+    return f"data:image/{suffix[1:]};base64,{base64.b64encode(content.tobytes()).decode()}"
 
 
 def _shrunk(image: Shrinkable, edge: int) -> Shrinkable:

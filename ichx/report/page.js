@@ -1,9 +1,9 @@
 "use strict";
-// Hover, keys and enlarged slices. The figures are whole without this.
+// Tooltips by pointer and arrow keys, enlarged slices. The figures are complete without this script.
 (() => {
   const tip = document.getElementById("tip");
   const chosen = () => document.querySelector("input[name=label]:checked")?.value ?? "all";
-  let follow = null; // shows the same point again, where it has moved to
+  let follow = null; // shows the current point at its new position
   const svg = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
 
   for (const chart of document.querySelectorAll("svg.chart")) {
@@ -11,7 +11,7 @@
     const cursor = svg("circle");
     cursor.setAttribute("class", "cursor");
     cursor.setAttribute("r", "5");
-    let now = null; // [series, point] that is shown
+    let now = null; // [series, point] of the tooltip
 
     const shown = () => series.filter((one) => !one.label || chosen() === "all" || one.label === chosen());
     const place = (at) => new DOMPoint(at[0], at[1]).matrixTransform(chart.getScreenCTM());
@@ -22,7 +22,7 @@
       cursor.setAttribute("cx", one.at[index][0]);
       cursor.setAttribute("cy", one.at[index][1]);
       chart.append(cursor);
-      tip.textContent = one.said[index];
+      tip.textContent = one.tooltips[index];
       tip.hidden = false;
       const spot = place(one.at[index]), box = tip.getBoundingClientRect();
       const left = spot.x + 12 + box.width > innerWidth ? spot.x - 12 - box.width : spot.x + 12;
@@ -58,7 +58,7 @@
 
   const large = document.getElementById("large");
   const enlarge = (views) => {
-    const copy = views.cloneNode(true); // its ids go, so that each stands in the page once; `use` finds the first ones
+    const copy = views.cloneNode(true); // without ids: they stay unique, and `use` still finds the originals
     copy.removeAttribute("tabindex");
     for (const one of copy.querySelectorAll("[id]")) one.removeAttribute("id");
     large.querySelector("div").replaceChildren(copy);

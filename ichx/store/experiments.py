@@ -196,7 +196,7 @@ def check_fold(connection: Connection, number: int, fold: int) -> None:
     if row.trashed is not None:
         raise ConflictError(f"Experiment {number} is in the trash.", f"`ichx exp restore {number}` restores it.")
     if not 0 <= fold < row.k:
-        raise NotFoundError(f"Experiment {number} has no fold {fold}.", f"Its folds are 0 to {row.k - 1}.")
+        raise NotFoundError(f"Experiment {number} has no fold {fold}.", f"Use a fold from 0 to {row.k - 1}.")
 
 
 def _matching(selection: Selection) -> list[ColumnElement[bool]]:

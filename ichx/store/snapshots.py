@@ -3,7 +3,7 @@
 Datetimes are aware and in UTC. Paths are relative to the workspace root unless a field says otherwise.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -220,6 +220,14 @@ class Experiment(ExperimentSummary):
     score_tta_high: float | None
     origin: Mapping[str, Any] | None
     tuned: TuningInfo | None
+
+    def check_folds(self, folds: Iterable[int]) -> None:
+        """Raise `NotFoundError` for a fold that the experiment does not have."""
+        for fold in folds:
+            if not 0 <= fold < self.folds:
+                raise NotFoundError(
+                    f"Experiment {self.number} has no fold {fold}.", f"Use a fold from 0 to {self.folds - 1}."
+                )
 
 
 @dataclass(frozen=True)

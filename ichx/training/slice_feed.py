@@ -11,8 +11,9 @@ import torch
 from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_cache import MaskCache
 from ichx.labels import ANY, LABELS
-from ichx.loading.loader import Batch, inference_batches, training_batches
-from ichx.loading.sampling import epoch_rows
+from ichx.loading.loader import Batch, SliceLoader, start_worker_server
+from ichx.loading.sampling import EpochAddress, epoch_rows
+from ichx.plugins.contract import AugmentationBuilder
 from ichx.recipe import Recipe
 from ichx.training.feed import EpochPlan, Inputs, Rows
 from ichx.training.window_step import WindowStep
@@ -34,6 +35,8 @@ class SliceFeed:
     workers: int = 0
     """Loader processes."""
     masks: MaskCache | None = None
+    build_augmentation: AugmentationBuilder | None = None
+    """The plugin's augmentation for training."""
     fold: int = 0
     """Part of the address of random draws."""
     training_rows: Rows = field(default_factory=lambda: NO_ROWS)
@@ -41,51 +44,29 @@ class SliceFeed:
     unit: str = "slices"
 
     def __post_init__(self) -> None:
-        """Create the window step; it moves to the device of the first batch."""
+        """Create the window step, which moves to the device of the first batch; let loader processes get ready."""
+        if self.workers:
+            start_worker_server()
         self._window_step = WindowStep(self.recipe.input)
         self._device = torch.device("cpu")
         self._any_positive = self.slices[ANY].to_numpy() > 0.5
+        self._loader = SliceLoader(
+            self.cache, self.slices, self.recipe, self.workers, self.masks, self.build_augmentation
+        )
 
     def epoch_rows(self, stage: int, epoch: int) -> Rows:
         """See `TrainingFeed.epoch_rows`."""
-        recipe = self.recipe
-        return epoch_rows(
-            self._any_positive,
-            self.training_rows,
-            recipe.stage[stage].sampling,
-            seed=recipe.seed,
-            fold=self.fold,
-            stage=stage,
-            epoch=epoch,
-        )
+        sampling = self.recipe.stage[stage].sampling
+        return epoch_rows(self._any_positive, self.training_rows, sampling, self._address(stage, epoch))
 
     def training_batches(self, plan: EpochPlan, *, part: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """See `TrainingFeed.training_batches`."""
-        return training_batches(
-            self.cache,
-            self.slices,
-            plan.rows,
-            self.recipe,
-            fold=self.fold,
-            stage=plan.stage,
-            epoch=plan.epoch,
-            workers=self.workers,
-            start=plan.done,
-            part=part,
-            masks=self.masks,
-        )
+        address = self._address(plan.stage, plan.epoch)
+        return self._loader.training_batches(plan.rows, address, start=plan.done, part=part)
 
     def inference_batches(self, rows: Rows, *, batch: int, masks: bool = False) -> Iterator[Batch]:
         """See `InferenceFeed.inference_batches`."""
-        return inference_batches(
-            self.cache,
-            self.slices,
-            rows,
-            self.recipe,
-            batch=batch,
-            workers=self.workers,
-            masks=self.masks if masks else None,
-        )
+        return self._loader.inference_batches(rows, batch=batch, masks=masks)
 
     def inputs(self, batch: Batch, device: torch.device, *, view: str = "identity") -> Inputs:
         """See `InferenceFeed.inputs`."""
@@ -110,3 +91,6 @@ class SliceFeed:
     def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the labels `(N, 6)` of `rows`."""
         return self.slices[list(LABELS)].to_numpy(np.float64)[rows]
+
+    def _address(self, stage: int, epoch: int) -> EpochAddress:
+        return EpochAddress(self.recipe.seed, self.fold, stage, epoch)

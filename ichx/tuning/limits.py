@@ -26,9 +26,9 @@ class Limits:
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def excess(self, history: "Sequence[EpochRecord]", subset: float, *, complete: bool) -> dict[str, float]:
-        """Return by what part of itself each bound is exceeded, 0 or less if it is met, without what is not known yet.
+        """Return the relative excess over each bound for which the history suffices; 0 or less if the bound is met.
 
-        Samplers add the values up; as parts, seconds and GB have the same weight.
+        Samplers add the values up; as relative values, seconds and GB have the same weight.
 
         Args:
             history: Epochs of a trial.

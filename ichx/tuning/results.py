@@ -1,12 +1,12 @@
 """Results of a study, read from Optuna's storage and the store, also while it runs.
 
-Trials are run by `ichx.tuning.study`; results are shown by `ichx.cli.tune_show` and `ichx.report.tuned`.
+Trials are run by `ichx.tuning.study`; results are shown by `ichx.cli.tune_show` and `ichx.report.tuning_section`.
 """
 
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -23,57 +23,14 @@ from ichx.tuning.budget import Value
 from ichx.tuning.importance import MIN_TRIALS, importances
 from ichx.tuning.promoted import Promoted, read_promoted
 from ichx.tuning.storage import BUSY_SECONDS, storage_errors, study_name
+from ichx.tuning.trial_view import STATES, TrialView, ranked_trials, trial_view
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.trial import FrozenTrial
 
     from ichx.project import Project
     from ichx.store import Experiment
     from ichx.workspace import Workspace
-
-STATES = {
-    TrialState.COMPLETE: "done",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-}
-
-
-@dataclass(frozen=True)
-class TrialView:
-    """A trial of a study."""
-
-    trial: int
-    """Number in the study, from 0."""
-    experiment: int | None
-    """None if the values are not valid together."""
-    state: str
-    """`done`, `pruned`, `failed` or `running`."""
-    baseline: bool
-    """Whether it is the unchanged recipe."""
-    values: Mapping[str, Value]
-    """Searched values by name."""
-    score: float | None
-    """Final score of a done trial, otherwise the last reported one."""
-    exceeded: tuple[str, ...]
-    """Names of the limits that it exceeds."""
-    epochs: int | None
-    """Trained epochs."""
-    planned: int | None
-    """Epochs of a complete training."""
-    seconds: float | None
-    error: str | None
-    """Why it failed or was pruned."""
-    log: str | None
-    """Path within the workspace, if it failed."""
-    deleted: bool = False
-    """Whether its experiment was deleted."""
-
-    @property
-    def eligible(self) -> bool:
-        """Whether it can be the best trial: done, within all limits."""
-        return self.state == "done" and not self.exceeded and self.score is not None
 
 
 @dataclass(frozen=True)
@@ -184,8 +141,9 @@ def read_study(project: "Project", number: int, study: str | None = None) -> Stu
         if not name:
             raise InvalidInputError(f"Experiment {number} has several studies: {', '.join(called)}.", choice)
         raise NotFoundError(f"Experiment {number} has no study {name!r}.", f"{did_you_mean(name, called)}{choice}")
+    full_name = study_name(number, None) + (f"-{name}" if name else "")  # Optuna allows names that `ichx tune` does not
     with _open_storage(project.workspace) as storage:
-        found = optuna.load_study(study_name=study_name(number, name), storage=storage)
+        found = optuna.load_study(study_name=full_name, storage=storage)
         return summarize(project, parent, found)
 
 
@@ -212,9 +170,8 @@ def summarize(project: "Project", parent: "Experiment", study: "Study") -> Study
         if name in recipe
     }
     existing = {trial.number for trial in project.store.trials(parent.number)}
-    trials = tuple(_trial_view(t, as_is, existing) for t in frozen)
-    ranked = sorted((t for t in trials if t.eligible), key=_rank)
-    best = ranked[0] if ranked else None
+    trials = tuple(_complete_view(trial_view(t), as_is, existing) for t in frozen)
+    ranked = ranked_trials(trials)
     shares = importances([t for t in frozen if t.state == TrialState.COMPLETE])
     return StudyView(
         experiment=parent.number,
@@ -227,7 +184,7 @@ def summarize(project: "Project", parent: "Experiment", study: "Study") -> Study
         limits=dict(setup.get("limits") or {}),
         marks=("selected", "leaky folds") if parent.leaked else ("selected",),
         trials=trials,
-        best=best,
+        best=ranked[0] if ranked else None,
         importances=shares,
         learned=tuple(
             _learned(name, distributions[name], as_is.get(name), ranked, (shares or {}).get(name))
@@ -256,33 +213,10 @@ def _open_storage(workspace: "Workspace") -> Iterator[RDBStorage]:
         storage.engine.dispose()
 
 
-def _trial_view(trial: "FrozenTrial", as_is: Mapping[str, Value], existing: set[int]) -> TrialView:
-    attrs = trial.user_attrs
-    number = attrs.get("experiment")
-    score = trial.values[0] if trial.state == TrialState.COMPLETE else None
-    if score is None and trial.intermediate_values:
-        score = trial.intermediate_values[max(trial.intermediate_values)]
-    epochs, planned = attrs.get("epochs") or (None, None)
-    baseline = bool(attrs.get("baseline", False))
-    return TrialView(
-        trial=trial.number,
-        experiment=number,
-        state=STATES[trial.state],
-        baseline=baseline,
-        values={name: trial.params.get(name, value) for name, value in as_is.items()} if baseline else trial.params,
-        score=score if score is not None and math.isfinite(score) else None,
-        exceeded=tuple(sorted(name for name, value in trial.constraints.items() if value > 0)),
-        epochs=epochs,
-        planned=planned,
-        seconds=attrs.get("seconds"),
-        error={"failed": attrs.get("error"), "pruned": attrs.get("ended")}.get(STATES[trial.state]),
-        log=attrs.get("log") if trial.state == TrialState.FAIL else None,
-        deleted=number is not None and number not in existing,
-    )
-
-
-def _rank(trial: TrialView) -> tuple[float, int]:
-    return (math.inf if trial.score is None else trial.score, trial.trial)
+def _complete_view(view: TrialView, as_is: Mapping[str, Value], existing: set[int]) -> TrialView:
+    """Return a trial with the recipe's own values if it is the baseline, and whether its experiment was deleted."""
+    values = {name: view.values.get(name, value) for name, value in as_is.items()} if view.baseline else view.values
+    return replace(view, values=values, deleted=view.experiment is not None and view.experiment not in existing)
 
 
 def _learned(

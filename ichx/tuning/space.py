@@ -32,8 +32,8 @@ class Range:
     high: float
     log: bool
     """Whether the range is searched logarithmically."""
-    whole: bool
-    """Whether the values are integers."""
+    integer: bool
+    """Whether only integers are searched."""
 
     def __str__(self) -> str:
         low, high = self.ends
@@ -47,7 +47,7 @@ class Range:
     @property
     def ends(self) -> tuple[Value, ...]:
         """The lowest and the highest value."""
-        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+        return (int(self.low), int(self.high)) if self.integer else (self.low, self.high)
 
     def contained(self, value: Any) -> Value | None:
         """Return a recipe's `value` as a trial has it; None if it is out of range."""
@@ -55,7 +55,7 @@ class Range:
 
     def suggest(self, trial: "Trial") -> Value:
         """Return the value that Optuna suggests; repeated calls return the same value."""
-        if self.whole:
+        if self.integer:
             return trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log)
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
 

@@ -18,7 +18,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from ichx.errors import ConflictError, InvalidInputError, StoreError
+from ichx.errors import ConflictError, StoreError
 from ichx.locks import file_lock
 from ichx.tuning import database_path
 from ichx.tuning.study_setup import differences
@@ -41,16 +41,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def study_name(experiment: int, name: str | None) -> str:
-    """Return the full name of the study `name` of an experiment; the first study has no name.
-
-    Raises:
-        InvalidInputError: `name` is invalid.
-    """
-    if name and not NAME.fullmatch(name):
-        raise InvalidInputError(
-            f"Invalid value for --study: {name!r}.",
-            "Use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit.",
-        )
+    """Return the full name of the study `name` of an experiment; the first study has no name."""
     return f"experiment-{experiment}" + (f"-{name}" if name else "")
 
 

@@ -20,12 +20,13 @@ from ichx.tuning.default_space import default_space
 from ichx.tuning.limits import Limits
 from ichx.tuning.sampling import Sampler, create_sampler
 from ichx.tuning.space import Space
-from ichx.tuning.storage import Pruner, create_pruner, enqueue_baseline, open_study, reopen, study_name
+from ichx.tuning.storage import NAME, Pruner, create_pruner, enqueue_baseline, open_study, reopen, study_name
 from ichx.tuning.study_context import StudyContext
 from ichx.tuning.study_setup import OPTIONS
 from ichx.tuning.trial import Budget
 from ichx.tuning.trial_task import TrialTask, create_task
-from ichx.tuning.tune_report import EndReason, TrialResult, TuneCallbacks, TuneReport
+from ichx.tuning.trial_view import TrialView
+from ichx.tuning.tune_report import EndReason, TuneCallbacks, TuneReport
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -74,7 +75,8 @@ def tune(
         stop_level: Returns 0, or 1 to stop all trials after their step, or more to kill them.
 
     Raises:
-        InvalidInputError: The request is invalid. No trial has run then.
+        NotFoundError: The experiment or the fold does not exist.
+        InvalidInputError: The request is invalid.
         ConflictError: Another process runs the study, or it was created with another setup.
         ProcessError: The first trials failed, or `MAX_FAILURES` in a row, or all of them.
         IchxError: Data, weights, plugin or the study's file cannot be used.
@@ -83,6 +85,7 @@ def tune(
     parent = project.store.experiment(request.experiment)
     recipe = from_toml(parent.recipe, source=f"the recipe of experiment {parent.number}")
     space = default_space(recipe) if request.space is None else request.space
+    parent.check_folds([request.budget.fold])
     raise_problems(_problems(parent, request), "Run `ichx tune --help` for the options.")
     _check_inputs(project, parent, recipe, request.budget)
     _note_other_start(project, parent, recipe, request.budget, callbacks)
@@ -104,7 +107,7 @@ def tune(
         finished = context.finished()
     if report.reason == "complete" and not any(result.state == "done" for result in finished):
         raise ProcessError(
-            f"None of {len(finished)} trials succeeded. The last one: {finished[-1].reason}.",
+            f"None of {len(finished)} trials succeeded. The last one: {finished[-1].error}.",
             "Fix the cause, and continue with a larger --trials.",
         )
     return report
@@ -161,12 +164,12 @@ class _Tuning:
             return False
         return len(newest) == MAX_FAILURES or all(result.state == "failed" for result in finished)
 
-    def _failure(self, finished: list[TrialResult]) -> ProcessError:
+    def _failure(self, finished: list[TrialView]) -> ProcessError:
         last = next(result for result in reversed(finished) if result.state == "failed")
         if all(result.state == "failed" for result in finished):
-            problem = f"Trial {last.trial + 1} failed before any trial succeeded: {last.reason}."
+            problem = f"Trial {last.trial + 1} failed before any trial succeeded: {last.error}."
         else:
-            problem = f"{MAX_FAILURES} trials in a row failed. The last one, trial {last.trial + 1}: {last.reason}."
+            problem = f"{MAX_FAILURES} trials in a row failed. The last one, trial {last.trial + 1}: {last.error}."
         log = self._context.project.workspace.root / (last.log or "")
         return ProcessError(problem, f"Fix the cause and rerun the command to resume. Log: {log}")
 
@@ -234,16 +237,17 @@ def _setup(parent: "Experiment", space: Space, request: TuneRequest) -> dict[str
 def _problems(parent: "Experiment", request: TuneRequest) -> list[str]:
     numbers = (("trials", request.trials), ("jobs", request.jobs))
     problems = [f"Invalid value for --{name}: {n}. It must be at least 1." for name, n in numbers if n < 1]
-    if not 0 <= request.budget.fold < parent.folds:
-        problems.append(
-            f"Experiment {parent.number} has no fold {request.budget.fold}. Its folds are 0 to {parent.folds - 1}."
-        )
     problems += request.budget.problems()
     problems += [
         f"Invalid value for {OPTIONS[name]}: {bound:g}. It must be above 0."
         for name, bound in request.limits.to_dict().items()
         if not bound > 0
     ]
+    if request.study and not NAME.fullmatch(request.study):
+        problems.append(
+            f"Invalid value for --study: {request.study!r}. It must have up to 64 letters, digits, '.', '_' and '-', "
+            "and start with a letter or digit."
+        )
     if request.timeout is not None and request.timeout <= 0:
         problems.append(f"Invalid value for --timeout: {request.timeout:g}. It must be above 0.")
     if parent.kind == "trial":

@@ -1,6 +1,5 @@
 """An open study with everything that its trials need: values from Optuna, results, ends of trials."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,11 +11,12 @@ from ichx.tuning.budget import Value
 from ichx.tuning.limits import Limits
 from ichx.tuning.space import Space
 from ichx.tuning.trial import Budget
-from ichx.tuning.tune_report import TrialResult, TuneCallbacks
+from ichx.tuning.trial_view import FINISHED, TrialView, ranked_trials, trial_view
+from ichx.tuning.tune_report import TuneCallbacks
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import Trial
 
     from ichx.experiment_files import FoldFiles
     from ichx.project import Project
@@ -39,10 +39,9 @@ class StudyContext:
         """Return the files of a trial's fold."""
         return self.project.workspace.experiment_files(experiment).fold(self.budget.fold)
 
-    def finished(self) -> list[TrialResult]:
+    def finished(self) -> list[TrialView]:
         """Return the finished trials in the order of their numbers."""
-        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        return [_result(trial) for trial in self.study.get_trials(deepcopy=False, states=states)]
+        return [trial_view(trial) for trial in self.study.get_trials(deepcopy=False, states=FINISHED)]
 
     def interrupted(self) -> list[int]:
         """Return the trials that an earlier process has started and not finished."""
@@ -75,44 +74,22 @@ class StudyContext:
         for name, value in twin.constraints.items():
             if name not in trial.constraints:
                 trial.set_constraint(name, value)
-        self.tell(trial, TrialState.COMPLETE, twin.value)
+        self.finish(trial, TrialState.COMPLETE, twin.value)
         return True
 
-    def end(self, trial: "Trial", state: TrialState, reason: str) -> None:
-        """Finish a trial as failed or pruned."""
+    def finish_early(self, trial: "Trial", state: TrialState, reason: str) -> None:
+        """Record why a trial failed or was pruned, and finish it."""
         trial.set_user_attr("error" if state == TrialState.FAIL else "ended", reason)
         number = trial.user_attrs.get("experiment")
         if state == TrialState.PRUNED and number is not None:
             # Nothing resumes from its checkpoints, and those of thirty trials fill a disk.
             remove_checkpoints(self.fold_files(number).folder)
             self.project.store.change_tags(number, add=["pruned"])
-        self.tell(trial, state)  # last, because everything above can be repeated
+        self.finish(trial, state)  # last, because everything above can be repeated
 
-    def tell(self, trial: "Trial", state: TrialState, score: float | None = None) -> None:
+    def finish(self, trial: "Trial", state: TrialState, score: float | None = None) -> None:
         """Report the end of a trial to Optuna and to the callbacks."""
         self.study.tell(trial.number, score, state=state)
-        results = {result.trial: result for result in self.finished()}
-        self.callbacks.trial_ended(results[trial.number], best_of(list(results.values())))
-
-
-def best_of(results: list[TrialResult]) -> TrialResult | None:
-    """Return the best of the done trials that meet the limits; None if there is none."""
-    eligible = [r for r in results if r.state == "done" and not r.excess]
-    return min(eligible, key=lambda r: (math.inf if r.score is None else r.score, r.trial), default=None)
-
-
-def _result(trial: "FrozenTrial") -> TrialResult:
-    attrs = trial.user_attrs
-    common = {
-        "trial": trial.number,
-        "experiment": attrs.get("experiment"),
-        "values": trial.params,
-        "baseline": bool(attrs.get("baseline")),
-        "excess": attrs.get("excess", ""),
-        "log": attrs.get("log"),
-    }
-    if trial.state == TrialState.COMPLETE:
-        return TrialResult(state="done", score=trial.value, **common)
-    if trial.state == TrialState.PRUNED:
-        return TrialResult(state="pruned", score=trial.value, reason=attrs.get("ended"), **common)
-    return TrialResult(state="failed", score=None, reason=attrs.get("error"), **common)
+        views = self.finished()
+        ended = next(view for view in views if view.trial == trial.number)
+        self.callbacks.trial_ended(ended, next(iter(ranked_trials(views)), None))

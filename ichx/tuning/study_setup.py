@@ -1,7 +1,7 @@
 """The setup of a study, which all its trials have in common: description of its differences from another one."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from ichx.text import format_count
 
@@ -19,8 +19,10 @@ OPTIONS = {
 }
 """Options of `ichx tune` by the part of the setup that they set."""
 
-MAX_DIFFERENCES = 6
-"""Number of different searched values that are listed."""
+DIGESTS = ("recipe", "labels", "folds")
+"""Parts of the setup that are only compared."""
+
+MAX_DIFFERENCES: Final = 8
 
 
 def differences(created: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
@@ -30,45 +32,22 @@ def differences(created: Mapping[str, Any], requested: Mapping[str, Any]) -> lis
         created: The setup that the study was created with.
         requested: The requested setup.
     """
-    lines = []
-    for part, value in requested.items():
-        if created.get(part) == value:
-            continue
-        if part == "search space":
-            lines += _space_differences(created.get(part) or [], value)
-        elif part == "limits":
-            before = created.get(part) or {}
-            lines += [_difference(n, before.get(n), value.get(n)) for n in LIMITS if before.get(n) != value.get(n)]
-        elif part in OPTIONS:
-            lines.append(_difference(part, created.get(part), value))
-        else:
-            lines.append(f"different {part}")
-    return lines
+    old, new = (dict(_options(setup)) for setup in (created, requested))
+    lines = [f"{part}: different" for part in DIGESTS if part in requested and created.get(part) != requested[part]]
+    lines += [
+        f"{name}: {old.get(name, 'not set')}, requested: {new.get(name, 'not set')}"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ]
+    more = len(lines) - MAX_DIFFERENCES
+    return lines[:MAX_DIFFERENCES] + ([f"and {format_count(more, 'other difference')}"] if more > 0 else [])
 
 
-def _difference(part: str, before: object, now: object) -> str:
-    return f"created {_format_option(part, before)}, not {_format_option(part, now)}"
-
-
-def _format_option(part: str, value: object) -> str:
-    if part == "start (pretrained)" and value is not None:
-        return "with --pretrained" if value else "with --no-pretrained"
-    unit = {"epoch_seconds": "s", "memory_gb": "GB"}.get(part, "")
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"without {OPTIONS[part]}" if value is None else f"with {OPTIONS[part]} {text}{unit}"
-
-
-def _space_differences(before: Sequence[str], now: Sequence[str]) -> list[str]:
-    old, new = (dict(text.split("=", 1) for text in space) for space in (before, now))
-    changed = [f"{name}={old[name]}, not {new[name]}" for name in old if new.get(name, old[name]) != old[name]]
-    parts = (
-        ("it searches", changed),
-        ("it also searches", [f"{name}={text}" for name, text in old.items() if name not in new]),
-        ("it does not search", [name for name in new if name not in old]),
-    )
-    return [f"{verb} {_first_of(names)}" for verb, names in parts if names]
-
-
-def _first_of(names: Sequence[str]) -> str:
-    more = len(names) - MAX_DIFFERENCES
-    return "; ".join(names[:MAX_DIFFERENCES]) + (f"; and {format_count(more, 'other value')}" if more > 0 else "")
+def _options(setup: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the name and text of each option and searched value that is set."""
+    for name, value in {**setup, **(setup.get("limits") or {})}.items():
+        if name in OPTIONS and value is not None:
+            yield OPTIONS[name], f"{value:g}" if isinstance(value, float) else str(value)
+    for text in setup.get("search space") or ():
+        name, _, search = text.partition("=")
+        yield name, search

@@ -34,7 +34,8 @@ def create_task(context: StudyContext, trial: "Trial", trials: int) -> "TrialTas
     try:
         number = register_trial(store, context.parent, study, trial.number, values, context.budget)
     except IncompatibleValuesError as error:
-        context.end(trial, TrialState.PRUNED, error.problem)  # not failed: the sampler avoids values that were pruned
+        # Not failed: the sampler avoids values that were pruned.
+        context.finish_early(trial, TrialState.PRUNED, error.problem)
         return None
     trial.set_user_attr("experiment", number)
     context.callbacks.trial_started(trial.number, trials, number, values)
@@ -82,7 +83,7 @@ class TrialTask(Task):
         score = fold_score(self._context.project.store, self._experiment, self._context.budget.fold)
         if result.exit_code == 0 and score is not None and math.isfinite(score):
             self._close(complete=True)
-            self._context.tell(self._trial, TrialState.COMPLETE, score)
+            self._context.finish(self._trial, TrialState.COMPLETE, score)
         elif self._prune_reason is not None:
             self._prune(self._prune_reason)
         elif stopping:
@@ -95,7 +96,7 @@ class TrialTask(Task):
             self._close(complete=False)
             self._trial.set_user_attr("log", log.path.relative_to(self._context.project.workspace.root).as_posix())
             reason = "no finite score" if result.exit_code == 0 else log.failure(result)
-            self._context.end(self._trial, TrialState.FAIL, reason)
+            self._context.finish_early(self._trial, TrialState.FAIL, reason)
         return True
 
     def _history(self) -> "list[EpochRecord]":
@@ -107,7 +108,7 @@ class TrialTask(Task):
 
     def _prune(self, reason: str) -> None:
         self._close(complete=False)
-        self._context.end(self._trial, TrialState.PRUNED, reason)
+        self._context.finish_early(self._trial, TrialState.PRUNED, reason)
 
     def _is_held(self) -> bool:
         run = live_run(self._context.project.store, self._experiment, self._context.budget.fold)

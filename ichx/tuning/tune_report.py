@@ -1,4 +1,4 @@
-"""Results of a tuning and its trials, and the callbacks that receive them while it runs."""
+"""The result of a tuning, and the callbacks that receive its progress."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,31 +6,9 @@ from typing import Literal
 
 from ichx.jobs.scheduler import SchedulerCallbacks
 from ichx.tuning.budget import Value
+from ichx.tuning.trial_view import TrialView
 
 EndReason = Literal["complete", "stopped", "timeout"]
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """A finished trial."""
-
-    trial: int
-    """Number in the study, from 0."""
-    experiment: int | None
-    """None if the values are not valid together."""
-    state: Literal["done", "pruned", "failed"]
-    values: Mapping[str, Value]
-    """Searched values by name."""
-    score: float | None
-    """Score on the fold; of a pruned trial the last one."""
-    baseline: bool = False
-    """Whether it is the unchanged recipe."""
-    reason: str | None = None
-    """Why it was pruned or failed."""
-    excess: str = ""
-    """Description of the limits that it exceeds."""
-    log: str | None = None
-    """Path within the workspace, if it failed."""
 
 
 @dataclass(frozen=True)
@@ -57,5 +35,5 @@ class TuneCallbacks(SchedulerCallbacks):
     def trial_progressed(self, trial: int, epochs_done: int, epochs: int, score: float) -> None:
         """A trial has finished an epoch with this score on the fold."""
 
-    def trial_ended(self, result: TrialResult, best: TrialResult | None) -> None:
+    def trial_ended(self, trial: TrialView, best: TrialView | None) -> None:
         """A trial is done, pruned or failed; `best` is the best one so far."""

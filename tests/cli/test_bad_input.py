@@ -226,7 +226,7 @@ def test_full_disk_while_adding(ichx: Program, root: Path, phantom: PhantomFiles
     before = file_sizes(root)
     add = ("data", "add", "ph", phantom.train, "--labels", phantom.train_labels, "--folds", "2")
     done = run_with_limit(1, "-m", "ichx", *add, "--json", cwd=root)
-    done.check_error("store")  # the database is the first file that reaches the limit
+    done.check_error("store")
     assert file_sizes(root) == before
     assert ichx("data", "list", "--json", cwd=root).out == "[]\n"
     assert ichx(*add, cwd=root).code == 0
@@ -243,7 +243,7 @@ def test_full_disk_while_caching(ichx: Program, dataset_copy: Path) -> None:
 def test_full_disk_while_blending(ichx: Program, trained_copy: Path) -> None:
     before = file_sizes(trained_copy)
     done = run_with_limit(2, "-m", "ichx", "ensemble", "--top", "3", "--out", "final.csv", "--json", cwd=trained_copy)
-    done.check_error("store")  # the database is the first file that reaches the limit
+    done.check_error("store")
     assert file_sizes(trained_copy) == before
     assert ichx("ensemble", "--top", 3, "--out", "text/final.csv", cwd=trained_copy).code == 0
     ichx("ensemble", "--top", 3, "--out", "text", "--json", cwd=trained_copy).check_error("storage", "text")

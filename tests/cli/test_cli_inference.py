@@ -13,6 +13,8 @@ from dicom_files import write_ct
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = ["slice_id", "patient", "study", "series", "order", "position", *LABELS, "defect", "file", "frame"]
 
 

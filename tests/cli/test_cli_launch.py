@@ -22,6 +22,8 @@ from ichx.store.process import is_process_alive, process_identity
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 TIMES = {"seconds", "images_per_second", "memory_gb"}
 ENOUGH = 240.0
 

@@ -16,6 +16,8 @@ from test_program import LIGHT
 from ichx.store import open_store
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tuned(trained_copy: Path) -> Path:

@@ -19,6 +19,8 @@ from ichx.store import open_store
 from ichx.training.stop_request import RunStopped
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 BATCH = 4
 SETTINGS = (
     f"batch={BATCH}",

@@ -17,6 +17,8 @@ from ichx.store import open_store
 from ichx.training.callbacks import EpochResult
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 RUN = ("run", "1", "--fold", "0", "--device", "cpu")
 
 WITHOUT_LIBRARIES = """

@@ -22,6 +22,8 @@ from ichx.store import EpochRecord, open_store
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (
     "batch=4",
     "stage.balanced.epochs=3",

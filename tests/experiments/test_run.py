@@ -39,6 +39,8 @@ from ichx.training.weights import load_exactly, load_file, read_weights
 from ichx.training.window_step import WindowStep
 from ichx.workspace import Workspace, open_workspace
 
+pytestmark = pytest.mark.slow
+
 Place = tuple[Workspace, Store]
 
 

@@ -21,6 +21,8 @@ from ichx.store import Experiment, Store, open_store
 from ichx.training.run_options import RunOptions
 from ichx.workspace import Workspace, open_workspace
 
+pytestmark = pytest.mark.slow
+
 SAVING = RunOptions(save_features=True)
 
 

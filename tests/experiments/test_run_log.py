@@ -18,6 +18,8 @@ from ichx.store import EpochRecord, open_store
 from ichx.training.stop_request import RunStopped
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 STAMPED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
 

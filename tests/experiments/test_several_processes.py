@@ -15,13 +15,18 @@ import torch
 from conftest import Program, clean_environment
 
 from ichx.datasets.add import AddRequest, add_dataset
+from ichx.errors import IchxError, UnsupportedError
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.run import run_experiment
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import open_store
+from ichx.training.distributed import AgreedError
 from ichx.workspace import open_workspace
+
+pytestmark = pytest.mark.slow
 
 SETTINGS = (
     "batch=5",  # which two processes share unevenly
@@ -238,3 +243,17 @@ def test_torchrun_starts_several_processes(registered: Path) -> None:
     assert done.stderr.count("fold 0 done: OOF score") == 1
     with open_store(open_workspace(registered)) as store:
         assert [run.state for run in store.runs(1)] == ["done"]
+
+
+@pytest.mark.parametrize(("rank", "error"), [("0", UnsupportedError), ("1", AgreedError)])
+def test_more_processes_than_gpus_are_refused(
+    registered: Path, monkeypatch: pytest.MonkeyPatch, rank: str, error: type[IchxError]
+) -> None:
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    workspace = open_workspace(registered)
+    with open_store(workspace) as store, pytest.raises(IchxError, match=r"\b2\b.*\b1\b") as caught:
+        run_experiment(Project(workspace, store, load_registry()), 1)
+    assert type(caught.value) is error, "only one process of a machine reports it"

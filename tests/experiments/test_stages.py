@@ -9,6 +9,8 @@ from conftest import Program
 from ichx.plugins import load_registry
 from ichx.recipe_text import apply_settings, to_toml
 
+pytestmark = pytest.mark.slow
+
 BASE = to_toml(
     apply_settings(
         load_registry().get("tiny_efficientnet").recipe, ["input.size=32", "input.crop=0", "batch=32", "precision=fp32"]

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from conftest import SHORT, Program
 from zip_files import zip_folder
 
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.workspace import init_workspace
+
+pytestmark = pytest.mark.slow
 
 
 def trained_on(root: Path, files: Path, ichx: Program) -> pd.DataFrame:

@@ -25,6 +25,8 @@ from ichx.project import Project
 from ichx.store import Store, open_store
 from ichx.workspace import Workspace, open_workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def other(tmp_path_factory: pytest.TempPathFactory) -> PhantomFiles:

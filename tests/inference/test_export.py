@@ -32,6 +32,8 @@ from ichx.store import Store, open_store
 from ichx.training.run_options import RunOptions
 from ichx.workspace import Workspace, open_workspace
 
+pytestmark = pytest.mark.slow
+
 Arrays = tuple[np.ndarray, np.ndarray]
 
 

@@ -41,6 +41,8 @@ from ichx.store import Store, open_store
 from ichx.training.weights import load_exactly
 from ichx.workspace import Workspace, open_workspace
 
+pytestmark = pytest.mark.slow
+
 Place = tuple[Workspace, Store]
 
 

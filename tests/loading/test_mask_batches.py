@@ -15,10 +15,13 @@ from ichx.cache.hu_cache import Cache, CacheSpec
 from ichx.cache.mask_cache import MaskCache, ensure_masks
 from ichx.cache.resize import fit_mask
 from ichx.datasets.masks import UNKNOWN
-from ichx.errors import IchxError
+from ichx.errors import CorruptFileError
 from ichx.labels import LABELS
-from ichx.loading.loader import inference_batches, training_batches
+from ichx.loading.loader import SliceLoader
+from ichx.loading.sampling import EpochAddress
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
+
+ADDRESS = EpochAddress(seed=0, fold=0, stage=0, epoch=1)
 
 
 def blob(number: int, rows: int = 64, columns: int = 64) -> np.ndarray:
@@ -98,10 +101,7 @@ def test_masks_are_transformed_like_their_slices(shown: Data, centre: str, augme
     cache, masks = shown.caches(centre)
     rows = np.array([0, 1, 2, 4, 6, 7, 8, 9, 10, 11, 12, 13])
     moved = still = 0
-    batches = training_batches(
-        cache, shown.slices, rows, recipe(**augmentation), fold=0, stage=0, epoch=1, workers=0, masks=masks
-    )
-    for batch in batches:
+    for batch in SliceLoader(cache, shown.slices, recipe(**augmentation), masks=masks).training_batches(rows, ADDRESS):
         assert batch.masks is not None
         for row, hu, mask in zip(batch.rows.tolist(), batch.hu.numpy(), batch.masks.numpy(), strict=True):
             assert set(np.unique(mask)) == {0, 1 + row % 5}
@@ -117,7 +117,7 @@ def test_mask_of_a_stack_is_that_of_its_centre(shown: Data) -> None:
     varied = recipe(hflip=True, rotate=25.0)
     stacked = dataclasses.replace(varied, input=dataclasses.replace(varied.input, centre="series", neighbours=1))
     rows = np.array([1, 2, 7, 8, 10, 11])
-    (batch,) = training_batches(cache, shown.slices, rows, stacked, fold=0, stage=0, epoch=1, workers=0, masks=masks)
+    (batch,) = SliceLoader(cache, shown.slices, stacked, masks=masks).training_batches(rows, ADDRESS)
     assert batch.masks is not None
     assert batch.hu.shape == (6, 3, 40, 40)
     assert batch.masks.shape == (6, 40, 40)
@@ -132,9 +132,8 @@ def test_pixels_from_outside_are_background(shown: Data) -> None:
     spec = CacheSpec(48, "none", "bilinear")
     cache = ensure_cache(data.folder, "d", data.source, data.slices, spec, processes=1)
     masks = ensure_masks(cache, full, "full", data.source, data.slices, processes=1)
-    (batch, *_) = training_batches(
-        cache, data.slices, np.arange(6), recipe(rotate=45.0), fold=0, stage=0, epoch=1, workers=0, masks=masks
-    )
+    loader = SliceLoader(cache, data.slices, recipe(rotate=45.0), masks=masks)
+    (batch,) = loader.training_batches(np.arange(6), ADDRESS)
     assert batch.masks is not None
     assert set(batch.masks.unique().tolist()) == {0, 4}
 
@@ -142,7 +141,9 @@ def test_pixels_from_outside_are_background(shown: Data) -> None:
 def test_missing_masks_are_unknown_and_those_of_negative_slices_empty(shown: Data) -> None:
     cache, masks = shown.caches("slice")
     assert masks.known.tolist() == [row != 3 for row in range(18)]
-    (batch,) = inference_batches(cache, shown.slices, np.arange(18), recipe(), batch=18, workers=0, masks=masks)
+    (batch,) = SliceLoader(cache, shown.slices, recipe(), masks=masks).inference_batches(
+        np.arange(18), batch=18, masks=True
+    )
     assert batch.masks is not None
     assert batch.masks.dtype == torch.uint8
     assert (batch.masks[3] == UNKNOWN).all()
@@ -153,12 +154,10 @@ def test_missing_masks_are_unknown_and_those_of_negative_slices_empty(shown: Dat
 def test_masks_do_not_depend_on_workers_or_change_slices(shown: Data) -> None:
     cache, masks = shown.caches("slice")
     varied = recipe(hflip=True, rotate=25.0, elastic_alpha=60.0)
-    address = {"fold": 0, "stage": 0, "epoch": 1}
-    rows = np.arange(18)
-    without = list(training_batches(cache, shown.slices, rows, varied, workers=0, **address))
-    here = list(training_batches(cache, shown.slices, rows, varied, workers=0, masks=masks, **address))
-    there = list(training_batches(cache, shown.slices, rows, varied, workers=2, masks=masks, **address))
-    for plain, first, second in zip(without, here, there, strict=True):
+    loader = SliceLoader(cache, shown.slices, varied, masks=masks)
+    loaders = dataclasses.replace(loader, masks=None), loader, dataclasses.replace(loader, workers=2)
+    epochs = [list(each.training_batches(np.arange(18), ADDRESS)) for each in loaders]
+    for plain, first, second in zip(*epochs, strict=True):
         assert plain.masks is None
         assert first.masks is not None
         assert second.masks is not None
@@ -175,7 +174,7 @@ def test_prepared_masks_are_reused_and_damage_is_detected(shown: Data, tmp_path:
     content[5] ^= 255
     masks.path.write_bytes(content)
     damaged = data.caches("slice")[1]
-    with pytest.raises(IchxError, match=str(masks.path)):
+    with pytest.raises(CorruptFileError, match=str(masks.path)):
         damaged.read(0)
     masks.path.write_bytes(content[:-10])  # truncated: rebuilt
     assert np.array_equal(data.caches("slice")[1].read(0), shown.caches("slice")[1].read(0))

@@ -1,4 +1,4 @@
-"""Neighbouring slices as channels: which ones, in which order, at the edges and beside defects, and moved alike."""
+"""Stacks of adjacent slices: their order, the ends of a series, defects, and their augmentation."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,8 @@ from small_dicom import head, write_catalog
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache, CacheSpec
 from ichx.datasets.dataset import load_dataset
-from ichx.loading.loader import Batch, centre_crop, inference_batches, training_batches
+from ichx.loading.loader import Batch, SliceLoader, centre_crop
+from ichx.loading.sampling import EpochAddress
 from ichx.project import Project
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
 from ichx.store import open_store
@@ -27,7 +28,7 @@ RECIPE = Recipe(
     seed=5,
     augmentation=AugmentationRecipe(probability=1.0, elastic_alpha=60.0, window_shift=10.0, window_scale=0.2),
 )
-EPOCH = {"fold": 1, "stage": 0, "epoch": 2}
+ADDRESS = EpochAddress(seed=5, fold=1, stage=0, epoch=2)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, pd.DataFrame
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, pd.DataFrame]:
-    """Return one series of seven slices, of which those in rows 3 and 6 only decoding shows to be defects."""
+    """Return one series of seven slices, of which rows 3 and 6 cannot be decoded."""
     source = tmp_path_factory.mktemp("damaged") / "source"
     slices = write_catalog(source, [head(seed=seed) for seed in range(7)])
     for row in (3, 6):
@@ -70,12 +71,12 @@ def stacked(batches: list[Batch]) -> dict[int, np.ndarray]:
 
 
 @pytest.mark.parametrize(("neighbours", "crop"), [(1, 40), (1, 0), (2, 40), (3, 0)])
-def test_a_stack_is_the_series_in_its_order(phantom_data, neighbours: int, crop: int) -> None:
+def test_stack_has_the_order_of_the_series(phantom_data, neighbours: int, crop: int) -> None:
     cache, slices = phantom_data
     recipe = dataclasses.replace(RECIPE, input=dataclasses.replace(RECIPE.input, neighbours=neighbours, crop=crop))
     rows = np.random.default_rng(0).permutation(len(slices))
     edge = crop or 48
-    batches = list(inference_batches(cache, slices, rows, recipe, batch=32, workers=0))
+    batches = list(SliceLoader(cache, slices, recipe).inference_batches(rows, batch=32))
     assert torch.cat([batch.rows for batch in batches]).tolist() == rows.tolist()
     found = stacked(batches)
     for _, series in slices.groupby("series"):
@@ -85,13 +86,13 @@ def test_a_stack_is_the_series_in_its_order(phantom_data, neighbours: int, crop:
         assert len(of_series) > 6
         for place, row in enumerate(of_series):
             for channel, offset in enumerate(range(-neighbours, neighbours + 1)):
-                beside = of_series[min(max(place + offset, 0), len(of_series) - 1)]
-                assert np.array_equal(found[row][channel], centre_crop(cache.read(int(beside)), edge))
+                neighbour = of_series[min(max(place + offset, 0), len(of_series) - 1)]
+                assert np.array_equal(found[row][channel], centre_crop(cache.read(int(neighbour)), edge))
 
 
-def test_first_and_last_slices_stand_for_the_missing_ones(phantom_data) -> None:
+def test_outermost_slice_is_repeated_at_the_ends_of_a_series(phantom_data) -> None:
     cache, slices = phantom_data
-    found = stacked(list(inference_batches(cache, slices, np.arange(len(slices)), RECIPE, workers=0)))
+    found = stacked(list(SliceLoader(cache, slices, RECIPE).inference_batches(np.arange(len(slices)))))
     first, last = np.flatnonzero(slices["previous"] < 0), np.flatnonzero(slices["next"] < 0)
     assert len(first) == len(last) == slices["series"].nunique()
     for row in first:
@@ -102,20 +103,20 @@ def test_first_and_last_slices_stand_for_the_missing_ones(phantom_data) -> None:
         assert not np.array_equal(found[row][0], found[row][1])
 
 
-def test_beside_a_defect_stands_the_next_readable_slice(damaged) -> None:
+def test_defect_is_replaced_by_the_next_readable_slice(damaged) -> None:
     cache, slices = damaged
-    found = stacked(list(inference_batches(cache, slices, np.flatnonzero(cache.valid), RECIPE, workers=0)))
-    beside = {0: (0, 0, 1), 1: (0, 1, 2), 2: (1, 2, 4), 4: (2, 4, 5), 5: (4, 5, 5)}
-    assert set(found) == set(beside)
-    for row, rows in beside.items():
+    found = stacked(list(SliceLoader(cache, slices, RECIPE).inference_batches(np.flatnonzero(cache.valid))))
+    stacks = {0: (0, 0, 1), 1: (0, 1, 2), 2: (1, 2, 4), 4: (2, 4, 5), 5: (4, 5, 5)}
+    assert set(found) == set(stacks)
+    for row, rows in stacks.items():
         assert np.array_equal(found[row], [centre_crop(cache.read(other), 40) for other in rows])
 
 
 @pytest.mark.parametrize(
     "on", ["all", "hflip", "affine", "grid", "anchors", "elastic"], ids=lambda name: name.replace("_", "-")
 )
-def test_all_slices_of_a_sample_are_moved_alike(twins, on: str) -> None:
-    """Identical slices stay identical, however they are moved."""
+def test_all_slices_of_a_sample_get_the_same_transform(twins, on: str) -> None:
+    """Identical slices stay identical."""
     cache, slices = twins
     off = {"hflip": False, "shift": 0.0, "scale": 0.0, "rotate": 0.0, "grid_limit": 0.0, "anchors": 0.0}
     one = {
@@ -129,21 +130,21 @@ def test_all_slices_of_a_sample_are_moved_alike(twins, on: str) -> None:
     augmentation = AugmentationRecipe(**{**off, "probability": 1.0, **one})
     recipe = dataclasses.replace(RECIPE, augmentation=augmentation)
     rows = np.arange(60)
-    batches = list(training_batches(cache, slices, rows, recipe, workers=0, **EPOCH))
+    batches = list(SliceLoader(cache, slices, recipe).training_batches(rows, ADDRESS))
     for row, stack in stacked(batches).items():
         assert np.array_equal(stack[0], stack[1])
         assert np.array_equal(stack[1], stack[2])
-        assert not np.array_equal(stack[1], centre_crop(cache.read(row), 40)), "it is moved"
+        assert not np.array_equal(stack[1], centre_crop(cache.read(row), 40))
 
 
-def test_the_middle_is_what_a_recipe_without_neighbours_sees(phantom_data) -> None:
-    """The draws are those of the slice itself: neighbours change nothing about it."""
+def test_middle_slice_equals_that_of_a_recipe_without_neighbours(phantom_data) -> None:
+    """Neighbours do not change the draws."""
     cache, slices = phantom_data
     alone = dataclasses.replace(RECIPE, input=dataclasses.replace(RECIPE.input, neighbours=0))
     rows = np.random.default_rng(1).permutation(len(slices))[:40]
     for one, three in zip(
-        training_batches(cache, slices, rows, alone, workers=0, **EPOCH),
-        training_batches(cache, slices, rows, RECIPE, workers=0, **EPOCH),
+        SliceLoader(cache, slices, alone).training_batches(rows, ADDRESS),
+        SliceLoader(cache, slices, RECIPE).training_batches(rows, ADDRESS),
         strict=True,
     ):
         assert one.hu.shape == (4, 40, 40)
@@ -157,36 +158,36 @@ def test_the_middle_is_what_a_recipe_without_neighbours_sees(phantom_data) -> No
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_stacks_do_not_depend_on_the_number_of_workers_or_on_the_batch(phantom_data, workers: int) -> None:
+def test_stacks_do_not_depend_on_workers_or_batch_size(phantom_data, workers: int) -> None:
     cache, slices = phantom_data
     rows = np.random.default_rng(2).permutation(len(slices))[:30]
     for load in (
-        lambda count: training_batches(cache, slices, rows, RECIPE, workers=count, **EPOCH),
-        lambda count: inference_batches(cache, slices, rows, RECIPE, workers=count),
+        lambda count: SliceLoader(cache, slices, RECIPE, workers=count).training_batches(rows, ADDRESS),
+        lambda count: SliceLoader(cache, slices, RECIPE, workers=count).inference_batches(rows),
     ):
         for alone, shared in zip(load(0), load(workers), strict=True):
             assert torch.equal(alone.hu, shared.hu)
             assert torch.equal(alone.rows, shared.rows)
-    whole = torch.cat([b.hu for b in inference_batches(cache, slices, rows, RECIPE, batch=30, workers=0)])
-    parts = torch.cat([b.hu for b in inference_batches(cache, slices, rows, RECIPE, batch=7, workers=0)])
-    assert torch.equal(whole, parts)
+    complete = torch.cat([b.hu for b in SliceLoader(cache, slices, RECIPE).inference_batches(rows, batch=30)])
+    parts = torch.cat([b.hu for b in SliceLoader(cache, slices, RECIPE).inference_batches(rows, batch=7)])
+    assert torch.equal(complete, parts)
 
 
 @pytest.mark.parametrize("start", [1, 3])
-def test_an_epoch_of_stacks_goes_on_in_the_middle(phantom_data, start: int) -> None:
+def test_epoch_of_stacks_resumes_in_the_middle(phantom_data, start: int) -> None:
     cache, slices = phantom_data
     rows = np.random.default_rng(3).permutation(len(slices))[:20]
-    whole = list(training_batches(cache, slices, rows, RECIPE, workers=0, **EPOCH))
-    rest = list(training_batches(cache, slices, rows, RECIPE, workers=0, start=start, **EPOCH))
-    assert [batch.rows.tolist() for batch in rest] == [batch.rows.tolist() for batch in whole[start:]]
-    assert all(torch.equal(a.hu, b.hu) for a, b in zip(rest, whole[start:], strict=True))
+    complete = list(SliceLoader(cache, slices, RECIPE).training_batches(rows, ADDRESS))
+    rest = list(SliceLoader(cache, slices, RECIPE).training_batches(rows, ADDRESS, start=start))
+    assert [batch.rows.tolist() for batch in rest] == [batch.rows.tolist() for batch in complete[start:]]
+    assert all(torch.equal(a.hu, b.hu) for a, b in zip(rest, complete[start:], strict=True))
 
 
-def test_no_slice_is_decoded_twice_in_a_batch_without_augmentation(phantom_data, monkeypatch) -> None:
+def test_slices_of_a_batch_are_decoded_once_in_inference(phantom_data, monkeypatch) -> None:
     cache, slices = phantom_data
     read: list[int] = []
-    own = Cache.read
-    monkeypatch.setattr(Cache, "read", lambda self, row, out=None: read.append(row) or own(self, row, out))
-    batches = list(inference_batches(cache, slices, np.arange(20), RECIPE, batch=20, workers=0))
+    original = Cache.read
+    monkeypatch.setattr(Cache, "read", lambda self, row, out=None: read.append(row) or original(self, row, out))
+    batches = list(SliceLoader(cache, slices, RECIPE).inference_batches(np.arange(20), batch=20))
     assert len(batches) == 1
     assert read == list(range(21))

@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import Program, clean_environment
 
+from ichx.store import open_store
+from ichx.workspace import open_workspace
+
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(__file__).parents[1] / "plugin_package"
 
 
@@ -39,6 +44,8 @@ def test_it_is_listed_and_trains(dataset_copy: Path, installed: dict[str, str], 
     folder = dataset_copy / "experiments" / "1"
     assert len(list(folder.glob("fold-*/weights.safetensors"))) == 2
     assert list(folder.rglob("*-features.parquet"))
+    with open_store(open_workspace(dataset_copy)) as store:
+        assert {run.libraries["shallow-ct"] for run in store.runs(1)} == {"1.0"}
 
 
 def test_experiments_of_a_missing_package_name_it(

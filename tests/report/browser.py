@@ -1,7 +1,4 @@
-"""Debian's chromium without a window, spoken to through the pipe of its DevTools protocol.
-
-Every request and every refusal is noted, so that a page that asks for anything can be told from one that does not.
-"""
+"""A headless Chromium, controlled through a pipe with its DevTools protocol. It records all requests and errors."""
 
 import base64
 import json
@@ -31,8 +28,8 @@ FLAGS = (
 WRAPPER = """
 import fcntl, os, sys
 # Chromium reads commands from descriptor 3 and writes answers to 4.
-given = [fcntl.fcntl(int(descriptor), fcntl.F_DUPFD, 10) for descriptor in sys.argv[1:3]]
-for descriptor, number in zip(given, (3, 4)):
+inherited = [fcntl.fcntl(int(descriptor), fcntl.F_DUPFD, 10) for descriptor in sys.argv[1:3]]
+for descriptor, number in zip(inherited, (3, 4)):
     os.dup2(descriptor, number)
 os.execv(sys.argv[3], sys.argv[3:])
 """
@@ -40,12 +37,12 @@ TIMEOUT = 60.0
 
 
 class Browser:
-    """A browser with one page open. `requests` are addresses asked for, `refused` what the page was not allowed."""
+    """A browser with one page; `requests` has all addresses, `errors` has exceptions and CSP violations."""
 
     def __init__(self, width: int = 1280, height: int = 900, *, dark: bool = False, mobile: bool = False) -> None:
         assert PROGRAM is not None
         self.requests: list[str] = []
-        self.refused: list[str] = []
+        self.errors: list[str] = []
         self._events: list[str] = []
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         read_here, write_there = os.pipe()
@@ -59,7 +56,7 @@ class Browser:
         for descriptor in inherited:
             os.close(descriptor)
         self._in, self._out = os.fdopen(read_here, "rb", buffering=0), os.fdopen(write_here, "wb", buffering=0)
-        self._rest, self._number, self._session = b"", 0, ""
+        self._buffer, self._number, self._session = b"", 0, ""
         target = self.command("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
@@ -81,7 +78,7 @@ class Browser:
         self._profile.cleanup()
 
     def open(self, path: Path) -> None:
-        """Open the file at `path` and wait until it is loaded."""
+        """Open a file and wait until it is loaded."""
         self._events.clear()
         self.command("Page.navigate", url=path.resolve().as_uri())
         end = time.monotonic() + TIMEOUT
@@ -89,18 +86,18 @@ class Browser:
             self._receive(end)
 
     def run(self, script: str) -> Any:
-        """Return what the JavaScript expression `script` (or the promise it gives) is in the page."""
+        """Return the value of a JavaScript expression, or of the promise that it returns."""
         answer = self.command("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """Write what the window shows (or the whole page) to `path` as PNG."""
-        answer = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def screenshot(self, path: Path, *, full_page: bool = False) -> None:
+        """Write the visible part of the page, or all of it, to `path` as PNG."""
+        answer = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=full_page)
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Return the answer to a command of the DevTools protocol."""
+        """Send a command of the DevTools protocol and return its result."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -114,19 +111,19 @@ class Browser:
                 return dict(answer["result"])
 
     def _receive(self, end: float) -> dict[str, Any]:
-        while b"\0" not in self._rest:
+        while b"\0" not in self._buffer:
             part = os.read(self._in.fileno(), 1 << 20)
             assert part, "chromium has ended"
             assert time.monotonic() < end, "chromium does not answer"
-            self._rest += part
-        text, _, self._rest = self._rest.partition(b"\0")
+            self._buffer += part
+        text, _, self._buffer = self._buffer.partition(b"\0")
         message: dict[str, Any] = json.loads(text)
         method, parameters = message.get("method", ""), message.get("params", {})
         self._events.append(method)
         if method == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
         elif method == "Runtime.exceptionThrown":
-            self.refused.append(json.dumps(parameters["exceptionDetails"]))
+            self.errors.append(json.dumps(parameters["exceptionDetails"]))
         elif method == "Log.entryAdded" and parameters["entry"]["level"] == "error":
-            self.refused.append(parameters["entry"]["text"])
+            self.errors.append(parameters["entry"]["text"])
         return message

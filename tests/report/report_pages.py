@@ -1,4 +1,4 @@
-"""What the tests of reports share: a workspace with trained experiments and ensembles, pages as a browser sees them."""
+"""Helpers for tests of reports: a workspace with trained experiments and ensembles, and a parser of pages."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,21 +18,25 @@ from ichx.store import Store, open_store
 from ichx.training.run_options import RunOptions
 from ichx.workspace import Workspace, init_workspace
 
-WHOLE, PARTIAL, NEW, OTHER = 1, 2, 3, 4
+COMPLETE, PARTIAL, NEW, OTHER = 1, 2, 3, 4
 NAME = "<b>tiny & co</b>"
-TRUTH = ((1, "subdural"), (2, "intraventricular"), (3, "subdural"))  # by remainder of the slice's place; the rest: none
+TRUTH = (
+    (1, "subdural"),
+    (2, "intraventricular"),
+    (3, "subdural"),
+)  # by remainder of the slice's position; none for the others
 
 
 def train(folder: Path) -> Workspace:
-    """Return a workspace with two trained experiments, one with a fold left to train, and one that never ran.
+    """Return a workspace with two complete experiments, a partial one and a new one.
 
-    Ensemble 1 blends the two, ensemble 2 has one fold alone.
+    Ensemble 1 blends the complete ones; ensemble 2 covers a single fold.
     """
     workspace = init_workspace(folder / "workspace")
     lines = ["ID,Label"]
     for patient in range(4):
-        for place, slice_id in enumerate(write_study(folder / "files", str(patient), 6)):
-            positive = {label for rest, label in TRUTH if place % 4 == rest}
+        for position, slice_id in enumerate(write_study(folder / "files", str(patient), 6)):
+            positive = {label for remainder, label in TRUTH if position % 4 == remainder}
             positive |= {"any"} if positive else set()
             lines += [f"{slice_id}_{label},{int(label in positive)}" for label in LABELS]
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
@@ -52,16 +56,16 @@ def train(folder: Path) -> Workspace:
             new_experiment(store, registry, ExperimentRequest(plugin="tiny_byobnet", settings=settings, name=name))
         new_experiment(store, registry, ExperimentRequest(plugin="tiny_resnet", settings=settings, name="other"))
         options = RunOptions(device="cpu", workers=0)
-        run_experiment(Project(workspace, store, registry), WHOLE, options=options)
+        run_experiment(Project(workspace, store, registry), COMPLETE, options=options)
         run_experiment(Project(workspace, store, registry), PARTIAL, folds=[1], options=options)
         run_experiment(Project(workspace, store, registry), OTHER, options=options)
         make_ensemble(Project(workspace, store), EnsembleRequest())
-        make_ensemble(Project(workspace, store), EnsembleRequest(tta="none", members=(WHOLE, PARTIAL)))
+        make_ensemble(Project(workspace, store), EnsembleRequest(tta="none", members=(COMPLETE, PARTIAL)))
     return workspace
 
 
 class Page(HTMLParser):
-    """What a browser would see: open tags (for balance), addresses asked for, tables by id, ids, text."""
+    """A parsed page: open tags, referenced addresses, tables by id, ids, images without a name, text."""
 
     VOID = ("meta", "br", "link", "img", "input", "hr", "image", "use")
 
@@ -112,11 +116,11 @@ class Page(HTMLParser):
             self.tables[self._table][-1][-1] += data.strip()
 
 
-def page(workspace: Workspace, store: Store, number: int) -> tuple[str, Page]:
-    return seen(render(collect_experiment(Project(workspace, store), number)))
+def experiment_page(workspace: Workspace, store: Store, number: int) -> tuple[str, Page]:
+    return parse(render(collect_experiment(Project(workspace, store), number)))
 
 
-def seen(html: str) -> tuple[str, Page]:
-    found = Page(html)
-    assert found.open == []
-    return html, found
+def parse(html: str) -> tuple[str, Page]:
+    page = Page(html)
+    assert page.open == []
+    return html, page

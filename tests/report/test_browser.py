@@ -1,4 +1,4 @@
-"""The pages in a real browser: every figure is drawn, nothing is asked for, and keys, pointer and choice work."""
+"""Reports in a real browser: figures are drawn, nothing is requested, keys, pointer and label selection work."""
 
 import re
 import shutil
@@ -19,17 +19,17 @@ from ichx.workspace import open_workspace
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed (apt-get install chromium)")
 
-PHONE, DESK = (390, 844), (1280, 900)
-DRAWN = """
+PHONE, DESKTOP = (390, 844), (1280, 900)
+CHECK_FIGURES = """
 (async () => {
   const problems = [];
   for (const chart of document.querySelectorAll("svg.chart")) {
     const all = [...chart.querySelectorAll(".series path, .series circle")];
     const marks = all.filter((one) => one.getClientRects().length);
     const box = chart.getBoundingClientRect();
-    if (box.width < 200 || box.height < 80) problems.push(chart.id + " has no room");
-    if (!marks.length) problems.push(chart.id + " shows nothing");
-    if (/NaN|Infinity|undefined/.test(chart.innerHTML)) problems.push(chart.id + " has no coordinates");
+    if (box.width < 200 || box.height < 80) problems.push(chart.id + " is too small");
+    if (!marks.length) problems.push(chart.id + " is empty");
+    if (/NaN|Infinity|undefined/.test(chart.innerHTML)) problems.push(chart.id + " has invalid coordinates");
     for (const text of chart.querySelectorAll("text")) {
       const inner = text.getBoundingClientRect();
       const cut = inner.left < box.left - 1 || inner.right > box.right + 1;
@@ -45,12 +45,12 @@ DRAWN = """
     if (!image.naturalWidth) problems.push("empty: " + source.slice(0, 40));
   }
   for (const use of document.querySelectorAll("use")) {
-    if (!use.getBoundingClientRect().width) problems.push("use of " + use.getAttribute("href") + " shows nothing");
+    if (!use.getBoundingClientRect().width) problems.push("use of " + use.getAttribute("href") + " is empty");
   }
   return { problems, charts: document.querySelectorAll("svg.chart").length, images: sources.length };
 })()
 """
-PLACE = """
+SECOND_POINT = """
 new Promise((done) => {
   const dot = document.querySelectorAll("#strip .series[data-label=any] .dot")[1];
   dot.scrollIntoView({ block: "center" });
@@ -60,7 +60,7 @@ new Promise((done) => {
   }));
 })
 """
-"""Where the second point of `any` along the head is, once it has come into view."""
+"""Scrolls to the second point of `any` in the strip and returns its position."""
 
 
 @pytest.fixture(scope="module")
@@ -76,49 +76,49 @@ def pages(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         }
 
 
-@pytest.fixture(params=("desk, light", "phone, dark"))
+@pytest.fixture(params=("desktop, light", "phone, dark"))
 def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
     phone = request.param.startswith("phone")
-    with Browser(*(PHONE if phone else DESK), dark=phone, mobile=phone) as opened:
+    with Browser(*(PHONE if phone else DESKTOP), dark=phone, mobile=phone) as opened:
         yield opened
 
 
 @pytest.mark.parametrize(("kind", "charts"), [("experiment", 7), ("ensemble", 4)])
-def test_every_figure_is_drawn_and_no_request_leaves(
+def test_all_figures_are_drawn_without_requests(
     pages: dict[str, Path], browser: Browser, kind: str, charts: int, tmp_path: Path
 ) -> None:
     browser.open(pages[kind])
-    found = browser.run(DRAWN)
-    assert found["problems"] == []
-    assert found["charts"] == charts
-    assert found["images"] > 100
-    asked = [request for request in browser.requests if not request.startswith("data:")]
-    assert asked == [pages[kind].resolve().as_uri()]
-    assert browser.refused == []
+    drawn = browser.run(CHECK_FIGURES)
+    assert drawn["problems"] == []
+    assert drawn["charts"] == charts
+    assert drawn["images"] > 100
+    requests = [request for request in browser.requests if not request.startswith("data:")]
+    assert requests == [pages[kind].resolve().as_uri()]
+    assert browser.errors == []
     width = browser.run("[innerWidth, document.documentElement.scrollWidth]")
     assert width[1] <= width[0]
     browser.screenshot(tmp_path / "page.png")
-    picture = cv2.imread(str(tmp_path / "page.png"))
-    assert picture is not None
-    assert picture.std() > 5
+    screenshot = cv2.imread(str(tmp_path / "page.png"))
+    assert screenshot is not None
+    assert screenshot.std() > 5
     dark = browser.run("matchMedia('(prefers-color-scheme: dark)').matches")
-    assert (np.median(picture) < 60) == dark  # the paper
+    assert (np.median(screenshot) < 60) == dark  # most pixels are background
 
 
-def test_what_is_not_allowed_is_noticed(pages: dict[str, Path], browser: Browser, tmp_path: Path) -> None:
-    """The checks above can fail: a page with a foreign picture and a foreign script is refused both."""
+def test_csp_violations_are_detected(pages: dict[str, Path], browser: Browser, tmp_path: Path) -> None:
+    """The check above can fail: the browser blocks an injected image and an injected script, and reports both."""
     html = pages["experiment"].read_text(encoding="utf-8")
-    spoilt = tmp_path / "spoilt.html"
-    foreign = '<img src="http://127.0.0.1:9/x.png"><script>document.title = "changed"</script></main>'
-    spoilt.write_text(html.replace("</main>", foreign, 1), encoding="utf-8")
-    browser.open(spoilt)
-    assert any("img-src" in line for line in browser.refused)
-    assert any("script-src" in line for line in browser.refused)
+    injected = tmp_path / "injected.html"
+    content = '<img src="http://127.0.0.1:9/x.png"><script>document.title = "changed"</script></main>'
+    injected.write_text(html.replace("</main>", content, 1), encoding="utf-8")
+    browser.open(injected)
+    assert any("img-src" in line for line in browser.errors)
+    assert any("script-src" in line for line in browser.errors)
     assert browser.run("document.title") != "changed"
-    assert any("not decoded" in problem for problem in browser.run(DRAWN)["problems"])
+    assert any("not decoded" in problem for problem in browser.run(CHECK_FIGURES)["problems"])
 
 
-def test_a_chosen_label_stands_out(pages: dict[str, Path], browser: Browser) -> None:
+def test_the_selected_label_is_highlighted(pages: dict[str, Path], browser: Browser) -> None:
     browser.open(pages["experiment"])
     visible = "[...document.querySelectorAll('{}')].filter((o) => o.getClientRects().length).map((o) => o.dataset.{})"
     faint = "[...document.querySelectorAll('#strip .series[data-label]')].map((o) => getComputedStyle(o).opacity)"
@@ -132,25 +132,25 @@ def test_a_chosen_label_stands_out(pages: dict[str, Path], browser: Browser) -> 
     assert set(browser.run(visible.format("#reliability .series", "label"))) == set(LABELS)
 
 
-def test_points_are_told_by_keys_and_pointer(pages: dict[str, Path], browser: Browser) -> None:
+def test_keys_and_pointer_show_tooltips(pages: dict[str, Path], browser: Browser) -> None:
     browser.open(pages["experiment"])
-    told = "document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent"
+    tooltip = "document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent"
     browser.run("document.getElementById('curve-score').focus()")
     for expected in ("fold 0, epoch 1 (balanced): validation score 0.", "fold 0, epoch 2 (balanced)"):
         browser.command("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")
-        assert browser.run(told).startswith(expected)
+        assert browser.run(tooltip).startswith(expected)
     browser.command("Input.dispatchKeyEvent", type="keyDown", key="ArrowDown")
-    assert browser.run(told).startswith("fold 1, epoch 2 (balanced)")
+    assert browser.run(tooltip).startswith("fold 1, epoch 2 (balanced)")
     browser.command("Input.dispatchKeyEvent", type="keyDown", key="Escape")
-    assert browser.run(told) == ""
-    x, y = browser.run(PLACE)
+    assert browser.run(tooltip) == ""
+    x, y = browser.run(SECOND_POINT)
     browser.command("Input.dispatchMouseEvent", type="mouseMoved", x=x + 2, y=y + 3)
-    assert re.match(r"slice 2: any predicted \d\.\d{3}, (positive|negative)$", browser.run(told))
+    assert re.match(r"slice 2: any predicted \d\.\d{3}, (positive|negative)$", browser.run(tooltip))
     browser.command("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
-    assert browser.run(told) == ""
+    assert browser.run(tooltip) == ""
 
 
-def test_a_slice_can_be_enlarged(pages: dict[str, Path], browser: Browser) -> None:
+def test_enter_enlarges_a_slice(pages: dict[str, Path], browser: Browser) -> None:
     browser.open(pages["experiment"])
     browser.run("document.querySelector('#w1 svg.views').focus()")
     browser.command("Input.dispatchKeyEvent", type="keyDown", key="Enter")
@@ -163,12 +163,12 @@ def test_a_slice_can_be_enlarged(pages: dict[str, Path], browser: Browser) -> No
     assert not browser.run("document.getElementById('large').open")
 
 
-def test_the_page_is_whole_without_its_script_and_on_paper(pages: dict[str, Path]) -> None:
+def test_print_without_javascript(pages: dict[str, Path]) -> None:
     with Browser(794, 1123, dark=True) as browser:  # A4
         browser.command("Emulation.setScriptExecutionDisabled", value=True)
         browser.open(pages["experiment"])
         browser.command("Emulation.setEmulatedMedia", media="print")
-        assert browser.run(DRAWN)["problems"] == []
+        assert browser.run(CHECK_FIGURES)["problems"] == []
         assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-        beside = "[...document.querySelectorAll('nav, dialog, #tip')].filter((o) => o.getClientRects().length).length"
-        assert browser.run(beside) == 0
+        hidden = "[...document.querySelectorAll('nav, dialog, #tip')].filter((o) => o.getClientRects().length).length"
+        assert browser.run(hidden) == 0

@@ -1,4 +1,4 @@
-"""Axes and drawings: ticks that are round and within, points where they belong, names that are no markup."""
+"""Axes have round ticks within their range; charts draw points in the right position and escape their text."""
 
 import json
 import re
@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ichx.report.chart import Axis, Panel, Series, chart, linear_axis, log_axis, whole_axis
+from ichx.report.chart import Axis, Panel, Series, chart, integer_axis, linear_axis, log_axis
 
 numbers = st.floats(-1e6, 1e6).map(lambda v: round(v, 6))
 
 
 @given(numbers, numbers)
-def test_linear_axes_hold_their_values_between_round_ticks(first: float, second: float) -> None:
+def test_linear_axes_cover_their_values_with_round_ticks(first: float, second: float) -> None:
     low, high = sorted((first, second))
     axis = linear_axis(low, high, "")
     slack = 1e-6 * (axis.high - axis.low)
@@ -26,33 +26,33 @@ def test_linear_axes_hold_their_values_between_round_ticks(first: float, second:
 
 
 @given(st.integers(-9, 5), st.integers(0, 9), st.floats(1, 9.9))
-def test_logarithmic_axes_reach_from_power_to_power(power: int, more: int, factor: float) -> None:
+def test_logarithmic_axes_cover_their_values(power: int, more: int, factor: float) -> None:
     low, high = factor * 10.0**power, factor * 10.0 ** (power + more)
     axis = log_axis(low, high, "")
     assert axis.low <= low * (1 + 1e-9)
     assert axis.high >= high * (1 - 1e-9)
     assert 1 <= len(axis.ticks) <= 6
-    assert axis.share(low) + 1e-9 >= 0
-    assert axis.share(high) <= 1 + 1e-9
+    assert axis.fraction(low) + 1e-9 >= 0
+    assert axis.fraction(high) <= 1 + 1e-9
 
 
 @given(st.integers(1, 10_000))
-def test_axes_of_whole_numbers_have_few_whole_ticks(last: int) -> None:
-    axis = whole_axis(1, last, "epoch")
+def test_integer_axes_have_few_integer_ticks(last: int) -> None:
+    axis = integer_axis(1, last, "epoch")
     assert (axis.low, axis.high) == (0.5, last + 0.5)
     assert 1 <= len(axis.ticks) <= 9
     assert all(text == str(int(value)) for value, text in axis.ticks)
 
 
-def test_points_are_told_where_they_are_drawn() -> None:
+def test_tooltips_have_the_positions_of_drawn_points() -> None:
     axis = Axis(0.0, 1.0, "share", ((0.0, "0"), (1.0, "1")))
     points = [(0.0, 0.0), (0.5, float("nan")), (1.0, 1.0)]
     series = Series(points, ["first", "no number", '<last> & "least"'], 3, label="any", kind="marked")
-    drawn = str(chart("c", "A <title>", "told", [Panel(axis, axis, [series], 100.0)], width=200, left=50))
-    told = json.loads(unescape(re.search(r'data-points="([^"]*)"', drawn)[1]))  # type: ignore[index]
-    assert told == [{"label": "any", "at": [[50, 112], [182, 12]], "said": ["first", '<last> & "least"']}]
+    drawn = str(chart("c", "A <title>", "description", [Panel(axis, axis, [series], 100.0)], width=200, left=50))
+    data = json.loads(unescape(re.search(r'data-points="([^"]*)"', drawn)[1]))  # type: ignore[index]
+    assert data == [{"label": "any", "at": [[50, 112], [182, 12]], "tooltips": ["first", '<last> & "least"']}]
     assert "A &lt;title&gt;" in drawn
-    assert '<path class="line" d="M50 112M182 12"/>' in drawn  # broken where there is no number
+    assert '<path class="line" d="M50 112M182 12"/>' in drawn  # interrupted at the NaN
     assert re.findall(r'<circle class="dot" cx="(\S+)" cy="(\S+)"', drawn) == [("50", "112"), ("182", "12")]
 
 

@@ -1,4 +1,4 @@
-"""Grad-CAM: right by hand where that is possible, and at home in every kind of backbone. Masks as predicted."""
+"""Grad-CAM equals its formula on a linear network and works with every kind of backbone; mask maps."""
 
 import numpy as np
 import pytest
@@ -6,15 +6,15 @@ import timm
 import torch
 from torch import nn
 
-from ichx.errors import IchxError
+from ichx.errors import UnsupportedError
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
 from ichx.plugins.contract import Segmented
 from ichx.report.heatmap import grad_cam, last_spatial_layer, mask_maps
 
 
-class ByHand(nn.Module):
-    """A network of which Grad-CAM is known: 4 x 4 means of the image, their mean, and a linear layer."""
+class LinearNetwork(nn.Module):
+    """A network with a known Grad-CAM: 4 x 4 average pooling, global average, linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,9 +25,9 @@ class ByHand(nn.Module):
         return self.head(self.features(x).mean((2, 3)))
 
 
-def test_maps_are_those_of_the_formula() -> None:
+def test_maps_equal_the_formula() -> None:
     torch.manual_seed(0)
-    model, images = ByHand(), torch.rand(2, 3, 16, 16)
+    model, images = LinearNetwork(), torch.rand(2, 3, 16, 16)
     layer = last_spatial_layer(model, 16)
     assert (layer.name, layer.edge, layer.layout) == ("features", 4, "nchw")
     found = grad_cam(model, layer, images)
@@ -37,8 +37,8 @@ def test_maps_are_those_of_the_formula() -> None:
     np.testing.assert_allclose(found.logits, model(images).detach().numpy(), rtol=1e-5)
 
 
-def test_the_model_is_as_it_was() -> None:
-    model = ByHand().train()
+def test_the_model_is_restored() -> None:
+    model = LinearNetwork().train()
     model.head.weight.requires_grad_(True)
     grad_cam(model, last_spatial_layer(model, 16), torch.rand(1, 3, 16, 16))
     assert model.training
@@ -58,7 +58,7 @@ def test_the_model_is_as_it_was() -> None:
         ("vit_tiny_patch16_224", 224, 14, "tokens"),
     ],
 )
-def test_any_backbone_has_a_map(backbone: str, pixels: int, edge: int, layout: str) -> None:
+def test_every_kind_of_backbone_has_maps(backbone: str, pixels: int, edge: int, layout: str) -> None:
     torch.manual_seed(1)
     model = timm.create_model(backbone, pretrained=False, num_classes=len(LABELS))
     layer = last_spatial_layer(model, pixels)
@@ -72,16 +72,15 @@ def test_any_backbone_has_a_map(backbone: str, pixels: int, edge: int, layout: s
 
 
 @pytest.mark.parametrize("name", [n for n in load_registry().plugins if n.startswith("tiny")])
-def test_every_tiny_plugin_has_a_map(name: str) -> None:
+def test_every_tiny_plugin_has_a_spatial_layer(name: str) -> None:
     plugin = load_registry().get(name)
     pixels = plugin.recipe.input.pixels
     layer = last_spatial_layer(plugin.build(plugin.recipe, False), pixels, plugin.recipe.input.channels)
     assert 1 < layer.edge <= pixels // 8
 
 
-def test_a_bright_place_is_found() -> None:
-    """A network that answers to brightness alone looks at the bright place."""
-    model = ByHand()
+def test_the_map_peaks_at_the_bright_square() -> None:
+    model = LinearNetwork()
     nn.init.ones_(model.head.weight)
     image = torch.zeros(1, 3, 16, 16)
     image[..., 8:12, 4:8] = 1
@@ -89,14 +88,14 @@ def test_a_bright_place_is_found() -> None:
     assert np.unravel_index(heat.argmax(), heat.shape) == (2, 1)
 
 
-def test_a_network_without_places_is_told() -> None:
+def test_a_network_without_spatial_features_is_unsupported() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, len(LABELS)))
-    with pytest.raises(IchxError, match="no feature map with places"):
+    with pytest.raises(UnsupportedError, match="Sequential"):
         last_spatial_layer(model, 16)
 
 
 class Segmenting(nn.Module):
-    """A network that predicts a subtype where its own channel is bright."""
+    """A network whose mask of a subtype is the brightness of one channel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +107,7 @@ class Segmenting(nn.Module):
         return Segmented(logits, pixels) if masks else logits
 
 
-def test_masks_are_probabilities_and_any_the_largest_of_them() -> None:
+def test_mask_maps_are_probabilities_with_the_maximum_for_any() -> None:
     model, images = Segmenting().train(), torch.randn(2, 3, 12, 12)
     found = mask_maps(model, images)
     assert found.maps.shape == (2, len(LABELS), 12, 12)

@@ -1,10 +1,10 @@
-"""The report of a really trained experiment and of an ensemble: figures, slices, looks, privacy."""
+"""Reports of a trained experiment and of an ensemble: scores, slices, accessibility, privacy."""
 
 import re
 from collections.abc import Iterator
 
 import pytest
-from report_pages import NAME, WHOLE, Page, page, seen, train
+from report_pages import COMPLETE, NAME, Page, experiment_page, parse, train
 
 from ichx.datasets.dataset import load_version
 from ichx.evaluation.bootstrap import loss_interval
@@ -30,70 +30,66 @@ def store(trained: Workspace) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="module")
-def whole(trained: Workspace) -> tuple[str, Page]:
+def complete(trained: Workspace) -> tuple[str, Page]:
     with open_store(trained) as opened:
-        return page(trained, opened, WHOLE)
+        return experiment_page(trained, opened, COMPLETE)
 
 
 @pytest.fixture(scope="module")
 def blend(trained: Workspace) -> tuple[str, Page]:
     with open_store(trained) as opened:
-        return seen(render(collect_ensemble(Project(trained, opened), 1)))
+        return parse(render(collect_ensemble(Project(trained, opened), 1)))
 
 
-def test_figures_are_those_of_the_store_and_the_oof_table(
-    trained: Workspace, store: Store, whole: tuple[str, Page]
-) -> None:
-    experiment = store.experiment(WHOLE)
+def test_scores_equal_the_store_and_the_oof_table(trained: Workspace, store: Store, complete: tuple[str, Page]) -> None:
+    experiment = store.experiment(COMPLETE)
     assert experiment.score is not None
     assert experiment.score_tta is not None
-    _, seen = whole
+    _, page = complete
     oof = read_oof(Project(trained, store), experiment)
-    head, *folds, pooled = seen.tables["fold-scores"]
+    head, *folds, pooled = page.tables["fold-scores"]
     assert head[4:] == list(LABELS)
     assert [row[:3] for row in folds] == [[str(k), "12", f"{s:.5f}"] for k, s in oof.fold_scores.items()]
     assert pooled[:4] == ["pooled", "24", f"{experiment.score:.5f}", f"{experiment.score_tta:.5f}"]
-    assert f"{experiment.score:.5f} ± {experiment.spread:.5f} over folds" in seen.text
-    reason = loss_interval(oof.labels, oof.probabilities, oof.patients).undefined  # four patients are too few
+    assert f"{experiment.score:.5f} ± {experiment.spread:.5f}" in page.text
+    reason = loss_interval(oof.labels, oof.probabilities, oof.patients).undefined  # too few patients
     assert reason
-    assert f"undefined {reason}" in seen.text
+    assert f"undefined {reason}" in page.text
     weighted = sum(float(loss) for loss in (*pooled[4:], pooled[-1])) / 7
     assert weighted == pytest.approx(experiment.score, abs=1e-5)
-    assert "partial" not in seen.text
-    runs = seen.tables["runs"][1:]
+    assert "partial" not in page.text
+    runs = page.tables["runs"][1:]
     assert [row[:4] for row in runs] == [[str(k), "1", "done", "3/3"] for k in range(2)]
-    for run in store.runs(WHOLE):
-        for known in (run.host, run.device, run.code_version, f"torch {run.libraries['torch']}"):
-            assert known in seen.text
+    for run in store.runs(COMPLETE):
+        for value in (run.host, run.device, run.code_version, f"torch {run.libraries['torch']}"):
+            assert value in page.text
     version = store.version("small")
     for digest in (version.digest, experiment.label_digest, experiment.fold_digest, experiment.recipe_digest):
-        assert digest in seen.text
-    assert experiment.recipe in seen.text
+        assert digest in page.text
+    assert experiment.recipe in page.text
 
 
-def test_labels_without_both_classes_are_undefined(whole: tuple[str, Page]) -> None:
-    html, seen = whole
-    rows = {row[0]: row[1:] for row in seen.tables["label-scores"][1:]}
+def test_labels_without_both_classes_are_undefined(complete: tuple[str, Page]) -> None:
+    html, page = complete
+    rows = {row[0]: row[1:] for row in page.tables["label-scores"][1:]}
     assert list(rows) == list(LABELS)
     for label in ("epidural", "intraparenchymal", "subarachnoid"):
         assert rows[label][0] == "0"
         assert rows[label][3:5] == ["undefined: the label never occurs", "undefined"]
-        assert f"{label}: undefined" in seen.text
+        assert f"{label}: undefined" in page.text
     for label, positives in (("subdural", "12"), ("intraventricular", "4"), ("any", "16")):
         assert rows[label][0] == positives
         assert all(0 <= float(value) <= 1 for value in rows[label][3:])
-        assert f"{label}: AUC {rows[label][3]}" in seen.text
-    assert "undefined for epidural, intraparenchymal, subarachnoid" in html
+        assert f"{label}: AUC {rows[label][3]}" in page.text
+    assert "epidural, intraparenchymal, subarachnoid" in html
 
 
-def test_slices_are_shown_with_their_labels_and_probabilities(
-    trained: Workspace, store: Store, whole: tuple[str, Page]
-) -> None:
-    html, seen = whole
-    oof = read_oof(Project(trained, store), store.experiment(WHOLE))
+def test_cards_have_labels_and_probabilities(trained: Workspace, store: Store, complete: tuple[str, Page]) -> None:
+    html, page = complete
+    oof = read_oof(Project(trained, store), store.experiment(COMPLETE))
     losses = [score(oof.labels[i : i + 1], oof.probabilities[i : i + 1]) for i in range(24)]
     order = sorted(range(24), key=lambda i: -losses[i])
-    first = next(rows for name, rows in seen.tables.items() if name.startswith("table"))
+    first = next(rows for name, rows in page.tables.items() if name.startswith("table"))
     assert html.index(f"<code>{oof.slice_ids[order[0]]}</code>") == html.index('<h3 id="w1-name"><code>') + 17
     expected = zip(LABELS, oof.labels[order[0]], oof.probabilities[order[0]], strict=True)
     assert first[1:] == [[label, "yes" if y else "no", "", f"{p:.3f}"] for label, y, p in expected]
@@ -104,20 +100,22 @@ def test_slices_are_shown_with_their_labels_and_probabilities(
     assert html.count("data:image/png") == cards * len(LABELS)
 
 
-def test_the_page_needs_nothing_but_itself(whole: tuple[str, Page], blend: tuple[str, Page]) -> None:
-    for html, found in (whole, blend):
+def test_the_page_references_nothing_external(complete: tuple[str, Page], blend: tuple[str, Page]) -> None:
+    for html, found in (complete, blend):
         assert not found.tags & {"iframe", "object", "embed", "base", "form", "video", "audio"}
         assert all(address.startswith(("#", "data:")) for address in found.addresses)
         assert {address[1:] for address in found.addresses if address.startswith("#")} <= set(found.ids)
         assert len(found.ids) == len(set(found.ids))
-        assert not re.findall(r"url\(|@import|https?://(?!www.w3.org/2000/svg)", html)  # a name, not an address
+        assert not re.findall(r"url\(|@import|https?://(?!www.w3.org/2000/svg)", html)  # a namespace
         assert "default-src 'none'" in html
         assert 'name="viewport"' in html
         assert "prefers-color-scheme: dark" in html
 
 
-def test_every_picture_has_a_text_and_every_figure_keys(whole: tuple[str, Page], blend: tuple[str, Page]) -> None:
-    for html, found in (whole, blend):
+def test_images_have_alternative_texts_and_figures_are_focusable(
+    complete: tuple[str, Page], blend: tuple[str, Page]
+) -> None:
+    for html, found in (complete, blend):
         assert found.unnamed == []
         assert {name for names in found.named for name in names.split()} <= set(found.ids)
         assert html.count("<svg ") == len(re.findall(r"<svg [^>]*tabindex=\"0\"", html))
@@ -125,7 +123,7 @@ def test_every_picture_has_a_text_and_every_figure_keys(whole: tuple[str, Page],
 
 
 def contrast(first: str, second: str) -> float:
-    """Return the contrast ratio of two colours as WCAG 2.2 has it."""
+    """Return the contrast ratio of two colours by WCAG 2.2."""
 
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -136,14 +134,14 @@ def contrast(first: str, second: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_colours_can_be_told_from_the_paper_in_both_themes(whole: tuple[str, Page]) -> None:
-    html, _ = whole
+def test_colours_have_sufficient_contrast_in_both_themes(complete: tuple[str, Page]) -> None:
+    html, _ = complete
     themes = [
         dict(re.findall(r"(--[\w-]+): (#\w{6})", part)) for part in re.findall(r":root \{(.*?)\}", html, re.DOTALL)
     ]
     light, dark = themes[:2]
     assert set(light) == set(dark)
-    for theme in (light, dark, light | themes[2]):  # the third is the print's
+    for theme in (light, dark, light | themes[2]):  # the third theme is for print
         for paper in (theme["--paper"], theme["--panel"]):
             for text in ("--ink", "--quiet", "--mark", "--accent"):
                 assert contrast(theme[text], paper) >= 4.5, (text, paper)
@@ -151,36 +149,36 @@ def test_colours_can_be_told_from_the_paper_in_both_themes(whole: tuple[str, Pag
                 assert contrast(theme[f"--series-{series}"], paper) >= 3, (series, paper)
 
 
-def test_names_are_text_and_not_markup(whole: tuple[str, Page]) -> None:
-    html, seen = whole
-    assert "b" not in seen.tags
-    assert NAME in seen.text
+def test_names_are_escaped(complete: tuple[str, Page]) -> None:
+    html, page = complete
+    assert "b" not in page.tags
+    assert NAME in page.text
     assert NAME not in html
 
 
-def test_no_path_and_no_patient_is_told(trained: Workspace, store: Store, whole: tuple[str, Page]) -> None:
-    html, _ = whole
+def test_the_page_has_no_paths_and_no_patient_ids(trained: Workspace, store: Store, complete: tuple[str, Page]) -> None:
+    html, _ = complete
     assert str(trained.root.parent) not in html
     slices = load_version(trained, store.version("small")).slices
     for column in ("patient", "study", "series", "file"):
         assert not any(str(value) in html for value in slices[column].unique())
 
 
-def test_an_anonymous_page_has_neither_slice_ids_nor_hosts(trained: Workspace, store: Store) -> None:
-    ids = read_oof(Project(trained, store), store.experiment(WHOLE)).slice_ids
-    host = f"<td>{store.runs(WHOLE)[0].host}</td>"
-    plain = render(collect_experiment(Project(trained, store), WHOLE))
+def test_an_anonymous_page_has_no_slice_ids_and_no_hosts(trained: Workspace, store: Store) -> None:
+    ids = read_oof(Project(trained, store), store.experiment(COMPLETE)).slice_ids
+    host = f"<td>{store.runs(COMPLETE)[0].host}</td>"
+    plain = render(collect_experiment(Project(trained, store), COMPLETE))
     assert any(slice_id in plain for slice_id in ids)
     assert host in plain
     for data in (
-        collect_experiment(Project(trained, store), WHOLE, anonymous=True),
+        collect_experiment(Project(trained, store), COMPLETE, anonymous=True),
         collect_ensemble(Project(trained, store), 1, anonymous=True),
     ):
-        html, found = seen(render(data))
+        html, found = parse(render(data))
         assert not any(slice_id in html for slice_id in ids)
         assert host not in html
         assert "image 1" in found.text
 
 
-def test_the_same_again_gives_the_same_bytes(trained: Workspace, store: Store, whole: tuple[str, Page]) -> None:
-    assert render(collect_experiment(Project(trained, store), WHOLE)) == whole[0]
+def test_rendering_is_deterministic(trained: Workspace, store: Store, complete: tuple[str, Page]) -> None:
+    assert render(collect_experiment(Project(trained, store), COMPLETE)) == complete[0]

@@ -22,6 +22,8 @@ from ichx.training.run_options import RunOptions
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("scores", "patience", "best", "over"),

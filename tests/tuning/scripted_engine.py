@@ -17,7 +17,8 @@ from ichx.training.run_options import RunOptions
 from ichx.tuning.budget import Value
 from ichx.tuning.study import TuneRequest, tune
 from ichx.tuning.trial import Budget
-from ichx.tuning.tune_report import TrialResult, TuneCallbacks, TuneReport
+from ichx.tuning.trial_view import TrialView
+from ichx.tuning.tune_report import TuneCallbacks, TuneReport
 
 SEARCHES = ("stage.balanced.lr=log:1e-4..1e-2", "batch=16,32")
 CPU = Budget(fold=1, options=RunOptions(device="cpu"))
@@ -28,7 +29,7 @@ class Recorder(TuneCallbacks):
 
     def __init__(self) -> None:
         self.started: list[int] = []
-        self.ended: list[TrialResult] = []
+        self.ended: list[TrialView] = []
         self.notes: list[str] = []
 
     def note(self, message: str) -> None:
@@ -37,8 +38,8 @@ class Recorder(TuneCallbacks):
     def trial_started(self, trial: int, trials: int, experiment: int, values: Mapping[str, Value]) -> None:
         self.started.append(experiment)
 
-    def trial_ended(self, result: TrialResult, best: TrialResult | None) -> None:
-        self.ended.append(result)
+    def trial_ended(self, trial: TrialView, best: TrialView | None) -> None:
+        self.ended.append(trial)
 
 
 def search(

@@ -13,8 +13,8 @@ from ichx.tuning import database_path
 from ichx.tuning.limits import Limits
 from ichx.tuning.promote import promote
 from ichx.tuning.space import Space, parse_space
-from ichx.tuning.study_context import best_of
 from ichx.tuning.trial import Budget
+from ichx.tuning.trial_view import ranked_trials
 
 
 def register_tiny(project: Project) -> int:
@@ -35,7 +35,7 @@ def test_worse_trials_are_pruned_and_lose_their_checkpoints(project: Project) ->
         assert trial.score is not None
         child = store.experiment(trial.experiment or 0)
         trained = len(store.history(child.number, 0))
-        assert f"{trial.score:.5f} after {trained} of {recipe.epochs} epochs" in (trial.reason or "")
+        assert f"{trial.score:.5f} after {trained} of {recipe.epochs} epochs" in (trial.error or "")
         assert child.tags == ("pruned",)
         assert trained < recipe.epochs
         assert not list(project.workspace.experiment_files(child.number).fold(0).folder.glob("checkpoint*"))
@@ -71,12 +71,11 @@ def test_a_trial_over_a_limit_is_pruned_and_never_the_best(project: Project) -> 
     )
     by_batch = {str(t.values["batch"]): t for t in seen.ended if not t.baseline}
     assert by_batch["4"].state == "pruned"
-    reason = by_batch["4"].reason or ""
+    reason = by_batch["4"].error or ""
     assert "20 s" in reason
     assert "12 s" in reason
     assert by_batch["8"].state == "done"
-    best = best_of(seen.ended)
-    assert best is not None
+    best = ranked_trials(seen.ended)[0]
     assert best.values["batch"] == "8"
     url = f"sqlite:///{database_path(project.workspace)}"
     (study,) = optuna.get_all_study_summaries(url)
@@ -91,8 +90,8 @@ def test_the_baseline_is_not_pruned(project: Project) -> None:
     engine, seen = ScriptedEngine(project.store, lambda recipe, part: 0.5, memory=5.0), Recorder()
     search(project, engine, 2, experiment=number, space=space, limits=Limits(memory_gb=4.0), callbacks=seen)
     assert [t.state for t in seen.ended] == ["done", "pruned"]
-    assert best_of(seen.ended) is None
-    assert seen.ended[0].excess == seen.ended[1].reason
+    assert ranked_trials(seen.ended) == []
+    assert seen.ended[0].excess == seen.ended[1].error
     assert "5 GB" in seen.ended[0].excess
     assert "4 GB" in seen.ended[0].excess
 
@@ -106,4 +105,4 @@ def test_a_diverged_trial_is_pruned(project: Project, space: Space) -> None:
     engine, seen = ScriptedEngine(project.store, far_from(1e-3), fails=diverge), Recorder()
     search(project, engine, 3, space=space, callbacks=seen)
     assert [t.state for t in seen.ended] == ["done", "pruned", "done"]
-    assert (seen.ended[1].reason or "").endswith("exit code 1: out of luck")
+    assert (seen.ended[1].error or "").endswith("exit code 1: out of luck")

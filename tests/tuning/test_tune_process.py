@@ -19,6 +19,8 @@ from ichx.store import Experiment, Selection, Store
 from ichx.training.run_options import RunOptions
 from ichx.tuning.trial import Budget
 
+pytestmark = pytest.mark.slow
+
 
 def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 180

@@ -12,10 +12,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ichx.errors import ConflictError, InvalidInputError, StoreError
+from ichx.errors import ConflictError, StoreError
 from ichx.tuning import database_path
 from ichx.tuning.sampling import Sampler, create_sampler
-from ichx.tuning.storage import open_study, reopen, study_name
+from ichx.tuning.storage import open_study, reopen
 from ichx.workspace import Workspace, init_workspace
 
 SETUP = {"search space": ["batch=2..64"], "recipe": "r1"}
@@ -39,10 +39,10 @@ def values(workspace: Workspace, name: str, trials: int, sampler: str, *, interr
         if interrupted:
             with open_study(workspace, name, SETUP, sampler=create_sampler(sampler, seed=7)) as study:
                 (lost,) = study.get_trials(states=(TrialState.RUNNING,))
-                again = reopen(study, lost.number)
-                assert (again.number, again.suggest_float("x", 0, 1)) == (number, x)
-                found.append((x, again.suggest_int("n", 1, 1000)))
-                study.tell(again.number, x**2)
+                resumed = reopen(study, lost.number)
+                assert (resumed.number, resumed.suggest_float("x", 0, 1)) == (number, x)
+                found.append((x, resumed.suggest_int("n", 1, 1000)))
+                study.tell(resumed.number, x**2)
     return found
 
 
@@ -57,7 +57,7 @@ def test_another_setup_is_an_error(workspace: Workspace) -> None:
     with open_study(workspace, "study", SETUP):
         pass
     with (
-        pytest.raises(ConflictError, match=r"batch=2\.\.64, not 2\.\.32"),
+        pytest.raises(ConflictError, match=r"batch: 2\.\.64, .*2\.\.32"),
         open_study(workspace, "study", {**SETUP, "search space": ["batch=2..32"]}),
     ):
         pass
@@ -150,10 +150,3 @@ def test_a_full_disk_and_a_damaged_file_are_errors(workspace: Workspace) -> None
         open_study(workspace, "study", SETUP),
     ):
         pass
-
-
-@pytest.mark.parametrize("name", ["a/b", "../x", "-x", "x" * 65, "a b", " "])
-def test_an_invalid_study_name(name: str) -> None:
-    with pytest.raises(InvalidInputError, match="--study"):
-        study_name(1, name)
-    assert study_name(1, "wide-2.b_c") == "experiment-1-wide-2.b_c"

@@ -22,6 +22,13 @@ def build(recipe: Recipe, pretrained: bool) -> "nn.Module":
     return Shallow(recipe.input.channels, recipe.model.dropout)
 
 
+def build_augmentation(recipe: Recipe) -> object:
+    """Return the augmentation of `recipe`; albumentations is imported in training only."""
+    from shallow_ct.augmentation import pipeline
+
+    return pipeline()
+
+
 PLUGINS = (
     Plugin(
         name="shallow_ct",
@@ -35,5 +42,6 @@ PLUGINS = (
         ),
         weights_licence="random weights",
         build=build,
+        build_augmentation=build_augmentation,
     ),
 )

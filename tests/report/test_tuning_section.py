@@ -1,4 +1,4 @@
-"""The report's section on tuning: studies with their diagrams, and promoted experiments with both scores."""
+"""The tuning section of a report: Optuna studies with their diagrams, promoted experiments with both scores."""
 
 import re
 import shutil
@@ -9,10 +9,10 @@ import pytest
 from browser import PROGRAM, Browser
 from optuna.trial import TrialState
 from optuna_studies import fill, frozen, new_study, register, score_of, storage
-from report_pages import Page, page
-from test_browser import DRAWN
+from report_pages import Page, experiment_page
+from test_browser import CHECK_FIGURES
 
-from ichx.errors import IchxError
+from ichx.errors import NotReadyError
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
@@ -20,13 +20,13 @@ from ichx.project import Project
 from ichx.report import write_report
 from ichx.report.build import render
 from ichx.report.collect import collect_experiment
-from ichx.report.tuning_plots import beyond, score_axis
+from ichx.report.tuning_plots import clipped_count, score_axis
 from ichx.store import Store, open_store
 from ichx.tuning.results import read_study
 from ichx.workspace import Workspace, open_workspace
 
-PROMOTED_OF = 12
-"""The trial, in the order of the study, that is promoted."""
+PROMOTED_TRIAL = 12
+"""Index of the promoted trial."""
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +34,17 @@ def tuned(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Works
     """Return a workspace in which experiment 1 has two studies, and a trial of the first is promoted and run."""
     root = tmp_path_factory.mktemp("tuned") / "workspace"
     workspace = open_workspace(Path(shutil.copytree(trained_root, root)))
-    with open_store(workspace) as store, storage(workspace) as made:
+    with open_store(workspace) as store, storage(workspace) as optuna_storage:
         parent = store.experiment(1)
-        study = new_study(made, parent)
+        study = new_study(optuna_storage, parent)
         numbers = fill(store, parent, study, 24)
         values = {"stage.balanced.lr": 1e-2, "model.dropout": 0.1, "batch": "16"}
         limited = register(store, parent, study.study_name, 24, values)
         study.add_trial(frozen(values, TrialState.COMPLETE, 0.09, [("minutes", 5.0)], experiment=limited))
         study.add_trial(frozen(values | {"batch": "32"}, TrialState.COMPLETE, 7.5))
-        fill(store, parent, new_study(made, parent, "wide <b>", subset=0.5), 5)
+        fill(store, parent, new_study(optuna_storage, parent, "wide <b>", subset=0.5), 5)
         promoted = register(
-            store, parent, study.study_name, 5, {"stage.balanced.lr": 2e-3}, of=numbers[PROMOTED_OF], score=0.0998
+            store, parent, study.study_name, 5, {"stage.balanced.lr": 2e-3}, of=numbers[PROMOTED_TRIAL], score=0.0998
         )
         run_experiment(Project(workspace, store, load_registry()), promoted)
     return workspace
@@ -59,58 +59,58 @@ def store(tuned: Workspace) -> Iterator[Store]:
 @pytest.fixture(scope="module")
 def shown(tuned: Workspace) -> tuple[str, Page]:
     with open_store(tuned) as opened:
-        return page(tuned, opened, 1)
+        return experiment_page(tuned, opened, 1)
 
 
-def test_a_study_is_told_with_its_marks(tuned: Workspace, store: Store, shown: tuple[str, Page]) -> None:
-    html, seen = shown
-    text = " ".join(seen.text.split())
+def test_scores_of_a_study_have_marks(tuned: Workspace, store: Store, shown: tuple[str, Page]) -> None:
+    html, page = shown
+    text = " ".join(page.text.split())
     view = read_study(Project(tuned, store), 1, "")
     assert view.best is not None
     assert view.baseline is not None
     assert "26 trials on fold 0: 19 done, 6 pruned, 1 failed." in text
-    assert f"The best one is experiment {view.best.experiment}: {view.best.score:.5f} selected." in text
-    assert f"The recipe as it is: {view.baseline.score:.5f} selected." in text
-    assert "chosen on fold 0" in text or "choose on fold 0" in text
+    assert f"Best trial: experiment {view.best.experiment} with {view.best.score:.5f} selected." in text
+    assert f"Unchanged recipe: {view.baseline.score:.5f} selected." in text
+    assert "The scores on fold 0 selected the best trials" in text
     assert "5 trials on fold 0, with 50 % of the patients" in text
     section = html[html.index('<section id="tuning">') : html.index('<section id="folds">')]
     assert section.count("<figure") == section.count("<figcaption><strong>")
     assert len(re.findall(r"</strong> <span class=\"mark\">selected</span>", section)) == section.count("<figure")
-    assert "Study wide &lt;b&gt;" in section
-    assert "no memory" not in html, "an error may hold a path"
+    assert "study wide &lt;b&gt;" in section
+    assert "no memory" not in html, "errors may contain paths"
     assert "experiments/9/t.log" not in html
-    head, *rows = seen.tables["tuning-0-learned"]
-    assert head[:6] == ["value", "searched", "as it is", "best", "best quarter", "matters"]
+    head, *rows = page.tables["tuning-0-learned"]
+    assert head[:6] == ["value", "range", "unchanged recipe", "best trial", "best quarter", "importance"]
     assert [row[0] for row in rows] == [learned.name for learned in view.learned]
     assert rows[0][5] == f"{100 * (view.learned[0].importance or 0):.0f} %"
-    assert {row[5] for row in seen.tables["tuning-1-learned"][1:]} == {"–"}
+    assert {row[5] for row in page.tables["tuning-1-learned"][1:]} == {"–"}
 
 
-def test_every_trial_is_drawn_as_it_ended(tuned: Workspace, store: Store, shown: tuple[str, Page]) -> None:
-    html, seen = shown
+def test_trials_are_drawn_by_state(tuned: Workspace, store: Store, shown: tuple[str, Page]) -> None:
+    html, page = shown
     view = read_study(Project(tuned, store), 1, "")
     drawn = html[html.index('id="tuning-0-history"') :]
     drawn = drawn[: drawn.index("</svg>")]
     assert drawn.count('class="dot"') == view.count("done")
     assert drawn.count('class="ring"') == view.count("pruned")
     assert drawn.count("l3.5 3.5m0 -7l-7 7m0 -7l3.5 3.5") == view.count("failed")
-    assert beyond(view) >= 1
+    assert clipped_count(view) >= 1
     assert score_axis(view).high < 7.5
-    assert "score 7.50000" in drawn, "what stands at the end of the axis is told as it is"
-    assert f"({beyond(view)}) stand at the upper end" in " ".join(seen.text.split())
-    charts = {name for name in seen.ids if name.startswith("tuning-0-")}
+    assert "score 7.50000" in drawn, "the tooltip of a clipped score has its value"
+    assert f"({clipped_count(view)} trials)" in " ".join(page.text.split())
+    charts = {name for name in page.ids if name.startswith("tuning-0-")}
     assert {"tuning-0-history", "tuning-0-values", *(f"tuning-0-slice-{i}" for i in range(3))} <= charts
-    assert len(seen.ids) == len(set(seen.ids))
-    assert seen.unnamed == []
+    assert len(page.ids) == len(set(page.ids))
+    assert page.unnamed == []
     rate = html[html.index('id="tuning-0-slice-0"') :]
     assert re.search(r">0\.0001<.*>0\.001<.*>0\.01<.*>0\.1<", rate[: rate.index("</svg>")]), "a logarithmic axis"
 
 
-def test_the_same_study_gives_the_same_bytes(tuned: Workspace, store: Store, shown: tuple[str, Page]) -> None:
+def test_rendering_is_deterministic(tuned: Workspace, store: Store, shown: tuple[str, Page]) -> None:
     assert render(collect_experiment(Project(tuned, store), 1)) == shown[0]
 
 
-def test_a_promoted_experiment_tells_both_scores(tuned: Workspace, store: Store, shown: tuple[str, Page]) -> None:
+def test_a_promoted_experiment_has_both_scores(tuned: Workspace, store: Store, shown: tuple[str, Page]) -> None:
     (one,) = read_study(Project(tuned, store), 1, "").promoted
     assert one.score is not None
     assert one.parent_score is not None
@@ -119,52 +119,52 @@ def test_a_promoted_experiment_tells_both_scores(tuned: Workspace, store: Store,
     assert row == [
         str(one.experiment), str(one.trial), "0.09980", f"{one.score:.5f}", f"{one.parent_score:.5f}", "1 of 1",
     ]  # fmt: skip
-    _, own = page(tuned, store, one.experiment)
+    _, own = experiment_page(tuned, store, one.experiment)
     text = " ".join(own.text.split())
-    assert f"promoted from a trial of the study experiment-1: experiment {one.trial}, which tuned experiment 1." in text
-    assert "score on fold 0, 0.09980 selected, chose it" in text
-    better = "better" if one.score < one.parent_score else "worse"
-    assert f"its own score is {one.score:.5f}, that of experiment 1 over the same folds {one.parent_score:.5f}" in text
-    assert f"{abs(one.parent_score - one.score):.5f} {better}." in text
+    assert f"study experiment-1 (experiment {one.trial}), which tuned experiment 1." in text
+    assert "score on fold 0, 0.09980 selected, which is optimistic" in text
+    sign = "better" if one.score < one.parent_score else "worse"
+    assert f"its score is {one.score:.5f}. Experiment 1 scores {one.parent_score:.5f} on the same folds" in text
+    assert f"{abs(one.parent_score - one.score):.5f} {sign}." in text
 
 
-def test_an_experiment_that_was_only_tuned_has_a_report(tuned: Workspace, store: Store) -> None:
-    made = new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", size=32))
-    with pytest.raises(IchxError, match="nothing to report"):
-        collect_experiment(Project(tuned, store), made.number)
-    with storage(tuned) as kept:
-        study = new_study(kept, made)
+def test_a_tuned_experiment_without_epochs_has_a_report(tuned: Workspace, store: Store) -> None:
+    created = new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", size=32))
+    with pytest.raises(NotReadyError, match=str(created.number)):
+        collect_experiment(Project(tuned, store), created.number)
+    with storage(tuned) as optuna_storage:
+        study = new_study(optuna_storage, created)
         study.add_trial(frozen({"stage.balanced.lr": 1e-3}, TrialState.FAIL))
-    html, seen = page(tuned, store, made.number)
-    assert "No trial is done within the limits yet." in seen.text
+    html, page = experiment_page(tuned, store, created.number)
+    assert "No trial is done within the limits yet." in page.text
     assert 'id="tuning-0-history"' in html
-    with storage(tuned) as kept:
-        study = new_study(kept, made, "next")
+    with storage(tuned) as optuna_storage:
+        study = new_study(optuna_storage, created, "next")
         for rate in (1e-3, 1e-2):
             values = {"stage.balanced.lr": rate}
             study.add_trial(frozen(values, TrialState.COMPLETE, score_of(values)))
-    assert "2 done" in page(tuned, store, made.number)[1].text
+    assert "2 done" in experiment_page(tuned, store, created.number)[1].text
 
 
 def test_without_studies_there_is_no_section(tuned: Workspace, store: Store) -> None:
-    html, _ = page(tuned, store, 2)
+    html, _ = experiment_page(tuned, store, 2)
     assert "tuning" not in html.split("<body>")[1].lower().replace("fine-tuning", "")
 
 
-def test_a_study_that_cannot_be_read_is_a_note(trained_copy: Path) -> None:
+def test_an_unreadable_study_becomes_a_note(trained_copy: Path) -> None:
     workspace = open_workspace(trained_copy)
     (workspace.root / "db" / "tuning.db").write_text("no database")
     with open_store(workspace) as store:
         written = write_report(Project(workspace, store), 1)
-    assert any("tuning.db cannot be read" in note for note in written.notes)
+    assert any("tuning.db" in note for note in written.notes)
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed (apt-get install chromium)")
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
-def test_a_browser_draws_it(tuned: Workspace, store: Store, tmp_path: Path, width: int, dark: bool) -> None:
+def test_all_figures_are_drawn(tuned: Workspace, store: Store, tmp_path: Path, width: int, dark: bool) -> None:
     path = write_report(Project(tuned, store), 1, tmp_path / "page.html").path
     with Browser(width, 900, dark=dark, mobile=width < 500) as browser:
         browser.open(path)
-        assert browser.run(DRAWN)["problems"] == []
+        assert browser.run(CHECK_FIGURES)["problems"] == []
         assert browser.run("document.documentElement.scrollWidth") <= width
-        assert browser.refused == []
+        assert browser.errors == []

@@ -1,4 +1,4 @@
-"""What a report says of tuning: the studies of an experiment, or the trial that it was promoted from."""
+"""Data of the report's tuning section: the Optuna studies of an experiment, or the trial that it was promoted from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,22 +18,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """The `studies` of an experiment; `promoted` where it comes from a trial. `notes` say what could not be read."""
+class TuningSection:
+    """Tuning of one experiment; false if there is nothing to show."""
 
     studies: "tuple[StudyView, ...]"
     promoted: Promoted | None
+    """Set if the experiment was promoted from a trial."""
     notes: tuple[str, ...]
+    """What cannot be read, and why."""
 
     def __bool__(self) -> bool:
-        """Whether there is something to show."""
+        """Return whether there is something to show."""
         return bool(self.studies or self.promoted)
 
 
-def read_tuning(project: "Project", experiment: "Experiment") -> Tuning:
-    """Return what is known of the tuning of `experiment`; a study that cannot be read is a note."""
+def read_tuning(project: "Project", experiment: "Experiment") -> TuningSection:
+    """Return the tuning of `experiment`; an Optuna study that cannot be read becomes a note."""
     if experiment.tuned is None and not database_path(project.workspace).is_file():
-        return Tuning((), None, ())
+        return TuningSection((), None, ())
     from ichx.tuning.results import read_study, study_names  # imports Optuna
 
     studies, notes = [], []
@@ -48,22 +50,22 @@ def read_tuning(project: "Project", experiment: "Experiment") -> Tuning:
     promoted = read_one(project, experiment)
     problems = (p.problem for p in (promoted, *(p for study in studies for p in study.promoted)) if p is not None)
     notes += [problem.splitlines()[0] for problem in problems if problem]
-    return Tuning(tuple(study for study in studies if study.trials), promoted, tuple(notes))
+    return TuningSection(tuple(study for study in studies if study.trials), promoted, tuple(notes))
 
 
-def pictures(tuning: Tuning) -> list[Mapping[str, object]]:
-    """Return what the page draws of each study."""
-    drawn: list[Mapping[str, object]] = []
-    for place, view in enumerate(tuning.studies):
-        side = plots.parallel(view, f"tuning-{place}-values")
-        drawn.append(
+def study_figures(section: TuningSection) -> list[Mapping[str, object]]:
+    """Return the diagrams of each study, by the names that the template uses."""
+    figures: list[Mapping[str, object]] = []
+    for index, view in enumerate(section.studies):
+        parallel = plots.parallel_coordinates(view, f"tuning-{index}-values")
+        figures.append(
             {
-                "history": plots.history(view, f"tuning-{place}-history"),
-                "slices": plots.slices(view, f"tuning-{place}-slice"),
-                "parallel": side[0] if side else Markup(),
-                "width": side[1] if side else 0.0,
-                "beyond": plots.beyond(view),
+                "history": plots.history(view, f"tuning-{index}-history"),
+                "value_plots": plots.value_plots(view, f"tuning-{index}-slice"),
+                "parallel": parallel[0] if parallel else Markup(),
+                "width": parallel[1] if parallel else 0.0,
+                "clipped": plots.clipped_count(view),
                 "high": plots.score_axis(view).high,
             }
         )
-    return drawn
+    return figures

@@ -1,0 +1,66 @@
+"""Out-of-fold predictions of an ensemble, as its creation saved them."""
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ichx.errors import ChangedDataError
+from ichx.evaluation.choices import check_tta
+from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
+from ichx.evaluation.metric import probabilities, score
+from ichx.evaluation.oof import OofTable, read_oof
+from ichx.evaluation.predictions import read_predictions
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+    from ichx.store import Ensemble
+
+SCORE_TOLERANCE = 1e-5
+"""Allowed difference from the recorded score; the saved predictions are float32 logits."""
+
+
+@dataclass(frozen=True)
+class EnsembleOof:
+    """Predictions of a blend."""
+
+    oof: OofTable
+    nested: bool
+    """Whether every choice for a fold was made on the other folds."""
+
+
+def read_ensemble_oof(project: "Project", ensemble: "Ensemble") -> EnsembleOof:
+    """Return the nested predictions of `ensemble`, or its in-sample predictions if it has a single fold.
+
+    Raises:
+        NotReadyError: Predictions of a member are missing.
+        ChangedDataError: The ensemble's files or its members' predictions do not give the recorded score.
+    """
+    folder = project.workspace.ensemble_dir(ensemble.number)
+    saved = read_predictions(folder / OOF_FILE)
+    try:
+        candidates = json.loads((folder / BLEND_FILE).read_text(encoding="utf-8"))["choice"]["members"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _changed(ensemble, f"{folder / BLEND_FILE} cannot be read ({error})") from error
+    finished = [{p.fold for p in project.store.predictions(number, role="oof")} for number in candidates]
+    common = sorted(set.intersection(*finished))
+    first = read_oof(project, project.store.experiment(ensemble.members[0].experiment), check_tta(ensemble.tta), common)
+    row = pd.Index(saved.slice_ids).get_indexer(pd.Index(first.slice_ids))
+    if len(row) != len(saved.slice_ids) or (row < 0).any():
+        raise _changed(ensemble, f"its members predict {len(row)} slices, not its {len(saved.slice_ids)}")
+    blended = probabilities(saved.logits[row])
+    recorded = ensemble.score if ensemble.nested_score is None else ensemble.nested_score
+    current = score(first.labels, blended)
+    if not np.isclose(current, recorded, rtol=0, atol=SCORE_TOLERANCE):
+        raise _changed(ensemble, f"its predictions score {current:.5f}, the store has {recorded:.5f}")
+    return EnsembleOof(replace(first, probabilities=blended), ensemble.nested_score is not None)
+
+
+def _changed(ensemble: "Ensemble", reason: str) -> ChangedDataError:
+    members = ",".join(str(member.experiment) for member in ensemble.members)
+    return ChangedDataError(
+        f"Ensemble {ensemble.number} has changed: {reason}.",
+        f"Create it again: `ichx ensemble --members {members} --tta {ensemble.tta}`.",
+    )
