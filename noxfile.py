@@ -1,14 +1,16 @@
 """The project's checks: `nox` runs lint, types, docs and tests; `nox --list` shows the others.
 
 The sessions share the environment that contains nox (`pip install -e '.[dev]'`), because torch with its CUDA libraries
-needs 6 GB. No session installs anything into it.
+needs 6 GB. No session installs anything into it; `minimum` creates another one.
 """
 
 import sys
 import tempfile
 from importlib.util import find_spec
+from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 nox.options.sessions = ["lint", "types", "docs", "tests"]
 nox.options.default_venv_backend = "none"
@@ -56,11 +58,38 @@ def golden(session: nox.Session) -> None:
     _python(session, "pytest", "-q", "tests/cli/test_golden.py", env={"UPDATE_GOLDEN": "1"})
 
 
+@nox.session(venv_backend="venv", reuse_venv=True)
+def minimum(session: nox.Session) -> None:
+    """Run a part of the tests with the oldest supported versions, in an environment of its own (several GB)."""
+    constraints = Path(session.create_tmp()) / "minimum.txt"
+    constraints.write_text("\n".join(_minimum_versions()) + "\n", encoding="utf-8")
+    session.install("--upgrade", "pip")
+    session.install("--constraint", str(constraints), "--editable", ".", "pytest>=8.3", "hypothesis>=6.115")
+    tests = session.posargs or [
+        "tests/cache",
+        "tests/ct",
+        "tests/loading",
+        "tests/plugins",
+        "tests/store",
+        "tests/training",
+    ]
+    session.run("python", "-m", "pytest", "-q", *tests)
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """Run `ichx demo` in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         _python(session, "ichx", "demo", f"{folder}/demo")
+
+
+def _minimum_versions() -> list[str]:
+    """Return the lower bound of each dependency in `pyproject.toml` as a constraint."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    lines = []
+    for requirement in map(Requirement, project["dependencies"]):
+        lines += [f"{requirement.name}=={bound.version}" for bound in requirement.specifier if bound.operator == ">="]
+    return lines
 
 
 def _python(session: nox.Session, module: str, *arguments: str, env: dict[str, str] | None = None) -> None:

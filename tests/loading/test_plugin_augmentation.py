@@ -1,6 +1,7 @@
 """Augmentations that plugins bring: plain functions and albumentations pipelines."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,18 @@ def cropping_pipeline(recipe: Recipe) -> Any:
     import albumentations
 
     return albumentations.Compose([albumentations.RandomCrop(32, 32)])
+
+
+def test_examples_of_the_docs_augment_a_slice() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
+    section = page.partition("## A custom augmentation")[2].partition("\n## ")[0]
+    examples = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    assert len(examples) == 2
+    hu = head(seed=1)
+    for example in examples:
+        names: dict[str, Any] = {}
+        exec(example, names)
+        augmentation = PluginAugmentation(names["build_augmentation"], PLAIN)
+        out = [augmentation(hu, (hu > -500).astype(np.uint8), np.random.default_rng(seed)) for seed in range(8)]
+        assert any(not np.array_equal(image, hu) for image, _ in out)
+        assert {(image.dtype, mask.dtype) for image, mask in out} == {(np.dtype(np.int16), np.dtype(np.uint8))}
