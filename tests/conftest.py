@@ -66,7 +66,7 @@ class Outcome:
     def check_error(self, code: str, *values: str) -> None:
         """Assert that the command, called with `--json`, failed with the error `code`, whose problem has `values`."""
         assert (self.code, self.out) == (2 if code == "usage" else 1, ""), self.err
-        assert self.error["code"] in (code, "error"), self.error
+        assert self.error["code"] == code, self.error
         for value in values:
             assert value in self.error["problem"], self.error
         assert self.error["remedy"]

@@ -91,7 +91,7 @@ def test_caches_of_another_version_are_reported(ichx: Program, tmp_path: Path) -
     assert re.search(f"warning: .*{folder}", done.err)
 
 
-@pytest.mark.parametrize("problem", ["gone", "changed", "unwritable", "full"])
+@pytest.mark.parametrize("problem", ["missing", "changed", "unwritable", "full"])
 def test_builds_that_fail(ichx: Program, tmp_path: Path, problem: str) -> None:
     ichx("init", tmp_path / "w", cwd=tmp_path)
     root = tmp_path / "w"
@@ -109,7 +109,7 @@ def test_builds_that_fail(ichx: Program, tmp_path: Path, problem: str) -> None:
         done = run_with_limit(600, "-m", "ichx", "data", "cache", "d", "--size", 1024, "--json", cwd=root)
     else:
         done = ichx("data", "cache", "d", "--size", 256, "--json", cwd=root)
-    file = "1.dcm" if problem in ("gone", "changed") else str(root / "cache")
+    file = "1.dcm" if problem in ("missing", "changed") else str(root / "cache")
     done.check_error("changed_data" if file == "1.dcm" else "storage", file)
     assert not list(root.rglob(DRAFT_PATTERN))
 

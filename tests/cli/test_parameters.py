@@ -59,4 +59,4 @@ def test_experiment_number() -> None:
 def test_invalid_options_of_run_are_usage_errors(option: str, value: str, trained_root: Path, ichx: Program) -> None:
     done = ichx("run", 1, option, value, cwd=trained_root)
     assert (done.code, done.out) == (2, "")
-    assert value in done.err
+    assert option in done.err
