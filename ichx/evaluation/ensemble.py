@@ -319,7 +319,7 @@ def _reason(fitted: FittedBlend, method: Method) -> str:
     comparison = next((a for a in fitted.alternatives if a.part == "method"), None)
     if comparison is None or comparison.error is None:
         return "too few patients to compare convex with the mean"
-    return f"convex gains {'more' if comparison.taken else 'no more'} than a standard error over the mean"
+    return f"convex gains {'more' if comparison.taken else 'no more'} over the mean than a standard error"
 
 
 def _predict_blend(
