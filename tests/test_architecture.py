@@ -102,3 +102,13 @@ def test_a_cycle_is_found() -> None:
     looped = {"ichx.a.b": {"ichx.c"}, "ichx.c": {"ichx.a.d"}, "ichx.a.d": set()}
     with pytest.raises(CycleError):
         TopologicalSorter(contracted(looped, "ichx")).prepare()
+
+
+def test_training_imports_no_store_and_no_workspace() -> None:
+    banned = {"store", "workspace", "project", "experiments"}
+    assert not [
+        (a, b)
+        for a, others in GRAPH.items()
+        for b in others
+        if a.startswith("ichx.training") and b.split(".")[1] in banned
+    ]
