@@ -60,7 +60,7 @@ def golden(session: nox.Session) -> None:
 
 @nox.session(venv_backend="venv", reuse_venv=True)
 def minimum(session: nox.Session) -> None:
-    """Run a part of the tests with the oldest supported versions, in an environment of its own (several GB)."""
+    """Run a part of the tests with the oldest supported versions, in a separate environment (several GB)."""
     constraints = Path(session.create_tmp()) / "minimum.txt"
     constraints.write_text("\n".join(_minimum_versions()) + "\n", encoding="utf-8")
     session.install("--upgrade", "pip")

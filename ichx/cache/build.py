@@ -322,7 +322,7 @@ def _storage_error(error: OSError, folder: Path, needed: int) -> StorageError:
         return _no_space(folder, needed)
     return StorageError(
         f"Cannot write the cache {folder}: {error.strerror or error}.",
-        "Make the folder writable, or set another folder as `cache` in ichx.toml. Finished shards are kept.",
+        "Make the folder writable, or set another folder as `cache` in ichx.toml. Finished shards remain.",
     )
 
 
@@ -330,5 +330,5 @@ def _no_space(folder: Path, needed: int) -> StorageError:
     free = shutil.disk_usage(folder).free
     return StorageError(
         f"No space for the cache {folder}: it needs about {format_bytes(needed)}, {format_bytes(free)} are free.",
-        "Free some space, or set another folder as `cache` in ichx.toml. Finished shards are kept.",
+        "Free some space, or set another folder as `cache` in ichx.toml. Finished shards remain.",
     )
