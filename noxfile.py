@@ -64,7 +64,9 @@ def minimum(session: nox.Session) -> None:
     constraints = Path(session.create_tmp()) / "minimum.txt"
     constraints.write_text("\n".join(_minimum_versions()) + "\n", encoding="utf-8")
     session.install("--upgrade", "pip")
-    session.install("--constraint", str(constraints), "--editable", ".", "pytest>=8.3", "hypothesis>=6.115")
+    session.install(
+        "--constraint", str(constraints), "--editable", ".", "pytest>=8.3", "hypothesis>=6.115", "setuptools>=77"
+    )
     tests = session.posargs or [
         "tests/cache",
         "tests/ct",
