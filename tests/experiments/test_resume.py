@@ -96,7 +96,7 @@ def test_a_run_killed_within_an_epoch_ends_with_equal_weights(
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert refused.code == 1
-        assert f"fold 0 of experiment 1 is being run by process {process.pid} on " in refused.err
+        assert f"process {process.pid} " in refused.err
         assert history(dataset_copy) == before
         killed.append(before)
     assert len(killed[0]) in (1, 2), "killed within the first stage"
@@ -140,7 +140,7 @@ def test_an_interrupted_run_reports_how_to_resume_and_survives_a_damaged_checkpo
     out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number, err
     assert out == ""
-    assert "stopped; `ichx run 1` goes on from here" in err
+    assert "Resume with `ichx run 1`" in err
     assert "Traceback" not in err
     with open_store(open_workspace(dataset_copy)) as store:
         assert [run.state for run in store.runs(1)] == ["stopped"]
@@ -167,9 +167,9 @@ def test_a_full_disk_ends_a_run_with_one_line_and_it_resumes_later(
     full = run_with_limit(2500, *command, cwd=dataset_copy)  # the weights would fit
     assert full.code == 1
     assert "Traceback" not in full.err
-    assert "error: cannot write the checkpoint" in full.err
-    assert ": File too large (there is none before it)\n" in full.err
-    assert "free some space or make the folder writable, then run again" in full.err
+    assert "error: Cannot write the checkpoint" in full.err
+    assert ": File too large. There is no earlier checkpoint." in full.err
+    assert "Free some space" in full.err
     assert ("-000000000.pt: File" in full.err) == (every == "0"), "the first one is within an epoch, or after it"
     folder = dataset_copy / "experiments" / "1" / "fold-0"
     assert {path.name for path in folder.iterdir()} <= {"run.log", "code.diff"}

@@ -247,7 +247,7 @@ def test_a_finished_experiment_is_reported_and_not_trained(trained_copy: Path, i
     before = {path: path.read_bytes() for path in (trained_copy / "experiments").rglob("*.*")}
     done = ichx("run", 2, cwd=trained_copy)
     assert done.code == 0
-    assert "fold 0, 1 of experiment 2 had been done before" in done.err
+    assert "experiment 2, fold 0, 1: already done" in done.err
     assert "experiment 2: OOF score" in done.out
     assert {path: path.read_bytes() for path in (trained_copy / "experiments").rglob("*.*")} == before
     with open_store(open_workspace(trained_copy)) as store:
@@ -404,7 +404,7 @@ def test_lost_predictions_are_predicted_again_with_the_stored_weights(trained_co
     (folder / "oof-identity.parquet").unlink()
     done = ichx("run", 2, cwd=trained_copy)
     assert done.code == 0, done.err
-    assert "the OOF predictions of fold 1 are gone: they are made again with its weights" in done.err
+    assert "the OOF predictions of fold 1 are gone" in done.err
     assert "to train on" not in done.err
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert ichx("audit", 2, cwd=trained_copy).code == 0

@@ -31,8 +31,8 @@ def register(root: Path, *settings: str) -> int:
     return made.number
 
 
-class Told(RunCallbacks):
-    """Keeps notes, and does what it is told when an epoch has ended."""
+class Receiver(RunCallbacks):
+    """Keeps notes, and acts when an epoch has ended."""
 
     def __init__(self, signal_at: int = 0, raise_at: int = 0) -> None:
         self.notes: list[str] = []
@@ -54,23 +54,25 @@ def test_runs_follow_each_other_in_the_log(dataset_copy: Path, ichx: Program) ->
     workspace = open_workspace(dataset_copy)
     with open_store(workspace) as store:
         with pytest.raises(RunStopped):
-            run_experiment(Project(workspace, store, load_registry()), number, folds=[1], callbacks=Told(signal_at=1))
+            run_experiment(
+                Project(workspace, store, load_registry()), number, folds=[1], callbacks=Receiver(signal_at=1)
+            )
         run_experiment(Project(workspace, store, load_registry()), number, folds=[1])
     done = ichx("exp", "log", number, cwd=dataset_copy)
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     assert all(STAMPED.match(line) for line in lines)
-    said = [unstamped(line) for line in lines]
-    starts = [f"experiment {number}, fold 1: attempt {n} begins" for n in (1, 2)]
-    assert [line for line in said if "begins" in line] == starts
-    first, second = said[: said.index(starts[1])], said[said.index(starts[1]) :]
-    assert first[-1] == "attempt ends: stopped: stopped by SIGTERM"
+    messages = [unstamped(line) for line in lines]
+    starts = [f"experiment {number}, fold 1: run {n} begins" for n in (1, 2)]
+    assert [line for line in messages if "begins" in line] == starts
+    first, second = messages[: messages.index(starts[1])], messages[messages.index(starts[1]) :]
+    assert first[-1] == "run ends: stopped: stopped by SIGTERM"
     assert [line.split(":")[0] for line in first if "score" in line] == ["balanced 1"]
     assert any(line.startswith(f"on {os.uname().nodename}, process {os.getpid()}") for line in first)
     assert any(line.startswith("device: cpu") for line in first)
     assert any(line.startswith("from: checkpoint after epoch 1") for line in second)
     assert [line.split(":")[0] for line in second if "images/s" in line] == ["rebalanced 1", "full 1"]
-    assert second[-1] == "attempt ends: done"
+    assert second[-1] == "run ends: done"
 
 
 def test_a_job_reports_everything_once(dataset_copy: Path, ichx_process: Program) -> None:
@@ -79,33 +81,33 @@ def test_a_job_reports_everything_once(dataset_copy: Path, ichx_process: Program
     assert done.code == 0, done.err
     for fold in (0, 1):
         text = (dataset_copy / "experiments" / str(number) / f"fold-{fold}" / "run.log").read_text()
-        said = [unstamped(line) for line in text.splitlines()]
-        assert sum(f"fold {fold} done: OOF score" in line for line in said) == 1
-        assert [line.split(":")[0] for line in said if ": loss" in line] == ["balanced 1", "rebalanced 1", "full 1"]
+        messages = [unstamped(line) for line in text.splitlines()]
+        assert sum(f"fold {fold} done: OOF score" in line for line in messages) == 1
+        assert [line.split(":")[0] for line in messages if ": loss" in line] == ["balanced 1", "rebalanced 1", "full 1"]
 
 
 def test_a_log_that_cannot_be_written_is_one_note(dataset_copy: Path) -> None:
     number = register(dataset_copy)
-    workspace, told = open_workspace(dataset_copy), Told()
+    workspace, receiver = open_workspace(dataset_copy), Receiver()
     log = workspace.experiment_dir(number) / "fold-0" / "run.log"
     log.parent.mkdir(parents=True)
     log.symlink_to("/dev/full")  # as a disk is
     with open_store(workspace) as store:
-        run_experiment(Project(workspace, store, load_registry()), number, folds=[0], callbacks=told)
+        run_experiment(Project(workspace, store, load_registry()), number, folds=[0], callbacks=receiver)
         assert [run.state for run in store.runs(number)] == ["done"]
-    about = [note for note in told.notes if "run log" in note]
-    assert about == ["the run log gets nothing more of this run: OSError: [Errno 28] No space left on device"]
-    assert told.epochs == 3
+    about = [note for note in receiver.notes if "run log" in note]
+    assert about == ["the run log gets no more events of this run: OSError: [Errno 28] No space left on device"]
+    assert receiver.epochs == 3
 
 
 def test_a_callback_that_raises_is_removed(dataset_copy: Path) -> None:
     number = register(dataset_copy)
-    workspace, told = open_workspace(dataset_copy), Told(raise_at=1)
+    workspace, receiver = open_workspace(dataset_copy), Receiver(raise_at=1)
     with open_store(workspace) as store:
-        run_experiment(Project(workspace, store, load_registry()), number, folds=[0], callbacks=told)
-    assert told.epochs == 1
+        run_experiment(Project(workspace, store, load_registry()), number, folds=[0], callbacks=receiver)
+    assert receiver.epochs == 1
     log = (workspace.experiment_dir(number) / "fold-0" / "run.log").read_text()
-    assert log.count("note: the view gets nothing more of this run: ValueError: a view that breaks") == 1
+    assert log.count("note: the view gets no more events of this run: ValueError: a view that breaks") == 1
 
 
 def test_every_hook_is_passed_on() -> None:

@@ -181,7 +181,7 @@ def test_a_stopped_run_resumes_with_another_number_of_processes(registered: Path
     out, err = process.communicate(timeout=240)
     assert process.returncode == 143, err
     assert out == ""
-    assert err.count("stopped; `ichx run 1` goes on from here") == 1
+    assert err.count("Resume with `ichx run 1`") == 1
     assert "Traceback" not in err
     assert "Error" not in err
     assert state(registered) == "stopped"
