@@ -79,7 +79,7 @@ def test_masks_are_added_from_the_command_line(tmp_path: Path, phantom: PhantomF
     assert added.code == 0, added.err
     masks = len(list(phantom.train_masks.iterdir()))
     assert json.loads(added.out)["version"]["summary"]["masks"]["slices"] == masks
-    assert f"masks of {masks:,} slices" in ichx("data", "show", "ph", cwd=tmp_path / "w").out
+    assert f"masks: {masks:,} slices;" in ichx("data", "show", "ph", cwd=tmp_path / "w").out
     refused = ichx("data", "add", "other", *source, "--masks", phantom.train, cwd=tmp_path / "w")
     assert refused.code == 1
     assert "has no PNG files" in refused.err
