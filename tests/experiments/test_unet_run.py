@@ -23,10 +23,10 @@ pytestmark = pytest.mark.slow
 
 class Notes(RunCallbacks):
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def note(self, message: str) -> None:
-        self.said.append(message)
+        self.messages.append(message)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_without_masks_only_labels_are_learned_with_one_note(bled: Path) -> None
             callbacks=notes,
             options=RunOptions(device="cpu", workers=0),
         )
-        (note,) = (note for note in notes.said if "mask" in note)
+        (note,) = (note for note in notes.messages if "mask" in note)
         assert "bare" in note
         assert "model.mask_weight" in note
         assert store.experiment(made.number).score is not None
@@ -113,4 +113,4 @@ def test_masks_have_no_effect_without_a_weight(bled: Path) -> None:
                 store, load_registry(), ExperimentRequest(plugin=plugin, dataset="ph", size=32, settings=settings)
             )
             assert prepare_experiment(Project(workspace, store, load_registry()), made, notes).masks is None
-    assert notes.said == ["tiny_resnet predicts no masks: model.mask_weight has no effect, only labels are learnt"]
+    assert notes.messages == ["tiny_resnet predicts no masks: model.mask_weight has no effect, only labels are learned"]

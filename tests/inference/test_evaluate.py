@@ -52,7 +52,7 @@ def evaluated(workspace: Workspace, store: Store, dataset: str = "other", **opti
         Project(workspace, store, load_registry()),
         2,
         dataset,
-        InferenceOptions(tta=options.pop("tta", "none")),
+        InferenceOptions(tta=options.pop("tta", "none"), folds=options.pop("folds", None)),
         callbacks=RunCallbacks(),
         **options,
     )
