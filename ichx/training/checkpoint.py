@@ -150,7 +150,12 @@ class Checkpoints:
             learned = self.learned()
             check_finite(learned.get("model", {}))
             self.check()
-            save_checkpoint(self.folder, self.progress.position, {"fits": self.fits} | learned | self.progress.state())
+            state = {"fits": self.fits} | learned | self.progress.state()
+            try:
+                save_checkpoint(self.folder, self.progress.position, state)
+            except StorageError:
+                self.check()  # a process that took over has removed the unfinished file
+                raise
         self._saved_at = time.monotonic()
 
     def _count_validation(self) -> None:
