@@ -7,8 +7,8 @@ import pytest
 import torch
 from full_disk import run_with_limit
 
-from ichx.errors import StorageError
-from ichx.training.checkpoint import Position, load_newest, save_checkpoint
+from ichx.errors import RunEndedError, StorageError
+from ichx.training.checkpoint import Checkpoints, Position, load_newest, save_checkpoint
 from ichx.training.checkpoint_files import checkpoints, remove_checkpoints, remove_drafts
 
 
@@ -142,3 +142,19 @@ def test_checkpoints_of_another_training_do_not_push_out_new_ones(tmp_path: Path
     found = load_newest(tmp_path, "mine", lambda _: None)
     assert found is not None
     assert found[0] == Position(0, 0, 3)
+
+
+def test_a_failed_write_of_a_lost_fold_reports_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise RunEndedError("lost", "rerun")
+
+    def full(*_: object) -> None:
+        raise StorageError("Cannot write", "Free some space")
+
+    monkeypatch.setattr("ichx.training.checkpoint.save_checkpoint", full)
+    with pytest.raises(RunEndedError):
+        Checkpoints(tmp_path, {}, check=check).save()
