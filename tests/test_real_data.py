@@ -80,7 +80,7 @@ def test_without_positives_an_undersample_is_refused(real: Path, ichx: Program) 
     register(real, ichx)
     refused = ichx("run", 1, cwd=real)
     assert (refused.code, refused.out) == (1, "")
-    assert "fold 0 has no slice positive for `any` to train on" in refused.err
+    assert "Fold 0 has no training slice that is positive for `any`" in refused.err
     assert "the stages balanced and rebalanced would train on nothing" in refused.err
     assert "--set stage.balanced.sampling=all --set stage.rebalanced.sampling=all" in refused.err
     assert "Traceback" not in refused.err
