@@ -81,7 +81,7 @@ def test_without_positives_an_undersample_is_refused(real: Path, ichx: Program) 
     refused = ichx("run", 1, cwd=real)
     assert (refused.code, refused.out) == (1, "")
     assert "Fold 0 has no training slice that is positive for `any`" in refused.err
-    assert "the stages balanced and rebalanced would train on nothing" in refused.err
+    assert "no data for stage balanced, rebalanced" in refused.err
     assert "--set stage.balanced.sampling=all --set stage.rebalanced.sampling=all" in refused.err
     assert "Traceback" not in refused.err
     with open_store(open_workspace(real)) as store:
