@@ -235,7 +235,7 @@ def test_compressed_streams(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "words"),
     [
         ("99", ("unknown or private", "no Python package")),
         ("58", ("JPEG Lossless, Non-Hierarchical (Process 15)", "pylibjpeg-libjpeg")),
@@ -243,7 +243,7 @@ def test_compressed_streams(tmp_path: Path) -> None:
         ("94", ("JPIP Referenced", "on a server")),
     ],
 )
-def test_unsupported_syntaxes_name_themselves_and_what_decodes_them(tmp_path: Path, end: str, told: tuple) -> None:
+def test_unsupported_syntaxes_name_themselves_and_what_decodes_them(tmp_path: Path, end: str, words: tuple) -> None:
     known = write_ct(tmp_path / "a.dcm", syntax=JPEG2000Lossless, PixelData=encapsulate([b"\0" * 64])).read_bytes()
     old, new = (f"1.2.840.10008.1.2.4.{name}".encode() for name in ("90", end))
     place, length = known.index(old), 2 * ((len(new) + 1) // 2)
@@ -253,7 +253,7 @@ def test_unsupported_syntaxes_name_themselves_and_what_decodes_them(tmp_path: Pa
             read(io.BytesIO(changed))
         assert caught.value.reason == "unsupported_syntax"
         assert new.decode() in caught.value.detail
-        assert all(word in caught.value.detail for word in told)
+        assert all(word in caught.value.detail for word in words)
 
 
 def test_every_defect_survives_a_process_boundary() -> None:

@@ -96,7 +96,7 @@ def test_a_run_killed_within_an_epoch_ends_with_equal_weights(
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert refused.code == 1
-        assert f"process {process.pid} " in refused.err
+        assert f"Fold 0 of experiment 1 has been running in process {process.pid} on " in refused.err
         assert history(dataset_copy) == before
         killed.append(before)
     assert len(killed[0]) in (1, 2), "killed within the first stage"
@@ -199,6 +199,7 @@ def test_a_process_that_lost_its_fold_writes_nothing_more(dataset_copy: Path, ic
     _, err = slept.communicate(timeout=120)
     assert slept.returncode == 1
     assert "error: This run of fold 0 of experiment 1 has already ended (dead)" in err
+    assert "Another process may have taken over" in err
     assert "note:" not in err
     assert files() == left
     with open_store(open_workspace(dataset_copy)) as store:

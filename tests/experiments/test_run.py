@@ -67,7 +67,7 @@ def register(store: Store, *settings: str, plugin: str = "tiny_efficientnet") ->
 
 @dataclass
 class Watch(RunCallbacks):
-    """Keeps what a run tells, and the checkpoint after each epoch."""
+    """Keeps the events of a run, and the checkpoint after each epoch."""
 
     folder: Path
     plans: list[FoldPlan] = field(default_factory=list)

@@ -22,9 +22,9 @@ def before(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_is_a_request(before: Any, number: signal.Signals) -> None:
-    told = threading.Event()
+    notified = threading.Event()
     terminated = signal.getsignal(signal.SIGTERM)
-    with stop_on_signals(lambda message: told.set()) as stop:
+    with stop_on_signals(lambda message: notified.set()) as stop:
         assert stop.signal is None
         stop.raise_if_stopped()
         os.kill(os.getpid(), number)
@@ -32,7 +32,7 @@ def test_one_signal_is_a_request(before: Any, number: signal.Signals) -> None:
         with pytest.raises(RunStopped) as caught:
             stop.raise_if_stopped()
         assert caught.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
-        assert told.wait(30), "the user is told what happens"
+        assert notified.wait(30), "the user is informed"
     assert signal.getsignal(signal.SIGINT) == before
     assert signal.getsignal(signal.SIGTERM) == terminated
 

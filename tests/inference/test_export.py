@@ -109,19 +109,19 @@ def test_onnx_describes_inputs_and_outputs(trained: tuple[Workspace, Store], tmp
         "logits": ["batch", 6],
         "probabilities": ["batch", 6],
     }
-    told = {entry.key: entry.value for entry in model.metadata_props}
-    assert json.loads(told["labels"]) == list(LABELS)
-    assert json.loads(told["size"]) == 32
-    assert told["recipe"] == trained[1].experiment(2).recipe
-    assert any("Hounsfield" in step for step in json.loads(told["preprocessing"]))
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["labels"]) == list(LABELS)
+    assert json.loads(metadata["size"]) == 32
+    assert metadata["recipe"] == trained[1].experiment(2).recipe
+    assert any("Hounsfield" in step for step in json.loads(metadata["preprocessing"]))
 
 
 def test_a_torch_export_has_the_same_description(trained: tuple[Workspace, Store], tmp_path: Path) -> None:
     exported(trained, "torch-export", folds=[0], out=tmp_path / "net.pt2")
     extra = {"ichx.json": ""}
     torch.export.load(tmp_path / "net.pt2", extra_files=extra)
-    told = json.loads(extra["ichx.json"])
-    assert (told["labels"], told["experiment"], told["fold"]) == (list(LABELS), 2, 0)
+    metadata = json.loads(extra["ichx.json"])
+    assert (metadata["labels"], metadata["experiment"], metadata["fold"]) == (list(LABELS), 2, 0)
 
 
 def test_exported_weights_have_their_recipe_and_start_another_experiment(trained_copy: Path, tmp_path: Path) -> None:
@@ -129,9 +129,9 @@ def test_exported_weights_have_their_recipe_and_start_another_experiment(trained
     with open_store(workspace) as store:
         (made,) = exported((workspace, store), "safetensors", folds=[0], out=tmp_path / "net.safetensors")
         with safetensors.safe_open(made.path, "pt") as file:
-            told, names = file.metadata(), list(file.keys())
-        recipe = from_toml(told["recipe"])
-        assert (recipe.plugin, told["plugin"], json.loads(told["labels"])) == (
+            metadata, names = file.metadata(), list(file.keys())
+        recipe = from_toml(metadata["recipe"])
+        assert (recipe.plugin, metadata["plugin"], json.loads(metadata["labels"])) == (
             "tiny_efficientnet",
             "tiny_efficientnet",
             list(LABELS),

@@ -47,7 +47,7 @@ Place = tuple[Workspace, Store]
 
 
 class Notes(RunCallbacks):
-    """Keeps what is told."""
+    """Keeps the events."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -193,8 +193,8 @@ def test_unusable_files_are_listed_with_their_reason(trained: Place, tmp_path: P
     (folder / "notes.txt").write_text("two heads")
     found = predicted(trained, folder)
     rows = found.slices.set_index("file")
-    told = {file: None if pd.isna(reason) else reason for file, reason in rows["defect"].items()}
-    assert told == {
+    defects = {file: None if pd.isna(reason) else reason for file, reason in rows["defect"].items()}
+    assert defects == {
         "a.dcm": None,
         "b.dcm": None,
         "c.dcm": "constant_image",
