@@ -69,6 +69,8 @@ def minimum(session: nox.Session) -> None:
     )
     tests = session.posargs or [
         "tests/cache",
+        "tests/cli",
+        "--ignore=tests/cli/test_golden.py",  # usage errors are worded by typer
         "tests/ct",
         "tests/loading",
         "tests/plugins",
