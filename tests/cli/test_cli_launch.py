@@ -4,14 +4,11 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SHORT, Program, clean_environment
+from conftest import SHORT, Program
+from running_programs import start_ichx, wait_until
 
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
@@ -87,27 +84,6 @@ def test_folds_in_parallel_end_as_one_after_another_and_failures_are_reported(
     assert [pooled["experiment"] for pooled in report["experiments"]] == [3, 1]
 
 
-def start(root: Path, *arguments: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "ichx", "run", *map(str, arguments), "--device", "cpu"],
-        cwd=root,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
-    until = time.monotonic() + ENOUGH
-    while not condition():
-        assert process is None or process.poll() is None, (
-            f"the process ended early: {process and process.communicate()}"
-        )
-        assert time.monotonic() < until, "timeout"
-        time.sleep(0.05)
-
-
 def running(store: Store, number: int) -> list[Run]:
     """Return the live runs that have finished an epoch."""
     return [run for run in store.runs(number) if run.state == "running" and run.epochs_done]
@@ -117,7 +93,7 @@ def running(store: Store, number: int) -> list[Run]:
 def test_no_job_outlives_its_launch(how: str, dataset_copy: Path) -> None:
     number = register(dataset_copy, "stage.balanced.epochs=2000", "stage.balanced.milestones=[]")
     with open_store(open_workspace(dataset_copy)) as store:
-        launched = start(dataset_copy, number, "--jobs", 2)
+        launched = start_ichx("run", number, "--jobs", 2, "--device", "cpu", cwd=dataset_copy)
         wait_until(lambda: len(running(store, number)) == 2, launched)
         jobs = [(run.pid, process_identity(run.pid)) for run in running(store, number)]
         assert len({pid for pid, _ in jobs} - {launched.pid}) == 2

@@ -4,16 +4,15 @@ import contextlib
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import Program, clean_environment
+from conftest import Program
 from full_disk import run_with_limit
+from running_programs import start_ichx, wait_until
 
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import ExperimentRequest, new_experiment
@@ -54,23 +53,8 @@ def history(root: Path, number: int = 1) -> list[EpochRecord]:
         return store.history(number, 0)
 
 
-def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "ichx", "run", "1", "--fold", "0", *arguments],
-        cwd=root,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, f"the run ended early: {process.communicate()}"
-        assert time.monotonic() < until, "nothing happened"
-        time.sleep(0.02)
+def start(root: Path, *arguments: str) -> "subprocess.Popen[str]":
+    return start_ichx("run", 1, "--fold", 0, *arguments, cwd=root)
 
 
 def stop_in_the_middle(root: Path, done: int, process: subprocess.Popen[str]) -> list[EpochRecord]:

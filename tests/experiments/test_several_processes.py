@@ -6,13 +6,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import Program, clean_environment
+from running_programs import start_ichx, wait_until
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.errors import IchxError, UnsupportedError
@@ -78,24 +78,8 @@ def registered(dataset_copy: Path) -> Path:
     return dataset_copy
 
 
-def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ichx", "run", "1", "--fold", "0", "--device", "cpu", "--checkpoint-every", "0.1s"]
-    return subprocess.Popen(
-        [*command, *arguments],
-        cwd=root,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, f"the run ended early: {process.communicate()}"
-        assert time.monotonic() < until, "nothing happened"
-        time.sleep(0.02)
+def start(root: Path, *arguments: str) -> "subprocess.Popen[str]":
+    return start_ichx("run", 1, "--fold", 0, "--device", "cpu", "--checkpoint-every", "0.1s", *arguments, cwd=root)
 
 
 def started_by(pid: int) -> list[int]:

@@ -5,10 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 
 import pytest
+from running_programs import wait_until
 from scripted_engine import search
 from tuned_workspace import dataset_workspace, parent, project, store, workspace  # noqa: F401
 
@@ -20,14 +19,6 @@ from ichx.training.run_options import RunOptions
 from ichx.tuning.trial import Budget
 
 pytestmark = pytest.mark.slow
-
-
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 180
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_killed_tuning_resumes(store: Store, parent: Experiment) -> None:
