@@ -67,7 +67,7 @@ def test_damage_is_reported_and_only_that_is_rebuilt(ichx: Program, dataset_copy
     assert "0 of 1" in done.out
     shard.write_bytes(damaged)
     done = ichx("data", "cache", "ph", "--verify", "--json", cwd=dataset_copy)
-    assert (done.code, done.err) == (1, "verifying shards: 2 of 2\n")
+    assert (done.code, done.err.strip()) == (1, "verifying shards: 2 of 2")
     found = json.loads(done.out)
     assert [list(cache["damaged"]) for cache in found["verified"]] == [[], ["00000.shard"]]
     assert [cache["complete"] for cache in found["caches"]] == [True, False]
