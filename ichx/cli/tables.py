@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ichx.cli import output
 from ichx.cli.formatting import format_value
+from ichx.text import escape
 
 NO_WRAP = 12
 """Cells of at most this many characters, e.g. `3 min 20 s`, are not wrapped."""
@@ -63,7 +64,8 @@ def build_table(
 
     If all this is not enough, each row is printed as a paragraph with one line per value.
     """
-    texts = [[format_value(value) for value in row] for row in rows]
+    texts = [[escape(format_value(value)) for value in row] for row in rows]
+    columns = [escape(name) for name in columns]
     shown, widths = _fit(columns, texts, drop, cut or {})
     # Text instead of markup: marks are printed in brackets
     parts: list[Text | Table] = [Text(title, style="italic", no_wrap=False, overflow="fold")] if title else []
