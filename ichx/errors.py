@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import ClassVar, Final, TypeVar
 
 from ichx.text import escape
@@ -151,18 +152,18 @@ def as_user_error(error: OSError) -> IchxError:
         return ResourceError(f"The system is out of resources: {place}{reason}.", remedy)
     if isinstance(error, ConnectionError | TimeoutError) or error.errno in _NETWORK:
         return ProcessError(f"A connection failed: {place}{reason}.", "Check the network and the server, then retry.")
-    if not paths and error.errno == errno.ENOENT and not _current_folder():
+    if not paths and error.errno == errno.ENOENT and not _current_folder_exists():
         return NotFoundError("The current directory does not exist any more.", "Change to another directory.")
     remedy = _FILE_REMEDIES.get(error.errno or 0, "Check the path and its file system; --debug shows the traceback.")
     return StorageError(f"Cannot access {place}{reason}." if paths else f"Cannot access a file: {reason}.", remedy)
 
 
-def _current_folder() -> str:
-    """Return the current directory; an empty string if it was deleted."""
+def _current_folder_exists() -> bool:
     try:
-        return os.getcwd()
+        Path.cwd()
     except OSError:
-        return ""
+        return False
+    return True
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from ichx.errors import StorageError
+from ichx.errors import InvalidInputError, StorageError
 
 DRAFT_PATTERN: Final = ".*.tmp*"
 """Matches the names of files that are being written, or that a killed process has left."""
@@ -149,6 +149,19 @@ def read_text(path: Path) -> str:
     content = read_input(path)
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode("utf-16" if utf_16 else "utf-8-sig").replace("\r\n", "\n")
+
+
+def absolute_path(path: str | Path) -> Path:
+    """Return `path` with `~` replaced and symbolic links followed; a loop of links is an error only on access.
+
+    Raises:
+        InvalidInputError: The user of `~USER` is unknown.
+    """
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError as error:
+        raise InvalidInputError(f"The home directory in {path} is unknown.", "Write the path out.") from error
+    return Path(os.path.realpath(expanded))  # unlike Path.resolve, without RuntimeError for a loop
 
 
 def printable_path(path: str | Path) -> str:

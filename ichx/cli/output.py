@@ -34,7 +34,7 @@ def _prepare_streams() -> None:
     """Give a process without standard streams some, and escape what an encoding such as ASCII lacks."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for the life of the process
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # for the life of the process
         elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ichx import __version__
 from ichx.datasets.dataset import load_version
-from ichx.errors import CorruptFileError, NotFoundError, NotReadyError, StorageError, UnsupportedError
+from ichx.errors import MAX_NAME, CorruptFileError, NotFoundError, NotReadyError, StorageError, UnsupportedError
 from ichx.evaluation.predictions import read_predictions
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
@@ -33,7 +33,7 @@ from ichx.files import open_file
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, TuningInfo
-from ichx.text import format_count
+from ichx.text import escape, format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -117,7 +117,7 @@ def _import(
         raise ValueError("it has a prediction twice")
     imported = ImportDraft(
         experiment=ExperimentDraft(
-            name=str(facts["name"])[:200],
+            name=_name(facts["name"]),
             plugin=recipe.plugin,
             size=recipe.input.size,
             window_kind=recipe.input.window_kind,
@@ -130,13 +130,13 @@ def _import(
             epochs=recipe.epochs,
             kind="trial" if facts["kind"] == "trial" else "experiment",
             selected=bool(facts["selected"]),
-            origin={"number": int(index["number"]), "workspace": str(index["workspace"])[:200]},
+            origin={"number": int(index["number"]), "workspace": _name(index["workspace"])},
             tuned=_tuned(facts.get("tuned")),
         ),
         runs=runs,
         history={fold: _history(index["history"].get(str(fold), [])) for fold in range(fold_set.k)},
         predictions=tuple(draft for _, draft in predictions),
-        tags=tuple(str(tag)[:200] for tag in index["tags"]),
+        tags=tuple(map(_name, index["tags"])),
         notes=tuple(
             Note(id=0, experiment=0, created=_date(note["created"]), text=str(note["text"])) for note in index["notes"]
         ),
@@ -146,6 +146,11 @@ def _import(
     )
     update_scores(project, made.number)
     return Imported(made.number, int(index["number"]), tuple(left_out))
+
+
+def _name(text: object) -> str:
+    """Return a name from the archive as the command line would accept it."""
+    return escape(str(text), lines=True)[:MAX_NAME]
 
 
 def _tuned(facts: Mapping[str, Any] | None) -> TuningInfo | None:
@@ -158,7 +163,7 @@ def _tuned(facts: Mapping[str, Any] | None) -> TuningInfo | None:
     if not (0 < subset <= 1 and 0 < length <= 1):
         raise ValueError("a trial has an invalid share of patients or epochs")
     return TuningInfo(
-        study=str(facts["study"])[:200],
+        study=_name(facts["study"]),
         trial=int(facts["trial"]),
         fold=int(facts["fold"]),
         values={str(name)[:200]: value for name, value in facts["values"].items()},

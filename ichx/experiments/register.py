@@ -12,6 +12,7 @@ from ichx.errors import (
     NotFoundError,
     NotReadyError,
     StorageError,
+    check_name,
 )
 from ichx.files import read_text
 from ichx.plugins.reference import REFERENCE
@@ -138,7 +139,7 @@ def draft(
     fold_set = version.fold_set(folds)
     image = recipe.input
     return ExperimentDraft(
-        name=name or f"{recipe.plugin}-{image.size}-{image.window_kind}",
+        name=check_name("name", name) if name else f"{recipe.plugin}-{image.size}-{image.window_kind}",
         plugin=recipe.plugin,
         size=image.size,
         window_kind=image.window_kind,

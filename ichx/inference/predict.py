@@ -25,6 +25,7 @@ from ichx.errors import CorruptFileError
 from ichx.evaluation.choices import TTA_VIEWS, check_tta
 from ichx.evaluation.feature_files import FeatureWriter
 from ichx.evaluation.metric import FloatArray, probabilities
+from ichx.files import absolute_path
 from ichx.inference.scratch import scratch_folder
 from ichx.inference.trained import FoldNetworks, InferenceOptions, find_trained, open_networks
 from ichx.labels import ANY, LABELS
@@ -94,7 +95,7 @@ def predict_files(
     trained = find_trained(project, number, folds)
     if trained.partial is not None and folds is None:
         callbacks.note(f"experiment {number} predicts with {trained.partial}")
-    source = source.expanduser().resolve()
+    source = absolute_path(source)
     scan = scan_source(source, progress=lambda done, total: callbacks.phase("reading headers", done, total))
     catalog, _ = build_catalog(scan, project.workspace.privacy_key())
     require_usable_slices(source, catalog)

@@ -25,6 +25,7 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ichx.errors import ConflictError, StorageError, raise_problems
+from ichx.files import absolute_path
 from ichx.labels import LABELS
 from ichx.phantom.prevalence import CHALLENGE_PREVALENCE, combination_chances
 from ichx.phantom.scanners import Scanner
@@ -91,7 +92,7 @@ def write_phantom(
     _check_arguments(patients, test_patients, seed, size, processes)
     wanted = dict(CHALLENGE_PREVALENCE if prevalence is None else prevalence)
     combination_chances(tuple(sorted(wanted.items())))
-    folder = folder.expanduser().absolute()
+    folder = absolute_path(folder)
     with _draft(folder) as draft:
         for name in (TRAIN_FOLDER, TRAIN_MASKS, *([TEST_FOLDER] if test_patients else [])):
             (draft / name).mkdir()
