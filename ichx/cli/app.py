@@ -23,6 +23,7 @@ app = typer.Typer(
     cls=Program,
     help="Turn head-CT slices into a tracked, blended prediction of intracranial hemorrhage.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from ichx.cli.formatting import format_interval, format_marks, format_value
@@ -96,14 +97,25 @@ def notice(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print a warning on standard error."""
-    err.print("warning: ", style="yellow", end="")
-    err.print(message, markup=False)
+    _print_labelled("warning:", "yellow", message)
 
 
 def print_error(problem: str, remedy: str) -> None:
     """Print an error on standard error, the remedy indented below the problem."""
-    err.print("error: ", style="bold red", end="")
-    err.print(f"{problem}\n{remedy}".replace("\n", "\n       "), markup=False)
+    _print_labelled("error:", "bold red", f"{problem}\n{remedy}")
+
+
+def _print_labelled(label: str, style: str, text: str) -> None:
+    """Print `text` after its label, all lines indented alike; on a terminal they wrap within its width."""
+    if err.soft_wrap:
+        err.print(label, style=style, end=" ")
+        err.print(text.replace("\n", "\n" + " " * (len(label) + 1)), markup=False)
+        return
+    lines = Table.grid(padding=(0, 1, 0, 0))
+    lines.add_column(no_wrap=True)
+    lines.add_column(overflow="fold")
+    lines.add_row(Text(label, style), Text(escape(text)))
+    err.print(lines)
 
 
 def print_json_error(error: Mapping[str, object]) -> None:
