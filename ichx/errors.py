@@ -191,11 +191,11 @@ def check_name(what: str, name: str) -> str:
     Raises:
         InvalidInputError: It is empty, too long, or has line breaks or other control characters.
     """
-    name = name.strip()
-    if not name or len(name) > MAX_NAME or escape(name, lines=True) != name:
+    stripped = name.strip()
+    if not stripped or len(stripped) > MAX_NAME or escape(stripped, lines=True) != stripped:
         remedy = f"Use 1 to {MAX_NAME} characters without line breaks and control characters."
         raise InvalidInputError(f"Invalid {what}: {name[:MAX_NAME]!r}.", remedy)
-    return name
+    return stripped
 
 
 def raise_problems(problems: Sequence[str], remedy: str) -> None:

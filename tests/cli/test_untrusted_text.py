@@ -30,7 +30,9 @@ def poisoned(golden_root: Path, tmp_path: Path) -> Path:  # noqa: F811
         store.execute("UPDATE experiment SET name = name || ?", (EVIL,))
         store.execute("UPDATE tag SET tag = tag || ?", (EVIL,))
         store.execute("UPDATE note SET text = text || ?", (EVIL,))
-        store.execute("UPDATE run SET error = ?, host = host || ?, command = command || ?, device = device || ?", (EVIL,) * 4)
+        store.execute(
+            "UPDATE run SET error = ?, host = host || ?, command = command || ?, device = device || ?", (EVIL,) * 4
+        )
         store.execute("UPDATE dataset_version SET source = source || ?", (EVIL,))
     return root
 
@@ -55,9 +57,7 @@ def test_no_command_prints_control_characters(poisoned: Path, phantom: PhantomFi
                 assert UNSAFE.search(text) is None, (name, options, text)
             if SHOWN in done.out + done.err:
                 shown.add(name)
-    assert shown >= {"exp list", "exp show", "exp note", "exp tags", "exp diff", "ensemble", "audit", "data show"}, (
-        shown
-    )
+    assert shown >= {"exp list", "exp show", "exp tags", "exp diff", "ensemble", "data show"}, shown
     assert SHOWN in ichx("exp", "log", 1, cwd=poisoned).out
     (first,) = [e for e in json.loads(ichx("exp", "list", "--json", cwd=poisoned).out) if e["number"] == 1]
     assert first["name"].endswith(EVIL)
