@@ -60,7 +60,8 @@ def build_table(
         rows: Cells of each row.
         caption: Line below the table; none if empty.
         drop: Columns to leave out if the table is too wide, the first one first.
-        cut: Columns to shorten with an ellipsis, and the least width of each. Other columns wrap between words.
+        cut: Columns to shorten in the middle, and the least width of each: names often differ at their end. Other
+            columns wrap between words.
 
     If all this is not enough, each row is printed as a paragraph with one line per value.
     """
@@ -79,16 +80,28 @@ def build_table(
             grid.add_column(
                 columns[index],
                 justify="right" if numeric else "left",
-                overflow="ellipsis" if limited else "fold",
+                overflow="fold",
                 no_wrap=limited,
                 width=widths[index],
             )
         for row in texts:
-            grid.add_row(*(Text(row[index]) for index in shown))
+            grid.add_row(*(Text(shorten(row[i], widths[i]) if columns[i] in (cut or {}) else row[i]) for i in shown))
         parts.append(grid)
     if caption:
         parts.append(Text(caption, style="dim italic", no_wrap=False, overflow="fold"))
     return Group(*parts)
+
+
+def shorten(text: str, width: int) -> str:
+    """Return `text` in at most `width` cells, with an ellipsis in its middle if it is longer."""
+    if cell_len(text) <= width:
+        return text
+    head, tail = text[: (width + 1) // 2], text[-(width // 2) :]  # letters may take two cells
+    while cell_len(head) > width // 2:
+        head = head[:-1]
+    while cell_len(tail) > (width - 1) // 2:
+        tail = tail[1:]
+    return f"{head}…{tail}"
 
 
 def _full_width(text: str) -> int:

@@ -12,12 +12,13 @@ from conftest import Program
 from rich.cells import cell_len
 from rich.console import Console
 
-from ichx.cli import bars, output
+from ichx.cli import bars, launch_view, output
 from ichx.cli.live import LiveView
-from ichx.cli.tables import build_table, print_table
+from ichx.cli.tables import build_table, print_table, shorten
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.callbacks import FoldPlan
 from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.jobs.launch_report import Unit, UnitProgress
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import EpochRecord, ScoreDraft, open_store
@@ -49,8 +50,10 @@ def test_experiments(long_names: Path, ichx_process: Program) -> None:
     done = ichx_process("exp", "list", cwd=long_names, COLUMNS="80")
     found = rows(done.out)
     assert [row[0] for row in found] == ["3", "2", "1"], "no row wraps"
-    assert found[1][1].endswith("…")
-    assert LONG.startswith(found[1][1][:-1])
+    head, tail = found[1][1].split("…")
+    assert LONG.startswith(head)
+    assert LONG.endswith(tail)
+    assert abs(len(head) - len(tail)) <= 1
     assert all(row[3:5] == ["2/2", "done"] and " ± " in row[5] for row in found)
     assert LONG in ichx_process("exp", "list", "--csv", cwd=long_names, COLUMNS="80").out
     assert LONG in [e["name"] for e in json.loads(ichx_process("exp", "list", "--json", cwd=long_names).out)]
@@ -61,8 +64,11 @@ def test_marks_wrap_between_words(long_names: Path, ichx: Program, ichx_process:
     assert ichx("exp", "clone", 2, "--name", LONG, cwd=long_names).code == 0
     with open_store(open_workspace(long_names)) as store:
         store.set_scores(4, ScoreDraft(score=0.05842, spread=0.00123), ScoreDraft())
-    found = rows(ichx_process("exp", "list", cwd=long_names, COLUMNS="80").out)
-    first = [row[5] for row in found[: next(i for i, row in enumerate(found) if row[0] == "3")]]
+    (first, *_) = rows(ichx_process("exp", "list", cwd=long_names, COLUMNS="80").out)
+    assert (first[3], first[5]) == ("0/2", "0.05842 ± 0.00123"), "the column of folds has the mark"
+    assert ichx("exp", "list", "--columns", "number,name,dataset,state,score", cwd=long_names).code == 0
+    found = rows(ichx_process("exp", "list", cwd=long_names, COLUMNS="72").out)
+    first = [row[4] for row in found[: next(i for i, row in enumerate(found) if row[0] == "3")]]
     assert len(first) == 2, "too wide for one line"
     assert " ".join(first) == "0.05842 ± 0.00123 [partial (0 of 2 folds)]"
 
@@ -87,7 +93,9 @@ def test_datasets(phantom: object, tmp_path: Path, ichx: Program, ichx_process: 
     assert ichx("data", "add", "t", test, "--test-of", LONG, cwd=root).code == 0
     found = rows(ichx_process("data", "list", cwd=root, COLUMNS="80").out)
     assert len(found) == 2
-    assert any(LONG.startswith(row[0][:-1]) and row[0].endswith("…") for row in found)
+    (name,) = [row[0] for row in found if row[0] != "t"]
+    assert LONG.startswith(name.split("…")[0])
+    assert LONG.endswith(name.split("…")[1])
     assert LONG in ichx_process("data", "list", "--json", cwd=root).out
 
 
@@ -167,8 +175,9 @@ def test_every_table_fits_without_breaking_words(
         return [word for word in done.out.split() if not set(word) & set("━─│┃")]
 
     narrow, wide = words(80), words(400)
-    cut = tuple(word[:-1] for word in narrow if word.endswith("…"))
-    lost = {word for word in wide if word not in narrow and not (cut and word.startswith(cut))}
+    cut = [tuple(word.split("…")) for word in narrow if word.count("…") == 1]
+    shortened = {word for word in wide for head, tail in cut if word.startswith(head) and word.endswith(tail)}
+    lost = {word for word in wide if word not in narrow} - shortened
     if command in DROPPING:
         assert DROPPING[command] in lost
     else:
@@ -209,6 +218,40 @@ def test_columns_are_dropped_and_cut(width: int, monkeypatch: pytest.MonkeyPatch
     assert sum(line.startswith("│") for line in text.splitlines()) == 2
     assert ("licence" in text, "date" in text) == (width >= 120, width >= 60)
     assert ("n" * 50 in text) == (width == 200)
+
+
+@pytest.mark.parametrize("width", range(1, 14))
+@pytest.mark.parametrize("name", ["abcdefghijkl", "中文字幕测试名称", "a中b文c字d幕"])
+def test_names_are_shortened_in_the_middle(name: str, width: int) -> None:
+    found = shorten(name, width)
+    assert cell_len(found) <= width
+    if cell_len(name) <= width:
+        assert found == name
+    else:
+        head, tail = found.split("…")
+        assert name.startswith(head)
+        assert name.endswith(tail)
+        assert cell_len(found) >= width - 2
+
+
+def test_bars_of_jobs_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(output, "err", Console(file=written, width=80, force_terminal=True, color_system=None))
+    monkeypatch.setattr(bars, "err", output.err)
+    monkeypatch.setattr(launch_view, "info", lambda *_, **__: None)
+    view = launch_view.LaunchView()
+    view.planned(4, 2, "")
+    for number in (29, 30):
+        view.unit_started(Unit(number, 1), "cuda:0", "run.log")
+        view.unit_progressed(Unit(number, 1), UnitProgress(3, 12, "full 2: loss 0.12345, score 0.23456, lr 1.0e-03"))
+    output.err.print(view._bars.get_renderable())
+    found = [line.split() for line in lines(written.getvalue()) if "fold" in line]
+    assert [line[1] for line in found if line[0] == "exp"] == ["29,", "30,"]
+    for line in found[-2:]:
+        text = " ".join(line)
+        assert "fold 1 " in text
+        assert " 3/12 epochs " in text
+        assert "full 2: loss 0.12345" in text
 
 
 def test_epoch_lines(monkeypatch: pytest.MonkeyPatch) -> None:
