@@ -141,9 +141,8 @@ def _image(elements: Elements) -> tuple[_Image, int]:
         raise DicomDefectError("undecodable", f"pixels of undefined length in {describe(elements.syntax)}")
     signed = _integer(elements, tags.SIGNED) == 1
     padding = _integer(elements, tags.PADDING, signed=signed)
-    return _Image(
-        file_ids(values), rows, columns, allocated, stored, signed, padding, elements.syntax, available
-    ), frames
+    ids = file_ids(values)
+    return _Image(ids, rows, columns, allocated, stored, signed, padding, elements.syntax, available), frames
 
 
 def _available(elements: Elements, pixels: Pixels) -> int | None:
