@@ -68,7 +68,7 @@ def prepare_experiment(project: "Project", experiment: "Experiment", callbacks: 
     workspace = project.workspace
     recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {experiment.number}")
     version = project.store.version_by_id(experiment.version_id)
-    fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
+    fold_set = version.fold_set_of(experiment)
     data = load_version(workspace, version)
     cache = open_cache(workspace, data, recipe, callbacks)
     if cache.defects:
