@@ -109,7 +109,7 @@ def run(
                 raise typer.Exit(1) from error  # process 0 reports it
             raise type(error)(f"Process {rank}: {error.problem}", error.remedy) from error
     if rank == 0:
-        _print_report(number, report, as_json=as_json)
+        _print_report(report, as_json=as_json)
     if started_in_group():
         end_process()
 
@@ -125,11 +125,11 @@ def _quick_looks(project: "Project", numbers: list[int], share: float) -> list[i
     return [look.number for look in looks]
 
 
-def _print_report(number: int, report: "RunReport", *, as_json: bool) -> None:
+def _print_report(report: "RunReport", *, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
     if report.already_done:
         folds = ", ".join(map(str, report.already_done))
-        info(f"experiment {number}, fold {folds}: already done")
-    print_score(number, report)
+        info(f"experiment {report.experiment}, fold {folds}: already done")
+    print_score(report)

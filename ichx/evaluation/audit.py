@@ -94,7 +94,7 @@ class _Auditor:
         self.project, self.store, self.workspace = project, project.store, project.workspace
         self.experiment = experiment
         self.version = project.store.version_by_id(experiment.version_id)
-        self.fold_set = next(f for f in self.version.folds if f.id == experiment.fold_set_id)
+        self.fold_set = self.version.fold_set_of(experiment)
         self.stored = project.store.predictions(experiment.number, role="oof")
         self.finished = sorted({p.fold for p in self.stored})
         self.checks: list[Check] = []

@@ -189,7 +189,7 @@ def _difference(project: "Project", one: "Experiment", other: "Experiment") -> s
     tables = []
     for experiment in (one, other):
         version = project.store.version_by_id(experiment.version_id)
-        fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
+        fold_set = version.fold_set_of(experiment)
         slices = load_version(project.workspace, version).slices
         folds = load_folds(project.workspace, version, fold_set, slices)
         tables.append(slices.set_index("slice_id")[list(LABELS)].assign(fold=folds).sort_index())

@@ -29,6 +29,7 @@ from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
 from ichx.experiments.archive_export import FORMAT, INDEX
 from ichx.experiments.gc import IMPORTING
+from ichx.files import open_file
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, TuningInfo
@@ -175,6 +176,7 @@ def _share(value: Any) -> float:
 
 def _opened(file: Path) -> zipfile.ZipFile:
     try:
+        open_file(file).close()  # a pipe would be waited for
         return zipfile.ZipFile(file)
     except FileNotFoundError as error:
         raise NotFoundError(f"There is no file {file}.", _EXPORTED) from error

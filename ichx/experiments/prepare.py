@@ -68,7 +68,7 @@ def prepare_experiment(project: "Project", experiment: "Experiment", callbacks: 
     workspace = project.workspace
     recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {experiment.number}")
     version = project.store.version_by_id(experiment.version_id)
-    fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
+    fold_set = version.fold_set_of(experiment)
     # Whatever can be refused is refused before the cache, which may take hours.
     plugin = project.registry.get(experiment.plugin)
     data, folds = training_data(project, experiment, recipe)
@@ -94,7 +94,7 @@ def training_data(
         InvalidInputError: A fold has no patient in the subset.
     """
     version = project.store.version_by_id(experiment.version_id)
-    fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
+    fold_set = version.fold_set_of(experiment)
     data = load_version(project.workspace, version)
     folds = load_folds(project.workspace, version, fold_set, data.slices)
     folds = subset_folds(data.slices, folds, experiment.subset)
