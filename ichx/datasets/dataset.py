@@ -19,6 +19,7 @@ from ichx.datasets.masks import MASKS_FILE, masks_by_row
 from ichx.datasets.series import describe_geometry, describe_series
 from ichx.datasets.summary import describe_defects, header_families, summarize_folds
 from ichx.errors import ChangedDataError, CorruptFileError
+from ichx.files import path_of
 from ichx.store import DatasetVersion, FoldSet
 from ichx.text import format_count, format_examples
 from ichx.workspace import Workspace
@@ -56,7 +57,7 @@ def load_dataset(project: "Project", name: str, number: int | None = None) -> Lo
 
 def load_version(workspace: Workspace, version: DatasetVersion) -> LoadedDataset:
     """Return `version` with its slices. Raises like `load_catalog`."""
-    return LoadedDataset(version, Path(version.source), usable_slices(load_catalog(workspace, version)))
+    return LoadedDataset(version, path_of(version.source), usable_slices(load_catalog(workspace, version)))
 
 
 def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:
