@@ -89,6 +89,10 @@ Pooling = Annotated[
 Device = Annotated[
     str, typer.Option("--device", parser=parse_device, metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
 ]
+Precision = Annotated[
+    choices.InferencePrecision,
+    typer.Option("--precision", help="Network's precision; auto: fp32 on a CPU, else as trained."),
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Number of loader processes.")]
 Pretrained = Annotated[
     bool | None,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ichx.ct.defects import DEFECTS, DicomDefectError
-from ichx.ct.elements import read_elements
+from ichx.ct.elements import SERIES_ID, read_elements
 from ichx.ct.frames import frame_bytes
-from ichx.ct.header import BRAIN_WINDOW, SliceHeader, all_headers, one_header
+from ichx.ct.header import BRAIN_WINDOW, SliceHeader, all_headers, file_ids, one_header
 from ichx.ct.pixels import AIR, DecodedSlice, stored_pixels, to_slice
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "DicomDefectError",
     "SliceHeader",
     "read_headers",
+    "read_ids",
     "read_slice",
 ]
 
@@ -41,6 +42,15 @@ def read_headers(source: Path | BinaryIO) -> list[SliceHeader]:
     """
     with _opened(source) as handle:
         return all_headers(read_elements(handle))
+
+
+def read_ids(source: Path | BinaryIO) -> tuple[str, str, str, str]:
+    """Return the ids of slice, patient, study and series of a file that may have a defect; empty where missing.
+
+    Damage behind the ids does not matter. Raises `DicomDefectError` if the header cannot be read up to them.
+    """
+    with _opened(source) as handle:
+        return file_ids(read_elements(handle, last=SERIES_ID).values)
 
 
 def read_slice(source: Path | BinaryIO, frame: int = 0) -> DecodedSlice:

@@ -125,11 +125,11 @@ class _Found:
     items: dict[int, list[Values]] = field(default_factory=dict)
 
 
-def read_elements(handle: BinaryIO, *, frame: int = 0) -> Elements:
+def read_elements(handle: BinaryIO, *, frame: int = 0, last: int = _LAST_BEFORE_PIXELS) -> Elements:
     """Return the elements of the DICOM file at the current position of `handle`, which is read up to its pixels.
 
-    With `frame` only that frame's functional groups are read. Raises `DicomDefectError` for what is no DICOM file, or a
-    damaged one.
+    With `frame` only that frame's functional groups are read. With an earlier `last` tag nothing behind it is read, so
+    that damage there does not matter. Raises `DicomDefectError` for what is no DICOM file, or a damaged one.
     """
     plain = Plain(handle)
     try:
@@ -141,7 +141,7 @@ def read_elements(handle: BinaryIO, *, frame: int = 0) -> Elements:
         if syntax == DEFLATED:
             window, position = Window(Inflated(plain, position)), 0
         coding = _coding(window, position, syntax)
-        found, position = _read(window, position, None, _LAST_BEFORE_PIXELS, coding, WANTED, _GROUPS, frame)
+        found, position = _read(window, position, None, last, coding, WANTED, _GROUPS, frame)
         pixels = _find_pixels(window, position, coding)
     except OSError as error:
         raise DicomDefectError("unreadable", error.strerror or str(error)) from error

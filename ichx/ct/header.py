@@ -113,6 +113,13 @@ def one_header(elements: Elements, frame: int) -> tuple[SliceHeader, int]:
     return _slice(elements, image, max(frame, 1), frames), frames
 
 
+def file_ids(values: Values) -> tuple[str, str, str, str]:
+    """Return the ids of slice, patient, study and series in the header; empty where they are missing."""
+    ids = tuple(_text(values, tag) for tag in (tags.SLICE_ID, tags.PATIENT_ID, tags.STUDY_ID, tags.SERIES_ID))
+    assert len(ids) == 4
+    return ids
+
+
 @dataclass(frozen=True)
 class _Image:
     """What holds for all frames of a file."""
@@ -163,8 +170,6 @@ def _image(elements: Elements) -> tuple[_Image, int]:
     if pixels.length == UNDEFINED and elements.syntax in NATIVE and (available is None or available >= expected):
         raise DicomDefectError("undecodable", f"pixels of undefined length in {describe(elements.syntax)}")
     signed = _integer(elements, tags.SIGNED) == 1
-    ids = tuple(_text(values, tag) for tag in (tags.SLICE_ID, tags.PATIENT_ID, tags.STUDY_ID, tags.SERIES_ID))
-    assert len(ids) == 4
     padding = _integer(elements, tags.PADDING, signed=signed)
     limit = None if padding is None else _integer(elements, tags.PADDING_LIMIT, signed=signed)
     high_bit = _integer(elements, tags.HIGH_BIT)
@@ -174,7 +179,7 @@ def _image(elements: Elements) -> tuple[_Image, int]:
         "padding_range": limit not in (None, padding),
     }
     image = _Image(
-        ids=ids,
+        ids=file_ids(values),
         rows=rows,
         columns=columns,
         allocated=allocated,

@@ -31,7 +31,7 @@ from ichx.datasets.label_csv import SampleTable, read_labels, read_sample
 from ichx.datasets.masks import MASKS_FILE, read_masks
 from ichx.datasets.summary import format_defects, summarize
 from ichx.errors import ConflictError, IchxError, InvalidInputError
-from ichx.files import write_error
+from ichx.files import printable_path, write_error
 from ichx.labels import LABELS
 from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
 from ichx.text import format_count
@@ -260,7 +260,7 @@ def _draft(request: AddRequest, prepared: _Prepared) -> VersionDraft:
     return VersionDraft(
         dataset=request.name,
         test_of=request.test_of,
-        source=str(request.source.expanduser().resolve()),
+        source=printable_path(request.source.expanduser().resolve()),
         path="",
         digest=catalog_digest(prepared.catalog),
         label_digest=label_digest(slices) if labelled else None,

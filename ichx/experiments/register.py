@@ -13,6 +13,7 @@ from ichx.errors import (
     NotReadyError,
     StorageError,
 )
+from ichx.files import read_text
 from ichx.plugins.reference import REFERENCE
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import apply_settings, from_toml, to_toml
@@ -168,13 +169,13 @@ def _recipe(registry: "Registry", request: ExperimentRequest) -> Recipe:
             "--from and options for the image exclude each other.", "Set values with --set, e.g. --set input.size=256."
         )
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
     except FileNotFoundError as error:
         raise NotFoundError(f"There is no file {file}.", USE_RECIPE) from error
     except OSError as error:
         raise StorageError(f"Cannot read {file}: {error.strerror}.", USE_RECIPE) from error
     except UnicodeDecodeError as error:
-        raise CorruptFileError(f"{file} is no UTF-8 text: {error}.", USE_RECIPE) from error
+        raise CorruptFileError(f"{file} is not UTF-8 text: {error}.", USE_RECIPE) from error
     recipe = from_toml(text, registry.get(plugin).recipe if plugin is not None else None, source=str(file))
     registry.get(recipe.plugin)
     if plugin is not None and recipe.plugin != plugin:

@@ -15,7 +15,7 @@ from ichx.experiments.fold_status import finished_folds, missing_features, missi
 from ichx.experiments.loggers.attach import attach_loggers
 from ichx.experiments.prepare import prepare_experiment
 from ichx.recipe_text import from_toml
-from ichx.store import marks
+from ichx.store import PooledScore, pooled_score
 from ichx.training.device import choose_hardware
 from ichx.training.distributed import AgreedError, Group, join_group, local_rank, local_size, report_lost_processes
 from ichx.training.run_options import RunOptions
@@ -27,23 +27,14 @@ if TYPE_CHECKING:
     from ichx.store import Experiment
 
 
-@dataclass(frozen=True)
-class RunReport:
+@dataclass(frozen=True, kw_only=True)
+class RunReport(PooledScore):
     """What `run_experiment` did, and the score that the experiment has now."""
 
-    experiment: int
     trained: tuple[int, ...]
     """Folds that were trained now."""
     already_done: tuple[int, ...]
     """Folds that had been trained before."""
-    folds: int
-    score: float | None
-    score_low: float | None
-    """Lower bound of the score's 95 % interval over patients."""
-    score_high: float | None
-    spread: float | None
-    score_tta: float | None
-    marks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -117,7 +108,8 @@ def run_experiment(
         if group.leads:
             update_scores(project, number)
         group.broadcast(None)  # all processes report the same score
-    return _report(project, number, todo)
+    after = pooled_score(project.store.experiment(number))
+    return RunReport(**vars(after), trained=todo.train, already_done=todo.done)
 
 
 def _folds_to_run(
@@ -137,22 +129,6 @@ def _folds_to_run(
     ]
     train = tuple(fold for fold in wanted if fold not in trained)
     return _Folds(train, tuple(done), tuple(group.broadcast(predict)), frozenset(lost))
-
-
-def _report(project: "Project", number: int, todo: _Folds) -> RunReport:
-    after = project.store.experiment(number)
-    return RunReport(
-        experiment=number,
-        trained=todo.train,
-        already_done=todo.done,
-        folds=after.folds,
-        score=after.score,
-        score_low=after.score_low,
-        score_high=after.score_high,
-        spread=after.spread,
-        score_tta=after.score_tta,
-        marks=marks(after),
-    )
 
 
 def _device_of_process(device: str) -> str:

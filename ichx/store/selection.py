@@ -25,6 +25,7 @@ FIELD_TYPES: Mapping[str, type] = {
     "fold_set": str,
     "folds": float,
     "folds_done": float,
+    "subset": float,
     "state": str,
     "stage": str,
     "seconds": float,
