@@ -206,6 +206,7 @@ def _matching(selection: Selection) -> list[ColumnElement[bool]]:
         dataset_version.c.dataset: selection.dataset,
         experiment.c.kind: selection.kind,
         experiment.c.parent: selection.parent,
+        experiment.c.recipe_digest: selection.recipe_digest,
         experiment.c.archived: selection.archived,
     }
     found = [column == value for column, value in wanted.items() if value is not None]

@@ -55,6 +55,7 @@ class Selection:
     kind: "Kind | None" = "experiment"
     """None for both."""
     parent: int | None = None
+    recipe_digest: str | None = None
     tags: tuple[str, ...] = ()
     """All of them must be present."""
     states: tuple[str, ...] = ()
