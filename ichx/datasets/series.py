@@ -137,8 +137,8 @@ def describe_series(slices: pd.DataFrame) -> dict[str, Any]:
     """Return the number of `series`, `lengths` (quantiles of the number of slices), `spacings`, and the tilt.
 
     `spacings` lists the median steps of series in mm, with the number of series, the most frequent first. Those that
-    round to the same 0.05 count as one: the most frequent of them, rounded to 0.001. `tilted` counts axial series with a
-    gantry tilt of more than 1 degree; `median_tilt` is theirs in degrees.
+    round to the same 0.05 count as one: the most frequent of them, rounded to 0.001. `tilted` counts axial series with
+    a gantry tilt of more than 1 degree; `median_tilt` is theirs in degrees.
     """
     grouped = slices.groupby("series", sort=False)
     lengths = grouped.size()
