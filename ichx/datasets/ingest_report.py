@@ -7,8 +7,18 @@ import pandas as pd
 
 from ichx.datasets.id_matching import COLUMN_NAMES, IdMatch
 from ichx.datasets.label_csv import LabelTable
-from ichx.datasets.series import FLAGS, flag_examples
+from ichx.datasets.series import describe_geometry
 from ichx.text import format_count, format_examples
+
+
+def geometry_warnings(slices: pd.DataFrame) -> list[str]:
+    """Return a warning for each geometry flag of `slices`, which are usable slices of a catalog."""
+    warnings = []
+    for found in describe_geometry(slices):
+        where = f"{format_count(found['series'], 'series', 'series')}, {format_count(found['slices'], 'slice')}"
+        examples = format_examples(found["examples"], found["series"])
+        warnings.append(f"Geometry flag `{found['flag']}` ({found['meaning']}) in {where}{examples}.")
+    return warnings
 
 
 @dataclass
@@ -42,10 +52,8 @@ class IngestReport:
             self.warn(f"Excluded {format_count(sum(defects.values()), *what)}: {reasons}.")
         if count := summary["no_patient_id"]:
             self.warn(f"{format_count(count, 'slice')} without a PatientID: grouped by study, by series or alone.")
-        for flag, counts in summary["geometry"].items():
-            where = f"{format_count(counts['series'], 'series', 'series')}, {format_count(counts['slices'], 'slice')}"
-            examples = format_examples(flag_examples(slices, flag), counts["series"])
-            self.warn(f"Geometry flag `{flag}` ({FLAGS[flag]}) in {where}{examples}.")
+        for warning in geometry_warnings(slices):
+            self.warn(warning)
         if count := summary["window_missing"]:
             self.warn(f"{format_count(count, 'slice')} without a usable window: replaced by the brain window [40, 80].")
         if count := summary["intercept_repaired"]:
