@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MAX_ROWS = 50
 """Studies or series in the table."""
 
+ID_WIDTH = 11
+"""Least width of an id in the table, shortened in the middle."""
+
 
 def predict(
     number: Number,
@@ -102,11 +105,12 @@ def _print_studies(found: "FilePredictions") -> None:
         "slices": "slices",
         "left_out": "excluded",
         ANY: ANY,
-        "suspicious_slice_id": "most suspicious slice",
+        "suspicious_slice_id": "top slice",
         "flags": "flags",
     }
     if top["flags"].isna().all():
         del columns["flags"]
-    caption = f"{len(top)} of {len(table):,} {unit}, by the maximum probability of `any` over their slices"
+    caption = f"{len(top)} of {len(table):,} {unit}, by the probability of `any` of their top slice"
     rows = [[row[name] for name in columns] for row in as_records(top)]
-    print_table("", list(columns.values()), rows, caption=caption)
+    cut = dict.fromkeys(("study", "series", "top slice"), ID_WIDTH)
+    print_table("", list(columns.values()), rows, caption=caption, drop=("flags",), cut=cut)

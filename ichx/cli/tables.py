@@ -60,7 +60,7 @@ def build_table(
         rows: Cells of each row.
         caption: Line below the table; none if empty.
         drop: Columns to leave out if the table is too wide, the first one first.
-        cut: Columns to shorten in the middle, and the least width of each. Other columns wrap between words.
+        cut: Columns to shorten with an ellipsis, and the least width of each. Other columns wrap between words.
 
     If all this is not enough, each row is printed as a paragraph with one line per value.
     """
@@ -86,10 +86,10 @@ def build_table(
 
 
 def _shortened(text: str, width: int) -> str:
-    """Return `text` with an ellipsis in the middle if it is too wide: names and UIDs often differ at their ends only."""
+    """Return `text` with an ellipsis if it is too wide: in the middle of a name or UID, which may differ at the end."""
     if cell_len(text) <= width:
         return text
-    end = (width - 1) // 2
+    end = 0 if " " in text else (width - 1) // 2
     return set_cell_size(text, width - 1 - end) + "…" + set_cell_size(text[::-1], end)[::-1]
 
 
