@@ -8,16 +8,20 @@ import pandas as pd
 from ichx.datasets.id_matching import COLUMN_NAMES, IdMatch
 from ichx.datasets.label_csv import LabelTable
 from ichx.datasets.series import describe_geometry
+from ichx.datasets.summary import describe_assumptions, format_defects
 from ichx.text import format_count, format_examples
 
 
-def geometry_warnings(slices: pd.DataFrame) -> list[str]:
-    """Return a warning for each geometry flag of `slices`, which are usable slices of a catalog."""
+def reading_warnings(slices: pd.DataFrame) -> list[str]:
+    """Return a warning for each geometry flag and each assumption of `slices`, which are usable slices of a catalog."""
     warnings = []
     for found in describe_geometry(slices):
         where = f"{format_count(found['series'], 'series', 'series')}, {format_count(found['slices'], 'slice')}"
         examples = format_examples(found["examples"], found["series"])
         warnings.append(f"Geometry flag `{found['flag']}` ({found['meaning']}) in {where}{examples}.")
+    for found in describe_assumptions(slices):
+        where = f"{format_count(found['slices'], 'slice')}{format_examples(found['examples'], found['slices'])}"
+        warnings.append(f"Assumption `{found['assumption']}` ({found['meaning']}) in {where}.")
     return warnings
 
 
@@ -48,16 +52,11 @@ class IngestReport:
         if defects := summary["defects"]:
             frames = (catalog["frame"] > 0).any()
             what = ("file or frame", "files or frames") if frames else ("file", "files")
-            reasons = ", ".join(f"{reason} {count:,}" for reason, count in defects.items())
-            self.warn(f"Excluded {format_count(sum(defects.values()), *what)}: {reasons}.")
+            self.warn(f"Excluded {format_count(sum(defects.values()), *what)}: {format_defects(catalog)}.")
         if count := summary["no_patient_id"]:
             self.warn(f"{format_count(count, 'slice')} without a PatientID: grouped by study, by series or alone.")
-        for warning in geometry_warnings(slices):
+        for warning in reading_warnings(slices):
             self.warn(warning)
-        if count := summary["window_missing"]:
-            self.warn(f"{format_count(count, 'slice')} without a usable window: replaced by the brain window [40, 80].")
-        if count := summary["intercept_repaired"]:
-            self.inform(f"Repaired the intercept of {format_count(count, 'slice')}.")
 
     def add_match(self, subject: str, match: IdMatch, *noun: str) -> None:
         """Report how the ids of `subject` match the slices; `noun` is what an id stands for, and its plural."""

@@ -18,7 +18,7 @@ import pandas as pd
 from ichx.cache.build import ensure_cache
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.catalog import usable_slices
-from ichx.datasets.ingest_report import geometry_warnings
+from ichx.datasets.ingest_report import reading_warnings
 from ichx.datasets.series import neighbour_rows
 from ichx.errors import CorruptFileError
 from ichx.evaluation.choices import TTA_VIEWS, check_tta
@@ -129,7 +129,7 @@ def predict_files(
         studies=studies,
         series=series_table(table),
         defects={str(reason): int(count) for reason, count in table["defect"].value_counts().items()},
-        warnings=(*geometry_warnings(slices), *pooling_warnings(studies)),
+        warnings=(*reading_warnings(slices), *pooling_warnings(studies)),
     )
     if not found.predicted:
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in found.defects.items())

@@ -1,12 +1,12 @@
 """The tables of file predictions: one row per slice, per study, per series. They are written by `prediction_files`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from ichx.ct.assumptions import ASSUMPTIONS
 from ichx.datasets.series import FLAGS
 from ichx.evaluation.metric import FloatArray
 from ichx.labels import ANY, LABELS
@@ -27,20 +27,23 @@ def slice_table(
     columns = ["slice_id", "patient", "study", "series", "order", "position", "file", "frame"]
     good = slices[columns].copy()
     good[list(LABELS)] = predicted
-    good["flags"] = _join_flags([np.where(slices[flag], flag, "") for flag in FLAGS])
+    named = [name for name in (*FLAGS, *ASSUMPTIONS) if name in slices]
+    good["flags"] = _joined([slices["assumptions"], *(np.where(slices[name], name, "") for name in named)])
+    good["detail"] = pd.Series([None] * len(good), dtype=object)
     good["defect"] = pd.Series([reasons.get(row) for row in range(len(good))], dtype=object)
-    refused = catalog.loc[catalog["defect"].notna(), [*columns, "defect"]].reset_index(drop=True)
+    refused = catalog.loc[catalog["defect"].notna(), [*columns, "defect", "detail"]].reset_index(drop=True)
     refused["defect"] = refused["defect"].astype(object)
+    refused["detail"] = refused["detail"].astype(object).where(refused["detail"] != "", None)
     refused[list(LABELS)] = np.nan
     refused["flags"] = pd.Series([None] * len(refused), dtype=object)
     both = pd.concat([good, refused], ignore_index=True) if len(refused) else good
     both["order"] = both["order"].astype("Int64").where(both["order"] >= 0)
     for name in ("slice_id", "patient", "study", "series"):
         both[name] = both[name].astype(object).where(both[name] != "", None)
-    return both[["slice_id", *columns[1:6], *LABELS, "flags", "defect", "file", "frame"]]
+    return both[["slice_id", *columns[1:6], *LABELS, "flags", "defect", "detail", "file", "frame"]]
 
 
-def _join_flags(names: Sequence[npt.NDArray[np.str_]]) -> "pd.Series[Any]":
+def _joined(names: Sequence[Iterable[str]]) -> "pd.Series[Any]":
     """Return the names at each position that are not empty, separated by spaces; None if there are none."""
     return pd.Series([" ".join(filter(None, row)) or None for row in zip(*names, strict=True)], dtype=object)
 

@@ -15,7 +15,20 @@ from ichx.phantom.dicom_files import PhantomFiles, write_phantom
 
 pytestmark = pytest.mark.slow
 
-COLUMNS = ["slice_id", "patient", "study", "series", "order", "position", *LABELS, "flags", "defect", "file", "frame"]
+COLUMNS = [
+    "slice_id",
+    "patient",
+    "study",
+    "series",
+    "order",
+    "position",
+    *LABELS,
+    "flags",
+    "defect",
+    "detail",
+    "file",
+    "frame",
+]
 
 
 PAGE = (Path(__file__).parents[2] / "docs/inference.md").read_text(encoding="utf-8")

@@ -125,3 +125,19 @@ def test_several_series_of_a_study_are_reported_one_by_one(project: Project, tmp
         assert row[ANY] == own[ANY].max()
         assert row["suspicious_slice_id"] == own["slice_id"].iloc[int(own[ANY].to_numpy().argmax())]
     assert found.studies[ANY][0] == found.series[ANY][:2].max()
+
+
+def test_reading_assumptions_are_reported(project: Project, tmp_path: Path) -> None:
+    hu = head(side=64).astype(np.int16) - 1024
+    for index in range(3):
+        missing = {"RescaleSlope": None, "RescaleIntercept": None} if index == 1 else {"RescaleIntercept": 0}
+        place = {"ImagePositionPatient": [-120, -120, 5.0 * index], "WindowCenter": None if index == 2 else 40}
+        write_ct(tmp_path / f"{index}.dcm", hu, SOPInstanceUID=f"ID_{index}", **missing, **place)
+    write_ct(tmp_path / "9.dcm", SOPInstanceUID="ID_9", Modality="MR")
+    found = predicted(project, tmp_path)
+    rows = found.slices.set_index("slice_id")
+    assert rows["flags"].dropna().to_dict() == {"ID_1": "rescale_missing", "ID_2": "window_missing"}
+    assert found.studies["flags"].tolist() == ["rescale_missing window_missing"]
+    assert [re.search("`(.*?)`", warning)[1] for warning in found.warnings] == ["rescale_missing", "window_missing"]  # type: ignore[index]
+    assert "1.dcm" in found.warnings[0]
+    assert (rows["defect"]["ID_9"], "MR" in rows["detail"]["ID_9"]) == ("not_ct", True)
