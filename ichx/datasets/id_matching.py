@@ -77,7 +77,7 @@ def _comparable_names(images: "pd.Index[str]", stems: "pd.Index[str]") -> tuple[
     """Return ids and file names in the form in which most ids match: as they are, or as other systems spell them."""
     best, most = (images, stems), -1
     for form in (str, _composed, _caseless_stem):
-        ids, names = images.map(form), stems.map(form)
+        ids, names = pd.Index(list(map(form, images))), pd.Index(list(map(form, stems)))
         count = int(ids.isin(names).sum())
         if ids.is_unique and count > most:
             best, most = (ids, names), count

@@ -5,7 +5,6 @@ labels). Other columns are ignored. All problems of a file are reported at once.
 `id_matching`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -103,7 +102,7 @@ def read_sample(path: Path) -> SampleTable:
 def _read_long(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> LabelTable:
     problems: list[str] = []
     label, images, image = _split_ids(ids, problems)
-    values = _parse_labels(texts, problems, lambda row: f"{line(row)} ({ids[row].as_py()})")[:, None]
+    values = _parse_labels(texts, problems, ids)[:, None]
     cells = _cells(image, label)
     merged, disagree = csv_text.merge_rows(cells, 6 * len(images), values[label >= 0])
     problems += list_rows("id", "with rows that disagree", disagree, lambda cell: _cell_name(images, cell))
@@ -123,15 +122,22 @@ def _read_wide(path: Path, table: pa.Table, names: list[str], image_at: int) -> 
     values = np.zeros((len(column), len(LABELS)), np.float32)
     for k, label in enumerate(LABELS[:-1] if without_any else LABELS):
         texts = table.column(names.index(label))
-        values[:, k] = _parse_labels(texts, problems, lambda row, label=label: f"{line(row)} ({label})")
+        values[:, k] = _parse_labels(texts, problems, label)
     image, images = csv_text.encode_texts(column)
     merged, disagree = csv_text.merge_rows(image, len(images), values)
     problems += list_rows("image", "with rows that disagree", disagree, lambda i: str(images[i]))
     return _label_table(path, problems, images, merged, len(image) - len(images), without_any)
 
 
-def _parse_labels(texts: pa.ChunkedArray, problems: list[str], place: Callable[[int], str]) -> npt.NDArray[np.float32]:
-    """Return the labels in a column, (N,), and add to `problems` what is missing or invalid."""
+def _parse_labels(texts: pa.ChunkedArray, problems: list[str], names: pa.ChunkedArray | str) -> npt.NDArray[np.float32]:
+    """Return the labels in a column, (N,), and add to `problems` what is missing or invalid.
+
+    `names` are those of the labels, or of the column.
+    """
+
+    def place(row: int) -> str:
+        return f"{line(row)} ({names if isinstance(names, str) else names[row].as_py()})"
+
     values: npt.NDArray[np.float32] = csv_text.parse_numbers(texts)
     if np.isnan(values).any():
         plain = pc.replace_substring_regex(pc.utf8_lower(texts), r"^(\d*),(\d+)$", r"\1.\2")  # a decimal comma
