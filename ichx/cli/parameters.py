@@ -50,6 +50,13 @@ def complete_plugin(incomplete: str) -> list[tuple[str, str]]:
     return [(p.name, p.summary) for p in load_registry().plugins.values() if p.name.startswith(incomplete)]
 
 
+def complete_backbone(incomplete: str) -> list[str]:
+    """Return timm's backbones that start with `incomplete`, if they are cached."""
+    from ichx.plugins.backbones import cache_file, read_names
+
+    return [name for name in read_names(cache_file()) or () if name.startswith(incomplete)]
+
+
 def complete_tag(incomplete: str) -> list[str]:
     """Return the tags that start with `incomplete`."""
     with contextlib.suppress(IchxError), session() as project:

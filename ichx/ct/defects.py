@@ -16,7 +16,7 @@ INFLATED_LIMIT: Final = 2**30
 DEFECTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "unreadable": "the operating system cannot read the file",
-        "not_dicom": "not a DICOM file (no DICM prefix)",
+        "not_dicom": "not a DICOM file",
         "damaged_header": "the header cannot be parsed",
         "no_slice_id": "no SOPInstanceUID",
         "not_ct": "another modality, or an object that is not a CT image",
@@ -25,7 +25,9 @@ DEFECTS: Final[Mapping[str, str]] = MappingProxyType(
         "monochrome1": "MONOCHROME1: inverted grey values, not HU",
         "unsupported_pixels": "colour, floating point, or an impossible number of bits",
         "absurd_size": f"rows or columns outside {SMALLEST} to {LARGEST}, or too many frames or inflated bytes",
-        "bad_rescale": "rescale slope or intercept is zero, or not a number",
+        "bad_rescale": "rescale slope or intercept is missing, zero, not a number or implausible",
+        "modality_lut": "a Modality LUT Sequence: its values are not HU",
+        "not_hu": "the Rescale Type names another unit than HU",
         "no_pixels": "no PixelData",
         "truncated": "PixelData is shorter than rows x columns, or ends within a frame",
         "unsupported_syntax": "no decoder for the transfer syntax",

@@ -29,7 +29,7 @@ from ichx.datasets.ingest import ProgressCallback, scan_source
 from ichx.datasets.ingest_report import IngestReport
 from ichx.datasets.label_csv import SampleTable, read_labels, read_sample
 from ichx.datasets.masks import MASKS_FILE, read_masks
-from ichx.datasets.summary import summarize
+from ichx.datasets.summary import format_defects, summarize
 from ichx.errors import ConflictError, IchxError, InvalidInputError
 from ichx.files import printable_path, write_error
 from ichx.labels import LABELS
@@ -172,9 +172,9 @@ def require_usable_slices(source: Path, catalog: pd.DataFrame) -> None:
     files = format_count(len(catalog), "file")
     if set(reasons.index) == {"not_dicom"}:
         raise InvalidInputError(f"None of {files} in {source} is DICOM.", "Give the folder with the DICOM files.")
-    listed = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.items())
     raise InvalidInputError(
-        f"No usable CT slice in {source}: {files} with defects, {listed}.", "Give a folder with CT slices."
+        f"No usable CT slice in {source}: {files} with defects, {format_defects(catalog)}.",
+        "Give a folder with CT slices.",
     )
 
 

@@ -53,10 +53,13 @@ class Trained:
 
     @property
     def partial(self) -> str | None:
-        """Which folds predict if these are not all; None if they are."""
-        if len(self.weights) == self.experiment.folds:
-            return None
-        return f"{len(self.weights)} of {self.experiment.folds} folds: {', '.join(map(str, self.weights))}"
+        """Which folds predict if these are not all, and on how few patients they were trained; None otherwise."""
+        notes = []
+        if len(self.weights) < self.experiment.folds:
+            notes.append(f"{len(self.weights)} of {self.experiment.folds} folds: {', '.join(map(str, self.weights))}")
+        if self.experiment.subset < 1:
+            notes.append(f"networks that were trained on {100 * self.experiment.subset:.3g} % of the patients")
+        return "; ".join(notes) or None
 
 
 def find_trained(project: "Project", number: int, folds: Sequence[int] | None = None) -> Trained:
