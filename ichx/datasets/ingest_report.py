@@ -72,6 +72,8 @@ class IngestReport:
         self.add_match(f"Labels of {format_count(len(table.images), 'image')}", match, "labelled image")
         if table.duplicates:
             self.inform(f"Merged {format_count(table.duplicates, 'duplicate row')} of the label CSV.")
+        if table.any_computed:
+            self.inform("The label CSV has no `any`: it is the maximum of the subtypes.")
         if table.any_differs:
             images = f"{format_count(table.any_differs, 'image')} whose `any` is not the maximum of the subtypes"
             self.warn(f"{images}{format_examples(table.any_examples, table.any_differs)}.")
