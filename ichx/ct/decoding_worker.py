@@ -5,6 +5,7 @@ but this process. `ichx.ct.decoding` starts it and sends requests. A request is 
 is `ANSWER` and the values or a message. Nothing is pickled.
 """
 
+import itertools
 import os
 import resource
 import signal
@@ -97,12 +98,7 @@ def _decode(codecs: Any, codec: str, codestream: bytes, rows: int, columns: int,
     """Return the values, (rows, columns) int or uint of 1, 2 or 4 bytes, and their precision in bits."""
     precision = 8 * itemsize
     if codec == "rle":
-        _check_segments(codestream, itemsize)
-        content = codecs.dicomrle_decode(codestream, dtype=f"<u{itemsize}")
-        values: Array = np.frombuffer(content, f"<u{itemsize}")
-        if values.size != rows * columns:
-            raise _DimensionsError(f"decoded to {values.size} values, not to {rows} x {columns}")
-        return values.reshape(rows, columns), precision
+        return _decode_rle(codecs, codestream, rows, columns, itemsize), precision
     seen = {"jpeg": _jpeg_size, "jpegls": _jpeg_size, "jpeg2k": _jpeg2k_size}.get(codec, _no_size)(codestream)
     if seen is not None:
         _check((seen[0], seen[1]), rows, columns)  # before an unexpected size takes memory
@@ -115,19 +111,36 @@ def _decode(codecs: Any, codec: str, codestream: bytes, rows: int, columns: int,
     return values, min(precision, 8 * values.itemsize)
 
 
+def _decode_rle(codecs: Any, codestream: bytes, rows: int, columns: int, itemsize: int) -> Array:
+    """Return the values; what segments have beyond the last row, less than a row, is padding."""
+    places = _segments(codestream, itemsize)
+    planes = []
+    for start, end in itertools.pairwise(places):
+        plane = np.frombuffer(codecs.packbits_decode(codestream[start:end]), np.uint8)
+        if not rows * columns <= plane.size < (rows + 1) * columns:
+            raise _DimensionsError(f"decoded to {plane.size} values, not to {rows} x {columns}")
+        planes.append(plane[: rows * columns])
+    # Segments begin with the most significant bytes.
+    return np.stack(planes, axis=1).view(f">u{itemsize}").astype(f"<u{itemsize}").reshape(rows, columns)
+
+
 def _check(shape: tuple[int, ...], rows: int, columns: int) -> None:
     if shape != (rows, columns):
         raise _DimensionsError(f"decoded to {shape}, not to {(rows, columns)}")
 
 
-def _check_segments(codestream: bytes, itemsize: int) -> None:
-    """Raise if the RLE header (DICOM PS3.5, G.5) has offsets beyond the codestream: the codec would follow them."""
+def _segments(codestream: bytes, itemsize: int) -> list[int]:
+    """Return the offsets of the segments in the RLE header (DICOM PS3.5, G.5), and the end of the last one.
+
+    Raises `ValueError` for offsets beyond the codestream.
+    """
     if len(codestream) < 64:
         raise ValueError("no RLE header")
     count, *places = struct.unpack_from("<16L", codestream)
     places = [*places[:itemsize], len(codestream)]
     if count != itemsize or places[0] < 64 or places != sorted(places):
         raise ValueError(f"{count} RLE segments at {places}, which cannot be")
+    return places
 
 
 def _no_size(codestream: bytes) -> None:

@@ -16,7 +16,7 @@ INFLATED_LIMIT: Final = 2**30
 DEFECTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "unreadable": "the operating system cannot read the file",
-        "not_dicom": "not a DICOM file (no DICM prefix)",
+        "not_dicom": "not a DICOM file",
         "damaged_header": "the header cannot be parsed",
         "no_slice_id": "no SOPInstanceUID",
         "not_ct": "another modality, or an object that is not a CT image",

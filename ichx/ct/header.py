@@ -19,6 +19,9 @@ BRAIN_WINDOW: Final = (40.0, 80.0)
 CT_CLASSES: Final = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 """CT Image, Enhanced CT Image, and Legacy Converted Enhanced CT Image Storage."""
 
+_CT = re.compile(r"^$|\bCT\b|COMPUTED TOMOGRAPHY", re.IGNORECASE)
+"""Modalities of files whose SOP class is that of a CT image; some writers spell them out."""
+
 LEAST_SLOPE: Final = 1e-9
 LARGEST_SLOPE: Final = 1e4
 LARGEST_INTERCEPT: Final = 1e6
@@ -142,7 +145,7 @@ def _image(elements: Elements) -> tuple[_Image, int]:
     """Return what holds for all frames, and their number; raise for the first thing that makes the file no CT slice."""
     values, pixels = elements.values, elements.pixels
     modality, sop_class = _text(values, tags.MODALITY), _text(values, tags.SOP_CLASS)
-    if modality != "CT" and (modality or sop_class not in CT_CLASSES):
+    if not (_CT.search(modality) if sop_class in CT_CLASSES else modality.upper() == "CT"):
         raise DicomDefectError("not_ct", f"modality {modality[:40]}" if modality else "no modality")
     if not _text(values, tags.SLICE_ID):
         raise DicomDefectError("no_slice_id")
@@ -177,6 +180,7 @@ def _image(elements: Elements) -> tuple[_Image, int]:
         "bit_layout": high_bit not in (None, stored - 1),
         "padding_bits": padding is not None and not _fits(padding, stored, signed=signed),
         "padding_range": limit not in (None, padding),
+        "encoding": elements.encoding_assumed,
     }
     image = _Image(
         ids=file_ids(values),

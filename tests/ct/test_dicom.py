@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from ichx.ct.dicom import DEFECTS, DicomDefectError, read_headers, read_ids, read_slice
-from ichx.phantom.encoded_files import damaged, enhanced, valid_files
+from ichx.phantom.encoded_files import damaged, encoders, enhanced, valid_files
 
 
 def defect(source, read=read_slice) -> str:
@@ -228,6 +228,74 @@ def test_header_defects_are_named_by_both_readers(tmp_path: Path, elements: dict
     path = write_ct(tmp_path / "a.dcm", **elements)
     assert defect(path, read_headers) == reason
     assert defect(path, read_slice) == reason
+
+
+@pytest.mark.parametrize("modality", ["CT", "ct", "Computed tomography (CT)", "COMPUTED TOMOGRAPHY", "CT/SR", "", None])
+def test_a_ct_image_may_spell_out_its_modality(tmp_path: Path, modality: str | None) -> None:
+    path = write_ct(tmp_path / "a.dcm", Modality=modality)
+    assert read_headers(path)[0].slice_id == "ID_a"
+    unknown = write_ct(tmp_path / "b.dcm", Modality=modality, SOPClassUID=None)
+    if modality in ("CT", "ct"):
+        assert read_headers(unknown)[0].slice_id == "ID_b"
+    else:
+        assert defect(unknown, read_headers) == "not_ct"
+
+
+@pytest.mark.parametrize("modality", ["MR", "PT", "SCT", "OCT", "DOC"])
+def test_another_modality_is_named_even_in_a_ct_image(tmp_path: Path, modality: str) -> None:
+    with pytest.raises(DicomDefectError) as caught:
+        read_headers(write_ct(tmp_path / "a.dcm", Modality=modality))
+    assert (caught.value.reason, caught.value.detail) == ("not_ct", f"modality {modality}")
+
+
+def without_meta(path: Path) -> bytes:
+    """Return the bytes of a file from the first element of the dataset."""
+    content = path.read_bytes()
+    return content[144 + int.from_bytes(content[140:144], "little") :]
+
+
+def test_files_without_preamble_are_read(tmp_path: Path) -> None:
+    hu = read_slice(write_ct(tmp_path / "a.dcm")).hu
+    whole = (tmp_path / "a.dcm").read_bytes()
+    for content in (whole[132:], whole[128:]):
+        assert read_headers(io.BytesIO(content))[0].assumptions == ()
+        assert (read_slice(io.BytesIO(content)).hu == hu).all()
+    jpeg = write_ct(
+        tmp_path / "j.dcm", syntax=JPEG2000Lossless, PixelData=encapsulate([encoders()[JPEG2000Lossless](head())])
+    )
+    assert (read_slice(io.BytesIO(jpeg.read_bytes()[132:])).hu == hu).all()
+    explicit = without_meta(tmp_path / "a.dcm")
+    implicit = without_meta(write_ct(tmp_path / "b.dcm", syntax=ImplicitVRLittleEndian))
+    big = without_meta(write_ct(tmp_path / "c.dcm", head().byteswap(), syntax=ExplicitVRBigEndian))
+    for content in (explicit, implicit, big):
+        assert read_headers(io.BytesIO(content))[0].assumptions == ("encoding",)
+        assert (read_slice(io.BytesIO(content)).hu == hu).all()
+        assert defect(io.BytesIO(content[:-1])) == "truncated"
+    assert defect(io.BytesIO(without_meta(jpeg))) in ("undecodable", "truncated")  # nothing names the codec
+
+
+def test_a_contradicted_transfer_syntax_is_an_assumption(tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a.dcm")
+    content = path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0")
+    assert read_headers(io.BytesIO(content))[0].assumptions == ("encoding",)
+    assert (read_slice(io.BytesIO(content)).hu == read_slice(path).hu).all()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x08\0",
+        b"\x08\0\x16\0UI",
+        b"\x08\0\x16\0UI\xff\xff" + bytes(200),
+        b"\x08\0\x16\0\x04\0\0\0" + bytes(200),
+        b"\x08\0\x16\0UI\x04\0" + bytes(4) + b"\x08\0\x05\0CS\x04\0" + bytes(200),
+        b"\x02\0\0\0" + bytes(200),
+        b"\x08" * 300,
+        b"II*\0\x08\0\0\0" + bytes(200),
+    ],
+)
+def test_other_files_that_begin_like_dicom_are_not_dicom(content: bytes) -> None:
+    assert defect(io.BytesIO(content), read_headers) == "not_dicom"
 
 
 def test_file_defects_are_named(tmp_path: Path) -> None:
