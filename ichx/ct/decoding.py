@@ -9,6 +9,7 @@ import atexit
 import fcntl
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -32,7 +33,7 @@ from ichx.ct.decoding_worker import (
     SECONDS_LIMIT,
 )
 from ichx.ct.defects import DicomDefectError
-from ichx.errors import IchxError
+from ichx.errors import IchxError, ProcessError, ResourceError
 
 _TICK: Final = 100
 """Milliseconds of one wait. Time is counted in waits: a process that was stopped meanwhile has not waited."""
@@ -56,28 +57,49 @@ def decode(codec: str, codestream: bytes, rows: int, columns: int, itemsize: int
     """Return the values of one frame's `codestream`; `itemsize` is the header's bytes per value.
 
     Raises `DicomDefectError` for what cannot be decoded within `SECONDS_LIMIT` and `MEMORY_LIMIT`, or kills the
-    decoder, and `IchxError` where no decoder can be started.
+    decoder, `ProcessError` where something else kills it, and `IchxError` where no decoder can be started.
     """
     request = REQUEST.pack(CODEC_NAMES.index(codec), itemsize, rows, columns, len(codestream))
     with _LOCK:
-        worker = _running_worker()
         try:
-            return _ask(worker, request, codestream, rows, columns)
-        except _DiedError as error:
-            _end(worker)
-            raise DicomDefectError("undecodable", f"the decoder died ({error})") from error
-        except _TimeoutError as error:
-            _end(worker)
-            raise DicomDefectError("undecodable", f"took longer than {SECONDS_LIMIT} s") from error
-        except DicomDefectError:
-            raise  # a complete answer: the worker continues
-        except BaseException:
-            _end(worker)  # interrupted: its answer would be taken for the next one's
-            raise
+            return _decode(request, codestream, rows, columns)
+        except _KilledError:
+            try:
+                return _decode(request, codestream, rows, columns)
+            except _KilledError as error:
+                raise ProcessError(
+                    "The decoder of compressed pixels was killed twice (SIGKILL); memory may have run out.",
+                    "Give ichx more memory or use fewer processes, and rerun the command.",
+                ) from error
+
+
+def _decode(request: bytes, codestream: bytes, rows: int, columns: int) -> Decoded:
+    """Ask the running worker once."""
+    worker = _running_worker()
+    try:
+        return _ask(worker, request, codestream, rows, columns)
+    except _KilledError:
+        _end(worker)
+        raise
+    except _DiedError as error:
+        _end(worker)
+        raise DicomDefectError("undecodable", f"the decoder died ({error})") from error
+    except _TimeoutError as error:
+        _end(worker)
+        raise DicomDefectError("undecodable", f"took longer than {SECONDS_LIMIT} s") from error
+    except DicomDefectError:
+        raise  # a complete answer: the worker continues
+    except BaseException:
+        _end(worker)  # interrupted: its answer would be taken for the next one's
+        raise
 
 
 class _DiedError(Exception):
     """The worker is gone."""
+
+
+class _KilledError(_DiedError):
+    """Something else has killed the worker, e.g. because memory ran out: the codestream may be valid."""
 
 
 class _TimeoutError(Exception):
@@ -135,6 +157,8 @@ class _Worker:
 
     def _death(self) -> _DiedError:
         code = self.process.wait()
+        if code == -signal.SIGKILL:
+            return _KilledError("SIGKILL")
         return _DiedError(f"signal {-code}" if code < 0 else f"exit code {code}")
 
 
@@ -163,7 +187,13 @@ def _running_worker() -> _Worker:
     if _worker is not None and _worker.process.poll() is not None:
         _end(_worker)
     if _worker is None:
-        worker = _Worker()
+        try:
+            worker = _Worker()
+        except OSError as error:
+            raise ResourceError(
+                f"Cannot start the decoder of compressed pixels: {error.strerror or error}.",
+                "Use fewer processes, or allow more of them (`ulimit -u`; Docker: `--pids-limit`).",
+            ) from error
         try:
             if worker.receive(len(READY), _Budget(_START_SECONDS)).tobytes() != READY:
                 raise _DiedError("it answered something else")
