@@ -34,7 +34,9 @@ def worker_count(processes: int | None, items: int) -> int:
 
 
 def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
-    """Yield `work(item)` of all items in the order in which they finish. Items that have started are always finished.
+    """Yield `work(item)` of all items in the order in which they finish.
+
+    Items that have started are finished, even after Ctrl-C; a second Ctrl-C kills their processes.
 
     Args:
         work: A function that can be pickled. It may run twice for an item when the program is rerun.
@@ -74,7 +76,12 @@ def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], proc
     finally:
         workers = list((pool._processes or {}).values())
         threading.Thread(target=_kill_after_death, args=(workers,), daemon=True).start()
-        pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            pool.shutdown(wait=True, cancel_futures=True)
+        except KeyboardInterrupt:  # a second one: the first had ended the loop
+            for worker in workers:
+                worker.kill()
+            raise
 
 
 @contextmanager

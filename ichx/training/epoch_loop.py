@@ -21,7 +21,6 @@ from ichx.training.memory import peak_gb, reset_peak
 from ichx.training.prediction import Logits, PredictionTask, Predictor
 from ichx.training.schedules import learning_rate
 
-
 SINGLE_VALUE = "more than 1 value per channel"
 """Message of torch's batch normalization."""
 
