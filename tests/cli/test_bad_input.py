@@ -1,5 +1,6 @@
 """Invalid input: error codes and values, no traceback, and no partly written files."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +150,7 @@ def test_an_empty_workspace(
         (("--from", "none.toml"), "not_found", ["none.toml"]),
         (("--from", "broken.toml"), "invalid_input", ["broken.toml"]),
         (("--from", "."), "storage", ["."]),
+        (("--from", "pipe.toml"), "storage", ["pipe.toml"]),
         (("--from", "foreign.toml"), "invalid_input", ["foreign.toml", "batch"]),
         (("--from", "resnext.toml", "--plugin", "tiny_resnet"), "conflict", ["resnext.toml", "resnext50"]),
         (("--plugin", "resnext50", "--crop", "999"), "invalid_input", ["999", "378"]),
@@ -164,7 +166,9 @@ def test_experiments_that_cannot_be_registered(
 ) -> None:
     (dataset_copy / "broken.toml").write_text("batch = [")
     (dataset_copy / "foreign.toml").write_text('plugin = "nobody"\n')
-    (dataset_copy / "resnext.toml").write_text(ichx("plugin", "show", "resnext50", "--toml", cwd=dataset_copy).out)
+    os.mkfifo(dataset_copy / "pipe.toml")
+    recipe = ichx("plugin", "show", "resnext50", "--toml", cwd=dataset_copy).out
+    (dataset_copy / "resnext.toml").write_text(recipe, encoding="utf-8-sig", newline="\r\n")  # as Windows writes it
     ichx("exp", "new", *options, "--json", cwd=dataset_copy).check_error(code, *values)
     assert ichx("exp", "list", "--json", cwd=dataset_copy).out == "[]\n"
 
@@ -172,10 +176,12 @@ def test_experiments_that_cannot_be_registered(
 def test_runs_that_cannot_start(ichx: Program, dataset_copy: Path) -> None:
     ichx("exp", "new", "--plugin", "tiny_resnet", "--size", 32, cwd=dataset_copy)
     (dataset_copy / "text.pth").write_text("hello")
+    os.mkfifo(dataset_copy / "pipe.pth")
     for options, code, values in (
         (("--fold", 5), "not_found", ["1", "5"]),
         (("--weights", "none.pth"), "not_found", ["none.pth"]),
         (("--weights", "text.pth"), "corrupt_file", ["text.pth"]),
+        (("--weights", "pipe.pth"), "storage", ["pipe.pth"]),
         (("--weights", "text.pth", "--pretrained"), "invalid_input", []),
     ):
         ichx("run", 1, *options, "--json", cwd=dataset_copy).check_error(code, *values)
