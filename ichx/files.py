@@ -8,7 +8,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -66,6 +66,15 @@ def atomic_write(path: Path, what: str, *, remedy: str = REMEDY) -> Iterator[Pat
             yield draft
     except OSError as error:
         raise write_error(path, what, error, remedy=remedy) from error
+
+
+def check_suffix(path: Path, what: str, suffixes: Sequence[str], remedy: str = "") -> None:
+    """Raise `InvalidInputError` if the name of an output file promises another format than `suffixes`, e.g. `.svg`."""
+    if path.suffix and path.suffix.lower() not in suffixes:
+        raise InvalidInputError(
+            f"Unsupported format of {what}: {path.suffix!r} in {path}.",
+            f"Use a name that ends with {' or '.join(suffixes)}.{remedy and ' '}{remedy}",
+        )
 
 
 def write_text(path: Path, text: str, what: str, *, remedy: str = REMEDY) -> None:
@@ -169,12 +178,13 @@ def printable_path(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def path_of(text: str) -> Path:
-    """Return the existing path for which `printable_path` has returned `text`."""
-    if "\\x" not in text or os.path.lexists(text):
-        return Path(text)
+def path_of(text: str, folder: Path = Path()) -> Path:
+    """Return the existing path in `folder` for which `printable_path` has returned `text`."""
+    path = folder / text
+    if "\\x" not in text or os.path.lexists(path):
+        return path
     raw = re.sub(rb"\\x([89a-f][0-9a-f])", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(text))
-    return Path(os.fsdecode(raw))
+    return folder / os.fsdecode(raw)
 
 
 def _open_without_waiting(path: Path) -> BinaryIO:
