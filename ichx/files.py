@@ -1,16 +1,25 @@
-"""Writing files atomically. A file is complete or absent, whatever ends the process that writes it."""
+"""Writing files atomically, reading files of the user, and paths as text.
 
+A written file is complete or absent, whatever ends the process that writes it.
+"""
+
+import codecs
+import errno
 import os
-import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
-from ichx.errors import StorageError
+from ichx.errors import InvalidInputError, StorageError
 
 DRAFT_PATTERN: Final = ".*.tmp*"
 """Matches the names of files that are being written, or that a killed process has left."""
+
+MAX_INPUT: Final = 1 << 31
+"""Largest size in bytes of a file that is read at once, so that an endless pipe does not fill the memory."""
 
 REMEDY: Final = "Free some space or make the folder writable, then run the command again."
 
@@ -25,6 +34,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The file cannot be written.
     """
+    import secrets  # only here: importing it takes longer than finding the workspace, which reads a file
+
     draft = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +68,15 @@ def atomic_write(path: Path, what: str, *, remedy: str = REMEDY) -> Iterator[Pat
         raise write_error(path, what, error, remedy=remedy) from error
 
 
+def check_suffix(path: Path, what: str, suffixes: Sequence[str], remedy: str = "") -> None:
+    """Raise `InvalidInputError` if the name of an output file promises another format than `suffixes`, e.g. `.svg`."""
+    if path.suffix and path.suffix.lower() not in suffixes:
+        raise InvalidInputError(
+            f"Unsupported format of {what}: {path.suffix!r} in {path}.",
+            f"Use a name that ends with {' or '.join(suffixes)}.{remedy and ' '}{remedy}",
+        )
+
+
 def write_text(path: Path, text: str, what: str, *, remedy: str = REMEDY) -> None:
     """Write `text` to `path` as UTF-8, atomically. Raises `StorageError`."""
     with atomic_write(path, what, remedy=remedy) as draft:
@@ -84,7 +104,8 @@ def apply_umask(path: Path) -> None:
     """Give a file the permissions of a newly created one: some libraries create files for their owner alone."""
     mask = os.umask(0)
     os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    with suppress(PermissionError, NotImplementedError):  # exFAT and SMB have no permissions to change
+        path.chmod(0o666 & ~mask)
 
 
 def flush_folder(folder: Path) -> None:
@@ -92,5 +113,67 @@ def flush_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):  # file systems that flush no folders
+            raise
     finally:
         os.close(handle)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading. Raises `OSError` for a pipe, socket or device, without waiting for it."""
+    handle = _open_without_waiting(path)
+    if stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+        return handle
+    handle.close()
+    raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def read_input(path: Path) -> bytes:
+    """Return the content of a file or of a pipe, e.g. of `<(command)` in a shell.
+
+    Raises:
+        OSError: It cannot be read, is too large, is a device, or is a pipe to which no program writes.
+    """
+    with _open_without_waiting(path) as handle:
+        mode = os.fstat(handle.fileno()).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+            raise OSError(errno.EINVAL, "Neither a file nor a pipe", str(path))
+        os.set_blocking(handle.fileno(), True)
+        content = handle.read(MAX_INPUT + 1)
+    if len(content) > MAX_INPUT:
+        raise OSError(errno.EFBIG, f"More than {MAX_INPUT >> 30} GiB", str(path))
+    if stat.S_ISFIFO(mode) and not content:
+        raise OSError(errno.EPIPE, "No program writes to this pipe", str(path))
+    return content
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file or pipe of the user: UTF-8, or UTF-16 with a byte order mark.
+
+    Raises:
+        OSError: See `read_input`.
+        UnicodeDecodeError: The content is not such text.
+    """
+    content = read_input(path)
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if utf_16 else "utf-8-sig").replace("\r\n", "\n")
+
+
+def printable_path(path: str | Path) -> str:
+    """Return `path` as text that can be encoded: bytes that are not UTF-8 become e.g. `\\xe4`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def path_of(text: str, folder: Path = Path()) -> Path:
+    """Return the existing path in `folder` for which `printable_path` has returned `text`."""
+    path = folder / text
+    if "\\x" not in text or os.path.lexists(path):
+        return path
+    raw = re.sub(rb"\\x([89a-f][0-9a-f])", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(text))
+    return folder / os.fsdecode(raw)
+
+
+def _open_without_waiting(path: Path) -> BinaryIO:
+    """Open `path` for reading. The open call of a named pipe would otherwise wait for a program that writes to it."""
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))

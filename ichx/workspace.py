@@ -12,6 +12,8 @@ from typing import Any
 
 from ichx.errors import InvalidInputError, NotFoundError, StorageError, did_you_mean
 from ichx.experiment_files import ExperimentFiles
+from ichx.files import read_text
+from ichx.locks import file_lock
 
 SETTINGS_FILE = "ichx.toml"
 SETTINGS = {
@@ -76,8 +78,12 @@ class Workspace:
             os.link(draft, path)  # fails if another process was faster: then its key is used
         except FileExistsError:
             pass
+        except OSError:  # exFAT, SMB and others have no hard links
+            with file_lock(path.with_name("privacy.lock")):
+                if not path.exists():
+                    draft.replace(path)
         finally:
-            draft.unlink()
+            draft.unlink(missing_ok=True)
         return path.read_bytes()
 
 
@@ -150,7 +156,7 @@ def _is_workspace(root: Path) -> bool:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw: dict[str, Any] = tomllib.loads(read_text(path))
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,15 +1,31 @@
-"""Atomic writes and file locks."""
+"""Atomic writes, files of the user, paths as text, and file locks."""
 
+import errno
+import fcntl
 import os
+import re
+import socket
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from ichx.errors import StorageError
-from ichx.files import DRAFT_PATTERN, atomic_path, remove_drafts, write_text
+from ichx.errors import InvalidInputError, StorageError
+from ichx.files import (
+    DRAFT_PATTERN,
+    atomic_path,
+    check_suffix,
+    open_file,
+    path_of,
+    printable_path,
+    read_input,
+    read_text,
+    remove_drafts,
+    write_text,
+)
 from ichx.locks import file_lock
 
 
@@ -22,6 +38,14 @@ def test_a_written_file_replaces_the_old_one(tmp_path: Path) -> None:
     os.umask(mask)
     assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~mask
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_name_of_another_format_is_an_error() -> None:
+    for name in ("a.zip", "a.ZIP", "a", "folder.svg/a.zip"):
+        check_suffix(Path(name), "an archive", (".zip",))
+    for name in ("a.tar", "a.zip.gz"):
+        with pytest.raises(InvalidInputError, match=name):
+            check_suffix(Path(name), "an archive", (".zip",))
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -79,3 +103,91 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path: Path) -> None:
     holder.wait()
     with file_lock(lock) as locked:
         assert locked
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with file_lock(tmp_path / "a.lock") as locked:
+        assert not locked
+
+
+def test_a_file_system_without_permissions_and_folder_flushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As exFAT and SMB."""
+
+    def chmod(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    flush = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(handle)
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "a.txt", "a", "the text")
+    assert (tmp_path / "a.txt").read_text() == "a"
+
+
+def test_pipes_sockets_and_devices_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.path.relpath(tmp_path / "socket"))
+        for path in (tmp_path / "pipe", tmp_path / "socket", Path("/dev/zero"), tmp_path):
+            for read in (open_file, read_input, read_text):
+                with pytest.raises(OSError, match=re.escape(str(path))):
+                    read(path)
+
+
+def test_a_pipe_with_a_writer_is_read_to_its_end(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    content = b"ID,Label\n" * 100_000  # more than a pipe holds
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # lets the writer open the pipe
+    writer.start()
+    try:
+        while not (first := _read_available(reader)):
+            pass
+        assert first + read_input(pipe) == content
+    finally:
+        os.close(reader)
+        writer.join()
+
+
+def _read_available(handle: int) -> bytes:
+    try:
+        return os.read(handle, 1)
+    except BlockingIOError:
+        return b""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom", "utf-16-be-bom"])
+def test_text_of_windows(tmp_path: Path, encoding: str) -> None:
+    text = 'name = "Schädel"\nsize = 3\n'
+    raw = text.replace("\n", "\r\n")
+    plain = encoding.removesuffix("-bom")
+    (tmp_path / "a.toml").write_bytes(("\ufeff" * (plain != encoding) + raw).encode(plain))
+    assert read_text(tmp_path / "a.toml") == text
+
+
+def test_text_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes("Schädel".encode("latin-1"))
+    with pytest.raises(UnicodeDecodeError):
+        read_text(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize("name", [b"Sch\xe4del.dcm", "Schädel.dcm".encode(), b"plain", rb"has\xe4 text", b"\xff\xfe"])
+def test_a_path_as_text(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / os.fsdecode(name)
+    path.write_text("a")
+    text = printable_path(path)
+    text.encode()
+    assert path_of(text) == path
+    if name.decode("utf-8", "ignore").encode() == name:
+        assert text == str(path)

@@ -1,5 +1,7 @@
 """The workspace: finding, creating, settings, and its privacy key."""
 
+import errno
+import os
 import stat
 import subprocess
 import sys
@@ -124,3 +126,26 @@ def test_concurrent_processes_get_the_same_key(tmp_path: Path) -> None:
     keys = {racer.communicate(timeout=60)[0].strip() for racer in racers}
     assert len(keys) == 1
     assert len(keys.pop()) == 64
+
+
+def test_a_key_on_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As exFAT, SMB and many network file systems."""
+
+    def link(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(source), None, str(target))
+
+    monkeypatch.setattr(os, "link", link)
+    created = init_workspace(tmp_path)
+    key = created.privacy_key()
+    assert len(key) == 32
+    assert created.privacy_key() == open_workspace(tmp_path).privacy_key() == key
+    path = tmp_path / "db" / "privacy.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {file.name for file in path.parent.glob("privacy*")} == {"privacy.key", "privacy.lock"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_settings_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    init_workspace(tmp_path)
+    (tmp_path / "ichx.toml").write_bytes('cache = "/größe"\r\n'.encode(encoding))
+    assert open_workspace(tmp_path).cache_dir == Path("/größe")

@@ -57,7 +57,7 @@ def _print_report(report: LaunchReport) -> None:
         if pooled.error is not None:
             warn(f"experiment {pooled.experiment} has no score: {pooled.error}")
         else:
-            print_score(pooled.experiment, pooled)
+            print_score(pooled)
 
 
 def _problem(result: UnitResult) -> str | None:

@@ -19,8 +19,7 @@ from rich.console import Console
 from ichx.cli.formatting import format_interval, format_marks, format_value
 
 if TYPE_CHECKING:
-    from ichx.experiments.run import RunReport
-    from ichx.jobs.launch_report import PooledScore
+    from ichx.store import PooledScore
 
 console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
@@ -38,14 +37,14 @@ def print_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     writer.writerows(rows)
 
 
-def print_score(experiment: int, scored: "RunReport | PooledScore") -> None:
+def print_score(scored: "PooledScore") -> None:
     """Print one line with an experiment's pooled OOF score; print nothing if it has none."""
     if scored.score is None:
         return
     spread = f" ± {format_value(scored.spread)} over folds" if scored.spread is not None else ""
     bounds = format_interval(scored.score_low, scored.score_high)
     interval = f", 95 % interval over patients {bounds}" if bounds else ""
-    line = f"experiment {experiment}: OOF score {scored.score:.5f}{spread}{interval}, "
+    line = f"experiment {scored.experiment}: OOF score {scored.score:.5f}{spread}{interval}, "
     console.print(line + f"with hflip {format_value(scored.score_tta)}{format_marks(scored.marks)}", markup=False)
 
 

@@ -11,7 +11,7 @@ from struct import Struct
 from typing import BinaryIO, Final
 
 from ichx.ct.defects import MOST_FRAMES, DicomDefectError
-from ichx.ct.streams import Inflated, Plain, Window
+from ichx.ct.streams import FIRST, Inflated, Plain, Window
 from ichx.ct.syntaxes import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 
 IMAGE_TYPE, SOP_CLASS, SLICE_ID, MODALITY = 0x00080008, 0x00080016, 0x00080018, 0x00080060
@@ -20,19 +20,22 @@ POSITION, ORIENTATION, SPACING = 0x00200032, 0x00200037, 0x00280030
 SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011
 ALLOCATED, STORED, SIGNED, PADDING = 0x00280100, 0x00280101, 0x00280103, 0x00280120
 CENTRE, WIDTH, INTERCEPT, SLOPE = 0x00281050, 0x00281051, 0x00281052, 0x00281053
-FRAME_TYPE = 0x00089007
+FRAME_TYPE, HIGH_BIT, PADDING_LIMIT, RESCALE_TYPE = 0x00089007, 0x00280102, 0x00280121, 0x00281054
 FRAME_OFFSETS, FRAME_LENGTHS = 0x7FE00001, 0x7FE00002
 
 WANTED: Final = frozenset(
     {
         *(IMAGE_TYPE, SOP_CLASS, SLICE_ID, MODALITY, PATIENT_ID, STUDY_ID, SERIES_ID, INSTANCE_NUMBER),
         *(POSITION, ORIENTATION, SPACING, SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS),
-        *(ALLOCATED, STORED, SIGNED, PADDING, CENTRE, WIDTH, INTERCEPT, SLOPE, FRAME_OFFSETS, FRAME_LENGTHS),
+        *(ALLOCATED, STORED, HIGH_BIT, SIGNED, PADDING, PADDING_LIMIT),
+        *(CENTRE, WIDTH, INTERCEPT, SLOPE, RESCALE_TYPE, FRAME_OFFSETS, FRAME_LENGTHS),
     }
 )
 """The only elements of a dataset whose values are read."""
 
-WANTED_OF_FRAME: Final = frozenset({FRAME_TYPE, POSITION, ORIENTATION, SPACING, CENTRE, WIDTH, INTERCEPT, SLOPE})
+WANTED_OF_FRAME: Final = frozenset(
+    {FRAME_TYPE, POSITION, ORIENTATION, SPACING, CENTRE, WIDTH, INTERCEPT, SLOPE, RESCALE_TYPE}
+)
 """The only elements of functional groups whose values are read."""
 
 _Sequences = Mapping[int, "_Sequences"]
@@ -43,8 +46,8 @@ _MACROS: Final[_Sequences] = {
     tag: {}
     for tag in (0x00189329, 0x00209113, 0x00209116, 0x00289110, 0x00289132, 0x00289145)
 }
-_SHARED, _PER_FRAME = 0x52009229, 0x52009230
-_GROUPS: Final[_Sequences] = {_SHARED: _MACROS, _PER_FRAME: _MACROS}
+_SHARED, _PER_FRAME, _MODALITY_LUT = 0x52009229, 0x52009230, 0x00283000
+_GROUPS: Final[_Sequences] = {_SHARED: _MACROS, _PER_FRAME: _MACROS, _MODALITY_LUT: {}}
 
 _SYNTAX: Final = 0x00020010
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -105,6 +108,10 @@ class Elements:
     frames: list[Values]
     pixels: Pixels | None
     window: Window
+    modality_lut: bool
+    """Whether there is a Modality LUT Sequence with an item."""
+    encoding_assumed: bool
+    """Whether the encoding of the dataset is that of its first element, without or against a transfer syntax."""
 
     def of_frame(self, frame: int) -> Values:
         """Return the values that hold for `frame` (from 1)."""
@@ -120,32 +127,71 @@ class _Found:
     items: dict[int, list[Values]] = field(default_factory=dict)
 
 
-def read_elements(handle: BinaryIO, *, frame: int = 0) -> Elements:
+def read_elements(handle: BinaryIO, *, frame: int = 0, last: int = _LAST_BEFORE_PIXELS) -> Elements:
     """Return the elements of the DICOM file at the current position of `handle`, which is read up to its pixels.
 
-    With `frame` only that frame's functional groups are read. Raises `DicomDefectError` for what is no DICOM file, or a
-    damaged one.
+    With `frame` only that frame's functional groups are read. With an earlier `last` tag nothing behind it is read, so
+    that damage there does not matter. Raises `DicomDefectError` for what is no DICOM file, or a damaged one.
     """
     plain = Plain(handle)
     try:
         window = Window(plain)
-        if window.data[128:132] != b"DICM":
-            raise DicomDefectError("not_dicom")
-        meta, position = _read(window, 132, None, _LAST_OF_META, _EXPLICIT, frozenset({_SYNTAX}), {}, 0)
+        meta, position = _read(window, _start(window), None, _LAST_OF_META, _EXPLICIT, frozenset({_SYNTAX}), {}, 0)
         syntax = meta.values.get(_SYNTAX, b"").decode("latin-1").strip(" \0")
         if syntax == DEFLATED:
             window, position = Window(Inflated(plain, position)), 0
         coding = _coding(window, position, syntax)
-        found, position = _read(window, position, None, _LAST_BEFORE_PIXELS, coding, WANTED, _GROUPS, frame)
+        found, position = _read(window, position, None, last, coding, WANTED, _GROUPS, frame)
         pixels = _find_pixels(window, position, coding)
     except OSError as error:
         raise DicomDefectError("unreadable", error.strerror or str(error)) from error
     except zlib.error as error:
         raise DicomDefectError("damaged_header", f"the deflated file cannot be inflated: {error}") from error
+    assumed = not syntax or coding.implicit != (syntax == IMPLICIT_LITTLE)
     if not syntax:
         syntax = IMPLICIT_LITTLE if coding.implicit else EXPLICIT_BIG if coding.big else EXPLICIT_LITTLE
-    shared = found.items.get(_SHARED) or [{}]
-    return Elements(syntax, coding.big, found.values, shared[0], found.items.get(_PER_FRAME, []), pixels, window)
+    return Elements(
+        syntax=syntax,
+        big=coding.big,
+        values=found.values,
+        shared=(found.items.get(_SHARED) or [{}])[0],
+        frames=found.items.get(_PER_FRAME, []),
+        pixels=pixels,
+        window=window,
+        modality_lut=bool(found.items.get(_MODALITY_LUT)),
+        encoding_assumed=assumed,
+    )
+
+
+def _start(window: Window) -> int:
+    """Return the position of the first element, after the preamble if there is one. Raises `DicomDefectError`."""
+    data = window.data
+    for position in (128, 0):
+        if data[position : position + 4] == b"DICM":
+            return position + 4
+    # Without a prefix, two elements in order have to show that this is DICOM.
+    position, previous = 0, 0
+    for _ in range(2):
+        data = window.reach(position + 12)
+        if position + 12 > len(data):
+            raise DicomDefectError("not_dicom")
+        coding = _EXPLICIT if data[:1] == b"\x02" else _coding(window, 0, "")
+        group, element, kind, length = coding.explicit_head(data, position)
+        value = position + 8
+        if coding.implicit:
+            length = coding.implicit_head(data, position)[2]
+        elif kind in _LONG_KINDS:
+            length, value = coding.length(data, position + 8)[0], position + 12
+        tag = group << 16 | element
+        if (
+            group not in (2, 8)
+            or (position and tag <= previous)
+            or length > FIRST
+            or not (coding.implicit or kind in _LONG_KINDS or kind in _SHORT_KINDS)
+        ):
+            raise DicomDefectError("not_dicom")
+        position, previous = value + length, tag
+    return 0
 
 
 def _coding(window: Window, position: int, syntax: str) -> _Coding:

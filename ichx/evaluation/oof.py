@@ -89,15 +89,14 @@ def read_oof(
     number = experiment.number
     version = project.store.version_by_id(experiment.version_id)
     slices = load_version(project.workspace, version).slices
-    fold_set = next(f for f in version.folds if f.id == experiment.fold_set_id)
+    fold_set = version.fold_set_of(experiment)
     assigned = load_folds(project.workspace, version, fold_set, slices)
     ids, patients, studies = (slices[name].to_numpy(dtype=object) for name in ("slice_id", "patient", "study"))
     if not experiment.leaked and (problem := leak_problem(ids, patients, assigned)):
         raise ChangedDataError(
             f"Experiment {number}: {problem}.", f"The fold file was changed: `ichx audit {number}` shows what differs."
         )
-    if experiment.tuned is not None:
-        assigned = subset_folds(slices, assigned, experiment.tuned.subset)
+    assigned = subset_folds(slices, assigned, experiment.subset)
     index = pd.Index(ids)
 
     predicted = np.full((len(ids), len(LABELS)), np.nan)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ichx import __version__
 from ichx.errors import ChangedDataError, ConflictError
-from ichx.files import atomic_write
+from ichx.files import atomic_write, check_suffix
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -22,7 +22,19 @@ if TYPE_CHECKING:
 FORMAT = 1
 INDEX = "experiment.json"
 _PATH = re.compile(r"""(?<![\w.])(?:/|~/)(?:[^\s/'"]+/)+""")
-_FACTS = ("name", "plugin", "size", "window_kind", "recipe", "recipe_digest", "epochs", "selected", "kind", "tuned")
+_FACTS = (
+    "name",
+    "plugin",
+    "size",
+    "window_kind",
+    "recipe",
+    "recipe_digest",
+    "epochs",
+    "selected",
+    "kind",
+    "tuned",
+    "subset",
+)
 
 
 @dataclass(frozen=True)
@@ -38,10 +50,12 @@ def archive_experiment(project: "Project", number: int, target: Path, *, weights
     """Write experiment `number` to the new file `target`, with or without its weights.
 
     Raises:
+        InvalidInputError: `target` has the suffix of another format.
         ConflictError: `target` exists, or a fold is running.
         ChangedDataError: A recorded file is gone.
         StorageError: `target` cannot be written.
     """
+    check_suffix(target, "an archive", (".zip",))
     experiment = project.store.experiment(number)
     if target.exists():
         raise ConflictError(f"{target} exists already.", "Choose another file name.")

@@ -29,6 +29,7 @@ from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
 from ichx.experiments.archive_export import FORMAT, INDEX
 from ichx.experiments.gc import IMPORTING
+from ichx.files import open_file
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, TuningInfo
@@ -131,6 +132,7 @@ def _import(
             selected=bool(facts["selected"]),
             origin={"number": int(index["number"]), "workspace": str(index["workspace"])[:200]},
             tuned=_tuned(facts.get("tuned")),
+            subset=_share(facts.get("subset", 1.0)),
         ),
         runs=runs,
         history={fold: _history(index["history"].get(str(fold), [])) for fold in range(fold_set.k)},
@@ -153,22 +155,28 @@ def _tuned(facts: Mapping[str, Any] | None) -> TuningInfo | None:
         return None
     if not all(isinstance(value, int | float | str) for value in facts["values"].values()):
         raise ValueError("a trial has values that are neither numbers nor texts")
-    subset, length = float(facts["subset"]), float(facts["length"])
-    if not (0 < subset <= 1 and 0 < length <= 1):
-        raise ValueError("a trial has an invalid share of patients or epochs")
     return TuningInfo(
         study=str(facts["study"])[:200],
         trial=int(facts["trial"]),
         fold=int(facts["fold"]),
         values={str(name)[:200]: value for name, value in facts["values"].items()},
-        subset=subset,
-        length=length,
+        subset=_share(facts["subset"]),
+        length=_share(facts["length"]),
         score=None if facts["score"] is None else float(facts["score"]),
     )
 
 
+def _share(value: Any) -> float:
+    """Return `value` as a share of patients or epochs. Raises `ValueError` and the like if it is not in (0, 1]."""
+    share = float(value)
+    if not 0 < share <= 1:
+        raise ValueError(f"invalid share of patients or epochs: {share:g}")
+    return share
+
+
 def _opened(file: Path) -> zipfile.ZipFile:
     try:
+        open_file(file).close()  # a pipe would be waited for
         return zipfile.ZipFile(file)
     except FileNotFoundError as error:
         raise NotFoundError(f"There is no file {file}.", _EXPORTED) from error

@@ -17,8 +17,8 @@ from ichx.jobs.job_log import JobLog
 from ichx.jobs.launch_report import (
     Holder,
     LaunchCallbacks,
+    LaunchedScore,
     LaunchReport,
-    PooledScore,
     Unit,
     UnitProgress,
     UnitResult,
@@ -27,7 +27,7 @@ from ichx.jobs.launch_report import (
 from ichx.jobs.resources import Shares
 from ichx.jobs.scheduler import Admission, Scheduler, Task
 from ichx.recipe_text import from_toml
-from ichx.store import marks
+from ichx.store import pooled_score
 from ichx.training.run_options import RunOptions
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def launch(
     stopped = launched.run(units, engine, stop_level)
     return LaunchReport(
         units=tuple(launched.results[unit] for unit in units),
-        experiments=tuple(_pooled_score(project, e.number) for e in experiments),
+        experiments=tuple(_score(project, e.number) for e in experiments),
         stopped=stopped,
     )
 
@@ -200,7 +200,7 @@ class _FoldTask(Task):
         return True
 
 
-def _pooled_score(project: "Project", number: int) -> PooledScore:
+def _score(project: "Project", number: int) -> LaunchedScore:
     """Return an experiment's score after updating it: the job of its last fold may have been killed before that."""
     from ichx.evaluation.scorecard import update_scores  # imports pandas, which the jobs need not wait for
 
@@ -209,16 +209,4 @@ def _pooled_score(project: "Project", number: int) -> PooledScore:
         update_scores(project, number)
     except IchxError as problem:
         error = problem.problem
-    after = project.store.experiment(number)
-    return PooledScore(
-        experiment=number,
-        folds_done=after.folds_done,
-        folds=after.folds,
-        score=after.score,
-        score_low=after.score_low,
-        score_high=after.score_high,
-        spread=after.spread,
-        score_tta=after.score_tta,
-        marks=marks(after),
-        error=error,
-    )
+    return LaunchedScore(**vars(pooled_score(project.store.experiment(number))), error=error)

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from ichx.jobs.scheduler import SchedulerCallbacks
+from ichx.store import PooledScore
 
 UnitState = Literal["done", "already done", "failed", "held", "stopped", "not begun"]
 
@@ -53,19 +54,10 @@ class UnitResult:
         return Unit(self.experiment, self.fold)
 
 
-@dataclass(frozen=True)
-class PooledScore:
-    """Score of an experiment after a launch, pooled over its finished folds."""
+@dataclass(frozen=True, kw_only=True)
+class LaunchedScore(PooledScore):
+    """Score of an experiment after a launch."""
 
-    experiment: int
-    folds_done: int
-    folds: int
-    score: float | None
-    score_low: float | None
-    score_high: float | None
-    spread: float | None
-    score_tta: float | None
-    marks: tuple[str, ...]
     error: str | None = None
     """Why there is no score, if predictions cannot be read."""
 
@@ -75,7 +67,7 @@ class LaunchReport:
     """Results of a launch, in the order of the request."""
 
     units: tuple[UnitResult, ...]
-    experiments: tuple[PooledScore, ...]
+    experiments: tuple[LaunchedScore, ...]
     stopped: bool
     """Whether the user stopped it before everything was done."""
 

@@ -17,6 +17,7 @@ from ichx.store.snapshots import (
     ImportDraft,
     Kind,
     Note,
+    PooledScore,
     Prediction,
     PredictionDraft,
     Run,
@@ -25,6 +26,7 @@ from ichx.store.snapshots import (
     TuningInfo,
     VersionDraft,
     marks,
+    pooled_score,
 )
 from ichx.store.store import Store, open_store
 
@@ -44,6 +46,7 @@ __all__ = [
     "ImportDraft",
     "Kind",
     "Note",
+    "PooledScore",
     "Prediction",
     "PredictionDraft",
     "Run",
@@ -55,4 +58,5 @@ __all__ = [
     "VersionDraft",
     "marks",
     "open_store",
+    "pooled_score",
 ]

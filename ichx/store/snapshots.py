@@ -111,6 +111,10 @@ class DatasetVersion(VersionDraft):
             f"{did_you_mean(name or '', known)}It has {', '.join(known)}; {remedy}",
         )
 
+    def fold_set_of(self, experiment: "Experiment") -> FoldSet:
+        """Return the folds that `experiment`, which is trained on this version, uses."""
+        return next(folds for folds in self.folds if folds.id == experiment.fold_set_id)
+
 
 @dataclass(frozen=True)
 class TuningInfo:
@@ -157,6 +161,8 @@ class ExperimentDraft:
     origin: Mapping[str, Any] | None = None
     """Number and workspace before an import."""
     tuned: TuningInfo | None = None
+    subset: float = 1.0
+    """Share of the patients of a quick look; that of a trial is in `tuned`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +201,7 @@ class ExperimentSummary:
     kind: str
     parent: int | None
     subset: float
-    """Share of the patients that it is trained on; less than 1 for some tuning trials."""
+    """Share of the patients that it is trained on; less than 1 for quick looks and some tuning trials."""
     created: datetime
     tags: tuple[str, ...]
 
@@ -387,3 +393,34 @@ def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
     elif scored.folds_done < scored.folds:
         found.append(f"partial ({scored.folds_done} of {scored.folds} folds)")
     return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledScore:
+    """OOF score of an experiment, pooled over its finished folds."""
+
+    experiment: int
+    folds_done: int
+    folds: int
+    score: float | None
+    score_low: float | None
+    """Lower bound of the score's 95 % interval over patients."""
+    score_high: float | None
+    spread: float | None
+    score_tta: float | None
+    marks: tuple[str, ...]
+
+
+def pooled_score(experiment: Experiment) -> PooledScore:
+    """Return the score of `experiment` and what must accompany it."""
+    return PooledScore(
+        experiment=experiment.number,
+        folds_done=experiment.folds_done,
+        folds=experiment.folds,
+        score=experiment.score,
+        score_low=experiment.score_low,
+        score_high=experiment.score_high,
+        spread=experiment.spread,
+        score_tta=experiment.score_tta,
+        marks=marks(experiment),
+    )

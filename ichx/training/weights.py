@@ -25,7 +25,7 @@ from ichx.errors import (
     StorageError,
 )
 from ichx.experiment_files import START_FILE
-from ichx.files import atomic_path, write_text
+from ichx.files import atomic_path, open_file, write_text
 from ichx.training.weight_matching import MIN_SHARE, first_names, match_weights
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _find_tensors(loaded: object, depth: int = 3) -> tuple[str, dict[str, torch.
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as handle:
+        with open_file(path) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         problem = f"Cannot read the weights file {path}: {error.strerror}."

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ichx.errors import CorruptFileError, IchxError, StorageError, raise_problems
+from ichx.files import read_text
 from ichx.recipe import Recipe, literal, settable
 from ichx.tuning.budget import Value, trial_recipe
 
@@ -116,7 +117,7 @@ def read_space(path: Path, recipe: Recipe) -> Space:
         InvalidInputError: As in `parse_space`.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_text(path))
     except OSError as error:
         raise StorageError(f"Cannot read {path}: {error.strerror or error}.", FILE_REMEDY) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -1,5 +1,6 @@
 """Invalid input: error codes and values, no traceback, and no partly written files."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,9 +47,9 @@ def label_of_two(root: Path) -> None:
     path.write_text(path.read_text().replace("_any,1", "_any,2", 1))
 
 
-def label_of_yes(root: Path) -> None:
+def label_of_perhaps(root: Path) -> None:
     path = root / "labels.csv"
-    path.write_text(path.read_text().replace("_any,1", "_any,yes", 1))
+    path.write_text(path.read_text().replace("_any,1", "_any,perhaps", 1))
 
 
 def missing_labels(root: Path) -> None:
@@ -88,7 +89,7 @@ def truncated_files(root: Path) -> None:
         (empty_labels, "corrupt_file", ["labels.csv"]),
         (other_columns, "invalid_input", ["labels.csv", "name, value"]),
         (label_of_two, "invalid_input", ["labels.csv", "'2'"]),
-        (label_of_yes, "invalid_input", ["labels.csv", "'yes'"]),
+        (label_of_perhaps, "invalid_input", ["labels.csv", "'perhaps'"]),
         (unknown_labels, "invalid_input", ["labels.csv", "ID_unknown_1"]),
     ],
 )
@@ -149,6 +150,7 @@ def test_an_empty_workspace(
         (("--from", "none.toml"), "not_found", ["none.toml"]),
         (("--from", "broken.toml"), "invalid_input", ["broken.toml"]),
         (("--from", "."), "storage", ["."]),
+        (("--from", "pipe.toml"), "storage", ["pipe.toml"]),
         (("--from", "foreign.toml"), "invalid_input", ["foreign.toml", "batch"]),
         (("--from", "resnext.toml", "--plugin", "tiny_resnet"), "conflict", ["resnext.toml", "resnext50"]),
         (("--plugin", "resnext50", "--crop", "999"), "invalid_input", ["999", "378"]),
@@ -164,7 +166,9 @@ def test_experiments_that_cannot_be_registered(
 ) -> None:
     (dataset_copy / "broken.toml").write_text("batch = [")
     (dataset_copy / "foreign.toml").write_text('plugin = "nobody"\n')
-    (dataset_copy / "resnext.toml").write_text(ichx("plugin", "show", "resnext50", "--toml", cwd=dataset_copy).out)
+    os.mkfifo(dataset_copy / "pipe.toml")
+    recipe = ichx("plugin", "show", "resnext50", "--toml", cwd=dataset_copy).out
+    (dataset_copy / "resnext.toml").write_text(recipe, encoding="utf-8-sig", newline="\r\n")  # as Windows writes it
     ichx("exp", "new", *options, "--json", cwd=dataset_copy).check_error(code, *values)
     assert ichx("exp", "list", "--json", cwd=dataset_copy).out == "[]\n"
 
@@ -172,10 +176,12 @@ def test_experiments_that_cannot_be_registered(
 def test_runs_that_cannot_start(ichx: Program, dataset_copy: Path) -> None:
     ichx("exp", "new", "--plugin", "tiny_resnet", "--size", 32, cwd=dataset_copy)
     (dataset_copy / "text.pth").write_text("hello")
+    os.mkfifo(dataset_copy / "pipe.pth")
     for options, code, values in (
         (("--fold", 5), "not_found", ["1", "5"]),
         (("--weights", "none.pth"), "not_found", ["none.pth"]),
         (("--weights", "text.pth"), "corrupt_file", ["text.pth"]),
+        (("--weights", "pipe.pth"), "storage", ["pipe.pth"]),
         (("--weights", "text.pth", "--pretrained"), "invalid_input", []),
     ):
         ichx("run", 1, *options, "--json", cwd=dataset_copy).check_error(code, *values)
@@ -219,6 +225,38 @@ def test_unusable_output_folders(ichx: Program, tmp_path: Path) -> None:
     done = ichx("data", "phantom", "full", "--patients", 1, "--size", 32, cwd=tmp_path)
     assert (done.code, done.out, "full" in done.err) == (1, "", True)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
+
+
+def test_full_disk_while_writing_a_phantom(tmp_path: Path) -> None:
+    options = ("--patients", 1, "--size", 64, "--prevalence", "any=0.4")
+    done = run_with_limit(4, "-m", "ichx", "data", "phantom", "ph", *options, cwd=tmp_path)
+    assert (done.code, done.out, list(tmp_path.iterdir())) == (1, "", [])
+    problem, remedy = done.err.splitlines()
+    assert str(tmp_path / "ph") in problem
+    assert "File too large" in problem
+    assert remedy.startswith("      ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("data", "add", "more", "files", "--labels", "labels.csv", "--fold-seed", -1),
+        ("data", "add", "more", "files", "--labels", "labels.csv", "--fold-seed", 2**64),
+        ("data", "add", "more", "files", "--labels", "labels.csv", "--folds", 10**30),
+        ("data", "show", "ph", "--version", 10**30),
+        ("data", "sheet", "ph", "--out", "s.png", "--windows", ",".join(["brain"] * 3000)),
+        ("data", "sheet", "ph", "--out", "s.png", "--count", 10**30),
+        ("data", "sheet", "ph", "--out", "s.png", "--windows", "40:1e-300"),
+        ("data", "cache", "ph", "--for", 10**30),
+        ("exp", "show", 10**30),
+    ],
+    ids=lambda value: f"{value[1]} {value[-2]} {value[-1]}"[:40],
+)
+def test_absurd_numbers(arguments: tuple[object, ...], ichx: Program, root: Path) -> None:
+    assert ichx("data", "add", "ph", "files", "--labels", "labels.csv", "--folds", 2, cwd=root).code == 0
+    before = file_sizes(root)
+    ichx(*arguments, "--json", cwd=root).check_error("invalid_input")
+    assert file_sizes(root) == before
 
 
 def test_full_disk_while_adding(ichx: Program, root: Path, phantom: PhantomFiles) -> None:

@@ -1,6 +1,7 @@
 """An experiment taken to another workspace as a file, and files that are none, damaged or hostile."""
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -165,7 +166,8 @@ def test_files_that_are_not_archives_are_refused(
     (tmp_path / "text.zip").write_text("no zip at all")
     cut = tmp_path / "cut.zip"
     cut.write_bytes(exported.read_bytes()[:-200])
-    for file in (tmp_path / "text.zip", cut, tmp_path / "absent.zip", tmp_path):
+    os.mkfifo(tmp_path / "pipe.zip")
+    for file in (tmp_path / "text.zip", cut, tmp_path / "absent.zip", tmp_path, tmp_path / "pipe.zip"):
         done = ichx("exp", "import", file, cwd=dataset_copy)
         assert (done.code, "Traceback" in done.err) == (1, False), done.err
 

@@ -91,7 +91,8 @@ def test_a_space_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text(
         'batch = [16, 32]\ninput.window_kind = ["linear", "sigmoid"]\n'
-        '[stage.balanced]\nlr = "log:1e-4..3e-3"\nmilestones = [[], [1, 2]]\n[augmentation]\nrotate = "0..30"\n'
+        '[stage.balanced]\nlr = "log:1e-4..3e-3"\nmilestones = [[], [1, 2]]\n[augmentation]\nrotate = "0..30"\n',
+        encoding="utf-8-sig",
     )
     assert read_space(file, RECIPE) == parse_space(
         [
