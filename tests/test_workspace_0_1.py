@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +23,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import Program
+from conftest import Program, clean_environment
 from safetensors.torch import load_file
 
 FIXTURE = Path(__file__).parent / "data" / "workspace-0.1"
@@ -460,3 +462,49 @@ def test_a_backup_of_the_store_is_opened(root: Path, ichx: Program) -> None:
     assert document(ichx, "exp", "list", cwd=root) == listed
     assert len(document(ichx, "tune", "show", 2, cwd=root)["trials"]) == 2
     assert not any(check["problems"] for check in document(ichx, "store", "check", cwd=root))
+
+
+def test_the_workspace_gets_an_id_and_its_folders_records(root: Path, ichx: Program) -> None:
+    listed = document(ichx, "exp", "list", cwd=root)
+    record = json.loads((root / "db" / "workspace.json").read_text())
+    ((known,),) = query(root, "SELECT value FROM setting WHERE name = 'workspace'")
+    assert json.loads(known)["id"] == record["id"]
+    described = {int(path.parent.name) for path in root.glob("experiments/*/experiment.json")}
+    assert described == {int(path.name) for path in (root / "experiments").iterdir()} == {1, 2, 3, 4, 5, 6, 9, 10, 11}
+    (root / "db" / "ichx.db").unlink()
+    rebuilt = document(ichx, "store", "rebuild", cwd=root)
+    assert (rebuilt["experiments"], rebuilt["problems"]) == ([1, 2, 3, 4, 5, 6, 9, 10, 11], [])
+    assert [e for e in listed if e["number"] != 12] == document(ichx, "exp", "list", cwd=root)
+
+
+def test_another_store_is_refused_at_first_use(root: Path, tmp_path: Path, ichx: Program) -> None:
+    (root / "ichx.toml").write_text(f'store = "{tmp_path / "new.db"}"\n')
+    ichx("exp", "list", "--json", cwd=root).check_error("conflict", "1, 2, 3, 4, 5, 6, 9, 10, 11")
+    assert not (root / "db" / "workspace.json").exists()
+
+
+def test_the_workspace_is_read_where_nothing_can_be_written() -> None:
+    folder = Path("/tmp") / f"ichx-read-only-{os.getpid()}"
+    try:
+        root = copy_fixture(folder / "workspace")
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        user = 65534 if os.getuid() == 0 else None  # root may write everywhere
+        before = sorted(path for path in root.rglob("*"))
+        for command in ("exp list", "exp show 1", "data list", "scores 1", "gc"):
+            done = subprocess.run(
+                [sys.executable, "-m", "ichx", *command.split(), "--json"],
+                cwd=root,
+                env=clean_environment(HOME="/nonexistent"),
+                capture_output=True,
+                text=True,
+                user=user,
+            )
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)
+        assert sorted(path for path in root.rglob("*")) == before
+    finally:
+        for path in (folder, *folder.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o755)
+        shutil.rmtree(folder)

@@ -4,14 +4,13 @@ The file is not trusted: only members with known names and sizes are read and ch
 error nothing is left behind.
 """
 
-import hashlib
 import json
 import math
 import re
 import secrets
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,9 +27,10 @@ from ichx.evaluation.predictions import read_predictions
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
 from ichx.experiments.archive_export import FORMAT, INDEX
+from ichx.experiments.folder_record import describe_folder, sha256_file
 from ichx.experiments.gc import IMPORTING
 from ichx.files import open_file
-from ichx.recipe import digest
+from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, TuningInfo
 from ichx.text import format_count
@@ -99,7 +99,7 @@ def _import(
     if digest(recipe) != facts["recipe_digest"]:
         raise ValueError("the recipe does not have the recorded digest")
     project.registry.get(recipe.plugin)
-    version, fold_set = _pinned(project.store, index["dataset"])
+    version, fold_set = pinned_version(project.store, index["dataset"])
     left_out: list[str] = []
     for member in archive.infolist():
         if member.filename != INDEX:
@@ -111,11 +111,39 @@ def _import(
     ]
     if not any(name.endswith(WEIGHTS_FILE) for name in archive.namelist()) and predictions:
         left_out.append("the archive has no weights: `ichx run` would train the folds again")
-    runs = tuple(_run(entry, fold_set.k) for entry in index["runs"])
     places = [(draft.role, draft.fold, draft.version_id, draft.view) for _, draft in predictions]
     if len(set(places)) < len(places):
         raise ValueError("it has a prediction twice")
-    imported = ImportDraft(
+    origin = {"number": int(index["number"]), "workspace": str(index["workspace"])[:200]}
+    imported = import_draft(index, recipe, version, fold_set, origin, [draft for _, draft in predictions])
+    made = project.store.import_experiment(
+        imported, place=lambda number: folder.rename(project.workspace.experiment_dir(number)), root="experiments"
+    )
+    update_scores(project, made.number)
+    describe_folder(project, project.store.experiment(made.number))
+    return Imported(made.number, int(index["number"]), tuple(left_out))
+
+
+def import_draft(
+    index: Mapping[str, Any],
+    recipe: Recipe,
+    version: "DatasetVersion",
+    fold_set: "FoldSet",
+    origin: Mapping[str, Any] | None,
+    predictions: Sequence[PredictionDraft],
+) -> ImportDraft:
+    """Return the draft of the experiment that `index` describes. Raises `ValueError` and the like for invalid values.
+
+    Args:
+        index: Contents of `experiment.json`.
+        recipe: Its recipe.
+        version: The dataset version to pin it to.
+        fold_set: The folds to pin it to.
+        origin: Its number and workspace before an import.
+        predictions: Those of its predictions whose files are there.
+    """
+    facts = index["experiment"]
+    return ImportDraft(
         experiment=ExperimentDraft(
             name=str(facts["name"])[:200],
             plugin=recipe.plugin,
@@ -130,22 +158,18 @@ def _import(
             epochs=recipe.epochs,
             kind="trial" if facts["kind"] == "trial" else "experiment",
             selected=bool(facts["selected"]),
-            origin={"number": int(index["number"]), "workspace": str(index["workspace"])[:200]},
+            origin=origin,
             tuned=_tuned(facts.get("tuned")),
         ),
-        runs=runs,
+        runs=tuple(_run(entry, fold_set.k) for entry in index["runs"]),
         history={fold: _history(index["history"].get(str(fold), [])) for fold in range(fold_set.k)},
-        predictions=tuple(draft for _, draft in predictions),
+        predictions=tuple(predictions),
         tags=tuple(str(tag)[:200] for tag in index["tags"]),
         notes=tuple(
-            Note(id=0, experiment=0, created=_date(note["created"]), text=str(note["text"])) for note in index["notes"]
+            Note(id=0, experiment=0, created=parse_date(note["created"]), text=str(note["text"]))
+            for note in index["notes"]
         ),
     )
-    made = project.store.import_experiment(
-        imported, place=lambda number: folder.rename(project.workspace.experiment_dir(number)), root="experiments"
-    )
-    update_scores(project, made.number)
-    return Imported(made.number, int(index["number"]), tuple(left_out))
 
 
 def _tuned(facts: Mapping[str, Any] | None) -> TuningInfo | None:
@@ -216,11 +240,13 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) ->
             handle.write(block)
 
 
-def _pinned(store: "Store", pinned: Mapping[str, Any]) -> "tuple[DatasetVersion, FoldSet]":
+def pinned_version(store: "Store", pinned: Mapping[str, Any]) -> "tuple[DatasetVersion, FoldSet]":
     """Return the dataset version and folds of this workspace with the same slices, labels and assignment."""
     same_labels = None
+    wanted = (pinned["name"], pinned["version"])
     for dataset in store.datasets():
-        for number in range(dataset.versions, 0, -1):
+        numbers = store.version_numbers(dataset.name)
+        for number in sorted(numbers, key=lambda n: ((dataset.name, n) != wanted, -n)):
             version = store.version(dataset.name, number)
             if version.label_digest != pinned["label_digest"]:
                 continue
@@ -258,9 +284,8 @@ def _prediction(
         raise ValueError(f"{name!r} is listed but missing")
     if role not in ("oof", "test") or view not in ("identity", "hflip") or not 0 <= int(entry["fold"]) < fold_set.k:
         raise ValueError(f"{name} is not the prediction of a fold in a view")
-    with path.open("rb") as handle:
-        if hashlib.file_digest(handle, "sha256").hexdigest() != entry["digest"]:
-            raise ValueError(f"{name} differs from its recorded digest")
+    if sha256_file(path) != entry["digest"]:
+        raise ValueError(f"{name} differs from its recorded digest")
     with pq.ParquetFile(path) as content:
         rows = content.metadata.num_rows
     tests = project.store.test_sets(version.dataset) if role == "test" else []
@@ -316,9 +341,9 @@ def _run(entry: Mapping[str, Any], folds: int) -> Run:
         state=str(entry["state"]),
         host=str(entry["host"])[:255],
         pid=int(entry["pid"]),
-        started=_date(entry["started"]),
-        heartbeat=_date(entry["heartbeat"]),
-        ended=None if entry["ended"] is None else _date(entry["ended"]),
+        started=parse_date(entry["started"]),
+        heartbeat=parse_date(entry["heartbeat"]),
+        ended=None if entry["ended"] is None else parse_date(entry["ended"]),
         stage=None if entry["stage"] is None else str(entry["stage"])[:200],
         epoch=None if entry["epoch"] is None else int(entry["epoch"]),
         epochs_done=int(entry["epochs_done"]),
@@ -350,5 +375,6 @@ def _finite(value: Any) -> float:
     return number
 
 
-def _date(text: str) -> datetime:
+def parse_date(text: str) -> datetime:
+    """Return a date of `experiment.json`."""
     return datetime.fromisoformat(text).astimezone()

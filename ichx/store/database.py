@@ -16,8 +16,12 @@ from ichx.errors import InvalidInputError, MissingDependencyError, StorageError,
 BUSY_SECONDS: Final = 30.0
 """How long a transaction waits for another process; `?timeout=` in a SQLite URL overrides."""
 
+_SQLITE_OPTIONS: Final = frozenset(
+    {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements", "uri"}
+)
+"""Options of SQLite URLs."""
 _WRITES: Final = "ichx_writes"
-_URL_REMEDY: Final = "Set ICHX_STORE, or `store` in ichx.toml, to a URL like sqlite:////home/me/ichx.db."
+_URL_REMEDY: Final = "Set ICHX_STORE, or `store` in ichx.toml, to a path like /home/me/ichx.db, or a SQLAlchemy URL."
 _GENERAL_REMEDY: Final = "Check that the database exists, is reachable and undamaged, then retry."
 _SQLITE_REMEDIES: Final = {
     "database or disk is full": "Free some disk space, then rerun the command. No data was written partially.",
@@ -31,8 +35,10 @@ _SQLITE_REMEDIES: Final = {
 """Remedies by a part of SQLite's message."""
 
 
-def connect(url: str) -> Engine:
+def connect(url: str | URL) -> Engine:
     """Return an engine for `url`; the folder of a SQLite file is created. It does not read the database.
+
+    A text without `://` is the path of a SQLite file.
 
     An engine belongs to the process that created it; a forked child needs its own.
 
@@ -41,7 +47,7 @@ def connect(url: str) -> Engine:
         MissingDependencyError: The driver of the database is not installed.
         StorageError: The folder of a SQLite file cannot be created.
     """
-    parsed = _parse(url)
+    parsed = parse_url(url)
     options: dict[str, Any] = {}
     if is_sqlite(parsed):
         options = {} if "timeout" in parsed.query else {"connect_args": {"timeout": BUSY_SECONDS}}
@@ -96,11 +102,11 @@ def translate_errors(url: URL) -> Iterator[None]:
         raise StoreError(f"The store {display_name(url)} failed: {message}.", remedy or _GENERAL_REMEDY) from error
 
 
-def resolve_url(url: str, root: Path) -> str:
+def resolve_url(url: str, root: Path) -> URL:
     """Return `url` with a relative SQLite file resolved against `root` instead of the current directory."""
-    parsed = _parse(url)
+    parsed = parse_url(url)
     file = sqlite_file(parsed) if is_sqlite(parsed) else None
-    return url if file is None else parsed.set(database=str(root / file)).render_as_string(hide_password=False)
+    return parsed if file is None else parsed.set(database=str(root / file))
 
 
 def is_sqlite(url: URL) -> bool:
@@ -120,7 +126,15 @@ def display_name(url: URL) -> str:
     return str(file) if file is not None else url.render_as_string(hide_password=True)
 
 
-def _parse(url: str) -> URL:
+def parse_url(url: str | URL) -> URL:
+    """Return `url` as an object; a text without `://` is the path of a SQLite file, whatever characters it has.
+
+    Raises:
+        InvalidInputError: It is not a SQLAlchemy URL, or a path was pasted into one whose characters have a meaning.
+        MissingDependencyError: The driver of the database is not installed.
+    """
+    if isinstance(url, str) and url and "://" not in url:
+        url = URL.create("sqlite", database=str(Path(url).expanduser()))
     try:
         parsed = make_url(url)
         parsed.get_dialect()
@@ -130,7 +144,24 @@ def _parse(url: str) -> URL:
         raise InvalidInputError(
             f"The URL of the store is not a SQLAlchemy URL ({type(error).__name__}).", _URL_REMEDY
         ) from error
+    if isinstance(url, str) and is_sqlite(parsed):
+        _check_pasted_path(url, parsed)
     return parsed
+
+
+def _check_pasted_path(text: str, parsed: URL) -> None:
+    """Raise `InvalidInputError` if `?` or `%` in a path would put the SQLite file elsewhere."""
+    path, _, query = text.partition(":///")[2].partition("?")
+    unknown = [part for part in query.split("&") if query and part.partition("=")[0] not in _SQLITE_OPTIONS]
+    decoded = Path(parsed.database or "")
+    moved = str(decoded) != path and not decoded.parent.is_dir() and Path(path).parent.is_dir()
+    if (unknown and "uri" not in parsed.query) or (moved and sqlite_file(parsed) is not None):
+        wrong = "?" if unknown else "%"
+        whole = path + ("?" + query if unknown else "")
+        raise InvalidInputError(
+            f"The URL of the store, {text}, contains {wrong!r}, which has a meaning in URLs.",
+            f"Give the path instead of a URL: {whole}",
+        )
 
 
 def _missing_driver(error: ModuleNotFoundError) -> MissingDependencyError:

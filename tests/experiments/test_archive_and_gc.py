@@ -175,8 +175,7 @@ def test_files_that_are_not_archives_are_refused(
 def test_an_import_whose_files_cannot_be_placed_records_nothing(
     exported: Path, dataset_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (dataset_copy / "experiments" / "1").mkdir()
-    (dataset_copy / "experiments" / "1" / "mine.txt").write_text("mine")
+    (dataset_copy / "experiments" / "1").write_text("mine")
     workspace = open_workspace(dataset_copy)
     with open_store(workspace) as store:
         with pytest.raises(StorageError, match="experiments"):
