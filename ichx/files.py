@@ -156,12 +156,13 @@ def printable_path(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def path_of(text: str) -> Path:
-    """Return the existing path for which `printable_path` has returned `text`."""
-    if "\\x" not in text or os.path.lexists(text):
-        return Path(text)
+def path_of(text: str, folder: Path = Path()) -> Path:
+    """Return the existing path in `folder` for which `printable_path` has returned `text`."""
+    path = folder / text
+    if "\\x" not in text or os.path.lexists(path):
+        return path
     raw = re.sub(rb"\\x([89a-f][0-9a-f])", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(text))
-    return Path(os.fsdecode(raw))
+    return folder / os.fsdecode(raw)
 
 
 def _open_without_waiting(path: Path) -> BinaryIO:

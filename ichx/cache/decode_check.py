@@ -18,7 +18,7 @@ from ichx.datasets.dataset import load_catalog
 from ichx.datasets.decode_findings import CHECK_FILE, DecodeFindings, describe_findings, write_findings
 from ichx.datasets.ingest import ProgressCallback
 from ichx.datasets.sources import SourceFile, SourceFiles, find_drift, list_files, read_source_slice
-from ichx.files import write_error
+from ichx.files import path_of, write_error
 from ichx.worker_pool import map_in_processes, worker_count
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def check_dataset(
     """
     version = project.store.version(name, number)
     catalog = load_catalog(project.workspace, version)
-    source = Path(version.source)
+    source = path_of(version.source)
     drift = find_drift(list_files(source), catalog)
     drift.raise_if_changed(source)
     folder = project.workspace.root / version.path

@@ -135,10 +135,13 @@ def shard_rows(shard: int, n: int) -> range:
 
 
 def slices_digest(slices: pd.DataFrame) -> str:
-    """Return the SHA-256 of the ordered slice ids and the fingerprints of their files."""
+    """Return the SHA-256 of the ordered slice ids, the fingerprints of their files and their reading assumptions."""
     digest = hashlib.sha256()
-    for slice_id, size, mtime in zip(slices["slice_id"], slices["bytes"], slices["mtime_ns"], strict=True):
-        digest.update(f"\n{slice_id}\t{size}\t{mtime}".encode())
+    columns = [slices[name] for name in ("slice_id", "bytes", "mtime_ns")]
+    assumptions = slices["assumptions"] if "assumptions" in slices else [""] * len(slices)
+    for slice_id, size, mtime, assumed in zip(*columns, assumptions, strict=True):
+        # Version 0.1 knew no assumptions: its caches of slices that have some contain other values.
+        digest.update("\t".join((f"\n{slice_id}", str(size), str(mtime), *assumed.split())).encode())
     return digest.hexdigest()
 
 

@@ -55,12 +55,15 @@ def print_dataset(facts: dict[str, Any]) -> None:
     version, summary = facts["version"], facts["version"].summary
     kind = f"test set of {version.test_of}" if version.test_of else "dataset"
     console.print(f"{version.dataset} version {version.number}, {kind}: {version.source}", markup=False)
-    counts = ("files", "slices", "patients", "studies", "series", "intercept_repaired", "window_missing")
+    counts = ("files", "slices", "patients", "studies", "series")
     print_table("counts", ("item", "count"), [(name.replace("_", " "), summary[name]) for name in counts])
     _print_prevalences(facts)
     families = [_header_row(family) for family in facts["families"]]
     _print_long_table("headers", ("pixels", "slope", "intercept", "size", "transfer syntax", "slices"), families)
     _print_series(facts)
+    if facts["assumptions"]:
+        rows = [(a["assumption"].replace("_", " "), a["slices"], _meaning(a)) for a in facts["assumptions"]]
+        print_table("assumptions", ("assumption", "slices", "meaning"), rows)
     if facts["defects"]:
         rows = [(d["reason"], d["files"], _meaning(d)) for d in facts["defects"]]
         print_table("excluded", ("defect", "files", "meaning"), rows)

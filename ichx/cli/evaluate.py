@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ichx.cli.output import print_json
-from ichx.cli.parameters import AsJson, Device, FoldTexts, Number, Pooling, Tta, Workers, fold_numbers
+from ichx.cli.parameters import AsJson, Device, FoldTexts, Number, Pooling, Precision, Tta, Workers, fold_numbers
 from ichx.cli.scores import print_scores
 from ichx.cli.session import session
 
@@ -17,6 +17,7 @@ def evaluate(
     pooling: Pooling = "max",
     folds: FoldTexts = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -40,7 +41,7 @@ def evaluate(
                 project,
                 number,
                 dataset,
-                InferenceOptions(tta, selected, device, workers),
+                InferenceOptions(tta, selected, device, workers, precision),
                 callbacks=view,
                 pooling=pooling,
             )

@@ -7,14 +7,14 @@ import typer
 
 from ichx.cli.exp_diff import diff
 from ichx.cli.exp_list import list_experiments
-from ichx.cli.exp_organise import archive, clone, name, note, restore, rm, tag, tags
+from ichx.cli.exp_organise import archive, clone, describe_equal, name, note, restore, rm, tag, tags
 from ichx.cli.exp_promote import promote
 from ichx.cli.exp_repro import repro
 from ichx.cli.exp_show import history, log, show
 from ichx.cli.exp_transfer import export, import_
 from ichx.cli.exp_watch import watch
 from ichx.cli.output import console, info, notice, print_json, warn
-from ichx.cli.parameters import AsJson, Settings, complete_plugin
+from ichx.cli.parameters import AsJson, Settings, complete_backbone, complete_plugin
 from ichx.cli.session import session
 
 app = typer.Typer(help="Experiments: register, find, compare and organise.", no_args_is_help=True)
@@ -24,6 +24,10 @@ app = typer.Typer(help="Experiments: register, find, compare and organise.", no_
 def new(
     plugin: Annotated[
         str | None, typer.Option("--plugin", autocompletion=complete_plugin, help="Model; see `ichx plugin list`.")
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", autocompletion=complete_backbone, help="Another backbone, e.g. of timm."),
     ] = None,
     size: Annotated[int | None, typer.Option("--size", help="Image size in pixels, without a crop.")] = None,
     crop: Annotated[int | None, typer.Option("--crop", help="Size of the centre crop in pixels.")] = None,
@@ -47,16 +51,18 @@ def new(
 
     Example: `ichx exp new --plugin resnext50 --size 378 --sigmoid`
 
+    Example: `ichx exp new --plugin resnext50 --backbone convnext_tiny.fb_in22k`
+
     Example: `ichx exp new --reference`
     """
-    from ichx.experiments.register import ExperimentRequest, new_experiment, new_reference
+    from ichx.experiments.register import ExperimentRequest, equal_experiments, new_experiment, new_reference
     from ichx.plugins.licences import licence_notice
     from ichx.recipe_text import from_toml
 
     if sigmoid and linear:
         raise typer.BadParameter("Use either --sigmoid or --linear.")
     kind = "sigmoid" if sigmoid else "linear" if linear else None
-    if reference and (plugin or file or size or crop or kind or settings or name):
+    if reference and (plugin or file or backbone or size or crop or kind or settings or name):
         raise typer.BadParameter("--reference allows only --dataset and --folds. Leave out the other options.")
     with session() as project:
         if reference:
@@ -68,6 +74,7 @@ def new(
                     project.registry,
                     ExperimentRequest(
                         plugin=plugin,
+                        backbone=backbone,
                         file=file,
                         size=size,
                         crop=crop,
@@ -79,14 +86,17 @@ def new(
                     ),
                 )
             ]
+        equal = [equal_experiments(project.store, e) for e in registered]
     if as_json:
         print_json(registered)
-    for e in registered:
+    for e, others in zip(registered, equal, strict=True):
         if not as_json:
             console.print(f"experiment {e.number}: {e.name} on {e.dataset} v{e.dataset_version}", markup=False)
         text = licence_notice(project.registry.get(e.plugin), from_toml(e.recipe))
         if text:
             notice(f"{e.plugin}: {text}")
+        if others:
+            notice(describe_equal(e, others))
     if registered[0].leaked:
         warn(f"The folds {registered[0].fold_set} split patients. All scores will be marked `leaky folds`.")
     info(f"Next: `ichx run {registered[-1].number}`")

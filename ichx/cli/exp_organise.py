@@ -1,15 +1,20 @@
 """`ichx exp name`, `tag`, `tags`, `note`, `clone`, `archive`, `rm` and `restore`: organise experiments."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ichx.cli.formatting import format_value
-from ichx.cli.output import console, info, print_json
+from ichx.cli.output import console, info, notice, print_json
 from ichx.cli.parameters import AsJson, Number, Numbers, Settings, complete_tag
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import InvalidInputError, raise_problems
+from ichx.text import format_count, format_examples
+
+if TYPE_CHECKING:
+    from ichx.store import Experiment
 
 MAX_NAME = 200
 """Characters of a name or tag."""
@@ -82,6 +87,14 @@ def note(
         console.print(f"{format_value(entry.created)}: {entry.text}", markup=False)
 
 
+def describe_equal(new: "Experiment", equal: "Sequence[Experiment]") -> str:
+    """Return the note that the experiments `equal` have the recipe, data and folds of `new`."""
+    examples = format_examples([f"{e.number} ({e.name}: {e.state})" for e in equal])
+    count = format_count(len(equal), "other experiment")
+    remedy = f"`ichx exp rm {new.number}` removes the new one."
+    return f"{count} with the recipe, data and folds of experiment {new.number}{examples}. {remedy}"
+
+
 def clone(
     number: Number,
     settings: Settings = None,
@@ -96,7 +109,7 @@ def clone(
 
     Example: `ichx exp clone 6 --set stage.full.lr=5e-6`
     """
-    from ichx.experiments.register import clone_experiment
+    from ichx.experiments.register import clone_experiment, equal_experiments
 
     with session() as project:
         copy = clone_experiment(
@@ -108,11 +121,14 @@ def clone(
             folds=folds,
             name=new_name,
         )
+        equal = equal_experiments(project.store, copy)
     if as_json:
         print_json(copy)
     else:
         place = f"{copy.dataset} v{copy.dataset_version}"
         console.print(f"experiment {copy.number}: {copy.name} on {place}, cloned from {number}", markup=False)
+    if equal:
+        notice(describe_equal(copy, equal))
     info(f"Next: `ichx run {copy.number}`")
 
 

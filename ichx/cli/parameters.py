@@ -50,6 +50,13 @@ def complete_plugin(incomplete: str) -> list[tuple[str, str]]:
     return [(p.name, p.summary) for p in load_registry().plugins.values() if p.name.startswith(incomplete)]
 
 
+def complete_backbone(incomplete: str) -> list[str]:
+    """Return timm's backbones that start with `incomplete`, if they are cached."""
+    from ichx.plugins.backbones import cache_file, read_names
+
+    return [name for name in read_names(cache_file()) or () if name.startswith(incomplete)]
+
+
 def complete_tag(incomplete: str) -> list[str]:
     """Return the tags that start with `incomplete`."""
     with contextlib.suppress(IchxError), session() as project:
@@ -88,6 +95,10 @@ Pooling = Annotated[
 ]
 Device = Annotated[
     str, typer.Option("--device", parser=parse_device, metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
+]
+Precision = Annotated[
+    choices.InferencePrecision,
+    typer.Option("--precision", help="Network's precision; auto: fp32 on a CPU, else as trained."),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Number of loader processes.")]
 Pretrained = Annotated[

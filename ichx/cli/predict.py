@@ -8,7 +8,7 @@ import typer
 
 from ichx.cli.formatting import format_marks
 from ichx.cli.output import console, info, print_json, warn
-from ichx.cli.parameters import AsJson, Device, FoldTexts, Number, Save, Tta, Workers, fold_numbers
+from ichx.cli.parameters import AsJson, Device, FoldTexts, Number, Precision, Save, Tta, Workers, fold_numbers
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.labels import ANY
@@ -30,6 +30,7 @@ def predict(
     ] = None,
     save: Save = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -57,7 +58,7 @@ def predict(
                 project,
                 number,
                 path,
-                InferenceOptions(tta, selected, device, workers),
+                InferenceOptions(tta, selected, device, workers, precision),
                 callbacks=view,
                 features=out if save else None,
             )

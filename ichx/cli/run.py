@@ -14,6 +14,7 @@ from ichx.errors import IchxError
 
 if TYPE_CHECKING:
     from ichx.experiments.run import RunReport
+    from ichx.project import Project
 
 
 def run(
@@ -29,6 +30,9 @@ def run(
         str, typer.Option("--checkpoint-every", help="Time between checkpoints, e.g. 90s, 5m; 0: only after epochs.")
     ] = "5m",
     processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that train one fold together.")] = 1,
+    subset: Annotated[
+        float | None, typer.Option("--subset", help="Quick look: a new experiment on this share of the patients.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train experiments and predict their folds.
@@ -39,6 +43,8 @@ def run(
     Example: `ichx run 6 --fold 0`
 
     Example: `ichx run 6 7 8 --jobs 2`
+
+    Example: `ichx run 6 --subset 0.05`
     """
     with session() as project:
         network = project.store.network_file_system()
@@ -46,6 +52,8 @@ def run(
             warn(f"The store is on a network file system ({network}), where locks may fail. Use a local disk.")
         for number in numbers:
             project.store.experiment(number)  # report an unknown number before torch is imported
+        if subset is not None:
+            numbers = _quick_looks(project, numbers, subset)
         from ichx.training.run_options import RunOptions
 
         options = RunOptions(
@@ -104,6 +112,17 @@ def run(
         _print_report(report, as_json=as_json)
     if started_in_group():
         end_process()
+
+
+def _quick_looks(project: "Project", numbers: list[int], share: float) -> list[int]:
+    """Return the quick looks at the experiments `numbers`."""
+    from ichx.experiments.quick_look import quick_look
+
+    in_group = "RANK" in os.environ  # several processes would register several
+    looks = [quick_look(project, number, share, register=not in_group) for number in numbers]
+    for number, look in zip(numbers, () if in_group else looks, strict=not in_group):
+        info(f"experiment {look.number}: {100 * share:.3g} % of the patients of experiment {number}")
+    return [look.number for look in looks]
 
 
 def _print_report(report: "RunReport", *, as_json: bool) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ichx.ct.defects import DEFECTS, DicomDefectError
-from ichx.ct.elements import read_elements
+from ichx.ct.elements import SERIES_ID, read_elements
 from ichx.ct.frames import frame_bytes
-from ichx.ct.header import BRAIN_WINDOW, SliceHeader, all_headers, one_header
-from ichx.ct.pixels import AIR, DecodedSlice, stored_values, to_slice
+from ichx.ct.header import BRAIN_WINDOW, SliceHeader, all_headers, file_ids, one_header
+from ichx.ct.pixels import AIR, DecodedSlice, stored_pixels, to_slice
 
 __all__ = [
     "AIR",
@@ -24,6 +24,7 @@ __all__ = [
     "DicomDefectError",
     "SliceHeader",
     "read_headers",
+    "read_ids",
     "read_slice",
 ]
 
@@ -43,10 +44,19 @@ def read_headers(source: Path | BinaryIO) -> list[SliceHeader]:
         return all_headers(read_elements(handle))
 
 
+def read_ids(source: Path | BinaryIO) -> tuple[str, str, str, str]:
+    """Return the ids of slice, patient, study and series of a file that may have a defect; empty where missing.
+
+    Damage behind the ids does not matter. Raises `DicomDefectError` if the header cannot be read up to them.
+    """
+    with _opened(source) as handle:
+        return file_ids(read_elements(handle, last=SERIES_ID).values)
+
+
 def read_slice(source: Path | BinaryIO, frame: int = 0) -> DecodedSlice:
     """Return the slice in `source` in HU: `slope * stored + intercept`, rounded, clamped to -1024..32767.
 
-    Padding is -1024. A wrong intercept as in RSNA's files is repaired.
+    Padding is -1024. A wrong intercept as in RSNA's files is repaired. What was assumed is in the header.
 
     Args:
         source: A file or a binary stream.
@@ -59,7 +69,7 @@ def read_slice(source: Path | BinaryIO, frame: int = 0) -> DecodedSlice:
         elements = read_elements(handle, frame=frame)
         header, frames = one_header(elements, frame)
         raw = frame_bytes(elements, header, frames)
-    return to_slice(header, stored_values(header, raw))
+    return to_slice(header, stored_pixels(header, raw))
 
 
 def _opened(source: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:

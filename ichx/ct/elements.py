@@ -20,19 +20,22 @@ POSITION, ORIENTATION, SPACING = 0x00200032, 0x00200037, 0x00280030
 SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011
 ALLOCATED, STORED, SIGNED, PADDING = 0x00280100, 0x00280101, 0x00280103, 0x00280120
 CENTRE, WIDTH, INTERCEPT, SLOPE = 0x00281050, 0x00281051, 0x00281052, 0x00281053
-FRAME_TYPE = 0x00089007
+FRAME_TYPE, HIGH_BIT, PADDING_LIMIT, RESCALE_TYPE = 0x00089007, 0x00280102, 0x00280121, 0x00281054
 FRAME_OFFSETS, FRAME_LENGTHS = 0x7FE00001, 0x7FE00002
 
 WANTED: Final = frozenset(
     {
         *(IMAGE_TYPE, SOP_CLASS, SLICE_ID, MODALITY, PATIENT_ID, STUDY_ID, SERIES_ID, INSTANCE_NUMBER),
         *(POSITION, ORIENTATION, SPACING, SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS),
-        *(ALLOCATED, STORED, SIGNED, PADDING, CENTRE, WIDTH, INTERCEPT, SLOPE, FRAME_OFFSETS, FRAME_LENGTHS),
+        *(ALLOCATED, STORED, HIGH_BIT, SIGNED, PADDING, PADDING_LIMIT),
+        *(CENTRE, WIDTH, INTERCEPT, SLOPE, RESCALE_TYPE, FRAME_OFFSETS, FRAME_LENGTHS),
     }
 )
 """The only elements of a dataset whose values are read."""
 
-WANTED_OF_FRAME: Final = frozenset({FRAME_TYPE, POSITION, ORIENTATION, SPACING, CENTRE, WIDTH, INTERCEPT, SLOPE})
+WANTED_OF_FRAME: Final = frozenset(
+    {FRAME_TYPE, POSITION, ORIENTATION, SPACING, CENTRE, WIDTH, INTERCEPT, SLOPE, RESCALE_TYPE}
+)
 """The only elements of functional groups whose values are read."""
 
 _Sequences = Mapping[int, "_Sequences"]
@@ -43,8 +46,8 @@ _MACROS: Final[_Sequences] = {
     tag: {}
     for tag in (0x00189329, 0x00209113, 0x00209116, 0x00289110, 0x00289132, 0x00289145)
 }
-_SHARED, _PER_FRAME = 0x52009229, 0x52009230
-_GROUPS: Final[_Sequences] = {_SHARED: _MACROS, _PER_FRAME: _MACROS}
+_SHARED, _PER_FRAME, _MODALITY_LUT = 0x52009229, 0x52009230, 0x00283000
+_GROUPS: Final[_Sequences] = {_SHARED: _MACROS, _PER_FRAME: _MACROS, _MODALITY_LUT: {}}
 
 _SYNTAX: Final = 0x00020010
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -105,6 +108,8 @@ class Elements:
     frames: list[Values]
     pixels: Pixels | None
     window: Window
+    modality_lut: bool
+    """Whether there is a Modality LUT Sequence with an item."""
 
     def of_frame(self, frame: int) -> Values:
         """Return the values that hold for `frame` (from 1)."""
@@ -120,11 +125,11 @@ class _Found:
     items: dict[int, list[Values]] = field(default_factory=dict)
 
 
-def read_elements(handle: BinaryIO, *, frame: int = 0) -> Elements:
+def read_elements(handle: BinaryIO, *, frame: int = 0, last: int = _LAST_BEFORE_PIXELS) -> Elements:
     """Return the elements of the DICOM file at the current position of `handle`, which is read up to its pixels.
 
-    With `frame` only that frame's functional groups are read. Raises `DicomDefectError` for what is no DICOM file, or a
-    damaged one.
+    With `frame` only that frame's functional groups are read. With an earlier `last` tag nothing behind it is read, so
+    that damage there does not matter. Raises `DicomDefectError` for what is no DICOM file, or a damaged one.
     """
     plain = Plain(handle)
     try:
@@ -136,7 +141,7 @@ def read_elements(handle: BinaryIO, *, frame: int = 0) -> Elements:
         if syntax == DEFLATED:
             window, position = Window(Inflated(plain, position)), 0
         coding = _coding(window, position, syntax)
-        found, position = _read(window, position, None, _LAST_BEFORE_PIXELS, coding, WANTED, _GROUPS, frame)
+        found, position = _read(window, position, None, last, coding, WANTED, _GROUPS, frame)
         pixels = _find_pixels(window, position, coding)
     except OSError as error:
         raise DicomDefectError("unreadable", error.strerror or str(error)) from error
@@ -144,8 +149,16 @@ def read_elements(handle: BinaryIO, *, frame: int = 0) -> Elements:
         raise DicomDefectError("damaged_header", f"the deflated file cannot be inflated: {error}") from error
     if not syntax:
         syntax = IMPLICIT_LITTLE if coding.implicit else EXPLICIT_BIG if coding.big else EXPLICIT_LITTLE
-    shared = found.items.get(_SHARED) or [{}]
-    return Elements(syntax, coding.big, found.values, shared[0], found.items.get(_PER_FRAME, []), pixels, window)
+    return Elements(
+        syntax=syntax,
+        big=coding.big,
+        values=found.values,
+        shared=(found.items.get(_SHARED) or [{}])[0],
+        frames=found.items.get(_PER_FRAME, []),
+        pixels=pixels,
+        window=window,
+        modality_lut=bool(found.items.get(_MODALITY_LUT)),
+    )
 
 
 def _coding(window: Window, position: int, syntax: str) -> _Coding:

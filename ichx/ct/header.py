@@ -4,6 +4,7 @@ Not for the bytes (`ichx.ct.elements`) or the pixels (`ichx.ct.pixels`).
 """
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -18,6 +19,16 @@ BRAIN_WINDOW: Final = (40.0, 80.0)
 CT_CLASSES: Final = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 """CT Image, Enhanced CT Image, and Legacy Converted Enhanced CT Image Storage."""
 
+LEAST_SLOPE: Final = 1e-9
+LARGEST_SLOPE: Final = 1e4
+LARGEST_INTERCEPT: Final = 1e6
+"""Plausible absolute rescale values."""
+
+_HU_TYPES = re.compile(r"(?:HU|HOUND?SFIELD.*)?", re.IGNORECASE)
+_LIKE_HU = ("US", "HU_MOD")
+_NOT_HU = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")
+"""Rescale Types (DICOM PS3.3, C.11.1.1.2)."""
+
 
 @dataclass(frozen=True)
 class SliceHeader:
@@ -26,7 +37,8 @@ class SliceHeader:
     `window` is the (centre, width) in HU that counts: the file's first, or the brain window where `window_missing`.
     `padding` is the stored value of pixels without measurement. `frame` is 0 for a file with one frame, otherwise from
     1; then `slice_id` ends in `#frame`, `instance_number` is the frame, and `defect` names the reason (a key of
-    `DEFECTS`) why this frame of the file is not a slice. Missing geometry is None, not a defect.
+    `DEFECTS`) why this frame of the file is not a slice. Missing geometry is None, not a defect. `assumptions` are keys
+    of `ASSUMPTIONS`, in their order, without the two that other fields contain.
     """
 
     slice_id: str
@@ -50,11 +62,24 @@ class SliceHeader:
     transfer_syntax: str
     frame: int = 0
     defect: str = ""
+    detail: str = ""
+    """What was found, for a `defect`."""
+    assumptions: tuple[str, ...] = ()
+    padding_limit: int | None = None
+    """The other end of the range of padding values."""
+    shift: int = 0
+    """Bits below the stored ones, by HighBit."""
 
     @property
     def intercept_suspect(self) -> bool:
         """Whether the header is of the family in which some RSNA files, all of one frame, carry a wrong intercept."""
-        return self.frame == 0 and self.bits_stored == 12 and not self.signed and self.intercept > -100
+        family = self.bits_stored == 12 and not self.signed and self.intercept > -100
+        return self.frame == 0 and family and "rescale_missing" not in self.assumptions
+
+    @property
+    def unproven(self) -> bool:
+        """Whether only the values can show that they are HU."""
+        return "rescale_missing" in self.assumptions or "rescale_type_unknown" in self.assumptions
 
     @property
     def frame_bytes(self) -> int:
@@ -73,7 +98,7 @@ def all_headers(elements: Elements) -> list[SliceHeader]:
             headers.append(_slice(elements, image, frame, frames))
         except DicomDefectError as defect:
             first = first or defect
-            headers.append(_refused(image, frame, defect.reason))
+            headers.append(_refused(image, frame, defect))
     if first is not None and all(header.defect for header in headers):
         raise first
     return headers
@@ -88,6 +113,13 @@ def one_header(elements: Elements, frame: int) -> tuple[SliceHeader, int]:
     return _slice(elements, image, max(frame, 1), frames), frames
 
 
+def file_ids(values: Values) -> tuple[str, str, str, str]:
+    """Return the ids of slice, patient, study and series in the header; empty where they are missing."""
+    ids = tuple(_text(values, tag) for tag in (tags.SLICE_ID, tags.PATIENT_ID, tags.STUDY_ID, tags.SERIES_ID))
+    assert len(ids) == 4
+    return ids
+
+
 @dataclass(frozen=True)
 class _Image:
     """What holds for all frames of a file."""
@@ -99,8 +131,11 @@ class _Image:
     stored: int
     signed: bool
     padding: int | None
+    padding_limit: int | None
+    shift: int
     syntax: str
     available: int | None
+    assumptions: tuple[str, ...]
 
 
 def _image(elements: Elements) -> tuple[_Image, int]:
@@ -108,7 +143,7 @@ def _image(elements: Elements) -> tuple[_Image, int]:
     values, pixels = elements.values, elements.pixels
     modality, sop_class = _text(values, tags.MODALITY), _text(values, tags.SOP_CLASS)
     if modality != "CT" and (modality or sop_class not in CT_CLASSES):
-        raise DicomDefectError("not_ct", f"modality {modality[:20]!r}")
+        raise DicomDefectError("not_ct", f"modality {modality[:40]}" if modality else "no modality")
     if not _text(values, tags.SLICE_ID):
         raise DicomDefectError("no_slice_id")
     _check_type(values, tags.IMAGE_TYPE)
@@ -118,7 +153,7 @@ def _image(elements: Elements) -> tuple[_Image, int]:
     if pixels.floating:
         raise DicomDefectError("unsupported_pixels", "floating point")
     if sop_class and sop_class not in CT_CLASSES:
-        raise DicomDefectError("not_ct", f"SOP class {sop_class[:64]}")
+        raise DicomDefectError("not_ct", f"SOP class {describe(sop_class)}")
     rows, columns = _integer(elements, tags.ROWS) or 0, _integer(elements, tags.COLUMNS) or 0
     if not (SMALLEST <= rows <= LARGEST and SMALLEST <= columns <= LARGEST):
         raise DicomDefectError("absurd_size", f"{rows} rows x {columns} columns")
@@ -127,16 +162,37 @@ def _image(elements: Elements) -> tuple[_Image, int]:
     if frames > MOST_FRAMES:
         raise DicomDefectError("absurd_size", f"{frames} frames")
     allocated, stored = _bits(elements)
+    if elements.modality_lut:
+        raise DicomDefectError("modality_lut")
     if not supported(elements.syntax):
         raise DicomDefectError("unsupported_syntax", f"{describe(elements.syntax)}: {remedy(elements.syntax)}")
     expected = rows * columns * allocated // 8
     if pixels.length == UNDEFINED and elements.syntax in NATIVE and (available is None or available >= expected):
         raise DicomDefectError("undecodable", f"pixels of undefined length in {describe(elements.syntax)}")
     signed = _integer(elements, tags.SIGNED) == 1
-    ids = tuple(_text(values, tag) for tag in (tags.SLICE_ID, tags.PATIENT_ID, tags.STUDY_ID, tags.SERIES_ID))
-    assert len(ids) == 4
     padding = _integer(elements, tags.PADDING, signed=signed)
-    return _Image(ids, rows, columns, allocated, stored, signed, padding, elements.syntax, available), frames
+    limit = None if padding is None else _integer(elements, tags.PADDING_LIMIT, signed=signed)
+    high_bit = _integer(elements, tags.HIGH_BIT)
+    assumed = {
+        "bit_layout": high_bit not in (None, stored - 1),
+        "padding_bits": padding is not None and not _fits(padding, stored, signed=signed),
+        "padding_range": limit not in (None, padding),
+    }
+    image = _Image(
+        ids=file_ids(values),
+        rows=rows,
+        columns=columns,
+        allocated=allocated,
+        stored=stored,
+        signed=signed,
+        padding=padding,
+        padding_limit=limit,
+        shift=high_bit + 1 - stored if high_bit is not None and stored <= high_bit < allocated else 0,
+        syntax=elements.syntax,
+        available=available,
+        assumptions=tuple(name for name, holds in assumed.items() if holds),
+    )
+    return image, frames
 
 
 def _available(elements: Elements, pixels: Pixels) -> int | None:
@@ -165,9 +221,18 @@ def _slice(elements: Elements, image: _Image, frame: int, frames: int) -> SliceH
     """Return the header of `frame` (from 1), or raise for what makes it no slice."""
     values = elements.of_frame(frame)
     _check_type(values, tags.FRAME_TYPE)
-    slope, intercept = _rescale(values, tags.SLOPE, 1.0), _rescale(values, tags.INTERCEPT, 0.0)
-    if slope == 0:
-        raise DicomDefectError("bad_rescale", "slope 0")
+    slope, intercept = _rescale(values, tags.SLOPE), _rescale(values, tags.INTERCEPT)
+    if slope is not None and not LEAST_SLOPE <= abs(slope) <= LARGEST_SLOPE:
+        raise DicomDefectError("bad_rescale", f"slope {slope:g}")
+    if intercept is not None and abs(intercept) > LARGEST_INTERCEPT:
+        raise DicomDefectError("bad_rescale", f"intercept {intercept:g}")
+    if intercept is None and not image.signed and image.syntax in NATIVE:
+        raise DicomDefectError("bad_rescale", "no rescale intercept, and unsigned values are not HU")
+    assumed = [
+        *(["rescale_missing"] if slope is None or intercept is None else []),
+        *_assumed_type(values),
+        *image.assumptions,
+    ]
     expected = image.rows * image.columns * image.allocated // 8
     if image.available is not None and image.syntax in NATIVE and image.available < frame * expected:
         raise DicomDefectError("truncated", f"{image.available} of {frame * expected} bytes")
@@ -193,8 +258,8 @@ def _slice(elements: Elements, image: _Image, frame: int, frames: int) -> SliceH
         bits_stored=image.stored,
         signed=image.signed,
         padding=image.padding,
-        slope=slope,
-        intercept=intercept,
+        slope=1.0 if slope is None else slope,
+        intercept=0.0 if intercept is None else intercept,
         window=window or BRAIN_WINDOW,
         window_missing=window is None,
         position=_numbers(place, tags.POSITION, 3),
@@ -202,10 +267,13 @@ def _slice(elements: Elements, image: _Image, frame: int, frames: int) -> SliceH
         spacing=spacing if spacing and min(spacing) > 0 else None,
         transfer_syntax=image.syntax,
         frame=0 if frames == 1 else frame,
+        assumptions=tuple(assumed),
+        padding_limit=image.padding_limit,
+        shift=image.shift,
     )
 
 
-def _refused(image: _Image, frame: int, reason: str) -> SliceHeader:
+def _refused(image: _Image, frame: int, defect: DicomDefectError) -> SliceHeader:
     """Return the header of a frame that is not a slice: the values of the file, and the reason."""
     slice_id, patient_id, study_id, series_id = image.ids
     return SliceHeader(
@@ -229,7 +297,8 @@ def _refused(image: _Image, frame: int, reason: str) -> SliceHeader:
         spacing=None,
         transfer_syntax=image.syntax,
         frame=frame,
-        defect=reason,
+        defect=defect.reason,
+        detail=defect.detail,
     )
 
 
@@ -274,11 +343,27 @@ def _across(row: tuple[float, ...], column: tuple[float, ...]) -> bool:
     return min(row_length, column_length) > 0.5 and abs(along) < 0.5 * row_length * column_length
 
 
-def _rescale(values: Values, tag: int, default: float) -> float:
+def _rescale(values: Values, tag: int) -> float | None:
     text = _text(values, tag)
     if not text:
-        return default
+        return None
     value = _numbers(values, tag, 1)
     if value is None:
         raise DicomDefectError("bad_rescale", f"{text[:40]!r} is not a number")
     return value[0]
+
+
+def _assumed_type(values: Values) -> list[str]:
+    """Return the assumption about the Rescale Type, if any. Raises `DicomDefectError` for another unit than HU."""
+    unit = _text(values, tags.RESCALE_TYPE).split("\\")[0].strip().upper()
+    if _HU_TYPES.fullmatch(unit):
+        return []
+    if unit in _NOT_HU:
+        raise DicomDefectError("not_hu", f"Rescale Type {unit}")
+    return ["rescale_type" if unit in _LIKE_HU else "rescale_type_unknown"]
+
+
+def _fits(value: int, bits: int, *, signed: bool) -> bool:
+    """Whether `value` can be stored in `bits`."""
+    limit = 1 << (bits - 1)
+    return -limit <= value < limit if signed else value < 2 * limit

@@ -28,8 +28,16 @@ class DecodedSlice:
     repaired: bool
 
 
-def stored_values(header: SliceHeader, raw: bytes) -> npt.NDArray[Any]:
-    """Return the stored values of a frame's bytes, `(rows, columns)` integers with their signs.
+@dataclass(frozen=True)
+class StoredPixels:
+    """The stored `values` `(rows, columns)` of a frame, integers with their signs, and which of them are `padding`."""
+
+    values: npt.NDArray[Any]
+    padding: npt.NDArray[np.bool_] | None
+
+
+def stored_pixels(header: SliceHeader, raw: bytes) -> StoredPixels:
+    """Return the stored values in a frame's bytes.
 
     Raises:
         DicomDefectError: The compressed bytes cannot be decoded.
@@ -37,17 +45,25 @@ def stored_values(header: SliceHeader, raw: bytes) -> npt.NDArray[Any]:
     codec = CODECS.get(header.transfer_syntax)
     if codec is not None:
         decoded = decode(codec, raw, header.rows, header.columns, header.bits_allocated // 8)
-        return _with_signs(decoded, header)
+        words, values = decoded.values, _with_signs(decoded, header)
+        return StoredPixels(values, _padding(header, words, values))
     if len(raw) < header.frame_bytes:
         raise DicomDefectError("truncated", f"{len(raw)} of {header.frame_bytes} bytes")
     order = ">" if header.transfer_syntax == EXPLICIT_BIG else "<"
     kind = "i" if header.signed else "u"
     flat = np.frombuffer(raw, f"{order}{kind}{header.bits_allocated // 8}", header.rows * header.columns)
-    return _used_bits(flat, header.bits_stored).reshape(header.rows, header.columns)
+    words = flat.reshape(header.rows, header.columns)
+    values = _used_bits(words, header.bits_stored, _shift(header, words))
+    return StoredPixels(values, _padding(header, words, values))
 
 
-def to_slice(header: SliceHeader, stored: npt.NDArray[Any]) -> DecodedSlice:
-    """Return the slice in HU with a repaired intercept. Raises `DicomDefectError` if it is constant."""
+def to_slice(header: SliceHeader, pixels: StoredPixels) -> DecodedSlice:
+    """Return the slice in HU with a repaired intercept.
+
+    Raises:
+        DicomDefectError: The slice is constant, or its values are not HU.
+    """
+    stored = pixels.values
     hu = _to_hu(stored, header)
     repaired = False
     if header.intercept_suspect and not _plausible(hu):
@@ -56,15 +72,17 @@ def to_slice(header: SliceHeader, stored: npt.NDArray[Any]) -> DecodedSlice:
         candidate = dataclasses.replace(header, intercept=-1000.0)
         other = _to_hu(moved, candidate)
         if _plausible(other):
-            header, hu, repaired = candidate, other, True
-    if header.padding is not None:
-        # Header and codestream may disagree about the sign, so compare bits.
-        hu[stored == header.padding] = AIR
-        if stored.dtype.kind == "i" and not header.signed:
-            low = 2 ** min(header.bits_stored, 8 * stored.itemsize) - 1
-            hu[(stored.view(stored.dtype.str.replace("i", "u")) & low) == (header.padding & low)] = AIR
+            header, stored, hu, repaired = candidate, moved, other, True
+    if pixels.padding is not None:
+        hu[pixels.padding] = AIR
     if hu.min() == hu.max():
         raise DicomDefectError("constant_image", f"every pixel is {hu.flat[0]} HU")
+    if header.unproven:
+        measured = stored if pixels.padding is None else stored[~pixels.padding]
+        if not _plainly_hu(measured * header.slope + header.intercept):
+            missing = "rescale_missing" in header.assumptions
+            why = "the rescale slope or intercept is missing" if missing else "the Rescale Type is unknown"
+            raise DicomDefectError("bad_rescale" if missing else "not_hu", f"{why}, and the values are not plainly HU")
     return DecodedSlice(header, hu, repaired)
 
 
@@ -75,11 +93,13 @@ def _with_signs(decoded: Decoded, header: SliceHeader) -> npt.NDArray[Any]:
     complement. Values that the codestream declares as signed are signed (DICOM PS3.5, 8.2.1).
     """
     values = decoded.values
+    if shift := _shift(header, values):
+        return _used_bits(_as(values, "i" if header.signed else "u"), header.bits_stored, shift)
     if values.dtype.kind == "i":
         return _used_bits(values, header.bits_stored) if header.signed and _exact(header) else values
     if header.signed:
         bits = min(decoded.precision, header.bits_stored)
-        return _used_bits(values.view(values.dtype.str.replace("u", "i")), bits)
+        return _used_bits(_as(values, "i"), bits)
     return _used_bits(values, header.bits_stored) if _exact(header) else values
 
 
@@ -88,10 +108,60 @@ def _exact(header: SliceHeader) -> bool:
     return header.transfer_syntax in LOSSLESS
 
 
-def _used_bits(values: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
-    """Return `values` with only the low `bits`, which may include a sign; other bits may contain overlays."""
+def _used_bits(values: npt.NDArray[Any], bits: int, shift: int = 0) -> npt.NDArray[Any]:
+    """Return `values` with only the `bits` above `shift`, which may include a sign; others may contain overlays."""
     unused = 8 * values.dtype.itemsize - bits
-    return (values << unused) >> unused if unused > 0 else values
+    return (values << (unused - shift)) >> unused if unused > 0 else values
+
+
+def _shift(header: SliceHeader, words: npt.NDArray[Any]) -> int:
+    """Return how many bits lie below the stored ones: none if all `words` fit the lower bits, whatever HighBit is."""
+    if not header.shift or 8 * words.itemsize < header.shift + header.bits_stored:
+        return 0
+    padding = _in_padding(header, words)
+    measured = words if padding is None else words[~padding]
+    if not measured.size:
+        return 0
+    signed = _as(measured, "i")
+    limit = 2 ** (header.bits_stored - 1)
+    fits = header.signed and -limit <= signed.min() and signed.max() < limit
+    return 0 if fits or _as(measured, "u").max() < 2 * limit else header.shift
+
+
+def _padding(header: SliceHeader, words: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    """Return which pixels are padding, by their `values` or by their `words`, which have all allocated bits."""
+    if header.padding is None:
+        return None
+    found = _between(values, *_padding_range(header))
+    if header.bits_stored < 16 and (complete := _in_padding(header, words)) is not None:
+        found |= complete
+    if values.dtype.kind == "i" and not header.signed:
+        # Header and codestream disagree about the sign, so compare bits.
+        low_bits = 2 ** min(header.bits_stored, 8 * values.itemsize) - 1
+        found |= (_as(values, "u") & low_bits) == (header.padding & low_bits)
+    return found
+
+
+def _in_padding(header: SliceHeader, words: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    """Return which 16-bit `words` are padding; None without a padding value, or for words of another size."""
+    if header.padding is None or words.itemsize != 2:
+        return None
+    return _between(_as(words, "i" if header.signed else "u"), *_padding_range(header))
+
+
+def _padding_range(header: SliceHeader) -> tuple[int, int]:
+    assert header.padding is not None
+    limit = header.padding if header.padding_limit is None else header.padding_limit
+    return min(header.padding, limit), max(header.padding, limit)
+
+
+def _between(values: npt.NDArray[Any], low: int, high: int) -> npt.NDArray[np.bool_]:
+    return values == low if low == high else (values >= low) & (values <= high)
+
+
+def _as(values: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
+    """Return the same bits as integers with (i) or without (u) a sign."""
+    return values.view(values.dtype.str.replace(values.dtype.kind, kind))
 
 
 def _to_hu(stored: npt.NDArray[Any], header: SliceHeader) -> npt.NDArray[np.int16]:
@@ -115,3 +185,15 @@ def _to_hu(stored: npt.NDArray[Any], header: SliceHeader) -> npt.NDArray[np.int1
 def _plausible(hu: npt.NDArray[np.int16]) -> bool:
     """Return whether at least 1 % of the pixels are air, as on any head CT."""
     return bool(np.count_nonzero(hu < -500) >= 0.01 * hu.size)
+
+
+def _plainly_hu(values: npt.NDArray[np.floating[Any]]) -> bool:
+    """Return whether `values` are HU beyond doubt: some are those of air, and a body is partly soft tissue.
+
+    Of those over -1200 at least 1 % lie below -800. If a body (over -700) fills a tenth, a fifth of it lies between
+    -150 and 150.
+    """
+    known = values[values > -1200]
+    air, body = np.count_nonzero(known < -800), np.count_nonzero(known > -700)
+    soft = np.count_nonzero((known > -150) & (known < 150))
+    return bool(air >= 0.01 * known.size > 0 and (body < 0.1 * known.size or soft >= 0.2 * body))

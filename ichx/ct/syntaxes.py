@@ -49,12 +49,12 @@ def supported(syntax: str) -> bool:
 
 
 def describe(syntax: str) -> str:
-    """Return the DICOM name and the UID of a transfer syntax, for people."""
+    """Return the DICOM name and the UID of a transfer syntax or SOP class, for people."""
     from pydicom import config
     from pydicom.uid import UID
 
     name = _NAMES.get(syntax) or UID(syntax[:64], config.IGNORE).name
-    return f"{name if name != syntax[:64] else 'unknown or private syntax'} ({syntax[:64]})"
+    return f"{name if name != syntax[:64] else 'unknown or private'} ({syntax[:64]})"
 
 
 def remedy(syntax: str) -> str:

@@ -29,9 +29,9 @@ from ichx.datasets.ingest import ProgressCallback, scan_source
 from ichx.datasets.ingest_report import IngestReport
 from ichx.datasets.label_csv import SampleTable, read_labels, read_sample
 from ichx.datasets.masks import MASKS_FILE, read_masks
-from ichx.datasets.summary import summarize
+from ichx.datasets.summary import format_defects, summarize
 from ichx.errors import ConflictError, IchxError, InvalidInputError
-from ichx.files import write_error
+from ichx.files import printable_path, write_error
 from ichx.labels import LABELS
 from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
 from ichx.text import format_count
@@ -172,9 +172,9 @@ def require_usable_slices(source: Path, catalog: pd.DataFrame) -> None:
     files = format_count(len(catalog), "file")
     if set(reasons.index) == {"not_dicom"}:
         raise InvalidInputError(f"None of {files} in {source} is DICOM.", "Give the folder with the DICOM files.")
-    listed = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.items())
     raise InvalidInputError(
-        f"No usable CT slice in {source}: {files} with defects, {listed}.", "Give a folder with CT slices."
+        f"No usable CT slice in {source}: {files} with defects, {format_defects(catalog)}.",
+        "Give a folder with CT slices.",
     )
 
 
@@ -260,7 +260,7 @@ def _draft(request: AddRequest, prepared: _Prepared) -> VersionDraft:
     return VersionDraft(
         dataset=request.name,
         test_of=request.test_of,
-        source=str(request.source.expanduser().resolve()),
+        source=printable_path(request.source.expanduser().resolve()),
         path="",
         digest=catalog_digest(prepared.catalog),
         label_digest=label_digest(slices) if labelled else None,

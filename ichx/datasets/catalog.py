@@ -35,8 +35,10 @@ COLUMNS: Final = {
     **dict.fromkeys(FLAGS, "bool"),
     **{name: SCANNED[name] for name in ("window_centre", "window_width", "window_missing", "slope", "intercept")},
     **{name: SCANNED[name] for name in ("bits_stored", "signed", "intercept_repaired", "transfer_syntax")},
+    "assumptions": TEXT,
     **dict.fromkeys(LABELS, "float32"),
     "defect": TEXT,
+    "detail": TEXT,
 }
 """Columns of a catalog and their dtypes.
 
@@ -48,8 +50,12 @@ COLUMNS: Final = {
 - `order`: rank in the series, -1 for excluded files; `tilt` of the series in degrees
 - the booleans of `ichx.datasets.series.FLAGS`
 - `window_*`: HU; labels: NaN if unlabelled
-- `defect`: a key of `ichx.datasets.defects.DEFECTS`, or null
+- `assumptions`: keys of `ichx.ct.assumptions.ASSUMPTIONS`, separated by spaces, or empty
+- `defect`: a key of `ichx.datasets.defects.DEFECTS`, or null; `detail`: what was found, e.g. the modality
 """
+
+ADDED: Final = ("assumptions", "detail")
+"""Columns that catalogs of version 0.1 lack; empty there."""
 
 DERIVED: Final = ("step", "tilt", *FLAGS)
 """Columns computed from others."""
@@ -108,7 +114,9 @@ def catalog_digest(catalog: pd.DataFrame) -> str:
     key. Times and labels are not covered.
     """
     rows = catalog.sort_values("file", kind="stable", ignore_index=True)
-    excluded = {"mtime_ns", *DERIVED, *LABELS}
+    excluded = {"mtime_ns", "detail", *DERIVED, *LABELS}
+    if not (rows["assumptions"] != "").any():
+        excluded.add("assumptions")  # digests of 0.1 remain valid
     plain = rows[[name for name in COLUMNS if name not in excluded]].copy()
     for name in ("patient", "study", "series"):
         plain[name] = pd.factorize(plain[name])[0]
@@ -130,6 +138,8 @@ def write_catalog(catalog: pd.DataFrame, path: Path) -> None:
 def read_catalog(path: Path) -> pd.DataFrame:
     """Return the catalog in the Parquet file at `path`. Raises `OSError`; `ValueError` if it is damaged or outdated."""
     catalog = pd.read_parquet(path)
+    for name in set(ADDED) - set(catalog.columns):
+        catalog[name] = ""
     if missing := set(COLUMNS) - set(catalog.columns):
         raise ValueError(f"missing columns {', '.join(sorted(missing))}; another version of ichx wrote it")
     return _typed(catalog)

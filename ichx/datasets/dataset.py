@@ -17,8 +17,9 @@ from ichx.datasets.catalog import read_catalog, usable_slices
 from ichx.datasets.decode_findings import describe_findings, read_findings
 from ichx.datasets.masks import MASKS_FILE, masks_by_row
 from ichx.datasets.series import describe_geometry, describe_series
-from ichx.datasets.summary import describe_defects, header_families, summarize_folds
+from ichx.datasets.summary import describe_assumptions, describe_defects, header_families, summarize_folds
 from ichx.errors import ChangedDataError, CorruptFileError
+from ichx.files import path_of
 from ichx.store import DatasetVersion, FoldSet
 from ichx.text import format_count, format_examples
 from ichx.workspace import Workspace
@@ -56,7 +57,7 @@ def load_dataset(project: "Project", name: str, number: int | None = None) -> Lo
 
 def load_version(workspace: Workspace, version: DatasetVersion) -> LoadedDataset:
     """Return `version` with its slices. Raises like `load_catalog`."""
-    return LoadedDataset(version, Path(version.source), usable_slices(load_catalog(workspace, version)))
+    return LoadedDataset(version, path_of(version.source), usable_slices(load_catalog(workspace, version)))
 
 
 def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:
@@ -93,7 +94,7 @@ def load_folds(
 
 
 def load_masks(workspace: Workspace, data: LoadedDataset) -> dict[int, bytes] | None:
-    """Return the masks of `data` as PNGs by row, or None if its version has none.
+    """Return the masks of the slices in `data` as PNGs by row, or None if its version has none.
 
     Raises `ChangedDataError` if masks were removed, and like `load_catalog`.
     """
@@ -102,7 +103,7 @@ def load_masks(workspace: Workspace, data: LoadedDataset) -> dict[int, bytes] | 
     if summary is None:
         return None
     masks = _read(workspace, version, MASKS_FILE, lambda path: masks_by_row(pd.read_parquet(path), data.slices))
-    if len(masks) != summary["slices"]:
+    if len(data.slices) == version.slices and len(masks) != summary["slices"]:  # `data` may have a part of the slices
         raise ChangedDataError(
             f"The masks of {version.dataset} version {version.number} were changed: "
             f"{format_count(len(masks), 'mask')} instead of {summary['slices']:,}.",
@@ -119,8 +120,8 @@ def folds_file(name: str) -> str:
 def describe_dataset(project: "Project", name: str, number: int | None = None) -> dict[str, Any]:
     """Return a description of a version (the newest if `number` is None).
 
-    `version`; `families` of headers; `series` and `geometry` (see `series`); `defects`; `check`, the findings of
-    decoding (see `decode_findings`; None without a check); the default `folds` (see `summary`). Raises like
+    `version`; `families` of headers; `series` and `geometry` (see `series`); `assumptions` and `defects`; `check`, the
+    findings of decoding (see `decode_findings`; None without a check); the default `folds` (see `summary`). Raises like
     `load_dataset` and `load_folds`.
     """
     version = project.store.version(name, number)
@@ -132,6 +133,7 @@ def describe_dataset(project: "Project", name: str, number: int | None = None) -
         "families": header_families(slices),
         "series": describe_series(slices),
         "geometry": describe_geometry(slices),
+        "assumptions": describe_assumptions(slices),
         "defects": describe_defects(catalog),
         "check": None if findings is None else describe_findings(catalog, findings),
         "folds": [

@@ -54,7 +54,9 @@ SCANNED: Final[dict[str, Any]] = {
     "signed": "bool",
     "intercept_repaired": "bool",
     "transfer_syntax": TEXT,
+    "assumptions": TEXT,
     "defect": TEXT,
+    "detail": TEXT,
 }
 """Columns of a scan and their dtypes. Missing values: empty strings, NaN, 0, and -1 for the instance number."""
 
@@ -77,7 +79,8 @@ def scan_source(
 ) -> pd.DataFrame:
     """Return one row per slice or excluded file of `source`, sorted by name, with the columns of `SCANNED`.
 
-    Slices of the header family with wrong intercepts are decoded to determine whether they are repaired.
+    Slices of the header family with wrong intercepts are decoded to determine whether they are repaired, and slices
+    whose header does not say that they are HU to determine whether their values are.
 
     Args:
         source: See `list_files`.
@@ -121,11 +124,11 @@ def _records(name: str, location: FileLocation) -> list[Record]:
         size, mtime = location.fingerprint()
         with location.open() as handle:
             return [(name, size, mtime, *_record(handle, header)) for header in _headers(handle)]
-    except OSError:
-        reason = "unreadable"
+    except OSError as error:
+        reason, detail = "unreadable", error.strerror or str(error)
     except DicomDefectError as defect:
-        reason = defect.reason
-    return [(name, size, mtime, 0, *_MISSING, reason)]
+        reason, detail = defect.reason, defect.detail
+    return [(name, size, mtime, 0, *_MISSING, reason, detail)]
 
 
 def _headers(handle: BinaryIO) -> list[SliceHeader]:
@@ -139,16 +142,16 @@ def _headers(handle: BinaryIO) -> list[SliceHeader]:
 
 def _record(handle: BinaryIO, header: SliceHeader) -> Record:
     """Return the columns of a frame, from `frame` on."""
-    reason, repaired = header.defect, False
-    if not reason and header.intercept_suspect:
+    reason, detail, repaired = header.defect, header.detail, False
+    if not reason and (header.intercept_suspect or (header.unproven and header.frame == 0)):
         try:
             handle.seek(0)
             decoded = read_slice(handle, header.frame)
             header, repaired = decoded.header, decoded.repaired
         except DicomDefectError as defect:
-            reason = defect.reason
+            reason, detail = defect.reason, defect.detail
     if reason:
-        return (header.frame, *_MISSING, reason)
+        return (header.frame, *_MISSING, reason, detail)
     return (
         header.frame,
         header.slice_id,
@@ -169,6 +172,8 @@ def _record(handle: BinaryIO, header: SliceHeader) -> Record:
         header.signed,
         repaired,
         header.transfer_syntax,
+        " ".join(header.assumptions),
+        "",
         "",
     )
 
@@ -176,7 +181,7 @@ def _record(handle: BinaryIO, header: SliceHeader) -> Record:
 _MISSING: Final[Record] = (
     *("", "", "", "", -1, 0, 0),
     *(NAN,) * 11,
-    *(NAN, NAN, False, NAN, NAN, 0, False, False, ""),
+    *(NAN, NAN, False, NAN, NAN, 0, False, False, "", ""),
 )
 
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import pandas as pd
 
+from ichx.ct.assumptions import ASSUMPTIONS
 from ichx.datasets.id_matching import COLUMN_NAMES, IdMatch
 from ichx.datasets.label_csv import LabelTable
 from ichx.datasets.series import FLAGS, flag_examples
+from ichx.datasets.summary import assumption_examples, format_defects
 from ichx.text import format_count, format_examples
 
 
@@ -38,18 +40,16 @@ class IngestReport:
         if defects := summary["defects"]:
             frames = (catalog["frame"] > 0).any()
             what = ("file or frame", "files or frames") if frames else ("file", "files")
-            reasons = ", ".join(f"{reason} {count:,}" for reason, count in defects.items())
-            self.warn(f"Excluded {format_count(sum(defects.values()), *what)}: {reasons}.")
+            self.warn(f"Excluded {format_count(sum(defects.values()), *what)}: {format_defects(catalog)}.")
         if count := summary["no_patient_id"]:
             self.warn(f"{format_count(count, 'slice')} without a PatientID: grouped by study, by series or alone.")
         for flag, counts in summary["geometry"].items():
             where = f"{format_count(counts['series'], 'series', 'series')}, {format_count(counts['slices'], 'slice')}"
             examples = format_examples(flag_examples(slices, flag), counts["series"])
             self.warn(f"Geometry flag `{flag}` ({FLAGS[flag]}) in {where}{examples}.")
-        if count := summary["window_missing"]:
-            self.warn(f"{format_count(count, 'slice')} without a usable window: replaced by the brain window [40, 80].")
-        if count := summary["intercept_repaired"]:
-            self.inform(f"Repaired the intercept of {format_count(count, 'slice')}.")
+        for name, count in summary["assumptions"].items():
+            examples = format_examples(assumption_examples(slices, name), count)
+            self.warn(f"Assumption `{name}` ({ASSUMPTIONS[name]}) in {format_count(count, 'slice')}{examples}.")
 
     def add_match(self, subject: str, match: IdMatch, *noun: str) -> None:
         """Report how the ids of `subject` match the slices; `noun` is what an id stands for, and its plural."""

@@ -5,11 +5,13 @@ File names do not depend on the kind of source. Headers are read in `ingest`; th
 
 import os
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -20,6 +22,7 @@ import pandas as pd
 from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_headers, read_slice
 from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, ZipIndex, ZipMember, open_member, read_zip_index
 from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotFoundError, StorageError, did_you_mean
+from ichx.files import open_file, path_of, printable_path
 from ichx.text import EXAMPLES, format_count, format_examples
 
 SOURCE_CHANGED_REMEDY: Final = (
@@ -41,12 +44,16 @@ class FileLocation:
 
     def __str__(self) -> str:
         """Return the location as messages show it."""
-        return self.path if self.member is None else f"{self.member.name} in {self.path}"
+        path = printable_path(self.path)
+        return path if self.member is None else f"{self.member.name} in {path}"
 
     def open(self) -> BinaryIO:
-        """Return the content as a seekable stream. Raises `OSError`, and `DicomDefectError` for a damaged member."""
+        """Return the content as a seekable stream.
+
+        Raises `OSError`, also for a pipe, socket or device, and `DicomDefectError` for a damaged member.
+        """
         if self.member is None:
-            return Path(self.path).open("rb")
+            return open_file(Path(self.path))
         return open_member(Path(self.path), self.member)  # type: ignore[return-value]  # a BinaryIO in all that is used
 
     def fingerprint(self) -> tuple[int, int]:
@@ -75,7 +82,7 @@ class FileList:
     """The files of a source, sorted by name."""
 
     names: list[str]
-    """POSIX paths relative to the source."""
+    """POSIX paths relative to the source, see `printable_path`."""
     locate: Callable[[int], FileLocation]
     """Returns the location of a file by its position in `names`."""
     fingerprints: npt.NDArray[np.int64] | None = None
@@ -94,10 +101,11 @@ def list_files(source: Path) -> FileList:
         StorageError: `source` cannot be read.
     """
     if source.is_dir():
-        names = _find_files(source)
-        return FileList(names, lambda number: FileLocation(str(source / names[number])))
+        found = _find_files(source)
+        names = [name if name.isascii() else printable_path(name) for name in found]
+        return FileList(names, lambda number: FileLocation(str(source / found[number])))
     if source.is_file() and _is_dicom(source):
-        return FileList([source.name], lambda _: FileLocation(str(source)))
+        return FileList([printable_path(source.name)], lambda _: FileLocation(str(source)))
     archive, inner = _split(source)
     return _members_below(archive, inner, read_zip_index(archive))
 
@@ -152,7 +160,7 @@ class SourceFiles:
     def _file(self, row: int) -> SourceFile:
         names, sizes, mtimes = self._columns
         if self._members is None:
-            location = FileLocation(str(self._source / names[row]))
+            location = FileLocation(str(path_of(names[row], self._source)))
         else:
             location = self._members.locate(int(self._numbers[row]))
         return SourceFile(location, int(sizes[row]), int(mtimes[row]), int(self._frames[row]))
@@ -185,6 +193,8 @@ def find_drift(files: FileList, catalog: pd.DataFrame) -> Drift:
     names = catalog["file"].to_numpy(object)
     known = catalog[["bytes", "mtime_ns"]].to_numpy(np.int64)
     number_of = dict(zip(reversed(files.names), range(len(files.names) - 1, -1, -1), strict=True))  # first of a name
+    if files.fingerprints is not None:
+        names = np.array([name if name in number_of else _name_as_utf8(name) for name in names], object)
     numbers = np.array([number_of.get(name, -1) for name in names], np.int64)
     present = np.flatnonzero(numbers >= 0)
     if files.fingerprints is not None:
@@ -208,12 +218,13 @@ def read_zip_member(path: Path) -> bytes | None:
         return None
     archive, inner = _split(path)
     index = read_zip_index(archive)
-    if inner not in index.names:
+    found = _find_inner(index.names, inner)
+    if found not in index.names:
         similar = [name for name in index.names if Path(name).suffix == path.suffix]
         hint = did_you_mean(inner, similar) or (f"Similar files{format_examples(similar)}. " if similar else "")
         raise NotFoundError(f"{archive} has no file {inner}.", f"{hint}Give the path of an existing file.")
     try:
-        with open_member(archive, index.member(index.names.index(inner))) as stream:
+        with open_member(archive, index.member(index.names.index(found))) as stream:
             return stream.read()
     except DicomDefectError as defect:
         raise CorruptFileError(f"Cannot read {path}: {defect.detail}.", "Copy or download the zip again.") from defect
@@ -234,15 +245,48 @@ def _split(source: Path) -> tuple[Path, str]:
     """Return the file that contains `source`, and the path within it; empty for the file itself."""
     for parent in (source, *source.parents):
         if parent.is_file():
-            inner = source.relative_to(parent).as_posix()
+            inner = printable_path(source.relative_to(parent).as_posix())
             return parent, "" if inner == "." else inner
         if parent.exists():
             break
+    if source.exists():
+        raise InvalidInputError(
+            f"{source} is a pipe, a socket or a device.", "Give a folder or a zip with DICOM files."
+        )
     raise NotFoundError(f"{source} does not exist.", "Give the path of a folder or a zip with DICOM files.")
 
 
+def _find_inner(names: Sequence[str], inner: str) -> str:
+    """Return how a zip with `names` spells its file or folder `inner`; `inner` if it has none.
+
+    A folder that contains everything else may be omitted, and Unicode may be composed or decomposed.
+    """
+
+    def form(text: str) -> str:
+        return text if inner.isascii() else unicodedata.normalize("NFC", text)
+
+    visible = [name for name in names if not IGNORED.search(name)]
+    ends = zip(min(visible, default="").split("/"), max(visible, default="").split("/"), strict=False)
+    top = ""
+    for folder in ("", *(f"{first}/" for first, _ in takewhile(lambda pair: pair[0] == pair[1], ends))):
+        top += folder
+        wanted = form(top + inner)
+        for name in names:
+            if (plain := form(name)) == wanted or plain.startswith(f"{wanted}/"):
+                return "/".join(name.split("/")[: wanted.count("/") + 1])
+    return inner
+
+
+def _name_as_utf8(name: str) -> str:
+    """Return the name of a zip's member in the catalog of ichx 0.1, which read UTF-8 as code page 437."""
+    try:
+        return name.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return name
+
+
 def _members_below(archive: Path, folder: str, index: ZipIndex) -> FileList:
-    prefix = f"{folder}/" if folder else ""
+    prefix = f"{_find_inner(index.names, folder)}/" if folder else ""
     numbers = [
         number
         for number, name in enumerate(index.names)
@@ -271,24 +315,35 @@ def _members_below(archive: Path, folder: str, index: ZipIndex) -> FileList:
 def _find_files(source: Path) -> list[str]:
     found: list[str] = []
     visited: set[tuple[int, int]] = set()
-
-    def fail(error: OSError) -> None:
-        raise StorageError(f"Cannot read {error.filename}: {error.strerror}.", PERMISSIONS_REMEDY)
-
-    for folder, folders, names in os.walk(source, followlinks=True, onerror=fail):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        # With a slash, as in the names of a zip: only a file is a DICOMDIR.
-        folders[:] = sorted(name for name in folders if not IGNORED.search(f"{name}/"))
-        parent = Path(folder).relative_to(source).as_posix()
-        prefix = "" if parent == "." else f"{parent}/"
-        found += [f"{prefix}{name}" for name in names if not IGNORED.search(name)]
+    pending = [""]  # not `os.walk`, which fails for deeply nested folders before Python 3.12
+    while pending:
+        prefix = pending.pop()
+        folders = []
+        try:
+            status = (source / prefix).stat()
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(source / prefix) as entries:
+                for entry in entries:
+                    # With a slash, as in the names of a zip: only a file is a DICOMDIR.
+                    name = f"{entry.name}/" if _is_folder(entry) else entry.name
+                    if not IGNORED.search(name):
+                        (folders if name[-1] == "/" else found).append(f"{prefix}{name}")
+        except OSError as error:
+            problem = f"Cannot read {printable_path(source / prefix)}: {error.strerror}."
+            raise StorageError(problem, PERMISSIONS_REMEDY) from error
+        pending += sorted(folders, reverse=True)
     if not found:
         raise InvalidInputError(f"{source} has no files.", "Give the folder with the DICOM files.")
     return sorted(found)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _content(location: FileLocation) -> bytes:

@@ -1,16 +1,21 @@
 """Counts of a catalog: slices, prevalences, header families, defects. They are displayed in `ichx.cli.data_views`."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ichx.ct.assumptions import ASSUMPTIONS
 from ichx.datasets.catalog import usable_slices
 from ichx.datasets.defects import DEFECTS
 from ichx.datasets.folds import fold_prevalences
 from ichx.datasets.series import count_flags
 from ichx.labels import LABELS
+from ichx.text import EXAMPLES
+
+MODALITY: Final = "modality "
+"""Start of the detail of the defect `not_ct` of a file that has a modality."""
 
 
 def summarize(catalog: pd.DataFrame) -> dict[str, Any]:
@@ -24,10 +29,46 @@ def summarize(catalog: pd.DataFrame) -> dict[str, Any]:
         "series": int(slices["series"].nunique()),
         "intercept_repaired": int(slices["intercept_repaired"].sum()),
         "window_missing": int(slices["window_missing"].sum()),
+        "assumptions": count_assumptions(slices),
         "geometry": count_flags(slices),
         "prevalences": prevalences(slices),
         "defects": {str(reason): int(count) for reason, count in catalog["defect"].value_counts().items()},
+        "modalities": _modalities(catalog),
     }
+
+
+def count_assumptions(slices: pd.DataFrame) -> dict[str, int]:
+    """Return the number of `slices` with each of `ASSUMPTIONS` that occurs."""
+    counts = {name: int(_assumed(slices, name).sum()) for name in ASSUMPTIONS}
+    return {name: count for name, count in counts.items() if count}
+
+
+def assumption_examples(slices: pd.DataFrame, name: str) -> list[str]:
+    """Return the first files with the assumption `name`."""
+    return [str(file) for file in slices["file"][_assumed(slices, name)].drop_duplicates().head(EXAMPLES)]
+
+
+def describe_assumptions(slices: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return each assumption that occurs with its meaning, the number of slices, and the first files."""
+    return [
+        {
+            "assumption": name,
+            "meaning": ASSUMPTIONS[name],
+            "slices": count,
+            "examples": assumption_examples(slices, name),
+        }
+        for name, count in count_assumptions(slices).items()
+    ]
+
+
+def format_defects(catalog: pd.DataFrame) -> str:
+    """Return the defects of `catalog` and their numbers, e.g. `not_ct 3 (MR 2, SR 1), truncated 1`."""
+    parts = []
+    for reason, count in catalog["defect"].value_counts().items():
+        modalities = _modalities(catalog) if reason == "not_ct" else {}
+        found = ", ".join(f"{name} {number:,}" for name, number in modalities.items())
+        parts.append(f"{reason} {count:,}" + (f" ({found})" if found else ""))
+    return ", ".join(parts)
 
 
 def prevalences(slices: pd.DataFrame) -> dict[str, float] | None:
@@ -76,3 +117,19 @@ def summarize_folds(slices: pd.DataFrame, folds: npt.NDArray[np.int16], k: int) 
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
+
+
+def _assumed(slices: pd.DataFrame, name: str) -> npt.NDArray[np.bool_]:
+    """Return which `slices` have the assumption `name`."""
+    if name in slices:
+        return slices[name].to_numpy(bool)
+    found = slices["assumptions"]
+    combined = {text: name in text.split() for text in found.unique()}
+    return found.map(combined).to_numpy(bool)
+
+
+def _modalities(catalog: pd.DataFrame) -> dict[str, int]:
+    """Return the number of files by modality that are excluded as `not_ct`."""
+    details = catalog["detail"][catalog["defect"] == "not_ct"]
+    named = details[details.str.startswith(MODALITY)].str.removeprefix(MODALITY)
+    return {str(name): int(count) for name, count in named.value_counts().items()}

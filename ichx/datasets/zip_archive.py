@@ -44,6 +44,8 @@ LOCAL: Final = struct.Struct("<4s5H3L2H")
 STORED, DEFLATED = 0, 8
 WIDE: Final = 0xFFFFFFFF
 """A 32-bit field with this value refers to the zip64 field."""
+ZIP64, UNICODE_PATH = 1, 0x7075
+"""Kinds of extra fields: 64-bit numbers, and the name in UTF-8 next to one in another encoding."""
 MEMBER_BYTES, MEMBER_CRC = 2, 3
 """Columns of `ZipIndex.numbers`."""
 
@@ -89,11 +91,11 @@ def read_zip_index(path: Path) -> ZipIndex:
     """
     try:
         with path.open("rb") as handle:
-            directory, count, shift = _read_directory(path, handle)
+            directory, count, shift, wraps = _read_directory(path, handle)
     except OSError as error:
         raise StorageError(f"Cannot read {path}: {error.strerror}.", "Check its permissions.") from error
     try:
-        return _parse_directory(directory, count, shift)
+        return _parse_directory(directory, count, shift, wraps)
     except (struct.error, ValueError, OverflowError) as error:
         raise _damaged(path, "its index is damaged") from error
 
@@ -191,8 +193,12 @@ class MemberStream(io.BufferedIOBase):
             self._complete = True
 
 
-def _read_directory(path: Path, handle: BinaryIO) -> tuple[bytes, int, int]:
-    """Return the central directory, its number of entries, and the number of bytes before the zip itself."""
+def _read_directory(path: Path, handle: BinaryIO) -> tuple[bytes, int, int, bool]:
+    """Return the central directory, its number of entries, and how the offsets in it differ from those in the file.
+
+    The difference is a number of bytes before the zip itself. It is 0 if offsets are modulo 2**32 (the last value), as
+    macOS writes them instead of zip64. The number of entries may be modulo 65,536 for the same reason.
+    """
     size = handle.seek(0, os.SEEK_END)
     tail_at = max(0, size - END.size - LOCATOR64.size - 0xFFFF)
     handle.seek(tail_at)
@@ -225,18 +231,20 @@ def _read_directory(path: Path, handle: BinaryIO) -> tuple[bytes, int, int]:
     shift = end - length - offset
     if shift < 0 or count * ENTRY.size > length:
         raise _damaged(path, "its index is damaged")
+    wraps = shift > 0 and shift % (WIDE + 1) == 0
     handle.seek(end - length)
-    return handle.read(length), count, shift
+    return handle.read(length), count, 0 if wraps else shift, wraps
 
 
-def _parse_directory(directory: bytes, count: int, shift: int) -> ZipIndex:
-    """Return the files among the `count` entries of the central `directory`; `shift` is added to their offsets."""
+def _parse_directory(directory: bytes, count: int, shift: int, wraps: bool) -> ZipIndex:
+    """Return the files among the entries of the central `directory`; see `_read_directory`."""
     names: list[str] = []
     numbers = array("q")
     defects: dict[int, str] = {}
     known: set[str] = set()
-    at = 0
-    for _ in range(count):
+    at = entries = previous = 0
+    while entries < count or directory[at : at + 4] == b"PK\1\2":
+        entries += 1
         entry = ENTRY.unpack_from(directory, at)
         signature, _, _, flags, method, _, _, crc, packed, size, named, extra, comment, _, _, _, offset = entry
         if signature != b"PK\1\2":
@@ -247,8 +255,11 @@ def _parse_directory(directory: bytes, count: int, shift: int) -> ZipIndex:
             raise ValueError("truncated entry")
         if WIDE in (packed, size, offset):
             size, packed, offset = _zip64(directory[start + named : start + named + extra], size, packed, offset)
+        if wraps:  # members follow each other: a smaller offset has left 2**32 behind
+            shift += (WIDE + 1) * (offset < previous)
+            previous = offset
         raw = directory[start : start + named]
-        name = raw.decode("utf-8" if flags & 0x800 else "cp437", "replace").replace("\\", "/")
+        name = _decode_name(raw, flags, directory[start + named : start + named + extra])
         while name.startswith("./"):  # some programs start each name with the folder itself
             name = name[2:]
         if name.endswith("/") or not name:
@@ -266,23 +277,46 @@ def _parse_directory(directory: bytes, count: int, shift: int) -> ZipIndex:
         known.add(name)
         names.append(name)
         numbers.extend((offset + shift, packed, size, crc, method))
+    if (entries - count) % (1 << 16):
+        raise ValueError("another number of entries")
     return ZipIndex(names, numbers, defects)
+
+
+def _decode_name(raw: bytes, flags: int, extra: bytes) -> str:
+    """Return the name of an entry: UTF-8 if it is valid, whether it is declared or not, otherwise code page 437."""
+    if not raw.isascii():
+        field = _extra_field(extra, UNICODE_PATH)
+        if field is not None and field[1:5] == zlib.crc32(raw).to_bytes(4, "little"):
+            raw, flags = field[5:], 0x800
+    raw = raw.replace(b"\\", b"/")  # as some programs on Windows write
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "backslashreplace") if flags & 0x800 else raw.decode("cp437")
 
 
 def _zip64(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
     """Return the three numbers, each `WIDE` one replaced by its value in the zip64 field of `extra`."""
+    field = _extra_field(extra, ZIP64)
+    if field is None:
+        return size, packed, offset
+    wide = iter(struct.unpack_from(f"<{len(field) // 8}Q", field))
+    try:
+        return tuple(next(wide) if n == WIDE else n for n in (size, packed, offset))  # type: ignore[return-value]
+    except RuntimeError as error:
+        raise ValueError("a zip64 field is too short") from error
+
+
+def _extra_field(extra: bytes, kind: int) -> bytes | None:
+    """Return the content of the first field of a kind in the `extra` of an entry, or None."""
     at = 0
     while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, at)
+        found, length = struct.unpack_from("<HH", extra, at)
         at += 4
-        if kind == 1:
-            wide = iter(struct.unpack_from(f"<{min(length, len(extra) - at) // 8}Q", extra, at))
-            try:
-                return tuple(next(wide) if n == WIDE else n for n in (size, packed, offset))  # type: ignore[return-value]
-            except RuntimeError as error:
-                raise ValueError("a zip64 field is too short") from error
+        if found == kind:
+            return extra[at : at + length]
         at += length
-    return size, packed, offset
+    return None
 
 
 def _escapes(name: str) -> bool:

@@ -108,8 +108,8 @@ class _Auditor:
             folds = self.check("folds", self.folds, slices)
         if slices is not None and folds is not None:
             self.check("patients", self.patients, slices, folds)
-            if self.experiment.tuned is not None and self.experiment.tuned.subset < 1:
-                folds = self.check("subset", self.subset, slices, folds, self.experiment.tuned.subset)
+            if self.experiment.subset < 1:
+                folds = self.check("subset", self.subset, slices, folds, self.experiment.subset)
         self.check("finished", self.finished_folds)
         for fold in self.finished:
             self.check(f"fold {fold} weights", self.weights, fold)
@@ -167,10 +167,10 @@ class _Auditor:
         return f"each of {format_count(int(slices['patient'].nunique()), 'patient')} is in one fold", None
 
     def subset(self, slices: pd.DataFrame, folds: Folds, share: float) -> tuple[str, Folds]:
-        """Return the folds of a trial on a share of the patients."""
+        """Return the folds of a training on a share of the patients."""
         part = subset_folds(slices, folds, share)
         patients, used = slices["patient"].nunique(), slices.loc[part != EXCLUDED, "patient"].nunique()
-        return f"a trial on {used:,} of {patients:,} patients, a share of {share:g}; the score is marked", part
+        return f"trained on {used:,} of {patients:,} patients, a share of {share:g}; the score is marked", part
 
     def finished_folds(self) -> tuple[str, None]:
         if not self.finished:

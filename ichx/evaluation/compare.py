@@ -91,6 +91,9 @@ def compare_scores(
         if left_out := len(table.slice_ids) - len(rows):
             what = f"{format_count(left_out, 'slice')} of experiment {e.number}"
             notes.append(f"Without {what}, which experiment {other.number} does not predict.")
+    if first.subset != second.subset:
+        shares = [f"{100 * e.subset:.3g} % (experiment {e.number})" for e in (first, second)]
+        notes.append(f"Not a fair comparison: trained on {shares[0]} and {shares[1]} of the patients.")
     if first.fold_digest != second.fold_digest:
         notes.append("The folds differ: each slice is out of fold for both, but they trained on different patients.")
     return ScoreComparison(

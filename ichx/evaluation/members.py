@@ -72,6 +72,14 @@ def requested_members(project: "Project", numbers: Sequence[int], dataset: str |
         ],
         "Blend experiments on one dataset.",
     )
+    raise_problems(
+        [
+            f"Experiment {e.number} is trained on {100 * e.subset:.3g} % of the patients."
+            for e in experiments
+            if e.kind != "trial" and e.subset < 1
+        ],
+        "Blend experiments that are trained on all patients.",
+    )
     different = [
         f"Experiments {e.number} and {first.number} cannot be blended: {_difference(project, e, first)}."
         for e in experiments
@@ -125,7 +133,10 @@ def complete_members(store: "Store", dataset: str | None) -> MemberSet:
         raise InvalidInputError(
             f"There are experiments on {len(names)} datasets: {', '.join(names)}.", "Choose one with `--dataset NAME`."
         )
+    parts = [_title(e) for e in summaries if e.subset < 1]
+    summaries = [e for e in summaries if e.subset == 1]
     left_out = [
+        *_note("left out, trained on a part of the patients", parts),
         *_note("left out, as their folds leak patients", [_title(e) for e in summaries if e.leaked]),
         *_note(
             "not complete",

@@ -96,8 +96,7 @@ def read_oof(
         raise ChangedDataError(
             f"Experiment {number}: {problem}.", f"The fold file was changed: `ichx audit {number}` shows what differs."
         )
-    if experiment.tuned is not None:
-        assigned = subset_folds(slices, assigned, experiment.tuned.subset)
+    assigned = subset_folds(slices, assigned, experiment.subset)
     index = pd.Index(ids)
 
     predicted = np.full((len(ids), len(LABELS)), np.nan)

@@ -14,6 +14,7 @@ from ichx.files import atomic_write
 from ichx.labels import LABELS
 from ichx.text import format_count
 
+_PRECISION = b"ichx.precision"
 _RESTORE = "Restore the file, or delete it and rerun `ichx run`, which predicts what is missing."
 
 
@@ -25,14 +26,17 @@ class Predictions:
     """`(N,)`"""
     logits: npt.NDArray[np.float32]
     """`(N, 6)`, in the order of `ichx.labels.LABELS`."""
+    precision: str | None = None
+    """The precision of the network, in files of `ichx evaluate`; None if it is not recorded."""
 
 
 def write_predictions(path: Path, predictions: Predictions) -> str:
     """Write `predictions` to `path` atomically; return the file's SHA-256, 64 hex digits. Raises `StorageError`."""
     columns = {"slice_id": pa.array(predictions.slice_ids, type=pa.string())}
     columns |= {label: pa.array(predictions.logits[:, i]) for i, label in enumerate(LABELS)}
+    metadata = None if predictions.precision is None else {_PRECISION: predictions.precision.encode()}
     with atomic_write(path, "the predictions") as draft:
-        pq.write_table(pa.table(columns), draft, compression="zstd")
+        pq.write_table(pa.table(columns, metadata=metadata), draft, compression="zstd")
         digest = hashlib.sha256(draft.read_bytes()).hexdigest()
     return digest
 
@@ -59,4 +63,6 @@ def read_predictions(path: Path) -> Predictions:
     bad = int((~np.isfinite(logits)).any(axis=1).sum())
     if bad:
         raise CorruptFileError(f"{path} has NaN or infinity in {format_count(bad, 'row')}.", _RESTORE)
-    return Predictions(table["slice_id"].to_numpy(zero_copy_only=False).astype(object), logits)
+    precision = (table.schema.metadata or {}).get(_PRECISION)
+    ids = table["slice_id"].to_numpy(zero_copy_only=False).astype(object)
+    return Predictions(ids, logits, None if precision is None else precision.decode("ascii", "replace"))

@@ -26,7 +26,19 @@ if TYPE_CHECKING:
 FORMAT = 1
 INDEX = RECORD_FILE
 _PATH = re.compile(r"""(?<![\w.])(?:/|~/)(?:[^\s/'"]+/)+""")
-_FACTS = ("name", "plugin", "size", "window_kind", "recipe", "recipe_digest", "epochs", "selected", "kind", "tuned")
+_FACTS = (
+    "name",
+    "plugin",
+    "size",
+    "window_kind",
+    "recipe",
+    "recipe_digest",
+    "epochs",
+    "selected",
+    "kind",
+    "tuned",
+    "subset",
+)
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,7 @@ def import_draft(
             selected=bool(facts["selected"]),
             origin=origin,
             tuned=_tuned(facts.get("tuned")),
+            subset=_share(facts.get("subset", 1.0)),
         ),
         runs=tuple(_run(entry, fold_set.k) for entry in index["runs"]),
         history={fold: _history(index["history"].get(str(fold), [])) for fold in range(fold_set.k)},
@@ -178,18 +179,23 @@ def _tuned(facts: Mapping[str, Any] | None) -> TuningInfo | None:
         return None
     if not all(isinstance(value, int | float | str) for value in facts["values"].values()):
         raise ValueError("a trial has values that are neither numbers nor texts")
-    subset, length = float(facts["subset"]), float(facts["length"])
-    if not (0 < subset <= 1 and 0 < length <= 1):
-        raise ValueError("a trial has an invalid share of patients or epochs")
     return TuningInfo(
         study=str(facts["study"])[:200],
         trial=int(facts["trial"]),
         fold=int(facts["fold"]),
         values={str(name)[:200]: value for name, value in facts["values"].items()},
-        subset=subset,
-        length=length,
+        subset=_share(facts["subset"]),
+        length=_share(facts["length"]),
         score=None if facts["score"] is None else float(facts["score"]),
     )
+
+
+def _share(value: Any) -> float:
+    """Return `value` as a share of patients or epochs. Raises `ValueError` and the like if it is not in (0, 1]."""
+    share = float(value)
+    if not 0 < share <= 1:
+        raise ValueError(f"invalid share of patients or epochs: {share:g}")
+    return share
 
 
 def _opened(file: Path) -> zipfile.ZipFile:

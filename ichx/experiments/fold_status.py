@@ -29,9 +29,9 @@ def unpredicted_folds(project: "Project", number: int) -> set[int]:
 
 
 def missing_tests(project: "Project", experiment: "Experiment", fold: int) -> "list[DatasetVersion]":
-    """Return the test sets that the fold has not predicted in every view; a tuning trial predicts none."""
+    """Return the test sets that the fold has not predicted in every view; trials and quick looks predict none."""
     missing: list[DatasetVersion] = []
-    if experiment.kind == "trial":
+    if experiment.kind == "trial" or experiment.subset < 1:
         return missing
     for version in project.store.test_sets(experiment.dataset):
         views = {

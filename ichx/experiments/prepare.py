@@ -1,12 +1,12 @@
 """Prepares an experiment for training on this machine: its recipe, slices, folds, cache and masks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ichx.cache.build import ensure_cache
+from ichx.cache.build import ensure_cache, find_cache
 from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_cache import MaskCache, ensure_masks
 from ichx.cache.requests import recipe_spec
@@ -36,7 +36,7 @@ class PreparedExperiment:
     data: LoadedDataset
     cache: Cache
     folds: npt.NDArray[np.int16]
-    """`(N,)` fold of each row of `data`; `EXCLUDED` for patients that a trial on a subset leaves out."""
+    """`(N,)` fold of each row of `data`; `EXCLUDED` for patients outside the experiment's subset."""
     masks: MaskCache | None = None
     """None if the network learns from labels alone."""
 
@@ -69,19 +69,41 @@ def prepare_experiment(project: "Project", experiment: "Experiment", callbacks: 
     recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {experiment.number}")
     version = project.store.version_by_id(experiment.version_id)
     fold_set = version.fold_set_of(experiment)
-    data = load_version(workspace, version)
+    # Whatever can be refused is refused before the cache, which may take hours.
+    plugin = project.registry.get(experiment.plugin)
+    data, folds = training_data(project, experiment, recipe)
     cache = open_cache(workspace, data, recipe, callbacks)
     if cache.defects:
         callbacks.note(f"{len(cache.defects)} slices cannot be decoded and are left out")
     if fold_set.leaky:
         split = f"{fold_set.leaking_patients:,} of {version.patients:,} patients"
         callbacks.note(f"the folds {fold_set.name} split {split}; every score on them is marked `leaky folds`")
-    folds = load_folds(workspace, version, fold_set, data.slices)
-    if experiment.tuned is not None:
-        folds = subset_folds(data.slices, folds, experiment.tuned.subset)
-    plugin = project.registry.get(experiment.plugin)
     masks = _open_masks(workspace, data, plugin, recipe, cache, callbacks)
     return PreparedExperiment(project, experiment, plugin, recipe, data, cache, folds, masks)
+
+
+def training_data(
+    project: "Project", experiment: "Experiment", recipe: Recipe
+) -> tuple[LoadedDataset, npt.NDArray[np.int16]]:
+    """Return the slices that an experiment caches, and the fold of each, `EXCLUDED` outside the subset.
+
+    A quick look caches only its subset, unless the cache of all slices exists.
+
+    Raises:
+        ChangedDataError: The catalog or the folds were changed.
+        InvalidInputError: A fold has no patient in the subset.
+    """
+    version = project.store.version_by_id(experiment.version_id)
+    fold_set = version.fold_set_of(experiment)
+    data = load_version(project.workspace, version)
+    folds = load_folds(project.workspace, version, fold_set, data.slices)
+    folds = subset_folds(data.slices, folds, experiment.subset)
+    if experiment.subset == 1 or experiment.kind == "trial":
+        return data, folds
+    if find_cache(project.workspace.cache_dir, version.dataset, data.slices, recipe_spec(recipe)) is not None:
+        return data, folds
+    used = folds != EXCLUDED
+    return replace(data, slices=data.slices[used].reset_index(drop=True)), folds[used]
 
 
 def learns_masks(plugin: "Plugin", recipe: Recipe, version: "DatasetVersion") -> bool:

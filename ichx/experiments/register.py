@@ -14,14 +14,18 @@ from ichx.errors import (
     StorageError,
 )
 from ichx.files import read_text
+from ichx.plugins.backbones import check_backbone
 from ichx.plugins.reference import REFERENCE
-from ichx.recipe import Recipe, digest
+from ichx.recipe import Recipe, digest, literal
 from ichx.recipe_text import apply_settings, from_toml, to_toml
-from ichx.store import ExperimentDraft
+from ichx.store import ExperimentDraft, Selection
 
 if TYPE_CHECKING:
-    from ichx.plugins import Registry
+    from ichx.plugins import Plugin, Registry
     from ichx.store import DatasetVersion, Experiment, Kind, Store
+
+MAX_NAME = 200
+"""Characters of a name in the store."""
 
 USE_RECIPE = "Use a recipe as `ichx plugin show NAME --toml` prints it."
 
@@ -41,12 +45,14 @@ class ExperimentRequest:
     """Window kind: `linear` or `sigmoid`."""
     settings: Sequence[str] = ()
     """`NAME=VALUE` texts."""
+    backbone: str | None = None
+    """The recipe's `model.backbone`."""
     dataset: str | None = None
     """A labelled dataset; None for the only one."""
     folds: str | None = None
     """Name of its folds; None for the default ones."""
     name: str | None = None
-    """Name of the experiment; None for one from plugin, size and windows."""
+    """Name of the experiment; None for `default_name`."""
 
 
 def new_experiment(store: "Store", registry: "Registry", request: ExperimentRequest) -> "Experiment":
@@ -57,9 +63,12 @@ def new_experiment(store: "Store", registry: "Registry", request: ExperimentRequ
         InvalidInputError: The recipe or a setting is invalid.
         NotReadyError: There is no labelled dataset.
     """
-    recipe = apply_settings(_recipe(registry, request), request.settings)
+    recipe = apply_settings(_recipe(registry, request), _all_settings(request))
+    plugin = registry.get(recipe.plugin)
+    check_backbone(plugin, recipe)
     version = labelled_version(store, request.dataset)
-    return store.add_experiments([draft(recipe, version, folds=request.folds, name=request.name)])[0]
+    name = request.name or default_name(recipe, plugin)
+    return store.add_experiments([draft(recipe, version, folds=request.folds, name=name)])[0]
 
 
 def new_reference(
@@ -94,12 +103,33 @@ def clone_experiment(
     """
     model = store.experiment(number)
     recipe = apply_settings(from_toml(model.recipe, source=f"the recipe of experiment {number}"), settings)
-    registry.get(recipe.plugin)
+    plugin = registry.get(recipe.plugin)
+    check_backbone(plugin, recipe)
     pinned = store.version_by_id(model.version_id)
     if version is not None:
         pinned = store.version(model.dataset, version)
-    drafted = draft(recipe, pinned, folds=folds or model.fold_set, name=name, parent=number)
+    drafted = draft(
+        recipe, pinned, folds=folds or model.fold_set, name=name or default_name(recipe, plugin), parent=number
+    )
     return store.add_experiments([replace(drafted, selected=drafted.selected or model.selected)])[0]
+
+
+def equal_experiments(store: "Store", experiment: "Experiment") -> "list[Experiment]":
+    """Return the older experiments outside the trash with the recipe, slices, labels and folds of `experiment`."""
+    found = store.experiments(Selection(recipe_digest=experiment.recipe_digest), limit=None)
+    others = [store.experiment(e.number) for e in found if e.number < experiment.number]
+    return [e for e in others if _pins(e) == _pins(experiment)]
+
+
+def _pins(e: "Experiment") -> tuple[str, str, float]:
+    return e.label_digest, e.fold_digest, e.subset
+
+
+def default_name(recipe: Recipe, plugin: "Plugin") -> str:
+    """Return the name of an experiment that its user does not name."""
+    backbone = recipe.model.backbone
+    own = [] if backbone == plugin.recipe.model.backbone else [backbone]
+    return "-".join([recipe.plugin, *own, str(recipe.input.size), recipe.input.window_kind])[:MAX_NAME]
 
 
 def labelled_version(store: "Store", dataset: str | None) -> "DatasetVersion":
@@ -153,6 +183,11 @@ def draft(
         kind=kind,
         selected=recipe.selects,
     )
+
+
+def _all_settings(request: ExperimentRequest) -> list[str]:
+    backbone = [] if request.backbone is None else [f"model.backbone={literal(request.backbone)}"]
+    return [*backbone, *request.settings]
 
 
 def _recipe(registry: "Registry", request: ExperimentRequest) -> Recipe:

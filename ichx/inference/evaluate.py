@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +50,8 @@ class Evaluation:
     studies: Bootstrap
     left_out: int
     """Slices that cannot be decoded."""
+    precision: str
+    """The precisions of the networks, e.g. `fp32`; `unknown` for predictions stored by 0.1."""
 
 
 def evaluate_dataset(
@@ -89,10 +92,10 @@ def evaluate_dataset(
         callbacks.note(f"experiment {number} predicts with {trained.partial}")
     _predict_missing(project, trained, data, options, callbacks)
     predicted = _read(project, trained, data, views)
-    ids = next(iter(predicted.values()))[0]
+    ids = next(iter(predicted.values())).slice_ids
     rows = data.slices.set_index("slice_id").loc[list(ids)]
     labels = rows[list(LABELS)].to_numpy(np.float64)
-    mean: FloatArray = np.mean([found for _, found in predicted.values()], axis=0)
+    mean: FloatArray = np.mean([found.probabilities for found in predicted.values()], axis=0)
     slices, studies = both_scores(
         labels, mean, rows["patient"].to_numpy(object), rows["study"].to_numpy(object), pooling
     )
@@ -103,10 +106,11 @@ def evaluate_dataset(
         dataset_version=version.number,
         tta=tta,
         marks=marks(trained.experiment),
-        folds={fold: score(labels, found) for fold, (_, found) in predicted.items()},
+        folds={fold: score(labels, found.probabilities) for fold, found in predicted.items()},
         slices=slices,
         studies=studies,
         left_out=len(data.slices) - len(rows),
+        precision=", ".join(sorted(set().union(*(found.precisions for found in predicted.values())))),
     )
 
 
@@ -150,7 +154,7 @@ def _predict_missing(
     existing = {
         (p.fold, p.view)
         for p in project.store.predictions(number, role=ROLE, version_id=version.id)
-        if (project.workspace.root / p.path).is_file()
+        if _reusable(project.workspace.root / p.path, options)
     }
     todo = {fold: [view for view in views if (fold, view) not in existing] for fold in trained.weights}
     if not any(todo.values()):
@@ -164,8 +168,7 @@ def _predict_missing(
     ids = data.slices["slice_id"].to_numpy(object)[rows]
     labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
     files = project.workspace.experiment_files(number)
-    with open_networks(trained, options.device, options.workers, callbacks.note) as network:
-        callbacks.note(f"device: {network.hardware}")
+    with open_networks(trained, options, callbacks.note) as network:
         feed = SliceFeed(cache, data.slices, trained.recipe, network.workers)
         for fold, missing in todo.items():
             if not missing:
@@ -189,25 +192,40 @@ def _predict_missing(
                         view=view,
                         path=path.relative_to(project.workspace.root).as_posix(),
                         slices=len(rows),
-                        digest=write_predictions(path, Predictions(ids, logits)),
+                        digest=write_predictions(path, Predictions(ids, logits, network.hardware.precision)),
                         score=score(labels, probabilities(logits)),
                     )
                 )
             project.store.add_predictions(drafts)
 
 
-def _read(
-    project: "Project", trained: Trained, data: LoadedDataset, views: Sequence[str]
-) -> dict[int, tuple[npt.NDArray[np.object_], FloatArray]]:
-    """Return the slice ids and mean probabilities (N, 6) over `views` of each fold, all in the same order."""
+def _reusable(path: Path, options: InferenceOptions) -> bool:
+    """Return whether the stored predictions in `path` exist and have the requested precision."""
+    return path.is_file() and options.precision in ("auto", read_predictions(path).precision)
+
+
+@dataclass(frozen=True)
+class _FoldMean:
+    """The mean of the views of one fold."""
+
+    slice_ids: npt.NDArray[np.object_]
+    """`(N,)`"""
+    probabilities: FloatArray
+    """`(N, 6)`"""
+    precisions: frozenset[str]
+
+
+def _read(project: "Project", trained: Trained, data: LoadedDataset, views: Sequence[str]) -> dict[int, _FoldMean]:
+    """Return the mean over `views` of each fold, all with the same slices in the same order."""
     number, version = trained.experiment.number, data.version
     stored = {(p.fold, p.view): p for p in project.store.predictions(number, role=ROLE, version_id=version.id)}
-    found: dict[int, tuple[npt.NDArray[np.object_], FloatArray]] = {}
+    found: dict[int, _FoldMean] = {}
     for fold in trained.weights:
         read = [read_predictions(project.workspace.root / stored[fold, view].path) for view in views]
-        found[fold] = read[0].slice_ids, mean_over_views(read)
-    ids = next(iter(found.values()))[0]
-    same = all(np.array_equal(ids, other) for other, _ in found.values())
+        precisions = frozenset(one.precision or "unknown" for one in read)
+        found[fold] = _FoldMean(read[0].slice_ids, mean_over_views(read), precisions)
+    ids = next(iter(found.values())).slice_ids
+    same = all(np.array_equal(ids, other.slice_ids) for other in found.values())
     if not same or not data.slices["slice_id"].isin(ids).sum() == len(ids):
         raise ChangedDataError(
             f"The stored predictions of experiment {number} are of different slices of {version.dataset}.",

@@ -49,6 +49,8 @@ class FilePredictions:
     name: str
     folds: tuple[int, ...]
     tta: str
+    precision: str
+    """The precision of the networks, e.g. `fp32`."""
     marks: tuple[str, ...]
     slices: pd.DataFrame
     """One row per slice, by patient, study, series and order, then one per unusable file or frame: `slice_id`,
@@ -101,14 +103,13 @@ def predict_files(
     slices = usable_slices(catalog)
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))
-        network = stack.enter_context(open_networks(trained, options.device, options.workers, callbacks.note))
+        network = stack.enter_context(open_networks(trained, options, callbacks.note))
         writers = {
             (fold, view): stack.enter_context(FeatureWriter(_features_path(features, fold, view)))
             for fold in trained.weights
             for view in views
             if features is not None
         }
-        callbacks.note(f"device: {network.hardware}")
         predicted, undecodable = _Prediction(network, source, views, folder, writers, callbacks).of(slices)
     table = _table(catalog, slices, predicted, undecodable)
     found = FilePredictions(
@@ -116,6 +117,7 @@ def predict_files(
         name=trained.experiment.name,
         folds=tuple(trained.weights),
         tta=options.tta,
+        precision=network.hardware.precision,
         marks=marks(trained.experiment),
         slices=table,
         studies=_studies(table),

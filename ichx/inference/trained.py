@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx.errors import ChangedDataError, DivergedError, NotReadyError
-from ichx.evaluation.choices import Tta
+from ichx.evaluation.choices import InferencePrecision, Tta
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.training.callbacks import Callbacks
 from ichx.training.control import Control
-from ichx.training.device import Hardware, choose_hardware, isolated_torch_settings, loader_workers
+from ichx.training.device import Hardware, choose_inference_hardware, isolated_torch_settings, loader_workers
 from ichx.training.feed import InferenceFeed, Rows
 from ichx.training.prediction import Logits, PredictionTask, Predictor
 from ichx.training.runtime import Runtime
@@ -37,6 +37,8 @@ class InferenceOptions:
     device: str = "auto"
     workers: int | None = None
     """Loader processes; None for as many as keep the device busy."""
+    precision: InferencePrecision = "auto"
+    """`auto` is fp32 on a CPU and the precision of the training elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,13 @@ class Trained:
 
     @property
     def partial(self) -> str | None:
-        """Which folds predict if these are not all; None if they are."""
-        if len(self.weights) == self.experiment.folds:
-            return None
-        return f"{len(self.weights)} of {self.experiment.folds} folds: {', '.join(map(str, self.weights))}"
+        """Which folds predict if these are not all, and on how few patients they were trained; None otherwise."""
+        notes = []
+        if len(self.weights) < self.experiment.folds:
+            notes.append(f"{len(self.weights)} of {self.experiment.folds} folds: {', '.join(map(str, self.weights))}")
+        if self.experiment.subset < 1:
+            notes.append(f"networks that were trained on {100 * self.experiment.subset:.3g} % of the patients")
+        return "; ".join(notes) or None
 
 
 def find_trained(project: "Project", number: int, folds: Sequence[int] | None = None) -> Trained:
@@ -125,20 +130,19 @@ class _Notes(Callbacks):
 
 
 @contextmanager
-def open_networks(
-    trained: Trained, device: str, workers: int | None, note: Callable[[str], None]
-) -> Iterator[FoldNetworks]:
-    """Yield the networks of `trained` on `device`; restore torch's settings afterwards.
+def open_networks(trained: Trained, options: InferenceOptions, note: Callable[[str], None]) -> Iterator[FoldNetworks]:
+    """Yield the networks of `trained` on the device of `options`; restore torch's settings afterwards.
 
     Args:
         trained: The experiment and its finished folds.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-        workers: Loader processes; None for as many as keep the device busy.
-        note: Receives what the hardware makes necessary.
+        options: Device, precision, loader.
+        note: Receives the device, and what the hardware makes necessary.
 
     Raises:
-        UnsupportedError: This machine lacks the device.
+        UnsupportedError: This machine lacks the device, or the device the precision.
     """
-    hardware = choose_hardware(device, trained.recipe.precision, trained.recipe.input.pixels)
+    recipe = trained.recipe
+    hardware = choose_inference_hardware(options.device, options.precision, recipe.precision, recipe.input.pixels)
+    note(f"device: {hardware}")
     with isolated_torch_settings(hardware):
-        yield FoldNetworks(trained, hardware, loader_workers(hardware, workers), note)
+        yield FoldNetworks(trained, hardware, loader_workers(hardware, options.workers), note)

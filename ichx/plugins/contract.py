@@ -6,7 +6,7 @@ A plugin is data. Its `build` function is the only part that touches torch, and 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from ichx.errors import InvalidInputError
 from ichx.recipe import InputRecipe, ModelRecipe, Recipe, StageRecipe
@@ -85,6 +85,9 @@ class Plugin:
     slice. Values are in [0, 1] unless `input.normalize` changes that. If the network has `get_classifier()`, as timm's
     have, the input of the layer that it returns are the pooled features `(N, D)` of `--save features`. `build` raises
     an `IchxError` if pretrained weights are not available."""
+    backbones: Literal["timm"] | tuple[str, ...] | None = None
+    """Names that `build` accepts in `recipe.model.backbone`: those of timm, which the default `build` has, or these;
+    None if any name may be valid. Another name is refused when an experiment is registered."""
     build_augmentation: AugmentationBuilder | None = None
     """The plugin's own augmentation, applied in training after the transforms of `recipe.augmentation`."""
 
@@ -92,6 +95,8 @@ class Plugin:
         """Refuse a plugin whose recipe belongs to another one."""
         if self.recipe.plugin != self.name:
             raise ValueError(f"plugin {self.name!r} declares a recipe of {self.recipe.plugin!r}")
+        if self.backbones is None and self.build is build_timm:
+            object.__setattr__(self, "backbones", "timm")
 
     def recipe_for(self, *, size: int | None = None, crop: int | None = None, kind: str | None = None) -> Recipe:
         """Return the default recipe at another `size` or `crop` (pixels) or window `kind`.

@@ -69,7 +69,8 @@ def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
         UnsupportedError: Stochastic depth or pretrained weights are requested.
     """
     if recipe.model.backbone not in SIZES:
-        raise NotFoundError.named("network", recipe.model.backbone, SIZES, f"{recipe.plugin} knows: {', '.join(SIZES)}")
+        known = f"{recipe.plugin} has {', '.join(SIZES)}."
+        raise NotFoundError.named("backbone", recipe.model.backbone, SIZES, known)
     if recipe.model.drop_path > 0:
         raise UnsupportedError(f"{recipe.model.backbone} has no stochastic depth.", "Leave model.drop_path at 0.")
     if pretrained:

@@ -1,6 +1,8 @@
-"""Licences of pretrained weights of the backbone in a recipe. timm is imported for undeclared backbones only."""
+"""Licences of pretrained weights of the backbone in a recipe. timm is asked about undeclared backbones only."""
 
 from typing import TYPE_CHECKING, Final
+
+from ichx.plugins.backbones import timm_backbones
 
 if TYPE_CHECKING:
     from ichx.plugins.contract import Plugin
@@ -35,11 +37,5 @@ def licence_notice(plugin: "Plugin", recipe: "Recipe") -> str:
 
 def timm_licence(backbone: str) -> str:
     """Return the licence in timm's pretrained config of `backbone`; empty if timm does not state one."""
-    import timm  # takes seconds
-
-    try:
-        config = timm.get_pretrained_cfg(backbone)
-    except (RuntimeError, ValueError):  # an unknown name, reported when the network is built
-        return ""
-    licence = (getattr(config, "license", None) or "") if config is not None else ""
+    licence = timm_backbones().get(backbone, "")
     return NAMES.get(licence, licence)

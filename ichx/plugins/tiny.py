@@ -6,7 +6,7 @@ They start from random weights, so all three stages have learning rates to match
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ichx.plugins.contract import Plugin, build_timm
+from ichx.plugins.contract import Plugin
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ BRAIN_BLOOD_SUBDURAL = ((40.0, 80.0), (60.0, 40.0), (80.0, 200.0))
 TINY_INPUT = InputRecipe(size=88, crop=64, windows=BRAIN_SUBDURAL_BONE)
 # Distortions meant for 256 px and more blur what little 64 px show.
 TINY_AUGMENTATION = AugmentationRecipe(probability=0.5, grid_limit=0.0, anchors=0.0, rotate=10.0)
+
+FINE_BACKBONES = ("fine_resnet8", "fine_resnet8_thin")
+"""The networks of `ichx.plugins.fine_resnet`."""
 
 
 def build_fine(recipe: Recipe, pretrained: bool) -> "nn.Module":
@@ -59,8 +62,8 @@ def _tiny(
         batch=16,
         augmentation=TINY_AUGMENTATION,
     )
-    build = build_fine if backbone.startswith("fine_") else build_timm
-    return Plugin(name=name, summary=summary, recipe=recipe, weights_licence="random weights", build=build)
+    plugin = Plugin(name=name, summary=summary, recipe=recipe, weights_licence="random weights")
+    return replace(plugin, build=build_fine, backbones=FINE_BACKBONES) if backbone in FINE_BACKBONES else plugin
 
 
 PLUGINS = (

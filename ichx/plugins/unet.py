@@ -35,6 +35,7 @@ PLUGINS = (
         weights_licence="BSD-3-Clause",
         masks=True,
         build=build_unet,
+        backbones="timm",
     ),
     Plugin(
         name="tiny_unet",
@@ -50,5 +51,6 @@ PLUGINS = (
         weights_licence="random weights",
         masks=True,
         build=build_tiny_unet,
+        backbones="timm",
     ),
 )

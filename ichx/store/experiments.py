@@ -19,7 +19,7 @@ _JOINED = {
     "dataset_version": dataset_version.c.number.label("dataset_version"),
     "fold_set": fold_set.c.name.label("fold_set"),
     "folds": fold_set.c.k.label("folds"),
-    "subset": func.coalesce(experiment.c.tuned["subset"].as_float(), 1.0).label("subset"),
+    "subset": func.coalesce(experiment.c.subset, experiment.c.tuned["subset"].as_float(), 1.0).label("subset"),
 }
 """Columns of other tables, and computed ones, by the name of their field."""
 
@@ -55,6 +55,7 @@ def add_experiment(connection: Connection, draft: ExperimentDraft, number: int, 
     values = {
         **vars(draft),
         "tuned": None if draft.tuned is None else asdict(draft.tuned),
+        "subset": draft.subset if draft.subset < 1 else None,
         "number": number,
         "created": created,
         "leaked": _check_pins(connection, draft),
@@ -222,6 +223,7 @@ def _matching(selection: Selection) -> list[ColumnElement[bool]]:
         dataset_version.c.dataset: selection.dataset,
         experiment.c.kind: selection.kind,
         experiment.c.parent: selection.parent,
+        experiment.c.recipe_digest: selection.recipe_digest,
         experiment.c.archived: selection.archived,
     }
     found = [column == value for column, value in wanted.items() if value is not None]

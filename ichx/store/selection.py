@@ -25,6 +25,7 @@ FIELD_TYPES: Mapping[str, type] = {
     "fold_set": str,
     "folds": float,
     "folds_done": float,
+    "subset": float,
     "state": str,
     "stage": str,
     "seconds": float,
@@ -54,6 +55,7 @@ class Selection:
     kind: "Kind | None" = "experiment"
     """None for both."""
     parent: int | None = None
+    recipe_digest: str | None = None
     tags: tuple[str, ...] = ()
     """All of them must be present."""
     states: tuple[str, ...] = ()

@@ -162,6 +162,8 @@ class ExperimentDraft:
     origin: Mapping[str, Any] | None = None
     """Number and workspace before an import."""
     tuned: TuningInfo | None = None
+    subset: float = 1.0
+    """Share of the patients of a quick look; that of a trial is in `tuned`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +202,7 @@ class ExperimentSummary:
     kind: str
     parent: int | None
     subset: float
-    """Share of the patients that it is trained on; less than 1 for some tuning trials."""
+    """Share of the patients that it is trained on; less than 1 for quick looks and some tuning trials."""
     created: datetime
     tags: tuple[str, ...]
 

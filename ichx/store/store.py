@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import URL, Connection
 
+from ichx.errors import StoreError
 from ichx.store import annotations, binding, database, datasets, deletion, ensembles, experiments, migrate, runs
 from ichx.store.counters import raise_counter, take_numbers
 from ichx.store.predictions import add_predictions, list_predictions
@@ -105,16 +107,26 @@ class Store:
         self.changed: set[int] = set()
         """Experiments whose name, tags, notes or place were changed with this object."""
         self._engine = database.connect(url)
+        self._copy: TemporaryDirectory[str] | None = None
+        self.name = database.display_name(self._engine.url)
+        """The name in messages: the file, or the URL without the password."""
         try:
+            if migrate.is_read_only(self._engine):
+                self._use_copy()
             migrate.prepare(self._engine)
         except BaseException:
-            self._engine.dispose()
+            self.close()
             raise
 
-    @property
-    def name(self) -> str:
-        """The name in messages: the file, or the URL without the password."""
-        return database.display_name(self._engine.url)
+    def _use_copy(self) -> None:
+        """Read an older store that cannot be written from a temporary copy, which can be upgraded."""
+        from ichx.store import maintenance
+
+        self._copy = TemporaryDirectory(prefix="ichx-store-")
+        target = Path(self._copy.name) / "ichx.db"
+        maintenance.back_up(self._engine, target)
+        self._engine.dispose()
+        self._engine = database.connect(str(target))
 
     def tie(self, workspace: Workspace) -> None:
         """Check that the store belongs to `workspace`, which then remembers its changes.
@@ -122,6 +134,8 @@ class Store:
         Raises:
             ConflictError: It does not, or it is an older copy.
         """
+        if self._copy is not None:
+            return  # nothing that is written stays
         tied = binding.tie(self._engine, workspace)
         self.newly_tied = tied == "newly tied"
         if tied:
@@ -140,6 +154,8 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+        if self._copy is not None:
+            self._copy.cleanup()
 
     def __enter__(self) -> Self:
         return self
@@ -153,14 +169,23 @@ class Store:
         with database.reading(self._engine) as connection:
             return query(connection, *args, **kwargs)
 
-    def _write(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        if self._copy is not None:
+            raise StoreError(
+                f"The store {self.name} is read-only.", "Make the file and its folder writable, or use another store."
+            )
         with database.writing(self._engine) as connection:
+            yield connection
+
+    def _write(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._writing() as connection:
             return query(connection, *args, **kwargs)
 
     @contextmanager
     def _counting(self) -> Iterator[Connection]:
         """Yield a connection for a change after which files in the workspace belong to records of this store."""
-        with database.writing(self._engine) as connection:
+        with self._writing() as connection:
             yield connection
             changes = binding.count_change(connection)
         if self._workspace is not None and changes is not None:

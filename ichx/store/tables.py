@@ -136,6 +136,7 @@ experiment = Table(
     Column("score_tta_high", Float, doc="upper end of that interval"),
     Column("origin", JSON, doc="number and workspace before an import"),
     Column("tuned", JSON(none_as_null=True), doc="Optuna study, fold, values and budget of a trial"),
+    Column("subset", Float, doc="share of the patients of a quick look; null for all other experiments"),
     Column("recipe_digest", String(128), nullable=False, doc="digest of the recipe"),
     Column("recipe", Text, nullable=False, doc="TOML"),
     info={"doc": "registered experiments and tuning trials"},

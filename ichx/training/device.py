@@ -33,13 +33,14 @@ class Hardware:
         return f"{self.device}, {self.precision} ({self.reason})"
 
 
-def choose_hardware(device: str, precision: str, pixels: int = 224) -> Hardware:
+def choose_hardware(device: str, precision: str, pixels: int = 224, *, set_by: str = "the recipe") -> Hardware:
     """Resolve `device` and `precision` on this machine.
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         precision: `auto`, `fp32`, `fp16`, `bf16`.
         pixels: Edge of the images. At small ones a core is left to the loader: more threads would wait for each other.
+        set_by: What determines the precision, for the reason.
 
     Raises:
         UnsupportedError: This machine lacks the device, or the device the precision.
@@ -64,9 +65,21 @@ def choose_hardware(device: str, precision: str, pixels: int = 224) -> Hardware:
     if precision == "bf16" and chosen.type == "cuda" and best != "bf16":
         raise UnsupportedError(f"This GPU has no bf16: {reason}.", "Set precision to auto or fp16.")
     if precision != "auto":
-        best, reason = precision, f"{reason}; precision set by the recipe"
+        best, reason = precision, f"{reason}; precision set by {set_by}"
     tf32 = best == "fp32" and chosen.type == "cuda" and capability >= (8, 0)
     return Hardware(chosen, best, f"{reason}; products in TF32" if tf32 else reason, threads, tf32)
+
+
+def choose_inference_hardware(device: str, precision: str, recipe_precision: str, pixels: int) -> Hardware:
+    """Resolve the device and precision of predictions for a user; arguments and errors as in `choose_hardware`.
+
+    With `auto`, a CPU predicts in fp32, as exported networks do, and other devices in the precision of the training.
+    """
+    if precision != "auto":
+        return choose_hardware(device, precision, pixels, set_by="--precision")
+    if _device(device).type == "cpu":
+        return choose_hardware(device, "fp32", pixels, set_by="default for predictions on a CPU")
+    return choose_hardware(device, recipe_precision, pixels)
 
 
 def cuda_precision(major: int, minor: int) -> tuple[str, str]:

@@ -14,8 +14,10 @@ from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import ProcessError, raise_problems
 from ichx.jobs.engine import Engine
 from ichx.jobs.scheduler import STOP, Scheduler
+from ichx.plugins.backbones import check_backbone
 from ichx.recipe import Recipe, settable
 from ichx.recipe_text import from_toml
+from ichx.tuning.budget import trial_recipe
 from ichx.tuning.default_space import default_space
 from ichx.tuning.limits import Limits
 from ichx.tuning.sampling import Sampler, create_sampler
@@ -87,7 +89,7 @@ def tune(
     space = default_space(recipe) if request.space is None else request.space
     parent.check_folds([request.budget.fold])
     raise_problems(_problems(parent, request), "Run `ichx tune --help` for the options.")
-    _check_inputs(project, parent, recipe, request.budget)
+    _check_inputs(project, parent, recipe, space, request.budget)
     _note_other_start(project, parent, recipe, request.budget, callbacks)
     own = _own_values(space, recipe)
     with open_study(
@@ -174,8 +176,13 @@ class _Tuning:
         return ProcessError(problem, f"Fix the cause and rerun the command to resume. Log: {log}")
 
 
-def _check_inputs(project: "Project", parent: "Experiment", recipe: Recipe, budget: Budget) -> None:
-    """Raise `IchxError` if a fold loses all patients, or if the weights or the plugin cannot be used."""
+def _check_inputs(project: "Project", parent: "Experiment", recipe: Recipe, space: Space, budget: Budget) -> None:
+    """Raise `IchxError` if a fold loses all patients, or if the weights, the plugin or a backbone cannot be used."""
+    plugin = project.registry.get(recipe.plugin)
+    for dimension in space:
+        if dimension.name == "model.backbone":
+            for value in dimension.ends:
+                check_backbone(plugin, trial_recipe(recipe, {dimension.name: value}))
     if budget.subset < 1:
         version = project.store.version_by_id(parent.version_id)
         slices = load_version(project.workspace, version).slices
@@ -188,7 +195,6 @@ def _check_inputs(project: "Project", parent: "Experiment", recipe: Recipe, budg
         home = project.workspace.experiments_dir
         choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
         read_weights(options.weights)
-    project.registry.get(recipe.plugin)
 
 
 def _note_other_start(

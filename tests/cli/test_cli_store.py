@@ -62,4 +62,4 @@ def test_sql_schema_and_upgrade(trained_copy: Path, ichx: Program) -> None:
     schema = json.loads(ichx("store", "schema", "experiment", "--json", cwd=trained_copy).out)
     assert "log loss" in schema["experiment"]["score"]
     ichx("store", "schema", "exp", "--json", cwd=trained_copy).check_error("not_found", "'exp'")
-    assert "0005" in ichx("store", "upgrade", cwd=trained_copy).err
+    assert "0006" in ichx("store", "upgrade", cwd=trained_copy).err

@@ -11,9 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
-from ichx.ct.dicom import DEFECTS, DicomDefectError, read_headers, read_slice
+from ichx.ct.dicom import DEFECTS, DicomDefectError, read_headers, read_ids, read_slice
 from ichx.phantom.encoded_files import damaged, enhanced, valid_files
 
 
@@ -54,6 +60,25 @@ def test_reads_a_stream_and_leaves_it_open(tmp_path: Path) -> None:
     stream.seek(0)
     assert read_slice(stream).hu.shape == (SIDE, SIDE)
     assert not stream.closed
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_reads_the_ids_of_files_with_defects(tmp_path: Path, syntax: str) -> None:
+    ids = ("ID_a", "p0", "ID_study", "ID_series")
+    path = write_ct(tmp_path / "a.dcm", syntax=syntax)
+    content = path.read_bytes()
+    write_ct(path, syntax=syntax, PixelData=None, Modality="MR")
+    assert read_ids(path) == ids
+    inside_header = content.index(b"MONOCHROME2") + 4
+    for end in (len(content) - 100, inside_header):
+        path.write_bytes(content[:end])
+        assert read_ids(path) == ids
+    path.write_bytes(content[: content.index(b"ID_study") + 3])
+    assert defect(path, read_ids) == "damaged_header"
+    path.write_bytes(b"text" * 100)
+    assert defect(path, read_ids) == "not_dicom"
+    write_ct(path, syntax=syntax, SOPInstanceUID=None, SeriesInstanceUID=None)
+    assert read_ids(path) == ("", "p0", "ID_study", "")
 
 
 def test_never_reads_names_and_raises_no_warnings(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from dicom_files import head, write_ct, write_study
 from zip_files import change_entry, zip_folder
 
 from ichx.cache.build import ensure_cache
-from ichx.cache.hu_cache import CacheSpec
+from ichx.cache.hu_cache import CacheSpec, slices_digest
 from ichx.datasets.add import AddReport, AddRequest, add_dataset
-from ichx.datasets.catalog import read_catalog
+from ichx.datasets.catalog import catalog_digest, read_catalog, usable_slices
 from ichx.datasets.dataset import describe_dataset, load_catalog, load_dataset, load_folds
 from ichx.errors import (
     ChangedDataError,
@@ -292,7 +292,7 @@ def test_sources_without_usable_slices(tmp_path: Path, workspace: Workspace, sto
     with pytest.raises(InvalidInputError, match=rf"1 file .*{folder}"):
         add_dataset(Project(workspace, store), AddRequest("x", folder))
     write_ct(folder / "mr.dcm", Modality="MR")
-    with pytest.raises(InvalidInputError, match=rf"{folder}.* 2 files .*not_ct \(1\)"):
+    with pytest.raises(InvalidInputError, match=rf"{folder}.* 2 files .*not_ct 1 \(MR 1\)"):
         add_dataset(Project(workspace, store), AddRequest("x", folder))
     other = Cohort(tmp_path / "y", patients=1)
     cohort.write_labels(["ID_1", "ID_2"])
@@ -365,6 +365,57 @@ def test_wrong_intercept_is_repaired_in_the_catalog(tmp_path: Path, workspace: W
     assert catalog["intercept_repaired"].to_dict() == {"a.dcm": True, "b.dcm": False}
     assert catalog["intercept"]["a.dcm"] == -1000
     assert mentions(report, "intercept", "1 slice")
+
+
+def test_assumptions_are_counted_and_part_of_a_digest(tmp_path: Path, workspace: Workspace, store: Store) -> None:
+    project, files = Project(workspace, store), tmp_path / "files"
+    hu = head().astype(np.int16) - np.int16(1024)
+    write_ct(files / "a.dcm", hu, RescaleSlope=None, RescaleIntercept=None, HighBit=14)
+    write_ct(files / "b.dcm", RescaleType="US", WindowCenter=None)
+    write_ct(files / "c.dcm")
+    write_ct(files / "d.dcm", RescaleSlope=None, RescaleIntercept=None)
+    report = add_dataset(project, AddRequest("x", files))
+    expected = {"rescale_missing": 1, "rescale_type": 1, "bit_layout": 1, "window_missing": 1}
+    assert report.version.summary["assumptions"] == expected
+    for name, file in zip(expected, ("a.dcm", "b.dcm", "a.dcm", "b.dcm"), strict=True):
+        assert mentions(report, f"`{name}`", "1 slice", file)
+    described = describe_dataset(project, "x")["assumptions"]
+    assert [(entry["assumption"], entry["slices"], entry["examples"]) for entry in described] == [
+        ("rescale_missing", 1, ["a.dcm"]),
+        ("rescale_type", 1, ["b.dcm"]),
+        ("bit_layout", 1, ["a.dcm"]),
+        ("window_missing", 1, ["b.dcm"]),
+    ]
+    catalog = load_catalog(workspace, report.version)
+    assert catalog["assumptions"].tolist() == ["rescale_missing bit_layout", "rescale_type", "", ""]
+    assert catalog["defect"].tolist()[3] == "bad_rescale"
+    # Without assumptions the digest is that of version 0.1, whose catalogs lack the columns.
+    path = workspace.root / report.version.path / "catalog.parquet"
+    old = catalog.drop(columns=["assumptions", "detail"])
+    old.to_parquet(path, index=False)
+    read = load_catalog(workspace, report.version)
+    assert (read["assumptions"] == "").all()
+    assert catalog_digest(read) != catalog_digest(catalog)
+    assert slices_digest(usable_slices(read)) != slices_digest(usable_slices(catalog))
+    good = catalog[catalog["assumptions"] == ""]
+    assert catalog_digest(good) == catalog_digest(read[catalog["assumptions"] == ""])
+    assert slices_digest(usable_slices(good)) == slices_digest(usable_slices(read[catalog["assumptions"] == ""]))
+
+
+def test_excluded_files_of_other_modalities_are_named(tmp_path: Path, workspace: Workspace, store: Store) -> None:
+    files = tmp_path / "files"
+    for name, modality in (("a", "MR"), ("b", "MR"), ("c", "SR")):
+        write_ct(files / f"{name}.dcm", Modality=modality)
+    with pytest.raises(InvalidInputError, match=r"not_ct 3 \(MR 2, SR 1\)"):
+        add_dataset(Project(workspace, store), AddRequest("x", files))
+    write_ct(files / "d.dcm")
+    write_ct(files / "e.dcm", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    report = add_dataset(Project(workspace, store), AddRequest("x", files))
+    assert report.version.summary["modalities"] == {"MR": 2, "SR": 1}
+    assert mentions(report, "not_ct 4 (MR 2, SR 1)")
+    details = load_catalog(workspace, report.version)["detail"].tolist()
+    assert details[:4] == ["modality MR", "modality MR", "modality SR", ""]
+    assert "Secondary Capture" in details[4]
 
 
 def test_interrupted_add_leaves_nothing(workspace: Workspace, store: Store, cohort: Cohort) -> None:

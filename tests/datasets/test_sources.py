@@ -1,6 +1,10 @@
 """Sources of files: folders, zips and single files."""
 
 import os
+import socket
+import subprocess
+import unicodedata
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,7 @@ from ichx.ct.dicom import DicomDefectError, read_slice
 from ichx.datasets import sources
 from ichx.datasets.ingest import scan_source
 from ichx.datasets.sources import SourceFiles, find_drift, list_files, read_source_slice, read_zip_member
-from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotFoundError
+from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotFoundError, StorageError
 from ichx.phantom.encoded_files import enhanced
 
 
@@ -44,6 +48,111 @@ def test_zip_lists_the_files_of_its_folder(tmp_path: Path) -> None:
     member = list_files(archive / "deep/train").locate(1).member
     assert member is not None
     assert member.name == "deep/train/b/IM1"
+
+
+@pytest.mark.parametrize("top", ["rsna/", "rsna/challenge/"])
+def test_a_folder_that_contains_everything_in_a_zip_may_be_omitted(tmp_path: Path, top: str) -> None:
+    write_study(tmp_path / "f/train", "1", 2)
+    (tmp_path / "f/train.csv").write_text("ID,Label\n")
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip", top)
+    with zipfile.ZipFile(archive, "a") as packed:
+        packed.writestr(f"__MACOSX/{top}._train.csv", "")
+    assert list_files(archive / "train").names == list_files(tmp_path / "f/train").names
+    assert list_files(archive / "train").names == list_files(archive / top / "train").names
+    assert read_zip_member(archive / "train.csv") == b"ID,Label\n"
+    (file,) = SourceFiles(archive / "train", scan_source(archive / "train")).select([0])
+    assert read_source_slice(file).hu.shape
+    for missing in ("test", "rsn", "train.cs"):
+        with pytest.raises(NotFoundError, match=missing):
+            list_files(archive / missing)
+        with pytest.raises(NotFoundError, match=missing):
+            read_zip_member(archive / missing)
+
+
+def test_a_folder_next_to_others_in_a_zip_may_not_be_omitted(tmp_path: Path) -> None:
+    for name in ("one/train/a.dcm", "two/train/a.dcm"):
+        (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "f" / name).write_text("x")
+    with pytest.raises(NotFoundError, match="train"):
+        list_files(zip_folder(tmp_path / "f", tmp_path / "a.zip") / "train")
+
+
+@pytest.mark.parametrize(("packed", "typed"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_name_in_a_zip_may_be_typed_in_another_unicode_form(tmp_path: Path, packed: str, typed: str) -> None:
+    folder = tmp_path / "f" / unicodedata.normalize(packed, "Schädel")
+    folder.mkdir(parents=True)
+    (folder / "ä.csv").write_text("x")
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
+    assert list_files(archive / unicodedata.normalize(typed, "Schädel")).names == ["ä.csv"]
+    assert read_zip_member(archive / unicodedata.normalize(typed, "Schädel") / "ä.csv") == b"x"
+
+
+def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"Ma\xdf")
+    write_study(source / "1", "1", 2)
+    write_study(source / os.fsdecode(b"Sch\xe4del"), "2", 2)
+    write_study(source / r"b\xe4", "3", 2)  # this name has a backslash
+    scan = scan_source(source)
+    assert sorted({file.rpartition("/")[0] for file in scan["file"]}) == ["1", r"Sch\xe4del", r"b\xe4"]
+    assert (scan["defect"] == "").all()
+    assert not find_drift(list_files(source), scan).removed
+    for file, row in zip(SourceFiles(source, scan).select(range(6)), scan.itertuples(), strict=True):
+        assert read_source_slice(file).header.slice_id == row.slice_id
+    (source / os.fsdecode(b"Sch\xe4del") / "1.2.840.2.1.dcm").unlink(missing_ok=True)
+    next((source / os.fsdecode(b"Sch\xe4del")).iterdir()).unlink()
+    with pytest.raises(ChangedDataError, match=r"Ma\\xdf/Sch\\xe4del"):
+        [read_source_slice(file) for file in SourceFiles(source, scan).select(range(6))]
+
+
+def test_pipes_sockets_and_broken_links_are_named(tmp_path: Path) -> None:
+    source = tmp_path / "f"
+    write_study(source, "1", 2)
+    os.mkfifo(source / "pipe")
+    (source / "zero").symlink_to("/dev/zero")
+    (source / "loop").symlink_to("loop")
+    (source / "gone").symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.path.relpath(source / "socket"))
+    scan = scan_source(source)
+    assert scan["file"][scan["defect"] == "unreadable"].tolist() == ["gone", "loop", "pipe", "socket", "zero"]
+    assert (scan["defect"] == "").sum() == 2
+    for other in ("pipe", "socket", "zero"):
+        with pytest.raises(InvalidInputError, match=other):
+            list_files(source / other)
+
+
+def test_deeply_nested_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More levels than Python allows calls."""
+    source = tmp_path / "f"
+    source.mkdir()
+    monkeypatch.chdir(source)
+    for _ in range(1200):
+        Path("a").mkdir()
+        os.chdir("a")
+    Path("x.dcm").write_text("x")
+    os.chdir(tmp_path)
+    try:
+        assert list_files(source).names == ["a/" * 1200 + "x.dcm"]
+    finally:
+        subprocess.run(["rm", "-rf", source], check=True)  # Python cannot remove it
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_without_permission_is_not_skipped(tmp_path: Path) -> None:
+    write_study(tmp_path / "f", "1", 2)
+    (tmp_path / "f/closed").mkdir(mode=0)
+    with pytest.raises(StorageError, match="closed"):
+        list_files(tmp_path / "f")
+
+
+def test_zip_of_an_old_catalog_whose_names_were_read_as_code_page_437(tmp_path: Path) -> None:
+    write_study(tmp_path / "f/Schädel", "1", 2)
+    archive = zip_folder(tmp_path / "f", tmp_path / "a.zip")
+    scan = scan_source(archive)
+    old = scan.assign(file=[name.encode().decode("cp437") for name in scan["file"]])
+    drift = find_drift(list_files(archive), old)
+    assert (drift.removed, drift.changed, drift.new) == ((), (), ())
+    assert len(SourceFiles(archive, old).select(range(2))) == 2
 
 
 def test_folder_named_dicomdir(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Zip files: the index, and streams over members."""
 
 import io
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,7 +12,16 @@ from hypothesis import strategies as st
 from zip_files import change_entry, write_zip64
 
 from ichx.ct.dicom import DicomDefectError
-from ichx.datasets.zip_archive import MEMBER_DEFECTS, MEMBER_LIMIT, open_member, read_zip_index
+from ichx.datasets.zip_archive import (
+    END,
+    END64,
+    ENTRY,
+    LOCAL,
+    MEMBER_DEFECTS,
+    MEMBER_LIMIT,
+    open_member,
+    read_zip_index,
+)
 from ichx.errors import CorruptFileError, IchxError, InvalidInputError, UnsupportedError
 
 TEXT = b"".join(b"line %d\n" % number for number in range(20_000))
@@ -197,3 +207,60 @@ def test_random_damage_gives_a_defect_or_the_content(
         except DicomDefectError as defect_error:
             reason = defect_error.reason
         assert reason in MEMBER_DEFECTS or zlib.crc32(read) == index.member(number).crc
+
+
+def test_number_of_members_modulo_65536(tmp_path: Path) -> None:
+    """As macOS writes it."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(65_540):
+            archive.writestr(zipfile.ZipInfo(f"{number}"), b"")
+    content = path.read_bytes()
+    at = content.rfind(b"PK\6\6")
+    *_, size, offset = END64.unpack_from(content, at)
+    path.write_bytes(content[:at] + END.pack(b"PK\5\6", 0, 0, 4, 4, size, offset, 0))
+    assert read_zip_index(path).names == [f"{number}" for number in range(65_540)]
+    path.write_bytes(content[:at] + END.pack(b"PK\5\6", 0, 0, 3, 3, size, offset, 0))
+    with pytest.raises(CorruptFileError):
+        read_zip_index(path)
+
+
+def test_offsets_modulo_4_gigabytes(tmp_path: Path) -> None:
+    """As macOS writes them: the last two members start beyond 4 and 8 GiB."""
+    path, index = tmp_path / "a.zip", b""
+    places = (0, 3 << 30, 6 << 30, (8 << 30) + 99)
+    with path.open("wb") as handle:
+        for number, place in enumerate(places):
+            name, content = f"{number}".encode(), b"content %d" % number
+            crc, size = zlib.crc32(content), len(content)
+            handle.seek(place)  # a sparse file
+            handle.write(LOCAL.pack(b"PK\3\4", 20, 0, 0, 0, 0, crc, size, size, len(name), 0) + name + content)
+            fields = (20, 20, 0, 0, 0, 0, crc, size, size, len(name), 0, 0, 0, 0, 0, place % (1 << 32))
+            index += ENTRY.pack(b"PK\1\2", *fields) + name
+        start = handle.tell()
+        handle.write(index + END.pack(b"PK\5\6", 0, 0, 4, 4, len(index), start % (1 << 32), 0))
+    assert [read(path, f"{number}") for number in range(4)] == [b"content %d" % number for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("raw", "flags", "extra", "name"),
+    [
+        ("Schädel".encode(), 0x800, b"", "Schädel"),
+        ("Schädel".encode(), 0, b"", "Schädel"),  # macOS and old Java
+        ("Schädel".encode("cp437"), 0, b"", "Schädel"),
+        (b"Sch\xe4del", 0x800, b"", r"Sch\xe4del"),
+        (b"Sch?del", 0, b"Sch\xc3\xa4del", "Sch?del"),  # ASCII needs no second name
+        (b"Sch\x8edel", 0, b"Sch\xc3\xa4del", "Schädel"),
+    ],
+)
+def test_encodings_of_names(tmp_path: Path, raw: bytes, flags: int, extra: bytes, name: str) -> None:
+    if extra:
+        field = struct.pack("<BL", 1, zlib.crc32(raw)) + extra
+        extra = struct.pack("<HH", 0x7075, len(field)) + field
+    local = LOCAL.pack(b"PK\3\4", 20, flags, 0, 0, 0, zlib.crc32(b"x"), 1, 1, len(raw), 0) + raw + b"x"
+    fields = (20, 20, flags, 0, 0, 0, zlib.crc32(b"x"), 1, 1, len(raw), len(extra), 0, 0, 0, 0, 0)
+    index = ENTRY.pack(b"PK\1\2", *fields) + raw + extra
+    path = tmp_path / "a.zip"
+    path.write_bytes(local + index + END.pack(b"PK\5\6", 0, 0, 1, 1, len(index), len(local), 0))
+    assert read_zip_index(path).names == [name]
+    assert read(path, name) == b"x"

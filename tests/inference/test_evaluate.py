@@ -52,7 +52,12 @@ def evaluated(workspace: Workspace, store: Store, dataset: str = "other", **opti
         Project(workspace, store, load_registry()),
         2,
         dataset,
-        InferenceOptions(tta=options.pop("tta", "none"), folds=options.pop("folds", None)),
+        InferenceOptions(
+            tta=options.pop("tta", "none"),
+            folds=options.pop("folds", None),
+            device="cpu",
+            precision=options.pop("precision", "auto"),
+        ),
         callbacks=RunCallbacks(),
         **options,
     )
@@ -92,6 +97,20 @@ def test_stored_predictions_are_reused(place: tuple[Workspace, Store, Path]) -> 
     shutil.copy(workspace.experiment_dir(2) / "fold-0" / "oof-identity.parquet", stored)
     with pytest.raises(ChangedDataError, match="other"):
         evaluated(workspace, store, folds=[0])
+
+
+def test_a_requested_precision_is_predicted_once(place: tuple[Workspace, Store, Path]) -> None:
+    workspace, store, files = place
+    first = evaluated(workspace, store, folds=[0])
+    half = evaluated(workspace, store, folds=[0], precision="bf16")
+    assert (first.precision, half.precision) == ("fp32", "bf16")
+    assert first.folds[0] != half.folds[0]
+    shutil.rmtree(files)
+    shutil.rmtree(workspace.cache_dir)
+    assert evaluated(workspace, store, folds=[0], precision="bf16") == half
+    assert evaluated(workspace, store, folds=[0]) == half, "any stored precision is accepted by default"
+    with pytest.raises(IchxError, match=str(files)):
+        evaluated(workspace, store, folds=[0], precision="fp32")
 
 
 @pytest.mark.parametrize("keep_ids", [False, True])

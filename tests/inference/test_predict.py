@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from ichx.cache.requests import recipe_spec
 from ichx.datasets.catalog import build_catalog, usable_slices
 from ichx.datasets.dataset import load_dataset
 from ichx.datasets.ingest import scan_source
-from ichx.errors import ChangedDataError, IchxError, InvalidInputError, NotFoundError, NotReadyError
+from ichx.errors import (
+    ChangedDataError,
+    IchxError,
+    InvalidInputError,
+    NotFoundError,
+    NotReadyError,
+    UnsupportedError,
+)
 from ichx.evaluation.ensemble import predict_test
 from ichx.evaluation.feature_files import read_features
 from ichx.evaluation.metric import probabilities
@@ -29,15 +37,17 @@ from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference import predict as inference
+from ichx.inference.export import export_experiment
 from ichx.inference.predict import FilePredictions, predict_files, split_at_series
 from ichx.inference.scratch import PREFIX, scratch_folder
-from ichx.inference.trained import InferenceOptions
+from ichx.inference.trained import InferenceOptions, find_trained, open_networks
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
+from ichx.training.run_options import RunOptions
 from ichx.training.weights import load_exactly
 from ichx.workspace import Workspace, open_workspace
 
@@ -219,6 +229,63 @@ def test_a_source_without_readable_slices_is_an_error(trained: Place, tmp_path: 
         with pytest.raises(IchxError, match=problem):
             predicted(trained, tmp_path / folder)
     assert not list(trained[0].cache_dir.glob(f"{PREFIX}*"))
+
+
+@pytest.fixture(scope="module")
+def half_root(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the trained workspace whose experiment 4 trained one fold in bf16, with a test set."""
+    root = Path(shutil.copytree(trained_root, tmp_path_factory.mktemp("half") / "workspace"))
+    workspace, registry = open_workspace(root), load_registry()
+    with open_store(workspace) as store:
+        request = ExperimentRequest(plugin="tiny_fine", size=32, settings=(*SHORT[:-1], "precision=bf16"))
+        number = new_experiment(store, registry, request).number
+        run_experiment(Project(workspace, store, registry), number, folds=[0], options=RunOptions(device="cpu"))
+        assert number == 4
+    return root
+
+
+def test_a_cpu_predicts_in_fp32_by_default(half_root: Path, phantom: PhantomFiles, tmp_path: Path) -> None:
+    """Predictions equal the exported network's, which is in fp32, although the training was in bf16."""
+    runtime = pytest.importorskip("onnxruntime")
+    workspace, registry = open_workspace(half_root), load_registry()
+    assert phantom.test is not None
+    with open_store(workspace) as store:
+        project = Project(workspace, store, registry)
+        default, half = (
+            predicted((workspace, store), phantom.test, 4, device="cpu", precision=precision)
+            for precision in ("auto", "bf16")
+        )
+        export_experiment(project, 4, format="onnx", out=tmp_path / "net.onnx", callbacks=RunCallbacks())
+        recipe = from_toml(store.experiment(4).recipe)
+        data = load_dataset(project, "ph-test")
+        kept = read_predictions(
+            next(workspace.root / p.path for p in store.predictions(4, role="test", view="identity"))
+        )
+    cache = ensure_cache(tmp_path / "cache", "ph-test", data.source, data.slices, recipe_spec(recipe))
+    hu = np.stack([cache.read(row) for row in range(len(data.slices))]).astype(np.float32)
+    session = runtime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    windows = data.slices[["window_centre", "window_width"]].to_numpy(np.float32)
+    (exported,) = session.run(["probabilities"], {"hu": hu, "windows": windows})
+    ids = data.slices["slice_id"].tolist()
+    np.testing.assert_allclose(by_id(default).loc[ids], exported, rtol=0, atol=1e-5)
+    assert np.abs(by_id(half).loc[ids].to_numpy() - exported).max() > 1e-5
+    np.testing.assert_allclose(by_id(half).loc[list(kept.slice_ids)], probabilities(kept.logits), rtol=0, atol=2e-3)
+    assert (default.precision, half.precision) == ("fp32", "bf16")
+
+
+def test_a_cpu_predicts_what_was_trained_in_fp16(trained: Place, phantom: PhantomFiles) -> None:
+    assert phantom.test is not None
+    workspace, store = trained
+    registry = load_registry()
+    found = find_trained(Project(workspace, store, registry), 2)
+    half = replace(found, recipe=replace(found.recipe, precision="fp16"))
+    with open_networks(half, InferenceOptions(device="cpu"), lambda note: None) as networks:
+        assert networks.hardware.precision == "fp32"
+    with (
+        pytest.raises(UnsupportedError, match="fp16"),
+        open_networks(half, InferenceOptions(device="cpu", precision="fp16"), lambda note: None),
+    ):
+        pass
 
 
 def test_folds_that_cannot_predict(trained_copy: Path, phantom: PhantomFiles) -> None:
