@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -49,6 +48,8 @@ from ichx.store.snapshots import (
 from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
+
     from ichx.store.maintenance import CheckResult, QueryResult
 
 
@@ -107,7 +108,7 @@ class Store:
         self.changed: set[int] = set()
         """Experiments whose name, tags, notes or place were changed with this object."""
         self._engine = database.connect(url)
-        self._copy: TemporaryDirectory[str] | None = None
+        self._copy: "TemporaryDirectory[str] | None" = None
         self.name = database.display_name(self._engine.url)
         """The name in messages: the file, or the URL without the password."""
         try:
@@ -120,6 +121,8 @@ class Store:
 
     def _use_copy(self) -> None:
         """Read an older store that cannot be written from a temporary copy, which can be upgraded."""
+        from tempfile import TemporaryDirectory
+
         from ichx.store import maintenance
 
         self._copy = TemporaryDirectory(prefix="ichx-store-")
@@ -143,6 +146,7 @@ class Store:
 
     def adopt(self, workspace: Workspace) -> binding.StoreState:
         """Tie the store to `workspace`, whatever both were tied to before; return its earlier state."""
+        self._check_writable()
         before = binding.adopt(self._engine, workspace)
         self._workspace = workspace
         return before
@@ -169,12 +173,15 @@ class Store:
         with database.reading(self._engine) as connection:
             return query(connection, *args, **kwargs)
 
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def _check_writable(self) -> None:
         if self._copy is not None:
             raise StoreError(
                 f"The store {self.name} is read-only.", "Make the file and its folder writable, or use another store."
             )
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        self._check_writable()
         with database.writing(self._engine) as connection:
             yield connection
 
