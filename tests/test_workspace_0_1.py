@@ -455,6 +455,30 @@ def test_old_work_is_exported_and_imported(root: Path, fresh: Path, ichx: Progra
     assert shown["score"] == pytest.approx(EXPECTED["experiments"]["2"]["score"], rel=1e-12)
 
 
+@pytest.mark.slow
+def test_a_stopped_run_is_moved_with_its_checkpoint_and_resumes(root: Path, fresh: Path, ichx: Program) -> None:
+    output(ichx, "exp", "export", 4, fresh / "half.zip", "--checkpoints", cwd=root)
+    number = document(ichx, "exp", "import", fresh / "half.zip", cwd=fresh)["number"]
+    done = ichx("run", number, "--fold", 0, *CPU, cwd=fresh)
+    assert done.code == 0, done.err
+    assert "checkpoint after epoch" in done.err
+    assert_same_weights(
+        fresh / "experiments" / str(number) / "fold-0" / "weights.safetensors",
+        root / "resumed-4-fold-0.safetensors",
+        EXPECTED["resumed"]["tensors"],
+    )
+
+
+def test_a_submission_is_checked_against_the_sample_of_its_test_set(readable: Path, ichx: Program) -> None:
+    (readable / "mine").mkdir(exist_ok=True)
+    shutil.copy(readable / "ensembles" / "1" / "phantom-test.csv", readable / "mine" / "final.csv")
+    for file in ("ensembles/1/phantom-test.csv", "mine/final.csv"):
+        assert document(ichx, "submit", "check", file, cwd=readable)["problems"] == []
+    text = (readable / "mine" / "final.csv").read_text().splitlines()
+    (readable / "mine" / "final.csv").write_text("\n".join(text[:-1]) + "\n")
+    assert ichx("submit", "check", "mine/final.csv", cwd=readable).code == 1
+
+
 def test_a_backup_of_the_store_is_opened(root: Path, ichx: Program) -> None:
     listed = document(ichx, "exp", "list", cwd=root)
     for name, target in (("ichx.db", "ichx.db"), ("ichx.tuning.db", "tuning.db")):

@@ -9,10 +9,10 @@ import typer
 
 from ichx.cli.formatting import format_value
 from ichx.cli.output import console, info, print_csv, print_json, warn
-from ichx.cli.parameters import AsCsv, AsJson
+from ichx.cli.parameters import AsCsv, AsJson, duration_seconds, gigabytes
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.errors import NotFoundError
+from ichx.errors import IchxError, NotFoundError
 from ichx.text import format_count
 
 app = typer.Typer(help="Store: check, back up, move and query it.", no_args_is_help=True)
@@ -28,9 +28,18 @@ def check(as_json: AsJson = False) -> None:
     """
     from ichx.evaluation.weight_files import check_weights
     from ichx.experiments.gc import check_files
+    from ichx.store.maintenance import CheckResult
 
     with session(tied=False) as project:
-        found = [*project.store.check_file(), check_files(project), check_weights(project)]
+        found = project.store.check_file()
+        for what, check_project in (
+            ("files of recorded predictions", check_files),
+            ("weights of finished folds", check_weights),
+        ):
+            try:
+                found.append(check_project(project))
+            except IchxError as error:  # of a store with problems
+                found.append(CheckResult(what, (error.problem,)))
     if as_json:
         print_json(found)
     else:
@@ -156,6 +165,8 @@ def upgrade() -> None:
 @app.command("sql")
 def sql(
     query: Annotated[str, typer.Argument(help="SELECT statement.")],
+    timeout: Annotated[str, typer.Option("--timeout", help="Maximum time, e.g. 10m.")] = "60s",
+    memory: Annotated[str, typer.Option("--memory", help="Maximum memory, e.g. 4GB.")] = "1GB",
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -165,8 +176,11 @@ def sql(
 
     Example: `ichx store sql "select plugin, min(score) from experiment group by plugin"`
     """
+    from ichx.store.maintenance import QueryLimits
+
+    limits = QueryLimits(duration_seconds(timeout, "--timeout"), int(1e9 * gigabytes(memory, "--memory")))
     with session(tied=False) as project:
-        result = project.store.query(query)
+        result = project.store.query(query, limits)
     if as_json:
         print_json([dict(zip(result.columns, row, strict=True)) for row in result.rows])
     elif as_csv:

@@ -1,4 +1,4 @@
-"""Exports an experiment as one file: recipe, runs, history, predictions, tags and notes, optionally weights.
+"""Exports an experiment as one file: recipe, runs, history, predictions, tags, notes; weights and checkpoints.
 
 The file is a zip of `experiment.json` and the files of the folds, without absolute paths. `archive_import` reads it.
 """
@@ -16,6 +16,7 @@ from ichx.errors import ChangedDataError, ConflictError
 from ichx.experiment_files import RECORD_FILE
 from ichx.files import atomic_write
 from ichx.store.runs import LIVE_STATES
+from ichx.training.checkpoint_files import checkpoints as checkpoint_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +51,10 @@ class ExportedArchive:
     files: int
 
 
-def archive_experiment(project: "Project", number: int, target: Path, *, weights: bool = False) -> ExportedArchive:
-    """Write experiment `number` to the new file `target`, with or without its weights.
+def archive_experiment(
+    project: "Project", number: int, target: Path, *, weights: bool = False, checkpoints: bool = False
+) -> ExportedArchive:
+    """Write experiment `number` to the new file `target`, with or without its weights and checkpoints.
 
     Raises:
         ConflictError: `target` exists, or a fold is running.
@@ -67,6 +70,7 @@ def archive_experiment(project: "Project", number: int, target: Path, *, weights
     paths = [own.start]
     for fold in map(own.fold, range(experiment.folds)):
         paths += [fold.log, fold.code_diff, *([fold.weights] if weights else [])]
+        paths += checkpoint_files(fold.folder) if checkpoints else []
     names = [path.relative_to(folder).as_posix() for path in paths if path.exists()]
     with (
         atomic_write(target, "the archive", remedy="Choose a writable folder with enough space.") as draft,

@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ichx import __version__
 from ichx.datasets.dataset import load_version
-from ichx.errors import CorruptFileError, NotFoundError, NotReadyError, StorageError, UnsupportedError
+from ichx.errors import ConflictError, CorruptFileError, NotFoundError, NotReadyError, StorageError, UnsupportedError
 from ichx.evaluation.predictions import read_predictions
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
@@ -32,18 +32,20 @@ from ichx.experiments.gc import IMPORTING
 from ichx.files import open_file
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
-from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, TuningInfo
+from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, Selection, TuningInfo
 from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
-    from ichx.store import DatasetVersion, FoldSet, Store
+    from ichx.store import DatasetVersion, Experiment, FoldSet, Store
 
 INDEX_BYTES = 100_000_000
 """Longer indexes are refused."""
 RATIO = 20
 """Archives that expand by more than this factor are refused: their members hardly compress."""
-_MEMBER = re.compile(r"fold-\d{1,4}/[A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|start\.json")
+_MEMBER = re.compile(
+    r"fold-\d{1,4}/([A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|checkpoint-\d{3}-\d{5}-\d{9}\.pt)|start\.json"
+)
 _EXPORTED = "Use a file that `ichx exp export` wrote."
 
 
@@ -56,10 +58,16 @@ class Imported:
     left_out: tuple[str, ...]
 
 
-def import_experiment(project: "Project", file: Path) -> Imported:
+def import_experiment(project: "Project", file: Path, *, again: bool = False) -> Imported:
     """Register the experiment in `file` under a new number, on the dataset of this workspace with its labels and folds.
 
+    Args:
+        project: The open project.
+        file: The archive.
+        again: Import it although this workspace has the experiment.
+
     Raises:
+        ConflictError: This workspace has the experiment, and `again` is False.
         CorruptFileError: The file is no archive of an experiment, is damaged or hostile.
         NotReadyError: No dataset of this workspace has its labels and folds.
         NotFoundError: The file or the plugin does not exist.
@@ -70,6 +78,8 @@ def import_experiment(project: "Project", file: Path) -> Imported:
         folder.mkdir(parents=True)
         with _opened(file) as archive:
             index = _read_index(archive, file)
+            if not again:
+                _check_new(project, index, file)
             return _import(project, archive, index, folder, file)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, pa.ArrowException) as error:
         raise CorruptFileError(f"{file} is damaged: {error}.", "Export the experiment again.") from error
@@ -115,6 +125,7 @@ def _import(
     if len(set(places)) < len(places):
         raise ValueError("it has a prediction twice")
     origin = {"number": int(index["number"]), "workspace": str(index["workspace"])[:200]}
+    origin |= {"id": str(index["id"])[:64]} if "id" in index else {}
     imported = import_draft(index, recipe, version, fold_set, origin, [draft for _, draft in predictions])
     made = project.store.import_experiment(
         imported, place=lambda number: folder.rename(project.workspace.experiment_dir(number)), root="experiments"
@@ -122,6 +133,32 @@ def _import(
     update_scores(project, made.number)
     describe_folder(project, project.store.experiment(made.number))
     return Imported(made.number, int(index["number"]), tuple(left_out))
+
+
+def _check_new(project: "Project", index: Mapping[str, Any], file: Path) -> None:
+    """Raise `ConflictError` if this workspace has the experiment of `index`, imported or as the original."""
+    facts, pinned = index["experiment"], index["dataset"]
+    digests = (facts["recipe_digest"], pinned["label_digest"], pinned["fold_digest"])
+    place = (index["number"], index["workspace"])
+    for summary in project.store.experiments(Selection(kind=None, trashed=None), limit=None):
+        e = project.store.experiment(summary.number)
+        if (e.recipe_digest, e.label_digest, e.fold_digest) != digests:
+            continue
+        origin = e.origin or {"id": e.id, "number": e.number, "workspace": project.workspace.root.name}
+        if index["id"] == origin["id"] if "id" in index and "id" in origin else place == _place(origin):
+            what = "is" if e.origin is None else "was imported before, as"
+            raise ConflictError(
+                f"The experiment in {file} {what} experiment {e.number} of this workspace{_in_trash(e)}.",
+                "`ichx exp import FILE --again` imports a copy under a new number.",
+            )
+
+
+def _place(origin: Mapping[str, Any]) -> tuple[object, object]:
+    return origin["number"], origin["workspace"]
+
+
+def _in_trash(experiment: "Experiment") -> str:
+    return "" if experiment.trashed is None else ", which is in the trash"
 
 
 def import_draft(

@@ -23,7 +23,14 @@ _SQLITE_OPTIONS: Final = frozenset(
 _WRITES: Final = "ichx_writes"
 _URL_REMEDY: Final = "Set ICHX_STORE, or `store` in ichx.toml, to a path like /home/me/ichx.db, or a SQLAlchemy URL."
 _GENERAL_REMEDY: Final = "Check that the database exists, is reachable and undamaged, then retry."
+_NOT_UTF8: Final = "Could not decode to UTF-8"
+_VALUE_REMEDY: Final = (
+    "Correct it with another program, e.g. sqlite3, or restore a backup. `ichx store check` lists all invalid values."
+)
+_SCHEMA_REMEDY: Final = "`ichx store check` lists what is missing. Restore the store from a backup."
 _SQLITE_REMEDIES: Final = {
+    "no such table": _SCHEMA_REMEDY,
+    "no such column": _SCHEMA_REMEDY,
     "database or disk is full": "Free some disk space, then rerun the command. No data was written partially.",
     "disk I/O error": "Check that the disk works and is neither full nor over its quota, then rerun the command.",
     "is locked": "Another process is writing to the store and does not finish. Wait for it or end it, then retry.",
@@ -75,7 +82,7 @@ def connect(url: str | URL) -> Engine:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Yield a connection in one transaction, which sees one state of the store."""
-    with translate_errors(engine.url), engine.connect() as connection:
+    with _name_invalid_values(engine), translate_errors(engine.url), engine.connect() as connection:
         yield connection
 
 
@@ -85,8 +92,26 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
     On SQLite it is the only writer from its start. On other databases the caller locks the rows it depends on.
     """
-    with translate_errors(engine.url), engine.execution_options(**{_WRITES: True}).begin() as connection:
+    begun = engine.execution_options(**{_WRITES: True}).begin()
+    with _name_invalid_values(engine), translate_errors(engine.url), begun as connection:
         yield connection
+
+
+@contextmanager
+def _name_invalid_values(engine: Engine) -> Iterator[None]:
+    """Raise `StoreError` with table, row and column if an error is due to a value that cannot be decoded."""
+    try:
+        yield
+    except (ValueError, TypeError, StoreError) as error:
+        if not isinstance(error, StoreError) or _NOT_UTF8 in error.problem:
+            from ichx.store.values import undecodable_values
+
+            problem = next(undecodable_values(engine), None)
+            if problem is not None:
+                raise StoreError(
+                    f"The store {display_name(engine.url)} has an invalid value: {problem}.", _VALUE_REMEDY
+                ) from error
+        raise
 
 
 @contextmanager
@@ -118,6 +143,11 @@ def sqlite_file(url: URL) -> Path | None:
     """Return the file of a SQLite `url`; None for a database in memory and for URLs in SQLite's own URI form."""
     name = url.database
     return None if not name or name == ":memory:" or name.startswith("file:") else Path(name)
+
+
+def open_read_only(file: Path) -> sqlite3.Connection:
+    """Return a connection to a SQLite file that writes nothing."""
+    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
 
 
 def display_name(url: URL) -> str:

@@ -50,7 +50,7 @@ from ichx.workspace import Workspace
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
-    from ichx.store.maintenance import CheckResult, QueryResult
+    from ichx.store.maintenance import CheckResult, QueryLimits, QueryResult
 
 
 P = ParamSpec("P")
@@ -108,7 +108,7 @@ class Store:
         self.changed: set[int] = set()
         """Experiments whose name, tags, notes or place were changed with this object."""
         self._engine = database.connect(url)
-        self._copy: "TemporaryDirectory[str] | None" = None
+        self._copy: TemporaryDirectory[str] | None = None
         self.name = database.display_name(self._engine.url)
         """The name in messages: the file, or the URL without the password."""
         try:
@@ -346,7 +346,7 @@ class Store:
     # Maintenance
 
     def check_file(self) -> "list[CheckResult]":
-        """Check the file of a SQLite store; no checks for other databases."""
+        """Check the tables of the store, and the file of a SQLite store."""
         from ichx.store import maintenance
 
         return maintenance.check_file(self._engine)
@@ -364,11 +364,16 @@ class Store:
 
         return maintenance.back_up(self._engine, target)
 
-    def query(self, sql: str) -> "QueryResult":
-        """Return the result of one SELECT statement; raise `InvalidInputError` for any other statement."""
+    def query(self, sql: str, limits: "QueryLimits | None" = None) -> "QueryResult":
+        """Return the result of one SELECT statement.
+
+        Raises:
+            InvalidInputError: It is another statement, or invalid.
+            ResourceError: It takes longer, or needs more memory, than `limits` allow.
+        """
         from ichx.store import maintenance
 
-        return maintenance.query(self._engine, sql)
+        return maintenance.query(self._engine, sql, limits or maintenance.QueryLimits())
 
     def network_file_system(self) -> str | None:
         """Return the network file system of the store's file; None for a local disk, or if unknown."""
