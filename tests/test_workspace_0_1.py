@@ -6,6 +6,7 @@ works on a copy of the workspace, which contains `phantom.zip`.
 """
 
 import csv
+import ctypes
 import gzip
 import hashlib
 import json
@@ -507,28 +508,32 @@ def test_another_store_is_refused_at_first_use(root: Path, tmp_path: Path, ichx:
     assert not (root / "db" / "workspace.json").exists()
 
 
-def test_the_workspace_is_read_where_nothing_can_be_written() -> None:
-    folder = Path("/tmp") / f"ichx-read-only-{os.getpid()}"
+def drop_write_override() -> None:
+    """Let the modes of files apply to root, too: drop CAP_DAC_OVERRIDE from the bounding set, before an exec."""
+    if os.getuid() == 0 and ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) != 0:
+        os._exit(77)
+
+
+def test_the_workspace_is_read_where_nothing_can_be_written(root: Path) -> None:
+    paths = [root, *root.rglob("*")]
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
     try:
-        root = copy_fixture(folder / "workspace")
-        for path in (folder, *folder.rglob("*")):
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        user = 65534 if os.getuid() == 0 else None  # root may write everywhere
-        before = sorted(path for path in root.rglob("*"))
         for command in ("exp list", "exp show 1", "data list", "scores 1", "gc"):
             done = subprocess.run(
                 [sys.executable, "-m", "ichx", *command.split(), "--json"],
                 cwd=root,
-                env=clean_environment(HOME="/nonexistent"),
+                env=clean_environment(),
                 capture_output=True,
                 text=True,
-                user=user,
+                preexec_fn=drop_write_override,
             )
+            if done.returncode == 77:
+                pytest.skip("root cannot give up its rights here")
             assert done.returncode == 0, done.stderr
             assert json.loads(done.stdout)
-        assert sorted(path for path in root.rglob("*")) == before
+        assert [root, *root.rglob("*")] == paths
     finally:
-        for path in (folder, *folder.rglob("*")):
+        for path in paths:
             if path.is_dir():
                 path.chmod(0o755)
-        shutil.rmtree(folder)
