@@ -16,8 +16,11 @@ from ichx.labels import ANY
 if TYPE_CHECKING:
     from ichx.inference.predict import FilePredictions
 
-MAX_STUDIES = 50
-"""Studies in the table."""
+MAX_ROWS = 50
+"""Studies or series in the table."""
+
+ID_WIDTH = 11
+"""Least width of an id in the table, shortened in the middle."""
 
 
 def predict(
@@ -85,14 +88,29 @@ def _print_summary(found: "FilePredictions") -> None:
     if found.defects:
         total = format_count(sum(found.defects.values()), "file or frame", "files or frames")
         warn(f"No probabilities for {total}: {', '.join(f'{name} {count:,}' for name, count in found.defects.items())}")
+    for warning in found.warnings:
+        warn(warning)
 
 
 def _print_studies(found: "FilePredictions") -> None:
-    """Print the studies with the highest probabilities."""
+    """Print the studies with the highest probabilities, or the series if a study has several."""
     from ichx.inference.prediction_files import as_records
 
-    top = found.studies.sort_values(ANY, ascending=False, kind="stable").head(MAX_STUDIES)
-    names = ["study", "slices", "left_out", ANY, "suspicious_slice_id"]
-    caption = f"{len(top)} of {len(found.studies):,} studies, by the maximum probability of `any` over their slices"
-    rows = [[row[name] for name in names] for row in as_records(top)]
-    print_table("", ("study", "slices", "excluded", ANY, "most suspicious slice"), rows, caption=caption)
+    several = bool((found.studies["series"] > 1).any())
+    table, unit = (found.series, "series") if several else (found.studies, "studies")
+    top = table.sort_values(ANY, ascending=False, kind="stable").head(MAX_ROWS)
+    columns = {
+        "study": "study",
+        **({"series": "series"} if several else {}),
+        "slices": "slices",
+        "left_out": "excluded",
+        ANY: ANY,
+        "suspicious_slice_id": "top slice",
+        "flags": "flags",
+    }
+    if top["flags"].isna().all():
+        del columns["flags"]
+    caption = f"{len(top)} of {len(table):,} {unit}, by the probability of `any` of their top slice"
+    rows = [[row[name] for name in columns] for row in as_records(top)]
+    cut = dict.fromkeys(("study", "series", "top slice"), ID_WIDTH)
+    print_table("", list(columns.values()), rows, caption=caption, drop=("flags",), cut=cut)

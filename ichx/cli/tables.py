@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -73,20 +74,23 @@ def build_table(
         grid = Table()
         for index in shown:
             numeric = all(isinstance(row[index], int | float | None) for row in rows)
-            limited = columns[index] in (cut or {})
-            grid.add_column(
-                columns[index],
-                justify="right" if numeric else "left",
-                overflow="ellipsis" if limited else "fold",
-                no_wrap=limited,
-                width=widths[index],
-            )
+            justify: Literal["left", "right"] = "right" if numeric else "left"
+            grid.add_column(columns[index], justify=justify, overflow="fold", width=widths[index])
+        limited = {index for index in shown if columns[index] in (cut or {})}
         for row in texts:
-            grid.add_row(*(Text(row[index]) for index in shown))
+            grid.add_row(*(Text(_shortened(row[i], widths[i]) if i in limited else row[i]) for i in shown))
         parts.append(grid)
     if caption:
         parts.append(Text(caption, style="dim italic", no_wrap=False, overflow="fold"))
     return Group(*parts)
+
+
+def _shortened(text: str, width: int) -> str:
+    """Return `text` with an ellipsis if it is too wide: in the middle of a name or UID, which may differ at the end."""
+    if cell_len(text) <= width:
+        return text
+    end = 0 if " " in text else (width - 1) // 2
+    return set_cell_size(text, width - 1 - end) + "…" + set_cell_size(text[::-1], end)[::-1]
 
 
 def _full_width(text: str) -> int:

@@ -12,7 +12,7 @@ ASSUMPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "bit_layout": "HighBit is not BitsStored - 1: read from the upper bits, unless all values fit the lower ones",
         "padding_bits": "PixelPaddingValue exceeds BitsStored: compared with all allocated bits",
         "padding_range": "PixelPaddingRangeLimit: every value from PixelPaddingValue to it is read as air",
-        "no_preamble": "no preamble: the encoding is that of the first element",
+        "encoding": "the transfer syntax is missing or wrong: the encoding is that of the first element",
         "intercept_repaired": "a wrong intercept, as in some RSNA files: repaired",
         "window_missing": "no usable window: replaced by the brain window [40, 80]",
     }

@@ -30,6 +30,7 @@ from ichx.ct.decoding_worker import (
     READY,
     REQUEST,
     SECONDS_LIMIT,
+    SLOW_SECONDS,
 )
 from ichx.ct.defects import DicomDefectError
 from ichx.errors import IchxError
@@ -52,28 +53,47 @@ class Decoded:
     precision: int
 
 
-def decode(codec: str, codestream: bytes, rows: int, columns: int, itemsize: int) -> Decoded:
-    """Return the values of one frame's `codestream`; `itemsize` is the header's bytes per value.
+def decode(
+    codec: str, codestream: bytes, rows: int, columns: int, itemsize: int, frame: tuple[str, int] | None = None
+) -> Decoded:
+    """Return the values of one frame's `codestream`.
 
-    Raises `DicomDefectError` for what cannot be decoded within `SECONDS_LIMIT` and `MEMORY_LIMIT`, or kills the
-    decoder, and `IchxError` where no decoder can be started.
+    Args:
+        codec: One of `CODEC_NAMES`.
+        codestream: The compressed bytes.
+        rows: Rows of the frame.
+        columns: Columns of the frame.
+        itemsize: The header's bytes per value.
+        frame: The id of a file with several frames, and the number of the frame.
+
+    Raises:
+        DicomDefectError: It cannot be decoded within `SECONDS_LIMIT` and `MEMORY_LIMIT`, or kills the decoder, or slow
+            frames of the file took `SECONDS_LIMIT` before.
+        IchxError: No decoder can be started.
     """
     request = REQUEST.pack(CODEC_NAMES.index(codec), itemsize, rows, columns, len(codestream))
     with _LOCK:
-        worker = _running_worker()
+        allowed = SECONDS_LIMIT - _spent_on_others(frame)
+        if allowed <= 0:
+            raise DicomDefectError("undecodable", f"other frames of the file took longer than {SECONDS_LIMIT} s")
+        worker, budget = _running_worker(), _Budget(allowed)
         try:
-            return _ask(worker, request, codestream, rows, columns)
+            answer, seconds = _ask(worker, request, codestream, (rows, columns), budget)
         except _DiedError as error:
             _end(worker)
+            _charge(frame, budget.spent)
             raise DicomDefectError("undecodable", f"the decoder died ({error})") from error
         except _TimeoutError as error:
             _end(worker)
-            raise DicomDefectError("undecodable", f"took longer than {SECONDS_LIMIT} s") from error
-        except DicomDefectError:
-            raise  # a complete answer: the worker continues
+            _charge(frame, budget.spent)
+            raise DicomDefectError("undecodable", f"took longer than {round(allowed, 1):g} s") from error
         except BaseException:
             _end(worker)  # interrupted: its answer would be taken for the next one's
             raise
+        _charge(frame, seconds)
+    if isinstance(answer, DicomDefectError):
+        raise answer
+    return answer
 
 
 class _DiedError(Exception):
@@ -142,7 +162,12 @@ class _Budget:
     """The waits that are left for one answer."""
 
     def __init__(self, seconds: float) -> None:
-        self._left = round(1000 * seconds / _TICK)
+        self._all = self._left = max(1, round(1000 * seconds / _TICK))
+
+    @property
+    def spent(self) -> float:
+        """Seconds waited."""
+        return (self._all - self._left) * _TICK / 1000
 
     def wait(self, descriptor: int, event: int) -> None:
         poll = select.poll()
@@ -155,6 +180,20 @@ class _Budget:
 
 _LOCK = threading.Lock()
 _worker: _Worker | None = None
+
+_slow_frames: dict[str, dict[int, float]] = {}
+"""Seconds that slow frames took, by file and frame. Reading a frame again adds nothing."""
+
+
+def _spent_on_others(frame: tuple[str, int] | None) -> float:
+    if frame is None:
+        return 0
+    return sum(seconds for number, seconds in _slow_frames.get(frame[0], {}).items() if number != frame[1])
+
+
+def _charge(frame: tuple[str, int] | None, seconds: float) -> None:
+    if frame is not None and seconds > SLOW_SECONDS:
+        _slow_frames.setdefault(frame[0], {})[frame[1]] = seconds
 
 
 def _running_worker() -> _Worker:
@@ -180,22 +219,24 @@ def _running_worker() -> _Worker:
     return _worker
 
 
-def _ask(worker: _Worker, request: bytes, codestream: bytes, rows: int, columns: int) -> Decoded:
-    budget = _Budget(SECONDS_LIMIT)
+def _ask(
+    worker: _Worker, request: bytes, codestream: bytes, shape: tuple[int, int], budget: _Budget
+) -> tuple[Decoded | DicomDefectError, float]:
+    """Return the worker's answer, values or a defect, and the seconds that it took."""
     worker.send(request + codestream, budget)
-    state, kind, itemsize, precision, length = ANSWER.unpack(worker.receive(ANSWER.size, budget).tobytes())
-    values_follow = state == DECODED and kind in b"iu" and length == rows * columns * itemsize
+    state, kind, itemsize, precision, length, seconds = ANSWER.unpack(worker.receive(ANSWER.size, budget).tobytes())
+    values_follow = state == DECODED and kind in b"iu" and length == shape[0] * shape[1] * itemsize
     if not values_follow and (state not in (FAILED, NO_MEMORY, NO_CODEC) or length > LONGEST_MESSAGE):
         raise _DiedError("it answers nonsense")  # a codec has written into memory that is not its own
     payload = worker.receive(length, budget)
     if values_follow:
-        return Decoded(payload.view(f"{kind.decode()}{itemsize}").reshape(rows, columns), precision)
+        return Decoded(payload.view(f"{kind.decode()}{itemsize}").reshape(shape), precision), seconds
     if state == NO_MEMORY:
-        raise DicomDefectError("undecodable", f"needed more than {MEMORY_LIMIT // 2**20} MiB")
+        return DicomDefectError("undecodable", f"needed more than {MEMORY_LIMIT // 2**20} MiB"), seconds
     message = payload.tobytes().decode(errors="replace")
     if state == NO_CODEC:
-        raise DicomDefectError("unsupported_syntax", f"needs an imagecodecs with that codec: {message}")
-    raise DicomDefectError("undecodable", message)
+        return DicomDefectError("unsupported_syntax", f"needs an imagecodecs with that codec: {message}"), seconds
+    return DicomDefectError("undecodable", message), seconds
 
 
 def _enlarge(pipe: int) -> None:

@@ -5,11 +5,13 @@ but this process. `ichx.ct.decoding` starts it and sends requests. A request is 
 is `ANSWER` and the values or a message. Nothing is pickled.
 """
 
+import itertools
 import os
 import resource
 import signal
 import struct
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +24,10 @@ from ichx.signals import ignore_stop_signals
 REQUEST: Final = struct.Struct("<BBIIQ")
 """Number of the codec in `CODEC_NAMES`, bytes per value, rows, columns, bytes of the codestream that follows."""
 
-ANSWER: Final = struct.Struct("<ccBBQ")
-"""`DECODED`, `FAILED`, `NO_MEMORY` or `NO_CODEC`; kind (i or u), bytes per value, precision; bytes that follow."""
+ANSWER: Final = struct.Struct("<ccBBQf")
+"""`DECODED`, `FAILED`, `NO_MEMORY` or `NO_CODEC`; kind (i or u), bytes per value, precision; bytes that follow; seconds
+of the processor, which do not depend on how busy the machine is.
+"""
 
 DECODED, FAILED, NO_MEMORY, NO_CODEC = b"D", b"F", b"M", b"C"
 
@@ -38,7 +42,10 @@ MEMORY_LIMIT: Final = 512 * 2**20
 """Bytes that decoding a slice may take beyond what the process starts with."""
 
 SECONDS_LIMIT: Final = 5
-"""Time that the asking process allows for one slice."""
+"""Time that the asking process allows for one slice, and for all slow frames of a file together."""
+
+SLOW_SECONDS: Final = 0.5
+"""A frame that takes longer is slow: several times what the largest CT slices take."""
 
 _FRAME_HEADERS: Final = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 """Markers of JPEG (SOF0 to SOF15) and JPEG-LS (SOF55) that precede the size."""
@@ -66,14 +73,16 @@ def main() -> None:
         codestream = _read(length)
         # The parent may be gone when a decoder hangs: the alarm kills this process.
         signal.alarm(2 * SECONDS_LIMIT)
+        start = time.process_time()
         head, payload = _answer(imagecodecs, CODEC_NAMES[number], codestream, rows, columns, itemsize)
         signal.alarm(0)
-        _write(answers, head, payload)
+        _write(answers, ANSWER.pack(*head, len(payload), time.process_time() - start), payload)
 
 
 def _answer(
     codecs: Any, codec: str, codestream: bytes, rows: int, columns: int, itemsize: int
-) -> tuple[bytes, bytes | memoryview]:
+) -> tuple[tuple[bytes, bytes, int, int], bytes | memoryview]:
+    """Return the first four values of an `ANSWER`, and what follows it."""
     try:
         values, precision = _decode(codecs, codec, codestream, rows, columns, itemsize)
     except MemoryError:
@@ -84,25 +93,19 @@ def _answer(
         return _failure(FAILED, str(error))
     except Exception as error:  # codecs fail in any way on a damaged stream
         return _failure(FAILED, f"{type(error).__name__}: {error}")
-    head = ANSWER.pack(DECODED, values.dtype.kind.encode(), values.itemsize, precision, values.nbytes)
+    head = (DECODED, values.dtype.kind.encode(), values.itemsize, precision)
     return head, np.ascontiguousarray(values).data.cast("B")
 
 
-def _failure(kind: bytes, message: str) -> tuple[bytes, bytes]:
-    payload = message.encode()[:LONGEST_MESSAGE]
-    return ANSWER.pack(kind, b"-", 0, 0, len(payload)), payload
+def _failure(kind: bytes, message: str) -> tuple[tuple[bytes, bytes, int, int], bytes]:
+    return (kind, b"-", 0, 0), message.encode()[:LONGEST_MESSAGE]
 
 
 def _decode(codecs: Any, codec: str, codestream: bytes, rows: int, columns: int, itemsize: int) -> tuple[Array, int]:
     """Return the values, (rows, columns) int or uint of 1, 2 or 4 bytes, and their precision in bits."""
     precision = 8 * itemsize
     if codec == "rle":
-        _check_segments(codestream, itemsize)
-        content = codecs.dicomrle_decode(codestream, dtype=f"<u{itemsize}")
-        values: Array = np.frombuffer(content, f"<u{itemsize}")
-        if values.size != rows * columns:
-            raise _DimensionsError(f"decoded to {values.size} values, not to {rows} x {columns}")
-        return values.reshape(rows, columns), precision
+        return _decode_rle(codecs, codestream, rows, columns, itemsize), precision
     seen = {"jpeg": _jpeg_size, "jpegls": _jpeg_size, "jpeg2k": _jpeg2k_size}.get(codec, _no_size)(codestream)
     if seen is not None:
         _check((seen[0], seen[1]), rows, columns)  # before an unexpected size takes memory
@@ -115,19 +118,36 @@ def _decode(codecs: Any, codec: str, codestream: bytes, rows: int, columns: int,
     return values, min(precision, 8 * values.itemsize)
 
 
+def _decode_rle(codecs: Any, codestream: bytes, rows: int, columns: int, itemsize: int) -> Array:
+    """Return the values; what segments have beyond the last row, less than a row, is padding."""
+    places = _segments(codestream, itemsize)
+    planes = []
+    for start, end in itertools.pairwise(places):
+        plane = np.frombuffer(codecs.packbits_decode(codestream[start:end]), np.uint8)
+        if not rows * columns <= plane.size < (rows + 1) * columns:
+            raise _DimensionsError(f"decoded to {plane.size} values, not to {rows} x {columns}")
+        planes.append(plane[: rows * columns])
+    # Segments begin with the most significant bytes.
+    return np.stack(planes, axis=1).view(f">u{itemsize}").astype(f"<u{itemsize}").reshape(rows, columns)
+
+
 def _check(shape: tuple[int, ...], rows: int, columns: int) -> None:
     if shape != (rows, columns):
         raise _DimensionsError(f"decoded to {shape}, not to {(rows, columns)}")
 
 
-def _check_segments(codestream: bytes, itemsize: int) -> None:
-    """Raise if the RLE header (DICOM PS3.5, G.5) has offsets beyond the codestream: the codec would follow them."""
+def _segments(codestream: bytes, itemsize: int) -> list[int]:
+    """Return the offsets of the segments in the RLE header (DICOM PS3.5, G.5), and the end of the last one.
+
+    Raises `ValueError` for offsets beyond the codestream.
+    """
     if len(codestream) < 64:
         raise ValueError("no RLE header")
     count, *places = struct.unpack_from("<16L", codestream)
     places = [*places[:itemsize], len(codestream)]
     if count != itemsize or places[0] < 64 or places != sorted(places):
         raise ValueError(f"{count} RLE segments at {places}, which cannot be")
+    return places
 
 
 def _no_size(codestream: bytes) -> None:

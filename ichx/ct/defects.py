@@ -16,7 +16,7 @@ INFLATED_LIMIT: Final = 2**30
 DEFECTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "unreadable": "the operating system cannot read the file",
-        "not_dicom": "not a DICOM file (no DICM prefix)",
+        "not_dicom": "not a DICOM file",
         "damaged_header": "the header cannot be parsed",
         "no_slice_id": "no SOPInstanceUID",
         "not_ct": "another modality, or an object that is not a CT image",
@@ -24,12 +24,12 @@ DEFECTS: Final[Mapping[str, str]] = MappingProxyType(
         "multi_frame": "several frames in one file, and the requested frame is not among them",
         "monochrome1": "MONOCHROME1: inverted grey values, not HU",
         "unsupported_pixels": "colour, floating point, or an impossible number of bits",
-        "absurd_size": f"rows or columns outside {SMALLEST} to {LARGEST}, or too many frames or inflated bytes",
+        "absurd_size": f"rows or columns outside {SMALLEST} to {LARGEST}, or too many frames, pixels or inflated bytes",
         "bad_rescale": "rescale slope or intercept is missing, zero, not a number or implausible",
         "modality_lut": "a Modality LUT Sequence: its values are not HU",
         "not_hu": "the Rescale Type names another unit than HU",
         "no_pixels": "no PixelData",
-        "truncated": "PixelData is shorter than rows x columns, or ends within a frame",
+        "truncated": "PixelData is shorter than its rows, columns and frames",
         "unsupported_syntax": "no decoder for the transfer syntax",
         "undecodable": "the compressed pixels cannot be decoded",
         "constant_image": "every pixel has the same value",

@@ -11,7 +11,7 @@ from struct import Struct
 from typing import BinaryIO, Final
 
 from ichx.ct.defects import MOST_FRAMES, DicomDefectError
-from ichx.ct.streams import Inflated, Plain, Window
+from ichx.ct.streams import FIRST, Inflated, Plain, Window
 from ichx.ct.syntaxes import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 
 IMAGE_TYPE, SOP_CLASS, SLICE_ID, MODALITY = 0x00080008, 0x00080016, 0x00080018, 0x00080060
@@ -110,6 +110,8 @@ class Elements:
     window: Window
     modality_lut: bool
     """Whether there is a Modality LUT Sequence with an item."""
+    encoding_assumed: bool
+    """Whether the encoding of the dataset is that of its first element, without or against a transfer syntax."""
 
     def of_frame(self, frame: int) -> Values:
         """Return the values that hold for `frame` (from 1)."""
@@ -134,9 +136,7 @@ def read_elements(handle: BinaryIO, *, frame: int = 0, last: int = _LAST_BEFORE_
     plain = Plain(handle)
     try:
         window = Window(plain)
-        if window.data[128:132] != b"DICM":
-            raise DicomDefectError("not_dicom")
-        meta, position = _read(window, 132, None, _LAST_OF_META, _EXPLICIT, frozenset({_SYNTAX}), {}, 0)
+        meta, position = _read(window, _start(window), None, _LAST_OF_META, _EXPLICIT, frozenset({_SYNTAX}), {}, 0)
         syntax = meta.values.get(_SYNTAX, b"").decode("latin-1").strip(" \0")
         if syntax == DEFLATED:
             window, position = Window(Inflated(plain, position)), 0
@@ -147,6 +147,7 @@ def read_elements(handle: BinaryIO, *, frame: int = 0, last: int = _LAST_BEFORE_
         raise DicomDefectError("unreadable", error.strerror or str(error)) from error
     except zlib.error as error:
         raise DicomDefectError("damaged_header", f"the deflated file cannot be inflated: {error}") from error
+    assumed = not syntax or coding.implicit != (syntax == IMPLICIT_LITTLE)
     if not syntax:
         syntax = IMPLICIT_LITTLE if coding.implicit else EXPLICIT_BIG if coding.big else EXPLICIT_LITTLE
     return Elements(
@@ -158,7 +159,39 @@ def read_elements(handle: BinaryIO, *, frame: int = 0, last: int = _LAST_BEFORE_
         pixels=pixels,
         window=window,
         modality_lut=bool(found.items.get(_MODALITY_LUT)),
+        encoding_assumed=assumed,
     )
+
+
+def _start(window: Window) -> int:
+    """Return the position of the first element, after the preamble if there is one. Raises `DicomDefectError`."""
+    data = window.data
+    for position in (128, 0):
+        if data[position : position + 4] == b"DICM":
+            return position + 4
+    # Without a prefix, two elements in order have to show that this is DICOM.
+    position, previous = 0, 0
+    for _ in range(2):
+        data = window.reach(position + 12)
+        if position + 12 > len(data):
+            raise DicomDefectError("not_dicom")
+        coding = _EXPLICIT if data[:1] == b"\x02" else _coding(window, 0, "")
+        group, element, kind, length = coding.explicit_head(data, position)
+        value = position + 8
+        if coding.implicit:
+            length = coding.implicit_head(data, position)[2]
+        elif kind in _LONG_KINDS:
+            length, value = coding.length(data, position + 8)[0], position + 12
+        tag = group << 16 | element
+        if (
+            group not in (2, 8)
+            or (position and tag <= previous)
+            or length > FIRST
+            or not (coding.implicit or kind in _LONG_KINDS or kind in _SHORT_KINDS)
+        ):
+            raise DicomDefectError("not_dicom")
+        position, previous = value + length, tag
+    return 0
 
 
 def _coding(window: Window, position: int, syntax: str) -> _Coding:

@@ -1,11 +1,14 @@
-"""CSV files as columns of text, `.gz` or in a zip too, so that no id becomes a number or a missing value.
+"""CSV files as columns of text, compressed or in a zip too, so that no id becomes a number or a missing value.
 
-The meaning of columns is in `label_csv`, `fold_csv` and `ichx.evaluation.submission`.
+Files of spreadsheets and other programs are read: other separators, encodings and line ends, blanks around values. The
+meaning of columns is in `label_csv`, `fold_csv` and `ichx.evaluation.submission`.
 """
 
+import codecs
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,43 +18,75 @@ import pyarrow.csv
 
 from ichx.datasets.sources import read_zip_member
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, raise_problems
+from ichx.files import MAX_INPUT, read_input
 from ichx.text import EXAMPLES, format_count, format_examples
 
+SEPARATORS: Final = ",;\t|"
 
-def read_text_columns(path: Path, what: str, forms: str) -> pa.Table:
-    """Return the CSV at `path`, which may be a member of a zip, with every column as text.
+COMPRESSIONS: Final = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
+"""Compressions by the first bytes of a file."""
+
+SLICE_COLUMNS: Final = (
+    "sopinstanceuid",
+    "sopuid",
+    "instanceuid",
+    "sliceid",
+    "imageid",
+    "image",
+    "slice",
+    "filename",
+    "filepath",
+    "path",
+    "file",
+    "stem",
+    "uid",
+    "id",
+)
+"""Accepted names of the column of slices, the most specific first; see `plain_names`."""
+
+
+def read_text_columns(path: Path, what: str, forms: str, *, exact: bool = False) -> pa.Table:
+    """Return the CSV at `path`, a file, a pipe or a member of a zip, with every column as text.
 
     Args:
         path: The file.
         what: Kind of file for the remedy, e.g. "A label CSV".
         forms: Columns of that kind of file.
+        exact: Read only UTF-8 with commas, and keep blanks, as the program that receives the file does.
 
     Raises:
         NotFoundError: There is no such file.
         CorruptFileError: It cannot be read as CSV.
         InvalidInputError: It has no rows.
     """
-    content = read_zip_member(path)
     remedy = f"{what} has {forms}."
-
-    def source() -> Any:
-        if content is None:
-            return path
-        buffer = pa.BufferReader(content)
-        return pa.CompressedInputStream(buffer, "gzip") if path.suffix == ".gz" else buffer
-
     try:
-        with pyarrow.csv.open_csv(source()) as reader:
+        content = read_zip_member(path)
+        content = _decompress(read_input(path) if content is None else content)
+        separator = ","
+        if not exact:
+            content = _as_utf8(content)
+            content, separator = _find_separator(content)
+        parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=b'"' in content)
+        with pyarrow.csv.open_csv(pa.BufferReader(content), parse_options=parsing) as reader:
             names = reader.schema.names
         types = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-        table = pyarrow.csv.read_csv(source(), convert_options=types)
+        table = pyarrow.csv.read_csv(pa.BufferReader(content), parse_options=parsing, convert_options=types)
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} does not exist.", "Give the path of an existing CSV.") from error
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"Cannot read {path} as CSV: {str(error).splitlines()[0]}.", remedy) from error
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise CorruptFileError(f"Cannot read {path} as CSV: {reason}.", remedy) from error
+    if not exact:
+        table = _without_blanks(table)
     if table.num_rows == 0:
         raise InvalidInputError(f"{path} has no rows.", remedy)
     return table
+
+
+def plain_names(names: Sequence[str]) -> list[str]:
+    """Return names of columns in lower case without spaces, dots, dashes and underscores."""
+    return [re.sub(r"[^a-z0-9]", "", name.lower()) for name in names]
 
 
 def encode_texts(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.object_]]:
@@ -120,3 +155,54 @@ def list_rows(
 def raise_csv_problems(path: Path | str, problems: Sequence[str], remedy: str) -> None:
     """Raise one `InvalidInputError` with all `problems` of the CSV at `path`; return if there are none."""
     raise_problems([f"{path}: {problem}." for problem in problems], remedy)
+
+
+def _decompress(content: bytes) -> bytes:
+    """Return the decompressed content of a compressed file, or `content` as it is."""
+    codec = next((codec for start, codec in COMPRESSIONS.items() if content.startswith(start)), None)
+    if codec is None:
+        return content
+    with pa.CompressedInputStream(pa.BufferReader(content), codec) as stream:
+        content = stream.read(MAX_INPUT + 1)
+    if len(content) > MAX_INPUT:
+        raise ValueError(f"more than {MAX_INPUT >> 30} GiB")
+    return content
+
+
+def _as_utf8(content: bytes) -> bytes:
+    """Return a text as UTF-8 without byte order mark and with the line ends of Unix or Windows.
+
+    Raises `ValueError` for binary content.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        content = content.decode("utf-16").encode()
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in content:
+        raise ValueError("it is not text; save a spreadsheet as CSV")
+    if not content.isascii():
+        try:
+            content.decode()
+        except UnicodeDecodeError:
+            content = content.decode("cp1252").encode()  # Western European Windows
+    return content if b"\n" in content else content.replace(b"\r", b"\n")
+
+
+def _find_separator(content: bytes) -> tuple[bytes, str]:
+    """Return `content` without a line such as `sep=;`, which Excel writes, and the separator in its first line."""
+    first, _, rest = content.lstrip(b"\r\n").partition(b"\n")
+    if re.fullmatch(rb'"?sep=[,;\t|]"?\r?', first):
+        return rest, first.decode().strip('"\r')[-1]
+    outside = re.sub(rb'"[^"]*"', b"", first).decode()
+    return content, max(SEPARATORS, key=outside.count)
+
+
+def _without_blanks(table: pa.Table) -> pa.Table:
+    """Return `table` without blanks around names and values, and without rows that are blank."""
+    columns = [pc.utf8_trim_whitespace(column) for column in table.columns]
+    table = pa.Table.from_arrays(columns, names=[name.strip() for name in table.column_names])
+    blank = pc.equal(columns[0], "")
+    if pc.any(blank).as_py():
+        for column in columns[1:]:
+            blank = pc.and_(blank, pc.equal(column, ""))
+        table = table.filter(pc.invert(blank))
+    return table

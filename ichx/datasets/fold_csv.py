@@ -1,6 +1,5 @@
 """A CSV of imported folds, validated: the fold of each slice or patient. Its ids are matched in `fold_import`."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,21 +12,9 @@ from ichx.datasets import csv_text
 from ichx.datasets.csv_text import line, list_rows
 from ichx.errors import InvalidInputError
 
-SLICE_COLUMNS: Final = [
-    "sopinstanceuid",
-    "sliceid",
-    "imageid",
-    "image",
-    "filename",
-    "filepath",
-    "path",
-    "file",
-    "stem",
-    "id",
-]
 PATIENT_COLUMNS: Final = ["patientid", "patient"]
 FOLD_COLUMNS: Final = ["fold", "foldid", "foldnumber", "kfold", "cvfold"]
-"""Accepted column names, the most specific first; case, spaces, dots, dashes and underscores are ignored."""
+"""Accepted column names, the most specific first; see `csv_text.plain_names`."""
 
 FORMS: Final = (
     "a column `fold`, and one of slices (`slice_id`, `SOPInstanceUID`, `image`, `filename` or `ID`) "
@@ -94,11 +81,11 @@ def read_folds(path: Path) -> FoldTable:
 
 def _find_columns(path: Path, names: list[str]) -> tuple[int, bool, int]:
     """Return the column of the ids, whether they are patients, and the column of the folds."""
-    plain = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in names]
+    plain = csv_text.plain_names(names)
     ambiguous = sorted({name for name, bare in zip(names, plain, strict=True) if bare and plain.count(bare) > 1})
     slices, patients, folds = (
         [plain.index(name) for name in known if name in plain]
-        for known in (SLICE_COLUMNS, PATIENT_COLUMNS, FOLD_COLUMNS)
+        for known in (csv_text.SLICE_COLUMNS, PATIENT_COLUMNS, FOLD_COLUMNS)
     )
     problems = []
     if ambiguous:

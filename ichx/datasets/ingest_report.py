@@ -5,12 +5,24 @@ from typing import Any
 
 import pandas as pd
 
-from ichx.ct.assumptions import ASSUMPTIONS
 from ichx.datasets.id_matching import COLUMN_NAMES, IdMatch
 from ichx.datasets.label_csv import LabelTable
-from ichx.datasets.series import FLAGS, flag_examples
-from ichx.datasets.summary import assumption_examples, format_defects
+from ichx.datasets.series import describe_geometry
+from ichx.datasets.summary import describe_assumptions, format_defects
 from ichx.text import format_count, format_examples
+
+
+def reading_warnings(slices: pd.DataFrame) -> list[str]:
+    """Return a warning for each geometry flag and each assumption of `slices`, which are usable slices of a catalog."""
+    warnings = []
+    for found in describe_geometry(slices):
+        where = f"{format_count(found['series'], 'series', 'series')}, {format_count(found['slices'], 'slice')}"
+        examples = format_examples(found["examples"], found["series"])
+        warnings.append(f"Geometry flag `{found['flag']}` ({found['meaning']}) in {where}{examples}.")
+    for found in describe_assumptions(slices):
+        where = f"{format_count(found['slices'], 'slice')}{format_examples(found['examples'], found['slices'])}"
+        warnings.append(f"Assumption `{found['assumption']}` ({found['meaning']}) in {where}.")
+    return warnings
 
 
 @dataclass
@@ -43,13 +55,8 @@ class IngestReport:
             self.warn(f"Excluded {format_count(sum(defects.values()), *what)}: {format_defects(catalog)}.")
         if count := summary["no_patient_id"]:
             self.warn(f"{format_count(count, 'slice')} without a PatientID: grouped by study, by series or alone.")
-        for flag, counts in summary["geometry"].items():
-            where = f"{format_count(counts['series'], 'series', 'series')}, {format_count(counts['slices'], 'slice')}"
-            examples = format_examples(flag_examples(slices, flag), counts["series"])
-            self.warn(f"Geometry flag `{flag}` ({FLAGS[flag]}) in {where}{examples}.")
-        for name, count in summary["assumptions"].items():
-            examples = format_examples(assumption_examples(slices, name), count)
-            self.warn(f"Assumption `{name}` ({ASSUMPTIONS[name]}) in {format_count(count, 'slice')}{examples}.")
+        for warning in reading_warnings(slices):
+            self.warn(warning)
 
     def add_match(self, subject: str, match: IdMatch, *noun: str) -> None:
         """Report how the ids of `subject` match the slices; `noun` is what an id stands for, and its plural."""
@@ -65,6 +72,8 @@ class IngestReport:
         self.add_match(f"Labels of {format_count(len(table.images), 'image')}", match, "labelled image")
         if table.duplicates:
             self.inform(f"Merged {format_count(table.duplicates, 'duplicate row')} of the label CSV.")
+        if table.any_computed:
+            self.inform("The label CSV has no `any`: it is the maximum of the subtypes.")
         if table.any_differs:
             images = f"{format_count(table.any_differs, 'image')} whose `any` is not the maximum of the subtypes"
             self.warn(f"{images}{format_examples(table.any_examples, table.any_differs)}.")

@@ -1,7 +1,8 @@
 """The label CSV and the sample submission, validated and pivoted to six columns.
 
-Labels are long (`ID,Label` with `ID = <image>_<label>`) or wide (`image` and the six labels). All problems of a
-file are reported at once. Images are matched with slices in `id_matching`.
+Labels are long (`ID,Label` with `ID = <image>_<label>`) or wide (a column of slices, see `SLICE_COLUMNS`, and the six
+labels). Other columns are ignored. All problems of a file are reported at once. Images are matched with slices in
+`id_matching`.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from ichx.text import EXAMPLES
 
 FORMS: Final = f"`ID,Label` with `ID = <image>_<label>`, or `image,{','.join(LABELS)}`"
 
+WORDS: Final = {"1": ("true", "yes", "t", "y"), "0": ("false", "no", "f", "n")}
+"""Words for a label, in any case."""
+
 
 @dataclass(frozen=True)
 class LabelTable:
@@ -36,6 +40,8 @@ class LabelTable:
     """Images whose `any` is not the maximum of the subtypes."""
     any_examples: tuple[str, ...]
     """Some of them."""
+    any_computed: bool = False
+    """The file has no `any`: it is the maximum of the subtypes."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,21 @@ def read_labels(path: Path) -> LabelTable:
     all labels, and like `read_text_columns`.
     """
     table = csv_text.read_text_columns(path, "A label CSV", FORMS)
-    names = [name.strip().lower() for name in table.column_names]
-    if sorted(names) == ["id", "label"]:
+    names = csv_text.plain_names(table.column_names)
+    missing = [label for label in LABELS if label not in names]
+    if len(missing) == len(LABELS) and {"id", "label"} <= set(names):
         return _read_long(path, table.column(names.index("id")), table.column(names.index("label")))
-    if "image" in names and set(LABELS) <= set(names) and len(set(names)) == len(names):
-        return _read_wide(path, table, names)
-    raise InvalidInputError(f"{path} has the columns {', '.join(table.column_names)}.", f"A label CSV has {FORMS}.")
+    problems = []
+    image = next((name for name in csv_text.SLICE_COLUMNS if name in names), "")
+    if not image:
+        problems.append("no column of slices")
+    if missing not in ([], [ANY]):
+        problems.append(f"no column {', '.join(missing)}")
+    problems += [f"several columns {name}" for name in (image, *LABELS) if name and names.count(name) > 1]
+    if problems:
+        problem = f"{path} has the columns {', '.join(table.column_names)}: {'; '.join(problems)}."
+        raise InvalidInputError(problem, f"A label CSV has {FORMS}.")
+    return _read_wide(path, table, names, names.index(image))
 
 
 def read_sample(path: Path) -> SampleTable:
@@ -70,8 +85,8 @@ def read_sample(path: Path) -> SampleTable:
     `read_text_columns`.
     """
     table = csv_text.read_text_columns(path, "A label CSV", FORMS)
-    names = [name.strip().lower() for name in table.column_names]
-    if sorted(names) != ["id", "label"]:
+    names = csv_text.plain_names(table.column_names)
+    if not {"id", "label"} <= set(names):
         problem = f"{path} has the columns {', '.join(table.column_names)}."
         raise InvalidInputError(problem, "A sample submission has `ID,Label` with `ID = <image>_<label>`.")
     ids = table.column(names.index("id"))
@@ -87,46 +102,70 @@ def read_sample(path: Path) -> SampleTable:
 def _read_long(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> LabelTable:
     problems: list[str] = []
     label, images, image = _split_ids(ids, problems)
-    values = csv_text.parse_numbers(texts)
-    invalid = np.flatnonzero(~((values >= 0) & (values <= 1)))
-    problems += list_rows(
-        "label",
-        "outside 0..1 or not a number",
-        invalid,
-        lambda row: f"{line(row)} ({ids[row].as_py()}): {texts[row].as_py()!r}",
-    )
+    values = _parse_labels(texts, problems, ids)[:, None]
     cells = _cells(image, label)
-    merged, disagree = csv_text.merge_rows(cells, 6 * len(images), values[label >= 0][:, None])
+    merged, disagree = csv_text.merge_rows(cells, 6 * len(images), values[label >= 0])
     problems += list_rows("id", "with rows that disagree", disagree, lambda cell: _cell_name(images, cell))
     counts = np.bincount(cells, minlength=6 * len(images))
+    duplicates = int(np.maximum(counts - 1, 0).sum())
+    without_any = not counts[LABELS.index(ANY) :: len(LABELS)].any()
+    if without_any:
+        counts[LABELS.index(ANY) :: len(LABELS)] = 1
     problems += _incomplete(counts, images)
-    return _label_table(path, problems, images, merged.reshape(-1, 6), int(np.maximum(counts - 1, 0).sum()))
+    return _label_table(path, problems, images, merged.reshape(-1, 6), duplicates, without_any)
 
 
-def _read_wide(path: Path, table: pa.Table, names: list[str]) -> LabelTable:
-    column = table.column(names.index("image"))
+def _read_wide(path: Path, table: pa.Table, names: list[str], image_at: int) -> LabelTable:
+    column = table.column(image_at)
     problems = list_rows("row", "without an image", csv_text.empty_rows(column))
-    texts = [table.column(names.index(name)) for name in LABELS]
-    values = np.stack([csv_text.parse_numbers(text) for text in texts], axis=1)
-
-    def example(cell: int) -> str:
-        row, k = divmod(cell, len(LABELS))
-        return f"{line(row)} ({LABELS[k]}): {texts[k][row].as_py()!r}"
-
-    invalid = np.flatnonzero(~((values >= 0) & (values <= 1)))
-    problems += list_rows("label", "outside 0..1 or not a number", invalid, example)
+    without_any = ANY not in names
+    values = np.zeros((len(column), len(LABELS)), np.float32)
+    for k, label in enumerate(LABELS[:-1] if without_any else LABELS):
+        texts = table.column(names.index(label))
+        values[:, k] = _parse_labels(texts, problems, label)
     image, images = csv_text.encode_texts(column)
     merged, disagree = csv_text.merge_rows(image, len(images), values)
     problems += list_rows("image", "with rows that disagree", disagree, lambda i: str(images[i]))
-    return _label_table(path, problems, images, merged, len(image) - len(images))
+    return _label_table(path, problems, images, merged, len(image) - len(images), without_any)
+
+
+def _parse_labels(texts: pa.ChunkedArray, problems: list[str], names: pa.ChunkedArray | str) -> npt.NDArray[np.float32]:
+    """Return the labels in a column, (N,), and add to `problems` what is missing or invalid.
+
+    `names` are those of the labels, or of the column.
+    """
+
+    def place(row: int) -> str:
+        return f"{line(row)} ({names if isinstance(names, str) else names[row].as_py()})"
+
+    values: npt.NDArray[np.float32] = csv_text.parse_numbers(texts)
+    if np.isnan(values).any():
+        plain = pc.replace_substring_regex(pc.utf8_lower(texts), r"^(\d*),(\d+)$", r"\1.\2")  # a decimal comma
+        for number, words in WORDS.items():
+            plain = pc.if_else(pc.is_in(plain, pa.array(words)), number, plain)
+        values = csv_text.parse_numbers(plain)
+    blank = csv_text.empty_rows(texts)
+    invalid = np.setdiff1d(np.flatnonzero(~((values >= 0) & (values <= 1))), blank)
+    problems += list_rows("label", "missing", blank, place)
+    what = "outside 0..1 or not a number"
+    problems += list_rows("label", what, invalid, lambda row: f"{place(row)}: {texts[row].as_py()!r}")
+    return values
 
 
 def _label_table(
-    path: Path, problems: list[str], images: npt.NDArray[np.object_], values: npt.NDArray[np.float32], duplicates: int
+    path: Path,
+    problems: list[str],
+    images: npt.NDArray[np.object_],
+    values: npt.NDArray[np.float32],
+    duplicates: int,
+    without_any: bool,
 ) -> LabelTable:
     csv_text.raise_csv_problems(path, problems, f"Correct the file. A label CSV has {FORMS}.")
-    differs = np.flatnonzero(values[:, :5].max(axis=1) != values[:, LABELS.index(ANY)])
-    return LabelTable(images, values, duplicates, len(differs), tuple(images[differs[:EXAMPLES]]))
+    maximum = values[:, :5].max(axis=1)
+    if without_any:
+        values[:, LABELS.index(ANY)] = maximum
+    differs = np.flatnonzero(maximum != values[:, LABELS.index(ANY)])
+    return LabelTable(images, values, duplicates, len(differs), tuple(images[differs[:EXAMPLES]]), without_any)
 
 
 def _split_ids(

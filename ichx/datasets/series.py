@@ -136,20 +136,26 @@ def describe_geometry(slices: pd.DataFrame) -> list[dict[str, Any]]:
 def describe_series(slices: pd.DataFrame) -> dict[str, Any]:
     """Return the number of `series`, `lengths` (quantiles of the number of slices), `spacings`, and the tilt.
 
-    `spacings` lists the median steps of series in mm, rounded to 0.1, with the number of series, the most frequent
-    first. `tilted` counts axial series with a gantry tilt of more than 1 degree; `median_tilt` is theirs in degrees.
+    `spacings` lists the median steps of series in mm, with the number of series, the most frequent first. Those that
+    round to the same 0.05 count as one: the most frequent of them, rounded to 0.001. `tilted` counts axial series with
+    a gantry tilt of more than 1 degree; `median_tilt` is theirs in degrees.
     """
     grouped = slices.groupby("series", sort=False)
     lengths = grouped.size()
-    spacing = grouped["step"].median().astype(float).round(1)
-    counts = spacing.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    spacing = grouped["step"].median().astype(float).dropna()
+    counts = spacing.round(3).groupby((20 * spacing).round()).agg(["size", _most_frequent])
+    counts = counts.sort_values("size", ascending=False, kind="stable")
     tilt = grouped["tilt"].first()
     tilted = tilt[(tilt > OFF_NORMAL) & (tilt <= NOT_AXIAL_FROM)]
     shares = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
     return {
         "series": len(lengths),
         "lengths": {name: int(lengths.quantile(share, interpolation="nearest")) for name, share in shares.items()},
-        "spacings": [{"mm": float(str(mm)), "series": int(count)} for mm, count in counts.items()],
+        "spacings": [{"mm": float(mm), "series": int(count)} for count, mm in counts.itertuples(index=False)],
         "tilted": len(tilted),
         "median_tilt": float(tilted.median()) if len(tilted) else None,
     }
+
+
+def _most_frequent(values: pd.Series) -> float:
+    return float(values.mode().iloc[0])

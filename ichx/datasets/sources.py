@@ -318,7 +318,7 @@ def _find_files(source: Path) -> list[str]:
     pending = [""]  # not `os.walk`, which fails for deeply nested folders before Python 3.12
     while pending:
         prefix = pending.pop()
-        folders = []
+        folders: list[str] = []
         try:
             status = (source / prefix).stat()
             if (status.st_dev, status.st_ino) in visited:

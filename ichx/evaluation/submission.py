@@ -75,7 +75,7 @@ def submission_problems(path: Path, sample: SampleTable) -> list[str]:
         NotFoundError: There is no such file.
         InvalidInputError: The file is not a CSV.
     """
-    table = read_text_columns(path, "a submission", "`ID,Label` with the ids of the sample submission")
+    table = read_text_columns(path, "a submission", "`ID,Label` with the ids of the sample submission", exact=True)
     if table.column_names != ["ID", "Label"]:
         return [f"the columns are {', '.join(table.column_names)} instead of ID, Label"]
     return _id_problems(to_objects(table["ID"]), sample) + _value_problems(table["ID"], table["Label"])

@@ -17,17 +17,18 @@ import pandas as pd
 
 from ichx.cache.build import ensure_cache
 from ichx.cache.requests import recipe_spec
-from ichx.datasets.add import require_usable_slices
-from ichx.datasets.catalog import build_catalog, usable_slices
-from ichx.datasets.ingest import scan_source
+from ichx.datasets.catalog import usable_slices
+from ichx.datasets.ingest_report import reading_warnings
 from ichx.datasets.series import neighbour_rows
 from ichx.errors import CorruptFileError
 from ichx.evaluation.choices import TTA_VIEWS, check_tta
 from ichx.evaluation.feature_files import FeatureWriter
 from ichx.evaluation.metric import FloatArray, probabilities
+from ichx.inference.file_catalog import catalog_files
+from ichx.inference.prediction_tables import pooling_warnings, series_table, slice_table, study_table
 from ichx.inference.scratch import scratch_folder
 from ichx.inference.trained import FoldNetworks, InferenceOptions, find_trained, open_networks
-from ichx.labels import ANY, LABELS
+from ichx.labels import LABELS
 from ichx.store import marks
 from ichx.training.feed import Rows
 from ichx.training.prediction import PredictionTask
@@ -55,12 +56,17 @@ class FilePredictions:
     slices: pd.DataFrame
     """One row per slice, by patient, study, series and order, then one per unusable file or frame: `slice_id`,
     `patient`, `study`, `series` (keyed hashes), `order` (from 0), `position` (mm along the series), a probability per
-    label, `defect`, `file` (relative to the source), `frame`. Rows with a `defect` have no probabilities."""
+    label, `flags` (names separated by spaces), `defect`, `file` (relative to the source), `frame`. Rows with a `defect`
+    have no probabilities; they have ids if their header can be read."""
     studies: pd.DataFrame
-    """One row per study: number of `slices`, how many are `left_out`, the largest probability per label, and the slice
-    with the largest probability of `any`."""
+    """One row per study: number of `slices`, of files or frames that are `left_out`, and of `series`, the largest
+    probability per label, the slice with the largest probability of `any`, and the `flags` of its slices."""
+    series: pd.DataFrame
+    """One row per series, with the columns of `studies`."""
     defects: dict[str, int]
     """Number of rows by reason."""
+    warnings: tuple[str, ...]
+    """What may make predictions wrong: missing slices, values that were assumed, studies with several series."""
 
     @property
     def predicted(self) -> int:
@@ -97,9 +103,8 @@ def predict_files(
     if trained.partial is not None and folds is None:
         callbacks.note(f"experiment {number} predicts with {trained.partial}")
     source = source.expanduser().resolve()
-    scan = scan_source(source, progress=lambda done, total: callbacks.phase("reading headers", done, total))
-    catalog, _ = build_catalog(scan, project.workspace.privacy_key())
-    require_usable_slices(source, catalog)
+    key = project.workspace.privacy_key()
+    catalog = catalog_files(source, key, lambda done, total: callbacks.phase("reading headers", done, total))
     slices = usable_slices(catalog)
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))
@@ -111,7 +116,8 @@ def predict_files(
             if features is not None
         }
         predicted, undecodable = _Prediction(network, source, views, folder, writers, callbacks).of(slices)
-    table = _table(catalog, slices, predicted, undecodable)
+    table = slice_table(catalog, slices, predicted, undecodable)
+    studies = study_table(table)
     found = FilePredictions(
         experiment=number,
         name=trained.experiment.name,
@@ -120,8 +126,10 @@ def predict_files(
         precision=network.hardware.precision,
         marks=marks(trained.experiment),
         slices=table,
-        studies=_studies(table),
+        studies=studies,
+        series=series_table(table),
         defects={str(reason): int(count) for reason, count in table["defect"].value_counts().items()},
+        warnings=(*reading_warnings(slices), *pooling_warnings(studies)),
     )
     if not found.predicted:
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in found.defects.items())
@@ -192,37 +200,6 @@ class _Prediction:
                 of_views.append(probabilities(self.networks.logits(feed, rows, task)))
             mean += np.mean(of_views, axis=0)
         return mean / len(folds)
-
-
-def _table(catalog: pd.DataFrame, slices: pd.DataFrame, predicted: FloatArray, reasons: dict[int, str]) -> pd.DataFrame:
-    """Return the `slices` of `FilePredictions`: the usable slices, then the defects of `catalog`."""
-    columns = ["slice_id", "patient", "study", "series", "order", "position", "file", "frame"]
-    good = slices[columns].copy()
-    good[list(LABELS)] = predicted
-    good["defect"] = pd.Series([reasons.get(row) for row in range(len(good))], dtype=object)
-    refused = catalog.loc[catalog["defect"].notna(), [*columns, "defect"]].reset_index(drop=True)
-    refused["defect"] = refused["defect"].astype(object)
-    refused[list(LABELS)] = np.nan
-    both = pd.concat([good, refused], ignore_index=True) if len(refused) else good
-    both["order"] = both["order"].astype("Int64").where(both["order"] >= 0)
-    for name in ("slice_id", "patient", "study", "series"):
-        both[name] = both[name].astype(object).where(both[name] != "", None)
-    return both[["slice_id", *columns[1:6], *LABELS, "defect", "file", "frame"]]
-
-
-def _studies(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the `studies` of `FilePredictions`, in the order of their first slices."""
-    known = table[table["study"].notna()]
-    grouped = known.groupby("study", sort=False)
-    studies = grouped[["patient"]].first()
-    studies["slices"] = grouped.size()
-    studies["left_out"] = grouped["defect"].count()
-    studies[list(LABELS)] = grouped[list(LABELS)].max()
-    seen = known[known["defect"].isna()]
-    best = seen.loc[seen.groupby("study", sort=False)[ANY].idxmax()].set_index("study")
-    for name in ("slice_id", "series", "order"):
-        studies[f"suspicious_{name}"] = best[name]
-    return studies.reset_index()[["patient", "study", *studies.columns[1:]]]
 
 
 def _features_path(next_to: Path, fold: int, view: str) -> Path:

@@ -38,7 +38,8 @@ def check_out(path: Path) -> None:
 def write_files(path: Path, found: FilePredictions) -> list[Path]:
     """Write `found` in the format of the suffix of `path`; return the files.
 
-    JSON is one file; CSV and Parquet are two, slices in `path` and studies in `NAME.studies.SUFFIX`.
+    JSON is one file; CSV and Parquet are three, slices in `path`, studies in `NAME.studies.SUFFIX` and series in
+    `NAME.series.SUFFIX`.
 
     Raises:
         StorageError: A file cannot be written.
@@ -47,16 +48,20 @@ def write_files(path: Path, found: FilePredictions) -> list[Path]:
         text = json.dumps(as_document(found), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_text(path, text, "the predictions", remedy=REMEDY)
         return [path]
-    studies = path.with_name(f"{path.stem}.studies{path.suffix}")
-    for target, frame in ((path, found.slices), (studies, found.studies)):
+    frames = {path: found.slices}
+    for name in ("studies", "series"):
+        frames[path.with_name(f"{path.stem}.{name}{path.suffix}")] = getattr(found, name)
+    for target, frame in frames.items():
         with atomic_write(target, "the predictions", remedy=REMEDY) as draft:
             frame.to_csv(draft, index=False) if path.suffix == ".csv" else frame.to_parquet(draft, index=False)
-    return [path, studies]
+    return list(frames)
 
 
 def as_document(found: FilePredictions) -> dict[str, Any]:
-    """Return `found` for JSON: its fields, with `slices` and `studies` as lists of objects."""
-    return vars(found) | {"slices": as_records(found.slices), "studies": as_records(found.studies)}
+    """Return `found` for JSON: its fields, with tables as lists of objects."""
+    return {
+        name: as_records(value) if isinstance(value, pd.DataFrame) else value for name, value in vars(found).items()
+    }
 
 
 def as_records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -15,7 +15,20 @@ from ichx.phantom.dicom_files import PhantomFiles, write_phantom
 
 pytestmark = pytest.mark.slow
 
-COLUMNS = ["slice_id", "patient", "study", "series", "order", "position", *LABELS, "defect", "file", "frame"]
+COLUMNS = [
+    "slice_id",
+    "patient",
+    "study",
+    "series",
+    "order",
+    "position",
+    *LABELS,
+    "flags",
+    "defect",
+    "detail",
+    "file",
+    "frame",
+]
 
 
 PAGE = (Path(__file__).parents[2] / "docs/inference.md").read_text(encoding="utf-8")
@@ -43,7 +56,9 @@ def test_csv_on_standard_output_and_messages_on_standard_error(
     assert table["order"].tolist()[:2] == [0, 1]
     assert table["position"].tolist()[:2] == [0, 5]
     assert table.loc[:1, list(LABELS)].ge(0).all(axis=None)
-    assert table.loc[2:, [*LABELS, "order", "study"]].isna().all(axis=None)
+    assert table.loc[2:, [*LABELS, "order"]].isna().all(axis=None)
+    assert table["study"].nunique() == 1
+    assert table["study"].isna().tolist() == [False, False, False, True]
     assert table["defect"].tolist()[2:] == ["no_slice_id", "not_dicom"]
     assert "ID_study" not in done.out, "studies and series are keyed hashes"
     assert re.search("2 slices of 1 study .*experiment 2, 2 folds .*hflip", done.err)
@@ -58,7 +73,10 @@ def test_all_formats_have_the_same_values(ichx: Program, trained_root: Path, new
         assert done.code == 0, done.err
         assert str(tmp_path / "made" / name) in done.out
     written = sorted(path.name for path in (tmp_path / "made").iterdir())
-    assert written == ["out.csv", "out.json", "out.parquet", "out.studies.csv", "out.studies.parquet"]
+    assert written == [
+        *("out.csv", "out.json", "out.parquet", "out.series.csv"),
+        *("out.series.parquet", "out.studies.csv", "out.studies.parquet"),
+    ]
     assert json.loads((tmp_path / "made/out.json").read_text()) == printed
     assert (printed["experiment"], printed["folds"], printed["defects"]) == (
         2,
@@ -138,6 +156,7 @@ def test_features_are_saved_next_to_the_output(
         "x-fold-0-identity-features.parquet",
         "x-fold-1-identity-features.parquet",
         "x.csv",
+        "x.series.csv",
         "x.studies.csv",
     ]
 

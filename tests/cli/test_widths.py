@@ -7,8 +7,10 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import Program
+from dicom_files import write_ct
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -49,8 +51,10 @@ def test_experiments(long_names: Path, ichx_process: Program) -> None:
     done = ichx_process("exp", "list", cwd=long_names, COLUMNS="80")
     found = rows(done.out)
     assert [row[0] for row in found] == ["3", "2", "1"], "no row wraps"
-    assert found[1][1].endswith("…")
-    assert LONG.startswith(found[1][1][:-1])
+    start, _, end = found[1][1].partition("…")
+    assert LONG.startswith(start)
+    assert LONG.endswith(end)
+    assert abs(len(start) - len(end)) <= 1 < len(end)
     assert all(row[3:5] == ["2/2", "done"] and " ± " in row[5] for row in found)
     assert LONG in ichx_process("exp", "list", "--csv", cwd=long_names, COLUMNS="80").out
     assert LONG in [e["name"] for e in json.loads(ichx_process("exp", "list", "--json", cwd=long_names).out)]
@@ -87,8 +91,39 @@ def test_datasets(phantom: object, tmp_path: Path, ichx: Program, ichx_process: 
     assert ichx("data", "add", "t", test, "--test-of", LONG, cwd=root).code == 0
     found = rows(ichx_process("data", "list", cwd=root, COLUMNS="80").out)
     assert len(found) == 2
-    assert any(LONG.startswith(row[0][:-1]) and row[0].endswith("…") for row in found)
+    ((start, end),) = [row[0].split("…") for row in found if "…" in row[0]]
+    assert LONG.startswith(start)
+    assert LONG.endswith(end)
+    assert abs(len(start) - len(end)) <= 1 < len(end)
     assert LONG in ichx_process("data", "list", "--json", cwd=root).out
+
+
+def test_predicted_studies_with_long_uids(trained_root: Path, tmp_path: Path, ichx_process: Program) -> None:
+    """UIDs of up to 64 characters are shortened in the middle; CSV has them complete."""
+    uid = f"1.2.840.113619.2.{'7' * 40}.{{:06d}}".format
+    assert len(uid(1)) == 64
+    for number in range(4):
+        write_ct(
+            tmp_path / f"new/{number}.dcm",
+            SOPInstanceUID=uid(number),
+            SeriesInstanceUID=uid(number // 2),
+            StudyInstanceUID=uid(number // 2),
+            ImagePositionPatient=[0, 0, 5.0 * number],
+        )
+        write_ct(
+            tmp_path / f"new/{number}b.dcm", SOPInstanceUID=uid(90 + number), SeriesInstanceUID=uid(number // 2 + 9)
+        )
+    done = ichx_process(
+        "predict", 2, tmp_path / "new", "--fold", 0, "--out", tmp_path / "out.csv", cwd=trained_root, COLUMNS="80"
+    )
+    assert done.code == 0, done.err
+    found = rows(done.out)
+    assert len(found) == 4, "no row wraps"
+    for row in found:
+        assert row[-1][:4] == "1.2."
+        assert int(row[-1][-4:]) < 100
+    slices = pd.read_csv(tmp_path / "out.csv")
+    assert set(slices["slice_id"].map(len)) == {64}
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +202,8 @@ def test_every_table_fits_without_breaking_words(
         return [word for word in done.out.split() if not set(word) & set("━─│┃")]
 
     narrow, wide = words(80), words(400)
-    cut = tuple(word[:-1] for word in narrow if word.endswith("…"))
-    lost = {word for word in wide if word not in narrow and not (cut and word.startswith(cut))}
+    cut = [word.split("…") for word in narrow if "…" in word]
+    lost = {w for w in wide if w not in narrow and not any(w.startswith(a) and w.endswith(b) for a, b in cut)}
     if command in DROPPING:
         assert DROPPING[command] in lost
     else:
@@ -224,3 +259,9 @@ def test_epoch_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     view.epoch_ended(EpochRecord("rebalanced", 1, 12, values))
     (line,) = [line for line in lines(written.getvalue()) if "score" in line]
     assert line == "  rebalanced 12: loss 0.1235, score 0.23457, 59 min 59 s, 54 h 10 min to go"
+    written.truncate(0)
+    plan = FoldPlan(6, "n", 2, 5, "cuda:0, bf16", "random weights", 602_000, 150_000, 40, 39, False, folds_after=2)
+    view.fold_started(plan)
+    now[0] += 3_600
+    view.epoch_ended(EpochRecord("full", 2, 2, values))
+    assert "59 min 59 s, 80 h 00 min to go" in written.getvalue()  # 40 epochs of each fold that follows

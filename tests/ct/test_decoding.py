@@ -132,6 +132,40 @@ def test_a_process_that_takes_too_long_is_named_and_replaced(monkeypatch: pytest
     assert worker_pid() != pid
 
 
+def slow(seconds: float, frame: int, monkeypatch: pytest.MonkeyPatch, file: str = "uid") -> str:
+    """Return the defect of a frame of a file that keeps the decoder for `seconds`, which exceeds the limit."""
+    os.kill(worker_pid(), signal.SIGSTOP)
+    monkeypatch.setattr(decoding, "SECONDS_LIMIT", seconds)
+    with pytest.raises(DicomDefectError) as caught:
+        decode("jpegls", CODESTREAM, 64, 64, 2, (file, frame))
+    return caught.value.detail
+
+
+def test_slow_frames_of_a_file_share_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_slow_frames", {})
+    monkeypatch.setattr(decoding, "SLOW_SECONDS", 0.1)
+    assert slow(0.3, 1, monkeypatch) == "took longer than 0.3 s"
+    assert slow(0.5, 2, monkeypatch) == "took longer than 0.2 s"  # the rest of what the file has
+    pid = worker_pid()
+    with pytest.raises(DicomDefectError, match=r"other frames .* 0\.5 s"):
+        decode("jpegls", CODESTREAM, 64, 64, 2, ("uid", 3))
+    assert worker_pid() == pid
+    assert decode("jpegls", CODESTREAM, 64, 64, 2, ("another", 3)).values.shape == (64, 64)
+    assert works()  # so are files with one frame
+
+
+def test_a_slow_frame_counts_once_however_often_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_slow_frames", {})
+    monkeypatch.setattr(decoding, "SLOW_SECONDS", -1)  # each frame is slow
+    for _ in range(3):
+        for frame in (1, 2):
+            decode("jpegls", CODESTREAM, 64, 64, 2, ("uid", frame))
+    with pytest.raises(DicomDefectError):
+        decode("jpegls", b"no codestream", 64, 64, 2, ("uid", 3))
+    assert decoding._slow_frames["uid"].keys() == {1, 2, 3}
+    assert all(0 <= seconds < 1 for seconds in decoding._slow_frames["uid"].values())
+
+
 def test_memory_is_limited_beyond_what_the_process_starts_with() -> None:
     pid = worker_pid()
     soft, _ = resource.prlimit(pid, resource.RLIMIT_AS)

@@ -9,8 +9,12 @@ import pytest
 from dicom_files import SIDE, head, write_ct
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom import dcmread
+from pydicom import config, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -20,7 +24,7 @@ from pydicom.uid import (
 )
 
 from ichx.ct.dicom import DEFECTS, DicomDefectError, read_headers, read_ids, read_slice
-from ichx.phantom.encoded_files import damaged, enhanced, valid_files
+from ichx.phantom.encoded_files import damaged, encoders, enhanced, valid_files
 
 
 def defect(source, read=read_slice) -> str:
@@ -142,6 +146,73 @@ def test_padding_is_air_even_where_it_is_bright(tmp_path: Path) -> None:
     assert (hu[2:] == stored[2:].astype(int) - 1024).all()
 
 
+@pytest.mark.parametrize("huge", ["1e308", "-1e308", "1e39", "NaN", "inf"])
+def test_implausible_numbers_count_as_missing(tmp_path: Path, huge: str) -> None:
+    path = write_ct(
+        tmp_path / "a.dcm",
+        ImagePositionPatient=["-120", "-120", huge],
+        ImageOrientationPatient=["1", "0", "0", "0", huge, "0"],
+        PixelSpacing=["0.5", huge],
+        WindowCenter=huge,
+    )
+    [header] = read_headers(path)
+    assert (header.position, header.orientation, header.spacing) == (None, None, None)
+    assert (header.window, header.window_missing) == ((40, 80), True)
+    narrow = write_ct(tmp_path / "b.dcm", PixelSpacing=["0.5", "1e-300"], WindowWidth="1e-300")
+    [header] = read_headers(narrow)
+    assert (header.spacing, header.window) == (None, (40, 80))
+
+
+@pytest.mark.parametrize(
+    ("elements", "values"),
+    [
+        ({"WindowCenter": "[60, 60]", "WindowWidth": "[120, 120]"}, {"window": (40, 80)}),
+        ({"WindowCenter": "40,0", "WindowWidth": "80,0"}, {"window": (40, 80)}),
+        ({"WindowCenter": "20.0000415", "WindowWidth": "1906.5"}, {"window": (20.0000415, 1906.5)}),
+        ({"WindowCenter": ["", "40"], "WindowWidth": ["", "80"]}, {"window": (40, 80)}),
+        ({"ImagePositionPatient": ["-120,5", "-120", "0"]}, {"position": None}),
+        ({"PixelSpacing": "0.48,0.48"}, {"spacing": None}),
+        ({"RescaleSlope": "1E0", "RescaleIntercept": "-1.024E+03"}, {"slope": 1, "intercept": -1024}),
+        ({"InstanceNumber": "7.0"}, {"instance_number": 7}),
+        ({"NumberOfFrames": "0"}, {"frame": 0}),
+    ],
+)
+def test_odd_numbers_are_read_or_missing(tmp_path: Path, elements: dict, values: dict) -> None:
+    path = tmp_path / "a.dcm"
+    dataset = dcmread(write_ct(path))
+    for keyword, value in elements.items():
+        raw = "\\".join(value) if isinstance(value, list) else value
+        tag, encoded = Tag(keyword), raw.encode() + b" " * (len(raw) % 2)
+        dataset._dict[tag] = RawDataElement(tag, "DS", len(encoded), encoded, 0, False, True)
+    with config.disable_value_validation():
+        dataset.save_as(path, enforce_file_format=True)
+    [header] = read_headers(path)
+    assert {name: getattr(header, name) for name in values} == values
+    assert (read_slice(path).hu == head().astype(int) - 1024).all()
+
+
+def test_elements_inside_sequences_are_not_those_of_the_slice(tmp_path: Path) -> None:
+    dataset = dcmread(write_ct(tmp_path / "a.dcm"))
+    other = Dataset()
+    other.StudyInstanceUID, other.PatientID, other.Modality = "9.9.9", "SOMEBODY", "MR"
+    other.is_undefined_length_sequence_item = True
+    dataset.StudiesContainingOtherReferencedInstancesSequence = Sequence([other])
+    dataset["StudiesContainingOtherReferencedInstancesSequence"].is_undefined_length = True
+    icon = Dataset()
+    icon.Rows = icon.Columns = 16
+    icon.BitsAllocated = icon.BitsStored = 8
+    icon.PhotometricInterpretation = "MONOCHROME1"
+    icon.PixelData = bytes(256)
+    icon["PixelData"].VR = "OB"
+    dataset.IconImageSequence = Sequence([icon])
+    dataset.add_new(0x00091001, "UN", b"\xfe\xff\x00\xe0\x05\x00\x00\x00abcde")
+    with config.disable_value_validation():
+        dataset.save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    decoded = read_slice(tmp_path / "b.dcm")
+    assert (decoded.header.study_id, decoded.header.patient_id, decoded.header.rows) == ("ID_study", "p0", SIDE)
+    assert (decoded.hu == head().astype(int) - 1024).all()
+
+
 def test_unused_bits_do_not_count(tmp_path: Path) -> None:
     stored = head()
     elements = {"BitsStored": 12, "HighBit": 11}
@@ -218,6 +289,10 @@ def test_wrong_intercept_is_repaired_only_where_the_plain_reading_is_implausible
         ({"Rows": 0}, "absurd_size"),
         ({"Columns": None}, "absurd_size"),
         ({"RescaleSlope": 0}, "bad_rescale"),
+        ({"RescaleSlope": "1e308"}, "bad_rescale"),
+        ({"RescaleSlope": "-1e308"}, "bad_rescale"),
+        ({"RescaleSlope": "1e-300"}, "bad_rescale"),
+        ({"RescaleIntercept": "1e308"}, "bad_rescale"),
         ({"PixelData": None}, "no_pixels"),
         ({"PixelData": b""}, "no_pixels"),
         ({"PixelData": b"\0" * 100}, "truncated"),
@@ -228,6 +303,74 @@ def test_header_defects_are_named_by_both_readers(tmp_path: Path, elements: dict
     path = write_ct(tmp_path / "a.dcm", **elements)
     assert defect(path, read_headers) == reason
     assert defect(path, read_slice) == reason
+
+
+@pytest.mark.parametrize("modality", ["CT", "ct", "Computed tomography (CT)", "COMPUTED TOMOGRAPHY", "CT/SR", "", None])
+def test_a_ct_image_may_spell_out_its_modality(tmp_path: Path, modality: str | None) -> None:
+    path = write_ct(tmp_path / "a.dcm", Modality=modality)
+    assert read_headers(path)[0].slice_id == "ID_a"
+    unknown = write_ct(tmp_path / "b.dcm", Modality=modality, SOPClassUID=None)
+    if modality in ("CT", "ct"):
+        assert read_headers(unknown)[0].slice_id == "ID_b"
+    else:
+        assert defect(unknown, read_headers) == "not_ct"
+
+
+@pytest.mark.parametrize("modality", ["MR", "PT", "SCT", "OCT", "DOC"])
+def test_another_modality_is_named_even_in_a_ct_image(tmp_path: Path, modality: str) -> None:
+    with pytest.raises(DicomDefectError) as caught:
+        read_headers(write_ct(tmp_path / "a.dcm", Modality=modality))
+    assert (caught.value.reason, caught.value.detail) == ("not_ct", f"modality {modality}")
+
+
+def without_meta(path: Path) -> bytes:
+    """Return the bytes of a file from the first element of the dataset."""
+    content = path.read_bytes()
+    return content[144 + int.from_bytes(content[140:144], "little") :]
+
+
+def test_files_without_preamble_are_read(tmp_path: Path) -> None:
+    hu = read_slice(write_ct(tmp_path / "a.dcm")).hu
+    whole = (tmp_path / "a.dcm").read_bytes()
+    for content in (whole[132:], whole[128:]):
+        assert read_headers(io.BytesIO(content))[0].assumptions == ()
+        assert (read_slice(io.BytesIO(content)).hu == hu).all()
+    jpeg = write_ct(
+        tmp_path / "j.dcm", syntax=JPEG2000Lossless, PixelData=encapsulate([encoders()[JPEG2000Lossless](head())])
+    )
+    assert (read_slice(io.BytesIO(jpeg.read_bytes()[132:])).hu == hu).all()
+    explicit = without_meta(tmp_path / "a.dcm")
+    implicit = without_meta(write_ct(tmp_path / "b.dcm", syntax=ImplicitVRLittleEndian))
+    big = without_meta(write_ct(tmp_path / "c.dcm", head().byteswap(), syntax=ExplicitVRBigEndian))
+    for content in (explicit, implicit, big):
+        assert read_headers(io.BytesIO(content))[0].assumptions == ("encoding",)
+        assert (read_slice(io.BytesIO(content)).hu == hu).all()
+        assert defect(io.BytesIO(content[:-1])) == "truncated"
+    assert defect(io.BytesIO(without_meta(jpeg))) in ("undecodable", "truncated")  # nothing names the codec
+
+
+def test_a_contradicted_transfer_syntax_is_an_assumption(tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a.dcm")
+    content = path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0")
+    assert read_headers(io.BytesIO(content))[0].assumptions == ("encoding",)
+    assert (read_slice(io.BytesIO(content)).hu == read_slice(path).hu).all()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x08\0",
+        b"\x08\0\x16\0UI",
+        b"\x08\0\x16\0UI\xff\xff" + bytes(200),
+        b"\x08\0\x16\0\x04\0\0\0" + bytes(200),
+        b"\x08\0\x16\0UI\x04\0" + bytes(4) + b"\x08\0\x05\0CS\x04\0" + bytes(200),
+        b"\x02\0\0\0" + bytes(200),
+        b"\x08" * 300,
+        b"II*\0\x08\0\0\0" + bytes(200),
+    ],
+)
+def test_other_files_that_begin_like_dicom_are_not_dicom(content: bytes) -> None:
+    assert defect(io.BytesIO(content), read_headers) == "not_dicom"
 
 
 def test_file_defects_are_named(tmp_path: Path) -> None:

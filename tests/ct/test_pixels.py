@@ -1,6 +1,7 @@
 """Stored bytes to values: each encoding gives the same, with the right signs where header and codestream disagree."""
 
 import io
+import struct
 from pathlib import Path
 
 import imagecodecs
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 from dicom_files import SIDE, head, write_ct
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
+from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
-from ichx.ct.dicom import read_headers, read_slice
+from ichx.ct.dicom import DicomDefectError, read_headers, read_slice
 from ichx.phantom.encoded_files import encoders, valid_files
 
 HU = head().astype(np.int16) - np.int16(1024)
@@ -94,6 +95,48 @@ def test_unused_bits_of_a_lossless_codestream_do_not_count(tmp_path: Path) -> No
     for syntax in (JPEG2000Lossless, JPEGLSLossless):
         path = compressed(tmp_path / "a.dcm", encoders()[syntax](overlaid), syntax, BitsStored=12, HighBit=11)
         assert (read_slice(path).hu == HU).all()
+
+
+def packbits_literal(raw: bytes) -> bytes:
+    return b"".join(bytes([len(raw[at : at + 128]) - 1]) + raw[at : at + 128] for at in range(0, len(raw), 128))
+
+
+def rle(stored: np.ndarray, ends: tuple[bytes, bytes]) -> bytes:
+    """Return an RLE codestream of literal runs whose segments end in `ends`."""
+    planes = [(stored >> 8).astype(np.uint8), (stored & 255).astype(np.uint8)]
+    segments = [packbits_literal(plane.tobytes()) + end for plane, end in zip(planes, ends, strict=True)]
+    return struct.pack("<16L", 2, 64, 64 + len(segments[0]), *[0] * 13) + b"".join(segments)
+
+
+@pytest.mark.parametrize(
+    "ends", [(b"", b""), (b"\0", b"\0"), (b"\0\0", b"\0\0"), (b"\0\0", b""), (b"", b"\0\0"), (b"\x1d" + bytes(30),) * 2]
+)
+def test_rle_segments_may_be_padded_by_less_than_a_row(tmp_path: Path, ends: tuple[bytes, bytes]) -> None:
+    stored = head(side=31)
+    stored[5, :4] |= 0xFE
+    path = compressed(tmp_path / "a.dcm", rle(stored, ends), RLELossless, Rows=31, Columns=31)
+    assert (read_slice(path).hu == stored.astype(int) - 1024).all()
+
+
+def test_rle_segments_of_another_size_are_undecodable(tmp_path: Path) -> None:
+    for name, rows, columns in (("a", 32, 31), ("b", 30, 31), ("c", 31, 30), ("d", 31, 32)):
+        path = compressed(
+            tmp_path / f"{name}.dcm", rle(head(side=31), (b"", b"")), RLELossless, Rows=rows, Columns=columns
+        )
+        with pytest.raises(DicomDefectError) as caught:
+            read_slice(path)
+        assert (caught.value.reason, "961 values" in caught.value.detail) == ("undecodable", True), name
+
+
+def test_jpeg_2000_in_the_boxes_of_a_jp2_file_is_read(tmp_path: Path) -> None:
+    for name, stored, options, elements in (
+        ("a", HU, {}, {"PixelRepresentation": 1, "RescaleIntercept": 0}),
+        ("b", head(), {"bitspersample": 12}, {"BitsStored": 12, "HighBit": 11}),
+    ):
+        codestream = imagecodecs.jpeg2k_encode(stored, codecformat="jp2", reversible=True, level=0, **options)
+        assert codestream[4:8] == b"jP  "
+        path = compressed(tmp_path / f"{name}.dcm", codestream, JPEG2000Lossless, **elements)
+        assert (read_slice(path).hu == HU).all(), name
 
 
 def test_a_large_slice_is_computed_in_blocks(tmp_path: Path) -> None:

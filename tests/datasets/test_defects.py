@@ -1,8 +1,9 @@
-"""The documentation lists every defect and flag."""
+"""The documentation lists every defect, assumption and flag."""
 
 import re
 from pathlib import Path
 
+from ichx.ct.assumptions import ASSUMPTIONS
 from ichx.datasets.defects import DEFECTS
 from ichx.datasets.series import FLAGS
 
@@ -17,6 +18,10 @@ def rows(heading: str) -> list[str]:
 
 def test_every_defect_is_documented() -> None:
     assert rows("Defects") == list(DEFECTS)
+
+
+def test_every_assumption_is_documented() -> None:
+    assert rows("Reading assumptions") == list(ASSUMPTIONS)
 
 
 def test_every_flag_is_documented() -> None:

@@ -88,7 +88,7 @@ def test_order_and_duplicates_of_rows_are_irrelevant(tmp_path_factory: pytest.Te
         ("a,b\n1,2\n", "columns a, b: .*folds.*slices or patients"),
         ("series,fold\n1,2\n", "columns series, fold: .*slices or patients"),
         ("image,fold,Fold\na,0,1\n", r"\(Fold, fold\)"),
-        ("image;fold\na;0\n", "image;fold"),
+        ("image fold\na 0\n", "image fold"),
         ("image,fold\n", r"folds\.csv"),
         ("image,fold\na,0\nb,0\n", "numbers 0:"),
         ("image,fold\na,0\nb,1\nc,3\n", "numbers 0, 1, 3:"),

@@ -1,6 +1,7 @@
 """Reading the label CSV and the sample submission."""
 
 import gzip
+import os
 import re
 from pathlib import Path
 
@@ -92,12 +93,13 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         "a_subdural,nan",
         "a_shoulder,1",
         "_any,0",
-        "a_intraventricular,yes",
+        "a_intraventricular,maybe",
         "b_any,-0.1",
     ]
-    ids, labels, images = problem(write(tmp_path / "a.csv", rows)).splitlines()
+    ids, blank, labels, images = problem(write(tmp_path / "a.csv", rows)).splitlines()
     assert re.search(r"2 ids .*line 5: 'a_shoulder', line 6: '_any'", ids)
-    assert re.search(r"5 labels .*line 2 \(a_epidural\): '2', line 3 \(a_any\): ''", labels)
+    assert re.search(r"1 label .*line 3 \(a_any\)\.$", blank)
+    assert re.search(r"4 labels .*line 2 \(a_epidural\): '2', line 4 \(a_subdural\): 'nan'", labels)
     assert re.search(r"2 images .*a lacks intraparenchymal, subarachnoid; b lacks", images)
 
 
@@ -113,6 +115,9 @@ def test_problems_of_a_wide_file_name_the_column(tmp_path: Path) -> None:
     [
         ("a,b\n1,2\n", InvalidInputError, "a, b"),
         ("image,epidural,any\nx,0,0\n", InvalidInputError, "image, epidural, any"),
+        (f"{','.join(LABELS)}\n0,0,0,0,0,0\n", InvalidInputError, "subdural, any"),
+        (f"image,any,{','.join(LABELS)}\nx,0,0,0,0,0,0,0\n", InvalidInputError, "image, any, epidural"),
+        ("ID,Label\0\n1,2\n", CorruptFileError, "a.csv"),
         ("ID,Label\n", InvalidInputError, "a.csv"),
         ("", CorruptFileError, "a.csv"),
         ("ID,Label\n1,2,3\n", CorruptFileError, "a.csv"),
@@ -123,6 +128,74 @@ def test_files_that_are_not_label_csv(tmp_path: Path, content: str, error: type[
     path.write_text(content)
     for read in (read_labels, read_sample):
         assert value in problem(path, read, error)
+
+
+LONG = ["ID,Label", *long_rows(VALUES)]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    {
+        "bom": ("utf-8-sig", "\n".join(LONG)),
+        "utf-16": ("utf-16", "\r\n".join(LONG).replace(",", "\t")),
+        "semicolons": ("utf-8", "\r\n".join(LONG).replace(",", ";")),
+        "decimal commas": ("utf-8", "\r\n".join(LONG).replace(",", ";").replace(".", ",")),
+        "separator of excel": ("utf-8", "sep=;\r\n" + "\r\n".join(LONG).replace(",", ";")),
+        "bars": ("utf-8", "\n".join(LONG).replace(",", "|")),
+        "old macs": ("utf-8", "\r".join(LONG)),
+        "blank lines": ("utf-8", "\n" + "\n\n".join(LONG) + "\n\n\n"),
+        "blank rows": ("utf-8", "\n".join([*LONG, ",", " ,"])),
+        "blanks": ("utf-8", "\n".join(f" {line.replace(',', ' , ')}\t" for line in LONG)),
+        "quotes": ("utf-8", "\n".join('"' + line.replace(",", '","') + '"' for line in LONG)),
+        "index": ("utf-8", "," + "\n".join([LONG[0], *(f"{n},{row}" for n, row in enumerate(LONG[1:]))])),
+        "notes": (
+            "cp1252",
+            "\n".join(f"{row},{note}" for row, note in zip(LONG, ["n", *["Schädel"] * 18], strict=True)),
+        ),
+        "booleans": ("utf-8", "\n".join(LONG).replace(",0\n", ",FALSE\n").replace(",1\n", ",True\n")),
+        "words": ("utf-8", "\n".join(LONG).replace(",0\n", ",No\n").replace(",1\n", ",YES\n")),
+        "case of labels": ("utf-8", "\n".join(LONG).replace("_any", "_Any").replace("_epidural", "_EPIDURAL")),
+        "without any": ("utf-8", "\n".join(line for line in LONG if "_any" not in line)),
+    }.values(),
+)
+def test_files_of_other_programs(tmp_path: Path, encoding: str, text: str) -> None:
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    table = read_labels(tmp_path / "a.csv")
+    assert table.images.tolist() == list(VALUES)
+    assert table.values.tolist() == list(VALUES.values())
+    assert table.any_computed == ("any" not in text.lower())
+
+
+@pytest.mark.parametrize("name", ["SOPInstanceUID", "SOP Instance UID", "image_id", "Filename", "file name", "slice"])
+@pytest.mark.parametrize("any_column", [True, False])
+def test_columns_of_a_wide_file(tmp_path: Path, name: str, any_column: bool) -> None:
+    labels = LABELS if any_column else LABELS[:-1]
+    header = ",".join(["", name, "PatientID", *(label.title() for label in labels), "notes"])
+    rows = [
+        ",".join([str(n), image, "P", *(f"{v:g}" for v in row[: len(labels)]), ""])
+        for n, (image, row) in enumerate(VALUES.items())
+    ]
+    table = read_labels(write(tmp_path / "a.csv", rows, header))
+    assert table.images.tolist() == list(VALUES)
+    assert table.values.tolist() == list(VALUES.values())
+    assert table.any_computed != any_column
+
+
+def test_a_subset_of_the_labels_is_refused_with_the_missing_ones(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", ["x,0,0,0"], "image,epidural,subdural,any")
+    assert "intraparenchymal, intraventricular, subarachnoid" in problem(path)
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    """As `<(zcat labels.csv.gz)` in a shell; a pipe without a writer is not waited for."""
+    reader, writer = os.pipe()
+    os.write(writer, "\n".join(LONG).encode())
+    os.close(writer)
+    assert read_labels(Path(f"/dev/fd/{reader}")).images.tolist() == list(VALUES)
+    os.close(reader)
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe" in problem(tmp_path / "pipe", error=CorruptFileError)
+    assert "/dev/zero" in problem(Path("/dev/zero"), error=CorruptFileError)
 
 
 def test_unreadable_files(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_describe_series(tmp_path: Path) -> None:
     write_study(tmp_path / "b", "2", 3, ImageOrientationPatient=[1, 0, 0, 0, np.cos(0.3), np.sin(0.3)])
     series = describe_series(slices_of(tmp_path))
     assert (series["series"], series["lengths"]["least"], series["lengths"]["most"]) == (2, 3, 5)
-    assert series["spacings"] == [{"mm": 4.8, "series": 1}, {"mm": 5.0, "series": 1}]
+    assert series["spacings"] == [{"mm": 4.777, "series": 1}, {"mm": 5.0, "series": 1}]
     assert (series["tilted"], series["median_tilt"]) == (1, pytest.approx(np.degrees(0.3), abs=0.01))
 
 
@@ -76,6 +76,13 @@ def test_no_slices(tmp_path: Path) -> None:
     empty = series_geometry(scan["series_id"].iloc[:0], scan.iloc[:0])
     assert all(len(column) == 0 for column in empty.values())
     assert describe_geometry(slices_of(tmp_path)) == []
+
+
+def test_spacings_are_exact_and_nearly_equal_ones_count_as_one(tmp_path: Path) -> None:
+    for patient, step in enumerate((0.75, 0.625, 0.75, 0.625, 0.75, 5.001, 5.0, 5.0)):
+        write_series(tmp_path / str(patient), str(patient), [step * index for index in range(4)])
+    spacings = [(entry["mm"], entry["series"]) for entry in describe_series(slices_of(tmp_path))["spacings"]]
+    assert spacings == [(0.75, 3), (5.0, 3), (0.625, 2)]
 
 
 def test_real_series(shared_data: Path) -> None:
