@@ -5,7 +5,8 @@ Only this module, `migrate` and `maintenance` contain code that is specific to S
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,14 +105,23 @@ def _name_invalid_values(engine: Engine) -> Iterator[None]:
         yield
     except (ValueError, TypeError, StoreError) as error:
         if not isinstance(error, StoreError) or _NOT_UTF8 in error.problem:
-            from ichx.store.values import undecodable_values
-
-            problem = next(undecodable_values(engine), None)
+            problem = next(iter(invalid_values(engine, limit=1)), None)
             if problem is not None:
                 raise StoreError(
                     f"The store {display_name(engine.url)} has an invalid value: {problem}.", _VALUE_REMEDY
                 ) from error
         raise
+
+
+def invalid_values(engine: Engine, *, limit: int) -> list[str]:
+    """Return a line for each of the first `limit` values that cannot be decoded; none for databases with types."""
+    from ichx.store.values import undecodable_values
+
+    file = sqlite_file(engine.url) if is_sqlite(engine.url) else None
+    if file is None:
+        return []
+    with closing(open_read_only(file)) as connection:
+        return list(islice(undecodable_values(connection, engine.dialect), limit))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import sqlite3
 import sys
 import time
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from ichx.files import atomic_path
 from ichx.store import database
 from ichx.store.migrate import HEAD
 from ichx.store.tables import METADATA, VERSION_TABLE
-from ichx.store.values import undecodable_values
 from ichx.text import format_bytes
 
 NETWORK_FILE_SYSTEMS = (
@@ -82,7 +80,7 @@ def check_file(engine: Engine) -> list[CheckResult]:
         stamps = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalars().all()
         problems = () if list(stamps) == [HEAD] else (f"version stamps are {stamps}, not {HEAD}",)
         found.append(CheckResult(f"version {HEAD}", problems))
-    found.append(CheckResult("dates, JSON and other values", tuple(islice(undecodable_values(engine), 20))))
+    found.append(CheckResult("dates, JSON and other values", tuple(database.invalid_values(engine, limit=20))))
     network = network_file_system(engine)
     problems = (f"its folder is on a network file system ({network}), where locks may fail",) if network else ()
     found.append(CheckResult("local disk", problems))

@@ -3,14 +3,13 @@
 SQLite stores any value in any column. Other databases check values when they are written.
 """
 
-import contextlib
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from sqlalchemy import JSON, Boolean, Column, Engine, Float, Integer, String, Table
+from sqlalchemy import JSON, Boolean, Column, Dialect, Float, Integer, String, Table
 
-from ichx.store import database
 from ichx.store.snapshots import TuningInfo
 from ichx.store.tables import METADATA, UtcDateTime
 
@@ -27,43 +26,37 @@ _SHOWN: Final = 60
 """Characters of an invalid value in a message."""
 
 
-def undecodable_values(engine: Engine) -> Iterator[str]:
+def undecodable_values(connection: sqlite3.Connection, dialect: Dialect) -> Iterator[str]:
     """Yield a line for each value of a SQLite store that cannot be decoded, with its table, row and column."""
-    file = database.sqlite_file(engine.url) if database.is_sqlite(engine.url) else None
-    if file is None:
-        return
-    with contextlib.closing(database.open_read_only(file)) as connection:
-        connection.text_factory = bytes
-        for table in METADATA.sorted_tables:
-            names = {bytes(row[1]).decode() for row in connection.execute(f"PRAGMA table_info({table.name})")}
-            columns = [column for column in table.columns if column.name in names]
-            if not columns:
-                continue  # a missing table or column is another problem
-            decoders = [(column, _decoder(table, column, engine)) for column in columns]
-            listed = ", ".join(f'"{column.name}"' for column in columns)
-            for row in connection.execute(f"SELECT {listed} FROM {table.name}"):
-                for (column, decode), value in zip(decoders, row, strict=True):
-                    if value is None and column.nullable:
-                        continue
-                    try:
-                        decode(value)
-                    except (ValueError, TypeError) as error:
-                        key = ", ".join(
-                            f"{c.name} {_shown(v)}" for c, v in zip(columns, row, strict=True) if c.primary_key
-                        )
-                        yield (
-                            f"table {table.name}, row {key}, column {column.name}: "
-                            f"{_shown(value)} is no valid {_kind(column)} ({type(error).__name__})"
-                        )
+    connection.text_factory = bytes
+    for table in METADATA.sorted_tables:
+        names = {bytes(row[1]).decode() for row in connection.execute(f"PRAGMA table_info({table.name})")}
+        columns = [column for column in table.columns if column.name in names]
+        if not columns:
+            continue  # a missing table or column is another problem
+        decoders = [(column, _decoder(table, column, dialect)) for column in columns]
+        listed = ", ".join(f'"{column.name}"' for column in columns)
+        for row in connection.execute(f"SELECT {listed} FROM {table.name}"):
+            for (column, decode), value in zip(decoders, row, strict=True):
+                if value is None and column.nullable:
+                    continue
+                try:
+                    decode(value)
+                except (ValueError, TypeError) as error:
+                    key = ", ".join(f"{c.name} {_shown(v)}" for c, v in zip(columns, row, strict=True) if c.primary_key)
+                    yield (
+                        f"table {table.name}, row {key}, column {column.name}: "
+                        f"{_shown(value)} is no valid {_kind(column)} ({type(error).__name__})"
+                    )
 
 
-def _decoder(table: Table, column: Column[Any], engine: Engine) -> _Decode:
+def _decoder(table: Table, column: Column[Any], dialect: Dialect) -> _Decode:
     """Return a function that raises `ValueError` or `TypeError` for an invalid value of `column`."""
     kind = column.type
     if isinstance(kind, JSON):
         return lambda value: _check_json(table.name, column.name, json.loads(_text(value)))
     if isinstance(kind, UtcDateTime):
-        process = kind.dialect_impl(engine.dialect).result_processor(engine.dialect, None)
+        process = kind.dialect_impl(dialect).result_processor(dialect, None)
         assert process is not None
         return lambda value: process(_text(value))
     if isinstance(kind, String):
@@ -86,7 +79,8 @@ def _check_number(value: object, numbers: tuple[type, ...], choices: tuple[int, 
 
 
 def _check_json(table: str, column: str, value: Any) -> None:
-    if not isinstance(value, _SHAPES.get((table, column), object)):
+    shapes = _SHAPES.get((table, column))
+    if shapes is not None and not isinstance(value, shapes):
         raise TypeError("another shape")
     if (table, column) == ("experiment", "tuned") and value is not None:
         TuningInfo(**value)

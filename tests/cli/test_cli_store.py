@@ -106,7 +106,7 @@ def test_ctrl_c_ends_a_query(tmp_path: Path) -> None:
         "def announce(guard, row):\n    print('running', flush=True); _Guard.add = add\n"
         "_Guard.add = announce\nfrom ichx.cli.app import main; main()"
     )
-    endless = "with recursive r(n) as (select 1 union all select n + 1 from r) select n from r where n < 2 or n < 0"
+    endless = "with recursive r(n) as (select 1 union all select n + 1 from r) select n from r where n < 4"
     process = subprocess.Popen(
         [sys.executable, "-c", script, "store", "sql", endless],
         cwd=tmp_path,

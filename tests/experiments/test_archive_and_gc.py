@@ -190,8 +190,11 @@ def test_an_export_never_replaces_a_file(trained_root: Path, tmp_path: Path, ich
     assert (tmp_path / "mine.zip").read_text() == "mine"
 
 
-def test_a_second_import_is_noticed(exported: Path, trained_copy: Path, dataset_copy: Path, ichx: Program) -> None:
-    ichx("exp", "import", exported, "--json", cwd=trained_copy).check_error("conflict", "experiment 2 ")
+def test_a_second_import_is_noticed(
+    exported: Path, trained_root: Path, dataset_copy: Path, tmp_path: Path, ichx: Program
+) -> None:
+    original = shutil.copytree(trained_root, tmp_path / "original" / "workspace")
+    ichx("exp", "import", exported, "--json", cwd=original).check_error("conflict", "experiment 2 ")
     assert ichx("exp", "import", exported, cwd=dataset_copy).code == 0
     with zipfile.ZipFile(exported) as archive:
         index = json.loads(archive.read("experiment.json"))

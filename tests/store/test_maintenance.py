@@ -137,7 +137,6 @@ INVALID = (
     ("experiment", "origin", "'[1]'", "number 1"),
     ("experiment", "tuned", "'{\"study\": 1}'", "number 1"),
     ("experiment", "recipe", "cast(x'ff41' AS TEXT)", "number 1"),
-    ("experiment", "name", "x'00'", "number 1"),
     ("dataset_version", "summary", "'[]'", "id 1"),
     ("dataset_version", "summary", "''", "id 1"),
     ("run", "started", "''", "id 1"),
@@ -223,10 +222,10 @@ ENDLESS = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) "
     [
         (f"{ENDLESS} SELECT count(*) FROM r", "0.2 s"),
         (f"{ENDLESS} SELECT n FROM r", "MB"),
-        (f"{ENDLESS} SELECT n FROM r ORDER BY -n", ""),
+        (f"{ENDLESS} SELECT n FROM r ORDER BY -n", "MB|30 s"),
         (f"{ENDLESS} SELECT zeroblob(1000000) FROM r", "MB"),
         ("SELECT zeroblob(100000000)", "MB"),
-        (f"{ENDLESS} SELECT group_concat(n) FROM r", ""),
+        (f"{ENDLESS} SELECT group_concat(n) FROM r", "MB|30 s"),
     ],
 )
 def test_an_endless_query_ends_at_its_limits(store: Store, sql: str, value: str) -> None:
