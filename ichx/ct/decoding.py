@@ -9,6 +9,7 @@ import atexit
 import fcntl
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -33,7 +34,7 @@ from ichx.ct.decoding_worker import (
     SLOW_SECONDS,
 )
 from ichx.ct.defects import DicomDefectError
-from ichx.errors import IchxError
+from ichx.errors import IchxError, ProcessError, ResourceError
 
 _TICK: Final = 100
 """Milliseconds of one wait. Time is counted in waits: a process that was stopped meanwhile has not waited."""
@@ -69,6 +70,7 @@ def decode(
     Raises:
         DicomDefectError: It cannot be decoded within `SECONDS_LIMIT` and `MEMORY_LIMIT`, or kills the decoder, or slow
             frames of the file took `SECONDS_LIMIT` before.
+        ProcessError: Something else has killed the decoder twice.
         IchxError: No decoder can be started.
     """
     request = REQUEST.pack(CODEC_NAMES.index(codec), itemsize, rows, columns, len(codestream))
@@ -76,28 +78,51 @@ def decode(
         allowed = SECONDS_LIMIT - _spent_on_others(frame)
         if allowed <= 0:
             raise DicomDefectError("undecodable", f"other frames of the file took longer than {SECONDS_LIMIT} s")
-        worker, budget = _running_worker(), _Budget(allowed)
         try:
-            answer, seconds = _ask(worker, request, codestream, (rows, columns), budget)
-        except _DiedError as error:
-            _end(worker)
-            _charge(frame, budget.spent)
-            raise DicomDefectError("undecodable", f"the decoder died ({error})") from error
-        except _TimeoutError as error:
-            _end(worker)
-            _charge(frame, budget.spent)
-            raise DicomDefectError("undecodable", f"took longer than {round(allowed, 1):g} s") from error
-        except BaseException:
-            _end(worker)  # interrupted: its answer would be taken for the next one's
-            raise
+            answer, seconds = _answer(request, codestream, (rows, columns), allowed, frame)
+        except _KilledError:
+            try:
+                answer, seconds = _answer(request, codestream, (rows, columns), allowed, frame)
+            except _KilledError as error:
+                raise ProcessError(
+                    "The decoder of compressed pixels was killed twice (SIGKILL); memory may have run out.",
+                    "Give ichx more memory or use fewer processes, and rerun the command.",
+                ) from error
         _charge(frame, seconds)
     if isinstance(answer, DicomDefectError):
         raise answer
     return answer
 
 
+def _answer(
+    request: bytes, codestream: bytes, shape: tuple[int, int], allowed: float, frame: tuple[str, int] | None
+) -> tuple[Decoded | DicomDefectError, float]:
+    """Return the answer of the running worker and the seconds it took; end the worker if there is none."""
+    worker, budget = _running_worker(), _Budget(allowed)
+    try:
+        return _ask(worker, request, codestream, shape, budget)
+    except _KilledError:
+        _end(worker)
+        raise
+    except _DiedError as error:
+        _end(worker)
+        _charge(frame, budget.spent)
+        raise DicomDefectError("undecodable", f"the decoder died ({error})") from error
+    except _TimeoutError as error:
+        _end(worker)
+        _charge(frame, budget.spent)
+        raise DicomDefectError("undecodable", f"took longer than {round(allowed, 1):g} s") from error
+    except BaseException:
+        _end(worker)  # interrupted: its answer would be taken for the next one's
+        raise
+
+
 class _DiedError(Exception):
     """The worker is gone."""
+
+
+class _KilledError(_DiedError):
+    """Something else has killed the worker, e.g. because memory ran out: the codestream may be valid."""
 
 
 class _TimeoutError(Exception):
@@ -155,6 +180,8 @@ class _Worker:
 
     def _death(self) -> _DiedError:
         code = self.process.wait()
+        if code == -signal.SIGKILL:
+            return _KilledError("SIGKILL")
         return _DiedError(f"signal {-code}" if code < 0 else f"exit code {code}")
 
 
@@ -202,7 +229,13 @@ def _running_worker() -> _Worker:
     if _worker is not None and _worker.process.poll() is not None:
         _end(_worker)
     if _worker is None:
-        worker = _Worker()
+        try:
+            worker = _Worker()
+        except OSError as error:
+            raise ResourceError(
+                f"Cannot start the decoder of compressed pixels: {error.strerror or error}.",
+                "Use fewer processes, or allow more of them (`ulimit -u`; Docker: `--pids-limit`).",
+            ) from error
         try:
             if worker.receive(len(READY), _Budget(_START_SECONDS)).tobytes() != READY:
                 raise _DiedError("it answered something else")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ichx import __version__
 from ichx.errors import ChangedDataError, ConflictError
 from ichx.experiment_files import RECORD_FILE
-from ichx.files import atomic_write
+from ichx.files import atomic_write, check_suffix
 from ichx.store.runs import LIVE_STATES
 from ichx.training.checkpoint_files import checkpoints as checkpoint_files
 
@@ -57,10 +57,12 @@ def archive_experiment(
     """Write experiment `number` to the new file `target`, with or without its weights and checkpoints.
 
     Raises:
+        InvalidInputError: `target` has the suffix of another format.
         ConflictError: `target` exists, or a fold is running.
         ChangedDataError: A recorded file is gone.
         StorageError: `target` cannot be written.
     """
+    check_suffix(target, "an archive", (".zip",))
     experiment = project.store.experiment(number)
     if target.exists():
         raise ConflictError(f"{target} exists already.", "Choose another file name.")

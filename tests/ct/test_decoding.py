@@ -23,6 +23,7 @@ import pytest
 from ichx.ct import decoding
 from ichx.ct.decoding import decode
 from ichx.ct.defects import DicomDefectError
+from ichx.errors import ProcessError
 
 IMAGE = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 CODESTREAM = imagecodecs.jpegls_encode(IMAGE)
@@ -113,6 +114,27 @@ def test_a_process_that_dies_is_named_and_replaced() -> None:
     once_asked(abort)
     assert failure() == "the decoder died (signal 6)"
     assert worker_pid() != pid
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_process_that_something_else_kills_makes_no_defect(kills: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory killer ends it, not the codestream: another one decodes the slice, once."""
+    pid, send, killed = worker_pid(), decoding._Worker.send, []
+
+    def kill_and_send(worker: decoding._Worker, *arguments: object) -> None:
+        if len(killed) < kills:
+            killed.append(worker.process.pid)
+            os.kill(worker.process.pid, signal.SIGKILL)
+        send(worker, *arguments)
+
+    monkeypatch.setattr(decoding._Worker, "send", kill_and_send)
+    if kills == 1:
+        assert works()
+    else:
+        with pytest.raises(ProcessError, match="SIGKILL"):
+            works()
+    assert (len(killed), killed[0]) == (kills, pid)
+    assert works()
 
 
 def test_an_idle_worker_that_died_fails_no_slice() -> None:
