@@ -1,5 +1,6 @@
 """`ichx store`: check, back up, move, rebuild and query the store."""
 
+import contextlib
 import shlex
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from ichx.cli.output import console, info, print_csv, print_json, warn
 from ichx.cli.parameters import AsCsv, AsJson, duration_seconds, gigabytes
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.errors import IchxError, NotFoundError
+from ichx.errors import CorruptFileError, IchxError, NotFoundError
 from ichx.text import format_count
 
 app = typer.Typer(help="Store: check, back up, move and query it.", no_args_is_help=True)
@@ -90,10 +91,13 @@ def adopt() -> None:
     from ichx.experiments.rebuild import adopt_store
 
     with session(tied=False) as project:
+        known = None
+        with contextlib.suppress(CorruptFileError):  # it is written again
+            known = project.workspace.store_record()
         before = adopt_store(project)
         experiments = project.store.listing(limit=1)[1]
         info(f"The store {project.store.name} belongs to {project.workspace.root} from now on.")
-        if before.root is not None and before.root != str(project.workspace.root):
+        if before.id is not None and (known is None or before.id != known.id):
             info(f"It belonged to {before.root}, which cannot use it any more.")
         info(f"It has {format_count(experiments, 'experiment')}. `ichx store rebuild` registers what it lacks.")
 

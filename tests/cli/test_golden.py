@@ -120,7 +120,7 @@ CASES = {
     "store check": ("store check",),
     "store backup": ("store backup copy.db", "store backup db/ichx.db"),
     "store adopt": ("store adopt",),
-    "store move": ("store move moved.db", "exp list"),
+    "store move": ("store move moved.db",),
     "store rebuild": ("store rebuild",),
     "store upgrade": ("store upgrade",),
     "store sql": ("store sql 'select number, name from experiment'", "store sql 'delete from experiment'"),

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import clean_environment
+from conftest import Program, clean_environment
 
 from ichx.errors import ConflictError, CorruptFileError, InvalidInputError
 from ichx.store import Store, open_store
@@ -202,12 +202,14 @@ def test_a_use_that_was_killed_between_the_two_sides_is_completed(workspace: Wor
         assert store.state().id == "f" * 32
 
 
-def test_a_damaged_record_is_reported(workspace: Workspace) -> None:
+def test_a_damaged_record_is_reported(workspace: Workspace, ichx: Program) -> None:
     for content in (b"{", b"[]", b'{"id": 1}', b"\xff"):
         (workspace.root / STORE_RECORD).write_bytes(content)
         with pytest.raises(CorruptFileError, match="workspace.json") as caught:
             open_store(workspace)
         assert "store adopt" in caught.value.remedy
+    assert ichx("store", "adopt", cwd=workspace.root).code == 0
+    open_store(workspace).close()
 
 
 @pytest.mark.parametrize("name", ["head%20ct", "q?a", "q#a", "a&b=c", "50%", "ünï cödé", "q?timeout=1"])
