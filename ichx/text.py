@@ -6,6 +6,9 @@ from typing import Final
 EXAMPLES: Final = 3
 """Maximum number of rows or ids that a message names."""
 
+UNITS: Final = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+"""Units of sizes in bytes."""
+
 
 def format_count(count: int, one: str, many: str = "") -> str:
     """Return e.g. `1 study` or `1,234 studies`; `many` defaults to `one` with an s."""
@@ -25,8 +28,8 @@ def format_examples(examples: Iterable[str], count: int | None = None) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """Return a size with its unit: `812 B`, `4.2 kB`, `31 MB`, `91.2 GB`."""
+    """Return a size with its unit: `812 B`, `4.2 kB`, `31 MB`, `91.2 GB`, `1.5 TB`."""
     if count < 1000:
         return f"{count} B"
-    unit, name = (1e9, "GB") if count >= 999.5e6 else (1e6, "MB") if count >= 999.5e3 else (1e3, "kB")
+    unit, name = next((size, unit) for size, unit in UNITS if count >= 0.9995 * size or unit == "kB")
     return f"{count / unit:,.0f} {name}" if name != "GB" and count >= 10 * unit else f"{count / unit:,.1f} {name}"

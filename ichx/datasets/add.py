@@ -187,6 +187,8 @@ def check_name(name: str, what: str, remedy: str = NAME_REMEDY) -> None:
 def _check_request(store: Store, request: AddRequest) -> None:
     name, test_of = request.name, request.test_of
     check_name(name, "a dataset")
+    if not 0 <= request.fold_seed < 1 << 63:
+        raise InvalidInputError(f"Invalid seed of the folds: {request.fold_seed}.", "Use 0 to 2**63 - 1.")
     if test_of is not None and request.labels is not None:
         raise InvalidInputError(
             "--test-of and --labels exclude each other: a test set has no labels.",

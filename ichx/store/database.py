@@ -135,6 +135,9 @@ def translate_errors(url: URL) -> Iterator[None]:
         if remedy is None and not isinstance(error, exc.OperationalError):
             raise
         raise StoreError(f"The store {display_name(url)} failed: {message}.", remedy or _GENERAL_REMEDY) from error
+    except OverflowError as error:
+        problem = "A number in the request has more than 64 bits, which no number in a store has."
+        raise InvalidInputError(problem, "Use a smaller number.") from error
 
 
 def resolve_url(url: str, root: Path) -> URL:
