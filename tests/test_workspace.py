@@ -80,7 +80,7 @@ def test_init_keeps_existing_files(tmp_path: Path) -> None:
 def test_settings_and_their_defaults(tmp_path: Path) -> None:
     defaults = init_workspace(tmp_path)
     assert defaults.cache_dir == tmp_path / "cache"
-    assert defaults.store_url == f"sqlite:///{tmp_path / 'db' / 'ichx.db'}"
+    assert defaults.store_url == str(tmp_path / "db" / "ichx.db")
     (tmp_path / "ichx.toml").write_text('cache = "elsewhere"\nstore = "sqlite:///other.db"\ntensorboard = true\n')
     changed = open_workspace(tmp_path)
     assert (changed.cache_dir, changed.store_url) == (tmp_path / "elsewhere", "sqlite:///other.db")

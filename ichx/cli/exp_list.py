@@ -11,6 +11,7 @@ import typer
 from ichx.cli.formatting import format_duration, format_score, format_value, marks_of
 from ichx.cli.output import console, info, print_csv, print_json
 from ichx.cli.parameters import AsCsv, AsJson
+from ichx.cli.preferences import read_preference, save_preference
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import InvalidInputError
@@ -51,7 +52,7 @@ def list_experiments(
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option("--columns", help="Columns of all further lists, e.g. number,name,score; or `default`."),
+        typer.Option("--columns", help="Columns of all your further lists, e.g. number,name,score; or `default`."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number; default: 50.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="List all instead of the newest 50.")] = False,
@@ -132,11 +133,14 @@ def _since(text: str | None) -> datetime | None:
 
 
 def _columns(store: "Store", text: str | None) -> tuple[str, ...]:
-    """Return the columns to show; save those that `text` names, for all further lists."""
+    """Return the columns to show; save those that `text` names, for all further lists of this user."""
     if text is None:
-        return tuple(store.setting(_COLUMNS_KEY) or DEFAULT_COLUMNS)
+        # Version 0.1 saved them in the store, for all users of it.
+        saved = read_preference(_COLUMNS_KEY) or store.setting(_COLUMNS_KEY)
+        known = saved if isinstance(saved, list) else []
+        return tuple(name for name in known if name in FIELD_TYPES or is_recipe_value(str(name))) or DEFAULT_COLUMNS
     if text.strip() == "default":
-        store.set_setting(_COLUMNS_KEY, None)
+        save_preference(_COLUMNS_KEY, list(DEFAULT_COLUMNS))
         return DEFAULT_COLUMNS
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
@@ -146,7 +150,7 @@ def _columns(store: "Store", text: str | None) -> tuple[str, ...]:
             raise unknown_name(name, (*FIELD_TYPES, *RUN_VALUES))
     if not names:
         raise InvalidInputError(f"Invalid value for --columns: {text!r}.", "Use e.g. number,name,score, or `default`.")
-    store.set_setting(_COLUMNS_KEY, list(names))
+    save_preference(_COLUMNS_KEY, list(names))
     info("Saved the columns for all further lists. Reset them with `--columns default`.")
     return names
 

@@ -102,7 +102,7 @@ def _full_width(text: str) -> int:
 
 def _min_width(text: str) -> int:
     """Return the least width at which no word is broken."""
-    return full if (full := _full_width(text)) <= NO_WRAP else max(map(cell_len, text.split()))
+    return full if (full := _full_width(text)) <= NO_WRAP else max(map(cell_len, text.split()), default=0)
 
 
 def _fit(
