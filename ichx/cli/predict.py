@@ -51,7 +51,7 @@ def predict(
         project.store.experiment(number)  # report an unknown number before torch is imported
         from ichx.cli.live import LiveView
         from ichx.inference.predict import predict_files
-        from ichx.inference.prediction_files import as_document, check_out, write_files
+        from ichx.inference.prediction_files import as_document, check_out, write_csv, write_files
         from ichx.inference.trained import InferenceOptions
 
         if out is not None:
@@ -70,7 +70,7 @@ def predict(
     if as_json:
         print_json(as_document(found))
     elif out is None:
-        found.slices.to_csv(sys.stdout, index=False)
+        write_csv(found.slices, sys.stdout)
     else:
         _print_studies(found)
         for file in written:

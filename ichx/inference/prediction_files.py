@@ -4,13 +4,14 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import pandas as pd
 
 from ichx.errors import InvalidInputError, StorageError
 from ichx.files import atomic_write, write_error, write_text
 from ichx.inference.predict import FilePredictions
+from ichx.text import csv_text
 
 SUFFIXES: Final = (".csv", ".json", ".parquet")
 REMEDY: Final = "Free some space, or choose another --out."
@@ -53,8 +54,15 @@ def write_files(path: Path, found: FilePredictions) -> list[Path]:
         frames[path.with_name(f"{path.stem}.{name}{path.suffix}")] = getattr(found, name)
     for target, frame in frames.items():
         with atomic_write(target, "the predictions", remedy=REMEDY) as draft:
-            frame.to_csv(draft, index=False) if path.suffix == ".csv" else frame.to_parquet(draft, index=False)
+            write_csv(frame, draft) if path.suffix == ".csv" else frame.to_parquet(draft, index=False)
     return list(frames)
+
+
+def write_csv(frame: pd.DataFrame, target: Path | TextIO) -> None:
+    """Write `frame` as CSV; ids and names that a spreadsheet would compute get an apostrophe."""
+    texts = frame.select_dtypes(["object", "string"]).columns
+    safe = {name: frame[name].map(lambda value: csv_text(value) if isinstance(value, str) else value) for name in texts}
+    frame.assign(**safe).to_csv(target, index=False)
 
 
 def as_document(found: FilePredictions) -> dict[str, Any]:

@@ -45,6 +45,20 @@ def new_files(tmp_path: Path) -> Path:
     return folder
 
 
+def test_names_of_files_are_no_formulas_in_csv(
+    ichx: Program, trained_root: Path, new_files: Path, tmp_path: Path
+) -> None:
+    (new_files / "a.dcm").rename(new_files / "=1+1\x1b.dcm")
+    done = ichx("predict", 2, new_files, cwd=trained_root)
+    table = pd.read_csv(io.StringIO(done.out))
+    assert table["file"].tolist() == ["'=1+1\\x1b.dcm", "b.dcm", "c.dcm", "notes.txt"]
+    assert table["position"].tolist()[:2] == [0, 5]
+    for name in ("out.csv", "out.parquet"):
+        assert ichx("predict", 2, new_files, "--out", tmp_path / name, cwd=trained_root).code == 0
+    assert pd.read_csv(tmp_path / "out.csv")["file"].tolist() == table["file"].tolist()
+    assert "=1+1" in pd.read_parquet(tmp_path / "out.parquet")["file"][0]
+
+
 def test_csv_on_standard_output_and_messages_on_standard_error(
     ichx: Program, trained_root: Path, new_files: Path
 ) -> None:
