@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from ichx.errors import ConflictError, IchxError, StorageError
+from ichx.errors import ConflictError, IchxError, ResourceError, StorageError
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import write_phantom
 from ichx.phantom.study import make_study
@@ -172,6 +172,14 @@ def test_all_invalid_arguments_are_reported_together(tmp_path: Path) -> None:
         write_phantom(tmp_path / "x", patients=1, seed=0, size=1025)
     with pytest.raises(IchxError, match="'subdurall'"):
         write_phantom(tmp_path / "x", patients=1, seed=0, size=64, prevalence={"subdurall": 0.1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_studies_than_the_disk_holds_are_refused_with_the_cost(tmp_path: Path) -> None:
+    for patients, test_patients in ((10**12, 0), (1, 10**12), (10**24, 0)):
+        with pytest.raises(ResourceError, match=r"take about [\d,]+ TB; [\d,.]+ [kMGT]?B are free") as caught:
+            write_phantom(tmp_path / "x/y", patients=patients, test_patients=test_patients, seed=0, size=512)
+        assert str(tmp_path) in caught.value.problem
     assert list(tmp_path.iterdir()) == []
 
 
