@@ -160,6 +160,15 @@ def read_text(path: Path) -> str:
     return content.decode("utf-16" if utf_16 else "utf-8-sig").replace("\r\n", "\n")
 
 
+def absolute_path(path: Path) -> Path:
+    """Return `path` without `~` and links. Raises `InvalidInputError` for an unknown user or a link to itself."""
+    try:
+        return path.expanduser().resolve()
+    except RuntimeError as error:
+        problem = f"Invalid path {printable_path(path)}: {str(error).rstrip('.')}."
+        raise InvalidInputError(problem, "Give the path of an existing file or folder.") from error
+
+
 def printable_path(path: str | Path) -> str:
     """Return `path` as text that can be encoded: bytes that are not UTF-8 become e.g. `\\xe4`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
