@@ -160,13 +160,17 @@ def read_text(path: Path) -> str:
     return content.decode("utf-16" if utf_16 else "utf-8-sig").replace("\r\n", "\n")
 
 
-def absolute_path(path: Path) -> Path:
-    """Return `path` without `~` and links. Raises `InvalidInputError` for an unknown user or a link to itself."""
+def absolute_path(path: str | Path) -> Path:
+    """Return `path` with `~` replaced and symbolic links followed; a loop of links is an error only on access.
+
+    Raises:
+        InvalidInputError: The user of `~USER` is unknown.
+    """
     try:
-        return path.expanduser().resolve()
+        expanded = Path(path).expanduser()
     except RuntimeError as error:
-        problem = f"Invalid path {printable_path(path)}: {str(error).rstrip('.')}."
-        raise InvalidInputError(problem, "Give the path of an existing file or folder.") from error
+        raise InvalidInputError(f"The home directory in {path} is unknown.", "Write the path out.") from error
+    return Path(os.path.realpath(expanded))  # unlike Path.resolve, without RuntimeError for a loop
 
 
 def printable_path(path: str | Path) -> str:

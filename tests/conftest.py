@@ -1,5 +1,6 @@
 """Fixtures for the whole suite: real CT data, a phantom on disk, a trained workspace, and the program itself."""
 
+import itertools
 import json
 import os
 import shutil
@@ -85,9 +86,13 @@ def shared_data() -> Path:
     return folder
 
 
+_TESTS = itertools.count()
+
+
 @pytest.fixture(autouse=True)
-def _no_inherited_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the user's own workspace and store out of the tests."""
+def _no_inherited_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the user's own workspace, store and preferences out of the tests."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / f"config-{next(_TESTS)}"))
     monkeypatch.delenv("ICHX_WORKSPACE", raising=False)
     monkeypatch.delenv("ICHX_STORE", raising=False)
     monkeypatch.delenv("ICHX_DEBUG", raising=False)

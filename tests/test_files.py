@@ -200,6 +200,4 @@ def test_paths_that_cannot_be_resolved(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(InvalidInputError, match="~nobody-of-this-name/x"):
         absolute_path(Path("~nobody-of-this-name/x"))
     (tmp_path / "loop").symlink_to("loop")
-    if sys.version_info < (3, 13):  # then it is an error of what opens the path
-        with pytest.raises(InvalidInputError, match="loop"):
-            absolute_path(tmp_path / "loop" / "x")
+    assert absolute_path(tmp_path / "loop" / "x").name == "x"
