@@ -200,7 +200,7 @@ def test_reading_commands_import_nothing_heavy(arguments: tuple[str, ...], train
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
     code = 1 if "77" in arguments else 0
     allowed = "['alembic']" if arguments[0] == "init" else "[]"
