@@ -114,7 +114,15 @@ def test_every_command(
         assert done.code in (0, 1), (name, done.err)
         if done.code == 1 and not silent and not done.out:
             codes[name] = done.error["code"]
-    assert set(codes.values()) <= {"storage", "store", "changed_data", "corrupt_file", "not_found", "conflict"}, codes
+    assert set(codes.values()) <= {
+        "storage",
+        "store",
+        "changed_data",
+        "corrupt_file",
+        "not_found",
+        "not_ready",
+        "conflict",
+    }, codes
     if target == ".":
         assert set(codes.values()) == {"storage"}
 
