@@ -8,12 +8,12 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from ichx.errors import StorageError
+from ichx.errors import InvalidInputError, StorageError
 
 DRAFT_PATTERN: Final = ".*.tmp*"
 """Matches the names of files that are being written, or that a killed process has left."""
@@ -71,6 +71,15 @@ def atomic_write(path: Path, what: str, *, remedy: str = REMEDY, private: bool =
             yield draft
     except OSError as error:
         raise write_error(path, what, error, remedy=remedy) from error
+
+
+def check_suffix(path: Path, what: str, suffixes: Sequence[str], remedy: str = "") -> None:
+    """Raise `InvalidInputError` if the name of an output file promises another format than `suffixes`, e.g. `.svg`."""
+    if path.suffix and path.suffix.lower() not in suffixes:
+        raise InvalidInputError(
+            f"Unsupported format of {what}: {path.suffix!r} in {path}.",
+            f"Use a name that ends with {' or '.join(suffixes)}.{remedy and ' '}{remedy}",
+        )
 
 
 def write_text(path: Path, text: str, what: str, *, remedy: str = REMEDY) -> None:

@@ -1,5 +1,6 @@
 """Signal handling: handlers that are restored afterwards, and workers that leave Ctrl-C and SIGTERM to their parent."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -31,10 +32,47 @@ def handle_signals(
 
 
 @contextmanager
+def acknowledge_signals(acknowledge: Callable[[int], object], delay: float = 0.0) -> Iterator[None]:
+    """Call `acknowledge` with the number of each handled stop signal that arrives in this block, in another thread.
+
+    A handler runs only between two instructions of the main thread, which may be in native code for minutes.
+
+    Args:
+        acknowledge: Prints that the signal has arrived.
+        delay: Seconds after which it is called, unless the block has ended.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ended = threading.Event()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def work() -> None:
+        with os.fdopen(reader, "rb", buffering=0) as signals:
+            while received := signals.read(1):
+                if received[0] in STOP_SIGNALS and not ended.wait(delay):
+                    acknowledge(received[0])
+
+    threading.Thread(target=work, name="ichx-signals", daemon=True).start()
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous, warn_on_full_buffer=False)
+        if delay:
+            ended.set()
+        os.close(writer)
+
+
+@contextmanager
 def count_stop_signals() -> Iterator[Callable[[], int]]:
-    """Yield a function that returns how many stop signals have arrived; none of them ends the process in this block."""
+    """Yield a function that returns how many stop signals have arrived; none of them ends the process in this block.
+
+    The caller reports them.
+    """
     received: list[int] = []
-    with handle_signals(lambda number, _frame: received.append(number)):
+    with acknowledge_signals(lambda number: None), handle_signals(lambda number, _frame: received.append(number)):
         yield lambda: len(received)
 
 

@@ -2,16 +2,20 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
+from multiprocessing.connection import wait as wait_for_objects
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 import cv2
 
 from ichx.child_processes import end_with_parent
-from ichx.errors import ProcessError
+from ichx.errors import ProcessError, ResourceError
 from ichx.signals import block_stop_signals, ignore_stop_signals
 
 Item = TypeVar("Item")
@@ -30,7 +34,9 @@ def worker_count(processes: int | None, items: int) -> int:
 
 
 def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
-    """Yield `work(item)` of all items in the order in which they finish. Items that have started are always finished.
+    """Yield `work(item)` of all items in the order in which they finish.
+
+    Items that have started are finished, even after Ctrl-C; a second Ctrl-C kills their processes.
 
     Args:
         work: A function that can be pickled. It may run twice for an item when the program is rerun.
@@ -38,24 +44,29 @@ def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], proc
         processes: Number of processes; 1 works in this process.
 
     Raises:
-        ProcessError: A worker has died. Exceptions of `work` are raised unchanged.
+        ProcessError: A worker has died.
+        ResourceError: The processes cannot start. Exceptions of `work` are raised unchanged.
     """
     if processes == 1:
         yield from map(work, items)
         return
     # spawn, because a fork would copy the locks of torch's threads
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare_worker)
+    with _starting(processes):
+        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare_worker)
     try:
         waiting = iter(items)
         # Few at a time: all items of a large dataset would need a copy of all its paths.
-        with block_stop_signals():
-            running: set[Future[Result]] = {pool.submit(work, item) for item in islice(waiting, 2 * processes)}
+        running: set[Future[Result]] = set()
+        for item in islice(waiting, 2 * processes):
+            with block_stop_signals(), _starting(processes):
+                running.add(pool.submit(work, item))
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                with block_stop_signals():
-                    running |= {pool.submit(work, item) for item in islice(waiting, 1)}
+                for item in islice(waiting, 1):
+                    with block_stop_signals(), _starting(processes):
+                        running.add(pool.submit(work, item))
                 yield future.result()
     except BrokenProcessPool as error:
         raise ProcessError(
@@ -63,7 +74,35 @@ def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], proc
             "Rerun the command; finished work is saved. If it happens repeatedly, use fewer processes.",
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        workers = list((pool._processes or {}).values())
+        threading.Thread(target=_kill_after_death, args=(workers,), daemon=True).start()
+        try:
+            pool.shutdown(wait=True, cancel_futures=True)
+        except KeyboardInterrupt:  # a second one: the first had ended the loop
+            for worker in workers:
+                worker.kill()
+            raise
+
+
+@contextmanager
+def _starting(processes: int) -> Iterator[None]:
+    """Raise `ResourceError` if this block cannot start its processes."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"Cannot start {processes} worker processes: {error.strerror or error}.",
+            "Use fewer processes, or allow more processes and shared memory (Docker: `--pids-limit`, `--shm-size=1g`).",
+        ) from error
+
+
+def _kill_after_death(workers: Sequence[BaseProcess]) -> None:
+    """Return when all workers have ended; if one dies, kill the others, which may wait for a lock that it held."""
+    while alive := [worker for worker in workers if worker.exitcode is None]:
+        wait_for_objects([worker.sentinel for worker in alive])
+        if any(worker.exitcode for worker in workers):
+            for worker in alive:
+                worker.kill()
 
 
 def _prepare_worker() -> None:

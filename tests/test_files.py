@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from ichx.errors import StorageError
+from ichx.errors import InvalidInputError, StorageError
 from ichx.files import (
     DRAFT_PATTERN,
     atomic_path,
+    check_suffix,
     open_file,
     path_of,
     printable_path,
@@ -37,6 +38,14 @@ def test_a_written_file_replaces_the_old_one(tmp_path: Path) -> None:
     os.umask(mask)
     assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~mask
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_name_of_another_format_is_an_error() -> None:
+    for name in ("a.zip", "a.ZIP", "a", "folder.svg/a.zip"):
+        check_suffix(Path(name), "an archive", (".zip",))
+    for name in ("a.tar", "a.zip.gz"):
+        with pytest.raises(InvalidInputError, match=name):
+            check_suffix(Path(name), "an archive", (".zip",))
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from ichx.signals import STOP_SIGNALS, block_stop_signals, count_stop_signals, handle_signals
+from ichx.signals import STOP_SIGNALS, acknowledge_signals, block_stop_signals, count_stop_signals, handle_signals
 
 
 def handlers() -> list[object]:
@@ -59,3 +59,54 @@ def test_a_worker_ignores_stop_signals() -> None:
         "os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGTERM); print('alive')"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "alive\n"
+
+
+NATIVE = """
+import hashlib, sys, threading
+from ichx.signals import acknowledge_signals
+from ichx.training.stop_request import stop_on_signals
+
+def acknowledge(text):
+    print("acknowledged", text, flush=True)
+
+with {block}:
+    print("began", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**30)  # minutes of native code, without handlers
+    print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("block", "word"), [("acknowledge_signals(acknowledge, 0.1)", "2"), ("stop_on_signals(acknowledge)", "step")]
+)
+def test_a_signal_is_acknowledged_during_native_code(block: str, word: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", NATIVE.format(block=block)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "began\n"
+            process.send_signal(signal.SIGINT)
+            line = process.stdout.readline()
+        finally:
+            process.kill()
+    assert line.startswith("acknowledged ")
+    assert word in line
+
+
+def test_acknowledging_ends_with_its_block() -> None:
+    numbers: list[int] = []
+    arrived = threading.Event()
+    with count_stop_signals() as count:
+        with acknowledge_signals(lambda number: (numbers.append(number), arrived.set())):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert arrived.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+        with acknowledge_signals(numbers.append, delay=60.0):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert count() == 3
+    assert numbers == [signal.SIGTERM]
+    threads = [thread for thread in threading.enumerate() if thread.name == "ichx-signals"]
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)

@@ -17,6 +17,10 @@ from ichx.cli.commands import Program
 from ichx.cli.interrupts import imports_end_at_once
 from ichx.cli.output import err, json_requested, print_error, print_json_error
 from ichx.errors import IchxError
+from ichx.signals import acknowledge_signals
+
+ACKNOWLEDGE_SECONDS = 0.5
+"""Time after Ctrl-C after which a command that still runs reports it."""
 
 app = typer.Typer(
     name="ichx",
@@ -45,12 +49,16 @@ def _root(
         os.environ["ICHX_DEBUG"] = "1"
 
 
+def _acknowledge(_number: int) -> None:
+    err.print("stopping; waiting for the current step to end", style="yellow")
+
+
 def main() -> None:
     """Run the program. An `IchxError` is printed as problem and remedy, with `--json` as JSON on the last line."""
     watch_parent()
     as_json = json_requested(sys.argv[1:])
     try:
-        with imports_end_at_once():
+        with acknowledge_signals(_acknowledge, ACKNOWLEDGE_SECONDS), imports_end_at_once():
             app(prog_name="ichx")
     except IchxError as error:
         if "ICHX_DEBUG" in os.environ:

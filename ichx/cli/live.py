@@ -69,8 +69,9 @@ class LiveView(Bars, RunCallbacks):
         self._epochs_done += 1
         line = f"  {result.stage} {result.epoch}: loss {values['loss']:.4f}, score {values['score']:.5f}"
         line += f", {format_duration(values['seconds'])}"
-        if self._plan is not None:
-            left = self._plan.epochs - self._plan.epochs_done - self._left_out - self._epochs_done
+        if (plan := self._plan) is not None:
+            left = plan.epochs - plan.epochs_done - self._left_out - self._epochs_done
+            left += plan.folds_after * plan.epochs
             if left > 0:
                 line += f", {format_duration(left * (time.monotonic() - self._began) / self._epochs_done)} to go"
         info(line)

@@ -9,6 +9,7 @@ import atexit
 import fcntl
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -30,9 +31,10 @@ from ichx.ct.decoding_worker import (
     READY,
     REQUEST,
     SECONDS_LIMIT,
+    SLOW_SECONDS,
 )
 from ichx.ct.defects import DicomDefectError
-from ichx.errors import IchxError
+from ichx.errors import IchxError, ProcessError, ResourceError
 
 _TICK: Final = 100
 """Milliseconds of one wait. Time is counted in waits: a process that was stopped meanwhile has not waited."""
@@ -52,32 +54,75 @@ class Decoded:
     precision: int
 
 
-def decode(codec: str, codestream: bytes, rows: int, columns: int, itemsize: int) -> Decoded:
-    """Return the values of one frame's `codestream`; `itemsize` is the header's bytes per value.
+def decode(
+    codec: str, codestream: bytes, rows: int, columns: int, itemsize: int, frame: tuple[str, int] | None = None
+) -> Decoded:
+    """Return the values of one frame's `codestream`.
 
-    Raises `DicomDefectError` for what cannot be decoded within `SECONDS_LIMIT` and `MEMORY_LIMIT`, or kills the
-    decoder, and `IchxError` where no decoder can be started.
+    Args:
+        codec: One of `CODEC_NAMES`.
+        codestream: The compressed bytes.
+        rows: Rows of the frame.
+        columns: Columns of the frame.
+        itemsize: The header's bytes per value.
+        frame: The id of a file with several frames, and the number of the frame.
+
+    Raises:
+        DicomDefectError: It cannot be decoded within `SECONDS_LIMIT` and `MEMORY_LIMIT`, or kills the decoder, or slow
+            frames of the file took `SECONDS_LIMIT` before.
+        ProcessError: Something else has killed the decoder twice.
+        IchxError: No decoder can be started.
     """
     request = REQUEST.pack(CODEC_NAMES.index(codec), itemsize, rows, columns, len(codestream))
     with _LOCK:
-        worker = _running_worker()
+        allowed = SECONDS_LIMIT - _spent_on_others(frame)
+        if allowed <= 0:
+            raise DicomDefectError("undecodable", f"other frames of the file took longer than {SECONDS_LIMIT} s")
         try:
-            return _ask(worker, request, codestream, rows, columns)
-        except _DiedError as error:
-            _end(worker)
-            raise DicomDefectError("undecodable", f"the decoder died ({error})") from error
-        except _TimeoutError as error:
-            _end(worker)
-            raise DicomDefectError("undecodable", f"took longer than {SECONDS_LIMIT} s") from error
-        except DicomDefectError:
-            raise  # a complete answer: the worker continues
-        except BaseException:
-            _end(worker)  # interrupted: its answer would be taken for the next one's
-            raise
+            answer, seconds = _answer(request, codestream, (rows, columns), allowed, frame)
+        except _KilledError:
+            try:
+                answer, seconds = _answer(request, codestream, (rows, columns), allowed, frame)
+            except _KilledError as error:
+                raise ProcessError(
+                    "The decoder of compressed pixels was killed twice (SIGKILL); memory may have run out.",
+                    "Give ichx more memory or use fewer processes, and rerun the command.",
+                ) from error
+        _charge(frame, seconds)
+    if isinstance(answer, DicomDefectError):
+        raise answer
+    return answer
+
+
+def _answer(
+    request: bytes, codestream: bytes, shape: tuple[int, int], allowed: float, frame: tuple[str, int] | None
+) -> tuple[Decoded | DicomDefectError, float]:
+    """Return the answer of the running worker and the seconds it took; end the worker if there is none."""
+    worker, budget = _running_worker(), _Budget(allowed)
+    try:
+        return _ask(worker, request, codestream, shape, budget)
+    except _KilledError:
+        _end(worker)
+        raise
+    except _DiedError as error:
+        _end(worker)
+        _charge(frame, budget.spent)
+        raise DicomDefectError("undecodable", f"the decoder died ({error})") from error
+    except _TimeoutError as error:
+        _end(worker)
+        _charge(frame, budget.spent)
+        raise DicomDefectError("undecodable", f"took longer than {round(allowed, 1):g} s") from error
+    except BaseException:
+        _end(worker)  # interrupted: its answer would be taken for the next one's
+        raise
 
 
 class _DiedError(Exception):
     """The worker is gone."""
+
+
+class _KilledError(_DiedError):
+    """Something else has killed the worker, e.g. because memory ran out: the codestream may be valid."""
 
 
 class _TimeoutError(Exception):
@@ -135,6 +180,8 @@ class _Worker:
 
     def _death(self) -> _DiedError:
         code = self.process.wait()
+        if code == -signal.SIGKILL:
+            return _KilledError("SIGKILL")
         return _DiedError(f"signal {-code}" if code < 0 else f"exit code {code}")
 
 
@@ -142,7 +189,12 @@ class _Budget:
     """The waits that are left for one answer."""
 
     def __init__(self, seconds: float) -> None:
-        self._left = round(1000 * seconds / _TICK)
+        self._all = self._left = max(1, round(1000 * seconds / _TICK))
+
+    @property
+    def spent(self) -> float:
+        """Seconds waited."""
+        return (self._all - self._left) * _TICK / 1000
 
     def wait(self, descriptor: int, event: int) -> None:
         poll = select.poll()
@@ -156,6 +208,20 @@ class _Budget:
 _LOCK = threading.Lock()
 _worker: _Worker | None = None
 
+_slow_frames: dict[str, dict[int, float]] = {}
+"""Seconds that slow frames took, by file and frame. Reading a frame again adds nothing."""
+
+
+def _spent_on_others(frame: tuple[str, int] | None) -> float:
+    if frame is None:
+        return 0
+    return sum(seconds for number, seconds in _slow_frames.get(frame[0], {}).items() if number != frame[1])
+
+
+def _charge(frame: tuple[str, int] | None, seconds: float) -> None:
+    if frame is not None and seconds > SLOW_SECONDS:
+        _slow_frames.setdefault(frame[0], {})[frame[1]] = seconds
+
 
 def _running_worker() -> _Worker:
     """Return the worker; start a new one if there is none or it has died while idle."""
@@ -163,7 +229,13 @@ def _running_worker() -> _Worker:
     if _worker is not None and _worker.process.poll() is not None:
         _end(_worker)
     if _worker is None:
-        worker = _Worker()
+        try:
+            worker = _Worker()
+        except OSError as error:
+            raise ResourceError(
+                f"Cannot start the decoder of compressed pixels: {error.strerror or error}.",
+                "Use fewer processes, or allow more of them (`ulimit -u`; Docker: `--pids-limit`).",
+            ) from error
         try:
             if worker.receive(len(READY), _Budget(_START_SECONDS)).tobytes() != READY:
                 raise _DiedError("it answered something else")
@@ -180,22 +252,24 @@ def _running_worker() -> _Worker:
     return _worker
 
 
-def _ask(worker: _Worker, request: bytes, codestream: bytes, rows: int, columns: int) -> Decoded:
-    budget = _Budget(SECONDS_LIMIT)
+def _ask(
+    worker: _Worker, request: bytes, codestream: bytes, shape: tuple[int, int], budget: _Budget
+) -> tuple[Decoded | DicomDefectError, float]:
+    """Return the worker's answer, values or a defect, and the seconds that it took."""
     worker.send(request + codestream, budget)
-    state, kind, itemsize, precision, length = ANSWER.unpack(worker.receive(ANSWER.size, budget).tobytes())
-    values_follow = state == DECODED and kind in b"iu" and length == rows * columns * itemsize
+    state, kind, itemsize, precision, length, seconds = ANSWER.unpack(worker.receive(ANSWER.size, budget).tobytes())
+    values_follow = state == DECODED and kind in b"iu" and length == shape[0] * shape[1] * itemsize
     if not values_follow and (state not in (FAILED, NO_MEMORY, NO_CODEC) or length > LONGEST_MESSAGE):
         raise _DiedError("it answers nonsense")  # a codec has written into memory that is not its own
     payload = worker.receive(length, budget)
     if values_follow:
-        return Decoded(payload.view(f"{kind.decode()}{itemsize}").reshape(rows, columns), precision)
+        return Decoded(payload.view(f"{kind.decode()}{itemsize}").reshape(shape), precision), seconds
     if state == NO_MEMORY:
-        raise DicomDefectError("undecodable", f"needed more than {MEMORY_LIMIT // 2**20} MiB")
+        return DicomDefectError("undecodable", f"needed more than {MEMORY_LIMIT // 2**20} MiB"), seconds
     message = payload.tobytes().decode(errors="replace")
     if state == NO_CODEC:
-        raise DicomDefectError("unsupported_syntax", f"needs an imagecodecs with that codec: {message}")
-    raise DicomDefectError("undecodable", message)
+        return DicomDefectError("unsupported_syntax", f"needs an imagecodecs with that codec: {message}"), seconds
+    return DicomDefectError("undecodable", message), seconds
 
 
 def _enlarge(pipe: int) -> None:

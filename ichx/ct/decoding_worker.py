@@ -11,6 +11,7 @@ import resource
 import signal
 import struct
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -23,8 +24,10 @@ from ichx.signals import ignore_stop_signals
 REQUEST: Final = struct.Struct("<BBIIQ")
 """Number of the codec in `CODEC_NAMES`, bytes per value, rows, columns, bytes of the codestream that follows."""
 
-ANSWER: Final = struct.Struct("<ccBBQ")
-"""`DECODED`, `FAILED`, `NO_MEMORY` or `NO_CODEC`; kind (i or u), bytes per value, precision; bytes that follow."""
+ANSWER: Final = struct.Struct("<ccBBQf")
+"""`DECODED`, `FAILED`, `NO_MEMORY` or `NO_CODEC`; kind (i or u), bytes per value, precision; bytes that follow; seconds
+of the processor, which do not depend on how busy the machine is.
+"""
 
 DECODED, FAILED, NO_MEMORY, NO_CODEC = b"D", b"F", b"M", b"C"
 
@@ -39,7 +42,10 @@ MEMORY_LIMIT: Final = 512 * 2**20
 """Bytes that decoding a slice may take beyond what the process starts with."""
 
 SECONDS_LIMIT: Final = 5
-"""Time that the asking process allows for one slice."""
+"""Time that the asking process allows for one slice, and for all slow frames of a file together."""
+
+SLOW_SECONDS: Final = 0.5
+"""A frame that takes longer is slow: several times what the largest CT slices take."""
 
 _FRAME_HEADERS: Final = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 """Markers of JPEG (SOF0 to SOF15) and JPEG-LS (SOF55) that precede the size."""
@@ -67,14 +73,16 @@ def main() -> None:
         codestream = _read(length)
         # The parent may be gone when a decoder hangs: the alarm kills this process.
         signal.alarm(2 * SECONDS_LIMIT)
+        start = time.process_time()
         head, payload = _answer(imagecodecs, CODEC_NAMES[number], codestream, rows, columns, itemsize)
         signal.alarm(0)
-        _write(answers, head, payload)
+        _write(answers, ANSWER.pack(*head, len(payload), time.process_time() - start), payload)
 
 
 def _answer(
     codecs: Any, codec: str, codestream: bytes, rows: int, columns: int, itemsize: int
-) -> tuple[bytes, bytes | memoryview]:
+) -> tuple[tuple[bytes, bytes, int, int], bytes | memoryview]:
+    """Return the first four values of an `ANSWER`, and what follows it."""
     try:
         values, precision = _decode(codecs, codec, codestream, rows, columns, itemsize)
     except MemoryError:
@@ -85,13 +93,12 @@ def _answer(
         return _failure(FAILED, str(error))
     except Exception as error:  # codecs fail in any way on a damaged stream
         return _failure(FAILED, f"{type(error).__name__}: {error}")
-    head = ANSWER.pack(DECODED, values.dtype.kind.encode(), values.itemsize, precision, values.nbytes)
+    head = (DECODED, values.dtype.kind.encode(), values.itemsize, precision)
     return head, np.ascontiguousarray(values).data.cast("B")
 
 
-def _failure(kind: bytes, message: str) -> tuple[bytes, bytes]:
-    payload = message.encode()[:LONGEST_MESSAGE]
-    return ANSWER.pack(kind, b"-", 0, 0, len(payload)), payload
+def _failure(kind: bytes, message: str) -> tuple[tuple[bytes, bytes, int, int], bytes]:
+    return (kind, b"-", 0, 0), message.encode()[:LONGEST_MESSAGE]
 
 
 def _decode(codecs: Any, codec: str, codestream: bytes, rows: int, columns: int, itemsize: int) -> tuple[Array, int]:

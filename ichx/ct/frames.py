@@ -9,20 +9,15 @@ from typing import Final
 
 from ichx.ct.defects import DicomDefectError
 from ichx.ct.elements import FRAME_LENGTHS, FRAME_OFFSETS, UNDEFINED, Elements
+from ichx.ct.fragments import FragmentWalk, Place
 from ichx.ct.header import SliceHeader
 from ichx.ct.streams import Window
 from ichx.ct.syntaxes import CODECS, NATIVE
-
-MOST_FRAGMENTS: Final = 2**18
-"""Fragments of one file; each has a header to be walked over."""
 
 LARGEST_FRAME: Final = 2**27
 """Bytes of a compressed frame."""
 
 _END_OF_IMAGE: Final = b"\xff\xd9"
-
-Place = tuple[int, int]
-"""(offset, length) of a fragment's value."""
 
 
 def frame_bytes(elements: Elements, header: SliceHeader, frames: int) -> bytes:
@@ -41,7 +36,7 @@ def frame_bytes(elements: Elements, header: SliceHeader, frames: int) -> bytes:
                 raise DicomDefectError("truncated", f"{len(content)} of {header.frame_bytes} bytes")
             return content
         end = None if length == UNDEFINED else offset + length
-        places = _places(elements, _Walk(window, offset, end), index, frames)
+        places = _places(elements, FragmentWalk(window, offset, end), index, frames)
         return _join(window, places, CODECS.get(header.transfer_syntax, "raw"))
     except OSError as error:
         raise DicomDefectError("unreadable", error.strerror or str(error)) from error
@@ -49,44 +44,7 @@ def frame_bytes(elements: Elements, header: SliceHeader, frames: int) -> bytes:
         raise DicomDefectError("undecodable", f"the deflated file cannot be inflated: {error}") from error
 
 
-class _Walk:
-    """The fragments of encapsulated pixels; `start` is the offset of the first item after the offset table."""
-
-    def __init__(self, window: Window, offset: int, end: int | None) -> None:
-        self._window = window
-        self._end = end
-        table = self.item(offset)
-        if table is None:
-            raise DicomDefectError("undecodable", "no fragments")
-        self.table = window.cut(*table) if table[1] <= 4 * MOST_FRAGMENTS else b""
-        self.start = sum(table)
-
-    def item(self, place: int) -> Place | None:
-        """Return the fragment whose item is at `place`, or None at the end."""
-        if self._end is not None and place + 8 > self._end:
-            return None
-        head = self._window.cut(place, 8)
-        if len(head) < 8:
-            return None
-        group, element, length = struct.unpack("<HHL", head)
-        if (group, element) == (0xFFFE, 0xE0DD):
-            return None
-        if (group, element) != (0xFFFE, 0xE000) or length == UNDEFINED:
-            raise DicomDefectError("undecodable", f"{group:04X},{element:04X} instead of a fragment")
-        return place + 8, length
-
-    def fragments(self, start: int, stop: int | None = None) -> list[Place]:
-        """Return the fragments from the item at `start` to the end, or to the item at `stop`."""
-        found: list[Place] = []
-        while (stop is None or start < stop) and (place := self.item(start)) is not None:
-            if len(found) == MOST_FRAGMENTS:
-                raise DicomDefectError("undecodable", f"more than {MOST_FRAGMENTS} fragments")
-            found.append(place)
-            start = sum(place)
-        return found
-
-
-def _places(elements: Elements, walk: _Walk, index: int, frames: int) -> list[Place]:
+def _places(elements: Elements, walk: FragmentWalk, index: int, frames: int) -> list[Place]:
     """Return the fragments of frame `index` (from 0): by an offset table, or by counting."""
     offsets = elements.values.get(FRAME_OFFSETS, b"")
     lengths = elements.values.get(FRAME_LENGTHS, b"")

@@ -11,6 +11,7 @@ from typing import Final, Literal
 from ichx.ct import elements as tags
 from ichx.ct.defects import LARGEST, MOST_FRAMES, SMALLEST, DicomDefectError
 from ichx.ct.elements import UNDEFINED, Elements, Pixels, Values
+from ichx.ct.fragments import held_frames
 from ichx.ct.syntaxes import NATIVE, describe, remedy, supported
 
 BRAIN_WINDOW: Final = (40.0, 80.0)
@@ -26,6 +27,15 @@ LEAST_SLOPE: Final = 1e-9
 LARGEST_SLOPE: Final = 1e4
 LARGEST_INTERCEPT: Final = 1e6
 """Plausible absolute rescale values."""
+
+LARGEST_POSITION: Final = 1e5
+LEAST_SPACING, LARGEST_SPACING = 1e-3, 1e3
+LARGEST_DIRECTION: Final = 1e3
+LEAST_WIDTH, LARGEST_WINDOW = 1e-3, 1e6
+"""Plausible positions and spacings in mm, components of directions, and windows in HU. Others count as missing."""
+
+LARGEST_PIXELS: Final = 2**36
+"""Bytes of all frames, uncompressed."""
 
 _HU_TYPES = re.compile(r"(?:HU|HOUND?SFIELD.*)?", re.IGNORECASE)
 _LIKE_HU = ("US", "HU_MOD")
@@ -95,13 +105,19 @@ def all_headers(elements: Elements) -> list[SliceHeader]:
     image, frames = _image(elements)
     if frames == 1:
         return [_slice(elements, image, 1, 1)]
+    held = held_frames(elements, frames, image.frame_bytes if image.syntax in NATIVE else None)
     headers, first = [], None
-    for frame in range(1, frames + 1):
+    for frame in range(1, held + 1):
         try:
             headers.append(_slice(elements, image, frame, frames))
         except DicomDefectError as defect:
             first = first or defect
             headers.append(_refused(image, frame, defect))
+    if held < frames:
+        # One header for all missing frames: a number in a header must not fill a catalog.
+        missing = DicomDefectError("truncated", f"{held:,} of {frames:,} frames")
+        first = first or missing
+        headers.append(_refused(image, held + 1, missing))
     if first is not None and all(header.defect for header in headers):
         raise first
     return headers
@@ -140,6 +156,11 @@ class _Image:
     available: int | None
     assumptions: tuple[str, ...]
 
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of an uncompressed frame."""
+        return self.rows * self.columns * self.allocated // 8
+
 
 def _image(elements: Elements) -> tuple[_Image, int]:
     """Return what holds for all frames, and their number; raise for the first thing that makes the file no CT slice."""
@@ -165,6 +186,8 @@ def _image(elements: Elements) -> tuple[_Image, int]:
     if frames > MOST_FRAMES:
         raise DicomDefectError("absurd_size", f"{frames} frames")
     allocated, stored = _bits(elements)
+    if frames * rows * columns * allocated // 8 > LARGEST_PIXELS:
+        raise DicomDefectError("absurd_size", f"{frames:,} frames of {rows} rows x {columns} columns")
     if elements.modality_lut:
         raise DicomDefectError("modality_lut")
     if not supported(elements.syntax):
@@ -237,18 +260,19 @@ def _slice(elements: Elements, image: _Image, frame: int, frames: int) -> SliceH
         *_assumed_type(values),
         *image.assumptions,
     ]
-    expected = image.rows * image.columns * image.allocated // 8
+    expected = image.frame_bytes
     if image.available is not None and image.syntax in NATIVE and image.available < frame * expected:
         raise DicomDefectError("truncated", f"{image.available} of {frame * expected} bytes")
-    centre, width = _numbers(values, tags.CENTRE, 1), _numbers(values, tags.WIDTH, 1)
-    window = (centre[0], width[0]) if centre and width and width[0] > 0 else None
-    orientation = _numbers(values, tags.ORIENTATION, 6)
+    centre = _numbers(values, tags.CENTRE, 1, LARGEST_WINDOW)
+    width = _numbers(values, tags.WIDTH, 1, LARGEST_WINDOW)
+    window = (centre[0], width[0]) if centre and width and width[0] >= LEAST_WIDTH else None
+    orientation = _numbers(values, tags.ORIENTATION, 6, LARGEST_DIRECTION)
     if orientation is not None and not _across(orientation[:3], orientation[3:]):
         orientation = None
     # If frames have no positions, that of the file may belong to any of them.
     own = elements.values if frames == 1 else {}
     place = own | elements.shared | (elements.frames[frame - 1] if frame <= len(elements.frames) else {})
-    spacing = _numbers(values, tags.SPACING, 2)
+    spacing = _numbers(values, tags.SPACING, 2, LARGEST_SPACING)
     slice_id, patient_id, study_id, series_id = image.ids
     return SliceHeader(
         slice_id=slice_id if frames == 1 else f"{slice_id}#{frame}",
@@ -266,9 +290,9 @@ def _slice(elements: Elements, image: _Image, frame: int, frames: int) -> SliceH
         intercept=0.0 if intercept is None else intercept,
         window=window or BRAIN_WINDOW,
         window_missing=window is None,
-        position=_numbers(place, tags.POSITION, 3),
+        position=_numbers(place, tags.POSITION, 3, LARGEST_POSITION),
         orientation=orientation,
-        spacing=spacing if spacing and min(spacing) > 0 else None,
+        spacing=spacing if spacing and min(spacing) >= LEAST_SPACING else None,
         transfer_syntax=image.syntax,
         frame=0 if frames == 1 else frame,
         assumptions=tuple(assumed),
@@ -321,8 +345,8 @@ def _text(values: Values, tag: int) -> str:
     return raw.decode("latin-1").strip(" \0\t\r\n") if raw else ""
 
 
-def _numbers(values: Values, tag: int, count: int) -> tuple[float, ...] | None:
-    """Return the first `count` decimal numbers, or None if they are missing, not numbers or not finite."""
+def _numbers(values: Values, tag: int, count: int, largest: float = math.inf) -> tuple[float, ...] | None:
+    """Return the first `count` decimal numbers; None if they are missing, not finite, or one exceeds `largest`."""
     text = _text(values, tag)
     if not text:
         return None
@@ -330,7 +354,8 @@ def _numbers(values: Values, tag: int, count: int) -> tuple[float, ...] | None:
         numbers = tuple(float(part) for part in text.split("\\")[:count])
     except ValueError:
         return None
-    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) and "_" not in text else None
+    plausible = all(math.isfinite(number) and abs(number) <= largest for number in numbers)
+    return numbers if len(numbers) == count and plausible and "_" not in text else None
 
 
 def _integer(elements: Elements, tag: int, *, signed: bool = False) -> int | None:

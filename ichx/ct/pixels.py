@@ -44,7 +44,8 @@ def stored_pixels(header: SliceHeader, raw: bytes) -> StoredPixels:
     """
     codec = CODECS.get(header.transfer_syntax)
     if codec is not None:
-        decoded = decode(codec, raw, header.rows, header.columns, header.bits_allocated // 8)
+        frame = (header.slice_id.rpartition("#")[0], header.frame) if header.frame else None
+        decoded = decode(codec, raw, header.rows, header.columns, header.bits_allocated // 8, frame)
         words, values = decoded.values, _with_signs(decoded, header)
         return StoredPixels(values, _padding(header, words, values))
     if len(raw) < header.frame_bytes:

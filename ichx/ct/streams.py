@@ -95,6 +95,16 @@ class Inflated:
             count -= content.write(part)
         return content.getvalue()
 
+    def end_before(self, limit: int) -> int:
+        """Return the end of what can be inflated, at most `limit`, by inflating it."""
+        limit = min(limit, INFLATED_LIMIT)
+        try:
+            while self._position < limit and self._inflate(min(limit - self._position, 2**20)):
+                pass
+        except zlib.error:
+            pass
+        return min(limit, self._position)
+
     def _inflate(self, most: int) -> bytes:
         """Return 1 to `most` bytes, or none at the end."""
         while not self._inflater.eof:
@@ -138,6 +148,16 @@ class Window:
                 break
             self.data += more
         return self.data
+
+    def end_before(self, limit: int) -> int:
+        """Return the end of the stream, at most `limit`.
+
+        A deflated stream is inflated up to it; bytes before it can no longer be read.
+        """
+        if isinstance(self.stream, Inflated):
+            return max(min(limit, len(self.data)), self.stream.end_before(limit))
+        size = self.stream.size
+        return limit if size is None else min(limit, size)
 
     def cut(self, offset: int, count: int) -> bytes:
         """Return `count` bytes from `offset`, fewer at the stream's end."""

@@ -35,7 +35,7 @@ from ichx.evaluation.oof import OofTable, read_fold, read_oof
 from ichx.evaluation.predictions import Predictions, write_predictions
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.submission import write_submission
-from ichx.files import write_text
+from ichx.files import check_suffix, write_text
 from ichx.store import EnsembleDraft, EnsembleMember
 from ichx.text import format_count
 
@@ -263,6 +263,8 @@ def _test_sets(store: "Store", version: "DatasetVersion", out: Path | None) -> l
             f"`--out` needs exactly one test set with a sample, and {version.dataset} has: {names}.",
             "Leave out `--out`.",
         )
+    if out is not None:
+        check_suffix(out, "a submission", (".csv",))
     return tests
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ichx import __version__
 from ichx.errors import ChangedDataError, ConflictError
-from ichx.files import atomic_write
+from ichx.files import atomic_write, check_suffix
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -50,10 +50,12 @@ def archive_experiment(project: "Project", number: int, target: Path, *, weights
     """Write experiment `number` to the new file `target`, with or without its weights.
 
     Raises:
+        InvalidInputError: `target` has the suffix of another format.
         ConflictError: `target` exists, or a fold is running.
         ChangedDataError: A recorded file is gone.
         StorageError: `target` cannot be written.
     """
+    check_suffix(target, "an archive", (".zip",))
     experiment = project.store.experiment(number)
     if target.exists():
         raise ConflictError(f"{target} exists already.", "Choose another file name.")

@@ -30,6 +30,8 @@ class FoldPlan:
     epochs_done: int
     leaked: bool
     """Whether its folds split patients, which marks its score."""
+    folds_after: int = 0
+    """Folds that the same run trains after this one."""
 
 
 class RunCallbacks(Callbacks):

@@ -42,6 +42,8 @@ class FoldContext:
     callbacks: RunCallbacks
     group: Group
     stop: StopRequest
+    train: tuple[int, ...] = ()
+    """The folds that the run trains, in their order."""
 
     @property
     def files(self) -> ExperimentFiles:
@@ -165,6 +167,7 @@ def fold_plan(context: FoldContext, fold: int, start: str, done: int) -> FoldPla
         epochs=prepared.recipe.epochs,
         epochs_done=done,
         leaked=experiment.leaked,
+        folds_after=len(context.train[context.train.index(fold) + 1 :]) if fold in context.train else 0,
     )
 
 

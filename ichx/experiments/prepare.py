@@ -1,5 +1,6 @@
 """Prepares an experiment for training on this machine: its recipe, slices, folds, cache and masks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,19 @@ class PreparedExperiment:
         return bool((self.data.slices[ANY].to_numpy()[self.training_rows(fold)] > 0.5).any())
 
 
-def prepare_experiment(project: "Project", experiment: "Experiment", callbacks: "Callbacks") -> PreparedExperiment:
+def prepare_experiment(
+    project: "Project",
+    experiment: "Experiment",
+    callbacks: "Callbacks",
+    check: Callable[[], None] = lambda: None,
+) -> PreparedExperiment:
     """Return `experiment` ready to train; build its cache if that is missing.
+
+    Args:
+        project: The open project.
+        experiment: The experiment.
+        callbacks: Receives the progress.
+        check: Called before a cache is built, which may take hours; may raise.
 
     Raises:
         ChangedDataError: The dataset's files are gone or differ from those that the experiment was pinned to.
@@ -72,7 +84,10 @@ def prepare_experiment(project: "Project", experiment: "Experiment", callbacks: 
     # Whatever can be refused is refused before the cache, which may take hours.
     plugin = project.registry.get(experiment.plugin)
     data, folds = training_data(project, experiment, recipe)
-    cache = open_cache(workspace, data, recipe, callbacks)
+    cache = find_cache(workspace.cache_dir, version.dataset, data.slices, recipe_spec(recipe))
+    if cache is None:
+        check()
+        cache = open_cache(workspace, data, recipe, callbacks)
     if cache.defects:
         callbacks.note(f"{len(cache.defects)} slices cannot be decoded and are left out")
     if fold_set.leaky:

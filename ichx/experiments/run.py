@@ -16,11 +16,13 @@ from ichx.experiments.loggers.attach import attach_loggers
 from ichx.experiments.prepare import prepare_experiment
 from ichx.recipe_text import from_toml
 from ichx.store import PooledScore, pooled_score
+from ichx.training.checkpoint_files import checkpoints
 from ichx.training.device import choose_hardware
 from ichx.training.distributed import AgreedError, Group, join_group, local_rank, local_size, report_lost_processes
+from ichx.training.pooled_features import last_layer
 from ichx.training.run_options import RunOptions
 from ichx.training.stop_request import stop_on_signals
-from ichx.training.weights import choose_start
+from ichx.training.weights import choose_start, make_model
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -97,8 +99,9 @@ def run_experiment(
         todo = _folds_to_run(project, experiment, wanted, group, features=options.save_features)
         if todo.train or todo.predict:
             with stop.interruptible():  # a cache keeps its finished shards
-                prepared = group.leader_first(partial(prepare_experiment, project, experiment, receiver))
-            context = FoldContext(prepared, options, hardware, receiver, group, stop)
+                check = partial(_check_network, project, experiment, todo.train[:1], options, receiver)
+                prepared = group.leader_first(partial(prepare_experiment, project, experiment, receiver, check))
+            context = FoldContext(prepared, options, hardware, receiver, group, stop, todo.train)
             for fold in wanted:
                 if fold in todo.train or fold in todo.predict:
                     stop.raise_if_stopped()
@@ -129,6 +132,25 @@ def _folds_to_run(
     ]
     train = tuple(fold for fold in wanted if fold not in trained)
     return _Folds(train, tuple(done), tuple(group.broadcast(predict)), frozenset(lost))
+
+
+def _check_network(
+    project: "Project", experiment: "Experiment", train: Sequence[int], options: RunOptions, callbacks: RunCallbacks
+) -> None:
+    """Raise `IchxError` if the first of the folds to `train` cannot start: before its cache is built, not after.
+
+    Pretrained weights are downloaded. A fold with a checkpoint starts from that.
+    """
+    files = project.workspace.experiment_files(experiment.number)
+    if not train or checkpoints(files.fold(train[0]).folder):
+        return
+    recipe, plugin = from_toml(experiment.recipe), project.registry.get(experiment.plugin)
+    start = choose_start(files.folder, recipe, pretrained=options.pretrained, weights=options.weights)
+    with torch.random.fork_rng(devices=[]):
+        note = callbacks.note if start.kind == "pretrained" else lambda message: None  # the fold reports files
+        model = make_model(plugin, recipe, start, note)
+    if options.save_features:
+        last_layer(model)
 
 
 def _device_of_process(device: str) -> str:

@@ -7,21 +7,18 @@ If a recipe has neighbours, a sample is a stack: the slice and the adjacent slic
 All of them get the same transform, so that the anatomy stays aligned.
 """
 
-import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_cache import MaskCache
@@ -30,11 +27,11 @@ from ichx.datasets.series import stack_rows
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.loading.augmentation import MASK, Augmenter, Transform, identity, jitters_windows, window_jitter
+from ichx.loading.loader_processes import out_of_memory, prepare_worker, read_batches, share, worker_context
 from ichx.loading.plugin_augmentation import PluginAugmentation, check_picklable
 from ichx.loading.sampling import AUGMENTATION, PLUGIN, WINDOWS, EpochAddress, generator, id_number
 from ichx.plugins.contract import AugmentationBuilder
 from ichx.recipe import Recipe
-from ichx.signals import ignore_stop_signals
 
 WINDOW_COLUMNS: Final = ("window_centre", "window_width")
 
@@ -137,11 +134,11 @@ class SliceLoader:
             batch_size=None,
             sampler=_EpochItems(batches, stacks, slice_ids),
             num_workers=self.workers,
-            worker_init_fn=_prepare_worker,
-            multiprocessing_context=_context() if self.workers else None,
+            worker_init_fn=prepare_worker,
+            multiprocessing_context=worker_context() if self.workers else None,
             pin_memory=on_gpu(),
         )
-        for part, read in zip(batches, loader if self.workers else _prefetch(loader), strict=True):
+        for part, read in zip(batches, (read_batches if self.workers else _prefetch)(loader), strict=True):
             if isinstance(read, IchxError):
                 raise read
             hu, masks, jitter = read
@@ -181,12 +178,17 @@ class _BatchReader(Dataset[Any]):
     def __reduce__(self) -> tuple[type["_BatchReader"], tuple[Any, ...]]:
         return type(self), self._arguments
 
-    def __getitem__(self, item: tuple[Rows, list[int]]) -> tuple[Tensor, Tensor | None, Tensor | None] | IchxError:
+    def __getitem__(self, item: tuple[Rows, list[int]]) -> tuple[Any, ...] | IchxError:
         rows, numbers = item  # (N, S) rows of the slices to read
         try:
-            return *self._read(rows, numbers), self._jitter(numbers)
+            read = *self._read(rows, numbers), self._jitter(numbers)
+            if get_worker_info() is None:
+                return read
+            return tuple(None if tensor is None else share(tensor) for tensor in read)
         except IchxError as error:
             return error  # raised by the parent; torch would turn it into a RuntimeError
+        except MemoryError as error:
+            return out_of_memory(error)
 
     def _read(self, rows: Rows, numbers: list[int]) -> tuple[Tensor, Tensor | None]:
         edge = self.recipe.input.pixels
@@ -304,28 +306,3 @@ def _prefetch(batches: Iterable[Any]) -> Iterator[Any]:
         while (batch := next_batch.result()) is not None:
             next_batch = pool.submit(next, source, None)
             yield batch
-
-
-def start_worker_server() -> None:
-    """Start the process that forks loader processes; it imports torch while the caller prepares a network.
-
-    Otherwise the first batch waits for that import. Nothing happens if it runs already.
-    """
-    if _context().get_start_method() == "forkserver":
-        forkserver.ensure_running()
-
-
-def _context() -> Any:
-    """Return how workers start: forked from a clean server process that has imported this module once.
-
-    A fork of this process would copy the locks of torch's and CUDA's threads. A spawn would import torch per worker.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
-def _prepare_worker(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the parent, and use one thread per worker."""
-    ignore_stop_signals()
-    cv2.setNumThreads(1)

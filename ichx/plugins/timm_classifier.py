@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import huggingface_hub
 import timm
+from huggingface_hub import constants
+from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 from torch import nn
 
 from ichx.errors import NotFoundError, ProcessError, UnsupportedError
@@ -13,6 +16,11 @@ from ichx.labels import LABELS
 
 if TYPE_CHECKING:
     from ichx.recipe import Recipe
+
+HUB_SECONDS = 10
+"""Time that the hub has to answer."""
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Names under which timm looks for weights on the hub."""
 
 
 def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
@@ -47,6 +55,8 @@ def timm_errors(name: str, pretrained: bool) -> Iterator[None]:
     hub, level = logging.getLogger("huggingface_hub"), logging.getLogger("huggingface_hub").level
     hub.setLevel(logging.CRITICAL)
     try:
+        if pretrained:
+            _check_hub(name)
         yield
     except TypeError as error:
         if "drop_path_rate" in str(error):
@@ -73,6 +83,21 @@ def timm_errors(name: str, pretrained: bool) -> Iterator[None]:
         raise
     finally:
         hub.setLevel(level)
+
+
+def _check_hub(name: str) -> None:
+    """Raise the client's error if weights must be downloaded and the hub does not answer within `HUB_SECONDS`.
+
+    The client itself retries for a minute, without a message.
+    """
+    source = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    repository = (getattr(source, "hf_hub_id", None) or "").partition("@")[0]
+    if not repository or constants.HF_HUB_OFFLINE:
+        return
+    files = [getattr(source, "hf_hub_filename", None), *WEIGHT_FILES]
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str) for file in files if file):
+        return
+    get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)  # any answer will do
 
 
 def _needs_size(name: str) -> bool:

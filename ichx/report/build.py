@@ -18,7 +18,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ichx.experiment_files import REPORT_FILE
-from ichx.files import write_text
+from ichx.files import check_suffix, write_text
 from ichx.labels import LABELS
 from ichx.report import plots
 from ichx.report.chart import RIGHT
@@ -71,12 +71,16 @@ def write_report(
         progress: Receives the number of finished steps and of all steps.
 
     Raises:
+        InvalidInputError: `out` has the suffix of another format.
         NotFoundError: The experiment or ensemble does not exist.
         NotReadyError: The experiment has no finished epoch, or predictions are missing.
         ChangedDataError: Predictions have changed since they were recorded.
         CorruptFileError: A prediction file is damaged.
         StorageError: The page cannot be written.
     """
+    if out is not None:
+        remedy = "The figures of the page are SVG elements; a browser prints it as PDF."
+        check_suffix(out, "a report", (".html", ".htm"), remedy)
     collect = collect_ensemble if ensemble else collect_experiment
     workspace = project.workspace
     data = collect(project, number, anonymous=anonymous, progress=progress)

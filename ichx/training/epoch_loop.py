@@ -5,6 +5,7 @@ import time
 
 import torch
 
+from ichx.errors import InvalidInputError
 from ichx.evaluation.metric import FloatArray, label_losses, probabilities, score
 from ichx.labels import LABELS
 from ichx.recipe import Recipe
@@ -20,6 +21,9 @@ from ichx.training.memory import peak_gb, reset_peak
 from ichx.training.prediction import Logits, PredictionTask, Predictor
 from ichx.training.schedules import learning_rate
 
+SINGLE_VALUE = "more than 1 value per channel"
+"""Message of torch's batch normalization."""
+
 
 def plan_epoch(recipe: Recipe, feed: TrainingFeed, stage: int, epoch: int, position: Position) -> EpochPlan:
     """Return the plan of an epoch, with what a training at `position` has done of it."""
@@ -34,6 +38,7 @@ def train_epoch(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control: 
     Raises:
         TrainingDivergedError: The loss or the weights are no longer finite.
         AgreedError: There are more processes than rows in a batch.
+        InvalidInputError: Batch normalization cannot train on one row.
     """
     group, progress, stage = control.group, control.checkpoints.progress, learner.recipe.stage[plan.stage]
     if plan.size < group.size:
@@ -50,6 +55,16 @@ def train_epoch(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control: 
         raise diverged(learner.recipe, feed, plan, error.step, problem) from error
     except NonFiniteWeightsError as error:
         raise diverged(learner.recipe, feed, plan, progress.position.batch - 1, error.problem) from error
+    except (ValueError, RuntimeError) as error:
+        if SINGLE_VALUE not in str(error):
+            raise
+        unit, recipe = feed.unit.removesuffix("s"), learner.recipe
+        split = f", split among {group.size} processes" if group.size > 1 else ""
+        raise InvalidInputError(
+            f"Batch normalization in {recipe.plugin} cannot train on one {unit} of {recipe.input.pixels} pixels: "
+            f"a batch has {plan.size}{split}, or memory suffices for one at a time.",
+            "Register an experiment with `--set batch=2` or more, or with larger images.",
+        ) from error
     group.broadcast_buffers(learner.network)
 
 

@@ -11,7 +11,8 @@ import torch
 from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_cache import MaskCache
 from ichx.labels import ANY, LABELS
-from ichx.loading.loader import Batch, SliceLoader, start_worker_server
+from ichx.loading.loader import Batch, SliceLoader
+from ichx.loading.loader_processes import start_worker_server
 from ichx.loading.sampling import EpochAddress, epoch_rows
 from ichx.plugins.contract import AugmentationBuilder
 from ichx.recipe import Recipe

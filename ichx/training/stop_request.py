@@ -2,11 +2,10 @@
 
 import contextlib
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from ichx.signals import handle_signals
+from ichx.signals import acknowledge_signals, handle_signals
 
 
 class RunStopped(KeyboardInterrupt):
@@ -28,7 +27,7 @@ class StopRequest:
     def __init__(self, note: Callable[[str], None] = lambda message: None) -> None:
         self.signal: int | None = None
         self._note = note
-        self._at_once = False
+        self._at_once = self._was_at_once = self._acknowledged = False
 
     def raise_if_stopped(self) -> None:
         """Raise `RunStopped` if a signal has requested it."""
@@ -49,18 +48,25 @@ class StopRequest:
         """Handle a signal; raise `KeyboardInterrupt` for a second Ctrl-C."""
         previous, self.signal = self.signal, number
         if self._at_once:
+            self._was_at_once = True
             raise RunStopped(number)
         if number == signal.SIGINT and previous == signal.SIGINT:
             raise KeyboardInterrupt
-        if previous is None:
-            # In a thread: the signal may have interrupted a line that is being printed.
-            message = "stopping after this step; Ctrl-C again stops at once"
-            threading.Thread(target=self._note, args=(message,), daemon=True).start()
+
+    def acknowledge(self, _number: int) -> None:
+        """Report the first signal; called in a thread, because a step may last."""
+        if self._acknowledged:
+            return
+        self._acknowledged = True
+        if self._at_once or self._was_at_once:
+            self._note("stopping when the files that are being written are complete; Ctrl-C again stops at once")
+        else:
+            self._note("stopping after this step; Ctrl-C again stops at once")
 
 
 @contextlib.contextmanager
 def stop_on_signals(note: Callable[[str], None]) -> Iterator[StopRequest]:
     """Yield the request that Ctrl-C and SIGTERM set in this block; outside the main thread nothing sets it."""
     request = StopRequest(note)
-    with handle_signals(request.receive):
+    with acknowledge_signals(request.acknowledge), handle_signals(request.receive):
         yield request

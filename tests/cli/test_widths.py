@@ -259,3 +259,9 @@ def test_epoch_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     view.epoch_ended(EpochRecord("rebalanced", 1, 12, values))
     (line,) = [line for line in lines(written.getvalue()) if "score" in line]
     assert line == "  rebalanced 12: loss 0.1235, score 0.23457, 59 min 59 s, 54 h 10 min to go"
+    written.truncate(0)
+    plan = FoldPlan(6, "n", 2, 5, "cuda:0, bf16", "random weights", 602_000, 150_000, 40, 39, False, folds_after=2)
+    view.fold_started(plan)
+    now[0] += 3_600
+    view.epoch_ended(EpochRecord("full", 2, 2, values))
+    assert "59 min 59 s, 80 h 00 min to go" in written.getvalue()  # 40 epochs of each fold that follows

@@ -23,6 +23,7 @@ import pytest
 from ichx.ct import decoding
 from ichx.ct.decoding import decode
 from ichx.ct.defects import DicomDefectError
+from ichx.errors import ProcessError
 
 IMAGE = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 CODESTREAM = imagecodecs.jpegls_encode(IMAGE)
@@ -115,6 +116,27 @@ def test_a_process_that_dies_is_named_and_replaced() -> None:
     assert worker_pid() != pid
 
 
+@pytest.mark.parametrize("kills", [1, 2])
+def test_process_that_something_else_kills_makes_no_defect(kills: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory killer ends it, not the codestream: another one decodes the slice, once."""
+    pid, send, killed = worker_pid(), decoding._Worker.send, []
+
+    def kill_and_send(worker: decoding._Worker, *arguments: object) -> None:
+        if len(killed) < kills:
+            killed.append(worker.process.pid)
+            os.kill(worker.process.pid, signal.SIGKILL)
+        send(worker, *arguments)
+
+    monkeypatch.setattr(decoding._Worker, "send", kill_and_send)
+    if kills == 1:
+        assert works()
+    else:
+        with pytest.raises(ProcessError, match="SIGKILL"):
+            works()
+    assert (len(killed), killed[0]) == (kills, pid)
+    assert works()
+
+
 def test_an_idle_worker_that_died_fails_no_slice() -> None:
     pid = worker_pid()
     os.kill(pid, signal.SIGKILL)
@@ -130,6 +152,40 @@ def test_a_process_that_takes_too_long_is_named_and_replaced(monkeypatch: pytest
     assert ended(pid)
     monkeypatch.undo()
     assert worker_pid() != pid
+
+
+def slow(seconds: float, frame: int, monkeypatch: pytest.MonkeyPatch, file: str = "uid") -> str:
+    """Return the defect of a frame of a file that keeps the decoder for `seconds`, which exceeds the limit."""
+    os.kill(worker_pid(), signal.SIGSTOP)
+    monkeypatch.setattr(decoding, "SECONDS_LIMIT", seconds)
+    with pytest.raises(DicomDefectError) as caught:
+        decode("jpegls", CODESTREAM, 64, 64, 2, (file, frame))
+    return caught.value.detail
+
+
+def test_slow_frames_of_a_file_share_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_slow_frames", {})
+    monkeypatch.setattr(decoding, "SLOW_SECONDS", 0.1)
+    assert slow(0.3, 1, monkeypatch) == "took longer than 0.3 s"
+    assert slow(0.5, 2, monkeypatch) == "took longer than 0.2 s"  # the rest of what the file has
+    pid = worker_pid()
+    with pytest.raises(DicomDefectError, match=r"other frames .* 0\.5 s"):
+        decode("jpegls", CODESTREAM, 64, 64, 2, ("uid", 3))
+    assert worker_pid() == pid
+    assert decode("jpegls", CODESTREAM, 64, 64, 2, ("another", 3)).values.shape == (64, 64)
+    assert works()  # so are files with one frame
+
+
+def test_a_slow_frame_counts_once_however_often_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_slow_frames", {})
+    monkeypatch.setattr(decoding, "SLOW_SECONDS", -1)  # each frame is slow
+    for _ in range(3):
+        for frame in (1, 2):
+            decode("jpegls", CODESTREAM, 64, 64, 2, ("uid", frame))
+    with pytest.raises(DicomDefectError):
+        decode("jpegls", b"no codestream", 64, 64, 2, ("uid", 3))
+    assert decoding._slow_frames["uid"].keys() == {1, 2, 3}
+    assert all(0 <= seconds < 1 for seconds in decoding._slow_frames["uid"].values())
 
 
 def test_memory_is_limited_beyond_what_the_process_starts_with() -> None:

@@ -9,8 +9,12 @@ import pytest
 from dicom_files import SIDE, head, write_ct
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom import dcmread
+from pydicom import config, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -142,6 +146,73 @@ def test_padding_is_air_even_where_it_is_bright(tmp_path: Path) -> None:
     assert (hu[2:] == stored[2:].astype(int) - 1024).all()
 
 
+@pytest.mark.parametrize("huge", ["1e308", "-1e308", "1e39", "NaN", "inf"])
+def test_implausible_numbers_count_as_missing(tmp_path: Path, huge: str) -> None:
+    path = write_ct(
+        tmp_path / "a.dcm",
+        ImagePositionPatient=["-120", "-120", huge],
+        ImageOrientationPatient=["1", "0", "0", "0", huge, "0"],
+        PixelSpacing=["0.5", huge],
+        WindowCenter=huge,
+    )
+    [header] = read_headers(path)
+    assert (header.position, header.orientation, header.spacing) == (None, None, None)
+    assert (header.window, header.window_missing) == ((40, 80), True)
+    narrow = write_ct(tmp_path / "b.dcm", PixelSpacing=["0.5", "1e-300"], WindowWidth="1e-300")
+    [header] = read_headers(narrow)
+    assert (header.spacing, header.window) == (None, (40, 80))
+
+
+@pytest.mark.parametrize(
+    ("elements", "values"),
+    [
+        ({"WindowCenter": "[60, 60]", "WindowWidth": "[120, 120]"}, {"window": (40, 80)}),
+        ({"WindowCenter": "40,0", "WindowWidth": "80,0"}, {"window": (40, 80)}),
+        ({"WindowCenter": "20.0000415", "WindowWidth": "1906.5"}, {"window": (20.0000415, 1906.5)}),
+        ({"WindowCenter": ["", "40"], "WindowWidth": ["", "80"]}, {"window": (40, 80)}),
+        ({"ImagePositionPatient": ["-120,5", "-120", "0"]}, {"position": None}),
+        ({"PixelSpacing": "0.48,0.48"}, {"spacing": None}),
+        ({"RescaleSlope": "1E0", "RescaleIntercept": "-1.024E+03"}, {"slope": 1, "intercept": -1024}),
+        ({"InstanceNumber": "7.0"}, {"instance_number": 7}),
+        ({"NumberOfFrames": "0"}, {"frame": 0}),
+    ],
+)
+def test_odd_numbers_are_read_or_missing(tmp_path: Path, elements: dict, values: dict) -> None:
+    path = tmp_path / "a.dcm"
+    dataset = dcmread(write_ct(path))
+    for keyword, value in elements.items():
+        raw = "\\".join(value) if isinstance(value, list) else value
+        tag, encoded = Tag(keyword), raw.encode() + b" " * (len(raw) % 2)
+        dataset._dict[tag] = RawDataElement(tag, "DS", len(encoded), encoded, 0, False, True)
+    with config.disable_value_validation():
+        dataset.save_as(path, enforce_file_format=True)
+    [header] = read_headers(path)
+    assert {name: getattr(header, name) for name in values} == values
+    assert (read_slice(path).hu == head().astype(int) - 1024).all()
+
+
+def test_elements_inside_sequences_are_not_those_of_the_slice(tmp_path: Path) -> None:
+    dataset = dcmread(write_ct(tmp_path / "a.dcm"))
+    other = Dataset()
+    other.StudyInstanceUID, other.PatientID, other.Modality = "9.9.9", "SOMEBODY", "MR"
+    other.is_undefined_length_sequence_item = True
+    dataset.StudiesContainingOtherReferencedInstancesSequence = Sequence([other])
+    dataset["StudiesContainingOtherReferencedInstancesSequence"].is_undefined_length = True
+    icon = Dataset()
+    icon.Rows = icon.Columns = 16
+    icon.BitsAllocated = icon.BitsStored = 8
+    icon.PhotometricInterpretation = "MONOCHROME1"
+    icon.PixelData = bytes(256)
+    icon["PixelData"].VR = "OB"
+    dataset.IconImageSequence = Sequence([icon])
+    dataset.add_new(0x00091001, "UN", b"\xfe\xff\x00\xe0\x05\x00\x00\x00abcde")
+    with config.disable_value_validation():
+        dataset.save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    decoded = read_slice(tmp_path / "b.dcm")
+    assert (decoded.header.study_id, decoded.header.patient_id, decoded.header.rows) == ("ID_study", "p0", SIDE)
+    assert (decoded.hu == head().astype(int) - 1024).all()
+
+
 def test_unused_bits_do_not_count(tmp_path: Path) -> None:
     stored = head()
     elements = {"BitsStored": 12, "HighBit": 11}
@@ -218,6 +289,10 @@ def test_wrong_intercept_is_repaired_only_where_the_plain_reading_is_implausible
         ({"Rows": 0}, "absurd_size"),
         ({"Columns": None}, "absurd_size"),
         ({"RescaleSlope": 0}, "bad_rescale"),
+        ({"RescaleSlope": "1e308"}, "bad_rescale"),
+        ({"RescaleSlope": "-1e308"}, "bad_rescale"),
+        ({"RescaleSlope": "1e-300"}, "bad_rescale"),
+        ({"RescaleIntercept": "1e308"}, "bad_rescale"),
         ({"PixelData": None}, "no_pixels"),
         ({"PixelData": b""}, "no_pixels"),
         ({"PixelData": b"\0" * 100}, "truncated"),

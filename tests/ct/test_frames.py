@@ -14,6 +14,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLS
 from ichx.ct.dicom import DicomDefectError, read_headers, read_slice
 from ichx.phantom.encoded_files import encoders, enhanced
 
+ENCAPSULATED = "1.2.840.10008.1.2.1.98"
+
 IMAGES = [head(seed) for seed in range(3)]
 
 
@@ -119,8 +121,68 @@ def test_frames_that_were_cut_off_are_truncated(dataset: Dataset) -> None:
     assert [header.defect for header in read_headers(io.BytesIO(content))] == ["", "", "truncated"]
     assert reason(io.BytesIO(content), 3) == "truncated"
     assert (read_slice(io.BytesIO(content), 2).hu == IMAGES[1].astype(int) - 1024).all()
-    dataset.NumberOfFrames = 5
-    assert [header.defect for header in read_headers(saved(dataset))] == [*[""] * 3, *["truncated"] * 2]
+
+
+@pytest.mark.parametrize("claimed", [4, 5, 65_536])
+@pytest.mark.parametrize("syntax", ["native", "deflated", RLELossless, JPEGLSLossless, ENCAPSULATED])
+@pytest.mark.parametrize("table", [True, False])
+def test_frames_beyond_what_the_file_holds_are_one_defect(
+    dataset: Dataset, claimed: int, syntax: str, table: bool
+) -> None:
+    if syntax == "deflated":
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    elif syntax == ENCAPSULATED:
+        compress(dataset, syntax, [image.tobytes() for image in IMAGES], has_bot=table)
+    elif syntax != "native":
+        compress(dataset, syntax, [encoders()[syntax](image) for image in IMAGES], has_bot=table)
+    dataset.NumberOfFrames = claimed
+    source = saved(dataset)
+    headers = read_headers(source)
+    assert [header.defect for header in headers] == ["", "", "", "truncated"]
+    assert (headers[3].frame, headers[3].detail) == (4, f"3 of {claimed:,} frames")
+    if not table or syntax in ("native", "deflated"):
+        assert reason(source, 4) == "truncated"
+    source.seek(0)
+    assert (read_slice(source, 2).hu == IMAGES[1].astype(int) - 1024).all()
+
+
+def test_a_file_that_holds_no_frame_is_one_defect(dataset: Dataset) -> None:
+    dataset.NumberOfFrames = 65_536
+    dataset.PixelData = b"\0" * 64
+    short = saved(dataset)
+    compress(dataset, RLELossless, [b"\0" * 8], has_bot=False)
+    assert [header.defect for header in read_headers(saved(dataset))] == ["", "truncated"]
+    dataset.PixelData = b"\xfe\xff\x00\xe0\0\0\0\0" * 70_000
+    for source in (short, saved(dataset)):
+        with pytest.raises(DicomDefectError) as caught:
+            read_headers(source)
+        assert (caught.value.reason, caught.value.detail) == ("truncated", "0 of 65,536 frames")
+
+
+def test_more_pixels_than_any_scanner_writes_are_absurd(dataset: Dataset) -> None:
+    compress(dataset, JPEGLSLossless, [encoders()[JPEGLSLossless](IMAGES[0])] * 3)
+    dataset.Rows = dataset.Columns = 8192
+    dataset.NumberOfFrames = 1024
+    with pytest.raises(DicomDefectError) as caught:
+        read_headers(saved(dataset))
+    assert (caught.value.reason, caught.value.detail) == ("absurd_size", "1,024 frames of 8192 rows x 8192 columns")
+
+
+def test_damage_between_fragments_leaves_the_frames_of_a_table(dataset: Dataset) -> None:
+    codestreams = [encoders()[JPEGLSLossless](image) for image in IMAGES]
+    for table, expected in ((True, ["", "", ""]), (False, None)):
+        compress(dataset, JPEGLSLossless, codestreams, has_bot=table)
+        content = saved(dataset).getvalue()
+        place = content.index(codestreams[1]) - 8
+        damaged = io.BytesIO(content[:place] + b"\xfe\xff\x00\xe1" + content[place + 4 :])
+        if expected is None:
+            with pytest.raises(DicomDefectError, match="undecodable"):
+                read_headers(damaged)
+            continue
+        assert [header.defect for header in read_headers(damaged)] == expected
+        damaged.seek(0)
+        assert (read_slice(damaged, 3).hu == IMAGES[2].astype(int) - 1024).all()
+        assert reason(damaged, 2) == "undecodable"
 
 
 def test_plain_frames_without_groups_have_what_geometry_there_is(tmp_path: Path) -> None:
@@ -206,5 +268,5 @@ def test_frames_of_a_deflated_file(dataset: Dataset) -> None:
 
 
 def test_encapsulated_uncompressed_frames(dataset: Dataset) -> None:
-    compress(dataset, "1.2.840.10008.1.2.1.98", [image.tobytes() for image in IMAGES])
+    compress(dataset, ENCAPSULATED, [image.tobytes() for image in IMAGES])
     assert_frames(saved(dataset))

@@ -128,6 +128,17 @@ def test_rle_segments_of_another_size_are_undecodable(tmp_path: Path) -> None:
         assert (caught.value.reason, "961 values" in caught.value.detail) == ("undecodable", True), name
 
 
+def test_jpeg_2000_in_the_boxes_of_a_jp2_file_is_read(tmp_path: Path) -> None:
+    for name, stored, options, elements in (
+        ("a", HU, {}, {"PixelRepresentation": 1, "RescaleIntercept": 0}),
+        ("b", head(), {"bitspersample": 12}, {"BitsStored": 12, "HighBit": 11}),
+    ):
+        codestream = imagecodecs.jpeg2k_encode(stored, codecformat="jp2", reversible=True, level=0, **options)
+        assert codestream[4:8] == b"jP  "
+        path = compressed(tmp_path / f"{name}.dcm", codestream, JPEG2000Lossless, **elements)
+        assert (read_slice(path).hu == HU).all(), name
+
+
 def test_a_large_slice_is_computed_in_blocks(tmp_path: Path) -> None:
     stored = np.random.default_rng(0).integers(0, 3000, (700, 600), np.uint16)
     path = write_ct(tmp_path / "a.dcm", stored, RescaleSlope=1.5)

@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from dicom_files import write_study
+from dicom_files import head, write_ct, write_study
+from pydicom import config
 
+from ichx.ct.dicom import read_slice
 from ichx.datasets.catalog import build_catalog, usable_slices
 from ichx.datasets.ingest import scan_source
 from ichx.datasets.series import FLAGS, describe_geometry, describe_series, series_geometry, stack_rows
+from ichx.phantom.encoded_files import enhanced
 
 
 def slices_of(source: Path) -> pd.DataFrame:
@@ -130,3 +133,33 @@ def test_stacks_of_readable_slices_are_previous_and_next(tmp_path: Path) -> None
     adjacent = np.where(adjacent < 0, rows[:, None], adjacent)
     found = stack_rows(slices["series"], np.ones(len(slices), bool), rows, 1)
     assert found.tolist() == np.stack([adjacent[:, 0], rows, adjacent[:, 1]], 1).tolist()
+
+
+def test_frames_are_ordered_by_position_whatever_their_order_in_the_file(tmp_path: Path) -> None:
+    places = [15.0, 0.0, 25.0, 5.0, 20.0, 10.0]
+    images = [head(seed) for seed in range(len(places))]
+    dataset = enhanced(write_ct(tmp_path / "a.dcm"), images)
+    for group, z in zip(dataset.PerFrameFunctionalGroupsSequence, places, strict=True):
+        group.PlanePositionSequence[0].ImagePositionPatient = [-120, -120, z]
+    with config.disable_value_validation():
+        dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    slices = slices_of(tmp_path)
+    assert slices["frame"].tolist() == [2, 4, 6, 1, 5, 3]
+    assert slices["position"].tolist() == sorted(places)
+    for frame, image in enumerate(images, 1):
+        assert (read_slice(tmp_path / "a.dcm", frame).hu == image.astype(int) - 1024).all()
+
+
+def test_two_passes_in_one_series_alternate_and_are_flagged(tmp_path: Path) -> None:
+    for acquisition in (1, 2):
+        for index in range(4):
+            write_ct(
+                tmp_path / f"{acquisition}{index}.dcm",
+                AcquisitionNumber=acquisition,
+                InstanceNumber=4 * (acquisition - 1) + index + 1,
+                ImagePositionPatient=[-120, -120, 5.0 * index],
+            )
+    slices = slices_of(tmp_path)
+    assert slices["instance_number"].tolist() == [1, 5, 2, 6, 3, 7, 4, 8]
+    assert slices["same_place"].tolist() == [False, True] * 4
+    assert not slices[["gap", "overlap", "by_number"]].any(axis=None)

@@ -16,7 +16,7 @@ from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import CacheSpec
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import LoadedDataset, load_dataset, load_folds
-from ichx.errors import ConflictError, CorruptFileError, DivergedError, NotFoundError
+from ichx.errors import ConflictError, CorruptFileError, DivergedError, InvalidInputError, NotFoundError
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.callbacks import FoldPlan, RunCallbacks
@@ -408,3 +408,31 @@ def test_lost_predictions_are_predicted_again_with_the_stored_weights(trained_co
     assert "to train on" not in done.err
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert ichx("audit", 2, cwd=trained_copy).code == 0
+
+
+@pytest.mark.parametrize("case", ["weights", "backbone", "plugin"])
+def test_what_cannot_start_is_refused_before_a_cache_is_built(
+    fresh: Place, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, store = fresh
+    experiment = register(store)
+    options = RunOptions(device="cpu")
+    if case == "weights":
+        safetensors.torch.save_file({"other": torch.zeros(3)}, tmp_path / "other.safetensors")
+        options = RunOptions(device="cpu", weights=tmp_path / "other.safetensors")
+    elif case == "backbone":  # as an archive of another version of timm may bring it
+        recipe = experiment.recipe.replace("test_efficientnet.r160", "test_future.r160")
+        with store._engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE experiment SET recipe = ?", (recipe,))
+    else:
+        with store._engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE experiment SET plugin = 'gone'")
+    with pytest.raises((InvalidInputError, NotFoundError)):
+        run_experiment(Project(workspace, store, load_registry()), experiment.number, options=options)
+    assert not list(workspace.cache_dir.glob("*"))
+
+
+def test_plans_count_the_folds_that_follow(fresh: Place) -> None:
+    experiment = register(fresh[1])
+    watch = run_watched(fresh, experiment)
+    assert [plan.folds_after for plan in watch.plans] == [1, 0]

@@ -1,11 +1,12 @@
 """The model zoo: the reference's models as the design's table has them, and networks that build and compute."""
 
+import socket
 from pathlib import Path
 
 import pytest
 import torch
 
-from ichx.errors import InvalidInputError, NotFoundError, UnsupportedError
+from ichx.errors import InvalidInputError, NotFoundError, ProcessError, UnsupportedError
 from ichx.plugins import Registry, load_registry
 from ichx.plugins.contract import REFERENCE_STAGES, build_timm
 from ichx.plugins.reference import REFERENCE, reference_files
@@ -165,3 +166,37 @@ def test_an_unknown_backbone_is_a_clear_error(registry: Registry) -> None:
 
 def test_the_stages_of_model_1_are_the_default() -> None:
     assert sum(stage.epochs for stage in REFERENCE_STAGES) == 8
+
+
+def test_a_silent_hub_is_asked_once(registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The hub's client would retry for a minute."""
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts connections and never answers
+        server.settimeout(0)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("ichx.plugins.timm_classifier.HUB_SECONDS", 0.3)
+        recipe = registry.get("resnext50").recipe
+        with pytest.raises(ProcessError, match=recipe.model.backbone) as caught:
+            build_timm(recipe, True)
+        assert "--no-pretrained" in caught.value.remedy
+        server.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_cached_weights_need_no_hub(registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import safetensors.torch
+
+    from ichx.plugins.timm_classifier import _check_hub
+
+    recipe = registry.get("resnext50").recipe
+    snapshot = tmp_path / f"models--timm--{recipe.model.backbone}" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (tmp_path / f"models--timm--{recipe.model.backbone}" / "refs").mkdir()
+    (tmp_path / f"models--timm--{recipe.model.backbone}" / "refs" / "main").write_text("abc")
+    safetensors.torch.save_file({"x": torch.zeros(1)}, snapshot / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    _check_hub(recipe.model.backbone)

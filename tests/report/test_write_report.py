@@ -14,7 +14,7 @@ from report_pages import COMPLETE, NEW, PARTIAL, Page, experiment_page, parse, t
 from typer.testing import CliRunner
 
 from ichx.cli.report import report
-from ichx.errors import ChangedDataError, NotFoundError, NotReadyError, StorageError
+from ichx.errors import ChangedDataError, InvalidInputError, NotFoundError, NotReadyError, StorageError
 from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
 from ichx.evaluation.predictions import read_predictions, write_predictions
 from ichx.experiments.provenance import run_draft
@@ -159,6 +159,10 @@ def test_unknown_numbers_and_unwritable_files_raise(trained: Workspace, store: S
     for out in (tmp_path, tmp_path / "file" / "report.html"):
         with pytest.raises(StorageError, match=re.escape(str(out))):
             write_report(Project(trained, store), COMPLETE, out)
+    for name in ("fig.svg", "fig.PDF", "fig.png"):
+        with pytest.raises(InvalidInputError, match=re.escape(str(tmp_path / name))) as caught:
+            write_report(Project(trained, store), COMPLETE, tmp_path / name)
+        assert ".html" in caught.value.remedy
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
 

@@ -9,6 +9,7 @@ import torch
 from memory_feed import MemoryFeed, make_batch
 from torch import nn
 
+from ichx.errors import InvalidInputError
 from ichx.evaluation.metric import probabilities, score
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe
@@ -148,3 +149,19 @@ def test_a_loss_that_is_not_finite_names_its_slices() -> None:
     assert (divergence.stage, divergence.epoch) == ("balanced", 1)
     assert len(divergence.slice_ids) == 8
     assert divergence.slice_ids[0] in caught.value.problem
+
+
+@pytest.mark.parametrize(("batch", "count"), [(1, 44), (8, 13)])
+def test_batch_of_one_that_batch_normalization_cannot_train_on_is_an_error(batch: int, count: int) -> None:
+    """At 32 pixels the last maps have one pixel; 13 slices without the 12 held-out ones are a batch of one."""
+    recipe = recipe_of(f"batch={batch}", "stage.balanced.sampling=all")
+    feed = MemoryFeed(recipe, make_batch(count, 3), held_out=12)
+    with pytest.raises(InvalidInputError, match="tiny_resnet.* 32 .* 1,") as caught:
+        fit(network(recipe), recipe, feed, FitOptions(hardware=CPU))
+    assert "batch=2" in caught.value.remedy
+
+
+def test_batch_of_one_trains_where_its_maps_have_several_pixels() -> None:
+    recipe = recipe_of("batch=1", "input.size=64", "stage.balanced.epochs=1")
+    feed = MemoryFeed(recipe, make_batch(20, 3, 64), held_out=12)
+    assert fit(network(recipe), recipe, feed, FitOptions(hardware=CPU)).logits.shape == (12, 6)

@@ -1,0 +1,66 @@
+"""Processes of the worker pool that die while they work or wait."""
+
+import resource
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from ichx.errors import ResourceError
+from ichx.worker_pool import map_in_processes
+
+
+def test_death_of_an_idle_process_does_not_stop_the_others_forever(tmp_path: Path) -> None:
+    """It holds the lock of the queue, for which the others wait."""
+    script = tmp_path / "pool.py"
+    script.write_text(
+        textwrap.dedent("""
+            import os, signal, sys, time
+            from multiprocessing import active_children
+            from pathlib import Path
+            from ichx.errors import ProcessError
+            from ichx.worker_pool import map_in_processes
+
+            FOLDER = Path(__file__).parent
+
+            def wait_for(name):
+                while not (FOLDER / name).exists():
+                    time.sleep(0.01)
+
+            def work(item):
+                if item == "last":
+                    (FOLDER / "draft").write_text(str(os.getpid()))
+                    (FOLDER / "draft").rename(FOLDER / "busy")
+                    wait_for("go")
+                return item
+
+            if __name__ == "__main__":
+                done = []
+                try:
+                    for item in map_in_processes(work, ["first", "last"], 2):
+                        done.append(item)
+                        if item == "first":
+                            wait_for("busy")
+                            busy = int((FOLDER / "busy").read_text())
+                            (idle,) = [child for child in active_children() if child.pid != busy]
+                            os.kill(idle.pid, signal.SIGKILL)
+                            (FOLDER / "go").touch()
+                except ProcessError:
+                    done.append("last")
+                print(*done)
+        """)
+    )
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240)
+    assert (ended.returncode, ended.stdout) == (0, "first last\n"), ended.stderr
+
+
+def test_processes_that_cannot_start_are_an_error() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 2, hard))
+    try:
+        with pytest.raises(ResourceError, match="2 worker processes"):
+            list(map_in_processes(int, ["1", "2", "3"], 2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
