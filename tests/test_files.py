@@ -191,3 +191,11 @@ def test_a_path_as_text(tmp_path: Path, name: bytes) -> None:
     assert path_of(text) == path
     if name.decode("utf-8", "ignore").encode() == name:
         assert text == str(path)
+
+
+def test_a_private_file_is_never_readable_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "ids.csv"
+    with atomic_path(path, private=True) as draft:
+        assert stat.S_IMODE(draft.stat().st_mode) == 0o600
+        draft.write_text("secret")
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("secret", 0o600)

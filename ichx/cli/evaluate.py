@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.output import console, print_json
+from ichx.cli.output import console, err, print_json
 from ichx.cli.parameters import (
     AsCsv,
     AsJson,
@@ -81,11 +81,10 @@ def evaluate(
                 written.append(write_evaluation_report(project, found, slices, page))
     if as_json:
         print_json(found)
-        return
-    if as_csv:
+    elif as_csv:
         print_scores_csv(found, labels)
-        return
-    title = f"experiment {number}: {found.name}, on {dataset} version {found.dataset_version}, tta {tta}"
-    print_scores(title, found, pooling, labels)
+    else:
+        title = f"experiment {number}: {found.name}, on {dataset} version {found.dataset_version}, tta {tta}"
+        print_scores(title, found, pooling, labels)
     for file in written:
-        console.print(str(file), markup=False)
+        (err if as_json or as_csv else console).print(str(file), markup=False)

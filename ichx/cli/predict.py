@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ichx.cli.formatting import format_marks
-from ichx.cli.output import console, info, print_json, warn
+from ichx.cli.output import console, err, info, print_json, warn
 from ichx.cli.parameters import (
     AsCsv,
     AsJson,
@@ -107,9 +107,9 @@ def predict(
         found.slices.drop(columns=hidden).to_csv(sys.stdout, index=False)
     else:
         _print_studies(found, labels or [ANY])
-    if not as_json and not as_csv and out is not None:
-        for file in written:
-            console.print(str(file), markup=False)
+    in_table = not (as_json or as_csv or out is None)
+    for file in written:
+        (console if in_table else err).print(str(file), markup=False)
 
 
 def _print_summary(found: "FilePredictions") -> None:
