@@ -165,6 +165,19 @@ def read_text(path: Path) -> str:
     return content.decode("utf-16" if utf_16 else "utf-8-sig").replace("\r\n", "\n")
 
 
+def absolute_path(path: str | Path) -> Path:
+    """Return `path` with `~` replaced and symbolic links followed; a loop of links is an error only on access.
+
+    Raises:
+        InvalidInputError: The user of `~USER` is unknown.
+    """
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError as error:
+        raise InvalidInputError(f"The home directory in {path} is unknown.", "Write the path out.") from error
+    return Path(os.path.realpath(expanded))  # unlike Path.resolve, without RuntimeError for a loop
+
+
 def printable_path(path: str | Path) -> str:
     """Return `path` as text that can be encoded: bytes that are not UTF-8 become e.g. `\\xe4`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

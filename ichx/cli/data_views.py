@@ -48,6 +48,16 @@ def print_added(added: "AddReport") -> None:
         warn(warning)
     result = "added" if added.created else "unchanged:"
     console.print(f"{result} {version.dataset} version {version.number}: {version.slices:,} slices", markup=False)
+    if shares := version.summary["prevalences"]:
+        info(f"Positive slices: {', '.join(f'{label} {share:.2%}' for label, share in shares.items())}.")
+    if version.test_of:
+        info(f"Next: `ichx run NUMBER` predicts it with an experiment on {version.test_of}.")
+    elif shares:
+        info(
+            f"Next: `ichx exp new --plugin resnext50 --dataset {version.dataset}`; `ichx plugin list` lists all models."
+        )
+    else:
+        info(f"Next: `ichx data show {version.dataset}`")
 
 
 def print_dataset(facts: dict[str, Any]) -> None:

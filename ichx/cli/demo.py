@@ -1,5 +1,6 @@
 """`ichx demo`: the complete workflow on a synthetic dataset."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ def demo(
 
     Example: `ichx demo`
     """
+    info("The demo takes about five minutes on a CPU. Ctrl-C stops it; rerun it to resume.")
     from ichx.cli.ensemble import print_ensemble
     from ichx.cli.live import LiveView
     from ichx.experiments.demo import run_demo
@@ -30,7 +32,7 @@ def demo(
     registry = load_plugins()
     try:
         with LiveView() as view:
-            report = run_demo(folder, registry, view)
+            report = run_demo(folder, registry, view, announce=lambda step: info(f"demo: {step}", style="bold"))
     except KeyboardInterrupt:
         info(f"Stopped; finished work is saved. Resume with `ichx demo {folder}`.", style="yellow")
         raise
@@ -48,4 +50,6 @@ def demo(
     console.print(f"time: {format_duration(report.seconds)}")
     console.print(f"workspace: {report.workspace}", markup=False)
     console.print(f"submission: {Path(report.workspace) / report.submission}", markup=False)
-    console.print(f"Next: `cd {report.workspace}`, then `ichx exp list` or `ichx exp show 1`.", markup=False)
+    console.print("Next:")
+    for command in (f"cd {shlex.quote(report.workspace)}", "ichx exp list", "ichx report 1"):
+        console.print(f"  {command}", markup=False)

@@ -7,11 +7,15 @@ from rich.progress import TextColumn
 
 from ichx.cli.bars import Bars
 from ichx.cli.formatting import format_duration
-from ichx.cli.output import info, notice
+from ichx.cli.output import err, info, notice
 from ichx.experiments.callbacks import FoldPlan, RunCallbacks
 
 if TYPE_CHECKING:
     from ichx.training.callbacks import EpochResult
+
+
+LINE_SECONDS = 30
+"""Time between two lines about the same work, where no bar can be shown."""
 
 
 class LiveView(Bars, RunCallbacks):
@@ -25,6 +29,7 @@ class LiveView(Bars, RunCallbacks):
         self._began = self._epoch_began = time.monotonic()
         self._epochs_done = self._left_out = 0
         self._first = (0, 0)
+        self._phase, self._printed = "", 0.0
 
     def note(self, message: str) -> None:
         """Print a note."""
@@ -58,10 +63,20 @@ class LiveView(Bars, RunCallbacks):
         self._show(done, total, text)
 
     def phase(self, name: str, done: int, total: int) -> None:
-        """Show the progress of work other than training."""
+        """Show the progress of work other than training; without a terminal, print a line of long work now and then."""
+        if not err.is_terminal:
+            self._print_phase(name, done, total)
         label, self._label = self._label, name
         self._show(done, total, f"{done:,} of {total:,}")
         self._label = label
+
+    def _print_phase(self, name: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if name != self._phase:
+            self._phase, self._printed = name, now
+        if now - self._printed >= LINE_SECONDS:
+            self._printed = now
+            info(f"  {name}: {done:,} of {total:,}")
 
     def epoch_ended(self, result: "EpochResult") -> None:
         """Print the epoch's loss, score and time within 80 columns; the run log has all values."""

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ichx.cli.formatting import format_duration
 from ichx.cli.output import info, print_json, print_score, warn
 from ichx.cli.parameters import AsJson, Device, Numbers, Pretrained, Save, Weights, Workers, duration_seconds
 from ichx.cli.session import session
+from ichx.cli.tables import print_table
 from ichx.errors import IchxError
+from ichx.text import format_bytes, format_count
 
 if TYPE_CHECKING:
     from ichx.experiments.run import RunReport
     from ichx.project import Project
+    from ichx.training.run_options import RunOptions
 
 
 def run(
@@ -33,6 +37,9 @@ def run(
     subset: Annotated[
         float | None, typer.Option("--subset", help="Quick look: a new experiment on this share of the patients.")
     ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--dry-run", help="Measure for seconds; print time, memory and disk. Run nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train experiments and predict their folds.
@@ -44,6 +51,8 @@ def run(
 
     Example: `ichx run 6 7 8 --jobs 2`
 
+    Example: `ichx run 6 --dry-run`
+
     Example: `ichx run 6 --subset 0.05`
     """
     with session() as project:
@@ -52,7 +61,7 @@ def run(
             warn(f"The store is on a network file system ({network}), where locks may fail. Use a local disk.")
         for number in numbers:
             project.store.experiment(number)  # report an unknown number before torch is imported
-        if subset is not None:
+        if subset is not None and not estimate:
             numbers = _quick_looks(project, numbers, subset)
         from ichx.training.run_options import RunOptions
 
@@ -64,6 +73,9 @@ def run(
             checkpoint_every=duration_seconds(checkpoint_every, "--checkpoint-every"),
             save_features=save is not None,
         )
+        if estimate:
+            _print_estimates(project, numbers, folds, options, subset, as_json=as_json)
+            return
         if jobs > 1 or len(numbers) > 1:
             if processes > 1 or "RANK" in os.environ:
                 raise typer.BadParameter(
@@ -123,6 +135,40 @@ def _quick_looks(project: "Project", numbers: list[int], share: float) -> list[i
     for number, look in zip(numbers, () if in_group else looks, strict=not in_group):
         info(f"experiment {look.number}: {100 * share:.3g} % of the patients of experiment {number}")
     return [look.number for look in looks]
+
+
+def _print_estimates(
+    project: "Project",
+    numbers: list[int],
+    folds: list[int] | None,
+    options: "RunOptions",
+    subset: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    from ichx.experiments.dry_run import dry_run
+
+    info("measuring on a sample of the slices")
+    found = [dry_run(project, number, folds=folds, options=options, subset=subset) for number in numbers]
+    if as_json:
+        print_json([vars(e) | {"seconds": e.seconds} for e in found])
+        return
+    for e in found:
+        work = f"{format_count(len(e.folds), 'fold')}, {format_count(e.epochs, 'epoch')}"
+        rows = [
+            ("cache", f"{format_count(e.cache_slices, 'slice')}, about {format_duration(e.cache_seconds)}"),
+            ("training", f"{work}, about {format_duration(e.train_seconds)}"),
+            ("prediction", f"about {format_duration(e.predict_seconds)}"),
+            ("total time", f"about {format_duration(e.seconds)}, one fold after another"),
+            ("memory", f"about {format_bytes(e.memory_bytes)}"),
+            ("disk: cache", f"about {format_bytes(e.cache_bytes)} of {format_bytes(e.cache_free)} free"),
+            ("disk: experiment", f"about {format_bytes(e.experiment_bytes)} of {format_bytes(e.experiment_free)} free"),
+            ("device", e.hardware),
+        ]
+        part = f", {100 * e.subset:.3g} % of the patients" if e.subset < 1 else ""
+        print_table(f"experiment {e.experiment} ({e.name}){part}: dry run", ("what", "estimate"), rows)
+        if e.cache_bytes > e.cache_free or e.experiment_bytes > e.experiment_free:
+            warn(f"experiment {e.experiment} does not fit on the disk.")
 
 
 def _print_report(report: "RunReport", *, as_json: bool) -> None:

@@ -42,6 +42,9 @@ _TICK: Final = 100
 _START_SECONDS: Final = 120
 """Time to start in, on a machine that is busy and a disk that is slow."""
 
+_RESTART_SECONDS: Final = 1
+"""What the death of a worker costs: the start of the next one."""
+
 _PIPE_BYTES: Final = 2**20
 """Capacity of the pipes, if the system allows it: a complete slice, so that neither side waits for the other."""
 
@@ -106,7 +109,7 @@ def _answer(
         raise
     except _DiedError as error:
         _end(worker)
-        _charge(frame, budget.spent)
+        _charge(frame, budget.spent + _RESTART_SECONDS)
         raise DicomDefectError("undecodable", f"the decoder died ({error})") from error
     except _TimeoutError as error:
         _end(worker)

@@ -1,4 +1,7 @@
-"""Geometry: positions of slices in a series, and of the head in a slice. Resizing is in `ichx.cache.resize`."""
+"""Geometry: positions of slices in a series, and of the head in a slice.
+
+Gaps and overlaps are found in `spacing`; resizing is in `ichx.cache.resize`.
+"""
 
 from typing import Any, Final
 
@@ -17,20 +20,8 @@ SPARSE: Final = 8
 FILL: Final = -1024
 """HU of what a shift brings in: air."""
 
-SAME_PLACE: Final = 0.1
-"""Slices nearer to each other than this, in mm, show the same place."""
-
-GAP_OVER: Final = 1.8
-"""A step of more than so many regular steps around it is a gap."""
-
-OVERLAP_UNDER: Final = 0.4
-"""A step of less than this part of both adjacent steps lies between two scans of the same position."""
-
 OFF_NORMAL: Final = 1.0
 """Degrees that a slice may be turned against its series."""
-
-AROUND: Final = 3
-"""Steps on each side that a step is compared with."""
 
 
 def series_normals(series: npt.NDArray[np.integer[Any]], orientation: FloatArray) -> FloatArray:
@@ -96,42 +87,6 @@ def steps_between(
     inner = np.flatnonzero(series[sequence[1:]] == series[sequence[:-1]]) + 1
     steps[sequence[inner]] = along[sequence[inner]] - along[sequence[inner - 1]]
     return steps
-
-
-def find_gaps_and_overlaps(
-    series: npt.NDArray[np.integer[Any]], order: npt.NDArray[np.integer[Any]], steps: FloatArray
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return which slices follow a gap, and which are next to a slice of another scan of the same position, (N,) each.
-
-    `steps` (N,) as of `steps_between`. Series change their spacing (thin slices at the base of the skull, thick ones
-    above), and part of a head is rescanned with an offset of a few millimetres. So a step is compared with those around
-    it: it is an overlap if it is below 0.4 times both adjacent steps and the second largest of the six around it, and a
-    gap if it exceeds 1.8 times the same, and is not next to an overlap or two slices at the same position.
-    """
-    sequence = np.lexsort((order, series))
-    known = sequence[np.isfinite(steps[sequence])]
-    step, code = steps[known], series[known]
-    begins = np.searchsorted(code, code, "left")
-    ends = np.searchsorted(code, code, "right")
-    here = np.arange(len(step))
-    # The window keeps its length at the ends of a series, as far as the series has it.
-    first = np.maximum(begins, np.minimum(here - AROUND, ends - 2 * AROUND - 1))
-    around = first[:, None] + np.arange(2 * AROUND + 1)
-    usable = (around < ends[:, None]) & (around != here[:, None])
-    values = np.where(usable, step[np.minimum(around, max(len(step) - 1, 0))], -np.inf)
-    second = np.sort(values, axis=1)[:, -2] if len(step) else step
-    before = np.where(here > begins, step[np.maximum(here - 1, 0)], np.nan)
-    after = np.where(here < ends - 1, step[np.minimum(here + 1, len(step) - 1)], np.nan)
-    adjacent, least = np.fmax(before, after), np.fmin(before, after)  # NaN for a series of two slices
-    crossing = (step >= SAME_PLACE) & (step < OVERLAP_UNDER * np.minimum(least, second))
-    narrow = crossing | (step < SAME_PLACE)
-    next_to_narrow = np.zeros(len(step), bool)
-    next_to_narrow[1:] |= narrow[:-1] & (here[1:] > begins[1:])
-    next_to_narrow[:-1] |= narrow[1:] & (here[:-1] < ends[:-1] - 1)
-    gap, overlap = np.zeros(len(series), bool), np.zeros(len(series), bool)
-    gap[known] = (step > GAP_OVER * np.maximum(adjacent, second)) & ~next_to_narrow
-    overlap[known] = crossing
-    return gap, overlap
 
 
 def degrees_between(one: FloatArray, other: FloatArray) -> FloatArray:

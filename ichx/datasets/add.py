@@ -31,7 +31,7 @@ from ichx.datasets.label_csv import SampleTable, read_labels, read_sample
 from ichx.datasets.masks import MASKS_FILE, read_masks
 from ichx.datasets.summary import format_defects, summarize
 from ichx.errors import ConflictError, IchxError, InvalidInputError
-from ichx.files import printable_path, write_error
+from ichx.files import absolute_path, printable_path, write_error
 from ichx.labels import LABELS
 from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
 from ichx.text import format_count
@@ -187,6 +187,8 @@ def check_name(name: str, what: str, remedy: str = NAME_REMEDY) -> None:
 def _check_request(store: Store, request: AddRequest) -> None:
     name, test_of = request.name, request.test_of
     check_name(name, "a dataset")
+    if not 0 <= request.fold_seed < 1 << 63:
+        raise InvalidInputError(f"Invalid seed of the folds: {request.fold_seed}.", "Use 0 to 2**63 - 1.")
     if test_of is not None and request.labels is not None:
         raise InvalidInputError(
             "--test-of and --labels exclude each other: a test set has no labels.",
@@ -218,7 +220,7 @@ def _prepare(
     """Read everything that `request` names, and report it."""
     table = read_labels(request.labels) if request.labels else None
     sample = read_sample(request.sample) if request.sample else None
-    source = request.source.expanduser().resolve()
+    source = absolute_path(request.source)
     key = None if request.keep_ids else project.workspace.privacy_key()
     catalog, counts = build_catalog(scan_source(source, progress=progress), key)
     require_usable_slices(source, catalog)
@@ -238,7 +240,7 @@ def _prepare(
         report.add_sample(summary["sample"], sample_match)
     masks = None
     if request.masks is not None:
-        masks, summary["masks"] = read_masks(request.masks.expanduser().resolve(), catalog, report)
+        masks, summary["masks"] = read_masks(absolute_path(request.masks), catalog, report)
     if request.test_of is not None:
         report.add_shared(slices, load_dataset(project, request.test_of).slices, request.test_of)
     folds = None
@@ -260,7 +262,7 @@ def _draft(request: AddRequest, prepared: _Prepared) -> VersionDraft:
     return VersionDraft(
         dataset=request.name,
         test_of=request.test_of,
-        source=printable_path(request.source.expanduser().resolve()),
+        source=printable_path(absolute_path(request.source)),
         path="",
         digest=catalog_digest(prepared.catalog),
         label_digest=label_digest(slices) if labelled else None,

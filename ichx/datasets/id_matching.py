@@ -3,7 +3,7 @@
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,9 @@ def match_images(catalog: pd.DataFrame, images: npt.NDArray[np.object_], path: P
     or an id is the name of several files.
     """
     good = catalog["defect"].isna().to_numpy()
-    by, ids, known = "slice_id", pd.Index(images), pd.Index(catalog["slice_id"])
+    by = "slice_id"
+    ids: pd.Index[Any] = pd.Index(images)
+    known: pd.Index[Any] = pd.Index(catalog["slice_id"])
     row_image = ids.get_indexer(known)
     if not (row_image[good] >= 0).any():
         by = "stem"

@@ -1,4 +1,4 @@
-"""Geometry of the series of a dataset: order, spacing, tilt, flags, neighbours. The rules are in `ichx.ct.geometry`."""
+"""Geometry of the series of a dataset: order, spacing, tilt, flags, neighbours. The rules are in `ichx.ct`."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,14 +10,13 @@ import pandas as pd
 
 from ichx.ct.geometry import (
     OFF_NORMAL,
-    SAME_PLACE,
     degrees_between,
-    find_gaps_and_overlaps,
     order_series,
     position_along_normal,
     series_normals,
     steps_between,
 )
+from ichx.ct.spacing import SAME_PLACE, find_gaps_and_overlaps
 from ichx.text import EXAMPLES
 
 NOT_AXIAL_FROM: Final = 45.0
@@ -25,7 +24,7 @@ NOT_AXIAL_FROM: Final = 45.0
 
 FLAGS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "gap": "the step before the slice is much wider than the steps around it: slices are missing",
+        "gap": "the step before the slice is much wider than the spacing around it: slices are missing",
         "overlap": "the slice lies between others: a region was scanned twice, or two blocks overlap",
         "same_place": "the slice is less than 0.1 mm from the previous one: the position was scanned twice",
         "off_normal": "the slice is rotated by more than 1 degree against its series",

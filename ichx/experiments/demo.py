@@ -4,6 +4,7 @@ It calls the same functions as the commands. Finished steps are skipped, so that
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +68,16 @@ class DemoReport:
         return 1 - self.blend_score / min(self.constant_score, self.brightness_score)
 
 
-def run_demo(folder: Path, registry: Registry, events: RunCallbacks) -> DemoReport:
+def run_demo(
+    folder: Path, registry: Registry, events: RunCallbacks, announce: Callable[[str], None] = lambda step: None
+) -> DemoReport:
     """Create the workspace `folder`, do the complete job in it, and return the result.
+
+    Args:
+        folder: A new folder, or that of an interrupted demo.
+        registry: The plugins.
+        events: Receives the progress within a step.
+        announce: Receives each step before it begins.
 
     Raises:
         ConflictError: The folder contains something else.
@@ -86,6 +95,7 @@ def run_demo(folder: Path, registry: Registry, events: RunCallbacks) -> DemoRepo
             "Use a new folder: `ichx demo FOLDER`.",
         )
     if not phantom.exists():
+        announce(f"writing {PATIENTS + TEST_PATIENTS} synthetic patients")
         write_phantom(
             phantom,
             patients=PATIENTS,
@@ -95,6 +105,7 @@ def run_demo(folder: Path, registry: Registry, events: RunCallbacks) -> DemoRepo
             prevalence=PREVALENCE,
             progress=lambda done, total: events.phase("creating phantom studies", done, total),
         )
+    announce("reading their headers, splitting the patients into folds")
     with open_store(workspace) as store:
         add_dataset(
             Project(workspace, store),
@@ -115,9 +126,12 @@ def run_demo(folder: Path, registry: Registry, events: RunCallbacks) -> DemoRepo
                 new_experiment(store, registry, ExperimentRequest(plugin=name, kind=kind)).number
                 for name, kind in MEMBERS
             ]
-        for number in numbers:
+        for place, number in enumerate(numbers, start=1):
+            announce(f"training model {place} of {len(numbers)} on {FOLDS} folds")
             run_experiment(Project(workspace, store, registry), number, callbacks=events)
+        announce("blending the models")
         ensemble = make_ensemble(Project(workspace, store), EnsembleRequest(top=len(MEMBERS), smooth=True))
+        announce(f"scoring the blend and two baselines on {TEST_PATIENTS} unseen patients")
         scores = _score_test(Project(workspace, store), phantom, numbers[0], ensemble, events)
     return DemoReport(
         workspace=str(workspace.root),

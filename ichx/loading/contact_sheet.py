@@ -24,7 +24,7 @@ from ichx.errors import InvalidInputError, NotFoundError, NotReadyError
 from ichx.files import write_with
 from ichx.labels import ANY, LABELS
 from ichx.recipe import FILE_WINDOW
-from ichx.text import format_count
+from ichx.text import format_bytes, format_count
 
 Window = tuple[float, float]
 """Centre and width in HU."""
@@ -51,6 +51,15 @@ MAX_WIDTH: Final = 1500
 
 DPI: Final = 100
 MAX_SLICES: Final = 400
+MAX_SIDE: Final = (1 << 16) - 1
+"""Maximum width and height of a sheet in pixels, a limit of Matplotlib."""
+
+MAX_PIXELS: Final = 100_000_000
+PIXEL_BYTES: Final = 8
+"""Maximum number of pixels of a sheet, and the memory that one takes while the sheet is drawn."""
+
+MAX_CENTRE, MIN_SPAN, MAX_SPAN = 1e5, 1e-2, 1e6
+"""Limits of a window in HU. Stored values have 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ def draw_sheet(
         label: Draw only slices that are positive for this label.
 
     Raises:
-        InvalidInputError: The extension or `count` is invalid.
+        InvalidInputError: The extension or `count` is invalid, or the sheet would be too large.
         ChangedDataError: A file of the dataset is missing or has changed.
         StorageError: `path` cannot be written.
     """
@@ -139,6 +148,12 @@ def draw_sheet(
     down = math.ceil(len(rows) / across)
     width = MARGIN + across * (wide + MARGIN)
     height = TITLE + 18 + down * (EDGE + CAPTION + MARGIN)
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise InvalidInputError(
+            f"A sheet of {format_count(len(rows), 'slice')} in {format_count(len(windows), 'window')} would have "
+            f"{width:,} x {height:,} pixels and take {format_bytes(width * height * PIXEL_BYTES)} of memory.",
+            f"Use fewer slices or windows: at most {MAX_SIDE:,} pixels on a side and {MAX_PIXELS:,} in total.",
+        )
     picture = np.full((height, width, 3), 255, np.uint8)
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     canvas = FigureCanvasAgg(figure)
@@ -187,7 +202,7 @@ def _parse_window(part: str) -> Window:
         window = float(centre), float(width)
     except ValueError:
         window = math.nan, math.nan
-    if not (math.isfinite(window[0]) and 0 < window[1] < math.inf):
+    if not (abs(window[0]) <= MAX_CENTRE and MIN_SPAN <= window[1] <= MAX_SPAN):
         raise InvalidInputError(
             f"Invalid window: {part!r}.", f"Use {', '.join(WINDOWS)} or CENTRE:WIDTH in HU, separated by commas."
         )

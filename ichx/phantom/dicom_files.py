@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
+from io import BytesIO
 from pathlib import Path
 
 import imagecodecs
@@ -24,11 +25,13 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from ichx.errors import ConflictError, StorageError, raise_problems
+from ichx.errors import ConflictError, ResourceError, StorageError, raise_problems
+from ichx.files import absolute_path
 from ichx.labels import LABELS
 from ichx.phantom.prevalence import CHALLENGE_PREVALENCE, combination_chances
 from ichx.phantom.scanners import Scanner
 from ichx.phantom.study import PhantomStudy, make_study, study_rng, study_scanner
+from ichx.text import format_bytes, format_count
 from ichx.worker_pool import map_in_processes, worker_count
 
 TRAIN_FOLDER = "stage_2_train"
@@ -40,6 +43,13 @@ TEST_LABELS = "stage_2_test_labels.csv"
 
 PADDING = -2000
 """Stored value outside the circular field of view of scanners that have one."""
+
+
+STUDY_SLICES = 32
+"""Mean number of slices of a study."""
+
+HEADER_BYTES = 1100
+"""Mean size of a file without its pixels."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +97,13 @@ def write_phantom(
         InvalidInputError: An argument is invalid.
         ConflictError: The folder exists and is not empty.
         StorageError: The folder cannot be written.
+        ResourceError: The disk has too little space for the studies.
     """
     _check_arguments(patients, test_patients, seed, size, processes)
     wanted = dict(CHALLENGE_PREVALENCE if prevalence is None else prevalence)
     combination_chances(tuple(sorted(wanted.items())))
-    folder = folder.expanduser().absolute()
-    with _draft(folder) as draft:
+    folder = absolute_path(folder)
+    with _draft(folder, patients + test_patients, size) as draft:
         for name in (TRAIN_FOLDER, TRAIN_MASKS, *([TEST_FOLDER] if test_patients else [])):
             (draft / name).mkdir()
         total = patients + test_patients
@@ -156,19 +167,32 @@ def _check_arguments(patients: int, test_patients: int, seed: int, size: int, pr
     raise_problems(problems, "correct these values")
 
 
+def _require_space(folder: Path, patients: int, size: int) -> None:
+    """Raise `ResourceError` if the disk has less space than that many studies take on average."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    needed, free = int(patients * STUDY_SLICES * (2 * size**2 + HEADER_BYTES)), shutil.disk_usage(existing).free
+    if needed > free:
+        raise ResourceError(
+            f"{format_count(patients, 'patient')} of {size} x {size} pixels take about {format_bytes(needed)}; "
+            f"{format_bytes(free)} are free in {existing}.",
+            "Write fewer patients or smaller slices, or choose a folder on another disk.",
+        )
+
+
 @contextmanager
-def _draft(folder: Path) -> Iterator[Path]:
+def _draft(folder: Path, patients: int, size: int) -> Iterator[Path]:
     """Yield a hidden sibling of `folder` that is renamed to `folder` at the end, or removed after an error.
 
     What a killed process has left of earlier drafts is removed.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConflictError(f"{folder} exists and is not an empty folder.", "Use a new folder for the phantom.")
-    for left in folder.parent.glob(f".{escape(folder.name)}.*-*"):
-        if not _is_alive(left.name.rpartition(".")[2].partition("-")[0]):
-            shutil.rmtree(left, ignore_errors=True)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConflictError(f"{folder} exists and is not an empty folder.", "Use a new folder for the phantom.")
+        for left in folder.parent.glob(f".{escape(folder.name)}.*-*"):
+            if not _is_alive(left.name.rpartition(".")[2].partition("-")[0]):
+                shutil.rmtree(left, ignore_errors=True)
+        _require_space(folder, patients, size)
         draft.mkdir(parents=True)
         yield draft
         draft.replace(folder)
@@ -331,7 +355,9 @@ def _write_slice(path: Path, dataset: Dataset, scanner: Scanner, job: _Job, inde
     dataset.file_meta = meta
     dataset.preamble = b"\0" * 128
     # Enforcing the format would put the image's invalid UID into the meta group, where the challenge has a valid one.
-    dcmwrite(path, dataset, enforce_file_format=False)
+    content = BytesIO()  # pydicom would wrap a failed write in an error with a traceback in its text
+    dcmwrite(content, dataset, enforce_file_format=False)
+    path.write_bytes(content.getvalue())
 
 
 def _write_labels(path: Path, rows: list[tuple[str, tuple[int, ...]]] | list[tuple[str, tuple[float, ...]]]) -> None:

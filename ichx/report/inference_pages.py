@@ -11,7 +11,7 @@ from ichx import __version__
 from ichx.evaluation.metric import FloatArray, constant_score
 from ichx.evaluation.oof import OofTable
 from ichx.evaluation.scores import calibration, pool_studies
-from ichx.files import write_text
+from ichx.files import absolute_path, write_text
 from ichx.inference.evaluate import EvaluatedSlices, Evaluation
 from ichx.inference.predict import FilePredictions
 from ichx.inference.prediction_files import as_records
@@ -30,7 +30,7 @@ MAX_ROWS = 200
 
 def write_evaluation_report(project: "Project", evaluation: Evaluation, slices: EvaluatedSlices, out: Path) -> Path:
     """Write the page of an evaluation to `out` and return its path. Raises `StorageError` if it cannot be written."""
-    path = out.expanduser().resolve()
+    path = absolute_path(out)
     write_text(path, render_evaluation(project, evaluation, slices), "the report", remedy=WRITE_REMEDY)
     return path
 
@@ -80,7 +80,7 @@ def render_evaluation(project: "Project", evaluation: Evaluation, slices: Evalua
 
 def write_prediction_report(project: "Project", found: FilePredictions, out: Path) -> Path:
     """Write the page of predicted files to `out` and return its path. Raises `StorageError` if it cannot be written."""
-    path = out.expanduser().resolve()
+    path = absolute_path(out)
     write_text(path, render_predictions(project, found), "the report", remedy=WRITE_REMEDY)
     return path
 

@@ -1,6 +1,6 @@
 """Queries for experiments, over an open connection: register, select, list. Tags and notes: `annotations`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -35,24 +35,34 @@ _ALL = _columns(Experiment)
 _PROGRESS = ("folds_done", "state", "stage", "seconds")
 
 
-def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft]) -> list[Experiment]:
-    """Register `drafts` under consecutive numbers; raise `ValueError` if the pins of a draft disagree."""
+def add_experiments(
+    connection: Connection, drafts: Sequence[ExperimentDraft], used: Callable[[str], set[int]]
+) -> list[Experiment]:
+    """Register `drafts` under consecutive numbers that no folder has `used`.
+
+    Raises:
+        ValueError: The pins of a draft disagree.
+    """
     if not drafts:
         return []
-    numbers = take_numbers(connection, "experiment", len(drafts))
+    numbers = take_numbers(connection, "experiment", len(drafts), used)
     now = datetime.now(UTC)
-    for number, draft in zip(numbers, drafts, strict=True):
-        values = {
-            **vars(draft),
-            "tuned": None if draft.tuned is None else asdict(draft.tuned),
-            "subset": draft.subset if draft.subset < 1 else None,
-            "number": number,
-            "created": now,
-            "leaked": _check_pins(connection, draft),
-            "archived": False,
-        }
-        connection.execute(insert(experiment).values(values))
-    return [get_experiment(connection, number) for number in numbers]
+    return [add_experiment(connection, draft, number, now) for number, draft in zip(numbers, drafts, strict=True)]
+
+
+def add_experiment(connection: Connection, draft: ExperimentDraft, number: int, created: datetime) -> Experiment:
+    """Register `draft` under `number`; raise `ValueError` if its pins disagree."""
+    values = {
+        **vars(draft),
+        "tuned": None if draft.tuned is None else asdict(draft.tuned),
+        "subset": draft.subset if draft.subset < 1 else None,
+        "number": number,
+        "created": created,
+        "leaked": _check_pins(connection, draft),
+        "archived": False,
+    }
+    connection.execute(insert(experiment).values(values))
+    return get_experiment(connection, number)
 
 
 def get_experiment(connection: Connection, number: int) -> Experiment:
@@ -178,6 +188,13 @@ def check_numbers(connection: Connection, numbers: Sequence[int]) -> None:
     for number in numbers:
         if number not in known:
             raise no_experiment(connection, number)
+
+
+def check_free(connection: Connection, number: int) -> None:
+    """Raise `ConflictError` if an experiment has this number."""
+    name = connection.scalar(select(experiment.c.name).where(experiment.c.number == number))
+    if name is not None:
+        raise ConflictError(f"The store has another experiment {number}: {name}.", "Export the other one first.")
 
 
 def check_fold(connection: Connection, number: int, fold: int) -> None:

@@ -47,9 +47,9 @@ def label_of_two(root: Path) -> None:
     path.write_text(path.read_text().replace("_any,1", "_any,2", 1))
 
 
-def label_of_yes(root: Path) -> None:
+def label_of_perhaps(root: Path) -> None:
     path = root / "labels.csv"
-    path.write_text(path.read_text().replace("_any,1", "_any,yes", 1))
+    path.write_text(path.read_text().replace("_any,1", "_any,perhaps", 1))
 
 
 def missing_labels(root: Path) -> None:
@@ -89,7 +89,7 @@ def truncated_files(root: Path) -> None:
         (empty_labels, "corrupt_file", ["labels.csv"]),
         (other_columns, "invalid_input", ["labels.csv", "name, value"]),
         (label_of_two, "invalid_input", ["labels.csv", "'2'"]),
-        (label_of_yes, "invalid_input", ["labels.csv", "'yes'"]),
+        (label_of_perhaps, "invalid_input", ["labels.csv", "'perhaps'"]),
         (unknown_labels, "invalid_input", ["labels.csv", "ID_unknown_1"]),
     ],
 )
@@ -225,6 +225,38 @@ def test_unusable_output_folders(ichx: Program, tmp_path: Path) -> None:
     done = ichx("data", "phantom", "full", "--patients", 1, "--size", 32, cwd=tmp_path)
     assert (done.code, done.out, "full" in done.err) == (1, "", True)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
+
+
+def test_full_disk_while_writing_a_phantom(tmp_path: Path) -> None:
+    options = ("--patients", 1, "--size", 64, "--prevalence", "any=0.4")
+    done = run_with_limit(4, "-m", "ichx", "data", "phantom", "ph", *options, cwd=tmp_path)
+    assert (done.code, done.out, list(tmp_path.iterdir())) == (1, "", [])
+    problem, remedy = done.err.splitlines()
+    assert str(tmp_path / "ph") in problem
+    assert "File too large" in problem
+    assert remedy.startswith("      ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("data", "add", "more", "files", "--labels", "labels.csv", "--fold-seed", -1),
+        ("data", "add", "more", "files", "--labels", "labels.csv", "--fold-seed", 2**64),
+        ("data", "add", "more", "files", "--labels", "labels.csv", "--folds", 10**30),
+        ("data", "show", "ph", "--version", 10**30),
+        ("data", "sheet", "ph", "--out", "s.png", "--windows", ",".join(["brain"] * 3000)),
+        ("data", "sheet", "ph", "--out", "s.png", "--count", 10**30),
+        ("data", "sheet", "ph", "--out", "s.png", "--windows", "40:1e-300"),
+        ("data", "cache", "ph", "--for", 10**30),
+        ("exp", "show", 10**30),
+    ],
+    ids=lambda value: f"{value[1]} {value[-2]} {value[-1]}"[:40],
+)
+def test_absurd_numbers(arguments: tuple[object, ...], ichx: Program, root: Path) -> None:
+    assert ichx("data", "add", "ph", "files", "--labels", "labels.csv", "--folds", 2, cwd=root).code == 0
+    before = file_sizes(root)
+    ichx(*arguments, "--json", cwd=root).check_error("invalid_input")
+    assert file_sizes(root) == before
 
 
 def test_full_disk_while_adding(ichx: Program, root: Path, phantom: PhantomFiles) -> None:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from ichx.ct.geometry import (
     degrees_between,
-    find_gaps_and_overlaps,
     head_centre,
     order_series,
     position_along_normal,
@@ -119,48 +118,9 @@ def test_a_shift_preserves_the_shape(row: float, column: float) -> None:
             assert moved[r, c] == (hu[r - down, c - right] if inside else -1024)
 
 
-def flagged(*steps: float) -> tuple[list[int], list[int]]:
-    """Return the numbers of the steps that are gaps, and of those that are overlaps."""
-    along = np.cumsum([0, *steps])
-    # Slices of another series lie between the rows of this one.
-    series = np.tile([1, 0], len(along))
-    along = np.repeat(along, 2)
-    order, _ = order_series(series, along, np.zeros(len(series), int), np.arange(len(series)))
-    between = steps_between(series, order, along)
-    gap, overlap = (found[series == 1] for found in find_gaps_and_overlaps(series, order, between))
-    return (np.flatnonzero(gap) - 1).tolist(), (np.flatnonzero(overlap) - 1).tolist()
-
-
-@pytest.mark.parametrize(
-    ("steps", "gaps", "overlaps"),
-    [
-        ((5, 5, 5, 5, 5, 5), [], []),
-        ((5, 5, 10, 5, 5, 5), [2], []),
-        ((5, 10, 5, 10, 5, 5), [1, 3], []),  # two slices are missing
-        ((10, 5, 5, 5), [0], []),  # at the end of a series
-        ((5, 5, 5, 15), [3], []),
-        ((2.5, 2.5, 2.5, 2.5, 5, 5, 5, 5), [], []),  # thin slices at the base, thick ones above
-        ((2.5, 2.5, 2.5, 2.5, 5, 5), [], []),
-        ((2.5, 2.5, 2.5, 10, 5, 5, 5), [3], []),
-        ((5, 5, 4.5, 0.5, 4.5, 0.5, 5, 5), [], [3, 5]),  # a part scanned again
-        ((2.5, 2.5, 2, 0.5, 2.5, 2, 0.5, 4.5, 0.5, 5, 5), [], [3, 6, 8]),  # over a change of thickness
-        ((0, 5, 0, 5, 0, 5), [], []),  # all of it again, at the same places
-        ((2.5, 2.5, 2.5, 0.9, 5, 5, 5), [], [3]),  # two blocks overlap
-        ((5, 5, 20, 5), [2], []),  # a step at an end is small only against all around it
-        ((5,), [], []),
-        ((), [], []),
-    ],
-)
-def test_gaps_and_overlaps(steps: tuple[float, ...], gaps: list[int], overlaps: list[int]) -> None:
-    assert flagged(*steps) == (gaps, overlaps)
-
-
 def test_steps_of_missing_positions_are_missing() -> None:
     steps = steps_between(np.zeros(4, int), np.array([3, 1, 0, 2]), np.array([9.0, 2, np.nan, 4]))
     np.testing.assert_array_equal(steps, [5, np.nan, np.nan, 2])
-    gap, overlap = find_gaps_and_overlaps(np.zeros(4, int), np.array([3, 1, 0, 2]), np.full(4, np.nan))
-    assert not gap.any()
-    assert not overlap.any()
 
 
 def test_degrees_between_directions() -> None:

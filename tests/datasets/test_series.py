@@ -38,7 +38,7 @@ def test_describe_geometry_counts_flags(tmp_path: Path) -> None:
     write_series(tmp_path / "regular", "1", [0, 5, 10, 15, 20])
     write_series(tmp_path / "gap", "2", [0, 5, 10, 25, 30, 35])
     write_series(tmp_path / "twice", "3", [0, 5, 5.02, 10, 15])
-    write_series(tmp_path / "again", "4", [0, 5, 5.5, 10, 10.5, 15, 20])
+    write_series(tmp_path / "again", "4", [0, 5, 5.6, 10, 10.6, 15, 20])
     write_series(tmp_path / "coronal", "5", [0, 0.1, 0.2], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
     write_series(tmp_path / "bare", "6", [0, 5], ImagePositionPatient=None)
     slices = slices_of(tmp_path)

@@ -1,6 +1,7 @@
 """Contact sheets."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -118,3 +119,25 @@ def test_file_that_cannot_be_written(tmp_path: Path, data: LoadedDataset) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file/s\.png"):
         draw_sheet(tmp_path / "file/s.png", data, parse_windows("brain"), kind="linear", count=1)
+
+
+@pytest.mark.parametrize(("slices", "windows"), [(400, 5), (1, 3000), (200, 250)])
+def test_sheets_that_are_too_large_are_refused_with_the_cost(
+    tmp_path: Path, data: LoadedDataset, slices: int, windows: int
+) -> None:
+    many = pd.concat([data.slices] * 400, ignore_index=True)
+    with pytest.raises(InvalidInputError, match=rf"{slices} slices? in {windows:,} windows .* [GMT]B"):
+        draw_sheet(
+            tmp_path / "s.png",
+            replace(data, slices=many),
+            parse_windows(",".join(["brain"] * windows)),
+            kind="linear",
+            count=slices,
+        )
+    assert list(tmp_path.glob("s*")) == []
+
+
+@pytest.mark.parametrize("text", ["1e400:80", "1e308:80", "40:1e-300", "40:1e308", "nan:80", "40:-1", "40:0", "40"])
+def test_windows_outside_the_possible_hounsfield_units(text: str) -> None:
+    with pytest.raises(InvalidInputError, match=text):
+        parse_windows(f"brain,{text}")

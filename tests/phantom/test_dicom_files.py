@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from ichx.errors import ConflictError, IchxError, StorageError
+from ichx.errors import ConflictError, IchxError, ResourceError, StorageError
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import write_phantom
 from ichx.phantom.study import make_study
@@ -175,6 +175,14 @@ def test_all_invalid_arguments_are_reported_together(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_more_studies_than_the_disk_holds_are_refused_with_the_cost(tmp_path: Path) -> None:
+    for patients, test_patients in ((10**12, 0), (1, 10**12), (10**24, 0)):
+        with pytest.raises(ResourceError, match=r"take about [\d,]+ TB; [\d,.]+ [kMGT]?B are free") as caught:
+            write_phantom(tmp_path / "x/y", patients=patients, test_patients=test_patients, seed=0, size=512)
+        assert str(tmp_path) in caught.value.problem
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -186,8 +194,9 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError):
-        write_phantom(tmp_path / "file" / "x", patients=1, seed=0, size=32, processes=1)
+    for folder in (tmp_path / "file" / "x", tmp_path / ("a" * 300)):
+        with pytest.raises(StorageError, match=folder.name):
+            write_phantom(folder, patients=1, seed=0, size=32, processes=1)
 
 
 def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
