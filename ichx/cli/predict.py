@@ -56,7 +56,7 @@ def predict(
     device: Device = "auto",
     precision: Precision = "auto",
     workers: Workers = None,
-    as_csv: AsCsv = False,
+    csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
     """Predict DICOM files, per slice and per study.
@@ -74,9 +74,8 @@ def predict(
     with session() as project:
         project.store.experiment(number)  # report an unknown number before torch is imported
         from ichx.cli.live import LiveView
-        from ichx.inference.file_catalog import write_id_map
         from ichx.inference.predict import FileOutputs, predict_files
-        from ichx.inference.prediction_files import as_document, check_out, write_files
+        from ichx.inference.prediction_files import as_csv, as_document, check_out, write_files, write_id_map
         from ichx.inference.trained import InferenceOptions
 
         for file, suffixes in ((out, None), (page, (".html",)), (id_map, (".csv",))):
@@ -102,12 +101,12 @@ def predict(
     _print_summary(found)
     if as_json:
         print_json(as_document(found))
-    elif as_csv or out is None:
+    elif csv or out is None:
         hidden = [label for label in LABELS if labels and label not in labels]
-        found.slices.drop(columns=hidden).to_csv(sys.stdout, index=False)
+        sys.stdout.write(as_csv(found.slices.drop(columns=hidden)))
     else:
         _print_studies(found, labels or [ANY])
-    in_table = not (as_json or as_csv or out is None)
+    in_table = not (as_json or csv or out is None)
     for file in written:
         (console if in_table else err).print(str(file), markup=False)
 

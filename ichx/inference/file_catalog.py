@@ -10,7 +10,6 @@ from ichx.ct.dicom import DicomDefectError, read_ids
 from ichx.datasets.catalog import build_catalog
 from ichx.datasets.ingest import ProgressCallback, scan_source
 from ichx.datasets.sources import SourceFiles
-from ichx.files import atomic_write
 
 HASHED: Final = ("patient", "study", "series")
 """Columns of a catalog with keyed hashes of ids."""
@@ -55,12 +54,6 @@ def scan_files(source: Path, progress: ProgressCallback) -> ScannedFiles:
     scan = scan_source(source, progress=progress)
     nameless = scan[(scan["defect"] != "") & ~scan["defect"].isin(["not_dicom", "unreadable"])]
     return ScannedFiles(scan, _refused_ids(source, nameless))
-
-
-def write_id_map(path: Path, ids: pd.DataFrame) -> None:
-    """Write the result of `ScannedFiles.id_map` as CSV that only its owner can read. Raises `StorageError`."""
-    with atomic_write(path, "the map of ids", private=True) as draft:
-        ids.to_csv(draft, index=False)
 
 
 def _refused_ids(source: Path, rows: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 from ichx.errors import InvalidInputError, StorageError
 from ichx.files import atomic_write, write_error, write_text
 from ichx.inference.predict import FilePredictions
+from ichx.text import csv_text
 
 SUFFIXES: Final = (".csv", ".json", ".parquet")
 REMEDY: Final = "Free some space, or choose another --out."
@@ -64,15 +65,31 @@ def write_tables(path: Path, tables: dict[str, pd.DataFrame], document: dict[str
     for name, frame in tables.items():
         target = path if name == first else path.with_name(f"{path.stem}.{name}{path.suffix}")
         with atomic_write(target, "the predictions", remedy=REMEDY) as draft:
-            frame.to_csv(draft, index=False) if path.suffix == ".csv" else frame.to_parquet(draft, index=False)
+            if path.suffix == ".csv":
+                draft.write_text(as_csv(frame), encoding="utf-8")
+            else:
+                frame.to_parquet(draft, index=False)
         written.append(target)
     return written
+
+
+def write_id_map(path: Path, ids: pd.DataFrame) -> None:
+    """Write the result of `ScannedFiles.id_map` as CSV that only its owner can read. Raises `StorageError`."""
+    with atomic_write(path, "the map of ids", remedy=REMEDY, private=True) as draft:
+        draft.write_text(as_csv(ids), encoding="utf-8")
 
 
 def as_document(found: FilePredictions) -> dict[str, Any]:
     """Return `found` for JSON: its fields without ids behind hashes, with tables as lists of objects."""
     fields = {name: value for name, value in vars(found).items() if name not in ("source", "catalog", "id_map")}
     return {name: as_records(value) if isinstance(value, pd.DataFrame) else value for name, value in fields.items()}
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """Return `frame` as CSV, in which file names and ids cannot be formulas or control characters."""
+    texts = [str(name) for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    safe = {name: frame[name].map(csv_text, na_action="ignore") for name in texts}
+    return frame.assign(**safe).to_csv(index=False)
 
 
 def as_records(frame: pd.DataFrame) -> list[dict[str, Any]]:

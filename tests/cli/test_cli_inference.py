@@ -96,6 +96,16 @@ def test_all_formats_have_the_same_values(ichx: Program, trained_root: Path, new
         assert studies[label][0] == plain[label].max() == printed["studies"][0][label]
 
 
+def test_file_names_are_no_formulas_in_csv(ichx: Program, trained_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    write_ct(folder / "=cmd.dcm")
+    (folder / "@\x1b[2J").write_text("text")
+    done = ichx("predict", 2, folder, "--fold", 0, "--out", tmp_path / "x.csv", "--csv", cwd=trained_root)
+    assert done.code == 0, done.err
+    assert done.out == (tmp_path / "x.csv").read_text(encoding="utf-8")
+    assert pd.read_csv(io.StringIO(done.out))["file"].tolist() == ["'=cmd.dcm", "'@\\x1b[2J"]
+
+
 def test_one_fold_or_all(ichx: Program, trained_root: Path, new_files: Path) -> None:
     def folds(*options: object) -> list[int]:
         found = json.loads(ichx("predict", 2, new_files, "--json", *options, cwd=trained_root).out)["folds"]

@@ -16,8 +16,9 @@ from ichx.evaluation.metric import weighted_row_losses
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.inference.evaluate import EvaluatedSlices, evaluate_slices
 from ichx.inference.evaluation_files import case_tables, hashed_ids, real_ids, write_cases
-from ichx.inference.file_catalog import HASHED, write_id_map
+from ichx.inference.file_catalog import HASHED
 from ichx.inference.predict import FileOutputs, FilePredictions, predict_files
+from ichx.inference.prediction_files import write_id_map
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
