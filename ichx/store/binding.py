@@ -130,10 +130,12 @@ def _check_known(engine: Engine, workspace: Workspace, record: StoreRecord | Non
     """Raise `ConflictError` if a store with an id is not that of `workspace`, or is older than it was."""
     name = database.display_name(engine.url)
     if record is None or record.id != state.id:
-        raise ConflictError(
-            f"The store {name} does not belong to {workspace.root}; it was last accepted for {state.root}.",
-            _remedy(record, name),
-        )
+        if state.root == str(workspace.root):
+            why = "another one took its place"  # moved or adopted
+        else:
+            why = f"it belongs to {state.root}"
+        problem = f"The store {name} is not the store of {workspace.root}: {why}."
+        raise ConflictError(problem, _remedy(record, name, rebuild=False))
     if state.changes < record.changes:
         raise ConflictError(
             f"The store {name} is older than its workspace: it has {state.changes:,} changes, but there were "
@@ -146,15 +148,17 @@ def _other(record: StoreRecord, name: str) -> str:
     return "it" if record.store == name else record.store
 
 
-def _remedy(record: StoreRecord | None, name: str) -> str:
+def _remedy(record: StoreRecord | None, name: str, *, rebuild: bool = True) -> str:
     ways = []
-    if record is not None and record.store != name:
+    if record is None or record.store != name:
+        own = "the store of this workspace" if record is None else f"the store {record.store}"
         ways = [
-            f"Use the store {record.store} again (ICHX_STORE, or `store` in ichx.toml).",
+            f"Use {own} again (ICHX_STORE, or `store` in ichx.toml).",
             "`ichx store move URL`, run with that store, copies its records to a new one.",
         ]
     ways.append("`ichx store adopt` accepts this store, e.g. a backup that you have restored.")
-    ways.append("`ichx store rebuild` accepts a new or older store and registers the experiments in folders.")
+    if rebuild:
+        ways.append("`ichx store rebuild` accepts a new or older store and registers the experiments in folders.")
     return "\n".join(ways)
 
 
