@@ -130,10 +130,8 @@ def _check_known(engine: Engine, workspace: Workspace, record: StoreRecord | Non
     """Raise `ConflictError` if a store with an id is not that of `workspace`, or is older than it was."""
     name = database.display_name(engine.url)
     if record is None or record.id != state.id:
-        if state.root == str(workspace.root):
-            why = "another one took its place"  # moved or adopted
-        else:
-            why = f"it belongs to {state.root}"
+        moved = state.root == str(workspace.root)
+        why = "another one took its place" if moved else f"it belongs to {state.root}"
         problem = f"The store {name} is not the store of {workspace.root}: {why}."
         raise ConflictError(problem, _remedy(record, name, rebuild=False))
     if state.changes < record.changes:

@@ -11,7 +11,7 @@ from ichx.errors import ConflictError, NotFoundError
 from ichx.store.counters import take_numbers
 from ichx.store.experiment_state import CHUNK, progress_of, state_of_many
 from ichx.store.selection import Selection, recipe_values
-from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, TuningInfo
+from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, TuningInfo, require_objects
 from ichx.store.tables import dataset_version, experiment, fold_set, tag
 
 _JOINED = {
@@ -85,6 +85,7 @@ def _experiment(row: Any, others: Mapping[str, Any]) -> Experiment:
     """Return the experiment of a row with all columns and of the values from other tables."""
     values = dict(row._mapping)
     tuned = values.pop("tuned")
+    require_objects(row.origin, tuned)
     return Experiment(**values, **others, tuned=None if tuned is None else TuningInfo(**tuned))
 
 
