@@ -5,7 +5,6 @@ copy, e.g. a backup. In either store the next experiment would get a number whos
 experiment. Stores and workspaces that have no id yet are tied at first use.
 """
 
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -99,7 +98,7 @@ def save_changes(workspace: Workspace, engine: Engine, changes: int) -> None:
 
 def adopt(engine: Engine, workspace: Workspace) -> StoreState:
     """Tie the store to `workspace` under a new id, whatever both were tied to before; return its earlier state."""
-    identity = secrets.token_hex(16)
+    identity = _new_id()
     with database.writing(engine) as connection:
         before = read_state(connection)
         _write_id(connection, workspace, identity, max(1, before.changes))
@@ -164,7 +163,7 @@ def _tie_new(engine: Engine, workspace: Workspace, record: StoreRecord | None) -
     """Give both sides the same id and return the workspace's record; None if one of them cannot be written."""
     try:
         if record is None:
-            draft = StoreRecord(secrets.token_hex(16), 0, database.display_name(engine.url))
+            draft = StoreRecord(_new_id(), 0, database.display_name(engine.url))
             record = workspace.create_store_record(draft)
         with database.writing(engine) as connection:
             if get_setting(connection, _SETTING) is None:
@@ -181,3 +180,9 @@ def _write_id(connection: Connection, workspace: Workspace, identity: str, chang
     set_setting(connection, _SETTING, value)
     connection.execute(delete(counter).where(counter.c.kind == _CHANGES))
     connection.execute(insert(counter).values(kind=_CHANGES, last=changes))
+
+
+def _new_id() -> str:
+    import secrets  # only here: importing it takes longer than checking the tie
+
+    return secrets.token_hex(16)
