@@ -10,8 +10,9 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from ichx.errors import InvalidInputError, StorageError
 
@@ -120,7 +121,7 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading. Raises `OSError` for a pipe, socket or device, without waiting for it."""
     handle = _open_without_waiting(path)
     if stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
@@ -160,6 +161,19 @@ def read_text(path: Path) -> str:
     return content.decode("utf-16" if utf_16 else "utf-8-sig").replace("\r\n", "\n")
 
 
+def absolute_path(path: str | Path) -> Path:
+    """Return `path` with `~` replaced and symbolic links followed; a loop of links is an error only on access.
+
+    Raises:
+        InvalidInputError: The user of `~USER` is unknown.
+    """
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError as error:
+        raise InvalidInputError(f"The home directory in {path} is unknown.", "Write the path out.") from error
+    return Path(os.path.realpath(expanded))  # unlike Path.resolve, without RuntimeError for a loop
+
+
 def printable_path(path: str | Path) -> str:
     """Return `path` as text that can be encoded: bytes that are not UTF-8 become e.g. `\\xe4`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -174,6 +188,6 @@ def path_of(text: str, folder: Path = Path()) -> Path:
     return folder / os.fsdecode(raw)
 
 
-def _open_without_waiting(path: Path) -> BinaryIO:
+def _open_without_waiting(path: Path) -> BufferedReader:
     """Open `path` for reading. The open call of a named pipe would otherwise wait for a program that writes to it."""
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))

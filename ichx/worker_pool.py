@@ -71,7 +71,7 @@ def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], proc
     except BrokenProcessPool as error:
         raise ProcessError(
             "A worker process died: it ran out of memory, or a decoder crashed.",
-            "Rerun the command; finished work is saved. If it happens repeatedly, use fewer processes.",
+            "Rerun the command; finished work is saved. If it happens repeatedly, use fewer processes or more memory.",
         ) from error
     finally:
         workers = list((pool._processes or {}).values())

@@ -6,6 +6,7 @@ The workspace is found by walking up from the current directory; `ICHX_WORKSPACE
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, StorageError, did_you_mean
 from ichx.experiment_files import ExperimentFiles
-from ichx.files import read_text
+from ichx.files import absolute_path, read_text
 from ichx.locks import file_lock
 
 SETTINGS_FILE = "ichx.toml"
@@ -26,6 +27,9 @@ SETTINGS = {
     "mlflow": "MLflow server or database that also receives the runs; default: none",
     "tensorboard": "true, or a folder, for TensorBoard files of the runs; default: none",
 }
+
+PATH_SETTINGS = ("cache", "tensorboard")
+"""Settings in which `~` and environment variables are replaced."""
 
 
 @dataclass(frozen=True)
@@ -186,13 +190,13 @@ def find_workspace(start: Path | None = None) -> Workspace:
     """
     override = os.environ.get("ICHX_WORKSPACE")
     if override:
-        root = Path(override).expanduser().resolve()
+        root = absolute_path(override)
         if not _is_workspace(root):
             raise NotFoundError(
                 f"ICHX_WORKSPACE is {root}, which is not a workspace.", f"Run `ichx init {root}` to create it."
             )
         return open_workspace(root)
-    current = (start or Path.cwd()).resolve()
+    current = absolute_path(start or Path.cwd())
     for root in (current, *current.parents):
         if _is_workspace(root):
             return open_workspace(root)
@@ -207,7 +211,7 @@ def init_workspace(root: Path) -> Workspace:
     Raises:
         StorageError: `root` is not writable.
     """
-    root = root.expanduser().resolve()
+    root = absolute_path(root)
     _check_encoding(root)
     try:
         for name in ("db", "experiments"):
@@ -236,9 +240,9 @@ def open_workspace(root: Path) -> Workspace:
     return Workspace(
         root=root,
         store_url=os.environ.get("ICHX_STORE") or settings.get("store") or str(root / "db" / "ichx.db"),
-        cache_dir=root / Path(settings.get("cache", "cache")).expanduser(),
+        cache_dir=root / settings.get("cache", "cache"),
         mlflow=settings.get("mlflow") or None,
-        tensorboard=root / Path(folder).expanduser() if folder else None,
+        tensorboard=root / folder if folder else None,
     )
 
 
@@ -284,4 +288,15 @@ def _read_settings(path: Path) -> dict[str, Any]:
             raise InvalidInputError(
                 f"Invalid value for `{name}` in {path}: {value!r}.", f"Use a string in quotes: {SETTINGS[name]}."
             )
+        if isinstance(value, str) and name in PATH_SETTINGS:
+            raw[name] = _expand(value, name, path)
     return raw
+
+
+def _expand(text: str, name: str, file: Path) -> str:
+    """Return the path `text` with `~` and environment variables replaced. Raises `InvalidInputError`."""
+    expanded = os.path.expandvars(text)
+    if missing := re.search(r"\$(\w+|\{\w+\})", expanded):
+        problem = f"{missing[0]}, in the value of `{name}` in {file}, is not set: {text!r}."
+        raise InvalidInputError(problem, "Set the variable, or write the path out.")
+    return str(absolute_path(expanded)) if expanded.startswith("~") else expanded

@@ -26,6 +26,8 @@ LIMIT = 50
 """Experiments in a list unless `--limit` or `--all` is given."""
 DEFAULT_COLUMNS = ("number", "name", "dataset", "folds_done", "state", "score")
 HEADS = {"number": "exp", "folds_done": "folds", "score": "OOF score", "score_tta": "with hflip", "seconds": "time"}
+RUN_VALUES = ("host", "device")
+"""Further columns: the machines and devices of the experiment's runs."""
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _COLUMNS_KEY = "exp list columns"
 
@@ -87,7 +89,7 @@ def list_experiments(
             project.store.dataset(dataset)
         shown = _columns(project.store, columns)
         found, total = project.store.listing(selection, limit=None if everything else limit or LIMIT)
-        recipes = _recipe_values(project.store, found, shown)
+        recipes = _recipe_and_run_values(project.store, found, shown)
         any_registered = total or project.store.listing(Selection(kind=None, trashed=None), limit=1)[1]
     if as_json:
         print_json(found)
@@ -99,10 +101,12 @@ def list_experiments(
     if not found:
         _print_empty(parent, any_registered > 0)
         return
-    rows = [[_cell(e, name, recipes) for name in shown] for e in found]
+    rows = [[_cell(e, name, recipes, folds_shown="folds_done" in shown) for name in shown] for e in found]
     caption = f"{len(found)} of " * (len(found) < total) + format_count(total, "experiment")
     heads = [HEADS.get(name, name.replace("_", " ")) for name in shown]
-    print_table("", heads, rows, caption=caption, cut={"name": 16, "plugin": 16, "tags": 12, "dataset": 10})
+    print_table(
+        "", heads, rows, caption=caption, cut={"name": 16, "plugin": 16, "tags": 12, "dataset": 10, "device": 16}
+    )
 
 
 def _print_empty(parent: int | None, any_registered: bool) -> None:
@@ -140,10 +144,10 @@ def _columns(store: "Store", text: str | None) -> tuple[str, ...]:
         return DEFAULT_COLUMNS
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
-        if name not in FIELD_TYPES and not is_recipe_value(name):
+        if name not in (*FIELD_TYPES, *RUN_VALUES) and not is_recipe_value(name):
             from ichx.store.expression import unknown_name
 
-            raise unknown_name(name, FIELD_TYPES)
+            raise unknown_name(name, (*FIELD_TYPES, *RUN_VALUES))
     if not names:
         raise InvalidInputError(f"Invalid value for --columns: {text!r}.", "Use e.g. number,name,score, or `default`.")
     save_preference(_COLUMNS_KEY, list(names))
@@ -151,14 +155,20 @@ def _columns(store: "Store", text: str | None) -> tuple[str, ...]:
     return names
 
 
-def _recipe_values(
+def _recipe_and_run_values(
     store: "Store", found: Sequence["ExperimentSummary"], shown: Sequence[str]
 ) -> dict[int, dict[str, Any]]:
-    """Return by experiment number the shown values that come from recipes."""
+    """Return by experiment number the shown values that come from recipes and runs."""
     names = {name for name in shown if name not in FIELD_TYPES}
     if not names:
         return {}
-    return {e.number: recipe_values(store.experiment(e.number).recipe, names) for e in found}
+    found_values = {}
+    for e in found:
+        values = recipe_values(store.experiment(e.number).recipe, names.difference(RUN_VALUES))
+        runs = store.runs(e.number) if names.intersection(RUN_VALUES) else ()
+        values |= {name: ", ".join(dict.fromkeys(getattr(run, name) for run in runs)) or None for name in RUN_VALUES}
+        found_values[e.number] = values
+    return found_values
 
 
 def _plain(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> str:
@@ -173,8 +183,8 @@ def _plain(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _cell(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> object:
-    """Return a value for the table; scores carry their marks."""
+def _cell(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]], *, folds_shown: bool) -> object:
+    """Return a value for the table; scores carry their marks, except those that the column of folds shows."""
     if name not in FIELD_TYPES:
         value = recipes[e.number][name]
         return json.dumps(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
@@ -183,9 +193,9 @@ def _cell(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]])
     if name == "dataset":
         return f"{e.dataset} v{e.dataset_version}"
     if name == "score":
-        return format_score(e)
+        return format_score(e, folds_shown=folds_shown)
     if name == "score_tta" and e.score_tta is not None:
-        return format_value(e.score_tta) + marks_of(e)
+        return format_value(e.score_tta) + marks_of(e, folds_shown=folds_shown)
     if name == "seconds":
         return None if e.seconds is None else format_duration(e.seconds)
     if name == "tags":

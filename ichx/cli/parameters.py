@@ -11,6 +11,7 @@ import typer
 from ichx.cli.session import session
 from ichx.errors import IchxError, NotReadyError
 from ichx.evaluation import choices
+from ichx.text import escape
 
 
 def parse_number(text: str) -> int:
@@ -39,7 +40,7 @@ def complete_number(incomplete: str) -> list[tuple[str, str]]:
     """Return numbers and names of the newest experiments whose number starts with `incomplete`."""
     found: list[tuple[str, str]] = []
     with contextlib.suppress(IchxError), session() as project:  # completion cannot show an error
-        found = [(str(e.number), e.name) for e in project.store.experiments(limit=200)]
+        found = [(str(e.number), escape(e.name, lines=True)) for e in project.store.experiments(limit=200)]
     return [(number, name) for number, name in [*found, ("last", "the newest")] if number.startswith(incomplete)]
 
 
@@ -60,7 +61,7 @@ def complete_backbone(incomplete: str) -> list[str]:
 def complete_tag(incomplete: str) -> list[str]:
     """Return the tags that start with `incomplete`."""
     with contextlib.suppress(IchxError), session() as project:
-        return [name for name in project.store.tags() if name.startswith(incomplete)]
+        return [tag for tag in project.store.tags() if tag.startswith(incomplete) and escape(tag, lines=True) == tag]
     return []
 
 

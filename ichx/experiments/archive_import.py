@@ -22,7 +22,15 @@ from sqlalchemy.exc import IntegrityError
 
 from ichx import __version__
 from ichx.datasets.dataset import load_version
-from ichx.errors import ConflictError, CorruptFileError, NotFoundError, NotReadyError, StorageError, UnsupportedError
+from ichx.errors import (
+    MAX_NAME,
+    ConflictError,
+    CorruptFileError,
+    NotFoundError,
+    NotReadyError,
+    StorageError,
+    UnsupportedError,
+)
 from ichx.evaluation.predictions import read_predictions
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
@@ -33,7 +41,7 @@ from ichx.files import open_file
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, Selection, TuningInfo
-from ichx.text import format_count
+from ichx.text import escape, format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -124,7 +132,7 @@ def _import(
     places = [(draft.role, draft.fold, draft.version_id, draft.view) for _, draft in predictions]
     if len(set(places)) < len(places):
         raise ValueError("it has a prediction twice")
-    origin = {"number": int(index["number"]), "workspace": str(index["workspace"])[:200]}
+    origin = {"number": int(index["number"]), "workspace": _name(index["workspace"])}
     origin |= {"id": str(index["id"])[:64]} if "id" in index else {}
     imported = import_draft(index, recipe, version, fold_set, origin, [draft for _, draft in predictions])
     made = project.store.import_experiment(
@@ -139,7 +147,7 @@ def _check_new(project: "Project", index: Mapping[str, Any], file: Path) -> None
     """Raise `ConflictError` if this workspace has the experiment of `index`, imported or as the original."""
     facts, pinned = index["experiment"], index["dataset"]
     digests = (facts["recipe_digest"], pinned["label_digest"], pinned["fold_digest"])
-    place = (index["number"], index["workspace"])
+    place = (index["number"], _name(index["workspace"]))
     for summary in project.store.experiments(Selection(kind=None, trashed=None), limit=None):
         e = project.store.experiment(summary.number)
         if (e.recipe_digest, e.label_digest, e.fold_digest) != digests:
@@ -182,7 +190,7 @@ def import_draft(
     facts = index["experiment"]
     return ImportDraft(
         experiment=ExperimentDraft(
-            name=str(facts["name"])[:200],
+            name=_name(facts["name"]),
             plugin=recipe.plugin,
             size=recipe.input.size,
             window_kind=recipe.input.window_kind,
@@ -202,12 +210,17 @@ def import_draft(
         runs=tuple(_run(entry, fold_set.k) for entry in index["runs"]),
         history={fold: _history(index["history"].get(str(fold), [])) for fold in range(fold_set.k)},
         predictions=tuple(predictions),
-        tags=tuple(str(tag)[:200] for tag in index["tags"]),
+        tags=tuple(map(_name, index["tags"])),
         notes=tuple(
             Note(id=0, experiment=0, created=parse_date(note["created"]), text=str(note["text"]))
             for note in index["notes"]
         ),
     )
+
+
+def _name(text: object) -> str:
+    """Return a name from the archive as the command line would accept it."""
+    return escape(str(text), lines=True)[:MAX_NAME]
 
 
 def _tuned(facts: Mapping[str, Any] | None) -> TuningInfo | None:
@@ -217,7 +230,7 @@ def _tuned(facts: Mapping[str, Any] | None) -> TuningInfo | None:
     if not all(isinstance(value, int | float | str) for value in facts["values"].values()):
         raise ValueError("a trial has values that are neither numbers nor texts")
     return TuningInfo(
-        study=str(facts["study"])[:200],
+        study=_name(facts["study"]),
         trial=int(facts["trial"]),
         fold=int(facts["fold"]),
         values={str(name)[:200]: value for name, value in facts["values"].items()},

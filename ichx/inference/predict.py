@@ -24,6 +24,7 @@ from ichx.errors import CorruptFileError
 from ichx.evaluation.choices import TTA_VIEWS, check_tta
 from ichx.evaluation.feature_files import FeatureWriter
 from ichx.evaluation.metric import FloatArray, probabilities
+from ichx.files import absolute_path
 from ichx.inference.file_catalog import catalog_files
 from ichx.inference.prediction_tables import pooling_warnings, series_table, slice_table, study_table
 from ichx.inference.scratch import scratch_folder
@@ -102,7 +103,7 @@ def predict_files(
     trained = find_trained(project, number, folds)
     if trained.partial is not None and folds is None:
         callbacks.note(f"experiment {number} predicts with {trained.partial}")
-    source = source.expanduser().resolve()
+    source = absolute_path(source)
     key = project.workspace.privacy_key()
     catalog = catalog_files(source, key, lambda done, total: callbacks.phase("reading headers", done, total))
     slices = usable_slices(catalog)

@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ichx.experiment_files import REPORT_FILE
-from ichx.files import check_suffix, write_text
+from ichx.files import absolute_path, check_suffix, write_text
 from ichx.labels import LABELS
 from ichx.report import plots
 from ichx.report.chart import RIGHT
@@ -84,7 +84,7 @@ def write_report(
     workspace = project.workspace
     data = collect(project, number, anonymous=anonymous, progress=progress)
     default = workspace.ensemble_dir(number) / REPORT_FILE if ensemble else workspace.experiment_files(number).report
-    path = (out or default).expanduser().resolve()
+    path = absolute_path(out or default)
     write_text(path, render(data), "the report", remedy=WRITE_REMEDY)
     if progress:
         progress(STEPS, STEPS)

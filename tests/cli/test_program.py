@@ -84,6 +84,16 @@ def test_help_lists_each_command_on_one_line(
         assert re.match(r"[A-Z].*\.$", text)
 
 
+@pytest.mark.parametrize("path", [(), *command_paths()], ids=" ".join)
+def test_help_is_not_cut_at_80_columns(
+    path: tuple[str, ...], ichx: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    done = ichx(*path, "-h", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert [line for line in done.out.splitlines() if "…" in line or len(line) > 80] == []
+
+
 def test_every_parameter_has_a_one_line_help() -> None:
     for _, name, function in commands():
         for row in parameters(function):
@@ -190,7 +200,7 @@ def test_reading_commands_import_nothing_heavy(arguments: tuple[str, ...], train
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
     code = 1 if "77" in arguments else 0
     allowed = "['alembic']" if arguments[0] == "init" else "[]"
