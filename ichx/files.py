@@ -10,8 +10,9 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from ichx.errors import InvalidInputError, StorageError
 
@@ -125,7 +126,7 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading. Raises `OSError` for a pipe, socket or device, without waiting for it."""
     handle = _open_without_waiting(path)
     if stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
@@ -192,6 +193,6 @@ def path_of(text: str, folder: Path = Path()) -> Path:
     return folder / os.fsdecode(raw)
 
 
-def _open_without_waiting(path: Path) -> BinaryIO:
+def _open_without_waiting(path: Path) -> BufferedReader:
     """Open `path` for reading. The open call of a named pipe would otherwise wait for a program that writes to it."""
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
