@@ -44,7 +44,7 @@ def write_submission(path: Path, sample: SampleTable, images: npt.NDArray[np.obj
     lines = ["ID,Label"]
     for name in sample.ids:
         image, _, label = name.rpartition("_")
-        lines.append(f"{name},{float(predicted[row_of[image], column_of[label]])!r}")
+        lines.append(f"{name},{float(predicted[row_of[image], column_of[label.lower()]])!r}")
     with atomic_write(path, "the submission", remedy="Free some space or choose another `--out`.") as draft:
         draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
         check_submission(draft, sample, path.name)

@@ -137,9 +137,8 @@ def _restore_experiment(project: "Project", number: int, known: set[int], report
     if digest(recipe) != record["experiment"]["recipe_digest"]:
         raise ValueError("the recipe does not have the recorded digest")
     version, fold_set = pinned_version(project.store, record["dataset"])
-    predictions = [
-        draft for entry in record["predictions"] if (draft := _prediction(project, entry, files.folder, version))
-    ]
+    found = [_prediction(project, entry, files.folder, version) for entry in record["predictions"]]
+    predictions = [prediction for prediction in found if prediction is not None]
     draft = import_draft(record, recipe, version, fold_set, record.get("origin"), predictions)
     parent = record.get("parent")
     if parent is not None and parent in known | set(report.experiments):
