@@ -95,7 +95,11 @@ class Workspace:
         """Return the numbers of the folders with files of a `kind`: `experiment` or `ensemble`."""
         folder = self.experiments_dir if kind == "experiment" else self.ensembles_dir
         paths = folder.iterdir() if folder.is_dir() else ()
-        return {int(path.name) for path in paths if path.name.isdecimal() and has_entries(path)}
+        return {int(path.name) for path in paths if path.name.isdecimal() and _has_entries(path)}
+
+    def is_used(self, kind: str, number: int) -> bool:
+        """Return whether the folder of a `kind` and `number` has files."""
+        return _has_entries(self.experiment_dir(number) if kind == "experiment" else self.ensemble_dir(number))
 
     def store_record(self) -> StoreRecord | None:
         """Return what this workspace knows of its store; None before the first use of a store.
@@ -254,15 +258,15 @@ def _check_encoding(root: Path) -> None:
         ) from error
 
 
-def has_entries(folder: Path) -> bool:
+def _has_entries(folder: Path) -> bool:
     """Return whether `folder` is a folder that is not empty."""
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is not None
-    except NotADirectoryError:
+    except (NotADirectoryError, FileNotFoundError):
         return False
     except OSError:  # unreadable: assume the worst
-        return folder.exists()
+        return True
 
 
 def _is_workspace(root: Path) -> bool:

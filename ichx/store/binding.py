@@ -5,7 +5,6 @@ copy, e.g. a backup. In either store the next experiment would get a number whos
 experiment. Stores and workspaces that have no id yet are tied at first use.
 """
 
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -99,7 +98,7 @@ def save_changes(workspace: Workspace, engine: Engine, changes: int) -> None:
 
 def adopt(engine: Engine, workspace: Workspace) -> StoreState:
     """Tie the store to `workspace` under a new id, whatever both were tied to before; return its earlier state."""
-    identity = secrets.token_hex(16)
+    identity = _new_id()
     with database.writing(engine) as connection:
         before = read_state(connection)
         _write_id(connection, workspace, identity, max(1, before.changes))
@@ -130,10 +129,10 @@ def _check_known(engine: Engine, workspace: Workspace, record: StoreRecord | Non
     """Raise `ConflictError` if a store with an id is not that of `workspace`, or is older than it was."""
     name = database.display_name(engine.url)
     if record is None or record.id != state.id:
-        raise ConflictError(
-            f"The store {name} does not belong to {workspace.root}; it was last accepted for {state.root}.",
-            _remedy(record, name),
-        )
+        moved = state.root == str(workspace.root)
+        why = "another one took its place" if moved else f"it belongs to {state.root}"
+        problem = f"The store {name} is not the store of {workspace.root}: {why}."
+        raise ConflictError(problem, _remedy(record, name, rebuild=False))
     if state.changes < record.changes:
         raise ConflictError(
             f"The store {name} is older than its workspace: it has {state.changes:,} changes, but there were "
@@ -146,15 +145,17 @@ def _other(record: StoreRecord, name: str) -> str:
     return "it" if record.store == name else record.store
 
 
-def _remedy(record: StoreRecord | None, name: str) -> str:
+def _remedy(record: StoreRecord | None, name: str, *, rebuild: bool = True) -> str:
     ways = []
-    if record is not None and record.store != name:
+    if record is None or record.store != name:
+        own = "the store of this workspace" if record is None else f"the store {record.store}"
         ways = [
-            f"Use the store {record.store} again (ICHX_STORE, or `store` in ichx.toml).",
+            f"Use {own} again (ICHX_STORE, or `store` in ichx.toml).",
             "`ichx store move URL`, run with that store, copies its records to a new one.",
         ]
     ways.append("`ichx store adopt` accepts this store, e.g. a backup that you have restored.")
-    ways.append("`ichx store rebuild` accepts a new or older store and registers the experiments in folders.")
+    if rebuild:
+        ways.append("`ichx store rebuild` accepts a new or older store and registers the experiments in folders.")
     return "\n".join(ways)
 
 
@@ -162,7 +163,7 @@ def _tie_new(engine: Engine, workspace: Workspace, record: StoreRecord | None) -
     """Give both sides the same id and return the workspace's record; None if one of them cannot be written."""
     try:
         if record is None:
-            draft = StoreRecord(secrets.token_hex(16), 0, database.display_name(engine.url))
+            draft = StoreRecord(_new_id(), 0, database.display_name(engine.url))
             record = workspace.create_store_record(draft)
         with database.writing(engine) as connection:
             if get_setting(connection, _SETTING) is None:
@@ -179,3 +180,9 @@ def _write_id(connection: Connection, workspace: Workspace, identity: str, chang
     set_setting(connection, _SETTING, value)
     connection.execute(delete(counter).where(counter.c.kind == _CHANGES))
     connection.execute(insert(counter).values(kind=_CHANGES, last=changes))
+
+
+def _new_id() -> str:
+    import secrets  # only here: importing it takes longer than checking the tie
+
+    return secrets.token_hex(16)

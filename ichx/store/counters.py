@@ -6,21 +6,21 @@ from sqlalchemy import Connection, select, update
 
 from ichx.store.tables import counter
 
+IsUsed = Callable[[str, int], bool]
+"""Returns whether the folder of a kind and number has files."""
 
-def take_numbers(
-    connection: Connection, kind: str, count: int, used: Callable[[str], set[int]] = lambda kind: set()
-) -> range:
+
+def take_numbers(connection: Connection, kind: str, count: int, is_used: IsUsed = lambda kind, number: False) -> range:
     """Return the next `count` numbers of a `kind`. The update locks the counter until the transaction ends.
 
-    Numbers that are `used` already, by folders that the store does not know, are skipped.
+    Numbers that a folder uses already are skipped: the store does not know it.
     """
     of_kind = counter.c.kind == kind
-    taken = used(kind)
     while True:
         connection.execute(update(counter).where(of_kind).values(last=counter.c.last + count))
         last: int = connection.execute(select(counter.c.last).where(of_kind)).scalar_one()
         numbers = range(last - count + 1, last + 1)
-        if taken.isdisjoint(numbers):
+        if not any(is_used(kind, number) for number in numbers):
             return numbers
 
 

@@ -5,7 +5,7 @@ Only this module, `migrate` and `maintenance` contain code that is specific to S
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -105,10 +105,12 @@ def _name_invalid_values(engine: Engine) -> Iterator[None]:
         yield
     except (ValueError, TypeError, StoreError) as error:
         if not isinstance(error, StoreError) or _NOT_UTF8 in error.problem:
-            problem = next(iter(invalid_values(engine, limit=1)), None)
-            if problem is not None:
+            problems = []
+            with suppress(sqlite3.Error):  # then the first error is the one to report
+                problems = invalid_values(engine, limit=1)
+            if problems:
                 raise StoreError(
-                    f"The store {display_name(engine.url)} has an invalid value: {problem}.", _VALUE_REMEDY
+                    f"The store {display_name(engine.url)} has an invalid value: {problems[0]}.", _VALUE_REMEDY
                 ) from error
         raise
 

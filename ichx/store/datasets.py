@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, insert, select
 
 from ichx.errors import ConflictError, InvalidInputError, NotFoundError
-from ichx.store.snapshots import Dataset, DatasetVersion, FoldSet, VersionDraft
+from ichx.store.snapshots import Dataset, DatasetVersion, FoldSet, VersionDraft, require_objects
 from ichx.store.tables import dataset, dataset_version, fold_set
 
 
@@ -134,6 +134,8 @@ def _versions() -> Select[Any]:
 def _read_versions(connection: Connection, query: Select[Any]) -> list[DatasetVersion]:
     rows = connection.execute(query).all()
     folds = _folds(connection, [row.id for row in rows])
+    for row in rows:
+        require_objects(row.summary)
     return [DatasetVersion(**row._mapping, folds=folds.get(row.id, ())) for row in rows]
 
 

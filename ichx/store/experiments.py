@@ -1,6 +1,6 @@
 """Queries for experiments, over an open connection: register, select, list. Tags and notes: `annotations`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, exists, func, insert, select, update
 
 from ichx.errors import ConflictError, NotFoundError
-from ichx.store.counters import take_numbers
+from ichx.store.counters import IsUsed, take_numbers
 from ichx.store.experiment_state import CHUNK, progress_of, state_of_many
 from ichx.store.selection import Selection, recipe_values
-from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, TuningInfo
+from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, TuningInfo, require_objects
 from ichx.store.tables import dataset_version, experiment, fold_set, tag
 
 _JOINED = {
@@ -35,17 +35,15 @@ _ALL = _columns(Experiment)
 _PROGRESS = ("folds_done", "state", "stage", "seconds")
 
 
-def add_experiments(
-    connection: Connection, drafts: Sequence[ExperimentDraft], used: Callable[[str], set[int]]
-) -> list[Experiment]:
-    """Register `drafts` under consecutive numbers that no folder has `used`.
+def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft], is_used: IsUsed) -> list[Experiment]:
+    """Register `drafts` under consecutive numbers that no folder uses.
 
     Raises:
         ValueError: The pins of a draft disagree.
     """
     if not drafts:
         return []
-    numbers = take_numbers(connection, "experiment", len(drafts), used)
+    numbers = take_numbers(connection, "experiment", len(drafts), is_used)
     now = datetime.now(UTC)
     return [add_experiment(connection, draft, number, now) for number, draft in zip(numbers, drafts, strict=True)]
 
@@ -85,6 +83,7 @@ def _experiment(row: Any, others: Mapping[str, Any]) -> Experiment:
     """Return the experiment of a row with all columns and of the values from other tables."""
     values = dict(row._mapping)
     tuned = values.pop("tuned")
+    require_objects(row.origin, tuned)
     return Experiment(**values, **others, tuned=None if tuned is None else TuningInfo(**tuned))
 
 

@@ -391,6 +391,12 @@ class ImportDraft:
     notes: tuple[Note, ...]
 
 
+def require_objects(*values: object) -> None:
+    """Raise `TypeError` unless all JSON values are objects or None; `database.reading` names the row."""
+    if not all(value is None or isinstance(value, dict) for value in values):
+        raise TypeError("a JSON value is no object")
+
+
 def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
     """Return the caveats that must accompany a score wherever it appears, e.g. `selected`; empty for most scores."""
     found = [mark for mark, on in (("selected", scored.selected), ("leaky folds", scored.leaked)) if on]

@@ -202,8 +202,8 @@ class Store:
         with self._counting() as connection:
             return query(connection, *args, **kwargs)
 
-    def _used_numbers(self, kind: str) -> set[int]:
-        return set() if self._workspace is None else self._workspace.used_numbers(kind)
+    def _is_used(self, kind: str, number: int) -> bool:
+        return self._workspace is not None and self._workspace.is_used(kind, number)
 
     def _change(self, numbers: Sequence[int], query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query that changes experiments; raise `NotFoundError` unless all of `numbers` exist."""
@@ -273,7 +273,7 @@ class Store:
         Raises:
             ValueError: The digests of a draft differ from those of its dataset version and folds.
         """
-        return self._record(experiments.add_experiments, drafts, self._used_numbers)
+        return self._record(experiments.add_experiments, drafts, self._is_used)
 
     def import_experiment(self, draft: ImportDraft, *, place: Callable[[int], object], root: str) -> Experiment:
         """Register an experiment of another store, with everything recorded about it, under the next number.
@@ -287,7 +287,7 @@ class Store:
             ValueError: A run has not ended.
         """
         with self._counting() as connection:
-            added = experiments.add_experiments(connection, [draft.experiment], self._used_numbers)[0]
+            added = experiments.add_experiments(connection, [draft.experiment], self._is_used)[0]
             self._add_records(connection, added.number, draft, root)
             place(added.number)
             return added
@@ -494,12 +494,12 @@ class Store:
 
     def reserve_ensemble(self) -> int:
         """Return a number for an ensemble whose files are written before it is recorded."""
-        return self._record(take_numbers, "ensemble", 1, self._used_numbers)[0]
+        return self._record(take_numbers, "ensemble", 1, self._is_used)[0]
 
     def add_ensemble(self, draft: EnsembleDraft, number: int | None = None) -> Ensemble:
         """Record an ensemble under a reserved `number`, or the next one."""
         with self._counting() as connection:
-            number = take_numbers(connection, "ensemble", 1, self._used_numbers)[0] if number is None else number
+            number = take_numbers(connection, "ensemble", 1, self._is_used)[0] if number is None else number
             return ensembles.add_ensemble(connection, draft, number)
 
     def ensembles(self) -> list[Ensemble]:

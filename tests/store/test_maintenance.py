@@ -172,6 +172,11 @@ def test_an_undecodable_value_is_named_by_the_check(
         ("run SET heartbeat = 'now'", lambda store: store.experiments()),
         ("run SET heartbeat = 'now'", lambda store: store.start_run(run_draft())),
         ("run SET libraries = 'none'", lambda store: store.runs(1)),
+        ("run SET libraries = '[]'", lambda store: store.runs(1)),
+        ("run SET provenance = '5'", lambda store: store.runs(1)),
+        ("dataset_version SET summary = '[]'", lambda store: store.version("train")),
+        ("experiment SET origin = '[]'", lambda store: store.experiment(1)),
+        ("experiment SET tuned = '[]'", lambda store: store.experiment(1)),
     ],
 )
 def test_an_undecodable_value_is_one_error(
