@@ -18,6 +18,7 @@ from ichx.cache.hu_cache import BUILD_FILE, CacheSpec, cache_key, read_manifest,
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import load_version
 from ichx.errors import IchxError, StorageError
+from ichx.experiments.folder_record import read_record
 from ichx.recipe_text import from_toml
 from ichx.store import Selection
 from ichx.store.maintenance import CheckResult
@@ -119,15 +120,24 @@ def _trashed(project: "Project") -> Iterator[Garbage]:
     found = project.store.experiments(Selection(kind=None, trashed=True), limit=None)
     blends = project.store.ensembles_containing([e.number for e in found]) if found else {}
     for e in found:
-        if e.number not in blends:
+        if e.number not in blends and _owns_folder(project, e.number):
             folder = project.workspace.experiment_dir(e.number)
             yield Garbage("experiment in the trash", folder, size_of(folder), f"{e.number}: {e.name}", e.number)
+
+
+def _owns_folder(project: "Project", number: int) -> bool:
+    """Return whether the folder of experiment `number` has no record, or that of this experiment."""
+    try:
+        record = read_record(project.workspace.experiment_files(number).record)
+    except IchxError:
+        return False  # nothing is known about it
+    return record is None or record.get("id") == project.store.experiment(number).id
 
 
 def _leftovers(project: "Project") -> Iterator[Garbage]:
     """Find checkpoints of finished folds."""
     for e in project.store.experiments(Selection(kind=None), limit=None):
-        if not e.folds_done:
+        if not e.folds_done or not _owns_folder(project, e.number):
             continue
         runs = project.store.runs(e.number)
         busy = {run.fold for run in runs if run.state in ("running", "stalled")}

@@ -144,6 +144,20 @@ def test_gc_moves_an_unknown_training_to_the_trash_for_a_month(trained_copy: Pat
     assert not trashed.exists()
 
 
+def test_gc_deletes_nothing_in_the_folder_of_another_experiment(trained_copy: Path, ichx: Program) -> None:
+    experiments = trained_copy / "experiments"
+    assert ichx("exp", "rm", 2, cwd=trained_copy).code == 0
+    (found,) = json.loads(ichx("gc", "--json", cwd=trained_copy).out)
+    assert found["path"] == str(experiments / "2")
+    shutil.rmtree(experiments / "2")
+    shutil.copytree(experiments / "1", experiments / "2")
+    shutil.rmtree(experiments / "3")
+    shutil.copytree(experiments / "1", experiments / "3")
+    (experiments / "3" / "fold-0" / "checkpoint-002-00001-000000000.pt").write_bytes(b"a checkpoint")
+    assert json.loads(ichx("gc", "--json", cwd=trained_copy).out) == []
+    ichx("predict", 3, experiments, "--json", cwd=trained_copy).check_error("conflict", "experiments/3")
+
+
 def test_gc_keeps_the_checkpoint_of_a_fold_whose_weights_are_gone(trained_copy: Path, ichx: Program) -> None:
     fold = trained_copy / "experiments" / "1" / "fold-0"
     checkpoint = fold / "checkpoint-002-00001-000000000.pt"
