@@ -66,11 +66,12 @@ def unregistered(project: "Project") -> list[Path]:
 
     The store has lost its memory, or was exchanged. Nothing can be said about what is needed.
     """
+    folders = _numbered(project)
     state = project.store.state()
     known = _known(project)
     return [
         path
-        for path in _numbered(project)
+        for path in folders
         if int(path.name) not in known
         and project.workspace.experiment_files(int(path.name)).has_training()
         and (int(path.name) > state.numbers.get("experiment", 0) or _is_older(path, state.since))
@@ -159,9 +160,10 @@ def _interrupted(project: "Project") -> Iterator[Garbage]:
 
 def _orphans(project: "Project") -> Iterator[Garbage]:
     """Find folders of experiments and datasets that the store does not know."""
-    known = _known(project)
-    for path in _numbered(project):
-        if int(path.name) not in known:
+    folders = _numbered(project)
+    known = _known(project)  # read after the folders: one that is registered now is not an orphan
+    for path in folders:
+        if int(path.name) not in known and _is_idle(path):  # one that is being imported is not in the store yet
             trained = project.workspace.experiment_files(int(path.name)).has_training()
             reason = "no experiment has this number" + ("; moved to trash/ for 30 days" if trained else "")
             yield Garbage("orphaned folder", path, size_of(path), reason, move=trained)
@@ -245,7 +247,7 @@ def _used_keys(project: "Project") -> tuple[set[str], set[str]]:
 
 def _is_idle(folder: Path) -> bool:
     """Return whether nothing was written to a folder for a day."""
-    newest = max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
+    newest = max((path.lstat().st_mtime for path in folder.rglob("*")), default=0.0)
     return time.time() - newest > FRESH_SECONDS
 
 
