@@ -151,8 +151,9 @@ def test_unusable_workspaces(
     assert (done.code, done.out, place in done.err) == (1, "", True)
 
 
-def test_a_deleted_working_directory(tmp_path: Path) -> None:
-    command = f"mkdir gone; cd gone; rmdir ../gone; '{sys.executable}' -m ichx exp list --json"
+@pytest.mark.parametrize("arguments", ["exp list", "demo new"])  # the latter imports torch, whose libraries abort there
+def test_a_deleted_working_directory(arguments: str, tmp_path: Path) -> None:
+    command = f"mkdir gone; cd gone; rmdir ../gone; '{sys.executable}' -m ichx {arguments} --json"
     path = str(Path(ichx.__file__).parents[1])
     done = subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, env=clean_environment(PYTHONPATH=path), capture_output=True, text=True

@@ -147,3 +147,15 @@ def test_an_output_that_cannot_take_the_text(trained_root: Path, ichx_process: P
     done = ichx_process("exp", "list", cwd=trained_root, PYTHONIOENCODING="ascii")
     assert done.code == 0, done.err
     assert r"\xb1" in done.out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_json_in_an_encoding_without_its_letters(encoding: str, trained_copy: Path, ichx_process: Program) -> None:
+    name = "Größe – ≥ 40 HU"
+    assert ichx_process("exp", "name", 1, name, cwd=trained_copy).code == 0
+    done = ichx_process("exp", "show", 1, "--json", cwd=trained_copy, PYTHONIOENCODING=encoding)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["experiment"]["name"] == name
+    done = ichx_process("exp", "show", name, "--json", cwd=trained_copy, PYTHONIOENCODING=encoding)
+    error = json.loads(done.err.splitlines()[-1])["error"]
+    assert (error["code"], name in error["problem"]) == ("usage", True)
