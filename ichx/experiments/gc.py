@@ -66,10 +66,11 @@ def unregistered(project: "Project") -> list[Path]:
     The store has lost its memory, or was exchanged. Nothing can be said about what is needed.
     """
     state = project.store.state()
-    known = _known(project)
+    folders = _numbered(project)
+    known = _known(project)  # read last: an experiment that is registered meanwhile is known
     return [
         path
-        for path in _numbered(project)
+        for path in folders
         if int(path.name) not in known
         and project.workspace.experiment_files(int(path.name)).has_training()
         and (int(path.name) > state.numbers.get("experiment", 0) or _is_older(path, state.since))
@@ -88,8 +89,8 @@ def delete(project: "Project", garbage: Garbage) -> None:
             while target.exists():
                 target = target.with_name(f"{target.name}-{secrets.token_hex(2)}")
             target.parent.mkdir(exist_ok=True)
+            garbage.path.touch()  # the month begins now; after the move, a kill would leave a folder that looks old
             garbage.path.rename(target)
-            target.touch()  # the month begins now
             return
         if garbage.path.is_dir() and not garbage.path.is_symlink():
             doomed = garbage.path
@@ -149,8 +150,9 @@ def _interrupted(project: "Project") -> Iterator[Garbage]:
 
 def _orphans(project: "Project") -> Iterator[Garbage]:
     """Find folders of experiments and datasets that the store does not know."""
-    known = _known(project)
-    for path in _numbered(project):
+    folders = _numbered(project)
+    known = _known(project)  # read last: an experiment that is registered meanwhile is known
+    for path in folders:
         if int(path.name) not in known:
             trained = project.workspace.experiment_files(int(path.name)).has_training()
             reason = "no experiment has this number" + ("; moved to trash/ for 30 days" if trained else "")
