@@ -26,11 +26,12 @@ REMEDY: Final = "Free some space or make the folder writable, then run the comma
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path next to `path` with the same suffix; rename it to `path` after the block succeeds.
 
     The content is flushed to disk before the rename, and the folder after it. The file gets the permissions of a newly
-    created one. If the block raises, the temporary file is removed and `path` stays as it was.
+    created one; a `private` one is readable by its owner alone from the start. If the block raises, the temporary file
+    is removed and `path` stays as it was.
 
     Raises:
         OSError: The file cannot be written.
@@ -40,10 +41,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if private:
+            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield draft
         with draft.open("rb+") as handle:
             os.fsync(handle.fileno())
-        apply_umask(draft)
+        if not private:
+            apply_umask(draft)
         draft.replace(path)
         flush_folder(path.parent)
     finally:
@@ -51,19 +55,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_write(path: Path, what: str, *, remedy: str = REMEDY) -> Iterator[Path]:
+def atomic_write(path: Path, what: str, *, remedy: str = REMEDY, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path as `atomic_path` does, and report failures to the user.
 
     Args:
         path: The file to write.
         what: What the file is, e.g. "the catalog"; used in the message.
         remedy: What the user can do.
+        private: Whether only the owner may read the file.
 
     Raises:
         StorageError: The file cannot be written.
     """
     try:
-        with atomic_path(path) as draft:
+        with atomic_path(path, private=private) as draft:
             yield draft
     except OSError as error:
         raise write_error(path, what, error, remedy=remedy) from error

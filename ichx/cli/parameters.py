@@ -11,6 +11,7 @@ import typer
 from ichx.cli.session import session
 from ichx.errors import IchxError, NotReadyError
 from ichx.evaluation import choices
+from ichx.labels import LABELS
 from ichx.text import escape
 
 
@@ -76,6 +77,17 @@ def parse_device(text: str) -> str:
     return text
 
 
+def parse_label(text: str) -> str:
+    """Return `text` if it is a label.
+
+    Raises:
+        typer.BadParameter: It is not.
+    """
+    if text not in LABELS:
+        raise typer.BadParameter(f"Invalid label: {text!r}. Use {', '.join(LABELS)}.")
+    return text
+
+
 Number = Annotated[
     int,
     typer.Argument(
@@ -93,6 +105,20 @@ Tta = Annotated[choices.Tta, typer.Option("--tta", help="Views to average; hflip
 Pooling = Annotated[
     choices.Pooling,
     typer.Option("--pooling", help="Study probability: max over slices, or 1 - prod(1 - p)."),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        parser=parse_label,
+        metavar="LABEL",
+        autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
+        help="Only this label in tables and CSV; repeatable.",
+    ),
+]
+Page = Annotated[Path | None, typer.Option("--report", help="HTML page with tables and figures.")]
+KeepIds = Annotated[
+    bool, typer.Option("--keep-ids", help="Output ids of patients, studies and series instead of their hashes.")
 ]
 Device = Annotated[
     str, typer.Option("--device", parser=parse_device, metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
