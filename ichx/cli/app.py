@@ -7,6 +7,7 @@ in `ichx.cli.commands`.
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -48,6 +49,7 @@ def _root(
 ) -> None:
     if debug:
         os.environ["ICHX_DEBUG"] = "1"
+    Path.cwd()  # raises where it was deleted; some libraries end the process there
 
 
 def _acknowledge(_number: int) -> None:
@@ -63,7 +65,10 @@ def main() -> None:
     as_json = json_requested(sys.argv[1:])
     try:
         with acknowledge_signals(_acknowledge, ACKNOWLEDGE_SECONDS), imports_end_at_once():
-            app(prog_name="ichx")
+            try:
+                app(prog_name="ichx")
+            finally:
+                sys.stdout.flush()  # an error at the exit of the interpreter would have no message
     except IchxError as error:
         _end(error, as_json=as_json)
     except SystemExit as ended:

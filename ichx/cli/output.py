@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -35,7 +35,7 @@ def _prepare_streams() -> None:
     """Give a process without standard streams some, and escape what an encoding such as ASCII lacks."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # for the life of the process
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8", errors="replace"))  # noqa: SIM115
         elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
@@ -62,7 +62,7 @@ err = EscapingConsole(stderr=True, highlight=False, emoji=False, soft_wrap=not s
 
 def print_json(value: object) -> None:
     """Print `value` (dataclasses, paths and dates allowed) as JSON and nothing else."""
-    sys.stdout.write(_json_text(value, indent=2) + "\n")
+    sys.stdout.write(_json_text(value, sys.stdout, indent=2) + "\n")
     sys.stdout.flush()  # an error at the exit of the interpreter has no message
 
 
@@ -97,30 +97,30 @@ def notice(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print a warning on standard error."""
-    _print_labelled("warning:", "yellow", message)
+    print_labelled("warning:", message, style="yellow", to=err)
 
 
 def print_error(problem: str, remedy: str) -> None:
     """Print an error on standard error, the remedy indented below the problem."""
-    _print_labelled("error:", "bold red", f"{problem}\n{remedy}")
+    print_labelled("error:", f"{problem}\n{remedy}", style="bold red", to=err)
 
 
-def _print_labelled(label: str, style: str, text: str) -> None:
+def print_labelled(label: str, text: str, *, style: str = "", to: Console) -> None:
     """Print `text` after its label, all lines indented alike; on a terminal they wrap within its width."""
-    if err.soft_wrap:
-        err.print(label, style=style, end=" ")
-        err.print(text.replace("\n", "\n" + " " * (len(label) + 1)), markup=False)
+    if to.soft_wrap:
+        to.print(label, style=style, end=" ")
+        to.print(text.replace("\n", "\n" + " " * (len(label) + 1)), markup=False)
         return
     lines = Table.grid(padding=(0, 1, 0, 0))
     lines.add_column(no_wrap=True)
     lines.add_column(overflow="fold")
     lines.add_row(Text(label, style), Text(escape(text)))
-    err.print(lines)
+    to.print(lines)
 
 
 def print_json_error(error: Mapping[str, object]) -> None:
     """Print `{"error": {"code", "problem", "remedy"}}` as one line on standard error."""
-    sys.stderr.write(_json_text({"error": dict(error)}) + "\n")
+    sys.stderr.write(_json_text({"error": dict(error)}, sys.stderr) + "\n")
 
 
 def json_requested(arguments: Sequence[str]) -> bool:
@@ -164,8 +164,13 @@ def progress(description: str) -> Iterator[Callable[[int, int], None]]:
         info(f"{description}: {last[0]:,} of {last[1]:,}")
 
 
-def _json_text(value: object, indent: int | None = None) -> str:
+def _json_text(value: object, stream: TextIO, indent: int | None = None) -> str:
+    """Return `value` as JSON that `stream` can encode; its error handler would escape letters as no JSON does."""
     text = json.dumps(_json_value(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(_json_value(value), indent=indent, allow_nan=False)
     return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # json itself escapes ASCII only up to 31
 
 

@@ -144,10 +144,13 @@ def test_gc_lists_first_and_deletes_with_yes(trained_copy: Path, ichx: Program) 
     experiments = trained_copy / "experiments"
     assert json.loads(ichx("gc", "--json", cwd=trained_copy).out) == []
     (experiments / "2" / "fold-0" / "checkpoint-000-00001.pt").write_bytes(b"x" * 1000)
-    (experiments / "77").mkdir()
-    (experiments / "77" / "left.txt").write_text("left")
-    for name, age in (("gone", 2 * 24 * 3600), ("new", 0)):  # a process may be adding the second one
-        left = trained_copy / "datasets" / name / "left.txt"
+    for name, age in (
+        ("datasets/gone", 2 * 24 * 3600),
+        ("datasets/new", 0),  # a process may be adding it
+        ("experiments/77", 2 * 24 * 3600),
+        ("experiments/78", 0),
+    ):
+        left = trained_copy / name / "left.txt"
         left.parent.mkdir()
         left.write_text("left")
         os.utime(left, (time.time() - age, time.time() - age))
@@ -165,7 +168,7 @@ def test_gc_lists_first_and_deletes_with_yes(trained_copy: Path, ichx: Program) 
     assert "`ichx gc --yes`" in ichx("gc", cwd=trained_copy).err, "without a terminal it does not ask"
     assert sorted(path for path in experiments.rglob("*")) == before
     assert ichx("gc", "--yes", cwd=trained_copy).code == 0
-    assert sorted(path.name for path in experiments.iterdir()) == ["1", "2"]
+    assert sorted(path.name for path in experiments.iterdir()) == ["1", "2", "78"]
     assert json.loads(ichx("gc", "--json", cwd=trained_copy).out) == []
     assert numbers(ichx, trained_copy, "--trash") == []
     assert ichx("ensemble", "--members", "1,2", cwd=trained_copy).code == 0

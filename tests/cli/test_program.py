@@ -118,6 +118,17 @@ def test_a_closed_pipe_is_not_an_error(trained_root: Path) -> None:
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_is_written_at_the_end_has_an_error_too(trained_root: Path) -> None:
+    line = f"'{sys.executable}' -m ichx tune space 1 > /dev/full"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=trained_root, env=clean_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -122,13 +123,15 @@ def test_adopting_a_store_whose_experiments_have_other_folders_is_refused(
 
 def test_gc_moves_an_unknown_training_to_the_trash_for_a_month(trained_copy: Path, ichx: Program) -> None:
     """Here the store is older than the folder: it was copied in, or its deletion was interrupted."""
+    day = 24 * 3600
     with open_store(open_workspace(trained_copy)) as store:
         store.trash([2])
         store.purge(2)
-    later = time.time() + 60
+        since = datetime.now(UTC) - timedelta(days=3)
+        store.set_setting("workspace", store.setting("workspace") | {"since": since.isoformat()})
+    assert json.loads(ichx("gc", "--json", cwd=trained_copy).out) == [], "another process may be importing it"
     for path in (trained_copy / "experiments" / "2").rglob("*"):
-        os.utime(path, (later, later))
-    (trained_copy / "experiments" / "2" / "fold-0" / "weights.safetensors").stat()
+        os.utime(path, (time.time() - 2 * day,) * 2)
     (found,) = json.loads(ichx("gc", "--json", cwd=trained_copy).out)
     assert (found["kind"], Path(found["path"]).name, found["move"]) == ("orphaned folder", "2", True)
     assert ichx("gc", "--yes", cwd=trained_copy).code == 0
@@ -136,12 +139,26 @@ def test_gc_moves_an_unknown_training_to_the_trash_for_a_month(trained_copy: Pat
     assert (trashed / "fold-0" / "weights.safetensors").is_file()
     assert not (trained_copy / "experiments" / "2").exists()
     assert json.loads(ichx("gc", "--json", cwd=trained_copy).out) == []
-    month_ago = time.time() - 31 * 24 * 3600
+    month_ago = time.time() - 31 * day
     os.utime(trashed, (month_ago, month_ago))
     (found,) = json.loads(ichx("gc", "--json", cwd=trained_copy).out)
     assert (found["path"], found["move"]) == (str(trashed), False)
     assert ichx("gc", "--yes", cwd=trained_copy).code == 0
     assert not trashed.exists()
+
+
+def test_gc_deletes_nothing_in_the_folder_of_another_experiment(trained_copy: Path, ichx: Program) -> None:
+    experiments = trained_copy / "experiments"
+    assert ichx("exp", "rm", 2, cwd=trained_copy).code == 0
+    (found,) = json.loads(ichx("gc", "--json", cwd=trained_copy).out)
+    assert found["path"] == str(experiments / "2")
+    shutil.rmtree(experiments / "2")
+    shutil.copytree(experiments / "1", experiments / "2")
+    shutil.rmtree(experiments / "3")
+    shutil.copytree(experiments / "1", experiments / "3")
+    (experiments / "3" / "fold-0" / "checkpoint-002-00001-000000000.pt").write_bytes(b"a checkpoint")
+    assert json.loads(ichx("gc", "--json", cwd=trained_copy).out) == []
+    ichx("predict", 3, experiments, "--json", cwd=trained_copy).check_error("conflict", "experiments/3")
 
 
 def test_gc_keeps_the_checkpoint_of_a_fold_whose_weights_are_gone(trained_copy: Path, ichx: Program) -> None:
