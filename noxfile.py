@@ -88,6 +88,15 @@ def demo(session: nox.Session) -> None:
         _python(session, "ichx", "demo", f"{folder}/demo")
 
 
+@nox.session
+def screenshots(session: nox.Session) -> None:
+    """Rewrite all pictures in `docs/images`, from a new demo (five minutes); needs chromium."""
+    with tempfile.TemporaryDirectory() as folder:
+        _python(session, "ichx", "demo", f"{folder}/ichx-demo")
+        session.run(sys.executable, "docs/make_screenshots.py", f"{folder}/ichx-demo")
+    session.run(sys.executable, "docs/draw_phantom.py")
+
+
 def _minimum_versions() -> list[str]:
     """Return the lower bound of each dependency in `pyproject.toml` as a constraint."""
     project = nox.project.load_toml("pyproject.toml")["project"]

@@ -6,6 +6,8 @@ from typing import Final
 
 START_FILE: Final = "start.json"
 """The weights that all folds of the experiment start from."""
+RECORD_FILE: Final = "experiment.json"
+"""What the folder contains, from which the store can be rebuilt."""
 REPORT_FILE: Final = "report.html"
 WEIGHTS_FILE: Final = "weights.safetensors"
 LOG_FILE: Final = "run.log"
@@ -74,6 +76,11 @@ class ExperimentFiles:
         return self.folder / START_FILE
 
     @property
+    def record(self) -> Path:
+        """The id of the experiment, and everything recorded about it."""
+        return self.folder / RECORD_FILE
+
+    @property
     def report(self) -> Path:
         """The HTML report."""
         return self.folder / REPORT_FILE
@@ -90,6 +97,14 @@ class ExperimentFiles:
         """Return the files of every fold that has a folder, by fold number."""
         numbers = (path.name.removeprefix(_FOLD_PREFIX) for path in self.folder.glob(f"{_FOLD_PREFIX}*"))
         return {fold: self.fold(fold) for fold in sorted(int(number) for number in numbers if number.isdecimal())}
+
+    def has_training(self) -> bool:
+        """Return whether a fold has weights, checkpoints or predictions."""
+        return any(
+            path.suffix in (".safetensors", ".pt", ".parquet")
+            for fold in self.existing_folds().values()
+            for path in fold.folder.iterdir()
+        )
 
     def sizes(self) -> dict[str, int]:
         """Return the sizes of all files in bytes by relative path, with equal files of all folds added up."""

@@ -10,8 +10,9 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from ichx.errors import InvalidInputError, StorageError
 
@@ -25,11 +26,12 @@ REMEDY: Final = "Free some space or make the folder writable, then run the comma
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path next to `path` with the same suffix; rename it to `path` after the block succeeds.
 
     The content is flushed to disk before the rename, and the folder after it. The file gets the permissions of a newly
-    created one. If the block raises, the temporary file is removed and `path` stays as it was.
+    created one; a `private` one is readable by its owner alone from the start. If the block raises, the temporary file
+    is removed and `path` stays as it was.
 
     Raises:
         OSError: The file cannot be written.
@@ -39,10 +41,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if private:
+            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield draft
         with draft.open("rb+") as handle:
             os.fsync(handle.fileno())
-        apply_umask(draft)
+        if not private:
+            apply_umask(draft)
         draft.replace(path)
         flush_folder(path.parent)
     finally:
@@ -50,19 +55,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_write(path: Path, what: str, *, remedy: str = REMEDY) -> Iterator[Path]:
+def atomic_write(path: Path, what: str, *, remedy: str = REMEDY, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path as `atomic_path` does, and report failures to the user.
 
     Args:
         path: The file to write.
         what: What the file is, e.g. "the catalog"; used in the message.
         remedy: What the user can do.
+        private: Whether only the owner may read the file.
 
     Raises:
         StorageError: The file cannot be written.
     """
     try:
-        with atomic_path(path) as draft:
+        with atomic_path(path, private=private) as draft:
             yield draft
     except OSError as error:
         raise write_error(path, what, error, remedy=remedy) from error
@@ -120,7 +126,7 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading. Raises `OSError` for a pipe, socket or device, without waiting for it."""
     handle = _open_without_waiting(path)
     if stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
@@ -160,6 +166,19 @@ def read_text(path: Path) -> str:
     return content.decode("utf-16" if utf_16 else "utf-8-sig").replace("\r\n", "\n")
 
 
+def absolute_path(path: str | Path) -> Path:
+    """Return `path` with `~` replaced and symbolic links followed; a loop of links is an error only on access.
+
+    Raises:
+        InvalidInputError: The user of `~USER` is unknown.
+    """
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError as error:
+        raise InvalidInputError(f"The home directory in {path} is unknown.", "Write the path out.") from error
+    return Path(os.path.realpath(expanded))  # unlike Path.resolve, without RuntimeError for a loop
+
+
 def printable_path(path: str | Path) -> str:
     """Return `path` as text that can be encoded: bytes that are not UTF-8 become e.g. `\\xe4`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -174,6 +193,6 @@ def path_of(text: str, folder: Path = Path()) -> Path:
     return folder / os.fsdecode(raw)
 
 
-def _open_without_waiting(path: Path) -> BinaryIO:
+def _open_without_waiting(path: Path) -> BufferedReader:
     """Open `path` for reading. The open call of a named pipe would otherwise wait for a program that writes to it."""
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))

@@ -1,8 +1,13 @@
-"""Counts, examples and sizes in messages. Tables and colours are in `ichx.cli`."""
+"""Counts, examples and sizes in messages, and text that is safe to print. Tables and colours are in `ichx.cli`."""
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
+UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that control a terminal, change the direction of text, or belong to no encoding; not tab and newline."""
+
+_FORMULA_STARTS: Final = "=+-@\t\n"
 EXAMPLES: Final = 3
 """Maximum number of rows or ids that a message names."""
 
@@ -33,3 +38,25 @@ def format_bytes(count: int) -> str:
         return f"{count} B"
     unit, name = next((size, unit) for size, unit in UNITS if count >= 0.9995 * size or unit == "kB")
     return f"{count / unit:,.0f} {name}" if name != "GB" and count >= 10 * unit else f"{count / unit:,.1f} {name}"
+
+
+def escape(text: str, *, lines: bool = False) -> str:
+    r"""Return `text` with `UNSAFE` characters as escape sequences, e.g. `\x1b`; with `lines`, tab and newline too."""
+    text = UNSAFE.sub(_escaped, text)
+    return text.replace("\n", "\\n").replace("\t", "\\t") if lines else text
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
+
+
+def csv_text(text: str) -> str:
+    """Return `text` for a CSV field: escaped, and with an apostrophe if a spreadsheet would compute it."""
+    text = escape(text)
+    if len(text) < 2 or text[0] not in _FORMULA_STARTS:
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text

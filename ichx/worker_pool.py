@@ -10,13 +10,17 @@ from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait as wait_for_objects
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import cv2
 
 from ichx.child_processes import end_with_parent
 from ichx.errors import ProcessError, ResourceError
 from ichx.signals import block_stop_signals, ignore_stop_signals
+from ichx.text import format_bytes
+
+PROCESS_BYTES: Final = 150_000_000
+"""Memory of a worker process before it works."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,8 +33,20 @@ def core_count() -> int:
 
 
 def worker_count(processes: int | None, items: int) -> int:
-    """Return the number of processes for `items`: at most `processes`, or one per core if that is None."""
-    return max(1, min(processes or core_count(), items))
+    """Return the number of processes for `items`: at most `processes`, or one per core if that is None.
+
+    Raises:
+        ResourceError: The requested processes take more memory than this machine has.
+    """
+    count = max(1, min(processes or core_count(), items))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if count > core_count() and count * PROCESS_BYTES > memory:
+        raise ResourceError(
+            f"{count:,} processes take about {format_bytes(count * PROCESS_BYTES)} of memory; this machine has "
+            f"{format_bytes(memory)}.",
+            f"Use fewer processes: it has {core_count()} cores.",
+        )
+    return count
 
 
 def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
@@ -71,7 +87,7 @@ def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], proc
     except BrokenProcessPool as error:
         raise ProcessError(
             "A worker process died: it ran out of memory, or a decoder crashed.",
-            "Rerun the command; finished work is saved. If it happens repeatedly, use fewer processes.",
+            "Rerun the command; finished work is saved. If it happens repeatedly, use fewer processes or more memory.",
         ) from error
     finally:
         workers = list((pool._processes or {}).values())

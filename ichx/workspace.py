@@ -4,24 +4,48 @@ The workspace is found by walking up from the current directory; `ICHX_WORKSPACE
 `ichx.toml`.
 """
 
+import json
 import os
+import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from ichx.errors import InvalidInputError, NotFoundError, StorageError, did_you_mean
+from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, StorageError, did_you_mean
 from ichx.experiment_files import ExperimentFiles
-from ichx.files import read_text
+from ichx.files import absolute_path, read_text
 from ichx.locks import file_lock
 
 SETTINGS_FILE = "ichx.toml"
+STORE_RECORD: Final = Path("db", "workspace.json")
+"""Where in a workspace its `StoreRecord` is."""
 SETTINGS = {
-    "store": "SQLAlchemy URL of the store; default: db/ichx.db (SQLite)",
+    "store": "path of a SQLite file or SQLAlchemy URL of the store; default: db/ichx.db",
     "cache": "directory for HU caches, 80 GB and more for a full dataset; default: cache/",
     "mlflow": "MLflow server or database that also receives the runs; default: none",
     "tensorboard": "true, or a folder, for TensorBoard files of the runs; default: none",
 }
+
+PATH_SETTINGS = ("cache", "tensorboard")
+"""Settings in which `~` and environment variables are replaced."""
+
+
+@dataclass(frozen=True)
+class StoreRecord:
+    """What a workspace knows of its store, so that another or an older one is noticed; see `ichx.store.binding`."""
+
+    id: str
+    """The id that the store has, too."""
+    changes: int
+    """Number of changes of the store when it was last used."""
+    store: str
+    """Its name in messages: a file, or a URL without the password."""
+
+    def to_json(self) -> str:
+        """Return the content of the file."""
+        return json.dumps({"id": self.id, "changes": self.changes, "store": self.store}) + "\n"
 
 
 @dataclass(frozen=True)
@@ -30,6 +54,7 @@ class Workspace:
 
     root: Path
     store_url: str
+    """URL of the store, or the path of a SQLite file."""
     cache_dir: Path
     mlflow: str | None = None
     tensorboard: Path | None = None
@@ -43,6 +68,11 @@ class Workspace:
     def datasets_dir(self) -> Path:
         """One folder per dataset, with one folder per version."""
         return self.root / "datasets"
+
+    @property
+    def trash_dir(self) -> Path:
+        """Folders with trained weights that `ichx gc` found and the store does not know."""
+        return self.root / "trash"
 
     @property
     def ensembles_dir(self) -> Path:
@@ -61,6 +91,59 @@ class Workspace:
         """Return the folder of ensemble `number`."""
         return self.ensembles_dir / str(number)
 
+    def used_numbers(self, kind: str) -> set[int]:
+        """Return the numbers of the folders with files of a `kind`: `experiment` or `ensemble`."""
+        folder = self.experiments_dir if kind == "experiment" else self.ensembles_dir
+        paths = folder.iterdir() if folder.is_dir() else ()
+        return {int(path.name) for path in paths if path.name.isdecimal() and _has_entries(path)}
+
+    def is_used(self, kind: str, number: int) -> bool:
+        """Return whether the folder of a `kind` and `number` has files."""
+        return _has_entries(self.experiment_dir(number) if kind == "experiment" else self.ensemble_dir(number))
+
+    def store_record(self) -> StoreRecord | None:
+        """Return what this workspace knows of its store; None before the first use of a store.
+
+        Raises:
+            CorruptFileError: The file is damaged.
+            StorageError: It cannot be read.
+        """
+        path = self.root / STORE_RECORD
+        try:
+            found: Mapping[str, Any] = json.loads(path.read_bytes())
+            return StoreRecord(str(found["id"]), int(found["changes"]), str(found["store"]))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"Cannot read {path}: {error.strerror}.", "Make the file readable.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptFileError(
+                f"{path} is damaged: {error}.", "Run `ichx store adopt` to write it again."
+            ) from error
+
+    def create_store_record(self, record: StoreRecord) -> StoreRecord:
+        """Save `record` unless another process has saved one; return the saved one.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        path = self.root / STORE_RECORD
+        try:
+            _create_once(path, record.to_json().encode(), 0o644)
+        except OSError as error:
+            raise StorageError(f"Cannot write {path}: {error.strerror}.", "Make the workspace writable.") from error
+        return self.store_record() or record
+
+    def save_store_record(self, record: StoreRecord) -> None:
+        """Save what this workspace knows of its store, atomically.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        from ichx.files import write_text
+
+        write_text(self.root / STORE_RECORD, record.to_json(), "the id of the workspace")
+
     def privacy_key(self) -> bytes:
         """Return the key for hashes of patient, study and series ids, created on first use. It is never exported."""
         path = self.root / "db" / "privacy.key"
@@ -70,21 +153,32 @@ class Workspace:
             pass
         import secrets  # only here: importing it takes longer than finding the workspace
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-            handle.write(secrets.token_bytes(32))
-        try:
-            os.link(draft, path)  # fails if another process was faster: then its key is used
-        except FileExistsError:
-            pass
-        except OSError:  # exFAT, SMB and others have no hard links
-            with file_lock(path.with_name("privacy.lock")):
-                if not path.exists():
-                    draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        _create_once(path, secrets.token_bytes(32), 0o600)
         return path.read_bytes()
+
+
+def _create_once(path: Path, content: bytes, mode: int) -> None:
+    """Create `path` with its complete content, unless it exists.
+
+    Raises:
+        OSError: The folder is not writable.
+    """
+    import secrets
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as handle:
+        handle.write(content)
+    try:
+        os.link(draft, path)  # fails if another process was faster: then its file is used
+    except FileExistsError:
+        pass
+    except OSError:  # exFAT, SMB and others have no hard links
+        with file_lock(path.with_suffix(".lock")):
+            if not path.exists():
+                draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def find_workspace(start: Path | None = None) -> Workspace:
@@ -96,13 +190,13 @@ def find_workspace(start: Path | None = None) -> Workspace:
     """
     override = os.environ.get("ICHX_WORKSPACE")
     if override:
-        root = Path(override).expanduser().resolve()
+        root = absolute_path(override)
         if not _is_workspace(root):
             raise NotFoundError(
                 f"ICHX_WORKSPACE is {root}, which is not a workspace.", f"Run `ichx init {root}` to create it."
             )
         return open_workspace(root)
-    current = (start or Path.cwd()).resolve()
+    current = absolute_path(start or Path.cwd())
     for root in (current, *current.parents):
         if _is_workspace(root):
             return open_workspace(root)
@@ -117,7 +211,8 @@ def init_workspace(root: Path) -> Workspace:
     Raises:
         StorageError: `root` is not writable.
     """
-    root = root.expanduser().resolve()
+    root = absolute_path(root)
+    _check_encoding(root)
     try:
         for name in ("db", "experiments"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -138,16 +233,40 @@ def open_workspace(root: Path) -> Workspace:
     Raises:
         InvalidInputError: Its settings are invalid.
     """
+    _check_encoding(root)
     settings = _read_settings(root / SETTINGS_FILE)
     tensorboard = settings.get("tensorboard", False)
     folder = "tensorboard" if tensorboard is True else tensorboard
     return Workspace(
         root=root,
-        store_url=os.environ.get("ICHX_STORE") or settings.get("store") or f"sqlite:///{root / 'db' / 'ichx.db'}",
-        cache_dir=root / Path(settings.get("cache", "cache")).expanduser(),
+        store_url=os.environ.get("ICHX_STORE") or settings.get("store") or str(root / "db" / "ichx.db"),
+        cache_dir=root / settings.get("cache", "cache"),
         mlflow=settings.get("mlflow") or None,
-        tensorboard=root / Path(folder).expanduser() if folder else None,
+        tensorboard=root / folder if folder else None,
     )
+
+
+def _check_encoding(root: Path) -> None:
+    """Raise `InvalidInputError` if `root` has bytes that are not UTF-8: Parquet and SQLite cannot open such paths."""
+    try:
+        os.fsencode(root).decode("utf-8")
+    except UnicodeDecodeError as error:
+        shown = os.fsencode(root).decode("utf-8", "backslashreplace")
+        raise InvalidInputError(
+            f"The path of the workspace, {shown}, is not valid UTF-8 at byte {error.start}.",
+            "Rename the folder, or use a workspace elsewhere.",
+        ) from error
+
+
+def _has_entries(folder: Path) -> bool:
+    """Return whether `folder` is a folder that is not empty."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except (NotADirectoryError, FileNotFoundError):
+        return False
+    except OSError:  # unreadable: assume the worst
+        return True
 
 
 def _is_workspace(root: Path) -> bool:
@@ -169,4 +288,15 @@ def _read_settings(path: Path) -> dict[str, Any]:
             raise InvalidInputError(
                 f"Invalid value for `{name}` in {path}: {value!r}.", f"Use a string in quotes: {SETTINGS[name]}."
             )
+        if isinstance(value, str) and name in PATH_SETTINGS:
+            raw[name] = _expand(value, name, path)
     return raw
+
+
+def _expand(text: str, name: str, file: Path) -> str:
+    """Return the path `text` with `~` and environment variables replaced. Raises `InvalidInputError`."""
+    expanded = os.path.expandvars(text)
+    if missing := re.search(r"\$(\w+|\{\w+\})", expanded):
+        problem = f"{missing[0]}, in the value of `{name}` in {file}, is not set: {text!r}."
+        raise InvalidInputError(problem, "Set the variable, or write the path out.")
+    return str(absolute_path(expanded)) if expanded.startswith("~") else expanded

@@ -1,5 +1,6 @@
 """Fixtures for the whole suite: real CT data, a phantom on disk, a trained workspace, and the program itself."""
 
+import itertools
 import json
 import os
 import shutil
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any speed", deadline=None)  # a busy machine fails no test
+settings.load_profile("any speed")
 
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C need it back.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -85,9 +90,13 @@ def shared_data() -> Path:
     return folder
 
 
+_TESTS = itertools.count()
+
+
 @pytest.fixture(autouse=True)
-def _no_inherited_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the user's own workspace and store out of the tests."""
+def _no_inherited_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the user's own workspace, store and preferences out of the tests."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / f"config-{next(_TESTS)}"))
     monkeypatch.delenv("ICHX_WORKSPACE", raising=False)
     monkeypatch.delenv("ICHX_STORE", raising=False)
     monkeypatch.delenv("ICHX_DEBUG", raising=False)
@@ -132,7 +141,7 @@ def ichx_process() -> Program:
             env=clean_environment(**extra),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 

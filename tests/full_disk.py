@@ -20,7 +20,7 @@ def run_with_limit(kilobytes: int, *command: object, cwd: Path, **extra: str) ->
         env=clean_environment(PYTHONDONTWRITEBYTECODE="1", **extra),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         preexec_fn=limit,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)

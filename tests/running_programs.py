@@ -1,5 +1,6 @@
 """Programs that run in another process while a test watches, signals or kills them."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,13 +9,61 @@ from pathlib import Path
 
 from conftest import clean_environment
 
-TIMEOUT_SECONDS = 240.0
+TIMEOUT_SECONDS = 900.0
+"""Time after which a program hangs, also on a slow machine that does other work."""
+
+HOLD = """
+import importlib, os, signal, sys
+from pathlib import Path
+place, folder, pattern, *sys.argv[1:] = sys.argv[1:]
+module, _, names = place.partition(":")
+*path, name = names.split(".")
+owner = importlib.import_module(module)
+for part in path:
+    owner = getattr(owner, part)
+held = getattr(owner, name)
+
+def hold(*arguments, **named):
+    if any(Path(folder).glob(pattern)):
+        setattr(owner, name, held)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return held(*arguments, **named)
+
+setattr(owner, name, hold)
+from ichx.cli.app import main
+main()
+"""
 
 
 def start_ichx(*arguments: object, cwd: Path) -> "subprocess.Popen[str]":
     """Start `ichx ARGUMENTS` in `cwd` with piped output."""
+    return _start(["-m", "ichx", *map(str, arguments)], cwd)
+
+
+def start_held(place: str, files: Path, *arguments: object, cwd: Path) -> "subprocess.Popen[str]":
+    """Start `ichx ARGUMENTS`; return when it has stopped itself in a state, which SIGCONT ends.
+
+    Args:
+        place: The function that it enters then, e.g. `ichx.training.step_sync:StepSync.after_step`.
+        files: Path with a pattern of files that exist then.
+        arguments: Arguments of the program.
+        cwd: Its directory.
+    """
+    process = _start(["-c", HOLD, place, str(files.parent), files.name, *map(str, arguments)], cwd)
+    found = [0, 0]
+
+    def has_changed() -> bool:
+        found[:] = os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG)
+        return found[0] != 0
+
+    wait_until(has_changed)
+    assert os.WIFSTOPPED(found[1]), f"the process ended early: {process.communicate()}"
+    return process
+
+
+def _start(arguments: list[str], cwd: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "ichx", *map(str, arguments)],
+        [sys.executable, *arguments],
         cwd=cwd,
         env=clean_environment(),
         stdout=subprocess.PIPE,
@@ -24,7 +73,7 @@ def start_ichx(*arguments: object, cwd: Path) -> "subprocess.Popen[str]":
 
 
 def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
-    """Wait until `condition` holds; fail if `process` ends before, or after four minutes."""
+    """Wait until `condition` holds; fail if `process` ends before, or after `TIMEOUT_SECONDS`."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         if process is not None and process.poll() is not None:

@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from running_programs import wait_until
 
 from ichx.store.process import is_process_alive, process_identity
 
@@ -41,15 +41,11 @@ def test_a_child_ends_with_its_killed_parent(kind: str, output: str, tmp_path: P
     with log.open("w") as file:
         command = [sys.executable, "-c", PARENT_CODE, sys.executable, "-c", CHILD, kind]
         parent = subprocess.Popen(command, stdout=file)
-    deadline = time.monotonic() + 60
-    while not (text := log.read_text()).endswith("\n"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: log.read_text().endswith("\n"))
+    text = log.read_text()
     marks = {pid: process_identity(pid) for pid in map(int, text.split())}
     assert all(is_process_alive(pid, mark) for pid, mark in marks.items())
     parent.kill()
     parent.wait()
-    while any(is_process_alive(pid, mark) for pid, mark in marks.items()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not any(is_process_alive(pid, mark) for pid, mark in marks.items()))
     assert log.read_text() == text + output

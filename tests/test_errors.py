@@ -1,5 +1,6 @@
 """Typed errors carry a problem and a remedy, across processes too."""
 
+import errno
 import pickle
 
 import pytest
@@ -43,6 +44,26 @@ def test_codes_are_unique_and_stable() -> None:
         "ProcessError": "process",
         "RunEndedError": "run_ended",
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "values"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "storage", ["/a/b: Permission denied"]),
+        (OSError(errno.ENOSPC, "No space left on device"), "storage", ["No space left on device"]),
+        (OSError(errno.EROFS, "Read-only file system", b"/a", None, "/b"), "storage", ["/a -> /b"]),
+        (OSError(errno.EMFILE, "Too many open files", "/a"), "resources", ["/a", "Too many open files"]),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "process", ["Connection refused"]),
+        (TimeoutError("timed out"), "process", ["timed out"]),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "process", ["No route to host"]),
+        (OSError("a library's own text"), "storage", ["a library's own text"]),
+    ],
+)
+def test_errors_of_the_operating_system(error: OSError, code: str, values: list[str]) -> None:
+    found = errors.as_user_error(error)
+    assert found.code == code
+    assert all(value in found.problem for value in values)
+    assert found.remedy
 
 
 def test_an_unknown_name_lists_the_nearest_known_names() -> None:

@@ -16,6 +16,7 @@ import pytest
 from ichx.errors import InvalidInputError, StorageError
 from ichx.files import (
     DRAFT_PATTERN,
+    absolute_path,
     atomic_path,
     check_suffix,
     open_file,
@@ -191,3 +192,20 @@ def test_a_path_as_text(tmp_path: Path, name: bytes) -> None:
     assert path_of(text) == path
     if name.decode("utf-8", "ignore").encode() == name:
         assert text == str(path)
+
+
+def test_a_private_file_is_never_readable_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "ids.csv"
+    with atomic_path(path, private=True) as draft:
+        assert stat.S_IMODE(draft.stat().st_mode) == 0o600
+        draft.write_text("secret")
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("secret", 0o600)
+
+
+def test_paths_that_cannot_be_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert absolute_path(Path("~/a/../b")) == tmp_path.resolve() / "b"
+    with pytest.raises(InvalidInputError, match="~nobody-of-this-name/x"):
+        absolute_path(Path("~nobody-of-this-name/x"))
+    (tmp_path / "loop").symlink_to("loop")
+    assert absolute_path(tmp_path / "loop" / "x").name == "x"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ichx.errors import ResourceError
-from ichx.worker_pool import map_in_processes
+from ichx.worker_pool import core_count, map_in_processes, worker_count
 
 
 def test_death_of_an_idle_process_does_not_stop_the_others_forever(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_death_of_an_idle_process_does_not_stop_the_others_forever(tmp_path: Pat
                 print(*done)
         """)
     )
-    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240)
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=900)
     assert (ended.returncode, ended.stdout) == (0, "first last\n"), ended.stderr
 
 
@@ -64,3 +64,11 @@ def test_processes_that_cannot_start_are_an_error() -> None:
             list(map_in_processes(int, ["1", "2", "3"], 2))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_processes_than_the_memory_holds_are_refused_with_the_cost() -> None:
+    assert worker_count(10**9, 3) == 3
+    assert worker_count(None, 10**9) == core_count()
+    assert worker_count(2, 10**9) == 2
+    with pytest.raises(ResourceError, match=r"1,000,000,000 processes take about 150,000 TB"):
+        worker_count(10**9, 10**10)

@@ -52,6 +52,23 @@ def test_environment_variables_override(tmp_path: Path, monkeypatch: pytest.Monk
     assert find_workspace(first.root).store_url == "postgresql://host/db"
 
 
+def test_home_and_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    created = init_workspace(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("ICHX_TEST_SCRATCH", "/scratch/17")
+    settings = tmp_path / "ichx.toml"
+    settings.write_text('cache = "~/caches"\ntensorboard = "${ICHX_TEST_SCRATCH}/tb"\n')
+    opened = open_workspace(created.root)
+    assert (opened.cache_dir, opened.tensorboard) == (Path("/home/me/caches"), Path("/scratch/17/tb"))
+    settings.write_text('cache = "$ICHX_TEST_SCRATCH/ichx"\nstore = "postgresql://me:pa$word@host/db"\n')
+    opened = open_workspace(created.root)
+    assert (opened.cache_dir, opened.store_url) == (Path("/scratch/17/ichx"), "postgresql://me:pa$word@host/db")
+    for text, missing in (("$ICHX_TEST_UNSET/ichx", "ICHX_TEST_UNSET"), ("~nobody-of-this-name/x", "~nobody-of-this")):
+        settings.write_text(f'cache = "{text}"\n')
+        with pytest.raises(InvalidInputError, match=missing):
+            open_workspace(created.root)
+
+
 def test_init_keeps_existing_files(tmp_path: Path) -> None:
     created = init_workspace(tmp_path)
     (tmp_path / "ichx.toml").write_text('cache = "/big/disk"\n')
@@ -63,7 +80,7 @@ def test_init_keeps_existing_files(tmp_path: Path) -> None:
 def test_settings_and_their_defaults(tmp_path: Path) -> None:
     defaults = init_workspace(tmp_path)
     assert defaults.cache_dir == tmp_path / "cache"
-    assert defaults.store_url == f"sqlite:///{tmp_path / 'db' / 'ichx.db'}"
+    assert defaults.store_url == str(tmp_path / "db" / "ichx.db")
     (tmp_path / "ichx.toml").write_text('cache = "elsewhere"\nstore = "sqlite:///other.db"\ntensorboard = true\n')
     changed = open_workspace(tmp_path)
     assert (changed.cache_dir, changed.store_url) == (tmp_path / "elsewhere", "sqlite:///other.db")
@@ -123,7 +140,7 @@ def test_concurrent_processes_get_the_same_key(tmp_path: Path) -> None:
         assert racer.stdin is not None
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    keys = {racer.communicate(timeout=60)[0].strip() for racer in racers}
+    keys = {racer.communicate(timeout=900)[0].strip() for racer in racers}
     assert len(keys) == 1
     assert len(keys.pop()) == 64
 

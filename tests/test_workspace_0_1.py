@@ -6,12 +6,15 @@ works on a copy of the workspace, which contains `phantom.zip`.
 """
 
 import csv
+import ctypes
 import gzip
 import hashlib
 import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import Program
+from conftest import Program, clean_environment
 from safetensors.torch import load_file
 
 FIXTURE = Path(__file__).parent / "data" / "workspace-0.1"
@@ -453,6 +456,30 @@ def test_old_work_is_exported_and_imported(root: Path, fresh: Path, ichx: Progra
     assert shown["score"] == pytest.approx(EXPECTED["experiments"]["2"]["score"], rel=1e-12)
 
 
+@pytest.mark.slow
+def test_a_stopped_run_is_moved_with_its_checkpoint_and_resumes(root: Path, fresh: Path, ichx: Program) -> None:
+    output(ichx, "exp", "export", 4, fresh / "half.zip", "--checkpoints", cwd=root)
+    number = document(ichx, "exp", "import", fresh / "half.zip", cwd=fresh)["number"]
+    done = ichx("run", number, "--fold", 0, *CPU, cwd=fresh)
+    assert done.code == 0, done.err
+    assert "checkpoint after epoch" in done.err
+    assert_same_weights(
+        fresh / "experiments" / str(number) / "fold-0" / "weights.safetensors",
+        root / "resumed-4-fold-0.safetensors",
+        EXPECTED["resumed"]["tensors"],
+    )
+
+
+def test_a_submission_is_checked_against_the_sample_of_its_test_set(readable: Path, ichx: Program) -> None:
+    (readable / "mine").mkdir(exist_ok=True)
+    shutil.copy(readable / "ensembles" / "1" / "phantom-test.csv", readable / "mine" / "final.csv")
+    for file in ("ensembles/1/phantom-test.csv", "mine/final.csv"):
+        assert document(ichx, "submit", "check", file, cwd=readable)["problems"] == []
+    text = (readable / "mine" / "final.csv").read_text().splitlines()
+    (readable / "mine" / "final.csv").write_text("\n".join(text[:-1]) + "\n")
+    assert ichx("submit", "check", "mine/final.csv", cwd=readable).code == 1
+
+
 def test_a_backup_of_the_store_is_opened(root: Path, ichx: Program) -> None:
     listed = document(ichx, "exp", "list", cwd=root)
     for name, target in (("ichx.db", "ichx.db"), ("ichx.tuning.db", "tuning.db")):
@@ -460,3 +487,53 @@ def test_a_backup_of_the_store_is_opened(root: Path, ichx: Program) -> None:
     assert document(ichx, "exp", "list", cwd=root) == listed
     assert len(document(ichx, "tune", "show", 2, cwd=root)["trials"]) == 2
     assert not any(check["problems"] for check in document(ichx, "store", "check", cwd=root))
+
+
+def test_the_workspace_gets_an_id_and_its_folders_records(root: Path, ichx: Program) -> None:
+    listed = document(ichx, "exp", "list", cwd=root)
+    record = json.loads((root / "db" / "workspace.json").read_text())
+    ((known,),) = query(root, "SELECT value FROM setting WHERE name = 'workspace'")
+    assert json.loads(known)["id"] == record["id"]
+    described = {int(path.parent.name) for path in root.glob("experiments/*/experiment.json")}
+    assert described == {int(path.name) for path in (root / "experiments").iterdir()} == {1, 2, 3, 4, 5, 6, 9, 10, 11}
+    (root / "db" / "ichx.db").unlink()
+    rebuilt = document(ichx, "store", "rebuild", cwd=root)
+    assert (rebuilt["experiments"], rebuilt["problems"]) == ([1, 2, 3, 4, 5, 6, 9, 10, 11], [])
+    assert [e for e in listed if e["number"] != 12] == document(ichx, "exp", "list", cwd=root)
+
+
+def test_another_store_is_refused_at_first_use(root: Path, tmp_path: Path, ichx: Program) -> None:
+    (root / "ichx.toml").write_text(f'store = "{tmp_path / "new.db"}"\n')
+    ichx("exp", "list", "--json", cwd=root).check_error("conflict", "1, 2, 3, 4, 5, 6, 9, 10, 11")
+    assert not (root / "db" / "workspace.json").exists()
+
+
+def drop_write_override() -> None:
+    """Let the modes of files apply to root, too: drop CAP_DAC_OVERRIDE from the bounding set, before an exec."""
+    if os.getuid() == 0 and ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) != 0:
+        os._exit(77)
+
+
+def test_the_workspace_is_read_where_nothing_can_be_written(root: Path) -> None:
+    paths = [root, *root.rglob("*")]
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        for command in ("exp list", "exp show 1", "data list", "scores 1", "gc"):
+            done = subprocess.run(
+                [sys.executable, "-m", "ichx", *command.split(), "--json"],
+                cwd=root,
+                env=clean_environment(),
+                capture_output=True,
+                text=True,
+                preexec_fn=drop_write_override,
+            )
+            if done.returncode == 77:
+                pytest.skip("root cannot give up its rights here")
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)
+        assert [root, *root.rglob("*")] == paths
+    finally:
+        for path in paths:
+            if path.is_dir():
+                path.chmod(0o755)

@@ -7,7 +7,8 @@ in `ichx.cli.commands`.
 import os
 import sys
 import traceback
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -16,7 +17,7 @@ from ichx.child_processes import watch_parent
 from ichx.cli.commands import Program
 from ichx.cli.interrupts import imports_end_at_once
 from ichx.cli.output import err, json_requested, print_error, print_json_error
-from ichx.errors import IchxError
+from ichx.errors import IchxError, as_user_error
 from ichx.signals import acknowledge_signals
 
 ACKNOWLEDGE_SECONDS = 0.5
@@ -27,6 +28,7 @@ app = typer.Typer(
     cls=Program,
     help="Turn head-CT slices into a tracked, blended prediction of intracranial hemorrhage.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -47,6 +49,7 @@ def _root(
 ) -> None:
     if debug:
         os.environ["ICHX_DEBUG"] = "1"
+    Path.cwd()  # raises where it was deleted; some libraries end the process there
 
 
 def _acknowledge(_number: int) -> None:
@@ -54,20 +57,20 @@ def _acknowledge(_number: int) -> None:
 
 
 def main() -> None:
-    """Run the program. An `IchxError` is printed as problem and remedy, with `--json` as JSON on the last line."""
+    """Run the program. An `IchxError` is printed as problem and remedy, with `--json` as JSON on the last line.
+
+    An error of the operating system that no function has translated is translated here.
+    """
     watch_parent()
     as_json = json_requested(sys.argv[1:])
     try:
         with acknowledge_signals(_acknowledge, ACKNOWLEDGE_SECONDS), imports_end_at_once():
-            app(prog_name="ichx")
+            try:
+                app(prog_name="ichx")
+            finally:
+                sys.stdout.flush()  # an error at the exit of the interpreter would have no message
     except IchxError as error:
-        if "ICHX_DEBUG" in os.environ:
-            raise
-        if as_json:
-            print_json_error(error.to_dict())
-        else:
-            print_error(error.problem, error.remedy)
-        sys.exit(1)
+        _end(error, as_json=as_json)
     except SystemExit as ended:
         # typer turns Ctrl-C into an exit code; a command that has printed how to resume raises typer.Exit itself
         if isinstance(ended.__context__, typer.Exit) and type(ended.__context__.__cause__) is KeyboardInterrupt:
@@ -80,6 +83,8 @@ def main() -> None:
         # The reader of the pipe has closed it: redirect stdout so that the interpreter's final flush stays silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _end(error, as_json=as_json)
     except Exception as error:
         if not as_json:
             raise
@@ -87,6 +92,18 @@ def main() -> None:
         problem = f"Unexpected {type(error).__name__}: {error}"
         print_json_error({"code": "internal", "problem": problem, "remedy": "Report this bug with the traceback."})
         sys.exit(1)
+
+
+def _end(error: IchxError | OSError, *, as_json: bool) -> NoReturn:
+    """Print an error that the user can fix, and exit."""
+    if "ICHX_DEBUG" in os.environ:
+        raise error
+    shown = as_user_error(error) if isinstance(error, OSError) else error
+    if as_json:
+        print_json_error(shown.to_dict())
+    else:
+        print_error(shown.problem, shown.remedy)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

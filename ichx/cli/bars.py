@@ -2,14 +2,18 @@
 
 from collections.abc import Hashable
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
+from rich.text import Text
 
 from ichx.cli.output import err, info
 from ichx.jobs.scheduler import SchedulerCallbacks
 from ichx.text import format_count
+
+BAR_WIDTH: Final = 10
+"""Characters of a bar: at 80 columns, the last line of a job's log needs the space."""
 
 
 class Bars:
@@ -18,7 +22,7 @@ class Bars:
     def __init__(self, *columns: ProgressColumn) -> None:
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
+            BarColumn(bar_width=BAR_WIDTH),
             *columns,
             console=err,
             transient=True,
@@ -37,6 +41,14 @@ class Bars:
         self._bars.stop()
 
 
+class _Message(ProgressColumn):
+    """The text of a job in the space that the other columns leave."""
+
+    def render(self, task: Task) -> Text:
+        """Return the text, cut at the end."""
+        return Text(task.fields["text"], no_wrap=True, overflow="ellipsis")
+
+
 class JobBars(Bars, SchedulerCallbacks):
     """A view of jobs that run at the same time: one bar per job, and one for all."""
 
@@ -45,7 +57,7 @@ class JobBars(Bars, SchedulerCallbacks):
         super().__init__(
             TextColumn("{task.fields[at]}"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis"), markup=False),
+            _Message(Column()),
         )
         self._noun, self._count, self._ended = noun, 0, 0
         self._all = self._bars.add_task("all", total=0, at="", text="", visible=False)
@@ -70,7 +82,7 @@ class JobBars(Bars, SchedulerCallbacks):
         self._tasks[key] = self._bars.add_task(label, total=None, at="starting", text="")
 
     def _move(self, key: Hashable, epochs_done: int, epochs: int, text: str) -> None:
-        at = f"{epochs_done} of {epochs} epochs"
+        at = f"{epochs_done}/{epochs} epochs"
         self._bars.update(self._tasks[key], completed=epochs_done, total=epochs, at=at, text=text)
 
     def _end(self, key: Hashable) -> None:
@@ -80,5 +92,5 @@ class JobBars(Bars, SchedulerCallbacks):
         self._show_all()
 
     def _show_all(self) -> None:
-        at = f"{self._ended} of {self._count} {self._noun}s"
+        at = f"{self._ended}/{self._count} {self._noun}s"
         self._bars.update(self._all, completed=self._ended, total=self._count, at=at, visible=True)

@@ -12,6 +12,8 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from ichx.cli.output import json_requested, print_json_error
+from ichx.cli.synonyms import commands_for
+from ichx.text import escape
 
 PANELS = {
     "Data": {
@@ -85,7 +87,19 @@ class _Option(TyperOption):
 
 
 class _LazyConversion:
-    """Mixin: turns the options of a command, which typer builds itself, into `_Option`s."""
+    """Mixin: turns the options of a command, which typer builds itself, into `_Option`s, and shortens their names."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help with `--[no-]x` instead of a column for `--no-x`: 80 columns have no space for it."""
+        both = [param for param in self.get_params(ctx) if param.secondary_opts]
+        names = [(param.opts, param.secondary_opts) for param in both]
+        for param in both:
+            param.opts, param.secondary_opts = [f"--[no-]{param.opts[0].removeprefix('--')}"], []
+        try:
+            super().format_help(ctx, formatter)  # type: ignore[misc]
+        finally:
+            for param, (opts, secondary_opts) in zip(both, names, strict=True):
+                param.opts, param.secondary_opts = opts, secondary_opts
 
     def get_params(self, ctx: Any) -> list[Any]:
         params: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the command class
@@ -101,6 +115,15 @@ class _Command(_LazyConversion, TyperCommand):
 
 class _Group(_LazyConversion, TyperGroup):
     """A group of commands."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that `args` name, and the arguments for it; suggest commands by the meaning of a word."""
+        if args[0] not in self.commands:
+            group = "" if ctx.parent is None else str(ctx.info_name)
+            if meant := commands_for(args[0], group):
+                suggestions = " or ".join(f"`ichx {command}`" for command in meant)
+                ctx.fail(f"No such command {args[0]!r}. Did you mean {suggestions}?")
+        return super().resolve_command(ctx, args)
 
 
 class _Argument(TyperArgument):
@@ -168,12 +191,19 @@ class Program(_Group):
             return super().invoke(ctx)
 
 
+def _plain(message: str) -> str:
+    """Return a message of typer without the phrases of pydantic, which typer 0.22 and newer repeat, and escaped."""
+    message = message.removeprefix("Value error, ").partition(", unable to parse")[0]
+    return escape(message.replace("Input should be", "It must be"))
+
+
 @contextmanager
 def _usage_errors(*, as_json: bool) -> Iterator[None]:
     """With `as_json`, print a usage error as JSON and exit with its code; typer prints it otherwise."""
     try:
         yield
     except _UsageError as error:
+        error.message = _plain(error.message)
         if not as_json:
             raise
         context: Any = getattr(error, "ctx", None)

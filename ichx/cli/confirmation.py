@@ -5,6 +5,7 @@ import sys
 import typer
 
 from ichx.cli.output import info
+from ichx.text import escape
 
 
 def confirmed(question: str, command: str, *, yes: bool) -> bool:
@@ -14,10 +15,10 @@ def confirmed(question: str, command: str, *, yes: bool) -> bool:
     """
     if yes:
         return True
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         info(f"Nothing was deleted. Delete with `{command} --yes`.")
         return False
-    answer = typer.confirm(question, err=True)
+    answer = typer.confirm(escape(question), err=True)
     if not answer:
         info("Nothing was deleted.")
     return answer

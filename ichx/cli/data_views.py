@@ -165,7 +165,9 @@ def _print_long_table(title: str, columns: tuple[str, ...], rows: list[tuple[obj
 
 
 def _meaning(entry: dict[str, Any]) -> str:
-    return "\n".join([entry["meaning"], *(f"- {example}" for example in entry["examples"])])
+    details = entry.get("details") or [""] * len(entry["examples"])
+    pairs = zip(entry["examples"], details, strict=True)
+    return "\n".join([entry["meaning"], *(f"- {file}: {detail}" if detail else f"- {file}" for file, detail in pairs)])
 
 
 def _print_check_totals(checked: dict[str, Any]) -> None:

@@ -1,12 +1,27 @@
 """`ichx evaluate`: an experiment's scores on another labelled dataset."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ichx.cli.output import print_json
-from ichx.cli.parameters import AsJson, Device, FoldTexts, Number, Pooling, Precision, Tta, Workers, fold_numbers
-from ichx.cli.scores import print_scores
+from ichx.cli.output import console, err, print_json
+from ichx.cli.parameters import (
+    AsCsv,
+    AsJson,
+    Device,
+    FoldTexts,
+    KeepIds,
+    Labels,
+    Number,
+    Page,
+    Pooling,
+    Precision,
+    Tta,
+    Workers,
+    fold_numbers,
+)
+from ichx.cli.scores import print_scores, print_scores_csv
 from ichx.cli.session import session
 
 
@@ -16,9 +31,17 @@ def evaluate(
     tta: Tta = "none",
     pooling: Pooling = "max",
     folds: FoldTexts = None,
+    labels: Labels = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="File for slices and studies with labels and losses: .csv, .json or .parquet."),
+    ] = None,
+    page: Page = None,
+    keep_ids: KeepIds = False,
     device: Device = "auto",
     precision: Precision = "auto",
     workers: Workers = None,
+    as_csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
     """Score an experiment on another labelled dataset.
@@ -26,27 +49,42 @@ def evaluate(
     Averages probabilities over views, then over the finished folds, and saves the predictions. Refuses datasets that
     share patients or slices with the experiment's own.
 
-    Example: `ichx evaluate 6 --dataset cq500 --tta hflip`
+    Example: `ichx evaluate 6 --dataset cq500 --tta hflip --label any`
     """
     selected = fold_numbers(folds)
+    if keep_ids and out is None:
+        raise typer.BadParameter("--keep-ids requires --out: scores contain no ids.")
     with session() as project:
         project.store.experiment(number)  # report unknown names before torch is imported
         project.store.dataset(dataset)
         from ichx.cli.live import LiveView
-        from ichx.inference.evaluate import evaluate_dataset
+        from ichx.inference.evaluate import evaluate_slices
+        from ichx.inference.evaluation_files import case_tables, hashed_ids, real_ids, write_cases
+        from ichx.inference.prediction_files import check_out
         from ichx.inference.trained import InferenceOptions
 
+        for file, suffixes in ((out, None), (page, (".html",))):
+            if file is not None:
+                check_out(file, suffixes)
+        written = []
         with LiveView() as view:
-            found = evaluate_dataset(
-                project,
-                number,
-                dataset,
-                InferenceOptions(tta, selected, device, workers, precision),
-                callbacks=view,
-                pooling=pooling,
-            )
+            options = InferenceOptions(tta, selected, device, workers, precision)
+            found, slices = evaluate_slices(project, number, dataset, options, callbacks=view, pooling=pooling)
+            if out is not None:
+                ids = hashed_ids(project.workspace, slices)
+                if keep_ids:
+                    ids = real_ids(slices, lambda done, total: view.phase("reading ids", done, total))
+                written += write_cases(out, case_tables(slices, ids, pooling))
+            if page is not None:
+                from ichx.report import write_evaluation_report
+
+                written.append(write_evaluation_report(project, found, slices, page))
     if as_json:
         print_json(found)
-        return
-    title = f"experiment {number}: {found.name}, on {dataset} version {found.dataset_version}, tta {tta}"
-    print_scores(title, found, pooling)
+    elif as_csv:
+        print_scores_csv(found, labels)
+    else:
+        title = f"experiment {number}: {found.name}, on {dataset} version {found.dataset_version}, tta {tta}"
+        print_scores(title, found, pooling, labels)
+    for file in written:
+        (err if as_json or as_csv else console).print(str(file), markup=False)

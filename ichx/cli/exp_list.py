@@ -11,6 +11,7 @@ import typer
 from ichx.cli.formatting import format_duration, format_score, format_value, marks_of
 from ichx.cli.output import console, info, print_csv, print_json
 from ichx.cli.parameters import AsCsv, AsJson
+from ichx.cli.preferences import read_preference, save_preference
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import InvalidInputError
@@ -25,6 +26,8 @@ LIMIT = 50
 """Experiments in a list unless `--limit` or `--all` is given."""
 DEFAULT_COLUMNS = ("number", "name", "dataset", "folds_done", "state", "score")
 HEADS = {"number": "exp", "folds_done": "folds", "score": "OOF score", "score_tta": "with hflip", "seconds": "time"}
+RUN_VALUES = ("host", "device")
+"""Further columns: the machines and devices of the experiment's runs."""
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _COLUMNS_KEY = "exp list columns"
 
@@ -49,7 +52,7 @@ def list_experiments(
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option("--columns", help="Columns of all further lists, e.g. number,name,score; or `default`."),
+        typer.Option("--columns", help="Columns of all your further lists, e.g. number,name,score; or `default`."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number; default: 50.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="List all instead of the newest 50.")] = False,
@@ -86,7 +89,7 @@ def list_experiments(
             project.store.dataset(dataset)
         shown = _columns(project.store, columns)
         found, total = project.store.listing(selection, limit=None if everything else limit or LIMIT)
-        recipes = _recipe_values(project.store, found, shown)
+        recipes = _recipe_and_run_values(project.store, found, shown)
         any_registered = total or project.store.listing(Selection(kind=None, trashed=None), limit=1)[1]
     if as_json:
         print_json(found)
@@ -98,10 +101,12 @@ def list_experiments(
     if not found:
         _print_empty(parent, any_registered > 0)
         return
-    rows = [[_cell(e, name, recipes) for name in shown] for e in found]
+    rows = [[_cell(e, name, recipes, folds_shown="folds_done" in shown) for name in shown] for e in found]
     caption = f"{len(found)} of " * (len(found) < total) + format_count(total, "experiment")
     heads = [HEADS.get(name, name.replace("_", " ")) for name in shown]
-    print_table("", heads, rows, caption=caption, cut={"name": 16, "plugin": 16, "tags": 12, "dataset": 10})
+    print_table(
+        "", heads, rows, caption=caption, cut={"name": 16, "plugin": 16, "tags": 12, "dataset": 10, "device": 16}
+    )
 
 
 def _print_empty(parent: int | None, any_registered: bool) -> None:
@@ -128,33 +133,42 @@ def _since(text: str | None) -> datetime | None:
 
 
 def _columns(store: "Store", text: str | None) -> tuple[str, ...]:
-    """Return the columns to show; save those that `text` names, for all further lists."""
+    """Return the columns to show; save those that `text` names, for all further lists of this user."""
     if text is None:
-        return tuple(store.setting(_COLUMNS_KEY) or DEFAULT_COLUMNS)
+        # Version 0.1 saved them in the store, for all users of it.
+        saved = read_preference(_COLUMNS_KEY) or store.setting(_COLUMNS_KEY)
+        known = saved if isinstance(saved, list) else []
+        return tuple(name for name in known if name in FIELD_TYPES or is_recipe_value(str(name))) or DEFAULT_COLUMNS
     if text.strip() == "default":
-        store.set_setting(_COLUMNS_KEY, None)
+        save_preference(_COLUMNS_KEY, list(DEFAULT_COLUMNS))
         return DEFAULT_COLUMNS
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
-        if name not in FIELD_TYPES and not is_recipe_value(name):
+        if name not in (*FIELD_TYPES, *RUN_VALUES) and not is_recipe_value(name):
             from ichx.store.expression import unknown_name
 
-            raise unknown_name(name, FIELD_TYPES)
+            raise unknown_name(name, (*FIELD_TYPES, *RUN_VALUES))
     if not names:
         raise InvalidInputError(f"Invalid value for --columns: {text!r}.", "Use e.g. number,name,score, or `default`.")
-    store.set_setting(_COLUMNS_KEY, list(names))
+    save_preference(_COLUMNS_KEY, list(names))
     info("Saved the columns for all further lists. Reset them with `--columns default`.")
     return names
 
 
-def _recipe_values(
+def _recipe_and_run_values(
     store: "Store", found: Sequence["ExperimentSummary"], shown: Sequence[str]
 ) -> dict[int, dict[str, Any]]:
-    """Return by experiment number the shown values that come from recipes."""
+    """Return by experiment number the shown values that come from recipes and runs."""
     names = {name for name in shown if name not in FIELD_TYPES}
     if not names:
         return {}
-    return {e.number: recipe_values(store.experiment(e.number).recipe, names) for e in found}
+    found_values = {}
+    for e in found:
+        values = recipe_values(store.experiment(e.number).recipe, names.difference(RUN_VALUES))
+        runs = store.runs(e.number) if names.intersection(RUN_VALUES) else ()
+        values |= {name: ", ".join(dict.fromkeys(getattr(run, name) for run in runs)) or None for name in RUN_VALUES}
+        found_values[e.number] = values
+    return found_values
 
 
 def _plain(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> str:
@@ -169,8 +183,8 @@ def _plain(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _cell(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]]) -> object:
-    """Return a value for the table; scores carry their marks."""
+def _cell(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]], *, folds_shown: bool) -> object:
+    """Return a value for the table; scores carry their marks, except those that the column of folds shows."""
     if name not in FIELD_TYPES:
         value = recipes[e.number][name]
         return json.dumps(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
@@ -179,9 +193,9 @@ def _cell(e: "ExperimentSummary", name: str, recipes: dict[int, dict[str, Any]])
     if name == "dataset":
         return f"{e.dataset} v{e.dataset_version}"
     if name == "score":
-        return format_score(e)
+        return format_score(e, folds_shown=folds_shown)
     if name == "score_tta" and e.score_tta is not None:
-        return format_value(e.score_tta) + marks_of(e)
+        return format_value(e.score_tta) + marks_of(e, folds_shown=folds_shown)
     if name == "seconds":
         return None if e.seconds is None else format_duration(e.seconds)
     if name == "tags":

@@ -10,14 +10,11 @@ from ichx.cli.output import console, info, notice, print_json
 from ichx.cli.parameters import AsJson, Number, Numbers, Settings, complete_tag
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.errors import InvalidInputError, raise_problems
+from ichx.errors import InvalidInputError, check_name, raise_problems
 from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.store import Experiment
-
-MAX_NAME = 200
-"""Characters of a name or tag."""
 
 
 def name(number: Number, new: Annotated[str, typer.Argument(metavar="NAME", help="New name.")]) -> None:
@@ -25,9 +22,7 @@ def name(number: Number, new: Annotated[str, typer.Argument(metavar="NAME", help
 
     Example: `ichx exp name 6 wide-windows`
     """
-    new = new.strip()
-    if not new or len(new) > MAX_NAME:
-        raise InvalidInputError(f"Invalid name of {len(new)} characters.", f"Use 1 to {MAX_NAME} characters.")
+    new = check_name("name", new)
     with session() as project:
         project.store.rename(number, new)
     info(f"Renamed experiment {number} to {new}.")
@@ -47,12 +42,11 @@ def tag(
 
     Example: `ichx exp tag 6 best paper`
     """
-    invalid = [word for word in tags or () if not word.strip() or "," in word or len(word) > MAX_NAME]
-    remedy = f"Use 1 to {MAX_NAME} characters without a comma."
-    raise_problems([f"Invalid tag: {word!r}." for word in invalid], remedy)
+    raise_problems([f"Invalid tag: {word!r}." for word in tags or () if "," in word], "Use tags without a comma.")
+    added = [check_name("tag", word) for word in tags or ()]
     with session() as project:
         if tags or remove:
-            project.store.change_tags(number, add=[word.strip() for word in tags or ()], remove=remove or ())
+            project.store.change_tags(number, add=added, remove=remove or ())
         found = project.store.experiment(number).tags
     if as_json:
         print_json(found)

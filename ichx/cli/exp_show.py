@@ -70,6 +70,7 @@ def show(
     facts = _facts(experiment, version.fold_set(experiment.fold_set).leaking_patients)
     if blends:
         facts.append(("ensembles", ", ".join(map(str, blends))))
+    facts += [("run on", line) for line in _machines(runs)]
     facts.append(("files", f"{project.workspace.experiment_dir(number)}, {format_bytes(sum(files.values()))}"))
     for name, value in facts:
         console.print(f"  {name:<10} {value}", markup=False)
@@ -217,6 +218,14 @@ def _run_row(run: "Run", experiment: "Experiment", history: Histories) -> tuple[
         format_duration((end - run.started).total_seconds()),
         run.started,
     )
+
+
+def _machines(runs: "Sequence[Run]") -> list[str]:
+    """Return a line for each machine and device, with the folds that ran there."""
+    folds: dict[str, list[int]] = {}
+    for run in runs:
+        folds.setdefault(f"{run.host}, {run.device}", []).append(run.fold)
+    return [f"{place}: fold {', '.join(map(str, sorted(set(found))))}" for place, found in folds.items()]
 
 
 def _print_curves(history: Histories) -> None:

@@ -14,6 +14,9 @@ def export(
     number: Number,
     file: Annotated[Path, typer.Argument(help="New zip file.")],
     weights: Annotated[bool, typer.Option("--weights", help="Include the weights of every fold.")] = False,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Include the checkpoints of unfinished folds, which can be resumed.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Export an experiment to an archive file.
@@ -28,7 +31,7 @@ def export(
         project.store.experiment(number)  # report an unknown number before torch is imported
         from ichx.experiments.archive_export import archive_experiment
 
-        written = archive_experiment(project, number, file, weights=weights)
+        written = archive_experiment(project, number, file, weights=weights, checkpoints=checkpoints)
     if as_json:
         print_json(written)
     else:
@@ -38,6 +41,9 @@ def export(
 
 def import_(
     file: Annotated[Path, typer.Argument(help="Archive file of `ichx exp export`.")],
+    again: Annotated[
+        bool, typer.Option("--again", help="Import a copy of an experiment that is here already.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Import an experiment from an archive file.
@@ -49,7 +55,7 @@ def import_(
     with session() as project:
         from ichx.experiments.archive_import import import_experiment
 
-        found = import_experiment(project, file)
+        found = import_experiment(project, file, again=again)
     if as_json:
         print_json(found)
     else:

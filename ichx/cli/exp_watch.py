@@ -73,10 +73,12 @@ def _runs_table(store: "Store") -> Group:
                 history[-1].values.get("score") if history else None,
                 format_duration(elapsed),
                 None if left is None else format_duration(left),
+                run.host,
+                run.device.partition(",")[0],
             )
         )
-    heads = ("exp", "name", "fold", "state", "stage", "epochs", "score", "elapsed", "remaining")
+    heads = ("exp", "name", "fold", "state", "stage", "epochs", "score", "elapsed", "remaining", "host", "device")
     now = f"{datetime.now():%H:%M:%S}"
     if not rows:
         return Group(f"No active runs at {now}.")
-    return build_table("", heads, rows, caption=f"at {now}", drop=("stage", "elapsed"), cut={"name": 12})
+    return build_table("", heads, rows, caption=f"at {now}", drop=("stage", "elapsed", "host"), cut={"name": 12})

@@ -42,19 +42,19 @@ def format_marks(marks: Sequence[str]) -> str:
     return f" [{', '.join(marks)}]" if marks else ""
 
 
-def marks_of(scored: "ExperimentSummary | Ensemble") -> str:
-    """Return the formatted marks of an experiment or ensemble."""
+def marks_of(scored: "ExperimentSummary | Ensemble", *, folds_shown: bool = False) -> str:
+    """Return the formatted marks of an experiment or ensemble; `partial` is left out if its folds are shown."""
     from ichx.store import marks
 
-    return format_marks(marks(scored))
+    return format_marks([mark for mark in marks(scored) if not (folds_shown and mark.startswith("partial ("))])
 
 
-def format_score(e: "ExperimentSummary") -> str:
-    """Return an experiment's OOF score with its spread over folds and its marks."""
+def format_score(e: "ExperimentSummary", *, folds_shown: bool = False) -> str:
+    """Return an experiment's OOF score with its spread over folds and its marks; see `marks_of`."""
     if e.score is None:
         return "-"
     spread = f" ± {format_value(e.spread)}" if e.spread is not None else ""
-    return format_value(e.score) + spread + marks_of(e)
+    return format_value(e.score) + spread + marks_of(e, folds_shown=folds_shown)
 
 
 LONG_NUMBER = 10

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ichx.cli.confirmation import confirmed
-from ichx.cli.output import info, print_json
+from ichx.cli.output import info, print_json, warn
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.text import format_bytes, format_count
@@ -20,17 +20,23 @@ def gc(
 ) -> None:
     """Delete trash, old checkpoints and unused caches.
 
-    Orphaned folders are deleted, too. Lists everything with its size and the reason, and asks for confirmation first.
+    Orphaned folders are deleted, too; those with trained weights are moved to `trash/` and deleted after 30 days. Lists
+    everything with its size and the reason, and asks for confirmation first.
 
     Example: `ichx gc --dry-run`
     """
-    from ichx.experiments.gc import delete, find_garbage
+    from ichx.experiments.gc import delete, find_garbage, unregistered
 
     with session() as project:
         found = find_garbage(project)
         if as_json:
             print_json(found)
             return
+        for path in unregistered(project):
+            warn(
+                f"{path} contains a training that the store does not know. It stays, and so do all caches and unknown "
+                "folders. `ichx store rebuild` registers it; otherwise move it away."
+            )
         if not found:
             info("Nothing to delete.")
             return
@@ -51,5 +57,5 @@ def gc(
         still = {(g.kind, g.path, g.experiment) for g in find_garbage(project)}  # the user may answer hours later
         for garbage in found:
             if (garbage.kind, garbage.path, garbage.experiment) in still:
-                delete(project.store, garbage)
+                delete(project, garbage)
     info(f"Deleted {total}.")

@@ -17,7 +17,7 @@ class LaunchView(JobBars, LaunchCallbacks):
         """Print the device and the log of a fold, and add its bar."""
         where = "" if device == "auto" else f" on {device}"
         info(f"{unit} starts{where}; log: {log}")
-        self._add(unit, str(unit))
+        self._add(unit, f"exp {unit.experiment}, fold {unit.fold}")
 
     def unit_progressed(self, unit: Unit, progress: UnitProgress) -> None:
         """Move the bar of a fold; print its last message if there are no bars."""

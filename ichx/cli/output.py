@@ -1,40 +1,77 @@
 """Output of all commands: data on standard output, messages, warnings, errors and progress on standard error.
 
+Names, notes, paths and logs may come from strangers. Everything printed here is escaped: a terminal shows control
+characters as text, and a spreadsheet does not compute text in CSV.
+
 Tables are in `ichx.cli.tables`, the formats of single values in `ichx.cli.formatting`.
 """
 
 import contextlib
 import csv
+import io
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
 from ichx.cli.formatting import format_interval, format_marks, format_value
+from ichx.text import UNSAFE, csv_text, escape
 
 if TYPE_CHECKING:
     from ichx.store import PooledScore
 
-console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
-err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
+
+def _prepare_streams() -> None:
+    """Give a process without standard streams some, and escape what an encoding such as ASCII lacks."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8", errors="replace"))  # noqa: SIM115
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class EscapingConsole(Console):
+    """A console that escapes control characters in all text."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render an object, and the objects in it, with this method."""
+        if isinstance(renderable, Text) and UNSAFE.search(renderable.plain):
+            renderable = renderable.copy()
+            renderable.plain = escape(renderable.plain)
+        return super().render(renderable, options)
+
+    def render_str(self, text: str, **style: Any) -> Text:
+        """Escape a string before rich removes some control characters."""
+        return super().render_str(escape(text), **style)
+
+
+_prepare_streams()
+console = EscapingConsole(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+err = EscapingConsole(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 
 
 def print_json(value: object) -> None:
     """Print `value` (dataclasses, paths and dates allowed) as JSON and nothing else."""
-    sys.stdout.write(json.dumps(_json_value(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(_json_text(value, sys.stdout, indent=2) + "\n")
+    sys.stdout.flush()  # an error at the exit of the interpreter has no message
 
 
 def print_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows as CSV; None is an empty field."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(rows)
+    writer.writerow(map(csv_text, heads))
+    writer.writerows([csv_text(value) if isinstance(value, str) else value for value in row] for row in rows)
+    sys.stdout.flush()
 
 
 def print_score(scored: "PooledScore") -> None:
@@ -60,19 +97,30 @@ def notice(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print a warning on standard error."""
-    err.print("warning: ", style="yellow", end="")
-    err.print(message, markup=False)
+    _print_labelled("warning:", "yellow", message)
 
 
 def print_error(problem: str, remedy: str) -> None:
     """Print an error on standard error, the remedy indented below the problem."""
-    err.print("error: ", style="bold red", end="")
-    err.print(f"{problem}\n{remedy}".replace("\n", "\n       "), markup=False)
+    _print_labelled("error:", "bold red", f"{problem}\n{remedy}")
+
+
+def _print_labelled(label: str, style: str, text: str) -> None:
+    """Print `text` after its label, all lines indented alike; on a terminal they wrap within its width."""
+    if err.soft_wrap:
+        err.print(label, style=style, end=" ")
+        err.print(text.replace("\n", "\n" + " " * (len(label) + 1)), markup=False)
+        return
+    lines = Table.grid(padding=(0, 1, 0, 0))
+    lines.add_column(no_wrap=True)
+    lines.add_column(overflow="fold")
+    lines.add_row(Text(label, style), Text(escape(text)))
+    err.print(lines)
 
 
 def print_json_error(error: Mapping[str, object]) -> None:
     """Print `{"error": {"code", "problem", "remedy"}}` as one line on standard error."""
-    sys.stderr.write(json.dumps({"error": _json_value(dict(error))}, ensure_ascii=False) + "\n")
+    sys.stderr.write(_json_text({"error": dict(error)}, sys.stderr) + "\n")
 
 
 def json_requested(arguments: Sequence[str]) -> bool:
@@ -114,6 +162,16 @@ def progress(description: str) -> Iterator[Callable[[int, int], None]]:
         yield report
     if last[1]:
         info(f"{description}: {last[0]:,} of {last[1]:,}")
+
+
+def _json_text(value: object, stream: TextIO, indent: int | None = None) -> str:
+    """Return `value` as JSON that `stream` can encode; its error handler would escape letters as no JSON does."""
+    text = json.dumps(_json_value(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(_json_value(value), indent=indent, allow_nan=False)
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # json itself escapes ASCII only up to 31
 
 
 def _json_value(value: object) -> Any:

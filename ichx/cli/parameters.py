@@ -11,6 +11,8 @@ import typer
 from ichx.cli.session import session
 from ichx.errors import IchxError, NotReadyError
 from ichx.evaluation import choices
+from ichx.labels import LABELS
+from ichx.text import escape
 
 
 def parse_number(text: str) -> int:
@@ -39,7 +41,7 @@ def complete_number(incomplete: str) -> list[tuple[str, str]]:
     """Return numbers and names of the newest experiments whose number starts with `incomplete`."""
     found: list[tuple[str, str]] = []
     with contextlib.suppress(IchxError), session() as project:  # completion cannot show an error
-        found = [(str(e.number), e.name) for e in project.store.experiments(limit=200)]
+        found = [(str(e.number), escape(e.name, lines=True)) for e in project.store.experiments(limit=200)]
     return [(number, name) for number, name in [*found, ("last", "the newest")] if number.startswith(incomplete)]
 
 
@@ -60,7 +62,7 @@ def complete_backbone(incomplete: str) -> list[str]:
 def complete_tag(incomplete: str) -> list[str]:
     """Return the tags that start with `incomplete`."""
     with contextlib.suppress(IchxError), session() as project:
-        return [name for name in project.store.tags() if name.startswith(incomplete)]
+        return [tag for tag in project.store.tags() if tag.startswith(incomplete) and escape(tag, lines=True) == tag]
     return []
 
 
@@ -72,6 +74,17 @@ def parse_device(text: str) -> str:
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise typer.BadParameter(f"Invalid device: {text!r}. Use auto, cpu, cuda, cuda:1 or mps.")
+    return text
+
+
+def parse_label(text: str) -> str:
+    """Return `text` if it is a label.
+
+    Raises:
+        typer.BadParameter: It is not.
+    """
+    if text not in LABELS:
+        raise typer.BadParameter(f"Invalid label: {text!r}. Use {', '.join(LABELS)}.")
     return text
 
 
@@ -92,6 +105,20 @@ Tta = Annotated[choices.Tta, typer.Option("--tta", help="Views to average; hflip
 Pooling = Annotated[
     choices.Pooling,
     typer.Option("--pooling", help="Study probability: max over slices, or 1 - prod(1 - p)."),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        parser=parse_label,
+        metavar="LABEL",
+        autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
+        help="Only this label in tables and CSV; repeatable.",
+    ),
+]
+Page = Annotated[Path | None, typer.Option("--report", help="HTML page with tables and figures.")]
+KeepIds = Annotated[
+    bool, typer.Option("--keep-ids", help="Output ids of patients, studies and series instead of their hashes.")
 ]
 Device = Annotated[
     str, typer.Option("--device", parser=parse_device, metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")

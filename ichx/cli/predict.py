@@ -1,17 +1,32 @@
 """`ichx predict`: predictions for DICOM files that belong to no dataset."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ichx.cli.formatting import format_marks
-from ichx.cli.output import console, info, print_json, warn
-from ichx.cli.parameters import AsJson, Device, FoldTexts, Number, Precision, Save, Tta, Workers, fold_numbers
+from ichx.cli.output import console, err, info, print_json, warn
+from ichx.cli.parameters import (
+    AsCsv,
+    AsJson,
+    Device,
+    FoldTexts,
+    KeepIds,
+    Labels,
+    Number,
+    Page,
+    Precision,
+    Save,
+    Tta,
+    Workers,
+    fold_numbers,
+)
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.labels import ANY
+from ichx.labels import ANY, LABELS
 
 if TYPE_CHECKING:
     from ichx.inference.predict import FilePredictions
@@ -28,13 +43,20 @@ def predict(
     path: Annotated[Path, typer.Argument(help="DICOM file, folder, zip, or folder in a zip (ZIP/FOLDER).")],
     tta: Tta = "none",
     folds: FoldTexts = None,
+    labels: Labels = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Output .csv, .json or .parquet; default: CSV on standard output.")
+    ] = None,
+    page: Page = None,
+    keep_ids: KeepIds = False,
+    id_map: Annotated[
+        Path | None, typer.Option("--id-map", help="CSV of the ids behind the hashes, readable by its owner only.")
     ] = None,
     save: Save = None,
     device: Device = "auto",
     precision: Precision = "auto",
     workers: Workers = None,
+    csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
     """Predict DICOM files, per slice and per study.
@@ -42,20 +64,23 @@ def predict(
     Averages probabilities over views, then over the finished folds. Files without a usable slice are listed in the
     output with the defect and without probabilities.
 
-    Example: `ichx predict 6 /data/new --tta hflip --out new.csv`
+    Example: `ichx predict 6 /data/new --tta hflip --out new.csv --report new.html`
     """
     selected = fold_numbers(folds)
     if save and out is None:
         raise typer.BadParameter("--save features requires --out: the features are saved next to that file.")
+    if keep_ids and id_map is not None:
+        raise typer.BadParameter("Use either --keep-ids or --id-map: with --keep-ids there are no hashes.")
     with session() as project:
         project.store.experiment(number)  # report an unknown number before torch is imported
         from ichx.cli.live import LiveView
-        from ichx.inference.predict import predict_files
-        from ichx.inference.prediction_files import as_document, check_out, write_files
+        from ichx.inference.predict import FileOutputs, predict_files
+        from ichx.inference.prediction_files import as_csv, as_document, check_out, write_files, write_id_map
         from ichx.inference.trained import InferenceOptions
 
-        if out is not None:
-            check_out(out)
+        for file, suffixes in ((out, None), (page, (".html",)), (id_map, (".csv",))):
+            if file is not None:
+                check_out(file, suffixes)
         with LiveView() as view:
             found = predict_files(
                 project,
@@ -63,18 +88,27 @@ def predict(
                 path,
                 InferenceOptions(tta, selected, device, workers, precision),
                 callbacks=view,
-                features=out if save else None,
+                outputs=FileOutputs(out if save else None, keep_ids, id_map is not None),
             )
-    written = [] if out is None else write_files(out, found)
+            written = [] if out is None else write_files(out, found)
+            if id_map is not None and found.id_map is not None:
+                write_id_map(id_map, found.id_map)
+                written.append(id_map)
+            if page is not None:
+                from ichx.report import write_prediction_report
+
+                written.append(write_prediction_report(project, found, page))
     _print_summary(found)
     if as_json:
         print_json(as_document(found))
-    elif out is None:
-        found.slices.to_csv(sys.stdout, index=False)
+    elif csv or out is None:
+        hidden = [label for label in LABELS if labels and label not in labels]
+        sys.stdout.write(as_csv(found.slices.drop(columns=hidden)))
     else:
-        _print_studies(found)
-        for file in written:
-            console.print(str(file), markup=False)
+        _print_studies(found, labels or [ANY])
+    in_table = not (as_json or csv or out is None)
+    for file in written:
+        (console if in_table else err).print(str(file), markup=False)
 
 
 def _print_summary(found: "FilePredictions") -> None:
@@ -92,25 +126,28 @@ def _print_summary(found: "FilePredictions") -> None:
         warn(warning)
 
 
-def _print_studies(found: "FilePredictions") -> None:
-    """Print the studies with the highest probabilities, or the series if a study has several."""
+def _print_studies(found: "FilePredictions", labels: Sequence[str]) -> None:
+    """Print the studies with the highest probabilities of the first label, or the series if a study has several."""
     from ichx.inference.prediction_files import as_records
+    from ichx.inference.prediction_tables import series_table, study_table
 
+    first = labels[0]
     several = bool((found.studies["series"] > 1).any())
-    table, unit = (found.series, "series") if several else (found.studies, "studies")
-    top = table.sort_values(ANY, ascending=False, kind="stable").head(MAX_ROWS)
+    table = (series_table if several else study_table)(found.slices, first)
+    top = table.sort_values(first, ascending=False, kind="stable").head(MAX_ROWS)
     columns = {
         "study": "study",
         **({"series": "series"} if several else {}),
         "slices": "slices",
         "left_out": "excluded",
-        ANY: ANY,
+        **{label: label for label in labels},
         "suspicious_slice_id": "top slice",
         "flags": "flags",
     }
     if top["flags"].isna().all():
         del columns["flags"]
-    caption = f"{len(top)} of {len(table):,} {unit}, by the probability of `any` of their top slice"
+    unit = "series" if several else "studies"
+    caption = f"{len(top)} of {len(table):,} {unit}, by the probability of `{first}` of their top slice"
     rows = [[row[name] for name in columns] for row in as_records(top)]
     cut = dict.fromkeys(("study", "series", "top slice"), ID_WIDTH)
     print_table("", list(columns.values()), rows, caption=caption, drop=("flags",), cut=cut)

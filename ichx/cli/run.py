@@ -160,7 +160,7 @@ def _print_estimates(
             ("training", f"{work}, about {format_duration(e.train_seconds)}"),
             ("prediction", f"about {format_duration(e.predict_seconds)}"),
             ("total time", f"about {format_duration(e.seconds)}, one fold after another"),
-            ("memory", f"about {format_bytes(e.memory_bytes)}"),
+            ("memory", f"about {format_bytes(e.memory_bytes)} of {format_bytes(e.memory_total)}"),
             ("disk: cache", f"about {format_bytes(e.cache_bytes)} of {format_bytes(e.cache_free)} free"),
             ("disk: experiment", f"about {format_bytes(e.experiment_bytes)} of {format_bytes(e.experiment_free)} free"),
             ("device", e.hardware),

@@ -1,10 +1,11 @@
 """`ichx scores`: all scores of an experiment, per slice and per study, with intervals."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ichx.cli.formatting import format_interval, format_marks, format_value
-from ichx.cli.output import console, notice, print_json
-from ichx.cli.parameters import AsJson, Number, Pooling, Tta
+from ichx.cli.output import console, notice, print_csv, print_json
+from ichx.cli.parameters import AsCsv, AsJson, Labels, Number, Pooling, Tta
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 
@@ -25,12 +26,19 @@ HEADINGS = {
 }
 
 
-def scores(number: Number, tta: Tta = "none", pooling: Pooling = "max", as_json: AsJson = False) -> None:
+def scores(
+    number: Number,
+    tta: Tta = "none",
+    pooling: Pooling = "max",
+    labels: Labels = None,
+    as_csv: AsCsv = False,
+    as_json: AsJson = False,
+) -> None:
     """Show all OOF scores of an experiment with 95 % intervals.
 
     Scores are computed per slice and per study; intervals come from a bootstrap over patients.
 
-    Example: `ichx scores 6 --tta hflip`
+    Example: `ichx scores 6 --tta hflip --label any`
     """
     with session() as project:
         project.store.experiment(number)  # report an unknown number before pandas is imported
@@ -40,40 +48,72 @@ def scores(number: Number, tta: Tta = "none", pooling: Pooling = "max", as_json:
     if as_json:
         print_json(card)
         return
-    print_scores(f"experiment {number}: {card.name}, tta {card.tta}", card, pooling)
+    if as_csv:
+        print_scores_csv(card, labels)
+        return
+    print_scores(f"experiment {number}: {card.name}, tta {card.tta}", card, pooling, labels)
 
 
-def print_scores(title: str, card: "Scorecard | Evaluation", pooling: str) -> None:
-    """Print a table per slice, a table per study, and the log loss of each fold."""
+def print_scores_csv(card: "Scorecard | Evaluation", labels: Sequence[str] | None = None) -> None:
+    """Print one row per unit (slice, study) and label as CSV; the first one of a unit is the weighted log loss."""
+    bounds = [f"{metric}{end}" for metric in HEADINGS for end in ("", "_low", "_high")]
+    rows: list[list[object]] = []
+    for found in (card.slices, card.studies):
+        unit, total = found.scores.unit, found.log_loss
+        if not labels:
+            rows.append([unit, "weighted", found.scores.count, None, total.value, total.low, total.high])
+        for point in found.scores.labels:
+            if labels and point.label not in labels:
+                continue
+            intervals = [found.labels[point.label][metric] for metric in HEADINGS]
+            values = [value for i in intervals for value in (i.value, i.low, i.high)]
+            rows.append([unit, point.label, point.count, point.positives, *values])
+    heads = ["unit", "label", "count", "positives", *bounds]
+    print_csv(heads, [row + [None] * (len(heads) - len(row)) for row in rows])
+
+
+def print_scores(title: str, card: "Scorecard | Evaluation", pooling: str, labels: Sequence[str] | None = None) -> None:
+    """Print a table per slice, a table per study, and the log loss of each fold; only `labels`, if given."""
     marks = format_marks(card.marks)
     pooled = "maximum over slices" if pooling == "max" else "noisy-or over slices"
     for unit, found in (("per slice", card.slices), (f"per study, {pooled}", card.studies)):
         loss = found.log_loss
         interval = f", {format_interval(loss.low, loss.high)}" if loss.low is not None else f" ({loss.undefined})"
         value = format_value(found.scores.log_loss)
-        _print_labels(f"{title}, {unit}: weighted log loss {value}{interval}{marks}", found)
+        _print_labels(f"{title}, {unit}: weighted log loss {value}{interval}{marks}", found, labels)
     by_fold = ", ".join(f"{fold}: {format_value(value)}" for fold, value in card.folds.items())
     console.print(f"log loss by fold{marks}  {by_fold}", markup=False)
     if card.left_out:
         notice(f"{card.left_out} slices cannot be decoded and are excluded from all scores.")
 
 
-def _print_labels(title: str, found: "Bootstrap") -> None:
-    """Print one row per label with each score above its interval; undefined values are dashes, explained below."""
+def _print_labels(title: str, found: "Bootstrap", labels: Sequence[str] | None) -> None:
+    """Print one row per label with each score above its interval; undefined values are dashes, explained below.
+
+    With `labels`, print one row per score and a column for each of them, which takes fewer lines.
+    """
     rows = [
         (label, f"{point.positives:,}", *(_format(found.labels[label][metric]) for metric in HEADINGS))
         for label, point in zip(found.labels, found.scores.labels, strict=True)
+        if not labels or label in labels
     ]
+    heads = ["label", "positive", *HEADINGS.values()]
     reasons: dict[str, list[str]] = {}
     for label, metrics in found.labels.items():
+        if labels and label not in labels:
+            continue
         for reason in dict.fromkeys(i.undefined for i in metrics.values() if i.undefined):
             reasons.setdefault(reason, []).append(label)
     units = "slices" if found.scores.unit == "slice" else "studies"
     caption = f"{found.scores.count:,} {units} of {found.patients:,} patients; below each score its "
     caption += f"{found.level:.0%} interval from {found.draws:,} draws of patients"
-    print_table(title, ("label", "positive", *HEADINGS.values()), rows, caption=caption, split=True)
-    for reason, labels in reasons.items():
-        console.print(f"{', '.join(labels)}: {reason}", style="dim", markup=False)
+    if labels:
+        cells = [[text.removesuffix("\n-").replace("\n", "  ") for text in row[1:]] for row in rows]
+        heads, rows = ["label", *(row[0] for row in rows)], list(zip(heads[1:], *cells, strict=True))
+        caption = caption.replace("below each", "after each")
+    print_table(title, heads, rows, caption=caption, split=True)
+    for reason, names in reasons.items():
+        console.print(f"{', '.join(names)}: {reason}", style="dim", markup=False)
 
 
 def _format(found: "Interval") -> str:

@@ -12,17 +12,29 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def session() -> Iterator["Project"]:
-    """Yield the project of the current workspace; it warns of unusable plugins when its registry is loaded."""
+def session(*, tied: bool = True) -> Iterator["Project"]:
+    """Yield the project of the current workspace; it warns of unusable plugins when its registry is loaded.
+
+    Without `tied`, the store may belong to another workspace.
+    """
     with _collection_paused():
         from ichx.project import Project
         from ichx.store import open_store
         from ichx.workspace import find_workspace
 
         workspace = find_workspace()
-        opened = open_store(workspace)
+        opened = open_store(workspace, tied=tied)
     with opened as store:
-        yield Project(workspace, store, warn=warn)
+        project = Project(workspace, store, warn=warn)
+        if store.newly_tied and workspace.used_numbers("experiment"):
+            from ichx.experiments.folder_record import describe_all
+
+            describe_all(project)  # folders of an older version
+        yield project
+        if store.changed:
+            from ichx.experiments.folder_record import describe_again
+
+            describe_again(project, store.changed)
 
 
 @contextlib.contextmanager

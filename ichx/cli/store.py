@@ -1,5 +1,7 @@
-"""`ichx store`: check, back up and query the store."""
+"""`ichx store`: check, back up, move, rebuild and query the store."""
 
+import contextlib
+import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -7,13 +9,14 @@ from typing import Annotated
 import typer
 
 from ichx.cli.formatting import format_value
-from ichx.cli.output import console, info, print_csv, print_json
-from ichx.cli.parameters import AsCsv, AsJson
+from ichx.cli.output import console, info, print_csv, print_json, warn
+from ichx.cli.parameters import AsCsv, AsJson, duration_seconds, gigabytes
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.errors import NotFoundError
+from ichx.errors import CorruptFileError, IchxError, NotFoundError
+from ichx.text import format_count
 
-app = typer.Typer(help="Store: check, back up and query it.", no_args_is_help=True)
+app = typer.Typer(help="Store: check, back up, move and query it.", no_args_is_help=True)
 
 
 @app.command("check")
@@ -26,9 +29,18 @@ def check(as_json: AsJson = False) -> None:
     """
     from ichx.evaluation.weight_files import check_weights
     from ichx.experiments.gc import check_files
+    from ichx.store.maintenance import CheckResult
 
-    with session() as project:
-        found = [*project.store.check_file(), check_files(project), check_weights(project)]
+    with session(tied=False) as project:
+        found = project.store.check_file()
+        for what, check_project in (
+            ("files of recorded predictions", check_files),
+            ("weights of finished folds", check_weights),
+        ):
+            try:
+                found.append(check_project(project))
+            except IchxError as error:  # of a store with problems
+                found.append(CheckResult(what, (error.problem,)))
     if as_json:
         print_json(found)
     else:
@@ -54,17 +66,90 @@ def backup(
     from ichx.text import format_bytes
     from ichx.tuning import database_path
 
-    with session() as project:
+    with session(tied=False) as project:
         target = file or project.workspace.root / "db" / f"backup-{datetime.now():%Y-%m-%d-%H%M%S}.db"
         size = project.store.back_up(target)
         studies = database_path(project.workspace)
         studies_copy = target.with_name(f"{target.stem}.{studies.name}")
         studies_size = copy_database(studies, studies_copy) if studies.is_file() else None
-    info(f"Copied the store to {target}, {format_bytes(size)}. Open it with ICHX_STORE=sqlite:///{target.resolve()}")
+    opened = f"ICHX_STORE={shlex.quote(str(target.resolve()))}"
+    info(f"Copied the store to {target}, {format_bytes(size)}. Open it with {opened}")
     if studies_size is not None:
         info(
             f"Copied the Optuna studies to {studies_copy}, {format_bytes(studies_size)}. Restore as db/{studies.name}."
         )
+
+
+@app.command("adopt")
+def adopt() -> None:
+    """Accept this store as the store of this workspace.
+
+    Use it after restoring a backup, or to continue with the store of another workspace. No record changes.
+
+    Example: `ichx store adopt`
+    """
+    from ichx.experiments.rebuild import adopt_store
+
+    with session(tied=False) as project:
+        known = None
+        with contextlib.suppress(CorruptFileError):  # it is written again
+            known = project.workspace.store_record()
+        before = adopt_store(project)
+        experiments = project.store.listing(limit=1)[1]
+        info(f"The store {project.store.name} belongs to {project.workspace.root} from now on.")
+        if before.id is not None and (known is None or before.id != known.id):
+            info(f"It belonged to {before.root}, which cannot use it any more.")
+        info(f"It has {format_count(experiments, 'experiment')}. `ichx store rebuild` registers what it lacks.")
+
+
+@app.command("move")
+def move(
+    target: Annotated[str, typer.Argument(metavar="URL", help="Empty database: a path or a SQLAlchemy URL.")],
+) -> None:
+    """Copy all records to another database.
+
+    The old store stays as it is, but the workspace does not open it any more.
+
+    Example: `ichx store move postgresql://me@server/ichx`
+    """
+    from ichx.store.store import move_store
+
+    with session() as project:
+        rows, name = move_store(project.store, project.workspace, target)
+        info(f"Copied {sum(rows.values()):,} rows in {len(rows)} tables from {project.store.name} to {name}.")
+    info("Set `store` in ichx.toml, or ICHX_STORE, to the new store. Optuna studies stay in db/tuning.db.")
+
+
+@app.command("rebuild")
+def rebuild(as_json: AsJson = False) -> None:
+    """Register the datasets and experiments whose folders the store does not know.
+
+    Each folder has a record of its runs, history, predictions, tags and notes. Ensembles are not registered.
+
+    Example: `ichx store rebuild`
+    """
+    from ichx.experiments.rebuild import adopt_own_store, rebuild_store
+
+    with session(tied=False) as project:
+        adopted = adopt_own_store(project)
+        found = rebuild_store(project)
+        name = project.store.name
+    if as_json:
+        print_json(found)
+    else:
+        if adopted:
+            info(f"The store {name} belongs to this workspace from now on.")
+        if found.versions:
+            info(f"Registered {', '.join(found.versions)}.")
+        if found.experiments:
+            numbers = ", ".join(map(str, found.experiments))
+            info(f"Registered {format_count(len(found.experiments), 'experiment')}: {numbers}.")
+        if not found.versions and not found.experiments:
+            info("The store knows every folder that has a record.")
+        for problem in found.problems:
+            warn(problem)
+    if found.problems:
+        raise typer.Exit(1)
 
 
 @app.command("upgrade")
@@ -84,6 +169,8 @@ def upgrade() -> None:
 @app.command("sql")
 def sql(
     query: Annotated[str, typer.Argument(help="SELECT statement.")],
+    timeout: Annotated[str, typer.Option("--timeout", help="Maximum time, e.g. 10m.")] = "60s",
+    memory: Annotated[str, typer.Option("--memory", help="Maximum memory, e.g. 4GB.")] = "1GB",
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -93,8 +180,11 @@ def sql(
 
     Example: `ichx store sql "select plugin, min(score) from experiment group by plugin"`
     """
-    with session() as project:
-        result = project.store.query(query)
+    from ichx.store.maintenance import QueryLimits
+
+    limits = QueryLimits(duration_seconds(timeout, "--timeout"), int(1e9 * gigabytes(memory, "--memory")))
+    with session(tied=False) as project:
+        result = project.store.query(query, limits)
     if as_json:
         print_json([dict(zip(result.columns, row, strict=True)) for row in result.rows])
     elif as_csv:

@@ -11,21 +11,27 @@ from ichx.cli.parameters import AsJson
 app = typer.Typer(help="Submissions: check and send to Kaggle.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(help="Submission CSV with the columns `ID,Label`.")]
-Sample = Annotated[Path, typer.Option("--sample", help="Sample submission with the expected ids.")]
+Sample = Annotated[
+    Path | None,
+    typer.Option("--sample", help="Sample submission with the expected ids; default: that of the test set."),
+]
 
 
 @app.command("check")
-def check(file: File, sample: Sample, as_json: AsJson = False) -> None:
+def check(file: File, sample: Sample = None, as_json: AsJson = False) -> None:
     """Check the ids, their order and the probabilities.
 
-    Reports all problems together and exits with 1 if there are any.
+    Reports all problems together and exits with 1 if there are any. Without --sample, the ids are those of the test set
+    after which the file is named, or of the only test set.
+
+    Example: `ichx submit check ensembles/1/rsna-test.csv`
 
     Example: `ichx submit check submission.csv --sample stage_2_sample_submission.csv`
     """
     from ichx.datasets.label_csv import read_sample
     from ichx.evaluation.submission import submission_problems
 
-    expected = read_sample(sample)
+    expected = read_sample(sample or _recorded_sample(file))
     problems = submission_problems(file, expected)
     if as_json:
         print_json({"file": file, "ids": len(expected.ids), "images": len(expected.images), "problems": problems})
@@ -43,7 +49,7 @@ def check(file: File, sample: Sample, as_json: AsJson = False) -> None:
 @app.command("send")
 def send(
     file: File,
-    sample: Sample,
+    sample: Sample = None,
     message: Annotated[str, typer.Option("--message", help="Description that Kaggle shows.")] = "ichx",
     competition: Annotated[
         str, typer.Option("--competition", help="Competition name, as in its URL.")
@@ -57,8 +63,16 @@ def send(
     from ichx.datasets.label_csv import read_sample
     from ichx.evaluation.kaggle import send_submission
 
-    answer = send_submission(file, read_sample(sample), message, competition)
+    answer = send_submission(file, read_sample(sample or _recorded_sample(file)), message, competition)
     if as_json:
         print_json({"file": file, "competition": competition, "answer": answer})
     else:
         console.print(answer, markup=False)
+
+
+def _recorded_sample(file: Path) -> Path:
+    from ichx.cli.session import session
+    from ichx.evaluation.submission import recorded_sample
+
+    with session() as project:
+        return recorded_sample(project, file)

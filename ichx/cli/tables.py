@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ichx.cli import output
 from ichx.cli.formatting import format_value
+from ichx.text import escape
 
 NO_WRAP = 12
 """Cells of at most this many characters, e.g. `3 min 20 s`, are not wrapped."""
@@ -60,11 +61,13 @@ def build_table(
         rows: Cells of each row.
         caption: Line below the table; none if empty.
         drop: Columns to leave out if the table is too wide, the first one first.
-        cut: Columns to shorten with an ellipsis, and the least width of each. Other columns wrap between words.
+        cut: Columns to shorten in the middle, and the least width of each: names often differ at their end. Other
+            columns wrap between words.
 
     If all this is not enough, each row is printed as a paragraph with one line per value.
     """
-    texts = [[format_value(value) for value in row] for row in rows]
+    texts = [[escape(format_value(value)) for value in row] for row in rows]
+    columns = [escape(name) for name in columns]
     shown, widths = _fit(columns, texts, drop, cut or {})
     # Text instead of markup: marks are printed in brackets
     parts: list[Text | Table] = [Text(title, style="italic", no_wrap=False, overflow="fold")] if title else []
@@ -99,7 +102,7 @@ def _full_width(text: str) -> int:
 
 def _min_width(text: str) -> int:
     """Return the least width at which no word is broken."""
-    return full if (full := _full_width(text)) <= NO_WRAP else max(map(cell_len, text.split()))
+    return full if (full := _full_width(text)) <= NO_WRAP else max(map(cell_len, text.split()), default=0)
 
 
 def _fit(

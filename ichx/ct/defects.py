@@ -44,9 +44,13 @@ Missing geometry (position, orientation, spacing) is not a defect: a single slic
 
 
 class DicomDefectError(Exception):
-    """The file is not a usable CT slice; `reason` is a key of `DEFECTS`, `detail` describes what was found."""
+    """The file is not a usable CT slice; `reason` is a key of `DEFECTS`, `detail` describes what was found.
+
+    Control characters in the detail, which may contain a value of the file, are escaped.
+    """
 
     def __init__(self, reason: str, detail: str = "") -> None:
+        detail = detail if detail.isprintable() else repr(detail)[1:-1]
         super().__init__(f"{reason}: {detail or DEFECTS[reason]}")
         self.reason = reason
         self.detail = detail

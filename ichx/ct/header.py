@@ -354,7 +354,7 @@ def _numbers(values: Values, tag: int, count: int, largest: float = math.inf) ->
         numbers = tuple(float(part) for part in text.split("\\")[:count])
     except ValueError:
         return None
-    plausible = all(math.isfinite(number) and abs(number) <= largest for number in numbers)
+    plausible = all(map(math.isfinite, numbers)) and max(map(abs, numbers)) <= largest
     return numbers if len(numbers) == count and plausible and "_" not in text else None
 
 

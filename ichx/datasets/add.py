@@ -32,7 +32,7 @@ from ichx.datasets.label_csv import SampleTable, read_labels, read_sample
 from ichx.datasets.masks import MASKS_FILE, read_masks
 from ichx.datasets.summary import format_defects, summarize
 from ichx.errors import ConflictError, IchxError, InvalidInputError
-from ichx.files import printable_path, write_error
+from ichx.files import absolute_path, printable_path, write_error
 from ichx.labels import LABELS
 from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
 from ichx.text import format_count
@@ -225,7 +225,7 @@ def _prepare(
     """Read everything that `request` names, and report it."""
     table = read_labels(request.labels) if request.labels else None
     sample = read_sample(request.sample) if request.sample else None
-    source = request.source.expanduser().resolve()
+    source = absolute_path(request.source)
     key = None if request.keep_ids else project.workspace.privacy_key()
     catalog, counts = build_catalog(scan_source(source, progress=progress), key, request.group_by)
     require_usable_slices(source, catalog)
@@ -247,7 +247,7 @@ def _prepare(
         report.add_sample(summary["sample"], sample_match)
     masks = None
     if request.masks is not None:
-        masks, summary["masks"] = read_masks(request.masks.expanduser().resolve(), catalog, report)
+        masks, summary["masks"] = read_masks(absolute_path(request.masks), catalog, report)
     if request.test_of is not None:
         report.add_shared(slices, load_dataset(project, request.test_of).slices, request.test_of)
     folds = _assign_folds(slices, request, report) if table is not None and request.folds else None
@@ -283,7 +283,7 @@ def _draft(request: AddRequest, prepared: _Prepared) -> VersionDraft:
     return VersionDraft(
         dataset=request.name,
         test_of=request.test_of,
-        source=printable_path(request.source.expanduser().resolve()),
+        source=printable_path(absolute_path(request.source)),
         path="",
         digest=catalog_digest(prepared.catalog),
         label_digest=label_digest(slices) if labelled else None,

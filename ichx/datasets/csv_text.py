@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from ichx.datasets.sources import read_zip_member
-from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, raise_problems
+from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, StorageError, raise_problems
 from ichx.files import MAX_INPUT, read_input
 from ichx.text import EXAMPLES, format_count, format_examples
 
@@ -57,6 +57,7 @@ def read_text_columns(path: Path, what: str, forms: str, *, exact: bool = False)
     Raises:
         NotFoundError: There is no such file.
         CorruptFileError: It cannot be read as CSV.
+        StorageError: It must not be read.
         InvalidInputError: It has no rows.
     """
     remedy = f"{what} has {forms}."
@@ -75,8 +76,9 @@ def read_text_columns(path: Path, what: str, forms: str, *, exact: bool = False)
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} does not exist.", "Give the path of an existing CSV.") from error
     except (pa.ArrowInvalid, OSError, ValueError) as error:
+        kind = StorageError if isinstance(error, PermissionError) else CorruptFileError
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        raise CorruptFileError(f"Cannot read {path} as CSV: {reason}.", remedy) from error
+        raise kind(f"Cannot read {path} as CSV: {reason}.", remedy) from error
     if not exact:
         table = _without_blanks(table)
     if table.num_rows == 0:

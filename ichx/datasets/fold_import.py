@@ -22,7 +22,7 @@ from ichx.datasets.csv_text import list_rows, raise_csv_problems
 from ichx.datasets.dataset import DEFAULT_FOLDS, folds_file, load_catalog, load_folds, load_version
 from ichx.datasets.fold_csv import FoldTable, read_folds
 from ichx.datasets.folds import Leak, find_leaks, fold_digest
-from ichx.datasets.id_matching import COLUMN_NAMES
+from ichx.datasets.id_matching import COLUMN_NAMES, spell_like
 from ichx.datasets.ingest import file_stem
 from ichx.datasets.summary import summarize_folds
 from ichx.errors import ConflictError, InvalidInputError
@@ -260,9 +260,9 @@ def _slice_forms(ids: npt.NDArray[np.object_], slices: pd.DataFrame) -> _Forms:
     yield "file", ids, slices["file"]
     if slices["stem"].is_unique:
         yield "stem", ids, slices["stem"]
-        stems = np.array([file_stem(str(i)) for i in ids], object)
-        if len(set(stems)) == len(ids):
-            yield "stem", stems, slices["stem"]
+        for stems in (np.array([file_stem(str(i)) for i in ids], object), spell_like(ids, slices["stem"])):
+            if len(set(stems)) == len(ids):
+                yield "stem", stems, slices["stem"]
 
 
 def _patient_forms(ids: npt.NDArray[np.object_], slices: pd.DataFrame, key: bytes | None) -> _Forms:

@@ -75,6 +75,13 @@ def match_images(catalog: pd.DataFrame, images: npt.NDArray[np.object_], path: P
     return IdMatch(by, row_image, len(absent), tuple(map(str, images[absent[:EXAMPLES]])), int(excluded.sum()))
 
 
+def spell_like(ids: npt.NDArray[np.object_], names: "pd.Series[str]") -> npt.NDArray[np.object_]:
+    """Return `ids` in the spelling of the file `names` that they match, see `match_images`."""
+    forms, known = _comparable_names(pd.Index(ids), pd.Index(names))
+    spelling = dict(zip(known, names, strict=True))
+    return np.array([spelling.get(form, own) for form, own in zip(forms, ids, strict=True)], object)
+
+
 def _comparable_names(images: "pd.Index[str]", stems: "pd.Index[str]") -> tuple["pd.Index[str]", "pd.Index[str]"]:
     """Return ids and file names in the form in which most ids match: as they are, or as other systems spell them."""
     best, most = (images, stems), -1

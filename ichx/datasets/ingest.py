@@ -5,7 +5,7 @@ Duplicates, the order in a series and everything else that needs the complete da
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -123,7 +123,7 @@ def _records(name: str, location: FileLocation) -> list[Record]:
     try:
         size, mtime = location.fingerprint()
         with location.open() as handle:
-            return [(name, size, mtime, *_record(handle, header)) for header in _headers(handle)]
+            return [(name, size, mtime, *_record(handle, header)) for header in _proven(handle, _headers(handle))]
     except OSError as error:
         reason, detail = "unreadable", error.strerror or str(error)
     except DicomDefectError as defect:
@@ -138,6 +138,24 @@ def _headers(handle: BinaryIO) -> list[SliceHeader]:
         # The damage of a zip's member is the cause of what the parser reports.
         fault = handle.fault if isinstance(handle, MemberStream) else None
         raise fault or defect from defect
+
+
+def _proven(handle: BinaryIO, headers: list[SliceHeader]) -> list[SliceHeader]:
+    """Return the headers of a file's frames; those that only their values can prove to be HU follow the middle one."""
+    unproven = [header for header in headers if header.frame and header.unproven and not header.defect]
+    if not unproven:
+        return headers
+    try:
+        handle.seek(0)
+        read_slice(handle, unproven[len(unproven) // 2].frame)
+    except DicomDefectError as found:
+        if found.reason in ("bad_rescale", "not_hu"):
+            refused = {header.frame for header in unproven}
+            return [
+                replace(header, defect=found.reason, detail=found.detail) if header.frame in refused else header
+                for header in headers
+            ]
+    return headers
 
 
 def _record(handle: BinaryIO, header: SliceHeader) -> Record:

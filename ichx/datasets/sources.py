@@ -100,7 +100,7 @@ def list_files(source: Path) -> FileList:
         CorruptFileError: A zip is damaged.
         StorageError: `source` cannot be read.
     """
-    if source.is_dir():
+    if _is_dir(source):
         found = _find_files(source)
         names = [name if name.isascii() else printable_path(name) for name in found]
         return FileList(names, lambda number: FileLocation(str(source / found[number])))
@@ -147,7 +147,7 @@ class SourceFiles:
         self._frames = slices["frame"].to_numpy() if "frame" in slices else np.zeros(len(slices), int)
         self._members: FileList | None = None
         self._numbers = np.empty(0, np.int64)
-        if not source.is_dir() and len(slices):
+        if not _is_dir(source) and len(slices):
             self._members = list_files(source)
             drift = find_drift(self._members, slices)
             drift.raise_if_changed(source)
@@ -229,7 +229,15 @@ def read_zip_member(path: Path) -> bytes | None:
     except DicomDefectError as defect:
         raise CorruptFileError(f"Cannot read {path}: {defect.detail}.", "Copy or download the zip again.") from defect
     except OSError as error:
-        raise StorageError(f"Cannot read {archive}: {error.strerror}.", PERMISSIONS_REMEDY) from error
+        raise _no_access(archive, error) from error
+
+
+def _is_dir(path: Path) -> bool:
+    """Return whether `path` is a folder. Raises `StorageError` if that cannot be determined."""
+    try:
+        return path.is_dir()
+    except OSError as error:  # no permission for a folder above, or a name that is too long
+        raise _no_access(path, error) from error
 
 
 def _is_dicom(path: Path) -> bool:
@@ -331,8 +339,7 @@ def _find_files(source: Path) -> list[str]:
                     if not IGNORED.search(name):
                         (folders if name[-1] == "/" else found).append(f"{prefix}{name}")
         except OSError as error:
-            problem = f"Cannot read {printable_path(source / prefix)}: {error.strerror}."
-            raise StorageError(problem, PERMISSIONS_REMEDY) from error
+            raise _no_access(source / prefix, error) from error
         pending += sorted(folders, reverse=True)
     if not found:
         raise InvalidInputError(f"{source} has no files.", "Give the folder with the DICOM files.")
@@ -361,6 +368,10 @@ def _fingerprint(location: FileLocation) -> tuple[int, int]:
         return location.fingerprint()
     except OSError:
         return 0, 0
+
+
+def _no_access(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"Cannot read {printable_path(path)}: {error.strerror}.", PERMISSIONS_REMEDY)
 
 
 def _unreadable(location: FileLocation, why: str) -> ChangedDataError:

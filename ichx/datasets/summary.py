@@ -87,18 +87,24 @@ def header_families(slices: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): _plain(value) for name, value in row.items()} for row in families.to_dict("records")]
 
 
-def describe_defects(catalog: pd.DataFrame, examples: int = 3) -> list[dict[str, Any]]:
-    """Return each defect of `catalog` with its meaning, its number of files or frames, and the first files."""
-    excluded = catalog[catalog["defect"].notna()]
-    return [
-        {
-            "reason": str(reason),
-            "meaning": DEFECTS[str(reason)],
-            "files": int(count),
-            "examples": excluded["file"][excluded["defect"] == reason].drop_duplicates().head(examples).tolist(),
-        }
-        for reason, count in excluded["defect"].value_counts().items()
-    ]
+def describe_defects(catalog: pd.DataFrame, examples: int = EXAMPLES) -> list[dict[str, Any]]:
+    """Return each defect of `catalog` with its meaning, its number of files or frames, and the first files.
+
+    `details` are what was found in these files; empty if nothing is known.
+    """
+    described = []
+    for reason, count in catalog["defect"].value_counts().items():
+        first = catalog[catalog["defect"] == reason].drop_duplicates("file").head(examples)
+        described.append(
+            {
+                "reason": str(reason),
+                "meaning": DEFECTS[str(reason)],
+                "files": int(count),
+                "examples": first["file"].tolist(),
+                "details": first["detail"].tolist(),
+            }
+        )
+    return described
 
 
 def summarize_folds(slices: pd.DataFrame, folds: npt.NDArray[np.int16], k: int) -> list[dict[str, Any]]:

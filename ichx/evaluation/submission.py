@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +11,14 @@ import pyarrow.compute as pc
 
 from ichx.datasets.csv_text import parse_numbers, read_text_columns, to_objects
 from ichx.datasets.label_csv import SampleTable
-from ichx.errors import InvalidInputError, raise_problems
+from ichx.errors import InvalidInputError, NotReadyError, raise_problems
 from ichx.evaluation.metric import FloatArray
 from ichx.files import atomic_write
 from ichx.labels import LABELS
 from ichx.text import EXAMPLES, format_count, format_examples
+
+if TYPE_CHECKING:
+    from ichx.project import Project
 
 
 def write_submission(path: Path, sample: SampleTable, images: npt.NDArray[np.object_], predicted: FloatArray) -> None:
@@ -40,7 +44,7 @@ def write_submission(path: Path, sample: SampleTable, images: npt.NDArray[np.obj
     lines = ["ID,Label"]
     for name in sample.ids:
         image, _, label = name.rpartition("_")
-        lines.append(f"{name},{float(predicted[row_of[image], column_of[label]])!r}")
+        lines.append(f"{name},{float(predicted[row_of[image], column_of[label.lower()]])!r}")
     with atomic_write(path, "the submission", remedy="Free some space or choose another `--out`.") as draft:
         draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
         check_submission(draft, sample, path.name)
@@ -115,3 +119,25 @@ def _value_problems(ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> list[str]:
             examples = [f"line {i + 2} ({ids[int(i)].as_py()}) is {texts[int(i)].as_py()!r}" for i in rows[:EXAMPLES]]
             problems.append(f"{format_count(len(rows), 'id')} {what}{format_examples(examples, len(rows))}")
     return problems
+
+
+def recorded_sample(project: "Project", file: Path) -> Path:
+    """Return the sample submission of the test set after which the submission `file` is named, or of the only one.
+
+    Raises:
+        NotReadyError: No test set has a sample submission.
+        InvalidInputError: Several have one, and the file is named after none of them.
+    """
+    versions = [project.store.version(dataset.name) for dataset in project.store.datasets()]
+    samples = {v.dataset: project.workspace.root / v.sample for v in versions if v.sample is not None}
+    remedy = "Name the sample submission: --sample FILE."
+    if not samples:
+        raise NotReadyError(f"No test set of {project.workspace.root} has a sample submission.", remedy)
+    if file.stem in samples:
+        return samples[file.stem]
+    if len(samples) > 1:
+        raise InvalidInputError(
+            f"{file.name} is not named after a test set, and {len(samples)} have a sample: {', '.join(samples)}.",
+            remedy,
+        )
+    return next(iter(samples.values()))

@@ -1,4 +1,4 @@
-"""Exports an experiment as one file: recipe, runs, history, predictions, tags and notes, optionally weights.
+"""Exports an experiment as one file: recipe, runs, history, predictions, tags, notes; weights and checkpoints.
 
 The file is a zip of `experiment.json` and the files of the folds, without absolute paths. `archive_import` reads it.
 """
@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from ichx import __version__
 from ichx.errors import ChangedDataError, ConflictError
+from ichx.experiment_files import RECORD_FILE
 from ichx.files import atomic_write, check_suffix
+from ichx.store.runs import LIVE_STATES
+from ichx.training.checkpoint_files import checkpoints as checkpoint_files
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ichx.project import Project
-    from ichx.store import Experiment
+    from ichx.store import Experiment, Prediction, Run
 
 FORMAT = 1
-INDEX = "experiment.json"
+INDEX = RECORD_FILE
 _PATH = re.compile(r"""(?<![\w.])(?:/|~/)(?:[^\s/'"]+/)+""")
 _FACTS = (
     "name",
@@ -46,8 +51,10 @@ class ExportedArchive:
     files: int
 
 
-def archive_experiment(project: "Project", number: int, target: Path, *, weights: bool = False) -> ExportedArchive:
-    """Write experiment `number` to the new file `target`, with or without its weights.
+def archive_experiment(
+    project: "Project", number: int, target: Path, *, weights: bool = False, checkpoints: bool = False
+) -> ExportedArchive:
+    """Write experiment `number` to the new file `target`, with or without its weights and checkpoints.
 
     Raises:
         InvalidInputError: `target` has the suffix of another format.
@@ -65,6 +72,7 @@ def archive_experiment(project: "Project", number: int, target: Path, *, weights
     paths = [own.start]
     for fold in map(own.fold, range(experiment.folds)):
         paths += [fold.log, fold.code_diff, *([fold.weights] if weights else [])]
+        paths += checkpoint_files(fold.folder) if checkpoints else []
     names = [path.relative_to(folder).as_posix() for path in paths if path.exists()]
     with (
         atomic_write(target, "the archive", remedy="Choose a writable folder with enough space.") as draft,
@@ -81,43 +89,46 @@ def archive_experiment(project: "Project", number: int, target: Path, *, weights
 
 def _index(project: "Project", experiment: "Experiment") -> tuple[dict[str, Any], list[str]]:
     """Return the contents of `experiment.json`, and the prediction files that it lists, relative to the folder."""
-    number, folder = experiment.number, project.workspace.experiment_dir(experiment.number)
-    version = project.store.version_by_id(experiment.version_id)
-    predictions, files = [], []
+    number = experiment.number
+    predictions = []
     for p in project.store.predictions(number):
         if p.role not in ("oof", "test"):
             continue  # of another dataset, which the importing workspace may lack
-        path = project.workspace.root / p.path
-        if not path.is_file():
+        if not (project.workspace.root / p.path).is_file():
             raise ChangedDataError(f"{p.path} is gone.", f"`ichx run {number}` creates it again.")
-        name = path.relative_to(folder).as_posix()
-        files.append(name)
-        predictions.append(
-            {
-                "fold": p.fold,
-                "role": p.role,
-                "view": p.view,
-                "file": name,
-                "slices": p.slices,
-                "digest": p.digest,
-                "score": p.score,
-                "dataset": project.store.version_by_id(p.version_id).dataset,
-            }
-        )
-    runs = []
-    for run in project.store.runs(number):
-        if run.state in ("running", "stalled"):
+        predictions.append(p)
+    runs = project.store.runs(number)
+    for run in runs:
+        if run.state in LIVE_STATES:
             raise ConflictError(
                 f"Process {run.pid} on {run.host} is running fold {run.fold} of experiment {number}.",
                 "Export the experiment when that run has ended.",
             )
-        values = {name: value for name, value in asdict(run).items() if name not in ("id", "experiment")}
-        runs.append(values | {"command": _without_paths(run.command), "error": _without_paths(run.error or "") or None})
+    index = describe(project, experiment, runs, predictions)
+    return index, [entry["file"] for entry in index["predictions"]]
+
+
+def describe(
+    project: "Project", experiment: "Experiment", runs: "Sequence[Run]", predictions: "Sequence[Prediction]"
+) -> dict[str, Any]:
+    """Return everything recorded about an experiment as JSON values, without absolute paths.
+
+    Args:
+        project: The open project.
+        experiment: The experiment.
+        runs: Its runs to include.
+        predictions: Its predictions to include; their files are in its folder.
+    """
+    number, folder = experiment.number, project.workspace.experiment_dir(experiment.number)
+    version = project.store.version_by_id(experiment.version_id)
+    versions = {p.version_id: project.store.version_by_id(p.version_id) for p in predictions}
     facts = asdict(experiment)
     index = {
         "format": FORMAT,
         "ichx": __version__,
+        "id": experiment.id,
         "number": number,
+        "created": experiment.created,
         "workspace": project.workspace.root.name,
         "experiment": {name: facts[name] for name in _FACTS},
         "dataset": {
@@ -129,16 +140,34 @@ def _index(project: "Project", experiment: "Experiment") -> tuple[dict[str, Any]
             "fold_set": experiment.fold_set,
             "fold_digest": experiment.fold_digest,
         },
-        "runs": runs,
+        "runs": [
+            {name: value for name, value in asdict(run).items() if name not in ("id", "experiment")}
+            | {"command": _without_paths(run.command), "error": _without_paths(run.error or "") or None}
+            for run in runs
+        ],
         "history": {
             str(fold): [asdict(record) for record in project.store.history(number, fold)]
             for fold in range(experiment.folds)
         },
-        "predictions": predictions,
+        "predictions": [
+            {
+                "fold": p.fold,
+                "role": p.role,
+                "view": p.view,
+                "file": (project.workspace.root / p.path).relative_to(folder).as_posix(),
+                "slices": p.slices,
+                "digest": p.digest,
+                "score": p.score,
+                "dataset": versions[p.version_id].dataset,
+                "version": versions[p.version_id].number,
+            }
+            for p in predictions
+        ],
         "tags": list(experiment.tags),
         "notes": [{"created": note.created, "text": note.text} for note in project.store.notes(number)],
     }
-    return json.loads(json.dumps(index, default=_plain)), files
+    plain: dict[str, Any] = json.loads(json.dumps(index, default=_plain))
+    return plain
 
 
 def _plain(value: object) -> Any:

@@ -4,14 +4,13 @@ The file is not trusted: only members with known names and sizes are read and ch
 error nothing is left behind.
 """
 
-import hashlib
 import json
 import math
 import re
 import secrets
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,27 +22,38 @@ from sqlalchemy.exc import IntegrityError
 
 from ichx import __version__
 from ichx.datasets.dataset import load_version
-from ichx.errors import CorruptFileError, NotFoundError, NotReadyError, StorageError, UnsupportedError
+from ichx.errors import (
+    MAX_NAME,
+    ConflictError,
+    CorruptFileError,
+    NotFoundError,
+    NotReadyError,
+    StorageError,
+    UnsupportedError,
+)
 from ichx.evaluation.predictions import read_predictions
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
 from ichx.experiments.archive_export import FORMAT, INDEX
+from ichx.experiments.folder_record import describe_folder, sha256_file
 from ichx.experiments.gc import IMPORTING
 from ichx.files import open_file
-from ichx.recipe import digest
+from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
-from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, TuningInfo
-from ichx.text import format_count
+from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, Selection, TuningInfo
+from ichx.text import escape, format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
-    from ichx.store import DatasetVersion, FoldSet, Store
+    from ichx.store import DatasetVersion, Experiment, FoldSet, Store
 
 INDEX_BYTES = 100_000_000
 """Longer indexes are refused."""
 RATIO = 20
 """Archives that expand by more than this factor are refused: their members hardly compress."""
-_MEMBER = re.compile(r"fold-\d{1,4}/[A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|start\.json")
+_MEMBER = re.compile(
+    r"fold-\d{1,4}/([A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|checkpoint-\d{3}-\d{5}-\d{9}\.pt)|start\.json"
+)
 _EXPORTED = "Use a file that `ichx exp export` wrote."
 
 
@@ -56,10 +66,16 @@ class Imported:
     left_out: tuple[str, ...]
 
 
-def import_experiment(project: "Project", file: Path) -> Imported:
+def import_experiment(project: "Project", file: Path, *, again: bool = False) -> Imported:
     """Register the experiment in `file` under a new number, on the dataset of this workspace with its labels and folds.
 
+    Args:
+        project: The open project.
+        file: The archive.
+        again: Import it although this workspace has the experiment.
+
     Raises:
+        ConflictError: This workspace has the experiment, and `again` is False.
         CorruptFileError: The file is no archive of an experiment, is damaged or hostile.
         NotReadyError: No dataset of this workspace has its labels and folds.
         NotFoundError: The file or the plugin does not exist.
@@ -70,6 +86,8 @@ def import_experiment(project: "Project", file: Path) -> Imported:
         folder.mkdir(parents=True)
         with _opened(file) as archive:
             index = _read_index(archive, file)
+            if not again:
+                _check_new(project, index, file)
             return _import(project, archive, index, folder, file)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, pa.ArrowException) as error:
         raise CorruptFileError(f"{file} is damaged: {error}.", "Export the experiment again.") from error
@@ -99,7 +117,7 @@ def _import(
     if digest(recipe) != facts["recipe_digest"]:
         raise ValueError("the recipe does not have the recorded digest")
     project.registry.get(recipe.plugin)
-    version, fold_set = _pinned(project.store, index["dataset"])
+    version, fold_set = pinned_version(project.store, index["dataset"])
     left_out: list[str] = []
     for member in archive.infolist():
         if member.filename != INDEX:
@@ -111,13 +129,68 @@ def _import(
     ]
     if not any(name.endswith(WEIGHTS_FILE) for name in archive.namelist()) and predictions:
         left_out.append("the archive has no weights: `ichx run` would train the folds again")
-    runs = tuple(_run(entry, fold_set.k) for entry in index["runs"])
     places = [(draft.role, draft.fold, draft.version_id, draft.view) for _, draft in predictions]
     if len(set(places)) < len(places):
         raise ValueError("it has a prediction twice")
-    imported = ImportDraft(
+    origin = {"number": int(index["number"]), "workspace": _name(index["workspace"])}
+    origin |= {"id": str(index["id"])[:64]} if "id" in index else {}
+    imported = import_draft(index, recipe, version, fold_set, origin, [draft for _, draft in predictions])
+    made = project.store.import_experiment(
+        imported, place=lambda number: folder.rename(project.workspace.experiment_dir(number)), root="experiments"
+    )
+    update_scores(project, made.number)
+    describe_folder(project, project.store.experiment(made.number))
+    return Imported(made.number, int(index["number"]), tuple(left_out))
+
+
+def _check_new(project: "Project", index: Mapping[str, Any], file: Path) -> None:
+    """Raise `ConflictError` if this workspace has the experiment of `index`, imported or as the original."""
+    facts, pinned = index["experiment"], index["dataset"]
+    digests = (facts["recipe_digest"], pinned["label_digest"], pinned["fold_digest"])
+    place = (index["number"], _name(index["workspace"]))
+    for summary in project.store.experiments(Selection(kind=None, trashed=None), limit=None):
+        e = project.store.experiment(summary.number)
+        if (e.recipe_digest, e.label_digest, e.fold_digest) != digests:
+            continue
+        origin = e.origin or {"id": e.id, "number": e.number, "workspace": project.workspace.root.name}
+        if index["id"] == origin["id"] if "id" in index and "id" in origin else place == _place(origin):
+            what = "is" if e.origin is None else "was imported before, as"
+            raise ConflictError(
+                f"The experiment in {file} {what} experiment {e.number} of this workspace{_in_trash(e)}.",
+                "`ichx exp import FILE --again` imports a copy under a new number.",
+            )
+
+
+def _place(origin: Mapping[str, Any]) -> tuple[object, object]:
+    return origin["number"], origin["workspace"]
+
+
+def _in_trash(experiment: "Experiment") -> str:
+    return "" if experiment.trashed is None else ", which is in the trash"
+
+
+def import_draft(
+    index: Mapping[str, Any],
+    recipe: Recipe,
+    version: "DatasetVersion",
+    fold_set: "FoldSet",
+    origin: Mapping[str, Any] | None,
+    predictions: Sequence[PredictionDraft],
+) -> ImportDraft:
+    """Return the draft of the experiment that `index` describes. Raises `ValueError` and the like for invalid values.
+
+    Args:
+        index: Contents of `experiment.json`.
+        recipe: Its recipe.
+        version: The dataset version to pin it to.
+        fold_set: The folds to pin it to.
+        origin: Its number and workspace before an import.
+        predictions: Those of its predictions whose files are there.
+    """
+    facts = index["experiment"]
+    return ImportDraft(
         experiment=ExperimentDraft(
-            name=str(facts["name"])[:200],
+            name=_name(facts["name"]),
             plugin=recipe.plugin,
             size=recipe.input.size,
             window_kind=recipe.input.window_kind,
@@ -130,23 +203,24 @@ def _import(
             epochs=recipe.epochs,
             kind="trial" if facts["kind"] == "trial" else "experiment",
             selected=bool(facts["selected"]),
-            origin={"number": int(index["number"]), "workspace": str(index["workspace"])[:200]},
+            origin=origin,
             tuned=_tuned(facts.get("tuned")),
             subset=_share(facts.get("subset", 1.0)),
         ),
-        runs=runs,
+        runs=tuple(_run(entry, fold_set.k) for entry in index["runs"]),
         history={fold: _history(index["history"].get(str(fold), [])) for fold in range(fold_set.k)},
-        predictions=tuple(draft for _, draft in predictions),
-        tags=tuple(str(tag)[:200] for tag in index["tags"]),
+        predictions=tuple(predictions),
+        tags=tuple(map(_name, index["tags"])),
         notes=tuple(
-            Note(id=0, experiment=0, created=_date(note["created"]), text=str(note["text"])) for note in index["notes"]
+            Note(id=0, experiment=0, created=parse_date(note["created"]), text=str(note["text"]))
+            for note in index["notes"]
         ),
     )
-    made = project.store.import_experiment(
-        imported, place=lambda number: folder.rename(project.workspace.experiment_dir(number)), root="experiments"
-    )
-    update_scores(project, made.number)
-    return Imported(made.number, int(index["number"]), tuple(left_out))
+
+
+def _name(text: object) -> str:
+    """Return a name from the archive as the command line would accept it."""
+    return escape(str(text), lines=True)[:MAX_NAME]
 
 
 def _tuned(facts: Mapping[str, Any] | None) -> TuningInfo | None:
@@ -156,7 +230,7 @@ def _tuned(facts: Mapping[str, Any] | None) -> TuningInfo | None:
     if not all(isinstance(value, int | float | str) for value in facts["values"].values()):
         raise ValueError("a trial has values that are neither numbers nor texts")
     return TuningInfo(
-        study=str(facts["study"])[:200],
+        study=_name(facts["study"]),
         trial=int(facts["trial"]),
         fold=int(facts["fold"]),
         values={str(name)[:200]: value for name, value in facts["values"].items()},
@@ -222,11 +296,13 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) ->
             handle.write(block)
 
 
-def _pinned(store: "Store", pinned: Mapping[str, Any]) -> "tuple[DatasetVersion, FoldSet]":
+def pinned_version(store: "Store", pinned: Mapping[str, Any]) -> "tuple[DatasetVersion, FoldSet]":
     """Return the dataset version and folds of this workspace with the same slices, labels and assignment."""
     same_labels = None
+    wanted = (pinned["name"], pinned["version"])
     for dataset in store.datasets():
-        for number in range(dataset.versions, 0, -1):
+        numbers = store.version_numbers(dataset.name)
+        for number in sorted(numbers, key=lambda n: ((dataset.name, n) != wanted, -n)):
             version = store.version(dataset.name, number)
             if version.label_digest != pinned["label_digest"]:
                 continue
@@ -264,9 +340,8 @@ def _prediction(
         raise ValueError(f"{name!r} is listed but missing")
     if role not in ("oof", "test") or view not in ("identity", "hflip") or not 0 <= int(entry["fold"]) < fold_set.k:
         raise ValueError(f"{name} is not the prediction of a fold in a view")
-    with path.open("rb") as handle:
-        if hashlib.file_digest(handle, "sha256").hexdigest() != entry["digest"]:
-            raise ValueError(f"{name} differs from its recorded digest")
+    if sha256_file(path) != entry["digest"]:
+        raise ValueError(f"{name} differs from its recorded digest")
     with pq.ParquetFile(path) as content:
         rows = content.metadata.num_rows
     tests = project.store.test_sets(version.dataset) if role == "test" else []
@@ -322,9 +397,9 @@ def _run(entry: Mapping[str, Any], folds: int) -> Run:
         state=str(entry["state"]),
         host=str(entry["host"])[:255],
         pid=int(entry["pid"]),
-        started=_date(entry["started"]),
-        heartbeat=_date(entry["heartbeat"]),
-        ended=None if entry["ended"] is None else _date(entry["ended"]),
+        started=parse_date(entry["started"]),
+        heartbeat=parse_date(entry["heartbeat"]),
+        ended=None if entry["ended"] is None else parse_date(entry["ended"]),
         stage=None if entry["stage"] is None else str(entry["stage"])[:200],
         epoch=None if entry["epoch"] is None else int(entry["epoch"]),
         epochs_done=int(entry["epochs_done"]),
@@ -356,5 +431,6 @@ def _finite(value: Any) -> float:
     return number
 
 
-def _date(text: str) -> datetime:
+def parse_date(text: str) -> datetime:
+    """Return a date of `experiment.json`."""
     return datetime.fromisoformat(text).astimezone()

@@ -5,6 +5,7 @@ the store stay as they are.
 """
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -51,7 +52,7 @@ SAMPLE: Final = 96
 """Slices that are decoded."""
 NEIGHBOURS: Final = 8
 """Adjacent slices of the sample that are read together, as in a run."""
-CPU_BATCH: Final = 8
+CPU_BATCH: Final = 4
 """Images per measured step on a CPU, where a step of 64 takes a minute."""
 STEP_SECONDS: Final = 5.0
 """Time after which no further step is measured."""
@@ -84,6 +85,8 @@ class RunEstimate:
     """OOF and test predictions."""
     memory_bytes: int
     """Peak on the device; on a CPU that of the process without loader processes."""
+    memory_total: int
+    """Memory of the device, or of the machine."""
     experiment_bytes: int
     """Weights and predictions, and checkpoints while a fold is trained."""
     cache_free: int
@@ -170,6 +173,7 @@ def dry_run(
         train_seconds=steps * cost.step + validated * cost.predict,
         predict_seconds=(predicted + on_tests) * cost.predict,
         memory_bytes=cost.memory,
+        memory_total=_memory_total(hardware.device),
         experiment_bytes=len(train) * cost.weights + bool(train) * CHECKPOINTS * cost.checkpoint + rows * ROW_BYTES,
         cache_free=_free(cache_dir),
         experiment_free=_free(project.workspace.experiments_dir),
@@ -292,6 +296,12 @@ def _nbytes(state: Any) -> int:
         return state.numel() * state.element_size()
     values = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
     return sum(map(_nbytes, values))
+
+
+def _memory_total(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _free(folder: Path) -> int:

@@ -1,12 +1,16 @@
 """Garbage collection: finds files that nothing needs, and deletes them on request.
 
-Experiments in the trash, checkpoints of finished folds, orphaned folders, unused caches.
+Experiments in the trash, checkpoints of finished folds, orphaned folders, unused caches. A missing record is never a
+reason to delete a training: such a folder is moved to the workspace's `trash` first, and stays there for a month. If
+the store looks younger than the folders, e.g. because its file was lost, they stay where they are.
 """
 
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +25,6 @@ from ichx.training.checkpoint_files import checkpoints
 
 if TYPE_CHECKING:
     from ichx.project import Project
-    from ichx.store import Store
 
 IMPORTING = ".import-"
 """Prefix of the folder into which an experiment is imported."""
@@ -29,6 +32,8 @@ DELETING = ".deleting"
 """Suffix of a folder whose deletion has begun."""
 FRESH_SECONDS = 24 * 3600
 """Younger files are never garbage: another process may be writing them."""
+TRASH_SECONDS = 30 * 24 * 3600
+"""How long folders stay in the workspace's trash."""
 
 
 @dataclass(frozen=True)
@@ -40,38 +45,74 @@ class Garbage:
     nbytes: int
     reason: str
     experiment: int | None = None
+    move: bool = False
+    """Whether it is moved to the workspace's trash instead."""
 
 
 def find_garbage(project: "Project") -> list[Garbage]:
-    """Return everything that can be deleted, by kind. Changes nothing."""
+    """Return everything that can be deleted, by kind. Changes nothing.
+
+    Folders of datasets and caches are left out while there are folders as in `unregistered`.
+    """
+    found = [*_trashed(project), *_leftovers(project), *_interrupted(project), *_old_trash(project)]
+    if not unregistered(project):
+        found += [*_orphans(project), *_caches(project)]
+    return found
+
+
+def unregistered(project: "Project") -> list[Path]:
+    """Return the folders with trainings that are older than the store's use of this workspace, but unknown to it.
+
+    The store has lost its memory, or was exchanged. Nothing can be said about what is needed.
+    """
+    state = project.store.state()
+    known = _known(project)
     return [
-        *_trashed(project),
-        *_leftovers(project),
-        *_orphans(project),
-        *_caches(project),
+        path
+        for path in _numbered(project)
+        if int(path.name) not in known
+        and project.workspace.experiment_files(int(path.name)).has_training()
+        and (int(path.name) > state.numbers.get("experiment", 0) or _is_older(path, state.since))
     ]
 
 
-def delete(store: "Store", garbage: Garbage) -> None:
-    """Delete `garbage` permanently; the next call finishes an interrupted deletion.
+def delete(project: "Project", garbage: Garbage) -> None:
+    """Delete `garbage` permanently, or move it to the trash; the next call finishes an interrupted deletion.
 
     Raises:
         StorageError: A file cannot be removed.
     """
     try:
-        if garbage.experiment is not None:
-            store.purge(garbage.experiment)
+        if garbage.move:
+            target = project.workspace.trash_dir / f"{garbage.path.parent.name}-{garbage.path.name}"
+            while target.exists():
+                target = target.with_name(f"{target.name}-{secrets.token_hex(2)}")
+            target.parent.mkdir(exist_ok=True)
+            garbage.path.rename(target)
+            target.touch()  # the month begins now
+            return
         if garbage.path.is_dir() and not garbage.path.is_symlink():
             doomed = garbage.path
             if not doomed.name.endswith(DELETING):
                 doomed = doomed.rename(doomed.with_name(doomed.name + DELETING))
+            try:
+                _purge(project, garbage)
+            except BaseException:
+                doomed.rename(garbage.path)  # the user has restored it
+                raise
             shutil.rmtree(doomed)
         else:
+            _purge(project, garbage)
             garbage.path.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(
             f"Cannot delete {garbage.path}: {error.strerror}.", "Make its folder writable, then run again."
         ) from error
+
+
+def _purge(project: "Project", garbage: Garbage) -> None:
+    if garbage.experiment is not None:
+        project.store.purge(garbage.experiment)
 
 
 def _trashed(project: "Project") -> Iterator[Garbage]:
@@ -91,28 +132,65 @@ def _leftovers(project: "Project") -> Iterator[Garbage]:
         runs = project.store.runs(e.number)
         busy = {run.fold for run in runs if run.state in ("running", "stalled")}
         for fold in sorted({run.fold for run in runs if run.state == "done"} - busy):
-            for path in checkpoints(project.workspace.experiment_files(e.number).fold(fold).folder):
+            files = project.workspace.experiment_files(e.number).fold(fold)
+            for path in checkpoints(files.folder) if files.weights.is_file() else ():
                 yield Garbage("old checkpoint", path, size_of(path), f"fold {fold} of experiment {e.number} is done")
 
 
-def _orphans(project: "Project") -> Iterator[Garbage]:
-    """Find folders of experiments and datasets that the store does not know."""
+def _interrupted(project: "Project") -> Iterator[Garbage]:
+    """Find folders whose deletion or import was interrupted."""
     folder = project.workspace.experiments_dir
-    known = {e.number for e in project.store.experiments(Selection(kind=None, trashed=None), limit=None)}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_dir() and path.name.endswith(DELETING):
             yield Garbage("orphaned folder", path, size_of(path), "its deletion was interrupted")
         elif path.is_dir() and path.name.startswith(IMPORTING) and _is_idle(path):
             yield Garbage("orphaned folder", path, size_of(path), "its import was interrupted")
-        elif path.is_dir() and path.name.isdecimal() and int(path.name) not in known:
-            yield Garbage("orphaned folder", path, size_of(path), "no experiment has this number")
-    folder = project.workspace.root / "datasets"
+
+
+def _orphans(project: "Project") -> Iterator[Garbage]:
+    """Find folders of experiments and datasets that the store does not know."""
+    known = _known(project)
+    for path in _numbered(project):
+        if int(path.name) not in known:
+            trained = project.workspace.experiment_files(int(path.name)).has_training()
+            reason = "no experiment has this number" + ("; moved to trash/ for 30 days" if trained else "")
+            yield Garbage("orphaned folder", path, size_of(path), reason, move=trained)
+    folder = project.workspace.datasets_dir
     names = {dataset.name for dataset in project.store.datasets()}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if (
             path.is_dir() and path.name not in names and _is_idle(path)
         ):  # one that is being added is not in the store yet
-            yield Garbage("orphaned folder", path, size_of(path), "no dataset has this name")
+            reason = "no dataset has this name; moved to trash/ for 30 days"
+            yield Garbage("orphaned folder", path, size_of(path), reason, move=True)
+
+
+def _old_trash(project: "Project") -> Iterator[Garbage]:
+    """Find folders that have been in the workspace's trash for a month."""
+    folder = project.workspace.trash_dir
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.endswith(DELETING):
+            yield Garbage("old trash", path, size_of(path), "its deletion was interrupted")
+        elif time.time() - path.stat().st_mtime > TRASH_SECONDS:
+            yield Garbage("old trash", path, size_of(path), "in trash/ for more than 30 days")
+
+
+def _known(project: "Project") -> set[int]:
+    return {e.number for e in project.store.experiments(Selection(kind=None, trashed=None), limit=None)}
+
+
+def _numbered(project: "Project") -> list[Path]:
+    """Return the folders whose names are numbers of experiments."""
+    folder = project.workspace.experiments_dir
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted((path for path in paths if path.is_dir() and path.name.isdecimal()), key=lambda path: int(path.name))
+
+
+def _is_older(folder: Path, since: datetime | None) -> bool:
+    """Return whether all files of `folder` are older than `since`."""
+    if since is None:
+        return False
+    return all(path.stat().st_mtime < since.timestamp() for path in folder.rglob("*") if path.is_file())
 
 
 def _caches(project: "Project") -> Iterator[Garbage]:

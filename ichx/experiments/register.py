@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.errors import (
+    MAX_NAME,
     ConflictError,
     CorruptFileError,
     InvalidInputError,
     NotFoundError,
     NotReadyError,
     StorageError,
+    check_name,
 )
 from ichx.files import read_text
 from ichx.plugins.backbones import check_backbone
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from ichx.plugins import Plugin, Registry
     from ichx.store import DatasetVersion, Experiment, Kind, Store
 
-MAX_NAME = 200
-"""Characters of a name in the store."""
 
 USE_RECIPE = "Use a recipe as `ichx plugin show NAME --toml` prints it."
 
@@ -168,7 +168,7 @@ def draft(
     fold_set = version.fold_set(folds)
     image = recipe.input
     return ExperimentDraft(
-        name=name or f"{recipe.plugin}-{image.size}-{image.window_kind}",
+        name=check_name("name", name) if name else f"{recipe.plugin}-{image.size}-{image.window_kind}",
         plugin=recipe.plugin,
         size=image.size,
         window_kind=image.window_kind,

@@ -12,6 +12,7 @@ from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.fold_run import FoldContext, run_fold
 from ichx.experiments.fold_status import finished_folds, missing_features, missing_tests, unpredicted_folds
+from ichx.experiments.folder_record import check_folder, describe_folder
 from ichx.experiments.loggers.attach import attach_loggers
 from ichx.experiments.prepare import prepare_experiment
 from ichx.recipe_text import from_toml
@@ -71,13 +72,15 @@ def run_experiment(
 
     Raises:
         NotFoundError: The experiment or a fold does not exist.
-        ConflictError: Another process holds a fold, or the options contradict earlier runs.
+        ConflictError: Another process holds a fold, the options contradict earlier runs, or the folder contains
+            another experiment.
         RunStopped: A stop was requested; the progress is saved.
     """
     options = options or RunOptions()
     experiment = project.store.experiment(number)
     wanted = list(range(experiment.folds) if folds is None else folds)
     experiment.check_folds(wanted)
+    check_folder(project, experiment)
     recipe = from_toml(experiment.recipe)
     if options.pretrained is not None or options.weights is not None:
         # Checked before anything runs, and also where every fold is done and the option would have no effect.
@@ -101,6 +104,8 @@ def run_experiment(
             with stop.interruptible():  # a cache keeps its finished shards
                 check = partial(_check_network, project, experiment, todo.train[:1], options, receiver)
                 prepared = group.leader_first(partial(prepare_experiment, project, experiment, receiver, check))
+            if group.leads:
+                describe_folder(project, experiment)
             context = FoldContext(prepared, options, hardware, receiver, group, stop, todo.train)
             for fold in wanted:
                 if fold in todo.train or fold in todo.predict:
@@ -108,6 +113,8 @@ def run_experiment(
                     if fold in todo.lost:
                         receiver.note(f"the OOF predictions of fold {fold} are gone; predicting again with its weights")
                     run_fold(context, fold, trained=fold in todo.predict)
+                    if group.leads:
+                        describe_folder(project, project.store.experiment(number))
         if group.leads:
             update_scores(project, number)
         group.broadcast(None)  # all processes report the same score

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
@@ -17,6 +18,8 @@ from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.evaluation.oof import mean_over_views
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
 from ichx.evaluation.scorecard import both_scores
+from ichx.evaluation.scores import pool_studies
+from ichx.evaluation.thresholds import OperatingPoint, operating_points
 from ichx.experiments.prepare import open_cache
 from ichx.inference.trained import InferenceOptions, Trained, find_trained, open_networks
 from ichx.labels import LABELS
@@ -52,6 +55,27 @@ class Evaluation:
     """Slices that cannot be decoded."""
     precision: str
     """The precisions of the networks, e.g. `fp32`; `unknown` for predictions stored by 0.1."""
+    thresholds: dict[str, dict[str, tuple[OperatingPoint, ...]]]
+    """Operating thresholds by unit (`slice`, `study`) and label; none for a label without both classes."""
+
+
+@dataclass(frozen=True)
+class EvaluatedSlices:
+    """The predictions that an `Evaluation` scores, one row per slice that can be decoded."""
+
+    data: LoadedDataset
+    trained: Trained
+    rows: npt.NDArray[np.int64]
+    """Rows of `data.slices`, `(N,)`."""
+    labels: FloatArray
+    """`(N, 6)`"""
+    probabilities: FloatArray
+    """`(N, 6)`, the mean over views, then over folds."""
+
+    @property
+    def slices(self) -> pd.DataFrame:
+        """The catalog's rows of the slices, `(N,)`."""
+        return self.data.slices.iloc[self.rows]
 
 
 def evaluate_dataset(
@@ -63,6 +87,19 @@ def evaluate_dataset(
     callbacks: "Callbacks",
     pooling: Pooling = "max",
 ) -> Evaluation:
+    """Return the scores of `evaluate_slices`; arguments and errors as there."""
+    return evaluate_slices(project, number, dataset, options, callbacks=callbacks, pooling=pooling)[0]
+
+
+def evaluate_slices(
+    project: "Project",
+    number: int,
+    dataset: str,
+    options: InferenceOptions | None = None,
+    *,
+    callbacks: "Callbacks",
+    pooling: Pooling = "max",
+) -> tuple[Evaluation, EvaluatedSlices]:
     """Return the scores of experiment `number` on the newest version of `dataset`; predict what is missing.
 
     Args:
@@ -93,13 +130,14 @@ def evaluate_dataset(
     _predict_missing(project, trained, data, options, callbacks)
     predicted = _read(project, trained, data, views)
     ids = next(iter(predicted.values())).slice_ids
-    rows = data.slices.set_index("slice_id").loc[list(ids)]
+    numbers = pd.Index(data.slices["slice_id"]).get_indexer(pd.Index(ids))
+    rows = data.slices.iloc[numbers]
     labels = rows[list(LABELS)].to_numpy(np.float64)
     mean: FloatArray = np.mean([found.probabilities for found in predicted.values()], axis=0)
-    slices, studies = both_scores(
-        labels, mean, rows["patient"].to_numpy(object), rows["study"].to_numpy(object), pooling
-    )
-    return Evaluation(
+    study_of = rows["study"].to_numpy(object)
+    slices, studies = both_scores(labels, mean, rows["patient"].to_numpy(object), study_of, pooling)
+    pooled = pool_studies(labels, mean, study_of, pooling)
+    evaluation = Evaluation(
         experiment=number,
         name=trained.experiment.name,
         dataset=dataset,
@@ -111,7 +149,17 @@ def evaluate_dataset(
         studies=studies,
         left_out=len(data.slices) - len(rows),
         precision=", ".join(sorted(set().union(*(found.precisions for found in predicted.values())))),
+        thresholds={
+            "slice": _thresholds(labels, mean),
+            "study": _thresholds(pooled.labels, pooled.probabilities),
+        },
     )
+    return evaluation, EvaluatedSlices(data, trained, numbers, labels, mean)
+
+
+def _thresholds(labels: FloatArray, predicted: FloatArray) -> dict[str, tuple[OperatingPoint, ...]]:
+    """Return the operating thresholds of each label; both arguments are `(N, 6)`."""
+    return {label: operating_points(labels[:, k], predicted[:, k]) for k, label in enumerate(LABELS)}
 
 
 def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) -> None:

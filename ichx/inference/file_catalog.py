@@ -1,47 +1,59 @@
 """The catalog of files to predict. Unlike that of a dataset, it has the ids of refused files."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
 from ichx.ct.dicom import DicomDefectError, read_ids
-from ichx.datasets.add import require_usable_slices
 from ichx.datasets.catalog import build_catalog
 from ichx.datasets.ingest import ProgressCallback, scan_source
 from ichx.datasets.sources import SourceFiles
 
-IDS: Final = ("slice_id", "patient", "study", "series")
-"""Columns of the ids in a catalog."""
+HASHED: Final = ("patient", "study", "series")
+"""Columns of a catalog with keyed hashes of ids."""
 
 _SCANNED_IDS: Final = ("slice_id", "patient_id", "study_id", "series_id")
 
 
-def catalog_files(source: Path, key: bytes | None, progress: ProgressCallback) -> pd.DataFrame:
-    """Return the catalog of the files in `source`; see `ichx.datasets.catalog.build_catalog`.
+@dataclass(frozen=True)
+class ScannedFiles:
+    """The headers of files, and the ids of refused ones as far as their headers can be read."""
 
-    A refused file has the ids in its header, as far as they can be read.
+    scan: pd.DataFrame
+    """Result of `scan_source`."""
+    refused: pd.DataFrame
+    """Ids of refused files or frames, by row of `scan`."""
 
-    Args:
-        source: A file, a folder, a zip, or a folder in a zip.
-        key: Key of the hashes of patient, study and series ids; None keeps the ids.
-        progress: Receives (done, total) files.
+    def catalog(self, key: bytes | None) -> pd.DataFrame:
+        """Return the catalog with hashed ids, or with the ids themselves if `key` is None; see `build_catalog`."""
+        catalog, _ = build_catalog(self.scan, key)
+        rows = self.refused.index
+        if len(rows):
+            # Built again as if these files were slices, so that the same rules say which study and series are theirs.
+            named = self.scan.copy()
+            named.loc[rows, [*_SCANNED_IDS, "defect"]] = self.refused.assign(defect="")
+            every, _ = build_catalog(named, key)
+            catalog.loc[rows, ["slice_id", *HASHED]] = every.loc[rows, ["slice_id", *HASHED]]
+        return catalog
 
-    Raises:
-        CorruptFileError: No file is a usable slice.
+    def id_map(self, key: bytes) -> pd.DataFrame:
+        """Return the id behind each hash: columns `kind` (`patient`, `study`, `series`), `hash`, `id`."""
+        hashes, ids = self.catalog(key), self.catalog(None)
+        pairs = [pd.DataFrame({"kind": kind, "hash": hashes[kind], "id": ids[kind]}) for kind in HASHED]
+        found = pd.concat(pairs, ignore_index=True).drop_duplicates(ignore_index=True)
+        return found[found["hash"] != ""].reset_index(drop=True)
+
+
+def scan_files(source: Path, progress: ProgressCallback) -> ScannedFiles:
+    """Return the headers of the files in `source`: a file, a folder, a zip, or a folder in a zip.
+
+    Raises `IchxError` if `source` cannot be read. `progress` receives (done, total) files.
     """
     scan = scan_source(source, progress=progress)
-    catalog, _ = build_catalog(scan, key)
-    require_usable_slices(source, catalog)
     nameless = scan[(scan["defect"] != "") & ~scan["defect"].isin(["not_dicom", "unreadable"])]
-    ids = _refused_ids(source, nameless)
-    if len(ids):
-        # Built again as if these files were slices, so that the same rules say which study and series are theirs.
-        named = scan.copy()
-        named.loc[ids.index, [*_SCANNED_IDS, "defect"]] = ids.assign(defect="")
-        every, _ = build_catalog(named, key)
-        catalog.loc[ids.index, list(IDS)] = every.loc[ids.index, list(IDS)]
-    return catalog
+    return ScannedFiles(scan, _refused_ids(source, nameless))
 
 
 def _refused_ids(source: Path, rows: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ by `prediction_files`.
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ import pandas as pd
 
 from ichx.cache.build import ensure_cache
 from ichx.cache.requests import recipe_spec
+from ichx.datasets.add import require_usable_slices
 from ichx.datasets.catalog import usable_slices
 from ichx.datasets.ingest_report import reading_warnings
 from ichx.datasets.series import neighbour_rows
@@ -24,7 +25,8 @@ from ichx.errors import CorruptFileError
 from ichx.evaluation.choices import TTA_VIEWS, check_tta
 from ichx.evaluation.feature_files import FeatureWriter
 from ichx.evaluation.metric import FloatArray, probabilities
-from ichx.inference.file_catalog import catalog_files
+from ichx.files import absolute_path
+from ichx.inference.file_catalog import scan_files
 from ichx.inference.prediction_tables import pooling_warnings, series_table, slice_table, study_table
 from ichx.inference.scratch import scratch_folder
 from ichx.inference.trained import FoldNetworks, InferenceOptions, find_trained, open_networks
@@ -67,11 +69,28 @@ class FilePredictions:
     """Number of rows by reason."""
     warnings: tuple[str, ...]
     """What may make predictions wrong: missing slices, values that were assumed, studies with several series."""
+    source: Path
+    catalog: pd.DataFrame = field(repr=False)
+    """The catalog of the usable slices, the first rows of `slices`."""
+    id_map: pd.DataFrame | None = field(repr=False)
+    """The id behind each hash, if requested; see `ichx.inference.file_catalog.ScannedFiles.id_map`."""
 
     @property
     def predicted(self) -> int:
         """Number of slices with probabilities."""
         return int(self.slices["defect"].isna().sum())
+
+
+@dataclass(frozen=True)
+class FileOutputs:
+    """What `predict_files` returns or writes besides probabilities."""
+
+    features: Path | None = None
+    """Pooled features are written next to this file, one file per fold and view."""
+    keep_ids: bool = False
+    """Return the ids of patients, studies and series instead of their hashes."""
+    id_map: bool = False
+    """Return the ids behind the hashes too."""
 
 
 def predict_files(
@@ -81,7 +100,7 @@ def predict_files(
     options: InferenceOptions | None = None,
     *,
     callbacks: "Callbacks",
-    features: Path | None = None,
+    outputs: FileOutputs | None = None,
 ) -> FilePredictions:
     """Predict DICOM files with an experiment. A probability is the mean over views, then over folds.
 
@@ -91,29 +110,31 @@ def predict_files(
         source: A file, a folder, a zip, or a folder in a zip.
         options: Test-time augmentation, folds, device, loader.
         callbacks: Receives progress and notes.
-        features: Pooled features are written next to this file, one file per fold and view.
+        outputs: Features and ids.
 
     Raises:
         NotReadyError: The experiment has no finished fold.
         CorruptFileError: No file is a usable slice.
     """
-    options = options or InferenceOptions()
+    options, outputs = options or InferenceOptions(), outputs or FileOutputs()
     views, folds = TTA_VIEWS[check_tta(options.tta)], options.folds
     trained = find_trained(project, number, folds)
     if trained.partial is not None and folds is None:
         callbacks.note(f"experiment {number} predicts with {trained.partial}")
-    source = source.expanduser().resolve()
+    source = absolute_path(source)
     key = project.workspace.privacy_key()
-    catalog = catalog_files(source, key, lambda done, total: callbacks.phase("reading headers", done, total))
+    files = scan_files(source, lambda done, total: callbacks.phase("reading headers", done, total))
+    catalog = files.catalog(None if outputs.keep_ids else key)
+    require_usable_slices(source, catalog)
     slices = usable_slices(catalog)
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))
         network = stack.enter_context(open_networks(trained, options, callbacks.note))
         writers = {
-            (fold, view): stack.enter_context(FeatureWriter(_features_path(features, fold, view)))
+            (fold, view): stack.enter_context(FeatureWriter(_features_path(outputs.features, fold, view)))
             for fold in trained.weights
             for view in views
-            if features is not None
+            if outputs.features is not None
         }
         predicted, undecodable = _Prediction(network, source, views, folder, writers, callbacks).of(slices)
     table = slice_table(catalog, slices, predicted, undecodable)
@@ -130,6 +151,9 @@ def predict_files(
         series=series_table(table),
         defects={str(reason): int(count) for reason, count in table["defect"].value_counts().items()},
         warnings=(*reading_warnings(slices), *pooling_warnings(studies)),
+        source=source,
+        catalog=slices,
+        id_map=files.id_map(key) if outputs.id_map else None,
     )
     if not found.predicted:
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in found.defects.items())

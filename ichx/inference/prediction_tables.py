@@ -48,14 +48,17 @@ def _joined(names: Sequence[Iterable[str]]) -> "pd.Series[Any]":
     return pd.Series([" ".join(filter(None, row)) or None for row in zip(*names, strict=True)], dtype=object)
 
 
-def study_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the `studies` of `FilePredictions` from its `slices`, in the order of their first slices."""
-    return _grouped(table, "study")
+def study_table(table: pd.DataFrame, label: str = ANY) -> pd.DataFrame:
+    """Return the `studies` of `FilePredictions` from its `slices`, in the order of their first slices.
+
+    `label` determines their most suspicious slices.
+    """
+    return _grouped(table, "study", label)
 
 
-def series_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the `series` of `FilePredictions` from its `slices`, in the order of their first slices."""
-    return _grouped(table, "series")
+def series_table(table: pd.DataFrame, label: str = ANY) -> pd.DataFrame:
+    """Return the `series` of `FilePredictions` from its `slices`, like `study_table`."""
+    return _grouped(table, "series", label)
 
 
 def _union(flags: "pd.Series[Any]") -> Any:
@@ -63,7 +66,7 @@ def _union(flags: "pd.Series[Any]") -> Any:
     return " ".join(sorted({name for names in flags.dropna() for name in names.split()})) or None
 
 
-def _grouped(table: pd.DataFrame, by: str) -> pd.DataFrame:
+def _grouped(table: pd.DataFrame, by: str, label: str) -> pd.DataFrame:
     known = table[table[by].notna()]
     grouped = known.groupby(by, sort=False)
     found = grouped[["patient", "study"] if by == "series" else ["patient"]].first()
@@ -73,7 +76,7 @@ def _grouped(table: pd.DataFrame, by: str) -> pd.DataFrame:
     if by == "study":
         found["series"] = seen.groupby(by)["series"].nunique().reindex(found.index, fill_value=0)
     found[list(LABELS)] = grouped[list(LABELS)].max()
-    best = seen.loc[seen.groupby(by, sort=False)[ANY].idxmax()].set_index(by)
+    best = seen.loc[seen.groupby(by, sort=False)[label].idxmax()].set_index(by)
     for name in ("slice_id", "series", "order") if by == "study" else ("slice_id", "order"):
         found[f"suspicious_{name}"] = best[name]
     found["flags"] = grouped["flags"].agg(_union)

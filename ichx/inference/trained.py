@@ -10,6 +10,7 @@ import numpy as np
 
 from ichx.errors import ChangedDataError, DivergedError, NotReadyError
 from ichx.evaluation.choices import InferencePrecision, Tta
+from ichx.experiments.folder_record import check_folder
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.training.callbacks import Callbacks
@@ -69,8 +70,10 @@ def find_trained(project: "Project", number: int, folds: Sequence[int] | None = 
         NotFoundError: The experiment or a fold does not exist.
         NotReadyError: A fold is not finished.
         ChangedDataError: Weights are gone.
+        ConflictError: The folder contains another experiment.
     """
     experiment = project.store.experiment(number)
+    check_folder(project, experiment)
     finished = sorted({p.fold for p in project.store.predictions(number, role="oof")})
     experiment.check_folds(folds or ())
     for fold in folds or ():

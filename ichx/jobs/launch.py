@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from ichx.errors import IchxError
 from ichx.experiments.fold_status import finished_folds, fold_score, live_run, missing_tests
+from ichx.experiments.folder_record import check_folder
 from ichx.jobs.engine import Engine, Job, JobResult
 from ichx.jobs.fold_job import fold_job
 from ichx.jobs.job_log import JobLog
@@ -70,11 +71,13 @@ def launch(
 
     Raises:
         NotFoundError: An experiment or fold does not exist.
+        ConflictError: The folder of an experiment contains another one.
         IchxError: An experiment cannot start from the requested weights.
     """
     experiments = [project.store.experiment(number) for number in dict.fromkeys(request.experiments)]
     for e in experiments:
         e.check_folds(request.folds or ())
+        check_folder(project, e)  # before the log of a job is written there
     units = [Unit(e.number, fold) for e in experiments for fold in dict.fromkeys(request.folds or range(e.folds))]
     if request.options.pretrained is not None or request.options.weights is not None:
         _check_start(project, experiments, request.options)

@@ -11,7 +11,7 @@ import pytest
 
 from ichx.jobs.engine import Engine, Job
 
-TIMEOUT = 60.0
+TIMEOUT = 900.0
 """Seconds after which a job that should have ended hangs."""
 
 
@@ -56,12 +56,17 @@ class EngineContract:
 
     def test_cancelled_jobs_end_and_queued_ones_never_start(self, engine: Engine, tmp_path: Path) -> None:
         """The other jobs continue."""
-        code = "import sys, time; print('started', flush=True); time.sleep(float(sys.argv[1]))"
-        jobs = [python_job(tmp_path / f"{n}.log", code, s) for n, s in enumerate((600, 0.2, 600, 0))]
+        code = (
+            "import pathlib, sys, time; print('started', flush=True)\n"
+            "while not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)"
+        )
+        never, go = tmp_path / "never", tmp_path / "go"
+        jobs = [python_job(tmp_path / f"{n}.log", code, file) for n, file in enumerate((never, go, never, tmp_path))]
         handles = [engine.submit(job) for job in jobs]
         assert engine.wait(handles[0], 0) is None
         engine.cancel(handles[2])
         engine.cancel(handles[0])
+        go.touch()
         results = [engine.wait(handle, TIMEOUT) for handle in handles]
         assert [r and r.exit_code for r in results] == [-15, 0, -15, 0]
         engine.cancel(handles[1])

@@ -26,6 +26,7 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ichx.errors import ConflictError, ResourceError, StorageError, raise_problems
+from ichx.files import absolute_path
 from ichx.labels import LABELS
 from ichx.phantom.prevalence import CHALLENGE_PREVALENCE, combination_chances
 from ichx.phantom.scanners import Scanner
@@ -101,9 +102,8 @@ def write_phantom(
     _check_arguments(patients, test_patients, seed, size, processes)
     wanted = dict(CHALLENGE_PREVALENCE if prevalence is None else prevalence)
     combination_chances(tuple(sorted(wanted.items())))
-    folder = folder.expanduser().absolute()
-    _require_space(folder, patients + test_patients, size)
-    with _draft(folder) as draft:
+    folder = absolute_path(folder)
+    with _draft(folder, patients + test_patients, size) as draft:
         for name in (TRAIN_FOLDER, TRAIN_MASKS, *([TEST_FOLDER] if test_patients else [])):
             (draft / name).mkdir()
         total = patients + test_patients
@@ -180,18 +180,19 @@ def _require_space(folder: Path, patients: int, size: int) -> None:
 
 
 @contextmanager
-def _draft(folder: Path) -> Iterator[Path]:
+def _draft(folder: Path, patients: int, size: int) -> Iterator[Path]:
     """Yield a hidden sibling of `folder` that is renamed to `folder` at the end, or removed after an error.
 
     What a killed process has left of earlier drafts is removed.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConflictError(f"{folder} exists and is not an empty folder.", "Use a new folder for the phantom.")
-    for left in folder.parent.glob(f".{escape(folder.name)}.*-*"):
-        if not _is_alive(left.name.rpartition(".")[2].partition("-")[0]):
-            shutil.rmtree(left, ignore_errors=True)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConflictError(f"{folder} exists and is not an empty folder.", "Use a new folder for the phantom.")
+        for left in folder.parent.glob(f".{escape(folder.name)}.*-*"):
+            if not _is_alive(left.name.rpartition(".")[2].partition("-")[0]):
+                shutil.rmtree(left, ignore_errors=True)
+        _require_space(folder, patients, size)
         draft.mkdir(parents=True)
         yield draft
         draft.replace(folder)

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ichx.experiment_files import REPORT_FILE
-from ichx.files import check_suffix, write_text
+from ichx.files import absolute_path, check_suffix, write_text
 from ichx.labels import LABELS
 from ichx.report import plots
 from ichx.report.chart import RIGHT
 from ichx.report.collect import STEPS, ProgressCallback, ReportData, collect_ensemble, collect_experiment
+from ichx.report.gallery import SeriesStrip
 from ichx.report.tuning_section import study_figures
 from ichx.store import marks
 from ichx.tuning.describe import format_good, format_range, format_searched
@@ -84,7 +85,7 @@ def write_report(
     workspace = project.workspace
     data = collect(project, number, anonymous=anonymous, progress=progress)
     default = workspace.ensemble_dir(number) / REPORT_FILE if ensemble else workspace.experiment_files(number).report
-    path = (out or default).expanduser().resolve()
+    path = absolute_path(out or default)
     write_text(path, render(data), "the report", remedy=WRITE_REMEDY)
     if progress:
         progress(STEPS, STEPS)
@@ -100,12 +101,10 @@ def write_report(
 
 def render(data: ReportData) -> str:
     """Return the HTML of a report."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"score": _format_score, "utc": _format_utc, "count": "{:,}".format}
-    script, style = _read_resource("page.js"), _read_resource("page.css")
+    environment = page_environment()
     results, gallery = data.results, data.gallery
     strip = gallery.strip if gallery else None
-    return environment.from_string(_read_resource("page.html.j2")).render(
+    return environment.get_template("page.html.j2").render(
         data=data,
         experiment=data.experiment,
         ensemble=data.ensemble,
@@ -115,21 +114,44 @@ def render(data: ReportData) -> str:
         largest_weight=max((1.0, *(member.weight for member in data.members))),
         marks=_marks(data),
         marks_of=marks,
-        label_names=LABELS,
-        style=Markup(style),
-        script=Markup(script),
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         environments=_environments(data.runs),
         curves=plots.learning_curves(data.recipe, data.history) if data.history else (),
         tuning=_render_tuning(environment, data),
         roc=plots.roc_curves(results.curves) if results else None,
         precision_recall=plots.precision_recall_curves(results.curves) if results else None,
         reliability=plots.reliability_diagram(results.calibration) if results else None,
-        strip=plots.series_strip(strip) if strip else None,
-        strip_width=plots.strip_width(strip) if strip else 0,
-        strip_left=plots.STRIP_LEFT,
-        strip_right=RIGHT,
+        **strip_values(strip),
     )
+
+
+def page_environment() -> Environment:
+    """Return the templates of pages with their filters, style and script."""
+    environment = Environment(
+        loader=FunctionLoader(_read_resource),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"score": _format_score, "utc": _format_utc, "count": "{:,}".format, "share": _format_share}
+    script, style = _read_resource("page.js"), _read_resource("page.css")
+    environment.globals |= {
+        "label_names": LABELS,
+        "style": Markup(style),
+        "script": Markup(script),
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    return environment
+
+
+def strip_values(strip: SeriesStrip | None) -> dict[str, object]:
+    """Return the variables of a page that its example series needs."""
+    return {
+        "strip": plots.series_strip(strip) if strip else None,
+        "strip_width": plots.strip_width(strip) if strip else 0,
+        "strip_left": plots.STRIP_LEFT,
+        "strip_right": RIGHT,
+    }
 
 
 def _render_tuning(environment: Environment, data: ReportData) -> Markup | None:
@@ -137,7 +159,7 @@ def _render_tuning(environment: Environment, data: ReportData) -> Markup | None:
     if not data.tuning:
         return None
     formats = {"format_range": format_range, "format_searched": format_searched, "format_good": format_good}
-    template = environment.from_string(_read_resource("tuning.html.j2"))
+    template = environment.get_template("tuning.html.j2")
     return Markup(template.render(tuning=data.tuning, figures=study_figures(data.tuning), **formats))
 
 
@@ -166,6 +188,10 @@ def _environments(runs: "Sequence[Run]") -> list[tuple[str, str]]:
 def _format_score(value: float | None) -> str:
     """Return a score with five decimals, as on the challenge's leaderboard."""
     return "–" if value is None or not np.isfinite(value) else f"{value:.5f}"
+
+
+def _format_share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _format_utc(moment: datetime | None) -> str:

@@ -19,7 +19,8 @@ import pandas as pd
 import torch
 
 from ichx.cache.build import ensure_cache, find_cache
-from ichx.cache.hu_cache import Cache, CacheSpec
+from ichx.cache.hu_cache import Cache
+from ichx.cache.requests import recipe_spec
 from ichx.ct.windows import windows_numpy
 from ichx.datasets.dataset import LoadedDataset
 from ichx.errors import IchxError
@@ -27,9 +28,11 @@ from ichx.evaluation.metric import FloatArray, row_losses
 from ichx.evaluation.oof import OofTable
 from ichx.experiment_files import ExperimentFiles
 from ichx.experiments.prepare import learns_masks
+from ichx.inference.predict import FilePredictions
 from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
 from ichx.loading.loader import WINDOW_COLUMNS, centre_crop
 from ichx.recipe import FILE_WINDOW, Recipe
+from ichx.recipe_text import from_toml
 from ichx.report.heatmap import SpatialLayer, grad_cam, last_spatial_layer, mask_maps
 from ichx.training.slice_feed import SliceFeed
 from ichx.training.weights import load_exactly
@@ -58,15 +61,19 @@ class SliceCard:
 
     name: str
     """Slice id, or a number on an anonymous page."""
-    fold: int
-    loss: float
-    """Weighted log loss of the slice."""
+    fold: int | None
+    """The fold that predicted it; None for a mean over folds."""
+    loss: float | None
+    """Weighted log loss of the slice; None without labels."""
     labels: tuple[float, ...]
+    """Empty without labels."""
     probabilities: tuple[float, ...]
     windows: tuple[str, ...]
     """An image per window, as data URIs."""
     heat: tuple[str, ...]
     """A transparent heat map per label, as data URIs; empty without heat maps."""
+    origin: str = ""
+    """Study and series, instead of the loss."""
 
 
 @dataclass(frozen=True)
@@ -185,13 +192,15 @@ def make_gallery(
     selected = select_slices(oof.labels, oof.probabilities, pd.factorize(data.slices["series"])[0][rows])
     all_rows = np.unique(np.concatenate([selected.worst, selected.sample, selected.strip]))
     card_rows = np.unique(np.concatenate([selected.worst, selected.sample]))
-    windows = tuple("file's own" if w == FILE_WINDOW else f"{w[0]:g} / {w[1]:g}" for w in recipe.input.windows)
+    windows = _describe_windows(recipe)
     plugin = project.registry.plugins.get(experiment.plugin)
-    masks = plugin is not None and learns_masks(plugin, recipe, data.version)
+    trained_on = project.store.version_by_id(experiment.version_id)
+    masks = plugin is not None and learns_masks(plugin, recipe, trained_on)
     networks = _Networks(plugin, recipe, project.workspace.experiment_files(experiment.number), masks)
     notes: list[str] = []
     try:
-        with _open_pixels(project.workspace.cache_dir, data, recipe, rows[all_rows]) as pixels:
+        cache = find_cache(project.workspace.cache_dir, data.version.dataset, data.slices, recipe_spec(recipe))
+        with _open_pixels(cache, data.source, data.slices, recipe, rows[all_rows]) as pixels:
             images = _images(pixels, recipe)
             cards = np.searchsorted(all_rows, card_rows)
             heat, heat_edge = _heat_maps(networks, pixels, cards, oof.folds[card_rows], notes)
@@ -231,6 +240,52 @@ def make_gallery(
     )
 
 
+def prediction_cards(project: "Project", found: FilePredictions) -> tuple[Gallery, pd.DataFrame]:
+    """Return the most suspicious slice of each of the most suspicious series of predicted files, and these series.
+
+    Heat maps come from the first of the folds. The returned gallery has no sample and no strip.
+    """
+    series = found.series.sort_values(ANY, ascending=False, kind="stable").head(WORST)
+    series = series[series["suspicious_slice_id"].notna()]
+    rows = pd.Index(found.catalog["slice_id"]).get_indexer(pd.Index(series["suspicious_slice_id"]))
+    experiment = project.store.experiment(found.experiment)
+    recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {experiment.number}")
+    plugin = project.registry.plugins.get(experiment.plugin)
+    trained_on = project.store.version_by_id(experiment.version_id)
+    masks = plugin is not None and learns_masks(plugin, recipe, trained_on)
+    networks = _Networks(plugin, recipe, project.workspace.experiment_files(experiment.number), masks)
+    notes: list[str] = []
+    windows = _describe_windows(recipe)
+    order = np.argsort(rows, kind="stable")
+    place = np.argsort(order, kind="stable")  # of each series among the sorted rows
+    try:
+        with _open_pixels(None, found.source, found.catalog, recipe, rows[order]) as pixels:
+            images = _images(pixels, recipe)
+            folds = np.full(len(rows), found.folds[0], np.int16)
+            heat, heat_edge = _heat_maps(networks, pixels, np.arange(len(rows)), folds, notes)
+    except IchxError as error:
+        return Gallery((), (), None, windows, 0, None, False, (f"No slices are shown: {error.problem}",)), series
+    cards = []
+    for index, row, one in zip(place.tolist(), rows.tolist(), series.to_dict("records"), strict=True):
+        cards.append(
+            SliceCard(
+                name=str(one["suspicious_slice_id"]),
+                fold=None,
+                loss=None,
+                labels=(),
+                probabilities=tuple(float(found.slices[label].iloc[row]) for label in LABELS),
+                windows=tuple(_webp(image) for image in images[index]),
+                heat=heat.get(index, ()),
+                origin=f"study {one['study']}, series {one['series']}",
+            )
+        )
+    return Gallery(tuple(cards), (), None, windows, images[0].shape[-1], heat_edge, masks, tuple(notes)), series
+
+
+def _describe_windows(recipe: Recipe) -> tuple[str, ...]:
+    return tuple("file's own" if w == FILE_WINDOW else f"{w[0]:g} / {w[1]:g}" for w in recipe.input.windows)
+
+
 def _slice_losses(labels: FloatArray, probabilities: FloatArray) -> FloatArray:
     """Return the weighted log loss of each slice, `(N,)`; the score is its mean."""
     weighted: FloatArray = np.average(row_losses(labels, probabilities), axis=1, weights=LABEL_WEIGHTS)
@@ -257,21 +312,21 @@ def _names(oof: OofTable, rows: Rows, anonymous: bool) -> list[str]:
 
 
 @contextmanager
-def _open_pixels(cache_dir: Path, data: LoadedDataset, recipe: Recipe, rows: Rows) -> Iterator[_Pixels]:
-    """Yield the pixels of `rows` of the dataset: from its cache, or decoded into a temporary one."""
-    spec = CacheSpec(size=recipe.input.size, centre=recipe.input.centre, resize=recipe.input.resize)
-    name = data.version.dataset
-    cache = find_cache(cache_dir, name, data.slices, spec)
+def _open_pixels(
+    cache: Cache | None, source: Path, slices: pd.DataFrame, recipe: Recipe, rows: Rows
+) -> Iterator[_Pixels]:
+    """Yield the pixels of `rows` of `slices`: from their `cache`, or decoded from `source` into a temporary one."""
     if cache is not None:
-        yield _Pixels(cache, data.slices, rows)
+        yield _Pixels(cache, slices, rows)
         return
+    spec = recipe_spec(recipe)
     decoded = rows
     if spec.centre == "series" or recipe.input.neighbours:  # centring and neighbours need complete series
-        series = data.slices["series"].to_numpy()
+        series = slices["series"].to_numpy()
         decoded = np.flatnonzero(np.isin(series, series[rows]))
-    slices = data.slices.iloc[decoded].reset_index(drop=True)
+    slices = slices.iloc[decoded].reset_index(drop=True)
     with tempfile.TemporaryDirectory() as scratch:
-        cache = ensure_cache(Path(scratch), name, data.source, slices, spec)
+        cache = ensure_cache(Path(scratch), "slices", source, slices, spec)
         yield _Pixels(cache, slices, np.searchsorted(decoded, rows))
 
 

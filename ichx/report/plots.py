@@ -7,6 +7,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
+from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.scores import Calibration
 from ichx.labels import LABELS
 from ichx.recipe import Recipe
@@ -63,8 +64,8 @@ def _format_value(value: str, record: EpochRecord) -> str:
     return f"{number:.3g}" if value == "lr" else f"{number:.5f}"
 
 
-def roc_curves(curves: Mapping[str, LabelCurves | None]) -> Markup:
-    """Return the ROC curve of each label that has both classes."""
+def roc_curves(curves: Mapping[str, LabelCurves | None], name: str = "roc") -> Markup:
+    """Return the ROC curve of each label that has both classes; `name` is the id of the drawing."""
 
     def tooltip(threshold: float, x: float, y: float) -> str:
         return f"sensitivity {100 * y:.1f}%, specificity {100 * (1 - x):.1f}%, {_format_threshold(threshold)}"
@@ -72,7 +73,7 @@ def roc_curves(curves: Mapping[str, LabelCurves | None]) -> Markup:
     series = _label_series({label: c.roc for label, c in curves.items() if c}, tooltip)
     x, y = _percent_axis("false positive rate"), _percent_axis("true positive rate")
     panel = Panel(x, y, series, 300.0, guides=[((0, 0), (1, 1))])
-    return chart("roc", "Receiver operating characteristic of each label", _describe_undefined(curves), [panel])
+    return chart(name, "Receiver operating characteristic of each label", _describe_undefined(curves), [panel])
 
 
 def precision_recall_curves(curves: Mapping[str, LabelCurves | None]) -> Markup:
@@ -131,6 +132,18 @@ def series_strip(strip: SeriesStrip) -> Markup:
     ]
     description = f"{count} slices from one end of the head to the other."
     return chart("strip", "Probability along the head", description, panels, width=strip_width(strip), left=STRIP_LEFT)
+
+
+def probabilities_along_series(name: str, probabilities: FloatArray, slice_names: Sequence[str]) -> Markup:
+    """Return the probabilities `(N, 6)` of a series slice by slice; `name` is the id of the drawing."""
+    series = []
+    for column, label in enumerate(LABELS):
+        values = probabilities[:, column].tolist()
+        tooltips = [f"slice {i + 1}, {slice_names[i]}: {label} {p:.3f}" for i, p in enumerate(values)]
+        points = [(float(i + 1), p) for i, p in enumerate(values)]
+        series.append(Series(points, tooltips, column, label, dashed=column % 2 == 0))
+    panel = Panel(integer_axis(1, max(len(slice_names), 2), "slice"), _percent_axis("probability"), series, 150.0)
+    return chart(name, "Probability along the head", f"{len(slice_names)} slices.", [panel])
 
 
 def strip_width(strip: SeriesStrip) -> float:

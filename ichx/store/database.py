@@ -5,7 +5,8 @@ Only this module, `migrate` and `maintenance` contain code that is specific to S
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,10 +17,21 @@ from ichx.errors import InvalidInputError, MissingDependencyError, StorageError,
 BUSY_SECONDS: Final = 30.0
 """How long a transaction waits for another process; `?timeout=` in a SQLite URL overrides."""
 
+_SQLITE_OPTIONS: Final = frozenset(
+    {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements", "uri"}
+)
+"""Options of SQLite URLs."""
 _WRITES: Final = "ichx_writes"
-_URL_REMEDY: Final = "Set ICHX_STORE, or `store` in ichx.toml, to a URL like sqlite:////home/me/ichx.db."
+_URL_REMEDY: Final = "Set ICHX_STORE, or `store` in ichx.toml, to a path like /home/me/ichx.db, or a SQLAlchemy URL."
 _GENERAL_REMEDY: Final = "Check that the database exists, is reachable and undamaged, then retry."
+_NOT_UTF8: Final = "Could not decode to UTF-8"
+_VALUE_REMEDY: Final = (
+    "Correct it with another program, e.g. sqlite3, or restore a backup. `ichx store check` lists all invalid values."
+)
+_SCHEMA_REMEDY: Final = "`ichx store check` lists what is missing. Restore the store from a backup."
 _SQLITE_REMEDIES: Final = {
+    "no such table": _SCHEMA_REMEDY,
+    "no such column": _SCHEMA_REMEDY,
     "database or disk is full": "Free some disk space, then rerun the command. No data was written partially.",
     "disk I/O error": "Check that the disk works and is neither full nor over its quota, then rerun the command.",
     "is locked": "Another process is writing to the store and does not finish. Wait for it or end it, then retry.",
@@ -31,8 +43,10 @@ _SQLITE_REMEDIES: Final = {
 """Remedies by a part of SQLite's message."""
 
 
-def connect(url: str) -> Engine:
+def connect(url: str | URL) -> Engine:
     """Return an engine for `url`; the folder of a SQLite file is created. It does not read the database.
+
+    A text without `://` is the path of a SQLite file.
 
     An engine belongs to the process that created it; a forked child needs its own.
 
@@ -41,7 +55,7 @@ def connect(url: str) -> Engine:
         MissingDependencyError: The driver of the database is not installed.
         StorageError: The folder of a SQLite file cannot be created.
     """
-    parsed = _parse(url)
+    parsed = parse_url(url)
     options: dict[str, Any] = {}
     if is_sqlite(parsed):
         options = {} if "timeout" in parsed.query else {"connect_args": {"timeout": BUSY_SECONDS}}
@@ -69,7 +83,7 @@ def connect(url: str) -> Engine:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Yield a connection in one transaction, which sees one state of the store."""
-    with translate_errors(engine.url), engine.connect() as connection:
+    with _name_invalid_values(engine), translate_errors(engine.url), engine.connect() as connection:
         yield connection
 
 
@@ -79,8 +93,37 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
     On SQLite it is the only writer from its start. On other databases the caller locks the rows it depends on.
     """
-    with translate_errors(engine.url), engine.execution_options(**{_WRITES: True}).begin() as connection:
+    begun = engine.execution_options(**{_WRITES: True}).begin()
+    with _name_invalid_values(engine), translate_errors(engine.url), begun as connection:
         yield connection
+
+
+@contextmanager
+def _name_invalid_values(engine: Engine) -> Iterator[None]:
+    """Raise `StoreError` with table, row and column if an error is due to a value that cannot be decoded."""
+    try:
+        yield
+    except (ValueError, TypeError, StoreError) as error:
+        if not isinstance(error, StoreError) or _NOT_UTF8 in error.problem:
+            problems = []
+            with suppress(sqlite3.Error):  # then the first error is the one to report
+                problems = invalid_values(engine, limit=1)
+            if problems:
+                raise StoreError(
+                    f"The store {display_name(engine.url)} has an invalid value: {problems[0]}.", _VALUE_REMEDY
+                ) from error
+        raise
+
+
+def invalid_values(engine: Engine, *, limit: int) -> list[str]:
+    """Return a line for each of the first `limit` values that cannot be decoded; none for databases with types."""
+    from ichx.store.values import undecodable_values
+
+    file = sqlite_file(engine.url) if is_sqlite(engine.url) else None
+    if file is None:
+        return []
+    with closing(open_read_only(file)) as connection:
+        return list(islice(undecodable_values(connection, engine.dialect), limit))
 
 
 @contextmanager
@@ -99,11 +142,11 @@ def translate_errors(url: URL) -> Iterator[None]:
         raise InvalidInputError(problem, "Use a smaller number.") from error
 
 
-def resolve_url(url: str, root: Path) -> str:
+def resolve_url(url: str, root: Path) -> URL:
     """Return `url` with a relative SQLite file resolved against `root` instead of the current directory."""
-    parsed = _parse(url)
+    parsed = parse_url(url)
     file = sqlite_file(parsed) if is_sqlite(parsed) else None
-    return url if file is None else parsed.set(database=str(root / file)).render_as_string(hide_password=False)
+    return parsed if file is None else parsed.set(database=str(root / file))
 
 
 def is_sqlite(url: URL) -> bool:
@@ -117,13 +160,26 @@ def sqlite_file(url: URL) -> Path | None:
     return None if not name or name == ":memory:" or name.startswith("file:") else Path(name)
 
 
+def open_read_only(file: Path) -> sqlite3.Connection:
+    """Return a connection to a SQLite file that writes nothing."""
+    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+
+
 def display_name(url: URL) -> str:
     """Return the name of the store in messages: its file, or its URL without the password."""
     file = sqlite_file(url) if is_sqlite(url) else None
     return str(file) if file is not None else url.render_as_string(hide_password=True)
 
 
-def _parse(url: str) -> URL:
+def parse_url(url: str | URL) -> URL:
+    """Return `url` as an object; a text without `://` is the path of a SQLite file, whatever characters it has.
+
+    Raises:
+        InvalidInputError: It is not a SQLAlchemy URL, or a path was pasted into one whose characters have a meaning.
+        MissingDependencyError: The driver of the database is not installed.
+    """
+    if isinstance(url, str) and url and "://" not in url:
+        url = URL.create("sqlite", database=str(Path(url).expanduser()))
     try:
         parsed = make_url(url)
         parsed.get_dialect()
@@ -133,7 +189,24 @@ def _parse(url: str) -> URL:
         raise InvalidInputError(
             f"The URL of the store is not a SQLAlchemy URL ({type(error).__name__}).", _URL_REMEDY
         ) from error
+    if isinstance(url, str) and is_sqlite(parsed):
+        _check_pasted_path(url, parsed)
     return parsed
+
+
+def _check_pasted_path(text: str, parsed: URL) -> None:
+    """Raise `InvalidInputError` if `?` or `%` in a path would put the SQLite file elsewhere."""
+    path, _, query = text.partition(":///")[2].partition("?")
+    unknown = [part for part in query.split("&") if query and part.partition("=")[0] not in _SQLITE_OPTIONS]
+    decoded = Path(parsed.database or "")
+    moved = str(decoded) != path and not decoded.parent.is_dir() and Path(path).parent.is_dir()
+    if (unknown and "uri" not in parsed.query) or (moved and sqlite_file(parsed) is not None):
+        wrong = "?" if unknown else "%"
+        whole = path + ("?" + query if unknown else "")
+        raise InvalidInputError(
+            f"The URL of the store, {text}, contains {wrong!r}, which has a meaning in URLs.",
+            f"Give the path instead of a URL: {whole}",
+        )
 
 
 def _missing_driver(error: ModuleNotFoundError) -> MissingDependencyError:

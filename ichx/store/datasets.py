@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, insert, select
 
 from ichx.errors import ConflictError, InvalidInputError, NotFoundError
-from ichx.store.snapshots import Dataset, DatasetVersion, FoldSet, VersionDraft
+from ichx.store.snapshots import Dataset, DatasetVersion, FoldSet, VersionDraft, require_objects
 from ichx.store.tables import dataset, dataset_version, fold_set
 
 
@@ -24,12 +24,28 @@ def add_version(connection: Connection, draft: VersionDraft) -> DatasetVersion:
     elif row.test_of != draft.test_of:
         kind = f"a test set of {row.test_of}" if row.test_of else "not a test set"
         raise ConflictError(f"The dataset {draft.dataset} is {kind}.", "Use another name for the new data.")
-    last = select(func.max(dataset_version.c.number)).where(dataset_version.c.dataset == draft.dataset)
-    number = (connection.scalar(last) or 0) + 1
+    return _insert_version(connection, draft, max(version_numbers(connection, draft.dataset), default=0) + 1, now)
+
+
+def restore_version(connection: Connection, draft: VersionDraft, number: int, created: datetime) -> DatasetVersion:
+    """Record a version that was lost, and its dataset if that was lost, too."""
+    if connection.scalar(select(dataset.c.name).where(dataset.c.name == draft.dataset)) is None:
+        if draft.test_of is not None:
+            _check_test_of(connection, draft)
+        connection.execute(insert(dataset).values(name=draft.dataset, test_of=draft.test_of, created=created))
+    return _insert_version(connection, draft, number, created)
+
+
+def version_numbers(connection: Connection, name: str) -> list[int]:
+    """Return the numbers of the recorded versions of a dataset, none if it is unknown."""
+    query = select(dataset_version.c.number).where(dataset_version.c.dataset == name)
+    return list(connection.scalars(query.order_by(dataset_version.c.number)))
+
+
+def _insert_version(connection: Connection, draft: VersionDraft, number: int, created: datetime) -> DatasetVersion:
     values = {name: value for name, value in vars(draft).items() if name not in ("test_of", "folds")}
-    added = connection.execute(
-        insert(dataset_version).values({**values, "number": number, "summary": dict(draft.summary), "created": now})
-    )
+    values |= {"number": number, "summary": dict(draft.summary), "created": created}
+    added = connection.execute(insert(dataset_version).values(values))
     version_id = added.inserted_primary_key[0]  # type: ignore[index]  # an insert has one
     if draft.folds:
         folds = [{**vars(f), "version_id": version_id, "leaky": f.leaky} for f in draft.folds]
@@ -118,6 +134,8 @@ def _versions() -> Select[Any]:
 def _read_versions(connection: Connection, query: Select[Any]) -> list[DatasetVersion]:
     rows = connection.execute(query).all()
     folds = _folds(connection, [row.id for row in rows])
+    for row in rows:
+        require_objects(row.summary)
     return [DatasetVersion(**row._mapping, folds=folds.get(row.id, ())) for row in rows]
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, exists, func, insert, select, update
 
 from ichx.errors import ConflictError, NotFoundError
-from ichx.store.counters import take_numbers
+from ichx.store.counters import IsUsed, take_numbers
 from ichx.store.experiment_state import CHUNK, progress_of, state_of_many
 from ichx.store.selection import Selection, recipe_values
-from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, TuningInfo
+from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, TuningInfo, require_objects
 from ichx.store.tables import dataset_version, experiment, fold_set, tag
 
 _JOINED = {
@@ -35,24 +35,32 @@ _ALL = _columns(Experiment)
 _PROGRESS = ("folds_done", "state", "stage", "seconds")
 
 
-def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft]) -> list[Experiment]:
-    """Register `drafts` under consecutive numbers; raise `ValueError` if the pins of a draft disagree."""
+def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft], is_used: IsUsed) -> list[Experiment]:
+    """Register `drafts` under consecutive numbers that no folder uses.
+
+    Raises:
+        ValueError: The pins of a draft disagree.
+    """
     if not drafts:
         return []
-    numbers = take_numbers(connection, "experiment", len(drafts))
+    numbers = take_numbers(connection, "experiment", len(drafts), is_used)
     now = datetime.now(UTC)
-    for number, draft in zip(numbers, drafts, strict=True):
-        values = {
-            **vars(draft),
-            "tuned": None if draft.tuned is None else asdict(draft.tuned),
-            "subset": draft.subset if draft.subset < 1 else None,
-            "number": number,
-            "created": now,
-            "leaked": _check_pins(connection, draft),
-            "archived": False,
-        }
-        connection.execute(insert(experiment).values(values))
-    return [get_experiment(connection, number) for number in numbers]
+    return [add_experiment(connection, draft, number, now) for number, draft in zip(numbers, drafts, strict=True)]
+
+
+def add_experiment(connection: Connection, draft: ExperimentDraft, number: int, created: datetime) -> Experiment:
+    """Register `draft` under `number`; raise `ValueError` if its pins disagree."""
+    values = {
+        **vars(draft),
+        "tuned": None if draft.tuned is None else asdict(draft.tuned),
+        "subset": draft.subset if draft.subset < 1 else None,
+        "number": number,
+        "created": created,
+        "leaked": _check_pins(connection, draft),
+        "archived": False,
+    }
+    connection.execute(insert(experiment).values(values))
+    return get_experiment(connection, number)
 
 
 def get_experiment(connection: Connection, number: int) -> Experiment:
@@ -75,6 +83,7 @@ def _experiment(row: Any, others: Mapping[str, Any]) -> Experiment:
     """Return the experiment of a row with all columns and of the values from other tables."""
     values = dict(row._mapping)
     tuned = values.pop("tuned")
+    require_objects(row.origin, tuned)
     return Experiment(**values, **others, tuned=None if tuned is None else TuningInfo(**tuned))
 
 
@@ -178,6 +187,13 @@ def check_numbers(connection: Connection, numbers: Sequence[int]) -> None:
     for number in numbers:
         if number not in known:
             raise no_experiment(connection, number)
+
+
+def check_free(connection: Connection, number: int) -> None:
+    """Raise `ConflictError` if an experiment has this number."""
+    name = connection.scalar(select(experiment.c.name).where(experiment.c.number == number))
+    if name is not None:
+        raise ConflictError(f"The store has another experiment {number}: {name}.", "Export the other one first.")
 
 
 def check_fold(connection: Connection, number: int, fold: int) -> None:

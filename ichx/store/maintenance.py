@@ -1,19 +1,29 @@
 """Maintenance of a SQLite store: integrity check, backup, read-only SQL queries. Not for other databases."""
 
 import contextlib
+import resource
 import sqlite3
-from collections.abc import Iterator
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, exc, inspect
 
-from ichx.errors import ConflictError, CorruptFileError, InvalidInputError, StorageError, UnsupportedError
+from ichx.errors import (
+    ConflictError,
+    CorruptFileError,
+    InvalidInputError,
+    ResourceError,
+    StorageError,
+    UnsupportedError,
+)
 from ichx.files import atomic_path
 from ichx.store import database
 from ichx.store.migrate import HEAD
-from ichx.store.tables import VERSION_TABLE
+from ichx.store.tables import METADATA, VERSION_TABLE
+from ichx.text import format_bytes
 
 NETWORK_FILE_SYSTEMS = (
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "lustre", "gpfs", "beegfs", "ceph", "glusterfs",
@@ -22,10 +32,12 @@ NETWORK_FILE_SYSTEMS = (
 """File systems on which SQLite's locks are unreliable: https://www.sqlite.org/faq.html#q5."""
 
 _MOUNTS = Path("/proc/self/mountinfo")
+_STATM = Path("/proc/self/statm")
 _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
 _QUERY_REMEDY = "Use one SELECT statement; `ichx store schema` lists the tables."
+_LIMIT_REMEDY = "Ask for less, e.g. with LIMIT, or allow more: `ichx store sql --timeout 10m --memory 4GB`."
 _TICK = 100_000
-"""Instructions of SQLite's virtual machine between two checks for Ctrl-C."""
+"""Instructions of SQLite's virtual machine between two checks of the limits."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,15 @@ class CheckResult:
 
 
 @dataclass(frozen=True)
+class QueryLimits:
+    """What a query may use before it is ended."""
+
+    seconds: float = 60.0
+    nbytes: int = 1_000_000_000
+    """Memory for the result and for SQLite's temporary tables."""
+
+
+@dataclass(frozen=True)
 class QueryResult:
     """The result of a SQL query."""
 
@@ -46,23 +67,56 @@ class QueryResult:
 
 
 def check_file(engine: Engine) -> list[CheckResult]:
-    """Check pages, references, version and location of the store's file; no checks for other databases."""
+    """Check pages, references, version, tables, values and location of a SQLite store; only the tables of another."""
     if not database.is_sqlite(engine.url):
-        return []
+        with database.reading(engine) as connection:
+            return [_check_tables(connection)]
     found = []
     with database.reading(engine) as connection:
         lines = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
         found.append(CheckResult("pages and indices", tuple(line for line in lines if line != "ok")))
-        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-        problems = tuple(f"{row[0]} row {row[1]} refers to a missing {row[2]}" for row in broken[:20])
-        found.append(CheckResult("references between tables", problems))
+        found.append(_check_tables(connection))
+        found.append(CheckResult("references between tables", _broken_references(connection)))
         stamps = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalars().all()
         problems = () if list(stamps) == [HEAD] else (f"version stamps are {stamps}, not {HEAD}",)
         found.append(CheckResult(f"version {HEAD}", problems))
+    found.append(CheckResult("dates, JSON and other values", tuple(database.invalid_values(engine, limit=20))))
     network = network_file_system(engine)
     problems = (f"its folder is on a network file system ({network}), where locks may fail",) if network else ()
     found.append(CheckResult("local disk", problems))
     return found
+
+
+def _check_tables(connection: Connection) -> CheckResult:
+    """Compare tables, columns and indices with those of this version; more of them are allowed."""
+    inspector = inspect(connection)
+    tables = set(inspector.get_table_names())
+    problems = []
+    for table in METADATA.sorted_tables:
+        if table.name not in tables:
+            problems.append(f"the table {table.name} is missing")
+            continue
+        columns = {column["name"] for column in inspector.get_columns(table.name)}
+        problems += [
+            f"the column {column.name} of the table {table.name} is missing"
+            for column in table.columns
+            if column.name not in columns
+        ]
+        indexed = {index["name"] for index in inspector.get_indexes(table.name)}
+        problems += [
+            f"the index {index.name} of the table {table.name} is missing"
+            for index in sorted(table.indexes, key=lambda index: str(index.name))
+            if index.name not in indexed
+        ]
+    return CheckResult("tables, columns and indices", tuple(problems))
+
+
+def _broken_references(connection: Connection) -> tuple[str, ...]:
+    try:
+        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+    except exc.OperationalError as error:  # a missing table
+        return (str(error.orig),)
+    return tuple(f"{row[0]} row {row[1]} refers to a missing {row[2]}" for row in broken[:20])
 
 
 def back_up(engine: Engine, target: Path) -> int:
@@ -83,7 +137,7 @@ def copy_database(file: Path, target: Path) -> int:
     try:
         with (
             atomic_path(target) as draft,
-            contextlib.closing(_read_only(file)) as source,
+            contextlib.closing(database.open_read_only(file)) as source,
             contextlib.closing(sqlite3.connect(draft)) as copy,
         ):
             source.backup(copy)
@@ -98,26 +152,75 @@ def copy_database(file: Path, target: Path) -> int:
     return target.stat().st_size
 
 
-def query(engine: Engine, sql: str) -> QueryResult:
+def query(engine: Engine, sql: str, limits: QueryLimits) -> QueryResult:
     """Return the result of one SELECT statement. The file is opened read-only, and other statements are rejected.
 
     Raises:
         InvalidInputError: `sql` is not one valid SELECT statement.
+        ResourceError: It takes longer, or needs more memory, than `limits` allow.
         UnsupportedError: The store is not a SQLite file.
     """
-    with contextlib.closing(_read_only(_file(engine))) as connection, _interruptible(connection):
+    with contextlib.closing(database.open_read_only(_file(engine))) as connection:
+        connection.execute("PRAGMA temp_store = MEMORY")  # an endless query must not fill the disk either
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(limits.nbytes, 1_000_000_000))
         connection.set_authorizer(_authorize)
+        guard = _Guard(limits)
+        connection.set_progress_handler(guard.check, _TICK)
         try:
             cursor = connection.execute(sql)
-            rows = cursor.fetchall()
-        except (sqlite3.Error, sqlite3.Warning) as error:
+            rows = []
+            for row in cursor:
+                guard.add(row)
+                rows.append(row)
+        except (sqlite3.Error, sqlite3.Warning, MemoryError, OverflowError) as error:
+            if guard.exceeded:
+                raise ResourceError(guard.exceeded, _LIMIT_REMEDY) from error
             if str(error) == "interrupted":
                 raise KeyboardInterrupt from error
+            if "too big" in str(error):
+                raise ResourceError(f"A value is larger than {format_bytes(limits.nbytes)}.", _LIMIT_REMEDY) from error
             reason = str(error).replace("not authorized", "only reading is allowed")
             raise InvalidInputError(f"The query failed: {reason}.", _QUERY_REMEDY) from error
         if cursor.description is None:
             raise InvalidInputError("The query returns no table.", _QUERY_REMEDY)
     return QueryResult(tuple(column[0] for column in cursor.description), rows)
+
+
+class _Guard:
+    """Ends a query at its limits. SQLite calls `check` regularly, which also lets Ctrl-C interrupt it.
+
+    Python's signal handlers run only between bytecode instructions; an exception in a callback ends the query.
+    """
+
+    def __init__(self, limits: QueryLimits) -> None:
+        self.exceeded: str | None = None
+        self._limits = limits
+        self._deadline = time.monotonic() + limits.seconds
+        self._memory = _resident_bytes()
+        self._nbytes = 0
+
+    def check(self) -> bool:
+        """Return whether to end the query."""
+        if time.monotonic() > self._deadline:
+            self.exceeded = f"The query takes longer than {self._limits.seconds:g} s."
+        elif _resident_bytes() - self._memory > self._limits.nbytes:
+            self.exceeded = f"The query needs more memory than {format_bytes(self._limits.nbytes)}."
+        return self.exceeded is not None
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        """Count a row; its values may be large although SQLite works little for them."""
+        self._nbytes += 64 + sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
+        if self._nbytes > self._limits.nbytes:
+            self.exceeded = f"The result is larger than {format_bytes(self._limits.nbytes)}."
+            raise MemoryError
+
+
+def _resident_bytes() -> int:
+    """Return the memory of this process, or its largest so far."""
+    try:
+        return int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
+    except OSError:  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def network_file_system(engine: Engine) -> str | None:
@@ -153,19 +256,5 @@ def _file(engine: Engine) -> Path:
     return file
 
 
-def _read_only(file: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=database.BUSY_SECONDS)
-
-
 def _authorize(action: int, _first: str | None, _second: str | None, _db: str | None, _trigger: str | None) -> int:
     return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
-
-
-@contextlib.contextmanager
-def _interruptible(connection: sqlite3.Connection) -> Iterator[None]:
-    """Let Ctrl-C interrupt SQLite: Python's signal handlers run only between bytecode instructions."""
-    connection.set_progress_handler(lambda: 0, _TICK)
-    try:
-        yield
-    finally:
-        connection.set_progress_handler(None, 0)

@@ -4,6 +4,7 @@ Alembic is imported only if there is something to do. The lock is SQLite's write
 lock of the transaction on PostgreSQL; on other databases only one process at a time may open a new store.
 """
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -44,6 +45,14 @@ def prepare(engine: Engine) -> None:
                 connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
             if _check_stamp(connection) != HEAD:  # another process may have been faster
                 _upgrade(connection)
+
+
+def is_read_only(engine: Engine) -> bool:
+    """Return whether the store at `engine` is an older one in a SQLite file that this process cannot write."""
+    file = database.sqlite_file(engine.url) if database.is_sqlite(engine.url) else None
+    if file is None or not file.is_file() or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+        return False
+    return _read_stamp(engine) not in (HEAD, None)
 
 
 def upgrade_config(connection: Connection) -> "Config":

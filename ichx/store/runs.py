@@ -9,7 +9,7 @@ from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from ichx.errors import ConflictError, NotFoundError, RunEndedError
 from ichx.store.process import host_name, is_process_alive, process_identity
-from ichx.store.snapshots import EndState, EpochRecord, Run, RunDraft
+from ichx.store.snapshots import EndState, EpochRecord, Run, RunDraft, require_objects
 from ichx.store.tables import epoch_metric, run, run_stage
 
 STALLED_AFTER = timedelta(seconds=45)
@@ -175,5 +175,6 @@ def _read(connection: Connection, *conditions: Any) -> list[Run]:
     for row in connection.execute(select(run).where(*conditions).order_by(run.c.fold, run.c.attempt)):
         values = {**row._mapping, "state": current_state(row, now)}
         del values["process"]
+        require_objects(row.libraries, row.provenance)
         found.append(Run(**values))
     return found

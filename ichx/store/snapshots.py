@@ -3,9 +3,10 @@
 Datetimes are aware and in UTC. Paths are relative to the workspace root unless a field says otherwise.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from ichx.errors import NotFoundError, NotReadyError, did_you_mean
@@ -227,6 +228,13 @@ class Experiment(ExperimentSummary):
     origin: Mapping[str, Any] | None
     tuned: TuningInfo | None
 
+    @property
+    def id(self) -> str:
+        """An id that no experiment of another store has; copies of this store have the same."""
+        created = f"{self.created.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}"
+        parts = (str(self.number), created, self.recipe_digest, self.label_digest, self.fold_digest)
+        return hashlib.sha256("/".join(parts).encode()).hexdigest()[:32]
+
     def check_folds(self, folds: Iterable[int]) -> None:
         """Raise `NotFoundError` for a fold that the experiment does not have."""
         for fold in folds:
@@ -381,6 +389,12 @@ class ImportDraft:
     """With paths relative to the folder of the experiment."""
     tags: tuple[str, ...]
     notes: tuple[Note, ...]
+
+
+def require_objects(*values: object) -> None:
+    """Raise `TypeError` unless all JSON values are objects or None; `database.reading` names the row."""
+    if not all(value is None or isinstance(value, dict) for value in values):
+        raise TypeError("a JSON value is no object")
 
 
 def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:

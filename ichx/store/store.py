@@ -11,16 +11,19 @@ The contract, which `ichx.store.testing.StoreContract` checks:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import URL, Connection
 
-from ichx.store import annotations, database, datasets, deletion, ensembles, experiments, migrate, runs
-from ichx.store.counters import take_numbers
+from ichx.errors import StoreError
+from ichx.store import annotations, binding, database, datasets, deletion, ensembles, experiments, migrate, runs
+from ichx.store.counters import raise_counter, take_numbers
 from ichx.store.predictions import add_predictions, list_predictions
 from ichx.store.selection import EXPERIMENTS, Selection
 from ichx.store.snapshots import (
@@ -45,7 +48,9 @@ from ichx.store.snapshots import (
 from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ichx.store.maintenance import CheckResult, QueryResult
+    from tempfile import TemporaryDirectory
+
+    from ichx.store.maintenance import CheckResult, QueryLimits, QueryResult
 
 
 P = ParamSpec("P")
@@ -53,31 +58,108 @@ T = TypeVar("T")
 _Query = Callable[Concatenate[Connection, P], T]
 
 
-def open_store(workspace: Workspace) -> "Store":
+def open_store(workspace: Workspace, *, tied: bool = True) -> "Store":
     """Open the store of `workspace`, and create or upgrade it if needed. A relative SQLite file is in the workspace.
+
+    Args:
+        workspace: The workspace.
+        tied: Check that the store belongs to the workspace; see `ichx.store.binding`. Otherwise use it only to read.
 
     Raises:
         InvalidInputError: The URL is invalid.
+        ConflictError: The store belongs to another workspace, or is an older copy of its store.
         StoreError: The database cannot be opened.
     """
-    return Store(database.resolve_url(workspace.store_url, workspace.root))
+    store = Store(database.resolve_url(workspace.store_url, workspace.root))
+    try:
+        if tied:
+            store.tie(workspace)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def move_store(store: "Store", workspace: Workspace, url: str) -> tuple[dict[str, int], str]:
+    """Copy all records of `store` to an empty store, to which `workspace` then belongs.
+
+    Returns:
+        The number of rows by table, and the name of the new store.
+
+    Raises:
+        InvalidInputError: The URL is invalid.
+        ConflictError: The new store has records, or a run is active.
+    """
+    from ichx.store.copying import copy_records
+
+    with Store(database.resolve_url(url, Path.cwd())) as target:
+        rows = copy_records(store._engine, target._engine)
+        target.adopt(workspace)
+        return rows, target.name
 
 
 class Store:
     """The store at a SQLAlchemy URL; see the contract in this module."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         """Open the store at `url`, and create or upgrade its tables if needed."""
+        self._workspace: Workspace | None = None
+        self.newly_tied = False
+        self.changed: set[int] = set()
+        """Experiments whose name, tags, notes or place were changed with this object."""
         self._engine = database.connect(url)
+        self._copy: TemporaryDirectory[str] | None = None
+        self.name = database.display_name(self._engine.url)
+        """The name in messages: the file, or the URL without the password."""
         try:
+            if migrate.is_read_only(self._engine):
+                self._use_copy()
             migrate.prepare(self._engine)
         except BaseException:
-            self._engine.dispose()
+            self.close()
             raise
+
+    def _use_copy(self) -> None:
+        """Read an older store that cannot be written from a temporary copy, which can be upgraded."""
+        from tempfile import TemporaryDirectory
+
+        from ichx.store import maintenance
+
+        self._copy = TemporaryDirectory(prefix="ichx-store-")
+        target = Path(self._copy.name) / "ichx.db"
+        maintenance.back_up(self._engine, target)
+        self._engine.dispose()
+        self._engine = database.connect(str(target))
+
+    def tie(self, workspace: Workspace) -> None:
+        """Check that the store belongs to `workspace`, which then remembers its changes.
+
+        Raises:
+            ConflictError: It does not, or it is an older copy.
+        """
+        if self._copy is not None:
+            return  # nothing that is written stays
+        tied = binding.tie(self._engine, workspace)
+        self.newly_tied = tied == "newly tied"
+        if tied:
+            self._workspace = workspace
+
+    def adopt(self, workspace: Workspace) -> binding.StoreState:
+        """Tie the store to `workspace`, whatever both were tied to before; return its earlier state."""
+        self._check_writable()
+        before = binding.adopt(self._engine, workspace)
+        self._workspace = workspace
+        return before
+
+    def state(self) -> binding.StoreState:
+        """Return what the store knows of its workspace, and its counters."""
+        return self._read(binding.read_state)
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+        if self._copy is not None:
+            self._copy.cleanup()
 
     def __enter__(self) -> Self:
         return self
@@ -91,15 +173,45 @@ class Store:
         with database.reading(self._engine) as connection:
             return query(connection, *args, **kwargs)
 
-    def _write(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _check_writable(self) -> None:
+        if self._copy is not None:
+            raise StoreError(
+                f"The store {self.name} is read-only.", "Make the file and its folder writable, or use another store."
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        self._check_writable()
         with database.writing(self._engine) as connection:
+            yield connection
+
+    def _write(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._writing() as connection:
             return query(connection, *args, **kwargs)
+
+    @contextmanager
+    def _counting(self) -> Iterator[Connection]:
+        """Yield a connection for a change after which files in the workspace belong to records of this store."""
+        with self._writing() as connection:
+            yield connection
+            changes = binding.count_change(connection)
+        if self._workspace is not None and changes is not None:
+            binding.save_changes(self._workspace, self._engine, changes)
+
+    def _record(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._counting() as connection:
+            return query(connection, *args, **kwargs)
+
+    def _is_used(self, kind: str, number: int) -> bool:
+        return self._workspace is not None and self._workspace.is_used(kind, number)
 
     def _change(self, numbers: Sequence[int], query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query that changes experiments; raise `NotFoundError` unless all of `numbers` exist."""
-        with database.writing(self._engine) as connection:
+        with self._counting() as connection:
             experiments.check_numbers(connection, numbers)
-            return query(connection, *args, **kwargs)
+            result = query(connection, *args, **kwargs)
+        self.changed.update(numbers)
+        return result
 
     # Datasets
 
@@ -111,7 +223,15 @@ class Store:
             InvalidInputError: `test_of` is a test set, or the dataset itself.
             ConflictError: `test_of` differs from that of earlier versions.
         """
-        return self._write(datasets.add_version, draft)
+        return self._record(datasets.add_version, draft)
+
+    def restore_version(self, draft: VersionDraft, *, number: int, created: datetime) -> DatasetVersion:
+        """Record a version that this store has lost, under its old number; raises like `add_version`."""
+        return self._record(datasets.restore_version, draft, number, created)
+
+    def version_numbers(self, name: str) -> list[int]:
+        """Return the numbers of the recorded versions of a dataset, none if it is unknown."""
+        return self._read(datasets.version_numbers, name)
 
     def datasets(self) -> list[Dataset]:
         """Return all datasets, sorted by name."""
@@ -143,7 +263,7 @@ class Store:
 
     def delete_dataset(self, name: str) -> None:
         """Delete the dataset `name` with its versions and predictions; raises like `check_unused`."""
-        self._write(deletion.delete_dataset, name)
+        self._record(deletion.delete_dataset, name)
 
     # Experiments
 
@@ -153,7 +273,7 @@ class Store:
         Raises:
             ValueError: The digests of a draft differ from those of its dataset version and folds.
         """
-        return self._write(experiments.add_experiments, drafts)
+        return self._record(experiments.add_experiments, drafts, self._is_used)
 
     def import_experiment(self, draft: ImportDraft, *, place: Callable[[int], object], root: str) -> Experiment:
         """Register an experiment of another store, with everything recorded about it, under the next number.
@@ -166,17 +286,34 @@ class Store:
         Raises:
             ValueError: A run has not ended.
         """
-        with database.writing(self._engine) as connection:
-            added = experiments.add_experiments(connection, [draft.experiment])[0]
-            runs.add_ended(connection, added.number, draft.runs, draft.history)
-            folder = f"{root}/{added.number}"
-            moved = [replace(p, experiment=added.number, path=f"{folder}/{p.path}") for p in draft.predictions]
-            add_predictions(connection, moved)
-            annotations.change_tags(connection, added.number, draft.tags, ())
-            for note in draft.notes:
-                annotations.add_note(connection, added.number, note.text, note.created)
+        with self._counting() as connection:
+            added = experiments.add_experiments(connection, [draft.experiment], self._is_used)[0]
+            self._add_records(connection, added.number, draft, root)
             place(added.number)
             return added
+
+    def restore_experiment(self, draft: ImportDraft, *, number: int, created: datetime, root: str) -> Experiment:
+        """Register an experiment that this store has lost, with everything recorded about it, under its old number.
+
+        Raises:
+            ConflictError: The number belongs to another experiment.
+            ValueError: A run has not ended.
+        """
+        with self._counting() as connection:
+            experiments.check_free(connection, number)
+            added = experiments.add_experiment(connection, draft.experiment, number, created)
+            raise_counter(connection, "experiment", number)
+            self._add_records(connection, number, draft, root)
+            return added
+
+    @staticmethod
+    def _add_records(connection: Connection, number: int, draft: ImportDraft, root: str) -> None:
+        runs.add_ended(connection, number, draft.runs, draft.history)
+        moved = [replace(p, experiment=number, path=f"{root}/{number}/{p.path}") for p in draft.predictions]
+        add_predictions(connection, moved)
+        annotations.change_tags(connection, number, draft.tags, ())
+        for note in draft.notes:
+            annotations.add_note(connection, number, note.text, note.created)
 
     def experiment(self, number: int) -> Experiment:
         """Return experiment `number`; raise `NotFoundError` if it is unknown."""
@@ -209,7 +346,7 @@ class Store:
     # Maintenance
 
     def check_file(self) -> "list[CheckResult]":
-        """Check the file of a SQLite store; no checks for other databases."""
+        """Check the tables of the store, and the file of a SQLite store."""
         from ichx.store import maintenance
 
         return maintenance.check_file(self._engine)
@@ -227,11 +364,16 @@ class Store:
 
         return maintenance.back_up(self._engine, target)
 
-    def query(self, sql: str) -> "QueryResult":
-        """Return the result of one SELECT statement; raise `InvalidInputError` for any other statement."""
+    def query(self, sql: str, limits: "QueryLimits | None" = None) -> "QueryResult":
+        """Return the result of one SELECT statement.
+
+        Raises:
+            InvalidInputError: It is another statement, or invalid.
+            ResourceError: It takes longer, or needs more memory, than `limits` allow.
+        """
         from ichx.store import maintenance
 
-        return maintenance.query(self._engine, sql)
+        return maintenance.query(self._engine, sql, limits or maintenance.QueryLimits())
 
     def network_file_system(self) -> str | None:
         """Return the network file system of the store's file; None for a local disk, or if unknown."""
@@ -302,7 +444,7 @@ class Store:
             NotFoundError: The experiment or the fold is unknown.
             ConflictError: A live run occupies the fold, or the experiment is in the trash.
         """
-        with database.writing(self._engine) as connection:
+        with self._counting() as connection:
             experiments.check_fold(connection, draft.experiment, draft.fold)
             return runs.start_run(connection, draft)
 
@@ -324,7 +466,7 @@ class Store:
         self, run_id: int, state: EndState, *, error: str | None = None, predictions: Sequence[PredictionDraft] = ()
     ) -> None:
         """End a run in the state `done`, `failed` or `stopped`, and record its predictions in the same transaction."""
-        with database.writing(self._engine) as connection:
+        with self._counting() as connection:
             runs.finish_run(connection, run_id, state, error)
             add_predictions(connection, predictions)
 
@@ -340,7 +482,7 @@ class Store:
 
     def add_predictions(self, drafts: Sequence[PredictionDraft]) -> None:
         """Record predictions; each replaces one of the same experiment, fold, version and view."""
-        self._write(add_predictions, drafts)
+        self._record(add_predictions, drafts)
 
     def predictions(
         self, experiment: int, *, role: str | None = None, view: str | None = None, version_id: int | None = None
@@ -352,13 +494,12 @@ class Store:
 
     def reserve_ensemble(self) -> int:
         """Return a number for an ensemble whose files are written before it is recorded."""
-        with database.writing(self._engine) as connection:
-            return take_numbers(connection, "ensemble", 1)[0]
+        return self._record(take_numbers, "ensemble", 1, self._is_used)[0]
 
     def add_ensemble(self, draft: EnsembleDraft, number: int | None = None) -> Ensemble:
         """Record an ensemble under a reserved `number`, or the next one."""
-        with database.writing(self._engine) as connection:
-            number = take_numbers(connection, "ensemble", 1)[0] if number is None else number
+        with self._counting() as connection:
+            number = take_numbers(connection, "ensemble", 1, self._is_used)[0] if number is None else number
             return ensembles.add_ensemble(connection, draft, number)
 
     def ensembles(self) -> list[Ensemble]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ichx.files import absolute_path
+
 CHECKPOINT_SECONDS = 300.0
 """Default time between two checkpoints within an epoch."""
 MAX_WORKERS = 16
@@ -31,7 +33,7 @@ class RunOptions:
         if self.pretrained is not None:
             arguments.append("--pretrained" if self.pretrained else "--no-pretrained")
         if self.weights is not None:
-            arguments += ["--weights", str(self.weights.resolve())]
+            arguments += ["--weights", str(absolute_path(self.weights))]
         if self.workers is not None:
             arguments += ["--workers", str(self.workers)]
         if self.checkpoint_every != CHECKPOINT_SECONDS:

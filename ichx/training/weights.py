@@ -25,7 +25,7 @@ from ichx.errors import (
     StorageError,
 )
 from ichx.experiment_files import START_FILE
-from ichx.files import atomic_path, open_file, write_text
+from ichx.files import absolute_path, atomic_path, open_file, write_text
 from ichx.training.weight_matching import MIN_SHARE, first_names, match_weights
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def choose_start(folder: Path, recipe: "Recipe", *, pretrained: bool | None, wei
     if weights is not None and pretrained:
         raise InvalidInputError("--weights and --pretrained contradict each other.", "Use one of them.")
     if weights is not None:
-        requested: Start | None = Start("file", str(weights.resolve()), _sha256(weights))
+        requested: Start | None = Start("file", str(absolute_path(weights)), _sha256(weights))
     elif pretrained is None:
         requested = None
     else:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import optuna
 from optuna.distributions import CategoricalDistribution
@@ -22,7 +21,7 @@ from ichx.tuning import database_path
 from ichx.tuning.budget import Value
 from ichx.tuning.importance import MIN_TRIALS, importances
 from ichx.tuning.promoted import Promoted, read_promoted
-from ichx.tuning.storage import BUSY_SECONDS, storage_errors, study_name
+from ichx.tuning.storage import connect, storage_errors, study_name
 from ichx.tuning.trial_view import STATES, TrialView, ranked_trials, trial_view
 
 if TYPE_CHECKING:
@@ -201,10 +200,7 @@ def _open_storage(workspace: "Workspace") -> Iterator[RDBStorage]:
     """Yield Optuna's storage, opened read-only because a study may be running."""
     path = database_path(workspace)
     with storage_errors(path, RuntimeError):  # RuntimeError: the file was created by another version of Optuna
-        storage = RDBStorage(
-            f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true",
-            engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
-        )
+        storage = connect(path, read_only=True)
     try:
         with storage_errors(path):
             yield storage

@@ -16,6 +16,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy import QueuePool
 from sqlalchemy.exc import SQLAlchemyError
 
 from ichx.errors import ConflictError, StoreError
@@ -72,7 +73,7 @@ def open_study(
         # RuntimeError: the file was created by another version of Optuna.
         with file_lock(path.with_name("tuning.lock")), storage_errors(path, RuntimeError, sqlite3.Error):
             _enable_wal(path)
-            storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
+            storage = connect(path)
         try:
             with storage_errors(path):
                 study = optuna.create_study(
@@ -88,6 +89,16 @@ def open_study(
         finally:
             storage.remove_session()
             storage.engine.dispose()
+
+
+def connect(path: Path, *, read_only: bool = False) -> RDBStorage:
+    """Return Optuna's storage in the SQLite file `path`, which may contain characters that have a meaning in URLs."""
+    uri = f"{path.as_uri()}?mode={'ro' if read_only else 'rwc'}"
+
+    def open_file() -> sqlite3.Connection:
+        return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+
+    return RDBStorage("sqlite://", engine_kwargs={"creator": open_file, "poolclass": QueuePool})
 
 
 def create_pruner(name: Pruner, stages: int) -> BasePruner:

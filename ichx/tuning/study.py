@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import ProcessError, raise_problems
+from ichx.files import absolute_path
 from ichx.jobs.engine import Engine
 from ichx.jobs.scheduler import STOP, Scheduler
 from ichx.plugins.backbones import check_backbone
@@ -235,7 +236,7 @@ def _setup(parent: "Experiment", space: Space, request: TuneRequest) -> dict[str
         "subset": budget.subset,
         "length": budget.length,
         "start (pretrained)": options.pretrained,
-        "start (weights)": None if options.weights is None else str(options.weights.resolve()),
+        "start (weights)": None if options.weights is None else str(absolute_path(options.weights)),
         "limits": request.limits.to_dict(),
     }
 

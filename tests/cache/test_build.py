@@ -335,7 +335,7 @@ def test_concurrent_builds_give_one_intact_cache(tmp_path, source):
     with context.Pool(2) as pool:
         arguments = (tmp_path, "d", source, slices, PLAIN)
         both = [pool.apply_async(ensure_cache, arguments, {"processes": 1}) for _ in range(2)]
-        first, second = (result.get(timeout=120) for result in both)
+        first, second = (result.get(timeout=900) for result in both)
     assert first.folder == second.folder
     assert not _damaged(tmp_path, slices)
     assert not list(first.folder.glob(".*"))
@@ -368,7 +368,7 @@ def test_build_waits_for_another_and_builds_the_rest(tmp_path, source, dies):
             assert not dies
         except KeyboardInterrupt:
             assert dies
-        (cache,) = waiting[0].result(timeout=120)
+        (cache,) = waiting[0].result(timeout=900)
     assert calls == ([(n, len(slices)) for n in (256, 512, len(slices))] if dies else [])
     assert cache.n == len(slices)
     assert not _damaged(tmp_path, slices)
@@ -380,6 +380,7 @@ def _start_build(tmp_path: Path, source: Path, slices: pd.DataFrame) -> subproce
     script = tmp_path / "build.py"
     script.write_text(
         textwrap.dedent(f"""
+            import time
             from pathlib import Path
             import pandas as pd
             from ichx.cache.hu_cache import CacheSpec
@@ -388,12 +389,19 @@ def _start_build(tmp_path: Path, source: Path, slices: pd.DataFrame) -> subproce
             if __name__ == "__main__":
                 slices = pd.read_pickle({str(tmp_path / "slices.pickle")!r})
                 spec = CacheSpec(48, "none", "bilinear")
-                ensure_cache(Path({str(tmp_path)!r}), "d", Path({str(source)!r}), slices, spec, processes=2)
+
+                def wait(done, total):
+                    if done:  # without more work the processes finish few shards
+                        time.sleep(3600)
+
+                ensure_cache(
+                    Path({str(tmp_path)!r}), "d", Path({str(source)!r}), slices, spec, processes=2, progress=wait
+                )
         """)
     )
     build = subprocess.Popen([sys.executable, str(script)], start_new_session=True, stderr=subprocess.PIPE, text=True)
     folder = _folder(tmp_path, slices)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 900
     while not _shards(folder):
         assert build.poll() is None
         assert time.monotonic() < until
@@ -402,7 +410,7 @@ def _start_build(tmp_path: Path, source: Path, slices: pd.DataFrame) -> subproce
 
 
 def _wait_until_gone(group: int) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 900
     while time.monotonic() < until:
         try:
             os.killpg(group, 0)
@@ -421,7 +429,7 @@ def test_interrupted_build_leaves_complete_shards_and_resumes(tmp_path, source, 
         os.killpg(build.pid, signal.SIGINT)
     else:
         build.kill()
-    _, errors = build.communicate(timeout=60)
+    _, errors = build.communicate(timeout=900)
     assert build.returncode != 0
     _wait_until_gone(build.pid)
     finished = {path: path.stat().st_ino for path in _shards(folder)}

@@ -135,7 +135,7 @@ def test_killed_builds_resume_to_the_same_bytes(ichx: Program, tmp_path: Path) -
         if build.poll() is None:
             os.killpg(build.pid, signal.SIGKILL)
             kills += 1
-        build.communicate(timeout=60)
+        build.communicate(timeout=900)
         assert ichx("data", "cache", "d", "--verify", cwd=root).code == 0
     assert kills  # later builds may finish first
     assert ichx("data", "cache", "d", "--size", 96, "--size", 128, cwd=root).code == 0

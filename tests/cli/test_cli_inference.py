@@ -96,6 +96,16 @@ def test_all_formats_have_the_same_values(ichx: Program, trained_root: Path, new
         assert studies[label][0] == plain[label].max() == printed["studies"][0][label]
 
 
+def test_file_names_are_no_formulas_in_csv(ichx: Program, trained_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    write_ct(folder / "=cmd.dcm")
+    (folder / "@\x1b[2J").write_text("text")
+    done = ichx("predict", 2, folder, "--fold", 0, "--out", tmp_path / "x.csv", "--csv", cwd=trained_root)
+    assert done.code == 0, done.err
+    assert done.out == (tmp_path / "x.csv").read_text(encoding="utf-8")
+    assert pd.read_csv(io.StringIO(done.out))["file"].tolist() == ["'=cmd.dcm", "'@\\x1b[2J"]
+
+
 def test_one_fold_or_all(ichx: Program, trained_root: Path, new_files: Path) -> None:
     def folds(*options: object) -> list[int]:
         found = json.loads(ichx("predict", 2, new_files, "--json", *options, cwd=trained_root).out)["folds"]
@@ -188,6 +198,75 @@ def test_evaluate_prints_and_saves(ichx: Program, trained_copy: Path, tmp_path: 
     unknown = ichx("evaluate", 2, "--dataset", "othr", "--json", cwd=trained_copy)
     unknown.check_error("not_found", "'othr'")
     assert "'other'" in unknown.error["remedy"]
+
+
+def test_predictions_by_label_with_ids_and_a_page(
+    ichx: Program, trained_root: Path, new_files: Path, tmp_path: Path
+) -> None:
+    options = ("--fold", 0, "--label", "subdural", "--label", "any", "--report", tmp_path / "new.html")
+    done = ichx("predict", 2, new_files, *options, "--id-map", tmp_path / "ids.csv", cwd=trained_root)
+    assert done.code == 0, done.err
+    hashed = pd.read_csv(io.StringIO(done.out))
+    assert [name for name in hashed if name in LABELS] == ["subdural", "any"]
+    assert str(tmp_path / "new.html") in done.err
+    page = (tmp_path / "new.html").read_text(encoding="utf-8")
+    assert hashed["series"][0] in page
+    ids = pd.read_csv(tmp_path / "ids.csv").set_index("hash")["id"]
+    assert (tmp_path / "ids.csv").stat().st_mode & 0o077 == 0
+    kept = pd.read_csv(io.StringIO(ichx("predict", 2, new_files, "--fold", 0, "--keep-ids", cwd=trained_root).out))
+    for name in ("patient", "study", "series"):
+        assert hashed[name].map(ids).dropna().tolist() == kept[name].dropna().tolist()
+    assert set(kept["study"].dropna()) == {"ID_study"}
+    out = ichx(
+        "predict", 2, new_files, "--fold", 0, "--label", "subdural", "--out", tmp_path / "x.csv", cwd=trained_root
+    )
+    assert "subdural" in out.out
+    assert "any" not in out.out
+    printed = ichx("predict", 2, new_files, "--fold", 0, "--csv", "--out", tmp_path / "x.csv", cwd=trained_root)
+    assert printed.out == (tmp_path / "x.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "value"),
+    [
+        ("--label fracture", "usage", "fracture"),
+        ("--report page.pdf", "invalid_input", "page.pdf"),
+        ("--id-map ids.txt", "invalid_input", "ids.txt"),
+        ("--id-map ids.csv --keep-ids", "usage", "--id-map"),
+    ],
+)
+def test_invalid_outputs(
+    ichx: Program, trained_root: Path, new_files: Path, options: str, code: str, value: str
+) -> None:
+    ichx("predict", 2, new_files, *options.split(), "--json", cwd=trained_root).check_error(code, value)
+
+
+def test_evaluations_by_label_with_ids_and_a_page(ichx: Program, trained_copy: Path, tmp_path: Path) -> None:
+    other = write_phantom(tmp_path / "other", patients=6, seed=2, size=64, prevalence={"any": 0.5})
+    added = ichx("data", "add", "other", other.train, "--labels", other.train_labels, cwd=trained_copy)
+    assert added.code == 0, added.err
+    command = ("evaluate", 2, "--dataset", "other", "--fold", 0)
+    found = json.loads(ichx(*command, "--json", cwd=trained_copy).out)
+    assert found["thresholds"]["slice"]["any"][0]["rule"] == "specificity >= 0.80"
+    scores = pd.read_csv(io.StringIO(ichx(*command, "--csv", cwd=trained_copy).out)).set_index(["unit", "label"])
+    assert scores.loc[("slice", "weighted"), "log_loss"] == found["slices"]["scores"]["log_loss"]
+    assert list(scores.loc["study"].index) == ["weighted", *LABELS]
+    interval = found["slices"]["labels"]["any"]["auc"]
+    row = scores.loc[("slice", "any")]
+    assert (row["auc"], row["auc_low"], row["auc_high"]) == (interval["value"], interval["low"], interval["high"])
+    short = ichx(*command, "--label", "any", cwd=trained_copy)
+    assert "subdural" not in short.out
+    assert len(short.out.splitlines()) < 40 < len(ichx(*command, cwd=trained_copy).out.splitlines())
+    assert f"{row['auc']:.5f}" in short.out
+    options = ("--out", tmp_path / "cases.csv", "--keep-ids", "--report", tmp_path / "page.html")
+    done = ichx(*command, *options, cwd=trained_copy)
+    assert done.code == 0, done.err
+    assert str(tmp_path / "page.html") in done.out
+    assert "Operating thresholds" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    cases = pd.read_csv(tmp_path / "cases.studies.csv")
+    assert len(cases) == 6
+    assert cases["study"].str.match("ID_").all()
+    ichx(*command, "--keep-ids", "--json", cwd=trained_copy).check_error("usage", "--out")
 
 
 def test_export_reports_the_difference(ichx: Program, trained_root: Path, tmp_path: Path) -> None:

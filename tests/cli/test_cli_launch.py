@@ -22,7 +22,7 @@ from ichx.workspace import open_workspace
 pytestmark = pytest.mark.slow
 
 TIMES = {"seconds", "images_per_second", "memory_gb"}
-ENOUGH = 240.0
+ENOUGH = 900.0
 
 
 def register(root: Path, *settings: str) -> int:

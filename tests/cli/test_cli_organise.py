@@ -61,6 +61,36 @@ def test_columns_are_saved(six: Path, ichx: Program) -> None:
     assert "OOF score" in ichx("exp", "list", "--columns", "default", cwd=six).out
 
 
+def test_saved_columns_belong_to_the_user(
+    six: Path, tmp_path: Path, ichx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def heads() -> str:
+        return ichx("exp", "list", "--csv", cwd=six).out.splitlines()[0]
+
+    default = heads()
+    before = json.loads(ichx("store", "sql", "select * from setting order by name", "--json", cwd=six).out)
+    for user, columns in (("one", "number,batch"), ("two", "name,score")):
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / user))
+        assert heads() == default
+        assert ichx("exp", "list", "--columns", columns, cwd=six).code == 0
+        assert heads() == f"{columns},marks"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "one"))
+    assert heads() == "number,batch,marks"
+    assert json.loads(ichx("store", "sql", "select * from setting order by name", "--json", cwd=six).out) == before
+    (tmp_path / "one" / "ichx" / "preferences.json").write_text('{"exp list columns": ["nonsense", 3, "name"]}')
+    assert heads() == "name,marks"
+    (tmp_path / "one" / "ichx" / "preferences.json").write_text("{")
+    assert heads() == default
+
+
+def test_columns_that_version_0_1_saved_in_the_store_apply_until_others_are_chosen(six: Path, ichx: Program) -> None:
+    with open_store(open_workspace(six)) as store:
+        store.set_setting("exp list columns", ["number", "batch"])
+    assert ichx("exp", "list", "--csv", cwd=six).out.startswith("number,batch,marks")
+    assert "OOF score" in ichx("exp", "list", "--columns", "default", cwd=six).out
+    assert ichx("exp", "list", "--csv", cwd=six).out.startswith("number,name,")
+
+
 def test_names_tags_and_notes(six: Path, ichx: Program) -> None:
     assert ichx("exp", "name", 6, "wide", cwd=six).code == 0
     assert ichx("exp", "tag", "last", "best", "paper", cwd=six).out == "best, paper\n"

@@ -84,6 +84,16 @@ def test_help_lists_each_command_on_one_line(
         assert re.match(r"[A-Z].*\.$", text)
 
 
+@pytest.mark.parametrize("path", [(), *command_paths()], ids=" ".join)
+def test_help_is_not_cut_at_80_columns(
+    path: tuple[str, ...], ichx: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    done = ichx(*path, "-h", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert [line for line in done.out.splitlines() if "…" in line or len(line) > 80] == []
+
+
 def test_every_parameter_has_a_one_line_help() -> None:
     for _, name, function in commands():
         for row in parameters(function):
@@ -105,6 +115,17 @@ def test_a_closed_pipe_is_not_an_error(trained_root: Path) -> None:
     first, _code = done.stdout.splitlines()
     assert first == "["
     assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_is_written_at_the_end_has_an_error_too(trained_root: Path) -> None:
+    line = f"'{sys.executable}' -m ichx tune space 1 > /dev/full"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=trained_root, env=clean_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
     assert "Exception ignored" not in done.stderr
 
 
@@ -190,7 +211,7 @@ def test_reading_commands_import_nothing_heavy(arguments: tuple[str, ...], train
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
     code = 1 if "77" in arguments else 0
     allowed = "['alembic']" if arguments[0] == "init" else "[]"

@@ -1,11 +1,16 @@
 """Errors of the program: exit codes, JSON errors, suggestions, tracebacks."""
 
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 from conftest import Program
 
+from ichx.cli import output, synonyms
+from ichx.cli.commands import COMMANDS
+from ichx.cli.reference import commands
 from ichx.workspace import init_workspace
 
 
@@ -58,6 +63,72 @@ def test_usage_errors_are_json_with_json(
     for value in values:
         assert value in done.error["problem"]
     assert "--help" in done.error["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestions"),
+    [
+        (("create",), ("`ichx exp new`", "`ichx init`")),
+        (("train", "6"), ("`ichx run`",)),
+        (("LIST",), ("`ichx exp list`", "`ichx data list`")),
+        (("delete", "6"), ("`ichx exp rm`", "`ichx data rm`")),
+        (("models",), ("`ichx plugin list`",)),
+        (("exp", "delete", "6"), ("`ichx exp rm`",)),
+        (("exp", "train", "6"), ("`ichx run`",)),
+        (("data", "delete"), ("`ichx data rm`",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_words_with_the_meaning_of_a_command(
+    arguments: tuple[str, ...], suggestions: tuple[str, ...], ichx: Program, workspace: Path
+) -> None:
+    done = ichx(*arguments, "--json", cwd=workspace)
+    done.check_error("usage", repr(arguments[-1 if len(arguments) == 1 or arguments[-1] == "delete" else -2]))
+    assert re.findall("`[^`]*`", done.error["problem"])[: len(suggestions)] == list(suggestions)
+    if arguments[0] in {"exp", "data"}:
+        assert done.error["problem"].count("`ichx") == len(suggestions)
+
+
+def test_suggested_commands_exist() -> None:
+    known = {name for _, name, _ in commands()} | set(COMMANDS)
+    for word in synonyms._WORDS:
+        assert set(synonyms.commands_for(word)) <= known, word
+        assert synonyms.commands_for(f"{word}s".upper()) != []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("predict", "1", "x", "--tta", "foo"), "Invalid value for '--tta': 'foo' is not one of 'none', 'hflip'."),
+        (("tune", "1", "--sampler", "x"), "Invalid value for '--sampler': 'x' is not one of 'tpe', 'gp', 'random'."),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_wrong_choice(arguments: tuple[str, ...], message: str, ichx: Program, workspace: Path) -> None:
+    assert ichx(*arguments, "--json", cwd=workspace).error["problem"] == message
+
+
+@pytest.mark.parametrize(
+    "arguments", [("exp", "list", "--limit", "x"), ("exp", "list", "--limit", "0"), ("tune", "1", "--subset", "x")]
+)
+def test_a_wrong_number(arguments: tuple[str, ...], ichx: Program, workspace: Path) -> None:
+    problem = ichx(*arguments, "--json", cwd=workspace).error["problem"]
+    assert arguments[-2] in problem
+    assert "Input should be" not in problem
+    assert "parse" not in problem
+
+
+def test_a_long_error_wraps_within_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(output, "err", output.EscapingConsole(file=written, width=40, soft_wrap=False))
+    output.print_error("The problem " + "is long " * 9, "Do this or that [or that] " * 3)
+    output.warn("The warning " + "is long " * 9)
+    lines = written.getvalue().splitlines()
+    assert max(map(len, lines)) <= 40
+    assert lines[0].startswith("error: The problem is long")
+    assert [line[:7] for line in lines[1:]].count(" " * 7) == len(lines) - 2
+    assert "[or that]" in written.getvalue()
+    assert "warning: The warning" in written.getvalue()
 
 
 def test_an_error_is_a_problem_and_an_indented_remedy(ichx: Program, workspace: Path) -> None:

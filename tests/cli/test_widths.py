@@ -14,12 +14,13 @@ from dicom_files import write_ct
 from rich.cells import cell_len
 from rich.console import Console
 
-from ichx.cli import bars, output
+from ichx.cli import bars, launch_view, output
 from ichx.cli.live import LiveView
 from ichx.cli.tables import build_table, print_table
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.callbacks import FoldPlan
 from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.jobs.launch_report import Unit, UnitProgress
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import EpochRecord, ScoreDraft, open_store
@@ -65,8 +66,11 @@ def test_marks_wrap_between_words(long_names: Path, ichx: Program, ichx_process:
     assert ichx("exp", "clone", 2, "--name", LONG, cwd=long_names).code == 0
     with open_store(open_workspace(long_names)) as store:
         store.set_scores(4, ScoreDraft(score=0.05842, spread=0.00123), ScoreDraft())
-    found = rows(ichx_process("exp", "list", cwd=long_names, COLUMNS="80").out)
-    first = [row[5] for row in found[: next(i for i, row in enumerate(found) if row[0] == "3")]]
+    (first, *_) = rows(ichx_process("exp", "list", cwd=long_names, COLUMNS="80").out)
+    assert (first[3], first[5]) == ("0/2", "0.05842 ± 0.00123"), "the column of folds has the mark"
+    assert ichx("exp", "list", "--columns", "number,name,dataset,state,score", cwd=long_names).code == 0
+    found = rows(ichx_process("exp", "list", cwd=long_names, COLUMNS="72").out)
+    first = [row[4] for row in found[: next(i for i, row in enumerate(found) if row[0] == "3")]]
     assert len(first) == 2, "too wide for one line"
     assert " ".join(first) == "0.05842 ± 0.00123 [partial (0 of 2 folds)]"
 
@@ -244,6 +248,26 @@ def test_columns_are_dropped_and_cut(width: int, monkeypatch: pytest.MonkeyPatch
     assert sum(line.startswith("│") for line in text.splitlines()) == 2
     assert ("licence" in text, "date" in text) == (width >= 120, width >= 60)
     assert ("n" * 50 in text) == (width == 200)
+
+
+def test_bars_of_jobs_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(output, "err", Console(file=written, width=80, force_terminal=True, color_system=None))
+    monkeypatch.setattr(bars, "err", output.err)
+    monkeypatch.setattr(launch_view, "info", lambda *_, **__: None)
+    view = launch_view.LaunchView()
+    view.planned(4, 2, "")
+    for number in (29, 30):
+        view.unit_started(Unit(number, 1), "cuda:0", "run.log")
+        view.unit_progressed(Unit(number, 1), UnitProgress(3, 12, "full 2: loss 0.12345, score 0.23456, lr 1.0e-03"))
+    output.err.print(view._bars.get_renderable())
+    found = [line.split() for line in lines(written.getvalue()) if "fold" in line]
+    assert [line[1] for line in found if line[0] == "exp"] == ["29,", "30,"]
+    for line in found[-2:]:
+        text = " ".join(line)
+        assert "fold 1 " in text
+        assert " 3/12 epochs " in text
+        assert "full 2: loss 0.12345" in text
 
 
 def test_epoch_lines(monkeypatch: pytest.MonkeyPatch) -> None:

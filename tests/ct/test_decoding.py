@@ -71,8 +71,8 @@ def once_asked(action: Callable[[], None]) -> None:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process ends within a minute."""
-    for _ in range(600):
+    """Whether a process ends."""
+    for _ in range(9000):
         try:
             state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
         except OSError:
@@ -267,7 +267,7 @@ def test_a_forked_process_has_its_worker() -> None:
 def test_it_works_in_spawned_and_daemonic_processes() -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        assert pool.submit(_try).result(timeout=120)
+        assert pool.submit(_try).result(timeout=900)
     with context.Pool(1) as daemons:
         assert daemons.apply(_try)
 

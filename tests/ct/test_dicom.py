@@ -1,6 +1,7 @@
 """One file to HU, or to a named defect."""
 
 import io
+import pickle
 import warnings
 from pathlib import Path
 
@@ -323,6 +324,13 @@ def test_another_modality_is_named_even_in_a_ct_image(tmp_path: Path, modality: 
     assert (caught.value.reason, caught.value.detail) == ("not_ct", f"modality {modality}")
 
 
+def test_control_characters_of_a_file_are_escaped(tmp_path: Path) -> None:
+    with pytest.raises(DicomDefectError) as caught:
+        read_headers(write_ct(tmp_path / "a.dcm", Modality="MR\x1b]0;X\x07"))
+    assert caught.value.detail == r"modality MR\x1b]0;X\x07"
+    assert pickle.loads(pickle.dumps(caught.value)).detail == caught.value.detail
+
+
 def without_meta(path: Path) -> bytes:
     """Return the bytes of a file from the first element of the dataset."""
     content = path.read_bytes()
@@ -425,8 +433,6 @@ def test_unsupported_syntaxes_name_themselves_and_what_decodes_them(tmp_path: Pa
 
 
 def test_every_defect_survives_a_process_boundary() -> None:
-    import pickle
-
     error = pickle.loads(pickle.dumps(DicomDefectError("truncated", "3 of 4 bytes")))
     assert (error.reason, error.detail) == ("truncated", "3 of 4 bytes")
 

@@ -413,6 +413,8 @@ def test_excluded_files_of_other_modalities_are_named(tmp_path: Path, workspace:
     report = add_dataset(Project(workspace, store), AddRequest("x", files))
     assert report.version.summary["modalities"] == {"MR": 2, "SR": 1}
     assert mentions(report, "not_ct 4 (MR 2, SR 1)")
+    (described,) = describe_dataset(Project(workspace, store), "x")["defects"]
+    assert (described["examples"][2], described["details"][2]) == ("c.dcm", "modality SR")
     details = load_catalog(workspace, report.version)["detail"].tolist()
     assert details[:4] == ["modality MR", "modality MR", "modality SR", ""]
     assert "Secondary Capture" in details[4]

@@ -84,12 +84,13 @@ def test_import_creates_a_version(tmp_path: Path, workspace: Workspace, store: S
     assert [path.name for path in (workspace.datasets_dir / "train").iterdir() if path.name[0] == "."] == []
 
 
-@pytest.mark.parametrize("form", ["file", "name", "path", "patient", "hash"])
+@pytest.mark.parametrize("form", ["file", "name", "case", "path", "patient", "hash"])
 def test_accepted_ids(tmp_path: Path, workspace: Workspace, store: Store, owner, form: str) -> None:
     slices = load_dataset(Project(workspace, store), "train").slices
     ids = {
         "file": slices["file"],
         "name": slices["stem"] + ".png",
+        "case": slices["stem"].str.swapcase() + ".PNG",
         "path": "/kaggle/input/" + slices["file"],
         "patient": slices["slice_id"].map(owner),
         "hash": slices["patient"],

@@ -111,3 +111,17 @@ def test_each_frame_is_a_slice(tmp_path: Path) -> None:
 
 def _rows_and_files(source: Path, slices: pd.DataFrame) -> list[tuple[Any, SourceFile]]:
     return list(zip(slices.itertuples(), SourceFiles(source, slices).select(range(len(slices))), strict=True))
+
+
+def test_frames_without_rescale_follow_the_middle_one(tmp_path: Path) -> None:
+    hu = head().astype(np.int16) - np.int16(1024)
+    air = np.full_like(hu, -1000)
+    air[0, 0] = -999
+    for name, images in (("a", [air, hu, air]), ("b", [hu + np.int16(1024)] * 3)):
+        dataset = enhanced(write_ct(tmp_path / f"{name}.dcm", images[0]), images)
+        del dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+        with config.disable_value_validation():
+            dataset.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+    scan = scan_source(tmp_path)
+    assert scan["defect"].tolist() == [*[""] * 3, *["bad_rescale"] * 3]
+    assert scan["assumptions"].tolist() == [*["rescale_missing"] * 3, *[""] * 3]

@@ -138,11 +138,22 @@ def test_deeply_nested_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_folder_without_permission_is_not_skipped(tmp_path: Path) -> None:
+def test_sources_without_permission(tmp_path: Path) -> None:
     write_study(tmp_path / "f", "1", 2)
     (tmp_path / "f/closed").mkdir(mode=0)
-    with pytest.raises(StorageError, match="closed"):
-        list_files(tmp_path / "f")
+    for source in (tmp_path / "f", tmp_path / "f/closed", tmp_path / "f/closed/deep"):
+        with pytest.raises(StorageError, match="closed"):
+            list_files(source)
+    (tmp_path / "f/closed").rmdir()
+    write_ct(tmp_path / "f/x.dcm").chmod(0)
+    scan = scan_source(tmp_path / "f")
+    assert scan["file"][scan["defect"] != ""].tolist() == ["x.dcm"]
+    assert scan["defect"].iloc[-1] == "unreadable"
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="aaaa: File name too long"):
+        list_files(tmp_path / ("a" * 300))
 
 
 def test_zip_of_an_old_catalog_whose_names_were_read_as_code_page_437(tmp_path: Path) -> None:

@@ -42,6 +42,14 @@ def test_ids_are_those_of_the_sample_in_its_order(sample: SampleTable, tmp_path:
     assert [p.name for p in path.parent.iterdir()] == ["submission.csv"]
 
 
+def test_a_sample_with_labels_in_another_case(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("ID,Label\n" + "".join(f"ID_a_{label.title()},0.5\n" for label in LABELS))
+    sample = read_sample(tmp_path / "s.csv")
+    write_submission(tmp_path / "a.csv", sample, sample.images, np.arange(6)[None] / 8)
+    lines = (tmp_path / "a.csv").read_text().splitlines()[1:]
+    assert lines == [f"ID_a_{label.title()},{n / 8!r}" for n, label in enumerate(LABELS)]
+
+
 def test_images_are_joined_by_id(sample: SampleTable, tmp_path: Path) -> None:
     predicted = predictions(sample)
     write_submission(tmp_path / "a.csv", sample, sample.images, predicted)

@@ -56,7 +56,7 @@ def test_an_experiment_is_the_same_elsewhere(
             "state",
         ):
             assert getattr(after, name) == getattr(before, name), name
-        assert after.origin == {"number": 2, "workspace": "workspace"}
+        assert after.origin == {"number": 2, "workspace": "workspace", "id": before.id}
         assert after.tags == ("best",)
         assert [note.text for note in two.notes(2)] == ["weak on epidural"]
         assert [two.history(2, fold) for fold in (0, 1)] == [one.history(2, fold) for fold in (0, 1)]
@@ -175,8 +175,7 @@ def test_files_that_are_not_archives_are_refused(
 def test_an_import_whose_files_cannot_be_placed_records_nothing(
     exported: Path, dataset_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (dataset_copy / "experiments" / "1").mkdir()
-    (dataset_copy / "experiments" / "1" / "mine.txt").write_text("mine")
+    (dataset_copy / "experiments" / "1").write_text("mine")
     workspace = open_workspace(dataset_copy)
     with open_store(workspace) as store:
         with pytest.raises(StorageError, match="experiments"):
@@ -189,3 +188,29 @@ def test_an_export_never_replaces_a_file(trained_root: Path, tmp_path: Path, ich
     (tmp_path / "mine.zip").write_text("mine")
     assert "mine.zip" in ichx("exp", "export", 1, tmp_path / "mine.zip", cwd=trained_root).err
     assert (tmp_path / "mine.zip").read_text() == "mine"
+
+
+def test_a_second_import_is_noticed(
+    exported: Path, trained_root: Path, dataset_copy: Path, tmp_path: Path, ichx: Program
+) -> None:
+    original = shutil.copytree(trained_root, tmp_path / "original" / "workspace")
+    ichx("exp", "import", exported, "--json", cwd=original).check_error("conflict", "experiment 2 ")
+    assert ichx("exp", "import", exported, cwd=dataset_copy).code == 0
+    with zipfile.ZipFile(exported) as archive:
+        index = json.loads(archive.read("experiment.json"))
+    for change in (set_index(), set_index(tags=["other"]), drop_ids):
+        file = rewritten(change, exported, exported.with_name("again.zip"))
+        ichx("exp", "import", file, "--json", cwd=dataset_copy).check_error("conflict", str(file), "experiment 1 ")
+    other = rewritten(set_index(id="f" * 32), exported, exported.with_name("again.zip"))
+    assert index["id"] != "f" * 32
+    assert json.loads(ichx("exp", "import", other, "--json", cwd=dataset_copy).out)["number"] == 2
+    assert ichx("exp", "rm", 1, cwd=dataset_copy).code == 0
+    ichx("exp", "import", exported, "--json", cwd=dataset_copy).check_error("conflict", "experiment 1 ", "trash")
+    assert json.loads(ichx("exp", "import", exported, "--again", "--json", cwd=dataset_copy).out)["number"] == 3
+
+
+def drop_ids(members: dict[str, bytes]) -> None:
+    """Change the archive into one of version 0.1."""
+    index = json.loads(members["experiment.json"])
+    del index["id"], index["created"]
+    members["experiment.json"] = json.dumps(index).encode()

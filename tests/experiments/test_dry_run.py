@@ -44,7 +44,7 @@ def contents(root: Path) -> dict[str, int]:
 def check_plausible(estimate: RunEstimate) -> None:
     assert 0 < estimate.train_seconds < 600
     assert 0 < estimate.predict_seconds < 600
-    assert 1e8 < estimate.memory_bytes < 1e11
+    assert 1e8 < estimate.memory_bytes < estimate.memory_total < 1e13
     assert estimate.seconds == estimate.cache_seconds + estimate.train_seconds + estimate.predict_seconds
 
 

@@ -2,13 +2,13 @@
 
 import importlib.util
 import os
-import random
 import signal
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from running_programs import start_held
 
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import ExperimentRequest, new_experiment
@@ -50,12 +50,17 @@ def test_a_run_killed_three_times_ends_with_equal_weights(dataset_copy: Path, ki
         for _ in range(2):
             new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
     assert killed_runs.KilledRun(dataset_copy, 1, "0").wait().count("Traceback") == 0
-    totals = killed_runs.batches_per_epoch(dataset_copy, 1, BATCH)
-    assert len(totals) == 3
-    rng = random.Random(3)
-    for phase in ("training", "checkpoint", "validation"):
-        kill = killed_runs.KilledRun(dataset_copy, 2, "0.1s").kill(phase, totals, rng)
-        assert kill is not None, f"it ended before {phase}"
+    files = dataset_copy / "experiments" / "2" / "fold-0"
+    for place, pattern in (
+        ("ichx.training.step_sync:StepSync.after_step", "checkpoint-*.pt"),
+        ("ichx.training.checkpoint:_RecordingFile.write", ".checkpoint-*.tmp.pt"),
+        ("ichx.training.prediction:Predictor._batch", "checkpoint-*.pt"),
+    ):
+        arguments = ("run", 2, "--fold", 0, "--device", "cpu", "--checkpoint-every", "0.1s")
+        held = start_held(place, files / pattern, *arguments, cwd=dataset_copy)
+        held.kill()
+        held.communicate()
+        assert any(files.glob(pattern))
     last = killed_runs.KilledRun(dataset_copy, 2, "0.1s")
     errors = last.wait()
     assert last.process.returncode == 0, errors

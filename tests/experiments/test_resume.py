@@ -4,7 +4,6 @@ import contextlib
 import signal
 import sqlite3
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import torch
 from conftest import Program
 from full_disk import run_with_limit
-from running_programs import start_ichx, wait_until
+from running_programs import TIMEOUT_SECONDS, start_held
 
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import ExperimentRequest, new_experiment
@@ -53,19 +52,13 @@ def history(root: Path, number: int = 1) -> list[EpochRecord]:
         return store.history(number, 0)
 
 
-def start(root: Path, *arguments: str) -> "subprocess.Popen[str]":
-    return start_ichx("run", 1, "--fold", 0, *arguments, cwd=root)
-
-
-def stop_in_the_middle(root: Path, done: int, process: subprocess.Popen[str]) -> list[EpochRecord]:
-    """Freeze the run a third of an epoch after `done` epochs are on disk; return the epochs that it recorded."""
+def start(root: Path, done: int, *arguments: str) -> "subprocess.Popen[str]":
+    """Start a run; return when it has stopped itself after the first step that follows `done` epochs."""
     stage, epoch = EPOCHS[done - 1]
     index = ("balanced", "rebalanced", "full").index(stage)
     checkpoint = root / "experiments" / "1" / "fold-0" / f"checkpoint-{index:03d}-{epoch:05d}-000000000.pt"
-    wait_until(checkpoint.exists, process)
-    time.sleep(history(root)[done - 1].values["seconds"] / 3)
-    process.send_signal(signal.SIGSTOP)
-    return history(root)
+    place = "ichx.training.step_sync:StepSync.after_step"
+    return start_held(place, checkpoint, "run", 1, "--fold", 0, *arguments, cwd=root)
 
 
 def test_a_run_killed_within_an_epoch_ends_with_equal_weights(
@@ -74,8 +67,8 @@ def test_a_run_killed_within_an_epoch_ends_with_equal_weights(
     register(dataset_copy, copies=2)
     killed = []
     for done in (1, 4):  # within a stage, whose optimizer and scheduler go on; then in the first epoch of one
-        process = start(dataset_copy)
-        before = stop_in_the_middle(dataset_copy, done, process)
+        process = start(dataset_copy, done)
+        before = history(dataset_copy)
         refused = ichx("run", 1, "--fold", 0, cwd=dataset_copy)
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -83,8 +76,7 @@ def test_a_run_killed_within_an_epoch_ends_with_equal_weights(
         assert f"Fold 0 of experiment 1 has been running in process {process.pid} on " in refused.err
         assert history(dataset_copy) == before
         killed.append(before)
-    assert len(killed[0]) in (1, 2), "killed within the first stage"
-    assert 4 <= len(killed[1]) < len(EPOCHS), "killed while it trained"
+    assert [len(records) for records in killed] == [1, 4]
     assert "dead" in ichx("exp", "list", cwd=dataset_copy).out
 
     resumed = ichx_process("run", 1, "--fold", 0, cwd=dataset_copy)
@@ -117,11 +109,10 @@ def test_an_interrupted_run_reports_how_to_resume_and_survives_a_damaged_checkpo
     dataset_copy: Path, ichx: Program, number: signal.Signals
 ) -> None:
     register(dataset_copy)
-    process = start(dataset_copy)
-    stop_in_the_middle(dataset_copy, 2, process)
+    process = start(dataset_copy, 2)
     process.send_signal(number)
     process.send_signal(signal.SIGCONT)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 128 + number, err
     assert out == ""
     assert "Resume with `ichx run 1`" in err
@@ -165,8 +156,7 @@ def test_a_full_disk_ends_a_run_with_one_line_and_it_resumes_later(
 
 def test_a_process_that_lost_its_fold_writes_nothing_more(dataset_copy: Path, ichx: Program) -> None:
     register(dataset_copy, copies=2)
-    slept = start(dataset_copy, "--checkpoint-every", "0.1s")
-    stop_in_the_middle(dataset_copy, 2, slept)
+    slept = start(dataset_copy, 2, "--checkpoint-every", "0.1s")
     with contextlib.closing(sqlite3.connect(dataset_copy / "db" / "ichx.db")) as database, database:
         # as after a night, and as another machine sees it: here it is known to live
         database.execute("UPDATE run SET heartbeat = '2026-01-01 00:00:00.000000', host = 'elsewhere'")
@@ -180,7 +170,7 @@ def test_a_process_that_lost_its_fold_writes_nothing_more(dataset_copy: Path, ic
 
     left = files()
     slept.send_signal(signal.SIGCONT)
-    _, err = slept.communicate(timeout=120)
+    _, err = slept.communicate(timeout=TIMEOUT_SECONDS)
     assert slept.returncode == 1
     assert "error: This run of fold 0 of experiment 1 has already ended (dead)" in err
     assert "Another process may have taken over" in err

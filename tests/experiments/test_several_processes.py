@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +69,15 @@ end_process()
 """
 
 
+ENDLESS = ("stage.balanced.epochs=2000", "stage.balanced.milestones=[]")
+
+
 @pytest.fixture
-def registered(dataset_copy: Path) -> Path:
-    """Return a workspace with an experiment."""
+def registered(dataset_copy: Path, request: pytest.FixtureRequest) -> Path:
+    """Return a workspace with an experiment; a parameter of the fixture adds settings."""
+    settings = (*SETTINGS, *getattr(request, "param", ()))
     with open_store(open_workspace(dataset_copy)) as store:
-        new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
+        new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", settings=settings))
     return dataset_copy
 
 
@@ -128,7 +131,7 @@ def test_the_gradient_is_that_of_the_whole_batch(tmp_path: Path) -> None:
             )
             for rank in range(size)
         ]
-        assert [process.wait(240) for process in processes] == [0] * size
+        assert [process.wait(900) for process in processes] == [0] * size
         found[size] = torch.load(file, weights_only=True)
     for size in (2, 3):
         for name, expected in found[1].items():
@@ -157,12 +160,13 @@ def test_predictions_do_not_depend_on_the_number_of_processes(
             np.testing.assert_array_equal(one.logits, other.logits)
 
 
+@pytest.mark.parametrize("registered", [("stage.full.epochs=5",)], indirect=True)
 def test_a_stopped_run_resumes_with_another_number_of_processes(registered: Path, ichx_process: Program) -> None:
     folder = registered / "experiments" / "1" / "fold-0"
     process = start(registered, "--processes", "2")
     wait_until(lambda: any(folder.glob("checkpoint-*.pt")), process)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 143, err
     assert out == ""
     assert err.count("Resume with `ichx run 1`") == 1
@@ -177,11 +181,12 @@ def test_a_stopped_run_resumes_with_another_number_of_processes(registered: Path
         assert [(record.stage, record.epoch) for record in history] == [
             ("balanced", 1),
             ("rebalanced", 1),
-            ("full", 1),
+            *(("full", epoch) for epoch in range(1, 6)),
         ]
         assert all(record.values["images"] % 5 == 0 for record in history)
 
 
+@pytest.mark.parametrize("registered", [ENDLESS], indirect=True)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_group(registered: Path, victim: int) -> None:
     folder = registered / "experiments" / "1" / "fold-0"
@@ -190,7 +195,7 @@ def test_a_killed_process_ends_the_group(registered: Path, victim: int) -> None:
     children = started_by(process.pid)
     assert len(children) == 2
     os.kill(children[victim], signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=900)
     assert process.returncode in (1, 128 + signal.SIGKILL), err
     assert f"process {victim} was ended by SIGKILL" in err
     assert "Traceback" not in err
@@ -198,17 +203,15 @@ def test_a_killed_process_ends_the_group(registered: Path, victim: int) -> None:
     assert state(registered) == ("dead" if victim == 0 else "failed")
 
 
+@pytest.mark.parametrize("registered", [ENDLESS], indirect=True)
 def test_a_killed_parent_leaves_no_processes(registered: Path, ichx: Program) -> None:
     folder = registered / "experiments" / "1" / "fold-0"
     process = start(registered, "--processes", "2")
     wait_until(lambda: any(folder.glob("checkpoint-*.pt")), process)
     children = started_by(process.pid)
     process.kill()
-    process.communicate(timeout=120)
-    until = time.monotonic() + 120
-    while not all(map(has_gone, children)) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert all(map(has_gone, children))
+    process.communicate(timeout=900)
+    wait_until(lambda: all(map(has_gone, children)))
     assert state(registered) == "stopped"
 
 
@@ -220,7 +223,7 @@ def test_torchrun_starts_several_processes(registered: Path) -> None:
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('"experiment": 1') == 1, "the first process alone reports"

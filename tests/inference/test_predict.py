@@ -38,7 +38,7 @@ from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference import predict as inference
 from ichx.inference.export import export_experiment
-from ichx.inference.predict import FilePredictions, predict_files, split_at_series
+from ichx.inference.predict import FileOutputs, FilePredictions, predict_files, split_at_series
 from ichx.inference.scratch import PREFIX, scratch_folder
 from ichx.inference.trained import InferenceOptions, find_trained, open_networks
 from ichx.labels import LABELS
@@ -82,7 +82,7 @@ def predicted(
         source,
         InferenceOptions(**options),
         callbacks=RunCallbacks(),
-        features=features,
+        outputs=FileOutputs(features=features),
     )
     assert not list(place[0].cache_dir.glob(f"{PREFIX}*"))
     return found

@@ -55,7 +55,7 @@ def test_a_cancelled_job_has_time_to_clean_up(tmp_path: Path) -> None:
         "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('tidy'), sys.exit(7)))\n"
         "print('ready', flush=True); time.sleep(600)"
     )
-    with closing(LocalEngine(1)) as engine:
+    with closing(LocalEngine(1, grace=TIMEOUT)) as engine:
         handle = engine.submit(python_job(tmp_path / "log", code))
         wait_for(tmp_path / "log")
         engine.close()

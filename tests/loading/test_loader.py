@@ -293,6 +293,6 @@ def test_process_can_exit_in_the_middle_of_an_epoch(cache, slices, tmp_path):
                 print("done")
         """)
     )
-    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=900)
     assert (ended.returncode, ended.stdout) == (0, "done\n")
     assert "Traceback" not in ended.stderr

@@ -66,7 +66,7 @@ def load(data: Data, tmp_path: Path) -> Callable[[str], "subprocess.CompletedPro
                             print(error.code, error.problem, error.remedy)
             """)
         )
-        return subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240)
+        return subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=900)
 
     return run
 

@@ -194,8 +194,9 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError):
-        write_phantom(tmp_path / "file" / "x", patients=1, seed=0, size=32, processes=1)
+    for folder in (tmp_path / "file" / "x", tmp_path / ("a" * 300)):
+        with pytest.raises(StorageError, match=folder.name):
+            write_phantom(folder, patients=1, seed=0, size=32, processes=1)
 
 
 def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:

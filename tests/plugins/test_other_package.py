@@ -26,7 +26,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     target = folder / "site"
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--target", str(target)]
     command = [sys.executable, "-m", "pip", "install", *options, str(source)]
-    done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     before = os.environ.get("PYTHONPATH", "")
     return {"PYTHONPATH": os.pathsep.join(filter(None, (before, str(target))))}

@@ -33,7 +33,7 @@ for descriptor, number in zip(inherited, (3, 4)):
     os.dup2(descriptor, number)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-TIMEOUT = 60.0
+TIMEOUT = 600.0
 
 
 class Browser:

@@ -141,7 +141,7 @@ def test_deep_nesting_is_evaluated() -> None:
 def test_any_text_is_a_condition_or_one_input_error(text: str) -> None:
     try:
         condition = parse_expression(text, FIELD_TYPES, is_recipe_value)
-        result = condition.matches(VALUES)
+        result = condition.matches(dict.fromkeys(condition.names) | VALUES)
     except InvalidInputError:
         return
     assert isinstance(result, bool)

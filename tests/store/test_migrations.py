@@ -111,14 +111,14 @@ def test_opening_an_up_to_date_store_imports_no_heavy_module(tmp_path: Path) -> 
     Store(url).close()
     heavy = ("alembic", "sqlalchemy.orm", "pandas", "numpy", "torch")
     code = f"{OPEN}; print([m for m in {heavy} if m in sys.modules])"
-    out, err = python(code, url).communicate(timeout=60)
+    out, err = python(code, url).communicate(timeout=900)
     assert (out.strip(), err) == ("[]", "")
 
 
 def test_concurrent_processes_create_a_missing_store_once(tmp_path: Path) -> None:
     file = tmp_path / "db" / "ichx.db"
     processes = [python(OPEN, f"sqlite:///{file}") for _ in range(8)]
-    results = [process.communicate(timeout=120)[1] for process in processes]
+    results = [process.communicate(timeout=900)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, results
     connection = sqlite3.connect(file)
     assert connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall() == [(migrate.HEAD,)]

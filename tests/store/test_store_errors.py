@@ -156,7 +156,6 @@ def test_a_store_that_stays_locked(tmp_path: Path) -> None:
     ("url", "error"),
     [
         ("", InvalidInputError),
-        ("ichx.db", InvalidInputError),
         ("nosuchdb://me:secret@host/ichx", InvalidInputError),
         ("mysql+aiomysql://me:secret@host/ichx", MissingDependencyError),
         ("sqlite:////tmp/x.db?timeout=soon", InvalidInputError),

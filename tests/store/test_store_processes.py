@@ -192,6 +192,6 @@ def test_a_killed_writer_leaves_complete_epochs(store: Store, url: str) -> None:
 
 def test_concurrent_registrations_share_no_number(store: Store, url: str) -> None:
     processes = [python(REGISTER, url) for _ in range(3)]
-    blocks = [[int(n) for n in row.split()] for p in processes for row in p.communicate(timeout=120)[0].splitlines()]
+    blocks = [[int(n) for n in row.split()] for p in processes for row in p.communicate(timeout=900)[0].splitlines()]
     assert all(block == list(range(block[0], block[0] + 3)) for block in blocks)
     assert sorted(n for block in blocks for n in block) == list(range(2, 92))

@@ -10,6 +10,7 @@ from typing import get_args
 
 import optuna
 import pytest
+from conftest import Program
 from optuna.trial import TrialState
 
 from ichx.errors import ConflictError, StoreError
@@ -150,3 +151,15 @@ def test_a_full_disk_and_a_damaged_file_are_errors(workspace: Workspace) -> None
         open_study(workspace, "study", SETUP),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["head%20ct", "q?a", "q#a"])
+def test_the_file_is_in_its_workspace_whatever_the_folder_is_called(tmp_path: Path, name: str, ichx: Program) -> None:
+    workspace = init_workspace(tmp_path / name)
+    with open_study(workspace, "study", SETUP) as study:
+        study.ask()
+    assert ichx("store", "backup", tmp_path / "copy.db", cwd=workspace.root).code == 0
+    for file in (database_path(workspace), tmp_path / "copy.tuning.db"):
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            assert connection.execute("SELECT count(*) FROM trials").fetchone() == (1,)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "copy.db", "copy.tuning.db"}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.experiments.callbacks import FoldPlan, RunCallbacks
+from ichx.text import escape
 from ichx.training.callbacks import EpochResult
 
 if TYPE_CHECKING:
@@ -98,6 +99,6 @@ class RunLog(RunCallbacks):
         """Append a line in one write: other processes may append to the same file."""
         if self._path is None:
             return
-        stamped = f"{datetime.now():{STAMP}} {line.replace(chr(10), ' ')}\n".encode()
+        stamped = f"{datetime.now():{STAMP}} {escape(line).replace(chr(10), ' ')}\n".encode()
         with self._path.open("ab", buffering=0) as file:
             file.write(stamped)

@@ -1,0 +1,115 @@
+"""Pages about results of `ichx.inference`: an evaluation on another dataset, and predictions of files."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ichx import __version__
+from ichx.evaluation.metric import FloatArray, constant_score
+from ichx.evaluation.oof import OofTable
+from ichx.evaluation.scores import calibration, pool_studies
+from ichx.files import absolute_path, write_text
+from ichx.inference.evaluate import EvaluatedSlices, Evaluation
+from ichx.inference.predict import FilePredictions
+from ichx.inference.prediction_files import as_records
+from ichx.labels import ANY, LABELS
+from ichx.report import plots
+from ichx.report.build import WRITE_REMEDY, page_environment, strip_values
+from ichx.report.curves import LabelCurves, label_curves
+from ichx.report.gallery import make_gallery, prediction_cards
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+
+MAX_ROWS = 200
+"""Series in the table of a page."""
+
+
+def write_evaluation_report(project: "Project", evaluation: Evaluation, slices: EvaluatedSlices, out: Path) -> Path:
+    """Write the page of an evaluation to `out` and return its path. Raises `StorageError` if it cannot be written."""
+    path = absolute_path(out)
+    write_text(path, render_evaluation(project, evaluation, slices), "the report", remedy=WRITE_REMEDY)
+    return path
+
+
+def render_evaluation(project: "Project", evaluation: Evaluation, slices: EvaluatedSlices) -> str:
+    """Return the HTML of an evaluation: scores, curves, operating thresholds, and slices with the highest loss."""
+    data, rows, trained = slices.data, slices.slices, slices.trained
+    fold = next(iter(evaluation.folds))
+    study = rows["study"].to_numpy(object)
+    table = OofTable(
+        slice_ids=rows["slice_id"].to_numpy(object),
+        folds=np.full(len(rows), fold, np.int16),
+        labels=slices.labels,
+        probabilities=slices.probabilities,
+        left_out=evaluation.left_out,
+        patients=rows["patient"].to_numpy(object),
+        studies=study,
+    )
+    gallery = make_gallery(project, trained.experiment, trained.recipe, data, table)
+    worst, sample = (tuple(replace(card, fold=None) for card in cards) for cards in (gallery.worst, gallery.sample))
+    pooling = evaluation.studies.scores.pooling or "max"
+    pooled = pool_studies(slices.labels, slices.probabilities, study, pooling)
+    curves = _curves(slices.labels, slices.probabilities)
+    columns = {name: (slices.labels[:, k], slices.probabilities[:, k]) for k, name in enumerate(LABELS)}
+    return (
+        page_environment()
+        .get_template("evaluation.html.j2")
+        .render(
+            evaluation=evaluation,
+            experiment=trained.experiment,
+            version=data.version,
+            code_version=__version__,
+            marks=evaluation.marks,
+            results={"bootstrap": evaluation.slices},
+            scores=evaluation.slices.scores,
+            prevalence_score=constant_score(slices.labels, slices.labels),
+            gallery=replace(gallery, worst=worst, sample=sample),
+            heat_fold=fold,
+            roc=plots.roc_curves(curves),
+            precision_recall=plots.precision_recall_curves(curves),
+            reliability=plots.reliability_diagram({name: calibration(*column) for name, column in columns.items()}),
+            study_roc=plots.roc_curves(_curves(pooled.labels, pooled.probabilities), "study-roc"),
+            **strip_values(gallery.strip),
+        )
+    )
+
+
+def write_prediction_report(project: "Project", found: FilePredictions, out: Path) -> Path:
+    """Write the page of predicted files to `out` and return its path. Raises `StorageError` if it cannot be written."""
+    path = absolute_path(out)
+    write_text(path, render_predictions(project, found), "the report", remedy=WRITE_REMEDY)
+    return path
+
+
+def render_predictions(project: "Project", found: FilePredictions) -> str:
+    """Return the HTML of predicted files: a table of series, the most suspicious slices, probabilities along series."""
+    gallery, shown = prediction_cards(project, found)
+    top = found.series.sort_values(ANY, ascending=False, kind="stable").head(MAX_ROWS)
+    return (
+        page_environment()
+        .get_template("predictions.html.j2")
+        .render(
+            found=found,
+            marks=found.marks,
+            rows=as_records(top),
+            gallery=gallery,
+            strips=[_strip(found, index, str(series)) for index, series in enumerate(shown["series"])],
+        )
+    )
+
+
+def _strip(found: FilePredictions, index: int, series: str) -> tuple[str, object]:
+    """Return the name of a series and the drawing of its probabilities."""
+    rows: pd.DataFrame = found.slices[(found.slices["series"] == series) & found.slices["defect"].isna()]
+    probabilities = rows[list(LABELS)].to_numpy(np.float64)
+    name = f"study {rows['study'].iloc[0]}, series {series}"
+    return name, plots.probabilities_along_series(f"head-{index}", probabilities, rows["slice_id"].tolist())
+
+
+def _curves(labels: FloatArray, predicted: FloatArray) -> dict[str, LabelCurves | None]:
+    """Return the curves of each label; both arguments are `(N, 6)`."""
+    return {name: label_curves(labels[:, k], predicted[:, k]) for k, name in enumerate(LABELS)}

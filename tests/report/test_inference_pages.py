@@ -1,0 +1,135 @@
+"""Pages of evaluations and of predicted files: values, figures, and what is missing."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dicom_files import write_ct
+from report_pages import Page, parse
+
+from ichx.datasets.add import AddRequest, add_dataset
+from ichx.experiments.callbacks import RunCallbacks
+from ichx.inference.evaluate import EvaluatedSlices, Evaluation, evaluate_slices
+from ichx.inference.predict import FilePredictions, predict_files
+from ichx.inference.trained import InferenceOptions
+from ichx.labels import ANY, LABELS
+from ichx.phantom.dicom_files import PhantomFiles, write_phantom
+from ichx.plugins import load_registry
+from ichx.project import Project
+from ichx.report.inference_pages import render_evaluation, render_predictions
+from ichx.store import open_store
+from ichx.workspace import open_workspace
+
+pytestmark = pytest.mark.slow
+
+OPTIONS = InferenceOptions(folds=[1], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> PhantomFiles:
+    """Return 6 labelled patients that no experiment was trained on."""
+    folder = tmp_path_factory.mktemp("other") / "files"
+    return write_phantom(folder, patients=6, seed=2, size=64, prevalence={"any": 0.5})
+
+
+@pytest.fixture(scope="module")
+def project(trained_root: Path, other: PhantomFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    root = Path(shutil.copytree(trained_root, tmp_path_factory.mktemp("pages") / "workspace"))
+    workspace = open_workspace(root)
+    with open_store(workspace) as store:
+        opened = Project(workspace, store, load_registry())
+        add_dataset(opened, AddRequest("other", other.train, labels=other.train_labels, folds=2))
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def evaluated(project: Project) -> tuple[Evaluation, EvaluatedSlices]:
+    return evaluate_slices(project, 2, "other", OPTIONS, callbacks=RunCallbacks())
+
+
+def shares(*values: float | None) -> list[str]:
+    return ["–" if value is None else f"{value:.3f}" for value in values]
+
+
+def test_an_evaluation_has_scores_curves_thresholds_and_slices(
+    project: Project, evaluated: tuple[Evaluation, EvaluatedSlices]
+) -> None:
+    evaluation, slices = evaluated
+    html, page = parse(render_evaluation(project, evaluation, slices))
+    assert "http" not in html.replace("http-equiv", "").replace("http://www.w3.org", "")
+    assert f"{evaluation.slices.scores.log_loss:.5f}" in page.text
+    for unit in ("slice", "study"):
+        found = page.tables[f"{unit}-thresholds"][1:]
+        rows = []
+        for label, points in evaluation.thresholds[unit].items():
+            for p in points:
+                threshold = "none" if p.threshold is None else f"{p.threshold:.4g}"
+                values = shares(p.sensitivity, p.specificity, p.positive_predictive_value, p.negative_predictive_value)
+                rows.append([label, p.rule, threshold, *values])
+            if not points:
+                rows.append([label, "undefined: only one class"])
+        assert found == rows
+    auc = {row[0]: row[4] for row in page.tables["label-scores"][1:]}
+    for score in evaluation.slices.scores.labels:
+        assert (f"{score.auc:.4f}" if score.auc is not None else "undefined") in auc[score.label]
+    for name in ("roc", "pr", "reliability", "study-roc", "strip"):
+        assert f'id="{name}"' in html
+    ids = slices.slices["slice_id"].tolist()
+    assert sum(f"<code>{slice_id}</code>" in html for slice_id in ids) >= 6
+    assert html.count('data-heat="any"') > 6
+
+
+def test_an_evaluation_without_files_has_no_slices(
+    project: Project, evaluated: tuple[Evaluation, EvaluatedSlices], other: PhantomFiles
+) -> None:
+    shutil.rmtree(project.workspace.cache_dir)
+    hidden = other.train.rename(other.train.with_name("hidden"))
+    try:
+        html, _ = parse(render_evaluation(project, *evaluated))
+    finally:
+        hidden.rename(other.train)
+    assert str(other.train) in html
+    assert 'id="slice-thresholds"' in html
+    assert 'id="worst"' not in html
+
+
+@pytest.fixture(scope="module")
+def predicted(project: Project, phantom: PhantomFiles, tmp_path_factory: pytest.TempPathFactory) -> FilePredictions:
+    folder = tmp_path_factory.mktemp("new") / "files"
+    assert phantom.test is not None
+    shutil.copytree(phantom.test, folder)
+    write_ct(folder / "mr.dcm", Modality="MR", StudyInstanceUID="<b>other</b>")
+    return predict_files(project, 2, folder, OPTIONS, callbacks=RunCallbacks())
+
+
+def series_rows(page: Page) -> dict[str, list[str]]:
+    return {row[1]: row for row in page.tables["series-table"][1:]}
+
+
+def test_predicted_files_have_series_slices_and_curves(project: Project, predicted: FilePredictions) -> None:
+    html, page = parse(render_predictions(project, predicted))
+    rows = series_rows(page)
+    assert len(rows) == len(predicted.series) >= 3
+    for one in predicted.series.to_dict("records"):
+        row = rows[one["series"]]
+        assert row[:4] == [one["study"], one["series"], str(one["slices"]), str(one["left_out"])]
+        if one["slices"] > one["left_out"]:
+            assert row[4:10] == shares(*(one[label] for label in LABELS))
+            assert row[10] == one["suspicious_slice_id"]
+    order = [rows[one][9] for one in rows if rows[one][9] != "–"]
+    assert order == sorted(order, reverse=True)
+    assert "not_ct 1" in page.text
+    best = predicted.series.sort_values(ANY, ascending=False)["suspicious_slice_id"].iloc[0]
+    assert html.index(f"<code>{best}</code>", html.index('id="top"')) > 0
+    drawings = [name for name in page.ids if re.fullmatch(r"head-\d+", name)]
+    assert len(drawings) == predicted.series[ANY].notna().sum()
+
+
+def test_predicted_files_that_are_gone_have_no_slices(project: Project, predicted: FilePredictions) -> None:
+    shutil.move(predicted.source, predicted.source.with_name("gone"))
+    html, page = parse(render_predictions(project, predicted))
+    assert str(predicted.source) in html
+    assert len(series_rows(page)) == len(predicted.series)
+    assert 'id="top"' not in html
