@@ -144,9 +144,9 @@ def test_leaky_folds_mark_every_score(ichx: Program, dataset_copy: Path, leaky: 
 
 
 def test_exported_folds_are_the_same_when_imported(ichx: Program, dataset_copy: Path) -> None:
-    written = ichx("data", "folds", "ph", "--export", "out.csv", "--json", cwd=dataset_copy).json()
+    written = json.loads(ichx("data", "folds", "ph", "--export", "out.csv", "--json", cwd=dataset_copy).out)
     assert (written["file"], written["fold_set"]["name"]) == ("out.csv", "default")
-    imported = ichx("data", "folds", "ph", "--import", "out.csv", "--json", cwd=dataset_copy).json()
+    imported = json.loads(ichx("data", "folds", "ph", "--import", "out.csv", "--json", cwd=dataset_copy).out)
     assert imported["fold_set"]["digest"] == written["fold_set"]["digest"]
     assert imported["leaks"] == []
 
