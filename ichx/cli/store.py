@@ -110,7 +110,7 @@ def move(
 
     The old store stays as it is, but the workspace does not open it any more.
 
-    Example: `ichx store move postgresql://me@server/ichx`
+    Example: `ichx store move postgresql+psycopg://me@server/ichx`
     """
     from ichx.store.store import move_store
 

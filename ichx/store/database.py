@@ -3,6 +3,7 @@
 Only this module, `migrate` and `maintenance` contain code that is specific to SQLite.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -162,7 +163,19 @@ def sqlite_file(url: URL) -> Path | None:
 
 def open_read_only(file: Path) -> sqlite3.Connection:
     """Return a connection to a SQLite file that writes nothing."""
-    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+    # Readers of a file with write-ahead logging create files next to it, unless they know that nobody writes.
+    alone = writes_ahead(file) and not Path(f"{file}-wal").exists() and not os.access(file.parent, os.W_OK)
+    options = "mode=ro&immutable=1" if alone else "mode=ro"
+    return sqlite3.connect(f"{file.resolve().as_uri()}?{options}", uri=True, timeout=BUSY_SECONDS)
+
+
+def writes_ahead(file: Path) -> bool:
+    """Return whether a SQLite file uses write-ahead logging; see https://www.sqlite.org/fileformat.html."""
+    try:
+        with file.open("rb") as handle:
+            return handle.read(20)[18:] == b"\x02\x02"
+    except OSError:
+        return False
 
 
 def display_name(url: URL) -> str:

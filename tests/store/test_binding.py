@@ -64,6 +64,20 @@ def test_the_workspace_remembers_every_change_at_once(workspace: Workspace) -> N
     assert seen == sorted(set(seen))
 
 
+def test_a_process_with_the_earlier_store_does_not_make_the_new_one_look_old(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(workspace) as earlier:
+        other = using(workspace, tmp_path / "other.db", monkeypatch)
+        with open_store(other, tied=False) as store:
+            store.adopt(other)
+        before = workspace.store_record()
+        earlier.trash([1])
+        earlier.restore([1])
+        assert workspace.store_record() == before
+    open_store(other).close()
+
+
 def test_a_new_store_is_refused_in_a_used_workspace(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
