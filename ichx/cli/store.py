@@ -81,7 +81,7 @@ def backup(
 
 
 @app.command("adopt")
-def adopt() -> None:
+def adopt(as_json: AsJson = False) -> None:
     """Accept this store as the store of this workspace.
 
     Use it after restoring a backup, or to continue with the store of another workspace. No record changes.
@@ -96,6 +96,8 @@ def adopt() -> None:
             known = project.workspace.store_record()
         before = adopt_store(project)
         experiments = project.store.listing(limit=1)[1]
+        if as_json:
+            print_json({"store": project.store.name, "workspace": project.workspace.root, "experiments": experiments})
         info(f"The store {project.store.name} belongs to {project.workspace.root} from now on.")
         if before.id is not None and (known is None or before.id != known.id):
             info(f"It belonged to {before.root}, which cannot use it any more.")
@@ -105,6 +107,7 @@ def adopt() -> None:
 @app.command("move")
 def move(
     target: Annotated[str, typer.Argument(metavar="URL", help="Empty database: a path or a SQLAlchemy URL.")],
+    as_json: AsJson = False,
 ) -> None:
     """Copy all records to another database.
 
@@ -116,15 +119,17 @@ def move(
 
     with session() as project:
         rows, name = move_store(project.store, project.workspace, target)
+        if as_json:
+            print_json({"store": name, "rows": rows})
         info(f"Copied {sum(rows.values()):,} rows in {len(rows)} tables from {project.store.name} to {name}.")
     info("Set `store` in ichx.toml, or ICHX_STORE, to the new store. Optuna studies stay in db/tuning.db.")
 
 
 @app.command("rebuild")
 def rebuild(as_json: AsJson = False) -> None:
-    """Register the datasets and experiments whose folders the store does not know.
+    """Register unknown experiments from their folders.
 
-    Each folder has a record of its runs, history, predictions, tags and notes. Ensembles are not registered.
+    Each folder of an experiment or dataset has a record of everything but ensembles.
 
     Example: `ichx store rebuild`
     """
