@@ -90,8 +90,8 @@ def delete(project: "Project", garbage: Garbage) -> None:
             while target.exists():
                 target = target.with_name(f"{target.name}-{secrets.token_hex(2)}")
             target.parent.mkdir(exist_ok=True)
+            garbage.path.touch()  # the month begins now; after the move, a kill would leave a folder that looks old
             garbage.path.rename(target)
-            target.touch()  # the month begins now
             return
         if garbage.path.is_dir() and not garbage.path.is_symlink():
             doomed = garbage.path

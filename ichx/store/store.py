@@ -195,9 +195,9 @@ class Store:
         """Yield a connection for a change after which files in the workspace belong to records of this store."""
         with self._writing() as connection:
             yield connection
-            changes = binding.count_change(connection)
-        if self._workspace is not None and changes is not None:
-            binding.save_changes(self._workspace, self._engine, changes)
+            counted = binding.count_change(connection)
+        if self._workspace is not None and counted is not None:
+            binding.save_changes(self._workspace, self._engine, *counted)
 
     def _record(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._counting() as connection:

@@ -69,7 +69,7 @@ def test_saved_columns_belong_to_the_user(
 
     default = heads()
     before = json.loads(ichx("store", "sql", "select * from setting order by name", "--json", cwd=six).out)
-    for user, columns in (("one", "number,batch"), ("two", "name,score")):
+    for user, columns in (("one", "number,batch"), ("two", "name,score"), ("three", "number,host,device")):
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / user))
         assert heads() == default
         assert ichx("exp", "list", "--columns", columns, cwd=six).code == 0
@@ -77,7 +77,7 @@ def test_saved_columns_belong_to_the_user(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "one"))
     assert heads() == "number,batch,marks"
     assert json.loads(ichx("store", "sql", "select * from setting order by name", "--json", cwd=six).out) == before
-    (tmp_path / "one" / "ichx" / "preferences.json").write_text('{"exp list columns": ["nonsense", 3, "name"]}')
+    (tmp_path / "one" / "ichx" / "preferences.json").write_text('{"exp list columns": ["nonsense", 3, [1], "name"]}')
     assert heads() == "name,marks"
     (tmp_path / "one" / "ichx" / "preferences.json").write_text("{")
     assert heads() == default

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Program
+from permissions import permissions_enforced
 
-from ichx.errors import ConflictError
-from ichx.experiments.folder_record import check_folder
+from ichx.errors import ConflictError, StorageError
+from ichx.experiments.folder_record import check_folder, describe_again, describe_all
+from ichx.experiments.gc import Garbage, delete
 from ichx.experiments.run import run_experiment
 from ichx.project import Project
 from ichx.store import open_store
@@ -91,10 +93,32 @@ def test_a_run_does_not_write_into_the_folder_of_another_experiment(project: Pro
     before = snapshot(project.workspace.root)
     with pytest.raises(ConflictError, match=f"{folder}.* 2"):
         run_experiment(project, 1)
+    describe_again(project, [1])
     assert snapshot(project.workspace.root) == before
     (folder / "experiment.json").unlink()  # as the folder of an older version: its predictions differ
     with pytest.raises(ConflictError, match="experiments/1/fold-0"):
         check_folder(project, new)
+
+
+def test_a_folder_that_cannot_be_written_gets_no_record_and_the_others_do(project: Project) -> None:
+    records = [project.workspace.experiment_files(number).record for number in (1, 2, 3)]
+    for record in records:
+        record.unlink()
+    records[1].parent.chmod(0o555)
+    with permissions_enforced():
+        describe_all(project)
+    records[1].parent.chmod(0o755)
+    assert [record.exists() for record in records] == [True, False, True]
+
+
+def test_the_month_in_the_trash_begins_before_the_folder_is_moved(project: Project) -> None:
+    """A process that is killed right after the move leaves a folder that looks new."""
+    folder = project.workspace.experiment_dir(2)
+    os.utime(folder, (0, 0))
+    project.workspace.trash_dir.mkdir(mode=0o555)
+    with permissions_enforced(), pytest.raises(StorageError, match=str(folder)):
+        delete(project, Garbage("orphaned folder", folder, 0, "unknown", move=True))
+    assert time.time() - folder.stat().st_mtime < 3600
 
 
 def test_a_training_without_a_run_in_the_store_is_not_claimed(trained_copy: Path, ichx: Program) -> None:
