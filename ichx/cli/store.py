@@ -122,7 +122,7 @@ def move(
 
 @app.command("rebuild")
 def rebuild(as_json: AsJson = False) -> None:
-    """Register the datasets and experiments whose folders the store does not know.
+    """Register datasets and experiments from their folders.
 
     Each folder has a record of its runs, history, predictions, tags and notes. Ensembles are not registered.
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 
 from ichx.errors import InvalidInputError, MissingDependencyError, StorageError, StoreError
+from ichx.files import expand_user
 
 BUSY_SECONDS: Final = 30.0
 """How long a transaction waits for another process; `?timeout=` in a SQLite URL overrides."""
@@ -188,11 +189,12 @@ def parse_url(url: str | URL) -> URL:
     """Return `url` as an object; a text without `://` is the path of a SQLite file, whatever characters it has.
 
     Raises:
-        InvalidInputError: It is not a SQLAlchemy URL, or a path was pasted into one whose characters have a meaning.
+        InvalidInputError: It is not a SQLAlchemy URL, or a path was pasted into one whose characters have a meaning,
+            or the user of `~USER` is unknown.
         MissingDependencyError: The driver of the database is not installed.
     """
     if isinstance(url, str) and url and "://" not in url:
-        url = URL.create("sqlite", database=str(Path(url).expanduser()))
+        url = URL.create("sqlite", database=str(expand_user(url)))
     try:
         parsed = make_url(url)
         parsed.get_dialect()

@@ -236,6 +236,11 @@ def test_the_store_is_in_its_workspace_whatever_the_folder_is_called(tmp_path: P
     assert {path.name for path in tmp_path.iterdir()} == {name, f"{name}x"}
 
 
+def test_an_unknown_home_directory_is_refused(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidInputError, match="~nobody-of-this-name/x.db"):
+        open_store(using(workspace, Path("~nobody-of-this-name/x.db"), monkeypatch))
+
+
 @pytest.mark.parametrize("name", ["head%20ct", "q?a", "q?timeout=1&b"])
 def test_a_path_pasted_into_a_url_is_refused_and_works_as_a_path(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
