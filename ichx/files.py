@@ -22,6 +22,9 @@ DRAFT_PATTERN: Final = ".*.tmp*"
 MAX_INPUT: Final = 1 << 31
 """Largest size in bytes of a file that is read at once, so that an endless pipe does not fill the memory."""
 
+_BLOCK: Final = 1 << 20
+"""Bytes of one read call."""
+
 REMEDY: Final = "Free some space or make the folder writable, then run the command again."
 
 
@@ -146,12 +149,14 @@ def read_input(path: Path) -> bytes:
         if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
             raise OSError(errno.EINVAL, "Neither a file nor a pipe", str(path))
         os.set_blocking(handle.fileno(), True)
-        content = handle.read(MAX_INPUT + 1)
+        content = bytearray()  # grows as needed: one read call would reserve the maximum
+        while len(content) <= MAX_INPUT and (part := handle.read(_BLOCK)):
+            content += part
     if len(content) > MAX_INPUT:
         raise OSError(errno.EFBIG, f"More than {MAX_INPUT >> 30} GiB", str(path))
     if stat.S_ISFIFO(mode) and not content:
         raise OSError(errno.EPIPE, "No program writes to this pipe", str(path))
-    return content
+    return bytes(content)
 
 
 def read_text(path: Path) -> str:
@@ -172,11 +177,15 @@ def absolute_path(path: str | Path) -> Path:
     Raises:
         InvalidInputError: The user of `~USER` is unknown.
     """
+    return Path(os.path.realpath(expand_user(path)))  # unlike Path.resolve, without RuntimeError for a loop
+
+
+def expand_user(path: str | Path) -> Path:
+    """Return `path` with `~` replaced; raises like `absolute_path`."""
     try:
-        expanded = Path(path).expanduser()
+        return Path(path).expanduser()
     except RuntimeError as error:
         raise InvalidInputError(f"The home directory in {path} is unknown.", "Write the path out.") from error
-    return Path(os.path.realpath(expanded))  # unlike Path.resolve, without RuntimeError for a loop
 
 
 def printable_path(path: str | Path) -> str:

@@ -25,13 +25,14 @@ def write_ct(
     """Write a CT slice; `elements` by keyword replace the usual ones, None leaves one out. `stored=None` is a head."""
     stored = head() if stored is None else stored
     dataset = Dataset()
+    patient = elements.get("PatientID") or ""
     usual = {
         "SOPClassUID": CTImageStorage,
         "SOPInstanceUID": f"ID_{path.stem}",
         "Modality": "CT",
         "PatientID": "p0",
-        "StudyInstanceUID": "ID_study",
-        "SeriesInstanceUID": "ID_series",
+        "StudyInstanceUID": f"ID_study{patient}",
+        "SeriesInstanceUID": f"ID_series{patient}",
         "InstanceNumber": 1,
         "ImagePositionPatient": [-120, -120, 0],
         "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],

@@ -145,6 +145,17 @@ def test_pipes_sockets_and_devices_are_not_waited_for(tmp_path: Path) -> None:
                     read(path)
 
 
+def test_small_files_are_read_where_memory_is_limited(tmp_path: Path) -> None:
+    """Clusters limit the address space of a job (`ulimit -v`) to less than the maximum size of an input file."""
+    (tmp_path / "a.txt").write_text("a")
+    code = (
+        "import pathlib, resource, sys; from ichx.files import read_text; "
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); print(read_text(pathlib.Path(sys.argv[1])))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("a\n", "")
+
+
 def test_a_pipe_with_a_writer_is_read_to_its_end(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

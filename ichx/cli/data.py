@@ -31,9 +31,13 @@ def add(
     masks: Annotated[
         Path | None, typer.Option(help="Folder or zip of masks: 8-bit PNGs named by slice id, 0 or subtype 1 to 5.")
     ] = None,
-    folds: Annotated[int, typer.Option(help="Number of patient-grouped folds.")] = 5,
+    folds: Annotated[int, typer.Option(help="Number of patient-grouped folds; 0 for a dataset to evaluate only.")] = 5,
     fold_seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
     keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Store patient, study and series ids unhashed.")] = False,
+    group_by: Annotated[
+        Literal["patient", "study"],
+        typer.Option(help="What a fold keeps together; study if PatientIDs are placeholders."),
+    ] = "patient",
     as_json: AsJson = False,
 ) -> None:
     """Add CT slices from a folder or zip as a dataset.
@@ -61,6 +65,7 @@ def add(
         folds=folds,
         fold_seed=fold_seed,
         keep_ids=keep_ids,
+        group_by=group_by,
     )
     with session() as project, progress("reading headers") as report:
         added = add_dataset(project, request, progress=report)

@@ -52,6 +52,8 @@ def print_added(added: "AddReport") -> None:
         info(f"Positive slices: {', '.join(f'{label} {share:.2%}' for label, share in shares.items())}.")
     if version.test_of:
         info(f"Next: `ichx run NUMBER` predicts it with an experiment on {version.test_of}.")
+    elif shares and not version.folds:
+        info(f"Next: `ichx evaluate NUMBER --dataset {version.dataset}` scores an experiment on it; it has no folds.")
     elif shares:
         info(
             f"Next: `ichx exp new --plugin resnext50 --dataset {version.dataset}`; `ichx plugin list` lists all models."
@@ -67,6 +69,11 @@ def print_dataset(facts: dict[str, Any]) -> None:
     console.print(f"{version.dataset} version {version.number}, {kind}: {version.source}", markup=False)
     counts = ("files", "slices", "patients", "studies", "series")
     print_table("counts", ("item", "count"), [(name.replace("_", " "), summary[name]) for name in counts])
+    if summary.get("group_by") == "study":
+        warn("Grouped by study: each study counts as a patient, whatever its PatientID.")
+    if summary.get("joined_patients"):
+        joined = format_count(summary["joined_patients"], "patient")
+        info(f"{joined} that share studies or series count as {format_count(summary['joined_groups'], 'patient')}.")
     _print_prevalences(facts)
     families = [_header_row(family) for family in facts["families"]]
     _print_long_table("headers", ("pixels", "slope", "intercept", "size", "transfer syntax", "slices"), families)

@@ -1,6 +1,8 @@
 """`ichx demo`: the complete workflow on a synthetic dataset."""
 
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -51,5 +53,7 @@ def demo(
     console.print(f"workspace: {report.workspace}", markup=False)
     console.print(f"submission: {Path(report.workspace) / report.submission}", markup=False)
     console.print("Next:")
-    for command in (f"cd {shlex.quote(report.workspace)}", "ichx exp list", "ichx report 1"):
+    # The README starts the demo by its path, from an environment that is not activated.
+    program = "ichx" if shutil.which("ichx") else shlex.quote(str(Path(sys.argv[0]).absolute()))
+    for command in (f"cd {shlex.quote(report.workspace)}", f"{program} exp list", f"{program} report 1"):
         console.print(f"  {command}", markup=False)

@@ -56,6 +56,7 @@ def new(
     Example: `ichx exp new --reference`
     """
     from ichx.experiments.register import ExperimentRequest, equal_experiments, new_experiment, new_reference
+    from ichx.plugins.backbones import cache_file
     from ichx.plugins.licences import licence_notice
     from ichx.recipe_text import from_toml
 
@@ -64,6 +65,8 @@ def new(
     kind = "sigmoid" if sigmoid else "linear" if linear else None
     if reference and (plugin or file or backbone or size or crop or kind or settings or name):
         raise typer.BadParameter("--reference allows only --dataset and --folds. Leave out the other options.")
+    if backbone is not None and not cache_file().exists():
+        info("listing the backbones of timm; the next time the list is cached")
     with session() as project:
         if reference:
             registered = new_reference(project.store, project.registry, dataset=dataset, folds=folds)

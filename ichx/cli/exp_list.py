@@ -137,14 +137,14 @@ def _columns(store: "Store", text: str | None) -> tuple[str, ...]:
     if text is None:
         # Version 0.1 saved them in the store, for all users of it.
         saved = read_preference(_COLUMNS_KEY) or store.setting(_COLUMNS_KEY)
-        known = saved if isinstance(saved, list) else []
-        return tuple(name for name in known if name in FIELD_TYPES or is_recipe_value(str(name))) or DEFAULT_COLUMNS
+        known = map(str, saved if isinstance(saved, list) else ())
+        return tuple(filter(_is_column, known)) or DEFAULT_COLUMNS
     if text.strip() == "default":
         save_preference(_COLUMNS_KEY, list(DEFAULT_COLUMNS))
         return DEFAULT_COLUMNS
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
-        if name not in (*FIELD_TYPES, *RUN_VALUES) and not is_recipe_value(name):
+        if not _is_column(name):
             from ichx.store.expression import unknown_name
 
             raise unknown_name(name, (*FIELD_TYPES, *RUN_VALUES))
@@ -153,6 +153,10 @@ def _columns(store: "Store", text: str | None) -> tuple[str, ...]:
     save_preference(_COLUMNS_KEY, list(names))
     info("Saved the columns for all further lists. Reset them with `--columns default`.")
     return names
+
+
+def _is_column(name: str) -> bool:
+    return name in FIELD_TYPES or name in RUN_VALUES or is_recipe_value(name)
 
 
 def _recipe_and_run_values(

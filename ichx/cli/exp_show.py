@@ -14,7 +14,7 @@ from ichx.cli.formatting import (
     format_value,
     marks_of,
 )
-from ichx.cli.output import console, info, print_csv, print_json
+from ichx.cli.output import console, info, print_csv, print_json, print_labelled
 from ichx.cli.parameters import AsCsv, AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
@@ -73,7 +73,7 @@ def show(
     facts += [("run on", line) for line in _machines(runs)]
     facts.append(("files", f"{project.workspace.experiment_dir(number)}, {format_bytes(sum(files.values()))}"))
     for name, value in facts:
-        console.print(f"  {name:<10} {value}", markup=False)
+        print_labelled(f"  {name:<10}", value, to=console)
     if runs:
         heads = ("fold", "run", "state", "epochs", "score", "time", "started")
         print_table("runs", heads, [_run_row(run, experiment, history) for run in runs])

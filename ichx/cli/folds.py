@@ -1,4 +1,4 @@
-"""`ichx data folds`: the folds of a dataset version, and the import of folds from a CSV file."""
+"""`ichx data folds`: the folds of a dataset version, and their import and export as a CSV file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,14 +27,17 @@ def folds(
         Path | None,
         typer.Option("--import", help="CSV with `fold` and a slice id, file name or `patient_id`; .gz too."),
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the folds; default: the file's name.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--export", help="Write the folds to a CSV that --import reads; .gz too.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the folds; imported: default the file's.")] = None,
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Import folds that split patients; marks all scores on them.")
     ] = False,
     number: Version = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the folds of a dataset, or import folds.
+    """Show the folds of a dataset, or import or export folds.
 
     Shows sizes, prevalences and leaking patients. An import creates a new version of the dataset. Experiments use the
     folds named `default` unless `ichx exp new --folds NAME` selects others.
@@ -42,8 +45,14 @@ def folds(
     Example: `ichx data folds rsna`
 
     Example: `ichx data folds rsna --import folds.csv --name theirs`
+
+    Example: `ichx data folds rsna --export folds.csv`
     """
-    if file is None:
+    if out is not None and (file is not None or allow_leaks):
+        raise typer.BadParameter("--export cannot be combined with --import or --allow-leaks.")
+    if out is not None:
+        _export(dataset, out, number, name, as_json)
+    elif file is None:
         if allow_leaks:
             raise typer.BadParameter("--allow-leaks requires --import FILE.")
         _show(dataset, number, name, as_json)
@@ -67,6 +76,17 @@ def _import(dataset: str, file: Path, name: str | None, allow_leaks: bool, as_js
         print_json(report)
     else:
         _print_report(report)
+
+
+def _export(dataset: str, out: Path, number: int | None, name: str | None, as_json: bool) -> None:
+    from ichx.datasets.fold_import import export_folds
+
+    with session() as project:
+        exported = export_folds(project, dataset, out, number, name)
+    if as_json:
+        print_json({"file": out, "fold_set": exported})
+    else:
+        info(f"Wrote the folds {exported.name}, {exported.k} folds, digest {exported.digest}: {out}")
 
 
 def _print_report(report: "ImportReport") -> None:
@@ -95,15 +115,15 @@ def _show(dataset: str, number: int | None, name: str | None, as_json: bool) -> 
     size = f"{format_count(version.slices, 'slice')}, {format_count(version.patients, 'patient')}"
     console.print(f"{version.dataset} version {version.number}: {size}", markup=False)
     for entry in facts["fold_sets"]:
-        _print_fold_set(entry, {"slices": version.slices, "patients": version.patients} | entry)
+        _print_fold_set(entry, facts["group_by"], {"slices": version.slices, "patients": version.patients} | entry)
 
 
-def _print_fold_set(entry: dict[str, Any], total: dict[str, Any]) -> None:
+def _print_fold_set(entry: dict[str, Any], group_by: str, total: dict[str, Any]) -> None:
     fold_set = entry["fold_set"]
-    origin = f"imported from {fold_set.source}" if fold_set.source else f"patient-grouped, seed {fold_set.seed}"
+    origin = f"imported from {fold_set.source}" if fold_set.source else f"{group_by}-grouped, seed {fold_set.seed}"
     title = f"folds {fold_set.name}: {fold_set.k} folds, {origin}, digest {fold_set.digest}"
-    leaks = fold_set.leaking_patients
-    caption = f"{format_count(leaks, 'patient') if leaks else 'no patient'} in more than one fold"
+    leaks, grouped = fold_set.leaking_patients, ("study", "studies") if group_by == "study" else ("patient",)
+    caption = f"{format_count(leaks, *grouped) if leaks else f'no {group_by}'} in more than one fold"
     if entry["deviation"] is not None:
         caption = f"prevalences of folds deviate by at most {entry['deviation']:.2%}; {caption}"
     print_prevalences(title, total, entry["folds"], caption)

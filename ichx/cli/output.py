@@ -97,25 +97,25 @@ def notice(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print a warning on standard error."""
-    _print_labelled("warning:", "yellow", message)
+    print_labelled("warning:", message, style="yellow", to=err)
 
 
 def print_error(problem: str, remedy: str) -> None:
     """Print an error on standard error, the remedy indented below the problem."""
-    _print_labelled("error:", "bold red", f"{problem}\n{remedy}")
+    print_labelled("error:", f"{problem}\n{remedy}", style="bold red", to=err)
 
 
-def _print_labelled(label: str, style: str, text: str) -> None:
+def print_labelled(label: str, text: str, *, style: str = "", to: Console) -> None:
     """Print `text` after its label, all lines indented alike; on a terminal they wrap within its width."""
-    if err.soft_wrap:
-        err.print(label, style=style, end=" ")
-        err.print(text.replace("\n", "\n" + " " * (len(label) + 1)), markup=False)
+    if to.soft_wrap:
+        to.print(label, style=style, end=" ")
+        to.print(text.replace("\n", "\n" + " " * (len(label) + 1)), markup=False)
         return
     lines = Table.grid(padding=(0, 1, 0, 0))
     lines.add_column(no_wrap=True)
     lines.add_column(overflow="fold")
     lines.add_row(Text(label, style), Text(escape(text)))
-    err.print(lines)
+    to.print(lines)
 
 
 def print_json_error(error: Mapping[str, object]) -> None:

@@ -110,7 +110,7 @@ def move(
 
     The old store stays as it is, but the workspace does not open it any more.
 
-    Example: `ichx store move postgresql://me@server/ichx`
+    Example: `ichx store move postgresql+psycopg://me@server/ichx`
     """
     from ichx.store.store import move_store
 
@@ -122,7 +122,7 @@ def move(
 
 @app.command("rebuild")
 def rebuild(as_json: AsJson = False) -> None:
-    """Register the datasets and experiments whose folders the store does not know.
+    """Register datasets and experiments from their folders.
 
     Each folder has a record of its runs, history, predictions, tags and notes. Ensembles are not registered.
 

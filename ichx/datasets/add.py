@@ -25,6 +25,7 @@ from ichx.datasets.catalog import (
 from ichx.datasets.dataset import CATALOG_FILE, DEFAULT_FOLDS, SAMPLE_FILE, folds_file, load_catalog, load_dataset
 from ichx.datasets.folds import assign_folds, fold_digest, rare_labels
 from ichx.datasets.id_matching import IdMatch, join_labels, match_images
+from ichx.datasets.identity import GroupBy
 from ichx.datasets.ingest import ProgressCallback, scan_source
 from ichx.datasets.ingest_report import IngestReport
 from ichx.datasets.label_csv import SampleTable, read_labels, read_sample
@@ -59,10 +60,12 @@ class AddRequest:
     masks: Path | None = None
     """Folder or zip of masks, see `ichx.datasets.masks`."""
     folds: int = 5
-    """Number of patient-grouped folds of a labelled dataset."""
+    """Number of patient-grouped folds of a labelled dataset; 0 for none, of a dataset that is only evaluated."""
     fold_seed: int = 0
     keep_ids: bool = False
     """Store patient, study and series ids instead of their keyed hashes."""
+    group_by: GroupBy = "patient"
+    """What counts as a patient: `study` ignores the PatientIDs, for files in which they are placeholders."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,8 @@ def check_name(name: str, what: str, remedy: str = NAME_REMEDY) -> None:
 def _check_request(store: Store, request: AddRequest) -> None:
     name, test_of = request.name, request.test_of
     check_name(name, "a dataset")
+    if request.group_by not in ("patient", "study"):
+        raise InvalidInputError(f"Invalid grouping: {request.group_by!r}.", "Use 'patient' or 'study'.")
     if not 0 <= request.fold_seed < 1 << 63:
         raise InvalidInputError(f"Invalid seed of the folds: {request.fold_seed}.", "Use 0 to 2**63 - 1.")
     if test_of is not None and request.labels is not None:
@@ -222,13 +227,15 @@ def _prepare(
     sample = read_sample(request.sample) if request.sample else None
     source = absolute_path(request.source)
     key = None if request.keep_ids else project.workspace.privacy_key()
-    catalog, counts = build_catalog(scan_source(source, progress=progress), key)
+    catalog, counts = build_catalog(scan_source(source, progress=progress), key, request.group_by)
     require_usable_slices(source, catalog)
     match = None
     if table is not None and request.labels is not None:
         catalog, match = join_labels(catalog, table, request.labels)
     slices = usable_slices(catalog)
     summary = summarize(catalog) | counts | {"keep_ids": request.keep_ids}
+    if request.group_by != "patient":
+        summary["group_by"] = request.group_by
     report.add_catalog(catalog, slices, summary)
     if table is not None and match is not None:
         report.add_labels(table, match)
@@ -242,19 +249,35 @@ def _prepare(
     if request.masks is not None:
         masks, summary["masks"] = read_masks(absolute_path(request.masks), catalog, report)
     if request.test_of is not None:
-        report.add_shared(slices, load_dataset(project, request.test_of).slices, request.test_of)
-    folds = None
-    if table is not None:
-        patients, labels = slices["patient"].to_numpy(object), slices[list(LABELS)].to_numpy(np.float32)
-        folds = assign_folds(slices["slice_id"].to_numpy(object), patients, labels, request.folds, request.fold_seed)
-        if rare := rare_labels(patients, labels, request.folds):
-            listed = ", ".join(f"{label} ({count})" for label, count in rare.items())
-            report.warn(f"Labels positive in fewer than {request.folds} patients, missing in some folds: {listed}.")
+        train = load_dataset(project, request.test_of)
+        by_study = "study" in (request.group_by, train.version.summary.get("group_by"))
+        report.add_shared(slices, train.slices, request.test_of, by_study=by_study)
+    folds = _assign_folds(slices, request, report) if table is not None and request.folds else None
     return _Prepared(catalog, slices, summary, folds, masks, sample)
 
 
+def _assign_folds(slices: pd.DataFrame, request: AddRequest, report: IngestReport) -> npt.NDArray[np.int16]:
+    patients, labels = slices["patient"].to_numpy(object), slices[list(LABELS)].to_numpy(np.float32)
+    if (count := slices["patient"].nunique()) < request.folds:
+        studies = slices["study"].nunique()
+        ways = [f"give at most `--folds {count}`"] if count > 1 else []
+        if studies > count:
+            ways.append(f"give `--group-by study` if the PatientIDs are placeholders ({studies:,} studies)")
+        ways.append("give `--folds 0` for a dataset that is only evaluated")
+        remedy = "; or ".join(ways)
+        raise InvalidInputError(
+            f"Cannot split {format_count(count, 'patient')} into {request.folds} folds.",
+            f"{remedy[0].upper()}{remedy[1:]}.",
+        )
+    folds = assign_folds(slices["slice_id"].to_numpy(object), patients, labels, request.folds, request.fold_seed)
+    if rare := rare_labels(patients, labels, request.folds):
+        listed = ", ".join(f"{label} ({count})" for label, count in rare.items())
+        report.warn(f"Labels positive in fewer than {request.folds} patients, missing in some folds: {listed}.")
+    return folds
+
+
 def _draft(request: AddRequest, prepared: _Prepared) -> VersionDraft:
-    slices, labelled = prepared.slices, prepared.folds is not None
+    slices, labelled = prepared.slices, request.labels is not None
     folds: tuple[FoldDraft, ...] = ()
     if prepared.folds is not None:
         digest = fold_digest(slices["slice_id"].to_numpy(object), prepared.folds)
@@ -298,6 +321,7 @@ def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, 
         "the masks": before.get("masks", {}).get("digest") != after.get("masks", {}).get("digest"),
         "the folds": default_folds != [(f.k, f.seed, f.digest) for f in draft.folds],
         "the sample": before.get("sample") != after.get("sample"),
+        "the grouping": before.get("group_by") != after.get("group_by"),
         "the storage of ids": before.get("keep_ids") != after.get("keep_ids"),
     }
     return [what for what, changed in differs.items() if changed]

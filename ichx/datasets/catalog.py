@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from ichx.datasets.identity import GroupBy, identify
 from ichx.datasets.ingest import SCANNED, TEXT, file_stem
 from ichx.datasets.series import FLAGS, neighbour_rows, series_geometry
 from ichx.files import write_with
@@ -26,6 +27,7 @@ COLUMNS: Final = {
     "patient": TEXT,
     "study": TEXT,
     "series": TEXT,
+    "patient_id": TEXT,
     **{name: SCANNED[name] for name in ("instance_number", "rows", "columns", "spacing_row", "spacing_column")},
     **{name: SCANNED[name] for name in ("pos_x", "pos_y", "pos_z")},
     "position": "float64",
@@ -45,7 +47,8 @@ COLUMNS: Final = {
 - `slice_id`: SOPInstanceUID; `stem`: file name without extension; `file`: POSIX path relative to the source
 - `bytes`: size of the file; `mtime_ns`: time of its last change, or CRC-32 of a zip member
 - `frame`: 0, or from 1 in a file with several frames
-- `patient`, `study`, `series`: keyed hashes
+- `patient`, `study`, `series`: keyed hashes, see `ichx.datasets.identity`
+- `patient_id`: keyed hash of the patient's own id if it was joined with others to one `patient`, or empty
 - `spacing_*`, `pos_*`, `position` (along the series' normal), `step` (from the previous slice): mm, NaN if missing
 - `order`: rank in the series, -1 for excluded files; `tilt` of the series in degrees
 - the booleans of `ichx.datasets.series.FLAGS`
@@ -54,7 +57,7 @@ COLUMNS: Final = {
 - `defect`: a key of `ichx.datasets.defects.DEFECTS`, or null; `detail`: what was found, e.g. the modality
 """
 
-ADDED: Final = ("assumptions", "detail")
+ADDED: Final = ("assumptions", "detail", "patient_id")
 """Columns that catalogs of version 0.1 lack; empty there."""
 
 DERIVED: Final = ("step", "tilt", *FLAGS)
@@ -64,35 +67,37 @@ EMPTY: Final = {"f": np.nan, "i": -1, "b": False}
 """Values for excluded files by the kind of the column's dtype."""
 
 
-def build_catalog(scan: pd.DataFrame, key: bytes | None) -> tuple[pd.DataFrame, dict[str, int]]:
+def build_catalog(
+    scan: pd.DataFrame, key: bytes | None, group_by: GroupBy = "patient"
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return the catalog of a `scan_source` result without labels, and counts for the dataset's summary.
 
     Args:
         scan: Result of `scan_source`.
         key: Key of the hashes of patient, study and series ids; None keeps the ids.
+        group_by: What counts as a patient; see `ichx.datasets.identity`.
 
     Returns:
-        The catalog, and `no_patient_id`: the number of slices grouped by study, by series or alone.
+        The catalog; and the counts of `identify`, with `no_patient_id` and `no_series_id`: slices without these ids.
     """
     catalog = scan.copy(deep=False)
     catalog["defect"] = scan["defect"].astype(object).where(scan["defect"] != "", None)
     good = catalog["defect"].isna()
     catalog.loc[good & catalog["slice_id"].where(good).duplicated(), "defect"] = "duplicate_instance"
     catalog["stem"] = [file_stem(file) for file in scan["file"]]
-    series = scan["series_id"].where(scan["series_id"] != "", "slice " + scan["slice_id"])
-    study = scan["study_id"].where(scan["study_id"] != "", "series " + series)
-    patient = scan["patient_id"].where(scan["patient_id"] != "", "study " + study)
-    for name, ids in (("patient", patient), ("study", study), ("series", series)):
-        hashed = ids if key is None else hash_ids(ids, key)
-        catalog[name] = hashed.where(good, "")
+    ids, counts = identify(scan[good], group_by)
+    for name in ids:
+        given = ids[name] if key is None else hash_ids(ids[name], key).where(ids[name] != "", "")
+        catalog[name] = given.reindex(scan.index, fill_value="")
     rows = np.flatnonzero(catalog["defect"].isna())
+    counts |= {f"no_{name}": int((scan[name].iloc[rows] == "").sum()) for name in ("patient_id", "series_id")}
     for name, values in series_geometry(catalog["series"].iloc[rows], scan.iloc[rows]).items():
         column = np.full(len(scan), EMPTY[values.dtype.kind], values.dtype)
         column[rows] = values
         catalog[name] = column
     for label in LABELS:
         catalog[label] = np.nan
-    return _typed(catalog), {"no_patient_id": int((scan["patient_id"].iloc[rows] == "").sum())}
+    return _typed(catalog), counts
 
 
 def usable_slices(catalog: pd.DataFrame) -> pd.DataFrame:
@@ -115,10 +120,10 @@ def catalog_digest(catalog: pd.DataFrame) -> str:
     """
     rows = catalog.sort_values("file", kind="stable", ignore_index=True)
     excluded = {"mtime_ns", "detail", *DERIVED, *LABELS}
-    if not (rows["assumptions"] != "").any():
-        excluded.add("assumptions")  # digests of 0.1 remain valid
+    # Digests of 0.1 remain valid.
+    excluded |= {name for name in ("assumptions", "patient_id") if not (rows[name] != "").any()}
     plain = rows[[name for name in COLUMNS if name not in excluded]].copy()
-    for name in ("patient", "study", "series"):
+    for name in {"patient", "study", "series", "patient_id"} & set(plain):
         plain[name] = pd.factorize(plain[name])[0]
     # Labels do not change a file.
     plain["defect"] = plain["defect"].where(plain["defect"] != "no_label", None)

@@ -1,9 +1,10 @@
-"""Importing folds from a CSV as a new version, and describing the folds of a version. The CSV is read in `fold_csv`.
+"""Importing and exporting folds as a CSV, and describing the folds of a version. The CSV is read in `fold_csv`.
 
 Folds that split a patient are leaky: a model is scored on patients of its training data. They are rejected unless leaks
 are allowed, which marks every score on them.
 """
 
+import gzip
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from ichx.datasets.id_matching import COLUMN_NAMES, spell_like
 from ichx.datasets.ingest import file_stem
 from ichx.datasets.summary import summarize_folds
 from ichx.errors import ConflictError, InvalidInputError
+from ichx.files import write_with
 from ichx.store import DatasetVersion, FoldDraft, FoldSet, VersionDraft
 from ichx.text import EXAMPLES, format_count, format_examples
 
@@ -101,7 +103,9 @@ def import_folds(
         if not allow_leaks:
             raise LeakyFoldsError(
                 f"{path}: {count}{format_examples(map(_format_leak, leaks[:EXAMPLES]), len(leaks))}. A model would be "
-                "scored on patients of its training data.",
+                "scored on patients of its training data."
+                + " PatientIDs that share studies or series count as one patient."
+                * bool(slices["patient_id"].any()),
                 f"Use the default folds of {dataset}, which are grouped by patient; or give all slices of a patient "
                 "one fold in the file; or import it with --allow-leaks, which marks every score on these folds.",
                 leaks,
@@ -120,23 +124,49 @@ def import_folds(
     return ImportReport(added, added.fold_set(name), True, tuple(leaks), tuple(messages), tuple(warnings))
 
 
+def export_folds(
+    project: "Project", dataset: str, path: Path, number: int | None = None, name: str | None = None
+) -> FoldSet:
+    """Write the folds of a version (the newest) called `name` (the first) to a CSV that `import_folds` reads.
+
+    It has the columns `slice_id` and `fold`, and is compressed if the name ends in `.gz`.
+
+    Raises:
+        NotFoundError: There is no such dataset, version or fold set.
+        NotReadyError: The version has no folds.
+        StorageError: The file cannot be written.
+    """
+    version = project.store.version(dataset, number)
+    fold_set = version.fold_set(name)
+    slices = load_version(project.workspace, version).slices
+    table = pd.DataFrame(
+        {"slice_id": slices["slice_id"], "fold": load_folds(project.workspace, version, fold_set, slices)}
+    )
+    content = table.to_csv(index=False, lineterminator="\n").encode()
+    content = gzip.compress(content, mtime=0) if path.suffix.lower() == ".gz" else content
+    write_with(path, lambda draft: draft.write_bytes(content), "the folds")
+    return fold_set
+
+
 def describe_folds(
     project: "Project", dataset: str, number: int | None = None, name: str | None = None
 ) -> dict[str, Any]:
     """Return a description of the folds of a version (the newest), or only of those called `name`.
 
-    `version`; `fold_sets`, each with its row in the store, whether it is the `default`, the `prevalences` of all
-    slices, the largest relative `deviation` of a fold's prevalence from them (None if no label has positives), its
-    `folds` (see `ichx.datasets.summary`) and its `leaks`.
+    `version`; `group_by`, `patient` or `study`; `fold_sets`, each with its row in the store, whether it is the
+    `default`, the `prevalences` of all slices, the largest relative `deviation` of a fold's prevalence from them (None
+    if no label has positives), its `folds` (see `ichx.datasets.summary`) and its `leaks`.
 
     Raises:
         NotFoundError: There is no such dataset, version or fold set.
         ConflictError: The dataset has no labels.
+        NotReadyError: It has no folds.
     """
     version = project.store.version(dataset, number)
-    if not version.folds:
+    if version.label_digest is None or version.test_of is not None:
         raise _no_folds(dataset)
-    fold_sets = version.folds if name is None else (version.fold_set(name),)
+    named = version.fold_set(name)
+    fold_sets = version.folds if name is None else (named,)
     slices = load_version(project.workspace, version).slices
     ids, patients = (slices[column].to_numpy(object) for column in ("slice_id", "patient"))
     overall = version.summary["prevalences"]
@@ -157,7 +187,7 @@ def describe_folds(
                 "leaks": find_leaks(ids, patients, assigned),
             }
         )
-    return {"version": version, "fold_sets": described}
+    return {"version": version, "group_by": version.summary.get("group_by", "patient"), "fold_sets": described}
 
 
 def _no_folds(dataset: str) -> ConflictError:
@@ -197,9 +227,10 @@ def _match(
     """
     best: _FoldMatch | None = None
     most = 0
-    for by, ids in _patient_forms(table.ids, key) if table.of_patients else _slice_forms(table.ids, slices):
+    forms = _patient_forms(table.ids, slices, key) if table.of_patients else _slice_forms(table.ids, slices)
+    for by, ids, known in forms:
         index = pd.Index(ids)
-        row = index.get_indexer(pd.Index(slices[by].to_numpy(object)))
+        row = index.get_indexer(pd.Index(known.to_numpy(object)))
         found = int((row >= 0).sum())
         if found > most:
             best, most = _FoldMatch(table, by, index, row), found
@@ -220,25 +251,28 @@ def _match(
     return best
 
 
-_Forms = Iterator[tuple[str, npt.NDArray[np.object_]]]
+_Forms = Iterator[tuple[str, npt.NDArray[np.object_], pd.Series]]
 
 
 def _slice_forms(ids: npt.NDArray[np.object_], slices: pd.DataFrame) -> _Forms:
-    """Yield columns of the catalog that the ids may be, and the ids in the form of that column."""
-    yield "slice_id", ids
-    yield "file", ids
+    """Yield columns of the catalog that the ids may be, the ids in the form of that column, and the column."""
+    yield "slice_id", ids, slices["slice_id"]
+    yield "file", ids, slices["file"]
     if slices["stem"].is_unique:
-        yield "stem", ids
+        yield "stem", ids, slices["stem"]
         for stems in (np.array([file_stem(str(i)) for i in ids], object), spell_like(ids, slices["stem"])):
             if len(set(stems)) == len(ids):
-                yield "stem", stems
+                yield "stem", stems, slices["stem"]
 
 
-def _patient_forms(ids: npt.NDArray[np.object_], key: bytes | None) -> _Forms:
+def _patient_forms(ids: npt.NDArray[np.object_], slices: pd.DataFrame, key: bytes | None) -> _Forms:
     """Yield the ids as PatientIDs, and as the stored hashes, which ichx shows."""
+    # Several PatientIDs may have been joined to one patient.
+    own = slices["patient_id"].where(slices["patient_id"] != "", slices["patient"])
     if key is not None:
-        yield "patient", hash_ids(pd.Series(ids, dtype=object), key).to_numpy(object)
-    yield "patient", ids
+        yield "patient", hash_ids(pd.Series(ids, dtype=object), key).to_numpy(object), own
+    yield "patient", ids, own
+    yield "patient", ids, slices["patient"]
 
 
 def _check_match(

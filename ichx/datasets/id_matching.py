@@ -70,7 +70,8 @@ def match_images(catalog: pd.DataFrame, images: npt.NDArray[np.object_], path: P
     row_image = np.where(good, row_image, -1)
     found = np.zeros(len(images), bool)
     found[row_image[row_image >= 0]] = True
-    excluded = ~found & (ids.isin(known[~good]) | pd.Index(images).isin(catalog["slice_id"][~good]))
+    names = pd.concat([catalog["slice_id"][~good], catalog["stem"][~good]])
+    excluded = ~found & (ids.isin(known[~good]) | pd.Index(images).isin(names))
     absent = np.flatnonzero(~found & ~excluded)
     return IdMatch(by, row_image, len(absent), tuple(map(str, images[absent[:EXAMPLES]])), int(excluded.sum()))
 

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ichx.datasets.id_matching import COLUMN_NAMES, IdMatch
+from ichx.datasets.identity import of_known_patients
 from ichx.datasets.label_csv import LabelTable
 from ichx.datasets.series import describe_geometry
 from ichx.datasets.summary import describe_assumptions, format_defects
@@ -53,10 +54,27 @@ class IngestReport:
             frames = (catalog["frame"] > 0).any()
             what = ("file or frame", "files or frames") if frames else ("file", "files")
             self.warn(f"Excluded {format_count(sum(defects.values()), *what)}: {format_defects(catalog)}.")
-        if count := summary["no_patient_id"]:
-            self.warn(f"{format_count(count, 'slice')} without a PatientID: grouped by study, by series or alone.")
+        self.add_ids(summary)
         for warning in reading_warnings(slices):
             self.warn(warning)
+
+    def add_ids(self, summary: dict[str, Any]) -> None:
+        """Report ids that are missing, shared or ignored; see `ichx.datasets.identity`."""
+        if summary.get("group_by") == "study":
+            self.warn(
+                "Each study counts as a patient (`--group-by study`): studies of one patient may be in different folds."
+            )
+        elif count := summary["no_patient_id"]:
+            self.warn(f"{format_count(count, 'slice')} without a PatientID: grouped by study, by series or alone.")
+        if count := summary["no_series_id"]:
+            self.warn(f"{format_count(count, 'slice')} without a SeriesInstanceUID: those of a study are one series.")
+        if count := summary["shared_studies"]:
+            self.warn(f"{count:,} StudyInstanceUID of many patients: the slices of each patient are one study.")
+        if count := summary["shared_series"]:
+            self.warn(f"{count:,} SeriesInstanceUID in several studies: the slices of each study are one series.")
+        if count := summary["joined_patients"]:
+            groups = format_count(summary["joined_groups"], "patient")
+            self.warn(f"{format_count(count, 'patient')} that share studies or series count as {groups}.")
 
     def add_match(self, subject: str, match: IdMatch, *noun: str) -> None:
         """Report how the ids of `subject` match the slices; `noun` is what an id stands for, and its plural."""
@@ -85,10 +103,13 @@ class IngestReport:
         if sample["not_asked"]:
             self.warn(f"{format_count(sample['not_asked'], 'slice')} not in the sample.")
 
-    def add_shared(self, test: pd.DataFrame, train: pd.DataFrame, name: str) -> None:
-        """Warn of slices and patients of a test set that are also in the training set `name`."""
+    def add_shared(self, test: pd.DataFrame, train: pd.DataFrame, name: str, *, by_study: bool) -> None:
+        """Warn of slices and patients of a test set that are also in the training set `name`.
+
+        `by_study`: see `of_known_patients`.
+        """
         slices = set(test["slice_id"]) & set(train["slice_id"])
-        patients = set(test["patient"]) & set(train["patient"])
+        patients = test["patient"][of_known_patients(test, train, by_study=by_study)].nunique()
         if patients or slices:
-            shared = f"{format_count(len(slices), 'slice')} and {format_count(len(patients), 'patient')}"
+            shared = f"{format_count(len(slices), 'slice')} and {format_count(patients, 'patient')}"
             self.warn(f"{shared} are also in {name}: scores of this test set are too good.")

@@ -88,24 +88,29 @@ def describe_folder(project: "Project", experiment: "Experiment") -> None:
 
 def describe_all(project: "Project") -> None:
     """Write the missing records of all folders, those of older versions. Folders that are read-only get none."""
-    with contextlib.suppress(StorageError):
-        for summary in project.store.experiments(Selection(kind=None, trashed=None), limit=None):
-            files = project.workspace.experiment_files(summary.number)
-            if files.folder.is_dir() and not files.record.exists():
-                experiment = project.store.experiment(summary.number)
-                if folder_problem(project, experiment) is None:
-                    describe_folder(project, experiment)
-        for dataset in project.store.datasets():
-            numbers = project.store.version_numbers(dataset.name)
-            _describe_versions(project, [project.store.version(dataset.name, number) for number in numbers])
+    for summary in project.store.experiments(Selection(kind=None, trashed=None), limit=None):
+        files = project.workspace.experiment_files(summary.number)
+        if files.folder.is_dir() and not files.record.exists():
+            _describe_own(project, summary.number)
+    for dataset in project.store.datasets():
+        for number in project.store.version_numbers(dataset.name):
+            with contextlib.suppress(StorageError):
+                _describe_versions(project, [project.store.version(dataset.name, number)])
 
 
 def describe_again(project: "Project", numbers: "Iterable[int]") -> None:
     """Write the records of experiments again whose names, tags or notes have changed, if their folders have records."""
-    with contextlib.suppress(StorageError):
-        for number in numbers:
-            if project.workspace.experiment_files(number).record.exists():
-                describe_folder(project, project.store.experiment(number))
+    for number in numbers:
+        if project.workspace.experiment_files(number).record.exists():
+            _describe_own(project, number)
+
+
+def _describe_own(project: "Project", number: int) -> None:
+    """Write the record of an experiment, unless its folder is read-only, contains another one, or is damaged."""
+    experiment = project.store.experiment(number)
+    with contextlib.suppress(StorageError, CorruptFileError):  # `ichx run` reports them
+        if folder_problem(project, experiment) is None:
+            describe_folder(project, experiment)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from ichx.cache.hu_cache import BUILD_FILE, CacheSpec, cache_key, read_manifest,
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import load_version
 from ichx.errors import IchxError, StorageError
+from ichx.experiments.folder_record import read_record
 from ichx.recipe_text import from_toml
 from ichx.store import Selection
 from ichx.store.maintenance import CheckResult
@@ -65,11 +66,12 @@ def unregistered(project: "Project") -> list[Path]:
 
     The store has lost its memory, or was exchanged. Nothing can be said about what is needed.
     """
+    folders = _numbered(project)
     state = project.store.state()
     known = _known(project)
     return [
         path
-        for path in _numbered(project)
+        for path in folders
         if int(path.name) not in known
         and project.workspace.experiment_files(int(path.name)).has_training()
         and (int(path.name) > state.numbers.get("experiment", 0) or _is_older(path, state.since))
@@ -88,8 +90,8 @@ def delete(project: "Project", garbage: Garbage) -> None:
             while target.exists():
                 target = target.with_name(f"{target.name}-{secrets.token_hex(2)}")
             target.parent.mkdir(exist_ok=True)
+            garbage.path.touch()  # the month begins now; after the move, a kill would leave a folder that looks old
             garbage.path.rename(target)
-            target.touch()  # the month begins now
             return
         if garbage.path.is_dir() and not garbage.path.is_symlink():
             doomed = garbage.path
@@ -119,15 +121,24 @@ def _trashed(project: "Project") -> Iterator[Garbage]:
     found = project.store.experiments(Selection(kind=None, trashed=True), limit=None)
     blends = project.store.ensembles_containing([e.number for e in found]) if found else {}
     for e in found:
-        if e.number not in blends:
+        if e.number not in blends and _owns_folder(project, e.number):
             folder = project.workspace.experiment_dir(e.number)
             yield Garbage("experiment in the trash", folder, size_of(folder), f"{e.number}: {e.name}", e.number)
+
+
+def _owns_folder(project: "Project", number: int) -> bool:
+    """Return whether the folder of experiment `number` has no record, or that of this experiment."""
+    try:
+        record = read_record(project.workspace.experiment_files(number).record)
+    except IchxError:
+        return False  # nothing is known about it
+    return record is None or record.get("id") == project.store.experiment(number).id
 
 
 def _leftovers(project: "Project") -> Iterator[Garbage]:
     """Find checkpoints of finished folds."""
     for e in project.store.experiments(Selection(kind=None), limit=None):
-        if not e.folds_done:
+        if not e.folds_done or not _owns_folder(project, e.number):
             continue
         runs = project.store.runs(e.number)
         busy = {run.fold for run in runs if run.state in ("running", "stalled")}
@@ -149,9 +160,10 @@ def _interrupted(project: "Project") -> Iterator[Garbage]:
 
 def _orphans(project: "Project") -> Iterator[Garbage]:
     """Find folders of experiments and datasets that the store does not know."""
-    known = _known(project)
-    for path in _numbered(project):
-        if int(path.name) not in known:
+    folders = _numbered(project)
+    known = _known(project)  # read after the folders: one that is registered now is not an orphan
+    for path in folders:
+        if int(path.name) not in known and _is_idle(path):  # one that is being imported is not in the store yet
             trained = project.workspace.experiment_files(int(path.name)).has_training()
             reason = "no experiment has this number" + ("; moved to trash/ for 30 days" if trained else "")
             yield Garbage("orphaned folder", path, size_of(path), reason, move=trained)
@@ -235,7 +247,7 @@ def _used_keys(project: "Project") -> tuple[set[str], set[str]]:
 
 def _is_idle(folder: Path) -> bool:
     """Return whether nothing was written to a folder for a day."""
-    newest = max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
+    newest = max((path.lstat().st_mtime for path in folder.rglob("*")), default=0.0)
     return time.time() - newest > FRESH_SECONDS
 
 

@@ -59,7 +59,8 @@ def read_batches(loader: "DataLoader[Any]") -> Iterator[Any]:
 
     Raises:
         ResourceError: The processes cannot start.
-        ProcessError: A process has died. Exceptions of the code that runs in the processes are raised unchanged.
+        ProcessError: A process has died, or a batch cannot be received. Exceptions of the code that runs in the
+            processes are raised unchanged.
     """
     try:
         # The locks of the queues: torch prints a traceback of its own if it cannot create them.
@@ -85,7 +86,7 @@ def read_batches(loader: "DataLoader[Any]") -> Iterator[Any]:
 
 
 def _death(batches: Any, error: BaseException) -> ProcessError:
-    """Return the error for loader processes that have died, and end the others: they may wait for the dead one."""
+    """Return the error for a batch that does not arrive, and end all processes: they may wait for one that has died."""
     workers = getattr(batches, "_workers", ())
     connection.wait([worker.sentinel for worker in workers], timeout=1.0)  # the exit code follows the death
     codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
@@ -94,9 +95,12 @@ def _death(batches: Any, error: BaseException) -> ProcessError:
     for worker in workers:
         worker.join(timeout=1.0)
     ends = [signal.Signals(-code).name if code < 0 else f"exit code {code}" for code in codes]
-    how = ", ".join(dict.fromkeys(ends)) or str(error).splitlines()[0]
+    if ends:
+        problem = f"A loader process died ({', '.join(dict.fromkeys(ends))}). Memory may have run out."
+    else:  # e.g. CUDA fails in the thread that pins batches
+        problem = f"Cannot receive a batch from the loader processes: {str(error).strip() or type(error).__name__}."
     return ProcessError(
-        f"A loader process died ({how}). Memory may have run out.",
+        problem,
         REMEDY.format(option="Docker: `--memory`, `--shm-size`") + " Rerun the command to resume.",
     )
 

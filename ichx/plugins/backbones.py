@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ichx.errors import IchxError, NotFoundError, did_you_mean
-from ichx.files import write_text
+from ichx.files import expand_user, write_text
 
 if TYPE_CHECKING:
     from ichx.plugins.contract import Plugin
@@ -61,7 +61,7 @@ def timm_backbones() -> Mapping[str, str]:
 def cache_file() -> Path:
     """Return the file with the names of the installed timm."""
     folder = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(folder).expanduser() / "ichx" / f"timm-{version('timm')}-backbones.json"
+    return expand_user(folder) / "ichx" / f"timm-{version('timm')}-backbones.json"
 
 
 def read_names(path: Path) -> dict[str, str] | None:

@@ -51,12 +51,14 @@ def read_state(connection: Connection) -> StoreState:
     )
 
 
-def count_change(connection: Connection) -> int | None:
-    """Count a change of the store; return the number of changes, or None if the store has no id."""
+def count_change(connection: Connection) -> tuple[str, int] | None:
+    """Count a change of the store; return its id and the number of changes, or None if the store has no id."""
     of_kind = counter.c.kind == _CHANGES
     if connection.execute(update(counter).where(of_kind).values(last=counter.c.last + 1)).rowcount == 0:
         return None
-    return int(connection.execute(select(counter.c.last).where(of_kind)).scalar_one())
+    changes = int(connection.execute(select(counter.c.last).where(of_kind)).scalar_one())
+    known: dict[str, Any] = get_setting(connection, _SETTING) or {}
+    return str(known.get("id")), changes
 
 
 def tie(engine: Engine, workspace: Workspace) -> Literal["tied", "newly tied"] | None:
@@ -81,14 +83,17 @@ def tie(engine: Engine, workspace: Workspace) -> Literal["tied", "newly tied"] |
             state = read_state(connection)
     _check_known(engine, workspace, record, state)
     if record is not None and record.changes < state.changes:
-        save_changes(workspace, engine, state.changes)
+        save_changes(workspace, engine, record.id, state.changes)
     return "newly tied" if new else "tied"
 
 
-def save_changes(workspace: Workspace, engine: Engine, changes: int) -> None:
-    """Let `workspace` remember that its store has this number of changes, unless it has seen more."""
+def save_changes(workspace: Workspace, engine: Engine, identity: str, changes: int) -> None:
+    """Let `workspace` remember that its store has this number of changes, unless it has seen more.
+
+    A store with another id is ignored: `workspace` has been tied to another one since this process opened it.
+    """
     record = workspace.store_record()
-    if record is None or record.changes >= changes:
+    if record is None or record.id != identity or record.changes >= changes:
         return
     try:
         workspace.save_store_record(StoreRecord(record.id, changes, database.display_name(engine.url)))

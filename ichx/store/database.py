@@ -3,6 +3,7 @@
 Only this module, `migrate` and `maintenance` contain code that is specific to SQLite.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -13,6 +14,7 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 
 from ichx.errors import InvalidInputError, MissingDependencyError, StorageError, StoreError
+from ichx.files import expand_user
 
 BUSY_SECONDS: Final = 30.0
 """How long a transaction waits for another process; `?timeout=` in a SQLite URL overrides."""
@@ -162,7 +164,19 @@ def sqlite_file(url: URL) -> Path | None:
 
 def open_read_only(file: Path) -> sqlite3.Connection:
     """Return a connection to a SQLite file that writes nothing."""
-    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+    # Readers of a file with write-ahead logging create files next to it, unless they know that nobody writes.
+    alone = writes_ahead(file) and not Path(f"{file}-wal").exists() and not os.access(file.parent, os.W_OK)
+    options = "mode=ro&immutable=1" if alone else "mode=ro"
+    return sqlite3.connect(f"{file.resolve().as_uri()}?{options}", uri=True, timeout=BUSY_SECONDS)
+
+
+def writes_ahead(file: Path) -> bool:
+    """Return whether a SQLite file uses write-ahead logging; see https://www.sqlite.org/fileformat.html."""
+    try:
+        with file.open("rb") as handle:
+            return handle.read(20)[18:] == b"\x02\x02"
+    except OSError:
+        return False
 
 
 def display_name(url: URL) -> str:
@@ -175,11 +189,12 @@ def parse_url(url: str | URL) -> URL:
     """Return `url` as an object; a text without `://` is the path of a SQLite file, whatever characters it has.
 
     Raises:
-        InvalidInputError: It is not a SQLAlchemy URL, or a path was pasted into one whose characters have a meaning.
+        InvalidInputError: It is not a SQLAlchemy URL, or a path was pasted into one whose characters have a meaning,
+            or the user of `~USER` is unknown.
         MissingDependencyError: The driver of the database is not installed.
     """
     if isinstance(url, str) and url and "://" not in url:
-        url = URL.create("sqlite", database=str(Path(url).expanduser()))
+        url = URL.create("sqlite", database=str(expand_user(url)))
     try:
         parsed = make_url(url)
         parsed.get_dialect()

@@ -47,12 +47,15 @@ def prepare(engine: Engine) -> None:
                 _upgrade(connection)
 
 
-def is_read_only(engine: Engine) -> bool:
-    """Return whether the store at `engine` is an older one in a SQLite file that this process cannot write."""
+def needs_copy(engine: Engine) -> bool:
+    """Return whether the store is a SQLite file that this process cannot write, but must write to read it.
+
+    That is an older one, which needs an upgrade, and one with write-ahead logging, whose readers write locks.
+    """
     file = database.sqlite_file(engine.url) if database.is_sqlite(engine.url) else None
     if file is None or not file.is_file() or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
         return False
-    return _read_stamp(engine) not in (HEAD, None)
+    return database.writes_ahead(file) or _read_stamp(engine) not in (HEAD, None)
 
 
 def upgrade_config(connection: Connection) -> "Config":

@@ -112,7 +112,7 @@ class Store:
         self.name = database.display_name(self._engine.url)
         """The name in messages: the file, or the URL without the password."""
         try:
-            if migrate.is_read_only(self._engine):
+            if migrate.needs_copy(self._engine):
                 self._use_copy()
             migrate.prepare(self._engine)
         except BaseException:
@@ -120,7 +120,7 @@ class Store:
             raise
 
     def _use_copy(self) -> None:
-        """Read an older store that cannot be written from a temporary copy, which can be upgraded."""
+        """Read a store that cannot be written from a temporary copy, which can be upgraded."""
         from tempfile import TemporaryDirectory
 
         from ichx.store import maintenance
@@ -176,7 +176,8 @@ class Store:
     def _check_writable(self) -> None:
         if self._copy is not None:
             raise StoreError(
-                f"The store {self.name} is read-only.", "Make the file and its folder writable, or use another store."
+                f"The store {self.name} is read-only.",
+                "Make the file and its folder writable, or use another store with ICHX_STORE.",
             )
 
     @contextmanager
@@ -194,9 +195,9 @@ class Store:
         """Yield a connection for a change after which files in the workspace belong to records of this store."""
         with self._writing() as connection:
             yield connection
-            changes = binding.count_change(connection)
-        if self._workspace is not None and changes is not None:
-            binding.save_changes(self._workspace, self._engine, changes)
+            counted = binding.count_change(connection)
+        if self._workspace is not None and counted is not None:
+            binding.save_changes(self._workspace, self._engine, *counted)
 
     def _record(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._counting() as connection:

@@ -143,6 +143,14 @@ def test_leaky_folds_mark_every_score(ichx: Program, dataset_copy: Path, leaky: 
     mixed.check_error("conflict", "2", "1", "124", "default", "theirs")
 
 
+def test_exported_folds_are_the_same_when_imported(ichx: Program, dataset_copy: Path) -> None:
+    written = json.loads(ichx("data", "folds", "ph", "--export", "out.csv", "--json", cwd=dataset_copy).out)
+    assert (written["file"], written["fold_set"]["name"]) == ("out.csv", "default")
+    imported = json.loads(ichx("data", "folds", "ph", "--import", "out.csv", "--json", cwd=dataset_copy).out)
+    assert imported["fold_set"]["digest"] == written["fold_set"]["digest"]
+    assert imported["leaks"] == []
+
+
 @pytest.mark.parametrize(
     ("content", "values"),
     [
@@ -169,6 +177,8 @@ def test_invalid_options(ichx: Program, dataset_copy: Path, honest: Path) -> Non
         (("--import", honest, "--name", "default"), "conflict", ["default"]),
         (("--name", "mien"), "not_found", ["'mien'"]),
         (("--version", 9), "not_found", ["ph", "9"]),
+        (("--export", "out.csv", "--import", honest), "usage", ["--export", "--import"]),
+        (("--export", "absent/out.csv", "--name", "mien"), "not_found", ["'mien'"]),
     ):
         ichx("data", "folds", "ph", *arguments, "--json", cwd=dataset_copy).check_error(code, *values)
     ichx("data", "folds", "ph-test", "--json", cwd=dataset_copy).check_error("conflict", "ph-test")

@@ -69,7 +69,7 @@ def test_saved_columns_belong_to_the_user(
 
     default = heads()
     before = json.loads(ichx("store", "sql", "select * from setting order by name", "--json", cwd=six).out)
-    for user, columns in (("one", "number,batch"), ("two", "name,score")):
+    for user, columns in (("one", "number,batch"), ("two", "name,score"), ("three", "number,host,device")):
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / user))
         assert heads() == default
         assert ichx("exp", "list", "--columns", columns, cwd=six).code == 0
@@ -77,7 +77,7 @@ def test_saved_columns_belong_to_the_user(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "one"))
     assert heads() == "number,batch,marks"
     assert json.loads(ichx("store", "sql", "select * from setting order by name", "--json", cwd=six).out) == before
-    (tmp_path / "one" / "ichx" / "preferences.json").write_text('{"exp list columns": ["nonsense", 3, "name"]}')
+    (tmp_path / "one" / "ichx" / "preferences.json").write_text('{"exp list columns": ["nonsense", 3, [1], "name"]}')
     assert heads() == "name,marks"
     (tmp_path / "one" / "ichx" / "preferences.json").write_text("{")
     assert heads() == default
@@ -144,10 +144,13 @@ def test_gc_lists_first_and_deletes_with_yes(trained_copy: Path, ichx: Program) 
     experiments = trained_copy / "experiments"
     assert json.loads(ichx("gc", "--json", cwd=trained_copy).out) == []
     (experiments / "2" / "fold-0" / "checkpoint-000-00001.pt").write_bytes(b"x" * 1000)
-    (experiments / "77").mkdir()
-    (experiments / "77" / "left.txt").write_text("left")
-    for name, age in (("gone", 2 * 24 * 3600), ("new", 0)):  # a process may be adding the second one
-        left = trained_copy / "datasets" / name / "left.txt"
+    for name, age in (
+        ("datasets/gone", 2 * 24 * 3600),
+        ("datasets/new", 0),  # a process may be adding it
+        ("experiments/77", 2 * 24 * 3600),
+        ("experiments/78", 0),
+    ):
+        left = trained_copy / name / "left.txt"
         left.parent.mkdir()
         left.write_text("left")
         os.utime(left, (time.time() - age, time.time() - age))
@@ -165,7 +168,7 @@ def test_gc_lists_first_and_deletes_with_yes(trained_copy: Path, ichx: Program) 
     assert "`ichx gc --yes`" in ichx("gc", cwd=trained_copy).err, "without a terminal it does not ask"
     assert sorted(path for path in experiments.rglob("*")) == before
     assert ichx("gc", "--yes", cwd=trained_copy).code == 0
-    assert sorted(path.name for path in experiments.iterdir()) == ["1", "2"]
+    assert sorted(path.name for path in experiments.iterdir()) == ["1", "2", "78"]
     assert json.loads(ichx("gc", "--json", cwd=trained_copy).out) == []
     assert numbers(ichx, trained_copy, "--trash") == []
     assert ichx("ensemble", "--members", "1,2", cwd=trained_copy).code == 0

@@ -173,7 +173,9 @@ def golden_root(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) ->
         store.add_note(1, "epidural is weak")
         add_dataset(Project(workspace, store), AddRequest("other", other.train, labels=other.train_labels, folds=2))
     with closing(sqlite3.connect(root / "db" / "ichx.db")) as connection, connection:
-        connection.execute("UPDATE run SET code_version = '0.0.1'")  # instead of the state of this checkout
+        connection.execute(
+            "UPDATE run SET code_version = '0.0.1', host = 'gpu1'"
+        )  # instead of the state of this checkout
     return root
 
 

@@ -38,7 +38,7 @@ SILENT = {
     ("init",),
     ("data", "phantom"),
     ("tune", "space"),  # TOML
-    *(("store", name) for name in ("backup", "upgrade")),
+    *(("store", name) for name in ("adopt", "backup", "move", "upgrade")),
     *(("exp", name) for name in ("log", "name", "archive", "rm", "restore")),
 }
 """Commands that print no data for programs."""

@@ -47,7 +47,7 @@ def test_no_command_prints_control_characters(poisoned: Path, phantom: PhantomFi
     }
     shown = set()
     for name, lines in CASES.items():
-        if name in {"demo", "data phantom", "submit send", "tune"}:
+        if name in {"demo", "data phantom", "submit send", "tune", "store adopt", "store move", "store rebuild"}:
             continue
         for options in ("", " --json", " --csv", " --md"):
             if options in {" --csv", " --md"} and name not in {"exp list", "exp history", "store sql"}:
@@ -58,7 +58,8 @@ def test_no_command_prints_control_characters(poisoned: Path, phantom: PhantomFi
             if SHOWN in done.out + done.err:
                 shown.add(name)
     assert shown >= {"exp list", "exp show", "exp tags", "exp diff", "ensemble", "data show"}, shown
-    assert SHOWN in ichx("exp", "log", 1, cwd=poisoned).out
+    log = ichx("exp", "log", 1, "--fold", 0, cwd=poisoned).out
+    assert log.endswith(SHOWN.replace(r"\r", "\n"))  # a carriage return ends a line of a log
     (first,) = [e for e in json.loads(ichx("exp", "list", "--json", cwd=poisoned).out) if e["number"] == 1]
     assert first["name"].endswith(EVIL)
 
@@ -98,7 +99,7 @@ def test_imported_names_have_no_line_breaks(trained_copy: Path, ichx: Program) -
     with closing(sqlite3.connect(trained_copy / "db" / "ichx.db")) as store, store:
         store.execute("UPDATE experiment SET name = ?", ("a\nerror: b" + EVIL,))
     assert ichx("exp", "export", 1, "one.zip", cwd=trained_copy).code == 0
-    assert ichx("exp", "import", "one.zip", cwd=trained_copy).code == 0
+    assert ichx("exp", "import", "one.zip", "--again", cwd=trained_copy).code == 0
     newest = json.loads(ichx("exp", "list", "--json", cwd=trained_copy).out)[0]
     assert newest["name"] == r"a\nerror: b" + SHOWN
 

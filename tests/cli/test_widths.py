@@ -180,6 +180,8 @@ TABLES = (
     "plugin list",
     "plugin show resnext101_wsl",
     "scores 1",
+    "scores 1 --label any",
+    "scores 1 --label any --label intraparenchymal --label intraventricular --label subarachnoid",
     "scores 2 --tta hflip --pooling noisy_or",
     "store check",
     "store schema",

@@ -206,7 +206,7 @@ def test_unmatched_labels_and_slices_are_counted(workspace: Workspace, store: St
     assert (summary["labels_absent"], summary["labels_merged"], summary["labels_by"]) == (1, 1, "slice_id")
 
 
-def test_labels_match_by_file_name_if_all_do(tmp_path: Path, workspace: Workspace, store: Store) -> None:
+def test_labels_match_by_file_name(tmp_path: Path, workspace: Workspace, store: Store) -> None:
     for index in range(4):
         write_ct(tmp_path / f"files/scan{index}.dcm", head(index), SOPInstanceUID=f"1.2.{index}", PatientID=str(index))
     labels = tmp_path / "labels.csv"
@@ -216,9 +216,13 @@ def test_labels_match_by_file_name_if_all_do(tmp_path: Path, workspace: Workspac
     assert mentions(report, "4 images", "file name")
     slices = load_dataset(Project(workspace, store), "train").slices.set_index("slice_id")
     assert slices["subdural"].to_dict() == {"1.2.0": 0, "1.2.1": 1, "1.2.2": 0, "1.2.3": 1}
-    labels.write_text(header + "scan0,0,0,0,0,0,0\nother,0,0,0,0,0,0\n")
-    with pytest.raises(InvalidInputError, match=r"'scan0'.*'1\.2\.0'"):
-        add_dataset(Project(workspace, store), AddRequest("other", tmp_path / "files", labels=labels, folds=2))
+    labels.write_text(header + "".join(f"{i},0,0,0,0,0,0\n" for i in ("scan0", "scan1", "more")))
+    report = add_dataset(Project(workspace, store), AddRequest("other", tmp_path / "files", labels=labels, folds=2))
+    assert mentions(report, "1 labelled image", "more")
+    assert mentions(report, "no_label 2")
+    labels.write_text(header + "scan,0,0,0,0,0,0\n")
+    with pytest.raises(InvalidInputError, match=r"'scan'.*'1\.2\.0'"):
+        add_dataset(Project(workspace, store), AddRequest("another", tmp_path / "files", labels=labels, folds=2))
 
 
 def test_slices_without_patient_are_grouped_by_study_or_series(

@@ -11,7 +11,7 @@ from dicom_files import write_ct, write_study
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import describe_dataset, load_dataset, load_folds
-from ichx.datasets.fold_import import LeakyFoldsError, describe_folds, import_folds
+from ichx.datasets.fold_import import LeakyFoldsError, describe_folds, export_folds, import_folds
 from ichx.errors import ConflictError, IchxError, InvalidInputError, NotFoundError, StoreError
 from ichx.labels import LABELS
 from ichx.project import Project
@@ -319,3 +319,32 @@ def test_new_version_has_no_imported_folds(tmp_path: Path, workspace: Workspace,
     assert report.version.number == 3
     assert [f.name for f in report.version.folds] == ["default"]
     assert any("(f)" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize("file", ["out.csv", "out.csv.gz"])
+@pytest.mark.parametrize("leaky", [False, True])
+def test_exported_folds_are_imported_as_the_same_folds(
+    tmp_path: Path, workspace: Workspace, store: Store, owner, file: str, leaky: bool
+) -> None:
+    project = Project(workspace, store)
+    folds = {i: n % 2 for n, i in enumerate(owner)} if leaky else grouped(owner)
+    source = write(tmp_path / "theirs.csv", "image,fold", folds)
+    theirs = import_folds(project, "train", source, allow_leaks=True).fold_set
+    assert export_folds(project, "train", tmp_path / file, name="theirs") == theirs
+    report = import_folds(project, "train", tmp_path / file, name="again", allow_leaks=leaky)
+    assert (report.fold_set.digest, report.fold_set.k) == (theirs.digest, theirs.k)
+    assert report.fold_set.leaking_patients == theirs.leaking_patients
+    assert loaded(workspace, store, "again") == folds
+
+
+def test_export_of_default_folds_and_of_an_old_version(
+    tmp_path: Path, workspace: Workspace, store: Store, owner
+) -> None:
+    project = Project(workspace, store)
+    import_folds(project, "train", write(tmp_path / "theirs.csv", "image,fold", grouped(owner)))
+    path = tmp_path / "default.csv"
+    assert export_folds(project, "train", path, 1).name == "default"
+    exported = pd.read_csv(path).set_index("slice_id")["fold"].to_dict()
+    assert exported == loaded(workspace, store, "default")
+    with pytest.raises(NotFoundError, match="theirs"):
+        export_folds(project, "train", path, 1, "theirs")

@@ -36,6 +36,14 @@ def test_uids_win_over_file_names() -> None:
     assert (match.absent, match.absent_examples, match.defective) == (1, ("9",), 0)
 
 
+def test_a_uid_may_be_the_name_of_an_excluded_file() -> None:
+    """The header of such a file may be unreadable."""
+    files = catalog("1.2.0.dcm", "1.2.7.dcm", defects={1: "truncated"})
+    files.loc[1, "slice_id"] = ""
+    match = match_images(files, images("1.2.0", "1.2.7", "9"), CSV)
+    assert (match.absent, match.absent_examples, match.defective) == (1, ("9",), 1)
+
+
 @pytest.mark.parametrize(
     "names",
     [

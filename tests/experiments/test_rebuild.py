@@ -4,13 +4,16 @@ import json
 import os
 import shutil
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from conftest import Program
+from permissions import permissions_enforced
 
-from ichx.errors import ConflictError
-from ichx.experiments.folder_record import check_folder
+from ichx.errors import ConflictError, StorageError
+from ichx.experiments.folder_record import check_folder, describe_again, describe_all
+from ichx.experiments.gc import Garbage, delete
 from ichx.experiments.run import run_experiment
 from ichx.project import Project
 from ichx.store import open_store
@@ -90,10 +93,32 @@ def test_a_run_does_not_write_into_the_folder_of_another_experiment(project: Pro
     before = snapshot(project.workspace.root)
     with pytest.raises(ConflictError, match=f"{folder}.* 2"):
         run_experiment(project, 1)
+    describe_again(project, [1])
     assert snapshot(project.workspace.root) == before
     (folder / "experiment.json").unlink()  # as the folder of an older version: its predictions differ
     with pytest.raises(ConflictError, match="experiments/1/fold-0"):
         check_folder(project, new)
+
+
+def test_a_folder_that_cannot_be_written_gets_no_record_and_the_others_do(project: Project) -> None:
+    records = [project.workspace.experiment_files(number).record for number in (1, 2, 3)]
+    for record in records:
+        record.unlink()
+    records[1].parent.chmod(0o555)
+    with permissions_enforced():
+        describe_all(project)
+    records[1].parent.chmod(0o755)
+    assert [record.exists() for record in records] == [True, False, True]
+
+
+def test_the_month_in_the_trash_begins_before_the_folder_is_moved(project: Project) -> None:
+    """A process that is killed right after the move leaves a folder that looks new."""
+    folder = project.workspace.experiment_dir(2)
+    os.utime(folder, (0, 0))
+    project.workspace.trash_dir.mkdir(mode=0o555)
+    with permissions_enforced(), pytest.raises(StorageError, match=str(folder)):
+        delete(project, Garbage("orphaned folder", folder, 0, "unknown", move=True))
+    assert time.time() - folder.stat().st_mtime < 3600
 
 
 def test_a_training_without_a_run_in_the_store_is_not_claimed(trained_copy: Path, ichx: Program) -> None:
@@ -122,13 +147,15 @@ def test_adopting_a_store_whose_experiments_have_other_folders_is_refused(
 
 def test_gc_moves_an_unknown_training_to_the_trash_for_a_month(trained_copy: Path, ichx: Program) -> None:
     """Here the store is older than the folder: it was copied in, or its deletion was interrupted."""
+    day = 24 * 3600
     with open_store(open_workspace(trained_copy)) as store:
         store.trash([2])
         store.purge(2)
-    later = time.time() + 60
+        since = datetime.now(UTC) - timedelta(days=3)
+        store.set_setting("workspace", store.setting("workspace") | {"since": since.isoformat()})
+    assert json.loads(ichx("gc", "--json", cwd=trained_copy).out) == [], "another process may be importing it"
     for path in (trained_copy / "experiments" / "2").rglob("*"):
-        os.utime(path, (later, later))
-    (trained_copy / "experiments" / "2" / "fold-0" / "weights.safetensors").stat()
+        os.utime(path, (time.time() - 2 * day,) * 2)
     (found,) = json.loads(ichx("gc", "--json", cwd=trained_copy).out)
     assert (found["kind"], Path(found["path"]).name, found["move"]) == ("orphaned folder", "2", True)
     assert ichx("gc", "--yes", cwd=trained_copy).code == 0
@@ -136,12 +163,26 @@ def test_gc_moves_an_unknown_training_to_the_trash_for_a_month(trained_copy: Pat
     assert (trashed / "fold-0" / "weights.safetensors").is_file()
     assert not (trained_copy / "experiments" / "2").exists()
     assert json.loads(ichx("gc", "--json", cwd=trained_copy).out) == []
-    month_ago = time.time() - 31 * 24 * 3600
+    month_ago = time.time() - 31 * day
     os.utime(trashed, (month_ago, month_ago))
     (found,) = json.loads(ichx("gc", "--json", cwd=trained_copy).out)
     assert (found["path"], found["move"]) == (str(trashed), False)
     assert ichx("gc", "--yes", cwd=trained_copy).code == 0
     assert not trashed.exists()
+
+
+def test_gc_deletes_nothing_in_the_folder_of_another_experiment(trained_copy: Path, ichx: Program) -> None:
+    experiments = trained_copy / "experiments"
+    assert ichx("exp", "rm", 2, cwd=trained_copy).code == 0
+    (found,) = json.loads(ichx("gc", "--json", cwd=trained_copy).out)
+    assert found["path"] == str(experiments / "2")
+    shutil.rmtree(experiments / "2")
+    shutil.copytree(experiments / "1", experiments / "2")
+    shutil.rmtree(experiments / "3")
+    shutil.copytree(experiments / "1", experiments / "3")
+    (experiments / "3" / "fold-0" / "checkpoint-002-00001-000000000.pt").write_bytes(b"a checkpoint")
+    assert json.loads(ichx("gc", "--json", cwd=trained_copy).out) == []
+    ichx("predict", 3, experiments, "--json", cwd=trained_copy).check_error("conflict", "experiments/3")
 
 
 def test_gc_keeps_the_checkpoint_of_a_fold_whose_weights_are_gone(trained_copy: Path, ichx: Program) -> None:

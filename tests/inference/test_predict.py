@@ -218,7 +218,7 @@ def test_unusable_files_are_listed_with_their_reason(trained: Place, tmp_path: P
     assert found.defects == {"constant_image": 1, "duplicate_instance": 1, "not_ct": 1, "not_dicom": 1}
     assert found.predicted == 2
     (study,) = found.studies.to_dict("records")
-    assert (study["slices"], study["left_out"]) == (4, 2)
+    assert (study["slices"], study["left_out"]) == (5, 3)
 
 
 def test_a_source_without_readable_slices_is_an_error(trained: Place, tmp_path: Path) -> None:

@@ -6,20 +6,23 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import active_children
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from small_dicom import head, write_catalog
+from torch.utils.data import DataLoader
 
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache, CacheSpec
 from ichx.errors import ProcessError
 from ichx.loading.loader import SliceLoader
+from ichx.loading.loader_processes import read_batches
 from ichx.recipe import InputRecipe, ModelRecipe, Recipe, StageRecipe
 
 RECIPE = Recipe(
@@ -101,6 +104,21 @@ def test_death_of_a_process_is_an_error(data: Data, number: signal.Signals, dead
         list(batches)
     assert "--workers 0" in caught.value.remedy
     assert not active_children()
+
+
+@pytest.mark.parametrize("error", [EOFError(), RuntimeError("Caught OSError in pin memory thread for device 0.")])
+def test_a_batch_that_is_not_received_is_an_error_although_no_process_died(error: Exception) -> None:
+    class Loader:
+        num_workers = 1
+
+        def __iter__(self) -> Iterator[int]:
+            yield 1
+            raise error
+
+    batches = read_batches(cast("DataLoader[int]", Loader()))
+    assert next(batches) == 1
+    with pytest.raises(ProcessError, match=str(error) or "EOFError"):
+        next(batches)
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")

@@ -64,6 +64,20 @@ def test_the_workspace_remembers_every_change_at_once(workspace: Workspace) -> N
     assert seen == sorted(set(seen))
 
 
+def test_a_process_with_the_earlier_store_does_not_make_the_new_one_look_old(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(workspace) as earlier:
+        other = using(workspace, tmp_path / "other.db", monkeypatch)
+        with open_store(other, tied=False) as store:
+            store.adopt(other)
+        before = workspace.store_record()
+        earlier.trash([1])
+        earlier.restore([1])
+        assert workspace.store_record() == before
+    open_store(other).close()
+
+
 def test_a_new_store_is_refused_in_a_used_workspace(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +234,11 @@ def test_the_store_is_in_its_workspace_whatever_the_folder_is_called(tmp_path: P
             store.add_version(version_draft())
         assert (tmp_path / folder / "db" / "ichx.db").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {name, f"{name}x"}
+
+
+def test_an_unknown_home_directory_is_refused(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidInputError, match="~nobody-of-this-name/x.db"):
+        open_store(using(workspace, Path("~nobody-of-this-name/x.db"), monkeypatch))
 
 
 @pytest.mark.parametrize("name", ["head%20ct", "q?a", "q?timeout=1&b"])

@@ -1,20 +1,37 @@
 """Unusable places and damaged files raise one typed error with a remedy, and no partial data is written."""
 
+import json
 import multiprocessing
 import os
 import resource
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlalchemy import Engine, event, make_url
+from unprivileged import run_unprivileged
 
 from ichx.errors import IchxError, InvalidInputError, MissingDependencyError, StorageError, StoreError
-from ichx.store import Store
+from ichx.store import Store, database, migrate
 from ichx.store.testing import experiment_draft, version_draft
+
+READ_AND_WRITE = """
+import json, sys
+from ichx.errors import IchxError
+from ichx.store import Store
+from ichx.store.testing import version_draft
+with Store(sys.argv[1]) as store:
+    names = [dataset.name for dataset in store.datasets()]
+    try:
+        store.add_version(version_draft())
+    except IchxError as error:
+        print(json.dumps([names, error.code, sys.argv[1] in error.problem]))
+"""
 
 
 @pytest.fixture
@@ -32,6 +49,8 @@ def small_disk() -> Iterator[Callable[[int], None]]:
 
 def open_unprivileged(url: str, pipe: Any, limit: int | None) -> None:
     make_url(url).get_dialect()  # imported while the folders of root are readable
+    import_module("ichx.store.maintenance")
+    import_module("secrets")
     if os.getuid() == 0 and limit is None:
         os.setuid(65534)
     if limit is not None:
@@ -104,6 +123,28 @@ def test_a_store_that_is_not_writable(open_folder: Path) -> None:
     assert code == "store"
     assert str(file) in problem
     assert "ICHX_STORE" in remedy
+
+
+@pytest.mark.parametrize("version", ["0005", "newest"])
+def test_a_store_that_is_not_writable_is_read(open_folder: Path, version: str) -> None:
+    """Of this version, with write-ahead logging, and of an older one, which would have to be upgraded."""
+    file = open_folder / "ichx.db"
+    if version != "newest":
+        engine = database.connect(str(file))
+        with database.writing(engine) as connection:
+            command.upgrade(migrate.upgrade_config(connection), version)
+        engine.dispose()
+    else:
+        with Store(str(file)) as store:
+            store.add_version(version_draft())
+    before = file.read_bytes()
+    file.chmod(0o444)
+    open_folder.chmod(0o555)
+    done = run_unprivileged("-c", READ_AND_WRITE, str(file), cwd=open_folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[] if version != "newest" else ["train"], "store", True]
+    assert [path.name for path in open_folder.iterdir()] == ["ichx.db"]
+    assert file.read_bytes() == before
 
 
 def test_a_full_disk_while_the_store_is_created(tmp_path: Path, small_disk: Callable[[int], None]) -> None:
