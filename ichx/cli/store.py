@@ -127,7 +127,7 @@ def move(
 
 @app.command("rebuild")
 def rebuild(as_json: AsJson = False) -> None:
-    """Register unknown experiments from their folders.
+    """Register datasets and experiments from their folders.
 
     Each folder of an experiment or dataset has a record of everything but ensembles.
 

@@ -249,7 +249,9 @@ def _prepare(
     if request.masks is not None:
         masks, summary["masks"] = read_masks(absolute_path(request.masks), catalog, report)
     if request.test_of is not None:
-        report.add_shared(slices, load_dataset(project, request.test_of).slices, request.test_of)
+        train = load_dataset(project, request.test_of)
+        by_study = "study" in (request.group_by, train.version.summary.get("group_by"))
+        report.add_shared(slices, train.slices, request.test_of, by_study=by_study)
     folds = _assign_folds(slices, request, report) if table is not None and request.folds else None
     return _Prepared(catalog, slices, summary, folds, masks, sample)
 

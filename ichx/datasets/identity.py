@@ -60,6 +60,21 @@ def identify(scan: pd.DataFrame, group_by: GroupBy = "patient") -> tuple[pd.Data
     }
 
 
+def of_known_patients(slices: pd.DataFrame, known: pd.DataFrame, *, by_study: bool = False) -> npt.NDArray[np.bool_]:
+    """Return which `slices` are of patients in `known`, `(N,)`: the same before or after joining.
+
+    Args:
+        slices: A catalog.
+        known: Another one with ids in the same form.
+        by_study: Compare studies, too: in one of the catalogs, each study is a patient.
+    """
+    names = set(known["patient"]) | (set(known["patient_id"]) - {""})
+    found = slices["patient"].isin(names) | slices["patient_id"].isin(names)
+    if by_study:
+        found |= slices["study"].isin(known["study"])
+    return slices["patient"].isin(slices["patient"][found]).to_numpy(bool)
+
+
 def _count_per(keys: pd.Series, values: pd.Series, among: pd.Series, limit: int) -> pd.Series:
     """Return whether the key of each row has more than `limit` distinct values in the rows `among`."""
     pairs = pd.DataFrame({"key": keys[among], "value": values[among]}).drop_duplicates()

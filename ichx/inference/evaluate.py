@@ -11,6 +11,7 @@ import pandas as pd
 
 from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
+from ichx.datasets.identity import of_known_patients
 from ichx.errors import ChangedDataError, ConflictError, CorruptFileError, NotReadyError
 from ichx.evaluation.bootstrap import Bootstrap
 from ichx.evaluation.choices import TTA_VIEWS, Pooling, check_pooling, check_tta
@@ -166,13 +167,14 @@ def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) ->
     """Raise `ConflictError` if `data` contains patients or slices of the experiment's dataset."""
     experiment = trained.experiment
     own = load_version(project.workspace, project.store.version_by_id(experiment.version_id))
-    patients = _patients(project.workspace, data)
-    known_patient = np.isin(patients, np.unique(_patients(project.workspace, own)))
+    ids, own_ids = (_hashed_ids(project.workspace, of) for of in (data, own))
+    by_study = "study" in (of.version.summary.get("group_by") for of in (data, own))
+    known_patient = of_known_patients(ids, own_ids, by_study=by_study)
     known_slice = data.slices["slice_id"].isin(own.slices["slice_id"]).to_numpy()
     shared = known_patient | known_slice
     if not shared.any():
         return
-    names = np.unique(patients[shared])
+    names = np.unique(ids["patient"].to_numpy(object)[shared])
     raise ConflictError(
         f"{data.version.dataset} and {own.version.dataset}, the dataset of experiment {experiment.number}, have "
         f"{format_count(len(names), 'patient')} in common, with {format_count(int(shared.sum()), 'slice')}"
@@ -181,12 +183,13 @@ def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) ->
     )
 
 
-def _patients(workspace: "Workspace", data: LoadedDataset) -> npt.NDArray[np.object_]:
-    """Return the patient of each slice as a keyed hash, also for datasets that store ids (`--keep-ids`)."""
-    patients = data.slices["patient"]
-    if data.version.summary.get("keep_ids"):
-        patients = hash_ids(patients, workspace.privacy_key())
-    return patients.to_numpy(object)
+def _hashed_ids(workspace: "Workspace", data: LoadedDataset) -> pd.DataFrame:
+    """Return the ids of patient and study of each slice as keyed hashes, also of a dataset that stores ids."""
+    ids = data.slices[["patient", "patient_id", "study"]]
+    if not data.version.summary.get("keep_ids"):
+        return ids
+    key = workspace.privacy_key()
+    return pd.DataFrame({name: hash_ids(ids[name], key).where(ids[name] != "", "") for name in ids})
 
 
 def _predict_missing(
@@ -249,7 +252,7 @@ def _predict_missing(
 
 def _reusable(path: Path, options: InferenceOptions) -> bool:
     """Return whether the stored predictions in `path` exist and have the requested precision."""
-    return path.is_file() and options.precision in ("auto", read_predictions(path).precision)
+    return path.is_file() and (options.precision == "auto" or options.precision == read_predictions(path).precision)
 
 
 @dataclass(frozen=True)

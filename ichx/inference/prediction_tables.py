@@ -53,12 +53,12 @@ def study_table(table: pd.DataFrame, label: str = ANY) -> pd.DataFrame:
 
     `label` determines their most suspicious slices.
     """
-    return _grouped(table, "study", label)
+    return _grouped(table, ["study"], label)
 
 
 def series_table(table: pd.DataFrame, label: str = ANY) -> pd.DataFrame:
     """Return the `series` of `FilePredictions` from its `slices`, like `study_table`."""
-    return _grouped(table, "series", label)
+    return _grouped(table, ["study", "series"], label)
 
 
 def _union(flags: "pd.Series[Any]") -> Any:
@@ -66,21 +66,22 @@ def _union(flags: "pd.Series[Any]") -> Any:
     return " ".join(sorted({name for names in flags.dropna() for name in names.split()})) or None
 
 
-def _grouped(table: pd.DataFrame, by: str, label: str) -> pd.DataFrame:
-    known = table[table[by].notna()]
-    grouped = known.groupby(by, sort=False)
-    found = grouped[["patient", "study"] if by == "series" else ["patient"]].first()
+def _grouped(table: pd.DataFrame, keys: list[str], label: str) -> pd.DataFrame:
+    known = table[table[keys].notna().all(axis=1)]
+    grouped = known.groupby(keys, sort=False)
+    found = grouped[["patient"]].first()
     found["slices"] = grouped.size()
     found["left_out"] = grouped["defect"].count()
     seen = known[known["defect"].isna()]
-    if by == "study":
-        found["series"] = seen.groupby(by)["series"].nunique().reindex(found.index, fill_value=0)
+    others = [name for name in ("slice_id", "series", "order") if name not in keys]
+    if "series" in others:
+        found["series"] = seen.groupby(keys)["series"].nunique().reindex(found.index, fill_value=0)
     found[list(LABELS)] = grouped[list(LABELS)].max()
-    best = seen.loc[seen.groupby(by, sort=False)[label].idxmax()].set_index(by)
-    for name in ("slice_id", "series", "order") if by == "study" else ("slice_id", "order"):
+    best = seen.loc[seen.groupby(keys, sort=False)[label].idxmax()].set_index(keys)
+    for name in others:
         found[f"suspicious_{name}"] = best[name]
     found["flags"] = grouped["flags"].agg(_union)
-    ids = ["patient", "study"] if by == "study" else ["patient", "study", "series"]
+    ids = ["patient", *keys]
     return found.reset_index()[[*ids, *(name for name in found.columns if name not in ids)]]
 
 

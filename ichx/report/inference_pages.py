@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from ichx import __version__
 from ichx.evaluation.metric import FloatArray, constant_score
@@ -97,17 +96,19 @@ def render_predictions(project: "Project", found: FilePredictions) -> str:
             marks=found.marks,
             rows=as_records(top),
             gallery=gallery,
-            strips=[_strip(found, index, str(series)) for index, series in enumerate(shown["series"])],
+            strips=[_strip(found, index, row["study"], row["series"]) for index, row in enumerate(as_records(shown))],
         )
     )
 
 
-def _strip(found: FilePredictions, index: int, series: str) -> tuple[str, object]:
+def _strip(found: FilePredictions, index: int, study: str, series: str) -> tuple[str, object]:
     """Return the name of a series and the drawing of its probabilities."""
-    rows: pd.DataFrame = found.slices[(found.slices["series"] == series) & found.slices["defect"].isna()]
+    table = found.slices
+    rows = table[(table["study"] == study) & (table["series"] == series) & table["defect"].isna()]
     probabilities = rows[list(LABELS)].to_numpy(np.float64)
-    name = f"study {rows['study'].iloc[0]}, series {series}"
-    return name, plots.probabilities_along_series(f"head-{index}", probabilities, rows["slice_id"].tolist())
+    return f"study {study}, series {series}", plots.probabilities_along_series(
+        f"head-{index}", probabilities, rows["slice_id"].tolist()
+    )
 
 
 def _curves(labels: FloatArray, predicted: FloatArray) -> dict[str, LabelCurves | None]:

@@ -3,14 +3,16 @@
 All folds of an experiment start from the same weights; the first run's choice is stored in the experiment's folder.
 """
 
+import argparse
 import hashlib
 import json
 import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -170,13 +172,15 @@ def _read(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
     try:
         if path.suffix == ".safetensors":
             return "", safetensors.torch.load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_plain_types()):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise NotFoundError(f"There is no weights file {path}.", USE_WEIGHTS) from error
     except pickle.UnpicklingError as error:
         raise CorruptFileError(
-            f"{path} is refused: it is damaged or contains more than tensors.",
-            "Convert it to safetensors on a machine that you trust.",
+            f"{path} is refused: it is damaged or contains more than tensors and plain values.",
+            "On a machine that trusts it, load the file with torch, and write its state dict with "
+            "`safetensors.torch.save_file(state_dict, 'weights.safetensors')`.",
         ) from error
     except Exception as error:  # for a damaged file torch's unpickler raises anything, also assertions
         reason = str(error).partition("\n")[0] or type(error).__name__
@@ -185,6 +189,13 @@ def _read(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
     if not tensors:
         raise CorruptFileError(f"{path} contains no state dict.", USE_WEIGHTS)
     return entry, tensors
+
+
+def _plain_types() -> list[Any]:
+    """Return the types besides tensors that training scripts save and that run no code: arguments, NumPy scalars."""
+    scalar = np.float64().__reduce__()[0]  # a checkpoint may come from NumPy 1, whose path differs
+    scalars: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [argparse.Namespace, np.dtype, *scalars, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}]
 
 
 def _find_tensors(loaded: object, depth: int = 3) -> tuple[str, dict[str, torch.Tensor]]:

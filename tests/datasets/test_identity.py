@@ -14,7 +14,7 @@ from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.catalog import build_catalog, hash_ids, usable_slices
 from ichx.datasets.dataset import load_dataset, load_folds
 from ichx.datasets.fold_import import LeakyFoldsError, describe_folds, import_folds
-from ichx.datasets.identity import MANY_PATIENTS, MANY_STUDIES, identify
+from ichx.datasets.identity import MANY_PATIENTS, MANY_STUDIES, identify, of_known_patients
 from ichx.datasets.ingest import scan_source
 from ichx.errors import InvalidInputError, NotReadyError
 from ichx.labels import LABELS
@@ -107,6 +107,23 @@ def test_grouping_by_study_ignores_patients() -> None:
     ids, counts = identified(*[("ANONYMOUS", f"s{n // 2}", f"a{n}") for n in range(6)], group_by="study")
     assert groups(ids["patient"]) == groups(ids["study"]) == [0, 0, 1, 1, 2, 2]
     assert not any(counts.values())
+
+
+def test_a_patient_is_known_under_each_of_its_ids() -> None:
+    """p and q share a study, so both count as p; datasets with q alone, or with q and r as one patient, know them."""
+    joined, _ = identified(("p", "s", "a"), ("q", "s", "a"), ("x", "t", "b"))
+    single, _ = identified(("q", "u", "c"), ("y", "v", "d"))
+    others, _ = identified(("r", "w", "e"), ("q", "w", "e"), ("y", "v", "d"))
+    assert of_known_patients(single, joined).tolist() == [True, False]
+    assert of_known_patients(joined, single).tolist() == [True, True, False]
+    assert of_known_patients(others, joined).tolist() == [True, True, False]
+
+
+def test_studies_are_compared_where_one_dataset_is_grouped_by_study() -> None:
+    rows = [("ANONYMOUS", "s", "a"), ("ANONYMOUS", "t", "b")]
+    by_study, by_patient = identified(*rows, group_by="study")[0], identified(("p", "t", "c"), ("q", "u", "d"))[0]
+    assert of_known_patients(by_patient, by_study).tolist() == [False, False]
+    assert of_known_patients(by_patient, by_study, by_study=True).tolist() == [True, False]
 
 
 def test_neighbours_stay_in_their_study(tmp_path: Path) -> None:

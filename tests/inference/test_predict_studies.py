@@ -141,3 +141,12 @@ def test_reading_assumptions_are_reported(project: Project, tmp_path: Path) -> N
     assert [re.search("`(.*?)`", warning)[1] for warning in found.warnings] == ["rescale_missing", "window_missing"]  # type: ignore[index]
     assert "1.dcm" in found.warnings[0]
     assert (rows["defect"]["ID_9"], "MR" in rows["detail"]["ID_9"]) == ("not_ct", True)
+
+
+def test_one_series_uid_in_two_studies(project: Project, tmp_path: Path) -> None:
+    for patient in ("p", "q"):
+        write_study(tmp_path / patient, patient, 3, SeriesInstanceUID="ID_one")
+    found = predicted(project, tmp_path)
+    assert found.series["study"].tolist() == found.studies["study"].tolist()
+    assert found.series[["slices", "left_out"]].to_numpy().tolist() == [[3, 0], [3, 0]]
+    assert found.series["suspicious_slice_id"].tolist() == found.studies["suspicious_slice_id"].tolist()

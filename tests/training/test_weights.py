@@ -1,5 +1,6 @@
 """Weights: files that fit, fit in part or not at all; files with code; and the memory of what folds started from."""
 
+import argparse
 import json
 import pickle
 from pathlib import Path
@@ -95,6 +96,8 @@ def assert_equal(model: nn.Module, given: dict[str, torch.Tensor], but: tuple[st
         ("state_dict_ema", {"state_dict": 1, "state_dict_ema": 0}),
         ("model", {"ema": {"decay": 0.999}, "model": 0}),
         ("model/state_dict", {"model": {"state_dict": 0, "name": "net"}}),
+        ("state_dict", {"state_dict": 0, "args": argparse.Namespace(lr=0.1, betas=(0.9, 0.99), out=None)}),  # timm
+        ("state_dict", {"state_dict": 0, "best": np.float64(0.1), "last": np.float32(0.2), "steps": np.int64(9)}),
     ],
 )
 def test_checkpoints_of_other_programs(tmp_path: Path, entry: str, content: dict[str, object]) -> None:
