@@ -54,7 +54,8 @@ def acknowledge_signals(acknowledge: Callable[[int], object], delay: float = 0.0
                 if received[0] in STOP_SIGNALS and not ended.wait(delay):
                     acknowledge(received[0])
 
-    threading.Thread(target=work, name="ichx-signals", daemon=True).start()
+    with block_stop_signals():  # the thread inherits that: signals arrive where they can be blocked
+        threading.Thread(target=work, name="ichx-signals", daemon=True).start()
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield

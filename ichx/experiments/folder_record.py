@@ -130,7 +130,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise CorruptFileError(f"{path} is damaged: {error}.", remedy) from error
     if not isinstance(found, dict):
-        raise CorruptFileError(f"{path} is damaged: it is no JSON object.", remedy)
+        raise CorruptFileError(f"{path} is damaged: it is not a JSON object.", remedy)
     return found
 
 

@@ -394,7 +394,7 @@ class ImportDraft:
 def require_objects(*values: object) -> None:
     """Raise `TypeError` unless all JSON values are objects or None; `database.reading` names the row."""
     if not all(value is None or isinstance(value, dict) for value in values):
-        raise TypeError("a JSON value is no object")
+        raise TypeError("a JSON value is not an object")
 
 
 def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def undecodable_values(connection: sqlite3.Connection, dialect: Dialect) -> Iter
                     key = ", ".join(f"{c.name} {_shown(v)}" for c, v in zip(columns, row, strict=True) if c.primary_key)
                     yield (
                         f"table {table.name}, row {key}, column {column.name}: "
-                        f"{_shown(value)} is no valid {_kind(column)} ({type(error).__name__})"
+                        f"{_shown(value)} is not a valid {_kind(column)} ({type(error).__name__})"
                     )
 
 

@@ -176,10 +176,10 @@ def test_slow_frames_of_a_file_share_a_limit(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(decoding, "SLOW_SECONDS", 0.1)
     assert slow(0.3, 1, monkeypatch) == "took longer than 0.3 s"
     assert slow(0.5, 2, monkeypatch) == "took longer than 0.2 s"  # the rest of what the file has
-    pid = worker_pid()
     with pytest.raises(DicomDefectError, match=r"other frames .* 0\.5 s"):
         decode("jpegls", CODESTREAM, 64, 64, 2, ("uid", 3))
-    assert worker_pid() == pid
+    assert decoding._worker is None, "no worker was asked"
+    monkeypatch.setattr(decoding, "SECONDS_LIMIT", 60)  # a busy machine may need more than the one above
     assert decode("jpegls", CODESTREAM, 64, 64, 2, ("another", 3)).values.shape == (64, 64)
     assert works()  # so are files with one frame
 

@@ -433,6 +433,8 @@ def test_what_cannot_start_is_refused_before_a_cache_is_built(
 
 
 def test_plans_count_the_folds_that_follow(fresh: Place) -> None:
-    experiment = register(fresh[1])
-    watch = run_watched(fresh, experiment)
+    workspace, store = fresh
+    experiment = register(store)
+    watch = Watch(workspace.experiment_dir(experiment.number) / "fold-0")
+    run_experiment(Project(workspace, store, load_registry()), experiment.number, callbacks=watch)
     assert [plan.folds_after for plan in watch.plans] == [1, 0]
