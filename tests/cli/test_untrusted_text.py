@@ -60,8 +60,8 @@ def test_no_command_prints_control_characters(poisoned: Path, phantom: PhantomFi
     assert shown >= {"exp list", "exp show", "exp tags", "exp diff", "ensemble", "data show"}, shown
     log = ichx("exp", "log", 1, "--fold", 0, cwd=poisoned).out
     assert log.endswith(SHOWN.replace(r"\r", "\n"))  # a carriage return ends a line of a log
-    (first,) = [e for e in json.loads(ichx("exp", "list", "--json", cwd=poisoned).out) if e["number"] == 1]
-    assert first["name"].endswith(EVIL)
+    found = json.loads(ichx("exp", "show", 3, "--json", cwd=poisoned).out)
+    assert found["experiment"]["name"].endswith(EVIL)
 
 
 def test_arguments_are_escaped(trained_root: Path, ichx: Program) -> None:
