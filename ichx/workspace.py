@@ -169,6 +169,8 @@ def _create_once(path: Path, content: bytes, mode: int) -> None:
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as handle:
         handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
     try:
         os.link(draft, path)  # fails if another process was faster: then its file is used
     except FileExistsError:

@@ -55,8 +55,8 @@ OFTEN: Final = 8
 SPACINGS: Final = 6
 """Maximum number of spacings that are tried for a series, the most frequent ones."""
 
-BATCH: Final = 512
-"""Series that are explained at once."""
+BATCH: Final = 20_000
+"""Steps that are explained at once, which limits memory."""
 
 ON_SPACING, SAME, BETWEEN_PASSES, MISSING, UNEXPLAINED, CHANGE = range(6)
 """How a step is explained."""
@@ -92,8 +92,9 @@ def find_gaps_and_overlaps(
             batches[len(spacings)].append((known[start:stop], of_series, spacings))
     for batch in batches.values():
         batch.sort(key=lambda entry: len(entry[1]))
-        for first in range(0, len(batch), BATCH):
-            part = batch[first : first + BATCH]
+        count = max(1, BATCH // len(batch[-1][1]))  # the last is the longest
+        for first in range(0, len(batch), count):
+            part = batch[first : first + count]
             kinds, before, after = _explain([entry[1] for entry in part], np.array([entry[2] for entry in part]))
             for row, (rows, of_series, _) in enumerate(part):
                 size = len(of_series)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.store import Experiment, Prediction, Run
 
-FORMAT = 1
+FORMAT, SUBSET_FORMAT = 1, 2
+"""A quick look has the second: ichx 0.1 would take its score for that of all patients."""
 INDEX = RECORD_FILE
 _PATH = re.compile(r"""(?<![\w.])(?:/|~/)(?:[^\s/'"]+/)+""")
 _FACTS = (
@@ -124,7 +125,7 @@ def describe(
     versions = {p.version_id: project.store.version_by_id(p.version_id) for p in predictions}
     facts = asdict(experiment)
     index = {
-        "format": FORMAT,
+        "format": FORMAT if experiment.subset == 1 or experiment.tuned is not None else SUBSET_FORMAT,
         "ichx": __version__,
         "id": experiment.id,
         "number": number,

@@ -34,7 +34,7 @@ from ichx.errors import (
 from ichx.evaluation.predictions import read_predictions
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
-from ichx.experiments.archive_export import FORMAT, INDEX
+from ichx.experiments.archive_export import FORMAT, INDEX, SUBSET_FORMAT
 from ichx.experiments.folder_record import describe_folder, sha256_file
 from ichx.experiments.gc import IMPORTING
 from ichx.files import open_file
@@ -275,7 +275,7 @@ def _read_index(archive: zipfile.ZipFile, file: Path) -> Mapping[str, Any]:
         raise CorruptFileError(f"{file} is refused: {problem}.", _EXPORTED)
     with archive.open(INDEX) as handle:
         index: Mapping[str, Any] = json.loads(handle.read(INDEX_BYTES + 1))
-    if index["format"] != FORMAT:
+    if index["format"] not in (FORMAT, SUBSET_FORMAT):
         raise UnsupportedError(
             f"{file} has format {index['format']}, which ichx {__version__} does not read.",
             f"Use ichx {index['ichx']}.",

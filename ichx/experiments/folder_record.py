@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ichx.errors import ConflictError, CorruptFileError, StorageError
 from ichx.experiments.archive_export import describe
-from ichx.files import write_text
+from ichx.files import write_error, write_text
+from ichx.locks import file_lock
 from ichx.store import Selection
 from ichx.store.runs import LIVE_STATES
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ichx.store import DatasetVersion, Experiment
 
 VERSION_RECORD: Final = "version.json"
+LOCK_FILE: Final = "db/records.lock"
 
 
 def check_folder(project: "Project", experiment: "Experiment") -> None:
@@ -70,6 +72,15 @@ def describe_folder(project: "Project", experiment: "Experiment") -> None:
     Raises:
         StorageError: A record cannot be written.
     """
+    lock = project.workspace.root / LOCK_FILE
+    try:
+        with file_lock(lock):  # folds that finish at the same time would overwrite a newer record with an older one
+            _describe(project, experiment)
+    except OSError as error:
+        raise write_error(lock, "the lock of the records", error) from error
+
+
+def _describe(project: "Project", experiment: "Experiment") -> None:
     number, root = experiment.number, project.workspace.root
     runs = [run for run in project.store.runs(number) if run.state not in LIVE_STATES]
     folder = project.workspace.experiment_dir(number)
@@ -81,7 +92,7 @@ def describe_folder(project: "Project", experiment: "Experiment") -> None:
     record = describe(project, experiment, runs, predictions)
     origin = None if experiment.origin is None else dict(experiment.origin)
     record |= {"parent": experiment.parent, "archived": experiment.archived, "origin": origin}
-    _write(project.workspace.experiment_files(number).record, record)
+    _write_changes(project.workspace.experiment_files(number).record, record)
     versions = {experiment.version_id} | {p.version_id for p in predictions}
     _describe_versions(project, [project.store.version_by_id(version_id) for version_id in sorted(versions)])
 
@@ -148,9 +159,10 @@ def _describe_versions(project: "Project", versions: "Iterable[DatasetVersion]")
         record = {name: value for name, value in asdict(version).items() if name != "id"}
         record["created"] = version.created.isoformat()
         record["folds"] = [{k: v for k, v in asdict(folds).items() if k != "id"} for folds in version.folds]
-        if read_record(path) != json.loads(json.dumps(record)):
-            _write(path, record)
+        _write_changes(path, record)
 
 
-def _write(path: Path, record: dict[str, Any]) -> None:
-    write_text(path, json.dumps(record, indent=1) + "\n", "the record of the folder")
+def _write_changes(path: Path, record: dict[str, Any]) -> None:
+    text = json.dumps(record, indent=1) + "\n"
+    if read_record(path) != json.loads(text):
+        write_text(path, text, "the record of the folder")

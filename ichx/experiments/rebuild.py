@@ -98,7 +98,8 @@ def _attempt(report: RebuildReport, folder: Path, restore: Callable[[], None]) -
     except IchxError as error:
         report.problems.append(f"{folder}: {error.problem} {error.remedy}")
     except _INVALID as error:
-        report.problems.append(f"{folder}: its record is invalid ({type(error).__name__} {str(error).splitlines()[0]})")
+        reason = str(error).partition("\n")[0]
+        report.problems.append(f"{folder}: its record is invalid ({type(error).__name__} {reason})")
 
 
 def _restore_version(project: "Project", path: Path, report: RebuildReport, *, test_sets: bool) -> None:

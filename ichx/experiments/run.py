@@ -12,7 +12,7 @@ from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.fold_run import FoldContext, run_fold
 from ichx.experiments.fold_status import finished_folds, missing_features, missing_tests, unpredicted_folds
-from ichx.experiments.folder_record import check_folder, describe_folder
+from ichx.experiments.folder_record import check_folder, describe_again, describe_folder
 from ichx.experiments.loggers.attach import attach_loggers
 from ichx.experiments.prepare import prepare_experiment
 from ichx.recipe_text import from_toml
@@ -117,6 +117,7 @@ def run_experiment(
                         describe_folder(project, project.store.experiment(number))
         if group.leads:
             update_scores(project, number)
+            describe_again(project, [number])  # a kill before it would leave the record without the last fold
         group.broadcast(None)  # all processes report the same score
     after = pooled_score(project.store.experiment(number))
     return RunReport(**vars(after), trained=todo.train, already_done=todo.done)

@@ -1,6 +1,8 @@
 """Quick looks: a share of the patients, a number and a mark of their own, and no place among full experiments."""
 
+import json
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +138,8 @@ def test_it_caches_its_share_only_and_trains_as_on_the_full_cache(dataset_copy: 
 
 def test_an_archive_keeps_the_share(quick: Project, trained_copy: Path, tmp_path: Path) -> None:
     archive_experiment(quick, 4, tmp_path / "look.zip", weights=True)
+    with zipfile.ZipFile(tmp_path / "look.zip") as archive:
+        assert json.loads(archive.read("experiment.json"))["format"] == 2  # older versions would lose the share
     workspace = open_workspace(trained_copy)
     with open_store(workspace) as store:
         made = import_experiment(Project(workspace, store, load_registry()), tmp_path / "look.zip")

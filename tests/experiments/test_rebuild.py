@@ -61,6 +61,17 @@ def test_a_lost_store_is_rebuilt_from_the_folders(trained_copy: Path, ichx: Prog
     }
 
 
+def test_a_rerun_completes_the_record_of_a_killed_run(project: Project) -> None:
+    record = project.workspace.experiment_files(1).record
+    describe_again(project, [1])
+    run_experiment(project, 1)
+    complete = json.loads(record.read_text())
+    assert len(complete["predictions"]) > 1
+    record.write_text(json.dumps(complete | {"predictions": complete["predictions"][:1]}))
+    assert run_experiment(project, 1).trained == ()
+    assert json.loads(record.read_text()) == complete
+
+
 def test_an_older_backup_is_completed_from_the_folders(trained_copy: Path, tmp_path: Path, ichx: Program) -> None:
     ichx("store", "backup", tmp_path / "backup.db", cwd=trained_copy)
     new = ("exp", "new", "--plugin", "tiny_byobnet", "--size", 32, "--set", "precision=fp32", "--set", "seed=9")
