@@ -31,7 +31,7 @@ SEED = 5
 SETTINGS = "--set precision=fp32 " + " ".join(
     f"--set stage.{stage}.epochs=1 --set stage.{stage}.milestones=[]" for stage in ("balanced", "rebalanced", "full")
 )
-RECORDS = (".db", ".db-wal", ".db-shm", ".log", ".key", ".lock", ".jsonl")
+RECORDS = (".db", ".db-wal", ".db-shm", ".log", ".key", ".lock", ".json")
 """Suffixes of files that every command may change."""
 
 PHANTOM = ("stage_2_train", "stage_2_train.csv")

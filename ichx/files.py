@@ -155,7 +155,7 @@ def read_input(path: Path) -> bytes:
     if len(content) > MAX_INPUT:
         raise OSError(errno.EFBIG, f"More than {MAX_INPUT >> 30} GiB", str(path))
     if stat.S_ISFIFO(mode) and not content:
-        raise OSError(errno.EPIPE, "No program writes to this pipe", str(path))
+        raise OSError(errno.ENODATA, "No program writes to this pipe", str(path))
     return bytes(content)
 
 
