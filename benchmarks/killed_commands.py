@@ -113,15 +113,10 @@ def _cases(folder: Path) -> list[Case]:
         Case("run", "run 3 --checkpoint-every 1s", lambda root: _files(root, "experiments/3/*/*[st]")),
         Case("predict", f"predict 1 {files} --out out.csv", lambda root: _files(root, "out.csv")),
         Case("exp export", "exp export 2 two.zip --weights", _archive, repeatable=False),
-        Case(
-            "exp import",
-            f"exp import {folder / 'one.zip'}",
-            lambda root: _files(root, "experiments/5/*/*[st]"),
-            repeatable=False,
-        ),
+        Case("exp import", f"exp import {folder / 'one.zip'} --again", lambda root: _newest(root / "experiments")),
         Case("gc", "gc --yes", lambda root: _files(root, "experiments/*/*/*[st]"), deletes=True),
         Case("store backup", "store backup copy.db", _backup, repeatable=False),
-        Case("ensemble", "ensemble --top 2", _ensemble),
+        Case("ensemble", "ensemble --top 2", lambda root: _newest(root / "ensembles")),
         Case("tune", "tune 1 --trials 3 --sampler random", _trials),
     ]
 
@@ -211,11 +206,11 @@ def _backup(root: Path) -> State:
     return {str(row[0]): str(row) for row in rows}
 
 
-def _ensemble(root: Path) -> State:
-    """Return the newest ensemble; a killed command may have left a number unused."""
-    newest = max((int(path.name) for path in (root / "ensembles").iterdir() if path.name.isdigit()), default=0)
-    folder = root / "ensembles" / str(newest)
-    return {path.name: _digest(path) for path in folder.glob("*.parquet")}
+def _newest(folder: Path) -> State:
+    """Return the files of the experiment or ensemble with the highest number; a kill may leave a number unused."""
+    newest = folder / max((path.name for path in folder.iterdir() if path.name.isdigit()), key=int, default="none")
+    files = (path for path in newest.rglob("*") if path.suffix in (".parquet", ".safetensors"))
+    return {str(path.relative_to(newest)): _digest(path) for path in files}
 
 
 def _trials(root: Path) -> State:

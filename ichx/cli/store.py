@@ -68,10 +68,15 @@ def backup(
 
     with session(tied=False) as project:
         target = file or project.workspace.root / "db" / f"backup-{datetime.now():%Y-%m-%d-%H%M%S}.db"
-        size = project.store.back_up(target)
         studies = database_path(project.workspace)
         studies_copy = target.with_name(f"{target.stem}.{studies.name}")
-        studies_size = copy_database(studies, studies_copy) if studies.is_file() else None
+        studies_size = None
+        with contextlib.ExitStack() as undo:  # the store comes last: a killed backup must not look complete
+            if studies.is_file():
+                studies_size = copy_database(studies, studies_copy)
+                undo.callback(studies_copy.unlink)
+            size = project.store.back_up(target)
+            undo.pop_all()
     opened = f"ICHX_STORE={shlex.quote(str(target.resolve()))}"
     info(f"Copied the store to {target}, {format_bytes(size)}. Open it with {opened}")
     if studies_size is not None:
