@@ -261,13 +261,21 @@ def _check_encoding(root: Path) -> None:
 
 
 def _has_entries(folder: Path) -> bool:
-    """Return whether `folder` is a folder that is not empty."""
+    """Return whether `folder` is a folder that is not empty; one that cannot be read counts as such.
+
+    Raises:
+        StorageError: The folder above it cannot be read.
+    """
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is not None
     except (NotADirectoryError, FileNotFoundError):
         return False
-    except OSError:  # unreadable: assume the worst
+    except OSError as error:
+        try:
+            folder.lstat()
+        except OSError:
+            raise StorageError(f"Cannot read {folder.parent}: {error.strerror}.", "Make it readable.") from error
         return True
 
 

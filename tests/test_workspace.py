@@ -104,6 +104,19 @@ def test_invalid_settings_are_reported(tmp_path: Path, text: str, problem: str, 
     assert remedy in caught.value.remedy
 
 
+def test_an_unreadable_folder_of_experiments_does_not_count_as_used(tmp_path: Path) -> None:
+    """Otherwise the search for an unused number does not end."""
+    workspace = init_workspace(tmp_path)
+    (workspace.experiments_dir / "1").symlink_to("1")
+    assert workspace.is_used("experiment", 1), "it may contain something"
+    assert not workspace.is_used("experiment", 2)
+    (workspace.experiments_dir / "1").unlink()
+    workspace.experiments_dir.rmdir()
+    workspace.experiments_dir.symlink_to(workspace.experiments_dir)
+    with pytest.raises(StorageError, match="experiments"):
+        workspace.is_used("experiment", 1)
+
+
 def test_a_place_that_is_not_writable_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=str(tmp_path / "file")):
