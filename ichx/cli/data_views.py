@@ -138,7 +138,7 @@ def _print_series(facts: dict[str, Any]) -> None:
     series = facts["series"]
     print_table("slices per series", tuple(series["lengths"]), [tuple(series["lengths"].values())])
     spacings = [f"{s['mm']:g} mm ({s['series']:,})" for s in series["spacings"]]
-    more = f" and {len(spacings) - 6} others" if len(spacings) > 6 else ""
+    more = f" and {format_count(len(spacings) - 6, 'other')}" if len(spacings) > 6 else ""
     if spacings:
         console.print(f"median slice spacing (series): {', '.join(spacings[:6])}{more}", markup=False)
     if series["tilted"]:
