@@ -103,7 +103,8 @@ def test_names_tags_and_notes(six: Path, ichx: Program) -> None:
     assert "tags       best" in shown
     assert "weak on epidural" in shown
     for arguments, code, values in (
-        (("tag", 6, "a,b", ""), "invalid_input", ["'a,b'", "''"]),
+        (("tag", 6, "ok", "a,b"), "invalid_input", ["'a,b'"]),
+        (("tag", 6, "ok", ""), "invalid_input", ["''"]),
         (("note", 6, " "), "invalid_input", []),
         (("tag", 9, "x"), "not_found", ["9"]),
     ):
