@@ -40,6 +40,20 @@ def start_ichx(*arguments: object, cwd: Path) -> "subprocess.Popen[str]":
     return _start(["-m", "ichx", *map(str, arguments)], cwd)
 
 
+def race(script: str, *arguments: object, count: int = 4) -> list[str]:
+    """Return what `count` processes print that run a Python script together from its `sys.stdin.readline()`."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    racers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_environment())
+        for _ in range(count)
+    ]
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    return [racer.communicate(timeout=TIMEOUT_SECONDS)[0].strip() for racer in racers]
+
+
 def start_held(place: str, files: Path, *arguments: object, cwd: Path) -> "subprocess.Popen[str]":
     """Start `ichx ARGUMENTS`; return when it has stopped itself in a state, which SIGCONT ends.
 

@@ -3,12 +3,10 @@
 import errno
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import clean_environment
+from running_programs import race
 
 from ichx.errors import InvalidInputError, NotFoundError, StorageError
 from ichx.workspace import find_workspace, init_workspace, open_workspace
@@ -139,21 +137,7 @@ def test_concurrent_processes_get_the_same_key(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from ichx.workspace import open_workspace; sys.stdin.readline();"
         "print(open_workspace(Path(sys.argv[1])).privacy_key().hex())"
     )
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=clean_environment(),
-        )
-        for _ in range(4)
-    ]
-    for racer in racers:
-        assert racer.stdin is not None
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    keys = {racer.communicate(timeout=900)[0].strip() for racer in racers}
+    keys = set(race(script, tmp_path))
     assert len(keys) == 1
     assert len(keys.pop()) == 64
 

@@ -79,19 +79,6 @@ class EvaluatedSlices:
         return self.data.slices.iloc[self.rows]
 
 
-def evaluate_dataset(
-    project: "Project",
-    number: int,
-    dataset: str,
-    options: InferenceOptions | None = None,
-    *,
-    callbacks: "Callbacks",
-    pooling: Pooling = "max",
-) -> Evaluation:
-    """Return the scores of `evaluate_slices`; arguments and errors as there."""
-    return evaluate_slices(project, number, dataset, options, callbacks=callbacks, pooling=pooling)[0]
-
-
 def evaluate_slices(
     project: "Project",
     number: int,

@@ -190,6 +190,17 @@ def normalize(text: str, places: dict[str, str]) -> str:
     )
 
 
+def phantom_paths(phantom: PhantomFiles) -> dict[str, Path | None]:
+    """Return the paths that the command lines of `CASES` contain, by placeholder."""
+    assert phantom.test is not None
+    return {
+        "train": phantom.train,
+        "labels": phantom.train_labels,
+        "sample": phantom.sample_submission,
+        "one_file": min(phantom.test.rglob("*.dcm")),
+    }
+
+
 @pytest.mark.parametrize("name", [name for _, name, _ in commands()])
 def test_wording(
     name: str,
@@ -204,13 +215,7 @@ def test_wording(
         monkeypatch.setattr(console, "_width", WIDTH)
     if name == "submit send":
         monkeypatch.setenv("PATH", "")  # without `kaggle`
-    assert phantom.test is not None
-    files = {
-        "train": phantom.train,
-        "labels": phantom.train_labels,
-        "sample": phantom.sample_submission,
-        "one_file": min(phantom.test.rglob("*.dcm")),
-    }
+    files = phantom_paths(phantom)
     places = {str(root): "WORKSPACE", str(phantom.folder): "PHANTOM", str(golden_root.parent / "other"): "OTHER"}
     parts = [help_text(name)]
     for line in CASES[name]:

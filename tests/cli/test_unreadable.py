@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Outcome, Program, clean_environment
 from permissions import permissions_enforced
-from test_golden import CASES, golden_root  # noqa: F401  # a fixture
+from test_golden import CASES, golden_root, phantom_paths  # noqa: F401  # a fixture
 
 import ichx
 from ichx.cli.reference import help_text
@@ -94,13 +94,7 @@ def test_commands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = Path(shutil.copytree(golden_root, tmp_path / "workspace"))
-    assert phantom.test is not None
-    files = {
-        "train": phantom.train,
-        "labels": phantom.train_labels,
-        "sample": phantom.sample_submission,
-        "one_file": min(phantom.test.rglob("*.dcm")),
-    }
+    files = phantom_paths(phantom)
     found = [root] if target == "." else sorted(root.glob(target))
     assert found
     for path in found:

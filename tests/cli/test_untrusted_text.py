@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Program
-from test_golden import CASES, golden_root  # noqa: F401  # a fixture
+from test_golden import CASES, golden_root, phantom_paths  # noqa: F401  # a fixture
 
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.text import UNSAFE, csv_text, escape
@@ -38,13 +38,7 @@ def poisoned(golden_root: Path, tmp_path: Path) -> Path:  # noqa: F811
 
 
 def test_no_command_prints_control_characters(poisoned: Path, phantom: PhantomFiles, ichx: Program) -> None:
-    assert phantom.test is not None
-    files = {
-        "train": phantom.train,
-        "labels": phantom.train_labels,
-        "sample": phantom.sample_submission,
-        "one_file": min(phantom.test.rglob("*.dcm")),
-    }
+    files = phantom_paths(phantom)
     shown = set()
     for name, lines in CASES.items():
         if name in {"demo", "data phantom", "submit send", "tune", "store adopt", "store move", "store rebuild"}:

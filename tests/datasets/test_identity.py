@@ -142,7 +142,7 @@ def test_neighbours_stay_in_their_study(tmp_path: Path) -> None:
 
 
 def test_two_passes_in_one_series_are_flagged(tmp_path: Path) -> None:
-    """Passes of one SeriesInstanceUID are not told apart: their slices alternate, and `same_place` counts them."""
+    """Passes of one SeriesInstanceUID are not separated: their slices alternate, and `same_place` counts them."""
     for acquisition in (1, 2):
         for index in range(3):
             position = {"ImagePositionPatient": [-120, -120, 5.0 * index], "AcquisitionNumber": acquisition}

@@ -15,7 +15,7 @@ from ichx.errors import ChangedDataError, ConflictError, IchxError, NotReadyErro
 from ichx.evaluation.metric import score
 from ichx.evaluation.scores import study_scores
 from ichx.experiments.callbacks import RunCallbacks
-from ichx.inference.evaluate import Evaluation, evaluate_dataset
+from ichx.inference.evaluate import Evaluation, evaluate_slices
 from ichx.inference.predict import predict_files
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import LABELS
@@ -48,7 +48,7 @@ def place(trained_copy: Path, other: PhantomFiles, tmp_path: Path) -> Iterator[t
 
 
 def evaluated(workspace: Workspace, store: Store, dataset: str = "other", **options: Any) -> Evaluation:
-    return evaluate_dataset(
+    return evaluate_slices(
         Project(workspace, store, load_registry()),
         2,
         dataset,
@@ -60,7 +60,7 @@ def evaluated(workspace: Workspace, store: Store, dataset: str = "other", **opti
         ),
         callbacks=RunCallbacks(),
         **options,
-    )
+    )[0]
 
 
 def test_scores_follow_from_the_predictions(place: tuple[Workspace, Store, Path]) -> None:

@@ -3,12 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import Program, clean_environment
+from conftest import Program
+from running_programs import race
 
 from ichx.errors import ConflictError, CorruptFileError, InvalidInputError
 from ichx.store import Store, open_store
@@ -192,17 +191,7 @@ def test_concurrent_first_uses_agree_on_one_id(tmp_path: Path) -> None:
         "from ichx.workspace import open_workspace; sys.stdin.readline();"
         "print(open_store(open_workspace(Path(sys.argv[1]))).state().id)"
     )
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=clean_environment(),
-        )
-        for _ in range(4)
-    ]
-    ids = {racer.communicate("go\n", timeout=120)[0].strip() for racer in racers}
+    ids = set(race(script, tmp_path))
     assert len(ids) == 1
     assert json.loads((tmp_path / STORE_RECORD).read_text())["id"] in ids
 
