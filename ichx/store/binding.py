@@ -5,11 +5,12 @@ copy, e.g. a backup. In either store the next experiment would get a number whos
 experiment. Stores and workspaces that have no id yet are tied at first use.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Engine, delete, exc, insert, select, update
+from sqlalchemy import URL, Connection, Engine, delete, exc, insert, select, update
 
 from ichx.errors import ConflictError, StorageError, StoreError
 from ichx.store import database
@@ -75,7 +76,7 @@ def tie(engine: Engine, workspace: Workspace) -> Literal["tied", "newly tied"] |
         state = read_state(connection)
     new = state.id is None
     if new:
-        _check_new(engine, workspace, record, state)
+        _check_new(database.display_name(engine.url), workspace, record, state.numbers)
         record = _tie_new(engine, workspace, record)
         if record is None:
             return None
@@ -111,16 +112,22 @@ def adopt(engine: Engine, workspace: Workspace) -> StoreState:
     return before
 
 
-def _check_new(engine: Engine, workspace: Workspace, record: StoreRecord | None, state: StoreState) -> None:
-    """Raise `ConflictError` if a store without id cannot be the one that `workspace` has used."""
-    name = database.display_name(engine.url)
+def check_missing(url: URL, workspace: Workspace) -> None:
+    """Raise `ConflictError`, before a missing SQLite file is created, if `workspace` has used another store."""
+    file = database.sqlite_file(url) if database.is_sqlite(url) else None
+    if file is not None and not file.exists():
+        _check_new(database.display_name(url), workspace, workspace.store_record(), {})
+
+
+def _check_new(name: str, workspace: Workspace, record: StoreRecord | None, numbers: Mapping[str, int]) -> None:
+    """Raise `ConflictError` if the store `name`, which has no id, cannot be the one that `workspace` has used."""
     if record is not None and record.changes > 1:  # the first one is the tie itself
         raise ConflictError(
             f"The store {name} is new or an old copy: this workspace has made {record.changes:,} changes in "
             f"{_other(record, name)}.",
             _remedy(record, name),
         )
-    last = state.numbers.get("experiment", 0)
+    last = numbers.get("experiment", 0)
     unknown = sorted(number for number in workspace.used_numbers("experiment") if number > last)
     if unknown:
         listed = ", ".join(map(str, unknown[:10])) + (", ..." if len(unknown) > 10 else "")

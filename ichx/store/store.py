@@ -70,7 +70,10 @@ def open_store(workspace: Workspace, *, tied: bool = True) -> "Store":
         ConflictError: The store belongs to another workspace, or is an older copy of its store.
         StoreError: The database cannot be opened.
     """
-    store = Store(database.resolve_url(workspace.store_url, workspace.root))
+    url = database.resolve_url(workspace.store_url, workspace.root)
+    if tied:
+        binding.check_missing(url, workspace)
+    store = Store(url)
     try:
         if tied:
             store.tie(workspace)

@@ -86,7 +86,10 @@ def test_a_new_store_is_refused_in_a_used_workspace(
     assert str(workspace.root / "db" / "ichx.db") in caught.value.remedy
     for way in ("store move", "store adopt", "store rebuild"):
         assert way in caught.value.remedy
-    with Store(tmp_path.joinpath("other.db").as_posix()) as store:
+    assert not (tmp_path / "other.db").exists()
+    with Store(tmp_path.joinpath("other.db").as_posix()) as store:  # now the file exists, without an id
+        with pytest.raises(ConflictError):
+            open_store(other)
         assert (store.listing()[1], store.state().id) == (0, None), "nothing was written"
     monkeypatch.delenv("ICHX_STORE")
     open_store(open_workspace(workspace.root)).close()
