@@ -17,7 +17,7 @@ from ichx.datasets.catalog import usable_slices
 from ichx.datasets.dataset import load_catalog
 from ichx.datasets.decode_findings import CHECK_FILE, DecodeFindings, describe_findings, write_findings
 from ichx.datasets.ingest import ProgressCallback
-from ichx.datasets.sources import SourceFile, SourceFiles, find_drift, list_files, read_source_slice
+from ichx.datasets.sources import SourceFile, SourceFiles, find_drift, list_added_files, read_source_slice
 from ichx.files import path_of, write_error
 from ichx.worker_pool import map_in_processes, worker_count
 
@@ -66,7 +66,7 @@ def check_dataset(
     version = project.store.version(name, number)
     catalog = load_catalog(project.workspace, version)
     source = path_of(version.source)
-    drift = find_drift(list_files(source), catalog)
+    drift = find_drift(list_added_files(source), catalog)
     drift.raise_if_changed(source)
     folder = project.workspace.root / version.path
     try:

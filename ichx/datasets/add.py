@@ -260,11 +260,11 @@ def _assign_folds(slices: pd.DataFrame, request: AddRequest, report: IngestRepor
     patients, labels = slices["patient"].to_numpy(object), slices[list(LABELS)].to_numpy(np.float32)
     if (count := slices["patient"].nunique()) < request.folds:
         studies = slices["study"].nunique()
-        ways = [f"give at most `--folds {count}`"] if count > 1 else []
+        ways = [f"use `--folds {count}` or fewer"] if count > 1 else []
         if studies > count:
-            ways.append(f"give `--group-by study` if the PatientIDs are placeholders ({studies:,} studies)")
-        ways.append("give `--folds 0` for a dataset that is only evaluated")
-        remedy = "; or ".join(ways)
+            ways.append(f"use `--group-by study` if the PatientIDs are placeholders ({studies:,} studies)")
+        ways.append("use `--folds 0` for a dataset that is only used for evaluation")
+        remedy = ", or ".join(ways)
         raise InvalidInputError(
             f"Cannot split {format_count(count, 'patient')} into {request.folds} folds.",
             f"{remedy[0].upper()}{remedy[1:]}.",

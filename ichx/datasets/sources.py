@@ -110,6 +110,14 @@ def list_files(source: Path) -> FileList:
     return _members_below(archive, inner, read_zip_index(archive))
 
 
+def list_added_files(source: Path) -> FileList:
+    """Return `list_files` of the source of a dataset. Raises `ChangedDataError` if the source was moved or removed."""
+    try:
+        return list_files(source)
+    except NotFoundError as error:
+        raise ChangedDataError(error.problem, SOURCE_CHANGED_REMEDY) from error
+
+
 def read_source_slice(file: SourceFile) -> DecodedSlice:
     """Return the slice in `file`.
 
@@ -148,7 +156,7 @@ class SourceFiles:
         self._members: FileList | None = None
         self._numbers = np.empty(0, np.int64)
         if not _is_dir(source) and len(slices):
-            self._members = list_files(source)
+            self._members = list_added_files(source)
             drift = find_drift(self._members, slices)
             drift.raise_if_changed(source)
             self._numbers = drift.numbers

@@ -133,7 +133,7 @@ def default_name(recipe: Recipe, plugin: "Plugin") -> str:
 
 
 def labelled_version(store: "Store", dataset: str | None) -> "DatasetVersion":
-    """Return the newest version of `dataset`, or of the only labelled dataset.
+    """Return the newest version of `dataset`, or of the only labelled dataset; one with folds comes first.
 
     Raises:
         InvalidInputError: The dataset has no labels, or there are several and none was chosen.
@@ -148,6 +148,8 @@ def labelled_version(store: "Store", dataset: str | None) -> "DatasetVersion":
     names = [d.name for d in store.datasets() if d.trainable]
     if not names:
         raise NotReadyError("There is no labelled dataset yet.", "Add one: `ichx data add NAME PATH --labels CSV`.")
+    if len(names) > 1:  # a dataset without folds is only used for evaluation
+        names = [name for name in names if store.version(name).folds] or names
     if len(names) > 1:
         raise InvalidInputError(
             f"There are {len(names)} labelled datasets: {', '.join(names)}.", "Choose one with --dataset NAME."

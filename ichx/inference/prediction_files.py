@@ -27,7 +27,7 @@ def check_out(path: Path, suffixes: Sequence[str] | None = None) -> None:
     """
     allowed = SUFFIXES if suffixes is None else suffixes
     if path.suffix not in allowed:
-        raise InvalidInputError(f"Unknown suffix of {path}.", f"Use {' or '.join(allowed)}.")
+        raise InvalidInputError(f"Unknown suffix of {path}.", f"Use one of {', '.join(allowed)}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():

@@ -16,7 +16,7 @@ from ichx.cache.decode_check import PART_FILE, check_dataset
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import describe_dataset
 from ichx.datasets.decode_findings import CHECK_FILE
-from ichx.errors import ChangedDataError, CorruptFileError, NotFoundError
+from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.phantom.encoded_files import enhanced
 from ichx.project import Project
 from ichx.store import Store, open_store
@@ -136,8 +136,9 @@ def test_changed_files_are_an_error_before_decoding(workspace: Workspace, store:
     with pytest.raises(ChangedDataError, match=r"1 file .*mr\.dcm.*1 file .*black\.dcm"):
         check_dataset(Project(workspace, store), "x")
     files.rename(files.with_name("elsewhere"))
-    with pytest.raises(NotFoundError, match=str(files)):
+    with pytest.raises(ChangedDataError, match=str(files)) as caught:  # the path is recorded: no argument to correct
         check_dataset(Project(workspace, store), "x")
+    assert "data add" in caught.value.remedy
 
 
 def test_outdated_findings_are_ignored_and_damaged_ones_are_an_error(
