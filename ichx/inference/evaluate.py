@@ -153,6 +153,12 @@ def _thresholds(labels: FloatArray, predicted: FloatArray) -> dict[str, tuple[Op
 def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) -> None:
     """Raise `ConflictError` if `data` contains patients or slices of the experiment's dataset."""
     experiment = trained.experiment
+    if data.version.id == experiment.version_id:
+        raise ConflictError(
+            f"{data.version.dataset} is the dataset of experiment {experiment.number}. Scores on its "
+            f"{format_count(data.version.patients, 'patient')} are not scores on unseen patients.",
+            f"Choose another dataset. `ichx scores {experiment.number}` shows the scores on {data.version.dataset}.",
+        )
     own = load_version(project.workspace, project.store.version_by_id(experiment.version_id))
     ids, own_ids = (_hashed_ids(project.workspace, of) for of in (data, own))
     by_study = "study" in (of.version.summary.get("group_by") for of in (data, own))

@@ -17,6 +17,7 @@ from ichx.datasets.fold_import import LeakyFoldsError, describe_folds, import_fo
 from ichx.datasets.identity import MANY_PATIENTS, MANY_STUDIES, identify, of_known_patients
 from ichx.datasets.ingest import scan_source
 from ichx.errors import InvalidInputError, NotReadyError
+from ichx.experiments.register import labelled_version
 from ichx.labels import LABELS
 from ichx.project import Project
 from ichx.store import open_store
@@ -242,3 +243,8 @@ def test_a_dataset_to_evaluate_needs_no_folds(project: Project, anonymous: tuple
     assert "group_by" not in version.summary
     with pytest.raises(NotReadyError, match="hospital version 1"):
         describe_folds(project, "hospital")
+    add_dataset(project, AddRequest("train", source, labels=labels, folds=3, group_by="study"))
+    assert labelled_version(project.store, None).dataset == "train"  # the only one that can be trained on
+    add_dataset(project, AddRequest("second", source, labels=labels, folds=3, group_by="study"))
+    with pytest.raises(InvalidInputError, match="2 labelled datasets: second, train"):
+        labelled_version(project.store, None)
