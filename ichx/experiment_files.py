@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ichx.errors import CorruptFileError
+from ichx.text import parse_json
+
 START_FILE: Final = "start.json"
 """The weights that all folds of the experiment start from."""
 RECORD_FILE: Final = "experiment.json"
@@ -117,3 +120,22 @@ class ExperimentFiles:
                     name = f"fold-*/{CHECKPOINT_PATTERN if inner.startswith(CHECKPOINT_PREFIX) else inner}"
                 found[name] = found.get(name, 0) + path.stat().st_size
         return found
+
+
+def read_start(path: Path) -> dict[str, str] | None:
+    """Return `kind`, `path` and `sha256` of the start weights in `start.json`; None if there is no such file.
+
+    Raises:
+        CorruptFileError: It is damaged.
+    """
+    try:
+        found = parse_json(path.read_bytes())
+        return {name: str(found[name]) for name in ("kind", "path", "sha256")}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(
+            f"{path} is damaged: {error}.",
+            'Restore it from a backup or, if the folds started from random weights, write {"kind": "random", '
+            '"path": "", "sha256": ""} into it.',
+        ) from error

@@ -9,6 +9,7 @@ from typing import Any
 from ichx.errors import InvalidInputError, did_you_mean, raise_problems
 from ichx.recipe import WINDOW_PARTS, Recipe, literal, settable
 from ichx.recipe_rules import invalid_values
+from ichx.text import parse_toml
 
 _REMEDY = "`ichx plugin show NAME --toml` shows a complete recipe."
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
@@ -39,7 +40,7 @@ def from_toml(text: str, base: Recipe | None = None, *, source: str = "the recip
         InvalidInputError: Invalid TOML, unknown or missing names, wrong types, invalid values: all of them together.
     """
     try:
-        tables = tomllib.loads(text)
+        tables = parse_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidInputError(f"Invalid TOML in {source}: {error}.", "Correct the syntax.") from error
     problems: list[str] = []
@@ -80,7 +81,7 @@ def _unknown(name: str, key: str, known: Iterable[str]) -> str:
 def _parse_value(text: str) -> object:
     """Return `text` as a TOML value, or as a string if it is none: the quotes of a string may be left out."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 

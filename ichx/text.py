@@ -1,8 +1,12 @@
-"""Counts, examples and sizes in messages, and text that is safe to print. Tables and colours are in `ichx.cli`."""
+"""Counts, examples and sizes in messages, text that is safe to print, and JSON and TOML of unknown origin.
 
+Tables and colours are in `ichx.cli`.
+"""
+
+import json
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that control a terminal, change the direction of text, or belong to no encoding; not tab and newline."""
@@ -60,3 +64,28 @@ def csv_text(text: str) -> str:
     except ValueError:
         return f"'{text}"
     return text
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Return the value of a JSON text. Raises `ValueError` for every invalid one, also one nested too deeply."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the tables of a TOML text.
+
+    Raises `TOMLDecodeError` for every invalid one, also one nested too deeply or with a number of too many digits.
+    """
+    import tomllib  # only here: most users of this module read no TOML
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError as error:
+        raise tomllib.TOMLDecodeError("it is nested too deeply") from error
+    except ValueError as error:
+        raise tomllib.TOMLDecodeError(str(error)) from error

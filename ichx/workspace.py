@@ -17,6 +17,7 @@ from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, Stor
 from ichx.experiment_files import ExperimentFiles
 from ichx.files import absolute_path, read_text
 from ichx.locks import file_lock
+from ichx.text import parse_json, parse_toml
 
 SETTINGS_FILE = "ichx.toml"
 STORE_RECORD: Final = Path("db", "workspace.json")
@@ -110,13 +111,13 @@ class Workspace:
         """
         path = self.root / STORE_RECORD
         try:
-            found: Mapping[str, Any] = json.loads(path.read_bytes())
+            found: Mapping[str, Any] = parse_json(path.read_bytes())
             return StoreRecord(str(found["id"]), int(found["changes"]), str(found["store"]))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StorageError(f"Cannot read {path}: {error.strerror}.", "Make the file readable.") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise CorruptFileError(
                 f"{path} is damaged: {error}.", "Run `ichx store adopt` to write it again."
             ) from error
@@ -285,7 +286,7 @@ def _is_workspace(root: Path) -> bool:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        raw: dict[str, Any] = tomllib.loads(read_text(path))
+        raw: dict[str, Any] = parse_toml(read_text(path))
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

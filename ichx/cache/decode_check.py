@@ -19,6 +19,7 @@ from ichx.datasets.decode_findings import CHECK_FILE, DecodeFindings, describe_f
 from ichx.datasets.ingest import ProgressCallback
 from ichx.datasets.sources import SourceFile, SourceFiles, find_drift, list_added_files, read_source_slice
 from ichx.files import path_of, write_error
+from ichx.text import parse_json
 from ichx.worker_pool import map_in_processes, worker_count
 
 if TYPE_CHECKING:
@@ -127,8 +128,8 @@ def _read_part(path: Path, header: dict[str, int]) -> dict[int, dict[str, str]]:
     found: dict[int, dict[str, str]] = {}
     for number, line in enumerate(lines):
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
+            entry = parse_json(line)
+        except ValueError:
             continue  # the process was killed while it wrote this line
         if number == 0 and entry != header:
             return {}

@@ -23,6 +23,7 @@ from ichx.cache.resize import INTERPOLATIONS
 from ichx.cache.shards import SHARD_ROWS, ShardFiles, unpack
 from ichx.ct.dicom import DECODER_VERSION
 from ichx.errors import CorruptFileError
+from ichx.text import parse_json
 
 FORMAT: Final = 2
 """Version of the layout of the folder and its shards."""
@@ -58,7 +59,7 @@ class Cache:
     """A finished cache, open for reading. It can be pickled to worker processes, which open it themselves."""
 
     def __init__(self, folder: Path) -> None:
-        manifest = json.loads((folder / CACHE_FILE).read_text())
+        manifest = parse_json((folder / CACHE_FILE).read_text())
         self.folder = folder
         self.key: str = manifest["key"]
         self.spec = CacheSpec(**manifest["spec"])
@@ -160,7 +161,7 @@ def estimated_bytes(n: int, size: int) -> int:
 def read_manifest(folder: Path, file: str = CACHE_FILE) -> dict[str, Any] | None:
     """Return the content of `cache.json` (or `build.json`) in `folder`; None if it is missing, damaged or outdated."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / file).read_text())
+        manifest = parse_json((folder / file).read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    return manifest if manifest.get("format") == FORMAT else None
+    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.files import atomic_path
+from ichx.text import parse_json
 
 _crc32: Final[Callable[[bytes], int]] = imagecodecs.deflate_crc32 if imagecodecs.DEFLATE.available else zlib.crc32
 """CRC-32. libdeflate takes a tenth of the time of zlib, with which it would be a sixth of the time of a read."""
@@ -123,7 +124,7 @@ def read_table(path: Path) -> ShardTable:
         table = file.read(length)
     if _crc32(table) != checksum:
         raise ValueError(f"the table of {path} is damaged")
-    content = json.loads(table)
+    content = parse_json(table)
     places = np.array(content["places"], np.int64).reshape(-1, 3)
     if places[:, 1].sum() != start:
         raise ValueError(f"{path} is truncated")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ichx.files import write_text
+from ichx.text import parse_json
 
 
 def preferences_file() -> Path:
@@ -32,7 +33,7 @@ def save_preference(name: str, value: Any) -> None:
 
 def _read() -> dict[str, Any]:
     try:
-        found = json.loads(preferences_file().read_bytes())
+        found = parse_json(preferences_file().read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

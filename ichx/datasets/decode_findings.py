@@ -11,6 +11,7 @@ from ichx.ct.dicom import DECODER_VERSION
 from ichx.datasets.summary import describe_defects
 from ichx.errors import CorruptFileError
 from ichx.files import write_text
+from ichx.text import parse_json
 
 CHECK_FILE: Final = "check.json"
 
@@ -34,7 +35,7 @@ def read_findings(folder: Path) -> DecodeFindings | None:
     """
     path = folder / CHECK_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         if content["decoder"] != DECODER_VERSION:
             return None
         return DecodeFindings(content["slices"], content["when"], content["defects"])

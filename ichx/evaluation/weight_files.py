@@ -1,11 +1,11 @@
 """Completeness of the weight files, judged by their headers. The audit checks what they were trained on."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.store import Selection
 from ichx.store.maintenance import CheckResult
+from ichx.text import parse_json
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -38,7 +38,7 @@ def weight_file_problem(path: Path) -> str | None:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, MAX_HEADER):
                 return "is incomplete or not a safetensors file"
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
         expected = 8 + length + max(ends, default=0)
     except OSError as error:

@@ -4,7 +4,6 @@ The file is not trusted: only members with known names and sizes are read and ch
 error nothing is left behind.
 """
 
-import json
 import math
 import re
 import secrets
@@ -41,7 +40,7 @@ from ichx.files import open_file
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, Selection, TuningInfo
-from ichx.text import escape, format_count
+from ichx.text import escape, format_count, parse_json
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -274,7 +273,7 @@ def _read_index(archive: zipfile.ZipFile, file: Path) -> Mapping[str, Any]:
     if problem:
         raise CorruptFileError(f"{file} is refused: {problem}.", _EXPORTED)
     with archive.open(INDEX) as handle:
-        index: Mapping[str, Any] = json.loads(handle.read(INDEX_BYTES + 1))
+        index: Mapping[str, Any] = parse_json(handle.read(INDEX_BYTES + 1))
     if index["format"] not in (FORMAT, SUBSET_FORMAT):
         raise UnsupportedError(
             f"{file} has format {index['format']}, which ichx {__version__} does not read.",

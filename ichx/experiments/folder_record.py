@@ -16,6 +16,7 @@ from ichx.files import write_error, write_text
 from ichx.locks import file_lock
 from ichx.store import Selection
 from ichx.store.runs import LIVE_STATES
+from ichx.text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -133,7 +134,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """
     remedy = "Move the file away; it is written again by the next run."
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -164,5 +165,5 @@ def _describe_versions(project: "Project", versions: "Iterable[DatasetVersion]")
 
 def _write_changes(path: Path, record: dict[str, Any]) -> None:
     text = json.dumps(record, indent=1) + "\n"
-    if read_record(path) != json.loads(text):
+    if read_record(path) != parse_json(text):
         write_text(path, text, "the record of the folder")

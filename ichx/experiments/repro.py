@@ -1,10 +1,10 @@
 """How to repeat an experiment: the commands, and how this environment differs from the original one."""
 
-import json
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ichx.experiment_files import read_start
 from ichx.experiments.provenance import LIBRARIES, code_version, library_versions, machine
 
 if TYPE_CHECKING:
@@ -73,10 +73,9 @@ def repro(project: "Project", number: int) -> Repro:
 
 def _start(workspace: "Workspace", number: int) -> str:
     """Return the options for the start weights of the experiment."""
-    path = workspace.experiment_files(number).start
-    if not path.exists():
+    start = read_start(workspace.experiment_files(number).start)
+    if start is None:
         return ""
-    start = json.loads(path.read_text(encoding="utf-8"))
     if start["kind"] == "file":
         return f" --weights {shlex.quote(start['path'])}"
     return " --pretrained" if start["kind"] == "pretrained" else " --no-pretrained"

@@ -12,6 +12,7 @@ from typing import Final
 
 from ichx.errors import StorageError
 from ichx.store.process import host_name, is_process_alive, process_identity
+from ichx.text import parse_json
 
 PREFIX: Final = ".scratch-"
 OWNER_FILE: Final = "owner.json"
@@ -53,7 +54,7 @@ def remove_abandoned(parent: Path) -> None:
 def _abandoned(folder: Path) -> bool:
     alive = None
     try:
-        owner = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
+        owner = parse_json((folder / OWNER_FILE).read_text(encoding="utf-8"))
         if owner["host"] == host_name():
             alive = is_process_alive(owner["pid"], owner["mark"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):

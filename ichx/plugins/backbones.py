@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from ichx.errors import IchxError, NotFoundError, did_you_mean
 from ichx.files import expand_user, write_text
+from ichx.text import parse_json
 
 if TYPE_CHECKING:
     from ichx.plugins.contract import Plugin
@@ -67,8 +68,8 @@ def cache_file() -> Path:
 def read_names(path: Path) -> dict[str, str] | None:
     """Return the content of the cache at `path`; None if it is missing or damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
     valid = isinstance(found, dict) and bool(found) and all(isinstance(value, str) for value in found.values())
     return found if valid else None

@@ -1,6 +1,5 @@
 """Out-of-fold predictions of an ensemble, as its creation saved them."""
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.predictions import read_predictions
+from ichx.text import parse_json
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -41,7 +41,7 @@ def read_ensemble_oof(project: "Project", ensemble: "Ensemble") -> EnsembleOof:
     folder = project.workspace.ensemble_dir(ensemble.number)
     saved = read_predictions(folder / OOF_FILE)
     try:
-        candidates = json.loads((folder / BLEND_FILE).read_text(encoding="utf-8"))["choice"]["members"]
+        candidates = parse_json((folder / BLEND_FILE).read_text(encoding="utf-8"))["choice"]["members"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _changed(ensemble, f"{folder / BLEND_FILE} cannot be read ({error})") from error
     finished = [{p.fold for p in project.store.predictions(number, role="oof")} for number in candidates]

@@ -21,6 +21,8 @@ from ichx.workspace import StoreRecord, Workspace
 _SETTING: Final = "workspace"
 _CHANGES: Final = "change"
 """Kind of the counter of changes."""
+_MOVED: Final = "moved"
+"""Key of the setting: the store to which the records have been moved."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,29 @@ def read_state(connection: Connection) -> StoreState:
 
 
 def count_change(connection: Connection) -> tuple[str, int] | None:
-    """Count a change of the store; return its id and the number of changes, or None if the store has no id."""
+    """Count a change of the store; return its id and the number of changes, or None if the store has no id.
+
+    Raises:
+        ConflictError: The records have been moved to another store since this one was opened.
+    """
     of_kind = counter.c.kind == _CHANGES
     if connection.execute(update(counter).where(of_kind).values(last=counter.c.last + 1)).rowcount == 0:
         return None
     changes = int(connection.execute(select(counter.c.last).where(of_kind)).scalar_one())
     known: dict[str, Any] = get_setting(connection, _SETTING) or {}
+    if _MOVED in known:
+        raise ConflictError(
+            f"The records of this store have been moved to {known[_MOVED]}.",
+            "Repeat the command with that store (ICHX_STORE, or `store` in ichx.toml).",
+        )
     return str(known.get("id")), changes
+
+
+def mark_moved(connection: Connection, name: str) -> None:
+    """Let no process that has opened the store change it any more: its records have been moved to the store `name`."""
+    known: dict[str, Any] | None = get_setting(connection, _SETTING)
+    if known is not None:
+        set_setting(connection, _SETTING, known | {_MOVED: name})
 
 
 def tie(engine: Engine, workspace: Workspace) -> Literal["tied", "newly tied"] | None:

@@ -12,20 +12,25 @@ _ROWS = 1000
 """Rows of one statement."""
 
 
-def copy_records(source: Engine, target: Engine) -> dict[str, int]:
-    """Copy all records to the empty store `target`, in one transaction; return the number of rows by table.
-
-    Raises:
-        ConflictError: `target` has records, or a run is active in `source`.
-    """
-    with database.reading(source) as old, database.writing(target) as new:
-        _check_idle(old)
+def check_empty(target: Engine) -> None:
+    """Raise `ConflictError` if the store `target` has records."""
+    with database.reading(target) as connection:
         for table in METADATA.sorted_tables:
-            if table is not counter and new.scalar(select(func.count()).select_from(table)):
+            if table is not counter and connection.scalar(select(func.count()).select_from(table)):
                 raise ConflictError(
                     f"The store {database.display_name(target.url)} has records in its table {table.name}.",
                     "Choose an empty database.",
                 )
+
+
+def copy_records(old: Connection, target: Engine) -> dict[str, int]:
+    """Copy all records to the empty store `target`, in one transaction; return the number of rows by table.
+
+    Raises:
+        ConflictError: A run is active in `old`.
+    """
+    _check_idle(old)
+    with database.writing(target) as new:
         new.execute(counter.delete())
         return {table.name: _copy_table(old, new, table) for table in METADATA.sorted_tables}
 

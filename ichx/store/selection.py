@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ichx.errors import InvalidInputError
+from ichx.text import parse_toml
 
 if TYPE_CHECKING:
     from ichx.store.expression import Expression
@@ -120,9 +121,8 @@ def is_recipe_value(name: str) -> bool:
 
 def recipe_values(recipe: str, names: "frozenset[str] | set[str]") -> dict[str, Any]:
     """Return the values `names` of a recipe in TOML; None for those that it lacks."""
-    import tomllib
 
-    tables = tomllib.loads(recipe)
+    tables = parse_toml(recipe)
     stages = {stage["name"]: stage for stage in tables.get("stage", ())}
     found: dict[str, Any] = {}
     for name in names:

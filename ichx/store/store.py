@@ -86,6 +86,8 @@ def open_store(workspace: Workspace, *, tied: bool = True) -> "Store":
 def move_store(store: "Store", workspace: Workspace, url: str) -> tuple[dict[str, int], str]:
     """Copy all records of `store` to an empty store, to which `workspace` then belongs.
 
+    Other processes cannot change `store` meanwhile, or after that: their changes would be lost.
+
     Returns:
         The number of rows by table, and the name of the new store.
 
@@ -93,11 +95,15 @@ def move_store(store: "Store", workspace: Workspace, url: str) -> tuple[dict[str
         InvalidInputError: The URL is invalid.
         ConflictError: The new store has records, or a run is active.
     """
-    from ichx.store.copying import copy_records
+    from ichx.store.copying import check_empty, copy_records
 
     with Store(database.resolve_url(url, Path.cwd())) as target:
-        rows = copy_records(store._engine, target._engine)
-        target.adopt(workspace)
+        check_empty(target._engine)
+        with database.writing(store._engine) as old:  # of a read-only store this is a copy
+            binding.count_change(old)  # other processes wait here for the end of the move
+            rows = copy_records(old, target._engine)
+            binding.mark_moved(old, target.name)
+            target.adopt(workspace)
         return rows, target.name
 
 

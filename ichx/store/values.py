@@ -3,7 +3,6 @@
 SQLite stores any value in any column. Other databases check values when they are written.
 """
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -12,6 +11,7 @@ from sqlalchemy import JSON, Boolean, Column, Dialect, Float, Integer, String, T
 
 from ichx.store.snapshots import TuningInfo
 from ichx.store.tables import METADATA, UtcDateTime
+from ichx.text import parse_json
 
 _Decode = Callable[[Any], object]
 _SHAPES: Final[dict[tuple[str, str], tuple[type, ...]]] = {
@@ -54,7 +54,7 @@ def _decoder(table: Table, column: Column[Any], dialect: Dialect) -> _Decode:
     """Return a function that raises `ValueError` or `TypeError` for an invalid value of `column`."""
     kind = column.type
     if isinstance(kind, JSON):
-        return lambda value: _check_json(table.name, column.name, json.loads(_text(value)))
+        return lambda value: _check_json(table.name, column.name, parse_json(_text(value)))
     if isinstance(kind, UtcDateTime):
         process = kind.dialect_impl(dialect).result_processor(dialect, None)
         assert process is not None

@@ -26,7 +26,7 @@ from ichx.errors import (
     NotFoundError,
     StorageError,
 )
-from ichx.experiment_files import START_FILE
+from ichx.experiment_files import START_FILE, read_start
 from ichx.files import absolute_path, atomic_path, open_file, write_text
 from ichx.training.weight_matching import MIN_SHARE, first_names, match_weights
 
@@ -78,9 +78,9 @@ def choose_start(folder: Path, recipe: "Recipe", *, pretrained: bool | None, wei
     else:
         requested = Start("pretrained" if pretrained else "random")
     path = folder / START_FILE
-    if not path.exists():
+    if (found := read_start(path)) is None:
         return requested or Start("pretrained" if recipe.model.pretrained else "random")
-    stored = Start(**json.loads(path.read_text(encoding="utf-8")))
+    stored = Start(**found)
     if requested is not None and (requested.kind, requested.sha256) != (stored.kind, stored.sha256):
         raise ConflictError(
             f"The folds of this experiment started from {stored}, not from {requested}.",

@@ -1,11 +1,11 @@
 """The recipe of a trial: the parent's recipe with the searched values, its stages shortened to a share."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 
 from ichx.recipe import Recipe, StageRecipe
 from ichx.recipe_text import apply_settings
+from ichx.text import parse_toml
 
 Value = float | int | str
 """A searched value; a choice is a string in TOML syntax."""
@@ -55,7 +55,7 @@ def resize_stage(stage: StageRecipe, epochs: int) -> StageRecipe:
 
 def _stage_length(value: Value) -> int | None:
     """Return a valid number of epochs; None for other values, which `apply_settings` reports."""
-    number = tomllib.loads(f"value = {value}")["value"] if isinstance(value, str) else value
+    number = parse_toml(f"value = {value}")["value"] if isinstance(value, str) else value
     return number if isinstance(number, int) and number >= 1 else None
 
 

@@ -1,9 +1,9 @@
 """Text of searched values and their names, in tables and reports. No Optuna."""
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ichx.text import parse_json
 from ichx.tuning.budget import Value
 from ichx.tuning.study_setup import LIMITS
 
@@ -16,7 +16,7 @@ def format_searched(value: Value | None) -> str | None:
     if isinstance(value, float):
         return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
     if isinstance(value, str) and value.startswith('"'):
-        return str(json.loads(value))
+        return str(parse_json(value))
     return None if value is None else str(value)
 
 

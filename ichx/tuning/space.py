@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ichx.errors import CorruptFileError, IchxError, StorageError, raise_problems
 from ichx.files import read_text
 from ichx.recipe import Recipe, literal, settable
+from ichx.text import parse_toml
 from ichx.tuning.budget import Value, trial_recipe
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ class Choice:
 
     def contained(self, value: Any) -> Value | None:
         """Return a recipe's `value` as a trial has it; None if it is not among the choices."""
-        own = tomllib.loads(f"value = {literal(value)}")["value"]
-        return next((text for text in self.values if tomllib.loads(f"value = {text}")["value"] == own), None)
+        own = parse_toml(f"value = {literal(value)}")["value"]
+        return next((text for text in self.values if parse_toml(f"value = {text}")["value"] == own), None)
 
     def suggest(self, trial: "Trial") -> Value:
         """Return the value that Optuna suggests; repeated calls return the same value."""
@@ -117,7 +118,7 @@ def read_space(path: Path, recipe: Recipe) -> Space:
         InvalidInputError: As in `parse_space`.
     """
     try:
-        tables = tomllib.loads(read_text(path))
+        tables = parse_toml(read_text(path))
     except OSError as error:
         raise StorageError(f"Cannot read {path}: {error.strerror or error}.", FILE_REMEDY) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -225,7 +226,7 @@ def _finite_number(text: str) -> float | None:
 def _choices(text: str) -> tuple[str, ...]:
     """Return the values of `A,B,C` in TOML syntax: items of a TOML list if possible, otherwise strings."""
     try:
-        values = tomllib.loads(f"values = [{text}]")["values"]
+        values = parse_toml(f"values = [{text}]")["values"]
     except tomllib.TOMLDecodeError:
         values = [value.strip() for value in text.split(",")]
     return tuple(json.dumps(value, ensure_ascii=False) for value in values)

@@ -3,7 +3,6 @@
 A single trial is in `ichx.tuning.trial_task`.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import ProcessError, raise_problems
+from ichx.experiment_files import read_start
 from ichx.files import absolute_path
 from ichx.jobs.engine import Engine
 from ichx.jobs.scheduler import STOP, Scheduler
@@ -202,11 +202,11 @@ def _note_other_start(
     project: "Project", parent: "Experiment", recipe: Recipe, budget: Budget, callbacks: TuneCallbacks
 ) -> None:
     """Note that trials start from other weights than the folds of `parent` did."""
-    path = project.workspace.experiment_files(parent.number).start
-    if not path.exists():
+    start = read_start(project.workspace.experiment_files(parent.number).start)
+    if start is None:
         return
     options = budget.options
-    before = json.loads(path.read_text(encoding="utf-8"))["kind"]
+    before = start["kind"]
     pretrained = recipe.model.pretrained if options.pretrained is None else options.pretrained
     now = "file" if options.weights is not None else "pretrained" if pretrained else "random"
     if now != before:

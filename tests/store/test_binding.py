@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from running_programs import race
 
 from ichx.errors import ConflictError, CorruptFileError, InvalidInputError
 from ichx.store import Store, open_store
+from ichx.store.store import move_store
 from ichx.store.testing import ensemble_draft, experiment_draft, run_draft, version_draft
 from ichx.workspace import STORE_RECORD, Workspace, init_workspace, open_workspace
 
@@ -258,3 +260,24 @@ def test_a_workspace_whose_path_is_not_utf8_is_refused(tmp_path: Path) -> None:
         assert r"head\xff" in caught.value.problem
         caught.value.problem.encode("utf-8")
     assert not folder.exists()
+
+
+def test_a_process_that_opened_a_store_before_it_was_moved_cannot_change_it(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    target = tmp_path / "moved.db"
+    with open_store(workspace) as store, open_store(workspace) as late:
+        version = store.version("train")
+        move_store(store, workspace, str(target))
+        with pytest.raises(ConflictError, match=re.escape(str(target))):
+            late.add_experiments([experiment_draft(version)])
+        with pytest.raises(ConflictError, match=re.escape(str(target))):
+            late.start_run(run_draft())
+        assert [e.number for e in late.experiments()] == [1]
+        assert late.runs(1) == []
+    with open_store(using(workspace, target, monkeypatch)) as moved:
+        assert moved.add_experiments([experiment_draft(version)])[0].number == 2
+    old = Store(str(workspace.root / "db" / "ichx.db"))
+    with old:
+        old.adopt(workspace)
+        assert old.add_note(1, "adopted stores can be changed again").id == 1
