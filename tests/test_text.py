@@ -9,7 +9,7 @@ from ichx.cache.hu_cache import CACHE_FILE, read_manifest
 from ichx.errors import CorruptFileError, InvalidInputError
 from ichx.experiment_files import read_start
 from ichx.experiments.folder_record import read_record
-from ichx.recipe import Recipe
+from ichx.plugins.contract import reference_recipe
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.text import parse_json, parse_toml
 from ichx.workspace import SETTINGS_FILE, STORE_RECORD, init_workspace, open_workspace
@@ -37,9 +37,9 @@ def test_invalid_toml(text: str, tmp_path: Path) -> None:
         open_workspace(tmp_path)
 
 
-def test_a_setting_nested_too_deeply(recipe: Recipe) -> None:
+def test_a_setting_nested_too_deeply() -> None:
     with pytest.raises(InvalidInputError, match="seed"):
-        apply_settings(recipe, ["seed=" + "[" * 5000 + "]" * 5000])
+        apply_settings(reference_recipe("mine", "resnet18.tv_in1k", batch=64), ["seed=" + "[" * 5000 + "]" * 5000])
 
 
 @pytest.mark.parametrize("text", [*DEEP_JSON, "[]", "null", "1e999", '{"format": 1}'])
