@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ichx.cli.formatting import format_duration, format_score, format_value, marks_of
-from ichx.cli.output import console, info, print_csv, print_json
+from ichx.cli.output import console, info, print_csv, print_json, warn
 from ichx.cli.parameters import AsCsv, AsJson
 from ichx.cli.preferences import read_preference, save_preference
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.errors import InvalidInputError
+from ichx.errors import InvalidInputError, StorageError
 from ichx.store import Selection, marks
 from ichx.store.selection import FIELD_TYPES, is_recipe_value, recipe_values
 from ichx.text import format_count
@@ -140,7 +140,7 @@ def _columns(store: "Store", text: str | None) -> tuple[str, ...]:
         known = map(str, saved if isinstance(saved, list) else ())
         return tuple(filter(_is_column, known)) or DEFAULT_COLUMNS
     if text.strip() == "default":
-        save_preference(_COLUMNS_KEY, list(DEFAULT_COLUMNS))
+        _save_columns(DEFAULT_COLUMNS)
         return DEFAULT_COLUMNS
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
@@ -150,9 +150,19 @@ def _columns(store: "Store", text: str | None) -> tuple[str, ...]:
             raise unknown_name(name, (*FIELD_TYPES, *RUN_VALUES))
     if not names:
         raise InvalidInputError(f"Invalid value for --columns: {text!r}.", "Use e.g. number,name,score, or `default`.")
-    save_preference(_COLUMNS_KEY, list(names))
-    info("Saved the columns for all further lists. Reset them with `--columns default`.")
+    if _save_columns(names):
+        info("Saved the columns for all further lists. Reset them with `--columns default`.")
     return names
+
+
+def _save_columns(names: tuple[str, ...]) -> bool:
+    """Save the columns for further lists; return False after a warning if that fails, e.g. without a home directory."""
+    try:
+        save_preference(_COLUMNS_KEY, list(names))
+    except StorageError as error:
+        warn(f"{error.problem} The columns apply to this list only.")
+        return False
+    return True
 
 
 def _is_column(name: str) -> bool:

@@ -134,7 +134,8 @@ def translate_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except (exc.DBAPIError, sqlite3.Error) as error:  # SQLAlchemy does not wrap errors of `_configure_sqlite`
-        message = str(error.orig) if isinstance(error, exc.DBAPIError) else str(error)
+        full = str(error.orig) if isinstance(error, exc.DBAPIError) else str(error)
+        message = full.partition("\n")[0]  # further lines of PostgreSQL are hints
         remedy = next((r for sign, r in _SQLITE_REMEDIES.items() if is_sqlite(url) and sign in message), None)
         if remedy is None and not isinstance(error, exc.OperationalError):
             raise

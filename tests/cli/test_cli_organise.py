@@ -83,6 +83,17 @@ def test_saved_columns_belong_to_the_user(
     assert heads() == default
 
 
+def test_columns_that_cannot_be_saved_apply_to_one_list(
+    six: Path, tmp_path: Path, ichx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    for columns, first in (("name,score", "name,score,marks"), ("default", "number,name,")):
+        result = ichx("exp", "list", "--columns", columns, "--csv", cwd=six)
+        assert (result.code, result.out.startswith(first)) == (0, True)
+        assert str(tmp_path / "file") in result.err
+
+
 def test_columns_that_version_0_1_saved_in_the_store_apply_until_others_are_chosen(six: Path, ichx: Program) -> None:
     with open_store(open_workspace(six)) as store:
         store.set_setting("exp list columns", ["number", "batch"])

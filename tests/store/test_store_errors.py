@@ -219,3 +219,13 @@ def test_a_damaged_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=str(file)) as caught, Store(f"sqlite:///{file}") as store:
         store.datasets()
     assert "backup" in caught.value.remedy
+
+
+def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    with (
+        pytest.raises(StoreError, match=r"127\.0\.0\.1.*port 1") as caught,
+        Store("postgresql+psycopg://me@127.0.0.1:1/x"),
+    ):
+        pass
+    assert "\n" not in caught.value.problem  # PostgreSQL appends a hint
