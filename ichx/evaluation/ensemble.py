@@ -19,7 +19,7 @@ from ichx.datasets.label_csv import read_sample
 from ichx.errors import ChangedDataError, InvalidInputError, NotReadyError
 from ichx.evaluation import blend
 from ichx.evaluation.bootstrap import Interval, loss_interval
-from ichx.evaluation.choices import Method, Tta, check_method, check_tta
+from ichx.evaluation.choices import Method, Tta, check_method, check_tta, views_of
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.members import complete_members, requested_members
 from ichx.evaluation.metric import FloatArray, score
@@ -243,7 +243,7 @@ def predict_test(
             f"{', '.join(map(str, missing))}.",
             f"Run `ichx run {experiment.number}`: it predicts test sets that were added later.",
         )
-    parts = [read_fold(project.workspace, stored, fold, tta) for fold in folds]
+    parts = [read_fold(project.workspace, stored, fold, views_of(experiment, tta)) for fold in folds]
     ids = parts[0][0]
     if any(not np.array_equal(ids, other) for other, _ in parts):
         raise ChangedDataError(
