@@ -13,7 +13,7 @@ import numpy as np
 from ichx.evaluation import blend
 from ichx.evaluation.calibration import Isotonic, fit_isotonic
 from ichx.evaluation.logistic import fit_logistic, model_logits, varying
-from ichx.evaluation.metric import LABEL_SHARES, FloatArray, probabilities
+from ichx.evaluation.metric import FloatArray, probabilities
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.smoothing import neighbours_mean
 from ichx.labels import LABEL_WEIGHTS, LABELS
@@ -44,7 +44,7 @@ class LinearPool:
     @property
     def shares(self) -> FloatArray:
         """The weight of each member, `(K,)`: the mean over labels, weighted like the score."""
-        shares: FloatArray = self.weights @ LABEL_SHARES
+        shares: FloatArray = self.weights @ _LABEL_WEIGHTS / _LABEL_WEIGHTS.sum()
         return shares
 
     def apply(self, members: Members, neighbours: SeriesNeighbours) -> FloatArray:
@@ -64,7 +64,9 @@ class LogitPool:
     @property
     def shares(self) -> FloatArray:
         """The weight of each member, `(K,)`: of weights by label, the mean weighted like the score."""
-        return self.weights if self.weights.ndim == 1 else self.weights @ LABEL_SHARES
+        by_label = self.weights if self.weights.ndim == 2 else np.tile(self.weights[:, None], len(LABELS))
+        shares: FloatArray = by_label @ _LABEL_WEIGHTS / _LABEL_WEIGHTS.sum()
+        return shares
 
     def apply(self, members: Members, neighbours: SeriesNeighbours) -> FloatArray:
         """Return the blended probabilities `(N, 6)`."""
@@ -118,7 +120,7 @@ class Stack:
         """The weight of each member, `(K,)`: the sum of its coefficients, mean over labels weighted like the score."""
         own = self.coefficients[:, : len(self.members) * (STACK_RADIUS + 1)]
         by_label = own.reshape(len(LABELS), len(self.members), STACK_RADIUS + 1).sum(axis=2)
-        shares: FloatArray = LABEL_SHARES @ by_label
+        shares: FloatArray = _LABEL_WEIGHTS @ by_label / _LABEL_WEIGHTS.sum()
         return shares
 
     def apply(self, members: Members, neighbours: SeriesNeighbours) -> FloatArray:
