@@ -14,7 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from ichx.errors import ConflictError, CorruptFileError, IchxError
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.archive_import import import_draft, parse_date, pinned_version
-from ichx.experiments.folder_record import VERSION_RECORD, folder_problem, read_record, sha256_file
+from ichx.experiments.folder_record import VERSION_RECORD, folder_problem, read_record
+from ichx.files import sha256_file
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import FoldDraft, PredictionDraft, Selection, VersionDraft
