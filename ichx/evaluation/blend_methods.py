@@ -237,7 +237,7 @@ def _stack_features(z: Sequence[FloatArray], neighbours: SeriesNeighbours, label
         features += [neighbours_mean(column, neighbours, distance)[:, 0] for distance in range(1, STACK_RADIUS + 1)]
     others: FloatArray = sum(z[1:], start=z[0].copy()) / len(z)
     features += [others[:, k] for k in range(len(LABELS)) if k != label]
-    return [*features, neighbours.missing.astype(np.float64), np.ones(len(neighbours.series))]
+    return [*features, neighbours.missing.astype(np.float64), np.ones(len(neighbours.run))]
 
 
 _FITS: Final[Mapping[str, Callable[[Members, FloatArray, SeriesNeighbours], Pool]]] = {

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ichx.evaluation.feature_files import FeatureWriter
+from ichx.evaluation.feature_files import FeatureSink
 from ichx.training.control import Control
 from ichx.training.feed import InferenceFeed, Inputs, Rows, SliceInputs
 from ichx.training.mask_loss import Overlap
@@ -35,7 +35,7 @@ class PredictionTask:
     """Name of the phase in callbacks."""
     name: str = ""
     """Name under which checkpoints hold unfinished predictions; empty for none."""
-    features: FeatureWriter | None = None
+    features: FeatureSink | None = None
     """Receives the pooled features of the same pass."""
     overlap: Overlap | None = None
     """Counts how predicted masks agree with those of the batches."""

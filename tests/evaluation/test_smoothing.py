@@ -18,8 +18,8 @@ def runs(seed: int, series: int, noise: float = 2.0) -> tuple[np.ndarray, np.nda
     rng = np.random.default_rng(seed)
     neighbours = series_of([30] * series)
     begin, length = rng.integers(0, 25, (2, series, 6))
-    place = neighbours.order[:, None] - begin[neighbours.series]
-    labels = ((place >= 0) & (place < length[neighbours.series])).astype(float)
+    place = neighbours.order[:, None] - begin[neighbours.run]
+    labels = ((place >= 0) & (place < length[neighbours.run])).astype(float)
     return probabilities(3 * labels - 1.5 + rng.normal(0, noise, labels.shape)), labels, neighbours
 
 
@@ -53,7 +53,7 @@ def test_smoothing_gains_on_other_slices() -> None:
 def test_row_order_does_not_matter() -> None:
     p, labels, neighbours = runs(2, 8)
     order = np.random.default_rng(0).permutation(len(p))
-    shuffled = SeriesNeighbours(neighbours.series[order], neighbours.order[order])
+    shuffled = SeriesNeighbours(neighbours.run[order], neighbours.order[order])
     kernels = fit_kernels(p, labels, neighbours)
     np.testing.assert_allclose(kernels.weights, fit_kernels(p[order], labels[order], shuffled).weights, atol=1e-7)
     np.testing.assert_allclose(kernels.apply(p, neighbours)[order], kernels.apply(p[order], shuffled), rtol=1e-12)
@@ -62,7 +62,7 @@ def test_row_order_does_not_matter() -> None:
 def test_other_series_have_no_effect() -> None:
     p, labels, neighbours = runs(3, 8)
     kernels = fit_kernels(p, labels, neighbours)
-    rows = neighbours.series == 4
+    rows = neighbours.run == 4
     np.testing.assert_array_equal(kernels.apply(p, neighbours)[rows], kernels.apply(p[rows], neighbours.take(rows)))
 
 
