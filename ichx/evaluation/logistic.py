@@ -50,7 +50,8 @@ def model_logits(p: npt.ArrayLike) -> FloatArray:
 
 def single_blas_thread() -> AbstractContextManager[object]:
     """Limit BLAS to one thread, which is faster on small blocks; nothing else may change the limit meanwhile."""
-    return _blas().limit(limits=1, user_api="blas")
+    limited: AbstractContextManager[object] = _blas().limit(limits=1, user_api="blas")
+    return limited
 
 
 @cache
