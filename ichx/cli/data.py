@@ -183,7 +183,7 @@ def sheet(
 @app.command("phantom")
 def phantom(
     folder: Annotated[Path, typer.Argument(help="Output folder; new or empty.")],
-    patients: Annotated[int, typer.Option(help="Number of labelled patients.")] = 40,
+    patients: Annotated[int, typer.Option(help="Number of labelled patients; 0 writes a test set only.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed; the same seed writes the same files.")] = 0,
     size: Annotated[int, typer.Option(help="Rows and columns of a slice.")] = 512,
     test_patients: Annotated[int, typer.Option(help="Number of further patients, for a test set.")] = 0,
@@ -209,12 +209,16 @@ def phantom(
             progress=report,
         )
     info(f"Wrote {written.train_slices:,} training and {written.test_slices:,} test slices to {written.folder}.")
-    masks = ["--masks", written.train_masks] if written.train_masks else []
-    command = format_command("ichx data add phantom", written.train, "--labels", written.train_labels, *masks)
-    info(f"Next: {command}")
-    if written.test:
+    if written.train:
+        masks = ["--masks", written.train_masks] if written.train_masks else []
+        command = format_command("ichx data add phantom", written.train, "--labels", written.train_labels, *masks)
+        info(f"Next: {command}")
+    if written.test and written.train:
         sample = ("--test-of", "phantom", "--sample", written.sample_submission)
         info(f"Then: {format_command('ichx data add phantom-test', written.test, *sample)}")
+    elif written.test:
+        options = ("--labels", written.test_labels, "--folds", 0)
+        info(f"Next: {format_command('ichx data add unseen', written.test, *options)}")
 
 
 @app.command("cache")

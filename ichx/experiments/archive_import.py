@@ -34,9 +34,9 @@ from ichx.evaluation.predictions import read_predictions
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
 from ichx.experiments.archive_export import FORMAT, INDEX, SUBSET_FORMAT
-from ichx.experiments.folder_record import describe_folder, sha256_file
+from ichx.experiments.folder_record import describe_folder
 from ichx.experiments.gc import IMPORTING
-from ichx.files import open_file
+from ichx.files import open_file, sha256_file
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, Selection, TuningInfo
