@@ -13,6 +13,7 @@ from ichx.cli.output import console, info, print_json
 from ichx.cli.parameters import AsJson
 from ichx.cli.plugin import load_plugins
 from ichx.cli.tables import print_table
+from ichx.text import format_command
 
 
 def demo(
@@ -36,7 +37,7 @@ def demo(
         with LiveView() as view:
             report = run_demo(folder, registry, view, announce=lambda step: info(f"demo: {step}", style="bold"))
     except KeyboardInterrupt:
-        info(f"Stopped; finished work is saved. Resume with `ichx demo {folder}`.", style="yellow")
+        info(f"Stopped; finished work is saved. Resume with {format_command('ichx demo', folder)}.", style="yellow")
         raise
     if as_json:
         print_json(report)
@@ -48,7 +49,7 @@ def demo(
         ("blend of the four models", report.blend_score),
     ]
     print_table(f"scores on {report.test_slices:,} slices of unseen patients", ("prediction", "score"), rows)
-    console.print(f"The blend scores {report.below:.0%} below the better baseline.")
+    console.print(f"The blend scores {100 * report.below:.0f} % below the better baseline.")
     console.print(f"time: {format_duration(report.seconds)}")
     console.print(f"workspace: {report.workspace}", markup=False)
     console.print(f"submission: {Path(report.workspace) / report.submission}", markup=False)
