@@ -18,6 +18,7 @@ CODE_DIFF_FILE: Final = "code.diff"
 """Uncommitted changes of the code that trained the fold."""
 NOT_FINITE_FILE: Final = "nonfinite.json"
 """The step and the slices at which the fold's training diverged."""
+FEATURES_FOLDER: Final = "features"
 CHECKPOINT_PREFIX: Final = "checkpoint-"
 CHECKPOINT_PATTERN: Final = f"{CHECKPOINT_PREFIX}*.pt"
 _FOLD_PREFIX: Final = "fold-"
@@ -87,6 +88,15 @@ class ExperimentFiles:
     def report(self) -> Path:
         """The HTML report."""
         return self.folder / REPORT_FILE
+
+    @property
+    def features_folder(self) -> Path:
+        """The feature tables of the experiment."""
+        return self.folder / FEATURES_FOLDER
+
+    def features(self, fold: int, view: str, dataset: str, version: int) -> Path:
+        """Return the feature table of a fold's network for a dataset version in one view."""
+        return self.features_folder / f"fold-{fold}-{dataset}-v{version}-{view}.npy"
 
     def export(self, suffix: str) -> Path:
         """Return the default path of a model exported with this `suffix`."""

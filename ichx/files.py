@@ -171,6 +171,14 @@ def read_text(path: Path) -> str:
     return content.decode("utf-16" if utf_16 else "utf-8-sig").replace("\r\n", "\n")
 
 
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content, 64 hex digits."""
+    import hashlib  # only here: most users of this module hash nothing
+
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def absolute_path(path: str | Path) -> Path:
     """Return `path` with `~` replaced and symbolic links followed; a loop of links is an error only on access.
 

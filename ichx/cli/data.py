@@ -87,6 +87,9 @@ def list_datasets(as_json: AsJson = False) -> None:
     if as_json:
         print_json([{"dataset": d, "version": v} for d, v in zip(datasets, newest, strict=True)])
         return
+    if not datasets:
+        info("No dataset yet. Add one: `ichx data add NAME PATH --labels CSV`")
+        return
     rows = [
         (
             dataset.name,
@@ -180,7 +183,7 @@ def sheet(
 @app.command("phantom")
 def phantom(
     folder: Annotated[Path, typer.Argument(help="Output folder; new or empty.")],
-    patients: Annotated[int, typer.Option(help="Number of labelled patients.")] = 40,
+    patients: Annotated[int, typer.Option(help="Number of labelled patients; 0 writes a test set only.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed; the same seed writes the same files.")] = 0,
     size: Annotated[int, typer.Option(help="Rows and columns of a slice.")] = 512,
     test_patients: Annotated[int, typer.Option(help="Number of further patients, for a test set.")] = 0,
@@ -193,6 +196,7 @@ def phantom(
     Example: `ichx data phantom phantom --patients 40 --seed 7 --prevalence any=0.4`
     """
     from ichx.phantom.dicom_files import write_phantom
+    from ichx.text import format_command
 
     with progress("writing studies") as report:
         written = write_phantom(
@@ -205,11 +209,16 @@ def phantom(
             progress=report,
         )
     info(f"Wrote {written.train_slices:,} training and {written.test_slices:,} test slices to {written.folder}.")
-    masks = f" --masks {written.train_masks}" if written.train_masks else ""
-    info(f"Next: `ichx data add phantom {written.train} --labels {written.train_labels}{masks}`")
-    if written.test:
-        sample = f"--sample {written.sample_submission}"
-        info(f"Then: `ichx data add phantom-test {written.test} --test-of phantom {sample}`")
+    if written.train:
+        masks = ["--masks", written.train_masks] if written.train_masks else []
+        command = format_command("ichx data add phantom", written.train, "--labels", written.train_labels, *masks)
+        info(f"Next: {command}")
+    if written.test and written.train:
+        sample = ("--test-of", "phantom", "--sample", written.sample_submission)
+        info(f"Then: {format_command('ichx data add phantom-test', written.test, *sample)}")
+    elif written.test:
+        options = ("--labels", written.test_labels, "--folds", 0)
+        info(f"Next: {format_command('ichx data add unseen', written.test, *options)}")
 
 
 @app.command("cache")

@@ -70,7 +70,7 @@ def find_runs(
     first = np.flatnonzero(np.diff(codes, prepend=-1))
     bounds = np.append(first, len(codes))
     breaks = np.cumsum(step > FAR)
-    runs = breaks - np.repeat(breaks[first], np.diff(bounds))
+    runs: IntArray = breaks - np.repeat(breaks[first], np.diff(bounds))
     chained = _may_have_several(codes, step)[codes[first]]
     several = [slice(start, stop) for (start, stop), chain in zip(pairwise(bounds), chained, strict=True) if chain]
     for number, explained in explain_steps([step[part][1:] for part in several]):
@@ -126,7 +126,7 @@ def _chain(along: FloatArray, spacing: FloatArray, instance_number: FloatArray) 
     hole = (np.abs(length - multiple * around) <= within + 0.01 * multiple * around).any(axis=1)
     longer = np.minimum(LONGER * np.maximum(length[:, 0] / around.max(axis=1) - 1, 0), LONGEST)
     cost = np.where(regular, 0, np.where(hole, HOLE, IRREGULAR) + longer)
-    of_one_run = np.cumsum(np.diff(along, prepend=along[0]) > FAR)
+    of_one_run: IntArray = np.cumsum(np.diff(along, prepend=along[0]) > FAR)
     midway = (np.abs(length / around - 0.5) < MIDWAY).any(axis=1)
     if at_place.max() == 1 and cost[(other == one + 1) & ~midway].sum() < START:
         return of_one_run

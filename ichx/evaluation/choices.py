@@ -3,12 +3,15 @@
 This module imports no library, so that the command line can use it.
 """
 
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from ichx.errors import check_choice
 
+if TYPE_CHECKING:
+    from ichx.store import ExperimentSummary
+
 VIEWS: Final = ("identity", "hflip")
-"""The views of a slice that every fold predicts."""
+"""The views of a slice that every fold of a network for images predicts; for others see `views_of`."""
 
 Tta = Literal["none", "hflip"]
 """A test-time augmentation."""
@@ -23,14 +26,24 @@ POOLINGS: Final[tuple[Pooling, ...]] = get_args(Pooling)
 InferencePrecision = Literal["auto", "fp32", "fp16", "bf16"]
 """The precision of predictions for a user; `auto` is fp32 on a CPU and that of the training elsewhere."""
 
-Method = Literal["auto", "convex", "mean", "rank", "logit", "greedy", "per-label", "stack"]
-"""A blending method; `auto` chooses between `convex` and `mean`."""
+Method = Literal["auto", "convex", "mean", "rank", "logit", "greedy", "per-label", "per-label-logit", "stack"]
+"""A blending method; `auto` chooses among `mean`, `convex`, `logit`, `per-label-logit`
+and `stack`."""
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
 
 def check_tta(tta: str) -> Tta:
     """Return `tta`; raise `InvalidInputError` if there is no such test-time augmentation."""
     return check_choice("tta", tta, TTA_VIEWS)
+
+
+def views_of(experiment: "ExperimentSummary", tta: Tta = "hflip") -> tuple[str, ...]:
+    """Return the views that a test-time augmentation averages, of those that the folds of `experiment` predict.
+
+    A sequence experiment has one view: its inputs are the means over the views of its members. Predictions of other
+    tools have one view, too.
+    """
+    return VIEWS[:1] if experiment.members or experiment.external else TTA_VIEWS[tta]
 
 
 def check_pooling(pooling: str) -> Pooling:

@@ -18,22 +18,18 @@ from ichx.datasets.dataset import load_version
 from ichx.datasets.label_csv import read_sample
 from ichx.errors import ChangedDataError, InvalidInputError, NotReadyError
 from ichx.evaluation import blend
-from ichx.evaluation.bootstrap import Interval, loss_interval
-from ichx.evaluation.choices import Method, Tta, check_method, check_tta
+from ichx.evaluation.blend_record import BlendChoice, BlendRecord, Submission
+from ichx.evaluation.bootstrap import loss_interval
+from ichx.evaluation.choices import Method, Tta, check_method, check_tta, views_of
+from ichx.evaluation.ensemble_file import EnsembleModel, write_model
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.members import complete_members, requested_members
 from ichx.evaluation.metric import FloatArray, score
-from ichx.evaluation.nested_score import (
-    Alternative,
-    BlendData,
-    BlendOptions,
-    BlendPipeline,
-    FittedBlend,
-    Progress,
-)
+from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline, FittedBlend, Progress
 from ichx.evaluation.oof import OofTable, read_fold, read_oof
 from ichx.evaluation.predictions import Predictions, write_predictions
 from ichx.evaluation.series_neighbours import SeriesNeighbours
+from ichx.evaluation.stored_members import describe_member
 from ichx.evaluation.submission import write_submission
 from ichx.files import check_suffix, write_text
 from ichx.store import EnsembleDraft, EnsembleMember
@@ -65,10 +61,10 @@ class EnsembleRequest:
     tta: Tta = "hflip"
     """Test-time augmentation, whose views are averaged."""
     method: Method = "auto"
-    smooth: bool = False
-    """Whether to use smoothing along the head, if it gains on inner folds."""
+    smooth: bool = True
+    """Whether to use smoothing along the head, if it gains on held-out patients."""
     calibrate: bool = True
-    """Whether to use calibration, consistency and clipping, each if it gains on inner folds."""
+    """Whether to use calibration, consistency and clipping, each if it gains on held-out patients."""
     out: Path | None = None
     """The submission file; None: one per test set in the ensemble's folder."""
 
@@ -78,60 +74,6 @@ class EnsembleRequest:
             raise InvalidInputError(f"Invalid value for `top`: {self.top}.", "Use a positive integer.")
         check_tta(self.tta)
         check_method(self.method)
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A submission file."""
-
-    test_set: str
-    path: str
-    images: int
-    filled: int
-    """Images of the sample without a slice; they got the training prevalences."""
-
-
-@dataclass(frozen=True)
-class BlendChoice:
-    """What a fit of the blend chose, and why."""
-
-    fold: int | None
-    """The fold that was held out; None: the fit used all folds."""
-    method: str
-    why: str
-    """Reason for the method."""
-    members: tuple[int, ...]
-    """Experiments that the blend was fitted to."""
-    dropped: tuple[int, ...]
-    """Those of `members` without any weight."""
-    weights: dict[int, float]
-    certificate: float | None
-    """Upper bound of how far the loss is above the optimum, if the method finds one."""
-    steps: dict[str, str]
-    """What follows the blend."""
-    trials: tuple[Alternative, ...]
-
-
-@dataclass(frozen=True)
-class BlendRecord:
-    """What `BLEND_FILE` stores of an ensemble: all of its report except what the store has."""
-
-    names: dict[int, str]
-    """Names of the members, by falling OOF score."""
-    best_single: float
-    """OOF score of the best member."""
-    mean_score: float
-    """OOF score of the members' mean."""
-    gap: float | None
-    """The nested score less the in-sample score."""
-    interval: Interval | None
-    """The nested score with its interval over patients."""
-    choice: BlendChoice
-    """The fit on all folds, which made the submissions."""
-    fold_choices: tuple[BlendChoice, ...]
-    """The fits that made the nested score."""
-    submissions: tuple[Submission, ...]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +127,39 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
     ranked = sorted(fitted.candidates, key=lambda k: (scores[k], k))
     choice = _choice(fitted, experiments, request.method)
     in_sample, fits = score(data.labels, blended), {} if nested is None else nested.fits
+    record = BlendRecord(
+        names={experiments[k].number: experiments[k].name for k in ranked},
+        best_single=min(scores[k] for k in ranked),
+        mean_score=score(data.labels, blend.mix([data.members[k] for k in ranked], [1 / len(ranked)] * len(ranked))),
+        gap=None if nested is None else nested.score - in_sample,
+        interval=None if nested is None else loss_interval(data.labels, nested.predicted, data.patients),
+        choice=choice,
+        fold_choices=tuple(_choice(fits[fold], experiments, request.method, fold) for fold in fits),
+        submissions=tuple(submissions),
+        notes=tuple(notes),
+    )
+    oof = logits(blended if nested is None else nested.predicted).astype(np.float32)
+    model = EnsembleModel(
+        dataset=version.dataset,
+        dataset_version=version.number,
+        dataset_digest=version.digest,
+        label_digest=experiments[0].label_digest,
+        fold_digest=selected.fold_digest,
+        folds=selected.folds,
+        k=selected.k,
+        tta=request.tta,
+        options=pipeline.options,
+        members=tuple(
+            describe_member(project, e, selected.folds, request.tta, weights=k in fitted.pool.members)
+            for k, e in enumerate(experiments)
+        ),
+        fitted=fitted,
+        prevalence=data.labels.mean(axis=0),
+        oof_digest=write_predictions(folder / OOF_FILE, Predictions(tables[0].slice_ids, oof)),
+        record=record,
+        average="probability",
+    )
+    write_text(folder / BLEND_FILE, json.dumps(dataclasses.asdict(record), indent=2) + "\n", "the ensemble")
     draft = EnsembleDraft(
         dataset=version.dataset,
         version_id=version.id,
@@ -200,21 +175,9 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
             for k in ranked
             if k in fitted.pool.members
         ),
+        average=model.average,
+        digest=write_model(folder, model),
     )
-    record = BlendRecord(
-        names={experiments[k].number: experiments[k].name for k in ranked},
-        best_single=min(scores[k] for k in ranked),
-        mean_score=score(data.labels, blend.mix([data.members[k] for k in ranked], [1 / len(ranked)] * len(ranked))),
-        gap=None if nested is None else nested.score - in_sample,
-        interval=None if nested is None else loss_interval(data.labels, nested.predicted, data.patients),
-        choice=choice,
-        fold_choices=tuple(_choice(fits[fold], experiments, request.method, fold) for fold in fits),
-        submissions=tuple(submissions),
-        notes=tuple(notes),
-    )
-    oof = logits(blended if nested is None else nested.predicted).astype(np.float32)
-    write_predictions(folder / OOF_FILE, Predictions(tables[0].slice_ids, oof))
-    write_text(folder / BLEND_FILE, json.dumps(dataclasses.asdict(record), indent=2) + "\n", "the ensemble")
     return EnsembleReport(ensemble=project.store.add_ensemble(draft, number), **vars(record))
 
 
@@ -243,7 +206,7 @@ def predict_test(
             f"{', '.join(map(str, missing))}.",
             f"Run `ichx run {experiment.number}`: it predicts test sets that were added later.",
         )
-    parts = [read_fold(project.workspace, stored, fold, tta) for fold in folds]
+    parts = [read_fold(project.workspace, stored, fold, views_of(experiment, tta)) for fold in folds]
     ids = parts[0][0]
     if any(not np.array_equal(ids, other) for other, _ in parts):
         raise ChangedDataError(
@@ -316,12 +279,15 @@ def _reason(fitted: FittedBlend, method: Method) -> str:
     """Return why the fit has its method, if `method` was requested."""
     if method != "auto":
         return "as requested"
-    if len(fitted.candidates) == 1:
+    compared = [a for a in fitted.alternatives if a.part == "method"]
+    if not compared and len(fitted.candidates) == 1:
         return "one member only"
-    comparison = next((a for a in fitted.alternatives if a.part == "method"), None)
-    if comparison is None or comparison.error is None:
-        return "too few patients to compare convex with the mean"
-    return f"convex gains {'more' if comparison.taken else 'no more'} over the mean than a standard error"
+    if all(a.error is None for a in compared):
+        return "too few patients to compare methods"
+    taken = [a for a in compared if a.taken]
+    if taken:
+        return f"gains more than a standard error over {taken[-1].against}"
+    return "no other method gains more than a standard error"
 
 
 def _predict_blend(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,14 @@ class Features:
     """`(N,)`"""
     values: npt.NDArray[np.float16]
     """`(N, D)`"""
+
+
+class FeatureSink(Protocol):
+    """Receives the features of slices, batch by batch."""
+
+    def add(self, slice_ids: npt.NDArray[np.object_], values: npt.NDArray[np.float16]) -> None:
+        """Receive the features `values` (N, D) of `slice_ids` (N,)."""
+        ...
 
 
 def features_file(predictions: Path) -> Path:

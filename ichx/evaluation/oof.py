@@ -4,7 +4,7 @@ Their scores are in `ichx.evaluation.scorecard`. An experiment whose folds split
 fold trained on other slices of the patients that it predicts.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.folds import find_leaks
 from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import ChangedDataError, NotReadyError
-from ichx.evaluation.choices import TTA_VIEWS, Tta, check_tta
+from ichx.evaluation.choices import Tta, check_tta, views_of
 from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.evaluation.predictions import Predictions, read_predictions
 from ichx.labels import LABELS
@@ -105,7 +105,7 @@ def read_oof(
     if not folds:
         raise NotReadyError(f"Experiment {number} has no finished fold.", f"Run `ichx run {number}` first.")
     for fold in folds:
-        fold_ids, mean = read_fold(project.workspace, stored, fold, tta)
+        fold_ids, mean = read_fold(project.workspace, stored, fold, views_of(experiment, tta))
         recorded = next(p.slices for p in stored if p.fold == fold)
         problems = fold_problems(fold_ids, index, assigned, fold, recorded)
         if problems:
@@ -180,15 +180,15 @@ def fold_problems(
 
 
 def read_fold(
-    workspace: "Workspace", stored: "list[Prediction]", fold: int, tta: Tta
+    workspace: "Workspace", stored: "list[Prediction]", fold: int, views: Sequence[str]
 ) -> tuple[npt.NDArray[np.object_], FloatArray]:
-    """Return `(slice_ids, probabilities (N, 6))` of a fold, the mean over the views of `tta`.
+    """Return `(slice_ids, probabilities (N, 6))` of a fold, the mean over `views`.
 
     Args:
         workspace: The workspace of the prediction files.
         stored: An experiment's recorded predictions of one dataset, with some of `fold`.
         fold: The fold.
-        tta: Test-time augmentation.
+        views: Names of views, see `views_of`.
 
     Raises:
         NotReadyError: A view is not predicted.
@@ -196,15 +196,15 @@ def read_fold(
         CorruptFileError: A file is damaged.
     """
     by_view = {p.view: p for p in stored if p.fold == fold}
-    missing = [view for view in TTA_VIEWS[tta] if view not in by_view]
+    missing = [view for view in views if view not in by_view]
     if missing:
         number = stored[0].experiment
         raise NotReadyError(
             f"Experiment {number}, fold {fold} has no predictions of the view {missing[0]!r}.",
             f"Rerun `ichx run {number}`, which predicts what is missing.",
         )
-    views = [read_predictions(workspace.root / by_view[view].path) for view in TTA_VIEWS[tta]]
-    return views[0].slice_ids, mean_over_views(views)
+    read = [read_predictions(workspace.root / by_view[view].path) for view in views]
+    return read[0].slice_ids, mean_over_views(read)
 
 
 def mean_over_views(views: list[Predictions]) -> FloatArray:

@@ -4,7 +4,6 @@ The folders of dataset versions have such a record, too: `version.json`. `rebuil
 """
 
 import contextlib
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ichx.errors import ConflictError, CorruptFileError, StorageError
 from ichx.experiments.archive_export import describe
-from ichx.files import write_error, write_text
+from ichx.files import sha256_file, write_error, write_text
 from ichx.locks import file_lock
 from ichx.store import Selection
 from ichx.store.runs import LIVE_STATES
@@ -144,12 +143,6 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise CorruptFileError(f"{path} is damaged: it is not a JSON object.", remedy)
     return found
-
-
-def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _describe_versions(project: "Project", versions: "Iterable[DatasetVersion]") -> None:

@@ -14,7 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from ichx.errors import ConflictError, CorruptFileError, IchxError
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.archive_import import import_draft, parse_date, pinned_version
-from ichx.experiments.folder_record import VERSION_RECORD, folder_problem, read_record, sha256_file
+from ichx.experiments.folder_record import VERSION_RECORD, folder_problem, read_record
+from ichx.files import sha256_file
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import FoldDraft, PredictionDraft, Selection, VersionDraft
@@ -96,7 +97,9 @@ def _attempt(report: RebuildReport, folder: Path, restore: Callable[[], None]) -
     try:
         restore()
     except IchxError as error:
-        report.problems.append(f"{folder}: {error.problem} {error.remedy}")
+        problem = f"{folder}: {error.problem} {error.remedy}"
+        if problem not in report.problems:  # every version is attempted twice
+            report.problems.append(problem)
     except _INVALID as error:
         reason = str(error).partition("\n")[0]
         report.problems.append(f"{folder}: its record is invalid ({type(error).__name__} {reason})")

@@ -14,7 +14,7 @@ from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.datasets.identity import of_known_patients
 from ichx.errors import ChangedDataError, ConflictError, CorruptFileError, NotReadyError
 from ichx.evaluation.bootstrap import Bootstrap
-from ichx.evaluation.choices import TTA_VIEWS, Pooling, check_pooling, check_tta
+from ichx.evaluation.choices import Pooling, check_pooling, check_tta, views_of
 from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.evaluation.oof import mean_over_views
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
@@ -105,12 +105,13 @@ def evaluate_slices(
     """
     options = options or InferenceOptions()
     tta, folds = options.tta, options.folds
-    views = TTA_VIEWS[check_tta(tta)]
+    check_tta(tta)
     check_pooling(pooling)
     trained = find_trained(project, number, folds)
+    views = views_of(trained.experiment, tta)
     version = project.store.version(dataset)
     if version.label_digest is None:
-        raise NotReadyError(f"{dataset} has no labels.", "Predict it without scores: `ichx predict`.")
+        raise NotReadyError(f"{dataset} has no labels.", f"`ichx predict {number} PATH` predicts files without labels.")
     data = load_version(project.workspace, version)
     _refuse_shared(project, trained, data)
     if trained.partial is not None and folds is None:
@@ -193,7 +194,7 @@ def _predict_missing(
     callbacks: "Callbacks",
 ) -> None:
     """Predict `data` with the folds and views that are missing; record the predictions of each finished fold."""
-    views = TTA_VIEWS[options.tta]
+    views = views_of(trained.experiment, options.tta)
     version, number = data.version, trained.experiment.number
     existing = {
         (p.fold, p.view)

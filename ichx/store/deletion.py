@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Table, delete, select, update
 from ichx.errors import ConflictError
 from ichx.store import runs
 from ichx.store.datasets import get_dataset
+from ichx.store.experiments import sequences_of
 from ichx.store.snapshots import Prediction
 from ichx.store.tables import (
     dataset,
@@ -17,6 +18,8 @@ from ichx.store.tables import (
     ensemble_member,
     epoch_metric,
     experiment,
+    experiment_member,
+    feature_table,
     fold_set,
     note,
     prediction,
@@ -69,6 +72,12 @@ def purge(connection: Connection, number: int) -> None:
         raise ConflictError(
             f"Experiment {number} is a member of ensemble {named}.", "Members of ensembles cannot be deleted."
         )
+    readers = sequences_of(connection, [number]).get(number)
+    if readers:
+        named = ", ".join(map(str, readers))
+        raise ConflictError(
+            f"Experiment {number} is a member of experiment {named}.", f"Delete experiment {named} first."
+        )
     of_experiment = select(run.c.id).where(run.c.experiment == number)
     _delete(
         connection,
@@ -76,6 +85,8 @@ def purge(connection: Connection, number: int) -> None:
         (run_stage, run_stage.c.run_id.in_(of_experiment)),
         (run, run.c.experiment == number),
         (prediction, prediction.c.experiment == number),
+        (feature_table, feature_table.c.experiment == number),
+        (experiment_member, experiment_member.c.experiment == number),
         (tag, tag.c.experiment == number),
         (note, note.c.experiment == number),
     )
@@ -127,6 +138,7 @@ def delete_dataset(connection: Connection, name: str) -> None:
     _delete(
         connection,
         (prediction, prediction.c.version_id.in_(versions)),
+        (feature_table, feature_table.c.version_id.in_(versions)),
         (fold_set, fold_set.c.version_id.in_(versions)),
         (dataset_version, dataset_version.c.dataset == name),
         (dataset, dataset.c.name == name),

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
 
 from ichx.errors import NotFoundError
 from ichx.store.snapshots import Ensemble, EnsembleDraft, EnsembleMember
@@ -32,6 +32,19 @@ def get_ensemble(connection: Connection, number: int) -> Ensemble:
         remedy = f"Ensembles: {', '.join(map(str, known))}." if known else "`ichx ensemble` creates the first one."
         raise NotFoundError(f"There is no ensemble {number}.", remedy)
     return found[0]
+
+
+def rename_ensemble(connection: Connection, number: int, name: str | None) -> None:
+    """Name ensemble `number`; None removes its name."""
+    get_ensemble(connection, number)
+    connection.execute(update(ensemble).where(ensemble.c.number == number).values(name=name))
+
+
+def delete_ensemble(connection: Connection, number: int) -> None:
+    """Delete ensemble `number`. Its number is not reused."""
+    get_ensemble(connection, number)
+    connection.execute(delete(ensemble_member).where(ensemble_member.c.ensemble == number))
+    connection.execute(delete(ensemble).where(ensemble.c.number == number))
 
 
 def list_ensembles(connection: Connection) -> list[Ensemble]:

@@ -12,7 +12,7 @@ from ichx.store.counters import IsUsed, take_numbers
 from ichx.store.experiment_state import CHUNK, progress_of, state_of_many
 from ichx.store.selection import Selection, recipe_values
 from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, TuningInfo, require_objects
-from ichx.store.tables import dataset_version, experiment, fold_set, tag
+from ichx.store.tables import dataset_version, experiment, experiment_member, fold_set, tag
 
 _JOINED = {
     "dataset": dataset_version.c.dataset,
@@ -59,7 +59,11 @@ def add_experiment(connection: Connection, draft: ExperimentDraft, number: int, 
         "leaked": _check_pins(connection, draft),
         "archived": False,
     }
+    del values["members"]
     connection.execute(insert(experiment).values(values))
+    if draft.members:
+        rows = [{"experiment": number, "position": at, "member": member} for at, member in enumerate(draft.members)]
+        connection.execute(insert(experiment_member), rows)
     return get_experiment(connection, number)
 
 
@@ -68,14 +72,14 @@ def get_experiment(connection: Connection, number: int) -> Experiment:
     row = connection.execute(_select(*_ALL).where(experiment.c.number == number)).first()
     if row is None:
         raise no_experiment(connection, number)
-    return _experiment(row, _progress_and_tags(connection, [row])[number])
+    return _experiment(row, _other_values(connection, [row])[number])
 
 
 def get_trials(connection: Connection, parent: int) -> list[Experiment]:
     """Return the tuning trials of experiment `parent`, oldest first, including those in the trash."""
     query = _select(*_ALL).where(experiment.c.parent == parent, experiment.c.kind == "trial")
     rows = connection.execute(query.order_by(experiment.c.number)).all()
-    others = _progress_and_tags(connection, rows)
+    others = _other_values(connection, rows)
     return [_experiment(row, others[row.number]) for row in rows]
 
 
@@ -101,7 +105,7 @@ def list_experiments(
         numbers = _select_numbers(connection, selection)
         count = len(numbers)
         rows = _rows(connection, numbers[:limit])
-    others = _progress_and_tags(connection, rows)
+    others = _other_values(connection, rows)
     return [ExperimentSummary(**row._mapping, **others[row.number]) for row in rows], count
 
 
@@ -156,11 +160,38 @@ def _rows(connection: Connection, numbers: Sequence[int]) -> list[Any]:
     return [by_number[number] for number in numbers]
 
 
-def _progress_and_tags(connection: Connection, rows: Sequence[Any]) -> dict[int, dict[str, Any]]:
-    """Return progress and tags of the experiments of `rows`, by number."""
+def _other_values(connection: Connection, rows: Sequence[Any]) -> dict[int, dict[str, Any]]:
+    """Return progress, tags and members of the experiments of `rows`, by number."""
     numbers = [row.number for row in rows]
-    tags = _tags(connection, numbers)
-    return {number: {**values, "tags": tags[number]} for number, values in progress_of(connection, numbers).items()}
+    tags, members = _tags(connection, numbers), _members(connection, numbers)
+    return {
+        number: {**values, "tags": tags[number], "members": members[number]}
+        for number, values in progress_of(connection, numbers).items()
+    }
+
+
+def _members(connection: Connection, numbers: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """Return the members of each of `numbers`, in their order."""
+    found: dict[int, tuple[int, ...]] = dict.fromkeys(numbers, ())
+    if numbers:
+        query = select(experiment_member).order_by(experiment_member.c.experiment, experiment_member.c.position)
+        for row in connection.execute(query.where(experiment_member.c.experiment.between(min(numbers), max(numbers)))):
+            if row.experiment in found:
+                found[row.experiment] += (row.member,)
+    return found
+
+
+def sequences_of(connection: Connection, numbers: Sequence[int]) -> dict[int, list[int]]:
+    """Return the sequence experiments that have a member among `numbers`, by number of the member."""
+    query = (
+        select(experiment_member.c.member, experiment_member.c.experiment)
+        .where(experiment_member.c.member.in_(numbers))
+        .order_by(experiment_member.c.experiment)
+    )
+    found: dict[int, list[int]] = {}
+    for member, owner in connection.execute(query):
+        found.setdefault(member, []).append(owner)
+    return found
 
 
 def _tags(connection: Connection, numbers: Sequence[int]) -> dict[int, tuple[str, ...]]:

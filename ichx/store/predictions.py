@@ -1,12 +1,12 @@
-"""Queries for predictions, over an open connection. The logits are in Parquet files, not in the store."""
+"""Queries for predictions and feature tables, over an open connection. Logits and features are in files."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, delete, insert, select
 
-from ichx.store.snapshots import Prediction, PredictionDraft
-from ichx.store.tables import prediction
+from ichx.store.snapshots import FeatureTableDraft, FeatureTableRecord, Prediction, PredictionDraft
+from ichx.store.tables import feature_table, prediction
 
 _KEY = ("experiment", "fold", "version_id", "view")
 
@@ -31,3 +31,24 @@ def list_predictions(
         .order_by(prediction.c.version_id, prediction.c.view, prediction.c.fold)
     )
     return [Prediction(**row._mapping) for row in connection.execute(query)]
+
+
+def add_feature_table(connection: Connection, draft: FeatureTableDraft) -> None:
+    """Record a feature table; it replaces one of the same experiment, fold, version and view."""
+    connection.execute(delete(feature_table).where(*(feature_table.c[name] == getattr(draft, name) for name in _KEY)))
+    connection.execute(insert(feature_table).values(**vars(draft), created=datetime.now(UTC)))
+
+
+def list_feature_tables(connection: Connection, experiment: int | None) -> list[FeatureTableRecord]:
+    """Return the feature tables of an experiment, or of all, sorted by experiment, version, view and fold."""
+    query = select(feature_table)
+    if experiment is not None:
+        query = query.where(feature_table.c.experiment == experiment)
+    columns = feature_table.c
+    query = query.order_by(columns.experiment, columns.version_id, columns.view, columns.fold)
+    return [FeatureTableRecord(**row._mapping) for row in connection.execute(query)]
+
+
+def remove_feature_tables(connection: Connection, experiment: int) -> None:
+    """Remove the records of the feature tables of an experiment."""
+    connection.execute(delete(feature_table).where(feature_table.c.experiment == experiment))

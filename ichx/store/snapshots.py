@@ -164,6 +164,10 @@ class ExperimentDraft:
     tuned: TuningInfo | None = None
     subset: float = 1.0
     """Share of the patients of a quick look; that of a trial is in `tuned`."""
+    external: bool = False
+    """Whether its predictions are imported from another tool."""
+    members: tuple[int, ...] = ()
+    """Experiments whose predictions or features it reads; empty unless it is a sequence experiment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +207,12 @@ class ExperimentSummary:
     parent: int | None
     subset: float
     """Share of the patients that it is trained on; less than 1 for quick looks and some tuning trials."""
+    external: bool
+    """Whether its predictions are imported from another tool."""
     created: datetime
     tags: tuple[str, ...]
+    members: tuple[int, ...]
+    """Experiments whose predictions or features it reads; empty unless it is a sequence experiment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,6 +347,30 @@ class Prediction(PredictionDraft):
 
 
 @dataclass(frozen=True)
+class FeatureTableDraft:
+    """A file of pooled features: those of one fold's network for all slices of a dataset version in one view."""
+
+    experiment: int
+    fold: int
+    version_id: int
+    view: str
+    """`identity` or `hflip`."""
+    path: str
+    slices: int
+    width: int
+    """Features per slice."""
+    digest: str
+    """SHA-256 of the file."""
+
+
+@dataclass(frozen=True)
+class FeatureTableRecord(FeatureTableDraft):
+    """A recorded feature table."""
+
+    created: datetime
+
+
+@dataclass(frozen=True)
 class EnsembleMember:
     """A member of an ensemble with its weight and its OOF score."""
 
@@ -365,9 +397,15 @@ class EnsembleDraft:
     submissions: tuple[str, ...]
     """Paths."""
     members: tuple[EnsembleMember, ...]
+    average: str = "probability"
+    """What is averaged over folds: `logit` or `probability`."""
+    digest: str | None = None
+    """SHA-256 of the stored model; None if there is none."""
+    name: str | None = None
+    """Chosen by the user."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ensemble(EnsembleDraft):
     """A recorded ensemble; `selected` and `leaked` if one of its members is."""
 
@@ -402,6 +440,8 @@ def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
     found = [mark for mark, on in (("selected", scored.selected), ("leaky folds", scored.leaked)) if on]
     if isinstance(scored, ExperimentSummary) and scored.subset < 1:
         found.append(f"{100 * scored.subset:.3g} % of the patients")
+    if isinstance(scored, ExperimentSummary) and scored.external:
+        found.append("external")
     if isinstance(scored, Ensemble):
         found += [f"partial ({scored.partial})"] if scored.partial else []
     elif scored.folds_done < scored.folds:

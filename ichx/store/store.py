@@ -24,7 +24,13 @@ from sqlalchemy import URL, Connection
 from ichx.errors import StoreError
 from ichx.store import annotations, binding, database, datasets, deletion, ensembles, experiments, migrate, runs
 from ichx.store.counters import raise_counter, take_numbers
-from ichx.store.predictions import add_predictions, list_predictions
+from ichx.store.predictions import (
+    add_feature_table,
+    add_predictions,
+    list_feature_tables,
+    list_predictions,
+    remove_feature_tables,
+)
 from ichx.store.selection import EXPERIMENTS, Selection
 from ichx.store.snapshots import (
     Dataset,
@@ -36,6 +42,8 @@ from ichx.store.snapshots import (
     Experiment,
     ExperimentDraft,
     ExperimentSummary,
+    FeatureTableDraft,
+    FeatureTableRecord,
     ImportDraft,
     Note,
     Prediction,
@@ -429,11 +437,15 @@ class Store:
         """Return the ensembles that have a member among `numbers`, by number of the member."""
         return self._read(deletion.ensembles_containing, numbers)
 
+    def sequences_of(self, numbers: Sequence[int]) -> dict[int, list[int]]:
+        """Return the sequence experiments that have a member among `numbers`, by number of the member."""
+        return self._read(experiments.sequences_of, numbers)
+
     def purge(self, number: int) -> None:
         """Delete experiment `number` permanently, with everything recorded about it.
 
         Raises:
-            ConflictError: It is not in the trash, or is a member of an ensemble.
+            ConflictError: It is not in the trash, or is a member of an ensemble or of a sequence experiment.
         """
         self._change([number], deletion.purge, number)
 
@@ -500,6 +512,18 @@ class Store:
         """Return the matching predictions of an experiment, sorted by version, view and fold."""
         return self._read(list_predictions, experiment, role, view, version_id)
 
+    def add_feature_table(self, draft: FeatureTableDraft) -> None:
+        """Record a feature table; it replaces one of the same experiment, fold, version and view."""
+        self._record(add_feature_table, draft)
+
+    def feature_tables(self, experiment: int | None = None) -> list[FeatureTableRecord]:
+        """Return the feature tables of an experiment, or of all, sorted by experiment, version, view and fold."""
+        return self._read(list_feature_tables, experiment)
+
+    def remove_feature_tables(self, experiment: int) -> None:
+        """Remove the records of the feature tables of an experiment."""
+        self._record(remove_feature_tables, experiment)
+
     # Ensembles
 
     def reserve_ensemble(self) -> int:
@@ -511,6 +535,14 @@ class Store:
         with self._counting() as connection:
             number = take_numbers(connection, "ensemble", 1, self._is_used)[0] if number is None else number
             return ensembles.add_ensemble(connection, draft, number)
+
+    def rename_ensemble(self, number: int, name: str | None) -> None:
+        """Name ensemble `number`; None removes its name."""
+        self._record(ensembles.rename_ensemble, number, name)
+
+    def delete_ensemble(self, number: int) -> None:
+        """Delete the record of ensemble `number`, which is not reused."""
+        self._record(ensembles.delete_ensemble, number)
 
     def ensembles(self) -> list[Ensemble]:
         """Return all ensembles, oldest first."""

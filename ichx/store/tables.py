@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 
 METADATA = MetaData(
@@ -137,9 +138,32 @@ experiment = Table(
     Column("origin", JSON, doc="number and workspace before an import"),
     Column("tuned", JSON(none_as_null=True), doc="Optuna study, fold, values and budget of a trial"),
     Column("subset", Float, doc="share of the patients of a quick look; null for all other experiments"),
+    Column(
+        "external",
+        Boolean,
+        nullable=False,
+        server_default=false(),
+        doc="its predictions are imported",
+    ),
     Column("recipe_digest", String(128), nullable=False, doc="digest of the recipe"),
     Column("recipe", Text, nullable=False, doc="TOML"),
     info={"doc": "registered experiments and tuning trials"},
+)
+
+experiment_member = Table(
+    "experiment_member",
+    METADATA,
+    Column(
+        "experiment",
+        Integer,
+        ForeignKey("experiment.number", ondelete="CASCADE"),
+        primary_key=True,
+        doc="sequence experiment",
+    ),
+    Column("position", Integer, primary_key=True, doc="from 0"),
+    Column("member", Integer, ForeignKey("experiment.number"), nullable=False, doc="experiment that it reads"),
+    sqlite_with_rowid=False,
+    info={"doc": "experiments whose predictions or features a sequence experiment reads"},
 )
 
 tag = Table(
@@ -239,6 +263,22 @@ prediction = Table(
     info={"doc": "prediction files (logits)"},
 )
 
+feature_table = Table(
+    "feature_table",
+    METADATA,
+    Column("experiment", Integer, ForeignKey("experiment.number"), primary_key=True, doc="experiment"),
+    Column("fold", Integer, primary_key=True, doc="from 0"),
+    Column("version_id", Integer, ForeignKey("dataset_version.id"), primary_key=True, doc="dataset version"),
+    Column("view", String(32), primary_key=True, doc="identity or hflip"),
+    Column("path", Text, nullable=False, doc="path in the workspace"),
+    Column("slices", Integer, nullable=False, doc="number of slices"),
+    Column("width", Integer, nullable=False, doc="features per slice"),
+    Column("digest", String(128), nullable=False, doc="SHA-256 of the file"),
+    Column("created", UtcDateTime, nullable=False, doc="UTC"),
+    sqlite_with_rowid=False,
+    info={"doc": "pooled features of all slices of a dataset version"},
+)
+
 ensemble = Table(
     "ensemble",
     METADATA,
@@ -253,6 +293,15 @@ ensemble = Table(
     Column("nested_score", Float, doc="score with weights fitted on other folds"),
     Column("partial", Text, doc="folds that it covers, if not all"),
     Column("submissions", JSON, nullable=False, doc="paths in the workspace"),
+    Column("name", String(200), doc="chosen by the user"),
+    Column(
+        "average",
+        String(32),
+        nullable=False,
+        server_default="probability",
+        doc="what is averaged over folds: logit or probability",
+    ),
+    Column("digest", String(128), doc="SHA-256 of the stored model; null if there is none"),
     Column("created", UtcDateTime, nullable=False, doc="UTC"),
     info={"doc": "ensembles"},
 )
@@ -274,3 +323,4 @@ Index(None, note.c.experiment)
 Index(None, tag.c.tag)
 Index(None, experiment.c.version_id)
 Index(None, ensemble_member.c.experiment)
+Index(None, experiment_member.c.member)

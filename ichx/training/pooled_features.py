@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from ichx.errors import UnsupportedError
-from ichx.evaluation.feature_files import FeatureWriter
+from ichx.evaluation.feature_files import FeatureSink
 
 LARGEST: Final = float(np.finfo(np.float16).max)
 
 
 @contextlib.contextmanager
 def capture_features(
-    model: nn.Module, slice_ids: npt.NDArray[np.object_], writer: FeatureWriter | None
+    model: nn.Module, slice_ids: npt.NDArray[np.object_], writer: FeatureSink | None
 ) -> Iterator[None]:
     """Write the pooled features of everything that `model` predicts in this block.
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ichx.store import DatasetVersion, EnsembleMember, ScoreDraft, Selection, Store
+from ichx.errors import ConflictError, NotFoundError
+from ichx.store import DatasetVersion, EnsembleMember, FeatureTableDraft, ScoreDraft, Selection, Store, marks
 from ichx.store.testing.datasets import StoreFixtures
 from ichx.store.testing.drafts import ensemble_draft, experiment_draft, run_draft, version_draft
 
@@ -85,6 +86,50 @@ class ExperimentContract(StoreFixtures):
         with pytest.raises(ValueError, match="nan"):
             store.set_scores(1, ScoreDraft(math.nan), ScoreDraft())
         assert store.experiment(1).score == 0.0731
+
+    def test_members_of_a_sequence_experiment(self, store: Store, version: DatasetVersion) -> None:
+        store.add_experiments([experiment_draft(version, name) for name in ("a", "b")])
+        draft = replace(experiment_draft(version, "heads"), members=(2, 1))
+        [heads] = store.add_experiments([draft])
+        assert [e.members for e in store.experiments()] == [(2, 1), (), ()]
+        assert store.experiment(3) == heads
+        assert store.sequences_of([1, 2, 3]) == {1: [3], 2: [3]}
+        store.trash([2, 3])
+        with pytest.raises(ConflictError, match="experiment 3"):
+            store.purge(2)
+        store.purge(3)
+        store.purge(2)
+        assert store.sequences_of([1, 2]) == {}
+
+    def test_feature_tables(self, store: Store, version: DatasetVersion) -> None:
+        store.add_experiments([experiment_draft(version)])
+        draft = FeatureTableDraft(1, 0, version.id, "identity", "experiments/1/fold-0/f.npy", 40, 512, "d1")
+        store.add_feature_table(draft)
+        store.add_feature_table(replace(draft, digest="d2"))
+        store.add_feature_table(replace(draft, fold=1))
+        assert [(t.fold, t.digest, t.width) for t in store.feature_tables(1)] == [(0, "d2", 512), (1, "d1", 512)]
+        assert store.feature_tables() == store.feature_tables(1)
+        store.trash([1])
+        store.purge(1)
+        assert store.feature_tables() == []
+
+    def test_external_experiments_are_marked(self, store: Store, version: DatasetVersion) -> None:
+        [external] = store.add_experiments([replace(experiment_draft(version), external=True)])
+        assert (external.external, "external" in marks(external)) == (True, True)
+
+    def test_ensembles_are_named_and_deleted(self, store: Store, version: DatasetVersion) -> None:
+        store.add_experiments([experiment_draft(version)])
+        first = store.add_ensemble(replace(ensemble_draft(version, 1), average="logit", digest="m1"))
+        assert (first.name, first.average, first.digest) == (None, "logit", "m1")
+        store.rename_ensemble(1, "best")
+        assert store.ensemble(1) == replace(first, name="best")
+        store.delete_ensemble(1)
+        assert store.ensembles() == []
+        assert store.add_ensemble(ensemble_draft(version, 1)).number == 2
+        with pytest.raises(NotFoundError, match="1"):
+            store.rename_ensemble(1, None)
+        with pytest.raises(NotFoundError, match="1"):
+            store.delete_ensemble(1)
 
     def test_ensembles_keep_the_order_of_their_members(self, store: Store, version: DatasetVersion) -> None:
         store.add_experiments([experiment_draft(version), experiment_draft(version)])
