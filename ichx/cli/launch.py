@@ -20,17 +20,35 @@ if TYPE_CHECKING:
 
 def launch_folds(project: "Project", request: LaunchRequest, *, as_json: bool) -> None:
     """Run the requested folds and print their results; exit with 1 if any is not done, with 130 if stopped."""
+    report = _launch(project, request)
+    if as_json:
+        print_json(report)
+    else:
+        _print_report(report)
+    _exit_unless_complete(report)
+
+
+def run_folds(project: "Project", request: LaunchRequest) -> None:
+    """Run the requested folds; print results only if not all are done, and exit as `launch_folds` does."""
+    report = _launch(project, request)
+    if not report.complete:
+        for unit in report.units:
+            if (problem := _problem(unit)) is not None:
+                warn(f"{unit.unit} {problem}")
+    _exit_unless_complete(report)
+
+
+def _launch(project: "Project", request: LaunchRequest) -> LaunchReport:
     # No grace period: a step may take long, and a second Ctrl-C kills.
     with (
         count_stop_signals() as stops,
         LaunchView() as view,
         contextlib.closing(LocalEngine(request.jobs, grace=None)) as engine,
     ):
-        report = launch(project, request, engine, callbacks=view, stop_level=stops)
-    if as_json:
-        print_json(report)
-    else:
-        _print_report(report)
+        return launch(project, request, engine, callbacks=view, stop_level=stops)
+
+
+def _exit_unless_complete(report: LaunchReport) -> None:
     if report.stopped:
         info("Stopped. Finished work is saved; the same command resumes.", style="yellow")
         raise typer.Exit(130)
