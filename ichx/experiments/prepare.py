@@ -88,7 +88,9 @@ class PreparedFolds(Protocol):
         """Return the batches of the fold."""
         ...
 
-    def test_feed(self, fold: int, version: "DatasetVersion", workers: int, control: Control) -> tuple[InferenceFeed, Rows]:
+    def test_feed(
+        self, fold: int, version: "DatasetVersion", workers: int, control: Control
+    ) -> tuple[InferenceFeed, Rows]:
         """Return the batches of a test set, and the rows to predict."""
         ...
 

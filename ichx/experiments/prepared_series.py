@@ -21,16 +21,15 @@ from torch import nn
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_version
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import NotReadyError
-from ichx.evaluation.series_neighbours import SeriesNeighbours
-from ichx.experiments.member_features import TableOptions, TableRequest, ensure_tables, plan_tables
-from ichx.experiments.member_outputs import (
+from ichx.evaluation.member_outputs import (
     FoldInputs,
-    check_inputs,
     current_inputs,
     inputs_of,
     oof_logits,
     set_logits,
 )
+from ichx.evaluation.series_neighbours import SeriesNeighbours
+from ichx.experiments.member_features import TableOptions, TableRequest, ensure_tables, plan_tables
 from ichx.experiments.prepare import pins, test_data
 from ichx.labels import LABELS
 from ichx.recipe import Recipe
@@ -80,9 +79,7 @@ class PreparedSeries:
         if "logits" not in self.kinds:
             return None
         version = self.data.version
-        folds = load_folds(
-            self.project.workspace, version, version.fold_set_of(self.experiment), self.data.slices
-        )
+        folds = load_folds(self.project.workspace, version, version.fold_set_of(self.experiment), self.data.slices)
         return oof_logits(self.project, self.members, self.data.slices["slice_id"].to_numpy(object), folds)
 
     @cached_property
@@ -199,7 +196,9 @@ class PreparedSeries:
         assert self.recipe.sequence is not None
         patients = self.data.slices["patient"].to_numpy(object)
         own = self.folds == fold
-        names = sorted(set(patients[own]), key=lambda name: hashlib.sha256(f"{self.recipe.seed}/{name}".encode()).digest())
+        names = sorted(
+            set(patients[own]), key=lambda name: hashlib.sha256(f"{self.recipe.seed}/{name}".encode()).digest()
+        )
         of_patient = {name: at % self.recipe.sequence.parts for at, name in enumerate(names)}
         return np.array(
             [of_patient[name] if inside else NO_PART for name, inside in zip(patients, own, strict=True)], np.int64
@@ -255,9 +254,7 @@ def prepare_series(
     version = project.store.version_by_id(experiment.version_id)
     fold_set = version.fold_set_of(experiment)
     data = load_version(project.workspace, version)
-    folds = subset_folds(
-        data.slices, load_folds(project.workspace, version, fold_set, data.slices), experiment.subset
-    )
+    folds = subset_folds(data.slices, load_folds(project.workspace, version, fold_set, data.slices), experiment.subset)
     return PreparedSeries(
         project,
         experiment,

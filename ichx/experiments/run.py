@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ichx.errors import InvalidInputError, UnsupportedError
+from ichx.evaluation.member_outputs import check_inputs
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.fold_run import FoldContext, run_fold
@@ -15,7 +16,6 @@ from ichx.experiments.fold_status import finished_folds, missing_features, missi
 from ichx.experiments.folder_record import check_folder, describe_again, describe_folder
 from ichx.experiments.loggers.attach import attach_loggers
 from ichx.experiments.member_features import TableOptions
-from ichx.experiments.member_outputs import check_inputs
 from ichx.experiments.prepare import PreparedFolds, prepare_experiment
 from ichx.experiments.prepared_series import prepare_series
 from ichx.experiments.sequence_members import require_members

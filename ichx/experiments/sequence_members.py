@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ichx.errors import ConflictError, InvalidInputError, NotReadyError, raise_problems
+from ichx.evaluation.member_outputs import inputs_of
 from ichx.evaluation.members import describe_difference, experiment_pins
 from ichx.experiments.fold_status import finished_folds, missing_tests
-from ichx.experiments.member_outputs import inputs_of
 from ichx.text import format_count
 
 if TYPE_CHECKING:
@@ -54,7 +54,11 @@ def check_members(project: "Project", numbers: Sequence[int], inputs: Sequence[s
         "Promote the trial with `ichx exp promote NUMBER` and run the new experiment.",
     )
     raise_problems(
-        [f"Experiment {e.number} is trained on {100 * e.subset:.3g} % of the patients." for e in members if e.subset < 1],
+        [
+            f"Experiment {e.number} is trained on {100 * e.subset:.3g} % of the patients."
+            for e in members
+            if e.subset < 1
+        ],
         "Use members that are trained on all patients.",
     )
     first = members[0]
@@ -69,7 +73,11 @@ def check_members(project: "Project", numbers: Sequence[int], inputs: Sequence[s
     if "features" in inputs:
         raise_problems(
             [f"Experiment {e.number} is of another tool and has no pooled features." for e in members if e.external]
-            + [f"Experiment {e.number} is a sequence experiment and has no pooled features." for e in members if e.members],
+            + [
+                f"Experiment {e.number} is a sequence experiment and has no pooled features."
+                for e in members
+                if e.members
+            ],
             "Use its logits: `--inputs logits`.",
         )
         from ichx.experiments.member_features import feature_width  # imports torch

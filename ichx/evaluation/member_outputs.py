@@ -18,8 +18,7 @@ from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.evaluation.choices import views_of
 from ichx.evaluation.oof import fold_problems
 from ichx.evaluation.predictions import read_predictions
-from ichx.experiments.folder_record import sha256_file
-from ichx.files import write_text
+from ichx.files import sha256_file, write_text
 from ichx.labels import LABELS
 from ichx.recipe_text import from_toml
 from ichx.text import parse_json
@@ -129,7 +128,10 @@ def check_inputs(project: "Project", experiment: "Experiment", fold: int) -> Non
 
 
 def oof_logits(
-    project: "Project", members: "Sequence[Experiment]", slice_ids: npt.NDArray[np.object_], folds: npt.NDArray[np.int16]
+    project: "Project",
+    members: "Sequence[Experiment]",
+    slice_ids: npt.NDArray[np.object_],
+    folds: npt.NDArray[np.int16],
 ) -> Float32Array:
     """Return the OOF logits `(N, M, 6)` of the members, means over their views; NaN where one has none.
 
