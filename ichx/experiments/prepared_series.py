@@ -3,8 +3,8 @@
 Fold k reads pooled features of the members' fold-k networks, or logits that the members predicted out of fold, or both.
 It never reads what a network that has seen fold k makes of fold k.
 
-With features, its heads learn from the training patients of fold k. With logits alone they learn from all patients but a
-part of fold k, which they predict: each part has heads of its own.
+With features, its heads learn from the training patients of fold k. With logits alone they learn from all patients
+but a part of fold k, which they predict: each part has heads of its own.
 """
 
 import hashlib

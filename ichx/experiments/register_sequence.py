@@ -1,4 +1,4 @@
-"""Registers sequence experiments, whose input is what other experiments predict. Others: `ichx.experiments.register`."""
+"""Registers sequence experiments, whose inputs are what other experiments predict. Others: `register`."""
 
 import shutil
 from collections.abc import Sequence
