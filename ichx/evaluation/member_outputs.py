@@ -215,5 +215,4 @@ def fold_logits(
         ids = read.slice_ids
         views.append(read.logits)
     assert ids is not None
-    mean: Float32Array = np.mean(views, axis=0, dtype=np.float64).astype(np.float32)
-    return ids, mean
+    return ids, np.stack(views).mean(axis=0, dtype=np.float64).astype(np.float32)

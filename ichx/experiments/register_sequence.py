@@ -40,6 +40,11 @@ def new_sequence(
     if inputs is not None:
         for name in inputs:
             check_choice("inputs", name, SEQUENCE_INPUTS)
+        # What a recipe wants of an input that it does not get is left out.
+        unused = [] if "logits" in inputs else ["sequence.residual=false"]
+        unused += [] if "features" in inputs else ["sequence.projection=0"]
+        named = {text.partition("=")[0].strip() for text in settings}
+        settings += [text for text in unused if text.partition("=")[0] not in named]
         settings.append(f"sequence.inputs={literal(list(inputs))}")
     if request.plugin is not None and project.registry.get(request.plugin).kind != "sequence":
         _refuse_plugin(project, request.plugin)
