@@ -111,7 +111,7 @@ def evaluate_slices(
     views = views_of(trained.experiment, tta)
     version = project.store.version(dataset)
     if version.label_digest is None:
-        raise NotReadyError(f"{dataset} has no labels.", "Predict it without scores: `ichx predict`.")
+        raise NotReadyError(f"{dataset} has no labels.", f"`ichx predict {number} PATH` predicts files without labels.")
     data = load_version(project.workspace, version)
     _refuse_shared(project, trained, data)
     if trained.partial is not None and folds is None:
