@@ -30,12 +30,14 @@ from ichx.errors import (
     StorageError,
     UnsupportedError,
 )
+from ichx.evaluation.member_outputs import member_id
 from ichx.evaluation.predictions import read_predictions
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
 from ichx.experiments.archive_export import FORMAT, INDEX, SUBSET_FORMAT
 from ichx.experiments.folder_record import describe_folder
 from ichx.experiments.gc import IMPORTING
+from ichx.experiments.register import image_facts
 from ichx.files import open_file, sha256_file
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
@@ -51,7 +53,8 @@ INDEX_BYTES = 100_000_000
 RATIO = 20
 """Archives that expand by more than this factor are refused: their members hardly compress."""
 _MEMBER = re.compile(
-    r"fold-\d{1,4}/([A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|checkpoint-\d{3}-\d{5}-\d{9}\.pt)|start\.json"
+    r"fold-\d{1,4}/([A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|inputs\.json|projection\.npz|"
+    r"checkpoint-\d{3}-\d{5}-\d{9}\.pt)|start\.json"
 )
 _EXPORTED = "Use a file that `ichx exp export` wrote."
 
@@ -133,13 +136,34 @@ def _import(
         raise ValueError("it has a prediction twice")
     origin = {"number": int(index["number"]), "workspace": _name(index["workspace"])}
     origin |= {"id": str(index["id"])[:64]} if "id" in index else {}
-    imported = import_draft(index, recipe, version, fold_set, origin, [draft for _, draft in predictions])
+    members = find_members(project.store, index)
+    imported = import_draft(index, recipe, version, fold_set, origin, [draft for _, draft in predictions], members)
     made = project.store.import_experiment(
         imported, place=lambda number: folder.rename(project.workspace.experiment_dir(number)), root="experiments"
     )
     update_scores(project, made.number)
     describe_folder(project, project.store.experiment(made.number))
     return Imported(made.number, int(index["number"]), tuple(left_out))
+
+
+def find_members(store: "Store", index: Mapping[str, Any]) -> list[int]:
+    """Return the numbers that the members of the experiment of `index` have in this store.
+
+    Raises:
+        NotReadyError: One is missing.
+    """
+    wanted = [(str(facts["id"]), int(facts["number"]), _name(facts["name"])) for facts in index.get("members", ())]
+    if not wanted:
+        return []
+    summaries = store.experiments(Selection(kind=None), limit=None)
+    known = {member_id(e): e.number for e in (store.experiment(s.number) for s in summaries)}
+    missing = [f"{number} ({name})" for id, number, name in wanted if id not in known]
+    if missing:
+        raise NotReadyError(
+            f"The experiment reads experiments that are not in this workspace: {', '.join(missing)}.",
+            "Import these first; `ichx exp export NUMBER FILE --weights` writes them in the other workspace.",
+        )
+    return [known[id] for id, _, _ in wanted]
 
 
 def _check_new(project: "Project", index: Mapping[str, Any], file: Path) -> None:
@@ -175,6 +199,7 @@ def import_draft(
     fold_set: "FoldSet",
     origin: Mapping[str, Any] | None,
     predictions: Sequence[PredictionDraft],
+    members: Sequence[int] = (),
 ) -> ImportDraft:
     """Return the draft of the experiment that `index` describes. Raises `ValueError` and the like for invalid values.
 
@@ -185,14 +210,16 @@ def import_draft(
         fold_set: The folds to pin it to.
         origin: Its number and workspace before an import.
         predictions: Those of its predictions whose files are there.
+        members: Numbers of its members, see `find_members`.
     """
     facts = index["experiment"]
+    size, window_kind = image_facts(recipe)
     return ImportDraft(
         experiment=ExperimentDraft(
             name=_name(facts["name"]),
             plugin=recipe.plugin,
-            size=recipe.input.size,
-            window_kind=recipe.input.window_kind,
+            size=size,
+            window_kind=window_kind,
             recipe=str(facts["recipe"]),
             recipe_digest=str(facts["recipe_digest"]),
             version_id=version.id,
@@ -205,6 +232,7 @@ def import_draft(
             origin=origin,
             tuned=_tuned(facts.get("tuned")),
             subset=_share(facts.get("subset", 1.0)),
+            members=tuple(members),
         ),
         runs=tuple(_run(entry, fold_set.k) for entry in index["runs"]),
         history={fold: _history(index["history"].get(str(fold), [])) for fold in range(fold_set.k)},

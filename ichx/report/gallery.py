@@ -182,12 +182,15 @@ def make_gallery(
 
     Args:
         project: The open project.
-        experiment: Its networks give the heat maps.
+        experiment: Its networks give the heat maps, or those of its first member if it reads no images.
         recipe: Recipe of `experiment`, which determines the windows.
         data: The dataset of `oof`.
         oof: OOF predictions of an experiment or ensemble.
         anonymous: Number the slices instead of showing their ids.
     """
+    while experiment.members:
+        experiment = project.store.experiment(experiment.members[0])
+        recipe = from_toml(experiment.recipe)
     row_of = pd.Index(data.slices["slice_id"].to_numpy(object))
     rows = np.asarray(row_of.get_indexer(pd.Index(oof.slice_ids)), np.int64)
     selected = select_slices(oof.labels, oof.probabilities, series_codes(data.slices)[rows])
