@@ -95,6 +95,7 @@ def print_ensemble(report: "EnsembleReport") -> None:
     if choice.certificate is not None:
         console.print(f"optimality: at most {max(choice.certificate, 0.0):.1e} above the optimum", markup=False)
     _print_choices(report)
+    _print_labels(report)
     if ensemble.nested_score is None:
         console.print("There is only one fold, so no nested score. The in-sample score is optimistic.", style="dim")
     else:
@@ -109,6 +110,18 @@ def print_ensemble(report: "EnsembleReport") -> None:
         )
         if submission.filled:
             notice(f"{submission.filled} images of the sample have no readable slice and get the training prevalences.")
+
+
+def _print_labels(report: "EnsembleReport") -> None:
+    """Print what the blend gains by label over the best member and over the members' mean."""
+    weighted = any(row.weights for row in report.labels)
+    heads = ("label", "log loss", "gain over best", "over mean", *["weights"] * weighted)
+    rows = []
+    for row in report.labels:
+        shown = ", ".join(f"{number}: {weight:.2f}" for number, weight in (row.weights or {}).items())
+        gains = (f"{row.best_single - row.blend:+.5f}", f"{row.mean - row.blend:+.5f}")
+        rows.append((row.label, row.blend, *gains, *[shown] * weighted))
+    print_table("", heads, rows)
 
 
 def _print_choices(report: "EnsembleReport") -> None:

@@ -39,6 +39,21 @@ class BlendChoice:
 
 
 @dataclass(frozen=True)
+class LabelLoss:
+    """The log loss of one label: what the blend gains or loses."""
+
+    label: str
+    best_single: float
+    """That of the member with the best score."""
+    mean: float
+    """That of the members' mean."""
+    blend: float
+    """That of the nested predictions; of the in-sample ones if there are no nested ones."""
+    weights: dict[int, float] | None
+    """Weights of the experiments for this label; None if the method has none by label."""
+
+
+@dataclass(frozen=True)
 class BlendRecord:
     """All of the report of an ensemble except what the store has."""
 
@@ -58,3 +73,5 @@ class BlendRecord:
     """The fits that made the nested score."""
     submissions: tuple[Submission, ...]
     notes: tuple[str, ...]
+    labels: tuple[LabelLoss, ...] = ()
+    """Gains and losses by label; empty for an ensemble of ichx 0.1."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ichx import __version__
 from ichx.errors import ChangedDataError, CorruptFileError, NotReadyError, UnsupportedError
 from ichx.evaluation.blend_methods import LinearPool, LogitPool, RankPool, Stack
-from ichx.evaluation.blend_record import BlendChoice, BlendRecord, Submission
+from ichx.evaluation.blend_record import BlendChoice, BlendRecord, LabelLoss, Submission
 from ichx.evaluation.bootstrap import Interval
 from ichx.evaluation.calibration import Bounds, Consistent, Isotonic, Temperatures
 from ichx.evaluation.metric import FloatArray
@@ -113,6 +113,7 @@ STORED_TYPES: Final[Mapping[str, type]] = {
         Bounds,
         BlendRecord,
         BlendChoice,
+        LabelLoss,
         Submission,
         Interval,
     )

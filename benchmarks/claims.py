@@ -1,0 +1,400 @@
+"""Claims of ensembles compared with the truth: nested scores, their ranking of methods, the gain of averaging networks,
+the ridge of second-level models, the order of calibration, and intervals of few patients.
+
+python benchmarks/claims.py [--quick] [--json FILE]
+
+Members, their networks and patients are simulated, so that fresh patients can be drawn from the same networks. Bleeds
+cover adjacent slices. A member has one network per fold. Errors are shared by all members, shared by the networks of a
+member, or separate; all are correlated between adjacent slices. Each network has constants, scales and confusions
+between labels. The order of calibration is measured on real predictions with ICHX_TEST_DATA.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from cohort import data_folder, label_file
+from common import Figure, arguments, conclude
+
+from ichx.datasets.label_csv import read_labels
+from ichx.evaluation.blend_methods import fit_pool
+from ichx.evaluation.bootstrap import mean_interval
+from ichx.evaluation.calibration import fit_temperature
+from ichx.evaluation.choices import Method
+from ichx.evaluation.logistic import logits
+from ichx.evaluation.metric import probabilities, row_losses, score, weighted_row_losses
+from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline, averaging_gain
+from ichx.evaluation.series_neighbours import SeriesNeighbours
+from ichx.evaluation.smoothing import fit_kernels
+from ichx.labels import LABELS
+
+FloatArray = npt.NDArray[np.float64]
+
+SLICES, FOLDS = 24, 3
+PREVALENCE = (0.1, 0.3, 0.25, 0.3, 0.4)
+"""Share of patients with each subtype."""
+METHODS: tuple[Method, ...] = ("mean", "convex", "logit", "per-label", "per-label-logit", "stack", "auto")
+PATIENTS, FRESH, UNLABELLED, SEEDS = 100, 300, 100, 3
+QUICK_METHODS: tuple[Method, ...] = ("mean", "logit", "stack")
+
+
+@dataclass(frozen=True)
+class World:
+    """What determines the predictions of simulated networks."""
+
+    name: str
+    skills: tuple[float, ...] = (1.0, 1.1, 1.2, 0.7)
+    """Distance between the means of positive and negative slices of each member."""
+    bias: float = 0.5
+    scale: float = 0.2
+    confusion: float = 0.1
+    """Standard deviations of the networks' constants, log scales and confusions."""
+    correlation: float = 0.6
+    """Of errors of adjacent slices."""
+
+
+WORLDS = (
+    World("different networks", bias=2.0, scale=0.3, confusion=0.3),
+    World("weak members", (0.5, 0.55, 0.6, 0.4), correlation=0.85),
+    World("null members", (0.0, 0.0, 0.0, 0.0)),
+)
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Slices of patients with the logits of all networks."""
+
+    labels: FloatArray
+    networks: FloatArray
+    """`(members, FOLDS, N, 6)`"""
+    neighbours: SeriesNeighbours
+    patients: npt.NDArray[np.int64]
+
+    def fold(self, fold: int) -> dict[int, FloatArray]:
+        """Return the members' probabilities by the networks of one fold."""
+        return dict(enumerate(probabilities(self.networks[:, fold])))
+
+
+class Networks:
+    """The networks of all members."""
+
+    def __init__(self, random: np.random.Generator, world: World) -> None:
+        self._random, self._world = random, world
+        shape = (len(world.skills), FOLDS, len(LABELS))
+        self._scale = 1.3 * np.exp(random.normal(0, world.scale, shape))
+        self._bias = random.normal(0, world.bias, shape)
+        self._confusion = random.normal(0, world.confusion, (*shape, len(LABELS)))
+
+    def predict(self, patients: int) -> Slices:
+        """Return new patients with the logits of all networks."""
+        place = np.arange(SLICES)[None, :, None]
+        start = self._random.integers(0, SLICES - 4, (patients, 1, 5))
+        length = self._random.integers(3, 12, (patients, 1, 5)) * (self._random.random((patients, 1, 5)) < PREVALENCE)
+        subtypes = ((place >= start) & (place < start + length)).astype(float)
+        y = np.concatenate([subtypes, subtypes.max(axis=2, keepdims=True)], axis=2)
+        error = partial(self._error, y.shape)
+        shared = 0.4 * self._random.normal(size=(patients, 1, len(LABELS))) + 0.5 * error()
+        z = np.empty((len(self._world.skills), FOLDS, *y.shape))
+        for member, skill in enumerate(self._world.skills):
+            own = shared + 0.6 * error()
+            for fold in range(FOLDS):
+                evidence = 1.2 * max(skill, 0.5) * (skill * (2 * y - 1) + own + 0.5 * error())
+                confused = evidence @ self._confusion[member, fold]
+                z[member, fold] = self._scale[member, fold] * (evidence + confused - 2.6) + self._bias[member, fold]
+        who = np.repeat(np.arange(patients), SLICES)
+        neighbours = SeriesNeighbours(who, np.tile(np.arange(SLICES), patients))
+        return Slices(y.reshape(-1, 6), z.reshape(*z.shape[:2], -1, 6), neighbours, who)
+
+    def _error(self, shape: tuple[int, ...]) -> FloatArray:
+        """Return standard normal errors that are correlated along the second axis."""
+        error, r = self._random.normal(size=shape), self._world.correlation
+        for k in range(1, SLICES):
+            error[:, k] = r * error[:, k - 1] + np.sqrt(1 - r**2) * error[:, k]
+        return error
+
+
+def blend_data(slices: Slices) -> BlendData:
+    """Return the slices with out-of-fold predictions."""
+    folds = slices.patients % FOLDS
+    members = probabilities(slices.networks[:, folds, np.arange(len(folds))])
+    return BlendData(tuple(members), slices.labels, slices.neighbours, slices.patients, folds)
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    figures = claims(options.quick)
+    figures += ridges(options.quick) + orders(options.quick) + coverages(options.quick)
+    conclude(figures, options)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed of one method, and what fresh patients say."""
+
+    nested: float
+    by_fold: float
+    in_sample: float
+    mean_of_networks: float
+    """Nested score less the gain of averaging the networks, from unlabelled patients."""
+    losses: FloatArray
+    """Losses of the nested predictions, `(N,)`."""
+    single: FloatArray
+    """Losses of fresh slices, the mean over single networks."""
+    mean: FloatArray
+    """Losses of fresh slices, by the mean of the networks' logits."""
+
+
+class Judge:
+    """Judges methods on the same patients. Pools are fitted once for all methods."""
+
+    def __init__(self, data: BlendData, fresh: Slices, unlabelled: Slices, *, by_fold: bool) -> None:
+        self._pipeline, self._fresh, self._unlabelled = BlendPipeline(data, BlendOptions()), fresh, unlabelled
+        self._others = {fold: BlendPipeline(without(data, fold), BlendOptions()) for fold in range(FOLDS) if by_fold}
+
+    def claim(self, method: Method) -> Claim:
+        """Return the claims of one method."""
+        pipeline, data, fresh, unlabelled = self._pipeline, self._pipeline.data, self._fresh, self._unlabelled
+        pipeline.options = BlendOptions(method)
+        nested, fitted = pipeline.nested(), pipeline.fit()
+        assert nested is not None
+        each = [fitted.apply(fresh.fold(fold), fresh.neighbours) for fold in range(FOLDS)]
+        gain = averaging_gain([fitted.apply(unlabelled.fold(fold), unlabelled.neighbours) for fold in range(FOLDS)])
+        return Claim(
+            nested.score,
+            self._score_by_fold(method),
+            score(data.labels, pipeline.apply(fitted)),
+            nested.score - gain,
+            weighted_row_losses(data.labels, nested.predicted),
+            np.mean([weighted_row_losses(fresh.labels, p) for p in each], axis=0),
+            weighted_row_losses(fresh.labels, mean_of_logits(each)),
+        )
+
+    def _score_by_fold(self, method: Method) -> float:
+        """Return the score if folds are held out, as by ichx 0.1: a blend is judged on networks that it never saw."""
+        data = self._pipeline.data
+        if not self._others:
+            return float("nan")
+        predicted = np.empty_like(data.labels)
+        for fold, pipeline in self._others.items():
+            pipeline.options = BlendOptions(method)
+            held = np.flatnonzero(data.folds == fold)
+            predicted[held] = pipeline.fit().apply(
+                data.take(held, range(len(data.members))), data.neighbours.take(held)
+            )
+        return score(data.labels, predicted)
+
+
+def without(data: BlendData, fold: int) -> BlendData:
+    """Return the slices of the other folds."""
+    rows = np.flatnonzero(data.folds != fold)
+    members = tuple(p[rows] for p in data.members)
+    return BlendData(members, data.labels[rows], data.neighbours.take(rows), data.patients[rows], data.folds[rows])
+
+
+def mean_of_logits(parts: Sequence[FloatArray]) -> FloatArray:
+    return probabilities(np.mean([logits(p) for p in parts], axis=0))
+
+
+def claims(quick: bool) -> list[Figure]:
+    """Return how far claims are from fresh patients, and whether they rank methods alike."""
+    methods, seeds = (QUICK_METHODS, 1) if quick else (METHODS, SEEDS)
+    figures = []
+    for first, world in enumerate(WORLDS[:1] if quick else WORLDS):
+        found: dict[Method, list[Claim]] = {method: [] for method in methods}
+        who, whose = np.repeat(np.arange(PATIENTS), SLICES), np.repeat(np.arange(FRESH), SLICES)
+        for seed in range(seeds):
+            networks = Networks(np.random.default_rng(10 * first + seed), world)
+            data = blend_data(networks.predict(PATIENTS))
+            fresh, unlabelled = networks.predict(FRESH), networks.predict(UNLABELLED)
+            judge = Judge(data, fresh, unlabelled, by_fold=world == WORLDS[0])
+            for method in methods:
+                found[method].append(judge.claim(method))
+                print_claim(world.name, seed, method, found[method][-1])
+        for method, claimed in found.items():
+            nested, interval = standard_error(who, [c.losses for c in claimed]), [c.losses for c in claimed]
+            outside = sum(
+                not (inside.low <= c.single.mean() <= inside.high)  # type: ignore[operator]
+                for c, inside in zip(claimed, (mean_interval(x, who) for x in interval), strict=True)
+            )
+            for what, claimed_scores, true in (
+                ("single networks", [c.nested for c in claimed], [c.single for c in claimed]),
+                ("mean of networks", [c.mean_of_networks for c in claimed], [c.mean for c in claimed]),
+            ):
+                error = np.hypot(nested, standard_error(whose, true))
+                away = float(np.mean(claimed_scores) - np.mean([x.mean() for x in true])) / error
+                figures.append(
+                    Figure(
+                        f"{world.name}, {method}: claim for {what}",
+                        float(np.mean(claimed_scores)),
+                        f"({away:+.1f} s.e.)",
+                        f"fresh patients: {np.mean([x.mean() for x in true]):.4f}",
+                        "2 s.e.",
+                        bool(abs(away) <= 2),
+                    )
+                )
+            baseline = f"{seeds} seeds, {method}"
+            figures.append(
+                Figure(f"{world.name}: fresh score outside interval", outside, "", baseline, "0", outside == 0)
+            )
+        if world == WORLDS[0]:
+            figures += rankings(world, found, whose)
+    return figures
+
+
+def print_claim(world: str, seed: int, method: Method, found: Claim) -> None:
+    print(
+        f"{world}, seed {seed}, {method}: in-sample {found.in_sample:.4f}, by fold {found.by_fold:.4f}, "
+        f"nested {found.nested:.4f}, fresh {found.single.mean():.4f}; mean of networks "
+        f"{found.mean_of_networks:.4f}, fresh {found.mean.mean():.4f}",
+        flush=True,
+    )
+
+
+def standard_error(patients: npt.NDArray[np.int64], losses: Sequence[FloatArray]) -> float:
+    """Return the standard error of the mean over seeds of the mean losses."""
+    errors = [mean_interval(x, patients).standard_error or 0.0 for x in losses]
+    return float(np.sqrt(np.sum(np.square(errors)))) / len(errors)
+
+
+def rankings(world: World, found: dict[Method, list[Claim]], patients: npt.NDArray[np.int64]) -> list[Figure]:
+    """Return how many pairs of methods are ranked against fresh patients, if those are sure, by either nested score."""
+    wrong, wrong_by_fold, sure = 0, 0, 0
+    for one, other in combinations(found, 2):
+        for a, b in zip(found[one], found[other], strict=True):
+            difference = mean_interval(a.single - b.single, patients)
+            assert difference.value is not None
+            assert difference.standard_error is not None
+            if abs(difference.value) > 2 * difference.standard_error:
+                sure += 1
+                wrong += (a.nested - b.nested) * difference.value < 0
+                wrong_by_fold += (a.by_fold - b.by_fold) * difference.value < 0
+    rank = [list(ranks(found, seed)) for seed in range(len(next(iter(found.values()))))]
+    places = ", ".join(f"{a} / {b} / {c}" for a, b, c in rank)
+    print(f"{world.name}: place of stack by fold / nested / fresh: {places} of {len(found)}")
+    baseline = f"{sure} pairs that differ by more than 2 s.e."
+    return [
+        Figure(f"{world.name}: pairs of methods ranked wrongly", wrong, "", baseline, "0", wrong == 0),
+        Figure(f"{world.name}: the same, folds held out", wrong_by_fold, "", baseline, "more", wrong_by_fold >= wrong),
+    ]
+
+
+def ranks(found: dict[Method, list[Claim]], seed: int) -> Iterator[int]:
+    """Yield the place of the stack by the score over folds, by the nested score and by fresh patients."""
+    others = [c[seed] for method, c in found.items() if method != "auto"]
+    stack = found["stack"][seed]
+    yield 1 + sum(c.by_fold < stack.by_fold for c in others)
+    yield 1 + sum(c.nested < stack.nested for c in others)
+    yield 1 + sum(c.single.mean() < stack.single.mean() for c in others)
+
+
+def ridges(quick: bool) -> list[Figure]:
+    """Return scores of stacks on fresh patients: with other ridges, and compared with smoothing."""
+    figures = []
+    for patients in (20, 50) if quick else (20, 50, 100, 300):
+        rows, one, smoothed = [], [], []
+        for world in WORLDS[:2]:
+            for seed in range(2 if quick else 8):
+                networks = Networks(np.random.default_rng(100 + seed), world)
+                data, fresh = blend_data(networks.predict(patients)), networks.predict(FRESH // 2)
+                members = dict(enumerate(data.members))
+                args = (members, data.labels, data.neighbours)
+                mean = fit_pool("mean", *args)
+                kernels = fit_kernels(mean.apply(members, data.neighbours), *args[1:], SLICES)
+                row, patient = (fit_pool("stack", *args, ridge) for ridge in (1.0, SLICES))
+                for fold in range(FOLDS):
+                    p = fresh.fold(fold)
+                    for scores, predicted in (
+                        (rows, row.apply(p, fresh.neighbours)),
+                        (one, patient.apply(p, fresh.neighbours)),
+                        (smoothed, kernels.apply(mean.apply(p, fresh.neighbours), fresh.neighbours)),
+                    ):
+                        scores.append(score(fresh.labels, predicted))
+        row, patient, smooth = float(np.mean(rows)), float(np.mean(one)), float(np.mean(smoothed))
+        what = f"stack of {patients} patients"
+        figures += [
+            Figure(f"{what}, ridge of one patient", patient, "", f"of one row: {row:.4f}", "lower", patient <= row),
+            Figure(what, patient, "", f"smoothed mean: {smooth:.4f}", "", True),
+        ]
+    return figures
+
+
+def orders(quick: bool) -> list[Figure]:
+    """Return scores of the mean of five networks with a temperature that was fitted on single ones."""
+    folder = data_folder()
+    random = np.random.default_rng(0)
+    if folder:
+        table = pd.read_csv(folder / "predictions" / "resnet50_holdout.csv.gz").set_index("Image")[list(LABELS)]
+        known = read_labels(label_file(folder))
+        y = pd.DataFrame(known.values, index=known.images).loc[table.index].to_numpy(np.float64)
+        shared = logits(np.clip(table.to_numpy(np.float64), 1e-7, 1 - 1e-7))
+        origin = "real predictions"
+    else:
+        y = (random.random((20_000, 6)) < 0.1).astype(float)
+        shared, origin = 4 * y - 4 + random.normal(0, 1.4, y.shape), "simulated predictions"
+    if quick:
+        y, shared = y[:10_000], shared[:10_000]
+    neighbours = SeriesNeighbours(np.arange(len(y)), np.zeros(len(y), np.int64))
+    networks = shared + random.normal(0, 1.0, (5, *y.shape))
+    fold = np.arange(len(y)) % 5
+    fitted = fit_temperature(probabilities(networks[fold, np.arange(len(y))]), y, neighbours)
+    figures = []
+    for name, factor in (("calibrated", 1.0 / fitted.values[0]), ("overconfident", 2.0 / fitted.values[0])):
+        each = [probabilities(factor * z) for z in networks]
+        half = np.arange(len(y)) % 2 == 0  # the temperature is fitted on one half, the mean scored on the other
+        oof = np.stack(each)[fold, np.arange(len(y))]
+        temperature = fit_temperature(oof[half], y[half], neighbours.take(half))
+        first = score(y[~half], mean_of_logits([temperature.apply(p[~half], neighbours) for p in each]))
+        last = score(y[~half], temperature.apply(np.mean(each, axis=0)[~half], neighbours))
+        none = score(y[~half], mean_of_logits([p[~half] for p in each]))
+        mean = score(y[~half], np.mean(each, axis=0)[~half])
+        print(f"{origin}, {name}: uncalibrated, mean of logits {none:.5f}, of probabilities {mean:.5f}")
+        what = f"{origin}, {name}: calibrated folds, mean of logits"
+        figures.append(Figure(what, first, "", f"calibrated mean of probabilities: {last:.5f}", "lower", first < last))
+    return figures
+
+
+def coverages(quick: bool) -> list[Figure]:
+    """Return how often a 95 % interval over patients contains the score, by the number of patients."""
+    random = np.random.default_rng(0)
+    networks = Networks(random, WORLDS[0])
+    everyone = networks.predict(2_000)
+    losses = row_losses(everyone.labels, probabilities(everyone.networks[0, 0]))
+    of_patient = losses.reshape(-1, SLICES, len(LABELS)).sum(axis=1)
+    weighted = weighted_row_losses(everyone.labels, probabilities(everyone.networks[0, 0]))
+    total = weighted.reshape(-1, SLICES).sum(axis=1)
+    has = everyone.labels.reshape(-1, SLICES, len(LABELS)).max(axis=1)[:, 0] > 0
+    repeats = 100 if quick else 400
+    figures = []
+    for patients, shown in ((5, False), (10, False), (20, True), (50, True)):
+        draws = [total[random.choice(len(total), patients)] for _ in range(repeats)]
+        covered = np.mean([covers(x, float(total.mean())) for x in draws])
+        figures.append(coverage_figure(f"{patients} patients", covered, shown))
+    for positive, shown in ((3, False), (5, False), (10, True), (20, True)):
+        size = round(positive / has.mean())
+        draws = [of_patient[random.choice(len(total), size), 0] for _ in range(repeats)]
+        covered = np.mean([covers(x, float(of_patient[:, 0].mean())) for x in draws])
+        figures.append(coverage_figure(f"epidural, {positive} of {size} patients", covered, shown))
+    return figures
+
+
+def covers(sums: FloatArray, truth: float) -> bool:
+    """Whether the interval of a mean over patients contains the truth."""
+    draws = np.random.default_rng(1).integers(0, len(sums), (500, len(sums)))
+    low, high = np.quantile(sums[draws].mean(axis=1), (0.025, 0.975))
+    return bool(low <= truth <= high)
+
+
+def coverage_figure(what: str, covered: float, shown: bool) -> Figure:
+    """Return the coverage of an interval that is `shown`, or withheld."""
+    target = "0.87" if shown else "withheld"
+    return Figure(
+        f"coverage of 95 %, {what}", float(covered), "", "fresh patients", target, covered >= 0.87 or not shown
+    )
+
+
+if __name__ == "__main__":
+    main()
