@@ -7,7 +7,7 @@ import typer
 
 from ichx.cli.formatting import marks_of
 from ichx.cli.output import console, notice, print_json, progress, warn
-from ichx.cli.parameters import AsJson, Tta
+from ichx.cli.parameters import AsJson, Average, Tta
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.evaluation.choices import Method
@@ -22,6 +22,7 @@ def ensemble(
     ] = None,
     members: Annotated[str | None, typer.Option("--members", help="Experiments to blend instead, e.g. 1,2.")] = None,
     tta: Tta = "hflip",
+    average: Average = "logit",
     method: Annotated[Method, typer.Option("--method", help="Blending method, see above.")] = "auto",
     smooth: Annotated[bool, typer.Option("--smooth", help="Try smoothing over neighbouring slices.")] = False,
     calibrate: Annotated[
@@ -56,6 +57,7 @@ def ensemble(
         method=method,
         smooth=smooth,
         calibrate=calibrate,
+        average=average,
         out=out,
     )
     with session() as project, progress("nested folds") as update:

@@ -9,6 +9,7 @@ from ichx.cli.output import console, err, print_json
 from ichx.cli.parameters import (
     AsCsv,
     AsJson,
+    Average,
     Device,
     FoldTexts,
     KeepIds,
@@ -29,6 +30,7 @@ def evaluate(
     number: Number,
     dataset: Annotated[str, typer.Option("--dataset", help="Labelled dataset to score.")],
     tta: Tta = "none",
+    average: Average = "logit",
     pooling: Pooling = "max",
     folds: FoldTexts = None,
     labels: Labels = None,
@@ -46,7 +48,7 @@ def evaluate(
 ) -> None:
     """Score an experiment on another labelled dataset.
 
-    Averages probabilities over views, then over the finished folds, and saves the predictions. Refuses datasets that
+    Averages the logits of views and finished folds, and saves the predictions. Refuses datasets that
     share patients or slices with the experiment's own.
 
     Example: `ichx evaluate 6 --dataset cq500 --tta hflip --label any`
@@ -68,7 +70,7 @@ def evaluate(
                 check_out(file, suffixes)
         written = []
         with LiveView() as view:
-            options = InferenceOptions(tta, selected, device, workers, precision)
+            options = InferenceOptions(tta, selected, device, workers, precision, average)
             found, slices = evaluate_slices(project, number, dataset, options, callbacks=view, pooling=pooling)
             if out is not None:
                 ids = hashed_ids(project.workspace, slices)

@@ -102,6 +102,9 @@ DatasetName = Annotated[str, typer.Argument(help="Name of the dataset.")]
 Version = Annotated[int | None, typer.Option("--version", help="Version; default: the newest.")]
 FoldTexts = Annotated[list[str] | None, typer.Option("--fold", help="Finished fold, from 0, or all; repeatable.")]
 Tta = Annotated[choices.Tta, typer.Option("--tta", help="Views to average; hflip adds the mirror image.")]
+Average = Annotated[
+    choices.Average, typer.Option("--average", help="Average logits or probabilities over views and folds.")
+]
 Pooling = Annotated[
     choices.Pooling,
     typer.Option("--pooling", help="Study probability: max over slices, or 1 - prod(1 - p)."),

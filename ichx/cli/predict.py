@@ -12,6 +12,7 @@ from ichx.cli.output import console, err, info, print_json, warn
 from ichx.cli.parameters import (
     AsCsv,
     AsJson,
+    Average,
     Device,
     FoldTexts,
     KeepIds,
@@ -42,6 +43,7 @@ def predict(
     number: Number,
     path: Annotated[Path, typer.Argument(help="DICOM file, folder, zip, or folder in a zip (ZIP/FOLDER).")],
     tta: Tta = "none",
+    average: Average = "logit",
     folds: FoldTexts = None,
     labels: Labels = None,
     out: Annotated[
@@ -61,7 +63,7 @@ def predict(
 ) -> None:
     """Predict DICOM files, per slice and per study.
 
-    Averages probabilities over views, then over the finished folds. Files without a usable slice are listed in the
+    Averages the logits of views and finished folds. Files without a usable slice are listed in the
     output with the defect and without probabilities.
 
     Example: `ichx predict 6 /data/new --tta hflip --out new.csv --report new.html`
@@ -86,7 +88,7 @@ def predict(
                 project,
                 number,
                 path,
-                InferenceOptions(tta, selected, device, workers, precision),
+                InferenceOptions(tta, selected, device, workers, precision, average),
                 callbacks=view,
                 outputs=FileOutputs(out if save else None, keep_ids, id_map is not None),
             )

@@ -285,13 +285,17 @@ class _Auditor:
             "hflip": (self.experiment.score_tta, self.experiment.spread_tta),
         }
         for tta in TTA_VIEWS:
-            table = read_oof(self.project, self.experiment, tta)
+            table, how = read_oof(self.project, self.experiment, tta), ""
             old_score, old_spread = recorded[tta]
+            if not _is_close(table.score, old_score):  # ichx up to 0.1 averaged the probabilities of views
+                older = read_oof(self.project, self.experiment, tta, average="probability")
+                if _is_close(older.score, old_score):
+                    table, how = older, ", by averaged probabilities, as recorded by an older version"
             if not _is_close(table.score, old_score):
                 problems.append(f"the OOF score, tta {tta}, is {table.score:.9f}, recorded {old_score}")
             if not _is_close(table.spread, old_spread):
                 problems.append(f"the spread over folds, tta {tta}, is {table.spread}, recorded {old_spread}")
-            scores.append(f"{table.score:.5f} (tta {tta})")
+            scores.append(f"{table.score:.5f} (tta {tta}{how})")
         if problems:
             raise _WrongError("\n".join(problems))
         return f"recomputed from the predictions: {', '.join(scores)}", None

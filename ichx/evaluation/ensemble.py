@@ -18,9 +18,10 @@ from ichx.datasets.dataset import load_version
 from ichx.datasets.label_csv import read_sample
 from ichx.errors import ChangedDataError, InvalidInputError, NotReadyError
 from ichx.evaluation import blend
+from ichx.evaluation.averaging import blend_folds, mean_of
 from ichx.evaluation.blend_record import BlendChoice, BlendRecord, Submission
 from ichx.evaluation.bootstrap import loss_interval
-from ichx.evaluation.choices import Method, Tta, check_method, check_tta
+from ichx.evaluation.choices import Average, Method, Tta, check_average, check_method, check_tta
 from ichx.evaluation.ensemble_file import EnsembleModel, write_model
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.members import complete_members, requested_members
@@ -65,6 +66,8 @@ class EnsembleRequest:
     """Whether to use smoothing along the head, if it gains on inner folds."""
     calibrate: bool = True
     """Whether to use calibration, consistency and clipping, each if it gains on inner folds."""
+    average: Average = "logit"
+    """What is averaged over views and folds."""
     out: Path | None = None
     """The submission file; None: one per test set in the ensemble's folder."""
 
@@ -74,6 +77,7 @@ class EnsembleRequest:
             raise InvalidInputError(f"Invalid value for `top`: {self.top}.", "Use a positive integer.")
         check_tta(self.tta)
         check_method(self.method)
+        check_average(self.average)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +109,7 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
     tests = _test_sets(project.store, version, request.out)
     if not tests:
         notes.append(f"No submission was written: no test set with a sample belongs to {version.dataset}.")
-    tables = [read_oof(project, e, request.tta, selected.folds) for e in experiments]
+    tables = [read_oof(project, e, request.tta, selected.folds, average=request.average) for e in experiments]
     if tables[0].left_out:
         notes.append(f"Without {format_count(tables[0].left_out, 'slice')} that could not be decoded.")
 
@@ -120,7 +124,7 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
     folder = project.workspace.ensemble_dir(number)
     submissions = []
     for test in tests:
-        slices, predicted = _predict_blend(project, fitted, experiments, selected.folds, request.tta, test)
+        slices, predicted = _predict_blend(project, fitted, experiments, selected.folds, request, test)
         path = request.out or folder / f"{test.dataset}.csv"
         submissions.append(_submit(project, test, slices, predicted, data.labels.mean(axis=0), path))
     scores = [score(data.labels, p) for p in data.members]
@@ -157,7 +161,7 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
         prevalence=data.labels.mean(axis=0),
         oof_digest=write_predictions(folder / OOF_FILE, Predictions(tables[0].slice_ids, oof)),
         record=record,
-        average="probability",
+        average=request.average,
     )
     write_text(folder / BLEND_FILE, json.dumps(dataclasses.asdict(record), indent=2) + "\n", "the ensemble")
     draft = EnsembleDraft(
@@ -182,16 +186,40 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
 
 
 def predict_test(
-    project: "Project", experiment: "Experiment", test: "DatasetVersion", tta: Tta, only: Sequence[int] | None = None
+    project: "Project",
+    experiment: "Experiment",
+    test: "DatasetVersion",
+    tta: Tta,
+    only: Sequence[int] | None = None,
+    *,
+    average: Average = "logit",
 ) -> tuple[npt.NDArray[np.object_], FloatArray]:
-    """Return `(slice_ids, probabilities (N, 6))` of a test set, the mean over views, then over folds.
+    """Return `(slice_ids, probabilities (N, 6))` of a test set, the mean over views and folds.
+
+    Arguments and errors are those of `stored_test_folds`.
+    """
+    ids, folds = stored_test_folds(project, experiment, test, tta, only, average=average)
+    return ids, mean_of(list(folds.values()), average)
+
+
+def stored_test_folds(
+    project: "Project",
+    experiment: "Experiment",
+    test: "DatasetVersion",
+    tta: Tta,
+    only: Sequence[int] | None = None,
+    *,
+    average: Average = "logit",
+) -> tuple[npt.NDArray[np.object_], dict[int, FloatArray]]:
+    """Return the slice ids of a test set and the stored probabilities `(N, 6)` of each fold, the mean over views.
 
     Args:
         project: The open project.
         experiment: The experiment that predicts.
         test: The test set.
         tta: Test-time augmentation, whose views are averaged.
-        only: The folds to average; None: all.
+        only: The folds; None: all.
+        average: What is averaged over views.
 
     Raises:
         NotReadyError: A fold has not predicted the test set.
@@ -206,15 +234,14 @@ def predict_test(
             f"{', '.join(map(str, missing))}.",
             f"Run `ichx run {experiment.number}`: it predicts test sets that were added later.",
         )
-    parts = [read_fold(project.workspace, stored, fold, tta) for fold in folds]
-    ids = parts[0][0]
-    if any(not np.array_equal(ids, other) for other, _ in parts):
+    parts = {fold: read_fold(project.workspace, stored, fold, tta, average) for fold in folds}
+    ids = parts[folds[0]][0]
+    if any(not np.array_equal(ids, other) for other, _ in parts.values()):
         raise ChangedDataError(
             f"The folds of experiment {experiment.number} predict different slices of {test.dataset}.",
             f"Rerun `ichx run {experiment.number}`.",
         )
-    total: FloatArray = sum((p for _, p in parts[1:]), start=parts[0][1])
-    return ids, total / len(folds)
+    return ids, {fold: p for fold, (_, p) in parts.items()}
 
 
 def _test_sets(store: "Store", version: "DatasetVersion", out: Path | None) -> list["DatasetVersion"]:
@@ -292,11 +319,14 @@ def _predict_blend(
     fitted: FittedBlend,
     experiments: "Sequence[Experiment]",
     folds: Sequence[int],
-    tta: Tta,
+    request: EnsembleRequest,
     test: "DatasetVersion",
 ) -> tuple[pd.DataFrame, FloatArray]:
     """Return the slices of a test set that the members predict, and their blended probabilities `(N, 6)`."""
-    tables = {k: predict_test(project, experiments[k], test, tta, folds) for k in fitted.pool.members}
+    tables = {
+        k: stored_test_folds(project, experiments[k], test, request.tta, folds, average=request.average)
+        for k in fitted.pool.members
+    }
     ids = next(iter(tables.values()))[0]
     for k, (other, _) in tables.items():
         if not np.array_equal(other, ids):
@@ -315,7 +345,8 @@ def _predict_blend(
             _RERUN_MEMBERS,
         )
     slices = slices.loc[pd.Index(ids)]
-    return slices, fitted.apply({k: p for k, (_, p) in tables.items()}, SeriesNeighbours.of(slices))
+    members = {k: by_fold for k, (_, by_fold) in tables.items()}
+    return slices, blend_folds(fitted, members, SeriesNeighbours.of(slices), request.average)
 
 
 def _submit(

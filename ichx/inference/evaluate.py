@@ -1,8 +1,6 @@
 """Scores of an experiment on another labelled dataset. Its predictions are stored and computed once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,35 +10,29 @@ import pandas as pd
 from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.datasets.identity import of_known_patients
-from ichx.errors import ChangedDataError, ConflictError, CorruptFileError, NotReadyError
+from ichx.errors import ConflictError, NotReadyError
+from ichx.evaluation.averaging import mean_of
 from ichx.evaluation.bootstrap import Bootstrap
-from ichx.evaluation.choices import TTA_VIEWS, Pooling, check_pooling, check_tta
-from ichx.evaluation.metric import FloatArray, probabilities, score
-from ichx.evaluation.oof import mean_over_views
-from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
+from ichx.evaluation.choices import Average, Pooling, check_average, check_pooling, check_tta
+from ichx.evaluation.metric import FloatArray, score
 from ichx.evaluation.scorecard import both_scores
 from ichx.evaluation.scores import pool_studies
 from ichx.evaluation.thresholds import OperatingPoint, operating_points
-from ichx.experiments.prepare import open_cache
-from ichx.inference.trained import InferenceOptions, Trained, find_trained, open_networks
+from ichx.inference.member_predictions import predict_dataset_by_fold
+from ichx.inference.trained import InferenceOptions, Trained, find_trained
 from ichx.labels import LABELS
-from ichx.store import PredictionDraft, marks
+from ichx.store import marks
 from ichx.text import format_count, format_examples
-from ichx.training.prediction import PredictionTask
-from ichx.training.slice_feed import SliceFeed
 
 if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.training.callbacks import Callbacks
     from ichx.workspace import Workspace
 
-ROLE = "evaluation"
-"""Role of such predictions in the store."""
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of an experiment on another dataset, by the mean over views, then over folds."""
+    """Scores of an experiment on another dataset, by the mean over views and folds."""
 
     experiment: int
     name: str
@@ -58,6 +50,8 @@ class Evaluation:
     """The precisions of the networks, e.g. `fp32`; `unknown` for predictions stored by 0.1."""
     thresholds: dict[str, dict[str, tuple[OperatingPoint, ...]]]
     """Operating thresholds by unit (`slice`, `study`) and label; none for a label without both classes."""
+    average: Average = "logit"
+    """What was averaged over views and folds."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ class EvaluatedSlices:
     labels: FloatArray
     """`(N, 6)`"""
     probabilities: FloatArray
-    """`(N, 6)`, the mean over views, then over folds."""
+    """`(N, 6)`, the mean over views and folds."""
 
     @property
     def slices(self) -> pd.DataFrame:
@@ -105,7 +99,8 @@ def evaluate_slices(
     """
     options = options or InferenceOptions()
     tta, folds = options.tta, options.folds
-    views = TTA_VIEWS[check_tta(tta)]
+    check_tta(tta)
+    average = check_average(options.average)
     check_pooling(pooling)
     trained = find_trained(project, number, folds)
     version = project.store.version(dataset)
@@ -115,13 +110,11 @@ def evaluate_slices(
     _refuse_shared(project, trained, data)
     if trained.partial is not None and folds is None:
         callbacks.note(f"experiment {number} predicts with {trained.partial}")
-    _predict_missing(project, trained, data, options, callbacks)
-    predicted = _read(project, trained, data, views)
-    ids = next(iter(predicted.values())).slice_ids
-    numbers = pd.Index(data.slices["slice_id"]).get_indexer(pd.Index(ids))
+    predicted = predict_dataset_by_fold(project, trained, data, options, callbacks)
+    numbers = pd.Index(data.slices["slice_id"]).get_indexer(pd.Index(predicted.slice_ids))
     rows = data.slices.iloc[numbers]
     labels = rows[list(LABELS)].to_numpy(np.float64)
-    mean: FloatArray = np.mean([found.probabilities for found in predicted.values()], axis=0)
+    mean = mean_of(list(predicted.folds.values()), average)
     study_of = rows["study"].to_numpy(object)
     slices, studies = both_scores(labels, mean, rows["patient"].to_numpy(object), study_of, pooling)
     pooled = pool_studies(labels, mean, study_of, pooling)
@@ -132,15 +125,16 @@ def evaluate_slices(
         dataset_version=version.number,
         tta=tta,
         marks=marks(trained.experiment),
-        folds={fold: score(labels, found.probabilities) for fold, found in predicted.items()},
+        folds={fold: score(labels, p) for fold, p in predicted.folds.items()},
         slices=slices,
         studies=studies,
         left_out=len(data.slices) - len(rows),
-        precision=", ".join(sorted(set().union(*(found.precisions for found in predicted.values())))),
+        precision=", ".join(sorted(predicted.precisions)),
         thresholds={
             "slice": _thresholds(labels, mean),
             "study": _thresholds(pooled.labels, pooled.probabilities),
         },
+        average=average,
     )
     return evaluation, EvaluatedSlices(data, trained, numbers, labels, mean)
 
@@ -183,97 +177,3 @@ def _hashed_ids(workspace: "Workspace", data: LoadedDataset) -> pd.DataFrame:
         return ids
     key = workspace.privacy_key()
     return pd.DataFrame({name: hash_ids(ids[name], key).where(ids[name] != "", "") for name in ids})
-
-
-def _predict_missing(
-    project: "Project",
-    trained: Trained,
-    data: LoadedDataset,
-    options: InferenceOptions,
-    callbacks: "Callbacks",
-) -> None:
-    """Predict `data` with the folds and views that are missing; record the predictions of each finished fold."""
-    views = TTA_VIEWS[options.tta]
-    version, number = data.version, trained.experiment.number
-    existing = {
-        (p.fold, p.view)
-        for p in project.store.predictions(number, role=ROLE, version_id=version.id)
-        if _reusable(project.workspace.root / p.path, options)
-    }
-    todo = {fold: [view for view in views if (fold, view) not in existing] for fold in trained.weights}
-    if not any(todo.values()):
-        return
-    cache = open_cache(project.workspace, data, trained.recipe, callbacks)
-    rows = np.flatnonzero(cache.valid)
-    if not len(rows):
-        raise CorruptFileError(
-            f"No slice of {version.dataset} can be decoded.", f"See `ichx data check {version.dataset}`."
-        )
-    ids = data.slices["slice_id"].to_numpy(object)[rows]
-    labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
-    files = project.workspace.experiment_files(number)
-    with open_networks(trained, options, callbacks.note) as network:
-        feed = SliceFeed(cache, data.slices, trained.recipe, network.workers)
-        for fold, missing in todo.items():
-            if not missing:
-                continue
-            network.load(fold)
-            drafts = []
-            for view in missing:
-                phase = f"fold {fold} predicts {version.dataset}, {view}"
-
-                def report(done: int, phase: str = phase) -> None:
-                    callbacks.phase(phase, done, len(rows))
-
-                logits = network.logits(feed, rows, PredictionTask(view, report=report))
-                path = files.fold(fold).predictions(ROLE, view, version.dataset, version.number)
-                drafts.append(
-                    PredictionDraft(
-                        experiment=number,
-                        fold=fold,
-                        version_id=version.id,
-                        role=ROLE,
-                        view=view,
-                        path=path.relative_to(project.workspace.root).as_posix(),
-                        slices=len(rows),
-                        digest=write_predictions(path, Predictions(ids, logits, network.hardware.precision)),
-                        score=score(labels, probabilities(logits)),
-                    )
-                )
-            project.store.add_predictions(drafts)
-
-
-def _reusable(path: Path, options: InferenceOptions) -> bool:
-    """Return whether the stored predictions in `path` exist and have the requested precision."""
-    return path.is_file() and (options.precision == "auto" or options.precision == read_predictions(path).precision)
-
-
-@dataclass(frozen=True)
-class _FoldMean:
-    """The mean of the views of one fold."""
-
-    slice_ids: npt.NDArray[np.object_]
-    """`(N,)`"""
-    probabilities: FloatArray
-    """`(N, 6)`"""
-    precisions: frozenset[str]
-
-
-def _read(project: "Project", trained: Trained, data: LoadedDataset, views: Sequence[str]) -> dict[int, _FoldMean]:
-    """Return the mean over `views` of each fold, all with the same slices in the same order."""
-    number, version = trained.experiment.number, data.version
-    stored = {(p.fold, p.view): p for p in project.store.predictions(number, role=ROLE, version_id=version.id)}
-    found: dict[int, _FoldMean] = {}
-    for fold in trained.weights:
-        read = [read_predictions(project.workspace.root / stored[fold, view].path) for view in views]
-        precisions = frozenset(one.precision or "unknown" for one in read)
-        found[fold] = _FoldMean(read[0].slice_ids, mean_over_views(read), precisions)
-    ids = next(iter(found.values())).slice_ids
-    same = all(np.array_equal(ids, other.slice_ids) for other in found.values())
-    if not same or not data.slices["slice_id"].isin(ids).sum() == len(ids):
-        raise ChangedDataError(
-            f"The stored predictions of experiment {number} are of different slices of {version.dataset}.",
-            f"Remove the evaluation files of {version.dataset} from "
-            f"{project.workspace.experiment_files(number).folder}.",
-        )
-    return found

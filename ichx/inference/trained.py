@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx.errors import ChangedDataError, DivergedError, NotReadyError
-from ichx.evaluation.choices import InferencePrecision, Tta
+from ichx.evaluation.choices import Average, InferencePrecision, Tta
 from ichx.experiments.folder_record import check_folder
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
@@ -40,6 +40,8 @@ class InferenceOptions:
     """Loader processes; None for as many as keep the device busy."""
     precision: InferencePrecision = "auto"
     """`auto` is fp32 on a CPU and the precision of the training elsewhere."""
+    average: Average = "logit"
+    """What is averaged over views and folds."""
 
 
 @dataclass(frozen=True)
