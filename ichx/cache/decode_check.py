@@ -122,7 +122,7 @@ def _decode_slices(
 def _read_part(path: Path, header: dict[str, int]) -> dict[int, dict[str, str]]:
     """Return the finished jobs of an interrupted check, by `start`; none if its header differs from `header`."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return {}
     found: dict[int, dict[str, str]] = {}

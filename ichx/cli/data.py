@@ -180,7 +180,7 @@ def sheet(
 @app.command("phantom")
 def phantom(
     folder: Annotated[Path, typer.Argument(help="Output folder; new or empty.")],
-    patients: Annotated[int, typer.Option(help="Number of labelled patients.")] = 40,
+    patients: Annotated[int, typer.Option(help="Number of labelled patients; 0 writes a test set only.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed; the same seed writes the same files.")] = 0,
     size: Annotated[int, typer.Option(help="Rows and columns of a slice.")] = 512,
     test_patients: Annotated[int, typer.Option(help="Number of further patients, for a test set.")] = 0,
@@ -206,10 +206,13 @@ def phantom(
         )
     info(f"Wrote {written.train_slices:,} training and {written.test_slices:,} test slices to {written.folder}.")
     masks = f" --masks {written.train_masks}" if written.train_masks else ""
-    info(f"Next: `ichx data add phantom {written.train} --labels {written.train_labels}{masks}`")
-    if written.test:
+    if written.train:
+        info(f"Next: `ichx data add phantom {written.train} --labels {written.train_labels}{masks}`")
+    if written.test and written.train:
         sample = f"--sample {written.sample_submission}"
         info(f"Then: `ichx data add phantom-test {written.test} --test-of phantom {sample}`")
+    elif written.test:
+        info(f"Next: `ichx data add unseen {written.test} --labels {written.test_labels} --folds 0`")
 
 
 @app.command("cache")

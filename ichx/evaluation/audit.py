@@ -21,7 +21,7 @@ from ichx.datasets.dataset import load_catalog, load_folds
 from ichx.datasets.folds import fold_digest
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import IchxError
-from ichx.evaluation.choices import TTA_VIEWS, VIEWS
+from ichx.evaluation.choices import TTA_VIEWS, views_of
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import fold_problems, leak_problem, read_oof
 from ichx.evaluation.predictions import Predictions, read_predictions
@@ -216,7 +216,7 @@ class _Auditor:
         ids = pd.Index(slices["slice_id"].to_numpy(object))
         stored = [p for p in self.stored if p.fold == fold]
         problems, views, digests = [], [], []
-        missing = sorted(set(VIEWS) - {p.view for p in stored})
+        missing = sorted(set(views_of(self.experiment)) - {p.view for p in stored})
         if missing:
             problems.append(f"no recorded prediction of the view {', '.join(missing)}")
         for prediction in stored:

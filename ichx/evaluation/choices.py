@@ -3,12 +3,15 @@
 This module imports no library, so that the command line can use it.
 """
 
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from ichx.errors import check_choice
 
+if TYPE_CHECKING:
+    from ichx.store import ExperimentSummary
+
 VIEWS: Final = ("identity", "hflip")
-"""The views of a slice that every fold predicts."""
+"""The views of a slice that every fold of a network for images predicts; for others see `views_of`."""
 
 Tta = Literal["none", "hflip"]
 """A test-time augmentation."""
@@ -39,6 +42,15 @@ def check_tta(tta: str) -> Tta:
 def check_average(average: str) -> Average:
     """Return `average`; raise `InvalidInputError` if it is neither `logit` nor `probability`."""
     return check_choice("average", average, get_args(Average))
+
+
+def views_of(experiment: "ExperimentSummary", tta: Tta = "hflip") -> tuple[str, ...]:
+    """Return the views that a test-time augmentation averages, of those that the folds of `experiment` predict.
+
+    A sequence experiment has one view: its inputs are the means over the views of its members. Predictions of other
+    tools have one view, too.
+    """
+    return VIEWS[:1] if experiment.members or experiment.external else TTA_VIEWS[tta]
 
 
 def check_pooling(pooling: str) -> Pooling:

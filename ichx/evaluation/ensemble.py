@@ -21,7 +21,7 @@ from ichx.evaluation import blend
 from ichx.evaluation.averaging import blend_folds, mean_of
 from ichx.evaluation.blend_record import BlendChoice, BlendRecord, Submission
 from ichx.evaluation.bootstrap import loss_interval
-from ichx.evaluation.choices import Average, Method, Tta, check_average, check_method, check_tta
+from ichx.evaluation.choices import Average, Method, Tta, check_average, check_method, check_tta, views_of
 from ichx.evaluation.ensemble_file import EnsembleModel, write_model
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.members import complete_members, requested_members
@@ -234,7 +234,7 @@ def stored_test_folds(
             f"{', '.join(map(str, missing))}.",
             f"Run `ichx run {experiment.number}`: it predicts test sets that were added later.",
         )
-    parts = {fold: read_fold(project.workspace, stored, fold, tta, average) for fold in folds}
+    parts = {fold: read_fold(project.workspace, stored, fold, views_of(experiment, tta), average) for fold in folds}
     ids = parts[folds[0]][0]
     if any(not np.array_equal(ids, other) for other, _ in parts.values()):
         raise ChangedDataError(

@@ -82,7 +82,7 @@ class FeatureTable:
             ChangedDataError: The file is missing, or has another size.
         """
         try:
-            values = np.load(self.path, mmap_mode="r")
+            values: Values = np.load(self.path, mmap_mode="r")
         except FileNotFoundError as error:
             raise ChangedDataError(f"The feature table {self.path} is missing.", _REMEDY) from error
         except (OSError, ValueError) as error:

@@ -4,7 +4,7 @@ Their scores are in `ichx.evaluation.scorecard`. An experiment whose folds split
 fold trained on other slices of the patients that it predicts.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.folds import find_leaks
 from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import ChangedDataError, NotReadyError
-from ichx.evaluation.choices import TTA_VIEWS, Average, Tta, check_average, check_tta
+from ichx.evaluation.choices import Average, Tta, check_average, check_tta, views_of
 from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.evaluation.predictions import Predictions, read_predictions
 from ichx.labels import LABELS
@@ -112,7 +112,7 @@ def read_oof(
     if not folds:
         raise NotReadyError(f"Experiment {number} has no finished fold.", f"Run `ichx run {number}` first.")
     for fold in folds:
-        fold_ids, mean = read_fold(project.workspace, stored, fold, tta, average)
+        fold_ids, mean = read_fold(project.workspace, stored, fold, views_of(experiment, tta), average)
         recorded = next(p.slices for p in stored if p.fold == fold)
         problems = fold_problems(fold_ids, index, assigned, fold, recorded)
         if problems:
@@ -187,15 +187,15 @@ def fold_problems(
 
 
 def read_fold(
-    workspace: "Workspace", stored: "list[Prediction]", fold: int, tta: Tta, average: Average = "logit"
+    workspace: "Workspace", stored: "list[Prediction]", fold: int, views: Sequence[str], average: Average = "logit"
 ) -> tuple[npt.NDArray[np.object_], FloatArray]:
-    """Return `(slice_ids, probabilities (N, 6))` of a fold, the mean over the views of `tta`.
+    """Return `(slice_ids, probabilities (N, 6))` of a fold, the mean over `views`.
 
     Args:
         workspace: The workspace of the prediction files.
         stored: An experiment's recorded predictions of one dataset, with some of `fold`.
         fold: The fold.
-        tta: Test-time augmentation.
+        views: Names of views, see `views_of`.
         average: What is averaged over views.
 
     Raises:
@@ -204,15 +204,15 @@ def read_fold(
         CorruptFileError: A file is damaged.
     """
     by_view = {p.view: p for p in stored if p.fold == fold}
-    missing = [view for view in TTA_VIEWS[tta] if view not in by_view]
+    missing = [view for view in views if view not in by_view]
     if missing:
         number = stored[0].experiment
         raise NotReadyError(
             f"Experiment {number}, fold {fold} has no predictions of the view {missing[0]!r}.",
             f"Rerun `ichx run {number}`, which predicts what is missing.",
         )
-    views = [read_predictions(workspace.root / by_view[view].path) for view in TTA_VIEWS[tta]]
-    return views[0].slice_ids, mean_over_views(views, average)
+    read = [read_predictions(workspace.root / by_view[view].path) for view in views]
+    return read[0].slice_ids, mean_over_views(read, average)
 
 
 def mean_over_views(views: list[Predictions], average: Average = "logit") -> FloatArray:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ichx import __version__
-from ichx.errors import ChangedDataError, ConflictError
+from ichx.errors import ChangedDataError, ConflictError, StorageError
 from ichx.experiment_files import RECORD_FILE
-from ichx.files import atomic_write, check_suffix
+from ichx.files import atomic_write, check_suffix, open_file
 from ichx.store.runs import LIVE_STATES
 from ichx.training.checkpoint_files import checkpoints as checkpoint_files
 
@@ -61,7 +61,7 @@ def archive_experiment(
         InvalidInputError: `target` has the suffix of another format.
         ConflictError: `target` exists, or a fold is running.
         ChangedDataError: A recorded file is gone.
-        StorageError: `target` cannot be written.
+        StorageError: A file cannot be read, or `target` cannot be written.
     """
     check_suffix(target, "an archive", (".zip",))
     experiment = project.store.experiment(number)
@@ -77,15 +77,25 @@ def archive_experiment(
     names = [path.relative_to(folder).as_posix() for path in paths if path.exists()]
     with (
         atomic_write(target, "the archive", remedy="Choose a writable folder with enough space.") as draft,
-        zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive,
+        zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive,
     ):
         archive.writestr(INDEX, json.dumps(index, indent=1))
         for name in dict.fromkeys([*files, *names]):
+            _check_readable(folder / name)
             if name.endswith((".log", ".json")):
-                archive.writestr(name, _without_paths((folder / name).read_text(encoding="utf-8")))
+                # a killed run may have written half a character
+                text = (folder / name).read_text(encoding="utf-8", errors="replace")
+                archive.writestr(name, _without_paths(text))
             else:
                 archive.write(folder / name, name, zipfile.ZIP_STORED)
     return ExportedArchive(target, target.stat().st_size, len(files) + len(names))
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        open_file(path).close()
+    except OSError as error:
+        raise StorageError(f"Cannot read {path}: {error.strerror}.", "Restore the file or make it readable.") from error
 
 
 def _index(project: "Project", experiment: "Experiment") -> tuple[dict[str, Any], list[str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from ichx.evaluation.choices import VIEWS
+from ichx.evaluation.choices import views_of
 from ichx.evaluation.feature_files import FeatureWriter, features_file
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.predictions import Predictions, write_predictions
@@ -94,7 +94,7 @@ class FoldPredictions:
         ids, labels = feed.ids(rows), feed.labels(rows)
         dataset = () if role == "oof" else (version.dataset, version.number)
         drafts, plain = list[PredictionDraft](), float("nan")
-        for view in VIEWS:
+        for view in views_of(self.prepared.experiment):
             path = self.files.predictions(role, view, *dataset)
             task = PredictionTask(view, f"predicting {version.dataset}, {view}", path.stem)
             with FeatureWriter(features_file(path)) if self.save_features else nullcontext() as features:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ichx.evaluation.choices import VIEWS
+from ichx.evaluation.choices import views_of
 from ichx.evaluation.feature_files import features_file
 from ichx.store.runs import LIVE_STATES
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 def finished_folds(project: "Project", number: int) -> set[int]:
     """Return the folds whose OOF predictions are recorded and whose files exist."""
     recorded = project.store.predictions(number, role="oof")
+    views = set(views_of(project.store.experiment(number)))
     stored = [p for p in recorded if (project.workspace.root / p.path).is_file()]
     return {
         fold
         for fold in {p.fold for p in stored}
-        if {p.view for p in stored if p.fold == fold} >= set(VIEWS) and _has_weights(project, number, fold)
+        if {p.view for p in stored if p.fold == fold} >= views and _has_weights(project, number, fold)
     }
 
 
@@ -39,7 +40,7 @@ def missing_tests(project: "Project", experiment: "Experiment", fold: int) -> "l
             for p in project.store.predictions(experiment.number, role="test", version_id=version.id)
             if p.fold == fold and (project.workspace.root / p.path).is_file()
         }
-        if views < set(VIEWS):
+        if views < set(views_of(experiment)):
             missing.append(version)
     return missing
 

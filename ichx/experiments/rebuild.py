@@ -97,7 +97,9 @@ def _attempt(report: RebuildReport, folder: Path, restore: Callable[[], None]) -
     try:
         restore()
     except IchxError as error:
-        report.problems.append(f"{folder}: {error.problem} {error.remedy}")
+        problem = f"{folder}: {error.problem} {error.remedy}"
+        if problem not in report.problems:  # every version is attempted twice
+            report.problems.append(problem)
     except _INVALID as error:
         reason = str(error).partition("\n")[0]
         report.problems.append(f"{folder}: its record is invalid ({type(error).__name__} {reason})")

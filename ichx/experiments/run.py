@@ -1,13 +1,14 @@
 """Runs an experiment: executes its folds and keeps its score; what is done already is not done again."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from ichx.errors import InvalidInputError, UnsupportedError
+from ichx.errors import IchxError, InvalidInputError, UnsupportedError
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.fold_run import FoldContext, run_fold
@@ -114,6 +115,8 @@ def run_experiment(
                         receiver.note(f"the OOF predictions of fold {fold} are gone; predicting again with its weights")
                     run_fold(context, fold, trained=fold in todo.predict)
                     if group.leads:
+                        with suppress(IchxError):  # damaged predictions of another fold are reported after all folds
+                            update_scores(project, number)
                         describe_folder(project, project.store.experiment(number))
         if group.leads:
             update_scores(project, number)

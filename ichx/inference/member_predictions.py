@@ -20,7 +20,7 @@ from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import LoadedDataset
 from ichx.datasets.series import neighbour_rows
 from ichx.errors import ChangedDataError, CorruptFileError
-from ichx.evaluation.choices import TTA_VIEWS, Average
+from ichx.evaluation.choices import Average, views_of
 from ichx.evaluation.feature_files import FeatureWriter
 from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.evaluation.oof import mean_over_views
@@ -97,7 +97,7 @@ def predict_files_by_fold(
         callbacks: Receives progress and notes.
         features: Pooled features are written next to this file, one file per fold and view; None: not at all.
     """
-    views = TTA_VIEWS[options.tta]
+    views = views_of(trained.experiment, options.tta)
     with ExitStack() as stack:
         network = stack.enter_context(open_networks(trained, options, callbacks.note))
         writers = {
@@ -191,7 +191,7 @@ def predict_dataset_by_fold(
         ChangedDataError: Stored predictions are of other slices.
     """
     _predict_missing(project, trained, data, options, callbacks)
-    number, version, views = trained.experiment.number, data.version, TTA_VIEWS[options.tta]
+    number, version, views = trained.experiment.number, data.version, views_of(trained.experiment, options.tta)
     stored = {(p.fold, p.view): p for p in project.store.predictions(number, role=ROLE, version_id=version.id)}
     ids: list[npt.NDArray[np.object_]] = []
     folds: dict[int, FloatArray] = {}
@@ -219,7 +219,7 @@ def _predict_missing(
     callbacks: "Callbacks",
 ) -> None:
     """Predict `data` with the folds and views that are missing; record the predictions of each finished fold."""
-    views = TTA_VIEWS[options.tta]
+    views = views_of(trained.experiment, options.tta)
     version, number = data.version, trained.experiment.number
     existing = {
         (p.fold, p.view)

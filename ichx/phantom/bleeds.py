@@ -20,6 +20,9 @@ FloatArray = NDArray[np.float32]
 _CRESCENT = 1.7
 """Ratio of length to height of a subdural collection."""
 
+_SECOND = 0.3
+"""Chance that a study has another bleed of the same subtype, on the other side."""
+
 _INDEX = {name: index for index, name in enumerate(SUBTYPES)}
 
 
@@ -231,9 +234,13 @@ def draw_bleeds(rng: np.random.Generator, head: Head, subtypes: tuple[str, ...])
     for name in SUBTYPES:
         if name in subtypes:
             found += draws[name](rng, side)
+    texture, shape = NoiseField.draw(rng, 8.0, 0.45), NoiseField.draw(rng, 15.0, 0.22)
+    for name in SUBTYPES:
+        if name in subtypes and rng.random() < _SECOND:
+            found += draws[name](rng, -side)
     return Bleeds(
-        texture=NoiseField.draw(rng, 8.0, 0.45),
-        shape=NoiseField.draw(rng, 15.0, 0.22),
+        texture=texture,
+        shape=shape,
         collections=tuple(b for b in found if isinstance(b, Collection)),
         membranes=tuple(b for b in found if isinstance(b, MembraneBlood)),
         sulcal=tuple(b for b in found if isinstance(b, SulcalBlood)),

@@ -56,12 +56,13 @@ HEADER_BYTES = 1100
 class PhantomFiles:
     """Files written by `write_phantom`.
 
-    Without test patients the test set's paths are None, and without a positive training slice `train_masks` is.
+    Without training or test patients the paths of that set are None, and without a positive training slice
+    `train_masks` is.
     """
 
     folder: Path
-    train: Path
-    train_labels: Path
+    train: Path | None
+    train_labels: Path | None
     train_masks: Path | None
     test: Path | None
     sample_submission: Path | None
@@ -104,7 +105,8 @@ def write_phantom(
     combination_chances(tuple(sorted(wanted.items())))
     folder = absolute_path(folder)
     with _draft(folder, patients + test_patients, size) as draft:
-        for name in (TRAIN_FOLDER, TRAIN_MASKS, *([TEST_FOLDER] if test_patients else [])):
+        folders = ([TRAIN_FOLDER, TRAIN_MASKS] if patients else []) + ([TEST_FOLDER] if test_patients else [])
+        for name in folders:
             (draft / name).mkdir()
         total = patients + test_patients
         train_job = _Job(draft / TRAIN_FOLDER, draft / TRAIN_MASKS, seed, 0, size, wanted)
@@ -121,16 +123,17 @@ def write_phantom(
         train = sorted(row for patient in range(patients) for row in rows[patient])
         test = sorted(row for patient in range(patients, total) for row in rows[patient])
         bleeding = any(values[-1] for _, values in train)
-        if not bleeding:
+        if patients and not bleeding:
             (draft / TRAIN_MASKS).rmdir()
-        _write_labels(draft / TRAIN_LABELS, train)
+        if patients:
+            _write_labels(draft / TRAIN_LABELS, train)
         if test_patients:
             _write_labels(draft / SAMPLE_SUBMISSION, [(name, (0.5,) * len(LABELS)) for name, _ in test])
             _write_labels(draft / TEST_LABELS, test)
     return PhantomFiles(
         folder=folder,
-        train=folder / TRAIN_FOLDER,
-        train_labels=folder / TRAIN_LABELS,
+        train=folder / TRAIN_FOLDER if patients else None,
+        train_labels=folder / TRAIN_LABELS if patients else None,
         train_masks=folder / TRAIN_MASKS if bleeding else None,
         test=folder / TEST_FOLDER if test_patients else None,
         sample_submission=folder / SAMPLE_SUBMISSION if test_patients else None,
@@ -154,10 +157,8 @@ class _Job:
 
 def _check_arguments(patients: int, test_patients: int, seed: int, size: int, processes: int | None) -> None:
     problems = []
-    if patients < 1:
-        problems.append(f"{patients} patients: a phantom dataset needs 1 or more")
-    if test_patients < 0:
-        problems.append(f"{test_patients} test patients: give 0 or more")
+    if patients < 0 or test_patients < 0 or patients + test_patients == 0:
+        problems.append(f"{patients} patients and {test_patients} test patients: give 1 or more of either")
     if not 32 <= size <= 1024:
         problems.append(f"size {size}: give 32 to 1024 pixels")
     if seed < 0:

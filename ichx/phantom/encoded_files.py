@@ -83,6 +83,7 @@ def valid_files(folder: Path, *, size: int = 64) -> dict[str, bytes]:
     `folder` is for the phantom, which is written first.
     """
     written = write_phantom(folder / "phantom", patients=6, seed=11, size=size, processes=1)
+    assert written.train is not None
     slices = sorted(written.train.iterdir())
     plain = {str(pydicom.dcmread(path).file_meta.TransferSyntaxUID): path for path in slices}
     files = {f"phantom {syntax}": path.read_bytes() for syntax, path in plain.items()}

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ichx.labels import LABELS
+from ichx.labels import LABELS, SUBTYPES
 from ichx.phantom.anatomy import Head, Skull, draw_head, measure, render_outside
 from ichx.phantom.artefacts import Artefacts, draw_artefacts
 from ichx.phantom.bleeds import Bleeds, draw_bleeds
@@ -27,7 +27,13 @@ __all__ = ["CHALLENGE_PREVALENCE", "PhantomStudy", "make_study", "study_rng", "s
 FloatArray = NDArray[np.float32]
 
 VISIBLE_MM2 = 25.0
-"""A slice has a subtype's label when at least this much of its area bleeds."""
+"""Area of a bleed in a slice from which half of the readers label it."""
+
+READER_SPREAD = 1.1
+"""Standard deviation of the logarithm of that area over slices and subtypes.
+
+Labels flicker between neighbouring slices as those of real readers do: `benchmarks/phantom_labels.py` compares them.
+"""
 
 _SUBSLICES = (-0.25, 0.25)  # of a slice's thickness; two, as neighbours soften each other
 _MASK_SHARE = 0.4
@@ -71,7 +77,8 @@ def make_study(
     scanner = study_scanner(seed, patient, size)
     patient_parts = _draw_patient(seed, patient, prevalence)
     heights = _heights(study_rng(seed, patient, "range"), patient_parts.head, scanner)
-    noise = study_rng(seed, patient, "noise")
+    noise, reader = study_rng(seed, patient, "noise"), study_rng(seed, patient, "reader")
+    visible = VISIBLE_MM2 * np.exp(READER_SPREAD * reader.standard_normal((len(heights), len(SUBTYPES))))
     hu = np.empty((len(heights), size, size), np.int16)
     mask = np.zeros((len(heights), size, size), np.uint8)
     labels = np.zeros((len(heights), len(LABELS)), np.uint8)
@@ -81,7 +88,7 @@ def make_study(
         image, shares = _slice(patient_parts, scanner, size, height)
         image += rest * np.maximum(-200 - image, 0)
         image += noise_image(noise, scanner, size, height / patient_parts.head.scale[2])
-        mask[index], labels[index] = _read_shares(shares, size, scanner.spacing)
+        mask[index], labels[index] = _read_shares(shares, size, scanner.spacing, visible[index])
         hu[index] = np.clip(np.rint(image), -1023 if scanner.circular else -1024, 3071)
         if outside is not None:
             hu[index][outside] = -1024
@@ -193,9 +200,9 @@ def _box(inside: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 
 def _read_shares(
-    shares: dict[int, FloatArray], size: int, spacing: float
+    shares: dict[int, FloatArray], size: int, spacing: float, visible: NDArray[np.float64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return one slice's mask and its six labels."""
+    """Return one slice's mask and its six labels; `visible` (5,) are the areas in mm2 that its reader sees."""
     mask = np.zeros((size, size), np.uint8)
     labels = np.zeros(len(LABELS), np.uint8)
     most = np.full((size, size), _MASK_SHARE, np.float32)
@@ -204,7 +211,7 @@ def _read_shares(
         np.maximum(most, share, out=most)
     for index, share in shares.items():
         area = float(share[share > _TRACE].sum()) * spacing**2
-        labels[index] = area >= VISIBLE_MM2 and bool((mask == index + 1).any())
+        labels[index] = area >= visible[index] and bool((mask == index + 1).any())
         if not labels[index]:
             mask[mask == index + 1] = 0  # too little for the label: not in the mask either
     labels[-1] = labels[:-1].max()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -214,3 +215,26 @@ def drop_ids(members: dict[str, bytes]) -> None:
     index = json.loads(members["experiment.json"])
     del index["id"], index["created"]
     members["experiment.json"] = json.dumps(index).encode()
+
+
+def test_a_log_of_half_a_character_and_files_of_1970_are_exported(
+    trained_copy: Path, tmp_path: Path, ichx: Program
+) -> None:
+    files = open_workspace(trained_copy).experiment_files(1)
+    with files.fold(0).log.open("ab") as log:
+        log.write("killed \N{POUND SIGN}".encode()[:-1])
+    for path in files.folder.rglob("*"):
+        os.utime(path, (0, 0))
+    done = ichx("exp", "export", 1, tmp_path / "one.zip", "--weights", cwd=trained_copy)
+    assert done.code == 0, done.err
+    with zipfile.ZipFile(tmp_path / "one.zip") as archive:
+        assert archive.read("fold-0/run.log").decode().endswith("killed \N{REPLACEMENT CHARACTER}")
+
+
+def test_a_file_that_cannot_be_read_is_named_by_the_export(project: Project, tmp_path: Path) -> None:
+    log = project.workspace.experiment_files(1).fold(0).log
+    log.unlink()
+    log.mkdir()
+    with pytest.raises(StorageError, match=re.escape(str(log))):
+        archive_experiment(project, 1, tmp_path / "one.zip")
+    assert not list(tmp_path.glob("one*"))

@@ -8,9 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import Program
 from running_programs import start_held
 
 from ichx.experiments.callbacks import RunCallbacks
+from ichx.experiments.fold_status import fold_score
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
@@ -105,3 +107,22 @@ def test_a_stop_outside_training_loses_nothing(dataset_copy: Path, killed_runs: 
         assert last.starts == ["checkpoint after epoch 3, the last one"]
         run_experiment(Project(workspace, store, registry), 2, folds=[0])
     assert killed_runs.differences(dataset_copy, 1, 2) == []
+
+
+def test_a_stop_in_a_later_fold_leaves_the_score_of_the_finished_folds(dataset_copy: Path, ichx: Program) -> None:
+    class StopInSecondFold(RunCallbacks):
+        folds = 0
+
+        def fold_started(self, plan: object) -> None:
+            self.folds += 1
+            if self.folds == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    workspace, registry = open_workspace(dataset_copy), load_registry()
+    with open_store(workspace) as store:
+        new_experiment(store, registry, ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
+        with pytest.raises(RunStopped):
+            run_experiment(Project(workspace, store, registry), 1, callbacks=StopInSecondFold())
+        assert store.experiment(1).folds_done == 1
+        assert store.experiment(1).score == pytest.approx(fold_score(store, 1, 0))
+    assert ichx("audit", 1, cwd=dataset_copy).code == 0

@@ -211,11 +211,11 @@ def test_a_damaged_record_is_one_problem_and_the_rest_is_registered(trained_copy
     index = json.loads(record.read_text())
     del index["runs"]
     record.write_text(json.dumps(index))
+    shutil.copytree(trained_copy / "datasets" / "ph" / "v1", trained_copy / "datasets" / "ph" / "v2")
+    (trained_copy / "datasets" / "ph" / "v2" / "version.json").write_text("[")
     lose_store(trained_copy)
     done = ichx("store", "rebuild", "--json", cwd=trained_copy)
     found = json.loads(done.out)
     assert (done.code, found["experiments"]) == (1, [3])
-    assert [str(Path("experiments", n)) in problem for n, problem in zip("12", found["problems"], strict=True)] == [
-        True,
-        True,
-    ]
+    damaged = ("datasets/ph/v2", "experiments/1", "experiments/2")
+    assert [place in problem for place, problem in zip(damaged, found["problems"], strict=True)] == [True] * 3

@@ -167,7 +167,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 def test_all_invalid_arguments_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(IchxError) as caught:
         write_phantom(tmp_path / "x", patients=0, test_patients=-1, seed=-1, size=31, processes=0)
-    assert len(caught.value.problem.splitlines()) == 5
+    assert len(caught.value.problem.splitlines()) == 4
     with pytest.raises(IchxError, match="size 1025"):
         write_phantom(tmp_path / "x", patients=1, seed=0, size=1025)
     with pytest.raises(IchxError, match="'subdurall'"):
@@ -208,3 +208,17 @@ def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     write_phantom(tmp_path / "ph", patients=1, seed=0, size=32, processes=1)
     assert not left.exists()
     assert alive.exists()
+
+
+def test_a_test_set_without_training_patients(tmp_path: Path) -> None:
+    files = write_phantom(tmp_path / "ph", patients=0, test_patients=2, seed=0, size=32, processes=1)
+    assert (files.train, files.train_labels, files.train_masks, files.train_slices) == (None, None, None, 0)
+    assert files.test is not None
+    assert files.test_slices == len(list(files.test.iterdir())) > 0
+    assert sorted(path.name for path in files.folder.iterdir()) == [
+        "stage_2_sample_submission.csv",
+        "stage_2_test",
+        "stage_2_test_labels.csv",
+    ]
+    with pytest.raises(IchxError, match="0 patients and 0 test patients"):
+        write_phantom(tmp_path / "none", patients=0, seed=0, size=32)
