@@ -235,7 +235,8 @@ def test_reblended_ensembles_have_equal_scores(
     root: Path, ichx: Program, number: int, options: tuple[str, ...]
 ) -> None:
     expected = EXPECTED["ensembles"][number - 1]
-    document(ichx, "ensemble", "--members", "1,2", *options, "--dataset", "phantom", cwd=root)
+    older = ("--average", "probability", "--dataset", "phantom")
+    document(ichx, "ensemble", "--members", "1,2", *options, *older, cwd=root)
     (row,) = query(root, "SELECT method, tta, score, nested_score FROM ensemble WHERE number = 3")
     assert row[:2] == (expected["method"], expected["tta"])
     assert row[2:] == pytest.approx((expected["score"], expected["nested_score"]), rel=1e-9)
@@ -390,7 +391,8 @@ def test_another_dataset_is_evaluated_with_an_equal_score(root: Path, ichx: Prog
     source = root / "phantom.zip"
     labels = ("--labels", source / "stage_2_test_labels.csv", "--folds", 2)
     output(ichx, "data", "add", "other", source / "stage_2_test", *labels, cwd=root)
-    card = document(ichx, "evaluate", 1, "--dataset", "other", "--tta", "hflip", *CPU, cwd=root)
+    options = ("--dataset", "other", "--tta", "hflip", "--average", "probability", *CPU)
+    card = document(ichx, "evaluate", 1, *options, cwd=root)
     assert card["slices"]["scores"]["log_loss"] == pytest.approx(EXPECTED["evaluated"], abs=PROBABILITY)
 
 

@@ -29,7 +29,7 @@ HEADINGS = {
 def scores(
     number: Number,
     tta: Tta = "none",
-    average: Average = "logit",
+    average: Average = None,
     pooling: Pooling = "max",
     labels: Labels = None,
     as_csv: AsCsv = False,
@@ -45,7 +45,7 @@ def scores(
         project.store.experiment(number)  # report an unknown number before pandas is imported
         from ichx.evaluation.scorecard import scorecard
 
-        card = scorecard(project, number, tta=tta, pooling=pooling, average=average)
+        card = scorecard(project, number, tta=tta, pooling=pooling, average=average or "logit")
     if as_json:
         print_json(card)
         return

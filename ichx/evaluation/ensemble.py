@@ -11,34 +11,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.dataset import load_version
-from ichx.datasets.label_csv import read_sample
-from ichx.errors import ChangedDataError, InvalidInputError, NotReadyError
+from ichx.errors import ChangedDataError, InvalidInputError
 from ichx.evaluation import blend
-from ichx.evaluation.averaging import blend_folds, mean_of
-from ichx.evaluation.blend_record import BlendChoice, BlendRecord, Submission
+from ichx.evaluation.blend_record import BlendChoice, BlendRecord
 from ichx.evaluation.bootstrap import loss_interval
-from ichx.evaluation.choices import Average, Method, Tta, check_average, check_method, check_tta, views_of
+from ichx.evaluation.choices import Average, Method, Tta, check_average, check_method, check_tta
 from ichx.evaluation.ensemble_file import EnsembleModel, write_model
+from ichx.evaluation.ensemble_submissions import BlendedMembers, submitted_test_sets, write_predicted
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.members import complete_members, requested_members
-from ichx.evaluation.metric import FloatArray, score
+from ichx.evaluation.metric import score
 from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline, FittedBlend, Progress
-from ichx.evaluation.oof import OofTable, read_fold, read_oof
+from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.predictions import Predictions, write_predictions
+from ichx.evaluation.selecting_folds import selected_member
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.stored_members import describe_member
-from ichx.evaluation.submission import write_submission
-from ichx.files import check_suffix, write_text
+from ichx.files import write_text
 from ichx.store import EnsembleDraft, EnsembleMember
 from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
-    from ichx.store import DatasetVersion, Ensemble, Experiment, Store
+    from ichx.store import DatasetVersion, Ensemble, Experiment
     from ichx.workspace import Workspace
 
 OOF_FILE: Final = "oof.parquet"
@@ -106,14 +104,14 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
     experiments = sorted(selected.experiments, key=lambda e: e.number)
     if not request.members and len(experiments) < request.top:
         notes.insert(0, f"Blended {format_count(len(experiments), 'complete experiment')} instead of {request.top}.")
-    tests = _test_sets(project.store, version, request.out)
+    tests = submitted_test_sets(project.store, version, request.out)
     if not tests:
         notes.append(f"No submission was written: no test set with a sample belongs to {version.dataset}.")
     tables = [read_oof(project, e, request.tta, selected.folds, average=request.average) for e in experiments]
     if tables[0].left_out:
         notes.append(f"Without {format_count(tables[0].left_out, 'slice')} that could not be decoded.")
 
-    data = _blend_data(project.workspace, version, experiments, tables)
+    data = blend_data(project.workspace, version, experiments, tables)
     top = None if request.members else request.top
     pipeline = BlendPipeline(data, BlendOptions(request.method, top, request.smooth, request.calibrate))
     nested = pipeline.nested(progress)
@@ -122,15 +120,21 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
 
     number = project.store.reserve_ensemble()
     folder = project.workspace.ensemble_dir(number)
+    members = BlendedMembers(
+        fitted, dict(enumerate(experiments)), selected.folds, request.tta, request.average, data.labels.mean(axis=0)
+    )
     submissions = []
     for test in tests:
-        slices, predicted = _predict_blend(project, fitted, experiments, selected.folds, request, test)
         path = request.out or folder / f"{test.dataset}.csv"
-        submissions.append(_submit(project, test, slices, predicted, data.labels.mean(axis=0), path))
+        submissions.append(write_predicted(project, members, test, path, folder))
     scores = [score(data.labels, p) for p in data.members]
     ranked = sorted(fitted.candidates, key=lambda k: (scores[k], k))
     choice = _choice(fitted, experiments, request.method)
     in_sample, fits = score(data.labels, blended), {} if nested is None else nested.fits
+    used = [experiments[k] for k in fitted.candidates if k in fitted.pool.members]
+    chosen = tuple(found for e in used if (found := selected_member(project.store, e, selected.folds)))
+    clean = sorted(set(selected.folds).difference(*(member.folds for member in chosen))) if chosen else []
+    rows = np.isin(data.folds, clean)
     record = BlendRecord(
         names={experiments[k].number: experiments[k].name for k in ranked},
         best_single=min(scores[k] for k in ranked),
@@ -141,6 +145,9 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
         fold_choices=tuple(_choice(fits[fold], experiments, request.method, fold) for fold in fits),
         submissions=tuple(submissions),
         notes=tuple(notes),
+        selected=chosen,
+        clean_folds=tuple(clean),
+        clean_score=score(data.labels[rows], nested.predicted[rows]) if nested is not None and rows.any() else None,
     )
     oof = logits(blended if nested is None else nested.predicted).astype(np.float32)
     model = EnsembleModel(
@@ -185,80 +192,7 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
     return EnsembleReport(ensemble=project.store.add_ensemble(draft, number), **vars(record))
 
 
-def predict_test(
-    project: "Project",
-    experiment: "Experiment",
-    test: "DatasetVersion",
-    tta: Tta,
-    only: Sequence[int] | None = None,
-    *,
-    average: Average = "logit",
-) -> tuple[npt.NDArray[np.object_], FloatArray]:
-    """Return `(slice_ids, probabilities (N, 6))` of a test set, the mean over views and folds.
-
-    Arguments and errors are those of `stored_test_folds`.
-    """
-    ids, folds = stored_test_folds(project, experiment, test, tta, only, average=average)
-    return ids, mean_of(list(folds.values()), average)
-
-
-def stored_test_folds(
-    project: "Project",
-    experiment: "Experiment",
-    test: "DatasetVersion",
-    tta: Tta,
-    only: Sequence[int] | None = None,
-    *,
-    average: Average = "logit",
-) -> tuple[npt.NDArray[np.object_], dict[int, FloatArray]]:
-    """Return the slice ids of a test set and the stored probabilities `(N, 6)` of each fold, the mean over views.
-
-    Args:
-        project: The open project.
-        experiment: The experiment that predicts.
-        test: The test set.
-        tta: Test-time augmentation, whose views are averaged.
-        only: The folds; None: all.
-        average: What is averaged over views.
-
-    Raises:
-        NotReadyError: A fold has not predicted the test set.
-        ChangedDataError: Predictions are missing, or folds predict different slices.
-    """
-    stored = project.store.predictions(experiment.number, role="test", version_id=test.id)
-    folds = list(range(experiment.folds)) if only is None else sorted(only)
-    missing = sorted(set(folds) - {p.fold for p in stored})
-    if missing:
-        raise NotReadyError(
-            f"Experiment {experiment.number} has no predictions of {test.dataset} from fold "
-            f"{', '.join(map(str, missing))}.",
-            f"Run `ichx run {experiment.number}`: it predicts test sets that were added later.",
-        )
-    parts = {fold: read_fold(project.workspace, stored, fold, views_of(experiment, tta), average) for fold in folds}
-    ids = parts[folds[0]][0]
-    if any(not np.array_equal(ids, other) for other, _ in parts.values()):
-        raise ChangedDataError(
-            f"The folds of experiment {experiment.number} predict different slices of {test.dataset}.",
-            f"Rerun `ichx run {experiment.number}`.",
-        )
-    return ids, {fold: p for fold, (_, p) in parts.items()}
-
-
-def _test_sets(store: "Store", version: "DatasetVersion", out: Path | None) -> list["DatasetVersion"]:
-    """Return the test sets that get a submission."""
-    tests = [t for t in store.test_sets(version.dataset) if t.sample is not None]
-    if out is not None and len(tests) != 1:
-        names = ", ".join(t.dataset for t in tests) or "none"
-        raise InvalidInputError(
-            f"`--out` needs exactly one test set with a sample, and {version.dataset} has: {names}.",
-            "Leave out `--out`.",
-        )
-    if out is not None:
-        check_suffix(out, "a submission", (".csv",))
-    return tests
-
-
-def _blend_data(
+def blend_data(
     workspace: "Workspace", version: "DatasetVersion", experiments: "Sequence[Experiment]", tables: Sequence[OofTable]
 ) -> BlendData:
     """Return the experiments' predictions in the rows of the first, joined by slice id."""
@@ -312,64 +246,3 @@ def _reason(fitted: FittedBlend, method: Method) -> str:
     if comparison is None or comparison.error is None:
         return "too few patients to compare convex with the mean"
     return f"convex gains {'more' if comparison.taken else 'no more'} over the mean than a standard error"
-
-
-def _predict_blend(
-    project: "Project",
-    fitted: FittedBlend,
-    experiments: "Sequence[Experiment]",
-    folds: Sequence[int],
-    request: EnsembleRequest,
-    test: "DatasetVersion",
-) -> tuple[pd.DataFrame, FloatArray]:
-    """Return the slices of a test set that the members predict, and their blended probabilities `(N, 6)`."""
-    tables = {
-        k: stored_test_folds(project, experiments[k], test, request.tta, folds, average=request.average)
-        for k in fitted.pool.members
-    }
-    ids = next(iter(tables.values()))[0]
-    for k, (other, _) in tables.items():
-        if not np.array_equal(other, ids):
-            different = len(set(other) ^ set(ids))
-            raise ChangedDataError(
-                f"The members predict different slices of {test.dataset}: experiment {experiments[k].number} differs "
-                f"in {format_count(different, 'slice')}.",
-                _RERUN_MEMBERS,
-            )
-    slices = load_version(project.workspace, test).slices.set_index("slice_id", drop=False)
-    unknown = len(set(ids) - set(slices.index))
-    if unknown:
-        raise ChangedDataError(
-            f"The members predict {format_count(unknown, 'slice')} that {test.dataset} version {test.number} does not "
-            "have.",
-            _RERUN_MEMBERS,
-        )
-    slices = slices.loc[pd.Index(ids)]
-    members = {k: by_fold for k, (_, by_fold) in tables.items()}
-    return slices, blend_folds(fitted, members, SeriesNeighbours.of(slices), request.average)
-
-
-def _submit(
-    project: "Project",
-    test: "DatasetVersion",
-    slices: pd.DataFrame,
-    predicted: FloatArray,
-    prevalence: FloatArray,
-    path: Path,
-) -> Submission:
-    """Write a submission of `predicted` (N, 6), with `prevalence` (6,) for images of the sample without a slice."""
-    assert test.sample is not None
-    sample = read_sample(project.workspace.root / test.sample)
-    row_of = {image: row for row, image in enumerate(slices[test.summary["sample"]["by"]])}
-    rows = np.array([row_of.get(image, -1) for image in sample.images])
-    if (rows < 0).all():
-        raise InvalidInputError(
-            f"No image of the sample is a slice of {test.dataset}.", "Add the test set with its own `--sample` CSV."
-        )
-    values = np.where(rows[:, None] < 0, prevalence, predicted[rows])
-    write_submission(path, sample, sample.images, values)
-    try:
-        shown = path.resolve().relative_to(project.workspace.root).as_posix()
-    except ValueError:
-        shown = str(path.resolve())
-    return Submission(test.dataset, shown, len(sample.images), int((rows < 0).sum()))

@@ -26,6 +26,7 @@ from ichx.evaluation.calibration import Bounds, Consistent, Isotonic, Temperatur
 from ichx.evaluation.choices import Average, Tta, check_average, check_tta
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.nested_score import Alternative, BlendOptions, FittedBlend
+from ichx.evaluation.selecting_folds import SelectedMember
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.smoothing import Kernels
 from ichx.files import atomic_write, sha256_file, write_text
@@ -115,6 +116,7 @@ STORED_TYPES: Final[Mapping[str, type]] = {
         BlendRecord,
         BlendChoice,
         Submission,
+        SelectedMember,
         Interval,
     )
 }

@@ -46,6 +46,15 @@ def check_networks(project: "Project", ensemble: "Ensemble", model: EnsembleMode
         )
 
 
+def check_members(project: "Project", ensemble: "Ensemble", model: EnsembleModel) -> None:
+    """Check that the members with a weight are the experiments that were blended; raise `ChangedDataError` if not."""
+    problems = [found for member in model.used if (found := identity_problem(project, member))]
+    if problems:
+        raise ChangedDataError(
+            "\n".join(f"Ensemble {ensemble.number}: {problem}." for problem in problems), blend_again(ensemble)
+        )
+
+
 def network_problems(project: "Project", member: ModelMember) -> list[str]:
     """Return why the networks of `member` are not those that were blended, one line each."""
     problem = identity_problem(project, member)

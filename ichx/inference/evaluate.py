@@ -1,4 +1,4 @@
-"""Scores of an experiment on another labelled dataset. Its predictions are stored and computed once."""
+"""Scores of an experiment or ensemble on another labelled dataset. Its predictions are stored and computed once."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,18 +10,18 @@ import pandas as pd
 from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.datasets.identity import of_known_patients
-from ichx.errors import ConflictError, NotReadyError
-from ichx.evaluation.averaging import mean_of
+from ichx.errors import ChangedDataError, ConflictError, NotReadyError
 from ichx.evaluation.bootstrap import Bootstrap
-from ichx.evaluation.choices import Average, Pooling, check_average, check_pooling, check_tta
+from ichx.evaluation.choices import Average, Pooling, check_pooling
 from ichx.evaluation.metric import FloatArray, score
 from ichx.evaluation.scorecard import both_scores
 from ichx.evaluation.scores import pool_studies
+from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.thresholds import OperatingPoint, operating_points
 from ichx.inference.member_predictions import predict_dataset_by_fold
-from ichx.inference.trained import InferenceOptions, Trained, find_trained
+from ichx.inference.ready_model import ReadyModel, ready_experiment
+from ichx.inference.trained import InferenceOptions, Trained
 from ichx.labels import LABELS
-from ichx.store import marks
 from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of an experiment on another dataset, by the mean over views and folds."""
+    """Scores of an experiment or ensemble on another dataset, by the mean over views and folds."""
 
     experiment: int
+    """The experiment, or the member of the ensemble with the largest weight, whose heat maps are shown."""
     name: str
     dataset: str
     dataset_version: int
@@ -52,6 +53,8 @@ class Evaluation:
     """Operating thresholds by unit (`slice`, `study`) and label; none for a label without both classes."""
     average: Average = "logit"
     """What was averaged over views and folds."""
+    ensemble: int | None = None
+    """The ensemble that was scored; None for an experiment."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class EvaluatedSlices:
 
     data: LoadedDataset
     trained: Trained
+    """The experiment of `Evaluation.experiment`."""
     rows: npt.NDArray[np.int64]
     """Rows of `data.slices`, `(N,)`."""
     labels: FloatArray
@@ -97,46 +101,62 @@ def evaluate_slices(
         NotReadyError: The dataset has no labels, or no fold is finished.
         ConflictError: The dataset shares patients or slices with the experiment's dataset.
     """
-    options = options or InferenceOptions()
-    tta, folds = options.tta, options.folds
-    check_tta(tta)
-    average = check_average(options.average)
+    model = ready_experiment(project, number, options, callbacks.note)
+    return evaluate_slices_with(project, model, dataset, callbacks=callbacks, pooling=pooling)
+
+
+def evaluate_slices_with(
+    project: "Project", model: ReadyModel, dataset: str, *, callbacks: "Callbacks", pooling: Pooling = "max"
+) -> tuple[Evaluation, EvaluatedSlices]:
+    """Return the scores of an experiment or an ensemble; see `evaluate_slices`."""
     check_pooling(pooling)
-    trained = find_trained(project, number, folds)
     version = project.store.version(dataset)
     if version.label_digest is None:
         raise NotReadyError(f"{dataset} has no labels.", "Predict it without scores: `ichx predict`.")
     data = load_version(project.workspace, version)
-    _refuse_shared(project, trained, data)
-    if trained.partial is not None and folds is None:
-        callbacks.note(f"experiment {number} predicts with {trained.partial}")
-    predicted = predict_dataset_by_fold(project, trained, data, options, callbacks)
-    numbers = pd.Index(data.slices["slice_id"]).get_indexer(pd.Index(predicted.slice_ids))
+    _refuse_shared(project, model.shown, data)
+    predicted = {
+        k: predict_dataset_by_fold(project, trained, data, model.options, callbacks)
+        for k, trained in model.members.items()
+    }
+    ids = next(iter(predicted.values())).slice_ids
+    for k, other in predicted.items():
+        if not np.array_equal(ids, other.slice_ids):
+            raise ChangedDataError(
+                f"The stored predictions of experiment {model.members[k].experiment.number} are of other slices of "
+                f"{dataset} than those of experiment {model.shown.experiment.number}.",
+                f"Remove the evaluation files of {dataset} from "
+                f"{project.workspace.experiment_files(model.members[k].experiment.number).folder}.",
+            )
+    folds = {k: one.folds for k, one in predicted.items()}
+    numbers = pd.Index(data.slices["slice_id"]).get_indexer(pd.Index(ids))
     rows = data.slices.iloc[numbers]
+    neighbours = SeriesNeighbours.of(rows)
     labels = rows[list(LABELS)].to_numpy(np.float64)
-    mean = mean_of(list(predicted.folds.values()), average)
+    mean = model.mean(folds, neighbours)
     study_of = rows["study"].to_numpy(object)
     slices, studies = both_scores(labels, mean, rows["patient"].to_numpy(object), study_of, pooling)
     pooled = pool_studies(labels, mean, study_of, pooling)
     evaluation = Evaluation(
-        experiment=number,
-        name=trained.experiment.name,
+        experiment=model.shown.experiment.number,
+        name=model.name,
         dataset=dataset,
         dataset_version=version.number,
-        tta=tta,
-        marks=marks(trained.experiment),
-        folds={fold: score(labels, p) for fold, p in predicted.folds.items()},
+        tta=model.options.tta,
+        marks=model.marks,
+        folds={fold: score(labels, model.of_fold(folds, neighbours, fold)) for fold in model.folds},
         slices=slices,
         studies=studies,
         left_out=len(data.slices) - len(rows),
-        precision=", ".join(sorted(predicted.precisions)),
+        precision=", ".join(sorted(frozenset().union(*(one.precisions for one in predicted.values())))),
         thresholds={
             "slice": _thresholds(labels, mean),
             "study": _thresholds(pooled.labels, pooled.probabilities),
         },
-        average=average,
+        average=model.options.average,
+        ensemble=model.ensemble,
     )
-    return evaluation, EvaluatedSlices(data, trained, numbers, labels, mean)
+    return evaluation, EvaluatedSlices(data, model.shown, numbers, labels, mean)
 
 
 def _thresholds(labels: FloatArray, predicted: FloatArray) -> dict[str, tuple[OperatingPoint, ...]]:

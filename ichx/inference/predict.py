@@ -1,4 +1,4 @@
-"""Predicts DICOM files that belong to no dataset, with the finished folds of an experiment.
+"""Predicts DICOM files that belong to no dataset, with the finished folds of an experiment or with an ensemble.
 
 Slices take the same path as in training: header, series, HU cache, loader, windows, network. The cache is a temporary
 folder that holds some complete series at a time, so that neither disk nor memory holds all pixels. Results are written
@@ -9,21 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from ichx.datasets.add import require_usable_slices
 from ichx.datasets.catalog import usable_slices
 from ichx.datasets.ingest_report import reading_warnings
 from ichx.errors import CorruptFileError
-from ichx.evaluation.averaging import mean_of
-from ichx.evaluation.choices import Average, check_average, check_tta
+from ichx.evaluation.choices import Average
+from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.files import absolute_path
 from ichx.inference.file_catalog import scan_files
 from ichx.inference.member_predictions import FileSlices, predict_files_by_fold
 from ichx.inference.prediction_tables import pooling_warnings, series_table, slice_table, study_table
+from ichx.inference.ready_model import ReadyModel, ready_experiment
 from ichx.inference.scratch import scratch_folder
-from ichx.inference.trained import InferenceOptions, find_trained
-from ichx.store import marks
+from ichx.inference.trained import InferenceOptions
+from ichx.labels import LABELS
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FilePredictions:
-    """Predictions of files by one experiment."""
+    """Predictions of files by one experiment or ensemble."""
 
     experiment: int
+    """The experiment, or the member of the ensemble with the largest weight, whose heat maps are shown."""
     name: str
     folds: tuple[int, ...]
     tta: str
@@ -62,6 +65,8 @@ class FilePredictions:
     """The id behind each hash, if requested; see `ichx.inference.file_catalog.ScannedFiles.id_map`."""
     average: Average = "logit"
     """What was averaged over views and folds."""
+    ensemble: int | None = None
+    """The ensemble that predicted; None for an experiment."""
 
     @property
     def predicted(self) -> int:
@@ -104,32 +109,48 @@ def predict_files(
         NotReadyError: The experiment has no finished fold.
         CorruptFileError: No file is a usable slice.
     """
-    options, outputs = options or InferenceOptions(), outputs or FileOutputs()
-    folds, average = options.folds, check_average(options.average)
-    check_tta(options.tta)
-    trained = find_trained(project, number, folds)
-    if trained.partial is not None and folds is None:
-        callbacks.note(f"experiment {number} predicts with {trained.partial}")
+    model = ready_experiment(project, number, options, callbacks.note)
+    return predict_files_with(project, model, source, callbacks=callbacks, outputs=outputs)
+
+
+def predict_files_with(
+    project: "Project",
+    model: ReadyModel,
+    source: Path,
+    *,
+    callbacks: "Callbacks",
+    outputs: FileOutputs | None = None,
+) -> FilePredictions:
+    """Predict DICOM files with an experiment or an ensemble; see `predict_files`."""
+    outputs = outputs or FileOutputs()
     source = absolute_path(source)
     key = project.workspace.privacy_key()
     files = scan_files(source, lambda done, total: callbacks.phase("reading headers", done, total))
     catalog = files.catalog(None if outputs.keep_ids else key)
     require_usable_slices(source, catalog)
     slices = usable_slices(catalog)
+    by_member = {}
     with scratch_folder(project.workspace.cache_dir) as folder:
-        predicted = predict_files_by_fold(
-            trained, FileSlices(source, slices, folder), options, callbacks, outputs.features
-        )
-    mean = mean_of(list(predicted.folds.values()), average)
-    table = slice_table(catalog, slices, mean, predicted.undecodable)
+        for k, trained in model.members.items():
+            part = FileSlices(source, slices, folder, members=len(model.members))
+            by_member[k] = predict_files_by_fold(trained, part, model.options, callbacks, outputs.features)
+    undecodable: dict[int, str] = {}
+    for one in by_member.values():
+        undecodable |= one.undecodable
+    rows = np.setdiff1d(np.arange(len(slices)), list(undecodable)).astype(np.int64)
+    folds = {k: {fold: p[rows] for fold, p in one.folds.items()} for k, one in by_member.items()}
+    predicted = np.full((len(slices), len(LABELS)), np.nan)
+    if len(rows):
+        predicted[rows] = model.mean(folds, SeriesNeighbours.of(slices.iloc[rows]))
+    table = slice_table(catalog, slices, predicted, undecodable)
     studies = study_table(table)
     found = FilePredictions(
-        experiment=number,
-        name=trained.experiment.name,
-        folds=tuple(trained.weights),
-        tta=options.tta,
-        precision=predicted.precision,
-        marks=marks(trained.experiment),
+        experiment=model.shown.experiment.number,
+        name=model.name,
+        folds=model.folds,
+        tta=model.options.tta,
+        precision=", ".join(sorted({one.precision for one in by_member.values()})),
+        marks=model.marks,
         slices=table,
         studies=studies,
         series=series_table(table),
@@ -138,7 +159,8 @@ def predict_files(
         source=source,
         catalog=slices,
         id_map=files.id_map(key) if outputs.id_map else None,
-        average=average,
+        average=model.options.average,
+        ensemble=model.ensemble,
     )
     if not found.predicted:
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in found.defects.items())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ichx.errors import ChangedDataError, DivergedError, NotReadyError
+from ichx.errors import ChangedDataError, DivergedError, NotReadyError, UnsupportedError
 from ichx.evaluation.choices import Average, InferencePrecision, Tta
 from ichx.experiments.folder_record import check_folder
 from ichx.recipe import Recipe
@@ -71,10 +71,16 @@ def find_trained(project: "Project", number: int, folds: Sequence[int] | None = 
     Raises:
         NotFoundError: The experiment or a fold does not exist.
         NotReadyError: A fold is not finished.
+        UnsupportedError: Its predictions are those of another tool.
         ChangedDataError: Weights are gone.
         ConflictError: The folder contains another experiment.
     """
     experiment = project.store.experiment(number)
+    if experiment.external:
+        raise UnsupportedError(
+            f"Experiment {number} ({experiment.name}) has predictions of another tool and no network.",
+            "Predict new files with that tool.",
+        )
     check_folder(project, experiment)
     finished = sorted({p.fold for p in project.store.predictions(number, role="oof")})
     experiment.check_folds(folds or ())

@@ -15,7 +15,8 @@ from ichx.errors import ConflictError, InvalidInputError, NotFoundError, NotRead
 from ichx.evaluation import blend
 from ichx.evaluation.bootstrap import mean_interval
 from ichx.evaluation.choices import METHODS, Average, Method
-from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble, predict_test
+from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
+from ichx.evaluation.ensemble_submissions import predict_test
 from ichx.evaluation.metric import row_losses, score
 from ichx.evaluation.nested_score import DRAWS
 from ichx.evaluation.oof import read_oof

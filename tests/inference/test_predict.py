@@ -30,7 +30,7 @@ from ichx.errors import (
     UnsupportedError,
 )
 from ichx.evaluation.choices import Average, Tta
-from ichx.evaluation.ensemble import predict_test
+from ichx.evaluation.ensemble_submissions import predict_test
 from ichx.evaluation.feature_files import read_features
 from ichx.evaluation.metric import probabilities
 from ichx.evaluation.predictions import read_predictions
