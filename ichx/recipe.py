@@ -7,6 +7,7 @@ TOML form is in `ichx.recipe_text`, the rules for values are in `ichx.recipe_rul
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,6 +159,49 @@ class StageRecipe:
 
 
 @dataclass(frozen=True)
+class SequenceRecipe:
+    """A network over the slices of a series, whose inputs are the outputs of other networks."""
+
+    inputs: tuple[str, ...] = ("logits",)
+    """`logits` and `features` of the members, one of them or both."""
+    parts: int = 8
+    """Parts of a fold's patients, each predicted by a head that has not seen it; with inputs of logits only."""
+    seeds: int = 1
+    """Heads that differ in their random draws only; their logits are averaged."""
+    width: int = 64
+    """Hidden units of a recurrent network per direction, or of a transformer's slice."""
+    layers: int = 1
+    dropout: float = 0.0
+    differences: bool = False
+    """Add the differences to both neighbours to the inputs."""
+    residual: bool = False
+    """Predict the difference to the members' mean logit, from zero."""
+    projection: int = 0
+    """Width to which the features of each member are reduced first; 0 keeps them."""
+    projection_kind: str = "linear"
+    """`linear`: a layer that learns; `pca`: principal components of the training slices."""
+    study_weight: float = 0.25
+    """Weight of the loss of the series' own prediction relative to that of the slices."""
+    mil_weight: float = 0.1
+    """Weight of the loss of the slices' maximum."""
+    reverse: float = 0.0
+    """Probability of an augmentation, like `every_second` and `contiguous`."""
+    every_second: float = 0.0
+    contiguous: float = 0.0
+    drop: float = 0.0
+    """Share of the slices that are left out."""
+    noise: float = 0.0
+    """Standard deviation of noise, as a share of that of the input in the series."""
+    average_last: int = 1
+    """Epochs whose predictions are averaged."""
+
+    @property
+    def heads(self) -> int:
+        """Number of networks that are trained side by side."""
+        return self.seeds * (self.parts if self.inputs == ("logits",) else 1)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Every value that determines a training, except the data."""
 
@@ -173,6 +217,8 @@ class Recipe:
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
     loss: LossRecipe = _added(LossRecipe())  # noqa: RUF009 (a field)
     ema: EmaRecipe = _added(EmaRecipe())  # noqa: RUF009 (a field)
+    sequence: SequenceRecipe | None = _added(None)  # noqa: RUF009 (a field)
+    """Of networks over series only; they have no `model`, `input` and `augmentation`."""
 
     @property
     def epochs(self) -> int:
@@ -188,6 +234,22 @@ class Recipe:
     def selects(self) -> bool:
         """Whether the validation score chooses the weights, which makes that score optimistic."""
         return any(stage.patience > 0 for stage in self.stage)
+
+
+IMAGE_TABLES = ("model", "input", "augmentation")
+"""Parts of a recipe that a network over series does not have."""
+
+NO_IMAGE: Mapping[str, Any] = {
+    "model": ModelRecipe(backbone="", pretrained=False),
+    "input": InputRecipe(size=256),
+    "augmentation": AugmentationRecipe(),
+}
+"""What the recipe of a network over series has in their place."""
+
+
+def has_part(recipe: Recipe, name: str) -> bool:
+    """Return whether `recipe` has the value or table `name`: networks over series have no images, others no series."""
+    return recipe.sequence is None if name in IMAGE_TABLES else getattr(recipe, name) is not None
 
 
 def literal(value: object) -> str:
@@ -208,6 +270,8 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for spec in dataclasses.fields(recipe):
         value = getattr(recipe, spec.name)
+        if not has_part(recipe, spec.name):
+            continue
         if spec.name == "stage":
             for stage in value:
                 for inner in dataclasses.fields(stage):
@@ -228,7 +292,8 @@ def settable(recipe: Recipe) -> dict[str, Any]:
     for the second one, except for the file's default window.
     """
     values = {name: value for name, value in flatten(recipe).items() if name != "plugin"}
-    for number, window in enumerate(recipe.input.windows, start=1):
+    windows = recipe.input.windows if has_part(recipe, "input") else ()
+    for number, window in enumerate(windows, start=1):
         if window != FILE_WINDOW:
             values |= {f"input.windows.{number}.{part}": window[at] for at, part in enumerate(WINDOW_PARTS)}
     return values

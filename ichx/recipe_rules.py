@@ -1,10 +1,10 @@
 """Valid values of a recipe: choices, bounds, and combinations that exclude each other."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 
-from ichx.recipe import FILE_WINDOW, MAX_NEIGHBOURS, Recipe, StageRecipe, flatten, literal
+from ichx.recipe import FILE_WINDOW, MAX_NEIGHBOURS, Recipe, SequenceRecipe, StageRecipe, flatten, literal
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "input.window_kind": ("linear", "sigmoid"),
@@ -14,8 +14,16 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "optimizer.name": ("radam", "adamw", "sgd"),
     "stage.*.sampling": ("fixed", "redrawn", "all"),
     "stage.*.scheduler": ("multistep", "cosine", "onecycle"),
+    "sequence.projection_kind": ("linear", "pca"),
     "precision": ("auto", "fp32", "fp16", "bf16"),
 }
+
+
+SEQUENCE_INPUTS = ("logits", "features")
+"""What a network over series can read of its members."""
+
+Require = Callable[[bool, str, str], None]
+"""Takes whether a value is valid, its name, and the rule for it."""
 
 
 def invalid_values(recipe: Recipe) -> list[str]:
@@ -33,37 +41,17 @@ def invalid_values(recipe: Recipe) -> list[str]:
             require(value in CHOICES[generic], name, "one of " + ", ".join(CHOICES[generic]))
         elif isinstance(value, float):
             require(math.isfinite(value), name, "a finite number")
-    given = recipe.input
-    require(16 <= given.size <= 4096, "input.size", "between 16 and 4096 pixels")
-    require(given.crop == 0 or 16 <= given.crop <= given.size, "input.crop", "0, or 16 to input.size")
-    require(0 <= given.neighbours <= MAX_NEIGHBOURS, "input.neighbours", f"between 0 and {MAX_NEIGHBOURS}")
-    if given.neighbours:
-        require(len(given.windows) in (1, 3), "input.windows", "one or three [centre, width] pairs")
-        aligned = "series or none with input.neighbours, because slices that are moved one by one are not aligned"
-        require(given.centre != "slice", "input.centre", aligned)
+    if recipe.sequence is None:
+        _check_image(recipe, require)
     else:
-        require(len(given.windows) == 3, "input.windows", "three [centre, width] pairs, or one with input.neighbours")
-    require(
-        all(len(w) == 2 and (tuple(w) == FILE_WINDOW or w[1] > 0) for w in given.windows),
-        "input.windows",
-        "pairs of centre and positive width, or [-1, -1] for the default window of the file",
-    )
+        _check_sequence(recipe, recipe.sequence, require)
     require(1 <= recipe.batch <= 65536, "batch", "between 1 and 65536")
     require(0 <= recipe.seed < 2**32, "seed", "between 0 and 2^32 - 1")
-    require(0 <= recipe.model.mask_weight <= 1000, "model.mask_weight", "between 0 and 1000")
-    for name in ("model.dropout", "model.drop_path", "loss.label_smoothing", "ema.decay"):
+    for name in ("loss.label_smoothing", "ema.decay"):
         require(0 <= flat[name] < 1, name, "in [0, 1)")
     for name in ("optimizer.weight_decay", "optimizer.clip"):
         require(flat[name] >= 0, name, "0 or more")
     require(0 < recipe.optimizer.layer_decay <= 1, "optimizer.layer_decay", "in (0, 1]")
-    for name in ("augmentation.probability", "augmentation.mix_probability"):
-        require(0 <= flat[name] <= 1, name, "in [0, 1]")
-    for name in ("shift", "scale", "grid_limit", "window_scale"):
-        require(0 <= flat[f"augmentation.{name}"] < 1, f"augmentation.{name}", "in [0, 1)")
-    for name in ("rotate", "anchors", "elastic_alpha", "window_shift", "mixup", "cutmix"):
-        require(flat[f"augmentation.{name}"] >= 0, f"augmentation.{name}", "0 or more")
-    require(recipe.augmentation.grid_steps >= 1, "augmentation.grid_steps", "1 or more")
-    require(recipe.augmentation.elastic_sigma > 0, "augmentation.elastic_sigma", "positive")
     if not recipe.stage:
         problems.append("stage: a recipe needs at least one [[stage]] table")
     names = [stage.name for stage in recipe.stage]
@@ -84,6 +72,61 @@ def invalid_values(recipe: Recipe) -> list[str]:
         require(stage.patience >= 0, f"{prefix}.patience", "0 or more")
         problems += _unused(stage, prefix)
     return problems
+
+
+def _check_image(recipe: Recipe, require: Require) -> None:
+    """Check the values of a network for images."""
+    flat = flatten(recipe)
+    given = recipe.input
+    require(16 <= given.size <= 4096, "input.size", "between 16 and 4096 pixels")
+    require(given.crop == 0 or 16 <= given.crop <= given.size, "input.crop", "0, or 16 to input.size")
+    require(0 <= given.neighbours <= MAX_NEIGHBOURS, "input.neighbours", f"between 0 and {MAX_NEIGHBOURS}")
+    if given.neighbours:
+        require(len(given.windows) in (1, 3), "input.windows", "one or three [centre, width] pairs")
+        aligned = "series or none with input.neighbours, because slices that are moved one by one are not aligned"
+        require(given.centre != "slice", "input.centre", aligned)
+    else:
+        require(len(given.windows) == 3, "input.windows", "three [centre, width] pairs, or one with input.neighbours")
+    require(
+        all(len(w) == 2 and (tuple(w) == FILE_WINDOW or w[1] > 0) for w in given.windows),
+        "input.windows",
+        "pairs of centre and positive width, or [-1, -1] for the default window of the file",
+    )
+    require(0 <= recipe.model.mask_weight <= 1000, "model.mask_weight", "between 0 and 1000")
+    for name in ("model.dropout", "model.drop_path"):
+        require(0 <= flat[name] < 1, name, "in [0, 1)")
+    for name in ("augmentation.probability", "augmentation.mix_probability"):
+        require(0 <= flat[name] <= 1, name, "in [0, 1]")
+    for name in ("shift", "scale", "grid_limit", "window_scale"):
+        require(0 <= flat[f"augmentation.{name}"] < 1, f"augmentation.{name}", "in [0, 1)")
+    for name in ("rotate", "anchors", "elastic_alpha", "window_shift", "mixup", "cutmix"):
+        require(flat[f"augmentation.{name}"] >= 0, f"augmentation.{name}", "0 or more")
+    require(recipe.augmentation.grid_steps >= 1, "augmentation.grid_steps", "1 or more")
+    require(recipe.augmentation.elastic_sigma > 0, "augmentation.elastic_sigma", "positive")
+
+
+def _check_sequence(recipe: Recipe, given: SequenceRecipe, require: Require) -> None:
+    """Check the values of a network over series."""
+    kinds = set(given.inputs)
+    require(
+        kinds <= set(SEQUENCE_INPUTS) and 0 < len(given.inputs) == len(kinds),
+        "sequence.inputs",
+        "a list of " + " and ".join(SEQUENCE_INPUTS) + ", at least one of them",
+    )
+    for name, most in (("parts", 64), ("seeds", 64), ("width", 4096), ("layers", 16), ("average_last", 1000)):
+        require(1 <= getattr(given, name) <= most, f"sequence.{name}", f"between 1 and {most}")
+    for name in ("dropout", "drop"):
+        require(0 <= getattr(given, name) < 1, f"sequence.{name}", "in [0, 1)")
+    for name in ("reverse", "every_second", "contiguous"):
+        require(0 <= getattr(given, name) <= 1, f"sequence.{name}", "in [0, 1]")
+    for name in ("study_weight", "mil_weight", "noise"):
+        require(getattr(given, name) >= 0, f"sequence.{name}", "0 or more")
+    require(not given.residual or "logits" in kinds, "sequence.residual", "false without logits among sequence.inputs")
+    projected = given.projection == 0 or (1 <= given.projection <= 65536 and "features" in kinds)
+    require(projected, "sequence.projection", "0, or 1 to 65536 with features among sequence.inputs")
+    require(recipe.optimizer.clip == 0, "optimizer.clip", "0 with a sequence table: heads must not share a norm")
+    once = given.average_last == 1 or recipe.ema.decay == 0
+    require(once, "sequence.average_last", "1 with ema.decay, which is an average already")
 
 
 def _unused(stage: StageRecipe, prefix: str) -> list[str]:

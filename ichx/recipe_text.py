@@ -2,12 +2,13 @@
 
 import dataclasses
 import tomllib
+import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ichx.errors import InvalidInputError, did_you_mean, raise_problems
-from ichx.recipe import WINDOW_PARTS, Recipe, literal, settable
+from ichx.recipe import NO_IMAGE, WINDOW_PARTS, Recipe, has_part, literal, settable
 from ichx.recipe_rules import invalid_values
 from ichx.text import parse_toml
 
@@ -17,7 +18,7 @@ _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str:
 
 def to_toml(recipe: Recipe) -> str:
     """Return `recipe` as TOML with every value written out; `from_toml` returns an equal recipe."""
-    tables: dict[str, Any] = dataclasses.asdict(recipe)
+    tables = {name: value for name, value in dataclasses.asdict(recipe).items() if has_part(recipe, name)}
     stages = tables.pop("stage")
     lines = [f"{name} = {literal(value)}" for name, value in tables.items() if not isinstance(value, dict)]
     for title, table in tables.items():
@@ -44,7 +45,11 @@ def from_toml(text: str, base: Recipe | None = None, *, source: str = "the recip
     except tomllib.TOMLDecodeError as error:
         raise InvalidInputError(f"Invalid TOML in {source}: {error}.", "Correct the syntax.") from error
     problems: list[str] = []
-    recipe: Recipe = _build(Recipe, _merge(dataclasses.asdict(base) if base else {}, tables), "", problems)
+    merged = _merge(dataclasses.asdict(base) if base else {}, tables)
+    if merged.get("sequence") is not None:
+        problems += [_unknown(name, name, ()) for name in NO_IMAGE if name in tables]
+        merged |= {name: dataclasses.asdict(part) for name, part in NO_IMAGE.items()}
+    recipe: Recipe = _build(Recipe, merged, "", problems)
     problems += invalid_values(recipe)
     raise_problems([f"{source}: {problem}" for problem in problems], _REMEDY)
     return recipe
@@ -151,6 +156,8 @@ def _holds_tables(hint: Any) -> bool:
 
 
 def _convert(hint: Any, value: object, name: str, problems: list[str]) -> Any:
+    if isinstance(hint, types.UnionType):
+        return None if value is None else _convert(typing.get_args(hint)[0], value, name, problems)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value, name, problems)
     if typing.get_origin(hint) is tuple:

@@ -5,7 +5,8 @@ Tables and colours are in `ichx.cli`.
 
 import json
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -34,6 +35,16 @@ def format_examples(examples: Iterable[str], count: int | None = None) -> str:
     shown = found[:EXAMPLES]
     separator = "; " if any("," in example for example in shown) else ", "
     return (", e.g. " if total > EXAMPLES else ": ") + separator.join(shown)
+
+
+def format_folds(folds: Sequence[int]) -> str:
+    """Return e.g. `fold 0` or `folds 0, 1`."""
+    return f"{'fold' if len(folds) == 1 else 'folds'} {', '.join(map(str, folds))}"
+
+
+def format_command(command: str, *arguments: object) -> str:
+    """Return a command in backticks, its arguments quoted for a shell, e.g. `ichx init 'head ct'`."""
+    return f"`{shlex.join([*command.split(), *map(str, arguments)])}`"
 
 
 def format_bytes(count: int) -> str:

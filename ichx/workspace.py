@@ -17,7 +17,7 @@ from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, Stor
 from ichx.experiment_files import ExperimentFiles
 from ichx.files import absolute_path, read_text
 from ichx.locks import file_lock
-from ichx.text import parse_json, parse_toml
+from ichx.text import format_command, parse_json, parse_toml
 
 SETTINGS_FILE = "ichx.toml"
 STORE_RECORD: Final = Path("db", "workspace.json")
@@ -194,14 +194,15 @@ def find_workspace(start: Path | None = None) -> Workspace:
     override = os.environ.get("ICHX_WORKSPACE")
     if override:
         root = absolute_path(override)
-        if not _is_workspace(root):
+        if not is_workspace(root):
             raise NotFoundError(
-                f"ICHX_WORKSPACE is {root}, which is not a workspace.", f"Run `ichx init {root}` to create it."
+                f"ICHX_WORKSPACE is {root}, which is not a workspace.",
+                f"Run {format_command('ichx init', root)} to create it.",
             )
         return open_workspace(root)
     current = absolute_path(start or Path.cwd())
     for root in (current, *current.parents):
-        if _is_workspace(root):
+        if is_workspace(root):
             return open_workspace(root)
     raise NotFoundError(
         f"No workspace at or above {current}.", "Run `ichx init` to create one here, or set ICHX_WORKSPACE."
@@ -280,7 +281,8 @@ def _has_entries(folder: Path) -> bool:
         return True
 
 
-def _is_workspace(root: Path) -> bool:
+def is_workspace(root: Path) -> bool:
+    """Return whether `root` is the folder of a workspace."""
     return (root / SETTINGS_FILE).is_file() or ((root / "db").is_dir() and (root / "experiments").is_dir())
 
 

@@ -19,6 +19,7 @@ LAYERS = (
     ("cache",),
     ("loading", "evaluation"),
     ("training",),
+    ("sequences",),
     ("experiments",),
     ("inference", "jobs"),
     ("tuning",),

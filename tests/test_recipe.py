@@ -412,8 +412,8 @@ def test_a_file_reports_all_its_problems_and_no_other() -> None:
         "seed = {a = 1}",
         'optimizer.clip = "much"',
         'optimizer.name = "adam"',
-        "batch = 0",
         "model.dropout = 2.0",
+        "batch = 0",
         "stage.one.lr = 0.0",
     ]
     with pytest.raises(InvalidInputError) as caught:

@@ -5,7 +5,7 @@ import re
 import typing
 from pathlib import Path
 
-from ichx.recipe import Recipe, StageRecipe, literal
+from ichx.recipe import Recipe, SequenceRecipe, StageRecipe, literal
 from ichx.recipe_rules import CHOICES
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +19,8 @@ def fields(kind: type, prefix: str = "") -> dict[str, str]:
     for spec in dataclasses.fields(kind):
         if spec.name == "stage":
             found |= fields(StageRecipe, "stage.*.")
+        elif spec.name == "sequence":
+            found |= fields(SequenceRecipe, "sequence.")
         elif dataclasses.is_dataclass(hints[spec.name]):
             found |= fields(hints[spec.name], f"{spec.name}.")
         elif spec.default is dataclasses.MISSING:

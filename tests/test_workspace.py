@@ -41,10 +41,10 @@ def test_environment_variables_override(tmp_path: Path, monkeypatch: pytest.Monk
     first, second = init_workspace(tmp_path / "first"), init_workspace(tmp_path / "second")
     monkeypatch.setenv("ICHX_WORKSPACE", str(second.root))
     assert find_workspace(first.root) == second
-    monkeypatch.setenv("ICHX_WORKSPACE", str(tmp_path / "nowhere"))
-    with pytest.raises(NotFoundError, match=str(tmp_path / "nowhere")) as caught:
+    monkeypatch.setenv("ICHX_WORKSPACE", str(tmp_path / "no where"))
+    with pytest.raises(NotFoundError, match=str(tmp_path / "no where")) as caught:
         find_workspace(first.root)
-    assert "ichx init" in caught.value.remedy
+    assert f"`ichx init '{tmp_path / 'no where'}'`" in caught.value.remedy
     monkeypatch.delenv("ICHX_WORKSPACE")
     monkeypatch.setenv("ICHX_STORE", "postgresql://host/db")
     assert find_workspace(first.root).store_url == "postgresql://host/db"

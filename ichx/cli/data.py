@@ -87,6 +87,9 @@ def list_datasets(as_json: AsJson = False) -> None:
     if as_json:
         print_json([{"dataset": d, "version": v} for d, v in zip(datasets, newest, strict=True)])
         return
+    if not datasets:
+        info("No dataset yet. Add one: `ichx data add NAME PATH --labels CSV`")
+        return
     rows = [
         (
             dataset.name,
@@ -193,6 +196,7 @@ def phantom(
     Example: `ichx data phantom phantom --patients 40 --seed 7 --prevalence any=0.4`
     """
     from ichx.phantom.dicom_files import write_phantom
+    from ichx.text import format_command
 
     with progress("writing studies") as report:
         written = write_phantom(
@@ -205,14 +209,16 @@ def phantom(
             progress=report,
         )
     info(f"Wrote {written.train_slices:,} training and {written.test_slices:,} test slices to {written.folder}.")
-    masks = f" --masks {written.train_masks}" if written.train_masks else ""
     if written.train:
-        info(f"Next: `ichx data add phantom {written.train} --labels {written.train_labels}{masks}`")
+        masks = ["--masks", written.train_masks] if written.train_masks else []
+        command = format_command("ichx data add phantom", written.train, "--labels", written.train_labels, *masks)
+        info(f"Next: {command}")
     if written.test and written.train:
-        sample = f"--sample {written.sample_submission}"
-        info(f"Then: `ichx data add phantom-test {written.test} --test-of phantom {sample}`")
+        sample = ("--test-of", "phantom", "--sample", written.sample_submission)
+        info(f"Then: {format_command('ichx data add phantom-test', written.test, *sample)}")
     elif written.test:
-        info(f"Next: `ichx data add unseen {written.test} --labels {written.test_labels} --folds 0`")
+        options = ("--labels", written.test_labels, "--folds", 0)
+        info(f"Next: {format_command('ichx data add unseen', written.test, *options)}")
 
 
 @app.command("cache")

@@ -59,13 +59,19 @@ def print_added(added: "AddReport") -> None:
             f"Next: `ichx exp new --plugin resnext50 --dataset {version.dataset}`; `ichx plugin list` lists all models."
         )
     else:
-        info(f"Next: `ichx data show {version.dataset}`")
+        info(f"Next: `ichx data show {version.dataset}`; to train on {version.dataset}, add it again with --labels.")
 
 
 def print_dataset(facts: dict[str, Any]) -> None:
     """Print what `ichx.datasets.dataset.describe` returns."""
     version, summary = facts["version"], facts["version"].summary
-    kind = f"test set of {version.test_of}" if version.test_of else "dataset"
+    kind = (
+        f"test set of {version.test_of}"
+        if version.test_of
+        else "dataset"
+        if version.label_digest
+        else "unlabelled dataset"
+    )
     console.print(f"{version.dataset} version {version.number}, {kind}: {version.source}", markup=False)
     counts = ("files", "slices", "patients", "studies", "series")
     print_table("counts", ("item", "count"), [(name.replace("_", " "), summary[name]) for name in counts])

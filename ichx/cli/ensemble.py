@@ -32,7 +32,9 @@ def ensemble(
     tta: Tta = "hflip",
     average: Average = None,
     method: Annotated[Method, typer.Option("--method", help="Blending method, see above.")] = "auto",
-    smooth: Annotated[bool, typer.Option("--smooth", help="Try smoothing over neighbouring slices.")] = False,
+    smooth: Annotated[
+        bool, typer.Option("--smooth/--no-smooth", help="Try smoothing over neighbouring slices.")
+    ] = True,
     calibrate: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="Try calibration, consistency of `any` and clipping.")
     ] = True,
@@ -44,11 +46,11 @@ def ensemble(
 
     The ensemble is stored: it predicts new files (`ichx predict --ensemble`) and test sets that are added later.
 
-    Methods: `convex` optimises the weights of a mean of probabilities, `per-label` does so for each label, `logit`
-    optimises the weights of a sum of logits, and `greedy` selects members one by one. `mean` and `rank` weight all
-    members equally. `stack` fits a small model on the members and neighbouring slices. `auto` is `convex` if its gain
-    over the mean exceeds one standard error, else `mean`. Smoothing, calibration, consistency and clipping are used
-    only if they improve the score on held-out folds.
+    Methods: `convex` optimises the weights of a mean of probabilities, `logit` those of a sum of logits. `per-label`
+    and `per-label-logit` do so for each label. `greedy` selects members one by one. `mean` and `rank` weight all
+    members equally. `stack` fits a small model on the members and neighbouring slices. `auto` starts with `mean` and
+    takes `convex`, `logit`, `per-label-logit` or, with enough patients, `stack` if the gain exceeds one standard error.
+    Smoothing, calibration, consistency and clipping are used only if they improve the score on held-out patients.
 
     Example: `ichx ensemble --top 4 --tta hflip`
 
@@ -70,7 +72,7 @@ def ensemble(
         average=average or "logit",
         out=out,
     )
-    with session() as project, progress("nested folds") as update:
+    with session() as project, progress("nested score") as update:
         report = make_ensemble(project, request, update)
     if as_json:
         for note in report.notes:

@@ -90,8 +90,9 @@ def print_ensemble(report: "EnsembleReport") -> None:
     )
     if choice.dropped:
         console.print(f"zero weight: {', '.join(f'{n} ({report.names[n]})' for n in choice.dropped)}", markup=False)
-    scale = "; weights of logits need not sum to 1" if choice.method in ("logit", "stack") else ""
-    console.print(f"method: {choice.method}; {choice.why}{scale}", markup=False)
+    console.print(f"method: {choice.method}; {choice.why}", markup=False)
+    if choice.method in ("logit", "per-label-logit", "stack"):
+        console.print("The weights multiply logits and need not sum to 1.", style="dim")
     if choice.certificate is not None:
         console.print(f"optimality: at most {max(choice.certificate, 0.0):.1e} above the optimum", markup=False)
     _print_choices(report)
@@ -105,7 +106,7 @@ def print_ensemble(report: "EnsembleReport") -> None:
             advice = " The folds leak, so do not report it."
         else:
             advice = "" if report.selected or ensemble.selected else " Report this score."
-        console.print(f"The nested score blends each fold with choices of the others.{advice}", style="dim")
+        console.print(f"The nested score blends each part with choices of the others.{advice}", style="dim")
     _print_selected(report)
     for submission in report.submissions:
         console.print(
@@ -133,7 +134,7 @@ def _print_selected(report: "EnsembleReport") -> None:
 
 
 def _print_choices(report: "EnsembleReport") -> None:
-    """Print the method and each post-processing step with the gain on held-out folds of the best candidate."""
+    """Print the method and each post-processing step with the gain on held-out patients of the best candidate."""
     rows: list[tuple[object, ...]] = []
     for part in dict.fromkeys(trial.part for trial in report.choice.trials):
         trials = [trial for trial in report.choice.trials if trial.part == part]
@@ -147,4 +148,4 @@ def _print_choices(report: "EnsembleReport") -> None:
             same = [(part in other.steps) == bool(taken) for other in report.fold_choices]
         rows.append((part, chosen, best.gain, best.error, f"{sum(same)} of {len(same)}" if same else None))
     if rows:
-        print_table("", ("part", "chosen", "gain", "s.e.", "same in folds"), rows)
+        print_table("", ("step", "chosen", "gain", "s.e.", "same in parts"), rows)

@@ -68,7 +68,7 @@ def diff(numbers: Numbers, tta: Tta = "none", as_json: AsJson = False) -> None:
         info("The experiments have different slices or labels, so their scores cannot be compared.")
     elif len(found) == 2:
         unfinished = [str(e.number) for e in found if not e.folds_done]
-        info(f"No scores to compare: experiment {' and '.join(unfinished)} has no finished fold.")
+        info(f"No scores to compare: no finished fold in experiment {' and '.join(unfinished)}.")
 
 
 def _differing_values(found: "Sequence[Experiment]") -> dict[str, tuple[Any, ...]]:

@@ -19,7 +19,7 @@ from ichx.cli.parameters import AsCsv, AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import NotFoundError, NotReadyError
-from ichx.text import format_bytes, format_count
+from ichx.text import format_bytes, format_count, format_folds
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -225,7 +225,7 @@ def _machines(runs: "Sequence[Run]") -> list[str]:
     folds: dict[str, list[int]] = {}
     for run in runs:
         folds.setdefault(f"{run.host}, {run.device}", []).append(run.fold)
-    return [f"{place}: fold {', '.join(map(str, sorted(set(found))))}" for place, found in folds.items()]
+    return [f"{place}: {format_folds(sorted(set(found)))}" for place, found in folds.items()]
 
 
 def _print_curves(history: Histories) -> None:

@@ -16,10 +16,11 @@ def init(
     Example: `ichx init ~/hemorrhage`
     """
     from ichx.store import open_store
-    from ichx.workspace import init_workspace
+    from ichx.workspace import init_workspace, is_workspace
 
+    known = is_workspace(folder)
     workspace = init_workspace(folder)
     with open_store(workspace):
         pass
-    info(f"Created the workspace {workspace.root}.")
+    info(f"{workspace.root} is a workspace already." if known else f"Created the workspace {workspace.root}.")
     info("Next: `ichx data add NAME PATH --labels CSV`, or `ichx demo` for the complete workflow.")

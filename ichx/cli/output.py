@@ -12,16 +12,17 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
 from ichx.cli.formatting import format_interval, format_marks, format_value
@@ -29,6 +30,9 @@ from ichx.text import UNSAFE, csv_text, escape
 
 if TYPE_CHECKING:
     from ichx.store import PooledScore
+
+_WORD: Final = re.compile(r"\s*(?:[^\s`]*`[^`]+`[^\s`]*|\S+)")
+"""A word, or a command in backticks, with the blanks before it."""
 
 
 def _prepare_streams() -> None:
@@ -87,7 +91,7 @@ def print_score(scored: "PooledScore") -> None:
 
 def info(message: str, *, style: str = "") -> None:
     """Print a message on standard error; markup in it is not interpreted."""
-    err.print(message, style=style, markup=False)
+    _print_wrapped(message, style=style, to=err)
 
 
 def notice(message: str) -> None:
@@ -107,15 +111,29 @@ def print_error(problem: str, remedy: str) -> None:
 
 def print_labelled(label: str, text: str, *, style: str = "", to: Console) -> None:
     """Print `text` after its label, all lines indented alike; on a terminal they wrap within its width."""
-    if to.soft_wrap:
-        to.print(label, style=style, end=" ")
-        to.print(text.replace("\n", "\n" + " " * (len(label) + 1)), markup=False)
-        return
-    lines = Table.grid(padding=(0, 1, 0, 0))
-    lines.add_column(no_wrap=True)
-    lines.add_column(overflow="fold")
-    lines.add_row(Text(label, style), Text(escape(text)))
-    to.print(lines)
+    to.print(label, style=style, end=" ")
+    _print_wrapped(text, indent=len(label) + 1, to=to)
+
+
+def _print_wrapped(text: str, *, style: str = "", indent: int = 0, to: Console) -> None:
+    """Print `text`; on a terminal its lines wrap between words.
+
+    A command in backticks stays on one line, so that it can be copied. The terminal wraps what is longer than a line.
+    """
+    text = escape(text)
+    if not to.soft_wrap:
+        text = "\n".join(line for part in text.split("\n") for line in _wrap(part, to.width - indent))
+    to.print(text.replace("\n", "\n" + " " * indent), style=style, markup=False, soft_wrap=True)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in _WORD.findall(text):
+        if lines[-1] and cell_len(lines[-1] + word) > width:
+            lines.append(word.lstrip())
+        else:
+            lines[-1] += word
+    return lines
 
 
 def print_json_error(error: Mapping[str, object]) -> None:

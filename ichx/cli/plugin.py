@@ -10,7 +10,6 @@ from ichx.cli.tables import print_table
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin, Registry
-    from ichx.recipe import InputRecipe
 
 app = typer.Typer(help="Models: list them and show their recipes.", no_args_is_help=True)
 
@@ -37,6 +36,9 @@ def list_plugins(as_json: AsJson = False) -> None:
         return
     rows = []
     for plugin in plugins:
+        if plugin.kind == "sequence":
+            rows.append((plugin.name, "series", "", plugin.recipe.batch, plugin.weights_licence, plugin.summary))
+            continue
         image = plugin.recipe.input
         pixels = f"{image.size}, crop {image.crop}" if image.crop else str(image.size)
         windows = f"{len(image.windows)} {image.window_kind}" + (f", {image.slices} slices" if image.neighbours else "")
@@ -67,29 +69,33 @@ def show_plugin(
     else:
         console.print(f"{plugin.name}: {plugin.summary}", markup=False)
         console.print(f"weights: {plugin.weights_licence}", markup=False)
-        console.print(f"input: {_describe_input(plugin.recipe.input)}", markup=False)
+        console.print(f"input: {_describe_input(plugin)}", markup=False)
         rows = [(key, literal(value)) for key, value in flatten(plugin.recipe).items()]
         print_table("recipe", ("value", "default"), rows)
     if plugin.notice:
         notice(plugin.notice)
 
 
-def _describe_input(image: "InputRecipe") -> str:
+def _describe_input(plugin: "Plugin") -> str:
+    if plugin.recipe.sequence is not None:
+        return f"series of slices, of each the {' and '.join(plugin.recipe.sequence.inputs)} of other experiments"
+    image = plugin.recipe.input
     windows = f"{len(image.windows)} {image.window_kind} window{'s' if len(image.windows) > 1 else ''}"
     slices = f"{image.slices} slices (neighbours along the head) in " if image.neighbours else ""
     return f"{image.pixels} x {image.pixels} px, {image.channels} channels: {slices}{windows}"
 
 
 def _to_dict(plugin: "Plugin") -> dict[str, object]:
-    return {
-        "name": plugin.name,
-        "summary": plugin.summary,
-        "backbone": plugin.recipe.model.backbone,
-        "size": plugin.recipe.input.size,
-        "crop": plugin.recipe.input.crop,
-        "window_kind": plugin.recipe.input.window_kind,
-        "slices": plugin.recipe.input.slices,
-        "channels": plugin.recipe.input.channels,
-        "weights_licence": plugin.weights_licence,
-        "notice": plugin.notice,
-    }
+    described: dict[str, object] = {"name": plugin.name, "summary": plugin.summary, "kind": plugin.kind}
+    if plugin.recipe.sequence is not None:
+        described["inputs"] = list(plugin.recipe.sequence.inputs)
+    else:
+        described |= {
+            "backbone": plugin.recipe.model.backbone,
+            "size": plugin.recipe.input.size,
+            "crop": plugin.recipe.input.crop,
+            "window_kind": plugin.recipe.input.window_kind,
+            "slices": plugin.recipe.input.slices,
+            "channels": plugin.recipe.input.channels,
+        }
+    return described | {"weights_licence": plugin.weights_licence, "notice": plugin.notice}

@@ -13,7 +13,7 @@ from ichx.cli.parameters import AsJson, Device, Numbers, Pretrained, Save, Weigh
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import IchxError
-from ichx.text import format_bytes, format_count
+from ichx.text import format_bytes, format_count, format_folds
 
 if TYPE_CHECKING:
     from ichx.experiments.run import RunReport
@@ -176,6 +176,5 @@ def _print_report(report: "RunReport", *, as_json: bool) -> None:
         print_json(report)
         return
     if report.already_done:
-        folds = ", ".join(map(str, report.already_done))
-        info(f"experiment {report.experiment}, fold {folds}: already done")
+        info(f"experiment {report.experiment}, {format_folds(report.already_done)}: already done")
     print_score(report)

@@ -29,7 +29,7 @@ def print_comparison(found: "ScoreComparison", one: "Experiment", two: "Experime
         f"difference {a} - {b}; a negative log loss favours {a}",
         ("label", "log loss", "AUC"),
         [("weighted", _format(difference), ""), *per_label],
-        caption=f"below each difference its 95% interval, paired, from {difference.draws:,} draws of patients",
+        caption=f"below each difference its 95 % interval, paired, from {difference.draws:,} draws of patients",
     )
     reasons: dict[str, list[str]] = {}
     for name in LABELS:

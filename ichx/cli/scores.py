@@ -8,6 +8,7 @@ from ichx.cli.output import console, notice, print_csv, print_json
 from ichx.cli.parameters import AsCsv, AsJson, Average, Labels, Number, Pooling, Tta
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Bootstrap, Interval
@@ -99,15 +100,18 @@ def _print_labels(title: str, found: "Bootstrap", labels: Sequence[str] | None) 
         if not labels or label in labels
     ]
     heads = ["label", "positive", *HEADINGS.values()]
+    has_intervals = found.log_loss.undefined is None  # otherwise the title explains why
     reasons: dict[str, list[str]] = {}
     for label, metrics in found.labels.items():
         if labels and label not in labels:
             continue
-        for reason in dict.fromkeys(i.undefined for i in metrics.values() if i.undefined):
+        undefined = (i.undefined for i in metrics.values() if has_intervals or i.value is None)
+        for reason in filter(None, dict.fromkeys(undefined)):
             reasons.setdefault(reason, []).append(label)
     units = "slices" if found.scores.unit == "slice" else "studies"
-    caption = f"{found.scores.count:,} {units} of {found.patients:,} patients; below each score its "
-    caption += f"{found.level:.0%} interval from {found.draws:,} draws of patients"
+    caption = f"{found.scores.count:,} {units} of {format_count(found.patients, 'patient')}"
+    if has_intervals:
+        caption += f"; below each score its {100 * found.level:.0f} % interval from {found.draws:,} draws of patients"
     if labels:
         cells = [[text.removesuffix("\n-").replace("\n", "  ") for text in row[1:]] for row in rows]
         heads, rows = ["label", *(row[0] for row in rows)], list(zip(heads[1:], *cells, strict=True))

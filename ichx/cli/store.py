@@ -77,8 +77,8 @@ def backup(
                 undo.callback(studies_copy.unlink)
             size = project.store.back_up(target)
             undo.pop_all()
-    opened = f"ICHX_STORE={shlex.quote(str(target.resolve()))}"
-    info(f"Copied the store to {target}, {format_bytes(size)}. Open it with {opened}")
+    info(f"Copied the store to {target}, {format_bytes(size)}.")
+    info(f"Check it: `ICHX_STORE={shlex.quote(str(target.resolve()))} ichx store check`")
     if studies_size is not None:
         info(
             f"Copied the Optuna studies to {studies_copy}, {format_bytes(studies_size)}. Restore as db/{studies.name}."

@@ -5,6 +5,8 @@ labels). Other columns are ignored. All problems of a file are reported at once.
 `id_matching`.
 """
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +22,7 @@ from ichx.errors import InvalidInputError
 from ichx.labels import ANY, LABELS
 from ichx.text import EXAMPLES
 
-FORMS: Final = f"`ID,Label` with `ID = <image>_<label>`, or `image,{','.join(LABELS)}`"
+FORMS: Final = f"`ID,Label` with `ID = <image>_<label>`, or the columns image, {', '.join(LABELS)}"
 
 WORDS: Final = {"1": ("true", "yes", "t", "y"), "0": ("false", "no", "f", "n")}
 """Words for a label, in any case."""
@@ -64,7 +66,7 @@ def read_labels(path: Path) -> LabelTable:
     names = csv_text.plain_names(table.column_names)
     missing = [label for label in LABELS if label not in names]
     if len(missing) == len(LABELS) and {"id", "label"} <= set(names):
-        return _read_long(path, table.column(names.index("id")), table.column(names.index("label")))
+        return _read_long(path, table, names)
     problems = []
     image = next((name for name in csv_text.SLICE_COLUMNS if name in names), "")
     if not image:
@@ -91,7 +93,7 @@ def read_sample(path: Path) -> SampleTable:
         raise InvalidInputError(problem, "A sample submission has `ID,Label` with `ID = <image>_<label>`.")
     ids = table.column(names.index("id"))
     problems: list[str] = []
-    label, images, image = _split_ids(ids, problems)
+    label, images, image = _split_ids(table, ids, problems)
     counts = np.bincount(_cells(image, label), minlength=6 * len(images))
     problems += list_rows("id", "more than once", np.flatnonzero(counts > 1), lambda cell: _cell_name(images, cell))
     problems += _incomplete(counts, images)
@@ -99,10 +101,11 @@ def read_sample(path: Path) -> SampleTable:
     return SampleTable(csv_text.to_objects(ids), images)
 
 
-def _read_long(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> LabelTable:
+def _read_long(path: Path, table: pa.Table, names: list[str]) -> LabelTable:
     problems: list[str] = []
-    label, images, image = _split_ids(ids, problems)
-    values = _parse_labels(texts, problems, ids)[:, None]
+    ids = table.column(names.index("id"))
+    label, images, image = _split_ids(table, ids, problems)
+    values = _parse_labels(table, [names.index("label")], problems, lambda row: (ids[row].as_py(),))
     cells = _cells(image, label)
     merged, disagree = csv_text.merge_rows(cells, 6 * len(images), values[label >= 0])
     problems += list_rows("id", "with rows that disagree", disagree, lambda cell: _cell_name(images, cell))
@@ -117,38 +120,52 @@ def _read_long(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> Labe
 
 def _read_wide(path: Path, table: pa.Table, names: list[str], image_at: int) -> LabelTable:
     column = table.column(image_at)
-    problems = list_rows("row", "without an image", csv_text.empty_rows(column))
+    problems = list_rows("row", "without an image", csv_text.empty_rows(column), functools.partial(line, table))
     without_any = ANY not in names
+    present = LABELS[:-1] if without_any else LABELS
     values = np.zeros((len(column), len(LABELS)), np.float32)
-    for k, label in enumerate(LABELS[:-1] if without_any else LABELS):
-        texts = table.column(names.index(label))
-        values[:, k] = _parse_labels(texts, problems, label)
+    columns = [names.index(label) for label in present]
+    values[:, : len(present)] = _parse_labels(table, columns, problems, lambda _: present)
     image, images = csv_text.encode_texts(column)
     merged, disagree = csv_text.merge_rows(image, len(images), values)
     problems += list_rows("image", "with rows that disagree", disagree, lambda i: str(images[i]))
     return _label_table(path, problems, images, merged, len(image) - len(images), without_any)
 
 
-def _parse_labels(texts: pa.ChunkedArray, problems: list[str], names: pa.ChunkedArray | str) -> npt.NDArray[np.float32]:
-    """Return the labels in a column, (N,), and add to `problems` what is missing or invalid.
+def _parse_labels(
+    table: pa.Table, at: Sequence[int], problems: list[str], names: Callable[[int], Sequence[str]]
+) -> npt.NDArray[np.float32]:
+    """Return the labels in the columns `at`, (N, C), and add to `problems` the rows with missing or invalid ones.
 
-    `names` are those of the labels, or of the column.
+    `names` returns the names of the labels of a row, (C,).
     """
+    columns = [table.column(k) for k in at]
+    values = np.stack([_parse_column(texts) for texts in columns], axis=1)
+    blank = np.zeros(values.shape, bool)
+    for k, texts in enumerate(columns):
+        blank[csv_text.empty_rows(texts), k] = True
+    invalid = ~((values >= 0) & (values <= 1)) & ~blank
 
-    def place(row: int) -> str:
-        return f"{line(row)} ({names if isinstance(names, str) else names[row].as_py()})"
+    def place(row: int, wrong: npt.NDArray[np.bool_], *, shown: bool) -> str:
+        found = np.flatnonzero(wrong[row])
+        cells = [names(row)[k] + (f" {columns[k][row].as_py()!r}" if shown else "") for k in found.tolist()]
+        return f"{line(table, row)} ({', '.join(cells)})"
 
+    for what, wrong, shown in (("missing", blank, False), ("outside 0..1 or not a number", invalid, True)):
+        rows = np.flatnonzero(wrong.any(axis=1))
+        example = functools.partial(place, wrong=wrong, shown=shown)
+        problems += list_rows("row", f"with labels {what}", rows, example)
+    return values
+
+
+def _parse_column(texts: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    """Return the numbers of a column, (N,), NaN for texts that are neither numbers nor `WORDS`."""
     values: npt.NDArray[np.float32] = csv_text.parse_numbers(texts)
     if np.isnan(values).any():
         plain = pc.replace_substring_regex(pc.utf8_lower(texts), r"^(\d*),(\d+)$", r"\1.\2")  # a decimal comma
         for number, words in WORDS.items():
             plain = pc.if_else(pc.is_in(plain, pa.array(words)), number, plain)
         values = csv_text.parse_numbers(plain)
-    blank = csv_text.empty_rows(texts)
-    invalid = np.setdiff1d(np.flatnonzero(~((values >= 0) & (values <= 1))), blank)
-    problems += list_rows("label", "missing", blank, place)
-    what = "outside 0..1 or not a number"
-    problems += list_rows("label", what, invalid, lambda row: f"{place(row)}: {texts[row].as_py()!r}")
     return values
 
 
@@ -169,7 +186,7 @@ def _label_table(
 
 
 def _split_ids(
-    ids: pa.ChunkedArray, problems: list[str]
+    table: pa.Table, ids: pa.ChunkedArray, problems: list[str]
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.object_], npt.NDArray[np.int32]]:
     """Return the label code of each row (-1 if unknown), the images, and the image code of each row.
 
@@ -186,7 +203,7 @@ def _split_ids(
             break
     invalid = np.flatnonzero((label < 0) | (np.asarray(pc.binary_length(ids)) <= suffix))
     problems += list_rows(
-        "id", "not of the form <image>_<label>", invalid, lambda row: f"{line(row)}: {ids[row].as_py()!r}"
+        "id", "not of the form <image>_<label>", invalid, lambda row: f"{line(table, row)}: {ids[row].as_py()!r}"
     )
     label[invalid] = -1
     parts, positions = [], []

@@ -211,11 +211,11 @@ def encode(value: Any, arrays: list[npt.NDArray[Any]]) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         arrays.append(value)
         return {_ARRAY: f"a{len(arrays) - 1}"}
-    cls: Any = type(value)
-    if STORED_TYPES.get(cls.__name__) is cls:
-        values = {field.name: encode(getattr(value, field.name), arrays) for field in dataclasses.fields(cls)}
-        return {_TYPE: cls.__name__, **values}
-    raise TypeError(f"{type(value).__name__} is not in STORED_TYPES")
+    name = type(value).__name__
+    if STORED_TYPES.get(name) is type(value):
+        fields = [field.name for field in dataclasses.fields(STORED_TYPES[name])]
+        return {_TYPE: name, **{field: encode(getattr(value, field), arrays) for field in fields}}
+    raise TypeError(f"{name} is not in STORED_TYPES")
 
 
 def decode(value: Any, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:

@@ -40,7 +40,7 @@ from ichx.files import open_file, sha256_file
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, Selection, TuningInfo
-from ichx.text import escape, format_count, parse_json
+from ichx.text import escape, format_command, format_count, parse_json
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -75,7 +75,7 @@ def import_experiment(project: "Project", file: Path, *, again: bool = False) ->
 
     Raises:
         ConflictError: This workspace has the experiment, and `again` is False.
-        CorruptFileError: The file is no archive of an experiment, is damaged or hostile.
+        CorruptFileError: The file is not an archive of an experiment, is damaged or hostile.
         NotReadyError: No dataset of this workspace has its labels and folds.
         NotFoundError: The file or the plugin does not exist.
         StorageError: The workspace cannot be written.
@@ -156,7 +156,7 @@ def _check_new(project: "Project", index: Mapping[str, Any], file: Path) -> None
             what = "is" if e.origin is None else "was imported before, as"
             raise ConflictError(
                 f"The experiment in {file} {what} experiment {e.number} of this workspace{_in_trash(e)}.",
-                "`ichx exp import FILE --again` imports a copy under a new number.",
+                f"{format_command('ichx exp import', file, '--again')} imports a copy under a new number.",
             )
 
 
@@ -254,7 +254,7 @@ def _opened(file: Path) -> zipfile.ZipFile:
     except FileNotFoundError as error:
         raise NotFoundError(f"There is no file {file}.", _EXPORTED) from error
     except (zipfile.BadZipFile, OSError) as error:
-        raise CorruptFileError(f"{file} is no archive of an experiment: {error}.", _EXPORTED) from error
+        raise CorruptFileError(f"{file} is not an export of an experiment: {error}.", _EXPORTED) from error
 
 
 def _read_index(archive: zipfile.ZipFile, file: Path) -> Mapping[str, Any]:

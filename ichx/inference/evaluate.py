@@ -112,7 +112,10 @@ def evaluate_slices_with(
     check_pooling(pooling)
     version = project.store.version(dataset)
     if version.label_digest is None:
-        raise NotReadyError(f"{dataset} has no labels.", "Predict it without scores: `ichx predict`.")
+        subject = model.shown.experiment.number if model.ensemble is None else f"--ensemble {model.ensemble}"
+        raise NotReadyError(
+            f"{dataset} has no labels.", f"`ichx predict {subject} PATH` predicts files without labels."
+        )
     data = load_version(project.workspace, version)
     _refuse_shared(project, model.shown, data)
     predicted = {

@@ -6,7 +6,7 @@ A plugin is data. Its `build` function is the only part that touches torch, and 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from ichx.errors import InvalidInputError
 from ichx.recipe import InputRecipe, ModelRecipe, Recipe, StageRecipe
@@ -43,6 +43,48 @@ class Segmented(NamedTuple):
     masks: "Tensor"
 
 
+class SequenceWidths(NamedTuple):
+    """Sizes of a network over series that its recipe does not contain."""
+
+    features: tuple[int, ...]
+    """Width of the features of each member; empty without features."""
+    members: int
+    """Members whose logits are inputs; 0 without logits."""
+    heads: int
+    """Independent networks that are trained side by side, `recipe.sequence.heads`."""
+
+
+class SequenceBatch(NamedTuple):
+    """Series as a network reads them: B of them, padded at their ends to T slices. Padding is 0."""
+
+    features: "Tensor"
+    """`(B, T, D)` float32, the features of all members; D is 0 without features."""
+    logits: "Tensor"
+    """`(B, T, M, 6)` float32, the logits of M members; M is 0 without logits."""
+    place: "Tensor"
+    """`(B, T, PLACES)` float32: the place in the series from -1 to 1, the distance to its middle in 100 mm, and the
+    distances to the previous and the next slice in 10 mm, 0 at the ends."""
+    position: "Tensor"
+    """`(B, T)` float32 in mm."""
+    mask: "Tensor"
+    """`(B, T)` bool; False where a series is padded."""
+
+
+PLACES: Final = 4
+"""Width of `SequenceBatch.place`."""
+
+
+class SequenceLogits(NamedTuple):
+    """Output of a network over series, for each of H heads."""
+
+    slices: "Tensor"
+    """`(H, B, T, 6)`; those of padding are ignored."""
+    series: "Tensor"
+    """`(H, B, 6)`, whether a series has the label on any slice."""
+    auxiliary: "tuple[Tensor, ...]" = ()
+    """More logits of slices, which the loss treats like `slices`; predictions ignore them."""
+
+
 class SliceAugmentation(Protocol):
     """Augments a slice in training."""
 
@@ -61,6 +103,9 @@ class SliceAugmentation(Protocol):
 
 AugmentationBuilder = Callable[[Recipe], object]
 """A module-level function that returns a `SliceAugmentation` or an albumentations transform for a recipe."""
+
+SequenceBuilder = Callable[[Recipe, SequenceWidths], "nn.Module"]
+"""A function that returns a network over series for a recipe."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +135,23 @@ class Plugin:
     None if any name may be valid. Another name is refused when an experiment is registered."""
     build_augmentation: AugmentationBuilder | None = None
     """The plugin's own augmentation, applied in training after the transforms of `recipe.augmentation`."""
+    kind: Literal["slice", "sequence"] = "slice"
+    """Whether the network classifies single images, or the slices of a series by what other networks make of them. A
+    sequence plugin has `build_sequence` in place of `build`, and a recipe with a `[sequence]` table."""
+    build_sequence: SequenceBuilder | None = None
+    """`build_sequence(recipe, widths)` returns a network that maps a `SequenceBatch` to `SequenceLogits`, with random
+    weights. Its heads are independent: each has weights of its own, and none sees what another computes."""
 
     def __post_init__(self) -> None:
-        """Refuse a plugin whose recipe belongs to another one."""
+        """Refuse a plugin whose recipe belongs to another one, or that lacks what its kind needs."""
         if self.recipe.plugin != self.name:
             raise ValueError(f"plugin {self.name!r} declares a recipe of {self.recipe.plugin!r}")
+        if self.kind == "sequence":
+            if self.recipe.sequence is None or self.build_sequence is None:
+                raise ValueError(f"plugin {self.name!r} of kind sequence needs build_sequence and recipe.sequence")
+            return
+        if self.recipe.sequence is not None or self.build_sequence is not None:
+            raise ValueError(f"plugin {self.name!r} has build_sequence or recipe.sequence, but is not of that kind")
         if self.backbones is None and self.build is build_timm:
             object.__setattr__(self, "backbones", "timm")
 
@@ -102,7 +159,14 @@ class Plugin:
         """Return the default recipe at another `size` or `crop` (pixels) or window `kind`.
 
         The plugin's crop holds at its size only: images of another size are not cropped unless `crop` is set.
+
+        Raises:
+            InvalidInputError: The crop is larger than the image, or the plugin reads no images.
         """
+        if self.kind == "sequence":
+            if (size, crop, kind) != (None, None, None):
+                raise InvalidInputError(f"{self.name} reads no images.", "Leave out --size, --crop and --windows.")
+            return self.recipe
         image = self.recipe.input
         size = image.size if size is None else size
         if crop is None:

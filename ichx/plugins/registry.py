@@ -25,7 +25,7 @@ class Registry:
     def get(self, name: str) -> Plugin:
         """Return the plugin called `name`; raises `NotFoundError` with the nearest names."""
         if name not in self.plugins:
-            raise NotFoundError.named("plugin", name, self.plugins, "`ichx plugin list` shows them all")
+            raise NotFoundError.named("plugin", name, self.plugins, "`ichx plugin list` shows them all.")
         return self.plugins[name]
 
 

@@ -66,6 +66,7 @@ def train_epoch(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control: 
             "Register an experiment with `--set batch=2` or more, or with larger images.",
         ) from error
     group.broadcast_buffers(learner.network)
+    learner.end_epoch(sum(earlier.epochs for earlier in learner.recipe.stage[: plan.stage]) + plan.epoch)
 
 
 def _train_steps(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control: Control) -> None:
@@ -101,7 +102,7 @@ def _train_steps(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control:
 
 
 def validate(learner: Learner, feed: TrainingFeed, plan: EpochPlan, predictor: Predictor) -> tuple[EpochResult, Logits]:
-    """Predict the validation rows after an epoch; return what the epoch came to, and the logits `(N, 6)`."""
+    """Predict the validation rows after an epoch; return what the epoch came to, and the predictions."""
     control, rows = predictor.control, feed.validation_rows
     sums, stage = control.checkpoints.progress.sums, learner.recipe.stage[plan.stage]
     control.checkpoints.start_validation()
@@ -111,7 +112,7 @@ def validate(learner: Learner, feed: TrainingFeed, plan: EpochPlan, predictor: P
     control.checkpoints.end_validation()
     values = {
         "loss": sums.loss / plan.total,
-        **scores(feed.labels(rows), probabilities(logits)),
+        **scores(feed.labels(rows), probabilities(feed.slice_logits(rows, logits))),
         "lr": learning_rate(stage, plan.epoch, 0.0),
         "seconds": sums.training + sums.validating,
         "images": float(sums.images),

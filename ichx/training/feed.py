@@ -1,6 +1,6 @@
 """The interface between a training and its data. Slices from the HU cache are its implementation in `slice_feed`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,12 +8,40 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ichx.recipe import Recipe
+from ichx.training.losses import weighted_loss
+from ichx.training.mask_loss import mask_loss
+
 Rows = npt.NDArray[np.int64]
 
 
+class Inputs(Protocol):
+    """A batch on the device: what the network reads, and what its outputs are compared with."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    def part(self, part: slice) -> "Inputs":
+        """Return a part of the batch."""
+        ...
+
+    def forward(self, network: Callable[..., Any]) -> Any:
+        """Return the outputs of `network` for this batch."""
+        ...
+
+    def loss(self, outputs: Any, recipe: Recipe) -> torch.Tensor:
+        """Return the mean loss of the rows, which the outputs of `forward` have by `recipe`."""
+        ...
+
+    def predictions(self, outputs: Any) -> torch.Tensor:
+        """Return the predictions `(N, *shape)` in the outputs of `forward`, where `shape` is that of the feed."""
+        ...
+
+
 @dataclass(frozen=True)
-class Inputs:
-    """A batch on the device, as the network and the loss read it."""
+class SliceInputs:
+    """A batch of slices."""
 
     images: torch.Tensor
     """`(N, C, H, W)` float32."""
@@ -22,9 +50,32 @@ class Inputs:
     masks: tuple[tuple[float, torch.Tensor], ...] = ()
     """Masks `(N, H, W)` uint8, each with the weight of its loss."""
 
-    def part(self, part: slice) -> "Inputs":
-        """Return a part of the batch."""
-        return Inputs(self.images[part], self.labels[part], tuple((share, masks[part]) for share, masks in self.masks))
+    def __len__(self) -> int:
+        """See `Inputs`."""
+        return len(self.images)
+
+    def part(self, part: slice) -> "SliceInputs":
+        """See `Inputs.part`."""
+        masks = tuple((share, masks[part]) for share, masks in self.masks)
+        return SliceInputs(self.images[part], self.labels[part], masks)
+
+    def forward(self, network: Callable[..., Any]) -> Any:
+        """Return logits `(N, 6)`; if the batch has masks, return logits and mask logits."""
+        return network(self.images, masks=True) if self.masks else network(self.images)
+
+    def loss(self, outputs: Any, recipe: Recipe) -> torch.Tensor:
+        """Return the loss of the labels, plus that of masks if there are any."""
+        smoothing = recipe.loss.label_smoothing
+        if not self.masks:
+            return weighted_loss(outputs, self.labels, smoothing)
+        logits, pixels = outputs
+        masks_loss = torch.stack([weight * mask_loss(pixels, masks) for weight, masks in self.masks]).sum()
+        return weighted_loss(logits, self.labels, smoothing) + recipe.model.mask_weight * masks_loss
+
+    def predictions(self, outputs: Any) -> torch.Tensor:
+        """Return the logits `(N, 6)`."""
+        logits: torch.Tensor = outputs[0] if self.masks else outputs
+        return logits
 
 
 @dataclass(frozen=True)
@@ -51,6 +102,8 @@ class InferenceFeed(Protocol):
 
     unit: str
     """What a row is, e.g. "slices"."""
+    shape: tuple[int, ...]
+    """Shape of the prediction of a row: `(6,)` for slices."""
 
     def inference_batches(self, rows: Rows, *, batch: int, masks: bool = False) -> Iterator[Any]:
         """Yield all of `rows` in order, `batch` at a time; each batch has a length of `batch.rows`."""
@@ -82,5 +135,14 @@ class TrainingFeed(InferenceFeed, Protocol):
         ...
 
     def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
-        """Return the labels `(N, 6)` of `rows`."""
+        """Return the labels `(N, 6)` of the slices of `rows`."""
+        ...
+
+    def slice_logits(self, rows: Rows, predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the logits `(N, 6)` of the slices of `rows`, in the order of `labels`.
+
+        Args:
+            rows: The predicted rows.
+            predictions: `(len(rows), *shape)`, as the network predicts them.
+        """
         ...

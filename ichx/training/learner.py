@@ -9,10 +9,8 @@ from torch import nn
 
 from ichx.recipe import Recipe
 from ichx.training.compilation import Forward, StepExecutor
-from ichx.training.feed import Inputs
+from ichx.training.feed import Inputs, SliceInputs
 from ichx.training.layer_numbers import train_all, train_head
-from ichx.training.losses import weighted_loss
-from ichx.training.mask_loss import mask_loss
 from ichx.training.mixup import draw_mix
 from ichx.training.optimizers import make_optimizer, take_step
 from ichx.training.runtime import Runtime, unwrap
@@ -65,6 +63,12 @@ class Learner:
         else:
             train_all(self._own, self._trainable)
 
+    def end_epoch(self, number: int) -> None:
+        """Tell a network that wants to know it that epoch `number` of all stages (from 0) is trained."""
+        end_epoch = getattr(self._own, "end_epoch", None)
+        if end_epoch is not None:
+            end_epoch(number)
+
     def step(self, inputs: Inputs, epoch: int, number: int, total: int, share: float = 1.0) -> torch.Tensor:
         """Learn from a batch; return its loss, still on the device.
 
@@ -92,18 +96,18 @@ class Learner:
     def _mixed(self, inputs: Inputs, address: tuple[int, ...]) -> Inputs:
         """Return `inputs` after mixup or CutMix, as drawn at `address`."""
         mix = draw_mix(self.recipe.augmentation, self.recipe.input.pixels, *address)
-        if mix is None:
+        if mix is None or not isinstance(inputs, SliceInputs):
             return inputs
         masks = tuple(part for _, masks in inputs.masks for part in mix.masks(masks))
-        return Inputs(mix.images(inputs.images), mix.labels(inputs.labels), masks)
+        return SliceInputs(mix.images(inputs.images), mix.labels(inputs.labels), masks)
 
     def _backward(self, inputs: Inputs, share: float, seed: int) -> torch.Tensor:
         """Compute the gradients of the batch's loss, times `share`; return the loss, on the device.
 
-        If memory is short, the batch is split; parts are weighted by their images. Gradients are the same, except for
+        If memory is short, the batch is split; parts are weighted by their rows. Gradients are the same, except for
         batch normalization, the loss of masks and dropout, which see a part at a time.
         """
-        count = len(inputs.images)
+        count = len(inputs)
 
         def attempt(network: Forward, parts: list[slice]) -> torch.Tensor:
             torch.manual_seed(seed)
@@ -120,16 +124,10 @@ class Learner:
         return self.executor.run(count, attempt)
 
     def _loss(self, network: Forward, inputs: Inputs) -> torch.Tensor:
-        """Return the loss of the labels, plus that of masks if there are any."""
-        smoothing = self.recipe.loss.label_smoothing
-        if not inputs.masks:
-            with self.runtime.autocast():
-                logits = network(inputs.images)
-            return weighted_loss(logits, inputs.labels, smoothing)
+        """Return the loss of `inputs`."""
         with self.runtime.autocast():
-            logits, pixels = network(inputs.images, masks=True)
-        masks_loss = torch.stack([weight * mask_loss(pixels, masks) for weight, masks in inputs.masks]).sum()
-        return weighted_loss(logits, inputs.labels, smoothing) + self.recipe.model.mask_weight * masks_loss
+            outputs = inputs.forward(network)
+        return inputs.loss(outputs, self.recipe)
 
     @property
     def network(self) -> nn.Module:

@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from ichx.evaluation.feature_files import FeatureSink
-from ichx.labels import LABELS
 from ichx.training.control import Control
-from ichx.training.feed import InferenceFeed, Inputs, Rows
+from ichx.training.feed import InferenceFeed, Inputs, Rows, SliceInputs
 from ichx.training.mask_loss import Overlap
 from ichx.training.memory import MicroBatcher
 from ichx.training.pooled_features import capture_features
@@ -57,14 +56,14 @@ class Predictor:
         self._batcher = MicroBatcher(self.control.callbacks.note)
 
     def logits(self, model: nn.Module, feed: InferenceFeed, rows: Rows, task: PredictionTask | None = None) -> Logits:
-        """Return the logits `(N, 6)` of `rows`, in their order.
+        """Return the predictions `(N, *feed.shape)` of `rows`, in their order: logits `(N, 6)` of slices.
 
         Rows that are predicted already, as the checkpoints' progress has them under the task's name, are not predicted
         again, unless features or overlaps are wanted.
         """
         task = task or PredictionTask()
         control, group = self.control, self.control.group
-        found = self._found(task, len(rows))
+        found = self._found(task, len(rows), feed.shape)
         if len(found) == len(rows):
             return found
         model.eval()
@@ -94,9 +93,9 @@ class Predictor:
                 control.handle(agreement)
         return found
 
-    def _found(self, task: PredictionTask, count: int) -> Logits:
-        """Return the logits that an interrupted run has left of this task."""
-        nothing = np.empty((0, len(LABELS)), np.float32)
+    def _found(self, task: PredictionTask, count: int, shape: tuple[int, ...]) -> Logits:
+        """Return the predictions that an interrupted run has left of this task."""
+        nothing = np.empty((0, *shape), np.float32)
         if not task.name or task.features is not None or task.overlap is not None:
             return nothing
         found = self.control.checkpoints.progress.logits.get(task.name, nothing)
@@ -106,26 +105,26 @@ class Predictor:
 
     @torch.inference_mode()
     def _batch(self, model: nn.Module, inputs: Inputs, overlap: Overlap | None) -> Logits:
-        """Return the logits `(n, 6)` of a batch; count the overlap of masks if it has some."""
-        masks = inputs.masks[0][1] if overlap is not None and inputs.masks else None
-        images = inputs.images
-        logits = images.new_empty((0, len(LABELS)))
-        while left := len(images) - (done := len(logits)):
+        """Return the predictions of a batch; count the overlap of masks if it has some."""
+        masks = inputs.masks[0][1] if overlap is not None and isinstance(inputs, SliceInputs) and inputs.masks else None
+        parts, done = list[torch.Tensor](), 0
+        while left := len(inputs) - done:
             # Part by part: after an out-of-memory error only the rest is repeated, and no features are captured twice.
-            part, pixels = self._batcher.run(left, partial(self._first_part, model, images[done:], masks is not None))
-            logits = torch.cat([logits, part.float()])
+            rest = inputs.part(slice(done, None))
+            part, pixels = self._batcher.run(left, partial(self._first_part, model, rest))
+            parts.append(part.float())
             if overlap is not None and masks is not None:
-                overlap.add(pixels, masks[done : len(logits)])
-        found: Logits = logits.cpu().numpy()
+                overlap.add(pixels, masks[done : done + len(part)])
+            done += len(part)
+        found: Logits = torch.cat(parts).cpu().numpy()
         return found
 
-    def _first_part(
-        self, model: nn.Module, images: torch.Tensor, with_masks: bool, parts: list[slice]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the logits of the first of `parts`, and its mask logits or none."""
+    def _first_part(self, model: nn.Module, inputs: Inputs, parts: list[slice]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the predictions of the first of `parts`, and its mask logits or none."""
+        first = inputs.part(parts[0])
         with self.runtime.autocast():
-            if with_masks:
-                logits, pixels = model(images[parts[0]], masks=True)
-                return logits, pixels.float()
-            logits = model(images[parts[0]])
-        return logits, logits[:0]
+            outputs = first.forward(model)
+        predictions = first.predictions(outputs)
+        if isinstance(first, SliceInputs) and first.masks:
+            return predictions, outputs[1].float()
+        return predictions, predictions[:0]

@@ -16,7 +16,7 @@ from ichx.loading.loader_processes import start_worker_server
 from ichx.loading.sampling import EpochAddress, epoch_rows
 from ichx.plugins.contract import AugmentationBuilder
 from ichx.recipe import Recipe
-from ichx.training.feed import EpochPlan, Inputs, Rows
+from ichx.training.feed import EpochPlan, Rows, SliceInputs
 from ichx.training.window_step import WindowStep
 
 NO_ROWS: Rows = np.empty(0, np.int64)
@@ -43,6 +43,7 @@ class SliceFeed:
     training_rows: Rows = field(default_factory=lambda: NO_ROWS)
     validation_rows: Rows = field(default_factory=lambda: NO_ROWS)
     unit: str = "slices"
+    shape: tuple[int, ...] = (len(LABELS),)
 
     def __post_init__(self) -> None:
         """Create the window step, which moves to the device of the first batch; let loader processes get ready."""
@@ -69,7 +70,7 @@ class SliceFeed:
         """See `InferenceFeed.inference_batches`."""
         return self._loader.inference_batches(rows, batch=batch, masks=masks)
 
-    def inputs(self, batch: Batch, device: torch.device, *, view: str = "identity") -> Inputs:
+    def inputs(self, batch: Batch, device: torch.device, *, view: str = "identity") -> SliceInputs:
         """See `InferenceFeed.inputs`."""
         if device != self._device:
             self._window_step, self._device = self._window_step.to(device), device
@@ -82,7 +83,7 @@ class SliceFeed:
         hu = hu.flip(-1) if view == "hflip" else hu
         jitter = None if batch.jitter is None else send(batch.jitter)
         masks = () if batch.masks is None else ((1.0, send(batch.masks)),)
-        return Inputs(self._window_step.in_parts(hu, send(batch.windows), jitter), send(batch.labels), masks)
+        return SliceInputs(self._window_step.in_parts(hu, send(batch.windows), jitter), send(batch.labels), masks)
 
     def ids(self, rows: Rows) -> npt.NDArray[np.object_]:
         """Return the slice ids of `rows`."""
@@ -92,6 +93,10 @@ class SliceFeed:
     def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the labels `(N, 6)` of `rows`."""
         return self.slices[list(LABELS)].to_numpy(np.float64)[rows]
+
+    def slice_logits(self, rows: Rows, predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return `predictions`: a row is a slice."""
+        return predictions
 
     def _address(self, stage: int, epoch: int) -> EpochAddress:
         return EpochAddress(self.recipe.seed, self.fold, stage, epoch)

@@ -47,7 +47,7 @@ class FitResult:
     network: nn.Module
     """On the device, with averaged weights if the recipe averages them."""
     logits: Logits
-    """`(N, 6)` float32, of the feed's validation rows."""
+    """`(N, 6)` float32, of the slices of the feed's validation rows."""
     score: float
     """Weighted log loss of the validation rows."""
     history: tuple[EpochResult, ...]
@@ -60,7 +60,8 @@ def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOption
     """Train `model` by the stages of `recipe` on the rows of `feed`, from the newest checkpoint if there is one.
 
     Args:
-        model: Maps `(N, C, H, W)` images to `(N, 6)` logits. It is trained in place and moved to the device.
+        model: Maps what the feed delivers, e.g. `(N, C, H, W)` images, to logits. It is trained in place and moved to
+            the device.
         recipe: Stages, optimizer, loss, augmentation.
         feed: The data of one fold.
         options: Device, checkpoints, callbacks; by default the best device, no checkpoints and no output.
@@ -76,7 +77,9 @@ def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOption
     hardware = options.hardware or choose_hardware("auto", recipe.precision, recipe.input.pixels)
     unused = options.unused_parameters or recipe.freezes
     runtime = Runtime(hardware, control.group, unused_parameters=unused)
-    compiler = compiler_for(hardware.device, total_steps(recipe, feed), control.group.size)
+    # Batches of series vary in length, and each length would be compiled separately.
+    images = recipe.sequence is None
+    compiler = compiler_for(hardware.device, total_steps(recipe, feed), control.group.size) if images else None
     learner = Learner(recipe, options.fold, model, runtime, control.callbacks.note, compiler)
     predictor = Predictor(runtime, control)
     progress, history = checkpoints.progress, list[EpochResult]()
@@ -107,8 +110,9 @@ def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOption
             trained = len(stopping.scores)
             control.callbacks.stage_ended(stage.name, stopping.best + 1, trained, stage.epochs - trained)
     task = PredictionTask(phase="validating", name=FINAL)
-    logits = predictor.logits(learner.network, feed, feed.validation_rows, task)
-    score = scores(feed.labels(feed.validation_rows), probabilities(logits))["score"]
+    rows = feed.validation_rows
+    logits = feed.slice_logits(rows, predictor.logits(learner.network, feed, rows, task))
+    score = scores(feed.labels(rows), probabilities(logits))["score"]
     return FitResult(learner.network, logits, score, tuple(history), predictor)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ichx.recipe import FILE_WINDOW, Recipe, settable
+from ichx.recipe import Recipe, settable
 from ichx.tuning.space import Space, parse_space
 
 RATES = 10.0
@@ -18,8 +18,12 @@ RANGES = {
     "augmentation.mixup": (0.0, 0.4),
     "model.dropout": (0.0, 0.5),
     "loss.label_smoothing": (0.0, 0.1),
+    "sequence.dropout": (0.0, 0.5),
+    "sequence.drop": (0.0, 0.3),
+    "sequence.noise": (0.0, 0.3),
+    "sequence.study_weight": (0.0, 1.0),
 }
-"""Bounds in the recipe's units; they are extended to the recipe's value."""
+"""Bounds in the recipe's units, of the values that a recipe has; they are extended to its value."""
 
 WEIGHT_DECAYS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
 AVERAGES = (0.0, 0.99, 0.999)
@@ -41,12 +45,14 @@ def _searches(recipe: Recipe) -> Iterator[tuple[str, str]]:
     batches = (max(recipe.batch // 2, 1), recipe.batch, min(recipe.batch * 2, 65536))
     yield "batch", ",".join(map(str, dict.fromkeys(batches)))
     for name, (low, high) in RANGES.items():
-        yield name, f"{min(low, own[name])!r}..{max(high, own[name])!r}"
+        if name in own:
+            yield name, f"{min(low, own[name])!r}..{max(high, own[name])!r}"
     for number, (centre, width) in enumerate(recipe.input.windows, start=1):
-        if (centre, width) != FILE_WINDOW:
+        if f"input.windows.{number}.centre" in own:
             yield f"input.windows.{number}.centre", f"{centre - width / 8:g}..{centre + width / 8:g}"
             yield f"input.windows.{number}.width", f"log:{width / 2:g}..{width * 2:g}"
-    yield "ema.decay", _choices(*AVERAGES, recipe.ema.decay)
+    if recipe.sequence is None or recipe.sequence.average_last == 1:
+        yield "ema.decay", _choices(*AVERAGES, recipe.ema.decay)
 
 
 def _choices(*values: float) -> str:

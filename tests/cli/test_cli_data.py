@@ -1,6 +1,7 @@
 """`ichx data`: add, list, show, check, sheet, phantom, rm."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,9 +153,9 @@ def test_errors_are_left_to_the_program(files: Path) -> None:
 
 
 def test_phantom_is_a_dataset(files: Path) -> None:
-    folder = files / "phantom"
+    folder = files / "a phantom"
     _, err = ichx_data("phantom", folder, "--patients", 2, "--seed", 3, "--size", 64, "--test-patients", 1)
-    next_steps = [line.split("`")[1].split()[2:] for line in err.splitlines() if "`ichx data add" in line]
+    next_steps = [shlex.split(line.split("`")[1])[2:] for line in err.splitlines() if "`ichx data add" in line]
     assert len(next_steps) == 2
     ichx_data(*next_steps[0], "--folds", 2)
     ichx_data(*next_steps[1])
@@ -162,6 +163,15 @@ def test_phantom_is_a_dataset(files: Path) -> None:
     assert versions["phantom"]["patients"] == 2
     assert versions["phantom"]["defects"] == 0
     assert versions["phantom-test"]["summary"]["sample"]["absent"] == 0
+
+
+def test_no_dataset_and_a_dataset_without_labels(files: Path) -> None:
+    out, err = ichx_data("list")
+    assert (out, "ichx data add" in err) == ("", True)
+    assert ichx_data("list", "--json")[0] == "[]\n"
+    _, err = ichx_data("add", "test", files / "test")
+    assert "--labels" in err
+    assert "unlabelled" in ichx_data("show", "test")[0]
 
 
 def test_prevalences_of_a_phantom_are_validated(files: Path) -> None:

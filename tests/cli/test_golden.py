@@ -32,7 +32,7 @@ UPDATE = "UPDATE_GOLDEN" in os.environ
 WIDTH = 240
 
 CASES = {
-    "init": ("init elsewhere", "init db/ichx.db/inner"),
+    "init": ("init elsewhere", "init elsewhere", "init db/ichx.db/inner"),
     "demo": ("demo datasets",),
     "data add": (
         "data add more {train} --labels {labels}",
@@ -99,7 +99,7 @@ CASES = {
         "predict 2 {one_file} --device cpu --out new.csv",
         "predict 2 nowhere",
     ),
-    "evaluate": ("evaluate 2 --dataset other --device cpu", "evaluate 2 --dataset ph"),
+    "evaluate": ("evaluate 2 --dataset other --device cpu", "evaluate 2 --dataset ph", "evaluate 2 --dataset ph-test"),
     "export": ("export 2 --format safetensors --fold 0", "export 4"),
     "audit": ("audit 1", "audit 4"),
     "scores": ("scores 2", "scores 4"),

@@ -131,6 +131,26 @@ def test_a_long_error_wraps_within_the_terminal(monkeypatch: pytest.MonkeyPatch)
     assert "warning: The warning" in written.getvalue()
 
 
+def test_a_command_in_a_message_stays_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copied line break would run half of the command."""
+    written = io.StringIO()
+    monkeypatch.setattr(output, "err", output.EscapingConsole(file=written, width=40, soft_wrap=False))
+    long = f"`ichx data add more /data/{'a' * 30}/{'b' * 30} --labels 'the labels.csv'`"
+    output.print_error(
+        "The problem with a \x1b" + " `" + "is long " * 9, f"The remedy is easy: `ichx exp list --all`, {long}."
+    )
+    output.warn(f"Did you mean this? {long} does it.")
+    output.info(f"  indented and long enough: {long}; then `ichx run 1`.")
+    output.info("[bold] markup")
+    lines = written.getvalue().splitlines()
+    assert [line.strip().rstrip(".;") for line in lines if long in line] == [long] * 3
+    assert [line for line in lines if len(line) > 40 and long not in line] == []
+    assert "       `ichx exp list --all`," in lines
+    assert "  indented and long enough:" in lines
+    assert lines[-2:] == ["then `ichx run 1`.", "[bold] markup"]
+    assert "\\x1b" in lines[0]
+
+
 def test_an_error_is_a_problem_and_an_indented_remedy(ichx: Program, workspace: Path) -> None:
     done = ichx("exp", "show", 6, cwd=workspace)
     assert (done.code, done.out) == (1, "")

@@ -98,16 +98,37 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     ]
     ids, blank, labels, images = problem(write(tmp_path / "a.csv", rows)).splitlines()
     assert re.search(r"2 ids .*line 5: 'a_shoulder', line 6: '_any'", ids)
-    assert re.search(r"1 label .*line 3 \(a_any\)\.$", blank)
-    assert re.search(r"4 labels .*line 2 \(a_epidural\): '2', line 4 \(a_subdural\): 'nan'", labels)
+    assert re.search(r"1 row .*line 3 \(a_any\)\.$", blank)
+    assert re.search(r"4 rows .*line 2 \(a_epidural '2'\), line 4 \(a_subdural 'nan'\)", labels)
     assert re.search(r"2 images .*a lacks intraparenchymal, subarachnoid; b lacks", images)
 
 
 def test_problems_of_a_wide_file_name_the_column(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", ["a,0,0,0,7,0,0", ",0,0,0,0,0,0"], f"image,{','.join(LABELS)}")
-    empty, label = problem(path).splitlines()
+    rows = ["a,0,0,x,7,0,0", ",0,0,0,0,0,0", "b,,,,,,", "c,0,,0,0,0,2"]
+    empty, blank, label = problem(write(tmp_path / "a.csv", rows, f"image,{','.join(LABELS)}")).splitlines()
     assert re.search(r"1 row .*line 3", empty)
-    assert re.search(r"1 label .*line 2 \(subarachnoid\): '7'", label)
+    assert re.search(rf"2 rows .*line 4 \({', '.join(LABELS)}\); line 5 \(intraparenchymal\)\.$", blank)
+    assert re.search(r"2 rows .*line 2 \(intraventricular 'x', subarachnoid '7'\); line 5 \(any '2'\)", label)
+
+
+@pytest.mark.parametrize(
+    ("before", "rows", "number"),
+    [
+        ("", ["a,0,0,0,0,0,0,x", "b,2,0,0,0,0,0,"], 3),
+        ("", ["", "a,0,0,0,0,0,0,x", "", "b,2,0,0,0,0,0,", ""], 5),
+        ("", [",,,,,,,", " , ,,,,,,", "b,2,0,0,0,0,0,"], 4),
+        ("", ['a,0,0,0,0,0,0,"two\nlines"', 'b,2,0,0,0,0,0,"two\nlines"'], 4),
+        ("sep=,\n", ["a,0,0,0,0,0,0,x", "b,2,0,0,0,0,0,"], 4),
+        ("\n\n", ["b,2,0,0,0,0,0,"], 4),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_problem_names_the_line_of_the_file(
+    before: str, rows: list[str], number: int, end: str, tmp_path: Path
+) -> None:
+    text = before + "\n".join([f"image,{','.join(LABELS)},note", *rows])
+    (tmp_path / "a.csv").write_bytes(text.replace("\n", end).encode())
+    assert f"line {number} (epidural '2')" in problem(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize(

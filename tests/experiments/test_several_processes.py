@@ -42,7 +42,7 @@ import torch
 from ichx.recipe_text import from_toml
 from ichx.training.distributed import end_process, join_group
 from ichx.training.device import Hardware
-from ichx.training.feed import Inputs
+from ichx.training.feed import SliceInputs
 from ichx.training.learner import Learner
 from ichx.training.runtime import Runtime
 from ichx.training.window_step import WindowStep
@@ -60,7 +60,7 @@ with join_group(torch.device("cpu")) as group:
     for number in range(3):
         own = torch.arange(5).tensor_split(group.size)[group.rank]
         windows = torch.tensor([[40.0, 80.0]]).expand(len(own), 2)
-        inputs = Inputs(WindowStep(recipe.input)(hu[number, own], windows), labels[number, own])
+        inputs = SliceInputs(WindowStep(recipe.input)(hu[number, own], windows), labels[number, own])
         loss = learner.step(inputs, 0, number, 3, len(own) / 5 * group.size)
         losses.append(sum(group.gather(loss.item() * len(own) / 5)))
     if group.leads:

@@ -9,7 +9,7 @@ import torch
 
 from ichx.loading.loader import Batch
 from ichx.recipe import Recipe
-from ichx.training.feed import EpochPlan, Inputs, Rows
+from ichx.training.feed import EpochPlan, Rows, SliceInputs
 from ichx.training.window_step import WindowStep
 
 
@@ -21,9 +21,9 @@ def make_batch(count: int, seed: int, edge: int = 32) -> Batch:
     return Batch(hu, torch.tensor([[40.0, 80.0]]).repeat(count, 1), labels, torch.arange(count))
 
 
-def inputs_of(recipe: Recipe, batch: Batch) -> Inputs:
+def inputs_of(recipe: Recipe, batch: Batch) -> SliceInputs:
     """Return a batch as the network reads it."""
-    return Inputs(WindowStep(recipe.input)(batch.hu, batch.windows), batch.labels)
+    return SliceInputs(WindowStep(recipe.input)(batch.hu, batch.windows), batch.labels)
 
 
 @dataclass
@@ -35,6 +35,7 @@ class MemoryFeed:
     held_out: int = 0
     masks: None = None
     unit: str = "slices"
+    shape: tuple[int, ...] = (6,)
 
     @property
     def validation_rows(self) -> Rows:
@@ -52,15 +53,18 @@ class MemoryFeed:
     def inference_batches(self, rows: Rows, *, batch: int, masks: bool = False) -> Iterator[Batch]:
         return (self._take(rows[start : start + batch]) for start in range(0, len(rows), batch))
 
-    def inputs(self, batch: Batch, device: torch.device, *, view: str = "identity") -> Inputs:
+    def inputs(self, batch: Batch, device: torch.device, *, view: str = "identity") -> SliceInputs:
         hu = batch.hu.flip(-1) if view == "hflip" else batch.hu
-        return Inputs(WindowStep(self.recipe.input)(hu, batch.windows).to(device), batch.labels.to(device))
+        return SliceInputs(WindowStep(self.recipe.input)(hu, batch.windows).to(device), batch.labels.to(device))
 
     def ids(self, rows: Rows) -> npt.NDArray[np.object_]:
         return np.array([f"slice-{row}" for row in rows], dtype=object)
 
     def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
         return self.data.labels.numpy()[rows].astype(np.float64)
+
+    def slice_logits(self, rows: Rows, predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return predictions
 
     def _take(self, rows: Rows) -> Batch:
         return Batch(self.data.hu[rows], self.data.windows[rows], self.data.labels[rows], torch.from_numpy(rows))

@@ -29,7 +29,7 @@ from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import EpochRecord, Run, open_store
 from ichx.training import compilation
 from ichx.training.device import choose_hardware, isolated_torch_settings
-from ichx.training.feed import Inputs
+from ichx.training.feed import SliceInputs
 from ichx.training.learner import Learner
 from ichx.training.memory import release
 from ichx.training.runtime import Runtime
@@ -120,7 +120,7 @@ def test_every_precision_trains_and_predicts(dataset_copy: Path, ichx: Program, 
 def test_fp16_scales_gradients_and_restores_the_scale() -> None:
     recipe = apply_settings(load_registry().get("tiny_resnet").recipe_for(size=64), ["precision=fp16", "batch=8"])
     hardware = choose_hardware(DEVICE, "fp16")
-    batch = Inputs(torch.rand((8, 3, 64, 64), device=DEVICE), (torch.rand((8, 6), device=DEVICE) < 0.3).float())
+    batch = SliceInputs(torch.rand((8, 3, 64, 64), device=DEVICE), (torch.rand((8, 6), device=DEVICE) < 0.3).float())
 
     def begun() -> Learner:
         learner = Learner(recipe, 0, load_registry().get("tiny_resnet").build(recipe, False), Runtime(hardware), print)

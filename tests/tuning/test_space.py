@@ -72,8 +72,10 @@ def test_the_default_space_of_every_plugin_contains_its_recipe(name: str, tmp_pa
     assert first.log
     assert (first.low, first.high) == pytest.approx((recipe.stage[0].lr / 10, recipe.stage[0].lr * 10))
     names = ("optimizer.weight_decay", "batch", "augmentation.mixup", "augmentation.window_shift", "model.dropout")
+    if recipe.sequence is not None:
+        names = ("optimizer.weight_decay", "batch", "sequence.dropout", "sequence.drop", "sequence.study_weight")
     assert {*names, "ema.decay", "loss.label_smoothing", f"stage.{recipe.stage[-1].name}.epochs"} <= space.keys()
-    assert any(name.startswith("input.windows.") for name in space)
+    assert any(name.startswith("input.windows.") for name in space) == (recipe.sequence is None)
     (tmp_path / "space.toml").write_text(space_toml(default_space(recipe)))
     assert read_space(tmp_path / "space.toml", recipe) == default_space(recipe)
     for seed in range(5):

@@ -24,8 +24,9 @@ def generic(name: str) -> str:
 
 
 def test_every_searched_value_is_on_the_page() -> None:
-    recipe = load_registry().get("resnext50").recipe
-    assert {generic(dimension.name) for dimension in default_space(recipe)} == rows().keys()
+    recipes = [load_registry().get(name).recipe for name in ("resnext50", "gru_stack")]
+    searched = {generic(dimension.name) for recipe in recipes for dimension in default_space(recipe)}
+    assert searched == rows().keys()
 
 
 def test_the_bounds_are_those_on_the_page() -> None:
