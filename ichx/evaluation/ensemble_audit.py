@@ -135,11 +135,10 @@ class _Auditor(Checks):
             self.check(f"experiment {member.experiment} predictions", self.predictions, member, member in model.used)
             if member in model.used:
                 self.check(f"experiment {member.experiment} weights", self.weights, member)
-        found = self.check("score", self.score, model)
-        if found is not None:
-            self.check(
-                "nested score" if self.ensemble.nested_score is not None else "OOF file", self.nested, model, *found
-            )
+        self.check("score", self.score, model)
+        if self.blended:
+            subject = "OOF file" if self.ensemble.nested_score is None else "nested score"
+            self.check(subject, self.nested, model, *self.blended)
         test_sets = {s.path: s.test_set for s in model.record.submissions}
         for path in self.ensemble.submissions:
             self.check(f"submission {path}", self.submission, model, path, test_sets.get(path, Path(path).stem))
