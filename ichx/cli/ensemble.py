@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.ensemble_manage import name, rm, submit
+from ichx.cli.ensemble_manage import export, import_, name, rm, submit
 from ichx.cli.ensemble_show import list_, print_ensemble, show
 from ichx.cli.output import print_json, progress, warn
 from ichx.cli.parameters import AsJson, Average, Tta
@@ -21,6 +21,8 @@ app.command("show")(show)
 app.command("name")(name)
 app.command("rm")(rm)
 app.command("submit")(submit)
+app.command("export")(export)
+app.command("import")(import_)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,4 @@
-"""`ichx ensemble name`, `rm` and `submit`."""
+"""`ichx ensemble name`, `rm`, `submit`, `export` and `import`."""
 
 import shutil
 from pathlib import Path
@@ -69,3 +69,47 @@ def submit(
     console.print(f"submission for {written.test_set}: {written.path} ({written.images} images)", markup=False)
     if written.filled:
         notice(f"{written.filled} images of the sample have no readable slice and get the training prevalences.")
+
+
+def export(
+    number: Ensemble, file: Annotated[Path, typer.Argument(help="New zip file.")], as_json: AsJson = False
+) -> None:
+    """Export an ensemble with its members and their weights to an archive file.
+
+    Example: `ichx ensemble export 3 blend.zip`
+    """
+    from ichx.text import format_bytes
+
+    with session() as project:
+        project.store.ensemble(number)  # report an unknown number before torch is imported
+        from ichx.experiments.ensemble_archive import export_ensemble
+
+        written = export_ensemble(project, number, file)
+    if as_json:
+        print_json(written)
+    else:
+        size = f"{written.files} files, {format_bytes(written.nbytes)}"
+        info(f"Exported ensemble {number} to {written.file}: {size}.")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="Archive file of `ichx ensemble export`.")], as_json: AsJson = False
+) -> None:
+    """Import an ensemble with those of its members that are not here yet.
+
+    Members are pinned to the local dataset with the same labels and folds.
+
+    Example: `ichx ensemble import blend.zip`
+    """
+    with session() as project:
+        from ichx.experiments.ensemble_archive import import_ensemble
+
+        found = import_ensemble(project, file)
+    if as_json:
+        print_json(found)
+    else:
+        members = ", ".join(f"{here} (formerly {was})" for was, here in found.members.items())
+        text = f"ensemble {found.number}: imported, formerly ensemble {found.was}; members {members}"
+        console.print(text, markup=False)
+    for line in found.left_out:
+        notice(line)

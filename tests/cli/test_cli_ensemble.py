@@ -53,7 +53,8 @@ def test_stored_ensembles(ichx: Program, trained_copy: Path) -> None:
     assert (trained_copy / "ensembles" / "1").is_dir()
     run("rm", 1, "--yes")
     assert not (trained_copy / "ensembles" / "1").exists()
-    for command in (("show", 1), ("rm", 1, "--yes"), ("submit", 1, "ph-test")):
+    assert ichx("ensemble", "rm", 1, "--yes", cwd=trained_copy).code == 1
+    for command in (("show", 1), ("submit", 1, "ph-test"), ("export", 1, "e.zip")):
         ichx("ensemble", *command, "--json", cwd=trained_copy).check_error("not_found", "ensemble 1")
     assert json.loads(run("--members", "1,2", "--json"))["ensemble"]["number"] == 2
 

@@ -121,6 +121,17 @@ CASES = {
         "ensemble submit 1 ph-test",
         "ensemble submit 1 ph",
     ),
+    "ensemble export": (
+        "ensemble --members 1,2 --method mean --json",
+        "ensemble export 1 e.zip",
+        "ensemble export 2 e.zip",
+    ),
+    "ensemble import": (
+        "ensemble --members 1,2 --method mean --json",
+        "ensemble export 1 e.zip",
+        "ensemble import e.zip",
+        "ensemble import none.zip",
+    ),
     "submit check": (
         "submit check {sample} --sample {sample}",
         "submit check {labels} --sample {sample}",

@@ -107,7 +107,7 @@ def test_folds_that_chose_values_of_a_member(project: Project) -> None:
         "UPDATE experiment SET selected = 1, tuned = ? WHERE number = 2",
         '{"study": "s", "trial": 1, "fold": 1, "values": {}, "subset": 1.0, "length": 1.0, "score": 0.5}',
     )
-    report = make_ensemble(project, EnsembleRequest(members=(1, 2), method="mean", calibrate=False))
+    report = make_ensemble(project, EnsembleRequest(members=(1, 2), method="mean", smooth=False, calibrate=False))
     assert report.ensemble.selected
     (member,) = report.selected
     assert (member.experiment, member.folds) == (2, (1,))
