@@ -124,6 +124,7 @@ def _check_sequence(recipe: Recipe, given: SequenceRecipe, require: Require) -> 
     require(not given.residual or "logits" in kinds, "sequence.residual", "false without logits among sequence.inputs")
     projected = given.projection == 0 or (1 <= given.projection <= 65536 and "features" in kinds)
     require(projected, "sequence.projection", "0, or 1 to 65536 with features among sequence.inputs")
+    require(recipe.optimizer.clip == 0, "optimizer.clip", "0 with a sequence table: heads must not share a norm")
     once = given.average_last == 1 or recipe.ema.decay == 0
     require(once, "sequence.average_last", "1 with ema.decay, which is an average already")
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
 
-NEGATIVES, ORDER, AUGMENTATION, WINDOWS, MIXING, PLUGIN, SERIES = range(7)
+NEGATIVES, ORDER, AUGMENTATION, WINDOWS, MIXING, PLUGIN, SERIES, COMPONENTS = range(8)
 """Purpose of a draw: the first number of its address, so that no two purposes share an address."""
 
 

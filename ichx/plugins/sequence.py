@@ -2,11 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from ichx.plugins.contract import Plugin, SequenceWidths
+from ichx.plugins.contract import Plugin, SequenceBuilder, SequenceWidths
 from ichx.recipe import NO_IMAGE, OptimizerRecipe, Recipe, SequenceRecipe, StageRecipe
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def build_gru(recipe: Recipe, widths: SequenceWidths) -> "nn.Module":
+    """Return the network of `ichx.plugins.heads.gru`."""
+    from ichx.plugins.heads.gru import Gru
+
+    return Gru(recipe, widths)
 
 
 def build_gru_stack(recipe: Recipe, widths: SequenceWidths) -> "nn.Module":
@@ -16,32 +23,69 @@ def build_gru_stack(recipe: Recipe, widths: SequenceWidths) -> "nn.Module":
     return GruStack(recipe, widths)
 
 
-def _recipe(name: str, sequence: SequenceRecipe, *, epochs: int, lr: float, batch: int, decay: float) -> Recipe:
-    return Recipe(
+def build_lstm_delta(recipe: Recipe, widths: SequenceWidths) -> "nn.Module":
+    """Return the network of `ichx.plugins.heads.lstm_delta`."""
+    from ichx.plugins.heads.lstm_delta import LstmDelta
+
+    return LstmDelta(recipe, widths)
+
+
+def build_transformer(recipe: Recipe, widths: SequenceWidths) -> "nn.Module":
+    """Return the network of `ichx.plugins.heads.transformer`."""
+    from ichx.plugins.heads.transformer import Transformer
+
+    return Transformer(recipe, widths)
+
+
+def _plugin(
+    name: str, summary: str, build: SequenceBuilder, sequence: SequenceRecipe, stage: StageRecipe, *, batch: int = 16
+) -> Plugin:
+    recipe = Recipe(
         plugin=name,
         **NO_IMAGE,
         sequence=sequence,
-        stage=(StageRecipe(name="full", sampling="all", epochs=epochs, lr=lr, scheduler="onecycle"),),
+        stage=(stage,),
         batch=batch,
         precision="fp32",
-        optimizer=OptimizerRecipe(name="adamw", weight_decay=decay),
+        optimizer=OptimizerRecipe(name="adamw", weight_decay=0.01),
+    )
+    return Plugin(
+        name=name,
+        summary=summary,
+        recipe=recipe,
+        weights_licence="random weights",
+        kind="sequence",
+        build_sequence=build,
     )
 
 
 PLUGINS = (
-    Plugin(
-        name="gru_stack",
-        summary="two stacked BiGRUs on the members' logits",
-        kind="sequence",
-        recipe=_recipe(
-            "gru_stack",
-            SequenceRecipe(differences=True, residual=True, dropout=0.2),
-            epochs=30,
-            lr=3e-3,
-            batch=16,
-            decay=0.01,
-        ),
-        build_sequence=build_gru_stack,
-        weights_licence="random weights",
+    _plugin(
+        "gru",
+        "BiGRU 2 x 256 on features",
+        build_gru,
+        SequenceRecipe(inputs=("features",), width=256, dropout=0.3),
+        StageRecipe(name="full", sampling="all", epochs=20, lr=1e-3, scheduler="onecycle"),
+    ),
+    _plugin(
+        "gru_stack",
+        "two small stacked BiGRUs on logits",
+        build_gru_stack,
+        SequenceRecipe(differences=True, residual=True, dropout=0.2),
+        StageRecipe(name="full", sampling="all", epochs=30, lr=3e-3, scheduler="onecycle"),
+    ),
+    _plugin(
+        "lstm_delta",
+        "two BiLSTMs on features and their changes",
+        build_lstm_delta,
+        SequenceRecipe(inputs=("features",), width=128, layers=2, differences=True, dropout=0.3),
+        StageRecipe(name="full", sampling="all", epochs=20, lr=1e-3, scheduler="onecycle"),
+    ),
+    _plugin(
+        "transformer",
+        "small transformer, distances in mm, on features",
+        build_transformer,
+        SequenceRecipe(inputs=("features",), width=128, layers=2, dropout=0.2),
+        StageRecipe(name="full", sampling="all", epochs=30, lr=1e-3, scheduler="cosine", warmup=2.0),
     ),
 )

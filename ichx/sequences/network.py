@@ -1,10 +1,19 @@
 """The network of a sequence recipe: a plugin's network, and the weights of its last epochs if these are averaged."""
 
+from typing import Final
+
+import numpy as np
 import torch
 from torch import nn
 
+from ichx.loading.sampling import COMPONENTS, generator
 from ichx.plugins.contract import Plugin, SequenceBatch, SequenceLogits, SequenceWidths
+from ichx.plugins.heads.inputs import Components
 from ichx.recipe import Recipe
+from ichx.sequences.feed import SequenceFeed
+
+COMPONENT_SLICES: Final = 20_000
+"""Slices that principal components are fitted to, at most."""
 
 
 class SequenceNetwork(nn.Module):
@@ -53,3 +62,19 @@ def build_network(plugin: Plugin, recipe: Recipe, widths: SequenceWidths) -> Seq
     assert plugin.build_sequence is not None
     assert recipe.sequence is not None
     return SequenceNetwork(plugin.build_sequence(recipe, widths), recipe.sequence.average_last)
+
+
+def fit_components(network: SequenceNetwork, feed: SequenceFeed) -> None:
+    """Fit the principal components of `sequence.projection_kind = "pca"` to the training slices of `feed`.
+
+    Call this on a new network before `fit`; other networks stay as they are. The components of each member are scaled
+    together, so that they have a variance of 1 in the mean.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, Components)]
+    slices = feed.slices(feed.training_rows)
+    if layers and len(slices) > COMPONENT_SLICES:
+        rng = generator(COMPONENTS, feed.recipe.seed, feed.fold)
+        slices = np.sort(rng.choice(slices, COMPONENT_SLICES, replace=False))
+    for layer, features in zip(layers, feed.data.features, strict=False):
+        rows = torch.from_numpy(np.asarray(features[slices], np.float32))
+        layer.fit(nn.functional.layer_norm(rows, rows.shape[-1:]))

@@ -112,6 +112,26 @@ def test_problems_of_a_wide_file_name_the_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "rows", "number"),
+    [
+        ("", ["a,0,0,0,0,0,0,x", "b,2,0,0,0,0,0,"], 3),
+        ("", ["", "a,0,0,0,0,0,0,x", "", "b,2,0,0,0,0,0,", ""], 5),
+        ("", [",,,,,,,", " , ,,,,,,", "b,2,0,0,0,0,0,"], 4),
+        ("", ['a,0,0,0,0,0,0,"two\nlines"', 'b,2,0,0,0,0,0,"two\nlines"'], 4),
+        ("sep=,\n", ["a,0,0,0,0,0,0,x", "b,2,0,0,0,0,0,"], 4),
+        ("\n\n", ["b,2,0,0,0,0,0,"], 4),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_problem_names_the_line_of_the_file(
+    before: str, rows: list[str], number: int, end: str, tmp_path: Path
+) -> None:
+    text = before + "\n".join([f"image,{','.join(LABELS)},note", *rows])
+    (tmp_path / "a.csv").write_bytes(text.replace("\n", end).encode())
+    assert f"line {number} (epidural '2')" in problem(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
     ("content", "error", "value"),
     [
         ("a,b\n1,2\n", InvalidInputError, "a, b"),

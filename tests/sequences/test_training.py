@@ -1,6 +1,7 @@
 """`fit` trains networks over series: it learns, resumes to the bit, and predicts slices and studies."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ichx.plugins import load_registry
 from ichx.recipe import Recipe
 from ichx.recipe_text import apply_settings
 from ichx.sequences.data import SequenceData
-from ichx.sequences.network import build_network
+from ichx.sequences.network import build_network, fit_components
 from ichx.sequences.prediction import predict_series
 from ichx.training.callbacks import Callbacks
 from ichx.training.checkpoint import Checkpoints
@@ -45,8 +46,12 @@ def recipe_of(plugin: str, *settings: str) -> Recipe:
 
 def train(recipe: Recipe, data: SequenceData, control: Control | None = None) -> FitResult:
     torch.manual_seed(0)
-    network = build_network(load_registry().get(recipe.plugin), recipe, data.widths(recipe))
-    return fit(network, recipe, feed_of(data, recipe), FitOptions(hardware=CPU, control=control or Control()))
+    network, feed = (
+        build_network(load_registry().get(recipe.plugin), recipe, data.widths(recipe)),
+        feed_of(data, recipe),
+    )
+    fit_components(network, feed)
+    return fit(network, recipe, feed, FitOptions(hardware=CPU, control=control or Control()))
 
 
 def test_it_learns_what_neighbours_tell() -> None:
@@ -77,6 +82,50 @@ def test_stopped_anywhere_it_resumes_to_the_same_weights(tmp_path: Path, stop_at
     assert np.array_equal(result.logits, expected.logits)
     for name, value in result.network.state_dict().items():
         assert torch.equal(value, expected.network.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm_delta", "transformer"])
+@pytest.mark.parametrize("kind", ["linear", "pca"])
+def test_every_network_trains_on_features(name: str, kind: str) -> None:
+    recipe = recipe_of(
+        name,
+        "sequence.projection=5",
+        f"sequence.projection_kind={kind}",
+        "sequence.seeds=2",
+        "stage.full.lr=0.02",
+        "stage.full.epochs=6",
+        "stage.full.scheduler=multistep",
+        "stage.full.warmup=0",
+    )
+    data = simulate(LENGTHS, widths=(12, 7))
+    result = train(recipe, data)
+    assert np.isfinite(result.score)
+    assert result.history[-1].values["loss"] < 0.9 * result.history[0].values["loss"]
+
+
+def test_no_head_learns_from_the_patients_that_it_predicts() -> None:
+    """Other labels of one part change the heads of the other parts only."""
+    recipe, data = recipe_of("gru_stack", "sequence.seeds=2", "stage.full.epochs=2"), simulate(LENGTHS, parts=3)
+    assert data.part is not None
+    changed = np.where((data.part == 1)[:, None], 1 - data.labels, data.labels)
+    first, second = (train(recipe, one) for one in (data, replace(data, labels=changed)))
+    feed = feed_of(data, recipe)
+    part = data.part[feed.slices(feed.validation_rows)]
+    assert {0, 1, 2} == set(part)
+    assert np.array_equal(first.logits[part == 1], second.logits[part == 1])
+    assert not np.array_equal(first.logits[part != 1], second.logits[part != 1])
+
+
+def test_average_of_the_last_epochs() -> None:
+    """The prediction is the mean of those after each of the last epochs."""
+    data = simulate(LENGTHS, parts=3)
+    of_epochs = [
+        train(recipe_of("gru_stack", "stage.full.scheduler=multistep", f"stage.full.epochs={epochs}"), data).logits
+        for epochs in (2, 3, 4)
+    ]
+    multistep = ("stage.full.scheduler=multistep", "stage.full.epochs=4")
+    averaged = train(recipe_of("gru_stack", *multistep, "sequence.average_last=3"), data).logits
+    assert np.allclose(averaged, np.mean(of_epochs, axis=0), atol=1e-5)
 
 
 def test_predictions_of_slices_and_studies() -> None:

@@ -61,6 +61,17 @@ class Components(nn.Module):
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("axes", torch.zeros(inputs, outputs))
 
+    @torch.no_grad()
+    def fit(self, rows: torch.Tensor) -> None:
+        """Fit the components to `rows` `(n, inputs)`. There are no more than `inputs` of them, the others are zero."""
+        self.mean.copy_(rows.mean(dim=0))
+        centred = (rows - self.mean).double()
+        variances, axes = torch.linalg.eigh(centred.T @ centred / len(rows))
+        count = min(self.axes.shape)
+        chosen, scale = axes.flip(1)[:, :count], variances.flip(0)[:count].mean().clamp(min=1e-12).sqrt()
+        signs = chosen.gather(0, chosen.abs().argmax(dim=0, keepdim=True)).sign()  # an axis has no direction
+        self.axes[:, :count] = (chosen * signs / scale).float()
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the components of `x` `(1, B, T, inputs)`."""
         return (x - self.mean) @ self.axes
