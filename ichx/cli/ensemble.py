@@ -7,7 +7,7 @@ import typer
 
 from ichx.cli.formatting import marks_of
 from ichx.cli.output import console, notice, print_json, progress, warn
-from ichx.cli.parameters import AsJson, Tta
+from ichx.cli.parameters import AsJson, Tta, experiment_numbers
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.evaluation.choices import Method
@@ -47,7 +47,7 @@ def ensemble(
     """
     if top is not None and members is not None:
         raise typer.BadParameter("Use either --top or --members.")
-    numbers = [] if members is None else _numbers(members)
+    numbers = [] if members is None else experiment_numbers(members, "--members")
     from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
 
     request = EnsembleRequest(
@@ -68,13 +68,6 @@ def ensemble(
         print_json(report)
     else:
         print_ensemble(report)
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r}. Use experiment numbers, e.g. 1,2.", param_hint="--members") from None
 
 
 def print_ensemble(report: "EnsembleReport") -> None:
