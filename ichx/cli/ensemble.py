@@ -11,7 +11,7 @@ import typer
 from ichx.cli.ensemble_manage import export, import_, name, rm, submit
 from ichx.cli.ensemble_show import list_, print_ensemble, show
 from ichx.cli.output import print_json, progress, warn
-from ichx.cli.parameters import AsJson, Average, Tta
+from ichx.cli.parameters import AsJson, Average, Tta, experiment_numbers
 from ichx.cli.session import session
 from ichx.evaluation.choices import Method
 
@@ -60,7 +60,7 @@ def ensemble(
     """
     if top is not None and members is not None:
         raise typer.BadParameter("Use either --top or --members.")
-    numbers = [] if members is None else _numbers(members)
+    numbers = [] if members is None else experiment_numbers(members, "--members")
     from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
 
     request = EnsembleRequest(
@@ -82,10 +82,3 @@ def ensemble(
         print_json(report)
     else:
         print_ensemble(report)
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r}. Use experiment numbers, e.g. 1,2.", param_hint="--members") from None

@@ -25,6 +25,20 @@ def launch_folds(project: "Project", request: LaunchRequest, *, as_json: bool) -
         print_json(report)
     else:
         print_launch(report)
+    _exit_unless_complete(report)
+
+
+def run_folds(project: "Project", request: LaunchRequest) -> None:
+    """Run the requested folds; print results only if not all are done, and exit as `launch_folds` does."""
+    report = watch_launch(project, request)
+    if not report.complete:
+        for unit in report.units:
+            if (problem := _problem(unit)) is not None:
+                warn(f"{unit.unit} {problem}")
+    _exit_unless_complete(report)
+
+
+def _exit_unless_complete(report: LaunchReport) -> None:
     if report.stopped:
         info("Stopped. Finished work is saved; the same command resumes.", style="yellow")
         raise typer.Exit(130)

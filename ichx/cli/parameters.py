@@ -192,6 +192,14 @@ def check_ensemble_options(**options: object) -> None:
         raise typer.BadParameter(f"Use either --ensemble or {', '.join(given)}: an ensemble is stored with its own.")
 
 
+def experiment_numbers(text: str, option: str) -> list[int]:
+    """Return the experiments that an `option` lists, separated by commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}. Use experiment numbers, e.g. 1,2.", param_hint=option) from None
+
+
 def duration_seconds(text: str, option: str) -> float:
     """Return the seconds in a duration, e.g. `90s`, `5m` or `1.5h`; 0 needs no unit.
 

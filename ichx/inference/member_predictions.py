@@ -18,7 +18,7 @@ import pandas as pd
 from ichx.cache.build import ensure_cache
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import LoadedDataset
-from ichx.datasets.series import neighbour_rows
+from ichx.datasets.series import neighbour_rows, series_codes
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.evaluation.choices import Average, views_of
 from ichx.evaluation.feature_files import FeatureWriter
@@ -112,7 +112,7 @@ def predict_files_by_fold(
 def split_at_series(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) of consecutive rows of `slices`: complete series, about `size` rows at a time."""
     position = pd.Series(np.arange(len(slices)))
-    last = position.groupby(pd.factorize(slices["series"])[0]).transform("max").cummax().to_numpy()
+    last = position.groupby(series_codes(slices)).transform("max").cummax().to_numpy()
     ends = np.flatnonzero(last == position.to_numpy()) + 1
     start = 0
     while start < len(slices):
