@@ -188,11 +188,11 @@ class _Auditor(Checks):
         """Audit a member of a sequence experiment."""
         member = self.store.experiment(number)
         if experiment_pins(self.store, member) != experiment_pins(self.store, self.experiment):
-            raise _WrongError(f"{member.name} has other files, labels or folds")
+            raise WrongError(f"{member.name} has other files, labels or folds")
         found = audit(self.project, number)
         wrong = [f"{check.subject}: {check.detail}" for check in found.checks if check.state == "wrong"]
         if wrong:
-            raise _WrongError(f"{member.name} fails {format_count(len(wrong), 'check')}{format_examples(wrong)}")
+            raise WrongError(f"{member.name} fails {format_count(len(wrong), 'check')}{format_examples(wrong)}")
         return f"{member.name} passes {format_count(len(found.checks), 'check')}", None
 
     def inputs(self, fold: int) -> tuple[str, None]:
@@ -202,14 +202,14 @@ class _Auditor(Checks):
         files = self.workspace.experiment_files(self.experiment.number).fold(fold)
         recorded = read_inputs(files.inputs)
         if recorded is None:
-            raise _UnknownError(f"{files.inputs.relative_to(self.workspace.root).as_posix()} is gone")
+            raise UnknownError(f"{files.inputs.relative_to(self.workspace.root).as_posix()} is gone")
         with safetensors.safe_open(files.weights, framework="numpy") as opened:
             trained = (opened.metadata() or {}).get("inputs")
         if trained != recorded.digest:
-            raise _WrongError(f"the record of the inputs has digest {recorded.digest}, the weights have {trained}")
+            raise WrongError(f"the record of the inputs has digest {recorded.digest}, the weights have {trained}")
         now = current_inputs(self.project, self.experiment, fold)
         if now.digest != recorded.digest:
-            raise _WrongError(f"retrained since: {', '.join(recorded.differences(now))}")
+            raise WrongError(f"retrained since: {', '.join(recorded.differences(now))}")
         return f"digest {recorded.digest}, {format_count(len(recorded.members), 'member')} unchanged", None
 
     def features(self, record: "FeatureTableRecord") -> tuple[str, None]:
@@ -217,13 +217,13 @@ class _Auditor(Checks):
         path = self.workspace.root / record.path
         table = read_table(path)
         if table is None:
-            raise _UnknownError(f"{record.path} is gone; it is computed again when it is needed")
+            raise UnknownError(f"{record.path} is gone; it is computed again when it is needed")
         found = sha256_file(path)
         if found not in {record.digest} & {table.digest}:
-            raise _WrongError(f"{record.path} was changed: SHA-256 {found[:12]}..., recorded {record.digest[:12]}...")
+            raise WrongError(f"{record.path} was changed: SHA-256 {found[:12]}..., recorded {record.digest[:12]}...")
         weights = self.workspace.experiment_files(self.experiment.number).fold(record.fold).weights
         if not weights.is_file() or sha256_file(weights) != table.source.weights:
-            raise _UnknownError(f"{record.path} is of other weights; it is computed again when it is needed")
+            raise UnknownError(f"{record.path} is of other weights; it is computed again when it is needed")
         slices = f"{table.slices:,} x {table.width:,}, {table.source.dataset} version {table.source.version}"
         return f"{slices}, of these weights; SHA-256 {found[:12]}", None
 
@@ -307,7 +307,7 @@ class _Auditor(Checks):
             }
         lost = [slice_id for slice_id in absent if slice_id not in lacking]
         if lost:
-            raise _WrongError(
+            raise WrongError(
                 f"no prediction of {format_count(len(lost), 'slice')} that all members predict"
                 f"{format_examples(map(str, lost))}"
             )
