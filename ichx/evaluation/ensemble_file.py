@@ -52,7 +52,7 @@ class ModelMember:
     experiment: int
     name: str
     id: str
-    """`Experiment.id`."""
+    """By which it is recognized, see `ichx.evaluation.member_outputs.member_id`."""
     weights: dict[int, str | None]
     """SHA-256 of each blended fold's weights, None if it had no file; empty if the experiment has no weight."""
     predictions: dict[str, str]

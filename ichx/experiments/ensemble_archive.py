@@ -31,6 +31,7 @@ from ichx.evaluation.ensemble_file import (
     read_model,
     write_model,
 )
+from ichx.evaluation.member_outputs import member_id
 from ichx.evaluation.stored_members import check_networks, describe_member, network_problems
 from ichx.experiments.archive_export import ExportedArchive, archive_experiment
 from ichx.experiments.archive_import import (
@@ -225,7 +226,7 @@ def _renumbered(project: "Project", model: EnsembleModel, here: Mapping[int, int
             member,
             experiment=experiment.number,
             name=experiment.name,
-            id=experiment.id,
+            id=member_id(experiment),
             members=tuple(map(renumber, member.members)),
         )
         problems.extend(network_problems(project, moved))
