@@ -322,7 +322,7 @@ def checkpoint_cost(bench: Bench, repeats: int) -> Figure:
     seconds = []
     for number in range(repeats):
         began = time.perf_counter()
-        save_checkpoint(folder, Position(0, number), {"fits": job.fits} | learner.state())
+        save_checkpoint(folder, Position(0, number), {"fits": job.fits(0)} | learner.state())
         seconds.append(time.perf_counter() - began)
     size = max(path.stat().st_size for path in folder.iterdir()) / 1e6
     shutil.rmtree(folder)

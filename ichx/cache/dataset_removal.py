@@ -37,12 +37,18 @@ def dataset_artifacts(project: "Project", name: str) -> list[DatasetArtifact]:
     predictions: dict[int, list[Path]] = {}
     for prediction in project.store.predictions_of(name):
         predictions.setdefault(prediction.experiment, []).append(project.workspace.root / prediction.path)
+    versions = {project.store.version(name, number).id for number in project.store.version_numbers(name)}
+    features = [project.workspace.root / t.path for t in project.store.feature_tables() if t.version_id in versions]
     folder = project.workspace.root / "datasets" / name
     artifacts = [DatasetArtifact("catalog, folds", folder, _size(folder))]
     artifacts += [DatasetArtifact("cache", cache, _size(cache)) for cache in sorted(caches)]
     for number, files in predictions.items():
         what, nbytes = format_count(len(files), "prediction"), sum(map(_size, files))
         artifacts.append(DatasetArtifact(what, project.workspace.experiment_dir(number), nbytes, tuple(files)))
+    for path in features:
+        tables = tuple(file for file in (path, path.with_suffix(".json")) if file.exists())
+        if tables:
+            artifacts.append(DatasetArtifact("features", path.parent, sum(map(_size, tables)), tables))
     return artifacts
 
 

@@ -61,6 +61,12 @@ def request_caches(
                 f"Experiment {number} uses dataset {experiment.dataset!r} and does not read {name!r}.",
                 f"Use {experiment.dataset!r} or one of its test sets.",
             )
+        if experiment.members:
+            raise ConflictError(
+                f"Experiment {number} reads the outputs of experiments {', '.join(map(str, experiment.members))}, no "
+                "images.",
+                "Name these instead.",
+            )
         version_id = experiment.version_id if name == experiment.dataset else newest.id
         recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
         wanted.setdefault(version_id, []).append(recipe_spec(recipe))

@@ -7,7 +7,7 @@ import typer
 
 from ichx.cli.formatting import marks_of
 from ichx.cli.output import console, notice, print_json, progress, warn
-from ichx.cli.parameters import AsJson, Tta
+from ichx.cli.parameters import AsJson, Tta, experiment_numbers
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.evaluation.choices import Method
@@ -23,7 +23,9 @@ def ensemble(
     members: Annotated[str | None, typer.Option("--members", help="Experiments to blend instead, e.g. 1,2.")] = None,
     tta: Tta = "hflip",
     method: Annotated[Method, typer.Option("--method", help="Blending method, see above.")] = "auto",
-    smooth: Annotated[bool, typer.Option("--smooth", help="Try smoothing over neighbouring slices.")] = False,
+    smooth: Annotated[
+        bool, typer.Option("--smooth/--no-smooth", help="Try smoothing over neighbouring slices.")
+    ] = True,
     calibrate: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="Try calibration, consistency of `any` and clipping.")
     ] = True,
@@ -33,11 +35,11 @@ def ensemble(
 ) -> None:
     """Blend experiments on OOF predictions and write a submission.
 
-    Methods: `convex` optimises the weights of a mean of probabilities, `per-label` does so for each label, `logit`
-    optimises the weights of a sum of logits, and `greedy` selects members one by one. `mean` and `rank` weight all
-    members equally. `stack` fits a small model on the members and neighbouring slices. `auto` is `convex` if its gain
-    over the mean exceeds one standard error, else `mean`. Smoothing, calibration, consistency and clipping are used
-    only if they improve the score on held-out folds.
+    Methods: `convex` optimises the weights of a mean of probabilities, `logit` those of a sum of logits. `per-label`
+    and `per-label-logit` do so for each label. `greedy` selects members one by one. `mean` and `rank` weight all
+    members equally. `stack` fits a small model on the members and neighbouring slices. `auto` starts with `mean` and
+    takes `convex`, `logit`, `per-label-logit` or, with enough patients, `stack` if the gain exceeds one standard error.
+    Smoothing, calibration, consistency and clipping are used only if they improve the score on held-out patients.
 
     Example: `ichx ensemble --top 4 --tta hflip`
 
@@ -45,7 +47,7 @@ def ensemble(
     """
     if top is not None and members is not None:
         raise typer.BadParameter("Use either --top or --members.")
-    numbers = [] if members is None else _numbers(members)
+    numbers = [] if members is None else experiment_numbers(members, "--members")
     from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
 
     request = EnsembleRequest(
@@ -58,7 +60,7 @@ def ensemble(
         calibrate=calibrate,
         out=out,
     )
-    with session() as project, progress("nested folds") as update:
+    with session() as project, progress("nested score") as update:
         report = make_ensemble(project, request, update)
     if as_json:
         for note in report.notes:
@@ -66,13 +68,6 @@ def ensemble(
         print_json(report)
     else:
         print_ensemble(report)
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r}. Use experiment numbers, e.g. 1,2.", param_hint="--members") from None
 
 
 def print_ensemble(report: "EnsembleReport") -> None:
@@ -94,8 +89,9 @@ def print_ensemble(report: "EnsembleReport") -> None:
     )
     if choice.dropped:
         console.print(f"zero weight: {', '.join(f'{n} ({report.names[n]})' for n in choice.dropped)}", markup=False)
-    scale = "; weights of logits need not sum to 1" if choice.method in ("logit", "stack") else ""
-    console.print(f"method: {choice.method}; {choice.why}{scale}", markup=False)
+    console.print(f"method: {choice.method}; {choice.why}", markup=False)
+    if choice.method in ("logit", "per-label-logit", "stack"):
+        console.print("The weights multiply logits and need not sum to 1.", style="dim")
     if choice.certificate is not None:
         console.print(f"optimality: at most {max(choice.certificate, 0.0):.1e} above the optimum", markup=False)
     _print_choices(report)
@@ -106,7 +102,7 @@ def print_ensemble(report: "EnsembleReport") -> None:
             bounds = f"{report.interval.low:.5f} to {report.interval.high:.5f}"
             console.print(f"nested score: 95 % interval over patients {bounds}")
         advice = "The folds leak, so do not report it." if ensemble.leaked else "Report this score."
-        console.print(f"The nested score blends each fold with choices of the others. {advice}", style="dim")
+        console.print(f"The nested score blends each part with choices of the others. {advice}", style="dim")
     for submission in report.submissions:
         console.print(
             f"submission for {submission.test_set}: {submission.path} ({submission.images} images)", markup=False
@@ -116,7 +112,7 @@ def print_ensemble(report: "EnsembleReport") -> None:
 
 
 def _print_choices(report: "EnsembleReport") -> None:
-    """Print the method and each post-processing step with the gain on held-out folds of the best candidate."""
+    """Print the method and each post-processing step with the gain on held-out patients of the best candidate."""
     rows: list[tuple[object, ...]] = []
     for part in dict.fromkeys(trial.part for trial in report.choice.trials):
         trials = [trial for trial in report.choice.trials if trial.part == part]
@@ -130,4 +126,4 @@ def _print_choices(report: "EnsembleReport") -> None:
             same = [(part in other.steps) == bool(taken) for other in report.fold_choices]
         rows.append((part, chosen, best.gain, best.error, f"{sum(same)} of {len(same)}" if same else None))
     if rows:
-        print_table("", ("part", "chosen", "gain", "s.e.", "same in folds"), rows)
+        print_table("", ("step", "chosen", "gain", "s.e.", "same in parts"), rows)

@@ -14,7 +14,7 @@ from ichx.cli.exp_show import history, log, show
 from ichx.cli.exp_transfer import export, import_
 from ichx.cli.exp_watch import watch
 from ichx.cli.output import console, info, notice, print_json, warn
-from ichx.cli.parameters import AsJson, Settings, complete_backbone, complete_plugin
+from ichx.cli.parameters import AsJson, Settings, complete_backbone, complete_plugin, experiment_numbers
 from ichx.cli.session import session
 
 app = typer.Typer(help="Experiments: register, find, compare and organise.", no_args_is_help=True)
@@ -42,6 +42,12 @@ def new(
         Path | None, typer.Option("--from", help="Recipe file, as `ichx plugin show NAME --toml` prints it.")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the experiment.")] = None,
+    members: Annotated[
+        str | None, typer.Option("--members", help="Experiments that a sequence experiment reads, e.g. 1,2.")
+    ] = None,
+    inputs: Annotated[
+        str | None, typer.Option("--inputs", help="What it reads of them: logits, features, or logits,features.")
+    ] = None,
     reference: Annotated[
         bool, typer.Option("--reference", help="Register the six models of the reference solution.")
     ] = False,
@@ -53,6 +59,8 @@ def new(
 
     Example: `ichx exp new --plugin resnext50 --backbone convnext_tiny.fb_in22k`
 
+    Example: `ichx exp new --plugin gru_stack --members 1,2 --inputs logits,features`
+
     Example: `ichx exp new --reference`
     """
     from ichx.experiments.register import ExperimentRequest, equal_experiments, new_experiment, new_reference
@@ -63,7 +71,7 @@ def new(
     if sigmoid and linear:
         raise typer.BadParameter("Use either --sigmoid or --linear.")
     kind = "sigmoid" if sigmoid else "linear" if linear else None
-    if reference and (plugin or file or backbone or size or crop or kind or settings or name):
+    if reference and (plugin or file or backbone or size or crop or kind or settings or name or members or inputs):
         raise typer.BadParameter("--reference allows only --dataset and --folds. Leave out the other options.")
     if backbone is not None and not cache_file().exists():
         info("listing the backbones of timm; the next time the list is cached")
@@ -71,24 +79,29 @@ def new(
         if reference:
             registered = new_reference(project.store, project.registry, dataset=dataset, folds=folds)
         else:
-            registered = [
-                new_experiment(
-                    project.store,
-                    project.registry,
-                    ExperimentRequest(
-                        plugin=plugin,
-                        backbone=backbone,
-                        file=file,
-                        size=size,
-                        crop=crop,
-                        kind=kind,
-                        settings=settings or (),
-                        dataset=dataset,
-                        folds=folds,
-                        name=name,
-                    ),
-                )
-            ]
+            request = ExperimentRequest(
+                plugin=plugin,
+                backbone=backbone,
+                file=file,
+                size=size,
+                crop=crop,
+                kind=kind,
+                settings=settings or (),
+                dataset=dataset,
+                folds=folds,
+                name=name,
+            )
+            if members is None and inputs is None:
+                registered = [new_experiment(project.store, project.registry, request)]
+            else:
+                from ichx.experiments.register_sequence import new_sequence
+
+                numbers = [] if members is None else experiment_numbers(members, "--members")
+                kinds = None if inputs is None else [part.strip() for part in inputs.split(",")]
+                made, space = new_sequence(project, request, numbers, kinds)
+                registered = [made]
+                if space is not None:
+                    info(space)
         equal = [equal_experiments(project.store, e) for e in registered]
     if as_json:
         print_json(registered)

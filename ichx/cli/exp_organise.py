@@ -147,13 +147,16 @@ def rm(numbers: Numbers) -> None:
     """
     with session() as project:
         blends = project.store.ensembles_containing(numbers)
+        readers = project.store.sequences_of(numbers)
         project.store.trash(numbers)
     undo = f"Undo with `ichx exp restore {' '.join(map(str, numbers))}`"
-    deletion = "" if set(numbers) <= set(blends) else "; delete permanently with `ichx gc`"
+    deletion = "" if set(numbers) <= set(blends) | set(readers) else "; delete permanently with `ichx gc`"
     info(f"Moved {_listed(numbers)} to the trash. {undo}{deletion}.")
     for number, ensembles in blends.items():
         members = f"ensemble{'s' if len(ensembles) > 1 else ''} {', '.join(map(str, ensembles))}"
         info(f"The files of experiment {number} are not deleted, because it is a member of {members}.")
+    for number, experiments in readers.items():
+        info(f"The files of experiment {number} are not deleted, because {_listed(experiments)} reads them.")
 
 
 def restore(numbers: Numbers) -> None:

@@ -59,15 +59,22 @@ def show(
         history = {fold: project.store.history(number, fold) for fold in sorted({run.fold for run in runs})}
         notes = project.store.notes(number)
         blends = project.store.ensembles_containing([number]).get(number, [])
+        readers = project.store.sequences_of([number]).get(number, [])
+        names = {member: project.store.experiment(member).name for member in experiment.members}
         values = _recipe_values(project, experiment)
     files = project.workspace.experiment_files(number).sizes()
     changes = None if values is None else {name: v for name, v in values.items() if v["recipe"] != v["default"]}
     if as_json:
         found = {"experiment": experiment, "runs": runs, "history": history, "notes": notes}
-        print_json(found | {"files": files, "ensembles": blends, "recipe_changes": changes})
+        others = {"ensembles": blends, "members": experiment.members, "read_by": readers}
+        print_json(found | {"files": files, **others, "recipe_changes": changes})
         return
     console.print(f"experiment {number}: {experiment.name} ({experiment.state})", markup=False, style="bold")
     facts = _facts(experiment, version.fold_set(experiment.fold_set).leaking_patients)
+    if names:
+        facts.append(("members", ", ".join(f"{member} ({name})" for member, name in names.items())))
+    if readers:
+        facts.append(("read by", f"experiment {', '.join(map(str, readers))}"))
     if blends:
         facts.append(("ensembles", ", ".join(map(str, blends))))
     facts += [("run on", line) for line in _machines(runs)]
@@ -156,7 +163,7 @@ def log(
         files = project.workspace.experiment_files(number)
         path = files.fold(shown).log
         if not path.exists():
-            raise NotReadyError(f"Fold {shown} of experiment {number} has no log.", f"Start it: `ichx run {number}`")
+            raise NotReadyError(f"Fold {shown} of experiment {number} has no log.", f"Start it: `ichx run {number}`.")
         position = 0
         while True:
             with path.open(encoding="utf-8", errors="replace") as handle:

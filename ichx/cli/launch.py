@@ -20,17 +20,25 @@ if TYPE_CHECKING:
 
 def launch_folds(project: "Project", request: LaunchRequest, *, as_json: bool) -> None:
     """Run the requested folds and print their results; exit with 1 if any is not done, with 130 if stopped."""
-    # No grace period: a step may take long, and a second Ctrl-C kills.
-    with (
-        count_stop_signals() as stops,
-        LaunchView() as view,
-        contextlib.closing(LocalEngine(request.jobs, grace=None)) as engine,
-    ):
-        report = launch(project, request, engine, callbacks=view, stop_level=stops)
+    report = watch_launch(project, request)
     if as_json:
         print_json(report)
     else:
-        _print_report(report)
+        print_launch(report)
+    _exit_unless_complete(report)
+
+
+def run_folds(project: "Project", request: LaunchRequest) -> None:
+    """Run the requested folds; print results only if not all are done, and exit as `launch_folds` does."""
+    report = watch_launch(project, request)
+    if not report.complete:
+        for unit in report.units:
+            if (problem := _problem(unit)) is not None:
+                warn(f"{unit.unit} {problem}")
+    _exit_unless_complete(report)
+
+
+def _exit_unless_complete(report: LaunchReport) -> None:
     if report.stopped:
         info("Stopped. Finished work is saved; the same command resumes.", style="yellow")
         raise typer.Exit(130)
@@ -38,7 +46,19 @@ def launch_folds(project: "Project", request: LaunchRequest, *, as_json: bool) -
         raise typer.Exit(1)
 
 
-def _print_report(report: LaunchReport) -> None:
+def watch_launch(project: "Project", request: LaunchRequest) -> LaunchReport:
+    """Run the requested folds in a live view. Ctrl-C stops them after their step, a second one at once."""
+    # No grace period: a step may take long, and a second Ctrl-C kills.
+    with (
+        count_stop_signals() as stops,
+        LaunchView() as view,
+        contextlib.closing(LocalEngine(request.jobs, grace=None)) as engine,
+    ):
+        return launch(project, request, engine, callbacks=view, stop_level=stops)
+
+
+def print_launch(report: LaunchReport) -> None:
+    """Print a table of the folds, what went wrong, and the scores."""
     rows = [
         (
             unit.experiment,

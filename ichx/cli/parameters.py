@@ -162,6 +162,14 @@ def fold_numbers(texts: Sequence[str] | None) -> list[int] | None:
         raise typer.BadParameter(problem, param_hint="--fold") from None
 
 
+def experiment_numbers(text: str, option: str) -> list[int]:
+    """Return the experiments that an `option` lists, separated by commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}. Use experiment numbers, e.g. 1,2.", param_hint=option) from None
+
+
 def duration_seconds(text: str, option: str) -> float:
     """Return the seconds in a duration, e.g. `90s`, `5m` or `1.5h`; 0 needs no unit.
 

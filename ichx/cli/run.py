@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,6 +41,9 @@ def run(
     estimate: Annotated[
         bool, typer.Option("--dry-run", help="Measure for seconds; print time, memory and disk. Run nothing.")
     ] = False,
+    with_members: Annotated[
+        bool, typer.Option("--with-members", help="Run what the members of a sequence experiment lack first.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train experiments and predict their folds.
@@ -54,6 +58,8 @@ def run(
     Example: `ichx run 6 --dry-run`
 
     Example: `ichx run 6 --subset 0.05`
+
+    Example: `ichx run 9 --with-members`
     """
     with session() as project:
         network = project.store.network_file_system()
@@ -76,6 +82,10 @@ def run(
         if estimate:
             _print_estimates(project, numbers, folds, options, subset, as_json=as_json)
             return
+        if any(project.store.experiment(number).members for number in numbers):
+            if processes > 1 or "RANK" in os.environ:
+                with_members = False  # only one process can wait for an answer
+            _run_members(project, numbers, folds, jobs, options, run_all=with_members)
         if jobs > 1 or len(numbers) > 1:
             if processes > 1 or "RANK" in os.environ:
                 raise typer.BadParameter(
@@ -94,36 +104,80 @@ def run(
             from ichx.training.spawn import run_processes
 
             raise typer.Exit(run_processes(sys.argv[1:], processes))
-        from ichx.cli.live import LiveView
-        from ichx.experiments.loggers.run_log import prints_into
-        from ichx.experiments.run import run_experiment
-        from ichx.training.distributed import AgreedError, end_process, started_in_group
-        from ichx.training.stop_request import RunStopped
+        from ichx.training.distributed import end_process, started_in_group
 
-        # A job's output goes to its log, which has the lines of the view already.
-        files = project.workspace.experiment_files(number)
-        logged = any(prints_into(files.fold(fold).log) for fold in folds or ())
-        try:
-            with LiveView() if rank == 0 and not logged else nullcontext() as view:
-                report = run_experiment(project, number, folds=folds or None, options=options, callbacks=view)
-        except RunStopped as stopped:
-            if rank == 0:
-                info(f"Stopped. Resume with `ichx run {number}`.", style="yellow")
-            raise typer.Exit(stopped.exit_code) from stopped
-        except KeyboardInterrupt:
-            if rank == 0:
-                info(f"Stopped at once. Resume from the newest checkpoint with `ichx run {number}`.", style="yellow")
-            raise
-        except IchxError as error:
-            if rank == 0:
-                raise
-            if isinstance(error, AgreedError):
-                raise typer.Exit(1) from error  # process 0 reports it
-            raise type(error)(f"Process {rank}: {error.problem}", error.remedy) from error
+        report = _run(project, number, folds, options)
     if rank == 0:
         _print_report(report, as_json=as_json)
     if started_in_group():
         end_process()
+
+
+def _run(project: "Project", number: int, folds: list[int] | None, options: "RunOptions") -> "RunReport":
+    """Run folds of an experiment in this process, with a live view."""
+    from ichx.cli.live import LiveView
+    from ichx.experiments.loggers.run_log import prints_into
+    from ichx.experiments.run import run_experiment
+    from ichx.training.distributed import AgreedError
+    from ichx.training.stop_request import RunStopped
+
+    rank = int(os.environ.get("RANK", "0"))
+    # A job's output goes to its log, which has the lines of the view already.
+    files = project.workspace.experiment_files(number)
+    logged = any(prints_into(files.fold(fold).log) for fold in folds or ())
+    try:
+        with LiveView() if rank == 0 and not logged else nullcontext() as view:
+            return run_experiment(project, number, folds=folds or None, options=options, callbacks=view)
+    except RunStopped as stopped:
+        if rank == 0:
+            info(f"Stopped. Resume with `ichx run {number}`.", style="yellow")
+        raise typer.Exit(stopped.exit_code) from stopped
+    except KeyboardInterrupt:
+        if rank == 0:
+            info(f"Stopped at once. Resume from the newest checkpoint with `ichx run {number}`.", style="yellow")
+        raise
+    except IchxError as error:
+        if rank == 0:
+            raise
+        if isinstance(error, AgreedError):
+            raise typer.Exit(1) from error  # process 0 reports it
+        raise type(error)(f"Process {rank}: {error.problem}", error.remedy) from error
+
+
+def _run_members(
+    project: "Project",
+    numbers: list[int],
+    folds: list[int] | None,
+    jobs: int,
+    options: "RunOptions",
+    *,
+    run_all: bool,
+) -> None:
+    """Run what the members of sequence experiments lack, if the user wants that; otherwise raise `NotReadyError`."""
+    from ichx.experiments.sequence_members import missing_work, require_members
+
+    experiments = [project.store.experiment(number) for number in numbers]
+    wanted = {e.number: folds or list(range(e.folds)) for e in experiments}
+    missing = {
+        (work.experiment, work.folds): work for e in experiments for work in missing_work(project, e, wanted[e.number])
+    }
+    if missing and not run_all and sys.stdin is not None and sys.stdin.isatty():
+        for work in missing.values():
+            info(f"Member {work.experiment} {work.reason}.")
+        run_all = typer.confirm("Run these members first?", err=True)
+    if not run_all:
+        for e in experiments:
+            require_members(project, e, wanted[e.number])
+    plain = replace(options, pretrained=None, weights=None, save_features=False)
+    for work in missing.values():
+        info(f"Member {work.experiment} {work.reason}; running it first.")
+        if jobs == 1:
+            _run(project, work.experiment, list(work.folds), plain)
+            continue
+        from ichx.cli.launch import run_folds
+        from ichx.jobs.launch import LaunchRequest
+
+        run_folds(project, LaunchRequest((work.experiment,), work.folds, jobs, plain))
 
 
 def _quick_looks(project: "Project", numbers: list[int], share: float) -> list[int]:

@@ -5,6 +5,8 @@ meaning of columns is in `label_csv`, `fold_csv` and `ichx.evaluation.submission
 """
 
 import codecs
+import csv
+import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,12 +21,15 @@ import pyarrow.csv
 from ichx.datasets.sources import read_zip_member
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, StorageError, raise_problems
 from ichx.files import MAX_INPUT, read_input
-from ichx.text import EXAMPLES, format_count, format_examples
+from ichx.text import EXAMPLES, escape, format_count, format_examples
 
 SEPARATORS: Final = ",;\t|"
 
 COMPRESSIONS: Final = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
 """Compressions by the first bytes of a file."""
+
+_LINES: Final = b"lines"
+"""Key of the metadata of a table: the line of each row, int64, unless row k is line k + 2."""
 
 SLICE_COLUMNS: Final = (
     "sopinstanceuid",
@@ -43,6 +48,11 @@ SLICE_COLUMNS: Final = (
     "id",
 )
 """Accepted names of the column of slices, the most specific first; see `plain_names`."""
+
+_SHOWN_COLUMNS: Final = 20
+"""Columns that a message names."""
+_SHOWN_LETTERS: Final = 200
+"""Length of a name or value in a message."""
 
 
 def read_text_columns(path: Path, what: str, forms: str, *, exact: bool = False) -> pa.Table:
@@ -64,10 +74,11 @@ def read_text_columns(path: Path, what: str, forms: str, *, exact: bool = False)
     try:
         content = read_zip_member(path)
         content = _decompress(read_input(path) if content is None else content)
-        separator = ","
+        separator, skipped = ",", 0
         if not exact:
-            content = _as_utf8(content)
-            content, separator = _find_separator(content)
+            text = _as_utf8(content)
+            content, separator = _find_separator(text)
+            skipped = text.count(b"\n") - content.count(b"\n")
         parsing = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=b'"' in content)
         with pyarrow.csv.open_csv(pa.BufferReader(content), parse_options=parsing) as reader:
             names = reader.schema.names
@@ -78,9 +89,15 @@ def read_text_columns(path: Path, what: str, forms: str, *, exact: bool = False)
     except (pa.ArrowInvalid, OSError, ValueError) as error:
         kind = StorageError if isinstance(error, PermissionError) else CorruptFileError
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        if "infer number of columns" in reason or "straddling object" in reason:  # pyarrow's words for it
+            reason = "a line is longer than 1 MiB, or a quotation mark is not closed"
         raise kind(f"Cannot read {path} as CSV: {reason}.", remedy) from error
     if not exact:
         table = _without_blanks(table)
+        if skipped or content.rstrip().count(b"\n") != table.num_rows:
+            lines = _find_lines(content, separator, skipped)
+            if len(lines) == table.num_rows:
+                table = table.replace_schema_metadata({_LINES: lines.tobytes()})
     if table.num_rows == 0:
         raise InvalidInputError(f"{path} has no rows.", remedy)
     return table
@@ -89,6 +106,18 @@ def read_text_columns(path: Path, what: str, forms: str, *, exact: bool = False)
 def plain_names(names: Sequence[str]) -> list[str]:
     """Return names of columns in lower case without spaces, dots, dashes and underscores."""
     return [re.sub(r"[^a-z0-9]", "", name.lower()) for name in names]
+
+
+def list_columns(names: Sequence[str]) -> str:
+    """Return the first names of columns for a message, shortened."""
+    shown = ", ".join(map(_shorten, names[:_SHOWN_COLUMNS]))
+    rest = len(names) - _SHOWN_COLUMNS
+    return f"{shown} and {format_count(rest, 'other')}" if rest > 0 else shown
+
+
+def _shorten(text: str) -> str:
+    text = escape(text, lines=True)
+    return text if len(text) <= _SHOWN_LETTERS else f"{text[: _SHOWN_LETTERS // 2]}...{text[-_SHOWN_LETTERS // 2 :]}"
 
 
 def encode_texts(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.object_]]:
@@ -132,14 +161,13 @@ def merge_rows(
     return merged, np.unique(codes[row[finite]])
 
 
-def line(row: int) -> str:
-    """Return the line of a row in its file, e.g. `line 2` for the first one below the header."""
-    return f"line {row + 2}"
+def line(table: pa.Table, row: int) -> str:
+    """Return the line of a row of `read_text_columns` in its file, e.g. `line 2` for the first one below the header."""
+    lines = (table.schema.metadata or {}).get(_LINES)
+    return f"line {row + 2 if lines is None else np.frombuffer(lines, np.int64)[row]}"
 
 
-def list_rows(
-    noun: str, what: str, rows: npt.NDArray[np.integer[Any]], example: Callable[[int], str] = line
-) -> list[str]:
+def list_rows(noun: str, what: str, rows: npt.NDArray[np.integer[Any]], example: Callable[[int], str]) -> list[str]:
     """Return the problem of `rows` as a list of one line, or an empty list if there are none.
 
     Args:
@@ -150,7 +178,7 @@ def list_rows(
     """
     if not len(rows):
         return []
-    examples = format_examples([example(int(row)) for row in rows[:EXAMPLES]], len(rows))
+    examples = format_examples([_shorten(example(int(row))) for row in rows[:EXAMPLES]], len(rows))
     return [f"{format_count(len(rows), noun)} {what}{examples}"]
 
 
@@ -196,6 +224,20 @@ def _find_separator(content: bytes) -> tuple[bytes, str]:
         return rest, first.decode().strip('"\r')[-1]
     outside = re.sub(rb'"[^"]*"', b"", first).decode()
     return content, max(SEPARATORS, key=outside.count)
+
+
+def _find_lines(content: bytes, separator: str, skipped: int) -> npt.NDArray[np.int64]:
+    """Return the first line of each row that is not blank, without the header; `skipped` lines precede `content`."""
+    reader = csv.reader(io.StringIO(content.decode(), newline=""), delimiter=separator)
+    lines, first = [], skipped + 1
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                lines.append(first)
+            first = skipped + reader.line_num + 1
+    except csv.Error:  # pyarrow reads longer values
+        lines.clear()
+    return np.array(lines[1:], np.int64)
 
 
 def _without_blanks(table: pa.Table) -> pa.Table:

@@ -1,5 +1,6 @@
 """A CSV of imported folds, validated: the fold of each slice or patient. Its ids are matched in `fold_import`."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -53,8 +54,8 @@ def read_folds(path: Path) -> FoldTable:
     table = csv_text.read_text_columns(path, "A CSV of folds", FORMS)
     id_at, of_patients, fold_at = _find_columns(path, table.column_names)
     texts = table.column(id_at)
-    problems = list_rows("row", "without an id", csv_text.empty_rows(texts))
-    values, k, one_based = _fold_numbers(table.column(fold_at), problems)
+    problems = list_rows("row", "without an id", csv_text.empty_rows(texts), functools.partial(line, table))
+    values, k, one_based = _fold_numbers(table, fold_at, problems)
     row_id, ids = csv_text.encode_texts(texts)
     folds, disagree = csv_text.merge_rows(row_id, len(ids), values[:, None])
     what = "with rows that disagree"
@@ -95,19 +96,20 @@ def _find_columns(path: Path, names: list[str]) -> tuple[int, bool, int]:
     if not slices and not patients:
         problems.append("no column of slices or patients")
     if problems:
-        problem = f"{path} has the columns {', '.join(names)}: {', '.join(problems)}."
+        problem = f"{path} has the columns {csv_text.list_columns(names)}: {', '.join(problems)}."
         raise InvalidInputError(problem, f"A CSV of folds has {FORMS}.")
     return (slices or patients)[0], not slices, folds[0]
 
 
-def _fold_numbers(texts: pa.ChunkedArray, problems: list[str]) -> tuple[npt.NDArray[np.int16], int, bool]:
+def _fold_numbers(table: pa.Table, fold_at: int, problems: list[str]) -> tuple[npt.NDArray[np.int16], int, bool]:
     """Return the fold of each row from 0, the number of folds, and whether the file numbers them from 1."""
+    texts = table.column(fold_at)
     numbers = csv_text.parse_numbers(texts)
     found = list_rows(
         "row",
         "whose fold is not an integer",
         np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.floor(numbers)))),
-        lambda row: f"{line(row)}: {texts[row].as_py()!r}",
+        lambda row: f"{line(table, row)}: {texts[row].as_py()!r}",
     )
     distinct = np.unique(numbers)
     if not found:

@@ -66,17 +66,18 @@ def read_labels(path: Path) -> LabelTable:
     names = csv_text.plain_names(table.column_names)
     missing = [label for label in LABELS if label not in names]
     if len(missing) == len(LABELS) and {"id", "label"} <= set(names):
-        return _read_long(path, table.column(names.index("id")), table.column(names.index("label")))
+        _check_unique(path, table.column_names, names, ("id", "label"))
+        return _read_long(path, table, names)
     problems = []
     image = next((name for name in csv_text.SLICE_COLUMNS if name in names), "")
     if not image:
         problems.append("no column of slices")
     if missing not in ([], [ANY]):
         problems.append(f"no column {', '.join(missing)}")
-    problems += [f"several columns {name}" for name in (image, *LABELS) if name and names.count(name) > 1]
     if problems:
-        problem = f"{path} has the columns {', '.join(table.column_names)}: {'; '.join(problems)}."
+        problem = f"{path} has the columns {csv_text.list_columns(table.column_names)}: {'; '.join(problems)}."
         raise InvalidInputError(problem, f"A label CSV has {FORMS}.")
+    _check_unique(path, table.column_names, names, (image, *LABELS))
     return _read_wide(path, table, names, names.index(image))
 
 
@@ -89,11 +90,12 @@ def read_sample(path: Path) -> SampleTable:
     table = csv_text.read_text_columns(path, "A label CSV", FORMS)
     names = csv_text.plain_names(table.column_names)
     if not {"id", "label"} <= set(names):
-        problem = f"{path} has the columns {', '.join(table.column_names)}."
+        problem = f"{path} has the columns {csv_text.list_columns(table.column_names)}."
         raise InvalidInputError(problem, "A sample submission has `ID,Label` with `ID = <image>_<label>`.")
+    _check_unique(path, table.column_names, names, ("id",))
     ids = table.column(names.index("id"))
     problems: list[str] = []
-    label, images, image = _split_ids(ids, problems)
+    label, images, image = _split_ids(table, ids, problems)
     counts = np.bincount(_cells(image, label), minlength=6 * len(images))
     problems += list_rows("id", "more than once", np.flatnonzero(counts > 1), lambda cell: _cell_name(images, cell))
     problems += _incomplete(counts, images)
@@ -101,10 +103,20 @@ def read_sample(path: Path) -> SampleTable:
     return SampleTable(csv_text.to_objects(ids), images)
 
 
-def _read_long(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> LabelTable:
+def _check_unique(path: Path, columns: list[str], names: list[str], used: tuple[str, ...]) -> None:
+    """Raise `InvalidInputError` if the CSV has several of the `used` columns; `names` are its plain names."""
+    if several := [name for name in used if names.count(name) > 1]:
+        raise InvalidInputError(
+            f"{path} has the columns {csv_text.list_columns(columns)}: several columns {', '.join(several)}.",
+            f"A label CSV has {FORMS}.",
+        )
+
+
+def _read_long(path: Path, table: pa.Table, names: list[str]) -> LabelTable:
     problems: list[str] = []
-    label, images, image = _split_ids(ids, problems)
-    values = _parse_labels([texts], problems, lambda row: (ids[row].as_py(),))
+    ids = table.column(names.index("id"))
+    label, images, image = _split_ids(table, ids, problems)
+    values = _parse_labels(table, [names.index("label")], problems, lambda row: (ids[row].as_py(),))
     cells = _cells(image, label)
     merged, disagree = csv_text.merge_rows(cells, 6 * len(images), values[label >= 0])
     problems += list_rows("id", "with rows that disagree", disagree, lambda cell: _cell_name(images, cell))
@@ -119,12 +131,12 @@ def _read_long(path: Path, ids: pa.ChunkedArray, texts: pa.ChunkedArray) -> Labe
 
 def _read_wide(path: Path, table: pa.Table, names: list[str], image_at: int) -> LabelTable:
     column = table.column(image_at)
-    problems = list_rows("row", "without an image", csv_text.empty_rows(column))
+    problems = list_rows("row", "without an image", csv_text.empty_rows(column), functools.partial(line, table))
     without_any = ANY not in names
     present = LABELS[:-1] if without_any else LABELS
     values = np.zeros((len(column), len(LABELS)), np.float32)
-    texts = [table.column(names.index(label)) for label in present]
-    values[:, : len(present)] = _parse_labels(texts, problems, lambda _: present)
+    columns = [names.index(label) for label in present]
+    values[:, : len(present)] = _parse_labels(table, columns, problems, lambda _: present)
     image, images = csv_text.encode_texts(column)
     merged, disagree = csv_text.merge_rows(image, len(images), values)
     problems += list_rows("image", "with rows that disagree", disagree, lambda i: str(images[i]))
@@ -132,12 +144,13 @@ def _read_wide(path: Path, table: pa.Table, names: list[str], image_at: int) -> 
 
 
 def _parse_labels(
-    columns: Sequence[pa.ChunkedArray], problems: list[str], names: Callable[[int], Sequence[str]]
+    table: pa.Table, at: Sequence[int], problems: list[str], names: Callable[[int], Sequence[str]]
 ) -> npt.NDArray[np.float32]:
-    """Return the labels in `columns`, (N, C), and add to `problems` the rows in which some are missing or invalid.
+    """Return the labels in the columns `at`, (N, C), and add to `problems` the rows with missing or invalid ones.
 
     `names` returns the names of the labels of a row, (C,).
     """
+    columns = [table.column(k) for k in at]
     values = np.stack([_parse_column(texts) for texts in columns], axis=1)
     blank = np.zeros(values.shape, bool)
     for k, texts in enumerate(columns):
@@ -147,7 +160,7 @@ def _parse_labels(
     def place(row: int, wrong: npt.NDArray[np.bool_], *, shown: bool) -> str:
         found = np.flatnonzero(wrong[row])
         cells = [names(row)[k] + (f" {columns[k][row].as_py()!r}" if shown else "") for k in found.tolist()]
-        return f"{line(row)} ({', '.join(cells)})"
+        return f"{line(table, row)} ({', '.join(cells)})"
 
     for what, wrong, shown in (("missing", blank, False), ("outside 0..1 or not a number", invalid, True)):
         rows = np.flatnonzero(wrong.any(axis=1))
@@ -184,7 +197,7 @@ def _label_table(
 
 
 def _split_ids(
-    ids: pa.ChunkedArray, problems: list[str]
+    table: pa.Table, ids: pa.ChunkedArray, problems: list[str]
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.object_], npt.NDArray[np.int32]]:
     """Return the label code of each row (-1 if unknown), the images, and the image code of each row.
 
@@ -201,7 +214,7 @@ def _split_ids(
             break
     invalid = np.flatnonzero((label < 0) | (np.asarray(pc.binary_length(ids)) <= suffix))
     problems += list_rows(
-        "id", "not of the form <image>_<label>", invalid, lambda row: f"{line(row)}: {ids[row].as_py()!r}"
+        "id", "not of the form <image>_<label>", invalid, lambda row: f"{line(table, row)}: {ids[row].as_py()!r}"
     )
     label[invalid] = -1
     parts, positions = [], []

@@ -22,9 +22,13 @@ from ichx.datasets.folds import fold_digest
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import IchxError
 from ichx.evaluation.choices import TTA_VIEWS, views_of
+from ichx.evaluation.feature_tables import read_table
+from ichx.evaluation.member_outputs import current_inputs, read_inputs
+from ichx.evaluation.members import experiment_pins
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import fold_problems, leak_problem, read_oof
 from ichx.evaluation.predictions import Predictions, read_predictions
+from ichx.files import sha256_file
 from ichx.labels import LABELS
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
@@ -33,7 +37,7 @@ from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
-    from ichx.store import Experiment, Prediction
+    from ichx.store import Experiment, FeatureTableRecord, Prediction
 
 TOLERANCE = 1e-9
 """Largest relative difference of a recorded and a recomputed score: only the order of sums may differ."""
@@ -110,15 +114,21 @@ class _Auditor:
             self.check("patients", self.patients, slices, folds)
             if self.experiment.subset < 1:
                 folds = self.check("subset", self.subset, slices, folds, self.experiment.subset)
+        for number in self.experiment.members:
+            self.check(f"member {number}", self.member, number)
         self.check("finished", self.finished_folds)
         for fold in self.finished:
             self.check(f"fold {fold} weights", self.weights, fold)
+            if self.experiment.members:
+                self.check(f"fold {fold} inputs", self.inputs, fold)
             if slices is not None and folds is not None:
                 self.check(f"fold {fold} predictions", self.predictions, slices, folds, fold)
         if recipe is not None and slices is not None and folds is not None and self.finished:
             self.check("complete", self.complete, recipe, slices, folds)
         if self.finished:
             self.check("score", self.score)
+        for table in self.store.feature_tables(self.experiment.number):
+            self.check(f"fold {table.fold} features", self.features, table)
         return self.checks
 
     def check(
@@ -212,6 +222,49 @@ class _Auditor:
         detail = f"{format_count(tensors, 'tensor')}, trained without fold {fold} with these recipe, labels and folds"
         return detail, None
 
+    def member(self, number: int) -> tuple[str, None]:
+        """Audit a member of a sequence experiment."""
+        member = self.store.experiment(number)
+        if experiment_pins(self.store, member) != experiment_pins(self.store, self.experiment):
+            raise _WrongError(f"{member.name} has other files, labels or folds")
+        found = audit(self.project, number)
+        wrong = [f"{check.subject}: {check.detail}" for check in found.checks if check.state == "wrong"]
+        if wrong:
+            raise _WrongError(f"{member.name} fails {format_count(len(wrong), 'check')}{format_examples(wrong)}")
+        return f"{member.name} passes {format_count(len(found.checks), 'check')}", None
+
+    def inputs(self, fold: int) -> tuple[str, None]:
+        """Compare what the fold of a sequence experiment has read of its members with what there is."""
+        import safetensors
+
+        files = self.workspace.experiment_files(self.experiment.number).fold(fold)
+        recorded = read_inputs(files.inputs)
+        if recorded is None:
+            raise _UnknownError(f"{files.inputs.relative_to(self.workspace.root).as_posix()} is gone")
+        with safetensors.safe_open(files.weights, framework="numpy") as opened:
+            trained = (opened.metadata() or {}).get("inputs")
+        if trained != recorded.digest:
+            raise _WrongError(f"the record of the inputs has digest {recorded.digest}, the weights have {trained}")
+        now = current_inputs(self.project, self.experiment, fold)
+        if now.digest != recorded.digest:
+            raise _WrongError(f"retrained since: {', '.join(recorded.differences(now))}")
+        return f"digest {recorded.digest}, {format_count(len(recorded.members), 'member')} unchanged", None
+
+    def features(self, record: "FeatureTableRecord") -> tuple[str, None]:
+        """Compare a feature table with its record and the weights that it was computed from."""
+        path = self.workspace.root / record.path
+        table = read_table(path)
+        if table is None:
+            raise _UnknownError(f"{record.path} is gone; it is computed again when it is needed")
+        found = sha256_file(path)
+        if found not in {record.digest} & {table.digest}:
+            raise _WrongError(f"{record.path} was changed: SHA-256 {found[:12]}..., recorded {record.digest[:12]}...")
+        weights = self.workspace.experiment_files(self.experiment.number).fold(record.fold).weights
+        if not weights.is_file() or sha256_file(weights) != table.source.weights:
+            raise _UnknownError(f"{record.path} is of other weights; it is computed again when it is needed")
+        slices = f"{table.slices:,} x {table.width:,}, {table.source.dataset} version {table.source.version}"
+        return f"{slices}, of these weights; SHA-256 {found[:12]}", None
+
     def predictions(self, slices: pd.DataFrame, folds: Folds, fold: int) -> tuple[str, None]:
         ids = pd.Index(slices["slice_id"].to_numpy(object))
         stored = [p for p in self.stored if p.fold == fold]
@@ -262,6 +315,8 @@ class _Auditor:
         absent = [row for row in expected if ids[row] not in predicted]
         if not absent:
             return f"each of {format_count(len(expected), 'slice')} of the finished folds has its prediction", None
+        if self.experiment.members:
+            return self._unread(ids[absent], len(expected))
         spec = CacheSpec(size=recipe.input.size, centre=recipe.input.centre, resize=recipe.input.resize)
         cache = find_cache(self.workspace.cache_dir, self.version.dataset, slices, spec)
         if cache is None:
@@ -277,6 +332,24 @@ class _Auditor:
                 f"{format_examples(map(str, lost))}"
             )
         return f"all slices of the finished folds except {len(absent):,} that cannot be decoded", None
+
+    def _unread(self, absent: npt.NDArray[np.object_], expected: int) -> tuple[str, None]:
+        """Check that a member lacks each slice that a sequence experiment has not predicted."""
+        members = [self.store.experiment(number) for number in self.experiment.members]
+        lacking: set[str] = set()
+        for member in members:
+            lacking |= set(absent) - {
+                slice_id
+                for p in self.store.predictions(member.number, role="oof", view="identity")
+                for slice_id in read_predictions(self.workspace.root / p.path).slice_ids
+            }
+        lost = [slice_id for slice_id in absent if slice_id not in lacking]
+        if lost:
+            raise _WrongError(
+                f"no prediction of {format_count(len(lost), 'slice')} that all members predict"
+                f"{format_examples(map(str, lost))}"
+            )
+        return f"all {expected:,} slices of the finished folds except {len(absent):,} that a member lacks", None
 
     def score(self) -> tuple[str, None]:
         problems, scores = [], []

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from ichx.errors import InvalidInputError
+from ichx.evaluation.logistic import single_blas_thread
 from ichx.evaluation.metric import CLIP, FloatArray
 from ichx.labels import LABEL_WEIGHTS
 
@@ -92,7 +92,7 @@ def solve(
     if not members or not np.size(labels):
         raise InvalidInputError("There is nothing to blend.", "Pass at least one member with predictions.")
     q, a = truth_probabilities(labels, members, label_weights)
-    with threadpool_limits(1, "blas"):  # one thread is faster on small blocks
+    with single_blas_thread():
         weights = None if start is None else _newton(q, a, start)
         if weights is None:
             weights = _interior_point(q, a)

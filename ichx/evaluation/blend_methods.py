@@ -12,7 +12,7 @@ import numpy as np
 
 from ichx.evaluation import blend
 from ichx.evaluation.calibration import Isotonic, fit_isotonic
-from ichx.evaluation.logistic import fit_logistic, logits
+from ichx.evaluation.logistic import fit_logistic, model_logits, varying
 from ichx.evaluation.metric import FloatArray, probabilities
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.smoothing import neighbours_mean
@@ -58,17 +58,19 @@ class LogitPool:
 
     members: tuple[int, ...]
     weights: FloatArray
-    """`(K,)`, not negative; their sum is one over a temperature."""
+    """`(K,)`, or `(K, 6)` with a column per label; not negative. Their sum is one over a temperature."""
     certificate: ClassVar[None] = None
 
     @property
     def shares(self) -> FloatArray:
-        """The weight of each member, `(K,)`."""
-        return self.weights
+        """The weight of each member, `(K,)`: of weights by label, the mean weighted like the score."""
+        by_label = self.weights if self.weights.ndim == 2 else np.tile(self.weights[:, None], len(LABELS))
+        shares: FloatArray = by_label @ _LABEL_WEIGHTS / _LABEL_WEIGHTS.sum()
+        return shares
 
     def apply(self, members: Members, neighbours: SeriesNeighbours) -> FloatArray:
         """Return the blended probabilities `(N, 6)`."""
-        return probabilities(sum(w * logits(members[k]) for k, w in zip(self.members, self.weights, strict=True)))
+        return probabilities(sum(w * model_logits(members[k]) for k, w in zip(self.members, self.weights, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -123,19 +125,30 @@ class Stack:
 
     def apply(self, members: Members, neighbours: SeriesNeighbours) -> FloatArray:
         """Return the blended probabilities `(N, 6)`."""
-        z = [logits(members[k]) for k in self.members]
+        z = [model_logits(members[k]) for k in self.members]
         columns = [
             sum(c * f for c, f in zip(self.coefficients[label], _stack_features(z, neighbours, label), strict=True))
             for label in range(len(LABELS))
         ]
         return probabilities(np.stack(columns, axis=1))
 
+    @classmethod
+    def mean(cls, stacks: Sequence["Stack"]) -> "Stack":
+        """Return the stack of the same members whose logits are the mean of those of `stacks`."""
+        return cls(stacks[0].members, np.mean([s.coefficients for s in stacks], axis=0))
+
 
 Pool = LinearPool | LogitPool | RankPool | Stack
 
 
 def fit_pool(
-    method: str, members: Members, labels: FloatArray, neighbours: SeriesNeighbours, *, similar: Sequence[Pool] = ()
+    method: str,
+    members: Members,
+    labels: FloatArray,
+    neighbours: SeriesNeighbours,
+    rows_per_patient: float = 1.0,
+    *,
+    similar: Sequence[Pool] = (),
 ) -> Pool:
     """Fit a pool.
 
@@ -144,6 +157,8 @@ def fit_pool(
         members: Probabilities of each member, `(N, 6)`.
         labels: `(N, 6)` in 0..1.
         neighbours: The neighbours of the N slices.
+        rows_per_patient: Strength of the ridge of a regression, in rows: slices of one patient are no independent
+            observations.
         similar: Pools of the same method, fitted to parts of these slices: `convex` starts from their mean.
     """
     if method == "convex" and similar:
@@ -151,22 +166,22 @@ def fit_pool(
         place = {k: at for at, k in enumerate(members)}
         for pool in similar:
             start[[place[k] for k in pool.members]] += pool.shares / len(similar)
-        return _convex(members, labels, neighbours, start)
-    return _FITS[method](members, labels, neighbours)
+        return _convex(members, labels, neighbours, rows_per_patient, start)
+    return _FITS[method](members, labels, neighbours, rows_per_patient)
 
 
-def _mean(members: Members, labels: FloatArray, neighbours: SeriesNeighbours) -> LinearPool:
+def _mean(members: Members, labels: FloatArray, neighbours: SeriesNeighbours, ridge: float) -> LinearPool:
     return LinearPool(tuple(members), np.full((len(members), len(LABELS)), 1.0 / len(members)))
 
 
 def _convex(
-    members: Members, labels: FloatArray, neighbours: SeriesNeighbours, start: FloatArray | None = None
+    members: Members, labels: FloatArray, neighbours: SeriesNeighbours, ridge: float, start: FloatArray | None = None
 ) -> LinearPool:
     solved = blend.solve(labels, list(members.values()), start=start)
     return _linear_pool(members, np.tile(solved.weights[:, None], len(LABELS)), solved.certificate)
 
 
-def _per_label(members: Members, labels: FloatArray, neighbours: SeriesNeighbours) -> LinearPool:
+def _per_label(members: Members, labels: FloatArray, neighbours: SeriesNeighbours, ridge: float) -> LinearPool:
     solved = [
         blend.solve(labels[:, [k]], [p[:, [k]] for p in members.values()], label_weights=(1.0,))
         for k in range(len(LABELS))
@@ -175,7 +190,7 @@ def _per_label(members: Members, labels: FloatArray, neighbours: SeriesNeighbour
     return _linear_pool(members, weights, max(s.certificate for s in solved))
 
 
-def _greedy(members: Members, labels: FloatArray, neighbours: SeriesNeighbours) -> LinearPool:
+def _greedy(members: Members, labels: FloatArray, neighbours: SeriesNeighbours, ridge: float) -> LinearPool:
     q, a = blend.truth_probabilities(labels, list(members.values()))
     picks = np.zeros(q.shape[1])
     sum_of_picked = np.zeros(len(a))
@@ -196,16 +211,34 @@ def _linear_pool(members: Members, weights: FloatArray, certificate: float | Non
     return LinearPool(tuple(list(members)[k] for k in used), weights[used], certificate)
 
 
-def _logit(members: Members, labels: FloatArray, neighbours: SeriesNeighbours) -> LogitPool:
-    features = [logits(p).ravel() for p in members.values()]
+def _logit(members: Members, labels: FloatArray, neighbours: SeriesNeighbours, ridge: float) -> LogitPool:
+    features = [model_logits(p).ravel() for p in members.values()]
     weights = np.broadcast_to(_LABEL_WEIGHTS, labels.shape).ravel()
     even = np.full(len(features), 1.0 / len(features))
-    fitted = fit_logistic(features, labels.ravel(), weights, towards=even, positive=True)
-    used = np.flatnonzero(fitted) if fitted.any() else np.array([0])  # none is useful: one member, with weight 0
-    return LogitPool(tuple(list(members)[k] for k in used), fitted[used])
+    fitted = fit_logistic(features, labels.ravel(), weights, towards=even, strength=ridge * len(LABELS), positive=True)
+    return _logit_pool(members, fitted)
 
 
-def _rank(members: Members, labels: FloatArray, neighbours: SeriesNeighbours) -> RankPool:
+def _per_label_logit(members: Members, labels: FloatArray, neighbours: SeriesNeighbours, ridge: float) -> LogitPool:
+    z = [model_logits(p) for p in members.values()]
+    even = np.full(len(z), 1.0 / len(z))
+    columns = [
+        fit_logistic([m[:, k] for m in z], labels[:, k], towards=even, strength=ridge, positive=True)
+        if varied
+        else even
+        for k, varied in enumerate(varying(labels))
+    ]
+    return _logit_pool(members, np.stack(columns, axis=1))
+
+
+def _logit_pool(members: Members, weights: FloatArray) -> LogitPool:
+    """Return the pool of the members that have a weight; if none is useful, one member with weight 0."""
+    used = np.flatnonzero(weights.any(axis=1) if weights.ndim > 1 else weights)
+    used = used if len(used) else np.array([0])
+    return LogitPool(tuple(list(members)[k] for k in used), weights[used])
+
+
+def _rank(members: Members, labels: FloatArray, neighbours: SeriesNeighbours, ridge: float) -> RankPool:
     half = RANK_KNOTS // 2
     levels = np.concatenate([np.linspace(0.0, 0.99, half, endpoint=False), np.linspace(0.99, 1.0, RANK_KNOTS - half)])
     knots = np.stack([np.quantile(p, levels, axis=0) for p in members.values()])
@@ -213,14 +246,15 @@ def _rank(members: Members, labels: FloatArray, neighbours: SeriesNeighbours) ->
     return RankPool(tuple(members), levels, knots, fit_isotonic(unmapped.ranks(members), labels, neighbours))
 
 
-def _stack(members: Members, labels: FloatArray, neighbours: SeriesNeighbours) -> Stack:
-    z = [logits(p) for p in members.values()]
+def _stack(members: Members, labels: FloatArray, neighbours: SeriesNeighbours, ridge: float) -> Stack:
+    z = [model_logits(p) for p in members.values()]
     rows = []
-    for label in range(len(LABELS)):
+    for label, varied in enumerate(varying(labels)):
         features = _stack_features(z, neighbours, label)
         even = np.zeros(len(features))
         even[: len(z) * (STACK_RADIUS + 1) : STACK_RADIUS + 1] = 1.0 / len(z)
-        rows.append(fit_logistic(features, labels[:, label], towards=even))
+        strength = np.append(np.full(len(features) - 1, ridge), 1.0)
+        rows.append(fit_logistic(features, labels[:, label], towards=even, strength=strength) if varied else even)
     return Stack(tuple(members), np.stack(rows))
 
 
@@ -240,12 +274,13 @@ def _stack_features(z: Sequence[FloatArray], neighbours: SeriesNeighbours, label
     return [*features, neighbours.missing.astype(np.float64), np.ones(len(neighbours.run))]
 
 
-_FITS: Final[Mapping[str, Callable[[Members, FloatArray, SeriesNeighbours], Pool]]] = {
+_FITS: Final[Mapping[str, Callable[[Members, FloatArray, SeriesNeighbours, float], Pool]]] = {
     "convex": _convex,
     "mean": _mean,
     "rank": _rank,
     "logit": _logit,
     "greedy": _greedy,
     "per-label": _per_label,
+    "per-label-logit": _per_label_logit,
     "stack": _stack,
 }

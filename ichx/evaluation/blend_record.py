@@ -22,7 +22,7 @@ class BlendChoice:
     """What a fit of the blend chose, and why."""
 
     fold: int | None
-    """The fold that was held out; None: the fit used all folds."""
+    """The part of the patients that was held out, or the fold, of an ensemble of ichx 0.1; None: the fit used all."""
     method: str
     why: str
     """Reason for the method."""
@@ -53,7 +53,7 @@ class BlendRecord:
     interval: Interval | None
     """The nested score with its interval over patients."""
     choice: BlendChoice
-    """The fit on all folds, which made the submissions."""
+    """The fit on all patients, which made the submissions."""
     fold_choices: tuple[BlendChoice, ...]
     """The fits that made the nested score."""
     submissions: tuple[Submission, ...]

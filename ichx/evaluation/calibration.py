@@ -11,7 +11,7 @@ from functools import reduce
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from ichx.evaluation.logistic import fit_logistic, logits, varying
+from ichx.evaluation.logistic import fit_logistic, model_logits, varying
 from ichx.evaluation.metric import CLIP, FloatArray, probabilities
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
@@ -31,7 +31,7 @@ class Temperatures:
 
     def apply(self, p: FloatArray, neighbours: SeriesNeighbours) -> FloatArray:
         """Return the probabilities `(N, 6)` at these temperatures."""
-        return probabilities(logits(p) / self.values)
+        return probabilities(model_logits(p) / self.values)
 
     def __str__(self) -> str:
         if len(self.values) == 1:
@@ -93,12 +93,12 @@ def fit_temperature(p: FloatArray, labels: FloatArray, neighbours: SeriesNeighbo
         return Temperatures(np.ones(1))
     y = labels[:, varied]
     weights = np.broadcast_to(np.asarray(LABEL_WEIGHTS)[varied], y.shape).ravel()
-    return Temperatures(1.0 / _slope(logits(p[:, varied]).ravel(), y.ravel(), weights))
+    return Temperatures(1.0 / _slope(model_logits(p[:, varied]).ravel(), y.ravel(), weights))
 
 
 def fit_temperatures(p: FloatArray, labels: FloatArray, neighbours: SeriesNeighbours) -> Temperatures:
     """Return the temperature with the lowest log loss of each label; 1 for a label that does not vary."""
-    columns = zip(logits(p).T, labels.T, varying(labels), strict=True)
+    columns = zip(model_logits(p).T, labels.T, varying(labels), strict=True)
     return Temperatures(1.0 / np.concatenate([_slope(z, y) if varied else np.ones(1) for z, y, varied in columns]))
 
 

@@ -26,8 +26,9 @@ POOLINGS: Final[tuple[Pooling, ...]] = get_args(Pooling)
 InferencePrecision = Literal["auto", "fp32", "fp16", "bf16"]
 """The precision of predictions for a user; `auto` is fp32 on a CPU and that of the training elsewhere."""
 
-Method = Literal["auto", "convex", "mean", "rank", "logit", "greedy", "per-label", "stack"]
-"""A blending method; `auto` chooses between `convex` and `mean`."""
+Method = Literal["auto", "convex", "mean", "rank", "logit", "greedy", "per-label", "per-label-logit", "stack"]
+"""A blending method; `auto` chooses among `mean`, `convex`, `logit`, `per-label-logit`
+and `stack`."""
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
 

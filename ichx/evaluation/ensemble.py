@@ -61,10 +61,10 @@ class EnsembleRequest:
     tta: Tta = "hflip"
     """Test-time augmentation, whose views are averaged."""
     method: Method = "auto"
-    smooth: bool = False
-    """Whether to use smoothing along the head, if it gains on inner folds."""
+    smooth: bool = True
+    """Whether to use smoothing along the head, if it gains on held-out patients."""
     calibrate: bool = True
-    """Whether to use calibration, consistency and clipping, each if it gains on inner folds."""
+    """Whether to use calibration, consistency and clipping, each if it gains on held-out patients."""
     out: Path | None = None
     """The submission file; None: one per test set in the ensemble's folder."""
 
@@ -279,12 +279,15 @@ def _reason(fitted: FittedBlend, method: Method) -> str:
     """Return why the fit has its method, if `method` was requested."""
     if method != "auto":
         return "as requested"
-    if len(fitted.candidates) == 1:
+    compared = [a for a in fitted.alternatives if a.part == "method"]
+    if not compared and len(fitted.candidates) == 1:
         return "one member only"
-    comparison = next((a for a in fitted.alternatives if a.part == "method"), None)
-    if comparison is None or comparison.error is None:
-        return "too few patients to compare convex with the mean"
-    return f"convex gains {'more' if comparison.taken else 'no more'} over the mean than a standard error"
+    if all(a.error is None for a in compared):
+        return "too few patients to compare methods"
+    taken = [a for a in compared if a.taken]
+    if taken:
+        return f"gains more than a standard error over {taken[-1].against}"
+    return "no other method gains more than a standard error"
 
 
 def _predict_blend(

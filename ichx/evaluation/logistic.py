@@ -8,17 +8,23 @@ block by block.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from ichx.errors import InvalidInputError
 from ichx.evaluation.metric import CLIP, FloatArray
 
 TOLERANCE = 1e-10
 """Largest absolute gradient of a solution, in units of the loss."""
+
+MODEL_CLIP = 1e-7
+"""Models of logits see probabilities clipped to [MODEL_CLIP, 1 - MODEL_CLIP]: a network of another tool may report 0 or
+1, whose logit at the clip of the score would outweigh all other slices."""
 
 _MAX_STEPS = 100
 _MAX_HALVINGS = 20
@@ -37,6 +43,22 @@ def logits(p: npt.ArrayLike) -> FloatArray:
     return logit
 
 
+def model_logits(p: npt.ArrayLike) -> FloatArray:
+    """Return the logits that models of logits are fitted on and applied to, at most log(1 / MODEL_CLIP) in size."""
+    return logits(np.clip(np.asarray(p, dtype=np.float64), MODEL_CLIP, 1.0 - MODEL_CLIP))
+
+
+def single_blas_thread() -> AbstractContextManager[object]:
+    """Limit BLAS to one thread, which is faster on small blocks; nothing else may change the limit meanwhile."""
+    limited: AbstractContextManager[object] = _blas().limit(limits=1, user_api="blas")
+    return limited
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()  # the search for libraries takes milliseconds
+
+
 def varying(labels: FloatArray) -> npt.NDArray[np.bool_]:
     """Return which columns of `labels` (N, 6) vary, `(6,)`: from a constant label only certainty can be learned."""
     return np.asarray((labels != labels[:1]).any(axis=0))
@@ -48,7 +70,7 @@ def fit_logistic(
     weights: FloatArray | None = None,
     *,
     towards: npt.ArrayLike,
-    strength: float = 1.0,
+    strength: npt.ArrayLike = 1.0,
     positive: bool = False,
 ) -> FloatArray:
     """Fit a logistic regression without an intercept.
@@ -58,7 +80,7 @@ def fit_logistic(
         labels: `(N,)` in 0..1.
         weights: Weights of the rows, `(N,)`; equal if None.
         towards: Coefficients that the ridge pulls towards, `(P,)`.
-        strength: Strength of the ridge, in rows.
+        strength: Strength of the ridge, in rows, for all coefficients or for each, `(P,)`.
         positive: Whether coefficients must not be negative.
 
     Returns:
@@ -69,11 +91,12 @@ def fit_logistic(
     """
     a = np.ones(len(labels)) if weights is None else weights
     centre = np.asarray(towards, np.float64)
+    ridge = np.broadcast_to(np.asarray(strength, np.float64), centre.shape)
 
     def solve(x: Sequence[FloatArray], y: FloatArray, a: FloatArray, start: FloatArray) -> FloatArray:
-        return _newton(_Problem(x, y, a / a.sum(), centre, strength / len(y)), start, positive)
+        return _newton(_Problem(x, y, a / a.sum(), centre, ridge / len(y)), start, positive)
 
-    with threadpool_limits(1, "blas"):  # one thread is faster on small blocks
+    with single_blas_thread():
         start = centre
         if len(labels) >= _MANY:
             *x, y, weight = (np.ascontiguousarray(values[::_SAMPLE_STEP]) for values in (*features, labels, a))
@@ -115,13 +138,13 @@ class _Problem:
     labels: FloatArray
     a: FloatArray
     towards: FloatArray
-    ridge: float
+    ridge: FloatArray
 
     def at(self, w: FloatArray) -> tuple[float, FloatArray, FloatArray]:
         """Return the objective at the coefficients `w` (P,), its gradient (P,) and its Hessian (P, P)."""
         away = w - self.towards
-        value = 0.5 * self.ridge * float(away @ away)
-        gradient, curvature = self.ridge * away, self.ridge * np.eye(len(w))
+        gradient, curvature = self.ridge * away, np.diag(self.ridge)
+        value = 0.5 * float(gradient @ away)
         for start in range(0, len(self.labels), _BLOCK):
             block = slice(start, start + _BLOCK)
             x = np.stack([f[block] for f in self.features])

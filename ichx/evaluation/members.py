@@ -81,9 +81,9 @@ def requested_members(project: "Project", numbers: Sequence[int], dataset: str |
         "Blend experiments that are trained on all patients.",
     )
     different = [
-        f"Experiments {e.number} and {first.number} cannot be blended: {_difference(project, e, first)}."
+        f"Experiments {e.number} and {first.number} cannot be blended: {describe_difference(project, e, first)}."
         for e in experiments
-        if _pins(project.store, e) != _pins(project.store, first)
+        if experiment_pins(project.store, e) != experiment_pins(project.store, first)
     ]
     if different:
         raise ConflictError("\n".join(different), "Blend experiments with the same files, labels and folds.")
@@ -156,8 +156,8 @@ def complete_members(store: "Store", dataset: str | None) -> MemberSet:
             f"Run one with `ichx run NUMBER`{', or blend leaky ones with `--members`' * leaked}.",
         )
     newest = complete[-1]
-    pins = _pins(store, newest)
-    same = [e for e in complete if _pins(store, e) == pins]
+    pins = experiment_pins(store, newest)
+    same = [e for e in complete if experiment_pins(store, e) == pins]
     others = [_title(e) for e in complete if e not in same]
     return MemberSet(
         version=store.version_by_id(newest.version_id),
@@ -179,12 +179,12 @@ def _title(experiment: "Experiment | ExperimentSummary") -> str:
     return f"{experiment.number} ({experiment.name})"
 
 
-def _pins(store: "Store", experiment: "Experiment") -> tuple[str, str, str]:
+def experiment_pins(store: "Store", experiment: "Experiment") -> tuple[str, str, str]:
     """Return the digests of files, labels and folds, which the members of an ensemble share."""
     return store.version_by_id(experiment.version_id).digest, experiment.label_digest, experiment.fold_digest
 
 
-def _difference(project: "Project", one: "Experiment", other: "Experiment") -> str:
+def describe_difference(project: "Project", one: "Experiment", other: "Experiment") -> str:
     """Return in what two experiments differ, and in how many slices."""
     tables = []
     for experiment in (one, other):

@@ -1,37 +1,46 @@
 """The blend as one pipeline (members, method, smoothing, calibration, clipping) and its nested score.
 
-`BlendPipeline.fit` makes every data-driven choice on some of the folds; `FittedBlend.apply` applies the result to any
-slices. The nested score fits on all folds but one and applies to that one, in turn; `docs/decisions/nested-score.md`
-says why. A submission uses the fit on all folds. Within a fit, alternatives are compared in the same way on its own
-(inner) folds, and one is taken only if its gain is more than one standard error of a bootstrap over patients.
+`BlendPipeline.fit` makes every data-driven choice on some parts of the patients; `FittedBlend.apply` applies the
+result to any slices. The nested score fits on all parts but one and applies to that one, in turn. Parts cross the
+folds: each has patients of every fold, for the reasons in `docs/decisions/nested-score.md`. A submission uses the fit
+on all parts. Within a fit, alternatives are compared in the same way on its own parts, and one is taken only if its
+gain is more than one standard error of a bootstrap over patients.
 """
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import repeat
+from functools import cached_property, partial
 from typing import Final, Protocol
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from ichx.errors import raise_problems
-from ichx.evaluation.blend_methods import Members, Pool, fit_pool
+from ichx.evaluation.blend_methods import Members, Pool, Stack, fit_pool
 from ichx.evaluation.bootstrap import mean_interval
 from ichx.evaluation.calibration import Consistent, fit_bounds, fit_isotonic, fit_temperature, fit_temperatures
 from ichx.evaluation.choices import Method
+from ichx.evaluation.logistic import single_blas_thread
 from ichx.evaluation.metric import FloatArray, row_losses, score, weighted_row_losses
 from ichx.evaluation.series_neighbours import IntArray, SeriesNeighbours
-from ichx.evaluation.smoothing import fit_kernels
-from ichx.labels import LABEL_WEIGHTS
+from ichx.evaluation.smoothing import Kernels, fit_kernels
+from ichx.labels import LABEL_WEIGHTS, LABELS
 from ichx.text import format_count
 
 DRAWS = 200
 """Draws of the bootstrap over patients for the standard error of a gain."""
 
+PARTS: Final = 10
+"""Parts of the patients for the nested score."""
+PARTS_OF_MANY: Final = 5
+MANY_PATIENTS: Final = 1000
+"""From this number of patients on there are `PARTS_OF_MANY` parts: four fifths of them suffice for a fit."""
+
+STACK_PATIENTS: Final = 50
+"""Fewest patients for which `auto` tries a stack (`benchmarks/claims.py`)."""
+
 Progress = Callable[[int, int], None]
-"""Called with the folds done and the number of folds."""
+"""Called with the parts done and the number of parts."""
 
 
 class BlendStep(Protocol):
@@ -44,12 +53,11 @@ class BlendStep(Protocol):
 
 _Fit = Callable[[FloatArray, FloatArray, SeriesNeighbours], BlendStep]
 _STEPS: Final[dict[str, dict[str, _Fit]]] = {
-    "smoothing": {"kernels": fit_kernels},
     "calibration": {"temperature": fit_temperature, "temperatures": fit_temperatures, "isotonic": fit_isotonic},
     "consistency": {"any >= subtypes": lambda p, labels, neighbours: Consistent()},
     "clipping": {"bounds": fit_bounds},
 }
-"""The steps that may follow the pool, in this order, each with its alternatives, the simplest first."""
+"""The steps that may follow smoothing, in this order, each with its alternatives, the simplest first."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +87,13 @@ class BlendOptions:
     method: Method = "auto"
     top: int | None = None
     """How many of the best candidates are blended; None: all."""
-    smooth: bool = False
+    smooth: bool = True
     calibrate: bool = True
 
     @property
-    def steps(self) -> tuple[str, ...]:
-        """The steps that may follow the pool."""
-        return ("smoothing",) * self.smooth + ("calibration", "consistency", "clipping") * self.calibrate
+    def calibration_steps(self) -> tuple[str, ...]:
+        """The steps that may follow smoothing."""
+        return tuple(_STEPS) if self.calibrate else ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class Alternative:
     against: str
     """Name of what it is compared with."""
     gain: float
-    """Decrease of the score on the inner folds."""
+    """Decrease of the score on held-out parts."""
     error: float | None
     """Standard error of the gain; None with too few patients."""
 
@@ -132,162 +140,208 @@ class NestedResult:
     """Nested predictions and their score."""
 
     predicted: FloatArray
-    """Each slice as predicted by the fit on the other folds, `(N, 6)`."""
+    """Each slice as predicted by the fit on the other parts, `(N, 6)`."""
     score: float
     fits: dict[int, FittedBlend]
-    """The fit that predicted each fold."""
+    """The fit that predicted each part."""
 
 
 class BlendPipeline:
-    """Fits a blend on any of the folds of its data. Pools are cached by the slices that they were fitted on."""
+    """Fits a blend on any of the parts of its patients. Pools are cached by the parts that they were fitted on."""
 
     def __init__(self, data: BlendData, options: BlendOptions) -> None:
         """Raise `InvalidInputError`, listing all problems, unless all members are probabilities of these slices."""
         _check(data)
         self.data, self.options = data, options
-        self._groups = 2 * data.folds + _halves(data.patients, data.folds)
-        self._folds = {int(k) for k in np.flatnonzero(np.bincount(data.folds))}
+        self._part = patient_parts(data.patients, data.folds)
+        self._parts = frozenset(range(int(self._part.max()) + 1))
         self._pools: dict[tuple[str, frozenset[int], tuple[int, ...]], Pool] = {}
 
-    def fit(self, folds: Iterable[int] | None = None) -> FittedBlend:
-        """Return the blend that is chosen on `folds`; None: on all."""
-        wanted = self._folds if folds is None else set(folds)
-        groups = frozenset(int(g) for g in np.flatnonzero(np.bincount(self._groups)) if g // 2 in wanted)
-        with threadpool_limits(1, "blas"):  # set once, as threads that restore the limit concurrently corrupt it
-            method, chosen, alternatives = self._choose(groups)
-            pool = self._pool(method, groups)
-            steps = self._fit_steps(pool, chosen, groups)
-            return FittedBlend(method, self._best_candidates(groups), pool, steps, alternatives)
+    def fit(self, parts: Iterable[int] | None = None) -> FittedBlend:
+        """Return the blend that is chosen on some `parts`; None: on all."""
+        with single_blas_thread():  # set once, as threads that restore the limit concurrently corrupt it
+            return self._fit(self._parts if parts is None else frozenset(parts))
 
     def nested(self, progress: Progress | None = None) -> NestedResult | None:
-        """Return the nested predictions and their score, or None if there is only one fold."""
-        folds = sorted(self._folds)
-        if len(folds) < 2:
+        """Return the nested predictions and their score, or None if there is only one fold or one patient."""
+        parts = sorted(self._parts)
+        if len(parts) < 2 or len(np.unique(self.data.folds)) < 2:
             return None
         predicted, fits = np.empty_like(self.data.labels), {}
-        for done, fold in enumerate(folds):
+        for done, part in enumerate(parts):
             if progress is not None:
-                progress(done, len(folds))
-            fits[fold] = self.fit(set(folds) - {fold})
-            rows = np.flatnonzero(self.data.folds == fold)
-            predicted[rows] = self.apply(fits[fold], rows)
+                progress(done, len(parts))
+            fits[part] = self.fit(self._parts - {part})
+            rows = self._rows(frozenset([part]))
+            predicted[rows] = self.apply(fits[part], rows)
         if progress is not None:
-            progress(len(folds), len(folds))
+            progress(len(parts), len(parts))
         return NestedResult(predicted, score(self.data.labels, predicted), fits)
 
     def apply(self, fitted: FittedBlend, rows: IntArray | None = None) -> FloatArray:
-        """Return the blended probabilities of some `rows`, in ascending order, or of all."""
+        """Return the blended probabilities `(N, 6)` of some `rows`, in ascending order, or of all."""
         inside = np.arange(len(self.data.labels)) if rows is None else rows
         return fitted.apply(self.data.take(inside, fitted.pool.members), self.data.neighbours.take(inside))
 
-    def _choose(self, groups: frozenset[int]) -> tuple[str, dict[str, str], tuple[Alternative, ...]]:
-        """Return the method, the chosen alternative of each step and all alternatives, compared on the inner folds."""
-        method = "mean" if self.options.method == "auto" else self.options.method
-        inner = _inner_folds(groups)
-        if len(inner) < 2 or not (self.options.steps or self.options.method == "auto"):
-            return method, {}, ()
-        folds = [_InnerFold(self.data, self._rows(groups - held), self._rows(held)) for held in inner]
-        patients = np.concatenate([self.data.patients[fold.held] for fold in folds])
-        alternatives: list[Alternative] = []
+    def _fit(self, parts: frozenset[int]) -> FittedBlend:
+        """Return the blend whose choices are made by cross-validation over `parts`."""
+        auto = self.options.method == "auto"
+        method, candidates = "mean" if auto else self.options.method, self._best_candidates(parts)
+        if len(parts) < 2 or not (auto or self.options.smooth or self.options.calibrate):
+            return FittedBlend(method, candidates, self._deployed_pool(method, parts), {}, ())
+        rows = self._rows(parts)
+        chain = _Chain(self.data, rows, self._part[rows], method, self._held_out(method, rows, parts))
+        if auto and len(candidates) > 1:
+            for name in ("convex", "logit", "per-label-logit"):
+                chain.try_method(name, self._held_out(name, rows, parts))
+        if self.options.smooth:
+            chain.try_step("smoothing")
+        if auto and chain.patients >= STACK_PATIENTS:  # after smoothing: a stack sees neighbours too
+            stacked = chain.try_method("stack", self._held_out("stack", rows, parts))
+            if stacked and self.options.smooth:
+                chain.try_step("smoothing")
+        for step in self.options.calibration_steps:
+            chain.try_step(step)
+        steps = chain.fitted_steps()
+        return FittedBlend(chain.method, candidates, self._deployed_pool(chain.method, parts), steps, chain.trials)
 
-        def is_taken(part: str, name: str, against: str, new: FloatArray, old: FloatArray) -> bool:
-            gain = mean_interval(old - new, patients, draws=DRAWS)
-            assert gain.value is not None
-            alternatives.append(Alternative(part, name, against, gain.value, gain.standard_error))
-            return alternatives[-1].taken
+    def _held_out(self, method: str, rows: IntArray, parts: frozenset[int]) -> FloatArray:
+        """Return the predictions `(N, 6)` of the `rows` in `parts`, each by the pool fitted on the other parts."""
+        predicted = np.empty((len(rows), len(LABELS)))
+        for part in parts:
+            pool, held = self._pool(method, parts - {part}), self._rows(frozenset([part]))
+            members, neighbours = self.data.take(held, pool.members), self.data.neighbours.take(held)
+            predicted[np.searchsorted(rows, held)] = pool.apply(members, neighbours)
+        return predicted
 
-        def losses_of(held: list[FloatArray]) -> FloatArray:
-            return np.concatenate([fold.losses(p) for fold, p in zip(folds, held, strict=True)])
+    def _deployed_pool(self, method: str, parts: frozenset[int]) -> Pool:
+        """Return the pool for slices outside `parts`; a stack is the mean of those that each leave out one part."""
+        if method != "stack" or len(parts) < 2:
+            return self._pool(method, parts)
+        candidates = self._best_candidates(parts)
+        stacks = [self._pool(method, parts - {part}, candidates) for part in sorted(parts)]
+        return Stack.mean([stack for stack in stacks if isinstance(stack, Stack)])
 
-        def pools_of(name: str) -> tuple[list[Pool], list[FloatArray]]:
-            pools = [self._pool(name, groups - held) for held in inner]
-            return pools, [self._apply_pool(pool, fold.held) for pool, fold in zip(pools, folds, strict=True)]
-
-        pools, held = pools_of(method)
-        losses = losses_of(held)
-        if self.options.method == "auto" and len(self._best_candidates(groups)) > 1:
-            convex_pools, convex = pools_of("convex")
-            if is_taken("method", "convex", "mean", convex_losses := losses_of(convex), losses):
-                method, pools, held, losses = "convex", convex_pools, convex, convex_losses
-        chosen: dict[str, str] = {}
-        if not self.options.steps:
-            return method, chosen, tuple(alternatives)
-        fitted = [self._apply_pool(pool, fold.fitted) for pool, fold in zip(pools, folds, strict=True)]
-        for part in self.options.steps:
-            before, current, steps = held, "none", None
-            for name, fit in _STEPS[part].items():
-                with ThreadPoolExecutor(len(folds)) as threads:  # NumPy releases Python's lock for most of it
-                    results = list(threads.map(_InnerFold.fit_and_apply, folds, repeat(fit), fitted, before))
-                new_steps, new = [step for step, _ in results], [p for _, p in results]
-                if is_taken(part, name, current, new_losses := losses_of(new), losses):
-                    chosen[part], current, steps, held, losses = name, name, new_steps, new, new_losses
-            if steps is not None:
-                fitted = [s.apply(p, fold.neighbours) for s, p, fold in zip(steps, fitted, folds, strict=True)]
-        return method, chosen, tuple(alternatives)
-
-    def _fit_steps(self, pool: Pool, chosen: dict[str, str], groups: frozenset[int]) -> dict[str, BlendStep]:
-        """Return the chosen steps, each fitted to `groups` as the steps before it leave them."""
-        steps: dict[str, BlendStep] = {}
-        if not chosen:
-            return steps
-        rows = self._rows(groups)
-        neighbours, labels = self.data.neighbours.take(rows), self.data.labels[rows]
-        p = self._apply_pool(pool, rows)
-        for part, name in chosen.items():
-            steps[part] = _STEPS[part][name](p, labels, neighbours)
-            p = steps[part].apply(p, neighbours)
-        return steps
-
-    def _pool(self, method: str, groups: frozenset[int], candidates: tuple[int, ...] | None = None) -> Pool:
-        """Return the pool fitted to `groups`; `candidates` are those that the groups choose if None."""
-        members = self._best_candidates(groups) if candidates is None else candidates
-        key = (method, groups, members)
+    def _pool(self, method: str, parts: frozenset[int], candidates: tuple[int, ...] | None = None) -> Pool:
+        """Return the pool fitted to `parts`; `candidates` are those that the parts choose if None."""
+        members = self._best_candidates(parts) if candidates is None else candidates
+        key = (method, parts, members)
         if key not in self._pools:
-            folds = _inner_folds(groups) if method == "convex" and len({group // 2 for group in groups}) > 1 else []
-            similar = [self._pool(method, fold, members) for fold in folds]
-            rows = self._rows(groups)
+            similar = [
+                self._pool(method, frozenset([p]), members) for p in parts if method == "convex" and len(parts) > 1
+            ]
+            rows = self._rows(parts)
             predicted, neighbours = self.data.take(rows, members), self.data.neighbours.take(rows)
-            self._pools[key] = fit_pool(method, predicted, self.data.labels[rows], neighbours, similar=similar)
+            ridge = _rows_per_patient(self.data.patients[rows])
+            self._pools[key] = fit_pool(method, predicted, self.data.labels[rows], neighbours, ridge, similar=similar)
         return self._pools[key]
 
-    def _apply_pool(self, pool: Pool, rows: IntArray) -> FloatArray:
-        return pool.apply(self.data.take(rows, pool.members), self.data.neighbours.take(rows))
-
-    def _best_candidates(self, groups: frozenset[int]) -> tuple[int, ...]:
-        """Return the candidates with the best scores on `groups`, the first of equal ones."""
+    def _best_candidates(self, parts: frozenset[int]) -> tuple[int, ...]:
+        """Return the candidates with the best scores on `parts`, the first of equal ones."""
         if self.options.top is None or self.options.top >= len(self.data.members):
             return tuple(range(len(self.data.members)))
-        sums = self._group_losses[:, sorted(groups)].sum(axis=1)
+        sums = self._part_losses[:, sorted(parts)].sum(axis=1)
         return tuple(sorted(int(k) for k in np.argsort(sums, kind="stable")[: self.options.top]))
 
     @cached_property
-    def _group_losses(self) -> FloatArray:
-        """The candidates' summed losses in each group, `(K, groups)`."""
+    def _part_losses(self) -> FloatArray:
+        """The candidates' summed losses in each part, `(K, parts)`."""
         losses = [row_losses(self.data.labels, p) @ np.asarray(LABEL_WEIGHTS) for p in self.data.members]
-        return np.stack([np.bincount(self._groups, loss) for loss in losses])
+        return np.stack([np.bincount(self._part, loss) for loss in losses])
 
-    def _rows(self, groups: frozenset[int]) -> IntArray:
-        wanted = np.zeros(self._groups.max() + 1, bool)
-        wanted[list(groups)] = True
-        return np.flatnonzero(wanted[self._groups])
+    def _rows(self, parts: frozenset[int]) -> IntArray:
+        wanted = np.zeros(len(self._parts), bool)
+        wanted[list(parts)] = True
+        return np.flatnonzero(wanted[self._part])
 
 
-class _InnerFold:
-    """The rows that are `fitted` and those that are `held` out, each with its neighbours."""
+class _Chain:
+    """The choices made so far, with the held-out predictions of all rows of some parts.
 
-    def __init__(self, data: BlendData, fitted: IntArray, held: IntArray) -> None:
-        self.fitted, self.held = fitted, held
-        self.labels, self.held_labels = data.labels[fitted], data.labels[held]
-        self.neighbours, self.held_neighbours = data.neighbours.take(fitted), data.neighbours.take(held)
+    A step is fitted on the held-out predictions of all parts but one and applied to that one, so an overconfident pool
+    is seen by the steps that follow it.
+    """
 
-    def fit_and_apply(self, fit: _Fit, fitted: FloatArray, held: FloatArray) -> tuple[BlendStep, FloatArray]:
-        """Return a step, fitted to the predictions `fitted`, and what it makes of the predictions `held`."""
-        step = fit(fitted, self.labels, self.neighbours)
-        return step, step.apply(held, self.held_neighbours)
+    def __init__(self, data: BlendData, rows: IntArray, parts: IntArray, method: str, p: FloatArray) -> None:
+        self._labels, self._neighbours = data.labels[rows], data.neighbours.take(rows)
+        self._who = data.patients[rows]
+        self._splits = [(np.flatnonzero(parts != part), np.flatnonzero(parts == part)) for part in np.unique(parts)]
+        self.patients = len(np.unique(self._who))
+        self.method, self._p = method, p
+        self._losses = weighted_row_losses(self._labels, p)
+        self._steps: dict[str, tuple[str, FloatArray, list[BlendStep]]] = {}
+        self._trials: list[Alternative] = []
 
-    def losses(self, p: FloatArray) -> FloatArray:
-        """Return the weighted loss of each held-out row, of which `p` (H, 6) are predictions."""
-        return weighted_row_losses(self.held_labels, p)
+    @property
+    def trials(self) -> tuple[Alternative, ...]:
+        """All alternatives that were tried."""
+        return tuple(self._trials)
+
+    def try_method(self, method: str, p: FloatArray) -> bool:
+        """Change the method if its held-out predictions `p` gain over all choices so far, whose steps end with it."""
+        against = " + ".join([self.method, *(name for name, _, _ in self._steps.values())])
+        taken = self._gains("method", method, against, p)
+        if taken:
+            self.method, self._steps = method, {}
+            self._trials = [trial for trial in self._trials if trial.part == "method"]
+        return taken
+
+    def try_step(self, part: str) -> None:
+        """Try the alternatives of a step on the predictions of the steps before it."""
+        before, current = self._p, "none"
+        for name, fit in self._fits(part).items():
+            with ThreadPoolExecutor() as threads:  # NumPy releases Python's lock for most of it
+                steps = list(threads.map(partial(self._fit_on, fit, before), (rows for rows, _ in self._splits)))
+            p = np.empty_like(before)
+            for step, (_, held) in zip(steps, self._splits, strict=True):
+                p[held] = step.apply(before[held], self._neighbours.take(held))
+            if self._gains(part, name, current, p):
+                self._steps[part], current = (name, before, steps), name
+
+    def fitted_steps(self) -> dict[str, BlendStep]:
+        """Return the chosen steps, fitted to all rows; kernels are the mean of those that each leave out one part."""
+        fitted: dict[str, BlendStep] = {}
+        for part, (name, before, steps) in self._steps.items():
+            kernels = [step for step in steps if isinstance(step, Kernels)]
+            everything = np.arange(len(before))
+            fitted[part] = (
+                Kernels.mean(kernels) if kernels else self._fit_on(self._fits(part)[name], before, everything)
+            )
+        return fitted
+
+    def _fits(self, part: str) -> dict[str, _Fit]:
+        if part == "smoothing":
+            return {"kernels": partial(fit_kernels, rows_per_patient=_rows_per_patient(self._who))}
+        return _STEPS[part]
+
+    def _fit_on(self, fit: _Fit, p: FloatArray, rows: IntArray) -> BlendStep:
+        return fit(p[rows], self._labels[rows], self._neighbours.take(rows))
+
+    def _gains(self, part: str, name: str, against: str, p: FloatArray) -> bool:
+        """Record an alternative that predicts `p`, and return whether it is taken as the current predictions."""
+        losses = weighted_row_losses(self._labels, p)
+        gain = mean_interval(self._losses - losses, self._who, draws=DRAWS)
+        assert gain.value is not None
+        self._trials.append(Alternative(part, name, against, gain.value, gain.standard_error))
+        if self._trials[-1].taken:
+            self._p, self._losses = p, losses
+        return self._trials[-1].taken
+
+
+def patient_parts(patients: IntArray, folds: IntArray) -> IntArray:
+    """Return the part of each row, numbered from 0: the patients of each fold are assigned to the parts in turn.
+
+    Every part has patients of every fold, so a fit on some parts has seen each network, as the submitted fit has.
+    """
+    names, first = np.unique(patients, return_index=True)
+    count = PARTS if len(names) < MANY_PATIENTS else PARTS_OF_MANY
+    part = np.empty(int(names.max()) + 1, np.int64)
+    part[names[np.argsort(folds[first], kind="stable")]] = np.arange(len(names)) % min(count, len(names))
+    return part[patients]
+
+
+def _rows_per_patient(patients: IntArray) -> float:
+    return len(patients) / len(np.unique(patients))
 
 
 def _check(data: BlendData) -> None:
@@ -302,21 +356,3 @@ def _check(data: BlendData) -> None:
     if not data.members or not len(data.labels):
         problems.append("There is nothing to blend.")
     raise_problems(problems, "Pass each member's probabilities of the same slices.")
-
-
-def _halves(patients: IntArray, folds: IntArray) -> IntArray:
-    """Return 0 or 1 for each row: the patients of each fold are assigned alternately to its two halves."""
-    half = np.empty(len(patients), np.int64)
-    for fold in np.flatnonzero(np.bincount(folds)):
-        inside = patients[folds == fold]
-        present = np.bincount(inside) > 0
-        half[folds == fold] = (np.cumsum(present)[inside] - 1) % 2
-    return half
-
-
-def _inner_folds(groups: frozenset[int]) -> list[frozenset[int]]:
-    """Return the groups that are held out in turn: the folds, or the halves if there is one fold only."""
-    folds = sorted({group // 2 for group in groups})
-    if len(folds) == 1:
-        return [frozenset([group]) for group in sorted(groups)]
-    return [frozenset(group for group in groups if group // 2 == fold) for fold in folds]

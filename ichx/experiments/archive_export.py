@@ -1,6 +1,7 @@
 """Exports an experiment as one file: recipe, runs, history, predictions, tags, notes; weights and checkpoints.
 
 The file is a zip of `experiment.json` and the files of the folds, without absolute paths. `archive_import` reads it.
+The members of a sequence experiment are exported and imported separately, before it.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ichx import __version__
 from ichx.errors import ChangedDataError, ConflictError, StorageError
+from ichx.evaluation.member_outputs import member_id
 from ichx.experiment_files import RECORD_FILE
 from ichx.files import atomic_write, check_suffix, open_file
 from ichx.store.runs import LIVE_STATES
@@ -72,7 +74,7 @@ def archive_experiment(
     index, files = _index(project, experiment)
     paths = [own.start]
     for fold in map(own.fold, range(experiment.folds)):
-        paths += [fold.log, fold.code_diff, *([fold.weights] if weights else [])]
+        paths += [fold.log, fold.code_diff, fold.inputs, fold.projection, *([fold.weights] if weights else [])]
         paths += checkpoint_files(fold.folder) if checkpoints else []
     names = [path.relative_to(folder).as_posix() for path in paths if path.exists()]
     with (
@@ -174,11 +176,19 @@ def describe(
             }
             for p in predictions
         ],
+        "members": [member_facts(project.store.experiment(number)) for number in experiment.members],
         "tags": list(experiment.tags),
         "notes": [{"created": note.created, "text": note.text} for note in project.store.notes(number)],
     }
+    if not experiment.members:
+        del index["members"]
     plain: dict[str, Any] = json.loads(json.dumps(index, default=_plain))
     return plain
+
+
+def member_facts(member: "Experiment") -> dict[str, Any]:
+    """Return by what a member of a sequence experiment is found in another workspace."""
+    return {"id": member_id(member), "number": member.number, "name": member.name}
 
 
 def _plain(value: object) -> Any:

@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,12 +31,14 @@ from ichx.errors import (
     StorageError,
     UnsupportedError,
 )
+from ichx.evaluation.member_outputs import member_id
 from ichx.evaluation.predictions import read_predictions
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
 from ichx.experiments.archive_export import FORMAT, INDEX, SUBSET_FORMAT
 from ichx.experiments.folder_record import describe_folder
 from ichx.experiments.gc import IMPORTING
+from ichx.experiments.register import image_facts
 from ichx.files import open_file, sha256_file
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
@@ -51,7 +54,8 @@ INDEX_BYTES = 100_000_000
 RATIO = 20
 """Archives that expand by more than this factor are refused: their members hardly compress."""
 _MEMBER = re.compile(
-    r"fold-\d{1,4}/([A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|checkpoint-\d{3}-\d{5}-\d{9}\.pt)|start\.json"
+    r"fold-\d{1,4}/([A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|inputs\.json|projection\.npz|"
+    r"checkpoint-\d{3}-\d{5}-\d{9}\.pt)|start\.json"
 )
 _EXPORTED = "Use a file that `ichx exp export` wrote."
 
@@ -117,14 +121,18 @@ def _import(
         raise ValueError("the recipe does not have the recorded digest")
     project.registry.get(recipe.plugin)
     version, fold_set = pinned_version(project.store, index["dataset"])
-    left_out: list[str] = []
+    absent: Counter[str] = Counter()
     for member in archive.infolist():
         if member.filename != INDEX:
             _extract(archive, member, folder)
     predictions = [
         (name, draft)
         for entry in index["predictions"]
-        for name, draft in _prediction(project, entry, folder, version, fold_set, left_out)
+        for name, draft in _prediction(project, entry, folder, version, fold_set, absent)
+    ]
+    left_out = [
+        f"{format_count(count, 'prediction')} of {name}: no test set of this workspace has these slices"
+        for name, count in absent.items()
     ]
     if not any(name.endswith(WEIGHTS_FILE) for name in archive.namelist()) and predictions:
         left_out.append("the archive has no weights: `ichx run` would train the folds again")
@@ -133,13 +141,34 @@ def _import(
         raise ValueError("it has a prediction twice")
     origin = {"number": int(index["number"]), "workspace": _name(index["workspace"])}
     origin |= {"id": str(index["id"])[:64]} if "id" in index else {}
-    imported = import_draft(index, recipe, version, fold_set, origin, [draft for _, draft in predictions])
+    members = find_members(project.store, index)
+    imported = import_draft(index, recipe, version, fold_set, origin, [draft for _, draft in predictions], members)
     made = project.store.import_experiment(
         imported, place=lambda number: folder.rename(project.workspace.experiment_dir(number)), root="experiments"
     )
     update_scores(project, made.number)
     describe_folder(project, project.store.experiment(made.number))
     return Imported(made.number, int(index["number"]), tuple(left_out))
+
+
+def find_members(store: "Store", index: Mapping[str, Any]) -> list[int]:
+    """Return the numbers that the members of the experiment of `index` have in this store.
+
+    Raises:
+        NotReadyError: One is missing.
+    """
+    wanted = [(str(facts["id"]), int(facts["number"]), _name(facts["name"])) for facts in index.get("members", ())]
+    if not wanted:
+        return []
+    summaries = store.experiments(Selection(kind=None), limit=None)
+    known = {member_id(e): e.number for e in (store.experiment(s.number) for s in summaries)}
+    missing = [f"{number} ({name})" for id, number, name in wanted if id not in known]
+    if missing:
+        raise NotReadyError(
+            f"The experiment reads experiments that are not in this workspace: {', '.join(missing)}.",
+            "Import these first; `ichx exp export NUMBER FILE --weights` writes them in the other workspace.",
+        )
+    return [known[id] for id, _, _ in wanted]
 
 
 def _check_new(project: "Project", index: Mapping[str, Any], file: Path) -> None:
@@ -175,6 +204,7 @@ def import_draft(
     fold_set: "FoldSet",
     origin: Mapping[str, Any] | None,
     predictions: Sequence[PredictionDraft],
+    members: Sequence[int] = (),
 ) -> ImportDraft:
     """Return the draft of the experiment that `index` describes. Raises `ValueError` and the like for invalid values.
 
@@ -185,14 +215,16 @@ def import_draft(
         fold_set: The folds to pin it to.
         origin: Its number and workspace before an import.
         predictions: Those of its predictions whose files are there.
+        members: Numbers of its members, see `find_members`.
     """
     facts = index["experiment"]
+    size, window_kind = image_facts(recipe)
     return ImportDraft(
         experiment=ExperimentDraft(
             name=_name(facts["name"]),
             plugin=recipe.plugin,
-            size=recipe.input.size,
-            window_kind=recipe.input.window_kind,
+            size=size,
+            window_kind=window_kind,
             recipe=str(facts["recipe"]),
             recipe_digest=str(facts["recipe_digest"]),
             version_id=version.id,
@@ -205,6 +237,7 @@ def import_draft(
             origin=origin,
             tuned=_tuned(facts.get("tuned")),
             subset=_share(facts.get("subset", 1.0)),
+            members=tuple(members),
         ),
         runs=tuple(_run(entry, fold_set.k) for entry in index["runs"]),
         history={fold: _history(index["history"].get(str(fold), [])) for fold in range(fold_set.k)},
@@ -330,7 +363,7 @@ def _prediction(
     folder: Path,
     version: "DatasetVersion",
     fold_set: "FoldSet",
-    left_out: list[str],
+    absent: Counter[str],
 ) -> list[tuple[str, PredictionDraft]]:
     """Return the draft of a prediction whose file matches its record; nothing for a test set that is missing here."""
     name, role, view = str(entry["file"]), str(entry["role"]), str(entry["view"])
@@ -348,13 +381,13 @@ def _prediction(
     if rows != int(entry["slices"]) or (role == "oof" and rows > most):
         raise ValueError(f"{name} has {rows:,} rows, not one per slice")
     if rows > most:  # checked before reading: a small file may contain any number of equal rows
-        return _without(path, entry, left_out)
+        return _without(path, entry, absent)
     ids = read_predictions(path).slice_ids
     target: DatasetVersion | None = version
     if role == "test":
         target = _test_set(project, version.dataset, set(ids))
         if target is None:
-            return _without(path, entry, left_out)
+            return _without(path, entry, absent)
     assert target is not None
     draft = PredictionDraft(
         experiment=0,
@@ -370,9 +403,9 @@ def _prediction(
     return [(name, draft)]
 
 
-def _without(path: Path, entry: Mapping[str, Any], left_out: list[str]) -> list[tuple[str, PredictionDraft]]:
-    """Leave out the prediction of a test set that is missing here."""
-    left_out.append(f"{entry['file']}: no test set of this workspace has the slices of {entry['dataset']}")
+def _without(path: Path, entry: Mapping[str, Any], absent: Counter[str]) -> list[tuple[str, PredictionDraft]]:
+    """Leave out the prediction of a test set that is missing here, and count it by dataset in `absent`."""
+    absent[str(entry["dataset"])] += 1
     path.unlink()
     return []
 

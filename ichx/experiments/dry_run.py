@@ -24,7 +24,7 @@ from ichx.cache.hu_cache import Cache
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.datasets.patient_subset import EXCLUDED
-from ichx.errors import NotReadyError
+from ichx.errors import NotReadyError, UnsupportedError
 from ichx.evaluation.choices import VIEWS
 from ichx.experiments.fold_status import finished_folds, missing_tests, unpredicted_folds
 from ichx.experiments.prepare import training_data
@@ -135,6 +135,12 @@ def dry_run(
     options = options or RunOptions()
     experiment = project.store.experiment(number)
     experiment.check_folds(folds or ())
+    if experiment.members:
+        raise UnsupportedError(
+            f"Experiment {number} reads the outputs of experiments {', '.join(map(str, experiment.members))}, which "
+            "--dry-run cannot measure.",
+            "Estimate its members instead; a network over series trains in minutes.",
+        )
     trained = finished_folds(project, number) | unpredicted_folds(project, number)
     if subset is not None:
         experiment, trained = replace(experiment, subset=subset), set()

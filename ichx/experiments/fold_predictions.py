@@ -2,10 +2,8 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import nn
 
 from ichx.evaluation.choices import views_of
@@ -15,11 +13,10 @@ from ichx.evaluation.predictions import Predictions, write_predictions
 from ichx.experiment_files import FoldFiles
 from ichx.experiments.fold_status import missing_features, missing_tests
 from ichx.experiments.lease import Lease
-from ichx.experiments.prepare import PreparedExperiment, open_cache, test_data
+from ichx.experiments.prepare import PreparedFolds
 from ichx.store import PredictionDraft
-from ichx.training.feed import Rows
+from ichx.training.feed import InferenceFeed, Rows, TrainingFeed
 from ichx.training.prediction import PredictionTask, Predictor
-from ichx.training.slice_feed import SliceFeed
 
 if TYPE_CHECKING:
     from ichx.store import DatasetVersion
@@ -29,12 +26,14 @@ if TYPE_CHECKING:
 class FoldPredictions:
     """Predicts with the trained network of a fold and writes the files; the store learns of them from the drafts."""
 
-    prepared: PreparedExperiment
+    prepared: PreparedFolds
     fold: int
-    feed: SliceFeed
+    feed: TrainingFeed
     """The experiment's own slices."""
     files: FoldFiles
     lease: Lease
+    workers: int = 0
+    """Loader processes."""
     save_features: bool = False
 
     def oof(self, network: nn.Module, predictor: Predictor) -> tuple[list[PredictionDraft], float]:
@@ -46,20 +45,10 @@ class FoldPredictions:
     def tests(self, network: nn.Module, predictor: Predictor) -> list[PredictionDraft]:
         """Write the predictions of every test set that the fold has not predicted; return their drafts."""
         prepared, control = self.prepared, predictor.control
-        workspace, drafts = prepared.project.workspace, list[PredictionDraft]()
+        drafts = list[PredictionDraft]()
         missing = missing_tests(prepared.project, prepared.experiment, self.fold)
         for version in control.group.broadcast(missing):  # one list for all processes, whatever is added meanwhile
-            data = test_data(workspace, version)
-            with control.interruptible():
-                cache = control.group.leader_first(
-                    partial(open_cache, workspace, data, prepared.recipe, control.callbacks)
-                )
-            if cache.defects:
-                control.callbacks.note(
-                    f"{len(cache.defects)} slices of {version.dataset} cannot be decoded and are left out"
-                )
-            feed = SliceFeed(cache, data.slices, prepared.recipe, self.feed.workers)
-            rows = np.flatnonzero(cache.valid)
+            feed, rows = prepared.test_feed(self.fold, version, self.workers, control)
             drafts += self._write("test", version, feed, rows, network, predictor)[0]
         return drafts
 
@@ -67,15 +56,11 @@ class FoldPredictions:
         """Write pooled features next to the recorded predictions of the fold that have none."""
         project = self.prepared.project
         for prediction in missing_features(project, self.prepared.experiment.number, self.fold):
-            feed, rows, name = self.feed, self.feed.validation_rows, self.prepared.data.version.dataset
+            version = project.store.version_by_id(prediction.version_id)
+            feed: InferenceFeed = self.feed
+            rows, name = self.feed.validation_rows, version.dataset
             if prediction.role != "oof":
-                data = test_data(project.workspace, project.store.version_by_id(prediction.version_id))
-                cache = open_cache(project.workspace, data, self.prepared.recipe, predictor.control.callbacks)
-                feed, rows = (
-                    SliceFeed(cache, data.slices, self.prepared.recipe, feed.workers),
-                    np.flatnonzero(cache.valid),
-                )
-                name = data.version.dataset
+                feed, rows = self.prepared.test_feed(self.fold, version, self.workers, predictor.control)
             with FeatureWriter(features_file(project.workspace.root / prediction.path)) as features:
                 phase = f"features of {name}, {prediction.view}"
                 task = PredictionTask(prediction.view, phase, "features", features)
@@ -85,21 +70,22 @@ class FoldPredictions:
         self,
         role: str,
         version: "DatasetVersion",
-        feed: SliceFeed,
+        feed: InferenceFeed,
         rows: Rows,
         network: nn.Module,
         predictor: Predictor,
     ) -> tuple[list[PredictionDraft], float]:
         """Write the predictions of every view; return their drafts and the identity view's score or NaN."""
-        ids, labels = feed.ids(rows), feed.labels(rows)
+        ids = feed.slice_ids(rows)
         dataset = () if role == "oof" else (version.dataset, version.number)
         drafts, plain = list[PredictionDraft](), float("nan")
         for view in views_of(self.prepared.experiment):
             path = self.files.predictions(role, view, *dataset)
             task = PredictionTask(view, f"predicting {version.dataset}, {view}", path.stem)
             with FeatureWriter(features_file(path)) if self.save_features else nullcontext() as features:
-                logits = predictor.logits(network, feed, rows, replace(task, features=features))
-            value = score(labels, probabilities(logits)) if role == "oof" else None
+                found = predictor.logits(network, feed, rows, replace(task, features=features))
+            logits = feed.slice_logits(rows, found)
+            value = score(self.feed.labels(rows), probabilities(logits)) if role == "oof" else None
             if view == "identity" and value is not None:
                 plain = value
             if not predictor.control.group.leads:
@@ -113,7 +99,7 @@ class FoldPredictions:
                     role=role,
                     view=view,
                     path=path.relative_to(self.prepared.project.workspace.root).as_posix(),
-                    slices=len(rows),
+                    slices=len(ids),
                     digest=write_predictions(path, Predictions(ids, logits)),
                     score=value,
                 )

@@ -12,8 +12,9 @@ from ichx.experiments.callbacks import FoldPlan, RunCallbacks
 from ichx.experiments.fold_predictions import FoldPredictions
 from ichx.experiments.fold_status import finished_folds
 from ichx.experiments.lease import Lease, NoLease, fold_lease
-from ichx.experiments.prepare import PreparedExperiment
+from ichx.experiments.prepare import PreparedFolds
 from ichx.experiments.provenance import run_draft
+from ichx.labels import ANY
 from ichx.store import PredictionDraft
 from ichx.training.checkpoint import Checkpoints, Position
 from ichx.training.checkpoint_files import remove_checkpoints, remove_drafts
@@ -21,22 +22,22 @@ from ichx.training.control import Control
 from ichx.training.device import Hardware, isolated_torch_settings, loader_workers
 from ichx.training.distributed import Group, report_lost_processes
 from ichx.training.divergence import TrainingDivergedError
+from ichx.training.feed import TrainingFeed
 from ichx.training.learner import address_seed
 from ichx.training.pooled_features import last_layer
 from ichx.training.prediction import Predictor
 from ichx.training.run_options import RunOptions
 from ichx.training.runtime import Runtime
-from ichx.training.slice_feed import SliceFeed
 from ichx.training.stop_request import StopRequest
 from ichx.training.trainer import FitOptions, end_of, epochs_done, fit
-from ichx.training.weights import Start, choose_start, load_exactly, make_model, remember_start, save_weights
+from ichx.training.weights import Start, choose_start, load_exactly, remember_start, save_weights
 
 
 @dataclass(frozen=True)
 class FoldContext:
     """What the folds of one run share."""
 
-    prepared: PreparedExperiment
+    prepared: PreparedFolds
     options: RunOptions
     hardware: Hardware
     callbacks: RunCallbacks
@@ -90,7 +91,7 @@ def run_fold(context: FoldContext, fold: int, *, trained: bool) -> None:
         files.not_finite.unlink(missing_ok=True)
 
 
-def train_fold(context: FoldContext, fold: int, feed: SliceFeed, control: Control) -> tuple[nn.Module, Predictor]:
+def train_fold(context: FoldContext, fold: int, feed: TrainingFeed, control: Control) -> tuple[nn.Module, Predictor]:
     """Train a fold from its start weights or its newest checkpoint, save its weights, and return its network."""
     prepared, options, group = context.prepared, context.options, context.group
     recipe, note = prepared.recipe, context.callbacks.note
@@ -99,7 +100,7 @@ def train_fold(context: FoldContext, fold: int, feed: SliceFeed, control: Contro
     torch.manual_seed(address_seed(recipe.seed, fold))
     begin = Start("random") if resumed else start  # the checkpoint's weights replace these
     with context.stop.interruptible():  # weights may be downloaded
-        model = group.leader_first(lambda: make_model(prepared.plugin, recipe, begin, note))
+        model = group.leader_first(lambda: prepared.network(fold, begin, note))
     if options.save_features:
         last_layer(model)  # raises before hours of training if there is none
     if group.leads:
@@ -115,8 +116,8 @@ def train_fold(context: FoldContext, fold: int, feed: SliceFeed, control: Contro
     except TrainingDivergedError as error:
         raise _recorded(context, fold, error, control) from error
     if group.leads:
-        described = {"plugin": recipe.plugin, "fold": str(fold), "start": start.kind, "fits": prepared.fits}
         control.checkpoints.check()
+        described = {"plugin": recipe.plugin, "fold": str(fold), "start": start.kind, **prepared.described(fold)}
         save_weights(context.files.fold(fold).weights, result.network, described)
     return result.network, result.predictor
 
@@ -125,7 +126,7 @@ def load_fold(context: FoldContext, fold: int, control: Control) -> tuple[nn.Mod
     """Return the network of a trained fold with its final weights."""
     recipe = context.prepared.recipe
     runtime = Runtime(context.hardware)
-    network = runtime.prepare(context.prepared.plugin.build(recipe, False))
+    network = runtime.prepare(context.prepared.network(fold, Start("random"), lambda message: None))
     load_exactly(network, context.files.fold(fold).weights)
     control.checkpoints.load(context.callbacks.note)
     stage, epochs = control.checkpoints.end = end_of(recipe)
@@ -133,7 +134,7 @@ def load_fold(context: FoldContext, fold: int, control: Control) -> tuple[nn.Mod
     return network, Predictor(runtime, control)
 
 
-def check_rows(prepared: PreparedExperiment, fold: int, *, trained: bool) -> None:
+def check_rows(prepared: PreparedFolds, fold: int, *, trained: bool) -> None:
     """Raise `NotReadyError` if `fold` has too little data; a `trained` one only predicts."""
     for rows, purpose in (
         (prepared.training_rows(fold), "training"),
@@ -144,7 +145,8 @@ def check_rows(prepared: PreparedExperiment, fold: int, *, trained: bool) -> Non
                 f"Fold {fold} has {len(rows)} readable slices for {purpose}.", "Add more data or use fewer folds."
             )
     sampled = [stage.name for stage in prepared.recipe.stage if stage.sampling != "all"]
-    if sampled and not trained and not prepared.has_positives(fold):
+    positive = prepared.data.slices[ANY].to_numpy()[prepared.training_rows(fold)] > 0.5
+    if sampled and not trained and not positive.any():
         settings = " ".join(f"--set stage.{name}.sampling=all" for name in sampled)
         raise NotReadyError(
             f"Fold {fold} has no training slice that is positive for `any`; no data for stage {', '.join(sampled)}.",
@@ -196,7 +198,7 @@ def _lease(context: FoldContext, fold: int) -> contextlib.AbstractContextManager
 
 def _control(context: FoldContext, fold: int, lease: Lease, *, trained: bool) -> Control:
     # Predictions of a trained fold must not be resumed by one that is trained from scratch.
-    fits = f"{context.prepared.fits}/trained" if trained else context.prepared.fits
+    fits = context.prepared.fits(fold) + "/trained" * trained
     checkpoints = Checkpoints(
         context.files.fold(fold).folder,
         fits,
@@ -216,18 +218,11 @@ def _control(context: FoldContext, fold: int, lease: Lease, *, trained: bool) ->
 
 def _predictions(context: FoldContext, fold: int, lease: Lease) -> FoldPredictions:
     prepared = context.prepared
-    feed = SliceFeed(
-        prepared.cache,
-        prepared.data.slices,
-        prepared.recipe,
-        workers=loader_workers(context.hardware, context.options.workers),
-        masks=prepared.masks,
-        build_augmentation=prepared.plugin.build_augmentation,
-        fold=fold,
-        training_rows=prepared.training_rows(fold),
-        validation_rows=prepared.validation_rows(fold),
+    workers = loader_workers(context.hardware, context.options.workers)
+    feed = prepared.feed(fold, workers)
+    return FoldPredictions(
+        prepared, fold, feed, context.files.fold(fold), lease, workers, context.options.save_features
     )
-    return FoldPredictions(prepared, fold, feed, context.files.fold(fold), lease, context.options.save_features)
 
 
 def _recorded(context: FoldContext, fold: int, error: TrainingDivergedError, control: Control) -> TrainingDivergedError:

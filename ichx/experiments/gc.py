@@ -18,6 +18,8 @@ from ichx.cache.hu_cache import BUILD_FILE, CacheSpec, cache_key, read_manifest,
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import load_version
 from ichx.errors import IchxError, StorageError
+from ichx.evaluation.member_outputs import inputs_of
+from ichx.experiment_files import FEATURES_FOLDER
 from ichx.experiments.folder_record import read_record
 from ichx.recipe_text import from_toml
 from ichx.store import Selection
@@ -55,7 +57,8 @@ def find_garbage(project: "Project") -> list[Garbage]:
 
     Folders of datasets and caches are left out while there are folders as in `unregistered`.
     """
-    found = [*_trashed(project), *_leftovers(project), *_interrupted(project), *_old_trash(project)]
+    found = [*_trashed(project), *_leftovers(project), *_features(project)]
+    found += [*_interrupted(project), *_old_trash(project)]
     if not unregistered(project):
         found += [*_orphans(project), *_caches(project)]
     return found
@@ -115,13 +118,16 @@ def delete(project: "Project", garbage: Garbage) -> None:
 def _purge(project: "Project", garbage: Garbage) -> None:
     if garbage.experiment is not None:
         project.store.purge(garbage.experiment)
+    if garbage.path.name.removesuffix(DELETING) == FEATURES_FOLDER:
+        project.store.remove_feature_tables(int(garbage.path.parent.name))
 
 
 def _trashed(project: "Project") -> Iterator[Garbage]:
     found = project.store.experiments(Selection(kind=None, trashed=True), limit=None)
-    blends = project.store.ensembles_containing([e.number for e in found]) if found else {}
+    numbers = [e.number for e in found]
+    used = project.store.ensembles_containing(numbers).keys() | project.store.sequences_of(numbers).keys()
     for e in found:
-        if e.number not in blends and _owns_folder(project, e.number):
+        if e.number not in used and _owns_folder(project, e.number):
             folder = project.workspace.experiment_dir(e.number)
             yield Garbage("experiment in the trash", folder, size_of(folder), f"{e.number}: {e.name}", e.number)
 
@@ -146,6 +152,23 @@ def _leftovers(project: "Project") -> Iterator[Garbage]:
             files = project.workspace.experiment_files(e.number).fold(fold)
             for path in checkpoints(files.folder) if files.weights.is_file() else ():
                 yield Garbage("old checkpoint", path, size_of(path), f"fold {fold} of experiment {e.number} is done")
+
+
+def _features(project: "Project") -> Iterator[Garbage]:
+    """Find feature tables that no sequence experiment outside the trash reads; they can be computed again."""
+    readers, known = set(), _known(project)
+    for e in project.store.experiments(Selection(kind=None), limit=None):
+        if e.members and "features" in inputs_of(project.store.experiment(e.number)):
+            readers |= set(e.members)
+    for path in _numbered(project):
+        files = project.workspace.experiment_files(int(path.name))
+        folder = files.features_folder
+        if int(path.name) not in known:
+            continue
+        if int(path.name) not in readers and folder.is_dir() and _is_idle(folder):
+            yield Garbage("unused features", folder, size_of(folder), "no sequence experiment reads them")
+        for deleted in path.glob(f"{folder.name}{DELETING}"):
+            yield Garbage("unused features", deleted, size_of(deleted), "its deletion was interrupted")
 
 
 def _interrupted(project: "Project") -> Iterator[Garbage]:
@@ -230,6 +253,8 @@ def _used_keys(project: "Project") -> tuple[set[str], set[str]]:
     wanted: dict[int, set[CacheSpec]] = {}
     for e in project.store.experiments(Selection(kind=None), limit=None):
         experiment = project.store.experiment(e.number)
+        if experiment.members:
+            continue  # it reads predictions of its members, no images
         spec = recipe_spec(from_toml(experiment.recipe))
         for version_id in (experiment.version_id, *(test.id for test in project.store.test_sets(e.dataset))):
             wanted.setdefault(version_id, set()).add(spec)

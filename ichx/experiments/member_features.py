@@ -18,9 +18,8 @@ from torch import nn
 from ichx.datasets.dataset import load_version
 from ichx.errors import ChangedDataError, NotReadyError, StorageError
 from ichx.evaluation.feature_tables import FeatureSource, FeatureTable, TableWriter, read_table, table_bytes
-from ichx.experiments.folder_record import sha256_file
 from ichx.experiments.prepare import open_cache
-from ichx.files import write_error
+from ichx.files import sha256_file, write_error
 from ichx.locks import file_lock
 from ichx.recipe_text import from_toml
 from ichx.store import FeatureTableDraft

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from ichx.cache.build import ensure_cache, find_cache
 from ichx.cache.hu_cache import Cache
@@ -14,9 +16,12 @@ from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_masks, load_version
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import NotReadyError
-from ichx.labels import ANY
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
+from ichx.training.control import Control
+from ichx.training.feed import InferenceFeed, Rows, TrainingFeed
+from ichx.training.slice_feed import SliceFeed
+from ichx.training.weights import Start, make_model
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin
@@ -26,9 +31,73 @@ if TYPE_CHECKING:
     from ichx.workspace import Workspace
 
 
+class PreparedFolds(Protocol):
+    """What the folds of an experiment train on and predict: images, or the outputs of other experiments."""
+
+    @property
+    def project(self) -> "Project":
+        """The open project."""
+        ...
+
+    @property
+    def experiment(self) -> "Experiment":
+        """The experiment."""
+        ...
+
+    @property
+    def plugin(self) -> "Plugin":
+        """Its plugin."""
+        ...
+
+    @property
+    def recipe(self) -> Recipe:
+        """Its recipe."""
+        ...
+
+    @property
+    def data(self) -> LoadedDataset:
+        """Its slices."""
+        ...
+
+    @property
+    def masks(self) -> MaskCache | None:
+        """None if the network learns from labels alone."""
+        ...
+
+    def training_rows(self, fold: int) -> Rows:
+        """Return the slices that a training of `fold` learns from."""
+        ...
+
+    def validation_rows(self, fold: int) -> Rows:
+        """Return the slices that `fold` predicts out of fold."""
+        ...
+
+    def fits(self, fold: int) -> str:
+        """Return what a checkpoint must have in common with the fold to be resumed."""
+        ...
+
+    def described(self, fold: int) -> dict[str, str]:
+        """Return what the weights of the fold are recorded to depend on."""
+        ...
+
+    def network(self, fold: int, start: Start, note: Callable[[str], None]) -> nn.Module:
+        """Return the network of the fold with its start weights."""
+        ...
+
+    def feed(self, fold: int, workers: int) -> TrainingFeed:
+        """Return the batches of the fold."""
+        ...
+
+    def test_feed(
+        self, fold: int, version: "DatasetVersion", workers: int, control: Control
+    ) -> tuple[InferenceFeed, Rows]:
+        """Return the batches of a test set, and the rows to predict."""
+        ...
+
+
 @dataclass(frozen=True)
 class PreparedExperiment:
-    """Everything that the folds of an experiment need."""
+    """Images of the HU cache, for all folds of an experiment. See `PreparedFolds` for the methods."""
 
     project: "Project"
     experiment: "Experiment"
@@ -41,23 +110,57 @@ class PreparedExperiment:
     masks: MaskCache | None = None
     """None if the network learns from labels alone."""
 
-    @property
-    def fits(self) -> str:
-        """What a checkpoint must have in common with this experiment to be resumed."""
-        e = self.experiment
-        return f"{e.recipe_digest}/{e.label_digest}/{e.fold_digest}"
+    def fits(self, fold: int) -> str:
+        """Return the digests of the experiment, which all of its folds share."""
+        return pins(self.experiment)
 
-    def training_rows(self, fold: int) -> npt.NDArray[np.int64]:
+    def described(self, fold: int) -> dict[str, str]:
+        """Return the digests of the experiment."""
+        return {"fits": pins(self.experiment)}
+
+    def training_rows(self, fold: int) -> Rows:
         """Return the decodable slices of the other folds."""
         return np.flatnonzero((self.folds != fold) & (self.folds != EXCLUDED) & self.cache.valid)
 
-    def validation_rows(self, fold: int) -> npt.NDArray[np.int64]:
+    def validation_rows(self, fold: int) -> Rows:
         """Return the decodable slices of the fold."""
         return np.flatnonzero((self.folds == fold) & self.cache.valid)
 
-    def has_positives(self, fold: int) -> bool:
-        """Return whether a training of `fold` sees slices that are positive for `any`."""
-        return bool((self.data.slices[ANY].to_numpy()[self.training_rows(fold)] > 0.5).any())
+    def network(self, fold: int, start: Start, note: Callable[[str], None]) -> nn.Module:
+        """Return the plugin's network."""
+        return make_model(self.plugin, self.recipe, start, note)
+
+    def feed(self, fold: int, workers: int) -> SliceFeed:
+        """Return the slices of the fold."""
+        return SliceFeed(
+            self.cache,
+            self.data.slices,
+            self.recipe,
+            workers=workers,
+            masks=self.masks,
+            build_augmentation=self.plugin.build_augmentation,
+            fold=fold,
+            training_rows=self.training_rows(fold),
+            validation_rows=self.validation_rows(fold),
+        )
+
+    def test_feed(self, fold: int, version: "DatasetVersion", workers: int, control: Control) -> tuple[SliceFeed, Rows]:
+        """Return the decodable slices of a test set, whose cache is built if needed."""
+        data = test_data(self.project.workspace, version)
+        with control.interruptible():
+            cache = control.group.leader_first(
+                partial(open_cache, self.project.workspace, data, self.recipe, control.callbacks)
+            )
+        if cache.defects:
+            control.callbacks.note(
+                f"{len(cache.defects)} slices of {version.dataset} cannot be decoded and are left out"
+            )
+        return SliceFeed(cache, data.slices, self.recipe, workers), np.flatnonzero(cache.valid)
+
+
+def pins(experiment: "Experiment") -> str:
+    """Return the digests of the recipe, labels and folds of an experiment."""
+    return f"{experiment.recipe_digest}/{experiment.label_digest}/{experiment.fold_digest}"
 
 
 def prepare_experiment(

@@ -52,6 +52,11 @@ def quick_look(project: "Project", number: int, share: float, *, register: bool 
     slices = load_version(project.workspace, version).slices
     subset_folds(slices, load_folds(project.workspace, version, fold_set, slices), share)  # raises if it is too small
     drafted = draft(
-        from_toml(model.recipe), version, folds=model.fold_set, name=f"{model.name}-subset-{share:g}", parent=number
+        from_toml(model.recipe),
+        version,
+        folds=model.fold_set,
+        name=f"{model.name}-subset-{share:g}",
+        parent=number,
+        members=model.members,
     )
     return project.store.add_experiments([replace(drafted, selected=model.selected, subset=share)])[0]

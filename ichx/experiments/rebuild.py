@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ichx.errors import ConflictError, CorruptFileError, IchxError
 from ichx.evaluation.scorecard import update_scores
-from ichx.experiments.archive_import import import_draft, parse_date, pinned_version
+from ichx.experiments.archive_import import find_members, import_draft, parse_date, pinned_version
 from ichx.experiments.folder_record import VERSION_RECORD, folder_problem, read_record
 from ichx.files import sha256_file
 from ichx.recipe import digest
@@ -143,7 +143,8 @@ def _restore_experiment(project: "Project", number: int, known: set[int], report
     version, fold_set = pinned_version(project.store, record["dataset"])
     found = [_prediction(project, entry, files.folder, version) for entry in record["predictions"]]
     predictions = [prediction for prediction in found if prediction is not None]
-    draft = import_draft(record, recipe, version, fold_set, record.get("origin"), predictions)
+    members = find_members(project.store, record)
+    draft = import_draft(record, recipe, version, fold_set, record.get("origin"), predictions, members)
     parent = record.get("parent")
     if parent is not None and parent in known | set(report.experiments):
         draft = replace(draft, experiment=replace(draft.experiment, parent=int(parent)))

@@ -63,12 +63,21 @@ def new_experiment(store: "Store", registry: "Registry", request: ExperimentRequ
         InvalidInputError: The recipe or a setting is invalid.
         NotReadyError: There is no labelled dataset.
     """
-    recipe = apply_settings(_recipe(registry, request), _all_settings(request))
+    recipe = requested_recipe(registry, request)
     plugin = registry.get(recipe.plugin)
+    if recipe.sequence is not None:
+        raise InvalidInputError(
+            f"{plugin.name} reads the outputs of other experiments, and none is named.", "Name them: --members 1,2."
+        )
     check_backbone(plugin, recipe)
     version = labelled_version(store, request.dataset)
     name = request.name or default_name(recipe, plugin)
     return store.add_experiments([draft(recipe, version, folds=request.folds, name=name)])[0]
+
+
+def requested_recipe(registry: "Registry", request: ExperimentRequest) -> Recipe:
+    """Return the recipe of a request, with its settings. Raises like `new_experiment`."""
+    return apply_settings(_recipe(registry, request), _all_settings(request))
 
 
 def new_reference(
@@ -108,8 +117,18 @@ def clone_experiment(
     pinned = store.version_by_id(model.version_id)
     if version is not None:
         pinned = store.version(model.dataset, version)
+    if model.members and (version, folds) != (None, None):
+        raise InvalidInputError(
+            f"Experiment {number} has the data and folds of its members {', '.join(map(str, model.members))}.",
+            "Clone the members first, and register a sequence experiment on these.",
+        )
     drafted = draft(
-        recipe, pinned, folds=folds or model.fold_set, name=name or default_name(recipe, plugin), parent=number
+        recipe,
+        pinned,
+        folds=folds or model.fold_set,
+        name=name or default_name(recipe, plugin, model.members),
+        parent=number,
+        members=model.members,
     )
     return store.add_experiments([replace(drafted, selected=drafted.selected or model.selected)])[0]
 
@@ -121,12 +140,14 @@ def equal_experiments(store: "Store", experiment: "Experiment") -> "list[Experim
     return [e for e in others if _pins(e) == _pins(experiment)]
 
 
-def _pins(e: "Experiment") -> tuple[str, str, float]:
-    return e.label_digest, e.fold_digest, e.subset
+def _pins(e: "Experiment") -> tuple[str, str, float, tuple[int, ...]]:
+    return e.label_digest, e.fold_digest, e.subset, e.members
 
 
-def default_name(recipe: Recipe, plugin: "Plugin") -> str:
+def default_name(recipe: Recipe, plugin: "Plugin", members: Sequence[int] = ()) -> str:
     """Return the name of an experiment that its user does not name."""
+    if members:
+        return "-".join([recipe.plugin, *map(str, members)])[:MAX_NAME]
     backbone = recipe.model.backbone
     own = [] if backbone == plugin.recipe.model.backbone else [backbone]
     return "-".join([recipe.plugin, *own, str(recipe.input.size), recipe.input.window_kind])[:MAX_NAME]
@@ -165,15 +186,16 @@ def draft(
     name: str | None = None,
     parent: int | None = None,
     kind: "Kind" = "experiment",
+    members: Sequence[int] = (),
 ) -> ExperimentDraft:
     """Return the draft of an experiment with `recipe`, pinned to `version` and its `folds` (by default the first)."""
     fold_set = version.fold_set(folds)
-    image = recipe.input
+    size, window_kind = image_facts(recipe)
     return ExperimentDraft(
-        name=check_name("name", name) if name else f"{recipe.plugin}-{image.size}-{image.window_kind}",
+        name=check_name("name", name) if name else f"{recipe.plugin}-{size}-{window_kind}",
         plugin=recipe.plugin,
-        size=image.size,
-        window_kind=image.window_kind,
+        size=size,
+        window_kind=window_kind,
         recipe=to_toml(recipe),
         recipe_digest=digest(recipe),
         version_id=version.id,
@@ -184,7 +206,13 @@ def draft(
         parent=parent,
         kind=kind,
         selected=recipe.selects,
+        members=tuple(members),
     )
+
+
+def image_facts(recipe: Recipe) -> tuple[int, str]:
+    """Return the image size and window kind by which an experiment is listed; 0 and `-` without images."""
+    return (recipe.input.size, recipe.input.window_kind) if recipe.sequence is None else (0, "-")
 
 
 def _all_settings(request: ExperimentRequest) -> list[str]:

@@ -48,6 +48,8 @@ def repro(project: "Project", number: int) -> Repro:
     new = ["ichx", "exp", "new", "--from", recipe, "--dataset", experiment.dataset]
     if folds.name != version.folds[0].name:
         new += ["--folds", folds.name]
+    if experiment.members:
+        new += ["--members", ",".join(map(str, experiment.members))]
     new += ["--name", experiment.name]
     commands = [
         f"ichx exp show {number} --toml > {recipe}",

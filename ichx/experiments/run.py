@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from ichx.errors import IchxError, InvalidInputError, UnsupportedError
+from ichx.evaluation.member_outputs import check_inputs
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.fold_run import FoldContext, run_fold
 from ichx.experiments.fold_status import finished_folds, missing_features, missing_tests, unpredicted_folds
 from ichx.experiments.folder_record import check_folder, describe_again, describe_folder
 from ichx.experiments.loggers.attach import attach_loggers
-from ichx.experiments.prepare import prepare_experiment
+from ichx.experiments.member_features import TableOptions
+from ichx.experiments.prepare import PreparedFolds, prepare_experiment
+from ichx.experiments.prepared_series import prepare_series
+from ichx.experiments.sequence_members import require_members
 from ichx.recipe_text import from_toml
 from ichx.store import PooledScore, pooled_score
 from ichx.training.checkpoint_files import checkpoints
@@ -23,7 +27,7 @@ from ichx.training.device import choose_hardware
 from ichx.training.distributed import AgreedError, Group, join_group, local_rank, local_size, report_lost_processes
 from ichx.training.pooled_features import last_layer
 from ichx.training.run_options import RunOptions
-from ichx.training.stop_request import stop_on_signals
+from ichx.training.stop_request import StopRequest, stop_on_signals
 from ichx.training.weights import choose_start, make_model
 
 if TYPE_CHECKING:
@@ -83,6 +87,8 @@ def run_experiment(
     experiment.check_folds(wanted)
     check_folder(project, experiment)
     recipe = from_toml(experiment.recipe)
+    if experiment.members:
+        _check_members(project, experiment, wanted, options)
     if options.pretrained is not None or options.weights is not None:
         # Checked before anything runs, and also where every fold is done and the option would have no effect.
         folder = project.workspace.experiment_files(number).folder
@@ -102,9 +108,7 @@ def run_experiment(
         receiver = attached if group.leads else RunCallbacks()  # the others would report the same
         todo = _folds_to_run(project, experiment, wanted, group, features=options.save_features)
         if todo.train or todo.predict:
-            with stop.interruptible():  # a cache keeps its finished shards
-                check = partial(_check_network, project, experiment, todo.train[:1], options, receiver)
-                prepared = group.leader_first(partial(prepare_experiment, project, experiment, receiver, check))
+            prepared = _prepare(project, experiment, todo, options, receiver, group, stop)
             if group.leads:
                 describe_folder(project, experiment)
             context = FoldContext(prepared, options, hardware, receiver, group, stop, todo.train)
@@ -143,6 +147,38 @@ def _folds_to_run(
     ]
     train = tuple(fold for fold in wanted if fold not in trained)
     return _Folds(train, tuple(done), tuple(group.broadcast(predict)), frozenset(lost))
+
+
+def _prepare(
+    project: "Project",
+    experiment: "Experiment",
+    todo: _Folds,
+    options: RunOptions,
+    callbacks: RunCallbacks,
+    group: Group,
+    stop: StopRequest,
+) -> PreparedFolds:
+    """Return the experiment ready to train; raise `IchxError` if it cannot be trained or predicted."""
+    if experiment.members:
+        tables = TableOptions(options.device, options.workers)
+        prepared = prepare_series(project, experiment, callbacks, tables, stop)
+        if group.leads:
+            prepared.check(sorted({*todo.train, *todo.predict}))
+        return prepared
+    with stop.interruptible():  # a cache keeps its finished shards
+        check = partial(_check_network, project, experiment, todo.train[:1], options, callbacks)
+        return group.leader_first(partial(prepare_experiment, project, experiment, callbacks, check))
+
+
+def _check_members(project: "Project", experiment: "Experiment", folds: Sequence[int], options: RunOptions) -> None:
+    """Raise `IchxError` if the members of a sequence experiment lack something, or were retrained."""
+    if options.save_features:
+        raise UnsupportedError(
+            f"Experiment {experiment.number} reads features and has none itself.", "Leave out --save features."
+        )
+    require_members(project, experiment, folds)
+    for fold in finished_folds(project, experiment.number) & set(folds):
+        check_inputs(project, experiment, fold)
 
 
 def _check_network(

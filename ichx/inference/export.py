@@ -114,6 +114,12 @@ def export_experiment(
             f"Export to ONNX needs {', '.join(missing)}.", "Install them: pip install 'ichx[export]'."
         )
     trained = find_trained(project, number, folds)
+    if trained.experiment.members:
+        raise UnsupportedError(
+            f"Experiment {number} reads the outputs of experiments "
+            f"{', '.join(map(str, trained.experiment.members))}, no images.",
+            "Export these, or move the experiment to another workspace with `ichx exp export`.",
+        )
     notice = licence_notice(trained.plugin, trained.recipe)
     if notice:
         callbacks.note(notice)

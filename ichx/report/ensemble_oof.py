@@ -28,7 +28,7 @@ class EnsembleOof:
 
     oof: OofTable
     nested: bool
-    """Whether every choice for a fold was made on the other folds."""
+    """Whether every choice for a patient was made on others."""
 
 
 def read_ensemble_oof(project: "Project", ensemble: "Ensemble") -> EnsembleOof:

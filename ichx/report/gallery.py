@@ -23,6 +23,7 @@ from ichx.cache.hu_cache import Cache
 from ichx.cache.requests import recipe_spec
 from ichx.ct.windows import windows_numpy
 from ichx.datasets.dataset import LoadedDataset
+from ichx.datasets.series import series_codes
 from ichx.errors import IchxError
 from ichx.evaluation.metric import FloatArray, row_losses
 from ichx.evaluation.oof import OofTable
@@ -181,15 +182,18 @@ def make_gallery(
 
     Args:
         project: The open project.
-        experiment: Its networks give the heat maps.
+        experiment: Its networks give the heat maps, or those of its first member if it reads no images.
         recipe: Recipe of `experiment`, which determines the windows.
         data: The dataset of `oof`.
         oof: OOF predictions of an experiment or ensemble.
         anonymous: Number the slices instead of showing their ids.
     """
+    while experiment.members:
+        experiment = project.store.experiment(experiment.members[0])
+        recipe = from_toml(experiment.recipe)
     row_of = pd.Index(data.slices["slice_id"].to_numpy(object))
     rows = np.asarray(row_of.get_indexer(pd.Index(oof.slice_ids)), np.int64)
-    selected = select_slices(oof.labels, oof.probabilities, pd.factorize(data.slices["series"])[0][rows])
+    selected = select_slices(oof.labels, oof.probabilities, series_codes(data.slices)[rows])
     all_rows = np.unique(np.concatenate([selected.worst, selected.sample, selected.strip]))
     card_rows = np.unique(np.concatenate([selected.worst, selected.sample]))
     windows = _describe_windows(recipe)
@@ -322,7 +326,7 @@ def _open_pixels(
     spec = recipe_spec(recipe)
     decoded = rows
     if spec.centre == "series" or recipe.input.neighbours:  # centring and neighbours need complete series
-        series = slices["series"].to_numpy()
+        series = series_codes(slices)
         decoded = np.flatnonzero(np.isin(series, series[rows]))
     slices = slices.iloc[decoded].reset_index(drop=True)
     with tempfile.TemporaryDirectory() as scratch:

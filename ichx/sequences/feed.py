@@ -150,6 +150,10 @@ class SequenceFeed:
         """Return the rows in the data of the slices of `rows`, sorted."""
         return np.unique(np.concatenate([NO_SERIES, *(self.windows[row].slices for row in rows)]))
 
+    def slice_ids(self, rows: Rows) -> npt.NDArray[np.object_]:
+        """Return the ids `(S,)` of `slices(rows)`."""
+        return self.data.slice_ids[self.slices(rows)]
+
     def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the labels `(S, 6)` of `slices(rows)`."""
         return self.data.labels[self.slices(rows)]

@@ -117,6 +117,19 @@ class InferenceFeed(Protocol):
         """Return the ids of `rows`."""
         ...
 
+    def slice_ids(self, rows: Rows) -> npt.NDArray[np.object_]:
+        """Return the ids `(S,)` of the slices of `rows`."""
+        ...
+
+    def slice_logits(self, rows: Rows, predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the logits `(N, 6)` of the slices of `rows`, in the order of `slice_ids`.
+
+        Args:
+            rows: The predicted rows.
+            predictions: `(len(rows), *shape)`, as the network predicts them.
+        """
+        ...
+
 
 class TrainingFeed(InferenceFeed, Protocol):
     """Batches for training, and the rows of one fold."""
@@ -135,14 +148,5 @@ class TrainingFeed(InferenceFeed, Protocol):
         ...
 
     def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
-        """Return the labels `(N, 6)` of the slices of `rows`."""
-        ...
-
-    def slice_logits(self, rows: Rows, predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the logits `(N, 6)` of the slices of `rows`, in the order of `labels`.
-
-        Args:
-            rows: The predicted rows.
-            predictions: `(len(rows), *shape)`, as the network predicts them.
-        """
+        """Return the labels `(S, 6)` of the slices of `rows`, in the order of `slice_ids`."""
         ...

@@ -90,6 +90,10 @@ class SliceFeed:
         ids: npt.NDArray[np.object_] = self.slices["slice_id"].to_numpy(object)[rows]
         return ids
 
+    def slice_ids(self, rows: Rows) -> npt.NDArray[np.object_]:
+        """See `InferenceFeed.slice_ids`: a row is a slice."""
+        return self.ids(rows)
+
     def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the labels `(N, 6)` of `rows`."""
         return self.slices[list(LABELS)].to_numpy(np.float64)[rows]

@@ -70,7 +70,7 @@ def promote(project: "Project", number: int, name: str | None = None) -> Promoti
             return Promotion(known, created=False)
     version = project.store.version_by_id(trial.version_id)
     experiment = replace(
-        draft(recipe, version, name=name or f"{parent.name}-{trial.name}", parent=number),
+        draft(recipe, version, name=name or f"{parent.name}-{trial.name}", parent=number, members=trial.members),
         fold_set_id=trial.fold_set_id,
         fold_digest=trial.fold_digest,
         selected=True,

@@ -70,8 +70,9 @@ def register_trial(
         if known.tuned == tuned and known.recipe_digest == digest(recipe) and known.trashed is None:
             return known.number
     name = f"{study.removeprefix(f'experiment-{parent.number}').lstrip('-') or 'tune'}-{number + 1}"
+    version = store.version_by_id(parent.version_id)
     trial = replace(
-        draft(recipe, store.version_by_id(parent.version_id), name=name, parent=parent.number, kind="trial"),
+        draft(recipe, version, name=name, parent=parent.number, kind="trial", members=parent.members),
         fold_set_id=parent.fold_set_id,
         fold_digest=parent.fold_digest,
         selected=True,

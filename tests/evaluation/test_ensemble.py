@@ -17,7 +17,7 @@ from ichx.evaluation.bootstrap import mean_interval
 from ichx.evaluation.choices import METHODS, Method
 from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble, predict_test
 from ichx.evaluation.metric import row_losses, score
-from ichx.evaluation.nested_score import DRAWS
+from ichx.evaluation.nested_score import DRAWS, patient_parts
 from ichx.evaluation.oof import read_oof
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import ExperimentRequest, new_experiment
@@ -41,7 +41,7 @@ def read_submission(path: Path) -> pd.Series:
 
 
 def test_members_weights_and_scores(project: Project) -> None:
-    report = make_ensemble(project, EnsembleRequest(top=3, method="convex", calibrate=False))
+    report = make_ensemble(project, EnsembleRequest(top=3, method="convex", smooth=False, calibrate=False))
     tables = {n: read_oof(project, project.store.experiment(n), "hflip") for n in (1, 2, 3)}
     members = report.ensemble.members
     ranked = [n for n in sorted(tables, key=lambda n: tables[n].score) if n not in report.choice.dropped]
@@ -70,12 +70,12 @@ def test_members_weights_and_scores(project: Project) -> None:
 
 
 def test_nested_score_by_hand(project: Project) -> None:
-    report = make_ensemble(project, EnsembleRequest(top=3, tta="none", method="convex", calibrate=False))
+    report = make_ensemble(project, EnsembleRequest(top=3, tta="none", method="convex", smooth=False, calibrate=False))
     tables = [read_oof(project, project.store.experiment(n), "none") for n in (1, 2, 3)]
-    labels, folds = tables[0].labels, tables[0].folds
+    labels, parts = tables[0].labels, patient_parts(pd.factorize(tables[0].patients)[0], tables[0].folds)
     mixed = np.empty_like(labels)
-    for fold in (0, 1):
-        inside = folds == fold
+    for part in np.unique(parts):
+        inside = parts == part
         weights = blend.solve(labels[~inside], [t.probabilities[~inside] for t in tables]).weights
         mixed[inside] = sum(w * t.probabilities[inside] for w, t in zip(weights, tables, strict=True))
     assert report.ensemble.nested_score == pytest.approx(score(labels, mixed), rel=1e-9)
@@ -86,7 +86,7 @@ def test_nested_score_by_hand(project: Project) -> None:
 
 def test_submission_by_hand(project: Project, phantom: PhantomFiles) -> None:
     """Mean over views, then over folds, then the blend; every value found by its id."""
-    report = make_ensemble(project, EnsembleRequest(top=3, method="convex", calibrate=False))
+    report = make_ensemble(project, EnsembleRequest(top=3, method="convex", smooth=False, calibrate=False))
     expected: dict[str, np.ndarray] = {}
     for member in report.ensemble.members:
         for fold in (0, 1):
@@ -108,7 +108,7 @@ def test_submission_by_hand(project: Project, phantom: PhantomFiles) -> None:
 
 def test_top_selects_the_best(project: Project) -> None:
     best = min((1, 2, 3), key=lambda n: read_oof(project, project.store.experiment(n), "hflip").score)
-    report = make_ensemble(project, EnsembleRequest(top=1, calibrate=False))
+    report = make_ensemble(project, EnsembleRequest(top=1, smooth=False, calibrate=False))
     assert [(m.experiment, m.weight) for m in report.ensemble.members] == [(best, 1.0)]
     assert report.ensemble.score == pytest.approx(report.best_single, rel=1e-9)
     two = make_ensemble(project, EnsembleRequest(top=2))
@@ -136,7 +136,7 @@ def test_requested_members(project: Project) -> None:
     assert requested.ensemble.score == best.ensemble.score
     assert requested.ensemble.nested_score == best.ensemble.nested_score
     assert (requested.ensemble.partial, requested.notes) == (None, ())
-    alone = make_ensemble(project, EnsembleRequest(members=(2,), tta="none", calibrate=False))
+    alone = make_ensemble(project, EnsembleRequest(members=(2,), tta="none", smooth=False, calibrate=False))
     assert [(m.experiment, m.weight) for m in alone.ensemble.members] == [(2, 1.0)]
     assert alone.ensemble.score == pytest.approx(read_oof(project, project.store.experiment(2)).score, rel=1e-9)
 
@@ -146,7 +146,9 @@ def test_unfinished_members_are_blended_on_their_common_folds(project: Project) 
     with pytest.raises(NotReadyError, match=r"\b4\b"):
         make_ensemble(project, EnsembleRequest(members=(1, half.number)))
     run_experiment(project, half.number, folds=[1])
-    report = make_ensemble(project, EnsembleRequest(members=(1, half.number), method="mean", calibrate=False))
+    report = make_ensemble(
+        project, EnsembleRequest(members=(1, half.number), method="mean", smooth=False, calibrate=False)
+    )
     assert report.ensemble.partial == "1 of 2 folds"
     assert marks(report.ensemble) == ("partial (1 of 2 folds)",)
     assert report.ensemble.nested_score is None
@@ -191,11 +193,12 @@ def test_members_that_cannot_be_blended(
 def test_every_method_writes_a_submission(project: Project, phantom: PhantomFiles, method: Method) -> None:
     report = make_ensemble(project, EnsembleRequest(top=3, method=method, smooth=True))
     ensemble = report.ensemble
-    assert ensemble.method == ("mean" if method == "auto" else method)
+    tried = ["mean", *(trial.name for trial in report.choice.trials if trial.part == "method" and trial.taken)]
+    assert ensemble.method == (tried[-1] if method == "auto" else method)
     assert ensemble.nested_score is not None
     assert 0 < ensemble.nested_score < 1
     assert {m.experiment for m in ensemble.members} | set(report.choice.dropped) == {1, 2, 3}
-    assert [choice.fold for choice in report.fold_choices] == [0, 1]
+    assert [choice.fold for choice in report.fold_choices] == list(range(8)), "one part per patient"
     assert report.interval is not None
     assert report.interval.value == pytest.approx(ensemble.nested_score, rel=1e-9)
     stored = json.loads((project.workspace.ensemble_dir(1) / "blend.json").read_text())
@@ -205,27 +208,25 @@ def test_every_method_writes_a_submission(project: Project, phantom: PhantomFile
 
 
 def test_auto_compares_convex_with_the_mean_by_hand(project: Project) -> None:
-    report = make_ensemble(project, EnsembleRequest(top=3, calibrate=False))
+    report = make_ensemble(project, EnsembleRequest(top=3, smooth=False, calibrate=False))
     tables = [read_oof(project, project.store.experiment(n), "hflip") for n in (1, 2, 3)]
-    labels, folds = tables[0].labels, tables[0].folds
-    gains, patients = [], []
-    for fold in (0, 1):
-        inside = folds == fold
+    labels, parts = tables[0].labels, patient_parts(pd.factorize(tables[0].patients)[0], tables[0].folds)
+    gains = np.empty(len(labels))
+    for part in np.unique(parts):
+        inside = parts == part
         weights = blend.solve(labels[~inside], [t.probabilities[~inside] for t in tables]).weights
         members = [t.probabilities[inside] for t in tables]
         convex, mean = blend.mix(members, weights), np.mean(members, axis=0)
         losses = [row_losses(labels[inside], p) @ LABEL_WEIGHTS / sum(LABEL_WEIGHTS) for p in (mean, convex)]
-        gains.append(losses[0] - losses[1])
-        patients.append(tables[0].patients[inside])
-    gain = mean_interval(np.concatenate(gains), np.concatenate(patients), draws=DRAWS)
-    (trial,) = report.choice.trials
+        gains[inside] = losses[0] - losses[1]
+    gain = mean_interval(gains, tables[0].patients, draws=DRAWS)
+    trial = report.choice.trials[0]
+    assert [t.name for t in report.choice.trials] == ["convex", "logit", "per-label-logit"]
     assert (trial.part, trial.name, trial.against) == ("method", "convex", "mean")
     assert trial.gain == pytest.approx(gain.value, rel=1e-6)
     assert trial.error == pytest.approx(gain.standard_error, rel=1e-6)
-    assert trial.gain < trial.error
-    assert not trial.taken
-    assert report.ensemble.method == "mean"
-    assert [m.weight for m in report.ensemble.members] == pytest.approx([1 / 3] * 3)
+    assert trial.taken == (trial.gain > trial.error)
+    assert report.ensemble.method == [t.name for t in report.choice.trials if t.taken][-1]
 
 
 def test_experiments_before_and_after_an_import_of_folds_are_blended(project: Project, tmp_path: Path) -> None:

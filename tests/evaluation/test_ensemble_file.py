@@ -28,9 +28,9 @@ from ichx.evaluation.ensemble_file import (
     read_model,
     write_model,
 )
-from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline, FittedBlend
+from ichx.evaluation.nested_score import _STEPS, BlendData, BlendOptions, BlendPipeline, FittedBlend
 from ichx.evaluation.series_neighbours import SeriesNeighbours
-from ichx.evaluation.smoothing import Kernels
+from ichx.evaluation.smoothing import Kernels, fit_kernels
 from ichx.evaluation.stored_members import check_networks
 from ichx.files import sha256_file
 from ichx.project import Project
@@ -124,10 +124,13 @@ def test_every_method_with_all_steps_predicts_the_same_bits(
     data = world(seed, members, labelled)
     pipeline = BlendPipeline(data, BlendOptions(method, smooth=True))  # type: ignore[arg-type]
     fitted = pipeline.fit()
-    groups = frozenset(range(6))
+    fits = {"smoothing": {"kernels": fit_kernels}, **_STEPS}
     for calibration in ("temperature", "temperatures", "isotonic"):
         chosen = {"smoothing": "kernels", "calibration": calibration, "consistency": "any >= subtypes"}
-        steps = pipeline._fit_steps(fitted.pool, chosen | {"clipping": "bounds"}, groups)
+        steps, p = {}, fitted.pool.apply(dict(enumerate(data.members)), data.neighbours)
+        for part, name in (chosen | {"clipping": "bounds"}).items():
+            steps[part] = fits[part][name](p, data.labels, data.neighbours)
+            p = steps[part].apply(p, data.neighbours)
         model = model_of(dataclasses.replace(fitted, steps=steps), members)
         read = load_model(folder, write_model(folder, model), "Blend again.")
         assert bits(read) == bits(model)

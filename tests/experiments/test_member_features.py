@@ -16,9 +16,9 @@ from ichx.datasets.dataset import load_version
 from ichx.errors import NotReadyError, StorageError, UnsupportedError
 from ichx.evaluation.feature_files import features_file, read_features
 from ichx.evaluation.feature_tables import FeatureTable, manifest_path, table_bytes
-from ichx.experiments.folder_record import sha256_file
 from ichx.experiments.member_features import TableRequest, ensure_tables, find_table, plan_tables
 from ichx.experiments.run import run_experiment
+from ichx.files import sha256_file
 from ichx.locks import file_lock
 from ichx.plugins import Registry
 from ichx.project import Project

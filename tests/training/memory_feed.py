@@ -60,6 +60,9 @@ class MemoryFeed:
     def ids(self, rows: Rows) -> npt.NDArray[np.object_]:
         return np.array([f"slice-{row}" for row in rows], dtype=object)
 
+    def slice_ids(self, rows: Rows) -> npt.NDArray[np.object_]:
+        return self.ids(rows)
+
     def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
         return self.data.labels.numpy()[rows].astype(np.float64)
 

@@ -1,0 +1,269 @@
+"""Series of slices with the outputs of other experiments: what the folds of a sequence experiment train on.
+
+Fold k reads pooled features of the members' fold-k networks, or logits that the members predicted out of fold, or both.
+It never reads what a network that has seen fold k makes of fold k.
+
+With features, its heads learn from the training patients of fold k. With logits alone they learn from all patients
+but a part of fold k, which they predict: each part has heads of its own.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from torch import nn
+
+from ichx.datasets.dataset import LoadedDataset, load_folds, load_version
+from ichx.datasets.patient_subset import EXCLUDED, subset_folds
+from ichx.errors import NotReadyError
+from ichx.evaluation.member_outputs import (
+    FoldInputs,
+    current_inputs,
+    inputs_of,
+    oof_logits,
+    set_logits,
+)
+from ichx.evaluation.series_neighbours import SeriesNeighbours
+from ichx.experiments.member_features import TableOptions, TableRequest, ensure_tables, plan_tables
+from ichx.experiments.prepare import pins, test_data
+from ichx.labels import LABELS
+from ichx.recipe import Recipe
+from ichx.recipe_text import from_toml
+from ichx.sequences.data import NO_PART, SequenceData
+from ichx.sequences.feed import SequenceFeed
+from ichx.sequences.network import build_network
+from ichx.training.callbacks import Callbacks
+from ichx.training.control import Control
+from ichx.training.feed import Rows
+from ichx.training.stop_request import StopRequest
+from ichx.training.weights import Start
+
+if TYPE_CHECKING:
+    from ichx.plugins import Plugin
+    from ichx.project import Project
+    from ichx.store import DatasetVersion, Experiment
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PreparedSeries:
+    """The series of a sequence experiment's dataset, for all of its folds; see `PreparedFolds` for the methods."""
+
+    project: "Project"
+    experiment: "Experiment"
+    plugin: "Plugin"
+    recipe: Recipe
+    data: LoadedDataset
+    folds: npt.NDArray[np.int16]
+    """`(N,)` fold of each row of `data`; `EXCLUDED` for patients outside the experiment's subset."""
+    members: "tuple[Experiment, ...]"
+    options: TableOptions
+    callbacks: Callbacks
+    stop: StopRequest
+    masks: None = None
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """What is read of the members: `logits`, `features`."""
+        return inputs_of(self.experiment)
+
+    @cached_property
+    def logits(self) -> npt.NDArray[np.float32] | None:
+        """OOF logits `(N, M, 6)` of the members; None if they are no input."""
+        if "logits" not in self.kinds:
+            return None
+        version = self.data.version
+        folds = load_folds(self.project.workspace, version, version.fold_set_of(self.experiment), self.data.slices)
+        return oof_logits(self.project, self.members, self.data.slices["slice_id"].to_numpy(object), folds)
+
+    @cached_property
+    def _inputs(self) -> dict[int, FoldInputs]:
+        return {}
+
+    def inputs(self, fold: int) -> FoldInputs:
+        """Return what the fold reads of the members; computed once."""
+        if fold not in self._inputs:
+            self._inputs[fold] = current_inputs(self.project, self.experiment, fold)
+        return self._inputs[fold]
+
+    def fits(self, fold: int) -> str:
+        """Return the digests of the experiment and of what it reads."""
+        return f"{pins(self.experiment)}/{self.inputs(fold).digest}"
+
+    def described(self, fold: int) -> dict[str, str]:
+        """Return the digests of the experiment and of what it reads, and record the latter next to the weights."""
+        files = self.project.workspace.experiment_files(self.experiment.number)
+        self.inputs(fold).write(files.fold(fold).inputs)
+        return {"fits": pins(self.experiment), "inputs": self.inputs(fold).digest}
+
+    def check(self, folds: Sequence[int]) -> None:
+        """Raise `StorageError` if the features that the `folds` read do not fit on the disk."""
+        plan = plan_tables(self.project, self._requests(folds))
+        if plan.missing:
+            self.callbacks.note(str(plan))
+            plan.check_space()
+
+    def training_rows(self, fold: int) -> Rows:
+        """Return the slices of the other folds; with logits alone those of all folds: see this module."""
+        usable = self._usable(fold)
+        return np.flatnonzero(usable & (self.folds != fold) if "features" in self.kinds else usable)
+
+    def validation_rows(self, fold: int) -> Rows:
+        """Return the slices of the fold."""
+        return np.flatnonzero(self._usable(fold) & (self.folds == fold))
+
+    def network(self, fold: int, start: Start, note: Callable[[str], None]) -> nn.Module:
+        """Return the heads with random weights."""
+        return build_network(self.plugin, self.recipe, self._data(fold).widths(self.recipe))
+
+    def feed(self, fold: int, workers: int) -> SequenceFeed:
+        """Return the series of the fold."""
+        data = self._data(fold)
+        of_series = np.array([self.folds[rows[0]] for rows in data.series], np.int64)
+        own = of_series == fold
+        return SequenceFeed(
+            data,
+            self.recipe,
+            fold=fold,
+            training_series=np.flatnonzero(~own if "features" in self.kinds else np.ones(len(own), bool)),
+            validation_series=np.flatnonzero(own),
+        )
+
+    def test_feed(
+        self, fold: int, version: "DatasetVersion", workers: int, control: Control
+    ) -> tuple[SequenceFeed, Rows]:
+        """Return all series of a test set."""
+        feed = self.set_feed(fold, test_data(self.project.workspace, version))
+        return feed, feed.rows(np.arange(len(feed.data.series)))
+
+    def set_feed(self, fold: int, data: LoadedDataset) -> SequenceFeed:
+        """Return the series of another dataset, which the members' fold has predicted."""
+        ids, version = data.slices["slice_id"].to_numpy(object), data.version
+        usable, features, logits = np.ones(len(ids), bool), list[npt.NDArray[np.float16]](), None
+        if "features" in self.kinds:
+            tables = self._tables(fold, version.id)
+            usable &= np.all([table.valid for table in tables], axis=0)
+            features = [table.open() for table in tables]
+        if "logits" in self.kinds:
+            logits = set_logits(self.project, self.members, ids, fold, version.id)
+            usable &= np.isfinite(logits).all(axis=(1, 2))
+        return SequenceFeed(sequence_data(data.slices, usable, features, logits), self.recipe, fold=fold)
+
+    def _tables(self, fold: int, version_id: int) -> list[Any]:
+        requests = self._requests([fold], version_id)
+        found = ensure_tables(self.project, requests, self.options, callbacks=self.callbacks, stop=self.stop)
+        return [found[request] for request in requests]
+
+    def _requests(self, folds: Sequence[int], version_id: int | None = None) -> list[TableRequest]:
+        """Return the feature tables that `folds` read; none without features."""
+        version_id = self.data.version.id if version_id is None else version_id
+        wanted = self.members if "features" in self.kinds else ()
+        return [TableRequest(member.number, fold, version_id) for fold in folds for member in wanted]
+
+    @cached_property
+    def _of_folds(self) -> dict[int, SequenceData]:
+        return {}
+
+    def _data(self, fold: int) -> SequenceData:
+        """Return the series of the dataset as the fold reads them."""
+        if fold not in self._of_folds:
+            tables = self._tables(fold, self.data.version.id) if "features" in self.kinds else []
+            usable = self.folds != EXCLUDED
+            if tables:
+                usable &= np.all([table.valid for table in tables], axis=0)
+            if self.logits is not None:
+                usable &= np.isfinite(self.logits).all(axis=(1, 2))
+            part = None if "features" in self.kinds else self._parts(fold)
+            features = [table.open() for table in tables]
+            self._of_folds.clear()  # one fold at a time
+            self._of_folds[fold] = sequence_data(self.data.slices, usable, features, self.logits, part)
+        return self._of_folds[fold]
+
+    def _usable(self, fold: int) -> npt.NDArray[np.bool_]:
+        usable = np.zeros(len(self.folds), bool)
+        for rows in self._data(fold).series:
+            usable[rows] = True
+        return usable
+
+    def _parts(self, fold: int) -> IntArray:
+        """Return the part of each slice's patient, `(N,)`: `NO_PART` outside the fold."""
+        assert self.recipe.sequence is not None
+        patients = self.data.slices["patient"].to_numpy(object)
+        own = self.folds == fold
+        names = sorted(
+            set(patients[own]), key=lambda name: hashlib.sha256(f"{self.recipe.seed}/{name}".encode()).digest()
+        )
+        of_patient = {name: at % self.recipe.sequence.parts for at, name in enumerate(names)}
+        return np.array(
+            [of_patient[name] if inside else NO_PART for name, inside in zip(patients, own, strict=True)], np.int64
+        )
+
+
+def sequence_data(
+    slices: pd.DataFrame,
+    usable: npt.NDArray[np.bool_],
+    features: Sequence[npt.NDArray[np.float16]] = (),
+    logits: npt.NDArray[np.float32] | None = None,
+    part: IntArray | None = None,
+) -> SequenceData:
+    """Return the runs of a catalog's slices as series.
+
+    Args:
+        slices: N rows of a catalog.
+        usable: `(N,)` slices that have all inputs; the others are left out.
+        features: `(N, D)` of each member.
+        logits: `(N, M, 6)` of M members.
+        part: See `SequenceData`.
+    """
+    rows = np.flatnonzero(usable)
+    if not len(rows):
+        raise NotReadyError("No slice has all inputs of the sequence experiment.", "Check its members: `ichx audit`.")
+    neighbours = SeriesNeighbours.of(slices)
+    series = [rows[run] for run in neighbours.take(usable).sequences()]
+    known = set(slices.columns) >= set(LABELS)
+    return SequenceData(
+        series=series,
+        slice_ids=slices["slice_id"].to_numpy(object),
+        labels=slices[list(LABELS)].to_numpy(np.float64) if known else np.full((len(slices), len(LABELS)), np.nan),
+        position=neighbours.position,
+        study=pd.factorize(slices["study"])[0].astype(np.int64),
+        features=features,
+        logits=logits,
+        part=part,
+    )
+
+
+def prepare_series(
+    project: "Project",
+    experiment: "Experiment",
+    callbacks: Callbacks,
+    options: TableOptions | None = None,
+    stop: StopRequest | None = None,
+) -> PreparedSeries:
+    """Return a sequence experiment ready to train, if its members are.
+
+    Raises:
+        ChangedDataError: The dataset was changed.
+    """
+    version = project.store.version_by_id(experiment.version_id)
+    fold_set = version.fold_set_of(experiment)
+    data = load_version(project.workspace, version)
+    folds = subset_folds(data.slices, load_folds(project.workspace, version, fold_set, data.slices), experiment.subset)
+    return PreparedSeries(
+        project,
+        experiment,
+        project.registry.get(experiment.plugin),
+        from_toml(experiment.recipe, source=f"the recipe of experiment {experiment.number}"),
+        data,
+        folds,
+        tuple(project.store.experiment(number) for number in experiment.members),
+        options or TableOptions(),
+        callbacks,
+        stop or StopRequest(),
+    )

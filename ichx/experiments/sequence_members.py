@@ -1,0 +1,156 @@
+"""Members of sequence experiments: which experiments can be members, and what they still have to train and predict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ichx.errors import ConflictError, InvalidInputError, NotReadyError, raise_problems
+from ichx.evaluation.member_outputs import inputs_of
+from ichx.evaluation.members import describe_difference, experiment_pins
+from ichx.experiments.fold_status import finished_folds, missing_tests
+from ichx.text import format_count
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+    from ichx.store import Experiment
+
+
+@dataclass(frozen=True)
+class MemberWork:
+    """What a member has to do before a sequence experiment can read it."""
+
+    experiment: int
+    folds: tuple[int, ...]
+    """Folds to train, or to predict test sets with."""
+    reason: str
+
+    @property
+    def command(self) -> str:
+        """The command that does it."""
+        return f"ichx run {self.experiment} " + " ".join(f"--fold {fold}" for fold in self.folds)
+
+
+def check_members(project: "Project", numbers: Sequence[int], inputs: Sequence[str]) -> "list[Experiment]":
+    """Return the experiments that can be the members of one sequence experiment with these `inputs`.
+
+    Raises:
+        InvalidInputError: A member is repeated, a trial, trained on a part of the patients, or has no features.
+        NotFoundError: There is no such experiment.
+        NotReadyError: A member is in the trash.
+        ConflictError: Members have different files, labels or folds.
+        UnsupportedError: The network of a member has no pooled features.
+    """
+    if not numbers:
+        raise InvalidInputError("A sequence experiment needs members.", "Name them, e.g. --members 1,2.")
+    repeated = sorted({number for number in numbers if list(numbers).count(number) > 1})
+    if repeated:
+        raise InvalidInputError(f"Repeated members: {', '.join(map(str, repeated))}.", "List each experiment once.")
+    members = [project.store.experiment(number) for number in numbers]
+    trashed = [f"Experiment {e.number} is in the trash." for e in members if e.trashed is not None]
+    if trashed:
+        raise NotReadyError("\n".join(trashed), f"Restore it: `ichx exp restore {members[0].number}`.")
+    raise_problems(
+        [f"Experiment {e.number} is a tuning trial and predicts no test set." for e in members if e.kind == "trial"],
+        "Promote the trial with `ichx exp promote NUMBER` and run the new experiment.",
+    )
+    raise_problems(
+        [
+            f"Experiment {e.number} is trained on {100 * e.subset:.3g} % of the patients."
+            for e in members
+            if e.subset < 1
+        ],
+        "Use members that are trained on all patients.",
+    )
+    first = members[0]
+    different = [
+        f"Experiments {e.number} and {first.number} cannot be members of one experiment: "
+        f"{describe_difference(project, e, first)}."
+        for e in members
+        if experiment_pins(project.store, e) != experiment_pins(project.store, first)
+    ]
+    if different:
+        raise ConflictError("\n".join(different), "Use members with the same files, labels and folds.")
+    if "features" in inputs:
+        raise_problems(
+            [f"Experiment {e.number} is of another tool and has no pooled features." for e in members if e.external]
+            + [
+                f"Experiment {e.number} is a sequence experiment and has no pooled features."
+                for e in members
+                if e.members
+            ],
+            "Use its logits: `--inputs logits`.",
+        )
+        from ichx.experiments.member_features import feature_width  # imports torch
+
+        for e in members:
+            feature_width(project, e.number)
+    return members
+
+
+def missing_work(project: "Project", experiment: "Experiment", folds: Sequence[int]) -> list[MemberWork]:
+    """Return what the members of `experiment` have to do before its `folds` can run, members of members first.
+
+    Raises:
+        NotReadyError: A member is in the trash, or is of another tool and lacks a fold.
+        ConflictError: An experiment is a member of itself.
+    """
+    found: dict[int, MemberWork] = {}
+    _collect(project, experiment, folds, found, ())
+    return list(found.values())
+
+
+def require_members(project: "Project", experiment: "Experiment", folds: Sequence[int]) -> None:
+    """Raise `NotReadyError` unless the members have everything that `folds` read."""
+    missing = missing_work(project, experiment, folds)
+    if missing:
+        lines = [f"Member {work.experiment} of experiment {experiment.number} {work.reason}." for work in missing]
+        commands = ", ".join(f"`{work.command}`" for work in missing)
+        raise NotReadyError(
+            "\n".join(lines), f"Run the members too with `ichx run {experiment.number} --with-members`, or {commands}."
+        )
+
+
+def _collect(
+    project: "Project",
+    experiment: "Experiment",
+    folds: Sequence[int],
+    found: dict[int, MemberWork],
+    above: tuple[int, ...],
+) -> None:
+    above = (*above, experiment.number)
+    tests = experiment.kind != "trial" and experiment.subset == 1
+    for number in experiment.members:
+        if number in above:
+            raise ConflictError(
+                f"Experiment {number} is a member of itself, through {', '.join(map(str, above))}.",
+                "Register a sequence experiment with other members.",
+            )
+        member = project.store.experiment(number)
+        if member.trashed is not None:
+            raise NotReadyError(
+                f"Member {number} of experiment {experiment.number} is in the trash.",
+                f"Restore it: `ichx exp restore {number}`.",
+            )
+        needed = tuple(range(member.folds)) if "logits" in inputs_of(experiment) else tuple(folds)
+        finished = finished_folds(project, number)
+        train = [fold for fold in needed if fold not in finished]
+        predict = [fold for fold in folds if tests and fold in finished and missing_tests(project, member, fold)]
+        if member.members:
+            _collect(project, member, needed, found, above)
+        todo = tuple(sorted({*train, *predict}))
+        if not todo or number in found:
+            continue
+        reasons = [f"has not finished {_folds(train)}"] if train else []
+        if predict:
+            sets = sorted({v.dataset for fold in predict for v in missing_tests(project, member, fold)})
+            reasons.append(f"has not predicted {', '.join(sets)} with {_folds(predict)}")
+        if member.external:
+            raise NotReadyError(
+                f"Member {number} of experiment {experiment.number} {' and '.join(reasons)}.",
+                "It is of another tool: import what is missing.",
+            )
+        found[number] = MemberWork(number, todo, " and ".join(reasons))
+
+
+def _folds(folds: Sequence[int]) -> str:
+    return f"{format_count(len(folds), 'fold').split()[-1]} {', '.join(map(str, folds))}"

@@ -1,0 +1,159 @@
+"""Sequence experiments: registered on members, trained on their outputs, and run like any other experiment."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ichx.datasets.dataset import load_folds, load_version
+from ichx.errors import (
+    ChangedDataError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    NotReadyError,
+)
+from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
+from ichx.evaluation.member_outputs import read_inputs
+from ichx.evaluation.oof import read_oof
+from ichx.evaluation.predictions import read_predictions
+from ichx.experiments.callbacks import RunCallbacks
+from ichx.experiments.member_features import TableRequest, find_table
+from ichx.experiments.prepared_series import prepare_series
+from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.register_sequence import new_sequence
+from ichx.experiments.run import run_experiment
+from ichx.project import Project
+from ichx.sequences.data import NO_PART
+from ichx.store import Experiment
+
+pytestmark = pytest.mark.slow
+
+TINY = ("stage.full.epochs=2", "sequence.width=4", "sequence.parts=2", "batch=4")
+
+
+def sequence(
+    project: Project, *members: int, inputs: tuple[str, ...] = ("logits",), settings: tuple[str, ...] = TINY
+) -> Experiment:
+    return new_sequence(project, ExperimentRequest(plugin="gru_stack", settings=settings), members, inputs)[0]
+
+
+def logits(project: Project, number: int, role: str = "oof") -> dict[int, pd.DataFrame]:
+    """Return the logits by fold and slice."""
+    found = {}
+    for p in project.store.predictions(number, role=role, view="identity"):
+        read = read_predictions(project.workspace.root / p.path)
+        found[p.fold] = pd.DataFrame(read.logits, index=pd.Index(read.slice_ids))
+    return found
+
+
+@pytest.mark.parametrize("inputs", [("logits",), ("features",), ("logits", "features")])
+def test_a_sequence_experiment_predicts_each_fold_and_the_test_set(project: Project, inputs: tuple[str, ...]) -> None:
+    made = sequence(project, 1, 2, inputs=inputs)
+    assert (made.members, made.dataset, made.fold_set, made.size) == ((1, 2), "ph", "default", 0)
+    report = run_experiment(project, made.number)
+    assert (report.trained, report.folds_done) == ((0, 1), 2)
+    version = project.store.version("ph")
+    slices = load_version(project.workspace, version).slices
+    folds = load_folds(project.workspace, version, version.folds[0], slices)
+    for fold, predicted in logits(project, made.number).items():
+        assert sorted(predicted.index) == sorted(slices["slice_id"][folds == fold])
+    table = read_oof(project, project.store.experiment(made.number))
+    assert report.score == pytest.approx(table.score, abs=1e-12)
+    assert report.score_tta == report.score  # test-time augmentation is in its inputs
+    members = [read_oof(project, project.store.experiment(number)).score for number in (1, 2)]
+    assert table.score < 1.2 * max(members)
+    tests = logits(project, made.number, "test")
+    assert sorted(tests) == [0, 1]
+    assert all(len(t) == project.store.version("ph-test").slices for t in tests.values())
+    # Nothing is left to do, and what it reads is recorded.
+    assert run_experiment(project, made.number).trained == ()
+    files = project.workspace.experiment_files(made.number)
+    for fold in (0, 1):
+        recorded = read_inputs(files.fold(fold).inputs)
+        assert recorded is not None
+        assert [m.number for m in recorded.members] == [1, 2]
+        for member in recorded.members:
+            assert (member.weights is not None) == ("features" in inputs)
+            assert len(member.predictions) == (4 if "logits" in inputs else 0)
+    for number in (1, 2):
+        table = find_table(project, TableRequest(number, 0, version.id))  # type: ignore[assignment]
+        assert (table is not None) == ("features" in inputs)
+
+
+def test_no_head_learns_from_what_it_predicts(project: Project) -> None:
+    made = sequence(project, 1, 2)
+    prepared = prepare_series(project, made, RunCallbacks())
+    feed = prepared.feed(0, 0)
+    patients = prepared.data.slices["patient"].to_numpy(object)
+    own = prepared.folds == 0
+    part = feed.data.part
+    assert part is not None
+    assert set(part[own]) == {0, 1}
+    assert set(part[~own]) == {NO_PART}
+    assert pd.Series(part).groupby(patients).nunique().max() == 1
+    # Inputs are the means of both views, predicted out of fold.
+    views = {}
+    for p in project.store.predictions(2, role="oof"):
+        read = read_predictions(project.workspace.root / p.path)
+        views[p.view, p.fold] = pd.DataFrame(read.logits, index=pd.Index(read.slice_ids))
+    mean = pd.concat([(views["identity", k] + views["hflip", k]) / 2 for k in (0, 1)])
+    assert feed.data.logits is not None
+    expected = mean.loc[prepared.data.slices["slice_id"].tolist()].to_numpy(np.float32)
+    np.testing.assert_allclose(feed.data.logits[:, 1].astype(np.float64), expected, atol=1e-6)
+    with_features = prepare_series(project, sequence(project, 1, inputs=("features",)), RunCallbacks())
+    assert set(with_features.folds[with_features.training_rows(1)]) == {0}
+    assert with_features.feed(1, 0).data.part is None
+
+
+def test_members_are_checked_before_anything_is_registered(project: Project) -> None:
+    before = len(project.store.experiments(limit=None))
+    with pytest.raises(NotFoundError, match="99"):
+        sequence(project, 1, 99)
+    with pytest.raises(InvalidInputError, match="1"):
+        sequence(project, 1, 1)
+    with pytest.raises(InvalidInputError, match="members"):
+        sequence(project)
+    with pytest.raises(InvalidInputError, match="inputs"):
+        sequence(project, 1, inputs=("pixels",))
+    with pytest.raises(InvalidInputError, match="tiny_resnet"):
+        new_sequence(project, ExperimentRequest(plugin="tiny_resnet"), [1])
+    with pytest.raises(InvalidInputError, match="gru_stack"):
+        new_sequence(project, ExperimentRequest(plugin="gru_stack", size=64), [1])
+    with pytest.raises(InvalidInputError, match="gru_stack"):
+        new_experiment(project.store, project.registry, ExperimentRequest(plugin="gru_stack"))
+    with pytest.raises(ConflictError, match="'other'"):
+        new_sequence(project, ExperimentRequest(plugin="gru_stack", dataset="other"), [1])
+    project.store.trash([2])
+    with pytest.raises(NotReadyError, match="2"):
+        sequence(project, 1, 2)
+    assert len(project.store.experiments(limit=None)) == before - 1
+
+
+def test_a_sequence_experiment_of_sequence_experiments(project: Project) -> None:
+    first = sequence(project, 1, 2)
+    with pytest.raises(InvalidInputError, match=str(first.number)):
+        sequence(project, 1, first.number, inputs=("features",))
+    second = sequence(project, 3, first.number)
+    with pytest.raises(NotReadyError, match=f"Member {first.number}"):
+        run_experiment(project, second.number)
+    run_experiment(project, first.number)
+    assert run_experiment(project, second.number).folds_done == 2
+
+
+def test_a_retrained_member_is_reported(project: Project) -> None:
+    made = sequence(project, 1, 2, inputs=("features",))
+    run_experiment(project, made.number)
+    files = project.workspace.experiment_files(1)
+    files.fold(0).weights.write_bytes(files.fold(1).weights.read_bytes())
+    with pytest.raises(ChangedDataError, match=r"experiment 1 \(") as caught:
+        run_experiment(project, made.number)
+    assert "experiment 2 (" not in str(caught.value)
+    assert run_experiment(project, made.number, folds=[1]).trained == ()
+
+
+def test_a_sequence_experiment_in_an_ensemble_with_its_members(project: Project) -> None:
+    made = sequence(project, 1, 2)
+    run_experiment(project, made.number)
+    for tta in ("none", "hflip"):
+        report = make_ensemble(project, EnsembleRequest(members=(1, 2, made.number), method="mean", tta=tta))
+        assert sorted(m.experiment for m in report.ensemble.members) == [1, 2, made.number]
