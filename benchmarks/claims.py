@@ -21,13 +21,14 @@ from cohort import data_folder, label_file
 from common import Figure, arguments, conclude
 
 from ichx.datasets.label_csv import read_labels
+from ichx.evaluation.averaging import averaging_gain
 from ichx.evaluation.blend_methods import fit_pool
 from ichx.evaluation.bootstrap import mean_interval
 from ichx.evaluation.calibration import fit_temperature
 from ichx.evaluation.choices import Method
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.metric import probabilities, row_losses, score, weighted_row_losses
-from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline, averaging_gain
+from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.smoothing import fit_kernels
 from ichx.labels import LABELS

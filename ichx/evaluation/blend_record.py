@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ichx.evaluation.bootstrap import Interval
 from ichx.evaluation.nested_score import Alternative
+from ichx.evaluation.selecting_folds import SelectedMember
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class Submission:
     images: int
     filled: int
     """Images of the sample without a slice; they got the training prevalences."""
+    averaging_gain: float | None = None
+    """By how much the mean of the folds' networks scores lower on these slices than single ones do on average."""
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,12 @@ class BlendRecord:
     notes: tuple[str, ...]
     labels: tuple[LabelLoss, ...] = ()
     """Gains and losses by label; empty for an ensemble of ichx 0.1."""
+    nested_mean: float | None = None
+    """Estimate for the mean of the folds' networks: the nested score, which is that of single ones, less their
+    `averaging_gain` on the first test set; None without a test set, for one fold or if probabilities are averaged."""
+    selected: tuple[SelectedMember, ...] = ()
+    """Members about which folds chose something."""
+    clean_folds: tuple[int, ...] = ()
+    """The folds that chose nothing about any member, if others did."""
+    clean_score: float | None = None
+    """The nested score over the slices of `clean_folds`."""

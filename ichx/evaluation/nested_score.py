@@ -7,7 +7,7 @@ on all parts. Within a fit, alternatives are compared in the same way on its own
 gain is more than one standard error of a bootstrap over patients.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,8 +20,8 @@ from ichx.evaluation.blend_methods import Members, Pool, Stack, fit_pool
 from ichx.evaluation.bootstrap import mean_error
 from ichx.evaluation.calibration import Consistent, fit_bounds, fit_isotonic, fit_temperature, fit_temperatures
 from ichx.evaluation.choices import Method
-from ichx.evaluation.logistic import logits, single_blas_thread
-from ichx.evaluation.metric import LABEL_SHARES, FloatArray, row_losses, score, weighted_row_losses
+from ichx.evaluation.logistic import single_blas_thread
+from ichx.evaluation.metric import FloatArray, row_losses, score, weighted_row_losses
 from ichx.evaluation.series_neighbours import IntArray, SeriesNeighbours
 from ichx.evaluation.smoothing import Kernels, fit_kernels
 from ichx.labels import LABEL_WEIGHTS, LABELS
@@ -341,20 +341,6 @@ def patient_parts(patients: IntArray, folds: IntArray) -> IntArray:
 
 def _rows_per_patient(patients: IntArray) -> float:
     return len(patients) / len(np.unique(patients))
-
-
-def averaging_gain(networks: Sequence[FloatArray]) -> float:
-    """Return by how much the mean of the logits scores lower than single networks do on average. It needs no labels.
-
-    The log loss of a logit z is A(z) - y z, A(z) = log(1 + exp z). The part with the label y is linear in z, so it does
-    not change the difference: mean A(z_k) - A(mean z_k).
-
-    Args:
-        networks: The probabilities `(N, 6)` of each network, for slices that none of them was trained on.
-    """
-    z = np.stack([logits(p) for p in networks])
-    gains = np.logaddexp(0.0, z).mean(axis=0) - np.logaddexp(0.0, z.mean(axis=0))
-    return float(gains.mean(axis=0) @ LABEL_SHARES)
 
 
 def _check(data: BlendData) -> None:
