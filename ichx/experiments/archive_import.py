@@ -232,6 +232,7 @@ def import_draft(
             origin=origin,
             tuned=_tuned(facts.get("tuned")),
             subset=_share(facts.get("subset", 1.0)),
+            external=bool(facts.get("external")),
             members=tuple(members),
         ),
         runs=tuple(_run(entry, fold_set.k) for entry in index["runs"]),

@@ -20,7 +20,7 @@ from ichx.plugins.backbones import check_backbone
 from ichx.plugins.reference import REFERENCE
 from ichx.recipe import Recipe, digest, literal
 from ichx.recipe_text import apply_settings, from_toml, to_toml
-from ichx.store import ExperimentDraft, Selection
+from ichx.store import ExperimentDraft, Selection, require_network
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin, Registry
@@ -111,6 +111,7 @@ def clone_experiment(
         InvalidInputError: A setting is invalid.
     """
     model = store.experiment(number)
+    require_network(model, "clone it")
     recipe = apply_settings(from_toml(model.recipe, source=f"the recipe of experiment {number}"), settings)
     plugin = registry.get(recipe.plugin)
     check_backbone(plugin, recipe)

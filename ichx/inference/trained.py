@@ -13,6 +13,7 @@ from ichx.evaluation.choices import InferencePrecision, Tta
 from ichx.experiments.folder_record import check_folder
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
+from ichx.store import require_network
 from ichx.training.callbacks import Callbacks
 from ichx.training.control import Control
 from ichx.training.device import Hardware, choose_inference_hardware, isolated_torch_settings, loader_workers
@@ -73,6 +74,7 @@ def find_trained(project: "Project", number: int, folds: Sequence[int] | None = 
         ConflictError: The folder contains another experiment.
     """
     experiment = project.store.experiment(number)
+    require_network(experiment, "predict with it")
     check_folder(project, experiment)
     finished = sorted({p.fold for p in project.store.predictions(number, role="oof")})
     experiment.check_folds(folds or ())
