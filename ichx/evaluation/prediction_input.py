@@ -20,7 +20,6 @@ from ichx.datasets import csv_text
 from ichx.datasets.csv_text import list_rows
 from ichx.datasets.label_csv import split_ids
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError
-from ichx.evaluation.logistic import MODEL_CLIP
 from ichx.evaluation.metric import FloatArray
 from ichx.labels import LABELS
 
@@ -39,7 +38,7 @@ class PredictionTable:
     folds: npt.NDArray[np.int64] | None
     """The fold that predicted each row, `(N,)`; None if the file does not state it."""
     probabilities: FloatArray
-    """`(N, 6)`, clipped to [1e-7, 1 - 1e-7]."""
+    """`(N, 6)`; they may be exactly 0 or 1."""
 
     def take(self, rows: npt.NDArray[Any]) -> "PredictionTable":
         """Return some of the rows."""
@@ -83,8 +82,7 @@ def read_prediction_table(path: Path, *, as_logits: bool = False) -> PredictionT
     _check_values(values, ids, problems, as_logits=as_logits)
     images, folds, values = _pivot(table, ids, folds, values, problems) if long else _rows(ids, folds, values, problems)
     csv_text.raise_csv_problems(path, problems, f"Correct the file. Predictions have {FORMS}.")
-    p = expit(values) if as_logits else values
-    return PredictionTable(images, folds, np.clip(p, MODEL_CLIP, 1 - MODEL_CLIP))
+    return PredictionTable(images, folds, expit(values) if as_logits else values)
 
 
 def _read(path: Path) -> pa.Table:

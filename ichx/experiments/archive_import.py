@@ -231,7 +231,7 @@ def import_draft(
             label_digest=version.label_digest or "",
             fold_set_id=fold_set.id,
             fold_digest=fold_set.digest,
-            epochs=recipe.epochs,
+            epochs=0 if facts.get("external") else recipe.epochs,
             kind="trial" if facts["kind"] == "trial" else "experiment",
             selected=bool(facts["selected"]),
             origin=origin,

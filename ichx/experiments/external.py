@@ -92,7 +92,8 @@ class _Matched:
     def of_fold(self, fold: int, assigned: npt.NDArray[np.int16] | None = None) -> Predictions:
         """Return the predictions of a fold, in the order of the slices.
 
-        These are the slices of `assigned` folds; without it, what the file states, or every prediction.
+        These are the slices of `assigned` folds; without it, what the file states, or every prediction. Probabilities
+        are clipped at 1e-7.
         """
         folds = self.table.folds if assigned is None else assigned[self.row]
         rows = np.arange(len(self.row)) if folds is None else np.flatnonzero(folds == fold)

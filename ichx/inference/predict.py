@@ -29,7 +29,7 @@ from ichx.files import absolute_path
 from ichx.inference.file_catalog import scan_files
 from ichx.inference.prediction_tables import pooling_warnings, series_table, slice_table, study_table
 from ichx.inference.scratch import scratch_folder
-from ichx.inference.trained import FoldNetworks, InferenceOptions, find_trained, open_networks
+from ichx.inference.trained import FoldNetworks, InferenceOptions, find_trained, open_networks, training_warnings
 from ichx.labels import LABELS
 from ichx.store import marks
 from ichx.training.feed import Rows
@@ -150,7 +150,11 @@ def predict_files(
         studies=studies,
         series=series_table(table),
         defects={str(reason): int(count) for reason, count in table["defect"].value_counts().items()},
-        warnings=(*reading_warnings(slices), *pooling_warnings(studies)),
+        warnings=(
+            *training_warnings(project, trained.experiment, slices),
+            *reading_warnings(slices),
+            *pooling_warnings(studies),
+        ),
         source=source,
         catalog=slices,
         id_map=files.id_map(key) if outputs.id_map else None,

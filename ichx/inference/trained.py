@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from ichx.datasets.dataset import load_version
 from ichx.errors import ChangedDataError, DivergedError, NotReadyError
 from ichx.evaluation.choices import InferencePrecision, Tta
 from ichx.experiments.folder_record import check_folder
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.store import require_network
+from ichx.text import EXAMPLES, format_count, format_examples
 from ichx.training.callbacks import Callbacks
 from ichx.training.control import Control
 from ichx.training.device import Hardware, choose_inference_hardware, isolated_torch_settings, loader_workers
@@ -96,6 +99,21 @@ def find_trained(project: "Project", number: int, folds: Sequence[int] | None = 
         )
     recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
     return Trained(experiment, project.registry.get(experiment.plugin), recipe, weights)
+
+
+def training_warnings(project: "Project", experiment: "Experiment", slices: pd.DataFrame) -> list[str]:
+    """Return a warning if some of `slices`, rows of a catalog, are in the training dataset of `experiment`."""
+    version = project.store.version_by_id(experiment.version_id)
+    known = load_version(project.workspace, version).slices["slice_id"]
+    found = slices["slice_id"][slices["slice_id"].isin(known)]
+    if not len(found):
+        return []
+    examples = format_examples(list(map(str, found.head(EXAMPLES))), len(found))
+    count = f"{len(found):,} of {format_count(len(slices), 'slice')}"
+    return [
+        f"Experiment {experiment.number} was trained on {count}{examples}: they are in {version.dataset} version "
+        f"{version.number}. It predicts them better than new ones."
+    ]
 
 
 class FoldNetworks:
