@@ -11,7 +11,7 @@ import pandas as pd
 
 from ichx.datasets.dataset import load_version
 from ichx.errors import ChangedDataError, DivergedError, NotReadyError
-from ichx.evaluation.choices import InferencePrecision, Tta
+from ichx.evaluation.choices import Average, InferencePrecision, Tta
 from ichx.experiments.folder_record import check_folder
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
@@ -44,6 +44,8 @@ class InferenceOptions:
     """Loader processes; None for as many as keep the device busy."""
     precision: InferencePrecision = "auto"
     """`auto` is fp32 on a CPU and the precision of the training elsewhere."""
+    average: Average = "logit"
+    """What is averaged over views and folds."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def find_trained(project: "Project", number: int, folds: Sequence[int] | None = 
     Raises:
         NotFoundError: The experiment or a fold does not exist.
         NotReadyError: A fold is not finished.
+        UnsupportedError: Its predictions are those of another tool.
         ChangedDataError: Weights are gone.
         ConflictError: The folder contains another experiment.
     """
