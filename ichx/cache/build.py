@@ -290,7 +290,7 @@ def series_centres(
 
 def _series_groups(slices: pd.DataFrame) -> npt.NDArray[np.int64]:
     """Return a group number per slice, (n,): series and image shape, because a centre is in pixels."""
-    grouped = slices.groupby(["series", "rows", "columns"], sort=False, dropna=False)
+    grouped = slices.groupby(["study", "series", "rows", "columns"], sort=False, dropna=False)
     return np.asarray(grouped.ngroup(), np.int64)
 
 

@@ -150,6 +150,9 @@ def _print_series(facts: dict[str, Any]) -> None:
     if series["tilted"]:
         tilted = f"tilted gantry: {series['tilted']:,} of {format_count(series['series'], 'series', 'series')}"
         console.print(f"{tilted}, median {series['median_tilt']:.1f} degrees", markup=False)
+    if series["several_runs"]:
+        runs = f"several runs: {series['several_runs']:,} of {format_count(series['series'], 'series', 'series')}"
+        console.print(f"{runs}, of interleaved scans or distant parts", markup=False)
     if facts["geometry"]:
         rows = [(g["flag"].replace("_", " "), g["series"], g["slices"], _meaning(g)) for g in facts["geometry"]]
         print_table("geometry", ("flag", "series", "slices", "meaning"), rows)

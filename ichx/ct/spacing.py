@@ -1,4 +1,6 @@
-"""Spacing of the slices of a series, and where it is broken: gaps and overlaps. Positions are in `geometry`.
+"""Spacing of the slices of a series, and where it is broken: gaps and overlaps.
+
+Positions are in `geometry`, runs in `runs`.
 
 Series change their spacing (thin slices at the base of the skull, thick ones above), and parts of a head are scanned
 again with an offset. The steps of a series are therefore explained as blocks of one regular spacing each. Among all
@@ -7,6 +9,8 @@ missing slice.
 """
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -82,35 +86,59 @@ def find_gaps_and_overlaps(
     step = steps[known].astype(float)
     gap, overlap = np.zeros(len(series), bool), np.zeros(len(series), bool)
     starts = np.flatnonzero(np.diff(series[known], prepend=-1))
-    batches: dict[int, list[tuple[npt.NDArray[np.intp], FloatArray, FloatArray]]] = defaultdict(list)
+    irregular: list[tuple[npt.NDArray[np.intp], FloatArray]] = []
     for start, stop in zip(starts, np.append(starts[1:], len(known))[: len(starts)], strict=True):
         of_series = step[start:stop]
         middle = float(np.partition(of_series, len(of_series) // 2)[len(of_series) // 2])
-        if middle >= SAME_PLACE and (np.abs(of_series - middle) <= _tolerance(middle)).all():
-            continue  # regular
-        if (spacings := _spacings(of_series)) is not None:
-            batches[len(spacings)].append((known[start:stop], of_series, spacings))
-    for batch in batches.values():
-        batch.sort(key=lambda entry: len(entry[1]))
-        count = max(1, BATCH // len(batch[-1][1]))  # the last is the longest
-        for first in range(0, len(batch), count):
-            part = batch[first : first + count]
-            kinds, before, after = _explain([entry[1] for entry in part], np.array([entry[2] for entry in part]))
-            for row, (rows, of_series, _) in enumerate(part):
-                size = len(of_series)
-                found = _flags(of_series, kinds[row, :size], before[row, :size], after[row, :size])
-                gap[rows], overlap[rows] = found
+        if middle < SAME_PLACE or (np.abs(of_series - middle) > tolerance(middle)).any():
+            irregular.append((known[start:stop], of_series))
+    for number, explained in explain_steps([of_series for _, of_series in irregular]):
+        rows, of_series = irregular[number]
+        gap[rows], overlap[rows] = _flags(of_series, explained)
     return gap, overlap
 
 
-def _tolerance(spacing: Any) -> Any:
+@dataclass(frozen=True)
+class ExplainedSteps:
+    """How the n steps of a series are explained, `(n,)` each."""
+
+    kind: npt.NDArray[np.int8]
+    """`ON_SPACING` to `CHANGE`."""
+    before: FloatArray
+    """Spacing of the block before the step, in mm."""
+    after: FloatArray
+    """Spacing of the block of the step, in mm; other than `before` if the step is a change."""
+
+
+def explain_steps(series: Sequence[FloatArray]) -> Iterator[tuple[int, ExplainedSteps]]:
+    """Yield the number of each series in `series`, the steps in mm of each, with its explanation.
+
+    Series whose slices are all at the same place have none.
+    """
+    batches: dict[int, list[tuple[int, FloatArray]]] = defaultdict(list)
+    for number, steps in enumerate(series):
+        if (spacings := _spacings(steps)) is not None:
+            batches[len(spacings)].append((number, spacings))
+    for batch in batches.values():
+        batch.sort(key=lambda entry: len(series[entry[0]]))
+        count = max(1, BATCH // len(series[batch[-1][0]]))  # the last is the longest
+        for first in range(0, len(batch), count):
+            part = batch[first : first + count]
+            kinds, before, after = _explain([series[number] for number, _ in part], np.array([s for _, s in part]))
+            for row, (number, _) in enumerate(part):
+                size = len(series[number])
+                yield number, ExplainedSteps(kinds[row, :size], before[row, :size], after[row, :size])
+
+
+def tolerance(spacing: Any) -> Any:
+    """Return by how many mm a step may differ from `spacing` (mm, any shape) and equal it."""
     return np.maximum(TOLERANCE * spacing, TOLERANCE_MM)
 
 
 def _clusters(values: FloatArray) -> list[tuple[float, int]]:
     """Return the mean and the size of each group of about equal `values`, the smallest first."""
     ordered = np.sort(values)
-    ends = np.flatnonzero(np.diff(ordered) > _tolerance(ordered[1:])) + 1
+    ends = np.flatnonzero(np.diff(ordered) > tolerance(ordered[1:])) + 1
     return [(float(part.mean()), len(part)) for part in np.split(ordered, ends)]
 
 
@@ -123,7 +151,7 @@ def _spacings(step: FloatArray) -> FloatArray | None:
     found = {value: size for value, size in clusters if size >= 2} | dict(clusters[:1])
     sums = (step[1:] + step[:-1])[(step[1:] >= SAME_PLACE) & (step[:-1] >= SAME_PLACE)]
     for value, size in _clusters(sums) if len(sums) >= 3 else []:
-        if size >= 3 and all(abs(value - other) > _tolerance(value) for other in found):
+        if size >= 3 and all(abs(value - other) > tolerance(value) for other in found):
             found[value] = size
     return np.array(sorted(sorted(found), key=lambda value: -found[value])[:SPACINGS])
 
@@ -175,13 +203,13 @@ def _explain(series: list[FloatArray], spacing: FloatArray) -> tuple[npt.NDArray
 
 def _costs(step: FloatArray, spacing: FloatArray) -> tuple[FloatArray, npt.NDArray[np.int8]]:
     """Return the cost and the kind of each step for each spacing, (S, n, K), from (S, n, 1) and (S, 1, K)."""
-    tolerance = _tolerance(spacing)
+    within = tolerance(spacing)
     multiple = np.maximum(np.round(np.nan_to_num(step) / spacing), 1)
-    near = np.abs(step - spacing) <= tolerance
-    missing = (multiple >= 2) & (np.abs(step - multiple * spacing) <= tolerance + 0.01 * multiple * spacing)
+    near = np.abs(step - spacing) <= within
+    missing = (multiple >= 2) & (np.abs(step - multiple * spacing) <= within + 0.01 * multiple * spacing)
     # Adjacent steps of two or three passes add up to the spacing; the steps before and after a pair continue it.
-    pair = np.abs(_sums(step, 2) - spacing) <= tolerance
-    triple = np.abs(_sums(step, 3) - spacing) <= tolerance
+    pair = np.abs(_sums(step, 2) - spacing) <= within
+    triple = np.abs(_sums(step, 3) - spacing) <= within
     regular = near | ~(step >= SAME_PLACE)  # NaN behind the end of a series
     continued = pair.copy()
     continued[:, 1:] &= regular[:, :-2] | pair[:, :-1]
@@ -216,10 +244,9 @@ def _covered(sums: npt.NDArray[np.bool_], steps: npt.NDArray[np.bool_]) -> npt.N
     return covered & steps
 
 
-def _flags(
-    step: FloatArray, kind: npt.NDArray[np.int8], before: FloatArray, after: FloatArray
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _flags(step: FloatArray, explained: ExplainedSteps) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Return which steps of a series are gaps and overlaps, (n,) each."""
+    kind, before, after = explained.kind, explained.before, explained.after
     least = np.fmin(np.append(np.nan, step[:-1]), np.append(step[1:], np.nan))
     with np.errstate(invalid="ignore"):
         overlap = (step >= SAME_PLACE) & (step < OVERLAP_UNDER * np.fmin(np.fmin(before, after), least))
@@ -252,7 +279,7 @@ def _is_regular(
         return exact + passes >= irregular
     if exact + passes / 2 < 3 or exact + passes < 4 * irregular:
         return False
-    others = steps[np.abs(steps - spacing) > _tolerance(spacing)]
+    others = steps[np.abs(steps - spacing) > tolerance(spacing)]
     if len(others) and len(_clusters(others)) > 2:
         return False
     multiples = steps / min(step[small], steps.min())

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ichx.datasets.identity import GroupBy, identify
 from ichx.datasets.ingest import SCANNED, TEXT, file_stem
-from ichx.datasets.series import FLAGS, neighbour_rows, series_geometry
+from ichx.datasets.series import FLAGS, neighbour_rows, runs_of_catalog, series_geometry
 from ichx.files import write_with
 from ichx.labels import LABELS
 
@@ -32,6 +32,7 @@ COLUMNS: Final = {
     **{name: SCANNED[name] for name in ("pos_x", "pos_y", "pos_z")},
     "position": "float64",
     "order": "int32",
+    "run": "int32",
     "step": "float32",
     "tilt": "float32",
     **dict.fromkeys(FLAGS, "bool"),
@@ -50,7 +51,8 @@ COLUMNS: Final = {
 - `patient`, `study`, `series`: keyed hashes, see `ichx.datasets.identity`
 - `patient_id`: keyed hash of the patient's own id if it was joined with others to one `patient`, or empty
 - `spacing_*`, `pos_*`, `position` (along the series' normal), `step` (from the previous slice): mm, NaN if missing
-- `order`: rank in the series, -1 for excluded files; `tilt` of the series in degrees
+- `order`: rank in the series, `run`: number of its run in the series, see `ichx.ct.runs`; -1 for excluded files
+- `tilt` of the series in degrees
 - the booleans of `ichx.datasets.series.FLAGS`
 - `window_*`: HU; labels: NaN if unlabelled
 - `assumptions`: keys of `ichx.ct.assumptions.ASSUMPTIONS`, separated by spaces, or empty
@@ -60,8 +62,8 @@ COLUMNS: Final = {
 ADDED: Final = ("assumptions", "detail", "patient_id")
 """Columns that catalogs of version 0.1 lack; empty there."""
 
-DERIVED: Final = ("step", "tilt", *FLAGS)
-"""Columns computed from others."""
+DERIVED: Final = ("run", "step", "tilt", *FLAGS)
+"""Columns computed from others. `run` is computed on load if a catalog of version 0.1 lacks it."""
 
 EMPTY: Final = {"f": np.nan, "i": -1, "b": False}
 """Values for excluded files by the kind of the column's dtype."""
@@ -145,8 +147,12 @@ def read_catalog(path: Path) -> pd.DataFrame:
     catalog = pd.read_parquet(path)
     for name in set(ADDED) - set(catalog.columns):
         catalog[name] = ""
-    if missing := set(COLUMNS) - set(catalog.columns):
+    if missing := set(COLUMNS) - {"run"} - set(catalog.columns):
         raise ValueError(f"missing columns {', '.join(sorted(missing))}; another version of ichx wrote it")
+    if "run" not in catalog.columns:
+        good = catalog["defect"].isna()
+        catalog["run"] = EMPTY["i"]
+        catalog.loc[good, "run"] = runs_of_catalog(catalog[good])
     return _typed(catalog)
 
 

@@ -1,4 +1,4 @@
-"""Geometry of the series of a dataset: order, spacing, tilt, flags, neighbours. The rules are in `ichx.ct`."""
+"""Geometry of the series of a dataset: order, spacing, tilt, flags, runs, neighbours. The rules are in `ichx.ct`."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from ichx.ct.geometry import (
     series_normals,
     steps_between,
 )
+from ichx.ct.runs import find_runs
 from ichx.ct.spacing import SAME_PLACE, find_gaps_and_overlaps
 from ichx.text import EXAMPLES
 
@@ -41,8 +42,8 @@ ORIENTATIONS: Final = [f"orientation_{i}" for i in range(6)]
 def series_geometry(series: pd.Series, scan: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
     """Return the geometry columns of a catalog for the slices of `scan`, which belong to `series`; (N,) each.
 
-    `position` along the series' normal and `step` from the previous slice, in mm; `order` from 0; `tilt` between the
-    normal and the patient's long axis, 0 to 90 degrees; and the booleans of `FLAGS`.
+    `position` along the series' normal and `step` from the previous slice, in mm; `order` and `run` from 0; `tilt`
+    between the normal and the patient's long axis, 0 to 90 degrees; and the booleans of `FLAGS`.
     """
     codes = pd.factorize(series)[0]
     slice_ids = scan["slice_id"].to_numpy(object)
@@ -60,6 +61,7 @@ def series_geometry(series: pd.Series, scan: pd.DataFrame) -> dict[str, npt.NDAr
     return {
         "position": along,
         "order": order,
+        "run": find_runs(codes, order, np.where(by_number, np.nan, along), scan["instance_number"].to_numpy()),
         "step": steps,
         "tilt": tilt,
         "gap": gap,
@@ -71,37 +73,63 @@ def series_geometry(series: pd.Series, scan: pd.DataFrame) -> dict[str, npt.NDAr
     }
 
 
+def runs_of_catalog(slices: pd.DataFrame) -> npt.NDArray[np.int32]:
+    """Return the column `run` of a catalog without it, which an older version wrote, for rows without a defect."""
+    along = slices["position"].where(~slices["by_number"]).to_numpy(float)
+    return find_runs(series_codes(slices), slices["order"].to_numpy(), along, slices["instance_number"].to_numpy())
+
+
+def series_codes(slices: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Return a number per series, (n,), from 0 in the order of rows: a series is of one study."""
+    return _codes(slices, "study", "series")
+
+
+def run_codes(slices: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Return a number per run, (n,), from 0 in the order of rows: a run is of one series."""
+    return _codes(slices, "study", "series", "run")
+
+
+def _codes(slices: pd.DataFrame, *names: str) -> npt.NDArray[np.int64]:
+    codes = np.zeros(len(slices), np.int64)
+    for name in names:
+        values, distinct = pd.factorize(slices[name])
+        codes = pd.factorize(codes * max(len(distinct), 1) + values)[0].astype(np.int64)
+    return codes
+
+
 def neighbour_rows(slices: pd.DataFrame) -> pd.DataFrame:
-    """Return `previous` and `next`, (n,) int64: the rows of the adjacent slices in each row's series, or -1.
+    """Return `previous` and `next`, (n,) int64: the rows of the adjacent slices in each row's run, or -1.
 
     `slices` is sorted by series and order.
     """
-    codes = pd.factorize(slices["series"])[0]
-    rows = np.arange(len(slices))
-    same = codes[1:] == codes[:-1]
+    codes = run_codes(slices)
+    rows = np.argsort(codes, kind="stable")
+    same = codes[rows[1:]] == codes[rows[:-1]]
     previous, following = np.full(len(slices), -1), np.full(len(slices), -1)
-    previous[1:][same] = rows[:-1][same]
-    following[:-1][same] = rows[1:][same]
+    previous[rows[1:][same]] = rows[:-1][same]
+    following[rows[:-1][same]] = rows[1:][same]
     return pd.DataFrame({"previous": previous, "next": following}, index=slices.index)
 
 
 def stack_rows(
-    series: pd.Series, readable: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], reach: int
+    runs: npt.NDArray[np.int64], readable: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], reach: int
 ) -> npt.NDArray[np.int64]:
-    """Return each of `rows` with the `reach` slices before and after it in its series, (N, 2 `reach` + 1) int64 rows.
+    """Return each of `rows` with the `reach` slices before and after it in its run, (N, 2 `reach` + 1) int64 rows.
 
-    Unreadable slices are skipped. At the ends of a series its outermost readable slice is repeated.
+    Unreadable slices are skipped. At the ends of a run its outermost readable slice is repeated.
 
     Args:
-        series: (n,) series of all slices, sorted by series and order.
+        runs: (n,) `run_codes` of all slices, which are sorted by series and order.
         readable: (n,) whether each slice can be read.
         rows: (N,) readable rows.
         reach: Number of slices on each side.
     """
     candidates = np.flatnonzero(readable)
-    codes = pd.factorize(series)[0][candidates]
-    centre = np.searchsorted(candidates, rows)
-    own = codes[centre]
+    candidates = candidates[np.argsort(runs[candidates], kind="stable")]
+    codes = runs[candidates]
+    place = np.empty(len(runs), np.int64)
+    place[candidates] = np.arange(len(candidates))
+    centre, own = place[rows], runs[rows]
     first, last = np.searchsorted(codes, own, "left"), np.searchsorted(codes, own, "right") - 1
     wanted = centre[:, None] + np.arange(-reach, reach + 1)
     stacked: npt.NDArray[np.int64] = candidates[np.clip(wanted, first[:, None], last[:, None])]
@@ -112,16 +140,16 @@ def count_flags(slices: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Return the number of series and slices with each of `FLAGS` that occurs."""
     counts = {}
     for flag in FLAGS:
-        flagged = slices["series"][slices[flag]]
+        flagged = slices.loc[slices[flag], ["study", "series"]]
         if len(flagged):
-            counts[flag] = {"series": int(flagged.nunique()), "slices": len(flagged)}
+            counts[flag] = {"series": len(flagged.drop_duplicates()), "slices": len(flagged)}
     return counts
 
 
 def flag_examples(slices: pd.DataFrame, flag: str) -> list[str]:
     """Return the first flagged file of each of three series."""
     flagged = slices[slices[flag]]
-    return [str(file) for file in flagged["file"][~flagged["series"].duplicated()].head(EXAMPLES)]
+    return [str(file) for file in flagged["file"][~flagged[["study", "series"]].duplicated()].head(EXAMPLES)]
 
 
 def describe_geometry(slices: pd.DataFrame) -> list[dict[str, Any]]:
@@ -137,9 +165,10 @@ def describe_series(slices: pd.DataFrame) -> dict[str, Any]:
 
     `spacings` lists the median steps of series in mm, with the number of series, the most frequent first. Those that
     round to the same 0.05 count as one: the most frequent of them, rounded to 0.001. `tilted` counts axial series with
-    a gantry tilt of more than 1 degree; `median_tilt` is theirs in degrees.
+    a gantry tilt of more than 1 degree; `median_tilt` is theirs in degrees. `several_runs` counts series with several
+    runs, e.g. of two interleaved scans.
     """
-    grouped = slices.groupby("series", sort=False)
+    grouped = slices.groupby(series_codes(slices), sort=False)
     lengths = grouped.size()
     spacing = grouped["step"].median().astype(float).dropna()
     counts = spacing.round(3).groupby((20 * spacing).round()).agg(["size", _most_frequent])
@@ -153,6 +182,7 @@ def describe_series(slices: pd.DataFrame) -> dict[str, Any]:
         "spacings": [{"mm": float(mm), "series": int(count)} for count, mm in counts.itertuples(index=False)],
         "tilted": len(tilted),
         "median_tilt": float(tilted.median()) if len(tilted) else None,
+        "several_runs": int((grouped["run"].max() > 0).sum()),
     }
 
 

@@ -26,7 +26,7 @@ def summarize(catalog: pd.DataFrame) -> dict[str, Any]:
         "slices": len(slices),
         "patients": int(slices["patient"].nunique()),
         "studies": int(slices["study"].nunique()),
-        "series": int(slices["series"].nunique()),
+        "series": len(slices[["study", "series"]].drop_duplicates()),
         "intercept_repaired": int(slices["intercept_repaired"].sum()),
         "window_missing": int(slices["window_missing"].sum()),
         "assumptions": count_assumptions(slices),

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ichx.datasets.series import run_codes
+
 IntArray = npt.NDArray[np.int64]
 
 
@@ -24,9 +26,8 @@ class SeriesNeighbours:
     @classmethod
     def of(cls, slices: pd.DataFrame) -> "SeriesNeighbours":
         """Return the neighbours of a catalog's rows."""
-        codes = pd.factorize(slices["study"] + "/" + slices["series"])[0]
         mm = slices["position"].where(~slices["by_number"]).to_numpy(np.float64)
-        return cls(codes.astype(np.int64), slices["order"].to_numpy(np.int64), mm)
+        return cls(run_codes(slices), slices["order"].to_numpy(np.int64), mm)
 
     @property
     def position(self) -> npt.NDArray[np.float64]:

@@ -1,9 +1,9 @@
-"""Smoothing along the head: draws a slice's logit of a label towards those of its neighbours in the series.
+"""Smoothing along the head: draws a slice's logit of a label towards those of its neighbours in the run.
 
 A bleed extends over several slices, so a neighbour's prediction is evidence too. A label's kernel is the logistic
 regression of the label on the logits of the slice and its neighbours, with a ridge towards the kernel that changes
 nothing. Slices of one patient are no independent observations, so the ridge is a share of one patient. Kernels are
-symmetric. Beyond the ends of a series, its first or last slice is repeated.
+symmetric. Beyond the ends of a run, its first or last slice is repeated.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Kernels:
     """`(6, RADIUS + 2)`: weight of the slice, of the mean of its two neighbours at each distance, and a constant."""
 
     def apply(self, p: FloatArray, neighbours: SeriesNeighbours) -> FloatArray:
-        """Return the smoothed probabilities `(N, 6)`; a slice that is alone in its series stays as it is."""
+        """Return the smoothed probabilities `(N, 6)`; a slice that is alone in its run stays as it is."""
         z = model_logits(p)
         smoothed = np.tile(self.weights[:, -1], (len(z), 1))
         smoothed += self.weights[:, 0] * z

@@ -20,7 +20,7 @@ from ichx.cache.requests import recipe_spec
 from ichx.datasets.add import require_usable_slices
 from ichx.datasets.catalog import usable_slices
 from ichx.datasets.ingest_report import reading_warnings
-from ichx.datasets.series import neighbour_rows
+from ichx.datasets.series import neighbour_rows, series_codes
 from ichx.errors import CorruptFileError
 from ichx.evaluation.choices import TTA_VIEWS, check_tta
 from ichx.evaluation.feature_files import FeatureWriter
@@ -164,7 +164,7 @@ def predict_files(
 def split_at_series(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) of consecutive rows of `slices`: complete series, about `size` rows at a time."""
     position = pd.Series(np.arange(len(slices)))
-    last = position.groupby(pd.factorize(slices["series"])[0]).transform("max").cummax().to_numpy()
+    last = position.groupby(series_codes(slices)).transform("max").cummax().to_numpy()
     ends = np.flatnonzero(last == position.to_numpy()) + 1
     start = 0
     while start < len(slices):

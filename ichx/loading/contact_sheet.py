@@ -19,6 +19,7 @@ from ichx.cache.resize import fit_square
 from ichx.ct.dicom import DicomDefectError
 from ichx.ct.windows import windows_numpy
 from ichx.datasets.dataset import LoadedDataset
+from ichx.datasets.series import series_codes
 from ichx.datasets.sources import SourceFiles, read_source_slice
 from ichx.errors import InvalidInputError, NotFoundError, NotReadyError
 from ichx.files import write_with
@@ -165,7 +166,7 @@ def draw_sheet(
     of = f"{format_count(candidates, 'slice')}{f' positive for {label}' if label else ''}"
     title = f"{data.version.dataset} version {data.version.number}: {len(rows)} of {of}, {kind} windows"
     write(MARGIN, 9, title, width - 2 * MARGIN, 10, weight="bold")
-    lengths = slices.groupby("series", sort=False)["order"].transform("size").to_numpy()
+    lengths = slices.groupby(series_codes(slices))["order"].transform("size").to_numpy()
     for place, file in enumerate(SourceFiles(data.source, chosen).select(range(len(rows)))):
         row = chosen.iloc[place]
         of_file = row["window_centre"], row["window_width"]

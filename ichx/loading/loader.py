@@ -3,7 +3,7 @@
 Windows are applied on the device (`ichx.ct.windows`). A worker sends complete batches of int16 HU. The small columns
 are added in the parent, so that workers hold no part of the dataset. The number of workers does not change a batch.
 
-If a recipe has neighbours, a sample is a stack: the slice and the adjacent slices of its series (`series.stack_rows`).
+If a recipe has neighbours, a sample is a stack: the slice and the adjacent slices of its run (`series.stack_rows`).
 All of them get the same transform, so that the anatomy stays aligned.
 """
 
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_cache import MaskCache
 from ichx.datasets.masks import UNKNOWN
-from ichx.datasets.series import stack_rows
+from ichx.datasets.series import run_codes, stack_rows
 from ichx.errors import IchxError
 from ichx.labels import LABELS
 from ichx.loading.augmentation import MASK, Augmenter, Transform, identity, jitters_windows, window_jitter
@@ -126,7 +126,7 @@ class SliceLoader:
         windows = self.slices[list(WINDOW_COLUMNS)].to_numpy(np.float32)
         labels = self.slices[list(LABELS)].to_numpy(np.float32)
         reach = self.recipe.input.neighbours
-        stacks = stack_rows(self.slices["series"], self.cache.valid, rows, reach) if reach else rows[:, None]
+        stacks = stack_rows(run_codes(self.slices), self.cache.valid, rows, reach) if reach else rows[:, None]
         slice_ids = None if reader.address is None else self.slices["slice_id"].to_numpy(object)
         on_gpu: Callable[[], bool] = torch.cuda.is_initialized  # a run on the CPU does not touch GPUs
         loader: DataLoader[Any] = DataLoader(

@@ -23,6 +23,7 @@ from ichx.cache.hu_cache import Cache
 from ichx.cache.requests import recipe_spec
 from ichx.ct.windows import windows_numpy
 from ichx.datasets.dataset import LoadedDataset
+from ichx.datasets.series import series_codes
 from ichx.errors import IchxError
 from ichx.evaluation.metric import FloatArray, row_losses
 from ichx.evaluation.oof import OofTable
@@ -192,7 +193,7 @@ def make_gallery(
         recipe = from_toml(experiment.recipe)
     row_of = pd.Index(data.slices["slice_id"].to_numpy(object))
     rows = np.asarray(row_of.get_indexer(pd.Index(oof.slice_ids)), np.int64)
-    selected = select_slices(oof.labels, oof.probabilities, pd.factorize(data.slices["series"])[0][rows])
+    selected = select_slices(oof.labels, oof.probabilities, series_codes(data.slices)[rows])
     all_rows = np.unique(np.concatenate([selected.worst, selected.sample, selected.strip]))
     card_rows = np.unique(np.concatenate([selected.worst, selected.sample]))
     windows = _describe_windows(recipe)
@@ -325,7 +326,7 @@ def _open_pixels(
     spec = recipe_spec(recipe)
     decoded = rows
     if spec.centre == "series" or recipe.input.neighbours:  # centring and neighbours need complete series
-        series = slices["series"].to_numpy()
+        series = series_codes(slices)
         decoded = np.flatnonzero(np.isin(series, series[rows]))
     slices = slices.iloc[decoded].reset_index(drop=True)
     with tempfile.TemporaryDirectory() as scratch:

@@ -175,6 +175,7 @@ def test_cache_of_real_slices(tmp_path, shared_data):
             "file": [file.name for file in files],
             "bytes": [file.stat().st_size for file in files],
             "mtime_ns": [file.stat().st_mtime_ns for file in files],
+            "study": "one",
             "series": "one",
             "rows": 512,
             "columns": 512,

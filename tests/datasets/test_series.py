@@ -9,9 +9,20 @@ from dicom_files import head, write_ct, write_study
 from pydicom import config
 
 from ichx.ct.dicom import read_slice
-from ichx.datasets.catalog import build_catalog, usable_slices
+from ichx.datasets.catalog import build_catalog, catalog_digest, read_catalog, usable_slices
 from ichx.datasets.ingest import scan_source
-from ichx.datasets.series import FLAGS, describe_geometry, describe_series, series_geometry, stack_rows
+from ichx.datasets.series import (
+    FLAGS,
+    count_flags,
+    describe_geometry,
+    describe_series,
+    neighbour_rows,
+    run_codes,
+    series_codes,
+    series_geometry,
+    stack_rows,
+)
+from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.phantom.encoded_files import enhanced
 
 
@@ -73,6 +84,14 @@ def test_describe_series(tmp_path: Path) -> None:
     assert (series["tilted"], series["median_tilt"]) == (1, pytest.approx(np.degrees(0.3), abs=0.01))
 
 
+def test_series_of_several_studies_are_separate() -> None:
+    """Catalogs of version 0.1 may have one series id in several studies."""
+    slices = pd.DataFrame({"study": ["a", "a", "b", "b", "b"], "series": ["s"] * 5, "run": [0, 1, 0, 0, 1]})
+    assert series_codes(slices).tolist() == [0, 0, 1, 1, 1]
+    assert run_codes(slices).tolist() == [0, 1, 2, 2, 3]
+    assert neighbour_rows(slices)["next"].tolist() == [-1, -1, 3, -1, -1]
+
+
 def test_no_slices(tmp_path: Path) -> None:
     write_study(tmp_path, "1", 1)
     scan = scan_source(tmp_path)
@@ -97,7 +116,8 @@ def test_real_series(shared_data: Path) -> None:
     for index in range(6):
         scan[f"orientation_{index}"] = headers[f"ImageOrientationPatient_{index + 1}"]
     placed = pd.DataFrame(series_geometry(headers["SeriesInstanceUID"], scan))
-    placed["series"], placed["file"] = headers["SeriesInstanceUID"], headers["SOPInstanceUID"]
+    placed["study"], placed["series"] = headers["StudyInstanceUID"], headers["SeriesInstanceUID"]
+    placed["file"] = headers["SOPInstanceUID"]
     flags = {entry["flag"]: (entry["series"], entry["slices"]) for entry in describe_geometry(placed)}
     assert flags == {"gap": (6, 6), "overlap": (171, 760), "same_place": (60, 563), "off_normal": (3, 10)}
     gaps = sorted(placed["step"][placed["gap"]].round(1).tolist())
@@ -105,10 +125,11 @@ def test_real_series(shared_data: Path) -> None:
     series = describe_series(placed)
     assert (series["series"], series["tilted"]) == (2214, 2024)
     assert series["spacings"][0]["mm"] == 5.0
+    assert series["several_runs"] == 143
 
 
 def test_stacks_skip_unreadable_slices_and_repeat_the_outermost() -> None:
-    series = pd.Series(["b"] * 6 + ["a"] + ["c"] * 2)
+    series = np.array([0] * 6 + [1] + [2] * 2)
     readable = np.array([0, 1, 1, 0, 1, 1, 1, 1, 1], bool)
     rows = np.array([8, 1, 2, 4, 5, 6, 7])
     assert stack_rows(series, readable, rows, 1).tolist() == [
@@ -131,7 +152,7 @@ def test_stacks_of_readable_slices_are_previous_and_next(tmp_path: Path) -> None
     rows = np.arange(len(slices))
     adjacent = slices[["previous", "next"]].to_numpy()
     adjacent = np.where(adjacent < 0, rows[:, None], adjacent)
-    found = stack_rows(slices["series"], np.ones(len(slices), bool), rows, 1)
+    found = stack_rows(run_codes(slices), np.ones(len(slices), bool), rows, 1)
     assert found.tolist() == np.stack([adjacent[:, 0], rows, adjacent[:, 1]], 1).tolist()
 
 
@@ -163,3 +184,30 @@ def test_two_passes_in_one_series_alternate_and_are_flagged(tmp_path: Path) -> N
     assert slices["instance_number"].tolist() == [1, 5, 2, 6, 3, 7, 4, 8]
     assert slices["same_place"].tolist() == [False, True] * 4
     assert not slices[["gap", "overlap", "by_number"]].any(axis=None)
+    assert slices["run"].tolist() == [0, 1] * 4
+    assert slices["previous"].tolist() == [-1, -1, 0, 1, 2, 3, 4, 5]
+    assert slices["next"].tolist() == [2, 3, 4, 5, 6, 7, -1, -1]
+    neighbours = SeriesNeighbours.of(slices)
+    assert [rows.tolist() for rows in neighbours.sequences()] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert neighbours.position.tolist() == [0, 0, 5, 5, 10, 10, 15, 15]
+    stacks = stack_rows(run_codes(slices), np.arange(8) != 3, np.array([0, 1, 5, 6]), 1)
+    assert stacks.tolist() == [[0, 0, 2], [1, 1, 5], [1, 5, 7], [4, 6, 6]]  # row 3 is unreadable
+    assert describe_series(slices)["several_runs"] == 1
+
+
+def test_catalog_without_runs_gets_them_on_load(tmp_path: Path) -> None:
+    """Catalogs of version 0.1 lack the column; digests do not cover it."""
+    for number, z in enumerate([0, 4.4, 5, 9.4, 10, 14.4, 15, 20, 25, 30]):
+        write_study(tmp_path / "interleaved", "1", 1, start=number, ImagePositionPatient=[0, 0, z])
+    write_series(tmp_path / "bare", "2", [0, 5, 10], ImagePositionPatient=None)
+    (tmp_path / "note.txt").write_text("no DICOM")
+    catalog, _ = build_catalog(scan_source(tmp_path), None)
+    assert catalog.set_index("file")["run"]["note.txt"] == -1
+    slices = usable_slices(catalog)
+    runs = slices.groupby("series")["run"].apply(list).tolist()
+    assert sorted(runs, key=len) == [[0, 0, 0], [0, 1, 0, 1, 0, 1, 0, 0, 0, 0]]
+    assert count_flags(slices)["by_number"] == {"series": 1, "slices": 3}
+    catalog.drop(columns="run").to_parquet(tmp_path / "catalog.parquet", index=False)
+    read = read_catalog(tmp_path / "catalog.parquet")
+    pd.testing.assert_frame_equal(read, catalog)
+    assert catalog_digest(read.assign(run=0)) == catalog_digest(catalog)

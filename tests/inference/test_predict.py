@@ -131,12 +131,13 @@ def test_pixels_of_a_chunk_equal_those_of_the_training_cache(
 
 
 def test_chunks_are_complete_series() -> None:
-    slices = pd.DataFrame({"series": [*"aaabbcdddddddde"]})
+    slices = pd.DataFrame({"study": "s", "series": [*"aaabbcdddddddde"]})
     assert list(split_at_series(slices, 4)) == [(0, 3), (3, 6), (6, 14), (14, 15)]
     assert list(split_at_series(slices, 100)) == [(0, 15)]
     assert list(split_at_series(slices.iloc[:0], 4)) == []
+    assert list(split_at_series(pd.DataFrame({"study": [*"aabb"], "series": "x"}), 1)) == [(0, 2), (2, 4)]
     # a series that stands at two places is never cut
-    assert list(split_at_series(pd.DataFrame({"series": [*"abacc"]}), 1)) == [(0, 3), (3, 5)]
+    assert list(split_at_series(pd.DataFrame({"study": "s", "series": [*"abacc"]}), 1)) == [(0, 3), (3, 5)]
 
 
 def test_chunks_do_not_change_the_result(
