@@ -36,7 +36,7 @@ from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.sequences.data import NO_PART, SequenceData
 from ichx.sequences.feed import SequenceFeed
-from ichx.sequences.network import build_network
+from ichx.sequences.network import build_network, fit_components
 from ichx.training.callbacks import Callbacks
 from ichx.training.control import Control
 from ichx.training.feed import Rows
@@ -119,8 +119,10 @@ class PreparedSeries:
         return np.flatnonzero(self._usable(fold) & (self.folds == fold))
 
     def network(self, fold: int, start: Start, note: Callable[[str], None]) -> nn.Module:
-        """Return the heads with random weights."""
-        return build_network(self.plugin, self.recipe, self._data(fold).widths(self.recipe))
+        """Return the heads with random weights, and with principal components if the recipe has them."""
+        network = build_network(self.plugin, self.recipe, self._data(fold).widths(self.recipe))
+        fit_components(network, self.feed(fold, 0))
+        return network
 
     def feed(self, fold: int, workers: int) -> SequenceFeed:
         """Return the series of the fold."""

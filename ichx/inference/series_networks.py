@@ -53,7 +53,7 @@ class SeriesNetworks:
 
 @contextmanager
 def open_heads(trained: Trained, options: InferenceOptions, note: Callable[[str], None]) -> Iterator[SeriesNetworks]:
-    """Yield the heads of `trained` on the device of `options`; restore torch's settings afterwards. See `open_networks`."""
+    """Yield the heads of `trained` on the device of `options`; restore torch's settings afterwards."""
     recipe = trained.recipe
     hardware = choose_inference_hardware(options.device, options.precision, recipe.precision, recipe.input.pixels)
     note(f"device of the heads: {hardware}")
