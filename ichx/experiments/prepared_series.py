@@ -141,10 +141,10 @@ class PreparedSeries:
         self, fold: int, version: "DatasetVersion", workers: int, control: Control
     ) -> tuple[SequenceFeed, Rows]:
         """Return all series of a test set."""
-        feed = self.set_feed(fold, test_data(self.project.workspace, version))
+        feed = SequenceFeed(self.other_data(fold, test_data(self.project.workspace, version)), self.recipe, fold=fold)
         return feed, feed.rows(np.arange(len(feed.data.series)))
 
-    def set_feed(self, fold: int, data: LoadedDataset) -> SequenceFeed:
+    def other_data(self, fold: int, data: LoadedDataset) -> SequenceData:
         """Return the series of another dataset, which the members' fold has predicted."""
         ids, version = data.slices["slice_id"].to_numpy(object), data.version
         usable, features, logits = np.ones(len(ids), bool), list[npt.NDArray[np.float16]](), None
@@ -155,7 +155,7 @@ class PreparedSeries:
         if "logits" in self.kinds:
             logits = set_logits(self.project, self.members, ids, fold, version.id)
             usable &= np.isfinite(logits).all(axis=(1, 2))
-        return SequenceFeed(sequence_data(data.slices, usable, features, logits), self.recipe, fold=fold)
+        return sequence_data(data.slices, usable, features, logits)
 
     def _tables(self, fold: int, version_id: int) -> list[Any]:
         requests = self._requests([fold], version_id)
