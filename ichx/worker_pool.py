@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import wait as wait_for_objects
 from multiprocessing.process import BaseProcess
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import cv2
 
@@ -75,13 +76,13 @@ def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], proc
         # Few at a time: all items of a large dataset would need a copy of all its paths.
         running: set[Future[Result]] = set()
         for item in islice(waiting, 2 * processes):
-            with block_stop_signals(), _starting(processes):
+            with block_stop_signals(), _starting(processes), _without_script(work):
                 running.add(pool.submit(work, item))
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 for item in islice(waiting, 1):
-                    with block_stop_signals(), _starting(processes):
+                    with block_stop_signals(), _starting(processes), _without_script(work):
                         running.add(pool.submit(work, item))
                 yield future.result()
     except BrokenProcessPool as error:
@@ -110,6 +111,25 @@ def _starting(processes: int) -> Iterator[None]:
             f"Cannot start {processes} worker processes: {error.strerror or error}.",
             "Use fewer processes, or allow more processes and shared memory (Docker: `--pids-limit`, `--shm-size=1g`).",
         ) from error
+
+
+@contextmanager
+def _without_script(work: Callable[..., Any]) -> Iterator[None]:
+    """Let processes that start in this block not execute the script of this program, unless `work` is defined in it.
+
+    Without `if __name__ == "__main__"` it would start from the beginning in each of them, e.g. wait for a lock that
+    this process holds.
+    """
+    main = sys.modules["__main__"]
+    if getattr(work, "__module__", None) == "__main__":
+        yield
+        return
+    hidden = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    vars(main).update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
 
 
 def _kill_after_death(workers: Sequence[BaseProcess]) -> None:

@@ -72,3 +72,32 @@ def test_more_processes_than_the_memory_holds_are_refused_with_the_cost() -> Non
     assert worker_count(2, 10**9) == 2
     with pytest.raises(ResourceError, match=r"1,000,000,000 processes take about 150,000 TB"):
         worker_count(10**9, 10**10)
+
+
+def test_processes_do_not_execute_the_script_that_starts_them(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        textwrap.dedent("""
+            import math
+            from ichx.worker_pool import map_in_processes
+            print("started", flush=True)
+            print(sorted(map_in_processes(math.isqrt, [4, 9, 16], 2)), __file__.endswith("unguarded.py"))
+        """)
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("started\n[2, 3, 4] True\n", 0), done.stderr
+
+
+def test_a_function_of_the_script_runs_in_processes(tmp_path: Path) -> None:
+    script = tmp_path / "guarded.py"
+    script.write_text(
+        textwrap.dedent("""
+            from ichx.worker_pool import map_in_processes
+            def double(value):
+                return 2 * value
+            if __name__ == "__main__":
+                print(sorted(map_in_processes(double, [1, 2, 3], 2)))
+        """)
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("[2, 4, 6]\n", 0), done.stderr

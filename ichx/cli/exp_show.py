@@ -163,7 +163,7 @@ def log(
         files = project.workspace.experiment_files(number)
         path = files.fold(shown).log
         if not path.exists():
-            raise NotReadyError(f"Fold {shown} of experiment {number} has no log.", f"Start it: `ichx run {number}`")
+            raise NotReadyError(f"Fold {shown} of experiment {number} has no log.", f"Start it: `ichx run {number}`.")
         position = 0
         while True:
             with path.open(encoding="utf-8", errors="replace") as handle:

@@ -15,10 +15,11 @@ def init(
 
     Example: `ichx init ~/hemorrhage`
     """
+    from ichx.files import absolute_path
     from ichx.store import open_store
     from ichx.workspace import init_workspace, is_workspace
 
-    known = is_workspace(folder)
+    known = is_workspace(absolute_path(folder))
     workspace = init_workspace(folder)
     with open_store(workspace):
         pass

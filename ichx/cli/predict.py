@@ -121,7 +121,8 @@ def _print_summary(found: "FilePredictions") -> None:
     info(f"Predicted {slices} of {studies} with {model}, {folds}, tta {found.tta}.")
     if found.defects:
         total = format_count(sum(found.defects.values()), "file or frame", "files or frames")
-        warn(f"No probabilities for {total}: {', '.join(f'{name} {count:,}' for name, count in found.defects.items())}")
+        counts = ", ".join(f"{name} {count:,}" for name, count in found.defects.items())
+        warn(f"No probabilities for {total}: {counts}.")
     for warning in found.warnings:
         warn(warning)
 

@@ -21,7 +21,7 @@ import pyarrow.csv
 from ichx.datasets.sources import read_zip_member
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, StorageError, raise_problems
 from ichx.files import MAX_INPUT, read_input
-from ichx.text import EXAMPLES, format_count, format_examples
+from ichx.text import EXAMPLES, escape, format_count, format_examples
 
 SEPARATORS: Final = ",;\t|"
 
@@ -48,6 +48,11 @@ SLICE_COLUMNS: Final = (
     "id",
 )
 """Accepted names of the column of slices, the most specific first; see `plain_names`."""
+
+_SHOWN_COLUMNS: Final = 20
+"""Columns that a message names."""
+_SHOWN_LETTERS: Final = 200
+"""Length of a name or value in a message."""
 
 
 def read_text_columns(path: Path, what: str, forms: str, *, exact: bool = False) -> pa.Table:
@@ -84,6 +89,8 @@ def read_text_columns(path: Path, what: str, forms: str, *, exact: bool = False)
     except (pa.ArrowInvalid, OSError, ValueError) as error:
         kind = StorageError if isinstance(error, PermissionError) else CorruptFileError
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        if "infer number of columns" in reason or "straddling object" in reason:  # pyarrow's words for it
+            reason = "a line is longer than 1 MiB, or a quotation mark is not closed"
         raise kind(f"Cannot read {path} as CSV: {reason}.", remedy) from error
     if not exact:
         table = _without_blanks(table)
@@ -99,6 +106,18 @@ def read_text_columns(path: Path, what: str, forms: str, *, exact: bool = False)
 def plain_names(names: Sequence[str]) -> list[str]:
     """Return names of columns in lower case without spaces, dots, dashes and underscores."""
     return [re.sub(r"[^a-z0-9]", "", name.lower()) for name in names]
+
+
+def list_columns(names: Sequence[str]) -> str:
+    """Return the first names of columns for a message, shortened."""
+    shown = ", ".join(map(_shorten, names[:_SHOWN_COLUMNS]))
+    rest = len(names) - _SHOWN_COLUMNS
+    return f"{shown} and {format_count(rest, 'other')}" if rest > 0 else shown
+
+
+def _shorten(text: str) -> str:
+    text = escape(text, lines=True)
+    return text if len(text) <= _SHOWN_LETTERS else f"{text[: _SHOWN_LETTERS // 2]}...{text[-_SHOWN_LETTERS // 2 :]}"
 
 
 def encode_texts(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.object_]]:
@@ -159,7 +178,7 @@ def list_rows(noun: str, what: str, rows: npt.NDArray[np.integer[Any]], example:
     """
     if not len(rows):
         return []
-    examples = format_examples([example(int(row)) for row in rows[:EXAMPLES]], len(rows))
+    examples = format_examples([_shorten(example(int(row))) for row in rows[:EXAMPLES]], len(rows))
     return [f"{format_count(len(rows), noun)} {what}{examples}"]
 
 

@@ -96,7 +96,7 @@ def _find_columns(path: Path, names: list[str]) -> tuple[int, bool, int]:
     if not slices and not patients:
         problems.append("no column of slices or patients")
     if problems:
-        problem = f"{path} has the columns {', '.join(names)}: {', '.join(problems)}."
+        problem = f"{path} has the columns {csv_text.list_columns(names)}: {', '.join(problems)}."
         raise InvalidInputError(problem, f"A CSV of folds has {FORMS}.")
     return (slices or patients)[0], not slices, folds[0]
 

@@ -66,6 +66,7 @@ def read_labels(path: Path) -> LabelTable:
     names = csv_text.plain_names(table.column_names)
     missing = [label for label in LABELS if label not in names]
     if len(missing) == len(LABELS) and {"id", "label"} <= set(names):
+        _check_unique(path, table.column_names, names, ("id", "label"))
         return _read_long(path, table, names)
     problems = []
     image = next((name for name in csv_text.SLICE_COLUMNS if name in names), "")
@@ -73,10 +74,10 @@ def read_labels(path: Path) -> LabelTable:
         problems.append("no column of slices")
     if missing not in ([], [ANY]):
         problems.append(f"no column {', '.join(missing)}")
-    problems += [f"several columns {name}" for name in (image, *LABELS) if name and names.count(name) > 1]
     if problems:
-        problem = f"{path} has the columns {', '.join(table.column_names)}: {'; '.join(problems)}."
+        problem = f"{path} has the columns {csv_text.list_columns(table.column_names)}: {'; '.join(problems)}."
         raise InvalidInputError(problem, f"A label CSV has {FORMS}.")
+    _check_unique(path, table.column_names, names, (image, *LABELS))
     return _read_wide(path, table, names, names.index(image))
 
 
@@ -89,8 +90,9 @@ def read_sample(path: Path) -> SampleTable:
     table = csv_text.read_text_columns(path, "A label CSV", FORMS)
     names = csv_text.plain_names(table.column_names)
     if not {"id", "label"} <= set(names):
-        problem = f"{path} has the columns {', '.join(table.column_names)}."
+        problem = f"{path} has the columns {csv_text.list_columns(table.column_names)}."
         raise InvalidInputError(problem, "A sample submission has `ID,Label` with `ID = <image>_<label>`.")
+    _check_unique(path, table.column_names, names, ("id",))
     ids = table.column(names.index("id"))
     problems: list[str] = []
     label, images, image = _split_ids(table, ids, problems)
@@ -99,6 +101,15 @@ def read_sample(path: Path) -> SampleTable:
     problems += _incomplete(counts, images)
     csv_text.raise_csv_problems(path, problems, "Use the sample submission as it was distributed.")
     return SampleTable(csv_text.to_objects(ids), images)
+
+
+def _check_unique(path: Path, columns: list[str], names: list[str], used: tuple[str, ...]) -> None:
+    """Raise `InvalidInputError` if the CSV has several of the `used` columns; `names` are its plain names."""
+    if several := [name for name in used if names.count(name) > 1]:
+        raise InvalidInputError(
+            f"{path} has the columns {csv_text.list_columns(columns)}: several columns {', '.join(several)}.",
+            f"A label CSV has {FORMS}.",
+        )
 
 
 def _read_long(path: Path, table: pa.Table, names: list[str]) -> LabelTable:

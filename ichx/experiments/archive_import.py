@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -120,14 +121,18 @@ def _import(
         raise ValueError("the recipe does not have the recorded digest")
     project.registry.get(recipe.plugin)
     version, fold_set = pinned_version(project.store, index["dataset"])
-    left_out: list[str] = []
+    absent: Counter[str] = Counter()
     for member in archive.infolist():
         if member.filename != INDEX:
             _extract(archive, member, folder)
     predictions = [
         (name, draft)
         for entry in index["predictions"]
-        for name, draft in _prediction(project, entry, folder, version, fold_set, left_out)
+        for name, draft in _prediction(project, entry, folder, version, fold_set, absent)
+    ]
+    left_out = [
+        f"{format_count(count, 'prediction')} of {name}: no test set of this workspace has these slices"
+        for name, count in absent.items()
     ]
     if not any(name.endswith(WEIGHTS_FILE) for name in archive.namelist()) and predictions:
         left_out.append("the archive has no weights: `ichx run` would train the folds again")
@@ -358,7 +363,7 @@ def _prediction(
     folder: Path,
     version: "DatasetVersion",
     fold_set: "FoldSet",
-    left_out: list[str],
+    absent: Counter[str],
 ) -> list[tuple[str, PredictionDraft]]:
     """Return the draft of a prediction whose file matches its record; nothing for a test set that is missing here."""
     name, role, view = str(entry["file"]), str(entry["role"]), str(entry["view"])
@@ -376,13 +381,13 @@ def _prediction(
     if rows != int(entry["slices"]) or (role == "oof" and rows > most):
         raise ValueError(f"{name} has {rows:,} rows, not one per slice")
     if rows > most:  # checked before reading: a small file may contain any number of equal rows
-        return _without(path, entry, left_out)
+        return _without(path, entry, absent)
     ids = read_predictions(path).slice_ids
     target: DatasetVersion | None = version
     if role == "test":
         target = _test_set(project, version.dataset, set(ids))
         if target is None:
-            return _without(path, entry, left_out)
+            return _without(path, entry, absent)
     assert target is not None
     draft = PredictionDraft(
         experiment=0,
@@ -398,9 +403,9 @@ def _prediction(
     return [(name, draft)]
 
 
-def _without(path: Path, entry: Mapping[str, Any], left_out: list[str]) -> list[tuple[str, PredictionDraft]]:
-    """Leave out the prediction of a test set that is missing here."""
-    left_out.append(f"{entry['file']}: no test set of this workspace has the slices of {entry['dataset']}")
+def _without(path: Path, entry: Mapping[str, Any], absent: Counter[str]) -> list[tuple[str, PredictionDraft]]:
+    """Leave out the prediction of a test set that is missing here, and count it by dataset in `absent`."""
+    absent[str(entry["dataset"])] += 1
     path.unlink()
     return []
 

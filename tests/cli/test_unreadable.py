@@ -155,6 +155,13 @@ def test_unusable_workspaces(
     assert (done.code, done.out, place in done.err) == (1, "", True)
 
 
+def test_init_reports_a_workspace_that_exists(tmp_path: Path, ichx: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    first, second = (ichx("init", "~/w", cwd=tmp_path).err.splitlines()[0] for _ in range(2))
+    assert first != second
+    assert str(tmp_path / "w") in second
+
+
 @pytest.mark.parametrize("arguments", ["exp list", "demo new"])  # the latter imports torch, whose libraries abort there
 def test_a_deleted_working_directory(arguments: str, tmp_path: Path) -> None:
     command = f"mkdir gone; cd gone; rmdir ../gone; '{sys.executable}' -m ichx {arguments} --json"

@@ -250,3 +250,38 @@ def test_real_label_file(shared_data: Path) -> None:
     assert table.values.shape == (752803, 6)
     assert table.values.sum(axis=0).tolist() == [3145, 36118, 26205, 35675, 47166, 107933]
     assert (table.duplicates, table.any_differs) == (24, 0)
+
+
+@pytest.mark.parametrize("header", ["ID,Label,Label", "id,ID,label", "ID,Label,LABEL "])
+def test_columns_that_are_there_twice_are_refused(tmp_path: Path, header: str) -> None:
+    rows = [f"{row},0" for row in long_rows(VALUES)]
+    message = problem(write(tmp_path / "labels.csv", rows, header))
+    assert "several columns" in message
+    assert header.strip().replace(",", ", ") in message
+
+
+def test_a_sample_with_two_columns_of_ids_is_refused(tmp_path: Path) -> None:
+    rows = [f"{row},x" for row in long_rows(VALUES)]
+    assert "several columns id" in problem(write(tmp_path / "sample.csv", rows, "ID,Label,id"), read_sample)
+
+
+def test_messages_about_long_files_are_short(tmp_path: Path) -> None:
+    columns = ",".join(f"c{i}" for i in range(5000))
+    message = problem(write(tmp_path / "columns.csv", ["0" + ",0" * 4999], columns))
+    assert "c19 and 4,980 others" in message
+    assert "\n" not in problem(write(tmp_path / "lines.csv", ["0"], '"two\nlines"'))
+    rows = long_rows(VALUES)
+    for at, long in ((0, "9" * 100_000), (0, "x" * 100_000)):
+        message = problem(write(tmp_path / "value.csv", [rows[at].rsplit(",", 1)[0] + "," + long, *rows[1:]]))
+        assert "line 2" in message
+        assert len(message) < 1000
+    message = problem(write(tmp_path / "id.csv", ["x" * 100_000 + ",0", *rows]))
+    assert "line 2" in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize("text", ['"' + "ID,Label\nx_any,0\n" * 100_000, "ID,Label\n" + "x" * (3 << 20)])
+def test_unclosed_quotes_and_endless_lines(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    assert "1 MiB" in problem(path, error=CorruptFileError)

@@ -78,7 +78,7 @@ def test_an_imported_fold_with_weights_predicts_new_test_sets(
     assert ichx("audit", 1, cwd=dataset_copy).code == 0
     again = ichx("run", 1, cwd=dataset_copy)
     assert again.code == 0, again.err
-    assert "fold 0, 1" in again.err
+    assert "folds 0, 1" in again.err
     assert "loss" not in again.err
 
 
@@ -90,6 +90,14 @@ def test_nothing_of_the_machine_is_in_the_file(exported: Path) -> None:
         assert str(exported.parent) not in text
         assert "/home/" not in text
         assert "/tmp/" not in text
+
+
+def test_predictions_of_a_missing_test_set_are_counted(exported: Path, dataset_copy: Path, ichx: Program) -> None:
+    assert ichx("data", "rm", "ph-test", "--yes", cwd=dataset_copy).code == 0
+    done = ichx("exp", "import", exported, cwd=dataset_copy)
+    assert done.code == 0, done.err
+    (line,) = [line for line in done.err.splitlines() if "ph-test" in line]
+    assert "4 predictions" in line  # two folds in two views
 
 
 def test_the_dataset_must_exist(exported: Path, tmp_path: Path, ichx: Program) -> None:

@@ -247,7 +247,7 @@ def test_a_finished_experiment_is_reported_and_not_trained(trained_copy: Path, i
     before = {path: path.read_bytes() for path in (trained_copy / "experiments").rglob("*.*")}
     done = ichx("run", 2, cwd=trained_copy)
     assert done.code == 0
-    assert "experiment 2, fold 0, 1: already done" in done.err
+    assert "experiment 2, folds 0, 1: already done" in done.err
     assert "experiment 2: OOF score" in done.out
     assert {path: path.read_bytes() for path in (trained_copy / "experiments").rglob("*.*")} == before
     with open_store(open_workspace(trained_copy)) as store:
