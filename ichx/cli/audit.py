@@ -1,31 +1,51 @@
-"""`ichx audit`: verify an experiment's score against its stored files."""
+"""`ichx audit`: verify scores against stored files."""
+
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from ichx.cli.formatting import format_marks
-from ichx.cli.output import console, info, print_json
-from ichx.cli.parameters import AsJson, Number
+from ichx.cli.output import console, info, print_json, progress
+from ichx.cli.parameters import AsJson, EnsembleNumber, OptionalNumber, check_subject
 from ichx.cli.session import session
 
+if TYPE_CHECKING:
+    from ichx.evaluation.audit import Audit
+    from ichx.evaluation.ensemble_audit import EnsembleAudit
 
-def audit(number: Number, as_json: AsJson = False) -> None:
-    """Verify an experiment's OOF score against its stored files.
 
-    Recomputes digests, folds and scores from data, weights and predictions. Exits with 1 if a check fails.
+def audit(number: OptionalNumber = None, ensemble: EnsembleNumber = None, as_json: AsJson = False) -> None:
+    """Verify the OOF score of an experiment or an ensemble against its stored files.
+
+    Recomputes digests, folds and scores from data, weights and predictions; of an ensemble also the blend, the nested
+    score and the submissions. Exits with 1 if a check fails.
 
     Example: `ichx audit 6`
-    """
-    with session() as project:
-        project.store.experiment(number)  # report an unknown number before pandas is imported
-        from ichx.evaluation.audit import audit as run_audit
 
-        found = run_audit(project, number)
+    Example: `ichx audit --ensemble 3`
+    """
+    subject = check_subject(number, ensemble)
+    found: Audit | EnsembleAudit
+    with session() as project:
+        # report an unknown number before pandas is imported
+        if ensemble is not None:
+            project.store.ensemble(ensemble)
+            from ichx.evaluation.ensemble_audit import audit_ensemble
+
+            with progress("nested folds") as update:
+                found = audit_ensemble(project, ensemble, update)
+        else:
+            project.store.experiment(subject)
+            from ichx.evaluation.audit import audit as run_audit
+
+            found = run_audit(project, subject)
     if as_json:
         print_json({"passed": found.passed, "audit": found})
     else:
-        console.print(f"experiment {number}: {found.name}{format_marks(found.marks)}", markup=False, style="bold")
+        kind = "experiment" if ensemble is None else "ensemble"
+        console.print(f"{kind} {subject}: {found.name}{format_marks(found.marks)}", markup=False, style="bold")
         styles = {"ok": "green", "wrong": "bold red", "unknown": "yellow"}
         lines = Table.grid(padding=(0, 2))
         for check in found.checks:

@@ -31,7 +31,7 @@ PANELS = {
         "scores": "scores:scores",
         "audit": "audit:audit",
         "report": "report:report",
-        "ensemble": "ensemble:ensemble",
+        "ensemble": "ensemble:app",
         "submit": "submit:app",
         "predict": "predict:predict",
         "evaluate": "evaluate:evaluate",

@@ -35,7 +35,7 @@ def demo(
     Example: `ichx demo`
     """
     info("The demo takes about five minutes on a CPU. Ctrl-C stops it; rerun it to resume.")
-    from ichx.cli.ensemble import print_ensemble
+    from ichx.cli.ensemble_show import print_ensemble
 
     try:
         report = _run(folder)

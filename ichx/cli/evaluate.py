@@ -9,16 +9,20 @@ from ichx.cli.output import console, err, print_json
 from ichx.cli.parameters import (
     AsCsv,
     AsJson,
+    Average,
     Device,
+    EnsembleNumber,
     FoldTexts,
     KeepIds,
     Labels,
-    Number,
+    OptionalNumber,
+    OwnTta,
     Page,
     Pooling,
     Precision,
-    Tta,
     Workers,
+    check_ensemble_options,
+    check_subject,
     fold_numbers,
 )
 from ichx.cli.scores import print_scores, print_scores_csv
@@ -26,9 +30,11 @@ from ichx.cli.session import session
 
 
 def evaluate(
-    number: Number,
     dataset: Annotated[str, typer.Option("--dataset", help="Labelled dataset to score.")],
-    tta: Tta = "none",
+    number: OptionalNumber = None,
+    ensemble: EnsembleNumber = None,
+    tta: OwnTta = None,
+    average: Average = None,
     pooling: Pooling = "max",
     folds: FoldTexts = None,
     labels: Labels = None,
@@ -44,23 +50,33 @@ def evaluate(
     as_csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score an experiment on another labelled dataset.
+    """Score an experiment or an ensemble on another labelled dataset.
 
-    Averages probabilities over views, then over the finished folds, and saves the predictions. Refuses datasets that
+    Averages the logits of views and finished folds, and saves the predictions. Refuses datasets that
     share patients or slices with the experiment's own.
 
     Example: `ichx evaluate 6 --dataset cq500 --tta hflip --label any`
+
+    Example: `ichx evaluate --ensemble 3 --dataset cq500`
     """
     selected = fold_numbers(folds)
+    subject = check_subject(number, ensemble)
+    if ensemble is not None:
+        check_ensemble_options(tta=tta, average=average, fold=folds)
     if keep_ids and out is None:
         raise typer.BadParameter("--keep-ids requires --out: scores contain no ids.")
     with session() as project:
-        project.store.experiment(number)  # report unknown names before torch is imported
+        # report unknown names before torch is imported
+        if ensemble is not None:
+            project.store.ensemble(ensemble)
+        else:
+            project.store.experiment(subject)
         project.store.dataset(dataset)
         from ichx.cli.live import LiveView
-        from ichx.inference.evaluate import evaluate_slices
+        from ichx.inference.evaluate import evaluate_slices_with
         from ichx.inference.evaluation_files import case_tables, hashed_ids, real_ids, write_cases
         from ichx.inference.prediction_files import check_out
+        from ichx.inference.ready_model import ready_ensemble, ready_experiment
         from ichx.inference.trained import InferenceOptions
 
         for file, suffixes in ((out, None), (page, (".html",))):
@@ -68,8 +84,12 @@ def evaluate(
                 check_out(file, suffixes)
         written = []
         with LiveView() as view:
-            options = InferenceOptions(tta, selected, device, workers, precision)
-            found, slices = evaluate_slices(project, number, dataset, options, callbacks=view, pooling=pooling)
+            options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")
+            if ensemble is not None:
+                model = ready_ensemble(project, ensemble, options)
+            else:
+                model = ready_experiment(project, subject, options, view.note)
+            found, slices = evaluate_slices_with(project, model, dataset, callbacks=view, pooling=pooling)
             if out is not None:
                 ids = hashed_ids(project.workspace, slices)
                 if keep_ids:
@@ -84,7 +104,8 @@ def evaluate(
     elif as_csv:
         print_scores_csv(found, labels)
     else:
-        title = f"experiment {number}: {found.name}, on {dataset} version {found.dataset_version}, tta {tta}"
+        kind = "experiment" if ensemble is None else "ensemble"
+        title = f"{kind} {subject}: {found.name}, on {dataset} version {found.dataset_version}, tta {found.tta}"
         print_scores(title, found, pooling, labels)
     for file in written:
         (err if as_json or as_csv else console).print(str(file), markup=False)

@@ -94,6 +94,12 @@ Number = Annotated[
         parser=parse_number, metavar="NUMBER", autocompletion=complete_number, help="Experiment number, or `last`."
     ),
 ]
+OptionalNumber = Annotated[
+    int | None,
+    typer.Argument(
+        parser=parse_number, metavar="NUMBER", autocompletion=complete_number, help="Experiment number, or `last`."
+    ),
+]
 Numbers = Annotated[
     list[int],
     typer.Argument(parser=parse_number, metavar="NUMBER", autocompletion=complete_number, help="Experiment numbers."),
@@ -101,7 +107,15 @@ Numbers = Annotated[
 DatasetName = Annotated[str, typer.Argument(help="Name of the dataset.")]
 Version = Annotated[int | None, typer.Option("--version", help="Version; default: the newest.")]
 FoldTexts = Annotated[list[str] | None, typer.Option("--fold", help="Finished fold, from 0, or all; repeatable.")]
+OwnTta = Annotated[
+    choices.Tta | None, typer.Option("--tta", help="Views to average; hflip adds the mirror image; default: none.")
+]
 Tta = Annotated[choices.Tta, typer.Option("--tta", help="Views to average; hflip adds the mirror image.")]
+EnsembleNumber = Annotated[int | None, typer.Option("--ensemble", min=1, help="Ensemble number, instead of NUMBER.")]
+Average = Annotated[
+    choices.Average | None,
+    typer.Option("--average", help="Average logits (default) or probabilities over views and folds."),
+]
 Pooling = Annotated[
     choices.Pooling,
     typer.Option("--pooling", help="Study probability: max over slices, or 1 - prod(1 - p)."),
@@ -160,6 +174,22 @@ def fold_numbers(texts: Sequence[str] | None) -> list[int] | None:
     except ValueError:
         problem = f"Invalid fold: {', '.join(texts)}. Use numbers, or all."
         raise typer.BadParameter(problem, param_hint="--fold") from None
+
+
+def check_subject(number: int | None, ensemble: int | None) -> int:
+    """Return the one that is given; raise `typer.BadParameter` unless it is exactly one."""
+    if number is not None and ensemble is None:
+        return number
+    if number is None and ensemble is not None:
+        return ensemble
+    raise typer.BadParameter("Give either an experiment number or --ensemble NUMBER.")
+
+
+def check_ensemble_options(**options: object) -> None:
+    """Raise `typer.BadParameter` if one of `options`, by name, is given: an ensemble has its own views and folds."""
+    given = [f"--{name}" for name, value in options.items() if value]
+    if given:
+        raise typer.BadParameter(f"Use either --ensemble or {', '.join(given)}: an ensemble is stored with its own.")
 
 
 def experiment_numbers(text: str, option: str) -> list[int]:

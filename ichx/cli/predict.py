@@ -12,17 +12,21 @@ from ichx.cli.output import console, err, info, print_json, warn
 from ichx.cli.parameters import (
     AsCsv,
     AsJson,
+    Average,
     Device,
+    EnsembleNumber,
     FoldTexts,
     KeepIds,
     Labels,
-    Number,
+    OwnTta,
     Page,
     Precision,
     Save,
-    Tta,
     Workers,
+    check_ensemble_options,
+    complete_number,
     fold_numbers,
+    parse_number,
 )
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
@@ -39,9 +43,20 @@ ID_WIDTH = 11
 
 
 def predict(
-    number: Number,
-    path: Annotated[Path, typer.Argument(help="DICOM file, folder, zip, or folder in a zip (ZIP/FOLDER).")],
-    tta: Tta = "none",
+    number: Annotated[
+        str,
+        typer.Argument(
+            metavar="[NUMBER]",
+            autocompletion=complete_number,
+            help="Experiment number, or `last`; leave it out with --ensemble.",
+        ),
+    ],
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", help="DICOM file, folder, zip, or folder in a zip (ZIP/FOLDER).")
+    ] = None,
+    ensemble: EnsembleNumber = None,
+    tta: OwnTta = None,
+    average: Average = None,
     folds: FoldTexts = None,
     labels: Labels = None,
     out: Annotated[
@@ -59,34 +74,54 @@ def predict(
     csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
-    """Predict DICOM files, per slice and per study.
+    """Predict DICOM files with an experiment or an ensemble, per slice and per study.
 
-    Averages probabilities over views, then over the finished folds. Files without a usable slice are listed in the
+    Averages the logits of views and finished folds. An ensemble predicts as it was stored, with all networks of its
+    members. Files without a usable slice are listed in the
     output with the defect and without probabilities.
 
     Example: `ichx predict 6 /data/new --tta hflip --out new.csv --report new.html`
+
+    Example: `ichx predict --ensemble 3 /data/new --out new.csv`
     """
     selected = fold_numbers(folds)
+    if ensemble is not None:
+        check_ensemble_options(tta=tta, average=average, fold=folds, save=save)
+        if path is not None:
+            raise typer.BadParameter("Use either an experiment number or --ensemble.")
+        path = Path(number)
+    elif path is None:
+        raise typer.BadParameter("Name the experiment and the files: `ichx predict NUMBER PATH`.")
     if save and out is None:
         raise typer.BadParameter("--save features requires --out: the features are saved next to that file.")
     if keep_ids and id_map is not None:
         raise typer.BadParameter("Use either --keep-ids or --id-map: with --keep-ids there are no hashes.")
+    subject = parse_number(number) if ensemble is None else ensemble
     with session() as project:
-        project.store.experiment(number)  # report an unknown number before torch is imported
+        # report an unknown number before torch is imported
+        if ensemble is not None:
+            project.store.ensemble(ensemble)
+        else:
+            project.store.experiment(subject)
         from ichx.cli.live import LiveView
-        from ichx.inference.predict import FileOutputs, predict_files
+        from ichx.inference.predict import FileOutputs, predict_files_with
         from ichx.inference.prediction_files import as_csv, as_document, check_out, write_files, write_id_map
+        from ichx.inference.ready_model import ready_ensemble, ready_experiment
         from ichx.inference.trained import InferenceOptions
 
         for file, suffixes in ((out, None), (page, (".html",)), (id_map, (".csv",))):
             if file is not None:
                 check_out(file, suffixes)
         with LiveView() as view:
-            found = predict_files(
+            options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")
+            if ensemble is not None:
+                model = ready_ensemble(project, ensemble, options)
+            else:
+                model = ready_experiment(project, subject, options, view.note)
+            found = predict_files_with(
                 project,
-                number,
+                model,
                 path,
-                InferenceOptions(tta, selected, device, workers, precision),
                 callbacks=view,
                 outputs=FileOutputs(out if save else None, keep_ids, id_map is not None),
             )
@@ -116,7 +151,8 @@ def _print_summary(found: "FilePredictions") -> None:
     from ichx.text import format_count
 
     slices, studies = format_count(found.predicted, "slice"), format_count(len(found.studies), "study", "studies")
-    model = f"experiment {found.experiment}{format_marks(found.marks)}"
+    which = f"experiment {found.experiment}" if found.ensemble is None else f"ensemble {found.ensemble}"
+    model = f"{which}{format_marks(found.marks)}"
     folds = f"{format_count(len(found.folds), 'fold')} ({', '.join(map(str, found.folds))})"
     info(f"Predicted {slices} of {studies} with {model}, {folds}, tta {found.tta}.")
     if found.defects:

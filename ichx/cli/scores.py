@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ichx.cli.formatting import format_interval, format_marks, format_value
 from ichx.cli.output import console, notice, print_csv, print_json
-from ichx.cli.parameters import AsCsv, AsJson, Labels, Number, Pooling, Tta
+from ichx.cli.parameters import AsCsv, AsJson, Average, Labels, Number, Pooling, Tta
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.text import format_count
@@ -30,6 +30,7 @@ HEADINGS = {
 def scores(
     number: Number,
     tta: Tta = "none",
+    average: Average = None,
     pooling: Pooling = "max",
     labels: Labels = None,
     as_csv: AsCsv = False,
@@ -45,7 +46,7 @@ def scores(
         project.store.experiment(number)  # report an unknown number before pandas is imported
         from ichx.evaluation.scorecard import scorecard
 
-        card = scorecard(project, number, tta=tta, pooling=pooling)
+        card = scorecard(project, number, tta=tta, pooling=pooling, average=average or "logit")
     if as_json:
         print_json(card)
         return

@@ -6,9 +6,9 @@ weights, predictions, scores. It does not judge whether a model is good.
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from ichx.datasets.dataset import load_catalog, load_folds
 from ichx.datasets.folds import fold_digest
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import IchxError
+from ichx.evaluation.checks import Check, Checks, UnknownError, WrongError
 from ichx.evaluation.choices import TTA_VIEWS, views_of
 from ichx.evaluation.feature_tables import read_table
 from ichx.evaluation.member_outputs import current_inputs, read_inputs
@@ -43,18 +44,6 @@ TOLERANCE = 1e-9
 """Largest relative difference of a recorded and a recomputed score: only the order of sums may differ."""
 
 Folds = npt.NDArray[np.int16]
-_P = ParamSpec("_P")
-_Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class Check:
-    """The result of one check."""
-
-    subject: str
-    state: Literal["ok", "wrong", "unknown"]
-    """`unknown`: what the check needs is gone."""
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -79,29 +68,17 @@ def audit(project: "Project", number: int) -> Audit:
     return Audit(number, experiment.name, marks(experiment), tuple(_Auditor(project, experiment).run()))
 
 
-class _WrongError(Exception):
-    """What a check found wrong."""
-
-
-class _UnknownError(Exception):
-    """Why a check is impossible."""
-
-
-class _Auditor:
-    """Runs the checks in order.
-
-    A check returns a detail and what later checks need, or raises: `_WrongError` or `IchxError` if something is wrong,
-    `_UnknownError` if it is impossible. Checks that need the result of such a check are skipped.
-    """
+class _Auditor(Checks):
+    """Runs the checks of an experiment in order."""
 
     def __init__(self, project: "Project", experiment: "Experiment") -> None:
+        super().__init__()
         self.project, self.store, self.workspace = project, project.store, project.workspace
         self.experiment = experiment
         self.version = project.store.version_by_id(experiment.version_id)
         self.fold_set = self.version.fold_set_of(experiment)
         self.stored = project.store.predictions(experiment.number, role="oof")
         self.finished = sorted({p.fold for p in self.stored})
-        self.checks: list[Check] = []
 
     def run(self) -> list[Check]:
         recipe = self.check("recipe", self.recipe)
@@ -131,49 +108,34 @@ class _Auditor:
             self.check(f"fold {table.fold} features", self.features, table)
         return self.checks
 
-    def check(
-        self, subject: str, check: Callable[_P, tuple[str, _Result]], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _Result | None:
-        """Run a check and append its result; return what later checks need, or None if it raised."""
-        try:
-            detail, result = check(*args, **kwargs)
-        except (_WrongError, IchxError) as wrong:
-            self.checks += [Check(subject, "wrong", line) for line in str(wrong).splitlines()]
-        except _UnknownError as unknown:
-            self.checks.append(Check(subject, "unknown", str(unknown)))
-        else:
-            self.checks.append(Check(subject, "ok", detail))
-            return result
-        return None
-
     def recipe(self) -> tuple[str, Recipe]:
         recipe = from_toml(self.experiment.recipe, source=f"the recipe of experiment {self.experiment.number}")
-        return _compare_digests(digest(recipe), {"experiment": self.experiment.recipe_digest}), recipe
+        return compare_digests(digest(recipe), {"experiment": self.experiment.recipe_digest}), recipe
 
     def dataset(self) -> tuple[str, pd.DataFrame]:
         catalog = load_catalog(self.workspace, self.version)
         version, slices = self.version, usable_slices(catalog)
-        detail = _compare_digests(catalog_digest(catalog), {"dataset version": version.digest})
+        detail = compare_digests(catalog_digest(catalog), {"dataset version": version.digest})
         return f"{detail}, {version.dataset} version {version.number}, {format_count(len(slices), 'slice')}", slices
 
     def labels(self, slices: pd.DataFrame) -> tuple[str, None]:
         recorded = {"dataset version": self.version.label_digest, "experiment": self.experiment.label_digest}
-        return _compare_digests(label_digest(slices), recorded), None
+        return compare_digests(label_digest(slices), recorded), None
 
     def folds(self, slices: pd.DataFrame) -> tuple[str, Folds]:
         folds = load_folds(self.workspace, self.version, self.fold_set, slices)
         found = fold_digest(slices["slice_id"].to_numpy(object), folds)
         recorded = {"fold set": self.fold_set.digest, "experiment": self.experiment.fold_digest}
-        detail = _compare_digests(found, recorded)
+        detail = compare_digests(found, recorded)
         return f"{detail}, folds {self.fold_set.name}, {self.fold_set.k} folds", folds
 
     def patients(self, slices: pd.DataFrame, folds: Folds) -> tuple[str, None]:
         problem = leak_problem(slices["slice_id"].to_numpy(object), slices["patient"].to_numpy(object), folds)
         if problem is not None:
             mark = "is" if self.experiment.leaked else "is not"
-            raise _WrongError(f"{problem}; the score {mark} marked as leaky")
+            raise WrongError(f"{problem}; the score {mark} marked as leaky")
         if self.experiment.leaked or self.fold_set.leaking_patients:
-            raise _WrongError("the folds are recorded as leaky, and the fold file splits no patient")
+            raise WrongError("the folds are recorded as leaky, and the fold file splits no patient")
         return f"each of {format_count(int(slices['patient'].nunique()), 'patient')} is in one fold", None
 
     def subset(self, slices: pd.DataFrame, folds: Folds, share: float) -> tuple[str, Folds]:
@@ -184,11 +146,11 @@ class _Auditor:
 
     def finished_folds(self) -> tuple[str, None]:
         if not self.finished:
-            raise _WrongError("no fold is finished, so there is no score")
+            raise WrongError("no fold is finished, so there is no score")
         done = [run for run in self.store.runs(self.experiment.number) if run.state == "done"]
         not_run = sorted(set(self.finished) - {run.fold for run in done})
         if not_run:
-            raise _WrongError(f"predictions of fold {', '.join(map(str, not_run))} without a finished run")
+            raise WrongError(f"predictions of fold {', '.join(map(str, not_run))} without a finished run")
         versions = ", ".join(sorted({run.code_version for run in done}))
         detail = f"{len(self.finished)} of {format_count(self.experiment.folds, 'fold')}, run by ichx {versions}"
         return detail + ("; the score is marked as partial" * (len(self.finished) < self.experiment.folds)), None
@@ -201,12 +163,12 @@ class _Auditor:
         file = self.workspace.experiment_files(experiment.number).fold(fold).weights
         path = file.relative_to(self.workspace.root).as_posix()
         if not file.is_file():
-            raise _WrongError(f"{path} is missing")
+            raise WrongError(f"{path} is missing")
         try:
             with safetensors.safe_open(file, framework="numpy") as opened:
                 metadata, tensors = opened.metadata() or {}, len(opened.keys())
         except (OSError, safetensors.SafetensorError) as error:
-            raise _WrongError(f"{path} cannot be read: {error}") from error
+            raise WrongError(f"{path} cannot be read: {error}") from error
         expected = {
             "plugin": experiment.plugin,
             "fold": str(fold),
@@ -218,7 +180,7 @@ class _Auditor:
             if metadata.get(name) != value
         ]
         if different:
-            raise _WrongError(f"{path} was trained on something else: {'; '.join(different)}")
+            raise WrongError(f"{path} was trained on something else: {'; '.join(different)}")
         detail = f"{format_count(tensors, 'tensor')}, trained without fold {fold} with these recipe, labels and folds"
         return detail, None
 
@@ -226,11 +188,11 @@ class _Auditor:
         """Audit a member of a sequence experiment."""
         member = self.store.experiment(number)
         if experiment_pins(self.store, member) != experiment_pins(self.store, self.experiment):
-            raise _WrongError(f"{member.name} has other files, labels or folds")
+            raise WrongError(f"{member.name} has other files, labels or folds")
         found = audit(self.project, number)
         wrong = [f"{check.subject}: {check.detail}" for check in found.checks if check.state == "wrong"]
         if wrong:
-            raise _WrongError(f"{member.name} fails {format_count(len(wrong), 'check')}{format_examples(wrong)}")
+            raise WrongError(f"{member.name} fails {format_count(len(wrong), 'check')}{format_examples(wrong)}")
         return f"{member.name} passes {format_count(len(found.checks), 'check')}", None
 
     def inputs(self, fold: int) -> tuple[str, None]:
@@ -240,14 +202,14 @@ class _Auditor:
         files = self.workspace.experiment_files(self.experiment.number).fold(fold)
         recorded = read_inputs(files.inputs)
         if recorded is None:
-            raise _UnknownError(f"{files.inputs.relative_to(self.workspace.root).as_posix()} is gone")
+            raise UnknownError(f"{files.inputs.relative_to(self.workspace.root).as_posix()} is gone")
         with safetensors.safe_open(files.weights, framework="numpy") as opened:
             trained = (opened.metadata() or {}).get("inputs")
         if trained != recorded.digest:
-            raise _WrongError(f"the record of the inputs has digest {recorded.digest}, the weights have {trained}")
+            raise WrongError(f"the record of the inputs has digest {recorded.digest}, the weights have {trained}")
         now = current_inputs(self.project, self.experiment, fold)
         if now.digest != recorded.digest:
-            raise _WrongError(f"retrained since: {', '.join(recorded.differences(now))}")
+            raise WrongError(f"retrained since: {', '.join(recorded.differences(now))}")
         return f"digest {recorded.digest}, {format_count(len(recorded.members), 'member')} unchanged", None
 
     def features(self, record: "FeatureTableRecord") -> tuple[str, None]:
@@ -255,13 +217,13 @@ class _Auditor:
         path = self.workspace.root / record.path
         table = read_table(path)
         if table is None:
-            raise _UnknownError(f"{record.path} is gone; it is computed again when it is needed")
+            raise UnknownError(f"{record.path} is gone; it is computed again when it is needed")
         found = sha256_file(path)
         if found not in {record.digest} & {table.digest}:
-            raise _WrongError(f"{record.path} was changed: SHA-256 {found[:12]}..., recorded {record.digest[:12]}...")
+            raise WrongError(f"{record.path} was changed: SHA-256 {found[:12]}..., recorded {record.digest[:12]}...")
         weights = self.workspace.experiment_files(self.experiment.number).fold(record.fold).weights
         if not weights.is_file() or sha256_file(weights) != table.source.weights:
-            raise _UnknownError(f"{record.path} is of other weights; it is computed again when it is needed")
+            raise UnknownError(f"{record.path} is of other weights; it is computed again when it is needed")
         slices = f"{table.slices:,} x {table.width:,}, {table.source.dataset} version {table.source.version}"
         return f"{slices}, of these weights; SHA-256 {found[:12]}", None
 
@@ -300,7 +262,7 @@ class _Auditor:
         if views and any(not np.array_equal(view.slice_ids, views[0].slice_ids) for view in views[1:]):
             problems.append("the views predict different slices, or the same in another order")
         if problems:
-            raise _WrongError("\n".join(problems))
+            raise WrongError("\n".join(problems))
         rows = format_count(len(views[0].slice_ids), "slice")
         return f"{rows} of this fold, each once, none trained on; SHA-256 {', '.join(digests)}", None
 
@@ -321,13 +283,13 @@ class _Auditor:
         cache = find_cache(self.workspace.cache_dir, self.version.dataset, slices, spec)
         if cache is None:
             examples = format_examples(map(str, ids[absent]))
-            raise _UnknownError(
+            raise UnknownError(
                 f"{format_count(len(absent), 'slice')} without a prediction{examples}; the cache, which knows whether "
                 "they can be decoded, is gone"
             )
         lost = ids[[row for row in absent if row not in cache.defects]]
         if len(lost):
-            raise _WrongError(
+            raise WrongError(
                 f"no prediction of {format_count(len(lost), 'slice')} that can be decoded"
                 f"{format_examples(map(str, lost))}"
             )
@@ -345,7 +307,7 @@ class _Auditor:
             }
         lost = [slice_id for slice_id in absent if slice_id not in lacking]
         if lost:
-            raise _WrongError(
+            raise WrongError(
                 f"no prediction of {format_count(len(lost), 'slice')} that all members predict"
                 f"{format_examples(map(str, lost))}"
             )
@@ -358,33 +320,38 @@ class _Auditor:
             "hflip": (self.experiment.score_tta, self.experiment.spread_tta),
         }
         for tta in TTA_VIEWS:
-            table = read_oof(self.project, self.experiment, tta)
+            table, how = read_oof(self.project, self.experiment, tta), ""
             old_score, old_spread = recorded[tta]
-            if not _is_close(table.score, old_score):
+            if not is_close(table.score, old_score):  # ichx up to 0.1 averaged the probabilities of views
+                older = read_oof(self.project, self.experiment, tta, average="probability")
+                if is_close(older.score, old_score):
+                    table, how = older, ", by averaged probabilities, as recorded by an older version"
+            if not is_close(table.score, old_score):
                 problems.append(f"the OOF score, tta {tta}, is {table.score:.9f}, recorded {old_score}")
-            if not _is_close(table.spread, old_spread):
+            if not is_close(table.spread, old_spread):
                 problems.append(f"the spread over folds, tta {tta}, is {table.spread}, recorded {old_spread}")
-            scores.append(f"{table.score:.5f} (tta {tta})")
+            scores.append(f"{table.score:.5f} (tta {tta}{how})")
         if problems:
-            raise _WrongError("\n".join(problems))
+            raise WrongError("\n".join(problems))
         return f"recomputed from the predictions: {', '.join(scores)}", None
 
 
-def _compare_digests(found: str, recorded: Mapping[str, str | None]) -> str:
-    """Return the detail of equal digests; raise `_WrongError` if one of `recorded`, by owner, differs from `found`."""
+def compare_digests(found: str, recorded: Mapping[str, str | None]) -> str:
+    """Return the detail of equal digests; raise `WrongError` if one of `recorded`, by owner, differs from `found`."""
     for owner, expected in recorded.items():
         if found != expected:
-            raise _WrongError(f"changed: its digest is {found}, that of the {owner} is {expected}")
+            raise WrongError(f"changed: its digest is {found}, that of the {owner} is {expected}")
     return f"digest {found}"
 
 
 def _score_problems(prediction: "Prediction", view: Predictions, slices: pd.DataFrame) -> list[str]:
     rows = pd.Index(slices["slice_id"]).get_indexer(pd.Index(view.slice_ids))
     found = score(slices[list(LABELS)].to_numpy(np.float64)[rows], probabilities(view.logits))
-    return [] if _is_close(found, prediction.score) else [f"the score is {found:.9f}, recorded {prediction.score}"]
+    return [] if is_close(found, prediction.score) else [f"the score is {found:.9f}, recorded {prediction.score}"]
 
 
-def _is_close(found: float | None, recorded: float | None) -> bool:
+def is_close(found: float | None, recorded: float | None) -> bool:
+    """Return whether two scores are equal up to `TOLERANCE`, or both unknown."""
     if found is None or recorded is None:
         return found is recorded
     return math.isclose(found, recorded, rel_tol=TOLERANCE, abs_tol=TOLERANCE)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ichx.evaluation.bootstrap import Interval
 from ichx.evaluation.nested_score import Alternative
+from ichx.evaluation.selecting_folds import SelectedMember
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,9 @@ class BlendRecord:
     """The fits that made the nested score."""
     submissions: tuple[Submission, ...]
     notes: tuple[str, ...]
+    selected: tuple[SelectedMember, ...] = ()
+    """Members about which folds chose something."""
+    clean_folds: tuple[int, ...] = ()
+    """The folds that chose nothing about any member, if others did."""
+    clean_score: float | None = None
+    """The nested score over the slices of `clean_folds`."""

@@ -1,4 +1,4 @@
-"""Choices of an evaluation: test-time augmentation, pooling of studies, blending method.
+"""Choices of an evaluation: test-time augmentation, averaging, pooling of studies, blending method.
 
 This module imports no library, so that the command line can use it.
 """
@@ -18,6 +18,9 @@ Tta = Literal["none", "hflip"]
 TTA_VIEWS: Final[dict[Tta, tuple[str, ...]]] = {"none": ("identity",), "hflip": VIEWS}
 """The views that each test-time augmentation averages."""
 
+Average = Literal["logit", "probability"]
+"""What is averaged over views and folds; `probability` is the way of the reference solution."""
+
 Pooling = Literal["max", "noisy_or"]
 """How a study's probability follows from its slices': the largest, or that of at least one positive slice if slices
 were independent."""
@@ -35,6 +38,11 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 def check_tta(tta: str) -> Tta:
     """Return `tta`; raise `InvalidInputError` if there is no such test-time augmentation."""
     return check_choice("tta", tta, TTA_VIEWS)
+
+
+def check_average(average: str) -> Average:
+    """Return `average`; raise `InvalidInputError` if it is neither `logit` nor `probability`."""
+    return check_choice("average", average, get_args(Average))
 
 
 def views_of(experiment: "ExperimentSummary", tta: Tta = "hflip") -> tuple[str, ...]:

@@ -11,33 +11,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.dataset import load_version
-from ichx.datasets.label_csv import read_sample
-from ichx.errors import ChangedDataError, InvalidInputError, NotReadyError
+from ichx.errors import ChangedDataError, InvalidInputError
 from ichx.evaluation import blend
-from ichx.evaluation.blend_record import BlendChoice, BlendRecord, Submission
+from ichx.evaluation.blend_record import BlendChoice, BlendRecord
 from ichx.evaluation.bootstrap import loss_interval
-from ichx.evaluation.choices import Method, Tta, check_method, check_tta, views_of
+from ichx.evaluation.choices import Average, Method, Tta, check_average, check_method, check_tta
 from ichx.evaluation.ensemble_file import EnsembleModel, write_model
+from ichx.evaluation.ensemble_submissions import BlendedMembers, submitted_test_sets, write_predicted
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.members import complete_members, requested_members
-from ichx.evaluation.metric import FloatArray, score
+from ichx.evaluation.metric import score
 from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline, FittedBlend, Progress
-from ichx.evaluation.oof import OofTable, read_fold, read_oof
+from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.predictions import Predictions, write_predictions
+from ichx.evaluation.selecting_folds import selected_member
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.stored_members import describe_member
-from ichx.evaluation.submission import write_submission
-from ichx.files import check_suffix, write_text
+from ichx.files import write_text
 from ichx.store import EnsembleDraft, EnsembleMember
 from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
-    from ichx.store import DatasetVersion, Ensemble, Experiment, Store
+    from ichx.store import DatasetVersion, Ensemble, Experiment
     from ichx.workspace import Workspace
 
 OOF_FILE: Final = "oof.parquet"
@@ -65,6 +64,8 @@ class EnsembleRequest:
     """Whether to use smoothing along the head, if it gains on held-out patients."""
     calibrate: bool = True
     """Whether to use calibration, consistency and clipping, each if it gains on held-out patients."""
+    average: Average = "logit"
+    """What is averaged over views and folds."""
     out: Path | None = None
     """The submission file; None: one per test set in the ensemble's folder."""
 
@@ -74,6 +75,7 @@ class EnsembleRequest:
             raise InvalidInputError(f"Invalid value for `top`: {self.top}.", "Use a positive integer.")
         check_tta(self.tta)
         check_method(self.method)
+        check_average(self.average)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +104,14 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
     experiments = sorted(selected.experiments, key=lambda e: e.number)
     if not request.members and len(experiments) < request.top:
         notes.insert(0, f"Blended {format_count(len(experiments), 'complete experiment')} instead of {request.top}.")
-    tests = _test_sets(project.store, version, request.out)
+    tests = submitted_test_sets(project.store, version, request.out)
     if not tests:
         notes.append(f"No submission was written: no test set with a sample belongs to {version.dataset}.")
-    tables = [read_oof(project, e, request.tta, selected.folds) for e in experiments]
+    tables = [read_oof(project, e, request.tta, selected.folds, average=request.average) for e in experiments]
     if tables[0].left_out:
         notes.append(f"Without {format_count(tables[0].left_out, 'slice')} that could not be decoded.")
 
-    data = _blend_data(project.workspace, version, experiments, tables)
+    data = blend_data(project.workspace, version, experiments, tables)
     top = None if request.members else request.top
     pipeline = BlendPipeline(data, BlendOptions(request.method, top, request.smooth, request.calibrate))
     nested = pipeline.nested(progress)
@@ -118,15 +120,21 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
 
     number = project.store.reserve_ensemble()
     folder = project.workspace.ensemble_dir(number)
+    members = BlendedMembers(
+        fitted, dict(enumerate(experiments)), selected.folds, request.tta, request.average, data.labels.mean(axis=0)
+    )
     submissions = []
     for test in tests:
-        slices, predicted = _predict_blend(project, fitted, experiments, selected.folds, request.tta, test)
         path = request.out or folder / f"{test.dataset}.csv"
-        submissions.append(_submit(project, test, slices, predicted, data.labels.mean(axis=0), path))
+        submissions.append(write_predicted(project, members, test, path, folder))
     scores = [score(data.labels, p) for p in data.members]
     ranked = sorted(fitted.candidates, key=lambda k: (scores[k], k))
     choice = _choice(fitted, experiments, request.method)
     in_sample, fits = score(data.labels, blended), {} if nested is None else nested.fits
+    used = [experiments[k] for k in fitted.candidates if k in fitted.pool.members]
+    chosen = tuple(found for e in used if (found := selected_member(project.store, e, selected.folds)))
+    clean = sorted(set(selected.folds).difference(*(member.folds for member in chosen))) if chosen else []
+    rows = np.isin(data.folds, clean)
     record = BlendRecord(
         names={experiments[k].number: experiments[k].name for k in ranked},
         best_single=min(scores[k] for k in ranked),
@@ -137,6 +145,9 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
         fold_choices=tuple(_choice(fits[fold], experiments, request.method, fold) for fold in fits),
         submissions=tuple(submissions),
         notes=tuple(notes),
+        selected=chosen,
+        clean_folds=tuple(clean),
+        clean_score=score(data.labels[rows], nested.predicted[rows]) if nested is not None and rows.any() else None,
     )
     oof = logits(blended if nested is None else nested.predicted).astype(np.float32)
     model = EnsembleModel(
@@ -157,7 +168,7 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
         prevalence=data.labels.mean(axis=0),
         oof_digest=write_predictions(folder / OOF_FILE, Predictions(tables[0].slice_ids, oof)),
         record=record,
-        average="probability",
+        average=request.average,
     )
     write_text(folder / BLEND_FILE, json.dumps(dataclasses.asdict(record), indent=2) + "\n", "the ensemble")
     draft = EnsembleDraft(
@@ -181,57 +192,7 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
     return EnsembleReport(ensemble=project.store.add_ensemble(draft, number), **vars(record))
 
 
-def predict_test(
-    project: "Project", experiment: "Experiment", test: "DatasetVersion", tta: Tta, only: Sequence[int] | None = None
-) -> tuple[npt.NDArray[np.object_], FloatArray]:
-    """Return `(slice_ids, probabilities (N, 6))` of a test set, the mean over views, then over folds.
-
-    Args:
-        project: The open project.
-        experiment: The experiment that predicts.
-        test: The test set.
-        tta: Test-time augmentation, whose views are averaged.
-        only: The folds to average; None: all.
-
-    Raises:
-        NotReadyError: A fold has not predicted the test set.
-        ChangedDataError: Predictions are missing, or folds predict different slices.
-    """
-    stored = project.store.predictions(experiment.number, role="test", version_id=test.id)
-    folds = list(range(experiment.folds)) if only is None else sorted(only)
-    missing = sorted(set(folds) - {p.fold for p in stored})
-    if missing:
-        raise NotReadyError(
-            f"Experiment {experiment.number} has no predictions of {test.dataset} from fold "
-            f"{', '.join(map(str, missing))}.",
-            f"Run `ichx run {experiment.number}`: it predicts test sets that were added later.",
-        )
-    parts = [read_fold(project.workspace, stored, fold, views_of(experiment, tta)) for fold in folds]
-    ids = parts[0][0]
-    if any(not np.array_equal(ids, other) for other, _ in parts):
-        raise ChangedDataError(
-            f"The folds of experiment {experiment.number} predict different slices of {test.dataset}.",
-            f"Rerun `ichx run {experiment.number}`.",
-        )
-    total: FloatArray = sum((p for _, p in parts[1:]), start=parts[0][1])
-    return ids, total / len(folds)
-
-
-def _test_sets(store: "Store", version: "DatasetVersion", out: Path | None) -> list["DatasetVersion"]:
-    """Return the test sets that get a submission."""
-    tests = [t for t in store.test_sets(version.dataset) if t.sample is not None]
-    if out is not None and len(tests) != 1:
-        names = ", ".join(t.dataset for t in tests) or "none"
-        raise InvalidInputError(
-            f"`--out` needs exactly one test set with a sample, and {version.dataset} has: {names}.",
-            "Leave out `--out`.",
-        )
-    if out is not None:
-        check_suffix(out, "a submission", (".csv",))
-    return tests
-
-
-def _blend_data(
+def blend_data(
     workspace: "Workspace", version: "DatasetVersion", experiments: "Sequence[Experiment]", tables: Sequence[OofTable]
 ) -> BlendData:
     """Return the experiments' predictions in the rows of the first, joined by slice id."""
@@ -288,60 +249,3 @@ def _reason(fitted: FittedBlend, method: Method) -> str:
     if taken:
         return f"gains more than a standard error over {taken[-1].against}"
     return "no other method gains more than a standard error"
-
-
-def _predict_blend(
-    project: "Project",
-    fitted: FittedBlend,
-    experiments: "Sequence[Experiment]",
-    folds: Sequence[int],
-    tta: Tta,
-    test: "DatasetVersion",
-) -> tuple[pd.DataFrame, FloatArray]:
-    """Return the slices of a test set that the members predict, and their blended probabilities `(N, 6)`."""
-    tables = {k: predict_test(project, experiments[k], test, tta, folds) for k in fitted.pool.members}
-    ids = next(iter(tables.values()))[0]
-    for k, (other, _) in tables.items():
-        if not np.array_equal(other, ids):
-            different = len(set(other) ^ set(ids))
-            raise ChangedDataError(
-                f"The members predict different slices of {test.dataset}: experiment {experiments[k].number} differs "
-                f"in {format_count(different, 'slice')}.",
-                _RERUN_MEMBERS,
-            )
-    slices = load_version(project.workspace, test).slices.set_index("slice_id", drop=False)
-    unknown = len(set(ids) - set(slices.index))
-    if unknown:
-        raise ChangedDataError(
-            f"The members predict {format_count(unknown, 'slice')} that {test.dataset} version {test.number} does not "
-            "have.",
-            _RERUN_MEMBERS,
-        )
-    slices = slices.loc[pd.Index(ids)]
-    return slices, fitted.apply({k: p for k, (_, p) in tables.items()}, SeriesNeighbours.of(slices))
-
-
-def _submit(
-    project: "Project",
-    test: "DatasetVersion",
-    slices: pd.DataFrame,
-    predicted: FloatArray,
-    prevalence: FloatArray,
-    path: Path,
-) -> Submission:
-    """Write a submission of `predicted` (N, 6), with `prevalence` (6,) for images of the sample without a slice."""
-    assert test.sample is not None
-    sample = read_sample(project.workspace.root / test.sample)
-    row_of = {image: row for row, image in enumerate(slices[test.summary["sample"]["by"]])}
-    rows = np.array([row_of.get(image, -1) for image in sample.images])
-    if (rows < 0).all():
-        raise InvalidInputError(
-            f"No image of the sample is a slice of {test.dataset}.", "Add the test set with its own `--sample` CSV."
-        )
-    values = np.where(rows[:, None] < 0, prevalence, predicted[rows])
-    write_submission(path, sample, sample.images, values)
-    try:
-        shown = path.resolve().relative_to(project.workspace.root).as_posix()
-    except ValueError:
-        shown = str(path.resolve())
-    return Submission(test.dataset, shown, len(sample.images), int((rows < 0).sum()))

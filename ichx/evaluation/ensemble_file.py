@@ -18,13 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx import __version__
-from ichx.errors import ChangedDataError, CorruptFileError, NotReadyError, UnsupportedError
+from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotReadyError, UnsupportedError
 from ichx.evaluation.blend_methods import LinearPool, LogitPool, RankPool, Stack
 from ichx.evaluation.blend_record import BlendChoice, BlendRecord, Submission
 from ichx.evaluation.bootstrap import Interval
 from ichx.evaluation.calibration import Bounds, Consistent, Isotonic, Temperatures
+from ichx.evaluation.choices import Average, Tta, check_average, check_tta
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.nested_score import Alternative, BlendOptions, FittedBlend
+from ichx.evaluation.selecting_folds import SelectedMember
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.smoothing import Kernels
 from ichx.files import atomic_write, sha256_file, write_text
@@ -50,7 +52,7 @@ class ModelMember:
     experiment: int
     name: str
     id: str
-    """`Experiment.id`."""
+    """By which it is recognized, see `ichx.evaluation.member_outputs.member_id`."""
     weights: dict[int, str | None]
     """SHA-256 of each blended fold's weights, None if it had no file; empty if the experiment has no weight."""
     predictions: dict[str, str]
@@ -72,7 +74,7 @@ class EnsembleModel:
     folds: tuple[int, ...]
     """The folds that were blended, of `k`."""
     k: int
-    tta: str
+    tta: Tta
     options: BlendOptions
     """What the blend was chosen from."""
     members: tuple[ModelMember, ...]
@@ -83,7 +85,7 @@ class EnsembleModel:
     oof_digest: str
     """SHA-256 of the OOF file."""
     record: BlendRecord
-    average: str = "logit"
+    average: Average = "logit"
     """What is averaged over views and folds: `logit` or `probability`."""
     ichx: str = __version__
     """The version that made it."""
@@ -114,6 +116,7 @@ STORED_TYPES: Final[Mapping[str, type]] = {
         BlendRecord,
         BlendChoice,
         Submission,
+        SelectedMember,
         Interval,
     )
 }
@@ -125,7 +128,8 @@ def write_model(folder: Path, model: EnsembleModel) -> str:
     arrays: list[npt.NDArray[Any]] = []
     tree = encode(model, arrays)
     with atomic_write(folder / ARRAYS_FILE, "the ensemble") as draft:
-        np.savez(draft, **{f"a{at}": array for at, array in enumerate(arrays)})
+        named: dict[str, Any] = {f"a{at}": array for at, array in enumerate(arrays)}
+        np.savez(draft, **named)
         digest = sha256_file(draft)
     document = {"format": FORMAT, "ichx": model.ichx, "arrays": digest, "model": tree}
     write_text(folder / MODEL_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n", "the ensemble")
@@ -170,7 +174,16 @@ def load_model(folder: Path, digest: str, remedy: str) -> EnsembleModel:
         if not isinstance(model, EnsembleModel):
             raise ValueError(f"it contains {type(model).__name__}")
         _try(model)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, zipfile.BadZipFile, EOFError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        zipfile.BadZipFile,
+        EOFError,
+        InvalidInputError,
+    ) as error:
         raise CorruptFileError(f"{path} is invalid: {type(error).__name__} {error}.", remedy) from error
     return model
 
@@ -198,10 +211,11 @@ def encode(value: Any, arrays: list[npt.NDArray[Any]]) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         arrays.append(value)
         return {_ARRAY: f"a{len(arrays) - 1}"}
-    if STORED_TYPES.get(type(value).__name__) is type(value):
-        values = {field.name: encode(getattr(value, field.name), arrays) for field in dataclasses.fields(value)}
-        return {_TYPE: type(value).__name__, **values}
-    raise TypeError(f"{type(value).__name__} is not in STORED_TYPES")
+    name = type(value).__name__
+    if STORED_TYPES.get(name) is type(value):
+        fields = [field.name for field in dataclasses.fields(STORED_TYPES[name])]
+        return {_TYPE: name, **{field: encode(getattr(value, field), arrays) for field in fields}}
+    raise TypeError(f"{name} is not in STORED_TYPES")
 
 
 def decode(value: Any, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
@@ -241,6 +255,8 @@ def _try(model: EnsembleModel) -> None:
     """Predict two slices with `model`. Raises `ValueError` and the like if its values or shapes are invalid."""
     if len(model.members) <= max(model.fitted.pool.members) or min(model.fitted.pool.members) < 0 or not model.folds:
         raise ValueError("it refers to members that it does not have")
+    check_tta(model.tta)
+    check_average(model.average)
     half = np.full((2, len(LABELS)), 0.5)
     neighbours = SeriesNeighbours(np.zeros(2, np.int64), np.arange(2))
     predicted = model.fitted.apply(dict.fromkeys(model.fitted.pool.members, half), neighbours)

@@ -16,7 +16,7 @@ from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.folds import find_leaks
 from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import ChangedDataError, NotReadyError
-from ichx.evaluation.choices import Tta, check_tta, views_of
+from ichx.evaluation.choices import Average, Tta, check_average, check_tta, views_of
 from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.evaluation.predictions import Predictions, read_predictions
 from ichx.labels import LABELS
@@ -68,7 +68,12 @@ class OofTable:
 
 
 def read_oof(
-    project: "Project", experiment: "Experiment", tta: Tta = "none", only: Collection[int] | None = None
+    project: "Project",
+    experiment: "Experiment",
+    tta: Tta = "none",
+    only: Collection[int] | None = None,
+    *,
+    average: Average = "logit",
 ) -> OofTable:
     """Return the OOF table of an experiment's finished folds.
 
@@ -77,15 +82,17 @@ def read_oof(
         experiment: The experiment.
         tta: Test-time augmentation, whose views are averaged.
         only: The folds to read, if finished; None: all.
+        average: What is averaged over views.
 
     Raises:
-        InvalidInputError: There is no such test-time augmentation.
+        InvalidInputError: There is no such test-time augmentation or average.
         NotReadyError: No fold is finished, or a view is not predicted.
         ChangedDataError: Predictions are missing, a slice is predicted twice or by a fold that trained on it, or folds
             split patients and the experiment is not marked.
         CorruptFileError: A prediction file is damaged.
     """
     check_tta(tta)
+    check_average(average)
     number = experiment.number
     version = project.store.version_by_id(experiment.version_id)
     slices = load_version(project.workspace, version).slices
@@ -105,7 +112,7 @@ def read_oof(
     if not folds:
         raise NotReadyError(f"Experiment {number} has no finished fold.", f"Run `ichx run {number}` first.")
     for fold in folds:
-        fold_ids, mean = read_fold(project.workspace, stored, fold, views_of(experiment, tta))
+        fold_ids, mean = read_fold(project.workspace, stored, fold, views_of(experiment, tta), average)
         recorded = next(p.slices for p in stored if p.fold == fold)
         problems = fold_problems(fold_ids, index, assigned, fold, recorded)
         if problems:
@@ -180,7 +187,7 @@ def fold_problems(
 
 
 def read_fold(
-    workspace: "Workspace", stored: "list[Prediction]", fold: int, views: Sequence[str]
+    workspace: "Workspace", stored: "list[Prediction]", fold: int, views: Sequence[str], average: Average = "logit"
 ) -> tuple[npt.NDArray[np.object_], FloatArray]:
     """Return `(slice_ids, probabilities (N, 6))` of a fold, the mean over `views`.
 
@@ -189,6 +196,7 @@ def read_fold(
         stored: An experiment's recorded predictions of one dataset, with some of `fold`.
         fold: The fold.
         views: Names of views, see `views_of`.
+        average: What is averaged over views.
 
     Raises:
         NotReadyError: A view is not predicted.
@@ -204,13 +212,18 @@ def read_fold(
             f"Rerun `ichx run {number}`, which predicts what is missing.",
         )
     read = [read_predictions(workspace.root / by_view[view].path) for view in views]
-    return read[0].slice_ids, mean_over_views(read)
+    return read[0].slice_ids, mean_over_views(read, average)
 
 
-def mean_over_views(views: list[Predictions]) -> FloatArray:
-    """Return the mean probability `(N, 6)` over views of the same slices; raise `ChangedDataError` if they differ."""
+def mean_over_views(views: list[Predictions], average: Average = "logit") -> FloatArray:
+    """Return the mean `(N, 6)` over views of the same slices, as probabilities, in float64.
+
+    Raises `ChangedDataError` if the slices differ.
+    """
     for view in views[1:]:
         if not np.array_equal(view.slice_ids, views[0].slice_ids):
             raise ChangedDataError("Two views of one fold predict different slices.", "Rerun the experiment's fold.")
+    if average == "logit":
+        return probabilities(np.mean([view.logits for view in views], axis=0, dtype=np.float64))
     mean: FloatArray = np.mean([probabilities(view.logits) for view in views], axis=0)
     return mean

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.evaluation.bootstrap import Bootstrap, loss_interval, patient_bootstrap
-from ichx.evaluation.choices import Pooling, Tta
+from ichx.evaluation.choices import Average, Pooling, Tta
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.oof import read_oof
 from ichx.evaluation.scores import pool_studies, study_scores
@@ -34,7 +34,14 @@ class Scorecard:
     """Slices that could not be decoded and are in no score."""
 
 
-def scorecard(project: "Project", number: int, *, tta: Tta = "none", pooling: Pooling = "max") -> Scorecard:
+def scorecard(
+    project: "Project",
+    number: int,
+    *,
+    tta: Tta = "none",
+    pooling: Pooling = "max",
+    average: Average = "logit",
+) -> Scorecard:
     """Return all scores of experiment `number`.
 
     Args:
@@ -42,15 +49,16 @@ def scorecard(project: "Project", number: int, *, tta: Tta = "none", pooling: Po
         number: The experiment.
         tta: Test-time augmentation, whose views are averaged.
         pooling: How slices are pooled into studies.
+        average: What is averaged over views.
 
     Raises:
-        InvalidInputError: There is no such test-time augmentation or pooling.
+        InvalidInputError: There is no such test-time augmentation, pooling or average.
         NotFoundError: There is no such experiment.
         NotReadyError: No fold is finished.
         IchxError: The OOF predictions are missing, damaged or not out of fold (see `read_oof`).
     """
     experiment = project.store.experiment(number)
-    table = read_oof(project, experiment, tta)
+    table = read_oof(project, experiment, tta, average=average)
     slices, studies = both_scores(table.labels, table.probabilities, table.patients, table.studies, pooling)
     return Scorecard(
         experiment=number,

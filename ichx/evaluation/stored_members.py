@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from ichx.errors import ChangedDataError, IchxError
 from ichx.evaluation.choices import TTA_VIEWS, Tta
 from ichx.evaluation.ensemble_file import EnsembleModel, ModelMember, blend_again
+from ichx.evaluation.member_outputs import member_id
 from ichx.files import sha256_file
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def describe_member(
     return ModelMember(
         experiment=experiment.number,
         name=experiment.name,
-        id=experiment.id,
+        id=member_id(experiment),
         weights=_weights(project, experiment.number, folds if weights else ()),
         predictions={
             f"{p.fold}/{p.view}": p.digest
@@ -40,6 +41,15 @@ def check_networks(project: "Project", ensemble: "Ensemble", model: EnsembleMode
     Raises `ChangedDataError`, listing all problems, if not.
     """
     problems = [problem for member in model.used for problem in network_problems(project, member)]
+    if problems:
+        raise ChangedDataError(
+            "\n".join(f"Ensemble {ensemble.number}: {problem}." for problem in problems), blend_again(ensemble)
+        )
+
+
+def check_members(project: "Project", ensemble: "Ensemble", model: EnsembleModel) -> None:
+    """Check that the members with a weight are the experiments that were blended; raise `ChangedDataError` if not."""
+    problems = [found for member in model.used if (found := identity_problem(project, member))]
     if problems:
         raise ChangedDataError(
             "\n".join(f"Ensemble {ensemble.number}: {problem}." for problem in problems), blend_again(ensemble)
@@ -70,7 +80,7 @@ def identity_problem(project: "Project", member: ModelMember) -> str | None:
         experiment = project.store.experiment(member.experiment)
     except IchxError as error:
         return f"its member {member.experiment} ({member.name}) is missing: {error.problem.rstrip('.')}"
-    if experiment.id != member.id:
+    if member_id(experiment) != member.id:
         return f"experiment {member.experiment} ({experiment.name}) is another one than its member {member.name}"
     return None
 

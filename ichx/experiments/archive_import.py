@@ -67,18 +67,21 @@ class Imported:
     number: int
     was: int
     left_out: tuple[str, ...]
+    present: bool = False
+    """Whether this workspace had it already."""
 
 
-def import_experiment(project: "Project", file: Path, *, again: bool = False) -> Imported:
+def import_experiment(project: "Project", file: Path, *, again: bool = False, reuse: bool = False) -> Imported:
     """Register the experiment in `file` under a new number, on the dataset of this workspace with its labels and folds.
 
     Args:
         project: The open project.
         file: The archive.
         again: Import it although this workspace has the experiment.
+        reuse: Return the experiment of this workspace if it has it.
 
     Raises:
-        ConflictError: This workspace has the experiment, and `again` is False.
+        ConflictError: This workspace has the experiment, and `again` and `reuse` are False, or it is in the trash.
         CorruptFileError: The file is not an archive of an experiment, is damaged or hostile.
         NotReadyError: No dataset of this workspace has its labels and folds.
         NotFoundError: The file or the plugin does not exist.
@@ -87,10 +90,13 @@ def import_experiment(project: "Project", file: Path, *, again: bool = False) ->
     folder = project.workspace.experiments_dir / f"{IMPORTING}{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True)
-        with _opened(file) as archive:
+        with open_archive(file, "an experiment", _EXPORTED) as archive:
             index = _read_index(archive, file)
-            if not again:
-                _check_new(project, index, file)
+            existing = None if again else _existing(project, index)
+            if existing is not None and reuse and existing.trashed is None:
+                return Imported(existing.number, int(index["number"]), (), present=True)
+            if existing is not None:
+                raise _exists(existing, file)
             return _import(project, archive, index, folder, file)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, pa.ArrowException) as error:
         raise CorruptFileError(f"{file} is damaged: {error}.", "Export the experiment again.") from error
@@ -124,7 +130,7 @@ def _import(
     absent: Counter[str] = Counter()
     for member in archive.infolist():
         if member.filename != INDEX:
-            _extract(archive, member, folder)
+            extract_member(archive, member, folder)
     predictions = [
         (name, draft)
         for entry in index["predictions"]
@@ -171,8 +177,8 @@ def find_members(store: "Store", index: Mapping[str, Any]) -> list[int]:
     return [known[id] for id, _, _ in wanted]
 
 
-def _check_new(project: "Project", index: Mapping[str, Any], file: Path) -> None:
-    """Raise `ConflictError` if this workspace has the experiment of `index`, imported or as the original."""
+def _existing(project: "Project", index: Mapping[str, Any]) -> "Experiment | None":
+    """Return the experiment of `index` if this workspace has it, imported or as the original."""
     facts, pinned = index["experiment"], index["dataset"]
     digests = (facts["recipe_digest"], pinned["label_digest"], pinned["fold_digest"])
     place = (index["number"], _name(index["workspace"]))
@@ -182,11 +188,16 @@ def _check_new(project: "Project", index: Mapping[str, Any], file: Path) -> None
             continue
         origin = e.origin or {"id": e.id, "number": e.number, "workspace": project.workspace.root.name}
         if index["id"] == origin["id"] if "id" in index and "id" in origin else place == _place(origin):
-            what = "is" if e.origin is None else "was imported before, as"
-            raise ConflictError(
-                f"The experiment in {file} {what} experiment {e.number} of this workspace{_in_trash(e)}.",
-                f"{format_command('ichx exp import', file, '--again')} imports a copy under a new number.",
-            )
+            return e
+    return None
+
+
+def _exists(e: "Experiment", file: Path) -> ConflictError:
+    what = "is" if e.origin is None else "was imported before, as"
+    return ConflictError(
+        f"The experiment in {file} {what} experiment {e.number} of this workspace{_in_trash(e)}.",
+        f"{format_command('ichx exp import', file, '--again')} imports a copy under a new number.",
+    )
 
 
 def _place(origin: Mapping[str, Any]) -> tuple[object, object]:
@@ -280,14 +291,20 @@ def _share(value: Any) -> float:
     return share
 
 
-def _opened(file: Path) -> zipfile.ZipFile:
+def open_archive(file: Path, what: str, remedy: str) -> zipfile.ZipFile:
+    """Open `file`, an export of `what`.
+
+    Raises:
+        NotFoundError: There is no such file.
+        CorruptFileError: It is no zip, or cannot be read.
+    """
     try:
         open_file(file).close()  # a pipe would be waited for
         return zipfile.ZipFile(file)
     except FileNotFoundError as error:
-        raise NotFoundError(f"There is no file {file}.", _EXPORTED) from error
+        raise NotFoundError(f"There is no file {file}.", remedy) from error
     except (zipfile.BadZipFile, OSError) as error:
-        raise CorruptFileError(f"{file} is not an export of an experiment: {error}.", _EXPORTED) from error
+        raise CorruptFileError(f"{file} is not an export of {what}: {error}.", remedy) from error
 
 
 def _read_index(archive: zipfile.ZipFile, file: Path) -> Mapping[str, Any]:
@@ -315,7 +332,7 @@ def _read_index(archive: zipfile.ZipFile, file: Path) -> Mapping[str, Any]:
     return index
 
 
-def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
+def extract_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
     """Write a member below `folder`, at most the number of bytes that it declares."""
     target = folder / member.filename
     target.parent.mkdir(exist_ok=True)

@@ -19,7 +19,8 @@ from ichx.datasets.dataset import LoadedDataset, load_dataset
 from ichx.datasets.label_csv import read_labels
 from ichx.errors import ConflictError
 from ichx.evaluation.baseline import bright_share, brightness_baseline
-from ichx.evaluation.ensemble import EnsembleReport, EnsembleRequest, make_ensemble, predict_test
+from ichx.evaluation.ensemble import EnsembleReport, EnsembleRequest, make_ensemble
+from ichx.evaluation.ensemble_submissions import predict_test
 from ichx.evaluation.metric import constant_score, score
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.prepare import open_cache

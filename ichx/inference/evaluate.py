@@ -1,8 +1,6 @@
-"""Scores of an experiment on another labelled dataset. Its predictions are stored and computed once."""
+"""Scores of an experiment or ensemble on another labelled dataset. Its predictions are stored and computed once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,37 +10,32 @@ import pandas as pd
 from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.datasets.identity import of_known_patients
-from ichx.errors import ChangedDataError, ConflictError, CorruptFileError, NotReadyError
+from ichx.errors import ChangedDataError, ConflictError, NotReadyError
 from ichx.evaluation.bootstrap import Bootstrap
-from ichx.evaluation.choices import Pooling, check_pooling, check_tta, views_of
-from ichx.evaluation.metric import FloatArray, probabilities, score
-from ichx.evaluation.oof import mean_over_views
-from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
+from ichx.evaluation.choices import Average, Pooling, check_pooling
+from ichx.evaluation.metric import FloatArray, score
 from ichx.evaluation.scorecard import both_scores
 from ichx.evaluation.scores import pool_studies
+from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.thresholds import OperatingPoint, operating_points
-from ichx.experiments.prepare import open_cache
-from ichx.inference.trained import InferenceOptions, Trained, find_trained, open_networks
+from ichx.inference.member_predictions import predict_dataset_by_fold
+from ichx.inference.ready_model import ReadyModel, ready_experiment
+from ichx.inference.trained import InferenceOptions, Trained
 from ichx.labels import LABELS
-from ichx.store import PredictionDraft, marks
 from ichx.text import format_count, format_examples
-from ichx.training.prediction import PredictionTask
-from ichx.training.slice_feed import SliceFeed
 
 if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.training.callbacks import Callbacks
     from ichx.workspace import Workspace
 
-ROLE = "evaluation"
-"""Role of such predictions in the store."""
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of an experiment on another dataset, by the mean over views, then over folds."""
+    """Scores of an experiment or ensemble on another dataset, by the mean over views and folds."""
 
     experiment: int
+    """The experiment, or the member of the ensemble with the largest weight, whose heat maps are shown."""
     name: str
     dataset: str
     dataset_version: int
@@ -58,6 +51,10 @@ class Evaluation:
     """The precisions of the networks, e.g. `fp32`; `unknown` for predictions stored by 0.1."""
     thresholds: dict[str, dict[str, tuple[OperatingPoint, ...]]]
     """Operating thresholds by unit (`slice`, `study`) and label; none for a label without both classes."""
+    average: Average = "logit"
+    """What was averaged over views and folds."""
+    ensemble: int | None = None
+    """The ensemble that was scored; None for an experiment."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +63,13 @@ class EvaluatedSlices:
 
     data: LoadedDataset
     trained: Trained
+    """The experiment of `Evaluation.experiment`."""
     rows: npt.NDArray[np.int64]
     """Rows of `data.slices`, `(N,)`."""
     labels: FloatArray
     """`(N, 6)`"""
     probabilities: FloatArray
-    """`(N, 6)`, the mean over views, then over folds."""
+    """`(N, 6)`, the mean over views and folds."""
 
     @property
     def slices(self) -> pd.DataFrame:
@@ -103,47 +101,65 @@ def evaluate_slices(
         NotReadyError: The dataset has no labels, or no fold is finished.
         ConflictError: The dataset shares patients or slices with the experiment's dataset.
     """
-    options = options or InferenceOptions()
-    tta, folds = options.tta, options.folds
-    check_tta(tta)
+    model = ready_experiment(project, number, options, callbacks.note)
+    return evaluate_slices_with(project, model, dataset, callbacks=callbacks, pooling=pooling)
+
+
+def evaluate_slices_with(
+    project: "Project", model: ReadyModel, dataset: str, *, callbacks: "Callbacks", pooling: Pooling = "max"
+) -> tuple[Evaluation, EvaluatedSlices]:
+    """Return the scores of an experiment or an ensemble; see `evaluate_slices`."""
     check_pooling(pooling)
-    trained = find_trained(project, number, folds)
-    views = views_of(trained.experiment, tta)
     version = project.store.version(dataset)
     if version.label_digest is None:
-        raise NotReadyError(f"{dataset} has no labels.", f"`ichx predict {number} PATH` predicts files without labels.")
+        subject = model.shown.experiment.number if model.ensemble is None else f"--ensemble {model.ensemble}"
+        raise NotReadyError(
+            f"{dataset} has no labels.", f"`ichx predict {subject} PATH` predicts files without labels."
+        )
     data = load_version(project.workspace, version)
-    _refuse_shared(project, trained, data)
-    if trained.partial is not None and folds is None:
-        callbacks.note(f"experiment {number} predicts with {trained.partial}")
-    _predict_missing(project, trained, data, options, callbacks)
-    predicted = _read(project, trained, data, views)
+    _refuse_shared(project, model.shown, data)
+    predicted = {
+        k: predict_dataset_by_fold(project, trained, data, model.options, callbacks)
+        for k, trained in model.members.items()
+    }
     ids = next(iter(predicted.values())).slice_ids
+    for k, other in predicted.items():
+        if not np.array_equal(ids, other.slice_ids):
+            raise ChangedDataError(
+                f"The stored predictions of experiment {model.members[k].experiment.number} are of other slices of "
+                f"{dataset} than those of experiment {model.shown.experiment.number}.",
+                f"Remove the evaluation files of {dataset} from "
+                f"{project.workspace.experiment_files(model.members[k].experiment.number).folder}.",
+            )
+    folds = {k: one.folds for k, one in predicted.items()}
     numbers = pd.Index(data.slices["slice_id"]).get_indexer(pd.Index(ids))
     rows = data.slices.iloc[numbers]
+    neighbours = SeriesNeighbours.of(rows)
     labels = rows[list(LABELS)].to_numpy(np.float64)
-    mean: FloatArray = np.mean([found.probabilities for found in predicted.values()], axis=0)
+    mean = model.mean(folds, neighbours)
     study_of = rows["study"].to_numpy(object)
     slices, studies = both_scores(labels, mean, rows["patient"].to_numpy(object), study_of, pooling)
     pooled = pool_studies(labels, mean, study_of, pooling)
     evaluation = Evaluation(
-        experiment=number,
-        name=trained.experiment.name,
+        experiment=model.shown.experiment.number,
+        name=model.name,
         dataset=dataset,
         dataset_version=version.number,
-        tta=tta,
-        marks=marks(trained.experiment),
-        folds={fold: score(labels, found.probabilities) for fold, found in predicted.items()},
+        tta=model.options.tta,
+        marks=model.marks,
+        folds={fold: score(labels, model.of_fold(folds, neighbours, fold)) for fold in model.folds},
         slices=slices,
         studies=studies,
         left_out=len(data.slices) - len(rows),
-        precision=", ".join(sorted(set().union(*(found.precisions for found in predicted.values())))),
+        precision=", ".join(sorted(frozenset().union(*(one.precisions for one in predicted.values())))),
         thresholds={
             "slice": _thresholds(labels, mean),
             "study": _thresholds(pooled.labels, pooled.probabilities),
         },
+        average=model.options.average,
+        ensemble=model.ensemble,
     )
-    return evaluation, EvaluatedSlices(data, trained, numbers, labels, mean)
+    return evaluation, EvaluatedSlices(data, model.shown, numbers, labels, mean)
 
 
 def _thresholds(labels: FloatArray, predicted: FloatArray) -> dict[str, tuple[OperatingPoint, ...]]:
@@ -184,97 +200,3 @@ def _hashed_ids(workspace: "Workspace", data: LoadedDataset) -> pd.DataFrame:
         return ids
     key = workspace.privacy_key()
     return pd.DataFrame({name: hash_ids(ids[name], key).where(ids[name] != "", "") for name in ids})
-
-
-def _predict_missing(
-    project: "Project",
-    trained: Trained,
-    data: LoadedDataset,
-    options: InferenceOptions,
-    callbacks: "Callbacks",
-) -> None:
-    """Predict `data` with the folds and views that are missing; record the predictions of each finished fold."""
-    views = views_of(trained.experiment, options.tta)
-    version, number = data.version, trained.experiment.number
-    existing = {
-        (p.fold, p.view)
-        for p in project.store.predictions(number, role=ROLE, version_id=version.id)
-        if _reusable(project.workspace.root / p.path, options)
-    }
-    todo = {fold: [view for view in views if (fold, view) not in existing] for fold in trained.weights}
-    if not any(todo.values()):
-        return
-    cache = open_cache(project.workspace, data, trained.recipe, callbacks)
-    rows = np.flatnonzero(cache.valid)
-    if not len(rows):
-        raise CorruptFileError(
-            f"No slice of {version.dataset} can be decoded.", f"See `ichx data check {version.dataset}`."
-        )
-    ids = data.slices["slice_id"].to_numpy(object)[rows]
-    labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
-    files = project.workspace.experiment_files(number)
-    with open_networks(trained, options, callbacks.note) as network:
-        feed = SliceFeed(cache, data.slices, trained.recipe, network.workers)
-        for fold, missing in todo.items():
-            if not missing:
-                continue
-            network.load(fold)
-            drafts = []
-            for view in missing:
-                phase = f"fold {fold} predicts {version.dataset}, {view}"
-
-                def report(done: int, phase: str = phase) -> None:
-                    callbacks.phase(phase, done, len(rows))
-
-                logits = network.logits(feed, rows, PredictionTask(view, report=report))
-                path = files.fold(fold).predictions(ROLE, view, version.dataset, version.number)
-                drafts.append(
-                    PredictionDraft(
-                        experiment=number,
-                        fold=fold,
-                        version_id=version.id,
-                        role=ROLE,
-                        view=view,
-                        path=path.relative_to(project.workspace.root).as_posix(),
-                        slices=len(rows),
-                        digest=write_predictions(path, Predictions(ids, logits, network.hardware.precision)),
-                        score=score(labels, probabilities(logits)),
-                    )
-                )
-            project.store.add_predictions(drafts)
-
-
-def _reusable(path: Path, options: InferenceOptions) -> bool:
-    """Return whether the stored predictions in `path` exist and have the requested precision."""
-    return path.is_file() and (options.precision == "auto" or options.precision == read_predictions(path).precision)
-
-
-@dataclass(frozen=True)
-class _FoldMean:
-    """The mean of the views of one fold."""
-
-    slice_ids: npt.NDArray[np.object_]
-    """`(N,)`"""
-    probabilities: FloatArray
-    """`(N, 6)`"""
-    precisions: frozenset[str]
-
-
-def _read(project: "Project", trained: Trained, data: LoadedDataset, views: Sequence[str]) -> dict[int, _FoldMean]:
-    """Return the mean over `views` of each fold, all with the same slices in the same order."""
-    number, version = trained.experiment.number, data.version
-    stored = {(p.fold, p.view): p for p in project.store.predictions(number, role=ROLE, version_id=version.id)}
-    found: dict[int, _FoldMean] = {}
-    for fold in trained.weights:
-        read = [read_predictions(project.workspace.root / stored[fold, view].path) for view in views]
-        precisions = frozenset(one.precision or "unknown" for one in read)
-        found[fold] = _FoldMean(read[0].slice_ids, mean_over_views(read), precisions)
-    ids = next(iter(found.values())).slice_ids
-    same = all(np.array_equal(ids, other.slice_ids) for other in found.values())
-    if not same or not data.slices["slice_id"].isin(ids).sum() == len(ids):
-        raise ChangedDataError(
-            f"The stored predictions of experiment {number} are of different slices of {version.dataset}.",
-            f"Remove the evaluation files of {version.dataset} from "
-            f"{project.workspace.experiment_files(number).folder}.",
-        )
-    return found

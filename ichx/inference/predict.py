@@ -1,54 +1,43 @@
-"""Predicts DICOM files that belong to no dataset, with the finished folds of an experiment.
+"""Predicts DICOM files that belong to no dataset, with the finished folds of an experiment or with an ensemble.
 
 Slices take the same path as in training: header, series, HU cache, loader, windows, network. The cache is a temporary
 folder that holds some complete series at a time, so that neither disk nor memory holds all pixels. Results are written
 by `prediction_files`.
 """
 
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from ichx.cache.build import ensure_cache
-from ichx.cache.requests import recipe_spec
 from ichx.datasets.add import require_usable_slices
 from ichx.datasets.catalog import usable_slices
 from ichx.datasets.ingest_report import reading_warnings
-from ichx.datasets.series import neighbour_rows, series_codes
 from ichx.errors import CorruptFileError
-from ichx.evaluation.choices import TTA_VIEWS, check_tta
-from ichx.evaluation.feature_files import FeatureWriter
-from ichx.evaluation.metric import FloatArray, probabilities
+from ichx.evaluation.choices import Average
+from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.files import absolute_path
 from ichx.inference.file_catalog import scan_files
+from ichx.inference.member_predictions import FileSlices, predict_files_by_fold
 from ichx.inference.prediction_tables import pooling_warnings, series_table, slice_table, study_table
+from ichx.inference.ready_model import ReadyModel, ready_experiment
 from ichx.inference.scratch import scratch_folder
-from ichx.inference.trained import FoldNetworks, InferenceOptions, find_trained, open_networks
+from ichx.inference.trained import InferenceOptions
 from ichx.labels import LABELS
-from ichx.store import marks
-from ichx.training.feed import Rows
-from ichx.training.prediction import PredictionTask
-from ichx.training.slice_feed import SliceFeed
 
 if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.training.callbacks import Callbacks
 
-CHUNK: Final = 16_384
-"""Slices that are cached at once; at 378 px they take 2 GB of disk space."""
-
 
 @dataclass(frozen=True)
 class FilePredictions:
-    """Predictions of files by one experiment."""
+    """Predictions of files by one experiment or ensemble."""
 
     experiment: int
+    """The experiment, or the member of the ensemble with the largest weight, whose heat maps are shown."""
     name: str
     folds: tuple[int, ...]
     tta: str
@@ -74,6 +63,10 @@ class FilePredictions:
     """The catalog of the usable slices, the first rows of `slices`."""
     id_map: pd.DataFrame | None = field(repr=False)
     """The id behind each hash, if requested; see `ichx.inference.file_catalog.ScannedFiles.id_map`."""
+    average: Average = "logit"
+    """What was averaged over views and folds."""
+    ensemble: int | None = None
+    """The ensemble that predicted; None for an experiment."""
 
     @property
     def predicted(self) -> int:
@@ -102,7 +95,7 @@ def predict_files(
     callbacks: "Callbacks",
     outputs: FileOutputs | None = None,
 ) -> FilePredictions:
-    """Predict DICOM files with an experiment. A probability is the mean over views, then over folds.
+    """Predict DICOM files with an experiment. A prediction is the mean over views and folds.
 
     Args:
         project: The open project.
@@ -116,36 +109,48 @@ def predict_files(
         NotReadyError: The experiment has no finished fold.
         CorruptFileError: No file is a usable slice.
     """
-    options, outputs = options or InferenceOptions(), outputs or FileOutputs()
-    views, folds = TTA_VIEWS[check_tta(options.tta)], options.folds
-    trained = find_trained(project, number, folds)
-    if trained.partial is not None and folds is None:
-        callbacks.note(f"experiment {number} predicts with {trained.partial}")
+    model = ready_experiment(project, number, options, callbacks.note)
+    return predict_files_with(project, model, source, callbacks=callbacks, outputs=outputs)
+
+
+def predict_files_with(
+    project: "Project",
+    model: ReadyModel,
+    source: Path,
+    *,
+    callbacks: "Callbacks",
+    outputs: FileOutputs | None = None,
+) -> FilePredictions:
+    """Predict DICOM files with an experiment or an ensemble; see `predict_files`."""
+    outputs = outputs or FileOutputs()
     source = absolute_path(source)
     key = project.workspace.privacy_key()
     files = scan_files(source, lambda done, total: callbacks.phase("reading headers", done, total))
     catalog = files.catalog(None if outputs.keep_ids else key)
     require_usable_slices(source, catalog)
     slices = usable_slices(catalog)
-    with ExitStack() as stack:
-        folder = stack.enter_context(scratch_folder(project.workspace.cache_dir))
-        network = stack.enter_context(open_networks(trained, options, callbacks.note))
-        writers = {
-            (fold, view): stack.enter_context(FeatureWriter(_features_path(outputs.features, fold, view)))
-            for fold in trained.weights
-            for view in views
-            if outputs.features is not None
-        }
-        predicted, undecodable = _Prediction(network, source, views, folder, writers, callbacks).of(slices)
+    by_member = {}
+    with scratch_folder(project.workspace.cache_dir) as folder:
+        for k, trained in model.members.items():
+            part = FileSlices(source, slices, folder, members=len(model.members))
+            by_member[k] = predict_files_by_fold(trained, part, model.options, callbacks, outputs.features)
+    undecodable: dict[int, str] = {}
+    for one in by_member.values():
+        undecodable |= one.undecodable
+    rows = np.setdiff1d(np.arange(len(slices)), list(undecodable)).astype(np.int64)
+    folds = {k: {fold: p[rows] for fold, p in one.folds.items()} for k, one in by_member.items()}
+    predicted = np.full((len(slices), len(LABELS)), np.nan)
+    if len(rows):
+        predicted[rows] = model.mean(folds, SeriesNeighbours.of(slices.iloc[rows]))
     table = slice_table(catalog, slices, predicted, undecodable)
     studies = study_table(table)
     found = FilePredictions(
-        experiment=number,
-        name=trained.experiment.name,
-        folds=tuple(trained.weights),
-        tta=options.tta,
-        precision=network.hardware.precision,
-        marks=marks(trained.experiment),
+        experiment=model.shown.experiment.number,
+        name=model.name,
+        folds=model.folds,
+        tta=model.options.tta,
+        precision=", ".join(sorted({one.precision for one in by_member.values()})),
+        marks=model.marks,
         slices=table,
         studies=studies,
         series=series_table(table),
@@ -154,77 +159,10 @@ def predict_files(
         source=source,
         catalog=slices,
         id_map=files.id_map(key) if outputs.id_map else None,
+        average=model.options.average,
+        ensemble=model.ensemble,
     )
     if not found.predicted:
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in found.defects.items())
         raise CorruptFileError(f"No slice in {source} can be decoded: {reasons}.", "Export or copy the files again.")
     return found
-
-
-def split_at_series(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of consecutive rows of `slices`: complete series, about `size` rows at a time."""
-    position = pd.Series(np.arange(len(slices)))
-    last = position.groupby(series_codes(slices)).transform("max").cummax().to_numpy()
-    ends = np.flatnonzero(last == position.to_numpy()) + 1
-    start = 0
-    while start < len(slices):
-        within = ends[(ends > start) & (ends <= start + size)]
-        stop = int(within[-1] if len(within) else ends[ends > start][0])
-        yield start, stop
-        start = stop
-
-
-@dataclass(frozen=True)
-class _Prediction:
-    """One prediction of files: the networks, where pixels are cached, and who receives features and progress."""
-
-    networks: FoldNetworks
-    source: Path
-    views: Sequence[str]
-    folder: Path
-    writers: dict[tuple[int, str], FeatureWriter]
-    callbacks: "Callbacks"
-
-    def of(self, slices: pd.DataFrame) -> tuple[FloatArray, dict[int, str]]:
-        """Return the probabilities (N, 6) of `slices`, NaN where decoding fails, and the reasons by row."""
-        recipe, total = self.networks.trained.recipe, len(slices)
-        predicted = np.full((total, len(LABELS)), np.nan)
-        reasons: dict[int, str] = {}
-        for start, stop in split_at_series(slices, CHUNK):
-            part = slices.iloc[start:stop].reset_index(drop=True)
-            part = part.assign(**neighbour_rows(part))
-
-            def caching(done: int, of: int, start: int = start, stop: int = stop) -> None:
-                self.callbacks.phase("decoding", start + done * (stop - start) // max(of, 1), total)
-
-            cache = ensure_cache(self.folder, "files", self.source, part, recipe_spec(recipe), progress=caching)
-            reasons |= {start + row: reason for row, reason in cache.defects.items()}
-            rows = np.flatnonzero(cache.valid)
-            feed = SliceFeed(cache, part, recipe, self.networks.workers)
-            predicted[start + rows] = self._mean_over_folds(feed, rows, start, total)
-            shutil.rmtree(cache.folder, ignore_errors=True)
-        return predicted, reasons
-
-    def _mean_over_folds(self, feed: SliceFeed, rows: Rows, before: int, total: int) -> FloatArray:
-        """Return the mean probabilities (N, 6) of `rows` over views, then folds; `before` rows of `total` are done."""
-        folds = self.networks.trained.weights
-        passes = len(folds) * len(self.views)
-        mean = np.zeros((len(rows), len(LABELS)))
-        for index, fold in enumerate(folds):
-            self.networks.load(fold)
-            of_views = []
-            for view_index, view in enumerate(self.views):
-                done_passes = index * len(self.views) + view_index
-
-                def report(done: int, done_passes: int = done_passes) -> None:
-                    done_rows = before + (done_passes * len(rows) + done) // passes
-                    self.callbacks.phase("predicting", done_rows, total)
-
-                task = PredictionTask(view, features=self.writers.get((fold, view)), report=report)
-                of_views.append(probabilities(self.networks.logits(feed, rows, task)))
-            mean += np.mean(of_views, axis=0)
-        return mean / len(folds)
-
-
-def _features_path(next_to: Path, fold: int, view: str) -> Path:
-    return next_to.with_name(f"{next_to.stem}-fold-{fold}-{view}-features.parquet")

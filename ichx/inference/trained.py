@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ichx.errors import ChangedDataError, DivergedError, NotReadyError
-from ichx.evaluation.choices import InferencePrecision, Tta
+from ichx.errors import ChangedDataError, DivergedError, NotReadyError, UnsupportedError
+from ichx.evaluation.choices import Average, InferencePrecision, Tta
 from ichx.experiments.folder_record import check_folder
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
@@ -40,6 +40,8 @@ class InferenceOptions:
     """Loader processes; None for as many as keep the device busy."""
     precision: InferencePrecision = "auto"
     """`auto` is fp32 on a CPU and the precision of the training elsewhere."""
+    average: Average = "logit"
+    """What is averaged over views and folds."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,16 @@ def find_trained(project: "Project", number: int, folds: Sequence[int] | None = 
     Raises:
         NotFoundError: The experiment or a fold does not exist.
         NotReadyError: A fold is not finished.
+        UnsupportedError: Its predictions are those of another tool.
         ChangedDataError: Weights are gone.
         ConflictError: The folder contains another experiment.
     """
     experiment = project.store.experiment(number)
+    if experiment.external:
+        raise UnsupportedError(
+            f"Experiment {number} ({experiment.name}) has predictions of another tool and no network.",
+            "Predict new files with that tool.",
+        )
     check_folder(project, experiment)
     finished = sorted({p.fold for p in project.store.predictions(number, role="oof")})
     experiment.check_folds(folds or ())

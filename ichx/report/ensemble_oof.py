@@ -9,6 +9,7 @@ import pandas as pd
 from ichx.errors import ChangedDataError
 from ichx.evaluation.choices import check_tta
 from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
+from ichx.evaluation.ensemble_file import read_model
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.predictions import read_predictions
@@ -40,12 +41,7 @@ def read_ensemble_oof(project: "Project", ensemble: "Ensemble") -> EnsembleOof:
     """
     folder = project.workspace.ensemble_dir(ensemble.number)
     saved = read_predictions(folder / OOF_FILE)
-    try:
-        candidates = parse_json((folder / BLEND_FILE).read_text(encoding="utf-8"))["choice"]["members"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _changed(ensemble, f"{folder / BLEND_FILE} cannot be read ({error})") from error
-    finished = [{p.fold for p in project.store.predictions(number, role="oof")} for number in candidates]
-    common = sorted(set.intersection(*finished))
+    common = _folds(project, ensemble)
     first = read_oof(project, project.store.experiment(ensemble.members[0].experiment), check_tta(ensemble.tta), common)
     row = pd.Index(saved.slice_ids).get_indexer(pd.Index(first.slice_ids))
     if len(row) != len(saved.slice_ids) or (row < 0).any():
@@ -56,6 +52,19 @@ def read_ensemble_oof(project: "Project", ensemble: "Ensemble") -> EnsembleOof:
     if not np.isclose(current, recorded, rtol=0, atol=SCORE_TOLERANCE):
         raise _changed(ensemble, f"its predictions score {current:.5f}, the store has {recorded:.5f}")
     return EnsembleOof(replace(first, probabilities=blended), ensemble.nested_score is not None)
+
+
+def _folds(project: "Project", ensemble: "Ensemble") -> list[int]:
+    """Return the folds that were blended: those of the stored model, or all that the candidates have finished."""
+    if ensemble.digest is not None:
+        return list(read_model(project.workspace, ensemble).folds)
+    path = project.workspace.ensemble_dir(ensemble.number) / BLEND_FILE
+    try:
+        candidates = parse_json(path.read_text(encoding="utf-8"))["choice"]["members"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _changed(ensemble, f"{path} cannot be read ({error})") from error
+    finished = [{p.fold for p in project.store.predictions(number, role="oof")} for number in candidates]
+    return sorted(set.intersection(*finished))
 
 
 def _changed(ensemble: "Ensemble", reason: str) -> ChangedDataError:

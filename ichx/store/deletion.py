@@ -70,7 +70,8 @@ def purge(connection: Connection, number: int) -> None:
     if owners:
         named = ", ".join(map(str, owners[number]))
         raise ConflictError(
-            f"Experiment {number} is a member of ensemble {named}.", "Members of ensembles cannot be deleted."
+            f"Experiment {number} is a member of ensemble {named}.",
+            f"Run `ichx ensemble rm {owners[number][0]}` first.",
         )
     readers = sequences_of(connection, [number]).get(number)
     if readers:
@@ -124,10 +125,8 @@ def check_unused(connection: Connection, name: str) -> None:
         return
     commands = [f"`ichx exp rm {' '.join(map(str, numbers))}` and `ichx gc`"] if numbers else []
     commands += [f"`ichx data rm {test}`" for test in tests]
-    if blends:
-        remedy = "Members of ensembles and their datasets cannot be deleted."
-    else:
-        remedy = f"Run {', '.join(commands)} first." if commands else "End those runs first."
+    commands = [f"`ichx ensemble rm {blend}`" for blend in blends] + commands
+    remedy = f"Run {', '.join(commands)} first." if commands else "End those runs first."
     raise ConflictError("\n".join(problems), remedy)
 
 

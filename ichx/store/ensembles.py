@@ -40,6 +40,14 @@ def rename_ensemble(connection: Connection, number: int, name: str | None) -> No
     connection.execute(update(ensemble).where(ensemble.c.number == number).values(name=name))
 
 
+def add_submission(connection: Connection, number: int, path: str) -> None:
+    """Record a submission of ensemble `number`, if it is not recorded yet."""
+    found = get_ensemble(connection, number)
+    if path not in found.submissions:
+        changed = update(ensemble).where(ensemble.c.number == number)
+        connection.execute(changed.values(submissions=[*found.submissions, path]))
+
+
 def delete_ensemble(connection: Connection, number: int) -> None:
     """Delete ensemble `number`. Its number is not reused."""
     get_ensemble(connection, number)

@@ -540,6 +540,10 @@ class Store:
         """Name ensemble `number`; None removes its name."""
         self._record(ensembles.rename_ensemble, number, name)
 
+    def add_submission(self, number: int, path: str) -> None:
+        """Record the `path` of a submission of ensemble `number`, if it is not recorded yet."""
+        self._record(ensembles.add_submission, number, path)
+
     def delete_ensemble(self, number: int) -> None:
         """Delete the record of ensemble `number`, which is not reused."""
         self._record(ensembles.delete_ensemble, number)

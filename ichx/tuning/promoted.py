@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError, NotFoundError
+from ichx.evaluation.selecting_folds import tuning_folds
 from ichx.recipe_text import from_toml
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def read_one(project: "Project", experiment: "Experiment", tables: "Tables | Non
     if experiment.kind != "experiment" or experiment.origin or tuned is None or tuned.score is None:
         return None
     tables = {} if tables is None else tables
-    selecting, elsewhere = _selecting_folds(project.store, experiment)
+    selecting, elsewhere = tuning_folds(project.store, experiment)
     folds = tuple(sorted(_finished_folds(project.store, experiment.number) - selecting))
     parent = _tuned_experiment(project.store, experiment, tuned.study)
     own, before, problem = None, None, None
@@ -140,21 +141,6 @@ def _tuned_experiment(store: "Store", experiment: "Experiment", study: str) -> i
         return store.experiment(int(study.split("-")[1])).number
     except NotFoundError:
         return None
-
-
-def _selecting_folds(store: "Store", experiment: "Experiment") -> tuple[set[int], bool]:
-    """Return the folds whose scores selected values of an experiment or its ancestors.
-
-    The second value is whether an ancestor was tuned on other folds of these patients.
-    """
-    folds, elsewhere = set(), False
-    ancestor: Experiment | None = experiment
-    while ancestor is not None:
-        if ancestor.tuned is not None and ancestor.fold_digest == experiment.fold_digest:
-            folds.add(ancestor.tuned.fold)
-        elsewhere = elsewhere or (ancestor.tuned is not None and ancestor.fold_digest != experiment.fold_digest)
-        ancestor = None if ancestor.parent is None else store.experiment(ancestor.parent)
-    return folds, elsewhere
 
 
 def _finished_folds(store: "Store", number: int) -> set[int]:

@@ -110,6 +110,30 @@ CASES = {
         "ensemble --top 4 --dataset hp",
         "ensemble --members 1,4",
     ),
+    "ensemble list": ("ensemble list", "ensemble --members 1,2 --method mean --json", "ensemble list"),
+    "ensemble show": (
+        "ensemble --members 1,2 --method mean --json",
+        "ensemble show 1",
+        "ensemble show 2",
+    ),
+    "ensemble name": ("ensemble --members 1,2 --method mean --json", "ensemble name 1 pair", "ensemble name 2 pair"),
+    "ensemble rm": ("ensemble --members 1,2 --method mean --json", "ensemble rm 1", "ensemble rm 1 --yes"),
+    "ensemble submit": (
+        "ensemble --members 1,2 --method mean --json",
+        "ensemble submit 1 ph-test",
+        "ensemble submit 1 ph",
+    ),
+    "ensemble export": (
+        "ensemble --members 1,2 --method mean --json",
+        "ensemble export 1 e.zip",
+        "ensemble export 2 e.zip",
+    ),
+    "ensemble import": (
+        "ensemble --members 1,2 --method mean --json",
+        "ensemble export 1 e.zip",
+        "ensemble import e.zip",
+        "ensemble import none.zip",
+    ),
     "submit check": (
         "submit check {sample} --sample {sample}",
         "submit check {labels} --sample {sample}",

@@ -12,6 +12,7 @@ import pandas as pd
 from ichx.datasets.dataset import load_dataset
 from ichx.datasets.folds import fold_digest
 from ichx.evaluation.audit import Audit, audit
+from ichx.evaluation.oof import read_oof
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.project import Project
@@ -212,6 +213,20 @@ def test_a_changed_score(project: Project) -> None:
     assert set(found) == {"score"}
     assert f"{e.score:.9f}" in found["score"]
     assert str(e.score - 1e-6) in found["score"]
+
+
+def test_a_score_of_an_older_version(project: Project) -> None:
+    """It averaged the probabilities of views, not their logits."""
+    e = project.store.experiment(1)
+    older = read_oof(project, e, "hflip", average="probability")
+    assert older.score != e.score_tta
+    project.store.set_scores(1, ScoreDraft(e.score, e.spread), ScoreDraft(older.score, older.spread))
+    found = audit(project, 1)
+    assert found.passed
+    (detail,) = (check.detail for check in found.checks if check.subject == "score")
+    assert f"{older.score:.5f} (tta hflip, by averaged probabilities" in detail
+    project.store.set_scores(1, ScoreDraft(e.score, e.spread), ScoreDraft(older.score + 1e-6, older.spread))
+    assert set(wrong(audit(project, 1))) == {"score"}
 
 
 def test_a_missing_view_and_one_in_another_order(project: Project) -> None:

@@ -14,8 +14,9 @@ from ichx.datasets.fold_import import import_folds
 from ichx.errors import ConflictError, InvalidInputError, NotFoundError, NotReadyError
 from ichx.evaluation import blend
 from ichx.evaluation.bootstrap import mean_interval
-from ichx.evaluation.choices import METHODS, Method
-from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble, predict_test
+from ichx.evaluation.choices import METHODS, Average, Method
+from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
+from ichx.evaluation.ensemble_submissions import predict_test
 from ichx.evaluation.metric import row_losses, score
 from ichx.evaluation.nested_score import DRAWS, patient_parts
 from ichx.evaluation.oof import read_oof
@@ -84,18 +85,30 @@ def test_nested_score_by_hand(project: Project) -> None:
     np.testing.assert_allclose(1 / (1 + np.exp(-stored.logits.astype(float))), mixed, rtol=1e-5)
 
 
-def test_submission_by_hand(project: Project, phantom: PhantomFiles) -> None:
-    """Mean over views, then over folds, then the blend; every value found by its id."""
-    report = make_ensemble(project, EnsembleRequest(top=3, method="convex", smooth=False, calibrate=False))
-    expected: dict[str, np.ndarray] = {}
-    for member in report.ensemble.members:
-        for fold in (0, 1):
-            for view in ("identity", "hflip"):
-                files = project.workspace.experiment_files(member.experiment).fold(fold)
-                table = read_predictions(files.predictions("test", view, "ph-test", 1))
-                p = 1 / (1 + np.exp(-table.logits.astype(np.float64)))
-                for name, row in zip(table.slice_ids, p * member.weight / 4, strict=True):
-                    expected[name] = expected.get(name, np.zeros(6)) + row
+@pytest.mark.parametrize("average", ["logit", "probability"])
+def test_submission_by_hand(project: Project, phantom: PhantomFiles, average: Average) -> None:
+    """Mean over views, then the blend of each fold, then the mean over folds; every value found by its id."""
+    report = make_ensemble(
+        project, EnsembleRequest(top=3, method="convex", smooth=False, calibrate=False, average=average)
+    )
+    by_fold: dict[int, np.ndarray] = {}
+    for fold in (0, 1):
+        for member in report.ensemble.members:
+            files = project.workspace.experiment_files(member.experiment).fold(fold)
+            views = [read_predictions(files.predictions("test", view, "ph-test", 1)) for view in ("identity", "hflip")]
+            z = [view.logits.astype(np.float64) for view in views]
+            if average == "logit":
+                p = 1 / (1 + np.exp(-(z[0] + z[1]) / 2))
+            else:
+                p = (1 / (1 + np.exp(-z[0])) + 1 / (1 + np.exp(-z[1]))) / 2
+            by_fold[fold] = by_fold.get(fold, 0.0) + member.weight * p
+    if average == "logit":
+        odds = [np.log(p / (1 - p)) for p in by_fold.values()]
+        mean = 1 / (1 + np.exp(-(odds[0] + odds[1]) / 2))
+    else:
+        mean = (by_fold[0] + by_fold[1]) / 2
+    expected = dict(zip(views[0].slice_ids, mean, strict=True))
+    assert report.ensemble.average == average
     (submission,) = report.submissions
     assert (submission.images, submission.filled) == (phantom.test_slices, 0)
     written = read_submission(project.workspace.root / submission.path)
@@ -343,5 +356,10 @@ def test_test_set_predictions_are_means_over_all_folds(project: Project) -> None
     files = project.workspace.experiment_files(2)
     parts = [read_predictions(files.fold(k).predictions("test", "identity", "ph-test", 1)) for k in (0, 1)]
     assert ids.tolist() == parts[0].slice_ids.tolist()
-    expected = np.mean([1 / (1 + np.exp(-part.logits.astype(np.float64))) for part in parts], axis=0)
+    expected = 1 / (1 + np.exp(-np.mean([part.logits.astype(np.float64) for part in parts], axis=0)))
     np.testing.assert_allclose(mean, expected, rtol=1e-12)
+    _, old = predict_test(
+        project, project.store.experiment(2), project.store.version("ph-test"), "none", average="probability"
+    )
+    expected = np.mean([1 / (1 + np.exp(-part.logits.astype(np.float64))) for part in parts], axis=0)
+    np.testing.assert_allclose(old, expected, rtol=1e-12)

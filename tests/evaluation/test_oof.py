@@ -8,7 +8,7 @@ import pytest
 
 from ichx.datasets.dataset import load_dataset, load_folds
 from ichx.errors import ChangedDataError, CorruptFileError, NotReadyError
-from ichx.evaluation.choices import Tta
+from ichx.evaluation.choices import Average, Tta
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import mean_over_views, read_oof
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
@@ -43,14 +43,16 @@ def test_every_slice_once_in_the_order_of_the_dataset(project: Project) -> None:
 
 
 @pytest.mark.parametrize("tta", ["none", "hflip"])
-def test_scores_from_the_files_by_hand(project: Project, tta: Tta) -> None:
-    table = read_oof(project, project.store.experiment(1), tta)
+@pytest.mark.parametrize("average", ["logit", "probability"])
+def test_scores_from_the_files_by_hand(project: Project, tta: Tta, average: Average) -> None:
+    table = read_oof(project, project.store.experiment(1), tta, average=average)
     by_id = {}
     for fold in (0, 1):
         plain, flipped = (read_predictions(oof_file(project, fold, view)) for view in ("identity", "hflip"))
-        p = 1 / (1 + np.exp(-plain.logits.astype(np.float64)))
-        q = 1 / (1 + np.exp(-flipped.logits.astype(np.float64)))
-        by_id |= dict(zip(plain.slice_ids, (p + q) / 2 if tta == "hflip" else p, strict=True))
+        x, y = plain.logits.astype(np.float64), flipped.logits.astype(np.float64)
+        p, q = 1 / (1 + np.exp(-x)), 1 / (1 + np.exp(-y))
+        mean = (p + q) / 2 if average == "probability" else 1 / (1 + np.exp(-(x + y) / 2))
+        by_id |= dict(zip(plain.slice_ids, mean if tta == "hflip" else p, strict=True))
     expected = np.array([by_id[i] for i in table.slice_ids])
     np.testing.assert_allclose(table.probabilities, expected, rtol=1e-12)
     assert table.score == pytest.approx(score(table.labels, expected), rel=1e-12)
@@ -58,7 +60,10 @@ def test_scores_from_the_files_by_hand(project: Project, tta: Tta) -> None:
     assert table.fold_scores == pytest.approx({0: by_fold[0], 1: by_fold[1]})
     assert table.spread == pytest.approx(abs(by_fold[0] - by_fold[1]) / np.sqrt(2))
     recorded = project.store.experiment(1)
-    assert (recorded.score_tta if tta == "hflip" else recorded.score) == pytest.approx(table.score, rel=1e-12)
+    if tta == "none" or average == "logit":
+        assert (recorded.score_tta if tta == "hflip" else recorded.score) == pytest.approx(table.score, rel=1e-12)
+    else:
+        assert recorded.score_tta != pytest.approx(table.score, rel=1e-6)
 
 
 def test_tta_changes_the_probabilities(project: Project) -> None:

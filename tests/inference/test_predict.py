@@ -29,16 +29,18 @@ from ichx.errors import (
     NotReadyError,
     UnsupportedError,
 )
-from ichx.evaluation.ensemble import predict_test
+from ichx.evaluation.choices import Average, Tta
+from ichx.evaluation.ensemble_submissions import predict_test
 from ichx.evaluation.feature_files import read_features
 from ichx.evaluation.metric import probabilities
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
-from ichx.inference import predict as inference
+from ichx.inference import member_predictions as inference
 from ichx.inference.export import export_experiment
-from ichx.inference.predict import FileOutputs, FilePredictions, predict_files, split_at_series
+from ichx.inference.member_predictions import split_at_series
+from ichx.inference.predict import FileOutputs, FilePredictions, predict_files
 from ichx.inference.scratch import PREFIX, scratch_folder
 from ichx.inference.trained import InferenceOptions, find_trained, open_networks
 from ichx.labels import LABELS
@@ -103,7 +105,7 @@ def test_a_fold_predicts_its_part_of_the_training_files_as_it_did_out_of_fold(
     folder = workspace.experiment_dir(2) / f"fold-{fold}"
     names = ["identity"] if view == "none" else ["identity", "hflip"]
     kept = [read_predictions(folder / f"oof-{name}.parquet") for name in names]
-    expected = np.mean([probabilities(one.logits) for one in kept], axis=0)
+    expected = probabilities(np.mean([one.logits for one in kept], axis=0, dtype=np.float64))
     assert len(found) > len(expected) > 50
     np.testing.assert_allclose(found.loc[list(kept[0].slice_ids)], expected, rtol=0, atol=1e-6)
 
@@ -154,9 +156,12 @@ def test_chunks_do_not_change_the_result(
 def test_files_of_a_test_set_get_what_the_run_predicted_for_it(trained: Place, phantom: PhantomFiles) -> None:
     workspace, store = trained
     assert phantom.test is not None
-    for tta in ("none", "hflip"):
-        ids, expected = predict_test(Project(workspace, store), store.experiment(2), store.version("ph-test"), tta)
-        found = predicted(trained, phantom.test, tta=tta)
+    cases: list[tuple[Tta, Average]] = [("none", "logit"), ("hflip", "logit"), ("hflip", "probability")]
+    for tta, average in cases:
+        ids, expected = predict_test(
+            Project(workspace, store), store.experiment(2), store.version("ph-test"), tta, average=average
+        )
+        found = predicted(trained, phantom.test, tta=tta, average=average)
         assert (found.folds, found.predicted, found.defects) == ((0, 1), len(ids), {})
         np.testing.assert_allclose(by_id(found).loc[list(ids)], expected, rtol=0, atol=1e-6)
 

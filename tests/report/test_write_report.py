@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from ichx.cli.report import report
 from ichx.errors import ChangedDataError, InvalidInputError, NotFoundError, NotReadyError, StorageError
 from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
+from ichx.evaluation.ensemble_file import MODEL_FILE
 from ichx.evaluation.predictions import read_predictions, write_predictions
 from ichx.experiments.provenance import run_draft
 from ichx.project import Project
@@ -105,10 +107,15 @@ def test_changed_predictions_of_an_ensemble_raise(trained: Workspace, tmp_path: 
         write_predictions(path, replace(before, slice_ids=before.slice_ids[1:], logits=before.logits[1:]))
         with pytest.raises(ChangedDataError, match=r"nsemble 1 .* 24 .* 23"):
             write_report(Project(workspace, opened), 1, ensemble=True)
-        (path.parent / BLEND_FILE).unlink()
-        with pytest.raises(ChangedDataError, match=r"blend\.json") as caught:
-            write_report(Project(workspace, opened), 1, ensemble=True)
-        assert "ichx ensemble --members" in caught.value.remedy
+        for file, forget in ((MODEL_FILE, False), (BLEND_FILE, True)):  # ichx 0.1 stored no model
+            if forget:
+                with sqlite3.connect(workspace.root / "db" / "ichx.db") as connection:
+                    connection.execute("UPDATE ensemble SET digest = NULL")
+                connection.close()
+            (path.parent / file).unlink()
+            with pytest.raises(ChangedDataError, match=re.escape(file)) as caught:
+                write_report(Project(workspace, opened), 1, ensemble=True)
+            assert "ichx ensemble --members" in caught.value.remedy
 
 
 def test_an_experiment_without_finished_fold_has_curves_only(trained: Workspace, store: Store) -> None:

@@ -1,0 +1,151 @@
+"""`ichx ensemble list` and `show`, and what `ichx ensemble` prints."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ichx.cli.formatting import marks_of
+from ichx.cli.output import console, info, notice, print_json, warn
+from ichx.cli.parameters import AsJson
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from ichx.evaluation.ensemble import EnsembleReport
+
+Ensemble = Annotated[int, typer.Argument(min=1, metavar="NUMBER", help="Ensemble number.")]
+
+
+def list_(as_json: AsJson = False) -> None:
+    """List the ensembles, newest first.
+
+    Example: `ichx ensemble list`
+    """
+    with session() as project:
+        found = project.store.ensembles()[::-1]
+    if as_json:
+        print_json(found)
+    elif found:
+        rows: list[tuple[object, ...]] = [
+            (
+                e.number,
+                e.name,
+                e.dataset,
+                ", ".join(str(m.experiment) for m in e.members),
+                e.method,
+                e.tta,
+                e.score,
+                None if e.nested_score is None else f"{e.nested_score:.5f}{marks_of(e)}",
+                e.created,
+            )
+            for e in found
+        ]
+        heads = ("ensemble", "name", "dataset", "members", "method", "tta", "in-sample", "nested score", "created")
+        print_table("", heads, rows, drop=("name",))
+    else:
+        info("There is no ensemble yet. Blend experiments: `ichx ensemble --top 4`")
+
+
+def show(number: Ensemble, as_json: AsJson = False) -> None:
+    """Show an ensemble as it was stored: members, weights, scores, steps and submissions.
+
+    Example: `ichx ensemble show 3`
+    """
+    with session() as project:
+        ensemble = project.store.ensemble(number)
+        from ichx.evaluation.ensemble import EnsembleReport
+        from ichx.evaluation.ensemble_file import read_model
+
+        model = read_model(project.workspace, ensemble)
+    record = replace(model.record, notes=())
+    report = EnsembleReport(ensemble=ensemble, **vars(record))
+    if as_json:
+        print_json(report)
+        return
+    print_ensemble(report)
+    known = {submission.path for submission in report.submissions}
+    for path in ensemble.submissions:
+        if path not in known:
+            console.print(f"submission: {path}", markup=False)
+    console.print(f"model: ichx {model.ichx}, average of {model.average}s, SHA-256 {ensemble.digest}", markup=False)
+
+
+def print_ensemble(report: "EnsembleReport") -> None:
+    """Print members and weights, scores, the chosen method and post-processing, and the submissions."""
+    for note in report.notes:
+        warn(note)
+    ensemble, choice = report.ensemble, report.choice
+    rows: list[tuple[object, ...]] = [
+        (m.experiment, report.names[m.experiment], m.score, f"{m.weight:.4f}") for m in ensemble.members
+    ]
+    rows.append(("", "mean of members", report.mean_score, ""))
+    rows.append(("", "blend, in-sample", ensemble.score, f"{sum(m.weight for m in ensemble.members):.4f}"))
+    if ensemble.nested_score is not None:
+        rows += [("", "blend, nested", ensemble.nested_score, ""), ("", "gap", report.gap, "")]
+    print_table(
+        f"ensemble {ensemble.number} on {ensemble.dataset}, tta {ensemble.tta}{marks_of(ensemble)}",
+        ("exp", "member", "OOF score", "weight"),
+        rows,
+    )
+    if choice.dropped:
+        console.print(f"zero weight: {', '.join(f'{n} ({report.names[n]})' for n in choice.dropped)}", markup=False)
+    console.print(f"method: {choice.method}; {choice.why}", markup=False)
+    if choice.method in ("logit", "per-label-logit", "stack"):
+        console.print("The weights multiply logits and need not sum to 1.", style="dim")
+    if choice.certificate is not None:
+        console.print(f"optimality: at most {max(choice.certificate, 0.0):.1e} above the optimum", markup=False)
+    _print_choices(report)
+    if ensemble.nested_score is None:
+        console.print("There is only one fold, so no nested score. The in-sample score is optimistic.", style="dim")
+    else:
+        if report.interval is not None and report.interval.low is not None:
+            bounds = f"{report.interval.low:.5f} to {report.interval.high:.5f}"
+            console.print(f"nested score: 95 % interval over patients {bounds}")
+        if ensemble.leaked:
+            advice = " The folds leak, so do not report it."
+        else:
+            advice = "" if report.selected or ensemble.selected else " Report this score."
+        console.print(f"The nested score blends each part with choices of the others.{advice}", style="dim")
+    _print_selected(report)
+    for submission in report.submissions:
+        console.print(
+            f"submission for {submission.test_set}: {submission.path} ({submission.images} images)", markup=False
+        )
+        if submission.filled:
+            notice(f"{submission.filled} images of the sample have no readable slice and get the training prevalences.")
+
+
+def _print_selected(report: "EnsembleReport") -> None:
+    """Print which members make the nested score optimistic, and the score to report instead."""
+    for member in report.selected:
+        notice(f"The scores are optimistic: experiment {member.experiment} ({member.name}): {member.why}.")
+    if not report.selected:
+        return
+    if report.clean_score is not None:
+        folds = ", ".join(map(str, report.clean_folds))
+        text = f"nested score over fold {folds}, which chose nothing: {report.clean_score:.5f}. Report this score."
+        console.print(text, markup=False)
+        return
+    notice(
+        "No fold is without such a choice. Score the ensemble on patients that chose nothing: "
+        f"`ichx evaluate --ensemble {report.ensemble.number} --dataset NAME`."
+    )
+
+
+def _print_choices(report: "EnsembleReport") -> None:
+    """Print the method and each post-processing step with the gain on held-out patients of the best candidate."""
+    rows: list[tuple[object, ...]] = []
+    for part in dict.fromkeys(trial.part for trial in report.choice.trials):
+        trials = [trial for trial in report.choice.trials if trial.part == part]
+        taken = [trial for trial in trials if trial.taken]
+        best = taken[-1] if taken else max(trials, key=lambda trial: trial.gain)
+        if part == "method":
+            chosen = report.choice.method
+            same = [other.method == report.choice.method for other in report.fold_choices]
+        else:
+            chosen = report.choice.steps[part] if taken else f"none; best: {best.name}"
+            same = [(part in other.steps) == bool(taken) for other in report.fold_choices]
+        rows.append((part, chosen, best.gain, best.error, f"{sum(same)} of {len(same)}" if same else None))
+    if rows:
+        print_table("", ("step", "chosen", "gain", "s.e.", "same in parts"), rows)

@@ -1,0 +1,274 @@
+"""Predictions of one experiment, per fold: of files that belong to no dataset, and of another dataset.
+
+An ensemble and a single experiment both predict through these two functions. Each returns the mean over views of each
+fold. A fold is predicted by its own networks only.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ichx.cache.build import ensure_cache
+from ichx.cache.requests import recipe_spec
+from ichx.datasets.dataset import LoadedDataset
+from ichx.datasets.series import neighbour_rows, series_codes
+from ichx.errors import ChangedDataError, CorruptFileError
+from ichx.evaluation.choices import Average, views_of
+from ichx.evaluation.feature_files import FeatureWriter
+from ichx.evaluation.metric import FloatArray, probabilities, score
+from ichx.evaluation.oof import mean_over_views
+from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
+from ichx.experiments.prepare import open_cache
+from ichx.inference.trained import FoldNetworks, InferenceOptions, Trained, open_networks
+from ichx.labels import LABELS
+from ichx.store import PredictionDraft
+from ichx.training.feed import Rows
+from ichx.training.prediction import PredictionTask
+from ichx.training.slice_feed import SliceFeed
+
+if TYPE_CHECKING:
+    from ichx.project import Project
+    from ichx.training.callbacks import Callbacks
+
+CHUNK: Final = 16_384
+"""Slices that are cached at once; at 378 px they take 2 GB of disk space."""
+
+ROLE: Final = "evaluation"
+"""Role of predictions of another dataset in the store."""
+
+
+@dataclass(frozen=True)
+class FileSlices:
+    """The usable slices of files that belong to no dataset."""
+
+    source: Path
+    slices: pd.DataFrame
+    """Rows of the catalog, `(N,)`."""
+    folder: Path
+    """Temporary folder for the pixels."""
+    members: int = 1
+    """How many experiments predict these slices, one after the other."""
+
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """Predictions of files by one experiment."""
+
+    folds: dict[int, FloatArray]
+    """Probabilities of each fold `(N, 6)`, the mean over views; NaN where decoding fails."""
+    undecodable: dict[int, str]
+    """Reasons by row."""
+    precision: str
+    """The precision of the networks, e.g. `fp32`."""
+
+
+@dataclass(frozen=True)
+class DatasetPrediction:
+    """Predictions of a dataset by one experiment."""
+
+    slice_ids: npt.NDArray[np.object_]
+    """`(N,)`: the slices that can be decoded."""
+    folds: dict[int, FloatArray]
+    """Probabilities of each fold `(N, 6)`, the mean over views."""
+    precisions: frozenset[str]
+    """Those of the networks; `unknown` for predictions stored by 0.1."""
+
+
+def predict_files_by_fold(
+    trained: Trained,
+    files: FileSlices,
+    options: InferenceOptions,
+    callbacks: "Callbacks",
+    features: Path | None = None,
+) -> FilePrediction:
+    """Predict `files` with each fold of `trained`.
+
+    Args:
+        trained: The experiment and its folds.
+        files: The slices.
+        options: Views, average, device, loader.
+        callbacks: Receives progress and notes.
+        features: Pooled features are written next to this file, one file per fold and view; None: not at all.
+    """
+    views = views_of(trained.experiment, options.tta)
+    with ExitStack() as stack:
+        network = stack.enter_context(open_networks(trained, options, callbacks.note))
+        writers = {
+            (fold, view): stack.enter_context(FeatureWriter(_features_path(features, fold, view)))
+            for fold in trained.weights
+            for view in views
+            if features is not None
+        }
+        return _FilePass(network, files, views, options.average, writers, callbacks).run()
+
+
+def split_at_series(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of consecutive rows of `slices`: complete series, about `size` rows at a time."""
+    position = pd.Series(np.arange(len(slices)))
+    last = position.groupby(series_codes(slices)).transform("max").cummax().to_numpy()
+    ends = np.flatnonzero(last == position.to_numpy()) + 1
+    start = 0
+    while start < len(slices):
+        within = ends[(ends > start) & (ends <= start + size)]
+        stop = int(within[-1] if len(within) else ends[ends > start][0])
+        yield start, stop
+        start = stop
+
+
+@dataclass(frozen=True)
+class _FilePass:
+    """One prediction of files by one experiment, and who receives features and progress."""
+
+    networks: FoldNetworks
+    files: FileSlices
+    views: Sequence[str]
+    average: Average
+    writers: dict[tuple[int, str], FeatureWriter]
+    callbacks: "Callbacks"
+
+    def run(self) -> FilePrediction:
+        recipe, slices = self.networks.trained.recipe, self.files.slices
+        total = len(slices)
+        folds = {fold: np.full((total, len(LABELS)), np.nan) for fold in self.networks.trained.weights}
+        reasons: dict[int, str] = {}
+        parts = list(split_at_series(slices, CHUNK))
+        for start, stop in parts:
+            part = slices.iloc[start:stop].reset_index(drop=True)
+            part = part.assign(**neighbour_rows(part))
+
+            def caching(done: int, of: int, start: int = start, stop: int = stop) -> None:
+                self.callbacks.phase("decoding", start + done * (stop - start) // max(of, 1), total)
+
+            spec = recipe_spec(recipe)
+            cache = ensure_cache(self.files.folder, "files", self.files.source, part, spec, progress=caching)
+            reasons |= {start + row: reason for row, reason in cache.defects.items()}
+            rows = np.flatnonzero(cache.valid)
+            feed = SliceFeed(cache, part, recipe, self.networks.workers)
+            for fold, predicted in self._predict(feed, rows, start, total):
+                folds[fold][start + rows] = predicted
+            if len(parts) > 1 or self.files.members == 1:  # the next member may read the only part again
+                shutil.rmtree(cache.folder, ignore_errors=True)
+        return FilePrediction(folds, reasons, self.networks.hardware.precision)
+
+    def _predict(self, feed: SliceFeed, rows: Rows, before: int, total: int) -> Iterator[tuple[int, FloatArray]]:
+        """Yield each fold and its probabilities (N, 6) of `rows`; `before` rows of `total` are done."""
+        folds = self.networks.trained.weights
+        passes = len(folds) * len(self.views)
+        ids = np.empty(len(rows), object)
+        for index, fold in enumerate(folds):
+            self.networks.load(fold)
+            of_views = []
+            for view_index, view in enumerate(self.views):
+                done_passes = index * len(self.views) + view_index
+
+                def report(done: int, done_passes: int = done_passes) -> None:
+                    done_rows = before + (done_passes * len(rows) + done) // passes
+                    self.callbacks.phase("predicting", done_rows, total)
+
+                task = PredictionTask(view, features=self.writers.get((fold, view)), report=report)
+                of_views.append(Predictions(ids, self.networks.logits(feed, rows, task)))
+            yield fold, mean_over_views(of_views, self.average)
+
+
+def _features_path(next_to: Path, fold: int, view: str) -> Path:
+    return next_to.with_name(f"{next_to.stem}-fold-{fold}-{view}-features.parquet")
+
+
+def predict_dataset_by_fold(
+    project: "Project", trained: Trained, data: LoadedDataset, options: InferenceOptions, callbacks: "Callbacks"
+) -> DatasetPrediction:
+    """Return the predictions of `data` by each fold of `trained`. Predict and record what is not stored yet.
+
+    Raises:
+        CorruptFileError: No slice can be decoded.
+        ChangedDataError: Stored predictions are of other slices.
+    """
+    _predict_missing(project, trained, data, options, callbacks)
+    number, version, views = trained.experiment.number, data.version, views_of(trained.experiment, options.tta)
+    stored = {(p.fold, p.view): p for p in project.store.predictions(number, role=ROLE, version_id=version.id)}
+    ids: list[npt.NDArray[np.object_]] = []
+    folds: dict[int, FloatArray] = {}
+    precisions: set[str] = set()
+    for fold in trained.weights:
+        read = [read_predictions(project.workspace.root / stored[fold, view].path) for view in views]
+        ids.append(read[0].slice_ids)
+        folds[fold] = mean_over_views(read, options.average)
+        precisions |= {one.precision or "unknown" for one in read}
+    same = all(np.array_equal(ids[0], other) for other in ids)
+    if not same or not data.slices["slice_id"].isin(ids[0]).sum() == len(ids[0]):
+        raise ChangedDataError(
+            f"The stored predictions of experiment {number} are of different slices of {version.dataset}.",
+            f"Remove the evaluation files of {version.dataset} from "
+            f"{project.workspace.experiment_files(number).folder}.",
+        )
+    return DatasetPrediction(ids[0], folds, frozenset(precisions))
+
+
+def _predict_missing(
+    project: "Project",
+    trained: Trained,
+    data: LoadedDataset,
+    options: InferenceOptions,
+    callbacks: "Callbacks",
+) -> None:
+    """Predict `data` with the folds and views that are missing; record the predictions of each finished fold."""
+    views = views_of(trained.experiment, options.tta)
+    version, number = data.version, trained.experiment.number
+    existing = {
+        (p.fold, p.view)
+        for p in project.store.predictions(number, role=ROLE, version_id=version.id)
+        if _reusable(project.workspace.root / p.path, options)
+    }
+    todo = {fold: [view for view in views if (fold, view) not in existing] for fold in trained.weights}
+    if not any(todo.values()):
+        return
+    cache = open_cache(project.workspace, data, trained.recipe, callbacks)
+    rows = np.flatnonzero(cache.valid)
+    if not len(rows):
+        raise CorruptFileError(
+            f"No slice of {version.dataset} can be decoded.", f"See `ichx data check {version.dataset}`."
+        )
+    ids = data.slices["slice_id"].to_numpy(object)[rows]
+    labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
+    files = project.workspace.experiment_files(number)
+    with open_networks(trained, options, callbacks.note) as network:
+        feed = SliceFeed(cache, data.slices, trained.recipe, network.workers)
+        for fold, missing in todo.items():
+            if not missing:
+                continue
+            network.load(fold)
+            drafts = []
+            for view in missing:
+                phase = f"fold {fold} predicts {version.dataset}, {view}"
+
+                def report(done: int, phase: str = phase) -> None:
+                    callbacks.phase(phase, done, len(rows))
+
+                logits = network.logits(feed, rows, PredictionTask(view, report=report))
+                path = files.fold(fold).predictions(ROLE, view, version.dataset, version.number)
+                drafts.append(
+                    PredictionDraft(
+                        experiment=number,
+                        fold=fold,
+                        version_id=version.id,
+                        role=ROLE,
+                        view=view,
+                        path=path.relative_to(project.workspace.root).as_posix(),
+                        slices=len(rows),
+                        digest=write_predictions(path, Predictions(ids, logits, network.hardware.precision)),
+                        score=score(labels, probabilities(logits)),
+                    )
+                )
+            project.store.add_predictions(drafts)
+
+
+def _reusable(path: Path, options: InferenceOptions) -> bool:
+    """Return whether the stored predictions in `path` exist and have the requested precision."""
+    return path.is_file() and (options.precision == "auto" or options.precision == read_predictions(path).precision)
