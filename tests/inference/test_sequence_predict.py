@@ -19,6 +19,7 @@ from ichx.inference.predict import FileOutputs, predict_files
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.project import Project
+from ichx.store import PredictionDraft
 from ichx.training.callbacks import Callbacks
 
 pytestmark = pytest.mark.slow
@@ -62,16 +63,10 @@ def test_a_sequence_experiment_of_sequence_experiments_predicts(project: Project
     found = predict_files(project, second, phantom.test, callbacks=Callbacks())
     slices = load_version(project.workspace, project.store.version("ph-test")).slices
     assert found.predicted == len(slices)
-    weights = project.workspace.experiment_files(1)
-    (project.workspace.root / "experiments" / "1" / "fold-0" / "oof-identity.parquet").write_bytes(b"")
-    assert weights.fold(0).weights.is_file()
-    project.store.add_predictions(
-        [
-            type(p)(**{**vars(p), "digest": "0" * 64})
-            for p in project.store.predictions(1, role="oof", view="identity")
-            if p.fold == 0
-        ]
-    )
+    # The member was retrained, and its new predictions are recorded.
+    [old] = [p for p in project.store.predictions(1, role="oof", view="identity") if p.fold == 0]
+    facts = {name: value for name, value in vars(old).items() if name != "created"}
+    project.store.add_predictions([PredictionDraft(**facts | {"digest": "0" * 64})])
     with pytest.raises(ChangedDataError, match="experiment 1"):
         predict_files(project, second, phantom.test, callbacks=Callbacks())
 
