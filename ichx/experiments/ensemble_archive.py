@@ -197,7 +197,8 @@ def _import(
     if [int(number) for number in index["members"]] != expected:
         raise ValueError("its members are not those of the model")
     here: dict[int, int] = {}
-    present, left_out = [], []
+    present: list[int] = []
+    left_out: list[str] = []
     for was in expected:
         part = folder / "members" / f"{was}.zip"
         if not part.is_file():
