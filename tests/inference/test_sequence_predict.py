@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Program
-from ichx.evaluation.averaging import mean_of
 
 from ichx.datasets.dataset import load_version
 from ichx.errors import ChangedDataError, UnsupportedError
+from ichx.evaluation.averaging import mean_of
 from ichx.evaluation.metric import probabilities
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import ExperimentRequest
