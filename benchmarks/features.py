@@ -157,6 +157,7 @@ def _kills(scratch: Path, count: int) -> list[Figure]:
 def _prepare(scratch: Path) -> tuple[Path, int, int]:
     """Return a workspace with a trained network and two equal sequence experiments on it."""
     files = write_phantom(scratch / "files", patients=24, seed=SEED, size=64, prevalence={"any": 0.4})
+    assert files.train is not None
     workspace = init_workspace(scratch / "workspace")
     short = [f"stage.{name}.epochs=1" for name in ("balanced", "rebalanced", "full")]
     heads = ["stage.full.epochs=12", "sequence.width=8", "sequence.residual=false", "batch=2"]

@@ -76,6 +76,7 @@ def test_another_dataset_is_evaluated(project: Project, ichx: Program, tmp_path:
     from ichx.phantom.dicom_files import write_phantom
 
     files = write_phantom(tmp_path / "other", patients=3, seed=9, size=64, prevalence={"any": 0.6})
+    assert files.train is not None
     add_dataset(project, AddRequest("other", files.train, labels=files.train_labels, folds=0))
     number = trained(project, 1, 2)
     root = project.workspace.root
