@@ -214,9 +214,7 @@ def test_a_sequence_experiment_has_no_images(project: Project, ichx: Program) ->
     made = sequence(project, 1, inputs=("logits",))
     run_experiment(project, made.number)
     root = project.workspace.root
-    ichx("data", "cache", "ph", "--experiment", made.number, "--json", cwd=root).check_error(
-        "conflict", str(made.number)
-    )
+    ichx("data", "cache", "ph", "--for", made.number, "--json", cwd=root).check_error("conflict", str(made.number))
     ichx("export", made.number, "--json", cwd=root).check_error("unsupported", str(made.number))
     report = ichx("report", made.number, cwd=root)
     assert report.code == 0, report.err

@@ -80,7 +80,7 @@ def test_another_dataset_is_evaluated(project: Project, ichx: Program, tmp_path:
     add_dataset(project, AddRequest("other", files.train, labels=files.train_labels, folds=0))
     number = trained(project, 1, 2)
     root = project.workspace.root
-    done = ichx("evaluate", number, "other", "--csv", cwd=root)
+    done = ichx("evaluate", number, "--dataset", "other", "--csv", cwd=root)
     assert done.code == 0, done.err
     version = project.store.version("other")
     stored = project.store.predictions(number, role="evaluation", version_id=version.id)
@@ -88,6 +88,6 @@ def test_another_dataset_is_evaluated(project: Project, ichx: Program, tmp_path:
     for member in (1, 2):
         assert len(project.store.predictions(member, role="evaluation", version_id=version.id)) == 4
     written = [pd.Timestamp(p.created) for p in stored]
-    assert ichx("evaluate", number, "other", "--tta", "hflip", cwd=root).code == 0
+    assert ichx("evaluate", number, "--dataset", "other", "--tta", "hflip", cwd=root).code == 0
     again = project.store.predictions(number, role="evaluation", version_id=version.id)
     assert [pd.Timestamp(p.created) for p in again] == written
