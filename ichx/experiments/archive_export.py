@@ -77,7 +77,7 @@ def archive_experiment(
     index, files = _index(project, experiment)
     paths = [own.start]
     for fold in map(own.fold, range(experiment.folds)):
-        paths += [fold.log, fold.code_diff, fold.inputs, fold.projection, *([fold.weights] if weights else [])]
+        paths += [fold.log, fold.code_diff, fold.inputs, *([fold.weights] if weights else [])]
         paths += checkpoint_files(fold.folder) if checkpoints else []
     names = [path.relative_to(folder).as_posix() for path in paths if path.exists()]
     with (

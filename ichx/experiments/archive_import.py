@@ -54,7 +54,7 @@ INDEX_BYTES = 100_000_000
 RATIO = 20
 """Archives that expand by more than this factor are refused: their members hardly compress."""
 _MEMBER = re.compile(
-    r"fold-\d{1,4}/([A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|inputs\.json|projection\.npz|"
+    r"fold-\d{1,4}/([A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|inputs\.json|"
     r"checkpoint-\d{3}-\d{5}-\d{9}\.pt)|start\.json"
 )
 _EXPORTED = "Use a file that `ichx exp export` wrote."

@@ -163,8 +163,7 @@ def _prepare(
     if experiment.members:
         tables = TableOptions(options.device, options.workers)
         prepared = prepare_series(project, experiment, callbacks, tables, stop)
-        if group.leads:
-            prepared.check(sorted({*todo.train, *todo.predict}))
+        group.leader_first(partial(prepared.check, sorted({*todo.train, *todo.predict})))
         return prepared
     with stop.interruptible():  # a cache keeps its finished shards
         check = partial(_check_network, project, experiment, todo.train[:1], options, callbacks)

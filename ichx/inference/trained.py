@@ -12,6 +12,7 @@ import pandas as pd
 from ichx.datasets.dataset import load_version
 from ichx.errors import ChangedDataError, DivergedError, NotReadyError
 from ichx.evaluation.choices import Average, InferencePrecision, Tta
+from ichx.evaluation.member_outputs import check_inputs
 from ichx.experiments.folder_record import check_folder
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
@@ -57,6 +58,8 @@ class Trained:
     recipe: Recipe
     weights: dict[int, Path]
     """The weights file of each fold, in the order of the folds."""
+    members: "tuple[Trained, ...]" = ()
+    """Those whose outputs a sequence experiment reads, with the same folds."""
 
     @property
     def partial(self) -> str | None:
@@ -76,7 +79,7 @@ def find_trained(project: "Project", number: int, folds: Sequence[int] | None = 
         NotFoundError: The experiment or a fold does not exist.
         NotReadyError: A fold is not finished.
         UnsupportedError: Its predictions are those of another tool.
-        ChangedDataError: Weights are gone.
+        ChangedDataError: Weights are gone, or a member of a sequence experiment was retrained.
         ConflictError: The folder contains another experiment.
     """
     experiment = project.store.experiment(number)
@@ -101,7 +104,10 @@ def find_trained(project: "Project", number: int, folds: Sequence[int] | None = 
             f"Restore them from a backup, or train these folds again: `ichx run {number}`.",
         )
     recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
-    return Trained(experiment, project.registry.get(experiment.plugin), recipe, weights)
+    for fold in weights if experiment.members else ():
+        check_inputs(project, experiment, fold)
+    members = tuple(find_trained(project, member, list(weights)) for member in experiment.members)
+    return Trained(experiment, project.registry.get(experiment.plugin), recipe, weights, members)
 
 
 def training_warnings(project: "Project", experiment: "Experiment", slices: pd.DataFrame) -> list[str]:

@@ -57,6 +57,8 @@ CASES = {
     "exp new": (
         "exp new --plugin tiny_resnet --size 32 --dataset ph",
         "exp new --reference --dataset ph",
+        "exp new --plugin gru_stack --members 1,2",
+        "exp new --plugin gru_stack --members 1 --size 64",
         "exp new --plugin tiny_resnext --dataset ph",
         "exp new --plugin tiny_resnet --set stage.ful.lr=1 --dataset ph",
         "exp new --reference --size 32 --json",
