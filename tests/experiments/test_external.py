@@ -9,7 +9,8 @@ import pytest
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.errors import InvalidInputError, NotFoundError, UnsupportedError
 from ichx.evaluation.audit import audit
-from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble, predict_test
+from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
+from ichx.evaluation.ensemble_submissions import predict_test
 from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
 from ichx.experiments.archive_export import archive_experiment
@@ -145,7 +146,7 @@ def test_test_predictions_by_fold(project: Project, files: Files) -> None:
     both = pd.concat([files.test.assign(fold=0), other.assign(fold=1)])
     oof, test = files.write(files.oof, "oof.csv"), files.write(files.long(both), "test.csv")
     experiment = register(project, oof, tests={"ph-test": test}).experiment
-    ids, predicted = predict_test(project, experiment, project.store.version("ph-test"), "none")
+    ids, predicted = predict_test(project, experiment, project.store.version("ph-test"), "none", average="probability")
     expected = 0.75 * files.test.set_index("SOPInstanceUID").loc[list(ids)].to_numpy()
     np.testing.assert_allclose(predicted, expected, rtol=1e-5)
     lacking = files.write(both[both["fold"] == 0], "lacking.csv")
