@@ -101,6 +101,11 @@ def manifest_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def part_path(path: Path) -> Path:
+    """Return the file of the first rows while the feature table `path` is created."""
+    return path.with_suffix(".part")
+
+
 def table_bytes(slices: int, width: int) -> int:
     """Return the size of a table's file in bytes."""
     return len(_header(slices, width)) + 2 * slices * width
@@ -213,7 +218,7 @@ class TableWriter:
 
     @property
     def _part(self) -> Path:
-        return self.path.with_suffix(".part")
+        return part_path(self.path)
 
     @property
     def _progress(self) -> Path:

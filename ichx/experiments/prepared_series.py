@@ -36,7 +36,7 @@ from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.sequences.data import NO_PART, SequenceData
 from ichx.sequences.feed import SequenceFeed
-from ichx.sequences.network import build_network
+from ichx.sequences.network import build_network, fit_components
 from ichx.training.callbacks import Callbacks
 from ichx.training.control import Control
 from ichx.training.feed import Rows
@@ -119,8 +119,10 @@ class PreparedSeries:
         return np.flatnonzero(self._usable(fold) & (self.folds == fold))
 
     def network(self, fold: int, start: Start, note: Callable[[str], None]) -> nn.Module:
-        """Return the heads with random weights."""
-        return build_network(self.plugin, self.recipe, self._data(fold).widths(self.recipe))
+        """Return the heads with random weights, and with principal components if the recipe has them."""
+        network = build_network(self.plugin, self.recipe, self._data(fold).widths(self.recipe))
+        fit_components(network, self.feed(fold, 0))
+        return network
 
     def feed(self, fold: int, workers: int) -> SequenceFeed:
         """Return the series of the fold."""
@@ -139,10 +141,10 @@ class PreparedSeries:
         self, fold: int, version: "DatasetVersion", workers: int, control: Control
     ) -> tuple[SequenceFeed, Rows]:
         """Return all series of a test set."""
-        feed = self.set_feed(fold, test_data(self.project.workspace, version))
+        feed = SequenceFeed(self.other_data(fold, test_data(self.project.workspace, version)), self.recipe, fold=fold)
         return feed, feed.rows(np.arange(len(feed.data.series)))
 
-    def set_feed(self, fold: int, data: LoadedDataset) -> SequenceFeed:
+    def other_data(self, fold: int, data: LoadedDataset) -> SequenceData:
         """Return the series of another dataset, which the members' fold has predicted."""
         ids, version = data.slices["slice_id"].to_numpy(object), data.version
         usable, features, logits = np.ones(len(ids), bool), list[npt.NDArray[np.float16]](), None
@@ -153,7 +155,7 @@ class PreparedSeries:
         if "logits" in self.kinds:
             logits = set_logits(self.project, self.members, ids, fold, version.id)
             usable &= np.isfinite(logits).all(axis=(1, 2))
-        return SequenceFeed(sequence_data(data.slices, usable, features, logits), self.recipe, fold=fold)
+        return sequence_data(data.slices, usable, features, logits)
 
     def _tables(self, fold: int, version_id: int) -> list[Any]:
         requests = self._requests([fold], version_id)

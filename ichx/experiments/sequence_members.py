@@ -46,9 +46,12 @@ def check_members(project: "Project", numbers: Sequence[int], inputs: Sequence[s
     if repeated:
         raise InvalidInputError(f"Repeated members: {', '.join(map(str, repeated))}.", "List each experiment once.")
     members = [project.store.experiment(number) for number in numbers]
-    trashed = [f"Experiment {e.number} is in the trash." for e in members if e.trashed is not None]
+    trashed = [e.number for e in members if e.trashed is not None]
     if trashed:
-        raise NotReadyError("\n".join(trashed), f"Restore it: `ichx exp restore {members[0].number}`.")
+        raise NotReadyError(
+            "\n".join(f"Experiment {number} is in the trash." for number in trashed),
+            f"Restore it: `ichx exp restore {' '.join(map(str, trashed))}`.",
+        )
     raise_problems(
         [f"Experiment {e.number} is a tuning trial and predicts no test set." for e in members if e.kind == "trial"],
         "Promote the trial with `ichx exp promote NUMBER` and run the new experiment.",

@@ -106,6 +106,8 @@ class SequenceFeed:
         assert self.recipe.sequence is not None
         self._given: SequenceRecipe = self.recipe.sequence
         self.data.widths(self.recipe)  # raises if an input is missing
+        if (parts := self._given.heads // self._given.seeds) <= self.data.series_part.max(initial=NO_PART):
+            raise ValueError(f"the data has more parts than the {parts} of the recipe")
         self.windows: list[Window] = windows_of(self.data.series)
         self._series = np.array([window.series for window in self.windows], np.int64)
         self.training_rows, self.validation_rows = self.rows(self.training_series), self.rows(self.validation_series)

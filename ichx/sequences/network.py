@@ -34,7 +34,11 @@ class SequenceNetwork(nn.Module):
             self.register_buffer("taken", torch.zeros(average_last, dtype=torch.bool))
 
     def forward(self, batch: SequenceBatch) -> SequenceLogits:
-        """Return the logits of a batch."""
+        """Return the logits of a batch, computed in float32: in half precision a recurrence gathers rounding errors."""
+        with torch.autocast(batch.mask.device.type, enabled=False):
+            return self._predicted(batch)
+
+    def _predicted(self, batch: SequenceBatch) -> SequenceLogits:
         if self.training or self.snapshots is None or not self.taken.any():
             result: SequenceLogits = self.network(batch)
             return result

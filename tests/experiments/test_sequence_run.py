@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.errors import (
@@ -25,6 +26,7 @@ from ichx.experiments.run import run_experiment
 from ichx.project import Project
 from ichx.sequences.data import NO_PART
 from ichx.store import Experiment
+from ichx.training.weights import read_weights
 
 pytestmark = pytest.mark.slow
 
@@ -103,6 +105,22 @@ def test_no_head_learns_from_what_it_predicts(project: Project) -> None:
     with_features = prepare_series(project, sequence(project, 1, inputs=("features",)), RunCallbacks())
     assert set(with_features.folds[with_features.training_rows(1)]) == {0}
     assert with_features.feed(1, 0).data.part is None
+
+
+def test_principal_components_are_those_of_the_training_slices(project: Project) -> None:
+    settings = (*TINY[:1], "sequence.width=4", "batch=4", "sequence.projection=3", "sequence.projection_kind=pca")
+    made = new_sequence(project, ExperimentRequest(plugin="gru", settings=settings), [1, 2], ("features",))[0]
+    run_experiment(project, made.number)
+    found = read_weights(project.workspace.experiment_files(made.number).fold(0).weights)
+    [first] = [value for name, value in found.items() if name.endswith("projections.0.mean")]
+    request = TableRequest(1, 0, made.version_id)
+    table = find_table(project, request)
+    assert table is not None
+    version = project.store.version("ph")
+    folds = load_folds(project.workspace, version, version.folds[0])
+    rows = torch.from_numpy(table.open()[folds == 1].astype(np.float32))
+    expected = torch.nn.functional.layer_norm(rows, rows.shape[-1:]).mean(dim=0)
+    torch.testing.assert_close(first, expected, atol=1e-4, rtol=0)
 
 
 def test_members_are_checked_before_anything_is_registered(project: Project) -> None:

@@ -197,5 +197,7 @@ def test_data_that_does_not_fit_together_is_refused() -> None:
         replace(data, position=data.position[1:])
     with pytest.raises(ValueError, match="series"):
         replace(data, series=[np.arange(7), np.arange(0)])
+    with pytest.raises(ValueError, match="parts than the 1 of"):
+        SequenceFeed(simulate([4] * 3, parts=3), recipe_of("sequence.parts=1"))
     with pytest.raises(ValueError, match="features"):
         SequenceFeed(data, recipe_of('sequence.inputs=["features"]', "sequence.residual=false"))

@@ -103,6 +103,17 @@ def test_every_network_trains_on_features(name: str, kind: str) -> None:
     assert result.history[-1].values["loss"] < 0.9 * result.history[0].values["loss"]
 
 
+def test_half_precision_changes_nothing() -> None:
+    recipe, data = recipe_of("gru_stack", "stage.full.epochs=1"), simulate(LENGTHS, parts=3)
+    results = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        network = build_network(load_registry().get("gru_stack"), recipe, data.widths(recipe))
+        hardware = Hardware(torch.device("cpu"), precision, "a test")
+        results.append(fit(network, recipe, feed_of(data, recipe), FitOptions(hardware=hardware)).logits)
+    assert np.array_equal(*results)
+
+
 def test_no_head_learns_from_the_patients_that_it_predicts() -> None:
     """Other labels of one part change the heads of the other parts only."""
     recipe, data = recipe_of("gru_stack", "sequence.seeds=2", "stage.full.epochs=2"), simulate(LENGTHS, parts=3)

@@ -28,8 +28,7 @@ class HeadRecurrence(nn.Module):
         order = reversal(mask[..., 0])
         reverse = permuted(x, order)
         if self.kind == "gru" and self.heads > 1 and x.device.type == "cpu":
-            with torch.autocast("cpu", enabled=False):
-                ahead, behind = gru_of_groups((x.float(), reverse.float()), (self.forwards, self.backwards))
+            ahead, behind = gru_of_groups((x, reverse), (self.forwards, self.backwards))
         else:
             own = [index % x.shape[0] for index in range(self.heads)]
             ahead = torch.stack([layer(x[at])[0] for at, layer in zip(own, self.forwards, strict=True)])
