@@ -1,12 +1,12 @@
 """Claims of ensembles compared with the truth: nested scores, their ranking of methods, the gain of averaging networks,
-the ridge of second-level models, the order of calibration, and intervals of few patients.
+the ridge of second-level models, and intervals of few patients.
 
 python benchmarks/claims.py [--quick] [--json FILE]
 
 Members, their networks and patients are simulated, so that fresh patients can be drawn from the same networks. Bleeds
 cover adjacent slices. A member has one network per fold. Errors are shared by all members, shared by the networks of a
 member, or separate; all are correlated between adjacent slices. Each network has constants, scales and confusions
-between labels. The order of calibration is measured on real predictions with ICHX_TEST_DATA.
+between labels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,18 +16,14 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from cohort import data_folder, label_file
 from common import Figure, arguments, conclude
 
-from ichx.datasets.label_csv import read_labels
 from ichx.evaluation.averaging import averaging_gain
 from ichx.evaluation.blend_methods import fit_pool
-from ichx.evaluation.bootstrap import mean_interval
-from ichx.evaluation.calibration import fit_temperature
+from ichx.evaluation.bootstrap import MIN_IN_CLASS, MIN_PATIENTS, mean_interval
 from ichx.evaluation.choices import Method
 from ichx.evaluation.logistic import logits
-from ichx.evaluation.metric import probabilities, row_losses, score, weighted_row_losses
+from ichx.evaluation.metric import LABEL_SHARES, probabilities, row_losses, score, weighted_row_losses
 from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline, FittedBlend
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.smoothing import fit_kernels
@@ -128,7 +124,7 @@ def blend_data(slices: Slices) -> BlendData:
 def main() -> None:
     options = arguments(__doc__)
     figures = claims(options.quick)
-    figures += ridges(options.quick) + orders(options.quick) + coverages(options.quick)
+    figures += ridges(options.quick) + coverages(options.quick)
     conclude(figures, options)
 
 
@@ -165,7 +161,7 @@ class Judge:
         return self._judged(pipeline.apply(fitted), nested.predicted, self._by_fold(method), fitted)
 
     def plain_mean(self) -> Claim:
-        """Return the claims of the mean of all members, for which nothing is fitted: chance is all that they differ by."""
+        """Return the claims of the mean of all members, for which nothing is fitted."""
         pipeline = self._pipeline
         pipeline.options = BlendOptions("mean", smooth=False, calibrate=False)
         fitted = pipeline.fit()
@@ -356,62 +352,34 @@ def ridges(quick: bool) -> list[Figure]:
     return figures
 
 
-def orders(quick: bool) -> list[Figure]:
-    """Return scores of the mean of five networks with a temperature that was fitted on single ones."""
-    folder = data_folder()
-    random = np.random.default_rng(0)
-    if folder:
-        table = pd.read_csv(folder / "predictions" / "resnet50_holdout.csv.gz").set_index("Image")[list(LABELS)]
-        known = read_labels(label_file(folder))
-        y = pd.DataFrame(known.values, index=known.images).loc[table.index].to_numpy(np.float64)
-        shared = logits(np.clip(table.to_numpy(np.float64), 1e-7, 1 - 1e-7))
-        origin = "real predictions"
-    else:
-        y = (random.random((20_000, 6)) < 0.1).astype(float)
-        shared, origin = 4 * y - 4 + random.normal(0, 1.4, y.shape), "simulated predictions"
-    if quick:
-        y, shared = y[:10_000], shared[:10_000]
-    neighbours = SeriesNeighbours(np.arange(len(y)), np.zeros(len(y), np.int64))
-    networks = shared + random.normal(0, 1.0, (5, *y.shape))
-    fold = np.arange(len(y)) % 5
-    fitted = fit_temperature(probabilities(networks[fold, np.arange(len(y))]), y, neighbours)
-    figures = []
-    for name, factor in (("calibrated", 1.0 / fitted.values[0]), ("overconfident", 2.0 / fitted.values[0])):
-        each = [probabilities(factor * z) for z in networks]
-        half = np.arange(len(y)) % 2 == 0  # the temperature is fitted on one half, the mean scored on the other
-        oof = np.stack(each)[fold, np.arange(len(y))]
-        temperature = fit_temperature(oof[half], y[half], neighbours.take(half))
-        first = score(y[~half], mean_of_logits([temperature.apply(p[~half], neighbours) for p in each]))
-        last = score(y[~half], temperature.apply(np.mean(each, axis=0)[~half], neighbours))
-        none = score(y[~half], mean_of_logits([p[~half] for p in each]))
-        mean = score(y[~half], np.mean(each, axis=0)[~half])
-        print(f"{origin}, {name}: uncalibrated, mean of logits {none:.5f}, of probabilities {mean:.5f}")
-        what = f"{origin}, {name}: calibrated folds, mean of logits"
-        figures.append(Figure(what, first, "", f"calibrated mean of probabilities: {last:.5f}", "lower", first < last))
-    return figures
-
-
 def coverages(quick: bool) -> list[Figure]:
-    """Return how often a 95 % interval over patients contains the score, by the number of patients."""
+    """Return how often a 95 % interval over patients contains the score, by the number of patients.
+
+    A rare label's loss is that of few positive patients, the more so the better the network is.
+    """
     random = np.random.default_rng(0)
-    networks = Networks(random, WORLDS[0])
-    everyone = networks.predict(2_000)
-    losses = row_losses(everyone.labels, probabilities(everyone.networks[0, 0]))
-    of_patient = losses.reshape(-1, SLICES, len(LABELS)).sum(axis=1)
-    weighted = weighted_row_losses(everyone.labels, probabilities(everyone.networks[0, 0]))
-    total = weighted.reshape(-1, SLICES).sum(axis=1)
-    has = everyone.labels.reshape(-1, SLICES, len(LABELS)).max(axis=1)[:, 0] > 0
-    repeats = 100 if quick else 400
+    slices = Networks(random, World("accurate", (2.5,), bias=0.0, scale=0.0, confusion=0.0)).predict(2_000)
+    losses = (
+        row_losses(slices.labels, probabilities(slices.networks[0, 0])).reshape(-1, SLICES, len(LABELS)).sum(axis=1)
+    )
+    has = slices.labels.reshape(-1, SLICES, len(LABELS)).max(axis=1)[:, 0] > 0
+    total, rare, others = losses @ LABEL_SHARES, losses[has, 0], losses[~has, 0]
+    repeats, of = 100 if quick else 400, 300
     figures = []
-    for patients, shown in ((5, False), (10, False), (20, True), (50, True)):
-        draws = [total[random.choice(len(total), patients)] for _ in range(repeats)]
-        covered = np.mean([covers(x, float(total.mean())) for x in draws])
-        figures.append(coverage_figure(f"{patients} patients", covered, shown))
-    for positive, shown in ((3, False), (5, False), (10, True), (20, True)):
-        size = round(positive / has.mean())
-        draws = [of_patient[random.choice(len(total), size), 0] for _ in range(repeats)]
-        covered = np.mean([covers(x, float(of_patient[:, 0].mean())) for x in draws])
-        figures.append(coverage_figure(f"epidural, {positive} of {size} patients", covered, shown))
+    for patients in (5, 10, 20, 50):
+        draws = [random.choice(total, patients) for _ in range(repeats)]
+        covered = float(np.mean([covers(x, total.mean()) for x in draws]))
+        figures.append(coverage_figure(f"{patients} patients", covered, patients >= MIN_PATIENTS))
+    for positive in (2, 5, 10, 20):
+        truth, draws = (positive * rare.mean() + (of - positive) * others.mean()) / of, []
+        while len(draws) < repeats:
+            count = random.binomial(of, positive / of)
+            if count:
+                draws.append(np.concatenate([random.choice(rare, count), random.choice(others, of - count)]))
+        covered = float(np.mean([covers(x, truth) for x in draws]))
+        figures.append(
+            coverage_figure(f"{positive} of {of} patients have the label", covered, positive >= MIN_IN_CLASS)
+        )
     return figures
 
 
@@ -424,9 +392,9 @@ def covers(sums: FloatArray, truth: float) -> bool:
 
 def coverage_figure(what: str, covered: float, shown: bool) -> Figure:
     """Return the coverage of an interval that is `shown`, or withheld."""
-    target = "0.87" if shown else "withheld"
+    target = "0.8" if shown else "withheld"
     return Figure(
-        f"coverage of 95 %, {what}", float(covered), "", "fresh patients", target, bool(covered >= 0.87 or not shown)
+        f"coverage of 95 %, {what}", float(covered), "", "fresh patients", target, bool(covered >= 0.8 or not shown)
     )
 
 
