@@ -35,7 +35,7 @@ SLICES, FOLDS = 24, 3
 PREVALENCE = (0.1, 0.3, 0.25, 0.3, 0.4)
 """Share of patients with each subtype."""
 METHODS: tuple[Method, ...] = ("mean", "convex", "logit", "per-label", "per-label-logit", "stack", "auto")
-PATIENTS, FRESH, UNLABELLED, SEEDS = 100, 600, 100, 3
+PATIENTS, FRESH, UNLABELLED, SEEDS = 100, 300, 100, 3
 QUICK_METHODS: tuple[Method, ...] = ("mean", "logit", "stack")
 
 
