@@ -105,6 +105,8 @@ def print_ensemble(report: "EnsembleReport") -> None:
         if report.interval is not None and report.interval.low is not None:
             bounds = f"{report.interval.low:.5f} to {report.interval.high:.5f}"
             console.print(f"nested score: 95 % interval over patients {bounds}")
+        elif report.interval is not None:
+            console.print(f"nested score: {report.interval.undefined}")
         if ensemble.leaked:
             advice = " The folds leak, so do not report it."
         else:
