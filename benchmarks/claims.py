@@ -124,7 +124,7 @@ def blend_data(slices: Slices) -> BlendData:
 def main() -> None:
     options = arguments(__doc__)
     figures = claims(options.quick)
-    figures += ridges(options.quick) + coverages(options.quick)
+    figures += ridges(options.quick) + coverages()
     conclude(figures, options)
 
 
@@ -231,7 +231,7 @@ def claims(quick: bool) -> list[Figure]:
 def claimed_scores(
     what: str, claimed: Sequence[Claim], who: npt.NDArray[np.int64], whose: npt.NDArray[np.int64]
 ) -> Iterator[Figure]:
-    """Yield the scores that are claimed for single networks and for their mean, compared with those of fresh patients."""
+    """Yield the scores that are claimed for single networks and for their mean, compared with fresh patients."""
     for name, claims_of_score, true in (
         ("single networks", [c.nested.mean() for c in claimed], [c.single for c in claimed]),
         ("mean of networks", [c.nested.mean() - c.gain for c in claimed], [c.mean for c in claimed]),
@@ -282,7 +282,7 @@ def rankings(
         others = [c[seed] for method, c in found.items() if method not in ("stack", "auto")]
         stack = found["stack"][seed]
         places = [
-            1 + sum(scored(c) < scored(stack) for c in others)
+            1 + sum(int(scored(c) < scored(stack)) for c in others)
             for scored in (lambda c: c.by_fold.mean(), lambda c: c.nested.mean(), lambda c: c.single.mean())
         ]
         print(f"seed {seed}: place of stack among {len(others) + 1} by fold, nested, fresh: {places}")
@@ -332,7 +332,7 @@ def ridges(quick: bool) -> list[Figure]:
     return figures
 
 
-def coverages(quick: bool) -> list[Figure]:
+def coverages() -> list[Figure]:
     """Return how often a 95 % interval over patients contains the score, by the number of patients.
 
     A rare label's loss is that of few positive patients, the more so the better the network is.
@@ -344,7 +344,7 @@ def coverages(quick: bool) -> list[Figure]:
     )
     has = slices.labels.reshape(-1, SLICES, len(LABELS)).max(axis=1)[:, 0] > 0
     total, rare, others = losses @ LABEL_SHARES, losses[has, 0], losses[~has, 0]
-    repeats, of = 100 if quick else 400, 300
+    repeats, of = 400, 300
     figures = []
     for patients in (5, 10, 20, 50):
         draws = [random.choice(total, patients) for _ in range(repeats)]
