@@ -218,3 +218,12 @@ def test_a_sequence_experiment_has_no_images(project: Project, ichx: Program) ->
     ichx("export", made.number, "--json", cwd=root).check_error("unsupported", str(made.number))
     report = ichx("report", made.number, cwd=root)
     assert report.code == 0, report.err
+
+
+def test_trials_have_the_members_of_their_experiment(project: Project, ichx_process: Program) -> None:
+    made = sequence(project, 1, inputs=("logits",))
+    search = ("--search", "sequence.width=4..8", "--trials", 2, "--fold", 0, "--device", "cpu")
+    done = ichx_process("tune", made.number, *search, cwd=project.workspace.root)
+    assert done.code == 0, done.err
+    trials = project.store.trials(made.number)
+    assert [(trial.members, trial.folds_done) for trial in trials] == [((1,), 1)] * 2
