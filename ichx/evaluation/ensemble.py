@@ -134,7 +134,8 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
     choice = _choice(fitted, experiments, request.method)
     in_sample, fits = score(data.labels, blended), {} if nested is None else nested.fits
     even = blend.mix([data.members[k] for k in ranked], [1 / len(ranked)] * len(ranked))
-    used = [experiments[k] for k in fitted.candidates if k in fitted.pool.members]
+    weighted = set(fitted.pool.members).union(*(fit.pool.members for fit in fits.values()))
+    used = [experiments[k] for k in sorted(weighted)]  # the nested score is that of all fits
     chosen = tuple(found for e in used if (found := selected_member(project.store, e, selected.folds)))
     clean = sorted(set(selected.folds).difference(*(member.folds for member in chosen))) if chosen else []
     rows = np.isin(data.folds, clean)
