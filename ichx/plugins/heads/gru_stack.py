@@ -59,5 +59,5 @@ class GruStack(nn.Module):
             y = nn.functional.gelu(convolution(y, mask))
         y = self.dropout(self.corrector(self.dropout(y), mask))
         corrected = logits + self.correction(y)
-        series = largest(corrected, mask) + self.pool(torch.cat([x, y], dim=-1), mask)
+        series = largest(corrected.detach(), mask) + self.pool(torch.cat([x, y], dim=-1), mask)
         return SequenceLogits(corrected, series, (logits,))
