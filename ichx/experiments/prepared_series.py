@@ -1,10 +1,10 @@
 """Series of slices with the outputs of other experiments: what the folds of a sequence experiment train on.
 
 Fold k reads pooled features of the members' fold-k networks, or logits that the members predicted out of fold, or both.
-It never reads what a network that has seen fold k makes of fold k.
+It never reads outputs for fold k of a network that was trained on fold k.
 
 With features, its heads learn from the training patients of fold k. With logits alone they learn from all patients
-but a part of fold k, which they predict: each part has heads of its own.
+but a part of fold k, which they predict: each part has separate heads.
 """
 
 import hashlib
@@ -80,7 +80,7 @@ class PreparedSeries:
 
     @cached_property
     def logits(self) -> npt.NDArray[np.float32] | None:
-        """OOF logits `(N, M, 6)` of the members; None if they are no input."""
+        """OOF logits `(N, M, 6)` of the members; None without logits among the inputs."""
         if "logits" not in self.kinds:
             return None
         version = self.data.version

@@ -213,6 +213,8 @@ def test_clones_and_rebuilt_stores_keep_members(project: Project) -> None:
 def test_a_sequence_experiment_has_no_images(project: Project, ichx: Program) -> None:
     made = sequence(project, 1, inputs=("logits",))
     run_experiment(project, made.number)
+    details = {check.subject: check.detail for check in audit(project, made.number).checks}
+    assert "without the part of fold 1 " in details["fold 1 weights"]
     root = project.workspace.root
     ichx("data", "cache", "ph", "--for", made.number, "--json", cwd=root).check_error("conflict", str(made.number))
     ichx("export", made.number, "--json", cwd=root).check_error("unsupported", str(made.number))

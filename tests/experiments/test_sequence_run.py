@@ -12,6 +12,7 @@ import torch
 from conftest import Program
 
 from ichx.datasets.dataset import load_folds, load_version
+from ichx.datasets.fold_import import import_folds
 from ichx.errors import (
     ChangedDataError,
     ConflictError,
@@ -27,7 +28,7 @@ from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.member_features import TableRequest, find_table
 from ichx.experiments.prepared_series import prepare_series
-from ichx.experiments.register import ExperimentRequest, draft, new_experiment
+from ichx.experiments.register import ExperimentRequest, clone_experiment, draft, new_experiment
 from ichx.experiments.register_sequence import new_sequence
 from ichx.experiments.run import run_experiment
 from ichx.project import Project
@@ -218,3 +219,24 @@ def test_a_sequence_experiment_in_an_ensemble_with_its_members(project: Project)
     for tta in ("none", "hflip"):
         report = make_ensemble(project, EnsembleRequest(members=(1, 2, made.number), method="mean", tta=tta))
         assert sorted(m.experiment for m in report.ensemble.members) == [1, 2, made.number]
+
+
+def test_folds_that_split_a_series_are_refused(project: Project, tmp_path: Path) -> None:
+    slices = load_version(project.workspace, project.store.version("ph")).slices
+    folds = pd.DataFrame({"image": slices["slice_id"], "fold": np.arange(len(slices)) % 2})
+    folds.to_csv(tmp_path / "split.csv", index=False)
+    import_folds(project, "ph", tmp_path / "split.csv", allow_leaks=True)
+    member = new_experiment(project.store, project.registry, ExperimentRequest("tiny_resnet", folds="split"))
+    assert member.leaked
+    count = slices.groupby(["study", "series"]).ngroups
+    with pytest.raises(ConflictError, match=f"folds split of experiment {member.number} split {count} series"):
+        sequence(project, member.number)
+
+
+def test_a_clone_cannot_read_features_of_a_sequence_experiment(project: Project) -> None:
+    first = sequence(project, 1)
+    second = sequence(project, first.number)
+    settings = ['sequence.inputs=["features"]', "sequence.residual=false"]
+    clone = clone_experiment(project.store, project.registry, second.number, settings=settings)
+    with pytest.raises(InvalidInputError, match=f"{first.number} is a sequence experiment"):
+        run_experiment(project, clone.number)
