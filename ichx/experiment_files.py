@@ -20,7 +20,6 @@ NOT_FINITE_FILE: Final = "nonfinite.json"
 """The step and the slices at which the fold's training diverged."""
 FEATURES_FOLDER: Final = "features"
 INPUTS_FILE: Final = "inputs.json"
-PROJECTION_FILE: Final = "projection.npz"
 CHECKPOINT_PREFIX: Final = "checkpoint-"
 CHECKPOINT_PATTERN: Final = f"{CHECKPOINT_PREFIX}*.pt"
 _FOLD_PREFIX: Final = "fold-"
@@ -61,11 +60,6 @@ class FoldFiles:
     def inputs(self) -> Path:
         """What the fold of a sequence experiment has read of its members."""
         return self.folder / INPUTS_FILE
-
-    @property
-    def projection(self) -> Path:
-        """The principal components to which the fold of a sequence experiment reduces features."""
-        return self.folder / PROJECTION_FILE
 
     def predictions(self, role: str, view: str, dataset: str | None = None, version: int | None = None) -> Path:
         """Return the prediction file of one view.

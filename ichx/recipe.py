@@ -17,6 +17,9 @@ FILE_WINDOW = (-1.0, -1.0)
 REFERENCE_WINDOWS = (FILE_WINDOW, (80.0, 200.0), (600.0, 2800.0))
 """The three channels of the reference as (centre, width) in HU: the file's default, subdural, bone."""
 
+EXTERNAL_PLUGIN = "external"
+"""The plugin that experiments with predictions of another tool name. It does not exist."""
+
 WINDOW_PARTS = ("centre", "width")
 
 MAX_NEIGHBOURS = 3

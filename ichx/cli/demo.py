@@ -18,6 +18,7 @@ from ichx.text import format_command
 
 if TYPE_CHECKING:
     from ichx.experiments.demo import DemoReport
+    from ichx.project import Project
 
 MAX_JOBS: Final = 4
 """Folds that train at the same time, at most: each has a process of about 1 GB."""
@@ -29,8 +30,8 @@ def demo(
 ) -> None:
     """Run the complete workflow on synthetic data.
 
-    Writes synthetic studies, trains four small models, blends them and scores the blend on unseen patients. Takes
-    minutes on a CPU. An interrupted demo resumes when rerun.
+    Writes synthetic studies, trains four small models and a sequence model on their logits, blends them and scores each
+    step on unseen patients. Takes minutes on a CPU. An interrupted demo resumes when rerun.
 
     Example: `ichx demo`
     """
@@ -51,7 +52,9 @@ def demo(
         ("brightness threshold", report.brightness_score),
         ("best single model", report.single_score),
         ("mean of the four models", report.mean_score),
-        ("blend", report.blend_score),
+        ("blend of the four models", report.models_score),
+        ("sequence model on their logits", report.sequence_score),
+        ("blend of all five", report.blend_score),
     ]
     print_table(f"scores on {report.test_slices:,} slices of unseen patients", ("prediction", "score"), rows)
     console.print(f"The blend scores {100 * report.below:.0f} % below the better baseline.")
@@ -67,13 +70,10 @@ def demo(
 
 def _run(folder: Path) -> "DemoReport":
     """Run the demo; folds train side by side, each on its share of the cores."""
-    from ichx.cli.launch import print_launch, watch_launch
     from ichx.cli.live import LiveView
-    from ichx.experiments.demo import finish_demo, prepare_demo
-    from ichx.jobs.launch import LaunchRequest
+    from ichx.experiments.demo import finish_demo, prepare_demo, register_sequence
     from ichx.project import Project
     from ichx.store import open_store
-    from ichx.worker_pool import core_count
 
     def announce(step: str) -> None:
         info(f"demo: {step}", style="bold")
@@ -85,11 +85,23 @@ def _run(folder: Path) -> "DemoReport":
     with open_store(workspace) as store:
         project = Project(workspace, store, registry)
         announce(f"training {len(numbers)} models")
-        launched = watch_launch(project, LaunchRequest(numbers, jobs=min(core_count(), MAX_JOBS)))
-        if launched.stopped:
-            raise KeyboardInterrupt
-        if not launched.complete:
-            print_launch(launched)
-            raise typer.Exit(1)
+        _train(project, numbers)
+        sequence = register_sequence(project, numbers)
+        announce("training a sequence model on their logits")
+        _train(project, (sequence,))
         with LiveView() as view:
-            return finish_demo(project, numbers, view, announce, began)
+            return finish_demo(project, numbers, sequence, view, announce, began)
+
+
+def _train(project: "Project", numbers: tuple[int, ...]) -> None:
+    """Run all folds of the experiments `numbers`, several at a time; exit with 1 if a fold fails."""
+    from ichx.cli.launch import print_launch, watch_launch
+    from ichx.jobs.launch import LaunchRequest
+    from ichx.worker_pool import core_count
+
+    launched = watch_launch(project, LaunchRequest(numbers, jobs=min(core_count(), MAX_JOBS)))
+    if launched.stopped:
+        raise KeyboardInterrupt
+    if not launched.complete:
+        print_launch(launched)
+        raise typer.Exit(1)

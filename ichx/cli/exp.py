@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ichx.cli.exp_diff import diff
+from ichx.cli.exp_external import external
 from ichx.cli.exp_list import list_experiments
 from ichx.cli.exp_organise import archive, clone, describe_equal, name, note, restore, rm, tag, tags
 from ichx.cli.exp_promote import promote
@@ -118,6 +119,7 @@ def new(
     info(f"Next: `ichx run {registered[-1].number}`")
 
 
+app.command("external")(external)
 app.command("list")(list_experiments)
 for command in (show, diff, history, log, watch, repro, clone, promote, name, tag, tags, note, archive, rm, restore):
     app.command(command.__name__)(command)

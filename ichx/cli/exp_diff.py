@@ -76,7 +76,7 @@ def _differing_values(found: "Sequence[Experiment]") -> dict[str, tuple[Any, ...
     from ichx.recipe import flatten
     from ichx.recipe_text import from_toml
 
-    recipes = [flatten(from_toml(e.recipe)) for e in found]
+    recipes = [{"plugin": e.plugin} if e.external else flatten(from_toml(e.recipe)) for e in found]
     rows = {name: tuple(getattr(e, name) for e in found) for name in _PINS}
     for name in dict.fromkeys(name for recipe in recipes for name in recipe):
         rows.setdefault(name, tuple(recipe.get(name) for recipe in recipes))

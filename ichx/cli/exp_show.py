@@ -92,7 +92,9 @@ def show(
         print_table("files", ("file", "size"), [(name, format_bytes(size)) for name, size in files.items()])
     for entry in notes:
         console.print(f"{format_value(entry.created)}: {entry.text}", markup=False)
-    if values is None or changes is None:
+    if experiment.external:
+        info("Another tool made the predictions: there is no recipe, and no network.")
+    elif values is None or changes is None:
         info(f"The plugin {experiment.plugin} is not installed, so the recipe has no default to compare with.")
         console.print(experiment.recipe, end="", markup=False, soft_wrap=True)
     else:

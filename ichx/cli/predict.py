@@ -77,8 +77,7 @@ def predict(
     """Predict DICOM files with an experiment or an ensemble, per slice and per study.
 
     Averages the logits of views and finished folds. An ensemble predicts as it was stored, with all networks of its
-    members. Files without a usable slice are listed in the
-    output with the defect and without probabilities.
+    members. Files without a usable slice are listed in the output with the defect and without probabilities.
 
     Example: `ichx predict 6 /data/new --tta hflip --out new.csv --report new.html`
 

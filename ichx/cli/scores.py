@@ -82,14 +82,14 @@ def print_scores(title: str, card: "Scorecard | Evaluation", pooling: str, label
         loss = found.log_loss
         interval = f", {format_interval(loss.low, loss.high)}" if loss.low is not None else f" ({loss.undefined})"
         value = format_value(found.scores.log_loss)
-        _print_labels(f"{title}, {unit}: weighted log loss {value}{interval}{marks}", found, labels)
+        print_labels(f"{title}, {unit}: weighted log loss {value}{interval}{marks}", found, labels)
     by_fold = ", ".join(f"{fold}: {format_value(value)}" for fold, value in card.folds.items())
     console.print(f"log loss by fold{marks}  {by_fold}", markup=False)
     if card.left_out:
         notice(f"{card.left_out} slices cannot be decoded and are excluded from all scores.")
 
 
-def _print_labels(title: str, found: "Bootstrap", labels: Sequence[str] | None) -> None:
+def print_labels(title: str, found: "Bootstrap", labels: Sequence[str] | None) -> None:
     """Print one row per label with each score above its interval; undefined values are dashes, explained below.
 
     With `labels`, print one row per score and a column for each of them, which takes fewer lines.

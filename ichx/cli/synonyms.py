@@ -28,7 +28,7 @@ _WORDS = {
     "fold": "data folds",
     "history": "exp history",
     "hpo": "tune",
-    "import": "exp import, data add",
+    "import": "exp import, exp external, data add",
     "infer": "predict",
     "inference": "predict",
     "info": "exp show, data show",

@@ -95,7 +95,7 @@ def read_sample(path: Path) -> SampleTable:
     _check_unique(path, table.column_names, names, ("id",))
     ids = table.column(names.index("id"))
     problems: list[str] = []
-    label, images, image = _split_ids(table, ids, problems)
+    label, images, image = split_ids(table, ids, problems)
     counts = np.bincount(_cells(image, label), minlength=6 * len(images))
     problems += list_rows("id", "more than once", np.flatnonzero(counts > 1), lambda cell: _cell_name(images, cell))
     problems += _incomplete(counts, images)
@@ -115,7 +115,7 @@ def _check_unique(path: Path, columns: list[str], names: list[str], used: tuple[
 def _read_long(path: Path, table: pa.Table, names: list[str]) -> LabelTable:
     problems: list[str] = []
     ids = table.column(names.index("id"))
-    label, images, image = _split_ids(table, ids, problems)
+    label, images, image = split_ids(table, ids, problems)
     values = _parse_labels(table, [names.index("label")], problems, lambda row: (ids[row].as_py(),))
     cells = _cells(image, label)
     merged, disagree = csv_text.merge_rows(cells, 6 * len(images), values[label >= 0])
@@ -196,7 +196,7 @@ def _label_table(
     return LabelTable(images, values, duplicates, len(differs), tuple(images[differs[:EXAMPLES]]), without_any)
 
 
-def _split_ids(
+def split_ids(
     table: pa.Table, ids: pa.ChunkedArray, problems: list[str]
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.object_], npt.NDArray[np.int32]]:
     """Return the label code of each row (-1 if unknown), the images, and the image code of each row.

@@ -24,7 +24,7 @@ from ichx.errors import IchxError
 from ichx.evaluation.checks import Check, Checks, UnknownError, WrongError
 from ichx.evaluation.choices import TTA_VIEWS, views_of
 from ichx.evaluation.feature_tables import read_table
-from ichx.evaluation.member_outputs import current_inputs, read_inputs
+from ichx.evaluation.member_outputs import current_inputs, inputs_of, read_inputs
 from ichx.evaluation.members import experiment_pins
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import fold_problems, leak_problem, read_oof
@@ -100,7 +100,8 @@ class _Auditor(Checks):
                 self.check(f"fold {fold} inputs", self.inputs, fold)
             if slices is not None and folds is not None:
                 self.check(f"fold {fold} predictions", self.predictions, slices, folds, fold)
-        if recipe is not None and slices is not None and folds is not None and self.finished:
+        known = recipe is not None or self.experiment.external
+        if known and slices is not None and folds is not None and self.finished:
             self.check("complete", self.complete, recipe, slices, folds)
         if self.finished:
             self.check("score", self.score)
@@ -109,6 +110,8 @@ class _Auditor(Checks):
         return self.checks
 
     def recipe(self) -> tuple[str, Recipe]:
+        if self.experiment.external:
+            raise UnknownError("external: another tool made the predictions, and its recipe is not known")
         recipe = from_toml(self.experiment.recipe, source=f"the recipe of experiment {self.experiment.number}")
         return compare_digests(digest(recipe), {"experiment": self.experiment.recipe_digest}), recipe
 
@@ -160,6 +163,8 @@ class _Auditor(Checks):
         import safetensors
 
         experiment = self.experiment
+        if experiment.external:
+            raise UnknownError(f"external: nothing shows that the network of fold {fold} did not train on its slices")
         file = self.workspace.experiment_files(experiment.number).fold(fold).weights
         path = file.relative_to(self.workspace.root).as_posix()
         if not file.is_file():
@@ -181,7 +186,10 @@ class _Auditor(Checks):
         ]
         if different:
             raise WrongError(f"{path} was trained on something else: {'; '.join(different)}")
-        detail = f"{format_count(tensors, 'tensor')}, trained without fold {fold} with these recipe, labels and folds"
+        without = f"fold {fold}"
+        if inputs_of(experiment) == ("logits",):
+            without = f"the part of fold {fold} that each head predicts"
+        detail = f"{format_count(tensors, 'tensor')}, trained without {without} with these recipe, labels and folds"
         return detail, None
 
     def member(self, number: int) -> tuple[str, None]:
@@ -266,7 +274,7 @@ class _Auditor(Checks):
         rows = format_count(len(views[0].slice_ids), "slice")
         return f"{rows} of this fold, each once, none trained on; SHA-256 {', '.join(digests)}", None
 
-    def complete(self, recipe: Recipe, slices: pd.DataFrame, folds: Folds) -> tuple[str, None]:
+    def complete(self, recipe: Recipe | None, slices: pd.DataFrame, folds: Folds) -> tuple[str, None]:
         """Check that all slices of finished folds have a prediction, except those that cannot be decoded."""
         predicted: set[str] = set()
         for prediction in self.stored:
@@ -279,6 +287,9 @@ class _Auditor(Checks):
             return f"each of {format_count(len(expected), 'slice')} of the finished folds has its prediction", None
         if self.experiment.members:
             return self._unread(ids[absent], len(expected))
+        if recipe is None:
+            missing = f"{format_count(len(absent), 'slice')}{format_examples(map(str, ids[absent]))}"
+            raise WrongError(f"no prediction of {missing}")
         spec = CacheSpec(size=recipe.input.size, centre=recipe.input.centre, resize=recipe.input.resize)
         cache = find_cache(self.workspace.cache_dir, self.version.dataset, slices, spec)
         if cache is None:

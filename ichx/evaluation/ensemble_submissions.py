@@ -143,7 +143,9 @@ def stored_test_folds(
         raise NotReadyError(
             f"Experiment {experiment.number} has no predictions of {test.dataset} from fold "
             f"{', '.join(map(str, missing))}.",
-            f"Run `ichx run {experiment.number}`: it predicts test sets that were added later.",
+            f"Register its predictions again with `--test {test.dataset}=FILE`, see `ichx exp external`."
+            if experiment.external
+            else f"Run `ichx run {experiment.number}`: it predicts test sets that were added later.",
         )
     parts = {fold: read_fold(project.workspace, stored, fold, views_of(experiment, tta), average) for fold in folds}
     ids = parts[folds[0]][0]

@@ -101,6 +101,11 @@ def manifest_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def part_path(path: Path) -> Path:
+    """Return the file of the first rows while the feature table `path` is created."""
+    return path.with_suffix(".part")
+
+
 def table_bytes(slices: int, width: int) -> int:
     """Return the size of a table's file in bytes."""
     return len(_header(slices, width)) + 2 * slices * width
@@ -171,7 +176,7 @@ class TableWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Save what there is."""
+        """Save the pending rows."""
         try:
             self._flush()
         finally:
@@ -213,7 +218,7 @@ class TableWriter:
 
     @property
     def _part(self) -> Path:
-        return self.path.with_suffix(".part")
+        return part_path(self.path)
 
     @property
     def _progress(self) -> Path:
@@ -229,7 +234,7 @@ class TableWriter:
             return 0
 
     def _of(self) -> dict[str, Any]:
-        """Return what a part of a table must have in common with this one to be continued."""
+        """Return the facts by which a writer recognizes an unfinished file of this table."""
         rows = hashlib.sha256(np.ascontiguousarray(self.rows, np.int64).tobytes()).hexdigest()
         return {"format": FORMAT, "source": asdict(self.source), "shape": list(self.shape), "rows": rows}
 

@@ -17,6 +17,7 @@ from ichx.errors import ChangedDataError, ConflictError, StorageError
 from ichx.evaluation.member_outputs import member_id
 from ichx.experiment_files import RECORD_FILE
 from ichx.files import atomic_write, check_suffix, open_file
+from ichx.store import require_network
 from ichx.store.runs import LIVE_STATES
 from ichx.training.checkpoint_files import checkpoints as checkpoint_files
 
@@ -42,6 +43,7 @@ _FACTS = (
     "kind",
     "tuned",
     "subset",
+    "external",
 )
 
 
@@ -67,6 +69,7 @@ def archive_experiment(
     """
     check_suffix(target, "an archive", (".zip",))
     experiment = project.store.experiment(number)
+    require_network(experiment, "export it")
     if target.exists():
         raise ConflictError(f"{target} exists already.", "Choose another file name.")
     own = project.workspace.experiment_files(number)
@@ -74,7 +77,7 @@ def archive_experiment(
     index, files = _index(project, experiment)
     paths = [own.start]
     for fold in map(own.fold, range(experiment.folds)):
-        paths += [fold.log, fold.code_diff, fold.inputs, fold.projection, *([fold.weights] if weights else [])]
+        paths += [fold.log, fold.code_diff, fold.inputs, *([fold.weights] if weights else [])]
         paths += checkpoint_files(fold.folder) if checkpoints else []
     names = [path.relative_to(folder).as_posix() for path in paths if path.exists()]
     with (

@@ -54,7 +54,7 @@ INDEX_BYTES = 100_000_000
 RATIO = 20
 """Archives that expand by more than this factor are refused: their members hardly compress."""
 _MEMBER = re.compile(
-    r"fold-\d{1,4}/([A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|inputs\.json|projection\.npz|"
+    r"fold-\d{1,4}/([A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|inputs\.json|"
     r"checkpoint-\d{3}-\d{5}-\d{9}\.pt)|start\.json"
 )
 _EXPORTED = "Use a file that `ichx exp export` wrote."
@@ -242,12 +242,13 @@ def import_draft(
             label_digest=version.label_digest or "",
             fold_set_id=fold_set.id,
             fold_digest=fold_set.digest,
-            epochs=recipe.epochs,
+            epochs=0 if facts.get("external") else recipe.epochs,
             kind="trial" if facts["kind"] == "trial" else "experiment",
             selected=bool(facts["selected"]),
             origin=origin,
             tuned=_tuned(facts.get("tuned")),
             subset=_share(facts.get("subset", 1.0)),
+            external=bool(facts.get("external")),
             members=tuple(members),
         ),
         runs=tuple(_run(entry, fold_set.k) for entry in index["runs"]),

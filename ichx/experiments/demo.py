@@ -25,6 +25,7 @@ from ichx.evaluation.metric import constant_score, score
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.prepare import open_cache
 from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.register_sequence import new_sequence
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import (
     SAMPLE_SUBMISSION,
@@ -48,9 +49,13 @@ MEMBERS = (
     ("tiny_fine", "linear"),
     ("tiny_fine_thin", "linear"),
 )
-"""Plugin and window kind of the four experiments."""
+"""Plugin and window kind of the four experiments with images."""
+SEQUENCE = ExperimentRequest(
+    plugin="gru_stack", settings=("sequence.parts=4", "stage.full.epochs=15", "batch=8"), name="gru_stack"
+)
+"""The sequence experiment, which reads the logits of the four; shorter than by default."""
 PATIENTS = 130
-TEST_PATIENTS = 40
+TEST_PATIENTS = 60
 SEED = 7
 PIXELS = 96
 FOLDS = 3
@@ -73,8 +78,13 @@ class DemoReport:
     single_score: float
     """Of the member with the best OOF score."""
     mean_score: float
-    """Of the mean of the four members, without any fitted step."""
+    """Of the mean of the four models, without any fitted step."""
+    models_score: float
+    """Of the blend of the four models, without the sequence experiment."""
+    sequence_score: float
+    """Of the sequence experiment alone."""
     blend_score: float
+    """Of the blend of all five."""
     submission: str
     seconds: float
 
@@ -127,7 +137,7 @@ def prepare_demo(
         add_dataset(project, AddRequest("phantom", phantom / TRAIN_FOLDER, labels=labels, masks=masks, folds=FOLDS))
         sample = phantom / SAMPLE_SUBMISSION
         add_dataset(project, AddRequest("phantom-test", phantom / TEST_FOLDER, test_of="phantom", sample=sample))
-        numbers = tuple(sorted(e.number for e in store.experiments(limit=None)))
+        numbers = tuple(sorted(e.number for e in store.experiments(limit=None) if not e.members))
         if not numbers:
             requests = [ExperimentRequest(plugin=name, kind=kind) for name, kind in MEMBERS]
             numbers = tuple(new_experiment(store, registry, request).number for request in requests)
@@ -138,21 +148,30 @@ def prepare_demo(
     return workspace, numbers
 
 
+def register_sequence(project: Project, numbers: tuple[int, ...]) -> int:
+    """Register the sequence experiment on the trained experiments `numbers`, once; return its number."""
+    known = [e.number for e in project.store.experiments(limit=None) if e.members == numbers]
+    return known[0] if known else new_sequence(project, SEQUENCE, numbers)[0].number
+
+
 def finish_demo(
     project: Project,
     numbers: tuple[int, ...],
+    sequence: int,
     events: RunCallbacks,
     announce: Callable[[str], None],
     began: float,
 ) -> DemoReport:
-    """Blend the trained experiments `numbers` and score the blend on the test patients.
+    """Blend the trained experiments `numbers` and `sequence`, and score the blend on the test patients.
 
     `began` is the `time.monotonic` of the demo's begin.
     """
     announce("blending the models")
-    ensemble = make_ensemble(project, EnsembleRequest(top=len(numbers)))
-    announce(f"scoring the blend and its baselines on {TEST_PATIENTS} unseen patients")
-    scores = _score_test(project, numbers, ensemble, events)
+    models = make_ensemble(project, EnsembleRequest(members=numbers))
+    announce("blending the models and the sequence experiment")
+    ensemble = make_ensemble(project, EnsembleRequest(members=(*numbers, sequence)))
+    announce(f"scoring each step on {TEST_PATIENTS} unseen patients")
+    scores = _score_test(project, numbers, sequence, (models, ensemble), events)
     return DemoReport(
         workspace=str(project.workspace.root),
         ensemble=ensemble,
@@ -168,18 +187,24 @@ class _TestScores(TypedDict):
     brightness_score: float
     single_score: float
     mean_score: float
+    models_score: float
+    sequence_score: float
     blend_score: float
 
 
 def _score_test(
-    project: Project, numbers: tuple[int, ...], ensemble: EnsembleReport, events: RunCallbacks
+    project: Project,
+    numbers: tuple[int, ...],
+    sequence: int,
+    blends: tuple[EnsembleReport, EnsembleReport],
+    events: RunCallbacks,
 ) -> _TestScores:
-    """Return the scores of the submission and of simpler predictions on the phantom's held-out labels."""
+    """Return the scores of the two submissions and of simpler predictions on the phantom's held-out labels."""
     phantom = project.workspace.root / PHANTOM
     truth = read_labels(phantom / TEST_LABELS)
     row_of = {image: row for row, image in enumerate(truth.images)}
-    submitted = read_labels(project.workspace.root / ensemble.submissions[0].path)
-    blended = score(truth.values[[row_of[image] for image in submitted.images]], submitted.values)
+    submitted = [read_labels(project.workspace.root / blend.submissions[0].path) for blend in blends]
+    blended = [score(truth.values[[row_of[image] for image in table.images]], table.values) for table in submitted]
 
     recipe = from_toml(project.store.experiment(numbers[0]).recipe)
     train, test = (load_dataset(project, name) for name in ("phantom", "phantom-test"))
@@ -193,13 +218,16 @@ def _score_test(
     ids = next(iter(members.values()))[0]
     member_labels = truth.values[[row_of[i] for i in ids]]
     mean = np.mean([predicted for _, predicted in members.values()], axis=0)
+    of_sequence = predict_test(project, project.store.experiment(sequence), test.version, "none")[1]
     return _TestScores(
         test_slices=len(truth.images),
         constant_score=constant_score(labels, truth.values),
         brightness_score=score(test_labels, brightness_baseline(shares[0], labels, shares[1])),
         single_score=score(member_labels, members[best.number][1]),
         mean_score=score(member_labels, mean),
-        blend_score=blended,
+        models_score=blended[0],
+        sequence_score=score(member_labels, of_sequence),
+        blend_score=blended[1],
     )
 
 

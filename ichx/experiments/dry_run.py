@@ -32,6 +32,7 @@ from ichx.labels import ANY
 from ichx.loading.sampling import EpochAddress, epoch_rows
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
+from ichx.store import require_network
 from ichx.training.checkpoint_files import checkpoints
 from ichx.training.device import Hardware, choose_hardware, isolated_torch_settings, loader_workers
 from ichx.training.feed import EpochPlan, Rows
@@ -134,6 +135,7 @@ def dry_run(
     """
     options = options or RunOptions()
     experiment = project.store.experiment(number)
+    require_network(experiment, "run it")
     experiment.check_folds(folds or ())
     if experiment.members:
         raise UnsupportedError(

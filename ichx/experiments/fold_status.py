@@ -12,14 +12,15 @@ if TYPE_CHECKING:
 
 
 def finished_folds(project: "Project", number: int) -> set[int]:
-    """Return the folds whose OOF predictions are recorded and whose files exist."""
+    """Return the folds whose OOF predictions are recorded and whose files exist; external ones have no weights."""
     recorded = project.store.predictions(number, role="oof")
-    views = set(views_of(project.store.experiment(number)))
+    experiment = project.store.experiment(number)
+    views, external = set(views_of(experiment)), experiment.external
     stored = [p for p in recorded if (project.workspace.root / p.path).is_file()]
     return {
         fold
         for fold in {p.fold for p in stored}
-        if {p.view for p in stored if p.fold == fold} >= views and _has_weights(project, number, fold)
+        if {p.view for p in stored if p.fold == fold} >= views and (external or _has_weights(project, number, fold))
     }
 
 

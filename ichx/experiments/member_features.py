@@ -17,7 +17,7 @@ from torch import nn
 
 from ichx.datasets.dataset import load_version
 from ichx.errors import ChangedDataError, NotReadyError, StorageError
-from ichx.evaluation.feature_tables import FeatureSource, FeatureTable, TableWriter, read_table, table_bytes
+from ichx.evaluation.feature_tables import FeatureSource, FeatureTable, TableWriter, part_path, read_table, table_bytes
 from ichx.experiments.prepare import open_cache
 from ichx.files import sha256_file, write_error
 from ichx.locks import file_lock
@@ -61,11 +61,13 @@ class TablePlan:
     """Slices and width of each."""
     free: int
     """Free bytes on the disk of the experiments."""
+    saved: int = 0
+    """Bytes of unfinished tables, which are continued."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the missing tables."""
-        return sum(table_bytes(*shape) for shape in self.missing.values())
+        """Bytes that the missing tables still take."""
+        return max(sum(table_bytes(*shape) for shape in self.missing.values()) - self.saved, 0)
 
     def __str__(self) -> str:
         shapes = sorted({f"{slices:,} x {width:,}" for slices, width in self.missing.values()})
@@ -97,16 +99,16 @@ def table_path(project: "Project", request: TableRequest) -> "Path":
 
 
 def find_table(project: "Project", request: TableRequest) -> FeatureTable | None:
-    """Return the table if it is complete and its experiment, weights and slices are still those of today."""
+    """Return the table if it is complete and its experiment, weights and slices have not changed since."""
     table = read_table(table_path(project, request))
     if table is None:
         return None
-    today = table_source(project, request, table.source.precision)
-    return table if table.source == today else None
+    current = table_source(project, request, table.source.precision)
+    return table if table.source == current else None
 
 
 def table_source(project: "Project", request: TableRequest, precision: str) -> FeatureSource:
-    """Return what a table depends on today.
+    """Return what a table depends on, with the current digests.
 
     Raises:
         NotReadyError: The fold has no weights.
@@ -143,7 +145,7 @@ def plan_tables(project: "Project", requests: Iterable[TableRequest]) -> TablePl
         UnsupportedError: A network has no pooled features.
     """
     found, missing = dict[TableRequest, FeatureTable](), dict[TableRequest, tuple[int, int]]()
-    widths = dict[int, int]()
+    widths, saved = dict[int, int](), 0
     for request in dict.fromkeys(requests):
         table = find_table(project, request)
         if table is not None:
@@ -153,7 +155,9 @@ def plan_tables(project: "Project", requests: Iterable[TableRequest]) -> TablePl
             widths[request.experiment] = feature_width(project, request.experiment)
         slices = project.store.version_by_id(request.version_id).slices
         missing[request] = (slices, widths[request.experiment])
-    return TablePlan(found, missing, shutil.disk_usage(project.workspace.root).free)
+        part = part_path(table_path(project, request))
+        saved += 512 * part.stat().st_blocks if part.exists() else 0
+    return TablePlan(found, missing, shutil.disk_usage(project.workspace.root).free, saved)
 
 
 def feature_width(project: "Project", number: int) -> int:

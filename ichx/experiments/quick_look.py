@@ -11,7 +11,7 @@ from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import ConflictError, InvalidInputError, NotFoundError
 from ichx.experiments.register import draft
 from ichx.recipe_text import from_toml
-from ichx.store import Selection
+from ichx.store import Selection, require_network
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -33,6 +33,7 @@ def quick_look(project: "Project", number: int, share: float, *, register: bool 
             f"Invalid value for --subset: {share:g}.", "Use a share of the patients above 0 and below 1, e.g. 0.05."
         )
     model = project.store.experiment(number)
+    require_network(model, "run it")
     if model.subset < 1:
         full = "the full experiment" if model.parent is None else f"experiment {model.parent}"
         raise ConflictError(

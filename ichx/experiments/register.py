@@ -18,9 +18,9 @@ from ichx.errors import (
 from ichx.files import read_text
 from ichx.plugins.backbones import check_backbone
 from ichx.plugins.reference import REFERENCE
-from ichx.recipe import Recipe, digest, literal
+from ichx.recipe import EXTERNAL_PLUGIN, Recipe, digest, literal
 from ichx.recipe_text import apply_settings, from_toml, to_toml
-from ichx.store import ExperimentDraft, Selection
+from ichx.store import ExperimentDraft, Selection, require_network
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin, Registry
@@ -111,6 +111,7 @@ def clone_experiment(
         InvalidInputError: A setting is invalid.
     """
     model = store.experiment(number)
+    require_network(model, "clone it")
     recipe = apply_settings(from_toml(model.recipe, source=f"the recipe of experiment {number}"), settings)
     plugin = registry.get(recipe.plugin)
     check_backbone(plugin, recipe)
@@ -212,7 +213,8 @@ def draft(
 
 def image_facts(recipe: Recipe) -> tuple[int, str]:
     """Return the image size and window kind by which an experiment is listed; 0 and `-` without images."""
-    return (recipe.input.size, recipe.input.window_kind) if recipe.sequence is None else (0, "-")
+    no_images = recipe.sequence is not None or recipe.plugin == EXTERNAL_PLUGIN
+    return (0, "-") if no_images else (recipe.input.size, recipe.input.window_kind)
 
 
 def _all_settings(request: ExperimentRequest) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ichx.experiment_files import read_start
 from ichx.experiments.provenance import LIBRARIES, code_version, library_versions, machine
+from ichx.store import require_network
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -39,6 +40,7 @@ class Repro:
 def repro(project: "Project", number: int) -> Repro:
     """Return how to repeat experiment `number` in a workspace that has its dataset."""
     experiment = project.store.experiment(number)
+    require_network(experiment, "reproduce it")
     runs = project.store.runs(number)
     ended = [run for run in runs if run.state == "done"] or runs
     run = max(ended, key=lambda r: r.id) if ended else None

@@ -21,7 +21,7 @@ from ichx.experiments.prepare import PreparedFolds, prepare_experiment
 from ichx.experiments.prepared_series import prepare_series
 from ichx.experiments.sequence_members import require_members
 from ichx.recipe_text import from_toml
-from ichx.store import PooledScore, pooled_score
+from ichx.store import PooledScore, pooled_score, require_network
 from ichx.training.checkpoint_files import checkpoints
 from ichx.training.device import choose_hardware
 from ichx.training.distributed import AgreedError, Group, join_group, local_rank, local_size, report_lost_processes
@@ -83,6 +83,7 @@ def run_experiment(
     """
     options = options or RunOptions()
     experiment = project.store.experiment(number)
+    require_network(experiment, "run it")
     wanted = list(range(experiment.folds) if folds is None else folds)
     experiment.check_folds(wanted)
     check_folder(project, experiment)
@@ -162,8 +163,7 @@ def _prepare(
     if experiment.members:
         tables = TableOptions(options.device, options.workers)
         prepared = prepare_series(project, experiment, callbacks, tables, stop)
-        if group.leads:
-            prepared.check(sorted({*todo.train, *todo.predict}))
+        group.leader_first(partial(prepared.check, sorted({*todo.train, *todo.predict})))
         return prepared
     with stop.interruptible():  # a cache keeps its finished shards
         check = partial(_check_network, project, experiment, todo.train[:1], options, callbacks)

@@ -7,7 +7,7 @@ fold. A fold is predicted by its own networks only.
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,13 +19,17 @@ from ichx.cache.build import ensure_cache
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import LoadedDataset
 from ichx.datasets.series import neighbour_rows, series_codes
-from ichx.errors import ChangedDataError, CorruptFileError
+from ichx.errors import ChangedDataError, CorruptFileError, UnsupportedError
 from ichx.evaluation.choices import Average, views_of
-from ichx.evaluation.feature_files import FeatureWriter
+from ichx.evaluation.feature_files import FeatureWriter, read_features
+from ichx.evaluation.logistic import logits
 from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.evaluation.oof import mean_over_views
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
+from ichx.experiments.member_features import TableOptions
 from ichx.experiments.prepare import open_cache
+from ichx.experiments.prepared_series import prepare_series, sequence_data
+from ichx.inference.series_networks import open_heads
 from ichx.inference.trained import FoldNetworks, InferenceOptions, Trained, open_networks
 from ichx.labels import LABELS
 from ichx.store import PredictionDraft
@@ -88,7 +92,7 @@ def predict_files_by_fold(
     callbacks: "Callbacks",
     features: Path | None = None,
 ) -> FilePrediction:
-    """Predict `files` with each fold of `trained`.
+    """Predict `files` with each fold of `trained`; a sequence experiment reads what its members predict.
 
     Args:
         trained: The experiment and its folds.
@@ -97,6 +101,8 @@ def predict_files_by_fold(
         callbacks: Receives progress and notes.
         features: Pooled features are written next to this file, one file per fold and view; None: not at all.
     """
+    if trained.members:
+        return _predict_series_of_files(trained, files, options, callbacks, features)
     views = views_of(trained.experiment, options.tta)
     with ExitStack() as stack:
         network = stack.enter_context(open_networks(trained, options, callbacks.note))
@@ -107,6 +113,48 @@ def predict_files_by_fold(
             if features is not None
         }
         return _FilePass(network, files, views, options.average, writers, callbacks).run()
+
+
+def _predict_series_of_files(
+    trained: Trained,
+    files: FileSlices,
+    options: InferenceOptions,
+    callbacks: "Callbacks",
+    save_features: Path | None,
+) -> FilePrediction:
+    """Predict `files` with the members of a sequence experiment, then with its heads, fold by fold."""
+    if save_features is not None:
+        raise UnsupportedError(
+            f"Experiment {trained.experiment.number} reads features and has none itself.", "Leave out --save features."
+        )
+    assert trained.recipe.sequence is not None
+    kinds, total = trained.recipe.sequence.inputs, len(files.slices)
+    both_views = replace(options, tta="hflip", average="logit")
+    shared = replace(files, members=files.members + len(trained.members))
+    paths = [files.folder / f"features-{trained.experiment.number}-{at}.parquet" for at in range(len(trained.members))]
+    of_members = [
+        predict_files_by_fold(member, shared, both_views, callbacks, path if "features" in kinds else None)
+        for member, path in zip(trained.members, paths, strict=True)
+    ]
+    undecodable: dict[int, str] = {}
+    for one in of_members:
+        undecodable |= one.undecodable
+    usable = np.ones(total, bool)
+    usable[list(undecodable)] = False
+    folds = {fold: np.full((total, len(LABELS)), np.nan) for fold in trained.weights}
+    with open_heads(trained, options, callbacks.note) as heads:
+        for fold in folds if usable.any() else ():
+            given = np.stack([logits(one.folds[fold]) for one in of_members], axis=1).astype(np.float32)
+            features = []
+            for one, path in zip(of_members, paths, strict=True):
+                if "features" in kinds:
+                    values = read_features(_features_path(path, fold, "identity")).values
+                    features.append(np.zeros((total, values.shape[1]), np.float16))
+                    features[-1][np.setdiff1d(np.arange(total), list(one.undecodable))] = values
+            data = sequence_data(files.slices, usable, features, given if "logits" in kinds else None)
+            rows, predicted = heads.logits(fold, data)
+            folds[fold][rows] = probabilities(predicted)
+    return FilePrediction(folds, undecodable, heads.hardware.precision)
 
 
 def split_at_series(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]]:
@@ -190,7 +238,10 @@ def predict_dataset_by_fold(
         CorruptFileError: No slice can be decoded.
         ChangedDataError: Stored predictions are of other slices.
     """
-    _predict_missing(project, trained, data, options, callbacks)
+    if trained.members:
+        _predict_missing_series(project, trained, data, options, callbacks)
+    else:
+        _predict_missing(project, trained, data, options, callbacks)
     number, version, views = trained.experiment.number, data.version, views_of(trained.experiment, options.tta)
     stored = {(p.fold, p.view): p for p in project.store.predictions(number, role=ROLE, version_id=version.id)}
     ids: list[npt.NDArray[np.object_]] = []
@@ -267,6 +318,45 @@ def _predict_missing(
                     )
                 )
             project.store.add_predictions(drafts)
+
+
+def _predict_missing_series(
+    project: "Project", trained: Trained, data: LoadedDataset, options: InferenceOptions, callbacks: "Callbacks"
+) -> None:
+    """Predict `data` with the folds of a sequence experiment that are missing, after its members; record that."""
+    number, version = trained.experiment.number, data.version
+    existing = {
+        p.fold
+        for p in project.store.predictions(number, role=ROLE, version_id=version.id)
+        if _reusable(project.workspace.root / p.path, options)
+    }
+    todo = [fold for fold in trained.weights if fold not in existing]
+    if not todo:
+        return
+    for member in trained.members:
+        predict_dataset_by_fold(project, member, data, replace(options, tta="hflip"), callbacks)
+    prepared = prepare_series(project, trained.experiment, callbacks, TableOptions(options.device, options.workers))
+    ids = data.slices["slice_id"].to_numpy(object)
+    labels = data.slices[list(LABELS)].to_numpy(np.float64)
+    with open_heads(trained, options, callbacks.note) as heads:
+        for done, fold in enumerate(todo):
+            callbacks.phase(f"the heads predict {version.dataset}", done, len(todo))
+            rows, predicted = heads.logits(fold, prepared.other_data(fold, data))
+            files = project.workspace.experiment_files(number).fold(fold)
+            path = files.predictions(ROLE, "identity", version.dataset, version.number)
+            precision = heads.hardware.precision
+            draft = PredictionDraft(
+                experiment=number,
+                fold=fold,
+                version_id=version.id,
+                role=ROLE,
+                view="identity",
+                path=path.relative_to(project.workspace.root).as_posix(),
+                slices=len(rows),
+                digest=write_predictions(path, Predictions(ids[rows], predicted, precision)),
+                score=score(labels[rows], probabilities(predicted)),
+            )
+            project.store.add_predictions([draft])
 
 
 def _reusable(path: Path, options: InferenceOptions) -> bool:

@@ -24,7 +24,7 @@ from ichx.inference.member_predictions import FileSlices, predict_files_by_fold
 from ichx.inference.prediction_tables import pooling_warnings, series_table, slice_table, study_table
 from ichx.inference.ready_model import ReadyModel, ready_experiment
 from ichx.inference.scratch import scratch_folder
-from ichx.inference.trained import InferenceOptions
+from ichx.inference.trained import InferenceOptions, training_warnings
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
@@ -155,7 +155,11 @@ def predict_files_with(
         studies=studies,
         series=series_table(table),
         defects={str(reason): int(count) for reason, count in table["defect"].value_counts().items()},
-        warnings=(*reading_warnings(slices), *pooling_warnings(studies)),
+        warnings=(
+            *training_warnings(project, model.shown.experiment, slices),
+            *reading_warnings(slices),
+            *pooling_warnings(studies),
+        ),
         source=source,
         catalog=slices,
         id_map=files.id_map(key) if outputs.id_map else None,

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from ichx.errors import ChangedDataError, DivergedError, NotReadyError, UnsupportedError
+from ichx.datasets.dataset import load_version
+from ichx.errors import ChangedDataError, DivergedError, NotReadyError
 from ichx.evaluation.choices import Average, InferencePrecision, Tta
+from ichx.evaluation.member_outputs import check_inputs
 from ichx.experiments.folder_record import check_folder
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
+from ichx.store import require_network
+from ichx.text import EXAMPLES, format_count, format_examples
 from ichx.training.callbacks import Callbacks
 from ichx.training.control import Control
 from ichx.training.device import Hardware, choose_inference_hardware, isolated_torch_settings, loader_workers
@@ -53,6 +58,8 @@ class Trained:
     recipe: Recipe
     weights: dict[int, Path]
     """The weights file of each fold, in the order of the folds."""
+    members: "tuple[Trained, ...]" = ()
+    """Those whose outputs a sequence experiment reads, with the same folds."""
 
     @property
     def partial(self) -> str | None:
@@ -72,15 +79,11 @@ def find_trained(project: "Project", number: int, folds: Sequence[int] | None = 
         NotFoundError: The experiment or a fold does not exist.
         NotReadyError: A fold is not finished.
         UnsupportedError: Its predictions are those of another tool.
-        ChangedDataError: Weights are gone.
+        ChangedDataError: Weights are gone, or a member of a sequence experiment was retrained.
         ConflictError: The folder contains another experiment.
     """
     experiment = project.store.experiment(number)
-    if experiment.external:
-        raise UnsupportedError(
-            f"Experiment {number} ({experiment.name}) has predictions of another tool and no network.",
-            "Predict new files with that tool.",
-        )
+    require_network(experiment, "predict with it")
     check_folder(project, experiment)
     finished = sorted({p.fold for p in project.store.predictions(number, role="oof")})
     experiment.check_folds(folds or ())
@@ -101,7 +104,25 @@ def find_trained(project: "Project", number: int, folds: Sequence[int] | None = 
             f"Restore them from a backup, or train these folds again: `ichx run {number}`.",
         )
     recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
-    return Trained(experiment, project.registry.get(experiment.plugin), recipe, weights)
+    for fold in weights if experiment.members else ():
+        check_inputs(project, experiment, fold)
+    members = tuple(find_trained(project, member, list(weights)) for member in experiment.members)
+    return Trained(experiment, project.registry.get(experiment.plugin), recipe, weights, members)
+
+
+def training_warnings(project: "Project", experiment: "Experiment", slices: pd.DataFrame) -> list[str]:
+    """Return a warning if some of `slices`, rows of a catalog, are in the training dataset of `experiment`."""
+    version = project.store.version_by_id(experiment.version_id)
+    known = load_version(project.workspace, version).slices["slice_id"]
+    found = slices["slice_id"][slices["slice_id"].isin(known)]
+    if not len(found):
+        return []
+    examples = format_examples(list(map(str, found.head(EXAMPLES))), len(found))
+    count = f"{len(found):,} of {format_count(len(slices), 'slice')}"
+    return [
+        f"Experiment {experiment.number} was trained on {count}{examples}: they are in {version.dataset} version "
+        f"{version.number}. It predicts them better than new ones."
+    ]
 
 
 class FoldNetworks:

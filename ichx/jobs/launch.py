@@ -28,7 +28,7 @@ from ichx.jobs.launch_report import (
 from ichx.jobs.resources import Shares
 from ichx.jobs.scheduler import Admission, Scheduler, Task
 from ichx.recipe_text import from_toml
-from ichx.store import pooled_score
+from ichx.store import pooled_score, require_network
 from ichx.training.run_options import RunOptions
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def launch(
     """
     experiments = [project.store.experiment(number) for number in dict.fromkeys(request.experiments)]
     for e in experiments:
+        require_network(e, "run it")
         e.check_folds(request.folds or ())
         check_folder(project, e)  # before the log of a job is written there
     units = [Unit(e.number, fold) for e in experiments for fold in dict.fromkeys(request.folds or range(e.folds))]

@@ -32,7 +32,7 @@ from ichx.experiments.prepare import learns_masks
 from ichx.inference.predict import FilePredictions
 from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
 from ichx.loading.loader import WINDOW_COLUMNS, centre_crop
-from ichx.recipe import FILE_WINDOW, Recipe
+from ichx.recipe import EXTERNAL_PLUGIN, FILE_WINDOW, Recipe
 from ichx.recipe_text import from_toml
 from ichx.report.heatmap import SpatialLayer, grad_cam, last_spatial_layer, mask_maps
 from ichx.training.slice_feed import SliceFeed
@@ -363,7 +363,9 @@ def _heat_maps(
     found: dict[int, tuple[str, ...]] = {}
     recipe = networks.recipe
     if networks.plugin is None:
-        notes.append(f"No heat maps: the plugin {recipe.plugin} is not installed.")
+        external = recipe.plugin == EXTERNAL_PLUGIN
+        missing = "another tool made the predictions" if external else f"the plugin {recipe.plugin} is not installed"
+        notes.append(f"No heat maps: {missing}.")
         return found, None
     layer: SpatialLayer | None = None
     edge: int | None = None

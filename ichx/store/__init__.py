@@ -29,6 +29,7 @@ from ichx.store.snapshots import (
     VersionDraft,
     marks,
     pooled_score,
+    require_network,
 )
 from ichx.store.store import Store, open_store
 
@@ -63,4 +64,5 @@ __all__ = [
     "marks",
     "open_store",
     "pooled_score",
+    "require_network",
 ]

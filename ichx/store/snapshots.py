@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from ichx.errors import NotFoundError, NotReadyError, did_you_mean
+from ichx.errors import NotFoundError, NotReadyError, UnsupportedError, did_you_mean
 
 Kind = Literal["experiment", "trial"]
 EndState = Literal["done", "failed", "stopped"]
@@ -447,6 +447,16 @@ def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
     elif scored.folds_done < scored.folds:
         found.append(f"partial ({scored.folds_done} of {scored.folds} folds)")
     return tuple(found)
+
+
+def require_network(experiment: ExperimentSummary, what: str) -> None:
+    """Raise `UnsupportedError` for an external experiment, which has no network; `what` needs one, e.g. "predict"."""
+    if experiment.external:
+        raise UnsupportedError(
+            f"Experiment {experiment.number} ({experiment.name}) is external: another tool made its predictions, and "
+            f"without its network, ichx cannot {what}.",
+            "Blend it with others: `ichx ensemble`.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

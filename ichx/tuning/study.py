@@ -18,6 +18,7 @@ from ichx.jobs.scheduler import STOP, Scheduler
 from ichx.plugins.backbones import check_backbone
 from ichx.recipe import Recipe, settable
 from ichx.recipe_text import from_toml
+from ichx.store import require_network
 from ichx.tuning.budget import trial_recipe
 from ichx.tuning.default_space import default_space
 from ichx.tuning.limits import Limits
@@ -86,6 +87,7 @@ def tune(
     """
     callbacks = callbacks or TuneCallbacks()
     parent = project.store.experiment(request.experiment)
+    require_network(parent, "tune it")
     recipe = from_toml(parent.recipe, source=f"the recipe of experiment {parent.number}")
     space = default_space(recipe) if request.space is None else request.space
     parent.check_folds([request.budget.fold])

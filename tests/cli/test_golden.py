@@ -57,9 +57,17 @@ CASES = {
     "exp new": (
         "exp new --plugin tiny_resnet --size 32 --dataset ph",
         "exp new --reference --dataset ph",
+        "exp new --plugin gru_stack --members 1,2",
+        "exp new --plugin gru_stack --members 1 --size 64",
         "exp new --plugin tiny_resnext --dataset ph",
         "exp new --plugin tiny_resnet --set stage.ful.lr=1 --dataset ph",
         "exp new --reference --size 32 --json",
+    ),
+    "exp external": (
+        "exp external other --dataset ph --oof {labels} --test ph-test={sample}",
+        "exp external other --dataset ph --oof {sample}",
+        "exp external other --dataset ph --oof none.csv",
+        "run last",
     ),
     "exp list": (
         "exp list",
@@ -138,6 +146,7 @@ CASES = {
         "submit check none.csv --sample {sample}",
         "submit check {sample}",
     ),
+    "submit score": ("submit score {sample} --labels {labels}", "submit score {labels} --labels {labels} --label any"),
     "submit send": ("submit send {sample} --sample {sample}",),
     "report": ("report 1", "report 99"),
     "gc": ("gc", "gc --yes", "gc"),

@@ -23,7 +23,17 @@ LINES = {name: lines[0] for name, lines in CASES.items()} | {
     "exp promote": "exp promote 6",
     "run": "run 1 --fold 0 --device cpu",
 }
-OUTSIDE = {"init", "demo", "data phantom", "plugin list", "plugin show", "submit send", "submit check", "tune"}
+OUTSIDE = {
+    "init",
+    "demo",
+    "data phantom",
+    "plugin list",
+    "plugin show",
+    "submit send",
+    "submit check",
+    "submit score",
+    "tune",
+}
 """Commands that need no workspace; `tune` starts other processes, which the test cannot restrict."""
 
 

@@ -3,13 +3,20 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from full_disk import run_with_limit
 
+from ichx.datasets.dataset import load_version
 from ichx.datasets.label_csv import SampleTable, read_sample
 from ichx.errors import InvalidInputError, StorageError
+from ichx.evaluation.bootstrap import loss_interval
+from ichx.evaluation.metric import score
 from ichx.evaluation.submission import check_submission, submission_problems, write_submission
-from ichx.labels import LABELS
+from ichx.evaluation.submission_score import score_file
+from ichx.labels import ANY, LABELS
+from ichx.phantom.dicom_files import PhantomFiles
+from ichx.project import Project
 
 IMAGES = ("ID_b", "ID_a", "ID_c_with_bars")
 
@@ -162,3 +169,36 @@ def test_a_full_disk_leaves_nothing(sample: SampleTable, tmp_path: Path) -> None
     assert " submission.csv: " in done.out, done.err
     assert "`--out`" in done.out
     assert [p.name for p in tmp_path.iterdir()] == ["sample.csv"]
+
+
+def test_score_of_a_submission_on_held_out_labels(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = [f"ID_{i:03}" for i in range(40)]
+    labels = (random.random((40, 6)) < 0.3).astype(float)
+    labels[:, LABELS.index(ANY)] = labels[:, [k for k, name in enumerate(LABELS) if name != ANY]].max(axis=1)
+    p = random.random((40, 6))
+    p[0] = (0, 1, 0, 1, 0, 1)
+    truth = pd.DataFrame(labels[:30], columns=list(LABELS)).assign(image=images[:30])
+    truth.to_csv(tmp_path / "labels.csv", index=False)
+    rows = pd.DataFrame({"ID": [f"{i}_{n}" for i in images for n in LABELS], "Label": p.ravel()})
+    rows.to_csv(tmp_path / "submission.csv", index=False)
+    found = score_file(tmp_path / "submission.csv", tmp_path / "labels.csv")
+    assert found.scores.log_loss == pytest.approx(score(labels[:30], p[:30]), rel=1e-12)  # 0 and 1 too
+    assert (found.scores.count, found.unlabelled, found.bootstrap, found.dataset) == (30, 10, None, None)
+    rows.iloc[:-12].iloc[6:].to_parquet(tmp_path / "part.parquet", index=False)
+    with pytest.raises(InvalidInputError, match=r"1 slice with labels.*ID_000"):
+        score_file(tmp_path / "part.parquet", tmp_path / "labels.csv")
+
+
+def test_score_with_the_patients_of_a_dataset(project: Project, phantom: PhantomFiles, tmp_path: Path) -> None:
+    assert phantom.train_labels is not None
+    slices = load_version(project.workspace, project.store.version("ph")).slices
+    labels = slices[list(LABELS)].to_numpy(float)
+    p = np.clip(0.2 + 0.5 * labels, 0, 1)
+    pd.DataFrame(p, columns=list(LABELS)).assign(image=slices["slice_id"]).to_csv(tmp_path / "p.csv", index=False)
+    found = score_file(tmp_path / "p.csv", phantom.train_labels, project=project)
+    assert (found.dataset, found.unlabelled) == ("ph", 0)
+    assert found.bootstrap is not None
+    assert found.bootstrap.patients == slices["patient"].nunique()
+    interval = loss_interval(labels, p, slices["patient"])
+    assert (found.bootstrap.log_loss.low, found.bootstrap.log_loss.high) == pytest.approx((interval.low, interval.high))

@@ -16,7 +16,7 @@ from ichx.experiments.archive_export import archive_experiment
 from ichx.experiments.archive_import import import_experiment
 from ichx.experiments.gc import delete, find_garbage
 from ichx.experiments.member_features import TableRequest, find_table
-from ichx.experiments.rebuild import rebuild_store
+from ichx.experiments.rebuild import adopt_store, rebuild_store
 from ichx.experiments.register import ExperimentRequest, clone_experiment, equal_experiments
 from ichx.experiments.register_sequence import new_sequence
 from ichx.experiments.run import run_experiment
@@ -199,10 +199,11 @@ def test_clones_and_rebuilt_stores_keep_members(project: Project) -> None:
     with pytest.raises(InvalidInputError, match="1, 2"):
         clone_experiment(project.store, project.registry, made.number, folds="other")
     root = project.workspace.root
-    (root / "db" / "ichx.db").unlink()
-    (root / "db" / "workspace.json").unlink()
-    with open_store(open_workspace(root)) as store:
+    for path in (root / "db").glob("ichx.db*"):
+        path.unlink()
+    with open_store(open_workspace(root), tied=False) as store:
         rebuilt = Project(open_workspace(root), store, project.registry)
+        adopt_store(rebuilt)
         report = rebuild_store(rebuilt)
         assert report.experiments == [1, 2, 3, made.number]
         assert store.experiment(made.number).members == (1, 2)
@@ -212,10 +213,19 @@ def test_clones_and_rebuilt_stores_keep_members(project: Project) -> None:
 def test_a_sequence_experiment_has_no_images(project: Project, ichx: Program) -> None:
     made = sequence(project, 1, inputs=("logits",))
     run_experiment(project, made.number)
+    details = {check.subject: check.detail for check in audit(project, made.number).checks}
+    assert "without the part of fold 1 " in details["fold 1 weights"]
     root = project.workspace.root
-    ichx("data", "cache", "ph", "--experiment", made.number, "--json", cwd=root).check_error(
-        "conflict", str(made.number)
-    )
+    ichx("data", "cache", "ph", "--for", made.number, "--json", cwd=root).check_error("conflict", str(made.number))
     ichx("export", made.number, "--json", cwd=root).check_error("unsupported", str(made.number))
     report = ichx("report", made.number, cwd=root)
     assert report.code == 0, report.err
+
+
+def test_trials_have_the_members_of_their_experiment(project: Project, ichx_process: Program) -> None:
+    made = sequence(project, 1, inputs=("logits",))
+    search = ("--search", "sequence.width=4..8", "--trials", 2, "--fold", 0, "--device", "cpu")
+    done = ichx_process("tune", made.number, *search, cwd=project.workspace.root)
+    assert done.code == 0, done.err
+    trials = project.store.trials(made.number)
+    assert [(trial.members, trial.folds_done) for trial in trials] == [((1,), 1)] * 2

@@ -19,7 +19,7 @@ from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.catalog import build_catalog, usable_slices
-from ichx.datasets.dataset import load_dataset
+from ichx.datasets.dataset import load_dataset, load_version
 from ichx.datasets.ingest import scan_source
 from ichx.errors import (
     ChangedDataError,
@@ -42,7 +42,7 @@ from ichx.inference.export import export_experiment
 from ichx.inference.member_predictions import split_at_series
 from ichx.inference.predict import FileOutputs, FilePredictions, predict_files
 from ichx.inference.scratch import PREFIX, scratch_folder
-from ichx.inference.trained import InferenceOptions, find_trained, open_networks
+from ichx.inference.trained import InferenceOptions, find_trained, open_networks, training_warnings
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
@@ -384,3 +384,15 @@ def test_an_error_removes_the_scratch_folder_too(trained: Place, phantom: Phanto
     with pytest.raises(IchxError, match=str(tmp_path)):
         predict_files(Project(*trained, load_registry()), 2, tmp_path / "files", callbacks=Removing())
     assert not list(trained[0].cache_dir.glob(f"{PREFIX}*"))
+
+
+def test_slices_of_the_training_are_counted(project: Project, phantom: PhantomFiles) -> None:
+    experiment = project.store.experiment(1)
+    slices = load_version(project.workspace, project.store.version("ph")).slices
+    (warning,) = training_warnings(project, experiment, slices.iloc[5:15])
+    assert "10 of 10 slices" in warning
+    assert str(slices["slice_id"].iloc[5]) in warning
+    mixed = slices.iloc[:3].assign(slice_id=["new-1", slices["slice_id"].iloc[1], "new-2"])
+    assert "1 of 3 slices" in training_warnings(project, experiment, mixed)[0]
+    test = load_version(project.workspace, project.store.version("ph-test")).slices
+    assert training_warnings(project, experiment, test) == []
