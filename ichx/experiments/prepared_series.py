@@ -261,6 +261,10 @@ def prepare_series(
     fold_set = version.fold_set_of(experiment)
     data = load_version(project.workspace, version)
     folds = subset_folds(data.slices, load_folds(project.workspace, version, fold_set, data.slices), experiment.subset)
+    members = tuple(project.store.experiment(number) for number in experiment.members)
+    for member in members:
+        if member.external:
+            callbacks.note(f"member {member.number} is of another tool: nothing shows what its models were trained on")
     return PreparedSeries(
         project,
         experiment,
@@ -268,7 +272,7 @@ def prepare_series(
         from_toml(experiment.recipe, source=f"the recipe of experiment {experiment.number}"),
         data,
         folds,
-        tuple(project.store.experiment(number) for number in experiment.members),
+        members,
         options or TableOptions(),
         callbacks,
         stop or StopRequest(),
