@@ -71,8 +71,8 @@ PLUGINS = (
         "gru_stack",
         "two small stacked BiGRUs on logits",
         build_gru_stack,
-        SequenceRecipe(differences=True, residual=True, dropout=0.2),
-        StageRecipe(name="full", sampling="all", epochs=30, lr=3e-3, scheduler="onecycle"),
+        SequenceRecipe(differences=True, residual=True, dropout=0.4),
+        StageRecipe(name="full", sampling="all", epochs=30, lr=1e-3, scheduler="onecycle"),
     ),
     _plugin(
         "lstm_delta",
