@@ -24,7 +24,7 @@ from ichx.errors import IchxError
 from ichx.evaluation.checks import Check, Checks, UnknownError, WrongError
 from ichx.evaluation.choices import TTA_VIEWS, views_of
 from ichx.evaluation.feature_tables import read_table
-from ichx.evaluation.member_outputs import current_inputs, read_inputs
+from ichx.evaluation.member_outputs import current_inputs, inputs_of, read_inputs
 from ichx.evaluation.members import experiment_pins
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import fold_problems, leak_problem, read_oof
@@ -186,7 +186,10 @@ class _Auditor(Checks):
         ]
         if different:
             raise WrongError(f"{path} was trained on something else: {'; '.join(different)}")
-        detail = f"{format_count(tensors, 'tensor')}, trained without fold {fold} with these recipe, labels and folds"
+        without = f"fold {fold}"
+        if inputs_of(experiment) == ("logits",):
+            without = f"the part of fold {fold} that each head predicts"
+        detail = f"{format_count(tensors, 'tensor')}, trained without {without} with these recipe, labels and folds"
         return detail, None
 
     def member(self, number: int) -> tuple[str, None]:

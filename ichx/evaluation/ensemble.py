@@ -131,7 +131,8 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
     ranked = sorted(fitted.candidates, key=lambda k: (scores[k], k))
     choice = _choice(fitted, experiments, request.method)
     in_sample, fits = score(data.labels, blended), {} if nested is None else nested.fits
-    used = [experiments[k] for k in fitted.candidates if k in fitted.pool.members]
+    weighted = set(fitted.pool.members).union(*(fit.pool.members for fit in fits.values()))
+    used = [experiments[k] for k in sorted(weighted)]  # the nested score is that of all fits
     chosen = tuple(found for e in used if (found := selected_member(project.store, e, selected.folds)))
     clean = sorted(set(selected.folds).difference(*(member.folds for member in chosen))) if chosen else []
     rows = np.isin(data.folds, clean)

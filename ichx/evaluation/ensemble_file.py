@@ -42,6 +42,16 @@ FORMAT: Final = 1
 MODEL_FILE: Final = "model.json"
 ARRAYS_FILE: Final = "model.npz"
 
+_INVALID = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    zipfile.BadZipFile,
+    EOFError,
+    InvalidInputError,
+)
 _TYPE, _ARRAY, _DICT, _FLOAT = "$type", "$array", "$dict", "$float"
 
 
@@ -159,7 +169,7 @@ def load_model(folder: Path, digest: str, remedy: str) -> EnsembleModel:
         digest: SHA-256 of the JSON file.
         remedy: What to do about a missing or changed file.
     """
-    path = folder / MODEL_FILE
+    path, version = folder / MODEL_FILE, __version__
     _check_digest(path, digest, remedy)
     try:
         document = parse_json(path.read_bytes())
@@ -174,16 +184,13 @@ def load_model(folder: Path, digest: str, remedy: str) -> EnsembleModel:
         if not isinstance(model, EnsembleModel):
             raise ValueError(f"it contains {type(model).__name__}")
         _try(model)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        zipfile.BadZipFile,
-        EOFError,
-        InvalidInputError,
-    ) as error:
+    except _INVALID as error:
+        if version != __version__:  # e.g. a step that only that version has
+            raise UnsupportedError(
+                f"{path} was written by ichx {version}, and ichx {__version__} cannot read it: "
+                f"{type(error).__name__} {error}.",
+                f"Use ichx {version}.",
+            ) from error
         raise CorruptFileError(f"{path} is invalid: {type(error).__name__} {error}.", remedy) from error
     return model
 

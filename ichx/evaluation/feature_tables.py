@@ -176,7 +176,7 @@ class TableWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Save what there is."""
+        """Save the pending rows."""
         try:
             self._flush()
         finally:
@@ -234,7 +234,7 @@ class TableWriter:
             return 0
 
     def _of(self) -> dict[str, Any]:
-        """Return what a part of a table must have in common with this one to be continued."""
+        """Return the facts by which a writer recognizes an unfinished file of this table."""
         rows = hashlib.sha256(np.ascontiguousarray(self.rows, np.int64).tobytes()).hexdigest()
         return {"format": FORMAT, "source": asdict(self.source), "shape": list(self.shape), "rows": rows}
 

@@ -39,9 +39,9 @@ class MemberInputs:
     number: int
     name: str
     weights: str | None
-    """SHA-256 of the weights of the member's fold; None if features are no input."""
+    """SHA-256 of the weights of the member's fold; None without features among the inputs."""
     predictions: dict[str, str]
-    """SHA-256 of its OOF predictions by fold and view, e.g. `0/identity`; empty if logits are no input."""
+    """SHA-256 of its OOF predictions by fold and view, e.g. `0/identity`; empty without logits among the inputs."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def inputs_of(experiment: "Experiment") -> tuple[str, ...]:
 
 
 def current_inputs(project: "Project", experiment: "Experiment", fold: int) -> FoldInputs:
-    """Return what a training of `fold` would read today."""
+    """Return the inputs that a training of `fold` would read now."""
     kinds = inputs_of(experiment)
     members = []
     for number in experiment.members:

@@ -38,20 +38,29 @@ def tuning_folds(store: "Store", experiment: "Experiment") -> tuple[set[int], bo
 
 
 def selected_member(store: "Store", experiment: "Experiment", folds: Sequence[int]) -> SelectedMember | None:
-    """Return which of `folds` chose something about `experiment`; None if it is not marked as selected."""
+    """Return which of `folds` chose something about `experiment`; None if it is not marked as selected.
+
+    A fold that chose something about an experiment chose it about the sequence experiments that read it, too.
+    """
     if not experiment.selected:
         return None
     chosen, elsewhere = tuning_folds(store, experiment)
+    members = [store.experiment(number) for number in experiment.members]
+    inherited = [found for member in members if (found := selected_member(store, member, folds))]
     try:
         patience = from_toml(experiment.recipe, source=f"the recipe of experiment {experiment.number}").selects
     except IchxError:  # a recipe of a newer version; its mark is enough
         patience = False
+    reasons: list[str] = []
     if patience:
-        chosen, why = set(folds), "each fold ended its training by its own score (patience)"
+        chosen, reasons = set(folds), ["each fold ended its training by its own score (patience)"]
     elif elsewhere:
-        chosen, why = set(folds), "its values were chosen on other folds of these patients"
+        chosen, reasons = set(folds), ["its values were chosen on other folds of these patients"]
     elif chosen and experiment.origin is None:
-        why = f"its values were chosen on fold {', '.join(map(str, sorted(chosen)))}"
-    else:
-        chosen, why = set(folds), "its values were chosen by validation scores"
-    return SelectedMember(experiment.number, experiment.name, tuple(sorted(chosen & set(folds))), why)
+        reasons = [f"its values were chosen on fold {', '.join(map(str, sorted(chosen)))}"]
+    elif experiment.origin is not None or not inherited:
+        chosen, reasons = set(folds), ["its values were chosen by validation scores"]
+    for member in inherited:
+        chosen |= set(member.folds)
+        reasons.append(f"it reads experiment {member.experiment} ({member.name}): {member.why}")
+    return SelectedMember(experiment.number, experiment.name, tuple(sorted(chosen & set(folds))), "; ".join(reasons))

@@ -138,7 +138,7 @@ def import_ensemble(project: "Project", file: Path) -> ImportedEnsemble:
                 extract_member(archive, member, folder)
         return _import(project, index, folder, file, added)
     except BaseException as error:
-        for number in added:
+        for number in reversed(added):  # a sequence experiment before its members
             _remove(project, number)
         if isinstance(error, zipfile.BadZipFile | NotImplementedError | RuntimeError | EOFError):
             raise CorruptFileError(f"{file} is damaged: {error}.", "Export the ensemble again.") from error

@@ -99,16 +99,16 @@ def table_path(project: "Project", request: TableRequest) -> "Path":
 
 
 def find_table(project: "Project", request: TableRequest) -> FeatureTable | None:
-    """Return the table if it is complete and its experiment, weights and slices are still those of today."""
+    """Return the table if it is complete and its experiment, weights and slices have not changed since."""
     table = read_table(table_path(project, request))
     if table is None:
         return None
-    today = table_source(project, request, table.source.precision)
-    return table if table.source == today else None
+    current = table_source(project, request, table.source.precision)
+    return table if table.source == current else None
 
 
 def table_source(project: "Project", request: TableRequest, precision: str) -> FeatureSource:
-    """Return what a table depends on today.
+    """Return what a table depends on, with the current digests.
 
     Raises:
         NotReadyError: The fold has no weights.

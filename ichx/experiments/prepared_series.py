@@ -1,17 +1,17 @@
 """Series of slices with the outputs of other experiments: what the folds of a sequence experiment train on.
 
 Fold k reads pooled features of the members' fold-k networks, or logits that the members predicted out of fold, or both.
-It never reads what a network that has seen fold k makes of fold k.
+It never reads outputs for fold k of a network that was trained on fold k.
 
 With features, its heads learn from the training patients of fold k. With logits alone they learn from all patients
-but a part of fold k, which they predict: each part has heads of its own.
+but a part of fold k, which they predict: each part has separate heads.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from torch import nn
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_version
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import NotReadyError
+from ichx.evaluation.feature_tables import FeatureTable
 from ichx.evaluation.member_outputs import (
     FoldInputs,
     current_inputs,
@@ -67,6 +68,10 @@ class PreparedSeries:
     callbacks: Callbacks
     stop: StopRequest
     masks: None = None
+    _inputs: dict[int, FoldInputs] = field(default_factory=dict, repr=False)
+    """What each fold reads, computed once."""
+    _read: dict[int, SequenceData] = field(default_factory=dict, repr=False)
+    """The series as the latest fold reads them."""
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
@@ -75,19 +80,15 @@ class PreparedSeries:
 
     @cached_property
     def logits(self) -> npt.NDArray[np.float32] | None:
-        """OOF logits `(N, M, 6)` of the members; None if they are no input."""
+        """OOF logits `(N, M, 6)` of the members; None without logits among the inputs."""
         if "logits" not in self.kinds:
             return None
         version = self.data.version
         folds = load_folds(self.project.workspace, version, version.fold_set_of(self.experiment), self.data.slices)
         return oof_logits(self.project, self.members, self.data.slices["slice_id"].to_numpy(object), folds)
 
-    @cached_property
-    def _inputs(self) -> dict[int, FoldInputs]:
-        return {}
-
     def inputs(self, fold: int) -> FoldInputs:
-        """Return what the fold reads of the members; computed once."""
+        """Return what the fold reads of the members."""
         if fold not in self._inputs:
             self._inputs[fold] = current_inputs(self.project, self.experiment, fold)
         return self._inputs[fold]
@@ -157,7 +158,7 @@ class PreparedSeries:
             usable &= np.isfinite(logits).all(axis=(1, 2))
         return sequence_data(data.slices, usable, features, logits)
 
-    def _tables(self, fold: int, version_id: int) -> list[Any]:
+    def _tables(self, fold: int, version_id: int) -> list[FeatureTable]:
         requests = self._requests([fold], version_id)
         found = ensure_tables(self.project, requests, self.options, callbacks=self.callbacks, stop=self.stop)
         return [found[request] for request in requests]
@@ -168,13 +169,9 @@ class PreparedSeries:
         wanted = self.members if "features" in self.kinds else ()
         return [TableRequest(member.number, fold, version_id) for fold in folds for member in wanted]
 
-    @cached_property
-    def _of_folds(self) -> dict[int, SequenceData]:
-        return {}
-
     def _data(self, fold: int) -> SequenceData:
         """Return the series of the dataset as the fold reads them."""
-        if fold not in self._of_folds:
+        if fold not in self._read:
             tables = self._tables(fold, self.data.version.id) if "features" in self.kinds else []
             usable = self.folds != EXCLUDED
             if tables:
@@ -183,9 +180,9 @@ class PreparedSeries:
                 usable &= np.isfinite(self.logits).all(axis=(1, 2))
             part = None if "features" in self.kinds else self._parts(fold)
             features = [table.open() for table in tables]
-            self._of_folds.clear()  # one fold at a time
-            self._of_folds[fold] = sequence_data(self.data.slices, usable, features, self.logits, part)
-        return self._of_folds[fold]
+            self._read.clear()  # one fold at a time
+            self._read[fold] = sequence_data(self.data.slices, usable, features, self.logits, part)
+        return self._read[fold]
 
     def _usable(self, fold: int) -> npt.NDArray[np.bool_]:
         usable = np.zeros(len(self.folds), bool)
@@ -257,6 +254,10 @@ def prepare_series(
     fold_set = version.fold_set_of(experiment)
     data = load_version(project.workspace, version)
     folds = subset_folds(data.slices, load_folds(project.workspace, version, fold_set, data.slices), experiment.subset)
+    members = tuple(project.store.experiment(number) for number in experiment.members)
+    for member in members:
+        if member.external:
+            callbacks.note(f"member {member.number} is of another tool: nothing shows what its models were trained on")
     return PreparedSeries(
         project,
         experiment,
@@ -264,7 +265,7 @@ def prepare_series(
         from_toml(experiment.recipe, source=f"the recipe of experiment {experiment.number}"),
         data,
         folds,
-        tuple(project.store.experiment(number) for number in experiment.members),
+        members,
         options or TableOptions(),
         callbacks,
         stop or StopRequest(),

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from ichx.datasets.dataset import load_folds, load_version
+from ichx.datasets.series import series_codes
 from ichx.errors import ConflictError, InvalidInputError, NotReadyError, raise_problems
 from ichx.evaluation.member_outputs import inputs_of
 from ichx.evaluation.members import describe_difference, experiment_pins
@@ -37,7 +41,7 @@ def check_members(project: "Project", numbers: Sequence[int], inputs: Sequence[s
         InvalidInputError: A member is repeated, a trial, trained on a part of the patients, or has no features.
         NotFoundError: There is no such experiment.
         NotReadyError: A member is in the trash.
-        ConflictError: Members have different files, labels or folds.
+        ConflictError: Members have different files, labels or folds, or their folds split a series.
         UnsupportedError: The network of a member has no pooled features.
     """
     if not numbers:
@@ -73,21 +77,39 @@ def check_members(project: "Project", numbers: Sequence[int], inputs: Sequence[s
     ]
     if different:
         raise ConflictError("\n".join(different), "Use members with the same files, labels and folds.")
+    _check_series(project, first)
     if "features" in inputs:
-        raise_problems(
-            [f"Experiment {e.number} is of another tool and has no pooled features." for e in members if e.external]
-            + [
-                f"Experiment {e.number} is a sequence experiment and has no pooled features."
-                for e in members
-                if e.members
-            ],
-            "Use its logits: `--inputs logits`.",
-        )
+        _check_features(members)
         from ichx.experiments.member_features import feature_width  # imports torch
 
         for e in members:
             feature_width(project, e.number)
     return members
+
+
+def _check_series(project: "Project", experiment: "Experiment") -> None:
+    """Raise `ConflictError` if the folds of `experiment` split a series: its slices would be learnt and predicted."""
+    if not experiment.leaked:
+        return  # the slices of a patient are in one fold
+    version = project.store.version_by_id(experiment.version_id)
+    slices = load_version(project.workspace, version).slices
+    folds = load_folds(project.workspace, version, version.fold_set_of(experiment), slices)
+    split = int((pd.Series(folds).groupby(series_codes(slices)).nunique() > 1).sum())
+    if split:
+        count = format_count(split, "series", "series")
+        raise ConflictError(
+            f"The folds {experiment.fold_set} of experiment {experiment.number} split {count}.",
+            "Use members on folds that keep all slices of a series together.",
+        )
+
+
+def _check_features(members: "Sequence[Experiment]") -> None:
+    """Raise `InvalidInputError` if some of `members` have no network for images, and so no pooled features."""
+    raise_problems(
+        [f"Experiment {e.number} is of another tool and has no pooled features." for e in members if e.external]
+        + [f"Experiment {e.number} is a sequence experiment and has no pooled features." for e in members if e.members],
+        "Use its logits: `--inputs logits`.",
+    )
 
 
 def missing_work(project: "Project", experiment: "Experiment", folds: Sequence[int]) -> list[MemberWork]:
@@ -96,6 +118,7 @@ def missing_work(project: "Project", experiment: "Experiment", folds: Sequence[i
     Raises:
         NotReadyError: A member is in the trash, or is of another tool and lacks a fold.
         ConflictError: An experiment is a member of itself.
+        InvalidInputError: A member without pooled features is read for these.
     """
     found: dict[int, MemberWork] = {}
     _collect(project, experiment, folds, found, ())
@@ -121,6 +144,8 @@ def _collect(
     above: tuple[int, ...],
 ) -> None:
     above = (*above, experiment.number)
+    if "features" in inputs_of(experiment):  # a clone may read other inputs than its original
+        _check_features([project.store.experiment(number) for number in experiment.members])
     tests = experiment.kind != "trial" and experiment.subset == 1
     for number in experiment.members:
         if number in above:

@@ -165,7 +165,9 @@ class Plugin:
         """
         if self.kind == "sequence":
             if (size, crop, kind) != (None, None, None):
-                raise InvalidInputError(f"{self.name} reads no images.", "Leave out --size, --crop and --windows.")
+                raise InvalidInputError(
+                    f"{self.name} reads no images.", "Leave out --size, --crop, --sigmoid and --linear."
+                )
             return self.recipe
         image = self.recipe.input
         size = image.size if size is None else size

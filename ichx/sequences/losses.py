@@ -1,6 +1,6 @@
 """The loss of a network over series: slices weighted as the score, the series' own prediction, and the slices' maximum.
 
-Both of the latter are compared with whether any slice of the series has the label. The maximum is multiple-instance
+The last two are compared with whether any slice of the series has the label. The maximum is multiple-instance
 learning in its simplest form; a noisy-or would push down all slices of a series, which are far from independent.
 """
 
@@ -22,7 +22,7 @@ def sequence_loss(
 ) -> torch.Tensor:
     """Return the mean loss of the series; its value is the mean of the heads, its gradient the sum.
 
-    So no head learns more slowly because it has many others at its side.
+    The learning rate of a head thus does not depend on the number of heads.
 
     Args:
         outputs: Logits of each head.

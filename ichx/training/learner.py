@@ -64,7 +64,7 @@ class Learner:
             train_all(self._own, self._trainable)
 
     def end_epoch(self, number: int) -> None:
-        """Tell a network that wants to know it that epoch `number` of all stages (from 0) is trained."""
+        """Call the network's `end_epoch`, if it has one, after epoch `number` of all stages, from 0."""
         end_epoch = getattr(self._own, "end_epoch", None)
         if end_epoch is not None:
             end_epoch(number)

@@ -47,7 +47,8 @@ class Promoted:
     leaked: bool
     """Whether the folds split patients, so that all scores are optimistic."""
     selected: bool = False
-    """Whether something else used scores of the other folds: patience, or a tuning on other folds of the patients."""
+    """Whether something else used scores of other folds: patience, a tuning on other folds of the patients, or a choice
+    about a member of a sequence experiment."""
     problem: str | None = None
     """Why predictions cannot be read."""
 
@@ -117,7 +118,9 @@ def read_one(project: "Project", experiment: "Experiment", tables: "Tables | Non
         better_low=None if better is None else better.low,
         better_high=None if better is None else better.high,
         leaked=experiment.leaked,
-        selected=elsewhere or from_toml(experiment.recipe).selects,
+        selected=elsewhere
+        or from_toml(experiment.recipe).selects
+        or any(project.store.experiment(member).selected for member in experiment.members),
         problem=problem,
     )
 

@@ -78,3 +78,19 @@ def test_scores_of_selected_members_are_not_to_be_reported(ichx: Program, traine
     done = ichx("ensemble", "--members", "1,2", cwd=trained_copy)
     assert "Report this score" not in done.out
     assert "ichx evaluate --ensemble 3" in done.err
+
+
+def test_an_audit_of_an_ensemble(ichx: Program, trained_copy: Path) -> None:
+    ichx("ensemble", "--members", "1,2", cwd=trained_copy)
+    done = ichx("audit", "--ensemble", 1, cwd=trained_copy)
+    assert done.code == 0, done.out
+    assert "submission ensembles/1/ph-test.csv" in done.out
+    (trained_copy / "ensembles/1/ph-test.csv").unlink()
+    done = ichx("audit", "--ensemble", 1, "--json", cwd=trained_copy)
+    found = json.loads(done.out)
+    assert (done.code, found["passed"], found["audit"]["ensemble"]) == (1, False, 1)
+    (failed,) = (check for check in found["audit"]["checks"] if check["state"] == "wrong")
+    assert failed["subject"] == "submission ensembles/1/ph-test.csv"
+    ichx("audit", "--json", cwd=trained_copy).check_error("usage", "--ensemble")
+    ichx("audit", 1, "--ensemble", 1, "--json", cwd=trained_copy).check_error("usage", "--ensemble")
+    ichx("audit", "--ensemble", 2, "--json", cwd=trained_copy).check_error("not_found", "2")

@@ -140,7 +140,7 @@ def test_leaky_folds_mark_every_score(ichx: Program, dataset_copy: Path, leaky: 
     assert "leaky" not in out
     assert "1 (tiny_resnet-32-linear)" in err
     mixed = ichx("ensemble", "--members", "1,2", "--json", cwd=dataset_copy)
-    mixed.check_error("conflict", "2", "1", "124", "default", "theirs")
+    mixed.check_error("conflict", "2", "1", "125", "default", "theirs")
 
 
 def test_exported_folds_are_the_same_when_imported(ichx: Program, dataset_copy: Path) -> None:

@@ -214,6 +214,9 @@ def test_files_that_cannot_be_used(project: Project) -> None:
     with pytest.raises(UnsupportedError, match=r"format 2 of ichx 9\.1") as newer:
         load(json.dumps(document | {"format": 2, "ichx": "9.1", "model": None}))
     assert "9.1" in newer.value.remedy
+    with pytest.raises(UnsupportedError, match=r"ichx 9\.1.* 'NewStep'") as newer:
+        load(json.dumps(document | {"ichx": "9.1"}).replace("LinearPool", "NewStep"))
+    assert "9.1" in newer.value.remedy
     for content in (
         "",
         "[]",

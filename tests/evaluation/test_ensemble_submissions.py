@@ -14,15 +14,21 @@ from ichx.datasets.add import AddRequest, add_dataset
 from ichx.errors import ChangedDataError, ConflictError, NotFoundError, NotReadyError
 from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
 from ichx.evaluation.ensemble_submissions import submit_ensemble
+from ichx.evaluation.logistic import logits
 from ichx.evaluation.metric import score
+from ichx.evaluation.nested_score import patient_parts
 from ichx.evaluation.oof import read_oof
-from ichx.evaluation.predictions import read_predictions
+from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
+from ichx.evaluation.selecting_folds import selected_member
 from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.register_sequence import new_sequence
 from ichx.experiments.run import run_experiment
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
 from ichx.project import Project
+
+TUNED_ON_FOLD = '{"study": "s", "trial": 1, "fold": %d, "values": {}, "subset": 1.0, "length": 1.0, "score": 0.5}'
 
 
 def execute(project: Project, statement: str, *values: object) -> None:
@@ -105,7 +111,7 @@ def test_folds_that_chose_values_of_a_member(project: Project) -> None:
     execute(
         project,
         "UPDATE experiment SET selected = 1, tuned = ? WHERE number = 2",
-        '{"study": "s", "trial": 1, "fold": 1, "values": {}, "subset": 1.0, "length": 1.0, "score": 0.5}',
+        TUNED_ON_FOLD % 1,
     )
     report = make_ensemble(project, EnsembleRequest(members=(1, 2), method="mean", smooth=False, calibrate=False))
     assert report.ensemble.selected
@@ -133,3 +139,37 @@ def test_members_without_choices(project: Project) -> None:
     report = make_ensemble(project, EnsembleRequest(members=(1, 2), method="mean"))
     assert (report.selected, report.clean_folds, report.clean_score) == ((), (), None)
     assert dataclasses.asdict(report)["selected"] == ()
+
+
+def test_a_fold_that_chose_a_member_of_a_sequence_experiment_chose_that_too(project: Project) -> None:
+    execute(project, "UPDATE experiment SET selected = 1, tuned = ? WHERE number = 2", TUNED_ON_FOLD % 1)
+    made, _ = new_sequence(project, ExperimentRequest(plugin="gru_stack"), [1, 2])
+    assert made.selected
+    found = selected_member(project.store, made, (0, 1))
+    assert found is not None
+    assert found.folds == (1,)
+    assert "experiment 2" in found.why
+    execute(project, "UPDATE experiment SET tuned = ? WHERE number = ?", TUNED_ON_FOLD % 0, made.number)
+    both = selected_member(project.store, project.store.experiment(made.number), (0, 1))
+    assert both is not None
+    assert both.folds == (0, 1)
+
+
+def test_a_selected_member_of_the_nested_fits_counts_without_weight_in_the_final_one(project: Project) -> None:
+    """Experiment 2 is better than 1 except on one part, where it is wrong: it has a weight only without that part."""
+    table = read_oof(project, project.store.experiment(1))
+    bad = patient_parts(pd.factorize(table.patients)[0], table.folds) == 0
+    towards = np.where(bad[:, None], 1 - table.labels, table.labels)
+    share = np.where(bad, 0.9, 0.01)[:, None]
+    better = pd.DataFrame((1 - share) * table.probabilities + share * towards, index=table.slice_ids)
+    for stored in project.store.predictions(2, role="oof"):
+        path = project.workspace.root / stored.path
+        ids = read_predictions(path).slice_ids
+        write_predictions(path, Predictions(ids, logits(better.loc[ids].to_numpy()).astype(np.float32)))
+    execute(project, "UPDATE experiment SET selected = 1, tuned = ? WHERE number = 2", TUNED_ON_FOLD % 1)
+    request = EnsembleRequest(members=(1, 2), method="convex", tta="none", smooth=False, calibrate=False)
+    report = make_ensemble(project, request)
+    assert [m.experiment for m in report.ensemble.members] == [1]
+    assert any(2 in choice.weights for choice in report.fold_choices)
+    assert [m.experiment for m in report.selected] == [2]
+    assert report.clean_folds == (0,)

@@ -16,6 +16,9 @@ from ichx.evaluation.ensemble_file import read_model
 from ichx.evaluation.ensemble_submissions import submit_ensemble
 from ichx.experiments.archive_import import import_experiment
 from ichx.experiments.ensemble_archive import export_ensemble, import_ensemble
+from ichx.experiments.register import ExperimentRequest
+from ichx.experiments.register_sequence import new_sequence
+from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import Selection, open_store
@@ -146,6 +149,19 @@ def test_archives_that_are_refused_leave_nothing(source: Project, other: Project
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(CorruptFileError, match=str(file)):
         import_ensemble(other, file)
+
+
+def test_a_refused_archive_leaves_no_member_of_a_sequence_experiment(
+    source: Project, other: Project, tmp_path: Path
+) -> None:
+    settings = ("stage.full.epochs=1", "sequence.width=4", "sequence.parts=2", "batch=4")
+    made, _ = new_sequence(source, ExperimentRequest(plugin="gru_stack", settings=settings), [1])
+    run_experiment(source, made.number)
+    file = exported(source, tmp_path / "e.zip", members=(made.number,), method="mean", smooth=False, calibrate=False)
+    with pytest.raises(CorruptFileError, match="score 0.5"):
+        import_ensemble(other, rewrite(file, index_with(score=0.5)))
+    assert other.store.experiments(Selection(kind=None, trashed=None), limit=None) == []
+    assert import_ensemble(other, file).members == {1: 3, made.number: 4}
 
 
 def test_members_swapped_between_ensembles(source: Project, other: Project, tmp_path: Path) -> None:

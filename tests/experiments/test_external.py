@@ -19,7 +19,8 @@ from ichx.experiments.external import ExternalRequest, Registered, register_exte
 from ichx.experiments.fold_status import finished_folds, missing_tests
 from ichx.experiments.quick_look import quick_look
 from ichx.experiments.rebuild import rebuild_store
-from ichx.experiments.register import clone_experiment
+from ichx.experiments.register import ExperimentRequest, clone_experiment
+from ichx.experiments.register_sequence import new_sequence
 from ichx.experiments.run import run_experiment
 from ichx.inference.trained import find_trained
 from ichx.labels import LABELS
@@ -66,6 +67,20 @@ def files(project: Project, tmp_path: Path) -> Files:
 
 def register(project: Project, oof: Path, **options: object) -> Registered:
     return register_external(project, ExternalRequest("other", oof, **options))  # type: ignore[arg-type]
+
+
+def test_a_sequence_experiment_reads_the_logits_of_another_tool(project: Project, files: Files) -> None:
+    tests = {"ph-test": files.write(files.test, "t.parquet")}
+    member = register(project, files.write(files.oof, "oof.csv"), tests=tests).experiment
+    settings = ("stage.full.epochs=2", "sequence.width=4", "sequence.parts=2", "batch=4")
+    request = ExperimentRequest(plugin="gru_stack", settings=settings)
+    made, _ = new_sequence(project, request, [1, member.number], ["logits"])
+    report = run_experiment(project, made.number)
+    assert report.folds_done == 2
+    oof = read_oof(project, project.store.experiment(made.number))
+    assert oof.score < read_oof(project, project.store.experiment(1)).score  # the other tool knows more
+    with pytest.raises(UnsupportedError, match=f"Experiment {member.number}"):
+        find_trained(project, made.number)
 
 
 def test_registered_scored_and_marked(project: Project, files: Files) -> None:

@@ -213,8 +213,19 @@ def test_clones_and_rebuilt_stores_keep_members(project: Project) -> None:
 def test_a_sequence_experiment_has_no_images(project: Project, ichx: Program) -> None:
     made = sequence(project, 1, inputs=("logits",))
     run_experiment(project, made.number)
+    details = {check.subject: check.detail for check in audit(project, made.number).checks}
+    assert "without the part of fold 1 " in details["fold 1 weights"]
     root = project.workspace.root
     ichx("data", "cache", "ph", "--for", made.number, "--json", cwd=root).check_error("conflict", str(made.number))
     ichx("export", made.number, "--json", cwd=root).check_error("unsupported", str(made.number))
     report = ichx("report", made.number, cwd=root)
     assert report.code == 0, report.err
+
+
+def test_trials_have_the_members_of_their_experiment(project: Project, ichx_process: Program) -> None:
+    made = sequence(project, 1, inputs=("logits",))
+    search = ("--search", "sequence.width=4..8", "--trials", 2, "--fold", 0, "--device", "cpu")
+    done = ichx_process("tune", made.number, *search, cwd=project.workspace.root)
+    assert done.code == 0, done.err
+    trials = project.store.trials(made.number)
+    assert [(trial.members, trial.folds_done) for trial in trials] == [((1,), 1)] * 2

@@ -1,17 +1,25 @@
 """Sequence experiments: registered on members, trained on their outputs, and run like any other experiment."""
 
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import Program
 
 from ichx.datasets.dataset import load_folds, load_version
+from ichx.datasets.fold_import import import_folds
 from ichx.errors import (
     ChangedDataError,
     ConflictError,
     InvalidInputError,
     NotFoundError,
     NotReadyError,
+    StorageError,
 )
 from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
 from ichx.evaluation.member_outputs import read_inputs
@@ -20,7 +28,7 @@ from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.member_features import TableRequest, find_table
 from ichx.experiments.prepared_series import prepare_series
-from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.register import ExperimentRequest, clone_experiment, draft, new_experiment
 from ichx.experiments.register_sequence import new_sequence
 from ichx.experiments.run import run_experiment
 from ichx.project import Project
@@ -147,6 +155,42 @@ def test_members_are_checked_before_anything_is_registered(project: Project) -> 
     assert len(project.store.experiments(limit=None)) == before - 1
 
 
+def test_trials_quick_looks_and_other_tools_as_members(project: Project, ichx: Program, tmp_path: Path) -> None:
+    version = project.store.version("ph")
+    plain = draft(project.registry.get("tiny_resnet").recipe_for(size=32), version)
+    changes: tuple[dict[str, Any], ...] = ({"kind": "trial"}, {"subset": 0.5}, {"external": True})
+    trial, part, external = project.store.add_experiments([replace(plain, **change) for change in changes])
+    with pytest.raises(InvalidInputError, match=f"{trial.number} is a tuning trial"):
+        sequence(project, 1, trial.number)
+    with pytest.raises(InvalidInputError, match=f"{part.number} is trained on 50 %"):
+        sequence(project, 1, part.number)
+    with pytest.raises(InvalidInputError, match=f"{external.number} is of another tool"):
+        sequence(project, 1, external.number, inputs=("features",))
+    made = sequence(project, 1, external.number)
+    with pytest.raises(NotReadyError, match=f"Member {external.number} of experiment {made.number}"):
+        run_experiment(project, made.number)
+
+    folds = tmp_path / "folds.csv"
+    root = project.workspace.root
+    assert ichx("data", "folds", "ph", "--export", folds, cwd=root).code == 0
+    table = pd.read_csv(folds)
+    table["fold"] = 1 - table["fold"]
+    table.to_csv(folds, index=False)
+    assert ichx("data", "folds", "ph", "--import", folds, "--name", "swapped", cwd=root).code == 0
+    request = ExperimentRequest(plugin="tiny_resnet", size=32, folds="swapped")
+    other = new_experiment(project.store, project.registry, request)
+    with pytest.raises(ConflictError, match=f"{other.number} and 1"):
+        sequence(project, 1, other.number)
+
+
+def test_too_little_disk_for_features_stops_a_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sequence(project, 1, inputs=("features",))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(StorageError, match=r"2 feature tables of \d+ x \d+: .* of 1.0 kB free"):
+        run_experiment(project, made.number)
+    assert project.store.runs(made.number) == []
+
+
 def test_a_sequence_experiment_of_sequence_experiments(project: Project) -> None:
     first = sequence(project, 1, 2)
     with pytest.raises(InvalidInputError, match=str(first.number)):
@@ -175,3 +219,24 @@ def test_a_sequence_experiment_in_an_ensemble_with_its_members(project: Project)
     for tta in ("none", "hflip"):
         report = make_ensemble(project, EnsembleRequest(members=(1, 2, made.number), method="mean", tta=tta))
         assert sorted(m.experiment for m in report.ensemble.members) == [1, 2, made.number]
+
+
+def test_folds_that_split_a_series_are_refused(project: Project, tmp_path: Path) -> None:
+    slices = load_version(project.workspace, project.store.version("ph")).slices
+    folds = pd.DataFrame({"image": slices["slice_id"], "fold": np.arange(len(slices)) % 2})
+    folds.to_csv(tmp_path / "split.csv", index=False)
+    import_folds(project, "ph", tmp_path / "split.csv", allow_leaks=True)
+    member = new_experiment(project.store, project.registry, ExperimentRequest("tiny_resnet", folds="split"))
+    assert member.leaked
+    count = slices.groupby(["study", "series"]).ngroups
+    with pytest.raises(ConflictError, match=f"folds split of experiment {member.number} split {count} series"):
+        sequence(project, member.number)
+
+
+def test_a_clone_cannot_read_features_of_a_sequence_experiment(project: Project) -> None:
+    first = sequence(project, 1)
+    second = sequence(project, first.number)
+    settings = ['sequence.inputs=["features"]', "sequence.residual=false"]
+    clone = clone_experiment(project.store, project.registry, second.number, settings=settings)
+    with pytest.raises(InvalidInputError, match=f"{first.number} is a sequence experiment"):
+        run_experiment(project, clone.number)

@@ -55,7 +55,7 @@ class HeadConvolution(nn.Module):
         self.linear = HeadLinear(heads, 3 * inputs, outputs)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return `(H, B, T, outputs)` for `x` `(H, B, T, inputs)` with a `mask` `(B, T, 1)` of what is no padding."""
+        """Return `(H, B, T, outputs)` for `x` `(H, B, T, inputs)` with a `mask` `(B, T, 1)`, False for padding."""
         x = x * mask
         before, after = shifted(x, self.dilation), shifted(x, -self.dilation)
         result: torch.Tensor = self.linear(torch.cat([before, x, after], dim=-1))

@@ -12,7 +12,7 @@ from ichx.recipe import Recipe
 
 
 class LstmDelta(nn.Module):
-    """BiLSTMs whose states are added up, each with a linear layer of its own at its side."""
+    """BiLSTMs whose states are added up, together with a linear layer of the states of each."""
 
     def __init__(self, recipe: Recipe, widths: SequenceWidths) -> None:
         super().__init__()
