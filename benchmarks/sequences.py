@@ -34,6 +34,8 @@ from ichx.training.trainer import FitOptions, fit
 SECONDS, SHARE, WORSE = 180.0, 0.95, 1.01
 SERIES, SLICES, FEATURES, EPOCHS = 2000, 34, 512, 20
 PATIENTS, FRESH, MEMBERS, WIDTH = 100, 300, 4, 64
+DROPOUT = 0.2
+"""Of the network by hand."""
 
 WEIGHTS = torch.tensor(LABEL_WEIGHTS, dtype=torch.float32) / sum(LABEL_WEIGHTS)
 
@@ -231,7 +233,7 @@ class HandWritten(nn.Module):
         super().__init__()
         self.linear = nn.Linear(3 * MEMBERS * len(LABELS) + 1, WIDTH)
         self.gru = nn.GRU(WIDTH, WIDTH, batch_first=True, bidirectional=True)
-        self.dropout = nn.Dropout(0.2)
+        self.dropout = nn.Dropout(DROPOUT)
         self.head = nn.Linear(2 * WIDTH, len(LABELS))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

@@ -54,7 +54,8 @@ class Learner:
     def begin_stage(self, index: int) -> None:
         """Begin a stage: with a new optimizer and the current weights."""
         self._stage = index
-        self.optimizer = make_optimizer(self.recipe.optimizer, self.recipe.stage[index], self._own)
+        small = self.recipe.sequence is not None
+        self.optimizer = make_optimizer(self.recipe.optimizer, self.recipe.stage[index], self._own, fused=small)
 
     def begin_epoch(self, epoch: int) -> None:
         """Prepare for `epoch` (from 0) of the stage: train the head only, or all of the network."""

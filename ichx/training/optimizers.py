@@ -12,13 +12,24 @@ MOMENTUM = 0.9
 """Of `sgd`, in Nesterov's form."""
 
 
-def make_optimizer(recipe: OptimizerRecipe, stage: StageRecipe, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(
+    recipe: OptimizerRecipe, stage: StageRecipe, model: nn.Module, *, fused: bool = False
+) -> torch.optim.Optimizer:
     """Return a new optimizer for a stage, with torch's betas and eps.
 
     Each parameter group has a `scale` that multiplies the current learning rate.
+
+    Args:
+        recipe: The optimizer.
+        stage: The stage.
+        model: The network.
+        fused: Whether AdamW updates all tensors in one operation. On a CPU that takes a fifth of the time, which
+            matters where a step takes milliseconds; the results are not equal to the bit.
     """
     groups = _groups(recipe, model)
     # foreach: one call for all tensors; separate calls take a tenth of a small network's step
+    if recipe.name == "adamw" and fused:
+        return torch.optim.AdamW(groups, lr=stage.lr, fused=True)
     if recipe.name == "adamw":
         return torch.optim.AdamW(groups, lr=stage.lr, foreach=True)
     if recipe.name == "sgd":

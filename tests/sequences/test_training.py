@@ -56,7 +56,7 @@ def train(recipe: Recipe, data: SequenceData, control: Control | None = None) ->
 
 def test_it_learns_what_neighbours_tell() -> None:
     data = simulate([30] * 60, parts=3)
-    recipe = recipe_of("gru_stack", "stage.full.epochs=12")
+    recipe = recipe_of("gru_stack", "stage.full.epochs=12", "stage.full.lr=0.01", "sequence.dropout=0.2")
     result = train(recipe, data)
     feed = feed_of(data, recipe)
     rows = feed.slices(feed.validation_rows)

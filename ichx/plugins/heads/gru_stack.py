@@ -16,7 +16,7 @@ DILATIONS = (1, 2, 4)
 class GruStack(nn.Module):
     """1 x 1 convolutions and a BiGRU; then dilated convolutions over its logits and the members', and a second BiGRU.
 
-    Both outputs are supervised. The second one starts as the first one.
+    Both outputs and their mean, which is predicted, are supervised. The second one starts as the first one.
     """
 
     def __init__(self, recipe: Recipe, widths: SequenceWidths) -> None:
@@ -59,5 +59,6 @@ class GruStack(nn.Module):
             y = nn.functional.gelu(convolution(y, mask))
         y = self.dropout(self.corrector(self.dropout(y), mask))
         corrected = logits + self.correction(y)
-        series = largest(corrected, mask) + self.pool(torch.cat([x, y], dim=-1), mask)
-        return SequenceLogits(corrected, series, (logits,))
+        slices = (logits + corrected) / 2
+        series = largest(slices.detach(), mask) + self.pool(torch.cat([x, y], dim=-1), mask)
+        return SequenceLogits(slices, series, (logits, corrected))

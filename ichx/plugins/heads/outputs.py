@@ -28,4 +28,4 @@ class Outputs(nn.Module):
         slices = self.slices(x)
         if self.residual:
             slices = slices + mean_logits(batch.logits)
-        return SequenceLogits(slices, largest(slices, mask) + self.series(x, mask))
+        return SequenceLogits(slices, largest(slices.detach(), mask) + self.series(x, mask))

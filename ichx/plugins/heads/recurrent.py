@@ -13,7 +13,7 @@ KINDS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class HeadRecurrence(nn.Module):
-    """A bidirectional recurrent layer: `(H or 1, B, T, inputs)` to `(H, B, T, 2 * hidden)`, zero at padding."""
+    """A bidirectional recurrent layer: `(H or 1, B, T, inputs)` to `(H, B, T, 2 * hidden)`."""
 
     def __init__(self, kind: Literal["gru", "lstm"], heads: int, inputs: int, hidden: int) -> None:
         """Create torch's layers, two of one direction for each head."""
@@ -24,7 +24,7 @@ class HeadRecurrence(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return the states of both directions; `mask` `(B, T, 1)` is False for padding."""
+        """Return the states of both directions; `mask` `(B, T, 1)` is False for padding, whose states mean nothing."""
         order = reversal(mask[..., 0])
         reverse = permuted(x, order)
         if self.kind == "gru" and self.heads > 1 and x.device.type == "cpu":
@@ -33,7 +33,7 @@ class HeadRecurrence(nn.Module):
             own = [index % x.shape[0] for index in range(self.heads)]
             ahead = torch.stack([layer(x[at])[0] for at, layer in zip(own, self.forwards, strict=True)])
             behind = torch.stack([layer(reverse[at])[0] for at, layer in zip(own, self.backwards, strict=True)])
-        return torch.cat([ahead, permuted(behind, order)], dim=-1) * mask
+        return torch.cat([ahead, permuted(behind, order)], dim=-1)
 
 
 def reversal(mask: torch.Tensor) -> torch.Tensor:
