@@ -124,6 +124,13 @@ def ichx(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     return run
 
 
+@pytest.fixture
+def intervals_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Show intervals although the trained phantom has few patients."""
+    monkeypatch.setattr("ichx.evaluation.bootstrap.MIN_PATIENTS", 5)
+    monkeypatch.setattr("ichx.evaluation.bootstrap.MIN_IN_CLASS", 5)
+
+
 def clean_environment(**extra: str) -> dict[str, str]:
     """Return the environment of a process of its own: no workspace, no store, one thread."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ICHX_")}

@@ -113,3 +113,12 @@ def test_training_imports_no_store_and_no_workspace() -> None:
         for b in others
         if a.startswith("ichx.training") and b.split(".")[1] in banned
     ]
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    owners: dict[str, list[str]] = {}
+    for path in Path(ichx.__file__).parent.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                owners.setdefault(node.name, []).append(path.name)
+    assert {name: files for name, files in owners.items() if len(files) > 1} == {}

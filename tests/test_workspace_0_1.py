@@ -190,6 +190,7 @@ def test_datasets_are_shown_with_defects_checks_and_folds(readable: Path, ichx: 
 # Recompute from what is stored
 
 
+@pytest.mark.usefixtures("intervals_of_few")
 @pytest.mark.parametrize("number", FINISHED)
 def test_scores_are_equal(readable: Path, ichx: Program, number: int) -> None:
     card = document(ichx, "scores", number, "--tta", "hflip", "--average", "probability", cwd=readable)

@@ -83,6 +83,8 @@ def print_ensemble(report: "EnsembleReport") -> None:
     rows.append(("", "blend, in-sample", ensemble.score, f"{sum(m.weight for m in ensemble.members):.4f}"))
     if ensemble.nested_score is not None:
         rows += [("", "blend, nested", ensemble.nested_score, ""), ("", "gap", report.gap, "")]
+    if report.nested_mean is not None:
+        rows.append(("", "nested, mean of networks", report.nested_mean, ""))
     print_table(
         f"ensemble {ensemble.number} on {ensemble.dataset}, tta {ensemble.tta}{marks_of(ensemble)}",
         ("exp", "member", "OOF score", "weight"),
@@ -96,12 +98,15 @@ def print_ensemble(report: "EnsembleReport") -> None:
     if choice.certificate is not None:
         console.print(f"optimality: at most {max(choice.certificate, 0.0):.1e} above the optimum", markup=False)
     _print_choices(report)
+    _print_labels(report)
     if ensemble.nested_score is None:
         console.print("There is only one fold, so no nested score. The in-sample score is optimistic.", style="dim")
     else:
         if report.interval is not None and report.interval.low is not None:
             bounds = f"{report.interval.low:.5f} to {report.interval.high:.5f}"
             console.print(f"nested score: 95 % interval over patients {bounds}")
+        elif report.interval is not None:
+            console.print(f"nested score: {report.interval.undefined}")
         if ensemble.leaked:
             advice = " The folds leak, so do not report it."
         else:
@@ -131,6 +136,18 @@ def _print_selected(report: "EnsembleReport") -> None:
         "No fold is without such a choice. Score the ensemble on patients that chose nothing: "
         f"`ichx evaluate --ensemble {report.ensemble.number} --dataset NAME`."
     )
+
+
+def _print_labels(report: "EnsembleReport") -> None:
+    """Print what the blend gains by label over the best member and over the members' mean."""
+    weighted = any(row.weights for row in report.labels)
+    rows: list[tuple[object, ...]] = []
+    for row in report.labels:
+        weights = ", ".join(f"{number}: {weight:.2f}" for number, weight in (row.weights or {}).items())
+        gains = (f"{row.best_single - row.blend:+.5f}", f"{row.mean - row.blend:+.5f}")
+        rows.append((row.label, row.blend, *gains, *[weights] * weighted))
+    if rows:
+        print_table("", ("label", "log loss", "over best", "over mean", *["weights"] * weighted), rows)
 
 
 def _print_choices(report: "EnsembleReport") -> None:

@@ -24,7 +24,7 @@ from ichx.errors import IchxError
 from ichx.evaluation.checks import Check, Checks, UnknownError, WrongError
 from ichx.evaluation.choices import TTA_VIEWS, views_of
 from ichx.evaluation.feature_tables import read_table
-from ichx.evaluation.member_outputs import current_inputs, inputs_of, read_inputs
+from ichx.evaluation.member_outputs import current_inputs, inputs_of, read_inputs, trained_inputs
 from ichx.evaluation.members import experiment_pins
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import fold_problems, leak_problem, read_oof
@@ -205,14 +205,11 @@ class _Auditor(Checks):
 
     def inputs(self, fold: int) -> tuple[str, None]:
         """Compare what the fold of a sequence experiment has read of its members with what there is."""
-        import safetensors
-
         files = self.workspace.experiment_files(self.experiment.number).fold(fold)
         recorded = read_inputs(files.inputs)
         if recorded is None:
             raise UnknownError(f"{files.inputs.relative_to(self.workspace.root).as_posix()} is gone")
-        with safetensors.safe_open(files.weights, framework="numpy") as opened:
-            trained = (opened.metadata() or {}).get("inputs")
+        trained = trained_inputs(files.weights)
         if trained != recorded.digest:
             raise WrongError(f"the record of the inputs has digest {recorded.digest}, the weights have {trained}")
         now = current_inputs(self.project, self.experiment, fold)

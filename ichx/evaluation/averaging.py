@@ -6,7 +6,7 @@ import numpy as np
 
 from ichx.evaluation.choices import Average
 from ichx.evaluation.logistic import logits
-from ichx.evaluation.metric import FloatArray, probabilities
+from ichx.evaluation.metric import LABEL_SHARES, FloatArray, probabilities
 from ichx.evaluation.nested_score import FittedBlend
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 
@@ -20,6 +20,20 @@ def mean_of(parts: Sequence[FloatArray], average: Average) -> FloatArray:
         return mean
     total: FloatArray = sum((logits(p) for p in parts[1:]), start=logits(parts[0]))
     return probabilities(total / len(parts))
+
+
+def averaging_gain(networks: Sequence[FloatArray]) -> float:
+    """Return by how much the mean of the logits scores lower than single networks do on average. It needs no labels.
+
+    The log loss of a logit z is A(z) - y z, A(z) = log(1 + exp z). The part with the label y is linear in z, so it does
+    not change the difference: mean A(z_k) - A(mean z_k).
+
+    Args:
+        networks: The probabilities `(N, 6)` of each network, for slices that none of them was trained on.
+    """
+    z = np.stack([logits(p) for p in networks])
+    gains = np.logaddexp(0.0, z).mean(axis=0) - np.logaddexp(0.0, z.mean(axis=0))
+    return float(gains.mean(axis=0) @ LABEL_SHARES)
 
 
 def blend_folds(
@@ -42,5 +56,12 @@ def blend_folds(
     """
     if average == "probability":
         return fitted.apply({k: mean_of(list(folds.values()), average) for k, folds in members.items()}, neighbours)
+    return mean_of(blend_each_fold(fitted, members, neighbours), average)
+
+
+def blend_each_fold(
+    fitted: FittedBlend, members: Mapping[int, Mapping[int, FloatArray]], neighbours: SeriesNeighbours
+) -> list[FloatArray]:
+    """Return the blended probabilities `(N, 6)` of each fold; arguments are those of `blend_folds`."""
     folds = next(iter(members.values()))
-    return mean_of([fitted.apply({k: of[fold] for k, of in members.items()}, neighbours) for fold in folds], average)
+    return [fitted.apply({k: of[fold] for k, of in members.items()}, neighbours) for fold in folds]

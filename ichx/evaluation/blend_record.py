@@ -16,6 +16,8 @@ class Submission:
     images: int
     filled: int
     """Images of the sample without a slice; they got the training prevalences."""
+    averaging_gain: float | None = None
+    """By how much the mean of the folds' networks scores lower on these slices than single ones do on average."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,21 @@ class BlendChoice:
 
 
 @dataclass(frozen=True)
+class LabelLoss:
+    """The log loss of one label: what the blend gains or loses."""
+
+    label: str
+    best_single: float
+    """That of the member with the best score."""
+    mean: float
+    """That of the members' mean."""
+    blend: float
+    """That of the nested predictions; of the in-sample ones if there are no nested ones."""
+    weights: dict[int, float] | None
+    """Weights of the experiments for this label; None if the method has none by label."""
+
+
+@dataclass(frozen=True)
 class BlendRecord:
     """All of the report of an ensemble except what the store has."""
 
@@ -59,6 +76,11 @@ class BlendRecord:
     """The fits that made the nested score."""
     submissions: tuple[Submission, ...]
     notes: tuple[str, ...]
+    labels: tuple[LabelLoss, ...] = ()
+    """Gains and losses by label; empty for an ensemble of ichx 0.1."""
+    nested_mean: float | None = None
+    """Estimate for the mean of the folds' networks: the nested score, which is that of single ones, less their
+    `averaging_gain` on the first test set; None without a test set, for one fold or if probabilities are averaged."""
     selected: tuple[SelectedMember, ...] = ()
     """Members about which folds chose something."""
     clean_folds: tuple[int, ...] = ()

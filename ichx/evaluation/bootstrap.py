@@ -38,8 +38,14 @@ LEVEL: Final = 0.95
 DRAWS: Final = 1000
 """Default number of draws."""
 
-MIN_PATIENTS: Final = 5
-"""Fewest patients for an interval; for a ranking score, both with and without the label."""
+MIN_PATIENTS: Final = 20
+"""Fewest patients for an interval: with fewer, a percentile interval is too narrow (`benchmarks/claims.py`)."""
+
+MIN_IN_CLASS: Final = 10
+"""Fewest patients with a label for an interval of any of its scores; for a ranking score, also without it."""
+
+MIN_FOR_ERROR: Final = 5
+"""Fewest patients for a standard error that decides between alternatives and is no part of a claim."""
 
 _CHUNK = 32
 """Draws that are computed at once: they bound the memory."""
@@ -117,12 +123,14 @@ def patient_bootstrap(
     shortage = _shortage(sample.count)
     by_label = {}
     for k, name in enumerate(LABELS):
-        values, class_shortage = point.labels[k], _class_shortage(positive(y[:, k]), sample.code)
+        values, truth = point.labels[k], positive(y[:, k])
+        rare = shortage or _class_shortage(truth, sample.code, "with")
+        unranked = values.undefined or rare or _class_shortage(~truth, sample.code, "without")
         by_label[name] = {
             metric: _interval(
                 getattr(values, metric),
                 drawn[metric][k],
-                shortage if metric in _SUMS else values.undefined or class_shortage or shortage,
+                rare if metric in _SUMS else unranked,
             )
             for metric in LABEL_METRICS
             if metric in drawn
@@ -143,6 +151,13 @@ def mean_interval(values: FloatArray, patients: npt.ArrayLike, *, draws: int = D
     sample = _PatientSample(patients, draws)
     (drawn,) = sample.drawn_means(values[:, None])
     return _interval(float(values.mean()), drawn, _shortage(sample.count))
+
+
+def mean_error(values: FloatArray, patients: npt.ArrayLike, *, draws: int = DRAWS) -> tuple[float, float | None]:
+    """Return the mean of `values` (N,) with its standard error over patients, None below `MIN_FOR_ERROR` patients."""
+    sample = _PatientSample(patients, draws)
+    (drawn,) = sample.drawn_means(values[:, None])
+    return float(values.mean()), float(drawn.std(ddof=1)) if sample.count >= MIN_FOR_ERROR else None
 
 
 def paired_difference(
@@ -180,7 +195,12 @@ def paired_difference(
         patients=sample.count,
         draws=draws,
         labels={
-            name: _interval(float(difference[:, k].mean()), drawn[1 + k], shortage) for k, name in enumerate(LABELS)
+            name: _interval(
+                float(difference[:, k].mean()),
+                drawn[1 + k],
+                shortage or _class_shortage(positive(y[:, k]), sample.code, "with"),
+            )
+            for k, name in enumerate(LABELS)
         },
         auc=_auc_differences(y, p, q, sample) if ranked else {},
     )
@@ -268,7 +288,8 @@ def _auc_differences(y: FloatArray, p: FloatArray, q: FloatArray, sample: _Patie
     for k, name in enumerate(LABELS):
         truth = positive(y[:, k])
         absent = absent_class(int(truth.sum()), len(truth))
-        undefined = absent or _class_shortage(truth, sample.code) or _shortage(sample.count)
+        undefined = absent or _shortage(sample.count) or _class_shortage(truth, sample.code, "with")
+        undefined = undefined or _class_shortage(~truth, sample.code, "without")
         intervals[name] = _interval(None if absent else float(value[k]), drawn[k], undefined)
     return intervals
 
@@ -286,10 +307,9 @@ def _shortage(patients: int) -> str | None:
     return None if patients >= MIN_PATIENTS else f"no interval from {format_count(patients, 'patient')}"
 
 
-def _class_shortage(truth: npt.NDArray[np.bool_], code: npt.NDArray[np.int64]) -> str | None:
-    """Return why there is no interval if too few patients have, or do not have, a label."""
-    for rows, having in ((truth, "with"), (~truth, "without")):
-        patients = len(np.unique(code[rows]))
-        if patients < MIN_PATIENTS:
-            return f"no interval from {format_count(patients, 'patient')} {having} the label"
-    return None
+def _class_shortage(rows: npt.NDArray[np.bool_], code: npt.NDArray[np.int64], having: str) -> str | None:
+    """Return why there is no interval if too few patients have one of the `rows`, which are those with a label."""
+    patients = len(np.unique(code[rows]))
+    if patients >= MIN_IN_CLASS:
+        return None
+    return f"no interval from {format_count(patients, 'patient')} {having} the label"

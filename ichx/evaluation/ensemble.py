@@ -16,14 +16,15 @@ import pandas as pd
 from ichx.datasets.dataset import load_version
 from ichx.errors import ChangedDataError, InvalidInputError
 from ichx.evaluation import blend
-from ichx.evaluation.blend_record import BlendChoice, BlendRecord
+from ichx.evaluation.blend_methods import LinearPool, LogitPool
+from ichx.evaluation.blend_record import BlendChoice, BlendRecord, LabelLoss
 from ichx.evaluation.bootstrap import loss_interval
 from ichx.evaluation.choices import Average, Method, Tta, check_average, check_method, check_tta
 from ichx.evaluation.ensemble_file import EnsembleModel, write_model
 from ichx.evaluation.ensemble_submissions import BlendedMembers, submitted_test_sets, write_predicted
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.members import complete_members, requested_members
-from ichx.evaluation.metric import score
+from ichx.evaluation.metric import FloatArray, label_losses, score
 from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline, FittedBlend, Progress
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.predictions import Predictions, write_predictions
@@ -31,6 +32,7 @@ from ichx.evaluation.selecting_folds import selected_member
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.stored_members import describe_member
 from ichx.files import write_text
+from ichx.labels import LABELS
 from ichx.store import EnsembleDraft, EnsembleMember
 from ichx.text import format_count
 
@@ -131,21 +133,32 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
     ranked = sorted(fitted.candidates, key=lambda k: (scores[k], k))
     choice = _choice(fitted, experiments, request.method)
     in_sample, fits = score(data.labels, blended), {} if nested is None else nested.fits
+    even = blend.mix([data.members[k] for k in ranked], [1 / len(ranked)] * len(ranked))
     weighted = set(fitted.pool.members).union(*(fit.pool.members for fit in fits.values()))
     used = [experiments[k] for k in sorted(weighted)]  # the nested score is that of all fits
     chosen = tuple(found for e in used if (found := selected_member(project.store, e, selected.folds)))
     clean = sorted(set(selected.folds).difference(*(member.folds for member in chosen))) if chosen else []
     rows = np.isin(data.folds, clean)
+    gains = [s.averaging_gain for s in submissions if s.averaging_gain is not None]
     record = BlendRecord(
         names={experiments[k].number: experiments[k].name for k in ranked},
         best_single=min(scores[k] for k in ranked),
-        mean_score=score(data.labels, blend.mix([data.members[k] for k in ranked], [1 / len(ranked)] * len(ranked))),
+        mean_score=score(data.labels, even),
         gap=None if nested is None else nested.score - in_sample,
         interval=None if nested is None else loss_interval(data.labels, nested.predicted, data.patients),
         choice=choice,
         fold_choices=tuple(_choice(fits[fold], experiments, request.method, fold) for fold in fits),
         submissions=tuple(submissions),
         notes=tuple(notes),
+        nested_mean=None if nested is None or not gains else nested.score - gains[0],
+        labels=_label_losses(
+            fitted,
+            experiments,
+            data.labels,
+            data.members[ranked[0]],
+            even,
+            blended if nested is None else nested.predicted,
+        ),
         selected=chosen,
         clean_folds=tuple(clean),
         clean_score=score(data.labels[rows], nested.predicted[rows]) if nested is not None and rows.any() else None,
@@ -234,6 +247,32 @@ def _choice(
         certificate=fitted.pool.certificate,
         steps={part: str(step) for part, step in fitted.steps.items()},
         trials=fitted.alternatives,
+    )
+
+
+def _label_losses(
+    fitted: FittedBlend,
+    experiments: "Sequence[Experiment]",
+    labels: FloatArray,
+    best: FloatArray,
+    even: FloatArray,
+    blended: FloatArray,
+) -> tuple[LabelLoss, ...]:
+    """Return the log losses of each label by the best member, the members' mean and the blend."""
+    pool = fitted.pool
+    separate = fitted.method in ("per-label", "per-label-logit")
+    by_label = pool.weights if separate and isinstance(pool, LinearPool | LogitPool) else None
+    numbers = [experiments[k].number for k in pool.members]
+    columns = zip(LABELS, *(label_losses(labels, p) for p in (best, even, blended)), strict=True)
+    return tuple(
+        LabelLoss(
+            label,
+            float(single),
+            float(mean),
+            float(found),
+            None if by_label is None else dict(zip(numbers, by_label[:, k].tolist(), strict=True)),
+        )
+        for k, (label, single, mean, found) in enumerate(columns)
     )
 
 

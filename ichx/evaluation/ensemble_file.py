@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ichx import __version__
 from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotReadyError, UnsupportedError
 from ichx.evaluation.blend_methods import LinearPool, LogitPool, RankPool, Stack
-from ichx.evaluation.blend_record import BlendChoice, BlendRecord, Submission
+from ichx.evaluation.blend_record import BlendChoice, BlendRecord, LabelLoss, Submission
 from ichx.evaluation.bootstrap import Interval
 from ichx.evaluation.calibration import Bounds, Consistent, Isotonic, Temperatures
 from ichx.evaluation.choices import Average, Tta, check_average, check_tta
@@ -125,6 +125,7 @@ STORED_TYPES: Final[Mapping[str, type]] = {
         Bounds,
         BlendRecord,
         BlendChoice,
+        LabelLoss,
         Submission,
         SelectedMember,
         Interval,

@@ -4,7 +4,7 @@ The format of submissions is in `ichx.evaluation.submission`. New files are pred
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import pandas as pd
 from ichx.datasets.dataset import load_version
 from ichx.datasets.label_csv import read_sample
 from ichx.errors import ChangedDataError, InvalidInputError, NotFoundError, NotReadyError
-from ichx.evaluation.averaging import blend_folds, mean_of
+from ichx.evaluation.averaging import averaging_gain, blend_each_fold, blend_folds, mean_of
 from ichx.evaluation.blend_record import Submission
 from ichx.evaluation.choices import Average, Tta, views_of
 from ichx.evaluation.ensemble_file import EnsembleModel, read_model
@@ -175,16 +175,17 @@ def write_predicted(
     project: "Project", members: BlendedMembers, test: "DatasetVersion", path: Path, folder: Path
 ) -> Submission:
     """Write the submission for a test set to `path`, and its blended predictions to `folder`; raises `StorageError`."""
-    slices, predicted = predict_blend(project, members, test)
+    slices, predicted, gain = predict_blend(project, members, test)
     ids = slices["slice_id"].to_numpy(object)
     write_predictions(folder / predictions_file(test), Predictions(ids, logits(predicted).astype(np.float32)))
     if test.sample is not None:
-        return _submit(project, test, slices, predicted, members.prevalence, path)
+        written = _submit(project, test, slices, predicted, members.prevalence, path)
+        return replace(written, averaging_gain=gain)
     lines = [",".join(("slice_id", *LABELS))]
     lines += [",".join((name, *map(repr, row))) for name, row in zip(ids, predicted.tolist(), strict=True)]
     with atomic_write(path, "the predictions", remedy="Free some space or choose another `--out`.") as draft:
         draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return Submission(test.dataset, _shown(project, path), len(ids), 0)
+    return Submission(test.dataset, _shown(project, path), len(ids), 0, gain)
 
 
 def predictions_file(test: "DatasetVersion") -> str:
@@ -194,8 +195,10 @@ def predictions_file(test: "DatasetVersion") -> str:
 
 def predict_blend(
     project: "Project", members: BlendedMembers, test: "DatasetVersion"
-) -> tuple[pd.DataFrame, FloatArray]:
-    """Return the slices of a test set that the members predict, and their blended probabilities `(N, 6)`."""
+) -> tuple[pd.DataFrame, FloatArray, float | None]:
+    """Return the slices of a test set that the members predict, their blended probabilities `(N, 6)` and the
+    `averaging_gain` of the folds, None for one fold or if probabilities are averaged.
+    """
     tables = {
         k: stored_test_folds(project, members.experiments[k], test, members.tta, members.folds, average=members.average)
         for k in members.fitted.pool.members
@@ -219,7 +222,11 @@ def predict_blend(
         )
     slices = slices.loc[pd.Index(ids)]
     by_member = {k: by_fold for k, (_, by_fold) in tables.items()}
-    return slices, blend_folds(members.fitted, by_member, SeriesNeighbours.of(slices), members.average)
+    neighbours = SeriesNeighbours.of(slices)
+    if members.average == "probability" or len(members.folds) == 1:
+        return slices, blend_folds(members.fitted, by_member, neighbours, members.average), None
+    each = blend_each_fold(members.fitted, by_member, neighbours)
+    return slices, mean_of(each, members.average), averaging_gain(each)
 
 
 def _submit(

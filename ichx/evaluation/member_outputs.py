@@ -115,14 +115,35 @@ def member_id(member: "Experiment") -> str:
     return str((member.origin or {}).get("id", member.id))
 
 
+def trained_inputs(weights: Path) -> str | None:
+    """Return the digest of the inputs that the `weights` of a fold were trained on; None if they do not name it.
+
+    Raises:
+        CorruptFileError: The file is damaged.
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(weights, framework="numpy") as opened:
+            return (opened.metadata() or {}).get("inputs")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CorruptFileError(f"Cannot read {weights}: {error}.", "Restore it from a backup.") from error
+
+
 def check_inputs(project: "Project", experiment: "Experiment", fold: int) -> None:
-    """Raise `ChangedDataError` if a member was retrained since a trained `fold` has read it."""
-    recorded = read_inputs(project.workspace.experiment_files(experiment.number).fold(fold).inputs)
-    now = current_inputs(project, experiment, fold)
-    if recorded is not None and recorded.digest != now.digest:
+    """Raise `ChangedDataError` if a member was retrained since a trained `fold` has read it.
+
+    The weights contain the digest of the inputs; the record next to them tells the members apart.
+    """
+    files = project.workspace.experiment_files(experiment.number).fold(fold)
+    recorded, now = read_inputs(files.inputs), current_inputs(project, experiment, fold)
+    digests = {None if recorded is None else recorded.digest}
+    digests |= {trained_inputs(files.weights)} if files.weights.is_file() else set()
+    if digests - {None, now.digest}:
+        changed = [] if recorded is None else recorded.differences(now)
         raise ChangedDataError(
             f"Fold {fold} of experiment {experiment.number} was trained on other outputs of "
-            f"{', '.join(recorded.differences(now))} than there are now.",
+            f"{', '.join(changed) or 'its members'} than there are now.",
             f"Restore these from a backup, or train on the new ones: `ichx exp clone {experiment.number}`.",
         )
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ichx.errors import raise_problems
 from ichx.evaluation.blend_methods import Members, Pool, Stack, fit_pool
-from ichx.evaluation.bootstrap import mean_interval
+from ichx.evaluation.bootstrap import mean_error
 from ichx.evaluation.calibration import Consistent, fit_bounds, fit_isotonic, fit_temperature, fit_temperatures
 from ichx.evaluation.choices import Method
 from ichx.evaluation.logistic import single_blas_thread
@@ -35,6 +35,9 @@ PARTS: Final = 10
 PARTS_OF_MANY: Final = 5
 MANY_PATIENTS: Final = 1000
 """From this number of patients on there are `PARTS_OF_MANY` parts: four fifths of them suffice for a fit."""
+
+CHOICE_PATIENTS: Final = 5000
+"""From twice this number of patients on, alternatives are compared on a sample of at least as many."""
 
 STACK_PATIENTS: Final = 50
 """Fewest patients for which `auto` tries a stack (`benchmarks/claims.py`)."""
@@ -149,11 +152,17 @@ class NestedResult:
 class BlendPipeline:
     """Fits a blend on any of the parts of its patients. Pools are cached by the parts that they were fitted on."""
 
-    def __init__(self, data: BlendData, options: BlendOptions) -> None:
-        """Raise `InvalidInputError`, listing all problems, unless all members are probabilities of these slices."""
+    def __init__(self, data: BlendData, options: BlendOptions, parts: IntArray | None = None) -> None:
+        """Raise `InvalidInputError`, listing all problems, unless all members are probabilities of these slices.
+
+        Args:
+            data: The slices.
+            options: What to choose from.
+            parts: Part of each row, `(N,)`; None: `patient_parts`.
+        """
         _check(data)
         self.data, self.options = data, options
-        self._part = patient_parts(data.patients, data.folds)
+        self._part = patient_parts(data.patients, data.folds) if parts is None else parts
         self._parts = frozenset(range(int(self._part.max()) + 1))
         self._pools: dict[tuple[str, frozenset[int], tuple[int, ...]], Pool] = {}
 
@@ -185,6 +194,8 @@ class BlendPipeline:
 
     def _fit(self, parts: frozenset[int]) -> FittedBlend:
         """Return the blend whose choices are made by cross-validation over `parts`."""
+        if self._sample is not None:
+            return self._refitted(self._sample._fit(parts), parts)
         auto = self.options.method == "auto"
         method, candidates = "mean" if auto else self.options.method, self._best_candidates(parts)
         if len(parts) < 2 or not (auto or self.options.smooth or self.options.calibrate):
@@ -204,6 +215,34 @@ class BlendPipeline:
             chain.try_step(step)
         steps = chain.fitted_steps()
         return FittedBlend(chain.method, candidates, self._deployed_pool(chain.method, parts), steps, chain.trials)
+
+    @cached_property
+    def _sample(self) -> "BlendPipeline | None":
+        """The pipeline that makes the choices, on every n-th patient of each part; None for few patients."""
+        patients, first = np.unique(self.data.patients, return_index=True)
+        if len(patients) < 2 * CHOICE_PATIENTS:
+            return None
+        by_part = patients[np.argsort(self._part[first], kind="stable")]
+        chosen = np.zeros(int(patients[-1]) + 1, bool)
+        chosen[by_part[:: len(patients) // CHOICE_PATIENTS]] = True
+        rows = np.flatnonzero(chosen[self.data.patients])
+        data = self.data
+        members = tuple(p[rows] for p in data.members)
+        sample = BlendData(
+            members, data.labels[rows], data.neighbours.take(rows), data.patients[rows], data.folds[rows]
+        )
+        return BlendPipeline(sample, self.options, self._part[rows])
+
+    def _refitted(self, chosen: FittedBlend, parts: frozenset[int]) -> FittedBlend:
+        """Return the blend with the choices of another, fitted to all patients of `parts`: too many for a bad fit."""
+        rows, pool = self._rows(parts), self._pool(chosen.method, parts)
+        labels, neighbours = self.data.labels[rows], self.data.neighbours.take(rows)
+        p = pool.apply(self.data.take(rows, pool.members), neighbours)
+        steps: dict[str, BlendStep] = {}
+        for part, name in {a.part: a.name for a in chosen.alternatives if a.taken and a.part != "method"}.items():
+            steps[part] = _step_fits(part, _rows_per_patient(self.data.patients[rows]))[name](p, labels, neighbours)
+            p = steps[part].apply(p, neighbours)
+        return FittedBlend(chosen.method, self._best_candidates(parts), pool, steps, chosen.alternatives)
 
     def _held_out(self, method: str, rows: IntArray, parts: frozenset[int]) -> FloatArray:
         """Return the predictions `(N, 6)` of the `rows` in `parts`, each by the pool fitted on the other parts."""
@@ -289,7 +328,7 @@ class _Chain:
     def try_step(self, part: str) -> None:
         """Try the alternatives of a step on the predictions of the steps before it."""
         before, current = self._p, "none"
-        for name, fit in self._fits(part).items():
+        for name, fit in _step_fits(part, _rows_per_patient(self._who)).items():
             with ThreadPoolExecutor() as threads:  # NumPy releases Python's lock for most of it
                 steps = list(threads.map(partial(self._fit_on, fit, before), (rows for rows, _ in self._splits)))
             p = np.empty_like(before)
@@ -303,16 +342,9 @@ class _Chain:
         fitted: dict[str, BlendStep] = {}
         for part, (name, before, steps) in self._steps.items():
             kernels = [step for step in steps if isinstance(step, Kernels)]
-            everything = np.arange(len(before))
-            fitted[part] = (
-                Kernels.mean(kernels) if kernels else self._fit_on(self._fits(part)[name], before, everything)
-            )
+            fit = _step_fits(part, _rows_per_patient(self._who))[name]
+            fitted[part] = Kernels.mean(kernels) if kernels else fit(before, self._labels, self._neighbours)
         return fitted
-
-    def _fits(self, part: str) -> dict[str, _Fit]:
-        if part == "smoothing":
-            return {"kernels": partial(fit_kernels, rows_per_patient=_rows_per_patient(self._who))}
-        return _STEPS[part]
 
     def _fit_on(self, fit: _Fit, p: FloatArray, rows: IntArray) -> BlendStep:
         return fit(p[rows], self._labels[rows], self._neighbours.take(rows))
@@ -320,9 +352,8 @@ class _Chain:
     def _gains(self, part: str, name: str, against: str, p: FloatArray) -> bool:
         """Record an alternative that predicts `p`, and return whether it is taken as the current predictions."""
         losses = weighted_row_losses(self._labels, p)
-        gain = mean_interval(self._losses - losses, self._who, draws=DRAWS)
-        assert gain.value is not None
-        self._trials.append(Alternative(part, name, against, gain.value, gain.standard_error))
+        gain, error = mean_error(self._losses - losses, self._who, draws=DRAWS)
+        self._trials.append(Alternative(part, name, against, gain, error))
         if self._trials[-1].taken:
             self._p, self._losses = p, losses
         return self._trials[-1].taken
@@ -338,6 +369,13 @@ def patient_parts(patients: IntArray, folds: IntArray) -> IntArray:
     part = np.empty(int(names.max()) + 1, np.int64)
     part[names[np.argsort(folds[first], kind="stable")]] = np.arange(len(names)) % min(count, len(names))
     return part[patients]
+
+
+def _step_fits(part: str, rows_per_patient: float) -> dict[str, _Fit]:
+    """Return the alternatives for a step that may follow the pool, the simplest first."""
+    if part == "smoothing":
+        return {"kernels": partial(fit_kernels, rows_per_patient=rows_per_patient)}
+    return _STEPS[part]
 
 
 def _rows_per_patient(patients: IntArray) -> float:

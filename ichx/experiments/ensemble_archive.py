@@ -259,6 +259,10 @@ def _renumbered_record(record: BlendRecord, here: Mapping[int, int]) -> BlendRec
         names={here[n]: escape(name, lines=True) for n, name in record.names.items() if n in here},
         choice=choice(record.choice),
         fold_choices=tuple(map(choice, record.fold_choices)),
+        labels=tuple(
+            replace(row, weights=row.weights and {here[n]: weight for n, weight in row.weights.items() if n in here})
+            for row in record.labels
+        ),
         selected=tuple(replace(m, experiment=here[m.experiment]) for m in record.selected if m.experiment in here),
         submissions=(),
         notes=(),

@@ -20,7 +20,7 @@ from torch import nn
 
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_version
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
-from ichx.errors import NotReadyError
+from ichx.errors import ChangedDataError, NotReadyError
 from ichx.evaluation.feature_tables import FeatureTable
 from ichx.evaluation.member_outputs import (
     FoldInputs,
@@ -161,7 +161,14 @@ class PreparedSeries:
     def _tables(self, fold: int, version_id: int) -> list[FeatureTable]:
         requests = self._requests([fold], version_id)
         found = ensure_tables(self.project, requests, self.options, callbacks=self.callbacks, stop=self.stop)
-        return [found[request] for request in requests]
+        tables = [found[request] for request in requests]
+        recorded = [member.weights for member in self.inputs(fold).members]
+        if [table.source.weights for table in tables] != recorded:
+            raise ChangedDataError(
+                f"The weights of a member in fold {fold} have changed since the run began.",
+                f"Rerun `ichx run {self.experiment.number}` when no member is being trained.",
+            )
+        return tables
 
     def _requests(self, folds: Sequence[int], version_id: int | None = None) -> list[TableRequest]:
         """Return the feature tables that `folds` read; none without features."""

@@ -15,7 +15,7 @@ from ichx.recipe import Recipe, SequenceRecipe
 from ichx.sequences.augmentation import remaining, with_noise
 from ichx.sequences.data import NO_PART, IntArray, SequenceData
 from ichx.sequences.losses import sequence_loss
-from ichx.sequences.windows import LONGEST, Window, windows_of
+from ichx.sequences.windows import LONGEST, SeriesWindow, windows_of
 from ichx.training.feed import EpochPlan, Rows
 
 Float32Array = npt.NDArray[np.float32]
@@ -108,7 +108,7 @@ class SequenceFeed:
         self.data.widths(self.recipe)  # raises if an input is missing
         if (parts := self._given.heads // self._given.seeds) <= self.data.series_part.max(initial=NO_PART):
             raise ValueError(f"the data has more parts than the {parts} of the recipe")
-        self.windows: list[Window] = windows_of(self.data.series)
+        self.windows: list[SeriesWindow] = windows_of(self.data.series)
         self._series = np.array([window.series for window in self.windows], np.int64)
         self.training_rows, self.validation_rows = self.rows(self.training_series), self.rows(self.validation_series)
         known = np.nan_to_num(self.data.labels[:, LABELS.index(ANY)])
@@ -247,7 +247,7 @@ class SequenceFeed:
         alike = (parts == NO_PART)[:, None]
         return torch.from_numpy((~own if training else own | alike).astype(np.float32))
 
-    def _draws(self, window: Window, address: EpochAddress | None) -> np.random.Generator | None:
+    def _draws(self, window: SeriesWindow, address: EpochAddress | None) -> np.random.Generator | None:
         """Return the source of a window's draws, None without augmentation."""
         given = self._given
         if address is None or not any((given.reverse, given.every_second, given.contiguous, given.drop, given.noise)):

@@ -16,7 +16,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Window:
+class SeriesWindow:
     """A part of a series: all of it, if it is short enough."""
 
     series: int
@@ -31,12 +31,14 @@ class Window:
         return np.minimum(place + 1, len(self.slices) - place).astype(np.float64)
 
 
-def windows_of(series: Sequence[IntArray]) -> list[Window]:
+def windows_of(series: Sequence[IntArray]) -> list[SeriesWindow]:
     """Return the windows of all series, in their order; those of one series overlap evenly."""
-    found: list[Window] = []
+    found: list[SeriesWindow] = []
     for number, slices in enumerate(series):
         spare = max(len(slices) - LONGEST, 0)
         count = -(-spare // STEP) + 1
         starts = np.linspace(0, spare, count).round().astype(int).tolist()
-        found += [Window(number, start, np.asarray(slices[start : start + LONGEST], np.int64)) for start in starts]
+        found += [
+            SeriesWindow(number, start, np.asarray(slices[start : start + LONGEST], np.int64)) for start in starts
+        ]
     return found

@@ -8,6 +8,7 @@ import pytest
 from conftest import Program
 
 
+@pytest.mark.usefixtures("intervals_of_few")
 def test_scores_and_choices(ichx: Program, trained_copy: Path) -> None:
     done = ichx("ensemble", "--top", 3, "--smooth", cwd=trained_copy)
     assert done.code == 0

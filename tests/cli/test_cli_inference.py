@@ -241,6 +241,7 @@ def test_invalid_outputs(
     ichx("predict", 2, new_files, *options.split(), "--json", cwd=trained_root).check_error(code, value)
 
 
+@pytest.mark.usefixtures("intervals_of_few")
 def test_evaluations_by_label_with_ids_and_a_page(ichx: Program, trained_copy: Path, tmp_path: Path) -> None:
     other = write_phantom(tmp_path / "other", patients=6, seed=2, size=64, prevalence={"any": 0.5})
     added = ichx("data", "add", "other", other.train, "--labels", other.train_labels, cwd=trained_copy)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from ichx.errors import InvalidInputError
-from ichx.evaluation.averaging import blend_folds, mean_of
+from ichx.evaluation.averaging import averaging_gain, blend_folds, mean_of
 from ichx.evaluation.blend_methods import LinearPool
 from ichx.evaluation.calibration import Temperatures
 from ichx.evaluation.choices import check_average
+from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.nested_score import FittedBlend
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 
@@ -40,3 +41,13 @@ def test_a_blend_is_applied_to_each_fold_before_the_mean() -> None:
 def test_an_unknown_average() -> None:
     with pytest.raises(InvalidInputError, match="`average`: 'median'"):
         check_average("median")
+
+
+def test_the_gain_of_averaging_logits_needs_no_labels() -> None:
+    """The mean of the scores of single networks less the score of their mean logit, whatever the labels are."""
+    rng = np.random.default_rng(4)
+    networks = [probabilities(rng.normal(-1, 2, (300, 6))) for _ in range(4)]
+    for labels in ((rng.random((300, 6)) < 0.3).astype(float), np.zeros((300, 6)), rng.random((300, 6))):
+        gain = np.mean([score(labels, p) for p in networks]) - score(labels, mean_of(networks, "logit"))
+        assert averaging_gain(networks) == pytest.approx(gain, rel=1e-9)
+    assert averaging_gain([networks[0]] * 3) == pytest.approx(0, abs=1e-12)

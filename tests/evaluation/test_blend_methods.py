@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from ichx.evaluation import blend
-from ichx.evaluation.blend_methods import LinearPool, LogitPool, RankPool, fit_pool
+from ichx.evaluation.blend_methods import LinearPool, LogitPool, RankPool, Stack, fit_pool
 from ichx.evaluation.choices import METHODS
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.metric import label_losses, probabilities, score
 from ichx.evaluation.series_neighbours import SeriesNeighbours
+from ichx.labels import LABEL_WEIGHTS
 
 N = 1500
 World = tuple[dict[int, np.ndarray], np.ndarray, SeriesNeighbours]
@@ -44,6 +45,56 @@ def test_per_label_is_the_optimum_of_each_label() -> None:
     assert separate[5] < common[5] - 0.01
     assert isinstance(pool, LinearPool)
     np.testing.assert_allclose(pool.weights.sum(axis=0), 1)
+
+
+def test_per_label_logit_is_the_optimum_of_each_label_and_may_give_weight_0() -> None:
+    members, labels, neighbours = world(2)
+    members[2][:, 0] = 1 - members[2][:, 0]
+    pool, common = (fit_pool(m, members, labels, neighbours, 30.0) for m in ("per-label-logit", "logit"))
+    assert isinstance(pool, LogitPool)
+    weights = dict(zip(pool.members, pool.weights, strict=True))
+    assert weights[2][0] == 0
+    assert (weights[2][1:] > 0.1).all()
+    separate, joint = (label_losses(labels, p.apply(members, neighbours)) for p in (pool, common))
+    assert separate[0] < joint[0] - 0.01
+    assert (separate < joint + 1e-3).all()
+    z = {k: logits(p) for k, p in members.items()}
+    np.testing.assert_allclose(
+        pool.apply(members, neighbours), probabilities(sum(w * z[k] for k, w in weights.items())), rtol=1e-9
+    )
+    assert pool.shares.tolist() == pytest.approx([w @ LABEL_WEIGHTS / 7 for w in weights.values()])
+
+
+@pytest.mark.parametrize("method", ["per-label-logit", "stack"])
+def test_a_label_that_does_not_vary_gets_the_mean_of_the_logits(method: str) -> None:
+    members, labels, neighbours = world(8)
+    labels[:, 0] = 0
+    blended = fit_pool(method, members, labels, neighbours, 30.0).apply(members, neighbours)
+    mean = np.mean([logits(p[:, 0]) for p in members.values()], axis=0)
+    np.testing.assert_allclose(logits(blended[:, 0]), mean, atol=1e-9)
+
+
+def test_certain_predictions_of_other_tools_do_not_outweigh_all_others() -> None:
+    """One wrong slice with probability 0 has a bounded logit."""
+    members, labels, neighbours = world(9)
+    plain = score(labels, fit_pool("logit", members, labels, neighbours, 30.0).apply(members, neighbours))
+    wrong = int(np.flatnonzero(labels[:, 5])[0])
+    members[0][wrong, 5] = 0.0
+    pool = fit_pool("logit", members, labels, neighbours, 30.0)
+    assert score(labels, pool.apply(members, neighbours)) < plain + 0.005
+
+
+def test_the_ridge_counts_patients_not_slices() -> None:
+    """Slices that are repeated with their patient's number of slices do not make a stack more certain."""
+    members, labels, neighbours = world(10)
+    few = {k: p[:60] for k, p in members.items()}
+    once = fit_pool("stack", few, labels[:60], neighbours.take(np.arange(60)), 30.0)
+    rows = np.repeat(np.arange(60), 5)  # the same slices, five times each
+    repeated = SeriesNeighbours(rows // 30 * 5 + np.tile(np.arange(5), 60), rows % 30)
+    five = fit_pool("stack", {k: p[rows] for k, p in few.items()}, labels[rows], repeated, 150.0)
+    assert isinstance(once, Stack)
+    assert isinstance(five, Stack)
+    np.testing.assert_allclose(once.coefficients[:, :-1], five.coefficients[:, :-1], atol=0.02)
 
 
 def test_greedy_is_near_the_optimum_and_mean_has_equal_weights() -> None:

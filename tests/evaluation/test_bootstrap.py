@@ -7,13 +7,16 @@ from hypothesis import strategies as st
 
 from ichx.evaluation.bootstrap import (
     LEVEL,
+    MIN_FOR_ERROR,
+    MIN_IN_CLASS,
     MIN_PATIENTS,
     draw_weights,
     loss_interval,
+    mean_error,
     paired_difference,
     patient_bootstrap,
 )
-from ichx.evaluation.metric import score
+from ichx.evaluation.metric import score, weighted_row_losses
 from ichx.evaluation.scores import LABEL_METRICS, slice_scores
 from ichx.labels import LABELS
 
@@ -30,7 +33,7 @@ def cohort(patients: int, slices: int, seed: int, decimals: int = 9) -> tuple[np
 
 
 @settings(deadline=None, max_examples=15)
-@given(st.integers(8, 20), st.integers(1, 6), st.integers(0, 2**32 - 1), st.sampled_from([1, 9]))
+@given(st.integers(20, 30), st.integers(1, 6), st.integers(0, 2**32 - 1), st.sampled_from([1, 9]))
 def test_score_of_a_draw_is_that_of_its_slices(patients: int, slices: int, seed: int, decimals: int) -> None:
     """The reference repeats each patient's slices as often as the patient is drawn."""
     labels, predicted, who = cohort(patients, slices, seed, decimals)
@@ -97,6 +100,17 @@ def test_standard_error_of_a_mean() -> None:
     assert found.low < losses.mean() < found.high
 
 
+def test_standard_errors_for_choices_need_fewer_patients() -> None:
+    labels, predicted, who = cohort(MIN_FOR_ERROR, 5, 0)
+    losses = weighted_row_losses(labels, predicted)
+    value, error = mean_error(losses, who)
+    drawn = np.concatenate(list(draw_weights(MIN_FOR_ERROR, 1000, 0)), axis=1)
+    rows, sums = (np.array([values[who == n].sum() for n in dict.fromkeys(who)]) for values in (1 + 0 * losses, losses))
+    assert (value, error) == pytest.approx((losses.mean(), np.std(sums @ drawn / (rows @ drawn), ddof=1)), rel=1e-9)
+    four = who != "p0"
+    assert mean_error(losses[four], who[four])[1] is None
+
+
 def test_paired_difference_is_narrower_than_a_score() -> None:
     labels, predicted, who = cohort(60, 5, 4)
     worse = 0.9 * predicted + 0.05
@@ -130,14 +144,25 @@ def test_too_few_patients_have_no_interval() -> None:
     assert few.log_loss.undefined == f"no interval from {MIN_PATIENTS - 1} patients"
     assert (few.log_loss.low, few.log_loss.high, few.log_loss.standard_error) == (None, None, None)
     assert few.log_loss.value == pytest.approx(score(labels, predicted))
-    labels, predicted, who = cohort(20, 5, 0)
-    labels[:, 0] = 0
-    labels[:, 1] = 0
+    labels, predicted, who = cohort(MIN_PATIENTS, 5, 0)
+    labels[:, :4] = 0
     labels[np.isin(who, ["p3", "p4"]), 1] = 1
+    labels[np.isin(who, [f"p{k}" for k in range(MIN_IN_CLASS)]), 2] = 1
+    labels[np.isin(who, [f"p{k}" for k in range(MIN_PATIENTS - 3)]), 3] = 1
     found = patient_bootstrap(labels, predicted, who)
     never, rare = found.labels["epidural"], found.labels["intraparenchymal"]
     assert (never["auc"].value, never["auc"].undefined) == (None, "the label never occurs")
     assert rare["auc"].value is not None
     assert rare["auc"].undefined == "no interval from 2 patients with the label"
-    assert rare["log_loss"].low is not None
+    assert rare["log_loss"].value is not None
+    for metric in ("log_loss", "brier", "calibration_error"):
+        assert (rare[metric].low, rare[metric].undefined) == (None, "no interval from 2 patients with the label")
+    enough, common = found.labels["intraventricular"], found.labels["subarachnoid"]
+    assert enough["log_loss"].low is not None
+    assert enough["auc"].low is not None
+    assert common["log_loss"].low is not None
+    assert common["auc"].undefined == "no interval from 3 patients without the label"
+    difference = paired_difference(labels, predicted, predicted, who).labels
+    assert difference["intraparenchymal"].undefined == "no interval from 2 patients with the label"
+    assert difference["subarachnoid"].low == 0
     assert paired_difference(labels, predicted, predicted, who, ranked=True).auc["epidural"].value is None

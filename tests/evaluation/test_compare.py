@@ -43,6 +43,7 @@ def test_difference_and_disagreements_by_hand(project: Project, tta: Tta) -> Non
         assert d.second == tuple(second.probabilities[row])
 
 
+@pytest.mark.usefixtures("intervals_of_few")
 def test_an_experiment_compared_with_itself(project: Project) -> None:
     found = compare_scores(project, project.store.experiment(1), project.store.experiment(1))
     assert (found.difference.value, found.difference.low, found.difference.high) == (0, 0, 0)

@@ -13,11 +13,13 @@ from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.fold_import import import_folds
 from ichx.errors import ConflictError, InvalidInputError, NotFoundError, NotReadyError
 from ichx.evaluation import blend
-from ichx.evaluation.bootstrap import mean_interval
+from ichx.evaluation.averaging import averaging_gain
+from ichx.evaluation.bootstrap import mean_error
 from ichx.evaluation.choices import METHODS, Average, Method
 from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
-from ichx.evaluation.ensemble_submissions import predict_test
-from ichx.evaluation.metric import row_losses, score
+from ichx.evaluation.ensemble_submissions import predict_test, stored_test_folds
+from ichx.evaluation.logistic import logits
+from ichx.evaluation.metric import label_losses, probabilities, row_losses, score
 from ichx.evaluation.nested_score import DRAWS, patient_parts
 from ichx.evaluation.oof import read_oof
 from ichx.evaluation.predictions import read_predictions
@@ -232,12 +234,12 @@ def test_auto_compares_convex_with_the_mean_by_hand(project: Project) -> None:
         convex, mean = blend.mix(members, weights), np.mean(members, axis=0)
         losses = [row_losses(labels[inside], p) @ LABEL_WEIGHTS / sum(LABEL_WEIGHTS) for p in (mean, convex)]
         gains[inside] = losses[0] - losses[1]
-    gain = mean_interval(gains, tables[0].patients, draws=DRAWS)
+    gain, error = mean_error(gains, tables[0].patients, draws=DRAWS)
     trial = report.choice.trials[0]
     assert [t.name for t in report.choice.trials] == ["convex", "logit", "per-label-logit"]
     assert (trial.part, trial.name, trial.against) == ("method", "convex", "mean")
-    assert trial.gain == pytest.approx(gain.value, rel=1e-6)
-    assert trial.error == pytest.approx(gain.standard_error, rel=1e-6)
+    assert trial.gain == pytest.approx(gain, rel=1e-6)
+    assert trial.error == pytest.approx(error, rel=1e-6)
     assert trial.taken == (trial.gain > trial.error)
     assert report.ensemble.method == [t.name for t in report.choice.trials if t.taken][-1]
 
@@ -363,3 +365,32 @@ def test_test_set_predictions_are_means_over_all_folds(project: Project) -> None
     )
     expected = np.mean([1 / (1 + np.exp(-part.logits.astype(np.float64))) for part in parts], axis=0)
     np.testing.assert_allclose(old, expected, rtol=1e-12)
+
+
+def test_gains_by_label_and_the_estimate_for_the_mean_of_networks(project: Project) -> None:
+    report = make_ensemble(project, EnsembleRequest(top=3, method="per-label-logit", calibrate=False, smooth=False))
+    tables = {n: read_oof(project, project.store.experiment(n), "hflip") for n in (1, 2, 3)}
+    labels, best = tables[1].labels, min(tables.values(), key=lambda t: t.score)
+    nested = probabilities(read_predictions(project.workspace.ensemble_dir(1) / "oof.parquet").logits)
+    mean = np.mean([t.probabilities for t in tables.values()], axis=0)
+    for row, *losses in zip(
+        report.labels, *(label_losses(labels, p) for p in (best.probabilities, mean, nested)), strict=True
+    ):
+        assert (row.best_single, row.mean, row.blend) == pytest.approx(losses, rel=1e-5)
+        assert row.weights is not None
+        assert set(row.weights) == {m.experiment for m in report.ensemble.members}
+    assert [row.label for row in report.labels] == list(LABELS)
+    by_label = np.array([[row.weights[m.experiment] for m in report.ensemble.members] for row in report.labels])
+    assert LABEL_WEIGHTS @ by_label / 7 == pytest.approx([m.weight for m in report.ensemble.members])
+
+    test = project.store.test_sets("ph")[0]
+    folds = {n: stored_test_folds(project, project.store.experiment(n), test, "hflip")[1] for n in (1, 2, 3)}
+    weights = {m.experiment: by_label[:, k] for k, m in enumerate(report.ensemble.members)}
+    each = [probabilities(sum(w * logits(folds[n][k]) for n, w in weights.items())) for k in (0, 1)]
+    (submission,) = report.submissions
+    assert submission.averaging_gain == pytest.approx(averaging_gain(each), rel=1e-6)
+    assert submission.averaging_gain > 0
+    assert report.nested_mean == pytest.approx(report.ensemble.nested_score - submission.averaging_gain, rel=1e-12)
+    older = make_ensemble(project, EnsembleRequest(top=3, method="mean", average="probability"))
+    assert (older.nested_mean, older.submissions[0].averaging_gain) == (None, None)
+    assert {row.weights is None for row in older.labels} == {True}

@@ -213,6 +213,27 @@ def test_second_level_is_judged_on_networks_that_it_has_seen() -> None:
     assert score(data.labels, by_fold) > 1.2 * np.mean(scores)
 
 
+def test_choices_of_many_patients_are_made_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chosen method and steps are fitted to all patients, and a part does not depend on its labels."""
+    data = bleeds(11, 130)
+    everyone = BlendPipeline(data, BlendOptions("stack")).fit()
+    monkeypatch.setattr("ichx.evaluation.nested_score.CHOICE_PATIENTS", 60)
+    pipeline = BlendPipeline(data, BlendOptions("stack"))
+    fitted, nested = pipeline.fit(), pipeline.nested()
+    assert pipeline._sample is not None
+    assert len(set(pipeline._sample.data.patients)) == 65
+    assert set(pipeline._sample.data.folds) == {0, 1, 2}
+    assert {a.name: a.gain for a in fitted.alternatives} != {a.name: a.gain for a in everyone.alternatives}
+    alone = fit_pool("stack", dict(enumerate(data.members)), data.labels, data.neighbours, 10.0)
+    assert (fitted.pool.coefficients == alone.coefficients).all()
+    inside = patient_parts(data.patients, data.folds) == 1
+    labels = np.where(inside[:, None], 1 - data.labels, data.labels)
+    other = BlendPipeline(dataclasses.replace(data, labels=labels), pipeline.options).nested()
+    assert nested is not None
+    assert other is not None
+    assert (nested.predicted[inside] == other.predicted[inside]).all()
+
+
 def test_calibration_is_taken_only_if_needed() -> None:
     calibrated = calibrated_world(4)
     labels, p = calibrated.labels, calibrated.members[0]

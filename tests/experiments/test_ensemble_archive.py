@@ -4,18 +4,20 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ichx.errors import ChangedDataError, ConflictError, CorruptFileError, IchxError, NotReadyError, UnsupportedError
+from ichx.evaluation.blend_record import LabelLoss
 from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
 from ichx.evaluation.ensemble_audit import audit_ensemble
 from ichx.evaluation.ensemble_file import read_model
 from ichx.evaluation.ensemble_submissions import submit_ensemble
 from ichx.experiments.archive_import import import_experiment
-from ichx.experiments.ensemble_archive import export_ensemble, import_ensemble
+from ichx.experiments.ensemble_archive import _renumbered_record, export_ensemble, import_ensemble
 from ichx.experiments.register import ExperimentRequest
 from ichx.experiments.register_sequence import new_sequence
 from ichx.experiments.run import run_experiment
@@ -77,6 +79,9 @@ def test_members_that_are_present_are_reused_and_renumbered(source: Project, oth
     assert shown == {found.members[m.experiment]: m.weight for m in source.store.ensemble(1).members}
     record = read_model(other.workspace, other.store.ensemble(1)).record
     assert set(record.choice.weights) == set(shown)
+    weighted = replace(record, labels=(LabelLoss("any", 0.3, 0.2, 0.1, {used[0]: 0.25}),))
+    (row,) = _renumbered_record(weighted, found.members).labels
+    assert row.weights == {found.members[used[0]]: 0.25}
     states = {check.subject: check.state for check in audit_ensemble(other, 1).checks}
     assert states["score"] == "ok"
     assert set(states.values()) <= {"ok", "unknown"}

@@ -211,6 +211,20 @@ def test_a_retrained_member_is_reported(project: Project) -> None:
         run_experiment(project, made.number)
     assert "experiment 2 (" not in str(caught.value)
     assert run_experiment(project, made.number, folds=[1]).trained == ()
+    project.workspace.experiment_files(made.number).fold(0).inputs.unlink()
+    with pytest.raises(ChangedDataError, match="its members"):  # the weights contain the digest too
+        run_experiment(project, made.number)
+
+
+def test_a_member_that_is_retrained_during_a_run_is_reported(project: Project) -> None:
+    prepared = prepare_series(project, sequence(project, 1, 2, inputs=("features",)), RunCallbacks())
+    prepared.check([0])
+    before = prepared.fits(0)
+    files = project.workspace.experiment_files(2)
+    files.fold(0).weights.write_bytes(files.fold(1).weights.read_bytes())
+    with pytest.raises(ChangedDataError, match="fold 0"):
+        prepared.feed(0, 0)
+    assert prepared.fits(0) == before
 
 
 def test_a_sequence_experiment_in_an_ensemble_with_its_members(project: Project) -> None:

@@ -14,7 +14,7 @@ BOUNDS = (1.0, 3.0, 6.0, 9.0, 13.0, 18.0, 25.0, 35.0, 50.0, 70.0, 100.0)
 """Distances in mm at which the next class of distances begins, on either side."""
 
 
-class Block(nn.Module):
+class AttentionBlock(nn.Module):
     """Attention and a feed-forward layer, each after a normalization (Xiong et al. 2020, arXiv 2002.04745).
 
     The bias of attention is learnt for each class of signed distances, as Raffel et al. 2020 (arXiv 1910.10683) learn
@@ -60,7 +60,7 @@ class Transformer(nn.Module):
         width = -(-given.width // ATTENTION_HEADS) * ATTENTION_HEADS
         self.channels = Channels(given, widths)
         self.linear = HeadLinear(widths.heads, self.channels.width, width)
-        self.blocks = nn.ModuleList(Block(widths.heads, width, given.dropout) for _ in range(given.layers))
+        self.blocks = nn.ModuleList(AttentionBlock(widths.heads, width, given.dropout) for _ in range(given.layers))
         self.norm = HeadNorm(widths.heads, width)
         self.outputs = Outputs(given, widths, width)
 
