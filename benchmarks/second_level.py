@@ -96,7 +96,7 @@ def _figures(seed: int, fresh: Fresh, *, quick: bool) -> list[Figure]:
                 "%",
                 f"{fresh.scores[old]:.4f} to {fresh.scores[new]:.4f}, {interval}",
                 "-" if quick else f"{100 * target:g} %",
-                quick or gain >= target,
+                bool(quick or gain >= target),
             )
         )
     for name, (nested, low, high) in fresh.nested.items():

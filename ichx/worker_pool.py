@@ -124,7 +124,7 @@ def _without_script(work: Callable[..., Any]) -> Iterator[None]:
     if getattr(work, "__module__", None) == "__main__":
         yield
         return
-    hidden = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    hidden: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
     vars(main).update(dict.fromkeys(hidden))
     try:
         yield

@@ -71,8 +71,10 @@ PLUGINS = (
         "gru_stack",
         "two small stacked BiGRUs on logits",
         build_gru_stack,
-        SequenceRecipe(differences=True, residual=True, dropout=0.4),
-        StageRecipe(name="full", sampling="all", epochs=30, lr=1e-3, scheduler="onecycle"),
+        # The best OOF scores of three phantom cohorts; a third of the rate or twice the dropout is worse there.
+        SequenceRecipe(differences=True, residual=True, dropout=0.2),
+        StageRecipe(name="full", sampling="all", epochs=15, lr=3e-3, scheduler="onecycle"),
+        batch=8,
     ),
     _plugin(
         "lstm_delta",

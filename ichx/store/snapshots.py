@@ -407,12 +407,13 @@ class EnsembleDraft:
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble(EnsembleDraft):
-    """A recorded ensemble; `selected` and `leaked` if one of its members is."""
+    """A recorded ensemble; `selected`, `leaked` and `external` if one of its members is."""
 
     number: int
     created: datetime
     selected: bool
     leaked: bool
+    external: bool
 
 
 @dataclass(frozen=True)
@@ -440,7 +441,7 @@ def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
     found = [mark for mark, on in (("selected", scored.selected), ("leaky folds", scored.leaked)) if on]
     if isinstance(scored, ExperimentSummary) and scored.subset < 1:
         found.append(f"{100 * scored.subset:.3g} % of the patients")
-    if isinstance(scored, ExperimentSummary) and scored.external:
+    if scored.external:
         found.append("external")
     if isinstance(scored, Ensemble):
         found += [f"partial ({scored.partial})"] if scored.partial else []

@@ -49,7 +49,7 @@ def reversal(mask: torch.Tensor) -> torch.Tensor:
 
 def permuted(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Return `x` `(H, B, T, C)` with the `B * T` rows of each head in `order`, which is its own inverse."""
-    rows: torch.Tensor = Permutation.apply(x.flatten(1, 2), order)  # type: ignore[no-untyped-call]  # of torch
+    rows: torch.Tensor = Permutation.apply(x.flatten(1, 2), order)
     return rows.view(x.shape)
 
 
@@ -98,7 +98,7 @@ def gru_of_groups(inputs: Sequence[torch.Tensor], layers: Sequence[nn.ModuleList
         gates = torch.baddbmm(bias.view(directions, 1, -1), rows[:, 0], wide)
         steps = gates.view(directions, slices, batch, heads, -1).permute(1, 0, 3, 2, 4).flatten(1, 2)
     recurrent = torch.stack([layer.weight_hh_l0 for layer in every]).transpose(1, 2)
-    states = GroupedGRU.apply(steps, recurrent, biases[:, None, 2 * hidden :])  # type: ignore[no-untyped-call]  # of torch
+    states = GroupedGRU.apply(steps, recurrent, biases[:, None, 2 * hidden :])
     found: Sequence[torch.Tensor] = states.permute(1, 2, 0, 3).view(directions, heads, batch, slices, hidden).unbind()
     return found
 
