@@ -190,6 +190,7 @@ def test_score_of_a_submission_on_held_out_labels(tmp_path: Path) -> None:
         score_file(tmp_path / "part.parquet", tmp_path / "labels.csv")
 
 
+@pytest.mark.usefixtures("intervals_of_few")
 def test_score_with_the_patients_of_a_dataset(project: Project, phantom: PhantomFiles, tmp_path: Path) -> None:
     assert phantom.train_labels is not None
     slices = load_version(project.workspace, project.store.version("ph")).slices
