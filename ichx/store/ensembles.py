@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from ichx.errors import NotFoundError
+from ichx.store.experiments import of_other_tools
 from ichx.store.snapshots import Ensemble, EnsembleDraft, EnsembleMember
 from ichx.store.tables import dataset_version, ensemble, ensemble_member, experiment
 
@@ -82,9 +83,11 @@ def _read(connection: Connection, *conditions: Any) -> list[Ensemble]:
         .where(*conditions)
         .order_by(ensemble.c.number)
     )
-    found = []
+    found, of_others = [], of_other_tools(connection)
     for row in connection.execute(query):
         values = {**row._mapping, "submissions": tuple(row.submissions)}
         selected, leaked = marked.get(row.number, (False, False))
-        found.append(Ensemble(**values, members=members.get(row.number, ()), selected=selected, leaked=leaked))
+        own = members.get(row.number, ())
+        external = any(member.experiment in of_others for member in own)
+        found.append(Ensemble(**values, members=own, selected=selected, leaked=leaked, external=external))
     return found

@@ -413,6 +413,8 @@ class Ensemble(EnsembleDraft):
     created: datetime
     selected: bool
     leaked: bool
+    external: bool
+    """Whether a member is external, or reads an external experiment."""
 
 
 @dataclass(frozen=True)
@@ -440,7 +442,7 @@ def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
     found = [mark for mark, on in (("selected", scored.selected), ("leaky folds", scored.leaked)) if on]
     if isinstance(scored, ExperimentSummary) and scored.subset < 1:
         found.append(f"{100 * scored.subset:.3g} % of the patients")
-    if isinstance(scored, ExperimentSummary) and scored.external:
+    if scored.external:
         found.append("external")
     if isinstance(scored, Ensemble):
         found += [f"partial ({scored.partial})"] if scored.partial else []
