@@ -54,7 +54,8 @@ def diff(numbers: Numbers, tta: Tta = "none", as_json: AsJson = False) -> None:
         )
         return
     if not values:
-        info("The experiments have the same recipe, data and folds.")
+        same = "data and folds" if any(e.external for e in found) else "recipe, data and folds"
+        info(f"The experiments have the same {same}.")
     rows = [(name, *(_format(name, value) for value in row)) for name, row in values.items()]
     if scores is None and any(e.folds_done for e in found):
         rows.append(("OOF score", *map(format_score, found)))

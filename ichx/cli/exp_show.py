@@ -52,6 +52,9 @@ def show(
     with session() as project:
         experiment = project.store.experiment(number)
         if toml:
+            from ichx.store import require_network
+
+            require_network(experiment, "show its recipe")
             console.print(experiment.recipe, end="", markup=False)
             return
         version = project.store.version_by_id(experiment.version_id)

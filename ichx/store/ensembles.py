@@ -10,6 +10,10 @@ from ichx.store.experiments import of_other_tools
 from ichx.store.snapshots import Ensemble, EnsembleDraft, EnsembleMember
 from ichx.store.tables import dataset_version, ensemble, ensemble_member, experiment
 
+_MARKS = ("selected", "leaked")
+"""Marks of a member that are those of its ensembles."""
+_UNMARKED = dict.fromkeys(_MARKS, False)
+
 
 def add_ensemble(connection: Connection, draft: EnsembleDraft, number: int) -> Ensemble:
     """Record an ensemble and its members under `number`."""
@@ -65,9 +69,9 @@ def _read(connection: Connection, *conditions: Any) -> list[Ensemble]:
     of_member = ensemble_member.c.ensemble == ensemble.c.number
     members: dict[int, tuple[EnsembleMember, ...]] = {}
     order = (ensemble_member.c.ensemble, ensemble_member.c.position)
-    marked: dict[int, tuple[bool, bool]] = {}
+    marked: dict[int, dict[str, bool]] = {}
     for row in connection.execute(
-        select(ensemble_member, experiment.c.selected, experiment.c.leaked)
+        select(ensemble_member, *(experiment.c[name] for name in _MARKS))
         .join(ensemble, of_member)
         .join(experiment, experiment.c.number == ensemble_member.c.experiment)
         .where(*conditions)
@@ -75,8 +79,8 @@ def _read(connection: Connection, *conditions: Any) -> list[Ensemble]:
     ):
         member = EnsembleMember(experiment=row.experiment, weight=row.weight, score=row.score)
         members[row.ensemble] = (*members.get(row.ensemble, ()), member)
-        selected, leaked = marked.get(row.ensemble, (False, False))
-        marked[row.ensemble] = (selected or row.selected, leaked or row.leaked)
+        before = marked.get(row.ensemble, _UNMARKED)
+        marked[row.ensemble] = {name: before[name] or getattr(row, name) for name in _MARKS}
     query = (
         select(ensemble, dataset_version.c.dataset)
         .join(dataset_version, dataset_version.c.id == ensemble.c.version_id)
@@ -85,9 +89,8 @@ def _read(connection: Connection, *conditions: Any) -> list[Ensemble]:
     )
     found, of_others = [], of_other_tools(connection)
     for row in connection.execute(query):
-        values = {**row._mapping, "submissions": tuple(row.submissions)}
-        selected, leaked = marked.get(row.number, (False, False))
         own = members.get(row.number, ())
         external = any(member.experiment in of_others for member in own)
-        found.append(Ensemble(**values, members=own, selected=selected, leaked=leaked, external=external))
+        values = {**row._mapping, "submissions": tuple(row.submissions)} | marked.get(row.number, _UNMARKED)
+        found.append(Ensemble(**values, members=own, external=external))
     return found

@@ -20,6 +20,7 @@ def test_positions_are_known_for_an_entire_series_or_not_at_all() -> None:
         {
             "study": ["s"] * 5,
             "series": ["a", "a", "b", "b", "b"],
+            "run": 0,
             "order": [1, 0, 0, 1, 2],
             "position": [7.5, 2.5, 1.0, np.nan, 3.0],
             "by_number": [False, False, True, True, True],

@@ -128,6 +128,7 @@ def test_blended_and_reported(project: Project, files: Files) -> None:
     number = register(project, files.write(files.oof, "oof.csv"), tests={"ph-test": test}).experiment.number
     report = make_ensemble(project, EnsembleRequest(members=(1, number), method="mean", smooth=False, calibrate=False))
     assert {m.experiment for m in report.ensemble.members} == {1, number}
+    assert marks(report.ensemble) == ("external",)
     assert len(report.submissions) == 1
     best = make_ensemble(project, EnsembleRequest(top=1))
     assert [m.experiment for m in best.ensemble.members] == [number]
