@@ -143,7 +143,7 @@ def _print_labels(report: "EnsembleReport") -> None:
     weighted = any(row.weights for row in report.labels)
     rows: list[tuple[object, ...]] = []
     for row in report.labels:
-        weights = ", ".join(f"{number}: {weight:.2f}" for number, weight in (row.weights or {}).items())
+        weights = ", ".join(f"{number}: {weight:.4f}" for number, weight in (row.weights or {}).items())
         gains = (f"{row.best_single - row.blend:+.5f}", f"{row.mean - row.blend:+.5f}")
         rows.append((row.label, row.blend, *gains, *[weights] * weighted))
     if rows:
