@@ -6,10 +6,11 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from ichx.errors import NotFoundError
+from ichx.store.experiments import of_other_tools
 from ichx.store.snapshots import Ensemble, EnsembleDraft, EnsembleMember
 from ichx.store.tables import dataset_version, ensemble, ensemble_member, experiment
 
-_MARKS = ("selected", "leaked", "external")
+_MARKS = ("selected", "leaked")
 """Marks of a member that are those of its ensembles."""
 _UNMARKED = dict.fromkeys(_MARKS, False)
 
@@ -86,8 +87,10 @@ def _read(connection: Connection, *conditions: Any) -> list[Ensemble]:
         .where(*conditions)
         .order_by(ensemble.c.number)
     )
-    found = []
+    found, of_others = [], of_other_tools(connection)
     for row in connection.execute(query):
+        own = members.get(row.number, ())
+        external = any(member.experiment in of_others for member in own)
         values = {**row._mapping, "submissions": tuple(row.submissions)} | marked.get(row.number, _UNMARKED)
-        found.append(Ensemble(**values, members=members.get(row.number, ())))
+        found.append(Ensemble(**values, members=own, external=external))
     return found

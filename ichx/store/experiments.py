@@ -194,6 +194,16 @@ def sequences_of(connection: Connection, numbers: Sequence[int]) -> dict[int, li
     return found
 
 
+def of_other_tools(connection: Connection) -> set[int]:
+    """Return the numbers of the external experiments and of those that read one, at any depth."""
+    found = set(connection.scalars(select(experiment.c.number).where(experiment.c.external)))
+    query = select(experiment_member.c.experiment, experiment_member.c.member)
+    links = connection.execute(query).all() if found else []
+    while more := {owner for owner, member in links if member in found} - found:
+        found |= more
+    return found
+
+
 def _tags(connection: Connection, numbers: Sequence[int]) -> dict[int, tuple[str, ...]]:
     """Return the tags of each of `numbers`, sorted."""
     found: dict[int, tuple[str, ...]] = dict.fromkeys(numbers, ())

@@ -407,13 +407,14 @@ class EnsembleDraft:
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble(EnsembleDraft):
-    """A recorded ensemble; `selected`, `leaked` and `external` if one of its members is."""
+    """A recorded ensemble; `selected` and `leaked` if one of its members is."""
 
     number: int
     created: datetime
     selected: bool
     leaked: bool
     external: bool
+    """Whether a member is external, or reads an external experiment."""
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,11 @@ class ExperimentContract(StoreFixtures):
     def test_external_experiments_are_marked(self, store: Store, version: DatasetVersion) -> None:
         [external] = store.add_experiments([replace(experiment_draft(version), external=True)])
         assert (external.external, "external" in marks(external)) == (True, True)
+        heads = replace(experiment_draft(version), members=(external.number,))
+        [reader] = store.add_experiments([heads])
+        [plain] = store.add_experiments([experiment_draft(version)])
+        found = [marks(store.add_ensemble(ensemble_draft(version, e.number))) for e in (plain, reader)]
+        assert found == [(), ("external",)]
 
     def test_ensembles_are_named_and_deleted(self, store: Store, version: DatasetVersion) -> None:
         store.add_experiments([experiment_draft(version)])
