@@ -118,7 +118,9 @@ Average = Annotated[
 ]
 Pooling = Annotated[
     choices.Pooling,
-    typer.Option("--pooling", help="Study probability: max over slices, or 1 - prod(1 - p)."),
+    typer.Option(
+        "--pooling", help="Study probability: max over slices, 1 - prod(1 - p), or that of a sequence experiment."
+    ),
 ]
 Labels = Annotated[
     list[str] | None,

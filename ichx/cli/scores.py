@@ -77,7 +77,7 @@ def print_scores_csv(card: "Scorecard | Evaluation", labels: Sequence[str] | Non
 def print_scores(title: str, card: "Scorecard | Evaluation", pooling: str, labels: Sequence[str] | None = None) -> None:
     """Print a table per slice, a table per study, and the log loss of each fold; only `labels`, if given."""
     marks = format_marks(card.marks)
-    pooled = "maximum over slices" if pooling == "max" else "noisy-or over slices"
+    pooled = {"max": "maximum over slices", "noisy_or": "noisy-or over slices", "learnt": "learnt"}[pooling]
     for unit, found in (("per slice", card.slices), (f"per study, {pooled}", card.studies)):
         loss = found.log_loss
         interval = f", {format_interval(loss.low, loss.high)}" if loss.low is not None else f" ({loss.undefined})"

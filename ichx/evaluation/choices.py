@@ -21,9 +21,9 @@ TTA_VIEWS: Final[dict[Tta, tuple[str, ...]]] = {"none": ("identity",), "hflip": 
 Average = Literal["logit", "probability"]
 """What is averaged over views and folds; `probability` is the way of the reference solution."""
 
-Pooling = Literal["max", "noisy_or"]
+Pooling = Literal["max", "noisy_or", "learnt"]
 """How a study's probability follows from its slices': the largest, or that of at least one positive slice if slices
-were independent."""
+were independent. `learnt` is what a sequence experiment predicts for the study."""
 POOLINGS: Final[tuple[Pooling, ...]] = get_args(Pooling)
 
 InferencePrecision = Literal["auto", "fp32", "fp16", "bf16"]

@@ -46,6 +46,8 @@ class OofTable:
     """The catalog's patient ids, `(N,)`."""
     studies: npt.NDArray[np.object_]
     """The catalog's study ids, `(N,)`."""
+    study_probabilities: FloatArray | None = None
+    """`(N, 6)`: of each slice's study, as a sequence experiment predicts them; None for other experiments."""
 
     @property
     def score(self) -> float:
@@ -107,6 +109,7 @@ def read_oof(
     index = pd.Index(ids)
 
     predicted = np.full((len(ids), len(LABELS)), np.nan)
+    of_studies = np.full((len(ids), len(LABELS)), np.nan)
     stored = project.store.predictions(number, role="oof")
     folds = sorted({p.fold for p in stored if only is None or p.fold in only})
     if not folds:
@@ -121,6 +124,9 @@ def read_oof(
                 f"These predictions cannot be trusted: `ichx audit {number}` checks all of them.",
             )
         predicted[index.get_indexer(pd.Index(fold_ids))] = mean
+        if experiment.members:
+            learnt = _read_study_logits(project.workspace, stored, fold)
+            of_studies[index.get_indexer(pd.Index(fold_ids))] = np.nan if learnt is None else probabilities(learnt)
     have = np.isfinite(predicted).all(axis=1)
     return OofTable(
         slice_ids=ids[have],
@@ -130,6 +136,7 @@ def read_oof(
         left_out=int((np.isin(assigned, folds) & ~have).sum()),
         patients=patients[have],
         studies=studies[have],
+        study_probabilities=of_studies[have] if np.isfinite(of_studies[have]).all() and have.any() else None,
     )
 
 
@@ -213,6 +220,12 @@ def read_fold(
         )
     read = [read_predictions(workspace.root / by_view[view].path) for view in views]
     return read[0].slice_ids, mean_over_views(read, average)
+
+
+def _read_study_logits(workspace: "Workspace", stored: "list[Prediction]", fold: int) -> npt.NDArray[np.float32] | None:
+    """Return the logits `(N, 6)` of each slice's study that the heads of `fold` predict, if they are stored."""
+    path = next(p.path for p in stored if p.fold == fold)
+    return read_predictions(workspace.root / path).study_logits
 
 
 def mean_over_views(views: list[Predictions], average: Average = "logit") -> FloatArray:

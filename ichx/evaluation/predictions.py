@@ -15,6 +15,8 @@ from ichx.labels import LABELS
 from ichx.text import format_count
 
 _PRECISION = b"ichx.precision"
+_STUDY = "study_"
+"""Prefix of the columns with the logits of a slice's study."""
 _RESTORE = "Restore the file, or delete it and rerun `ichx run`, which predicts what is missing."
 
 
@@ -28,12 +30,16 @@ class Predictions:
     """`(N, 6)`, in the order of `ichx.labels.LABELS`."""
     precision: str | None = None
     """The precision of the network, in files of `ichx evaluate`; None if it is not recorded."""
+    study_logits: npt.NDArray[np.float32] | None = None
+    """`(N, 6)`: the logits of each slice's study, which sequence experiments predict; None for others."""
 
 
 def write_predictions(path: Path, predictions: Predictions) -> str:
     """Write `predictions` to `path` atomically; return the file's SHA-256, 64 hex digits. Raises `StorageError`."""
     columns = {"slice_id": pa.array(predictions.slice_ids, type=pa.string())}
     columns |= {label: pa.array(predictions.logits[:, i]) for i, label in enumerate(LABELS)}
+    if predictions.study_logits is not None:
+        columns |= {f"{_STUDY}{label}": pa.array(predictions.study_logits[:, i]) for i, label in enumerate(LABELS)}
     metadata = None if predictions.precision is None else {_PRECISION: predictions.precision.encode()}
     with atomic_write(path, "the predictions") as draft:
         pq.write_table(pa.table(columns, metadata=metadata), draft, compression="zstd")
@@ -60,9 +66,15 @@ def read_predictions(path: Path) -> Predictions:
     if missing:
         raise CorruptFileError(f"{path} lacks the columns {', '.join(missing)}.", "Use a prediction file of ichx.")
     logits = np.column_stack([table[label].to_numpy() for label in LABELS]).astype(np.float32, copy=False)
-    bad = int((~np.isfinite(logits)).any(axis=1).sum())
+    of_study = [f"{_STUDY}{label}" for label in LABELS]
+    study_logits = None
+    if set(of_study) <= set(table.column_names):
+        study_logits = np.column_stack([table[name].to_numpy() for name in of_study]).astype(np.float32, copy=False)
+    finite = np.isfinite(logits) if study_logits is None else np.isfinite(logits) & np.isfinite(study_logits)
+    bad = int((~finite).any(axis=1).sum())
     if bad:
         raise CorruptFileError(f"{path} has NaN or infinity in {format_count(bad, 'row')}.", _RESTORE)
     precision = (table.schema.metadata or {}).get(_PRECISION)
     ids = table["slice_id"].to_numpy(zero_copy_only=False).astype(object)
-    return Predictions(ids, logits, None if precision is None else precision.decode("ascii", "replace"))
+    shown = None if precision is None else precision.decode("ascii", "replace")
+    return Predictions(ids, logits, shown, study_logits)

@@ -59,7 +59,9 @@ def scorecard(
     """
     experiment = project.store.experiment(number)
     table = read_oof(project, experiment, tta, average=average)
-    slices, studies = both_scores(table.labels, table.probabilities, table.patients, table.studies, pooling)
+    slices, studies = both_scores(
+        table.labels, table.probabilities, table.patients, table.studies, pooling, table.study_probabilities
+    )
     return Scorecard(
         experiment=number,
         name=experiment.name,
@@ -78,14 +80,18 @@ def both_scores(
     patients: npt.NDArray[np.object_],
     studies: npt.NDArray[np.object_],
     pooling: Pooling,
+    learnt: FloatArray | None = None,
 ) -> tuple[Bootstrap, Bootstrap]:
-    """Return the scores with intervals of slices, `(N, 6)` each, and of the studies that they are pooled into."""
-    pooled = pool_studies(labels, probabilities, studies, pooling)
+    """Return the scores with intervals of slices, `(N, 6)` each, and of the studies that they are pooled into.
+
+    `learnt` (N, 6) are predicted probabilities of each slice's study, for the pooling of that name.
+    """
+    pooled = pool_studies(labels, probabilities, studies, pooling, learnt)
     return patient_bootstrap(labels, probabilities, patients), patient_bootstrap(
         pooled.labels,
         pooled.probabilities,
         patients[pooled.row],
-        scores=study_scores(labels, probabilities, studies, pooling),
+        scores=study_scores(labels, probabilities, studies, pooling, learnt),
     )
 
 

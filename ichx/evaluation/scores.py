@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.errors import InvalidInputError
+from ichx.errors import InvalidInputError, UnsupportedError
 from ichx.evaluation.choices import Pooling, check_pooling
 from ichx.evaluation.metric import CLIP, FloatArray, label_losses
 from ichx.evaluation.ranking import SPECIFICITIES, rank, rank_scores
@@ -100,7 +100,11 @@ def slice_scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Scores:
 
 
 def study_scores(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, studies: npt.ArrayLike, pooling: Pooling = "max"
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    studies: npt.ArrayLike,
+    pooling: Pooling = "max",
+    learnt: FloatArray | None = None,
 ) -> Scores:
     """Return the scores of studies.
 
@@ -109,21 +113,28 @@ def study_scores(
         probabilities: Probabilities of the slices, `(N, 6)`.
         studies: Study of each slice, `(N,)` codes or ids.
         pooling: How slices are pooled.
+        learnt: Predicted probabilities of each slice's study, `(N, 6)`; None if there are none.
 
     Raises:
         InvalidInputError: There are no rows, a value is not within 0..1, or there is no such pooling.
+        UnsupportedError: The pooling is `learnt`, and no study was predicted.
     """
-    pooled = pool_studies(labels, probabilities, studies, pooling)
+    pooled = pool_studies(labels, probabilities, studies, pooling, learnt)
     return _scores(pooled.labels, pooled.probabilities, pooling)
 
 
 def pool_studies(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, studies: npt.ArrayLike, pooling: Pooling = "max"
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    studies: npt.ArrayLike,
+    pooling: Pooling = "max",
+    learnt: FloatArray | None = None,
 ) -> Studies:
     """Return the studies of the slices, in the order of their first slices; arguments as in `study_scores`.
 
     A study's label is the maximum over its slices. Its probability is the largest of its slices' with `max`, or
-    1 - prod(1 - p) with `noisy_or`, which takes slices as independent; neighbouring slices are not.
+    1 - prod(1 - p) with `noisy_or`, which takes slices as independent; neighbouring slices are not. With `learnt` it is
+    the largest of `learnt`, which is equal for all slices of a series.
     """
     check_pooling(pooling)
     y, p = checked(labels, probabilities)
@@ -131,7 +142,14 @@ def pool_studies(
     row = np.unique(code, return_index=True)[1]
     truth, predicted = np.zeros((len(names), len(LABELS))), np.zeros((len(names), len(LABELS)))
     np.maximum.at(truth, code, y)
-    if pooling == "max":
+    if pooling == "learnt":
+        if learnt is None:
+            raise UnsupportedError(
+                "No study probability was learnt for these predictions.",
+                "Use --pooling max or noisy_or. Sequence experiments learn one; older runs of them need a rerun.",
+            )
+        np.maximum.at(predicted, code, learnt)
+    elif pooling == "max":
         np.maximum.at(predicted, code, p)
     else:
         np.add.at(predicted, code, np.log1p(-np.clip(p, CLIP, 1.0 - CLIP)))

@@ -84,7 +84,7 @@ class FoldPredictions:
             task = PredictionTask(view, f"predicting {version.dataset}, {view}", path.stem)
             with FeatureWriter(features_file(path)) if self.save_features else nullcontext() as features:
                 found = predictor.logits(network, feed, rows, replace(task, features=features))
-            logits = feed.slice_logits(rows, found)
+            logits, of_studies = feed.slice_logits(rows, found), feed.study_logits_of_slices(rows, found)
             value = score(self.feed.labels(rows), probabilities(logits)) if role == "oof" else None
             if view == "identity" and value is not None:
                 plain = value
@@ -100,7 +100,7 @@ class FoldPredictions:
                     view=view,
                     path=path.relative_to(self.prepared.project.workspace.root).as_posix(),
                     slices=len(ids),
-                    digest=write_predictions(path, Predictions(ids, logits)),
+                    digest=write_predictions(path, Predictions(ids, logits, study_logits=of_studies)),
                     score=value,
                 )
             )

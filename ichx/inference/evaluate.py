@@ -1,5 +1,6 @@
 """Scores of an experiment or ensemble on another labelled dataset. Its predictions are stored and computed once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.datasets.identity import of_known_patients
 from ichx.errors import ChangedDataError, ConflictError, NotReadyError
+from ichx.evaluation.averaging import mean_of
 from ichx.evaluation.bootstrap import Bootstrap
 from ichx.evaluation.choices import Average, Pooling, check_pooling
 from ichx.evaluation.metric import FloatArray, score
@@ -18,7 +20,7 @@ from ichx.evaluation.scorecard import both_scores
 from ichx.evaluation.scores import pool_studies
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.thresholds import OperatingPoint, operating_points
-from ichx.inference.member_predictions import predict_dataset_by_fold
+from ichx.inference.member_predictions import DatasetPrediction, predict_dataset_by_fold
 from ichx.inference.ready_model import ReadyModel, ready_experiment
 from ichx.inference.trained import InferenceOptions, Trained
 from ichx.labels import LABELS
@@ -70,6 +72,8 @@ class EvaluatedSlices:
     """`(N, 6)`"""
     probabilities: FloatArray
     """`(N, 6)`, the mean over views and folds."""
+    study_probabilities: FloatArray | None = None
+    """`(N, 6)`: of each slice's study, as a sequence experiment predicts them; None for others."""
 
     @property
     def slices(self) -> pd.DataFrame:
@@ -138,8 +142,9 @@ def evaluate_slices_with(
     labels = rows[list(LABELS)].to_numpy(np.float64)
     mean = model.mean(folds, neighbours)
     study_of = rows["study"].to_numpy(object)
-    slices, studies = both_scores(labels, mean, rows["patient"].to_numpy(object), study_of, pooling)
-    pooled = pool_studies(labels, mean, study_of, pooling)
+    learnt = _learnt(model, predicted)
+    slices, studies = both_scores(labels, mean, rows["patient"].to_numpy(object), study_of, pooling, learnt)
+    pooled = pool_studies(labels, mean, study_of, pooling, learnt)
     evaluation = Evaluation(
         experiment=model.shown.experiment.number,
         name=model.name,
@@ -159,7 +164,15 @@ def evaluate_slices_with(
         average=model.options.average,
         ensemble=model.ensemble,
     )
-    return evaluation, EvaluatedSlices(data, model.shown, numbers, labels, mean)
+    return evaluation, EvaluatedSlices(data, model.shown, numbers, labels, mean, learnt)
+
+
+def _learnt(model: ReadyModel, predicted: Mapping[int, DatasetPrediction]) -> FloatArray | None:
+    """Return the probabilities `(N, 6)` of each slice's study by a single sequence experiment; None for others."""
+    if model.ensemble is not None:
+        return None
+    (only,) = predicted.values()
+    return mean_of(list(only.studies.values()), model.options.average) if only.studies else None
 
 
 def _thresholds(labels: FloatArray, predicted: FloatArray) -> dict[str, tuple[OperatingPoint, ...]]:

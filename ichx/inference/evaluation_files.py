@@ -66,7 +66,7 @@ def case_tables(found: EvaluatedSlices, ids: pd.DataFrame, pooling: Pooling) -> 
     slices.insert(0, "slice_id", found.slices["slice_id"].to_numpy(object))
     slices["order"] = found.slices["order"].to_numpy()
     study = found.slices["study"]
-    pooled = pool_studies(found.labels, found.probabilities, study, pooling)
+    pooled = pool_studies(found.labels, found.probabilities, study, pooling, found.study_probabilities)
     studies = slices.loc[pooled.row, ["patient", "study"]].reset_index(drop=True)
     studies["slices"] = np.bincount(pd.factorize(study)[0])
     return {

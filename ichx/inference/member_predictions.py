@@ -7,7 +7,7 @@ fold. A fold is predicted by its own networks only.
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -71,6 +71,8 @@ class FilePrediction:
     """Reasons by row."""
     precision: str
     """The precision of the networks, e.g. `fp32`."""
+    studies: dict[int, FloatArray] = field(default_factory=dict)
+    """Probabilities of each slice's study by fold `(N, 6)`, of a sequence experiment; else empty."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class DatasetPrediction:
     """Probabilities of each fold `(N, 6)`, the mean over views."""
     precisions: frozenset[str]
     """Those of the networks; `unknown` for predictions stored by 0.1."""
+    studies: dict[int, FloatArray] = field(default_factory=dict)
+    """Probabilities of each slice's study by fold `(N, 6)`, of a sequence experiment; else empty."""
 
 
 def predict_files_by_fold(
@@ -142,6 +146,7 @@ def _predict_series_of_files(
     usable = np.ones(total, bool)
     usable[list(undecodable)] = False
     folds = {fold: np.full((total, len(LABELS)), np.nan) for fold in trained.weights}
+    studies = {fold: np.full((total, len(LABELS)), np.nan) for fold in trained.weights}
     with open_heads(trained, options, callbacks.note) as heads:
         for fold in folds if usable.any() else ():
             given = np.stack([logits(one.folds[fold]) for one in of_members], axis=1).astype(np.float32)
@@ -152,9 +157,10 @@ def _predict_series_of_files(
                     features.append(np.zeros((total, values.shape[1]), np.float16))
                     features[-1][np.setdiff1d(np.arange(total), list(one.undecodable))] = values
             data = sequence_data(files.slices, usable, features, given if "logits" in kinds else None)
-            rows, predicted = heads.logits(fold, data)
-            folds[fold][rows] = probabilities(predicted)
-    return FilePrediction(folds, undecodable, heads.hardware.precision)
+            found = heads.predict(fold, data)
+            folds[fold][found.rows] = probabilities(found.logits)
+            studies[fold][found.rows] = probabilities(found.study_logits)
+    return FilePrediction(folds, undecodable, heads.hardware.precision, studies)
 
 
 def split_at_series(slices: pd.DataFrame, size: int) -> Iterator[tuple[int, int]]:
@@ -247,11 +253,14 @@ def predict_dataset_by_fold(
     ids: list[npt.NDArray[np.object_]] = []
     folds: dict[int, FloatArray] = {}
     precisions: set[str] = set()
+    studies: dict[int, FloatArray] = {}
     for fold in trained.weights:
         read = [read_predictions(project.workspace.root / stored[fold, view].path) for view in views]
         ids.append(read[0].slice_ids)
         folds[fold] = mean_over_views(read, options.average)
         precisions |= {one.precision or "unknown" for one in read}
+        if read[0].study_logits is not None:
+            studies[fold] = probabilities(read[0].study_logits)
     same = all(np.array_equal(ids[0], other) for other in ids)
     if not same or not data.slices["slice_id"].isin(ids[0]).sum() == len(ids[0]):
         raise ChangedDataError(
@@ -259,7 +268,7 @@ def predict_dataset_by_fold(
             f"Remove the evaluation files of {version.dataset} from "
             f"{project.workspace.experiment_files(number).folder}.",
         )
-    return DatasetPrediction(ids[0], folds, frozenset(precisions))
+    return DatasetPrediction(ids[0], folds, frozenset(precisions), studies if len(studies) == len(folds) else {})
 
 
 def _predict_missing(
@@ -341,7 +350,7 @@ def _predict_missing_series(
     with open_heads(trained, options, callbacks.note) as heads:
         for done, fold in enumerate(todo):
             callbacks.phase(f"the heads predict {version.dataset}", done, len(todo))
-            rows, predicted = heads.logits(fold, prepared.other_data(fold, data))
+            found = heads.predict(fold, prepared.other_data(fold, data))
             files = project.workspace.experiment_files(number).fold(fold)
             path = files.predictions(ROLE, "identity", version.dataset, version.number)
             precision = heads.hardware.precision
@@ -352,9 +361,11 @@ def _predict_missing_series(
                 role=ROLE,
                 view="identity",
                 path=path.relative_to(project.workspace.root).as_posix(),
-                slices=len(rows),
-                digest=write_predictions(path, Predictions(ids[rows], predicted, precision)),
-                score=score(labels[rows], probabilities(predicted)),
+                slices=len(found.rows),
+                digest=write_predictions(
+                    path, Predictions(ids[found.rows], found.logits, precision, found.study_logits)
+                ),
+                score=score(labels[found.rows], probabilities(found.logits)),
             )
             project.store.add_predictions([draft])
 

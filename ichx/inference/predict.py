@@ -16,12 +16,13 @@ from ichx.datasets.add import require_usable_slices
 from ichx.datasets.catalog import usable_slices
 from ichx.datasets.ingest_report import reading_warnings
 from ichx.errors import CorruptFileError
+from ichx.evaluation.averaging import mean_of
 from ichx.evaluation.choices import Average
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.files import absolute_path
 from ichx.inference.file_catalog import scan_files
 from ichx.inference.member_predictions import FileSlices, predict_files_by_fold
-from ichx.inference.prediction_tables import pooling_warnings, series_table, slice_table, study_table
+from ichx.inference.prediction_tables import pooling_warnings, series_table, slice_table, study_table, with_learnt
 from ichx.inference.ready_model import ReadyModel, ready_experiment
 from ichx.inference.scratch import scratch_folder
 from ichx.inference.trained import InferenceOptions, training_warnings
@@ -51,7 +52,8 @@ class FilePredictions:
     have no probabilities; they have ids if their header can be read."""
     studies: pd.DataFrame
     """One row per study: number of `slices`, of files or frames that are `left_out`, and of `series`, the largest
-    probability per label, the slice with the largest probability of `any`, and the `flags` of its slices."""
+    probability per label, the slice with the largest probability of `any`, and the `flags` of its slices. A sequence
+    experiment adds the probability that it has learnt for the study, `learnt_LABEL`."""
     series: pd.DataFrame
     """One row per series, with the columns of `studies`."""
     defects: dict[str, int]
@@ -144,6 +146,8 @@ def predict_files_with(
         predicted[rows] = model.mean(folds, SeriesNeighbours.of(slices.iloc[rows]))
     table = slice_table(catalog, slices, predicted, undecodable)
     studies = study_table(table)
+    if model.ensemble is None and (learnt := next(iter(by_member.values())).studies):
+        studies = with_learnt(studies, slices, mean_of(list(learnt.values()), model.options.average))
     found = FilePredictions(
         experiment=model.shown.experiment.number,
         name=model.name,

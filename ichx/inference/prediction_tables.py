@@ -61,6 +61,19 @@ def series_table(table: pd.DataFrame, label: str = ANY) -> pd.DataFrame:
     return _grouped(table, ["study", "series"], label)
 
 
+def with_learnt(studies: pd.DataFrame, slices: pd.DataFrame, learnt: FloatArray) -> pd.DataFrame:
+    """Return `studies` with the columns `learnt_LABEL`.
+
+    Args:
+        studies: What `study_table` returns.
+        slices: The usable slices, `(N,)` rows with `study`.
+        learnt: Probabilities of each slice's study, `(N, 6)`; NaN where decoding fails. The largest of a study counts.
+    """
+    columns = [f"learnt_{label}" for label in LABELS]
+    of_study = pd.DataFrame(learnt, columns=columns).groupby(slices["study"].to_numpy(object)).max()
+    return studies.join(of_study, on="study")
+
+
 def _union(flags: "pd.Series[Any]") -> Any:
     """Return all names in `flags`, once each; None if there are none."""
     return " ".join(sorted({name for names in flags.dropna() for name in names.split()})) or None

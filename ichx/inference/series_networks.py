@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,18 @@ from ichx.training.runtime import Runtime
 from ichx.training.weights import load_exactly
 
 
+@dataclass(frozen=True)
+class SeriesPrediction:
+    """Logits of slices and of their studies."""
+
+    rows: npt.NDArray[np.int64]
+    """`(n,)` rows of the data, sorted."""
+    logits: npt.NDArray[np.float32]
+    """`(n, 6)`"""
+    study_logits: npt.NDArray[np.float32]
+    """`(n, 6)`: of the study of each slice."""
+
+
 class SeriesNetworks:
     """The heads of a `Trained`, of one fold at a time."""
 
@@ -29,8 +42,8 @@ class SeriesNetworks:
         """The recipe of the heads."""
         return self.trained.recipe
 
-    def logits(self, fold: int, data: SequenceData) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return the rows of `data` that are in a series, sorted, and their logits `(n, 6)` by the heads of `fold`.
+    def predict(self, fold: int, data: SequenceData) -> SeriesPrediction:
+        """Return what the heads of `fold` predict for the slices of `data` that are in a series.
 
         Raises:
             CorruptFileError: The weights do not fit the inputs.
@@ -41,14 +54,15 @@ class SeriesNetworks:
         load_exactly(network, self.trained.weights[fold])
         feed = SequenceFeed(data, self.recipe, fold=fold)
         rows = feed.rows(np.arange(len(data.series)))
-        logits = feed.slice_logits(rows, Predictor(runtime).logits(network, feed, rows))
-        bad = int((~np.isfinite(logits)).any(axis=1).sum())
+        predictions = Predictor(runtime).logits(network, feed, rows)
+        logits, of_studies = feed.slice_logits(rows, predictions), feed.study_logits_of_slices(rows, predictions)
+        bad = int((~(np.isfinite(logits) & np.isfinite(of_studies))).any(axis=1).sum())
         if bad:
             raise DivergedError(
                 f"Experiment {self.trained.experiment.number} predicts logits that are not finite for {bad:,} slices.",
                 "Its weights are damaged, or too large for this precision.",
             )
-        return feed.slices(rows), logits
+        return SeriesPrediction(feed.slices(rows), logits, of_studies)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def render_evaluation(project: "Project", evaluation: Evaluation, slices: Evalua
     gallery = make_gallery(project, trained.experiment, trained.recipe, data, table)
     worst, sample = (tuple(replace(card, fold=None) for card in cards) for cards in (gallery.worst, gallery.sample))
     pooling = evaluation.studies.scores.pooling or "max"
-    pooled = pool_studies(slices.labels, slices.probabilities, study, pooling)
+    pooled = pool_studies(slices.labels, slices.probabilities, study, pooling, slices.study_probabilities)
     curves = _curves(slices.labels, slices.probabilities)
     columns = {name: (slices.labels[:, k], slices.probabilities[:, k]) for k, name in enumerate(LABELS)}
     return (

@@ -172,6 +172,12 @@ class SequenceFeed:
         logits: Float32Array = (sums[found] / weights[found, None]).astype(np.float32)
         return logits
 
+    def study_logits_of_slices(self, rows: Rows, predictions: Float32Array) -> Float32Array:
+        """Return the logits `(S, 6)` of the study of each slice of `slices(rows)`."""
+        studies, logits = self.study_logits(rows, predictions)
+        of_slices: Float32Array = logits[np.searchsorted(studies, self.data.study[self.slices(rows)])]
+        return of_slices
+
     def study_logits(self, rows: Rows, predictions: Float32Array) -> tuple[IntArray, Float32Array]:
         """Return the studies of `rows` `(K,)`, sorted, and their logits `(K, 6)`: the largest of their windows."""
         of_rows = self.data.study[[self.windows[row].slices[0] for row in rows]]

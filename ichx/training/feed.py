@@ -130,6 +130,12 @@ class InferenceFeed(Protocol):
         """
         ...
 
+    def study_logits_of_slices(
+        self, rows: Rows, predictions: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32] | None:
+        """Return the logits `(N, 6)` of the study of each slice, as in `slice_logits`; None if none are predicted."""
+        ...
+
 
 class TrainingFeed(InferenceFeed, Protocol):
     """Batches for training, and the rows of one fold."""

@@ -102,5 +102,11 @@ class SliceFeed:
         """Return `predictions`: a row is a slice."""
         return predictions
 
+    def study_logits_of_slices(
+        self, rows: Rows, predictions: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32] | None:
+        """See `InferenceFeed.study_logits_of_slices`."""
+        return None
+
     def _address(self, stage: int, epoch: int) -> EpochAddress:
         return EpochAddress(self.recipe.seed, self.fold, stage, epoch)

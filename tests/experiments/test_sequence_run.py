@@ -20,11 +20,14 @@ from ichx.errors import (
     NotFoundError,
     NotReadyError,
     StorageError,
+    UnsupportedError,
 )
 from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
 from ichx.evaluation.member_outputs import read_inputs
+from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
 from ichx.evaluation.predictions import read_predictions
+from ichx.evaluation.scorecard import scorecard
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.member_features import TableRequest, find_table
 from ichx.experiments.prepared_series import prepare_series
@@ -75,6 +78,17 @@ def test_a_sequence_experiment_predicts_each_fold_and_the_test_set(project: Proj
     tests = logits(project, made.number, "test")
     assert sorted(tests) == [0, 1]
     assert all(len(t) == project.store.version("ph-test").slices for t in tests.values())
+    # The probability that is learnt for a study is the same on all of its slices.
+    assert table.study_probabilities is not None
+    learnt = pd.DataFrame(table.study_probabilities).groupby(table.studies)
+    assert (learnt.nunique() == 1).all().all()
+    card = scorecard(project, made.number, pooling="learnt")
+    truth = pd.DataFrame(table.labels).groupby(table.studies).max()
+    expected = score(truth.to_numpy(), learnt.first().to_numpy())
+    assert card.studies.scores.log_loss == pytest.approx(expected, abs=1e-12)
+    assert card.studies.scores.pooling == "learnt"
+    with pytest.raises(UnsupportedError):
+        scorecard(project, 1, pooling="learnt")
     # Nothing is left to do, and what it reads is recorded.
     assert run_experiment(project, made.number).trained == ()
     files = project.workspace.experiment_files(made.number)

@@ -52,6 +52,14 @@ def test_files_are_predicted_as_the_test_set_was(
         tolerance = 1e-6 if inputs == ("logits",) else 1e-3
         np.testing.assert_allclose(table[list(LABELS)].to_numpy(), expected, atol=tolerance, err_msg=tta)
     assert found.folds == (0, 1)
+    of_studies = [one.study_logits for one in stored if one.study_logits is not None]
+    assert len(of_studies) == len(stored)
+    ids = found.slices.set_index("slice_id").loc[stored[0].slice_ids.tolist(), "study"]
+    mean = pd.DataFrame(mean_of([probabilities(z) for z in of_studies], "logit")).groupby(ids.to_numpy()).first()
+    studies = found.studies.set_index("study").loc[mean.index, [f"learnt_{label}" for label in LABELS]]
+    np.testing.assert_allclose(studies.to_numpy(), mean.to_numpy(), atol=tolerance)
+    plain = predict_files(project, 1, phantom.test, callbacks=Callbacks())
+    assert not [name for name in plain.studies if name.startswith("learnt")]
     with pytest.raises(UnsupportedError, match=str(number)):
         predict_files(project, number, phantom.test, callbacks=Callbacks(), outputs=FileOutputs(features=Path("x.csv")))
 
@@ -87,6 +95,9 @@ def test_another_dataset_is_evaluated(project: Project, ichx: Program, tmp_path:
     assert [(p.fold, p.view, p.slices) for p in stored] == [(k, "identity", version.slices) for k in (0, 1)]
     for member in (1, 2):
         assert len(project.store.predictions(member, role="evaluation", version_id=version.id)) == 4
+    assert ichx("evaluate", number, "--dataset", "other", "--pooling", "learnt", cwd=root).code == 0
+    refused = ichx("evaluate", 1, "--dataset", "other", "--pooling", "learnt", cwd=root)
+    assert (refused.code, "--pooling max" in refused.err) == (1, True)
     written = [pd.Timestamp(p.created) for p in stored]
     assert ichx("evaluate", number, "--dataset", "other", "--tta", "hflip", cwd=root).code == 0
     again = project.store.predictions(number, role="evaluation", version_id=version.id)

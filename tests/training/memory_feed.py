@@ -69,5 +69,10 @@ class MemoryFeed:
     def slice_logits(self, rows: Rows, predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return predictions
 
+    def study_logits_of_slices(
+        self, rows: Rows, predictions: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32] | None:
+        return None
+
     def _take(self, rows: Rows) -> Batch:
         return Batch(self.data.hu[rows], self.data.windows[rows], self.data.labels[rows], torch.from_numpy(rows))
