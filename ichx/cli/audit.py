@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def audit(number: OptionalNumber = None, ensemble: EnsembleNumber = None, as_json: AsJson = False) -> None:
-    """Verify the OOF score of an experiment or an ensemble against its stored files.
+    """Verify an OOF score against the stored files.
 
     Recomputes digests, folds and scores from data, weights and predictions; of an ensemble also the blend, the nested
     score and the submissions. Exits with 1 if a check fails.

@@ -74,7 +74,7 @@ def predict(
     csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
-    """Predict DICOM files with an experiment or an ensemble, per slice and per study.
+    """Predict DICOM files, per slice and per study.
 
     Averages the logits of views and finished folds. An ensemble predicts as it was stored, with all networks of its
     members. Files without a usable slice are listed in the output with the defect and without probabilities.

@@ -40,6 +40,7 @@ SILENT = {
     ("tune", "space"),  # TOML
     *(("store", name) for name in ("backup", "upgrade")),
     *(("exp", name) for name in ("log", "name", "archive", "rm", "restore")),
+    *(("ensemble", name) for name in ("name", "rm")),
 }
 """Commands that print no data for programs."""
 
@@ -151,7 +152,7 @@ def test_standard_output_is_json_only(arguments: tuple[str, ...], ichx: Program,
 def test_json_of_commands_that_change_something(ichx: Program, trained_copy: Path) -> None:
     made = json.loads(ichx("exp", "new", "--plugin", "tiny_resnet", "--name", "mine", "--json", cwd=trained_copy).out)
     assert [(e["number"], e["name"], e["dataset"]) for e in made] == [(4, "mine", "ph")]
-    blended = ichx("ensemble", "--top", 4, "--tta", "hflip", "--json", cwd=trained_copy)
+    blended = ichx("ensemble", "--top", 4, "--tta", "hflip", "--method", "convex", "--json", cwd=trained_copy)
     report = json.loads(blended.out)
     assert sum(member["weight"] for member in report["ensemble"]["members"]) == pytest.approx(1)
     assert re.search("warning: (?=.*3).*4", blended.err)

@@ -208,7 +208,7 @@ def test_every_table_fits_without_breaking_words(
         return [word for word in done.out.split() if not set(word) & set("━─│┃")]
 
     narrow, wide = words(80), words(400)
-    cut = [word.split("…") for word in narrow if "…" in word]
+    cut = [word.split("…") for word in narrow if "…" in word and word != "…"]
     lost = {w for w in wide if w not in narrow and not any(w.startswith(a) and w.endswith(b) for a, b in cut)}
     if command in DROPPING:
         assert DROPPING[command] in lost
