@@ -31,7 +31,7 @@ def test_every_picture_is_written_by_a_script_and_shown() -> None:
     ("picture", "arguments", "heading"),
     [
         ("terminal_exp_list.svg", ("exp", "list"), "dataset"),
-        ("terminal_ensemble.svg", ("ensemble", "--top", 4, "--tta", "hflip", "--smooth"), "weight"),
+        ("terminal_ensemble.svg", ("ensemble", "--top", 4, "--tta", "hflip"), "OOF score"),
     ],
 )
 def test_a_terminal_has_the_headings_of_the_program(

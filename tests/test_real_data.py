@@ -122,7 +122,7 @@ def test_weights_from_the_phantom_predict_the_real_study(
         for fold in (0, 1)
         for view in ("identity", "hflip")
     ]
-    mean = np.mean([probabilities(part.logits) for part in parts], axis=0)
+    mean = probabilities(np.mean([part.logits for part in parts], axis=0, dtype=np.float64))
     rows = {slice_id: row for row, slice_id in enumerate(parts[0].slice_ids)}
     for name, value in submission.itertuples(index=False):
         image, _, label = name.rpartition("_")
