@@ -133,7 +133,7 @@ def trained_inputs(weights: Path) -> str | None:
 def check_inputs(project: "Project", experiment: "Experiment", fold: int) -> None:
     """Raise `ChangedDataError` if a member was retrained since a trained `fold` has read it.
 
-    The weights contain the digest of the inputs; the record next to them tells the members apart.
+    The weights contain the digest of the inputs; the record next to them names the members.
     """
     files = project.workspace.experiment_files(experiment.number).fold(fold)
     recorded, now = read_inputs(files.inputs), current_inputs(project, experiment, fold)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -64,12 +63,10 @@ PHANTOM = "phantom"
 """Folder of the synthetic files in the workspace."""
 
 
-@dataclass(frozen=True)
-class DemoReport:
-    """Result of the demo. Scores are weighted log losses on the test patients."""
+@dataclass(frozen=True, kw_only=True)
+class DemoScores:
+    """Weighted log losses on the test patients."""
 
-    workspace: str
-    ensemble: EnsembleReport
     test_slices: int
     constant_score: float
     brightness_score: float
@@ -83,6 +80,14 @@ class DemoReport:
     """Of the sequence experiment alone."""
     blend_score: float
     """Of the blend of all five."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoReport(DemoScores):
+    """Result of the demo."""
+
+    workspace: str
+    ensemble: EnsembleReport
     submission: str
     seconds: float
 
@@ -173,21 +178,10 @@ def finish_demo(
     return DemoReport(
         workspace=str(project.workspace.root),
         ensemble=ensemble,
-        **scores,
+        **vars(scores),
         submission=ensemble.submissions[0].path,
         seconds=time.monotonic() - began,
     )
-
-
-class _TestScores(TypedDict):
-    test_slices: int
-    constant_score: float
-    brightness_score: float
-    single_score: float
-    mean_score: float
-    models_score: float
-    sequence_score: float
-    blend_score: float
 
 
 def _score_test(
@@ -196,7 +190,7 @@ def _score_test(
     sequence: int,
     blends: tuple[EnsembleReport, EnsembleReport],
     events: RunCallbacks,
-) -> _TestScores:
+) -> DemoScores:
     """Return the scores of the two submissions and of simpler predictions on the phantom's held-out labels."""
     phantom = project.workspace.root / PHANTOM
     truth = read_labels(phantom / TEST_LABELS)
@@ -216,15 +210,16 @@ def _score_test(
     ids = next(iter(members.values()))[0]
     member_labels = truth.values[[row_of[i] for i in ids]]
     mean = np.mean([predicted for _, predicted in members.values()], axis=0)
-    of_sequence = predict_test(project, project.store.experiment(sequence), test.version, "none")[1]
-    return _TestScores(
+    sequence_ids, of_sequence = predict_test(project, project.store.experiment(sequence), test.version, "none")
+    sequence_labels = truth.values[[row_of[i] for i in sequence_ids]]
+    return DemoScores(
         test_slices=len(truth.images),
         constant_score=constant_score(labels, truth.values),
         brightness_score=score(test_labels, brightness_baseline(shares[0], labels, shares[1])),
         single_score=score(member_labels, members[best.number][1]),
         mean_score=score(member_labels, mean),
         models_score=blended[0],
-        sequence_score=score(member_labels, of_sequence),
+        sequence_score=score(sequence_labels, of_sequence),
         blend_score=blended[1],
     )
 
