@@ -46,14 +46,13 @@ TOLERANCE = 1e-9
 Folds = npt.NDArray[np.int16]
 
 
-@dataclass(frozen=True)
-class Audit:
+@dataclass(frozen=True, kw_only=True)
+class AuditResult:
     """The result of an audit."""
 
-    experiment: int
     name: str
     marks: tuple[str, ...]
-    """The caveats attached to the experiment's score."""
+    """The caveats attached to the score."""
     checks: tuple[Check, ...]
 
     @property
@@ -62,10 +61,18 @@ class Audit:
         return all(check.state != "wrong" for check in self.checks)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Audit(AuditResult):
+    """The result of an audit of an experiment."""
+
+    experiment: int
+
+
 def audit(project: "Project", number: int) -> Audit:
     """Return the audit of experiment `number`; raise `NotFoundError` if there is none."""
     experiment = project.store.experiment(number)
-    return Audit(number, experiment.name, marks(experiment), tuple(_Auditor(project, experiment).run()))
+    checks = tuple(_Auditor(project, experiment).run())
+    return Audit(experiment=number, name=experiment.name, marks=marks(experiment), checks=checks)
 
 
 class _Auditor(Checks):

@@ -18,7 +18,7 @@ from ichx.datasets.dataset import load_catalog, load_folds
 from ichx.datasets.folds import fold_digest
 from ichx.datasets.label_csv import read_labels
 from ichx.errors import ChangedDataError
-from ichx.evaluation.audit import compare_digests, is_close
+from ichx.evaluation.audit import AuditResult, compare_digests, is_close
 from ichx.evaluation.checks import Check, Checks, UnknownError, WrongError
 from ichx.evaluation.ensemble import OOF_FILE, blend_data
 from ichx.evaluation.ensemble_file import FORMAT, EnsembleModel, ModelMember, read_model
@@ -45,20 +45,11 @@ SUBMISSION_TOLERANCE: Final = 1e-6
 _AGAIN = "Restore the file, or blend the members again."
 
 
-@dataclass(frozen=True)
-class EnsembleAudit:
-    """The result of an audit."""
+@dataclass(frozen=True, kw_only=True)
+class EnsembleAudit(AuditResult):
+    """The result of an audit of an ensemble."""
 
     ensemble: int
-    name: str
-    marks: tuple[str, ...]
-    """The caveats attached to the ensemble's score."""
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether no check found anything wrong."""
-        return all(check.state != "wrong" for check in self.checks)
 
 
 def audit_ensemble(project: "Project", number: int, progress: Progress | None = None) -> EnsembleAudit:
@@ -77,7 +68,8 @@ def audit_ensemble(project: "Project", number: int, progress: Progress | None = 
     if ensemble.digest is None:
         read_model(project.workspace, ensemble)  # raises
     checks = tuple(_Auditor(project, ensemble, progress).run())
-    return EnsembleAudit(number, ensemble.name or ensemble.method, marks(ensemble), checks)
+    name = ensemble.name or ensemble.method
+    return EnsembleAudit(ensemble=number, name=name, marks=marks(ensemble), checks=checks)
 
 
 def in_sample_score(
