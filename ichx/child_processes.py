@@ -9,6 +9,9 @@ from typing import Final
 PARENT: Final = "ICHX_PARENT"
 """Environment variable that names the process without which a child ends."""
 
+JOB: Final = "ICHX_JOB"
+"""Environment variable with the handle of the scheduler's job that a process belongs to."""
+
 GRACE_SECONDS: Final = 300.0
 """Time that a child has to stop: a large step on a CPU, and a checkpoint."""
 

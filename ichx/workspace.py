@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ SETTINGS = {
     "mlflow": "MLflow server or database that also receives the runs; default: none",
     "tensorboard": "true, or a folder, for TensorBoard files of the runs; default: none",
 }
+ENGINE_SETTINGS: Final = "engine"
+"""Name of the table with the settings of engines; `ichx.jobs.engine_settings` defines its values."""
 
 PATH_SETTINGS = ("cache", "tensorboard")
 """Settings in which `~` and environment variables are replaced."""
@@ -59,6 +61,8 @@ class Workspace:
     cache_dir: Path
     mlflow: str | None = None
     tensorboard: Path | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """The table `[engine]` of the settings, unchecked."""
 
     @property
     def experiments_dir(self) -> Path:
@@ -69,6 +73,11 @@ class Workspace:
     def datasets_dir(self) -> Path:
         """One folder per dataset, with one folder per version."""
         return self.root / "datasets"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """One folder per submission of jobs to a scheduler."""
+        return self.root / "jobs"
 
     @property
     def trash_dir(self) -> Path:
@@ -247,6 +256,7 @@ def open_workspace(root: Path) -> Workspace:
         cache_dir=root / settings.get("cache", "cache"),
         mlflow=settings.get("mlflow") or None,
         tensorboard=root / folder if folder else None,
+        engine=settings.get(ENGINE_SETTINGS, {}),
     )
 
 
@@ -294,9 +304,12 @@ def _read_settings(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"Invalid TOML in {path}: {error}.", "Correct the file or remove it.") from error
     for name, value in raw.items():
+        if name == ENGINE_SETTINGS and isinstance(value, dict):
+            continue
         if name not in SETTINGS:
-            hint = did_you_mean(name, list(SETTINGS))
-            raise InvalidInputError(f"Unknown setting {name!r} in {path}.", f"{hint}Settings: {', '.join(SETTINGS)}.")
+            known = [*SETTINGS, ENGINE_SETTINGS]
+            hint = did_you_mean(name, known)
+            raise InvalidInputError(f"Unknown setting {name!r} in {path}.", f"{hint}Settings: {', '.join(known)}.")
         if not isinstance(value, str) and not (name == "tensorboard" and isinstance(value, bool)):
             raise InvalidInputError(
                 f"Invalid value for `{name}` in {path}: {value!r}.", f"Use a string in quotes: {SETTINGS[name]}."

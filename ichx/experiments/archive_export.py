@@ -157,7 +157,7 @@ def describe(
             "fold_digest": experiment.fold_digest,
         },
         "runs": [
-            {name: value for name, value in asdict(run).items() if name not in ("id", "experiment")}
+            {name: value for name, value in asdict(run).items() if name not in ("id", "experiment", "job")}
             | {"command": _without_paths(run.command), "error": _without_paths(run.error or "") or None}
             for run in runs
         ],

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ichx import __version__
+from ichx.child_processes import JOB
 from ichx.experiment_files import FoldFiles
 from ichx.store import RunDraft
 
@@ -52,6 +53,7 @@ def run_draft(
         device=device,
         command=shlex.join(["ichx", *sys.argv[1:]]),
         provenance={**machine(), "seed": seed, **_code(folder)},
+        job=os.environ.get(JOB),
     )
 
 

@@ -3,7 +3,7 @@
 What a fold's run does is in `ichx.experiments.run`; trials are scheduled by `ichx.tuning`.
 """
 
-from ichx.jobs.engine import Engine, Job, JobResult
+from ichx.jobs.engine import Engine, Job, JobResult, JobState, Resources
 from ichx.jobs.local_engine import LocalEngine
 
-__all__ = ["Engine", "Job", "JobResult", "LocalEngine"]
+__all__ = ["Engine", "Job", "JobResult", "JobState", "LocalEngine", "Resources"]

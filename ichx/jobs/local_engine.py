@@ -7,11 +7,12 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ichx.child_processes import child_environment
-from ichx.jobs.engine import Job, JobResult
+from ichx.jobs.engine import Job, JobResult, JobState
 
 TICK_SECONDS = 0.05
 
@@ -22,9 +23,21 @@ class _Execution:
     cancelled: threading.Event = field(default_factory=threading.Event)
     killed: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def state(self) -> JobState:
+        if self.future.done():
+            return "ended"
+        return "running" if self.future.running() else "queued"
+
 
 class LocalEngine:
-    """Runs at most `slots` jobs at the same time. Use it with `contextlib.closing`, which cancels all jobs."""
+    """Runs at most `slots` jobs at the same time. Use it with `contextlib.closing`, which cancels all jobs.
+
+    It ignores the resources of jobs: `ichx.jobs.resources` splits the machine.
+    """
+
+    name = "local"
+    outlives_submitter = False
 
     def __init__(self, slots: int, *, grace: float | None = 10.0) -> None:
         """Create an engine.
@@ -37,35 +50,46 @@ class LocalEngine:
             ValueError: `slots` is less than 1.
         """
         self._pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="ichx-job")
-        self._executions: list[_Execution] = []
+        self._executions: dict[str, _Execution] = {}
         self._lock = threading.Lock()
         self._grace = grace
 
-    def submit(self, job: Job) -> int:
-        """See `Engine.submit`."""
+    def submit(self, jobs: Sequence[Job], *, at_once: int | None = None, submission: str | None = None) -> list[str]:
+        """See `Engine.submit`. The number of slots is the only limit."""
+        return [self._submit(job) for job in jobs]
+
+    def _submit(self, job: Job) -> str:
         cancelled, killed = threading.Event(), threading.Event()
         with self._lock:
             future = self._pool.submit(self._execute, job, cancelled, killed)
-            self._executions.append(_Execution(future, cancelled, killed))
-            return len(self._executions) - 1
+            handle = f"{self.name}:{len(self._executions)}"
+            self._executions[handle] = _Execution(future, cancelled, killed)
+            return handle
 
-    def poll(self, handle: int) -> JobResult | None:
+    def find(self, submission: str) -> None:
+        """Return None: jobs end with their submitter."""
+
+    def states(self, handles: Sequence[str]) -> dict[str, JobState]:
+        """See `Engine.states`."""
+        return {handle: self._executions[handle].state for handle in handles}
+
+    def poll(self, handle: str) -> JobResult | None:
         """See `Engine.poll`."""
         future = self._executions[handle].future
         return future.result() if future.done() else None
 
-    def wait(self, handle: int, timeout: float | None = None) -> JobResult | None:
+    def wait(self, handle: str, timeout: float | None = None) -> JobResult | None:
         """See `Engine.wait`."""
         try:
             return self._executions[handle].future.result(timeout)
         except TimeoutError:
             return None
 
-    def cancel(self, handle: int) -> None:
+    def cancel(self, handle: str) -> None:
         """See `Engine.cancel`."""
         self._executions[handle].cancelled.set()
 
-    def kill(self, handle: int) -> None:
+    def kill(self, handle: str) -> None:
         """See `Engine.kill`."""
         self._executions[handle].killed.set()
         self._executions[handle].cancelled.set()
@@ -73,7 +97,7 @@ class LocalEngine:
     def close(self) -> None:
         """See `Engine.close`."""
         with self._lock:
-            for execution in self._executions:
+            for execution in self._executions.values():
                 execution.cancelled.set()
             self._pool.shutdown()
 

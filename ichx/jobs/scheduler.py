@@ -72,7 +72,7 @@ class _Active:
 
     task: Task
     device: str = ""
-    handle: int | None = None
+    handle: str | None = None
     log: JobLog | None = None
     followed: float = 0.0
     cancelled: bool = False
@@ -148,10 +148,10 @@ class Scheduler:
             active.device = self.shares.free_device([a.device for a in self._active if a is not active])
             job = active.task.start(active.device, self.shares)
             active.log = JobLog.at_end(job.log)
-            active.handle = self._engine.submit(job)
+            active.handle = self._engine.submit([job])[0]
         return admission != "skip"
 
-    def _follow(self, active: _Active, handle: int, log: JobLog) -> None:
+    def _follow(self, active: _Active, handle: str, log: JobLog) -> None:
         if active.cancelled or time.monotonic() - active.followed < FOLLOW_SECONDS:
             return
         active.followed = time.monotonic()

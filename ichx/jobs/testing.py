@@ -35,7 +35,7 @@ class EngineContract:
         code = "import os, sys; print(os.environ['WORD'], repr(sys.stdin.read()), file=sys.stderr); sys.exit(3)"
         job = Job((sys.executable, "-c", code), tmp_path / "new" / "job.log", "job", {"WORD": "hello"})
         for _ in range(2):
-            handle = engine.submit(job)
+            (handle,) = engine.submit([job])
             result = engine.wait(handle, TIMEOUT)
             assert result is not None
             assert (result.exit_code, engine.poll(handle)) == (3, result)
@@ -50,7 +50,7 @@ class EngineContract:
             "print(len(list(folder.glob('*.here')))); time.sleep(0.1); (folder / f'{me}.here').unlink()"
         )
         jobs = [python_job(tmp_path / f"{n}.log", code, tmp_path, n, n ^ 1) for n in range(4)]
-        results = [engine.wait(handle, TIMEOUT) for handle in [engine.submit(job) for job in jobs]]
+        results = [engine.wait(handle, TIMEOUT) for handle in [engine.submit([job])[0] for job in jobs]]
         assert [r and r.exit_code for r in results] == [0] * 4
         assert max(int(job.log.read_text()) for job in jobs) <= 2
 
@@ -62,7 +62,7 @@ class EngineContract:
         )
         never, go = tmp_path / "never", tmp_path / "go"
         jobs = [python_job(tmp_path / f"{n}.log", code, file) for n, file in enumerate((never, go, never, tmp_path))]
-        handles = [engine.submit(job) for job in jobs]
+        handles = [engine.submit([job])[0] for job in jobs]
         assert engine.wait(handles[0], 0) is None
         engine.cancel(handles[2])
         engine.cancel(handles[0])
@@ -79,7 +79,7 @@ class EngineContract:
             "print('started', flush=True); time.sleep(600)"
         )
         jobs = [python_job(tmp_path / f"{n}.log", code) for n in range(2)]
-        handles = [engine.submit(job) for job in jobs]
+        handles = [engine.submit([job])[0] for job in jobs]
         for job in jobs:
             _wait_for(job.log, "started\n")
         engine.cancel(handles[0])
@@ -92,15 +92,15 @@ class EngineContract:
 
     def test_a_job_that_cannot_start_has_a_result(self, engine: Engine, tmp_path: Path) -> None:
         """Its log names the program."""
-        result = engine.wait(engine.submit(Job(("no-such-program-of-ichx",), tmp_path / "log", "none")), TIMEOUT)
+        result = engine.wait(engine.submit([Job(("no-such-program-of-ichx",), tmp_path / "log", "none")])[0], TIMEOUT)
         assert result is not None
         assert result.exit_code == 127
         assert "no-such-program-of-ichx" in (tmp_path / "log").read_text()
 
     def test_closing_ends_all_jobs(self, engine: Engine, tmp_path: Path) -> None:
         """A closed engine takes no more jobs."""
-        handles = [engine.submit(python_job(tmp_path / "log", "import time; time.sleep(600)")) for _ in range(3)]
+        handles = engine.submit([python_job(tmp_path / "log", "import time; time.sleep(600)") for _ in range(3)])
         engine.close()
         assert [r and r.exit_code for r in map(engine.poll, handles)] == [-15] * 3
         with pytest.raises(RuntimeError):
-            engine.submit(python_job(tmp_path / "log", ""))
+            engine.submit([python_job(tmp_path / "log", "")])

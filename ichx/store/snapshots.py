@@ -14,6 +14,8 @@ from ichx.errors import NotFoundError, NotReadyError, UnsupportedError, did_you_
 Kind = Literal["experiment", "trial"]
 EndState = Literal["done", "failed", "stopped"]
 """States that a run can end in; other processes derive `dead`."""
+JobRecordState = Literal["submitting", "queued", "running", "done", "failed", "cancelled", "lost"]
+"""`submitting`: recorded, and not known to be queued. `lost`: the scheduler does not know it, and it has no result."""
 
 
 @dataclass(frozen=True)
@@ -289,6 +291,8 @@ class RunDraft:
     command: str
     provenance: Mapping[str, Any] | None = None
     """Changes of the code, machine, seed."""
+    job: str | None = None
+    """Handle of the scheduler's job that executes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +322,51 @@ class EpochRecord:
     epoch: int
     values: Mapping[str, float]
     """By name of the metric; values may be NaN."""
+
+
+@dataclass(frozen=True)
+class JobDraft:
+    """A job that is about to be queued by a scheduler."""
+
+    submission: str
+    """Name of the jobs that are submitted together."""
+    position: int
+    """From 0 within the submission."""
+    engine: str
+    kind: str
+    """`fold`, `trial`, `tune`, `cache`, `predict` or `evaluate`."""
+    name: str
+    """What it does, for people."""
+    log: str
+    experiment: int | None = None
+    fold: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRecord(JobDraft):
+    """A recorded job."""
+
+    id: int
+    handle: str | None
+    """Name of the job in the scheduler; None before it is queued."""
+    state: JobRecordState
+    """The last known state."""
+    exit_code: int | None
+    reason: str | None
+    """Why it did not succeed."""
+    seconds: float | None
+    submitted: datetime
+    ended: datetime | None
+
+
+@dataclass(frozen=True)
+class JobChange:
+    """A new state of a recorded job."""
+
+    state: JobRecordState
+    exit_code: int | None = None
+    reason: str | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ The contract, which `ichx.store.testing.StoreContract` checks:
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy import URL, Connection
 
 from ichx.errors import StoreError
-from ichx.store import annotations, binding, database, datasets, deletion, ensembles, experiments, migrate, runs
+from ichx.store import annotations, binding, database, datasets, deletion, ensembles, experiments, jobs, migrate, runs
 from ichx.store.counters import raise_counter, take_numbers
 from ichx.store.predictions import (
     add_feature_table,
@@ -45,6 +45,10 @@ from ichx.store.snapshots import (
     FeatureTableDraft,
     FeatureTableRecord,
     ImportDraft,
+    JobChange,
+    JobDraft,
+    JobRecord,
+    JobRecordState,
     Note,
     Prediction,
     PredictionDraft,
@@ -499,6 +503,30 @@ class Store:
     def history(self, experiment: int, fold: int) -> list[EpochRecord]:
         """Return the epochs of a fold in order of training; the latest run wins for an epoch that was trained twice."""
         return self._read(runs.history, experiment, fold)
+
+    # Jobs of schedulers
+
+    def add_jobs(self, drafts: Sequence[JobDraft]) -> list[JobRecord]:
+        """Record jobs before they are queued, in the state `submitting`."""
+        return self._write(jobs.add_jobs, drafts)
+
+    def set_handles(self, submission: str, handles: Sequence[str]) -> None:
+        """Record that the jobs of a submission are queued; `handles` are in the order of their positions."""
+        self._write(jobs.set_handles, submission, handles)
+
+    def update_jobs(self, changes: Mapping[int, JobChange]) -> None:
+        """Record new states of jobs by id; a job that has ended stays as it is."""
+        self._write(jobs.update_jobs, changes)
+
+    def jobs(
+        self,
+        states: Sequence[JobRecordState] | None = None,
+        *,
+        experiments: Sequence[int] | None = None,
+        submission: str | None = None,
+    ) -> list[JobRecord]:
+        """Return the recorded jobs in order of submission: those in `states`, of `experiments`, of a `submission`."""
+        return self._read(jobs.list_jobs, states, experiments, submission)
 
     # Predictions
 

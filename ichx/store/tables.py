@@ -220,6 +220,7 @@ run = Table(
     Column("libraries", JSON, nullable=False, doc="versions of libraries"),
     Column("provenance", JSON, doc="changes of the code, machine, seed"),
     Column("error", Text, doc="reason of a failure"),
+    Column("job", String(128), doc="handle of the scheduler's job that executes it"),
     UniqueConstraint("experiment", "fold", "attempt"),
     info={"doc": "runs of folds"},
 )
@@ -317,6 +318,29 @@ ensemble_member = Table(
     info={"doc": "members of ensembles"},
 )
 
+job = Table(
+    "job",
+    METADATA,
+    Column("id", Integer, primary_key=True, doc="key"),
+    Column("submission", String(64), nullable=False, doc="name of the jobs that were submitted together"),
+    Column("position", Integer, nullable=False, doc="from 0 within the submission"),
+    Column("engine", String(32), nullable=False, doc="slurm, ray, ..."),
+    Column("handle", String(128), doc="name of the job in the scheduler; null before it is queued"),
+    Column("kind", String(32), nullable=False, doc="fold, trial, tune, cache, predict, evaluate"),
+    Column("experiment", Integer, ForeignKey("experiment.number"), doc="experiment, if it belongs to one"),
+    Column("fold", Integer, doc="from 0, for a fold"),
+    Column("name", Text, nullable=False, doc="what it does, for people"),
+    Column("log", Text, nullable=False, doc="path in the workspace"),
+    Column("state", String(16), nullable=False, doc="last known state"),
+    Column("exit_code", Integer, doc="of the command"),
+    Column("reason", Text, doc="why it did not succeed"),
+    Column("seconds", Float, doc="duration"),
+    Column("submitted", UtcDateTime, nullable=False, doc="UTC"),
+    Column("ended", UtcDateTime, doc="UTC"),
+    UniqueConstraint("submission", "position"),
+    info={"doc": "jobs of schedulers that outlive the submitting process"},
+)
+
 Index(None, dataset.c.test_of)
 Index(None, experiment.c.parent)
 Index(None, note.c.experiment)
@@ -324,3 +348,5 @@ Index(None, tag.c.tag)
 Index(None, experiment.c.version_id)
 Index(None, ensemble_member.c.experiment)
 Index(None, experiment_member.c.member)
+Index(None, job.c.experiment)
+Index(None, job.c.state)

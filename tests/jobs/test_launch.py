@@ -161,8 +161,8 @@ def test_a_fold_that_another_process_holds_is_reported(when: str, project: Proje
 
 def test_a_job_that_dies_after_its_fold_is_finished_is_done(project: Project) -> None:
     class Dying(InlineEngine):
-        def submit(self, job: Job) -> int:
-            handle = super().submit(job)
+        def execute(self, job: Job) -> str:
+            handle = super().execute(job)
             self.results[handle] = JobResult(-9, 1.0)
             return handle
 

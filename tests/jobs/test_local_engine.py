@@ -36,7 +36,7 @@ def test_a_job_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) 
         "print(child.pid, flush=True); time.sleep(600)"
     )
     with closing(LocalEngine(1, grace=0.2)) as engine:
-        handle = engine.submit(python_job(tmp_path / "log", code))
+        handle = engine.submit([python_job(tmp_path / "log", code)])[0]
         child = int(wait_for(tmp_path / "log"))
         mark = process_identity(child)
         assert is_process_alive(child, mark)
@@ -56,7 +56,7 @@ def test_a_cancelled_job_has_time_to_clean_up(tmp_path: Path) -> None:
         "print('ready', flush=True); time.sleep(600)"
     )
     with closing(LocalEngine(1, grace=TIMEOUT)) as engine:
-        handle = engine.submit(python_job(tmp_path / "log", code))
+        handle = engine.submit([python_job(tmp_path / "log", code)])[0]
         wait_for(tmp_path / "log")
         engine.close()
         result = engine.poll(handle)
@@ -76,7 +76,7 @@ code = (
 )
 engine = LocalEngine(2)
 for name in ("tidy", "plain"):
-    engine.submit(Job((sys.executable, "-c", code, name), Path(sys.argv[1]) / name, name))
+    engine.submit([Job((sys.executable, "-c", code, name), Path(sys.argv[1]) / name, name)])
 time.sleep(600)
 """
 
@@ -100,7 +100,7 @@ def test_a_closed_engine_leaves_no_file_open(tmp_path: Path) -> None:
     before = len(list(Path("/dev/fd").iterdir()))
     for _ in range(3):
         with closing(LocalEngine(1)) as engine:
-            engine.wait(engine.submit(python_job(tmp_path / "log", "")), TIMEOUT)
+            engine.wait(engine.submit([python_job(tmp_path / "log", "")])[0], TIMEOUT)
     assert len(list(Path("/dev/fd").iterdir())) == before
 
 

@@ -110,4 +110,4 @@ def test_settling_is_repeated_after_an_error_but_not_forever(engine: LocalEngine
     with pytest.raises(StoreError):
         run(engine, [PythonTask(tmp_path / "log", fails=99), other], slots=2)
     assert other.results == []
-    assert engine.poll(2) is not None, "the other job has ended"
+    assert engine.poll("local:2") is not None, "the other job has ended"

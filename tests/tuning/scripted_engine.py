@@ -2,12 +2,12 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ichx.jobs import Engine, Job, JobResult
+from ichx.jobs import Engine, Job, JobResult, JobState
 from ichx.project import Project
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
@@ -89,7 +89,13 @@ class ScriptedEngine:
     jobs: list[Job] = field(default_factory=list)
     _runs: list[_ScriptedRun] = field(default_factory=list)
 
-    def submit(self, job: Job) -> int:
+    name: ClassVar[str] = "scripted"
+    outlives_submitter: ClassVar[bool] = False
+
+    def submit(self, jobs: Sequence[Job], *, at_once: int | None = None, submission: str | None = None) -> list[str]:
+        return [self._submit(job) for job in jobs]
+
+    def _submit(self, job: Job) -> str:
         number, fold = int(job.argv[4]), int(job.argv[6])
         self.before(len(self.jobs))
         recipe = from_toml(self.store.experiment(number).recipe)
@@ -100,21 +106,28 @@ class ScriptedEngine:
         (job.log.parent / "checkpoint-1.pt").write_bytes(b"x")
         self._runs.append(_ScriptedRun(run, recipe, epochs, at=len(done)))
         self.jobs.append(job)
-        return len(self.jobs) - 1
+        return f"{self.name}:{len(self.jobs) - 1}"
 
-    def poll(self, handle: int) -> JobResult | None:
-        scripted = self._runs[handle]
+    def find(self, submission: str) -> None:
+        pass
+
+    def states(self, handles: Sequence[str]) -> dict[str, JobState]:
+        return {handle: "ended" if self.poll(handle) else "running" for handle in handles}
+
+    def poll(self, handle: str) -> JobResult | None:
+        index = self._index(handle)
+        scripted = self._runs[index]
         if scripted.result is None:
             if scripted.cancelled:
-                self._end(handle, "stopped", 143)
-            elif self.fails(handle):
-                with self.jobs[handle].log.open("a") as log:
+                self._end(index, "stopped", 143)
+            elif self.fails(index):
+                with self.jobs[index].log.open("a") as log:
                     log.write("error: out of luck\n")
-                self._end(handle, "failed", 1)
+                self._end(index, "failed", 1)
             elif scripted.at < len(scripted.epochs):
                 self._train(scripted)
             else:
-                self._finish(handle, scripted)
+                self._finish(index, scripted)
         return scripted.result
 
     def _train(self, scripted: _ScriptedRun) -> None:
@@ -128,9 +141,9 @@ class ScriptedEngine:
         stage = scripted.recipe.stage[index].name
         self.store.record_epoch(scripted.run.id, EpochRecord(stage, index, epoch, values))
 
-    def _finish(self, handle: int, scripted: _ScriptedRun) -> None:
+    def _finish(self, index: int, scripted: _ScriptedRun) -> None:
         experiment = self.store.experiment(scripted.run.experiment)
-        folder = self.jobs[handle].log.parent
+        folder = self.jobs[index].log.parent
         drafts = []
         for view in ("identity", "hflip"):
             path = Path("experiments") / str(experiment.number) / folder.name / f"{view}.parquet"
@@ -150,17 +163,20 @@ class ScriptedEngine:
         self.store.finish_run(scripted.run.id, "done", predictions=drafts)
         scripted.result = JobResult(0, 1.0)
 
-    def _end(self, handle: int, state: str, code: int) -> None:
-        self.store.finish_run(self._runs[handle].run.id, state)
-        self._runs[handle].result = JobResult(code, 1.0)
+    def _end(self, index: int, state: str, code: int) -> None:
+        self.store.finish_run(self._runs[index].run.id, state)
+        self._runs[index].result = JobResult(code, 1.0)
 
-    def wait(self, handle: int, timeout: float | None = None) -> JobResult | None:
-        while self._runs[handle].result is None:
-            self.poll(handle)
-        return self._runs[handle].result
+    def wait(self, handle: str, timeout: float | None = None) -> JobResult | None:
+        while (result := self.poll(handle)) is None:
+            pass
+        return result
 
-    def cancel(self, handle: int) -> None:
-        self._runs[handle].cancelled = True
+    def cancel(self, handle: str) -> None:
+        self._runs[self._index(handle)].cancelled = True
+
+    def _index(self, handle: str) -> int:
+        return int(handle.partition(":")[2])
 
     kill = cancel
 

@@ -292,14 +292,14 @@ def test_a_trial_waits_for_the_job_of_an_earlier_process(project: Project, store
     first = ScriptedEngine(store, far_from(1e-3), before=before)
     search(project, first, 1, space=space, stop_level=stop_level)
     earlier, engine = ScriptedEngine(store, far_from(1e-3)), ScriptedEngine(store, far_from(1e-3))
-    earlier.submit(first.jobs[0])
+    earlier.submit(first.jobs[:1])
 
     class Ending(Recorder):
         def note(self, message: str) -> None:
             super().note(message)
             assert engine.jobs == []
-            earlier.cancel(0)
-            earlier.wait(0)
+            earlier.cancel("scripted:0")
+            earlier.wait("scripted:0")
 
     seen = Ending()
     assert search(project, engine, 1, space=space, callbacks=seen) == TuneReport(1, 1, "complete")

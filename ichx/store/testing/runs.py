@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from ichx.errors import ConflictError, NotFoundError, RunEndedError
-from ichx.store import DatasetVersion, EpochRecord, ImportDraft, Store
+from ichx.store import DatasetVersion, EpochRecord, ImportDraft, JobChange, JobDraft, Store
 from ichx.store.testing.datasets import StoreFixtures
 from ichx.store.testing.drafts import experiment_draft, prediction_draft, run_draft, version_draft
 
@@ -134,6 +134,36 @@ class RunContract(StoreFixtures):
         assert [p.view for p in store.predictions(1, role="oof", view="hflip")] == ["hflip"]
         assert [p.score for p in store.predictions(1, version_id=hidden.id)] == [None]
         assert store.predictions(2) == []
+
+    def test_jobs_are_queued_followed_and_ended_once(self, registered: Store) -> None:
+        drafts = [JobDraft("first", n, "slurm", "fold", f"fold {n}", "log", experiment=1, fold=n) for n in range(2)]
+        added = registered.add_jobs([*drafts, JobDraft("other", 0, "ray", "cache", "part 1 of 8", "log")])
+        assert [(j.submission, j.state, j.handle, j.fold) for j in added] == [
+            ("first", "submitting", None, 0),
+            ("first", "submitting", None, 1),
+            ("other", "submitting", None, None),
+        ]
+        registered.update_jobs({added[0].id: JobChange("running")})
+        registered.set_handles("first", ["slurm:7_0", "slurm:7_1"])
+        first = registered.jobs(submission="first")
+        assert [(j.handle, j.state, j.ended) for j in first] == [
+            ("slurm:7_0", "running", None),
+            ("slurm:7_1", "queued", None),
+        ]
+        with pytest.raises(ConflictError):
+            registered.set_handles("other", ["ray:a", "ray:b"])
+        registered.update_jobs({first[1].id: JobChange("failed", 1, "TIMEOUT", 2.5)})
+        registered.update_jobs({first[1].id: JobChange("running")})
+        (ended,) = registered.jobs(["failed"])
+        assert (ended.exit_code, ended.reason, ended.seconds, ended.ended is not None) == (1, "TIMEOUT", 2.5, True)
+        assert [j.id for j in registered.jobs(["submitting", "running"])] == [added[0].id, added[2].id]
+        assert len(registered.jobs(experiments=[1])) == 2
+        registered.trash([1])
+        registered.purge(1)
+        assert [j.submission for j in registered.jobs()] == ["other"]
+
+    def test_a_run_records_its_job(self, registered: Store) -> None:
+        assert registered.start_run(replace(run_draft(), job="slurm:7_0")).job == "slurm:7_0"
 
     def test_an_imported_experiment_keeps_its_records(self, registered: Store, version: DatasetVersion) -> None:
         store = registered
