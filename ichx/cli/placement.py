@@ -57,7 +57,7 @@ class PlacementOptions:
         default = os.environ.get(ENGINE_VARIABLE) or str(workspace.engine.get("default", LOCAL))
         engine = self.on or default
         if engine == LOCAL and (given := self._given()):
-            raise typer.BadParameter(f"{', '.join(given)} only with --on slurm or --on ray.")
+            raise typer.BadParameter(f"{', '.join(given)}: only with --on slurm or --on ray.")
         memory = None if self.memory is None else round(1e9 * gigabytes(self.memory, "--memory"))
         seconds = None if self.time is None else duration_seconds(self.time, "--time")
         resources = Resources(self.cpus, self.gpus, memory, seconds, options=tuple(self.options or ()))

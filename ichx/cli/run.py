@@ -94,6 +94,10 @@ def run(
         placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
             project.workspace
         )
+        if estimate and placement.chosen and not placement.is_local:
+            raise typer.BadParameter("--dry-run measures this machine. Leave out --on.")
+        if not placement.is_local and "RANK" in os.environ:
+            raise typer.BadParameter("A process of a group cannot submit jobs. Use --on local.")
         network = project.store.network_file_system()
         if network is not None:
             warn(f"The store is on a network file system ({network}), where locks may fail. Use a local disk.")
@@ -112,8 +116,6 @@ def run(
             save_features=save is not None,
         )
         if estimate:
-            if placement.chosen and not placement.is_local:
-                raise typer.BadParameter("--dry-run measures this machine. Leave out --on.")
             _print_estimates(project, numbers, folds, options, subset, as_json=as_json)
             return
         if any(project.store.experiment(number).members for number in numbers):
@@ -123,8 +125,6 @@ def run(
                 raise typer.BadParameter("--with-members waits for the members. Leave out --detach.")
             _run_members(project, numbers, folds, jobs, options, placement, run_all=with_members)
         if not placement.is_local:
-            if "RANK" in os.environ:
-                raise typer.BadParameter("A process of a group cannot submit jobs. Use --on local.")
             from ichx.cli.launch import launch_folds
             from ichx.jobs.launch_report import LaunchRequest
 

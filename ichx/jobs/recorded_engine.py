@@ -25,7 +25,7 @@ def recorded_end(result: JobResult) -> JobChange:
     if result.exit_code == 0:
         return JobChange("done", 0, seconds=result.seconds)
     if result.reason == LOST:
-        return JobChange("lost", reason=LOST)
+        return JobChange("lost")
     cancelled = result.reason == CANCELLED or (result.reason is None and result.exit_code in STOP_CODES)
     return JobChange("cancelled" if cancelled else "failed", result.exit_code, result.reason, result.seconds)
 
