@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy.pool import NullPool
 
 from ichx.errors import InvalidInputError, MissingDependencyError, StorageError, StoreError
 from ichx.files import expand_user
@@ -70,6 +71,9 @@ def connect(url: str | URL) -> Engine:
                     f"Cannot create the folder of the store {file}: {error.strerror}.",
                     "Choose a writable folder, or set ICHX_STORE.",
                 ) from error
+    else:
+        # A server has 100 connections by default. Hundreds of runs that each keep one between heartbeats exhaust it.
+        options = {"poolclass": NullPool}
     try:
         engine = create_engine(parsed, **options)
     except ModuleNotFoundError as error:

@@ -165,8 +165,14 @@ def _other_values(connection: Connection, rows: Sequence[Any]) -> dict[int, dict
     """Return progress, tags and members of the experiments of `rows`, by number."""
     numbers = [row.number for row in rows]
     tags, members = _tags(connection, numbers), _members(connection, numbers)
+    of_others = of_other_tools(connection) if any(members.values()) else set()
     return {
-        number: {**values, "tags": tags[number], "members": members[number]}
+        number: {
+            **values,
+            "tags": tags[number],
+            "members": members[number],
+            "reads_external": not of_others.isdisjoint(members[number]),
+        }
         for number, values in progress_of(connection, numbers).items()
     }
 
