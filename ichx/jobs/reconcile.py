@@ -1,7 +1,7 @@
 """Reconciles the recorded jobs with their schedulers: what a scheduler knows of them is recorded in the store."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from ichx.errors import IchxError
@@ -79,7 +79,7 @@ def _reconcile_with(engine: Engine, store: "Store", records: "Sequence[JobRecord
     states = engine.states(handles) if handles else {}
     for record in records:
         if record.handle is None:
-            if datetime.now(UTC) - record.submitted > SUBMITTING_FOR:
+            if store.time() - record.submitted > SUBMITTING_FOR:
                 changes[record.id] = JobChange("lost", reason="its submission ended before it was queued")
             continue
         state = states[record.handle]

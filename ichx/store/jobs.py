@@ -1,12 +1,12 @@
 """Queries for the jobs of schedulers, over an open connection."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from ichx.errors import ConflictError
+from ichx.store.clock import store_time
 from ichx.store.snapshots import JobChange, JobDraft, JobRecord, JobRecordState
 from ichx.store.tables import experiment, job, run
 
@@ -23,7 +23,7 @@ def add_jobs(connection: Connection, drafts: Sequence[JobDraft]) -> list[JobReco
     if not drafts:
         return []
     _check_folds_free(connection, drafts)
-    now = datetime.now(UTC)
+    now = store_time(connection)
     connection.execute(insert(job), [{**vars(draft), "state": "submitting", "submitted": now} for draft in drafts])
     submissions = {draft.submission for draft in drafts}
     return _read(connection, job.c.submission.in_(submissions))
@@ -86,7 +86,7 @@ def update_jobs(connection: Connection, changes: Mapping[int, JobChange]) -> Non
 
     If the process of a lost job is alive, it notices at its next heartbeat that its run has ended, and stops.
     """
-    now = datetime.now(UTC)
+    now = store_time(connection)
     for id_, change in changes.items():
         ended = None if change.state in ACTIVE else now
         active = job.c.state.in_(ACTIVE)
