@@ -20,6 +20,11 @@ STOP_CODES: Final = frozenset({129, 130, 143, -1, -2, -9, -15})
 """Exit codes of jobs that end on request: of `ichx` itself, and of signals."""
 
 
+def new_submission() -> str:
+    """Return a name for jobs that are submitted together."""
+    return f"jobs-{secrets.token_hex(6)}"
+
+
 def recorded_end(result: JobResult) -> JobChange:
     """Return what the store records of a job that has ended so."""
     if result.exit_code == 0:
@@ -61,7 +66,7 @@ class RecordedEngine:
             IchxError: The scheduler refuses the jobs; none is queued, and none is recorded.
             ConflictError: One of the folds has an active job.
         """
-        submission = submission or f"ichx-{secrets.token_hex(6)}"
+        submission = submission or new_submission()
         records = self._store.add_jobs([self._draft(submission, at, job) for at, job in enumerate(jobs)])
         try:
             handles = self._engine.submit(jobs, at_once=at_once, submission=submission)

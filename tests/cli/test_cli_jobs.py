@@ -1,6 +1,7 @@
 """`--on` and `ichx jobs` with an engine whose jobs outlive the command."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from file_engine import FileEngine
 from ichx.errors import UnsupportedError
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.jobs import follow
+from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
 from ichx.store import JobChange, JobDraft, open_store
 from ichx.workspace import Workspace, open_workspace
@@ -150,3 +152,43 @@ def test_the_list_is_limited(dataset_copy: Path, ichx: Program) -> None:
     assert newest == list(range(59, 9, -1))
     assert [job["position"] for job in listed(ichx, dataset_copy, "--limit", 2)] == [59, 58]
     assert len(listed(ichx, dataset_copy, "--all")) == 60
+
+
+def test_predict_and_evaluate_as_jobs_print_what_they_print_here(
+    trained_copy: Path, phantom: PhantomFiles, queue: FileEngine, ichx: Program
+) -> None:
+    root = trained_copy
+    assert phantom.test is not None
+    source = min(phantom.test.rglob("*.dcm"))
+    here = ichx("predict", 2, source, "--device", "cpu", cwd=root)
+    relative = os.path.relpath(source, root)
+    there = ichx("predict", 2, relative, "--device", "cpu", "--on", "slurm", "--cpus", 1, cwd=root)
+    assert (there.code, there.out) == (0, here.out)
+    assert here.err.splitlines()[-1] in there.err
+    saved = ichx("predict", 2, relative, "--device", "cpu", "--on", "slurm", "--out", "new.csv", cwd=root)
+    assert (saved.code, (root / "new.csv").is_file()) == (0, True), saved.err
+    (job, other) = listed(ichx, root)
+    assert (job["kind"], job["experiment"], job["state"]) == ("predict", 2, "done")
+    assert f"{source}" in str(job["name"])
+    assert job["submission"] != other["submission"]
+
+    failed = ichx("evaluate", 2, "--dataset", "ph", "--device", "cpu", "--on", "slurm", "--json", cwd=root)
+    failed.check_error("conflict", "ph")
+    assert listed(ichx, root)[0]["exit_code"] == 1
+
+
+def test_a_detached_command_is_followed_by_the_same_one(
+    trained_copy: Path, phantom: PhantomFiles, queue: FileEngine, ichx: Program
+) -> None:
+    root = trained_copy
+    assert phantom.test is not None
+    command = ("predict", 2, min(phantom.test.rglob("*.dcm")), "--device", "cpu", "--on", "slurm")
+    (queue.folder / "hold").touch()
+    detached = ichx(*command, "--detach", cwd=root)
+    (job,) = listed(ichx, root)
+    assert (detached.code, detached.out, str(job["handle"]) in detached.err) == (0, "", True)
+    (queue.folder / "hold").unlink()
+    followed = ichx(*command, cwd=root)
+    assert (followed.code, len(listed(ichx, root))) == (0, 1)
+    assert followed.out == (root / str(job["log"])).with_suffix(".out").read_text()
+    assert followed.out.count("\n") == 2
