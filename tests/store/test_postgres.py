@@ -1,10 +1,9 @@
 """The contract of the store on PostgreSQL, and moving a store there."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from postgres_server import postgres  # noqa: F401  # a fixture
+from postgres_server import PostgresServer, postgres  # noqa: F401  # a fixture
 
 from ichx.errors import ConflictError
 from ichx.store import Store, open_store
@@ -16,13 +15,13 @@ from ichx.workspace import init_workspace
 @pytest.mark.slow
 class TestPostgresStore(StoreContract):
     @pytest.fixture
-    def url(self, postgres: Callable[[], str]) -> str:  # noqa: F811
+    def url(self, postgres: PostgresServer) -> str:  # noqa: F811
         return postgres()
 
 
 def test_a_store_is_moved_with_all_rows(
     tmp_path: Path,
-    postgres: Callable[[], str],  # noqa: F811
+    postgres: PostgresServer,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     workspace, url = init_workspace(tmp_path), postgres()
