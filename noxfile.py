@@ -43,6 +43,18 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def fast(session: nox.Session) -> None:
+    """Run the quick tests; arguments after `--` go to pytest."""
+    _python(session, "pytest", "-q", "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the test suite, measure each test and rewrite `tests/slow_tests.txt`."""
+    _python(session, "pytest", "-q", env={"RECORD_SLOW_TESTS": "1"})
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Run the test suite under coverage.py, child processes included, and print a report."""
     _python(session, "coverage", "erase")

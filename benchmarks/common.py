@@ -28,13 +28,19 @@ class Figure:
 
 
 def arguments(
-    description: str, *, files: int | None = None, device: bool = False, models: Sequence[str] = ()
+    description: str,
+    *,
+    files: int | None = None,
+    device: bool = False,
+    models: Sequence[str] = (),
+    parents: Sequence[argparse.ArgumentParser] = (),
 ) -> argparse.Namespace:
     """Return the parsed `--quick` and `--json FILE`, and on demand further options.
 
-    `--files N` (default `files`); `--device`; with `models`, `--model NAME` (repeatable) and `--workspace FOLDER`.
+    `--files N` (default `files`); `--device`; with `models`, `--model NAME` (repeatable) and `--workspace FOLDER`;
+    those of `parents`.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, parents=list(parents))
     parser.add_argument("--quick", action="store_true", help="the same work on less data, under 45 seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a JSON list")
     if files is not None:

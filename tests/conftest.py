@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["slow_tests"]
+
 settings.register_profile("any speed", deadline=None)  # a busy machine fails no test
 settings.load_profile("any speed")
 

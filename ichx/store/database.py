@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, func, make_url, select
+from sqlalchemy.pool import NullPool
 
 from ichx.errors import InvalidInputError, MissingDependencyError, StorageError, StoreError
 from ichx.files import expand_user
@@ -63,8 +64,6 @@ def connect(url: str | URL) -> Engine:
     """
     parsed = parse_url(url)
     options: dict[str, Any] = {}
-    if postgres.uses_libpq(parsed):
-        options = {"connect_args": postgres.connect_options(parsed)}
     if is_sqlite(parsed):
         options = {} if "timeout" in parsed.query else {"connect_args": {"timeout": BUSY_SECONDS}}
         file = sqlite_file(parsed)
@@ -76,6 +75,11 @@ def connect(url: str | URL) -> Engine:
                     f"Cannot create the folder of the store {file}: {error.strerror}.",
                     "Choose a writable folder, or set ICHX_STORE.",
                 ) from error
+    else:
+        # A server has 100 connections by default. Hundreds of runs that each keep one between heartbeats exhaust it.
+        options = {"poolclass": NullPool}
+        if postgres.uses_libpq(parsed):
+            options["connect_args"] = postgres.connect_options(parsed)
     try:
         engine = create_engine(parsed, **options)
     except ModuleNotFoundError as error:

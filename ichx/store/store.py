@@ -494,8 +494,6 @@ class Store:
             RunEndedError: The run has ended, e.g. because another process took over its fold.
         """
         self._write(runs.heartbeat, run_id, {"stage": stage, "epoch": epoch, "epochs_done": epochs_done})
-        if database.is_postgres(self._engine.url):
-            self._engine.dispose()  # hundreds of runs share a server: none occupies a connection while it trains
 
     def record_epoch(self, run_id: int, record: EpochRecord) -> None:
         """Record the metrics of an epoch, replacing earlier ones of the same run; also a heartbeat."""
