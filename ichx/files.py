@@ -86,6 +86,28 @@ def check_suffix(path: Path, what: str, suffixes: Sequence[str], remedy: str = "
         )
 
 
+def check_writable(path: Path, what: str, *, remedy: str = REMEDY) -> None:
+    """Check before long work that `what` can be written to the file `path`. Creates nothing.
+
+    Raises:
+        InvalidInputError: `path` is a folder.
+        StorageError: Its folder is not writable, or cannot be created.
+    """
+    try:
+        if path.is_dir():
+            raise InvalidInputError(f"{path} is a folder.", "Use the name of a file.")
+        above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), above)
+        effective = (
+            os.access in os.supports_effective_ids
+        )  # access is that of the user by whose rights files are written
+        if not os.access(above, os.W_OK | os.X_OK, effective_ids=effective):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), above)
+    except OSError as error:
+        raise write_error(path, what, error, remedy=remedy) from error
+
+
 def write_text(path: Path, text: str, what: str, *, remedy: str = REMEDY) -> None:
     """Write `text` to `path` as UTF-8, atomically. Raises `StorageError`."""
     with atomic_write(path, what, remedy=remedy) as draft:
@@ -100,6 +122,8 @@ def write_with(path: Path, write: Callable[[Path], Any], what: str, *, remedy: s
 
 def write_error(path: Path, what: str, error: OSError, *, remedy: str = REMEDY) -> StorageError:
     """Return the error for `what` that could not be written to `path`."""
+    if isinstance(error, IsADirectoryError):
+        remedy = "Move that folder away, then run the command again."
     return StorageError(f"Cannot write {what} to {path}: {error.strerror or error}.", remedy)
 
 

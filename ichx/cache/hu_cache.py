@@ -162,6 +162,6 @@ def read_manifest(folder: Path, file: str = CACHE_FILE) -> dict[str, Any] | None
     """Return the content of `cache.json` (or `build.json`) in `folder`; None if it is missing, damaged or outdated."""
     try:
         manifest = parse_json((folder / file).read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None

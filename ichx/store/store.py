@@ -22,7 +22,19 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy import URL, Connection
 
 from ichx.errors import StoreError
-from ichx.store import annotations, binding, database, datasets, deletion, ensembles, experiments, jobs, migrate, runs
+from ichx.store import (
+    annotations,
+    binding,
+    clock,
+    database,
+    datasets,
+    deletion,
+    ensembles,
+    experiments,
+    jobs,
+    migrate,
+    runs,
+)
 from ichx.store.counters import raise_counter, take_numbers
 from ichx.store.predictions import (
     add_feature_table,
@@ -374,6 +386,10 @@ class Store:
         self._write(experiments.set_scores, number, scores)
 
     # Maintenance
+
+    def time(self) -> datetime:
+        """Return the present time of the store's clock; all times in the store are of that clock."""
+        return self._read(clock.store_time)
 
     def check_file(self) -> "list[CheckResult]":
         """Check the tables of the store, and the file of a SQLite store."""
