@@ -83,7 +83,7 @@ def _reconcile_with(engine: Engine, store: "Store", records: "Sequence[JobRecord
                 changes[record.id] = JobChange("lost", reason="its submission ended before it was queued")
             continue
         state = states[record.handle]
-        if state in ("ended", "lost"):
+        if state == "ended" or state == "lost":  # narrows the type
             result = result_of(engine, record.handle, state)
             if result is not None:
                 changes[record.id] = recorded_end(result)

@@ -53,12 +53,14 @@ class SubmittedFolds(JobFollower):
 
     def _submit(self, units: Sequence[Unit], leave: Callable[[], bool]) -> bool:
         """Submit the units that nobody executes, adopt the jobs of the others; return False if the user left."""
+        adopted: dict[Unit, JobRecord] = {}
         for race in range(1, MAX_RACES + 1):
-            adopted = self._active_jobs(units, leave)
-            if adopted is None:
+            found = self._active_jobs(units, leave)
+            if found is None:
                 for unit in units:
                     self._results.record(unit, "not begun")
                 return False
+            adopted = found
             live = {Unit(run.experiment, run.fold): run for run in self._store.live_runs(self._numbers)}
             free = [unit for unit in units if unit not in adopted and unit not in live]
             jobs = [self._job(unit) for unit in free]
