@@ -34,7 +34,12 @@ def run(
     checkpoint_every: Annotated[
         str, typer.Option("--checkpoint-every", help="Time between checkpoints, e.g. 90s, 5m; 0: only after epochs.")
     ] = "5m",
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that train one fold together.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Processes (on each node) that train one fold together.")
+    ] = 1,
+    nodes: Annotated[
+        int, typer.Option("--nodes", min=1, help="Nodes of a Slurm job that train one fold together.")
+    ] = 1,
     subset: Annotated[
         float | None, typer.Option("--subset", help="Quick look: a new experiment on this share of the patients.")
     ] = None,
@@ -83,14 +88,14 @@ def run(
             _print_estimates(project, numbers, folds, options, subset, as_json=as_json)
             return
         if any(project.store.experiment(number).members for number in numbers):
-            if processes > 1 or "RANK" in os.environ:
+            if max(processes, nodes) > 1 or "RANK" in os.environ:
                 with_members = False  # only one process can wait for an answer
             _run_members(project, numbers, folds, jobs, options, run_all=with_members)
         if jobs > 1 or len(numbers) > 1:
-            if processes > 1 or "RANK" in os.environ:
+            if max(processes, nodes) > 1 or "RANK" in os.environ:
                 raise typer.BadParameter(
-                    "Several processes train one experiment. Leave out --processes (or torchrun), or --jobs and the "
-                    "other experiments."
+                    "Several processes train one experiment. Leave out --processes, --nodes and torchrun, or --jobs "
+                    "and the other experiments."
                 )
             from ichx.cli.launch import launch_folds
             from ichx.jobs.launch import LaunchRequest
@@ -100,10 +105,10 @@ def run(
             return
         (number,) = numbers
         rank = int(os.environ.get("RANK", "0"))  # set in each process of a group
-        if processes > 1 and "RANK" not in os.environ:
+        if max(processes, nodes) > 1 and "RANK" not in os.environ:
             from ichx.training.spawn import run_processes
 
-            raise typer.Exit(run_processes(sys.argv[1:], processes))
+            raise typer.Exit(run_processes(sys.argv[1:], processes, nodes))
         from ichx.training.distributed import end_process, started_in_group
 
         report = _run(project, number, folds, options)
