@@ -114,8 +114,7 @@ def test_a_run_on_nodes_needs_a_slurm_job_with_as_many(
     monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
     if nodes is not None:
         monkeypatch.setenv("SLURM_JOB_NUM_NODES", nodes)
-    monkeypatch.chdir(registered)
-    refused = ichx(*words(1, "--nodes", 2, "--json"))
+    refused = ichx(*words(1, "--nodes", 2, "--json"), cwd=registered)
     assert refused.code == 1
     assert '"code": "invalid_input"' in refused.err
     assert "on 2 nodes" in refused.err
@@ -129,8 +128,7 @@ def test_a_slurm_job_without_srun_is_refused(
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.chdir(registered)
-    refused = ichx(*words(1, "--nodes", 2, "--json"))
+    refused = ichx(*words(1, "--nodes", 2, "--json"), cwd=registered)
     assert refused.code == 1
     assert "srun" in refused.err
     with open_store(open_workspace(registered)) as store:
