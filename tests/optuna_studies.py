@@ -64,8 +64,8 @@ def register(
             store.version_by_id(parent.version_id),
             name=f"{study}-{kind}{trial}",
             parent=of or parent.number,
-            kind=kind,
         ),
+        kind=kind,
         selected=True,
         tuned=TuningInfo(study=study, trial=trial, fold=0, values=dict(values), **tuned),
     )

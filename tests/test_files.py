@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from permissions import permissions_enforced
 
 from ichx.errors import InvalidInputError, StorageError
 from ichx.files import (
@@ -19,6 +20,7 @@ from ichx.files import (
     absolute_path,
     atomic_path,
     check_suffix,
+    check_writable,
     open_file,
     path_of,
     printable_path,
@@ -71,6 +73,29 @@ def test_a_file_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> Non
         write_text(tmp_path / "folder" / "table.csv", "a", "the table")
     assert caught.value.code == "storage"
     assert str(tmp_path / "folder" / "table.csv") in caught.value.problem
+
+
+def test_files_that_cannot_be_written_are_found_before_the_work(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "folder" / "table.csv", "the table")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InvalidInputError, match=str(tmp_path)):
+        check_writable(tmp_path, "the table")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "closed").mkdir(0o555)
+    for name in ("file", "loop", "closed", "closed/deeper"):
+        path = tmp_path / name / "table.csv"
+        with permissions_enforced(), pytest.raises(StorageError, match=str(path)):
+            check_writable(path, "the table")
+    check_writable(tmp_path / "file", "the table")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_with_its_remedy(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").mkdir()
+    with pytest.raises(StorageError, match=str(tmp_path / "table.csv")) as caught:
+        write_text(tmp_path / "table.csv", "a", "the table")
+    assert "folder" in caught.value.remedy
+    assert "space" not in caught.value.remedy
 
 
 def test_a_killed_process_leaves_only_a_draft(tmp_path: Path) -> None:

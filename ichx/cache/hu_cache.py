@@ -135,6 +135,12 @@ def shard_rows(shard: int, n: int) -> range:
     return range(shard * SHARD_ROWS, min(n, (shard + 1) * SHARD_ROWS))
 
 
+def shards_of(rows: npt.NDArray[np.int64]) -> list[int]:
+    """Return the numbers of the shards that have `rows`, ascending."""
+    shards: list[int] = np.unique(rows // SHARD_ROWS).tolist()
+    return shards
+
+
 def slices_digest(slices: pd.DataFrame) -> str:
     """Return the SHA-256 of the ordered slice ids, the fingerprints of their files and their reading assumptions."""
     digest = hashlib.sha256()
@@ -162,6 +168,6 @@ def read_manifest(folder: Path, file: str = CACHE_FILE) -> dict[str, Any] | None
     """Return the content of `cache.json` (or `build.json`) in `folder`; None if it is missing, damaged or outdated."""
     try:
         manifest = parse_json((folder / file).read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None

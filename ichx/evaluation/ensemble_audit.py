@@ -225,7 +225,9 @@ class _Auditor(Checks):
             again = Path(folder) / f"{test_set}.csv"
             write_predicted(self.project, stored_members(self.project, model), test, again, Path(folder))
             expected, found = read_labels(again), read_labels(file)
-            stored, recomputed = (read_predictions(at / predictions_file(test)) for at in (self.folder, Path(folder)))
+            stored, recomputed = (
+                read_predictions(at / predictions_file(test), _AGAIN) for at in (self.folder, Path(folder))
+            )
         if not np.array_equal(expected.images, found.images):
             raise WrongError(f"its images are not those of {test_set}")
         if not np.array_equal(stored.slice_ids, recomputed.slice_ids):

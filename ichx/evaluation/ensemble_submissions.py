@@ -27,7 +27,7 @@ from ichx.evaluation.predictions import Predictions, write_predictions
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.stored_members import check_members
 from ichx.evaluation.submission import write_submission
-from ichx.files import atomic_write, check_suffix
+from ichx.files import atomic_write, check_suffix, check_writable
 from ichx.labels import LABELS
 from ichx.text import format_count
 
@@ -76,6 +76,7 @@ def submit_ensemble(project: "Project", number: int, test_set: str, out: Path | 
         raise NotFoundError.named(f"test set of {ensemble.dataset}", test_set, tests, remedy)
     if out is not None:
         check_suffix(out, "a submission", (".csv",))
+        check_writable(out, "the submission")
     check_members(project, ensemble, model)
     members = stored_members(project, model)
     folder = project.workspace.ensemble_dir(number)
@@ -168,6 +169,7 @@ def submitted_test_sets(store: "Store", version: "DatasetVersion", out: Path | N
         )
     if out is not None:
         check_suffix(out, "a submission", (".csv",))
+        check_writable(out, "the submission")
     return tests
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ichx.errors import ChangedDataError, CorruptFileError
-from ichx.files import atomic_path, write_error
+from ichx.files import atomic_path, open_file, write_error
 
 ROWS: Final = 4096
 """Slices per write: they bound the memory."""
@@ -103,6 +103,7 @@ def read_features(path: Path) -> Features:
     """
     remedy = "Create them with `--save features`."
     try:
+        open_file(path).close()  # pyarrow would read a folder as a table of several files
         table = pq.read_table(path)
         values = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         ids = table["slice_id"].to_numpy().astype(object)

@@ -21,6 +21,7 @@ from ichx.datasets.csv_text import list_rows
 from ichx.datasets.label_csv import split_ids
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError
 from ichx.evaluation.metric import FloatArray
+from ichx.files import open_file
 from ichx.labels import LABELS
 
 FORMS: Final = (
@@ -89,6 +90,7 @@ def _read(path: Path) -> pa.Table:
     if path.suffix.lower() not in (".parquet", ".pq"):
         return csv_text.read_text_columns(path, "A prediction file", FORMS)
     try:
+        open_file(path).close()  # pyarrow would read a folder as a table of several files
         table = pq.read_table(path)
     except FileNotFoundError as error:
         raise NotFoundError(f"There is no file {path}.", f"Predictions have {FORMS}.") from error

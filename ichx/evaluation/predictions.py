@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ichx.errors import ChangedDataError, CorruptFileError
-from ichx.files import atomic_write
+from ichx.files import atomic_write, open_file
 from ichx.labels import LABELS
 from ichx.text import format_count
 
 _PRECISION = b"ichx.precision"
 _STUDY = "study_"
 """Prefix of the columns with the logits of a slice's study."""
+_PREDICT = "Rerun `ichx run`, which predicts what is missing."
 _RESTORE = "Restore the file, or delete it and rerun `ichx run`, which predicts what is missing."
 
 
@@ -47,21 +48,20 @@ def write_predictions(path: Path, predictions: Predictions) -> str:
     return digest
 
 
-def read_predictions(path: Path) -> Predictions:
-    """Return the predictions in `path`.
+def read_predictions(path: Path, remedy: str | None = None) -> Predictions:
+    """Return the predictions in `path`; `remedy` is how to create it again, by default with `ichx run`.
 
     Raises:
         ChangedDataError: The file is missing.
         CorruptFileError: The file is damaged, is no prediction file, or holds values that are not finite.
     """
     try:
+        open_file(path).close()  # pyarrow would read a folder as a table of several files
         table = pq.read_table(path)
     except FileNotFoundError as error:
-        raise ChangedDataError(
-            f"The prediction file {path} is missing.", "Rerun `ichx run`, which predicts what is missing."
-        ) from error
+        raise ChangedDataError(f"The prediction file {path} is missing.", remedy or _PREDICT) from error
     except (pa.ArrowInvalid, OSError) as error:
-        raise CorruptFileError(f"Cannot read the prediction file {path}: {error}", _RESTORE) from error
+        raise CorruptFileError(f"Cannot read the prediction file {path}: {error}", remedy or _RESTORE) from error
     missing = [name for name in ("slice_id", *LABELS) if name not in table.column_names]
     if missing:
         raise CorruptFileError(f"{path} lacks the columns {', '.join(missing)}.", "Use a prediction file of ichx.")
@@ -73,7 +73,7 @@ def read_predictions(path: Path) -> Predictions:
     finite = np.isfinite(logits) if study_logits is None else np.isfinite(logits) & np.isfinite(study_logits)
     bad = int((~finite).any(axis=1).sum())
     if bad:
-        raise CorruptFileError(f"{path} has NaN or infinity in {format_count(bad, 'row')}.", _RESTORE)
+        raise CorruptFileError(f"{path} has NaN or infinity in {format_count(bad, 'row')}.", remedy or _RESTORE)
     precision = (table.schema.metadata or {}).get(_PRECISION)
     ids = table["slice_id"].to_numpy(zero_copy_only=False).astype(object)
     shown = None if precision is None else precision.decode("ascii", "replace")

@@ -6,6 +6,8 @@ The members of a sequence experiment are exported and imported separately, befor
 
 import json
 import re
+import shutil
+import time
 import zipfile
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -16,7 +18,7 @@ from ichx import __version__
 from ichx.errors import ChangedDataError, ConflictError, StorageError
 from ichx.evaluation.member_outputs import member_id
 from ichx.experiment_files import RECORD_FILE
-from ichx.files import atomic_write, check_suffix, open_file
+from ichx.files import atomic_write, check_suffix, check_writable, open_file
 from ichx.store import require_network
 from ichx.store.runs import LIVE_STATES
 from ichx.training.checkpoint_files import checkpoints as checkpoint_files
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
 FORMAT, SUBSET_FORMAT = 1, 2
 """A quick look has the second: ichx 0.1 would take its score for that of all patients."""
 INDEX = RECORD_FILE
+WRITE_REMEDY = "Choose a writable folder with enough space."
+PARTS = ".ichx-export-"
+"""Prefix of the folder of an archive's members while it is written."""
+_DRAFT = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp\.zip")
+_ABANDONED_SECONDS = 3600
+"""Age from which files of an unfinished export were left by a process that was killed."""
 _PATH = re.compile(r"""(?<![\w.])(?:/|~/)(?:[^\s/'"]+/)+""")
 _FACTS = (
     "name",
@@ -72,6 +80,8 @@ def archive_experiment(
     require_network(experiment, "export it")
     if target.exists():
         raise ConflictError(f"{target} exists already.", "Choose another file name.")
+    check_writable(target, "the archive", remedy=WRITE_REMEDY)
+    remove_old_drafts(target.parent)
     own = project.workspace.experiment_files(number)
     folder = own.folder
     index, files = _index(project, experiment)
@@ -81,7 +91,7 @@ def archive_experiment(
         paths += checkpoint_files(fold.folder) if checkpoints else []
     names = [path.relative_to(folder).as_posix() for path in paths if path.exists()]
     with (
-        atomic_write(target, "the archive", remedy="Choose a writable folder with enough space.") as draft,
+        atomic_write(target, "the archive", remedy=WRITE_REMEDY) as draft,
         zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive,
     ):
         archive.writestr(INDEX, json.dumps(index, indent=1))
@@ -94,6 +104,16 @@ def archive_experiment(
             else:
                 archive.write(folder / name, name, zipfile.ZIP_STORED)
     return ExportedArchive(target, target.stat().st_size, len(files) + len(names))
+
+
+def remove_old_drafts(folder: Path) -> None:
+    """Remove what exports into `folder` that were killed more than an hour ago have left."""
+    oldest = time.time() - _ABANDONED_SECONDS
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _DRAFT.fullmatch(path.name) and path.lstat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
+        elif path.name.startswith(PARTS) and all(one.lstat().st_mtime < oldest for one in (path, *path.iterdir())):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_readable(path: Path) -> None:

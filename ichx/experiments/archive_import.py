@@ -94,7 +94,7 @@ def import_experiment(project: "Project", file: Path, *, again: bool = False, re
             index = _read_index(archive, file)
             existing = None if again else _existing(project, index)
             if existing is not None and reuse and existing.trashed is None:
-                return Imported(existing.number, int(index["number"]), (), present=True)
+                return Imported(existing.number, record_number(index["number"]), (), present=True)
             if existing is not None:
                 raise _exists(existing, file)
             return _import(project, archive, index, folder, file)
@@ -121,12 +121,12 @@ def _import(
     folder: Path,
     file: Path,
 ) -> Imported:
-    facts = index["experiment"]
+    facts, was = index["experiment"], record_number(index["number"])
     recipe = from_toml(facts["recipe"], source=f"the recipe in {file}")
     if digest(recipe) != facts["recipe_digest"]:
         raise ValueError("the recipe does not have the recorded digest")
     project.registry.get(recipe.plugin)
-    version, fold_set = pinned_version(project.store, index["dataset"])
+    version, fold_set = pinned = pinned_version(project.store, index["dataset"])
     absent: Counter[str] = Counter()
     for member in archive.infolist():
         if member.filename != INDEX:
@@ -145,16 +145,16 @@ def _import(
     places = [(draft.role, draft.fold, draft.version_id, draft.view) for _, draft in predictions]
     if len(set(places)) < len(places):
         raise ValueError("it has a prediction twice")
-    origin = {"number": int(index["number"]), "workspace": _name(index["workspace"])}
+    origin = {"number": was, "workspace": _workspace(index)}
     origin |= {"id": str(index["id"])[:64]} if "id" in index else {}
     members = find_members(project.store, index)
-    imported = import_draft(index, recipe, version, fold_set, origin, [draft for _, draft in predictions], members)
+    imported = import_draft(index, recipe, pinned, origin, [draft for _, draft in predictions], members)
     made = project.store.import_experiment(
         imported, place=lambda number: folder.rename(project.workspace.experiment_dir(number)), root="experiments"
     )
     update_scores(project, made.number)
     describe_folder(project, project.store.experiment(made.number))
-    return Imported(made.number, int(index["number"]), tuple(left_out))
+    return Imported(made.number, was, tuple(left_out))
 
 
 def find_members(store: "Store", index: Mapping[str, Any]) -> list[int]:
@@ -163,7 +163,9 @@ def find_members(store: "Store", index: Mapping[str, Any]) -> list[int]:
     Raises:
         NotReadyError: One is missing.
     """
-    wanted = [(str(facts["id"]), int(facts["number"]), _name(facts["name"])) for facts in index.get("members", ())]
+    wanted = [
+        (str(facts["id"]), record_number(facts["number"]), _name(facts["name"])) for facts in index.get("members", ())
+    ]
     if not wanted:
         return []
     summaries = store.experiments(Selection(kind=None), limit=None)
@@ -181,7 +183,7 @@ def _existing(project: "Project", index: Mapping[str, Any]) -> "Experiment | Non
     """Return the experiment of `index` if this workspace has it, imported or as the original."""
     facts, pinned = index["experiment"], index["dataset"]
     digests = (facts["recipe_digest"], pinned["label_digest"], pinned["fold_digest"])
-    place = (index["number"], _name(index["workspace"]))
+    place = (index["number"], _workspace(index))
     for summary in project.store.experiments(Selection(kind=None, trashed=None), limit=None):
         e = project.store.experiment(summary.number)
         if (e.recipe_digest, e.label_digest, e.fold_digest) != digests:
@@ -211,8 +213,7 @@ def _in_trash(experiment: "Experiment") -> str:
 def import_draft(
     index: Mapping[str, Any],
     recipe: Recipe,
-    version: "DatasetVersion",
-    fold_set: "FoldSet",
+    pinned: "tuple[DatasetVersion, FoldSet]",
     origin: Mapping[str, Any] | None,
     predictions: Sequence[PredictionDraft],
     members: Sequence[int] = (),
@@ -222,13 +223,12 @@ def import_draft(
     Args:
         index: Contents of `experiment.json`.
         recipe: Its recipe.
-        version: The dataset version to pin it to.
-        fold_set: The folds to pin it to.
+        pinned: The dataset version and folds to pin it to, see `pinned_version`.
         origin: Its number and workspace before an import.
         predictions: Those of its predictions whose files are there.
         members: Numbers of its members, see `find_members`.
     """
-    facts = index["experiment"]
+    facts, (version, fold_set) = index["experiment"], pinned
     size, window_kind = image_facts(recipe)
     return ImportDraft(
         experiment=ExperimentDraft(
@@ -263,8 +263,26 @@ def import_draft(
 
 
 def _name(text: object) -> str:
-    """Return a name from the archive as the command line would accept it."""
-    return escape(str(text), lines=True)[:MAX_NAME]
+    """Return a name from the archive as the command line would accept it; ichx 0.1 allowed control characters.
+
+    Raises `ValueError` if nothing is left of it.
+    """
+    name = escape(str(text), lines=True)[:MAX_NAME].strip()
+    if not name:
+        raise ValueError("it has an empty name")
+    return name
+
+
+def record_number(value: Any) -> int:
+    """Return the number of an experiment or ensemble in an archive. Raises `ValueError` unless it is positive."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"invalid number {value!r}")
+    return value
+
+
+def _workspace(index: Mapping[str, Any]) -> str:
+    """Return the name of the workspace from which an experiment was exported."""
+    return escape(str(index["workspace"]), lines=True)[:MAX_NAME]
 
 
 def _tuned(facts: Mapping[str, Any] | None) -> TuningInfo | None:

@@ -33,15 +33,22 @@ from ichx.evaluation.ensemble_file import (
 )
 from ichx.evaluation.member_outputs import member_id
 from ichx.evaluation.stored_members import check_networks, describe_member, network_problems
-from ichx.experiments.archive_export import ExportedArchive, archive_experiment
+from ichx.experiments.archive_export import (
+    PARTS,
+    WRITE_REMEDY,
+    ExportedArchive,
+    archive_experiment,
+    remove_old_drafts,
+)
 from ichx.experiments.archive_import import (
     INDEX_BYTES,
     extract_member,
     import_experiment,
     open_archive,
+    record_number,
 )
 from ichx.experiments.gc import IMPORTING
-from ichx.files import atomic_write, check_suffix, write_text
+from ichx.files import atomic_write, check_suffix, check_writable, write_text
 from ichx.store import EnsembleDraft, EnsembleMember
 from ichx.text import escape, parse_json
 
@@ -85,6 +92,8 @@ def export_ensemble(project: "Project", number: int, target: Path) -> ExportedAr
     check_networks(project, ensemble, model)
     if target.exists():
         raise ConflictError(f"{target} exists already.", "Choose another file name.")
+    check_writable(target, "the archive", remedy=WRITE_REMEDY)
+    remove_old_drafts(target.parent)
     folder = project.workspace.ensemble_dir(number)
     numbers = _with_inputs(model.used)
     index = {
@@ -99,8 +108,8 @@ def export_ensemble(project: "Project", number: int, target: Path) -> ExportedAr
         "members": numbers,
     }
     with (
-        atomic_write(target, "the archive", remedy="Choose a writable folder with enough space.") as draft,
-        tempfile.TemporaryDirectory(dir=target.parent) as place,
+        atomic_write(target, "the archive", remedy=WRITE_REMEDY) as draft,
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=PARTS) as place,
         zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive,
     ):
         archive.writestr(INDEX, json.dumps(index, indent=1) + "\n")
@@ -192,6 +201,7 @@ def _import(
     project: "Project", index: Mapping[str, Any], folder: Path, file: Path, added: list[int]
 ) -> ImportedEnsemble:
     """Import the members, appending their numbers to `added`, and then the ensemble."""
+    was = record_number(index["number"])
     model = load_model(folder, str(index["model"]), "Export the ensemble again.")
     expected = _with_inputs(model.used)
     if [int(number) for number in index["members"]] != expected:
@@ -199,12 +209,12 @@ def _import(
     here: dict[int, int] = {}
     present: list[int] = []
     left_out: list[str] = []
-    for was in expected:
-        part = folder / "members" / f"{was}.zip"
+    for member in expected:
+        part = folder / "members" / f"{member}.zip"
         if not part.is_file():
-            raise ValueError(f"the archive of member {was} is missing")
+            raise ValueError(f"the archive of member {member} is missing")
         imported = import_experiment(project, part, reuse=True)
-        here[was] = imported.number
+        here[member] = imported.number
         left_out += imported.left_out
         if imported.present:
             present.append(imported.number)
@@ -212,7 +222,7 @@ def _import(
             added.append(imported.number)
     renumbered = _renumbered(project, model, here, file)
     ensemble = _register(project, index, renumbered, folder, here, file)
-    return ImportedEnsemble(ensemble.number, int(index["number"]), here, tuple(present), tuple(left_out))
+    return ImportedEnsemble(ensemble.number, was, here, tuple(present), tuple(left_out))
 
 
 def _renumbered(project: "Project", model: EnsembleModel, here: Mapping[int, int], file: Path) -> EnsembleModel:

@@ -253,8 +253,8 @@ def _used_keys(project: "Project") -> tuple[set[str], set[str]]:
     wanted: dict[int, set[CacheSpec]] = {}
     for e in project.store.experiments(Selection(kind=None), limit=None):
         experiment = project.store.experiment(e.number)
-        if experiment.members:
-            continue  # it reads predictions of its members, no images
+        if experiment.members or experiment.external:
+            continue  # it reads predictions of its members or of another tool, no images
         spec = recipe_spec(from_toml(experiment.recipe))
         for version_id in (experiment.version_id, *(test.id for test in project.store.test_sets(e.dataset))):
             wanted.setdefault(version_id, set()).add(spec)

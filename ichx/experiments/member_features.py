@@ -26,7 +26,7 @@ from ichx.store import FeatureTableDraft
 from ichx.text import format_bytes, format_count
 from ichx.training.callbacks import Callbacks
 from ichx.training.control import Control
-from ichx.training.device import choose_inference_hardware, isolated_torch_settings, loader_workers
+from ichx.training.device import Hardware, choose_inference_hardware, isolated_torch_settings, loader_workers
 from ichx.training.pooled_features import capture_features
 from ichx.training.prediction import INFERENCE_BATCH, PredictionTask, Predictor
 from ichx.training.runtime import Runtime
@@ -98,13 +98,22 @@ def table_path(project: "Project", request: TableRequest) -> "Path":
     return files.features(request.fold, request.view, version.dataset, version.number)
 
 
-def find_table(project: "Project", request: TableRequest) -> FeatureTable | None:
-    """Return the table if it is complete and its experiment, weights and slices have not changed since."""
+def find_table(project: "Project", request: TableRequest, options: TableOptions | None = None) -> FeatureTable | None:
+    """Return the table if it is complete and would be the same now.
+
+    Its experiment, weights and slices have not changed since, and the device of `options` has its precision.
+    """
     table = read_table(table_path(project, request))
     if table is None:
         return None
-    current = table_source(project, request, table.source.precision)
+    recipe = from_toml(project.store.experiment(request.experiment).recipe)
+    current = table_source(project, request, _hardware(recipe, options or TableOptions()).precision)
     return table if table.source == current else None
+
+
+def _hardware(recipe: "Recipe", options: TableOptions) -> Hardware:
+    """Return the device and precision of the network of `recipe`."""
+    return choose_inference_hardware(options.device, "auto", recipe.precision, recipe.input.pixels)
 
 
 def table_source(project: "Project", request: TableRequest, precision: str) -> FeatureSource:
@@ -137,7 +146,7 @@ def table_source(project: "Project", request: TableRequest, precision: str) -> F
     )
 
 
-def plan_tables(project: "Project", requests: Iterable[TableRequest]) -> TablePlan:
+def plan_tables(project: "Project", requests: Iterable[TableRequest], options: TableOptions | None = None) -> TablePlan:
     """Return which tables are missing, and their sizes. Computes nothing.
 
     Raises:
@@ -147,7 +156,7 @@ def plan_tables(project: "Project", requests: Iterable[TableRequest]) -> TablePl
     found, missing = dict[TableRequest, FeatureTable](), dict[TableRequest, tuple[int, int]]()
     widths, saved = dict[int, int](), 0
     for request in dict.fromkeys(requests):
-        table = find_table(project, request)
+        table = find_table(project, request, options)
         if table is not None:
             found[request] = table
             continue
@@ -197,7 +206,7 @@ def ensure_tables(
         RunStopped: A stop was requested.
     """
     options, callbacks, stop = options or TableOptions(), callbacks or Callbacks(), stop or StopRequest()
-    plan = plan_tables(project, requests)
+    plan = plan_tables(project, requests, options)
     found = dict(plan.found)
     if plan.missing:
         callbacks.note(str(plan))
@@ -244,7 +253,7 @@ class _Computing:
                 return None
             except OSError as error:
                 raise write_error(path, "the features", error) from error
-            table = find_table(self.project, request) or self._compute(request, path, shape)
+            table = find_table(self.project, request, self.options) or self._compute(request, path, shape)
             draft = FeatureTableDraft(
                 experiment=request.experiment,
                 fold=request.fold,
@@ -266,7 +275,7 @@ class _Computing:
         data = load_version(project.workspace, version)
         with self.stop.interruptible():
             cache = open_cache(project.workspace, data, recipe, self.callbacks)
-        hardware = choose_inference_hardware(self.options.device, "auto", recipe.precision, recipe.input.pixels)
+        hardware = _hardware(recipe, self.options)
         source = table_source(project, request, hardware.precision)
         rows = np.flatnonzero(cache.valid)
         phase = f"features of {version.dataset}, experiment {request.experiment}, fold {request.fold}"

@@ -30,6 +30,7 @@ from ichx.evaluation.member_outputs import (
     set_logits,
 )
 from ichx.evaluation.series_neighbours import SeriesNeighbours
+from ichx.experiments.fold_status import missing_tests
 from ichx.experiments.member_features import TableOptions, TableRequest, ensure_tables, plan_tables
 from ichx.experiments.prepare import pins, test_data
 from ichx.labels import LABELS
@@ -103,9 +104,16 @@ class PreparedSeries:
         self.inputs(fold).write(files.fold(fold).inputs)
         return {"fits": pins(self.experiment), "inputs": self.inputs(fold).digest}
 
-    def check(self, folds: Sequence[int]) -> None:
-        """Raise `StorageError` if the features that the `folds` read do not fit on the disk."""
-        plan = plan_tables(self.project, self._requests(folds))
+    def check(self, folds: Sequence[int], only: int | None = None) -> None:
+        """Raise `StorageError` if the features that the `folds` read do not fit on the disk.
+
+        These are of the dataset and of the test sets that a fold has not predicted, or of the dataset version `only`.
+        """
+        requests = self._requests(folds, only)
+        if only is None:
+            tests = [(fold, v.id) for fold in folds for v in missing_tests(self.project, self.experiment, fold)]
+            requests += [request for fold, test in tests for request in self._requests([fold], test)]
+        plan = plan_tables(self.project, requests, self.options)
         if plan.missing:
             self.callbacks.note(str(plan))
             plan.check_space()

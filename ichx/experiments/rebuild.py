@@ -140,11 +140,11 @@ def _restore_experiment(project: "Project", number: int, known: set[int], report
     recipe = from_toml(record["experiment"]["recipe"], source=str(files.record))
     if digest(recipe) != record["experiment"]["recipe_digest"]:
         raise ValueError("the recipe does not have the recorded digest")
-    version, fold_set = pinned_version(project.store, record["dataset"])
-    found = [_prediction(project, entry, files.folder, version) for entry in record["predictions"]]
+    pinned = pinned_version(project.store, record["dataset"])
+    found = [_prediction(project, entry, files.folder, pinned[0]) for entry in record["predictions"]]
     predictions = [prediction for prediction in found if prediction is not None]
     members = find_members(project.store, record)
-    draft = import_draft(record, recipe, version, fold_set, record.get("origin"), predictions, members)
+    draft = import_draft(record, recipe, pinned, record.get("origin"), predictions, members)
     parent = record.get("parent")
     if parent is not None and parent in known | set(report.experiments):
         draft = replace(draft, experiment=replace(draft.experiment, parent=int(parent)))

@@ -24,7 +24,7 @@ from ichx.store import ExperimentDraft, Selection, require_network
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin, Registry
-    from ichx.store import DatasetVersion, Experiment, Kind, Store
+    from ichx.store import DatasetVersion, Experiment, Store
 
 
 USE_RECIPE = "Use a recipe as `ichx plugin show NAME --toml` prints it."
@@ -186,7 +186,6 @@ def draft(
     folds: str | None = None,
     name: str | None = None,
     parent: int | None = None,
-    kind: "Kind" = "experiment",
     members: Sequence[int] = (),
 ) -> ExperimentDraft:
     """Return the draft of an experiment with `recipe`, pinned to `version` and its `folds` (by default the first)."""
@@ -205,7 +204,6 @@ def draft(
         fold_digest=fold_set.digest,
         epochs=recipe.epochs,
         parent=parent,
-        kind=kind,
         selected=recipe.selects,
         members=tuple(members),
     )

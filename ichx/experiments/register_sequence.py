@@ -86,10 +86,11 @@ def _feature_space(project: "Project", experiment: "Experiment") -> str:
     """Return the disk space that the features of all members and folds take, e.g. for a message."""
     from ichx.experiments.member_features import feature_width  # imports torch
 
-    slices = project.store.version_by_id(experiment.version_id).slices
+    versions = [project.store.version_by_id(experiment.version_id), *project.store.test_sets(experiment.dataset)]
     widths = [feature_width(project, number) for number in experiment.members]
-    nbytes = experiment.folds * sum(table_bytes(slices, width) for width in widths)
+    tables = [(version.slices, width) for version in versions for width in widths]
+    nbytes = experiment.folds * sum(table_bytes(*shape) for shape in tables)
     free = shutil.disk_usage(project.workspace.root).free
-    shapes = ", ".join(f"{slices:,} x {width:,}" for width in widths)
+    shapes = ", ".join(f"{slices:,} x {width:,}" for slices, width in tables)
     count = format_count(experiment.folds, "fold")
     return f"features: {shapes}, {count}: {format_bytes(nbytes)} of {format_bytes(free)} free"

@@ -109,7 +109,9 @@ def run_experiment(
         receiver = attached if group.leads else RunCallbacks()  # the others would report the same
         todo = _folds_to_run(project, experiment, wanted, group, features=options.save_features)
         if todo.train or todo.predict:
-            prepared = _prepare(project, experiment, todo, options, receiver, group, stop)
+            with stop.interruptible():  # a cache keeps its finished shards
+                prepare = partial(_prepare, project, experiment, todo, options, receiver, stop)
+                prepared = group.leader_first(prepare)
             if group.leads:
                 describe_folder(project, experiment)
             context = FoldContext(prepared, options, hardware, receiver, group, stop, todo.train)
@@ -156,18 +158,16 @@ def _prepare(
     todo: _Folds,
     options: RunOptions,
     callbacks: RunCallbacks,
-    group: Group,
     stop: StopRequest,
 ) -> PreparedFolds:
     """Return the experiment ready to train; raise `IchxError` if it cannot be trained or predicted."""
     if experiment.members:
         tables = TableOptions(options.device, options.workers)
         prepared = prepare_series(project, experiment, callbacks, tables, stop)
-        group.leader_first(partial(prepared.check, sorted({*todo.train, *todo.predict})))
+        prepared.check(sorted({*todo.train, *todo.predict}))
         return prepared
-    with stop.interruptible():  # a cache keeps its finished shards
-        check = partial(_check_network, project, experiment, todo.train[:1], options, callbacks)
-        return group.leader_first(partial(prepare_experiment, project, experiment, callbacks, check))
+    check = partial(_check_network, project, experiment, todo.train[:1], options, callbacks)
+    return prepare_experiment(project, experiment, callbacks, check)
 
 
 def _check_members(project: "Project", experiment: "Experiment", folds: Sequence[int], options: RunOptions) -> None:

@@ -24,7 +24,7 @@ from ichx.cache.resize import fit_square
 from ichx.ct.dicom import BRAIN_WINDOW
 from ichx.errors import InvalidInputError, MissingDependencyError, UnsupportedError
 from ichx.evaluation.metric import probabilities
-from ichx.files import atomic_write
+from ichx.files import atomic_write, check_writable
 from ichx.inference.trained import Trained, find_trained
 from ichx.labels import LABELS
 from ichx.loading.loader import centre_crop
@@ -44,6 +44,8 @@ SUFFIXES: Final = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".saf
 
 TOLERANCE: Final = 1e-4
 """Largest allowed difference between probabilities of the exported and the original network."""
+
+WRITE_REMEDY: Final = "Free some space, or choose another --out."
 
 INPUTS: Final = ("hu", "windows")
 OUTPUTS: Final = ("logits", "probabilities")
@@ -126,10 +128,12 @@ def export_experiment(
     several = trained.experiment.folds > 1 if out is None else len(trained.weights) > 1
     if out is None:
         out = project.workspace.experiment_files(number).export(SUFFIXES[format])
+    paths = {fold: out.with_name(f"{out.stem}-fold-{fold}{out.suffix}") if several else out for fold in trained.weights}
+    for path in paths.values():
+        check_writable(path, "the export", remedy=WRITE_REMEDY)
     written = []
-    for done, fold in enumerate(trained.weights):
-        callbacks.phase(f"exporting fold {fold}", done, len(trained.weights))
-        path = out.with_name(f"{out.stem}-fold-{fold}{out.suffix}") if several else out
+    for done, (fold, path) in enumerate(paths.items()):
+        callbacks.phase(f"exporting fold {fold}", done, len(paths))
         written.append(_export(trained, fold, format, path))
     return written
 
@@ -212,7 +216,7 @@ def _export(trained: Trained, fold: int, format: str, path: Path) -> ExportedNet
     network = _network(trained, trained.weights[fold])
     description = describe_export(trained, fold)
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in description.items()}
-    with atomic_write(path, "the export", remedy="Free some space, or choose another --out.") as draft:
+    with atomic_write(path, "the export", remedy=WRITE_REMEDY) as draft:
         with contextlib.redirect_stdout(sys.stderr):  # the exporters print
             if format == "onnx":
                 run = _write_onnx(network, trained, draft, texts)

@@ -47,6 +47,8 @@ CHUNK: Final = 16_384
 ROLE: Final = "evaluation"
 """Role of predictions of another dataset in the store."""
 
+_PREDICT: Final = "Delete it, and rerun `ichx evaluate`, which predicts what is missing."
+
 
 @dataclass(frozen=True)
 class FileSlices:
@@ -255,7 +257,7 @@ def predict_dataset_by_fold(
     precisions: set[str] = set()
     studies: dict[int, FloatArray] = {}
     for fold in trained.weights:
-        read = [read_predictions(project.workspace.root / stored[fold, view].path) for view in views]
+        read = [read_predictions(project.workspace.root / stored[fold, view].path, _PREDICT) for view in views]
         ids.append(read[0].slice_ids)
         folds[fold] = mean_over_views(read, options.average)
         precisions |= {one.precision or "unknown" for one in read}
@@ -342,9 +344,10 @@ def _predict_missing_series(
     todo = [fold for fold in trained.weights if fold not in existing]
     if not todo:
         return
+    prepared = prepare_series(project, trained.experiment, callbacks, TableOptions(options.device, options.workers))
+    prepared.check(todo, version.id)
     for member in trained.members:
         predict_dataset_by_fold(project, member, data, replace(options, tta="hflip"), callbacks)
-    prepared = prepare_series(project, trained.experiment, callbacks, TableOptions(options.device, options.workers))
     ids = data.slices["slice_id"].to_numpy(object)
     labels = data.slices[list(LABELS)].to_numpy(np.float64)
     with open_heads(trained, options, callbacks.note) as heads:
@@ -372,4 +375,5 @@ def _predict_missing_series(
 
 def _reusable(path: Path, options: InferenceOptions) -> bool:
     """Return whether the stored predictions in `path` exist and have the requested precision."""
-    return path.is_file() and (options.precision == "auto" or options.precision == read_predictions(path).precision)
+    wanted = options.precision
+    return path.is_file() and (wanted == "auto" or wanted == read_predictions(path, _PREDICT).precision)

@@ -2,15 +2,14 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
-from ichx.errors import InvalidInputError, StorageError
-from ichx.files import atomic_write, write_error, write_text
+from ichx.errors import InvalidInputError
+from ichx.files import atomic_write, check_writable, write_text
 from ichx.inference.predict import FilePredictions
 from ichx.text import csv_text
 
@@ -28,14 +27,7 @@ def check_out(path: Path, suffixes: Sequence[str] | None = None) -> None:
     allowed = SUFFIXES if suffixes is None else suffixes
     if path.suffix not in allowed:
         raise InvalidInputError(f"Unknown suffix of {path}.", f"Use one of {', '.join(allowed)}.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise InvalidInputError(f"{path} is a folder.", "Use --out with the name of a file.")
-        if not os.access(path.parent, os.W_OK):
-            raise StorageError(f"{path.parent} is not writable.", REMEDY)
-    except OSError as error:
-        raise write_error(path, "the predictions", error, remedy=REMEDY) from error
+    check_writable(path, "the predictions", remedy=REMEDY)
 
 
 def write_files(path: Path, found: FilePredictions) -> list[Path]:

@@ -18,7 +18,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ichx.experiment_files import REPORT_FILE
-from ichx.files import absolute_path, check_suffix, write_text
+from ichx.files import absolute_path, check_suffix, check_writable, write_text
 from ichx.labels import LABELS
 from ichx.report import plots
 from ichx.report.chart import RIGHT
@@ -71,7 +71,7 @@ def write_report(
         progress: Receives the number of finished steps and of all steps.
 
     Raises:
-        InvalidInputError: `out` has the suffix of another format.
+        InvalidInputError: `out` has the suffix of another format, or is a folder.
         NotFoundError: The experiment or ensemble does not exist.
         NotReadyError: The experiment has no finished epoch, or predictions are missing.
         ChangedDataError: Predictions have changed since they were recorded.
@@ -83,9 +83,10 @@ def write_report(
         check_suffix(out, "a report", (".html", ".htm"), remedy)
     collect = collect_ensemble if ensemble else collect_experiment
     workspace = project.workspace
-    data = collect(project, number, anonymous=anonymous, progress=progress)
     default = workspace.ensemble_dir(number) / REPORT_FILE if ensemble else workspace.experiment_files(number).report
     path = absolute_path(out or default)
+    check_writable(path, "the report", remedy=WRITE_REMEDY)
+    data = collect(project, number, anonymous=anonymous, progress=progress)
     write_text(path, render(data), "the report", remedy=WRITE_REMEDY)
     if progress:
         progress(STEPS, STEPS)

@@ -40,7 +40,7 @@ def read_ensemble_oof(project: "Project", ensemble: "Ensemble") -> EnsembleOof:
         ChangedDataError: The ensemble's files or its members' predictions do not give the recorded score.
     """
     folder = project.workspace.ensemble_dir(ensemble.number)
-    saved = read_predictions(folder / OOF_FILE)
+    saved = read_predictions(folder / OOF_FILE, _remedy(ensemble))
     common = _folds(project, ensemble)
     first = read_oof(project, project.store.experiment(ensemble.members[0].experiment), check_tta(ensemble.tta), common)
     row = pd.Index(saved.slice_ids).get_indexer(pd.Index(first.slice_ids))
@@ -68,8 +68,9 @@ def _folds(project: "Project", ensemble: "Ensemble") -> list[int]:
 
 
 def _changed(ensemble: "Ensemble", reason: str) -> ChangedDataError:
+    return ChangedDataError(f"Ensemble {ensemble.number} has changed: {reason}.", _remedy(ensemble))
+
+
+def _remedy(ensemble: "Ensemble") -> str:
     members = ",".join(str(member.experiment) for member in ensemble.members)
-    return ChangedDataError(
-        f"Ensemble {ensemble.number} has changed: {reason}.",
-        f"Create it again: `ichx ensemble --members {members} --tta {ensemble.tta}`.",
-    )
+    return f"Create it again: `ichx ensemble --members {members} --tta {ensemble.tta}`."

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, exists, func, insert, select, update
 
 from ichx.errors import ConflictError, NotFoundError
+from ichx.store.clock import store_time
 from ichx.store.counters import IsUsed, take_numbers
 from ichx.store.experiment_state import CHUNK, progress_of, state_of_many
 from ichx.store.selection import Selection, recipe_values
@@ -44,7 +45,7 @@ def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft], i
     if not drafts:
         return []
     numbers = take_numbers(connection, "experiment", len(drafts), is_used)
-    now = datetime.now(UTC)
+    now = store_time(connection)
     return [add_experiment(connection, draft, number, now) for number, draft in zip(numbers, drafts, strict=True)]
 
 
@@ -164,8 +165,14 @@ def _other_values(connection: Connection, rows: Sequence[Any]) -> dict[int, dict
     """Return progress, tags and members of the experiments of `rows`, by number."""
     numbers = [row.number for row in rows]
     tags, members = _tags(connection, numbers), _members(connection, numbers)
+    of_others = of_other_tools(connection) if any(members.values()) else set()
     return {
-        number: {**values, "tags": tags[number], "members": members[number]}
+        number: {
+            **values,
+            "tags": tags[number],
+            "members": members[number],
+            "reads_external": not of_others.isdisjoint(members[number]),
+        }
         for number, values in progress_of(connection, numbers).items()
     }
 

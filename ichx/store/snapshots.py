@@ -215,6 +215,8 @@ class ExperimentSummary:
     tags: tuple[str, ...]
     members: tuple[int, ...]
     """Experiments whose predictions or features it reads; empty unless it is a sequence experiment."""
+    reads_external: bool
+    """Whether a member, or a member of one, is external."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -491,7 +493,7 @@ def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
     found = [mark for mark, on in (("selected", scored.selected), ("leaky folds", scored.leaked)) if on]
     if isinstance(scored, ExperimentSummary) and scored.subset < 1:
         found.append(f"{100 * scored.subset:.3g} % of the patients")
-    if scored.external:
+    if scored.external or (isinstance(scored, ExperimentSummary) and scored.reads_external):
         found.append("external")
     if isinstance(scored, Ensemble):
         found += [f"partial ({scored.partial})"] if scored.partial else []

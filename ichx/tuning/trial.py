@@ -72,7 +72,8 @@ def register_trial(
     name = f"{study.removeprefix(f'experiment-{parent.number}').lstrip('-') or 'tune'}-{number + 1}"
     version = store.version_by_id(parent.version_id)
     trial = replace(
-        draft(recipe, version, name=name, parent=parent.number, kind="trial", members=parent.members),
+        draft(recipe, version, name=name, parent=parent.number, members=parent.members),
+        kind="trial",
         fold_set_id=parent.fold_set_id,
         fold_digest=parent.fold_digest,
         selected=True,

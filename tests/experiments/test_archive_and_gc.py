@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import Program
 
-from ichx.errors import StorageError
-from ichx.experiments.archive_export import archive_experiment
+from ichx.errors import StorageError, check_name
+from ichx.experiments.archive_export import PARTS, archive_experiment
 from ichx.experiments.archive_import import import_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -138,6 +139,15 @@ def edit_recipe(members: dict[str, bytes]) -> None:
     members["experiment.json"] = json.dumps(index).encode()
 
 
+def rename(name: str) -> Callable[[dict[str, bytes]], None]:
+    def change(members: dict[str, bytes]) -> None:
+        index = json.loads(members["experiment.json"])
+        index["experiment"]["name"] = name
+        members["experiment.json"] = json.dumps(index).encode()
+
+    return change
+
+
 HOSTILE = {
     "climbs out": (put("../../evil.parquet", b"x"), "../../evil.parquet"),
     "absolute": (put("/etc/evil.parquet", b"x"), "/etc/evil.parquet"),
@@ -151,6 +161,10 @@ HOSTILE = {
     "a file is missing": (drop("fold-0/oof-hflip.parquet"), "fold-0/oof-hflip.parquet"),
     "a file is another": (put("fold-0/oof-hflip.parquet", b"PAR1"), "fold-0/oof-hflip.parquet"),
     "another recipe": (edit_recipe, "digest"),
+    "a negative number": (set_index(number=-1), "-1"),
+    "a number that is none": (set_index(number="2"), "'2'"),
+    "a member without a number": (set_index(members=[{"id": "x", "number": 0, "name": "m"}]), "invalid number 0"),
+    "an empty name": (rename(" "), "name"),
 }
 
 
@@ -167,6 +181,15 @@ def test_a_hostile_or_damaged_file_is_refused_and_leaves_nothing(
     assert "Traceback" not in done.err
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if "db" not in path.parts) == before
     assert json.loads(ichx("exp", "list", "--json", cwd=dataset_copy).out) == []
+
+
+def test_names_of_ichx_0_1_get_visible_characters(
+    exported: Path, dataset_copy: Path, tmp_path: Path, ichx: Program
+) -> None:
+    file = rewritten(rename("one\ttwo\x1b[31m "), exported, tmp_path / "old.zip")
+    assert ichx("exp", "import", file, cwd=dataset_copy).code == 0
+    [found] = json.loads(ichx("exp", "list", "--json", cwd=dataset_copy).out)
+    assert found["name"] == check_name("name", r"one\ttwo\x1b[31m")
 
 
 def test_files_that_are_not_archives_are_refused(
@@ -197,6 +220,37 @@ def test_an_export_never_replaces_a_file(trained_root: Path, tmp_path: Path, ich
     (tmp_path / "mine.zip").write_text("mine")
     assert "mine.zip" in ichx("exp", "export", 1, tmp_path / "mine.zip", cwd=trained_root).err
     assert (tmp_path / "mine.zip").read_text() == "mine"
+
+
+def test_an_unwritable_place_is_found_before_files_are_read(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    log = project.workspace.experiment_files(1).fold(0).log
+    log.unlink()
+    log.mkdir()  # reading it would be the next error
+    with pytest.raises(StorageError, match="file/one.zip"):
+        archive_experiment(project, 1, tmp_path / "file" / "one.zip")
+
+
+def test_what_a_killed_export_left_is_removed_by_a_later_one(project: Project, tmp_path: Path) -> None:
+    def leave(name: str, age: float, parts: bool = False) -> Path:
+        path = tmp_path / name
+        inner = path / "1.zip" if parts else path
+        inner.parent.mkdir(exist_ok=True)
+        inner.write_text("")
+        for one in (inner, path):
+            os.utime(one, (time.time() - age,) * 2)
+        return path
+
+    old = leave(".one.123-0123abcd.tmp.zip", 4000)
+    old_parts = leave(f"{PARTS}abc", 4000, parts=True)
+    kept = {
+        leave(".one.124-0123abcd.tmp.zip", 60),  # of a running export
+        leave(f"{PARTS}def", 60, parts=True),
+        leave(".mine.tmp.zip", 4000),  # of another program
+        leave("one.123-0123abcd.tmp.zip", 4000),
+    }
+    archive_experiment(project, 1, tmp_path / "two.zip")
+    assert {path for path in tmp_path.iterdir() if path in {old, old_parts, *kept}} == kept
 
 
 def test_a_second_import_is_noticed(

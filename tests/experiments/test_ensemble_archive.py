@@ -131,6 +131,7 @@ def test_archives_that_are_refused_leave_nothing(source: Project, other: Project
         (CorruptFileError, "ensemble.json", put("ensemble.json", b"{")),
         (UnsupportedError, "format 9", index_with(format=9, ichx="9.0")),
         (CorruptFileError, "members", index_with(members=[2])),
+        (CorruptFileError, "-1", index_with(number=-1)),
         (CorruptFileError, "score 0.5", index_with(score=0.5)),
         (CorruptFileError, "score nan", index_with(score=float("nan"))),
         (CorruptFileError, "nested score 0.5", index_with(nested_score=0.5)),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ichx.datasets.dataset import load_folds, load_version
+from ichx.datasets.dataset import load_dataset, load_folds, load_version
 from ichx.errors import InvalidInputError, NotFoundError, UnsupportedError
 from ichx.evaluation.audit import audit
 from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
@@ -17,6 +17,8 @@ from ichx.experiments.archive_export import archive_experiment
 from ichx.experiments.dry_run import dry_run
 from ichx.experiments.external import ExternalRequest, Registered, register_external
 from ichx.experiments.fold_status import finished_folds, missing_tests
+from ichx.experiments.gc import find_garbage
+from ichx.experiments.prepare import open_cache
 from ichx.experiments.quick_look import quick_look
 from ichx.experiments.rebuild import rebuild_store
 from ichx.experiments.register import ExperimentRequest, clone_experiment
@@ -25,8 +27,10 @@ from ichx.experiments.run import run_experiment
 from ichx.inference.trained import find_trained
 from ichx.labels import LABELS
 from ichx.project import Project
+from ichx.recipe_text import from_toml
 from ichx.report import write_report
 from ichx.store import Selection, marks
+from ichx.training.callbacks import Callbacks
 
 
 class Files:
@@ -221,6 +225,16 @@ def test_without_a_network(project: Project, files: Files, tmp_path: Path) -> No
     ):
         with pytest.raises(UnsupportedError, match="Experiment 4 .* external"):
             refused()
+
+
+def test_caches_of_the_placeholder_recipe_are_garbage(
+    project: Project, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ichx.experiments.gc.FRESH_SECONDS", -1)
+    experiment = register(project, files.write(files.oof, "oof.csv")).experiment
+    data = load_dataset(project, "ph")
+    cache = open_cache(project.workspace, data, from_toml(experiment.recipe), Callbacks())
+    assert cache.folder in {garbage.path for garbage in find_garbage(project)}
 
 
 def test_rebuilt_store_knows_that_it_is_external(project: Project, files: Files) -> None:

@@ -107,6 +107,18 @@ def test_a_table_of_other_weights_is_computed_again(project: Project) -> None:
         plan_tables(project, [wanted])
 
 
+def test_a_table_of_another_precision_is_computed_again(project: Project) -> None:
+    wanted = request(project)
+    first = table(project, wanted)
+    manifest = json.loads(manifest_path(first.path).read_text())
+    assert manifest["source"]["precision"] == "fp32"
+    manifest["source"]["precision"] = "bf16"
+    manifest_path(first.path).write_text(json.dumps(manifest))
+    assert find_table(project, wanted) is None
+    assert list(plan_tables(project, [wanted]).missing) == [wanted]
+    assert table(project, wanted) == first
+
+
 def test_a_table_that_another_process_computes_is_waited_for_last(project: Project) -> None:
     first, second = request(project), request(project, fold=1)
     complete = table(project, first)

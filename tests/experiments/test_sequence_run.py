@@ -29,7 +29,7 @@ from ichx.evaluation.oof import read_oof
 from ichx.evaluation.predictions import read_predictions
 from ichx.evaluation.scorecard import scorecard
 from ichx.experiments.callbacks import RunCallbacks
-from ichx.experiments.member_features import TableRequest, find_table
+from ichx.experiments.member_features import TableRequest, find_table, plan_tables
 from ichx.experiments.prepared_series import prepare_series
 from ichx.experiments.register import ExperimentRequest, clone_experiment, draft, new_experiment
 from ichx.experiments.register_sequence import new_sequence
@@ -200,9 +200,27 @@ def test_trials_quick_looks_and_other_tools_as_members(project: Project, ichx: P
 def test_too_little_disk_for_features_stops_a_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     made = sequence(project, 1, inputs=("features",))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(StorageError, match=r"2 feature tables of \d+ x \d+: .* of 1.0 kB free"):
+    sizes = [project.store.version(name).slices for name in ("ph", "ph-test")]
+    shapes = ", ".join(sorted(rf"{slices:,} x \d+" for slices in sizes))
+    with pytest.raises(StorageError, match=rf"4 feature tables of {shapes}: .* of 1.0 kB free"):
         run_experiment(project, made.number)
     assert project.store.runs(made.number) == []
+
+
+def test_the_disk_space_that_is_checked_includes_the_tables_of_test_sets(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = sequence(project, 1, inputs=("features",))
+    requests = [
+        TableRequest(1, fold, project.store.version(name).id) for name in ("ph", "ph-test") for fold in range(2)
+    ]
+    nbytes = plan_tables(project, requests).nbytes
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=nbytes - 1))
+    with pytest.raises(StorageError):
+        run_experiment(project, made.number)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=nbytes))
+    run_experiment(project, made.number)
+    assert plan_tables(project, requests).missing == {}
 
 
 def test_a_sequence_experiment_of_sequence_experiments(project: Project) -> None:

@@ -16,7 +16,7 @@ from conftest import SHORT, clean_environment
 from ichx.cache.build import find_cache
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import load_dataset
-from ichx.errors import InvalidInputError, UnsupportedError
+from ichx.errors import InvalidInputError, StorageError, UnsupportedError
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import ExperimentRequest, new_experiment
@@ -169,6 +169,20 @@ def test_an_export_with_other_predictions_is_not_written(
     with pytest.raises(UnsupportedError, match="fold 0 as safetensors"):
         exported(trained, "safetensors", folds=[0], out=tmp_path / "net.safetensors")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["an earlier file"]
+
+
+def test_an_unwritable_file_is_found_before_any_network_is_exported(
+    trained: tuple[Workspace, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[object] = []
+    monkeypatch.setattr(export, "_export", lambda *arguments: done.append(arguments))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"file/net-fold-0\.safetensors"):
+        exported(trained, "safetensors", out=tmp_path / "file" / "net.safetensors")
+    (tmp_path / "net-fold-1.safetensors").mkdir()
+    with pytest.raises(InvalidInputError, match=r"net-fold-1\.safetensors"):
+        exported(trained, "safetensors", out=tmp_path / "net.safetensors")
+    assert done == []
 
 
 def test_invalid_requests(trained: tuple[Workspace, Store], tmp_path: Path) -> None:

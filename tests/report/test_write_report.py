@@ -15,7 +15,14 @@ from report_pages import COMPLETE, NEW, PARTIAL, Page, experiment_page, parse, t
 from typer.testing import CliRunner
 
 from ichx.cli.report import report
-from ichx.errors import ChangedDataError, InvalidInputError, NotFoundError, NotReadyError, StorageError
+from ichx.errors import (
+    ChangedDataError,
+    CorruptFileError,
+    InvalidInputError,
+    NotFoundError,
+    NotReadyError,
+    StorageError,
+)
 from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
 from ichx.evaluation.ensemble_file import MODEL_FILE
 from ichx.evaluation.predictions import read_predictions, write_predictions
@@ -107,6 +114,13 @@ def test_changed_predictions_of_an_ensemble_raise(trained: Workspace, tmp_path: 
         write_predictions(path, replace(before, slice_ids=before.slice_ids[1:], logits=before.logits[1:]))
         with pytest.raises(ChangedDataError, match=r"nsemble 1 .* 24 .* 23"):
             write_report(Project(workspace, opened), 1, ensemble=True)
+        for damage in (path.unlink, path.mkdir):
+            damage()
+            with pytest.raises((ChangedDataError, CorruptFileError), match=re.escape(str(path))) as caught:
+                write_report(Project(workspace, opened), 1, ensemble=True)
+            assert "ichx ensemble --members" in caught.value.remedy
+        path.rmdir()
+        write_predictions(path, before)
         for file, forget in ((MODEL_FILE, False), (BLEND_FILE, True)):  # ichx 0.1 stored no model
             if forget:
                 with sqlite3.connect(workspace.root / "db" / "ichx.db") as connection:
@@ -163,9 +177,11 @@ def test_unknown_numbers_and_unwritable_files_raise(trained: Workspace, store: S
     with pytest.raises(NotFoundError, match="ensemble.*9"):
         write_report(Project(trained, store), 9, ensemble=True)
     (tmp_path / "file").write_text("mine")
-    for out in (tmp_path, tmp_path / "file" / "report.html"):
-        with pytest.raises(StorageError, match=re.escape(str(out))):
-            write_report(Project(trained, store), COMPLETE, out)
+    steps: list[int] = []
+    for kind, out in ((InvalidInputError, tmp_path), (StorageError, tmp_path / "file" / "report.html")):
+        with pytest.raises(kind, match=re.escape(str(out))):
+            write_report(Project(trained, store), COMPLETE, out, progress=lambda done, total: steps.append(done))
+    assert steps == []
     for name in ("fig.svg", "fig.PDF", "fig.png"):
         with pytest.raises(InvalidInputError, match=re.escape(str(tmp_path / name))) as caught:
             write_report(Project(trained, store), COMPLETE, tmp_path / name)

@@ -118,7 +118,12 @@ class ExperimentContract(StoreFixtures):
         assert (external.external, "external" in marks(external)) == (True, True)
         heads = replace(experiment_draft(version), members=(external.number,))
         [reader] = store.add_experiments([heads])
+        [deeper] = store.add_experiments([replace(heads, members=(reader.number,))])
         [plain] = store.add_experiments([experiment_draft(version)])
+        [of_plain] = store.add_experiments([replace(heads, members=(plain.number,))])
+        listed = {e.number for e in store.experiments() if "external" in marks(e)}
+        assert listed == {external.number, reader.number, deeper.number}
+        assert "external" not in marks(of_plain)
         found = [marks(store.add_ensemble(ensemble_draft(version, e.number))) for e in (plain, reader)]
         assert found == [(), ("external",)]
 
