@@ -54,8 +54,7 @@ class PlacementOptions:
         Raises:
             typer.BadParameter: Options for clusters are given, but the command runs on this machine.
         """
-        default = os.environ.get(ENGINE_VARIABLE) or str(workspace.engine.get("default", LOCAL))
-        engine = self.on or default
+        engine = self.on or os.environ.get(ENGINE_VARIABLE) or _default_engine(workspace)
         if engine == LOCAL and (given := self._given()):
             raise typer.BadParameter(f"{', '.join(given)}: only with --on slurm or --on ray.")
         memory = None if self.memory is None else round(1e9 * gigabytes(self.memory, "--memory"))
@@ -73,6 +72,14 @@ class PlacementOptions:
             "--engine-option": self.options,
         }
         return [name for name, value in values.items() if value]
+
+
+def _default_engine(workspace: "Workspace") -> str:
+    if not workspace.engine:
+        return LOCAL
+    from ichx.jobs.engine_settings import parse_engine_settings
+
+    return parse_engine_settings(workspace.engine).default
 
 
 @contextlib.contextmanager

@@ -54,7 +54,12 @@ def run(
     checkpoint_every: Annotated[
         str, typer.Option("--checkpoint-every", help="Time between checkpoints, e.g. 90s, 5m; 0: only after epochs.")
     ] = "5m",
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that train one fold together.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Processes (on each node) that train one fold together.")
+    ] = 1,
+    nodes: Annotated[
+        int, typer.Option("--nodes", min=1, help="Nodes of a Slurm job that train one fold together.")
+    ] = 1,
     subset: Annotated[
         float | None, typer.Option("--subset", help="Quick look: a new experiment on this share of the patients.")
     ] = None,
@@ -119,7 +124,7 @@ def run(
             _print_estimates(project, numbers, folds, options, subset, as_json=as_json)
             return
         if any(project.store.experiment(number).members for number in numbers):
-            if processes > 1 or "RANK" in os.environ:
+            if max(processes, nodes) > 1 or "RANK" in os.environ:
                 with_members = False  # only one process can wait for an answer
             if detach and with_members:
                 raise typer.BadParameter("--with-members waits for the members. Leave out --detach.")
@@ -128,22 +133,23 @@ def run(
             from ichx.cli.launch import launch_folds
             from ichx.jobs.launch_report import LaunchRequest
 
+            together = processes if processes > 1 else max(gpus or 1, 1)  # processes on each node, one per GPU
             request = LaunchRequest(
                 tuple(numbers),
                 tuple(folds) if folds else None,
                 jobs,
                 options,
-                placement.resources,
-                ("--processes", str(processes)) if processes > 1 else (),
+                replace(placement.resources, nodes=nodes),
+                _group_arguments(together, nodes),
                 detach,
             )
             launch_folds(project, request, placement.engine, as_json=as_json)
             return
         if (jobs or 1) > 1 or len(numbers) > 1:
-            if processes > 1 or "RANK" in os.environ:
+            if max(processes, nodes) > 1 or "RANK" in os.environ:
                 raise typer.BadParameter(
-                    "Several processes train one experiment. Leave out --processes (or torchrun), or --jobs and the "
-                    "other experiments."
+                    "Several processes train one experiment. Leave out --processes, --nodes and torchrun, or --jobs "
+                    "and the other experiments."
                 )
             from ichx.cli.launch import launch_folds
             from ichx.jobs.launch_report import LaunchRequest
@@ -153,10 +159,10 @@ def run(
             return
         (number,) = numbers
         rank = int(os.environ.get("RANK", "0"))  # set in each process of a group
-        if processes > 1 and "RANK" not in os.environ:
+        if max(processes, nodes) > 1 and "RANK" not in os.environ:
             from ichx.training.spawn import run_processes
 
-            raise typer.Exit(run_processes(sys.argv[1:], processes))
+            raise typer.Exit(run_processes(sys.argv[1:], processes, nodes))
         from ichx.training.distributed import end_process, started_in_group
 
         report = _run(project, number, folds, options)
@@ -164,6 +170,12 @@ def run(
         _print_report(report, as_json=as_json)
     if started_in_group():
         end_process()
+
+
+def _group_arguments(processes: int, nodes: int) -> tuple[str, ...]:
+    """Return the arguments of a job whose processes train one fold together."""
+    arguments = ("--processes", str(processes)) if processes > 1 else ()
+    return (*arguments, "--nodes", str(nodes)) if nodes > 1 else arguments
 
 
 def _run(project: "Project", number: int, folds: list[int] | None, options: "RunOptions") -> "RunReport":
