@@ -21,7 +21,7 @@ from typing import Any
 from common import Figure, arguments, conclude
 from servers import postgres_server
 
-PARTS = ("postgres", "lists")
+PARTS = ("postgres", "lists", "cache")
 MAIN = [sys.executable, "-c", "from ichx.cli.app import main; main()"]
 RUNS = 200
 RUNS_PER_PROCESS = 50
@@ -111,7 +111,7 @@ def main() -> None:
     options = arguments(__doc__, parents=[own])
     figures: list[Figure] = []
     for part in options.only or PARTS:
-        figures += {"postgres": _postgres, "lists": _lists}[part](options)
+        figures += {"postgres": _postgres, "lists": _lists, "cache": _builders}[part](options)
     conclude(figures, options)
 
 
@@ -228,6 +228,13 @@ def _lists(options: argparse.Namespace) -> list[Figure]:
             label = f"ichx {' '.join(command)}, 1,000 jobs in the store ({full:.2f} s)"
             figures.append(Figure(label, ratio, "x", f"an empty store ({empty:.2f} s)", "2 x", ratio <= 2))
         return figures
+
+
+def _builders(options: argparse.Namespace) -> list[Figure]:
+    from shared_builds import shared_building  # needs the libraries of `data.py`
+
+    with tempfile.TemporaryDirectory() as name:
+        return shared_building(Path(name), quick=options.quick)
 
 
 def _seconds(command: Sequence[str], workspace: Path) -> float:
