@@ -12,14 +12,14 @@ from ichx.cli.tables import print_table
 from ichx.jobs import LocalEngine
 from ichx.jobs.launch import LaunchRequest, launch
 from ichx.jobs.launch_report import LaunchReport, UnitResult
-from ichx.signals import count_stop_signals
+from ichx.signals import count_stop_signals, stop_exit_code
 
 if TYPE_CHECKING:
     from ichx.project import Project
 
 
 def launch_folds(project: "Project", request: LaunchRequest, *, as_json: bool) -> None:
-    """Run the requested folds and print their results; exit with 1 if any is not done, with 130 if stopped."""
+    """Run the requested folds and print their results; exit with 1 if any is not done, with that of the signal if stopped."""
     report = watch_launch(project, request)
     if as_json:
         print_json(report)
@@ -41,7 +41,7 @@ def run_folds(project: "Project", request: LaunchRequest) -> None:
 def _exit_unless_complete(report: LaunchReport) -> None:
     if report.stopped:
         info("Stopped. Finished work is saved; the same command resumes.", style="yellow")
-        raise typer.Exit(130)
+        raise typer.Exit(stop_exit_code())
     if not report.complete:
         raise typer.Exit(1)
 

@@ -78,7 +78,7 @@ def tune(
         from ichx.cli.tune_view import TuneView
         from ichx.jobs import LocalEngine
         from ichx.recipe_text import from_toml
-        from ichx.signals import count_stop_signals
+        from ichx.signals import count_stop_signals, stop_exit_code
         from ichx.training.run_options import RunOptions
         from ichx.tuning.limits import Limits
         from ichx.tuning.results import read_study
@@ -124,4 +124,4 @@ def tune(
         reason = "Stopped" if report.reason == "stopped" else f"Stopped after {timeout}"
         info(f"{reason}; finished trials are saved. Resume with the same command.", style="yellow")
     if report.reason == "stopped":
-        raise typer.Exit(130)
+        raise typer.Exit(stop_exit_code())

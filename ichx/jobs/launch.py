@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.store import Experiment
 
-STOP_CODES: Final = {130, 143, -2, -9, -15}
+STOP_CODES: Final = {129, 130, 143, -1, -2, -9, -15}
 """Exit codes of jobs that end on request: of `ichx` itself, and of signals."""
 
 
