@@ -9,8 +9,8 @@ from types import FrameType
 from typing import Any, Final
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, the signal by which `kill`, schedulers and init systems ask a program to stop, and the one that a program gets
-when its terminal closes, e.g. because an ssh connection drops.
+"""Ctrl-C, the signal by which `kill`, schedulers and init systems ask a program to stop, and the signal of a terminal
+that closes, e.g. because an ssh connection drops.
 """
 
 _counted: list[int] = []
@@ -23,7 +23,8 @@ def handle_signals(
 ) -> Iterator[None]:
     """Handle `signals` with `handler` in this block, even if they were ignored, and restore the previous handlers.
 
-    An ignored SIGHUP stays ignored: `nohup` asks for that. Outside the main thread, where Python installs no handlers, nothing changes.
+    An ignored SIGHUP stays ignored: `nohup` asks for that. Outside the main thread, where Python installs no handlers,
+    nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def launch_folds(project: "Project", request: LaunchRequest, *, as_json: bool) -> None:
-    """Run the requested folds and print their results; exit with 1 if any is not done, with that of the signal if stopped."""
+    """Run the requested folds and print their results; exit with 1 if any is not done, or as a stopped run."""
     report = watch_launch(project, request)
     if as_json:
         print_json(report)

@@ -62,9 +62,8 @@ def run(
     Example: `ichx run 9 --with-members`
     """
     with session() as project:
-        network = project.store.network_file_system()
-        if network is not None:
-            warn(f"The store is on a network file system ({network}), where locks may fail. Use a local disk.")
+        if not estimate:
+            project.store.check_writable()
         for number in numbers:
             project.store.experiment(number)  # report an unknown number before torch is imported
         if subset is not None and not estimate:

@@ -73,7 +73,7 @@ def tune(
     seconds = None if timeout is None else duration_seconds(timeout, "--timeout")
     max_epoch_seconds = None if epoch_time is None else duration_seconds(epoch_time, "--max-epoch-time")
     max_gigabytes = None if memory is None else gigabytes(memory, "--max-memory")
-    with session() as project:
+    with session(writes=True) as project:
         experiment = project.store.experiment(number)  # report an unknown number before Optuna is imported
         from ichx.cli.tune_view import TuneView
         from ichx.jobs import LocalEngine

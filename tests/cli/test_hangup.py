@@ -30,6 +30,7 @@ class Terminal:
 
     def __init__(self, process: "subprocess.Popen[bytes]", master: int) -> None:
         self.process, self._master = process, master
+        self.output = b""
         self._hung_up = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -38,7 +39,7 @@ class Terminal:
         os.set_blocking(self._master, False)
         while not self._hung_up.wait(0.01):
             with contextlib.suppress(OSError):
-                os.read(self._master, 1 << 16)
+                self.output += os.read(self._master, 1 << 16)
         os.close(self._master)
 
     def hang_up(self) -> None:
@@ -96,7 +97,7 @@ def test_a_run_whose_terminal_closes_resumes(
     with terminal(*ichx_command("run", 1, *arguments), cwd=dataset_copy) as opened:
         wait_until(lambda: any(folder.glob("checkpoint-*.pt")) or opened.process.poll() is not None)
         opened.hang_up()
-        assert opened.process.wait(TIMEOUT_SECONDS) == 129
+        assert opened.process.wait(TIMEOUT_SECONDS) == 129, opened.output
     assert states(dataset_copy, [1]) == ["stopped"]
     for number in (1, 2):
         done = ichx_process("run", number, *arguments, cwd=dataset_copy)
@@ -112,7 +113,7 @@ def test_a_launch_whose_terminal_closes_stops_its_folds(dataset_copy: Path) -> N
     with terminal(*command, cwd=dataset_copy) as opened:
         wait_until(lambda: all(any(f.glob("checkpoint-*.pt")) for f in folders) or opened.process.poll() is not None)
         opened.hang_up()
-        assert opened.process.wait(TIMEOUT_SECONDS) == 129
+        assert opened.process.wait(TIMEOUT_SECONDS) == 129, opened.output
     assert states(dataset_copy, [1, 2]) == ["stopped", "stopped"]
 
 
@@ -123,7 +124,7 @@ def test_nohup_outlives_its_terminal(dataset_copy: Path) -> None:
     with terminal("nohup", *command, cwd=dataset_copy) as opened:
         wait_until(lambda: any(folder.glob("checkpoint-*.pt")) or opened.process.poll() is not None)
         opened.hang_up()
-        assert opened.process.wait(TIMEOUT_SECONDS) == 0
+        assert opened.process.wait(TIMEOUT_SECONDS) == 0, opened.output
     assert states(dataset_copy, [1]) == ["done"]
     assert "experiment 1" in (dataset_copy / "nohup.out").read_text()
 
