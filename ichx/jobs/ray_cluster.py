@@ -97,13 +97,13 @@ class RayCluster:
                 raise MissingDependencyError(
                     f"The package ray cannot be imported ({error}).", "Install it: pip install 'ichx[ray]'."
                 ) from error
+            if version is not None and not _OLDEST <= _release(version) < (_release(ray.__version__)[0] + 1,):
+                raise UnsupportedError(
+                    f"The cluster at {url} runs Ray {escape(version)}; this is Ray {ray.__version__}.",
+                    "Install the same version on both sides.",
+                )
             with self._translated():
                 self._client = _with_timeout(JobSubmissionClient)(url)
-        if version is not None and not _OLDEST <= _release(version) < (_release(ray.__version__)[0] + 1,):
-            raise UnsupportedError(
-                f"The cluster at {url} runs Ray {escape(version)}; this is Ray {ray.__version__}.",
-                "Install the same version on both sides.",
-            )
 
     def submit(self, request: RayRequest) -> None:
         """Queue a job."""
