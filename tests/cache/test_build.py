@@ -67,6 +67,16 @@ def _shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9]*.shard"))  # without temporary files
 
 
+def test_a_folder_in_the_place_of_the_manifest_is_named(tmp_path: Path, source: Path) -> None:
+    slices = write_catalog(source, _heads())
+    manifest = _folder(tmp_path, slices) / "cache.json"
+    manifest.mkdir(parents=True)
+    assert find_cache(tmp_path, "d", slices, PLAIN) is None
+    with pytest.raises(StorageError, match=str(manifest)) as caught:
+        ensure_cache(tmp_path, "d", source, slices, PLAIN)
+    assert "folder" in caught.value.remedy
+
+
 @pytest.mark.parametrize("resize", ["bilinear", "area"])
 @pytest.mark.parametrize("size", [32, 48, 64, 100])
 def test_cached_slice_is_resized_file(tmp_path, source, resize, size):
