@@ -1,7 +1,7 @@
 """`ichx exp watch`: the active runs, refreshed until Ctrl-C."""
 
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,8 +57,9 @@ def _active_runs(store: "Store") -> "list[tuple[Experiment, Run]]":
 
 def _runs_table(store: "Store") -> Group:
     rows = []
+    now = store.time()
     for experiment, run in _active_runs(store):
-        elapsed = (datetime.now(UTC) - run.started).total_seconds()
+        elapsed = (now - run.started).total_seconds()
         history = store.history(experiment.number, run.fold)
         seconds = [record.values.get("seconds", 0.0) for record in history[-RECENT_EPOCHS:]]
         left = (experiment.epochs - run.epochs_done) * sum(seconds) / len(seconds) if seconds else None
@@ -78,7 +79,7 @@ def _runs_table(store: "Store") -> Group:
             )
         )
     heads = ("exp", "name", "fold", "state", "stage", "epochs", "score", "elapsed", "remaining", "host", "device")
-    now = f"{datetime.now():%H:%M:%S}"
+    at = f"at {datetime.now():%H:%M:%S}"
     if not rows:
-        return Group(f"No active runs at {now}.")
-    return build_table("", heads, rows, caption=f"at {now}", drop=("stage", "elapsed", "host"), cut={"name": 12})
+        return Group(f"No active runs {at}.")
+    return build_table("", heads, rows, caption=at, drop=("stage", "elapsed", "host"), cut={"name": 12})

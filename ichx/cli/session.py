@@ -25,6 +25,7 @@ def session(*, tied: bool = True) -> Iterator["Project"]:
         workspace = find_workspace()
         opened = open_store(workspace, tied=tied)
     with opened as store:
+        store.note = warn
         project = Project(workspace, store, warn=warn)
         if store.newly_tied and workspace.used_numbers("experiment"):
             from ichx.experiments.folder_record import describe_all

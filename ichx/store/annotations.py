@@ -1,11 +1,12 @@
 """Queries for names, tags, notes, the archive and saved settings, over an open connection. Trash: `deletion`."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from ichx.store.clock import store_time
 from ichx.store.snapshots import Note
 from ichx.store.tables import experiment, note, setting, tag
 
@@ -38,7 +39,7 @@ def all_tags(connection: Connection) -> dict[str, int]:
 
 def add_note(connection: Connection, number: int, text: str, created: datetime | None = None) -> Note:
     """Record a note about an experiment; `created` defaults to now."""
-    created = datetime.now(UTC) if created is None else created
+    created = store_time(connection) if created is None else created
     added = connection.execute(insert(note).values(experiment=number, created=created, text=text))
     return Note(id=added.inserted_primary_key[0], experiment=number, created=created, text=text)  # type: ignore[index]
 

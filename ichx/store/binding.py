@@ -57,11 +57,14 @@ def read_state(connection: Connection) -> StoreState:
 def count_change(connection: Connection) -> tuple[str, int] | None:
     """Count a change of the store; return its id and the number of changes, or None if the store has no id.
 
+    Other changes wait until the transaction ends.
+
     Raises:
         ConflictError: The records have been moved to another store since this one was opened.
     """
     of_kind = counter.c.kind == _CHANGES
     if connection.execute(update(counter).where(of_kind).values(last=counter.c.last + 1)).rowcount == 0:
+        database.lock_changes(connection)
         return None
     changes = int(connection.execute(select(counter.c.last).where(of_kind)).scalar_one())
     known: dict[str, Any] = get_setting(connection, _SETTING) or {}

@@ -1,11 +1,10 @@
 """Copying all records of a store to another database, e.g. from SQLite to PostgreSQL."""
 
-from datetime import UTC, datetime
-
 from sqlalchemy import Connection, Engine, Integer, Table, func, insert, select, text
 
 from ichx.errors import ConflictError
 from ichx.store import database, runs
+from ichx.store.clock import store_time
 from ichx.store.tables import METADATA, counter, dataset, experiment, run
 
 _ROWS = 1000
@@ -36,7 +35,7 @@ def copy_records(old: Connection, target: Engine) -> dict[str, int]:
 
 
 def _check_idle(connection: Connection) -> None:
-    now = datetime.now(UTC)
+    now = store_time(connection)
     for row in connection.execute(select(*runs.STATE_COLUMNS).where(run.c.state == "running")):
         if runs.current_state(row, now) in runs.LIVE_STATES:
             raise ConflictError(

@@ -1,21 +1,24 @@
 """Connections to the store's database: settings, transactions, and user-facing errors. Migrations: `migrate`.
 
-Only this module, `migrate` and `maintenance` contain code that is specific to SQLite.
+Only this module, `migrate` and `maintenance` contain code that is specific to SQLite. PostgreSQL: `postgres`.
 """
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, func, make_url, select
 from sqlalchemy.pool import NullPool
 
 from ichx.errors import InvalidInputError, MissingDependencyError, StorageError, StoreError
 from ichx.files import expand_user
+from ichx.store import postgres
+
+T = TypeVar("T")
 
 BUSY_SECONDS: Final = 30.0
 """How long a transaction waits for another process; `?timeout=` in a SQLite URL overrides."""
@@ -24,6 +27,7 @@ _SQLITE_OPTIONS: Final = frozenset(
     {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements", "uri"}
 )
 """Options of SQLite URLs."""
+_ADVISORY_LOCK: Final = 0x69636878  # "ichx"
 _WRITES: Final = "ichx_writes"
 _URL_REMEDY: Final = "Set ICHX_STORE, or `store` in ichx.toml, to a path like /home/me/ichx.db, or a SQLAlchemy URL."
 _GENERAL_REMEDY: Final = "Check that the database exists, is reachable and undamaged, then retry."
@@ -74,6 +78,8 @@ def connect(url: str | URL) -> Engine:
     else:
         # A server has 100 connections by default. Hundreds of runs that each keep one between heartbeats exhaust it.
         options = {"poolclass": NullPool}
+        if postgres.uses_libpq(parsed):
+            options["connect_args"] = postgres.connect_options(parsed)
     try:
         engine = create_engine(parsed, **options)
     except ModuleNotFoundError as error:
@@ -89,6 +95,8 @@ def connect(url: str | URL) -> Engine:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Yield a connection in one transaction, which sees one state of the store."""
+    if is_postgres(engine.url):
+        engine = engine.execution_options(isolation_level="REPEATABLE READ")
     with _name_invalid_values(engine), translate_errors(engine.url), engine.connect() as connection:
         yield connection
 
@@ -102,6 +110,78 @@ def writing(engine: Engine) -> Iterator[Connection]:
     begun = engine.execution_options(**{_WRITES: True}).begin()
     with _name_invalid_values(engine), translate_errors(engine.url), begun as connection:
         yield connection
+
+
+def lock_changes(connection: Connection) -> None:
+    """Let one transaction at a time pass on PostgreSQL; on SQLite a writer is alone from its start."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+
+
+def read(engine: Engine, query: Callable[[Connection], T], note: Callable[[str], object]) -> T:
+    """Return the result of `query` in one transaction; repeat it while the server is away.
+
+    Args:
+        engine: A database that has been reached before.
+        query: May be called several times.
+        note: Receives a line if the server is away.
+
+    Raises:
+        StoreError: The server was away for too long; see `postgres.AWAY_SECONDS`.
+    """
+    absence = postgres.Absence(note)
+    while True:
+        try:
+            with reading(engine) as connection:
+                return query(connection)
+        except StoreError as error:
+            absence.wait(error)
+
+
+def write(
+    engine: Engine, query: Callable[[Connection], T], note: Callable[[str], object], *, repeatable: bool = True
+) -> T:
+    """Like `read`, for a `query` that changes records: they change once, even if the answer to a commit is lost.
+
+    Args:
+        engine: A database that has been reached before.
+        query: May be called several times; nothing of an earlier call remains in the database.
+        note: Receives a line if the server is away.
+        repeatable: False: `query` changes more than the database and is called only once.
+    """
+    absence = postgres.Absence(note)
+    while True:
+        transaction: int | None = None
+        try:
+            with writing(engine) as connection:
+                result = query(connection)
+                if is_postgres(engine.url):
+                    transaction = postgres.transaction_id(connection)
+            return result
+        except StoreError as error:
+            if not repeatable and transaction is None:
+                raise
+            absence.wait(error)
+            lost = error
+        if transaction is not None:
+            if _is_committed(engine, transaction, absence):
+                return result
+            if not repeatable:
+                raise lost
+
+
+def _is_committed(engine: Engine, transaction: int, absence: "postgres.Absence") -> bool:
+    """Return whether a transaction whose commit was not confirmed has been committed."""
+    while True:
+        try:
+            with reading(engine) as connection:
+                committed = postgres.is_committed(connection, transaction)
+        except StoreError as error:
+            absence.wait(error)
+            continue
+        if committed is not None:
+            return committed
+        absence.wait_for_server()
 
 
 @contextmanager
@@ -138,8 +218,12 @@ def translate_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except (exc.DBAPIError, sqlite3.Error) as error:  # SQLAlchemy does not wrap errors of `_configure_sqlite`
+        if isinstance(error, exc.DBAPIError) and is_postgres(url):
+            if (found := postgres.as_user_error(display_name(url), error)) is None:
+                raise
+            raise found from error
         full = str(error.orig) if isinstance(error, exc.DBAPIError) else str(error)
-        message = full.partition("\n")[0]  # further lines of PostgreSQL are hints
+        message = full.partition("\n")[0]
         remedy = next((r for sign, r in _SQLITE_REMEDIES.items() if is_sqlite(url) and sign in message), None)
         if remedy is None and not isinstance(error, exc.OperationalError):
             raise
@@ -159,6 +243,11 @@ def resolve_url(url: str, root: Path) -> URL:
 def is_sqlite(url: URL) -> bool:
     """Return whether `url` is that of a SQLite database."""
     return url.get_backend_name() == "sqlite"
+
+
+def is_postgres(url: URL) -> bool:
+    """Return whether `url` is that of a PostgreSQL database."""
+    return url.get_backend_name() == "postgresql"
 
 
 def sqlite_file(url: URL) -> Path | None:
@@ -185,9 +274,12 @@ def writes_ahead(file: Path) -> bool:
 
 
 def display_name(url: URL) -> str:
-    """Return the name of the store in messages: its file, or its URL without the password."""
+    """Return the name of the store in messages: its file, or its URL without passwords."""
     file = sqlite_file(url) if is_sqlite(url) else None
-    return str(file) if file is not None else url.render_as_string(hide_password=True)
+    if file is not None:
+        return str(file)
+    secret = [name for name in url.query if "password" in name.lower()]
+    return url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
 
 
 def parse_url(url: str | URL) -> URL:
@@ -201,7 +293,7 @@ def parse_url(url: str | URL) -> URL:
     if isinstance(url, str) and url and "://" not in url:
         url = URL.create("sqlite", database=str(expand_user(url)))
     try:
-        parsed = make_url(url)
+        parsed = postgres.with_driver(make_url(url))
         parsed.get_dialect()
     except ModuleNotFoundError as error:
         raise _missing_driver(error) from error
@@ -209,6 +301,8 @@ def parse_url(url: str | URL) -> URL:
         raise InvalidInputError(
             f"The URL of the store is not a SQLAlchemy URL ({type(error).__name__}).", _URL_REMEDY
         ) from error
+    if "@" in (parsed.host or ""):  # what precedes it belongs to the password
+        raise InvalidInputError("The URL of the store has several @.", "Write an @ of the password as %40.")
     if isinstance(url, str) and is_sqlite(parsed):
         _check_pasted_path(url, parsed)
     return parsed
@@ -230,7 +324,8 @@ def _check_pasted_path(text: str, parsed: URL) -> None:
 
 
 def _missing_driver(error: ModuleNotFoundError) -> MissingDependencyError:
-    return MissingDependencyError(f"The store needs the package {error.name}.", f"Run `pip install {error.name}`.")
+    package = '"ichx[postgres]"' if error.name == "psycopg" else error.name
+    return MissingDependencyError(f"The store needs the package {error.name}.", f"Run `pip install {package}`.")
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

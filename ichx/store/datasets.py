@@ -1,12 +1,13 @@
 """Queries for datasets, their versions and folds, over an open connection. Deleting a dataset: `deletion`."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select
 
 from ichx.errors import ConflictError, InvalidInputError, NotFoundError
+from ichx.store.clock import store_time
 from ichx.store.snapshots import Dataset, DatasetVersion, FoldSet, VersionDraft, require_objects
 from ichx.store.tables import dataset, dataset_version, fold_set
 
@@ -16,7 +17,7 @@ def add_version(connection: Connection, draft: VersionDraft) -> DatasetVersion:
     # The row lock is for databases with concurrent writers; SQLite has only one.
     known = select(dataset.c.test_of).where(dataset.c.name == draft.dataset).with_for_update()
     row = connection.execute(known).first()
-    now = datetime.now(UTC)
+    now = store_time(connection)
     if row is None:
         if draft.test_of is not None:
             _check_test_of(connection, draft)

@@ -1,13 +1,13 @@
 """Queries that delete experiments (trash, restore, purge) and datasets, over an open connection. Not their files."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, select, update
 
 from ichx.errors import ConflictError
 from ichx.store import runs
+from ichx.store.clock import store_time
 from ichx.store.datasets import get_dataset
 from ichx.store.experiments import sequences_of
 from ichx.store.snapshots import Prediction
@@ -40,7 +40,7 @@ def trash(connection: Connection, numbers: Sequence[int]) -> None:
     connection.execute(
         update(experiment)
         .where(experiment.c.number.in_(numbers), experiment.c.trashed.is_(None))
-        .values(trashed=datetime.now(UTC))
+        .values(trashed=store_time(connection))
     )
 
 
@@ -158,6 +158,6 @@ def _versions(connection: Connection, name: str) -> Sequence[int]:
 
 def _live_runs(connection: Connection, condition: ColumnElement[bool]) -> Iterable[Any]:
     """Return the rows of live runs that meet `condition`."""
-    now = datetime.now(UTC)
+    now = store_time(connection)
     query = select(*runs.STATE_COLUMNS).where(condition, run.c.state == "running")
     return [row for row in connection.execute(query) if runs.current_state(row, now) in runs.LIVE_STATES]

@@ -1,11 +1,11 @@
 """Queries for ensembles and their members, over an open connection."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from ichx.errors import NotFoundError
+from ichx.store.clock import store_time
 from ichx.store.experiments import of_other_tools
 from ichx.store.snapshots import Ensemble, EnsembleDraft, EnsembleMember
 from ichx.store.tables import dataset_version, ensemble, ensemble_member, experiment
@@ -20,7 +20,12 @@ def add_ensemble(connection: Connection, draft: EnsembleDraft, number: int) -> E
     version = select(dataset_version.c.dataset).where(dataset_version.c.id == draft.version_id)
     if connection.scalar(version) != draft.dataset:
         raise ValueError(f"dataset version {draft.version_id} is not a version of {draft.dataset}")
-    values = {**vars(draft), "number": number, "submissions": list(draft.submissions), "created": datetime.now(UTC)}
+    values = {
+        **vars(draft),
+        "number": number,
+        "submissions": list(draft.submissions),
+        "created": store_time(connection),
+    }
     del values["dataset"], values["members"]
     connection.execute(insert(ensemble).values(values))
     members = [{**vars(m), "ensemble": number, "position": i} for i, m in enumerate(draft.members)]

@@ -1,12 +1,13 @@
 """Progress of experiments, derived from their runs, over an open connection."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from ichx.store import runs
+from ichx.store.clock import store_time
 from ichx.store.tables import experiment, fold_set, run
 
 CHUNK = 500
@@ -25,7 +26,7 @@ def progress_of(connection: Connection, numbers: Sequence[int]) -> dict[int, Pro
         for row in connection.execute(select(*columns).where(condition).order_by(run.c.id)):
             if row.experiment in found:
                 found[row.experiment].append(row)
-    now = datetime.now(UTC)
+    now = store_time(connection)
     return {
         number: {
             **_state(folds[number], rows, now),
@@ -53,7 +54,7 @@ def state_of_many(connection: Connection, numbers: Sequence[int]) -> dict[int, P
         pairs = select(run.c.experiment, run.c.fold).where(run.c.state == "done", run.c.experiment.in_(unfinished))
         for number, fold in connection.execute(pairs):
             folds_done.setdefault(number, set()).add(fold)
-    now = datetime.now(UTC)
+    now = store_time(connection)
     found: dict[int, Progress] = {}
     for number, folds in _fold_counts(connection, numbers).items():
         if number in others:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, exists, func, insert, select, update
 
 from ichx.errors import ConflictError, NotFoundError
+from ichx.store.clock import store_time
 from ichx.store.counters import IsUsed, take_numbers
 from ichx.store.experiment_state import CHUNK, progress_of, state_of_many
 from ichx.store.selection import Selection, recipe_values
@@ -44,7 +45,7 @@ def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft], i
     if not drafts:
         return []
     numbers = take_numbers(connection, "experiment", len(drafts), is_used)
-    now = datetime.now(UTC)
+    now = store_time(connection)
     return [add_experiment(connection, draft, number, now) for number, draft in zip(numbers, drafts, strict=True)]
 
 

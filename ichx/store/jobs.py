@@ -1,12 +1,12 @@
 """Queries for the jobs of schedulers, over an open connection."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from ichx.errors import ConflictError
+from ichx.store.clock import store_time
 from ichx.store.snapshots import JobChange, JobDraft, JobRecord, JobRecordState
 from ichx.store.tables import job
 
@@ -18,7 +18,7 @@ def add_jobs(connection: Connection, drafts: Sequence[JobDraft]) -> list[JobReco
     """Record jobs that are about to be queued, in the state `submitting`."""
     if not drafts:
         return []
-    now = datetime.now(UTC)
+    now = store_time(connection)
     connection.execute(insert(job), [{**vars(draft), "state": "submitting", "submitted": now} for draft in drafts])
     submissions = {draft.submission for draft in drafts}
     return _read(connection, job.c.submission.in_(submissions))
@@ -46,7 +46,7 @@ def set_handles(connection: Connection, submission: str, handles: Sequence[str])
 
 def update_jobs(connection: Connection, changes: Mapping[int, JobChange]) -> None:
     """Record the new states of jobs by id. A job that has ended stays as it is."""
-    now = datetime.now(UTC)
+    now = store_time(connection)
     for id_, change in changes.items():
         ended = None if change.state in ACTIVE else now
         active = job.c.state.in_(ACTIVE)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, Engine, column, exc, func, inspect, select, table
+from sqlalchemy import Connection, Engine, column, exc, inspect, select, table
 
 from ichx.errors import StoreError, UnsupportedError
 from ichx.store import database
@@ -24,7 +24,6 @@ HEAD: Final = "0008"
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
 
 _STAMP = select(table(VERSION_TABLE, column("version_num")).c.version_num)
-_ADVISORY_LOCK: Final = 0x69636878  # "ichx"
 _OTHER_STORE: Final = "another store with ICHX_STORE or `store` in ichx.toml."
 
 
@@ -41,8 +40,7 @@ def prepare(engine: Engine) -> None:
         if database.is_sqlite(engine.url):
             _use_wal(engine)
         with database.writing(engine) as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+            database.lock_changes(connection)
             if _check_stamp(connection) != HEAD:  # another process may have been faster
                 _upgrade(connection)
 

@@ -1,10 +1,10 @@
 """Queries for predictions and feature tables, over an open connection. Logits and features are in files."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from sqlalchemy import Connection, delete, insert, select
 
+from ichx.store.clock import store_time
 from ichx.store.snapshots import FeatureTableDraft, FeatureTableRecord, Prediction, PredictionDraft
 from ichx.store.tables import feature_table, prediction
 
@@ -13,7 +13,7 @@ _KEY = ("experiment", "fold", "version_id", "view")
 
 def add_predictions(connection: Connection, drafts: Sequence[PredictionDraft]) -> None:
     """Record predictions; each replaces one of the same experiment, fold, version and view."""
-    now = datetime.now(UTC)
+    now = store_time(connection)
     for draft in drafts:
         connection.execute(delete(prediction).where(*(prediction.c[name] == getattr(draft, name) for name in _KEY)))
         connection.execute(insert(prediction).values(**vars(draft), created=now))
@@ -36,7 +36,7 @@ def list_predictions(
 def add_feature_table(connection: Connection, draft: FeatureTableDraft) -> None:
     """Record a feature table; it replaces one of the same experiment, fold, version and view."""
     connection.execute(delete(feature_table).where(*(feature_table.c[name] == getattr(draft, name) for name in _KEY)))
-    connection.execute(insert(feature_table).values(**vars(draft), created=datetime.now(UTC)))
+    connection.execute(insert(feature_table).values(**vars(draft), created=store_time(connection)))
 
 
 def list_feature_tables(connection: Connection, experiment: int | None) -> list[FeatureTableRecord]:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, get_args
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from ichx.errors import ConflictError, NotFoundError, RunEndedError
+from ichx.store.clock import store_time
 from ichx.store.process import host_name, is_process_alive, process_identity
 from ichx.store.snapshots import EndState, EpochRecord, Run, RunDraft, require_objects
 from ichx.store.tables import epoch_metric, run, run_stage
@@ -53,7 +54,7 @@ def current_state(row: Any, now: datetime) -> str:
 
 def start_run(connection: Connection, draft: RunDraft) -> Run:
     """Record a new run of a fold, and mark its dead runs; raise `ConflictError` while a live run occupies it."""
-    now = datetime.now(UTC)
+    now = store_time(connection)
     of_fold = and_(run.c.experiment == draft.experiment, run.c.fold == draft.fold)
     for row in connection.execute(select(*STATE_COLUMNS, run.c.started).where(of_fold, run.c.state == "running")).all():
         if current_state(row, now) in LIVE_STATES:
@@ -100,7 +101,7 @@ def list_runs(connection: Connection, experiment: int, fold: int | None) -> list
 def heartbeat(connection: Connection, run_id: int, values: dict[str, Any]) -> None:
     """Record that a run is alive, with those of `values` that are not None."""
     known = {name: value for name, value in values.items() if value is not None}
-    _update_running(connection, run_id, {"heartbeat": datetime.now(UTC), **known})
+    _update_running(connection, run_id, {"heartbeat": store_time(connection), **known})
 
 
 def record_epoch(connection: Connection, run_id: int, record: EpochRecord) -> None:
@@ -128,7 +129,7 @@ def finish_run(connection: Connection, run_id: int, state: EndState, error: str 
     """End a running run."""
     if state not in END_STATES:
         raise ValueError(f"a run ends in one of {', '.join(END_STATES)}, not {state!r}")
-    now = datetime.now(UTC)
+    now = store_time(connection)
     _update_running(connection, run_id, {"state": state, "error": error, "heartbeat": now, "ended": now})
 
 
@@ -170,7 +171,7 @@ def _update_running(connection: Connection, run_id: int, values: dict[str, Any])
 
 
 def _read(connection: Connection, *conditions: Any) -> list[Run]:
-    now = datetime.now(UTC)
+    now = store_time(connection)
     found = []
     for row in connection.execute(select(run).where(*conditions).order_by(run.c.fold, run.c.attempt)):
         values = {**row._mapping, "state": current_state(row, now)}

@@ -7,12 +7,12 @@ The contract, which `ichx.store.testing.StoreContract` checks:
 - Dataset versions, and the recipe and pins of an experiment, are immutable. Only these are removed: predictions that
   are replaced, experiments in the trash, and unused datasets with their predictions.
 - Several threads may share a `Store`, and several processes a database. A forked child needs its own `Store`.
+- A transaction on a server is repeated while the server is away for up to two minutes, and takes effect once.
 - Failures that a user can fix raise `IchxError` (an unknown name, a locked database, a fold that another process runs).
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +22,19 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy import URL, Connection
 
 from ichx.errors import StoreError
-from ichx.store import annotations, binding, database, datasets, deletion, ensembles, experiments, jobs, migrate, runs
+from ichx.store import (
+    annotations,
+    binding,
+    clock,
+    database,
+    datasets,
+    deletion,
+    ensembles,
+    experiments,
+    jobs,
+    migrate,
+    runs,
+)
 from ichx.store.counters import raise_counter, take_numbers
 from ichx.store.predictions import (
     add_feature_table,
@@ -126,6 +138,8 @@ class Store:
         """Open the store at `url`, and create or upgrade its tables if needed."""
         self._workspace: Workspace | None = None
         self.newly_tied = False
+        self.note: Callable[[str], object] = lambda message: None
+        """Receives a line if the database is away and the request is repeated."""
         self.changed: set[int] = set()
         """Experiments whose name, tags, notes or place were changed with this object."""
         self._engine = database.connect(url)
@@ -191,8 +205,7 @@ class Store:
         self.close()
 
     def _read(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with database.reading(self._engine) as connection:
-            return query(connection, *args, **kwargs)
+        return database.read(self._engine, lambda connection: query(connection, *args, **kwargs), self.note)
 
     def _check_writable(self) -> None:
         if self._copy is not None:
@@ -201,37 +214,38 @@ class Store:
                 "Make the file and its folder writable, or use another store with ICHX_STORE.",
             )
 
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        self._check_writable()
-        with database.writing(self._engine) as connection:
-            yield connection
-
     def _write(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._writing() as connection:
-            return query(connection, *args, **kwargs)
-
-    @contextmanager
-    def _counting(self) -> Iterator[Connection]:
-        """Yield a connection for a change after which files in the workspace belong to records of this store."""
-        with self._writing() as connection:
-            yield connection
-            counted = binding.count_change(connection)
-        if self._workspace is not None and counted is not None:
-            binding.save_changes(self._workspace, self._engine, *counted)
+        self._check_writable()
+        return database.write(self._engine, lambda connection: query(connection, *args, **kwargs), self.note)
 
     def _record(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._counting() as connection:
-            return query(connection, *args, **kwargs)
+        """Run a query after whose change files in the workspace belong to records of this store."""
+        return self._count(lambda connection: query(connection, *args, **kwargs))
+
+    def _count(self, query: Callable[[Connection], T], *, repeatable: bool = True) -> T:
+        """Run `query` and count it as a change; see `_record`."""
+        self._check_writable()
+
+        def change(connection: Connection) -> tuple[tuple[str, int] | None, T]:
+            # First, because it locks the counter: on a server, too, one change follows the other.
+            return binding.count_change(connection), query(connection)
+
+        counted, result = database.write(self._engine, change, self.note, repeatable=repeatable)
+        if self._workspace is not None and counted is not None:
+            binding.save_changes(self._workspace, self._engine, *counted)
+        return result
 
     def _is_used(self, kind: str, number: int) -> bool:
         return self._workspace is not None and self._workspace.is_used(kind, number)
 
     def _change(self, numbers: Sequence[int], query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query that changes experiments; raise `NotFoundError` unless all of `numbers` exist."""
-        with self._counting() as connection:
+
+        def change(connection: Connection) -> T:
             experiments.check_numbers(connection, numbers)
-            result = query(connection, *args, **kwargs)
+            return query(connection, *args, **kwargs)
+
+        result = self._count(change)
         self.changed.update(numbers)
         return result
 
@@ -308,11 +322,14 @@ class Store:
         Raises:
             ValueError: A run has not ended.
         """
-        with self._counting() as connection:
+
+        def add(connection: Connection) -> Experiment:
             added = experiments.add_experiments(connection, [draft.experiment], self._is_used)[0]
             self._add_records(connection, added.number, draft, root)
             place(added.number)
             return added
+
+        return self._count(add, repeatable=False)
 
     def restore_experiment(self, draft: ImportDraft, *, number: int, created: datetime, root: str) -> Experiment:
         """Register an experiment that this store has lost, with everything recorded about it, under its old number.
@@ -321,12 +338,15 @@ class Store:
             ConflictError: The number belongs to another experiment.
             ValueError: A run has not ended.
         """
-        with self._counting() as connection:
+
+        def add(connection: Connection) -> Experiment:
             experiments.check_free(connection, number)
             added = experiments.add_experiment(connection, draft.experiment, number, created)
             raise_counter(connection, "experiment", number)
             self._add_records(connection, number, draft, root)
             return added
+
+        return self._count(add)
 
     @staticmethod
     def _add_records(connection: Connection, number: int, draft: ImportDraft, root: str) -> None:
@@ -366,6 +386,10 @@ class Store:
         self._write(experiments.set_scores, number, scores)
 
     # Maintenance
+
+    def time(self) -> datetime:
+        """Return the present time of the store's clock; all times in the store are of that clock."""
+        return self._read(clock.store_time)
 
     def check_file(self) -> "list[CheckResult]":
         """Check the tables of the store, and the file of a SQLite store."""
@@ -470,9 +494,12 @@ class Store:
             NotFoundError: The experiment or the fold is unknown.
             ConflictError: A live run occupies the fold, or the experiment is in the trash.
         """
-        with self._counting() as connection:
+
+        def start(connection: Connection) -> Run:
             experiments.check_fold(connection, draft.experiment, draft.fold)
             return runs.start_run(connection, draft)
+
+        return self._count(start)
 
     def heartbeat(
         self, run_id: int, *, stage: str | None = None, epoch: int | None = None, epochs_done: int | None = None
@@ -492,9 +519,12 @@ class Store:
         self, run_id: int, state: EndState, *, error: str | None = None, predictions: Sequence[PredictionDraft] = ()
     ) -> None:
         """End a run in the state `done`, `failed` or `stopped`, and record its predictions in the same transaction."""
-        with self._counting() as connection:
+
+        def finish(connection: Connection) -> None:
             runs.finish_run(connection, run_id, state, error)
             add_predictions(connection, predictions)
+
+        self._count(finish)
 
     def runs(self, experiment: int, fold: int | None = None) -> list[Run]:
         """Return the runs of an experiment (of one fold), sorted by fold and attempt."""
@@ -560,9 +590,12 @@ class Store:
 
     def add_ensemble(self, draft: EnsembleDraft, number: int | None = None) -> Ensemble:
         """Record an ensemble under a reserved `number`, or the next one."""
-        with self._counting() as connection:
-            number = take_numbers(connection, "ensemble", 1, self._is_used)[0] if number is None else number
-            return ensembles.add_ensemble(connection, draft, number)
+
+        def add(connection: Connection) -> Ensemble:
+            new = take_numbers(connection, "ensemble", 1, self._is_used)[0] if number is None else number
+            return ensembles.add_ensemble(connection, draft, new)
+
+        return self._count(add)
 
     def rename_ensemble(self, number: int, name: str | None) -> None:
         """Name ensemble `number`; None removes its name."""

@@ -1,10 +1,9 @@
 """The contract of the store on PostgreSQL, and moving a store there."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from postgres_server import postgres  # noqa: F401  # a fixture
+from postgres_server import PostgresServer, postgres  # noqa: F401  # a fixture
 from running_programs import wait_until
 
 from ichx.errors import ConflictError
@@ -17,13 +16,13 @@ from ichx.workspace import init_workspace
 @pytest.mark.slow
 class TestPostgresStore(StoreContract):
     @pytest.fixture
-    def url(self, postgres: Callable[[], str]) -> str:  # noqa: F811
+    def url(self, postgres: PostgresServer) -> str:  # noqa: F811
         return postgres()
 
 
 def test_a_store_is_moved_with_all_rows(
     tmp_path: Path,
-    postgres: Callable[[], str],  # noqa: F811
+    postgres: PostgresServer,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     workspace, url = init_workspace(tmp_path), postgres()
@@ -54,7 +53,7 @@ def test_a_store_is_moved_with_all_rows(
             move_store(other, workspace, url)
 
 
-def test_idle_stores_occupy_no_connection(postgres: Callable[[], str]) -> None:  # noqa: F811
+def test_idle_stores_occupy_no_connection(postgres: PostgresServer) -> None:  # noqa: F811
     """A server has 100 connections by default, and a run writes every 15 seconds."""
     url, psycopg = postgres(), pytest.importorskip("psycopg")
     with Store(url) as store, Store(url) as other:
