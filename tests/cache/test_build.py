@@ -18,7 +18,7 @@ from small_dicom import head, write_catalog
 
 from ichx.cache import build as build_module
 from ichx.cache import hu_cache as cache_module
-from ichx.cache.build import build_caches, ensure_cache, plan_caches
+from ichx.cache.build import build_caches, ensure_cache, find_cache, plan_caches
 from ichx.cache.hu_cache import (
     BUILD_FILE,
     CACHE_FILE,
