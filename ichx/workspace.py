@@ -29,6 +29,8 @@ SETTINGS = {
 }
 ENGINE_SETTINGS: Final = "engine"
 """Name of the table with the settings of engines; `ichx.jobs.engine_settings` defines its values."""
+ENGINE_VARIABLE: Final = "ICHX_ENGINE"
+"""Environment variable that overrides the default engine: the command of a job must not submit itself again."""
 
 PATH_SETTINGS = ("cache", "tensorboard")
 """Settings in which `~` and environment variables are replaced."""
