@@ -74,7 +74,8 @@ def test_a_blocked_signal_arrives_afterwards() -> None:
 def test_a_worker_ignores_stop_signals() -> None:
     code = (
         "import os, signal; from ichx.signals import ignore_stop_signals; ignore_stop_signals()\n"
-        "os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGHUP); print('alive')"
+        "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): os.kill(os.getpid(), number)\n"
+        "print('alive')"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "alive\n"
 
