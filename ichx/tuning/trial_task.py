@@ -1,6 +1,7 @@
 """The task of one trial: its job, its progress, and its end as done, pruned or failed."""
 
 import math
+import time
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
@@ -12,6 +13,7 @@ from ichx.jobs.job_log import JobLog
 from ichx.jobs.resources import Shares
 from ichx.jobs.scheduler import Admission, Task
 from ichx.recipe_text import from_toml
+from ichx.tuning.server_storage import HEARTBEAT_SECONDS, send_heartbeat
 from ichx.tuning.study_context import StudyContext
 from ichx.tuning.trial import IncompatibleValuesError, register_trial
 from ichx.tuning.trial_monitor import TrialMonitor
@@ -51,6 +53,7 @@ class TrialTask(Task):
         self._monitor = TrialMonitor(trial, recipe, context.budget, context.limits)
         self._prune_reason: str | None = trial.user_attrs.get("ended")
         self._noted = False
+        self._heartbeat = -math.inf
 
     def admit(self) -> Admission:
         """Wait while another process runs the fold; skip a trial that an earlier process decided to prune."""
@@ -68,6 +71,9 @@ class TrialTask(Task):
 
     def follow(self, log: JobLog) -> bool:
         """Report new epochs; return False if the trial should be pruned."""
+        if time.monotonic() - self._heartbeat > HEARTBEAT_SECONDS / 2:
+            send_heartbeat(self._context.study, self._trial)
+            self._heartbeat = time.monotonic()
         history, monitor = self._history(), self._monitor
         if len(history) > monitor.seen:
             newest = history[-1].values["score"]
