@@ -8,16 +8,23 @@ import errno
 import os
 import re
 import stat
+import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
 from ichx.errors import InvalidInputError, StorageError
+from ichx.locks import file_lock
 
 DRAFT_PATTERN: Final = ".*.tmp*"
 """Matches the names of files that are being written, or that a killed process has left."""
+
+ABANDONED_SECONDS: Final = 86400.0
+"""Age of a temporary file after which its process is dead, wherever that ran."""
 
 MAX_INPUT: Final = 1 << 31
 """Largest size in bytes of a file that is read at once, so that an endless pipe does not fill the memory."""
@@ -41,7 +48,8 @@ def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
     """
     import secrets  # only here: importing it takes longer than finding the workspace, which reads a file
 
-    draft = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
+    owner = f"{_process_scope()}-{os.getpid()}"
+    draft = path.with_name(f".{path.stem}.{owner}-{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if private:
@@ -53,6 +61,32 @@ def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
             apply_umask(draft)
         draft.replace(path)
         flush_folder(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def create_once(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Create `path` with its complete content, unless it exists.
+
+    Raises:
+        OSError: The folder is not writable.
+    """
+    import secrets
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    try:
+        os.link(draft, path)  # fails if another process was faster: then its file is used
+    except FileExistsError:
+        pass
+    except OSError:  # exFAT, SMB and others have no hard links
+        with file_lock(path.with_suffix(".lock")):
+            if not path.exists():
+                draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -128,9 +162,38 @@ def write_error(path: Path, what: str, error: OSError, *, remedy: str = REMEDY) 
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove temporary files that killed processes have left in `folder`; call it only while nobody writes there."""
+    """Remove temporary files that killed processes have left in `folder`.
+
+    Those of processes on other machines may still be written, and are removed when they are a day old.
+    """
     for path in folder.glob(DRAFT_PATTERN):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # its process has finished; it belongs to another user
+            if _is_abandoned(path):
+                path.unlink()
+
+
+def _is_abandoned(draft: Path) -> bool:
+    age = time.time() - draft.stat().st_mtime
+    owner = re.search(r"\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.tmp[^/]*$", draft.name)
+    if owner is None or owner[1] != _process_scope() or age > ABANDONED_SECONDS:
+        return age > ABANDONED_SECONDS
+    try:
+        os.kill(int(owner[2]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # of another user
+        pass
+    return False
+
+
+@cache
+def _process_scope() -> str:
+    """Return 8 hex digits for this machine, or container, in which a process id names one process."""
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        namespace = ""
+    return f"{zlib.crc32(f'{os.uname().nodename} {namespace}'.encode()):08x}"
 
 
 def apply_umask(path: Path) -> None:

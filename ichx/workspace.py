@@ -15,8 +15,7 @@ from typing import Any, Final
 
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, StorageError, did_you_mean
 from ichx.experiment_files import ExperimentFiles
-from ichx.files import absolute_path, read_text
-from ichx.locks import file_lock
+from ichx.files import absolute_path, create_once, read_text
 from ichx.text import format_command, parse_json, parse_toml
 
 SETTINGS_FILE = "ichx.toml"
@@ -139,7 +138,7 @@ class Workspace:
         """
         path = self.root / STORE_RECORD
         try:
-            _create_once(path, record.to_json().encode(), 0o644)
+            create_once(path, record.to_json().encode(), 0o644)
         except OSError as error:
             raise StorageError(f"Cannot write {path}: {error.strerror}.", "Make the workspace writable.") from error
         return self.store_record() or record
@@ -163,34 +162,8 @@ class Workspace:
             pass
         import secrets  # only here: importing it takes longer than finding the workspace
 
-        _create_once(path, secrets.token_bytes(32), 0o600)
+        create_once(path, secrets.token_bytes(32), 0o600)
         return path.read_bytes()
-
-
-def _create_once(path: Path, content: bytes, mode: int) -> None:
-    """Create `path` with its complete content, unless it exists.
-
-    Raises:
-        OSError: The folder is not writable.
-    """
-    import secrets
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    try:
-        os.link(draft, path)  # fails if another process was faster: then its file is used
-    except FileExistsError:
-        pass
-    except OSError:  # exFAT, SMB and others have no hard links
-        with file_lock(path.with_suffix(".lock")):
-            if not path.exists():
-                draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def find_workspace(start: Path | None = None) -> Workspace:

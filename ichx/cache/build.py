@@ -1,15 +1,19 @@
 """Building caches: find missing shards, check the disk space, and distribute the work over processes.
 
-Several sizes are built from one decoding. A build that was killed resumes after its last complete shard. The work on
-one shard is in `ichx.cache.shard_jobs`, reading in `ichx.cache.hu_cache`.
+Several sizes are built from one decoding. A build that was killed resumes after its last complete shard. Several
+builders share the work (`ichx.cache.sharing`). The work on one shard is in `ichx.cache.shard_jobs`, reading in
+`ichx.cache.hu_cache`.
 """
 
-import contextlib
 import errno
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +36,17 @@ from ichx.cache.hu_cache import (
     shard_rows,
     slices_digest,
 )
-from ichx.cache.shard_jobs import CentresJob, ShardJob, build_shards, find_centres
-from ichx.cache.shards import SHARD_ROWS, read_table
+from ichx.cache.parts import PARTS_PATTERN, Part
+from ichx.cache.series_centres import CENTRES_PATTERN, missing_blocks, rows_of_same_series, shared_series_centres
+from ichx.cache.shard_jobs import ShardJob, build_shards
+from ichx.cache.shards import SHARD_ROWS, is_intact, read_table
+from ichx.cache.sharing import CLAIM_PATTERN, SharedWork, build_once, claim, share
 from ichx.datasets.ingest import ProgressCallback
 from ichx.datasets.sources import SourceFiles
 from ichx.errors import StorageError
 from ichx.files import atomic_path, remove_drafts
-from ichx.locks import file_lock
 from ichx.text import format_bytes, format_count
-from ichx.worker_pool import map_in_processes, worker_count
-
-LOCK_FILE = "building.lock"
+from ichx.worker_pool import core_count, worker_count
 
 
 @dataclass(frozen=True)
@@ -126,14 +130,13 @@ def build_caches(
 ) -> list[Cache]:
     """Build the missing parts of `plans` and return their caches.
 
-    If another process builds one of them, wait for it and build what is missing then. Finished shards stay on disk
-    after an error.
+    Builders of the same cache share the work. Finished shards stay on disk after an error.
 
     Args:
         source: Folder or zip of the files.
         slices: Rows of the dataset, as in `plan_caches`.
         plans: The caches.
-        processes: Worker processes; one per core when None.
+        processes: Worker processes; when None, one per core, or a single one if another builder uses these cores.
         progress: Receives (done, total) slices. Slices that `series` centring decodes beforehand count twice.
 
     Raises:
@@ -141,57 +144,72 @@ def build_caches(
         ChangedDataError: A file has changed since the dataset was added.
         ProcessError: A worker died.
     """
-    incomplete = [plan for plan in plans if not plan.complete]
-    if incomplete:
-        with _locked(incomplete):
-            _build_missing(source, slices, incomplete, processes, progress)
+    _build_missing(source, slices, plans, None, processes, progress)
     return [Cache(plan.folder) for plan in plans]
+
+
+def build_part(
+    source: Path,
+    slices: pd.DataFrame,
+    plans: Sequence[CachePlan],
+    part: Part,
+    *,
+    processes: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> None:
+    """Build the shards of one of several parts of `plans`; the last part finishes the caches. See `build_caches`.
+
+    All parts need the same `plans`. A part that another builder works on, too, shares the work.
+    """
+    _build_missing(source, slices, plans, part, processes, progress)
 
 
 def _build_missing(
     source: Path,
     slices: pd.DataFrame,
     plans: Sequence[CachePlan],
+    part: Part | None,
     processes: int | None,
     progress: ProgressCallback | None,
 ) -> None:
+    if all(plan.complete for plan in plans):
+        return
     folder, needed = plans[0].folder, 0
     try:
-        # Another process may have built a part while this one waited for the lock.
-        plans = [plan for plan in map(_inspect, plans) if not plan.complete]
-        needed = sum(plan.bytes_needed for plan in plans)
-        for plan in plans:
-            folder = plan.folder
-            if needed > shutil.disk_usage(folder).free:
-                raise _no_space(folder, needed)
-            if read_manifest(folder, BUILD_FILE) is None:
-                _write_json(folder / BUILD_FILE, _manifest(plan))
-        _build_shards(source, slices, plans, processes, progress)
-        for plan in plans:
-            folder = plan.folder
-            _finish(plan)
+        while plans := [plan for plan in map(_inspect, plans) if not plan.complete]:
+            for plan in plans:
+                folder = plan.folder
+                folder.mkdir(parents=True, exist_ok=True)
+                remove_drafts(folder)
+            todo = plans if part is None else _restrict(plans, part)
+            needed = sum(plan.bytes_needed for plan in todo)
+            for plan in todo:
+                folder = plan.folder
+                if needed > shutil.disk_usage(folder).free:
+                    raise _no_space(folder, needed)
+                if read_manifest(folder, BUILD_FILE) is None:
+                    _write_json(folder / BUILD_FILE, _manifest(plan))
+            build = _Build(SourceFiles(source, slices), slices, todo, part is not None, progress)
+            if build.run(processes):
+                for plan in plans:
+                    folder = plan.folder
+                    _finish(plan)
+                return
     except OSError as error:
         raise _storage_error(error, folder, needed) from error
 
 
-@contextlib.contextmanager
-def _locked(plans: Sequence[CachePlan]) -> Iterator[None]:
-    """Hold the locks of the folders of `plans`, which are created and cleared of temporary files."""
-    with contextlib.ExitStack() as locks:
-        for folder in sorted({plan.folder for plan in plans}):  # sorted, so that two processes cannot deadlock
-            try:
-                if locks.enter_context(file_lock(folder / LOCK_FILE)):
-                    remove_drafts(folder)
-            except OSError as error:
-                raise _storage_error(error, folder, 0) from error
-        yield
+def _restrict(plans: Sequence[CachePlan], part: Part) -> list[CachePlan]:
+    """Return `plans` with those missing shards that belong to `part`."""
+    shards = part.shards([(plan.folder, plan.missing) for plan in plans])
+    return [replace(plan, missing=tuple(shard for shard in plan.missing if shard in shards)) for plan in plans]
 
 
 def _inspect(plan: CachePlan) -> CachePlan:
     """Return `plan` with the current state of its folder. Raises `OSError`."""
     complete = _is_complete(plan.folder, plan.key)
     shards = range(0 if complete else plan.shards)
-    missing = tuple(shard for shard in shards if not _is_intact(shard_path(plan.folder, shard)))
+    missing = tuple(shard for shard in shards if not is_intact(shard_path(plan.folder, shard)))
     return replace(plan, complete=complete, missing=missing)
 
 
@@ -207,91 +225,82 @@ def _is_complete(folder: Path, key: str) -> bool:
     return sizes == manifest["shard_bytes"] and (folder / PLACES_FILE).is_file()
 
 
-def _is_intact(path: Path) -> bool:
-    """Return whether the shard exists and its table can be read; another one is rebuilt."""
-    try:
-        read_table(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    return True
+class _Build:
+    """The missing shards of `plans`, caches of the same slices."""
+
+    def __init__(
+        self,
+        files: SourceFiles,
+        slices: pd.DataFrame,
+        plans: Sequence[CachePlan],
+        of_part: bool,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self._files, self._slices, self._plans, self._progress = files, slices, plans, progress
+        n = len(slices)
+        self._missing = {shard for plan in plans for shard in plan.missing}
+        by_series = {shard for plan in plans if plan.spec.centre == "series" for shard in plan.missing}
+        rows = np.concatenate([np.empty(0, np.int64), *(np.asarray(shard_rows(shard, n)) for shard in by_series)])
+        self._first_pass = rows_of_same_series(slices, rows)
+        self._centres_folder = next((plan.folder for plan in plans if plan.spec.centre == "series"), Path())
+        self._blocks = set(missing_blocks(self._centres_folder, self._first_pass))
+        todo = self._slices_in(self._missing)
+        self._total = (todo if of_part else n) + self._slices_in(self._blocks)
+
+    def run(self, processes: int | None) -> bool:
+        """Return True when the shards exist, False if another builder has finished a cache in the first pass."""
+        if not self._missing:
+            return True
+        self._report(self._missing, self._blocks)
+        with _fair_share(min(plan.folder for plan in self._plans), processes, len(self._missing)) as workers:
+            centres: npt.NDArray[np.float64] | None = np.empty((0, 2))
+            if len(self._first_pass):
+                advance = partial(self._report, self._missing)
+                centres = shared_series_centres(
+                    self._centres_folder, self._files, self._slices, self._first_pass, workers, advance
+                )
+            if centres is not None:
+                self._build_shards(centres, workers)
+        return centres is not None
+
+    def _build_shards(self, centres: npt.NDArray[np.float64], workers: int) -> None:
+        specs = {shard_path(plan.folder, shard): plan.spec for plan in self._plans for shard in plan.missing}
+
+        def job(shard: int, paths: Collection[Path], ignore_claims: bool) -> ShardJob:
+            rows = shard_rows(shard, len(self._slices))
+            targets = tuple((path, specs[path]) for path in paths)
+            needed = centres[rows] if any(spec.centre == "series" for _, spec in targets) else centres[:0]
+            of_rows = tuple((row, column) for row, column in needed.tolist())
+            return ShardJob(shard, self._files.select(rows), targets, of_rows, ignore_claims)
+
+        paths = {
+            shard: [shard_path(plan.folder, shard) for plan in self._plans if shard in plan.missing]
+            for shard in sorted(self._missing)
+        }
+        share(SharedWork(paths, is_intact, job, build_shards), workers, partial(self._report, blocks=()))
+
+    def _report(self, shards: Collection[int], blocks: Collection[int]) -> None:
+        """Report the progress when `shards` and `blocks` of the first pass are missing."""
+        if self._progress is not None:
+            missing = self._slices_in(shards) + self._slices_in(self._blocks.intersection(blocks))
+            self._progress(self._total - missing, self._total)
+
+    def _slices_in(self, shards: Collection[int]) -> int:
+        return sum(len(shard_rows(shard, len(self._slices))) for shard in shards)
 
 
-def _build_shards(
-    source: Path,
-    slices: pd.DataFrame,
-    plans: Sequence[CachePlan],
-    processes: int | None,
-    progress: ProgressCallback | None,
-) -> None:
-    n = len(slices)
-    numbers = sorted({shard for plan in plans for shard in plan.missing})
-    todo = sum(len(shard_rows(shard, n)) for shard in numbers)
-    if not todo:
-        return
-    workers = worker_count(processes, len(numbers))
-    files = SourceFiles(source, slices)
-    by_series = sorted({shard for plan in plans if plan.spec.centre == "series" for shard in plan.missing})
-    rows = np.concatenate([np.empty(0, np.int64), *(np.asarray(shard_rows(shard, n)) for shard in by_series)])
-    first_pass = rows_of_same_series(slices, rows)
-    done, total = n - todo, n + len(first_pass)
+@contextmanager
+def _fair_share(folder: Path, processes: int | None, shards: int) -> Iterator[int]:
+    """Yield the number of worker processes for the cache in `folder`.
 
-    def advance(by: int) -> None:
-        nonlocal done
-        done += by
-        if progress is not None:
-            progress(done, total)
-
-    advance(0)
-    centres = series_centres(files, slices, first_pass, workers, advance)
-
-    def job(shard: int) -> ShardJob:
-        rows = shard_rows(shard, n)
-        targets = tuple((shard_path(plan.folder, shard), plan.spec) for plan in plans if shard in plan.missing)
-        needed = centres[rows] if any(spec.centre == "series" for _, spec in targets) else centres[:0]
-        return ShardJob(files.select(rows), targets, tuple((row, column) for row, column in needed.tolist()))
-
-    for built in map_in_processes(build_shards, map(job, numbers), workers):
-        advance(built)
-
-
-def rows_of_same_series(slices: pd.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return all rows of the series of `rows`, of the same image shapes: the rows that determine their centres."""
-    if not len(rows):
-        return np.empty(0, np.int64)
-    groups = _series_groups(slices)
-    return np.flatnonzero(np.isin(groups, np.unique(groups[rows])))
-
-
-def series_centres(
-    files: SourceFiles, slices: pd.DataFrame, rows: npt.NDArray[np.int64], workers: int, advance: Callable[[int], None]
-) -> npt.NDArray[np.float64]:
-    """Return the median head centre of the series of each slice.
-
-    Args:
-        files: The files of `slices`.
-        slices: Rows of the dataset.
-        rows: Result of `rows_of_same_series`; these slices are decoded.
-        workers: Processes.
-        advance: Receives the number of slices decoded since its last call.
-
-    Returns:
-        Row and column in pixels, (n, 2), NaN for other series; (0, 2) if `rows` is empty.
+    By default the first builder on the cores of this process uses all of them. The others help with one process each:
+    the folds of a run start together.
     """
-    if not len(rows):
-        return np.empty((0, 2))
-    centres = np.full((len(slices), 2), np.nan)
-    parts = [rows[start : start + SHARD_ROWS] for start in range(0, len(rows), SHARD_ROWS)]
-    jobs = (CentresJob(tuple(part.tolist()), files.select(part.tolist())) for part in parts)
-    for decoded, found in map_in_processes(find_centres, jobs, workers):
-        centres[list(decoded)] = found
-        advance(len(decoded))
-    return pd.DataFrame(centres).groupby(_series_groups(slices)).transform("median").to_numpy()
-
-
-def _series_groups(slices: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Return a group number per slice, (n,): series and image shape, because a centre is in pixels."""
-    grouped = slices.groupby(["study", "series", "rows", "columns"], sort=False, dropna=False)
-    return np.asarray(grouped.ngroup(), np.int64)
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    cores = sorted(affinity(0)) if affinity else [core_count()]
+    name = f"cores-{zlib.crc32(repr((os.uname().nodename, cores)).encode()):08x}"
+    with claim(folder / name) as first:
+        yield worker_count(processes if processes or first else 1, shards)
 
 
 def _manifest(plan: CachePlan) -> dict[str, Any]:
@@ -299,7 +308,18 @@ def _manifest(plan: CachePlan) -> dict[str, Any]:
 
 
 def _finish(plan: CachePlan) -> None:
-    """Write the index and the manifest of a cache whose shards are all built."""
+    """Write the index and the manifest if all shards are built; remove the temporary files of the build."""
+    folder = plan.folder
+    if not all(is_intact(shard_path(folder, shard)) for shard in range(plan.shards)):
+        return  # the others belong to other parts
+    build_once(folder / CACHE_FILE, partial(_is_complete, folder, plan.key), partial(_write_index, plan))
+    for pattern in (CENTRES_PATTERN, PARTS_PATTERN, CLAIM_PATTERN):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    remove_drafts(folder)
+
+
+def _write_index(plan: CachePlan) -> None:
     places, defects, sizes = [np.empty((0, 3), np.int64)], {}, []
     for shard in range(plan.shards):
         path = shard_path(plan.folder, shard)

@@ -135,6 +135,12 @@ def shard_rows(shard: int, n: int) -> range:
     return range(shard * SHARD_ROWS, min(n, (shard + 1) * SHARD_ROWS))
 
 
+def shards_of(rows: npt.NDArray[np.int64]) -> list[int]:
+    """Return the numbers of the shards that have `rows`, ascending."""
+    shards: list[int] = np.unique(rows // SHARD_ROWS).tolist()
+    return shards
+
+
 def slices_digest(slices: pd.DataFrame) -> str:
     """Return the SHA-256 of the ordered slice ids, the fingerprints of their files and their reading assumptions."""
     digest = hashlib.sha256()

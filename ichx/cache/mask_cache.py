@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.cache.build import LOCK_FILE, rows_of_same_series, series_centres
 from ichx.cache.hu_cache import Cache
 from ichx.cache.resize import fit_mask
+from ichx.cache.series_centres import rows_of_same_series, series_centres
 from ichx.cache.shards import ShardFiles, pack, read_table, unpack, write_shard
+from ichx.cache.sharing import build_once
 from ichx.ct.dicom import DicomDefectError
 from ichx.ct.geometry import head_centre, shift_to_centre
 from ichx.datasets.ingest import ProgressCallback
@@ -25,7 +26,6 @@ from ichx.datasets.masks import decode_mask, known_masks
 from ichx.datasets.sources import SourceFile, SourceFiles, read_source_slice
 from ichx.errors import CorruptFileError
 from ichx.files import remove_drafts, write_error
-from ichx.locks import file_lock
 from ichx.worker_pool import map_in_processes, worker_count
 
 MASK_FORMAT: Final = 1
@@ -125,15 +125,15 @@ def ensure_masks(
         except (FileNotFoundError, ValueError):
             return None  # missing or damaged
 
+    def build() -> None:
+        write_shard(path, _pack_masks(cache, masks, source, slices, processes, progress), {})
+
     try:
         if (opened := open_file()) is not None:
             return opened
-        with file_lock(cache.folder / LOCK_FILE) as locked:
-            if locked:
-                remove_drafts(cache.folder)
-            if (opened := open_file()) is None:  # else another process has built it meanwhile
-                write_shard(path, _pack_masks(cache, masks, source, slices, processes, progress), {})
-            return opened or MaskCache(path, cache.spec.size, rows, known)
+        remove_drafts(cache.folder)
+        build_once(path, lambda: open_file() is not None, build)
+        return MaskCache(path, cache.spec.size, rows, known)
     except OSError as error:
         raise write_error(path, "the masks", error) from error
 

@@ -131,6 +131,15 @@ def read_table(path: Path) -> ShardTable:
     return ShardTable(places, {int(row): str(reason) for row, reason in content["defects"]})
 
 
+def is_intact(path: Path) -> bool:
+    """Return whether the shard at `path` exists and its table can be read. Raises `OSError`."""
+    try:
+        read_table(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    return True
+
+
 def count_damaged(path: Path, table: ShardTable) -> int:
     """Return the number of chunks in the shard at `path` with a wrong checksum. Raises `OSError`."""
     with path.open("rb") as file:

@@ -233,22 +233,28 @@ def cache(
     centre: Annotated[Literal["none", "slice", "series"], typer.Option(help="Head centring for `--size`.")] = "slice",
     resize: Annotated[Literal["bilinear", "area"], typer.Option(help="Resize method for `--size`.")] = "bilinear",
     verify: Annotated[bool, typer.Option("--verify", help="Verify all checksums and remove damaged files.")] = False,
+    part: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Build part K of N of the missing shards, for N machines.")
+    ] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Number of processes; default: one per core.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Decode slices once into HU caches, or list the caches.
 
-    Without `--size` and `--for`, lists the caches. An interrupted build resumes when rerun. `ichx run` builds missing
-    caches itself.
+    Without `--size` and `--for`, lists the caches. An interrupted build resumes when rerun. Builds of the same cache on
+    one or several machines share the work. `ichx run` builds missing caches itself.
 
     Example: `ichx data cache rsna --size 378 --size 256`
+
+    Example: `ichx data cache rsna --size 378 --part 2/8`
 
     Example: `ichx data cache rsna --for 6`
 
     Example: `ichx data cache rsna --verify`
     """
-    from ichx.cache.build import build_caches
+    from ichx.cache.build import build_caches, build_part
     from ichx.cache.hu_cache import CacheSpec
+    from ichx.cache.parts import Part
     from ichx.cache.requests import list_caches, request_caches
     from ichx.cache.verify import foreign_caches, raise_if_damaged, verify_caches
     from ichx.text import format_examples
@@ -256,14 +262,19 @@ def cache(
     specs = [CacheSpec(pixels, centre, resize) for pixels in size or ()]
     if verify and (specs or for_):
         raise typer.BadParameter("--verify checks all caches of the dataset. Leave out --size and --for.")
+    if part is not None and not (specs or for_):
+        raise typer.BadParameter("--part builds a part of a cache. Add --size or --for.")
+    of_part = None if part is None else Part.parse(part)
     with session() as project:
         for request in request_caches(project, name, specs, for_ or ()):
             for plan in request.plans:
                 info(str(plan))
             with progress(f"caching {name}") as report:
-                build_caches(
-                    request.data.source, request.data.slices, request.plans, processes=processes, progress=report
-                )
+                data, plans = request.data, request.plans
+                if of_part is None:
+                    build_caches(data.source, data.slices, plans, processes=processes, progress=report)
+                else:
+                    build_part(data.source, data.slices, plans, of_part, processes=processes, progress=report)
         verified = []
         if verify:
             with progress("verifying shards") as report:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -19,7 +18,7 @@ from small_dicom import head, write_catalog
 
 from ichx.cache import build as build_module
 from ichx.cache import hu_cache as cache_module
-from ichx.cache.build import LOCK_FILE, build_caches, ensure_cache, plan_caches
+from ichx.cache.build import build_caches, ensure_cache, plan_caches
 from ichx.cache.hu_cache import (
     BUILD_FILE,
     CACHE_FILE,
@@ -286,7 +285,7 @@ def test_missing_or_changed_source_file_stops_the_build(tmp_path, source, change
     with pytest.raises(ChangedDataError, match=r"5\.dcm") as caught:
         ensure_cache(tmp_path, "d", source, slices, PLAIN, processes=processes)
     assert "ichx data add" in caught.value.remedy
-    assert {path.name for path in _folder(tmp_path, slices).iterdir()} == {BUILD_FILE, LOCK_FILE}
+    assert {path.name for path in _folder(tmp_path, slices).iterdir()} == {BUILD_FILE}
 
 
 def test_full_disk_error_has_needed_space(tmp_path, source, monkeypatch):
@@ -303,7 +302,8 @@ def test_full_disk_error_has_needed_space(tmp_path, source, monkeypatch):
         with pytest.raises(StorageError, match=r"1\.8 MB"):
             ensure_cache(tmp_path, "d", source, slices, PLAIN, processes=1)
     folder = _folder(tmp_path, slices)
-    assert sorted(path.name for path in folder.iterdir()) == ["00000.shard", BUILD_FILE, "building.lock"]
+    (shard,) = (path.name for path in _shards(folder))
+    assert sorted(path.name for path in folder.iterdir()) == [shard, BUILD_FILE]
     assert ensure_cache(tmp_path, "d", source, slices, PLAIN, processes=1).n == len(slices)
 
 
@@ -313,7 +313,7 @@ def test_too_little_space_is_an_error_before_decoding(tmp_path, source):
     spec = CacheSpec(2 * math.isqrt(free), "none", "bilinear")
     with pytest.raises(StorageError, match=_folder(tmp_path, slices, spec).name):
         ensure_cache(tmp_path, "d", source, slices, spec)
-    assert [path.name for path in _folder(tmp_path, slices, spec).iterdir()] == ["building.lock"]
+    assert not list(_folder(tmp_path, slices, spec).iterdir())
 
 
 def test_folder_that_is_a_file_is_an_error(tmp_path, source):
@@ -342,37 +342,6 @@ def test_concurrent_builds_give_one_intact_cache(tmp_path, source):
     assert not list(first.folder.glob(".*"))
     alone = ensure_cache(tmp_path, "alone", source, slices, PLAIN, processes=1)
     assert all(np.array_equal(first.read(row), alone.read(row)) for row in range(alone.n))
-
-
-@pytest.mark.parametrize("dies", [False, True])
-def test_build_waits_for_another_and_builds_the_rest(tmp_path, source, dies):
-    slices = _large(source, 3)
-    plans = plan_caches(tmp_path, "d", slices, [PLAIN])
-    calls: list[tuple[int, int]] = []
-    waiting: list[Future[list[Cache]]] = []
-
-    with ThreadPoolExecutor(1) as other:
-
-        def wait_for_other(done: int, total: int) -> None:
-            if not waiting:
-                waiting.append(other.submit(build_caches, source, slices, plans, processes=1, progress=count))
-                with pytest.raises(TimeoutError):
-                    waiting[0].result(timeout=1.0)
-            if dies and done:
-                raise KeyboardInterrupt
-
-        def count(done: int, total: int) -> None:
-            calls.append((done, total))
-
-        try:
-            build_caches(source, slices, plans, processes=1, progress=wait_for_other)
-            assert not dies
-        except KeyboardInterrupt:
-            assert dies
-        (cache,) = waiting[0].result(timeout=900)
-    assert calls == ([(n, len(slices)) for n in (256, 512, len(slices))] if dies else [])
-    assert cache.n == len(slices)
-    assert not _damaged(tmp_path, slices)
 
 
 def _start_build(tmp_path: Path, source: Path, slices: pd.DataFrame) -> subprocess.Popen[str]:
@@ -447,8 +416,9 @@ def test_interrupted_build_leaves_complete_shards_and_resumes(tmp_path, source, 
 
 def test_temporary_files_of_a_killed_build_are_removed(tmp_path, source):
     slices = write_catalog(source, _heads())
-    draft = _folder(tmp_path, slices) / ".00000.1-aa.tmp.shard"
+    draft = _folder(tmp_path, slices) / ".00000.old.tmp.shard"
     draft.parent.mkdir()
     draft.write_text("half")
+    os.utime(draft, (0, 0))
     ensure_cache(tmp_path, "d", source, slices, PLAIN)
     assert not draft.exists()

@@ -13,6 +13,7 @@ import pytest
 from conftest import Program, clean_environment
 from dicom_files import head, write_ct
 from full_disk import run_with_limit
+from permissions import permissions_enforced
 
 from ichx.cache.hu_cache import Cache
 from ichx.files import DRAFT_PATTERN
@@ -50,6 +51,37 @@ def test_the_cache_for_an_experiment_is_the_one_that_its_run_reads(ichx: Program
     assert ran.code == 0, ran.err
     assert {folder: (folder / "cache.json").stat().st_mtime_ns for folder in caches(dataset_copy)} == built
     ichx("data", "cache", "ph", "--for", 7, "--json", cwd=dataset_copy).check_error("not_found", "7")
+
+
+def test_parts_are_built_by_separate_commands(ichx: Program, dataset_copy: Path) -> None:
+    done = ichx("data", "cache", "ph", "--size", 32, "--part", "2/2", "--json", cwd=dataset_copy)
+    assert done.code == 0, done.err
+    (cache,) = json.loads(done.out)["caches"]
+    assert (cache["complete"], cache["shards"], cache["of_shards"]) == (False, 0, 1)  # the only shard is in part 1
+    (cache,) = json.loads(ichx("data", "cache", "ph", "--size", 32, "--part", "1/2", "--json", cwd=dataset_copy).out)[
+        "caches"
+    ]
+    assert (cache["complete"], cache["shards"]) == (True, 1)
+    refused = ichx("data", "cache", "ph", "--size", 32, "--part", "3/2", "--json", cwd=dataset_copy)
+    refused.check_error("invalid_input", "'3/2'")
+    ichx("data", "cache", "ph", "--part", "1/2", "--json", cwd=dataset_copy).check_error("usage", "--part")
+
+
+@pytest.mark.parametrize("state", ["complete", "incomplete"])
+def test_a_read_only_cache(ichx: Program, dataset_copy: Path, state: str) -> None:
+    assert ichx("data", "cache", "ph", "--size", 32, cwd=dataset_copy).code == 0
+    (folder,) = caches(dataset_copy)
+    if state == "incomplete":
+        (folder / "cache.json").unlink()
+        (folder / "00000.shard").unlink()
+    folder.chmod(0o555)
+    with permissions_enforced():
+        done = ichx("data", "cache", "ph", "--size", 32, "--json", cwd=dataset_copy)
+    folder.chmod(0o755)
+    if state == "complete":
+        assert done.code == 0, done.err
+    else:
+        done.check_error("storage", str(folder))
 
 
 def test_damage_is_reported_and_only_that_is_rebuilt(ichx: Program, dataset_copy: Path) -> None:
