@@ -83,7 +83,8 @@ def backup(
     info(f"Check it: `ICHX_STORE={shlex.quote(str(target.resolve()))} ichx store check`")
     if studies is not None:
         info(
-            f"Copied the Optuna studies to {studies}, {format_bytes(studies.stat().st_size)}. Restore as db/tuning.db."
+            f"Copied the Optuna studies to {target.with_name(studies.name)}, "
+            f"{format_bytes(studies.stat().st_size)}. Restore as db/tuning.db."
         )
 
 

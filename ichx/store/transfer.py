@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, text
+from sqlalchemy import URL, Connection, text
 
 from ichx.errors import ConflictError
 from ichx.store import binding, copying, database
@@ -77,7 +77,7 @@ def _lock_tables(connection: Connection) -> None:
         connection.execute(text(f"LOCK TABLE {names} IN EXCLUSIVE MODE"))
 
 
-def _place(url: database.URL) -> object:
+def _place(url: URL) -> object:
     """Return what two URLs of the same database have in common."""
     file = database.sqlite_file(url) if database.is_sqlite(url) else None
     if file is not None:
