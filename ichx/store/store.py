@@ -33,6 +33,7 @@ from ichx.store import (
     experiments,
     jobs,
     migrate,
+    network_files,
     runs,
 )
 from ichx.store.counters import raise_counter, take_numbers
@@ -118,12 +119,17 @@ class Store:
         """Receives a line if the database is away and the request is repeated."""
         self.changed: set[int] = set()
         """Experiments whose name, tags, notes or place were changed with this object."""
-        self._engine = database.connect(url)
+        self._url = database.parse_url(url)
+        self._refusal = network_files.refusal(self._url)
+        file = database.sqlite_file(self._url)
+        if self._refusal is not None and file is not None and not file.exists():
+            raise self._refusal
+        self._engine = database.connect(self._url)
         self._copy: TemporaryDirectory[str] | None = None
-        self.name = database.display_name(self._engine.url)
+        self.name = database.display_name(self._url)
         """The name in messages: the file, or the URL without the password."""
         try:
-            if migrate.needs_copy(self._engine):
+            if self._refusal is not None or migrate.needs_copy(self._engine):
                 self._use_copy()
             migrate.prepare(self._engine)
         except BaseException:
@@ -162,7 +168,7 @@ class Store:
 
     def adopt(self, workspace: Workspace) -> binding.StoreState:
         """Tie the store to `workspace`, whatever both were tied to before; return its earlier state."""
-        self._check_writable()
+        self.check_writable()
         before = binding.adopt(self._engine, workspace)
         self._workspace = workspace
         return before
@@ -188,15 +194,8 @@ class Store:
     def _read(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return database.read(self._engine, lambda connection: query(connection, *args, **kwargs), self.note)
 
-    def _check_writable(self) -> None:
-        if self._copy is not None:
-            raise StoreError(
-                f"The store {self.name} is read-only.",
-                "Make the file and its folder writable, or use another store with ICHX_STORE.",
-            )
-
     def _write(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        self._check_writable()
+        self.check_writable()
         return database.write(self._engine, lambda connection: query(connection, *args, **kwargs), self.note)
 
     def _record(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -205,7 +204,7 @@ class Store:
 
     def _count(self, query: Callable[[Connection], T], *, repeatable: bool = True) -> T:
         """Run `query` and count it as a change; see `_record`."""
-        self._check_writable()
+        self.check_writable()
 
         def change(connection: Connection) -> tuple[tuple[str, int] | None, T]:
             # First, because it locks the counter: on a server, too, one change follows the other.
@@ -376,7 +375,7 @@ class Store:
         """Check the tables, rows and references of the store, and the file of a SQLite store."""
         from ichx.store import maintenance
 
-        return maintenance.check_file(self._engine)
+        return maintenance.check_file(self._engine, self.network_file_system())
 
     def back_up(self, target: Path) -> int:
         """Copy the store to the SQLite file `target`, while others may write to it; return the size in bytes.
@@ -404,9 +403,15 @@ class Store:
 
     def network_file_system(self) -> str | None:
         """Return the network file system of the store's file; None for a local disk, or if unknown."""
-        from ichx.store import maintenance
+        return network_files.network_file_system(self._url)
 
-        return maintenance.network_file_system(self._engine)
+    def check_writable(self) -> None:
+        """Raise `StoreError` if the store can only be read; call it before long work whose result is recorded."""
+        if self._copy is not None:
+            raise self._refusal or StoreError(
+                f"The store {self.name} is read-only.",
+                "Make the file and its folder writable, or use another store with ICHX_STORE.",
+            )
 
     # Names, tags, notes, archive, trash, settings
 
@@ -511,6 +516,10 @@ class Store:
         """Return the runs of an experiment (of one fold), sorted by fold and attempt."""
         return self._read(runs.list_runs, experiment, fold)
 
+    def live_runs(self, experiments: Sequence[int]) -> list[Run]:
+        """Return the runs that occupy a fold of one of `experiments` now."""
+        return self._read(runs.live_runs, experiments)
+
     def history(self, experiment: int, fold: int) -> list[EpochRecord]:
         """Return the epochs of a fold in order of training; the latest run wins for an epoch that was trained twice."""
         return self._read(runs.history, experiment, fold)
@@ -518,15 +527,23 @@ class Store:
     # Jobs of schedulers
 
     def add_jobs(self, drafts: Sequence[JobDraft]) -> list[JobRecord]:
-        """Record jobs before they are queued, in the state `submitting`."""
+        """Record jobs before they are queued, in the state `submitting`.
+
+        Raises:
+            ConflictError: A fold among them has an active job.
+        """
         return self._write(jobs.add_jobs, drafts)
+
+    def remove_jobs(self, submission: str) -> None:
+        """Delete the jobs of a submission that the scheduler refused: those in the state `submitting`."""
+        self._write(jobs.remove_jobs, submission)
 
     def set_handles(self, submission: str, handles: Sequence[str]) -> None:
         """Record that the jobs of a submission are queued; `handles` are in the order of their positions."""
         self._write(jobs.set_handles, submission, handles)
 
     def update_jobs(self, changes: Mapping[int, JobChange]) -> None:
-        """Record new states of jobs by id; a job that has ended stays as it is."""
+        """Record new states of jobs by id; a job that has ended stays as it is. Its running runs become `dead`."""
         self._write(jobs.update_jobs, changes)
 
     def jobs(
@@ -535,9 +552,17 @@ class Store:
         *,
         experiments: Sequence[int] | None = None,
         submission: str | None = None,
+        newest: int | None = None,
     ) -> list[JobRecord]:
-        """Return the recorded jobs in order of submission: those in `states`, of `experiments`, of a `submission`."""
-        return self._read(jobs.list_jobs, states, experiments, submission)
+        """Return recorded jobs in order of submission.
+
+        Args:
+            states: Only jobs in one of these states.
+            experiments: Only jobs of these experiments.
+            submission: Only the jobs of this submission.
+            newest: Only so many, the newest ones.
+        """
+        return self._read(jobs.list_jobs, states, experiments, submission, newest)
 
     # Predictions
 
