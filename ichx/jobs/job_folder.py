@@ -171,8 +171,8 @@ class JobFolder:
 
     def _positions(self, suffix: str) -> set[int]:
         """Return the positions of the jobs with a file of this kind, by one look at the folder."""
-        names = [path.name.removesuffix(suffix) for path in self.path.iterdir() if path.suffix == suffix]
-        return {int(name) for name in names if name.isdecimal()}
+        paths = self.path.iterdir() if self.path.is_dir() else ()
+        return {int(path.stem) for path in paths if path.suffix == suffix and path.stem.isdecimal()}
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
