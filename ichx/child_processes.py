@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, even if the parent is killed."""
+"""Child processes that end with their parent, even if the parent is killed; what jobs get from their environment."""
 
 import os
 import signal
@@ -11,6 +11,9 @@ PARENT: Final = "ICHX_PARENT"
 
 JOB: Final = "ICHX_JOB"
 """Environment variable with the handle of the scheduler's job that a process belongs to."""
+
+OUTPUT: Final = "ICHX_OUTPUT"
+"""Environment variable with the file that receives the standard output of a job, which has a log for the rest."""
 
 GRACE_SECONDS: Final = 300.0
 """Time that a child has to stop: a large step on a CPU, and a checkpoint."""
@@ -28,6 +31,15 @@ def watch_parent() -> None:
     parent = os.environ.pop(PARENT, None)  # not for the processes that this one starts
     if parent is not None:
         end_with_parent(int(parent), GRACE_SECONDS)
+
+
+def redirect_output() -> None:
+    """Send standard output to the file that `OUTPUT` names, if any; called once, where the program starts."""
+    path = os.environ.pop(OUTPUT, None)  # not for the processes that this one starts
+    if path is not None:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(file, 1)
+        os.close(file)
 
 
 def end_with_parent(parent: int, grace: float | None) -> None:

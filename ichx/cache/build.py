@@ -44,7 +44,7 @@ from ichx.cache.sharing import CLAIM_PATTERN, SharedWork, build_once, claim, sha
 from ichx.datasets.ingest import ProgressCallback
 from ichx.datasets.sources import SourceFiles
 from ichx.errors import StorageError
-from ichx.files import atomic_path, remove_drafts
+from ichx.files import atomic_path, remove_drafts, write_error
 from ichx.text import format_bytes, format_count
 from ichx.worker_pool import core_count, worker_count
 
@@ -340,6 +340,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _storage_error(error: OSError, folder: Path, needed: int) -> StorageError:
     if error.errno == errno.ENOSPC:
         return _no_space(folder, needed)
+    if isinstance(error, IsADirectoryError):
+        return write_error(Path(error.filename2 or error.filename), "the cache", error)
     return StorageError(
         f"Cannot write the cache {folder}: {error.strerror or error}.",
         "Make the folder writable, or set another folder as `cache` in ichx.toml. Finished shards remain.",

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ichx import __version__
-from ichx.child_processes import watch_parent
+from ichx.child_processes import redirect_output, watch_parent
 from ichx.cli.commands import Program
 from ichx.cli.interrupts import imports_end_at_once
 from ichx.cli.output import err, json_requested, print_error, print_json_error
@@ -62,6 +62,7 @@ def main() -> None:
     An error of the operating system that no function has translated is translated here.
     """
     watch_parent()
+    redirect_output()
     as_json = json_requested(sys.argv[1:])
     try:
         with acknowledge_signals(_acknowledge, ACKNOWLEDGE_SECONDS), imports_end_at_once():

@@ -78,6 +78,11 @@ class JobBars(Bars, SchedulerCallbacks):
             style="yellow",
         )
 
+    def leaving(self, running: int) -> None:
+        """Print that the jobs continue."""
+        if running:
+            info(f"{format_count(running, self._noun)} on the cluster continue without this command", style="yellow")
+
     def _add(self, key: Hashable, label: str) -> None:
         self._tasks[key] = self._bars.add_task(label, total=None, at="starting", text="")
 

@@ -25,6 +25,7 @@ PANELS = {
         "plugin": "plugin:app",
         "exp": "exp:app",
         "run": "run:run",
+        "jobs": "jobs:app",
         "tune": "tune:app",
     },
     "Results": {

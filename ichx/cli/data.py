@@ -9,7 +9,19 @@ from ichx.cli.confirmation import confirmed
 from ichx.cli.data_views import print_added, print_dataset, print_decode_check
 from ichx.cli.folds import folds as show_or_import_folds
 from ichx.cli.output import console, info, print_json, progress, warn
-from ichx.cli.parameters import AsJson, DatasetName, Version
+from ichx.cli.parameters import (
+    AsJson,
+    Cpus,
+    DatasetName,
+    Detach,
+    EngineOptions,
+    Gpus,
+    Memory,
+    On,
+    TimeLimit,
+    Version,
+)
+from ichx.cli.placement import PlacementOptions
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 
@@ -223,6 +235,7 @@ def phantom(
 
 @app.command("cache")
 def cache(
+    context: typer.Context,
     name: DatasetName,
     size: Annotated[
         list[int] | None, typer.Option(min=16, max=4096, help="Size in pixels; repeat to build several in one pass.")
@@ -237,6 +250,14 @@ def cache(
         str | None, typer.Option(metavar="K/N", help="Build part K of N of the missing shards, for N machines.")
     ] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Number of processes; default: one per core.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Number of jobs on a cluster; default: 1.")] = None,
+    on: On = None,
+    detach: Detach = False,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    memory: Memory = None,
+    time_limit: TimeLimit = None,
+    engine_options: EngineOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Decode slices once into HU caches, or list the caches.
@@ -251,6 +272,8 @@ def cache(
     Example: `ichx data cache rsna --for 6`
 
     Example: `ichx data cache rsna --verify`
+
+    Example: `ichx data cache rsna --size 378 --on slurm --jobs 8 --cpus 16`
     """
     from ichx.cache.build import build_caches, build_part
     from ichx.cache.hu_cache import CacheSpec
@@ -266,7 +289,17 @@ def cache(
         raise typer.BadParameter("--part builds a part of a cache. Add --size or --for.")
     of_part = None if part is None else Part.parse(part)
     with session() as project:
-        for request in request_caches(project, name, specs, for_ or ()):
+        placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
+            project.workspace
+        )
+        build_here = placement.is_local or not (specs or for_) or part is not None
+        if build_here and (jobs is not None or (placement.chosen and not placement.is_local)):
+            raise typer.BadParameter("--on slurm and --jobs need --size or --for, without --part.")
+        if not build_here:
+            from ichx.cli.cache_jobs import build_on_cluster
+
+            build_on_cluster(project, context, placement, specs, jobs or 1)
+        for request in request_caches(project, name, specs, for_ or ()) if build_here else ():
             for plan in request.plans:
                 info(str(plan))
             with progress(f"caching {name}") as report:

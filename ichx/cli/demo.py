@@ -96,7 +96,7 @@ def _run(folder: Path) -> "DemoReport":
 def _train(project: "Project", numbers: tuple[int, ...]) -> None:
     """Run all folds of the experiments `numbers`, several at a time; exit with 1 if a fold fails."""
     from ichx.cli.launch import print_launch, watch_launch
-    from ichx.jobs.launch import LaunchRequest
+    from ichx.jobs.launch_report import LaunchRequest
     from ichx.worker_pool import core_count
 
     launched = watch_launch(project, LaunchRequest(numbers, jobs=min(core_count(), MAX_JOBS)))

@@ -10,26 +10,35 @@ from ichx.cli.parameters import (
     AsCsv,
     AsJson,
     Average,
+    Cpus,
+    Detach,
     Device,
+    EngineOptions,
     EnsembleNumber,
     FoldTexts,
+    Gpus,
     KeepIds,
     Labels,
+    Memory,
+    On,
     OptionalNumber,
     OwnTta,
     Page,
     Pooling,
     Precision,
+    TimeLimit,
     Workers,
     check_ensemble_options,
     check_subject,
     fold_numbers,
 )
+from ichx.cli.placement import PlacementOptions
 from ichx.cli.scores import print_scores, print_scores_csv
 from ichx.cli.session import session
 
 
 def evaluate(
+    context: typer.Context,
     dataset: Annotated[str, typer.Option("--dataset", help="Labelled dataset to score.")],
     number: OptionalNumber = None,
     ensemble: EnsembleNumber = None,
@@ -48,6 +57,13 @@ def evaluate(
     precision: Precision = "auto",
     workers: Workers = None,
     as_csv: AsCsv = False,
+    on: On = None,
+    detach: Detach = False,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    memory: Memory = None,
+    time_limit: TimeLimit = None,
+    engine_options: EngineOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Score an experiment or an ensemble on another labelled dataset.
@@ -72,6 +88,17 @@ def evaluate(
         else:
             project.store.experiment(subject)
         project.store.dataset(dataset)
+        placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
+            project.workspace
+        )
+        if not placement.is_local:
+            from ichx.cli.command_jobs import command_arguments, submit_command
+            from ichx.jobs.command_jobs import CommandRequest
+
+            words = command_arguments(context)
+            of = subject if ensemble is None else None
+            submit_command(project, placement, CommandRequest("evaluate", (words,), experiment=of), as_json=as_json)
+            return
         from ichx.cli.live import LiveView
         from ichx.inference.evaluate import evaluate_slices_with
         from ichx.inference.evaluation_files import case_tables, hashed_ids, real_ids, write_cases

@@ -88,6 +88,8 @@ def show(
         heads = ("fold", "run", "state", "epochs", "score", "time", "started")
         print_table("runs", heads, [_run_row(run, experiment, history) for run in runs])
         for run in runs:
+            if run.job is not None:
+                info(f"fold {run.fold}, run {run.attempt}: job {run.job}")
             if run.error:
                 info(f"fold {run.fold}, run {run.attempt}: {run.error}")
     _print_curves(history)
@@ -168,7 +170,16 @@ def log(
         files = project.workspace.experiment_files(number)
         path = files.fold(shown).log
         if not path.exists():
-            raise NotReadyError(f"Fold {shown} of experiment {number} has no log.", f"Start it: `ichx run {number}`.")
+            if follow and (queued := _queued_job(project.store, number, fold)):
+                info(f"Job {queued} is queued; waiting for its first line. Ctrl-C stops waiting.")
+                while not path.exists():
+                    time.sleep(POLL_SECONDS)
+                    shown = _newest_fold(project.store, number) if fold is None else fold
+                    path = files.fold(shown).log
+            else:
+                raise NotReadyError(
+                    f"Fold {shown} of experiment {number} has no log.", f"Start it: `ichx run {number}`."
+                )
         position = 0
         while True:
             with path.open(encoding="utf-8", errors="replace") as handle:
@@ -188,6 +199,14 @@ def _newest_fold(store: "Store", number: int) -> int:
     """Return the fold of the newest run; 0 if there is none."""
     runs = store.runs(number)
     return max(runs, key=lambda run: run.id).fold if runs else 0
+
+
+def _queued_job(store: "Store", number: int, fold: int | None) -> str | None:
+    """Return the handle of an active job of the experiment (of one fold)."""
+    from ichx.store.jobs import ACTIVE
+
+    active = store.jobs(ACTIVE, experiments=[number])
+    return next((job.handle for job in active if job.handle and fold in (None, job.fold)), None)
 
 
 def _recipe_values(project: "Project", experiment: "Experiment") -> Changes | None:

@@ -8,53 +8,78 @@ import typer
 from ichx.cli.formatting import format_duration
 from ichx.cli.launch_view import LaunchView
 from ichx.cli.output import info, print_json, print_score, warn
+from ichx.cli.placement import LOCAL, cluster_engine
 from ichx.cli.tables import print_table
 from ichx.jobs import LocalEngine
-from ichx.jobs.launch import LaunchRequest, launch
-from ichx.jobs.launch_report import LaunchReport, UnitResult
+from ichx.jobs.launch import launch
+from ichx.jobs.launch_report import LaunchReport, LaunchRequest, UnitResult
 from ichx.signals import count_stop_signals
+from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
 
 
-def launch_folds(project: "Project", request: LaunchRequest, *, as_json: bool) -> None:
+def launch_folds(project: "Project", request: LaunchRequest, engine: str = LOCAL, *, as_json: bool) -> None:
     """Run the requested folds and print their results; exit with 1 if any is not done, with 130 if stopped."""
-    report = watch_launch(project, request)
+    report = watch_launch(project, request, engine)
     if as_json:
         print_json(report)
+    elif report.detached:
+        _print_submitted(report)
     else:
         print_launch(report)
-    _exit_unless_complete(report)
+    _exit_unless_complete(report, engine)
 
 
-def run_folds(project: "Project", request: LaunchRequest) -> None:
+def run_folds(project: "Project", request: LaunchRequest, engine: str = LOCAL) -> None:
     """Run the requested folds; print results only if not all are done, and exit as `launch_folds` does."""
-    report = watch_launch(project, request)
+    report = watch_launch(project, request, engine)
     if not report.complete:
         for unit in report.units:
             if (problem := _problem(unit)) is not None:
                 warn(f"{unit.unit} {problem}")
-    _exit_unless_complete(report)
+    _exit_unless_complete(report, engine)
 
 
-def _exit_unless_complete(report: LaunchReport) -> None:
-    if report.stopped:
+def _exit_unless_complete(report: LaunchReport, engine: str) -> None:
+    active = [unit for unit in report.units if unit.state in ("queued", "running")]
+    if active and (report.stopped or report.detached):
+        numbers = " ".join(map(str, dict.fromkeys(unit.experiment for unit in active)))
+        info(
+            f"{format_count(len(active), 'job')} on {engine}, which continue without this command. Follow them with "
+            f"`ichx run {numbers} --on {engine}`, list them with `ichx jobs`, cancel them with "
+            f"`ichx jobs cancel {numbers}`.",
+            style="yellow" if report.stopped else "",
+        )
+    elif report.stopped:
         info("Stopped. Finished work is saved; the same command resumes.", style="yellow")
+    if report.stopped:
         raise typer.Exit(130)
-    if not report.complete:
+    problem_states = {"failed", "cancelled", "held"}
+    if not report.complete and not (report.detached and not problem_states & {u.state for u in report.units}):
         raise typer.Exit(1)
 
 
-def watch_launch(project: "Project", request: LaunchRequest) -> LaunchReport:
-    """Run the requested folds in a live view. Ctrl-C stops them after their step, a second one at once."""
+def watch_launch(project: "Project", request: LaunchRequest, engine: str = LOCAL) -> LaunchReport:
+    """Run the requested folds in a live view.
+
+    On this machine, Ctrl-C stops them after their step, a second one at once. Jobs of a cluster continue.
+    """
     # No grace period: a step may take long, and a second Ctrl-C kills.
-    with (
-        count_stop_signals() as stops,
-        LaunchView() as view,
-        contextlib.closing(LocalEngine(request.jobs, grace=None)) as engine,
-    ):
-        return launch(project, request, engine, callbacks=view, stop_level=stops)
+    opened = (
+        contextlib.closing(LocalEngine(request.jobs or 1, grace=None))
+        if engine == LOCAL
+        else cluster_engine(project, engine)
+    )
+    with count_stop_signals() as stops, LaunchView() as view, opened as executor:
+        return launch(project, request, executor, callbacks=view, stop_level=stops)
+
+
+def _print_submitted(report: LaunchReport) -> None:
+    """Print the handles of jobs that nobody follows."""
+    rows = [(unit.experiment, unit.fold, unit.state, unit.job) for unit in report.units]
+    print_table("folds", ("experiment", "fold", "state", "job"), rows)
 
 
 def print_launch(report: LaunchReport) -> None:
@@ -83,6 +108,8 @@ def print_launch(report: LaunchReport) -> None:
 def _problem(result: UnitResult) -> str | None:
     if result.state == "failed":
         return f"failed: {result.reason}; log: {result.log}"
+    if result.state == "cancelled":
+        return f"was cancelled (job {result.job}); rerun the command to resume it"
     if result.holder is not None:
         holder = result.holder
         return f"is running in process {holder.pid} on {holder.host} since {holder.since:%Y-%m-%d %H:%M:%S} UTC"

@@ -13,21 +13,29 @@ from ichx.cli.parameters import (
     AsCsv,
     AsJson,
     Average,
+    Cpus,
+    Detach,
     Device,
+    EngineOptions,
     EnsembleNumber,
     FoldTexts,
+    Gpus,
     KeepIds,
     Labels,
+    Memory,
+    On,
     OwnTta,
     Page,
     Precision,
     Save,
+    TimeLimit,
     Workers,
     check_ensemble_options,
     complete_number,
     fold_numbers,
     parse_number,
 )
+from ichx.cli.placement import PlacementOptions
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.labels import ANY, LABELS
@@ -43,6 +51,7 @@ ID_WIDTH = 11
 
 
 def predict(
+    context: typer.Context,
     number: Annotated[
         str,
         typer.Argument(
@@ -72,6 +81,13 @@ def predict(
     precision: Precision = "auto",
     workers: Workers = None,
     csv: AsCsv = False,
+    on: On = None,
+    detach: Detach = False,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    memory: Memory = None,
+    time_limit: TimeLimit = None,
+    engine_options: EngineOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict DICOM files, per slice and per study.
@@ -82,6 +98,8 @@ def predict(
     Example: `ichx predict 6 /data/new --tta hflip --out new.csv --report new.html`
 
     Example: `ichx predict --ensemble 3 /data/new --out new.csv`
+
+    Example: `ichx predict 6 /data/new --out new.csv --on slurm --gpus 1`
     """
     selected = fold_numbers(folds)
     if ensemble is not None:
@@ -102,6 +120,18 @@ def predict(
             project.store.ensemble(ensemble)
         else:
             project.store.experiment(subject)
+        placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
+            project.workspace
+        )
+        if not placement.is_local:
+            from ichx.cli.command_jobs import command_arguments, submit_command
+            from ichx.jobs.command_jobs import CommandRequest
+
+            given = path if ensemble is not None else subject
+            words = command_arguments(context, number=given)
+            of = subject if ensemble is None else None
+            submit_command(project, placement, CommandRequest("predict", (words,), experiment=of), as_json=as_json)
+            return
         from ichx.cli.live import LiveView
         from ichx.inference.predict import FileOutputs, predict_files_with
         from ichx.inference.prediction_files import as_csv, as_document, check_out, write_files, write_id_map

@@ -86,7 +86,8 @@ def commands() -> Iterator[tuple[str, str, Callable[..., Any]]]:
 def parameters(function: Callable[..., Any]) -> list[Row]:
     """Return the arguments and options of a command in their order."""
     hints = typing.get_type_hints(function, include_extras=True)
-    return [_row(p, hints[p.name]) for p in inspect.signature(function).parameters.values()]
+    shown = [p for p in inspect.signature(function).parameters.values() if hints[p.name] is not typer.Context]
+    return [_row(p, hints[p.name]) for p in shown]
 
 
 def commands_page() -> str:

@@ -10,7 +10,24 @@ import typer
 
 from ichx.cli.formatting import format_duration
 from ichx.cli.output import info, print_json, print_score, warn
-from ichx.cli.parameters import AsJson, Device, Numbers, Pretrained, Save, Weights, Workers, duration_seconds
+from ichx.cli.parameters import (
+    AsJson,
+    Cpus,
+    Detach,
+    Device,
+    EngineOptions,
+    Gpus,
+    Memory,
+    Numbers,
+    On,
+    Pretrained,
+    Save,
+    TimeLimit,
+    Weights,
+    Workers,
+    duration_seconds,
+)
+from ichx.cli.placement import Placement, PlacementOptions
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import IchxError
@@ -25,7 +42,10 @@ if TYPE_CHECKING:
 def run(
     numbers: Numbers,
     folds: Annotated[list[int] | None, typer.Option("--fold", help="Only this fold, from 0; repeatable.")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Number of folds that run in parallel.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Number of folds that run in parallel; default: 1, all on a cluster."),
+    ] = None,
     device: Device = "auto",
     pretrained: Pretrained = None,
     weights: Weights = None,
@@ -34,7 +54,12 @@ def run(
     checkpoint_every: Annotated[
         str, typer.Option("--checkpoint-every", help="Time between checkpoints, e.g. 90s, 5m; 0: only after epochs.")
     ] = "5m",
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that train one fold together.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Processes (on each node) that train one fold together.")
+    ] = 1,
+    nodes: Annotated[
+        int, typer.Option("--nodes", min=1, help="Nodes of a Slurm job that train one fold together.")
+    ] = 1,
     subset: Annotated[
         float | None, typer.Option("--subset", help="Quick look: a new experiment on this share of the patients.")
     ] = None,
@@ -44,6 +69,13 @@ def run(
     with_members: Annotated[
         bool, typer.Option("--with-members", help="Run what the members of a sequence experiment lack first.")
     ] = False,
+    on: On = None,
+    detach: Detach = False,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    memory: Memory = None,
+    time_limit: TimeLimit = None,
+    engine_options: EngineOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Train experiments and predict their folds.
@@ -60,8 +92,17 @@ def run(
     Example: `ichx run 6 --subset 0.05`
 
     Example: `ichx run 9 --with-members`
+
+    Example: `ichx run 6 7 --on slurm --gpus 1 --time 8h`
     """
     with session() as project:
+        placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
+            project.workspace
+        )
+        if estimate and placement.chosen and not placement.is_local:
+            raise typer.BadParameter("--dry-run measures this machine. Leave out --on.")
+        if not placement.is_local and "RANK" in os.environ:
+            raise typer.BadParameter("A process of a group cannot submit jobs. Use --on local.")
         network = project.store.network_file_system()
         if network is not None:
             warn(f"The store is on a network file system ({network}), where locks may fail. Use a local disk.")
@@ -83,27 +124,45 @@ def run(
             _print_estimates(project, numbers, folds, options, subset, as_json=as_json)
             return
         if any(project.store.experiment(number).members for number in numbers):
-            if processes > 1 or "RANK" in os.environ:
+            if max(processes, nodes) > 1 or "RANK" in os.environ:
                 with_members = False  # only one process can wait for an answer
-            _run_members(project, numbers, folds, jobs, options, run_all=with_members)
-        if jobs > 1 or len(numbers) > 1:
-            if processes > 1 or "RANK" in os.environ:
+            if detach and with_members:
+                raise typer.BadParameter("--with-members waits for the members. Leave out --detach.")
+            _run_members(project, numbers, folds, jobs, options, placement, run_all=with_members)
+        if not placement.is_local:
+            from ichx.cli.launch import launch_folds
+            from ichx.jobs.launch_report import LaunchRequest
+
+            together = processes if processes > 1 else max(gpus or 1, 1)  # processes on each node, one per GPU
+            request = LaunchRequest(
+                tuple(numbers),
+                tuple(folds) if folds else None,
+                jobs,
+                options,
+                replace(placement.resources, nodes=nodes),
+                _group_arguments(together, nodes),
+                detach,
+            )
+            launch_folds(project, request, placement.engine, as_json=as_json)
+            return
+        if (jobs or 1) > 1 or len(numbers) > 1:
+            if max(processes, nodes) > 1 or "RANK" in os.environ:
                 raise typer.BadParameter(
-                    "Several processes train one experiment. Leave out --processes (or torchrun), or --jobs and the "
-                    "other experiments."
+                    "Several processes train one experiment. Leave out --processes, --nodes and torchrun, or --jobs "
+                    "and the other experiments."
                 )
             from ichx.cli.launch import launch_folds
-            from ichx.jobs.launch import LaunchRequest
+            from ichx.jobs.launch_report import LaunchRequest
 
             request = LaunchRequest(tuple(numbers), tuple(folds) if folds else None, jobs, options)
             launch_folds(project, request, as_json=as_json)
             return
         (number,) = numbers
         rank = int(os.environ.get("RANK", "0"))  # set in each process of a group
-        if processes > 1 and "RANK" not in os.environ:
+        if max(processes, nodes) > 1 and "RANK" not in os.environ:
             from ichx.training.spawn import run_processes
 
-            raise typer.Exit(run_processes(sys.argv[1:], processes))
+            raise typer.Exit(run_processes(sys.argv[1:], processes, nodes))
         from ichx.training.distributed import end_process, started_in_group
 
         report = _run(project, number, folds, options)
@@ -111,6 +170,12 @@ def run(
         _print_report(report, as_json=as_json)
     if started_in_group():
         end_process()
+
+
+def _group_arguments(processes: int, nodes: int) -> tuple[str, ...]:
+    """Return the arguments of a job whose processes train one fold together."""
+    arguments = ("--processes", str(processes)) if processes > 1 else ()
+    return (*arguments, "--nodes", str(nodes)) if nodes > 1 else arguments
 
 
 def _run(project: "Project", number: int, folds: list[int] | None, options: "RunOptions") -> "RunReport":
@@ -148,8 +213,9 @@ def _run_members(
     project: "Project",
     numbers: list[int],
     folds: list[int] | None,
-    jobs: int,
+    jobs: int | None,
     options: "RunOptions",
+    placement: Placement,
     *,
     run_all: bool,
 ) -> None:
@@ -171,13 +237,14 @@ def _run_members(
     plain = replace(options, pretrained=None, weights=None, save_features=False)
     for work in missing.values():
         info(f"Member {work.experiment} {work.reason}; running it first.")
-        if jobs == 1:
+        if placement.is_local and jobs in (None, 1):
             _run(project, work.experiment, list(work.folds), plain)
             continue
         from ichx.cli.launch import run_folds
-        from ichx.jobs.launch import LaunchRequest
+        from ichx.jobs.launch_report import LaunchRequest
 
-        run_folds(project, LaunchRequest((work.experiment,), work.folds, jobs, plain))
+        request = LaunchRequest((work.experiment,), work.folds, jobs, plain, placement.resources)
+        run_folds(project, request, placement.engine)
 
 
 def _quick_looks(project: "Project", numbers: list[int], share: float) -> list[int]:

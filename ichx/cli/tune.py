@@ -2,13 +2,31 @@
 
 import contextlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from ichx.cli.output import info, print_json
-from ichx.cli.parameters import AsJson, Device, Number, Pretrained, Weights, Workers, duration_seconds, gigabytes
+from ichx.cli.parameters import (
+    AsJson,
+    Cpus,
+    Detach,
+    Device,
+    EngineOptions,
+    Gpus,
+    Memory,
+    Number,
+    On,
+    Pretrained,
+    TimeLimit,
+    Weights,
+    Workers,
+    duration_seconds,
+    gigabytes,
+)
+from ichx.cli.placement import PlacementOptions, cluster_engine
 from ichx.cli.session import session
 from ichx.cli.tune_show import numbered, print_study, show
 from ichx.cli.tune_space import space as space_
@@ -17,6 +35,9 @@ from ichx.text import format_count
 STUDY_NAME = r"[\w][\w.-]{0,63}"
 """Valid study names: the study's lock file is named so."""
 
+TUNER_BYTES = 4_000_000_000
+"""Memory of a tuner that runs as a job: it only submits trials."""
+
 app = typer.Typer()
 app.command("show")(show)
 app.command("space")(space_)
@@ -24,6 +45,7 @@ app.command("space")(space_)
 
 @app.callback(invoke_without_command=True)
 def tune(
+    context: typer.Context,
     number: Number,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Total number of trials, earlier ones included.")] = 30,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Number of trials that run in parallel.")] = 1,
@@ -45,7 +67,7 @@ def tune(
     epoch_time: Annotated[
         str | None, typer.Option("--max-epoch-time", help="Limit for an epoch on all patients, e.g. 20m.")
     ] = None,
-    memory: Annotated[
+    max_memory: Annotated[
         str | None, typer.Option("--max-memory", help="Limit for the device memory of a training, e.g. 24GB.")
     ] = None,
     study: Annotated[str | None, typer.Option("--study", help="Name of a further study of the experiment.")] = None,
@@ -53,6 +75,13 @@ def tune(
     pretrained: Pretrained = None,
     weights: Weights = None,
     workers: Workers = None,
+    on: On = None,
+    detach: Detach = False,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    memory: Memory = None,
+    time_limit: TimeLimit = None,
+    engine_options: EngineOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Search better recipe values with Optuna.
@@ -64,6 +93,8 @@ def tune(
     Example: `ichx tune 6 --trials 30`
 
     Example: `ichx tune 6 --trials 60 --subset 0.1 --length 0.5 --jobs 2 --timeout 8h`
+
+    Example: `ichx tune 6 --trials 60 --jobs 20 --on slurm --gpus 1`
     """
     if study and not re.fullmatch(STUDY_NAME, study):
         problem = f"Invalid study name: {study!r}. Use at most 64 letters, digits, `-`, `_` and `.`."
@@ -72,9 +103,20 @@ def tune(
         raise typer.BadParameter("Use either --space or --search.")
     seconds = None if timeout is None else duration_seconds(timeout, "--timeout")
     max_epoch_seconds = None if epoch_time is None else duration_seconds(epoch_time, "--max-epoch-time")
-    max_gigabytes = None if memory is None else gigabytes(memory, "--max-memory")
+    max_gigabytes = None if max_memory is None else gigabytes(max_memory, "--max-memory")
     with session() as project:
         experiment = project.store.experiment(number)  # report an unknown number before Optuna is imported
+        placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
+            project.workspace
+        )
+        if detach:
+            from ichx.cli.command_jobs import command_arguments, submit_command
+            from ichx.jobs.command_jobs import CommandRequest
+            from ichx.jobs.engine import Resources
+
+            words = command_arguments(context, drop=frozenset({"detach"}), on=placement.engine)
+            small = replace(placement, resources=Resources(cpus=1, gpus=0, memory=TUNER_BYTES))
+            submit_command(project, small, CommandRequest("tune", (words,), experiment=number), as_json=as_json)
         from ichx.cli.tune_view import TuneView
         from ichx.jobs import LocalEngine
         from ichx.recipe_text import from_toml
@@ -95,10 +137,15 @@ def tune(
             searched = parse_space(searches, recipe)
         options = RunOptions(device=device, pretrained=pretrained, weights=weights, workers=workers)
         # No grace period: a trial stops after its current step, and a second Ctrl-C kills it.
+        opened = (
+            contextlib.closing(LocalEngine(jobs, grace=None))
+            if placement.is_local
+            else cluster_engine(project, placement.engine, jobs)
+        )
         with (
             count_stop_signals() as stops,
             TuneView(project.workspace.root, number) as view,
-            contextlib.closing(LocalEngine(jobs, grace=None)) as engine,
+            opened as engine,
         ):
             request = TuneRequest(
                 number,
@@ -111,6 +158,7 @@ def tune(
                 pruner=pruner,
                 study=study,
                 timeout=seconds,
+                resources=placement.resources,
             )
             report = run_study(project, request, engine, callbacks=view, stop_level=stops)
         found = read_study(project, number, study) if report.finished else None

@@ -146,7 +146,8 @@ def pool_studies(
         if learnt is None:
             raise UnsupportedError(
                 "No study probability was learnt for these predictions.",
-                "Use --pooling max or noisy_or. Sequence experiments learn one; older runs of them need a rerun.",
+                "Use --pooling max or noisy_or. Sequence experiments learn one: delete prediction files without it and "
+                "rerun `ichx run` or `ichx evaluate`, which predicts what is missing.",
             )
         np.maximum.at(predicted, code, learnt)
     elif pooling == "max":

@@ -6,6 +6,7 @@ It calls the same functions as the commands. Finished steps are skipped, so that
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from ichx.cache.hu_cache import Cache
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import LoadedDataset, load_dataset
 from ichx.datasets.label_csv import read_labels
-from ichx.errors import ConflictError
+from ichx.errors import ConflictError, IchxError
 from ichx.evaluation.baseline import bright_share, brightness_baseline
 from ichx.evaluation.ensemble import EnsembleReport, EnsembleRequest, make_ensemble
+from ichx.evaluation.ensemble_file import read_model
 from ichx.evaluation.ensemble_submissions import predict_test
 from ichx.evaluation.metric import constant_score, score
+from ichx.evaluation.nested_score import BlendOptions
+from ichx.evaluation.stored_members import check_networks
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.prepare import open_cache
 from ichx.experiments.register import ExperimentRequest, new_experiment
@@ -170,9 +174,9 @@ def finish_demo(
     `began` is the `time.monotonic` of the demo's begin.
     """
     announce("blending the models")
-    models = make_ensemble(project, EnsembleRequest(members=numbers))
+    models = blend_once(project, EnsembleRequest(members=numbers))
     announce("blending the models and the sequence experiment")
-    ensemble = make_ensemble(project, EnsembleRequest(members=(*numbers, sequence)))
+    ensemble = blend_once(project, EnsembleRequest(members=(*numbers, sequence)))
     announce(f"scoring each step on {TEST_PATIENTS} unseen patients")
     scores = _score_test(project, numbers, sequence, (models, ensemble), events)
     return DemoReport(
@@ -182,6 +186,20 @@ def finish_demo(
         submission=ensemble.submissions[0].path,
         seconds=time.monotonic() - began,
     )
+
+
+def blend_once(project: Project, request: EnsembleRequest) -> EnsembleReport:
+    """Return the ensemble of `request`, which an earlier call may have made of the same networks."""
+    options = BlendOptions(request.method, None, request.smooth, request.calibrate)
+    for ensemble in project.store.ensembles():
+        with suppress(IchxError):  # e.g. changed files
+            model = read_model(project.workspace, ensemble)
+            check_networks(project, ensemble, model)
+            made = (sorted(m.experiment for m in model.members), model.tta, model.average, model.options)
+            there = all((project.workspace.root / s.path).is_file() for s in model.record.submissions)
+            if there and made == (sorted(request.members), request.tta, request.average, options):
+                return EnsembleReport(ensemble=ensemble, **vars(model.record))
+    return make_ensemble(project, request)
 
 
 def _score_test(

@@ -37,6 +37,12 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables in addition to those of the submitting process. They are written to files: no secrets."""
     resources: Resources = Resources()
+    kind: str = "fold"
+    """`fold`, `trial`, `tune`, `cache`, `predict` or `evaluate`. The store records it; engines do not use it."""
+    experiment: int | None = None
+    """Experiment to which it belongs, for the store."""
+    fold: int | None = None
+    """Fold that it trains, for the store."""
 
 
 @dataclass(frozen=True)

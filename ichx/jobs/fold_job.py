@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ichx.jobs.engine import Job
 from ichx.jobs.resources import Shares
 from ichx.training.run_options import RunOptions
+from ichx.workspace import ENGINE_VARIABLE
 
 if TYPE_CHECKING:
     from ichx.workspace import Workspace
@@ -31,5 +32,7 @@ def fold_job(
         argv=(sys.executable, "-m", "ichx", "run", str(experiment), "--fold", str(fold), *arguments),
         log=workspace.experiment_files(experiment).fold(fold).log,
         name=f"experiment {experiment}, fold {fold}",
-        environment={"ICHX_WORKSPACE": str(workspace.root), **shares.environment},
+        environment={"ICHX_WORKSPACE": str(workspace.root), ENGINE_VARIABLE: "local", **shares.environment},
+        experiment=experiment,
+        fold=fold,
     )

@@ -32,6 +32,7 @@ class JobLog:
     def failure(self, result: JobResult) -> str:
         """Return in one line how the job ended and its last error."""
         ended = f"signal {-result.exit_code}" if result.exit_code < 0 else f"exit code {result.exit_code}"
+        ended = result.reason or ended
         lines = self._last_lines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         return f"{ended}: {(errors or lines or ['no output'])[-1].removesuffix('.')}"

@@ -1,32 +1,33 @@
 """Launches: folds of several experiments as jobs, several at a time. A run of a fold is in `ichx.experiments.run`.
 
-Finished folds are skipped, a failed fold does not stop the others, and a stopped launch resumes when rerun.
+Finished folds are skipped, a failed fold does not stop the others, and a stopped launch resumes when rerun. Jobs that
+outlive this process are submitted and followed in `ichx.jobs.submitted_folds`.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError
-from ichx.experiments.fold_status import finished_folds, fold_score, live_run, missing_tests
+from ichx.experiments.fold_status import live_run
 from ichx.experiments.folder_record import check_folder
 from ichx.jobs.engine import Engine, Job, JobResult
 from ichx.jobs.fold_job import fold_job
 from ichx.jobs.job_log import JobLog
 from ichx.jobs.launch_report import (
-    Holder,
     LaunchCallbacks,
     LaunchedScore,
     LaunchReport,
+    LaunchRequest,
     Unit,
     UnitProgress,
-    UnitResult,
-    UnitState,
 )
+from ichx.jobs.launch_results import LaunchResults
+from ichx.jobs.recorded_engine import STOP_CODES, RecordedEngine
 from ichx.jobs.resources import Shares
 from ichx.jobs.scheduler import Admission, Scheduler, Task
+from ichx.jobs.submitted_folds import SubmittedFolds
 from ichx.recipe_text import from_toml
 from ichx.store import pooled_score, require_network
 from ichx.training.run_options import RunOptions
@@ -34,22 +35,6 @@ from ichx.training.run_options import RunOptions
 if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.store import Experiment
-
-STOP_CODES: Final = {130, 143, -2, -9, -15}
-"""Exit codes of jobs that end on request: of `ichx` itself, and of signals."""
-
-
-@dataclass(frozen=True)
-class LaunchRequest:
-    """The folds to run."""
-
-    experiments: tuple[int, ...]
-    """Numbers of the experiments, in the order in which they run."""
-    folds: tuple[int, ...] | None = None
-    """Folds of each experiment, in the order in which they run; None: all."""
-    jobs: int = 1
-    """Number of folds that run at the same time."""
-    options: RunOptions = field(default_factory=RunOptions)
 
 
 def launch(
@@ -67,7 +52,8 @@ def launch(
         request: Experiments, folds and options.
         engine: Executes the jobs.
         callbacks: Receives progress and results.
-        stop_level: Returns 0, or 1 to stop all jobs after their step, or more to kill them.
+        stop_level: Returns 0, or 1 to stop all jobs after their step, or more to kill them. Jobs of an engine that
+            outlive this process continue; it only stops following them.
 
     Raises:
         NotFoundError: An experiment or fold does not exist.
@@ -82,12 +68,20 @@ def launch(
     units = [Unit(e.number, fold) for e in experiments for fold in dict.fromkeys(request.folds or range(e.folds))]
     if request.options.pretrained is not None or request.options.weights is not None:
         _check_start(project, experiments, request.options)
-    launched = _Launch(project, request, callbacks or LaunchCallbacks(), experiments)
-    stopped = launched.run(units, engine, stop_level)
+    results = LaunchResults(project, request, callbacks or LaunchCallbacks(), experiments)
+    waiting = results.record_done(units)
+    if not waiting:
+        stopped = False
+    elif isinstance(engine, RecordedEngine):
+        stopped = SubmittedFolds(results, engine).run(waiting, lambda: stop_level() > 0)
+    else:
+        stopped = _run_here(results, waiting, engine, stop_level)
+    done = not stopped and not request.detach
     return LaunchReport(
-        units=tuple(launched.results[unit] for unit in units),
-        experiments=tuple(_score(project, e.number) for e in experiments),
+        units=tuple(results.by_unit[unit] for unit in units),
+        experiments=tuple(_score(project, e.number, update=done) for e in experiments),
         stopped=stopped,
+        detached=request.detach,
     )
 
 
@@ -101,73 +95,22 @@ def _check_start(project: "Project", experiments: "Sequence[Experiment]", option
         choose_start(home, recipe, pretrained=options.pretrained, weights=options.weights)
 
 
-class _Launch:
-    def __init__(
-        self,
-        project: "Project",
-        request: LaunchRequest,
-        callbacks: LaunchCallbacks,
-        experiments: "Sequence[Experiment]",
-    ) -> None:
-        self.project, self.request, self.callbacks = project, request, callbacks
-        self.experiments = {experiment.number: experiment for experiment in experiments}
-        self.results: dict[Unit, UnitResult] = {}
-        self._waiting: deque[Unit] = deque()
-
-    def run(self, units: Sequence[Unit], engine: Engine, stop_level: Callable[[], int]) -> bool:
-        """Set the result of each unit; return whether the user stopped the launch before all were done."""
-        for unit in units:
-            # Only the run itself knows whether a finished fold has its features.
-            if self.is_done(unit) and not self.request.options.save_features:
-                self.record(unit, "already done")
-            else:
-                self._waiting.append(unit)
-        if not self._waiting:
-            return False
-        jobs = min(self.request.jobs, len(self._waiting))
-        scheduler = Scheduler(engine, self.request.options.device, jobs)
-        self.callbacks.planned(len(self._waiting), jobs, scheduler.shares.describe())
-        scheduler.run(self._next_task, stop_level, self.callbacks)
-        for unit in self._waiting:
-            self.record(unit, "not begun")
-        return any(result.state in {"stopped", "not begun"} for result in self.results.values())
-
-    def is_done(self, unit: Unit) -> bool:
-        """Return whether the fold is trained and has predicted all test sets."""
-        finished = unit.fold in finished_folds(self.project, unit.experiment)
-        return finished and not missing_tests(self.project, self.experiments[unit.experiment], unit.fold)
-
-    def record(self, unit: Unit, state: UnitState, result: JobResult | None = None, log: JobLog | None = None) -> None:
-        """Record the result of a fold, with its score."""
-        recorded = UnitResult(
-            unit.experiment, unit.fold, state, fold_score(self.project.store, unit.experiment, unit.fold)
-        )
-        if result is not None and log is not None:
-            reason = log.failure(result) if state == "failed" else None
-            recorded = replace(recorded, seconds=result.seconds, log=self.relative(log.path), reason=reason)
-        self._end(recorded)
-
-    def record_holder(self, unit: Unit) -> bool:
-        """Record the fold as held and return True if another live process runs it."""
-        run = live_run(self.project.store, unit.experiment, unit.fold)
-        if run is not None:
-            self._end(UnitResult(unit.experiment, unit.fold, "held", holder=Holder(run.host, run.pid, run.started)))
-        return run is not None
-
-    def relative(self, log: Path) -> str:
-        """Return the path of a log within the workspace."""
-        return log.relative_to(self.project.workspace.root).as_posix()
-
-    def _end(self, result: UnitResult) -> None:
-        self.results[result.unit] = result
-        self.callbacks.unit_ended(result)
-
-    def _next_task(self, running: int) -> Task | None:
-        return _FoldTask(self, self._waiting.popleft()) if self._waiting else None
+def _run_here(results: LaunchResults, units: Sequence[Unit], engine: Engine, stop_level: Callable[[], int]) -> bool:
+    """Run folds on this machine; return whether the user stopped the launch before all were done."""
+    waiting = deque(units)
+    jobs = min(results.request.jobs or 1, len(waiting))
+    scheduler = Scheduler(engine, results.request.options.device, jobs)
+    results.callbacks.planned(len(waiting), jobs, scheduler.shares.describe())
+    scheduler.run(
+        lambda running: _FoldTask(results, waiting.popleft()) if waiting else None, stop_level, results.callbacks
+    )
+    for unit in waiting:
+        results.record(unit, "not begun")
+    return any(result.state in {"stopped", "not begun"} for result in results.by_unit.values())
 
 
 class _FoldTask(Task):
-    def __init__(self, launched: _Launch, unit: Unit) -> None:
+    def __init__(self, launched: LaunchResults, unit: Unit) -> None:
         self._launch, self._unit = launched, unit
         self._progress = UnitProgress(0, launched.experiments[unit.experiment].epochs, "")
 
@@ -204,13 +147,14 @@ class _FoldTask(Task):
         return True
 
 
-def _score(project: "Project", number: int) -> LaunchedScore:
-    """Return an experiment's score after updating it: the job of its last fold may have been killed before that."""
-    from ichx.evaluation.scorecard import update_scores  # imports pandas, which the jobs need not wait for
-
+def _score(project: "Project", number: int, *, update: bool) -> LaunchedScore:
+    """Return an experiment's score, if needed after updating it: the job of its last fold may have been killed."""
     error = None
-    try:
-        update_scores(project, number)
-    except IchxError as problem:
-        error = problem.problem
+    if update:
+        from ichx.evaluation.scorecard import update_scores  # imports pandas, which the jobs need not wait for
+
+        try:
+            update_scores(project, number)
+        except IchxError as problem:
+            error = problem.problem
     return LaunchedScore(**vars(pooled_score(project.store.experiment(number))), error=error)

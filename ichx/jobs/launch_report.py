@@ -1,13 +1,35 @@
-"""Results of a launch of several folds, and the callbacks that receive them while it runs."""
+"""Request and results of a launch of several folds, and the callbacks that receive them while it runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from ichx.jobs.engine import Resources
 from ichx.jobs.scheduler import SchedulerCallbacks
 from ichx.store import PooledScore
+from ichx.training.run_options import RunOptions
 
-UnitState = Literal["done", "already done", "failed", "held", "stopped", "not begun"]
+UnitState = Literal["done", "already done", "failed", "held", "stopped", "not begun", "queued", "running", "cancelled"]
+"""`queued` and `running`: the scheduler has the job, which nobody follows any more."""
+
+
+@dataclass(frozen=True)
+class LaunchRequest:
+    """The folds to run."""
+
+    experiments: tuple[int, ...]
+    """Numbers of the experiments, in the order in which they run."""
+    folds: tuple[int, ...] | None = None
+    """Folds of each experiment, in the order in which they run; None: all."""
+    jobs: int | None = None
+    """Number of folds that run at the same time; None: one on this machine, all on a cluster."""
+    options: RunOptions = field(default_factory=RunOptions)
+    resources: Resources = field(default_factory=Resources)
+    """What each fold needs from a scheduler."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments of `ichx run`, for jobs of a scheduler."""
+    detach: bool = False
+    """Submit the jobs without following them."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,8 @@ class UnitResult:
     """Path within the workspace."""
     holder: Holder | None = None
     """The other process, if the state is `held`."""
+    job: str | None = None
+    """Handle of the scheduler's job."""
 
     @property
     def unit(self) -> Unit:
@@ -69,7 +93,9 @@ class LaunchReport:
     units: tuple[UnitResult, ...]
     experiments: tuple[LaunchedScore, ...]
     stopped: bool
-    """Whether the user stopped it before everything was done."""
+    """Whether the user stopped it before everything was done, or stopped following jobs that continue."""
+    detached: bool = False
+    """Whether the jobs were only submitted, as requested."""
 
     @property
     def complete(self) -> bool:
@@ -96,6 +122,15 @@ class LaunchCallbacks(SchedulerCallbacks):
 
     def unit_progressed(self, unit: Unit, progress: UnitProgress) -> None:
         """The job of a fold has finished an epoch or written a line."""
+
+    def submitted(self, new: int, adopted: int, at_once: int | None) -> None:
+        """A scheduler has `new` jobs, `at_once` of which run at a time, and `adopted` ones of earlier commands."""
+
+    def waiting(self, queued: int, running: int) -> None:
+        """So many jobs are queued and running."""
+
+    def trouble(self, problem: str) -> None:
+        """The scheduler or the store could not be asked; the jobs continue, and the next tick asks again."""
 
     def unit_ended(self, result: UnitResult) -> None:
         """The result of a fold is known."""

@@ -1,18 +1,24 @@
 """The job scheduler: runs tasks as jobs of an engine, several at a time, and follows each until its end is recorded.
 
-Tasks are defined by their users: folds in `ichx.jobs.launch`, trials in `ichx.tuning.trial_task`.
+Tasks are defined by their users: folds in `ichx.jobs.launch`, trials in `ichx.tuning.trial_task`. Jobs of a cluster
+outlive this process: a task adopts the job that an earlier process has submitted for it.
 """
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from ichx.errors import IchxError
-from ichx.jobs.engine import Engine, Job, JobResult
+from ichx.jobs import follow
+from ichx.jobs.engine import Engine, Job, JobResult, JobState
 from ichx.jobs.job_log import JobLog
+from ichx.jobs.recorded_engine import RecordedEngine, result_of
 from ichx.jobs.resources import Shares, split_machine
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TICK_SECONDS = 0.2
 """Time between two polls of the engine."""
@@ -26,6 +32,8 @@ MAX_ERRORS: Final = 5
 STOP: Final = 1
 KILL: Final = 2
 """Levels of a stop request: let running jobs end their step, or kill them. 0 is no request."""
+LEAVE: Final = -1
+"""Stop following jobs, which continue; for engines whose jobs outlive this process."""
 
 Admission = Literal["run", "wait", "skip"]
 
@@ -36,6 +44,10 @@ class Task(ABC):
     def admit(self) -> Admission:
         """Return whether to submit the job now, later or never."""
         return "run"
+
+    def submitted(self, engine: RecordedEngine) -> "tuple[str, Path] | Admission":
+        """Return handle and log of the active job that executes the task already, or what `admit` returns."""
+        return self.admit()
 
     @abstractmethod
     def start(self, device: str, shares: Shares) -> Job:
@@ -65,6 +77,9 @@ class SchedulerCallbacks:
     def stopping(self, running: int, at_once: bool) -> None:
         """The `running` jobs are asked to stop, or killed if `at_once`."""
 
+    def leaving(self, running: int) -> None:
+        """The `running` jobs continue without this process."""
+
 
 @dataclass
 class _Active:
@@ -83,7 +98,8 @@ class Scheduler:
     """Runs tasks on `slots` equal shares of the machine."""
 
     def __init__(self, engine: Engine, device: str, slots: int) -> None:
-        self.shares = split_machine(device, slots)
+        self._remote = engine if isinstance(engine, RecordedEngine) else None
+        self.shares = split_machine(device, slots) if self._remote is None else Shares((device,))
         self._engine, self._slots = engine, slots
         self._active: list[_Active] = []
 
@@ -97,12 +113,15 @@ class Scheduler:
 
         Args:
             next_task: Gets the number of running tasks; returns one more, or None if there is none to start.
-            stop_level: Returns 0, `STOP`, or `KILL` or more; called at each tick.
+            stop_level: Returns 0, `STOP`, `KILL` or more, or `LEAVE`; called at each tick.
             callbacks: `stopping` is called if tasks run while the level rises.
         """
         level = 0
         try:
             while True:
+                if self._remote is not None and stop_level() == LEAVE:
+                    callbacks.leaving(len(self._active))
+                    return LEAVE
                 if (requested := min(stop_level(), KILL)) > level:
                     level = requested
                     if self._active:
@@ -112,21 +131,44 @@ class Scheduler:
                     self._active.append(_Active(task))
                 if not self._active:
                     return level
-                self._active = [active for active in self._active if not self._advance(active, stopping=level > 0)]
-                if self._active:
+                states = self._ask()
+                self._active = [a for a in self._active if not self._advance(a, states, stopping=level > 0)]
+                if self._active and self._remote is None:
                     time.sleep(TICK_SECONDS)
+                elif self._active:
+                    follow.nap(lambda reached=level: stop_level() not in (0, reached))  # type: ignore[misc]
         finally:
-            handles = [active.handle for active in self._active if active.handle is not None]
+            here = self._active if self._remote is None else []  # jobs of a cluster continue
+            handles = [active.handle for active in here if active.handle is not None]
             for handle in handles:
                 self._engine.cancel(handle)
             for handle in handles:
                 self._engine.wait(handle)
 
-    def _advance(self, active: _Active, *, stopping: bool) -> bool:
+    def _ask(self) -> dict[str, JobState]:
+        """Return the states of the jobs of a cluster, whose scheduler is asked once for all of them."""
+        if self._remote is None:
+            return {}
+        handles = [active.handle for active in self._active if active.handle is not None]
+        try:
+            return self._remote.states(handles) if handles else {}
+        except IchxError:  # a scheduler that is busy or restarts
+            return dict.fromkeys(handles, "queued")
+
+    def _result(self, handle: str, states: dict[str, JobState]) -> JobResult | None:
+        if self._remote is None:
+            return self._engine.poll(handle)
+        state = states.get(handle, "queued")
+        result = result_of(self._remote, handle, state) if state in ("ended", "lost") else None
+        if result is not None:
+            self._remote.record_end(handle, result)
+        return result
+
+    def _advance(self, active: _Active, states: dict[str, JobState], *, stopping: bool) -> bool:
         """Submit, follow or settle the job of a task; return whether its slot is free again."""
         if active.handle is None or active.log is None:
             return stopping or not self._submit(active)
-        result = self._engine.poll(active.handle)
+        result = self._result(active.handle, states)
         try:
             if result is None:
                 if not stopping:
@@ -143,8 +185,10 @@ class Scheduler:
 
     def _submit(self, active: _Active) -> bool:
         """Submit the job of a task if it is admitted; return whether it keeps its slot."""
-        admission = active.task.admit()
-        if admission == "run":
+        admission = active.task.admit() if self._remote is None else active.task.submitted(self._remote)
+        if isinstance(admission, tuple):
+            active.handle, active.log = admission[0], JobLog(admission[1], 0)
+        elif admission == "run":
             active.device = self.shares.free_device([a.device for a in self._active if a is not active])
             job = active.task.start(active.device, self.shares)
             active.log = JobLog.at_end(job.log)

@@ -116,6 +116,7 @@ def call_slurm(*command: str, environment: Mapping[str, str] | None = None) -> s
             text=True,
             errors="replace",
             timeout=TIMEOUT_SECONDS,
+            start_new_session=True,  # Ctrl-C must not end a submission halfway
             env=dict(environment) if environment is not None else own_environment(),
         )
     except subprocess.TimeoutExpired as error:

@@ -10,6 +10,7 @@ from ichx.store import runs
 from ichx.store.clock import store_time
 from ichx.store.datasets import get_dataset
 from ichx.store.experiments import sequences_of
+from ichx.store.jobs import check_idle
 from ichx.store.snapshots import Prediction
 from ichx.store.tables import (
     dataset,
@@ -31,7 +32,8 @@ from ichx.store.tables import (
 
 
 def trash(connection: Connection, numbers: Sequence[int]) -> None:
-    """Move experiments to the trash; raise `ConflictError`, and move none of them, while one is running."""
+    """Move experiments to the trash; raise `ConflictError`, and move none of them, while one runs or has a job."""
+    check_idle(connection, numbers)
     for row in _live_runs(connection, run.c.experiment.in_(numbers)):
         raise ConflictError(
             f"Fold {row.fold} of experiment {row.experiment} is running in process {row.pid} on {row.host}.",
@@ -64,6 +66,7 @@ def ensembles_containing(connection: Connection, numbers: Sequence[int]) -> dict
 
 def purge(connection: Connection, number: int) -> None:
     """Delete an experiment in the trash with everything recorded about it. Its number is not reused."""
+    check_idle(connection, [number])
     trashed = connection.scalar(select(experiment.c.trashed).where(experiment.c.number == number))
     if trashed is None:
         raise ConflictError(f"Experiment {number} is not in the trash.", f"Run `ichx exp rm {number}` first.")

@@ -56,8 +56,10 @@ def start_run(connection: Connection, draft: RunDraft) -> Run:
     """Record a new run of a fold, and mark its dead runs; raise `ConflictError` while a live run occupies it."""
     now = store_time(connection)
     of_fold = and_(run.c.experiment == draft.experiment, run.c.fold == draft.fold)
-    for row in connection.execute(select(*STATE_COLUMNS, run.c.started).where(of_fold, run.c.state == "running")).all():
-        if current_state(row, now) in LIVE_STATES:
+    query = select(*STATE_COLUMNS, run.c.started, run.c.job)
+    for row in connection.execute(query.where(of_fold, run.c.state == "running")).all():
+        restarted = draft.job is not None and row.job == draft.job  # a scheduler executes a job once at a time
+        if not restarted and current_state(row, now) in LIVE_STATES:
             raise ConflictError(
                 f"Fold {draft.fold} of experiment {draft.experiment} has been running in process {row.pid} on "
                 f"{row.host} since {row.started:%Y-%m-%d %H:%M:%S} UTC.",
@@ -96,6 +98,12 @@ def add_ended(
 def list_runs(connection: Connection, experiment: int, fold: int | None) -> list[Run]:
     """Return the runs of an experiment (of one fold), sorted by fold and attempt."""
     return _read(connection, run.c.experiment == experiment, *([] if fold is None else [run.c.fold == fold]))
+
+
+def live_runs(connection: Connection, experiments: Sequence[int]) -> list[Run]:
+    """Return the runs that occupy a fold of one of `experiments` now."""
+    recorded = _read(connection, run.c.experiment.in_(experiments), run.c.state == "running")
+    return [one for one in recorded if one.state in LIVE_STATES]
 
 
 def heartbeat(connection: Connection, run_id: int, values: dict[str, Any]) -> None:

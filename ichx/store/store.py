@@ -530,6 +530,10 @@ class Store:
         """Return the runs of an experiment (of one fold), sorted by fold and attempt."""
         return self._read(runs.list_runs, experiment, fold)
 
+    def live_runs(self, experiments: Sequence[int]) -> list[Run]:
+        """Return the runs that occupy a fold of one of `experiments` now."""
+        return self._read(runs.live_runs, experiments)
+
     def history(self, experiment: int, fold: int) -> list[EpochRecord]:
         """Return the epochs of a fold in order of training; the latest run wins for an epoch that was trained twice."""
         return self._read(runs.history, experiment, fold)
@@ -537,15 +541,23 @@ class Store:
     # Jobs of schedulers
 
     def add_jobs(self, drafts: Sequence[JobDraft]) -> list[JobRecord]:
-        """Record jobs before they are queued, in the state `submitting`."""
+        """Record jobs before they are queued, in the state `submitting`.
+
+        Raises:
+            ConflictError: A fold among them has an active job.
+        """
         return self._write(jobs.add_jobs, drafts)
+
+    def remove_jobs(self, submission: str) -> None:
+        """Delete the jobs of a submission that the scheduler refused: those in the state `submitting`."""
+        self._write(jobs.remove_jobs, submission)
 
     def set_handles(self, submission: str, handles: Sequence[str]) -> None:
         """Record that the jobs of a submission are queued; `handles` are in the order of their positions."""
         self._write(jobs.set_handles, submission, handles)
 
     def update_jobs(self, changes: Mapping[int, JobChange]) -> None:
-        """Record new states of jobs by id; a job that has ended stays as it is."""
+        """Record new states of jobs by id; a job that has ended stays as it is. Its running runs become `dead`."""
         self._write(jobs.update_jobs, changes)
 
     def jobs(
@@ -554,9 +566,17 @@ class Store:
         *,
         experiments: Sequence[int] | None = None,
         submission: str | None = None,
+        newest: int | None = None,
     ) -> list[JobRecord]:
-        """Return the recorded jobs in order of submission: those in `states`, of `experiments`, of a `submission`."""
-        return self._read(jobs.list_jobs, states, experiments, submission)
+        """Return recorded jobs in order of submission.
+
+        Args:
+            states: Only jobs in one of these states.
+            experiments: Only jobs of these experiments.
+            submission: Only the jobs of this submission.
+            newest: Only so many, the newest ones.
+        """
+        return self._read(jobs.list_jobs, states, experiments, submission, newest)
 
     # Predictions
 

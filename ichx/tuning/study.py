@@ -13,8 +13,8 @@ from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import ProcessError, raise_problems
 from ichx.experiment_files import read_start
 from ichx.files import absolute_path
-from ichx.jobs.engine import Engine
-from ichx.jobs.scheduler import STOP, Scheduler
+from ichx.jobs.engine import Engine, Resources
+from ichx.jobs.scheduler import LEAVE, STOP, Scheduler
 from ichx.plugins.backbones import check_backbone
 from ichx.recipe import Recipe, settable
 from ichx.recipe_text import from_toml
@@ -59,6 +59,8 @@ class TuneRequest:
     """Name of the Optuna study; None or empty: the first one."""
     timeout: float | None = None
     """Seconds after which the trials are stopped."""
+    resources: Resources = field(default_factory=Resources)
+    """What each trial needs from a scheduler."""
 
 
 def tune(
@@ -76,7 +78,8 @@ def tune(
         request: What to search, and how.
         engine: Executes the jobs.
         callbacks: Receives progress and results.
-        stop_level: Returns 0, or 1 to stop all trials after their step, or more to kill them.
+        stop_level: Returns 0, or 1 to stop all trials after their step, or more to kill them. Trials on a cluster
+            continue, and the next tuning follows them.
 
     Raises:
         NotFoundError: The experiment or the fold does not exist.
@@ -107,7 +110,9 @@ def tune(
         for name in sorted({dimension.name for dimension in space} - own.keys()):
             callbacks.note(f"the recipe's value of {name} is outside the search space")
         enqueue_baseline(study, own)
-        context = StudyContext(project, parent, study, space, request.budget, request.limits, callbacks)
+        context = StudyContext(
+            project, parent, study, space, request.budget, request.limits, callbacks, request.resources
+        )
         report = _Tuning(context, request, stop_level).run(engine)
         finished = context.finished()
     if report.reason == "complete" and not any(result.state == "done" for result in finished):
@@ -126,6 +131,7 @@ class _Tuning:
         self._before = {result.trial for result in context.finished()}
         self._deadline: float | None = None
         self._end: Literal["stopped", "timeout", "failing"] | None = None
+        self._leaves = False
 
     def run(self, engine: Engine) -> TuneReport:
         """Run the missing trials."""
@@ -135,18 +141,21 @@ class _Tuning:
         if self._request.timeout is not None:
             self._deadline = time.monotonic() + self._request.timeout
         jobs = min(self._request.jobs, missing)
+        self._leaves = engine.outlives_submitter
         scheduler = Scheduler(engine, self._request.budget.options.device, jobs)
         self._context.callbacks.planned(missing, jobs, scheduler.shares.describe())
         scheduler.run(self._next_task, self._stop_level, self._context.callbacks)
         finished = self._context.finished()
         if self._end == "failing":
             raise self._failure(finished)
+        if self._context.left and self._end is None:
+            self._end = "stopped"
         reason: EndReason = "complete" if self._end is None or len(finished) >= self._request.trials else self._end
         return TuneReport(len(finished), len(finished) - len(self._before), reason)
 
     def _next_task(self, running: int) -> TrialTask | None:
         study, trials = self._context.study, self._request.trials
-        while len(self._context.finished()) + running < trials:
+        while len(self._context.finished()) + running + len(self._context.left) < trials:
             trial = reopen(study, self._interrupted.pop(0)) if self._interrupted else study.ask()
             if (task := create_task(self._context, trial, trials)) is not None:
                 return task
@@ -155,6 +164,8 @@ class _Tuning:
     def _stop_level(self) -> int:
         if (level := self._requested_level()) > 0:
             self._end = "stopped"
+            if self._leaves:
+                return LEAVE
         elif self._end is None and self._deadline is not None and time.monotonic() >= self._deadline:
             self._end = "timeout"
         elif self._end is None and self._is_failing():

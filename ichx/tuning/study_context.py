@@ -1,11 +1,12 @@
 """An open study with everything that its trials need: values from Optuna, results, ends of trials."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
+from ichx.jobs.engine import Resources
 from ichx.training.checkpoint_files import remove_checkpoints
 from ichx.tuning.budget import Value
 from ichx.tuning.limits import Limits
@@ -34,6 +35,10 @@ class StudyContext:
     budget: Budget
     limits: Limits
     callbacks: TuneCallbacks
+    resources: Resources = field(default_factory=Resources)
+    """What a trial needs from a scheduler."""
+    left: set[int] = field(default_factory=set)
+    """Trials whose job somebody has cancelled; the next tuning resumes them."""
 
     def fold_files(self, experiment: int) -> "FoldFiles":
         """Return the files of a trial's fold."""

@@ -1,7 +1,9 @@
 """The task of one trial: its job, its progress, and its end as done, pruned or failed."""
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from optuna.trial import TrialState
 
@@ -9,9 +11,12 @@ from ichx.experiments.fold_status import fold_score, live_run
 from ichx.jobs.engine import Job, JobResult
 from ichx.jobs.fold_job import fold_job
 from ichx.jobs.job_log import JobLog
+from ichx.jobs.reconcile import reconcile
+from ichx.jobs.recorded_engine import RecordedEngine, recorded_end
 from ichx.jobs.resources import Shares
 from ichx.jobs.scheduler import Admission, Task
 from ichx.recipe_text import from_toml
+from ichx.store.jobs import ACTIVE
 from ichx.tuning.study_context import StudyContext
 from ichx.tuning.trial import IncompatibleValuesError, register_trial
 from ichx.tuning.trial_monitor import TrialMonitor
@@ -20,6 +25,10 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
     from ichx.store import EpochRecord
+
+
+MAX_RESTARTS: Final = 3
+"""How often a trial is submitted again after its job was lost or ended by the scheduler."""
 
 
 def create_task(context: StudyContext, trial: "Trial", trials: int) -> "TrialTask | None":
@@ -51,6 +60,7 @@ class TrialTask(Task):
         self._monitor = TrialMonitor(trial, recipe, context.budget, context.limits)
         self._prune_reason: str | None = trial.user_attrs.get("ended")
         self._noted = False
+        self._restarts = 0
 
     def admit(self) -> Admission:
         """Wait while another process runs the fold; skip a trial that an earlier process decided to prune."""
@@ -61,13 +71,29 @@ class TrialTask(Task):
             return "skip"
         return "run"
 
+    def submitted(self, engine: RecordedEngine) -> tuple[str, Path] | Admission:
+        """Return the active job of the trial, which an earlier process has submitted; else as `admit`."""
+        workspace, store = self._context.project.workspace, self._context.project.store
+        reconcile(workspace, store, experiments=[self._experiment], opened={engine.name: engine})
+        record = next(iter(store.jobs(ACTIVE, experiments=[self._experiment])), None)
+        if record is None:
+            return self.admit()
+        if record.handle is None:
+            return "wait"  # its submission may still arrive
+        engine.adopt([record])
+        return record.handle, workspace.root / record.log
+
     def start(self, device: str, shares: Shares) -> Job:
         """Return the job of the fold."""
-        budget = self._context.budget
-        return fold_job(self._context.project.workspace, self._experiment, budget.fold, budget.options, device, shares)
+        budget, workspace = self._context.budget, self._context.project.workspace
+        job = fold_job(workspace, self._experiment, budget.fold, budget.options, device, shares)
+        name = f"trial {self._trial.number + 1} of {self._context.study.study_name}"
+        return replace(job, kind="trial", resources=self._context.resources, name=name)
 
     def follow(self, log: JobLog) -> bool:
         """Report new epochs; return False if the trial should be pruned."""
+        if self._prune_reason is not None:
+            return False  # an earlier process decided that
         history, monitor = self._history(), self._monitor
         if len(history) > monitor.seen:
             newest = history[-1].values["score"]
@@ -88,6 +114,13 @@ class TrialTask(Task):
             self._prune(self._prune_reason)
         elif stopping:
             pass  # the next tuning resumes it
+        elif recorded_end(result).state == "cancelled":
+            self._context.left.add(self._trial.number)
+            self._context.callbacks.note(f"trial {self._trial.number + 1} was cancelled; the next tuning resumes it")
+        elif result.reason is not None and self._restarts < MAX_RESTARTS:
+            self._restarts += 1
+            self._context.callbacks.note(f"trial {self._trial.number + 1} is submitted again: {result.reason}")
+            return False
         elif self._is_held():
             return False  # the job lost the race for the fold against a job of an earlier process
         elif self._context.fold_files(self._experiment).not_finite.exists():

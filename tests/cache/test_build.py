@@ -18,7 +18,7 @@ from small_dicom import head, write_catalog
 
 from ichx.cache import build as build_module
 from ichx.cache import hu_cache as cache_module
-from ichx.cache.build import build_caches, ensure_cache, plan_caches
+from ichx.cache.build import build_caches, ensure_cache, find_cache, plan_caches
 from ichx.cache.hu_cache import (
     BUILD_FILE,
     CACHE_FILE,
@@ -64,6 +64,16 @@ def _damaged(tmp_path: Path, slices: pd.DataFrame) -> dict[str, str]:
 
 def _shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9]*.shard"))  # without temporary files
+
+
+def test_a_folder_in_the_place_of_the_manifest_is_named(tmp_path: Path, source: Path) -> None:
+    slices = write_catalog(source, _heads())
+    manifest = _folder(tmp_path, slices) / "cache.json"
+    manifest.mkdir(parents=True)
+    assert find_cache(tmp_path, "d", slices, PLAIN) is None
+    with pytest.raises(StorageError, match=str(manifest)) as caught:
+        ensure_cache(tmp_path, "d", source, slices, PLAIN)
+    assert "folder" in caught.value.remedy
 
 
 @pytest.mark.parametrize("resize", ["bilinear", "area"])

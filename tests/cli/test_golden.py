@@ -24,7 +24,7 @@ from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
 from ichx.plugins import load_registry
 from ichx.project import Project
-from ichx.store import open_store
+from ichx.store import JobChange, JobDraft, open_store
 from ichx.workspace import open_workspace
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -93,6 +93,9 @@ CASES = {
     "exp export": ("exp export 1 one.zip", "exp export 1 one.zip"),
     "exp import": ("exp export 1 one.zip", "exp import one.zip", "exp import none.zip"),
     "run": ("run 4 --fold 0 --device cpu", "run 4 --fold 0", "run 5", "run 99", "run 1 --weights none.pth"),
+    "jobs": ("jobs", "jobs --state queued", "jobs 99"),
+    "jobs show": ("jobs show slurm:7_1", "jobs show slurm:8"),
+    "jobs cancel": ("jobs cancel slurm:7_1", "jobs cancel 99"),
     "tune": (
         "tune 4 --trials 1 --device cpu",
         "tune 4 --trials 1",
@@ -204,6 +207,15 @@ def golden_root(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) ->
         fill(store, parent, new_study(optuna_storage, parent), 24)
         store.change_tags(1, add=["best"], remove=[])
         store.add_note(1, "epidural is weak")
+        drafts = [
+            JobDraft(
+                "ichx-1", fold, "slurm", "fold", f"experiment 1, fold {fold}", f"experiments/1/fold-{fold}/run.log"
+            )
+            for fold in (0, 1)
+        ]
+        done, lost = (record.id for record in store.add_jobs(drafts))
+        store.set_handles("ichx-1", ["slurm:7_0", "slurm:7_1"])
+        store.update_jobs({done: JobChange("done", 0, seconds=75.0), lost: JobChange("lost")})
         add_dataset(Project(workspace, store), AddRequest("other", other.train, labels=other.train_labels, folds=2))
     with closing(sqlite3.connect(root / "db" / "ichx.db")) as connection, connection:
         connection.execute(

@@ -336,6 +336,9 @@ def test_missing_and_damaged_files_of_a_version(workspace: Workspace, store: Sto
     catalog.unlink()
     with pytest.raises(ChangedDataError, match=f"{catalog} of train version 1"):
         load_dataset(Project(workspace, store), "train")
+    catalog.mkdir()
+    with pytest.raises(CorruptFileError, match=f"{catalog} of train version 1"):
+        load_dataset(Project(workspace, store), "train")
     with pytest.raises(NotFoundError, match="'trian'"):
         load_dataset(Project(workspace, store), "trian")
     with pytest.raises(NotFoundError, match="7"):

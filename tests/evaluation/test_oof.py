@@ -170,6 +170,13 @@ def test_missing_and_damaged_files(project: Project) -> None:
     write_predictions(path, old)
     with pytest.raises(CorruptFileError, match=r"\b1 row\b"):
         read_oof(project, project.store.experiment(1))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CorruptFileError, match=str(path)):
+        read_oof(project, project.store.experiment(1))
+    write_predictions(path / "part.parquet", Predictions(old.slice_ids, old.logits))
+    with pytest.raises(CorruptFileError, match=str(path)):
+        read_oof(project, project.store.experiment(1))
 
 
 def test_an_experiment_without_a_finished_fold(project: Project) -> None:

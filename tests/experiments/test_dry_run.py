@@ -14,7 +14,9 @@ from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import load_dataset
 from ichx.errors import NotFoundError
 from ichx.experiments.dry_run import RunEstimate, dry_run
+from ichx.experiments.member_features import feature_width
 from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.register_sequence import new_sequence
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -98,6 +100,40 @@ def test_every_kind_of_network(registered: Project, plugin: str) -> None:
         ExperimentRequest(plugin=plugin, size=32, settings=[*SHORT, "ema.decay=0.9", "stage.balanced.freeze=1"]),
     )
     check_plausible(dry_run(registered, made.number, options=CPU))
+
+
+@pytest.mark.parametrize("inputs", [("logits",), ("features",)])
+def test_a_sequence_experiment_before_and_after_its_run(project: Project, inputs: tuple[str, ...]) -> None:
+    settings = ("stage.full.epochs=2", "sequence.width=8", "sequence.parts=2", "batch=4")
+    request = ExperimentRequest(plugin="gru_stack", settings=settings)
+    number = new_sequence(project, request, (1, 2), inputs)[0].number
+    before = contents(project.workspace.root)
+    estimate = dry_run(project, number, options=CPU)
+    assert contents(project.workspace.root) == before
+    check_plausible(estimate)
+    assert (estimate.folds, estimate.epochs, estimate.cache_slices) == ((0, 1), 4, 0)
+    assert dry_run(project, number, options=CPU, folds=[1]).epochs == 2
+    assert dry_run(project, number, options=CPU, subset=0.5).experiment_bytes < estimate.experiment_bytes
+
+    run_experiment(project, number, options=CPU)
+    new = {name: size for name, size in contents(project.workspace.root).items() if name not in before}
+    suffixes = (".safetensors", ".parquet", ".npy")
+    written = sum(size for name, size in new.items() if name.endswith(suffixes))
+    assert written < estimate.experiment_bytes < 10 * written
+    tables = sum(size for name, size in new.items() if name.endswith(".npy"))
+    assert (tables > 0) == (inputs == ("features",))
+    assert estimate.experiment_bytes > tables
+    after = dry_run(project, number, options=CPU)
+    assert (after.folds, after.epochs, after.seconds) == ((), 0, 0.0)
+
+
+def test_a_sequence_experiment_whose_members_are_not_trained(registered: Project) -> None:
+    number = new_sequence(registered, ExperimentRequest(plugin="gru"), (1,))[0].number
+    estimate = dry_run(registered, number, options=CPU)
+    assert estimate.folds == (0, 1)
+    widths = feature_width(registered, 1)
+    slices = sum(len(load_dataset(registered, name).slices) for name in ("ph", "ph-test"))
+    assert estimate.experiment_bytes > 2 * 2 * slices * widths
 
 
 def test_the_command(ichx: Program, registered: Project) -> None:

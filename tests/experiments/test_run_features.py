@@ -103,3 +103,6 @@ def test_invalid_feature_files(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("features")
     with pytest.raises(CorruptFileError, match=r"text\.parquet"):
         read_features(tmp_path / "text.parquet")
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(CorruptFileError, match=r"folder\.parquet"):
+        read_features(tmp_path / "folder.parquet")

@@ -95,7 +95,6 @@ def test_the_commands(project: Project, ichx: Program) -> None:
         (("--reference", "--members", "1"), "usage", "--reference"),
     ):
         ichx("exp", "new", *options, "--json", cwd=root).check_error(code, value)
-    ichx("run", 4, "--dry-run", "--json", cwd=root).check_error("unsupported", "4", "1, 2")
     ichx("run", 4, "--save", "features", "--json", cwd=root).check_error("unsupported", "4")
     ichx("exp", "rm", 1, cwd=root)
     ichx("run", 4, "--json", cwd=root).check_error("not_ready", "Member 1 of experiment 4")

@@ -26,7 +26,7 @@ from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
 from ichx.evaluation.member_outputs import read_inputs
 from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
-from ichx.evaluation.predictions import read_predictions
+from ichx.evaluation.predictions import read_predictions, write_predictions
 from ichx.evaluation.scorecard import scorecard
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.member_features import TableRequest, find_table, plan_tables
@@ -102,6 +102,24 @@ def test_a_sequence_experiment_predicts_each_fold_and_the_test_set(project: Proj
     for number in (1, 2):
         table = find_table(project, TableRequest(number, 0, version.id))  # type: ignore[assignment]
         assert (table is not None) == ("features" in inputs)
+
+
+def test_predictions_without_the_logits_of_studies_get_them(project: Project) -> None:
+    made = sequence(project, 1, 2)
+    run_experiment(project, made.number)
+    before = scorecard(project, made.number, pooling="learnt").studies
+    paths = [project.workspace.root / p.path for p in project.store.predictions(made.number, role="oof")]
+    for path in paths:
+        write_predictions(path, replace(read_predictions(path), study_logits=None))
+    with pytest.raises(UnsupportedError) as caught:
+        scorecard(project, made.number, pooling="learnt")
+    assert "delete" in caught.value.remedy
+    assert "ichx run" in caught.value.remedy
+    for path in paths:
+        path.unlink()
+    report = run_experiment(project, made.number)
+    assert (report.trained, report.already_done) == ((), (0, 1))
+    assert scorecard(project, made.number, pooling="learnt").studies == before
 
 
 def test_no_head_learns_from_what_it_predicts(project: Project) -> None:

@@ -18,7 +18,8 @@ def test_the_command_has_every_option(tmp_path: Path) -> None:
     workspace = init_workspace(tmp_path / "workspace")
     plain = fold_job(workspace, 6, 2, RunOptions(), "auto", Shares(("auto",)))
     assert plain.argv == (sys.executable, "-m", "ichx", "run", "6", "--fold", "2", "--device", "auto")
-    assert plain.environment == {"ICHX_WORKSPACE": str(workspace.root)}
+    assert plain.environment == {"ICHX_WORKSPACE": str(workspace.root), "ICHX_ENGINE": "local"}
+    assert (plain.kind, plain.experiment, plain.fold) == ("fold", 6, 2)
     assert plain.log == workspace.root / "experiments/6/fold-2/run.log"
     changed = {"pretrained": False, "weights": tmp_path / "w.pth", "workers": 3, "save_features": True}
     for option in fields(RunOptions):

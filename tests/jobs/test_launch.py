@@ -17,8 +17,8 @@ from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.provenance import run_draft
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.jobs import Engine, Job, JobResult, LocalEngine
-from ichx.jobs.launch import LaunchRequest, launch
-from ichx.jobs.launch_report import LaunchCallbacks, LaunchReport, Unit, UnitProgress, UnitResult
+from ichx.jobs.launch import launch
+from ichx.jobs.launch_report import LaunchCallbacks, LaunchReport, LaunchRequest, Unit, UnitProgress, UnitResult
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.store import Prediction, PredictionDraft, ScoreDraft, Store, open_store

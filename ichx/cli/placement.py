@@ -1,0 +1,92 @@
+"""Where a command runs: on this machine, or as jobs of a cluster with resources."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from ichx.cli.parameters import duration_seconds, gigabytes
+from ichx.jobs.engine import Resources
+from ichx.workspace import ENGINE_VARIABLE
+
+if TYPE_CHECKING:
+    from ichx.jobs.recorded_engine import RecordedEngine
+    from ichx.project import Project
+    from ichx.workspace import Workspace
+
+LOCAL: Final = "local"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The engine of a command, and what each of its jobs needs."""
+
+    engine: str
+    chosen: bool
+    """Whether the user has named the engine, instead of the settings."""
+    resources: Resources = field(default_factory=Resources)
+    detach: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the command runs on this machine."""
+        return self.engine == LOCAL
+
+
+@dataclass(frozen=True)
+class PlacementOptions:
+    """The options of a command that choose its placement."""
+
+    on: str | None = None
+    detach: bool = False
+    cpus: int | None = None
+    gpus: int | None = None
+    memory: str | None = None
+    time: str | None = None
+    options: Sequence[str] | None = None
+
+    def place(self, workspace: "Workspace") -> Placement:
+        """Return the placement.
+
+        Raises:
+            typer.BadParameter: Options for clusters are given, but the command runs on this machine.
+        """
+        engine = self.on or os.environ.get(ENGINE_VARIABLE) or _default_engine(workspace)
+        if engine == LOCAL and (given := self._given()):
+            raise typer.BadParameter(f"{', '.join(given)}: only with --on slurm or --on ray.")
+        memory = None if self.memory is None else round(1e9 * gigabytes(self.memory, "--memory"))
+        seconds = None if self.time is None else duration_seconds(self.time, "--time")
+        resources = Resources(self.cpus, self.gpus, memory, seconds, options=tuple(self.options or ()))
+        return Placement(engine, self.on is not None, resources, self.detach)
+
+    def _given(self) -> list[str]:
+        values = {
+            "--detach": self.detach,
+            "--cpus": self.cpus,
+            "--gpus": self.gpus is not None,
+            "--memory": self.memory,
+            "--time": self.time,
+            "--engine-option": self.options,
+        }
+        return [name for name, value in values.items() if value]
+
+
+def _default_engine(workspace: "Workspace") -> str:
+    if not workspace.engine:
+        return LOCAL
+    from ichx.jobs.engine_settings import parse_engine_settings
+
+    return parse_engine_settings(workspace.engine).default
+
+
+@contextlib.contextmanager
+def cluster_engine(project: "Project", name: str, slots: int = 1) -> "Iterator[RecordedEngine]":
+    """Yield the engine `name`, whose jobs are recorded in the store of the project."""
+    from ichx.jobs.engines import open_engine
+    from ichx.jobs.recorded_engine import RecordedEngine
+
+    with contextlib.closing(open_engine(project.workspace, name, slots)) as engine:
+        yield RecordedEngine(engine, project.store, project.workspace)
