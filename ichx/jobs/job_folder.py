@@ -26,6 +26,8 @@ from ichx.files import write_text
 from ichx.jobs.engine import Job, JobResult
 
 JOBS_FILE: Final = "jobs.json"
+VISIBLE_SECONDS: Final = 60.0
+"""Time after which a network file system shows a new file on all machines."""
 HEARTBEAT_SECONDS: Final = 20.0
 """Time between two signs of life of a wrapper."""
 
