@@ -13,7 +13,7 @@ from ichx.cli.tables import print_table
 from ichx.jobs import LocalEngine
 from ichx.jobs.launch import launch
 from ichx.jobs.launch_report import LaunchReport, LaunchRequest, UnitResult
-from ichx.signals import count_stop_signals
+from ichx.signals import count_stop_signals, stop_exit_code
 from ichx.text import format_count
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def launch_folds(project: "Project", request: LaunchRequest, engine: str = LOCAL, *, as_json: bool) -> None:
-    """Run the requested folds and print their results; exit with 1 if any is not done, with 130 if stopped."""
+    """Run the requested folds and print their results; exit with 1 if any is not done, or as a stopped run."""
     report = watch_launch(project, request, engine)
     if as_json:
         print_json(report)
@@ -55,7 +55,7 @@ def _exit_unless_complete(report: LaunchReport, engine: str) -> None:
     elif report.stopped:
         info("Stopped. Finished work is saved; the same command resumes.", style="yellow")
     if report.stopped:
-        raise typer.Exit(130)
+        raise typer.Exit(stop_exit_code())
     problem_states = {"failed", "cancelled", "held"}
     if not report.complete and not (report.detached and not problem_states & {u.state for u in report.units}):
         raise typer.Exit(1)

@@ -25,13 +25,6 @@ from ichx.store.migrate import HEAD
 from ichx.store.tables import METADATA, VERSION_TABLE
 from ichx.text import format_bytes
 
-NETWORK_FILE_SYSTEMS = (
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "lustre", "gpfs", "beegfs", "ceph", "glusterfs",
-    "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone",
-)  # fmt: skip
-"""File systems on which SQLite's locks are unreliable: https://www.sqlite.org/faq.html#q5."""
-
-_MOUNTS = Path("/proc/self/mountinfo")
 _STATM = Path("/proc/self/statm")
 _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
 _QUERY_REMEDY = "Use one SELECT statement; `ichx store schema` lists the tables."
@@ -66,8 +59,13 @@ class QueryResult:
     rows: list[tuple[Any, ...]]
 
 
-def check_file(engine: Engine) -> list[CheckResult]:
-    """Check pages, references, version, tables, values and location of a SQLite store; only the tables of another."""
+def check_file(engine: Engine, network: str | None) -> list[CheckResult]:
+    """Check a SQLite store (pages, references, version, tables, values, location), or the tables of another store.
+
+    Args:
+        engine: The store, or a copy of it.
+        network: The network file system on which the store itself is; None for a local disk.
+    """
     if not database.is_sqlite(engine.url):
         with database.reading(engine) as connection:
             return [_check_tables(connection)]
@@ -81,7 +79,6 @@ def check_file(engine: Engine) -> list[CheckResult]:
         problems = () if list(stamps) == [HEAD] else (f"version stamps are {stamps}, not {HEAD}",)
         found.append(CheckResult(f"version {HEAD}", problems))
     found.append(CheckResult("dates, JSON and other values", tuple(database.invalid_values(engine, limit=20))))
-    network = network_file_system(engine)
     problems = (f"its folder is on a network file system ({network}), where locks may fail",) if network else ()
     found.append(CheckResult("local disk", problems))
     return found
@@ -221,29 +218,6 @@ def _resident_bytes() -> int:
         return int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
     except OSError:  # not Linux
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def network_file_system(engine: Engine) -> str | None:
-    """Return the network file system of the store's file; None for a local disk, or if unknown."""
-    file = database.sqlite_file(engine.url) if database.is_sqlite(engine.url) else None
-    if file is None:
-        return None
-    try:
-        lines = _MOUNTS.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None  # not Linux
-    return network_mount(file.resolve(), lines)
-
-
-def network_mount(file: Path, mounts: list[str]) -> str | None:
-    """Return the network file system of `file` according to lines of mountinfo(5); None for a local one."""
-    longest, kind = "", ""
-    for line in mounts:
-        left, _, right = line.partition(" - ")
-        point = left.split()[4].encode().decode("unicode_escape")
-        if file.is_relative_to(point) and len(point) >= len(longest):
-            longest, kind = point, right.split()[0]
-    return kind if kind in NETWORK_FILE_SYSTEMS else None
 
 
 def _file(engine: Engine) -> Path:

@@ -33,6 +33,7 @@ from ichx.store import (
     experiments,
     jobs,
     migrate,
+    network_files,
     runs,
 )
 from ichx.store.counters import raise_counter, take_numbers
@@ -142,12 +143,17 @@ class Store:
         """Receives a line if the database is away and the request is repeated."""
         self.changed: set[int] = set()
         """Experiments whose name, tags, notes or place were changed with this object."""
-        self._engine = database.connect(url)
+        self._url = database.parse_url(url)
+        self._refusal = network_files.refusal(self._url)
+        file = database.sqlite_file(self._url)
+        if self._refusal is not None and file is not None and not file.exists():
+            raise self._refusal
+        self._engine = database.connect(self._url)
         self._copy: TemporaryDirectory[str] | None = None
-        self.name = database.display_name(self._engine.url)
+        self.name = database.display_name(self._url)
         """The name in messages: the file, or the URL without the password."""
         try:
-            if migrate.needs_copy(self._engine):
+            if self._refusal is not None or migrate.needs_copy(self._engine):
                 self._use_copy()
             migrate.prepare(self._engine)
         except BaseException:
@@ -181,7 +187,7 @@ class Store:
 
     def adopt(self, workspace: Workspace) -> binding.StoreState:
         """Tie the store to `workspace`, whatever both were tied to before; return its earlier state."""
-        self._check_writable()
+        self.check_writable()
         before = binding.adopt(self._engine, workspace)
         self._workspace = workspace
         return before
@@ -207,15 +213,8 @@ class Store:
     def _read(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return database.read(self._engine, lambda connection: query(connection, *args, **kwargs), self.note)
 
-    def _check_writable(self) -> None:
-        if self._copy is not None:
-            raise StoreError(
-                f"The store {self.name} is read-only.",
-                "Make the file and its folder writable, or use another store with ICHX_STORE.",
-            )
-
     def _write(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        self._check_writable()
+        self.check_writable()
         return database.write(self._engine, lambda connection: query(connection, *args, **kwargs), self.note)
 
     def _record(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -224,7 +223,7 @@ class Store:
 
     def _count(self, query: Callable[[Connection], T], *, repeatable: bool = True) -> T:
         """Run `query` and count it as a change; see `_record`."""
-        self._check_writable()
+        self.check_writable()
 
         def change(connection: Connection) -> tuple[tuple[str, int] | None, T]:
             # First, because it locks the counter: on a server, too, one change follows the other.
@@ -395,7 +394,7 @@ class Store:
         """Check the tables of the store, and the file of a SQLite store."""
         from ichx.store import maintenance
 
-        return maintenance.check_file(self._engine)
+        return maintenance.check_file(self._engine, self.network_file_system())
 
     def back_up(self, target: Path) -> int:
         """Copy a SQLite store to `target`, while others may write to it; return the size in bytes.
@@ -423,9 +422,15 @@ class Store:
 
     def network_file_system(self) -> str | None:
         """Return the network file system of the store's file; None for a local disk, or if unknown."""
-        from ichx.store import maintenance
+        return network_files.network_file_system(self._url)
 
-        return maintenance.network_file_system(self._engine)
+    def check_writable(self) -> None:
+        """Raise `StoreError` if the store can only be read; call it before long work whose result is recorded."""
+        if self._copy is not None:
+            raise self._refusal or StoreError(
+                f"The store {self.name} is read-only.",
+                "Make the file and its folder writable, or use another store with ICHX_STORE.",
+            )
 
     # Names, tags, notes, archive, trash, settings
 
