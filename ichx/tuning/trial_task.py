@@ -80,6 +80,8 @@ class TrialTask(Task):
         reconcile(workspace, store, experiments=[self._experiment], opened={engine.name: engine})
         record = next(iter(store.jobs(ACTIVE, experiments=[self._experiment])), None)
         if record is None:
+            if self._complete():  # its job ended while no tuner followed it
+                return "skip"
             return self.admit()
         if record.handle is None:
             return "wait"  # its submission may still arrive
@@ -112,10 +114,8 @@ class TrialTask(Task):
 
     def settle(self, result: JobResult, log: JobLog, *, stopping: bool) -> bool:
         """Finish the trial, or leave it unfinished if the study stops."""
-        score = fold_score(self._context.project.store, self._experiment, self._context.budget.fold)
-        if result.exit_code == 0 and score is not None and math.isfinite(score):
-            self._close(complete=True)
-            self._context.finish(self._trial, TrialState.COMPLETE, score)
+        if result.exit_code == 0 and self._complete():
+            pass
         elif self._prune_reason is not None:
             self._prune(self._prune_reason)
         elif stopping:
@@ -136,6 +136,15 @@ class TrialTask(Task):
             self._trial.set_user_attr("log", log.path.relative_to(self._context.project.workspace.root).as_posix())
             reason = "no finite score" if result.exit_code == 0 else log.failure(result)
             self._context.finish_early(self._trial, TrialState.FAIL, reason)
+        return True
+
+    def _complete(self) -> bool:
+        """Finish the trial with its score; return whether it has one."""
+        score = fold_score(self._context.project.store, self._experiment, self._context.budget.fold)
+        if score is None or not math.isfinite(score):
+            return False
+        self._close(complete=True)
+        self._context.finish(self._trial, TrialState.COMPLETE, score)
         return True
 
     def _history(self) -> "list[EpochRecord]":
