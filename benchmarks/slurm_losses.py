@@ -64,16 +64,20 @@ def submission(server: SlurmServer, folder: Path, *, quick: bool) -> Figure:
         shim.chmod(0o755)
     environment = server.environment | {"PATH": f"{shims}:{path}"}
     numbers = [str(number) for number in range(1, folds // 5 + 1)]
-    began = time.perf_counter()
+    began, before = time.perf_counter(), os.times()
     _ichx(root, environment, "run", *numbers, "--on", "slurm", "--detach", "--engine-option=--hold")
-    seconds = time.perf_counter() - began
+    seconds, after = time.perf_counter() - began, os.times()
+    processor = after.children_user + after.children_system - before.children_user - before.children_system
     slurm = sum(float(end) - float(start) for start, end in map(str.split, spent.read_text().splitlines()))
     queued = len(server.call("squeue", "-h", "-r", "-o", "%i").split())
     server.call("scancel", "--user=root")
     server.wait(lambda: not server.call("squeue", "-h").strip())
     if queued != folds:
         raise SystemExit(f"{queued} jobs are queued")
-    label = f"submit {folds:,} folds as a job array, without {slurm:.1f} s in Slurm's commands"
+    label = (
+        f"submit {folds:,} folds as a job array, without {slurm:.1f} s in Slurm's commands; "
+        f"processor time {processor:.1f} s, load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
+    )
     return Figure(label, seconds - slurm, "s", "-", "10 s", seconds - slurm <= 10)
 
 
