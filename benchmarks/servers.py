@@ -60,6 +60,7 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
 SlurmdParameters=config_overrides
 ReturnToService=2
+AuthInfo=cred_expire=5
 KillWait=30
 SlurmctldPort={port}
 SlurmdPort={next_port}

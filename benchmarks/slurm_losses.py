@@ -20,7 +20,7 @@ from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
 from ichx.project import Project
-from ichx.store import open_store
+from ichx.store import JobRecord, Store, open_store
 from ichx.workspace import init_workspace, open_workspace
 
 CHECKPOINT_SECONDS = 1.0
@@ -29,7 +29,7 @@ START_SECONDS = 10.0
 EVENTS = ("TERM", "KILL", "requeue", "scancel", "slurmd")
 SETTINGS = (
     "batch=4",
-    "stage.balanced.epochs=3",
+    "stage.balanced.epochs=2",
     "stage.rebalanced.epochs=1",
     "stage.full.epochs=1",
     "model.dropout=0.2",
@@ -133,18 +133,19 @@ def _disturb(server: SlurmServer, root: Path, event: str, rng: random.Random) ->
             return None
         with open_store(open_workspace(root)) as store:
             records = {record.handle: record for record in store.jobs()}
-        for job in rng.sample(running, len(running)):
-            record = records.get(f"slurm:{job}")
-            newest = record and _newest(root, record.experiment or 0, record.fold or 0)
-            if newest is not None:
-                break
-        else:
-            time.sleep(0.1)
+            candidates = [(job, records[f"slurm:{job}"]) for job in running if f"slurm:{job}" in records]
+            saved = {job: _saved(root, store, record) for job, record in candidates}
+        ready = [(job, record) for job, record in candidates if saved[job] is not None]
+        if not ready:
+            time.sleep(0.2)
             continue
+        job, record = rng.choice(ready)
         time.sleep(rng.uniform(0, 2 * CHECKPOINT_SECONDS))
-        assert record is not None
-        saved = _newest(root, record.experiment or 0, record.fold or 0) or newest
-        lost = time.time() - saved
+        with open_store(open_workspace(root)) as store:
+            newest = _saved(root, store, record)
+        if newest is None:  # it has ended
+            continue
+        lost = time.time() - newest
         if event == "slurmd":
             server.restart_node()
         elif event == "KILL":
@@ -161,13 +162,18 @@ def _disturb(server: SlurmServer, root: Path, event: str, rng: random.Random) ->
         return lost if event == "KILL" else 0.0
 
 
-def _newest(root: Path, experiment: int, fold: int) -> float | None:
-    """Return the time of the newest checkpoint of a fold, if it has one."""
+def _saved(root: Path, store: Store, record: JobRecord) -> float | None:
+    """Return the time of the newest checkpoint that the running attempt of a job has written."""
+    assert record.experiment is not None
+    runs = store.runs(record.experiment, record.fold)
+    if not runs or runs[-1].state != "running":
+        return None
     times = []
-    for path in (root / "experiments" / str(experiment) / f"fold-{fold}").glob("checkpoint-*.pt"):
+    for path in (root / "experiments" / str(record.experiment) / f"fold-{record.fold}").glob("checkpoint-*.pt"):
         with suppress(FileNotFoundError):
             times.append(path.stat().st_mtime)
-    return max(times, default=None)
+    newest = max(times, default=0.0)
+    return newest if newest > runs[-1].started.timestamp() else None
 
 
 def _kill(root: Path, submission: str, position: int) -> None:
