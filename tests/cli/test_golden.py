@@ -157,6 +157,7 @@ CASES = {
     "store check": ("store check",),
     "store backup": ("store backup copy.db", "store backup db/ichx.db"),
     "store adopt": ("store adopt",),
+    "store copy": ("store copy copied.db", "store copy db/ichx.db"),
     "store move": ("store move moved.db",),
     "store rebuild": ("store rebuild",),
     "store upgrade": ("store upgrade",),

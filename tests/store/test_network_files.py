@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from conftest import Program
 
+from ichx import mounts
 from ichx.errors import StoreError
-from ichx.store import Store, network_files, open_store
-from ichx.store.network_files import ALLOW, network_mount
+from ichx.mounts import find_network_mount
+from ichx.store import Store, open_store
+from ichx.store.network_files import ALLOW
 from ichx.store.testing import experiment_draft, run_draft, version_draft
 from ichx.workspace import init_workspace, open_workspace
 
@@ -35,16 +37,16 @@ MOUNTS = [
     ],
 )
 def test_network_file_systems_are_recognized(file: str, kind: str | None) -> None:
-    assert network_mount(Path(file), MOUNTS) == kind
+    assert find_network_mount(Path(file), MOUNTS) == kind
 
 
 @pytest.fixture(params=["nfs4", "beegfs", "gpfs", "ceph", "fuse.sshfs"])
 def network(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Mount a network file system at `tmp_path/home`; return its kind."""
     home = str(tmp_path / "home").replace(" ", "\\040")
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(f"1 0 0:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:2 / {home} rw - {request.param} server:/home rw\n")
-    monkeypatch.setattr(network_files, "MOUNTS", mounts)
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_text(f"1 0 0:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:2 / {home} rw - {request.param} server:/home rw\n")
+    monkeypatch.setattr(mounts, "MOUNTS", mountinfo)
     return str(request.param)
 
 
