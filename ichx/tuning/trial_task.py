@@ -1,6 +1,7 @@
 """The task of one trial: its job, its progress, and its end as done, pruned or failed."""
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,7 @@ from ichx.jobs.resources import Shares
 from ichx.jobs.scheduler import Admission, Task
 from ichx.recipe_text import from_toml
 from ichx.store.jobs import ACTIVE
+from ichx.tuning.server_storage import HEARTBEAT_SECONDS, send_heartbeat
 from ichx.tuning.study_context import StudyContext
 from ichx.tuning.trial import IncompatibleValuesError, register_trial
 from ichx.tuning.trial_monitor import TrialMonitor
@@ -60,6 +62,7 @@ class TrialTask(Task):
         self._monitor = TrialMonitor(trial, recipe, context.budget, context.limits)
         self._prune_reason: str | None = trial.user_attrs.get("ended")
         self._noted = False
+        self._heartbeat = -math.inf
         self._restarts = 0
 
     def admit(self) -> Admission:
@@ -94,6 +97,9 @@ class TrialTask(Task):
 
     def follow(self, log: JobLog) -> bool:
         """Report new epochs; return False if the trial should be pruned."""
+        if time.monotonic() - self._heartbeat > HEARTBEAT_SECONDS / 2:
+            send_heartbeat(self._context.study, self._trial)
+            self._heartbeat = time.monotonic()
         if self._prune_reason is not None:
             return False  # an earlier process decided that
         history, monitor = self._history(), self._monitor
