@@ -93,11 +93,11 @@ class _LogView(CommandCallbacks):
         parts += [f"following {format_count(adopted, 'job')} of an earlier command"] if adopted else []
         info(", ".join(parts), style="bold")
 
-    def started(self, name: str, handle: str) -> None:
-        info(f"job {handle} starts")
+    def started(self, handle: str, name: str) -> None:
+        info(f"job {handle} starts: {name}" if self._several else f"job {handle} starts")
 
-    def printed(self, name: str, text: str) -> None:
-        label = f"{name.rpartition(' --')[2]}: " if self._several else ""
+    def printed(self, handle: str, text: str) -> None:
+        label = f"{handle}: " if self._several else ""
         for line in text.splitlines():
             err.print(label + escape(line), markup=False, soft_wrap=True)
 

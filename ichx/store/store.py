@@ -108,30 +108,6 @@ def open_store(workspace: Workspace, *, tied: bool = True) -> "Store":
     return store
 
 
-def move_store(store: "Store", workspace: Workspace, url: str) -> tuple[dict[str, int], str]:
-    """Copy all records of `store` to an empty store, to which `workspace` then belongs.
-
-    Other processes cannot change `store` meanwhile, or after that: their changes would be lost.
-
-    Returns:
-        The number of rows by table, and the name of the new store.
-
-    Raises:
-        InvalidInputError: The URL is invalid.
-        ConflictError: The new store has records, or a run is active.
-    """
-    from ichx.store.copying import check_empty, copy_records
-
-    with Store(database.resolve_url(url, Path.cwd())) as target:
-        check_empty(target._engine)
-        with database.writing(store._engine) as old:  # of a read-only store this is a copy
-            binding.count_change(old)  # other processes wait here for the end of the move
-            rows = copy_records(old, target._engine)
-            binding.mark_moved(old, target.name)
-            target.adopt(workspace)
-        return rows, target.name
-
-
 class Store:
     """The store at a SQLAlchemy URL; see the contract in this module."""
 
@@ -171,6 +147,11 @@ class Store:
         maintenance.back_up(self._engine, target)
         self._engine.dispose()
         self._engine = database.connect(str(target))
+
+    @property
+    def url(self) -> URL:
+        """The URL, with the password if it has one: never show it."""
+        return self._engine.url
 
     def tie(self, workspace: Workspace) -> None:
         """Check that the store belongs to `workspace`, which then remembers its changes.
@@ -391,19 +372,19 @@ class Store:
         return self._read(clock.store_time)
 
     def check_file(self) -> "list[CheckResult]":
-        """Check the tables of the store, and the file of a SQLite store."""
+        """Check the tables, rows and references of the store, and the file of a SQLite store."""
         from ichx.store import maintenance
 
         return maintenance.check_file(self._engine, self.network_file_system())
 
     def back_up(self, target: Path) -> int:
-        """Copy a SQLite store to `target`, while others may write to it; return the size in bytes.
+        """Copy the store to the SQLite file `target`, while others may write to it; return the size in bytes.
 
         Raises:
             ConflictError: `target` exists.
             StorageError: `target` cannot be written.
             CorruptFileError: The store is damaged.
-            UnsupportedError: The store is not a SQLite file.
+            UnsupportedError: The store is not a file, nor on a server.
         """
         from ichx.store import maintenance
 
