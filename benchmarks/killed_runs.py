@@ -89,6 +89,34 @@ class KilledRun:
         left_draft = any(self._folder.glob(DRAFT_PATTERN))
         return Kill(phase, max(killed - max(saved, self._work_began), 0.0), left_draft)
 
+    def stop_and_kill(self, totals: dict[tuple[int, int], int], rng: random.Random) -> bool | None:
+        """Ask the run to stop, and kill it while it saves its progress, as a scheduler does at the time limit.
+
+        Returns:
+            Whether it was killed; False if it had stopped before, None if it had finished.
+        """
+        while not self._is_in("training", totals):
+            if self.process.poll() is not None:
+                if self.process.returncode:
+                    raise RuntimeError(f"the run failed: {self.wait()}")
+                return None
+            time.sleep(0.0005)
+        self.process.send_signal(signal.SIGTERM)
+        if rng.random() < 0.7:  # in the middle of a write; otherwise at any moment
+            while self.process.poll() is None and not self._is_in("checkpoint", totals):
+                time.sleep(0.0002)
+            time.sleep(rng.uniform(0, 0.004))
+        else:
+            time.sleep(rng.uniform(0, 0.3))
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        errors = self.wait()
+        if self.process.returncode in (0, -signal.SIGKILL):
+            return None if self.process.returncode == 0 else True
+        if self.process.returncode != 128 + signal.SIGTERM:
+            raise RuntimeError(f"the run failed: {errors}")
+        return False
+
     def wait(self) -> str:
         """Wait until the run has ended; return its standard error."""
         self.process.wait()
