@@ -148,9 +148,9 @@ def batches_per_epoch(root: Path, number: int, batch: int) -> dict[tuple[int, in
     return {(indices[r.stage], r.epoch - 1): round(r.values["images"]) // batch for r in history}
 
 
-def differences(root: Path, one: int, other: int) -> list[str]:
-    """Return the weights, logits and history of two experiments' fold 0 that differ by at least a bit."""
-    folders = [root / "experiments" / str(number) / "fold-0" for number in (one, other)]
+def differences(root: Path, one: int, other: int, fold: int = 0) -> list[str]:
+    """Return the weights, logits and history of a fold of two experiments that differ by at least a bit."""
+    folders = [root / "experiments" / str(number) / f"fold-{fold}" for number in (one, other)]
     first, second = (read_weights(folder / "weights.safetensors") for folder in folders)
     found = [name for name in first.keys() | second.keys() if not _equal(first.get(name), second.get(name))]
     files = [sorted(path.name for path in folder.glob("*.parquet")) for folder in folders]
@@ -162,7 +162,7 @@ def differences(root: Path, one: int, other: int) -> list[str]:
             found.append(file)
     with open_store(open_workspace(root)) as store:
         histories = [
-            [(r.stage, r.epoch, {k: v for k, v in r.values.items() if k not in TIMING}) for r in store.history(n, 0)]
+            [(r.stage, r.epoch, {k: v for k, v in r.values.items() if k not in TIMING}) for r in store.history(n, fold)]
             for n in (one, other)
         ]
     return found if histories[0] == histories[1] else [*found, "the history"]
