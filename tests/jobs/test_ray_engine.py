@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,18 @@ def test_a_job_knows_its_handle_and_what_it_reserves(
     assert job.log.read_text() == "ray:one-0 2 300 postgresql://me@db/lists None\n"
 
 
+def test_each_job_has_its_gpu(engine: RayEngine, tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys, time; folder, me, other = pathlib.Path(sys.argv[1]), *sys.argv[2:]\n"
+        "print(os.environ['CUDA_VISIBLE_DEVICES']); (folder / me).touch()\n"
+        "while not (folder / other).exists(): time.sleep(0.01)"
+    )
+    jobs = [python_job(tmp_path / f"{n}.log", code, tmp_path, n, 1 - n) for n in range(2)]
+    handles = engine.submit([replace(job, resources=Resources(gpus=1)) for job in jobs])
+    assert [result and result.exit_code for result in (engine.wait(handle, TIMEOUT) for handle in handles)] == [0, 0]
+    assert sorted(job.log.read_text() for job in jobs) == ["0\n", "1\n"]
+
+
 @pytest.mark.parametrize("url", ["postgresql://me:hunter2@db/x", "postgresql://me@db/x?password=hunter2"])
 def test_a_password_in_the_url_of_the_store_is_refused(
     engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
@@ -187,7 +200,7 @@ def test_a_job_that_waits_for_longer_than_ray_allows_is_queued_again(tmp_path: P
 @pytest.mark.parametrize(
     ("resources", "values"),
     [
-        (Resources(gpus=3), ("3 GPU", "0 GPU")),
+        (Resources(gpus=3), ("3 GPU", "2 GPU")),
         (Resources(cpus=64), ("64 CPU", "2 CPU")),
         (Resources(memory=10**13), ("10 TB", "2.0 GB")),
         (Resources(options=("a100=1",)), ("1 a100", "0 a100")),
