@@ -103,6 +103,7 @@ def _no_inherited_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: p
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / f"config-{next(_TESTS)}"))
     monkeypatch.delenv("ICHX_WORKSPACE", raising=False)
     monkeypatch.delenv("ICHX_STORE", raising=False)
+    monkeypatch.delenv("ICHX_CACHE_LOCAL", raising=False)
     monkeypatch.delenv("ICHX_DEBUG", raising=False)
 
 

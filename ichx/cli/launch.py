@@ -1,7 +1,7 @@
 """`ichx run` with several experiments or jobs: each fold in its own process, a live view, and a table at the end."""
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -18,6 +18,10 @@ from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
+
+
+MAX_NUMBERS: Final = 6
+"""Experiments in the commands of a message."""
 
 
 def launch_folds(project: "Project", request: LaunchRequest, engine: str = LOCAL, *, as_json: bool) -> None:
@@ -45,7 +49,8 @@ def run_folds(project: "Project", request: LaunchRequest, engine: str = LOCAL) -
 def _exit_unless_complete(report: LaunchReport, engine: str) -> None:
     active = [unit for unit in report.units if unit.state in ("queued", "running")]
     if active and (report.stopped or report.detached):
-        numbers = " ".join(map(str, dict.fromkeys(unit.experiment for unit in active)))
+        experiments = list(dict.fromkeys(unit.experiment for unit in active))
+        numbers = " ".join(map(str, experiments[:MAX_NUMBERS])) + " ..." * (len(experiments) > MAX_NUMBERS)
         info(
             f"{format_count(len(active), 'job')} on {engine}, which continue without this command. Follow them with "
             f"`ichx run {numbers} --on {engine}`, list them with `ichx jobs`, cancel them with "

@@ -99,6 +99,23 @@ def test_the_default_engine_is_a_setting_that_jobs_do_not_inherit(
     assert (here.code, len(listed(ichx, dataset_copy))) == (0, 1)
 
 
+def test_several_gpus_train_one_fold_together(dataset_copy: Path, queue: FileEngine, ichx: Program) -> None:
+    number = register(dataset_copy)
+    (queue.folder / "hold").touch()
+    options = ("--on", "slurm", "--detach", "--gpus", 4, "--nodes", 2, "--time", "2d", "--memory", "64GB")
+    more = ("--cpus", 16, "--engine-option=--exclusive", "--checkpoint-every", "2m", "--fold", 1)
+    assert ichx("run", number, *options, *more, cwd=dataset_copy).code == 0
+    limits = {"memory": 64_000_000_000, "seconds": 2 * 86400.0}
+    assert queue.resources == Resources(cpus=16, gpus=4, nodes=2, options=("--exclusive",), **limits)
+    (file,) = queue.folder.glob("*/*/job.json")
+    given = json.loads(file.read_text())
+    assert given["argv"][3:] == [
+        *("run", str(number), "--fold", "1", "--device", "auto", "--checkpoint-every", "120s"),
+        *("--processes", "4", "--nodes", "2"),
+    ]
+    assert given["environment"] == {"ICHX_WORKSPACE": str(dataset_copy), "ICHX_ENGINE": "local"}
+
+
 def test_options_that_do_not_fit_are_refused(dataset_copy: Path, queue: FileEngine, ichx: Program) -> None:
     number = register(dataset_copy)
     for arguments, value in (

@@ -8,17 +8,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from slurm_site import SlurmSite, slurm, slurm_cluster
 
+import ichx
 from ichx.errors import InvalidInputError, ResourceError
 from ichx.jobs import Job, JobResult, Resources
+from ichx.jobs.engine_check import check_engine
 from ichx.jobs.engine_settings import SlurmSettings
 from ichx.jobs.job_folder import JobFolder
 from ichx.jobs.slurm_engine import SlurmEngine
 from ichx.jobs.testing import EngineContract, python_job
+from ichx.store import open_store
 from ichx.workspace import Workspace, init_workspace
 
 __all__ = ["slurm", "slurm_cluster"]
@@ -169,6 +174,73 @@ def test_more_jobs_than_fit_in_an_array_become_several(slurm: SlurmSite, engine:
     assert [int(handle.split("_")[1]) for handle in handles] == [*range(6), 0, 1]
     assert [r and r.exit_code for r in [engine.wait(handle, WAIT) for handle in handles]] == [0] * 8
     assert [(tmp_path / f"{n}.log").read_text() for n in range(8)] == [f"{n}\n" for n in range(8)]
+
+
+def test_a_preempted_job_saves_a_checkpoint_and_resumes(
+    slurm: SlurmSite, engine: SlurmEngine, workspace: Workspace, tmp_path: Path
+) -> None:
+    private(slurm)
+    job = python_job(tmp_path / "log", CHECKPOINTED, tmp_path)
+    (handle,) = engine.submit([job])
+    wait_for(job.log, "started\n")
+    urgent = python_job(tmp_path / "urgent.log", CHECKPOINTED, tmp_path / "urgent")
+    (tmp_path / "urgent").mkdir()
+    with closing(SlurmEngine(workspace, SlurmSettings(partition="urgent", cpus=2))) as other:
+        (preempting,) = other.submit([urgent])
+        wait_for(job.log, "started\nsaved\n")
+        wait_for(urgent.log, "started\n")
+        assert engine.states([handle, preempting]) == {handle: "queued", preempting: "running"}
+        (tmp_path / "urgent" / "go").touch()
+        (tmp_path / "go").touch()
+        results = [engine.wait(each, WAIT) for each in (preempting, handle)]
+    assert [r and (r.exit_code, r.reason) for r in results] == [(0, None)] * 2
+    assert job.log.read_text() == "started\nsaved\nresumed\n"
+
+
+def test_a_job_of_a_failed_node_is_queued_again(slurm: SlurmSite, engine: SlurmEngine, tmp_path: Path) -> None:
+    private(slurm)
+    job = python_job(tmp_path / "log", CHECKPOINTED, tmp_path)
+    (handle,) = engine.submit([job])
+    wait_for(job.log, "started\n")
+    node = slurm.call("sinfo", "-h", "-o", "%n").split()[0]
+    slurm.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    slurm.wait_until("PENDING", "squeue", "-h", "-r", f"--jobs={handle.removeprefix('slurm:')}", "-o", "%T")
+    assert engine.states([handle]) == {handle: "queued"}
+    slurm.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    (tmp_path / "go").touch()
+    result = engine.wait(handle, WAIT)
+    assert result is not None
+    assert (result.exit_code, result.reason) == (0, None)
+    assert job.log.read_text().splitlines()[-1] in {"started", "resumed"}
+
+
+def test_the_check_of_an_engine_reports_what_the_node_sees(slurm: SlurmSite, workspace: Workspace) -> None:
+    with open_store(workspace):
+        pass
+    found = {check.what: check for check in check_engine(workspace, "slurm", timeout=WAIT)}
+    assert [check.problem for check in found.values()] == [None] * len(found)
+    assert str(workspace.root) in found["the node opens the store"].detail
+    assert ichx.__version__ in found["same versions on the node"].detail
+    assert [path.name for path in workspace.jobs_dir.iterdir()] == [".slurm"]
+
+
+@pytest.mark.parametrize(
+    ("table", "word"),
+    [
+        ({"partition": "tset"}, "tset"),
+        ({"gpus": 4096}, "4096"),
+        ({"options": ["--no-such-option"]}, "no-such-option"),
+        ({"setup": ["exit 3"]}, "FAILED"),
+        ({"memry": 1}, "memry"),
+    ],
+)
+def test_the_check_of_an_engine_reports_problems(
+    slurm: SlurmSite, workspace: Workspace, table: dict[str, Any], word: str
+) -> None:
+    changed = replace(workspace, engine={"slurm": {"lost_after": 3, **table}})
+    last = check_engine(changed, "slurm", timeout=WAIT)[-1]
+    assert word in str(last.problem)
+    assert last.remedy
 
 
 def test_jobs_survive_their_daemon(slurm: SlurmSite, engine: SlurmEngine, tmp_path: Path) -> None:
