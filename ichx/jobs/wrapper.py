@@ -63,7 +63,7 @@ class _Wrapper:
         self._write("state", {"host": socket.gethostname(), "pid": os.getpid(), "handle": handle})
         self._read_request()
         if self._requested and not self._by_scheduler:
-            self._began = time.monotonic()  # it never starts
+            self._began = time.monotonic()  # the job never starts: its seconds are 0
             return self._end(-self._requested, None, handle)
         log = Path(job["log"])
         try:
@@ -178,7 +178,7 @@ class _Wrapper:
 
     def _end(self, code: int, reason: str | None, handle: str | None) -> int:
         """Save the result; return the exit code for the scheduler."""
-        seconds = round(time.monotonic() - self._began, 2)
+        seconds = round(time.monotonic() - self._began, 3)
         content = {"exit_code": code, "seconds": seconds, "reason": reason, "handle": handle}
         self._write("exit", {**content, "host": socket.gethostname(), "python": platform.python_version()})
         return 128 - code if code < 0 else code
