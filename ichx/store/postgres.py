@@ -104,7 +104,10 @@ def transaction_id(connection: Connection) -> int | None:
 
 def is_committed(connection: Connection, transaction: int) -> bool | None:
     """Return whether a recent transaction was committed; None while the server still works on it."""
-    status = connection.scalar(select(func.txid_status(transaction)))
+    try:
+        status = connection.scalar(select(func.txid_status(transaction)))
+    except (exc.DataError, InvalidInputError):  # a server that crashed before it stored anything does not know it
+        return False
     return None if status == "in progress" else status == "committed"
 
 
