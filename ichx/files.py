@@ -15,10 +15,11 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ichx.errors import InvalidInputError, StorageError
 from ichx.locks import file_lock
+from ichx.mounts import network_mount
 
 DRAFT_PATTERN: Final = ".*.tmp*"
 """Matches the names of files that are being written, or that a killed process has left."""
@@ -28,6 +29,11 @@ ABANDONED_SECONDS: Final = 86400.0
 
 MAX_INPUT: Final = 1 << 31
 """Largest size in bytes of a file that is read at once, so that an endless pipe does not fill the memory."""
+
+T = TypeVar("T")
+
+_RETRY_SECONDS: Final = (0.1, 0.3, 0.6)
+"""Waits between the attempts of `read_announced`."""
 
 _BLOCK: Final = 1 << 20
 """Bytes of one read call."""
@@ -214,6 +220,33 @@ def flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def read_announced(path: Path, read: Callable[[], T]) -> T:
+    """Return `read()`, which reads `path`, a complete file that another process has announced, e.g. in the store.
+
+    The client of a network file system may remember for seconds that a file does not exist, or which file has its name.
+    There this reads again for about a second. What `read` raises then is raised.
+    """
+    for seconds in _RETRY_SECONDS:
+        try:
+            return read()
+        except OSError as error:
+            absent = isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE
+            if not absent or network_mount(path) is None:
+                raise
+        with suppress(OSError):
+            list(path.parent.iterdir())  # makes a client of NFS compare the folder with the server's
+        time.sleep(seconds)
+    return read()
+
+
+def is_announced_file(path: Path) -> bool:
+    """Return whether `path` is a file; see `read_announced`."""
+    try:
+        return stat.S_ISREG(read_announced(path, path.stat).st_mode)
+    except OSError:
+        return False
 
 
 def open_file(path: Path) -> BufferedReader:

@@ -8,8 +8,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
-STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and the signal by which `kill`, schedulers and init systems ask a program to stop."""
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, the signal by which `kill`, schedulers and init systems ask a program to stop, and the signal of a terminal
+that closes, e.g. because an ssh connection drops.
+"""
+
+_counted: list[int] = []
+"""The stop signals that `count_stop_signals` has counted in this process."""
 
 
 @contextmanager
@@ -18,12 +23,14 @@ def handle_signals(
 ) -> Iterator[None]:
     """Handle `signals` with `handler` in this block, even if they were ignored, and restore the previous handlers.
 
-    Outside the main thread, where Python installs no handlers, nothing changes.
+    An ignored SIGHUP stays ignored: `nohup` asks for that. Outside the main thread, where Python installs no handlers,
+    nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, handler) for number in signals}
+    handled = [s for s in signals if s != signal.SIGHUP or signal.getsignal(s) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in handled}
     try:
         yield
     finally:
@@ -70,11 +77,22 @@ def acknowledge_signals(acknowledge: Callable[[int], object], delay: float = 0.0
 def count_stop_signals() -> Iterator[Callable[[], int]]:
     """Yield a function that returns how many stop signals have arrived; none of them ends the process in this block.
 
-    The caller reports them.
+    The caller reports them. All SIGHUP count as one, and only as the first: both a shell and the kernel send it.
     """
     received: list[int] = []
-    with acknowledge_signals(lambda number: None), handle_signals(lambda number, _frame: received.append(number)):
+
+    def receive(number: int, _frame: FrameType | None) -> None:
+        if number != signal.SIGHUP or not received:
+            received.append(number)
+            _counted.append(number)
+
+    with acknowledge_signals(lambda number: None), handle_signals(receive):
         yield lambda: len(received)
+
+
+def stop_exit_code() -> int:
+    """Return the exit code that a shell expects after the first signal counted: 130, 143 or 129; 130 without one."""
+    return 128 + (_counted[0] if _counted else signal.SIGINT)
 
 
 @contextmanager

@@ -28,9 +28,14 @@ Result = TypeVar("Result")
 
 
 def core_count() -> int:
-    """Return how many CPU cores this process may use."""
+    """Return how many CPU cores this process may use.
+
+    Under Slurm they are those of the job: sites without cpusets show a process all cores of the node.
+    """
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    of_job = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return min(cores, int(of_job)) if of_job.isdecimal() and int(of_job) else cores
 
 
 def worker_count(processes: int | None, items: int) -> int:

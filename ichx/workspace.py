@@ -24,6 +24,7 @@ STORE_RECORD: Final = Path("db", "workspace.json")
 SETTINGS = {
     "store": "path of a SQLite file or SQLAlchemy URL of the store; default: db/ichx.db",
     "cache": "directory for HU caches, 80 GB and more for a full dataset; default: cache/",
+    "cache_local": "directory on a disk of each machine to which the needed shards are copied; default: none",
     "mlflow": "MLflow server or database that also receives the runs; default: none",
     "tensorboard": "true, or a folder, for TensorBoard files of the runs; default: none",
 }
@@ -62,6 +63,8 @@ class Workspace:
     cache_dir: Path
     mlflow: str | None = None
     tensorboard: Path | None = None
+    cache_local: str | None = None
+    """The setting as it is written: each machine replaces the environment variables; see `local_cache_dir`."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """The table `[engine]` of the settings, unchecked."""
 
@@ -89,6 +92,16 @@ class Workspace:
     def ensembles_dir(self) -> Path:
         """One folder per ensemble, named by its number."""
         return self.root / "ensembles"
+
+    def local_cache_dir(self) -> Path | None:
+        """Return the folder on this machine for copies of caches, if the setting `cache_local` names one.
+
+        Raises:
+            InvalidInputError: An environment variable in it is not set on this machine.
+        """
+        if not self.cache_local:
+            return None
+        return self.root / _expand(self.cache_local, "cache_local", self.root / SETTINGS_FILE)
 
     def experiment_dir(self, number: int) -> Path:
         """Return the folder of experiment `number`."""
@@ -216,7 +229,7 @@ def init_workspace(root: Path) -> Workspace:
 
 
 def open_workspace(root: Path) -> Workspace:
-    """Return the workspace at `root` with its settings; `ICHX_STORE` overrides the URL of the store.
+    """Return the workspace at `root` with its settings; `ICHX_STORE` and `ICHX_CACHE_LOCAL` override two of them.
 
     Raises:
         InvalidInputError: Its settings are invalid.
@@ -231,6 +244,7 @@ def open_workspace(root: Path) -> Workspace:
         cache_dir=root / settings.get("cache", "cache"),
         mlflow=settings.get("mlflow") or None,
         tensorboard=root / folder if folder else None,
+        cache_local=os.environ.get("ICHX_CACHE_LOCAL", settings.get("cache_local")) or None,
         engine=settings.get(ENGINE_SETTINGS, {}),
     )
 

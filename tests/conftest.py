@@ -1,5 +1,6 @@
 """Fixtures for the whole suite: real CT data, a phantom on disk, a trained workspace, and the program itself."""
 
+import importlib.util
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -101,6 +103,7 @@ def _no_inherited_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: p
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / f"config-{next(_TESTS)}"))
     monkeypatch.delenv("ICHX_WORKSPACE", raising=False)
     monkeypatch.delenv("ICHX_STORE", raising=False)
+    monkeypatch.delenv("ICHX_CACHE_LOCAL", raising=False)
     monkeypatch.delenv("ICHX_DEBUG", raising=False)
 
 
@@ -215,6 +218,19 @@ def dataset_copy(dataset_root: Path, tmp_path: Path) -> Path:
 def trained_copy(trained_root: Path, tmp_path: Path) -> Path:
     """Return the trained workspace, as a copy of the test's own."""
     return Path(shutil.copytree(trained_root, tmp_path / "workspace"))
+
+
+@pytest.fixture(scope="session")
+def killed_runs() -> ModuleType:
+    """Return the benchmark's module of runs that are killed."""
+    file = Path(__file__).parents[1] / "benchmarks" / "killed_runs.py"
+    spec = importlib.util.spec_from_file_location("killed_runs", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

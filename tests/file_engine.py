@@ -60,6 +60,7 @@ class FileEngine:
         if self.refusal is not None:
             raise ConflictError(self.refusal, "Change the settings.")
         assert submission is not None
+        self.resources = jobs[0].resources
         handles = [f"file:{submission}_{n}" for n in range(len(jobs))]
         for handle, job in zip(handles, jobs, strict=True):
             home = self._home(handle)

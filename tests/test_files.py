@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from permissions import permissions_enforced
 
+from ichx import mounts
 from ichx.errors import InvalidInputError, StorageError
 from ichx.files import (
     DRAFT_PATTERN,
@@ -21,9 +22,11 @@ from ichx.files import (
     atomic_path,
     check_suffix,
     check_writable,
+    is_announced_file,
     open_file,
     path_of,
     printable_path,
+    read_announced,
     read_input,
     read_text,
     remove_drafts,
@@ -245,3 +248,53 @@ def test_paths_that_cannot_be_resolved(tmp_path: Path, monkeypatch: pytest.Monke
         absolute_path(Path("~nobody-of-this-name/x"))
     (tmp_path / "loop").symlink_to("loop")
     assert absolute_path(tmp_path / "loop" / "x").name == "x"
+
+
+@pytest.fixture
+def on_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `tmp_path` be on NFS."""
+    file = tmp_path / "mountinfo"
+    file.write_text(f"1 0 0:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:2 / {tmp_path} rw - nfs4 server:/home rw\n")
+    monkeypatch.setattr(mounts, "MOUNTS", file)
+
+
+@pytest.mark.usefixtures("on_network")
+def test_an_announced_file_that_appears_late_on_a_network_file_system_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "late.txt"
+    errors = iter([FileNotFoundError("of a library, without a number"), OSError(errno.ESTALE, "stale file handle")])
+
+    def read() -> str:
+        for error in errors:
+            raise error
+        path.write_text("complete")
+        return path.read_text()
+
+    assert read_announced(path, read) == "complete"
+    assert is_announced_file(path)
+    assert not is_announced_file(tmp_path / "never")
+    assert not is_announced_file(tmp_path)
+
+
+def test_a_missing_file_on_a_local_disk_is_not_waited_for(tmp_path: Path) -> None:
+    calls = []
+
+    def read() -> None:
+        calls.append(1)
+        raise FileNotFoundError(errno.ENOENT, "missing")
+
+    with pytest.raises(FileNotFoundError):
+        read_announced(tmp_path / "missing", read)
+    assert len(calls) == 1
+
+
+@pytest.mark.usefixtures("on_network")
+def test_another_error_is_raised_at_once(tmp_path: Path) -> None:
+    calls = []
+
+    def read() -> None:
+        calls.append(1)
+        raise PermissionError(errno.EACCES, "denied")
+
+    with pytest.raises(PermissionError):
+        read_announced(tmp_path / "file", read)
+    assert len(calls) == 1

@@ -25,6 +25,24 @@ def test_stop_signals_are_counted_and_handlers_restored() -> None:
     assert handlers() == before
 
 
+def test_hangups_count_once_and_only_as_the_first() -> None:
+    with count_stop_signals() as count:
+        for number, expected in ((signal.SIGHUP, 1), (signal.SIGHUP, 1), (signal.SIGINT, 2), (signal.SIGHUP, 2)):
+            os.kill(os.getpid(), number)
+            assert count() == expected
+
+
+def test_an_ignored_hangup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with count_stop_signals() as count:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert count() == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_handlers_are_restored_after_an_error() -> None:
     before = handlers()
     with pytest.raises(ZeroDivisionError), handle_signals(lambda *_: 1 // 0):
@@ -56,7 +74,8 @@ def test_a_blocked_signal_arrives_afterwards() -> None:
 def test_a_worker_ignores_stop_signals() -> None:
     code = (
         "import os, signal; from ichx.signals import ignore_stop_signals; ignore_stop_signals()\n"
-        "os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGTERM); print('alive')"
+        "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): os.kill(os.getpid(), number)\n"
+        "print('alive')"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "alive\n"
 

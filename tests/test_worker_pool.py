@@ -74,6 +74,24 @@ def test_more_processes_than_the_memory_holds_are_refused_with_the_cost() -> Non
         worker_count(10**9, 10**10)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("SLURM_CPUS_PER_TASK", "1", 1),
+        ("SLURM_CPUS_ON_NODE", "1", 1),
+        ("SLURM_CPUS_PER_TASK", "100000", None),
+        ("SLURM_CPUS_PER_TASK", "0", None),
+        ("SLURM_CPUS_ON_NODE", "1(x2)", None),
+    ],
+)
+def test_a_job_of_slurm_uses_its_own_cores(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: int | None
+) -> None:
+    cores = core_count()
+    monkeypatch.setenv(variable, value)
+    assert core_count() == (expected or cores)
+
+
 def test_processes_do_not_execute_the_script_that_starts_them(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text(

@@ -67,6 +67,24 @@ def test_home_and_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyP
             open_workspace(created.root)
 
 
+def test_the_folder_for_copies_of_caches_is_that_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login node need not have the variables of a compute node."""
+    init_workspace(tmp_path)
+    assert open_workspace(tmp_path).local_cache_dir() is None
+    (tmp_path / "ichx.toml").write_text('cache_local = "$ICHX_TEST_SCRATCH/ichx"\n')
+    opened = open_workspace(tmp_path)
+    with pytest.raises(InvalidInputError, match="ICHX_TEST_SCRATCH"):
+        opened.local_cache_dir()
+    monkeypatch.setenv("ICHX_TEST_SCRATCH", "/scratch/17")
+    assert opened.local_cache_dir() == Path("/scratch/17/ichx")
+    monkeypatch.setenv("ICHX_CACHE_LOCAL", "/other")
+    assert open_workspace(tmp_path).local_cache_dir() == Path("/other")
+    monkeypatch.setenv("ICHX_CACHE_LOCAL", "")
+    assert open_workspace(tmp_path).local_cache_dir() is None
+
+
 def test_init_keeps_existing_files(tmp_path: Path) -> None:
     created = init_workspace(tmp_path)
     (tmp_path / "ichx.toml").write_text('cache = "/big/disk"\n')

@@ -136,7 +136,7 @@ def build_caches(
         source: Folder or zip of the files.
         slices: Rows of the dataset, as in `plan_caches`.
         plans: The caches.
-        processes: Worker processes; when None, one per core, or a single one if another builder uses these cores.
+        processes: Worker processes; when None, one per core, or a single one if another builder uses all cores.
         progress: Receives (done, total) slices. Slices that `series` centring decodes beforehand count twice.
 
     Raises:
@@ -174,29 +174,28 @@ def _build_missing(
 ) -> None:
     if all(plan.complete for plan in plans):
         return
-    folder, needed = plans[0].folder, 0
+    plan, needed = plans[0], 0
     try:
+        # Again if a shard was removed meanwhile, or another builder has finished one of several caches.
         while plans := [plan for plan in map(_inspect, plans) if not plan.complete]:
             for plan in plans:
-                folder = plan.folder
-                folder.mkdir(parents=True, exist_ok=True)
-                remove_drafts(folder)
+                plan.folder.mkdir(parents=True, exist_ok=True)
+                remove_drafts(plan.folder)
             todo = plans if part is None else _restrict(plans, part)
             needed = sum(plan.bytes_needed for plan in todo)
             for plan in todo:
-                folder = plan.folder
-                if needed > shutil.disk_usage(folder).free:
-                    raise _no_space(folder, needed)
-                if read_manifest(folder, BUILD_FILE) is None:
-                    _write_json(folder / BUILD_FILE, _manifest(plan))
+                if needed > shutil.disk_usage(plan.folder).free:
+                    raise _no_space(plan.folder, needed)
+                if read_manifest(plan.folder, BUILD_FILE) is None:
+                    _write_json(plan.folder / BUILD_FILE, _manifest(plan))
             build = _Build(SourceFiles(source, slices), slices, todo, part is not None, progress)
             if build.run(processes):
                 for plan in plans:
-                    folder = plan.folder
                     _finish(plan)
-                return
+                if part is not None:
+                    return
     except OSError as error:
-        raise _storage_error(error, folder, needed) from error
+        raise _storage_error(error, plan.folder, needed, len(plan.missing)) from error
 
 
 def _restrict(plans: Sequence[CachePlan], part: Part) -> list[CachePlan]:
@@ -296,11 +295,14 @@ def _fair_share(folder: Path, processes: int | None, shards: int) -> Iterator[in
     By default the first builder on the cores of this process uses all of them. The others help with one process each:
     the folds of a run start together.
     """
+    if processes is not None:
+        yield worker_count(processes, shards)
+        return
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
     cores = sorted(affinity(0)) if affinity else [core_count()]
     name = f"cores-{zlib.crc32(repr((os.uname().nodename, cores)).encode()):08x}"
     with claim(folder / name) as first:
-        yield worker_count(processes if processes or first else 1, shards)
+        yield worker_count(None if first else 1, shards)
 
 
 def _manifest(plan: CachePlan) -> dict[str, Any]:
@@ -337,13 +339,14 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
         draft.write_text(json.dumps(content))
 
 
-def _storage_error(error: OSError, folder: Path, needed: int) -> StorageError:
+def _storage_error(error: OSError, folder: Path, needed: int, missing: int = 0) -> StorageError:
     if error.errno == errno.ENOSPC:
         return _no_space(folder, needed)
     if isinstance(error, IsADirectoryError):
         return write_error(Path(error.filename2 or error.filename), "the cache", error)
+    shards = f", which lacks {format_count(missing, 'shard')}" if missing else ""
     return StorageError(
-        f"Cannot write the cache {folder}: {error.strerror or error}.",
+        f"Cannot write the cache {folder}{shards}: {error.strerror or error}.",
         "Make the folder writable, or set another folder as `cache` in ichx.toml. Finished shards remain.",
     )
 

@@ -9,6 +9,7 @@ without `cache.json` is an unfinished build, described by `build.json`; the shar
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,7 +59,8 @@ class CacheSpec:
 class Cache:
     """A finished cache, open for reading. It can be pickled to worker processes, which open it themselves."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, local: Path | None = None) -> None:
+        """Open the cache in `folder`; shards that are in `local`, too, are read there."""
         manifest = parse_json((folder / CACHE_FILE).read_text())
         self.folder = folder
         self.key: str = manifest["key"]
@@ -68,15 +70,22 @@ class Cache:
         self._shard_rows: int = manifest["shard_rows"]
         self.defects: Mapping[int, str] = MappingProxyType({int(row): why for row, why in manifest["defects"].items()})
         """Row -> reason of each slice that could not be decoded. Such a slice reads as air."""
-        self.nbytes: int = sum(manifest["shard_bytes"])
+        self.shard_bytes: tuple[int, ...] = tuple(manifest["shard_bytes"])
+        """Bytes of each shard on disk."""
+        self.nbytes: int = sum(self.shard_bytes)
         """Bytes on disk."""
+        self.local = local
         self._shape = (self.spec.size, self.spec.size)
-        self._files = ShardFiles([shard_path(folder, shard) for shard in range(len(manifest["shard_bytes"]))])
+        shards = range(len(self.shard_bytes))
+        self._files = ShardFiles([shard_path(folder, shard) for shard in shards])
+        copies = {path.name for path in local.iterdir()} if local is not None and local.is_dir() else set()
+        self._local_shards = frozenset(shard for shard in shards if shard_path(folder, shard).name in copies)
+        self._local_files = ShardFiles([shard_path(local or folder, shard) for shard in shards])
         # Memory-mapped, so that all workers share one copy.
         self._places: npt.NDArray[np.int64] = np.asarray(np.load(folder / PLACES_FILE, mmap_mode="r"))
 
-    def __reduce__(self) -> tuple[type["Cache"], tuple[Path]]:
-        return type(self), (self.folder,)
+    def __reduce__(self) -> tuple[type["Cache"], tuple[Path, Path | None]]:
+        return type(self), (self.folder, self.local)
 
     def __len__(self) -> int:
         return self.n
@@ -88,6 +97,10 @@ class Cache:
         valid[list(self.defects)] = False
         valid.flags.writeable = False
         return valid
+
+    def places(self, shard: int) -> npt.NDArray[np.int64]:
+        """Return offset, length and CRC-32 of each chunk of `shard`, (k, 3)."""
+        return np.array(self._places[shard * self._shard_rows : (shard + 1) * self._shard_rows])
 
     def read(self, row: int, out: npt.NDArray[np.int16] | None = None) -> npt.NDArray[np.int16]:
         """Return slice `row` as (size, size) int16 HU.
@@ -108,6 +121,10 @@ class Cache:
             raise ValueError(f"out must be contiguous int16 of {self.spec.size} x {self.spec.size}")
         shard = row // self._shard_rows
         offset, length, checksum = self._places[row].tolist()
+        if shard in self._local_shards:
+            with suppress(OSError, ValueError, RuntimeError):  # removed or damaged: the cache itself is read
+                unpack(self._local_files.read(shard, offset, length), checksum, out)
+                return out
         try:
             unpack(self._files.read(shard, offset, length), checksum, out)
         except (OSError, ValueError, RuntimeError) as error:

@@ -1,7 +1,7 @@
 """The program `ichx`: its global options, and how errors end it.
 
-Exit codes: 0 success, 1 error, 2 usage error, 130 interrupted, 143 run stopped by SIGTERM. The commands are declared
-in `ichx.cli.commands`.
+Exit codes: 0 success, 1 error, 2 usage error, 130 interrupted, 143 run stopped by SIGTERM, 129 by SIGHUP. The commands
+are declared in `ichx.cli.commands`.
 """
 
 import os

@@ -12,7 +12,7 @@ from ichx.cli.output import err, info, notice, print_json, warn
 from ichx.cli.placement import Placement, cluster_engine
 from ichx.files import absolute_path
 from ichx.jobs.command_jobs import CommandCallbacks, CommandRequest, CommandResult, run_commands
-from ichx.signals import count_stop_signals
+from ichx.signals import count_stop_signals, stop_exit_code
 from ichx.text import escape, format_count
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def submit_command(
         results = run_commands(project, engine, request, view, lambda: stops() > 0)
     if placement.detach or any(result.result is None for result in results):
         _print_submitted(results, as_json=as_json and placement.detach)
-        raise typer.Exit(0 if placement.detach else 130)
+        raise typer.Exit(0 if placement.detach else stop_exit_code())
     for result in results:
         assert result.result is not None
         if result.result.reason is not None and result.exit_code:
@@ -93,11 +93,11 @@ class _LogView(CommandCallbacks):
         parts += [f"following {format_count(adopted, 'job')} of an earlier command"] if adopted else []
         info(", ".join(parts), style="bold")
 
-    def started(self, name: str, handle: str) -> None:
-        info(f"job {handle} starts")
+    def started(self, handle: str, name: str) -> None:
+        info(f"job {handle} starts: {name}" if self._several else f"job {handle} starts")
 
-    def printed(self, name: str, text: str) -> None:
-        label = f"{name.rpartition(' --')[2]}: " if self._several else ""
+    def printed(self, handle: str, text: str) -> None:
+        label = f"{handle}: " if self._several else ""
         for line in text.splitlines():
             err.print(label + escape(line), markup=False, soft_wrap=True)
 

@@ -40,6 +40,7 @@ PANELS = {
     },
     "Maintenance": {
         "store": "store:app",
+        "engine": "engine:app",
         "gc": "gc:gc",
     },
 }

@@ -79,7 +79,7 @@ def add(
         keep_ids=keep_ids,
         group_by=group_by,
     )
-    with session() as project, progress("reading headers") as report:
+    with session(writes=True) as project, progress("reading headers") as report:
         added = add_dataset(project, request, progress=report)
     if as_json:
         print_json(added)

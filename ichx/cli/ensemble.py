@@ -74,7 +74,7 @@ def ensemble(
         average=average or "logit",
         out=out,
     )
-    with session() as project, progress("nested score") as update:
+    with session(writes=True) as project, progress("nested score") as update:
         report = make_ensemble(project, request, update)
     if as_json:
         for note in report.notes:

@@ -40,7 +40,7 @@ def external(
         if not separator or not file or test_set in files:
             raise typer.BadParameter(f"Use TESTSET=FILE once per test set, not {test!r}.", param_hint="--test")
         files[test_set] = Path(file)
-    with session() as project:
+    with session(writes=True) as project:
         registered = register_external(project, ExternalRequest(name, oof, files, dataset, folds, as_logits))
         experiment = registered.experiment
     if as_json:

@@ -208,7 +208,7 @@ def _print_jobs(records: "Sequence[JobRecord]") -> None:
             record.handle or record.submission,
             record.name,
             record.state,
-            record.reason or (record.exit_code if record.exit_code else None),
+            record.reason or (f"exit code {record.exit_code}" if record.state == "failed" else None),
             None if record.seconds is None else format_duration(record.seconds),
             record.submitted,
         )
@@ -216,7 +216,7 @@ def _print_jobs(records: "Sequence[JobRecord]") -> None:
     ]
     heads = ("job", "name", "state", "reason", "time", "submitted")
     caption = ", ".join(f"{count} {state}" for state, count in Counter(record.state for record in records).items())
-    print_table("jobs", heads, rows, caption=caption, drop=("submitted", "time"), cut={"name": 14, "job": 12})
+    print_table("jobs", heads, rows, caption=caption, drop=("submitted", "time"), cut={"name": 20, "job": 12})
 
 
 def _follow(project: "Project", only: list[int] | None) -> None:

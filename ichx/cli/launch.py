@@ -1,7 +1,7 @@
 """`ichx run` with several experiments or jobs: each fold in its own process, a live view, and a table at the end."""
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -13,15 +13,19 @@ from ichx.cli.tables import print_table
 from ichx.jobs import LocalEngine
 from ichx.jobs.launch import launch
 from ichx.jobs.launch_report import LaunchReport, LaunchRequest, UnitResult
-from ichx.signals import count_stop_signals
+from ichx.signals import count_stop_signals, stop_exit_code
 from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
 
 
+MAX_NUMBERS: Final = 6
+"""Experiments in the commands of a message."""
+
+
 def launch_folds(project: "Project", request: LaunchRequest, engine: str = LOCAL, *, as_json: bool) -> None:
-    """Run the requested folds and print their results; exit with 1 if any is not done, with 130 if stopped."""
+    """Run the requested folds and print their results; exit with 1 if any is not done, or as a stopped run."""
     report = watch_launch(project, request, engine)
     if as_json:
         print_json(report)
@@ -45,7 +49,8 @@ def run_folds(project: "Project", request: LaunchRequest, engine: str = LOCAL) -
 def _exit_unless_complete(report: LaunchReport, engine: str) -> None:
     active = [unit for unit in report.units if unit.state in ("queued", "running")]
     if active and (report.stopped or report.detached):
-        numbers = " ".join(map(str, dict.fromkeys(unit.experiment for unit in active)))
+        experiments = list(dict.fromkeys(unit.experiment for unit in active))
+        numbers = " ".join(map(str, experiments[:MAX_NUMBERS])) + " ..." * (len(experiments) > MAX_NUMBERS)
         info(
             f"{format_count(len(active), 'job')} on {engine}, which continue without this command. Follow them with "
             f"`ichx run {numbers} --on {engine}`, list them with `ichx jobs`, cancel them with "
@@ -55,7 +60,7 @@ def _exit_unless_complete(report: LaunchReport, engine: str) -> None:
     elif report.stopped:
         info("Stopped. Finished work is saved; the same command resumes.", style="yellow")
     if report.stopped:
-        raise typer.Exit(130)
+        raise typer.Exit(stop_exit_code())
     problem_states = {"failed", "cancelled", "held"}
     if not report.complete and not (report.detached and not problem_states & {u.state for u in report.units}):
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ Tables are in `ichx.cli.tables`, the formats of single values in `ichx.cli.forma
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import math
@@ -35,6 +36,18 @@ _WORD: Final = re.compile(r"\s*(?:[^\s`]*`[^`]+`[^\s`]*|\S+)")
 """A word, or a command in backticks, with the blanks before it."""
 
 
+class _Terminal(io.FileIO):
+    """A terminal that discards what is written after it was closed: a run that survives it must not fail for that."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return memoryview(data).nbytes
+
+
 def _prepare_streams() -> None:
     """Give a process without standard streams some, and escape what an encoding such as ASCII lacks."""
     for name in ("stdout", "stderr"):
@@ -42,6 +55,10 @@ def _prepare_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8", errors="replace"))  # noqa: SIM115
         elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+            if stream.isatty():
+                raw = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
+                wrapped = io.TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=True)
+                setattr(sys, name, wrapped)
 
 
 class EscapingConsole(Console):

@@ -160,9 +160,9 @@ On = Annotated[
     typer.Option("--on", help="Where to run; default: `default` in [engine] of ichx.toml, else local."),
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="Submit the jobs to the cluster and return at once.")]
-Cpus = Annotated[int | None, typer.Option("--cpus", min=1, help="CPU cores of each job on a cluster.")]
-Gpus = Annotated[int | None, typer.Option("--gpus", min=0, help="GPUs of each job on a cluster.")]
-Memory = Annotated[str | None, typer.Option("--memory", help="Memory of each job on a cluster, e.g. 64GB.")]
+Cpus = Annotated[int | None, typer.Option("--cpus", min=1, help="CPU cores per node of each job on a cluster.")]
+Gpus = Annotated[int | None, typer.Option("--gpus", min=0, help="GPUs per node of each job on a cluster.")]
+Memory = Annotated[str | None, typer.Option("--memory", help="Memory per node of each job on a cluster, e.g. 64GB.")]
 TimeLimit = Annotated[str | None, typer.Option("--time", help="Time limit of each job on a cluster, e.g. 8h, 2d.")]
 EngineOptions = Annotated[
     list[str] | None,
@@ -216,15 +216,15 @@ def experiment_numbers(text: str, option: str) -> list[int]:
 
 
 def duration_seconds(text: str, option: str) -> float:
-    """Return the seconds in a duration, e.g. `90s`, `5m` or `1.5h`; 0 needs no unit.
+    """Return the seconds in a duration, e.g. `90s`, `5m`, `1.5h` or `2d`; 0 needs no unit.
 
     Raises:
         typer.BadParameter: `text`, the value of `option`, is not a duration.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     if found is None or (not found[2] and float(found[1])):
         raise typer.BadParameter(f"Invalid duration: {text!r}. Use e.g. 90s, 5m or 1h.", param_hint=option)
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "": 0}[found[2]]
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 0}[found[2]]
 
 
 def gigabytes(text: str, option: str) -> float:

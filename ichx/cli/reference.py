@@ -32,6 +32,7 @@ has nothing but JSON.
 | 0 | success |
 | 1 | error, or a check that found a problem |
 | 2 | usage error |
+| 129 | run stopped by SIGHUP: its terminal was closed |
 | 130 | interrupted |
 | 143 | run stopped by SIGTERM |
 

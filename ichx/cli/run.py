@@ -103,9 +103,8 @@ def run(
             raise typer.BadParameter("--dry-run measures this machine. Leave out --on.")
         if not placement.is_local and "RANK" in os.environ:
             raise typer.BadParameter("A process of a group cannot submit jobs. Use --on local.")
-        network = project.store.network_file_system()
-        if network is not None:
-            warn(f"The store is on a network file system ({network}), where locks may fail. Use a local disk.")
+        if not estimate:
+            project.store.check_writable()
         for number in numbers:
             project.store.experiment(number)  # report an unknown number before torch is imported
         if subset is not None and not estimate:

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def session(*, tied: bool = True) -> Iterator["Project"]:
+def session(*, tied: bool = True, writes: bool = False) -> Iterator["Project"]:
     """Yield the project of the current workspace; it warns of unusable plugins when its registry is loaded.
 
-    Without `tied`, the store may belong to another workspace.
+    Without `tied`, the store may belong to another workspace. With `writes`, a store that can only be read is refused
+    before the work.
     """
     with _collection_paused():
         from ichx.project import Project
@@ -25,6 +26,8 @@ def session(*, tied: bool = True) -> Iterator["Project"]:
         workspace = find_workspace()
         opened = open_store(workspace, tied=tied)
     with opened as store:
+        if writes:
+            store.check_writable()
         store.note = warn
         project = Project(workspace, store, warn=warn)
         if store.newly_tied and workspace.used_numbers("experiment"):

@@ -1,10 +1,10 @@
-"""`ichx store`: check, back up, move, rebuild and query the store."""
+"""`ichx store`: check, back up, copy, move, rebuild and query the store."""
 
 import contextlib
 import shlex
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,14 @@ from ichx.cli.tables import print_table
 from ichx.errors import CorruptFileError, IchxError, NotFoundError
 from ichx.text import format_count
 
-app = typer.Typer(help="Store: check, back up, move and query it.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import URL
+
+    from ichx.workspace import Workspace
+
+app = typer.Typer(help="Store: check, back up, copy, move and query it.", no_args_is_help=True)
 
 
 @app.command("check")
@@ -62,27 +69,40 @@ def backup(
 
     Example: `ichx store backup /mnt/backup/ichx.db`
     """
-    from ichx.store.maintenance import copy_database
     from ichx.text import format_bytes
-    from ichx.tuning import database_path
 
     with session(tied=False) as project:
         target = file or project.workspace.root / "db" / f"backup-{datetime.now():%Y-%m-%d-%H%M%S}.db"
-        studies = database_path(project.workspace)
-        studies_copy = target.with_name(f"{target.stem}.{studies.name}")
-        studies_size = None
         with contextlib.ExitStack() as undo:  # the store comes last: a killed backup must not look complete
-            if studies.is_file():
-                studies_size = copy_database(studies, studies_copy)
-                undo.callback(studies_copy.unlink)
+            studies = _back_up_studies(project.workspace, target.resolve())
+            if studies is not None:
+                undo.callback(studies.unlink)
             size = project.store.back_up(target)
             undo.pop_all()
     info(f"Copied the store to {target}, {format_bytes(size)}.")
     info(f"Check it: `ICHX_STORE={shlex.quote(str(target.resolve()))} ichx store check`")
-    if studies_size is not None:
+    if studies is not None:
         info(
-            f"Copied the Optuna studies to {studies_copy}, {format_bytes(studies_size)}. Restore as db/{studies.name}."
+            f"Copied the Optuna studies to {target.with_name(studies.name)}, "
+            f"{format_bytes(studies.stat().st_size)}. Restore as db/tuning.db."
         )
+
+
+def _back_up_studies(workspace: "Workspace", target: Path) -> Path | None:
+    """Copy the Optuna studies to a file that belongs to the backup `target`; return it, or None if there are none."""
+    from ichx.store.database import is_sqlite, resolve_url
+    from ichx.store.maintenance import copy_database
+    from ichx.tuning import database_path, studies_beside, studies_url
+
+    file = studies_beside(target)
+    if not is_sqlite(studies_url(workspace)):
+        from ichx.tuning.study_transfer import copy_studies
+
+        return None if copy_studies(workspace, resolve_url(str(target), workspace.root)) is None else file
+    if not database_path(workspace).is_file():
+        return None
+    copy_database(database_path(workspace), file)
+    return file
 
 
 @app.command("adopt")
@@ -109,25 +129,63 @@ def adopt(as_json: AsJson = False) -> None:
         info(f"It has {format_count(experiments, 'experiment')}. `ichx store rebuild` registers what it lacks.")
 
 
+@app.command("copy")
+def copy(
+    target: Annotated[str, typer.Argument(metavar="URL", help="Empty database: a path or a SQLAlchemy URL.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy all records and Optuna studies to another database, and verify them.
+
+    The workspace keeps its store. `ichx store move` also lets the workspace use the new one.
+
+    Example: `ichx store copy postgresql+psycopg://me@server/ichx`
+    """
+    from ichx.store.transfer import copy_store, open_empty
+    from ichx.tuning.study_transfer import copy_studies
+
+    with session(tied=False) as project, open_empty(project.store, target) as new:
+        studies = copy_studies(project.workspace, new.url)
+        rows = copy_store(project.store, new)
+        _report_copy(project.store.name, new.name, rows, studies, as_json=as_json)
+
+
 @app.command("move")
 def move(
     target: Annotated[str, typer.Argument(metavar="URL", help="Empty database: a path or a SQLAlchemy URL.")],
     as_json: AsJson = False,
 ) -> None:
-    """Copy all records to another database.
+    """Copy all records and Optuna studies to another database, which the workspace then uses.
 
     The old store stays as it is, but the workspace does not open it any more.
 
     Example: `ichx store move postgresql+psycopg://me@server/ichx`
     """
-    from ichx.store.store import move_store
+    from ichx.store.transfer import move_store, open_empty
+    from ichx.tuning.study_transfer import copy_studies
 
-    with session() as project:
-        rows, name = move_store(project.store, project.workspace, target)
-        if as_json:
-            print_json({"store": name, "rows": rows})
-        info(f"Copied {sum(rows.values()):,} rows in {len(rows)} tables from {project.store.name} to {name}.")
-    info("Set `store` in ichx.toml, or ICHX_STORE, to the new store. Optuna studies stay in db/tuning.db.")
+    with session() as project, open_empty(project.store, target) as new:
+        found = []
+        rows = move_store(
+            project.store,
+            new,
+            project.workspace,
+            lambda: found.append(copy_studies(project.workspace, new.url)),
+        )
+        _report_copy(project.store.name, new.name, rows, found[0], as_json=as_json)
+    info("Set `store` in ichx.toml, or ICHX_STORE, to the new store.")
+
+
+def _report_copy(
+    old: str, new: str, rows: "Mapping[str, int]", studies: "tuple[int, URL] | None", *, as_json: bool
+) -> None:
+    from ichx.store.database import display_name, is_sqlite
+
+    if as_json:
+        print_json({"store": new, "rows": rows, "studies": 0 if studies is None else studies[0]})
+    info(f"Copied and verified {sum(rows.values()):,} rows in {len(rows)} tables from {old} to {new}.")
+    if studies is not None:
+        place = f" to {display_name(studies[1])}" if is_sqlite(studies[1]) else ""
+        info(f"Copied and verified {format_count(studies[0], 'Optuna study', 'Optuna studies')}{place}.")
 
 
 @app.command("rebuild")

@@ -104,7 +104,7 @@ def tune(
     seconds = None if timeout is None else duration_seconds(timeout, "--timeout")
     max_epoch_seconds = None if epoch_time is None else duration_seconds(epoch_time, "--max-epoch-time")
     max_gigabytes = None if max_memory is None else gigabytes(max_memory, "--max-memory")
-    with session() as project:
+    with session(writes=True) as project:
         experiment = project.store.experiment(number)  # report an unknown number before Optuna is imported
         placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
             project.workspace
@@ -120,7 +120,7 @@ def tune(
         from ichx.cli.tune_view import TuneView
         from ichx.jobs import LocalEngine
         from ichx.recipe_text import from_toml
-        from ichx.signals import count_stop_signals
+        from ichx.signals import count_stop_signals, stop_exit_code
         from ichx.training.run_options import RunOptions
         from ichx.tuning.limits import Limits
         from ichx.tuning.results import read_study
@@ -172,4 +172,4 @@ def tune(
         reason = "Stopped" if report.reason == "stopped" else f"Stopped after {timeout}"
         info(f"{reason}; finished trials are saved. Resume with the same command.", style="yellow")
     if report.reason == "stopped":
-        raise typer.Exit(130)
+        raise typer.Exit(stop_exit_code())

@@ -19,7 +19,7 @@ from ichx.datasets.masks import MASKS_FILE, masks_by_row
 from ichx.datasets.series import describe_geometry, describe_series
 from ichx.datasets.summary import describe_assumptions, describe_defects, header_families, summarize_folds
 from ichx.errors import ChangedDataError, CorruptFileError
-from ichx.files import open_file, path_of
+from ichx.files import open_file, path_of, read_announced
 from ichx.store import DatasetVersion, FoldSet
 from ichx.text import format_count, format_examples
 from ichx.workspace import Workspace
@@ -147,7 +147,7 @@ def describe_dataset(project: "Project", name: str, number: int | None = None) -
 def _read(workspace: Workspace, version: DatasetVersion, file: str, read: Callable[[Path], Content]) -> Content:
     path = workspace.root / version.path / file
     try:
-        open_file(path).close()  # pyarrow would read a folder as a table of several files
+        read_announced(path, lambda: open_file(path).close())  # pyarrow would read a folder as a table of several files
         return read(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         kind = ChangedDataError if isinstance(error, FileNotFoundError) else CorruptFileError

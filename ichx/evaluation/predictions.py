@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ichx.errors import ChangedDataError, CorruptFileError
-from ichx.files import atomic_write, open_file
+from ichx.files import atomic_write, open_file, read_announced
 from ichx.labels import LABELS
 from ichx.text import format_count
 
@@ -35,6 +35,11 @@ class Predictions:
     """`(N, 6)`: the logits of each slice's study, which sequence experiments predict; None for others."""
 
 
+def _read_table(path: Path) -> pa.Table:
+    open_file(path).close()  # pyarrow would read a folder as a table of several files
+    return pq.read_table(path)
+
+
 def write_predictions(path: Path, predictions: Predictions) -> str:
     """Write `predictions` to `path` atomically; return the file's SHA-256, 64 hex digits. Raises `StorageError`."""
     columns = {"slice_id": pa.array(predictions.slice_ids, type=pa.string())}
@@ -56,8 +61,7 @@ def read_predictions(path: Path, remedy: str | None = None) -> Predictions:
         CorruptFileError: The file is damaged, is no prediction file, or holds values that are not finite.
     """
     try:
-        open_file(path).close()  # pyarrow would read a folder as a table of several files
-        table = pq.read_table(path)
+        table = read_announced(path, lambda: _read_table(path))
     except FileNotFoundError as error:
         raise ChangedDataError(f"The prediction file {path} is missing.", remedy or _PREDICT) from error
     except (pa.ArrowInvalid, OSError) as error:

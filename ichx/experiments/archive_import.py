@@ -5,6 +5,7 @@ error nothing is left behind.
 """
 
 import math
+import os
 import re
 import secrets
 import shutil
@@ -362,6 +363,8 @@ def extract_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Pa
             if left < 0:
                 raise zipfile.BadZipFile(f"{member.filename} is longer than it declares")
             handle.write(block)
+        handle.flush()
+        os.fsync(handle.fileno())  # before the store has a record of it
 
 
 def pinned_version(store: "Store", pinned: Mapping[str, Any]) -> "tuple[DatasetVersion, FoldSet]":

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from ichx.evaluation.choices import views_of
 from ichx.evaluation.feature_files import features_file
+from ichx.files import is_announced_file
 from ichx.store.runs import LIVE_STATES
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ def finished_folds(project: "Project", number: int) -> set[int]:
     recorded = project.store.predictions(number, role="oof")
     experiment = project.store.experiment(number)
     views, external = set(views_of(experiment)), experiment.external
-    stored = [p for p in recorded if (project.workspace.root / p.path).is_file()]
+    stored = [p for p in recorded if is_announced_file(project.workspace.root / p.path)]
     return {
         fold
         for fold in {p.fold for p in stored}
@@ -39,7 +40,7 @@ def missing_tests(project: "Project", experiment: "Experiment", fold: int) -> "l
         views = {
             p.view
             for p in project.store.predictions(experiment.number, role="test", version_id=version.id)
-            if p.fold == fold and (project.workspace.root / p.path).is_file()
+            if p.fold == fold and is_announced_file(project.workspace.root / p.path)
         }
         if views < set(views_of(experiment)):
             missing.append(version)
@@ -68,4 +69,4 @@ def live_run(store: "Store", experiment: int, fold: int) -> "Run | None":
 
 
 def _has_weights(project: "Project", number: int, fold: int) -> bool:
-    return project.workspace.experiment_files(number).fold(fold).weights.is_file()
+    return is_announced_file(project.workspace.experiment_files(number).fold(fold).weights)

@@ -1,8 +1,8 @@
 """Garbage collection: finds files that nothing needs, and deletes them on request.
 
-Experiments in the trash, checkpoints of finished folds, orphaned folders, unused caches. A missing record is never a
-reason to delete a training: such a folder is moved to the workspace's `trash` first, and stays there for a month. If
-the store looks younger than the folders, e.g. because its file was lost, they stay where they are.
+Experiments in the trash, checkpoints of finished folds, orphaned folders, unused caches, files of ended jobs. A missing
+record is never a reason to delete a training: such a folder is moved to the workspace's `trash` first, and stays there
+for a month. If the store looks younger than the folders, e.g. because its file was lost, they stay where they are.
 """
 
 import secrets
@@ -23,6 +23,7 @@ from ichx.experiment_files import FEATURES_FOLDER
 from ichx.experiments.folder_record import read_record
 from ichx.recipe_text import from_toml
 from ichx.store import Selection
+from ichx.store.jobs import ACTIVE
 from ichx.store.maintenance import CheckResult
 from ichx.training.checkpoint_files import checkpoints
 
@@ -58,7 +59,7 @@ def find_garbage(project: "Project") -> list[Garbage]:
     Folders of datasets and caches are left out while there are folders as in `unregistered`.
     """
     found = [*_trashed(project), *_leftovers(project), *_features(project)]
-    found += [*_interrupted(project), *_old_trash(project)]
+    found += [*_interrupted(project), *_old_trash(project), *_ended_jobs(project)]
     if not unregistered(project):
         found += [*_orphans(project), *_caches(project)]
     return found
@@ -210,6 +211,22 @@ def _old_trash(project: "Project") -> Iterator[Garbage]:
             yield Garbage("old trash", path, size_of(path), "in trash/ for more than 30 days")
 
 
+def _ended_jobs(project: "Project") -> Iterator[Garbage]:
+    """Find the folders of submissions whose jobs have all ended; the logs of folds are elsewhere."""
+    folder = project.workspace.jobs_dir
+    paths = [path for path in sorted(folder.iterdir()) if path.name[0] != "."] if folder.is_dir() else []
+    if not paths:
+        return
+    records = project.store.jobs()
+    known, active = {r.submission for r in records}, {r.submission for r in records if r.state in ACTIVE}
+    for path in paths:
+        submission = path.name.removesuffix(DELETING)
+        if path.name.endswith(DELETING):
+            yield Garbage("old job files", path, size_of(path), "its deletion was interrupted")
+        elif submission not in active and _is_idle(path, FRESH_SECONDS if submission in known else TRASH_SECONDS):
+            yield Garbage("old job files", path, size_of(path), "its jobs have ended")
+
+
 def _known(project: "Project") -> set[int]:
     return {e.number for e in project.store.experiments(Selection(kind=None, trashed=None), limit=None)}
 
@@ -270,10 +287,10 @@ def _used_keys(project: "Project") -> tuple[set[str], set[str]]:
     return keys, unknown
 
 
-def _is_idle(folder: Path) -> bool:
-    """Return whether nothing was written to a folder for a day."""
+def _is_idle(folder: Path, seconds: float = FRESH_SECONDS) -> bool:
+    """Return whether nothing was written to a folder for a time, by default a day."""
     newest = max((path.lstat().st_mtime for path in folder.rglob("*")), default=0.0)
-    return time.time() - newest > FRESH_SECONDS
+    return time.time() - newest > seconds
 
 
 def size_of(path: Path) -> int:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ichx.cache.build import ensure_cache, find_cache
 from ichx.cache.hu_cache import Cache
+from ichx.cache.local_copy import with_local_copy
 from ichx.cache.mask_cache import MaskCache, ensure_masks
 from ichx.cache.requests import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_masks, load_version
@@ -190,7 +191,8 @@ def prepare_experiment(
     cache = find_cache(workspace.cache_dir, version.dataset, data.slices, recipe_spec(recipe))
     if cache is None:
         check()
-        cache = open_cache(workspace, data, recipe, callbacks)
+        cache = _build_cache(workspace, data, recipe, callbacks)
+    cache = _copy_to_this_machine(workspace, cache, np.flatnonzero(folds != EXCLUDED), callbacks)
     if cache.defects:
         callbacks.note(f"{len(cache.defects)} slices cannot be decoded and are left out")
     if fold_set.leaky:
@@ -256,7 +258,12 @@ def _open_masks(
 
 
 def open_cache(workspace: "Workspace", data: LoadedDataset, recipe: Recipe, callbacks: "Callbacks") -> Cache:
-    """Return the HU cache of `data` that `recipe` reads; build what is missing."""
+    """Return the HU cache of `data` that `recipe` reads; build what is missing, and copy it to this machine."""
+    cache = _build_cache(workspace, data, recipe, callbacks)
+    return _copy_to_this_machine(workspace, cache, np.arange(cache.n), callbacks)
+
+
+def _build_cache(workspace: "Workspace", data: LoadedDataset, recipe: Recipe, callbacks: "Callbacks") -> Cache:
     spec = recipe_spec(recipe)
     name = data.version.dataset
     return ensure_cache(
@@ -267,6 +274,11 @@ def open_cache(workspace: "Workspace", data: LoadedDataset, recipe: Recipe, call
         spec,
         progress=lambda done, total: callbacks.phase(f"caching {name} at {spec.size} px", done, total),
     )
+
+
+def _copy_to_this_machine(workspace: "Workspace", cache: Cache, rows: Rows, callbacks: "Callbacks") -> Cache:
+    phase = f"copying the cache {cache.folder.name} to {workspace.cache_local}"
+    return with_local_copy(workspace, cache, rows, callbacks.note, partial(callbacks.phase, phase))
 
 
 def test_data(workspace: "Workspace", version: "DatasetVersion") -> LoadedDataset:

@@ -65,8 +65,8 @@ def run_experiment(
 ) -> RunReport:
     """Train and predict folds of an experiment, from where earlier runs ended.
 
-    If this process is one of several (started by torchrun or `ichx.training.spawn`), they train together. Ctrl-C and
-    SIGTERM request a stop.
+    If this process is one of several (started by torchrun or `ichx.training.spawn`), they train together. Stop
+    signals request a stop.
 
     Args:
         project: The open project.

@@ -7,11 +7,13 @@ by `prediction_files`.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
 
+from ichx.cache.hu_cache import estimated_bytes
+from ichx.cache.local_copy import local_folder
 from ichx.datasets.add import require_usable_slices
 from ichx.datasets.catalog import usable_slices
 from ichx.datasets.ingest_report import reading_warnings
@@ -21,7 +23,7 @@ from ichx.evaluation.choices import Average
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.files import absolute_path
 from ichx.inference.file_catalog import scan_files
-from ichx.inference.member_predictions import FileSlices, predict_files_by_fold
+from ichx.inference.member_predictions import CHUNK, FileSlices, predict_files_by_fold
 from ichx.inference.prediction_tables import pooling_warnings, series_table, slice_table, study_table, with_learnt
 from ichx.inference.ready_model import ReadyModel, ready_experiment
 from ichx.inference.scratch import scratch_folder
@@ -31,6 +33,10 @@ from ichx.labels import LABELS
 if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.training.callbacks import Callbacks
+
+
+LARGE_SIZE: Final = 512
+"""Pixels of a slice for which space is reserved, as most networks read less."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,9 @@ def predict_files_with(
     require_usable_slices(source, catalog)
     slices = usable_slices(catalog)
     by_member = {}
-    with scratch_folder(project.workspace.cache_dir) as folder:
+    space = estimated_bytes(min(len(slices), CHUNK), LARGE_SIZE)
+    local = local_folder(project.workspace, callbacks.note, space)
+    with scratch_folder(local or project.workspace.cache_dir) as folder:
         for k, trained in model.members.items():
             part = FileSlices(source, slices, folder, members=len(model.members))
             by_member[k] = predict_files_by_fold(trained, part, model.options, callbacks, outputs.features)

@@ -63,10 +63,10 @@ class CommandCallbacks:
     def submitted(self, new: int, adopted: int) -> None:
         """A scheduler has `new` jobs, and `adopted` ones of earlier commands."""
 
-    def started(self, name: str, handle: str) -> None:
+    def started(self, handle: str, name: str) -> None:
         """A job runs."""
 
-    def printed(self, name: str, text: str) -> None:
+    def printed(self, handle: str, text: str) -> None:
         """A job has appended complete lines to its log."""
 
     def trouble(self, problem: str) -> None:
@@ -171,11 +171,11 @@ class _LogFollower(JobFollower):
         name, log = self.jobs[handle]
         if handle not in self._started:
             self._started.add(handle)
-            self._callbacks.started(name, handle)
+            self._callbacks.started(handle, name)
         with suppress(FileNotFoundError), log.open("rb") as file:
             file.seek(self._read[handle])
             content = file.read()
             end = len(content) if complete else content.rfind(b"\n") + 1
             if end:
                 self._read[handle] += end
-                self._callbacks.printed(name, content[:end].decode(errors="replace"))
+                self._callbacks.printed(handle, content[:end].decode(errors="replace"))

@@ -38,7 +38,7 @@ class Job:
     """Variables in addition to those of the submitting process. They are written to files: no secrets."""
     resources: Resources = Resources()
     kind: str = "fold"
-    """`fold`, `trial`, `tune`, `cache`, `predict` or `evaluate`. The store records it; engines do not use it."""
+    """`fold`, `trial`, `tune`, `cache`, `predict`, `evaluate`, `check`. The store records it; engines do not use it."""
     experiment: int | None = None
     """Experiment to which it belongs, for the store."""
     fold: int | None = None

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ichx.errors import NotFoundError, UnsupportedError
+from ichx.errors import NotFoundError
 from ichx.jobs.engine import Engine
 from ichx.jobs.engine_settings import ENGINES, parse_engine_settings
 from ichx.jobs.local_engine import LocalEngine
@@ -32,5 +32,7 @@ def open_engine(workspace: "Workspace", name: str, slots: int) -> Engine:
 
         return SlurmEngine(workspace, settings.slurm)
     if name == "ray":
-        raise UnsupportedError("The engine ray is not available.", "Use slurm or local.")
+        from ichx.jobs.ray_engine import RayEngine
+
+        return RayEngine(workspace.jobs_dir, settings.ray)
     return LocalEngine(slots, grace=None)

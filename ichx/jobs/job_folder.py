@@ -26,6 +26,8 @@ from ichx.files import write_text
 from ichx.jobs.engine import Job, JobResult
 
 JOBS_FILE: Final = "jobs.json"
+VISIBLE_SECONDS: Final = 60.0
+"""Time after which a network file system shows a new file on all machines."""
 HEARTBEAT_SECONDS: Final = 20.0
 """Time between two signs of life of a wrapper."""
 
@@ -171,8 +173,8 @@ class JobFolder:
 
     def _positions(self, suffix: str) -> set[int]:
         """Return the positions of the jobs with a file of this kind, by one look at the folder."""
-        names = [path.name.removesuffix(suffix) for path in self.path.iterdir() if path.suffix == suffix]
-        return {int(name) for name in names if name.isdecimal()}
+        paths = self.path.iterdir() if self.path.is_dir() else ()
+        return {int(path.stem) for path in paths if path.suffix == suffix and path.stem.isdecimal()}
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:

@@ -23,6 +23,7 @@ from ichx.jobs.engine import Job, JobResult, JobState, Resources
 from ichx.jobs.engine_settings import RaySettings
 from ichx.jobs.job_folder import JobFolder
 from ichx.jobs.ray_cluster import SET_ADDRESS, RayCluster, RayJob, RayRequest, dashboard_url
+from ichx.jobs.recorded_engine import CANCELLED, LOST
 from ichx.text import escape, format_bytes
 
 POLL_SECONDS: Final = 0.5
@@ -34,6 +35,11 @@ START_TIMEOUT: Final = "JOB_SUPERVISOR_ACTOR_START_TIMEOUT"
 """How a job fails that waits in the queue for longer than `RAY_JOB_START_TIMEOUT_SECONDS` of the cluster."""
 
 _RECORD: Final = "ray.json"
+_FORWARDED: Final = (
+    *("HF_HOME", "HF_HUB_OFFLINE", "ICHX_STORE", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PGDATABASE", "PGHOST", "PGPORT"),
+    *("PGSERVICE", "PGSSLMODE", "PGUSER", "PYTHONPATH", "TORCH_HOME", "TZ", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"),
+)
+"""Environment variables of the submitter that jobs receive. The dashboard shows them, so none of them is a secret."""
 _REQUEST_TO_STOP: Final = (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
@@ -65,6 +71,7 @@ class RayEngine:
         if not jobs:
             return []
         request = self._request(jobs[0].resources)
+        _check_environment()
         contact = self._contact(_settings_url(self._settings))
         cluster = contact.cluster
         if not self._settings.autoscaling:
@@ -121,9 +128,11 @@ class RayEngine:
         except ProcessError:  # the cluster does not answer
             return result
         if result is not None:
-            return replace(result, reason=job.status) if job is not None and job.status == "STOPPED" else result
+            if job is not None and job.status == "RUNNING":  # Ray is about to notice the end
+                return None
+            return replace(result, reason=CANCELLED) if job is not None and job.status == "STOPPED" else result
         if job is None:
-            return JobResult(-signal.SIGKILL, 0.0, "lost")
+            return JobResult(-signal.SIGKILL, 0.0, LOST)
         if cancelled and job.status in ("PENDING", "STOPPED", "FAILED"):
             return JobResult(-signal.SIGTERM, job.seconds)
         if job.status in ("PENDING", "RUNNING"):
@@ -242,7 +251,8 @@ class _Place:
             # Time between SIGTERM and SIGKILL when a job is stopped with Ray's own command; Ray's default is 3 seconds.
             "RAY_JOB_STOP_WAIT_TIME_S": str(round(GRACE_SECONDS)),
         }
-        command = f"exec {shlex.join(self.folder.command(self.index))}"
+        given = [f"{name}={os.environ[name]}" for name in _FORWARDED if name in os.environ]
+        command = f"exec {shlex.join(['env', *given, *self.folder.command(self.index)])}"
         return RayRequest(**{**record, "id": id_, "command": command, "variables": variables})
 
     def result(self) -> JobResult | None:
@@ -272,6 +282,20 @@ def _settings_url(settings: RaySettings) -> str:
     return dashboard_url(address)
 
 
+def _check_environment() -> None:
+    """Raise `InvalidInputError` if a variable that jobs need has a password."""
+    if not (store := os.environ.get("ICHX_STORE")):
+        return
+    from ichx.store.database import parse_url
+
+    url = parse_url(store)
+    if url.password is not None or any("password" in name.lower() for name in url.query):
+        raise InvalidInputError(
+            "The URL of the store in ICHX_STORE has a password, which the dashboard of Ray would show.",
+            "Remove it from the URL, and write it to ~/.pgpass.",
+        )
+
+
 def _id(handle: str) -> str:
     return handle.removeprefix("ray:")
 
@@ -283,10 +307,11 @@ def _attempts(id_: str, count: int) -> list[str]:
 
 def _result_by_cluster(job: RayJob) -> JobResult:
     """Return the result of a job that has ended without recording it: its wrapper could not start or was killed."""
-    lines = job.message.strip().splitlines() or [""]
-    reason = job.status if job.status == "STOPPED" else f"{job.error or job.status}: {lines[-1]}"
-    code = -signal.SIGTERM if job.status == "STOPPED" else -signal.SIGKILL
-    return JobResult(code if job.exit_code is None else job.exit_code, job.seconds, reason)
+    if job.status == "STOPPED":
+        return JobResult(-signal.SIGTERM, job.seconds, CANCELLED)
+    last = (job.message.strip().splitlines() or [""])[-1]
+    code = -signal.SIGKILL if job.exit_code is None else job.exit_code
+    return JobResult(code, job.seconds, f"{job.error or job.status}: {last}")
 
 
 def _parse_option(option: str) -> tuple[str, float]:

@@ -132,8 +132,8 @@ def call_slurm(*command: str, environment: Mapping[str, str] | None = None) -> s
 def _refusal(program: str, output: str) -> IchxError:
     """Return the error for the messages of a command that failed."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [re.sub(r"^\w+: (error: |fatal: )?", "", line) for line in lines if "error" in line or "fatal" in line]
-    message = "; ".join(dict.fromkeys(errors or lines[-1:])).rstrip(".") or "no message"
+    errors = [re.sub(r"^\w+: (error: |fatal: )?", "", line) for line in lines if not line.startswith("Try ")]
+    message = "; ".join(dict.fromkeys(errors)).rstrip(".") or "no message"
     text = message.lower()
     for part, kind, remedy in _REFUSALS:
         if part in text:

@@ -213,6 +213,8 @@ class SlurmEngine:
         entry = answer.get(handle)
         if entry is not None and entry.active is not None:
             return entry.active, None
+        if not folder.path.is_dir():  # the user has removed it
+            return "lost", JobResult(-signal.SIGKILL, 0.0, LOST)
         start = folder.start(position)
         if entry is not None and not entry.started and start is None:
             return self._conclude(place, _result_of(entry.state))

@@ -1,15 +1,19 @@
 """The contract of an engine as a test class, for the engines of this package and of others. Needs pytest.
 
-Derive from `EngineContract` and add a fixture `engine` that runs two jobs at a time.
+Derive from `EngineContract` and add a fixture `engine` that runs two jobs at a time, and for an engine whose jobs
+outlive their submitter a fixture `reopen` that returns one more engine object of the same workspace.
 """
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ichx.jobs.engine import Engine, Job
+
+Reopen = Callable[[], Engine]
 
 TIMEOUT = 900.0
 """Seconds after which a job that should have ended hangs."""
@@ -27,8 +31,22 @@ def _wait_for(log: Path, content: str) -> None:
         time.sleep(0.01)
 
 
+def _hold(log: Path, go: Path) -> Job:
+    """Return a job that ends when the file `go` exists."""
+    code = (
+        "import pathlib, sys, time; print('started', flush=True)\n"
+        "while not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)"
+    )
+    return python_job(log, code, go)
+
+
 class EngineContract:
     """Tests that every engine passes."""
+
+    @pytest.fixture
+    def reopen(self, engine: Engine) -> Reopen:
+        """Return a function that returns another engine object, as another command has it."""
+        pytest.skip("the engine has no second object")
 
     def test_a_job_has_a_result_and_a_log(self, engine: Engine, tmp_path: Path) -> None:
         """Output and errors are appended, there is no input, and the environment is extended."""
@@ -50,19 +68,18 @@ class EngineContract:
             "print(len(list(folder.glob('*.here')))); time.sleep(0.1); (folder / f'{me}.here').unlink()"
         )
         jobs = [python_job(tmp_path / f"{n}.log", code, tmp_path, n, n ^ 1) for n in range(4)]
-        results = [engine.wait(handle, TIMEOUT) for handle in [engine.submit([job])[0] for job in jobs]]
+        results = [engine.wait(handle, TIMEOUT) for handle in engine.submit(jobs, at_once=2)]
         assert [r and r.exit_code for r in results] == [0] * 4
         assert max(int(job.log.read_text()) for job in jobs) <= 2
 
     def test_cancelled_jobs_end_and_queued_ones_never_start(self, engine: Engine, tmp_path: Path) -> None:
         """The other jobs continue."""
-        code = (
-            "import pathlib, sys, time; print('started', flush=True)\n"
-            "while not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)"
-        )
         never, go = tmp_path / "never", tmp_path / "go"
-        jobs = [python_job(tmp_path / f"{n}.log", code, file) for n, file in enumerate((never, go, never, tmp_path))]
-        handles = [engine.submit([job])[0] for job in jobs]
+        jobs = [_hold(tmp_path / f"{n}.log", file) for n, file in enumerate((never, go, never, tmp_path))]
+        handles = engine.submit(jobs, at_once=2)
+        for job in jobs[:2]:
+            _wait_for(job.log, "started\n")
+        assert engine.states(handles) == dict(zip(handles, ["running"] * 2 + ["queued"] * 2, strict=True))
         assert engine.wait(handles[0], 0) is None
         engine.cancel(handles[2])
         engine.cancel(handles[0])
@@ -71,6 +88,7 @@ class EngineContract:
         assert [r and r.exit_code for r in results] == [-15, 0, -15, 0]
         engine.cancel(handles[1])
         assert not jobs[2].log.exists()
+        assert set(engine.states(handles).values()) == {"ended"}
 
     def test_a_killed_job_ends_at_once(self, engine: Engine, tmp_path: Path) -> None:
         """Also one that was cancelled before and ignores that."""
@@ -97,10 +115,50 @@ class EngineContract:
         assert result.exit_code == 127
         assert "no-such-program-of-ichx" in (tmp_path / "log").read_text()
 
-    def test_closing_ends_all_jobs(self, engine: Engine, tmp_path: Path) -> None:
+    def test_closing_ends_all_jobs_unless_they_outlive_their_submitter(self, engine: Engine, tmp_path: Path) -> None:
         """A closed engine takes no more jobs."""
-        handles = engine.submit([python_job(tmp_path / "log", "import time; time.sleep(600)") for _ in range(3)])
+        go = tmp_path / "go"
+        handles = engine.submit([_hold(tmp_path / f"{n}.log", go) for n in range(3)])
         engine.close()
-        assert [r and r.exit_code for r in map(engine.poll, handles)] == [-15] * 3
         with pytest.raises(RuntimeError):
             engine.submit([python_job(tmp_path / "log", "")])
+        if engine.outlives_submitter:
+            assert [engine.poll(handle) for handle in handles] == [None] * 3
+            go.touch()
+            assert [r and r.exit_code for r in [engine.wait(handle, TIMEOUT) for handle in handles]] == [0] * 3
+        else:
+            assert [r and r.exit_code for r in map(engine.poll, handles)] == [-15] * 3
+
+    def test_another_command_finds_follows_and_cancels_jobs(
+        self, engine: Engine, reopen: Reopen, tmp_path: Path
+    ) -> None:
+        """A handle names its engine and is unique; a submission is found by its name."""
+        jobs = [_hold(tmp_path / f"{n}.log", tmp_path / "never") for n in range(3)]
+        submission = f"contract-{time.time_ns()}"
+        handles = engine.submit(jobs, submission=submission)
+        assert len(set(handles)) == 3
+        assert all(handle.startswith(f"{engine.name}:") for handle in handles)
+        other = reopen()
+        assert other.find(submission) == handles
+        assert other.find(f"{submission}-other") is None
+        _wait_for(jobs[0].log, "started\n")
+        assert other.states(handles[:1]) == {handles[0]: "running"}
+        assert other.wait(handles[0], 0) is None
+        for handle in handles:
+            other.cancel(handle)
+        results = [other.wait(handle, TIMEOUT) for handle in handles]
+        assert [r and r.exit_code for r in results] == [-15] * 3
+        assert [engine.wait(handle, TIMEOUT) for handle in handles] == results
+        assert set(engine.states(handles).values()) == {"ended"}
+        other.close()
+
+    def test_a_job_knows_its_handle(self, engine: Engine, tmp_path: Path) -> None:
+        """The variable ICHX_JOB, which its runs record, for jobs that outlive their submitter."""
+        if not engine.outlives_submitter:
+            pytest.skip("the jobs end with their submitter")
+        handles = engine.submit(
+            [python_job(tmp_path / f"{n}.log", "import os; print(os.environ['ICHX_JOB'])") for n in range(2)]
+        )
+        for handle in handles:
+            engine.wait(handle, TIMEOUT)
+        assert [(tmp_path / f"{n}.log").read_text().strip() for n in range(2)] == handles

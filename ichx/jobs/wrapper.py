@@ -23,11 +23,9 @@ import ichx
 from ichx.child_processes import JOB, child_environment
 from ichx.errors import IchxError
 from ichx.files import write_text
-from ichx.jobs.job_folder import HEARTBEAT_SECONDS, JOBS_FILE
+from ichx.jobs.job_folder import HEARTBEAT_SECONDS, JOBS_FILE, VISIBLE_SECONDS
 
 TICK_SECONDS: Final = 0.1
-VISIBLE_SECONDS: Final = 60.0
-"""Time after which a network file system shows a new file on all machines."""
 WRITE_SECONDS: Final = 300.0
 """Time for which saving the result is tried again, e.g. while a quota is exceeded."""
 STOPPED_CODES: Final = (-signal.SIGTERM, 128 + signal.SIGTERM)

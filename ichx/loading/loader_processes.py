@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ichx.errors import ProcessError, ResourceError
-from ichx.signals import ignore_stop_signals
+from ichx.signals import block_stop_signals, ignore_stop_signals
 from ichx.text import format_bytes
 
 REMEDY: Final = "Use fewer loader processes (`--workers 0` uses none), or give the container more memory ({option})."
@@ -35,7 +35,8 @@ def start_worker_server() -> None:
     Otherwise the first batch waits for that import. Nothing happens if it runs already.
     """
     if worker_context().get_start_method() == "forkserver":
-        forkserver.ensure_running()
+        with block_stop_signals():  # a terminal and some schedulers send them to all processes of a command
+            forkserver.ensure_running()
 
 
 def worker_context() -> Any:
@@ -49,7 +50,7 @@ def worker_context() -> Any:
 
 
 def prepare_worker(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the parent, and use one thread per worker."""
+    """Leave stop signals to the parent, and use one thread per worker."""
     ignore_stop_signals()
     cv2.setNumThreads(1)
 
@@ -63,10 +64,11 @@ def read_batches(loader: "DataLoader[Any]") -> Iterator[Any]:
             processes are raised unchanged.
     """
     try:
-        # The locks of the queues: torch prints a traceback of its own if it cannot create them.
-        locks = [worker_context().Lock() for _ in range(3 * loader.num_workers + 8)]
-        del locks
-        batches = iter(loader)
+        with block_stop_signals():
+            # The locks of the queues: torch prints a traceback of its own if it cannot create them.
+            locks = [worker_context().Lock() for _ in range(3 * loader.num_workers + 8)]
+            del locks
+            batches = iter(loader)
     except (OSError, EOFError) as error:
         raise ResourceError(
             f"Cannot start {loader.num_workers} loader processes: {error}.",

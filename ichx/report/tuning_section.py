@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from ichx.errors import IchxError
 from ichx.report import tuning_plots as plots
-from ichx.tuning import database_path
+from ichx.tuning import may_have_studies
 from ichx.tuning.promoted import Promoted, read_one
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class TuningSection:
 
 def read_tuning(project: "Project", experiment: "Experiment") -> TuningSection:
     """Return the tuning of `experiment`; an Optuna study that cannot be read becomes a note."""
-    if experiment.tuned is None and not database_path(project.workspace).is_file():
+    if experiment.tuned is None and not may_have_studies(project.workspace):
         return TuningSection((), None, ())
     from ichx.tuning.results import read_study, study_names  # imports Optuna
 

@@ -164,13 +164,13 @@ def write(
             absence.wait(error)
             lost = error
         if transaction is not None:
-            if _is_committed(engine, transaction, absence):
+            if is_committed(engine, transaction, absence):
                 return result
             if not repeatable:
                 raise lost
 
 
-def _is_committed(engine: Engine, transaction: int, absence: "postgres.Absence") -> bool:
+def is_committed(engine: Engine, transaction: int, absence: "postgres.Absence") -> bool:
     """Return whether a transaction whose commit was not confirmed has been committed."""
     while True:
         try:

@@ -1,19 +1,21 @@
-"""Maintenance of a SQLite store: integrity check, backup, read-only SQL queries. Not for other databases."""
+"""Maintenance of a store: integrity check, backup, and read-only SQL queries of a SQLite store."""
 
 import contextlib
 import resource
 import sqlite3
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, exc, inspect
+from sqlalchemy import Connection, Engine, exc, exists, func, inspect, select, text
 
 from ichx.errors import (
     ConflictError,
     CorruptFileError,
+    IchxError,
     InvalidInputError,
     ResourceError,
     StorageError,
@@ -21,17 +23,10 @@ from ichx.errors import (
 )
 from ichx.files import atomic_path
 from ichx.store import database
-from ichx.store.migrate import HEAD
+from ichx.store.migrate import HEAD, prepare
 from ichx.store.tables import METADATA, VERSION_TABLE
 from ichx.text import format_bytes
 
-NETWORK_FILE_SYSTEMS = (
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "lustre", "gpfs", "beegfs", "ceph", "glusterfs",
-    "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone",
-)  # fmt: skip
-"""File systems on which SQLite's locks are unreliable: https://www.sqlite.org/faq.html#q5."""
-
-_MOUNTS = Path("/proc/self/mountinfo")
 _STATM = Path("/proc/self/statm")
 _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
 _QUERY_REMEDY = "Use one SELECT statement; `ichx store schema` lists the tables."
@@ -66,25 +61,80 @@ class QueryResult:
     rows: list[tuple[Any, ...]]
 
 
-def check_file(engine: Engine) -> list[CheckResult]:
-    """Check pages, references, version, tables, values and location of a SQLite store; only the tables of another."""
+def check_file(engine: Engine, network: str | None) -> list[CheckResult]:
+    """Check rows, references, version, tables, values and location of a store.
+
+    Args:
+        engine: The store, or a copy of it.
+        network: The network file system on which the store itself is; None for a local disk.
+    """
     if not database.is_sqlite(engine.url):
-        with database.reading(engine) as connection:
-            return [_check_tables(connection)]
+        return _check_server(engine)
     found = []
     with database.reading(engine) as connection:
         lines = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
         found.append(CheckResult("pages and indices", tuple(line for line in lines if line != "ok")))
         found.append(_check_tables(connection))
         found.append(CheckResult("references between tables", _broken_references(connection)))
-        stamps = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalars().all()
-        problems = () if list(stamps) == [HEAD] else (f"version stamps are {stamps}, not {HEAD}",)
-        found.append(CheckResult(f"version {HEAD}", problems))
+        found.append(_check_version(connection))
     found.append(CheckResult("dates, JSON and other values", tuple(database.invalid_values(engine, limit=20))))
-    network = network_file_system(engine)
     problems = (f"its folder is on a network file system ({network}), where locks may fail",) if network else ()
     found.append(CheckResult("local disk", problems))
     return found
+
+
+def _check_server(engine: Engine) -> list[CheckResult]:
+    """Check a store on a server. It checks types itself, and each row that it reads has passed its page's checksum."""
+    with database.reading(engine) as connection:
+        tables = _check_tables(connection)
+        found = [tables, _check_version(connection)]
+    problems = []
+    for table in METADATA.sorted_tables if not tables.problems else ():
+        try:
+            with database.reading(engine) as connection:  # a transaction ends with its first error
+                for _ in connection.execute(select(table), execution_options={"yield_per": 1000}):
+                    pass
+        except (IchxError, exc.DBAPIError, ValueError, TypeError) as error:
+            reason = error.problem if isinstance(error, IchxError) else str(error).partition("\n")[0]
+            problems.append(f"the table {table.name}: {reason}")
+    found.append(CheckResult("rows of all tables", tuple(problems)))
+    if tables.problems:
+        return found
+    with database.reading(engine) as connection:
+        found.append(CheckResult("references between tables", tuple(_missing_rows(connection))))
+        if database.is_postgres(engine.url):
+            found.append(CheckResult("sequences of keys", tuple(_late_sequences(connection))))
+    return found
+
+
+def _missing_rows(connection: Connection) -> Iterator[str]:
+    """Yield a line for each reference to rows that do not exist, e.g. because a check was disabled."""
+    for table in METADATA.sorted_tables:
+        for key in table.foreign_keys:
+            other = key.column.table.alias()
+            missing = ~exists().where(other.c[key.column.name] == key.parent)
+            count = connection.scalar(select(func.count()).select_from(table).where(key.parent.is_not(None), missing))
+            if count:
+                yield f"{count:,} rows of {table.name} refer to a missing {key.column.table.name} ({key.parent.name})"
+
+
+def _late_sequences(connection: Connection) -> Iterator[str]:
+    """Yield a line for each sequence that would assign a key that exists already."""
+    for table in METADATA.sorted_tables:
+        key = table.autoincrement_column
+        name = None if key is None else connection.scalar(select(func.pg_get_serial_sequence(table.name, key.name)))
+        if key is None or name is None:
+            continue
+        following = connection.scalar(text(f"SELECT last_value + is_called::int FROM {name}"))
+        last = connection.scalar(select(func.max(key)))
+        if last is not None and last >= following:
+            yield f"the next key of {table.name} would be {following}, but {last} exists"
+
+
+def _check_version(connection: Connection) -> CheckResult:
+    stamps = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalars().all()
+    problems = () if list(stamps) == [HEAD] else (f"version stamps are {stamps}, not {HEAD}",)
+    return CheckResult(f"version {HEAD}", problems)
 
 
 def _check_tables(connection: Connection) -> CheckResult:
@@ -120,8 +170,40 @@ def _broken_references(connection: Connection) -> tuple[str, ...]:
 
 
 def back_up(engine: Engine, target: Path) -> int:
-    """Copy the store to `target`; see `copy_database`."""
-    return copy_database(_file(engine), target)
+    """Copy the store to the SQLite file `target`; see `copy_database`. Rows of a server are copied and verified."""
+    if not database.is_postgres(engine.url):
+        return copy_database(_file(engine), target)
+    from ichx.store.copying import copy_records
+
+    with new_sqlite_file(target) as draft:
+        copy = database.connect(str(draft))
+        try:
+            prepare(copy)
+            with database.reading(engine) as connection:
+                copy_records(connection, copy)
+        finally:
+            copy.dispose()
+    return target.stat().st_size
+
+
+@contextlib.contextmanager
+def new_sqlite_file(target: Path) -> Iterator[Path]:
+    """Yield the path of a draft that becomes the SQLite database `target`, a single file, if the block succeeds.
+
+    Raises:
+        ConflictError: `target` exists.
+        StorageError: `target` cannot be written.
+    """
+    if target.exists():
+        raise ConflictError(f"{target} already exists.", "Use another file name.")
+    try:
+        with atomic_path(target) as draft:
+            yield draft
+            with contextlib.closing(sqlite3.connect(draft)) as copy:
+                copy.execute("PRAGMA journal_mode = DELETE")  # without -wal and -shm
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise StorageError(f"Cannot write {target}: {reason}.", "Choose a writable place with enough space.") from error
 
 
 def copy_database(file: Path, target: Path) -> int:
@@ -221,29 +303,6 @@ def _resident_bytes() -> int:
         return int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
     except OSError:  # not Linux
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def network_file_system(engine: Engine) -> str | None:
-    """Return the network file system of the store's file; None for a local disk, or if unknown."""
-    file = database.sqlite_file(engine.url) if database.is_sqlite(engine.url) else None
-    if file is None:
-        return None
-    try:
-        lines = _MOUNTS.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None  # not Linux
-    return network_mount(file.resolve(), lines)
-
-
-def network_mount(file: Path, mounts: list[str]) -> str | None:
-    """Return the network file system of `file` according to lines of mountinfo(5); None for a local one."""
-    longest, kind = "", ""
-    for line in mounts:
-        left, _, right = line.partition(" - ")
-        point = left.split()[4].encode().decode("unicode_escape")
-        if file.is_relative_to(point) and len(point) >= len(longest):
-            longest, kind = point, right.split()[0]
-    return kind if kind in NETWORK_FILE_SYSTEMS else None
 
 
 def _file(engine: Engine) -> Path:

@@ -93,9 +93,9 @@ def as_user_error(name: str, error: exc.DBAPIError) -> IchxError | None:
     return StoreError(f"The store {name} failed: {message}.", remedy)
 
 
-def transaction_id(connection: Connection) -> int:
-    """Return the number of the current transaction, by which `is_committed` finds it after a lost connection."""
-    return int(connection.execute(select(func.txid_current())).scalar_one())
+def transaction_id(connection: Connection) -> int | None:
+    """Return the number of a transaction, by which `is_committed` finds it later; None if it has changed nothing."""
+    return connection.scalar(select(func.txid_current_if_assigned()))
 
 
 def is_committed(connection: Connection, transaction: int) -> bool | None:

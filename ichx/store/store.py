@@ -33,6 +33,7 @@ from ichx.store import (
     experiments,
     jobs,
     migrate,
+    network_files,
     runs,
 )
 from ichx.store.counters import raise_counter, take_numbers
@@ -107,30 +108,6 @@ def open_store(workspace: Workspace, *, tied: bool = True) -> "Store":
     return store
 
 
-def move_store(store: "Store", workspace: Workspace, url: str) -> tuple[dict[str, int], str]:
-    """Copy all records of `store` to an empty store, to which `workspace` then belongs.
-
-    Other processes cannot change `store` meanwhile, or after that: their changes would be lost.
-
-    Returns:
-        The number of rows by table, and the name of the new store.
-
-    Raises:
-        InvalidInputError: The URL is invalid.
-        ConflictError: The new store has records, or a run is active.
-    """
-    from ichx.store.copying import check_empty, copy_records
-
-    with Store(database.resolve_url(url, Path.cwd())) as target:
-        check_empty(target._engine)
-        with database.writing(store._engine) as old:  # of a read-only store this is a copy
-            binding.count_change(old)  # other processes wait here for the end of the move
-            rows = copy_records(old, target._engine)
-            binding.mark_moved(old, target.name)
-            target.adopt(workspace)
-        return rows, target.name
-
-
 class Store:
     """The store at a SQLAlchemy URL; see the contract in this module."""
 
@@ -142,12 +119,17 @@ class Store:
         """Receives a line if the database is away and the request is repeated."""
         self.changed: set[int] = set()
         """Experiments whose name, tags, notes or place were changed with this object."""
-        self._engine = database.connect(url)
+        self._url = database.parse_url(url)
+        self._refusal = network_files.refusal(self._url)
+        file = database.sqlite_file(self._url)
+        if self._refusal is not None and file is not None and not file.exists():
+            raise self._refusal
+        self._engine = database.connect(self._url)
         self._copy: TemporaryDirectory[str] | None = None
-        self.name = database.display_name(self._engine.url)
+        self.name = database.display_name(self._url)
         """The name in messages: the file, or the URL without the password."""
         try:
-            if migrate.needs_copy(self._engine):
+            if self._refusal is not None or migrate.needs_copy(self._engine):
                 self._use_copy()
             migrate.prepare(self._engine)
         except BaseException:
@@ -166,6 +148,11 @@ class Store:
         self._engine.dispose()
         self._engine = database.connect(str(target))
 
+    @property
+    def url(self) -> URL:
+        """The URL, with the password if it has one: never show it."""
+        return self._engine.url
+
     def tie(self, workspace: Workspace) -> None:
         """Check that the store belongs to `workspace`, which then remembers its changes.
 
@@ -181,7 +168,7 @@ class Store:
 
     def adopt(self, workspace: Workspace) -> binding.StoreState:
         """Tie the store to `workspace`, whatever both were tied to before; return its earlier state."""
-        self._check_writable()
+        self.check_writable()
         before = binding.adopt(self._engine, workspace)
         self._workspace = workspace
         return before
@@ -207,15 +194,8 @@ class Store:
     def _read(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return database.read(self._engine, lambda connection: query(connection, *args, **kwargs), self.note)
 
-    def _check_writable(self) -> None:
-        if self._copy is not None:
-            raise StoreError(
-                f"The store {self.name} is read-only.",
-                "Make the file and its folder writable, or use another store with ICHX_STORE.",
-            )
-
     def _write(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        self._check_writable()
+        self.check_writable()
         return database.write(self._engine, lambda connection: query(connection, *args, **kwargs), self.note)
 
     def _record(self, query: _Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -224,7 +204,7 @@ class Store:
 
     def _count(self, query: Callable[[Connection], T], *, repeatable: bool = True) -> T:
         """Run `query` and count it as a change; see `_record`."""
-        self._check_writable()
+        self.check_writable()
 
         def change(connection: Connection) -> tuple[tuple[str, int] | None, T]:
             # First, because it locks the counter: on a server, too, one change follows the other.
@@ -392,19 +372,19 @@ class Store:
         return self._read(clock.store_time)
 
     def check_file(self) -> "list[CheckResult]":
-        """Check the tables of the store, and the file of a SQLite store."""
+        """Check the tables, rows and references of the store, and the file of a SQLite store."""
         from ichx.store import maintenance
 
-        return maintenance.check_file(self._engine)
+        return maintenance.check_file(self._engine, self.network_file_system())
 
     def back_up(self, target: Path) -> int:
-        """Copy a SQLite store to `target`, while others may write to it; return the size in bytes.
+        """Copy the store to the SQLite file `target`, while others may write to it; return the size in bytes.
 
         Raises:
             ConflictError: `target` exists.
             StorageError: `target` cannot be written.
             CorruptFileError: The store is damaged.
-            UnsupportedError: The store is not a SQLite file.
+            UnsupportedError: The store is not a file, nor on a server.
         """
         from ichx.store import maintenance
 
@@ -423,9 +403,15 @@ class Store:
 
     def network_file_system(self) -> str | None:
         """Return the network file system of the store's file; None for a local disk, or if unknown."""
-        from ichx.store import maintenance
+        return network_files.network_file_system(self._url)
 
-        return maintenance.network_file_system(self._engine)
+    def check_writable(self) -> None:
+        """Raise `StoreError` if the store can only be read; call it before long work whose result is recorded."""
+        if self._copy is not None:
+            raise self._refusal or StoreError(
+                f"The store {self.name} is read-only.",
+                "Make the file and its folder writable, or use another store with ICHX_STORE.",
+            )
 
     # Names, tags, notes, archive, trash, settings
 

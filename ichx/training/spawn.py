@@ -28,7 +28,7 @@ from ichx.signals import handle_signals
 TICK_SECONDS = 0.1
 GRACE_SECONDS = 20.0
 """Time that the other processes have to end when one has failed."""
-STOP_CODES: Final = (130, 143)
+STOP_CODES: Final = (129, 130, 143)
 """Exit codes of processes that stop on request."""
 
 

@@ -1,4 +1,4 @@
-"""Stop requests: Ctrl-C or SIGTERM ends a run after its step, with a checkpoint; a second Ctrl-C ends it at once."""
+"""Stop requests: a stop signal ends a run after its step, with a checkpoint; a second Ctrl-C ends it at once."""
 
 import contextlib
 import signal
@@ -17,7 +17,7 @@ class RunStopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """Exit code that a shell expects after the signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        """Exit code that a shell expects after the signal: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
         return 128 + self.signal
 
 
@@ -46,6 +46,8 @@ class StopRequest:
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
         """Handle a signal; raise `KeyboardInterrupt` for a second Ctrl-C."""
+        if number != signal.SIGINT and self.signal is not None:
+            return  # schedulers repeat signals, and the kernel and a shell both send SIGHUP
         previous, self.signal = self.signal, number
         if self._at_once:
             self._was_at_once = True
@@ -66,7 +68,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals(note: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Yield the request that Ctrl-C and SIGTERM set in this block; outside the main thread nothing sets it."""
+    """Yield the request that a stop signal sets in this block; outside the main thread nothing sets it."""
     request = StopRequest(note)
     with acknowledge_signals(request.acknowledge), handle_signals(request.receive):
         yield request

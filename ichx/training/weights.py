@@ -27,7 +27,7 @@ from ichx.errors import (
     StorageError,
 )
 from ichx.experiment_files import START_FILE, read_start
-from ichx.files import absolute_path, atomic_path, open_file, write_text
+from ichx.files import absolute_path, atomic_path, open_file, read_announced, write_text
 from ichx.training.weight_matching import MIN_SHARE, first_names, match_weights
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _read(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
     """Return the key under which the tensors are, `a/b` for a nested one, and the tensors by name."""
     try:
         if path.suffix == ".safetensors":
-            return "", safetensors.torch.load_file(path)
+            return "", read_announced(path, lambda: safetensors.torch.load_file(path))
         with torch.serialization.safe_globals(_plain_types()):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import optuna
 
-from ichx.tuning.storage import quiet_optuna
+from ichx.tuning.connection import quiet_optuna
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

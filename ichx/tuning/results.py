@@ -17,11 +17,12 @@ from optuna.trial import TrialState
 from ichx.errors import InvalidInputError, NotFoundError, UnsupportedError, did_you_mean
 from ichx.recipe import literal, settable
 from ichx.recipe_text import from_toml
-from ichx.tuning import database_path
+from ichx.tuning import studies_url
 from ichx.tuning.budget import Value
+from ichx.tuning.connection import storage_errors
 from ichx.tuning.importance import MIN_TRIALS, importances
 from ichx.tuning.promoted import Promoted, read_promoted
-from ichx.tuning.storage import connect, storage_errors, study_name
+from ichx.tuning.storage import open_storage, study_name
 from ichx.tuning.trial_view import STATES, TrialView, ranked_trials, trial_view
 
 if TYPE_CHECKING:
@@ -107,11 +108,12 @@ class StudyView:
 
 def study_names(workspace: "Workspace", number: int) -> list[str]:
     """Return the names of the studies of experiment `number`; the first study has an empty one."""
-    if not database_path(workspace).is_file():
+    prefix = study_name(number, None)
+    try:
+        with _open_storage(workspace) as storage:
+            names = [n for n in optuna.get_all_study_names(storage) if n == prefix or n.startswith(f"{prefix}-")]
+    except NotFoundError:
         return []
-    with _open_storage(workspace) as storage:
-        prefix = study_name(number, None)
-        names = [n for n in optuna.get_all_study_names(storage) if n == prefix or n.startswith(f"{prefix}-")]
     return [name.removeprefix(prefix).removeprefix("-") for name in sorted(names)]
 
 
@@ -198,11 +200,9 @@ def summarize(project: "Project", parent: "Experiment", study: "Study") -> Study
 @contextlib.contextmanager
 def _open_storage(workspace: "Workspace") -> Iterator[RDBStorage]:
     """Yield Optuna's storage, opened read-only because a study may be running."""
-    path = database_path(workspace)
-    with storage_errors(path, RuntimeError):  # RuntimeError: the file was created by another version of Optuna
-        storage = connect(path, read_only=True)
+    storage = open_storage(workspace, read_only=True)
     try:
-        with storage_errors(path):
+        with storage_errors(studies_url(workspace)):
             yield storage
     finally:
         storage.remove_session()

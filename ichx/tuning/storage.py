@@ -1,13 +1,12 @@
-"""Optuna's storage: the file with all studies, locks, pruners. Only one process writes a study.
+"""Optuna's storage: the database with all studies, locks, pruners. Only one process writes a study.
 
-A study belongs to one experiment, fold, search space and budget; opening it with another setup is an error.
+The studies of a SQLite store are in a file, those of a PostgreSQL store in its database (`server_storage`). A study
+belongs to one experiment, fold, search space and budget; opening it with another setup is an error.
 """
 
 import contextlib
 import re
-import sqlite3
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,13 +15,14 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy import QueuePool
-from sqlalchemy.exc import SQLAlchemyError
 
-from ichx.errors import ConflictError, StoreError
+from ichx.errors import ConflictError
 from ichx.locks import file_lock
-from ichx.tuning import database_path
+from ichx.store.database import is_sqlite
+from ichx.tuning import database_path, studies_url
+from ichx.tuning.connection import connect, quiet_optuna, storage_errors
 from ichx.tuning.study_setup import differences
+from ichx.tuning.study_transfer import adopt_file
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from ichx.workspace import Workspace
 
-BUSY_SECONDS = 30.0
-"""Time that SQLite waits for another process."""
 Pruner = Literal["median", "hyperband", "none"]
 STAGE_STEPS = 10
 """Pruning steps of each stage: epochs are compared at the same part of the same stage, whatever its length."""
@@ -53,6 +51,7 @@ def open_study(
     setup: Mapping[str, Any],
     pruner: BasePruner | None = None,
     sampler: BaseSampler | None = None,
+    note: Callable[[str], object] = lambda message: None,
 ) -> Iterator["Study"]:
     """Yield a study, which is created if it does not exist, and lock it against other processes.
 
@@ -62,20 +61,19 @@ def open_study(
         setup: What all trials have in common, as plain JSON values.
         pruner: None prunes nothing.
         sampler: None is Optuna's default.
+        note: Receives a line if the server is away.
 
     Raises:
         ConflictError: Another process has locked the study, or it was created with another setup.
-        StoreError: The file cannot be used.
+        StoreError: The database cannot be used.
     """
-    path = database_path(workspace)
-    path.parent.mkdir(exist_ok=True)
-    with quiet_optuna(), _locked(path.with_name(f"tuning-{name}.lock"), name):
-        # RuntimeError: the file was created by another version of Optuna.
-        with file_lock(path.with_name("tuning.lock")), storage_errors(path, RuntimeError, sqlite3.Error):
-            _enable_wal(path)
-            storage = connect(path)
+    folder = workspace.root / "db"
+    folder.mkdir(exist_ok=True)
+    with quiet_optuna(), _locked(folder / f"tuning-{name}.lock", name):
+        with file_lock(folder / "tuning.lock"):
+            storage = open_storage(workspace, note=note)
         try:
-            with storage_errors(path):
+            with storage_errors(studies_url(workspace)):
                 study = optuna.create_study(
                     storage=storage,
                     study_name=name,
@@ -91,14 +89,22 @@ def open_study(
             storage.engine.dispose()
 
 
-def connect(path: Path, *, read_only: bool = False) -> RDBStorage:
-    """Return Optuna's storage in the SQLite file `path`, which may contain characters that have a meaning in URLs."""
-    uri = f"{path.as_uri()}?mode={'ro' if read_only else 'rwc'}"
+def open_storage(
+    workspace: "Workspace", *, note: Callable[[str], object] = lambda message: None, read_only: bool = False
+) -> RDBStorage:
+    """Return Optuna's storage of a workspace. A new one is created unless it is `read_only`.
 
-    def open_file() -> sqlite3.Connection:
-        return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+    On a server, it begins with the studies of the workspace's file, where older versions stored them.
 
-    return RDBStorage("sqlite://", engine_kwargs={"creator": open_file, "poolclass": QueuePool})
+    Raises:
+        NotFoundError: There is none, and it is `read_only`.
+        StoreError: The database cannot be used, or was created by another version of Optuna.
+    """
+    url = studies_url(workspace)
+    if is_sqlite(url):
+        return connect(url, read_only=read_only)
+    adopt_file(database_path(workspace), url)
+    return connect(url, note=note, read_only=read_only)
 
 
 def create_pruner(name: Pruner, stages: int) -> BasePruner:
@@ -127,27 +133,6 @@ def reopen(study: "Study", number: int) -> "Trial":
     return optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
-@contextlib.contextmanager
-def storage_errors(path: Path, *more: type[Exception]) -> Iterator[None]:
-    """Raise `StoreError` for errors of Optuna's storage in the file `path`, and for the types `more`."""
-    expected: tuple[type[Exception], ...] = (SQLAlchemyError, optuna.exceptions.StorageInternalError, *more)
-    try:
-        yield
-    except expected as error:
-        raise StoreError(
-            f"Cannot use {path}: {_reason(error)}.",
-            "Check the disk and the version of Optuna, then rerun the command to resume. A damaged file can be moved "
-            "away: the study starts from scratch, and its trials stay as experiments.",
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    """Return the root cause of an error of Optuna's storage, whose message only mentions a commit."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _check_setup(study: "Study", name: str, setup: Mapping[str, Any]) -> None:
     known = study.user_attrs.get("setup")
     if known is None:
@@ -161,12 +146,6 @@ def _check_setup(study: "Study", name: str, setup: Mapping[str, Any]) -> None:
         )
 
 
-def _enable_wal(path: Path) -> None:
-    """Let SQLite write ahead: a process that is killed while writing leaves a file that can be read at once."""
-    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-
-
 @contextlib.contextmanager
 def _locked(path: Path, name: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
@@ -175,16 +154,3 @@ def _locked(path: Path, name: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise ConflictError(f"Another process is tuning {name}.", "Wait until it ends, or stop it.") from error
         yield
-
-
-@contextlib.contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Silence Optuna's messages in this block and restore its settings afterwards."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)

@@ -104,6 +104,7 @@ def tune(
         _setup(parent, space, request),
         create_pruner(request.pruner, len(recipe.stage)),
         create_sampler(request.sampler, recipe.seed),
+        project.store.note,
     ) as study:
         if request.sampler == "gp" and request.pruner != "none":
             callbacks.note("gp learns from done trials only, not from pruned ones; --pruner none suits it")

@@ -1,6 +1,7 @@
 """The task of one trial: its job, its progress, and its end as done, pruned or failed."""
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,7 @@ from ichx.jobs.resources import Shares
 from ichx.jobs.scheduler import Admission, Task
 from ichx.recipe_text import from_toml
 from ichx.store.jobs import ACTIVE
+from ichx.tuning.server_storage import HEARTBEAT_SECONDS, send_heartbeat
 from ichx.tuning.study_context import StudyContext
 from ichx.tuning.trial import IncompatibleValuesError, register_trial
 from ichx.tuning.trial_monitor import TrialMonitor
@@ -60,6 +62,7 @@ class TrialTask(Task):
         self._monitor = TrialMonitor(trial, recipe, context.budget, context.limits)
         self._prune_reason: str | None = trial.user_attrs.get("ended")
         self._noted = False
+        self._heartbeat = -math.inf
         self._restarts = 0
 
     def admit(self) -> Admission:
@@ -77,6 +80,8 @@ class TrialTask(Task):
         reconcile(workspace, store, experiments=[self._experiment], opened={engine.name: engine})
         record = next(iter(store.jobs(ACTIVE, experiments=[self._experiment])), None)
         if record is None:
+            if self._complete():  # its job ended while no tuner followed it
+                return "skip"
             return self.admit()
         if record.handle is None:
             return "wait"  # its submission may still arrive
@@ -92,6 +97,9 @@ class TrialTask(Task):
 
     def follow(self, log: JobLog) -> bool:
         """Report new epochs; return False if the trial should be pruned."""
+        if time.monotonic() - self._heartbeat > HEARTBEAT_SECONDS / 2:
+            send_heartbeat(self._context.study, self._trial)
+            self._heartbeat = time.monotonic()
         if self._prune_reason is not None:
             return False  # an earlier process decided that
         history, monitor = self._history(), self._monitor
@@ -106,10 +114,8 @@ class TrialTask(Task):
 
     def settle(self, result: JobResult, log: JobLog, *, stopping: bool) -> bool:
         """Finish the trial, or leave it unfinished if the study stops."""
-        score = fold_score(self._context.project.store, self._experiment, self._context.budget.fold)
-        if result.exit_code == 0 and score is not None and math.isfinite(score):
-            self._close(complete=True)
-            self._context.finish(self._trial, TrialState.COMPLETE, score)
+        if result.exit_code == 0 and self._complete():
+            pass
         elif self._prune_reason is not None:
             self._prune(self._prune_reason)
         elif stopping:
@@ -130,6 +136,15 @@ class TrialTask(Task):
             self._trial.set_user_attr("log", log.path.relative_to(self._context.project.workspace.root).as_posix())
             reason = "no finite score" if result.exit_code == 0 else log.failure(result)
             self._context.finish_early(self._trial, TrialState.FAIL, reason)
+        return True
+
+    def _complete(self) -> bool:
+        """Finish the trial with its score; return whether it has one."""
+        score = fold_score(self._context.project.store, self._experiment, self._context.budget.fold)
+        if score is None or not math.isfinite(score):
+            return False
+        self._close(complete=True)
+        self._context.finish(self._trial, TrialState.COMPLETE, score)
         return True
 
     def _history(self) -> "list[EpochRecord]":

@@ -191,6 +191,21 @@ def test_others_take_over_from_a_killed_builder(
     assert (verified.shards, verified.damaged) == (4, {})
 
 
+def test_a_shard_that_is_removed_during_the_build_is_built_again(tmp_path: Path, slices: pd.DataFrame) -> None:
+    """As by `ichx data cache --verify`."""
+    (plan,) = plan_caches(tmp_path, "d", slices, [PLAIN])
+    removed: list[Path] = []
+
+    def remove_once(done: int, total: int) -> None:
+        if done == total and not removed:
+            removed.append(shard_path(plan.folder, 1))
+            removed[0].unlink()
+
+    (cache,) = build_caches(tmp_path / "source", slices, [plan], processes=1, progress=remove_once)
+    assert removed
+    assert _contents(cache.folder) == _alone(tmp_path, slices, PLAIN)
+
+
 def _build_parts(tmp_path: Path, slices: pd.DataFrame, plans: Sequence[CachePlan], of: int) -> list[set[str]]:
     """Build the parts one after another; return the shards that each has added."""
     added = []
@@ -264,8 +279,8 @@ def test_an_invalid_part_is_refused(text: str) -> None:
 
 def test_the_first_builder_on_a_machine_uses_all_cores(tmp_path: Path) -> None:
     share = build_module._fair_share
-    with share(tmp_path, None, 1000) as first, share(tmp_path, None, 1000) as second, share(tmp_path, 2, 9) as third:
-        assert (first, second, third) == (core_count(), 1, 2)
+    with share(tmp_path, 2, 9) as limited, share(tmp_path, None, 1000) as first, share(tmp_path, None, 1000) as second:
+        assert (limited, first, second) == (2, core_count(), 1)
     assert not list(tmp_path.iterdir())
 
 

@@ -81,7 +81,7 @@ def test_a_read_only_cache(ichx: Program, dataset_copy: Path, state: str) -> Non
     if state == "complete":
         assert done.code == 0, done.err
     else:
-        done.check_error("storage", str(folder))
+        done.check_error("storage", str(folder), "1 shard")
 
 
 def test_damage_is_reported_and_only_that_is_rebuilt(ichx: Program, dataset_copy: Path) -> None:

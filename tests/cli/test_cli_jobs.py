@@ -12,6 +12,7 @@ from file_engine import FileEngine
 from ichx.errors import UnsupportedError
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.jobs import follow
+from ichx.jobs.engine import Resources
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
 from ichx.store import JobChange, JobDraft, open_store
@@ -96,6 +97,23 @@ def test_the_default_engine_is_a_setting_that_jobs_do_not_inherit(
     assert [(job["fold"], job["state"]) for job in listed(ichx, dataset_copy)] == [(0, "done")]
     here = ichx("run", number, "--fold", 1, "--device", "cpu", "--on", "local", cwd=dataset_copy)
     assert (here.code, len(listed(ichx, dataset_copy))) == (0, 1)
+
+
+def test_several_gpus_train_one_fold_together(dataset_copy: Path, queue: FileEngine, ichx: Program) -> None:
+    number = register(dataset_copy)
+    (queue.folder / "hold").touch()
+    options = ("--on", "slurm", "--detach", "--gpus", 4, "--nodes", 2, "--time", "2d", "--memory", "64GB")
+    more = ("--cpus", 16, "--engine-option=--exclusive", "--checkpoint-every", "2m", "--fold", 1)
+    assert ichx("run", number, *options, *more, cwd=dataset_copy).code == 0
+    limits = {"memory": 64_000_000_000, "seconds": 2 * 86400.0}
+    assert queue.resources == Resources(cpus=16, gpus=4, nodes=2, options=("--exclusive",), **limits)
+    (file,) = queue.folder.glob("*/*/job.json")
+    given = json.loads(file.read_text())
+    assert given["argv"][3:] == [
+        *("run", str(number), "--fold", "1", "--device", "auto", "--checkpoint-every", "120s"),
+        *("--processes", "4", "--nodes", "2"),
+    ]
+    assert given["environment"] == {"ICHX_WORKSPACE": str(dataset_copy), "ICHX_ENGINE": "local"}
 
 
 def test_options_that_do_not_fit_are_refused(dataset_copy: Path, queue: FileEngine, ichx: Program) -> None:
@@ -192,3 +210,33 @@ def test_a_detached_command_is_followed_by_the_same_one(
     assert (followed.code, len(listed(ichx, root))) == (0, 1)
     assert followed.out == (root / str(job["log"])).with_suffix(".out").read_text()
     assert followed.out.count("\n") == 2
+
+
+def test_parts_of_a_cache_are_jobs(dataset_copy: Path, queue: FileEngine, ichx: Program) -> None:
+    sizes = ("--size", 40, "--size", 48)
+    done = ichx("data", "cache", "ph", *sizes, "--on", "slurm", "--jobs", 2, "--json", cwd=dataset_copy)
+    assert done.code == 0, done.err
+    found = {cache["spec"]["size"]: cache["complete"] for cache in json.loads(done.out)["caches"]}
+    assert found[40] is found[48] is True
+    assert [(job["kind"], job["state"]) for job in listed(ichx, dataset_copy)] == [("cache", "done")] * 2
+    again = ichx("data", "cache", "ph", *sizes, "--on", "slurm", "--jobs", 2, cwd=dataset_copy)
+    assert (again.code, len(listed(ichx, dataset_copy))) == (0, 2)
+    for arguments in (("--jobs", 2), ("--on", "slurm"), (*sizes, "--part", "1/2", "--on", "slurm")):
+        ichx("data", "cache", "ph", *arguments, "--json", cwd=dataset_copy).check_error("usage", "--jobs")
+
+
+def test_a_detached_tuner_is_a_job_without_gpu(dataset_copy: Path, queue: FileEngine, ichx: Program) -> None:
+    number = register(dataset_copy)
+    (queue.folder / "hold").touch()
+    (dataset_copy / "space.toml").write_text("batch = [16, 32]\n")
+    options = ("--trials", 2, "--space", "space.toml", "--gpus", 1, "--on", "slurm", "--detach", "--json")
+    (submitted,) = json.loads(ichx("tune", number, *options, cwd=dataset_copy).out)
+    (job,) = listed(ichx, dataset_copy)
+    assert (job["handle"], job["kind"], job["experiment"]) == (submitted["job"], "tune", number)
+    (file,) = queue.folder.glob("*/*/job.json")
+    words = json.loads(file.read_text())["argv"][3:]
+    assert words[:2] == ["tune", str(number)]
+    assert {"--trials=2", f"--space={dataset_copy / 'space.toml'}", "--gpus=1", "--on=slurm"} <= set(words)
+    assert "--detach" not in words
+    assert queue.resources == Resources(cpus=1, gpus=0, memory=4_000_000_000)
+    assert ichx("jobs", "cancel", number, "--yes", cwd=dataset_copy).code == 0

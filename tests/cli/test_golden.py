@@ -93,6 +93,7 @@ CASES = {
     "exp export": ("exp export 1 one.zip", "exp export 1 one.zip"),
     "exp import": ("exp export 1 one.zip", "exp import one.zip", "exp import none.zip"),
     "run": ("run 4 --fold 0 --device cpu", "run 4 --fold 0", "run 5", "run 99", "run 1 --weights none.pth"),
+    "engine check": ("engine check slurm", "engine check slrum"),
     "jobs": ("jobs", "jobs --state queued", "jobs 99"),
     "jobs show": ("jobs show slurm:7_1", "jobs show slurm:8"),
     "jobs cancel": ("jobs cancel slurm:7_1", "jobs cancel 99"),
@@ -156,6 +157,7 @@ CASES = {
     "store check": ("store check",),
     "store backup": ("store backup copy.db", "store backup db/ichx.db"),
     "store adopt": ("store adopt",),
+    "store copy": ("store copy copied.db", "store copy db/ichx.db"),
     "store move": ("store move moved.db",),
     "store rebuild": ("store rebuild",),
     "store upgrade": ("store upgrade",),
@@ -258,8 +260,8 @@ def test_wording(
     root = Path(shutil.copytree(golden_root, tmp_path / "workspace"))
     for console in (output.console, output.err):
         monkeypatch.setattr(console, "_width", WIDTH)
-    if name == "submit send":
-        monkeypatch.setenv("PATH", "")  # without `kaggle`
+    if name == "submit send" or name.startswith(("engine", "jobs")):
+        monkeypatch.setenv("PATH", "")  # without `kaggle` and Slurm
     files = phantom_paths(phantom)
     places = {str(root): "WORKSPACE", str(phantom.folder): "PHANTOM", str(golden_root.parent / "other"): "OTHER"}
     parts = [help_text(name)]

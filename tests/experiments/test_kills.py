@@ -1,9 +1,7 @@
 """Interruptions from outside: kills as in `benchmarks/kills.py`, and signals in work that is not training."""
 
-import importlib.util
 import os
 import signal
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -32,19 +30,6 @@ SETTINGS = (
     "model.dropout=0.2",
     "precision=fp32",
 )
-
-
-@pytest.fixture(scope="module")
-def killed_runs() -> ModuleType:
-    """Return the benchmark's module of runs that are killed."""
-    file = Path(__file__).parents[2] / "benchmarks" / "killed_runs.py"
-    spec = importlib.util.spec_from_file_location("killed_runs", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_run_killed_three_times_ends_with_equal_weights(dataset_copy: Path, killed_runs: ModuleType) -> None:

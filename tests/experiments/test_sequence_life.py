@@ -1,8 +1,6 @@
 """Sequence experiments after their training: kills, commands, audit, archive, trash, rebuilt stores."""
 
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -32,19 +30,6 @@ BOTH = "logits", "features"
 
 def sequence(project: Project, *members: int, inputs: tuple[str, ...] = BOTH) -> Experiment:
     return new_sequence(project, ExperimentRequest(plugin="gru_stack", settings=TINY), members, inputs)[0]
-
-
-@pytest.fixture
-def killed_runs() -> ModuleType:
-    """Return the benchmark's module of runs that are killed."""
-    file = Path(__file__).parents[2] / "benchmarks" / "killed_runs.py"
-    spec = importlib.util.spec_from_file_location("killed_runs", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_killed_in_features_training_and_prediction_it_ends_with_equal_bits(

@@ -20,7 +20,7 @@ def before(request: pytest.FixtureRequest) -> Iterator[Any]:
     signal.signal(signal.SIGINT, was)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_one_signal_is_a_request(before: Any, number: signal.Signals) -> None:
     notified = threading.Event()
     terminated = signal.getsignal(signal.SIGTERM)
@@ -31,7 +31,7 @@ def test_one_signal_is_a_request(before: Any, number: signal.Signals) -> None:
         assert stop.signal == number
         with pytest.raises(RunStopped) as caught:
             stop.raise_if_stopped()
-        assert caught.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+        assert caught.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}[number]
         assert notified.wait(30), "the user is informed"
     assert signal.getsignal(signal.SIGINT) == before
     assert signal.getsignal(signal.SIGTERM) == terminated
@@ -50,6 +50,17 @@ def test_a_second_sigterm_waits() -> None:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
         assert stop.signal is not None
+
+
+def test_repeated_hangups_are_one_request_and_keep_the_first_signal() -> None:
+    with stop_on_signals(lambda message: None) as stop:
+        try:
+            with stop.interruptible():
+                os.kill(os.getpid(), signal.SIGHUP)
+        except RunStopped:
+            os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGHUP
 
 
 def test_work_without_sync_points_is_interrupted() -> None:

@@ -83,16 +83,33 @@ def test_another_process_follows_and_cancels_a_job_by_its_handle(engine: RayEngi
     assert other.states(handles) == dict.fromkeys(handles, "ended")
 
 
-def test_a_job_knows_its_handle_and_what_it_reserves(engine: RayEngine, cluster: LocalRay, tmp_path: Path) -> None:
-    code = "import os; print(*map(os.environ.get, ('ICHX_JOB', 'OMP_NUM_THREADS', 'RAY_JOB_STOP_WAIT_TIME_S')))"
+def test_a_job_knows_its_handle_and_what_it_reserves(
+    engine: RayEngine, cluster: LocalRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICHX_STORE", "postgresql://me@db/lists")
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+    names = ("ICHX_JOB", "OMP_NUM_THREADS", "RAY_JOB_STOP_WAIT_TIME_S", "ICHX_STORE", "PGPASSWORD")
     resources = Resources(cpus=2, memory=10**9, options=("disk=0.5",))
-    job = Job((sys.executable, "-c", code), tmp_path / "log", "job", {"SECRET": "hunter2"}, resources)
+    code = f"import os; print(*map(os.environ.get, {names}))"
+    job = Job((sys.executable, "-c", code), tmp_path / "log", "job", resources=resources)
     (handle,) = engine.submit([job], submission="one")
     result = engine.wait(handle, TIMEOUT)
     assert result is not None
     assert result.exit_code == 0
-    assert job.log.read_text() == "ray:one-0 2 300\n"
-    assert "hunter2" not in str(RayCluster(cluster.url)._client.get_job_info("one-0"))
+    # The dashboard would show the password.
+    assert job.log.read_text() == "ray:one-0 2 300 postgresql://me@db/lists None\n"
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:hunter2@db/x", "postgresql://me@db/x?password=hunter2"])
+def test_a_password_in_the_url_of_the_store_is_refused(
+    engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("ICHX_STORE", url)
+    with pytest.raises(InvalidInputError) as raised:
+        engine.submit([python_job(tmp_path / "log", "")])
+    assert "ICHX_STORE" in raised.value.problem
+    assert "hunter2" not in str(raised.value.to_dict())
+    assert not (tmp_path / "jobs").exists()
 
 
 def test_a_job_stops_at_its_time_limit(engine: RayEngine, tmp_path: Path) -> None:
@@ -110,7 +127,7 @@ def test_a_job_that_was_stopped_with_rays_command_is_named(
     RayCluster(cluster.url).stop(handle.removeprefix("ray:"))
     result = engine.wait(handle, TIMEOUT)
     assert result is not None
-    assert (result.exit_code, result.reason) == (-15, "STOPPED")
+    assert (result.exit_code, result.reason) == (-15, "CANCELLED")
 
 
 def test_a_killed_wrapper_is_noticed(engine: RayEngine, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from running_programs import race
 
 from ichx.errors import ConflictError, CorruptFileError, InvalidInputError
 from ichx.store import Store, open_store
-from ichx.store.store import move_store
 from ichx.store.testing import ensemble_draft, experiment_draft, run_draft, version_draft
+from ichx.store.transfer import move_store, open_empty
 from ichx.workspace import STORE_RECORD, Workspace, init_workspace, open_workspace
 
 
@@ -268,7 +268,8 @@ def test_a_process_that_opened_a_store_before_it_was_moved_cannot_change_it(
     target = tmp_path / "moved.db"
     with open_store(workspace) as store, open_store(workspace) as late:
         version = store.version("train")
-        move_store(store, workspace, str(target))
+        with open_empty(store, str(target)) as new:
+            move_store(store, new, workspace)
         with pytest.raises(ConflictError, match=re.escape(str(target))):
             late.add_experiments([experiment_draft(version)])
         with pytest.raises(ConflictError, match=re.escape(str(target))):

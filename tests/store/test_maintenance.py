@@ -17,7 +17,7 @@ from ichx.errors import (
     UnsupportedError,
 )
 from ichx.store import EpochRecord, Store
-from ichx.store.maintenance import QueryLimits, network_mount
+from ichx.store.maintenance import QueryLimits
 from ichx.store.testing import experiment_draft, run_draft, version_draft
 
 
@@ -239,20 +239,6 @@ def test_an_endless_query_ends_at_its_limits(store: Store, sql: str, value: str)
         store.query(sql, QueryLimits(seconds, 30_000_000))
     assert "--timeout" in caught.value.remedy
     assert store.query("SELECT 1").rows == [(1,)]
-
-
-def test_network_file_systems_are_recognized() -> None:
-    mounts = [
-        "22 1 0:21 / / rw - ext4 /dev/sda1 rw",
-        "30 22 0:40 / /home rw,relatime shared:1 - nfs4 server:/home rw",
-        "31 30 0:41 / /home/me/local\\040disk rw - xfs /dev/sdb1 rw",
-        "32 22 0:42 / /mnt/share rw - cifs //server/share rw",
-    ]
-    assert network_mount(Path("/home/me/db/ichx.db"), mounts) == "nfs4"
-    assert network_mount(Path("/home/me/local disk/ichx.db"), mounts) is None
-    assert network_mount(Path("/mnt/share/ichx.db"), mounts) == "cifs"
-    assert network_mount(Path("/var/ichx.db"), mounts) is None
-    assert network_mount(Path("/homes/ichx.db"), mounts) is None
 
 
 def test_a_store_without_a_file_has_no_maintenance() -> None:

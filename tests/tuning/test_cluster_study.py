@@ -66,6 +66,15 @@ def test_a_tuner_that_is_stopped_leaves_its_trials_to_the_next_one(project: Proj
     assert [view.state for view in seen.ended] == ["done"] * 3
 
 
+def test_a_trial_that_ended_while_no_tuner_ran_is_not_submitted_again(project: Project) -> None:
+    engine = Cluster(project.store, far_from(1e-3))
+    run(project, engine, 2, stop_level=lambda: int(len(engine.jobs) == 1))
+    engine.wait("scripted:0")
+    report, _ = run(project, engine, 2)
+    assert (report.reason, report.finished, len(engine.jobs)) == ("complete", 2, 2)
+    assert states(project) == ["done", "done"]
+
+
 def test_a_cancelled_trial_is_resumed_by_the_next_tuner(project: Project) -> None:
     engine = Cluster(project.store, far_from(1e-3), ends={0: JobResult(143, 1.0, "CANCELLED")})
     report, seen = run(project, engine, 2)
