@@ -1,8 +1,9 @@
 """Many runs and jobs: writes to PostgreSQL, lists, submissions to Slurm, lost jobs, shared building of a cache.
 
-    python benchmarks/cluster.py [--quick] [--json FILE] [--postgres URL] [--only PART ...]
+    python benchmarks/cluster.py [--quick] [--json FILE] [--postgres URL] [--slurm FOLDER] [--only PART ...]
 
-PostgreSQL is started in a temporary folder unless a URL names an empty database.
+PostgreSQL is started in a temporary folder unless a URL names an empty database. Slurm is started by root from Debian's
+packages, installed or unpacked in a folder. Parts are skipped with a message where that is impossible.
 """
 
 import argparse
@@ -19,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from common import Figure, arguments, conclude
-from servers import postgres_server
+from servers import postgres_server, slurm_server
 
-PARTS = ("postgres", "lists")
+PARTS = ("postgres", "lists", "submit", "losses", "cache")
 MAIN = [sys.executable, "-c", "from ichx.cli.app import main; main()"]
 RUNS = 200
 RUNS_PER_PROCESS = 50
@@ -107,11 +108,18 @@ with Store(sys.argv[1]) as store:
 def main() -> None:
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--postgres", metavar="URL", help="an empty database, e.g. postgresql+psycopg://me@host/test")
+    own.add_argument("--slurm", type=Path, metavar="FOLDER", help="where Debian's Slurm packages are unpacked")
     own.add_argument("--only", action="append", choices=PARTS, help="only this part; repeatable")
     options = arguments(__doc__, parents=[own])
     figures: list[Figure] = []
     for part in options.only or PARTS:
-        figures += {"postgres": _postgres, "lists": _lists}[part](options)
+        figures += {
+            "postgres": _postgres,
+            "lists": _lists,
+            "submit": _submission,
+            "losses": _losses,
+            "cache": _builders,
+        }[part](options)
     conclude(figures, options)
 
 
@@ -228,6 +236,31 @@ def _lists(options: argparse.Namespace) -> list[Figure]:
             label = f"ichx {' '.join(command)}, 1,000 jobs in the store ({full:.2f} s)"
             figures.append(Figure(label, ratio, "x", f"an empty store ({empty:.2f} s)", "2 x", ratio <= 2))
         return figures
+
+
+def _submission(options: argparse.Namespace) -> list[Figure]:
+    with slurm_server(options.slurm) as server, tempfile.TemporaryDirectory() as name:
+        if server is None:
+            return []
+        from slurm_losses import submission  # imports torch
+
+        return [submission(server, Path(name), quick=options.quick)]
+
+
+def _losses(options: argparse.Namespace) -> list[Figure]:
+    with slurm_server(options.slurm) as server, tempfile.TemporaryDirectory() as name:
+        if server is None:
+            return []
+        from slurm_losses import losses
+
+        return losses(server, Path(name), quick=options.quick)
+
+
+def _builders(options: argparse.Namespace) -> list[Figure]:
+    from shared_builds import shared_building  # needs the libraries of `data.py`
+
+    with tempfile.TemporaryDirectory() as name:
+        return shared_building(Path(name), quick=options.quick)
 
 
 def _seconds(command: Sequence[str], workspace: Path) -> float:

@@ -89,6 +89,34 @@ class KilledRun:
         left_draft = any(self._folder.glob(DRAFT_PATTERN))
         return Kill(phase, max(killed - max(saved, self._work_began), 0.0), left_draft)
 
+    def stop_and_kill(self, totals: dict[tuple[int, int], int], rng: random.Random) -> bool | None:
+        """Ask the run to stop, and kill it while it saves its progress, as a scheduler does at the time limit.
+
+        Returns:
+            Whether it was killed; False if it had stopped before, None if it had finished.
+        """
+        while not self._is_in("training", totals):
+            if self.process.poll() is not None:
+                if self.process.returncode:
+                    raise RuntimeError(f"the run failed: {self.wait()}")
+                return None
+            time.sleep(0.0005)
+        self.process.send_signal(signal.SIGTERM)
+        if rng.random() < 0.7:  # in the middle of a write; otherwise at any moment
+            while self.process.poll() is None and not self._is_in("checkpoint", totals):
+                time.sleep(0.0002)
+            time.sleep(rng.uniform(0, 0.004))
+        else:
+            time.sleep(rng.uniform(0, 0.3))
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        errors = self.wait()
+        if self.process.returncode in (0, -signal.SIGKILL):
+            return None if self.process.returncode == 0 else True
+        if self.process.returncode != 128 + signal.SIGTERM:
+            raise RuntimeError(f"the run failed: {errors}")
+        return False
+
     def wait(self) -> str:
         """Wait until the run has ended; return its standard error."""
         self.process.wait()
@@ -120,9 +148,9 @@ def batches_per_epoch(root: Path, number: int, batch: int) -> dict[tuple[int, in
     return {(indices[r.stage], r.epoch - 1): round(r.values["images"]) // batch for r in history}
 
 
-def differences(root: Path, one: int, other: int) -> list[str]:
-    """Return the weights, logits and history of two experiments' fold 0 that differ by at least a bit."""
-    folders = [root / "experiments" / str(number) / "fold-0" for number in (one, other)]
+def differences(root: Path, one: int, other: int, fold: int = 0) -> list[str]:
+    """Return the weights, logits and history of a fold of two experiments that differ by at least a bit."""
+    folders = [root / "experiments" / str(number) / f"fold-{fold}" for number in (one, other)]
     first, second = (read_weights(folder / "weights.safetensors") for folder in folders)
     found = [name for name in first.keys() | second.keys() if not _equal(first.get(name), second.get(name))]
     files = [sorted(path.name for path in folder.glob("*.parquet")) for folder in folders]
@@ -134,7 +162,7 @@ def differences(root: Path, one: int, other: int) -> list[str]:
             found.append(file)
     with open_store(open_workspace(root)) as store:
         histories = [
-            [(r.stage, r.epoch, {k: v for k, v in r.values.items() if k not in TIMING}) for r in store.history(n, 0)]
+            [(r.stage, r.epoch, {k: v for k, v in r.values.items() if k not in TIMING}) for r in store.history(n, fold)]
             for n in (one, other)
         ]
     return found if histories[0] == histories[1] else [*found, "the history"]

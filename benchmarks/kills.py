@@ -3,7 +3,8 @@
     python benchmarks/kills.py [--quick] [--json FILE]
 
 A run of a tiny network on phantom slices, on the CPU, is killed (`kill -9`) in training, while it writes a checkpoint,
-in validation and in prediction, and resumed each time. Weights, logits and history are compared bit by bit.
+in validation and in prediction, and resumed each time. Other runs get SIGTERM and, while they save their progress,
+SIGKILL, as at the time limit of a scheduler. Weights, logits and history are compared bit by bit.
 """
 
 import os
@@ -27,7 +28,10 @@ CHECKPOINT_SECONDS = 0.2
 START_SECONDS = 10.0
 """Target for the start of a process: a kill costs this and the time since the last checkpoint."""
 KILLS = 20
+TIME_LIMITS = 30
+"""Kills shortly after SIGTERM."""
 SEED = 11
+EXPERIMENTS = 13
 SETTINGS = (
     f"batch={BATCH}",
     "stage.balanced.epochs=3",
@@ -64,6 +68,9 @@ def main() -> None:
         _finish(root, 3)
         spent = _processor_seconds() - before
         different = differences(root, 1, 3)
+        limits, limit_runs = _time_limits(root, 3 if options.quick else TIME_LIMITS, totals, rng)
+        for number in limit_runs:
+            different += differences(root, 1, number)
         for name in different:
             print(f"differs: {name}")
     hit = {kill.phase for kill in kills}
@@ -74,6 +81,7 @@ def main() -> None:
     conclude(
         [
             Figure("kills", len(kills), "", "-", f"{minimum}", len(kills) >= minimum),
+            Figure("kills after SIGTERM", limits, "", f"{len(limit_runs)} runs", "3" if options.quick else "30", True),
             Figure("phases with a kill", len(hit), "", "-", "4", len(hit) == 4),
             Figure("kills that left a temporary file", sum(kill.left_draft for kill in kills), "", "-", "-", True),
             Figure("results that differ", len(different), "", "the uninterrupted run", "0", not different),
@@ -94,7 +102,7 @@ def main() -> None:
 
 
 def _prepare(folder: Path) -> Path:
-    """Return a workspace with a phantom dataset, a test set, and three equal experiments."""
+    """Return a workspace with a phantom dataset, a test set, and equal experiments."""
     phantom = write_phantom(folder / "phantom", patients=8, seed=1, size=64, test_patients=2, prevalence={"any": 0.4})
     assert phantom.test is not None
     workspace = init_workspace(folder / "workspace")
@@ -104,9 +112,28 @@ def _prepare(folder: Path) -> Path:
             Project(workspace, store),
             AddRequest("ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission),
         )
-        for _ in range(3):
+        for _ in range(EXPERIMENTS):
             new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
     return workspace.root
+
+
+def _time_limits(
+    root: Path, count: int, totals: dict[tuple[int, int], int], rng: random.Random
+) -> tuple[int, list[int]]:
+    """Kill runs shortly after SIGTERM and finish them; return the number of kills and the experiments."""
+    kills, numbers = 0, list[int]()
+    for number in range(4, EXPERIMENTS + 1):
+        numbers.append(number)
+        while kills < count:
+            killed = KilledRun(root, number, f"{CHECKPOINT_SECONDS}s").stop_and_kill(totals, rng)
+            if killed is None:
+                break
+            kills += killed
+            print(f"experiment {number}: {'killed' if killed else 'stopped'} after SIGTERM", flush=True)
+        else:
+            _finish(root, number)
+            break
+    return kills, numbers
 
 
 def _finish(root: Path, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Whether a path is on a network file system, according to the mounts of this process. Linux only."""
+"""What the mounts of this process tell about the file system of a path: network, locks. Linux only."""
 
 import os
 from collections.abc import Sequence
@@ -14,24 +14,43 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
     }
 )  # fmt: skip
 
+LOCAL_LOCKS: Final = frozenset({"localflock", "local_lock=all", "local_lock=flock", "nolock"})
+"""Mount options of Lustre and NFS with which locks are not shared by machines."""
+
 MOUNTS = Path("/proc/self/mountinfo")
 
 
 def network_mount(path: Path) -> str | None:
     """Return the network file system of `path`; None for a local one, or if unknown."""
-    try:
-        lines = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return None  # not Linux
-    return find_network_mount(path.resolve(), lines)
+    return find_network_mount(path.resolve(), _mounts())
 
 
 def find_network_mount(path: Path, mounts: Sequence[str]) -> str | None:
     """Return the network file system of `path` according to lines of mountinfo(5); None for a local one."""
-    longest, kind = "", ""
+    kind, _ = _find_mount(path, mounts)
+    return kind if kind in NETWORK_FILE_SYSTEMS else None
+
+
+def has_local_locks(path: Path) -> bool:
+    """Return whether locks at `path` are invisible to other machines that share its file system."""
+    _, options = _find_mount(path.resolve(), _mounts())
+    return not LOCAL_LOCKS.isdisjoint(options)
+
+
+def _mounts() -> list[str]:
+    try:
+        return MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return []  # not Linux
+
+
+def _find_mount(path: Path, mounts: Sequence[str]) -> tuple[str, list[str]]:
+    """Return type and options of the file system of `path` according to lines of mountinfo(5)."""
+    longest, found = "", ""
     for line in mounts:
         left, _, right = line.partition(" - ")
         point = os.fsdecode(os.fsencode(left.split()[4]).decode("unicode_escape").encode("latin-1"))
         if path.is_relative_to(point) and len(point) >= len(longest):
-            longest, kind = point, right.split()[0]
-    return kind if kind in NETWORK_FILE_SYSTEMS else None
+            longest, found = point, right
+    kind, *rest = found.split() or [""]
+    return kind, rest[-1].split(",") if rest else []

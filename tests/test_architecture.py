@@ -10,7 +10,18 @@ import pytest
 import ichx
 
 LAYERS = (
-    ("labels", "errors", "text", "files", "locks", "mounts", "signals", "child_processes", "experiment_files"),
+    (
+        "labels",
+        "errors",
+        "text",
+        "files",
+        "locks",
+        "mounts",
+        "process_identity",
+        "signals",
+        "child_processes",
+        "experiment_files",
+    ),
     ("recipe", "recipe_rules", "recipe_text", "workspace", "worker_pool"),
     ("ct", "store"),
     ("plugins", "phantom"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from running_programs import wait_until
 
-from ichx.store.process import is_process_alive, process_identity
+from ichx.process_identity import is_process_alive, process_identity
 
 CHILD = """
 import os, signal, subprocess, sys, time

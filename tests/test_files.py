@@ -1,7 +1,6 @@
-"""Atomic writes, files of the user, paths as text, and file locks."""
+"""Atomic writes, files of the user, and paths as text."""
 
 import errno
-import fcntl
 import os
 import re
 import socket
@@ -32,7 +31,6 @@ from ichx.files import (
     remove_drafts,
     write_text,
 )
-from ichx.locks import file_lock
 
 
 def test_a_written_file_replaces_the_old_one(tmp_path: Path) -> None:
@@ -113,35 +111,6 @@ def test_a_killed_process_leaves_only_a_draft(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob(DRAFT_PATTERN))) == 1
     remove_drafts(tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path: Path) -> None:
-    lock = tmp_path / "a.lock"
-    code = (
-        "import pathlib, sys; from ichx.locks import file_lock\n"
-        "with file_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(BlockingIOError), file_lock(lock, wait=False):
-        pass
-    holder.kill()
-    holder.wait()
-    with file_lock(lock) as locked:
-        assert locked
-
-
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
-def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    def flock(file: object, operation: int) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with file_lock(tmp_path / "a.lock") as locked:
-        assert not locked
 
 
 def test_a_file_system_without_permissions_and_folder_flushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

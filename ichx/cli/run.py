@@ -101,6 +101,8 @@ def run(
         )
         if estimate and placement.chosen and not placement.is_local:
             raise typer.BadParameter("--dry-run measures this machine. Leave out --on.")
+        if nodes > 1 and placement.engine == "ray":
+            raise typer.BadParameter("Several nodes train one fold under Slurm, not on Ray. Leave out --nodes.")
         if not placement.is_local and "RANK" in os.environ:
             raise typer.BadParameter("A process of a group cannot submit jobs. Use --on local.")
         if not estimate:

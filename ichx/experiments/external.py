@@ -33,10 +33,10 @@ from ichx.experiments.gc import IMPORTING
 from ichx.experiments.register import labelled_version
 from ichx.files import sha256_file
 from ichx.labels import LABELS
+from ichx.process_identity import host_name
 from ichx.recipe import EXTERNAL_PLUGIN, InputRecipe, ModelRecipe, Recipe, StageRecipe, digest
 from ichx.recipe_text import to_toml
 from ichx.store import ExperimentDraft, ImportDraft, PredictionDraft, Run
-from ichx.store.process import host_name
 from ichx.text import EXAMPLES, format_count, format_examples
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ichx.errors import StorageError
-from ichx.store.process import host_name, is_process_alive, process_identity
+from ichx.process_identity import host_name, is_process_alive, process_identity
 from ichx.text import parse_json
 
 PREFIX: Final = ".scratch-"

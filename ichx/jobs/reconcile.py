@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from ichx.errors import IchxError
 from ichx.jobs.engine import Engine
-from ichx.jobs.recorded_engine import recorded_end, result_of
+from ichx.jobs.recorded_engine import known_states, recorded_end, result_of
 from ichx.store import JobChange
 from ichx.store.jobs import ACTIVE
 
@@ -76,7 +76,7 @@ def _reconcile_with(engine: Engine, store: "Store", records: "Sequence[JobRecord
             records = [found.get(record.id, record) for record in records]
     changes: dict[int, JobChange] = {}
     handles = [record.handle for record in records if record.handle is not None]
-    states = engine.states(handles) if handles else {}
+    states = known_states(engine, handles) if handles else {}
     for record in records:
         if record.handle is None:
             if store.time() - record.submitted > SUBMITTING_FOR:

@@ -5,7 +5,6 @@ exists, by their text: https://www.postgresql.org/docs/current/errcodes-appendix
 """
 
 import importlib.util
-import sqlite3
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -56,6 +55,10 @@ _REMEDIES: Final = {
 _GENERAL_REMEDY: Final = "Check that the server runs and accepts connections at that address, then rerun the command."
 
 
+class PassingError(StoreError):
+    """A failure that passes: the same transaction may succeed later."""
+
+
 def with_driver(url: URL) -> URL:
     """Return a `url` without a driver with psycopg, unless only psycopg2 is installed, SQLAlchemy's default."""
     if url.drivername == "postgres" or (
@@ -90,7 +93,8 @@ def as_user_error(name: str, error: exc.DBAPIError) -> IchxError | None:
     if not is_expected and not error.connection_invalidated:
         return None
     remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in message), _GENERAL_REMEDY)
-    return StoreError(f"The store {name} failed: {message}.", remedy)
+    kind = PassingError if _passes(error) else StoreError
+    return kind(f"The store {name} failed: {message}.", remedy)
 
 
 def transaction_id(connection: Connection) -> int | None:
@@ -100,7 +104,10 @@ def transaction_id(connection: Connection) -> int | None:
 
 def is_committed(connection: Connection, transaction: int) -> bool | None:
     """Return whether a recent transaction was committed; None while the server still works on it."""
-    status = connection.scalar(select(func.txid_status(transaction)))
+    try:
+        status = connection.scalar(select(func.txid_status(transaction)))
+    except (exc.DataError, InvalidInputError):  # a server that crashed before it stored anything does not know it
+        return False
     return None if status == "in progress" else status == "committed"
 
 
@@ -119,7 +126,7 @@ class Absence:
         Raises:
             StoreError: `error`, unless it passes, or the server has been away for too long.
         """
-        if not _passes(error):
+        if not isinstance(error, PassingError):
             raise error
         if self._since is None:
             self._since = time.monotonic()
@@ -137,14 +144,11 @@ class Absence:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE) or _FIRST_PAUSE
 
 
-def _passes(error: StoreError) -> bool:
+def _passes(error: exc.DBAPIError) -> bool:
     """Return whether a later repetition may succeed: the connection was lost, or other transactions interfered."""
-    cause = error.__cause__
-    if not isinstance(cause, exc.DBAPIError) or isinstance(cause.orig, sqlite3.Error):
-        return False
-    state = _state(cause)
-    unreachable = not state and isinstance(cause, exc.OperationalError)
-    return unreachable or cause.connection_invalidated or state.startswith(_RETRY_STATES)
+    state = _state(error)
+    unreachable = not state and isinstance(error, exc.OperationalError)
+    return unreachable or error.connection_invalidated or state.startswith(_RETRY_STATES)
 
 
 def _state(error: exc.DBAPIError) -> str:

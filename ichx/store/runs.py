@@ -8,8 +8,8 @@ from typing import Any, get_args
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from ichx.errors import ConflictError, NotFoundError, RunEndedError
+from ichx.process_identity import host_name, is_process_alive, process_identity
 from ichx.store.clock import store_time
-from ichx.store.process import host_name, is_process_alive, process_identity
 from ichx.store.snapshots import EndState, EpochRecord, Run, RunDraft, require_objects
 from ichx.store.tables import epoch_metric, run, run_stage
 

@@ -151,7 +151,7 @@ class Store:
     @property
     def url(self) -> URL:
         """The URL, with the password if it has one: never show it."""
-        return self._engine.url
+        return self._url
 
     def tie(self, workspace: Workspace) -> None:
         """Check that the store belongs to `workspace`, which then remembers its changes.

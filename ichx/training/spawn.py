@@ -50,7 +50,10 @@ class _Node:
 
     def environment(self, local: int) -> dict[str, str]:
         """Return torchrun's variables for the process with the rank `local` on this node."""
-        threads = os.environ.get("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // self.processes, 1)))
+        cores = os.environ.get("SLURM_CPUS_PER_TASK", str(os.cpu_count() or 1))
+        threads = os.environ.get("OMP_NUM_THREADS", cores)
+        if threads == cores:  # all cores of the job, for this process alone
+            threads = str(max(int(cores) // self.processes, 1))
         values = {
             "RANK": self.rank * self.processes + local,
             "LOCAL_RANK": local,

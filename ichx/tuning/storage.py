@@ -152,5 +152,8 @@ def _locked(path: Path, name: str) -> Iterator[None]:
         try:
             stack.enter_context(file_lock(path, wait=False))
         except BlockingIOError as error:
-            raise ConflictError(f"Another process is tuning {name}.", "Wait until it ends, or stop it.") from error
+            remedy = "Wait until it ends, or stop it."
+            if error.filename is not None:  # a file system without locks
+                remedy += f" If it was on another machine that has crashed, delete {error.filename}."
+            raise ConflictError(f"Another process is tuning {name}.", remedy) from error
         yield

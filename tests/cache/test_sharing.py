@@ -152,6 +152,7 @@ ensure_cache(root, "d", root / "source", slices, CacheSpec(32, {centre!r}, "bili
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [1, 2])
 @pytest.mark.parametrize(
     ("centre", "module", "function"),

@@ -13,9 +13,9 @@ from running_programs import start_ichx, wait_until
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
+from ichx.process_identity import is_process_alive, process_identity
 from ichx.project import Project
 from ichx.store import EpochRecord, Run, Store, open_store
-from ichx.store.process import is_process_alive, process_identity
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 

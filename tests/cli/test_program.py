@@ -194,6 +194,8 @@ print("HEAVY", code, heavy, file=sys.stderr)
         ("exp", "new", "--plugin", "resnext50", "--size", "378", "--sigmoid"),
         ("exp", "new", "--reference"),
         ("data", "list"),
+        ("jobs",),
+        ("jobs", "77"),
         ("run", "77"),
         ("predict", "77", "files"),
         ("evaluate", "77", "--dataset", "ph"),

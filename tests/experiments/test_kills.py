@@ -1,13 +1,14 @@
 """Interruptions from outside: kills as in `benchmarks/kills.py`, and signals in work that is not training."""
 
 import os
+import random
 import signal
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from conftest import Program
-from running_programs import start_held
+from running_programs import start_held, start_ichx, wait_until
 
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.fold_status import fold_score
@@ -53,6 +54,39 @@ def test_a_run_killed_three_times_ends_with_equal_weights(dataset_copy: Path, ki
     assert last.process.returncode == 0, errors
     assert "checkpoint after epoch" in errors
     assert killed_runs.differences(dataset_copy, 1, 2) == []
+
+
+def test_a_run_killed_while_it_stops_ends_with_equal_weights(dataset_copy: Path, killed_runs: ModuleType) -> None:
+    """As at the time limit of a scheduler: SIGTERM, and SIGKILL before the progress is saved."""
+    with open_store(open_workspace(dataset_copy)) as store:
+        for _ in range(2):
+            new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
+    assert killed_runs.KilledRun(dataset_copy, 1, "0.1s").wait().count("Traceback") == 0
+    totals, rng = killed_runs.batches_per_epoch(dataset_copy, 1, BATCH), random.Random(3)
+    for _ in range(2):
+        killed_runs.KilledRun(dataset_copy, 2, "0.1s").stop_and_kill(totals, rng)
+    last = killed_runs.KilledRun(dataset_copy, 2, "0.1s")
+    errors = last.wait()
+    assert last.process.returncode == 0, errors
+    assert killed_runs.differences(dataset_copy, 1, 2) == []
+
+
+def test_folds_of_a_killed_launch_end_and_resume_with_equal_weights(
+    dataset_copy: Path, killed_runs: ModuleType, ichx_process: Program
+) -> None:
+    with open_store(open_workspace(dataset_copy)) as store:
+        for _ in range(3):
+            new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", settings=SETTINGS))
+        command = ("--fold", 0, "--jobs", 2, "--device", "cpu", "--checkpoint-every", "0.1s")
+        launched = start_ichx("run", 1, 2, *command, cwd=dataset_copy)
+        folders = [dataset_copy / "experiments" / str(number) / "fold-0" for number in (1, 2)]
+        wait_until(lambda: all(any(folder.glob("checkpoint-*.pt")) for folder in folders), launched)
+        launched.kill()
+        launched.communicate()
+        wait_until(lambda: all(store.runs(number)[-1].state in ("stopped", "dead", "done") for number in (1, 2)))
+    done = ichx_process("run", 1, 2, 3, *command, cwd=dataset_copy)
+    assert done.code == 0, done.err
+    assert killed_runs.differences(dataset_copy, 1, 3) == killed_runs.differences(dataset_copy, 2, 3) == []
 
 
 class Interrupter(RunCallbacks):

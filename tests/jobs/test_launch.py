@@ -20,9 +20,9 @@ from ichx.jobs import Engine, Job, JobResult, LocalEngine
 from ichx.jobs.launch import launch
 from ichx.jobs.launch_report import LaunchCallbacks, LaunchReport, LaunchRequest, Unit, UnitProgress, UnitResult
 from ichx.plugins import load_registry
+from ichx.process_identity import is_process_alive, process_identity
 from ichx.project import Project
 from ichx.store import Prediction, PredictionDraft, ScoreDraft, Store, open_store
-from ichx.store.process import is_process_alive, process_identity
 from ichx.training.run_options import RunOptions
 from ichx.workspace import open_workspace
 

@@ -11,7 +11,7 @@ import pytest
 
 from ichx.jobs import LocalEngine
 from ichx.jobs.testing import TIMEOUT, EngineContract, python_job
-from ichx.store.process import is_process_alive, process_identity
+from ichx.process_identity import is_process_alive, process_identity
 
 
 class TestLocalEngine(EngineContract):

@@ -94,6 +94,7 @@ def test_an_at_sign_in_a_password_is_reported_without_it(url: str) -> None:
     assert "host" not in caught.value.problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "url",
     [
@@ -117,6 +118,7 @@ def test_a_url_that_fails_does_not_show_its_password(
     assert ("Traceback" in done.err) == ("--debug" in arguments), done.err
 
 
+@pytest.mark.slow
 def test_passwords_are_in_no_output_and_no_file(
     postgres: PostgresServer,  # noqa: F811
     dataset_copy: Path,

@@ -12,7 +12,7 @@ import pytest
 from postgres_server import PostgresServer, own_postgres, postgres  # noqa: F401  # fixtures
 
 from ichx.errors import StoreError
-from ichx.store import EpochRecord, Store
+from ichx.store import EpochRecord, Store, database
 from ichx.store import postgres as postgres_module
 from ichx.store.testing import experiment_draft, run_draft, version_draft
 
@@ -218,6 +218,14 @@ def test_a_commit_whose_answer_is_lost_is_not_repeated(
     lose.append(True)
     store.finish_run(run.id, "done")
     assert [r.state for r in store.runs(1)] == ["done"]
+
+
+def test_a_crash_before_anything_was_stored_is_no_commit(store: Store) -> None:
+    """The server does not know the number of that transaction afterwards."""
+    with store._engine.connect() as connection:
+        newest = connection.exec_driver_sql("SELECT txid_current()").scalar_one()
+    assert database.is_committed(store._engine, newest + 1000, postgres_module.Absence(print)) is False
+    assert database.is_committed(store._engine, newest, postgres_module.Absence(print)) is False, "rolled back"
 
 
 def test_a_server_that_stays_away_is_one_error(

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ichx.errors import ConflictError, RunEndedError
+from ichx.process_identity import is_process_alive, process_identity
 from ichx.store import EpochRecord, Store
-from ichx.store.process import is_process_alive, process_identity
 from ichx.store.testing import experiment_draft, run_draft, version_draft
 
 START = """

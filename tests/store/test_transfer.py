@@ -206,6 +206,7 @@ def trials(workspace: Workspace) -> list[object]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["copy", "move"])
 def test_studies_follow_the_store(
     tuned: Workspace, target: str, command: str, ichx: Program, monkeypatch: pytest.MonkeyPatch
@@ -225,6 +226,7 @@ def test_studies_follow_the_store(
         assert study.ask().number == 1, "the sequence of trials continues"
 
 
+@pytest.mark.slow
 def test_a_backup_brings_everything_back(
     tuned: Workspace, place: Place, tmp_path: Path, ichx: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:

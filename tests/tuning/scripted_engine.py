@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ichx.jobs import Engine, Job, JobResult, JobState
+from ichx.process_identity import host_name
 from ichx.project import Project
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.store import EpochRecord, PredictionDraft, Run, RunDraft, Store
-from ichx.store.process import host_name
 from ichx.training.run_options import RunOptions
 from ichx.tuning.budget import Value
 from ichx.tuning.study import TuneRequest, tune

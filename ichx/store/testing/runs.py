@@ -158,9 +158,50 @@ class RunContract(StoreFixtures):
         assert (ended.exit_code, ended.reason, ended.seconds, ended.ended is not None) == (1, "TIMEOUT", 2.5, True)
         assert [j.id for j in registered.jobs(["submitting", "running"])] == [added[0].id, added[2].id]
         assert len(registered.jobs(experiments=[1])) == 2
+        assert [(j.submission, j.position) for j in registered.jobs(newest=2)] == [("first", 1), ("other", 0)]
+        with pytest.raises(ConflictError, match="slurm:7_0"):
+            registered.trash([1])
+        registered.update_jobs({added[0].id: JobChange("lost")})
         registered.trash([1])
         registered.purge(1)
         assert [j.submission for j in registered.jobs()] == ["other"]
+        registered.remove_jobs("other")
+        assert registered.jobs() == []
+
+    def test_a_fold_has_one_active_job(self, registered: Store) -> None:
+        draft = JobDraft("one", 0, "slurm", "fold", "fold 0", "log", experiment=1, fold=0)
+        (first,) = registered.add_jobs([draft])
+        others = [replace(draft, submission="two", fold=1), replace(draft, submission="two", position=1)]
+        with pytest.raises(ConflictError, match="one"):
+            registered.add_jobs(others)
+        assert registered.jobs() == [first]
+        registered.set_handles("one", ["slurm:7_0"])
+        registered.remove_jobs("one")  # it is queued: only refused jobs are removed
+        registered.update_jobs({first.id: JobChange("cancelled")})
+        assert len(registered.add_jobs(others)) == 2
+
+    def test_the_runs_of_an_ended_job_are_dead(self, registered: Store) -> None:
+        """Their processes cannot be checked from here, and their last heartbeats are recent."""
+        drafts = [JobDraft("one", n, "slurm", "fold", f"fold {n}", "log", experiment=1, fold=n) for n in range(2)]
+        jobs = registered.add_jobs(drafts)
+        handles = ["slurm:7_0", "slurm:7_1"]
+        registered.set_handles("one", handles)
+        elsewhere = [replace(run_draft(fold=n), host="node7", job=handle) for n, handle in enumerate(handles)]
+        runs = [registered.start_run(draft) for draft in elsewhere]
+        assert [(r.id, r.fold) for r in registered.live_runs([1])] == [(r.id, r.fold) for r in runs]
+        registered.update_jobs({jobs[0].id: JobChange("lost"), jobs[1].id: JobChange("running")})
+        assert [r.fold for r in registered.live_runs([1])] == [1]
+        with pytest.raises(RunEndedError):
+            registered.heartbeat(runs[0].id)
+        assert registered.start_run(replace(elsewhere[0], job="slurm:8_0")).attempt == 2
+
+    def test_a_job_that_is_started_again_takes_its_fold_over(self, registered: Store) -> None:
+        first = registered.start_run(replace(run_draft(), host="node7", job="slurm:7_0"))
+        with pytest.raises(ConflictError):
+            registered.start_run(replace(run_draft(), host="node8", job="slurm:7_1"))
+        assert registered.start_run(replace(run_draft(), host="node8", job="slurm:7_0")).attempt == 2
+        with pytest.raises(RunEndedError):
+            registered.heartbeat(first.id)
 
     def test_a_run_records_its_job(self, registered: Store) -> None:
         assert registered.start_run(replace(run_draft(), job="slurm:7_0")).job == "slurm:7_0"

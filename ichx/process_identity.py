@@ -1,4 +1,4 @@
-"""Whether the process of a run is alive, as seen from this machine. Standard library only."""
+"""Whether the process of a run, or the holder of a lock, is alive, as seen from this machine. Standard library only."""
 
 import os
 import socket
