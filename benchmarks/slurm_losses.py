@@ -26,7 +26,7 @@ from ichx.workspace import init_workspace, open_workspace
 CHECKPOINT_SECONDS = 1.0
 START_SECONDS = 10.0
 """Target for the start of a process: an interruption costs this and the time since the last checkpoint."""
-EVENTS = ("TERM", "KILL", "requeue", "scancel", "slurmd")
+EVENTS = ("TERM", "KILL", "slurmd", "requeue", "scancel")
 SETTINGS = (
     "batch=4",
     "stage.balanced.epochs=2",
@@ -83,7 +83,7 @@ def submission(server: SlurmServer, folder: Path, *, quick: bool) -> Figure:
 
 def losses(server: SlurmServer, folder: Path, *, quick: bool) -> list[Figure]:
     """Disturb folds on Slurm at random, rerun the command until all are done, and compare them with a local run."""
-    experiments, per_experiment, events = (2, 2, 5) if quick else (10, 3, 30)
+    experiments, per_experiment, events = (3, 2, 10) if quick else (10, 3, 30)
     root = workspace_with(folder, experiments + 1, per_experiment)
     reference, numbers = experiments + 1, [str(number) for number in range(1, experiments + 1)]
     environment = server.environment | {"OMP_NUM_THREADS": "1"}

@@ -58,10 +58,15 @@ def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
     draft = path.with_name(f".{path.stem}.{owner}-{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if private:
-            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        yield draft
-        with draft.open("rb+") as handle:
+        # A network file system reports a full quota when data is flushed, and only to handles that were open before.
+        # Some libraries ignore errors when they close a file.
+        earlier = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+        try:
+            yield draft
+            os.fsync(earlier)
+        finally:
+            os.close(earlier)
+        with draft.open("rb+") as handle:  # another file, if the block has replaced it
             os.fsync(handle.fileno())
         if not private:
             apply_umask(draft)

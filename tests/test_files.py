@@ -19,6 +19,7 @@ from ichx.files import (
     DRAFT_PATTERN,
     absolute_path,
     atomic_path,
+    atomic_write,
     check_suffix,
     check_writable,
     is_announced_file,
@@ -217,6 +218,43 @@ def test_paths_that_cannot_be_resolved(tmp_path: Path, monkeypatch: pytest.Monke
         absolute_path(Path("~nobody-of-this-name/x"))
     (tmp_path / "loop").symlink_to("loop")
     assert absolute_path(tmp_path / "loop" / "x").name == "x"
+
+
+@pytest.mark.parametrize("code", [errno.EDQUOT, errno.ENOSPC, errno.EIO])
+def test_a_write_error_that_only_earlier_handles_report_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As on NFS for a writer that ignores the error of its close, e.g. safetensors."""
+    target = tmp_path / "weights.bin"
+    target.write_text("old")
+    failed: list[bool] = []
+    earlier: set[int] = set()
+    real_open, real_sync = os.open, os.fsync
+
+    def open_(path: str, flags: int, mode: int = 0o777, **more: int) -> int:
+        handle = real_open(path, flags, mode, **more)
+        if not failed:
+            earlier.add(handle)
+        return handle
+
+    def fsync(handle: int) -> None:
+        if failed and handle in earlier:
+            raise OSError(code, os.strerror(code))
+        real_sync(handle)
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    def write() -> None:
+        with atomic_write(target, "the weights") as draft:
+            draft.write_text("new")
+            failed.append(True)
+
+    with pytest.raises(StorageError, match=os.strerror(code)) as caught:
+        write()
+    assert str(target) in caught.value.problem
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 @pytest.fixture

@@ -91,8 +91,6 @@ class RayEngine:
         except BaseException:
             for handle in tried:
                 self.cancel(handle)
-                with suppress(IchxError):
-                    cluster.stop(_id(handle))
             with suppress(IchxError):
                 if not any(_id(handle) in cluster.jobs() for handle in tried):
                     folder.remove()

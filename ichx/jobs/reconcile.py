@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from ichx.errors import IchxError, NotFoundError
-from ichx.jobs.engine import Engine, JobState
-from ichx.jobs.recorded_engine import recorded_end, result_of
+from ichx.errors import IchxError
+from ichx.jobs.engine import Engine
+from ichx.jobs.recorded_engine import known_states, recorded_end, result_of
 from ichx.store import JobChange
 from ichx.store.jobs import ACTIVE
 
@@ -76,16 +76,13 @@ def _reconcile_with(engine: Engine, store: "Store", records: "Sequence[JobRecord
             records = [found.get(record.id, record) for record in records]
     changes: dict[int, JobChange] = {}
     handles = [record.handle for record in records if record.handle is not None]
-    states = _states(engine, handles) if handles else {}
+    states = known_states(engine, handles) if handles else {}
     for record in records:
         if record.handle is None:
             if store.time() - record.submitted > SUBMITTING_FOR:
                 changes[record.id] = JobChange("lost", reason="its submission ended before it was queued")
             continue
-        state = states.get(record.handle)
-        if state is None:
-            changes[record.id] = JobChange("lost", reason="its files are gone")
-            continue
+        state = states[record.handle]
         if state == "ended" or state == "lost":  # narrows the type
             result = result_of(engine, record.handle, state)
             if result is not None:
@@ -94,13 +91,3 @@ def _reconcile_with(engine: Engine, store: "Store", records: "Sequence[JobRecord
             changes[record.id] = JobChange(state)
     if changes:
         store.update_jobs(changes)
-
-
-def _states(engine: Engine, handles: Sequence[str]) -> dict[str, JobState]:
-    """Return the states of jobs, without those whose files somebody has deleted."""
-    try:
-        return engine.states(handles)
-    except NotFoundError:
-        if len(handles) == 1:
-            return {}
-        return {name: state for handle in handles for name, state in _states(engine, [handle]).items()}

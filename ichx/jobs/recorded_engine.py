@@ -2,9 +2,10 @@
 
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from ichx.errors import IchxError
+from ichx.errors import IchxError, NotFoundError
 from ichx.jobs.engine import Engine, Job, JobResult, JobState
 from ichx.store import JobChange, JobDraft
 
@@ -35,9 +36,21 @@ def recorded_end(result: JobResult) -> JobChange:
     return JobChange("cancelled" if cancelled else "failed", result.exit_code, result.reason, result.seconds)
 
 
+def known_states(engine: Engine, handles: Sequence[str]) -> dict[str, JobState]:
+    """Return the states of jobs; one whose files somebody has deleted is lost, and hides no other."""
+    try:
+        return engine.states(handles)
+    except NotFoundError:
+        if len(handles) == 1:
+            return {handles[0]: "lost"}
+        return {name: state for handle in handles for name, state in known_states(engine, [handle]).items()}
+
+
 def result_of(engine: Engine, handle: str, state: JobState) -> JobResult | None:
     """Return the result of a job that its scheduler reports as `ended` or `lost`, None if it is not known yet."""
-    result = engine.poll(handle)
+    result = None
+    with suppress(NotFoundError):
+        result = engine.poll(handle)
     return JobResult(-9, 0.0, LOST) if result is None and state == "lost" else result
 
 
@@ -82,8 +95,8 @@ class RecordedEngine:
         return self._engine.find(submission)
 
     def states(self, handles: Sequence[str]) -> dict[str, JobState]:
-        """See `Engine.states`."""
-        return self._engine.states(handles)
+        """See `Engine.states`; a job whose files are gone is lost."""
+        return known_states(self._engine, handles)
 
     def poll(self, handle: str) -> JobResult | None:
         """See `Engine.poll`; an end is recorded."""

@@ -63,6 +63,7 @@ class _Wrapper:
         self._write("state", {"host": socket.gethostname(), "pid": os.getpid(), "handle": handle})
         self._read_request()
         if self._requested and not self._by_scheduler:
+            self._began = time.monotonic()  # the job never starts: its seconds are 0
             return self._end(-self._requested, None, handle)
         log = Path(job["log"])
         try:

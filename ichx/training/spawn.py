@@ -37,7 +37,7 @@ LEADER: Final = "ICHX_LEADER"
 
 
 @dataclass(frozen=True)
-class _Node:
+class Node:
     """One of the machines that train a fold together."""
 
     rank: int
@@ -50,10 +50,10 @@ class _Node:
 
     def environment(self, local: int) -> dict[str, str]:
         """Return torchrun's variables for the process with the rank `local` on this node."""
-        cores = os.environ.get("SLURM_CPUS_PER_TASK", str(os.cpu_count() or 1))
-        threads = os.environ.get("OMP_NUM_THREADS", cores)
-        if threads == cores:  # all cores of the job, for this process alone
-            threads = str(max(int(cores) // self.processes, 1))
+        allocated = os.environ.get("SLURM_CPUS_PER_TASK")
+        threads = os.environ.get("OMP_NUM_THREADS", allocated)
+        if threads == allocated:  # not a limit for each process, but all cores that the job or the machine has
+            threads = str(max(int(allocated or os.cpu_count() or 1) // self.processes, 1))
         values = {
             "RANK": self.rank * self.processes + local,
             "LOCAL_RANK": local,
@@ -105,13 +105,13 @@ def run_processes(argv: Sequence[str], count: int, nodes: int = 1) -> int:
                 process.wait()
 
 
-def _this_node(count: int, nodes: int) -> _Node:
+def _this_node(count: int, nodes: int) -> Node:
     if nodes == 1:
-        return _Node(0, 1, count, "127.0.0.1", _free_port("127.0.0.1"))
+        return Node(0, 1, count, "127.0.0.1", _free_port("127.0.0.1"))
     leader = os.environ.get(LEADER)
     if leader is not None:
         host, _, port = leader.rpartition(":")
-        return _Node(1 + int(os.environ["SLURM_PROCID"]), nodes, count, host, int(port))
+        return Node(1 + int(os.environ["SLURM_PROCID"]), nodes, count, host, int(port))
     allocated = int(os.environ.get("SLURM_JOB_NUM_NODES", "0"))
     if allocated != nodes:
         found = f"a Slurm job with {allocated} of them" if allocated else "no Slurm job"
@@ -124,10 +124,10 @@ def _this_node(count: int, nodes: int) -> _Node:
             "The program srun, which starts the processes of the other nodes, is not on the path.",
             "Add the programs of Slurm to the PATH of the job, e.g. with `module load slurm`.",
         )
-    return _Node(0, nodes, count, socket.gethostname(), _free_port(""))
+    return Node(0, nodes, count, socket.gethostname(), _free_port(""))
 
 
-def _start(argv: Sequence[str], node: _Node, local: int) -> "subprocess.Popen[bytes]":
+def _start(argv: Sequence[str], node: Node, local: int) -> "subprocess.Popen[bytes]":
     environment = node.environment(local)
     return subprocess.Popen(
         [sys.executable, "-m", "ichx", *argv],
@@ -138,7 +138,7 @@ def _start(argv: Sequence[str], node: _Node, local: int) -> "subprocess.Popen[by
     )
 
 
-def _start_other_nodes(argv: Sequence[str], node: _Node) -> "subprocess.Popen[bytes]":
+def _start_other_nodes(argv: Sequence[str], node: Node) -> "subprocess.Popen[bytes]":
     """Start the command once on each other node of the Slurm job."""
     others = node.nodes - 1
     options = [f"--nodes={others}", f"--ntasks={others}", "--ntasks-per-node=1", "--relative=1", "--export=ALL"]

@@ -15,6 +15,7 @@ from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.plugins import load_registry
 from ichx.store import open_store
+from ichx.training.spawn import Node
 from ichx.training.weights import read_weights
 from ichx.workspace import open_workspace
 
@@ -133,3 +134,25 @@ def test_a_slurm_job_without_srun_is_refused(
     assert "srun" in refused.err
     with open_store(open_workspace(registered)) as store:
         assert store.runs(1) == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "threads"),
+    [({"OMP_NUM_THREADS": "8", "SLURM_CPUS_PER_TASK": "8"}, "2"), ({"OMP_NUM_THREADS": "3"}, "3")],
+)
+def test_processes_share_the_cores_of_a_slurm_job(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], threads: str
+) -> None:
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    started = Node(rank=1, nodes=2, processes=4, host="node1", port=1234).environment(local=2)
+    assert started["OMP_NUM_THREADS"] == threads
+    assert (started["RANK"], started["LOCAL_RANK"], started["WORLD_SIZE"]) == ("6", "2", "8")
+    assert (started["MASTER_ADDR"], started["MASTER_PORT"]) == ("node1", "1234")
+
+
+def test_several_nodes_are_refused_on_ray(registered: Path, ichx: Program) -> None:
+    refused = ichx(*words(1, "--nodes", 2, "--on", "ray"), cwd=registered)
+    assert refused.code == 2
+    assert "--nodes" in refused.err

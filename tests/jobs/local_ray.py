@@ -44,11 +44,11 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def local_ray(port: int | None = None, environment: dict[str, str] | None = None) -> Iterator[LocalRay]:
-    """Yield a cluster with 2 CPUs, no GPU and 2 GB of memory whose dashboard is at `port`."""
+    """Yield a cluster with 2 CPUs, 2 GPUs that do not exist and 2 GB of memory whose dashboard is at `port`."""
     port = port or free_port()
     folder = tempfile.mkdtemp(prefix="ray-")  # sockets need a short path
     command = f"""{sys.executable} -m ray.scripts.scripts start --head --block --port=0 --node-ip-address=127.0.0.1
-        --num-cpus=2 --num-gpus=0 --memory=2000000000 --object-store-memory=80000000 --resources={{"disk":1}}
+        --num-cpus=2 --num-gpus=2 --memory=2000000000 --object-store-memory=80000000 --resources={{"disk":1}}
         --dashboard-port={port} --dashboard-agent-listen-port=0 --min-worker-port=0 --max-worker-port=0
         --ray-client-server-port={free_port()} --disable-usage-stats --include-log-monitor=false --temp-dir={folder}"""
     log = Path(folder, "start.log")

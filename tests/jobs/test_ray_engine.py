@@ -6,17 +6,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from local_ray import LocalRay, local_ray, why_ray_is_absent
 
 from ichx.errors import InvalidInputError, ProcessError, ResourceError
-from ichx.jobs import Engine, Job, Resources, ray_engine
+from ichx.jobs import Job, JobResult, Resources, ray_engine
 from ichx.jobs.engine_settings import RaySettings
 from ichx.jobs.ray_cluster import RayCluster, RayRequest
 from ichx.jobs.ray_engine import RayEngine
-from ichx.jobs.testing import TIMEOUT, EngineContract, python_job
+from ichx.jobs.testing import TIMEOUT, EngineContract, Reopen, python_job
 
 pytestmark = [
     pytest.mark.slow,
@@ -56,31 +57,20 @@ def engine(cluster: LocalRay, tmp_path: Path) -> Iterator[RayEngine]:
 
 
 class TestRayEngine(EngineContract):
-    def test_closing_ends_all_jobs(self, engine: Engine, tmp_path: Path) -> None:
-        handles = engine.submit([python_job(tmp_path / f"{n}.log", SLEEP) for n in range(3)])
-        engine.close()
-        assert [engine.poll(handle) for handle in handles] == [None] * 3
-        with pytest.raises(RuntimeError):
-            engine.submit([python_job(tmp_path / "log", "")])
+    @pytest.fixture
+    def reopen(self, tmp_path: Path) -> Reopen:
+        # The address of the submission counts, not the one that is set now.
+        return lambda: RayEngine(tmp_path / "jobs", RaySettings(address="http://127.0.0.1:1"))
 
 
-def test_another_process_follows_and_cancels_a_job_by_its_handle(engine: RayEngine, tmp_path: Path) -> None:
+def test_a_cancelled_job_in_the_queue_ends_at_once(engine: RayEngine, tmp_path: Path) -> None:
     handles = engine.submit([python_job(tmp_path / f"{n}.log", SLEEP) for n in range(3)], submission="night-1")
     assert handles == ["ray:night-1-0", "ray:night-1-1", "ray:night-1-2"]
     until(lambda: sorted(engine.states(handles).values()) == ["queued", "running", "running"])
-    engine.close()
-    # The address of the submission counts, not the one that is set now.
-    other = RayEngine(tmp_path / "jobs", RaySettings(address="http://127.0.0.1:1"))
-    assert other.find("night-1") == handles
-    assert other.find("night-2") is None
-    waiting = next(handle for handle, state in other.states(handles).items() if state == "queued")
-    other.cancel(waiting)
-    assert other.poll(waiting) is not None  # at once, although all CPUs are in use
-    for handle in handles:
-        other.cancel(handle)
-    results = [other.wait(handle, TIMEOUT) for handle in handles]
-    assert [result and (result.exit_code, result.reason) for result in results] == [(-15, None)] * 3
-    assert other.states(handles) == dict.fromkeys(handles, "ended")
+    waiting = next(handle for handle, state in engine.states(handles).items() if state == "queued")
+    engine.cancel(waiting)
+    assert engine.poll(waiting) == JobResult(-15, 0.0)  # although all CPUs are in use
+    assert engine.states([waiting]) == {waiting: "ended"}
 
 
 def test_a_job_knows_its_handle_and_what_it_reserves(
@@ -98,6 +88,18 @@ def test_a_job_knows_its_handle_and_what_it_reserves(
     assert result.exit_code == 0
     # The dashboard would show the password.
     assert job.log.read_text() == "ray:one-0 2 300 postgresql://me@db/lists None\n"
+
+
+def test_each_job_has_its_gpu(engine: RayEngine, tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys, time; folder, me, other = pathlib.Path(sys.argv[1]), *sys.argv[2:]\n"
+        "print(os.environ['CUDA_VISIBLE_DEVICES']); (folder / me).touch()\n"
+        "while not (folder / other).exists(): time.sleep(0.01)"
+    )
+    jobs = [python_job(tmp_path / f"{n}.log", code, tmp_path, n, 1 - n) for n in range(2)]
+    handles = engine.submit([replace(job, resources=Resources(gpus=1)) for job in jobs])
+    assert [result and result.exit_code for result in (engine.wait(handle, TIMEOUT) for handle in handles)] == [0, 0]
+    assert sorted(job.log.read_text() for job in jobs) == ["0\n", "1\n"]
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:hunter2@db/x", "postgresql://me@db/x?password=hunter2"])
@@ -187,7 +189,7 @@ def test_a_job_that_waits_for_longer_than_ray_allows_is_queued_again(tmp_path: P
 @pytest.mark.parametrize(
     ("resources", "values"),
     [
-        (Resources(gpus=3), ("3 GPU", "0 GPU")),
+        (Resources(gpus=3), ("3 GPU", "2 GPU")),
         (Resources(cpus=64), ("64 CPU", "2 CPU")),
         (Resources(memory=10**13), ("10 TB", "2.0 GB")),
         (Resources(options=("a100=1",)), ("1 a100", "0 a100")),

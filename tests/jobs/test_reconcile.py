@@ -8,7 +8,9 @@ import pytest
 
 from ichx.errors import NotFoundError, ProcessError
 from ichx.jobs import JobResult, JobState
+from ichx.jobs.follow import JobFollower, follow
 from ichx.jobs.reconcile import reconcile
+from ichx.jobs.recorded_engine import RecordedEngine
 from ichx.store import JobDraft, Store, open_store
 from ichx.workspace import Workspace, init_workspace
 
@@ -37,7 +39,9 @@ class Scheduler:
         return {handle: "ended" if isinstance(state, JobResult) else state for handle, state in states.items()}
 
     def poll(self, handle: str) -> JobResult | None:
-        found = self.known[handle]
+        found = self.known.get(handle)
+        if found is None:
+            raise NotFoundError(f"Unknown job: {handle}.", "Look.")
         return found if isinstance(found, JobResult) else None
 
     def close(self) -> None:
@@ -153,3 +157,18 @@ def test_a_submission_without_handles(workspace: Workspace, store: Store, monkey
     run(workspace, store, scheduler)
     (never,) = store.jobs(submission="two")
     assert (never.state, never.handle) == ("lost", None)
+
+
+def test_a_followed_job_whose_files_are_gone_is_lost(workspace: Workspace, store: Store) -> None:
+    handles = add(store, 2)
+    engine = RecordedEngine(Scheduler({handles[1]: JobResult(0, 1.0)}), store, workspace)  # type: ignore[arg-type]
+    engine.adopt(store.jobs())
+    ends: dict[str, JobResult] = {}
+
+    class Follower(JobFollower):
+        def ended(self, handle: str, result: JobResult) -> None:
+            ends[handle] = result
+
+    assert follow(engine, dict.fromkeys(handles, "queued"), Follower(), lambda: False) == {}
+    assert ends == {handles[0]: JobResult(-9, 0.0, "lost"), handles[1]: JobResult(0, 1.0)}
+    assert [state for state, _, _ in states(store)] == ["lost", "done"]
