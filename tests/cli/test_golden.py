@@ -172,6 +172,7 @@ REPLACEMENTS = (
     (r"\b\d\d:\d\d:\d\d\b", "CLOCK"),
     (r"\b\d+ h \d\d min\b|\b\d+ min \d\d s\b|\b\d+ s\b", "DURATION"),
     (r"\b[\d,]+(\.\d)? (B|kB|MB|GB)\b", "SIZE"),
+    (r"\bverified \d+ rows", "verified ROWS rows"),
     (r"\b\d+(\.\d+)?e[+-]\d\d\b", "SMALL"),
     (r"(?<![\w.])([+-](?=\d))?\d+\.\d{4,}", "FLOAT"),
     (r"\b0\.\d+\.\d+(\+[\w.-]+)?", "VERSION"),

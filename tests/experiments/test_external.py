@@ -81,6 +81,7 @@ def test_a_sequence_experiment_reads_the_logits_of_another_tool(project: Project
     made, _ = new_sequence(project, request, [1, member.number], ["logits"])
     report = run_experiment(project, made.number)
     assert report.folds_done == 2
+    assert marks(project.store.experiment(made.number)) == ("external",)
     oof = read_oof(project, project.store.experiment(made.number))
     assert oof.score < read_oof(project, project.store.experiment(1)).score  # the other tool knows more
     with pytest.raises(UnsupportedError, match=f"Experiment {member.number}"):
