@@ -22,8 +22,9 @@ pytest_plugins = ["slow_tests"]
 settings.register_profile("any speed", deadline=None)  # a busy machine fails no test
 settings.load_profile("any speed")
 
-# A shell starts background jobs with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C need it back.
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that: the tests of signals need them back.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 
 if TYPE_CHECKING:
     from ichx.phantom.dicom_files import PhantomFiles

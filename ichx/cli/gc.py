@@ -18,10 +18,11 @@ def gc(
         bool, typer.Option("--json", help="Print what would be deleted as JSON; delete nothing.")
     ] = False,
 ) -> None:
-    """Delete trash, old checkpoints, unused caches and files of ended jobs.
+    """Delete trash and files that nobody needs.
 
-    Orphaned folders are deleted, too; those with trained weights are moved to `trash/` and deleted after 30 days. Lists
-    everything with its size and the reason, and asks for confirmation first.
+    Deletes old checkpoints, unused caches and files of ended jobs. Orphaned folders are deleted, too; those with
+    trained weights are moved to `trash/` and deleted after 30 days. Lists everything with its size and the reason, and
+    asks for confirmation first.
 
     Example: `ichx gc --dry-run`
     """

@@ -134,9 +134,10 @@ def copy(
     target: Annotated[str, typer.Argument(metavar="URL", help="Empty database: a path or a SQLAlchemy URL.")],
     as_json: AsJson = False,
 ) -> None:
-    """Copy all records and Optuna studies to another database, and verify them.
+    """Copy the store to another database.
 
-    The workspace keeps its store. `ichx store move` also lets the workspace use the new one.
+    All records and Optuna studies are copied and verified. The workspace keeps its store.
+    `ichx store move` also lets the workspace use the new one.
 
     Example: `ichx store copy postgresql+psycopg://me@server/ichx`
     """
@@ -154,9 +155,10 @@ def move(
     target: Annotated[str, typer.Argument(metavar="URL", help="Empty database: a path or a SQLAlchemy URL.")],
     as_json: AsJson = False,
 ) -> None:
-    """Copy all records and Optuna studies to another database, which the workspace then uses.
+    """Copy the store to another database and use that one.
 
-    The old store stays as it is, but the workspace does not open it any more.
+    All records and Optuna studies are copied and verified. The old store stays as it is, but
+    the workspace does not open it any more.
 
     Example: `ichx store move postgresql+psycopg://me@server/ichx`
     """

@@ -304,7 +304,7 @@ def test_full_disk_error_has_needed_space(tmp_path, source, monkeypatch):
 
     def full(descriptor: int) -> None:
         flushed.append(descriptor)
-        if len(flushed) == 5:  # build.json and the first shard, each with its folder, come first
+        if len(flushed) == 7:  # build.json and the first shard, each with two handles and its folder, come first
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:

@@ -284,4 +284,4 @@ def test_full_disk_while_blending(ichx: Program, trained_copy: Path) -> None:
     done.check_error("store")
     assert file_sizes(trained_copy) == before
     assert ichx("ensemble", "--top", 3, "--out", "text/final.csv", cwd=trained_copy).code == 0
-    ichx("ensemble", "--top", 3, "--out", "text", "--json", cwd=trained_copy).check_error("storage", "text")
+    ichx("ensemble", "--top", 3, "--out", "text", "--json", cwd=trained_copy).check_error("invalid_input", "text")

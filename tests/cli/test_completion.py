@@ -13,7 +13,7 @@ def completions(ichx_process: Program, typed: str, root: Path) -> list[str]:
 
 
 def test_commands_and_subcommands(ichx_process: Program, tmp_path: Path) -> None:
-    assert completions(ichx_process, "ichx e", tmp_path) == ["exp", "ensemble", "evaluate", "export"]
+    assert completions(ichx_process, "ichx e", tmp_path) == ["exp", "ensemble", "evaluate", "export", "engine"]
     assert completions(ichx_process, "ichx exp n", tmp_path) == ["new", "name", "note"]
 
 
