@@ -166,7 +166,7 @@ def _features(project: "Project") -> Iterator[Garbage]:
         folder = files.features_folder
         if int(path.name) not in known:
             continue
-        if int(path.name) not in readers and folder.is_dir() and _is_idle(folder, FRESH_SECONDS):
+        if int(path.name) not in readers and folder.is_dir() and _is_idle(folder):
             yield Garbage("unused features", folder, size_of(folder), "no sequence experiment reads them")
         for deleted in path.glob(f"{folder.name}{DELETING}"):
             yield Garbage("unused features", deleted, size_of(deleted), "its deletion was interrupted")
@@ -178,7 +178,7 @@ def _interrupted(project: "Project") -> Iterator[Garbage]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_dir() and path.name.endswith(DELETING):
             yield Garbage("orphaned folder", path, size_of(path), "its deletion was interrupted")
-        elif path.is_dir() and path.name.startswith(IMPORTING) and _is_idle(path, FRESH_SECONDS):
+        elif path.is_dir() and path.name.startswith(IMPORTING) and _is_idle(path):
             yield Garbage("orphaned folder", path, size_of(path), "its import was interrupted")
 
 
@@ -187,7 +187,7 @@ def _orphans(project: "Project") -> Iterator[Garbage]:
     folders = _numbered(project)
     known = _known(project)  # read after the folders: one that is registered now is not an orphan
     for path in folders:
-        if int(path.name) not in known and _is_idle(path, FRESH_SECONDS):  # one that is being imported is not in the store yet
+        if int(path.name) not in known and _is_idle(path):  # one that is being imported is not in the store yet
             trained = project.workspace.experiment_files(int(path.name)).has_training()
             reason = "no experiment has this number" + ("; moved to trash/ for 30 days" if trained else "")
             yield Garbage("orphaned folder", path, size_of(path), reason, move=trained)
@@ -195,7 +195,7 @@ def _orphans(project: "Project") -> Iterator[Garbage]:
     names = {dataset.name for dataset in project.store.datasets()}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if (
-            path.is_dir() and path.name not in names and _is_idle(path, FRESH_SECONDS)
+            path.is_dir() and path.name not in names and _is_idle(path)
         ):  # one that is being added is not in the store yet
             reason = "no dataset has this name; moved to trash/ for 30 days"
             yield Garbage("orphaned folder", path, size_of(path), reason, move=True)
@@ -258,7 +258,7 @@ def _caches(project: "Project") -> Iterator[Garbage]:
             yield Garbage("unused cache", path, size_of(path), "its deletion was interrupted")
         elif manifest is None or manifest["key"] in used or path.name.rsplit("-", 2)[0] in unknown:
             continue
-        elif _is_idle(path, FRESH_SECONDS):
+        elif _is_idle(path):
             yield Garbage("unused cache", path, size_of(path), "no experiment reads it")
 
 
@@ -287,10 +287,10 @@ def _used_keys(project: "Project") -> tuple[set[str], set[str]]:
     return keys, unknown
 
 
-def _is_idle(folder: Path, seconds: float) -> bool:
+def _is_idle(folder: Path, seconds: float | None = None) -> bool:
     """Return whether nothing was written to a folder for a time, by default a day."""
     newest = max((path.lstat().st_mtime for path in folder.rglob("*")), default=0.0)
-    return time.time() - newest > seconds
+    return time.time() - newest > (FRESH_SECONDS if seconds is None else seconds)
 
 
 def size_of(path: Path) -> int:
