@@ -30,7 +30,7 @@ def test_a_killed_tuning_resumes(store: Store, parent: Experiment) -> None:
     wait_until(lambda: [run.state for run in store.runs(2)] == ["running"], stopped)
     stopped.terminate()
     _, err = stopped.communicate()
-    assert stopped.returncode == 130
+    assert stopped.returncode == 143
     assert "Traceback" not in err
     assert [run.state for run in store.runs(2)] != ["running"]
 
