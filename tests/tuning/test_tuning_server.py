@@ -1,6 +1,5 @@
 """Trainings and tunings with a store on a PostgreSQL server that restarts meanwhile; studies on a server."""
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from conftest import SHORT, Program, clean_environment
 from optuna.trial import TrialState
 from postgres_server import PostgresServer, own_postgres, postgres  # noqa: F401  # fixtures
 from running_programs import wait_until
+from safetensors.numpy import load_file
 from sqlalchemy import make_url
 
 from ichx.store import Store, open_store
@@ -38,8 +38,9 @@ def on_server(postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.Monk
     return workspace
 
 
-def weights(root: Path) -> str:
-    return hashlib.sha256((root / "experiments" / "1" / "fold-0" / "weights.safetensors").read_bytes()).hexdigest()
+def weights(root: Path) -> dict[str, bytes]:
+    tensors = load_file(root / "experiments" / "1" / "fold-0" / "weights.safetensors")  # its header has a free order
+    return {name: values.tobytes() for name, values in tensors.items()}
 
 
 @pytest.mark.slow
