@@ -530,7 +530,7 @@ class Store:
         """Record jobs before they are queued, in the state `submitting`.
 
         Raises:
-            ConflictError: A fold among them has an active job.
+            ConflictError: A fold or command among them has an active job.
         """
         return self._write(jobs.add_jobs, drafts)
 
