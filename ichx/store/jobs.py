@@ -8,7 +8,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from ichx.errors import ConflictError
 from ichx.store import database
 from ichx.store.clock import store_time
-from ichx.store.snapshots import JobChange, JobDraft, JobRecord, JobRecordState
+from ichx.store.run_snapshots import JobChange, JobDraft, JobRecord, JobRecordState
 from ichx.store.tables import job, run
 
 ACTIVE: Final[tuple[JobRecordState, ...]] = ("submitting", "queued", "running")
