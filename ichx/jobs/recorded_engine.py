@@ -6,16 +6,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ichx.errors import CorruptFileError, IchxError, NotFoundError
-from ichx.jobs.engine import Engine, Job, JobResult, JobState
+from ichx.jobs.engine import CANCELLED, LOST, Engine, Job, JobResult, JobState
 from ichx.store import JobChange, JobDraft
 
 if TYPE_CHECKING:
     from ichx.store import JobRecord, Store
     from ichx.workspace import Workspace
-
-CANCELLED: Final = "CANCELLED"
-LOST: Final = "lost"
-"""Values of `JobResult.reason`."""
 
 STOP_CODES: Final = frozenset({129, 130, 143, -1, -2, -9, -15})
 """Exit codes of jobs that end on request: of `ichx` itself, and of signals."""
@@ -77,7 +73,7 @@ class RecordedEngine:
 
         Raises:
             IchxError: The scheduler refuses the jobs; none is queued, and none is recorded.
-            ConflictError: One of the folds has an active job.
+            ConflictError: One of the folds or commands has an active job.
         """
         submission = submission or new_submission()
         records = self._store.add_jobs([self._draft(submission, at, job) for at, job in enumerate(jobs)])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from ichx.errors import CorruptFileError, IchxError, NotFoundError, StorageError
 from ichx.files import write_text
-from ichx.jobs.engine import Job, JobResult, JobState
+from ichx.jobs.engine import CANCELLED, LOST, Job, JobResult, JobState
 from ichx.jobs.engine_settings import SlurmSettings
 from ichx.jobs.job_folder import JobFolder
 from ichx.jobs.slurm_commands import (
@@ -48,8 +48,6 @@ from ichx.jobs.slurm_script import (
 if TYPE_CHECKING:
     from ichx.workspace import Workspace
 
-CANCELLED: Final = "CANCELLED"
-LOST: Final = "lost"
 POLL_SECONDS: Final = 5.0
 """Time for which `poll` uses an answer of Slurm again."""
 WAIT_SECONDS: Final = 0.5

@@ -96,9 +96,20 @@ def array_options(request: ArrayRequest, folder: Path) -> list[str]:
         f"--comment=ichx {request.first}",
         "--requeue",
         "--open-mode=append",
-        f"--output={folder / OUTPUT_FILE}",
+        f"--output={_output(folder)}",
         *([f"--dependency=afterany:{request.after}"] if request.after else []),
     ]
+
+
+def _output(folder: Path) -> str:
+    """Return the path of the wrappers' output, as `sbatch` writes it: `%` starts a pattern.
+
+    Slurm replaces no pattern in a path with a backslash: all elements append to one file there.
+    """
+    text = str(folder)
+    if "\\" in text:
+        return "{}/slurm.out".format(text.replace("\\", "\\\\"))
+    return "{}/{}".format(text.replace("%", "%%"), OUTPUT_FILE)
 
 
 def batch_script(settings: SlurmSettings, root: Path, folder: Path) -> str:

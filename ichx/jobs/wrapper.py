@@ -23,6 +23,7 @@ import ichx
 from ichx.child_processes import JOB, child_environment
 from ichx.errors import IchxError
 from ichx.files import write_text
+from ichx.jobs.engine import CANCELLED
 from ichx.jobs.job_folder import HEARTBEAT_SECONDS, JOBS_FILE, VISIBLE_SECONDS
 
 TICK_SECONDS: Final = 0.1
@@ -95,7 +96,7 @@ class _Wrapper:
             self._read_request()
             limit = content["options"].get("max_requeues")
             if self._is_cancelled():
-                reason = "CANCELLED"
+                reason = CANCELLED
             elif limit is not None:
                 reason = self._requeue(int(limit))
                 if reason is None:
@@ -174,7 +175,7 @@ class _Wrapper:
         preempted = state == "PREEMPTED" or facts.get("PreemptTime", "None") != "None"
         timed_out = state == "TIMEOUT" or why == "TimeLimit"
         if state in ("CANCELLED", "COMPLETING") and not preempted and not timed_out:
-            return "CANCELLED"
+            return CANCELLED
         end = "PREEMPTED" if preempted else "TIMEOUT" if timed_out else "stopped by the scheduler"
         if restarts >= limit:
             return f"{end}, after {restarts} requeues"

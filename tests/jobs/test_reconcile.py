@@ -16,7 +16,7 @@ from ichx.workspace import Workspace, init_workspace
 
 
 class Scheduler:
-    """An engine that knows only what a test tells it."""
+    """An engine with the states and results that a test sets."""
 
     name = "slurm"
     outlives_submitter = True
