@@ -1,4 +1,4 @@
-"""What the mounts of this process tell about the file system of a path: network, locks. Linux only."""
+"""Properties of the file system of a path, from the mounts of this process: network, locks. Linux only."""
 
 import os
 from collections.abc import Sequence

@@ -73,6 +73,8 @@ def submit_command(
     ):
         view = _LogView(several=len(request.commands) > 1)
         results = run_commands(project, engine, request, view, lambda: stops() > 0)
+    if not results:  # the user left before the jobs were submitted
+        raise typer.Exit(stop_exit_code())
     if placement.detach or any(result.result is None for result in results):
         _print_submitted(results, as_json=as_json and placement.detach)
         raise typer.Exit(0 if placement.detach else stop_exit_code())

@@ -94,7 +94,12 @@ def show(handle: Annotated[str, typer.Argument(help="Handle of a job.")], as_jso
     """
     with session() as project:
         _reconcile(project, None)
-        (record,) = _find(project, [handle])
+        found = _find(project, [handle])
+    if len(found) != 1:
+        raise NotFoundError(
+            f"{handle} names {format_count(len(found), 'job')}.", "Use the handle of one job; `ichx jobs` lists them."
+        )
+    (record,) = found
     if as_json:
         print_json(record)
         return
@@ -183,6 +188,7 @@ def _find(project: "Project", which: "Sequence[str]") -> "list[JobRecord]":
         NotFoundError: A handle, submission or experiment is unknown.
     """
     found: dict[int, JobRecord] = {}
+    every = project.store.jobs() if not all(name.isdecimal() for name in which) else []
     for name in which:
         if name.isdecimal():
             from ichx.store import Selection
@@ -192,7 +198,7 @@ def _find(project: "Project", which: "Sequence[str]") -> "list[JobRecord]":
             children = project.store.experiments(Selection(kind="trial", parent=number, archived=None), limit=None)
             records = project.store.jobs(experiments=[number, *(child.number for child in children)])
         else:
-            records = [r for r in project.store.jobs() if name in (r.handle, r.submission)]
+            records = [r for r in every if name in (r.handle, r.submission)]
             if not records:
                 raise NotFoundError(f"No job {name}.", "`ichx jobs` lists the jobs.")
         found |= {record.id: record for record in records}

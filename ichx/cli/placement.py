@@ -83,10 +83,10 @@ def _default_engine(workspace: "Workspace") -> str:
 
 
 @contextlib.contextmanager
-def cluster_engine(project: "Project", name: str, slots: int = 1) -> "Iterator[RecordedEngine]":
+def cluster_engine(project: "Project", name: str) -> "Iterator[RecordedEngine]":
     """Yield the engine `name`, whose jobs are recorded in the store of the project."""
-    from ichx.jobs.engines import open_engine
+    from ichx.jobs.reconcile import open_site_engine
     from ichx.jobs.recorded_engine import RecordedEngine
 
-    with contextlib.closing(open_engine(project.workspace, name, slots)) as engine:
+    with contextlib.closing(open_site_engine(project.workspace, name)) as engine:
         yield RecordedEngine(engine, project.store, project.workspace)

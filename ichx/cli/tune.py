@@ -140,7 +140,7 @@ def tune(
         opened = (
             contextlib.closing(LocalEngine(jobs, grace=None))
             if placement.is_local
-            else cluster_engine(project, placement.engine, jobs)
+            else cluster_engine(project, placement.engine)
         )
         with (
             count_stop_signals() as stops,

@@ -45,8 +45,8 @@ from ichx.experiments.archive_import import (
     extract_member,
     import_experiment,
     open_archive,
-    record_number,
 )
+from ichx.experiments.archive_record import record_number
 from ichx.experiments.gc import IMPORTING
 from ichx.files import atomic_write, check_suffix, check_writable, write_text
 from ichx.store import EnsembleDraft, EnsembleMember

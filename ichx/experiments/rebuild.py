@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ichx.errors import ConflictError, CorruptFileError, IchxError
 from ichx.evaluation.scorecard import update_scores
-from ichx.experiments.archive_import import find_members, import_draft, parse_date, pinned_version
+from ichx.experiments.archive_record import find_members, import_draft, parse_date, pinned_version
 from ichx.experiments.folder_record import VERSION_RECORD, folder_problem, read_record
 from ichx.files import sha256_file
 from ichx.recipe import digest

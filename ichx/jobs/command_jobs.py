@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.child_processes import OUTPUT
+from ichx.errors import ConflictError
 from ichx.jobs.engine import Job, JobResult, Resources
 from ichx.jobs.follow import JobFollower, follow, nap
 from ichx.jobs.reconcile import reconcile
@@ -18,6 +19,7 @@ from ichx.workspace import ENGINE_VARIABLE
 
 if TYPE_CHECKING:
     from ichx.project import Project
+    from ichx.store import JobRecord
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,6 @@ class CommandRequest:
     commands: tuple[Sequence[str], ...]
     """Arguments of `ichx`, one sequence per job. Paths are absolute."""
     resources: Resources = field(default_factory=Resources)
-    at_once: int | None = None
     detach: bool = False
     experiment: int | None = None
 
@@ -82,6 +83,8 @@ def run_commands(
 ) -> list[CommandResult]:
     """Submit commands as jobs, unless jobs with the same commands are active, and follow them to their end.
 
+    Returns nothing if the user left while another process submitted them.
+
     Args:
         project: The open project.
         engine: Executes the jobs.
@@ -89,26 +92,17 @@ def run_commands(
         callbacks: Receives progress.
         leave: Returns True to stop following; the jobs continue.
     """
-    active = _active_jobs(project, engine, request, callbacks, leave)
-    missing = [words for words in request.commands if _name(words) not in active]
-    if missing:
-        submission = new_submission()
-        folder = project.workspace.jobs_dir / submission
-        environment = {"ICHX_WORKSPACE": str(project.workspace.root), ENGINE_VARIABLE: "local"}
-        jobs = [
-            Job(
-                (sys.executable, "-m", "ichx", *words),
-                folder / f"{at}.log",
-                _name(words),
-                {**environment, OUTPUT: str(folder / f"{at}.out")},
-                request.resources,
-                request.kind,
-                request.experiment,
-            )
-            for at, words in enumerate(missing)
-        ]
-        handles = engine.submit(jobs, at_once=request.at_once, submission=submission)
-        active |= {job.name: (handle, job.log) for job, handle in zip(jobs, handles, strict=True)}
+    while (active := _active_jobs(project, engine, request, callbacks, leave)) is not None:
+        missing = [words for words in request.commands if _name(words) not in active]
+        try:
+            active |= _submit(project, engine, request, missing)
+        except ConflictError:
+            if not _recorded(project, engine, missing):
+                raise  # the scheduler has refused them
+        else:
+            break
+    if active is None:
+        return []
     callbacks.submitted(len(missing), len(request.commands) - len(missing))
     follower = _LogFollower({handle: (name, log) for name, (handle, log) in active.items()}, callbacks)
     if not request.detach:
@@ -123,24 +117,60 @@ def _name(words: Sequence[str]) -> str:
     return f"ichx {shlex.join(words)}"
 
 
+def _submit(
+    project: "Project", engine: RecordedEngine, request: CommandRequest, commands: Sequence[Sequence[str]]
+) -> dict[str, tuple[str, Path]]:
+    """Submit commands; return handle and log of their jobs by name."""
+    if not commands:
+        return {}
+    submission = new_submission()
+    folder = project.workspace.jobs_dir / submission
+    environment = {"ICHX_WORKSPACE": str(project.workspace.root), ENGINE_VARIABLE: "local"}
+    jobs = [
+        Job(
+            (sys.executable, "-m", "ichx", *words),
+            folder / f"{at}.log",
+            _name(words),
+            {**environment, OUTPUT: str(folder / f"{at}.out")},
+            request.resources,
+            request.kind,
+            request.experiment,
+        )
+        for at, words in enumerate(commands)
+    ]
+    handles = engine.submit(jobs, submission=submission)
+    return {job.name: (handle, job.log) for job, handle in zip(jobs, handles, strict=True)}
+
+
+def _recorded(project: "Project", engine: RecordedEngine, commands: Sequence[Sequence[str]]) -> "list[JobRecord]":
+    """Return the active jobs that execute `commands`."""
+    names = {_name(words) for words in commands}
+    return [r for r in project.store.jobs(ACTIVE) if r.engine == engine.name and r.name in names]
+
+
 def _active_jobs(
     project: "Project",
     engine: RecordedEngine,
     request: CommandRequest,
     callbacks: CommandCallbacks,
     leave: Callable[[], bool],
-) -> dict[str, tuple[str, Path]]:
-    """Return handle and log of the active jobs that execute the same commands, by name."""
-    names, waited = {_name(words) for words in request.commands}, False
+) -> dict[str, tuple[str, Path]] | None:
+    """Return handle and log of the active jobs with the same commands, by name.
+
+    None if the user left while another process submits them.
+    """
+    waited = False
     while True:
         for problem in reconcile(project.workspace, project.store, opened={engine.name: engine}):
             callbacks.trouble(problem)
-        records = [r for r in project.store.jobs(ACTIVE) if r.engine == engine.name and r.name in names]
-        if all(record.handle is not None for record in records) or leave():
+        records = _recorded(project, engine, request.commands)
+        if all(record.handle is not None for record in records):
             break
         if not waited:
             callbacks.trouble("another command is submitting this job, or was killed while it did; waiting for it")
             waited = True
+        if leave():
+            return None
         nap(leave)
     engine.adopt(records)
     root = project.workspace.root

@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 JobState = Literal["queued", "running", "ended", "lost"]
 """What a scheduler knows of a job. `lost`: it does not know the job, and the job has not recorded its end."""
+
+CANCELLED: Final = "CANCELLED"
+LOST: Final = "lost"
+"""Values of `JobResult.reason` that all engines have."""
 
 
 @dataclass(frozen=True)

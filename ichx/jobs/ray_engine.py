@@ -19,11 +19,10 @@ from typing import Any, Final
 from ichx.child_processes import GRACE_SECONDS
 from ichx.errors import CorruptFileError, IchxError, InvalidInputError, NotFoundError, ProcessError, ResourceError
 from ichx.files import read_text, write_text
-from ichx.jobs.engine import Job, JobResult, JobState, Resources
+from ichx.jobs.engine import CANCELLED, LOST, Job, JobResult, JobState, Resources
 from ichx.jobs.engine_settings import RaySettings
 from ichx.jobs.job_folder import JobFolder
 from ichx.jobs.ray_cluster import SET_ADDRESS, RayCluster, RayJob, RayRequest, dashboard_url
-from ichx.jobs.recorded_engine import CANCELLED, LOST
 from ichx.text import escape, format_bytes
 
 POLL_SECONDS: Final = 0.5

@@ -5,17 +5,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from ichx.errors import IchxError, NotFoundError
-from ichx.jobs.engine import Engine, Job, JobResult, JobState
+from ichx.errors import CorruptFileError, IchxError, NotFoundError
+from ichx.jobs.engine import CANCELLED, LOST, Engine, Job, JobResult, JobState
 from ichx.store import JobChange, JobDraft
 
 if TYPE_CHECKING:
     from ichx.store import JobRecord, Store
     from ichx.workspace import Workspace
-
-CANCELLED: Final = "CANCELLED"
-LOST: Final = "lost"
-"""Values of `JobResult.reason`."""
 
 STOP_CODES: Final = frozenset({129, 130, 143, -1, -2, -9, -15})
 """Exit codes of jobs that end on request: of `ichx` itself, and of signals."""
@@ -37,10 +33,10 @@ def recorded_end(result: JobResult) -> JobChange:
 
 
 def known_states(engine: Engine, handles: Sequence[str]) -> dict[str, JobState]:
-    """Return the states of jobs; one whose files somebody has deleted is lost, and hides no other."""
+    """Return the states of jobs; one whose files somebody has deleted or damaged is lost, and hides no other."""
     try:
         return engine.states(handles)
-    except NotFoundError:
+    except (CorruptFileError, NotFoundError):
         if len(handles) == 1:
             return {handles[0]: "lost"}
         return {name: state for handle in handles for name, state in known_states(engine, [handle]).items()}
@@ -49,7 +45,7 @@ def known_states(engine: Engine, handles: Sequence[str]) -> dict[str, JobState]:
 def result_of(engine: Engine, handle: str, state: JobState) -> JobResult | None:
     """Return the result of a job that its scheduler reports as `ended` or `lost`, None if it is not known yet."""
     result = None
-    with suppress(NotFoundError):
+    with suppress(CorruptFileError, NotFoundError):
         result = engine.poll(handle)
     return JobResult(-9, 0.0, LOST) if result is None and state == "lost" else result
 
@@ -77,7 +73,7 @@ class RecordedEngine:
 
         Raises:
             IchxError: The scheduler refuses the jobs; none is queued, and none is recorded.
-            ConflictError: One of the folds has an active job.
+            ConflictError: One of the folds or commands has an active job.
         """
         submission = submission or new_submission()
         records = self._store.add_jobs([self._draft(submission, at, job) for at, job in enumerate(jobs)])

@@ -96,9 +96,20 @@ def array_options(request: ArrayRequest, folder: Path) -> list[str]:
         f"--comment=ichx {request.first}",
         "--requeue",
         "--open-mode=append",
-        f"--output={folder / OUTPUT_FILE}",
+        f"--output={_output(folder)}",
         *([f"--dependency=afterany:{request.after}"] if request.after else []),
     ]
+
+
+def _output(folder: Path) -> str:
+    """Return the path of the wrappers' output, as `sbatch` writes it: `%` starts a pattern.
+
+    Slurm replaces no pattern in a path with a backslash: all elements append to one file there.
+    """
+    text = str(folder)
+    if "\\" in text:
+        return "{}/slurm.out".format(text.replace("\\", "\\\\"))
+    return "{}/{}".format(text.replace("%", "%%"), OUTPUT_FILE)
 
 
 def batch_script(settings: SlurmSettings, root: Path, folder: Path) -> str:
@@ -163,7 +174,8 @@ def check_request(settings: SlurmSettings, resources: Resources, nodes: list[Nod
     if not any(g.cpus >= cpus and g.memory >= memory and g.gpus >= gpus for g in with_kind):
         most = (
             f"at most {format_count(max(g.cpus for g in chosen), 'CPU')}, "
-            f"{format_count(max(g.gpus for g in chosen), 'GPU')}, {format_bytes(max(g.memory for g in chosen))} of memory"
+            f"{format_count(max(g.gpus for g in chosen), 'GPU')}, "
+            f"{format_bytes(max(g.memory for g in chosen))} of memory"
         )
         of_type = f" of type {kind}" if kind else ""
         request = f"{format_count(cpus or 1, 'CPU')}, {format_count(gpus, 'GPU')}{of_type}"

@@ -23,6 +23,7 @@ import ichx
 from ichx.child_processes import JOB, child_environment
 from ichx.errors import IchxError
 from ichx.files import write_text
+from ichx.jobs.engine import CANCELLED
 from ichx.jobs.job_folder import HEARTBEAT_SECONDS, JOBS_FILE, VISIBLE_SECONDS
 
 TICK_SECONDS: Final = 0.1
@@ -53,7 +54,11 @@ class _Wrapper:
 
     def run(self) -> int:
         """Execute the job and save its result; return the exit code for the scheduler."""
-        task = self._read_task()
+        try:
+            task = self._read_task()
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            problem = f"{socket.gethostname()} cannot read {self._folder / JOBS_FILE}: {error}"
+            return self._end(1, problem, _slurm_handle())
         if task is None:
             print(f"error: {socket.gethostname()} does not see {self._folder / JOBS_FILE}.", file=sys.stderr)
             return 1
@@ -91,7 +96,7 @@ class _Wrapper:
             self._read_request()
             limit = content["options"].get("max_requeues")
             if self._is_cancelled():
-                reason = "CANCELLED"
+                reason = CANCELLED
             elif limit is not None:
                 reason = self._requeue(int(limit))
                 if reason is None:
@@ -154,7 +159,8 @@ class _Wrapper:
     def _read_request(self) -> None:
         """Read the file by which ichx asks a job to stop: signals of Slurm are lost while a job starts."""
         with contextlib.suppress(OSError, ValueError):
-            self._request(int((self._folder / f"{self._position}.signal").read_text()))
+            number = int((self._folder / f"{self._position}.signal").read_text())
+            self._request(signal.SIGKILL if number == signal.SIGKILL else signal.SIGTERM)
 
     def _requeue(self, limit: int) -> str | None:
         """Queue this job of Slurm again, unless it was cancelled; return why not, None if it is queued again."""
@@ -169,7 +175,7 @@ class _Wrapper:
         preempted = state == "PREEMPTED" or facts.get("PreemptTime", "None") != "None"
         timed_out = state == "TIMEOUT" or why == "TimeLimit"
         if state in ("CANCELLED", "COMPLETING") and not preempted and not timed_out:
-            return "CANCELLED"
+            return CANCELLED
         end = "PREEMPTED" if preempted else "TIMEOUT" if timed_out else "stopped by the scheduler"
         if restarts >= limit:
             return f"{end}, after {restarts} requeues"

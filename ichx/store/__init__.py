@@ -1,14 +1,22 @@
 """The store: the SQL database of everything that happened, behind the `Store` class. Files: `ichx.workspace`."""
 
+from ichx.store.run_snapshots import (
+    EndState,
+    EpochRecord,
+    JobChange,
+    JobDraft,
+    JobRecord,
+    JobRecordState,
+    Run,
+    RunDraft,
+)
 from ichx.store.selection import Selection
 from ichx.store.snapshots import (
     Dataset,
     DatasetVersion,
-    EndState,
     Ensemble,
     EnsembleDraft,
     EnsembleMember,
-    EpochRecord,
     Experiment,
     ExperimentDraft,
     ExperimentSummary,
@@ -17,17 +25,11 @@ from ichx.store.snapshots import (
     FoldDraft,
     FoldSet,
     ImportDraft,
-    JobChange,
-    JobDraft,
-    JobRecord,
-    JobRecordState,
     Kind,
     Note,
     PooledScore,
     Prediction,
     PredictionDraft,
-    Run,
-    RunDraft,
     ScoreDraft,
     TuningInfo,
     VersionDraft,

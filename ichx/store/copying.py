@@ -5,13 +5,13 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Integer, Row, Table, exc, func, insert, select, text
 
 from ichx.errors import ConflictError, StoreError
 from ichx.store import database, runs
+from ichx.store.clock import store_time
 from ichx.store.tables import METADATA, counter, dataset, experiment, run
 
 _ROWS: Final = 1000
@@ -51,7 +51,7 @@ def check_empty(target: Engine) -> None:
 
 def check_idle(connection: Connection) -> None:
     """Raise `ConflictError` if a run is active."""
-    now = datetime.now(UTC)
+    now = store_time(connection)
     for row in connection.execute(select(*runs.STATE_COLUMNS).where(run.c.state == "running")):
         if runs.current_state(row, now) in runs.LIVE_STATES:
             raise ConflictError(

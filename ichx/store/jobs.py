@@ -6,9 +6,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from ichx.errors import ConflictError
+from ichx.store import database
 from ichx.store.clock import store_time
-from ichx.store.snapshots import JobChange, JobDraft, JobRecord, JobRecordState
-from ichx.store.tables import experiment, job, run
+from ichx.store.run_snapshots import JobChange, JobDraft, JobRecord, JobRecordState
+from ichx.store.tables import job, run
 
 ACTIVE: Final[tuple[JobRecordState, ...]] = ("submitting", "queued", "running")
 """States of jobs that have not ended, as far as the store knows."""
@@ -18,30 +19,32 @@ def add_jobs(connection: Connection, drafts: Sequence[JobDraft]) -> list[JobReco
     """Record jobs that are about to be queued, in the state `submitting`.
 
     Raises:
-        ConflictError: A fold among them has an active job.
+        ConflictError: A fold or command among them has an active job.
     """
     if not drafts:
         return []
-    _check_folds_free(connection, drafts)
+    _check_free(connection, drafts)
     now = store_time(connection)
     connection.execute(insert(job), [{**vars(draft), "state": "submitting", "submitted": now} for draft in drafts])
     submissions = {draft.submission for draft in drafts}
     return _read(connection, job.c.submission.in_(submissions))
 
 
-def _check_folds_free(connection: Connection, drafts: Sequence[JobDraft]) -> None:
+def _check_free(connection: Connection, drafts: Sequence[JobDraft]) -> None:
+    """Raise `ConflictError` if a fold of `drafts`, or a command of the same name, has an active job."""
+    database.lock_changes(connection)  # of several submitters, one comes first
     folds = {(draft.experiment, draft.fold) for draft in drafts if draft.fold is not None}
-    if not folds:
-        return
-    numbers = {number for number, _ in folds}
-    # Of several submitters of an experiment, one comes first. SQLite has one writer anyway.
-    connection.execute(select(experiment.c.number).where(experiment.c.number.in_(numbers)).with_for_update())
-    query = select(job.c.experiment, job.c.fold, job.c.handle, job.c.submission)
-    for row in connection.execute(query.where(job.c.experiment.in_(numbers), job.c.state.in_(ACTIVE))):
+    commands = {(draft.engine, draft.name) for draft in drafts if draft.fold is None}
+    for row in connection.execute(select(job).where(job.c.state.in_(ACTIVE))):
         if (row.experiment, row.fold) in folds:
             raise ConflictError(
                 f"Fold {row.fold} of experiment {row.experiment} has the job {row.handle or row.submission}.",
                 f"Rerun the command to follow it, or cancel it with `ichx jobs cancel {row.experiment}`.",
+            )
+        if row.fold is None and (row.engine, row.name) in commands:
+            raise ConflictError(
+                f"`{row.name}` is the job {row.handle or row.submission}.",
+                f"Rerun the command to follow it, or cancel it with `ichx jobs cancel {row.handle or row.submission}`.",
             )
 
 
@@ -75,10 +78,11 @@ def set_handles(connection: Connection, submission: str, handles: Sequence[str])
             "Cancel these jobs with the scheduler's own command, then rerun the command.",
         )
     values = [{"at": position, "queued_as": handle} for position, handle in enumerate(handles)]
+    # Others may have seen a job running already, or have recorded it as lost because its submission took long.
+    unknown = job.c.handle.is_(None) & job.c.state.in_(("submitting", "lost"))
+    connection.execute(update(job).where(mine, unknown).values(state="queued", reason=None, ended=None))
     changed = update(job).where(mine, job.c.position == bindparam("at")).values(handle=bindparam("queued_as"))
     connection.execute(changed, values)
-    # A job may have been seen running or ended before its submitter recorded the handles.
-    connection.execute(update(job).where(mine, job.c.state == "submitting").values(state="queued"))
 
 
 def update_jobs(connection: Connection, changes: Mapping[int, JobChange]) -> None:

@@ -1,6 +1,6 @@
 """PostgreSQL: settings of connections, user-facing errors, and waiting for a server that is away.
 
-Refusals of the server (a wrong password, no such database) are told apart by their SQLSTATE or, before a connection
+Refusals of the server (a wrong password, no such database) are distinguished by their SQLSTATE or, before a connection
 exists, by their text: https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, and_, delete, func, insert, select, update
 from ichx.errors import ConflictError, NotFoundError, RunEndedError
 from ichx.process_identity import host_name, is_process_alive, process_identity
 from ichx.store.clock import store_time
-from ichx.store.snapshots import EndState, EpochRecord, Run, RunDraft, require_objects
+from ichx.store.run_snapshots import EndState, EpochRecord, Run, RunDraft
+from ichx.store.snapshots import require_objects
 from ichx.store.tables import epoch_metric, run, run_stage
 
 STALLED_AFTER = timedelta(seconds=45)

@@ -44,29 +44,31 @@ from ichx.store.predictions import (
     list_predictions,
     remove_feature_tables,
 )
+from ichx.store.run_snapshots import (
+    EndState,
+    EpochRecord,
+    JobChange,
+    JobDraft,
+    JobRecord,
+    JobRecordState,
+    Run,
+    RunDraft,
+)
 from ichx.store.selection import EXPERIMENTS, Selection
 from ichx.store.snapshots import (
     Dataset,
     DatasetVersion,
-    EndState,
     Ensemble,
     EnsembleDraft,
-    EpochRecord,
     Experiment,
     ExperimentDraft,
     ExperimentSummary,
     FeatureTableDraft,
     FeatureTableRecord,
     ImportDraft,
-    JobChange,
-    JobDraft,
-    JobRecord,
-    JobRecordState,
     Note,
     Prediction,
     PredictionDraft,
-    Run,
-    RunDraft,
     ScoreDraft,
     VersionDraft,
 )
@@ -530,7 +532,7 @@ class Store:
         """Record jobs before they are queued, in the state `submitting`.
 
         Raises:
-            ConflictError: A fold among them has an active job.
+            ConflictError: A fold or command among them has an active job.
         """
         return self._write(jobs.add_jobs, drafts)
 

@@ -173,6 +173,7 @@ def test_the_list_is_limited(dataset_copy: Path, ichx: Program) -> None:
     assert newest == list(range(59, 9, -1))
     assert [job["position"] for job in listed(ichx, dataset_copy, "--limit", 2)] == [59, 58]
     assert len(listed(ichx, dataset_copy, "--all")) == 60
+    ichx("jobs", "show", "ichx-1", "--json", cwd=dataset_copy).check_error("not_found", "ichx-1", "60 jobs")
 
 
 def test_predict_and_evaluate_as_jobs_print_what_they_print_here(

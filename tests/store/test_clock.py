@@ -35,6 +35,7 @@ time.time = lambda: real_time() + shift
 from dataclasses import replace
 from ichx.errors import ConflictError
 from ichx.store import Selection, Store
+from ichx.store import copying, database
 from ichx.store.testing import run_draft
 
 with Store(url) as store:
@@ -48,12 +49,19 @@ with Store(url) as store:
         except ConflictError as error:
             refused = "gpu-node-7" in error.problem
     (found, *_) = store.runs(1)
+    idle = True
+    try:
+        with database.reading(store._engine) as connection:
+            copying.check_idle(connection)
+    except ConflictError:
+        idle = False
     print(json.dumps({
         "state": found.state,
         "listed": store.experiments(limit=1)[0].state,
         "selected": len(store.experiments(Selection(states=("running",)))),
         "seconds": (store.time() - found.heartbeat).total_seconds(),
         "refused": refused,
+        "idle": idle,
     }))
 """
 
@@ -76,7 +84,7 @@ def url(postgres: Callable[[], str]) -> str:  # noqa: F811
 
 @pytest.mark.parametrize("seconds", [-3600, -120, 120, 3600])
 def test_a_live_run_is_running_whatever_clock_a_machine_has(url: str, seconds: int) -> None:
-    live = {"state": "running", "listed": "running", "selected": 1}
+    live = {"state": "running", "listed": "running", "selected": 1, "idle": False}
     writer = shifted(seconds, url, "start")
     with Store(url) as store:
         assert store.runs(1)[0].state == "running"

@@ -180,6 +180,27 @@ class RunContract(StoreFixtures):
         registered.update_jobs({first.id: JobChange("cancelled")})
         assert len(registered.add_jobs(others)) == 2
 
+    def test_a_command_has_one_active_job_of_an_engine(self, registered: Store) -> None:
+        draft = JobDraft("one", 0, "slurm", "predict", "ichx predict scans", "log")
+        (first,) = registered.add_jobs([draft])
+        again = replace(draft, submission="two")
+        with pytest.raises(ConflictError, match="one"):
+            registered.add_jobs([replace(again, position=1, name="ichx predict others"), again])
+        assert registered.jobs() == [first]
+        registered.add_jobs([replace(again, submission="three", engine="ray")])
+        registered.update_jobs({first.id: JobChange("done", 0)})
+        registered.add_jobs([again])
+
+    def test_a_job_is_not_lost_if_its_handle_is_recorded_late(self, registered: Store) -> None:
+        (draft,) = registered.add_jobs([JobDraft("one", 0, "slurm", "fold", "fold 0", "log", experiment=1, fold=0)])
+        registered.update_jobs({draft.id: JobChange("lost", reason="its submission ended before it was queued")})
+        registered.set_handles("one", ["slurm:7_0"])
+        (late,) = registered.jobs()
+        assert (late.handle, late.state, late.reason, late.ended) == ("slurm:7_0", "queued", None, None)
+        registered.update_jobs({draft.id: JobChange("lost")})
+        registered.set_handles("one", ["slurm:7_0"])
+        assert [job.state for job in registered.jobs()] == ["lost"]
+
     def test_the_runs_of_an_ended_job_are_dead(self, registered: Store) -> None:
         """Their processes cannot be checked from here, and their last heartbeats are recent."""
         drafts = [JobDraft("one", n, "slurm", "fold", f"fold {n}", "log", experiment=1, fold=n) for n in range(2)]
