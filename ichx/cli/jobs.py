@@ -39,7 +39,7 @@ def parse_state(text: str) -> JobRecordState:
         typer.BadParameter: It is not.
     """
     if text not in STATES:
-        raise typer.BadParameter(f"Invalid state: {text!r}. Use {', '.join(STATES)}.")
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, STATES))}.")
     return cast("JobRecordState", text)
 
 

@@ -1,6 +1,7 @@
 """The settings of engines in `ichx.toml`: the tables `[engine]`, `[engine.slurm]` and `[engine.ray]`."""
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar, get_args
@@ -157,7 +158,7 @@ def _count(least: int) -> _Convert:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         raise ValueError("use a number of 0 or more")
     return float(value)
 
@@ -165,9 +166,10 @@ def _number(value: Any) -> float:
 def _memory(value: Any) -> int:
     text = value.strip() if isinstance(value, str) else ""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])B?", text, re.IGNORECASE)
-    if found is None or not float(found[1]):
+    size = float(found[1]) * {"M": 1e6, "G": 1e9, "T": 1e12}[found[2].upper()] if found else 0.0
+    if not 0 < size < float("inf"):
         raise ValueError("use a size such as '64GB'")
-    return round(float(found[1]) * {"M": 1e6, "G": 1e9, "T": 1e12}[found[2].upper()])
+    return round(size)
 
 
 def parse_time(text: Any) -> float:
@@ -176,11 +178,11 @@ def parse_time(text: Any) -> float:
         if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip()):
             seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
         elif found := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text.strip()):
-            days, hours, minutes, rest = (int(part or 0) for part in found.groups())
-            seconds = 86400.0 * days + 3600 * hours + 60 * minutes + rest
+            days, hours, minutes, rest = (float(part or 0) for part in found.groups())
+            seconds = 86400 * days + 3600 * hours + 60 * minutes + rest
         else:
             seconds = 0.0
-        if seconds > 0:
+        if 0 < seconds < float("inf"):
             return seconds
     raise ValueError("use a time such as '12h', '90m' or '2-00:00:00'")
 

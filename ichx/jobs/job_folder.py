@@ -112,7 +112,7 @@ class JobFolder:
         path = self.path / JOBS_FILE
         try:
             return len(json.loads(path.read_bytes())["jobs"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CorruptFileError(f"{path} is damaged or missing.", "Rerun the command that submitted it.") from error
 
     def command(self, position: int) -> list[str]:
@@ -124,11 +124,12 @@ class JobFolder:
         return self._positions(".exit")
 
     def result(self, position: int) -> JobResult | None:
-        """Return the result of a job, None if there is none yet."""
-        found = self._read(f"{position}.exit")
-        if found is None:
+        """Return the result of a job, None if there is none yet or its file is damaged."""
+        found = self._read(f"{position}.exit") or {}
+        code, seconds, reason = found.get("exit_code"), found.get("seconds"), found.get("reason")
+        if not isinstance(code, int) or not isinstance(seconds, int | float) or not isinstance(reason, str | None):
             return None
-        return JobResult(int(found["exit_code"]), float(found["seconds"]), found.get("reason"))
+        return JobResult(code, float(seconds), reason)
 
     def record_result(self, position: int, result: JobResult) -> None:
         """Save the result of a job whose wrapper has not saved one."""
@@ -137,16 +138,17 @@ class JobFolder:
 
     def start(self, position: int) -> JobStart | None:
         """Return where a job started and when it was last seen; None before its start."""
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             seen = (self.path / f"{position}.state").stat().st_mtime
             if (found := self._read(f"{position}.state")) is not None:
-                return JobStart(str(found["host"]), found.get("handle"), seen)
+                return JobStart(str(found.get("host")), found.get("handle"), seen)
         return None
 
     def handles(self) -> dict[int, str]:
         """Return the handles that started jobs have recorded, by position."""
         found = {position: self._read(f"{position}.state") for position in sorted(self._positions(".state"))}
-        return {position: state["handle"] for position, state in found.items() if state and state.get("handle")}
+        handles = {position: state.get("handle") for position, state in found.items() if state}
+        return {position: handle for position, handle in handles.items() if isinstance(handle, str)}
 
     def is_cancelled(self, position: int) -> bool:
         """Return whether ichx has asked the job to stop."""
@@ -179,6 +181,6 @@ class JobFolder:
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
             found = json.loads((self.path / name).read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None

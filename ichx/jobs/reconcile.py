@@ -1,10 +1,11 @@
 """Reconciles the recorded jobs with their schedulers: what a scheduler knows of them is recorded in the store."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from ichx.errors import IchxError
+from ichx.errors import CorruptFileError, IchxError, NotFoundError
 from ichx.jobs.engine import Engine
 from ichx.jobs.recorded_engine import known_states, recorded_end, result_of
 from ichx.store import JobChange
@@ -69,7 +70,9 @@ def reconcile(
 def _reconcile_with(engine: Engine, store: "Store", records: "Sequence[JobRecord]") -> None:
     unsubmitted = {record.submission for record in records if record.handle is None}
     for submission in unsubmitted:
-        handles = engine.find(submission)
+        handles = None
+        with suppress(CorruptFileError, NotFoundError):  # its jobs cannot start, and must not hide the others
+            handles = engine.find(submission)
         if handles is not None:
             store.set_handles(submission, handles)
             found = {record.id: record for record in store.jobs(submission=submission)}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from ichx.errors import IchxError, NotFoundError
+from ichx.errors import CorruptFileError, IchxError, NotFoundError
 from ichx.jobs.engine import CANCELLED, LOST, Engine, Job, JobResult, JobState
 from ichx.store import JobChange, JobDraft
 
@@ -33,10 +33,10 @@ def recorded_end(result: JobResult) -> JobChange:
 
 
 def known_states(engine: Engine, handles: Sequence[str]) -> dict[str, JobState]:
-    """Return the states of jobs; one whose files somebody has deleted is lost, and hides no other."""
+    """Return the states of jobs; one whose files somebody has deleted or damaged is lost, and hides no other."""
     try:
         return engine.states(handles)
-    except NotFoundError:
+    except (CorruptFileError, NotFoundError):
         if len(handles) == 1:
             return {handles[0]: "lost"}
         return {name: state for handle in handles for name, state in known_states(engine, [handle]).items()}
@@ -45,7 +45,7 @@ def known_states(engine: Engine, handles: Sequence[str]) -> dict[str, JobState]:
 def result_of(engine: Engine, handle: str, state: JobState) -> JobResult | None:
     """Return the result of a job that its scheduler reports as `ended` or `lost`, None if it is not known yet."""
     result = None
-    with suppress(NotFoundError):
+    with suppress(CorruptFileError, NotFoundError):
         result = engine.poll(handle)
     return JobResult(-9, 0.0, LOST) if result is None and state == "lost" else result
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from ichx.errors import CorruptFileError, IchxError, NotFoundError
+from ichx.errors import CorruptFileError, IchxError, NotFoundError, StorageError
 from ichx.files import write_text
 from ichx.jobs.engine import CANCELLED, LOST, Job, JobResult, JobState
 from ichx.jobs.engine_settings import SlurmSettings
@@ -134,17 +134,19 @@ class SlurmEngine:
         folder = JobFolder(self._jobs_dir / submission)
         if not folder.path.is_dir():
             return None
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
             arrays = [(int(array), int(first)) for array, first in json.loads((folder.path / _RECORD).read_bytes())]
             return self._handles(folder, arrays)
         arrays = []
         if queued := find_arrays(submission):
             comments = array_comments(queued)
-            arrays = [(array, int(comments[array].removeprefix("ichx "))) for array in queued if array in comments]
+            firsts = {array: comments.get(array, "").removeprefix("ichx ") for array in queued}
+            arrays = [(array, int(first)) for array, first in firsts.items() if first.isdecimal()]
         else:  # Slurm has forgotten them
             for position, handle in folder.handles().items():
-                array, index = _parse(handle)
-                arrays.append((array, position - index))
+                with contextlib.suppress(NotFoundError):
+                    array, index = _parse(handle)
+                    arrays.append((array, position - index))
         if not arrays:
             return None
         arrays = sorted(set(arrays), key=lambda item: item[1])
@@ -311,7 +313,9 @@ class SlurmEngine:
                 self._arrays[array] = JobFolder(self._jobs_dir / found["submission"]), int(found["first"])
             except FileNotFoundError as error:
                 raise NotFoundError(f"Unknown job: {handle!r}.", "`ichx jobs` lists the jobs.") from error
-            except (ValueError, KeyError, TypeError) as error:
+            except OSError as error:
+                raise StorageError(f"Cannot read {path}: {error.strerror}.", "Check the workspace.") from error
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise CorruptFileError(f"{path} is damaged.", "Cancel the job with `scancel`.") from error
         folder, first = self._arrays[array]
         return _Place(folder, first + index, array)

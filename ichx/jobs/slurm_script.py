@@ -15,7 +15,7 @@ from ichx.files import read_text
 from ichx.jobs.engine import Resources
 from ichx.jobs.engine_settings import SlurmSettings
 from ichx.jobs.slurm_commands import NodeGroup
-from ichx.text import escape, format_bytes
+from ichx.text import escape, format_bytes, format_count
 
 SCRIPT_FILE: Final = "job.sh"
 OUTPUT_FILE: Final = "slurm-%A_%a.out"
@@ -96,9 +96,20 @@ def array_options(request: ArrayRequest, folder: Path) -> list[str]:
         f"--comment=ichx {request.first}",
         "--requeue",
         "--open-mode=append",
-        f"--output={folder / OUTPUT_FILE}",
+        f"--output={_output(folder)}",
         *([f"--dependency=afterany:{request.after}"] if request.after else []),
     ]
+
+
+def _output(folder: Path) -> str:
+    """Return the path of the wrappers' output, as `sbatch` writes it: `%` starts a pattern.
+
+    Slurm replaces no pattern in a path with a backslash: all elements append to one file there.
+    """
+    text = str(folder)
+    if "\\" in text:
+        return "{}/slurm.out".format(text.replace("\\", "\\\\"))
+    return "{}/{}".format(text.replace("%", "%%"), OUTPUT_FILE)
 
 
 def batch_script(settings: SlurmSettings, root: Path, folder: Path) -> str:
@@ -162,10 +173,12 @@ def check_request(settings: SlurmSettings, resources: Resources, nodes: list[Nod
     with_kind = [group for group in chosen if kind is None or not group.gpu_types or kind in group.gpu_types]
     if not any(g.cpus >= cpus and g.memory >= memory and g.gpus >= gpus for g in with_kind):
         most = (
-            f"at most {max(g.cpus for g in chosen)} CPUs, {max(g.gpus for g in chosen)} GPUs, "
+            f"at most {format_count(max(g.cpus for g in chosen), 'CPU')}, "
+            f"{format_count(max(g.gpus for g in chosen), 'GPU')}, "
             f"{format_bytes(max(g.memory for g in chosen))} of memory"
         )
-        request = f"{cpus or 1} CPUs, {gpus} GPUs{f' of type {kind}' if kind else ''}"
+        of_type = f" of type {kind}" if kind else ""
+        request = f"{format_count(cpus or 1, 'CPU')}, {format_count(gpus, 'GPU')}{of_type}"
         raise ResourceError(
             f"No node of partition {partition} has {request}"
             f"{f', {format_bytes(memory)} of memory' if memory else ''}; its nodes have {most}.",

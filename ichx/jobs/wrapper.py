@@ -54,7 +54,11 @@ class _Wrapper:
 
     def run(self) -> int:
         """Execute the job and save its result; return the exit code for the scheduler."""
-        task = self._read_task()
+        try:
+            task = self._read_task()
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            problem = f"{socket.gethostname()} cannot read {self._folder / JOBS_FILE}: {error}"
+            return self._end(1, problem, _slurm_handle())
         if task is None:
             print(f"error: {socket.gethostname()} does not see {self._folder / JOBS_FILE}.", file=sys.stderr)
             return 1
@@ -155,7 +159,8 @@ class _Wrapper:
     def _read_request(self) -> None:
         """Read the file by which ichx asks a job to stop: signals of Slurm are lost while a job starts."""
         with contextlib.suppress(OSError, ValueError):
-            self._request(int((self._folder / f"{self._position}.signal").read_text()))
+            number = int((self._folder / f"{self._position}.signal").read_text())
+            self._request(signal.SIGKILL if number == signal.SIGKILL else signal.SIGTERM)
 
     def _requeue(self, limit: int) -> str | None:
         """Queue this job of Slurm again, unless it was cancelled; return why not, None if it is queued again."""

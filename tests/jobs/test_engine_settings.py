@@ -96,6 +96,10 @@ def test_all_problems_are_reported_together() -> None:
         ("memory", "0GB"),
         ("time", "0h"),
         ("lost_after", float("nan")),
+        ("lost_after", 10**400),
+        ("memory", f"{'9' * 400}GB"),
+        ("time", f"{'9' * 400}d"),
+        ("time", f"{'9' * 400}:00:00"),
     ],
 )
 def test_an_invalid_value_is_refused(key: str, value: object) -> None:

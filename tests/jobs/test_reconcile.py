@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ichx.errors import NotFoundError, ProcessError
+from ichx.errors import CorruptFileError, NotFoundError, ProcessError
 from ichx.jobs import JobResult, JobState
 from ichx.jobs.follow import JobFollower, follow
 from ichx.jobs.reconcile import reconcile
@@ -124,6 +124,29 @@ def test_jobs_without_files_are_lost_and_hide_no_other(workspace: Workspace, sto
     scheduler = Scheduler({handles[0]: "running", handles[2]: JobResult(0, 1.0)})
     assert run(workspace, store, scheduler) == []
     assert [state for state, _, _ in states(store)] == ["running", "lost", "done"]
+
+
+def test_damaged_files_of_a_job_hide_no_other(
+    workspace: Workspace, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Damaged(Scheduler):
+        def states(self, handles: Sequence[str]) -> dict[str, JobState]:
+            self.poll(handles[0])
+            return super().states(handles)
+
+        def poll(self, handle: str) -> JobResult | None:
+            if handle == "slurm:one_0":
+                raise CorruptFileError("jobs/.slurm/1 is damaged.", "Cancel it.")
+            return super().poll(handle)
+
+        def find(self, submission: str) -> list[str] | None:
+            raise CorruptFileError("jobs/two/jobs.json is damaged.", "Rerun.")
+
+    handles = add(store, 2)
+    store.add_jobs([JobDraft("two", 0, "slurm", "predict", "job", "log")])
+    monkeypatch.setattr("ichx.jobs.reconcile.SUBMITTING_FOR", timedelta(0))
+    assert run(workspace, store, Damaged({handles[1]: JobResult(0, 1.0)})) == []
+    assert [state for state, _, _ in states(store)] == ["lost", "done", "lost"]
 
 
 def test_one_scheduler_that_is_away_hides_no_other(workspace: Workspace, store: Store) -> None:

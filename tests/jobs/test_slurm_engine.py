@@ -285,6 +285,16 @@ def test_a_setup_and_a_template_come_before_the_job(slurm: SlurmSite, workspace:
     assert (tmp_path / "log").read_text() == "2\n"
 
 
+@pytest.mark.parametrize("name", ["100%a %j", "a\\nb %a", "$(exit 1) `x` '\"; #é"])
+def test_a_workspace_may_have_any_name(slurm: SlurmSite, tmp_path: Path, name: str) -> None:
+    workspace = init_workspace(tmp_path / name)
+    with closing(SlurmEngine(workspace, SETTINGS)) as engine:
+        (handle,) = engine.submit([python_job(workspace.root / "log", "print('here')")])
+        result = engine.wait(handle, WAIT)
+    assert result is not None
+    assert (result.exit_code, (workspace.root / "log").read_text()) == (0, "here\n")
+
+
 @pytest.mark.parametrize(
     ("settings", "resources", "error", "words"),
     [

@@ -19,7 +19,14 @@ from ichx.jobs import Resources
 from ichx.jobs.engine_settings import SlurmSettings
 from ichx.jobs.engines import open_engine
 from ichx.jobs.slurm_commands import QueueEntry, call_slurm, parse_limit, parse_nodes, parse_queue
-from ichx.jobs.slurm_script import batch_script, check_request, exported_names, sbatch_options
+from ichx.jobs.slurm_script import (
+    ArrayRequest,
+    array_options,
+    batch_script,
+    check_request,
+    exported_names,
+    sbatch_options,
+)
 from ichx.workspace import init_workspace
 
 NODES = parse_nodes(
@@ -28,6 +35,13 @@ NODES = parse_nodes(
     "cpu|128|1000000|(null)|infinite\n"
     "nonsense\n"
 )
+
+
+@pytest.mark.parametrize(
+    ("folder", "written"), [("/a/50%j", "/a/50%%j/slurm-%A_%a.out"), ("/a/b\\n%j", "/a/b\\\\n%j/slurm.out")]
+)
+def test_the_path_of_the_output_has_no_patterns_of_the_workspace(folder: str, written: str) -> None:
+    assert f"--output={written}" in array_options(ArrayRequest("one", 0, 2, None, None), Path(folder))
 
 
 def test_nodes_are_parsed() -> None:

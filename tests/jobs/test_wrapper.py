@@ -84,6 +84,45 @@ def test_a_request_of_ichx_stops_a_job(tmp_path: Path, number: signal.Signals, b
     assert (result.exit_code, result.reason) == (143 if number == signal.SIGTERM else -9, None)
 
 
+def test_a_damaged_request_stops_a_job(tmp_path: Path) -> None:
+    job = python_job(tmp_path / "log", STOPPABLE)
+    folder = JobFolder.create(tmp_path, "one", [job])
+    wrapper = start(folder)
+    wait_for(lambda: started(folder, job))
+    folder.send(0, 9999)
+    wrapper.wait(TIMEOUT)
+    result = folder.result(0)
+    assert result is not None
+    assert result.exit_code == 143
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"jobs": []}', '{"jobs": 5}'])
+def test_a_job_whose_submission_is_damaged_says_so(tmp_path: Path, content: str) -> None:
+    folder = JobFolder.create(tmp_path, "one", [python_job(tmp_path / "log", "")])
+    (folder.path / "jobs.json").write_text(content)
+    assert start(folder).wait(TIMEOUT) == 1
+    result = folder.result(0)
+    assert result is not None
+    assert result.exit_code == 1
+    assert result.reason is not None
+    assert str(folder.path / "jobs.json") in result.reason
+
+
+@pytest.mark.parametrize(
+    "content", ["", "5", "{}", '{"exit_code": "x", "seconds": 1}', '{"exit_code": NaN}', "[" * 9999]
+)
+def test_a_damaged_file_of_a_job_is_like_a_missing_one(tmp_path: Path, content: str) -> None:
+    folder = JobFolder.create(tmp_path, "one", [python_job(tmp_path / "log", "")])
+    for name in ("0.exit", "0.state"):
+        (folder.path / name).write_text(content)
+    start = folder.start(0)
+    assert (folder.result(0), folder.handles(), start and start.handle) == (None, {}, None)
+    for name in ("0.exit", "0.state"):
+        (folder.path / name).unlink()
+        (folder.path / name).mkdir()
+    assert (folder.result(0), folder.handles(), folder.start(0)) == (None, {}, None)
+
+
 def test_a_job_that_was_cancelled_in_the_queue_never_starts(tmp_path: Path) -> None:
     folder = JobFolder.create(tmp_path, "one", [python_job(tmp_path / "log", "")])
     folder.send(0, signal.SIGTERM)
