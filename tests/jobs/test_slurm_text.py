@@ -119,7 +119,7 @@ def test_options_of_a_command_override_the_settings() -> None:
     [
         (SlurmSettings(partition="gpuu"), Resources(), InvalidInputError, ("gpuu",)),
         (SlurmSettings(partition="cpu,gpuu"), Resources(), InvalidInputError, ("gpuu",)),
-        (SlurmSettings(partition="cpu"), Resources(gpus=1), ResourceError, ("cpu", "1 GPU,", "0 GPUs")),
+        (SlurmSettings(partition="cpu"), Resources(gpus=1), ResourceError, ("cpu", "1 GPU;", "0 GPUs")),
         (SlurmSettings(gpus=9), Resources(), ResourceError, ("9 GPUs", "8 GPUs")),
         (SlurmSettings(gpu_type="h100"), Resources(gpus=1), None, ()),  # some nodes do not name their type
         (SlurmSettings(gpu_type="a100"), Resources(gpus=4, cpus=64), None, ()),
