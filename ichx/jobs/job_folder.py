@@ -96,8 +96,13 @@ class JobFolder:
             "options": dict(options or {}),
             "jobs": described,
         }
-        write_text(path / JOBS_FILE, json.dumps(content, indent=1) + "\n", "the jobs")
-        return cls(path)
+        folder = cls(path)
+        try:
+            write_text(path / JOBS_FILE, json.dumps(content, indent=1) + "\n", "the jobs")
+        except BaseException:
+            folder.remove()
+            raise
+        return folder
 
     def remove(self) -> None:
         """Remove the folder of a submission that was never queued."""

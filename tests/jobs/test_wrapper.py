@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import run_with_limit
 
 from ichx.errors import ConflictError
 from ichx.jobs import Job, JobResult, Resources
@@ -82,6 +83,18 @@ def test_a_request_of_ichx_stops_a_job(tmp_path: Path, number: signal.Signals, b
     result = folder.result(0)
     assert result is not None
     assert (result.exit_code, result.reason) == (143 if number == signal.SIGTERM else -9, None)
+
+
+def test_a_full_disk_leaves_no_submission(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys; from ichx.jobs import Job; from ichx.jobs.job_folder import JobFolder; "
+        "folder = pathlib.Path(sys.argv[1]); job = Job(('true',), folder / 'log', 'x' * 9999); "
+        "JobFolder.create(folder / 'jobs', 'one', [job])"
+    )
+    done = run_with_limit(1, "-c", code, tmp_path, cwd=tmp_path)
+    assert done.code == 1
+    assert "StorageError" in done.err
+    assert list((tmp_path / "jobs").iterdir()) == []
 
 
 def test_a_damaged_request_stops_a_job(tmp_path: Path) -> None:
