@@ -39,7 +39,8 @@ def build_on_cluster(
     parts = [None] if count == 1 else [f"{k}/{count}" for k in range(1, count + 1)]
     commands = tuple(command_arguments(context, drop=_DROPPED, part=part) for part in parts)
     as_json = bool(context.params["as_json"])
-    submit_command(project, placement, CommandRequest("cache", commands), as_json=as_json)
+    # The caller lists the caches; the list of a single job would be the same.
+    submit_command(project, placement, CommandRequest("cache", commands), as_json=as_json, show_output=False)
     left = [plan for request in request_caches(project, name, specs, for_) for plan in request.plans]
     if not all(plan.complete for plan in left):
         shards = sum(len(plan.missing) for plan in left)

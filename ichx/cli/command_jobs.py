@@ -52,9 +52,16 @@ def _text(value: object) -> str:
 
 
 def submit_command(
-    project: "Project", placement: Placement, request: CommandRequest, *, as_json: bool
+    project: "Project", placement: Placement, request: CommandRequest, *, as_json: bool, show_output: bool = True
 ) -> list[CommandResult]:
-    """Run commands as jobs of a cluster and show their output; return their results unless one of them failed.
+    """Run commands as jobs of a cluster; return their results unless one of them failed.
+
+    Args:
+        project: The open project.
+        placement: Where the commands run.
+        request: The commands.
+        as_json: Print the handles of detached jobs as JSON.
+        show_output: Print the standard output of a single job.
 
     Raises:
         typer.Exit: The jobs were only submitted, or the user stopped following them, or one of them failed.
@@ -76,7 +83,7 @@ def submit_command(
         if result.result.reason is not None and result.exit_code:
             warn(f"job {result.job} ended: {result.result.reason}; log: {result.log}")
     codes = [result.exit_code for result in results if result.exit_code]
-    if len(results) == 1:
+    if show_output and len(results) == 1:
         _copy_output(results[0])
     if codes:
         raise typer.Exit(codes[0])

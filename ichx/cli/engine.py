@@ -1,5 +1,6 @@
 """`ichx engine`: check the settings of schedulers."""
 
+import textwrap
 from typing import Annotated
 
 import typer
@@ -37,8 +38,8 @@ def check(
         for checked in found:
             detail = f": {checked.detail}" if checked.detail else ""
             console.print(f"{'WRONG' if checked.problem else 'ok   '} {checked.what}{detail}", markup=False)
-            for line in (checked.problem, checked.remedy):
-                if line is not None:
-                    console.print(f"      {line}", markup=False)
+            for text in (checked.problem, checked.remedy):
+                if text is not None:
+                    console.print(textwrap.indent(text, " " * 6), markup=False)
     if any(checked.problem for checked in found):
         raise typer.Exit(1)

@@ -14,7 +14,6 @@ from ichx.jobs import LocalEngine
 from ichx.jobs.launch import launch
 from ichx.jobs.launch_report import LaunchReport, LaunchRequest, UnitResult
 from ichx.signals import count_stop_signals, stop_exit_code
-from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -33,7 +32,7 @@ def launch_folds(project: "Project", request: LaunchRequest, engine: str = LOCAL
         _print_submitted(report)
     else:
         print_launch(report)
-    _exit_unless_complete(report, engine)
+    _exit_unless_complete(report, request, engine)
 
 
 def run_folds(project: "Project", request: LaunchRequest, engine: str = LOCAL) -> None:
@@ -43,18 +42,19 @@ def run_folds(project: "Project", request: LaunchRequest, engine: str = LOCAL) -
         for unit in report.units:
             if (problem := _problem(unit)) is not None:
                 warn(f"{unit.unit} {problem}")
-    _exit_unless_complete(report, engine)
+    _exit_unless_complete(report, request, engine)
 
 
-def _exit_unless_complete(report: LaunchReport, engine: str) -> None:
+def _exit_unless_complete(report: LaunchReport, request: LaunchRequest, engine: str) -> None:
     active = [unit for unit in report.units if unit.state in ("queued", "running")]
     if active and (report.stopped or report.detached):
         experiments = list(dict.fromkeys(unit.experiment for unit in active))
         numbers = " ".join(map(str, experiments[:MAX_NUMBERS])) + " ..." * (len(experiments) > MAX_NUMBERS)
+        folds = "".join(f" --fold {fold}" for fold in request.folds or ())
+        jobs = "1 job continues" if len(active) == 1 else f"{len(active):,} jobs continue"
         info(
-            f"{format_count(len(active), 'job')} on {engine}, which continue without this command. Follow them with "
-            f"`ichx run {numbers} --on {engine}`, list them with `ichx jobs`, cancel them with "
-            f"`ichx jobs cancel {numbers}`.",
+            f"{jobs} on {engine} without this command. `ichx run {numbers}{folds} --on {engine}` follows, "
+            f"`ichx jobs` lists, `ichx jobs cancel {numbers}` cancels.",
             style="yellow" if report.stopped else "",
         )
     elif report.stopped:

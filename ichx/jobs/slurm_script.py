@@ -15,7 +15,7 @@ from ichx.files import read_text
 from ichx.jobs.engine import Resources
 from ichx.jobs.engine_settings import SlurmSettings
 from ichx.jobs.slurm_commands import NodeGroup
-from ichx.text import escape, format_bytes
+from ichx.text import escape, format_bytes, format_count
 
 SCRIPT_FILE: Final = "job.sh"
 OUTPUT_FILE: Final = "slurm-%A_%a.out"
@@ -28,6 +28,8 @@ _EXPORTED: Final = (
 _EXPORTED_PREFIXES: Final = ("CONDA_", "HF_", "ICHX_", "LC_", "MLFLOW_", "PG", "TORCH_")
 _NOT_EXPORTED: Final = frozenset({JOB, PARENT})
 """Environment variables that jobs receive, and those that they never receive."""
+_OWN_OPTIONS: Final = ("--array", "--job-name", "--wrap")
+"""Options by which ichx starts and finds its jobs; `sbatch` accepts abbreviations, too."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +146,16 @@ def check_request(settings: SlurmSettings, resources: Resources, nodes: list[Nod
     """Compare a request with the partitions: Slurm queues some jobs that it can never start.
 
     Raises:
-        InvalidInputError: The partition does not exist.
+        InvalidInputError: The partition does not exist, or an option is one that ichx needs for itself.
         ResourceError: No node of the partition has the resources, or its time limit is shorter.
     """
+    for option in (*settings.options, *resources.options):
+        name = option.partition("=")[0].strip()
+        if name[:2] in ("-a", "-J") or (len(name) > 3 and any(own.startswith(name) for own in _OWN_OPTIONS)):
+            raise InvalidInputError(
+                f"ichx sets the option {escape(name)!r} of sbatch itself.",
+                "Remove it from `options` in [engine.slurm] and from --engine-option.",
+            )
     names = list(dict.fromkeys(group.partition for group in nodes))
     if not names:
         return
@@ -173,10 +182,12 @@ def check_request(settings: SlurmSettings, resources: Resources, nodes: list[Nod
     with_kind = [group for group in chosen if kind is None or not group.gpu_types or kind in group.gpu_types]
     if not any(g.cpus >= cpus and g.memory >= memory and g.gpus >= gpus for g in with_kind):
         most = (
-            f"at most {max(g.cpus for g in chosen)} CPUs, {max(g.gpus for g in chosen)} GPUs, "
+            f"at most {format_count(max(g.cpus for g in chosen), 'CPU')}, "
+            f"{format_count(max(g.gpus for g in chosen), 'GPU')}, "
             f"{format_bytes(max(g.memory for g in chosen))} of memory"
         )
-        request = f"{cpus or 1} CPUs, {gpus} GPUs{f' of type {kind}' if kind else ''}"
+        of_type = f" of type {kind}" if kind else ""
+        request = f"{format_count(cpus or 1, 'CPU')}, {format_count(gpus, 'GPU')}{of_type}"
         raise ResourceError(
             f"No node of partition {partition} has {request}"
             f"{f', {format_bytes(memory)} of memory' if memory else ''}; its nodes have {most}.",

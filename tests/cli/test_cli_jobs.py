@@ -57,6 +57,9 @@ def test_submit_list_cancel_and_resume(dataset_copy: Path, queue: FileEngine, ic
     units = json.loads(submitted.out)["units"]
     assert [(unit["state"], unit["job"].startswith("file:")) for unit in units] == [("queued", True)] * 2
     assert f"ichx jobs cancel {number}" in submitted.err
+    assert f"`ichx run {number} --on slurm`" in submitted.err
+    one = ichx("run", number, "--fold", 1, "--on", "slurm", "--detach", cwd=dataset_copy)
+    assert f"`ichx run {number} --fold 1 --on slurm`" in one.err
     again = ichx("run", number, "--on", "slurm", "--detach", cwd=dataset_copy)
     assert (again.code, len(listed(ichx, dataset_copy))) == (0, 2)
     assert units[0]["job"] in again.out
@@ -68,6 +71,9 @@ def test_submit_list_cancel_and_resume(dataset_copy: Path, queue: FileEngine, ic
     ]
     assert "--yes" in ichx("jobs", "cancel", number, cwd=dataset_copy).err
     assert [job["state"] for job in listed(ichx, dataset_copy)] == ["queued", "queued"]
+    for unknown in ("x\ny", "9" * 5000):
+        refused = ichx("jobs", "cancel", unknown, cwd=dataset_copy)
+        assert (refused.code, repr(unknown) in refused.err) == (1, True)
     assert ichx("jobs", "cancel", first, "--yes", cwd=dataset_copy).code == 0
     queue.wait(first)
     assert [(job["fold"], job["state"]) for job in listed(ichx, dataset_copy, number)] == [
@@ -213,6 +219,16 @@ def test_a_detached_command_is_followed_by_the_same_one(
     assert followed.out.count("\n") == 2
 
 
+def test_all_problems_of_the_settings_are_indented_below_their_check(dataset_copy: Path, ichx: Program) -> None:
+    with (dataset_copy / "ichx.toml").open("a") as file:
+        file.write('[engine.slurm]\ngpus = "one"\ntime = "12 hours"\n')
+    checked = ichx("engine", "check", "slurm", cwd=dataset_copy)
+    lines = checked.out.splitlines()
+    assert (checked.code, sum(line.startswith("WRONG") for line in lines)) == (1, 1)
+    assert [line for line in lines if not line.startswith(("WRONG", "      "))] == []
+    assert all(any(key in line for line in lines) for key in ("`gpus`", "`time`"))
+
+
 def test_parts_of_a_cache_are_jobs(dataset_copy: Path, queue: FileEngine, ichx: Program) -> None:
     sizes = ("--size", 40, "--size", 48)
     done = ichx("data", "cache", "ph", *sizes, "--on", "slurm", "--jobs", 2, "--json", cwd=dataset_copy)
@@ -222,6 +238,8 @@ def test_parts_of_a_cache_are_jobs(dataset_copy: Path, queue: FileEngine, ichx: 
     assert [(job["kind"], job["state"]) for job in listed(ichx, dataset_copy)] == [("cache", "done")] * 2
     again = ichx("data", "cache", "ph", *sizes, "--on", "slurm", "--jobs", 2, cwd=dataset_copy)
     assert (again.code, len(listed(ichx, dataset_copy))) == (0, 2)
+    single = ichx("data", "cache", "ph", "--size", 24, "--on", "slurm", "--json", cwd=dataset_copy)
+    assert sorted(cache["spec"]["size"] for cache in json.loads(single.out)["caches"])[0] == 24  # one document
     for arguments in (("--jobs", 2), ("--on", "slurm"), (*sizes, "--part", "1/2", "--on", "slurm")):
         ichx("data", "cache", "ph", *arguments, "--json", cwd=dataset_copy).check_error("usage", "--jobs")
 
