@@ -259,3 +259,13 @@ def test_a_detached_tuner_is_a_job_without_gpu(dataset_copy: Path, queue: FileEn
     assert "--detach" not in words
     assert queue.resources == Resources(cpus=1, gpus=0, memory=4_000_000_000)
     assert ichx("jobs", "cancel", number, "--yes", cwd=dataset_copy).code == 0
+
+
+def test_a_job_that_is_being_submitted_is_not_cancelled_silently(
+    dataset_copy: Path, queue: FileEngine, ichx: Program
+) -> None:
+    with open_store(open_workspace(dataset_copy)) as store:
+        store.add_jobs([JobDraft("unknown", 0, "slurm", "predict", "predict 1", "log")])
+    done = ichx("jobs", "cancel", "unknown", "--yes", cwd=dataset_copy)
+    assert done.code == 1
+    assert "1 job" in done.err
