@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
-from ichx.cli.output import err, info
+from ichx.cli.output import err, info, notice
 from ichx.jobs.scheduler import SchedulerCallbacks
 from ichx.text import format_count
 
@@ -62,6 +62,7 @@ class JobBars(Bars, SchedulerCallbacks):
         self._noun, self._count, self._ended = noun, 0, 0
         self._all = self._bars.add_task("all", total=0, at="", text="", visible=False)
         self._tasks: dict[Hashable, TaskID] = {}
+        self._trouble = ""
 
     def planned(self, count: int, jobs: int, shares: str) -> None:
         """Print the number of jobs and show the bar for all."""
@@ -82,6 +83,12 @@ class JobBars(Bars, SchedulerCallbacks):
         """Print that the jobs continue."""
         if running:
             info(f"{format_count(running, self._noun)} on the cluster continue without this command", style="yellow")
+
+    def trouble(self, problem: str) -> None:
+        """Print a problem once."""
+        if problem != self._trouble:
+            notice(problem)
+        self._trouble = problem
 
     def _add(self, key: Hashable, label: str) -> None:
         self._tasks[key] = self._bars.add_task(label, total=None, at="starting", text="")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LIMIT = 50
 """Jobs in a list unless `--limit` or `--all` is given. Active jobs are always listed."""
+MAX_DIGITS: Final = 19
+"""Digits of the largest number of an experiment."""
 POLL_SECONDS = 5.0
 """Time between two questions to the schedulers with `--follow`."""
 
@@ -188,9 +190,10 @@ def _find(project: "Project", which: "Sequence[str]") -> "list[JobRecord]":
         NotFoundError: A handle, submission or experiment is unknown.
     """
     found: dict[int, JobRecord] = {}
-    every = project.store.jobs() if not all(name.isdecimal() for name in which) else []
+    numbers = {name for name in which if name.isdecimal() and len(name) <= MAX_DIGITS}
+    every = project.store.jobs() if not numbers.issuperset(which) else []
     for name in which:
-        if name.isdecimal():
+        if name in numbers:
             from ichx.store import Selection
 
             number = int(name)
@@ -200,7 +203,7 @@ def _find(project: "Project", which: "Sequence[str]") -> "list[JobRecord]":
         else:
             records = [r for r in every if name in (r.handle, r.submission)]
             if not records:
-                raise NotFoundError(f"No job {name}.", "`ichx jobs` lists the jobs.")
+                raise NotFoundError(f"No job {name!r}.", "`ichx jobs` lists the jobs.")
         found |= {record.id: record for record in records}
     return list(found.values())
 

@@ -2,7 +2,7 @@
 
 from ichx.cli.bars import JobBars
 from ichx.cli.formatting import format_duration, format_value
-from ichx.cli.output import info, notice
+from ichx.cli.output import info
 from ichx.jobs.launch_report import LaunchCallbacks, Unit, UnitProgress, UnitResult
 from ichx.text import format_count
 
@@ -13,7 +13,6 @@ class LaunchView(JobBars, LaunchCallbacks):
     def __init__(self) -> None:
         super().__init__("fold")
         self._messages: dict[Unit, str] = {}
-        self._trouble = ""
 
     def unit_started(self, unit: Unit, device: str, log: str) -> None:
         """Print the device and the log of a fold, and add its bar."""
@@ -34,12 +33,6 @@ class LaunchView(JobBars, LaunchCallbacks):
     def waiting(self, queued: int, running: int) -> None:
         """Show how many jobs are queued and running."""
         self._bars.update(self._all, text=f"{queued} queued, {running} running")
-
-    def trouble(self, problem: str) -> None:
-        """Print a problem once."""
-        if problem != self._trouble:
-            notice(problem)
-        self._trouble = problem
 
     def unit_progressed(self, unit: Unit, progress: UnitProgress) -> None:
         """Move the bar of a fold; print its last message if there are no bars."""

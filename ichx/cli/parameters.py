@@ -221,7 +221,7 @@ def duration_seconds(text: str, option: str) -> float:
     Raises:
         typer.BadParameter: `text`, the value of `option`, is not a duration.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d+)?)([smhd]?)", text.strip())
     if found is None or (not found[2] and float(found[1])):
         raise typer.BadParameter(f"Invalid duration: {text!r}. Use e.g. 90s, 5m or 1h.", param_hint=option)
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 0}[found[2]]
@@ -233,7 +233,7 @@ def gigabytes(text: str, option: str) -> float:
     Raises:
         typer.BadParameter: `text`, the value of `option`, is not a size.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])B?", text.strip(), flags=re.IGNORECASE)
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d+)?) ?([MGT])B?", text.strip(), flags=re.IGNORECASE)
     if found is None:
         raise typer.BadParameter(f"Invalid size: {text!r}. Use e.g. 24GB.", param_hint=option)
     return float(found[1]) * {"M": 1e-3, "G": 1, "T": 1e3}[found[2].upper()]

@@ -36,6 +36,7 @@ from ichx.text import format_bytes, format_count, format_folds
 if TYPE_CHECKING:
     from ichx.experiments.run import RunReport
     from ichx.project import Project
+    from ichx.store import Experiment
     from ichx.training.run_options import RunOptions
 
 
@@ -107,10 +108,11 @@ def run(
             raise typer.BadParameter("A process of a group cannot submit jobs. Use --on local.")
         if not estimate:
             project.store.check_writable()
-        for number in numbers:
-            project.store.experiment(number)  # report an unknown number before torch is imported
+        # Report an unknown number before torch is imported.
+        experiments = [project.store.experiment(number) for number in numbers]
         if subset is not None and not estimate:
-            numbers = _quick_looks(project, numbers, subset)
+            experiments = _quick_looks(project, numbers, subset)
+            numbers = [e.number for e in experiments]
         from ichx.training.run_options import RunOptions
 
         options = RunOptions(
@@ -124,12 +126,12 @@ def run(
         if estimate:
             _print_estimates(project, numbers, folds, options, subset, as_json=as_json)
             return
-        if any(project.store.experiment(number).members for number in numbers):
+        if any(e.members for e in experiments):
             if max(processes, nodes) > 1 or "RANK" in os.environ:
                 with_members = False  # only one process can wait for an answer
             if detach and with_members:
                 raise typer.BadParameter("--with-members waits for the members. Leave out --detach.")
-            _run_members(project, numbers, folds, jobs, options, placement, run_all=with_members)
+            _run_members(project, experiments, folds, jobs, options, placement, run_all=with_members)
         if not placement.is_local:
             from ichx.cli.launch import launch_folds
             from ichx.jobs.launch_report import LaunchRequest
@@ -212,7 +214,7 @@ def _run(project: "Project", number: int, folds: list[int] | None, options: "Run
 
 def _run_members(
     project: "Project",
-    numbers: list[int],
+    experiments: "list[Experiment]",
     folds: list[int] | None,
     jobs: int | None,
     options: "RunOptions",
@@ -223,7 +225,6 @@ def _run_members(
     """Run what the members of sequence experiments lack, if the user wants that; otherwise raise `NotReadyError`."""
     from ichx.experiments.sequence_members import missing_work, require_members
 
-    experiments = [project.store.experiment(number) for number in numbers]
     wanted = {e.number: folds or list(range(e.folds)) for e in experiments}
     missing = {
         (work.experiment, work.folds): work for e in experiments for work in missing_work(project, e, wanted[e.number])
@@ -248,7 +249,7 @@ def _run_members(
         run_folds(project, request, placement.engine)
 
 
-def _quick_looks(project: "Project", numbers: list[int], share: float) -> list[int]:
+def _quick_looks(project: "Project", numbers: list[int], share: float) -> "list[Experiment]":
     """Return the quick looks at the experiments `numbers`."""
     from ichx.experiments.quick_look import quick_look
 
@@ -256,7 +257,7 @@ def _quick_looks(project: "Project", numbers: list[int], share: float) -> list[i
     looks = [quick_look(project, number, share, register=not in_group) for number in numbers]
     for number, look in zip(numbers, () if in_group else looks, strict=not in_group):
         info(f"experiment {look.number}: {100 * share:.3g} % of the patients of experiment {number}")
-    return [look.number for look in looks]
+    return looks
 
 
 def _print_estimates(

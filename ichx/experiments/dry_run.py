@@ -71,7 +71,7 @@ def dry_run(
     experiment = project.store.experiment(number)
     require_network(experiment, "run it")
     experiment.check_folds(folds or ())
-    trained = finished_folds(project, number) | unpredicted_folds(project, number)
+    trained = finished_folds(project, experiment) | unpredicted_folds(project, experiment)
     if subset is not None:
         experiment, trained = replace(experiment, subset=subset), set()
     wanted = tuple(range(experiment.folds) if folds is None else folds)

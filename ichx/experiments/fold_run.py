@@ -75,7 +75,7 @@ def run_fold(context: FoldContext, fold: int, *, trained: bool) -> None:
         drafts = list[PredictionDraft]()
         if trained:
             network, predictor = load_fold(context, fold, control)
-            if fold not in finished_folds(context.prepared.project, number):
+            if fold not in finished_folds(context.prepared.project, context.prepared.experiment):
                 drafts += predictions.oof(network, predictor)[0]
         else:
             network, predictor = train_fold(context, fold, predictions.feed, control)

@@ -12,23 +12,24 @@ if TYPE_CHECKING:
     from ichx.store import DatasetVersion, Experiment, Prediction, Run, Store
 
 
-def finished_folds(project: "Project", number: int) -> set[int]:
+def finished_folds(project: "Project", experiment: "Experiment") -> set[int]:
     """Return the folds whose OOF predictions are recorded and whose files exist; external ones have no weights."""
-    recorded = project.store.predictions(number, role="oof")
-    experiment = project.store.experiment(number)
+    recorded = project.store.predictions(experiment.number, role="oof")
     views, external = set(views_of(experiment)), experiment.external
     stored = [p for p in recorded if is_announced_file(project.workspace.root / p.path)]
     return {
         fold
         for fold in {p.fold for p in stored}
-        if {p.view for p in stored if p.fold == fold} >= views and (external or _has_weights(project, number, fold))
+        if {p.view for p in stored if p.fold == fold} >= views
+        and (external or _has_weights(project, experiment.number, fold))
     }
 
 
-def unpredicted_folds(project: "Project", number: int) -> set[int]:
+def unpredicted_folds(project: "Project", experiment: "Experiment") -> set[int]:
     """Return the folds that were finished and have their weights, but whose OOF predictions are gone."""
-    recorded = {p.fold for p in project.store.predictions(number, role="oof")}
-    return {fold for fold in recorded if _has_weights(project, number, fold)} - finished_folds(project, number)
+    recorded = {p.fold for p in project.store.predictions(experiment.number, role="oof")}
+    trained = {fold for fold in recorded if _has_weights(project, experiment.number, fold)}
+    return trained - finished_folds(project, experiment)
 
 
 def missing_tests(project: "Project", experiment: "Experiment", fold: int) -> "list[DatasetVersion]":

@@ -138,8 +138,8 @@ def _folds_to_run(
 ) -> _Folds:
     """Return what is missing of the `wanted` folds, the same in all processes."""
     number = experiment.number
-    lost = group.broadcast(unpredicted_folds(project, number))
-    trained = group.broadcast(finished_folds(project, number)) | lost
+    lost = group.broadcast(unpredicted_folds(project, experiment))
+    trained = group.broadcast(finished_folds(project, experiment)) | lost
     done = [fold for fold in wanted if fold in trained]
     predict = [
         fold
@@ -177,7 +177,7 @@ def _check_members(project: "Project", experiment: "Experiment", folds: Sequence
             f"Experiment {experiment.number} reads features and has none itself.", "Leave out --save features."
         )
     require_members(project, experiment, folds)
-    for fold in finished_folds(project, experiment.number) & set(folds):
+    for fold in finished_folds(project, experiment) & set(folds):
         check_inputs(project, experiment, fold)
 
 

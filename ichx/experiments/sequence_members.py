@@ -160,7 +160,7 @@ def _collect(
                 f"Restore it: `ichx exp restore {number}`.",
             )
         needed = tuple(range(member.folds)) if "logits" in inputs_of(experiment) else tuple(folds)
-        finished = finished_folds(project, number)
+        finished = finished_folds(project, member)
         train = [fold for fold in needed if fold not in finished]
         predict = [fold for fold in folds if tests and fold in finished and missing_tests(project, member, fold)]
         if member.members:

@@ -129,8 +129,5 @@ class LaunchCallbacks(SchedulerCallbacks):
     def waiting(self, queued: int, running: int) -> None:
         """So many jobs are queued and running."""
 
-    def trouble(self, problem: str) -> None:
-        """The scheduler or the store could not be asked; the jobs continue, and the next tick asks again."""
-
     def unit_ended(self, result: UnitResult) -> None:
         """The result of a fold is known."""

@@ -34,7 +34,7 @@ class LaunchResults:
         """Record the folds that are done already, and return the others."""
         if self.request.options.save_features:
             return list(units)  # only the run itself knows whether a finished fold has its features
-        finished = {number: finished_folds(self.project, number) for number in self.experiments}
+        finished = {number: finished_folds(self.project, e) for number, e in self.experiments.items()}
         waiting = []
         for unit in units:
             if unit.fold in finished[unit.experiment] and not self._missing_tests(unit):
@@ -45,7 +45,8 @@ class LaunchResults:
 
     def is_done(self, unit: Unit) -> bool:
         """Return whether the fold is trained and has predicted all test sets."""
-        return unit.fold in finished_folds(self.project, unit.experiment) and not self._missing_tests(unit)
+        finished = finished_folds(self.project, self.experiments[unit.experiment])
+        return unit.fold in finished and not self._missing_tests(unit)
 
     def _missing_tests(self, unit: Unit) -> bool:
         return bool(missing_tests(self.project, self.experiments[unit.experiment], unit.fold))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from ichx.errors import IchxError
+from ichx.errors import IchxError, ProcessError
 from ichx.jobs import follow
 from ichx.jobs.engine import Engine, Job, JobResult, JobState
 from ichx.jobs.job_log import JobLog
@@ -28,6 +28,9 @@ FOLLOW_SECONDS = 0.5
 
 MAX_ERRORS: Final = 5
 """How often a task may fail to record the end of its job, e.g. because the store is busy."""
+
+AWAY_SECONDS = 600.0
+"""How long submissions are repeated while a scheduler that has accepted a job does not answer."""
 
 STOP: Final = 1
 KILL: Final = 2
@@ -80,6 +83,9 @@ class SchedulerCallbacks:
     def leaving(self, running: int) -> None:
         """The `running` jobs continue without this process."""
 
+    def trouble(self, problem: str) -> None:
+        """The scheduler or the store could not be asked; the jobs continue, and the next tick asks again."""
+
 
 @dataclass
 class _Active:
@@ -102,6 +108,8 @@ class Scheduler:
         self.shares = split_machine(device, slots) if self._remote is None else Shares((device,))
         self._engine, self._slots = engine, slots
         self._active: list[_Active] = []
+        self._has_accepted = False
+        self._away_since: float | None = None
 
     def run(
         self,
@@ -131,8 +139,8 @@ class Scheduler:
                     self._active.append(_Active(task))
                 if not self._active:
                     return level
-                states = self._ask()
-                self._active = [a for a in self._active if not self._advance(a, states, stopping=level > 0)]
+                states = self._ask(callbacks)
+                self._active = [a for a in self._active if not self._advance(a, states, callbacks, stopping=level > 0)]
                 if self._active and self._remote is None:
                     time.sleep(TICK_SECONDS)
                 elif self._active:
@@ -145,14 +153,15 @@ class Scheduler:
             for handle in handles:
                 self._engine.wait(handle)
 
-    def _ask(self) -> dict[str, JobState]:
+    def _ask(self, callbacks: SchedulerCallbacks) -> dict[str, JobState]:
         """Return the states of the jobs of a cluster, whose scheduler is asked once for all of them."""
         if self._remote is None:
             return {}
         handles = [active.handle for active in self._active if active.handle is not None]
         try:
             return self._remote.states(handles) if handles else {}
-        except IchxError:  # a scheduler that is busy or restarts
+        except IchxError as error:  # a scheduler that is busy or restarts
+            callbacks.trouble(error.problem)
             return dict.fromkeys(handles, "queued")
 
     def _result(self, handle: str, states: dict[str, JobState]) -> JobResult | None:
@@ -164,10 +173,12 @@ class Scheduler:
             self._remote.record_end(handle, result)
         return result
 
-    def _advance(self, active: _Active, states: dict[str, JobState], *, stopping: bool) -> bool:
+    def _advance(
+        self, active: _Active, states: dict[str, JobState], callbacks: SchedulerCallbacks, *, stopping: bool
+    ) -> bool:
         """Submit, follow or settle the job of a task; return whether its slot is free again."""
         if active.handle is None or active.log is None:
-            return stopping or not self._submit(active)
+            return stopping or not self._submit(active, callbacks)
         result = self._result(active.handle, states)
         try:
             if result is None:
@@ -183,7 +194,7 @@ class Scheduler:
                 raise
         return False
 
-    def _submit(self, active: _Active) -> bool:
+    def _submit(self, active: _Active, callbacks: SchedulerCallbacks) -> bool:
         """Submit the job of a task if it is admitted; return whether it keeps its slot."""
         admission = active.task.admit() if self._remote is None else active.task.submitted(self._remote)
         if isinstance(admission, tuple):
@@ -192,8 +203,21 @@ class Scheduler:
             active.device = self.shares.free_device([a.device for a in self._active if a is not active])
             job = active.task.start(active.device, self.shares)
             active.log = JobLog.at_end(job.log)
-            active.handle = self._engine.submit([job])[0]
+            try:
+                active.handle = self._engine.submit([job])[0]
+            except ProcessError as error:
+                self._note_absence(error)
+                callbacks.trouble(error.problem)
+            else:
+                self._has_accepted, self._away_since = True, None
         return admission != "skip"
+
+    def _note_absence(self, error: ProcessError) -> None:
+        """Return if a submission that failed with `error` should be repeated; otherwise raise it."""
+        now = time.monotonic()
+        self._away_since = now if self._away_since is None else self._away_since
+        if self._remote is None or not self._has_accepted or now - self._away_since > AWAY_SECONDS:
+            raise error
 
     def _follow(self, active: _Active, handle: str, log: JobLog) -> None:
         if active.cancelled or time.monotonic() - active.followed < FOLLOW_SECONDS:

@@ -142,6 +142,8 @@ class SlurmEngine:
             comments = array_comments(queued)
             firsts = {array: comments.get(array, "").removeprefix("ichx ") for array in queued}
             arrays = [(array, int(first)) for array, first in firsts.items() if first.isdecimal()]
+            if not arrays and len(queued) == 1:  # the site has replaced the comment
+                arrays = [(queued[0], 0)]
         else:  # Slurm has forgotten them
             for position, handle in folder.handles().items():
                 with contextlib.suppress(NotFoundError):

@@ -28,6 +28,8 @@ _EXPORTED: Final = (
 _EXPORTED_PREFIXES: Final = ("CONDA_", "HF_", "ICHX_", "LC_", "MLFLOW_", "PG", "TORCH_")
 _NOT_EXPORTED: Final = frozenset({JOB, PARENT})
 """Environment variables that jobs receive, and those that they never receive."""
+_OWN_OPTIONS: Final = ("--array", "--job-name", "--wrap")
+"""Options by which ichx starts and finds its jobs; `sbatch` accepts abbreviations, too."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +146,16 @@ def check_request(settings: SlurmSettings, resources: Resources, nodes: list[Nod
     """Compare a request with the partitions: Slurm queues some jobs that it can never start.
 
     Raises:
-        InvalidInputError: The partition does not exist.
+        InvalidInputError: The partition does not exist, or an option is one that ichx needs for itself.
         ResourceError: No node of the partition has the resources, or its time limit is shorter.
     """
+    for option in (*settings.options, *resources.options):
+        name = option.partition("=")[0].strip()
+        if name[:2] in ("-a", "-J") or (len(name) > 3 and any(own.startswith(name) for own in _OWN_OPTIONS)):
+            raise InvalidInputError(
+                f"ichx sets the option {escape(name)!r} of sbatch itself.",
+                "Remove it from `options` in [engine.slurm] and from --engine-option.",
+            )
     names = list(dict.fromkeys(group.partition for group in nodes))
     if not names:
         return

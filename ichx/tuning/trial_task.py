@@ -77,8 +77,11 @@ class TrialTask(Task):
     def submitted(self, engine: RecordedEngine) -> tuple[str, Path] | Admission:
         """Return the active job of the trial, which an earlier process has submitted; else as `admit`."""
         workspace, store = self._context.project.workspace, self._context.project.store
-        reconcile(workspace, store, experiments=[self._experiment], opened={engine.name: engine})
-        record = next(iter(store.jobs(ACTIVE, experiments=[self._experiment])), None)
+        for problem in reconcile(workspace, store, experiments=[self._experiment], opened={engine.name: engine}):
+            self._context.callbacks.trouble(problem)
+        # The experiment of a trial may have jobs that predict, too.
+        active = store.jobs(ACTIVE, experiments=[self._experiment])
+        record = next((record for record in active if record.fold == self._context.budget.fold), None)
         if record is None:
             if self._complete():  # its job ended while no tuner followed it
                 return "skip"

@@ -71,6 +71,9 @@ def test_submit_list_cancel_and_resume(dataset_copy: Path, queue: FileEngine, ic
     ]
     assert "--yes" in ichx("jobs", "cancel", number, cwd=dataset_copy).err
     assert [job["state"] for job in listed(ichx, dataset_copy)] == ["queued", "queued"]
+    for unknown in ("x\ny", "9" * 5000):
+        refused = ichx("jobs", "cancel", unknown, cwd=dataset_copy)
+        assert (refused.code, repr(unknown) in refused.err) == (1, True)
     assert ichx("jobs", "cancel", first, "--yes", cwd=dataset_copy).code == 0
     queue.wait(first)
     assert [(job["fold"], job["state"]) for job in listed(ichx, dataset_copy, number)] == [

@@ -17,7 +17,7 @@ def test_duration(text: str, seconds: float) -> None:
     assert duration_seconds(text, "--timeout") == seconds
 
 
-@pytest.mark.parametrize("text", ["", "5", "m", "-5m", "5 minutes", "1h30m", "inf"])
+@pytest.mark.parametrize("text", ["", "5", "m", "-5m", "5 minutes", "1h30m", "inf", f"{'9' * 400}d"])
 def test_invalid_duration(text: str) -> None:
     with pytest.raises(BadParameter, match=f"{re.escape(repr(text))}.*90s"):
         duration_seconds(text, "--timeout")
@@ -25,7 +25,7 @@ def test_invalid_duration(text: str) -> None:
 
 def test_size() -> None:
     assert [gigabytes(text, "--max-memory") for text in ("24GB", "0.5 gb", "800M", "2TB")] == [24, 0.5, 0.8, 2000]
-    for text in ("24", "GB", "-1GB", "1e3GB"):
+    for text in ("24", "GB", "-1GB", "1e3GB", f"{'9' * 400}TB"):
         with pytest.raises(BadParameter, match=f"'{text}'.*24GB"):
             gigabytes(text, "--max-memory")
 

@@ -103,7 +103,7 @@ def test_registered_scored_and_marked(project: Project, files: Files) -> None:
     ids, predicted = predict_test(project, experiment, project.store.version("ph-test"), "hflip")
     expected = files.test.set_index("SOPInstanceUID").loc[list(ids)].to_numpy()
     np.testing.assert_allclose(predicted, expected, rtol=1e-5)
-    assert finished_folds(project, 4) == {0, 1}
+    assert finished_folds(project, experiment) == {0, 1}
     assert missing_tests(project, experiment, 0) == []
     assert made.notes == ()
 

@@ -285,6 +285,17 @@ def test_a_setup_and_a_template_come_before_the_job(slurm: SlurmSite, workspace:
     assert (tmp_path / "log").read_text() == "2\n"
 
 
+def test_a_submission_is_found_although_the_site_has_replaced_its_comment(
+    slurm: SlurmSite, workspace: Workspace, tmp_path: Path
+) -> None:
+    name = f"comment-{time.time_ns()}"
+    with closing(SlurmEngine(workspace, replace(SETTINGS, options=("--comment=project 7",)))) as engine:
+        handles = engine.submit([python_job(tmp_path / "log", "")], submission=name)
+        (workspace.jobs_dir / name / "slurm.json").unlink()
+        assert engine.find(name) == handles
+        assert engine.wait(handles[0], WAIT) is not None
+
+
 @pytest.mark.parametrize("name", ["100%a %j", "a\\nb %a", "$(exit 1) `x` '\"; #é"])
 def test_a_workspace_may_have_any_name(slurm: SlurmSite, tmp_path: Path, name: str) -> None:
     workspace = init_workspace(tmp_path / name)

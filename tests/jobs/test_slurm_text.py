@@ -119,7 +119,7 @@ def test_options_of_a_command_override_the_settings() -> None:
     [
         (SlurmSettings(partition="gpuu"), Resources(), InvalidInputError, ("gpuu",)),
         (SlurmSettings(partition="cpu,gpuu"), Resources(), InvalidInputError, ("gpuu",)),
-        (SlurmSettings(partition="cpu"), Resources(gpus=1), ResourceError, ("cpu", "1 GPUs", "0 GPUs")),
+        (SlurmSettings(partition="cpu"), Resources(gpus=1), ResourceError, ("cpu", "1 GPU;", "0 GPUs")),
         (SlurmSettings(gpus=9), Resources(), ResourceError, ("9 GPUs", "8 GPUs")),
         (SlurmSettings(gpu_type="h100"), Resources(gpus=1), None, ()),  # some nodes do not name their type
         (SlurmSettings(gpu_type="a100"), Resources(gpus=4, cpus=64), None, ()),
@@ -139,6 +139,18 @@ def test_a_request_that_no_node_can_satisfy_is_refused(
     with pytest.raises(error) as raised:
         check_request(settings, resources, NODES)
     assert all(word in raised.value.problem for word in words)
+
+
+@pytest.mark.parametrize("option", ["--array=0-9", "-a0-9", "--arr=0-9", "--job-name=x", "-Jx", "--wrap=true"])
+def test_an_option_that_ichx_needs_is_refused(option: str) -> None:
+    for settings, resources in (
+        (SlurmSettings(options=(option,)), Resources()),
+        (SlurmSettings(), Resources(options=(option,))),
+    ):
+        with pytest.raises(InvalidInputError) as raised:
+            check_request(settings, resources, [])
+        assert option.partition("=")[0] in raised.value.problem
+    check_request(SlurmSettings(options=("--account=a", "--comment=c", "-A", "--wait-all-nodes=1")), Resources(), NODES)
 
 
 def test_a_site_without_a_default_partition_needs_one() -> None:

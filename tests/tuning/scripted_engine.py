@@ -31,9 +31,13 @@ class Recorder(TuneCallbacks):
         self.started: list[int] = []
         self.ended: list[TrialView] = []
         self.notes: list[str] = []
+        self.problems: list[str] = []
 
     def note(self, message: str) -> None:
         self.notes.append(message)
+
+    def trouble(self, problem: str) -> None:
+        self.problems.append(problem)
 
     def trial_started(self, trial: int, trials: int, experiment: int, values: Mapping[str, Value]) -> None:
         self.started.append(experiment)

@@ -1,11 +1,13 @@
 """Studies whose trials are jobs of a cluster: they outlive the tuner, and the next tuner adopts them."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from scripted_engine import CPU, SEARCHES, Recorder, ScriptedEngine, far_from, search
 
-from ichx.jobs import JobResult, follow
+from ichx.errors import ProcessError
+from ichx.jobs import Job, JobResult, JobState, follow, scheduler
 from ichx.jobs.engine import Resources
 from ichx.jobs.recorded_engine import RecordedEngine
 from ichx.project import Project
@@ -26,8 +28,20 @@ class Cluster(ScriptedEngine):
     """A scripted engine whose jobs some scheduler ends: the results by number of the job."""
 
     ends: dict[int, JobResult] = field(default_factory=dict)
+    away: Callable[["Cluster"], bool] = lambda cluster: False
+    """Whether the scheduler does not answer; called for each request."""
 
     outlives_submitter = True
+
+    def submit(self, jobs: Sequence[Job], *, at_once: int | None = None, submission: str | None = None) -> list[str]:
+        if self.away(self):
+            raise ProcessError("sbatch: no controller.", "Wait.")
+        return super().submit(jobs, at_once=at_once, submission=submission)
+
+    def states(self, handles: Sequence[str]) -> dict[str, JobState]:
+        if self.away(self):
+            raise ProcessError("squeue: no controller.", "Wait.")
+        return super().states(handles)
 
     def poll(self, handle: str) -> JobResult | None:
         index = int(handle.partition(":")[2])
@@ -100,3 +114,30 @@ def test_a_trial_that_the_scheduler_ends_again_and_again_fails(project: Project)
     with pytest.raises(Exception, match="OUT_OF_MEMORY"):
         run(project, engine, 1)
     assert len(engine.jobs) == 4
+
+
+def test_a_scheduler_that_restarts_ends_no_tuning(project: Project) -> None:
+    requests = 0
+
+    def away(cluster: Cluster) -> bool:
+        nonlocal requests
+        requests += len(cluster.jobs) == 1
+        return len(cluster.jobs) == 1 and requests % 4 != 0
+
+    report, seen = run(project, Cluster(project.store, far_from(1e-3), away=away), 2)
+    assert (report.reason, report.finished) == ("complete", 2)
+    assert {"sbatch: no controller.", "squeue: no controller."} <= set(seen.problems)
+    assert states(project) == ["done", "done"]
+
+
+def test_a_scheduler_that_never_answers_is_an_error_at_once(project: Project) -> None:
+    with pytest.raises(ProcessError, match="sbatch"):
+        run(project, Cluster(project.store, far_from(1e-3), away=lambda cluster: True), 1)
+
+
+def test_a_scheduler_that_stays_away_ends_the_tuning(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "AWAY_SECONDS", 0.05)
+    finished = Cluster(project.store, far_from(1e-3))
+    finished.away = lambda cluster: bool(cluster._runs) and cluster._runs[0].result is not None
+    with pytest.raises(ProcessError, match="sbatch"):
+        run(project, finished, 2)
