@@ -108,10 +108,10 @@ def test_the_default_engine_is_a_setting_that_jobs_do_not_inherit(
 def test_several_gpus_train_one_fold_together(dataset_copy: Path, queue: FileEngine, ichx: Program) -> None:
     number = register(dataset_copy)
     (queue.folder / "hold").touch()
-    options = ("--on", "slurm", "--detach", "--gpus", 4, "--nodes", 2, "--time", "2d", "--memory", "64GB")
+    options = ("--on", "slurm", "--detach", "--gpus", 4, "--nodes", 2, "--time", "1-23:30:00", "--memory", "64GB")
     more = ("--cpus", 16, "--engine-option=--exclusive", "--checkpoint-every", "2m", "--fold", 1)
     assert ichx("run", number, *options, *more, cwd=dataset_copy).code == 0
-    limits = {"memory": 64_000_000_000, "seconds": 2 * 86400.0}
+    limits = {"memory": 64_000_000_000, "seconds": 2 * 86400.0 - 1800}
     assert queue.resources == Resources(cpus=16, gpus=4, nodes=2, options=("--exclusive",), **limits)
     (file,) = queue.folder.glob("*/*/job.json")
     given = json.loads(file.read_text())
