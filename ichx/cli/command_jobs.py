@@ -76,7 +76,7 @@ def submit_command(
     if not results:  # the user left before the jobs were submitted
         raise typer.Exit(stop_exit_code())
     if placement.detach or any(result.result is None for result in results):
-        _print_submitted(results, as_json=as_json and placement.detach)
+        _print_submitted(results, detached=placement.detach, as_json=as_json and placement.detach)
         raise typer.Exit(0 if placement.detach else stop_exit_code())
     for result in results:
         assert result.result is not None
@@ -123,7 +123,7 @@ def _copy_output(result: CommandResult) -> None:
         sys.stdout.flush()
 
 
-def _print_submitted(results: Sequence[CommandResult], *, as_json: bool) -> None:
+def _print_submitted(results: Sequence[CommandResult], *, detached: bool, as_json: bool) -> None:
     if as_json:
         print_json([{"job": result.job, "log": result.log, "output": result.output} for result in results])
         return
@@ -131,6 +131,6 @@ def _print_submitted(results: Sequence[CommandResult], *, as_json: bool) -> None
     for result in results:
         info(f"job {result.job}; log: {result.log}; output: {result.output}")
     info(
-        f"The {'jobs continue' if len(results) > 1 else 'job continues'} without this command. The same command "
-        f"follows, `ichx jobs` lists, `ichx jobs cancel {handles}` cancels."
+        f"The {'jobs continue' if len(results) > 1 else 'job continues'} without this command. The same command"
+        f"{' without --detach' if detached else ''} follows, `ichx jobs` lists, `ichx jobs cancel {handles}` cancels."
     )

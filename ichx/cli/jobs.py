@@ -157,11 +157,14 @@ def cancel(
 
 
 def _cancel(project: "Project", records: "Sequence[JobRecord]") -> bool:
-    """Cancel jobs; return whether a scheduler refused."""
+    """Cancel jobs; return whether one is left that could not be cancelled."""
     from ichx.jobs.reconcile import open_site_engine
 
     failed = False
-    for name in sorted({record.engine for record in records}):
+    if waiting := [record for record in records if record.handle is None]:
+        warn(f"{format_count(len(waiting), 'job')} being submitted: repeat this when `ichx jobs` shows its handle.")
+        failed = True
+    for name in sorted({record.engine for record in records if record.handle is not None}):
         handles = [record.handle for record in records if record.engine == name and record.handle is not None]
         try:
             engine = open_site_engine(project.workspace, name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from ichx.cli.parameters import duration_seconds, gigabytes
+from ichx.cli.parameters import gigabytes
 from ichx.jobs.engine import Resources
 from ichx.workspace import ENGINE_VARIABLE
 
@@ -56,9 +56,9 @@ class PlacementOptions:
         """
         engine = self.on or os.environ.get(ENGINE_VARIABLE) or _default_engine(workspace)
         if engine == LOCAL and (given := self._given()):
-            raise typer.BadParameter(f"{', '.join(given)}: only with --on slurm or --on ray.")
+            raise typer.BadParameter(f"Jobs on this machine do not use {', '.join(given)}. Add --on slurm or --on ray.")
         memory = None if self.memory is None else round(1e9 * gigabytes(self.memory, "--memory"))
-        seconds = None if self.time is None else duration_seconds(self.time, "--time")
+        seconds = None if self.time is None else _time_limit(self.time)
         resources = Resources(self.cpus, self.gpus, memory, seconds, options=tuple(self.options or ()))
         return Placement(engine, self.on is not None, resources, self.detach)
 
@@ -72,6 +72,16 @@ class PlacementOptions:
             "--engine-option": self.options,
         }
         return [name for name, value in values.items() if value]
+
+
+def _time_limit(text: str) -> float:
+    """Return the seconds in the value of `--time`, which has the formats of `time` in the settings."""
+    from ichx.jobs.engine_settings import parse_time
+
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"Invalid time limit: {text!r}: {error}.", param_hint="--time") from error
 
 
 def _default_engine(workspace: "Workspace") -> str:

@@ -158,7 +158,7 @@ def _state(error: exc.DBAPIError) -> str:
 
 def _first_line(error: exc.DBAPIError) -> str:
     """Return the message of the server in one line; further lines are hints, or attempts at other addresses."""
-    lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error.orig).removeprefix("connection failed: ").splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith("were:"):
         return lines[-1].removeprefix("- ")
     return lines[0].rstrip(".") if lines else type(error.orig).__name__

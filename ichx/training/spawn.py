@@ -114,9 +114,9 @@ def _this_node(count: int, nodes: int) -> Node:
         return Node(1 + int(os.environ["SLURM_PROCID"]), nodes, count, host, int(port))
     allocated = int(os.environ.get("SLURM_JOB_NUM_NODES", "0"))
     if allocated != nodes:
-        found = f"a Slurm job with {allocated} of them" if allocated else "no Slurm job"
+        found = f"this Slurm job has {allocated}" if allocated else "this process is in none"
         raise InvalidInputError(
-            f"A run on {nodes} nodes was started in {found}.",
+            f"A run on {nodes} nodes needs a Slurm job with {nodes} nodes; {found}.",
             f"Submit it with `--on slurm --nodes {nodes}`, or start it in a job script with `#SBATCH --nodes={nodes}`.",
         )
     if shutil.which("srun") is None:

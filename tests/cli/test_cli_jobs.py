@@ -108,10 +108,10 @@ def test_the_default_engine_is_a_setting_that_jobs_do_not_inherit(
 def test_several_gpus_train_one_fold_together(dataset_copy: Path, queue: FileEngine, ichx: Program) -> None:
     number = register(dataset_copy)
     (queue.folder / "hold").touch()
-    options = ("--on", "slurm", "--detach", "--gpus", 4, "--nodes", 2, "--time", "2d", "--memory", "64GB")
+    options = ("--on", "slurm", "--detach", "--gpus", 4, "--nodes", 2, "--time", "1-23:30:00", "--memory", "64GB")
     more = ("--cpus", 16, "--engine-option=--exclusive", "--checkpoint-every", "2m", "--fold", 1)
     assert ichx("run", number, *options, *more, cwd=dataset_copy).code == 0
-    limits = {"memory": 64_000_000_000, "seconds": 2 * 86400.0}
+    limits = {"memory": 64_000_000_000, "seconds": 2 * 86400.0 - 1800}
     assert queue.resources == Resources(cpus=16, gpus=4, nodes=2, options=("--exclusive",), **limits)
     (file,) = queue.folder.glob("*/*/job.json")
     given = json.loads(file.read_text())
@@ -259,3 +259,13 @@ def test_a_detached_tuner_is_a_job_without_gpu(dataset_copy: Path, queue: FileEn
     assert "--detach" not in words
     assert queue.resources == Resources(cpus=1, gpus=0, memory=4_000_000_000)
     assert ichx("jobs", "cancel", number, "--yes", cwd=dataset_copy).code == 0
+
+
+def test_a_job_that_is_being_submitted_is_not_cancelled_silently(
+    dataset_copy: Path, queue: FileEngine, ichx: Program
+) -> None:
+    with open_store(open_workspace(dataset_copy)) as store:
+        store.add_jobs([JobDraft("unknown", 0, "slurm", "predict", "predict 1", "log")])
+    done = ichx("jobs", "cancel", "unknown", "--yes", cwd=dataset_copy)
+    assert done.code == 1
+    assert "1 job" in done.err
