@@ -220,6 +220,7 @@ def init_workspace(root: Path) -> Workspace:
         settings = root / SETTINGS_FILE
         if not settings.exists():
             lines = [f'# {name} = "..."  # {meaning}' for name, meaning in SETTINGS.items()]
+            lines += ["# [engine]  # default engine and settings of Slurm and Ray; see docs/cluster.md"]
             settings.write_text("# Settings of this ichx workspace.\n" + "\n".join(lines) + "\n", encoding="utf-8")
     except OSError as error:
         raise StorageError(

@@ -208,15 +208,20 @@ class PreparedSeries:
     def _parts(self, fold: int) -> IntArray:
         """Return the part of each slice's patient, `(N,)`: `NO_PART` outside the fold."""
         assert self.recipe.sequence is not None
-        patients = self.data.slices["patient"].to_numpy(object)
-        own = self.folds == fold
-        names = sorted(
-            set(patients[own]), key=lambda name: hashlib.sha256(f"{self.recipe.seed}/{name}".encode()).digest()
-        )
-        of_patient = {name: at % self.recipe.sequence.parts for at, name in enumerate(names)}
-        return np.array(
-            [of_patient[name] if inside else NO_PART for name, inside in zip(patients, own, strict=True)], np.int64
-        )
+        own, slices = self.folds == fold, self.data.slices
+        part = np.full(len(own), NO_PART, np.int64)
+        part[own] = draw_parts(slices[own], self.recipe.sequence.parts, self.recipe.seed)
+        return part
+
+
+def draw_parts(slices: pd.DataFrame, count: int, seed: int) -> IntArray:
+    """Return the part of each slice's patient, `(N,)`, of `count` parts of equal size, drawn by `seed`.
+
+    A patient counts as its first slice id: the names of patients are hashes that differ between workspaces.
+    """
+    first = slices["slice_id"].astype(str).groupby(slices["patient"].to_numpy(object)).transform("min")
+    drawn = sorted(set(first), key=lambda slice_id: hashlib.sha256(f"{seed}/{slice_id}".encode()).digest())
+    return first.map({slice_id: at % count for at, slice_id in enumerate(drawn)}).to_numpy(np.int64)
 
 
 def sequence_data(

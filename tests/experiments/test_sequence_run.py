@@ -30,7 +30,7 @@ from ichx.evaluation.predictions import read_predictions, write_predictions
 from ichx.evaluation.scorecard import scorecard
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.member_features import TableRequest, find_table, plan_tables
-from ichx.experiments.prepared_series import prepare_series
+from ichx.experiments.prepared_series import draw_parts, prepare_series
 from ichx.experiments.register import ExperimentRequest, clone_experiment, draft, new_experiment
 from ichx.experiments.register_sequence import new_sequence
 from ichx.experiments.run import run_experiment
@@ -304,3 +304,15 @@ def test_a_clone_cannot_read_features_of_a_sequence_experiment(project: Project)
     clone = clone_experiment(project.store, project.registry, second.number, settings=settings)
     with pytest.raises(InvalidInputError, match=f"{first.number} is a sequence experiment"):
         run_experiment(project, clone.number)
+
+
+def test_parts_do_not_depend_on_the_names_of_patients() -> None:
+    """They are hashes with the key of the workspace."""
+    patients = pd.Series([f"p{n // 3}" for n in range(60)])
+    slices = pd.DataFrame({"slice_id": [f"s{n:02}" for n in range(60)], "patient": patients})
+    renamed = slices.assign(patient=patients.map({name: f"{hash(name):x}" for name in set(patients)}))
+    parts = draw_parts(slices, 4, seed=1)
+    np.testing.assert_array_equal(draw_parts(renamed, 4, seed=1), parts)
+    assert pd.Series(parts).groupby(patients).nunique().max() == 1
+    assert np.bincount(parts).tolist() == [15] * 4
+    assert (draw_parts(slices, 4, seed=2) != parts).any()
