@@ -119,7 +119,7 @@ def test_a_run_on_nodes_needs_a_slurm_job_with_as_many(
     assert refused.code == 1
     assert '"code": "invalid_input"' in refused.err
     assert "on 2 nodes" in refused.err
-    assert ("3" if nodes else "no Slurm job") in refused.err
+    assert ("3" if nodes else "this process is in none") in refused.err
     with open_store(open_workspace(registered)) as store:
         assert store.runs(1) == []
 
