@@ -25,7 +25,7 @@ LAYERS = (
     ("recipe", "recipe_rules", "recipe_text", "workspace", "worker_pool"),
     ("ct", "store"),
     ("plugins", "phantom"),
-    ("project",),
+    ("project", "formatting"),
     ("datasets",),
     ("cache",),
     ("loading", "evaluation"),
@@ -35,6 +35,7 @@ LAYERS = (
     ("inference", "jobs"),
     ("tuning",),
     ("report",),
+    ("web",),
     ("cli", "__main__"),
 )
 """Top-level modules and packages, lowest first. A layer imports from itself and from those below."""

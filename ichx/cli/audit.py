@@ -6,10 +6,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ichx.cli.formatting import format_marks
 from ichx.cli.output import console, info, print_json, progress
 from ichx.cli.parameters import AsJson, EnsembleNumber, OptionalNumber, check_subject
 from ichx.cli.session import session
+from ichx.formatting import format_marks
 
 if TYPE_CHECKING:
     from ichx.evaluation.audit import Audit

@@ -37,6 +37,7 @@ PANELS = {
         "predict": "predict:predict",
         "evaluate": "evaluate:evaluate",
         "export": "export:export",
+        "ui": "ui:ui",
     },
     "Maintenance": {
         "store": "store:app",

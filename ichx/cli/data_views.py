@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ichx.cli.formatting import format_value
 from ichx.cli.output import console, info, warn
 from ichx.cli.tables import print_table
+from ichx.formatting import format_value
 from ichx.text import format_count
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ichx.cli.formatting import format_duration
 from ichx.cli.output import console, info, print_json
 from ichx.cli.parameters import AsJson
 from ichx.cli.plugin import load_plugins
 from ichx.cli.tables import print_table
+from ichx.formatting import format_duration
 from ichx.text import format_command
 
 if TYPE_CHECKING:

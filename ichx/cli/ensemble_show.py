@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.formatting import marks_of
 from ichx.cli.output import console, info, notice, print_json, warn
 from ichx.cli.parameters import AsJson
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
+from ichx.formatting import marks_of
 
 if TYPE_CHECKING:
     from ichx.evaluation.ensemble import EnsembleReport

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ichx.cli.formatting import format_recipe_value, format_score
 from ichx.cli.output import console, info, print_json
 from ichx.cli.parameters import AsJson, Numbers, Tta
 from ichx.cli.score_comparison import print_comparison
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
+from ichx.formatting import format_recipe_value, format_score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

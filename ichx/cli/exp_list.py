@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ichx.cli.formatting import format_duration, format_score, format_value, marks_of
 from ichx.cli.output import console, info, print_csv, print_json, warn
 from ichx.cli.parameters import AsCsv, AsJson
 from ichx.cli.preferences import read_preference, save_preference
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import InvalidInputError, StorageError
+from ichx.formatting import format_duration, format_score, format_value, marks_of
 from ichx.store import Selection, marks
 from ichx.store.selection import FIELD_TYPES, is_recipe_value, recipe_values
 from ichx.text import format_count

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.formatting import format_value
 from ichx.cli.output import console, info, notice, print_json
 from ichx.cli.parameters import AsJson, Number, Numbers, Settings, complete_tag
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import InvalidInputError, check_name, raise_problems
+from ichx.formatting import format_value
 from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:

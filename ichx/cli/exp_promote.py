@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.formatting import format_value
 from ichx.cli.output import console, info, print_json
 from ichx.cli.parameters import AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tune_show import study_option
+from ichx.formatting import format_value
 
 
 def promote(

@@ -1,10 +1,10 @@
 """`ichx exp repro`: the commands that reproduce an experiment."""
 
-from ichx.cli.formatting import format_value
 from ichx.cli.output import console, info, print_json
 from ichx.cli.parameters import AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
+from ichx.formatting import format_value
 
 
 def repro(number: Number, as_json: AsJson = False) -> None:

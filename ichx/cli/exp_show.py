@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ichx.cli.formatting import (
+from ichx.cli.output import console, info, print_csv, print_json, print_labelled
+from ichx.cli.parameters import AsCsv, AsJson, Number
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
+from ichx.errors import NotFoundError, NotReadyError
+from ichx.formatting import (
     format_duration,
     format_interval,
     format_recipe_value,
@@ -14,11 +19,6 @@ from ichx.cli.formatting import (
     format_value,
     marks_of,
 )
-from ichx.cli.output import console, info, print_csv, print_json, print_labelled
-from ichx.cli.parameters import AsCsv, AsJson, Number
-from ichx.cli.session import session
-from ichx.cli.tables import print_table
-from ichx.errors import NotFoundError, NotReadyError
 from ichx.text import format_bytes, format_count, format_folds
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group
 
-from ichx.cli.formatting import format_duration
 from ichx.cli.output import console, print_json
 from ichx.cli.session import session
 from ichx.cli.tables import build_table
+from ichx.formatting import format_duration
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Run, Store

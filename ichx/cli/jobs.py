@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast, get_args
 import typer
 
 from ichx.cli.confirmation import confirmed
-from ichx.cli.formatting import format_duration, format_value
 from ichx.cli.output import console, info, notice, print_json, print_labelled, warn
 from ichx.cli.parameters import AsJson, complete_number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import IchxError, NotFoundError
+from ichx.formatting import format_duration, format_value
 from ichx.store import JobRecordState
 from ichx.store.jobs import ACTIVE
 from ichx.text import format_count

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from ichx.cli.formatting import format_duration
 from ichx.cli.launch_view import LaunchView
 from ichx.cli.output import info, print_json, print_score, warn
 from ichx.cli.placement import LOCAL, cluster_engine
 from ichx.cli.tables import print_table
+from ichx.formatting import format_duration
 from ichx.jobs import LocalEngine
 from ichx.jobs.launch import launch
 from ichx.jobs.launch_report import LaunchReport, LaunchRequest, UnitResult

@@ -1,8 +1,8 @@
 """The live view of folds that run at the same time."""
 
 from ichx.cli.bars import JobBars
-from ichx.cli.formatting import format_duration, format_value
 from ichx.cli.output import info
+from ichx.formatting import format_duration, format_value
 from ichx.jobs.launch_report import LaunchCallbacks, Unit, UnitProgress, UnitResult
 from ichx.text import format_count
 

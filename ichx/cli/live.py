@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from rich.progress import TextColumn
 
 from ichx.cli.bars import Bars
-from ichx.cli.formatting import format_duration
 from ichx.cli.output import err, info, notice
 from ichx.experiments.callbacks import FoldPlan, RunCallbacks
+from ichx.formatting import format_duration
 
 if TYPE_CHECKING:
     from ichx.training.callbacks import EpochResult

@@ -3,7 +3,7 @@
 Names, notes, paths and logs may come from strangers. Everything printed here is escaped: a terminal shows control
 characters as text, and a spreadsheet does not compute text in CSV.
 
-Tables are in `ichx.cli.tables`, the formats of single values in `ichx.cli.formatting`.
+Tables are in `ichx.cli.tables`, the formats of single values in `ichx.formatting`.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from ichx.cli.formatting import format_interval, format_marks, format_value
+from ichx.formatting import format_interval, format_marks, format_value
 from ichx.text import UNSAFE, csv_text, escape
 
 if TYPE_CHECKING:

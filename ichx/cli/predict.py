@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.formatting import format_marks
 from ichx.cli.output import console, err, info, print_json, warn
 from ichx.cli.parameters import (
     AsCsv,
@@ -38,6 +37,7 @@ from ichx.cli.parameters import (
 from ichx.cli.placement import PlacementOptions
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
+from ichx.formatting import format_marks
 from ichx.labels import ANY, LABELS
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.formatting import format_marks, format_value
 from ichx.cli.output import console, info, print_json, progress, warn
 from ichx.cli.parameters import AsJson
 from ichx.cli.session import session
+from ichx.formatting import format_marks, format_value
 
 
 def report(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.formatting import format_duration
 from ichx.cli.output import info, print_json, print_score, warn
 from ichx.cli.parameters import (
     AsJson,
@@ -31,6 +30,7 @@ from ichx.cli.placement import Placement, PlacementOptions
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import IchxError
+from ichx.formatting import format_duration
 from ichx.text import format_bytes, format_count, format_folds
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from ichx.cli.formatting import format_value, marks_of
 from ichx.cli.output import console, warn
 from ichx.cli.tables import print_table
+from ichx.formatting import format_value, marks_of
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:

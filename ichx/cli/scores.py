@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ichx.cli.formatting import format_interval, format_marks, format_value
 from ichx.cli.output import console, notice, print_csv, print_json
 from ichx.cli.parameters import AsCsv, AsJson, Average, Labels, Number, Pooling, Tta
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
+from ichx.formatting import format_interval, format_marks, format_value
 from ichx.text import format_count
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.formatting import format_value
 from ichx.cli.output import console, info, print_csv, print_json, warn
 from ichx.cli.parameters import AsCsv, AsJson, duration_seconds, gigabytes
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import CorruptFileError, IchxError, NotFoundError
+from ichx.formatting import format_value
 from ichx.text import format_count
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.formatting import format_interval, format_value
 from ichx.cli.output import console, info, notice, print_json
 from ichx.cli.parameters import AsJson, Labels
+from ichx.formatting import format_interval, format_value
 
 app = typer.Typer(help="Submissions: check, score, and send to Kaggle.", no_args_is_help=True)
 

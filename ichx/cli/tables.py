@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ichx.cli import output
-from ichx.cli.formatting import format_value
+from ichx.formatting import format_value
 from ichx.text import escape
 
 NO_WRAP = 12

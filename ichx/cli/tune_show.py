@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.formatting import format_duration, format_marks, format_value
 from ichx.cli.output import info, print_csv, print_json, warn
 from ichx.cli.parameters import AsCsv, AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import NotFoundError
+from ichx.formatting import format_duration, format_marks, format_value
 from ichx.text import format_count
 from ichx.tuning.describe import format_exceeded, format_good, format_range, format_searched, short_names
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from ichx.cli.bars import JobBars
-from ichx.cli.formatting import format_value
 from ichx.cli.output import info, notice, warn
+from ichx.formatting import format_value
 from ichx.tuning.budget import Value
 from ichx.tuning.describe import format_searched
 from ichx.tuning.trial_view import TrialView

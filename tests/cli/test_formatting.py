@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 
 from ichx.cli import output
-from ichx.cli.formatting import format_duration
 from ichx.cli.tables import print_table
+from ichx.formatting import format_duration
 
 
 def test_brackets_in_cells_are_not_markup(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,135 @@
+"""What all request handlers share: the open project, the templates, and whether changes are allowed."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from threading import Lock
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from ichx import formatting
+from ichx.errors import UnsupportedError
+from ichx.labels import LABELS
+from ichx.project import Project
+from ichx.store import open_store
+from ichx.workspace import Workspace
+
+NAVIGATION = (
+    ("/experiments", "Experiments"),
+    ("/studies", "Studies"),
+    ("/worklist", "Worklist"),
+    ("/data", "Data"),
+    ("/ensembles", "Ensembles"),
+    ("/tuning", "Tuning"),
+    ("/jobs", "Jobs"),
+)
+"""The links at the top of each page."""
+SHARED_WITH_REPORTS = ("page.css",)
+"""Static files that `ichx.report` has."""
+
+
+class Site:
+    """The workspace as the web app serves it. Handlers run in several threads."""
+
+    def __init__(self, workspace: Workspace, *, read_only: bool = False) -> None:
+        """Open the store of `workspace`.
+
+        Args:
+            workspace: The workspace to show.
+            read_only: Refuse all changes.
+
+        Raises:
+            StoreError: The store cannot be opened.
+        """
+        self.workspace = workspace
+        self.read_only = read_only
+        self._lock = Lock()
+        self._project = Project(workspace, open_store(workspace))
+
+    @property
+    def project(self) -> Project:
+        """The open project; several threads may use its store."""
+        return self._project
+
+    @contextmanager
+    def changing(self) -> Iterator[Project]:
+        """Yield the project to a handler that changes records; then write the records in the experiments' folders.
+
+        Raises:
+            UnsupportedError: The site is read-only.
+            StoreError: The store cannot be written.
+        """
+        if self.read_only:
+            raise UnsupportedError("This server only reads.", "Start `ichx ui` without `--read-only`.")
+        project = self.project
+        project.store.check_writable()
+        yield project
+        with self._lock:
+            changed, project.store.changed = project.store.changed, set()
+            if changed:
+                from ichx.experiments.folder_record import describe_again
+
+                describe_again(project, changed)
+
+    def close(self) -> None:
+        """Close the store."""
+        self._project.store.close()
+
+    def render(self, request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
+        """Return the page that `templates/<template>` produces.
+
+        Args:
+            request: The request; templates use it to mark the current link of the navigation.
+            template: File name of a template, e.g. `experiments.html.j2`.
+            status: HTTP status.
+            **context: The variables of the template.
+        """
+        page = self._templates.get_template(template)
+        return HTMLResponse(page.render(request=request, site=self, **context), status_code=status)
+
+    @cached_property
+    def _templates(self) -> Environment:
+        environment = Environment(
+            loader=FunctionLoader(lambda name: _resource(f"templates/{name}").read_text(encoding="utf-8")),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters |= {
+            "value": formatting.format_value,
+            "duration": formatting.format_duration,
+            "recipe_value": formatting.format_recipe_value,
+            "count": "{:,}".format,
+        }
+        environment.globals |= {"label_names": LABELS, "navigation": NAVIGATION, "static": static_url}
+        return environment
+
+
+def site_of(request: Request) -> Site:
+    """Return the site of the app that handles `request`."""
+    site = request.app.state.site
+    assert isinstance(site, Site)
+    return site
+
+
+def static_file(name: str) -> Traversable:
+    """Return the static file `name`, which may not exist."""
+    # through `ichx`, because the package of reports imports torch
+    return files("ichx").joinpath("report", name) if name in SHARED_WITH_REPORTS else _resource(f"static/{name}")
+
+
+def static_url(name: str) -> str:
+    """Return the URL of a static file; it changes with the content, so that browsers may cache it for good."""
+    digest = hashlib.sha256(static_file(name).read_bytes()).hexdigest()
+    return f"/static/{name}?v={digest[:12]}"
+
+
+def _resource(name: str) -> Traversable:
+    return files("ichx.web").joinpath(*name.split("/"))
