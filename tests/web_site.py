@@ -34,9 +34,7 @@ class Served:
         import httpx
 
         cookies = httpx.get(self.url, params={"token": self.token}, timeout=60).cookies
-        return httpx.Client(
-            base_url=self.url, headers={"X-Ichx-Token": self.change_token}, cookies=cookies, timeout=60
-        )
+        return httpx.Client(base_url=self.url, headers={"X-Ichx-Token": self.change_token}, cookies=cookies, timeout=60)
 
 
 @contextmanager
