@@ -35,7 +35,6 @@ def list_reviews(
     elif not found:
         info(f"No reviews of {name} yet. Readers record them in `ichx ui`.")
     else:
-        heads = ("id", "slice", "finding", "label", "note", "reader", "created", "withdrawn")
-        rows = [tuple(getattr(one, head) for head in heads) for one in found]
-        heads, rows = (heads, rows) if history else (heads[:-1], [row[:-1] for row in rows])
+        heads = ["id", "slice", "finding", "label", "note", "reader", "created"] + ["withdrawn"] * history
+        rows = [[getattr(one, head) for head in heads] for one in found]
         print_table(f"reviews of {name}", heads, rows, drop=("created",), cut={"slice": 16})

@@ -31,14 +31,14 @@ def version_of(store: Store, source: str) -> DatasetVersion:
 def add(request: Request) -> Response:
     """Record a review. The body has `source`, `slice`, `finding`, and optional `label`, `note`, `reader`."""
     body = json_body(request)
-    values = {name: body.get(name) for name in _TEXTS}
+    values: dict[str, Any] = {name: body.get(name) for name in _TEXTS}
     for name, required in _TEXTS.items():
         if not isinstance(values[name], str) and (required or values[name] is not None):
             raise InvalidInputError(f"Invalid value for `{name}`: {values[name]!r}.", "Use text.")
-    values["note"] = values["note"] or ""
     with site_of(request).changing() as project:
         version = version_of(project.store, values.pop("source"))
-        draft = ReviewDraft(version.id, **values)
+        note = values.pop("note") or ""
+        draft = ReviewDraft(version.id, note=note, **values)
         return JSONResponse({"review": as_json(add_review(project, version, draft))})
 
 
