@@ -46,7 +46,7 @@ def serving(root: Path, **options: Any) -> Iterator[Served]:
     from ichx.web.site import Site
     from ichx.workspace import open_workspace
 
-    bound = socket.socket()
+    bound = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio disables delays (Nagle) only with it
     bound.bind(("127.0.0.1", 0))
     port = bound.getsockname()[1]
     guard = Guard(frozenset({f"127.0.0.1:{port}", f"localhost:{port}"}), port)

@@ -21,11 +21,11 @@ from ichx.errors import (
     UnsupportedError,
     as_user_error,
 )
-from ichx.web import experiments_page
+from ichx.web import experiments_page, studies_api, studies_page
 from ichx.web.security import Guard, Security
 from ichx.web.site import Site, site_of, static_file
 
-PAGES = (experiments_page,)
+PAGES = (experiments_page, studies_page, studies_api)
 """Modules with a tuple `ROUTES`."""
 STATUS: dict[type[IchxError], int] = {
     InvalidInputError: 400,

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -37,18 +38,22 @@ SHARED_WITH_REPORTS = ("page.css",)
 class Site:
     """The workspace as the web app serves it. Handlers run in several threads."""
 
-    def __init__(self, workspace: Workspace, *, read_only: bool = False) -> None:
+    def __init__(self, workspace: Workspace, *, read_only: bool = False, files: Path | None = None) -> None:
         """Open the store of `workspace`.
 
         Args:
             workspace: The workspace to show.
             read_only: Refuse all changes.
+            files: File, folder or zip with DICOM files in no dataset, to show as a source of studies.
 
         Raises:
             StoreError: The store cannot be opened.
         """
         self.workspace = workspace
         self.read_only = read_only
+        self.files = files
+        self.closing = ExitStack()
+        """Closed with the site: processes and temporary folders of its pages."""
         self._lock = Lock()
         self._project = Project(workspace, open_store(workspace))
 
@@ -78,7 +83,8 @@ class Site:
                 describe_again(project, changed)
 
     def close(self) -> None:
-        """Close the store."""
+        """End what the pages have started, and close the store."""
+        self.closing.close()
         self._project.store.close()
 
     def render(self, request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:

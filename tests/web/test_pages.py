@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from web_site import Serve, Tab
 
-PAGES = ("/experiments",)
+PAGES = ("/experiments", "/studies")
 
 
 @pytest.mark.parametrize("path", PAGES)
