@@ -70,7 +70,7 @@ class FakeStudies:
         usual = {
             "source": SOURCE, "study": STUDY, "patient": "patient-1", "fold": 2, "defects": [],
             "series": [{"series": "series-a", "flags": [], "order": "head to foot", "slices": self.slices()}],
-            "pixels": {"sizes": list(self.sizes), "version": "d1", "problem": None, "remedy": None},
+            "pixels": {"sizes": list(self.sizes), "v": "d1", "problem": None, "remedy": None},
             "predictors": [
                 {"of": "experiment:1", "name": "first", "score": 0.0712, "folds": [0, 1]},
                 {"of": "ensemble:2", "name": "both", "score": None, "folds": [0, 1]},
@@ -126,12 +126,21 @@ class FakeStudies:
         from starlette.responses import JSONResponse
 
         self.reviews.append(await request.json())
-        return JSONResponse({"number": len(self.reviews)})
+        return JSONResponse({"review": {"id": len(self.reviews)}})
+
+    def withdraw(self, request: Any) -> Any:
+        from starlette.responses import JSONResponse
+
+        self.reviews[request.path_params["id"] - 1]["slice"] = "withdrawn"
+        return JSONResponse({"review": {}})
 
     def reviews_of(self, request: Any) -> Any:
         from starlette.responses import JSONResponse
 
-        return JSONResponse([one for one in self.reviews if one["slice"] == request.path_params["slice"]])
+        shown = [
+            {"id": i + 1, **one} for i, one in enumerate(self.reviews) if one["slice"] == request.path_params["slice"]
+        ]
+        return JSONResponse({"reviews": shown})
 
     def page(self) -> Any:
         """Return a page module with the routes of the API."""
@@ -144,6 +153,7 @@ class FakeStudies:
                 Route("/api/predictions/{source}/{study}", self.predictions),
                 Route("/api/overlays/{source}/{slice:path}", self.overlay),
                 Route("/api/reviews", self.review, methods=["POST"]),
+                Route("/api/reviews/{id:int}/withdraw", self.withdraw, methods=["POST"]),
                 Route("/api/reviews/{source}/{slice:path}", self.reviews_of),
             )
         )

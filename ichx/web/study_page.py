@@ -18,4 +18,4 @@ def study(request: Request) -> Response:
     return site_of(request).render(request, "study.html.j2", title=f"Study {shown['study']}", shown=shown)
 
 
-ROUTES = (Route("/studies/{source}/{study}", study),)
+ROUTES = (Route("/studies/{source}/{study:path}", study),)

@@ -385,7 +385,7 @@ def test_a_damaged_slice_shows_its_error_and_the_others_work(serve_studies: Serv
 def test_missing_pixels_and_unknown_predictions_show_problem_and_remedy(
     serve_studies: ServeStudies, tab: OpenTab
 ) -> None:
-    problem = {"sizes": [], "version": None, "problem": "There is no cache.", "remedy": "Run `ichx cache build set`."}
+    problem = {"sizes": [], "v": None, "problem": "There is no cache.", "remedy": "Run `ichx cache build set`."}
     served, fake = serve_studies(count=3, damaged=frozenset({0, 1, 2}), changes={"pixels": problem})
     page = tab(served, allow_errors=True).open(f"{PATH}?slice=a1&of=experiment:9")
     page.wait_for_selector(".message:visible")
@@ -496,17 +496,21 @@ def test_a_review_is_saved_and_shown(serve_studies: ServeStudies, tab: OpenTab) 
     page.locator("[name=finding]").select_option("label wrong")
     page.locator("#reviews [name=label]").select_option("epidural")
     page.locator("[name=note]").fill(note)
+    page.locator("[name=reader]").fill("AB")
     page.get_by_role("button", name="Save review").click()
     page.wait_for_selector("#reviews li")
     assert fake.reviews == [
-        {"source": SOURCE, "slice": "a4", "finding": "label wrong", "label": "epidural", "note": note}
+        {"source": SOURCE, "slice": "a4", "finding": "label wrong", "label": "epidural", "note": note, "reader": "AB"}
     ]
-    assert page.locator("#reviews li").inner_text() == f"label wrong: epidural: {note}"
+    assert page.locator("#reviews li").inner_text() == f"label wrong · epidural · {note} · (AB) Withdraw"
     assert page.locator("[data-truth=reviews] path").count() == 1
-    page.keyboard.press("Tab")
     page.locator(".stage").focus()
     page.keyboard.press("ArrowDown")
     wait_for_slice(page, "a5")
+    assert page.locator("#reviews li").count() == 0
+    page.keyboard.press("ArrowUp")
+    page.get_by_role("button", name="Withdraw").click()
+    page.wait_for_function("() => document.querySelectorAll('[data-truth=reviews]').length === 0")
     assert page.locator("#reviews li").count() == 0
 
 
@@ -525,7 +529,7 @@ def test_ids_flags_and_messages_are_shown_as_text(serve_studies: ServeStudies, t
         "defects": [{"defect": bad, "detail": bad}],
         "series": [{"series": bad, "flags": [bad], "order": bad, "slices": fake.slices()}] * 2,
         "predictors": [{"of": "experiment:1", "name": bad, "score": 0.1, "folds": []}],
-        "pixels": {"sizes": [32], "version": bad, "problem": bad, "remedy": bad},
+        "pixels": {"sizes": [32], "v": bad, "problem": bad, "remedy": bad},
     }
     page = tab(served).open(f"{PATH}?slice=a1&of=experiment:1&series={json.dumps(bad)}")
     wait_for_slice(page, "a1")

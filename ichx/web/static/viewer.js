@@ -30,9 +30,9 @@ const tables = new Map(); // grey levels by window
 const series = () => study.series[state.at];
 const facts = () => series().slices[state.index];
 const loader = new SliceLoader((id) => {
-  const { sizes, version } = study.pixels, query = new URLSearchParams();
+  const { sizes, v } = study.pixels, query = new URLSearchParams();
   if (sizes.length) query.set("size", Math.max(...sizes));
-  if (version) query.set("v", version);
+  if (v) query.set("v", v);
   return `${path("pixels", id)}${query.size ? `?${query}` : ""}`;
 });
 const predictions = new Predictions((of) => `${path("predictions", studyId)}?${new URLSearchParams({ of })}`);
@@ -344,9 +344,11 @@ function showNotice(...texts) {
 }
 
 async function open() {
+  $("summary").textContent = "Loading the study …";
   try {
     study = await getJson(path("studies", studyId));
   } catch (error) {
+    $("summary").textContent = "";
     showNotice(error.message);
     return;
   }
@@ -358,6 +360,7 @@ async function open() {
   study.series = study.series.filter((one) => one.slices.length);
   if (!study.series.length) { if (!study.pixels.problem) showNotice("This study has no slices to show."); return; }
   $("viewer").hidden = false;
+  $("reviews").hidden = /^(folder|predictions)@/.test(source); // readers review the slices of datasets
   buildTools();
   buildHelp();
   restore();

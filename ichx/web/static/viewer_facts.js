@@ -1,6 +1,6 @@
 // What is known about a slice: its values, its probabilities and the reviews of readers.
 
-import { announce, getJson, postJson } from "./base.js";
+import { announce, getJson, postJson, remember, remembered } from "./base.js";
 
 /** Write the values of a slice into `list`, a `<dl>`. `slice` and `study` are those of the studies API. */
 export function showFacts(list, slice, series, study, shown) {
@@ -52,29 +52,34 @@ export function describeSlice(slice, series, labels, panes) {
   return said.join(". ");
 }
 
-/** The reviews of the current slice and the form that adds one; `changed(slice)` is called after a review was stored. */
+/** The reviews of the current slice and the form that adds one; `changed(slice)` is called after one was stored or withdrawn. */
 export class Reviews {
   #slice = null;
   #source;
+  #changed;
 
   constructor(place, source, changed) {
     this.place = place;
     this.#source = source;
+    this.#changed = changed;
     this.form = place.querySelector("form");
     this.list = place.querySelector("ul");
     this.problem = place.querySelector(".problem");
+    if (this.form) this.form.elements.reader.value = remembered("reader", "");
     this.form?.addEventListener("submit", async (event) => {
       event.preventDefault();
-      const slice = this.#slice, { finding, label, note } = Object.fromEntries(new FormData(this.form));
+      const slice = this.#slice, { finding, label, note, reader } = Object.fromEntries(new FormData(this.form));
       const button = this.form.querySelector("button");
       button.disabled = true;
       try {
-        await postJson("/api/reviews", { source, slice: slice.id, finding, label: label || null, note: note.trim() });
+        await postJson("/api/reviews", { source, slice: slice.id, finding, label: label || null, note: note.trim(), reader: reader.trim() || null });
         slice.reviews += 1;
+        remember("reader", reader.trim());
         this.form.reset();
+        this.form.elements.reader.value = reader;
         this.problem.textContent = "";
         announce(`Review of ${slice.id} saved.`);
-        changed(slice);
+        this.#changed(slice);
         if (slice === this.#slice) await this.#list();
       } catch (error) {
         this.problem.textContent = error.message;
@@ -93,13 +98,34 @@ export class Reviews {
     if (slice.reviews) this.#list();
   }
 
+  #item(review) {
+    const slice = this.#slice, item = made("li", [review.finding, review.label, review.note, review.reader && `(${review.reader})`].filter(Boolean).join(" · "));
+    if (!this.form) return item;
+    const button = made("button", "Withdraw", { type: "button", "aria-label": `Withdraw the review ${review.finding}` });
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      try {
+        await postJson(`/api/reviews/${review.id}/withdraw`, {});
+        slice.reviews = Math.max(0, slice.reviews - 1);
+        item.remove();
+        this.problem.textContent = "";
+        announce(`Review of ${slice.id} withdrawn.`);
+        this.#changed(slice);
+      } catch (error) {
+        this.problem.textContent = error.message;
+        button.disabled = false;
+      }
+    });
+    item.append(" ", button);
+    return item;
+  }
+
   async #list() {
     const slice = this.#slice;
     try {
       const found = await getJson(`/api/reviews/${encodeURIComponent(this.#source)}/${encodeURIComponent(slice.id)}`);
       if (slice !== this.#slice) return;
-      const rows = Array.isArray(found) ? found : found.reviews;
-      this.list.replaceChildren(...rows.map((one) => made("li", [one.finding, one.label, one.note].filter(Boolean).join(": "))));
+      this.list.replaceChildren(...found.reviews.map((one) => this.#item(one)));
     } catch (error) {
       if (slice === this.#slice) this.problem.textContent = error.message;
     }

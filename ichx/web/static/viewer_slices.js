@@ -54,7 +54,7 @@ export class SliceLoader {
 
   has(id) { return this.#loaded.has(id); }
 
-  /** Return the promise of a slice: `{ id, rows, columns, hu }`. An error is not kept: the next call tries again. */
+  /** Return the promise of a slice: `{ id, rows, columns, spacing, hu }`. An error is not kept: the next call tries again. */
   load(id) {
     const slice = this.peek(id);
     if (slice) return Promise.resolve(slice);
@@ -103,13 +103,14 @@ export class SliceLoader {
   }
 
   async #fetch(id, signal) {
-    const { buffer, rows, columns } = await getMap(this.urlOf(id), signal);
+    const { buffer, headers, rows, columns } = await getMap(this.urlOf(id), signal);
     signal.throwIfAborted();
     if (!(rows > 0 && columns > 0) || buffer.byteLength !== 2 * rows * columns) {
       throw new Error(`The server sent ${buffer.byteLength} bytes for ${rows} x ${columns} pixels of ${id}.`);
     }
     if (BIG_ENDIAN) swapBytes(buffer);
-    const slice = { id, rows, columns, hu: new Int16Array(buffer) };
+    const spacing = headers.get("X-Spacing")?.split(",").map(Number) ?? null; // of these pixels, unlike that of the file
+    const slice = { id, rows, columns, spacing, hu: new Int16Array(buffer) };
     this.#loaded.set(id, slice);
     this.#bytes += buffer.byteLength;
     for (const [old, one] of this.#loaded) {

@@ -31,7 +31,7 @@ export class Stage {
     new ResizeObserver(() => this.arrange()).observe(place);
   }
 
-  /** Draw `slice` (`{ id, rows, columns, hu }`) with `levels`; `facts` are those of the studies API. */
+  /** Draw `slice` (`{ id, rows, columns, spacing, hu }`) with `levels`; `facts` are those of the studies API. */
   draw(slice, levels, facts) {
     const sized = this.#slice?.rows !== slice.rows || this.#slice.columns !== slice.columns;
     this.#painter.draw(slice, levels);
@@ -122,6 +122,7 @@ export class Stage {
 
 /** Return the height and the width of a pixel in mm; without a spacing, both are 1. */
 export function pixelSize(slice, facts) {
+  if (slice.spacing) return slice.spacing;
   const [row, column] = facts?.spacing ?? [1, 1];
   if (!facts?.rows || (slice.rows === facts.rows && slice.columns === facts.columns)) return [row, column];
   // a cache has the square around the slice, at another size
