@@ -43,6 +43,7 @@ def serving(root: Path, **options: Any) -> Iterator[Served]:
     uvicorn = pytest.importorskip("uvicorn")
     from ichx.web.app import create_app
     from ichx.web.security import Guard
+    from ichx.web.server import Server
     from ichx.web.site import Site
     from ichx.workspace import open_workspace
 
@@ -54,7 +55,7 @@ def serving(root: Path, **options: Any) -> Iterator[Served]:
     config = uvicorn.Config(
         create_app(site, guard), log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=1
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
     server.install_signal_handlers = lambda: None
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()

@@ -21,11 +21,12 @@ from ichx.errors import (
     UnsupportedError,
     as_user_error,
 )
-from ichx.web import experiments_page
+from ichx.web import events, experiment_page, experiments_page
+from ichx.web.feeds import Feeds
 from ichx.web.security import Guard, Security
 from ichx.web.site import Site, site_of, static_file
 
-PAGES = (experiments_page,)
+PAGES = (experiments_page, experiment_page, events)
 """Modules with a tuple `ROUTES`."""
 STATUS: dict[type[IchxError], int] = {
     InvalidInputError: 400,
@@ -52,6 +53,7 @@ def create_app(site: Site, guard: Guard) -> Starlette:
     )
     app.state.site = site
     app.state.guard = guard
+    app.state.feeds = Feeds()
     return app
 
 

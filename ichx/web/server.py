@@ -8,6 +8,7 @@ import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
 
@@ -16,6 +17,9 @@ from ichx.web.app import create_app
 from ichx.web.security import Guard
 from ichx.web.site import Site
 from ichx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
 
 LOOPBACK = "127.0.0.1"
 FIRST_PORT = 8417
@@ -37,6 +41,15 @@ class ServeOptions:
     read_only: bool = False
     path: str = "/"
     """The first page."""
+
+
+class Server(uvicorn.Server):
+    """A server whose end does not wait for open streams of events."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the streams, then the connections."""
+        cast("Starlette", self.config.app).state.feeds.close()
+        await super().shutdown(sockets)
 
 
 def serve(workspace: Workspace, options: ServeOptions, started: Callable[[str], object]) -> None:
@@ -75,7 +88,7 @@ def serve(workspace: Workspace, options: ServeOptions, started: Callable[[str], 
         if options.open_browser and _has_screen():
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         with suppress(KeyboardInterrupt):  # uvicorn repeats the signal after its end
-            uvicorn.Server(config).run(sockets=[bound])
+            Server(config).run(sockets=[bound])
     finally:
         site.close()
 
