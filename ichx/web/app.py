@@ -21,12 +21,12 @@ from ichx.errors import (
     UnsupportedError,
     as_user_error,
 )
-from ichx.web import events, experiment_page, experiments_page
+from ichx.web import events, experiment_page, experiments_page, jobs_page
 from ichx.web.feeds import Feeds
 from ichx.web.security import Guard, Security
 from ichx.web.site import Site, site_of, static_file
 
-PAGES = (experiments_page, experiment_page, events)
+PAGES = (experiments_page, experiment_page, events, jobs_page)
 """Modules with a tuple `ROUTES`."""
 STATUS: dict[type[IchxError], int] = {
     InvalidInputError: 400,

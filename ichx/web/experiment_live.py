@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ichx.errors import IchxError, NotFoundError
 from ichx.experiments.progress import remaining_seconds
@@ -16,6 +16,9 @@ from ichx.web.curves import MAX_POINTS, Stage, curves, planned_stages
 if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.store import EpochRecord, Experiment, Run
+
+COLUMNS: Final = ("run", "state", "stage", "epochs", "score", "rate", "memory", "left", "took", "error", "job")
+"""What the page shows of the newest run of a fold."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def _status(
         with suppress(OSError):
             size = files.fold(fold).log.stat().st_size
         run = runs.get(fold)
-        row: dict[str, Any] = {"fold": fold, "state": "new", "log": size}
+        row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "fold": fold, "state": "new", "log": size}
         rows.append(row if run is None else row | _run_row(experiment, run, folds[fold].records))
     return {
         "state": experiment.state,

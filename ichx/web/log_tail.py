@@ -15,17 +15,21 @@ TAIL_BYTES: Final = 65_536
 def read_tail(path: Path, start: int | None) -> dict[str, Any]:
     """Return `text` of a log from byte `start`, the byte `end` after it, and whether text before it is `cut`.
 
+    A log that has not begun is `missing`.
+
     Args:
         path: A file of this workspace.
         start: End of the text that the page has; None, or a byte that the log does not have, for the last lines.
 
     Raises:
-        NotFoundError: There is no such file.
+        NotFoundError: It cannot be read, or is a link.
     """
+    if not path.exists():
+        return {"text": "", "end": 0, "cut": False, "missing": True}
     try:
         handle = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
     except OSError as error:
-        raise NotFoundError(f"There is no log {path.name}.", "It begins with the run.") from error
+        raise NotFoundError(f"Cannot read the log {path.name}.", "Make it readable.") from error
     with handle:
         size = os.fstat(handle.fileno()).st_size
         first = max(size - TAIL_BYTES, 0) if start is None or not 0 <= start <= size else start
@@ -40,4 +44,4 @@ def read_tail(path: Path, start: int | None) -> dict[str, Any]:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     text = decoder.decode(data)
     end = first + len(data) - len(decoder.getstate()[0])  # a character that is being written comes next time
-    return {"text": escape(text.replace("\r\n", "\n")), "end": end, "cut": cut}
+    return {"text": escape(text.replace("\r\n", "\n")), "end": end, "cut": cut, "missing": False}

@@ -1,6 +1,7 @@
 """At most 2,000 points of a curve, with the smallest and largest value of each bucket."""
 
 import math
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ def test_thinned_values_keep_ends_and_extremes(values: list[float], limit: int) 
     kept = [values[i] for i in index if math.isfinite(values[i])]
     finite = [value for value in values if math.isfinite(value)]
     assert (min(kept, default=0), max(kept, default=0)) == (min(finite, default=0), max(finite, default=0))
-    longest = max(after - before for before, after in zip(index, index[1:], strict=False))
+    longest = max(after - before for before, after in pairwise(index))
     assert longest <= 2 * math.ceil((len(values) - 2) / ((limit - 2) // 2))  # no part of the curve is left out
 
 

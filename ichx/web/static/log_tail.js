@@ -34,11 +34,12 @@ export class LogTail {
       const part = await getJson(url + from);
       if (url !== this.url) return;
       const text = (this.end === null || part.cut ? "" : this.place.textContent) + part.text;
-      if (part.text || this.end === null) this.place.textContent = text.slice(-KEPT) || "The log is empty.";
+      if (part.missing) { this.place.textContent = this.missing; return; }
+      if (part.text || this.end === null) this.place.textContent = text.slice(-KEPT);
       this.end = part.end;
       this.scroll();
     } catch (error) {
-      if (this.end === null && url === this.url) this.place.textContent = this.missing;
+      if (this.end === null && url === this.url) this.place.textContent = error.message;
     } finally {
       this.busy = false;
       if (this.again) { this.again = false; this.load(); }
