@@ -74,7 +74,6 @@ class Feeds:
 
     def __init__(self) -> None:
         self._feeds: dict[Hashable, Feed[Any]] = {}
-        self._closed = False
 
     @asynccontextmanager
     async def follow(self, key: Hashable, read: Callable[[T | None], T]) -> AsyncIterator[Feed[T]]:
@@ -82,20 +81,12 @@ class Feeds:
         feed: Feed[T] | None = self._feeds.get(key)
         if feed is None or feed.closed:
             feed = self._feeds[key] = Feed(read)
-        if self._closed:
-            feed.close()
         feed.join()
         try:
             yield feed
         finally:
             if feed.leave() and self._feeds.get(key) is feed:
                 del self._feeds[key]
-
-    def close(self) -> None:
-        """End all streams: a server waits for its open responses before it ends."""
-        self._closed = True
-        for feed in self._feeds.values():
-            feed.close()
 
     def __len__(self) -> int:
         return len(self._feeds)

@@ -58,27 +58,6 @@ def test_a_follower_waits_for_a_change_or_the_timeout() -> None:
     asyncio.run(scenario())
 
 
-def test_closing_ends_all_followers_present_and_future() -> None:
-    async def scenario() -> None:
-        feeds = Feeds()
-
-        async def follow() -> bool:
-            async with feeds.follow("a", lambda before: 1) as feed:
-                seen = 0
-                while not feed.closed:
-                    seen = feed.version
-                    await feed.changed(seen, 60)
-                return True
-
-        following = asyncio.create_task(follow())
-        await until(lambda: len(feeds) == 1)
-        feeds.close()
-        assert await asyncio.wait_for(following, 20)
-        assert await asyncio.wait_for(follow(), 20)
-
-    asyncio.run(scenario())
-
-
 def test_a_reader_that_fails_ends_its_followers() -> None:
     async def scenario() -> None:
         def fail(before: object) -> int:
