@@ -193,6 +193,7 @@ class CurveChart {
       this.look = look;
       this.zoomed = false;
       this.chart = new window.uPlot(this.options(), this.data, this.plot);
+      this.chart.ctx.canvas.setAttribute("aria-hidden", "true"); // its values are in the readout and the table
     }
     this.fillTable();
   }
