@@ -22,7 +22,7 @@ def progress_of(connection: Connection, numbers: Sequence[int]) -> dict[int, Pro
     folds = _fold_counts(connection, numbers)
     found: dict[int, list[Any]] = {number: [] for number in numbers}
     columns = (*runs.STATE_COLUMNS, run.c.stage, run.c.started, run.c.ended)
-    for condition in _conditions(run.c.experiment, numbers):
+    for condition in conditions(run.c.experiment, numbers):
         for row in connection.execute(select(*columns).where(condition).order_by(run.c.id)):
             if row.experiment in found:
                 found[row.experiment].append(row)
@@ -95,13 +95,13 @@ def _fold_counts(connection: Connection, numbers: Sequence[int]) -> dict[int, in
     wanted = set(numbers)
     return {
         number: folds
-        for condition in _conditions(experiment.c.number, numbers)
+        for condition in conditions(experiment.c.number, numbers)
         for number, folds in connection.execute(query.where(condition))
         if number in wanted
     }
 
 
-def _conditions(column: Any, numbers: Sequence[int]) -> list[ColumnElement[bool]]:
+def conditions(column: Any, numbers: Sequence[int]) -> list[ColumnElement[bool]]:
     """Return conditions that cover `numbers`: an IN list if they are few, else the range from the first to the last."""
     if not numbers:
         return []

@@ -93,19 +93,19 @@ def _experiment(row: Any, others: Mapping[str, Any]) -> Experiment:
 
 
 def list_experiments(
-    connection: Connection, selection: Selection, limit: int | None
+    connection: Connection, selection: Selection, limit: int | None, offset: int = 0
 ) -> tuple[list[ExperimentSummary], int]:
-    """Return the first `limit` experiments of `selection`, and their number without the limit."""
+    """Return at most `limit` experiments of `selection` after the first `offset`, and the number of all of them."""
     if selection.where is None and selection.sort is None and not selection.states:
-        query = _select(*_SUMMARY).order_by(experiment.c.number.desc()).limit(limit)
+        query = _select(*_SUMMARY).order_by(experiment.c.number.desc()).limit(limit).offset(offset)
         rows = connection.execute(query.where(*_matching(selection))).all()
         count = len(rows)
-        if limit is not None and count == limit:
+        if offset or count == limit:
             count = int(connection.execute(_select(func.count()).where(*_matching(selection))).scalar_one())
     else:
         numbers = _select_numbers(connection, selection)
         count = len(numbers)
-        rows = _rows(connection, numbers[:limit])
+        rows = _rows(connection, numbers[offset : None if limit is None else offset + limit])
     others = _other_values(connection, rows)
     return [ExperimentSummary(**row._mapping, **others[row.number]) for row in rows], count
 

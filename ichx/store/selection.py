@@ -3,9 +3,11 @@
 Parsers of conditions and recipes are imported on demand, because a plain list must start fast.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ichx.errors import InvalidInputError
@@ -43,6 +45,14 @@ FIELD_TYPES: Mapping[str, type] = {
     "archived": bool,
 }
 """Fields that conditions, sorting and columns accept, besides the values of recipes; numbers are `float`."""
+
+OTHER_VALUES = ("host", "device", "note")
+"""Further columns of lists: the machines and devices of the runs, and the newest note."""
+
+_LINES = re.compile(
+    r"(?:\w+ = (?:[^\n\r\[{]|\[(?=[^\n\r]*\]\n))[^\n\r]*\n|\[\w+\]\n|\[\[stage\]\]\n|\n)*+",
+)
+"""A recipe as ichx writes it: each value and each header of a table has one line."""
 
 STATES = ("new", "running", "stalled", "dead", "stopped", "failed", "partial", "done")
 """States of an experiment."""
@@ -121,13 +131,55 @@ def is_recipe_value(name: str) -> bool:
 
 def recipe_values(recipe: str, names: "frozenset[str] | set[str]") -> dict[str, Any]:
     """Return the values `names` of a recipe in TOML; None for those that it lacks."""
+    written_by_ichx = '"""' not in recipe and "'''" not in recipe and _LINES.fullmatch(recipe) is not None
+    found = _search_values(recipe, names) if written_by_ichx else _parse_values(recipe, names)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
+
+def _parse_values(recipe: str, names: "frozenset[str] | set[str]") -> dict[str, Any]:
     tables = parse_toml(recipe)
     stages = {stage["name"]: stage for stage in tables.get("stage", ())}
     found: dict[str, Any] = {}
     for name in names:
         *path, last = name.split(".")
         table = stages.get(path[1], {}) if path[:1] == ["stage"] else tables.get(path[0], {}) if path else tables
-        value = table.get(last)
-        found[name] = tuple(value) if isinstance(value, list) else value
+        found[name] = table.get(last)
     return found
+
+
+def _search_values(recipe: str, names: "frozenset[str] | set[str]") -> dict[str, Any]:
+    """Like `_parse_values` for a recipe with one line per value, a hundred times as fast: lists read thousands."""
+    text, found = f"\n{recipe}", {}
+    for name in names:
+        *path, last = name.split(".")
+        start, end = _table(text, path)
+        at = text.find(f"\n{last} = ", start, end)
+        found[name] = None if at < 0 else _parse_literal(text[at + len(last) + 4 : text.index("\n", at + 1)])
+    return found
+
+
+def _table(text: str, path: list[str]) -> tuple[int, int]:
+    """Return where the lines of a table begin and end, each with the line break before it; both are 0 if missing."""
+    if not path:
+        return 0, _end(text, 0)
+    header = "\n[[stage]]\n" if path[0] == "stage" else f"\n[{path[0]}]\n"
+    start = text.find(header)
+    while start >= 0:
+        start += len(header) - 1
+        end = _end(text, start)
+        name = text.find("\nname = ", start, end) if path[0] == "stage" else -1
+        if path[0] != "stage" or _parse_literal(text[name + 8 : text.index("\n", name + 1)]) == path[1]:
+            return start, end
+        start = text.find(header, end - 1)
+    return 0, 0
+
+
+def _end(text: str, start: int) -> int:
+    """Return the end of a table whose lines begin at `start`."""
+    end = text.find("\n[", start)
+    return len(text) if end < 0 else end + 1
+
+
+@lru_cache(maxsize=4096)
+def _parse_literal(text: str) -> Any:
+    return parse_toml(f"value = {text}")["value"]
