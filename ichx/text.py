@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that control a terminal, change the direction of text, or belong to no encoding; not tab and newline."""
@@ -75,15 +75,6 @@ def csv_text(text: str) -> str:
     except ValueError:
         return f"'{text}"
     return text
-
-
-def write_csv(file: TextIO, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write rows as CSV; None is an empty field. Texts are escaped by `csv_text`."""
-    import csv  # only here: most users of this module write no CSV
-
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(map(csv_text, heads))
-    writer.writerows([csv_text(value) if isinstance(value, str) else value for value in row] for row in rows)
 
 
 def parse_json(content: str | bytes) -> Any:

@@ -25,8 +25,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from ichx.formatting import format_interval, format_marks, format_value
-from ichx.text import UNSAFE, escape, write_csv
+from ichx.formatting import format_interval, format_marks, format_value, write_csv
+from ichx.text import UNSAFE, escape
 
 if TYPE_CHECKING:
     from ichx.store import PooledScore

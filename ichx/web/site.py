@@ -1,7 +1,8 @@
 """What all request handlers share: the open project, the templates, and whether changes are allowed."""
 
 import hashlib
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import files
@@ -11,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
 
 from ichx import formatting
 from ichx.errors import UnsupportedError
@@ -117,6 +118,14 @@ def site_of(request: Request) -> Site:
     site = request.app.state.site
     assert isinstance(site, Site)
     return site
+
+
+def csv_response(name: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Response:
+    """Return rows as a CSV file that the browser saves as `name`, which has no quotation marks."""
+    text = io.StringIO()
+    formatting.write_csv(text, heads, rows)
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(text.getvalue(), media_type="text/csv", headers=headers)
 
 
 def static_file(name: str) -> Traversable:
