@@ -5,8 +5,9 @@ Which experiments are in a list: `ichx.store.selection`.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from ichx.errors import InvalidInputError
@@ -16,6 +17,7 @@ from ichx.store import marks
 from ichx.store.selection import FIELD_TYPES, OTHER_VALUES, is_recipe_value
 
 if TYPE_CHECKING:
+    from ichx.recipe import Recipe
     from ichx.store import ExperimentSummary, Store
 
 DEFAULT_COLUMNS: Final = ("number", "name", "dataset", "folds_done", "state", "score")
@@ -54,7 +56,7 @@ def is_sortable(name: str) -> bool:
 
 def head_of(name: str) -> str:
     """Return the header of a column."""
-    return HEADS.get(name, name.replace("_", " "))
+    return HEADS.get(name, name if "." in name else name.replace("_", " "))
 
 
 def check_columns(names: Iterable[str]) -> tuple[str, ...]:
@@ -91,6 +93,47 @@ def other_values(store: "Store", found: Sequence["ExperimentSummary"], shown: It
     """Return the values of the columns `shown` that summaries lack."""
     names = {name for name in shown if name not in FIELD_TYPES}
     return store.list_values([e.number for e in found], names) if names else {}
+
+
+def recipe_columns(stages: Iterable[str]) -> list[str]:
+    """Return the names of the columns with recipe values, of recipes with these `stages`."""
+    from typing import get_type_hints
+
+    from ichx.recipe import Recipe, StageRecipe
+
+    found = []
+    for name, kind in get_type_hints(Recipe).items():
+        part = next((option for option in (kind, *getattr(kind, "__args__", ())) if is_dataclass(option)), None)
+        if name == "stage":
+            inner = [spec.name for spec in fields(StageRecipe) if spec.name != "name"]
+            found += [f"stage.{stage}.{value}" for stage in stages for value in inner]
+        elif name != "plugin":
+            found += [name] if part is None else [f"{name}.{spec.name}" for spec in fields(part)]
+    return found
+
+
+def differing_columns(store: "Store", found: Sequence["ExperimentSummary"], shown: Sequence[str]) -> tuple[str, ...]:
+    """Return number and name, those columns of `shown` that differ in `found`, and all recipe values that do."""
+    from ichx.recipe import flatten
+
+    recipes = [flatten(_recipe(text)) for text in store.recipes([e.number for e in found if not e.external]).values()]
+    of_recipes = dict.fromkeys(name for recipe in recipes for name in recipe)
+    # a value that some recipes lack, e.g. the name of a stage, differs only if it does in the others
+    values = {name: {repr(recipe[name]) for recipe in recipes if name in recipe} for name in of_recipes}
+    differing = [name for name in of_recipes if len(values[name]) > 1]
+    names = [name for name in shown if name in FIELD_TYPES or name in OTHER_VALUES or name not in of_recipes]
+    others = other_values(store, found, names)
+    kept = [
+        name for name in names if name in ("number", "name") or len({plain_text(e, name, others) for e in found}) > 1
+    ]
+    return (*kept, *(name for name in differing if name != "plugin" or "plugin" not in kept))
+
+
+@lru_cache(maxsize=1000)
+def _recipe(text: str) -> "Recipe":
+    from ichx.recipe_text import from_toml
+
+    return from_toml(text)
 
 
 def cell(e: "ExperimentSummary", name: str, others: OtherValues, *, folds_shown: bool) -> Cell:

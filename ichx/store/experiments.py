@@ -274,6 +274,8 @@ def _matching(selection: Selection) -> list[ColumnElement[bool]]:
         experiment.c.archived: selection.archived,
     }
     found = [column == value for column, value in wanted.items() if value is not None]
+    if selection.numbers is not None:
+        found.append(experiment.c.number.in_(selection.numbers))
     if selection.trashed is not None:
         found.append(experiment.c.trashed.is_not(None) if selection.trashed else experiment.c.trashed.is_(None))
     if selection.since is not None:

@@ -14,7 +14,7 @@ def list_values(connection: Connection, numbers: Sequence[int], names: Collectio
     """Return the values `names`, of recipes or among `OTHER_VALUES`, of each of `numbers`; None for missing ones."""
     found: dict[int, dict[str, Any]] = {number: dict.fromkeys(names) for number in numbers}
     if of_recipe := frozenset(names).difference(OTHER_VALUES):
-        for number, recipe in _pairs(connection, (experiment.c.number, experiment.c.recipe), numbers):
+        for number, recipe in recipes(connection, numbers).items():
             found[number] |= recipe_values(recipe, of_recipe)
     for name in {"host", "device"}.intersection(names):
         texts: dict[int, dict[str, None]] = {}
@@ -26,6 +26,11 @@ def list_values(connection: Connection, numbers: Sequence[int], names: Collectio
         for number, text in _pairs(connection, (note.c.experiment, note.c.text, note.c.id), numbers):
             found[number]["note"] = text  # the newest one comes last
     return found
+
+
+def recipes(connection: Connection, numbers: Sequence[int]) -> dict[int, str]:
+    """Return the recipe of each of `numbers` as TOML."""
+    return dict(_pairs(connection, (experiment.c.number, experiment.c.recipe), numbers))
 
 
 def _pairs(connection: Connection, columns: Sequence[Any], numbers: Sequence[int]) -> list[tuple[int, Any]]:

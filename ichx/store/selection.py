@@ -66,6 +66,8 @@ class Selection:
     kind: "Kind | None" = "experiment"
     """None for both."""
     parent: int | None = None
+    numbers: tuple[int, ...] | None = None
+    """Only these experiments; None for all."""
     recipe_digest: str | None = None
     tags: tuple[str, ...] = ()
     """All of them must be present."""

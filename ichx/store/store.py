@@ -362,6 +362,10 @@ class Store:
         """Return values of experiments that summaries lack: of recipes by dotted name, and those of `OTHER_VALUES`."""
         return self._read(list_values.list_values, numbers, names)
 
+    def recipes(self, numbers: Sequence[int]) -> dict[int, str]:
+        """Return the recipe of each of `numbers` as TOML."""
+        return self._read(list_values.recipes, numbers)
+
     def set_scores(self, number: int, plain: ScoreDraft, tta: ScoreDraft) -> None:
         """Record the OOF scores of an experiment, plain and with test-time augmentation; raise `ValueError` for NaN."""
         scores = {"score": plain.score, "spread": plain.spread, "score_low": plain.low, "score_high": plain.high}

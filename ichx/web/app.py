@@ -21,11 +21,11 @@ from ichx.errors import (
     UnsupportedError,
     as_user_error,
 )
-from ichx.web import experiments_page
+from ichx.web import annotations_api, experiments_page
 from ichx.web.security import Guard, Security
 from ichx.web.site import Site, site_of, static_file
 
-PAGES = (experiments_page,)
+PAGES = (annotations_api, experiments_page)
 """Modules with a tuple `ROUTES`."""
 STATUS: dict[type[IchxError], int] = {
     InvalidInputError: 400,
