@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from functools import lru_cache
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from ichx.errors import InvalidInputError
@@ -53,6 +54,12 @@ _LINES = re.compile(
     r"(?:\w+ = (?:[^\n\r\[{]|\[(?=[^\n\r]*\]\n))[^\n\r]*\n|\[\w+\]\n|\[\[stage\]\]\n|\n)*+",
 )
 """A recipe as ichx writes it: each value and each header of a table has one line."""
+
+_VALUES: dict[tuple[bytes, frozenset[str]], Mapping[str, Any]] = {}
+"""Values of recipes that were read, by digest of the text: a server lists the same experiments again and again."""
+_MAX_VALUES = 30_000
+
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,17})(?P<fraction>(?:\.\d+)?(?:[eE][+-]?\d+)?)", re.ASCII)
 
 STATES = ("new", "running", "stalled", "dead", "stopped", "failed", "partial", "done")
 """States of an experiment."""
@@ -131,11 +138,18 @@ def is_recipe_value(name: str) -> bool:
     return not rest
 
 
-def recipe_values(recipe: str, names: "frozenset[str] | set[str]") -> dict[str, Any]:
+def recipe_values(recipe: str, names: "frozenset[str] | set[str]") -> Mapping[str, Any]:
     """Return the values `names` of a recipe in TOML; None for those that it lacks."""
+    key = (blake2b(recipe.encode(errors="surrogatepass"), digest_size=16).digest(), frozenset(names))
+    known = _VALUES.get(key)
+    if known is not None:
+        return known
     written_by_ichx = '"""' not in recipe and "'''" not in recipe and _LINES.fullmatch(recipe) is not None
     found = _search_values(recipe, names) if written_by_ichx else _parse_values(recipe, names)
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    if len(_VALUES) >= _MAX_VALUES:
+        _VALUES.clear()
+    return _VALUES.setdefault(key, values)
 
 
 def _parse_values(recipe: str, names: "frozenset[str] | set[str]") -> dict[str, Any]:
@@ -182,6 +196,13 @@ def _end(text: str, start: int) -> int:
     return len(text) if end < 0 else end + 1
 
 
-@lru_cache(maxsize=4096)
 def _parse_literal(text: str) -> Any:
+    number = _NUMBER.fullmatch(text)
+    if number is None:
+        return _parse_text(text)
+    return float(text) if number["fraction"] else int(text)
+
+
+@lru_cache(maxsize=1000)
+def _parse_text(text: str) -> Any:
     return parse_toml(f"value = {text}")["value"]

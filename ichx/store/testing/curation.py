@@ -9,7 +9,7 @@ import pytest
 
 from ichx.errors import ConflictError, InvalidInputError, NotFoundError
 from ichx.store import DatasetVersion, EpochRecord, ScoreDraft, Selection, Store
-from ichx.store.selection import STATES
+from ichx.store.selection import FIELD_TYPES, STATES
 from ichx.store.testing.datasets import StoreFixtures
 from ichx.store.testing.drafts import ensemble_draft, experiment_draft, prediction_draft, run_draft, version_draft
 
@@ -48,6 +48,30 @@ class CurationContract(StoreFixtures):
 
         assert [page(2, 0), page(2, 2), page(2, 4)] == [([3, 2], 3), ([1], 3), ([], 3)]
         assert [page(None, 1), page(1, 1)] == [([2, 1], 3), ([2], 3)]
+
+    @pytest.mark.parametrize("name", [name for name, kind in FIELD_TYPES.items() if kind is not str])
+    def test_lists_are_sorted_by_the_values_that_they_show(self, populated: Store, name: str) -> None:
+        populated.change_tags(2, add=["a"])
+        shown = populated.experiments()
+        missing = [e.number for e in shown if getattr(e, name) is None]
+        present = [e for e in shown if getattr(e, name) is not None]
+        for prefix in ("", "-"):
+            expected = sorted(
+                present, key=lambda e: getattr(e, name), reverse=prefix == "-"
+            )  # stable: the newest first
+            for where in (None, "number > 0"):
+                found = populated.experiments(Selection(sort=prefix + name, where=where))
+                assert [e.number for e in found] == [e.number for e in expected] + missing
+
+    def test_conditions_on_the_progress(self, populated: Store) -> None:
+        seconds = populated.experiment(1).seconds
+        assert seconds is not None
+        near = Selection(where=f"{seconds - 0.01} < seconds < {seconds + 0.01} and number == 1 and folds_done == 3")
+        assert [e.number for e in populated.experiments(near)] == [1]
+        late = EpochRecord("late", 1, 1, {"loss": 0.5})
+        populated.record_epoch(populated.start_run(run_draft(2, 0)).id, late)
+        assert [e.number for e in populated.experiments(Selection(where='stage == "late"'))] == [2]
+        assert [e.number for e in populated.experiments(Selection(where="stage == None and seconds == None"))] == [3]
 
     def test_values_that_summaries_lack(self, populated: Store) -> None:
         populated.start_run(run_draft(3, 1, host="there"))
