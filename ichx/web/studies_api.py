@@ -242,7 +242,7 @@ def _pixel_facts(source: Source) -> dict[str, Any]:
     if not sizes and source.version is not None:
         problem = "There is no cache: each slice is decoded from its file."
         remedy = f"Build one: `ichx data cache {source.version.dataset} --size 378`."
-    return {"sizes": sizes, "problem": problem, "remedy": remedy, "v": pixel_version(source)}
+    return {"sizes": sizes, "problem": problem, "remedy": remedy, "version": pixel_version(source)}
 
 
 def _has_predicted(site: Site, ensemble: Ensemble, source: Source) -> bool:
