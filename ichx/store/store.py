@@ -5,7 +5,7 @@ The contract, which `ichx.store.testing.StoreContract` checks:
 - Each method is one short transaction: all of it takes effect, or nothing. Numbers are never reused.
 - Methods return frozen snapshots, which do not change with the store.
 - Dataset versions, and the recipe and pins of an experiment, are immutable. Only these are removed: predictions that
-  are replaced, experiments in the trash, and unused datasets with their predictions.
+  are replaced, experiments in the trash, and unused datasets with their predictions and reviews.
 - Several threads may share a `Store`, and several processes a database. A forked child needs its own `Store`.
 - A transaction on a server is repeated while the server is away for up to two minutes, and takes effect once.
 - Failures that a user can fix raise `IchxError` (an unknown name, a locked database, a fold that another process runs).
@@ -34,6 +34,7 @@ from ichx.store import (
     jobs,
     migrate,
     network_files,
+    reviews,
     runs,
 )
 from ichx.store.counters import raise_counter, take_numbers
@@ -45,6 +46,7 @@ from ichx.store.predictions import (
     list_predictors,
     remove_feature_tables,
 )
+from ichx.store.reviews import Review, ReviewDraft
 from ichx.store.run_snapshots import (
     EndState,
     EpochRecord,
@@ -282,7 +284,7 @@ class Store:
         self._read(deletion.check_unused, name)
 
     def delete_dataset(self, name: str) -> None:
-        """Delete the dataset `name` with its versions and predictions; raises like `check_unused`."""
+        """Delete the dataset `name` with its versions, predictions and reviews; raises like `check_unused`."""
         self._record(deletion.delete_dataset, name)
 
     # Experiments
@@ -598,6 +600,37 @@ class Store:
     def remove_feature_tables(self, experiment: int) -> None:
         """Remove the records of the feature tables of an experiment."""
         self._record(remove_feature_tables, experiment)
+
+    # Reviews of slices
+
+    def add_review(self, draft: ReviewDraft) -> Review:
+        """Record a reader's review of a slice."""
+        return self._record(reviews.add_review, draft)
+
+    def withdraw_review(self, id: int) -> Review:
+        """Withdraw a review, which stays in the store; one that is withdrawn already is returned unchanged.
+
+        Raises:
+            NotFoundError: There is no such review.
+        """
+        return self._record(reviews.withdraw_review, id)
+
+    def reviews(
+        self, dataset: str, *, number: int | None = None, slices: Sequence[str] | None = None, withdrawn: bool = False
+    ) -> list[Review]:
+        """Return the reviews of slices of a dataset, oldest first.
+
+        Args:
+            dataset: Name of the dataset.
+            number: Only those of this version.
+            slices: Only those of these slices, a few hundred at most.
+            withdrawn: Include those that were withdrawn.
+        """
+        return self._read(reviews.list_reviews, dataset, number, slices, withdrawn)
+
+    def restore_reviews(self, version_id: int, found: Sequence[Review]) -> int:
+        """Record the reviews among `found` that this store has lost; return the number of changes."""
+        return self._record(reviews.restore_reviews, version_id, found)
 
     # Ensembles
 
