@@ -12,12 +12,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
+from playwright.sync_api import sync_playwright
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, ViewportSize
 
 IMAGES = Path(__file__).parent / "images"
 COMMANDS = {
@@ -25,8 +32,8 @@ COMMANDS = {
     "terminal_ensemble.svg": ("ensemble", "--top", "4", "--tta", "hflip", "--smooth"),
 }
 COLUMNS = 100
-DESKTOP = (1140, 1480)
-PHONE = (460, 1480)
+DESKTOP: "ViewportSize" = {"width": 1140, "height": 1480}
+PHONE: "ViewportSize" = {"width": 460, "height": 1480}
 ONLY_CARDS = "header, main > :not(#sample), #sample > h2, #sample > p { display: none }"
 """CSS that leaves the cards of random slices."""
 MAX_BYTES = 300_000
@@ -67,31 +74,47 @@ def write_terminal(path: Path, arguments: tuple[str, ...], workspace: Path) -> N
     path.write_text(svg, encoding="utf-8")
 
 
-def screenshot(page: Path, size: tuple[int, int], path: Path, *flags: str) -> Image.Image:
-    """Return the first `size` (width, height) CSS pixels of a page."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
-    with tempfile.TemporaryDirectory() as profile:
-        command = [program, "--headless=new", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={profile}"]
-        command += [f"--window-size={size[0]},{size[1] + 200}", f"--screenshot={path}", *flags, page.as_uri()]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    return Image.open(path).convert("RGB").crop((0, 0, *size))
+@contextmanager
+def chromium() -> "Iterator[Browser]":
+    """Yield a headless browser."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        raise SystemExit("chromium is not installed (apt-get install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
-def write_report(path: Path, workspace: Path, scratch: Path) -> None:
+def screenshot(page: "Page", scratch: Path) -> Image.Image:
+    """Return the visible part of an open page."""
+    path = scratch / "page.png"
+    page.screenshot(path=path)
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def beside(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Return pictures from left to right, at three quarters of their size."""
+    whole = Image.new("RGB", (sum(one.width for one in pictures), max(one.height for one in pictures)))
+    left = 0
+    for one in pictures:
+        whole.paste(one, (left, 0))
+        left += one.width
+    return whole.resize((whole.width * 3 // 4, whole.height * 3 // 4), Image.Resampling.LANCZOS)
+
+
+def write_report(path: Path, workspace: Path, browser: "Browser", scratch: Path) -> None:
     """Write the report of experiment 1, on a desktop and on a phone, as one picture."""
     command = [sys.executable, "-m", "ichx", "report", "1"]
     subprocess.run(command, cwd=workspace, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    page = workspace / "experiments" / "1" / "report.html"
-    desktop = screenshot(page, DESKTOP, scratch / "desktop.png")
-    cards = scratch / "cards.html"
-    cards.write_text(page.read_text(encoding="utf-8").replace("</head>", f"<style>{ONLY_CARDS}</style></head>"))
-    phone = screenshot(cards, PHONE, scratch / "phone.png", "--blink-settings=preferredColorScheme=0")
-    picture = Image.new("RGB", (DESKTOP[0] + PHONE[0], DESKTOP[1]))
-    picture.paste(desktop, (0, 0))
-    picture.paste(phone, (DESKTOP[0], 0))
-    picture.resize((picture.width * 3 // 4, picture.height * 3 // 4), Image.Resampling.LANCZOS).save(
-        path, quality=85, method=6
-    )
+    address = (workspace / "experiments" / "1" / "report.html").as_uri()
+    desktop = browser.new_page(viewport=DESKTOP, color_scheme="light")
+    desktop.goto(address)
+    phone = browser.new_page(viewport=PHONE, color_scheme="dark")
+    phone.goto(address)
+    phone.add_style_tag(content=ONLY_CARDS)
+    beside([screenshot(desktop, scratch), screenshot(phone, scratch)]).save(path, quality=85, method=6)
 
 
 def main(demo: Path) -> None:
@@ -102,7 +125,8 @@ def main(demo: Path) -> None:
         shutil.copytree(demo, workspace)
         for name, arguments in COMMANDS.items():
             write_terminal(IMAGES / name, arguments, workspace)
-        write_report(IMAGES / "report.webp", workspace, scratch)
+        with chromium() as browser:
+            write_report(IMAGES / "report.webp", workspace, browser, scratch)
     large = [name for name in (*COMMANDS, "report.webp") if (IMAGES / name).stat().st_size > MAX_BYTES]
     if large:
         raise SystemExit(f"over {MAX_BYTES:,} bytes: {', '.join(large)}")

@@ -3,6 +3,8 @@
 Gaps and overlaps are found in `spacing`; resizing is in `ichx.cache.resize`.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import cv2
@@ -22,6 +24,29 @@ FILL: Final = -1024
 
 OFF_NORMAL: Final = 1.0
 """Degrees that a slice may be turned against its series."""
+
+
+LEAST_SIDE_COSINE: Final = 0.5
+"""Least cosine between an image's rows and the patient's left-right axis for marks of the sides."""
+
+
+def image_sides(orientation: Sequence[float] | None) -> tuple[str, str] | None:
+    """Return the patient's sides at the left and the right edge of an image, e.g. `("R", "L")`.
+
+    Args:
+        orientation: Directions of rows and columns (DICOM PS3.3, C.7.6.2.1.1); x grows to the patient's left.
+
+    Returns:
+        The sides, or None if the orientation is unknown, or the rows run more than 60 degrees off the left-right axis.
+    """
+    if orientation is None:
+        return None
+    row = np.asarray(orientation[:3], np.float64)
+    length = float(np.linalg.norm(row))
+    cosine = float(row[0]) / length if length > 0 else math.nan
+    if not abs(cosine) >= LEAST_SIDE_COSINE:
+        return None
+    return ("R", "L") if cosine > 0 else ("L", "R")
 
 
 def series_normals(series: npt.NDArray[np.integer[Any]], orientation: FloatArray) -> FloatArray:

@@ -21,7 +21,8 @@ from ichx.evaluation.ranking import rank, rank_scores
 from ichx.evaluation.scores import (
     CALIBRATION_BINS,
     LABEL_METRICS,
-    SENSITIVITIES,
+    SENSITIVITY_METRICS,
+    SPECIFICITY_METRICS,
     Scores,
     absent_class,
     calibration_bin,
@@ -111,7 +112,7 @@ def patient_bootstrap(
         scores: The scores of these rows, if they are known.
         draws: Number of draws.
         seed: The same seed gives the same draws.
-        ranked: Whether to include AUC, average precision and sensitivities, which take most of the time.
+        ranked: Whether to include AUC, average precision and the rates, which take most of the time.
 
     Raises:
         InvalidInputError: There are no rows, or a value is not within 0..1.
@@ -267,7 +268,10 @@ def _drawn_scores(y: FloatArray, p: FloatArray, sample: _PatientSample, *, ranke
                 ranks = list(threads.map(rank_scores, rankings, repeat(weights)))
                 chunk["auc"] = np.stack([r.auc for r in ranks])
                 chunk["average_precision"] = np.stack([r.average_precision for r in ranks])
-                chunk |= {name: np.stack([r.sensitivity[i] for r in ranks]) for i, name in enumerate(SENSITIVITIES)}
+                for i, name in enumerate(SENSITIVITY_METRICS):
+                    chunk[name] = np.stack([r.sensitivity[i] for r in ranks])
+                for i, name in enumerate(SPECIFICITY_METRICS):
+                    chunk[name] = np.stack([r.specificity[i] for r in ranks])
             for metric, values in chunk.items():
                 parts.setdefault(metric, []).append(values)
     return {metric: np.concatenate(values, axis=1) for metric, values in parts.items()}

@@ -1,4 +1,4 @@
-"""Scores that depend on the order of predictions only: ROC area, average precision, sensitivity at fixed specificity.
+"""Scores that depend on the order of predictions only: ROC area, average precision, sensitivity and specificity.
 
 Other scores are in `ichx.evaluation.scores`. A label's rows are sorted once, into blocks of equal probability; scores
 for any weights of groups of rows (patients drawn by a bootstrap) then are sums over the blocks.
@@ -15,6 +15,9 @@ from ichx.evaluation.metric import FloatArray
 
 SPECIFICITIES: Final = (0.80, 0.90, 0.95)
 """Specificities at which the sensitivity is reported."""
+
+SENSITIVITIES: Final = (0.90, 0.95)
+"""Sensitivities at which the specificity is reported."""
 
 _TILE = 512
 """Blocks summed at once, so that they stay in the processor's cache; a multiple of `_STEP`."""
@@ -46,6 +49,8 @@ class RankScores:
     """`(D,)`"""
     sensitivity: FloatArray
     """`(len(SPECIFICITIES), D)`"""
+    specificity: FloatArray
+    """`(len(SENSITIVITIES), D)`"""
 
 
 def rank(
@@ -89,13 +94,14 @@ def rank_scores(ranking: Ranking, weights: npt.ArrayLike) -> RankScores:
 
     AUC: share of pairs of a positive and a negative row in the right order, ties counting half. Average precision: sum
     over thresholds of the rise in recall times the precision. Sensitivity: largest at any threshold whose specificity
-    is at least the required one. Counts are whole numbers, so their sums are exact.
+    is at least the required one; specificity accordingly. Counts are whole numbers, so their sums are exact.
     """
     by_group = np.asarray(weights, np.float64)
     positives, negatives = ranking.totals @ by_group
     hits, alarms = np.zeros_like(positives), np.zeros_like(positives)
     ordered, average = np.zeros_like(positives), np.zeros_like(positives)
     best_hits = np.zeros((len(SPECIFICITIES), len(positives)))
+    least_alarms = np.tile(negatives, (len(SENSITIVITIES), 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         for tile_positives, tile_negatives in ranking.tiles:
             found, passed = tile_positives @ by_group, tile_negatives @ by_group
@@ -109,12 +115,18 @@ def rank_scores(ranking: Ranking, weights: npt.ArrayLike) -> RankScores:
                 elif (first >= required).any():  # specificity only falls, so few tiles get here
                     allowed = (negatives - alarm) / negatives >= required
                     np.maximum(best, np.where(allowed, hit, 0).max(axis=0), out=best)
+            before, after = hits / positives, hit[-1] / positives
+            for least, required in zip(least_alarms, SENSITIVITIES, strict=True):
+                if ((before < required) & (after >= required)).any():  # sensitivity only rises: one tile per draw
+                    allowed = hit / positives >= required
+                    np.minimum(least, np.where(allowed, alarm, np.inf).min(axis=0), out=least)
             hits, alarms = hit[-1], alarm[-1]
         auc, average, sensitivity = ordered / (positives * negatives), average / positives, best_hits / positives
+        specificity = (negatives - least_alarms) / negatives
     undefined = (positives == 0) | (negatives == 0)
-    for values in (auc, average, sensitivity):
+    for values in (auc, average, sensitivity, specificity):
         values[..., undefined] = np.nan
-    return RankScores(auc, average, sensitivity)
+    return RankScores(auc, average, sensitivity, specificity)
 
 
 def _running_sums(counts: FloatArray, before: FloatArray) -> FloatArray:

@@ -14,14 +14,19 @@ import pandas as pd
 from ichx.errors import InvalidInputError, UnsupportedError
 from ichx.evaluation.choices import Pooling, check_pooling
 from ichx.evaluation.metric import CLIP, FloatArray, label_losses
-from ichx.evaluation.ranking import SPECIFICITIES, rank, rank_scores
+from ichx.evaluation.ranking import SENSITIVITIES, SPECIFICITIES, rank, rank_scores
 from ichx.labels import LABEL_WEIGHTS, LABELS
 
 CALIBRATION_BINS: Final = 10
 """Bins of equal width of the calibration error: [0, 0.1), [0.1, 0.2), ..., [0.9, 1]."""
 
-SENSITIVITIES: Final = tuple(f"sensitivity_{round(100 * s)}" for s in SPECIFICITIES)
-LABEL_METRICS: Final = ("log_loss", "auc", "average_precision", "brier", "calibration_error", *SENSITIVITIES)
+SENSITIVITY_METRICS: Final = tuple(f"sensitivity_{round(100 * s)}" for s in SPECIFICITIES)
+SPECIFICITY_METRICS: Final = tuple(f"specificity_{round(100 * s)}" for s in SENSITIVITIES)
+LABEL_METRICS: Final = (
+    *("log_loss", "auc", "average_precision", "brier", "calibration_error"),
+    *SENSITIVITY_METRICS,
+    *SPECIFICITY_METRICS,
+)
 """Names of the scores of one label."""
 
 
@@ -42,6 +47,9 @@ class LabelScores:
     """At a specificity of 0.80."""
     sensitivity_90: float | None
     sensitivity_95: float | None
+    specificity_90: float | None
+    """At a sensitivity of 0.90."""
+    specificity_95: float | None
     undefined: str | None
     """Which class is absent."""
 
@@ -221,10 +229,11 @@ def _label_scores(name: str, y: FloatArray, p: FloatArray, loss: float) -> Label
     truth = positive(y)
     positives = int(truth.sum())
     undefined = absent_class(positives, len(y))
-    ranked: list[float | None] = [None] * (2 + len(SPECIFICITIES))
+    ranked: list[float | None] = [None] * (2 + len(SPECIFICITIES) + len(SENSITIVITIES))
     if undefined is None:
         ranks = rank_scores(rank(truth, p), np.ones((1, 1)))
-        ranked = [float(value[0]) for value in (ranks.auc, ranks.average_precision, *ranks.sensitivity)]
+        rates = (*ranks.sensitivity, *ranks.specificity)
+        ranked = [float(value[0]) for value in (ranks.auc, ranks.average_precision, *rates)]
     return LabelScores(
         label=name,
         count=len(y),
@@ -237,5 +246,7 @@ def _label_scores(name: str, y: FloatArray, p: FloatArray, loss: float) -> Label
         sensitivity_80=ranked[2],
         sensitivity_90=ranked[3],
         sensitivity_95=ranked[4],
+        specificity_90=ranked[5],
+        specificity_95=ranked[6],
         undefined=undefined,
     )

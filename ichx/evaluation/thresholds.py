@@ -4,16 +4,12 @@ A threshold is chosen on the rows that it is reported for, so its values on othe
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ichx.evaluation.ranking import SPECIFICITIES
+from ichx.evaluation.ranking import SENSITIVITIES, SPECIFICITIES
 from ichx.evaluation.scores import positive
-
-TARGET_SENSITIVITIES: Final = (0.90, 0.95)
-"""Least sensitivities of the thresholds with the highest specificity."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,6 @@ def operating_points(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> tuple[O
 
     return (
         *(point(f"specificity >= {s:.2f}", specificity >= s, sensitivity) for s in SPECIFICITIES),
-        *(point(f"sensitivity >= {s:.2f}", sensitivity >= s, specificity) for s in TARGET_SENSITIVITIES),
+        *(point(f"sensitivity >= {s:.2f}", sensitivity >= s, specificity) for s in SENSITIVITIES),
         point("Youden's index", np.ones(len(hits), bool), sensitivity + specificity),
     )

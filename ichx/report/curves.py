@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.evaluation.metric import FloatArray
-from ichx.evaluation.scores import positive
 
 CURVE_POINTS = 160
 """Maximum number of points of a drawn curve."""
@@ -46,6 +45,8 @@ def label_curves(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> LabelCurves
     Returns:
         The curves, or None if `labels` lacks one of the classes.
     """
+    from ichx.evaluation.scores import positive  # imports pandas and scipy
+
     truth, p = positive(labels), np.asarray(predicted, dtype=np.float64)
     if truth.all() or not truth.any():
         return None

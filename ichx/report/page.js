@@ -66,7 +66,11 @@
   };
   for (const views of document.querySelectorAll("svg.views")) {
     views.addEventListener("click", () => enlarge(views));
-    views.addEventListener("keydown", (event) => { if (event.key === "Enter") enlarge(views); });
+    views.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault(); // the same key press would activate the dialog's focused button, which closes it
+      enlarge(views);
+    });
   }
   large.querySelector("button").addEventListener("click", () => large.close());
   large.addEventListener("click", (event) => { if (event.target === large) large.close(); });

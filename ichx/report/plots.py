@@ -3,18 +3,20 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup
 
-from ichx.evaluation.metric import FloatArray
-from ichx.evaluation.scores import Calibration
 from ichx.labels import LABELS
-from ichx.recipe import Recipe
 from ichx.report.chart import RIGHT, Axis, Panel, Series, chart, integer_axis, linear_axis, log_axis
 from ichx.report.curves import Curve, LabelCurves, thinned_indices
-from ichx.report.gallery import SeriesStrip
-from ichx.store import EpochRecord
+
+if TYPE_CHECKING:
+    from ichx.evaluation.metric import FloatArray
+    from ichx.evaluation.scores import Calibration
+    from ichx.recipe import Recipe
+    from ichx.report.gallery import SeriesStrip
+    from ichx.store import EpochRecord
 
 EPOCHS = 300
 """Maximum number of epochs per fold in the learning curves; longer trainings are thinned."""
@@ -26,7 +28,7 @@ STRIP_LEFT = 112.0
 _PERCENT_AXIS = Axis(0.0, 1.0, "", tuple((v / 5, f"{20 * v}%") for v in range(6)))
 
 
-def learning_curves(recipe: Recipe, history: Mapping[int, Sequence[EpochRecord]]) -> tuple[Markup, ...]:
+def learning_curves(recipe: "Recipe", history: "Mapping[int, Sequence[EpochRecord]]") -> tuple[Markup, ...]:
     """Return charts of training loss, validation score and learning rate by epoch, with a line per fold."""
     ends = [sum(stage.epochs for stage in recipe.stage[: i + 1]) for i in range(len(recipe.stage))]
     starts = [0, *ends[:-1]]
@@ -47,7 +49,7 @@ def learning_curves(recipe: Recipe, history: Mapping[int, Sequence[EpochRecord]]
     return tuple(charts)
 
 
-def _epoch_series(fold: int, records: Sequence[EpochRecord], starts: Sequence[int], value: str, title: str) -> Series:
+def _epoch_series(fold: int, records: "Sequence[EpochRecord]", starts: Sequence[int], value: str, title: str) -> Series:
     thinned = [records[i] for i in thinned_indices(range(len(records)), points=EPOCHS)]
     points = [(float(starts[r.stage_index] + r.epoch), r.values.get(value, math.nan)) for r in thinned]
     tooltips = [
@@ -59,7 +61,7 @@ def _epoch_series(fold: int, records: Sequence[EpochRecord], starts: Sequence[in
     return Series(points, tooltips, fold % 10, kind=kind, dashed=fold % 2 == 1)
 
 
-def _format_value(value: str, record: EpochRecord) -> str:
+def _format_value(value: str, record: "EpochRecord") -> str:
     number = record.values.get(value, math.nan)
     return f"{number:.3g}" if value == "lr" else f"{number:.5f}"
 
@@ -87,7 +89,7 @@ def precision_recall_curves(curves: Mapping[str, LabelCurves | None]) -> Markup:
     return chart("pr", "Precision over recall of each label", _describe_undefined(curves), [panel])
 
 
-def reliability_diagram(calibrations: Mapping[str, Calibration]) -> Markup:
+def reliability_diagram(calibrations: "Mapping[str, Calibration]") -> Markup:
     """Return each label's share of positives over the predicted probability, and the slices per bin below."""
     most = max((int(c.counts.max()) for c in calibrations.values()), default=1)
     lines, bars = [], []
@@ -105,7 +107,7 @@ def reliability_diagram(calibrations: Mapping[str, Calibration]) -> Markup:
     return chart("reliability", "Reliability of each label's probability", errors, panels)
 
 
-def series_strip(strip: SeriesStrip) -> Markup:
+def series_strip(strip: "SeriesStrip") -> Markup:
     """Return the probability of each label slice by slice, and the true labels below."""
     count = len(strip.names)
     axis = Axis(-0.5, count - 0.5, "", tuple((float(i), str(i + 1)) for i in range(count)))
@@ -134,7 +136,7 @@ def series_strip(strip: SeriesStrip) -> Markup:
     return chart("strip", "Probability along the head", description, panels, width=strip_width(strip), left=STRIP_LEFT)
 
 
-def probabilities_along_series(name: str, probabilities: FloatArray, slice_names: Sequence[str]) -> Markup:
+def probabilities_along_series(name: str, probabilities: "FloatArray", slice_names: Sequence[str]) -> Markup:
     """Return the probabilities `(N, 6)` of a series slice by slice; `name` is the id of the drawing."""
     series = []
     for column, label in enumerate(LABELS):
@@ -146,7 +148,7 @@ def probabilities_along_series(name: str, probabilities: FloatArray, slice_names
     return chart(name, "Probability along the head", f"{len(slice_names)} slices.", [panel])
 
 
-def strip_width(strip: SeriesStrip) -> float:
+def strip_width(strip: "SeriesStrip") -> float:
     """Return the width of the strip in units of its drawing."""
     return STRIP_LEFT + SLICE_WIDTH * len(strip.names) + RIGHT
 

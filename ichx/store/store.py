@@ -42,6 +42,7 @@ from ichx.store.predictions import (
     add_predictions,
     list_feature_tables,
     list_predictions,
+    list_predictors,
     remove_feature_tables,
 )
 from ichx.store.run_snapshots import (
@@ -69,6 +70,7 @@ from ichx.store.snapshots import (
     Note,
     Prediction,
     PredictionDraft,
+    Predictor,
     ScoreDraft,
     VersionDraft,
 )
@@ -577,6 +579,13 @@ class Store:
     ) -> list[Prediction]:
         """Return the matching predictions of an experiment, sorted by version, view and fold."""
         return self._read(list_predictions, experiment, role, view, version_id)
+
+    def predictors(self, version_id: int | None, limit: int = 500) -> list[Predictor]:
+        """Return the experiments outside the trash that have predicted a dataset version, the best first.
+
+        None for those with a finished fold, whatever their dataset.
+        """
+        return self._read(list_predictors, version_id, limit)
 
     def add_feature_table(self, draft: FeatureTableDraft) -> None:
         """Record a feature table; it replaces one of the same experiment, fold, version and view."""

@@ -2,14 +2,16 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import ExitStack, contextmanager
+from functools import cache, cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
@@ -18,6 +20,7 @@ from ichx.errors import UnsupportedError
 from ichx.labels import LABELS
 from ichx.project import Project
 from ichx.store import open_store
+from ichx.text import escape
 from ichx.workspace import Workspace
 
 NAVIGATION = (
@@ -37,18 +40,22 @@ SHARED_WITH_REPORTS = ("page.css",)
 class Site:
     """The workspace as the web app serves it. Handlers run in several threads."""
 
-    def __init__(self, workspace: Workspace, *, read_only: bool = False) -> None:
+    def __init__(self, workspace: Workspace, *, read_only: bool = False, files: Path | None = None) -> None:
         """Open the store of `workspace`.
 
         Args:
             workspace: The workspace to show.
             read_only: Refuse all changes.
+            files: File, folder or zip with DICOM files in no dataset, to show as a source of studies.
 
         Raises:
             StoreError: The store cannot be opened.
         """
         self.workspace = workspace
         self.read_only = read_only
+        self.files = files
+        self.closing = ExitStack()
+        """Closed with the site: processes and temporary folders of its pages."""
         self._lock = Lock()
         self._project = Project(workspace, open_store(workspace))
 
@@ -78,7 +85,8 @@ class Site:
                 describe_again(project, changed)
 
     def close(self) -> None:
-        """Close the store."""
+        """End what the pages have started, and close the store."""
+        self.closing.close()
         self._project.store.close()
 
     def render(self, request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
@@ -99,6 +107,7 @@ class Site:
             loader=FunctionLoader(lambda name: _resource(f"templates/{name}").read_text(encoding="utf-8")),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=_visible,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -119,16 +128,32 @@ def site_of(request: Request) -> Site:
     return site
 
 
-def static_file(name: str) -> Traversable:
-    """Return the static file `name`, which may not exist."""
+@cache
+def static_files() -> dict[str, Traversable]:
+    """Return the static files by name, e.g. `uplot/uPlot.js`."""
     # through `ichx`, because the package of reports imports torch
-    return files("ichx").joinpath("report", name) if name in SHARED_WITH_REPORTS else _resource(f"static/{name}")
+    found = {name: files("ichx").joinpath("report", name) for name in SHARED_WITH_REPORTS}
+    folders = [("", _resource("static"))]
+    while folders:
+        above, folder = folders.pop()
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                folders.append((f"{above}{entry.name}/", entry))
+            else:
+                found[above + entry.name] = entry
+    return found
 
 
+@cache
 def static_url(name: str) -> str:
     """Return the URL of a static file; it changes with the content, so that browsers may cache it for good."""
-    digest = hashlib.sha256(static_file(name).read_bytes()).hexdigest()
+    digest = hashlib.sha256(static_files()[name].read_bytes()).hexdigest()
     return f"/static/{name}?v={digest[:12]}"
+
+
+def _visible(value: object) -> object:
+    """Return a text with characters that reverse or hide text as escape sequences, as in a terminal."""
+    return escape(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _resource(name: str) -> Traversable:

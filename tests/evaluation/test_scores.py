@@ -8,7 +8,14 @@ from sklearn.metrics import average_precision_score, brier_score_loss, log_loss,
 
 from ichx.errors import InvalidInputError
 from ichx.evaluation.metric import CLIP, score
-from ichx.evaluation.scores import SENSITIVITIES, calibration, pool_studies, slice_scores, study_scores
+from ichx.evaluation.scores import (
+    SENSITIVITY_METRICS,
+    SPECIFICITY_METRICS,
+    calibration,
+    pool_studies,
+    slice_scores,
+    study_scores,
+)
 from ichx.labels import LABELS
 
 KINDS = ("distinct", "tied", "constant", "certain", "perfect")
@@ -41,16 +48,18 @@ def test_scores_equal_those_of_scikit_learn(kind: str, rows: int, seed: int) -> 
         assert (of_label.label, of_label.count, of_label.positives) == (LABELS[k], rows, y.sum())
         if y.min() == y.max():
             assert of_label.undefined == ("the label always occurs" if y[0] else "the label never occurs")
-            ranks = [of_label.auc, of_label.average_precision, *(getattr(of_label, s) for s in SENSITIVITIES)]
-            assert ranks == [None] * 5
+            rates = [getattr(of_label, name) for name in (*SENSITIVITY_METRICS, *SPECIFICITY_METRICS)]
+            assert [of_label.auc, of_label.average_precision, *rates] == [None] * 7
             continue
         assert of_label.undefined is None
         assert of_label.auc == pytest.approx(roc_auc_score(y, p), rel=1e-12)
         assert of_label.average_precision == pytest.approx(average_precision_score(y, p), rel=1e-12)
         rates, hits, _ = roc_curve(y, p, drop_intermediate=False)
         negatives = int((1 - y).sum())
-        for name, wanted in zip(SENSITIVITIES, (0.80, 0.90, 0.95), strict=True):
-            specificity = (negatives - np.round(rates * negatives)) / negatives
+        specificity = (negatives - np.round(rates * negatives)) / negatives
+        for name, wanted in zip(SPECIFICITY_METRICS, (0.90, 0.95), strict=True):
+            assert getattr(of_label, name) == pytest.approx(specificity[hits >= wanted].max(), rel=1e-12)
+        for name, wanted in zip(SENSITIVITY_METRICS, (0.80, 0.90, 0.95), strict=True):
             assert getattr(of_label, name) == pytest.approx(hits[specificity >= wanted].max(), rel=1e-12)
 
 
@@ -60,6 +69,14 @@ def test_specificity_that_is_met_exactly_counts() -> None:
     labels[9] = 1
     of_label = slice_scores(labels, predicted).labels[0]
     assert (of_label.sensitivity_80, of_label.sensitivity_90, of_label.sensitivity_95) == (1.0, 1.0, 0.0)
+
+
+def test_sensitivity_that_is_met_exactly_counts() -> None:
+    """Nine of ten positives are above the three negatives, which are tied with the last one."""
+    labels, predicted = np.ones((13, 6)), np.full((13, 6), 0.9)
+    labels[:3], predicted[:4] = 0, 0.2
+    of_label = slice_scores(labels, predicted).labels[0]
+    assert (of_label.specificity_90, of_label.specificity_95) == (1.0, 0.0)
 
 
 def test_calibration_error_by_hand() -> None:

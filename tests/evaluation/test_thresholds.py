@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ichx.evaluation.scores import SENSITIVITIES, slice_scores
+from ichx.evaluation.scores import SENSITIVITY_METRICS, SPECIFICITY_METRICS, slice_scores
 from ichx.evaluation.thresholds import operating_points
 from ichx.labels import LABELS
 
@@ -40,8 +40,10 @@ def test_values_are_those_of_the_calls(rows: list[tuple[bool, int]]) -> None:
     points = operating_points(truth, p)
     assert bool(points) == (truth.any() and not truth.all())
     scores = slice_scores(np.repeat(truth[:, None], 6, 1), np.repeat(p[:, None], 6, 1)).labels[LABELS.index("any")]
-    for point, name in zip(points, SENSITIVITIES, strict=False):
+    for point, name in zip(points[:3], SENSITIVITY_METRICS, strict=bool(points)):
         assert point.sensitivity == pytest.approx(getattr(scores, name))
+    for point, name in zip(points[3:5], SPECIFICITY_METRICS, strict=bool(points)):
+        assert point.specificity == pytest.approx(getattr(scores, name))
     for point in points:
         called = p >= (np.inf if point.threshold is None else point.threshold)
         assert point.sensitivity == pytest.approx((called & truth).sum() / truth.sum())

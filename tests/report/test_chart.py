@@ -2,12 +2,16 @@
 
 import json
 import re
+import subprocess
+import sys
 from html import unescape
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ichx.report
+from ichx.report import build, inference_pages
 from ichx.report.chart import Axis, Panel, Series, chart, integer_axis, linear_axis, log_axis
 
 numbers = st.floats(-1e6, 1e6).map(lambda v: round(v, 6))
@@ -71,3 +75,22 @@ def test_kinds_of_series(kind: str, shape: str) -> None:
     axis = Axis(0.0, 1.0, "", ())
     panel = Panel(axis, axis, [Series([(0, 0), (0.5, 0.5)], ["a", "b"], 0, kind=kind)], 100.0)
     assert shape in str(chart("c", "t", "d", [panel], width=200, left=50))
+
+
+def test_charts_and_plots_need_no_heavy_library() -> None:
+    """The web app draws charts in a process that must stay small."""
+    modules = ("", ".chart", ".curves", ".plots", ".tuning_plots")
+    heavy = ("torch", "pandas", "scipy", "pyarrow", "cv2", "optuna", "timm", "alembic")
+    imports = "".join(f"import ichx.report{module}; " for module in modules)
+    code = f"import sys; {imports}print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_package_exports_its_public_names() -> None:
+    assert ichx.report.write_report is build.write_report
+    assert ichx.report.WrittenReport is build.WrittenReport
+    assert ichx.report.write_evaluation_report is inference_pages.write_evaluation_report
+    assert ichx.report.write_prediction_report is inference_pages.write_prediction_report
+    with pytest.raises(AttributeError, match="render_everything"):
+        _ = ichx.report.render_everything

@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from browser import PROGRAM, Browser
 from conftest import SHORT
+from report_browser import OpenReport
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.register import ExperimentRequest, new_experiment
@@ -81,14 +81,12 @@ def test_masks_have_full_resolution_and_one_scale(pages: dict[str, Path]) -> Non
     assert {one.shape[0] for one in coarse} < {1, 2, 3, 4}
 
 
-@pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed (apt-get install chromium)")
-def test_selecting_a_label_shows_its_masks(pages: dict[str, Path]) -> None:
+def test_selecting_a_label_shows_its_masks(pages: dict[str, Path], open_report: OpenReport) -> None:
     visible = (
         "[...document.querySelectorAll('.heat')].filter((o) => o.getClientRects().length).map((o) => o.dataset.heat)"
     )
-    with Browser() as browser:
-        browser.open(pages["trained"])
-        cards = browser.run("document.querySelectorAll('.card').length")
-        browser.run("document.querySelector('label[for=choose-subdural]').click()")
-        assert browser.run(visible) == ["subdural"] * cards
-        assert browser.errors == []
+    view = open_report(pages["trained"])
+    cards = view.page.locator(".card").count()
+    view.page.locator(".chooser label[for=choose-subdural]").click()
+    assert view.run(visible) == ["subdural"] * cards
+    assert view.errors == []

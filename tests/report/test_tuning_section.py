@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import PROGRAM, Browser
 from optuna.trial import TrialState
 from optuna_studies import fill, frozen, new_study, register, score_of, storage
+from report_browser import OpenReport
 from report_pages import Page, experiment_page
-from test_browser import CHECK_FIGURES
 
 from ichx.errors import NotReadyError
 from ichx.experiments.register import ExperimentRequest, new_experiment
@@ -159,12 +158,13 @@ def test_an_unreadable_study_becomes_a_note(trained_copy: Path) -> None:
     assert any("tuning.db" in note for note in written.notes)
 
 
-@pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed (apt-get install chromium)")
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
-def test_all_figures_are_drawn(tuned: Workspace, store: Store, tmp_path: Path, width: int, dark: bool) -> None:
+def test_all_figures_are_drawn(
+    tuned: Workspace, store: Store, tmp_path: Path, open_report: OpenReport, width: int, dark: bool
+) -> None:
     path = write_report(Project(tuned, store), 1, tmp_path / "page.html").path
-    with Browser(width, 900, dark=dark, mobile=width < 500) as browser:
-        browser.open(path)
-        assert browser.run(CHECK_FIGURES)["problems"] == []
-        assert browser.run("document.documentElement.scrollWidth") <= width
-        assert browser.errors == []
+    viewport = {"width": width, "height": 900}
+    view = open_report(path, viewport=viewport, color_scheme="dark" if dark else "light", is_mobile=width < 500)
+    assert view.figures()["problems"] == []
+    assert view.run("document.documentElement.scrollWidth") <= width
+    assert view.errors == []
