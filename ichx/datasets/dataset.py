@@ -6,6 +6,7 @@ the store.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -66,6 +67,13 @@ def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:
     Raises `ChangedDataError` if the file was removed, `CorruptFileError` if it cannot be read.
     """
     return _read(workspace, version, CATALOG_FILE, read_catalog)
+
+
+def has_slice(workspace: Workspace, version: DatasetVersion, slice_id: str) -> bool:
+    """Return whether `version` has the usable slice `slice_id`. Raises like `load_catalog`."""
+    wanted = [("slice_id", "==", slice_id)]
+    read = partial(pd.read_parquet, columns=["slice_id", "defect"], filters=wanted)
+    return bool(_read(workspace, version, CATALOG_FILE, read)["defect"].isna().any())
 
 
 def load_folds(

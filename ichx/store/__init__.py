@@ -1,5 +1,6 @@
 """The store: the SQL database of everything that happened, behind the `Store` class. Files: `ichx.workspace`."""
 
+from ichx.store.reviews import FINDINGS, Finding, Review, ReviewDraft
 from ichx.store.run_snapshots import (
     EndState,
     EpochRecord,
@@ -41,6 +42,7 @@ from ichx.store.snapshots import (
 from ichx.store.store import Store, open_store
 
 __all__ = [
+    "FINDINGS",
     "Dataset",
     "DatasetVersion",
     "EndState",
@@ -53,6 +55,7 @@ __all__ = [
     "ExperimentSummary",
     "FeatureTableDraft",
     "FeatureTableRecord",
+    "Finding",
     "FoldDraft",
     "FoldSet",
     "ImportDraft",
@@ -66,6 +69,8 @@ __all__ = [
     "Prediction",
     "PredictionDraft",
     "Predictor",
+    "Review",
+    "ReviewDraft",
     "Run",
     "RunDraft",
     "ScoreDraft",
