@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ichx.cache.hu_cache import Cache
-from ichx.cache.mask_cache import MaskCache
+from ichx.cache.mask_file import MaskCache
 from ichx.datasets.masks import UNKNOWN
 from ichx.datasets.series import run_codes, stack_rows
 from ichx.errors import IchxError
