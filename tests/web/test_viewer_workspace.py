@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+from test_pages import ACCESSIBILITY
 from test_viewer import canvas_pixels, expected_pixels, wait_for_slice
 from web_site import Serve, Tab
 
@@ -41,3 +42,4 @@ def test_a_study_shows_the_cached_pixels_and_the_stored_probabilities(
     assert [row.split("\t")[0].strip() for row in rows] == list(LABELS)
     truth = slices[-1]["labels"]
     assert [row.split("\t")[1].strip() for row in rows] == ["yes" if truth[label] else "no" for label in LABELS]
+    assert page.evaluate(ACCESSIBILITY) == []
