@@ -26,7 +26,10 @@ from ichx.errors import (
 from ichx.text import escape
 from ichx.web import (
     annotations_api,
+    events,
+    experiment_page,
     experiments_page,
+    jobs_page,
     overlays_api,
     predict_api,
     reviews_api,
@@ -34,6 +37,7 @@ from ichx.web import (
     studies_page,
     study_page,
 )
+from ichx.web.feeds import Feeds
 from ichx.web.security import Guard, Security
 from ichx.web.site import Site, site_of, static_files
 
@@ -41,7 +45,10 @@ _LOG = logging.getLogger(__name__)
 
 PAGES = (
     annotations_api,
+    events,
+    experiment_page,
     experiments_page,
+    jobs_page,
     overlays_api,
     predict_api,
     reviews_api,
@@ -77,6 +84,7 @@ def create_app(site: Site, guard: Guard) -> Starlette:
     )
     app.state.site = site
     app.state.guard = guard
+    app.state.feeds = Feeds()
     return app
 
 
