@@ -73,8 +73,8 @@ from ichx.store.snapshots import (
     Note,
     Prediction,
     PredictionDraft,
-    Predictor,
     ScoreDraft,
+    StoredPredictor,
     VersionDraft,
 )
 from ichx.workspace import Workspace
@@ -597,7 +597,7 @@ class Store:
         """Return the matching predictions of an experiment, sorted by version, view and fold."""
         return self._read(list_predictions, experiment, role, view, version_id)
 
-    def predictors(self, version_id: int | None, limit: int = 500) -> list[Predictor]:
+    def predictors(self, version_id: int | None, limit: int = 500) -> list[StoredPredictor]:
         """Return the experiments outside the trash that have predicted a dataset version, the best first.
 
         None for those with a finished fold, whatever their dataset.

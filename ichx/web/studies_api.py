@@ -1,6 +1,7 @@
 """Studies as JSON and pixels as bytes, for the viewer. No response has a path: file names may be names of patients."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final
@@ -242,7 +243,7 @@ def _pixel_facts(source: Source) -> dict[str, Any]:
     if not sizes and source.version is not None:
         problem = "There is no cache: each slice is decoded from its file."
         remedy = f"Build one: `ichx data cache {source.version.dataset} --size 378`."
-    return {"sizes": sizes, "problem": problem, "remedy": remedy, "v": pixel_version(source)}
+    return {"sizes": sizes, "problem": problem, "remedy": remedy, "version": pixel_version(source)}
 
 
 def _has_predicted(site: Site, ensemble: Ensemble, source: Source) -> bool:
@@ -257,7 +258,9 @@ def _has_predicted(site: Site, ensemble: Ensemble, source: Source) -> bool:
 
 def _review_counts(site: Site, source: Source, slice_ids: list[str]) -> dict[str, int]:
     """Return the number of reviews by slice."""
-    return {}
+    if source.version is None:
+        return {}
+    return Counter(review.slice for review in site.project.store.reviews(source.version.dataset, slices=slice_ids))
 
 
 ROUTES: Final = (
