@@ -1,7 +1,5 @@
 """`ichx exp diff`: the differences between experiments, in recipes and scores."""
 
-from typing import TYPE_CHECKING, Any
-
 import typer
 
 from ichx.cli.output import console, info, print_json
@@ -9,14 +7,9 @@ from ichx.cli.parameters import AsJson, Numbers, Tta
 from ichx.cli.score_comparison import print_comparison
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
+from ichx.experiments.differences import differing_values
 from ichx.formatting import format_recipe_value, format_score
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ichx.store import Experiment
-
-_PINS = ("plugin", "dataset", "dataset_version", "label_digest", "fold_set", "fold_digest")
 DIGEST_LENGTH = 12
 """Characters of a digest that are printed."""
 
@@ -41,7 +34,7 @@ def diff(numbers: Numbers, tta: Tta = "none", as_json: AsJson = False) -> None:
             from ichx.evaluation.compare import compare_scores
 
             scores = compare_scores(project, one, two, tta=tta)
-    values = _differing_values(found)
+    values = differing_values(found)
     if as_json:
         numbers_text = [str(e.number) for e in found]
         print_json(
@@ -70,18 +63,6 @@ def diff(numbers: Numbers, tta: Tta = "none", as_json: AsJson = False) -> None:
     elif len(found) == 2:
         unfinished = [str(e.number) for e in found if not e.folds_done]
         info(f"No scores to compare: no finished fold in experiment {' and '.join(unfinished)}.")
-
-
-def _differing_values(found: "Sequence[Experiment]") -> dict[str, tuple[Any, ...]]:
-    """Return by name the pins and recipe values that are not the same in all experiments."""
-    from ichx.recipe import flatten
-    from ichx.recipe_text import from_toml
-
-    recipes = [{"plugin": e.plugin} if e.external else flatten(from_toml(e.recipe)) for e in found]
-    rows = {name: tuple(getattr(e, name) for e in found) for name in _PINS}
-    for name in dict.fromkeys(name for recipe in recipes for name in recipe):
-        rows.setdefault(name, tuple(recipe.get(name) for recipe in recipes))
-    return {name: row for name, row in rows.items() if any(value != row[0] for value in row)}
 
 
 def _format(name: str, value: object) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 def print_comparison(found: "ScoreComparison", one: "Experiment", two: "Experiment") -> None:
     """Print both scores, their differences with intervals, in total and per label, and the largest disagreements."""
+    from ichx.evaluation.compare import conclusion, undefined_reasons
+
     for note in found.notes:
         warn(note)
     difference, a, b = found.difference, one.number, two.number
@@ -31,21 +33,15 @@ def print_comparison(found: "ScoreComparison", one: "Experiment", two: "Experime
         [("weighted", _format(difference), ""), *per_label],
         caption=f"below each difference its 95 % interval, paired, from {difference.draws:,} draws of patients",
     )
-    reasons: dict[str, list[str]] = {}
-    for name in LABELS:
-        for reason in dict.fromkeys(
-            d.undefined for d in (difference.labels[name], difference.auc[name]) if d.undefined
-        ):
-            reasons.setdefault(reason, []).append(name)
-    for reason, names in reasons.items():
+    for reason, names in undefined_reasons(difference).items():
         console.print(f"{', '.join(names)}: {reason}", style="dim", markup=False)
-    console.print(_conclusion(difference, one, two), markup=False)
+    console.print(conclusion(difference, one, two), markup=False)
     rows = []
     for d in found.disagreements:
-        k = max(range(len(LABELS)), key=lambda k: abs(d.first[k] - d.second[k]))
+        k = LABELS.index(d.label)
         losses = f"{format_value(d.first_loss)}\n{format_value(d.second_loss)}"
         probabilities = f"{d.first[k]:.4f}\n{d.second[k]:.4f}"
-        rows.append((d.slice_id, "\n".join(d.positive) or "none", f"{a}\n{b}", losses, LABELS[k], probabilities))
+        rows.append((d.slice_id, "\n".join(d.positive) or "none", f"{a}\n{b}", losses, d.label, probabilities))
     if rows:
         heads = ("slice", "positive", "exp", "loss", "label that differs most", "probability")
         print_table("largest disagreements", heads, rows)
@@ -56,17 +52,3 @@ def _format(found: "Interval | ScoreDifference") -> str:
     if found.low is None or found.high is None:
         return f"{value}\n-"
     return f"{value}\n{found.low:+.5f} to {found.high:+.5f}"
-
-
-def _conclusion(found: "ScoreDifference", one: "Experiment", two: "Experiment") -> str:
-    """Return a sentence on what the interval of the difference shows."""
-    if one.leaked or two.leaked:
-        return "The folds leak patients, so the difference may come from memorised patients."
-    if found.low is None or found.high is None:
-        return f"The difference has no interval: {found.undefined}"
-    if found.low == found.high == 0:
-        return "The predictions are identical."
-    if found.low <= 0 <= found.high:
-        return "The interval includes 0: no significant difference on these patients."
-    better = one if found.high < 0 else two
-    return f"Experiment {better.number} is significantly better on these patients."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ichx.datasets.dataset import load_version
 from ichx.errors import NotReadyError
 from ichx.evaluation.bootstrap import Bootstrap, patient_bootstrap
+from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.metric import constant_score, label_losses
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.scores import Calibration, calibration
@@ -14,7 +15,6 @@ from ichx.labels import LABELS
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.report.curves import LabelCurves, label_curves
-from ichx.report.ensemble_oof import read_ensemble_oof
 from ichx.report.gallery import Gallery, make_gallery
 from ichx.report.tuning_section import TuningSection, read_tuning
 

@@ -26,6 +26,7 @@ from ichx.errors import (
 from ichx.text import escape
 from ichx.web import (
     annotations_api,
+    compare_page,
     events,
     experiment_page,
     experiments_page,
@@ -45,6 +46,7 @@ _LOG = logging.getLogger(__name__)
 
 PAGES = (
     annotations_api,
+    compare_page,
     events,
     experiment_page,
     experiments_page,

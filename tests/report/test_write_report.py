@@ -31,7 +31,7 @@ from ichx.project import Project
 from ichx.report import write_report
 from ichx.report.build import render
 from ichx.report.collect import collect_ensemble, collect_experiment
-from ichx.report.ensemble_oof import read_ensemble_oof
+from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.store import EpochRecord, Store, open_store
 from ichx.workspace import Workspace, open_workspace
 

@@ -1,0 +1,239 @@
+"""Experiments and ensembles side by side: recipes, scores, their differences, and where predictions disagree."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ichx.errors import IchxError, InvalidInputError, NotFoundError, check_choice
+from ichx.evaluation.choices import TTA_VIEWS, Tta, check_tta
+from ichx.experiments.differences import compared_values, differs
+from ichx.experiments.listing import Cell, cell
+from ichx.formatting import format_interval, shown_marks
+from ichx.labels import LABELS
+from ichx.project import Project
+from ichx.store import Ensemble, Experiment
+from ichx.web.site import site_of
+
+if TYPE_CHECKING:
+    from ichx.evaluation.bootstrap import Interval
+    from ichx.evaluation.compare import ScoreComparison
+
+MAX_COMPARED = 20
+"""Experiments and ensembles on a page."""
+DISAGREEMENTS = 25
+"""Slices in the table of a comparison."""
+KEPT = 32
+"""Comparisons that are kept in memory."""
+
+Scored = Experiment | Ensemble
+
+
+def compare(request: Request) -> Response:
+    """Show the experiments `exp` and the ensembles `ensemble` of the query side by side; the first is the baseline."""
+    site = site_of(request)
+    query = request.query_params
+    keys = requested(query.multi_items())
+    tta, label = check_tta(query.get("tta", "none")), _label(query.get("label", ""))
+    everything = query.get("all") == "1"
+    found = [_find(site.project, key) for key in keys]
+    experiments = [one for one in found if isinstance(one, Experiment)]
+    values = compared_values(experiments) if experiments else {}
+
+    def url(keys: Sequence[str] = keys, **changes: str) -> str:
+        options = {
+            "tta": tta if tta != "none" else "",
+            "label": label or "",
+            "all": "1" if everything else "",
+        } | changes
+        pairs = [(_PARAMETERS[key.partition(":")[0]], key.partition(":")[2]) for key in keys]
+        return f"/compare?{urlencode([*pairs, *((name, value) for name, value in options.items() if value)])}"
+
+    return site.render(
+        request,
+        "compare.html.j2",
+        title="Compare",
+        found=list(zip(keys, found, strict=True)),
+        experiments=experiments,
+        ensembles=[one for one in found if isinstance(one, Ensemble)],
+        facts=_facts(site.project, found),
+        recipes={name: (row, differs(row)) for name, row in values.items() if everything or differs(row)},
+        hidden_values=len(values),
+        everything=everything,
+        tta=tta,
+        ttas=list(TTA_VIEWS),
+        label=label,
+        url=url,
+        sources={
+            key: f"/compare/scores?{urlencode({'first': keys[0], 'second': key, 'tta': tta, 'label': label or ''})}"
+            for key in keys[1:]
+        },
+    )
+
+
+def scores(request: Request) -> Response:
+    """Return the part of the page about the scores of `first` and `second`, e.g. `experiment:6`.
+
+    A problem is a part of the page, too, next to the other comparisons.
+    """
+    site, query = site_of(request), request.query_params
+    first, second = (_find(site.project, _key(query.get(name, ""))) for name in ("first", "second"))
+    tta, label = check_tta(query.get("tta", "none")), _label(query.get("label", ""))
+    context: dict[str, Any] = {"first": first, "second": second, "label": label}
+    try:
+        found = _compared(request, (first, second), tta, label)
+    except IchxError as error:
+        return site.render(request, "compare_problem.html.j2", error=error, **context)
+    from ichx.evaluation.compare import conclusion, title, undefined_reasons
+
+    source = _source(site.project, first)
+    predictors = urlencode([("of", query[name]) for name in ("first", "second")])
+    return site.render(
+        request,
+        "compare_scores.html.j2",
+        found=found,
+        names=[title(one) for one in (first, second)],
+        marks=[shown_marks(one) for one in (first, second)],
+        rows=_rows(found),
+        conclusion=conclusion(found.difference, first, second),
+        reasons=undefined_reasons(found.difference),
+        slice_url=lambda slice_id: f"/slices/{source}/{quote(slice_id, safe='')}?{predictors}",
+        **context,
+    )
+
+
+_PARAMETERS = {"experiment": "exp", "ensemble": "ensemble"}
+
+
+def requested(items: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the keys, e.g. `experiment:6`, of the parameters `exp` and `ensemble`, in their order, each once.
+
+    Raises:
+        NotFoundError: A value is not a number.
+        InvalidInputError: There are too many.
+    """
+    kinds = {parameter: kind for kind, parameter in _PARAMETERS.items()}
+    keys = list(dict.fromkeys(_key(f"{kinds[name]}:{value}") for name, value in items if name in kinds))
+    if len(keys) > MAX_COMPARED:
+        raise InvalidInputError(f"{len(keys)} experiments are too many.", f"Compare at most {MAX_COMPARED}.")
+    return keys
+
+
+def _key(text: str) -> str:
+    kind, _, number = text.partition(":")
+    if kind not in _PARAMETERS or not number.isdecimal() or len(number) > 9:
+        raise NotFoundError(f"There is no {kind[:20] or 'experiment'} {number[:20]!r}.", "Use a number, e.g. exp=6.")
+    return f"{kind}:{int(number)}"
+
+
+def _label(text: str) -> str | None:
+    return check_choice("label", text, LABELS) if text else None
+
+
+def _find(project: Project, key: str) -> Scored:
+    kind, _, number = key.partition(":")
+    return project.store.ensemble(int(number)) if kind == "ensemble" else project.store.experiment(int(number))
+
+
+def _source(project: Project, scored: Scored) -> str:
+    """Return the source of the slices as the viewer names it, quoted for a path."""
+    version = project.store.version_by_id(scored.version_id)
+    return quote(f"{version.dataset}@{version.number}", safe="@")
+
+
+def _facts(project: Project, found: Sequence[Scored]) -> dict[str, list[Cell]]:
+    """Return the rows of the table of scores: one cell for each of `found`."""
+    columns = [_ensemble_facts(project, e) if isinstance(e, Ensemble) else _experiment_facts(e) for e in found]
+    return {name: [column.get(name, Cell(None)) for column in columns] for name in _FACTS}
+
+
+_FACTS = ("dataset", "folds", "state", "OOF score", "95 % interval", "with hflip")
+
+
+def _experiment_facts(e: Experiment) -> dict[str, Cell]:
+    names = {"dataset": "dataset", "folds": "folds_done", "state": "state", "OOF score": "score"}
+    found = {head: cell(e, name, {}, folds_shown=True) for head, name in (names | {"with hflip": "score_tta"}).items()}
+    return found | {"95 % interval": Cell(format_interval(e.score_low, e.score_high) or None)}
+
+
+def _ensemble_facts(project: Project, e: Ensemble) -> dict[str, Cell]:
+    version = project.store.version_by_id(e.version_id)
+    in_sample = e.nested_score is None
+    score = Cell(e.score if in_sample else e.nested_score, (*shown_marks(e), *(["in-sample"] if in_sample else [])))
+    return {
+        "dataset": Cell(f"{version.dataset} v{version.number}"),
+        "folds": Cell(e.partial or "all"),
+        "OOF score": score,
+    }
+
+
+def _rows(found: "ScoreComparison") -> list[dict[str, Any]]:
+    """Return the rows of the table of differences, with the places of each interval on a common axis, in percent."""
+    difference = found.difference
+    rows: list[tuple[str, float, float, Interval, Interval | None]] = [
+        ("weighted", found.first, found.second, difference, None),
+        *(
+            (name, found.first_labels[name], found.second_labels[name], difference.labels[name], difference.auc[name])
+            for name in LABELS
+        ),
+    ]
+    ends = [abs(end) for row in rows for end in (row[3].value, row[3].low, row[3].high) if end is not None]
+    reach = max(ends, default=0.0) or 1.0
+
+    def place(value: float | None) -> float | None:
+        return None if value is None else round(50 + 48 * value / reach, 2)
+
+    return [
+        {
+            "name": name,
+            "first": first,
+            "second": second,
+            "loss": loss,
+            "auc": auc,
+            "places": [place(end) for end in (loss.low, loss.value, loss.high)],
+        }
+        for name, first, second, loss, auc in rows
+    ]
+
+
+_kept: dict[tuple[object, ...], "Future[ScoreComparison]"] = {}
+_lock = Lock()
+
+
+def _compared(request: Request, pair: tuple[Scored, Scored], tta: Tta, label: str | None) -> "ScoreComparison":
+    """Return a comparison; one that was computed for the same predictions is kept, and no other thread repeats it."""
+    from ichx.evaluation.compare import compare_scores
+
+    project = site_of(request).project
+    key = (project.workspace.root, *(_state(project, one) for one in pair), tta, label)
+    with _lock:
+        known = _kept.get(key)
+        if known is None:
+            mine = _kept[key] = Future()
+            while len(_kept) > KEPT:
+                del _kept[next(iter(_kept))]
+    if known is not None:
+        return known.result()
+    try:
+        mine.set_result(compare_scores(project, *pair, tta=tta, shown=DISAGREEMENTS, label=label))
+    except BaseException as error:
+        with _lock:
+            _kept.pop(key, None)
+        mine.set_exception(error)
+    return mine.result()
+
+
+def _state(project: Project, scored: Scored) -> tuple[object, ...]:
+    """Return what a comparison depends on, besides its options."""
+    if isinstance(scored, Ensemble):
+        return ("ensemble", scored.number, scored.created, scored.digest)
+    predictions = project.store.predictions(scored.number, role="oof")
+    return ("experiment", scored.number, scored.leaked, *((p.path, p.digest) for p in predictions))
+
+
+ROUTES = (Route("/compare", compare), Route("/compare/scores", scores))
