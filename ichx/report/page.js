@@ -1,12 +1,13 @@
 "use strict";
-// Tooltips by pointer and arrow keys, enlarged slices. The figures are complete without this script.
+// Tooltips by pointer and arrow keys, enlarged slices. The figures are complete without this script. An element that gets new
+// figures dispatches the event "figures".
 (() => {
   const tip = document.getElementById("tip");
   const chosen = () => document.querySelector("input[name=label]:checked")?.value ?? "all";
   let follow = null; // shows the current point at its new position
   const svg = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
 
-  for (const chart of document.querySelectorAll("svg.chart")) {
+  const connect = (chart) => {
     const series = JSON.parse(chart.dataset.points).filter((one) => one.at.length);
     const cursor = svg("circle");
     cursor.setAttribute("class", "cursor");
@@ -53,10 +54,14 @@
       const one = all[(which + step[0] + all.length) % all.length];
       show(one, Math.max(0, Math.min(one.at.length - 1, now[1] + step[1])));
     });
-  }
+  };
+  const connectAll = (place) => { for (const chart of place.querySelectorAll("svg.chart")) connect(chart); };
+  connectAll(document);
+  addEventListener("figures", (event) => { tip.hidden = true; connectAll(event.target); });
   addEventListener("scroll", () => follow?.(), { passive: true, capture: true });
 
   const large = document.getElementById("large");
+  if (!large) return; // a page without slices
   const enlarge = (views) => {
     const copy = views.cloneNode(true); // without ids: they stay unique, and `use` still finds the originals
     copy.removeAttribute("tabindex");

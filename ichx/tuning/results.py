@@ -5,6 +5,7 @@ Trials are run by `ichx.tuning.study`; results are shown by `ichx.cli.tune_show`
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,42 @@ class StudyView:
     def count(self, state: str) -> int:
         """Return the number of trials in `state`."""
         return sum(t.state == state for t in self.trials)
+
+
+@dataclass(frozen=True)
+class StudyOverview:
+    """A study in a list."""
+
+    experiment: int
+    """The tuned experiment."""
+    name: str
+    """Name without the experiment; empty for the first study."""
+    counts: Mapping[str, int]
+    """Number of trials by state."""
+    best: float | None
+    """Score of the best trial within the limits."""
+
+
+def list_studies(workspace: "Workspace") -> list[StudyOverview]:
+    """Return all studies of a workspace, those of the newest experiment first.
+
+    Raises:
+        StoreError: Optuna's storage cannot be read.
+    """
+    found = []
+    try:
+        with _open_storage(workspace) as storage:
+            for study in storage.get_all_studies():
+                number, _, name = study.study_name.removeprefix(study_name(0, None)[:-1]).partition("-")
+                if not number.isdecimal() or study_name(int(number), name or None) != study.study_name:
+                    continue  # of another program
+                trials = [trial_view(t) for t in storage.get_all_trials(study._study_id, False) if t.state in STATES]
+                counts = Counter(trial.state for trial in trials)
+                best = next((trial.score for trial in ranked_trials(trials)), None)
+                found.append(StudyOverview(int(number), name, counts, best))
+    except NotFoundError:
+        return []
+    return sorted(found, key=lambda one: (-one.experiment, one.name))
 
 
 def study_names(workspace: "Workspace", number: int) -> list[str]:

@@ -37,6 +37,7 @@ from ichx.web import (
     studies_api,
     studies_page,
     study_page,
+    tuning_page,
 )
 from ichx.web.feeds import Feeds
 from ichx.web.security import Guard, Security
@@ -57,6 +58,7 @@ PAGES = (
     studies_api,
     studies_page,
     study_page,
+    tuning_page,
 )
 """Modules with a tuple `ROUTES`."""
 STATUS: dict[type[IchxError], int] = {

@@ -38,7 +38,7 @@ NAVIGATION = (
     ("/jobs", "Jobs"),
 )
 """The links at the top of each page."""
-SHARED_WITH_REPORTS = ("page.css",)
+SHARED_WITH_REPORTS = ("page.css", "page.js")
 """Static files that `ichx.report` has."""
 
 
@@ -115,10 +115,14 @@ class Site:
         page = self._templates.get_template(template)
         return HTMLResponse(page.render(request=request, site=self, **context), status_code=status)
 
+    def part(self, template: str, **context: Any) -> Markup:
+        """Return the part of a page that `templates/<template>` produces."""
+        return Markup(self._templates.get_template(template).render(site=self, **context))
+
     @cached_property
     def _templates(self) -> Environment:
         environment = Environment(
-            loader=FunctionLoader(lambda name: _resource(f"templates/{name}").read_text(encoding="utf-8")),
+            loader=FunctionLoader(_read_template),
             autoescape=True,
             undefined=StrictUndefined,
             finalize=_visible,
@@ -127,6 +131,7 @@ class Site:
         )
         environment.filters |= {
             "value": formatting.format_value,
+            "score": formatting.format_value,
             "duration": formatting.format_duration,
             "recipe_value": formatting.format_recipe_value,
             "count": "{:,}".format,
@@ -191,6 +196,13 @@ def static_url(name: str) -> str:
 def _visible(value: object) -> object:
     """Return a text with characters that reverse or hide text as escape sequences, as in a terminal."""
     return escape(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _read_template(name: str) -> str:
+    """Return a template of the web app, or of the reports if its name begins with `report/`."""
+    shared = name.startswith("report/")
+    file = files("ichx").joinpath(*name.split("/")) if shared else _resource(f"templates/{name}")
+    return file.read_text(encoding="utf-8")
 
 
 def _resource(name: str) -> Traversable:

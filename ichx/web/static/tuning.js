@@ -1,0 +1,43 @@
+// The page of an Optuna study: new results as trials arrive.
+
+import { announce, showProblem } from "./base.js";
+
+const page = JSON.parse(document.getElementById("page").textContent);
+const results = document.getElementById("results"), live = document.getElementById("live");
+const api = `/api/tuning/${page.number}`;
+let { version } = page, source = null, loading = false;
+
+async function load(wanted) {
+  if (loading || wanted === version) return;
+  loading = true;
+  try {
+    const response = await fetch(`${api}/study?study=${encodeURIComponent(page.study)}`);
+    if (!response.ok) throw new Error("The results cannot be read. Reload the page.");
+    const parsed = new DOMParser().parseFromString(await response.text(), "text/html");
+    const places = [...results.querySelectorAll(".scroll")].map((place) => place.scrollLeft);
+    results.replaceChildren(...parsed.body.childNodes);
+    results.querySelectorAll(".scroll").forEach((place, index) => { place.scrollLeft = places[index] ?? 0; });
+    results.dispatchEvent(new Event("figures", { bubbles: true }));
+    announce(`Results of ${results.querySelectorAll("#trial-table tbody tr").length} trials.`);
+    version = wanted;
+    showProblem();
+  } catch (error) {
+    showProblem(error);
+  } finally {
+    loading = false;
+  }
+}
+
+function connect() {
+  source = new EventSource(`${api}/events`);
+  source.addEventListener("version", (event) => { live.textContent = "(live)"; load(JSON.parse(event.data)); });
+  source.addEventListener("error", () => { live.textContent = "(no connection)"; });
+}
+
+// A hidden page holds no connection: browsers allow few to one server.
+document.addEventListener("visibilitychange", () => {
+  source?.close();
+  source = null;
+  if (document.visibilityState === "visible") connect();
+});
+if (document.visibilityState === "visible") connect();
