@@ -29,6 +29,7 @@ from ichx.report.gallery import SeriesStrip
 from ichx.report.slice_images import heat_scale
 from ichx.report.tuning_section import study_figures
 from ichx.store import marks
+from ichx.text import format_count
 from ichx.tuning.describe import format_good, format_range, format_searched
 
 if TYPE_CHECKING:
@@ -138,7 +139,13 @@ def page_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": _format_score, "utc": _format_utc, "count": "{:,}".format, "share": _format_share}
+    environment.filters |= {
+        "score": _format_score,
+        "utc": _format_utc,
+        "count": "{:,}".format,
+        "quantity": format_count,
+        "share": _format_share,
+    }
     script, style = _read_resource("page.js"), _read_resource("page.css")
     environment.globals |= {
         "label_names": LABELS,
