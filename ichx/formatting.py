@@ -1,9 +1,12 @@
-"""Formats of single values in tables and messages: numbers, dates, durations, intervals, scores with their marks."""
+"""Formats of values in tables and messages: numbers, dates, durations, intervals, scores with their marks; CSV."""
 
+import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
+
+from ichx.text import csv_text
 
 if TYPE_CHECKING:
     from ichx.store import Ensemble, ExperimentSummary
@@ -43,10 +46,15 @@ def format_marks(marks: Sequence[str]) -> str:
 
 
 def marks_of(scored: "ExperimentSummary | Ensemble", *, folds_shown: bool = False) -> str:
-    """Return the formatted marks of an experiment or ensemble; `partial` is left out if its folds are shown."""
+    """Return the formatted marks of an experiment or ensemble; see `shown_marks`."""
+    return format_marks(shown_marks(scored, folds_shown=folds_shown))
+
+
+def shown_marks(scored: "ExperimentSummary | Ensemble", *, folds_shown: bool = False) -> tuple[str, ...]:
+    """Return the marks of an experiment or ensemble; `partial` is left out if its folds are shown."""
     from ichx.store import marks
 
-    return format_marks([mark for mark in marks(scored) if not (folds_shown and mark.startswith("partial ("))])
+    return tuple(mark for mark in marks(scored) if not (folds_shown and mark.startswith("partial (")))
 
 
 def format_score(e: "ExperimentSummary", *, folds_shown: bool = False) -> str:
@@ -55,6 +63,13 @@ def format_score(e: "ExperimentSummary", *, folds_shown: bool = False) -> str:
         return "-"
     spread = f" ± {format_value(e.spread)}" if e.spread is not None else ""
     return format_value(e.score) + spread + marks_of(e, folds_shown=folds_shown)
+
+
+def write_csv(stream: TextIO, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as CSV that spreadsheets show as they are, without computing a text; None is an empty field."""
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(map(csv_text, heads))
+    writer.writerows([csv_text(value) if isinstance(value, str) else value for value in row] for row in rows)
 
 
 LONG_NUMBER = 10

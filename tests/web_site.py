@@ -28,6 +28,7 @@ class Served:
     token: str
     change_token: str
     site: Any
+    guard: Any
 
     def client(self) -> "httpx.Client":
         """Return a client with the cookie; its requests may change something."""
@@ -46,20 +47,21 @@ def serving(root: Path, **options: Any) -> Iterator[Served]:
     from ichx.web.site import Site
     from ichx.workspace import open_workspace
 
-    bound = socket.socket()
+    bound = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio disables delays (Nagle) only with it
     bound.bind(("127.0.0.1", 0))
+    bound.listen(128)  # requests wait until the server has started
     port = bound.getsockname()[1]
-    guard = Guard(frozenset({f"127.0.0.1:{port}", f"localhost:{port}"}), port)
+    guard = Guard()
     site = Site(open_workspace(root), **options)
     config = uvicorn.Config(
-        create_app(site, guard), log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=1
+        create_app(site, guard), log_level="warning", lifespan="off", ws="none", http="h11", timeout_graceful_shutdown=0
     )
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
     try:
-        yield Served(f"http://127.0.0.1:{port}", guard.token, guard.change_token, site)
+        yield Served(f"http://127.0.0.1:{port}", guard.token, guard.change_token, site, guard)
     finally:
         server.should_exit = True
         thread.join(30)

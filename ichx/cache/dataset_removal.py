@@ -40,7 +40,9 @@ def dataset_artifacts(project: "Project", name: str) -> list[DatasetArtifact]:
     versions = {project.store.version(name, number).id for number in project.store.version_numbers(name)}
     features = [project.workspace.root / t.path for t in project.store.feature_tables() if t.version_id in versions]
     folder = project.workspace.root / "datasets" / name
-    artifacts = [DatasetArtifact("catalog, folds", folder, _size(folder))]
+    reviews = len(project.store.reviews(name))
+    what = "catalog, folds" + (f", {format_count(reviews, 'review')}" if reviews else "")
+    artifacts = [DatasetArtifact(what, folder, _size(folder))]
     artifacts += [DatasetArtifact("cache", cache, _size(cache)) for cache in sorted(caches)]
     for number, files in predictions.items():
         what, nbytes = format_count(len(files), "prediction"), sum(map(_size, files))

@@ -14,17 +14,19 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from ichx.cache.resize import INTERPOLATIONS
 from ichx.cache.shards import SHARD_ROWS, ShardFiles, unpack
 from ichx.ct.dicom import DECODER_VERSION
 from ichx.errors import CorruptFileError
 from ichx.text import parse_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT: Final = 2
 """Version of the layout of the folder and its shards."""
@@ -158,7 +160,7 @@ def shards_of(rows: npt.NDArray[np.int64]) -> list[int]:
     return shards
 
 
-def slices_digest(slices: pd.DataFrame) -> str:
+def slices_digest(slices: "pd.DataFrame") -> str:
     """Return the SHA-256 of the ordered slice ids, the fingerprints of their files and their reading assumptions."""
     digest = hashlib.sha256()
     columns = [slices[name] for name in ("slice_id", "bytes", "mtime_ns")]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,11 @@ from ichx.cache.hu_cache import (
     shard_rows,
 )
 from ichx.cache.shards import SHARD_ROWS, count_damaged, read_table
-from ichx.datasets.ingest import ProgressCallback
 from ichx.errors import CorruptFileError, StorageError
 from ichx.worker_pool import map_in_processes, worker_count
+
+if TYPE_CHECKING:
+    from ichx.datasets.ingest import ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def foreign_caches(cache_dir: Path, name: str) -> list[Path]:
 
 
 def verify_caches(
-    caches: Sequence[FoundCache], *, processes: int | None = None, progress: ProgressCallback | None = None
+    caches: Sequence[FoundCache], *, processes: int | None = None, progress: "ProgressCallback | None" = None
 ) -> list[VerifiedCache]:
     """Read every byte of `caches` and remove damaged files, so that the next build recreates them.
 

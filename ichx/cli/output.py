@@ -7,7 +7,6 @@ Tables are in `ichx.cli.tables`, the formats of single values in `ichx.formattin
 """
 
 import contextlib
-import csv
 import errno
 import io
 import json
@@ -26,8 +25,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from ichx.formatting import format_interval, format_marks, format_value
-from ichx.text import UNSAFE, csv_text, escape
+from ichx.formatting import format_interval, format_marks, format_value, write_csv
+from ichx.text import UNSAFE, escape
 
 if TYPE_CHECKING:
     from ichx.store import PooledScore
@@ -89,9 +88,7 @@ def print_json(value: object) -> None:
 
 def print_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows as CSV; None is an empty field."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(map(csv_text, heads))
-    writer.writerows([csv_text(value) if isinstance(value, str) else value for value in row] for row in rows)
+    write_csv(sys.stdout, heads, rows)
     sys.stdout.flush()
 
 

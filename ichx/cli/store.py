@@ -214,7 +214,9 @@ def rebuild(as_json: AsJson = False) -> None:
         if found.experiments:
             numbers = ", ".join(map(str, found.experiments))
             info(f"Registered {format_count(len(found.experiments), 'experiment')}: {numbers}.")
-        if not found.versions and not found.experiments:
+        if found.reviews:
+            info(f"Registered {format_count(found.reviews, 'change')} of reviews of slices.")
+        if not found.versions and not found.experiments and not found.reviews:
             info("The store knows every folder that has a record.")
         for problem in found.problems:
             warn(problem)

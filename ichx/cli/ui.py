@@ -1,11 +1,14 @@
 """`ichx ui`: experiments and images in a browser."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.output import console, info
+from ichx.cli.output import console, info, warn
 from ichx.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from ichx.web.server import Started
 
 
 def ui(
@@ -14,6 +17,12 @@ def ui(
     ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse all changes.")] = False,
+    host: Annotated[
+        str, typer.Option("--host", help="Name or address to listen on; other than this machine: --allow-network.")
+    ] = "127.0.0.1",
+    allow_network: Annotated[
+        bool, typer.Option("--allow-network", help="Allow a --host that other machines reach, without encryption.")
+    ] = False,
 ) -> None:
     """Show experiments and images in a browser.
 
@@ -27,15 +36,27 @@ def ui(
 
     workspace = find_workspace()
     try:
-        from ichx.web.server import ServeOptions, serve
+        from ichx.web.server import ServeOptions, exit_code, serve
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
             raise
         problem = f"`ichx ui` needs the package {error.name}."
         raise MissingDependencyError(problem, "Run `pip install 'ichx[ui]'`.") from error
 
-    def started(url: str) -> None:
-        console.print(url, markup=False, soft_wrap=True)
-        info("Ctrl-C ends the server.")
+    options = ServeOptions(host, allow_network, port, open_browser=browser, read_only=read_only)
+    number = serve(workspace, options, _started)
+    raise typer.Exit(exit_code(number))
 
-    serve(workspace, ServeOptions(port=port, open_browser=browser, read_only=read_only), started)
+
+def _started(server: "Started") -> None:
+    from ichx.web.server import ssh_command
+
+    console.print(server.url, markup=False, soft_wrap=True)
+    if server.exposed is not None:
+        warn(
+            f"Everyone who reaches {server.exposed}, port {server.port}, and has the token can read all experiments "
+            "and images and change names, tags, notes and reviews. The connection is not encrypted."
+        )
+    elif (command := ssh_command(server.port)) is not None:
+        info(f"From your own machine, run `{command}`, then open the URL there.")
+    info("Ctrl-C ends the server.")

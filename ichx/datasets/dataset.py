@@ -6,6 +6,7 @@ the store.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -15,7 +16,8 @@ import pandas as pd
 
 from ichx.datasets.catalog import read_catalog, usable_slices
 from ichx.datasets.decode_findings import describe_findings, read_findings
-from ichx.datasets.masks import MASKS_FILE, masks_by_row
+from ichx.datasets.mask_png import MASKS_FILE
+from ichx.datasets.masks import masks_by_row
 from ichx.datasets.series import describe_geometry, describe_series
 from ichx.datasets.summary import describe_assumptions, describe_defects, header_families, summarize_folds
 from ichx.errors import ChangedDataError, CorruptFileError
@@ -66,6 +68,13 @@ def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:
     Raises `ChangedDataError` if the file was removed, `CorruptFileError` if it cannot be read.
     """
     return _read(workspace, version, CATALOG_FILE, read_catalog)
+
+
+def has_slice(workspace: Workspace, version: DatasetVersion, slice_id: str) -> bool:
+    """Return whether `version` has the usable slice `slice_id`. Raises like `load_catalog`."""
+    wanted = [("slice_id", "==", slice_id)]
+    read = partial(pd.read_parquet, columns=["slice_id", "defect"], filters=wanted)
+    return bool(_read(workspace, version, CATALOG_FILE, read)["defect"].isna().any())
 
 
 def load_folds(

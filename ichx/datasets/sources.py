@@ -7,23 +7,25 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from itertools import takewhile
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_headers, read_slice
 from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, ZipIndex, ZipMember, open_member, read_zip_index
 from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotFoundError, StorageError, did_you_mean
 from ichx.files import open_file, path_of, printable_path
 from ichx.text import EXAMPLES, format_count, format_examples
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SOURCE_CHANGED_REMEDY: Final = (
     "Restore the files, or add a new version of the dataset with `ichx data add` and pin an experiment to it with "
@@ -144,7 +146,7 @@ def read_source_slice(file: SourceFile) -> DecodedSlice:
 class SourceFiles:
     """The files of slices by row."""
 
-    def __init__(self, source: Path, slices: pd.DataFrame) -> None:
+    def __init__(self, source: Path, slices: "pd.DataFrame") -> None:
         """Find the files of `slices` in `source`; without a column `frame`, each file has one frame.
 
         Raises:
@@ -174,6 +176,35 @@ class SourceFiles:
         return SourceFile(location, int(sizes[row]), int(mtimes[row]), int(self._frames[row]))
 
 
+def locate_slice(source: Path, row: Mapping[str, Any]) -> SourceFile:
+    """Return the file of one slice, `row` of a catalog as a dict; `SourceFiles` is for many.
+
+    Raises:
+        ChangedDataError: The zip or single file that has it was moved, removed or lacks it.
+    """
+    name, fingerprint = row["file"], (row["bytes"], row["mtime_ns"], row["frame"])
+    if _is_dir(source):
+        return SourceFile(FileLocation(str(path_of(name, source))), *fingerprint)
+    archive = next((path for path in (source, *source.parents) if path.is_file()), source)
+    try:
+        status = archive.stat()
+        files = _listed(source, status.st_mtime_ns, status.st_size)
+    except OSError as error:
+        raise _unreadable(FileLocation(str(archive)), error.strerror or str(error)) from error
+    number = next((i for i, found in enumerate(files.names) if found == name), None)
+    if number is None and _name_as_utf8(name) != name:
+        return locate_slice(source, {**row, "file": _name_as_utf8(name)})
+    if number is None:
+        raise _unreadable(FileLocation(str(source)), f"it has no file {name}")
+    return SourceFile(files.locate(number), *fingerprint)
+
+
+@lru_cache(maxsize=1)
+def _listed(source: Path, _mtime_ns: int, _size: int) -> FileList:
+    """Return the files of a zip or single file, read again after a change."""
+    return list_added_files(source)
+
+
 @dataclass(frozen=True)
 class Drift:
     """Differences between a source and a catalog: sorted names of removed, changed and new files."""
@@ -196,7 +227,7 @@ class Drift:
             raise ChangedDataError(problem, SOURCE_CHANGED_REMEDY)
 
 
-def find_drift(files: FileList, catalog: pd.DataFrame) -> Drift:
+def find_drift(files: FileList, catalog: "pd.DataFrame") -> Drift:
     """Return how `files` differ from those of `catalog` in name, size, and time or checksum."""
     names = catalog["file"].to_numpy(object)
     known = catalog[["bytes", "mtime_ns"]].to_numpy(np.int64)

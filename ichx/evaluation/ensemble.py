@@ -27,7 +27,7 @@ from ichx.evaluation.members import complete_members, requested_members
 from ichx.evaluation.metric import FloatArray, label_losses, score
 from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline, FittedBlend, Progress
 from ichx.evaluation.oof import OofTable, read_oof
-from ichx.evaluation.predictions import Predictions, write_predictions
+from ichx.evaluation.predictions import OOF_FILE, Predictions, write_predictions
 from ichx.evaluation.selecting_folds import selected_member
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.stored_members import describe_member
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from ichx.store import DatasetVersion, Ensemble, Experiment
     from ichx.workspace import Workspace
 
-OOF_FILE: Final = "oof.parquet"
-"""In an ensemble's folder: the predictions that its score is computed from, nested, or in-sample for a single fold."""
 BLEND_FILE: Final = "blend.json"
 """In an ensemble's folder: a `BlendRecord`."""
 

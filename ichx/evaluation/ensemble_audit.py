@@ -20,13 +20,13 @@ from ichx.datasets.label_csv import read_labels
 from ichx.errors import ChangedDataError
 from ichx.evaluation.audit import AuditResult, compare_digests, is_close
 from ichx.evaluation.checks import Check, Checks, UnknownError, WrongError
-from ichx.evaluation.ensemble import OOF_FILE, blend_data
+from ichx.evaluation.ensemble import blend_data
 from ichx.evaluation.ensemble_file import FORMAT, EnsembleModel, ModelMember, read_model
-from ichx.evaluation.ensemble_submissions import predictions_file, stored_members, write_predicted
+from ichx.evaluation.ensemble_submissions import stored_members, write_predicted
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.nested_score import BlendData, BlendPipeline, Progress
 from ichx.evaluation.oof import read_oof
-from ichx.evaluation.predictions import read_predictions
+from ichx.evaluation.predictions import OOF_FILE, predictions_file, read_predictions
 from ichx.evaluation.stored_members import identity_problem, network_problems
 from ichx.files import sha256_file
 from ichx.store import marks

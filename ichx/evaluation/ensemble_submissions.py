@@ -23,7 +23,7 @@ from ichx.evaluation.logistic import logits
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.nested_score import FittedBlend
 from ichx.evaluation.oof import read_fold
-from ichx.evaluation.predictions import Predictions, write_predictions
+from ichx.evaluation.predictions import Predictions, predictions_file, write_predictions
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.stored_members import check_members
 from ichx.evaluation.submission import write_submission
@@ -188,11 +188,6 @@ def write_predicted(
     with atomic_write(path, "the predictions", remedy="Free some space or choose another `--out`.") as draft:
         draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return Submission(test.dataset, _shown(project, path), len(ids), 0, gain)
-
-
-def predictions_file(test: "DatasetVersion") -> str:
-    """Return the name of the file with an ensemble's predictions of a test set, in the ensemble's folder."""
-    return f"test-{test.dataset}-v{test.number}.parquet"
 
 
 def predict_blend(

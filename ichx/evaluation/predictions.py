@@ -1,8 +1,10 @@
 """Prediction files: slice id and six float32 logits per row, in Parquet, one file per fold and view."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +16,18 @@ from ichx.files import atomic_write, open_file, read_announced
 from ichx.labels import LABELS
 from ichx.text import format_count
 
+if TYPE_CHECKING:
+    from ichx.store import DatasetVersion
+
 _PRECISION = b"ichx.precision"
 _STUDY = "study_"
 """Prefix of the columns with the logits of a slice's study."""
 _PREDICT = "Rerun `ichx run`, which predicts what is missing."
 _RESTORE = "Restore the file, or delete it and rerun `ichx run`, which predicts what is missing."
+
+
+OOF_FILE: Final = "oof.parquet"
+"""In an ensemble's folder: the predictions that its score is computed from, nested, or in-sample for a single fold."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +44,14 @@ class Predictions:
     """`(N, 6)`: the logits of each slice's study, which sequence experiments predict; None for others."""
 
 
-def _read_table(path: Path) -> pa.Table:
+def predictions_file(test: "DatasetVersion") -> str:
+    """Return the name of the file with an ensemble's predictions of a test set, in the ensemble's folder."""
+    return f"test-{test.dataset}-v{test.number}.parquet"
+
+
+def _read_table(path: Path, slice_ids: Sequence[str] | None) -> pa.Table:
     open_file(path).close()  # pyarrow would read a folder as a table of several files
-    return pq.read_table(path)
+    return pq.read_table(path, filters=None if slice_ids is None else [("slice_id", "in", set(slice_ids))])
 
 
 def write_predictions(path: Path, predictions: Predictions) -> str:
@@ -53,15 +67,17 @@ def write_predictions(path: Path, predictions: Predictions) -> str:
     return digest
 
 
-def read_predictions(path: Path, remedy: str | None = None) -> Predictions:
-    """Return the predictions in `path`; `remedy` is how to create it again, by default with `ichx run`.
+def read_predictions(path: Path, remedy: str | None = None, *, slice_ids: Sequence[str] | None = None) -> Predictions:
+    """Return the predictions in `path`, of some slices or of all (None).
+
+    `remedy` is how to create the file again, by default with `ichx run`.
 
     Raises:
         ChangedDataError: The file is missing.
         CorruptFileError: The file is damaged, is no prediction file, or holds values that are not finite.
     """
     try:
-        table = read_announced(path, lambda: _read_table(path))
+        table = read_announced(path, lambda: _read_table(path, slice_ids))
     except FileNotFoundError as error:
         raise ChangedDataError(f"The prediction file {path} is missing.", remedy or _PREDICT) from error
     except (pa.ArrowInvalid, OSError) as error:

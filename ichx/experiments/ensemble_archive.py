@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ichx import __version__
 from ichx.errors import ChangedDataError, ConflictError, CorruptFileError, IchxError, StorageError, UnsupportedError
 from ichx.evaluation.blend_record import BlendChoice, BlendRecord
-from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
+from ichx.evaluation.ensemble import BLEND_FILE
 from ichx.evaluation.ensemble_audit import FILE_TOLERANCE, in_sample_score, saved_score
 from ichx.evaluation.ensemble_file import (
     ARRAYS_FILE,
@@ -32,6 +32,7 @@ from ichx.evaluation.ensemble_file import (
     write_model,
 )
 from ichx.evaluation.member_outputs import member_id
+from ichx.evaluation.predictions import OOF_FILE
 from ichx.evaluation.stored_members import check_networks, describe_member, network_problems
 from ichx.experiments.archive_export import (
     PARTS,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import IntegrityError
 
+from ichx.datasets.reviews import restore_reviews
 from ichx.errors import ConflictError, CorruptFileError, IchxError
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.archive_record import find_members, import_draft, parse_date, pinned_version
@@ -36,6 +37,8 @@ class RebuildReport:
     """Dataset versions, e.g. `rsna v2`."""
     experiments: list[int] = field(default_factory=list)
     """Numbers of experiments."""
+    reviews: int = 0
+    """Number of reviews of slices."""
     problems: list[str] = field(default_factory=list)
     """Folders that cannot be registered, one line each."""
 
@@ -79,7 +82,8 @@ def adopt_own_store(project: "Project") -> bool:
 def rebuild_store(project: "Project") -> RebuildReport:
     """Register every dataset version and experiment whose folder has a record and which the store does not know.
 
-    Numbers, dates, runs, history, predictions, tags and notes are those of the records; scores are computed again.
+    Numbers, dates, runs, history, predictions, tags, notes and reviews of slices are those of the records; scores are
+    computed again.
     """
     report = RebuildReport()
     records = sorted(project.workspace.datasets_dir.glob(f"*/v*/{VERSION_RECORD}"))
@@ -113,12 +117,15 @@ def _restore_version(project: "Project", path: Path, report: RebuildReport, *, t
     if number in project.store.version_numbers(name):
         if project.store.version(name, number).digest != record["digest"]:
             raise ConflictError(f"The store has another version {number} of {name}.", "Move the folder away.")
+        report.reviews += restore_reviews(project, project.store.version(name, number))
         return
     values = {spec.name: record[spec.name] for spec in fields(VersionDraft)}
     values["path"] = path.parent.relative_to(project.workspace.root).as_posix()
     values["folds"] = tuple(FoldDraft(**folds) for folds in record["folds"])
-    project.store.restore_version(VersionDraft(**values), number=number, created=parse_date(record["created"]))
+    created = parse_date(record["created"])
+    version = project.store.restore_version(VersionDraft(**values), number=number, created=created)
     report.versions.append(f"{name} v{number}")
+    report.reviews += restore_reviews(project, version)
 
 
 def _restore_experiment(project: "Project", number: int, known: set[int], report: RebuildReport) -> None:

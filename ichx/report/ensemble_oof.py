@@ -8,11 +8,11 @@ import pandas as pd
 
 from ichx.errors import ChangedDataError
 from ichx.evaluation.choices import check_tta
-from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
+from ichx.evaluation.ensemble import BLEND_FILE
 from ichx.evaluation.ensemble_file import read_model
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.oof import OofTable, read_oof
-from ichx.evaluation.predictions import read_predictions
+from ichx.evaluation.predictions import OOF_FILE, read_predictions
 from ichx.text import parse_json
 
 if TYPE_CHECKING:

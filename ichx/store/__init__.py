@@ -1,5 +1,6 @@
 """The store: the SQL database of everything that happened, behind the `Store` class. Files: `ichx.workspace`."""
 
+from ichx.store.reviews import FINDINGS, Finding, Review, ReviewDraft
 from ichx.store.run_snapshots import (
     EndState,
     EpochRecord,
@@ -31,6 +32,7 @@ from ichx.store.snapshots import (
     Prediction,
     PredictionDraft,
     ScoreDraft,
+    StoredPredictor,
     TuningInfo,
     VersionDraft,
     marks,
@@ -40,6 +42,7 @@ from ichx.store.snapshots import (
 from ichx.store.store import Store, open_store
 
 __all__ = [
+    "FINDINGS",
     "Dataset",
     "DatasetVersion",
     "EndState",
@@ -52,6 +55,7 @@ __all__ = [
     "ExperimentSummary",
     "FeatureTableDraft",
     "FeatureTableRecord",
+    "Finding",
     "FoldDraft",
     "FoldSet",
     "ImportDraft",
@@ -64,11 +68,14 @@ __all__ = [
     "PooledScore",
     "Prediction",
     "PredictionDraft",
+    "Review",
+    "ReviewDraft",
     "Run",
     "RunDraft",
     "ScoreDraft",
     "Selection",
     "Store",
+    "StoredPredictor",
     "TuningInfo",
     "VersionDraft",
     "marks",

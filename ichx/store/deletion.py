@@ -25,6 +25,7 @@ from ichx.store.tables import (
     job,
     note,
     prediction,
+    review,
     run,
     run_stage,
     tag,
@@ -136,13 +137,14 @@ def check_unused(connection: Connection, name: str) -> None:
 
 
 def delete_dataset(connection: Connection, name: str) -> None:
-    """Delete the dataset `name` with its versions, folds and predictions; raises like `check_unused`."""
+    """Delete the dataset `name` with its versions, folds, predictions and reviews; raises like `check_unused`."""
     check_unused(connection, name)
     versions = _versions(connection, name)
     _delete(
         connection,
         (prediction, prediction.c.version_id.in_(versions)),
         (feature_table, feature_table.c.version_id.in_(versions)),
+        (review, review.c.version_id.in_(versions)),
         (fold_set, fold_set.c.version_id.in_(versions)),
         (dataset_version, dataset_version.c.dataset == name),
         (dataset, dataset.c.name == name),

@@ -303,6 +303,18 @@ class Prediction(PredictionDraft):
 
 
 @dataclass(frozen=True)
+class StoredPredictor:
+    """An experiment that has predicted a dataset version."""
+
+    experiment: int
+    name: str
+    score: float | None
+    role: str
+    """`oof`, `test` or `evaluation`."""
+    folds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class FeatureTableDraft:
     """A file of pooled features: those of one fold's network for all slices of a dataset version in one view."""
 

@@ -5,14 +5,14 @@ The contract, which `ichx.store.testing.StoreContract` checks:
 - Each method is one short transaction: all of it takes effect, or nothing. Numbers are never reused.
 - Methods return frozen snapshots, which do not change with the store.
 - Dataset versions, and the recipe and pins of an experiment, are immutable. Only these are removed: predictions that
-  are replaced, experiments in the trash, and unused datasets with their predictions.
+  are replaced, experiments in the trash, and unused datasets with their predictions and reviews.
 - Several threads may share a `Store`, and several processes a database. A forked child needs its own `Store`.
 - A transaction on a server is repeated while the server is away for up to two minutes, and takes effect once.
 - Failures that a user can fix raise `IchxError` (an unknown name, a locked database, a fold that another process runs).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -32,8 +32,10 @@ from ichx.store import (
     ensembles,
     experiments,
     jobs,
+    list_values,
     migrate,
     network_files,
+    reviews,
     runs,
 )
 from ichx.store.counters import raise_counter, take_numbers
@@ -42,8 +44,10 @@ from ichx.store.predictions import (
     add_predictions,
     list_feature_tables,
     list_predictions,
+    list_predictors,
     remove_feature_tables,
 )
+from ichx.store.reviews import Review, ReviewDraft
 from ichx.store.run_snapshots import (
     EndState,
     EpochRecord,
@@ -70,6 +74,7 @@ from ichx.store.snapshots import (
     Prediction,
     PredictionDraft,
     ScoreDraft,
+    StoredPredictor,
     VersionDraft,
 )
 from ichx.workspace import Workspace
@@ -280,7 +285,7 @@ class Store:
         self._read(deletion.check_unused, name)
 
     def delete_dataset(self, name: str) -> None:
-        """Delete the dataset `name` with its versions and predictions; raises like `check_unused`."""
+        """Delete the dataset `name` with its versions, predictions and reviews; raises like `check_unused`."""
         self._record(deletion.delete_dataset, name)
 
     # Experiments
@@ -352,10 +357,18 @@ class Store:
         return self.listing(selection, limit=limit)[0]
 
     def listing(
-        self, selection: Selection = EXPERIMENTS, *, limit: int | None = 50
+        self, selection: Selection = EXPERIMENTS, *, limit: int | None = 50, offset: int = 0
     ) -> tuple[list[ExperimentSummary], int]:
-        """Return the same as `experiments`, and the number of experiments without the limit."""
-        return self._read(experiments.list_experiments, selection, limit)
+        """Return the same as `experiments`, after the first `offset` ones, and the number of all that match."""
+        return self._read(experiments.list_experiments, selection, limit, offset)
+
+    def list_values(self, numbers: Sequence[int], names: Collection[str]) -> dict[int, dict[str, Any]]:
+        """Return values of experiments that summaries lack: of recipes by dotted name, and those of `OTHER_VALUES`."""
+        return self._read(list_values.list_values, numbers, names)
+
+    def recipes(self, numbers: Sequence[int]) -> dict[int, str]:
+        """Return the recipe of each of `numbers` as TOML."""
+        return self._read(list_values.recipes, numbers)
 
     def set_scores(self, number: int, plain: ScoreDraft, tta: ScoreDraft) -> None:
         """Record the OOF scores of an experiment, plain and with test-time augmentation; raise `ValueError` for NaN."""
@@ -421,9 +434,15 @@ class Store:
         """Rename experiment `number`."""
         self._change([number], annotations.rename, number, name)
 
-    def change_tags(self, number: int, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
-        """Add and remove tags of experiment `number`; tags that are present, or missing, already are ignored."""
-        self._change([number], annotations.change_tags, number, add, remove)
+    def change_tags(self, numbers: int | Sequence[int], *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
+        """Add and remove tags of one or more experiments; tags that are present, or missing, already are ignored."""
+        changed = [numbers] if isinstance(numbers, int) else numbers
+
+        def change(connection: Connection) -> None:
+            for number in changed:
+                annotations.change_tags(connection, number, add, remove)
+
+        self._change(changed, change)
 
     def tags(self) -> dict[str, int]:
         """Return the number of experiments outside the trash by tag."""
@@ -578,6 +597,13 @@ class Store:
         """Return the matching predictions of an experiment, sorted by version, view and fold."""
         return self._read(list_predictions, experiment, role, view, version_id)
 
+    def predictors(self, version_id: int | None, limit: int = 500) -> list[StoredPredictor]:
+        """Return the experiments outside the trash that have predicted a dataset version, the best first.
+
+        None for those with a finished fold, whatever their dataset.
+        """
+        return self._read(list_predictors, version_id, limit)
+
     def add_feature_table(self, draft: FeatureTableDraft) -> None:
         """Record a feature table; it replaces one of the same experiment, fold, version and view."""
         self._record(add_feature_table, draft)
@@ -589,6 +615,37 @@ class Store:
     def remove_feature_tables(self, experiment: int) -> None:
         """Remove the records of the feature tables of an experiment."""
         self._record(remove_feature_tables, experiment)
+
+    # Reviews of slices
+
+    def add_review(self, draft: ReviewDraft) -> Review:
+        """Record a reader's review of a slice."""
+        return self._record(reviews.add_review, draft)
+
+    def withdraw_review(self, id: int) -> Review:
+        """Withdraw a review, which stays in the store; one that is withdrawn already is returned unchanged.
+
+        Raises:
+            NotFoundError: There is no such review.
+        """
+        return self._record(reviews.withdraw_review, id)
+
+    def reviews(
+        self, dataset: str, *, number: int | None = None, slices: Sequence[str] | None = None, withdrawn: bool = False
+    ) -> list[Review]:
+        """Return the reviews of slices of a dataset, oldest first.
+
+        Args:
+            dataset: Name of the dataset.
+            number: Only those of this version.
+            slices: Only those of these slices, a few hundred at most.
+            withdrawn: Include those that were withdrawn.
+        """
+        return self._read(reviews.list_reviews, dataset, number, slices, withdrawn)
+
+    def restore_reviews(self, version_id: int, found: Sequence[Review]) -> int:
+        """Record the reviews among `found` that this store has lost; return the number of changes."""
+        return self._record(reviews.restore_reviews, version_id, found)
 
     # Ensembles
 

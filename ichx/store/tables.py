@@ -341,6 +341,21 @@ job = Table(
     info={"doc": "jobs of schedulers that outlive the submitting process"},
 )
 
+review = Table(
+    "review",
+    METADATA,
+    Column("id", Integer, primary_key=True, doc="key"),
+    Column("version_id", Integer, ForeignKey("dataset_version.id"), nullable=False, doc="dataset version"),
+    Column("slice", Text, nullable=False, doc="slice id in the catalog of that version"),
+    Column("finding", String(32), nullable=False, doc="label wrong, artefact or other"),
+    Column("label", String(32), doc="label that the finding is about"),
+    Column("note", Text, nullable=False, doc="text of the reader; may be empty"),
+    Column("reader", String(200), doc="name of the reader, if given"),
+    Column("created", UtcDateTime, nullable=False, doc="UTC"),
+    Column("withdrawn", UtcDateTime, doc="when it was withdrawn"),
+    info={"doc": "reviews of slices by readers; withdrawn ones stay"},
+)
+
 Index(None, dataset.c.test_of)
 Index(None, experiment.c.parent)
 Index(None, note.c.experiment)
@@ -350,3 +365,4 @@ Index(None, ensemble_member.c.experiment)
 Index(None, experiment_member.c.member)
 Index(None, job.c.experiment)
 Index(None, job.c.state)
+Index(None, review.c.version_id, review.c.slice)

@@ -1,14 +1,16 @@
 """The web application: routes of all pages, static files and errors."""
 
-import mimetypes
+import logging
+import traceback
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ichx.errors import (
     ChangedDataError,
@@ -21,11 +23,37 @@ from ichx.errors import (
     UnsupportedError,
     as_user_error,
 )
-from ichx.web import experiments_page
+from ichx.text import escape
+from ichx.web import (
+    annotations_api,
+    events,
+    experiment_page,
+    experiments_page,
+    jobs_page,
+    overlays_api,
+    reviews_api,
+    studies_api,
+    studies_page,
+    study_page,
+)
+from ichx.web.feeds import Feeds
 from ichx.web.security import Guard, Security
-from ichx.web.site import Site, site_of, static_file
+from ichx.web.site import Site, site_of, static_files
 
-PAGES = (experiments_page,)
+_LOG = logging.getLogger(__name__)
+
+PAGES = (
+    annotations_api,
+    events,
+    experiment_page,
+    experiments_page,
+    jobs_page,
+    overlays_api,
+    reviews_api,
+    studies_api,
+    studies_page,
+    study_page,
+)
 """Modules with a tuple `ROUTES`."""
 STATUS: dict[type[IchxError], int] = {
     InvalidInputError: 400,
@@ -37,6 +65,8 @@ STATUS: dict[type[IchxError], int] = {
     ChangedDataError: 500,
 }
 """HTTP status by error; 503 for others, e.g. a database that is away."""
+TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+"""Types of static files by suffix; independent of what the system knows. Other files are plain text."""
 FOR_GOOD = "private, max-age=31536000, immutable"
 
 
@@ -47,11 +77,12 @@ def create_app(site: Site, guard: Guard) -> Starlette:
         routes += module.ROUTES
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Security, guard=guard)],
+        middleware=[Middleware(Security, guard=guard), Middleware(UnexpectedErrors)],
         exception_handlers={IchxError: _expected, OSError: _operating_system, HTTPException: _http},
     )
     app.state.site = site
     app.state.guard = guard
+    app.state.feeds = Feeds()
     return app
 
 
@@ -61,10 +92,10 @@ async def _home(request: Request) -> Response:
 
 def _static(request: Request) -> Response:
     name = request.path_params["name"]
-    file = static_file(name)
-    if ".." in name.split("/") or "\\" in name or name.startswith("/") or not file.is_file():
+    file = static_files().get(name)
+    if file is None:
         raise HTTPException(404)
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    kind = TYPES.get(name.rpartition(".")[2], "text/plain")
     caching = FOR_GOOD if "v" in request.query_params else "no-cache"
     return Response(file.read_bytes(), media_type=kind, headers={"Cache-Control": caching})
 
@@ -82,8 +113,12 @@ async def _operating_system(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    kind = NotFoundError if error.status_code == 404 else InvalidInputError
     problem = "There is no such page." if error.status_code == 404 else f"{error.detail}."
-    return await _error(request, error.status_code, NotFoundError(problem, "Use the links at the top of the page."))
+    shown = kind(problem, "Use the links at the top of the page.")
+    response = await _error(request, error.status_code, shown)
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def _error(request: Request, status: int, error: IchxError) -> Response:
@@ -93,3 +128,47 @@ async def _error(request: Request, status: int, error: IchxError) -> Response:
     return await run_in_threadpool(
         site_of(request).render, request, "error.html.j2", status=status, error=error, title="Error"
     )
+
+
+class BugError(IchxError):
+    """An unexpected exception, as a page shows it: without its message and traceback, which the terminal shows."""
+
+    code = "internal"
+
+
+class UnexpectedErrors:
+    """Middleware: answer 500 if a handler raises an unexpected exception, and log it to the terminal."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        started = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except ClientDisconnect:
+            pass
+        except Exception as error:
+            # without the query, which may be long; a path may have characters that control a terminal
+            place = escape(f"{scope['method']} {scope['path']}", lines=True)
+            _LOG.error("%s\n%s failed. Report this bug with the traceback.", escape(traceback.format_exc()), place)
+            if not started:
+                response = await _unexpected(Request(scope), error)
+                await response(scope, receive, send)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    problem = f"This page failed with an unexpected {type(error).__name__}."
+    shown = BugError(problem, "Report this bug with the traceback, which the terminal of `ichx ui` shows.")
+    try:
+        return await _error(request, 500, shown)
+    except Exception:  # the templates themselves are broken
+        return PlainTextResponse(f"{shown.problem} {shown.remedy}", 500)

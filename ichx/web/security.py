@@ -1,16 +1,18 @@
 """Who may use the web app: a token becomes a cookie; requests of other sites, and under other names, are refused.
 
 A page of another site can make a browser send requests to this server, and can point its own name to 127.0.0.1 (DNS
-rebinding). The checks of `Host` and `Origin` refuse both; the token refuses other users of this machine.
+rebinding). The checks of `Host`, `Origin` and `Sec-Fetch-Site` refuse both; the token refuses other users of this
+machine.
 """
 
+import ipaddress
+import re
 import secrets
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = {
@@ -23,29 +25,63 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Headers of each response. Charts in SVG have style attributes; style and script elements are not allowed."""
+"""Headers of responses that do not set them. Charts in SVG have style attributes; style and script elements are not
+allowed."""
 MAX_BODY = 1_000_000
 """Bytes of a request."""
 CHANGE_HEADER = "X-Ichx-Token"
 """Header of a request that changes something, with `Guard.change_token`; pages of other sites cannot send it."""
+LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?")
+_SAFE_PATH = re.compile(rb"/(?![/\\])[!-\[\]-~]*")
+"""A path that a browser resolves on this server: `//name` and `/\\name` are other servers."""
+_OTHER_SITE = "Requests of other sites are refused."
+_RELOAD = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0">
+<title>ichx</title><p>Open the URL that <code>ichx ui</code> printed; it contains a token.</p></html>
+"""
+"""Browsers send no strict cookie after a click on a link of another site, but they do after a reload."""
 
 
 @dataclass(frozen=True)
 class Guard:
     """What a request must have to be answered."""
 
-    hosts: frozenset[str]
-    """Accepted `Host` headers in lower case, with the port."""
-    port: int
+    names: frozenset[str] = LOOPBACK_NAMES
+    """Accepted names in `Host`, in lower case. The port may differ from that of the server, e.g. by `ssh -L`."""
+    any_address: bool = False
+    """Accept each IP address in `Host`: DNS rebinding needs a name."""
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     """In the first URL and in the cookie."""
     change_token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     """In the pages; needed by requests that change something."""
+    single_use: set[str] = field(default_factory=set, repr=False)
+    """Tokens of URLs that admit one browser."""
 
-    @property
-    def cookie(self) -> str:
-        """Name of the cookie. Browsers do not separate the cookies of several ports."""
-        return f"ichx-{self.port}"
+    def issue_single_use(self) -> str:
+        """Return a token for a URL that other users may see, e.g. in the list of processes."""
+        token = secrets.token_urlsafe(24)
+        self.single_use.add(token)
+        return token
+
+    def accepts_host(self, host: str) -> bool:
+        """Return whether `host`, a header in lower case, is a name of this server."""
+        found = _HOST.fullmatch(host)
+        if found is None:
+            return False
+        return found["name"] in self.names or (self.any_address and _is_address(found["name"]))
+
+    def admits(self, token: str) -> bool:
+        """Return whether a URL with `token` admits a browser."""
+        for known in self.single_use:
+            if _same(token, known):
+                self.single_use.discard(known)
+                return True
+        return _same(token, self.token)
+
+
+def cookie_name(host: str) -> str:
+    """Return the name of the cookie for the header `Host`: browsers do not separate the cookies of several ports."""
+    return f"ichx-{host.rpartition(':')[2] if re.search(r':[0-9]+$', host) else 80}"
 
 
 class Security:
@@ -65,56 +101,73 @@ class Security:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        answer = self._refusal(scope) or self._app
+        answer = self._answer(scope) or self._app
         await answer(scope, receive, send_with_headers)
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    def _answer(self, scope: Scope) -> Response | None:
         """Return the response to a request that the app must not see; None if it may."""
-        guard, headers = self._guard, Headers(scope=scope)
-        if headers.get("host", "").lower() not in guard.hosts:
+        headers, method = Headers(scope=scope), scope["method"]
+        hosts = headers.getlist("host")
+        host = hosts[0].lower() if len(hosts) == 1 else ""
+        if not self._guard.accepts_host(host):
             return PlainTextResponse("This server has another name. Use the URL that `ichx ui` printed.", 421)
-        origin = headers.get("origin")
-        if origin is not None and origin.lower() not in {f"http://{host}" for host in guard.hosts}:
-            return PlainTextResponse("Requests of other sites are refused.", 403)
-        if headers.get("sec-fetch-site", "none") in ("cross-site", "same-site") and scope["method"] != "GET":
-            return PlainTextResponse("Requests of other sites are refused.", 403)
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-        if _same(query.pop("token", None), guard.token):
-            return self._admit(scope, query)
-        if not _same(_cookie(headers, guard.cookie), guard.token):
+        if any(origin.lower() != f"http://{host}" for origin in headers.getlist("origin")):
+            return PlainTextResponse(_OTHER_SITE, 403)
+        elsewhere = any(site not in ("same-origin", "none") for site in headers.getlist("sec-fetch-site"))
+        opens_page = method == "GET" and headers.get("sec-fetch-dest") == "document"
+        if elsewhere and not opens_page:
+            return PlainTextResponse(_OTHER_SITE, 403)
+        if method == "GET" and (admitted := self._admit(scope, cookie_name(host))) is not None:
+            return admitted
+        if not any(_same(value, self._guard.token) for value in _cookies(headers, cookie_name(host))):
+            if elsewhere:
+                return HTMLResponse(_RELOAD, 401)
             return PlainTextResponse("Open the URL that `ichx ui` printed; it contains a token.", 401)
-        if scope["method"] in ("GET", "HEAD"):
+        return None if method in ("GET", "HEAD") else self._refuse_change(headers)
+
+    def _admit(self, scope: Scope, cookie: str) -> Response | None:
+        """Return the redirect that moves a valid token from the URL to the cookie; None without such a token."""
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        if not any(name == "token" and self._guard.admits(value) for name, value in query):
             return None
-        if not _same(headers.get(CHANGE_HEADER), guard.change_token):
+        remaining = [(name, value) for name, value in query if name != "token"]
+        path = scope.get("raw_path") or b"/"
+        target = path.decode("ascii") if _SAFE_PATH.fullmatch(path) else "/"
+        location = target + (f"?{urlencode(remaining)}" if remaining else "")
+        response = Response(status_code=303, headers={"Location": location})
+        response.set_cookie(cookie, self._guard.token, httponly=True, samesite="strict", path="/")
+        return response
+
+    def _refuse_change(self, headers: Headers) -> Response | None:
+        """Return the response to a request of another method that must not change anything; None if it may."""
+        tokens = headers.getlist(CHANGE_HEADER)
+        if len(tokens) != 1 or not _same(tokens[0], self._guard.change_token):
             return PlainTextResponse("The page is older than the server. Reload it.", 403)
-        size = headers.get("content-length", "")
-        if not size.isdecimal() or len(size) > 12 or int(size) > MAX_BODY:
+        sizes = headers.getlist("content-length")
+        if len(sizes) != 1 or "transfer-encoding" in headers or not re.fullmatch("[0-9]+", sizes[0]):
+            return PlainTextResponse("The request has no Content-Length.", 411)
+        if len(sizes[0]) > 12 or int(sizes[0]) > MAX_BODY:
             return PlainTextResponse("The request is too large.", 413)
         return None
 
-    def _admit(self, scope: Scope, query: dict[str, str]) -> Response:
-        """Return the redirect that moves the token from the URL to the cookie."""
-        path = urlsplit(scope["path"]).path or "/"
-        target = f"/{path.lstrip('/')}" + (f"?{urlencode(query)}" if query else "")
-        response = Response(status_code=303, headers={"Location": target})
-        response.set_cookie(self._guard.cookie, self._guard.token, httponly=True, samesite="strict", path="/")
-        return response
+
+def _same(given: str, expected: str) -> bool:
+    return secrets.compare_digest(given.encode("utf-8", "replace"), expected.encode())
 
 
-def _same(given: str | None, expected: str) -> bool:
-    return given is not None and secrets.compare_digest(given.encode(), expected.encode())
+def _cookies(headers: Headers, name: str) -> list[str]:
+    """Return all values of a cookie. Other servers on this machine may set any cookies, also one with this name."""
+    pairs = [part.partition("=") for line in headers.getlist("cookie") for part in line.split(";")]
+    return [value.strip() for key, _, value in pairs if key.strip() == name]
 
 
-def _cookie(headers: Headers, name: str) -> str | None:
-    for line in headers.getlist("cookie"):
-        try:
-            cookie: SimpleCookie = SimpleCookie(line)
-        except CookieError:
-            continue
-        if name in cookie:
-            return cookie[name].value
-    return None
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True

@@ -1,6 +1,10 @@
 """Serving the web app: the socket, the URL with the token, the browser, and the end."""
 
+import errno
+import ipaddress
 import os
+import shlex
+import signal
 import socket
 import sys
 import threading
@@ -8,12 +12,14 @@ import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from types import FrameType
 
 import uvicorn
 
 from ichx.errors import ConflictError, InvalidInputError, StorageError
+from ichx.signals import handle_signals
 from ichx.web.app import create_app
-from ichx.web.security import Guard
+from ichx.web.security import LOOPBACK_NAMES, Guard
 from ichx.web.site import Site
 from ichx.workspace import Workspace
 
@@ -21,6 +27,8 @@ LOOPBACK = "127.0.0.1"
 FIRST_PORT = 8417
 PORTS = 20
 """Number of ports that are tried if none is given."""
+STOP_SECONDS = 1.0
+"""Time for handlers that work after a stop signal."""
 NICENESS = 5
 """Lower priority than a training on the same machine."""
 
@@ -30,7 +38,9 @@ class ServeOptions:
     """How to serve a workspace."""
 
     host: str = LOOPBACK
-    """Address to listen on. Any other than a loopback address exposes the workspace to the network."""
+    """Name or address to listen on. Any other than a loopback address exposes the workspace to the network."""
+    allow_network: bool = False
+    """Accept such a host."""
     port: int | None = None
     """None for the first free port from `FIRST_PORT`, 0 for any."""
     open_browser: bool = True
@@ -39,83 +49,157 @@ class ServeOptions:
     """The first page."""
 
 
-def serve(workspace: Workspace, options: ServeOptions, started: Callable[[str], object]) -> None:
-    """Serve `workspace` until SIGINT or SIGTERM.
+@dataclass(frozen=True)
+class Started:
+    """A server that accepts connections."""
+
+    url: str
+    """The first page, with the token."""
+    port: int
+    exposed: str | None
+    """The name or address at which other machines reach it; None for a loopback address."""
+
+
+def serve(workspace: Workspace, options: ServeOptions, started: Callable[[Started], object]) -> int:
+    """Serve `workspace` until SIGINT, SIGTERM or SIGHUP; return the number of the signal.
 
     Args:
         workspace: The workspace to show.
         options: How to serve it.
-        started: Receives the URL of the first page, with the token, once the port is bound.
+        started: Is called once the server accepts connections.
 
     Raises:
         ConflictError: The port is in use.
-        InvalidInputError: The host is not an address of this machine.
+        InvalidInputError: The host is not an address of this machine, or one that needs `allow_network`.
+        StorageError: The port needs more rights.
         StoreError: The store cannot be opened.
     """
-    site = Site(workspace, read_only=options.read_only)
+    address = _resolve(options.host)
+    exposed = not ipaddress.ip_address(address).is_loopback
+    if exposed and not options.allow_network:
+        raise InvalidInputError(
+            f"{options.host} is not an address of this machine alone: others in its network reach it.",
+            "Leave out --host and use `ssh -L`, or add --allow-network; see docs/ui.md.",
+        )
+    bound = _bind(address, options.port)
     try:
-        bound = _bind(options.host, options.port)
+        site = Site(workspace, read_only=options.read_only)
+    except BaseException:
+        bound.close()
+        raise
+    try:
         port = bound.getsockname()[1]
-        guard = Guard(_names(options.host, port), port)
-        name = f"[{options.host}]" if ":" in options.host else options.host
-        shown = LOOPBACK if options.host in ("0.0.0.0", "::") else name
-        url = f"http://{shown}:{port}{options.path}{'&' if '?' in options.path else '?'}token={guard.token}"
+        guard = Guard(_names(options.host, address), any_address=exposed)
+        shown = f"[{address}]" if ":" in address else address
+        if address in ("0.0.0.0", "::"):
+            shown = socket.gethostname()
+        page = f"http://{shown}:{port}{options.path}{'&' if '?' in options.path else '?'}token="
         with suppress(OSError):
             os.nice(NICENESS)
         config = uvicorn.Config(
             create_app(site, guard),
-            log_level="warning",
+            loop="asyncio",
+            http="h11",  # it checks headers strictly, also those of responses
+            log_level="critical",  # errors of handlers are logged by the app
             access_log=False,
             lifespan="off",
             ws="none",
             server_header=False,
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=0,
         )
-        started(url)
+        started(Started(page + guard.token, port, shown if exposed else None))
         if options.open_browser and _has_screen():
+            # other users see the arguments of a browser
+            url = page + guard.issue_single_use()
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        with suppress(KeyboardInterrupt):  # uvicorn repeats the signal after its end
-            uvicorn.Server(config).run(sockets=[bound])
+        return _run(uvicorn.Server(config), bound, site)
     finally:
+        bound.close()
         site.close()
 
 
-def _bind(host: str, port: int | None) -> socket.socket:
-    """Return a socket that is bound to a port of `host`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    ports = range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else [port]
-    for candidate in ports:
-        bound = socket.socket(family, socket.SOCK_STREAM)
+def _run(server: uvicorn.Server, bound: socket.socket, site: Site) -> int:
+    """Serve until a stop signal; return its number. Open streams end at once."""
+    received: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        server.should_exit = True
+        timer = threading.Timer(STOP_SECONDS, _abandon, (site, number))
+        timer.daemon = True
+        timer.start()
+
+    with handle_signals(stop):  # uvicorn handles two of them itself, and repeats the signal after its end
+        server.run(sockets=[bound])
+    return received[0] if received else signal.SIGTERM
+
+
+def _abandon(site: Site, number: int) -> None:
+    """End the process although a handler still works, e.g. on a prediction: its browser has been disconnected."""
+    site.close()
+    os._exit(exit_code(number))
+
+
+def exit_code(number: int) -> int:
+    """Return the exit code after a stop signal. Ctrl-C is how a server is meant to end."""
+    return 0 if number == signal.SIGINT else 128 + number
+
+
+def _bind(address: str, port: int | None) -> socket.socket:
+    """Return a socket that listens on a port of `address`."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    for candidate in range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else [port]:
+        # With a protocol: asyncio sets TCP_NODELAY only then, and each answer would wait 40 ms without.
+        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            bound.bind((host, candidate))
-        except socket.gaierror as error:
-            bound.close()
-            raise InvalidInputError(f"Unknown host: {host!r}.", "Use an address of this machine.") from error
-        except PermissionError as error:
-            bound.close()
-            raise StorageError(f"Port {candidate} needs more rights.", "Use a port from 1024 to 65535.") from error
+            bound.bind((address, candidate))
+            bound.listen(128)  # two servers can bind the same port, but only one can listen
         except OSError as error:
             bound.close()
-            last = error
-            continue
+            if error.errno == errno.EADDRINUSE:
+                continue
+            if isinstance(error, PermissionError):
+                remedy = "Use a port from 1024 to 65535."
+                raise StorageError(f"Port {candidate} needs more rights.", remedy) from error
+            problem = f"Cannot listen on {address}, port {candidate}: {error.strerror}."
+            raise InvalidInputError(problem, "Use an address of this machine.") from error
         return bound
-    if port is not None and last.errno is not None and last.errno != 98:
-        raise InvalidInputError(f"Cannot listen on {host}:{port}: {last.strerror}.", "Use an address of this machine.")
     used = f"Port {port} is" if port is not None else f"The ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are"
     raise ConflictError(f"{used} in use.", "Use `--port 0` for any free port, or end the other program.")
 
 
-def _names(host: str, port: int) -> frozenset[str]:
-    """Return the accepted `Host` headers."""
-    names = {LOOPBACK, "localhost", "[::1]"}
-    if host in ("0.0.0.0", "::"):
+def _resolve(host: str) -> str:
+    """Return the IP address of `host`."""
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except (OSError, UnicodeError) as error:
+        raise InvalidInputError(f"Unknown host: {host!r}.", "Use an address of this machine.") from error
+
+
+def _names(host: str, address: str) -> frozenset[str]:
+    """Return the accepted names in the header `Host`."""
+    names = {host.lower(), f"[{address}]" if ":" in address else address}
+    if address in ("0.0.0.0", "::"):
         names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
-    else:
-        names.add(f"[{host}]" if ":" in host else host.lower())
-    return frozenset(f"{name}:{port}" for name in names)
+    return LOOPBACK_NAMES | names
+
+
+def ssh_command(port: int) -> str | None:
+    """Return the command that makes the server reachable from the machine the user sits at; None without ssh."""
+    connection = os.environ.get("SSH_CONNECTION", "").split()
+    if len(connection) != 4:
+        return None
+    address = connection[2]
+    user = os.environ.get("USER") or "USER"
+    forward = f"ssh -N -L {port}:{LOOPBACK}:{port}"
+    if "SLURM_JOB_ID" in os.environ:  # a node that is reached through the machine of the ssh session
+        return f"{forward} -J {shlex.quote(f'{user}@{address}')} {shlex.quote(f'{user}@{socket.gethostname()}')}"
+    return f"{forward} {shlex.quote(f'{user}@{address}')}"
 
 
 def _has_screen() -> bool:
     """Return whether a browser opened here has a screen; a text browser would take over the terminal."""
+    if "SSH_CONNECTION" in os.environ:
+        return False
     return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

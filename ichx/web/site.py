@@ -1,23 +1,28 @@
 """What all request handlers share: the open project, the templates, and whether changes are allowed."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache, cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import anyio.from_thread
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
 
 from ichx import formatting
-from ichx.errors import UnsupportedError
+from ichx.errors import InvalidInputError, UnsupportedError
 from ichx.labels import LABELS
 from ichx.project import Project
 from ichx.store import open_store
+from ichx.text import escape, parse_json
 from ichx.workspace import Workspace
 
 NAVIGATION = (
@@ -37,18 +42,22 @@ SHARED_WITH_REPORTS = ("page.css",)
 class Site:
     """The workspace as the web app serves it. Handlers run in several threads."""
 
-    def __init__(self, workspace: Workspace, *, read_only: bool = False) -> None:
+    def __init__(self, workspace: Workspace, *, read_only: bool = False, files: Path | None = None) -> None:
         """Open the store of `workspace`.
 
         Args:
             workspace: The workspace to show.
             read_only: Refuse all changes.
+            files: File, folder or zip with DICOM files in no dataset, to show as a source of studies.
 
         Raises:
             StoreError: The store cannot be opened.
         """
         self.workspace = workspace
         self.read_only = read_only
+        self.files = files
+        self.closing = ExitStack()
+        """Closed with the site: processes and temporary folders of its pages."""
         self._lock = Lock()
         self._project = Project(workspace, open_store(workspace))
 
@@ -78,7 +87,8 @@ class Site:
                 describe_again(project, changed)
 
     def close(self) -> None:
-        """Close the store."""
+        """End what the pages have started, and close the store."""
+        self.closing.close()
         self._project.store.close()
 
     def render(self, request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
@@ -99,6 +109,7 @@ class Site:
             loader=FunctionLoader(lambda name: _resource(f"templates/{name}").read_text(encoding="utf-8")),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=_visible,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -119,16 +130,55 @@ def site_of(request: Request) -> Site:
     return site
 
 
-def static_file(name: str) -> Traversable:
-    """Return the static file `name`, which may not exist."""
+def json_body(request: Request) -> dict[str, Any]:
+    """Return the JSON object in the body of `request`, in a handler that is a plain function.
+
+    Raises:
+        InvalidInputError: The body is something else.
+    """
+    try:
+        found = parse_json(anyio.from_thread.run(request.body))
+    except ValueError as error:
+        raise InvalidInputError(f"The request is not JSON: {error}.", "Send a JSON object.") from error
+    if not isinstance(found, dict):
+        raise InvalidInputError(f"The request is a {type(found).__name__}.", "Send a JSON object.")
+    return found
+
+
+def csv_response(name: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Response:
+    """Return rows as a CSV file that the browser saves as `name`, which has no quotation marks."""
+    text = io.StringIO()
+    formatting.write_csv(text, heads, rows)
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(text.getvalue(), media_type="text/csv", headers=headers)
+
+
+@cache
+def static_files() -> dict[str, Traversable]:
+    """Return the static files by name, e.g. `uplot/uPlot.js`."""
     # through `ichx`, because the package of reports imports torch
-    return files("ichx").joinpath("report", name) if name in SHARED_WITH_REPORTS else _resource(f"static/{name}")
+    found = {name: files("ichx").joinpath("report", name) for name in SHARED_WITH_REPORTS}
+    folders = [("", _resource("static"))]
+    while folders:
+        above, folder = folders.pop()
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                folders.append((f"{above}{entry.name}/", entry))
+            else:
+                found[above + entry.name] = entry
+    return found
 
 
+@cache
 def static_url(name: str) -> str:
     """Return the URL of a static file; it changes with the content, so that browsers may cache it for good."""
-    digest = hashlib.sha256(static_file(name).read_bytes()).hexdigest()
+    digest = hashlib.sha256(static_files()[name].read_bytes()).hexdigest()
     return f"/static/{name}?v={digest[:12]}"
+
+
+def _visible(value: object) -> object:
+    """Return a text with characters that reverse or hide text as escape sequences, as in a terminal."""
+    return escape(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _resource(name: str) -> Traversable:

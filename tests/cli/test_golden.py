@@ -20,11 +20,13 @@ from optuna_studies import fill, new_study, storage
 from ichx.cli import output
 from ichx.cli.reference import commands, help_text
 from ichx.datasets.add import AddRequest, add_dataset
+from ichx.datasets.dataset import load_version
+from ichx.datasets.reviews import add_review
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
 from ichx.plugins import load_registry
 from ichx.project import Project
-from ichx.store import JobChange, JobDraft, open_store
+from ichx.store import JobChange, JobDraft, ReviewDraft, open_store
 from ichx.workspace import open_workspace
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -51,6 +53,7 @@ CASES = {
     ),
     "data cache": ("data cache ph --size 48", "data cache ph", "data cache ph --verify", "data cache hp"),
     "data folds": ("data folds ph", "data folds ph --name mine", "data folds ph-test"),
+    "data reviews": ("data reviews ph", "data reviews other", "data reviews other --csv", "data reviews hp"),
     "data rm": ("data rm ph-test", "data rm other --yes", "data rm ph"),
     "plugin list": ("plugin list",),
     "plugin show": ("plugin show tiny_resnet", "plugin show tiny_resnext"),
@@ -219,7 +222,10 @@ def golden_root(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) ->
         done, lost = (record.id for record in store.add_jobs(drafts))
         store.set_handles("ichx-1", ["slurm:7_0", "slurm:7_1"])
         store.update_jobs({done: JobChange("done", 0, seconds=75.0), lost: JobChange("lost")})
-        add_dataset(Project(workspace, store), AddRequest("other", other.train, labels=other.train_labels, folds=2))
+        project = Project(workspace, store)
+        version = add_dataset(project, AddRequest("other", other.train, labels=other.train_labels, folds=2)).version
+        slice_id = str(load_version(workspace, version).slices["slice_id"][0])
+        add_review(project, version, ReviewDraft(version.id, slice_id, "label wrong", "epidural", "=1+1, an artefact"))
     with closing(sqlite3.connect(root / "db" / "ichx.db")) as connection, connection:
         connection.execute(
             "UPDATE run SET code_version = '0.0.1', host = 'gpu1'"

@@ -46,7 +46,12 @@ def test_a_lost_store_is_rebuilt_from_the_folders(trained_copy: Path, ichx: Prog
     assert snapshot(trained_copy) == files
     done = ichx("store", "rebuild", "--json", cwd=trained_copy)
     assert done.code == 0, done.err
-    assert json.loads(done.out) == {"versions": ["ph v1", "ph-test v1"], "experiments": [1, 2, 3], "problems": []}
+    assert json.loads(done.out) == {
+        "versions": ["ph v1", "ph-test v1"],
+        "experiments": [1, 2, 3],
+        "reviews": 0,
+        "problems": [],
+    }
     after = json.loads(ichx("exp", "list", "--json", cwd=trained_copy).out)
     assert after == before
     assert [ichx("exp", "history", n, "--csv", cwd=trained_copy).out for n in (1, 2, 3)] == histories

@@ -156,7 +156,7 @@ def test_a_phone_shows_names_log_loss_and_auc_first(pages: dict[str, Path], open
             box["x"] + box["width"] for box in (one.bounding_box() for one in table.locator("thead th").all()) if box
         ]
         assert ends[2] <= 360
-        names = table.locator("tbody th, thead th >> nth=0")
+        names = table.locator("tbody th, thead th:first-child")
         before = [one.bounding_box() for one in names.all()]
         view.run(f"document.querySelector('.scroll:has(#{name})').scrollLeft = 1000")
         assert view.run(f"document.querySelector('.scroll:has(#{name})').scrollLeft") > 50

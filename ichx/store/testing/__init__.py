@@ -12,6 +12,7 @@ from ichx.store.testing.curation import CurationContract
 from ichx.store.testing.datasets import DatasetContract
 from ichx.store.testing.drafts import ensemble_draft, experiment_draft, prediction_draft, run_draft, version_draft
 from ichx.store.testing.experiments import ExperimentContract
+from ichx.store.testing.reviews import ReviewContract
 from ichx.store.testing.runs import RunContract
 
 __all__ = [
@@ -24,5 +25,5 @@ __all__ = [
 ]
 
 
-class StoreContract(DatasetContract, ExperimentContract, RunContract, CurationContract):
+class StoreContract(DatasetContract, ExperimentContract, RunContract, CurationContract, ReviewContract):
     """All rules that a store obeys, whatever its database."""

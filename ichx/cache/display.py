@@ -1,0 +1,216 @@
+"""Pixels of single slices for a viewer: from any cache of a version, or decoded from the file of the slice.
+
+Reading needs neither the catalog nor pandas: rows are dicts of a `StudyIndex`.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ichx.cache.hu_cache import CACHE_FILE, Cache
+from ichx.cache.mask_file import MaskCache, masks_path
+from ichx.cache.resize import fit_mask, fit_square, pad_to_square
+from ichx.cache.verify import find_caches
+from ichx.ct.dicom import DicomDefectError, read_headers
+from ichx.ct.geometry import head_centre, image_sides, shift_to_centre
+from ichx.datasets.mask_png import read_stored_mask
+from ichx.datasets.sources import locate_slice, read_source_slice
+from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotReadyError
+
+RECHECK_SECONDS: Final = 10.0
+"""Time after which caches are searched again: one may have been built or removed."""
+SMALLEST, LARGEST = 16, 4096
+"""Sizes in pixels that a cache can have."""
+UNREADABLE: Final = "The file of this slice was changed, moved or removed, or cannot be read."
+RESTORE: Final = "Restore the file, or build a cache while it is readable."
+
+
+@dataclass(frozen=True)
+class DisplayedSlice:
+    """A slice as a viewer shows it: a square, padded with air."""
+
+    hu: npt.NDArray[np.int16]
+    """`(S, S)` HU."""
+    spacing: tuple[float, float] | None
+    """Row and column spacing of these pixels in mm."""
+    centre: str
+    """How the head was moved; see `CacheSpec`."""
+
+
+class DisplayCaches:
+    """The caches of one version that exist, opened on first use. Threads may share it."""
+
+    def __init__(self, cache_dir: Path, name: str, of_slices: str) -> None:
+        """Look for caches of dataset `name` with the slices whose `slices_digest` is `of_slices`."""
+        self._cache_dir, self._name, self._of_slices = cache_dir, name, of_slices
+        self._lock = Lock()
+        self._checked = -RECHECK_SECONDS
+        self._found: dict[int, Cache] = {}
+
+    def by_size(self) -> Mapping[int, Cache]:
+        """Return a cache for each size, smallest first; of several with one size, the one that centres slices."""
+        with self._lock:
+            if time.monotonic() - self._checked >= RECHECK_SECONDS:
+                self._found = self._find()
+                self._checked = time.monotonic()
+            return self._found
+
+    def of(self, size: int | None) -> Cache | None:
+        """Return the cache of this size (None: the largest), or None if there is none."""
+        found = self.by_size()
+        return found.get(max(found, default=0) if size is None else size)
+
+    def _find(self) -> dict[int, Cache]:
+        opened = {cache.folder: cache for cache in self._found.values()}
+        found: dict[int, Cache] = {}
+        caches = [c for c in find_caches(self._cache_dir, self._name, self._of_slices) if c.current]
+        for one in sorted(caches, key=lambda c: (c.spec.size, c.spec.centre != "slice", c.folder.name)):
+            if one.spec.size in found or not (one.folder / CACHE_FILE).is_file():
+                continue
+            try:
+                found[one.spec.size] = opened.get(one.folder) or Cache(one.folder)
+            except (OSError, ValueError, KeyError):
+                continue  # being removed, or its index is damaged: `ichx data cache --verify` reports it
+        return found
+
+
+def check_size(text: str | None) -> int | None:
+    """Return the requested size in pixels. Raises `InvalidInputError`."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and SMALLEST <= int(text) <= LARGEST):
+        raise InvalidInputError(f"Invalid value for `size`: {text[:20]!r}.", f"Use {SMALLEST} to {LARGEST}.")
+    return int(text)
+
+
+def read_displayed(cache: Cache | None, source: Path, row: Mapping[str, Any], size: int | None) -> DisplayedSlice:
+    """Return a slice from `cache`, or decoded from its file if that is None.
+
+    Args:
+        cache: A cache of the version.
+        source: The source of the version.
+        row: The slice, see `StudyIndex.slice`.
+        size: The size for a slice without a cache; None: that of the file.
+
+    Raises:
+        CorruptFileError: The slice cannot be decoded, or its chunk in the cache is damaged.
+        ChangedDataError: The file was changed, moved or removed.
+    """
+    if cache is not None:
+        reason = cache.defects.get(row["row"])
+        if reason is not None:
+            raise _undecodable(reason)
+        try:
+            hu = cache.read(row["row"])
+        except CorruptFileError as error:
+            raise CorruptFileError(
+                f"The cache of {cache.spec.size} px is damaged at this slice.", error.remedy
+            ) from error
+        return DisplayedSlice(hu, resized_spacing(row, cache.spec.size), cache.spec.centre)
+    hu = decode(source, row)
+    square = pad_to_square(hu) if size is None else fit_square(hu, size, "bilinear")
+    return DisplayedSlice(np.ascontiguousarray(square), resized_spacing(row, square.shape[0]), "none")
+
+
+def decode(source: Path, row: Mapping[str, Any]) -> npt.NDArray[np.int16]:
+    """Return the slice `row` as (rows, columns) int16 HU, decoded from its file; raises like `read_displayed`."""
+    try:
+        return read_source_slice(locate_slice(source, row)).hu
+    except DicomDefectError as defect:
+        raise _undecodable(defect.reason) from defect
+    except ChangedDataError as error:  # its message has the path
+        raise ChangedDataError(UNREADABLE, RESTORE) from error
+
+
+def resized_spacing(row: Mapping[str, Any], size: int) -> tuple[float, float] | None:
+    """Return the spacing in mm of a slice that was padded to a square and resized to `size` pixels."""
+    spacing = row["spacing_row"], row["spacing_column"]
+    if not all(value is not None and value > 0 for value in spacing):
+        return None
+    scale = max(row["rows"], row["columns"]) / size
+    return spacing[0] * scale, spacing[1] * scale
+
+
+def moved_by(centre: str, hu: npt.NDArray[np.int16]) -> tuple[float, float]:
+    """Return how far a cache that centres `none` or `slice` moves `hu` down and to the right, in edges of the square.
+
+    Raises:
+        ValueError: For other centring, which follows from the complete series.
+    """
+    if centre == "none":
+        return 0.0, 0.0
+    if centre != "slice":
+        raise ValueError(f"a slice alone does not tell how centring by {centre} moves it")
+    row, column = head_centre(hu)
+    edge = max(hu.shape)
+    return round((hu.shape[0] - 1) / 2 - row) / edge, round((hu.shape[1] - 1) / 2 - column) / edge
+
+
+def patient_sides(source: Path, row: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return which side of the patient is at the left and right edge of a slice, e.g. `{"left": "R", "right": "L"}`.
+
+    None if that is unknown: the file is missing or was changed, it has no orientation, or the slice shows another pair
+    of sides.
+    """
+    try:
+        file = locate_slice(source, row)
+        if file.location.fingerprint() != (file.bytes, file.mtime_ns):
+            return None
+        with file.location.open() as handle:
+            headers = read_headers(handle)
+    except (OSError, DicomDefectError, ChangedDataError, CorruptFileError):
+        return None
+    header = next((one for one in headers if one.frame == file.frame), None)
+    sides = image_sides(None if header is None else header.orientation)
+    return dict(zip(("left", "right"), sides, strict=True)) if sides else None
+
+
+def _undecodable(reason: str) -> CorruptFileError:
+    return CorruptFileError(f"This slice cannot be decoded: {reason}.", "Export or copy the file again.")
+
+
+@dataclass(frozen=True)
+class StoredMasks:
+    """The masks of a version."""
+
+    folder: Path
+    """The folder of the version."""
+    digest: str
+    rows: npt.NDArray[np.int64]
+    """Cache rows of the slices that have one, ascending."""
+
+
+def displayed_mask(
+    masks: StoredMasks, cache: Cache | None, source: Path, row: Mapping[str, Any]
+) -> npt.NDArray[np.uint8] | None:
+    """Return the mask of a slice as `read_displayed` shows the slice, (S, S), or None if it has none.
+
+    Raises:
+        NotReadyError: The masks have to be moved like the heads of complete series, and are not in the cache.
+        ChangedDataError: The masks, or the file of the slice, are missing.
+        CorruptFileError: They are damaged.
+    """
+    path = None if cache is None else masks_path(cache.folder, masks.digest)
+    if cache is not None and path is not None and path.is_file():
+        try:
+            return MaskCache(path, cache.spec.size, masks.rows, np.empty(0, bool)).read(row["row"])
+        except (OSError, ValueError, CorruptFileError):
+            pass  # damaged: the mask itself is read
+    mask = read_stored_mask(masks.folder, row["slice_id"])
+    if mask is None or not mask.any():
+        return None
+    if cache is None:
+        return pad_to_square(mask, 0)
+    if cache.spec.centre == "series":
+        raise NotReadyError(
+            "The masks are not in the cache, which moves the head by series.", "Run an experiment with masks first."
+        )
+    if cache.spec.centre == "slice":
+        mask = shift_to_centre(mask, head_centre(decode(source, row)), 0)
+    return fit_mask(mask, cache.spec.size)

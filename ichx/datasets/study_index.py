@@ -1,0 +1,196 @@
+"""An index of a version's slices by study: Arrow files that a viewer maps into memory instead of reading a catalog.
+
+The catalog of 750,000 slices takes more than a gigabyte as a DataFrame. `write_index` needs that once, in a process of
+its own; `StudyIndex` then reads one study at a time. Neither needs a file of a slice.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ichx.labels import LABELS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SLICES_FILE, STUDIES_FILE, EXCLUDED_FILE = "slices.arrow", "studies.arrow", "excluded.arrow"
+BY_ID_FILE: Final = "by-id.npy"
+"""Rows of the slices in the order of their ids."""
+FACTS_FILE: Final = "index.json"
+"""Written last."""
+
+FLAGS: Final = ("gap", "overlap", "same_place", "off_normal", "not_axial", "by_number")
+ASSUMED: Final = ("window_missing", "intercept_repaired")
+"""Assumptions that have a column in a catalog."""
+GEOMETRY: Final = ("rows", "columns", "spacing_row", "spacing_column", "pos_z", "position", "step")
+FILE: Final = ("file", "bytes", "mtime_ns", "frame")
+NO_FOLD, SEVERAL_FOLDS = -1, -2
+
+
+@dataclass(frozen=True)
+class IndexInput:
+    """What an index is built from."""
+
+    slices: "pd.DataFrame"
+    """The usable slices of a catalog, numbered from 0: the rows of a cache."""
+    excluded: "pd.DataFrame"
+    """The rows of the catalog with a defect."""
+    digest: str
+    """`slices_digest` of the slices, which identifies their caches."""
+    folds: npt.NDArray[np.int16] | None = None
+    """Fold of each slice, `(N,)`."""
+    masked: npt.NDArray[np.bool_] | None = None
+    """Whether each slice has a mask that is not empty, `(N,)`."""
+
+
+def write_index(folder: Path, given: IndexInput) -> None:
+    """Write the index into the existing `folder`. Raises `OSError`."""
+    import pandas as pd
+
+    slices = given.slices
+    owners = [pd.factorize(slices[name])[0] for name in ("series", "study")]
+    order = np.lexsort([slices["order"].to_numpy(), *owners])
+    n = len(slices)
+    columns = [
+        "slice_id",
+        "series",
+        "patient",
+        "order",
+        "run",
+        *GEOMETRY,
+        "window_centre",
+        "window_width",
+        *FLAGS,
+        *ASSUMED,
+    ]
+    frame = slices[[*columns, "assumptions", *LABELS, *FILE]].iloc[order].reset_index(drop=True)
+    study = owners[1][order].astype(np.int32)
+    frame["study"] = study
+    frame["row"] = order.astype(np.int32)
+    frame["fold"] = (np.full(n, NO_FOLD, np.int16) if given.folds is None else given.folds)[order]
+    frame["mask"] = (np.zeros(n, bool) if given.masked is None else given.masked)[order]
+    _write(frame, folder / SLICES_FILE)
+    names = list(pd.unique(slices["study"]))  # by code
+    _write(_studies(frame, slices.iloc[order], names), folder / STUDIES_FILE)
+    excluded = given.excluded[["study", "slice_id", "defect", "detail"]].sort_values("study", kind="stable")
+    _write(excluded, folder / EXCLUDED_FILE)
+    np.save(folder / BY_ID_FILE, np.argsort(frame["slice_id"].to_numpy(object), kind="stable").astype(np.int32))
+    (folder / FACTS_FILE).write_text(json.dumps({"digest": given.digest, "slices": n}), encoding="utf-8")
+
+
+class StudyIndex:
+    """A written index. Threads may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Map the files in `folder`. Raises `OSError`, or `ValueError` if they are damaged."""
+        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        self.digest: str = facts["digest"]
+        self.n: int = facts["slices"]
+        """Number of slices."""
+        self._slices = _map(folder / SLICES_FILE)
+        self.studies = _map(folder / STUDIES_FILE)
+        """One row per study: `study`, `patient`, `first`, `slices`, `series`, a count of positive slices per label
+        (-1 without labels), `fold`, `flags`, `scanner`, `masks`."""
+        self._excluded = _map(folder / EXCLUDED_FILE)
+        self._by_id = np.load(folder / BY_ID_FILE, mmap_mode="r")
+        self._place = {study: place for place, study in enumerate(self.studies["study"].to_pylist())}
+
+    def study(self, study: str) -> dict[str, Any] | None:
+        """Return the row of `studies`, or None if there is no such study."""
+        place = self._place.get(study)
+        return None if place is None else dict(self.studies.slice(place, 1).to_pylist()[0])
+
+    def slices(self, study: str) -> list[dict[str, Any]]:
+        """Return the slices of a study by series and order."""
+        found = self.study(study)
+        return [] if found is None else self._slices.slice(found["first"], found["slices"]).to_pylist()
+
+    def slice(self, slice_id: str) -> dict[str, Any] | None:
+        """Return the slice with this id, or None; its `study` is the id of the study."""
+        ids, low, high = self._slices["slice_id"], 0, self.n
+        while low < high:
+            middle = (low + high) // 2
+            if ids[int(self._by_id[middle])].as_py() < slice_id:
+                low = middle + 1
+            else:
+                high = middle
+        if low == self.n:
+            return None
+        found = self._slices.slice(int(self._by_id[low]), 1).to_pylist()[0]
+        if found["slice_id"] != slice_id:
+            return None
+        return {**found, "study": self.studies["study"][found["study"]].as_py()}
+
+    def excluded(self, study: str) -> list[dict[str, Any]]:
+        """Return `slice_id`, `defect` and `detail` of the excluded files of a study, as far as that is known."""
+        import pyarrow.compute as pc
+
+        found = self._excluded.filter(pc.equal(self._excluded["study"], study))
+        return [dict(row) for row in found.drop_columns(["study"]).to_pylist()]
+
+    def masked_rows(self) -> npt.NDArray[np.int64]:
+        """Return the cache rows of the slices with masks, ascending."""
+        rows = self._slices["row"].to_numpy()[self._slices["mask"].to_numpy(zero_copy_only=False)]
+        return np.sort(rows).astype(np.int64)
+
+    @property
+    def excluded_count(self) -> int:
+        """Number of excluded files or frames."""
+        return len(self._excluded)
+
+
+def _studies(frame: "pd.DataFrame", slices: "pd.DataFrame", names: Sequence[Any]) -> "pd.DataFrame":
+    """Return one row per study of `frame`, whose `study` is the number of the study; `slices` are in its order."""
+    import pandas as pd
+
+    code = frame["study"].to_numpy()
+    first = np.searchsorted(code, np.arange(len(names)))
+    grouped = frame.groupby("study", sort=True)
+    labels = frame[list(LABELS)]
+    positive = (labels > 0.5).groupby(code).sum()
+    unlabelled = labels.isna().any(axis=1).groupby(code).any().to_numpy()
+    table = pd.DataFrame(
+        {
+            "study": names,
+            "patient": frame["patient"].to_numpy(object)[first],
+            "first": first.astype(np.int64),
+            "slices": np.diff([*first, len(frame)]).astype(np.int64),
+            "series": grouped["series"].nunique().to_numpy(np.int64),
+        }
+    )
+    for label in LABELS:
+        table[label] = np.where(unlabelled, -1, positive[label].to_numpy(np.int64))
+    low, high = grouped["fold"].min().to_numpy(), grouped["fold"].max().to_numpy()
+    table["fold"] = np.where(low == high, low, SEVERAL_FOLDS).astype(np.int64)
+    flagged = frame[[*FLAGS, *ASSUMED]].groupby(code).any()
+    table["flags"] = [
+        " ".join(name for name, on in zip((*FLAGS, *ASSUMED), row, strict=True) if on) for row in flagged.to_numpy()
+    ]
+    table["scanner"] = _families(slices.iloc[first])
+    table["masks"] = grouped["mask"].sum().to_numpy(np.int64)
+    return table
+
+
+def _families(slices: "pd.DataFrame") -> list[str]:
+    """Return the pixel format of each slice as text: it tells scanners apart, whose names a catalog does not have."""
+    fields = ("bits_stored", "signed", "intercept", "rows", "columns")
+    return [
+        f"{bits}-bit {'signed' if signed else 'unsigned'}, intercept {intercept:g}, {rows} x {columns}"
+        for bits, signed, intercept, rows, columns in zip(*(slices[name] for name in fields), strict=True)
+    ]
+
+
+def _write(frame: "pd.DataFrame", path: Path) -> None:
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _map(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

@@ -1,0 +1,271 @@
+"""Studies as JSON and pixels as bytes, for the viewer. No response has a path: file names may be names of patients."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Final
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from ichx.errors import IchxError, NotFoundError, as_user_error
+from ichx.labels import LABELS
+from ichx.store import Ensemble
+from ichx.web.site import Site, site_of
+from ichx.web.sources import Source, sources_of
+
+FOR_GOOD: Final = "private, max-age=31536000, immutable"
+_FOLDERS = re.compile(r"(?<![\w./-])/(?:[^/\s'\"]+/)+")
+"""Folders of an absolute path in a message."""
+
+Handler = Callable[[Request], Response]
+
+
+def without_paths(handler: Handler) -> Handler:
+    """Return `handler` with folders removed from the messages of its errors."""
+
+    @wraps(handler)
+    def handle(request: Request) -> Response:
+        try:
+            return handler(request)
+        except OSError as error:
+            raise shown_error(as_user_error(error), site_of(request)) from error
+        except IchxError as error:
+            raise shown_error(error, site_of(request)) from error
+
+    return handle
+
+
+def shown_error(error: IchxError, site: Site) -> IchxError:
+    """Return `error` without folders in its message."""
+    known = [site.workspace.cache_dir, site.workspace.root] + ([site.files] if site.files is not None else [])
+
+    def shown(text: str) -> str:
+        for path in known:
+            text = text.replace(f"{path}/", "").replace(str(path), "the files" if path == site.files else "the folder")
+        return _FOLDERS.sub("", text)
+
+    return type(error)(shown(error.problem), shown(error.remedy))
+
+
+@without_paths
+def study(request: Request) -> Response:
+    """Return a study: series and slices in anatomical order, sizes of pixels, and what has predicted it."""
+    source = _source(request)
+    found = source.study(request.path_params["study"])
+    rows = source.index.slices(found["study"])
+    fold = found["fold"] if found["fold"] >= 0 else None
+    defects = [
+        {"defect": one["defect"], "detail": one["detail"] or ""} for one in source.index.excluded(found["study"])
+    ]
+    caches = source.caches.by_size()
+    for cache in list(caches.values())[-1:]:
+        reasons = ((row["slice_id"], cache.defects.get(row["row"])) for row in rows)
+        defects += [{"defect": reason, "detail": slice_id, "slice": slice_id} for slice_id, reason in reasons if reason]
+    reviews = _review_counts(site_of(request), source, [row["slice_id"] for row in rows])
+    return JSONResponse(
+        {
+            "source": source.name,
+            "study": found["study"],
+            "patient": found["patient"],
+            "fold": fold,
+            "series": _series(source, found["study"], rows, reviews),
+            "defects": defects,
+            "pixels": _pixel_facts(source),
+            "predictors": predictors(site_of(request), source),
+        }
+    )
+
+
+@without_paths
+def pixels(request: Request) -> Response:
+    """Return a slice as int16 little-endian HU, row by row."""
+    from ichx.cache.display import check_size, read_displayed
+
+    source = _source(request)
+    row = source.slice(request.path_params["slice"])
+    size = check_size(request.query_params.get("size"))
+    cache = source.caches.of(size)
+    if cache is None and (sizes := list(source.caches.by_size())):
+        raise NotFoundError(
+            f"There is no cache of {size} px.", f"Use one of {', '.join(map(str, sizes))}, or build it."
+        )
+    shown = read_displayed(cache, source.path, row, size)
+    headers = {"X-Rows": str(shown.hu.shape[0]), "X-Columns": str(shown.hu.shape[1]), "X-Centre": shown.centre}
+    if shown.spacing is not None:
+        headers["X-Spacing"] = f"{shown.spacing[0]:.6g},{shown.spacing[1]:.6g}"
+    version = request.query_params.get("v")
+    headers["Cache-Control"] = FOR_GOOD if version == pixel_version(source) else "no-store"
+    return Response(shown.hu.astype("<i2", copy=False).tobytes(), 200, headers, "application/octet-stream")
+
+
+@without_paths
+def predictions(request: Request) -> Response:
+    """Return the curves of an experiment or ensemble for a study."""
+    from ichx.evaluation.study_curves import ensemble_curves, experiment_curves, parse_predictor
+
+    source = _source(request)
+    found = source.study(request.path_params["study"])
+    of = request.query_params.get("of", "")
+    kind, number = parse_predictor(of)
+    ids = [row["slice_id"] for row in source.index.slices(found["study"])]
+    project = site_of(request).project
+    if source.version is None:
+        raise NotFoundError(f"{of} has not predicted these files yet.", "Start its prediction.")
+    if kind == "experiment":
+        result = experiment_curves(project, number, source.version, ids, {found["fold"]})
+    else:
+        result = ensemble_curves(project, number, source.version, ids)
+    curves = [curve.to_dict() for curve in result.curves]
+    return JSONResponse({"of": of, "curves": curves, "out_of_fold": result.out_of_fold, "problem": result.problem})
+
+
+@without_paths
+def open_slice(request: Request) -> Response:
+    """Redirect to a slice in the viewer, with the other parameters of the request."""
+    source = _source(request)
+    row = source.slice(request.path_params["slice"])
+    query = [(name, value) for name, value in request.query_params.multi_items() if name != "slice"]
+    return RedirectResponse(study_url(source.name, row["study"], [("slice", row["slice_id"]), *query]), 303)
+
+
+def study_url(source: str, study: str, query: list[tuple[str, str]] | None = None) -> str:
+    """Return the URL of a study in the viewer."""
+    parameters = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query or [])
+    return f"/studies/{quote(source, safe='@')}/{quote(study, safe='')}" + (f"?{parameters}" if parameters else "")
+
+
+def predictors(site: Site, source: Source) -> list[dict[str, Any]]:
+    """Return the experiments and ensembles that have predicted a source, or that could predict files."""
+    store, version = site.project.store, source.version
+    found: list[dict[str, Any]] = [
+        {"of": f"experiment:{p.experiment}", "name": p.name, "score": p.score, "folds": list(p.folds)}
+        for p in store.predictors(None if version is None else version.id)
+    ]
+    for ensemble in reversed(store.ensembles()):
+        if _has_predicted(site, ensemble, source):
+            score = ensemble.score if ensemble.nested_score is None else ensemble.nested_score
+            name = ensemble.name or f"ensemble {ensemble.number}"
+            found.append({"of": f"ensemble:{ensemble.number}", "name": name, "score": score, "folds": []})
+    return found
+
+
+def pixel_version(source: Source) -> str:
+    """Return a text that changes with the pixels that are served for a source."""
+    keys = [cache.key[:8] for cache in source.caches.by_size().values()]
+    return f"{source.index.digest[:8]}{''.join(keys)}"
+
+
+def _source(request: Request) -> Source:
+    return sources_of(request).get(request.path_params["source"])
+
+
+def _series(source: Source, study: str, rows: list[dict[str, Any]], reviews: dict[str, int]) -> list[dict[str, Any]]:
+    """Return the series of a study with their slices, from head to foot where that is known."""
+    from ichx.cache.display import patient_sides
+
+    series: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        series.setdefault(row["series"], []).append(row)
+    found = []
+    for name, slices in series.items():
+        key = study, name
+        if key not in source.sides:
+            source.sides[key] = patient_sides(source.path, slices[0])
+        order = _direction(slices)
+        steps = sorted(row["step"] for row in slices if row["step"] is not None and row["step"] > 0)
+        thickness = round(steps[len(steps) // 2], 3) if steps else None
+        listed = [_slice(row, source.sides[key], thickness, reviews) for row in slices]
+        found.append(
+            {
+                "series": name,
+                "flags": _flags(slices),
+                "order": "unknown" if order == 0 else "head to foot",
+                "slices": listed[::-1] if order > 0 else listed,
+            }
+        )
+    return found
+
+
+def _slice(
+    row: dict[str, Any], side: dict[str, str] | None, thickness: float | None, reviews: dict[str, int]
+) -> dict[str, Any]:
+    spacing = [_number(row["spacing_row"]), _number(row["spacing_column"])]
+    return {
+        "id": row["slice_id"],
+        "position": _number(row["position"]),
+        "rows": row["rows"],
+        "columns": row["columns"],
+        "spacing": None if None in spacing else spacing,
+        "thickness": thickness,
+        "side": side,
+        "header_window": None if row["window_missing"] else [row["window_centre"], row["window_width"]],
+        "labels": _labels(row),
+        "fold": row["fold"] if row["fold"] >= 0 else None,
+        "flags": [*_flags([row]), *row["assumptions"].split()],
+        "mask": row["mask"],
+        "reviews": reviews.get(row["slice_id"], 0),
+    }
+
+
+def _labels(row: dict[str, Any]) -> dict[str, int] | None:
+    values = {label: _number(row[label]) for label in LABELS}
+    if None in values.values():
+        return None
+    return {label: int(value is not None and value > 0.5) for label, value in values.items()}
+
+
+def _flags(rows: list[dict[str, Any]]) -> list[str]:
+    from ichx.datasets.study_index import FLAGS
+
+    return [name for name in FLAGS if any(row[name] for row in rows)]
+
+
+def _direction(rows: list[dict[str, Any]]) -> int:
+    """Return 1 if the slices run from foot to head, -1 if from head to foot, 0 if that is unknown."""
+    first, last = _number(rows[0]["pos_z"]), _number(rows[-1]["pos_z"])
+    if rows[0]["by_number"] or rows[0]["not_axial"] or first is None or last is None or first == last:
+        return 0
+    return 1 if last > first else -1  # DICOM: z grows towards the head
+
+
+def _number(value: float | None) -> float | None:
+    """Return a value for JSON: None for a missing one."""
+    return None if value is None or value != value else float(value)
+
+
+def _pixel_facts(source: Source) -> dict[str, Any]:
+    sizes = list(source.caches.by_size())
+    problem = remedy = None
+    if not sizes and source.version is not None:
+        problem = "There is no cache: each slice is decoded from its file."
+        remedy = f"Build one: `ichx data cache {source.version.dataset} --size 378`."
+    return {"sizes": sizes, "problem": problem, "remedy": remedy, "version": pixel_version(source)}
+
+
+def _has_predicted(site: Site, ensemble: Ensemble, source: Source) -> bool:
+    from ichx.evaluation.predictions import predictions_file
+
+    if source.version is None:
+        return ensemble.digest is not None
+    if ensemble.version_id == source.version.id:
+        return True
+    return (site.workspace.ensemble_dir(ensemble.number) / predictions_file(source.version)).is_file()
+
+
+def _review_counts(site: Site, source: Source, slice_ids: list[str]) -> dict[str, int]:
+    """Return the number of reviews by slice."""
+    if source.version is None:
+        return {}
+    return Counter(review.slice for review in site.project.store.reviews(source.version.dataset, slices=slice_ids))
+
+
+ROUTES: Final = (
+    Route("/api/studies/{source}/{study:path}", study),
+    Route("/api/pixels/{source}/{slice:path}", pixels),
+    Route("/api/predictions/{source}/{study:path}", predictions),
+    Route("/slices/{source}/{slice:path}", open_slice),
+)

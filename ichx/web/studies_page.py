@@ -1,0 +1,112 @@
+"""The list of sources and their studies."""
+
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from ichx.errors import InvalidInputError, NotReadyError
+from ichx.labels import LABELS
+from ichx.web.site import site_of
+from ichx.web.sources import FILES, Source, sources_of
+from ichx.web.studies_api import shown_error, study_url, without_paths
+
+PAGE: Final = 100
+"""Studies of a page."""
+WAIT_SECONDS: Final = 3.0
+"""Time to wait for an index before a page says that it is being built."""
+
+
+@without_paths
+def studies(request: Request) -> Response:
+    """Show the studies of a source, filtered, by pages."""
+    site, sources = site_of(request), sources_of(request)
+    names = sources.names()
+    query = request.query_params
+    name = query.get("source") or (names[0] if names else "")
+    context: dict[str, Any] = {"title": "Studies", "names": names, "name": name, "query": query, "files": FILES}
+    if not names:
+        return site.render(request, "studies.html.j2", **context, source=None, waiting=None)
+    try:
+        source = sources.get(name, WAIT_SECONDS)
+    except NotReadyError as error:
+        return site.render(request, "studies.html.j2", **context, source=None, waiting=shown_error(error, site))
+    found = select_studies(source, dict(query))
+    if query.get("open") == "first" and len(found):
+        first = source.index.studies["study"][int(found[0])].as_py()
+        return RedirectResponse(study_url(source.name, first), 303)
+    page = _page(query.get("page"), len(found))
+    rows = [source.index.studies.slice(int(row), 1).to_pylist()[0] for row in found[page * PAGE : (page + 1) * PAGE]]
+
+    def link(**changes: str | int) -> str:
+        return "/studies?" + urlencode({**query, **changes})
+
+    return site.render(
+        request,
+        "studies.html.j2",
+        **context,
+        source=source,
+        waiting=None,
+        rows=rows,
+        total=len(found),
+        page=page,
+        pages=max(1, -(-len(found) // PAGE)),
+        link=link,
+        study_url=study_url,
+        choices=_choices(source),
+    )
+
+
+def select_studies(source: Source, query: dict[str, str]) -> Any:
+    """Return the rows of the studies that `label`, `fold`, `scanner`, `flag` and `study` select, `(n,)`.
+
+    Raises:
+        InvalidInputError: A value is unknown.
+    """
+    import numpy as np
+
+    table = source.index.studies
+    keep = np.ones(len(table), bool)
+    label, fold, scanner, flag = (query.get(name, "") for name in ("label", "fold", "scanner", "flag"))
+    if label:
+        negative = label.startswith("no ")
+        column = label.removeprefix("no ")
+        if column not in LABELS:
+            raise InvalidInputError(f"Unknown label: {label[:40]!r}.", f"Use one of {', '.join(LABELS)}.")
+        counts = table[column].to_numpy()
+        keep &= counts == 0 if negative else counts > 0
+    if fold:
+        if not (fold.isascii() and fold.isdecimal() and len(fold) < 6):
+            raise InvalidInputError(f"Invalid value for `fold`: {fold[:20]!r}.", "Use a number from 0.")
+        keep &= table["fold"].to_numpy() == int(fold)
+    if scanner:
+        keep &= np.array([text == scanner for text in table["scanner"].to_pylist()], bool)
+    if flag:
+        keep &= np.array([flag in text.split() for text in table["flags"].to_pylist()], bool)
+    if begin := query.get("study", ""):
+        keep &= np.array([text.startswith(begin) for text in table["study"].to_pylist()], bool)
+    return np.flatnonzero(keep)
+
+
+def _choices(source: Source) -> dict[str, list[str]]:
+    """Return the values that filters can have."""
+    table = source.index.studies
+    folds = sorted({fold for fold in table["fold"].unique().to_pylist() if fold >= 0})
+    flags = sorted({flag for text in table["flags"].unique().to_pylist() for flag in text.split()})
+    return {
+        "label": [*LABELS, "no any"] if any(table["any"].to_numpy() >= 0) else [],
+        "fold": [str(fold) for fold in folds],
+        "scanner": sorted(table["scanner"].unique().to_pylist()),
+        "flag": flags,
+    }
+
+
+def _page(text: str | None, total: int) -> int:
+    """Return the number of the page from 0; the last one for a larger number."""
+    number = int(text) if text and text.isascii() and text.isdecimal() and len(text) < 8 else 1
+    return min(max(number, 1), max(1, -(-total // PAGE))) - 1
+
+
+ROUTES: Final = (Route("/studies", studies),)

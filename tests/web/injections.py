@@ -1,0 +1,100 @@
+"""Names, notes and ids of an attacker, e.g. from an imported archive, for the tests of all pages.
+
+Each text that a browser would execute sets `window.owned`, or creates an element with the class or name `owned`.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+MARKUP = (
+    "<script>window.owned=1</script>",
+    "<img src=x class=owned onerror=window.owned=1>",
+    '"><svg class=owned onload=window.owned=1>',
+    "' class=owned onmouseover='window.owned=1",
+    '" class=owned autofocus onfocus="window.owned=1',
+    "` class=owned onclick=window.owned=1 `",
+    "</script><script>window.owned=1</script>",
+    "</title></textarea></style></noscript><b class=owned>",
+    "--><b class=owned><!--",
+    "]]><b class=owned>",
+    "<iframe class=owned srcdoc='<script>parent.owned=1</script>'>",
+    "<base class=owned href=//evil.example/>",
+    "<meta class=owned http-equiv=refresh content='0;url=//evil.example'>",
+    "<form class=owned action=//evil.example><input name=owned>",
+    "<a class=owned href=javascript:window.owned=1>x</a>",
+    "&lt;b class=owned&gt;&#60;b class=owned&#62;",
+    "\\u003cb class=owned\\u003e \\x3cb class=owned\\x3e",
+    "+ADw-script+AD4-window.owned=1+ADw-/script+AD4-",
+    "{{ 7*7 }}{% raw %}<b class=owned>{% endraw %}${window.owned=1}#{7*7}",
+    "';window.owned=1;//\";window.owned=1;//`;window.owned=1;//",
+    "javascript:window.owned=1",
+    "data:text/html,<script>parent.owned=1</script>",
+)
+"""Texts that become markup or code if they are not escaped."""
+ODD = (
+    "__proto__",
+    "constructor",
+    "toString",
+    "../../../etc/passwd",
+    "..%2f..%2fetc%2fpasswd",
+    "\\..\\..\\windows",
+    "%00%0d%0aSet-Cookie:%20owned=1",
+    "%ff%fe",
+    "//evil.example/",
+    "\\\\evil.example\\x",
+    "=1+cmd|' /C calc'!A0",
+    "'; DROP TABLE experiment; --",
+    "a@b/c?d=e&f#g;h",
+    "\u202egnp.exe\u202c\u2028\u2029\x1b]0;owned\x07\x9b2J",
+    "e\u0301\u0323\U0001f9e0 \u05d0\u05d1\u05d2",
+    "x" * 200,
+)
+"""Texts with a meaning in paths, URLs, HTTP, SQL, spreadsheets, terminals and JavaScript objects."""
+INJECTIONS = MARKUP + ODD
+
+_COLUMNS = {
+    "experiment": ("name",),
+    "tag": ("tag",),
+    "note": ("text",),
+    "run": ("error", "host", "command", "device"),
+    "dataset_version": ("source",),
+    "fold_set": ("source",),
+    "ensemble": ("name", "partial"),
+    "job": ("name", "handle", "reason"),
+    "review": ("note",),
+}
+"""Columns with text that other people choose; those that the store does not have are skipped."""
+
+
+def poison(root: Path) -> None:
+    """Put all injections into the store and the logs of a workspace; each text column of each row gets all of them."""
+    text = " ".join(INJECTIONS)
+    with closing(sqlite3.connect(root / "db" / "ichx.db")) as store, store:
+        for table, columns in _COLUMNS.items():
+            existing = {row[1] for row in store.execute(f"PRAGMA table_info({table})")}
+            for column in existing & set(columns):
+                store.execute(f"UPDATE {table} SET {column} = coalesce({column}, '') || ?", (text,))
+        numbers = [row[0] for row in store.execute("SELECT number FROM experiment")]
+        for number in numbers:
+            store.execute("INSERT OR IGNORE INTO tag (experiment, tag) VALUES (?, ?)", (number, text))
+            store.execute(
+                "INSERT INTO note (experiment, text, created) VALUES (?, ?, ?)", (number, text, "2026-01-01 00:00:00")
+            )
+        newest = max(numbers)
+        for text in MARKUP:
+            store.execute("INSERT INTO tag (experiment, tag) VALUES (?, ?)", (newest, text))
+    for log in root.glob("experiments/*/fold-*/run.log"):
+        log.write_text(log.read_text() + text)
+
+
+def check_page(page: "Page") -> None:
+    """Assert that no injection has become part of a page."""
+    assert page.evaluate("typeof window.owned") == "undefined"
+    assert page.locator(".owned, [name=owned]").count() == 0
+    assert page.locator("main script:not([type='application/json']):not([src])").count() == 0
+    assert page.locator("[href^='javascript:'], [src^='data:text'], [href^='//'], [src^='//'], base").count() == 0
