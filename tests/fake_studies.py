@@ -37,6 +37,8 @@ class FakeStudies:
     damaged: frozenset[int] = frozenset()
     """Indices of slices whose pixels cannot be read."""
     reviews: list[dict[str, Any]] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    """How far the prediction of files is, one after the other."""
     requests: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """Values of every slice that differ from the usual ones."""
@@ -70,7 +72,7 @@ class FakeStudies:
         usual = {
             "source": SOURCE, "study": STUDY, "patient": "patient-1", "fold": 2, "defects": [],
             "series": [{"series": "series-a", "flags": [], "order": "head to foot", "slices": self.slices()}],
-            "pixels": {"sizes": list(self.sizes), "v": "d1", "problem": None, "remedy": None},
+            "pixels": {"sizes": list(self.sizes), "version": "d1", "problem": None, "remedy": None},
             "predictors": [
                 {"of": "experiment:1", "name": "first", "score": 0.0712, "folds": [0, 1]},
                 {"of": "ensemble:2", "name": "both", "score": None, "folds": [0, 1]},
@@ -108,6 +110,18 @@ class FakeStudies:
             for number, name in enumerate(names)
         ]
         return JSONResponse({"of": of, "curves": curves, "out_of_fold": of == "experiment:1", "problem": None})
+
+    async def state(self, request: Any) -> Any:
+        """Start a prediction of files, or return how far it is: the next of `states` with each request."""
+        from starlette.responses import JSONResponse
+
+        of = (await request.json())["of"] if request.method == "POST" else request.query_params["of"]
+        self.requests.append(f"{request.method} {of}")
+        if request.method == "POST" or self.states[0]["state"] == "running":
+            self.states.pop(0)
+        return JSONResponse(
+            {"of": of, "what": "", "done": 0, "total": 0, "problem": None, "remedy": None, **self.states[0]}
+        )
 
     def overlay(self, request: Any) -> Any:
         from starlette.responses import Response
@@ -151,6 +165,7 @@ class FakeStudies:
                 Route("/api/studies/{source}/{study}", self.study),
                 Route("/api/pixels/{source}/{slice:path}", self.pixels),
                 Route("/api/predictions/{source}/{study}", self.predictions),
+                Route("/api/predictions/{source}", self.state, methods=["GET", "POST"]),
                 Route("/api/overlays/{source}/{slice:path}", self.overlay),
                 Route("/api/reviews", self.review, methods=["POST"]),
                 Route("/api/reviews/{id:int}/withdraw", self.withdraw, methods=["POST"]),

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from ichx.web.changes import change
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -15,6 +14,7 @@ from web_site import Serve, Tab
 
 from ichx.errors import NotReadyError
 from ichx.web import app
+from ichx.web.changes import change
 
 SECRET = "a secret \x1b]0;value"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from web_site import Serve, Tab
 
-PAGES = ("/experiments", "/studies", "/experiments/1?smooth=0.5&recipe=all", "/jobs")
+PAGES = ("/experiments", "/studies", "/studies?open=first", "/experiments/1?smooth=0.5&recipe=all", "/jobs")
 """Add each page here; other tests visit them, too."""
 
 LOOKS: dict[str, dict[str, Any]] = {

@@ -29,13 +29,12 @@ const tables = new Map(); // grey levels by window
 
 const series = () => study.series[state.at];
 const facts = () => series().slices[state.index];
+const sized = () => (study.pixels.sizes.length ? { size: Math.max(...study.pixels.sizes) } : {});
 const loader = new SliceLoader((id) => {
-  const { sizes, v } = study.pixels, query = new URLSearchParams();
-  if (sizes.length) query.set("size", Math.max(...sizes));
-  if (v) query.set("v", v);
+  const query = new URLSearchParams({ ...sized(), ...(study.pixels.version && { v: study.pixels.version }) });
   return `${path("pixels", id)}${query.size ? `?${query}` : ""}`;
 });
-const predictions = new Predictions((of) => `${path("predictions", studyId)}?${new URLSearchParams({ of })}`);
+const predictions = new Predictions((of) => `${path("predictions", studyId)}?${new URLSearchParams({ of })}`, source.startsWith("folder@") ? path("predictions") : null);
 const address = new Address(() => addressOf(state, { slice: facts()?.id, series: series().series, several: study.series.length > 1, labels }));
 const reviews = new Reviews($("reviews"), source, () => showCurves());
 
@@ -135,7 +134,7 @@ function showCurves() {
   for (const pane of panes) pane.showCurves(series().slices, labels, state.labels, state.curves);
   const on = new Set(panes.flatMap((pane) => pane.curves).map((one) => one.key));
   switches($("curves"), keys.map(({ key, name }) => ({ key, sign: curveSign(name), on: on.has(key) })), (chosen) => { state.curves = chosen; });
-  switches($("labels"), labels.map((key, i) => ({ key, sign: made("span", "", { class: `key c${i}${i % 2 === 0 ? " dashed" : ""}` }), on: state.labels.includes(key) })), (chosen) => { state.labels = chosen; });
+  switches($("labels"), (keys.length ? labels : []).map((key, i) => ({ key, sign: made("span", "", { class: `key c${i}${i % 2 === 0 ? " dashed" : ""}` }), on: state.labels.includes(key) })), (chosen) => { state.labels = chosen; });
   showPlace();
 }
 
@@ -237,6 +236,7 @@ function buildPanes() {
   const chosen = state.of.length ? state.of : [null];
   if (panes.length === chosen.length && panes.every((pane, i) => pane.of === chosen[i])) return;
   const known = panes;
+  for (const pane of known) pane.closed = !chosen.includes(pane.of);
   panes = chosen.map((of) => known.find((pane) => pane.of === of) ?? newPane(of));
   $("panes").replaceChildren(...panes.map((pane) => pane.element));
   $("first").value = state.of[0] ?? "";
@@ -245,7 +245,7 @@ function buildPanes() {
 
 function newPane(of) {
   const name = of ? predictorName(study.predictors.find((one) => one.of === of) ?? { of }) : "Image";
-  const overlayUrl = (id, kind, label, from) => `${path("overlays", id)}?${new URLSearchParams({ kind, label, ...(from && { of: from }) })}`;
+  const overlayUrl = (id, kind, label, from) => `${path("overlays", id)}?${new URLSearchParams({ kind, label, ...sized(), ...(from && { of: from }) })}`;
   const pane = new Pane({ of, name, view, overlayUrl, go: (index, final) => goTo(index, { push: final }) });
   listen(pane.area, { ...actions, zoomBy: (factor, x, y) => actions.zoomBy(factor, x, y, pane.stage) });
   pane.predict(predictions, () => { if (panes.includes(pane)) showCurves(); });
@@ -288,6 +288,7 @@ function buildTools() {
   options($("window"), [...windows.map((one, i) => [one.name, `${i + 1} ${one.title}`]), ["", "custom"]]);
   options($("overlay"), KINDS);
   $("opacity").value = remembered("opacity", 100);
+  $("more").open = !matchMedia("(max-width: 30rem)").matches; // the image first
   const on = (id, run, kind = "change") => $(id).addEventListener(kind, run);
   on("series", () => address.navigate(() => {
     state.at = Number($("series").value);

@@ -20,19 +20,20 @@ export class OverlayLoader {
   /** Return whether a map is in memory. */
   has(id, kind, label) { return this.#maps.has(this.urlOf(id, kind, label)); }
 
-  /** Return a map, null if the slice has none; cancels the request before. */
+  /** Return a map, or `{ missing: message }` if the slice has none; cancels the request before. */
   async load(id, kind, label) {
     const url = this.urlOf(id, kind, label);
     this.#controller?.abort();
     if (this.#maps.has(url)) return this.#maps.get(url);
     const { signal } = this.#controller = new AbortController();
-    let map = null;
+    let map;
     try {
       const { buffer, headers, rows, columns } = await getMap(url, signal);
       if (buffer.byteLength !== rows * columns) throw new Error(`The server sent ${buffer.byteLength} bytes for ${rows} x ${columns} pixels.`);
       map = { rows, columns, values: new Uint8Array(buffer), maximum: Number(headers.get("X-Maximum")), meaning: headers.get("X-Meaning") ?? "" };
     } catch (error) {
       if (error.status !== 404) throw error;
+      map = { missing: error.message };
     }
     this.#maps.set(url, map);
     if (this.#maps.size > MEMORY) this.#maps.delete(this.#maps.keys().next().value);
@@ -57,11 +58,11 @@ export function drawOverlay(canvas, map, kind) {
   context.putImageData(image, 0, 0);
 }
 
-/** Write into `place` what the colours of an overlay mean. `map` is null if the slice has none. */
+/** Write into `place` what the colours of an overlay mean, or why there is none. */
 export function describeOverlay(place, map, kind) {
   place.replaceChildren();
   if (kind === "none") return;
-  if (!map) { place.textContent = "This slice has none."; return; }
+  if (map.missing) { place.textContent = map.missing; return; }
   const swatch = document.createElement("span");
   swatch.className = "swatch";
   if (kind === "mask") {

@@ -1,19 +1,29 @@
 // A pane: the slice with the overlay of one predictor, and its probabilities along the head.
 
-import { getJson } from "./base.js";
+import { getJson, postJson } from "./base.js";
 import { CURVES, curveKeys, Strip } from "./strip.js";
 import { made } from "./viewer_facts.js";
 import { describeOverlay, OverlayLoader } from "./viewer_overlay.js";
 import { Stage } from "./viewer_stage.js";
 
+const POLL = 1000; // ms
 const HEAT_DELAY = 250; // a heat map is computed: not for slices that are only passed
 
 /** Predictions of a study by predictor; each is requested once. */
 export class Predictions {
   #found = new Map();
 
-  /** `urlOf(of)` returns the URL of a predictor's predictions. */
-  constructor(urlOf) { this.urlOf = urlOf; }
+  /** `urlOf(of)` returns the URL of a predictor's predictions; `source` is the URL that starts them for files, else null. */
+  constructor(urlOf, source) {
+    this.urlOf = urlOf;
+    this.source = source;
+  }
+
+  /** Return how far the prediction of the files is; stored predictions are done. */
+  async state(of) { return this.source ? getJson(`${this.source}?${new URLSearchParams({ of })}`) : { state: "done" }; }
+
+  /** Start the prediction of the files and return how far it is. */
+  start(of) { return postJson(this.source, { of }); }
 
   /** Return the predictions of `of`; an error is not kept. */
   load(of) {
@@ -58,6 +68,7 @@ export class Pane {
     if (!this.of) { this.note.textContent = "Choose predictions to see the probabilities along the head."; return; }
     this.note.textContent = "Loading predictions …";
     try {
+      if (!(await this.#predicted(predictions))) return;
       const found = await predictions.load(this.of), keys = curveKeys(found.curves);
       const order = (curve) => CURVES.indexOf(curve.name);
       this.all = found.curves.map((curve, i) => ({ ...curve, key: keys[i] })).sort((a, b) => order(a) - order(b));
@@ -67,6 +78,27 @@ export class Pane {
       this.note.textContent = error.message;
     }
     loaded();
+  }
+
+  /** Wait until the files are predicted: return false if this pane is closed before. A button starts the prediction. */
+  async #predicted(predictions) {
+    let { state, ...progress } = await predictions.state(this.of);
+    while (state !== "done") {
+      if (this.closed) return false;
+      if (state === "running") {
+        this.note.textContent = `Predicting: ${progress.what}${progress.total ? `, ${progress.done} of ${progress.total}` : ""} …`;
+        await new Promise((resolve) => { setTimeout(resolve, POLL); });
+        ({ state, ...progress } = await predictions.state(this.of));
+        continue;
+      }
+      const button = made("button", `Predict with ${this.name}`, { type: "button" });
+      this.note.replaceChildren(...(progress.problem ? [made("span", `${progress.problem} ${progress.remedy ?? ""} `, { class: "problem" })] : []), button);
+      await new Promise((resolve) => { button.addEventListener("click", resolve, { once: true }); });
+      this.note.textContent = "Starting …";
+      ({ state, ...progress } = await predictions.start(this.of));
+    }
+    this.note.textContent = "Loading predictions …";
+    return true;
   }
 
   /** Show the curves in `chosen`, the last of the processing if it is null. */
@@ -81,7 +113,7 @@ export class Pane {
     clearTimeout(this.#timer);
     if (kind === "none") { this.stage.showOverlay(null); describeOverlay(this.legend, null, kind); return; }
     if (kind !== "mask" && !this.of) { this.stage.showOverlay(null); this.legend.textContent = "Choose predictions to see their overlay."; return; }
-    if (kind === "mask" && !facts.mask) { this.stage.showOverlay(null); describeOverlay(this.legend, null, kind); return; }
+    if (kind === "mask" && !facts.mask) { this.stage.showOverlay(null); this.legend.textContent = "This slice has no mask in the dataset."; return; }
     if (this.area.dataset.overlaySlice !== facts.id) this.stage.showOverlay(null);
     try {
       if (kind !== "mask" && !this.overlays.has(facts.id, kind, label)) {
@@ -90,7 +122,7 @@ export class Pane {
       }
       const map = await this.overlays.load(facts.id, kind, label);
       if (turn !== this.#turn) return;
-      this.stage.showOverlay(map, kind);
+      this.stage.showOverlay(map.missing ? null : map, kind);
       this.area.dataset.overlaySlice = facts.id;
       describeOverlay(this.legend, map, kind);
     } catch (error) {
