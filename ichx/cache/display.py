@@ -18,7 +18,7 @@ from ichx.cache.mask_file import MaskCache, masks_path
 from ichx.cache.resize import fit_mask, fit_square, pad_to_square
 from ichx.cache.verify import find_caches
 from ichx.ct.dicom import DicomDefectError, read_headers
-from ichx.ct.geometry import head_centre, shift_to_centre
+from ichx.ct.geometry import head_centre, image_sides, shift_to_centre
 from ichx.datasets.mask_png import read_stored_mask
 from ichx.datasets.sources import locate_slice, read_source_slice
 from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotReadyError
@@ -167,12 +167,8 @@ def patient_sides(source: Path, row: Mapping[str, Any]) -> dict[str, str] | None
     except (OSError, DicomDefectError, ChangedDataError, CorruptFileError):
         return None
     header = next((one for one in headers if one.frame == file.frame), None)
-    if header is None or header.orientation is None:
-        return None
-    x, y, z = header.orientation[:3]
-    if abs(x) <= max(abs(y), abs(z)):
-        return None
-    return {"left": "R", "right": "L"} if x > 0 else {"left": "L", "right": "R"}  # DICOM: x grows to the patient's left
+    sides = image_sides(None if header is None else header.orientation)
+    return dict(zip(("left", "right"), sides, strict=True)) if sides else None
 
 
 def _undecodable(reason: str) -> CorruptFileError:

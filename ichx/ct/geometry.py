@@ -3,7 +3,6 @@
 Gaps and overlaps are found in `spacing`; resizing is in `ichx.cache.resize`.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -26,10 +25,6 @@ OFF_NORMAL: Final = 1.0
 """Degrees that a slice may be turned against its series."""
 
 
-LEAST_SIDE_COSINE: Final = 0.5
-"""Least cosine between an image's rows and the patient's left-right axis for marks of the sides."""
-
-
 def image_sides(orientation: Sequence[float] | None) -> tuple[str, str] | None:
     """Return the patient's sides at the left and the right edge of an image, e.g. `("R", "L")`.
 
@@ -37,16 +32,14 @@ def image_sides(orientation: Sequence[float] | None) -> tuple[str, str] | None:
         orientation: Directions of rows and columns (DICOM PS3.3, C.7.6.2.1.1); x grows to the patient's left.
 
     Returns:
-        The sides, or None if the orientation is unknown, or the rows run more than 60 degrees off the left-right axis.
+        The sides, or None if the orientation is unknown, or another axis of the patient is closer to the rows.
     """
     if orientation is None:
         return None
-    row = np.asarray(orientation[:3], np.float64)
-    length = float(np.linalg.norm(row))
-    cosine = float(row[0]) / length if length > 0 else math.nan
-    if not abs(cosine) >= LEAST_SIDE_COSINE:
+    x, y, z = orientation[:3]
+    if not abs(x) > max(abs(y), abs(z)):  # also for NaN
         return None
-    return ("R", "L") if cosine > 0 else ("L", "R")
+    return ("R", "L") if x > 0 else ("L", "R")
 
 
 def series_normals(series: npt.NDArray[np.integer[Any]], orientation: FloatArray) -> FloatArray:

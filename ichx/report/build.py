@@ -17,6 +17,8 @@ import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from ichx.evaluation.ranking import SENSITIVITIES, SPECIFICITIES
+from ichx.evaluation.scores import SENSITIVITY_METRICS, SPECIFICITY_METRICS
 from ichx.experiment_files import REPORT_FILE
 from ichx.files import absolute_path, check_suffix, check_writable, write_text
 from ichx.labels import LABELS
@@ -24,8 +26,10 @@ from ichx.report import plots
 from ichx.report.chart import RIGHT
 from ichx.report.collect import STEPS, ProgressCallback, ReportData, collect_ensemble, collect_experiment
 from ichx.report.gallery import SeriesStrip
+from ichx.report.slice_images import heat_scale
 from ichx.report.tuning_section import study_figures
 from ichx.store import marks
+from ichx.text import format_count
 from ichx.tuning.describe import format_good, format_range, format_searched
 
 if TYPE_CHECKING:
@@ -119,6 +123,7 @@ def render(data: ReportData) -> str:
         curves=plots.learning_curves(data.recipe, data.history) if data.history else (),
         tuning=_render_tuning(environment, data),
         roc=plots.roc_curves(results.curves) if results else None,
+        study_roc=plots.roc_curves(results.study_curves, "study-roc", "study") if results else None,
         precision_recall=plots.precision_recall_curves(results.curves) if results else None,
         reliability=plots.reliability_diagram(results.calibration) if results else None,
         **strip_values(strip),
@@ -134,10 +139,21 @@ def page_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": _format_score, "utc": _format_utc, "count": "{:,}".format, "share": _format_share}
+    environment.filters |= {
+        "score": _format_score,
+        "utc": _format_utc,
+        "count": "{:,}".format,
+        "quantity": format_count,
+        "share": _format_share,
+    }
     script, style = _read_resource("page.js"), _read_resource("page.css")
     environment.globals |= {
         "label_names": LABELS,
+        "heat_scale": heat_scale(),
+        "rate_metrics": {
+            "sensitivity": dict(zip(SENSITIVITY_METRICS, SPECIFICITIES, strict=True)),
+            "specificity": dict(zip(SPECIFICITY_METRICS, SENSITIVITIES, strict=True)),
+        },
         "style": Markup(style),
         "script": Markup(script),
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 from ichx.datasets.dataset import load_version
 from ichx.errors import NotReadyError
-from ichx.evaluation.bootstrap import Bootstrap, patient_bootstrap
+from ichx.evaluation.bootstrap import Bootstrap
 from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.metric import constant_score, label_losses
 from ichx.evaluation.oof import OofTable, read_oof
-from ichx.evaluation.scores import Calibration, calibration
+from ichx.evaluation.scorecard import both_scores
+from ichx.evaluation.scores import Calibration, calibration, pool_studies
 from ichx.labels import LABELS
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
-from ichx.report.curves import LabelCurves, label_curves
+from ichx.report.curves import LabelCurves, curves_by_label
 from ichx.report.gallery import Gallery, make_gallery
 from ichx.report.tuning_section import TuningSection, read_tuning
 
@@ -47,7 +48,9 @@ class OofResults:
     """Scores, curves and calibration of OOF predictions."""
 
     bootstrap: Bootstrap
-    """Scores with their intervals."""
+    """Scores of slices with their intervals."""
+    studies: Bootstrap
+    """Scores of studies; the probability and the label of a study are the maximum over its slices."""
     spread: float | None
     """Standard deviation of the score over folds; None for a single fold."""
     score_tta: float | None
@@ -60,6 +63,8 @@ class OofResults:
     folds: tuple[FoldScore, ...]
     curves: Mapping[str, LabelCurves | None]
     """By label; None where undefined."""
+    study_curves: Mapping[str, LabelCurves | None]
+    """Of studies, by label."""
     calibration: Mapping[str, Calibration]
     """By label."""
 
@@ -207,15 +212,19 @@ def oof_results(oof: OofTable, hflip: OofTable | None = None) -> OofResults:
         losses = tuple(map(float, label_losses(oof.labels[rows], oof.probabilities[rows])))
         folds.append(FoldScore(str(fold), int(rows.sum()), score, hflip_scores.get(fold), losses))
     columns = {name: (oof.labels[:, k], oof.probabilities[:, k]) for k, name in enumerate(LABELS)}
+    slices, studies = both_scores(oof.labels, oof.probabilities, oof.patients, oof.studies, "max")
+    pooled = pool_studies(oof.labels, oof.probabilities, oof.studies, "max")
     return OofResults(
-        bootstrap=patient_bootstrap(oof.labels, oof.probabilities, oof.patients),
+        bootstrap=slices,
+        studies=studies,
         spread=oof.spread,
         score_tta=hflip.score if hflip else None,
         spread_tta=hflip.spread if hflip else None,
         prevalence_score=constant_score(oof.labels, oof.labels),
         undecodable=oof.left_out,
         folds=tuple(folds),
-        curves={name: label_curves(*column) for name, column in columns.items()},
+        curves=curves_by_label(oof.labels, oof.probabilities),
+        study_curves=curves_by_label(pooled.labels, pooled.probabilities),
         calibration={name: calibration(*column) for name, column in columns.items()},
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.evaluation.metric import FloatArray
+from ichx.labels import LABELS
 
 CURVE_POINTS = 160
 """Maximum number of points of a drawn curve."""
@@ -61,6 +62,11 @@ def label_curves(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> LabelCurves
         roc=_thinned(false_positive_rate, np.append(0.0, recall), np.append(np.inf, threshold)),
         precision_recall=_thinned(recall, true_positives / called, threshold),
     )
+
+
+def curves_by_label(labels: FloatArray, predicted: FloatArray) -> dict[str, LabelCurves | None]:
+    """Return the curves of each label; both arguments are `(N, 6)`."""
+    return {name: label_curves(labels[:, k], predicted[:, k]) for k, name in enumerate(LABELS)}
 
 
 def thinned_indices(*values: npt.ArrayLike, points: int = CURVE_POINTS) -> npt.NDArray[np.int64]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx import __version__
-from ichx.evaluation.metric import FloatArray, constant_score
+from ichx.evaluation.metric import constant_score
 from ichx.evaluation.oof import OofTable
 from ichx.evaluation.scores import calibration, pool_studies
 from ichx.files import absolute_path, write_text
@@ -17,7 +17,7 @@ from ichx.inference.prediction_files import as_records
 from ichx.labels import ANY, LABELS
 from ichx.report import plots
 from ichx.report.build import WRITE_REMEDY, page_environment, strip_values
-from ichx.report.curves import LabelCurves, label_curves
+from ichx.report.curves import curves_by_label
 from ichx.report.gallery import make_gallery, prediction_cards
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def render_evaluation(project: "Project", evaluation: Evaluation, slices: Evalua
     worst, sample = (tuple(replace(card, fold=None) for card in cards) for cards in (gallery.worst, gallery.sample))
     pooling = evaluation.studies.scores.pooling or "max"
     pooled = pool_studies(slices.labels, slices.probabilities, study, pooling, slices.study_probabilities)
-    curves = _curves(slices.labels, slices.probabilities)
+    curves = curves_by_label(slices.labels, slices.probabilities)
     columns = {name: (slices.labels[:, k], slices.probabilities[:, k]) for k, name in enumerate(LABELS)}
     return (
         page_environment()
@@ -63,7 +63,7 @@ def render_evaluation(project: "Project", evaluation: Evaluation, slices: Evalua
             version=data.version,
             code_version=__version__,
             marks=evaluation.marks,
-            results={"bootstrap": evaluation.slices},
+            results={"bootstrap": evaluation.slices, "studies": evaluation.studies},
             scores=evaluation.slices.scores,
             prevalence_score=constant_score(slices.labels, slices.labels),
             gallery=replace(gallery, worst=worst, sample=sample),
@@ -71,7 +71,7 @@ def render_evaluation(project: "Project", evaluation: Evaluation, slices: Evalua
             roc=plots.roc_curves(curves),
             precision_recall=plots.precision_recall_curves(curves),
             reliability=plots.reliability_diagram({name: calibration(*column) for name, column in columns.items()}),
-            study_roc=plots.roc_curves(_curves(pooled.labels, pooled.probabilities), "study-roc"),
+            study_roc=plots.roc_curves(curves_by_label(pooled.labels, pooled.probabilities), "study-roc", "study"),
             **strip_values(gallery.strip),
         )
     )
@@ -109,8 +109,3 @@ def _strip(found: FilePredictions, index: int, study: str, series: str) -> tuple
     return f"study {study}, series {series}", plots.probabilities_along_series(
         f"head-{index}", probabilities, rows["slice_id"].tolist()
     )
-
-
-def _curves(labels: FloatArray, predicted: FloatArray) -> dict[str, LabelCurves | None]:
-    """Return the curves of each label; both arguments are `(N, 6)`."""
-    return {name: label_curves(labels[:, k], predicted[:, k]) for k, name in enumerate(LABELS)}

@@ -63,9 +63,10 @@
   const large = document.getElementById("large");
   if (!large) return; // a page without slices
   const enlarge = (views) => {
-    const copy = views.cloneNode(true); // without ids: they stay unique, and `use` still finds the originals
-    copy.removeAttribute("tabindex");
-    for (const one of copy.querySelectorAll("[id]")) one.removeAttribute("id");
+    const copy = views.closest(".card").cloneNode(true);
+    copy.querySelector("svg.views").removeAttribute("tabindex");
+    // Without ids: they stay unique, and `use` and names still find the originals.
+    for (const one of [copy, ...copy.querySelectorAll("[id]")]) one.removeAttribute("id");
     large.querySelector("div").replaceChildren(copy);
     large.showModal();
   };

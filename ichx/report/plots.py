@@ -66,16 +66,24 @@ def _format_value(value: str, record: "EpochRecord") -> str:
     return f"{number:.3g}" if value == "lr" else f"{number:.5f}"
 
 
-def roc_curves(curves: Mapping[str, LabelCurves | None], name: str = "roc") -> Markup:
-    """Return the ROC curve of each label that has both classes; `name` is the id of the drawing."""
+def roc_curves(curves: Mapping[str, LabelCurves | None], name: str = "roc", unit: str = "slice") -> Markup:
+    """Return the ROC curve of each label that has both classes.
+
+    Args:
+        curves: The curves by label.
+        name: The id of the drawing.
+        unit: What is predicted: `slice` or `study`.
+    """
 
     def tooltip(threshold: float, x: float, y: float) -> str:
-        return f"sensitivity {100 * y:.1f}%, specificity {100 * (1 - x):.1f}%, {_format_threshold(threshold)}"
+        return f"sensitivity {100 * y:.1f}%, specificity {100 * (1 - x):.1f}%, {_format_threshold(threshold, unit)}"
 
     series = _label_series({label: c.roc for label, c in curves.items() if c}, tooltip)
     x, y = _percent_axis("false positive rate"), _percent_axis("true positive rate")
     panel = Panel(x, y, series, 300.0, guides=[((0, 0), (1, 1))])
-    return chart(name, "Receiver operating characteristic of each label", _describe_undefined(curves), [panel])
+    return chart(
+        name, f"Receiver operating characteristic of each label per {unit}", _describe_undefined(curves), [panel]
+    )
 
 
 def precision_recall_curves(curves: Mapping[str, LabelCurves | None]) -> Markup:
@@ -164,8 +172,8 @@ def _label_series(curves: Mapping[str, Curve], tooltip: Callable[[float, float, 
     return series
 
 
-def _format_threshold(threshold: float) -> str:
-    return f"threshold {threshold:.3g}" if math.isfinite(threshold) else "no slice predicted positive"
+def _format_threshold(threshold: float, unit: str = "slice") -> str:
+    return f"threshold {threshold:.3g}" if math.isfinite(threshold) else f"no {unit} predicted positive"
 
 
 def _percent_axis(title: str) -> Axis:

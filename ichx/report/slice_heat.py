@@ -1,4 +1,4 @@
-"""Heat maps and predicted masks of one slice, as the web app overlays them. Those of a report: `gallery`."""
+"""Heat maps and predicted masks of one slice, as the web app overlays them. Those of a report: `slice_images`."""
 
 import tempfile
 from dataclasses import dataclass

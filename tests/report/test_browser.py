@@ -55,7 +55,7 @@ def options(request: pytest.FixtureRequest) -> dict[str, Any]:
     return dict(request.param)
 
 
-@pytest.mark.parametrize(("kind", "charts"), [("experiment", 7), ("ensemble", 4)])
+@pytest.mark.parametrize(("kind", "charts"), [("experiment", 8), ("ensemble", 5)])
 def test_all_figures_are_drawn_without_requests(
     pages: dict[str, Path], open_report: OpenReport, options: dict[str, Any], kind: str, charts: int
 ) -> None:
@@ -124,14 +124,45 @@ def test_keys_and_pointer_show_tooltips(pages: dict[str, Path], open_report: Ope
 
 def test_enter_enlarges_a_slice(pages: dict[str, Path], open_report: OpenReport, options: dict[str, Any]) -> None:
     view = open_report(pages["experiment"], **options)
-    view.page.locator("#w1 svg.views").press("Enter")
+    card, large = view.page.locator("#w1"), view.page.locator("#large")
+    card.locator("svg.views").press("Enter")
+    assert large.is_visible()
+    assert large.locator("article").inner_text() == card.inner_text()  # id, loss, place, truth and probabilities
+    assert large.locator(".verdict tbody tr").count() == len(LABELS)
     width = "document.querySelector('{} svg.views').getBoundingClientRect().width"
-    assert view.run("document.getElementById('large').open")
-    assert view.run(width.format("#large")) > 0.95 * view.run(width.format("#w1"))
+    assert view.run(width.format("#large")) > 1.05 * view.run(width.format("#w1"))
+    for part in (".along i", ".side >> nth=0", ".scale", "[data-heat=any] text >> nth=1"):
+        assert large.locator(part).is_visible(), part
+    fits = "[document.querySelector('#large').scrollWidth, document.querySelector('#large').clientWidth]"
+    scroll, client = view.run(fits)
+    assert scroll <= client
     ids = "[...document.querySelectorAll('[id]')].map((one) => one.id)"
     assert view.run(f"new Set({ids}).size === {ids}.length")
-    view.page.locator("#large button").click()
-    assert not view.run("document.getElementById('large').open")
+    assert view.figures()["problems"] == []
+    large.locator("button").click()
+    assert not large.is_visible()
+
+
+def test_a_phone_shows_names_log_loss_and_auc_first(pages: dict[str, Path], open_report: OpenReport) -> None:
+    phone = PHONE | {"viewport": {"width": 360, "height": 780}}
+    view = open_report(pages["experiment"], **phone)
+    assert view.run("document.documentElement.scrollWidth") <= 360
+    for name in ("label-scores", "study-scores"):
+        table = view.page.locator(f"#{name}")
+        table.scroll_into_view_if_needed()
+        heads = table.locator("thead th").all_inner_texts()
+        assert heads[:3] == ["label", "log loss", "AUC"]
+        ends = [
+            box["x"] + box["width"] for box in (one.bounding_box() for one in table.locator("thead th").all()) if box
+        ]
+        assert ends[2] <= 360
+        names = table.locator("tbody th, thead th:first-child")
+        before = [one.bounding_box() for one in names.all()]
+        view.run(f"document.querySelector('.scroll:has(#{name})').scrollLeft = 1000")
+        assert view.run(f"document.querySelector('.scroll:has(#{name})').scrollLeft") > 50
+        assert [one.bounding_box() for one in names.all()] == before
+        x, y = before[1]["x"] + before[1]["width"] / 2, before[1]["y"] + 8
+        assert view.run(f"document.elementFromPoint({x}, {y}).closest('th').textContent") == LABELS[0]
 
 
 def test_print_without_javascript(pages: dict[str, Path], open_report: OpenReport) -> None:

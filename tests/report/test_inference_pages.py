@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,14 +72,38 @@ def test_an_evaluation_has_scores_curves_thresholds_and_slices(
             if not points:
                 rows.append([label, "undefined: only one class"])
         assert found == rows
-    auc = {row[0]: row[4] for row in page.tables["label-scores"][1:]}
-    for score in evaluation.slices.scores.labels:
-        assert (f"{score.auc:.4f}" if score.auc is not None else "undefined") in auc[score.label]
+    for name, found in (("label-scores", evaluation.slices), ("study-scores", evaluation.studies)):
+        auc = {row[0]: row[2] for row in page.tables[name][1:]}
+        for score in found.scores.labels:
+            assert (f"{score.auc:.4f}" if score.auc is not None else "undefined") in auc[score.label]
+    for name, found in (("slice-rates", evaluation.slices), ("study-rates", evaluation.studies)):
+        for row, score in zip(page.tables[name][2:], found.scores.labels, strict=True):
+            values = (score.sensitivity_80, score.sensitivity_90, score.sensitivity_95)
+            values += (score.specificity_90, score.specificity_95)
+            expected = shares(*values) if score.undefined is None else [f"undefined: {score.undefined}"]
+            assert row == [score.label, *expected]
+    assert f"{len(slices.slices)} slices of 6 studies of 6 patients. Lower is better." in page.text
+    assert "Its probability is the maximum over its slices." in page.text
     for name in ("roc", "pr", "reliability", "study-roc", "strip"):
         assert f'id="{name}"' in html
     ids = slices.slices["slice_id"].tolist()
     assert sum(f"<code>{slice_id}</code>" in html for slice_id in ids) >= 6
     assert html.count('data-heat="any"') > 6
+
+
+@pytest.mark.parametrize(
+    ("pooling", "rule"),
+    [("noisy_or", "1 - prod(1 - p) over its slices"), ("learnt", "the one that the sequence network predicts for it")],
+)
+def test_the_rule_of_the_studies_is_stated(
+    project: Project, evaluated: tuple[Evaluation, EvaluatedSlices], pooling: str, rule: str
+) -> None:
+    evaluation, slices = evaluated
+    scores = replace(evaluation.studies.scores, pooling=pooling)
+    evaluation = replace(evaluation, studies=replace(evaluation.studies, scores=scores))
+    slices = replace(slices, study_probabilities=slices.probabilities)
+    _, page = parse(render_evaluation(project, evaluation, slices))
+    assert f"Its probability is {rule}." in page.text
 
 
 def test_an_evaluation_without_files_has_no_slices(
@@ -121,6 +146,11 @@ def test_predicted_files_have_series_slices_and_curves(project: Project, predict
     order = [rows[one][9] for one in rows if rows[one][9] != "–"]
     assert order == sorted(order, reverse=True)
     assert "not_ct 1" in page.text
+    patients = predicted.catalog["patient"].nunique()
+    assert f"{predicted.predicted} slices of {len(predicted.studies)} studies of {patients} patients" in page.text
+    assert html.count('<text class="side"') == 8 * html.count('<article class="card"') > 0
+    sizes = predicted.catalog.groupby("series").size()
+    assert {int(count) for count in re.findall(r"slice \d+ of (\d+), [\d.]+ of [\d.]+ mm", html)} <= set(sizes)
     best = predicted.series.sort_values(ANY, ascending=False)["suspicious_slice_id"].iloc[0]
     assert html.index(f"<code>{best}</code>", html.index('id="top"')) > 0
     drawings = [name for name in page.ids if re.fullmatch(r"head-\d+", name)]

@@ -74,13 +74,14 @@ def test_labels_without_both_classes_are_undefined(complete: tuple[str, Page]) -
     rows = {row[0]: row[1:] for row in page.tables["label-scores"][1:]}
     assert list(rows) == list(LABELS)
     for label in ("epidural", "intraparenchymal", "subarachnoid"):
-        assert rows[label][0] == "0"
-        assert rows[label][3:5] == ["undefined: the label never occurs", "undefined"]
+        assert rows[label][3] == "0"
+        assert rows[label][1:3] == ["undefined: the label never occurs", "undefined"]
         assert f"{label}: undefined" in page.text
     for label, positives in (("subdural", "12"), ("intraventricular", "4"), ("any", "16")):
-        assert rows[label][0] == positives
-        assert all(0 <= float(value) <= 1 for value in rows[label][3:])
-        assert f"{label}: AUC {rows[label][3]}" in page.text
+        assert rows[label][3] == positives
+        numbers = [re.sub("no interval.*| %", "", value) for value in rows[label]]
+        assert all(0 <= float(value) <= 100 for value in numbers)
+        assert f"{label}: AUC {numbers[1]}" in page.text
     assert "epidural, intraparenchymal, subarachnoid" in html
 
 
@@ -97,7 +98,48 @@ def test_cards_have_labels_and_probabilities(trained: Workspace, store: Store, c
     assert cards == 4 + 8  # one for each series, and the sample
     assert html.count('class="heat"') == cards * len(LABELS)
     assert html.count("data:image/webp") == cards * 3 + 6  # windows, and the strip of one series
-    assert html.count("data:image/png") == cards * len(LABELS)
+    assert html.count("data:image/png") == cards * (len(LABELS) + 1)  # and the scale
+
+
+def card_of(html: str, name: str) -> str:
+    """Return the HTML of a card by its id."""
+    return html[html.index(f'id="{name}"') :].split("</article>")[0]
+
+
+def test_cards_have_the_place_the_sides_and_the_scale(
+    trained: Workspace, store: Store, complete: tuple[str, Page]
+) -> None:
+    """The files have six slices at 0, 5, ... 25 mm; their rows run from right to left."""
+    html, _ = complete
+    data = collect_experiment(Project(trained, store), COMPLETE)
+    assert data.gallery is not None
+    positions = load_version(trained, store.version("small")).slices.set_index("slice_id")["pos_z"]
+    for number, card in enumerate(data.gallery.worst, 1):
+        above = round((25 - positions[card.name]) / 5)
+        text = card_of(html, f"w{number}")
+        assert f"slice {above + 1} of 6, {5 * above:.1f} of 25.0 mm" in text
+        assert f'<i style="left:{20 * above:.1f}%">' in text
+        sides = re.findall(r'<text class="side" x="([\d.]+)"(?: text-anchor="end")? y="[\d.]+"[^>]*>(\w)', text)
+        assert [side for _, side in sides] == ["R", "L"] * 4  # three windows and the heat map
+        assert all(float(left) < float(right) for (left, _), (right, _) in zip(sides[::2], sides[1::2], strict=True))
+        values = re.findall(r'data-heat="(\w+)".*?</text>\s*<text[^>]*>([^<]+)</text>', text, re.DOTALL)
+        assert values == [
+            (label, f"{heat.full:.2g}" if heat.full > 0 else "none")
+            for label, heat in zip(LABELS, card.heat, strict=True)
+        ]
+
+
+def test_without_files_there_are_no_sides(trained: Workspace, store: Store) -> None:
+    source = trained.root.parent / "files"
+    moved = source.rename(source.with_name("moved"))
+    try:
+        html, _ = experiment_page(trained, store, COMPLETE)
+    finally:
+        moved.rename(source)
+    assert "left of the image" not in html
+    assert 'class="side"' not in html
+    assert html.count('<article class="card"') == 12
+    assert re.search(r"slice \d of 6, \d+\.0 of 25\.0 mm", html)
 
 
 def test_the_page_references_nothing_external(complete: tuple[str, Page], blend: tuple[str, Page]) -> None:
