@@ -31,3 +31,16 @@ def run_unprivileged(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess
     if done.returncode == _NO_RIGHTS:
         pytest.skip("root cannot give up its rights here")
     return done
+
+
+def start_unprivileged(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
+    """Start Python with these arguments and piped output, without root's rights."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_drop_override,
+    )

@@ -52,9 +52,10 @@ def ui(
     try:
         from ichx.web.server import ServeOptions, exit_code, serve
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("starlette", "uvicorn"):
             raise
-        problem = f"`ichx ui` needs the package {error.name}."
+        problem = f"`ichx ui` needs the package {package}."
         raise MissingDependencyError(problem, "Run `pip install 'ichx[ui]'`.") from error
 
     page = "/"

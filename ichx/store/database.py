@@ -29,6 +29,7 @@ _SQLITE_OPTIONS: Final = frozenset(
 """Options of SQLite URLs."""
 _ADVISORY_LOCK: Final = 0x69636878  # "ichx"
 _WRITES: Final = "ichx_writes"
+_PATIENCE: Final = "ichx_patience"
 _URL_REMEDY: Final = "Set ICHX_STORE, or `store` in ichx.toml, to a path like /home/me/ichx.db, or a SQLAlchemy URL."
 _GENERAL_REMEDY: Final = "Check that the database exists, is reachable and undamaged, then retry."
 _NOT_UTF8: Final = "Could not decode to UTF-8"
@@ -50,12 +51,17 @@ _SQLITE_REMEDIES: Final = {
 """Remedies by a part of SQLite's message."""
 
 
-def connect(url: str | URL) -> Engine:
+def connect(url: str | URL, *, patience: float | None = None) -> Engine:
     """Return an engine for `url`; the folder of a SQLite file is created. It does not read the database.
 
     A text without `://` is the path of a SQLite file.
 
     An engine belongs to the process that created it; a forked child needs its own.
+
+    Args:
+        url: The database.
+        patience: Seconds for which a transaction waits for other processes, and is repeated while a server is away;
+            default: `BUSY_SECONDS` and `postgres.AWAY_SECONDS`.
 
     Raises:
         InvalidInputError: The URL is invalid.
@@ -65,7 +71,8 @@ def connect(url: str | URL) -> Engine:
     parsed = parse_url(url)
     options: dict[str, Any] = {}
     if is_sqlite(parsed):
-        options = {} if "timeout" in parsed.query else {"connect_args": {"timeout": BUSY_SECONDS}}
+        seconds = BUSY_SECONDS if patience is None else patience
+        options = {} if "timeout" in parsed.query else {"connect_args": {"timeout": seconds}}
         file = sqlite_file(parsed)
         if file is not None:
             try:
@@ -81,7 +88,7 @@ def connect(url: str | URL) -> Engine:
         if postgres.uses_libpq(parsed):
             options["connect_args"] = postgres.connect_options(parsed)
     try:
-        engine = create_engine(parsed, **options)
+        engine = create_engine(parsed, execution_options={_PATIENCE: patience}, **options)
     except ModuleNotFoundError as error:
         raise _missing_driver(error) from error
     except (exc.ArgumentError, TypeError, ValueError) as error:
@@ -89,15 +96,19 @@ def connect(url: str | URL) -> Engine:
     if is_sqlite(parsed):
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "checkin", _allow_writes)
     return engine
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Yield a connection in one transaction, which sees one state of the store."""
-    if is_postgres(engine.url):
-        engine = engine.execution_options(isolation_level="REPEATABLE READ")
+    """Yield a connection in one read-only transaction, which sees one state of the store."""
     with _name_invalid_values(engine), translate_errors(engine.url), engine.connect() as connection:
+        if is_postgres(engine.url):
+            connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        elif is_sqlite(engine.url):
+            raw: Any = connection.connection.dbapi_connection
+            raw.execute("PRAGMA query_only = 1")  # until `_allow_writes`
         yield connection
 
 
@@ -129,7 +140,7 @@ def read(engine: Engine, query: Callable[[Connection], T], note: Callable[[str],
     Raises:
         StoreError: The server was away for too long; see `postgres.AWAY_SECONDS`.
     """
-    absence = postgres.Absence(note)
+    absence = _absence(engine, note)
     while True:
         try:
             with reading(engine) as connection:
@@ -149,7 +160,7 @@ def write(
         note: Receives a line if the server is away.
         repeatable: False: `query` changes more than the database and is called only once.
     """
-    absence = postgres.Absence(note)
+    absence = _absence(engine, note)
     while True:
         transaction: int | None = None
         try:
@@ -168,6 +179,10 @@ def write(
                 return result
             if not repeatable:
                 raise lost
+
+
+def _absence(engine: Engine, note: Callable[[str], object]) -> postgres.Absence:
+    return postgres.Absence(note, engine.get_execution_options()[_PATIENCE])
 
 
 def is_committed(engine: Engine, transaction: int, absence: "postgres.Absence") -> bool:
@@ -340,3 +355,9 @@ def _begin_sqlite(connection: Connection) -> None:
     # IMMEDIATE waits for the write lock now; upgrading a read lock later would fail at once.
     writes = connection.get_execution_options().get(_WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _allow_writes(connection: Any, _record: Any) -> None:
+    """Undo `PRAGMA query_only` when a connection returns to the pool."""
+    if connection is not None:  # None: it was closed
+        connection.execute("PRAGMA query_only = 0")

@@ -45,6 +45,11 @@ def prepare(engine: Engine) -> None:
                 _upgrade(connection)
 
 
+def is_prepared(engine: Engine) -> bool:
+    """Return whether the tables are those of this version."""
+    return _read_stamp(engine) == HEAD
+
+
 def needs_copy(engine: Engine) -> bool:
     """Return whether the store is a SQLite file that this process cannot write, but must write to read it.
 

@@ -114,9 +114,10 @@ def is_committed(connection: Connection, transaction: int) -> bool | None:
 class Absence:
     """Waits while a server is away: it restarts, its network is down, or it has no free connection."""
 
-    def __init__(self, note: Callable[[str], object]) -> None:
-        """Wait at most `AWAY_SECONDS`; `note` receives a line at the beginning."""
+    def __init__(self, note: Callable[[str], object], seconds: float | None = None) -> None:
+        """Wait at most `seconds` (`AWAY_SECONDS`); `note` receives a line at the beginning."""
         self._note = note
+        self._seconds = AWAY_SECONDS if seconds is None else seconds
         self._since: float | None = None
         self._pause = 0.0
 
@@ -131,11 +132,11 @@ class Absence:
         if self._since is None:
             self._since = time.monotonic()
         seconds = time.monotonic() - self._since
-        if seconds > AWAY_SECONDS:
+        if seconds > self._seconds:
             problem = f"{error.problem} The server has been away for {seconds:.0f} s."
             raise StoreError(problem, "Rerun the command when the server is back.") from error
         if self._pause == _FIRST_PAUSE:  # the first repetition has failed, too
-            self._note(f"{error.problem} Retrying for up to {AWAY_SECONDS:.0f} s.")
+            self._note(f"{error.problem} Retrying for up to {self._seconds:.0f} s.")
         self.wait_for_server()
 
     def wait_for_server(self) -> None:

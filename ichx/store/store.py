@@ -12,6 +12,8 @@ The contract, which `ichx.store.testing.StoreContract` checks:
 """
 
 import math
+import os
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -85,17 +87,24 @@ if TYPE_CHECKING:
     from ichx.store.maintenance import CheckResult, QueryLimits, QueryResult
 
 
+CHECK_SECONDS = 1.0
+"""Time between two checks of a store that is open for long."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 _Query = Callable[Concatenate[Connection, P], T]
 
 
-def open_store(workspace: Workspace, *, tied: bool = True) -> "Store":
+def open_store(
+    workspace: Workspace, *, tied: bool = True, create: bool = True, patience: float | None = None
+) -> "Store":
     """Open the store of `workspace`, and create or upgrade it if needed. A relative SQLite file is in the workspace.
 
     Args:
         workspace: The workspace.
         tied: Check that the store belongs to the workspace; see `ichx.store.binding`. Otherwise use it only to read.
+        create: Create a SQLite file that does not exist.
+        patience: See `database.connect`.
 
     Raises:
         InvalidInputError: The URL is invalid.
@@ -103,9 +112,12 @@ def open_store(workspace: Workspace, *, tied: bool = True) -> "Store":
         StoreError: The database cannot be opened.
     """
     url = database.resolve_url(workspace.store_url, workspace.root)
+    file = database.sqlite_file(url) if database.is_sqlite(url) else None
+    if not create and file is not None and not file.exists():
+        raise StoreError(f"The store {file} does not exist.", "Restore the file, or set ICHX_STORE.")
     if tied:
         binding.check_missing(url, workspace)
-    store = Store(url)
+    store = Store(url, patience=patience)
     try:
         if tied:
             store.tie(workspace)
@@ -118,8 +130,8 @@ def open_store(workspace: Workspace, *, tied: bool = True) -> "Store":
 class Store:
     """The store at a SQLAlchemy URL; see the contract in this module."""
 
-    def __init__(self, url: str | URL) -> None:
-        """Open the store at `url`, and create or upgrade its tables if needed."""
+    def __init__(self, url: str | URL, *, patience: float | None = None) -> None:
+        """Open the store at `url`, and create or upgrade its tables if needed; `patience`: see `database.connect`."""
         self._workspace: Workspace | None = None
         self.newly_tied = False
         self.note: Callable[[str], object] = lambda message: None
@@ -131,8 +143,11 @@ class Store:
         file = database.sqlite_file(self._url)
         if self._refusal is not None and file is not None and not file.exists():
             raise self._refusal
-        self._engine = database.connect(self._url)
+        self._patience = patience
+        self._engine = database.connect(self._url, patience=patience)
         self._copy: TemporaryDirectory[str] | None = None
+        self._recheck = -math.inf
+        self._seen: tuple[object, ...] | None = None
         self.name = database.display_name(self._url)
         """The name in messages: the file, or the URL without the password."""
         try:
@@ -142,6 +157,7 @@ class Store:
         except BaseException:
             self.close()
             raise
+        self._seen = self._seen or self._file_state()
 
     def _use_copy(self) -> None:
         """Read a store that cannot be written from a temporary copy, which can be upgraded."""
@@ -151,9 +167,54 @@ class Store:
 
         self._copy = TemporaryDirectory(prefix="ichx-store-")
         target = Path(self._copy.name) / "ichx.db"
+        self._seen = self._file_state()
+        began = time.monotonic()
         maintenance.back_up(self._engine, target)
         self._engine.dispose()
-        self._engine = database.connect(str(target))
+        self._engine = database.connect(str(target), patience=self._patience)
+        self._recheck = time.monotonic() + max(CHECK_SECONDS, 10 * (time.monotonic() - began))
+
+    def _file_state(self) -> tuple[object, ...] | None:
+        """Return what distinguishes the file of a SQLite store from another one, or from a later state of a copy."""
+        file = database.sqlite_file(self._url) if database.is_sqlite(self._url) else None
+        if file is None:
+            return None
+        states: list[object] = []
+        for path in (file, Path(f"{file}-wal")) if self._copy is not None else (file,):
+            try:
+                found = path.stat()
+            except OSError:
+                states.append(None)
+                continue
+            states += [found.st_dev, found.st_ino]
+            states += [found.st_size, found.st_mtime_ns] if self._copy is not None else []
+        return tuple(states)
+
+    def is_current(self) -> bool:
+        """Return whether this object still reads the database at its URL.
+
+        It does not if the file was removed or replaced, if a newer ichx has upgraded the tables, or if this object
+        reads a copy of a file that has changed. Only the first is checked more often than once in `CHECK_SECONDS`.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        if self._copy is None and self._file_state() != self._seen:
+            return False
+        if time.monotonic() < self._recheck:
+            return True
+        if self._copy is not None:
+            return self._file_state() == self._seen
+        if not migrate.is_prepared(self._engine):
+            return False
+        self._recheck = time.monotonic() + CHECK_SECONDS
+        return True
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether this process may write to the store."""
+        file = database.sqlite_file(self._url) if database.is_sqlite(self._url) else None
+        return self._copy is None and (file is None or os.access(file, os.W_OK))
 
     @property
     def url(self) -> URL:

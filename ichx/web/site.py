@@ -23,7 +23,7 @@ from ichx.labels import LABELS
 from ichx.project import Project
 from ichx.store import open_store
 from ichx.text import escape, parse_json
-from ichx.workspace import Workspace
+from ichx.workspace import SETTINGS_FILE, Workspace, open_workspace
 
 if TYPE_CHECKING:
     from ichx.inference.predicted_files import Probabilities
@@ -38,6 +38,8 @@ NAVIGATION = (
     ("/jobs", "Jobs"),
 )
 """The links at the top of each page."""
+PATIENCE = 3.0
+"""Seconds that a request waits for a store that is locked or away before it shows an error."""
 SHARED_WITH_REPORTS = ("page.css", "page.js")
 """Static files that `ichx.report` has."""
 
@@ -65,18 +67,47 @@ class Site:
             StoreError: The store cannot be opened.
         """
         self.workspace = workspace
-        self.read_only = read_only
         self.files = files
         self.predictions = predictions
         self.closing = ExitStack()
         """Closed with the site: processes and temporary folders of its pages."""
-        self._lock = Lock()
-        self._project = Project(workspace, open_store(workspace))
+        self._refuses_changes = read_only
+        self._opening = Lock()
+        self._recording = Lock()
+        self._settings = _modified(workspace)
+        self._project = Project(workspace, open_store(workspace, patience=PATIENCE))
 
     @property
     def project(self) -> Project:
-        """The open project; several threads may use its store."""
+        """The open project; several threads may use its store. Handlers get it once per request.
+
+        It is opened again if the store or the settings of the workspace have changed, e.g. if a backup was restored.
+
+        Raises:
+            StoreError: The store is missing or cannot be read.
+            UnsupportedError: A newer ichx has upgraded it.
+            ConflictError: Another store, or an older copy, is in its place.
+        """
+        if not self._is_current():
+            with self._opening:
+                if not self._is_current():  # another thread may have been faster
+                    self._reopen()
         return self._project
+
+    def _is_current(self) -> bool:
+        return self._settings == _modified(self.workspace) and self._project.store.is_current()
+
+    def _reopen(self) -> None:
+        settings, workspace, old = _modified(self.workspace), open_workspace(self.workspace.root), self._project
+        store = open_store(workspace, create=False, patience=PATIENCE)
+        registry = vars(old).get("registry")  # unless it has been loaded, the new project will do that
+        self.workspace, self._settings, self._project = workspace, settings, Project(workspace, store, registry)
+        old.store.close()
+
+    @property
+    def read_only(self) -> bool:
+        """Whether all changes are refused: by request, or because the store cannot be written."""
+        return self._refuses_changes or not self._project.store.is_writable
 
     @contextmanager
     def changing(self) -> Iterator[Project]:
@@ -86,12 +117,12 @@ class Site:
             UnsupportedError: The site is read-only.
             StoreError: The store cannot be written.
         """
-        if self.read_only:
+        if self._refuses_changes:
             raise UnsupportedError("This server only reads.", "Start `ichx ui` without `--read-only`.")
         project = self.project
         project.store.check_writable()
         yield project
-        with self._lock:
+        with self._recording:
             changed, project.store.changed = project.store.changed, set()
             if changed:
                 from ichx.experiments.folder_record import describe_again
@@ -140,6 +171,14 @@ class Site:
         return environment
 
 
+def _modified(workspace: Workspace) -> int | None:
+    """Return when the settings of a workspace were changed; None if it has none."""
+    try:
+        return (workspace.root / SETTINGS_FILE).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def site_of(request: Request) -> Site:
     """Return the site of the app that handles `request`."""
     site = request.app.state.site
@@ -151,15 +190,32 @@ def json_body(request: Request) -> dict[str, Any]:
     """Return the JSON object in the body of `request`, in a handler that is a plain function.
 
     Raises:
-        InvalidInputError: The body is something else.
+        InvalidInputError: The body is something else, or has texts that not every store can save.
     """
+    kind = request.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        raise InvalidInputError(f"The request has the type {kind!r}.", "Send application/json.")
     try:
         found = parse_json(anyio.from_thread.run(request.body))
     except ValueError as error:
         raise InvalidInputError(f"The request is not JSON: {error}.", "Send a JSON object.") from error
     if not isinstance(found, dict):
         raise InvalidInputError(f"The request is a {type(found).__name__}.", "Send a JSON object.")
+    _check_texts(found)
     return found
+
+
+def _check_texts(body: dict[str, Any]) -> None:
+    """Raise `InvalidInputError` for characters that UTF-8 or PostgreSQL does not have."""
+    values: list[Any] = [body]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            values += [*value, *value.values()]
+        elif isinstance(value, list):
+            values += value
+        elif isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+            raise InvalidInputError(f"Invalid text: {value[:100]!r}.", "Remove NUL and surrogate characters.")
 
 
 def csv_response(name: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Response:

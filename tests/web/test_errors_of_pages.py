@@ -14,7 +14,7 @@ from web_site import Serve, Tab
 
 from ichx.errors import NotReadyError
 from ichx.web import app
-from ichx.web.changes import change
+from ichx.web.site import json_body
 
 SECRET = "a secret \x1b]0;value"
 
@@ -43,8 +43,8 @@ class _Pages:
         return StreamingResponse(parts())  # type: ignore[arg-type]
 
     @staticmethod
-    def echo(request: Request, body: dict[str, object]) -> Response:
-        return JSONResponse(body)
+    def echo(request: Request) -> Response:
+        return JSONResponse(json_body(request))
 
     ROUTES = ()
 
@@ -55,7 +55,7 @@ _Pages.ROUTES = (  # type: ignore[assignment]
         for prefix in ("/", "/api/")
         for name in ("bug", "expected", "file", "broken_stream")
     ),
-    Route("/api/echo", change(_Pages.echo), methods=["POST"]),
+    Route("/api/echo", _Pages.echo, methods=["POST"]),
 )
 
 

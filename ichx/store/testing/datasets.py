@@ -5,9 +5,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import delete
 
-from ichx.errors import ConflictError, InvalidInputError, NotFoundError
+from ichx.errors import ConflictError, InvalidInputError, NotFoundError, StoreError
 from ichx.store import DatasetVersion, FoldDraft, ScoreDraft, Selection, Store, marks
+from ichx.store.tables import setting
 from ichx.store.testing.drafts import ensemble_draft, experiment_draft, run_draft, version_draft
 
 
@@ -47,6 +49,13 @@ class DatasetContract(StoreFixtures):
         ]
         assert second.folds[0].source is None
         assert second.created.utcoffset() == timedelta(0)
+
+    def test_a_read_cannot_write(self, store: Store) -> None:
+        store.set_setting("before", 1)
+        with pytest.raises(StoreError):
+            store._read(lambda connection: connection.execute(delete(setting)))
+        store.set_setting("after", 2)  # over the same connection, if there is a pool
+        assert (store.setting("before"), store.setting("after")) == (1, 2)
 
     def test_test_sets_belong_to_a_dataset_and_are_not_trainable(self, store: Store, version: DatasetVersion) -> None:
         store.add_version(version_draft("hidden", test_of="train"))
