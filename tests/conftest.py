@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from built_once import built_once
 from hypothesis import settings
 
 pytest_plugins = ["slow_tests", "web_site"]
@@ -166,8 +167,12 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> "PhantomFiles":
     """Return 8 labelled and 2 test patients of 64 px on disk, to be read only."""
     from ichx.phantom.dicom_files import write_phantom
 
-    folder = tmp_path_factory.mktemp("phantom") / "files"
-    return write_phantom(folder, patients=8, seed=1, size=64, test_patients=2, prevalence={"any": 0.4})
+    def build(folder: Path) -> "PhantomFiles":
+        return write_phantom(
+            folder / "files", patients=8, seed=1, size=64, test_patients=2, prevalence={"any": 0.4}, processes=1
+        )
+
+    return built_once(tmp_path_factory, "phantom", build)
 
 
 @pytest.fixture(scope="session")
@@ -178,15 +183,16 @@ def dataset_root(phantom: "PhantomFiles", tmp_path_factory: pytest.TempPathFacto
     from ichx.store import open_store
     from ichx.workspace import init_workspace
 
-    assert phantom.test is not None
-    workspace = init_workspace(tmp_path_factory.mktemp("dataset") / "workspace")
-    with open_store(workspace) as store:
-        add_dataset(Project(workspace, store), AddRequest("ph", phantom.train, labels=phantom.train_labels, folds=2))
-        add_dataset(
-            Project(workspace, store),
-            AddRequest("ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission),
-        )
-    return workspace.root
+    def build(folder: Path) -> Path:
+        assert phantom.test is not None
+        workspace = init_workspace(folder / "workspace")
+        with open_store(workspace) as store:
+            project = Project(workspace, store)
+            add_dataset(project, AddRequest("ph", phantom.train, labels=phantom.train_labels, folds=2))
+            add_dataset(project, AddRequest("ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission))
+        return workspace.root
+
+    return built_once(tmp_path_factory, "dataset", build)
 
 
 @pytest.fixture(scope="session")
@@ -199,14 +205,16 @@ def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     from ichx.store import open_store
     from ichx.workspace import open_workspace
 
-    root = tmp_path_factory.mktemp("trained") / "workspace"
-    shutil.copytree(dataset_root, root)
-    workspace, registry = open_workspace(root), load_registry()
-    with open_store(workspace) as store:
-        for plugin, settings in TRAINED:
-            made = new_experiment(store, registry, ExperimentRequest(plugin=plugin, size=32, settings=settings))
-            run_experiment(Project(workspace, store, registry), made.number)
-    return root
+    def build(folder: Path) -> Path:
+        root = Path(shutil.copytree(dataset_root, folder / "workspace"))
+        workspace, registry = open_workspace(root), load_registry()
+        with open_store(workspace) as store:
+            for plugin, settings in TRAINED:
+                made = new_experiment(store, registry, ExperimentRequest(plugin=plugin, size=32, settings=settings))
+                run_experiment(Project(workspace, store, registry), made.number)
+        return root
+
+    return built_once(tmp_path_factory, "trained", build)
 
 
 @pytest.fixture
