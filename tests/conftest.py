@@ -99,6 +99,18 @@ def shared_data() -> Path:
 _TESTS = itertools.count()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_processes_for_few_files() -> Iterator[None]:
+    """Work in this process unless a test requests processes: starting them takes longer than a phantom."""
+    from ichx import worker_pool
+    from ichx.cache import build, local_copy  # noqa: F401  # these modules keep the real `core_count`
+    from ichx.jobs import node_probe, resources  # noqa: F401
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_pool, "core_count", lambda: 1)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_inherited_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the user's own workspace, store and preferences out of the tests."""
@@ -168,9 +180,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> "PhantomFiles":
     from ichx.phantom.dicom_files import write_phantom
 
     def build(folder: Path) -> "PhantomFiles":
-        return write_phantom(
-            folder / "files", patients=8, seed=1, size=64, test_patients=2, prevalence={"any": 0.4}, processes=1
-        )
+        return write_phantom(folder / "files", patients=8, seed=1, size=64, test_patients=2, prevalence={"any": 0.4})
 
     return built_once(tmp_path_factory, "phantom", build)
 
