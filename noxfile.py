@@ -15,6 +15,9 @@ from packaging.requirements import Requirement
 nox.options.sessions = ["lint", "types", "docs", "tests"]
 nox.options.default_venv_backend = "none"
 
+PARALLEL = ("-n", "2", "--dist", "loadfile")
+"""Options of pytest-xdist. Fixtures of a module are built once: one worker runs all tests of a file."""
+
 
 @nox.session
 def lint(session: nox.Session) -> None:
@@ -38,14 +41,14 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the test suite; arguments after `--` go to pytest."""
-    _python(session, "pytest", *session.posargs)
+    """Run the test suite on two cores; arguments after `--` go to pytest, e.g. `-n 0` for one process."""
+    _python(session, "pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session
 def fast(session: nox.Session) -> None:
     """Run the quick tests; arguments after `--` go to pytest."""
-    _python(session, "pytest", "-q", "-m", "not slow", *session.posargs)
+    _python(session, "pytest", "-q", "-m", "not slow", *PARALLEL, *session.posargs)
 
 
 @nox.session

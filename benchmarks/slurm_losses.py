@@ -1,5 +1,6 @@
 """Folds on Slurm that are submitted in bulk, and that lose their jobs, processes and node daemon."""
 
+import getpass
 import json
 import os
 import random
@@ -13,10 +14,10 @@ from pathlib import Path
 
 from common import Figure
 from killed_runs import differences
-from servers import SlurmServer
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.jobs.private_slurm import PrivateSlurm
 from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -48,7 +49,7 @@ def workspace_with(folder: Path, experiments: int, folds: int) -> Path:
     return workspace.root
 
 
-def submission(server: SlurmServer, folder: Path, *, quick: bool) -> Figure:
+def submission(server: PrivateSlurm, folder: Path, *, quick: bool) -> Figure:
     """Submit folds as a held job array; subtract the time of Slurm's own commands."""
     folds = 100 if quick else 1000
     root = workspace_with(folder, folds // 5, 5)
@@ -62,7 +63,7 @@ def submission(server: SlurmServer, folder: Path, *, quick: bool) -> Figure:
             f'echo "$began $EPOCHREALTIME" >>{spent}\nexit $code\n'
         )
         shim.chmod(0o755)
-    environment = server.environment | {"PATH": f"{shims}:{path}"}
+    environment = os.environ | server.environment | {"PATH": f"{shims}:{path}"}
     numbers = [str(number) for number in range(1, folds // 5 + 1)]
     began, before = time.perf_counter(), os.times()
     _ichx(root, environment, "run", *numbers, "--on", "slurm", "--detach", "--engine-option=--hold")
@@ -70,7 +71,7 @@ def submission(server: SlurmServer, folder: Path, *, quick: bool) -> Figure:
     processor = after.children_user + after.children_system - before.children_user - before.children_system
     slurm = sum(float(end) - float(start) for start, end in map(str.split, spent.read_text().splitlines()))
     queued = len(server.call("squeue", "-h", "-r", "-o", "%i").split())
-    server.call("scancel", "--user=root")
+    server.call("scancel", f"--user={getpass.getuser()}")
     server.wait(lambda: not server.call("squeue", "-h").strip())
     if queued != folds:
         raise SystemExit(f"{queued} jobs are queued")
@@ -81,12 +82,12 @@ def submission(server: SlurmServer, folder: Path, *, quick: bool) -> Figure:
     return Figure(label, seconds - slurm, "s", "-", "10 s", seconds - slurm <= 10)
 
 
-def losses(server: SlurmServer, folder: Path, *, quick: bool) -> list[Figure]:
+def losses(server: PrivateSlurm, folder: Path, *, quick: bool) -> list[Figure]:
     """Disturb folds on Slurm at random, rerun the command until all are done, and compare them with a local run."""
     experiments, per_experiment, events = (3, 2, 10) if quick else (10, 3, 30)
     root = workspace_with(folder, experiments + 1, per_experiment)
     reference, numbers = experiments + 1, [str(number) for number in range(1, experiments + 1)]
-    environment = server.environment | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | server.environment | {"OMP_NUM_THREADS": "1"}
     common = ("--device", "cpu", "--checkpoint-every", f"{CHECKPOINT_SECONDS:g}s")
     _ichx(root, environment, "run", str(reference), *common, "--on", "local")
     command = ("run", *numbers, *common, "--on", "slurm", "--cpus", "1", "--time", "60m")
@@ -125,7 +126,7 @@ def losses(server: SlurmServer, folder: Path, *, quick: bool) -> list[Figure]:
     ]
 
 
-def _disturb(server: SlurmServer, root: Path, event: str, rng: random.Random) -> float | None:
+def _disturb(server: PrivateSlurm, root: Path, event: str, rng: random.Random) -> float | None:
     """Interrupt a job that trains; return the seconds of work since its last checkpoint, None if no job is left."""
     while True:
         running = server.call("squeue", "-h", "-t", "R", "-r", "-o", "%i").split()
@@ -147,7 +148,8 @@ def _disturb(server: SlurmServer, root: Path, event: str, rng: random.Random) ->
             continue
         lost = time.time() - newest
         if event == "slurmd":
-            server.restart_node()
+            server.stop("slurmd", signal.SIGKILL)
+            server.start("slurmd")
         elif event == "KILL":
             _kill(root, record.submission, record.position)
         else:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from built_once import built_once
 from hypothesis import settings
 
 pytest_plugins = ["slow_tests", "web_site", "report_browser", "fake_studies"]
@@ -98,6 +99,18 @@ def shared_data() -> Path:
 _TESTS = itertools.count()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_processes_for_few_files() -> Iterator[None]:
+    """Work in this process unless a test requests processes: starting them takes longer than a phantom."""
+    from ichx import worker_pool
+    from ichx.cache import build, local_copy  # noqa: F401  # these modules keep the real `core_count`
+    from ichx.jobs import node_probe, resources  # noqa: F401
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_pool, "core_count", lambda: 1)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_inherited_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the user's own workspace, store and preferences out of the tests."""
@@ -166,8 +179,10 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> "PhantomFiles":
     """Return 8 labelled and 2 test patients of 64 px on disk, to be read only."""
     from ichx.phantom.dicom_files import write_phantom
 
-    folder = tmp_path_factory.mktemp("phantom") / "files"
-    return write_phantom(folder, patients=8, seed=1, size=64, test_patients=2, prevalence={"any": 0.4})
+    def build(folder: Path) -> "PhantomFiles":
+        return write_phantom(folder / "files", patients=8, seed=1, size=64, test_patients=2, prevalence={"any": 0.4})
+
+    return built_once(tmp_path_factory, "phantom", build)
 
 
 @pytest.fixture(scope="session")
@@ -178,15 +193,16 @@ def dataset_root(phantom: "PhantomFiles", tmp_path_factory: pytest.TempPathFacto
     from ichx.store import open_store
     from ichx.workspace import init_workspace
 
-    assert phantom.test is not None
-    workspace = init_workspace(tmp_path_factory.mktemp("dataset") / "workspace")
-    with open_store(workspace) as store:
-        add_dataset(Project(workspace, store), AddRequest("ph", phantom.train, labels=phantom.train_labels, folds=2))
-        add_dataset(
-            Project(workspace, store),
-            AddRequest("ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission),
-        )
-    return workspace.root
+    def build(folder: Path) -> Path:
+        assert phantom.test is not None
+        workspace = init_workspace(folder / "workspace")
+        with open_store(workspace) as store:
+            project = Project(workspace, store)
+            add_dataset(project, AddRequest("ph", phantom.train, labels=phantom.train_labels, folds=2))
+            add_dataset(project, AddRequest("ph-test", phantom.test, test_of="ph", sample=phantom.sample_submission))
+        return workspace.root
+
+    return built_once(tmp_path_factory, "dataset", build)
 
 
 @pytest.fixture(scope="session")
@@ -199,14 +215,16 @@ def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     from ichx.store import open_store
     from ichx.workspace import open_workspace
 
-    root = tmp_path_factory.mktemp("trained") / "workspace"
-    shutil.copytree(dataset_root, root)
-    workspace, registry = open_workspace(root), load_registry()
-    with open_store(workspace) as store:
-        for plugin, settings in TRAINED:
-            made = new_experiment(store, registry, ExperimentRequest(plugin=plugin, size=32, settings=settings))
-            run_experiment(Project(workspace, store, registry), made.number)
-    return root
+    def build(folder: Path) -> Path:
+        root = Path(shutil.copytree(dataset_root, folder / "workspace"))
+        workspace, registry = open_workspace(root), load_registry()
+        with open_store(workspace) as store:
+            for plugin, settings in TRAINED:
+                made = new_experiment(store, registry, ExperimentRequest(plugin=plugin, size=32, settings=settings))
+                run_experiment(Project(workspace, store, registry), made.number)
+        return root
+
+    return built_once(tmp_path_factory, "trained", build)
 
 
 @pytest.fixture

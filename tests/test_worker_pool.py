@@ -66,7 +66,8 @@ def test_processes_that_cannot_start_are_an_error() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_more_processes_than_the_memory_holds_are_refused_with_the_cost() -> None:
+def test_more_processes_than_the_memory_holds_are_refused_with_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ichx.worker_pool.core_count", core_count)
     assert worker_count(10**9, 3) == 3
     assert worker_count(None, 10**9) == core_count()
     assert worker_count(2, 10**9) == 2

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.output import console, info, print_csv, print_json, print_labelled
+from ichx.cli.output import console, info, notice, print_csv, print_json, print_labelled
 from ichx.cli.parameters import AsCsv, AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
@@ -23,13 +23,18 @@ from ichx.text import format_bytes, format_count, format_folds
 
 if TYPE_CHECKING:
     from ichx.experiments.recipe_values import RecipeValue
-    from ichx.store import EpochRecord, Experiment, Run, Store, TuningInfo
+    from ichx.project import Project
+    from ichx.store import EpochRecord, Experiment, JobRecord, Run, Store, TuningInfo
 
 TICKS = "▁▂▃▄▅▆▇█"
 MAX_TICKS = 40
 """Ticks in a sparkline. Of more epochs, so many evenly spaced ones are shown, including the first and last."""
 POLL_SECONDS = 0.5
 """Poll interval of a followed log."""
+QUIET_POLLS = 10
+"""A followed log ends after so many polls without an active run or job: the folds of a run start one by one."""
+RECONCILE_POLLS = 20
+"""Polls between two questions to the schedulers whether the active jobs have ended."""
 Histories = Mapping[int, Sequence["EpochRecord"]]
 
 
@@ -155,7 +160,9 @@ def history(
 def log(
     number: Number,
     fold: Annotated[int | None, typer.Option("--fold", help="Fold; default: that of the newest run.")] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Print new lines until Ctrl-C.")] = False,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Print new lines until all runs have ended, or Ctrl-C.")
+    ] = False,
 ) -> None:
     """Print the log of a fold.
 
@@ -170,17 +177,20 @@ def log(
         files = project.workspace.experiment_files(number)
         path = files.fold(shown).log
         if not path.exists():
-            if follow and (queued := _queued_job(project.store, number, fold)):
+            queued = _queued_job(project.store, number, fold) if follow else None
+            if queued is not None:
                 info(f"Job {queued} is queued; waiting for its first line. Ctrl-C stops waiting.")
-                while not path.exists():
-                    time.sleep(POLL_SECONDS)
-                    shown = _newest_fold(project.store, number) if fold is None else fold
-                    path = files.fold(shown).log
-            else:
-                raise NotReadyError(
-                    f"Fold {shown} of experiment {number} has no log.", f"Start it: `ichx run {number}`."
-                )
-        position = 0
+            polls = 0
+            while not path.exists():
+                if queued is None or not _is_active(project, number, fold, polls):
+                    raise NotReadyError(
+                        f"Fold {shown} of experiment {number} has no log.", f"Start it: `ichx run {number}`."
+                    )
+                time.sleep(POLL_SECONDS)
+                polls += 1
+                shown = _newest_fold(project.store, number) if fold is None else fold
+                path = files.fold(shown).log
+        position = polls = quiet = 0
         while True:
             with path.open(encoding="utf-8", errors="replace") as handle:
                 handle.seek(position)
@@ -189,7 +199,15 @@ def log(
             console.print(text, end="", markup=False, soft_wrap=True)
             if not follow:
                 return
+            if text or _is_active(project, number, fold, polls):
+                quiet = 0
+            else:
+                quiet += 1
+                if quiet > QUIET_POLLS or project.store.experiment(number).state == "done":
+                    info(f"Experiment {number} is not running.")
+                    return
             time.sleep(POLL_SECONDS)
+            polls += 1
             newest = shown if fold is not None else _newest_fold(project.store, number)
             if newest != shown and not text and files.fold(newest).log.exists():
                 shown, path, position = newest, files.fold(newest).log, 0
@@ -203,10 +221,27 @@ def _newest_fold(store: "Store", number: int) -> int:
 
 def _queued_job(store: "Store", number: int, fold: int | None) -> str | None:
     """Return the handle of an active job of the experiment (of one fold)."""
+    return next((job.handle for job in _active_jobs(store, number, fold) if job.handle), None)
+
+
+def _is_active(project: "Project", number: int, fold: int | None, polls: int) -> bool:
+    """Return whether a run or a job of the experiment (of one fold) is active; asks the schedulers at some polls."""
+    store = project.store
+    if any(fold in (None, run.fold) for run in store.live_runs([number])):
+        return True
+    if _active_jobs(store, number, fold) and polls % RECONCILE_POLLS == 0:
+        from ichx.jobs.reconcile import reconcile
+
+        for problem in reconcile(project.workspace, store, experiments=[number]):
+            if polls == 0:
+                notice(problem)
+    return bool(_active_jobs(store, number, fold))
+
+
+def _active_jobs(store: "Store", number: int, fold: int | None) -> "list[JobRecord]":
     from ichx.store.jobs import ACTIVE
 
-    active = store.jobs(ACTIVE, experiments=[number])
-    return next((job.handle for job in active if job.handle and fold in (None, job.fold)), None)
+    return [job for job in store.jobs(ACTIVE, experiments=[number]) if fold in (None, job.fold)]
 
 
 def _print_recipe(plugin: str, values: "Mapping[str, RecipeValue]", total: int) -> None:

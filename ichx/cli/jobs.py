@@ -108,7 +108,7 @@ def show(handle: Annotated[str, typer.Argument(help="Handle of a job.")], as_jso
     facts: list[tuple[str, Any]] = [
         ("job", record.handle or record.submission),
         ("name", record.name),
-        ("state", f"{record.state}{f' ({record.reason})' if record.reason else ''}"),
+        ("state", _described_state(record)),
         ("exit code", record.exit_code),
         ("submitted", record.submitted),
         ("ended", record.ended),
@@ -212,7 +212,7 @@ def _print_jobs(records: "Sequence[JobRecord]") -> None:
             record.handle or record.submission,
             record.name,
             record.state,
-            record.reason or (f"exit code {record.exit_code}" if record.state == "failed" else None),
+            _own_reason(record) or (f"exit code {record.exit_code}" if record.state == "failed" else None),
             None if record.seconds is None else format_duration(record.seconds),
             record.submitted,
         )
@@ -223,6 +223,16 @@ def _print_jobs(records: "Sequence[JobRecord]") -> None:
     print_table("jobs", heads, rows, caption=caption, drop=("submitted", "time"), cut={"name": 20, "job": 12})
 
 
+def _own_reason(record: "JobRecord") -> str | None:
+    """Return the reason of a state unless it repeats the state, e.g. Slurm's CANCELLED."""
+    return None if (record.reason or "").casefold() == record.state else record.reason
+
+
+def _described_state(record: "JobRecord") -> str:
+    reason = _own_reason(record)
+    return record.state if reason is None else f"{record.state} ({reason})"
+
+
 def _follow(project: "Project", only: list[int] | None) -> None:
     """Print changes of the active jobs until all have ended."""
     known = {record.id: record.state for record in project.store.jobs(ACTIVE, experiments=only)}
@@ -231,7 +241,6 @@ def _follow(project: "Project", only: list[int] | None) -> None:
         _reconcile(project, only)
         for record in project.store.jobs(experiments=only):
             if record.id in known and record.state != known[record.id]:
-                reason = f" ({record.reason})" if record.reason else ""
-                info(f"{record.handle or record.submission}, {record.name}: {record.state}{reason}")
+                info(f"{record.handle or record.submission}, {record.name}: {_described_state(record)}")
                 known[record.id] = record.state
         known = {id_: state for id_, state in known.items() if state in ACTIVE}

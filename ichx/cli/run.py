@@ -4,11 +4,12 @@ import os
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ichx.cli.output import info, print_json, print_score, warn
+from ichx.child_processes import JOB
+from ichx.cli.output import info, notice, print_json, print_score, warn
 from ichx.cli.parameters import (
     AsJson,
     Cpus,
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.store import Experiment
     from ichx.training.run_options import RunOptions
+
+
+MAX_JOBS: Final = 5
+"""Jobs in a message."""
 
 
 def run(
@@ -132,7 +137,9 @@ def run(
             if detach and with_members:
                 raise typer.BadParameter("--with-members waits for the members. Leave out --detach.")
             _run_members(project, experiments, folds, jobs, options, placement, run_all=with_members)
-        if not placement.is_local:
+        if placement.is_local:
+            _mention_jobs(project, numbers, folds)
+        else:
             from ichx.cli.launch import launch_folds
             from ichx.jobs.launch_report import LaunchRequest
 
@@ -247,6 +254,24 @@ def _run_members(
 
         request = LaunchRequest((work.experiment,), work.folds, jobs, plain, placement.resources)
         run_folds(project, request, placement.engine)
+
+
+def _mention_jobs(project: "Project", numbers: list[int], folds: list[int] | None) -> None:
+    """Print which of the folds that run here have an active job on a cluster."""
+    from ichx.store.jobs import ACTIVE
+
+    if JOB in os.environ or os.environ.get("RANK", "0") != "0":
+        return
+    for number in numbers:
+        jobs = [job for job in project.store.jobs(ACTIVE, experiments=[number]) if not folds or job.fold in folds]
+        jobs = [job for job in jobs if job.fold is not None]
+        if jobs:
+            shown = [f"fold {job.fold} is {job.state} ({job.handle or job.submission})" for job in jobs[:MAX_JOBS]]
+            shown += [f"{len(jobs) - MAX_JOBS:,} more"] if len(jobs) > MAX_JOBS else []
+            notice(
+                f"Experiment {number} has jobs: {', '.join(shown)}. `ichx jobs {number}` shows their present states, "
+                f"`ichx jobs cancel {number}` cancels them."
+            )
 
 
 def _quick_looks(project: "Project", numbers: list[int], share: float) -> "list[Experiment]":

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import SHORT, Program
@@ -165,6 +166,55 @@ def test_states_are_the_last_known_ones_where_the_scheduler_is_away(
     assert ichx("jobs", "cancel", "slurm:1_0", "--yes", cwd=dataset_copy).code == 1
     ichx("jobs", "show", "slurm:2", "--json", cwd=dataset_copy).check_error("not_found", "slurm:2")
     ichx("jobs", 99, "--json", cwd=dataset_copy).check_error("not_found", "99")
+
+
+def test_a_local_run_mentions_the_jobs_of_its_folds(dataset_copy: Path, queue: FileEngine, ichx: Program) -> None:
+    number, other = register(dataset_copy), register(dataset_copy)
+    (queue.folder / "hold").touch()
+    assert ichx("run", number, "--on", "slurm", "--device", "cpu", "--detach", cwd=dataset_copy).code == 0
+    handles = [str(job["handle"]) for job in listed(ichx, dataset_copy)]
+    mentioned = {
+        fold: ichx("run", number, "--fold", fold, "--weights", "none.pth", cwd=dataset_copy).err for fold in (0, 1)
+    }
+    for fold, text in mentioned.items():
+        assert [handle in text for handle in handles] == [handle.endswith(f"_{fold}") for handle in handles]
+    several = ichx("run", number, other, "--processes", 2, cwd=dataset_copy).err  # which is refused
+    assert all(handle in several for handle in handles)
+    assert handles[0] not in ichx("run", other, "--weights", "none.pth", cwd=dataset_copy).err
+    assert ichx("jobs", "cancel", number, "--yes", cwd=dataset_copy).code == 0
+
+
+def test_a_log_that_a_job_never_writes_is_not_awaited(
+    dataset_copy: Path, queue: FileEngine, ichx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = register(dataset_copy)
+    (queue.folder / "hold").touch()
+    assert ichx("run", number, "--on", "slurm", "--device", "cpu", "--detach", cwd=dataset_copy).code == 0
+    handles = [str(job["handle"]) for job in listed(ichx, dataset_copy)]
+    waits = 0
+
+    def cancel(_seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 1:
+            for handle in handles:
+                queue.cancel(handle)
+                queue.wait(handle)
+
+    monkeypatch.setattr("ichx.cli.exp_show.time", SimpleNamespace(sleep=cancel))
+    done = ichx("exp", "log", number, "-f", cwd=dataset_copy)
+    assert (done.code, f"experiment {number} " in done.err, waits > 1) == (1, True, True)
+
+
+def test_a_reason_that_repeats_the_state_is_not_printed(dataset_copy: Path, ichx: Program) -> None:
+    with open_store(open_workspace(dataset_copy)) as store:
+        records = store.add_jobs([JobDraft("ichx-1", at, "slurm", "fold", f"job {at}", "log") for at in range(2)])
+        store.set_handles("ichx-1", ["slurm:1_0", "slurm:1_1"])
+        changes = (JobChange("cancelled", -15, reason="CANCELLED"), JobChange("failed", -9, reason="OUT_OF_MEMORY"))
+        store.update_jobs({record.id: change for record, change in zip(records, changes, strict=True)})
+    assert "CANCELLED" not in ichx("jobs", cwd=dataset_copy).out
+    assert "CANCELLED" not in ichx("jobs", "show", "slurm:1_0", cwd=dataset_copy).out
+    assert "failed (OUT_OF_MEMORY)" in ichx("jobs", "show", "slurm:1_1", cwd=dataset_copy).out
 
 
 def test_the_list_is_limited(dataset_copy: Path, ichx: Program) -> None:

@@ -277,3 +277,25 @@ def test_a_followed_log_switches_to_the_next_fold(
     polls = 1
     done = ichx("exp", "log", 1, "-f", "--fold", 1, cwd=trained_copy)
     assert done.out == "the first, ä\nthe second\n", "with --fold, it does not switch"
+
+
+@pytest.mark.parametrize("options", [(), ("--fold", 1)])
+def test_a_followed_log_ends_with_its_experiment(
+    trained_copy: Path, ichx: Program, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...]
+) -> None:
+    monkeypatch.setattr("ichx.cli.exp_show.POLL_SECONDS", 0.0)
+    log = (trained_copy / "experiments" / "1" / "fold-1" / "run.log").read_text(encoding="utf-8")
+    done = ichx("exp", "log", 1, "-f", *options, cwd=trained_copy)
+    assert (done.code, done.out, "1" in done.err) == (0, log, True)
+
+    with open_store(open_workspace(trained_copy)) as store:
+        running = [store.start_run(run_draft(1, 1)).id]
+
+    def end(_seconds: float) -> None:
+        with open_store(open_workspace(trained_copy)) as store:
+            while running:
+                store.finish_run(running.pop(), "failed")
+
+    monkeypatch.setattr("ichx.cli.exp_show.time.sleep", end)
+    assert ichx("exp", "log", 1, "-f", *options, cwd=trained_copy).out == log
+    assert not running

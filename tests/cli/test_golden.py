@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from built_once import built_once
 from conftest import SHORT, Program
 from optuna_studies import fill, new_study, storage
 
@@ -196,41 +197,46 @@ def golden_root(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) ->
     Experiments 4 (not run), 5 (in the trash) and 6 (a trial of a study of experiment 1), the dataset `other`, a tag
     and a note.
     """
-    folder = tmp_path_factory.mktemp("golden")
-    root = Path(shutil.copytree(trained_root, folder / "workspace"))
-    other = write_phantom(folder / "other", patients=6, seed=2, size=64, prevalence={"any": 0.5})
-    workspace, registry = open_workspace(root), load_registry()
-    with open_store(workspace) as store, storage(workspace) as optuna_storage:
-        settings = [*SHORT, "batch=8"]
-        for name in ("new", "discarded"):
-            new_experiment(
-                store,
-                registry,
-                ExperimentRequest(plugin="tiny_resnet", size=32, settings=settings, dataset="ph", name=name),
+    def build(folder: Path) -> Path:
+        root = Path(shutil.copytree(trained_root, folder / "workspace"))
+        other = write_phantom(folder / "other", patients=6, seed=2, size=64, prevalence={"any": 0.5})
+        workspace, registry = open_workspace(root), load_registry()
+        with open_store(workspace) as store, storage(workspace) as optuna_storage:
+            settings = [*SHORT, "batch=8"]
+            for name in ("new", "discarded"):
+                new_experiment(
+                    store,
+                    registry,
+                    ExperimentRequest(plugin="tiny_resnet", size=32, settings=settings, dataset="ph", name=name),
+                )
+            store.trash([5])
+            parent = store.experiment(1)
+            fill(store, parent, new_study(optuna_storage, parent), 24)
+            store.change_tags(1, add=["best"], remove=[])
+            store.add_note(1, "epidural is weak")
+            drafts = [
+                JobDraft(
+                    "ichx-1", fold, "slurm", "fold", f"experiment 1, fold {fold}", f"experiments/1/fold-{fold}/run.log"
+                )
+                for fold in (0, 1)
+            ]
+            done, lost = (record.id for record in store.add_jobs(drafts))
+            store.set_handles("ichx-1", ["slurm:7_0", "slurm:7_1"])
+            store.update_jobs({done: JobChange("done", 0, seconds=75.0), lost: JobChange("lost")})
+            project = Project(workspace, store)
+            request = AddRequest("other", other.train, labels=other.train_labels, folds=2)
+            version = add_dataset(project, request).version
+            slice_id = str(load_version(workspace, version).slices["slice_id"][0])
+            add_review(
+                project, version, ReviewDraft(version.id, slice_id, "label wrong", "epidural", "=1+1, an artefact")
             )
-        store.trash([5])
-        parent = store.experiment(1)
-        fill(store, parent, new_study(optuna_storage, parent), 24)
-        store.change_tags(1, add=["best"], remove=[])
-        store.add_note(1, "epidural is weak")
-        drafts = [
-            JobDraft(
-                "ichx-1", fold, "slurm", "fold", f"experiment 1, fold {fold}", f"experiments/1/fold-{fold}/run.log"
-            )
-            for fold in (0, 1)
-        ]
-        done, lost = (record.id for record in store.add_jobs(drafts))
-        store.set_handles("ichx-1", ["slurm:7_0", "slurm:7_1"])
-        store.update_jobs({done: JobChange("done", 0, seconds=75.0), lost: JobChange("lost")})
-        project = Project(workspace, store)
-        version = add_dataset(project, AddRequest("other", other.train, labels=other.train_labels, folds=2)).version
-        slice_id = str(load_version(workspace, version).slices["slice_id"][0])
-        add_review(project, version, ReviewDraft(version.id, slice_id, "label wrong", "epidural", "=1+1, an artefact"))
-    with closing(sqlite3.connect(root / "db" / "ichx.db")) as connection, connection:
-        connection.execute(
-            "UPDATE run SET code_version = '0.0.1', host = 'gpu1'"
-        )  # instead of the state of this checkout
-    return root
+        with closing(sqlite3.connect(root / "db" / "ichx.db")) as connection, connection:
+            connection.execute(
+                "UPDATE run SET code_version = '0.0.1', host = 'gpu1'"
+            )  # instead of the state of this checkout
+        return root
+
+    return built_once(tmp_path_factory, "golden", build)
 
 
 def normalize(text: str, places: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import Program
+from conftest import Outcome, Program
 from dicom_files import write_ct
 from rich.cells import cell_len
 from rich.console import Console
@@ -48,8 +48,20 @@ def long_names(trained_copy: Path, ichx: Program) -> Path:
     return trained_copy
 
 
-def test_experiments(long_names: Path, ichx_process: Program) -> None:
-    done = ichx_process("exp", "list", cwd=long_names, COLUMNS="80")
+@pytest.fixture
+def ichx_at(ichx: Program, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Return `ichx_at(width, *arguments, cwd)`: `ichx` with an output of this width."""
+
+    def run(width: int, *arguments: object, cwd: Path) -> Outcome:
+        for console in (output.console, output.err):
+            monkeypatch.setattr(console, "_width", width)
+        return ichx(*arguments, cwd=cwd)
+
+    return run
+
+
+def test_experiments(long_names: Path, ichx_at: Program) -> None:
+    done = ichx_at(80, "exp", "list", cwd=long_names)
     found = rows(done.out)
     assert [row[0] for row in found] == ["3", "2", "1"], "no row wraps"
     start, _, end = found[1][1].partition("…")
@@ -57,35 +69,35 @@ def test_experiments(long_names: Path, ichx_process: Program) -> None:
     assert LONG.endswith(end)
     assert abs(len(start) - len(end)) <= 1 < len(end)
     assert all(row[3:5] == ["2/2", "done"] and " ± " in row[5] for row in found)
-    assert LONG in ichx_process("exp", "list", "--csv", cwd=long_names, COLUMNS="80").out
-    assert LONG in [e["name"] for e in json.loads(ichx_process("exp", "list", "--json", cwd=long_names).out)]
-    assert LONG in ichx_process("exp", "list", cwd=long_names, COLUMNS="200").out
+    assert LONG in ichx_at(80, "exp", "list", "--csv", cwd=long_names).out
+    assert LONG in [e["name"] for e in json.loads(ichx_at(200, "exp", "list", "--json", cwd=long_names).out)]
+    assert LONG in ichx_at(200, "exp", "list", cwd=long_names).out
 
 
-def test_marks_wrap_between_words(long_names: Path, ichx: Program, ichx_process: Program) -> None:
+def test_marks_wrap_between_words(long_names: Path, ichx: Program, ichx_at: Program) -> None:
     assert ichx("exp", "clone", 2, "--name", LONG, cwd=long_names).code == 0
     with open_store(open_workspace(long_names)) as store:
         store.set_scores(4, ScoreDraft(score=0.05842, spread=0.00123), ScoreDraft())
-    (first, *_) = rows(ichx_process("exp", "list", cwd=long_names, COLUMNS="80").out)
+    (first, *_) = rows(ichx_at(80, "exp", "list", cwd=long_names).out)
     assert (first[3], first[5]) == ("0/2", "0.05842 ± 0.00123"), "the column of folds has the mark"
     assert ichx("exp", "list", "--columns", "number,name,dataset,state,score", cwd=long_names).code == 0
-    found = rows(ichx_process("exp", "list", cwd=long_names, COLUMNS="72").out)
+    found = rows(ichx_at(72, "exp", "list", cwd=long_names).out)
     first = [row[4] for row in found[: next(i for i, row in enumerate(found) if row[0] == "3")]]
     assert len(first) == 2, "too wide for one line"
     assert " ".join(first) == "0.05842 ± 0.00123 [partial (0 of 2 folds)]"
 
 
-def test_plugins(tmp_path: Path, ichx_process: Program) -> None:
+def test_plugins(tmp_path: Path, ichx_at: Program) -> None:
     plugins = load_registry().plugins
-    found = rows(ichx_process("plugin", "list", cwd=tmp_path, COLUMNS="80").out)
+    found = rows(ichx_at(80, "plugin", "list", cwd=tmp_path).out)
     assert [row[0] for row in found] == list(plugins), "no name is cut and no row wraps"
-    wide = ichx_process("plugin", "list", cwd=tmp_path, COLUMNS="200").out
+    wide = ichx_at(200, "plugin", "list", cwd=tmp_path).out
     for plugin in plugins.values():
         assert plugin.weights_licence in wide
         assert plugin.summary in wide
 
 
-def test_datasets(phantom: object, tmp_path: Path, ichx: Program, ichx_process: Program) -> None:
+def test_datasets(phantom: object, tmp_path: Path, ichx: Program, ichx_at: Program) -> None:
     folder = phantom.train  # type: ignore[attr-defined]
     labels = phantom.train_labels  # type: ignore[attr-defined]
     root = tmp_path / "workspace"
@@ -93,16 +105,16 @@ def test_datasets(phantom: object, tmp_path: Path, ichx: Program, ichx_process: 
     assert ichx("data", "add", LONG, folder, "--labels", labels, cwd=root).code == 0
     test = phantom.test  # type: ignore[attr-defined]
     assert ichx("data", "add", "t", test, "--test-of", LONG, cwd=root).code == 0
-    found = rows(ichx_process("data", "list", cwd=root, COLUMNS="80").out)
+    found = rows(ichx_at(80, "data", "list", cwd=root).out)
     assert len(found) == 2
     ((start, end),) = [row[0].split("…") for row in found if "…" in row[0]]
     assert LONG.startswith(start)
     assert LONG.endswith(end)
     assert abs(len(start) - len(end)) <= 1 < len(end)
-    assert LONG in ichx_process("data", "list", "--json", cwd=root).out
+    assert LONG in ichx_at(200, "data", "list", "--json", cwd=root).out
 
 
-def test_predicted_studies_with_long_uids(trained_root: Path, tmp_path: Path, ichx_process: Program) -> None:
+def test_predicted_studies_with_long_uids(trained_root: Path, tmp_path: Path, ichx_at: Program) -> None:
     """UIDs of up to 64 characters are shortened in the middle; CSV has them complete."""
     uid = f"1.2.840.113619.2.{'7' * 40}.{{:06d}}".format
     assert len(uid(1)) == 64
@@ -117,9 +129,7 @@ def test_predicted_studies_with_long_uids(trained_root: Path, tmp_path: Path, ic
         write_ct(
             tmp_path / f"new/{number}b.dcm", SOPInstanceUID=uid(90 + number), SeriesInstanceUID=uid(number // 2 + 9)
         )
-    done = ichx_process(
-        "predict", 2, tmp_path / "new", "--fold", 0, "--out", tmp_path / "out.csv", cwd=trained_root, COLUMNS="80"
-    )
+    done = ichx_at(80, "predict", 2, tmp_path / "new", "--fold", 0, "--out", tmp_path / "out.csv", cwd=trained_root)
     assert done.code == 0, done.err
     found = rows(done.out)
     assert len(found) == 4, "no row wraps"
@@ -196,13 +206,13 @@ DROPPING = {"data list": "added", "plugin list": "batch", "data cache ph --size 
 
 @pytest.mark.parametrize("command", TABLES)
 def test_every_table_fits_without_breaking_words(
-    command: str, crowded: Path, ichx: Program, monkeypatch: pytest.MonkeyPatch
+    command: str, crowded: Path, ichx_at: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for console in (output.console, output.err):
+        monkeypatch.setattr(console, "soft_wrap", False)  # as on a terminal
+
     def words(width: int) -> list[str]:
-        for console in (output.console, output.err):
-            monkeypatch.setattr(console, "soft_wrap", False)  # as on a terminal
-            monkeypatch.setattr(console, "_width", width)
-        done = ichx(*shlex.split(command), cwd=crowded)
+        done = ichx_at(width, *shlex.split(command), cwd=crowded)
         assert done.code == 0, done.err
         assert [line for line in (done.out + done.err).splitlines() if cell_len(line) > width] == []
         return [word for word in done.out.split() if not set(word) & set("━─│┃")]

@@ -84,7 +84,7 @@ def real_cohort(shared_data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return found.images, found.patients, found.labels
 
 
-@pytest.mark.parametrize(("k", "seed"), [(5, 0), (5, 1), (2, 0), (3, 4), (10, 0)])
+@pytest.mark.parametrize(("k", "seed"), [(5, 0), (2, 1), (10, 4)])
 def test_complete_training_set(real_cohort, k: int, seed: int) -> None:
     """The prevalences of each fold deviate by less than 1 %, that of epidural (0.42 %) too."""
     ids, owner, labels = real_cohort

@@ -48,7 +48,7 @@ def bleeds(seed: int, patients: int) -> BlendData:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_labels_of_a_part_do_not_affect_its_predictions(method: Method) -> None:
-    data = world(0)
+    data = world(0, patients=30)
     options = BlendOptions(method, top=2, smooth=True)
     plain = BlendPipeline(data, options).nested()
     inside = patient_parts(data.patients, data.folds) == 1

@@ -64,7 +64,7 @@ def wait_for(log: Path, content: str) -> None:
 
 
 def private(site: SlurmSite) -> SlurmSite:
-    if not site.is_private:
+    if site.private is None:
         pytest.skip("the cluster does not belong to these tests")
     return site
 
@@ -228,7 +228,7 @@ def test_the_check_of_an_engine_reports_what_the_node_sees(slurm: SlurmSite, wor
     ("table", "word"),
     [
         ({"partition": "tset"}, "tset"),
-        ({"gpus": 4096}, "4096"),
+        ({"gpus": 4096}, "4,096"),
         ({"options": ["--no-such-option"]}, "no-such-option"),
         ({"setup": ["exit 3"]}, "FAILED"),
         ({"memry": 1}, "memry"),
@@ -254,9 +254,7 @@ def test_jobs_survive_their_daemon(slurm: SlurmSite, engine: SlurmEngine, tmp_pa
     (tmp_path / "go").touch()
     result = engine.wait(handle, WAIT)
     slurm.start("slurmctld")
-    slurm.wait_until("is UP", "scontrol", "ping")
     slurm.start("slurmd")
-    slurm.wait_until("idle", "sinfo", "-h", "-o", "%T")
     assert result is not None
     assert result.exit_code == 0
 

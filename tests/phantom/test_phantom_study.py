@@ -10,12 +10,21 @@ from ichx.phantom.study import CHALLENGE_PREVALENCE, PhantomStudy, make_study
 SIZE = 64
 
 
-def studies_with(name: str, count: int, size: int = SIZE) -> list[PhantomStudy]:
+PREVALENCE = {ANY: 0.45, "epidural": 0.1}
+
+
+@pytest.fixture(scope="module")
+def studies() -> list[PhantomStudy]:
+    """Return 100 studies with all subtypes."""
+    return [make_study(10, patient, size=SIZE, prevalence=PREVALENCE) for patient in range(100)]
+
+
+def studies_with(name: str, count: int, size: int) -> list[PhantomStudy]:
     """Return studies that show a subtype on some slice."""
     found: list[PhantomStudy] = []
     patient = 0
     while len(found) < count:
-        study = make_study(21, patient, size=size, prevalence={name: 0.1})
+        study = make_study(21, patient, size=size, prevalence={name: EXPECTED_SHARES[name] * 0.8})
         patient += 1
         if study.labels[:, LABELS.index(name)].any():
             found.append(study)
@@ -43,10 +52,9 @@ def test_a_study_follows_from_seed_and_patient() -> None:
         assert other.hu.shape != first.hu.shape or not np.array_equal(other.hu, first.hu)
 
 
-def test_labels_match_the_mask() -> None:
+def test_labels_match_the_mask(studies: list[PhantomStudy]) -> None:
     seen = np.zeros(6, int)
-    for patient in range(30):
-        study = make_study(5, patient, size=SIZE, prevalence={ANY: 0.5, "epidural": 0.05})
+    for study in studies:
         assert np.array_equal(study.labels[:, -1], study.labels[:, :-1].max(axis=1))
         for index in range(len(SUBTYPES)):
             area = (study.mask == index + 1).sum(axis=(1, 2)) * study.spacing**2
@@ -84,11 +92,11 @@ def test_bleeds_have_the_density_of_blood_and_span_slices(name: str) -> None:
     assert 35 < np.median(blood) < 85
 
 
-def test_bleeds_are_where_anatomy_puts_them() -> None:
+def test_bleeds_are_where_anatomy_puts_them(studies: list[PhantomStudy]) -> None:
     """Epidural and subdural blood touches bone; ventricular blood lies deep, behind a good deal of brain."""
     depth: dict[str, list[float]] = {"epidural": [], "subdural": [], "intraventricular": []}
     for name, depths in depth.items():
-        for study in studies_with(name, 4):
+        for study in [study for study in studies if study.labels[:, LABELS.index(name)].any()][:4]:
             bone = study.hu > 300
             away = np.stack([ndimage.distance_transform_edt(~layer) for layer in bone]) * study.spacing
             upper = slice(len(bone) // 3, None)
@@ -133,15 +141,14 @@ def test_probabilities_give_the_requested_shares() -> None:
     assert several > 0.05
 
 
-def test_expected_shares_are_those_of_the_pictures() -> None:
-    """What the chances rest on: the share of slices that show a subtype in studies that have it."""
-    studies = [make_study(10, p, size=32, prevalence={ANY: 0.45, "epidural": 0.1}).labels for p in range(100)]
-    shares = np.array([labels.mean(axis=0) for labels in studies])
+def test_expected_shares_are_those_of_the_pictures(studies: list[PhantomStudy]) -> None:
+    """The share of slices that show a subtype in studies that have it, from which the chances are computed."""
+    shares = np.array([study.labels.mean(axis=0) for study in studies])
     for index, name in enumerate(SUBTYPES):
         having = shares[:, index] > 0
         assert having.sum() > 15
         assert shares[having, index].mean() == pytest.approx(EXPECTED_SHARES[name], rel=0.25), name
-    assert np.concatenate(studies)[:, -1].mean() == pytest.approx(0.45, rel=0.15)
+    assert np.concatenate([study.labels for study in studies])[:, -1].mean() == pytest.approx(0.45, rel=0.15)
 
 
 def test_challenge_prevalence_is_the_default() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from built_once import built_once
 from scripted_engine import SEARCHES
 
 from ichx.datasets.add import AddRequest, add_dataset
@@ -22,12 +23,16 @@ from ichx.workspace import Workspace, init_workspace, open_workspace
 @pytest.fixture(scope="module")
 def dataset_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a workspace with a small labelled dataset in two folds."""
-    root = tmp_path_factory.mktemp("tuned")
-    workspace = init_workspace(root / "workspace")
-    files = write_phantom(root / "phantom", patients=4, seed=1, size=64)
-    with open_store(workspace) as store:
-        add_dataset(Project(workspace, store), AddRequest("phantom", files.train, labels=files.train_labels, folds=2))
-    return workspace.root
+
+    def build(folder: Path) -> Path:
+        workspace = init_workspace(folder / "workspace")
+        files = write_phantom(folder / "phantom", patients=4, seed=1, size=64)
+        request = AddRequest("phantom", files.train, labels=files.train_labels, folds=2)
+        with open_store(workspace) as store:
+            add_dataset(Project(workspace, store), request)
+        return workspace.root
+
+    return built_once(tmp_path_factory, "tuned", build)
 
 
 @pytest.fixture
