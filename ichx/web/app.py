@@ -24,13 +24,13 @@ from ichx.errors import (
     as_user_error,
 )
 from ichx.text import escape
-from ichx.web import experiments_page, reviews_api, studies_api, studies_page
+from ichx.web import experiments_page, reviews_api, studies_api, studies_page, worklist_page
 from ichx.web.security import Guard, Security
 from ichx.web.site import Site, site_of, static_files
 
 _LOG = logging.getLogger(__name__)
 
-PAGES = (experiments_page, studies_page, studies_api, reviews_api)
+PAGES = (experiments_page, studies_page, studies_api, reviews_api, worklist_page)
 """Modules with a tuple `ROUTES`."""
 STATUS: dict[type[IchxError], int] = {
     InvalidInputError: 400,

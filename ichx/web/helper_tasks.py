@@ -60,7 +60,32 @@ def index_files(project: Project, report: Report, source: str, folder: str) -> N
     write_index(Path(folder), IndexInput(slices, excluded, slices_digest(slices)))
 
 
-TASKS: Final[Mapping[str, Callable[..., Any]]] = {task.__name__: task for task in (index_version, index_files)}
+def predict_worklist(
+    project: Project, report: Report, dataset: str, number: int, of: str, index: str, folder: str
+) -> dict[str, Any]:
+    """Write what `of` predicts for a version, in the order of its index, into `folder`; return facts about it."""
+    import numpy as np
+
+    from ichx.datasets.study_index import StudyIndex
+    from ichx.evaluation.worklist_predictions import aligned, suggested_thresholds, version_predictions
+    from ichx.labels import LABELS
+
+    found = version_predictions(project, of, project.store.version(dataset, number))
+    slices = StudyIndex(Path(index))
+    predicted = aligned(found, slices.column("slice_id"))
+    np.save(Path(folder) / "predicted.npy", predicted)
+    labels = np.column_stack([slices.column(label) for label in LABELS])
+    first = slices.studies["first"].to_numpy()
+    return {
+        "predicted": int(np.isfinite(predicted).all(axis=1).sum()),
+        "out_of_fold": found.out_of_fold,
+        "note": found.note,
+        "thresholds": suggested_thresholds(labels, predicted, first),
+    }
+
+
+_ALL = (index_version, index_files, predict_worklist)
+TASKS: Final[Mapping[str, Callable[..., Any]]] = {task.__name__: task for task in _ALL}
 """By name. A task receives the project, a function for its progress, and the arguments of the request."""
 
 

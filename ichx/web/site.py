@@ -11,18 +11,17 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import anyio.from_thread
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from ichx import formatting
-from ichx.errors import InvalidInputError, UnsupportedError
+from ichx.errors import UnsupportedError
 from ichx.labels import LABELS
 from ichx.project import Project
 from ichx.store import open_store
-from ichx.text import escape, parse_json
+from ichx.text import escape
 from ichx.workspace import Workspace
 
 NAVIGATION = (
@@ -128,21 +127,6 @@ def site_of(request: Request) -> Site:
     site = request.app.state.site
     assert isinstance(site, Site)
     return site
-
-
-def json_body(request: Request) -> dict[str, Any]:
-    """Return the JSON object in the body of `request`, in a handler that is a plain function.
-
-    Raises:
-        InvalidInputError: The body is something else.
-    """
-    try:
-        found = parse_json(anyio.from_thread.run(request.body))
-    except ValueError as error:
-        raise InvalidInputError(f"The request is not JSON: {error}.", "Send a JSON object.") from error
-    if not isinstance(found, dict):
-        raise InvalidInputError(f"The request is a {type(found).__name__}.", "Send a JSON object.")
-    return found
 
 
 def csv_response(name: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Response:

@@ -1,6 +1,7 @@
 """Studies as JSON and pixels as bytes, for the viewer. No response has a path: file names may be names of patients."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final
@@ -257,7 +258,10 @@ def _has_predicted(site: Site, ensemble: Ensemble, source: Source) -> bool:
 
 def _review_counts(site: Site, source: Source, slice_ids: list[str]) -> dict[str, int]:
     """Return the number of reviews by slice."""
-    return {}
+    if source.version is None:
+        return {}
+    found = site.project.store.reviews(source.version.dataset, slices=slice_ids)
+    return Counter(review.slice for review in found)
 
 
 ROUTES: Final = (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from web_site import Serve, Tab
 
-PAGES = ("/experiments", "/studies")
+PAGES = ("/experiments", "/studies", "/worklist", "/worklist?kind=reviewed")
 """Add each page here; other tests visit them, too."""
 
 LOOKS: dict[str, dict[str, Any]] = {
