@@ -255,10 +255,10 @@ def test_keys_move_through_rows_and_filters_change_the_url(
     assert links.nth(0).evaluate("e => e === document.activeElement")
     page.keyboard.press("n")
     page.wait_for_url("**page=2*")
-    page.get_by_label("Rows", exact=True).select_option("study")
+    page.locator("select[name=per]").select_option("study")
     page.wait_for_url("**per=study*")
     assert "page=2" not in page.url
     page.go_back()
     page.wait_for_url("**page=2*")
-    assert page.get_by_label("Rows", exact=True).input_value() == "slice"
+    assert page.locator("select[name=per]").input_value() == "slice"
     page.locator("img").first.evaluate("e => e.decode()")
