@@ -46,10 +46,15 @@ def format_marks(marks: Sequence[str]) -> str:
 
 
 def marks_of(scored: "ExperimentSummary | Ensemble", *, folds_shown: bool = False) -> str:
-    """Return the formatted marks of an experiment or ensemble; `partial` is left out if its folds are shown."""
+    """Return the formatted marks of an experiment or ensemble; see `shown_marks`."""
+    return format_marks(shown_marks(scored, folds_shown=folds_shown))
+
+
+def shown_marks(scored: "ExperimentSummary | Ensemble", *, folds_shown: bool = False) -> tuple[str, ...]:
+    """Return the marks of an experiment or ensemble; `partial` is left out if its folds are shown."""
     from ichx.store import marks
 
-    return format_marks([mark for mark in marks(scored) if not (folds_shown and mark.startswith("partial ("))])
+    return tuple(mark for mark in marks(scored) if not (folds_shown and mark.startswith("partial (")))
 
 
 def format_score(e: "ExperimentSummary", *, folds_shown: bool = False) -> str:

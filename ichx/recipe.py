@@ -41,6 +41,8 @@ class ModelRecipe:
     dropout: float = 0.0
     drop_path: float = _added(0.0)
     """Rate of stochastic depth at the last residual branch; it grows linearly with depth from 0."""
+    bn_momentum: float = _added(0.0)
+    """Weight of a batch in the running statistics of batch-norm layers; 0 for the backbone's own."""
     mask_weight: float = _added(0.0)
     """Weight of the mask loss relative to the label loss, in networks that predict masks."""
 
@@ -83,6 +85,8 @@ class OptimizerRecipe:
 
     name: str = "radam"
     weight_decay: float = 0.0
+    decoupled: bool = _added(False)
+    """Whether `radam` decays weights directly instead of through the gradient; `adamw` always does."""
     layer_decay: float = _added(1.0)
     """Factor of the learning rate per layer, from the head down; 1 for one rate."""
     clip: float = _added(0.0)
@@ -131,6 +135,8 @@ class AugmentationRecipe:
     """Maximum change of a window's centre in HU."""
     window_scale: float = 0.0
     """Maximum change of a window's width as a share of it."""
+    crop_first: bool = _added(False)
+    """Crop, then transform what is left, instead of the reverse."""
     mixup: float = _added(0.0)
     """Alpha of the Beta distribution of the mixing share, like `cutmix`."""
     cutmix: float = _added(0.0)

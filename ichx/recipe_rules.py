@@ -10,7 +10,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "input.window_kind": ("linear", "sigmoid"),
     "input.centre": ("none", "slice", "series"),
     "input.resize": ("bilinear", "area"),
-    "input.normalize": ("none", "imagenet"),
+    "input.normalize": ("none", "imagenet", "inception"),
     "optimizer.name": ("radam", "adamw", "sgd"),
     "stage.*.sampling": ("fixed", "redrawn", "all"),
     "stage.*.scheduler": ("multistep", "cosine", "onecycle"),
@@ -51,6 +51,8 @@ def invalid_values(recipe: Recipe) -> list[str]:
         require(0 <= flat[name] < 1, name, "in [0, 1)")
     for name in ("optimizer.weight_decay", "optimizer.clip"):
         require(flat[name] >= 0, name, "0 or more")
+    decoupled = not recipe.optimizer.decoupled or recipe.optimizer.name == "radam"
+    require(decoupled, "optimizer.decoupled", "false, unless optimizer.name is radam")
     require(0 < recipe.optimizer.layer_decay <= 1, "optimizer.layer_decay", "in (0, 1]")
     if not recipe.stage:
         problems.append("stage: a recipe needs at least one [[stage]] table")
@@ -93,6 +95,7 @@ def _check_image(recipe: Recipe, require: Require) -> None:
         "pairs of centre and positive width, or [-1, -1] for the default window of the file",
     )
     require(0 <= recipe.model.mask_weight <= 1000, "model.mask_weight", "between 0 and 1000")
+    require(0 <= recipe.model.bn_momentum <= 1, "model.bn_momentum", "in [0, 1]")
     for name in ("model.dropout", "model.drop_path"):
         require(0 <= flat[name] < 1, name, "in [0, 1)")
     for name in ("augmentation.probability", "augmentation.mix_probability"):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["slow_tests", "web_site", "report_browser"]
+pytest_plugins = ["slow_tests", "web_site", "report_browser", "fake_studies"]
 
 settings.register_profile("any speed", deadline=None)  # a busy machine fails no test
 settings.load_profile("any speed")

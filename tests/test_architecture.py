@@ -17,6 +17,7 @@ LAYERS = (
         "files",
         "locks",
         "mounts",
+        "preferences",
         "process_identity",
         "signals",
         "child_processes",

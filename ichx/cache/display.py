@@ -14,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.cache.hu_cache import CACHE_FILE, Cache
-from ichx.cache.resize import fit_square, pad_to_square
+from ichx.cache.mask_file import MaskCache, masks_path
+from ichx.cache.resize import fit_mask, fit_square, pad_to_square
 from ichx.cache.verify import find_caches
 from ichx.ct.dicom import DicomDefectError, read_headers
-from ichx.ct.geometry import head_centre
+from ichx.ct.geometry import head_centre, shift_to_centre
+from ichx.datasets.mask_png import read_stored_mask
 from ichx.datasets.sources import locate_slice, read_source_slice
-from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError
+from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotReadyError
 
 RECHECK_SECONDS: Final = 10.0
 """Time after which caches are searched again: one may have been built or removed."""
@@ -175,3 +177,44 @@ def patient_sides(source: Path, row: Mapping[str, Any]) -> dict[str, str] | None
 
 def _undecodable(reason: str) -> CorruptFileError:
     return CorruptFileError(f"This slice cannot be decoded: {reason}.", "Export or copy the file again.")
+
+
+@dataclass(frozen=True)
+class StoredMasks:
+    """The masks of a version."""
+
+    folder: Path
+    """The folder of the version."""
+    digest: str
+    rows: npt.NDArray[np.int64]
+    """Cache rows of the slices that have one, ascending."""
+
+
+def displayed_mask(
+    masks: StoredMasks, cache: Cache | None, source: Path, row: Mapping[str, Any]
+) -> npt.NDArray[np.uint8] | None:
+    """Return the mask of a slice as `read_displayed` shows the slice, (S, S), or None if it has none.
+
+    Raises:
+        NotReadyError: The masks have to be moved like the heads of complete series, and are not in the cache.
+        ChangedDataError: The masks, or the file of the slice, are missing.
+        CorruptFileError: They are damaged.
+    """
+    path = None if cache is None else masks_path(cache.folder, masks.digest)
+    if cache is not None and path is not None and path.is_file():
+        try:
+            return MaskCache(path, cache.spec.size, masks.rows, np.empty(0, bool)).read(row["row"])
+        except (OSError, ValueError, CorruptFileError):
+            pass  # damaged: the mask itself is read
+    mask = read_stored_mask(masks.folder, row["slice_id"])
+    if mask is None or not mask.any():
+        return None
+    if cache is None:
+        return pad_to_square(mask, 0)
+    if cache.spec.centre == "series":
+        raise NotReadyError(
+            "The masks are not in the cache, which moves the head by series.", "Run an experiment with masks first."
+        )
+    if cache.spec.centre == "slice":
+        mask = shift_to_centre(mask, head_centre(decode(source, row)), 0)
+    return fit_mask(mask, cache.spec.size)

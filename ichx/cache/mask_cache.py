@@ -1,78 +1,30 @@
-"""The masks of a dataset, centred and resized like the slices of an HU cache, in one file next to its shards.
+"""Builds the masks that fit an HU cache; `mask_file` reads them. `ichx.datasets.masks` reads what users attach."""
 
-Only drawn masks are stored; the empty mask of a negative slice takes no space. `ichx.datasets.masks` reads the files
-that users attach.
-"""
-
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ichx.cache.hu_cache import Cache
+from ichx.cache.mask_file import MaskCache, masks_path
 from ichx.cache.resize import fit_mask
 from ichx.cache.series_centres import rows_of_same_series, series_centres
-from ichx.cache.shards import ShardFiles, pack, read_table, unpack, write_shard
+from ichx.cache.shards import pack, write_shard
 from ichx.cache.sharing import build_once
 from ichx.ct.dicom import DicomDefectError
 from ichx.ct.geometry import head_centre, shift_to_centre
 from ichx.datasets.ingest import ProgressCallback
-from ichx.datasets.masks import decode_mask, known_masks
+from ichx.datasets.mask_png import decode_mask
+from ichx.datasets.masks import known_masks
 from ichx.datasets.sources import SourceFile, SourceFiles, read_source_slice
-from ichx.errors import CorruptFileError
 from ichx.files import remove_drafts, write_error
 from ichx.worker_pool import map_in_processes, worker_count
 
-MASK_FORMAT: Final = 1
-"""Version of the file: raise it when the same masks and slices would give another file."""
-
 CHUNK: Final = 256
 """Masks per job."""
-
-
-class MaskCache:
-    """The masks of a dataset at the size of a cache, open for reading. It can be pickled to worker processes."""
-
-    def __init__(self, path: Path, size: int, rows: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
-        """Open the file at `path`, which has the masks of `rows` (ascending) at `size` pixels.
-
-        Raises `OSError`, or `ValueError` if the file is damaged.
-        """
-        self.path, self.size, self._rows = path, size, rows
-        self.known = known
-        """Whether each slice has a mask, possibly an empty one, (n,)."""
-        self._places = read_table(path).places
-        if len(self._places) != len(rows):
-            raise ValueError(f"{path} has {len(self._places)} masks instead of {len(rows)}")
-        self._files = ShardFiles([path])
-
-    def __reduce__(self) -> tuple[type["MaskCache"], tuple[Path, int, npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
-        return type(self), (self.path, self.size, self._rows, self.known)
-
-    def read(self, row: int) -> npt.NDArray[np.uint8] | None:
-        """Return the mask of slice `row`, (size, size) uint8, or None if it is empty or, see `known`, unknown.
-
-        Raises:
-            CorruptFileError: The file is damaged or missing.
-        """
-        place = int(np.searchsorted(self._rows, row))
-        if place == len(self._rows) or self._rows[place] != row:
-            return None
-        offset, length, checksum = self._places[place].tolist()
-        image = np.empty((self.size, self.size), np.int16)
-        try:
-            unpack(self._files.read(0, offset, length), checksum, image)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CorruptFileError(
-                f"Cannot read the mask of slice {row} in {self.path}: {error}.",
-                "Delete that file. The next use rebuilds it.",
-            ) from error
-        return image.astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -115,8 +67,7 @@ def ensure_masks(
         ChangedDataError: A file has changed since the dataset was added.
     """
     rows = np.array(sorted(masks), np.int64)
-    name = hashlib.sha256(f"{MASK_FORMAT} {digest}".encode()).hexdigest()[:12]
-    path = cache.folder / f"masks-{name}.shard"
+    path = masks_path(cache.folder, digest)
     known = known_masks(slices, rows)
 
     def open_file() -> MaskCache | None:

@@ -30,6 +30,9 @@ def new(
         str | None,
         typer.Option("--backbone", autocompletion=complete_backbone, help="Another backbone, e.g. of timm."),
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="Another recipe of the plugin; see `ichx plugin show`.")
+    ] = None,
     size: Annotated[int | None, typer.Option("--size", help="Image size in pixels, without a crop.")] = None,
     crop: Annotated[int | None, typer.Option("--crop", help="Size of the centre crop in pixels.")] = None,
     sigmoid: Annotated[bool, typer.Option("--sigmoid", help="Use sigmoid windows.")] = False,
@@ -60,6 +63,8 @@ def new(
 
     Example: `ichx exp new --plugin resnext50 --backbone convnext_tiny.fb_in22k`
 
+    Example: `ichx exp new --plugin convnext_small --preset three-stage`
+
     Example: `ichx exp new --plugin gru_stack --members 1,2 --inputs logits,features`
 
     Example: `ichx exp new --reference`
@@ -72,7 +77,9 @@ def new(
     if sigmoid and linear:
         raise typer.BadParameter("Use either --sigmoid or --linear.")
     kind = "sigmoid" if sigmoid else "linear" if linear else None
-    if reference and (plugin or file or backbone or size or crop or kind or settings or name or members or inputs):
+    if reference and (
+        plugin or preset or file or backbone or size or crop or kind or settings or name or members or inputs
+    ):
         raise typer.BadParameter("--reference allows only --dataset and --folds. Leave out the other options.")
     if backbone is not None and not cache_file().exists():
         info("listing the backbones of timm; the next time the list is cached")
@@ -82,6 +89,7 @@ def new(
         else:
             request = ExperimentRequest(
                 plugin=plugin,
+                preset=preset,
                 backbone=backbone,
                 file=file,
                 size=size,

@@ -9,7 +9,8 @@ from ichx.cli.output import console, info, notice, print_json
 from ichx.cli.parameters import AsJson, Number, Numbers, Settings, complete_tag
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.errors import InvalidInputError, check_name, raise_problems
+from ichx.errors import check_name
+from ichx.experiments.annotations import check_note, check_tags
 from ichx.formatting import format_value
 from ichx.text import format_count, format_examples
 
@@ -42,8 +43,7 @@ def tag(
 
     Example: `ichx exp tag 6 best paper`
     """
-    raise_problems([f"Invalid tag: {word!r}." for word in tags or () if "," in word], "Use tags without a comma.")
-    added = [check_name("tag", word) for word in tags or ()]
+    added = check_tags(tags or ())
     with session() as project:
         if tags or remove:
             project.store.change_tags(number, add=added, remove=remove or ())
@@ -65,12 +65,11 @@ def note(
 
     Example: `ichx exp note 6 "epidural is still weak below 5 mm"`
     """
-    if text is not None and not text.strip():
-        raise InvalidInputError("The note is empty.", "Add a text.")
+    added = None if text is None else check_note(text)
     with session() as project:
         project.store.experiment(number)
-        if text is not None:
-            project.store.add_note(number, text.strip())
+        if added is not None:
+            project.store.add_note(number, added)
         found = project.store.notes(number)
     if as_json:
         print_json(found)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,7 @@ from ichx.cli.output import console, info, print_csv, print_json, print_labelled
 from ichx.cli.parameters import AsCsv, AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.errors import NotFoundError, NotReadyError
+from ichx.errors import NotReadyError
 from ichx.formatting import (
     format_duration,
     format_interval,
@@ -22,7 +22,7 @@ from ichx.formatting import (
 from ichx.text import format_bytes, format_count, format_folds
 
 if TYPE_CHECKING:
-    from ichx.project import Project
+    from ichx.experiments.recipe_values import RecipeValue
     from ichx.store import EpochRecord, Experiment, Run, Store, TuningInfo
 
 TICKS = "▁▂▃▄▅▆▇█"
@@ -31,8 +31,6 @@ MAX_TICKS = 40
 POLL_SECONDS = 0.5
 """Poll interval of a followed log."""
 Histories = Mapping[int, Sequence["EpochRecord"]]
-Changes = dict[str, dict[str, Any]]
-"""Recipe values by name: `recipe` is the experiment's value, `default` the plugin's."""
 
 
 def show(
@@ -64,9 +62,11 @@ def show(
         blends = project.store.ensembles_containing([number]).get(number, [])
         readers = project.store.sequences_of([number]).get(number, [])
         names = {member: project.store.experiment(member).name for member in experiment.members}
-        values = _recipe_values(project, experiment)
+        from ichx.experiments.recipe_values import recipe_values
+
+        values = recipe_values(project, experiment)
     files = project.workspace.experiment_files(number).sizes()
-    changes = None if values is None else {name: v for name, v in values.items() if v["recipe"] != v["default"]}
+    changes = None if values is None else {name: v for name, v in values.items() if v.changed}
     if as_json:
         found = {"experiment": experiment, "runs": runs, "history": history, "notes": notes}
         others = {"ensembles": blends, "members": experiment.members, "read_by": readers}
@@ -209,21 +209,8 @@ def _queued_job(store: "Store", number: int, fold: int | None) -> str | None:
     return next((job.handle for job in active if job.handle and fold in (None, job.fold)), None)
 
 
-def _recipe_values(project: "Project", experiment: "Experiment") -> Changes | None:
-    """Return the experiment's recipe values and the plugin's defaults by name; None without the plugin."""
-    from ichx.recipe import flatten
-    from ichx.recipe_text import from_toml
-
-    try:
-        defaults = flatten(project.registry.get(experiment.plugin).recipe)
-    except NotFoundError:
-        return None
-    values = flatten(from_toml(experiment.recipe, source=f"the recipe of experiment {experiment.number}"))
-    return {name: {"recipe": values.get(name), "default": defaults.get(name)} for name in {**values, **defaults}}
-
-
-def _print_recipe(plugin: str, values: Changes, total: int) -> None:
-    rows = [(name, format_recipe_value(v["recipe"]), format_recipe_value(v["default"])) for name, v in values.items()]
+def _print_recipe(plugin: str, values: "Mapping[str, RecipeValue]", total: int) -> None:
+    rows = [(name, format_recipe_value(v.recipe), format_recipe_value(v.default)) for name, v in values.items()]
     if rows:
         print_table(f"recipe of {plugin}", ("value", "recipe", "default"), rows)
     if others := total - len(values):

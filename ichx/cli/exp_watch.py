@@ -10,13 +10,11 @@ from rich.console import Group
 from ichx.cli.output import console, print_json
 from ichx.cli.session import session
 from ichx.cli.tables import build_table
+from ichx.experiments.progress import remaining_seconds
 from ichx.formatting import format_duration
 
 if TYPE_CHECKING:
     from ichx.store import Experiment, Run, Store
-
-RECENT_EPOCHS = 3
-"""The remaining time is extrapolated from this many epochs."""
 
 
 def watch(
@@ -61,8 +59,7 @@ def _runs_table(store: "Store") -> Group:
     for experiment, run in _active_runs(store):
         elapsed = (now - run.started).total_seconds()
         history = store.history(experiment.number, run.fold)
-        seconds = [record.values.get("seconds", 0.0) for record in history[-RECENT_EPOCHS:]]
-        left = (experiment.epochs - run.epochs_done) * sum(seconds) / len(seconds) if seconds else None
+        left = remaining_seconds(experiment, run, history)
         rows.append(
             (
                 experiment.number,

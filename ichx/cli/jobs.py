@@ -12,7 +12,7 @@ from ichx.cli.output import console, info, notice, print_json, print_labelled, w
 from ichx.cli.parameters import AsJson, complete_number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.errors import IchxError, NotFoundError
+from ichx.errors import NotFoundError
 from ichx.formatting import format_duration, format_value
 from ichx.store import JobRecordState
 from ichx.store.jobs import ACTIVE
@@ -158,25 +158,17 @@ def cancel(
 
 def _cancel(project: "Project", records: "Sequence[JobRecord]") -> bool:
     """Cancel jobs; return whether one is left that could not be cancelled."""
-    from ichx.jobs.reconcile import open_site_engine
+    from ichx.jobs.cancel import cancel_jobs
 
-    failed = False
-    if waiting := [record for record in records if record.handle is None]:
-        warn(f"{format_count(len(waiting), 'job')} being submitted: repeat this when `ichx jobs` shows its handle.")
-        failed = True
-    for name in sorted({record.engine for record in records if record.handle is not None}):
-        handles = [record.handle for record in records if record.engine == name and record.handle is not None]
-        try:
-            engine = open_site_engine(project.workspace, name)
-            for handle in handles:
-                engine.cancel(handle)
-            engine.close()
-        except IchxError as error:
-            warn(f"{name}: {error.problem} {error.remedy}")
-            failed = True
-        else:
-            info(f"Asked {name} to cancel {format_count(len(handles), 'job')}. `ichx jobs` shows when they have ended.")
-    return failed
+    report = cancel_jobs(project.workspace, records)
+    if report.submitting:
+        waiting = format_count(report.submitting, "job")
+        warn(f"{waiting} being submitted: repeat this when `ichx jobs` shows its handle.")
+    for problem in report.problems:
+        warn(problem)
+    for name, count in report.asked.items():
+        info(f"Asked {name} to cancel {format_count(count, 'job')}. `ichx jobs` shows when they have ended.")
+    return not report.complete
 
 
 def _reconcile(project: "Project", experiments: list[int] | None) -> None:

@@ -37,19 +37,22 @@ def list_plugins(as_json: AsJson = False) -> None:
     rows = []
     for plugin in plugins:
         if plugin.kind == "sequence":
-            rows.append((plugin.name, "series", "", plugin.recipe.batch, plugin.weights_licence, plugin.summary))
+            rows.append((plugin.name, "series", "", "", plugin.recipe.batch, plugin.weights_licence, plugin.summary))
             continue
         image = plugin.recipe.input
         pixels = f"{image.size}, crop {image.crop}" if image.crop else str(image.size)
         windows = f"{len(image.windows)} {image.window_kind}" + (f", {image.slices} slices" if image.neighbours else "")
-        rows.append((plugin.name, pixels, windows, plugin.recipe.batch, plugin.weights_licence, plugin.summary))
-    heads = ("name", "pixels", "windows", "batch", "weights", "description")
-    print_table("plugins", heads, rows, drop=("weights", "batch", "windows"), cut={"name": 16, "description": 36})
+        cost = "" if plugin.cost is None else f"{plugin.cost.parameters:g} M, {plugin.cost.gmacs:g} GMACs"
+        rows.append((plugin.name, pixels, windows, cost, plugin.recipe.batch, plugin.weights_licence, plugin.summary))
+    heads = ("name", "pixels", "windows", "network", "batch", "weights", "description")
+    dropped = ("weights", "batch", "windows", "network")
+    print_table("plugins", heads, rows, drop=dropped, cut={"name": 16, "description": 36})
 
 
 @app.command("show")
 def show_plugin(
     name: Annotated[str, typer.Argument(help="Name of the plugin.")],
+    preset: Annotated[str | None, typer.Option("--preset", help="Show this recipe of the plugin.")] = None,
     toml: Annotated[bool, typer.Option("--toml", help="Print only the recipe, as TOML.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -61,6 +64,8 @@ def show_plugin(
     from ichx.recipe_text import to_toml
 
     plugin = load_plugins().get(name)
+    if preset is not None:
+        plugin = plugin.with_preset(preset)
     if as_json:
         print_json(_to_dict(plugin) | {"recipe": flatten(plugin.recipe)})
         return
@@ -70,6 +75,11 @@ def show_plugin(
         console.print(f"{plugin.name}: {plugin.summary}", markup=False)
         console.print(f"weights: {plugin.weights_licence}", markup=False)
         console.print(f"input: {_describe_input(plugin)}", markup=False)
+        if plugin.cost is not None:
+            cost = plugin.cost
+            console.print(f"network: {cost.parameters:g} M parameters, {cost.gmacs:g} GMACs per image", markup=False)
+        if plugin.presets:
+            console.print(f"presets: {', '.join(plugin.presets)}", markup=False)
         rows = [(key, literal(value)) for key, value in flatten(plugin.recipe).items()]
         print_table("recipe", ("value", "default"), rows)
     if plugin.notice:
@@ -98,4 +108,5 @@ def _to_dict(plugin: "Plugin") -> dict[str, object]:
             "slices": plugin.recipe.input.slices,
             "channels": plugin.recipe.input.channels,
         }
+    described |= {"presets": list(plugin.presets), "cost": None if plugin.cost is None else plugin.cost._asdict()}
     return described | {"weights_licence": plugin.weights_licence, "notice": plugin.notice}

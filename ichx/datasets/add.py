@@ -29,7 +29,8 @@ from ichx.datasets.identity import GroupBy
 from ichx.datasets.ingest import ProgressCallback, scan_source
 from ichx.datasets.ingest_report import IngestReport
 from ichx.datasets.label_csv import SampleTable, read_labels, read_sample
-from ichx.datasets.masks import MASKS_FILE, read_masks
+from ichx.datasets.mask_png import MASKS_FILE
+from ichx.datasets.masks import read_masks
 from ichx.datasets.summary import format_defects, summarize
 from ichx.errors import ConflictError, IchxError, InvalidInputError
 from ichx.files import absolute_path, printable_path, write_error

@@ -16,7 +16,8 @@ import pandas as pd
 
 from ichx.datasets.catalog import read_catalog, usable_slices
 from ichx.datasets.decode_findings import describe_findings, read_findings
-from ichx.datasets.masks import MASKS_FILE, masks_by_row
+from ichx.datasets.mask_png import MASKS_FILE
+from ichx.datasets.masks import masks_by_row
 from ichx.datasets.series import describe_geometry, describe_series
 from ichx.datasets.summary import describe_assumptions, describe_defects, header_families, summarize_folds
 from ichx.errors import ChangedDataError, CorruptFileError

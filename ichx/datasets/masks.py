@@ -19,13 +19,12 @@ import pandas as pd
 from ichx.ct.dicom import DicomDefectError
 from ichx.datasets.id_matching import match_images
 from ichx.datasets.ingest_report import IngestReport
+from ichx.datasets.mask_png import decode_mask
 from ichx.datasets.sources import FileLocation, list_files
 from ichx.errors import IchxError, InvalidInputError, raise_problems
 from ichx.labels import ANY, LABELS, SUBTYPES
 from ichx.text import EXAMPLES, format_count, format_examples
 from ichx.worker_pool import map_in_processes, worker_count
-
-MASKS_FILE: Final = "masks.parquet"
 
 UNKNOWN: Final = 255
 """Value of every pixel of an unknown mask."""
@@ -162,15 +161,6 @@ def read_mask(location: FileLocation, shape: tuple[int, int]) -> MaskFile:
         sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
         subtypes=tuple(present[1 : len(SUBTYPES) + 1].tolist()),
     )
-
-
-def decode_mask(png: bytes) -> npt.NDArray[np.uint8]:
-    """Return the pixels (H, W) uint8 of a grey 8-bit PNG. Raises `ValueError` if it is damaged."""
-    try:
-        pixels: npt.NDArray[np.uint8] = imagecodecs.png_decode(png)
-    except (RuntimeError, ValueError) as error:  # imagecodecs raises RuntimeError
-        raise ValueError(str(error)) from error
-    return pixels
 
 
 def masks_by_row(frame: pd.DataFrame, slices: pd.DataFrame) -> dict[int, bytes]:

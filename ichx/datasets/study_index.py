@@ -57,7 +57,18 @@ def write_index(folder: Path, given: IndexInput) -> None:
     owners = [pd.factorize(slices[name])[0] for name in ("series", "study")]
     order = np.lexsort([slices["order"].to_numpy(), *owners])
     n = len(slices)
-    columns = ["slice_id", "series", "patient", *GEOMETRY, "window_centre", "window_width", *FLAGS, *ASSUMED]
+    columns = [
+        "slice_id",
+        "series",
+        "patient",
+        "order",
+        "run",
+        *GEOMETRY,
+        "window_centre",
+        "window_width",
+        *FLAGS,
+        *ASSUMED,
+    ]
     frame = slices[[*columns, "assumptions", *LABELS, *FILE]].iloc[order].reset_index(drop=True)
     study = owners[1][order].astype(np.int32)
     frame["study"] = study

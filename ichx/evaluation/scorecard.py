@@ -95,6 +95,20 @@ def both_scores(
     )
 
 
+def fold_scorecard(project: "Project", number: int, tta: Tta = "none") -> dict[int | None, Bootstrap]:
+    """Return the scores of slices with their intervals: of all finished folds under None, then of each fold.
+
+    The folds have no AUC and other scores of rankings, whose intervals take most of the time. Raises like `scorecard`.
+    """
+    table = read_oof(project, project.store.experiment(number), tta)
+    found: dict[int | None, Bootstrap] = {None: patient_bootstrap(table.labels, table.probabilities, table.patients)}
+    for fold in table.fold_scores:
+        rows = table.folds == fold
+        columns = (table.labels[rows], table.probabilities[rows], table.patients[rows])
+        found[fold] = patient_bootstrap(*columns, ranked=False)
+    return found
+
+
 def update_scores(project: "Project", number: int) -> None:
     """Store the pooled OOF score of an experiment's finished folds, without and with test-time augmentation.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Curve:
+class StudyCurve:
     """Probabilities of the slices of a study."""
 
     name: str
@@ -40,7 +40,7 @@ class Curve:
 class StudyCurves:
     """What an experiment or ensemble predicts for a study."""
 
-    curves: tuple[Curve, ...]
+    curves: tuple[StudyCurve, ...]
     out_of_fold: bool
     """Whether no network that predicted was trained on the patient."""
     problem: str | None = None
@@ -122,7 +122,25 @@ def ensemble_curves(
     return StudyCurves(curves, nested and not ensemble.leaked, problem)
 
 
-def curve_of_file(name: str, view: str, path: Path, slice_ids: Sequence[str]) -> Curve | None:
+def predicting_fold(project: "Project", number: int, version: "DatasetVersion", slice_id: str) -> int:
+    """Return the fold of experiment `number` that has predicted a slice and was not trained on it, or its first fold.
+
+    Raises:
+        NotReadyError: It has not predicted this version.
+    """
+    stored = [p for p in project.store.predictions(number, version_id=version.id) if p.view == "identity"]
+    for prediction in stored:
+        found = prediction.role == "oof" and read_predictions(
+            project.workspace.root / prediction.path, slice_ids=[slice_id]
+        )
+        if found and len(found.slice_ids):
+            return prediction.fold
+    if not stored or stored[0].role == "oof":
+        raise NotReadyError(f"Experiment {number} has not predicted this slice.", "Choose another experiment.")
+    return stored[0].fold
+
+
+def curve_of_file(name: str, view: str, path: Path, slice_ids: Sequence[str]) -> StudyCurve | None:
     """Return the predictions of these slices in a prediction file; None if it has none of them."""
     found = read_predictions(path, slice_ids=slice_ids)
     logits = dict(zip(found.slice_ids.tolist(), found.logits.astype(np.float64), strict=True))
@@ -166,6 +184,6 @@ def _problem(experiment: "Experiment", role: str, found: Mapping[str, FloatArray
     return None
 
 
-def _curve(name: str, view: str, logits: Mapping[str, FloatArray]) -> Curve:
+def _curve(name: str, view: str, logits: Mapping[str, FloatArray]) -> StudyCurve:
     values = {key: tuple(np.round(probabilities(row), 6).tolist()) for key, row in logits.items()}
-    return Curve(name, view, values)
+    return StudyCurve(name, view, values)

@@ -35,6 +35,8 @@ class ExperimentRequest:
     """What to register: a plugin's recipe or a TOML file, changed by settings, on a dataset and its folds."""
 
     plugin: str | None = None
+    preset: str | None = None
+    """Name of one of the plugin's presets; None for its default recipe."""
     file: Path | None = None
     """A recipe as TOML; then `size`, `crop` and `kind` must be None."""
     size: int | None = None
@@ -228,7 +230,10 @@ def _recipe(registry: "Registry", request: ExperimentRequest) -> Recipe:
             raise InvalidInputError(
                 "No model was chosen.", "Use --plugin NAME (see `ichx plugin list`) or --from FILE.toml."
             )
-        return registry.get(plugin).recipe_for(size=request.size, crop=request.crop, kind=request.kind)
+        chosen = registry.get(plugin) if request.preset is None else registry.get(plugin).with_preset(request.preset)
+        return chosen.recipe_for(size=request.size, crop=request.crop, kind=request.kind)
+    if request.preset is not None:
+        raise InvalidInputError("--from and --preset exclude each other.", "Leave out one of them.")
     if request.size is not None or request.crop is not None or request.kind is not None:
         raise InvalidInputError(
             "--from and options for the image exclude each other.", "Set values with --set, e.g. --set input.size=256."

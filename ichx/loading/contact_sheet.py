@@ -5,10 +5,9 @@ Figures of a trained experiment are in `ichx.report`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +16,7 @@ import pandas as pd
 
 from ichx.cache.resize import fit_square
 from ichx.ct.dicom import DicomDefectError
+from ichx.ct.named_windows import WINDOWS, Window
 from ichx.ct.windows import windows_numpy
 from ichx.datasets.dataset import LoadedDataset
 from ichx.datasets.series import series_codes
@@ -26,20 +26,6 @@ from ichx.files import write_with
 from ichx.labels import ANY, LABELS
 from ichx.recipe import FILE_WINDOW
 from ichx.text import format_bytes, format_count
-
-Window = tuple[float, float]
-"""Centre and width in HU."""
-
-WINDOWS: Final[Mapping[str, Window]] = MappingProxyType(
-    {
-        "file": FILE_WINDOW,
-        "brain": (40.0, 80.0),
-        "subdural": (80.0, 200.0),
-        "stroke": (40.0, 40.0),
-        "bone": (600.0, 2800.0),
-    }
-)
-"""Windows by name. `file` is the window in the header of each slice."""
 
 EDGE: Final = 224
 """Pixels of a slice in one window."""

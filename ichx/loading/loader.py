@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ichx.cache.hu_cache import Cache
-from ichx.cache.mask_cache import MaskCache
+from ichx.cache.mask_file import MaskCache
 from ichx.datasets.masks import UNKNOWN
 from ichx.datasets.series import run_codes, stack_rows
 from ichx.errors import IchxError
@@ -170,7 +170,9 @@ class _BatchReader(Dataset[Any]):
     ) -> None:
         self._arguments = cache, recipe, masks, address, build
         self.cache, self.recipe, self.masks, self.address = cache, recipe, masks, address
-        self._augmenter = None if address is None else Augmenter(recipe.augmentation, recipe.input.size)
+        self._crop_first = recipe.augmentation.crop_first
+        augmented = recipe.input.pixels if self._crop_first else recipe.input.size
+        self._augmenter = None if address is None else Augmenter(recipe.augmentation, augmented)
         self._plugin_augmentation = None if build is None else PluginAugmentation(build, recipe)
         self._buffers = _BufferPool()
         self._slice = np.empty((recipe.input.size, recipe.input.size), np.int16)
@@ -225,7 +227,11 @@ class _BatchReader(Dataset[Any]):
     ) -> npt.NDArray[np.uint8] | None:
         """Write the augmented and cropped slice to `target`; return its augmented mask."""
         edge = len(target)
-        image = sample.transform(self.cache.read(row, target if edge == len(self._slice) else self._slice))
+        hu = self.cache.read(row, target if edge == len(self._slice) else self._slice)
+        if self._crop_first:
+            hu = centre_crop(hu, edge)
+            mask = None if mask is None else centre_crop(mask, edge)
+        image = sample.transform(hu)
         if mask is not None:
             mask = sample.transform(mask, MASK)
         if self._plugin_augmentation is not None:

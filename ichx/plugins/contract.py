@@ -4,12 +4,12 @@ A plugin is data. Its `build` function is the only part that touches torch, and 
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
-from ichx.errors import InvalidInputError
-from ichx.recipe import InputRecipe, ModelRecipe, Recipe, StageRecipe
+from ichx.errors import InvalidInputError, NotFoundError
+from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, OptimizerRecipe, Recipe, StageRecipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,6 +85,15 @@ class SequenceLogits(NamedTuple):
     """More logits of slices, which the loss treats like `slices`; predictions ignore them."""
 
 
+class NetworkCost(NamedTuple):
+    """Size and cost of a network at the size of its recipe; `ichx.plugins.cost.network_cost` computes it."""
+
+    parameters: float
+    """Millions."""
+    gmacs: float
+    """Billions of multiply-accumulates per image, forwards."""
+
+
 class SliceAugmentation(Protocol):
     """Augments a slice in training."""
 
@@ -116,6 +125,10 @@ class Plugin:
     summary: str
     recipe: Recipe
     """The default recipe, and its only source."""
+    presets: Mapping[str, Recipe] = field(default_factory=dict)
+    """Further recipes by name, for `ichx exp new --preset NAME`."""
+    cost: NetworkCost | None = None
+    """Of the default recipe, for lists."""
     weights_licence: str = ""
     """Licence of the pretrained weights of the default backbone."""
     notice: str = ""
@@ -134,7 +147,8 @@ class Plugin:
     """Names that `build` accepts in `recipe.model.backbone`: those of timm, which the default `build` has, or these;
     None if any name may be valid. Another name is refused when an experiment is registered."""
     build_augmentation: AugmentationBuilder | None = None
-    """The plugin's own augmentation, applied in training after the transforms of `recipe.augmentation`."""
+    """The plugin's own augmentation, applied in training after the transforms of `recipe.augmentation`. With
+    `augmentation.crop_first` it sees cropped images."""
     kind: Literal["slice", "sequence"] = "slice"
     """Whether the network classifies single images, or the slices of a series by what other networks make of them. A
     sequence plugin has `build_sequence` in place of `build`, and a recipe with a `[sequence]` table."""
@@ -144,8 +158,9 @@ class Plugin:
 
     def __post_init__(self) -> None:
         """Refuse a plugin whose recipe belongs to another one, or that lacks what its kind needs."""
-        if self.recipe.plugin != self.name:
-            raise ValueError(f"plugin {self.name!r} declares a recipe of {self.recipe.plugin!r}")
+        for recipe in (self.recipe, *self.presets.values()):
+            if recipe.plugin != self.name:
+                raise ValueError(f"plugin {self.name!r} declares a recipe of {recipe.plugin!r}")
         if self.kind == "sequence":
             if self.recipe.sequence is None or self.build_sequence is None:
                 raise ValueError(f"plugin {self.name!r} of kind sequence needs build_sequence and recipe.sequence")
@@ -154,6 +169,17 @@ class Plugin:
             raise ValueError(f"plugin {self.name!r} has build_sequence or recipe.sequence, but is not of that kind")
         if self.backbones is None and self.build is build_timm:
             object.__setattr__(self, "backbones", "timm")
+
+    def with_preset(self, name: str) -> "Plugin":
+        """Return the plugin with the preset `name` as its default recipe.
+
+        Raises:
+            NotFoundError: The plugin has no such preset.
+        """
+        if name not in self.presets:
+            known = f"{self.name} has {', '.join(self.presets) or 'none'}."
+            raise NotFoundError.named("preset", name, self.presets, known)
+        return replace(self, recipe=self.presets[name])
 
     def recipe_for(self, *, size: int | None = None, crop: int | None = None, kind: str | None = None) -> Recipe:
         """Return the default recipe at another `size` or `crop` (pixels) or window `kind`.
@@ -191,11 +217,13 @@ def reference_recipe(
     kind: str = "linear",
     stages: tuple[StageRecipe, ...] = REFERENCE_STAGES,
 ) -> Recipe:
-    """Return a recipe of the reference solution, which differ in nothing but these values."""
+    """Return a recipe of the reference solution, which differ in little but these values."""
     return Recipe(
         plugin=name,
         model=ModelRecipe(backbone=backbone),
         input=InputRecipe(size=size, crop=crop, window_kind=kind),
         stage=stages,
         batch=batch,
+        optimizer=OptimizerRecipe(decoupled=True),
+        augmentation=AugmentationRecipe(crop_first=crop > 0),
     )

@@ -45,6 +45,10 @@ def build(recipe: "Recipe", pretrained: bool) -> nn.Module:
             drop_rate=recipe.model.dropout,
             **extra,
         )
+    if recipe.model.bn_momentum > 0:
+        for layer in model.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.momentum = recipe.model.bn_momentum
     return model
 
 

@@ -6,7 +6,7 @@ They start from random weights, so all three stages have learning rates to match
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ichx.plugins.contract import Plugin
+from ichx.plugins.contract import NetworkCost, Plugin
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def _tiny(
     summary: str,
     kind: str,
     windows: tuple[tuple[float, float], ...] = BRAIN_SUBDURAL_BONE,
+    *,
     neighbours: int = 0,
+    cost: NetworkCost,
 ) -> Plugin:
     recipe = Recipe(
         plugin=name,
@@ -62,27 +64,47 @@ def _tiny(
         batch=16,
         augmentation=TINY_AUGMENTATION,
     )
-    plugin = Plugin(name=name, summary=summary, recipe=recipe, weights_licence="random weights")
+    plugin = Plugin(name=name, summary=summary, recipe=recipe, cost=cost, weights_licence="random weights")
     return replace(plugin, build=build_fine, backbones=FINE_BACKBONES) if backbone in FINE_BACKBONES else plugin
 
 
 PLUGINS = (
-    _tiny("tiny_fine", "fine_resnet8", "0.1 M parameters, fine grid; brain, subdural, bone; sigmoid", "sigmoid"),
+    _tiny(
+        "tiny_fine",
+        "fine_resnet8",
+        "fine grid; brain, subdural, bone; sigmoid",
+        "sigmoid",
+        cost=NetworkCost(0.12, 0.01),
+    ),
     _tiny(
         "tiny_fine_thin",
         "fine_resnet8_thin",
-        "0.07 M, fine grid, fewer channels; brain, blood, subdural; sigmoid",
+        "fine grid, fewer channels; brain, blood, subdural; sigmoid",
         "sigmoid",
         BRAIN_BLOOD_SUBDURAL,
+        cost=NetworkCost(0.07, 0.01),
     ),
     _tiny(
         "tiny_fine_25d",
         "fine_resnet8",
-        "0.1 M, fine grid, on a slice and its two neighbours; brain, subdural, bone; sigmoid",
+        "fine grid, on a slice and its two neighbours; brain, subdural, bone; sigmoid",
         "sigmoid",
         neighbours=1,
+        cost=NetworkCost(0.12, 0.01),
     ),
-    _tiny("tiny_resnet", "test_resnet.r160_in1k", "0.4 M, residual; linear windows", "linear"),
-    _tiny("tiny_byobnet", "test_byobnet.r160_in1k", "0.2 M, squeeze-and-excitation; linear windows", "linear"),
-    _tiny("tiny_efficientnet", "test_efficientnet.r160_in1k", "0.1 M, inverted residual; sigmoid windows", "sigmoid"),
+    _tiny("tiny_resnet", "test_resnet.r160_in1k", "residual; linear windows", "linear", cost=NetworkCost(0.37, 0.02)),
+    _tiny(
+        "tiny_byobnet",
+        "test_byobnet.r160_in1k",
+        "squeeze-and-excitation; linear windows",
+        "linear",
+        cost=NetworkCost(0.2, 0.0),
+    ),
+    _tiny(
+        "tiny_efficientnet",
+        "test_efficientnet.r160_in1k",
+        "inverted residual; sigmoid windows",
+        "sigmoid",
+        cost=NetworkCost(0.1, 0.01),
+    ),
 )

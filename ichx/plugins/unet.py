@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ichx.plugins.contract import Plugin, reference_recipe
+from ichx.plugins.contract import NetworkCost, Plugin, reference_recipe
 from ichx.plugins.tiny import TINY_AUGMENTATION, TINY_INPUT, TINY_STAGES
 from ichx.recipe import ModelRecipe, Recipe
 
@@ -32,6 +32,7 @@ PLUGINS = (
         name="unet_resnext50",
         summary="U-Net on ResNeXt-50 32x4d: six labels and masks",
         recipe=replace(_RESNEXT50, model=replace(_RESNEXT50.model, mask_weight=1.0)),
+        cost=NetworkCost(32.02, 4.23),
         weights_licence="BSD-3-Clause",
         masks=True,
         build=build_unet,
@@ -39,7 +40,7 @@ PLUGINS = (
     ),
     Plugin(
         name="tiny_unet",
-        summary="0.6 M, U-Net on a residual encoder: six labels and masks; brain, subdural, bone; linear",
+        summary="U-Net on a residual encoder: six labels and masks; brain, subdural, bone; linear",
         recipe=Recipe(
             plugin="tiny_unet",
             model=ModelRecipe(backbone="test_resnet.r160_in1k", pretrained=False, mask_weight=3.0),
@@ -48,6 +49,7 @@ PLUGINS = (
             batch=16,
             augmentation=TINY_AUGMENTATION,
         ),
+        cost=NetworkCost(0.59, 0.02),
         weights_licence="random weights",
         masks=True,
         build=build_tiny_unet,

@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, Connection, Select, exists, func, insert, 
 from ichx.errors import ConflictError, NotFoundError
 from ichx.store.clock import store_time
 from ichx.store.counters import IsUsed, take_numbers
-from ichx.store.experiment_state import CHUNK, progress_of, state_of_many
-from ichx.store.selection import Selection, recipe_values
+from ichx.store.experiment_state import CHUNK, progress_of, progress_of_many
+from ichx.store.selection import FIELD_TYPES, Selection, recipe_values
 from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, TuningInfo, require_objects
 from ichx.store.tables import dataset_version, experiment, experiment_member, fold_set, tag
 
@@ -32,6 +32,7 @@ def _columns(kind: type) -> list[Any]:
 
 
 _SUMMARY = _columns(ExperimentSummary)
+_STORED = {column.name: column for column in _SUMMARY}
 _ALL = _columns(Experiment)
 _PROGRESS = ("folds_done", "state", "stage", "seconds")
 
@@ -93,21 +94,36 @@ def _experiment(row: Any, others: Mapping[str, Any]) -> Experiment:
 
 
 def list_experiments(
-    connection: Connection, selection: Selection, limit: int | None
+    connection: Connection, selection: Selection, limit: int | None, offset: int = 0
 ) -> tuple[list[ExperimentSummary], int]:
-    """Return the first `limit` experiments of `selection`, and their number without the limit."""
-    if selection.where is None and selection.sort is None and not selection.states:
-        query = _select(*_SUMMARY).order_by(experiment.c.number.desc()).limit(limit)
+    """Return at most `limit` experiments of `selection` after the first `offset`, and the number of all of them."""
+    if selection.where is None and not selection.states and _is_sorted_by_database(selection):
+        query = _select(*_SUMMARY).order_by(*_order(selection)).limit(limit).offset(offset)
         rows = connection.execute(query.where(*_matching(selection))).all()
         count = len(rows)
-        if limit is not None and count == limit:
+        if offset or count == limit:
             count = int(connection.execute(_select(func.count()).where(*_matching(selection))).scalar_one())
     else:
         numbers = _select_numbers(connection, selection)
         count = len(numbers)
-        rows = _rows(connection, numbers[:limit])
+        rows = _rows(connection, numbers[offset : None if limit is None else offset + limit])
     others = _other_values(connection, rows)
     return [ExperimentSummary(**row._mapping, **others[row.number]) for row in rows], count
+
+
+def _is_sorted_by_database(selection: Selection) -> bool:
+    """Return whether the order is that of numbers and dates in the database; it may sort text by another locale."""
+    key = selection.sort_key
+    return key is None or (key in _STORED and FIELD_TYPES[key] is not str)
+
+
+def _order(selection: Selection) -> tuple[Any, ...]:
+    """Return the order of a selection: experiments without the value come last, the newest first among equals."""
+    newest, key = experiment.c.number.desc(), selection.sort_key
+    if key is None:
+        return (newest,)
+    column = getattr(_STORED[key], "element", _STORED[key])  # without the label
+    return (column.is_(None), column.desc() if (selection.sort or "").startswith("-") else column, newest)
 
 
 def _select_numbers(connection: Connection, selection: Selection) -> list[int]:
@@ -116,17 +132,16 @@ def _select_numbers(connection: Connection, selection: Selection) -> list[int]:
     names = (condition.names if condition else frozenset()) | ({key} if key else set())
     if selection.states:
         names |= {"state"}
-    stored = {column.name: column for column in _SUMMARY}
-    columns = [stored[name] for name in sorted(names & stored.keys() - {"number"})]
-    of_recipe = names - stored.keys() - {*_PROGRESS, "tags"}
+    columns = [experiment.c.number, *(_STORED[name] for name in sorted(names & _STORED.keys() - {"number"}))]
+    of_recipe = names - _STORED.keys() - {*_PROGRESS, "tags"}
     if of_recipe:
         columns.append(experiment.c.recipe)
-    query = _select(experiment.c.number, *columns).order_by(experiment.c.number.desc())
-    found = [dict(row._mapping) for row in connection.execute(query.where(*_matching(selection)))]
+    query = _select(*columns).order_by(experiment.c.number.desc())
+    keys = [column.name for column in columns]
+    found = [dict(zip(keys, row, strict=True)) for row in connection.execute(query.where(*_matching(selection)))]
     numbers = [values["number"] for values in found]
     if names & set(_PROGRESS):
-        detailed = names & {"stage", "seconds"}
-        _join(found, progress_of(connection, numbers) if detailed else state_of_many(connection, numbers))
+        _join(found, progress_of_many(connection, numbers, names))
     if "tags" in names:
         _join(found, {number: {"tags": tags} for number, tags in _tags(connection, numbers).items()})
     for values in found if of_recipe else ():
@@ -274,6 +289,8 @@ def _matching(selection: Selection) -> list[ColumnElement[bool]]:
         experiment.c.archived: selection.archived,
     }
     found = [column == value for column, value in wanted.items() if value is not None]
+    if selection.numbers is not None:
+        found.append(experiment.c.number.in_(selection.numbers))
     if selection.trashed is not None:
         found.append(experiment.c.trashed.is_not(None) if selection.trashed else experiment.c.trashed.is_(None))
     if selection.since is not None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, delete, insert, select
 
 from ichx.store.clock import store_time
-from ichx.store.snapshots import FeatureTableDraft, FeatureTableRecord, Prediction, PredictionDraft, Predictor
+from ichx.store.snapshots import FeatureTableDraft, FeatureTableRecord, Prediction, PredictionDraft, StoredPredictor
 from ichx.store.tables import experiment, feature_table, prediction
 
 _KEY = ("experiment", "fold", "version_id", "view")
@@ -33,7 +33,7 @@ def list_predictions(
     return [Prediction(**row._mapping) for row in connection.execute(query)]
 
 
-def list_predictors(connection: Connection, version_id: int | None, limit: int) -> list[Predictor]:
+def list_predictors(connection: Connection, version_id: int | None, limit: int) -> list[StoredPredictor]:
     """Return the experiments outside the trash that have predicted a dataset version, the best first.
 
     None for those with a finished fold, whatever their dataset.
@@ -46,13 +46,13 @@ def list_predictors(connection: Connection, version_id: int | None, limit: int) 
         .distinct()
         .order_by(experiment.c.score.is_(None), experiment.c.score, prediction.c.experiment, prediction.c.fold)
     )
-    found: dict[int, Predictor] = {}
+    found: dict[int, StoredPredictor] = {}
     for number, name, score, role, fold in connection.execute(query):
         known = found.get(number)
         if known is None and len(found) == limit:
             break
         folds = () if known is None else known.folds
-        found[number] = Predictor(number, name, score, role, folds if fold in folds else (*folds, fold))
+        found[number] = StoredPredictor(number, name, score, role, folds if fold in folds else (*folds, fold))
     return list(found.values())
 
 

@@ -303,7 +303,7 @@ class Prediction(PredictionDraft):
 
 
 @dataclass(frozen=True)
-class Predictor:
+class StoredPredictor:
     """An experiment that has predicted a dataset version."""
 
     experiment: int

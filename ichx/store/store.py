@@ -12,7 +12,7 @@ The contract, which `ichx.store.testing.StoreContract` checks:
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from ichx.store import (
     ensembles,
     experiments,
     jobs,
+    list_values,
     migrate,
     network_files,
     reviews,
@@ -72,8 +73,8 @@ from ichx.store.snapshots import (
     Note,
     Prediction,
     PredictionDraft,
-    Predictor,
     ScoreDraft,
+    StoredPredictor,
     VersionDraft,
 )
 from ichx.workspace import Workspace
@@ -356,10 +357,18 @@ class Store:
         return self.listing(selection, limit=limit)[0]
 
     def listing(
-        self, selection: Selection = EXPERIMENTS, *, limit: int | None = 50
+        self, selection: Selection = EXPERIMENTS, *, limit: int | None = 50, offset: int = 0
     ) -> tuple[list[ExperimentSummary], int]:
-        """Return the same as `experiments`, and the number of experiments without the limit."""
-        return self._read(experiments.list_experiments, selection, limit)
+        """Return the same as `experiments`, after the first `offset` ones, and the number of all that match."""
+        return self._read(experiments.list_experiments, selection, limit, offset)
+
+    def list_values(self, numbers: Sequence[int], names: Collection[str]) -> dict[int, dict[str, Any]]:
+        """Return values of experiments that summaries lack: of recipes by dotted name, and those of `OTHER_VALUES`."""
+        return self._read(list_values.list_values, numbers, names)
+
+    def recipes(self, numbers: Sequence[int]) -> dict[int, str]:
+        """Return the recipe of each of `numbers` as TOML."""
+        return self._read(list_values.recipes, numbers)
 
     def set_scores(self, number: int, plain: ScoreDraft, tta: ScoreDraft) -> None:
         """Record the OOF scores of an experiment, plain and with test-time augmentation; raise `ValueError` for NaN."""
@@ -425,9 +434,15 @@ class Store:
         """Rename experiment `number`."""
         self._change([number], annotations.rename, number, name)
 
-    def change_tags(self, number: int, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
-        """Add and remove tags of experiment `number`; tags that are present, or missing, already are ignored."""
-        self._change([number], annotations.change_tags, number, add, remove)
+    def change_tags(self, numbers: int | Sequence[int], *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
+        """Add and remove tags of one or more experiments; tags that are present, or missing, already are ignored."""
+        changed = [numbers] if isinstance(numbers, int) else numbers
+
+        def change(connection: Connection) -> None:
+            for number in changed:
+                annotations.change_tags(connection, number, add, remove)
+
+        self._change(changed, change)
 
     def tags(self) -> dict[str, int]:
         """Return the number of experiments outside the trash by tag."""
@@ -582,7 +597,7 @@ class Store:
         """Return the matching predictions of an experiment, sorted by version, view and fold."""
         return self._read(list_predictions, experiment, role, view, version_id)
 
-    def predictors(self, version_id: int | None, limit: int = 500) -> list[Predictor]:
+    def predictors(self, version_id: int | None, limit: int = 500) -> list[StoredPredictor]:
         """Return the experiments outside the trash that have predicted a dataset version, the best first.
 
         None for those with a finished fold, whatever their dataset.

@@ -34,7 +34,7 @@ def make_optimizer(
         return torch.optim.AdamW(groups, lr=stage.lr, foreach=True)
     if recipe.name == "sgd":
         return torch.optim.SGD(groups, lr=stage.lr, momentum=MOMENTUM, nesterov=True, foreach=True)
-    return torch.optim.RAdam(groups, lr=stage.lr, foreach=True)
+    return torch.optim.RAdam(groups, lr=stage.lr, foreach=True, decoupled_weight_decay=recipe.decoupled)
 
 
 def take_step(

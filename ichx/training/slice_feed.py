@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from ichx.cache.hu_cache import Cache
-from ichx.cache.mask_cache import MaskCache
+from ichx.cache.mask_file import MaskCache
 from ichx.labels import ANY, LABELS
 from ichx.loading.loader import Batch, SliceLoader
 from ichx.loading.loader_processes import start_worker_server

@@ -6,8 +6,12 @@ from torch import nn
 from ichx.ct.windows import window_bounds, windows_torch
 from ichx.recipe import InputRecipe
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+STATISTICS = {
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""Mean and standard deviation that `input.normalize` names."""
 PART = 2**16
 """HU that a CPU windows at once: with their channels in float32 they fit into a core's cache."""
 
@@ -25,10 +29,10 @@ class WindowStep(nn.Module):
         self.bounds: torch.Tensor
         self.register_buffer("bounds", window_bounds(recipe.windows), persistent=False)
         self.kind = recipe.window_kind
-        self.normalize = recipe.normalize == "imagenet"
+        self.normalize = recipe.normalize != "none"
         self.mean: torch.Tensor
         self.std: torch.Tensor
-        for name, colours in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        for name, colours in zip(("mean", "std"), STATISTICS[recipe.normalize], strict=True):
             # Pretrained weights of three channels are repeated over more, and so are their statistics.
             channels = torch.tensor(colours).repeat(recipe.slices)[: recipe.channels]
             self.register_buffer(name, channels.view(1, -1, 1, 1), persistent=False)

@@ -24,13 +24,38 @@ from ichx.errors import (
     as_user_error,
 )
 from ichx.text import escape
-from ichx.web import experiments_page, reviews_api, studies_api, studies_page, worklist_page
+from ichx.web import (
+    annotations_api,
+    events,
+    experiment_page,
+    experiments_page,
+    jobs_page,
+    overlays_api,
+    reviews_api,
+    studies_api,
+    studies_page,
+    study_page,
+    worklist_page,
+)
+from ichx.web.feeds import Feeds
 from ichx.web.security import Guard, Security
 from ichx.web.site import Site, site_of, static_files
 
 _LOG = logging.getLogger(__name__)
 
-PAGES = (experiments_page, studies_page, studies_api, reviews_api, worklist_page)
+PAGES = (
+    annotations_api,
+    events,
+    experiment_page,
+    experiments_page,
+    jobs_page,
+    overlays_api,
+    reviews_api,
+    studies_api,
+    studies_page,
+    study_page,
+    worklist_page,
+)
 """Modules with a tuple `ROUTES`."""
 STATUS: dict[type[IchxError], int] = {
     InvalidInputError: 400,
@@ -59,6 +84,7 @@ def create_app(site: Site, guard: Guard) -> Starlette:
     )
     app.state.site = site
     app.state.guard = guard
+    app.state.feeds = Feeds()
     return app
 
 

@@ -29,7 +29,7 @@ def index_version(project: Project, report: Report, dataset: str, number: int, f
     from ichx.cache.hu_cache import slices_digest
     from ichx.datasets.catalog import usable_slices
     from ichx.datasets.dataset import load_catalog, load_folds
-    from ichx.datasets.masks import MASKS_FILE
+    from ichx.datasets.mask_png import MASKS_FILE
     from ichx.datasets.study_index import IndexInput, write_index
 
     version = project.store.version(dataset, number)
@@ -84,7 +84,35 @@ def predict_worklist(
     }
 
 
-_ALL = (index_version, index_files, predict_worklist)
+def heat(
+    project: Project,
+    report: Report,
+    experiment: int,
+    fold: int,
+    masks: bool,
+    dataset: str,
+    source: str,
+    index: str,
+    slice_id: str,
+    out: str,
+) -> None:
+    """Write the heat maps of a slice, `(6, h, w)` float32, to the file `out`; see `ichx.report.slice_heat`."""
+    import numpy as np
+    import pandas as pd
+
+    from ichx.datasets.study_index import StudyIndex
+    from ichx.report.slice_heat import SliceToExplain, slice_heat
+
+    opened = StudyIndex(Path(index))
+    row = opened.slice(slice_id)
+    assert row is not None
+    slices = pd.DataFrame(opened.slices(row["study"]))
+    slices["study"] = row["study"]
+    given = SliceToExplain(dataset, opened.digest, Path(source), slices, slice_id)
+    np.save(out, slice_heat(project, experiment, fold, given, masks=masks))
+
+
+_ALL = (index_version, index_files, heat, predict_worklist)
 TASKS: Final[Mapping[str, Callable[..., Any]]] = {task.__name__: task for task in _ALL}
 """By name. A task receives the project, a function for its progress, and the arguments of the request."""
 

@@ -25,7 +25,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Headers of each response. Charts in SVG have style attributes; style and script elements are not allowed."""
+"""Headers of responses that do not set them. Charts in SVG have style attributes; style and script elements are not
+allowed."""
 MAX_BODY = 1_000_000
 """Bytes of a request."""
 CHANGE_HEADER = "X-Ichx-Token"
@@ -100,7 +101,7 @@ class Security:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 

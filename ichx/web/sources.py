@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
@@ -11,17 +12,25 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.requests import Request
 
-from ichx.datasets.study_index import StudyIndex
 from ichx.errors import CorruptFileError, NotFoundError, NotReadyError
 from ichx.files import path_of
 from ichx.inference.scratch import scratch_folder
 from ichx.store import DatasetVersion
 from ichx.web.helper import Helper
 from ichx.web.site import Site, site_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ichx.cache.display import DisplayCaches
+    from ichx.datasets.study_index import StudyIndex
+
+Part = TypeVar("Part")
 
 FILES: Final = "folder@1"
 """The source of the files of `ichx ui PATH`."""
@@ -37,7 +46,9 @@ class Source:
     """The segment of its URLs."""
     path: Path
     """Folder, zip or file; never sent to a browser."""
-    index: StudyIndex
+    index: "StudyIndex"
+    folder: Path
+    """Where the index is."""
     cache_dir: Path
     version: DatasetVersion | None
     """None for files that are in no dataset."""
@@ -45,12 +56,21 @@ class Source:
     """Sides of the patient by study and series."""
 
     @cached_property
-    def caches(self) -> Any:
-        """The `DisplayCaches` of its slices."""
+    def caches(self) -> "DisplayCaches":
+        """The caches of its slices."""
         from ichx.cache.display import DisplayCaches
 
-        dataset = self.version.dataset if self.version is not None else "files"
-        return DisplayCaches(self.cache_dir, dataset, self.index.digest)
+        return DisplayCaches(self.cache_dir, self.dataset, self.index.digest)
+
+    @cached_property
+    def masked_rows(self) -> "npt.NDArray[np.int64]":
+        """Cache rows of the slices with masks, ascending."""
+        return self.index.masked_rows()
+
+    @property
+    def dataset(self) -> str:
+        """The name in the folders of caches."""
+        return self.version.dataset if self.version is not None else "files"
 
     def study(self, study: str) -> dict[str, Any]:
         """Return the row of a study. Raises `NotFoundError`."""
@@ -92,6 +112,7 @@ class Sources:
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="ichx-index")
         self._lock = Lock()
         self._builds: OrderedDict[str, Build] = OrderedDict()
+        self._parts: dict[Any, Any] = {}
         self._count = 0
         self._stack.callback(self._pool.shutdown, wait=False, cancel_futures=True)
         self._stack.callback(self._data.close)
@@ -99,6 +120,19 @@ class Sources:
     def close(self) -> None:
         """End the processes and remove the folder."""
         self._stack.close()
+
+    @property
+    def closing(self) -> ExitStack:
+        """What is closed with the sources."""
+        return self._stack
+
+    def part(self, kind: "Callable[[Sources], Part]") -> "Part":
+        """Return what `kind(sources)` returned at the first call, e.g. a helper and its results."""
+        with self._lock:
+            if kind not in self._parts:
+                self._parts[kind] = kind(self)
+            found: Part = self._parts[kind]
+            return found
 
     @property
     def data(self) -> Helper:
@@ -155,6 +189,8 @@ class Sources:
             build.progress = what, done, total
 
         def work() -> Source:
+            from ichx.datasets.study_index import StudyIndex
+
             folder.mkdir()
             if version is None:
                 path = self.site.files
@@ -167,7 +203,7 @@ class Sources:
                 arguments = {"dataset": version.dataset, "number": version.number}
             self._data.call(task, {**arguments, "folder": str(folder)}, seconds=INDEX_SECONDS, progress=report)
             try:
-                return Source(name, path, StudyIndex(folder), self.site.workspace.cache_dir, version)
+                return Source(name, path, StudyIndex(folder), folder, self.site.workspace.cache_dir, version)
             except (OSError, ValueError) as error:
                 raise CorruptFileError("The index of the studies is damaged.", "Start `ichx ui` again.") from error
 

@@ -243,7 +243,7 @@ def _pixel_facts(source: Source) -> dict[str, Any]:
     if not sizes and source.version is not None:
         problem = "There is no cache: each slice is decoded from its file."
         remedy = f"Build one: `ichx data cache {source.version.dataset} --size 378`."
-    return {"sizes": sizes, "problem": problem, "remedy": remedy, "v": pixel_version(source)}
+    return {"sizes": sizes, "problem": problem, "remedy": remedy, "version": pixel_version(source)}
 
 
 def _has_predicted(site: Site, ensemble: Ensemble, source: Source) -> bool:
@@ -260,8 +260,7 @@ def _review_counts(site: Site, source: Source, slice_ids: list[str]) -> dict[str
     """Return the number of reviews by slice."""
     if source.version is None:
         return {}
-    found = site.project.store.reviews(source.version.dataset, slices=slice_ids)
-    return Counter(review.slice for review in found)
+    return Counter(review.slice for review in site.project.store.reviews(source.version.dataset, slices=slice_ids))
 
 
 ROUTES: Final = (

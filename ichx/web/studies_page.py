@@ -3,7 +3,6 @@
 from typing import Any, Final
 from urllib.parse import urlencode
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -66,6 +65,8 @@ def select_studies(source: Source, query: dict[str, str]) -> Any:
     Raises:
         InvalidInputError: A value is unknown.
     """
+    import numpy as np
+
     table = source.index.studies
     keep = np.ones(len(table), bool)
     label, fold, scanner, flag = (query.get(name, "") for name in ("label", "fold", "scanner", "flag"))

@@ -14,7 +14,8 @@ from zip_files import zip_folder
 
 from ichx.datasets.add import AddReport, AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset, load_masks
-from ichx.datasets.masks import MASK_DEFECTS, MASKS_FILE, decode_mask, known_masks
+from ichx.datasets.mask_png import MASKS_FILE, decode_mask
+from ichx.datasets.masks import MASK_DEFECTS, known_masks
 from ichx.errors import ChangedDataError, ConflictError, InvalidInputError, NotFoundError
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles

@@ -22,8 +22,9 @@ from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
 from ichx.errors import CorruptFileError
 from ichx.labels import LABELS
+from ichx.loading.augmentation import Augmenter
 from ichx.loading.loader import Batch, SliceLoader, centre_crop
-from ichx.loading.sampling import EpochAddress, epoch_rows
+from ichx.loading.sampling import AUGMENTATION, EpochAddress, epoch_rows, generator, id_number
 from ichx.project import Project
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
 from ichx.store import open_store
@@ -80,6 +81,20 @@ def test_inference_yields_every_row_once_in_order_and_cropped(cache, slices):
 def test_inference_batch_size(cache, slices):
     sizes = [len(batch.rows) for batch in SliceLoader(cache, slices, RECIPE).inference_batches(ROWS, batch=10)]
     assert sizes == [10, 4]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_order_of_crop_and_transform_is_the_recipes(cache, slices, first):
+    augmentation = AugmentationRecipe(probability=1.0, hflip=False, grid_limit=0.0, anchors=0.0, crop_first=first)
+    recipe = dataclasses.replace(RECIPE, augmentation=augmentation)
+    augmenter = Augmenter(augmentation, 40 if first else 48)
+    for batch in SliceLoader(cache, slices, recipe).training_batches(ROWS, ADDRESS):
+        for image, row in zip(batch.hu.numpy(), batch.rows.tolist(), strict=True):
+            number = id_number(slices.loc[row, "slice_id"])
+            transform = augmenter.draw(generator(AUGMENTATION, *ADDRESS, number))
+            hu = cache.read(row)
+            expected = transform(centre_crop(hu, 40)) if first else centre_crop(transform(hu), 40)
+            assert np.array_equal(image, np.rint(expected).astype(np.int16))
 
 
 def test_windows_and_labels_belong_to_their_rows(cache, slices):

@@ -12,7 +12,8 @@ from small_dicom import write_catalog
 
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache, CacheSpec
-from ichx.cache.mask_cache import MaskCache, ensure_masks
+from ichx.cache.mask_cache import ensure_masks
+from ichx.cache.mask_file import MaskCache
 from ichx.cache.resize import fit_mask
 from ichx.datasets.masks import UNKNOWN
 from ichx.errors import CorruptFileError

@@ -14,7 +14,8 @@ from small_dicom import head, write_catalog
 
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache, CacheSpec
-from ichx.cache.mask_cache import MaskCache, ensure_masks
+from ichx.cache.mask_cache import ensure_masks
+from ichx.cache.mask_file import MaskCache
 from ichx.errors import InvalidInputError
 from ichx.loading.loader import SliceLoader, centre_crop
 from ichx.loading.plugin_augmentation import PluginAugmentation

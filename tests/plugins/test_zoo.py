@@ -4,15 +4,22 @@ import socket
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from ichx.errors import InvalidInputError, NotFoundError, ProcessError, UnsupportedError
 from ichx.plugins import Registry, load_registry
 from ichx.plugins.contract import REFERENCE_STAGES, build_timm
+from ichx.plugins.cost import network_cost
 from ichx.plugins.reference import REFERENCE, reference_files
 from ichx.recipe import Recipe
 from ichx.recipe_rules import invalid_values
 from ichx.recipe_text import apply_settings, from_toml
+from ichx.training.layer_numbers import head_names
+from ichx.training.optimizers import make_optimizer, take_step
+from ichx.training.weights import load_file
+from ichx.training.window_step import STATISTICS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +53,10 @@ def test_the_reference_is_as_published(reference: dict[int, Recipe], number: int
     assert found == (plugin, backbone, size, crop, kind, batch)
     assert image.windows == ((-1, -1), (80, 200), (600, 2800))
     assert (image.centre, image.resize, image.normalize) == ("slice", "bilinear", "none")
-    assert (recipe.model.pretrained, recipe.model.dropout, recipe.optimizer.name) == (True, 0.0, "radam")
+    assert (recipe.model.pretrained, recipe.optimizer.name, recipe.optimizer.decoupled) == (True, "radam", True)
+    regularized = (recipe.model.dropout, recipe.model.drop_path, recipe.model.bn_momentum)
+    assert regularized == ((0.3, 0.2, 0.01) if "efficientnet" in plugin else (0, 0, 0))
+    assert recipe.augmentation.crop_first == (crop > 0)
 
 
 @pytest.mark.parametrize("number", TABLE)
@@ -200,3 +210,87 @@ def test_cached_weights_need_no_hub(registry: Registry, monkeypatch: pytest.Monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     _check_hub(recipe.model.backbone)
+
+
+def test_the_momentum_of_batch_norms_is_the_recipes(registry: Registry) -> None:
+    recipe = registry.get("tiny_efficientnet").recipe
+    for value, expected in ((0.0, {0.1}), (0.01, {0.01})):
+        network = build_timm(apply_settings(recipe, [f"model.bn_momentum={value}"]), pretrained=False)
+        norms = [layer for layer in network.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        assert {layer.momentum for layer in norms} == expected
+
+
+MODERN = ("convnext_small", "efficientnetv2_m", "maxvit_tiny", "hgnetv2_b4", "caformer_s18", "seresnextaa101d")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [p.name for p in load_registry().plugins.values() if p.kind == "slice"])
+def test_the_declared_cost_is_that_of_the_network(registry: Registry, name: str) -> None:
+    plugin = registry.get(name)
+    assert network_cost(plugin, plugin.recipe) == plugin.cost
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_a_modern_recipe_fits_its_backbone(registry: Registry, name: str) -> None:
+    plugin = registry.get(name)
+    config = timm.get_pretrained_cfg(plugin.recipe.model.backbone)
+    assert config is not None
+    assert (config.license or "").lower() == plugin.weights_licence.lower() == "apache-2.0"
+    assert plugin.recipe.input.pixels in {size[-1] for size in (config.input_size, config.test_input_size) if size} | {
+        384
+    }
+    mean, std = STATISTICS[plugin.recipe.input.normalize]
+    assert (tuple(config.mean), tuple(config.std)) == (mean, std)
+    for recipe in (plugin.recipe, plugin.presets["three-stage"]):
+        assert invalid_values(recipe) == []
+        assert (recipe.optimizer.name, recipe.model.drop_path > 0, recipe.ema.decay > 0) == ("adamw", True, True)
+        assert all(stage.scheduler == "cosine" and stage.warmup > 0 for stage in recipe.stage)
+    assert [stage.sampling for stage in plugin.presets["three-stage"].stage] == ["fixed", "redrawn", "all"]
+
+
+SMALL = {
+    "convnext_small": "convnext_atto",
+    "efficientnetv2_m": "tf_efficientnetv2_b0",
+    "maxvit_tiny": "maxvit_pico_rw_256",
+    "hgnetv2_b4": "hgnetv2_b0",
+    "caformer_s18": "caformer_s18",
+    "seresnextaa101d": "seresnextaa101d_32x8d",
+}
+"""The smallest backbone of each family; the last two have no smaller one."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODERN)
+def test_a_modern_network_learns_and_reads_a_file_of_timm(registry: Registry, name: str, tmp_path: Path) -> None:
+    recipe = apply_settings(registry.get(name).recipe, ["input.size=96", f"model.backbone={SMALL[name]}"])
+    torch.manual_seed(0)
+    network = build_timm(recipe, pretrained=False).train()
+    optimizer = make_optimizer(recipe.optimizer, recipe.stage[0], network)
+    images, labels = torch.rand(4, 3, 96, 96), torch.eye(6)[:4]
+    losses = []
+    for _ in range(5):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(images), labels)
+        loss.backward()
+        take_step(optimizer, network, recipe.optimizer.clip, None)
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    size = {"img_size": 96} if "maxvit" in name else {}
+    timms = timm.create_model(SMALL[name], pretrained=False, **size)
+    save_file(timms.state_dict(), tmp_path / "timm.safetensors")
+    fresh, notes = build_timm(recipe, pretrained=False), []
+    load_file(fresh, tmp_path / "timm.safetensors", notes.append)
+    loaded = fresh.state_dict()
+    stored = timms.state_dict()
+    different = {key for key, value in stored.items() if not torch.equal(loaded[key], value)}
+    assert different == {key for key in stored if stored[key].shape != loaded[key].shape}, notes
+    assert different <= head_names(fresh)
+
+
+def test_the_page_of_models_has_each_with_its_cost(registry: Registry) -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    for plugin in registry.plugins.values():
+        if plugin.kind == "slice":
+            assert plugin.cost is not None
+            row = next(line for line in page.splitlines() if line.startswith(f"| `{plugin.name}` |"))
+            assert f"| {plugin.cost.parameters:g} M | {plugin.cost.gmacs:g} |" in row
+            assert f"`{plugin.recipe.model.backbone}`" in row

@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ichx.errors import InvalidInputError
+from ichx.plugins import load_registry
+from ichx.recipe import flatten
+from ichx.recipe_text import to_toml
 from ichx.store.expression import MAX_LENGTH, parse_expression
-from ichx.store.selection import FIELD_TYPES, is_recipe_value, recipe_values
+from ichx.store.selection import _LINES, FIELD_TYPES, _parse_values, is_recipe_value, recipe_values
 
 VALUES: dict[str, Any] = {
     **dict.fromkeys(FIELD_TYPES),
@@ -159,3 +162,53 @@ def test_values_of_recipes() -> None:
         "stage.other.lr": None,
         "model.dropout": None,
     }
+
+
+_NAMES = {"seed", "batch", "input.size", "loss.size", "stage.full.lr", "stage.a b.lr", "stage.b.name"}
+_LINES_OF_RECIPES = """\
+seed = 1
+batch = [1, 2]
+size = 64
+lr = 1e-3
+name = "full"
+name = "a b"
+name = 'full'
+[input]
+[loss]
+[[stage]]
+x = \"\"\"
+x = [
+]
+size = 1 # [loss]
+input.size = 3
+input = {size = 3}
+ size = 5
+
+seed = "\\n[input]\\nsize = 9"
+name = "x = \\"full\\""
+[stage]
+x = '''
+size=7
+# size = 8
+[ loss ]""".splitlines()
+
+
+@given(st.lists(st.sampled_from(_LINES_OF_RECIPES), max_size=12), st.sampled_from(("\n", "\r\n")))
+def test_values_are_those_of_a_toml_parser_however_the_recipe_is_written(lines: list[str], end: str) -> None:
+    text = "".join(line + end for line in lines)
+    try:
+        expected = _parse_values(text, _NAMES)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return  # no recipe
+    listed = {name: tuple(value) if isinstance(value, list) else value for name, value in expected.items()}
+    assert recipe_values(text, _NAMES) == listed
+
+
+def test_values_of_the_recipes_of_all_plugins() -> None:
+    for plugin in load_registry().plugins.values():
+        recipe = to_toml(plugin.recipe)
+        names = {*flatten(plugin.recipe), "stage.absent.lr", "sequence.width", "ema.decay"} - {"plugin"}
+        expected = _parse_values(recipe, names)
+        listed = {name: tuple(value) if isinstance(value, list) else value for name, value in expected.items()}
+        assert recipe_values(recipe, names) == listed
+        assert _LINES.fullmatch(recipe)  # the fast way

@@ -67,6 +67,36 @@ def test_steps_are_torchs(name: str, torchs: Any) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_decay_of_radam_is_the_authors_over_200_steps(decoupled: bool) -> None:
+    """Algorithm 2 of Liu et al. 2020; their program subtracts the decay from the weights, with the rate as factor."""
+    rate, decay, beta_1, beta_2 = 8e-4, 0.1, 0.9, 0.999
+    weight = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+    model = nn.Module()
+    model.weight = weight
+    recipe = OptimizerRecipe(weight_decay=decay, decoupled=decoupled)
+    optimizer = make_optimizer(recipe, StageRecipe(name="a", sampling="all", epochs=5, lr=rate), model)
+    w, mean, square = weight.detach().clone(), torch.zeros(3).double(), torch.zeros(3).double()
+    for step in range(1, 201):
+        x = torch.randn(3, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        (weight * x).sum().square().backward()
+        take_step(optimizer, model, 0.0, None)
+        gradient = 2 * (w * x).sum() * x
+        if decoupled:
+            w = w - rate * decay * w
+        else:
+            gradient = gradient + decay * w
+        mean, square = beta_1 * mean + (1 - beta_1) * gradient, beta_2 * square + (1 - beta_2) * gradient**2
+        longest = 2 / (1 - beta_2) - 1
+        length = longest - 2 * step * beta_2**step / (1 - beta_2**step)
+        update = mean / (1 - beta_1**step)
+        if length > 5:
+            share = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+            update = share**0.5 * update * (1 - beta_2**step) ** 0.5 / (square.sqrt() + 1e-8)
+        w = w - rate * update
+    torch.testing.assert_close(weight.detach(), w, rtol=1e-9, atol=1e-12)
+
+
 def test_parameters_that_timm_exempts_are_not_decayed() -> None:
     model = timm.create_model("test_vit.r160_in1k", num_classes=6)
     optimizer = make_optimizer(OptimizerRecipe(name="adamw", weight_decay=0.1), STAGE, model)

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 from web_site import Serve, Tab
 
-PAGES = ("/experiments", "/studies", "/worklist", "/worklist?kind=reviewed")
+PAGES = (
+    "/experiments",
+    "/studies",
+    "/experiments/1?smooth=0.5&recipe=all",
+    "/jobs",
+    "/worklist",
+    "/worklist?kind=reviewed",
+)
 """Add each page here; other tests visit them, too."""
 
 LOOKS: dict[str, dict[str, Any]] = {

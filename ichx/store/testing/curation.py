@@ -9,6 +9,7 @@ import pytest
 
 from ichx.errors import ConflictError, InvalidInputError, NotFoundError
 from ichx.store import DatasetVersion, EpochRecord, ScoreDraft, Selection, Store
+from ichx.store.selection import FIELD_TYPES, STATES
 from ichx.store.testing.datasets import StoreFixtures
 from ichx.store.testing.drafts import ensemble_draft, experiment_draft, prediction_draft, run_draft, version_draft
 
@@ -38,6 +39,65 @@ class CurationContract(StoreFixtures):
                 store.finish_run(run.id, "done")
             store.set_scores(number, ScoreDraft(score=score, spread=0.01), ScoreDraft(score=score - 0.05))
         return store
+
+    @pytest.mark.parametrize("selection", [{}, {"sort": "-number"}, {"where": "number > 0"}, {"states": STATES}])
+    def test_lists_have_pages(self, populated: Store, selection: dict[str, Any]) -> None:
+        def page(limit: int | None, offset: int) -> tuple[list[int], int]:
+            found, count = populated.listing(Selection(**selection), limit=limit, offset=offset)
+            return [e.number for e in found], count
+
+        assert [page(2, 0), page(2, 2), page(2, 4)] == [([3, 2], 3), ([1], 3), ([], 3)]
+        assert [page(None, 1), page(1, 1)] == [([2, 1], 3), ([2], 3)]
+
+    @pytest.mark.parametrize("name", [name for name, kind in FIELD_TYPES.items() if kind is not str])
+    def test_lists_are_sorted_by_the_values_that_they_show(self, populated: Store, name: str) -> None:
+        populated.change_tags(2, add=["a"])
+        shown = populated.experiments()
+        missing = [e.number for e in shown if getattr(e, name) is None]
+        present = [e for e in shown if getattr(e, name) is not None]
+        for prefix in ("", "-"):
+            expected = sorted(
+                present, key=lambda e: getattr(e, name), reverse=prefix == "-"
+            )  # stable: the newest first
+            for where in (None, "number > 0"):
+                found = populated.experiments(Selection(sort=prefix + name, where=where))
+                assert [e.number for e in found] == [e.number for e in expected] + missing
+
+    def test_conditions_on_the_progress(self, populated: Store) -> None:
+        seconds = populated.experiment(1).seconds
+        assert seconds is not None
+        near = Selection(where=f"{seconds - 0.01} < seconds < {seconds + 0.01} and number == 1 and folds_done == 3")
+        assert [e.number for e in populated.experiments(near)] == [1]
+        late = EpochRecord("late", 1, 1, {"loss": 0.5})
+        populated.record_epoch(populated.start_run(run_draft(2, 0)).id, late)
+        assert [e.number for e in populated.experiments(Selection(where='stage == "late"'))] == [2]
+        assert [e.number for e in populated.experiments(Selection(where="stage == None and seconds == None"))] == [3]
+
+    def test_values_that_summaries_lack(self, populated: Store) -> None:
+        populated.start_run(run_draft(3, 1, host="there"))
+        populated.start_run(run_draft(3, 0, host="here"))
+        for number, text in ((1, "same"), (2, "x"), (1, "other"), (1, "same")):
+            populated.add_note(number, text)
+        found = populated.list_values([3, 1], {"batch", "input.size", "host", "device", "note", "stage.full.lr"})
+        assert list(found) == [3, 1]
+        assert {name: found[3][name] for name in ("batch", "input.size", "host", "device", "note")} == {
+            "batch": 64,
+            "input.size": 64,
+            "host": "here, there",
+            "device": "cpu, fp32",
+            "note": None,
+        }
+        assert (found[1]["note"], found[1]["stage.full.lr"]) == ("same", None)
+        assert populated.list_values([1, 2], {"batch"}) == {1: {"batch": 16}, 2: {"batch": 32}}
+        assert populated.list_values([], {"batch", "host"}) == {}
+
+    def test_tags_of_several_experiments_change_together(self, populated: Store) -> None:
+        populated.change_tags([1, 3], add=["best", "old"])
+        populated.change_tags([1, 2, 3], add=["new"], remove=["old"])
+        assert [e.tags for e in populated.experiments()] == [("best", "new"), ("new",), ("best", "new")]
+        with pytest.raises(NotFoundError, match="9"):
+            populated.change_tags([1, 9], add=["lost"])
+        assert populated.experiment(1).tags == ("best", "new")
 
     @pytest.mark.parametrize(
         ("selection", "numbers"),

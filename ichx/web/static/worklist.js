@@ -14,7 +14,8 @@ form?.addEventListener("change", (event) => {
   form.requestSubmit();
 });
 
-addEventListener("pageshow", () => {
+addEventListener("pageshow", () => { // back: the fields are those of the URL again, not those that were left
+  form?.reset();
   for (const field of form?.elements ?? []) field.disabled = false;
 });
 

@@ -1,0 +1,139 @@
+"""The page of one experiment: curves and progress while it runs, scores, logs, files, recipe."""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ichx.experiments.recipe_values import recipe_values
+from ichx.formatting import format_interval, format_value
+from ichx.store import marks
+from ichx.store.runs import LIVE_STATES
+from ichx.web import experiment_files
+from ichx.web.curves import planned_stages
+from ichx.web.experiment_live import read_live
+from ichx.web.site import Site, site_of
+
+if TYPE_CHECKING:
+    from ichx.evaluation.bootstrap import Bootstrap, Interval
+    from ichx.store import Experiment, Prediction, Run
+
+LABEL_METRICS = (
+    ("log_loss", "log loss"),
+    ("auc", "AUC"),
+    ("average_precision", "average precision"),
+    ("brier", "Brier score"),
+)
+"""Columns of the table of labels."""
+
+
+def experiment_page(request: Request) -> Response:
+    """Show an experiment."""
+    site, number = site_of(request), int(request.path_params["number"])
+    project, store = site.project, site.project.store
+    experiment = store.experiment(number)
+    files = site.workspace.experiment_files(number)
+    listed = experiment_files.list_files(files.folder)
+    live = read_live(project, number, None)
+    values = None if experiment.external else recipe_values(project, experiment)
+    runs = store.runs(number)
+    return site.render(
+        request,
+        "experiment.html.j2",
+        title=f"{number}: {experiment.name}",
+        e=experiment,
+        marks=marks(experiment),
+        interval=format_interval(experiment.score_low, experiment.score_high),
+        interval_tta=format_interval(experiment.score_tta_low, experiment.score_tta_high),
+        now=live.status,
+        runs=[_run(run) for run in runs],
+        live=any(run.state in LIVE_STATES for run in runs),
+        page={"number": number, "stages": [vars(stage) for stage in planned_stages(experiment)]},
+        notes=store.notes(number),
+        fold_scores=_fold_scores(store.predictions(number, role="oof")),
+        files=listed,
+        all_listed=len(listed) < experiment_files.MAX_FILES,
+        report=files.report.is_file() and not files.report.is_symlink(),
+        values=values,
+        all_values=request.query_params.get("recipe") == "all",
+        members={member: store.experiment(member).name for member in experiment.members},
+        readers=store.sequences_of([number]).get(number, []),
+        ensembles=store.ensembles_containing([number]).get(number, []),
+        jobs=len(store.jobs(experiments=[number])),
+        tuned=_tuned(experiment),
+    )
+
+
+def _run(run: "Run") -> dict[str, Any]:
+    end = run.heartbeat if run.ended is None else run.ended
+    return {**vars(run), "seconds": (end - run.started).total_seconds()}
+
+
+def _fold_scores(predictions: "list[Prediction]") -> list[dict[str, Any]]:
+    """Return the recorded OOF scores: a row per fold, with a value per view."""
+    rows: dict[int, dict[str, Any]] = {}
+    for one in predictions:
+        rows.setdefault(one.fold, {"fold": one.fold, "slices": one.slices})[one.view] = one.score
+    return [rows[fold] for fold in sorted(rows)]
+
+
+def _tuned(experiment: "Experiment") -> dict[str, Any] | None:
+    """Return the link to the Optuna study of a trial."""
+    if experiment.tuned is None or experiment.kind != "trial" or experiment.parent is None:
+        return None
+    first = f"experiment-{experiment.parent}"
+    return {"parent": experiment.parent, "study": experiment.tuned.study.removeprefix(first).removeprefix("-")}
+
+
+def scores(request: Request) -> Response:
+    """Return the tables of scores with intervals, by fold and label, as a part of the page."""
+    site, number = site_of(request), int(request.path_params["number"])
+    site.project.store.experiment(number)
+    view = "hflip" if request.query_params.get("view") == "hflip" else "none"
+    digests = tuple(one.digest for one in site.project.store.predictions(number, role="oof"))
+    found = _computed_scores(site, number, view, digests)
+    pooled = found[None]
+    return site.render(
+        request,
+        "experiment_scores.html.j2",
+        rows=[_score_row("all folds" if fold is None else f"fold {fold}", one) for fold, one in found.items()],
+        label_rows=[
+            {"label": label, "cells": [_cell(by_metric.get(metric)) for metric, _ in LABEL_METRICS]}
+            for label, by_metric in pooled.labels.items()
+        ],
+        heads=[head for _, head in LABEL_METRICS],
+        patients=pooled.patients,
+        marks=marks(site.project.store.experiment(number)),
+    )
+
+
+@lru_cache(maxsize=16)
+def _computed_scores(site: Site, number: int, view: str, digests: tuple[str, ...]) -> "dict[int | None, Bootstrap]":
+    """Return the scores of predictions, which `digests` identify."""
+    from ichx.evaluation.scorecard import fold_scorecard  # imports pandas
+
+    return fold_scorecard(site.project, number, "hflip" if view == "hflip" else "none")
+
+
+def _score_row(name: str, found: "Bootstrap") -> dict[str, Any]:
+    cells = [_cell(found.log_loss), *(_cell(by_metric.get("log_loss")) for by_metric in found.labels.values())]
+    return {"name": name, "patients": found.patients, "cells": cells}
+
+
+def _cell(found: "Interval | None") -> dict[str, str | None]:
+    if found is None or found.value is None:
+        return {"value": "-", "bounds": None, "why": None if found is None else found.undefined}
+    return {
+        "value": format_value(found.value),
+        "bounds": format_interval(found.low, found.high) or None,
+        "why": found.undefined,
+    }
+
+
+ROUTES = (
+    Route("/experiments/{number:int}", experiment_page),
+    Route("/api/experiments/{number:int}/scores", scores),
+    *experiment_files.ROUTES,
+)

@@ -1,0 +1,106 @@
+// The page of an experiment: updates from the server, the log, scores on request, the recipe.
+
+import { announce, setQuery, showProblem } from "./base.js";
+import { CurveBoard } from "./curves.js";
+import { LogTail } from "./log_tail.js";
+
+const at = (id) => document.getElementById(id);
+const page = JSON.parse(at("page").textContent);
+const api = `/api/experiments/${page.number}`;
+const query = new URLSearchParams(location.search);
+const live = at("live");
+
+const board = new CurveBoard(
+  { main: at("plots"), more: at("more-curves"), controls: at("controls"), folds: at("chosen-folds") }, page.stages,
+);
+
+// Updates. A hidden page holds no connection: browsers allow few to one server.
+let source = null, cursor = "", state = at("state").textContent;
+
+function connect() {
+  source = new EventSource(`${api}/events?since=${encodeURIComponent(cursor)}`);
+  source.addEventListener("update", (event) => {
+    cursor = event.lastEventId;
+    showProblem();
+    apply(JSON.parse(event.data));
+  });
+  source.addEventListener("end", () => { source.close(); source = null; live.textContent = "complete"; at("no-curves").hidden = board.folds.length > 0; });
+  source.addEventListener("error", () => {
+    live.textContent = "no connection";
+    if (source?.readyState === EventSource.CLOSED) showProblem("The server refuses the connection. Reload the page.");
+  });
+}
+
+function apply(update) {
+  if (update.folds) board.update(update.folds, update.replace);
+  at("no-curves").hidden = board.folds.length > 0;
+  if (!update.status) { live.textContent = "live"; return; }
+  const { status } = update;
+  if (status.problem) showProblem(status.problem);
+  const running = status.runs.some((run) => run.state === "running" || run.state === "stalled");
+  live.textContent = running ? "live" : "waiting for a run";
+  if (status.state !== undefined && status.state !== state) {
+    state = status.state;
+    announce(`The experiment is ${state}.`);
+  }
+  for (const [id, value] of [["state", status.state], ["score", status.score], ["tta", status.tta], ["folds-done", status.folds], ["time", status.time]]) {
+    if (value != null && at(id).textContent !== value) at(id).textContent = value;
+  }
+  const rows = at("runs").tBodies[0].rows, errors = [];
+  for (const run of status.runs) {
+    for (const cell of rows[run.fold]?.querySelectorAll("[data-value]") ?? []) {
+      const text = String(run[cell.dataset.value] ?? "-");
+      if (cell.textContent !== text) cell.textContent = text;
+    }
+    if (run.error) errors.push(`fold ${run.fold}: ${run.error}`);
+    if (String(run.fold) === fold.value && run.log) log.load(run.log);
+  }
+  at("errors").replaceChildren(...errors.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+}
+
+// Log
+const fold = at("log-fold");
+const log = new LogTail(at("log-text"), at("log-follow"), "There is no log yet. It begins with the run.");
+if ([...fold.options].some((option) => option.value === query.get("fold"))) fold.value = query.get("fold");
+const openLog = () => log.open(`${api}/log?fold=${fold.value}`);
+fold.addEventListener("change", () => { setQuery({ fold: fold.value }); openLog(); });
+
+// Scores, computed when they are wanted
+const details = at("score-details");
+if (details) {
+  const view = at("score-view"), tables = at("score-tables");
+  const load = async () => {
+    tables.textContent = "Computing …";
+    const response = await fetch(`${api}/scores?view=${view.value}`);
+    const text = await response.text();
+    if (response.ok) {
+      tables.replaceChildren(...new DOMParser().parseFromString(text, "text/html").body.children);
+    } else {
+      let error = {};
+      try { error = JSON.parse(text).error; } catch { /* plain text */ }
+      tables.textContent = error.problem ? `${error.problem} ${error.remedy}` : text;
+    }
+  };
+  if (query.get("view") === "hflip") view.value = "hflip";
+  view.addEventListener("change", () => { setQuery({ view: view.value === "none" ? null : view.value }); load(); });
+  details.addEventListener("toggle", () => {
+    setQuery({ scores: details.open ? "1" : null });
+    if (details.open && !tables.childElementCount) load();
+  });
+  details.open = query.get("scores") === "1";
+}
+
+// Recipe
+at("all-values")?.addEventListener("change", ({ target }) => {
+  at("recipe-values").classList.toggle("only-changed", !target.checked);
+  setQuery({ recipe: target.checked ? "all" : null });
+});
+
+openLog();
+if (document.visibilityState === "visible") connect();
+document.addEventListener("visibilitychange", () => {
+  if (live.textContent === "complete") return;
+  source?.close();
+  source = null;
+  if (document.visibilityState === "visible") connect();
+});

@@ -1,0 +1,71 @@
+"""One reader per value, shared by all that follow it, and none without followers."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from ichx.web import feeds as module
+from ichx.web.feeds import Feed, Feeds
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def test_followers_share_a_reader_that_ends_with_the_last() -> None:
+    async def scenario() -> None:
+        feeds, reads = Feeds(), []
+
+        def read(before: int | None) -> int:
+            reads.append(before)
+            return len(reads) // 5
+
+        async with feeds.follow("a", read) as first:
+            async with feeds.follow("a", read) as second:
+                assert first is second
+                await until(lambda: first.version >= 3)
+            assert len(feeds) == 1
+        assert len(feeds) == 0
+        assert reads[:2] == [None, 0]
+        await asyncio.sleep(0)
+        count = len(reads)
+        await asyncio.sleep(0.1)
+        assert len(reads) <= count + 1  # a read that had begun
+        async with feeds.follow("a", read) as again:
+            assert again is not first
+
+    asyncio.run(scenario())
+
+
+def test_a_follower_waits_for_a_change_or_the_timeout() -> None:
+    async def scenario() -> None:
+        feeds, value = Feeds(), [1]
+        async with feeds.follow("a", lambda before: value[0]) as feed:
+            assert await feed.changed(0, 20)
+            assert not await feed.changed(1, 0.05)
+            value[0] = 2
+            assert await feed.changed(1, 20)
+            assert (feed.value, feed.version) == (2, 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_reader_that_fails_ends_its_followers() -> None:
+    async def scenario() -> None:
+        def fail(before: object) -> int:
+            raise ValueError("broken")
+
+        async with Feeds().follow("a", fail) as feed:
+            assert await feed.changed(0, 20)
+            assert feed.closed
+            assert isinstance(feed, Feed)
+
+    asyncio.run(scenario())
