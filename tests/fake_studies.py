@@ -72,7 +72,7 @@ class FakeStudies:
         usual = {
             "source": SOURCE, "study": STUDY, "patient": "patient-1", "fold": 2, "defects": [],
             "series": [{"series": "series-a", "flags": [], "order": "head to foot", "slices": self.slices()}],
-            "pixels": {"sizes": list(self.sizes), "v": "d1", "problem": None, "remedy": None},
+            "pixels": {"sizes": list(self.sizes), "version": "d1", "problem": None, "remedy": None},
             "predictors": [
                 {"of": "experiment:1", "name": "first", "score": 0.0712, "folds": [0, 1]},
                 {"of": "ensemble:2", "name": "both", "score": None, "folds": [0, 1]},

@@ -1,17 +1,26 @@
 """`ichx ui`: experiments and images in a browser."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ichx.cli.output import console, info, warn
 from ichx.errors import MissingDependencyError
+from ichx.files import absolute_path
 
 if TYPE_CHECKING:
     from ichx.web.server import Started
 
 
 def ui(
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="DICOM file, folder, zip, or folder in a zip (ZIP/FOLDER) to open; default: none."),
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="File that `ichx predict --out` wrote for PATH.")
+    ] = None,
     port: Annotated[
         int | None, typer.Option("--port", min=0, max=65535, help="Port; default: the first free one from 8417.")
     ] = None,
@@ -28,7 +37,12 @@ def ui(
 
     The pages are served on this machine only, to whoever has the printed URL. Ctrl-C ends the server.
 
+    With PATH, the files need not be in a dataset: the first study opens, and an experiment or ensemble of your choice
+    predicts it in the background.
+
     Example: `ichx ui`
+
+    Example: `ichx ui /data/new`
 
     Example: `ichx ui --no-browser --port 8600`
     """
@@ -43,7 +57,25 @@ def ui(
         problem = f"`ichx ui` needs the package {error.name}."
         raise MissingDependencyError(problem, "Run `pip install 'ichx[ui]'`.") from error
 
-    options = ServeOptions(host, allow_network, port, open_browser=browser, read_only=read_only)
+    page = "/"
+    if path is not None:
+        from ichx.datasets.sources import list_files
+        from ichx.web.sources import FILES
+
+        path, page = absolute_path(path), f"/studies?source={FILES}&open=first"
+        list_files(path)  # its errors belong here, not into the browser
+    elif predictions is not None:
+        raise typer.BadParameter("--predictions needs PATH, the predicted files.")
+    options = ServeOptions(
+        host,
+        allow_network,
+        port,
+        open_browser=browser,
+        read_only=read_only,
+        path=page,
+        files=path,
+        predictions=predictions,
+    )
     number = serve(workspace, options, _started)
     raise typer.Exit(exit_code(number))
 

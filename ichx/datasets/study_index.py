@@ -112,6 +112,13 @@ class StudyIndex:
         found = self.study(study)
         return [] if found is None else self._slices.slice(found["first"], found["slices"]).to_pylist()
 
+    def frame(self, study: str) -> "pd.DataFrame":
+        """Return the slices of a study as rows of a catalog, numbered from 0, with their `row` in a cache."""
+        found = self.study(study)
+        assert found is not None
+        frame: pd.DataFrame = self._slices.slice(found["first"], found["slices"]).to_pandas()
+        return frame.assign(study=study)
+
     def slice(self, slice_id: str) -> dict[str, Any] | None:
         """Return the slice with this id, or None; its `study` is the id of the study."""
         place = self.place(slice_id)

@@ -74,10 +74,18 @@ class Helper:
                 except (BrokenPipeError, EOFError) as error:
                     code = self._end()
                     if attempt == 2 or code != 0:  # it ends with 0 when it was idle
-                        raise ProcessError(
-                            f"The process for `{task}` died ({code}).", "Close other programs, and try again."
-                        ) from error
+                        problem = f"The process for `{task}` died{self._last_words()}."
+                        raise ProcessError(problem, "Close other programs, and try again.") from error
         raise AssertionError("unreachable")
+
+    def _last_words(self) -> str:
+        """Return the last line that the process printed, e.g. the name of an exception."""
+        try:
+            lines = self._log.read_text(encoding="utf-8", errors="replace")[-2000:].split("\n")
+        except OSError:
+            return ""
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f": {last[:300]}" if last else ""
 
     def close(self) -> None:
         """End the process; later calls fail."""

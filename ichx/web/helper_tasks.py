@@ -98,7 +98,6 @@ def heat(
 ) -> None:
     """Write the heat maps of a slice, `(6, h, w)` float32, to the file `out`; see `ichx.report.slice_heat`."""
     import numpy as np
-    import pandas as pd
 
     from ichx.datasets.study_index import StudyIndex
     from ichx.report.slice_heat import SliceToExplain, slice_heat
@@ -106,14 +105,39 @@ def heat(
     opened = StudyIndex(Path(index))
     row = opened.slice(slice_id)
     assert row is not None
-    slices = pd.DataFrame(opened.slices(row["study"]))
-    slices["study"] = row["study"]
-    given = SliceToExplain(dataset, opened.digest, Path(source), slices, slice_id)
+    given = SliceToExplain(dataset, opened.digest, Path(source), opened.frame(row["study"]), slice_id)
     np.save(out, slice_heat(project, experiment, fold, given, masks=masks))
 
 
-_ALL = (index_version, index_files, heat, predict_worklist)
-TASKS: Final[Mapping[str, Callable[..., Any]]] = {task.__name__: task for task in _ALL}
+def predict(project: Project, report: Report, of: str, source: str, index: str, study: str, out: str) -> dict[str, Any]:
+    """Write the predictions of a study that is in no dataset to `out`; see `ichx.inference.predict_study`."""
+    import shutil
+    from dataclasses import asdict
+
+    from ichx.datasets.study_index import StudyIndex
+    from ichx.evaluation.study_curves import parse_predictor
+    from ichx.inference.predict_study import predict_study
+    from ichx.training.callbacks import Callbacks
+
+    class Reporting(Callbacks):
+        def phase(self, name: str, done: int, total: int) -> None:
+            report(name, done, total)
+
+    slices = StudyIndex(Path(index)).frame(study)
+    found = predict_study(project, parse_predictor(of), Path(source), slices, Path(out), Reporting())
+    for folder in Path(out).parent.iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)  # its pixels
+    return asdict(found)
+
+
+TASKS: Final[Mapping[str, Callable[..., Any]]] = {
+    "index_version": index_version,
+    "index_files": index_files,
+    "heat": heat,
+    "predict": predict,
+    "predict_worklist": predict_worklist,
+}
 """By name. A task receives the project, a function for its progress, and the arguments of the request."""
 
 

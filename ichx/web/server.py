@@ -12,11 +12,13 @@ import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from ichx.errors import ConflictError, InvalidInputError, StorageError
+from ichx.inference.predicted_files import read_predicted
 from ichx.signals import handle_signals
 from ichx.web.app import create_app
 from ichx.web.security import LOOPBACK_NAMES, Guard
@@ -47,6 +49,10 @@ class ServeOptions:
     read_only: bool = False
     path: str = "/"
     """The first page."""
+    files: Path | None = None
+    """DICOM files that are in no dataset, to show as a source of studies."""
+    predictions: Path | None = None
+    """File of `ichx predict` with probabilities of slices of `files`."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,10 @@ def serve(workspace: Workspace, options: ServeOptions, started: Callable[[Starte
             f"{options.host} is not an address of this machine alone: others in its network reach it.",
             "Leave out --host and use `ssh -L`, or add --allow-network; see docs/ui.md.",
         )
+    predictions = None if options.predictions is None else read_predicted(options.predictions)
     bound = _bind(address, options.port)
     try:
-        site = Site(workspace, read_only=options.read_only)
+        site = Site(workspace, read_only=options.read_only, files=options.files, predictions=predictions)
     except BaseException:
         bound.close()
         raise

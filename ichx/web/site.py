@@ -9,7 +9,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
@@ -23,6 +23,9 @@ from ichx.project import Project
 from ichx.store import open_store
 from ichx.text import escape
 from ichx.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ichx.inference.predicted_files import Probabilities
 
 NAVIGATION = (
     ("/experiments", "Experiments"),
@@ -41,13 +44,21 @@ SHARED_WITH_REPORTS = ("page.css",)
 class Site:
     """The workspace as the web app serves it. Handlers run in several threads."""
 
-    def __init__(self, workspace: Workspace, *, read_only: bool = False, files: Path | None = None) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        read_only: bool = False,
+        files: Path | None = None,
+        predictions: "Probabilities | None" = None,
+    ) -> None:
         """Open the store of `workspace`.
 
         Args:
             workspace: The workspace to show.
             read_only: Refuse all changes.
             files: File, folder or zip with DICOM files in no dataset, to show as a source of studies.
+            predictions: Probabilities of slices of `files` that `ichx predict` wrote.
 
         Raises:
             StoreError: The store cannot be opened.
@@ -55,6 +66,7 @@ class Site:
         self.workspace = workspace
         self.read_only = read_only
         self.files = files
+        self.predictions = predictions
         self.closing = ExitStack()
         """Closed with the site: processes and temporary folders of its pages."""
         self._lock = Lock()

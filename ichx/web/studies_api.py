@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Final
+from typing import Any, Final, ParamSpec
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -17,20 +17,24 @@ from ichx.store import Ensemble
 from ichx.web.site import Site, site_of
 from ichx.web.sources import Source, sources_of
 
+FILE_PREDICTIONS: Final = "file:1"
+"""The predictor of `ichx ui PATH --predictions FILE`."""
 FOR_GOOD: Final = "private, max-age=31536000, immutable"
 _FOLDERS = re.compile(r"(?<![\w./-])/(?:[^/\s'\"]+/)+")
 """Folders of an absolute path in a message."""
 
-Handler = Callable[[Request], Response]
+Arguments = ParamSpec("Arguments")
 
 
-def without_paths(handler: Handler) -> Handler:
-    """Return `handler` with folders removed from the messages of its errors."""
+def without_paths(handler: Callable[Arguments, Response]) -> Callable[Arguments, Response]:
+    """Return `handler`, whose first argument is the request, with folders removed from the messages of its errors."""
 
     @wraps(handler)
-    def handle(request: Request) -> Response:
+    def handle(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Response:
+        request = args[0]
+        assert isinstance(request, Request)
         try:
-            return handler(request)
+            return handler(*args, **kwargs)
         except OSError as error:
             raise shown_error(as_user_error(error), site_of(request)) from error
         except IchxError as error:
@@ -110,11 +114,11 @@ def predictions(request: Request) -> Response:
     source = _source(request)
     found = source.study(request.path_params["study"])
     of = request.query_params.get("of", "")
-    kind, number = parse_predictor(of)
     ids = [row["slice_id"] for row in source.index.slices(found["study"])]
     project = site_of(request).project
     if source.version is None:
-        raise NotFoundError(f"{of} has not predicted these files yet.", "Start its prediction.")
+        return JSONResponse({"of": of, **_of_files(request, source, found["study"], of, ids)})
+    kind, number = parse_predictor(of)
     if kind == "experiment":
         result = experiment_curves(project, number, source.version, ids, {found["fold"]})
     else:
@@ -132,6 +136,42 @@ def open_slice(request: Request) -> Response:
     return RedirectResponse(study_url(source.name, row["study"], [("slice", row["slice_id"]), *query]), 303)
 
 
+def _of_files(request: Request, source: Source, study: str, of: str, ids: list[str]) -> dict[str, Any]:
+    """Return the curves of a study that is in no dataset, or the job that computes them."""
+    from ichx.evaluation.study_curves import StudyCurve, curve_of_file, parse_predictor
+    from ichx.web.predict_api import PredictionJobs
+
+    found: dict[str, Any] = {"curves": [], "out_of_fold": False, "problem": None, "prediction": None}
+    given = site_of(request).predictions
+    if of == FILE_PREDICTIONS and given is not None:
+        values = {slice_id: given[slice_id] for slice_id in ids if slice_id in given}
+        curve = StudyCurve("predictions", "file of ichx predict", values)
+        return found | (
+            {"curves": [curve.to_dict()]} if values else {"problem": "The predictions have no slice of this study."}
+        )
+    kind, number = parse_predictor(of)
+    check_predictor(site_of(request), kind, number)
+    job = sources_of(request).part(PredictionJobs).find(source.name, study, f"{kind}:{number}")
+    if job is None:
+        return found | {"problem": "Not predicted yet."}
+    found["prediction"] = job.to_dict()
+    if job.state != "done":
+        return found | {"problem": job.error.problem if job.error is not None else f"The prediction is {job.state}."}
+    known = curve_of_file(job.result["name"], job.result["view"], job.out, ids)
+    return found | {
+        "curves": [] if known is None else [known.to_dict()],
+        "problem": " ".join(job.result["warnings"]) or None,
+    }
+
+
+def check_predictor(site: Site, kind: str, number: int) -> None:
+    """Raise `NotFoundError` unless there is an experiment or ensemble (`kind`) with this number."""
+    if kind == "ensemble":
+        site.project.store.ensemble(number)
+    else:
+        site.project.store.experiment(number)
+
+
 def study_url(source: str, study: str, query: list[tuple[str, str]] | None = None) -> str:
     """Return the URL of a study in the viewer."""
     parameters = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query or [])
@@ -145,6 +185,8 @@ def predictors(site: Site, source: Source) -> list[dict[str, Any]]:
         {"of": f"experiment:{p.experiment}", "name": p.name, "score": p.score, "folds": list(p.folds)}
         for p in store.predictors(None if version is None else version.id)
     ]
+    if version is None and site.predictions is not None:
+        found.insert(0, {"of": FILE_PREDICTIONS, "name": "file of ichx predict", "score": None, "folds": []})
     for ensemble in reversed(store.ensembles()):
         if _has_predicted(site, ensemble, source):
             score = ensemble.score if ensemble.nested_score is None else ensemble.nested_score

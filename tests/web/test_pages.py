@@ -10,6 +10,7 @@ from web_site import Serve, Tab
 PAGES = (
     "/experiments",
     "/studies",
+    "/studies?open=first",
     "/experiments/1?smooth=0.5&recipe=all",
     "/jobs",
     "/worklist",

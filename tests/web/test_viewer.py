@@ -345,6 +345,22 @@ def test_zoom_keeps_the_point_under_the_pointer_and_the_scale_is_in_mm(
     assert page.locator(".frame").bounding_box() == frame
 
 
+def test_the_hu_under_the_pointer_are_shown(serve_studies: ServeStudies, tab: OpenTab) -> None:
+    served, _ = serve_studies(count=3, shape=(4, 8))
+    page = tab(served).open(f"{PATH}?slice=a1")
+    wait_for_slice(page, "a1")
+    box = page.locator(".frame").bounding_box()
+    assert box is not None
+    for row, column in ((3, 1), (2, 7)):
+        page.mouse.move(box["x"] + box["width"] * (column + 0.5) / 8, box["y"] + box["height"] * (row + 0.5) / 4)
+        assert page.locator(".value").inner_text() == f"{hu_of(1, (4, 8))[row, column]} HU"
+    page.keyboard.press("ArrowDown")
+    wait_for_slice(page, "a2")
+    assert page.locator(".value").inner_text() == f"{hu_of(2, (4, 8))[2, 7]} HU"
+    page.mouse.move(box["x"] + 5, box["y"] - 5)
+    assert page.locator(".value").inner_text() == ""
+
+
 def test_unknown_sides_and_spacings_are_not_guessed(serve_studies: ServeStudies, tab: OpenTab) -> None:
     nothing = {"side": None, "spacing": None, "header_window": None, "position": None, "thickness": None}
     served, _ = serve_studies(count=3, facts={**nothing, "labels": None})
@@ -356,6 +372,9 @@ def test_unknown_sides_and_spacings_are_not_guessed(serve_studies: ServeStudies,
     assert facts.count("unknown") == 4
     assert page.locator("#probabilities td.truth").first.inner_text() == "unknown"
     assert page.locator("[data-truth]").count() == 0
+    page.locator("#first").select_option("")
+    page.wait_for_selector(".pane h2:has-text('Image')")
+    assert page.locator(".strip:visible, .switches:visible").count() == 0
 
 
 def test_sides_are_those_of_the_slice(serve_studies: ServeStudies, tab: OpenTab) -> None:
@@ -385,7 +404,7 @@ def test_a_damaged_slice_shows_its_error_and_the_others_work(serve_studies: Serv
 def test_missing_pixels_and_unknown_predictions_show_problem_and_remedy(
     serve_studies: ServeStudies, tab: OpenTab
 ) -> None:
-    problem = {"sizes": [], "v": None, "problem": "There is no cache.", "remedy": "Run `ichx cache build set`."}
+    problem = {"sizes": [], "version": None, "problem": "There is no cache.", "remedy": "Run `ichx cache build set`."}
     served, fake = serve_studies(count=3, damaged=frozenset({0, 1, 2}), changes={"pixels": problem})
     page = tab(served, allow_errors=True).open(f"{PATH}?slice=a1&of=experiment:9")
     page.wait_for_selector(".message:visible")
@@ -565,7 +584,7 @@ def test_ids_flags_and_messages_are_shown_as_text(serve_studies: ServeStudies, t
         "defects": [{"defect": bad, "detail": bad}],
         "series": [{"series": bad, "flags": [bad], "order": bad, "slices": fake.slices()}] * 2,
         "predictors": [{"of": "experiment:1", "name": bad, "score": 0.1, "folds": []}],
-        "pixels": {"sizes": [32], "v": bad, "problem": bad, "remedy": bad},
+        "pixels": {"sizes": [32], "version": bad, "problem": bad, "remedy": bad},
     }
     page = tab(served).open(f"{PATH}?slice=a1&of=experiment:1&series={json.dumps(bad)}")
     wait_for_slice(page, "a1")

@@ -49,6 +49,7 @@ export class Strip {
   show(content) {
     const marked = content.slices.some((one) => one.labels), reviewed = content.slices.some((one) => one.reviews);
     this.#content = { ...content, count: content.slices.length, marked, reviewed, left: 44 };
+    this.place.hidden = !content.curves.length && !marked && !reviewed; // nothing to draw
     this.#redraw();
   }
 

@@ -31,7 +31,7 @@ const series = () => study.series[state.at];
 const facts = () => series().slices[state.index];
 const sized = () => (study.pixels.sizes.length ? { size: Math.max(...study.pixels.sizes) } : {});
 const loader = new SliceLoader((id) => {
-  const query = new URLSearchParams({ ...sized(), ...(study.pixels.v && { v: study.pixels.v }) });
+  const query = new URLSearchParams({ ...sized(), ...(study.pixels.version && { v: study.pixels.version }) });
   return `${path("pixels", id)}${query.size ? `?${query}` : ""}`;
 });
 const predictions = new Predictions((of) => `${path("predictions", studyId)}?${new URLSearchParams({ of })}`, source.startsWith("folder@") ? path("predictions") : null);
@@ -134,7 +134,7 @@ function showCurves() {
   for (const pane of panes) pane.showCurves(series().slices, labels, state.labels, state.curves);
   const on = new Set(panes.flatMap((pane) => pane.curves).map((one) => one.key));
   switches($("curves"), keys.map(({ key, name }) => ({ key, sign: curveSign(name), on: on.has(key) })), (chosen) => { state.curves = chosen; });
-  switches($("labels"), labels.map((key, i) => ({ key, sign: made("span", "", { class: `key c${i}${i % 2 === 0 ? " dashed" : ""}` }), on: state.labels.includes(key) })), (chosen) => { state.labels = chosen; });
+  switches($("labels"), (keys.length ? labels : []).map((key, i) => ({ key, sign: made("span", "", { class: `key c${i}${i % 2 === 0 ? " dashed" : ""}` }), on: state.labels.includes(key) })), (chosen) => { state.labels = chosen; });
   showPlace();
 }
 

@@ -14,9 +14,11 @@ export class Stage {
   #marks = { left: element("span", "side left"), right: element("span", "side right") };
   #scale = element("div", "ruler");
   #window = element("span", "shown-window");
+  #value = element("span", "value");
   #message = element("p", "message");
   #slice = null;
   #facts = null;
+  #pointer = null; // the last event of the pointer over the area
 
   /** `place` is an empty element that keeps the size that the style gives it. */
   constructor(place, view) {
@@ -26,9 +28,11 @@ export class Stage {
     this.#painter.canvas.className = "pixels";
     this.#frame.append(this.#painter.canvas, this.#overlay);
     this.#scale.append(element("i", ""), element("span", ""));
-    place.append(this.#frame, this.#marks.left, this.#marks.right, this.#scale, this.#window, this.#message);
+    place.append(this.#frame, this.#marks.left, this.#marks.right, this.#scale, this.#window, this.#value, this.#message);
     place.dataset.painter = this.#painter.kind;
     new ResizeObserver(() => this.arrange()).observe(place);
+    place.addEventListener("pointermove", (event) => { if (event.pointerType !== "touch") this.#point(event); });
+    place.addEventListener("pointerleave", () => this.#point(null));
   }
 
   /** Draw `slice` (`{ id, rows, columns, spacing, hu }`) with `levels`; `facts` are those of the studies API. */
@@ -42,6 +46,7 @@ export class Stage {
     this.#facts = facts;
     this.place.dataset.shown = slice.id;
     if (sized || changed) this.arrange();
+    if (this.#pointer) this.#point(this.#pointer);
   }
 
   /** Show `text` instead of a slice. */
@@ -98,6 +103,18 @@ export class Stage {
     const length = roundLength((SCALE_SHARE * width) / (unit * view.zoom));
     this.#scale.firstChild.style.width = `${length * unit * view.zoom}px`;
     this.#scale.lastChild.textContent = length >= 1 ? `${length} mm` : `${Math.round(length * 1000)} µm`;
+  }
+
+  /** Show the HU of the pixel under the pointer. */
+  #point(event) {
+    this.#pointer = event;
+    const box = event && this.#painter.canvas.getBoundingClientRect(), slice = this.#slice;
+    let text = "";
+    if (box?.width && slice) {
+      const column = Math.floor(((event.clientX - box.left) / box.width) * slice.columns), row = Math.floor(((event.clientY - box.top) / box.height) * slice.rows);
+      if (column >= 0 && row >= 0 && column < slice.columns && row < slice.rows) text = `${slice.hu[row * slice.columns + column]} HU`;
+    }
+    this.#value.textContent = text;
   }
 
   #placeOverlay() {
