@@ -90,6 +90,7 @@ class StudyIndex:
     def __init__(self, folder: Path) -> None:
         """Map the files in `folder`. Raises `OSError`, or `ValueError` if they are damaged."""
         facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        self.folder = folder
         self.digest: str = facts["digest"]
         self.n: int = facts["slices"]
         """Number of slices."""
@@ -120,6 +121,16 @@ class StudyIndex:
 
     def slice(self, slice_id: str) -> dict[str, Any] | None:
         """Return the slice with this id, or None; its `study` is the id of the study."""
+        place = self.place(slice_id)
+        return None if place is None else self.at(place)
+
+    def at(self, place: int) -> dict[str, Any]:
+        """Return the slice at a place of the index, from 0; its `study` is the id of the study."""
+        found = self._slices.slice(place, 1).to_pylist()[0]
+        return {**found, "study": self.studies["study"][found["study"]].as_py()}
+
+    def place(self, slice_id: str) -> int | None:
+        """Return the place of a slice in the index, which is sorted by study; None if it is not there."""
         ids, low, high = self._slices["slice_id"], 0, self.n
         while low < high:
             middle = (low + high) // 2
@@ -129,10 +140,13 @@ class StudyIndex:
                 high = middle
         if low == self.n:
             return None
-        found = self._slices.slice(int(self._by_id[low]), 1).to_pylist()[0]
-        if found["slice_id"] != slice_id:
-            return None
-        return {**found, "study": self.studies["study"][found["study"]].as_py()}
+        place = int(self._by_id[low])
+        return place if ids[place].as_py() == slice_id else None
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return a column of all slices by place, `(N,)`; `study` is the number of the study."""
+        values: npt.NDArray[Any] = self._slices[name].to_numpy()
+        return values
 
     def excluded(self, study: str) -> list[dict[str, Any]]:
         """Return `slice_id`, `defect` and `detail` of the excluded files of a study, as far as that is known."""

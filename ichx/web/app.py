@@ -38,6 +38,7 @@ from ichx.web import (
     studies_page,
     study_page,
     tuning_page,
+    worklist_page,
 )
 from ichx.web.feeds import Feeds
 from ichx.web.security import Guard, Security
@@ -59,6 +60,7 @@ PAGES = (
     studies_page,
     study_page,
     tuning_page,
+    worklist_page,
 )
 """Modules with a tuple `ROUTES`."""
 STATUS: dict[type[IchxError], int] = {

@@ -60,6 +60,30 @@ def index_files(project: Project, report: Report, source: str, folder: str) -> N
     write_index(Path(folder), IndexInput(slices, excluded, slices_digest(slices)))
 
 
+def predict_worklist(
+    project: Project, report: Report, dataset: str, number: int, of: str, index: str, folder: str
+) -> dict[str, Any]:
+    """Write what `of` predicts for a version, in the order of its index, into `folder`; return facts about it."""
+    import numpy as np
+
+    from ichx.datasets.study_index import StudyIndex
+    from ichx.evaluation.worklist_predictions import aligned, suggested_thresholds, version_predictions
+    from ichx.labels import LABELS
+
+    found = version_predictions(project, of, project.store.version(dataset, number))
+    slices = StudyIndex(Path(index))
+    predicted = aligned(found, slices.column("slice_id"))
+    np.save(Path(folder) / "predicted.npy", predicted)
+    labels = np.column_stack([slices.column(label) for label in LABELS])
+    first = slices.studies["first"].to_numpy()
+    return {
+        "predicted": int(np.isfinite(predicted).all(axis=1).sum()),
+        "out_of_fold": found.out_of_fold,
+        "note": found.note,
+        "thresholds": suggested_thresholds(labels, predicted, first),
+    }
+
+
 def heat(
     project: Project,
     report: Report,
@@ -112,6 +136,7 @@ TASKS: Final[Mapping[str, Callable[..., Any]]] = {
     "index_files": index_files,
     "heat": heat,
     "predict": predict,
+    "predict_worklist": predict_worklist,
 }
 """By name. A task receives the project, a function for its progress, and the arguments of the request."""
 

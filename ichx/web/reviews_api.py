@@ -10,7 +10,8 @@ from starlette.routing import Route
 from ichx.datasets.reviews import COLUMNS, add_review, csv_rows, withdraw_review
 from ichx.errors import InvalidInputError, NotFoundError
 from ichx.store import DatasetVersion, Review, ReviewDraft, Store
-from ichx.web.site import csv_response, json_body, site_of
+from ichx.web.changes import change
+from ichx.web.site import csv_response, site_of
 
 _TEXTS = {"source": True, "slice": True, "finding": True, "label": False, "note": False, "reader": False}
 """Keys of a request to add a review, and whether they are required."""
@@ -28,9 +29,8 @@ def version_of(store: Store, source: str) -> DatasetVersion:
     return store.version(name, int(number))
 
 
-def add(request: Request) -> Response:
+def add(request: Request, body: dict[str, Any]) -> Response:
     """Record a review. The body has `source`, `slice`, `finding`, and optional `label`, `note`, `reader`."""
-    body = json_body(request)
     values: dict[str, Any] = {name: body.get(name) for name in _TEXTS}
     for name, required in _TEXTS.items():
         if not isinstance(values[name], str) and (required or values[name] is not None):
@@ -42,7 +42,7 @@ def add(request: Request) -> Response:
         return JSONResponse({"review": as_json(add_review(project, version, draft))})
 
 
-def withdraw(request: Request) -> Response:
+def withdraw(request: Request, _: dict[str, Any]) -> Response:
     """Withdraw a review, which stays in the history."""
     with site_of(request).changing() as project:
         return JSONResponse({"review": as_json(withdraw_review(project, request.path_params["id"]))})
@@ -74,8 +74,8 @@ def as_json(review: Review) -> dict[str, Any]:
 
 
 ROUTES = (
-    Route("/api/reviews", add, methods=["POST"]),
-    Route("/api/reviews/{id:int}/withdraw", withdraw, methods=["POST"]),
+    Route("/api/reviews", change(add), methods=["POST"]),
+    Route("/api/reviews/{id:int}/withdraw", change(withdraw), methods=["POST"]),
     Route("/api/reviews/{source}/{slice:path}", of_slice),
     Route("/data/{source}/reviews.csv", download),
 )

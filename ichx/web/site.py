@@ -11,14 +11,13 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-import anyio.from_thread
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from ichx import formatting
-from ichx.errors import InvalidInputError, UnsupportedError
+from ichx.errors import UnsupportedError
 from ichx.labels import LABELS
 from ichx.project import Project
 from ichx.store import open_store

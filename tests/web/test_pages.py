@@ -14,6 +14,8 @@ PAGES = (
     "/experiments/1?smooth=0.5&recipe=all",
     "/jobs",
     "/tuning",
+    "/worklist",
+    "/worklist?kind=reviewed",
 )
 """Add each page here; other tests visit them, too."""
 
