@@ -112,12 +112,15 @@ class StudyIndex:
         found = self.study(study)
         return [] if found is None else self._slices.slice(found["first"], found["slices"]).to_pylist()
 
-    def frame(self, study: str) -> "pd.DataFrame":
-        """Return the slices of a study as rows of a catalog, numbered from 0, with their `row` in a cache."""
-        found = self.study(study)
-        assert found is not None
-        frame: pd.DataFrame = self._slices.slice(found["first"], found["slices"]).to_pandas()
-        return frame.assign(study=study)
+    def frame(self, study: str | None) -> "pd.DataFrame":
+        """Return the slices of a study (None: of all) as rows of a catalog, numbered from 0.
+
+        They have their `row` in a cache.
+        """
+        found = None if study is None else self.study(study)
+        part = self._slices if found is None else self._slices.slice(found["first"], found["slices"])
+        frame: pd.DataFrame = part.to_pandas()
+        return frame.assign(study=self.studies["study"].to_pandas().to_numpy(object)[frame["study"]])
 
     def slice(self, slice_id: str) -> dict[str, Any] | None:
         """Return the slice with this id, or None; its `study` is the id of the study."""

@@ -90,7 +90,7 @@ def experiment_curves(
     if flipped:
         both = {name: np.mean([plain[name], flipped[name]], axis=0) for name in plain.keys() & flipped.keys()}
         curves.append(_curve("TTA", "mean of identity and hflip", both))
-    return StudyCurves(tuple(curves), role == "oof" and not experiment.leaked, _problem(experiment, role, plain))
+    return StudyCurves(tuple(curves), role != "evaluation" and not experiment.leaked, _problem(experiment, role, plain))
 
 
 def ensemble_curves(
@@ -119,7 +119,7 @@ def ensemble_curves(
         problem = "The folds of the members split patients."
     view = "nested" if nested else "in-sample" if own else "mean over folds"
     curves = (_curve("ensemble", view, logits),) if logits else ()
-    return StudyCurves(curves, nested and not ensemble.leaked, problem)
+    return StudyCurves(curves, (nested or not own) and not ensemble.leaked, problem)
 
 
 def predicting_fold(project: "Project", number: int, version: "DatasetVersion", slice_id: str) -> int:

@@ -109,8 +109,10 @@ def heat(
     np.save(out, slice_heat(project, experiment, fold, given, masks=masks))
 
 
-def predict(project: Project, report: Report, of: str, source: str, index: str, study: str, out: str) -> dict[str, Any]:
-    """Write the predictions of a study that is in no dataset to `out`; see `ichx.inference.predict_study`."""
+def predict(
+    project: Project, report: Report, of: str, source: str, index: str, study: str | None, out: str
+) -> dict[str, Any]:
+    """Write the predictions of a study (None: of all) that is in no dataset to `out`; see `ichx.inference.predict_study`."""
     import shutil
     from dataclasses import asdict
 

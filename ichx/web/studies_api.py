@@ -137,29 +137,27 @@ def open_slice(request: Request) -> Response:
 
 
 def _of_files(request: Request, source: Source, study: str, of: str, ids: list[str]) -> dict[str, Any]:
-    """Return the curves of a study that is in no dataset, or the job that computes them."""
+    """Return the curves of a study that is in no dataset, empty ones before they are predicted."""
     from ichx.evaluation.study_curves import StudyCurve, curve_of_file, parse_predictor
     from ichx.web.predict_api import PredictionJobs
 
-    found: dict[str, Any] = {"curves": [], "out_of_fold": False, "problem": None, "prediction": None}
+    found: dict[str, Any] = {"curves": [], "out_of_fold": False, "problem": None}
     given = site_of(request).predictions
     if of == FILE_PREDICTIONS and given is not None:
         values = {slice_id: given[slice_id] for slice_id in ids if slice_id in given}
-        curve = StudyCurve("predictions", "file of ichx predict", values)
+        curve = StudyCurve("CNN", "file of ichx predict", values)
         return found | (
             {"curves": [curve.to_dict()]} if values else {"problem": "The predictions have no slice of this study."}
         )
     kind, number = parse_predictor(of)
     check_predictor(site_of(request), kind, number)
     job = sources_of(request).part(PredictionJobs).find(source.name, study, f"{kind}:{number}")
-    if job is None:
+    if job is None or job.state != "done":
         return found | {"problem": "Not predicted yet."}
-    found["prediction"] = job.to_dict()
-    if job.state != "done":
-        return found | {"problem": job.error.problem if job.error is not None else f"The prediction is {job.state}."}
     known = curve_of_file(job.result["name"], job.result["view"], job.out, ids)
-    return found | {
+    return {
         "curves": [] if known is None else [known.to_dict()],
+        "out_of_fold": not job.result["warnings"],
         "problem": " ".join(job.result["warnings"]) or None,
     }
 
