@@ -46,6 +46,9 @@ def new(
         Path | None, typer.Option("--from", help="Recipe file, as `ichx plugin show NAME --toml` prints it.")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the experiment.")] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Register this many, which differ in their seed only.")
+    ] = 1,
     members: Annotated[
         str | None, typer.Option("--members", help="Experiments that a sequence experiment reads, e.g. 1,2.")
     ] = None,
@@ -67,9 +70,11 @@ def new(
 
     Example: `ichx exp new --plugin gru_stack --members 1,2 --inputs logits,features`
 
+    Example: `ichx exp new --plugin resnext50 --seeds 3`
+
     Example: `ichx exp new --reference`
     """
-    from ichx.experiments.register import ExperimentRequest, equal_experiments, new_experiment, new_reference
+    from ichx.experiments.register import ExperimentRequest, equal_experiments, new_experiments, new_reference
     from ichx.plugins.backbones import cache_file
     from ichx.plugins.licences import licence_notice
     from ichx.recipe_text import from_toml
@@ -81,6 +86,8 @@ def new(
         plugin or preset or file or backbone or size or crop or kind or settings or name or members or inputs
     ):
         raise typer.BadParameter("--reference allows only --dataset and --folds. Leave out the other options.")
+    if seeds > 1 and (reference or members or inputs):
+        raise typer.BadParameter("--seeds excludes --reference, --members and --inputs.")
     if backbone is not None and not cache_file().exists():
         info("listing the backbones of timm; the next time the list is cached")
     with session() as project:
@@ -99,9 +106,10 @@ def new(
                 dataset=dataset,
                 folds=folds,
                 name=name,
+                seeds=seeds,
             )
             if members is None and inputs is None:
-                registered = [new_experiment(project.store, project.registry, request)]
+                registered = new_experiments(project.store, project.registry, request)
             else:
                 from ichx.experiments.register_sequence import new_sequence
 
@@ -124,7 +132,8 @@ def new(
             notice(describe_equal(e, others))
     if registered[0].leaked:
         warn(f"The folds {registered[0].fold_set} split patients. All scores will be marked `leaky folds`.")
-    info(f"Next: `ichx run {registered[-1].number}`")
+    wanted = [e.number for e in (registered if seeds > 1 else registered[-1:])]
+    info(f"Next: `ichx run {' '.join(map(str, wanted))}`")
 
 
 app.command("external")(external)

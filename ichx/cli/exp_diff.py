@@ -1,5 +1,7 @@
 """`ichx exp diff`: the differences between experiments, in recipes and scores."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from ichx.cli.output import console, info, print_json
@@ -8,7 +10,10 @@ from ichx.cli.score_comparison import print_comparison
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.experiments.differences import differing_values
-from ichx.formatting import format_recipe_value, format_score
+from ichx.formatting import format_recipe_value, format_score, format_value
+
+if TYPE_CHECKING:
+    from ichx.evaluation.seed_spread import SeedSpread
 
 DIGEST_LENGTH = 12
 """Characters of a digest that are printed."""
@@ -25,7 +30,7 @@ def diff(numbers: Numbers, tta: Tta = "none", as_json: AsJson = False) -> None:
         raise typer.BadParameter("Use at least two different experiments.")
     from ichx.store import marks
 
-    scores = None
+    scores = spread = None
     with session() as project:
         found = [project.store.experiment(number) for number in dict.fromkeys(numbers)]
         one, two = found[:2]
@@ -34,6 +39,10 @@ def diff(numbers: Numbers, tta: Tta = "none", as_json: AsJson = False) -> None:
             from ichx.evaluation.compare import compare_scores
 
             scores = compare_scores(project, one, two, tta=tta)
+        if len(found) == 2 and one.score is not None and two.score is not None and comparable:
+            from ichx.evaluation.seed_spread import seed_spread
+
+            spread = seed_spread(project.store, found)
     values = differing_values(found)
     if as_json:
         numbers_text = [str(e.number) for e in found]
@@ -43,6 +52,7 @@ def diff(numbers: Numbers, tta: Tta = "none", as_json: AsJson = False) -> None:
                 "score": {str(e.number): e.score for e in found},
                 "marks": {str(e.number): marks(e) for e in found},
                 "scores": scores,
+                "seeds": spread,
             }
         )
         return
@@ -58,11 +68,24 @@ def diff(numbers: Numbers, tta: Tta = "none", as_json: AsJson = False) -> None:
         print_table("", ("value", *(f"exp {e.number}" for e in found)), rows)
     if scores is not None:
         print_comparison(scores, one, two)
+        if spread is not None and one.score is not None and two.score is not None:
+            _print_spread(spread, abs(one.score - two.score))
     elif len(found) == 2 and not comparable:
         info("The experiments have different slices or labels, so their scores cannot be compared.")
     elif len(found) == 2:
         unfinished = [str(e.number) for e in found if not e.folds_done]
         info(f"No scores to compare: no finished fold in experiment {' and '.join(unfinished)}.")
+
+
+def _print_spread(spread: "SeedSpread", difference: float) -> None:
+    """Print how much scores differ between seeds, and whether the difference of two experiments exceeds that."""
+    groups = "; ".join(", ".join(map(str, numbers)) for numbers in spread.groups)
+    verdict = "may be noise of the seed" if difference <= spread.noise else "is larger than that of seeds"
+    info(
+        f"Experiments that differ only in their seed ({groups}) have scores with a standard deviation of "
+        f"{format_value(spread.deviation)}. The difference {format_value(difference)} {verdict} "
+        f"(95 % are below {format_value(spread.noise)})."
+    )
 
 
 def _format(name: str, value: object) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ichx.store import DatasetVersion, Experiment, Store
 
 
+MAX_SEEDS = 100
 USE_RECIPE = "Use a recipe as `ichx plugin show NAME --toml` prints it."
 
 
@@ -55,6 +56,8 @@ class ExperimentRequest:
     """Name of its folds; None for the default ones."""
     name: str | None = None
     """Name of the experiment; None for `default_name`."""
+    seeds: int = 1
+    """Number of experiments, whose seeds are consecutive."""
 
 
 def new_experiment(store: "Store", registry: "Registry", request: ExperimentRequest) -> "Experiment":
@@ -65,6 +68,11 @@ def new_experiment(store: "Store", registry: "Registry", request: ExperimentRequ
         InvalidInputError: The recipe or a setting is invalid.
         NotReadyError: There is no labelled dataset.
     """
+    return new_experiments(store, registry, replace(request, seeds=1))[0]
+
+
+def new_experiments(store: "Store", registry: "Registry", request: ExperimentRequest) -> "list[Experiment]":
+    """Register `request.seeds` experiments, or none. Raises like `new_experiment`."""
     recipe = requested_recipe(registry, request)
     plugin = registry.get(recipe.plugin)
     if recipe.sequence is not None:
@@ -74,7 +82,13 @@ def new_experiment(store: "Store", registry: "Registry", request: ExperimentRequ
     check_backbone(plugin, recipe)
     version = labelled_version(store, request.dataset)
     name = request.name or default_name(recipe, plugin)
-    return store.add_experiments([draft(recipe, version, folds=request.folds, name=name)])[0]
+    if not 1 <= request.seeds <= MAX_SEEDS:
+        raise InvalidInputError(f"Invalid number of seeds: {request.seeds}.", f"Use 1 to {MAX_SEEDS}.")
+    drafts = []
+    for seed in range(recipe.seed, recipe.seed + request.seeds):
+        sibling = name if request.seeds == 1 else f"{name}-seed{seed}"
+        drafts.append(draft(replace(recipe, seed=seed), version, folds=request.folds, name=sibling))
+    return store.add_experiments(drafts)
 
 
 def requested_recipe(registry: "Registry", request: ExperimentRequest) -> Recipe:
