@@ -46,7 +46,7 @@ class ListedFile:
 
 def list_files(folder: Path) -> list[ListedFile]:
     """Return the first `MAX_FILES` files in `folder`, sorted by path."""
-    found = []
+    found: list[ListedFile] = []
     for path, entry in _walk(folder):
         if len(found) == MAX_FILES:
             break

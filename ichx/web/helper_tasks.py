@@ -112,7 +112,10 @@ def heat(
 def predict(
     project: Project, report: Report, of: str, source: str, index: str, study: str | None, out: str
 ) -> dict[str, Any]:
-    """Write the predictions of a study (None: of all) that is in no dataset to `out`; see `ichx.inference.predict_study`."""
+    """Write the predictions of a study (None: of all) that is in no dataset to `out`.
+
+    See `ichx.inference.predict_study`.
+    """
     import shutil
     from dataclasses import asdict
 

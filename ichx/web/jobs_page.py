@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -11,9 +11,10 @@ from starlette.routing import Route
 from ichx.errors import InvalidInputError, NotFoundError
 from ichx.store import JobRecordState
 from ichx.store.jobs import ACTIVE
+from ichx.web.changes import change
 from ichx.web.experiment_files import number_of
 from ichx.web.log_tail import read_tail
-from ichx.web.site import Site, json_body, site_of
+from ichx.web.site import Site, site_of
 
 if TYPE_CHECKING:
     from ichx.store import JobRecord
@@ -88,12 +89,12 @@ def refresh(request: Request) -> Response:
     return JSONResponse({"problems": problems})
 
 
-def cancel(request: Request) -> Response:
+def cancel(request: Request, body: dict[str, Any]) -> Response:
     """Cancel the active ones of the jobs whose `[submission, position]` are in the body."""
     from ichx.jobs.cancel import cancel_jobs
     from ichx.jobs.reconcile import reconcile
 
-    site, named = site_of(request), json_body(request).get("jobs")
+    site, named = site_of(request), body.get("jobs")
     if not isinstance(named, list) or not all(
         isinstance(one, list) and [type(part) for part in one] == [str, int] for one in named
     ):
@@ -138,5 +139,5 @@ ROUTES = (
     Route("/jobs/{submission}/{position:int}", job_page),
     Route("/api/jobs/{submission}/{position:int}/log", log),
     Route("/api/jobs/refresh", refresh, methods=["POST"]),
-    Route("/api/jobs/cancel", cancel, methods=["POST"]),
+    Route("/api/jobs/cancel", change(cancel), methods=["POST"]),
 )

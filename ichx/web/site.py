@@ -21,7 +21,7 @@ from ichx.errors import UnsupportedError
 from ichx.labels import LABELS
 from ichx.project import Project
 from ichx.store import open_store
-from ichx.text import escape, parse_json
+from ichx.text import escape
 from ichx.workspace import SETTINGS_FILE, Workspace, open_workspace
 
 if TYPE_CHECKING:
@@ -183,38 +183,6 @@ def site_of(request: Request) -> Site:
     site = request.app.state.site
     assert isinstance(site, Site)
     return site
-
-
-def json_body(request: Request) -> dict[str, Any]:
-    """Return the JSON object in the body of `request`, in a handler that is a plain function.
-
-    Raises:
-        InvalidInputError: The body is something else, or has texts that not every store can save.
-    """
-    kind = request.headers.get("content-type", "")
-    if kind.partition(";")[0].strip().lower() != "application/json":
-        raise InvalidInputError(f"The request has the type {kind!r}.", "Send application/json.")
-    try:
-        found = parse_json(anyio.from_thread.run(request.body))
-    except ValueError as error:
-        raise InvalidInputError(f"The request is not JSON: {error}.", "Send a JSON object.") from error
-    if not isinstance(found, dict):
-        raise InvalidInputError(f"The request is a {type(found).__name__}.", "Send a JSON object.")
-    _check_texts(found)
-    return found
-
-
-def _check_texts(body: dict[str, Any]) -> None:
-    """Raise `InvalidInputError` for characters that UTF-8 or PostgreSQL does not have."""
-    values: list[Any] = [body]
-    while values:
-        value = values.pop()
-        if isinstance(value, dict):
-            values += [*value, *value.values()]
-        elif isinstance(value, list):
-            values += value
-        elif isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
-            raise InvalidInputError(f"Invalid text: {value[:100]!r}.", "Remove NUL and surrogate characters.")
 
 
 def csv_response(name: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Response:

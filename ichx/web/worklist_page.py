@@ -242,7 +242,7 @@ def _csv_rows(listed: Listed) -> Iterator[list[object]]:
             int(folds[place]) if folds[place] >= 0 else None,
             LABELS[label],
             None if np.isnan(truth[place]) else int(truth[place] > 0.5),
-            *(None if one != one else one for one in p or [None]),
+            *(None if np.isnan(one) else one for one in p or [np.nan]),
             None if np.isnan(value) else round(float(value), 6),
             "; ".join(reviews[ids[place]]),
         ]

@@ -197,6 +197,7 @@ def golden_root(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) ->
     Experiments 4 (not run), 5 (in the trash) and 6 (a trial of a study of experiment 1), the dataset `other`, a tag
     and a note.
     """
+
     def build(folder: Path) -> Path:
         root = Path(shutil.copytree(trained_root, folder / "workspace"))
         other = write_phantom(folder / "other", patients=6, seed=2, size=64, prevalence={"any": 0.5})

@@ -25,13 +25,13 @@ from ichx.errors import (
 )
 from ichx.evaluation.ensemble import BLEND_FILE, OOF_FILE
 from ichx.evaluation.ensemble_file import MODEL_FILE
+from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.predictions import read_predictions, write_predictions
 from ichx.experiments.provenance import run_draft
 from ichx.project import Project
 from ichx.report import write_report
 from ichx.report.build import render
 from ichx.report.collect import collect_ensemble, collect_experiment
-from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.store import EpochRecord, Store, open_store
 from ichx.workspace import Workspace, open_workspace
 
