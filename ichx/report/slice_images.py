@@ -56,7 +56,7 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
-class Pixels:
+class CachedPixels:
     """A cache that contains the selected slices."""
 
     cache: Cache
@@ -81,10 +81,10 @@ class Networks:
 @contextmanager
 def open_pixels(
     cache: Cache | None, source: Path, slices: pd.DataFrame, recipe: Recipe, rows: Rows
-) -> Iterator[Pixels]:
+) -> Iterator[CachedPixels]:
     """Yield the pixels of `rows` of `slices`: from their `cache`, or decoded from `source` into a temporary one."""
     if cache is not None:
-        yield Pixels(cache, slices, rows)
+        yield CachedPixels(cache, slices, rows)
         return
     spec = recipe_spec(recipe)
     decoded = rows
@@ -94,10 +94,10 @@ def open_pixels(
     slices = slices.iloc[decoded].reset_index(drop=True)
     with tempfile.TemporaryDirectory() as scratch:
         cache = ensure_cache(Path(scratch), "slices", source, slices, spec)
-        yield Pixels(cache, slices, np.searchsorted(decoded, rows))
+        yield CachedPixels(cache, slices, np.searchsorted(decoded, rows))
 
 
-def windowed_images(pixels: Pixels, recipe: Recipe) -> list[Image]:
+def windowed_images(pixels: CachedPixels, recipe: Recipe) -> list[Image]:
     """Return the network's view of each slice as `(windows, E, E)` uint8, shrunk to at most `EDGE`."""
     headers = pixels.slices[list(WINDOW_COLUMNS)].to_numpy(np.float32)
     images = []
@@ -109,7 +109,7 @@ def windowed_images(pixels: Pixels, recipe: Recipe) -> list[Image]:
 
 
 def heat_maps(
-    networks: Networks, pixels: Pixels, cards: Rows, folds: npt.NDArray[np.int16], notes: list[str]
+    networks: Networks, pixels: CachedPixels, cards: Rows, folds: npt.NDArray[np.int16], notes: list[str]
 ) -> tuple[dict[int, tuple[HeatMap, ...]], int | None]:
     """Compute the heat maps of some slices, each by the weights of its fold.
 

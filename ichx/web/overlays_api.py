@@ -13,9 +13,9 @@ from ichx.errors import NotFoundError, NotReadyError, UnsupportedError, check_ch
 from ichx.labels import LABELS, SUBTYPES
 from ichx.recipe_text import from_toml
 from ichx.web.helper import Helper
+from ichx.web.shown_errors import without_paths
 from ichx.web.site import Site, site_of
 from ichx.web.sources import Source, Sources, sources_of
-from ichx.web.studies_api import without_paths
 
 if TYPE_CHECKING:
     import numpy as np

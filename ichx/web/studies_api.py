@@ -1,58 +1,24 @@
 """Studies as JSON and pixels as bytes, for the viewer. No response has a path: file names may be names of patients."""
 
-import re
 from collections import Counter
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, Final, ParamSpec
+from typing import Any, Final
 from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from ichx.errors import IchxError, NotFoundError, as_user_error
+from ichx.errors import NotFoundError
 from ichx.labels import LABELS
 from ichx.store import Ensemble
+from ichx.web.prediction_jobs import PredictionJobs
+from ichx.web.shown_errors import without_paths
 from ichx.web.site import Site, site_of
 from ichx.web.sources import Source, sources_of
 
 FILE_PREDICTIONS: Final = "file:1"
 """The predictor of `ichx ui PATH --predictions FILE`."""
 FOR_GOOD: Final = "private, max-age=31536000, immutable"
-_FOLDERS = re.compile(r"(?<![\w./-])/(?:[^/\s'\"]+/)+")
-"""Folders of an absolute path in a message."""
-
-Arguments = ParamSpec("Arguments")
-
-
-def without_paths(handler: Callable[Arguments, Response]) -> Callable[Arguments, Response]:
-    """Return `handler`, whose first argument is the request, with folders removed from the messages of its errors."""
-
-    @wraps(handler)
-    def handle(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Response:
-        request = args[0]
-        assert isinstance(request, Request)
-        try:
-            return handler(*args, **kwargs)
-        except OSError as error:
-            raise shown_error(as_user_error(error), site_of(request)) from error
-        except IchxError as error:
-            raise shown_error(error, site_of(request)) from error
-
-    return handle
-
-
-def shown_error(error: IchxError, site: Site) -> IchxError:
-    """Return `error` without folders in its message."""
-    known = [site.workspace.cache_dir, site.workspace.root] + ([site.files] if site.files is not None else [])
-
-    def shown(text: str) -> str:
-        for path in known:
-            text = text.replace(f"{path}/", "").replace(str(path), "the files" if path == site.files else "the folder")
-        return _FOLDERS.sub("", text)
-
-    return type(error)(shown(error.problem), shown(error.remedy))
 
 
 @without_paths
@@ -139,7 +105,6 @@ def open_slice(request: Request) -> Response:
 def _of_files(request: Request, source: Source, study: str, of: str, ids: list[str]) -> dict[str, Any]:
     """Return the curves of a study that is in no dataset, empty ones before they are predicted."""
     from ichx.evaluation.study_curves import StudyCurve, curve_of_file, parse_predictor
-    from ichx.web.predict_api import PredictionJobs
 
     found: dict[str, Any] = {"curves": [], "out_of_fold": False, "problem": None}
     given = site_of(request).predictions

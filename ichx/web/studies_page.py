@@ -9,9 +9,10 @@ from starlette.routing import Route
 
 from ichx.errors import InvalidInputError, NotReadyError
 from ichx.labels import LABELS
+from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import site_of
 from ichx.web.sources import FILES, Source, sources_of
-from ichx.web.studies_api import shown_error, study_url, without_paths
+from ichx.web.studies_api import study_url
 
 PAGE: Final = 100
 """Studies of a page."""

@@ -54,7 +54,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Choice:
+class WorklistChoice:
     """The query of a worklist, checked."""
 
     request: WorklistRequest
@@ -71,7 +71,7 @@ class Choice:
     """As the user chose it; None for `DEFAULT_RULE`."""
 
 
-def parse_choice(query: Mapping[str, str], source: str, predictors: list[str]) -> Choice:
+def parse_choice(query: Mapping[str, str], source: str, predictors: list[str]) -> WorklistChoice:
     """Return the checked query of a worklist.
 
     Args:
@@ -105,7 +105,7 @@ def parse_choice(query: Mapping[str, str], source: str, predictors: list[str]) -
         truth=None if kind in AT_THRESHOLD else truth,
         unit=choose("per", UNITS, "slice"),  # type: ignore[arg-type]
     )
-    return Choice(
+    return WorklistChoice(
         request=request,
         source=source,
         of=of,
@@ -151,7 +151,7 @@ class Worklists:
         except FutureTimeoutError:
             raise NotReadyError(f"The predictions of {of} are being read.", "Wait a moment.") from None
 
-    def make(self, source: Source, choice: Choice, reviews: list[Review], prepared: list[Prepared]) -> Worklist:
+    def make(self, source: Source, choice: WorklistChoice, reviews: list[Review], prepared: list[Prepared]) -> Worklist:
         """Return the list of `choice`; `prepared` are the predictions of `of` and `versus`, none for `reviewed`."""
         ids = tuple(review.id for review in reviews) if choice.reviewed or choice.request.kind == "reviewed" else ()
         key = (str(source.index.folder), choice, ids, *(one.key for one in prepared))
@@ -211,7 +211,7 @@ def worklists_of(request: Request) -> Worklists:
 _CREATING = Lock()
 
 
-def _make(source: Source, choice: Choice, reviews: list[Review], prepared: list[Prepared]) -> Worklist:
+def _make(source: Source, choice: WorklistChoice, reviews: list[Review], prepared: list[Prepared]) -> Worklist:
     index = source.index
     studies = index.studies
     keep = np.ones(index.n, bool)
@@ -233,7 +233,7 @@ def _make(source: Source, choice: Choice, reviews: list[Review], prepared: list[
     return make_worklist(WorklistData(labels, prepared[0].predicted, first, other), choice.request, keep)
 
 
-def _reviewed(study: npt.NDArray[Any], places: list[int], choice: Choice) -> Worklist:
+def _reviewed(study: npt.NDArray[Any], places: list[int], choice: WorklistChoice) -> Worklist:
     """Return the reviewed slices, the newest review first, or one of each study."""
     if choice.request.unit == "study":
         places = list({int(study[place]): place for place in reversed(places)}.values())[::-1]

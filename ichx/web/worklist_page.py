@@ -15,11 +15,12 @@ from ichx.errors import IchxError, NotReadyError
 from ichx.evaluation.worklist import AT_THRESHOLD, Kind, Worklist
 from ichx.labels import LABELS
 from ichx.store import Review
+from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import Site, csv_response, site_of
 from ichx.web.sources import FILES, Source, sources_of
-from ichx.web.studies_api import FOR_GOOD, pixel_version, predictors, shown_error, without_paths
+from ichx.web.studies_api import FOR_GOOD, pixel_version, predictors
 from ichx.web.studies_page import WAIT_SECONDS
-from ichx.web.worklist_data import Choice, Prepared, default_threshold, parse_choice, scanners_of, worklists_of
+from ichx.web.worklist_data import Prepared, WorklistChoice, default_threshold, parse_choice, scanners_of, worklists_of
 
 PAGE: Final = 50
 """Rows of a page."""
@@ -45,7 +46,7 @@ FILTERS: Final = ("kind", "source", "of", "versus", "label", "threshold", "truth
 class Listed:
     """A worklist with what it was made from."""
 
-    choice: Choice
+    choice: WorklistChoice
     source: Source
     prepared: list[Prepared]
     found: Worklist
@@ -174,7 +175,7 @@ def _requested(request: Request) -> Listed:
     return _list(request, source, parse_choice(query, source.name, known), None)
 
 
-def _list(request: Request, source: Source, choice: Choice, seconds: float | None) -> Listed:
+def _list(request: Request, source: Source, choice: WorklistChoice, seconds: float | None) -> Listed:
     """Return the list of `choice`; wait for its predictions for `seconds`, or until they are read."""
     lists = worklists_of(request)
     assert source.version is not None

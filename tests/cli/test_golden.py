@@ -158,6 +158,12 @@ CASES = {
     "submit send": ("submit send {sample} --sample {sample}",),
     "report": ("report 1", "report 99"),
     "gc": ("gc", "gc --yes", "gc"),
+    "ui": (
+        "ui nowhere --no-browser",
+        "ui --predictions {sample} --no-browser",
+        "ui --host 0.0.0.0 --no-browser",
+        "ui --port 99999 --no-browser",
+    ),
     "store check": ("store check",),
     "store backup": ("store backup copy.db", "store backup db/ichx.db"),
     "store adopt": ("store adopt",),

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from web_site import Serve, Tab
 
 from ichx.errors import NotReadyError
 from ichx.web import app
-from ichx.web.site import json_body
+from ichx.web.changes import change
 
 SECRET = "a secret \x1b]0;value"
 
@@ -43,8 +44,8 @@ class _Pages:
         return StreamingResponse(parts())  # type: ignore[arg-type]
 
     @staticmethod
-    def echo(request: Request) -> Response:
-        return JSONResponse(json_body(request))
+    def echo(request: Request, body: dict[str, Any]) -> Response:
+        return JSONResponse(body)
 
     ROUTES = ()
 
@@ -55,7 +56,7 @@ _Pages.ROUTES = (  # type: ignore[assignment]
         for prefix in ("/", "/api/")
         for name in ("bug", "expected", "file", "broken_stream")
     ),
-    Route("/api/echo", _Pages.echo, methods=["POST"]),
+    Route("/api/echo", change(_Pages.echo), methods=["POST"]),
 )
 
 
