@@ -90,9 +90,10 @@ def synchronize_batch_norms(model: nn.Module, device: torch.device) -> nn.Module
             f"Batch norms of several processes cannot be synchronized on {device.type}.",
             "Train on GPUs, in one process, or with `--set model.sync_bn=false`.",
         )
-    from timm.layers import convert_sync_batchnorm  # torch's would lose the activations within timm's layers
+    from timm import layers
 
-    converted: nn.Module = convert_sync_batchnorm(model)
+    convert: Any = layers.convert_sync_batchnorm  # type: ignore[attr-defined]
+    converted: nn.Module = convert(model)  # torch's own would lose the activations within timm's layers
     return converted
 
 
