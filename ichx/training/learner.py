@@ -11,6 +11,7 @@ from ichx.recipe import Recipe
 from ichx.training.compilation import Forward, StepExecutor
 from ichx.training.feed import Inputs, SliceInputs
 from ichx.training.layer_numbers import train_all, train_head
+from ichx.training.memory import MicroBatcher
 from ichx.training.mixup import draw_mix
 from ichx.training.optimizers import make_optimizer, take_step
 from ichx.training.runtime import Runtime, unwrap
@@ -45,7 +46,8 @@ class Learner:
         """
         self.recipe, self.fold, self.runtime = recipe, fold, runtime
         self.model = runtime.prepare(model)
-        self.executor = StepExecutor(self.model, note, compiler, alone=runtime.group.size == 1)
+        batcher = MicroBatcher(note, alone=runtime.group.size == 1, least=recipe.accumulate)
+        self.executor = StepExecutor(self.model, note, compiler, batcher)
         decay = recipe.ema.decay
         self.average = WeightAverage(self._own, decay) if decay > 0 else None
         self._trainable = {name for name, parameter in self._own.named_parameters() if parameter.requires_grad}
@@ -100,13 +102,14 @@ class Learner:
         if mix is None or not isinstance(inputs, SliceInputs):
             return inputs
         masks = tuple(part for _, masks in inputs.masks for part in mix.masks(masks))
-        return SliceInputs(mix.images(inputs.images), mix.labels(inputs.labels), masks)
+        return SliceInputs(mix.images(inputs.images), mix.labels(inputs.labels), masks, inputs.negative_share)
 
     def _backward(self, inputs: Inputs, share: float, seed: int) -> torch.Tensor:
         """Compute the gradients of the batch's loss, times `share`; return the loss, on the device.
 
-        If memory is short, the batch is split; parts are weighted by their rows. Gradients are the same, except for
-        batch normalization, the loss of masks and dropout, which see a part at a time.
+        If memory is short or the recipe accumulates gradients, the batch is split; parts are weighted by their rows.
+        Gradients are the same, except for batch normalization, the loss of masks and dropout, which see a part at a
+        time.
         """
         count = len(inputs)
 
