@@ -4,7 +4,9 @@ A view is a chain of a mirror image, a shift and a scale, e.g. `hflip-right4-sca
 `ichx.training.view_images`.
 """
 
+import functools
 import re
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -69,6 +71,22 @@ def parse_view(name: str) -> View:
     if view.name != name or not in_range or len(name) > MAX_LENGTH:
         raise ValueError(f"unknown view {name!r}")
     return view
+
+
+@functools.lru_cache(maxsize=4096)
+def views_in(recipe: str) -> tuple[str, ...]:
+    """Return the views of a recipe in TOML; other values are not read, because that takes longer."""
+    return tuple(tomllib.loads(recipe).get("prediction", {}).get("views", DEFAULT_VIEWS))
+
+
+def with_views(views: Sequence[str]) -> str:
+    """Return what a score of the mean over `views` is called, e.g. `with hflip`."""
+    return "with hflip" if tuple(views) == DEFAULT_VIEWS else f"with {len(views)} view{'s' * (len(views) != 1)}"
+
+
+def mean_over(views: Sequence[str]) -> str:
+    """Return what the mean over `views` is, e.g. `mean of identity and hflip` or `mean of 5 views`."""
+    return f"mean of {' and '.join(views)}" if len(views) < 3 else f"mean of {len(views)} views"
 
 
 def is_view(name: object) -> bool:

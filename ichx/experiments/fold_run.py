@@ -126,7 +126,7 @@ def load_fold(context: FoldContext, fold: int, control: Control) -> tuple[nn.Mod
     """Return the network of a trained fold with its final weights."""
     recipe = context.prepared.recipe
     runtime = Runtime(context.hardware)
-    network = runtime.prepare(context.prepared.network(fold, Start("random"), lambda message: None))
+    network = runtime.prepare(context.prepared.trained_network(fold))
     load_exactly(network, context.files.fold(fold).weights)
     control.checkpoints.load(context.callbacks.note)
     stage, epochs = control.checkpoints.end = end_of(recipe)

@@ -231,8 +231,8 @@ def _elastic(size: int, alpha: float, sigma: float) -> WarpSampler:
 def elastic_field(size: int, alpha: float, sigma: float) -> Callable[[np.random.Generator], npt.NDArray[np.float32]]:
     """Return the sampler of the places (size, size, 2), x and y, that an elastic displacement reads.
 
-    They are displaced by uniform noise in [-1, 1], smoothed by a Gaussian of `sigma` pixels, times `alpha` pixels, as in
-    Simard et al. 2003 (doi 10.1109/ICDAR.2003.1227801). The standard deviation of the displacement is about
+    They are displaced by uniform noise in [-1, 1], smoothed by a Gaussian of `sigma` pixels, times `alpha` pixels, as
+    in Simard et al. 2003 (doi 10.1109/ICDAR.2003.1227801). The standard deviation of the displacement is about
     0.16 `alpha` / `sigma` pixels per axis. The smooth field is computed on a coarse grid. A draw replaces the last one.
     """
     cells = math.ceil(size / max(1.0, sigma / COARSE))

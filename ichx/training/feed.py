@@ -115,7 +115,7 @@ class InferenceFeed(Protocol):
         ...
 
     def inputs(self, batch: Any, device: torch.device, *, view: str = "identity") -> Inputs:
-        """Return `batch` on `device` as network input, under `view` (`identity` or `hflip`)."""
+        """Return `batch` on `device` as network input, under `view`, a name of `ichx.views`."""
         ...
 
     def ids(self, rows: Rows) -> npt.NDArray[np.object_]:

@@ -10,6 +10,7 @@ from torch import nn
 from ichx.recipe import Recipe
 from ichx.training.compilation import Forward, StepExecutor
 from ichx.training.feed import Inputs, SliceInputs
+from ichx.training.last_epochs import LastEpochs
 from ichx.training.layer_numbers import train_all, train_head
 from ichx.training.memory import MicroBatcher
 from ichx.training.mixup import draw_mix
@@ -50,6 +51,7 @@ class Learner:
         self.executor = StepExecutor(self.model, note, compiler, batcher)
         decay = recipe.ema.decay
         self.average = WeightAverage(self._own, decay) if decay > 0 else None
+        self.last = LastEpochs(recipe)
         self._trainable = {name for name, parameter in self._own.named_parameters() if parameter.requires_grad}
         self.begin_stage(0)
 
@@ -67,7 +69,8 @@ class Learner:
             train_all(self._own, self._trainable)
 
     def end_epoch(self, number: int) -> None:
-        """Call the network's `end_epoch`, if it has one, after epoch `number` of all stages, from 0."""
+        """Take the weights after epoch `number` of all stages, from 0; call the network's `end_epoch` if it has one."""
+        self.last.end_epoch(self._own, number)
         end_epoch = getattr(self._own, "end_epoch", None)
         if end_epoch is not None:
             end_epoch(number)
@@ -136,7 +139,14 @@ class Learner:
     @property
     def network(self) -> nn.Module:
         """The network that predicts: the average of the weights if there is one."""
+        if self.last.complete and self.last.mean is not None:
+            return self.last.mean
         return self._own if self.average is None else self.average.module
+
+    @property
+    def final_network(self) -> nn.Module:
+        """The network that predicts after the training: that of the last epochs if their predictions are averaged."""
+        return self.last.mean_network(self.network)
 
     def weights(self) -> dict[str, Any]:
         """Return a copy of the current weights and their average, in main memory."""
@@ -158,12 +168,14 @@ class Learner:
             "average": {} if self.average is None else self.average.state(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},
+            "last_epochs": self.last.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state` within the current stage; other entries are ignored."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.set_weights(state)
+        self.last.restore(state.get("last_epochs", {}), self._own)  # checkpoints of 0.1 have none
         if self.runtime.scaler is not None and state["scaler"]:
             self.runtime.scaler.load_state_dict(state["scaler"])
 

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ichx.training.device import Hardware
 from ichx.training.distributed import Group
 from ichx.training.exact_head import exact_head
+from ichx.training.mean_network import parts_of
 
 HALF: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Dtype of the operations that are safe in half precision."""
@@ -41,7 +42,8 @@ class Runtime:
         In half precision its last layer computes in float32, so that no logit is rounded.
         """
         if self.hardware.precision in HALF:
-            exact_head(model)
+            for network in parts_of(model):
+                exact_head(network)
         model = model.to(self.device).to(memory_format=torch.channels_last)
         if self.group.size == 1:
             return model

@@ -17,6 +17,7 @@ from ichx.loading.sampling import EpochAddress, Population, negative_share, samp
 from ichx.plugins.contract import AugmentationBuilder
 from ichx.recipe import Recipe
 from ichx.training.feed import EpochPlan, Rows, SliceInputs
+from ichx.training.view_images import view_of
 from ichx.training.window_step import WindowStep
 
 NO_ROWS: Rows = np.empty(0, np.int64)
@@ -86,7 +87,7 @@ class SliceFeed:
             return tensor.to(device, non_blocking=overlaps)
 
         hu = send(batch.hu)
-        hu = hu.flip(-1) if view == "hflip" else hu
+        hu = view_of(hu, view)
         jitter = None if batch.jitter is None else send(batch.jitter)
         masks = () if batch.masks is None else ((1.0, send(batch.masks)),)
         images = self._window_step.in_parts(hu, send(batch.windows), jitter)

@@ -7,10 +7,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ichx.evaluation.choices import Tta, check_tta
 from ichx.experiments.recipe_values import recipe_values
 from ichx.formatting import format_interval, format_value
 from ichx.store import marks
 from ichx.store.runs import LIVE_STATES
+from ichx.views import with_views
 from ichx.web import experiment_files
 from ichx.web.curves import planned_stages
 from ichx.web.experiment_live import read_live
@@ -52,6 +54,7 @@ def experiment_page(request: Request) -> Response:
         live=any(run.state in LIVE_STATES for run in runs),
         page={"number": number, "stages": [vars(stage) for stage in planned_stages(experiment)]},
         notes=store.notes(number),
+        with_views=with_views(experiment.views),
         fold_scores=_fold_scores(store.predictions(number, role="oof")),
         files=listed,
         all_listed=len(listed) < experiment_files.MAX_FILES,
@@ -91,7 +94,7 @@ def scores(request: Request) -> Response:
     """Return the tables of scores with intervals, by fold and label, as a part of the page."""
     site, number = site_of(request), int(request.path_params["number"])
     site.project.store.experiment(number)
-    view = "hflip" if request.query_params.get("view") == "hflip" else "none"
+    view = check_tta(request.query_params.get("view", "none"))
     digests = tuple(one.digest for one in site.project.store.predictions(number, role="oof"))
     found = _computed_scores(site, number, view, digests)
     pooled = found[None]
@@ -110,11 +113,11 @@ def scores(request: Request) -> Response:
 
 
 @lru_cache(maxsize=16)
-def _computed_scores(site: Site, number: int, view: str, digests: tuple[str, ...]) -> "dict[int | None, Bootstrap]":
+def _computed_scores(site: Site, number: int, view: Tta, digests: tuple[str, ...]) -> "dict[int | None, Bootstrap]":
     """Return the scores of predictions, which `digests` identify."""
     from ichx.evaluation.scorecard import fold_scorecard  # imports pandas
 
-    return fold_scorecard(site.project, number, "hflip" if view == "hflip" else "none")
+    return fold_scorecard(site.project, number, view)
 
 
 def _score_row(name: str, found: "Bootstrap") -> dict[str, Any]:

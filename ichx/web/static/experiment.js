@@ -81,7 +81,7 @@ if (details) {
       tables.textContent = error.problem ? `${error.problem} ${error.remedy}` : text;
     }
   };
-  if (query.get("view") === "hflip") view.value = "hflip";
+  if ([...view.options].some(({ value }) => value === query.get("view"))) view.value = query.get("view");
   view.addEventListener("change", () => { setQuery({ view: view.value === "none" ? null : view.value }); load(); });
   details.addEventListener("toggle", () => {
     setQuery({ scores: details.open ? "1" : null });
