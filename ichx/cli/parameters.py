@@ -109,10 +109,10 @@ Version = Annotated[int | None, typer.Option("--version", help="Version; default
 FoldTexts = Annotated[list[str] | None, typer.Option("--fold", help="Finished fold, from 0, or all; repeatable.")]
 OwnTta = Annotated[
     choices.Tta | None,
-    typer.Option("--tta", help="Views to average: with the mirror image, or all of the recipe; default: none."),
+    typer.Option("--tta", help="Views to average: the mirror image too, or all of the recipe; default: none."),
 ]
 Tta = Annotated[
-    choices.Tta, typer.Option("--tta", help="Views to average: with the mirror image, or all of the recipe.")
+    choices.Tta, typer.Option("--tta", help="Views to average: the mirror image too, or all of the recipe.")
 ]
 EnsembleNumber = Annotated[int | None, typer.Option("--ensemble", min=1, help="Ensemble number, instead of NUMBER.")]
 Average = Annotated[

@@ -52,8 +52,8 @@ class Batch:
     rows: Tensor
     """(N,) int64 rows of the dataset, in the requested order."""
     jitter: Tensor | None = None
-    """(N, windows, 2) float32: HU to add to the centre of each window, factor of its width. With `gamma` there is a third
-    column: the exponent of windowed values."""
+    """(N, windows, 2) float32: HU to add to the centre of each window, factor of its width. With `gamma` a third
+    column is the exponent of windowed values."""
     masks: Tensor | None = None
     """(N, H, W) uint8: 0 or 1 + index in `ichx.labels.SUBTYPES`; UNKNOWN everywhere if no mask was drawn."""
     negative_share: float = 1.0
