@@ -75,8 +75,14 @@ def parse_view(name: str) -> View:
 
 @functools.lru_cache(maxsize=4096)
 def views_in(recipe: str) -> tuple[str, ...]:
-    """Return the views of a recipe in TOML; other values are not read, because that takes longer."""
-    return tuple(tomllib.loads(recipe).get("prediction", {}).get("views", DEFAULT_VIEWS))
+    """Return the views of a recipe in TOML; other values are not read, because that takes longer.
+
+    An invalid recipe has the default views: whoever reads the other values reports it.
+    """
+    try:
+        return tuple(tomllib.loads(recipe)["prediction"]["views"])
+    except (tomllib.TOMLDecodeError, KeyError, TypeError):
+        return DEFAULT_VIEWS
 
 
 def with_views(views: Sequence[str]) -> str:
