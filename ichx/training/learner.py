@@ -7,14 +7,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from ichx.errors import ConflictError
 from ichx.recipe import Recipe
 from ichx.training.compilation import Forward, StepExecutor
 from ichx.training.feed import Inputs, SliceInputs
 from ichx.training.last_epochs import LastEpochs
-from ichx.training.layer_numbers import train_all, train_head
 from ichx.training.memory import MicroBatcher
 from ichx.training.mixup import draw_mix
+from ichx.training.network_head import train_all, train_head
 from ichx.training.optimizers import make_optimizer, take_step
+from ichx.training.recomputation import recompute_activations
 from ichx.training.runtime import Runtime, unwrap
 from ichx.training.schedules import learning_rate
 from ichx.training.weight_average import WeightAverage
@@ -46,8 +48,9 @@ class Learner:
             compiler: Backend of torch.compile, or None; see `StepExecutor`.
         """
         self.recipe, self.fold, self.runtime = recipe, fold, runtime
-        self.model = runtime.prepare(model)
-        batcher = MicroBatcher(note, alone=runtime.group.size == 1, least=recipe.accumulate)
+        recompute_activations(model, recipe)
+        self.model = runtime.prepare(model, sync_bn=recipe.model.sync_bn)
+        batcher = MicroBatcher(note, alone=runtime.group.size == 1)
         self.executor = StepExecutor(self.model, note, compiler, batcher)
         decay = recipe.ema.decay
         self.average = WeightAverage(self._own, decay) if decay > 0 else None
@@ -128,6 +131,8 @@ class Learner:
                 losses.append(loss.detach())
             return losses[0] if len(parts) == 1 else torch.stack(losses).sum()
 
+        # As many parts in all processes, of which some have a slice less: batch norms may be synchronized in each.
+        self.executor.batcher.least = min(self.recipe.accumulate, int(count / share + 0.001))
         return self.executor.run(count, attempt)
 
     def _loss(self, network: Forward, inputs: Inputs) -> torch.Tensor:
@@ -172,8 +177,18 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state` within the current stage; other entries are ignored."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Continue from `state` within the current stage; other entries are ignored.
+
+        Raises:
+            ConflictError: The optimizer groups the network's layers in another way.
+        """
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise ConflictError(
+                f"The checkpoint belongs to an optimizer with other layers: {error}.",
+                "Finish the fold with the version of ichx that began it, or remove its checkpoints.",
+            ) from error
         self.set_weights(state)
         self.last.restore(state.get("last_epochs", {}), self._own)  # checkpoints of 0.1 have none
         if self.runtime.scaler is not None and state["scaler"]:

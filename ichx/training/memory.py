@@ -40,21 +40,17 @@ class MicroBatcher:
     The size that fits is kept for later batches and reported once through `note`.
     """
 
-    def __init__(self, note: Callable[[str], None], *, alone: bool = True, least: int = 1) -> None:
-        """Create a batcher.
-
-        Args:
-            note: Receives the size that fits after memory ran out.
-            alone: A process that is not alone cannot repeat a step that others take with it.
-            least: Parts of a batch, at least; fewer if the batch has fewer images.
-        """
+    def __init__(self, note: Callable[[str], None], *, alone: bool = True) -> None:
+        """Create a batcher; a process that is not `alone` cannot repeat a step that others take with it."""
         self.size: int | None = None
         """Images that fit at once; None before memory ran out."""
-        self._note, self._alone, self._least = note, alone, least
+        self.least = 1
+        """Parts of a batch, at least; fewer if the batch has fewer images."""
+        self._note, self._alone = note, alone
 
     def parts(self, count: int) -> list[slice]:
         """Return the parts of a batch of `count` images: as few and as even as possible, the larger ones first."""
-        number = max(1 if self.size is None else -(-count // self.size), min(self._least, count), 1)
+        number = max(1 if self.size is None else -(-count // self.size), min(self.least, count), 1)
         small, larger = divmod(count, number)
         starts = [part * small + min(part, larger) for part in range(number + 1)]
         return [slice(start, stop) for start, stop in pairwise(starts)]

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ichx.training.control import Control
 from ichx.training.feed import EpochPlan, TrainingFeed
 from ichx.training.learner import Learner
+from ichx.training.memory import MicroBatcher
 
 BATCHES: Final = 200
 """Batches of an estimate, at most."""
@@ -42,7 +43,9 @@ def estimate_statistics(
         layer.momentum = None  # torch's name for the mean over all batches
         layer.train()
     some = replace(plan, rows=plan.rows[: BATCHES * plan.size], done=0)
-    group, runtime, batcher = control.group, learner.runtime, learner.executor.batcher
+    group, runtime = control.group, learner.runtime
+    batcher = MicroBatcher(control.callbacks.note)
+    batcher.size = learner.executor.batcher.size
     control.sync.begin()
     for number, batch in enumerate(feed.training_batches(some, part=(group.rank, group.size)), start=1):
         inputs = feed.inputs(batch, runtime.device)

@@ -20,6 +20,7 @@ from ichx.project import Project
 from ichx.store import Ensemble, Experiment
 from ichx.web.numbers import parse_number
 from ichx.web.site import site_of
+from ichx.web.studies_api import PLAIN_CURVES
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Interval
@@ -93,7 +94,8 @@ def scores(request: Request) -> Response:
     from ichx.evaluation.compare import conclusion, title, undefined_reasons
 
     source = _source(site.project, first)
-    predictors = urlencode([("of", query[name]) for name in ("first", "second")])
+    curves = PLAIN_CURVES if tta == "none" else "TTA,sequence,ensemble"
+    predictors = urlencode([*(("of", query[name]) for name in ("first", "second")), ("curves", curves)])
     return site.render(
         request,
         "compare_scores.html.j2",

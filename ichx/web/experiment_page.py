@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -42,6 +43,7 @@ def experiment_page(request: Request) -> Response:
     live = read_live(project, number, None)
     values = None if experiment.external else recipe_values(project, experiment)
     runs = store.runs(number)
+    of = f"experiment:{number}"
     return site.render(
         request,
         "experiment.html.j2",
@@ -67,6 +69,7 @@ def experiment_page(request: Request) -> Response:
         ensembles=store.ensembles_containing([number]).get(number, []),
         jobs=len(store.jobs(experiments=[number])),
         tuned=_tuned(experiment),
+        worklist="/worklist?" + urlencode({"source": f"{experiment.dataset}@{experiment.dataset_version}", "of": of}),
     )
 
 

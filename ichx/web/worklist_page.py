@@ -19,7 +19,7 @@ from ichx.web.numbers import page_number
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import Site, csv_response, site_of
 from ichx.web.sources import FILES, Source, sources_of
-from ichx.web.studies_api import FOR_GOOD, pixel_version, predictors
+from ichx.web.studies_api import FOR_GOOD, PLAIN_CURVES, pixel_version, predictors
 from ichx.web.studies_page import WAIT_SECONDS
 from ichx.web.worklist_data import Prepared, WorklistChoice, default_threshold, parse_choice, scanners_of, worklists_of
 
@@ -219,10 +219,11 @@ def _row(site: Site, listed: Listed, at: int, filters: dict[str, str]) -> dict[s
 
 
 def _slice_url(listed: Listed, at: int, filters: dict[str, str]) -> str:
-    """Return the URL of the row `at` of a list in the viewer, which finds its neighbours with `list` and `at`."""
+    """Return the URL of a row in the viewer, which finds its neighbours with `list`, `at` and `listed`."""
     slice_id = listed.source.index.at(int(listed.found.rows[at]))["slice_id"]
     of = [("of", one) for one in (listed.choice.of, listed.choice.versus) if one]
-    query = urlencode([*of, ("list", urlencode(filters)), ("at", at + 1)])
+    shown = [("curves", PLAIN_CURVES)] if of else []
+    query = urlencode([*of, *shown, ("list", urlencode(filters)), ("at", at + 1), ("listed", slice_id)])
     return f"/slices/{quote(listed.source.name, safe='@')}/{quote(slice_id, safe='')}?{query}"
 
 
