@@ -38,7 +38,7 @@ def list_plugins(as_json: AsJson = False) -> None:
     if as_json:
         print_json([_to_dict(plugin, find_measure(plugin.recipe)) for plugin in plugins])
         return
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for plugin in plugins:
         if plugin.kind == "sequence":
             licence = plugin.weights_licence

@@ -105,7 +105,7 @@ class _Measured:
             return peak_gb(self._device)
         few = max(count // 2, 1)
         own = _tensor_bytes(self._learner.state()) / 1e9
-        peaks = {}
+        peaks: dict[int, float] = {}
         for images in (few, count):
             self._batch(images)
             with _LiveBytes() as live:
@@ -128,12 +128,12 @@ class _Measured:
             torch.cuda.synchronize(self._device)
 
 
-class _LiveBytes(TorchDispatchMode):
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that operations create, and their peak."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.bytes = self.peak = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes, self.peak = 0, 0
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
