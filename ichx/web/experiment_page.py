@@ -13,6 +13,7 @@ from ichx.formatting import format_interval, format_value
 from ichx.project import Project
 from ichx.store import marks
 from ichx.store.runs import LIVE_STATES
+from ichx.views import with_views
 from ichx.web import experiment_files
 from ichx.web.curves import planned_stages
 from ichx.web.experiment_live import read_live
@@ -59,6 +60,7 @@ def experiment_page(request: Request) -> Response:
         live=any(run.state in LIVE_STATES for run in runs),
         page={"number": number, "stages": [vars(stage) for stage in planned_stages(experiment)]},
         notes=store.notes(number),
+        with_views=with_views(experiment.views),
         fold_scores=_fold_scores(store.predictions(number, role="oof")),
         files=listed,
         all_listed=len(listed) < experiment_files.MAX_FILES,
