@@ -279,7 +279,8 @@ class _Computing:
         source = table_source(project, request, hardware.precision)
         rows = np.flatnonzero(cache.valid)
         phase = f"features of {version.dataset}, experiment {request.experiment}, fold {request.fold}"
-        feed = SliceFeed(cache, data.slices, recipe, loader_workers(hardware, self.options.workers))
+        workers = loader_workers(hardware, self.options.workers, recipe, self.callbacks.note)
+        feed = SliceFeed(cache, data.slices, recipe, workers)
         with (
             isolated_torch_settings(hardware),
             TableWriter(path, source, rows, shape, batch=INFERENCE_BATCH) as writer,

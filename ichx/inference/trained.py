@@ -177,4 +177,4 @@ def open_networks(trained: Trained, options: InferenceOptions, note: Callable[[s
     hardware = choose_inference_hardware(options.device, options.precision, recipe.precision, recipe.input.pixels)
     note(f"device: {hardware}")
     with isolated_torch_settings(hardware):
-        yield FoldNetworks(trained, hardware, loader_workers(hardware, options.workers), note)
+        yield FoldNetworks(trained, hardware, loader_workers(hardware, options.workers, trained.recipe, note), note)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +16,10 @@ from ichx.training.feed import InferenceFeed, Inputs, Rows, SliceInputs
 from ichx.training.mask_loss import Overlap
 from ichx.training.memory import MicroBatcher
 from ichx.training.pooled_features import capture_features
+from ichx.training.run_options import INFERENCE_BATCH
 from ichx.training.runtime import Runtime
 
 Logits = npt.NDArray[np.float32]
-
-INFERENCE_BATCH: Final = 64
-"""Rows at once where nothing is learned: a training's small batch would only cost time."""
 
 
 @dataclass(frozen=True)

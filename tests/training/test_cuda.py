@@ -21,7 +21,8 @@ from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
 from ichx.evaluation.predictions import read_predictions
 from ichx.labels import LABELS
-from ichx.loading.loader import SliceLoader, centre_crop
+from ichx.loading.batch_reader import centre_crop
+from ichx.loading.loader import SliceLoader
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
 from ichx.plugins import load_registry
 from ichx.project import Project
