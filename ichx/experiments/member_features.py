@@ -28,7 +28,8 @@ from ichx.training.callbacks import Callbacks
 from ichx.training.control import Control
 from ichx.training.device import Hardware, choose_inference_hardware, isolated_torch_settings, loader_workers
 from ichx.training.pooled_features import capture_features
-from ichx.training.prediction import INFERENCE_BATCH, PredictionTask, Predictor
+from ichx.training.prediction import PredictionTask, Predictor
+from ichx.training.run_options import INFERENCE_BATCH
 from ichx.training.runtime import Runtime
 from ichx.training.slice_feed import SliceFeed
 from ichx.training.stop_request import StopRequest
