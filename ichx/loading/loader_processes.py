@@ -101,7 +101,9 @@ class LoaderProcesses:
             with block_stop_signals(), without_script(reader.build):
                 for _ in range(self.count):
                     own, other = context.Pipe()
-                    process = context.Process(target=serve, args=(other,), name="ichx-loader", daemon=True)
+                    process = context.Process(
+                        target=serve, args=(other, ANONYMOUS_MEMORY), name="ichx-loader", daemon=True
+                    )
                     workers.append(_Worker(process, own))
                     process.start()
                     self._started.append(workers[-1])

@@ -55,10 +55,10 @@ class WorkerTracebackError(Exception):
         return f"\n{self.args[0]}"
 
 
-def serve(connection: "Connection[Any, Any]") -> None:
+def serve(connection: "Connection[Any, Any]", anonymous_memory: bool) -> None:
     """Read batches as requested through `connection`, until the parent closes it or ends.
 
-    A pickled `BatchReader` is the reader of all later requests; an `Item` is a request and has one reply.
+    Batches are sent in `anonymous_memory` or through the connection. A pickled `BatchReader` is the reader of all later requests; an `Item` is a request and has one reply.
     """
     ignore_stop_signals()
     cv2.setNumThreads(1)
@@ -73,7 +73,7 @@ def serve(connection: "Connection[Any, Any]") -> None:
             if isinstance(request, BatchReader | Failure):
                 reader = request
                 continue
-            _send(connection, _reply(reader, request))
+            _send(connection, _reply(reader, request, anonymous_memory))
             del request
     except (EOFError, OSError):  # the parent has ended
         return
@@ -116,24 +116,26 @@ def out_of_memory(error: MemoryError) -> ResourceError:
     )
 
 
-def _reply(reader: BatchReader | Failure | None, item: Item) -> tuple[ArraysInFile | Failure, Any]:
+def _reply(
+    reader: BatchReader | Failure | None, item: Item, anonymous_memory: bool
+) -> tuple[ArraysInFile | Failure, Any]:
     """Return the reply to a request, and the memory file or the bytes that follow it."""
     if isinstance(reader, Failure):
         return reader, None
     try:
         assert reader is not None  # the parent sends it first
-        return _packed(reader.read(item))
+        return _packed(reader.read(item), anonymous_memory)
     except MemoryError as error:
         return Failure(out_of_memory(error), ""), None
     except Exception as error:  # of an augmentation that a plugin brings; the parent raises it
         return _failure(error), None
 
 
-def _packed(arrays: Arrays) -> tuple[ArraysInFile, Any]:
+def _packed(arrays: Arrays, anonymous_memory: bool) -> tuple[ArraysInFile, Any]:
     """Return the description of `arrays`, and a new memory file with their bytes, or these bytes."""
     contents = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays if array is not None]
     described = tuple(None if array is None else (array.dtype.str, array.shape) for array in arrays)
-    if not ANONYMOUS_MEMORY:
+    if not anonymous_memory:
         return ArraysInFile(described, False), b"".join(contents)
     size = sum(content.nbytes for content in contents)
     file = -1

@@ -1,7 +1,6 @@
 """Loader processes that die or run out of memory end the program with one error; without a fix each of these hangs."""
 
 import gc
-import multiprocessing
 import os
 import pickle
 import resource
@@ -24,7 +23,7 @@ from small_dicom import head, write_catalog
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache, CacheSpec
 from ichx.errors import ProcessError
-from ichx.loading import loader_processes, worker_process
+from ichx.loading import loader_processes
 from ichx.loading.loader import SliceLoader
 from ichx.loading.sampling import EpochAddress
 from ichx.recipe import InputRecipe, ModelRecipe, Recipe, StageRecipe
@@ -203,8 +202,8 @@ def test_processes_that_died_between_passes_are_replaced(data: Data) -> None:
 def test_batches_arrive_without_anonymous_memory(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS: through the connection."""
     cache, slices = data
-    monkeypatch.setattr(worker_process, "ANONYMOUS_MEMORY", False)
-    monkeypatch.setattr(loader_processes, "worker_context", lambda: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(loader_processes, "ANONYMOUS_MEMORY", False)
+    monkeypatch.setattr(loader_processes, "AHEAD", 1)
     loader = SliceLoader(cache, slices, RECIPE, workers=2)
     for one, other in zip(
         loader.training_batches(np.arange(8), EpochAddress(0, 0, 0, 0)),
