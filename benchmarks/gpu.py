@@ -73,7 +73,7 @@ class Report:
         }
         draft = self.path.with_suffix(".draft")
         draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(draft, self.path)
+        draft.replace(self.path)
 
 
 def main() -> None:
@@ -228,7 +228,7 @@ def work(options: argparse.Namespace) -> None:
         measured.append(figure)
         draft = options.json.with_suffix(".draft")
         draft.write_text(json.dumps([asdict(figure) for figure in measured]), encoding="utf-8")
-        os.replace(draft, options.json)
+        draft.replace(options.json)
 
 
 def figures_of(options: argparse.Namespace) -> Iterator[Figure]:

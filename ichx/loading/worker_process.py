@@ -58,7 +58,8 @@ class WorkerTracebackError(Exception):
 def serve(connection: "Connection[Any, Any]", anonymous_memory: bool) -> None:
     """Read batches as requested through `connection`, until the parent closes it or ends.
 
-    Batches are sent in `anonymous_memory` or through the connection. A pickled `BatchReader` is the reader of all later requests; an `Item` is a request and has one reply.
+    A pickled `BatchReader` is the reader of all later requests; an `Item` is a request and has one reply. Batches are
+    sent in `anonymous_memory` or through the connection.
     """
     ignore_stop_signals()
     cv2.setNumThreads(1)

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import clean_environment
 from memory_feed import MemoryFeed, inputs_of, make_batch
 from torch import nn
+from torch._dynamo.backends.registry import lookup_backend
 
 from ichx.errors import ResourceError
 from ichx.plugins import load_registry
@@ -26,7 +28,8 @@ from ichx.training.callbacks import Callbacks
 from ichx.training.compilation import WORTH_BATCHES, WORTH_STEPS, compiler_for, prediction_compiler
 from ichx.training.control import Control
 from ichx.training.device import Hardware
-from ichx.training.distributed import join_group
+from ichx.training.distributed import Group
+from ichx.training.feed import SliceInputs
 from ichx.training.learner import Learner
 from ichx.training.memory import MicroBatcher, is_out_of_memory
 from ichx.training.prediction import PredictionTask, Predictor
@@ -356,19 +359,21 @@ def test_views_are_predicted_from_one_read(make: Make) -> None:
     assert reads == [150, 86]
 
 
-def in_a_group(broken_in: int) -> None:
-    """Train as one of two processes, compiled, where the compiler of the process `broken_in` does not work."""
+def in_a_group(device: str, broken_in: int) -> None:
+    """Train on `device` as one of two processes, compiled; the compiler of the process `broken_in` does not work."""
     given = apply_settings(
         load_registry().get("tiny_efficientnet").recipe_for(size=32),
         ["batch=12", "precision=fp32", "stage.balanced.freeze=1"],
     )
-    hardware = Hardware(torch.device("cpu"), "fp32", "for a test")
-    with join_group(hardware.device) as group:
+    hardware = Hardware(torch.device(device), "fp32", "for a test")
+    dist.init_process_group("gloo")  # NCCL refuses two processes on one GPU
+    try:
+        group = Group(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
 
         def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
             if group.rank == broken_in:
                 raise OSError("there is no compiler here")
-            return graph
+            return lookup_backend("inductor")(graph, inputs) if device != "cpu" else graph
 
         torch._dynamo.register_backend(backend, name="ichx_group")  # type: ignore[arg-type]
         found = []
@@ -384,14 +389,23 @@ def in_a_group(broken_in: int) -> None:
                     batch = inputs_of(given, make_batch(12, 10 * epoch + number)).part(
                         slice(6 * group.rank, 6 * group.rank + 6)
                     )
+                    batch = SliceInputs(batch.images.to(device), batch.labels.to(device))
                     learner.step(batch, epoch, number, 2)
             found.append({name: value for name, value in weights(learner).items() if "running" not in name})
-        same = all(torch.allclose(found[0][name], found[1][name], atol=1e-6) for name in found[0])
+        rounding = 1e-6 if device == "cpu" else 1e-3
+        same = all(torch.allclose(found[0][name], found[1][name], atol=rounding) for name in found[0])
         print(json.dumps([same, learner.executor.compiled, notes]))
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("broken_in", [-1, 0, 1])
 def test_processes_compile_together_or_not_at_all(broken_in: int) -> None:
+    check_group("cpu", broken_in)
+
+
+def check_group(device: str, broken_in: int) -> None:
+    """Check that two processes on `device` compile together, and fall back together; the same in `test_cuda.py`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -399,7 +413,7 @@ def test_processes_compile_together_or_not_at_all(broken_in: int) -> None:
     shared["PYTHONPATH"] = os.pathsep.join([*sys.path, str(Path(__file__).parents[1]), str(Path(__file__).parent)])
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", f"import test_compilation; test_compilation.in_a_group({broken_in})"],
+            [sys.executable, "-c", f"import test_compilation; test_compilation.in_a_group({device!r}, {broken_in})"],
             env=clean_environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
