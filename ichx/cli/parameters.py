@@ -77,6 +77,14 @@ def parse_device(text: str) -> str:
     return text
 
 
+def complete_field(incomplete: str) -> list[str]:
+    """Return the fields of subgroups that complete the last of a list."""
+    from ichx.datasets.subgroups import FIELDS
+
+    given, comma, last = incomplete.rpartition(",")
+    return [given + comma + name for name in FIELDS if name.startswith(last)]
+
+
 def parse_label(text: str) -> str:
     """Return `text` if it is a label.
 
@@ -108,9 +116,12 @@ DatasetName = Annotated[str, typer.Argument(help="Name of the dataset.")]
 Version = Annotated[int | None, typer.Option("--version", help="Version; default: the newest.")]
 FoldTexts = Annotated[list[str] | None, typer.Option("--fold", help="Finished fold, from 0, or all; repeatable.")]
 OwnTta = Annotated[
-    choices.Tta | None, typer.Option("--tta", help="Views to average; hflip adds the mirror image; default: none.")
+    choices.Tta | None,
+    typer.Option("--tta", help="Views to average: the mirror image too, or all of the recipe; default: none."),
 ]
-Tta = Annotated[choices.Tta, typer.Option("--tta", help="Views to average; hflip adds the mirror image.")]
+Tta = Annotated[
+    choices.Tta, typer.Option("--tta", help="Views to average: the mirror image too, or all of the recipe.")
+]
 EnsembleNumber = Annotated[int | None, typer.Option("--ensemble", min=1, help="Ensemble number, instead of NUMBER.")]
 Average = Annotated[
     choices.Average | None,
@@ -130,6 +141,15 @@ Labels = Annotated[
         metavar="LABEL",
         autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
         help="Only this label in tables and CSV; repeatable.",
+    ),
+]
+By = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--by",
+        metavar="FIELDS",
+        autocompletion=complete_field,
+        help="Scores of subgroups by header fields, e.g. scanner,kernel,age.",
     ),
 ]
 Page = Annotated[Path | None, typer.Option("--report", help="HTML page with tables and figures.")]

@@ -32,6 +32,7 @@ from ichx.phantom.study import make_study
 from ichx.plugins.licences import licence_notice, weights_licence
 from ichx.recipe import InputRecipe
 from ichx.recipe_text import to_toml
+from ichx.training.mean_network import trained_network
 from ichx.training.weights import load_exactly, save_weights
 from ichx.training.window_step import WindowStep
 
@@ -164,6 +165,7 @@ def describe_export(trained: Trained, fold: int) -> dict[str, Any]:
             "logits": "(N, 6) float32, in the order of `labels`",
             "probabilities": "(N, 6) float32, the logistic function of the logits",
         },
+        "views": list(trained.experiment.views),
         "preprocessing": preprocessing(image),
         "weights_licence": weights_licence(trained.plugin, recipe),
         "notice": licence_notice(trained.plugin, recipe),
@@ -185,10 +187,20 @@ def preprocessing(image: InputRecipe) -> list[str]:
         "pad to a square with -1024 HU, the image in the middle",
         f"resize to {image.size} x {image.size}, {image.resize} (as OpenCV does), rounded to whole HU",
         f"crop the middle {image.crop} x {image.crop}" if image.crop else "",
+        _neighbours(image),
         "windows: the first WindowCenter and WindowWidth of the header; "
         f"{list(BRAIN_WINDOW)} if they are missing or the width is not positive",
     ]
     return [step for step in steps if step]
+
+
+def _neighbours(image: InputRecipe) -> str:
+    """Return how the slices of one input are chosen."""
+    if not image.neighbours:
+        return ""
+    ends = "its last slice is repeated" if image.ends == "repeat" else "slices are -1024 HU"
+    order = f"{image.neighbours} before, the slice itself and {image.neighbours} after it"
+    return f"stack the slices of one series along its normal: {order}; beyond the ends of the series {ends}"
 
 
 def _hu_shape(image: InputRecipe) -> str:
@@ -236,7 +248,7 @@ def _export(trained: Trained, fold: int, format: str, path: Path) -> ExportedNet
 
 
 def _network(trained: Trained, weights: Path) -> HuNetwork:
-    network = trained.plugin.build(trained.recipe, False)
+    network = trained_network(trained.recipe, trained.plugin.build)
     load_exactly(network, weights)
     return HuNetwork(trained.recipe.input, network).eval()
 

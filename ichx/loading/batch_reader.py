@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_file import MaskCache
+from ichx.ct.dicom import AIR
 from ichx.labels import UNKNOWN_MASK
-from ichx.loading.augmentation import MASK, Augmenter, Transform, identity, jitters_windows, window_jitter
+from ichx.loading.augmentation import MASK, Transform, identity, jitters_windows, window_jitter
 from ichx.loading.plugin_augmentation import PluginAugmentation
+from ichx.loading.policy import make_augmenter
 from ichx.loading.sampling import AUGMENTATION, PLUGIN, WINDOWS, EpochAddress, generator
 from ichx.plugins.contract import AugmentationBuilder
 from ichx.recipe import Recipe
@@ -52,7 +54,7 @@ class BatchReader:
         """What builds the plugin's augmentation."""
         self._crop_first = recipe.augmentation.crop_first
         augmented = recipe.input.pixels if self._crop_first else recipe.input.size
-        self._augmenter = None if address is None else Augmenter(recipe.augmentation, augmented)
+        self._augmenter = None if address is None else make_augmenter(recipe.augmentation, augmented)
         self._plugin_augmentation = None if build is None else PluginAugmentation(build, recipe)
         self._buffers = _BufferPool()
         self._slice = np.empty((recipe.input.size, recipe.input.size), np.int16)
@@ -83,10 +85,14 @@ class BatchReader:
                 address = (*self.address, numbers[index])
                 sample = _Sample(self._augmenter.draw(generator(AUGMENTATION, *address)), address)
                 read.clear()  # another sample gets another transform
+                stack = stack[::-1] if self._augmenter.reversed else stack
             middle = len(stack) // 2
             mask = None if self.masks is None else self.masks.read(stack[middle])
             for place in (middle, *range(middle), *range(middle + 1, len(stack))):
                 target, row = hu[index, place], stack[place]
+                if row < 0:
+                    target.fill(AIR)
+                    continue
                 if row in read:
                     target[...] = read[row]
                 elif place == middle:

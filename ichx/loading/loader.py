@@ -4,7 +4,8 @@ Windows are applied on the device (`ichx.ct.windows`). A worker sends complete b
 are added in the parent, so that workers hold no part of the dataset. The number of workers does not change a batch.
 
 If a recipe has neighbours, a sample is a stack: the slice and the adjacent slices of its run (`series.stack_rows`).
-All of them get the same transform, so that the anatomy stays aligned.
+Beyond the ends of a run the last slice is repeated, or is air. All slices of a stack get the same transform, so that
+the anatomy stays aligned.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -47,9 +48,12 @@ class Batch:
     rows: Tensor
     """(N,) int64 rows of the dataset, in the requested order."""
     jitter: Tensor | None = None
-    """(N, windows, 2) float32: HU to add to the centre of each window, factor of its width."""
+    """(N, windows, 2) float32: HU to add to the centre of each window, factor of its width. With `gamma` a third
+    column is the exponent of windowed values."""
     masks: Tensor | None = None
     """(N, H, W) uint8: 0 or 1 + index in `ichx.labels.SUBTYPES`; UNKNOWN_MASK everywhere if no mask was drawn."""
+    negative_share: float = 1.0
+    """Share of the slices without hemorrhage that its sampling keeps, if the loss accounts for that."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,7 @@ class SliceLoader:
     def _read(self, reader: BatchReader, batches: list[Rows], rows: Rows) -> Iterator[Batch]:
         windows = self.slices[list(WINDOW_COLUMNS)].to_numpy(np.float32)
         labels = self.slices[list(LABELS)].to_numpy(np.float32)
-        reach = self.recipe.input.neighbours
-        stacks = stack_rows(run_codes(self.slices), self.cache.valid, rows, reach) if reach else rows[:, None]
+        stacks = self._stacks(rows)
         slice_ids = None if reader.address is None else self.slices["slice_id"].to_numpy(object)
         items = _EpochItems(batches, stacks, slice_ids)
         on_gpu: Callable[[], bool] = torch.cuda.is_initialized  # a run on the CPU does not touch GPUs
@@ -142,6 +145,14 @@ class SliceLoader:
             assert hu is not None
             yield Batch(hu, columns[0], columns[1], columns[2], jitter, masks)
             del hu, masks, jitter
+
+    def _stacks(self, rows: Rows) -> Rows:
+        """Return the slices of each sample, (N, S) rows in the order of its channels; -1 for a slice of air."""
+        image = self.recipe.input
+        if not image.neighbours:
+            return rows[:, None]
+        runs, repeat = run_codes(self.slices), image.ends == "repeat"
+        return stack_rows(runs, self.cache.valid, rows, image.neighbours, repeat=repeat)
 
 
 def _read_here(reader: BatchReader, item: Item) -> Arrays:

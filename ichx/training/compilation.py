@@ -37,12 +37,15 @@ class StepExecutor:
         network: nn.Module,
         note: Callable[[str], None],
         compiler: str | None = None,
-        *,
+        batcher: MicroBatcher | None = None,
         group: Group | None = None,
     ) -> None:
-        """Execute `network`, compiled by the torch backend `compiler` or not, as one of the processes of `group`."""
+        """Execute `network`, compiled by the torch backend `compiler` or not, in the parts of `batcher`.
+
+        With several processes this is one of `group`.
+        """
         self.network, self._note, self._group = network, note, group or Group()
-        self.batcher = MicroBatcher(note, alone=self._group.size == 1)
+        self.batcher = batcher or MicroBatcher(note)
         self._compiled: Forward | None = None
         if compiler is not None:
             # The shapes of training batches never change, and those of their parts hardly ever.

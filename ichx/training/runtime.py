@@ -6,11 +6,14 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from ichx.errors import UnsupportedError
 from ichx.training.device import Hardware
 from ichx.training.distributed import Group
 from ichx.training.exact_head import exact_head
+from ichx.training.mean_network import parts_of
 
 HALF: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Dtype of the operations that are safe in half precision."""
@@ -35,13 +38,23 @@ class Runtime:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
 
-    def prepare(self, model: nn.Module) -> nn.Module:
+    def prepare(self, model: nn.Module, *, sync_bn: bool = False) -> nn.Module:
         """Return `model` on the device, channels last in memory, wrapped for data parallelism in a group.
 
         In half precision its last layer computes in float32, so that no logit is rounded.
+
+        Args:
+            model: The network.
+            sync_bn: Whether batch norms of a group use the statistics of all parts of a batch.
+
+        Raises:
+            UnsupportedError: `sync_bn` is wanted of a group that trains on CPUs.
         """
+        if sync_bn and self.group.size > 1:
+            model = synchronize_batch_norms(model, self.device)
         if self.hardware.precision in HALF:
-            exact_head(model)
+            for network in parts_of(model):
+                exact_head(network)
         model = model.to(self.device).to(memory_format=torch.channels_last)
         if self.group.size == 1:
             return model
@@ -68,6 +81,25 @@ class Runtime:
         if last or not isinstance(model, DistributedDataParallel):
             return contextlib.nullcontext()
         return model.no_sync()
+
+
+def synchronize_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return `model` with batch norms that compute their statistics over all processes; names of weights stay.
+
+    Raises:
+        UnsupportedError: Torch cannot do that on `device`.
+    """
+    norms = any(isinstance(layer, _BatchNorm) for layer in model.modules())
+    if device.type != "cuda" and norms:
+        raise UnsupportedError(
+            f"Batch norms of several processes cannot be synchronized on {device.type}.",
+            "Train on GPUs, in one process, or with `--set model.sync_bn=false`.",
+        )
+    from timm import layers
+
+    convert: Any = layers.convert_sync_batchnorm  # type: ignore[attr-defined]
+    converted: nn.Module = convert(model)  # torch's own would lose the activations within timm's layers
+    return converted
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -6,7 +6,6 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,9 +18,11 @@ from starlette.requests import Request
 from ichx.errors import CorruptFileError, NotFoundError, NotReadyError
 from ichx.files import path_of
 from ichx.inference.scratch import scratch_folder
-from ichx.store import DatasetVersion
+from ichx.store import DatasetVersion, Store
 from ichx.web.helper import Helper
+from ichx.web.numbers import parse_number
 from ichx.web.site import Site, site_of
+from ichx.web.waiting import WaitingRoom
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,10 @@ FILES: Final = "folder@1"
 """The source of the files of `ichx ui PATH`."""
 OPEN_INDEXES: Final = 4
 INDEX_SECONDS: Final = 3600.0
+PAGE_SECONDS: Final = 3.0
+"""Time to wait for an index before a page says that it is being built."""
+WAIT_SECONDS: Final = 60.0
+"""Time that a request without a page waits for an index."""
 
 
 @dataclass
@@ -110,7 +115,7 @@ class Sources:
         self.folder.chmod(0o700)
         self._data = Helper(site.workspace.root, self.folder / "data.log")
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="ichx-index")
-        self._lock = Lock()
+        self._lock, self._waiting = Lock(), WaitingRoom()
         self._builds: OrderedDict[str, Build] = OrderedDict()
         self._parts: dict[Any, Any] = {}
         self._count = 0
@@ -148,12 +153,12 @@ class Sources:
         older = [f"{name}@{number}" for name, numbers in found for number in reversed(numbers[:-1])]
         return files + newest + older
 
-    def get(self, name: str, seconds: float = INDEX_SECONDS) -> Source:
+    def get(self, name: str, seconds: float = WAIT_SECONDS) -> Source:
         """Return the source `name`, e.g. `rsna@1`.
 
         Raises:
             NotFoundError: There is no such source.
-            NotReadyError: Its index is not built within `seconds`; see `progress`.
+            NotReadyError: Its index is not built within `seconds`, or too many requests wait for one.
             IchxError: The index cannot be built.
         """
         version = self._version(name)
@@ -165,8 +170,8 @@ class Sources:
             self._builds.move_to_end(key)
             self._drop_old()
         try:
-            return build.future.result(seconds)
-        except FutureTimeoutError:
+            return self._waiting.result(build.future, seconds)
+        except TimeoutError:
             what, done, total = build.progress
             count = f": {done:,} of {total:,}" if total else ""
             raise NotReadyError(f"The list of studies is being prepared ({what}{count}).", "Wait a moment.") from None
@@ -175,10 +180,7 @@ class Sources:
         """Return the version that a source is, None for the files. Raises `NotFoundError`."""
         if name == FILES and self.site.files is not None:
             return None
-        dataset, at, number = name.rpartition("@")
-        if at and number.isascii() and number.isdecimal() and len(number) < 10 and dataset.isprintable():
-            return self.site.project.store.version(dataset, int(number))
-        raise NotFoundError(f"Unknown source of studies: {name[:80]!r}.", "See the list of studies.")
+        return version_of(self.site.project.store, name)
 
     def _start(self, name: str, version: DatasetVersion | None) -> Build:
         self._count += 1
@@ -214,6 +216,19 @@ class Sources:
         """Forget the sources that were not used for longest, except the files; their maps end with their last use."""
         for key in [key for key, build in self._builds.items() if build.future.done() and key != FILES][:-OPEN_INDEXES]:
             shutil.rmtree(self._builds.pop(key).folder, ignore_errors=True)
+
+
+def version_of(store: Store, source: str) -> DatasetVersion:
+    """Return the dataset version of a source such as `rsna@1`.
+
+    Raises:
+        NotFoundError: There is no such version.
+    """
+    dataset, _, text = source.rpartition("@")
+    number = parse_number(text)
+    if number is None or not dataset.isprintable():
+        raise NotFoundError(f"Unknown source of studies: {source[:80]!r}.", "See the list of studies.")
+    return store.version(dataset, number)
 
 
 def sources_of(request: Request) -> Sources:

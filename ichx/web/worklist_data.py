@@ -8,14 +8,13 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from starlette.requests import Request
+from starlette.datastructures import QueryParams
 
 from ichx.errors import InvalidInputError, NotReadyError
 from ichx.evaluation.worklist import (
@@ -30,7 +29,9 @@ from ichx.evaluation.worklist import (
 )
 from ichx.labels import LABELS
 from ichx.store import Review
-from ichx.web.sources import Source, Sources, sources_of
+from ichx.web.numbers import parse_number, query_number
+from ichx.web.sources import Source, Sources
+from ichx.web.waiting import WaitingRoom
 
 PREPARED: Final = 8
 """Predictions that are kept as files."""
@@ -71,7 +72,7 @@ class WorklistChoice:
     """As the user chose it; None for `DEFAULT_RULE`."""
 
 
-def parse_choice(query: Mapping[str, str], source: str, predictors: list[str]) -> WorklistChoice:
+def parse_choice(query: QueryParams, source: str, predictors: list[str]) -> WorklistChoice:
     """Return the checked query of a worklist.
 
     Args:
@@ -92,9 +93,6 @@ def parse_choice(query: Mapping[str, str], source: str, predictors: list[str]) -
     kind = choose("kind", KINDS, "false-negatives" if predictors else "reviewed")
     label = choose("label", (*LABELS, ALL_LABELS), "any")
     truth = {"positive": True, "negative": False}.get(choose("truth", ("positive", "negative", "all"), "all"))
-    fold = query.get("fold", "")
-    if fold and not (fold.isascii() and fold.isdecimal() and len(fold) < 6):
-        raise InvalidInputError(f"Invalid value for `fold`: {fold[:20]!r}.", "Use a number from 0.")
     threshold = _threshold(query.get("threshold", ""))
     of = query.get("of") or (predictors[0] if predictors else "")
     others = [one for one in predictors if one != of]
@@ -110,7 +108,7 @@ def parse_choice(query: Mapping[str, str], source: str, predictors: list[str]) -
         source=source,
         of=of,
         versus=(query.get("versus") or (others[0] if others else "")) if kind == "disagreement" else "",
-        fold=int(fold) if fold else None,
+        fold=query_number(query, "fold"),
         scanner=query.get("scanner", ""),
         reviewed="" if kind == "reviewed" else choose("reviewed", ("yes", "no", "all"), "all").replace("all", ""),
         threshold=threshold,
@@ -123,7 +121,7 @@ class Worklists:
     def __init__(self, sources: Sources) -> None:
         """Prepare predictions in the helper of `sources`."""
         self._sources = sources
-        self._lock = Lock()
+        self._lock, self._waiting = Lock(), WaitingRoom()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ichx-worklist")
         self._prepared: OrderedDict[str, Future[Prepared]] = OrderedDict()
         self._lists: OrderedDict[tuple[Any, ...], Worklist] = OrderedDict()
@@ -147,8 +145,8 @@ class Worklists:
                 del self._prepared[old]
                 shutil.rmtree(self._sources.folder / f"predicted-{old}", ignore_errors=True)
         try:
-            return future.result(seconds)
-        except FutureTimeoutError:
+            return self._waiting.result(future, seconds)
+        except TimeoutError:
             raise NotReadyError(f"The predictions of {of} are being read.", "Wait a moment.") from None
 
     def make(self, source: Source, choice: WorklistChoice, reviews: list[Review], prepared: list[Prepared]) -> Worklist:
@@ -169,9 +167,10 @@ class Worklists:
     def _state(self, source: Source, of: str) -> list[str]:
         """Return what changes when the stored predictions change."""
         kind, _, number = of.partition(":")
-        if kind != "experiment" or not number.isdecimal() or source.version is None or len(number) > 9:
+        experiment = parse_number(number)
+        if kind != "experiment" or experiment is None or source.version is None:
             return []
-        stored = self._sources.site.project.store.predictions(int(number), version_id=source.version.id)
+        stored = self._sources.site.project.store.predictions(experiment, version_id=source.version.id)
         return [p.digest for p in stored]
 
     def _read(self, source: Source, of: str, name: str) -> Prepared:
@@ -194,21 +193,6 @@ def default_threshold(facts: Mapping[str, Any], request: WorklistRequest) -> flo
 def scanners_of(source: Source) -> list[str]:
     """Return the pixel formats of a source, which tell its scanners apart."""
     return sorted(set(source.index.studies["scanner"].to_pylist()))
-
-
-def worklists_of(request: Request) -> Worklists:
-    """Return the worklists of the app that handles `request`."""
-    state = request.app.state
-    sources = sources_of(request)
-    with _CREATING:
-        if not hasattr(state, "worklists"):
-            state.worklists = Worklists(sources)
-    found = state.worklists
-    assert isinstance(found, Worklists)
-    return found
-
-
-_CREATING = Lock()
 
 
 def _make(source: Source, choice: WorklistChoice, reviews: list[Review], prepared: list[Prepared]) -> Worklist:
