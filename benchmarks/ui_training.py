@@ -33,7 +33,7 @@ SliceLoader.training_batches = counted
 workspace = open_workspace(Path(sys.argv[1]))
 with open_store(workspace) as store:
     registry = load_registry()
-    settings = ("batch=16", "stage.balanced.sampling=all", "stage.balanced.epochs=100000")
+    settings = ("batch=16", "stage.balanced.sampling=all", "stage.balanced.epochs=10000")
     request = ExperimentRequest(plugin="tiny_resnet", dataset=sys.argv[2], size=96, settings=settings)
     number = new_experiment(store, registry, request).number
     options = RunOptions(device="cpu", pretrained=False)

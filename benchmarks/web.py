@@ -187,7 +187,7 @@ def measure_slices(bench: Bench) -> None:
         processor = (server.processor_seconds() - used) / count
         for _ in range(2 if bench.quick else 8):
             with tab(bench.opened, server, WATCH) as page:
-                page.goto(f"{server.origin}/studies?open=first")
+                page.goto(f"{server.origin}/studies?source=viewed@1&open=first")
                 page.wait_for_selector(".stage[data-shown]")
                 for key in ("Home", *["ArrowDown"] * 9):
                     loaded.append(_press(page, key, "ichx:slice"))
@@ -218,7 +218,8 @@ def _press(page: "Page", key: str, name: str) -> dict[str, Any]:
 
 def slice_paths(server: UiServer) -> list[list[str]]:
     """Return the paths of the slices of each study of the dataset `viewed`, as the viewer requests them."""
-    page = server.client.get("/studies?source=viewed@1").text
+    while 'href="/studies/viewed@1/' not in (page := server.client.get("/studies?source=viewed@1").text):
+        time.sleep(0.5)  # the index of the studies is built on first use
     found = []
     for name in dict.fromkeys(part.partition('"')[0].partition("?")[0] for part in page.split('href="/studies/')[1:]):
         study = server.client.get(f"/api/studies/{name}").json()
