@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from ichx.cache.display import DisplayCaches
     from ichx.datasets.study_index import StudyIndex
+    from ichx.project import Project
 
 Part = TypeVar("Part")
 
@@ -36,6 +38,7 @@ FILES: Final = "folder@1"
 """The source of the files of `ichx ui PATH`."""
 OPEN_INDEXES: Final = 4
 INDEX_SECONDS: Final = 3600.0
+RECENT_SECONDS: Final = 1.0
 
 
 @dataclass
@@ -113,6 +116,7 @@ class Sources:
         self._lock = Lock()
         self._builds: OrderedDict[str, Build] = OrderedDict()
         self._parts: dict[Any, Any] = {}
+        self._versions: dict[tuple[str, int], tuple[Project, float, DatasetVersion]] = {}
         self._count = 0
         self._stack.callback(self._pool.shutdown, wait=False, cancel_futures=True)
         self._stack.callback(self._data.close)
@@ -177,8 +181,19 @@ class Sources:
             return None
         dataset, at, number = name.rpartition("@")
         if at and number.isascii() and number.isdecimal() and len(number) < 10 and dataset.isprintable():
-            return self.site.project.store.version(dataset, int(number))
+            return self._recent_version(dataset, int(number))
         raise NotFoundError(f"Unknown source of studies: {name[:80]!r}.", "See the list of studies.")
+
+    def _recent_version(self, dataset: str, number: int) -> DatasetVersion:
+        """Return a version as the store had it at most `RECENT_SECONDS` ago: a viewer requests many slices a second."""
+        project, now = self.site.project, time.monotonic()
+        known = self._versions.get((dataset, number))
+        if known is not None and known[0] is project and now - known[1] < RECENT_SECONDS:
+            return known[2]
+        version = project.store.version(dataset, number)
+        recent = {key: one for key, one in self._versions.items() if now - one[1] < RECENT_SECONDS}
+        self._versions = {**recent, (dataset, number): (project, now, version)}
+        return version
 
     def _start(self, name: str, version: DatasetVersion | None) -> Build:
         self._count += 1
