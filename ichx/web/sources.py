@@ -20,8 +20,9 @@ from starlette.requests import Request
 from ichx.errors import CorruptFileError, NotFoundError, NotReadyError
 from ichx.files import path_of
 from ichx.inference.scratch import scratch_folder
-from ichx.store import DatasetVersion
+from ichx.store import DatasetVersion, Store
 from ichx.web.helper import Helper
+from ichx.web.numbers import parse_number
 from ichx.web.site import Site, site_of
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Sources:
         self._lock = Lock()
         self._builds: OrderedDict[str, Build] = OrderedDict()
         self._parts: dict[Any, Any] = {}
-        self._versions: dict[tuple[str, int], tuple[Project, float, DatasetVersion]] = {}
+        self._versions: dict[str, tuple[Project, float, DatasetVersion]] = {}
         self._count = 0
         self._stack.callback(self._pool.shutdown, wait=False, cancel_futures=True)
         self._stack.callback(self._data.close)
@@ -179,20 +180,14 @@ class Sources:
         """Return the version that a source is, None for the files. Raises `NotFoundError`."""
         if name == FILES and self.site.files is not None:
             return None
-        dataset, at, number = name.rpartition("@")
-        if at and number.isascii() and number.isdecimal() and len(number) < 10 and dataset.isprintable():
-            return self._recent_version(dataset, int(number))
-        raise NotFoundError(f"Unknown source of studies: {name[:80]!r}.", "See the list of studies.")
-
-    def _recent_version(self, dataset: str, number: int) -> DatasetVersion:
-        """Return a version as the store had it at most `RECENT_SECONDS` ago: a viewer requests many slices a second."""
+        # a version as the store had it a moment ago: a viewer requests many slices a second
         project, now = self.site.project, time.monotonic()
-        known = self._versions.get((dataset, number))
+        known = self._versions.get(name)
         if known is not None and known[0] is project and now - known[1] < RECENT_SECONDS:
             return known[2]
-        version = project.store.version(dataset, number)
+        version = version_of(project.store, name)
         recent = {key: one for key, one in self._versions.items() if now - one[1] < RECENT_SECONDS}
-        self._versions = {**recent, (dataset, number): (project, now, version)}
+        self._versions = {**recent, name: (project, now, version)}
         return version
 
     def _start(self, name: str, version: DatasetVersion | None) -> Build:
@@ -229,6 +224,19 @@ class Sources:
         """Forget the sources that were not used for longest, except the files; their maps end with their last use."""
         for key in [key for key, build in self._builds.items() if build.future.done() and key != FILES][:-OPEN_INDEXES]:
             shutil.rmtree(self._builds.pop(key).folder, ignore_errors=True)
+
+
+def version_of(store: Store, source: str) -> DatasetVersion:
+    """Return the dataset version of a source such as `rsna@1`.
+
+    Raises:
+        NotFoundError: There is no such version.
+    """
+    dataset, _, text = source.rpartition("@")
+    number = parse_number(text)
+    if number is None or not dataset.isprintable():
+        raise NotFoundError(f"Unknown source of studies: {source[:80]!r}.", "See the list of studies.")
+    return store.version(dataset, number)
 
 
 def sources_of(request: Request) -> Sources:
