@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ichx.datasets.arrow_columns import column_values
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.files import atomic_write, open_file, read_announced
 from ichx.labels import LABELS
@@ -85,16 +86,16 @@ def read_predictions(path: Path, remedy: str | None = None, *, slice_ids: Sequen
     missing = [name for name in ("slice_id", *LABELS) if name not in table.column_names]
     if missing:
         raise CorruptFileError(f"{path} lacks the columns {', '.join(missing)}.", "Use a prediction file of ichx.")
-    logits = np.column_stack([table[label].to_numpy() for label in LABELS]).astype(np.float32, copy=False)
+    logits = np.column_stack([column_values(table[label]) for label in LABELS]).astype(np.float32, copy=False)
     of_study = [f"{_STUDY}{label}" for label in LABELS]
     study_logits = None
     if set(of_study) <= set(table.column_names):
-        study_logits = np.column_stack([table[name].to_numpy() for name in of_study]).astype(np.float32, copy=False)
+        study_logits = np.column_stack([column_values(table[name]) for name in of_study]).astype(np.float32, copy=False)
     finite = np.isfinite(logits) if study_logits is None else np.isfinite(logits) & np.isfinite(study_logits)
     bad = int((~finite).any(axis=1).sum())
     if bad:
         raise CorruptFileError(f"{path} has NaN or infinity in {format_count(bad, 'row')}.", remedy or _RESTORE)
     precision = (table.schema.metadata or {}).get(_PRECISION)
-    ids = table["slice_id"].to_numpy(zero_copy_only=False).astype(object)
+    ids = column_values(table["slice_id"])
     shown = None if precision is None else precision.decode("ascii", "replace")
     return Predictions(ids, logits, shown, study_logits)

@@ -212,6 +212,8 @@ _CREATING = Lock()
 
 
 def _make(source: Source, choice: WorklistChoice, reviews: list[Review], prepared: list[Prepared]) -> Worklist:
+    from ichx.datasets.arrow_columns import column_values
+
     index = source.index
     studies = index.studies
     keep = np.ones(index.n, bool)
@@ -225,7 +227,7 @@ def _make(source: Source, choice: WorklistChoice, reviews: list[Review], prepare
         has_review = np.zeros(index.n, bool)
         has_review[places] = True
         keep &= has_review if choice.reviewed == "yes" else ~has_review
-    first = studies["first"].to_numpy()
+    first = column_values(studies["first"])
     if choice.request.kind == "reviewed":
         return _reviewed(index.column("study"), [place for place in dict.fromkeys(places) if keep[place]], choice)
     labels = np.column_stack([index.column(label) for label in LABELS])
