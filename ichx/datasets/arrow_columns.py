@@ -1,5 +1,6 @@
 """Columns of Arrow tables as arrays, without pandas: `to_numpy` imports it, which takes 45 MB."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -39,3 +40,10 @@ def _dtype(kind: pa.DataType) -> np.dtype[Any]:
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def text_array(texts: Iterable[str]) -> pa.Array:
+    """Return texts as an Arrow array; `pyarrow.array` imports pandas."""
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ichx.datasets.arrow_columns import column_values
+from ichx.datasets.arrow_columns import column_values, text_array
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.files import atomic_write, open_file, read_announced
 from ichx.labels import LABELS
@@ -51,8 +52,12 @@ def predictions_file(test: "DatasetVersion") -> str:
 
 
 def _read_table(path: Path, slice_ids: Sequence[str] | None) -> pa.Table:
-    open_file(path).close()  # pyarrow would read a folder as a table of several files
-    return pq.read_table(path, filters=None if slice_ids is None else [("slice_id", "in", set(slice_ids))])
+    open_file(path).close()  # not a folder or a pipe
+    with pq.ParquetFile(path) as opened:  # `read_table` imports pandas
+        table = opened.read()
+    if slice_ids is None or "slice_id" not in table.column_names:
+        return table
+    return table.filter(pc.is_in(table["slice_id"], value_set=text_array(set(slice_ids))))
 
 
 def write_predictions(path: Path, predictions: Predictions) -> str:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ichx.datasets.arrow_columns import column_values
+from ichx.datasets.arrow_columns import column_values, text_array
 
 KINDS = {
     "int32": st.integers(-(2**31), 2**31 - 1),
@@ -36,3 +36,8 @@ def test_missing_numbers_are_nan(kind: str, values: list[float | None]) -> None:
 
 def test_missing_texts_are_none() -> None:
     assert column_values(pa.chunked_array([["a", None, "c"]]).slice(1)).tolist() == [None, "c"]
+
+
+@given(texts=st.lists(st.text()))
+def test_texts_become_an_array(texts: list[str]) -> None:
+    assert text_array(texts).to_pylist() == texts
