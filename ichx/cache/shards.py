@@ -94,7 +94,7 @@ def unpack(chunk: bytes, checksum: int, out: npt.NDArray[np.int16]) -> None:
     if int.from_bytes(chunk[_UNPACKED_BYTES], "little") != out.nbytes:
         raise ValueError("its size is wrong")
     if imagecodecs.BLOSC2.available:
-        imagecodecs.blosc2_decode(chunk, numthreads=1, out=out.reshape(-1).view(np.uint8))
+        imagecodecs.blosc2_decode(chunk, numthreads=1, out=out.reshape(-1).view(np.uint8).data)
     else:
         import blosc2
 
