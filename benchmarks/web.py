@@ -8,6 +8,7 @@ with a message without them. Times of a busy machine are times of its queues, so
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -282,7 +283,7 @@ def measure_idle(bench: Bench) -> None:
         bench.add("idle: memory after all pages and studies", [server.memory_mb()], "MB", MEMORY_MB)
         imported = [name for name in ("torch", "pandas", "pyarrow") if server.has_mapped(f"/{name}/")]
         print(f"libraries in the memory of the server then: {', '.join(imported) or 'none of torch, pandas, pyarrow'}")
-        bench.add("the same: torch in its memory", [float("torch" in imported)], "", 0)
+        bench.add("idle: torch in memory after all pages", [float("torch" in imported)], "", 0)
 
 
 def _idle_percent(server: UiServer, store: Store, run: int, seconds: float) -> float:
@@ -308,15 +309,16 @@ def measure_training(bench: Bench) -> None:
             alone.append(training.pace(seconds, lambda: time.sleep(seconds)))
             before = server.processor_seconds()
             shared.append(training.pace(seconds, lambda: answers.append(load(seconds))))
-            used.append(100 * (server.processor_seconds() - before) / seconds)
+            used.append(100 * (server.processor_seconds() - before) / seconds / (os.cpu_count() or 1))
     ratio = statistics.median(with_ / without for with_, without in zip(shared, alone, strict=True))
     slices = statistics.median(one["slices"] / seconds for one in answers)
     against = f"without ({statistics.median(alone):.0f} images/s)"
-    label = f"throughput of a run while {CLIENTS} clients scroll"
-    bench.figures.append(Figure(label, ratio, "x", against, f"{SHARE} x", ratio >= SHARE))
-    bench.add("the same: slices that they receive", [slices], "/s")
-    bench.add("the same: time of a slice", [1000 * one["seconds"] for one in answers], "ms")
-    bench.add("the same: server, processor", used, "%")
+    what = f"{CLIENTS} clients scroll"
+    bench.figures.append(Figure(f"{what}: a run's throughput", ratio, "x", against, f"{SHARE} x", ratio >= SHARE))
+    # what the server takes from a run that uses all cores; a busy machine does not change it
+    bench.add(f"{what}: processor of the server, of all cores", used, "%", 100 * (1 - SHARE))
+    bench.add(f"{what}: slices they receive", [slices], "/s")
+    bench.add(f"{what}: time of a slice", [1000 * one["seconds"] for one in answers], "ms")
 
 
 def _scrolling(wanted: dict[str, Any]) -> Callable[[float], dict[str, float]]:
@@ -351,8 +353,8 @@ def measure_start(bench: Bench) -> None:
             processor.append(server.processor_seconds())
             imported = server.has_mapped("/torch/")
     bench.add("ichx ui: until the first byte of the first page", wall, "s", FIRST_BYTE_SECONDS)
-    bench.add("the same: processor", processor, "s")
-    bench.add("the same: torch in its memory", [float(imported)], "", 0)
+    bench.add("ichx ui: processor until then", processor, "s")
+    bench.add("ichx ui: torch in memory then", [float(imported)], "", 0)
 
 
 def _ichx(root: Path, *words: str) -> None:
