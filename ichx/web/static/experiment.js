@@ -2,6 +2,7 @@
 
 import { announce, setQuery, showProblem } from "./base.js";
 import { CurveBoard } from "./curves.js";
+import { followEvents } from "./event_stream.js";
 import { LogTail } from "./log_tail.js";
 
 const at = (id) => document.getElementById(id);
@@ -14,20 +15,24 @@ const board = new CurveBoard(
   { main: at("plots"), more: at("more-curves"), controls: at("controls"), folds: at("chosen-folds") }, page.stages,
 );
 
-// Updates. A hidden page holds no connection: browsers allow few to one server.
-let source = null, cursor = "", state = at("state").textContent;
+// Updates
+let cursor = "", state = at("state").textContent, results = null;
 
-function connect() {
-  source = new EventSource(`${api}/events?since=${encodeURIComponent(cursor)}`);
-  source.addEventListener("update", (event) => {
-    cursor = event.lastEventId;
-    showProblem();
-    apply(JSON.parse(event.data));
-  });
-  source.addEventListener("end", () => { source.close(); source = null; live.textContent = "complete"; at("no-curves").hidden = board.folds.length > 0; });
-  source.addEventListener("error", () => {
+function follow() {
+  const end = followEvents(() => `${api}/events?since=${encodeURIComponent(cursor)}`, {
+    update: (event) => {
+      cursor = event.lastEventId;
+      showProblem();
+      apply(JSON.parse(event.data));
+    },
+    end: () => {
+      end();
+      live.textContent = "complete";
+      at("no-curves").hidden = board.folds.length > 0;
+    },
+  }, (refused) => {
     live.textContent = "no connection";
-    if (source?.readyState === EventSource.CLOSED) showProblem("The server refuses the connection. Reload the page.");
+    if (refused) showProblem("The server refuses the connection. Reload the page if this stays.");
   });
 }
 
@@ -43,6 +48,9 @@ function apply(update) {
     state = status.state;
     announce(`The experiment is ${state}.`);
   }
+  const now = [status.state, status.folds, status.score].join();
+  if (results !== null && now !== results) refresh().catch(showProblem);
+  results = now;
   for (const [id, value] of [["state", status.state], ["score", status.score], ["tta", status.tta], ["folds-done", status.folds], ["time", status.time]]) {
     if (value != null && at(id).textContent !== value) at(id).textContent = value;
   }
@@ -58,6 +66,21 @@ function apply(update) {
   at("errors").replaceChildren(...errors.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
 }
 
+/** Load the parts of the page that a finished run changes: marks, intervals, scores, runs and files. */
+async function refresh() {
+  const response = await fetch(location.href);
+  if (!response.ok) throw new Error("The page cannot be updated. Reload it.");
+  const found = new DOMParser().parseFromString(await response.text(), "text/html");
+  for (const now of document.querySelectorAll("[data-refreshed]")) {
+    const then = found.getElementById(now.id);
+    if (!then || then.innerHTML === now.innerHTML) continue;
+    const open = now.querySelector("details")?.open;
+    now.replaceChildren(...then.childNodes);
+    if (open) now.querySelector("details")?.setAttribute("open", "");
+  }
+  prepareScores();
+}
+
 // Log
 const fold = at("log-fold");
 const log = new LogTail(at("log-text"), at("log-follow"), "There is no log yet. It begins with the run.");
@@ -66,8 +89,10 @@ const openLog = () => log.open(`${api}/log?fold=${fold.value}`);
 fold.addEventListener("change", () => { setQuery({ fold: fold.value }); openLog(); });
 
 // Scores, computed when they are wanted
-const details = at("score-details");
-if (details) {
+function prepareScores() {
+  const details = at("score-details");
+  if (!details || details.dataset.ready) return;
+  details.dataset.ready = "1";
   const view = at("score-view"), tables = at("score-tables");
   const load = async () => {
     tables.textContent = "Computing …";
@@ -81,7 +106,8 @@ if (details) {
       tables.textContent = error.problem ? `${error.problem} ${error.remedy}` : text;
     }
   };
-  if (query.get("view") === "hflip") view.value = "hflip";
+  const query = new URLSearchParams(location.search);
+  if ([...view.options].some(({ value }) => value === query.get("view"))) view.value = query.get("view");
   view.addEventListener("change", () => { setQuery({ view: view.value === "none" ? null : view.value }); load(); });
   details.addEventListener("toggle", () => {
     setQuery({ scores: details.open ? "1" : null });
@@ -89,6 +115,7 @@ if (details) {
   });
   details.open = query.get("scores") === "1";
 }
+prepareScores();
 
 // Recipe
 at("all-values")?.addEventListener("change", ({ target }) => {
@@ -97,10 +124,4 @@ at("all-values")?.addEventListener("change", ({ target }) => {
 });
 
 openLog();
-if (document.visibilityState === "visible") connect();
-document.addEventListener("visibilitychange", () => {
-  if (live.textContent === "complete") return;
-  source?.close();
-  source = null;
-  if (document.visibilityState === "visible") connect();
-});
+follow();
