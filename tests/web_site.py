@@ -4,12 +4,13 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from running_programs import wait_until
 
 if TYPE_CHECKING:
     import httpx
@@ -69,16 +70,42 @@ def serving(root: Path, **options: Any) -> Iterator[Served]:
         bound.close()
 
 
+def first_study(client: "httpx.Client") -> str:
+    """Return the path of the first study of the first source; wait until it is indexed."""
+    wait_until(lambda: client.get("/studies?open=first").status_code == 303)
+    return client.get("/studies?open=first").headers["location"]
+
+
 Serve = Callable[..., Served]
 
 
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Return `serve(root)`: it starts a server, which ends with the test."""
-    from contextlib import ExitStack
-
+@pytest.fixture(scope="module")
+def shared_servers() -> Iterator[tuple[ExitStack, dict[object, Served]]]:
+    """Return the servers of workspaces that all tests share, and what ends them with the module."""
     with ExitStack() as stack:
-        yield lambda root, **options: stack.enter_context(serving(root, **options))
+        yield stack, {}
+
+
+@pytest.fixture
+def serve(shared_servers: tuple[ExitStack, dict[object, Served]], tmp_path: Path) -> Iterator[Serve]:
+    """Return `serve(root)`: it starts a server, which ends with the test.
+
+    The tests of a module share the server of a workspace that is outside their temporary folders, e.g. `trained_root`.
+    """
+    from ichx.web import app
+
+    shared_stack, shared = shared_servers
+    with ExitStack() as stack:
+
+        def start(root: Path, **options: Any) -> Served:
+            if root.is_relative_to(tmp_path):
+                return stack.enter_context(serving(root, **options))
+            key = (root, app.PAGES, tuple(sorted(options.items())))
+            if key not in shared:
+                shared[key] = shared_stack.enter_context(serving(root, **options))
+            return shared[key]
+
+        yield start
 
 
 @pytest.fixture(scope="session")
