@@ -207,6 +207,7 @@ const actions = {
   },
   toggleShape: () => setShape(state.shape === "linear" ? "sigmoid" : "linear"),
   listed: (step) => list.go(step),
+  review: () => reviews.focus(),
   help: () => $("help").showModal(),
 };
 
