@@ -33,8 +33,9 @@ PORTS = 20
 STOP_SECONDS = 1.0
 """Time for handlers that work after a stop signal."""
 OPEN_FILES = 65_536
-NICENESS = 5
-"""Lower priority than a training on the same machine."""
+"""Limit of open files, connections among them, if the system allows it."""
+NICENESS = 15
+"""Lower priority than a training on the same machine: it keeps 98 % of two busy cores, however many pages are open."""
 
 
 @dataclass(frozen=True)
