@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class CalibratedGain:
+    """Comparison of a promoted experiment with the tuned one by their calibrated scores on the same slices."""
+
+    score: float
+    parent_score: float
+    better_by: float
+    low: float | None
+    """Bounds of the paired 95 % interval over patients."""
+    high: float | None
+    undefined: str | None
+    """Why there is no interval."""
+
+
+@dataclass(frozen=True)
 class Promoted:
     """A promoted experiment and its scores."""
 
@@ -51,6 +65,12 @@ class Promoted:
     about a member of a sequence experiment."""
     problem: str | None = None
     """Why predictions cannot be read."""
+    undefined: str | None = None
+    """Why there is no interval of the improvement."""
+    objective: str = "score"
+    """The score by which the study compared trials."""
+    calibrated: CalibratedGain | None = None
+    """The comparison by calibrated scores; None before both experiments have finished the folds."""
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -103,6 +123,9 @@ def read_one(project: "Project", experiment: "Experiment", tables: "Tables | Non
     except IchxError as error:
         problem = error.problem
     better = None if own is None or before is None else improvement(before, own)
+    calibrated = None
+    if own is not None and before is not None and parent is not None:
+        calibrated = _calibrated_gain(project, (parent, before), (experiment.number, own))
     return Promoted(
         experiment=experiment.number,
         trial=experiment.parent,
@@ -122,6 +145,9 @@ def read_one(project: "Project", experiment: "Experiment", tables: "Tables | Non
         or from_toml(experiment.recipe).selects
         or any(project.store.experiment(member).selected for member in experiment.members),
         problem=problem,
+        undefined=None if better is None else better.undefined,
+        objective=tuned.objective,
+        calibrated=calibrated,
     )
 
 
@@ -134,6 +160,17 @@ def improvement(before: "OofTable", after: "OofTable") -> "ScoreDifference":
     return paired_difference(
         before.labels[rows], before.probabilities[rows], after.probabilities[others], before.patients[rows]
     )
+
+
+def _calibrated_gain(
+    project: "Project", before: "tuple[int, OofTable]", after: "tuple[int, OofTable]"
+) -> CalibratedGain:
+    """Return how much better the calibrated predictions of the second experiment are than those of the first."""
+    from ichx.experiments.calibrated_fold import calibrated_oof  # imports pandas
+
+    first, second = (calibrated_oof(project, project.store.experiment(n), table) for n, table in (before, after))
+    found = improvement(first, second)
+    return CalibratedGain(second.score, first.score, found.value or 0.0, found.low, found.high, found.undefined)
 
 
 def _tuned_experiment(store: "Store", experiment: "Experiment", study: str) -> int | None:
