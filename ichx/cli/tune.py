@@ -51,9 +51,7 @@ def tune(
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Number of trials that run in parallel.")] = 1,
     searches: Annotated[
         list[str] | None,
-        typer.Option(
-            "--search", help="NAME=LOW..HIGH, NAME=off,LOW..HIGH, NAME=log:... or NAME=A,B,C; repeatable."
-        ),
+        typer.Option("--search", help="NAME=LOW..HIGH, NAME=off,LOW..HIGH, NAME=log:... or NAME=A,B,C; repeatable."),
     ] = None,
     space: Annotated[Path | None, typer.Option("--space", help="Search space as TOML; see `ichx tune space`.")] = None,
     fold: Annotated[int, typer.Option("--fold", min=0, help="Fold whose score is optimised.")] = 0,

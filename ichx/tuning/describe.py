@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ichx.evaluation.choices import CALIBRATED
 from ichx.text import parse_json
 from ichx.tuning.budget import Value
 from ichx.tuning.study_setup import LIMITS
@@ -63,20 +62,21 @@ def format_verdict(view: "StudyView") -> str:
         return ""
     if best.baseline:
         return f"No trial is better than the recipe: the unchanged recipe has the best score on fold {view.fold}."
-    promoted = next((p for p in view.promoted if p.trial == best.experiment and p.better_by is not None), None)
-    return "" if promoted is None else _compare(promoted)
+    promoted = next((p for p in view.promoted if p.trial == best.experiment), None)
+    return "" if promoted is None else _format_comparison(promoted)
 
 
-def _compare(promoted: "Promoted") -> str:
-    gain, low, high, undefined = promoted.better_by, promoted.better_low, promoted.better_high, promoted.undefined
-    if promoted.objective == CALIBRATED and (found := promoted.calibrated) is not None:
-        gain, low, high, undefined = found.better_by, found.low, found.high, found.undefined
+def _format_comparison(promoted: "Promoted") -> str:
+    found = promoted.compared
+    if found.better_by is None:
+        return ""
     folds = f"fold{'s' if len(promoted.folds) > 1 else ''} {', '.join(map(str, promoted.folds))}"
-    if low is None or high is None:
-        return f"It is not known whether a trial is better than the recipe: gain {gain:+.5f} on {folds}, {undefined}."
-    interval = f"95 % interval over patients {low:+.5f} to {high:+.5f}"
-    if low > 0:
-        return f"The best trial is better than the recipe on {folds}: gain {gain:+.5f}, {interval} excludes 0."
-    if high < 0:
-        return f"No trial is better than the recipe: the best one is worse on {folds}, {interval} of its gain."
-    return f"No trial is better than the recipe: {interval} of the gain on {folds} includes 0."
+    if found.low is None or found.high is None:
+        gain = f"gain {found.better_by:+.5f} on {folds}, {found.undefined}"
+        return f"It is not known whether a trial is better than the recipe: {gain}."
+    interval = f"95 % interval over patients {found.low:+.5f} to {found.high:+.5f}"
+    if found.low > 0:
+        return f"The best trial is better than the recipe on {folds}: gain {found.better_by:+.5f}, {interval}."
+    if found.high < 0:
+        return f"No trial is better than the recipe: the best one is worse on {folds}, gain {interval}."
+    return f"No trial is better than the recipe: interval of the gain on {folds} includes 0 ({interval})."
