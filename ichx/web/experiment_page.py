@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,6 +15,7 @@ from ichx.store.runs import LIVE_STATES
 from ichx.web import experiment_files
 from ichx.web.curves import planned_stages
 from ichx.web.experiment_live import read_live
+from ichx.web.numbers import path_number
 from ichx.web.site import Site, site_of
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ LABEL_METRICS = (
 
 def experiment_page(request: Request) -> Response:
     """Show an experiment."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     project, store = site.project, site.project.store
     experiment = store.experiment(number)
     files = site.workspace.experiment_files(number)
@@ -39,6 +41,7 @@ def experiment_page(request: Request) -> Response:
     live = read_live(project, number, None)
     values = None if experiment.external else recipe_values(project, experiment)
     runs = store.runs(number)
+    of = f"experiment:{number}"
     return site.render(
         request,
         "experiment.html.j2",
@@ -63,6 +66,7 @@ def experiment_page(request: Request) -> Response:
         ensembles=store.ensembles_containing([number]).get(number, []),
         jobs=len(store.jobs(experiments=[number])),
         tuned=_tuned(experiment),
+        worklist="/worklist?" + urlencode({"source": f"{experiment.dataset}@{experiment.dataset_version}", "of": of}),
     )
 
 
@@ -89,7 +93,7 @@ def _tuned(experiment: "Experiment") -> dict[str, Any] | None:
 
 def scores(request: Request) -> Response:
     """Return the tables of scores with intervals, by fold and label, as a part of the page."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     site.project.store.experiment(number)
     view = "hflip" if request.query_params.get("view") == "hflip" else "none"
     digests = tuple(one.digest for one in site.project.store.predictions(number, role="oof"))
@@ -133,7 +137,7 @@ def _cell(found: "Interval | None") -> dict[str, str | None]:
 
 
 ROUTES = (
-    Route("/experiments/{number:int}", experiment_page),
-    Route("/api/experiments/{number:int}/scores", scores),
+    Route("/experiments/{number:number}", experiment_page),
+    Route("/api/experiments/{number:number}/scores", scores),
     *experiment_files.ROUTES,
 )

@@ -15,10 +15,11 @@ from ichx.errors import IchxError, NotReadyError
 from ichx.evaluation.worklist import AT_THRESHOLD, Kind, Worklist
 from ichx.labels import LABELS
 from ichx.store import Review
+from ichx.web.numbers import page_number
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import Site, csv_response, site_of
 from ichx.web.sources import FILES, Source, sources_of
-from ichx.web.studies_api import FOR_GOOD, pixel_version, predictors
+from ichx.web.studies_api import FOR_GOOD, PLAIN_CURVES, pixel_version, predictors
 from ichx.web.studies_page import WAIT_SECONDS
 from ichx.web.worklist_data import Prepared, WorklistChoice, default_threshold, parse_choice, scanners_of, worklists_of
 
@@ -86,7 +87,7 @@ def worklist(request: Request) -> Response:
         context["problem"] = shown_error(error, site)
         return site.render(request, "worklist.html.j2", **context)
     pages = max(1, -(-len(listed.found.rows) // PAGE))
-    page = min(_number(query.get("page")), pages)
+    page = page_number(query.get("page"), pages)
 
     def link(**changes: str | int) -> str:
         return "/worklist?" + urlencode({**_filters(request), **changes})
@@ -123,7 +124,7 @@ def neighbours(request: Request) -> Response:
     """
     listed = _requested(request)
     rows = listed.found.rows
-    at = _number(request.query_params.get("at")) - 1
+    at = page_number(request.query_params.get("at")) - 1
     place = listed.source.index.place(request.query_params.get("slice", ""))
     before, after = at - 1, at + 1
     if place is not None and not (at < len(rows) and rows[at] == place):
@@ -218,10 +219,11 @@ def _row(site: Site, listed: Listed, at: int, filters: dict[str, str]) -> dict[s
 
 
 def _slice_url(listed: Listed, at: int, filters: dict[str, str]) -> str:
-    """Return the URL of the row `at` of a list in the viewer, which finds its neighbours with `list` and `at`."""
+    """Return the URL of a row in the viewer, which finds its neighbours with `list`, `at` and `listed`."""
     slice_id = listed.source.index.at(int(listed.found.rows[at]))["slice_id"]
     of = [("of", one) for one in (listed.choice.of, listed.choice.versus) if one]
-    query = urlencode([*of, ("list", urlencode(filters)), ("at", at + 1)])
+    shown = [("curves", PLAIN_CURVES)] if of else []
+    query = urlencode([*of, *shown, ("list", urlencode(filters)), ("at", at + 1), ("listed", slice_id)])
     return f"/slices/{quote(listed.source.name, safe='@')}/{quote(slice_id, safe='')}?{query}"
 
 
@@ -275,10 +277,6 @@ def _filters(request: Request) -> dict[str, str]:
 
 def _sources(request: Request) -> list[str]:
     return [name for name in sources_of(request).names() if name != FILES]
-
-
-def _number(text: str | None) -> int:
-    return max(int(text), 1) if text and text.isascii() and text.isdecimal() and len(text) < 9 else 1
 
 
 ROUTES: Final = (

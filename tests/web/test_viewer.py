@@ -121,6 +121,7 @@ def test_a_change_of_the_window_makes_no_request_and_reaches_the_url(serve_studi
     page.on("request", lambda request: requests.append(request.url))
     page.keyboard.press("5")
     assert query_of(page)["window"] == "bone"
+    page.locator("#more > summary").click()
     page.locator("#centre").fill("50")
     page.locator("#centre").press("Enter")
     page.locator("#width").fill("130")
@@ -191,7 +192,7 @@ def test_keys_wheel_slider_and_strip_choose_the_slice(serve_studies: ServeStudie
 
 def test_back_returns_to_the_slice_the_window_and_the_predictions(serve_studies: ServeStudies, tab: OpenTab) -> None:
     served, _ = serve_studies(count=9)
-    page = tab(served).open(f"{PATH}?slice=a2")
+    page = tab(served).open(f"{PATH}?slice=a2&of=ensemble:2")
     wait_for_slice(page, "a2")
     page.keyboard.press("ArrowDown")
     wait_for_slice(page, "a3")
@@ -532,6 +533,7 @@ def test_the_help_lists_the_keys_and_switches_single_ones_off(serve_studies: Ser
     assert {"Home", "0 r", "5", "?"} <= set(dialog.locator("tbody th").all_inner_texts())
     dialog.locator("#single-keys").uncheck()
     page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
     page.keyboard.press("5")
     page.keyboard.press("ArrowDown")
     wait_for_slice(page, "a5")
