@@ -126,6 +126,8 @@ class StudyOverview:
     """Number of trials by state."""
     best: float | None
     """Score of the best trial within the limits."""
+    objective: Objective = "score"
+    """The score by which trials are compared."""
 
 
 def list_studies(workspace: "Workspace") -> list[StudyOverview]:
@@ -145,7 +147,7 @@ def list_studies(workspace: "Workspace") -> list[StudyOverview]:
                 trials = [trial_view(t) for t in storage.get_all_trials(study._study_id, False) if t.state in STATES]
                 counts = Counter(trial.state for trial in trials)
                 best = next((trial.score for trial in ranked_trials(trials)), None)
-                found.append(StudyOverview(number, name, counts, best))
+                found.append(StudyOverview(number, name, counts, best, _objective(study.user_attrs.get("setup", {}))))
     except NotFoundError:
         return []
     return sorted(found, key=lambda one: (-one.experiment, one.name))
@@ -239,8 +241,12 @@ def summarize(project: "Project", parent: "Experiment", study: "Study") -> Study
         ),
         saved=_saved(trials),
         promoted=read_promoted(project, study.study_name, [t.experiment for t in trials if t.experiment is not None]),
-        objective=CALIBRATED if setup.get("objective") == CALIBRATED else "score",
+        objective=_objective(setup),
     )
+
+
+def _objective(setup: Mapping[str, Any]) -> Objective:
+    return CALIBRATED if setup.get("objective") == CALIBRATED else "score"
 
 
 @contextlib.contextmanager
