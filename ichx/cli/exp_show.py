@@ -21,6 +21,7 @@ from ichx.formatting import (
     marks_of,
 )
 from ichx.text import format_bytes, format_count, format_folds
+from ichx.views import with_views
 
 if TYPE_CHECKING:
     from ichx.experiments.recipe_values import RecipeValue
@@ -317,8 +318,8 @@ def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
         ("created", format_value(e.created)),
     ]
     if e.score_tta is not None:
-        with_flip = _with_interval(format_value(e.score_tta) + marks_of(e), e.score_tta_low, e.score_tta_high)
-        facts.insert(3, ("with hflip", with_flip))
+        mean = _with_interval(format_value(e.score_tta) + marks_of(e), e.score_tta_low, e.score_tta_high)
+        facts.insert(3, (with_views(e.views), mean))
     if e.seconds is not None:
         facts.append(("time", format_duration(e.seconds)))
     if e.tags:

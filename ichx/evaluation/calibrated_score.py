@@ -26,7 +26,7 @@ class FoldCalibration:
     halves: npt.NDArray[np.bool_]
     """Half of each validation slice, `(N,)`; a patient is in one half."""
     kept: tuple[float, ...]
-    """Share of the negative slices that an epoch of each stage trains on."""
+    """Share of the negative slices that an epoch of each stage trains on; 1 if its loss accounts for the others."""
 
     def score(self, labels: FloatArray, predicted: FloatArray, stage: int) -> float:
         """Return the calibrated score of predictions `(N, 6)` after an epoch of a stage."""
@@ -71,20 +71,6 @@ def undo_undersampling(predicted: FloatArray, kept: float) -> FloatArray:
         return predicted
     corrected: FloatArray = predicted * (kept / (1.0 - (1.0 - kept) * predicted[:, [_ANY]]))
     return corrected
-
-
-def kept_negatives(any_positive: npt.NDArray[np.bool_], sampling: str) -> float:
-    """Return the share of the negative slices that an epoch trains on.
-
-    Args:
-        any_positive: Whether each slice for training has any label, `(M,)`.
-        sampling: As in `ichx.loading.sampling.epoch_rows`.
-    """
-    if sampling not in ("fixed", "redrawn"):
-        return 1.0
-    positives = int(any_positive.sum())
-    negatives = len(any_positive) - positives
-    return min(positives, negatives) / negatives if positives and negatives else 1.0
 
 
 def patient_halves(patients: Sequence[str] | npt.NDArray[np.object_], labels: FloatArray) -> npt.NDArray[np.bool_]:

@@ -117,8 +117,8 @@ def update_scores(project: "Project", number: int) -> None:
     experiment = project.store.experiment(number)
     seen = project.store.predictions(number, role="oof")
     while seen:
-        none, hflip = _pooled_score(project, experiment, "none"), _pooled_score(project, experiment, "hflip")
-        project.store.set_scores(number, none, hflip)
+        none, mean = _pooled_score(project, experiment, "none"), _pooled_score(project, experiment, "all")
+        project.store.set_scores(number, none, mean)
         before, seen = seen, project.store.predictions(number, role="oof")
         if seen == before:
             return

@@ -10,11 +10,12 @@ import pandas as pd
 
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
-from ichx.evaluation.calibrated_score import FoldCalibration, calibrate, kept_negatives, patient_halves
+from ichx.evaluation.calibrated_score import FoldCalibration, calibrate, patient_halves
 from ichx.evaluation.choices import CALIBRATED
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.experiments.prepare import PreparedFolds
 from ichx.labels import ANY
+from ichx.loading.sampling import negative_share
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.training.feed import TrainingFeed
@@ -73,12 +74,16 @@ def _last_kept(project: "Project", experiment: "Experiment", folds: npt.NDArray[
 
 
 def _kept(recipe: Recipe, positive: npt.NDArray[np.bool_]) -> tuple[float, ...]:
-    """Return the share of the negative slices that each stage trains on; a network over series samples no slices.
+    """Return the share of the negative slices that each stage trains on, 1 if the network learns the true prior anyhow.
+
+    A network over series samples series, for which there is no closed form.
 
     Args:
         recipe: The recipe.
         positive: Whether each slice for training has any label, `(M,)`.
     """
+    rows = np.arange(len(positive))
     return tuple(
-        1.0 if recipe.sequence is not None else kept_negatives(positive, stage.sampling) for stage in recipe.stage
+        1.0 if recipe.sequence is not None or s.prior_correction else negative_share(positive, rows, s.sampling)
+        for s in recipe.stage
     )

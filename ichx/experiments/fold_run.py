@@ -128,7 +128,7 @@ def load_fold(context: FoldContext, fold: int, control: Control) -> tuple[nn.Mod
     """Return the network of a trained fold with its final weights."""
     recipe = context.prepared.recipe
     runtime = Runtime(context.hardware)
-    network = runtime.prepare(context.prepared.network(fold, Start("random"), lambda message: None))
+    network = runtime.prepare(context.prepared.trained_network(fold))
     load_exactly(network, context.files.fold(fold).weights)
     control.checkpoints.load(context.callbacks.note)
     stage, epochs = control.checkpoints.end = end_of(recipe)
@@ -146,7 +146,7 @@ def check_rows(prepared: PreparedFolds, fold: int, *, trained: bool) -> None:
             raise NotReadyError(
                 f"Fold {fold} has {len(rows)} readable slices for {purpose}.", "Add more data or use fewer folds."
             )
-    sampled = [stage.name for stage in prepared.recipe.stage if stage.sampling != "all"]
+    sampled = [stage.name for stage in prepared.recipe.stage if stage.sampling not in ("all", "studies")]
     positive = prepared.data.slices[ANY].to_numpy()[prepared.training_rows(fold)] > 0.5
     if sampled and not trained and not positive.any():
         settings = " ".join(f"--set stage.{name}.sampling=all" for name in sampled)

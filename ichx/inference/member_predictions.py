@@ -135,11 +135,11 @@ def _predict_series_of_files(
         )
     assert trained.recipe.sequence is not None
     kinds, total = trained.recipe.sequence.inputs, len(files.slices)
-    both_views = replace(options, tta="hflip", average="logit")
+    all_views = replace(options, tta="all", average="logit")
     shared = replace(files, members=files.members + len(trained.members))
     paths = [files.folder / f"features-{trained.experiment.number}-{at}.parquet" for at in range(len(trained.members))]
     of_members = [
-        predict_files_by_fold(member, shared, both_views, callbacks, path if "features" in kinds else None)
+        predict_files_by_fold(member, shared, all_views, callbacks, path if "features" in kinds else None)
         for member, path in zip(trained.members, paths, strict=True)
     ]
     undecodable: dict[int, str] = {}
@@ -347,7 +347,7 @@ def _predict_missing_series(
     prepared = prepare_series(project, trained.experiment, callbacks, TableOptions(options.device, options.workers))
     prepared.check(todo, version.id)
     for member in trained.members:
-        predict_dataset_by_fold(project, member, data, replace(options, tta="hflip"), callbacks)
+        predict_dataset_by_fold(project, member, data, replace(options, tta="all"), callbacks)
     ids = data.slices["slice_id"].to_numpy(object)
     labels = data.slices[list(LABELS)].to_numpy(np.float64)
     with open_heads(trained, options, callbacks.note) as heads:

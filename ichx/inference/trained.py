@@ -22,6 +22,7 @@ from ichx.training.callbacks import Callbacks
 from ichx.training.control import Control
 from ichx.training.device import Hardware, choose_inference_hardware, isolated_torch_settings, loader_workers
 from ichx.training.feed import InferenceFeed, Rows
+from ichx.training.mean_network import trained_network
 from ichx.training.prediction import Logits, PredictionTask, Predictor
 from ichx.training.runtime import Runtime
 from ichx.training.weights import load_exactly
@@ -37,7 +38,7 @@ class InferenceOptions:
     """How finished folds predict."""
 
     tta: Tta = "none"
-    """Test-time augmentation: `none` or `hflip`."""
+    """Test-time augmentation: one of `ichx.evaluation.choices.TTAS`."""
     folds: Sequence[int] | None = None
     """The folds that predict; None for all finished ones."""
     device: str = "auto"
@@ -131,7 +132,7 @@ class FoldNetworks:
     def __init__(self, trained: Trained, hardware: Hardware, workers: int, note: Callable[[str], None]) -> None:
         self.trained, self.hardware, self.workers = trained, hardware, workers
         runtime = Runtime(hardware)
-        self._model = runtime.prepare(trained.plugin.build(trained.recipe, False))
+        self._model = runtime.prepare(trained_network(trained.recipe, trained.plugin.build))
         self._predictor = Predictor(runtime, Control(callbacks=_Notes(note)))
 
     def load(self, fold: int) -> None:

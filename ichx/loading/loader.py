@@ -28,9 +28,10 @@ from ichx.datasets.masks import UNKNOWN
 from ichx.datasets.series import run_codes, stack_rows
 from ichx.errors import IchxError
 from ichx.labels import LABELS
-from ichx.loading.augmentation import MASK, Augmenter, Transform, identity, jitters_windows, window_jitter
+from ichx.loading.augmentation import MASK, Transform, identity, jitters_windows, window_jitter
 from ichx.loading.loader_processes import out_of_memory, prepare_worker, read_batches, share, worker_context
 from ichx.loading.plugin_augmentation import PluginAugmentation, check_picklable
+from ichx.loading.policy import make_augmenter
 from ichx.loading.sampling import AUGMENTATION, PLUGIN, WINDOWS, EpochAddress, generator, id_number
 from ichx.plugins.contract import AugmentationBuilder
 from ichx.recipe import Recipe
@@ -53,9 +54,12 @@ class Batch:
     rows: Tensor
     """(N,) int64 rows of the dataset, in the requested order."""
     jitter: Tensor | None = None
-    """(N, windows, 2) float32: HU to add to the centre of each window, factor of its width."""
+    """(N, windows, 2) float32: HU to add to the centre of each window, factor of its width. With `gamma` a third
+    column is the exponent of windowed values."""
     masks: Tensor | None = None
     """(N, H, W) uint8: 0 or 1 + index in `ichx.labels.SUBTYPES`; UNKNOWN everywhere if no mask was drawn."""
+    negative_share: float = 1.0
+    """Share of the slices without hemorrhage that its sampling keeps, if the loss accounts for that."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ class _BatchReader(Dataset[Any]):
         self.cache, self.recipe, self.masks, self.address = cache, recipe, masks, address
         self._crop_first = recipe.augmentation.crop_first
         augmented = recipe.input.pixels if self._crop_first else recipe.input.size
-        self._augmenter = None if address is None else Augmenter(recipe.augmentation, augmented)
+        self._augmenter = None if address is None else make_augmenter(recipe.augmentation, augmented)
         self._plugin_augmentation = None if build is None else PluginAugmentation(build, recipe)
         self._buffers = _BufferPool()
         self._slice = np.empty((recipe.input.size, recipe.input.size), np.int16)
@@ -212,6 +216,7 @@ class _BatchReader(Dataset[Any]):
                 address = (*self.address, numbers[index])
                 sample = _Sample(self._augmenter.draw(generator(AUGMENTATION, *address)), address)
                 read.clear()  # another sample gets another transform
+                stack = stack[::-1] if self._augmenter.reversed else stack
             middle = len(stack) // 2
             mask = None if self.masks is None else self.masks.read(stack[middle])
             for place in (middle, *range(middle), *range(middle + 1, len(stack))):

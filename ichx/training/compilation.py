@@ -24,11 +24,15 @@ class StepExecutor:
     """Runs attempts at a step of a network. The network itself stays as it is: its weights keep their names."""
 
     def __init__(
-        self, network: nn.Module, note: Callable[[str], None], compiler: str | None = None, *, alone: bool = True
+        self,
+        network: nn.Module,
+        note: Callable[[str], None],
+        compiler: str | None = None,
+        batcher: MicroBatcher | None = None,
     ) -> None:
-        """Execute `network`, compiled by the torch backend `compiler` or not; `alone` as in `MicroBatcher`."""
+        """Execute `network`, compiled by the torch backend `compiler` or not, in the parts of `batcher`."""
         self.network, self._note = network, note
-        self.batcher = MicroBatcher(note, alone=alone)
+        self.batcher = batcher or MicroBatcher(note)
         self._compiled: Forward | None = None
         if compiler is not None:
             # The shapes of training batches never change, and those of their parts hardly ever.

@@ -69,6 +69,12 @@ class Group:
         self.broadcast(None)
         return work()
 
+    def average(self, value: torch.Tensor) -> None:
+        """Replace `value` by its mean over all processes."""
+        if self.size > 1:
+            dist.all_reduce(value)
+            value /= self.size
+
     def broadcast_buffers(self, model: nn.Module) -> None:
         """Copy the first process's buffers of `model` to all: batch statistics differ between processes."""
         if self.size > 1:

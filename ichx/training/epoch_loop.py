@@ -20,6 +20,7 @@ from ichx.training.feed import EpochPlan, TrainingFeed
 from ichx.training.learner import Learner
 from ichx.training.mask_loss import Overlap, dice
 from ichx.training.memory import peak_gb, reset_peak
+from ichx.training.norm_statistics import estimate_statistics
 from ichx.training.prediction import Logits, PredictionTask, Predictor
 from ichx.training.schedules import learning_rate
 
@@ -69,6 +70,10 @@ def train_epoch(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control: 
         ) from error
     group.broadcast_buffers(learner.network)
     learner.end_epoch(sum(earlier.epochs for earlier in learner.recipe.stage[: plan.stage]) + plan.epoch)
+    last = learner.last
+    if last.complete and last.mean is not None and not last.statistics_done:
+        estimate_statistics(last.mean, feed, plan, learner, control)
+        last.statistics_done = True
 
 
 def _train_steps(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control: Control) -> None:

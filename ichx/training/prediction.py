@@ -30,7 +30,7 @@ class PredictionTask:
     """What one pass over rows predicts, apart from the rows."""
 
     view: str = "identity"
-    """`identity` or `hflip`."""
+    """A name of `ichx.views`."""
     phase: str = "predicting"
     """Name of the phase in callbacks."""
     name: str = ""

@@ -49,7 +49,7 @@ class FitResult:
     """A trained network and its predictions of the validation rows."""
 
     network: nn.Module
-    """On the device, with averaged weights if the recipe averages them."""
+    """On the device, with averaged weights, or several networks, if the recipe averages weights or predictions."""
     logits: Logits
     """`(N, 6)` float32, of the slices of the feed's validation rows."""
     score: float
@@ -102,7 +102,7 @@ def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOption
             control.record(result, epochs_done(recipe, index, reached))
             progress.position, progress.sums = Position(index, reached), EpochSums()
             progress.logits.clear()
-            if is_last(recipe, index, reached) and stopping.keeps_last:
+            if is_last(recipe, index, reached) and stopping.keeps_last and recipe.prediction.average_last == 1:
                 progress.logits[FINAL] = logits
             checkpoints.save()
             control.callbacks.epoch_ended(result)
@@ -114,10 +114,10 @@ def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOption
             trained = len(stopping.scores)
             control.callbacks.stage_ended(stage.name, stopping.best + 1, trained, stage.epochs - trained)
     task = PredictionTask(phase="validating", name=FINAL)
-    rows = feed.validation_rows
-    logits = feed.slice_logits(rows, predictor.logits(learner.network, feed, rows, task))
+    network, rows = learner.final_network, feed.validation_rows
+    logits = feed.slice_logits(rows, predictor.logits(network, feed, rows, task))
     score = scores(feed.labels(rows), probabilities(logits))["score"]
-    return FitResult(learner.network, logits, score, tuple(history), predictor)
+    return FitResult(network, logits, score, tuple(history), predictor)
 
 
 def begin_stage(learner: Learner, control: Control, index: int, stage: StageRecipe) -> EarlyStopping:

@@ -30,9 +30,20 @@ def trial_recipe(recipe: Recipe, values: Mapping[str, Value], length: float = 1.
     stages = tuple(resize_stage(s, valid.get(f"stage.{s.name}.epochs", s.epochs)) for s in recipe.stage)
     joint = {name: _number(value) for name, value in values.items() if name in JOINT}
     others = {name: value for name, value in values.items() if name not in valid and name not in joint}
-    changed = apply_settings(replace(recipe, stage=stages), format_settings(others))
+    changed = apply_settings(_with_stages(recipe, stages), format_settings(others))
     changed = apply_settings(apply_joint(changed, joint), ())  # checks the changed values
-    return replace(changed, stage=tuple(resize_stage(s, max(round(s.epochs * length), 1)) for s in changed.stage))
+    return _with_stages(changed, tuple(resize_stage(s, max(round(s.epochs * length), 1)) for s in changed.stage))
+
+
+def _with_stages(recipe: Recipe, stages: tuple[StageRecipe, ...]) -> Recipe:
+    """Return `recipe` with other `stages`, and at most the epochs of the last one averaged."""
+    last = stages[-1].epochs
+    return replace(
+        recipe,
+        stage=stages,
+        swa=replace(recipe.swa, epochs=min(recipe.swa.epochs, last)),
+        prediction=replace(recipe.prediction, average_last=min(recipe.prediction.average_last, last)),
+    )
 
 
 def format_settings(values: Mapping[str, Value]) -> list[str]:

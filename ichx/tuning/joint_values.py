@@ -16,9 +16,9 @@ STRENGTH: Final = "augmentation.strength"
 JOINT: Final = (LR_FACTOR, LR_RATIO, STRENGTH)
 """All joint values; 1 is the recipe as it is."""
 
-_SHARES: Final = ("shift", "scale", "grid_limit", "window_scale")
+_SHARES: Final = ("shift", "scale", "grid_limit", "window_scale", "crop_area", "erase")
 """Sizes of transforms as shares, which are below 1."""
-_SIZES: Final = (*_SHARES, "rotate", "anchors", "elastic_alpha", "window_shift")
+_SIZES: Final = (*_SHARES, "rotate", "anchors", "elastic_alpha", "window_shift", "noise", "gamma")
 _MAX_SHARE: Final = 0.95
 
 
@@ -60,6 +60,6 @@ def measure_joint(recipe: Recipe, own: Recipe) -> dict[str, float]:
 
 def _scaled(augmentation: AugmentationRecipe, strength: float) -> AugmentationRecipe:
     if strength == 0:
-        return replace(augmentation, probability=0.0, window_shift=0.0, window_scale=0.0)
+        return replace(augmentation, probability=0.0, window_shift=0.0, window_scale=0.0)  # windows vary independently
     sizes = {name: getattr(augmentation, name) * strength for name in _SIZES}
     return replace(augmentation, **sizes | {name: min(sizes[name], _MAX_SHARE) for name in _SHARES})

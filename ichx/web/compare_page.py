@@ -1,8 +1,6 @@
 """Experiments and ensembles side by side: recipes, scores, their differences, and where predictions disagree."""
 
 from collections.abc import Sequence
-from concurrent.futures import Future
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -11,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ichx.errors import IchxError, InvalidInputError, NotFoundError, check_choice
-from ichx.evaluation.choices import TTA_VIEWS, Tta, check_tta
+from ichx.evaluation.choices import TTAS, Tta, check_tta
 from ichx.experiments.differences import compared_values, differs
 from ichx.experiments.listing import Cell, cell
 from ichx.formatting import format_interval, shown_marks
@@ -21,6 +19,7 @@ from ichx.store import Ensemble, Experiment
 from ichx.web.numbers import parse_number
 from ichx.web.site import site_of
 from ichx.web.studies_api import PLAIN_CURVES
+from ichx.web.waiting import SharedResults
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Interval
@@ -68,7 +67,7 @@ def compare(request: Request) -> Response:
         hidden_values=len(values),
         everything=everything,
         tta=tta,
-        ttas=list(TTA_VIEWS),
+        ttas=list(TTAS),
         label=label,
         url=url,
         sources={
@@ -156,12 +155,12 @@ def _facts(project: Project, found: Sequence[Scored]) -> dict[str, list[Cell]]:
     return {name: [column.get(name, Cell(None)) for column in columns] for name in _FACTS}
 
 
-_FACTS = ("dataset", "folds", "state", "OOF score", "95 % interval", "with hflip")
+_FACTS = ("dataset", "folds", "state", "OOF score", "95 % interval", "all views")
 
 
 def _experiment_facts(e: Experiment) -> dict[str, Cell]:
     names = {"dataset": "dataset", "folds": "folds_done", "state": "state", "OOF score": "score"}
-    found = {head: cell(e, name, {}, folds_shown=True) for head, name in (names | {"with hflip": "score_tta"}).items()}
+    found = {head: cell(e, name, {}, folds_shown=True) for head, name in (names | {"all views": "score_tta"}).items()}
     return found | {"95 % interval": Cell(format_interval(e.score_low, e.score_high) or None)}
 
 
@@ -205,31 +204,16 @@ def _rows(found: "ScoreComparison") -> list[dict[str, Any]]:
     ]
 
 
-_kept: dict[tuple[object, ...], "Future[ScoreComparison]"] = {}
-_lock = Lock()
+_comparisons: "SharedResults[ScoreComparison]" = SharedResults(KEPT)
 
 
 def _compared(request: Request, pair: tuple[Scored, Scored], tta: Tta, label: str | None) -> "ScoreComparison":
-    """Return a comparison; one that was computed for the same predictions is kept, and no other thread repeats it."""
+    """Return a comparison; the latest ones are kept as long as the predictions stay the same."""
     from ichx.evaluation.compare import compare_scores
 
     project = site_of(request).project
     key = (project.workspace.root, *(_state(project, one) for one in pair), tta, label)
-    with _lock:
-        known = _kept.get(key)
-        if known is None:
-            mine = _kept[key] = Future()
-            while len(_kept) > KEPT:
-                del _kept[next(iter(_kept))]
-    if known is not None:
-        return known.result()
-    try:
-        mine.set_result(compare_scores(project, *pair, tta=tta, shown=DISAGREEMENTS, label=label))
-    except BaseException as error:
-        with _lock:
-            _kept.pop(key, None)
-        mine.set_exception(error)
-    return mine.result()
+    return _comparisons.get(key, lambda: compare_scores(project, *pair, tta=tta, shown=DISAGREEMENTS, label=label))
 
 
 def _state(project: Project, scored: Scored) -> tuple[object, ...]:

@@ -18,10 +18,9 @@ from ichx.store import Review
 from ichx.web.numbers import page_number
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import Site, csv_response, site_of
-from ichx.web.sources import FILES, Source, sources_of
+from ichx.web.sources import FILES, PAGE_SECONDS, Source, sources_of
 from ichx.web.studies_api import FOR_GOOD, PLAIN_CURVES, pixel_version, predictors
-from ichx.web.studies_page import WAIT_SECONDS
-from ichx.web.worklist_data import Prepared, WorklistChoice, default_threshold, parse_choice, scanners_of, worklists_of
+from ichx.web.worklist_data import Prepared, WorklistChoice, Worklists, default_threshold, parse_choice, scanners_of
 
 PAGE: Final = 50
 """Rows of a page."""
@@ -70,13 +69,13 @@ def worklist(request: Request) -> Response:
     name = query.get("source") or context["names"][0]
     context["name"] = name
     try:
-        source = sources_of(request).get(name, WAIT_SECONDS)
+        source = sources_of(request).get(name, PAGE_SECONDS)
         known = predictors(site, source)
         context |= {"predictors": known, "scanners": scanners_of(source)}
         choice = parse_choice(query, name, [one["of"] for one in known])
         folds = sorted({int(fold) for fold in np.unique(source.index.column("fold")) if fold >= 0})
         context |= {"choice": choice, "folds": folds}
-        listed = _list(request, source, choice, WAIT_SECONDS)
+        listed = _list(request, source, choice, PAGE_SECONDS)
     except NotReadyError as error:
         waits = "predictors" not in context or error.remedy == "Wait a moment."
         context["waiting" if waits else "problem"] = shown_error(error, site)
@@ -178,7 +177,7 @@ def _requested(request: Request) -> Listed:
 
 def _list(request: Request, source: Source, choice: WorklistChoice, seconds: float | None) -> Listed:
     """Return the list of `choice`; wait for its predictions for `seconds`, or until they are read."""
-    lists = worklists_of(request)
+    lists = sources_of(request).part(Worklists)
     assert source.version is not None
     reviews = site_of(request).project.store.reviews(source.version.dataset)
     wait = {} if seconds is None else {"seconds": seconds}

@@ -6,7 +6,6 @@ import pytest
 from ichx.evaluation.calibrated_score import (
     calibrate,
     calibrated_score,
-    kept_negatives,
     patient_halves,
     undo_undersampling,
 )
@@ -27,7 +26,7 @@ def truth() -> tuple[FloatArray, FloatArray]:
 
 def test_undersampling_is_undone_exactly(truth: tuple[FloatArray, FloatArray]) -> None:
     p, labels = truth
-    kept = kept_negatives(labels[:, 5] > 0.5, "redrawn")
+    kept = labels[:, 5].sum() / (1 - labels[:, 5]).sum()
     learned = p / (p[:, [5]] + kept * (1 - p[:, [5]]))  # what a network learns from the sampled slices
     assert score(labels, learned) > 1.05 * score(labels, p)
     np.testing.assert_allclose(undo_undersampling(learned, kept), p, rtol=1e-12)
@@ -77,11 +76,3 @@ def test_predictions_that_are_not_finite_have_no_score(truth: tuple[FloatArray, 
     p, labels = truth
     halves = patient_halves(PATIENTS, labels)
     assert np.isnan(calibrated_score(labels, np.full_like(p, np.nan), halves, 1.0))
-
-
-@pytest.mark.parametrize(
-    ("positives", "negatives", "sampling", "kept"),
-    [(10, 40, "fixed", 0.25), (10, 40, "redrawn", 0.25), (10, 40, "all", 1), (40, 10, "fixed", 1), (0, 5, "fixed", 1)],
-)
-def test_share_of_the_negatives(positives: int, negatives: int, sampling: str, kept: float) -> None:
-    assert kept_negatives(np.repeat([True, False], [positives, negatives]), sampling) == kept

@@ -186,6 +186,14 @@ def test_a_resized_stage_keeps_its_proportions() -> None:
     assert to_toml(trial_recipe(recipe, {})) == to_toml(recipe)
 
 
+def test_a_shorter_trial_averages_fewer_epochs() -> None:
+    recipe = apply_settings(RECIPE, ["stage.full.epochs=6", "swa.epochs=4"])
+    assert trial_recipe(recipe, {}, 0.5).swa.epochs == 3
+    assert trial_recipe(recipe, {"stage.full.epochs": 2}).swa.epochs == 2
+    recipe = apply_settings(RECIPE, ["stage.full.epochs=6", "prediction.average_last=4"])
+    assert trial_recipe(recipe, {}, 0.2).prediction.average_last == 1
+
+
 def test_one_error_lists_all_problems_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text('batch = 8\n[augmentation]\nrotate = "30..0"\nfoo = "1..2"\n', encoding="utf-8")

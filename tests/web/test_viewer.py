@@ -421,6 +421,15 @@ def test_missing_pixels_and_unknown_predictions_show_problem_and_remedy(
     assert "zz" in page.locator("#problem").inner_text()
 
 
+def test_the_viewer_waits_until_the_source_is_indexed(serve_studies: ServeStudies, tab: OpenTab) -> None:
+    served, fake = serve_studies(count=3, indexing=["Reading headers: 1 of 3.", "Reading headers: 2 of 3."])
+    page = tab(served, allow_errors=True).open(f"{PATH}?slice=a1")
+    page.wait_for_function("() => document.querySelector('#summary').textContent.includes('2 of 3')")
+    wait_for_slice(page, "a1")
+    assert page.locator("#notice:visible").count() == 0
+    assert fake.indexing == []
+
+
 def test_an_overlay_that_does_not_exist_shows_why(serve_studies: ServeStudies, tab: OpenTab) -> None:
     served, fake = serve_studies(count=3)
     opened = tab(served, allow_errors=True)

@@ -102,7 +102,7 @@ function prepareScores() {
     }
   };
   const query = new URLSearchParams(location.search);
-  if (query.get("view") === "hflip") view.value = "hflip";
+  if ([...view.options].some(({ value }) => value === query.get("view"))) view.value = query.get("view");
   view.addEventListener("change", () => { setQuery({ view: view.value === "none" ? null : view.value }); load(); });
   details.addEventListener("toggle", () => {
     setQuery({ scores: details.open ? "1" : null });

@@ -12,6 +12,7 @@ import { SliceLoader } from "./viewer_slices.js";
 import { greyLevels, limited, windowText } from "./viewer_windows.js";
 
 const SAY_DELAY = 400;
+const INDEX_DELAY = 1000;
 const BRAIN = [40, 80];
 const $ = (id) => document.getElementById(id);
 const { source, study: studyId, windows: given, labels } = JSON.parse($("shown").textContent);
@@ -363,12 +364,14 @@ function showNotice(...texts) {
 
 async function open() {
   $("summary").textContent = "Loading the study …";
-  try {
-    study = await getJson(path("studies", studyId));
-  } catch (error) {
-    $("summary").textContent = "";
-    showNotice(error.message);
-    return;
+  while (study === null) {
+    try {
+      study = await getJson(path("studies", studyId));
+    } catch (error) {
+      $("summary").textContent = error.code === "not_ready" ? error.message : "";
+      if (error.code !== "not_ready") { showNotice(error.message); return; }
+      await new Promise((resolve) => { setTimeout(resolve, INDEX_DELAY); }); // its source is being indexed
+    }
   }
   const slices = study.series.reduce((sum, one) => sum + one.slices.length, 0);
   $("summary").textContent = [files ? "opened files" : source, study.patient && `patient ${study.patient}`, study.fold != null && `fold ${study.fold}`, `${study.series.length} series, ${slices} slice${slices === 1 ? "" : "s"}`].filter(Boolean).join(" · ");
