@@ -45,7 +45,8 @@ def _searches(recipe: Recipe) -> Iterator[tuple[str, str]]:
     else:
         yield "sequence.drop", _switch(SERIES_DROPS, recipe.sequence.drop)
         yield "sequence.dropout", _switch(DROPOUTS, recipe.sequence.dropout)
-    if recipe.sequence is None or recipe.sequence.average_last == 1:
+    averaged = recipe.swa.epochs > 0 or recipe.prediction.average_last > 1
+    if not averaged and (recipe.sequence is None or recipe.sequence.average_last == 1):
         yield "ema.decay", ",".join(map(repr, sorted({*AVERAGES, own["ema.decay"]})))
     batches = (max(recipe.batch // 2, 1), recipe.batch, min(recipe.batch * 2, 65536))
     yield "batch", ",".join(map(str, dict.fromkeys(batches)))

@@ -19,7 +19,8 @@ JOINT: Final = (LR_FACTOR, LR_RATIO, STRENGTH)
 _SHARES: Final = ("shift", "scale", "grid_limit", "window_scale", "crop_area", "erase")
 """Sizes of transforms as shares, which are below 1."""
 _SIZES: Final = (*_SHARES, "rotate", "anchors", "elastic_alpha", "window_shift", "noise", "gamma")
-_MAX_SHARE: Final = 0.95
+_BOUNDS: Final = {**dict.fromkeys(_SHARES, 0.95), "noise": 1000.0, "gamma": 4.0}
+"""Largest valid sizes."""
 
 
 def searchable(recipe: Recipe) -> dict[str, Any]:
@@ -62,4 +63,4 @@ def _scaled(augmentation: AugmentationRecipe, strength: float) -> AugmentationRe
     if strength == 0:
         return replace(augmentation, probability=0.0, window_shift=0.0, window_scale=0.0)  # windows vary independently
     sizes = {name: getattr(augmentation, name) * strength for name in _SIZES}
-    return replace(augmentation, **sizes | {name: min(sizes[name], _MAX_SHARE) for name in _SHARES})
+    return replace(augmentation, **sizes | {name: min(sizes[name], bound) for name, bound in _BOUNDS.items()})

@@ -158,6 +158,11 @@ def test_joint_values_change_several_values() -> None:
         assert getattr(tried.augmentation, name) == pytest.approx(1.5 * getattr(RECIPE.augmentation, name))
     assert tried.augmentation.probability == RECIPE.augmentation.probability
     assert measure_joint(tried, RECIPE) == pytest.approx(joint)
+    each = ("augmentation.policy=each", "augmentation.noise=900", "augmentation.erase=0.2", "augmentation.shift=0.6")
+    strong = trial_recipe(apply_settings(RECIPE, each), {"augmentation.strength": 2.0}).augmentation
+    assert (strong.noise, strong.erase, strong.shift) == (1000, 0.4, 0.95), "at most what is valid"
+    averaged = default_space(apply_settings(RECIPE, ["swa.epochs=2"]))
+    assert "ema.decay" not in [dimension.name for dimension in averaged], "an average already"
     off = trial_recipe(RECIPE, {"augmentation.strength": 0.0})
     assert off.augmentation.probability == 0
     assert measure_joint(off, RECIPE)["augmentation.strength"] == 0
