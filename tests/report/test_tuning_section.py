@@ -116,7 +116,8 @@ def test_a_promoted_experiment_has_both_scores(tuned: Workspace, store: Store, s
     row = shown[1].tables["tuning-0-promoted"][1]
     assert re.search(r"<td class=\"number\">0\.09980 <span class=\"mark\">selected</span>", shown[0])
     assert row == [
-        str(one.experiment), str(one.trial), "0.09980", f"{one.score:.5f}", f"{one.parent_score:.5f}", "1 of 1",
+        str(one.experiment), str(one.trial), "0.09980", f"{one.score:.5f}", f"{one.parent_score:.5f}",
+        f"{one.better_by:+.5f}", "1 of 1",
     ]  # fmt: skip
     _, own = experiment_page(tuned, store, one.experiment)
     text = " ".join(own.text.split())
