@@ -220,7 +220,7 @@ def _control(context: FoldContext, fold: int, lease: Lease, *, trained: bool) ->
 
 def _predictions(context: FoldContext, fold: int, lease: Lease) -> FoldPredictions:
     prepared = context.prepared
-    workers = loader_workers(context.hardware, context.options.workers)
+    workers = loader_workers(context.hardware, context.options.workers, prepared.recipe, context.callbacks.note)
     feed = prepared.feed(fold, workers)
     return FoldPredictions(
         prepared, fold, feed, context.files.fold(fold), lease, workers, context.options.save_features

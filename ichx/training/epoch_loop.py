@@ -22,6 +22,7 @@ from ichx.training.mask_loss import Overlap, dice
 from ichx.training.memory import peak_gb, reset_peak
 from ichx.training.norm_statistics import estimate_statistics
 from ichx.training.prediction import Logits, PredictionTask, Predictor
+from ichx.training.runtime import unwrap
 from ichx.training.schedules import learning_rate
 
 SINGLE_VALUE = "more than 1 value per channel"
@@ -68,7 +69,8 @@ def train_epoch(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control: 
             f"a batch has {plan.size}{split}, or memory suffices for one at a time.",
             "Register an experiment with `--set batch=2` or more, or with larger images.",
         ) from error
-    group.broadcast_buffers(learner.network)
+    for network in (unwrap(learner.model), learner.network):  # the trained weights and their average
+        group.broadcast_buffers(network)
     learner.end_epoch(sum(earlier.epochs for earlier in learner.recipe.stage[: plan.stage]) + plan.epoch)
     last = learner.last
     if last.complete and last.mean is not None and not last.statistics_done:

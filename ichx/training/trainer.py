@@ -22,6 +22,7 @@ from ichx.training.epoch_loop import plan_epoch, scores, train_epoch, validate
 from ichx.training.feed import TrainingFeed
 from ichx.training.learner import Learner
 from ichx.training.prediction import Logits, PredictionTask, Predictor
+from ichx.training.run_options import INFERENCE_BATCH
 from ichx.training.runtime import Runtime
 
 FINAL = "oof-identity"
@@ -81,11 +82,13 @@ def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOption
     hardware = options.hardware or choose_hardware("auto", recipe.precision, recipe.input.pixels)
     unused = options.unused_parameters or recipe.freezes
     runtime = Runtime(hardware, control.group, unused_parameters=unused)
-    # Batches of series vary in length, and each length would be compiled separately.
-    images = recipe.sequence is None
-    compiler = compiler_for(hardware.device, total_steps(recipe, feed), control.group.size) if images else None
+    # Batches of series vary in length, and each length would be compiled separately. Synchronized batch norms exchange
+    # values in the forward pass, so that a process in which that cannot be compiled would keep the others waiting.
+    images, exchanges = recipe.sequence is None, recipe.model.sync_bn and control.group.size > 1
+    compiler = compiler_for(hardware.device, total_steps(recipe, feed)) if images and not exchanges else None
     learner = Learner(recipe, options.fold, model, runtime, control.callbacks.note, compiler)
-    predictor = Predictor(runtime, control)
+    validations = -(-len(feed.validation_rows) // INFERENCE_BATCH) * (recipe.epochs + 1) if images else 0
+    predictor = Predictor(runtime, control, batches=validations)
     progress, history = checkpoints.progress, list[EpochResult]()
     checkpoints.end = end_of(recipe)
     start = progress.position

@@ -43,7 +43,7 @@ def experiment_page(request: Request) -> Response:
     experiment = store.experiment(number)
     files = site.workspace.experiment_files(number)
     listed = experiment_files.list_files(files.folder)
-    live = read_live(project, number, None)
+    live = read_live(lambda: project, number, None)
     values = None if experiment.external else recipe_values(project, experiment)
     runs = store.runs(number)
     of = f"experiment:{number}"

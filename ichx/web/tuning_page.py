@@ -3,6 +3,7 @@
 import shlex
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
@@ -104,8 +105,9 @@ def _signature(site: Site, number: int) -> str:
     facts: list[Any] = [(one.number, one.state, one.stage, one.seconds) for one in trials]
     path = database_path(site.workspace)
     for file in (path, path.with_name(f"{path.name}-wal")):
-        if file.exists():
-            facts.append((file.stat().st_mtime_ns, file.stat().st_size))
+        with suppress(FileNotFoundError):
+            state = file.stat()
+            facts.append((state.st_mtime_ns, state.st_size))
     return f"{zlib.crc32(repr(facts).encode()):08x}"
 
 

@@ -23,7 +23,8 @@ from ichx.datasets.dataset import load_dataset
 from ichx.errors import CorruptFileError
 from ichx.labels import LABELS
 from ichx.loading.augmentation import Augmenter
-from ichx.loading.loader import Batch, SliceLoader, centre_crop
+from ichx.loading.batch_reader import centre_crop
+from ichx.loading.loader import Batch, SliceLoader
 from ichx.loading.sampling import AUGMENTATION, EpochAddress, epoch_rows, generator, id_number
 from ichx.project import Project
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe

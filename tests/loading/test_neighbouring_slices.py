@@ -12,7 +12,8 @@ from small_dicom import head, write_catalog
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache, CacheSpec
 from ichx.datasets.dataset import load_dataset
-from ichx.loading.loader import Batch, SliceLoader, centre_crop
+from ichx.loading.batch_reader import centre_crop
+from ichx.loading.loader import Batch, SliceLoader
 from ichx.loading.sampling import EpochAddress
 from ichx.project import Project
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe

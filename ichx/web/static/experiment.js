@@ -2,6 +2,7 @@
 
 import { announce, setQuery, showProblem } from "./base.js";
 import { CurveBoard } from "./curves.js";
+import { followEvents } from "./event_stream.js";
 import { LogTail } from "./log_tail.js";
 
 const at = (id) => document.getElementById(id);
@@ -14,20 +15,24 @@ const board = new CurveBoard(
   { main: at("plots"), more: at("more-curves"), controls: at("controls"), folds: at("chosen-folds") }, page.stages,
 );
 
-// Updates. A hidden page holds no connection: browsers allow few to one server.
-let source = null, cursor = "", state = at("state").textContent, results = null;
+// Updates
+let cursor = "", state = at("state").textContent, results = null;
 
-function connect() {
-  source = new EventSource(`${api}/events?since=${encodeURIComponent(cursor)}`);
-  source.addEventListener("update", (event) => {
-    cursor = event.lastEventId;
-    showProblem();
-    apply(JSON.parse(event.data));
-  });
-  source.addEventListener("end", () => { source.close(); source = null; live.textContent = "complete"; at("no-curves").hidden = board.folds.length > 0; });
-  source.addEventListener("error", () => {
+function follow() {
+  const end = followEvents(() => `${api}/events?since=${encodeURIComponent(cursor)}`, {
+    update: (event) => {
+      cursor = event.lastEventId;
+      showProblem();
+      apply(JSON.parse(event.data));
+    },
+    end: () => {
+      end();
+      live.textContent = "complete";
+      at("no-curves").hidden = board.folds.length > 0;
+    },
+  }, (refused) => {
     live.textContent = "no connection";
-    if (source?.readyState === EventSource.CLOSED) showProblem("The server refuses the connection. Reload the page.");
+    if (refused) showProblem("The server refuses the connection. Reload the page if this stays.");
   });
 }
 
@@ -119,10 +124,4 @@ at("all-values")?.addEventListener("change", ({ target }) => {
 });
 
 openLog();
-if (document.visibilityState === "visible") connect();
-document.addEventListener("visibilitychange", () => {
-  if (live.textContent === "complete") return;
-  source?.close();
-  source = null;
-  if (document.visibilityState === "visible") connect();
-});
+follow();
