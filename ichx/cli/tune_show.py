@@ -297,8 +297,8 @@ def _print_promoted(view: "StudyView", marks: str) -> None:
 
 def _print_csv(view: "StudyView") -> None:
     names = [text.partition("=")[0] for text in view.space]
-    facts = ("trial", "experiment", "state", "baseline", "score", "raw_score", "epochs", "planned", "seconds")
-    facts = (*facts, "exceeded", "error")
+    measured = ("score", "raw_score", "epochs", "planned", "seconds")
+    facts = ("trial", "experiment", "state", "baseline", *measured, "exceeded", "error")
     rows = []
     for trial in numbered(view).trials:
         values = {fact: getattr(trial, fact) for fact in facts}
