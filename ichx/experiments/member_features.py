@@ -29,7 +29,8 @@ from ichx.training.control import Control
 from ichx.training.device import Hardware, choose_inference_hardware, isolated_torch_settings, loader_workers
 from ichx.training.mean_network import trained_network
 from ichx.training.pooled_features import capture_features
-from ichx.training.prediction import INFERENCE_BATCH, PredictionTask, Predictor
+from ichx.training.prediction import PredictionTask, Predictor
+from ichx.training.run_options import INFERENCE_BATCH
 from ichx.training.runtime import Runtime
 from ichx.training.slice_feed import SliceFeed
 from ichx.training.stop_request import StopRequest
@@ -280,7 +281,8 @@ class _Computing:
         source = table_source(project, request, hardware.precision)
         rows = np.flatnonzero(cache.valid)
         phase = f"features of {version.dataset}, experiment {request.experiment}, fold {request.fold}"
-        feed = SliceFeed(cache, data.slices, recipe, loader_workers(hardware, self.options.workers))
+        workers = loader_workers(hardware, self.options.workers, recipe, self.callbacks.note)
+        feed = SliceFeed(cache, data.slices, recipe, workers)
         with (
             isolated_torch_settings(hardware),
             TableWriter(path, source, rows, shape, batch=INFERENCE_BATCH) as writer,

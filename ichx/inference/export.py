@@ -27,7 +27,7 @@ from ichx.evaluation.metric import probabilities
 from ichx.files import atomic_write, check_writable
 from ichx.inference.trained import Trained, find_trained
 from ichx.labels import LABELS
-from ichx.loading.loader import centre_crop
+from ichx.loading.batch_reader import centre_crop
 from ichx.phantom.study import make_study
 from ichx.plugins.licences import licence_notice, weights_licence
 from ichx.recipe import InputRecipe

@@ -139,10 +139,10 @@ class FoldNetworks:
         """Load the weights of `fold`. Raises `CorruptFileError` if they do not fit the network."""
         load_exactly(self._model, self.trained.weights[fold])
 
-    def logits(self, feed: InferenceFeed, rows: Rows, task: PredictionTask) -> Logits:
-        """Return the logits `(N, 6)` of `rows`. Raises `DivergedError` if some are not finite."""
-        found = self._predictor.logits(self._model, feed, rows, task)
-        bad = int((~np.isfinite(found)).any(axis=1).sum())
+    def logits_of_views(self, feed: InferenceFeed, rows: Rows, tasks: Sequence[PredictionTask]) -> list[Logits]:
+        """Return the logits `(N, 6)` of `rows` for each task. Raises `DivergedError` if some are not finite."""
+        found = self._predictor.logits_of_views(self._model, feed, rows, tasks)
+        bad = sum(int((~np.isfinite(logits)).any(axis=1).sum()) for logits in found)
         if bad:
             raise DivergedError(
                 f"Experiment {self.trained.experiment.number} predicts logits that are not finite for {bad:,} slices.",
@@ -178,4 +178,4 @@ def open_networks(trained: Trained, options: InferenceOptions, note: Callable[[s
     hardware = choose_inference_hardware(options.device, options.precision, recipe.precision, recipe.input.pixels)
     note(f"device: {hardware}")
     with isolated_torch_settings(hardware):
-        yield FoldNetworks(trained, hardware, loader_workers(hardware, options.workers), note)
+        yield FoldNetworks(trained, hardware, loader_workers(hardware, options.workers, trained.recipe, note), note)

@@ -4,15 +4,17 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from ichx.labels import ANY, LABELS
 from ichx.recipe import StageRecipe
 from ichx.recipe_rules import PRIOR_SAMPLINGS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -58,10 +60,10 @@ class Population:
     """Code of the study of each row, `(n,)`; only for the sampling `studies`."""
 
     @classmethod
-    def of(cls, slices: pd.DataFrame, stages: Sequence[StageRecipe]) -> "Population":
+    def of(cls, slices: "pd.DataFrame", stages: Sequence[StageRecipe]) -> "Population":
         """Return what `stages` need to know of `slices`, rows of a dataset."""
         by_study = any(stage.sampling == "studies" for stage in stages)
-        studies = pd.factorize(slices["study"])[0].astype(np.int64) if by_study else None
+        studies = slices["study"].factorize()[0].astype(np.int64) if by_study else None
         return cls(slices[list(LABELS)].to_numpy(np.float64), studies)
 
     @property

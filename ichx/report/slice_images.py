@@ -25,7 +25,8 @@ from ichx.ct.windows import windows_numpy
 from ichx.datasets.series import series_codes
 from ichx.errors import IchxError
 from ichx.experiment_files import ExperimentFiles
-from ichx.loading.loader import WINDOW_COLUMNS, centre_crop
+from ichx.loading.batch_reader import centre_crop
+from ichx.loading.loader import WINDOW_COLUMNS
 from ichx.recipe import EXTERNAL_PLUGIN, Recipe
 from ichx.report.heatmap import SpatialLayer, grad_cam, last_spatial_layer, mask_maps
 from ichx.training.mean_network import parts_of, trained_network

@@ -51,7 +51,8 @@ class Learner:
         recompute_activations(model, recipe)
         self.model = runtime.prepare(model, sync_bn=recipe.model.sync_bn)
         batcher = MicroBatcher(note, alone=runtime.group.size == 1)
-        self.executor = StepExecutor(self.model, note, compiler, batcher)
+        self.executor = StepExecutor(self.model, note, compiler, batcher, runtime.group)
+        self._head_only = False
         decay = recipe.ema.decay
         self.average = WeightAverage(self._own, decay) if decay > 0 else None
         self.last = LastEpochs(recipe)
@@ -61,15 +62,20 @@ class Learner:
     def begin_stage(self, index: int) -> None:
         """Begin a stage: with a new optimizer and the current weights."""
         self._stage = index
+        self.executor.renew()  # a stage may have other batches
         small = self.recipe.sequence is not None
         self.optimizer = make_optimizer(self.recipe.optimizer, self.recipe.stage[index], self._own, fused=small)
 
     def begin_epoch(self, epoch: int) -> None:
         """Prepare for `epoch` (from 0) of the stage: train the head only, or all of the network."""
-        if epoch < self.recipe.stage[self._stage].freeze:
+        head_only = epoch < self.recipe.stage[self._stage].freeze
+        if head_only:
             train_head(self._own, self._trainable)
         else:
             train_all(self._own, self._trainable)
+        if head_only != self._head_only:
+            self.executor.renew()
+        self._head_only = head_only
 
     def end_epoch(self, number: int) -> None:
         """Take the weights after epoch `number` of all stages, from 0; call the network's `end_epoch` if it has one."""

@@ -19,7 +19,7 @@ from ichx.training.device import Hardware, isolated_torch_settings
 from ichx.training.feed import SliceInputs
 from ichx.training.learner import Learner
 from ichx.training.memory import peak_gb, reset_peak
-from ichx.training.prediction import INFERENCE_BATCH
+from ichx.training.run_options import INFERENCE_BATCH
 from ichx.training.runtime import Runtime
 
 CPU_BATCH: Final = 4

@@ -59,7 +59,10 @@ class Runtime:
         if self.group.size == 1:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=self.unused_parameters)
+        # Buffers are those of the first process after each epoch (`Group.broadcast_buffers`); no step reads them.
+        return DistributedDataParallel(
+            model, device_ids=devices, find_unused_parameters=self.unused_parameters, broadcast_buffers=False
+        )
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks compute in the chosen precision."""

@@ -207,11 +207,13 @@ const actions = {
   },
   toggleShape: () => setShape(state.shape === "linear" ? "sigmoid" : "linear"),
   listed: (step) => list.go(step),
+  review: () => reviews.focus(),
   help: () => $("help").showModal(),
 };
 
 function setShape(shape) {
   address.navigate(() => {
+    started = performance.now();
     state.shape = shape;
     drawWindow();
   });
