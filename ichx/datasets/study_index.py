@@ -5,6 +5,7 @@ its own; `StudyIndex` then reads one study at a time. Neither needs a file of a 
 """
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ichx.datasets.arrow_columns import column_values
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
@@ -148,19 +150,20 @@ class StudyIndex:
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """Return a column of all slices by place, `(N,)`; `study` is the number of the study."""
-        values: npt.NDArray[Any] = self._slices[name].to_numpy()
-        return values
+        return column_values(self._slices[name])
 
     def excluded(self, study: str) -> list[dict[str, Any]]:
         """Return `slice_id`, `defect` and `detail` of the excluded files of a study, as far as that is known."""
-        import pyarrow.compute as pc
-
-        found = self._excluded.filter(pc.equal(self._excluded["study"], study))
-        return [dict(row) for row in found.drop_columns(["study"]).to_pylist()]
+        studies = self._excluded["study"]
+        first, end = (
+            bisect(range(len(studies)), study, key=lambda place: str(studies[place]))
+            for bisect in (bisect_left, bisect_right)
+        )
+        return [dict(row) for row in self._excluded.slice(first, end - first).drop_columns(["study"]).to_pylist()]
 
     def masked_rows(self) -> npt.NDArray[np.int64]:
         """Return the cache rows of the slices with masks, ascending."""
-        rows = self._slices["row"].to_numpy()[self._slices["mask"].to_numpy(zero_copy_only=False)]
+        rows = self.column("row")[self.column("mask")]
         return np.sort(rows).astype(np.int64)
 
     @property

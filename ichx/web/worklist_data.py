@@ -196,6 +196,8 @@ def scanners_of(source: Source) -> list[str]:
 
 
 def _make(source: Source, choice: WorklistChoice, reviews: list[Review], prepared: list[Prepared]) -> Worklist:
+    from ichx.datasets.arrow_columns import column_values
+
     index = source.index
     studies = index.studies
     keep = np.ones(index.n, bool)
@@ -209,7 +211,7 @@ def _make(source: Source, choice: WorklistChoice, reviews: list[Review], prepare
         has_review = np.zeros(index.n, bool)
         has_review[places] = True
         keep &= has_review if choice.reviewed == "yes" else ~has_review
-    first = studies["first"].to_numpy()
+    first = column_values(studies["first"])
     if choice.request.kind == "reviewed":
         return _reviewed(index.column("study"), [place for place in dict.fromkeys(places) if keep[place]], choice)
     labels = np.column_stack([index.column(label) for label in LABELS])

@@ -213,6 +213,7 @@ const actions = {
 
 function setShape(shape) {
   address.navigate(() => {
+    started = performance.now();
     state.shape = shape;
     drawWindow();
   });
