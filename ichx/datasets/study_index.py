@@ -199,18 +199,17 @@ def _studies(frame: "pd.DataFrame", slices: "pd.DataFrame", names: Sequence[Any]
     table["flags"] = [
         " ".join(name for name, on in zip((*FLAGS, *ASSUMED), row, strict=True) if on) for row in flagged.to_numpy()
     ]
-    table["scanner"] = _families(slices.iloc[first])
+    table["scanner"] = _scanners(slices.iloc[first]).to_numpy(object)
     table["masks"] = grouped["mask"].sum().to_numpy(np.int64)
     return table
 
 
-def _families(slices: "pd.DataFrame") -> list[str]:
-    """Return the pixel format of each slice as text: it tells scanners apart, whose names a catalog does not have."""
-    fields = ("bits_stored", "signed", "intercept", "rows", "columns")
-    return [
-        f"{bits}-bit {'signed' if signed else 'unsigned'}, intercept {intercept:g}, {rows} x {columns}"
-        for bits, signed, intercept, rows, columns in zip(*(slices[name] for name in fields), strict=True)
-    ]
+def _scanners(slices: "pd.DataFrame") -> "pd.Series[str]":
+    """Return manufacturer and model of each slice, or its pixel format, which tells scanners apart if none is known."""
+    from ichx.datasets.subgroups import FIELDS, UNKNOWN  # needs pandas
+
+    named = FIELDS["scanner"](slices)
+    return named.where(named != UNKNOWN, FIELDS["pixels"](slices))
 
 
 def _write(frame: "pd.DataFrame", path: Path) -> None:
