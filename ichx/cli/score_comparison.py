@@ -57,7 +57,7 @@ def _print_study_areas(found: "ScoreComparison", a: int, b: int) -> None:
             f"{of.second:.4f}",
             f"{of.difference:+.4f}",
             f"{of.low:+.4f} to {of.high:+.4f}",
-            f"{of.p_value:.3f}",
+            f"{of.p_value:.4f}",
         )
         for name, of in found.study_auc.items()
         if of is not None

@@ -93,7 +93,7 @@ def dry_run(
     for fold in train:
         inside = np.flatnonzero((fold_of != fold) & (fold_of != EXCLUDED))
         own = int((fold_of == fold).sum())
-        left = _rows_of_epochs(recipe, population, inside, fold)[_epochs_done(project, experiment, fold, subset) :]
+        left = rows_of_epochs(recipe, population, inside, fold)[_epochs_done(project, experiment, fold, subset) :]
         epochs, steps, validated = epochs + len(left), steps + sum(left), validated + own * len(left)
         # The last validation is the first view, unless several networks predict together.
         predicted += own * (views * networks - (networks == 1))
@@ -125,7 +125,7 @@ def _missing(plan: CachePlan) -> int:
     return 0 if plan.complete else plan.n * len(plan.missing) // plan.shards
 
 
-def _rows_of_epochs(recipe: Recipe, population: Population, inside: Rows, fold: int) -> list[int]:
+def rows_of_epochs(recipe: Recipe, population: Population, inside: Rows, fold: int) -> list[int]:
     """Return how many slices each epoch of a fold trains on."""
     return [
         len(sampled_rows(population, inside, stage, EpochAddress(recipe.seed, fold, index, 0)))
