@@ -94,8 +94,11 @@ def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOption
         for epoch in range(first, stage.epochs):
             plan = plan_epoch(recipe, feed, index, epoch, progress.position)
             train_epoch(learner, feed, plan, control)
-            result, logits = validate(learner, feed, plan, predictor)
-            stopping.update(result.values["score"], learner.weights)
+            share = stage.validated_share(epoch + 1)
+            result, logits = validate(learner, feed, plan, predictor, share)
+            stopping.update(result.compared_score, learner.weights)
+            if stopping.over and share < 1:
+                result, logits = validate(learner, feed, plan, predictor)  # the last epoch of the stage after all
             reached = stage.epochs if stopping.over else epoch + 1  # epochs that patience leaves out count as done
             # Record first: after a crash between the two, the resumed run validates again and replaces the record.
             control.record(result, epochs_done(recipe, index, reached))

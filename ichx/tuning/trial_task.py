@@ -21,7 +21,7 @@ from ichx.store.jobs import ACTIVE
 from ichx.tuning.server_storage import HEARTBEAT_SECONDS, send_heartbeat
 from ichx.tuning.study_context import StudyContext
 from ichx.tuning.trial import IncompatibleValuesError, register_trial
-from ichx.tuning.trial_monitor import TrialMonitor
+from ichx.tuning.trial_monitor import TrialMonitor, newest_score
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -107,7 +107,7 @@ class TrialTask(Task):
             return False  # an earlier process decided that
         history, monitor = self._history(), self._monitor
         if len(history) > monitor.seen:
-            newest = history[-1].values["score"]
+            newest = newest_score(history)
             self._context.callbacks.trial_progressed(self._trial.number, len(history), monitor.epochs, newest)
         self._prune_reason = monitor.check(history)
         if self._prune_reason is None:
