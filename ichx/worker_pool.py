@@ -13,8 +13,6 @@ from multiprocessing.connection import wait as wait_for_objects
 from multiprocessing.process import BaseProcess
 from typing import Any, Final, TypeVar
 
-import cv2
-
 from ichx.child_processes import end_with_parent
 from ichx.errors import ProcessError, ResourceError
 from ichx.signals import block_stop_signals, ignore_stop_signals
@@ -148,6 +146,8 @@ def _kill_after_death(workers: Sequence[BaseProcess]) -> None:
 
 def _prepare_worker() -> None:
     """Leave signals to the parent, use one thread, and end when the parent has ended."""
+    import cv2
+
     ignore_stop_signals()
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()

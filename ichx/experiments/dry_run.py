@@ -93,7 +93,7 @@ def dry_run(
     for fold in train:
         inside = np.flatnonzero((fold_of != fold) & (fold_of != EXCLUDED))
         own = int((fold_of == fold).sum())
-        left = _rows_of_epochs(recipe, population, inside, fold)[_epochs_done(project, experiment, fold, subset) :]
+        left = rows_of_epochs(recipe, population, inside, fold)[_epochs_done(project, experiment, fold, subset) :]
         shares = [stage.validated_share(epoch) for stage in recipe.stage for epoch in range(1, stage.epochs + 1)]
         epochs, steps = epochs + len(left), steps + sum(left)
         validated += round(own * sum(shares[len(shares) - len(left) :]))
@@ -127,7 +127,7 @@ def _missing(plan: CachePlan) -> int:
     return 0 if plan.complete else plan.n * len(plan.missing) // plan.shards
 
 
-def _rows_of_epochs(recipe: Recipe, population: Population, inside: Rows, fold: int) -> list[int]:
+def rows_of_epochs(recipe: Recipe, population: Population, inside: Rows, fold: int) -> list[int]:
     """Return how many slices each epoch of a fold trains on."""
     return [
         len(sampled_rows(population, inside, stage, EpochAddress(recipe.seed, fold, index, 0)))

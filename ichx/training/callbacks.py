@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ichx.evaluation.choices import CALIBRATED
+
 
 @dataclass(frozen=True)
 class EpochResult:
@@ -15,7 +17,8 @@ class EpochResult:
     """From 1, within the stage."""
     values: Mapping[str, float]
     """`loss`, `score`, `score_LABEL`, `lr`, `seconds`, `images`, `images_per_second`, `memory_gb`, `dice*`. Without a
-    validation on all rows no `score`; `subset_score` where the stage is validated on a subset."""
+    validation on all rows no `score`; `subset_score` where the stage is validated on a subset; for tuning
+    `calibrated_score`."""
 
     @property
     def compared_score(self) -> float | None:
@@ -27,9 +30,9 @@ def compared_score(values: Mapping[str, float]) -> float | None:
     """Return the score in the `values` of an epoch that is comparable within its stage and between trainings.
 
     Where a stage is validated on a subset, that is the score of the subset, in its last epoch, too. None without a
-    validation.
+    validation. While tuning it is the calibrated score.
     """
-    return values.get("subset_score", values.get("score"))
+    return values.get(CALIBRATED, values.get("subset_score", values.get("score")))
 
 
 def format_score(values: Mapping[str, float]) -> str:

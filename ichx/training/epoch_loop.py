@@ -7,6 +7,8 @@ import numpy as np
 import torch
 
 from ichx.errors import InvalidInputError
+from ichx.evaluation.calibrated_score import FoldCalibration
+from ichx.evaluation.choices import CALIBRATED
 from ichx.evaluation.metric import FloatArray, label_losses, probabilities, score
 from ichx.labels import LABELS
 from ichx.loading.sampling import id_number
@@ -111,7 +113,12 @@ def _train_steps(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control:
 
 
 def validate(
-    learner: Learner, feed: TrainingFeed, plan: EpochPlan, predictor: Predictor, share: float = 1.0
+    learner: Learner,
+    feed: TrainingFeed,
+    plan: EpochPlan,
+    predictor: Predictor,
+    calibration: FoldCalibration | None = None,
+    share: float = 1.0,
 ) -> tuple[EpochResult, Logits]:
     """Predict validation rows after an epoch; return what the epoch came to, and the predictions.
 
@@ -120,9 +127,11 @@ def validate(
         feed: The data.
         plan: The epoch.
         predictor: Predicts.
+        calibration: If there is one, the values include the calibrated score, which takes all rows.
         share: Share of the rows: 0 for none, 1 for all, otherwise the subset of the stage.
     """
     control = predictor.control
+    share = share if calibration is None else float(share > 0)
     sums, stage = control.checkpoints.progress.sums, learner.recipe.stage[plan.stage]
     places = validation_subset(feed, share)
     rows = feed.validation_rows[places]
@@ -133,9 +142,10 @@ def validate(
     logits = predictor.logits(learner.network, feed, rows, task)
     control.checkpoints.end_validation()
     values = {"loss": sums.loss / plan.total}
+    labels, predicted = feed.labels(rows), probabilities(feed.slice_logits(rows, logits))
     if share == 1:
-        values |= scores(feed.labels(rows), probabilities(feed.slice_logits(rows, logits)))
-    if share > 0 and stage.validation_share < 1:
+        values |= scores(labels, predicted)
+    if share > 0 and stage.validation_share < 1 and calibration is None:
         own = validation_subset(feed, stage.validation_share)
         chosen = feed.validation_rows[own]
         of_subset = feed.slice_logits(chosen, logits[own] if share == 1 else logits)
@@ -147,6 +157,8 @@ def validate(
         "images_per_second": sums.images / sums.training,
         "memory_gb": peak_gb(learner.runtime.device),
     }
+    if calibration is not None and share == 1:
+        values[CALIBRATED] = calibration.score(labels, predicted, plan.stage)
     if overlap is not None:
         values |= dice(control.group.gather(overlap.counts()))
     return EpochResult(stage.name, plan.stage, plan.epoch + 1, values), logits

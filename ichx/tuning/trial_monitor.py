@@ -1,14 +1,14 @@
 """Monitors a trial: reports its scores to Optuna at steps that all trials share, and decides whether to prune it."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ichx.evaluation.choices import CALIBRATED
 from ichx.recipe import Recipe
-from ichx.training.callbacks import compared_score
 from ichx.tuning.limits import Limits
 from ichx.tuning.storage import STAGE_STEPS
 from ichx.tuning.trial import Budget
+from ichx.tuning.trial_score import epoch_score, newest_score
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -27,19 +27,12 @@ def scores_by_step(history: "Sequence[EpochRecord]", recipe: Recipe) -> dict[int
     for record in history:
         begin = record.stage_index * STAGE_STEPS
         scores |= dict.fromkeys(range(len(scores) + 1, begin + 1), score)
-        found = compared_score(record.values)
-        if found is None:
+        if CALIBRATED not in record.values:
             continue  # the next validation sets the steps of this epoch, too
-        score = found
+        score = epoch_score(record)
         reached = begin + STAGE_STEPS * record.epoch // recipe.stage[record.stage_index].epochs
         scores |= dict.fromkeys(range(len(scores) + 1, reached + 1), score)
     return scores
-
-
-def newest_score(history: "Sequence[EpochRecord]") -> float:
-    """Return the score of the newest epoch that was validated; NaN if none was."""
-    found = [score for record in history if (score := compared_score(record.values)) is not None]
-    return found[-1] if found else math.nan
 
 
 class TrialMonitor:

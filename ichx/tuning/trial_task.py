@@ -21,7 +21,8 @@ from ichx.store.jobs import ACTIVE
 from ichx.tuning.server_storage import HEARTBEAT_SECONDS, send_heartbeat
 from ichx.tuning.study_context import StudyContext
 from ichx.tuning.trial import IncompatibleValuesError, register_trial
-from ichx.tuning.trial_monitor import TrialMonitor, newest_score
+from ichx.tuning.trial_monitor import TrialMonitor
+from ichx.tuning.trial_score import newest_score, trial_score
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -143,10 +144,12 @@ class TrialTask(Task):
 
     def _complete(self) -> bool:
         """Finish the trial with its score; return whether it has one."""
-        score = fold_score(self._context.project.store, self._experiment, self._context.budget.fold)
+        project, fold = self._context.project, self._context.budget.fold
+        score = trial_score(project, project.store.experiment(self._experiment), fold)
         if score is None or not math.isfinite(score):
             return False
         self._close(complete=True)
+        self._trial.set_user_attr("raw_score", fold_score(project.store, self._experiment, fold))
         self._context.finish(self._trial, TrialState.COMPLETE, score)
         return True
 
@@ -154,7 +157,10 @@ class TrialTask(Task):
         return self._context.project.store.history(self._experiment, self._context.budget.fold)
 
     def _close(self, *, complete: bool) -> None:
-        self._trial.set_user_attr("excess", self._monitor.finish(self._history(), complete=complete))
+        history = self._history()
+        self._trial.set_user_attr("excess", self._monitor.finish(history, complete=complete))
+        if history:
+            self._trial.set_user_attr("raw_score", history[-1].values["score"])
         self._trial.set_user_attr("seconds", self._context.project.store.experiment(self._experiment).seconds)
 
     def _prune(self, reason: str) -> None:

@@ -12,6 +12,8 @@ from memory_feed import MemoryFeed, make_batch
 from torch import nn
 
 from ichx.errors import IchxError
+from ichx.evaluation.calibrated_score import FoldCalibration
+from ichx.evaluation.choices import CALIBRATED
 from ichx.evaluation.metric import probabilities, score
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe
@@ -26,7 +28,8 @@ from ichx.training.device import Hardware
 from ichx.training.epoch_loop import validation_subset
 from ichx.training.stop_request import RunStopped, StopRequest
 from ichx.training.trainer import FitOptions, FitResult, fit
-from ichx.tuning.trial_monitor import newest_score, scores_by_step
+from ichx.tuning.trial_monitor import scores_by_step
+from ichx.tuning.trial_score import newest_score
 
 CPU = Hardware(torch.device("cpu"), "fp32", "a test")
 HELD_OUT = 150
@@ -138,18 +141,31 @@ def record(stage: int, epoch: int, **values: float) -> EpochRecord:
     return EpochRecord(("balanced", "rebalanced", "full")[stage], stage, epoch, {"loss": 1.0, "lr": 0.1, **values})
 
 
-def test_pruning_compares_epochs_by_the_subset() -> None:
+def test_pruning_skips_epochs_without_a_validation() -> None:
     recipe = recipe_of("stage.balanced.epochs=4", "stage.balanced.validate_every=2")
     history = [
         record(0, 1),
-        record(0, 2, subset_score=0.4),
+        record(0, 2, calibrated_score=0.4, score=0.5),
         record(0, 3),
-        record(0, 4, subset_score=0.3, score=0.9),
+        record(0, 4, calibrated_score=0.3, score=0.9),
     ]
     assert list(dict.fromkeys(scores_by_step(history, recipe).values())) == [0.4, 0.3]
     assert len(scores_by_step(history[:1], recipe)) == 0
     assert newest_score(history[:3]) == 0.4
     assert np.isnan(newest_score(history[:1]))
+
+
+def test_a_trial_validates_on_all_rows_or_not_at_all() -> None:
+    """Its scores are calibrated by halves of all validation patients."""
+    recipe = recipe_of("stage.balanced.epochs=3", "stage.balanced.validate_every=2")
+    recipe = apply_settings(recipe, ["stage.balanced.validation_share=0.2"])
+    torch.manual_seed(0)
+    network = load_registry().get(recipe.plugin).build(recipe, False)
+    halves = np.arange(HELD_OUT) % 2 == 0
+    options = FitOptions(hardware=CPU, calibration=FoldCalibration(halves, (1.0, 1.0, 1.0)))
+    history = fit(network, recipe, feed_of(recipe), options).history
+    assert kinds(history) == ["", "all", "all", "all", "all", "all"]
+    assert [CALIBRATED in epoch.values for epoch in history] == [False, *[True] * 5]
 
 
 def test_lines_and_curves_show_what_there_is() -> None:

@@ -3,6 +3,7 @@
 import { announce, setQuery, showProblem } from "./base.js";
 import { CurveBoard } from "./curves.js";
 import { followEvents } from "./event_stream.js";
+import { prepareEditing } from "./list_editing.js";
 import { LogTail } from "./log_tail.js";
 
 const at = (id) => document.getElementById(id);
@@ -123,5 +124,6 @@ at("all-values")?.addEventListener("change", ({ target }) => {
   setQuery({ recipe: target.checked ? "all" : null });
 });
 
+prepareEditing(new Map([[page.number, at("annotations")]])); // it does nothing on a read-only page
 openLog();
 follow();
