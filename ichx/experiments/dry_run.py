@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.cache.build import CachePlan, plan_caches
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_version
 from ichx.datasets.patient_subset import EXCLUDED
 from ichx.evaluation.choices import VIEWS

@@ -8,25 +8,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ichx.experiments.recipe_values import recipe_values
-from ichx.formatting import format_interval, format_value
+from ichx.formatting import format_interval
 from ichx.store import marks
 from ichx.store.runs import LIVE_STATES
 from ichx.web import experiment_files
 from ichx.web.curves import planned_stages
 from ichx.web.experiment_live import read_live
+from ichx.web.score_tables import score_tables
 from ichx.web.site import Site, site_of
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Bootstrap, Interval
+    from ichx.evaluation.bootstrap import Bootstrap
     from ichx.store import Experiment, Prediction, Run
-
-LABEL_METRICS = (
-    ("log_loss", "log loss"),
-    ("auc", "AUC"),
-    ("average_precision", "average precision"),
-    ("brier", "Brier score"),
-)
-"""Columns of the table of labels."""
 
 
 def experiment_page(request: Request) -> Response:
@@ -94,18 +87,8 @@ def scores(request: Request) -> Response:
     view = "hflip" if request.query_params.get("view") == "hflip" else "none"
     digests = tuple(one.digest for one in site.project.store.predictions(number, role="oof"))
     found = _computed_scores(site, number, view, digests)
-    pooled = found[None]
     return site.render(
-        request,
-        "experiment_scores.html.j2",
-        rows=[_score_row("all folds" if fold is None else f"fold {fold}", one) for fold, one in found.items()],
-        label_rows=[
-            {"label": label, "cells": [_cell(by_metric.get(metric)) for metric, _ in LABEL_METRICS]}
-            for label, by_metric in pooled.labels.items()
-        ],
-        heads=[head for _, head in LABEL_METRICS],
-        patients=pooled.patients,
-        marks=marks(site.project.store.experiment(number)),
+        request, "experiment_scores.html.j2", **score_tables(found), marks=marks(site.project.store.experiment(number))
     )
 
 
@@ -115,21 +98,6 @@ def _computed_scores(site: Site, number: int, view: str, digests: tuple[str, ...
     from ichx.evaluation.scorecard import fold_scorecard  # imports pandas
 
     return fold_scorecard(site.project, number, "hflip" if view == "hflip" else "none")
-
-
-def _score_row(name: str, found: "Bootstrap") -> dict[str, Any]:
-    cells = [_cell(found.log_loss), *(_cell(by_metric.get("log_loss")) for by_metric in found.labels.values())]
-    return {"name": name, "patients": found.patients, "cells": cells}
-
-
-def _cell(found: "Interval | None") -> dict[str, str | None]:
-    if found is None or found.value is None:
-        return {"value": "-", "bounds": None, "why": None if found is None else found.undefined}
-    return {
-        "value": format_value(found.value),
-        "bounds": format_interval(found.low, found.high) or None,
-        "why": found.undefined,
-    }
 
 
 ROUTES = (

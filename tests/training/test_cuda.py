@@ -16,7 +16,7 @@ import torch
 from conftest import Program, clean_environment
 
 from ichx.cache.build import find_cache
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
 from ichx.evaluation.predictions import read_predictions

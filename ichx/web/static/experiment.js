@@ -3,6 +3,7 @@
 import { announce, setQuery, showProblem } from "./base.js";
 import { CurveBoard } from "./curves.js";
 import { LogTail } from "./log_tail.js";
+import { loadTables } from "./score_tables.js";
 
 const at = (id) => document.getElementById(id);
 const page = JSON.parse(at("page").textContent);
@@ -69,18 +70,7 @@ fold.addEventListener("change", () => { setQuery({ fold: fold.value }); openLog(
 const details = at("score-details");
 if (details) {
   const view = at("score-view"), tables = at("score-tables");
-  const load = async () => {
-    tables.textContent = "Computing …";
-    const response = await fetch(`${api}/scores?view=${view.value}`);
-    const text = await response.text();
-    if (response.ok) {
-      tables.replaceChildren(...new DOMParser().parseFromString(text, "text/html").body.children);
-    } else {
-      let error = {};
-      try { error = JSON.parse(text).error; } catch { /* plain text */ }
-      tables.textContent = error.problem ? `${error.problem} ${error.remedy}` : text;
-    }
-  };
+  const load = () => loadTables(`${api}/scores?view=${view.value}`, tables);
   if (query.get("view") === "hflip") view.value = "hflip";
   view.addEventListener("change", () => { setQuery({ view: view.value === "none" ? null : view.value }); load(); });
   details.addEventListener("toggle", () => {
