@@ -45,7 +45,7 @@ def describe_version(project: Project, report: "Report", dataset: str, number: i
     excluded = sort_excluded(catalog[catalog["defect"].notna()])
 
     def of_defect(rows: "pd.DataFrame", seen_in: str) -> list[dict[str, Any]]:
-        return [
+        found = [
             {
                 "slice": _text(row.slice_id),
                 "study": row.study if row.study in known else None,
@@ -54,6 +54,7 @@ def describe_version(project: Project, report: "Report", dataset: str, number: i
             }
             for row in rows.itertuples()
         ]
+        return [one for at, one in enumerate(found) if one["slice"] or one not in found[:at]]
 
     findings = read_findings(project.workspace.root / version.path)
     parts = {"headers": excluded}

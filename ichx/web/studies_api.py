@@ -153,8 +153,9 @@ def predictors(site: Site, source: Source) -> list[dict[str, Any]]:
     for ensemble in reversed(store.ensembles()):
         if _has_predicted(site, ensemble, source):
             score = ensemble.score if ensemble.nested_score is None else ensemble.nested_score
-            name = ensemble.name or f"ensemble {ensemble.number}"
-            found.append({"of": f"ensemble:{ensemble.number}", "name": name, "score": score, "folds": []})
+            found.append(
+                {"of": f"ensemble:{ensemble.number}", "name": ensemble.name or "", "score": score, "folds": []}
+            )
     return found
 
 

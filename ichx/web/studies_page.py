@@ -58,6 +58,7 @@ def studies(request: Request) -> Response:
         link=link,
         study_url=lambda study: study_url(source.name, study, shown),
         shown=shown,
+        masked=bool(source.index.studies["masks"].to_numpy().any()),
         choices=_choices(source),
     )
 
